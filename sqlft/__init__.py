@@ -1,0 +1,1 @@
+"""Fine-tune and run language models from SQL, inside DuckDB."""

@@ -1,0 +1,112 @@
+"""Every error that sqlft raises.
+
+::
+
+    SqlftError (a duckdb.Error, so that ``except duckdb.Error`` sees both)
+    ├── StatementError        .sql .line .column
+    ├── CatalogError
+    │   ├── NotFound
+    │   └── AlreadyExists
+    ├── OptionError
+    ├── DataError
+    ├── HandlerError
+    │   ├── HandlerNotInstalled
+    │   ├── NotSupported
+    │   ├── MissingSecret
+    │   └── ProviderError
+    ├── BudgetExceeded
+    └── Cancelled
+
+DuckDB's own errors pass through as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+import duckdb
+
+
+class SqlftError(duckdb.Error):  # type: ignore[misc]  # duckdb.Error is untyped on 1.5.5
+    """What went wrong, and behind it the next step to take."""
+
+    def __init__(self, message: str, next_step: str = "") -> None:
+        self.message = message
+        self.next_step = next_step
+        super().__init__(f"{message}\n{next_step}" if next_step else message)
+
+
+class StatementError(SqlftError):
+    """A text that is no statement of ours; ``line`` and ``column`` count from 1."""
+
+    def __init__(self, message: str, sql: str = "", offset: int = 0, next_step: str = "") -> None:
+        self.sql = sql
+        before = sql[:offset]
+        self.line = before.count("\n") + 1
+        self.column = offset - (before.rfind("\n") + 1) + 1
+        super().__init__(message + _caret(sql, self.line, self.column), next_step)
+
+
+class CatalogError(SqlftError):
+    """The catalog cannot do this."""
+
+
+class NotFound(CatalogError):
+    """No such engine, model or version."""
+
+
+class AlreadyExists(CatalogError):
+    """The name is taken."""
+
+
+class OptionError(SqlftError):
+    """USING has a key or a value that does not fit."""
+
+
+class DataError(SqlftError):
+    """The rows are not what training or asking needs."""
+
+
+class HandlerError(SqlftError):
+    """A handler failed."""
+
+
+class HandlerNotInstalled(HandlerError):
+    """No such handler, or one whose dependencies are missing."""
+
+
+class NotSupported(HandlerError):
+    """The handler, or sqlft itself, cannot do this."""
+
+
+class MissingSecret(HandlerError):
+    """A key is needed and not there."""
+
+
+class ProviderError(HandlerError):
+    """What makes all rows pointless: bad key, unknown model, no memory."""
+
+
+class BudgetExceeded(SqlftError):
+    """The next request would pass the budget."""
+
+
+class Cancelled(SqlftError):
+    """The user stopped it."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` with the nearest known word, or nothing."""
+    by_lower = {k.lower(): k for k in known}
+    near = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f" Did you mean '{by_lower[near[0]]}'?" if near else ""
+
+
+def _caret(sql: str, line: int, column: int, width: int = 100) -> str:
+    if not sql:
+        return ""
+    text = sql.split("\n")[line - 1].replace("\t", " ").rstrip("\r")
+    start = max(0, column - 1 - width // 2)
+    piece = text[start : start + width]
+    return f"\nLINE {line}, column {column}: {piece}\n{' ' * (len(f'LINE {line}, column {column}: ') + column - 1 - start)}^"

@@ -1,0 +1,187 @@
+"""The contract between sqlft and a handler: with `sqlft.errors`, all that a handler imports.
+
+Requests go in, completions come out, in any order, each as soon as it is known.  The core renders
+prompts, splits, deduplicates, caches, retries, publishes artifacts and resolves secrets; a handler
+never sees SQL or the catalog.
+
+Options are declared as dataclasses whose fields say what they are for::
+
+    @dataclass
+    class PredictOptions:
+        temperature: Annotated[float, "0 is greedy", Range(0, 2)] = 0.0
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Message(NamedTuple):
+    """One turn of a conversation; role is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One conversation to be continued by the model."""
+
+    id: int
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """Why one row has no answer; the core asks again if it is retryable."""
+
+    code: str
+    message: str
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The answer to the request of the same id, or why there is none.  Tokens are counts."""
+
+    id: int
+    text: str | None = None
+    error: RowError | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What training made: a folder of files, or a name that the provider knows."""
+
+    path: Path | None = None
+    remote_id: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step of training; `metrics` by name: loss, valid_loss, learning_rate, examples_per_second, epoch, tokens …"""
+
+    step: int
+    total_steps: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What CREATE MODEL said: the base, and an instance of the handler's `model_options`."""
+
+    base: str
+    options: Any = None
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Conversations; column ``messages``: list<struct<role: string, content: string>>, the last of them the assistant's."""
+
+    train: pa.Table
+    valid: pa.Table | None = None
+
+
+@dataclass
+class NoOptions:
+    """Takes no options."""
+
+
+class Range(NamedTuple):
+    """In an option's Annotated[…]: both ends are allowed."""
+
+    low: float | None = None
+    high: float | None = None
+
+
+class Alias(NamedTuple):
+    """In an option's Annotated[…]: an old or foreign name of it."""
+
+    name: str
+
+
+class Secret(NamedTuple):
+    """In an option's Annotated[…]: never stored, listed or logged; env is where it is looked for when not given."""
+
+    env: str | None = None
+
+
+class Predictor(ABC):
+    """Opened once a statement, closed at its end."""
+
+    @abstractmethod
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Answer every request once, in any order.
+
+        Pulls no further ahead than it can work on.  A bad row is a Completion with an error; raise
+        HandlerError only for what makes all rows pointless.
+        """
+
+    def close(self) -> None:
+        """Free what `open` took; also called after an error."""
+
+
+class Handler(ABC):
+    """Talks to one provider.  Constructing is cheap: no network, no weights."""
+
+    engine_options: ClassVar[type] = NoOptions
+    model_options: ClassVar[type] = NoOptions
+    predict_options: ClassVar[type] = NoOptions
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = options
+
+    def check(self, model: ModelSpec) -> None:
+        """Raise OptionError or ProviderError if no model can be made so; called by CREATE MODEL, cheap."""
+
+    @abstractmethod
+    def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
+        """Get ready to answer; `options` is an instance of `predict_options`, artifact None is the base itself."""
+
+    def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
+        """Tokens of each text, or None where that is not known without the provider."""
+        return None
+
+
+class Trainer(Handler):
+    """A handler that can also train; being one is the capability."""
+
+    train_options: ClassVar[type] = NoOptions
+
+    @abstractmethod
+    def train(
+        self,
+        model: ModelSpec,
+        start: Artifact | None,
+        data: TrainingSet,
+        options: Any,
+        workdir: Path,
+        report: Callable[[Progress], None],
+    ) -> Artifact:
+        """Train from `start` (None: from the base) and return what was made, its files below `workdir`.
+
+        Called again on the same `workdir` it resumes.  `report` raises Cancelled when the user wants to
+        stop: save what resuming needs and let it through.
+        """
+
+
+class Embedder(Handler):
+    """A handler that turns texts into vectors."""
+
+    @abstractmethod
+    def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
+        """One vector a text, in order."""
+
+

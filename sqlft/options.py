@@ -1,0 +1,219 @@
+"""USING (…) -> typed options: a dataclass a handler declares, filled, checked and documented."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from sqlft.errors import OptionError, did_you_mean
+from sqlft.handler import Alias, Range, Secret
+
+MISSING = object()
+SECRET_WORDS = ("api_key", "password", "secret", "token_secret", "access_token", "auth_token")
+
+
+class Option(NamedTuple):
+    """One field of an options class."""
+
+    name: str
+    type: Any
+    doc: str
+    default: Any
+    aliases: tuple[str, ...]
+    range: Range | None
+    secret: Secret | None
+
+    @property
+    def type_name(self) -> str:
+        """The type as the documentation shows it."""
+        return _type_name(self.type)
+
+
+def options_of(cls: type) -> dict[str, Option]:
+    """The options a class declares, by name; any annotated class will do, a dataclass is usual."""
+    if cls in (object, dict) or not isinstance(cls, type):
+        return {}
+    hints = get_type_hints(cls, include_extras=True)
+    fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+    return {name: _option(name, hint, fields.get(name), cls) for name, hint in hints.items() if not name.startswith("_")}
+
+
+def names_of(*classes: type) -> set[str]:
+    """Every name and alias that the classes take."""
+    found = [o for c in classes for o in options_of(c).values()]
+    return {o.name for o in found} | {a for o in found for a in o.aliases}
+
+
+def is_secret(name: str, *classes: type) -> bool:
+    """Whether an option's value must never be shown."""
+    declared = {n: o for c in classes for o in options_of(c).values() for n in (o.name, *o.aliases)}
+    if name in declared and declared[name].secret:
+        return True
+    return any(word in name.lower() for word in SECRET_WORDS)
+
+
+def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    """OptionError for the first key that nobody takes, with the nearest one that somebody does."""
+    known = sorted(set(known))
+    for name in given:
+        if name not in known:
+            takes = f"It takes: {', '.join(known)}." if known else "It takes no options."
+            raise OptionError(f"{what} has no option '{name}'.{did_you_mean(name, known)}", takes)
+
+
+def pick(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
+    """The part of `given` that the classes take."""
+    names = names_of(*classes)
+    return {k: v for k, v in given.items() if k in names or any(c is dict for c in classes)}
+
+
+def build(cls: type, given: Mapping[str, Any], what: str) -> Any:
+    """An instance of `cls` from USING's values; OptionError says which value does not fit and why."""
+    if cls is dict:
+        return dict(given)
+    declared = options_of(cls)
+    by_name = {n: o for o in declared.values() for n in (o.name, *o.aliases)}
+    check_names(given, by_name, what)
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        option = by_name[key]
+        values[option.name] = _checked(option, value, what)
+    for option in declared.values():
+        if option.default is MISSING and option.name not in values:
+            raise OptionError(f"{what} needs the option '{option.name}'.", f"Add: USING {option.name} = … ({option.doc})")
+    try:
+        if dataclasses.is_dataclass(cls) or not declared:
+            return cls(**values)
+        made = cls.__new__(cls)
+        for option in declared.values():
+            setattr(made, option.name, values.get(option.name, option.default))
+        return made
+    except (TypeError, ValueError) as e:
+        raise OptionError(f"{what}: {e}", "Change the option's value.") from e
+
+
+def documented(cls: type) -> Iterator[tuple[str, str, str, str]]:
+    """(name, type, default, documentation) a field, for tables in the documentation."""
+    for o in options_of(cls).values():
+        default = "required" if o.default is MISSING else "" if o.default is None else _shown(o.default)
+        yield o.name, o.type_name, default, o.doc
+
+
+def _option(name: str, hint: Any, field: dataclasses.Field[Any] | None, cls: type) -> Option:
+    extras: tuple[Any, ...] = ()
+    if get_origin(hint) is Annotated:
+        hint, *rest = get_args(hint)
+        extras = tuple(rest)
+    if field is None:
+        default = getattr(cls, name, MISSING)
+    elif field.default is not dataclasses.MISSING:
+        default = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    else:
+        default = MISSING
+    return Option(
+        name,
+        hint,
+        next((e for e in extras if isinstance(e, str)), ""),
+        default,
+        tuple(e.name for e in extras if isinstance(e, Alias)),
+        next((e for e in extras if isinstance(e, Range)), None),
+        next((e for e in extras if isinstance(e, Secret)), None),
+    )
+
+
+def _checked(option: Option, value: Any, what: str) -> Any:
+    try:
+        fitted = _fit(option.type, value)
+    except (TypeError, ValueError):
+        shown = "a secret" if option.secret else repr(value)[:80]
+        raise OptionError(
+            f"{what}: '{option.name}' is {shown}, but must be {option.type_name}.", f"It means: {option.doc}" if option.doc else "Change its value."
+        ) from None
+    low, high = option.range or Range()
+    if isinstance(fitted, (int, float)) and ((low is not None and fitted < low) or (high is not None and fitted > high)):
+        bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"between {low} and {high}"
+        raise OptionError(f"{what}: '{option.name}' is {fitted}, but must be {bounds}.", f"It means: {option.doc}")
+    return fitted
+
+
+def _fit(kind: Any, value: Any) -> Any:
+    """`value` as `kind`, or TypeError/ValueError; only loss-free conversions."""
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        exact = [a for a in args if isinstance(a, type) and type(value) is a]
+        for arm in exact or [a for a in args if a is not type(None)]:
+            try:
+                return _fit(arm, value)
+            except (TypeError, ValueError):
+                continue
+        raise TypeError
+    if origin is Literal:
+        folded = value.lower() if isinstance(value, str) else value
+        for choice in args:
+            if folded == choice or (isinstance(choice, str) and folded == choice.lower()):
+                return choice
+        raise ValueError
+    if origin in (list, tuple):
+        items = list(value) if isinstance(value, (list, tuple)) else [value]
+        fitted = [_fit(args[0], v) if args else v for v in items]
+        return tuple(fitted) if origin is tuple else fitted
+    if origin is dict or kind in (dict, Mapping) or origin is Mapping:
+        if isinstance(value, Mapping):
+            return dict(value)
+        raise TypeError
+    return _fit_scalar(kind, value)
+
+
+def _fit_scalar(kind: Any, value: Any) -> Any:
+    if value is None:
+        raise TypeError
+    if kind is bool:
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if isinstance(value, (bool, int)) and value in (0, 1):
+            return bool(value)
+        raise TypeError
+    if kind in (int, float):
+        if isinstance(value, bool):
+            raise TypeError
+        number = float(value)
+        if kind is float:
+            if number != number:
+                raise ValueError
+            return number
+        if isinstance(value, int):
+            return value
+        if number != int(number):
+            raise ValueError
+        return int(number)
+    if kind is str:
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            return str(value)
+        raise TypeError
+    if isinstance(kind, type) and isinstance(value, kind):
+        return value
+    return kind(value)
+
+
+def _type_name(kind: Any) -> str:
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type_name(a) for a in args if a is not type(None))
+    if origin is Literal:
+        return " or ".join(f"'{a}'" for a in args)
+    if origin in (list, tuple):
+        return f"list of {_type_name(args[0])}" if args else "list"
+    names = {int: "integer", float: "number", str: "text", bool: "true or false", dict: "object"}
+    return names.get(kind) or names.get(origin) or getattr(kind, "__name__", str(kind))
+
+
+def _shown(default: Any) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)

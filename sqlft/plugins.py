@@ -1,0 +1,53 @@
+"""Handlers and metrics by entry point: their names without importing any, and exactly one loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+
+from sqlft.errors import HandlerNotInstalled, did_you_mean
+from sqlft.handler import Handler
+
+HANDLERS = "sqlft.handlers"
+
+
+@cache
+def found(group: str = HANDLERS) -> Mapping[str, EntryPoint]:
+    """Entry points of a group by name; nothing is imported."""
+    return MappingProxyType({e.name: e for e in entry_points(group=group)})
+
+
+def package_of(name: str) -> str:
+    """``"package version"`` that ships a handler, or ''."""
+    dist = found()[name].dist if name in found() else None
+    return f"{dist.name} {dist.version}" if dist else ""
+
+
+def handler_class(name: str) -> type[Handler]:
+    """Load the handler called `name`; HandlerNotInstalled if there is none or its imports fail."""
+    entry = found().get(name.lower()) or found().get(name)
+    if entry is None:
+        raise HandlerNotInstalled(
+            f"There is no handler '{name}'.{did_you_mean(name, found())}",
+            "SHOW HANDLERS lists those that are installed; pip install adds others.",
+        )
+    try:
+        loaded = entry.load()
+    except ImportError as e:
+        extra = entry.extras[0] if entry.extras else entry.name
+        owner = entry.dist.name if entry.dist else "sqlft"
+        raise HandlerNotInstalled(
+            f"The handler '{name}' needs a package that is not installed ({e}).",
+            f"Run: pip install '{owner}[{extra}]'",
+        ) from e
+    except Exception as e:
+        raise HandlerNotInstalled(
+            f"The handler '{name}' could not be loaded: {type(e).__name__}: {e}", "Reinstall the package that ships it."
+        ) from e
+    if not (isinstance(loaded, type) and issubclass(loaded, Handler)):
+        raise HandlerNotInstalled(
+            f"The entry point '{name}' is no Handler class.", f"Let {entry.value} be a subclass of sqlft.handler.Handler."
+        )
+    return loaded

@@ -1,0 +1,220 @@
+"""The statements, a frozen dataclass each; `parser` makes them and `runtime` runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+DEFAULT_PROJECT = "mindsdb"
+
+
+class Parameter(NamedTuple):
+    """A prepared parameter as a value: its position from 1 (`?`, `$1`) or its name (`$name`)."""
+
+    key: int | str
+
+
+class Env(NamedTuple):
+    """`env('NAME')`: a secret that stays in the environment."""
+
+    name: str
+
+
+class Name(NamedTuple):
+    """[project.]name[.version]; project None means it was not written."""
+
+    name: str
+    version: int | None = None
+    project: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.version is None else f"{self.name}.{self.version}"
+
+
+class Source(NamedTuple):
+    """FROM [database] (query): where training rows come from.  The query is the user's text, untouched."""
+
+    query: str
+    database: str | None = None
+    offset: int = 0
+    """Where the query's text starts in the whole text."""
+
+
+Options = Mapping[str, Any]
+"""USING's keys (nested ones as mappings) and values: None, bool, int, float, str, list, dict, Parameter, Env."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """One statement: its own text, and where that starts in the whole text."""
+
+    text: str = ""
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Plain(Statement):
+    """DuckDB's own SQL, or a query that may read models; `using` is what a trailing USING k = v said.
+
+    `sql` is `text` without that tail.
+    """
+
+    sql: str
+    using: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CreateEngine(Statement):
+    """CREATE ML_ENGINE [IF NOT EXISTS] name FROM handler [USING …]"""
+
+    name: str
+    handler: str
+    options: Options = field(default_factory=dict)
+    if_not_exists: bool = False
+
+
+@dataclass(frozen=True)
+class DropEngine(Statement):
+    """DROP ML_ENGINE [IF EXISTS] name"""
+
+    name: str
+    if_exists: bool = False
+
+
+@dataclass(frozen=True)
+class ShowEngines(Statement):
+    """SHOW ML_ENGINES [LIKE pattern] [WHERE condition]"""
+
+    like: str | None = None
+    where: str | None = None
+
+
+@dataclass(frozen=True)
+class ShowHandlers(Statement):
+    """SHOW HANDLERS [LIKE pattern] [WHERE condition]"""
+
+    like: str | None = None
+    where: str | None = None
+
+
+@dataclass(frozen=True)
+class DescribeEngine(Statement):
+    """DESCRIBE ML_ENGINE name"""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class CreateModel(Statement):
+    """CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias] [USING …]"""
+
+    name: Name
+    predict: str
+    alias: str | None = None
+    source: Source | None = None
+    options: Options = field(default_factory=dict)
+    or_replace: bool = False
+    if_not_exists: bool = False
+
+
+@dataclass(frozen=True)
+class Finetune(Statement):
+    """FINETUNE [MODEL] name[.N] FROM [db] (query) [USING …]"""
+
+    name: Name
+    source: Source
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Retrain(Statement):
+    """RETRAIN [MODEL] name [FROM [db] (query)] [USING …]"""
+
+    name: Name
+    source: Source | None = None
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CancelModel(Statement):
+    """CANCEL MODEL name.N"""
+
+    name: Name
+
+
+@dataclass(frozen=True)
+class ResumeModel(Statement):
+    """RESUME MODEL name.N [USING wait = …]"""
+
+    name: Name
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SetActive(Statement):
+    """SET active name.N, SET MODEL_ACTIVE = name.N"""
+
+    name: Name
+
+
+@dataclass(frozen=True)
+class DropModel(Statement):
+    """DROP MODEL|PREDICTOR [IF EXISTS] name[.N]"""
+
+    name: Name
+    if_exists: bool = False
+
+
+@dataclass(frozen=True)
+class RenameModel(Statement):
+    """ALTER MODEL a RENAME TO b, RENAME MODEL a TO b"""
+
+    name: Name
+    to: Name
+
+
+@dataclass(frozen=True)
+class ShowModels(Statement):
+    """SHOW MODELS|PREDICTORS [FROM|IN project] [LIKE pattern] [WHERE condition]"""
+
+    project: str | None = None
+    like: str | None = None
+    where: str | None = None
+
+
+@dataclass(frozen=True)
+class DescribeModel(Statement):
+    """DESCRIBE [MODEL] name[.N][.attribute]; without MODEL it is DuckDB's unless a model has that name."""
+
+    name: Name
+    attribute: str | None = None
+    explicit: bool = True
+    """Whether the word MODEL was written."""
+
+
+@dataclass(frozen=True)
+class Evaluate(Statement):
+    """EVALUATE metric[, metric …] FROM (query) [USING …], EVALUATE MODEL name[.N][, …] ON (query) [USING …]"""
+
+    metrics: tuple[str, ...]
+    source: Source
+    models: tuple[Name, ...] = ()
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CreateDatabase(Statement):
+    """CREATE DATABASE [IF NOT EXISTS] name [WITH] ENGINE = 'x' [, PARAMETERS = {…}]"""
+
+    name: str
+    engine: str
+    parameters: Options = field(default_factory=dict)
+    if_not_exists: bool = False
+
+
+@dataclass(frozen=True)
+class DropCache(Statement):
+    """DROP CACHE [FOR name[.N]]"""
+
+    name: Name | None = None
