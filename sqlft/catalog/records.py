@@ -1,0 +1,115 @@
+"""What the catalog holds: a frozen dataclass a kind of row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Status = Literal["queued", "training", "complete", "failed", "cancelled", "interrupted"]
+RUNNING: tuple[Status, ...] = ("queued", "training")
+RESUMABLE: tuple[Status, ...] = ("cancelled", "interrupted", "failed")
+
+
+class ModelKey(NamedTuple):
+    """What a model is known by."""
+
+    name: str
+    project: str = "mindsdb"
+
+
+class VersionKey(NamedTuple):
+    """What a version is known by; numbers start at 1 and are never reused."""
+
+    model: ModelKey
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.model.name}.{self.number}"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A configured handler; its options hold references to secrets, never secrets."""
+
+    name: str
+    handler: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A name with numbered versions; `options` is what USING said, secrets as references."""
+
+    key: ModelKey
+    engine: str
+    base: str
+    predict: str
+    prompt_template: str
+    system: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    active: int | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Version:
+    """One state of a model: the base itself, or what a training made of it."""
+
+    key: VersionKey
+    status: Status
+    parent: int | None = None
+    """The version whose artifact training started from; None: the base."""
+    tag: str | None = None
+    error: str | None = None
+    activate: bool = True
+    """Whether it becomes the active version when it completes."""
+    query: str | None = None
+    """The training query as typed."""
+    database: str | None = None
+    row_count: int | None = None
+    data_digest: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Training options as they were applied, defaults included."""
+    findings: tuple[Mapping[str, Any], ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Handler and package versions, tokens, steps, final losses …"""
+    artifact_path: Path | None = None
+    remote_id: str | None = None
+    artifact_digest: str | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """A view whose query reads a model; DuckDB could not bind it, so it is kept here."""
+
+    name: str
+    sql: str
+    columns: tuple[str, ...] = ()
+    schema: str | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one statement asked of one model version."""
+
+    statement_id: str
+    version: VersionKey
+    statement: str = ""
+    rows: int = 0
+    distinct_prompts: int = 0
+    cached: int = 0
+    calls: int = 0
+    errors: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+    seconds: float = 0.0
+    created_at: datetime | None = None

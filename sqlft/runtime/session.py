@@ -1,0 +1,43 @@
+"""What the statements of one connection share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+
+from sqlft.catalog.store import Catalog
+
+Parameters = Sequence[Any] | Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Tick:
+    """How far a long statement is: for a progress bar."""
+
+    label: str
+    done: float
+    total: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def _silent(_: Any) -> None:
+    return None
+
+
+@dataclass
+class Session:
+    """The user's DuckDB connection, the catalog, and where to tell things."""
+
+    con: duckdb.DuckDBPyConnection
+    catalog: Catalog
+    warn: Callable[[str], None] = _silent
+    """Called with one line for the person at the screen: "3 of 20 rows failed …"."""
+    progress: Callable[[Tick], None] = _silent
+    """Called some times a second while something long runs; may raise KeyboardInterrupt."""
+    interrupted: bool = False
+    """Set by Connection.interrupt() from another thread; long work looks at it and raises Cancelled."""
+    cleanup: list[Callable[[], None]] = field(default_factory=list)
+    """Run before the next statement: what the last one registered."""
