@@ -14,6 +14,12 @@ MISSING = object()
 SECRET_WORDS = ("api_key", "password", "secret", "token_secret", "access_token", "auth_token")
 
 
+class Env(NamedTuple):
+    """`env('NAME')`: a secret that stays in the environment."""
+
+    name: str
+
+
 class Option(NamedTuple):
     """One field of an options class."""
 

@@ -77,6 +77,8 @@ class Version:
     findings: tuple[Mapping[str, Any], ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     """Handler and package versions, tokens, steps, final losses …"""
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    """How far training is: step, total_steps and the latest metrics by name."""
     artifact_path: Path | None = None
     remote_id: str | None = None
     artifact_digest: str | None = None
@@ -84,6 +86,18 @@ class Version:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     seconds: float | None = None
+
+
+class Metric(NamedTuple):
+    """One number that training reported; split is train or valid."""
+
+    version: VersionKey
+    step: int
+    epoch: float | None
+    split: str
+    name: str
+    value: float
+    created_at: datetime
 
 
 @dataclass(frozen=True)

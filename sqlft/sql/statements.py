@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from sqlft.options import Env as Env
+
 DEFAULT_PROJECT = "mindsdb"
 
 
@@ -13,12 +15,6 @@ class Parameter(NamedTuple):
     """A prepared parameter as a value: its position from 1 (`?`, `$1`) or its name (`$name`)."""
 
     key: int | str
-
-
-class Env(NamedTuple):
-    """`env('NAME')`: a secret that stays in the environment."""
-
-    name: str
 
 
 class Name(NamedTuple):
@@ -39,10 +35,12 @@ class Source(NamedTuple):
     database: str | None = None
     offset: int = 0
     """Where the query's text starts in the whole text."""
+    parameters: tuple[Parameter, ...] = ()
+    """The prepared parameters in it, in order; a `?` by its position in the whole statement."""
 
 
 Options = Mapping[str, Any]
-"""USING's keys (nested ones as mappings) and values: None, bool, int, float, str, list, dict, Parameter, Env."""
+"""USING's keys (nested ones as mappings) and values: None, bool, int, float, str, list, dict, Parameter, Env, Source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +189,8 @@ class DescribeModel(Statement):
     attribute: str | None = None
     explicit: bool = True
     """Whether the word MODEL was written."""
+    or_name: Name | None = None
+    """For `a.b`, read above as model a's attribute b: what it means if there is a project a instead."""
 
 
 @dataclass(frozen=True)
@@ -205,12 +205,13 @@ class Evaluate(Statement):
 
 @dataclass(frozen=True)
 class CreateDatabase(Statement):
-    """CREATE DATABASE [IF NOT EXISTS] name [WITH] ENGINE = 'x' [, PARAMETERS = {…}]"""
+    """CREATE [OR REPLACE] DATABASE [IF NOT EXISTS] name [WITH] ENGINE = 'x' [, PARAMETERS = {…}]"""
 
     name: str
     engine: str
     parameters: Options = field(default_factory=dict)
     if_not_exists: bool = False
+    or_replace: bool = False
 
 
 @dataclass(frozen=True)

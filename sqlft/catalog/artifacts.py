@@ -1,0 +1,100 @@
+"""What training made, as files: no code among them, published by rename, unchanged since."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+from sqlft.errors import CatalogError, HandlerError
+
+PICKLED = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
+"""Loading one of these can run code, whoever wrote it."""
+
+Print = tuple[tuple[str, int, int, int], ...]
+_verified: dict[Path, tuple[Print, str]] = {}
+
+
+def publish(made: Path, place: Path) -> tuple[Path, str]:
+    """Move a finished file or folder to `place`, a folder: (what to open, its digest).
+
+    On the same disk this is one rename, so `place` is never half there.  HandlerError if it holds pickles.
+    """
+    refuse_pickles(made)
+    staging = place.with_name(f"{place.name}.staging")
+    _remove(staging)
+    if made.is_file():
+        staging.mkdir(parents=True)
+        shutil.move(made, staging / made.name)
+        opened = place / made.name
+    else:
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(made, staging)
+        opened = place
+    _sync(staging)
+    _remove(place)
+    os.rename(staging, place)
+    return opened, digest(opened)
+
+
+def refuse_pickles(made: Path) -> None:
+    """HandlerError if a file there is of a kind that runs code when it is loaded."""
+    for name, path in _files(made):
+        if path.suffix.lower() in PICKLED:
+            raise HandlerError(
+                f"The handler made the file '{name}', which may run code when it is loaded.",
+                "Let it write safetensors (and JSON, text), or keep such files out of its artifact.",
+            )
+
+
+def digest(path: Path) -> str:
+    """SHA-256, in hex, over the names and contents of all files there, in order of name."""
+    whole = sha256()
+    for name, file in _files(path):
+        with open(file, "rb") as opened:
+            whole.update(f"{len(name)}:{name}:".encode("utf-8", "surrogatepass"))
+            whole.update(file_digest(opened, "sha256").digest())
+    return whole.hexdigest()
+
+
+def verify(path: Path, expected: str | None) -> None:
+    """CatalogError if the files are gone or changed; read once a process as long as their sizes and times stay."""
+    if not path.exists():
+        raise CatalogError(f"The files of this version are missing: {path}.", f"Put them back from a copy, or {_ANEW}")
+    seen = _fingerprint(path)
+    known = _verified.get(path)
+    if known is None or known[0] != seen:
+        known = _verified[path] = (seen, digest(path))
+    if expected is not None and known[1] != expected:
+        raise CatalogError(f"The files of this version were changed: {path}.", f"Put them back from a copy, or {_ANEW}")
+
+
+_ANEW = "drop this version and train it again; SET active chooses another until then."
+
+
+def _files(path: Path) -> Iterator[tuple[str, Path]]:
+    if path.is_file():
+        yield path.name, path
+        return
+    found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    yield from sorted((file.relative_to(path).as_posix(), file) for file in found)
+
+
+def _fingerprint(path: Path) -> Print:
+    found = ((name, os.stat(file)) for name, file in _files(path))
+    return tuple((name, at.st_size, at.st_mtime_ns, at.st_ino) for name, at in found)
+
+
+def _sync(folder: Path) -> None:
+    for _, file in _files(folder):
+        if stat.S_ISREG(file.stat().st_mode):
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)

@@ -1,0 +1,81 @@
+"""The catalog's tables, as the steps that made them: step n takes a file from user_version n to n + 1."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlft.errors import CatalogError
+
+if TYPE_CHECKING:
+    import sqlite3
+
+STEPS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE engines (
+             folded TEXT PRIMARY KEY, name TEXT NOT NULL, handler TEXT NOT NULL, options TEXT NOT NULL,
+             created_at INTEGER NOT NULL)""",
+        """CREATE TABLE models (
+             id INTEGER PRIMARY KEY AUTOINCREMENT,
+             folded TEXT NOT NULL, folded_project TEXT NOT NULL, name TEXT NOT NULL, project TEXT NOT NULL,
+             folder TEXT NOT NULL UNIQUE,
+             engine TEXT NOT NULL, base TEXT NOT NULL, predict TEXT NOT NULL,
+             prompt_template TEXT NOT NULL, system TEXT, options TEXT NOT NULL, active INTEGER, last_number INTEGER NOT NULL, created_at INTEGER NOT NULL,
+             UNIQUE (folded_project, folded))""",
+        """CREATE TABLE versions (
+             model_id INTEGER NOT NULL REFERENCES models (id) ON DELETE CASCADE, number INTEGER NOT NULL,
+             status TEXT NOT NULL, parent INTEGER, tag TEXT, error TEXT, activate INTEGER NOT NULL,
+             query TEXT, "database" TEXT, row_count INTEGER, data_digest TEXT,
+             options TEXT NOT NULL, findings TEXT NOT NULL, details TEXT NOT NULL, progress TEXT NOT NULL,
+             artifact_path TEXT, remote_id TEXT, artifact_digest TEXT,
+             created_at INTEGER NOT NULL, started_at INTEGER, finished_at INTEGER, seconds REAL,
+             cancel_requested INTEGER NOT NULL DEFAULT 0,
+             PRIMARY KEY (model_id, number)) WITHOUT ROWID""",
+        """CREATE TABLE metrics (
+             model_id INTEGER NOT NULL, number INTEGER NOT NULL,
+             step INTEGER NOT NULL, split TEXT NOT NULL, name TEXT NOT NULL, epoch REAL, value REAL,
+             created_at INTEGER NOT NULL,
+             PRIMARY KEY (model_id, number, step, split, name),
+             FOREIGN KEY (model_id, number) REFERENCES versions (model_id, number) ON DELETE CASCADE) WITHOUT ROWID""",
+        """CREATE TABLE evaluations (
+             model_id INTEGER NOT NULL, number INTEGER NOT NULL, metric TEXT NOT NULL, data_digest TEXT NOT NULL,
+             value REAL, n INTEGER, low REAL, high REAL, seconds REAL, created_at INTEGER NOT NULL,
+             PRIMARY KEY (model_id, number, metric, data_digest),
+             FOREIGN KEY (model_id, number) REFERENCES versions (model_id, number) ON DELETE CASCADE) WITHOUT ROWID""",
+        # What was paid for stays known after DROP MODEL, hence no foreign key; model_id lets it follow a new name.
+        """CREATE TABLE usage (
+             statement_id TEXT NOT NULL, name TEXT NOT NULL, project TEXT NOT NULL, number INTEGER NOT NULL,
+             model_id INTEGER, statement TEXT NOT NULL, "rows" INTEGER NOT NULL, distinct_prompts INTEGER NOT NULL,
+             cached INTEGER NOT NULL, calls INTEGER NOT NULL, errors INTEGER NOT NULL, input_tokens INTEGER NOT NULL,
+             output_tokens INTEGER NOT NULL, cost_usd REAL, seconds REAL NOT NULL, created_at INTEGER NOT NULL,
+             PRIMARY KEY (statement_id, project, name, number))""",
+        """CREATE TABLE views (
+             folded TEXT PRIMARY KEY, name TEXT NOT NULL, sql TEXT NOT NULL, columns TEXT NOT NULL, "schema" TEXT)""",
+    ),
+)
+
+
+def current(con: sqlite3.Connection) -> int:
+    """The file's schema number; CatalogError if a newer sqlft made it."""
+    number: int = con.execute("PRAGMA user_version").fetchone()[0]
+    if number > len(STEPS):
+        raise CatalogError(
+            f"This catalog was made by a newer sqlft (schema {number}, this one knows {len(STEPS)}).",
+            "Upgrade: pip install -U sqlft",
+        )
+    return number
+
+
+def migrate(con: sqlite3.Connection) -> None:
+    """Bring the file up to date; two processes may try at once."""
+    if current(con) == len(STEPS):
+        return
+    con.execute("BEGIN IMMEDIATE")
+    try:
+        for number in range(current(con), len(STEPS)):
+            for statement in STEPS[number]:
+                con.execute(statement)
+            con.execute(f"PRAGMA user_version = {number + 1}")
+        con.execute("COMMIT")
+    except BaseException:
+        con.execute("ROLLBACK")
+        raise

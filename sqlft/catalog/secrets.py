@@ -1,0 +1,115 @@
+"""Secrets are referenced, never kept in a catalog: {"$env": name}, or {"$secret": id} of a file for its owner only."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+from sqlft.catalog.home import secrets_folder
+from sqlft.errors import CatalogError, MissingSecret
+from sqlft.options import Env
+
+STARS = "****"
+
+
+def hide(options: Mapping[str, Any], is_secret: Callable[[str], bool], owner: str) -> dict[str, Any]:
+    """`options` with references in place of env(…) and of literal secrets, which are written to the user's folder.
+
+    `owner` is what has them, as a statement names it: "ML_ENGINE my_openai".
+    """
+    return {name: _hidden(name, value, is_secret, owner) for name, value in options.items()}
+
+
+def reveal(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` with every reference's value; MissingSecret names the variable or the statement that it needs."""
+    return {name: _revealed(name, value) for name, value in options.items()}
+
+
+def shown(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` as a person may see them."""
+    return {name: _shown(value) for name, value in options.items()}
+
+
+def forget(options: Mapping[str, Any]) -> None:
+    """Delete the files that the references in `options` lead to."""
+    for value in options.values():
+        if isinstance(value, Mapping):
+            if "$secret" in value:
+                with suppress(OSError):
+                    (secrets_folder() / _file(value)).unlink()
+            else:
+                forget(value)
+
+
+def _hidden(name: str, value: Any, is_secret: Callable[[str], bool], owner: str) -> Any:
+    if isinstance(value, Env):
+        return {"$env": value.name}
+    if isinstance(value, Mapping):
+        return value if _is_reference(value) else hide(value, is_secret, owner)
+    if value is None or not is_secret(name):
+        return value
+    return {"$secret": _keep(name, value, owner), "of": owner}
+
+
+def _keep(name: str, value: Any, owner: str) -> str:
+    made = uuid4().hex
+    path = secrets_folder() / made
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump({"of": owner, "name": name, "value": value}, file, default=str)
+    except OSError as e:
+        raise CatalogError(
+            f"The secret '{name}' cannot be kept in {path.parent}: {e.strerror}.",
+            "Free some space there, or keep it in the environment: env('NAME').",
+        ) from e
+    return made
+
+
+def _revealed(name: str, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if "$env" in value:
+        found = os.environ.get(value["$env"])
+        if not found:
+            raise MissingSecret(
+                f"The option '{name}' is taken from the environment variable {value['$env']}, which is not set.",
+                f"Set it before starting: export {value['$env']}=…",
+            )
+        return found
+    if "$secret" in value:
+        return _read(name, value)
+    return reveal(value)
+
+
+def _read(name: str, reference: Mapping[str, Any]) -> Any:
+    path = secrets_folder() / _file(reference)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["value"]
+    except (OSError, ValueError, KeyError) as e:
+        owner = str(reference.get("of") or "ML_ENGINE …")
+        raise MissingSecret(
+            f"The secret '{name}' of {owner} is not in {path.parent}: another user stored it, or another machine.",
+            f"Give it anew: DROP {owner}, then CREATE {owner} … USING {name} = '…' or env('NAME').",
+        ) from e
+
+
+def _file(reference: Mapping[str, Any]) -> str:
+    named = str(reference["$secret"])
+    return named if re.fullmatch(r"[0-9a-f]{32}", named) else "unknown"
+
+
+def _is_reference(value: Mapping[str, Any]) -> bool:
+    return "$secret" in value or "$env" in value
+
+
+def _shown(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return f"env('{value.name}')" if isinstance(value, Env) else value
+    if "$env" in value:
+        return f"env('{value['$env']}')"
+    return STARS if "$secret" in value else shown(value)

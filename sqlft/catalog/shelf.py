@@ -1,0 +1,113 @@
+"""The part of the catalog that has names and no versions: engines, views; and the names that are taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlft.catalog import rows
+from sqlft.catalog.database import Database
+from sqlft.catalog.records import Engine, View
+from sqlft.errors import AlreadyExists, CatalogError, NotFound, did_you_mean
+
+if TYPE_CHECKING:
+    import sqlite3
+
+
+class Shelf:
+    """`<folder>/catalog.sqlite`; read_only refuses every write."""
+
+    def __init__(self, folder: Path, read_only: bool = False) -> None:
+        self.folder = folder
+        self._db = Database(folder / "catalog.sqlite", read_only)
+        self._names: frozenset[str] | None = None
+
+    def close(self) -> None:
+        """Let go of the file; a later call opens it again."""
+        self._db.close()
+
+    def names(self) -> frozenset[str]:
+        """Models and views in lower case, as of the last `refresh` or own change."""
+        known = self._names
+        return self.refresh() if known is None else known
+
+    def refresh(self) -> frozenset[str]:
+        """`names` anew, if another connection or process has changed the catalog."""
+        if self._db.changed() or self._names is None:
+            found = self._db.rows("SELECT folded FROM models UNION SELECT folded FROM views")
+            self._names = frozenset(row[0] for row in found)
+        return self._names
+
+    # engines
+
+    def engines(self) -> list[Engine]:
+        """All engines, by name."""
+        return [rows.engine(row) for row in self._db.rows("SELECT * FROM engines ORDER BY folded")]
+
+    def engine(self, name: str) -> Engine:
+        """The engine of that name; NotFound."""
+        for row in self._db.rows("SELECT * FROM engines WHERE folded = ?", [name.lower()]):
+            return rows.engine(row)
+        near = did_you_mean(name, [e.name for e in self.engines()])
+        raise NotFound(f"There is no engine '{name}'.{near}", "SHOW ML_ENGINES lists them.")
+
+    def add_engine(self, engine: Engine) -> None:
+        """Keep a new engine; AlreadyExists."""
+        created_at = rows.micros(engine.created_at or rows.now())
+        values = (engine.name.lower(), engine.name, engine.handler, rows.text(engine.options), created_at)
+        with self._db.write() as con:
+            if con.execute("SELECT 1 FROM engines WHERE folded = ?", values[:1]).fetchone():
+                raise AlreadyExists(
+                    f"There is an engine '{engine.name}' already.",
+                    f"Choose another name, or DROP ML_ENGINE {engine.name} first.",
+                )
+            con.execute("INSERT INTO engines VALUES (?, ?, ?, ?, ?)", values)
+
+    def drop_engine(self, name: str) -> None:
+        """Forget an engine; NotFound, CatalogError while a model uses it."""
+        engine = self.engine(name)
+        with self._db.write() as con:
+            for model, used in con.execute("SELECT name, engine FROM models"):
+                if used.lower() == name.lower():
+                    raise CatalogError(
+                        f"The model '{model}' uses the engine '{engine.name}'.", f"DROP MODEL {model} first."
+                    )
+            con.execute("DELETE FROM engines WHERE folded = ?", [name.lower()])
+
+    # views
+
+    def views(self) -> list[View]:
+        """All views over models, by name."""
+        return [rows.view(row) for row in self._db.rows("SELECT * FROM views ORDER BY folded")]
+
+    def view(self, name: str) -> View | None:
+        """The view of that name in any case."""
+        found = self._db.rows("SELECT * FROM views WHERE folded = ?", [name.lower()])
+        return rows.view(found[0]) if found else None
+
+    def add_view(self, view: View, or_replace: bool = False) -> None:
+        """Keep a view; AlreadyExists if a model, or unless `or_replace` a view, has its name."""
+        folded = view.name.lower()
+        with self._db.write() as con:
+            model = con.execute("SELECT 1 FROM models WHERE folded = ?", [folded]).fetchone()
+            if model or (not or_replace and self._taken_by_view(con, view.name)):
+                what = "model" if model else "view"
+                raise AlreadyExists(f"There is a {what} '{view.name}' already.", "Choose another name.")
+            con.execute(
+                "INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?, ?)",
+                [folded, view.name, view.sql, rows.text(list(view.columns)), view.schema],
+            )
+            self._names = None
+
+    def drop_view(self, name: str) -> None:
+        """Forget a view; NotFound."""
+        with self._db.write() as con:
+            if con.execute("DELETE FROM views WHERE folded = ?", [name.lower()]).rowcount == 0:
+                near = did_you_mean(name, [v.name for v in self.views()])
+                raise NotFound(
+                    f"There is no view '{name}' over a model.{near}", "SELECT name FROM sqlft.views lists them."
+                )
+            self._names = None
+
+    def _taken_by_view(self, con: sqlite3.Connection, name: str) -> bool:
+        return con.execute("SELECT 1 FROM views WHERE folded = ?", [name.lower()]).fetchone() is not None

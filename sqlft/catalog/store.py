@@ -1,0 +1,374 @@
+"""The catalog: engines, models, their versions, views and the ledger, in one SQLite file.
+
+Nothing is made on disk before the first write.  Threads may share a Catalog, processes may share its folder.
+A version that trains and whose worker has died reads as interrupted, whoever asks.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlft.catalog import rows, workfolder
+from sqlft.catalog.records import RUNNING, Metric, Model, ModelKey, Usage, Version, VersionKey
+from sqlft.catalog.shelf import Shelf
+from sqlft.errors import AlreadyExists, CatalogError, NotFound, did_you_mean
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    import pyarrow as pa
+
+TABLES = ("engines", "models", "versions", "metrics", "usage", "evaluations", "views")
+BeforeCommit = Callable[[VersionKey, Path], None]
+"""Called with a new version's key and its work folder while nobody can see the version yet."""
+
+_VERSIONS = "SELECT m.name, m.project, m.folder, v.* FROM versions v JOIN models m ON m.id = v.model_id"
+_METRICS = "SELECT m.name, m.project, t.*, t.name AS metric FROM metrics t JOIN models m ON m.id = t.model_id"
+_OF = " WHERE m.folded = ? AND m.folded_project = ?"
+
+
+class Catalog(Shelf):
+    """`<folder>/catalog.sqlite` and `<folder>/models/`; read_only refuses every write."""
+
+    def table(self, name: str) -> pa.Table:
+        """`sqlft.<name>` as it is shown: any of TABLES; secrets are hidden."""
+        from sqlft.catalog.tables import arrow
+
+        if name not in TABLES:
+            raise NotFound(
+                f"There is no table sqlft.{name}.{did_you_mean(name, TABLES)}", f"There are: {', '.join(TABLES)}."
+            )
+        if name in ("models", "versions"):
+            self.versions()
+        return arrow(self._db, self.folder, name)
+
+    # models
+
+    def models(self) -> list[Model]:
+        """All models, by project and name."""
+        return [rows.model(row) for row in self._db.rows("SELECT * FROM models ORDER BY folded_project, folded")]
+
+    def model(self, key: ModelKey) -> Model:
+        """The model of that key; NotFound."""
+        return rows.model(self._model_row(key))
+
+    def find_model(self, name: str, project: str | None = None) -> Model | None:
+        """The model of that name in any case; without a project that of the default one comes first."""
+        found = self._db.rows(
+            "SELECT * FROM models WHERE folded = ? ORDER BY folded_project <> 'mindsdb', id", [name.lower()]
+        )
+        fitting = [row for row in found if project is None or row["folded_project"] == project.lower()]
+        return rows.model(fitting[0]) if fitting else None
+
+    def add_model(
+        self, model: Model, *, or_replace: bool = False, before_commit: BeforeCommit | None = None, **first: Any
+    ) -> Version:
+        """Keep a new model and its version 1, whose fields are `first` (status complete unless said); AlreadyExists."""
+        with self._db.write() as con:
+            old = con.execute(
+                "SELECT * FROM models WHERE folded = ? AND folded_project = ?", _folded(model.key)
+            ).fetchone()
+            if old and or_replace:
+                self._delete_model(con, old)
+            if (old and not or_replace) or self._taken_by_view(con, model.key.name):
+                what = "view" if or_replace or not old else "model"
+                raise AlreadyExists(
+                    f"There is a {what} '{model.key.name}' already.",
+                    f"Choose another name, or DROP {what.upper()} {model.key.name} first.",
+                )
+            con.execute(
+                "INSERT INTO models (folded, folded_project, name, project, folder, engine, base, predict,"
+                " prompt_template, system, options, last_number, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
+                [
+                    *_folded(model.key),
+                    *model.key,
+                    self._free_folder(con, model.key),
+                    *(
+                        model.engine,
+                        model.base,
+                        model.predict,
+                        model.prompt_template,
+                        model.system,
+                        rows.text(model.options),
+                    ),
+                    rows.micros(model.created_at or rows.now()),
+                ],
+            )
+            made = self.new_version(model.key, before_commit=before_commit, **{"status": "complete", **first})
+            self._names = None
+        if old:
+            self._delete_files(old["folder"])
+        return made
+
+    def drop_model(self, key: ModelKey) -> None:
+        """Forget a model and delete its files; CatalogError while it trains.  What it cost stays in the ledger."""
+        self.versions(key)
+        with self._db.write() as con:
+            row = self._model_row(key)
+            self._delete_model(con, row)
+            self._names = None
+        self._delete_files(row["folder"])
+
+    def rename_model(self, key: ModelKey, to: ModelKey) -> None:
+        """Give a model another name; versions, metrics and the ledger follow.  CatalogError while it trains."""
+        self.versions(key)
+        with self._db.write() as con:
+            row = self._model_row(key)
+            self._refuse_running(con, row, "renamed")
+            other = con.execute("SELECT id FROM models WHERE folded = ? AND folded_project = ?", _folded(to)).fetchone()
+            if (other and other["id"] != row["id"]) or self._taken_by_view(con, to.name):
+                raise AlreadyExists(f"There is a model or view '{to.name}' already.", "Choose another name.")
+            con.execute(
+                "UPDATE models SET folded = ?, folded_project = ?, name = ?, project = ? WHERE id = ?",
+                [*_folded(to), *to, row["id"]],
+            )
+            con.execute("UPDATE OR REPLACE usage SET name = ?, project = ? WHERE model_id = ?", [*to, row["id"]])
+            self._names = None
+
+    # versions
+
+    def versions(self, key: ModelKey | None = None) -> list[Version]:
+        """All versions, or a model's, oldest first within a model."""
+        where, values = (_OF, _folded(key)) if key else ("", ())
+        found = self._db.rows(f"{_VERSIONS}{where} ORDER BY m.folded_project, m.folded, v.number", values)
+        return [self._living(row) for row in found]
+
+    def version(self, key: VersionKey) -> Version:
+        """The version of that key; NotFound."""
+        for row in self._db.rows(f"{_VERSIONS}{_OF} AND v.number = ?", [*_folded(key.model), key.number]):
+            return self._living(row)
+        numbers = ", ".join(str(v.key.number) for v in self.versions(self.model(key.model).key))
+        raise NotFound(
+            f"The model '{key.model.name}' has no version {key.number}.",
+            f"It has: {numbers}." if numbers else f"FINETUNE or RETRAIN {key.model.name} makes one.",
+        )
+
+    def version_of(self, key: ModelKey, number: int | None = None) -> Version:
+        """Version `number`; without one the active version, and if there is none the newest; NotFound."""
+        model = self.model(key)
+        number = model.active if number is None else number
+        if number is not None:
+            return self.version(VersionKey(model.key, number))
+        known = self.versions(model.key)
+        if not known:
+            raise NotFound(f"The model '{key.name}' has no version.", f"RETRAIN {key.name} FROM … makes one.")
+        return known[-1]
+
+    def new_version(self, key: ModelKey, *, before_commit: BeforeCommit | None = None, **values: Any) -> Version:
+        """Allocate the next number and keep a version with these fields (status queued unless said)."""
+        with self._db.write() as con:
+            row = self._model_row(key)
+            made = VersionKey(ModelKey(row["name"], row["project"]), row["last_number"] + 1)
+            given = {"status": "queued", "created_at": rows.now(), **_defaults(), **values}
+            columns = {"model_id": row["id"], "number": made.number, **rows.version_values(self.folder, given)}
+            con.execute("UPDATE models SET last_number = ? WHERE id = ?", [made.number, row["id"]])
+            names = ", ".join(f'"{name}"' for name in columns)
+            con.execute(f"INSERT INTO versions ({names}) VALUES ({_marks(columns)})", list(columns.values()))
+            if given["status"] == "complete" and given["activate"]:
+                con.execute("UPDATE models SET active = ? WHERE id = ?", [made.number, row["id"]])
+            if before_commit:
+                before_commit(made, self._work(row["folder"], made.number))
+        return self.version(made)
+
+    def update_version(self, key: VersionKey, *, when: tuple[str, ...] | None = None, **values: Any) -> bool:
+        """Set fields of a version, with `when` only in one of these statuses; whether it was so."""
+        columns = rows.version_values(self.folder, values)
+        setting = ", ".join(f'"{name}" = ?' for name in columns)
+        guard = f" AND status IN ({_marks(when)})" if when else ""
+        with self._db.write(durable=set(values) != {"progress"}) as con:
+            done = con.execute(
+                f"UPDATE versions SET {setting} WHERE model_id = ? AND number = ?{guard}",
+                [*columns.values(), self._model_row(key.model)["id"], key.number, *(when or ())],
+            )
+            return done.rowcount == 1
+
+    def publish(self, key: VersionKey, **values: Any) -> Version:
+        """Make a trained version complete, and active if it asks for that, in one step; CatalogError if it was stopped."""
+        with self._db.write() as con:
+            given = {"error": None, "finished_at": rows.now(), **values, "status": "complete"}
+            if not self.update_version(key, when=RUNNING, **given):
+                raise CatalogError(
+                    f"Version {key} was stopped while it was being finished.", f"RESUME MODEL {key} goes on with it."
+                )
+            con.execute(
+                "UPDATE models SET active = ?2 WHERE id = ?1"
+                " AND (SELECT activate FROM versions WHERE model_id = ?1 AND number = ?2)",
+                [self._model_row(key.model)["id"], key.number],
+            )
+        return self.version(key)
+
+    def set_active(self, key: VersionKey) -> None:
+        """Let a complete version answer for its model."""
+        with self._db.write() as con:
+            version = self.version(key)
+            if version.status != "complete":
+                raise CatalogError(
+                    f"Version {key} cannot be active, it is {version.status}.", "SHOW MODELS tells which are complete."
+                )
+            con.execute("UPDATE models SET active = ? WHERE id = ?", [key.number, self._model_row(key.model)["id"]])
+
+    def drop_version(self, key: VersionKey) -> None:
+        """Forget a version and delete its files; not the active one, and none that is in use by a training."""
+        with self._db.write() as con:
+            key = self.version(key).key
+            row = self._model_row(key.model)
+            if row["active"] == key.number:
+                raise CatalogError(
+                    f"Version {key} is the active one.",
+                    f"SET active to another version first, or DROP MODEL {key.model.name}.",
+                )
+            for other in self.versions(key.model):
+                if other.status in RUNNING and key.number in (other.key.number, other.parent):
+                    raise CatalogError(
+                        f"Version {other.key} is {other.status}.", f"Wait for it, or CANCEL MODEL {other.key} first."
+                    )
+            con.execute("DELETE FROM versions WHERE model_id = ? AND number = ?", [row["id"], key.number])
+        self._delete_files(f"{row['folder']}/{key.number}")
+        self._delete_files(f"{row['folder']}/{key.number}.work")
+
+    # training
+
+    def place(self, key: VersionKey) -> Path:
+        """Where a version's artifact belongs."""
+        return self.folder.joinpath("models", self._model_row(key.model)["folder"], str(key.number))
+
+    def work(self, key: VersionKey) -> Path:
+        """Where a version is trained."""
+        return self._work(self._model_row(key.model)["folder"], key.number)
+
+    def request_cancel(self, key: VersionKey, wanted: bool = True) -> None:
+        """Ask the worker of a version to stop."""
+        with self._db.write() as con:
+            con.execute(
+                "UPDATE versions SET cancel_requested = ? WHERE model_id = ? AND number = ?",
+                [wanted, self._model_row(key.model)["id"], key.number],
+            )
+
+    def cancel_requested(self, key: VersionKey) -> bool:
+        """Whether a version shall stop; so shall one that is gone."""
+        found = self._db.rows(
+            f"SELECT v.cancel_requested FROM versions v JOIN models m ON m.id = v.model_id{_OF} AND v.number = ?",
+            [*_folded(key.model), key.number],
+        )
+        return not found or bool(found[0][0])
+
+    def add_metrics(
+        self, key: VersionKey, step: int, epoch: float | None, split: str, values: Mapping[str, float]
+    ) -> None:
+        """Keep numbers of one step; those of a step that is done again take the place of the old ones."""
+        with self._db.write(durable=False) as con:
+            of = (self._model_row(key.model)["id"], key.number, step, split)
+            at = rows.micros(rows.now())
+            con.executemany(
+                "INSERT OR REPLACE INTO metrics (model_id, number, step, split, name, epoch, value, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(*of, name, epoch, value, at) for name, value in values.items()],
+            )
+
+    def metrics(self, key: VersionKey | None = None) -> list[Metric]:
+        """What training reported, by model, version and step."""
+        where, values = (f"{_OF} AND t.number = ?", [*_folded(key.model), key.number]) if key else ("", [])
+        found = self._db.rows(
+            f"{_METRICS}{where} ORDER BY m.folded_project, m.folded, t.number, t.step, t.split, t.name", values
+        )
+        return [rows.metric(row) for row in found]
+
+    # the ledger
+
+    def put_usage(self, usage: Usage) -> None:
+        """Keep what a statement asked of a version so far; a later call for the same two takes its place."""
+        found = self._db.rows(
+            "SELECT id FROM models WHERE folded = ? AND folded_project = ?", _folded(usage.version.model)
+        )
+        columns = {f.name: getattr(usage, f.name) for f in fields(Usage) if f.name != "version"}
+        columns["created_at"] = rows.micros(usage.created_at or rows.now())
+        name, project = usage.version.model
+        columns |= {
+            "name": name,
+            "project": project,
+            "number": usage.version.number,
+            "model_id": found[0][0] if found else None,
+        }
+        with self._db.write(durable=False) as con:
+            names = ", ".join(f'"{column}"' for column in columns)
+            con.execute(f"INSERT OR REPLACE INTO usage ({names}) VALUES ({_marks(columns)})", list(columns.values()))
+
+    def usage(self) -> list[Usage]:
+        """The ledger, oldest first."""
+        return [rows.usage(row) for row in self._db.rows("SELECT * FROM usage ORDER BY created_at, rowid")]
+
+    # below
+
+    def _model_row(self, key: ModelKey) -> sqlite3.Row:
+        for row in self._db.rows("SELECT * FROM models WHERE folded = ? AND folded_project = ?", _folded(key)):
+            return row
+        near = did_you_mean(key.name, [m.key.name for m in self.models()])
+        raise NotFound(f"There is no model '{key.name}'.{near}", "SHOW MODELS lists them.")
+
+    def _work(self, folder: str, number: int) -> Path:
+        return self.folder / "models" / folder / f"{number}.work"
+
+    def _living(self, row: sqlite3.Row) -> Version:
+        version = rows.version(row, self.folder)
+        work = self._work(row["folder"], version.key.number)
+        if version.status not in RUNNING or workfolder.alive(work):
+            return version
+        last = workfolder.last_line(work)
+        died = f"The process that trained it died{f': {last}' if last else '.'}"
+        error = f"{died}\nRESUME MODEL {version.key} goes on with it."
+        found: dict[str, Any] = {"status": "interrupted", "error": error, "finished_at": rows.now()}
+        with suppress(CatalogError, OSError), workfolder.held(work) as ours:
+            if ours:  # else somebody resumes it right now
+                self.update_version(version.key, when=RUNNING, **found)
+            return rows.version(
+                self._db.rows(f"{_VERSIONS}{_OF} AND v.number = ?", [*_folded(version.key.model), row["number"]])[0],
+                self.folder,
+            )
+        return replace(version, **found)
+
+    def _delete_files(self, folder: str) -> None:
+        shutil.rmtree(self.folder / "models" / folder, ignore_errors=True)
+
+    def _delete_model(self, con: sqlite3.Connection, row: sqlite3.Row) -> None:
+        self._refuse_running(con, row, "dropped")
+        con.execute("UPDATE usage SET model_id = NULL WHERE model_id = ?", [row["id"]])
+        con.execute("DELETE FROM models WHERE id = ?", [row["id"]])
+
+    def _refuse_running(self, con: sqlite3.Connection, row: sqlite3.Row, what: str) -> None:
+        running = con.execute(
+            f"SELECT number, status FROM versions WHERE model_id = ? AND status IN ({_marks(RUNNING)})",
+            [row["id"], *RUNNING],
+        ).fetchone()
+        if running:
+            name = f"{row['name']}.{running['number']}"
+            raise CatalogError(
+                f"The model '{row['name']}' cannot be {what} while {name} is {running['status']}.",
+                f"Wait for it, or CANCEL MODEL {name} first.",
+            )
+
+    def _free_folder(self, con: sqlite3.Connection, key: ModelKey) -> str:
+        wanted = workfolder.slug(key.name if key.project == "mindsdb" else f"{key.project}.{key.name}")
+        taken = {row[0].lower() for row in con.execute("SELECT folder FROM models")}
+        number = 1
+        while True:
+            folder = wanted if number == 1 else f"{wanted}-{number}"
+            if folder.lower() not in taken and not (self.folder / "models" / folder).exists():
+                return folder
+            number += 1
+
+
+def _folded(key: ModelKey) -> tuple[str, str]:
+    return key.name.lower(), key.project.lower()
+
+
+def _marks(values: Any) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _defaults() -> dict[str, Any]:
+    return {"activate": True, "options": {}, "findings": (), "details": {}, "progress": {}}

@@ -1,0 +1,114 @@
+"""The catalog as tables, `sqlft.models` and the others: columns, types, and the query behind each."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from sqlft.catalog import rows, secrets
+from sqlft.catalog.database import Database
+
+
+class Shape(NamedTuple):
+    """A table: the query, and a type for each of its columns."""
+
+    query: str
+    columns: str
+
+
+_TYPES = {
+    "text": pa.string(),
+    "json": pa.string(),
+    "options": pa.string(),
+    "path": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "metric": pa.float64(),
+    "boolean": pa.bool_(),
+    # Local time without a zone: compares rightly with now(), and needs no pytz as TIMESTAMP WITH TIME ZONE does.
+    "time": pa.timestamp("us"),
+}
+
+_JOIN = "JOIN models m ON m.id = t.model_id"
+_NAMED = "m.name AS model, m.project AS project, t.number AS version"
+
+SHAPES = {
+    "engines": Shape(
+        "SELECT name, handler, options, created_at FROM engines ORDER BY folded",
+        "name text, handler text, options options, created_at time",
+    ),
+    "models": Shape(
+        """SELECT name, project, engine, base, predict, prompt_template, system, active AS active_version,
+                  (SELECT count(*) FROM versions v WHERE v.model_id = id) AS versions, options, created_at
+           FROM models ORDER BY folded_project, folded""",
+        """name text, project text, engine text, base text, predict text, prompt_template text, system text,
+           active_version integer, versions integer, options options, created_at time""",
+    ),
+    "versions": Shape(
+        f"""SELECT {_NAMED}, t.status, m.active IS t.number AS active, m.engine, m.base, t.parent, t.tag, t.error,
+                   t.row_count, t.data_digest, t.query, t."database", t.options, t.findings, t.details, t.progress,
+                   t.artifact_path AS artifact, t.artifact_digest, t.remote_id,
+                   t.created_at, t.started_at, t.finished_at, t.seconds
+            FROM versions t {_JOIN} ORDER BY m.folded_project, m.folded, t.number""",
+        """model text, project text, version integer, status text, active boolean, engine text, base text,
+           parent integer, tag text, error text, row_count integer, data_digest text, query text, database text,
+           options options, findings json, details json, progress json, artifact path, artifact_digest text,
+           remote_id text, created_at time, started_at time, finished_at time, seconds number""",
+    ),
+    "metrics": Shape(
+        f"""SELECT {_NAMED}, t.step, t.epoch, t.split, t.name, t.value, t.created_at
+            FROM metrics t {_JOIN} ORDER BY m.folded_project, m.folded, t.number, t.step, t.split, t.name""",
+        """model text, project text, version integer, step integer, epoch number, split text, name text,
+           value metric, created_at time""",
+    ),
+    "usage": Shape(
+        """SELECT created_at, statement_id, statement, name AS model, project, number AS version, "rows",
+                  distinct_prompts, cached, calls, errors, input_tokens, output_tokens, cost_usd, seconds
+           FROM usage ORDER BY created_at, rowid""",
+        """created_at time, statement_id text, statement text, model text, project text, version integer,
+           rows integer, distinct_prompts integer, cached integer, calls integer, errors integer,
+           input_tokens integer, output_tokens integer, cost_usd number, seconds number""",
+    ),
+    "evaluations": Shape(
+        f"""SELECT {_NAMED}, t.metric, t.data_digest, t.value, t.n, t.low, t.high, t.seconds, t.created_at
+            FROM evaluations t {_JOIN} ORDER BY t.created_at""",
+        """model text, project text, version integer, metric text, data_digest text, value metric, n integer,
+           low number, high number, seconds number, created_at time""",
+    ),
+    "views": Shape('SELECT name, "schema", sql FROM views ORDER BY folded', "name text, schema text, sql text"),
+}
+
+
+def arrow(db: Database, folder: Path, name: str) -> pa.Table:
+    """`sqlft.<name>`; without rows its columns have their types all the same."""
+    query, columns = SHAPES[name]
+    found = db.rows(query)
+    kinds = dict(column.split() for column in columns.split(","))
+    schema = pa.schema([(column, _TYPES[kind]) for column, kind in kinds.items()])
+    return pa.Table.from_pylist(
+        [{column: _shown(row[column], kind, folder) for column, kind in kinds.items()} for row in found], schema=schema
+    )
+
+
+def _shown(value: Any, kind: str, folder: Path) -> Any:
+    if kind == "metric" and value is None:
+        return math.nan
+    if value is None:
+        return None
+    if kind == "time":
+        return _local(value)
+    if kind == "options":
+        return rows.text(secrets.shown(json.loads(value)))
+    if kind == "path":
+        return str(folder / value)
+    return bool(value) if kind == "boolean" else value
+
+
+def _local(micros: int) -> datetime | None:
+    known = rows.moment(micros)
+    return None if known is None else known.astimezone().replace(tzinfo=None)
