@@ -1,0 +1,99 @@
+"""From the rows of a training query to what a trainer gets: recognised, checked, split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+import pyarrow as pa
+
+from sqlft.data.checks import CountTokens, findings_of, lengths, overlap, usable
+from sqlft.data.findings import Conversation, Finding
+from sqlft.data.prompts import Prompt
+from sqlft.data.shapes import recognise, table_of
+from sqlft.data.split import split
+from sqlft.errors import DataError
+from sqlft.handler import TrainingSet
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What to train on, what the checks found, the rows the query gave, and a digest of the conversations."""
+
+    training_set: TrainingSet
+    findings: tuple[Finding, ...]
+    row_count: int
+    digest: str
+
+
+def prepare(
+    rows: pa.Table,
+    prompt: Prompt,
+    predict: str,
+    *,
+    valid_rows: pa.Table | None = None,
+    validation_split: float | None = None,
+    seed: int = 0,
+    max_length: int | None = None,
+    long_rows: str = "cut",
+    count_tokens: CountTokens | None = None,
+) -> Prepared:
+    """Conversations from `rows`, checked, and split unless `valid_rows` are given.
+
+    `max_length` is in tokens as `count_tokens` has them.  DataError if no shape fits, no usable row is
+    left, or rows are over-long and `long_rows` is 'error'.
+    """
+
+    def read(table: pa.Table, what: str) -> tuple[list[Conversation], list[Finding]]:
+        found, findings = _read(table, prompt, predict, what)
+        kept, more = lengths(found, count_tokens, max_length, long_rows)
+        if not kept:
+            raise DataError(
+                f"All {len(found):,} conversations of the {what} query are longer than max_length.", "Raise max_length."
+            )
+        return kept, findings + more
+
+    train, findings = read(rows, "training")
+    findings += findings_of(train)
+    everything = train
+    if valid_rows is not None:
+        valid, about_valid = read(valid_rows, "validation")
+        findings += [replace(f, message=f"Validation: {f.message}") for f in about_valid]
+        findings += overlap(train, valid)
+        everything = [*train, *valid]
+    else:
+        train, valid = split(train, validation_split, seed)
+    made = TrainingSet(table_of(train), table_of(valid) if valid else None)
+    return Prepared(made, tuple(findings), rows.num_rows, digest_of(everything))
+
+
+def digest_of(conversations: Iterable[Conversation]) -> str:
+    """SHA-256 over roles and contents in order, each with its length before it."""
+    sha = sha256()
+    for c in conversations:
+        sha.update(b"%d;" % len(c.turns))
+        for text in (t for turn in c.turns for t in turn):
+            data = text.encode()
+            sha.update(b"%d:" % len(data))
+            sha.update(data)
+    return sha.hexdigest()
+
+
+def _read(rows: pa.Table, prompt: Prompt, predict: str, what: str) -> tuple[list[Conversation], list[Finding]]:
+    if rows.num_rows == 0:
+        raise DataError(f"The {what} query gives no rows.", "Run the query by itself, and loosen its WHERE or LIMIT.")
+    _, found, findings = recognise(rows, prompt, predict)
+    kept, more = usable(found)
+    if not kept:
+        raise DataError(
+            f"None of the {rows.num_rows:,} rows of the {what} query can be used.{_because([*findings, *more])}", _NEXT
+        )
+    return kept, findings + more
+
+
+_NEXT = "Look at those rows, and let the query give prompts with their answers."
+
+
+def _because(findings: Sequence[Finding]) -> str:
+    return "".join(f" {f.message}" for f in findings if f.level != "info")
