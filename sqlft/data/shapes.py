@@ -22,7 +22,8 @@ ROLES = {
     "assistant": "assistant", "gpt": "assistant", "ai": "assistant", "bot": "assistant", "model": "assistant",
 }  # fmt: skip
 SHOWN_COLUMNS = 20
-CHUNK = 1000
+CHUNK_CHARACTERS = 100_000_000
+"""A batch's texts must stay below Arrow's 2 GB."""
 
 
 class Recognised(NamedTuple):
@@ -45,8 +46,15 @@ def recognise(rows: pa.Table, prompt: Prompt, predict: str) -> Recognised:
 
 def table_of(conversations: Sequence[Conversation]) -> pa.Table:
     """A table of one column, messages: list<struct<role: string, content: string>>."""
-    batches = [_batch(conversations[i : i + CHUNK]) for i in range(0, len(conversations), CHUNK)]
-    return pa.Table.from_batches(batches, MESSAGES)
+    batches: list[list[Conversation]] = [[]]
+    size = 0
+    for c in conversations:
+        if size > CHUNK_CHARACTERS:
+            batches.append([])
+            size = 0
+        batches[-1].append(c)
+        size += sum(len(t.content) for t in c.turns)
+    return pa.Table.from_batches([_batch(b) for b in batches], MESSAGES)
 
 
 class _Rows:

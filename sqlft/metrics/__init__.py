@@ -1,1 +1,51 @@
-"""metrics."""
+"""Scores, one a row: ``METRICS[name](actual=pa.Array, prediction=pa.Array, **options) -> pa.DoubleArray``.
+
+A row without an actual value has no score (NULL); one without a prediction scores 0.  Another package
+adds a metric with an entry point of the group ``sqlft.metrics``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, Protocol
+
+from sqlft import plugins
+from sqlft.errors import NotFound, did_you_mean
+
+GROUP = "sqlft.metrics"
+BUILT_IN = {
+    "exact_match": "sqlft.metrics.exact_match",
+    "token_f1": "sqlft.metrics.token_f1",
+}
+
+
+class Metric(Protocol):
+    """One score a row, as a pa.DoubleArray."""
+
+    def __call__(self, *, actual: Any, prediction: Any, **options: Any) -> Any: ...
+
+
+class _Metrics(Mapping[str, Metric]):
+    """Names without import; a metric is loaded when it is taken out."""
+
+    def __getitem__(self, name: str) -> Metric:
+        if name in BUILT_IN:
+            return getattr(import_module(BUILT_IN[name]), name)  # type: ignore[no-any-return]
+        if name in plugins.found(GROUP):
+            return plugins.found(GROUP)[name].load()  # type: ignore[no-any-return]
+        raise NotFound(
+            f"There is no metric '{name}'.{did_you_mean(name, self)}", f"There are: {', '.join(sorted(self))}."
+        )
+
+    def __contains__(self, name: object) -> bool:
+        return name in BUILT_IN or name in plugins.found(GROUP)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**BUILT_IN, **plugins.found(GROUP)})
+
+    def __len__(self) -> int:
+        return len({**BUILT_IN, **plugins.found(GROUP)})
+
+
+METRICS: Mapping[str, Metric] = _Metrics()
