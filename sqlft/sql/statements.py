@@ -40,7 +40,7 @@ class Source(NamedTuple):
 
 
 Options = Mapping[str, Any]
-"""USING's keys (nested ones as mappings) and values: None, bool, int, float, str, list, dict, Parameter, Env, Source."""
+"""USING's keys, nested ones as mappings; values are None, bool, int, float, str, list, dict, Parameter, Env, Source."""
 
 
 @dataclass(frozen=True, kw_only=True)

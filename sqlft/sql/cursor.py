@@ -1,0 +1,202 @@
+"""A place among a statement's tokens; it remembers what would have been welcome there, for the error."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlft.errors import StatementError, did_you_mean
+from sqlft.sql.lexer import Token, parameters
+from sqlft.sql.statements import Name, Parameter, Source
+
+# Words that begin a clause of ours: as a name they need quotes, so that a forgotten name is seen.
+RESERVED = frozenset({"FROM", "USING", "PREDICT", "SELECT", "WHERE", "TO", "ON", "AS", "LIKE"})
+QUERY_WORDS = frozenset(
+    {"SELECT", "WITH", "FROM", "VALUES", "TABLE", "DESCRIBE", "SHOW", "SUMMARIZE", "PIVOT", "UNPIVOT"}
+)
+NAMES = ("word", "quoted", "string")
+
+
+class Part(NamedTuple):
+    """One part of a dotted name: a word, or a version's number."""
+
+    value: str | int
+    token: Token
+
+
+class Cursor:
+    """Tokens `index` … of one statement of `text`; `usage` is its syntax as errors show it."""
+
+    def __init__(self, text: str, tokens: list[Token], index: int = 0, usage: str = "") -> None:
+        self.text = text
+        self.tokens = tokens
+        self.index = index
+        self.usage = usage
+        end = tokens[-1].end if tokens else len(text)
+        self._end = Token("end", "", end, end)
+        self._welcome: list[str] = []
+
+    @property
+    def token(self) -> Token:
+        """The one at this place; kind `end` behind the last."""
+        return self.peek(0)
+
+    def peek(self, ahead: int) -> Token:
+        """The token so many further on."""
+        place = self.index + ahead
+        return self.tokens[place] if place < len(self.tokens) else self._end
+
+    def next(self) -> Token:
+        """Steps over this token."""
+        token = self.token
+        self.index += 1
+        self._welcome.clear()
+        return token
+
+    def at(self, *words: str) -> bool:
+        """Whether these words come next, unquoted."""
+        return all(self.peek(i).word == word for i, word in enumerate(words))
+
+    def skip(self, *words: str) -> bool:
+        """Steps over these words if they come next."""
+        if not self.at(*words):
+            self._welcome.append(" ".join(words))
+            return False
+        for _ in words:
+            self.next()
+        return True
+
+    def skip_op(self, sign: str) -> bool:
+        """Steps over an operator or a bracket if it comes next."""
+        if self.token.kind != "op" or self.token.text != sign:
+            self._welcome.append(f"'{sign}'")
+            return False
+        self.next()
+        return True
+
+    def expect(self, *words: str) -> None:
+        """Steps over these words, or fails."""
+        if not self.skip(*words):
+            raise self.unexpected()
+
+    def expect_op(self, sign: str) -> None:
+        """Steps over the operator, or fails."""
+        if not self.skip_op(sign):
+            raise self.unexpected()
+
+    def expect_end(self) -> None:
+        """Fails if there is more."""
+        if self.token.kind != "end":
+            self._welcome.append("the end of the statement")
+            raise self.unexpected()
+
+    def unexpected(self, *welcome: str) -> StatementError:
+        """The error for this token: what it is, and all that would have been welcome."""
+        expected = list(dict.fromkeys([*welcome, *self._welcome]))
+        found = f"'{_short(self.token.text)}'" if self.token.kind != "end" else "the end of the statement"
+        near = (
+            did_you_mean(self.token.text, (w.split()[0] for w in expected if w[:1].isupper()))
+            if self.token.word
+            else ""
+        )
+        listed = f", expected {' or '.join([', '.join(expected[:-1]), expected[-1]] if expected[1:] else expected)}"
+        return self.error(f"Found {found}{listed if expected else ''}.{near}")
+
+    def error(self, message: str, next_step: str = "", token: Token | None = None) -> StatementError:
+        """An error that points at `token`, else at this one; the next step is the syntax unless given."""
+        return StatementError(message, self.text, (token or self.token).start, next_step or f"Write: {self.usage}")
+
+    def keyword_before_name(self, *words: str) -> bool:
+        """Steps over an optional MODEL; not if that is itself the name: RETRAIN model USING …"""
+        following = self.peek(1)
+        named = following.kind in NAMES and following.word not in RESERVED
+        return self.token.word in words and named and self.skip(self.token.word)
+
+    def identifier(self, what: str) -> str:
+        """A word, "x", `x` or 'x'."""
+        token = self.token
+        if token.kind not in NAMES or token.word in RESERVED:
+            raise self.unexpected(what)
+        if not token.value or "\0" in token.value:
+            raise self.error("This name is empty." if not token.value else "This name has a NUL in it.", token=token)
+        self.next()
+        return token.value
+
+    def dotted(self, what: str) -> list[Part]:
+        """name, or name.name.1 and so on; numbers may lex as `.1`."""
+        first = self.token
+        parts = [Part(self.identifier(what), first)]
+        while True:
+            token = self.token
+            if token.kind == "number" and token.text[0] == ".":
+                parts.append(Part(self._version(token.text[1:]), token))
+            elif token.kind == "op" and token.text == ".":
+                self.next()
+                token = self.token
+                if token.kind == "number":
+                    parts.append(Part(self._version(token.text), token))
+                elif token.kind in NAMES and token.value:
+                    parts.append(Part(token.value, token))
+                else:
+                    raise self.unexpected("a name", "a version's number")
+            else:
+                return parts
+            self.next()
+
+    def name(self, what: str = "a model's name", version: bool = True) -> Name:
+        """[project.]name[.N]; without `version` a number is refused."""
+        parts = self.dotted(what)
+        numbers = [p for p in parts if isinstance(p.value, int)]
+        words = [str(p.value) for p in parts if isinstance(p.value, str)]
+        if numbers and not version:
+            raise self.error(
+                "A version's number does not belong here.", "Leave it out: " + self.usage, numbers[0].token
+            )
+        if numbers[1:] or len(words) > 2 or (numbers and numbers[0] is not parts[-1]):
+            raise self.error("A model is named [project.]name[.N], N being a version's number.", token=parts[-1].token)
+        number = numbers[0].value if numbers else None
+        return Name(words[-1], number if isinstance(number, int) else None, words[0] if words[1:] else None)
+
+    def source(self) -> Source:
+        """What follows FROM: [database] (query)."""
+        if self.token.kind == "op" and self.token.text == "(":
+            return self.query(None)
+        if self.token.word in QUERY_WORDS:
+            raise self.error(
+                "The query must stand in parentheses.", "Write: FROM database (SELECT …), or FROM (SELECT …)"
+            )
+        database = self.identifier("a database's name")
+        return self.query(database)
+
+    def query(self, database: str | None) -> Source:
+        """A query in parentheses, as typed but for comments and `;` at its edges."""
+        opening = self.token
+        self.expect_op("(")
+        first, depth = self.index, 1
+        while depth:
+            token = self.next()
+            if token.kind == "end":
+                raise self.error("This parenthesis is never closed.", "Close it behind the query.", opening)
+            depth += (token.text == "(") - (token.text == ")") if token.kind == "op" else 0
+        inner = self.tokens[first : self.index - 1]
+        while inner and inner[-1].text == ";":
+            inner.pop()
+        if not inner:
+            raise self.error("There is no query between these parentheses.", "Write: FROM database (SELECT …)", opening)
+        before = sum(t.text == "?" for t in self.tokens[:first] if t.kind == "parameter")
+        query = self.text[inner[0].start : inner[-1].end]
+        return Source(query, database, inner[0].start, tuple(parameters(inner, before)))
+
+    def parameter(self) -> Parameter:
+        """The prepared parameter at this place, its position counted over the whole statement."""
+        found = parameters([t for t in self.tokens[: self.index + 1] if t.kind == "parameter"])
+        self.next()
+        return found[-1]
+
+    def _version(self, digits: str) -> int:
+        if not digits.isdecimal() or len(digits) > 18:
+            raise self.error("A version's number is a whole number such as 2.")
+        return int(digits)
+
+
+def _short(text: str, width: int = 40) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,152 @@
+"""Text to tokens with their offsets, by DuckDB's rules of quoting; comments are left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+from sqlft.errors import StatementError
+from sqlft.sql.statements import Parameter
+
+Kind = Literal["word", "quoted", "string", "number", "parameter", "op", "end"]
+
+# All that is not ASCII belongs to words, spaces excepted, as in DuckDB: letters of any script, emoji.
+WORD_START = r"[^\x00-@\[-^`{-\x7f\s]"
+WORD_REST = r"[^\x00-#%-/:-@\[-^`{-\x7f\s]"
+ESCAPED = r"[eE]'(?:[^'\\]|\\.|'')*+'"
+DOLLAR_TAG = rf"\$(?:{WORD_START}(?:(?!\$){WORD_REST})*+)?\$"
+BLANK = r"(?:\s|--[^\n\r]*+)*+"
+
+_TOKEN = re.compile(
+    rf"""{BLANK}(?:
+      (?P<word>     (?![eE]') {WORD_START}{WORD_REST}*+ )
+    | (?P<comment>  /\* )
+    | (?P<string>   '(?:[^']|'')*+' )
+    | (?P<quoted>   "(?:[^"]|"")*+" | `(?:[^`]|``)*+` )
+    | (?P<number>   0[xX][0-9a-fA-F]+
+                  | (?: [0-9][0-9_]*+ (?:\.[0-9][0-9_]*+)? | \.[0-9][0-9_]*+ ) (?:[eE][+-]?[0-9]+)? )
+    | (?P<escaped>  {ESCAPED} )
+    | (?P<dollar>   {DOLLAR_TAG} )
+    | (?P<parameter> \?[0-9]{{0,9}} | \$[0-9]{{1,9}} | \${WORD_START}{WORD_REST}*+ )
+    | (?P<open>     ['"`] | [eE](?=') )
+    | (?P<op>       ::|:=|->>|->|=>|==|<=|>=|<>|!=|\|\||\*\*|// | . )
+    | (?P<end>      \Z )
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{1,2})|([0-7]{1,3})|(.))|''", re.DOTALL)
+_LETTERS = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"b": b"\b", b"f": b"\f"}
+
+
+class Token(NamedTuple):
+    """A piece of text, where it starts and ends, and what it means."""
+
+    kind: Kind
+    text: str
+    start: int
+    end: int
+    value: str = ""
+    """The name, the string or the parameter without its quotes or sign; else the text."""
+
+    @property
+    def word(self) -> str:
+        """In capitals if this is an unquoted word, else empty."""
+        return self.text.upper() if self.kind == "word" else ""
+
+
+def tokens(text: str, start: int = 0, end: int | None = None) -> list[Token]:
+    """The tokens of `text[start:end]`; StatementError where a quote or a comment is never closed."""
+    return list(scan(text, start, len(text) if end is None else end))
+
+
+def scan(text: str, start: int, end: int) -> Iterator[Token]:
+    """The tokens one by one, for who needs only the first."""
+    while match := _TOKEN.match(text, start, end):
+        kind = match.lastgroup
+        first, start = match.span(match.lastindex or 0)
+        if kind == "word" or kind == "op" or kind == "number":
+            piece = text[first:start]
+            yield Token(kind, piece, first, start, piece)  # type: ignore[arg-type]  # mypy does not narrow by ==
+        elif kind == "comment":
+            start = comment_end(text, first, end)
+        elif kind == "end":
+            return
+        else:
+            start = dollar_end(text, first, end) if kind == "dollar" else start
+            if start > 0 and kind != "open":
+                yield _quoted(kind or "", text, first, start)
+        if start < 0 or kind == "open":
+            raise _unterminated(text, first)
+
+
+def parameters(text_or_tokens: str | Iterable[Token], before: int = 0) -> list[Parameter]:
+    """The prepared parameters in order of appearance; a `?` counts on from `before`."""
+    found = tokens(text_or_tokens) if isinstance(text_or_tokens, str) else text_or_tokens
+    keys: list[Parameter] = []
+    for token in found:
+        if token.kind == "parameter":
+            before += token.text == "?"
+            keys.append(Parameter(before if token.text == "?" else _key(token.value)))
+    return keys
+
+
+def comment_end(text: str, start: int, end: int) -> int:
+    """Where the comment that opens at `start` is closed, those inside it too; -1 if never."""
+    depth = 0
+    for edge in _COMMENT_EDGE.finditer(text, start, end):
+        depth += 1 if edge[0] == "/*" else -1
+        if depth == 0:
+            return edge.end()
+    return -1
+
+
+def dollar_end(text: str, start: int, end: int) -> int:
+    """Where the `$tag$` string that opens at `start` is closed; -1 if never."""
+    tag = text[start : text.index("$", start + 1) + 1]
+    close = text.find(tag, start + len(tag), end)
+    return close if close < 0 else close + len(tag)
+
+
+def _quoted(kind: str, text: str, start: int, stop: int) -> Token:
+    piece = text[start:stop]
+    if kind == "quoted":
+        return Token("quoted", piece, start, stop, piece[1:-1].replace(piece[0] * 2, piece[0]))
+    if kind == "string":
+        return Token("string", piece, start, stop, piece[1:-1].replace("''", "'"))
+    if kind == "escaped":
+        return Token("string", piece, start, stop, _unescaped(piece[2:-1], text, start))
+    if kind == "dollar":
+        tag = piece.index("$", 1) + 1
+        return Token("string", piece, start, stop, piece[tag:-tag])
+    return Token("parameter", piece, start, stop, piece[1:])
+
+
+def _key(value: str) -> int | str:
+    return int(value) if value[:1].isdecimal() else value
+
+
+def _unescaped(body: str, text: str, start: int) -> str:
+    try:
+        return _ESCAPE.sub(_escape, body.encode()).decode()
+    except ValueError:
+        message = "This E'…' string has an escape that is no character."
+        raise StatementError(message, text, start, "Write the character itself.") from None
+
+
+def _escape(match: re.Match[bytes]) -> bytes:
+    short, long, byte, octal, letter = match.groups()
+    if short or long:
+        return chr(int(short or long, 16)).encode()
+    if byte or octal:
+        return bytes([int(byte, 16) if byte else int(octal, 8)])
+    return _LETTERS.get(letter, letter) if letter else b"'"
+
+
+def _unterminated(text: str, start: int) -> StatementError:
+    mark = text[start]
+    if mark == "/":
+        return StatementError("This comment is never closed.", text, start, "Close it with */.")
+    what = "quoted name" if mark in '"`' else "string"
+    return StatementError(f"This {what} is never closed.", text, start, "Close it; a quote inside it is written twice.")

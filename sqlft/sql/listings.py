@@ -1,0 +1,119 @@
+"""SHOW and DESCRIBE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlft.sql import statements as s
+from sqlft.sql.cursor import NAMES, Cursor, Part
+
+Shown = Callable[[str | None, str | None], s.Statement]
+
+
+def show_models(c: Cursor) -> s.Statement | None:
+    """SHOW MODELS [FROM|IN project] [LIKE pattern] [WHERE condition]"""
+    if not _shown(c):
+        return None
+    project = None
+    if c.skip("FROM") or c.skip("IN"):
+        project = c.identifier("a project's name")
+    return s.ShowModels(project, _like(c), _where(c))
+
+
+def show_engines(c: Cursor) -> s.Statement | None:
+    """SHOW ML_ENGINES [LIKE pattern] [WHERE condition]"""
+    return s.ShowEngines(_like(c), _where(c)) if _shown(c) else None
+
+
+def show_handlers(c: Cursor) -> s.Statement | None:
+    """SHOW HANDLERS [LIKE pattern] [WHERE condition]"""
+    return s.ShowHandlers(_like(c), _where(c)) if _shown(c) else None
+
+
+def describe_engine(c: Cursor) -> s.Statement | None:
+    """DESCRIBE ML_ENGINE name; a table may have that name."""
+    if c.peek(2).kind not in NAMES:
+        return describe(c)
+    c.next()
+    c.next()
+    name = c.identifier("an engine's name")
+    c.expect_end()
+    return s.DescribeEngine(name)
+
+
+def describe_model(c: Cursor) -> s.Statement | None:
+    """DESCRIBE MODEL name[.N][.attribute]; a table or a model may be named so."""
+    if c.peek(2).kind not in NAMES:
+        return describe(c)
+    c.next()
+    c.next()
+    statement = _described(c, c.dotted("a model's name"), explicit=True)
+    c.expect_end()
+    return statement
+
+
+def describe(c: Cursor) -> s.Statement | None:
+    """DESCRIBE name[.N][.attribute]; DuckDB's where it is more than a name."""
+    c.next()
+    if c.token.kind not in NAMES or any(t.kind not in (*NAMES, "number") and t.text != "." for t in c.tokens[1:]):
+        return None
+    if any(a.kind in NAMES and b.kind in NAMES for a, b in zip(c.tokens[1:], c.tokens[2:], strict=False)):
+        return None
+    return _described(c, c.dotted("a name"), explicit=False)
+
+
+def _described(c: Cursor, parts: list[Part], explicit: bool) -> s.Statement:
+    before: list[str] = []
+    after: list[str] = []
+    number: int | None = None
+    for part in parts:
+        if isinstance(part.value, str):
+            (before if number is None else after).append(part.value)
+        elif number is None:
+            number = part.value
+        else:
+            raise c.error("There are two version numbers.", token=part.token)
+    return _read(c, before, number, after, explicit, parts)
+
+
+def _read(
+    c: Cursor, before: list[str], number: int | None, after: list[str], explicit: bool, parts: list[Part]
+) -> s.Statement:
+    """a.b is model a's attribute b, unless a is the default project; a.b.c a model b of project a."""
+    if len(before) + len(after) > 3 or len(before) > (3 if number is None else 2) or len(after) > 1:
+        raise c.error("A model is named [project.]name[.N][.attribute].", token=parts[-1].token)
+    if number is not None:
+        name = s.Name(before[-1], number, before[0] if before[1:] else None)
+        return s.DescribeModel(name, after[0] if after else None, explicit)
+    if len(before) == 3:
+        return s.DescribeModel(s.Name(before[1], None, before[0]), before[2], explicit)
+    if len(before) == 2 and before[0].lower() != s.DEFAULT_PROJECT:
+        return s.DescribeModel(s.Name(before[0]), before[1], explicit, s.Name(before[1], None, before[0]))
+    return s.DescribeModel(s.Name(before[-1], None, before[0] if before[1:] else None), None, explicit)
+
+
+def _shown(c: Cursor) -> bool:
+    """Steps over SHOW MODELS; False for SHOW models.x, a table of DuckDB's."""
+    c.next()
+    while c.at("FULL") or c.at("EXTENDED"):
+        c.next()
+    c.next()
+    return c.token.text != "."
+
+
+def _like(c: Cursor) -> str | None:
+    if not c.skip("LIKE"):
+        return None
+    if c.token.kind != "string":
+        raise c.unexpected("a pattern such as 'ft%'")
+    return c.next().value
+
+
+def _where(c: Cursor) -> str | None:
+    """The condition as typed, to the end of the statement."""
+    if not c.skip("WHERE"):
+        c.expect_end()
+        return None
+    if c.token.kind == "end":
+        raise c.unexpected("a condition")
+    return c.text[c.token.start : c.tokens[-1].end]

@@ -1,0 +1,160 @@
+"""Text to statements: a table from keywords to methods; what is not in it is DuckDB's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from difflib import get_close_matches
+
+from sqlft.errors import StatementError
+from sqlft.sql import definitions, listings, training
+from sqlft.sql import statements as s
+from sqlft.sql.cursor import Cursor
+from sqlft.sql.lexer import Token, scan, tokens
+from sqlft.sql.plain import certainly_plain, has_using_tail, maybe_ours, plain
+from sqlft.sql.split import Span, split
+
+__all__ = ["STATEMENTS", "has_using_tail", "maybe_ours", "parse"]
+
+Method = Callable[[Cursor], s.Statement | None]
+"""Reads a statement from its first word on; None if it turns out to be DuckDB's."""
+
+STATEMENTS: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
+    ("CREATE", "MODEL"): (definitions.create_model, s.CreateModel),
+    ("CREATE", "PREDICTOR"): (definitions.create_model, s.CreateModel),
+    ("CREATE", "ANOMALY"): (definitions.no_detection, s.CreateModel),
+    ("CREATE", "PROJECT"): (definitions.no_project, s.CreateModel),
+    ("CREATE", "ML_ENGINE"): (definitions.create_engine, s.CreateEngine),
+    ("CREATE", "DATABASE"): (definitions.create_database, s.CreateDatabase),
+    ("DROP", "MODEL"): (definitions.drop_model, s.DropModel),
+    ("DROP", "PREDICTOR"): (definitions.drop_model, s.DropModel),
+    ("DROP", "ML_ENGINE"): (definitions.drop_engine, s.DropEngine),
+    ("DROP", "CACHE"): (definitions.drop_cache, s.DropCache),
+    ("ALTER", "MODEL"): (definitions.rename_model, s.RenameModel),
+    ("ALTER", "PREDICTOR"): (definitions.rename_model, s.RenameModel),
+    ("RENAME", ""): (definitions.rename_model, s.RenameModel),
+    ("FINETUNE", ""): (training.finetune, s.Finetune),
+    ("RETRAIN", ""): (training.retrain, s.Retrain),
+    ("CANCEL", ""): (training.cancel, s.CancelModel),
+    ("RESUME", ""): (training.resume, s.ResumeModel),
+    ("EVALUATE", ""): (training.evaluate, s.Evaluate),
+    ("SET", "ACTIVE"): (training.set_active, s.SetActive),
+    ("SET", "MODEL_ACTIVE"): (training.set_active, s.SetActive),
+    ("SHOW", "MODELS"): (listings.show_models, s.ShowModels),
+    ("SHOW", "PREDICTORS"): (listings.show_models, s.ShowModels),
+    ("SHOW", "ML_ENGINES"): (listings.show_engines, s.ShowEngines),
+    ("SHOW", "HANDLERS"): (listings.show_handlers, s.ShowHandlers),
+    ("DESCRIBE", "MODEL"): (listings.describe_model, s.DescribeModel),
+    ("DESCRIBE", "PREDICTOR"): (listings.describe_model, s.DescribeModel),
+    ("DESCRIBE", "ML_ENGINE"): (listings.describe_engine, s.DescribeEngine),
+    ("DESCRIBE", ""): (listings.describe, s.DescribeModel),
+}
+SAME = {"DESC": "DESCRIBE"}
+PASSED_OVER = {"CREATE": ("OR", "REPLACE"), "SHOW": ("FULL", "EXTENDED")}
+MISSPELT = {
+    "CREATE": ("MODEL", "PREDICTOR", "ML_ENGINE"),
+    "DROP": ("MODEL", "PREDICTOR", "ML_ENGINE", "CACHE"),
+    "ALTER": ("MODEL",),
+    "": ("FINETUNE", "RETRAIN", "EVALUATE"),
+}
+HEADING = 5
+
+
+def parse(text: str) -> list[s.Statement]:
+    """Every statement of the text; StatementError where one of ours is wrong, never for DuckDB's."""
+    spans = split(text)[::-1]
+    found: list[s.Statement] = []
+    while spans:
+        span = spans.pop()
+        if certainly_plain(text, span.start):
+            found.append(plain(text, *span))
+        else:
+            found.append(_statement(text, span, spans))
+    return found
+
+
+def _statement(text: str, span: Span, following: list[Span]) -> s.Statement:
+    heading = _heading(text, span)
+    entry = _entry(heading)
+    if entry is None:
+        _check_spelling(text, heading)
+        return plain(text, *span)
+    method, kind = entry
+    found = _whole(text, tokens(text, *span), following)
+    statement = method(Cursor(text, found, usage=_usage(kind)))
+    if statement is None:
+        return plain(text, *span)
+    _check_characters(text, found)
+    start, end = found[0].start, found[-1].end
+    return replace(statement, text=text[start:end], offset=start)
+
+
+def _heading(text: str, span: Span) -> list[Token]:
+    """The first few tokens, also of a text that goes wrong later."""
+    found: list[Token] = []
+    try:
+        for token in scan(text, *span):
+            found.append(token)
+            if len(found) == HEADING:
+                break
+    except StatementError:
+        pass
+    return found
+
+
+def _entry(heading: list[Token]) -> tuple[Method, type[s.Statement]] | None:
+    verb, kind = _keywords(heading)
+    return STATEMENTS.get((verb, kind.upper())) or STATEMENTS.get((verb, ""))
+
+
+def _keywords(heading: list[Token]) -> tuple[str, str]:
+    words = [t.word for t in heading] or [""]
+    verb = SAME.get(words[0], words[0])
+    rest = (w for w in words[1:] if w not in PASSED_OVER.get(verb, ()))
+    return verb, next(rest, "")
+
+
+def _whole(text: str, found: list[Token], following: list[Span]) -> list[Token]:
+    """The statement's tokens, with those behind a `;` that stands inside a query's parentheses."""
+    depth, more = _depth(found), list(found)
+    for ahead in range(1, len(following) + 1 if depth > 0 else 1):
+        span = following[-ahead]
+        further = tokens(text, more[-1].end, span.end)
+        more += further
+        depth += _depth(further)
+        if depth <= 0:
+            del following[-ahead:]
+            return more
+    return found
+
+
+def _depth(found: list[Token]) -> int:
+    return sum((t.text == "(") - (t.text == ")") for t in found if t.kind == "op")
+
+
+def _check_spelling(text: str, heading: list[Token]) -> None:
+    """CREATE MODLE, FINETUN: DuckDB's own error would say less."""
+    verb, kind = _keywords(heading)
+    word, known = (kind, MISSPELT[verb]) if verb in MISSPELT else (verb, MISSPELT[""])
+    near = get_close_matches(word, known, n=1, cutoff=0.8)
+    if near:
+        token = next(t for t in heading if t.word == word)
+        raise StatementError(f"Found '{token.text}'. Did you mean '{near[0]}'?", text, token.start, "Correct the word.")
+
+
+def _check_characters(text: str, found: list[Token]) -> None:
+    for token in found:
+        if not token.text.isascii() and not _encodes(token.text):
+            raise StatementError("This is not valid Unicode text.", text, token.start, "Remove the broken characters.")
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _usage(kind: type[s.Statement]) -> str:
+    return (kind.__doc__ or "").partition(";")[0]
