@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sqlft.errors import StatementError, did_you_mean
 from sqlft.sql.lexer import Token, parameters
+from sqlft.sql.masking import masked, wrong
 from sqlft.sql.statements import Name, Parameter, Source
 
 # Words that begin a clause of ours: as a name they need quotes, so that a forgotten name is seen.
@@ -92,18 +93,20 @@ class Cursor:
     def unexpected(self, *welcome: str) -> StatementError:
         """The error for this token: what it is, and all that would have been welcome."""
         expected = list(dict.fromkeys([*welcome, *self._welcome]))
-        found = f"'{_short(self.token.text)}'" if self.token.kind != "end" else "the end of the statement"
-        near = (
-            did_you_mean(self.token.text, (w.split()[0] for w in expected if w[:1].isupper()))
-            if self.token.word
-            else ""
-        )
-        listed = f", expected {' or '.join([', '.join(expected[:-1]), expected[-1]] if expected[1:] else expected)}"
-        return self.error(f"Found {found}{listed if expected else ''}.{near}")
+        words = [w.split()[0] for w in expected if w[:1].isupper() and self.token.word]
+        listed = " or ".join([", ".join(expected[:-1]), expected[-1]] if expected[1:] else expected)
+        found = f"Found {self._shown()}, expected {listed}." if listed else f"{self._shown()} cannot stand here."
+        return self.error(found + did_you_mean(self.token.text, words))
 
     def error(self, message: str, next_step: str = "", token: Token | None = None) -> StatementError:
         """An error that points at `token`, else at this one; the next step is the syntax unless given."""
-        return StatementError(message, self.text, (token or self.token).start, next_step or f"Write: {self.usage}")
+        return wrong(message, self.text, (token or self.token).start, next_step or f"Write: {self.usage}")
+
+    def _shown(self, width: int = 40) -> str:
+        if self.token.kind == "end":
+            return "the end of the statement"
+        text = masked(self.text)[self.token.start : self.token.end]
+        return f"'{text}'" if len(text) <= width else f"'{text[: width - 1]}…'"
 
     def keyword_before_name(self, *words: str) -> bool:
         """Steps over an optional MODEL; not if that is itself the name: RETRAIN model USING …"""
@@ -148,9 +151,7 @@ class Cursor:
         numbers = [p for p in parts if isinstance(p.value, int)]
         words = [str(p.value) for p in parts if isinstance(p.value, str)]
         if numbers and not version:
-            raise self.error(
-                "A version's number does not belong here.", "Leave it out: " + self.usage, numbers[0].token
-            )
+            raise self.error("A version's number does not belong here.", token=numbers[0].token)
         if numbers[1:] or len(words) > 2 or (numbers and numbers[0] is not parts[-1]):
             raise self.error("A model is named [project.]name[.N], N being a version's number.", token=parts[-1].token)
         number = numbers[0].value if numbers else None
@@ -161,10 +162,10 @@ class Cursor:
         if self.token.kind == "op" and self.token.text == "(":
             return self.query(None)
         if self.token.word in QUERY_WORDS:
-            raise self.error(
-                "The query must stand in parentheses.", "Write: FROM database (SELECT …), or FROM (SELECT …)"
-            )
+            raise self.error("The query must stand in parentheses.", "Write: FROM database (SELECT …)")
         database = self.identifier("a database's name")
+        if self.token.word in QUERY_WORDS:
+            raise self.error("The query must stand in parentheses.", f"Write: FROM {database} (SELECT …)")
         return self.query(database)
 
     def query(self, database: str | None) -> Source:
@@ -196,7 +197,3 @@ class Cursor:
         if not digits.isdecimal() or len(digits) > 18:
             raise self.error("A version's number is a whole number such as 2.")
         return int(digits)
-
-
-def _short(text: str, width: int = 40) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

@@ -31,7 +31,7 @@ def predicted(c: Cursor) -> tuple[str, str | None]:
     """col [AS alias]."""
     if c.token.text == "(":
         raise c.error(
-            "Answers with a typed schema are not supported.", "Name one column, as in PREDICT answer; it is text."
+            "Answers with a typed schema are not supported in this release.", "Name one column of text: PREDICT answer"
         )
     if c.token.text == "*":
         raise c.error("PREDICT needs the name of a column.", "Write: PREDICT answer")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from sqlft.errors import StatementError
+from sqlft.sql.masking import wrong
 from sqlft.sql.statements import Parameter
 
 Kind = Literal["word", "quoted", "string", "number", "parameter", "op", "end"]
@@ -132,7 +133,7 @@ def _unescaped(body: str, text: str, start: int) -> str:
         return _ESCAPE.sub(_escape, body.encode()).decode()
     except ValueError:
         message = "This E'…' string has an escape that is no character."
-        raise StatementError(message, text, start, "Write the character itself.") from None
+        raise wrong(message, text, start, "Write the character itself.") from None
 
 
 def _escape(match: re.Match[bytes]) -> bytes:
@@ -147,6 +148,6 @@ def _escape(match: re.Match[bytes]) -> bytes:
 def _unterminated(text: str, start: int) -> StatementError:
     mark = text[start]
     if mark == "/":
-        return StatementError("This comment is never closed.", text, start, "Close it with */.")
+        return wrong("This comment is never closed.", text, start, "Close it with */.")
     what = "quoted name" if mark in '"`' else "string"
-    return StatementError(f"This {what} is never closed.", text, start, "Close it; a quote inside it is written twice.")
+    return wrong(f"This {what} is never closed.", text, start, "Close it; a quote inside it is written twice.")

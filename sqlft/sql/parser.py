@@ -11,6 +11,7 @@ from sqlft.sql import definitions, listings, training
 from sqlft.sql import statements as s
 from sqlft.sql.cursor import Cursor
 from sqlft.sql.lexer import Token, scan, tokens
+from sqlft.sql.masking import wrong
 from sqlft.sql.plain import certainly_plain, has_using_tail, maybe_ours, plain
 from sqlft.sql.split import Span, split
 
@@ -139,13 +140,13 @@ def _check_spelling(text: str, heading: list[Token]) -> None:
     near = get_close_matches(word, known, n=1, cutoff=0.8)
     if near:
         token = next(t for t in heading if t.word == word)
-        raise StatementError(f"Found '{token.text}'. Did you mean '{near[0]}'?", text, token.start, "Correct the word.")
+        raise wrong(f"Found '{token.text}'. Did you mean '{near[0]}'?", text, token.start, "Correct the word.")
 
 
 def _check_characters(text: str, found: list[Token]) -> None:
     for token in found:
         if not token.text.isascii() and not _encodes(token.text):
-            raise StatementError("This is not valid Unicode text.", text, token.start, "Remove the broken characters.")
+            raise wrong("This is not valid Unicode text.", text, token.start, "Remove the broken characters.")
 
 
 def _encodes(text: str) -> bool:

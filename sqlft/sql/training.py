@@ -21,7 +21,8 @@ def retrain(c: Cursor) -> s.Statement:
     source = c.source() if c.skip("FROM") else None
     if c.at("PREDICT"):
         raise c.error(
-            "RETRAIN keeps the column that CREATE MODEL named.", "Leave PREDICT out, or CREATE OR REPLACE MODEL."
+            "RETRAIN keeps the column that CREATE MODEL named.",
+            "Leave PREDICT out, or make the model anew with CREATE OR REPLACE MODEL.",
         )
     return s.Retrain(name, source, using(c))
 
