@@ -1,0 +1,450 @@
+"""The conformance suite: what sqlft relies on in a handler.  Five lines test one::
+
+    class TestMine(HandlerConformance):
+        handler = Mine
+        base = "tiny"
+        predict_options = {"max_tokens": 8}
+        train_options = {"n_epochs": 2}
+
+pytest finds the inherited tests; those for training and embedding are there if the handler trains or embeds.
+Needs no pytest to import.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import pyarrow as pa
+
+from sqlft.errors import Cancelled, OptionError
+from sqlft.handler import (
+    Artifact,
+    Completion,
+    Embedder,
+    Handler,
+    Message,
+    ModelSpec,
+    Predictor,
+    Progress,
+    Request,
+    RowError,
+    Trainer,
+    TrainingSet,
+)
+from sqlft.options import build, options_of
+
+T = TypeVar("T")
+HEAVY = ("torch", "transformers", "tensorflow", "jax", "vllm", "openai", "pandas")
+UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".so", ".py", ".pyc")
+ODD_TEXTS = ("", " ", "naïve “quotes” 'and' \"more\"", "数据库 שלום 😀👩‍👩‍👧", "{{x}} ${y} %s \\n", "a\x00b\tc\r\nd")
+CAPITALS = (
+    "France Paris",
+    "Japan Tokyo",
+    "Peru Lima",
+    "Kenya Nairobi",
+    "Norway Oslo",
+    "Egypt Cairo",
+    "Cuba Havana",
+    "Iraq Baghdad",
+)
+
+
+class HandlerConformance:
+    """Inherit, say which `handler`, and what it needs to be asked; the rest has defaults."""
+
+    handler: ClassVar[type[Handler]]
+    base: ClassVar[str] = "base"
+    engine_options: ClassVar[Mapping[str, Any]] = {}
+    model_options: ClassVar[Mapping[str, Any]] = {}
+    predict_options: ClassVar[Mapping[str, Any]] = {}
+    train_options: ClassVar[Mapping[str, Any]] = {}
+    window: ClassVar[int] = 64
+    """The most requests it may have pulled and not answered."""
+    bad_messages: ClassVar[Sequence[tuple[str, str]] | None] = None
+    """(role, content) of a request that it cannot answer, if there is one."""
+    long_text: ClassVar[str] = "many words " * 1000
+    conversations: ClassVar[Sequence[Sequence[tuple[str, str]]]] = [
+        [("user", f"The capital of {c.split()[0]}?"), ("assistant", c.split()[1])] for c in CAPITALS
+    ]
+    """What it trains on: enough for three steps at least."""
+    patience: ClassVar[float] = 300.0
+    """Seconds after which it counts as hung."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        given = getattr(cls, "handler", Handler)
+        for prefix, applies in (
+            ("test_training_", issubclass(given, Trainer)),
+            ("test_embedding_", issubclass(given, Embedder)),
+            ("test_bad_", cls.bad_messages is not None),
+        ):
+            for name in [n for n in dir(cls) if n.startswith(prefix)]:
+                setattr(cls, name, getattr(HandlerConformance, name) if applies else None)
+
+    # what a subclass may use in tests of its own
+
+    def made(self) -> Handler:
+        """The handler, constructed as sqlft does."""
+        return self.handler(build(self.handler.engine_options, self.engine_options, "the engine"))
+
+    def spec(self) -> ModelSpec:
+        """The model that is asked."""
+        return ModelSpec(self.base, build(self.handler.model_options, self.model_options, "the model"))
+
+    def opened(self, artifact: Artifact | None = None) -> Predictor:
+        """A predictor of the base, or of an artifact."""
+        options = build(self.handler.predict_options, self.predict_options, "the query")
+        return self.made().open(self.spec(), artifact, options)
+
+    def ask(self, *contents: str, artifact: Artifact | None = None) -> list[Completion]:
+        """Answers to texts, whose ids are 0, 1, 2 …, ordered by id."""
+        return self._ask(_requests(contents), artifact)
+
+    # every handler
+
+    def test_constructs_without_heavy_imports_or_network(self) -> None:
+        """Constructing is cheap: SHOW MODELS must not wait for torch."""
+        where = inspect.getsourcefile(self.handler) or ""
+        given = [
+            self.handler.__module__,
+            where,
+            self.handler.__qualname__,
+            json.dumps(dict(self.engine_options)),
+            *HEAVY,
+        ]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        done = subprocess.run([sys.executable, "-c", _CONSTRUCT, *given], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, (
+            f"constructing {self.handler.__name__} failed, or is not cheap:\n{done.stderr[-2000:]}"
+        )
+
+    def test_checks_the_model(self) -> None:
+        """`check` has nothing against a model that it can make."""
+        self._within(lambda: self.made().check(self.spec()))
+
+    def test_answers_every_request_once(self) -> None:
+        """In any order, each with its id, a text or an error."""
+        requests = [Request(i, (Message("user", f"Say {i}"),)) for i in (100, 3, 7, 2, 10**9, 0, 41, 5)]
+        answers = self._ask(requests)
+        assert sorted(c.id for c in answers) == sorted(r.id for r in requests), "one answer a request, with its id"
+
+    def test_answers_conversations(self) -> None:
+        """A system message and earlier turns are part of what is asked."""
+        turns = [("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi!"), ("user", "And then?")]
+        [answer] = self._ask([Request(1, tuple(Message(*t) for t in turns))])
+        assert answer.text is not None, f"a conversation of four messages got no answer: {answer.error}"
+
+    def test_answers_nothing_to_nothing(self) -> None:
+        """No requests, no completions."""
+        assert self._ask([]) == []
+
+    def test_answers_odd_and_long_texts(self) -> None:
+        """Whatever is in a row, it gets an answer or an error of its own."""
+        texts = [*ODD_TEXTS, self.long_text, "still here"]
+        answers = self.ask(*texts)
+        assert [c.id for c in answers] == list(range(len(texts)))
+        assert answers[-1].text is not None, f"an odd row spoiled a good one: {answers[-1].error}"
+
+    def test_pulls_no_further_than_its_window(self) -> None:
+        """A LIMIT must not cost a call a row of the table."""
+        pulled = 0
+
+        def endless() -> Iterator[Request]:
+            nonlocal pulled
+            while pulled < 100 * self.window:
+                pulled += 1
+                yield Request(pulled, (Message("user", f"Say {pulled}"),))
+
+        def first() -> None:
+            predictor = self.opened()
+            try:
+                completions = iter(predictor.predict(endless()))
+                next(completions)
+                assert pulled <= self.window, (
+                    f"{pulled} requests were pulled for the first answer; the window is {self.window}"
+                )
+                _close(completions)
+            finally:
+                predictor.close()
+
+        self._within(first)
+
+    def test_closes_early_and_twice(self) -> None:
+        """A query may stop in the middle; afterwards the handler serves on."""
+
+        def stop() -> None:
+            predictor = self.opened()
+            completions = iter(predictor.predict(iter(_requests(["a", "b", "c"]))))
+            next(completions)
+            _close(completions)
+            predictor.close()
+            predictor.close()
+
+        self._within(stop)
+        self._within(lambda: self.opened().close())
+        assert len(self.ask("again")) == 1
+
+    def test_two_may_be_open_at_once(self) -> None:
+        """One query may ask two versions, each in turn."""
+
+        def both() -> list[list[Completion]]:
+            predictors = [self.opened(), self.opened()]
+            answers = [iter(p.predict(iter(_requests(["a", "b"])))) for p in predictors]
+            found = [[next(a)] for a in answers]
+            for kept, rest in zip(found, answers, strict=True):
+                kept.extend(rest)
+            for p in predictors:
+                p.close()
+            return found
+
+        assert [sorted(c.id for c in one) for one in self._within(both)] == [[0, 1], [0, 1]]
+
+    def test_counts_tokens_or_does_not(self) -> None:
+        """None, or one count a text."""
+        texts = ["one", "one two three four five six", ""]
+        counts = self._within(lambda: self.made().count_tokens(texts, self.spec()))
+        assert counts is None or len(counts) == len(texts), "one count a text"
+        assert counts is None or (all(isinstance(n, int) and n >= 0 for n in counts) and counts[1] > counts[0])
+
+    def test_refuses_unknown_options(self) -> None:
+        """Options are declared, so that a slip is answered with the name that was meant."""
+        for what, cls in self._option_classes():
+            assert cls is not dict, f"{what} is dict, which takes everything: declare a dataclass"
+            names = list(options_of(cls))
+            slip = f"{names[0]}x" if names else "unheard_of"
+            refusal = _refusal(cls, slip, what)
+            assert refusal, f"{what} takes the unknown option {slip}"
+            assert not names or "Did you mean" in refusal, f"{what}: no suggestion for {slip}"
+
+    def test_documents_its_options(self) -> None:
+        """The documentation's tables are made from them."""
+        bare = [
+            f"{what}.{o.name}" for what, cls in self._option_classes() for o in options_of(cls).values() if not o.doc
+        ]
+        assert not bare, (
+            f"options without a line of documentation, Annotated[type, 'what it is for']: {', '.join(bare)}"
+        )
+
+    # with bad_messages
+
+    def test_bad_rows_are_errors_of_their_own(self) -> None:
+        """Neither a NULL nor an empty text, and the rows around it are answered."""
+        bad = Request(1, tuple(Message(*m) for m in self.bad_messages or ()))
+        answers = {c.id: c for c in self._ask([*_requests(["a"]), bad, Request(2, (Message("user", "b"),))])}
+        assert answers[1].error is not None, f"the bad row got the text {answers[1].text!r} and no error"
+        assert answers[1].text is None
+        assert answers[0].text is not None
+        assert answers[2].text is not None
+
+    # trainers
+
+    def test_training_makes_an_artifact_that_answers_elsewhere(self, tmp_path: Path) -> None:
+        """Reported steps rise; the files are safe, and answer from another folder when the workdir is gone."""
+        artifact, reports = self._trained(tmp_path / "work")
+        _check_reports(reports)
+        _check_files(artifact, tmp_path / "work")
+        moved = _moved(artifact, tmp_path / "work")
+        [answer] = self.ask("The capital of Japan?", artifact=moved)
+        assert answer.text is not None, f"what was trained does not answer: {answer.error}"
+
+    def test_training_goes_on_from_an_artifact(self, tmp_path: Path) -> None:
+        """FINETUNE of a version that was trained."""
+        first = _moved(self._trained(tmp_path / "first")[0], tmp_path / "first")
+        second, _ = self._trained(tmp_path / "second", start=first)
+        [answer] = self.ask("The capital of Japan?", artifact=second)
+        assert answer.text is not None, f"what was trained does not answer: {answer.error}"
+
+    def test_training_stops_when_told_and_resumes(self, tmp_path: Path) -> None:
+        """Cancelled passes through; the same workdir goes on from there."""
+        whole = self._trained(tmp_path / "whole")[1]
+        later = [p.step for p in whole if p.step > whole[0].step]
+        assert later, "it reports one step only: give train_options and conversations with which it takes three or more"
+        try:
+            self._trained(tmp_path / "work", stop_at=later[0])
+        except Cancelled:
+            pass
+        else:
+            raise AssertionError("report raised Cancelled, and train went on to the end")
+        artifact, reports = self._trained(tmp_path / "work")
+        again = "trained again on the workdir of a cancelled training it"
+        assert reports, f"{again} reports nothing"
+        assert reports[0].step > whole[0].step, f"{again} starts at step {reports[0].step} as from scratch"
+        assert len(reports) < len(whole), f"{again} takes {len(reports)} reports, from scratch {len(whole)}"
+        _check_files(artifact, tmp_path / "work")
+
+    # embedders
+
+    def test_embedding_gives_a_vector_a_text(self) -> None:
+        """In order, all of one length, of finite numbers."""
+        made = self.made()
+        assert isinstance(made, Embedder)
+        vectors = [
+            list(v) for v in self._within(lambda: list(made.embed(iter(["a", "b", "", "a"]), self.spec(), None)))
+        ]
+        assert len(vectors) == 4
+        assert len({len(v) for v in vectors}) == 1
+        assert all(math.isfinite(x) for v in vectors for x in v)
+        assert all(math.isclose(x, y, abs_tol=1e-3) for x, y in zip(vectors[0], vectors[3], strict=True))
+
+    def _option_classes(self) -> list[tuple[str, type]]:
+        kinds = ["engine_options", "model_options", "predict_options"]
+        kinds += ["train_options"] if issubclass(self.handler, Trainer) else []
+        return [(kind, getattr(self.handler, kind)) for kind in kinds]
+
+    def _ask(self, requests: Sequence[Request], artifact: Artifact | None = None) -> list[Completion]:
+        def answers() -> list[Completion]:
+            predictor = self.opened(artifact)
+            try:
+                return list(predictor.predict(iter(requests)))
+            finally:
+                predictor.close()
+
+        found = self._within(answers)
+        for completion in found:
+            _check_completion(completion)
+        return sorted(found, key=lambda c: c.id)
+
+    def _trained(
+        self, workdir: Path, start: Artifact | None = None, stop_at: int | None = None
+    ) -> tuple[Artifact, list[Progress]]:
+        handler = self.made()
+        assert isinstance(handler, Trainer)
+        workdir.mkdir(exist_ok=True)
+        table = _table(self.conversations)
+        data = TrainingSet(table, table.slice(0, 2))
+        options = build(handler.train_options, self.train_options, "the training")
+        reports: list[Progress] = []
+
+        def report(progress: Progress) -> None:
+            reports.append(progress)
+            if stop_at is not None and progress.step >= stop_at:
+                raise Cancelled("The conformance suite stops it.", "Train again on the same workdir.")
+
+        return self._within(lambda: handler.train(self.spec(), start, data, options, workdir, report)), reports
+
+    def _within(self, work: Callable[[], T]) -> T:
+        """Run as sqlft does, in another thread; a handler that hangs fails instead of holding everything up."""
+        done: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue()
+
+        def run() -> None:
+            try:
+                done.put((work(), None))
+            except BaseException as e:
+                done.put((None, e))
+
+        threading.Thread(target=run, daemon=True).start()
+        try:
+            result, error = done.get(timeout=self.patience)
+        except queue.Empty:
+            raise AssertionError(f"{self.handler.__name__} hangs: nothing within {self.patience:g} seconds") from None
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+
+_CONSTRUCT = """
+import importlib, importlib.util, json, socket, sys
+name, path, qualname, options, *heavy = sys.argv[1:]
+def refuse(*a, **k):
+    raise AssertionError("the constructor uses the network")
+socket.socket.connect = socket.getaddrinfo = refuse
+try:
+    module = importlib.import_module(name)
+except ImportError:
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+from sqlft.options import build
+for part in qualname.split("."):
+    module = getattr(module, part)
+module(build(module.engine_options, json.loads(options), "the engine"))
+loaded = [n for n in heavy if n in sys.modules]
+assert not loaded, f"the constructor or the module imports {', '.join(loaded)}: import them where they are needed"
+"""
+
+
+def _requests(contents: Iterable[str]) -> list[Request]:
+    return [Request(i, (Message("user", text),)) for i, text in enumerate(contents)]
+
+
+def _refusal(cls: type, name: str, what: str) -> str:
+    try:
+        build(cls, {name: 1}, what)
+    except OptionError as e:
+        return e.message
+    return ""
+
+
+def _close(completions: Iterator[Completion]) -> None:
+    if isinstance(completions, Generator):
+        completions.close()
+
+
+def _check_completion(completion: Completion) -> None:
+    assert isinstance(completion, Completion), f"a {type(completion).__name__} where a Completion belongs"
+    if completion.error is None:
+        assert isinstance(completion.text, str), f"request {completion.id} has neither a text nor an error"
+    else:
+        assert isinstance(completion.error, RowError), "an error is a RowError"
+        assert completion.error.code, "an error has a code"
+        assert completion.error.message, "an error has a message"
+        assert completion.text is None, f"request {completion.id} has a text and an error"
+
+
+def _check_reports(reports: Sequence[Progress]) -> None:
+    steps = [p.step for p in reports]
+    assert steps, "training reports no progress"
+    assert steps == sorted(steps), f"reported steps go back: {steps}"
+    assert all(p.total_steps is None or p.step <= p.total_steps for p in reports), "a step beyond total_steps"
+    odd = {n: v for p in reports for n, v in p.metrics.items() if not isinstance(v, (int, float)) or math.isnan(v)}
+    assert not odd, f"metrics that are no numbers: {odd}"
+
+
+def _check_files(artifact: Artifact, workdir: Path) -> None:
+    assert artifact.path or artifact.remote_id, "an artifact is a folder or a name that the provider knows"
+    if artifact.path is None:
+        return
+    assert artifact.path.is_dir(), f"the artifact is no folder: {artifact.path}"
+    assert artifact.path.resolve().is_relative_to(workdir.resolve()), "the artifact must be below the workdir"
+    files = [f for f in artifact.path.rglob("*") if not f.is_dir()]
+    assert files, "the artifact's folder is empty"
+    for file in files:
+        unsafe = file.is_symlink() or file.suffix in UNSAFE_SUFFIXES or _is_pickle(file)
+        assert not unsafe, (
+            f"{file.name} may run code when it is loaded, or leads elsewhere; keep tensors as safetensors"
+        )
+
+
+def _is_pickle(file: Path) -> bool:
+    with file.open("rb") as opened:
+        start = opened.read(2)
+    return start in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or zipfile.is_zipfile(file)
+
+
+def _moved(artifact: Artifact, workdir: Path) -> Artifact:
+    """As publishing does: the artifact's folder elsewhere, all else of the workdir gone."""
+    if artifact.path is None:
+        return artifact
+    to = Path(tempfile.mkdtemp(dir=workdir.parent)) / "artifact"
+    shutil.move(artifact.path, to)
+    shutil.rmtree(workdir, ignore_errors=True)
+    return Artifact(to, artifact.remote_id, json.loads(json.dumps(dict(artifact.details))))
+
+
+def _table(conversations: Sequence[Sequence[tuple[str, str]]]) -> pa.Table:
+    kind = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    rows = [[{"role": role, "content": content} for role, content in c] for c in conversations]
+    return pa.table({"messages": pa.array(rows, kind)})
