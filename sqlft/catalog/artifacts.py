@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -62,12 +61,19 @@ def digest(path: Path) -> str:
 
 def verify(path: Path, expected: str | None) -> None:
     """CatalogError if the files are gone or changed; read once a process as long as their sizes and times stay."""
-    if not path.exists():
-        raise CatalogError(f"The files of this version are missing: {path}.", f"Put them back from a copy, or {_ANEW}")
-    seen = _fingerprint(path)
-    known = _verified.get(path)
-    if known is None or known[0] != seen:
-        known = _verified[path] = (seen, digest(path))
+    try:
+        if not path.exists():
+            raise CatalogError(
+                f"The files of this version are missing: {path}.", f"Put them back from a copy, or {_ANEW}"
+            )
+        seen = _fingerprint(path)
+        known = _verified.get(path)
+        if known is None or known[0] != seen:
+            known = _verified[path] = (seen, digest(path))
+    except OSError as e:
+        raise CatalogError(
+            f"The files of this version cannot be read: {e}.", f"Put them back from a copy, or {_ANEW}"
+        ) from e
     if expected is not None and known[1] != expected:
         raise CatalogError(f"The files of this version were changed: {path}.", f"Put them back from a copy, or {_ANEW}")
 
@@ -89,10 +95,12 @@ def _fingerprint(path: Path) -> Print:
 
 
 def _sync(folder: Path) -> None:
-    for _, file in _files(folder):
-        if stat.S_ISREG(file.stat().st_mode):
-            with open(file, "rb") as opened:
-                os.fsync(opened.fileno())
+    for path in [*(file for _, file in _files(folder)), folder]:
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _remove(path: Path) -> None:

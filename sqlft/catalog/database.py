@@ -47,8 +47,7 @@ class Database:
     def write(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """One transaction that other writers wait for; it outlives a power cut if `durable`, a crash in any case."""
         with self._lock, self._explained():
-            if self.read_only:
-                raise _cannot_write(self.path, "it was opened read-only")
+            self.require_writing()
             con = self._open(create=True)
             assert con is not None
             if con.in_transaction:
@@ -65,6 +64,11 @@ class Database:
                 if con.in_transaction:
                     con.execute("ROLLBACK")
                 raise
+
+    def require_writing(self) -> None:
+        """CatalogError if it was opened read-only."""
+        if self.read_only:
+            raise cannot_write(self.path, "it was opened read-only")
 
     def changed(self) -> bool:
         """Whether another connection or process has written since the last time this was asked."""
@@ -147,7 +151,9 @@ class Database:
         except sqlite3.Error as e:
             raise _explain(e, self.path) from e
         except OSError as e:
-            raise _cannot_write(self.path, e.strerror or str(e)) from e
+            raise cannot_write(self.path, e.strerror or str(e)) from e
+        except UnicodeEncodeError as e:
+            raise CatalogError(f"A name or text cannot be kept: {e}.", "Write it in valid Unicode.") from e
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -167,9 +173,9 @@ def _is_read_only(error: sqlite3.Error) -> bool:
 def _explain(error: sqlite3.Error, path: Path) -> CatalogError:
     text = str(error)
     if _is_read_only(error):
-        return _cannot_write(path, text)
+        return cannot_write(path, text)
     if "full" in text or "disk I/O" in text:
-        return CatalogError(f"The catalog {path} could not be written: {text}.", "Free some disk space and try again.")
+        return cannot_write(path, f"no space ({text})")
     if "locked" in text or "busy" in text:
         return CatalogError(
             f"The catalog {path} is being written by another process for more than {BUSY_SECONDS:.0f} s.", "Try again."
@@ -181,8 +187,11 @@ def _explain(error: sqlite3.Error, path: Path) -> CatalogError:
     return CatalogError(f"The catalog {path}: {text}.", "Check that file and its folder.")
 
 
-def _cannot_write(path: Path, why: str) -> CatalogError:
+def cannot_write(path: Path, why: str) -> CatalogError:
+    """The error for a file or folder of the catalog that cannot be written, or for a disk that is full."""
+    if "space" in why or "quota" in why.lower():
+        return CatalogError(f"{path} cannot be written: {why}.", "Free some disk space and try again.")
     return CatalogError(
-        f"The catalog {path} cannot be written: {why}.",
+        f"{path} cannot be written: {why}.",
         "Give yourself the right to write to its folder, or open a copy of the database in another one.",
     )

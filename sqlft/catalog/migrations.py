@@ -19,7 +19,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
              folded TEXT NOT NULL, folded_project TEXT NOT NULL, name TEXT NOT NULL, project TEXT NOT NULL,
              folder TEXT NOT NULL UNIQUE,
              engine TEXT NOT NULL, base TEXT NOT NULL, predict TEXT NOT NULL,
-             prompt_template TEXT NOT NULL, system TEXT, options TEXT NOT NULL, active INTEGER, last_number INTEGER NOT NULL, created_at INTEGER NOT NULL,
+             prompt_template TEXT NOT NULL, system TEXT, options TEXT NOT NULL,
+             active INTEGER, last_number INTEGER NOT NULL, created_at INTEGER NOT NULL,
              UNIQUE (folded_project, folded))""",
         """CREATE TABLE versions (
              model_id INTEGER NOT NULL REFERENCES models (id) ON DELETE CASCADE, number INTEGER NOT NULL,

@@ -38,9 +38,10 @@ def moment(micros: int | None) -> datetime | None:
 
 def text(value: Any) -> str:
     """A nested value as JSON; what JSON has no word for is written as text."""
-    if isinstance(value, Mapping):
-        value = dict(value)
-    return json.dumps(value, ensure_ascii=False, default=_plain)
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    except ValueError:
+        return json.dumps(_without_nan(value), ensure_ascii=False, default=_plain)
 
 
 def version_values(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,6 +116,14 @@ def usage(row: sqlite3.Row) -> Usage:
     """A Usage from a row of usage."""
     names = [f.name for f in fields(Usage) if f.name not in ("version", "created_at")]
     return Usage(version=version_key(row), created_at=moment(row["created_at"]), **{n: row[n] for n in names})
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -35,6 +35,17 @@ def shown(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _shown(value) for name, value in options.items()}
 
 
+def redact(text: str, options: Mapping[str, Any]) -> str:
+    """`text` with stars for every value that the references in `options` stand for."""
+    for name, value in options.items():
+        if isinstance(value, Mapping) and _is_reference(value):
+            with suppress(MissingSecret):
+                text = text.replace(str(_revealed(name, value)), STARS)
+        elif isinstance(value, Mapping):
+            text = redact(text, value)
+    return text
+
+
 def forget(options: Mapping[str, Any]) -> None:
     """Delete the files that the references in `options` lead to."""
     for value in options.values():

@@ -26,6 +26,10 @@ class Shelf:
         """Let go of the file; a later call opens it again."""
         self._db.close()
 
+    def require_writing(self) -> None:
+        """CatalogError if this catalog was opened read-only."""
+        self._db.require_writing()
+
     def names(self) -> frozenset[str]:
         """Models and views in lower case, as of the last `refresh` or own change."""
         known = self._names

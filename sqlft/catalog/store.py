@@ -6,8 +6,9 @@ A version that trains and whose worker has died reads as interrupted, whoever as
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from sqlft.handler import Progress
+
 TABLES = ("engines", "models", "versions", "metrics", "usage", "evaluations", "views")
 BeforeCommit = Callable[[VersionKey, Path], None]
 """Called with a new version's key and its work folder while nobody can see the version yet."""
 
 _VERSIONS = "SELECT m.name, m.project, m.folder, v.* FROM versions v JOIN models m ON m.id = v.model_id"
 _METRICS = "SELECT m.name, m.project, t.*, t.name AS metric FROM metrics t JOIN models m ON m.id = t.model_id"
+_VALID = re.compile("(?:valid|val|validation|eval)_(.+)")
+"""Names under which trainers report what they measured on the validation set."""
 _OF = " WHERE m.folded = ? AND m.folded_project = ?"
 
 
@@ -83,7 +88,8 @@ class Catalog(Shelf):
                 )
             con.execute(
                 "INSERT INTO models (folded, folded_project, name, project, folder, engine, base, predict,"
-                " prompt_template, system, options, last_number, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
+                " prompt_template, system, options, last_number, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
                 [
                     *_folded(model.key),
                     *model.key,
@@ -188,7 +194,7 @@ class Catalog(Shelf):
             return done.rowcount == 1
 
     def publish(self, key: VersionKey, **values: Any) -> Version:
-        """Make a trained version complete, and active if it asks for that, in one step; CatalogError if it was stopped."""
+        """Make a trained version complete, and active if it asks to be, in one step; CatalogError if it was stopped."""
         with self._db.write() as con:
             given = {"error": None, "finished_at": rows.now(), **values, "status": "complete"}
             if not self.update_version(key, when=RUNNING, **given):
@@ -270,6 +276,20 @@ class Catalog(Shelf):
                 [(*of, name, epoch, value, at) for name, value in values.items()],
             )
 
+    def add_progress(self, key: VersionKey, reports: Sequence[Progress]) -> None:
+        """Keep what a handler reported, and the last of it as how far the version is."""
+        with self._db.write(durable=False):
+            for report in reports:
+                numbers = {name: float(value) for name, value in report.metrics.items()}
+                epoch = numbers.pop("epoch", None)
+                valid = {m[1]: value for name, value in numbers.items() if (m := _VALID.fullmatch(name))}
+                self.add_metrics(key, report.step, epoch, "valid", valid)
+                train = {name: value for name, value in numbers.items() if not _VALID.fullmatch(name)}
+                self.add_metrics(key, report.step, epoch, "train", train)
+            last = reports[-1]
+            known = {"step": last.step, "total_steps": last.total_steps, "metrics": dict(last.metrics)}
+            self.update_version(key, progress=known)
+
     def metrics(self, key: VersionKey | None = None) -> list[Metric]:
         """What training reported, by model, version and step."""
         where, values = (f"{_OF} AND t.number = ?", [*_folded(key.model), key.number]) if key else ("", [])
@@ -318,12 +338,10 @@ class Catalog(Shelf):
         work = self._work(row["folder"], version.key.number)
         if version.status not in RUNNING or workfolder.alive(work):
             return version
-        last = workfolder.last_line(work)
-        died = f"The process that trained it died{f': {last}' if last else '.'}"
-        error = f"{died}\nRESUME MODEL {version.key} goes on with it."
+        error = f"{workfolder.epitaph(work)}\nRESUME MODEL {version.key} goes on with it."
         found: dict[str, Any] = {"status": "interrupted", "error": error, "finished_at": rows.now()}
-        with suppress(CatalogError, OSError), workfolder.held(work) as ours:
-            if ours:  # else somebody resumes it right now
+        with suppress(CatalogError, OSError), workfolder.held(work) as lock:
+            if lock is not None or not work.exists():  # else somebody resumes it right now
                 self.update_version(version.key, when=RUNNING, **found)
             return rows.version(
                 self._db.rows(f"{_VERSIONS}{_OF} AND v.number = ?", [*_folded(version.key.model), row["number"]])[0],

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-LOCK, LOG, JOB, FILES, RESERVE = "lock", "log.txt", "job.json", "files", "reserve"
+LOCK, LOG, JOB, FILES = "lock", "log.txt", "job.json", "files"
 
 
 def slug(name: str) -> str:
@@ -39,14 +39,14 @@ def take(work: Path) -> int | None:
 
 
 @contextmanager
-def held(work: Path) -> Iterator[bool]:
-    """Keep others from training in this work folder; False if somebody does."""
-    opened = take(work) if work.exists() else None
+def held(work: Path) -> Iterator[int | None]:
+    """The lock of a work folder while the block runs; None if somebody trains there, or there is no such folder."""
+    lock = take(work) if work.exists() else None
     try:
-        yield opened is not None or not work.exists()
+        yield lock
     finally:
-        if opened is not None:
-            os.close(opened)
+        if lock is not None:
+            os.close(lock)
 
 
 def alive(work: Path) -> bool:
@@ -75,10 +75,15 @@ def _lock(work: Path, how: int, lock: int) -> int | None:
     return opened
 
 
-def last_line(work: Path) -> str:
-    """The last line that a worker wrote to its log, or ''."""
+def epitaph(work: Path, how: str = "died") -> str:
+    """What is known of a worker that ended without a word: how, its last line, where its log is."""
+    last = _last_line(work / LOG)
+    return f"The process that trained it {how}{f': {last}' if last else '.'}{f' (log: {work / LOG})' if last else ''}"
+
+
+def _last_line(log: Path) -> str:
     with suppress(OSError):
-        with open(work / LOG, "rb") as file:
+        with open(log, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
             lines = file.read().decode("utf-8", "replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")[:500]

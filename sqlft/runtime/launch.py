@@ -1,0 +1,166 @@
+"""Start a training worker, keep the thread of life to it, cut it or let it go.
+
+A worker reads its standard input from the session that started it.  When that ends without a word (kill -9), the
+worker stops at its next step and leaves a checkpoint; a session that closes in order says DETACH first, and the
+worker goes on alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from sqlft.catalog.database import cannot_write
+from sqlft.catalog.records import VersionKey
+from sqlft.catalog.store import Catalog
+from sqlft.catalog.workfolder import LOCK, LOG, alive, held
+from sqlft.errors import CatalogError
+from sqlft.handler import TrainingSet
+from sqlft.runtime import job
+
+DETACH = b"d"
+STALE_SECONDS = 3600.0
+
+
+@dataclass
+class Worker:
+    """A process that trains one version, started here."""
+
+    process: subprocess.Popen[bytes]
+    session: int
+    """id() of the session that started it."""
+    background: bool
+    """Whether it goes on when its session closes."""
+
+    def detach(self) -> None:
+        """Let it go on alone."""
+        stdin = self.process.stdin
+        if stdin is not None and not stdin.closed:
+            with suppress(OSError):
+                os.write(stdin.fileno(), DETACH)
+            with suppress(OSError):
+                stdin.close()
+
+    def kill(self) -> None:
+        """End it and what it started, now."""
+        _kill_group(self.process.pid)
+        self.process.wait()
+
+
+_workers: list[Worker] = []
+
+
+@dataclass
+class Staged:
+    """A work folder that is complete but has no version yet; its lock is ours."""
+
+    folder: Path
+    lock: int
+
+    def settle(self, key: VersionKey, work: Path) -> None:
+        """Become the work folder of a version; called while nobody can see that version."""
+        if work.exists():  # a number that a crash kept from being committed
+            shutil.rmtree(work)
+        work.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(self.folder, work)
+        self.folder = work
+
+
+@contextmanager
+def staged(catalog: Catalog, wanted: job.Job, data: TrainingSet) -> Iterator[Staged]:
+    """A work folder with job and snapshot in it, removed again unless a worker took it; CatalogError: disk full."""
+    catalog.require_writing()
+    models = catalog.folder / "models"
+    folder = models / f".staging-{uuid4().hex}"
+    try:
+        folder.mkdir(parents=True)
+        with held(folder) as lock:
+            assert lock is not None
+            _remove_stale(models)
+            job.write(folder, wanted, data)
+            yield Staged(folder, lock)
+    except OSError as e:
+        raise cannot_write(folder, e.strerror or str(e)) from e
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def spawn(catalog: Catalog, key: VersionKey, lock: int, session: object, *, background: bool) -> Worker:
+    """Start the worker of a version that is queued; it holds the lock from its first moment."""
+    work = catalog.work(key)
+    command = [sys.executable, "-P", "-m", "sqlft.runtime.worker", str(catalog.folder.absolute()), *key.model]
+    try:
+        with open(work / LOG, "ab") as log:
+            process = subprocess.Popen(
+                [*command, str(key.number), str(lock)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=[lock],
+                start_new_session=True,  # Ctrl-C at the terminal is for the session, which then asks the worker to stop
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
+            )
+    except OSError as e:
+        error = f"The training process could not be started: {e}."
+        catalog.update_version(key, status="failed", error=error)
+        raise CatalogError(error, f"Mend that, then RESUME MODEL {key}.") from e
+    worker = Worker(process, id(session), background)
+    _workers[:] = [w for w in _workers if w.process.poll() is None] + [worker]
+    return worker
+
+
+def detach(session: object | None = None) -> None:
+    """Let the background workers of a session (None: of all) go on alone; call it when a session closes in order."""
+    for worker in _workers:
+        if worker.background and (session is None or worker.session == id(session)):
+            worker.detach()
+
+
+def kill(work: Path) -> None:
+    """End the worker that holds a work folder, wherever it was started."""
+    with suppress(OSError, ValueError):
+        pid = int((work / LOCK).read_text())
+        if alive(work):
+            _kill_group(pid)
+            while alive(work):
+                time.sleep(0.01)
+
+
+def _kill_group(pid: int) -> None:
+    with suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _remove_stale(models: Path) -> None:
+    """Delete what sessions that were killed while they staged have left."""
+    for folder in models.glob(".staging-*"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > STALE_SECONDS:
+                with held(folder) as lock:
+                    if lock is not None:
+                        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _after_fork() -> None:
+    """A forked child must not keep the parent's workers alive, nor let them go."""
+    for worker in _workers:
+        if worker.process.stdin is not None:
+            with suppress(OSError):
+                worker.process.stdin.close()
+        worker.process.returncode = 0
+    _workers.clear()
+
+
+atexit.register(detach)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

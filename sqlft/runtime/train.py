@@ -1,0 +1,285 @@
+"""FINETUNE, RETRAIN, CREATE MODEL … FROM, CANCEL and RESUME: from rows to a new version."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft import plugins
+from sqlft.catalog import secrets
+from sqlft.catalog.records import RESUMABLE, RUNNING, Engine, Model, ModelKey, Version, VersionKey
+from sqlft.catalog.workfolder import take
+from sqlft.data import Prepared, Prompt, prepare
+from sqlft.errors import CatalogError, DataError, NotSupported, OptionError
+from sqlft.handler import Artifact, Trainer
+from sqlft.options import build, check_names, is_secret, names_of, pick
+from sqlft.runtime import job, launch, sources
+from sqlft.runtime.follow import cancel, follow
+from sqlft.runtime.models import engine_of, handler_of, model_of, plain, resolve, spec_of, trainers
+from sqlft.runtime.session import Parameters, Session
+from sqlft.runtime.settings import TrainSettings
+from sqlft.sql.statements import CancelModel, Finetune, Name, ResumeModel, Retrain, Source
+
+RELEASE_SECONDS = 5.0
+"""How long a worker that has written its final status may take to be gone."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train, from where, with which options; checked, nothing done yet."""
+
+    model: Model
+    engine: Engine
+    handler: Trainer
+    settings: TrainSettings
+    options: Any
+    """An instance of the handler's train_options."""
+    given: Mapping[str, Any]
+    """The part of USING that is for the handler, secrets as references."""
+    source: Source
+    start: Artifact | None = None
+    start_digest: str | None = None
+    parent: int | None = None
+
+
+def run_finetune(session: Session, statement: Finetune, parameters: Parameters) -> pa.Table:
+    """Train the next version from the active one, or from name.N."""
+    found = resolve(session, key_of(statement.name), statement.name.version)
+    plan = plan_of(session, found.model, statement.source, statement.options, f"FINETUNE {statement.name}")
+    start = replace(
+        plan, start=found.artifact, start_digest=found.version.artifact_digest, parent=found.version.key.number
+    )
+    return train(session, start, parameters, partial(session.catalog.new_version, found.model.key))
+
+
+def run_retrain(session: Session, statement: Retrain, parameters: Parameters) -> pa.Table:
+    """Train the next version from the base, on the given rows or those of the latest training."""
+    model = model_of(session, key_of(statement.name))
+    source, options = statement.source, dict(statement.options)
+    if source is None:
+        last = _last_training(session, model, statement.name)
+        source = Source(last.query or "", last.database)
+        options = {**{k: v for k, v in last.options.items() if v is not None}, **options}
+    plan = plan_of(session, model, source, options, f"RETRAIN {statement.name}")
+    return train(session, plan, parameters, partial(session.catalog.new_version, model.key))
+
+
+def train_new(
+    session: Session,
+    model: Model,
+    source: Source,
+    options: Mapping[str, Any],
+    parameters: Parameters,
+    *,
+    or_replace: bool = False,
+) -> pa.Table:
+    """CREATE MODEL … FROM: keep a new model and train its version 1; `options` are USING's for training."""
+    plan = plan_of(session, model, source, options, f"CREATE MODEL {model.key.name}")
+    return train(session, plan, parameters, partial(session.catalog.add_model, model, or_replace=or_replace))
+
+
+def run_cancel(session: Session, statement: CancelModel, parameters: Parameters) -> pa.Table:
+    """Stop a training, from whichever process it was started."""
+    key = _version_key(session, statement.name, RUNNING)
+    version = session.catalog.version(key)
+    if version.status not in (*RUNNING, "interrupted", "cancelled"):
+        raise CatalogError(
+            f"Version {key} is {version.status}: there is nothing to cancel.", "SHOW MODELS tells what trains."
+        )
+    cancel(session, key)
+    return row_of(session, key)
+
+
+def run_resume(session: Session, statement: ResumeModel, parameters: Parameters) -> pa.Table:
+    """Go on with a training that was stopped or has failed, from its last checkpoint."""
+    check_names(statement.options, ["wait"], "RESUME MODEL")
+    wait = build(TrainSettings, statement.options, "RESUME MODEL").wait
+    catalog = session.catalog
+    key = _version_key(session, statement.name, RESUMABLE)
+    version = catalog.version(key)
+    if version.status not in RESUMABLE:
+        going = "it trains right now" if version.status in RUNNING else f"it is {version.status}"
+        raise CatalogError(f"Version {key} cannot be resumed, {going}.", f"DESCRIBE {key} shows how it is.")
+    work = catalog.work(key)
+    if not job.can_resume(work):
+        raise CatalogError(
+            f"Version {key} cannot be resumed, its training data is gone.",
+            f"FINETUNE {key.model.name} FROM … trains anew.",
+        )
+    lock = _take_soon(work, key)
+    try:
+        catalog.request_cancel(key, False)
+        catalog.update_version(key, when=RESUMABLE, status="queued", error=None, finished_at=None)
+        worker = launch.spawn(catalog, key, lock, session, background=not wait)
+    finally:
+        os.close(lock)
+    if wait:
+        follow(session, worker, key)
+    return row_of(session, key)
+
+
+def plan_of(session: Session, model: Model, source: Source, options: Mapping[str, Any], what: str) -> Plan:
+    """Check what a training was asked to do; NotSupported, OptionError."""
+    engine = engine_of(session, model.engine)
+    handler = handler_of(session, engine, model.options)
+    if not isinstance(handler, Trainer):
+        can = ", ".join(trainers())
+        raise NotSupported(
+            f"The handler '{engine.handler}' cannot train.",
+            f"These can: {can}; CREATE MODEL … USING engine = …" if can else "Run: pip install 'sqlft[local]'",
+        )
+    cls = handler.train_options
+    if cls is not dict:
+        check_names(options, names_of(TrainSettings, cls), what)
+    settings = build(TrainSettings, pick(options, TrainSettings), what)
+    taken = names_of(cls)
+    own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in names_of(TrainSettings))}
+    given = secrets.hide(own, lambda name: is_secret(name, cls), f"MODEL {model.key.name}")
+    return Plan(model, engine, handler, settings, build(cls, secrets.reveal(given), what), given, source)
+
+
+def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[..., Version]) -> pa.Table:
+    """Read, check and store the rows, `make` the version, train it in a worker; the version's row."""
+    prepared = _prepared(session, plan, parameters)
+    for found in prepared.findings:
+        if found.level != "info":
+            session.warn(found.message)
+    handler = plan.handler
+    wanted = job.Job(
+        plan.engine.handler,
+        plan.model.base,
+        {**plan.engine.options, **pick(plan.model.options, handler.engine_options)},
+        pick(plan.model.options, handler.model_options),
+        plan.given,
+        job.start_of(plan.start),
+        plan.start_digest,
+    )
+    with launch.staged(session.catalog, wanted, prepared.training_set) as stage:
+        version = make(before_commit=stage.settle, **_fields(plan, prepared))
+        worker = launch.spawn(session.catalog, version.key, stage.lock, session, background=not plan.settings.wait)
+    if plan.settings.wait:
+        follow(session, worker, version.key)
+    return row_of(session, version.key)
+
+
+def key_of(name: Name) -> ModelKey | str:
+    """A model's name as `resolve` takes it."""
+    return name.name if name.project is None else ModelKey(name.name, name.project)
+
+
+def row_of(session: Session, key: VersionKey) -> pa.Table:
+    """The version as SHOW MODELS shows it."""
+    from sqlft.runtime.show import model_rows
+
+    return model_rows(session, key.model, key.number)
+
+
+def _prepared(session: Session, plan: Plan, parameters: Parameters) -> Prepared:
+    rows = sources.read(session, plan.source, parameters)
+    valid = _validation_source(plan)
+    spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, f"Model '{plan.model.key.name}'")
+    try:
+        return prepare(
+            rows,
+            Prompt(plan.model.prompt_template, plan.model.system),
+            plan.model.predict,
+            valid_rows=None if valid is None else sources.read(session, valid, None),
+            validation_split=plan.settings.validation_split,
+            seed=plan.settings.seed,
+            max_length=getattr(plan.options, "max_length", None),
+            long_rows=getattr(plan.options, "long_rows", None) or "cut",
+            count_tokens=lambda texts: plan.handler.count_tokens(texts, spec),
+        )
+    except UnicodeError as e:
+        raise DataError(f"The training rows have text that is not valid Unicode: {e}.", "Mend it in the query.") from e
+
+
+def _validation_source(plan: Plan) -> Source | None:
+    wanted = plan.settings.validation
+    if wanted is None or isinstance(wanted, Source):
+        return wanted
+    if isinstance(wanted, str):
+        return Source(wanted, plan.source.database)
+    raise OptionError("'validation' must be a query.", "Write it in quotes: validation = 'SELECT … FROM …'.")
+
+
+def _fields(plan: Plan, prepared: Prepared) -> dict[str, Any]:
+    """The fields of a version that is about to be trained."""
+    return {
+        "status": "queued",
+        "parent": plan.parent,
+        "tag": plan.settings.tag,
+        "activate": plan.settings.active,
+        "query": plan.source.query,
+        "database": plan.source.database,
+        "row_count": prepared.row_count,
+        "data_digest": prepared.digest,
+        "options": _applied(plan),
+        "findings": tuple(dataclasses.asdict(found) for found in prepared.findings),
+        "details": {"base": plan.model.base, "handler": plugins.package_of(plan.engine.handler)},
+    }
+
+
+def _applied(plan: Plan) -> dict[str, Any]:
+    """Every training option as it holds, defaults included, secrets as references."""
+    cls = plan.handler.train_options
+    validation = _validation_source(plan)
+    core = {
+        "seed": plan.settings.seed,
+        "validation_split": plan.settings.validation_split,
+        "validation": None if validation is None else validation.query,
+    }
+    own = {name: plan.given.get(name) if is_secret(name, cls) else value for name, value in plain(plan.options).items()}
+    return {**core, **own}
+
+
+def _last_training(session: Session, model: Model, name: Name) -> Version:
+    """Version N, or the newest that was trained on a query."""
+    if name.version is not None:
+        known = [session.catalog.version(VersionKey(model.key, name.version))]
+    else:
+        known = session.catalog.versions(model.key)
+    for version in reversed(known):
+        if version.query is not None:
+            return version
+    raise CatalogError(
+        f"{name} was never trained, so there are no rows to train it on again.",
+        f"Say which: RETRAIN {name} FROM db (SELECT …).",
+    )
+
+
+def _version_key(session: Session, name: Name, statuses: tuple[str, ...]) -> VersionKey:
+    """The version that a name means; without a number the only one that has one of these statuses."""
+    model = model_of(session, key_of(name))
+    if name.version is not None:
+        return session.catalog.version(VersionKey(model.key, name.version)).key
+    fitting = [v.key for v in session.catalog.versions(model.key) if v.status in statuses]
+    if len(fitting) == 1:
+        return fitting[0]
+    shown = ", ".join(str(key) for key in fitting)
+    raise CatalogError(
+        f"Which version of {name}? {shown} are {' or '.join(statuses)}."
+        if fitting
+        else f"No version of {name} is {' or '.join(statuses)}.",
+        f"Write its number: {fitting[0]}." if fitting else "SHOW MODELS tells how each is.",
+    )
+
+
+def _take_soon(work: Path, key: VersionKey) -> int:
+    """The lock of a work folder whose worker may be about to end."""
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while (lock := take(work)) is None:
+        if time.monotonic() > deadline:
+            raise CatalogError(
+                f"Version {key} cannot be resumed, its process still runs.", f"CANCEL MODEL {key} ends it."
+            )
+        time.sleep(0.05)
+    return lock
