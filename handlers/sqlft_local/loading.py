@@ -1,0 +1,273 @@
+"""Models in memory: bases shared by all that ask, adapters laid over them."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError, ProviderError
+from sqlft_local import bases, packing
+from sqlft_local.bases import INSTALL
+from sqlft_local.options import ModelOptions
+from sqlft_local.rendering import Renderer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEPT = 4
+"""Models kept in memory: a base and three tuned versions of it, which share most of its weights."""
+LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run, and how text becomes its tokens."""
+
+    model: Any
+    renderer: Renderer
+    folder: Path
+    context: int
+    stop_ids: tuple[int, ...]
+
+    @property
+    def device(self) -> Any:
+        """Where its inputs go."""
+        return self.model.device
+
+
+def require(what: str) -> None:
+    """HandlerNotInstalled unless the libraries that run models are there."""
+    try:
+        import peft  # noqa: F401
+        import torch  # noqa: F401
+        import transformers
+    except ImportError as e:
+        raise HandlerNotInstalled(f"{what} needs a package that is not installed ({e}).", INSTALL) from e
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def fresh(folder: Path, options: ModelOptions, device: str) -> Loaded:
+    """The base from its folder, in memory of its own."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    packing.register()
+    place = chosen_device(device)
+    with _explained(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        _check_layers(config)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=chosen_dtype(options.dtype, place),
+            attn_implementation=packing.ATTENTION,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model.to(place).eval().requires_grad_(False)
+    stop_ids = stops(model.generation_config, tokenizer)
+    made_for = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 4096)
+    context = min(options.context_length or made_for, made_for)
+    return Loaded(model, Renderer(tokenizer, stop_ids, options.chat_template), folder, context, stop_ids)
+
+
+def shared(base: str, options: ModelOptions, device: str, adapter: Path | None) -> Loaded:
+    """A base, with or without an adapter, that others use too: read only."""
+    folder = bases.pull(base, to_screen)
+    key = (folder, repr(options), device)
+    loaded = _kept((*key, None), lambda: fresh(folder, options, device))
+    if adapter is None:
+        return loaded
+    return _kept((*key, adapter, _stamp(adapter)), lambda: with_adapter(loaded, adapter))
+
+
+def forget() -> None:
+    """Free every model that is kept."""
+    with _lock:
+        _models.clear()
+    gc.collect()
+
+
+def with_adapter(loaded: Loaded, adapter: Path) -> Loaded:
+    """The model with the adapter's changes added to its weights; the other weights are shared with `loaded`."""
+    import copy
+
+    import torch
+
+    shared_parts = {id(t): t for t in (*loaded.model.parameters(), *loaded.model.buffers())}
+    model = copy.deepcopy(loaded.model, memo=shared_parts)
+    scale, pairs = read_adapter(adapter)
+    with torch.no_grad():
+        for name, (a, b) in pairs.items():
+            layer = _layer(model, name, adapter)
+            if layer.weight.shape != (b.shape[0], a.shape[1]):
+                raise other_base(adapter)
+            change = (b.to(loaded.device, torch.float32) @ a.to(loaded.device, torch.float32)) * scale
+            merged = (layer.weight.float() + change).to(layer.weight.dtype)
+            layer.weight = torch.nn.Parameter(merged, requires_grad=False)
+    return Loaded(model, loaded.renderer, loaded.folder, loaded.context, loaded.stop_ids)
+
+
+def read_adapter(adapter: Path) -> tuple[float, dict[str, tuple[Tensor, Tensor]]]:
+    """The scale and, by layer name, the matrices A (r, in) and B (out, r) of a PEFT LoRA adapter's folder."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        tensors = load_file(adapter / "adapter_model.safetensors")
+    except (OSError, ValueError, SafetensorError) as e:
+        raise ProviderError(
+            f"The adapter in {adapter} cannot be read: {e}.", "Train the version again: RETRAIN."
+        ) from e
+    odd = next(
+        (k for k in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern") if config.get(k)),
+        None,
+    )
+    if odd or config.get("peft_type") != "LORA":
+        raise NotSupported(
+            f"The adapter in {adapter} uses {odd or config.get('peft_type')}.", "Use a plain LoRA adapter."
+        )
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, which = key.removesuffix(".weight").rpartition(".")
+        pairs.setdefault(name.removeprefix("base_model.model."), {})[which] = tensor
+    scale = config["lora_alpha"] / config["r"]
+    return scale, {name: (p["lora_A"], p["lora_B"]) for name, p in pairs.items()}
+
+
+def stops(generation_config: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end an answer."""
+    eos = generation_config.eos_token_id if generation_config is not None else None
+    listed = eos if isinstance(eos, list) else [eos]
+    return tuple(sorted({i for i in (*listed, tokenizer.eos_token_id) if i is not None}))
+
+
+def chosen_device(device: str) -> str:
+    """`auto` resolved; OptionError for one that is not there."""
+    import torch
+
+    there = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device == "auto":
+        return there
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", there):
+        raise OptionError(f"There is no device '{device}' on this machine.", f"Use device = '{there}' or leave it out.")
+    return device
+
+
+def chosen_dtype(dtype: str, device: str) -> Any:
+    """`auto` resolved by asking the hardware."""
+    import torch
+
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.float32
+
+
+def to_screen(what: str, share: float | None) -> None:
+    """Tell of a download that a statement waits for, on standard error."""
+    import sys
+
+    if share is None or share == 1.0:
+        print(f"sqlft: {what}", file=sys.stderr, flush=True)
+
+
+_models: OrderedDict[tuple[Any, ...], Loaded] = OrderedDict()
+_lock = threading.RLock()
+
+
+def _kept(key: tuple[Any, ...], load: Callable[[], Loaded]) -> Loaded:
+    with _lock:
+        if key not in _models:
+            _models[key] = load()
+        _models.move_to_end(key)
+        while len(_models) > KEPT:
+            _models.popitem(last=False)
+        return _models[key]
+
+
+def _stamp(adapter: Path) -> float:
+    file = adapter / "adapter_model.safetensors"
+    return file.stat().st_mtime if file.exists() else 0.0
+
+
+def _layer(model: Any, name: str, adapter: Path) -> Any:
+    try:
+        return model.get_submodule(name)
+    except AttributeError as e:
+        raise other_base(adapter) from e
+
+
+def other_base(adapter: Path) -> ProviderError:
+    """What to say when matrices and layers do not fit together."""
+    return ProviderError(
+        f"The adapter in {adapter} was made for another base.", "Use the base it was trained on, or RETRAIN."
+    )
+
+
+def _check_layers(config: Any) -> None:
+    text = config.get_text_config()
+    unknown = set(getattr(text, "layer_types", None) or ()) - LAYERS
+    if unknown:
+        raise NotSupported(
+            f"The base has layers of a kind that the local engine does not run: {', '.join(sorted(unknown))}.",
+            "Use a base of attention layers only, such as Llama, Mistral, Qwen2.5 or SmolLM2.",
+        )
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn what transformers and torch raise while loading into errors that say what to do."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except MemoryError as e:
+        raise out_of_memory("loading the base") from e
+    except RuntimeError as e:
+        raise (out_of_memory("loading the base") if is_memory(e) else _unreadable(folder, e)) from e
+    except (OSError, ValueError, KeyError, SafetensorError, ImportError) as e:
+        raise _unreadable(folder, e) from e
+
+
+def is_memory(e: BaseException) -> bool:
+    """Whether torch failed for want of memory."""
+    text = str(e).lower()
+    return isinstance(e, MemoryError) or any(
+        w in text for w in ("out of memory", "can't allocate", "not enough memory")
+    )
+
+
+def out_of_memory(doing: str) -> ProviderError:
+    """What to do about too little memory."""
+    return ProviderError(
+        f"There is not enough memory for {doing}.",
+        "Use a smaller base or dtype = 'bfloat16'; for training also a smaller max_tokens_per_pass or max_length; "
+        "for asking a smaller batch_size.",
+    )
+
+
+def _unreadable(folder: Path, e: Exception) -> ProviderError:
+    reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
+    return ProviderError(f"The base in {folder} cannot be loaded: {reason}", "Get it again, or use another base.")
+
+
+@lru_cache(maxsize=2)
+def fast_tokenizer(folder: Path) -> Any:
+    """The tokenizer alone, without transformers."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -1,0 +1,106 @@
+"""Models on one's own machine, on transformers and peft."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlft.errors import OptionError
+from sqlft.handler import Artifact, ModelSpec, Predictor, Progress, Trainer, TrainingSet
+from sqlft_local import bases
+from sqlft_local.bases import Report
+from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions, TrainOptions
+from sqlft_local.presets import PRESETS, Preset
+
+
+class Local(Trainer):
+    """Trains LoRA adapters and asks models, base and tuned, in this process."""
+
+    engine_options = EngineOptions
+    model_options = ModelOptions
+    predict_options = PredictOptions
+    train_options = TrainOptions
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options if isinstance(options, EngineOptions) else EngineOptions())
+
+    @staticmethod
+    def pull(name: str, progress: Report) -> Path:
+        """Get the base `name` and return its folder, in Hugging Face layout; progress(what, share done or None)."""
+        return bases.pull(name, progress)
+
+    def check(self, model: ModelSpec) -> None:
+        """OptionError for a base that is no preset, hub id or folder of safetensors."""
+        bases.check_name(model.base)
+
+    def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
+        """The base, or the base with the artifact's adapter; shared with every other predictor of it."""
+        from sqlft_local import loading
+        from sqlft_local.predictor import LocalPredictor
+
+        loading.require("Asking a local model")
+        self._use_threads()
+        adapter = artifact.path if artifact else None
+        loaded = loading.shared(model.base, _model_options(model), self.options.device, adapter)
+        return LocalPredictor(loaded, options if isinstance(options, PredictOptions) else PredictOptions())
+
+    def train(
+        self,
+        model: ModelSpec,
+        start: Artifact | None,
+        data: TrainingSet,
+        options: Any,
+        workdir: Path,
+        report: Callable[[Progress], None],
+    ) -> Artifact:
+        """LoRA training; goes on from a checkpoint in `workdir`, and from the adapter of `start`."""
+        from sqlft_local import loading
+
+        loading.require("Training")
+        from sqlft_local import training
+
+        self._use_threads()
+        options = options if isinstance(options, TrainOptions) else TrainOptions()
+        report(Progress(0))
+        folder = bases.pull(model.base, loading.to_screen)
+        loaded = loading.fresh(folder, _model_options(model), self.options.device)
+        rate = options.learning_rate if options.learning_rate is not None else _preset(model.base).learning_rate
+        return training.train(
+            loaded,
+            _preset(model.base).hub_id or model.base,
+            options,
+            rate * options.learning_rate_multiplier,
+            data,
+            start.path if start else None,
+            workdir,
+            report,
+        )
+
+    def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
+        """Tokens of each text; None while the base is not on this machine."""
+        folder = bases.local_folder(model.base)
+        if folder is None or not (folder / "tokenizer.json").exists():
+            return None
+        from sqlft_local.loading import fast_tokenizer
+
+        encoded = fast_tokenizer(folder).encode_batch(list(texts), add_special_tokens=False)
+        return [len(e.ids) for e in encoded]
+
+    def _use_threads(self) -> None:
+        if self.options.threads:
+            import torch
+
+            torch.set_num_threads(self.options.threads)
+
+
+def _preset(base: str) -> Preset:
+    return PRESETS.get(base.lower(), Preset(""))
+
+
+def _model_options(model: ModelSpec) -> ModelOptions:
+    if model.options is None or isinstance(model.options, ModelOptions):
+        return model.options or ModelOptions()
+    raise OptionError(
+        f"The local engine got options of another kind: {model.options!r}.", "Pass an instance of ModelOptions."
+    )

@@ -1,0 +1,82 @@
+"""The options of the local engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from sqlft.handler import Alias, Range
+
+
+@dataclass
+class EngineOptions:
+    """CREATE ML_ENGINE … FROM local USING …"""
+
+    device: Annotated[str, "where models run: auto, cpu, cuda, cuda:1, mps"] = "auto"
+    threads: Annotated[int | None, "threads of the processor; without it all cores", Range(1, 1024)] = None
+
+
+@dataclass
+class ModelOptions:
+    """CREATE MODEL … USING …"""
+
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        "numbers that weights are kept and multiplied in; auto is bfloat16 where the hardware has it natively",
+    ] = "auto"
+    context_length: Annotated[
+        int | None,
+        "tokens of a prompt with its answer; without it what the base was made for",
+        Alias("num_ctx"),
+        Range(16),
+    ] = None
+    chat_template: Annotated[str | None, "a Jinja chat template in place of the base's own"] = None
+
+
+@dataclass
+class PredictOptions:
+    """SELECT … USING …"""
+
+    max_tokens: Annotated[int, "most tokens of an answer", Alias("max_new_tokens"), Range(1)] = 256
+    temperature: Annotated[float, "0 always takes the likeliest token", Range(0, 10)] = 0.0
+    top_p: Annotated[float, "sample from the likeliest tokens that make up this share", Range(0, 1)] = 1.0
+    top_k: Annotated[int | None, "sample from this many likeliest tokens", Range(1)] = None
+    stop: Annotated[list[str] | None, "texts that end an answer; they are not part of it"] = None
+    seed: Annotated[int, "for sampling; the same seed and prompt give the same answer"] = 0
+    batch_size: Annotated[int, "prompts answered at a time", Range(1, 1024)] = 16
+
+
+@dataclass
+class TrainOptions:
+    """FINETUNE … USING …"""
+
+    n_epochs: Annotated[float, "how often training goes through the rows", Range(0.01, 1000)] = 3.0
+    batch_size: Annotated[int, "rows a step", Range(1, 4096)] = 16
+    learning_rate: Annotated[float | None, "step size at its highest; without it the base's own", Range(0, 1)] = None
+    learning_rate_multiplier: Annotated[float, "multiplies the learning rate", Range(0, 100)] = 1.0
+    prompt_loss_weight: Annotated[float, "weight of the prompt's tokens in the loss, answers weigh 1", Range(0, 1)] = (
+        0.0
+    )
+    r: Annotated[int, "rank of the LoRA matrices", Alias("lora_r"), Range(1, 1024)] = 8
+    lora_alpha: Annotated[float, "LoRA scale: lora_alpha / r", Range(0)] = 16.0
+    lora_dropout: Annotated[float, "dropout before the LoRA matrices", Range(0, 0.99)] = 0.05
+    target_modules: Annotated[list[str], "linear layers that are trained, or all-linear"] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"]
+    )
+    max_length: Annotated[int | None, "most tokens of a row; without it the context, at most 2048", Range(8)] = None
+    long_rows: Annotated[
+        Literal["cut", "drop", "error"], "rows over max_length: cut from the prompt's middle, drop them, or stop"
+    ] = "cut"
+    seed: Annotated[int, "for order, dropout and the first weights"] = 0
+    warmup: Annotated[float, "share of the steps in which the learning rate rises", Range(0, 1)] = 0.05
+    weight_decay: Annotated[float, "of AdamW", Range(0, 1)] = 0.0
+    max_grad_norm: Annotated[float, "gradients are scaled down to this norm", Range(0)] = 1.0
+    early_stopping: Annotated[bool, "stop when validation loss no longer falls; the best state is kept either way"] = (
+        False
+    )
+    max_minutes: Annotated[
+        float | None, "end training in this time, the learning rate falling as planned", Range(0.01)
+    ] = None
+    max_tokens_per_pass: Annotated[int, "tokens computed at once; less takes less memory", Range(16)] = 1024
+    checkpoint_seconds: Annotated[float, "a checkpoint at least so often", Range(0)] = 30.0
+    checkpoint_steps: Annotated[int | None, "a checkpoint every so many steps as well", Range(1)] = None

@@ -1,0 +1,144 @@
+"""Asking: prompts in, answers out as each is finished, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+from zlib import crc32
+
+import torch
+
+from sqlft.errors import NotSupported, ProviderError
+from sqlft.handler import Completion, Predictor, Request, RowError
+from sqlft_local.decoding import Decoder
+from sqlft_local.loading import Loaded, is_memory, out_of_memory
+from sqlft_local.options import PredictOptions
+
+
+@dataclass
+class Row:
+    """One prompt on its way to an answer."""
+
+    request: Request
+    prompt: list[int]
+    room: int
+    """Most tokens of its answer."""
+    random: Any = None
+    said: list[int] = field(default_factory=list)
+
+
+class LocalPredictor(Predictor):
+    """Answers `batch_size` prompts at a time; a finished one makes room for the next."""
+
+    def __init__(self, loaded: Loaded, options: PredictOptions) -> None:
+        self.loaded = loaded
+        self.options = options
+        self._decoder: Decoder | None = Decoder(loaded.model)
+
+    def close(self) -> None:
+        """Free the states of what is being answered; the model stays for the next statement."""
+        self._decoder = None
+
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Completions in the order in which they are finished."""
+        waiting = iter(requests)
+        rows: list[Row] = []
+        more = True
+        while more or rows:
+            if more and len(rows) <= self.options.batch_size * 3 // 4:
+                taken = list(islice(waiting, self.options.batch_size - len(rows)))
+                more = len(taken) == self.options.batch_size - len(rows)
+                admitted = []
+                for request in taken:
+                    row = self._row(request)
+                    if isinstance(row, Row):
+                        admitted.append(row)
+                    else:
+                        yield row
+                yield from self._advance(rows, admitted)
+            if rows:
+                yield from self._advance(rows, [])
+
+    def _row(self, request: Request) -> Row | Completion:
+        """The request as tokens, or why it cannot be answered."""
+        context = self.loaded.context
+        least = sum(len(m.content) for m in request.messages) // self.loaded.renderer.longest_token
+        if least > context:
+            return _too_long(request, f"at least {least}", context)
+        try:
+            prompt = self.loaded.renderer.prompt(request.messages)
+        except NotSupported as e:
+            return Completion(request.id, error=RowError("bad_messages", e.message))
+        if len(prompt) >= context:
+            return _too_long(request, str(len(prompt)), context)
+        random = None
+        if self.options.temperature > 0:
+            random = torch.Generator().manual_seed(self.options.seed * 0x1_0000_0000 + crc32(repr(prompt).encode()))
+        return Row(request, prompt, min(self.options.max_tokens, context - len(prompt)), random)
+
+    def _advance(self, rows: list[Row], admitted: list[Row]) -> Iterator[Completion]:
+        """One token for each of `rows`, or the first one for those `admitted`; the finished leave."""
+        if self._decoder is None:
+            raise ProviderError("The predictor is closed.", "Open another one.")
+        try:
+            if admitted:
+                logits = self._decoder.admit([r.prompt for r in admitted])
+                first = len(rows)
+                rows += admitted
+            elif rows:
+                logits = self._decoder.step([r.said[-1] for r in rows])
+                first = 0
+            else:
+                return
+        except (RuntimeError, MemoryError) as e:
+            if not is_memory(e):
+                raise
+            raise out_of_memory("answering") from e
+        chosen = self._choose(logits, rows[first:])
+        finished = []
+        for i, (row, token) in enumerate(zip(rows[first:], chosen, strict=True), first):
+            completion = self._said(row, token)
+            if completion:
+                finished.append((i, completion))
+        for i, _ in reversed(finished):
+            self._decoder.leave(i)
+            rows[i] = rows[-1]
+            rows.pop()
+        for _, completion in finished:
+            yield completion
+
+    def _said(self, row: Row, token: int) -> Completion | None:
+        """Add a token to the row; its completion if that was the last."""
+        row.said.append(token)
+        ended = token in self.loaded.stop_ids
+        text = None
+        if ended or len(row.said) >= row.room or self.options.stop:
+            text = self.loaded.renderer.text(row.said[:-1] if ended else row.said)
+            cut = min((at for s in self.options.stop or () if s and (at := text.find(s)) >= 0), default=None)
+            if cut is not None:
+                text, ended = text[:cut], True
+        if text is None or not (ended or len(row.said) >= row.room):
+            return None
+        return Completion(row.request.id, text, input_tokens=len(row.prompt), output_tokens=len(row.said))
+
+    def _choose(self, logits: Any, rows: list[Row]) -> list[int]:
+        """The next token of each row."""
+        if self.options.temperature == 0:
+            best: list[int] = logits.argmax(-1).tolist()
+            return best
+        return [self._sample(one, row) for one, row in zip(logits.float().cpu(), rows, strict=True)]
+
+    def _sample(self, logits: Any, row: Row) -> int:
+        logits = logits / self.options.temperature
+        if self.options.top_k is not None and self.options.top_k < logits.shape[-1]:
+            logits = logits.masked_fill(logits < logits.topk(self.options.top_k).values[-1], float("-inf"))
+        shares, order = logits.softmax(-1).sort(descending=True)
+        shares = shares.masked_fill(shares.cumsum(-1) - shares > self.options.top_p, 0.0)
+        return int(order[torch.multinomial(shares, 1, generator=row.random)].item())
+
+
+def _too_long(request: Request, tokens: str, context: int) -> Completion:
+    said = f"the prompt has {tokens} tokens, and prompt and answer together can have {context}: shorten the prompt"
+    return Completion(request.id, error=RowError("context_length", said))

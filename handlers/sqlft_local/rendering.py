@@ -1,0 +1,121 @@
+"""Messages -> token ids: the only place, for training and asking, so that both see the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from sqlft.errors import NotSupported
+from sqlft.handler import Message
+
+PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}{% for m in messages %}{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token or '' }}{% endif %}\n{% endfor %}"
+)
+"""For bases that were never taught a chat: the texts, a line each."""
+
+
+class Rendered(NamedTuple):
+    """Token ids of a conversation, and for each whether the model has to learn to say it."""
+
+    ids: list[int]
+    answer: list[bool]
+
+
+class Renderer:
+    """Renders with a base's tokenizer and chat template; knows nothing of models."""
+
+    def __init__(self, tokenizer: Any, stop_ids: Sequence[int], chat_template: str | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.stop_ids = frozenset(stop_ids)
+        self._template = chat_template or tokenizer.chat_template or PLAIN_TEMPLATE
+        self._lead, self._trail = self._padding()
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Letters of the longest token: a text has at least its length over this many tokens."""
+        return max(map(len, self.tokenizer.get_vocab()))
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """What the model is asked: the conversation so far and the opening of the assistant's turn."""
+        return [i for ids, _ in self._turns(messages, ask=True) for i in ids]
+
+    def conversation(self, messages: Sequence[Message]) -> Rendered:
+        """What the model is trained on; its start equals `prompt` of the messages before any assistant's turn."""
+        ids: list[int] = []
+        answer: list[bool] = []
+        for tokens, taught in self._turns(messages, ask=False):
+            ids += tokens
+            answer += [i < taught for i in range(len(tokens))]
+        end = max((i + 1 for i, said in enumerate(answer) if said), default=0)
+        return Rendered(ids[:end], answer[:end])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """An answer's tokens as text, without what the template puts around an answer."""
+        said: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return said.removeprefix(self._lead).removesuffix(self._trail)
+
+    def _turns(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[list[int], int]]:
+        """Tokens of each piece, and how many at its start are an answer to be learned."""
+        for text, said in self._pieces(messages, ask):
+            ids = self._encode(text)
+            yield (ids, 0) if not said else self._ended(ids)
+
+    def _pieces(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[str, bool]]:
+        """The rendered text cut where an answer begins or ends; each piece is tokenized for itself.
+
+        Tokenizing the whole at once could merge letters across such a border, differently with and without an answer.
+        """
+        done = ""
+        for k, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            asked, said = self._render(messages[:k], True), self._render(messages[: k + 1], False)
+            yield _rest(asked, done), False
+            yield _rest(said, asked), True
+            done = said
+        if ask:
+            yield _rest(self._render(messages, True), done), False
+
+    def _render(self, messages: Sequence[Message], ask: bool) -> str:
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            rendered: str = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=ask, chat_template=self._template
+            )
+        except Exception as e:
+            raise NotSupported(
+                f"The base's chat template refuses these messages ({', '.join(m.role for m in messages)}): {e}",
+                "Leave out the system message, or give a chat_template of your own in CREATE MODEL … USING.",
+            ) from e
+        return rendered
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False) if text else []
+        return ids
+
+    def _ended(self, ids: list[int]) -> tuple[list[int], int]:
+        """An answer's tokens up to its end mark are learned; where the template has no end mark, one is put."""
+        ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
+        if ends or self.tokenizer.eos_token_id is None:
+            return ids, ends[-1] + 1 if ends else len(ids)
+        return [*ids, self.tokenizer.eos_token_id], len(ids) + 1
+
+    def _padding(self) -> tuple[str, str]:
+        """The white space that the template puts before and behind an answer."""
+        ask = [Message("user", "a")]
+        said = self._render([*ask, Message("assistant", "b")], False).removeprefix(self._render(ask, True))
+        before, _, behind = said.partition("b")
+        for token in {self.tokenizer.decode([i]) for i in self.stop_ids}:
+            behind = behind.partition(token)[0]
+        return before if before.isspace() else "", behind if behind.isspace() else ""
+
+
+def _rest(text: str, start: str) -> str:
+    if not text.startswith(start):
+        raise NotSupported(
+            "The base's chat template renders a turn in another way when more turns follow it.",
+            "Give a template that only appends: CREATE MODEL … USING chat_template = '…'.",
+        )
+    return text[len(start) :]

@@ -1,0 +1,86 @@
+"""Training rows -> examples of token ids, none longer than allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlft.errors import DataError
+from sqlft.handler import Message
+from sqlft_local.options import TrainOptions
+from sqlft_local.packing import Example, common_prefix
+from sqlft_local.rendering import Rendered, Renderer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LONGEST = 2048
+
+
+@dataclass
+class Rows:
+    """Examples, and what was done to rows that were too long."""
+
+    examples: list[Example]
+    cut: int = 0
+    dropped: int = 0
+
+
+def read(table: pa.Table, renderer: Renderer, options: TrainOptions, context: int) -> Rows:
+    """Render the column `messages`; DataError where a row teaches nothing or is too long and long_rows says error."""
+    most = min(options.max_length or min(LONGEST, context), context)
+    rows = Rows([])
+    for i, turns in enumerate(table.column("messages").to_pylist()):
+        rendered = renderer.conversation([Message(t["role"], t["content"]) for t in turns])
+        if not any(rendered.answer[1:]):
+            raise DataError(
+                f"Row {i + 1} has no answer to learn from.", "Every conversation must end with the assistant's message."
+            )
+        if len(rendered.ids) > most:
+            if options.long_rows == "error":
+                raise DataError(
+                    f"Row {i + 1} has {len(rendered.ids)} tokens, more than max_length = {most}.",
+                    "Say long_rows = 'cut' or 'drop', or a larger max_length.",
+                )
+            shorter = _cut(rendered, most) if options.long_rows == "cut" else None
+            if shorter is None:
+                rows.dropped += 1
+                continue
+            rendered = shorter
+            rows.cut += 1
+        rows.examples.append(Example(rendered.ids, [1.0 if a else options.prompt_loss_weight for a in rendered.answer]))
+    return rows
+
+
+def passes(batch: Sequence[Example], most: int) -> Iterator[list[Example]]:
+    """The batch in as few parts of about one size as keep each at `most` tokens; examples of a like length together."""
+    batch = sorted(batch, key=lambda e: -len(e.ids))
+    prefix = common_prefix([e.ids for e in batch]) if len(batch) > 1 else 0
+    own = sum(len(e.ids) - prefix for e in batch)
+    parts = -(-own // max(most - prefix, 1))
+    share, part, size = own / parts, list[Example](), 0
+    for e in batch:
+        if part and size + (len(e.ids) - prefix) / 2 > share:
+            yield part
+            part, size = [], 0
+        part.append(e)
+        size += len(e.ids) - prefix
+    yield part
+
+
+def weight(batch: Sequence[Example]) -> float:
+    """What the losses of a batch's tokens are divided by."""
+    return sum(sum(e.weights[1:]) for e in batch)
+
+
+def _cut(rendered: Rendered, most: int) -> Rendered | None:
+    """Without the middle of what stands before the last answer; None if the answer leaves no room for any of it."""
+    ids, answer = rendered
+    start = max(i for i, said in enumerate(answer) if not said) + 1
+    room = most - (len(ids) - start)
+    if room < 2:
+        return None
+    head, tail = room - room // 2, room // 2
+    chosen: list[Any] = [*range(head), *range(start - tail, len(ids))]
+    return Rendered([ids[i] for i in chosen], [answer[i] for i in chosen])

@@ -1,0 +1,330 @@
+"""The training loop: examples in, a PEFT adapter out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from sqlft.errors import DataError, ProviderError, SqlftError
+from sqlft.handler import Artifact, Progress
+from sqlft_local import checkpoints, lora, rows
+from sqlft_local.checkpoints import Checkpoint
+from sqlft_local.loading import Loaded, is_memory, out_of_memory
+from sqlft_local.options import TrainOptions
+from sqlft_local.packing import Example, pack
+
+PATIENCE = 3
+"""Validations without a new best after which early stopping ends a training."""
+Report = Callable[[Progress], None]
+
+
+@dataclass
+class State:
+    """How far a training is: all that a checkpoint keeps beside the tensors."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    loss: float = math.nan
+    valid_loss: float | None = None
+    best_loss: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    """Validations since the best one."""
+
+
+@dataclass
+class Training:
+    """One run over examples; `train` them to the end or until `report` raises."""
+
+    loaded: Loaded
+    base: str
+    options: TrainOptions
+    learning_rate: float
+    train: Sequence[Example]
+    valid: Sequence[Example]
+    workdir: Path
+    report: Report
+    start: Path | None = None
+    state: State = field(default_factory=State)
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.options.seed)
+        self.lora = lora.attach(self.loaded.model, self.options, self.start)
+        parameters = list(self.lora.trained.values())
+        fused = self.loaded.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=self.options.weight_decay, fused=fused)
+        self.per_epoch = -(-len(self.train) // self.options.batch_size)
+        self.total = max(1, round(self.per_epoch * self.options.n_epochs))
+        self.validate_every = max(1, -(-self.per_epoch // 2), -(-self.total // 10))
+        self.best: dict[str, Any] | None = None
+        self.saved = time.monotonic()
+        self.speed = _Speed()
+
+    def run(self) -> None:
+        """All steps that are left, and at the end the best state if validation chose one."""
+        try:
+            self._resume()
+            self._tell({})
+            while not self._over():
+                self._step()
+                if self.valid and (self.state.step % self.validate_every == 0 or self._over()):
+                    self._validate()
+                self._save_if_due()
+            if self.best is not None and self.options.early_stopping:
+                lora.load(self.lora, self.best)
+        except RuntimeError as e:
+            if isinstance(e, SqlftError) or not is_memory(e):
+                raise
+            raise out_of_memory("training") from e
+        except MemoryError as e:
+            raise out_of_memory("training") from e
+
+    def _over(self) -> bool:
+        stopped = self.options.early_stopping and self.state.stale >= PATIENCE
+        return self.state.step >= self.total or self._share_of_time() >= 1 or stopped
+
+    def _step(self) -> None:
+        began = time.monotonic()
+        batch = self._batch(self.state.step)
+        torch.manual_seed(self.options.seed * 1_000_003 + self.state.step + 1)
+        self.loaded.model.train()
+        loss, tokens = 0.0, 0
+        for part, found in self._losses(batch):
+            found.backward()
+            loss += found.item()
+            tokens += part
+            self._tell({})
+        norm = torch.nn.utils.clip_grad_norm_(list(self.lora.trained.values()), self.options.max_grad_norm or math.inf)
+        self._check_finite(loss, norm.item())
+        rate = self._rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.monotonic() - began
+        self.speed.add(len(batch), seconds)
+        state = self.state
+        state.step, state.tokens, state.seconds, state.loss = (
+            state.step + 1,
+            state.tokens + tokens,
+            state.seconds + seconds,
+            loss,
+        )
+        self._tell({"loss": loss, "learning_rate": rate})
+
+    def _losses(self, batch: Sequence[Example]) -> Iterator[tuple[int, Any]]:
+        """For each part of the batch its count of tokens and its share of the batch's mean loss."""
+        whole = rows.weight(batch)
+        for part in rows.passes(batch, self.options.max_tokens_per_pass):
+            yield sum(len(e.ids) for e in part), loss_of(self.loaded.model, part) / whole
+
+    def _batch(self, step: int) -> list[Example]:
+        """The rows of a step; every epoch has an order of its own that depends on nothing but the seed."""
+        epoch, place = divmod(step, self.per_epoch)
+        order = torch.randperm(
+            len(self.train), generator=torch.Generator().manual_seed(self.options.seed * 7919 + epoch)
+        )
+        size = self.options.batch_size
+        return [self.train[i] for i in order[place * size : (place + 1) * size].tolist()]
+
+    def _rate(self) -> float:
+        """Up linearly during the warm-up, then down linearly to nothing at the end of the steps or of the time."""
+        done = max((self.state.step + 0.5) / self.total, self._share_of_time())
+        up = min(1.0, done / self.options.warmup) if self.options.warmup else 1.0
+        return self.learning_rate * up * (1 - done) / (1 - min(self.options.warmup, 0.999))
+
+    def _share_of_time(self) -> float:
+        return self.state.seconds / (self.options.max_minutes * 60) if self.options.max_minutes else 0.0
+
+    def _validate(self) -> None:
+        began = time.monotonic()
+        self.loaded.model.eval()
+        total = 0.0
+        with torch.no_grad():
+            for part in rows.passes(self.valid, self.options.max_tokens_per_pass):
+                total += loss_of(self.loaded.model, part).item()
+                self._tell({})
+        state = self.state
+        state.valid_loss = total / rows.weight(self.valid)
+        state.stale += 1
+        if state.best_loss is None or state.valid_loss < state.best_loss:
+            state.best_loss, state.best_step, state.stale = state.valid_loss, state.step, 0
+            self.best = lora.taken(self.lora)
+        state.seconds += time.monotonic() - began
+        self._tell({"loss": state.loss, "valid_loss": state.valid_loss})
+
+    def _tell(self, metrics: dict[str, float]) -> None:
+        """Report; whoever stops the training there finds a checkpoint of the last whole step."""
+        seen = {
+            "tokens": float(self.state.tokens),
+            "epoch": self.state.step / self.per_epoch,
+            **self.speed.metrics(),
+            **metrics,
+        }
+        try:
+            self.report(Progress(self.state.step, self.total, seen))
+        except BaseException:
+            if self.state.step:
+                self._save()
+            raise
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        self._save()
+        raise ProviderError(
+            f"Training diverged: in step {self.state.step + 1} the loss is {loss} and the gradient's norm {norm}. "
+            f"The state after step {self.state.step} is kept.",
+            f"FINETUNE again with a lower learning_rate than {self.learning_rate:g}, or dtype = 'float32'.",
+        )
+
+    def _save_if_due(self) -> None:
+        every = self.options.checkpoint_steps
+        due = time.monotonic() - self.saved >= self.options.checkpoint_seconds
+        if due or (every and self.state.step % every == 0):
+            self._save()
+
+    def _save(self) -> None:
+        tensors = {f"adapter.{k}": v for k, v in lora.taken(self.lora).items()}
+        tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
+        for name, parameter in self.lora.trained.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value.detach().cpu()
+        state = {**asdict(self.state), "fingerprint": self._fingerprint()}
+        checkpoints.write(self.workdir / "checkpoints", self.state.step, Checkpoint(state, tensors))
+        self.saved = time.monotonic()
+
+    def _resume(self) -> None:
+        found = checkpoints.latest(self.workdir / "checkpoints")
+        if found is None or found.state.pop("fingerprint") != self._fingerprint():
+            return
+        self.state = State(**found.state)
+        lora.load(
+            self.lora, {k.removeprefix("adapter."): v for k, v in found.tensors.items() if k.startswith("adapter.")}
+        )
+        best = {k.removeprefix("best."): v for k, v in found.tensors.items() if k.startswith("best.")}
+        self.best = best or None
+        for name, parameter in self.lora.trained.items():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if (value := found.tensors.get(f"optimizer.{key}.{name}")) is not None:
+                    self.optimizer.state[parameter][key] = value.to(parameter.device)
+
+    def _fingerprint(self) -> str:
+        """What must be the same for a checkpoint to be gone on from."""
+        said = hashlib.sha256(repr((self.base, str(self.start), asdict(self.options))).encode())
+        for e in (*self.train, *self.valid):
+            said.update(repr(e).encode())
+        return said.hexdigest()
+
+
+def loss_of(model: Any, examples: Sequence[Example]) -> Any:
+    """The weighted sum of the losses of the examples' tokens; the output head runs only where a token counts."""
+    packed = pack(examples, model.device)
+    logits = model(
+        input_ids=packed.ids,
+        position_ids=packed.positions,
+        use_cache=False,
+        logits_to_keep=packed.source,
+        layout=packed,
+    ).logits[0]
+    return (cross_entropy(logits.float(), packed.target, reduction="none") * packed.weight).sum()
+
+
+class _Speed:
+    """Examples a second over the last steps."""
+
+    def __init__(self) -> None:
+        self._recent: list[tuple[int, float]] = []
+
+    def add(self, examples: int, seconds: float) -> None:
+        self._recent = [*self._recent[-7:], (examples, seconds)]
+
+    def metrics(self) -> dict[str, float]:
+        seconds = sum(s for _, s in self._recent)
+        return {"examples_per_second": sum(n for n, _ in self._recent) / seconds} if seconds else {}
+
+
+def train(
+    loaded: Loaded,
+    base: str,
+    options: TrainOptions,
+    learning_rate: float,
+    data: Any,
+    start: Path | None,
+    workdir: Path,
+    report: Report,
+) -> Artifact:
+    """Train to the end, or on from the workdir's checkpoint; the adapter and what is known of it."""
+    done = workdir / "done.json"
+    target = workdir / "adapter"
+    if done.exists():
+        return Artifact(target, details=json.loads(done.read_text(encoding="utf-8")))
+    taught = rows.read(data.train, loaded.renderer, options, loaded.context)
+    checked = (
+        rows.read(data.valid, loaded.renderer, options, loaded.context) if data.valid is not None else rows.Rows([])
+    )
+    if not taught.examples:
+        raise DataError(
+            f"No row is left to train on: {taught.dropped} are longer than max_length.",
+            "Raise max_length, or say long_rows = 'cut'.",
+        )
+    training = Training(loaded, base, options, learning_rate, taught.examples, checked.examples, workdir, report, start)
+    training.run()
+    details = _details(training, taught, checked)
+    _publish(training, target, done, details)
+    return Artifact(target, details=details)
+
+
+def _publish(training: Training, target: Path, done: Path, details: dict[str, Any]) -> None:
+    unfinished = target.with_name(".adapter.unfinished")
+    try:
+        for old in (unfinished, target):
+            shutil.rmtree(old, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        lora.save(training.lora, unfinished, training.base)
+        unfinished.rename(target)
+        done.write_text(json.dumps(details), encoding="utf-8")
+    except OSError as e:
+        raise ProviderError(
+            f"The adapter cannot be written to {target}: {e}.", "Make room on the disk, then RESUME MODEL name.N."
+        ) from e
+    shutil.rmtree(training.workdir / "checkpoints", ignore_errors=True)
+
+
+def _details(training: Training, taught: rows.Rows, checked: rows.Rows) -> dict[str, Any]:
+    import peft
+    import transformers
+
+    state, options = training.state, training.options
+    config = training.lora.config
+    used = {**asdict(options), "learning_rate": training.learning_rate, "r": config.r, "lora_alpha": config.lora_alpha}
+    return {
+        "base": training.base,
+        "continues": training.start is not None,
+        "examples": len(taught.examples),
+        "validation_examples": len(checked.examples),
+        "cut_rows": taught.cut + checked.cut,
+        "dropped_rows": taught.dropped + checked.dropped,
+        "steps": state.step,
+        "best_step": state.best_step if state.best_loss is not None and options.early_stopping else state.step,
+        "tokens": state.tokens,
+        "loss": state.loss,
+        "valid_loss": state.best_loss if options.early_stopping else state.valid_loss,
+        "seconds": round(state.seconds, 3),
+        "device": str(training.loaded.device),
+        "dtype": str(training.loaded.model.dtype).removeprefix("torch."),
+        "options": used,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
+    }
