@@ -1,1 +1,69 @@
 """Fine-tune and run language models from SQL, inside DuckDB."""
+
+from duckdb import (
+    DatabaseError,
+    Error,
+    IntegrityError,
+    InternalError,
+    NotSupportedError,
+    OperationalError,
+    ProgrammingError,
+    Warning,
+    apilevel,
+    paramstyle,
+    threadsafety,
+)
+
+from sqlft.connection import Connection, attach, connect
+from sqlft.errors import (
+    AlreadyExists,
+    BudgetExceeded,
+    Cancelled,
+    CatalogError,
+    DataError,
+    HandlerError,
+    HandlerNotInstalled,
+    MissingSecret,
+    NotFound,
+    NotSupported,
+    OptionError,
+    ProviderError,
+    SqlftError,
+    StatementError,
+)
+from sqlft.sql.parser import parse
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyExists",
+    "BudgetExceeded",
+    "Cancelled",
+    "CatalogError",
+    "Connection",
+    "DataError",
+    "DatabaseError",
+    "Error",
+    "HandlerError",
+    "HandlerNotInstalled",
+    "IntegrityError",
+    "InternalError",
+    "MissingSecret",
+    "NotFound",
+    "NotSupported",
+    "NotSupportedError",
+    "OperationalError",
+    "OptionError",
+    "ProgrammingError",
+    "ProviderError",
+    "SqlftError",
+    "StatementError",
+    "Warning",
+    "__version__",
+    "apilevel",
+    "attach",
+    "connect",
+    "paramstyle",
+    "parse",
+    "threadsafety",
+]

@@ -183,5 +183,3 @@ class Embedder(Handler):
     @abstractmethod
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
         """One vector a text, in order."""
-
-

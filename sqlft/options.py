@@ -43,7 +43,9 @@ def options_of(cls: type) -> dict[str, Option]:
         return {}
     hints = get_type_hints(cls, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
-    return {name: _option(name, hint, fields.get(name), cls) for name, hint in hints.items() if not name.startswith("_")}
+    return {
+        name: _option(name, hint, fields.get(name), cls) for name, hint in hints.items() if not name.startswith("_")
+    }
 
 
 def names_of(*classes: type) -> set[str]:
@@ -88,7 +90,9 @@ def build(cls: type, given: Mapping[str, Any], what: str) -> Any:
         values[option.name] = _checked(option, value, what)
     for option in declared.values():
         if option.default is MISSING and option.name not in values:
-            raise OptionError(f"{what} needs the option '{option.name}'.", f"Add: USING {option.name} = … ({option.doc})")
+            raise OptionError(
+                f"{what} needs the option '{option.name}'.", f"Add: USING {option.name} = … ({option.doc})"
+            )
     try:
         if dataclasses.is_dataclass(cls) or not declared:
             return cls(**values)
@@ -137,11 +141,16 @@ def _checked(option: Option, value: Any, what: str) -> Any:
     except (TypeError, ValueError):
         shown = "a secret" if option.secret else repr(value)[:80]
         raise OptionError(
-            f"{what}: '{option.name}' is {shown}, but must be {option.type_name}.", f"It means: {option.doc}" if option.doc else "Change its value."
+            f"{what}: '{option.name}' is {shown}, but must be {option.type_name}.",
+            f"It means: {option.doc}" if option.doc else "Change its value.",
         ) from None
     low, high = option.range or Range()
-    if isinstance(fitted, (int, float)) and ((low is not None and fitted < low) or (high is not None and fitted > high)):
-        bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"between {low} and {high}"
+    if isinstance(fitted, (int, float)) and (
+        (low is not None and fitted < low) or (high is not None and fitted > high)
+    ):
+        bounds = (
+            f"at least {low}" if high is None else f"at most {high}" if low is None else f"between {low} and {high}"
+        )
         raise OptionError(f"{what}: '{option.name}' is {fitted}, but must be {bounds}.", f"It means: {option.doc}")
     return fitted
 

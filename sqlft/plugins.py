@@ -48,6 +48,7 @@ def handler_class(name: str) -> type[Handler]:
         ) from e
     if not (isinstance(loaded, type) and issubclass(loaded, Handler)):
         raise HandlerNotInstalled(
-            f"The entry point '{name}' is no Handler class.", f"Let {entry.value} be a subclass of sqlft.handler.Handler."
+            f"The entry point '{name}' is no Handler class.",
+            f"Let {entry.value} be a subclass of sqlft.handler.Handler.",
         )
     return loaded

@@ -1,0 +1,301 @@
+"""Distinct prompts in, answers out: cache, retries, the ledger, and a watch on what the handler does."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlft.catalog.records import Usage
+from sqlft.errors import Cancelled, CatalogError, ProviderError, SqlftError
+from sqlft.handler import Completion, Message, Predictor, Request
+from sqlft.runtime.cache import Cache, key_of, prefix_of
+from sqlft.runtime.models import Resolved, plain
+from sqlft.runtime.pump import Pump
+from sqlft.runtime.session import Session, Tick
+from sqlft.runtime.settings import QuerySettings
+
+LOOKUP = 256
+"""Prompts whose cache entries are looked up at once."""
+STEP_SECONDS = 0.05
+NOT_ASKED = object()
+
+
+class Answer(NamedTuple):
+    """What became of one prompt."""
+
+    text: str | None
+    error: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached: bool = False
+    seconds: float = 0.0
+    cost_usd: float | None = None
+
+
+@dataclass
+class Tally:
+    """Counts for the ledger."""
+
+    calls: int = 0
+    cached: int = 0
+    errors: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = None
+
+
+class Asking:
+    """One version asked by one statement; prompts get ids 0, 1, 2 … as `add` is told of them."""
+
+    def __init__(
+        self,
+        session: Session,
+        resolved: Resolved,
+        options: Any,
+        settings: QuerySettings,
+        cache: Cache,
+        statement: tuple[str, str],
+    ) -> None:
+        self._session, self._resolved, self._options, self._settings = session, resolved, options, settings
+        self._name = str(resolved.version.key)
+        self._statement = statement
+        self._cache = cache if self._cacheable() else None
+        self._prefix = prefix_of(resolved.digest, json.dumps(plain(options), sort_keys=True, default=str))
+        self._prompts: list[tuple[Message, ...] | None] = []
+        self._keys: list[bytes] = []
+        self.answers: list[Answer | None] = []
+        self._next = 0
+        self._looked_up = 0
+        self._outstanding: dict[int, float] = {}
+        self._retries: list[tuple[float, int]] = []
+        self._attempts: dict[int, int] = {}
+        self._pump: Pump[Completion] | None = None
+        self._opened: Predictor | None = None
+        self._first_known = 0
+        self.tally = Tally()
+        self.rows = 0
+        self._started = time.monotonic()
+        self._reported = 0.0
+        self._finished = False
+
+    def add(self, messages: tuple[Message, ...]) -> int:
+        """Tell of a prompt; its id."""
+        self._prompts.append(messages)
+        self.answers.append(None)
+        return len(self._prompts) - 1
+
+    def known_before(self, end: int) -> int:
+        """How many of the first `end` prompts are answered without a gap."""
+        while self._first_known < end and self.answers[self._first_known] is not None:
+            self._first_known += 1
+        return min(self._first_known, end)
+
+    def advance(self, end: int, most: int) -> None:
+        """Ask on until more of the first `end` prompts are answered without a gap; takes at most `most` answers."""
+        before = self.known_before(end)
+        while self.known_before(end) == before < end:
+            self._look_up(before)
+            if self.known_before(end) > before:
+                return
+            self._step(max(1, most))
+
+    def finish(self, error: bool = False) -> None:
+        """Close the predictor and write the ledger; safe to call twice."""
+        if self._finished:
+            return
+        self._finished = True
+        if self._pump is not None:
+            self._pump.close()
+        self._write_usage()
+        if not error and self.tally.errors:
+            first = next(a.error for a in self.answers if a is not None and a.error)
+            column = f"{self._resolved.model.predict}_error"
+            self._session.warn(
+                f"{self.tally.errors} of {len(self.answers)} prompts to {self._name} failed: {first} "
+                f"({column} says why, row by row; USING on_error='fail' stops at the first.)"
+            )
+
+    def _cacheable(self) -> bool:
+        if self._settings.cache is not None:
+            return self._settings.cache
+        return getattr(self._options, "temperature", 0) in (0, 0.0)
+
+    def _look_up(self, first: int) -> None:
+        """Fill in what the cache knows of the next prompts."""
+        if first < self._looked_up:
+            return
+        end = min(len(self._prompts), max(first, self._looked_up) + LOOKUP)
+        ids = range(self._looked_up, end)
+        self._looked_up = end
+        if self._cache is None:
+            return
+        self._keys.extend(key_of(self._prefix, self._prompts[i] or ()) for i in ids)
+        kept = self._cache.get([self._keys[i] for i in ids])
+        for i in ids:
+            if (found := kept.get(self._keys[i])) is not None:
+                self.answers[i] = Answer(found.text, None, found.input_tokens, found.output_tokens, True, 0.0, 0.0)
+                self.tally.cached += 1
+
+    def _step(self, most: int) -> None:
+        if self._pump is None:
+            self._pump = Pump(self._predict, self._close_predictor)
+            self._write_usage()
+        try:
+            items, ended = self._pump.take(
+                most, STEP_SECONDS, self._settings.timeout, lambda: self._session.interrupted
+            )
+        except SqlftError:
+            raise
+        except Exception as e:
+            raise ProviderError(
+                f"The handler '{self._resolved.handler_name}' failed: {type(e).__name__}: {e}",
+                "Run it again: what was answered is kept. If it goes on, tell those who wrote the handler.",
+            ) from e
+        self._keep([c for c in items if self._accept(c)])
+        if ended:
+            self._next_pass()
+        self._tell()
+
+    def _next_pass(self) -> None:
+        """The handler is through with what it pulled: unanswered requests have failed, others wait for a retry."""
+        for i in list(self._outstanding):
+            self._accept_error(i, "no_answer", "the handler ended without answering this row", True)
+        if self._pump is not None:
+            self._pump.close()
+        self._pump = None
+        if self._retries:
+            self._sleep_until(self._retries[0][0])
+
+    def _sleep_until(self, when: float) -> None:
+        while (left := when - time.monotonic()) > 0:
+            if self._session.interrupted:
+                raise Cancelled("Interrupted.", "Run it again: what was answered is kept.")
+            time.sleep(min(left, 0.1))
+
+    def _predict(self) -> Iterator[Completion]:
+        """Runs in the pump's thread."""
+        handler, resolved = self._resolved.handler, self._resolved
+        self._opened = handler.open(resolved.spec, resolved.artifact, self._options)
+        return iter(self._opened.predict(self._requests(self._pump)))
+
+    def _close_predictor(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+
+    def _requests(self, pump: Pump[Completion] | None) -> Iterator[Request]:
+        while pump is not None and not pump.stopped:
+            i = self._next_id()
+            if i is None:
+                return
+            messages = self._prompts[i]
+            self._outstanding[i] = time.monotonic()
+            self.tally.calls += 1
+            yield Request(i, messages or ())
+
+    def _next_id(self) -> int | None:
+        if self._retries and self._retries[0][0] <= time.monotonic():
+            return heapq.heappop(self._retries)[1]
+        while self._next < len(self._prompts):
+            self._look_up(self._next)
+            i = self._next
+            self._next += 1
+            if self.answers[i] is None:
+                return i
+        return None
+
+    def _accept(self, c: Completion) -> bool:
+        """Take an answer in; whether it is one to keep."""
+        if not isinstance(c, Completion):
+            raise self._misbehaved(f"gave a {type(c).__name__} where a Completion belongs")
+        started = self._outstanding.pop(c.id, None)
+        if started is None:
+            known = isinstance(c.id, int) and 0 <= c.id < len(self.answers) and self.answers[c.id] is not None
+            raise self._misbehaved(f"answered request {c.id} {'twice' if known else 'that was not asked'}")
+        self.tally.input_tokens += c.input_tokens or 0
+        self.tally.output_tokens += c.output_tokens or 0
+        if c.cost_usd is not None:
+            self.tally.cost_usd = (self.tally.cost_usd or 0.0) + c.cost_usd
+        if c.error is not None:
+            self._outstanding[c.id] = started
+            self._accept_error(c.id, c.error.code, c.error.message, c.error.retryable)
+            return False
+        if not isinstance(c.text, str):
+            self._outstanding[c.id] = started
+            self._accept_error(c.id, "no_text", "the handler gave neither a text nor an error", False)
+            return False
+        text = c.text if c.text.isascii() else c.text.encode("utf-8", "replace").decode()
+        seconds = time.monotonic() - started
+        self.answers[c.id] = Answer(text, None, c.input_tokens, c.output_tokens, False, seconds, c.cost_usd)
+        self._prompts[c.id] = None
+        return True
+
+    def _accept_error(self, i: int, code: str, message: str, retryable: bool) -> None:
+        started = self._outstanding.pop(i)
+        tries = self._attempts.get(i, 0)
+        if retryable and tries < self._settings.max_retries:
+            self._attempts[i] = tries + 1
+            wait = min(30.0, 0.25 * 2**tries) * (0.5 + random.random() / 2)
+            heapq.heappush(self._retries, (time.monotonic() + wait, i))
+            return
+        self.answers[i] = Answer(None, f"{code}: {message}", seconds=time.monotonic() - started)
+        self._prompts[i] = None
+        self.tally.errors += 1
+        if self._settings.on_error == "fail":
+            raise ProviderError(
+                f"A row failed at {self._name}: {code}: {message}",
+                "Mend the row, or leave on_error='fail' out: then it is NULL and the others go on.",
+            )
+
+    def _keep(self, completions: list[Completion]) -> None:
+        if self._cache is None or not completions:
+            return
+        rows = []
+        for c in completions:
+            answer = self.answers[c.id]
+            if answer is not None and answer.text is not None:
+                rows.append((self._keys[c.id], answer.text, c.input_tokens, c.output_tokens, self._name))
+        try:
+            self._cache.put(rows)
+        except CatalogError as e:
+            self._session.warn(str(e))
+            self._cache = None
+
+    def _misbehaved(self, what: str) -> ProviderError:
+        return ProviderError(
+            f"The handler '{self._resolved.handler_name}' {what}.",
+            "Tell those who wrote it: every request is answered once, with its id (sqlft.testing checks this).",
+        )
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        done = self._next - len(self._outstanding) - len(self._retries)
+        self._session.progress(Tick(f"asking {self._name}", done, len(self.answers)))
+        if now - self._reported > 1.0:
+            self._reported = now
+            self._write_usage()
+
+    def _write_usage(self) -> None:
+        tally, (statement_id, statement) = self.tally, self._statement
+        usage = Usage(
+            statement_id,
+            self._resolved.version.key,
+            statement,
+            rows=self.rows,
+            distinct_prompts=len(self.answers),
+            cached=tally.cached,
+            calls=tally.calls,
+            errors=tally.errors,
+            input_tokens=tally.input_tokens,
+            output_tokens=tally.output_tokens,
+            cost_usd=tally.cost_usd,
+            seconds=time.monotonic() - self._started,
+        )
+        try:
+            self._session.catalog.put_usage(usage)
+        except CatalogError:  # a read-only folder: the answers matter more than the ledger
+            return

@@ -1,0 +1,132 @@
+"""All that one statement asks: each model version once for equal prompts, whichever part of the query wants it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft.options import build, check_names, names_of, pick
+from sqlft.runtime.ask import Answer, Asking
+from sqlft.runtime.cache import Cache
+from sqlft.runtime.models import Resolved
+from sqlft.runtime.session import Session
+from sqlft.runtime.settings import QuerySettings
+
+USAGE = pa.struct(
+    [
+        ("input_tokens", pa.int64()),
+        ("output_tokens", pa.int64()),
+        ("cached", pa.bool_()),
+        ("seconds", pa.float64()),
+        ("cost_usd", pa.float64()),
+    ]
+)
+UNASKED = Answer(None)
+
+
+class Book:
+    """The prompts of one version: input rows to ids, ids to columns of answers."""
+
+    def __init__(self, resolved: Resolved, asking: Asking) -> None:
+        self.resolved, self.asking = resolved, asking
+        self._ids: dict[str, int] = {}
+
+    def ids(self, columns: Sequence[Any]) -> pa.Array:
+        """int32 prompt ids of rows of inputs, in the order of the model's inputs; NULL where all inputs are NULL."""
+        import pyarrow.compute as pc
+
+        prompt = self.resolved.prompt
+        texts = prompt.render_column(dict(zip(prompt.inputs, columns, strict=True)))
+        empty = columns[0].is_null()
+        for column in columns[1:]:
+            empty = pc.and_(empty, column.is_null())
+        texts = pc.if_else(empty, pa.scalar(None, texts.type), texts)
+        if isinstance(texts, pa.ChunkedArray):
+            texts = texts.combine_chunks()
+        encoded = texts.dictionary_encode()
+        known = [self._id(text) for text in encoded.dictionary.to_pylist()]
+        return pa.array(known, pa.int32()).take(encoded.indices)
+
+    def _id(self, text: str) -> int:
+        found = self._ids.get(text)
+        if found is None:
+            found = self._ids[text] = self.asking.add(self.resolved.prompt.conversation(text))
+        return found
+
+    def columns(self, ids: pa.Array, names: Sequence[str]) -> list[pa.Array]:
+        """The output, error and usage columns named, a value an id; what was not asked is NULL."""
+        encoded = ids.dictionary_encode()
+        answers = [self.asking.answers[i] or UNASKED for i in encoded.dictionary.to_pylist()]
+        output = self.resolved.model.predict.lower()
+        makers = {
+            output: lambda: pa.array([a.text for a in answers], pa.string()),
+            f"{output}_error": lambda: pa.array([a.error for a in answers], pa.string()),
+            f"{output}_usage": lambda: pa.array([_usage(a) for a in answers], USAGE),
+        }
+        return [makers[name.lower()]().take(encoded.indices) for name in names]
+
+    def ask_all(self) -> None:
+        """Answer every prompt so far."""
+        end = len(self.asking.answers)
+        while self.asking.known_before(end) < end:
+            self.asking.advance(end, 4096)
+
+
+class Asker:
+    """What a statement's USING says, and the books it opened."""
+
+    def __init__(self, session: Session, cache: Cache, using: Mapping[str, Any], statement: str) -> None:
+        self._session, self._cache, self._using = session, cache, using
+        self._statement = (uuid.uuid4().hex, statement)
+        self._books: dict[tuple[Any, str], Book] = {}
+        self._given: dict[str, set[str]] = {}
+        self._taken: set[str] = set()
+
+    def book(self, resolved: Resolved, alias: str) -> Book:
+        """The book of a version; two references with the same options share one."""
+        given = self._options_for(resolved, alias)
+        settings = build(QuerySettings, pick(given, QuerySettings), "This query")
+        own = {k: v for k, v in given.items() if k not in names_of(QuerySettings)}
+        key = (resolved.version.key, repr(sorted(given.items())))
+        if key not in self._books:
+            options = resolved.predict_options(own)
+            asking = Asking(self._session, resolved, options, settings, self._cache, self._statement)
+            self._books[key] = Book(resolved, asking)
+        return self._books[key]
+
+    def _options_for(self, resolved: Resolved, alias: str) -> dict[str, Any]:
+        """USING's keys that this model takes, with `alias.k = v` over them."""
+        cls = type(resolved.handler).predict_options
+        known = names_of(cls, QuerySettings)
+        self._given[alias.lower()] = known
+        shared = {k: v for k, v in self._using.items() if k in known or cls is dict}
+        own = next((v for k, v in self._using.items() if k.lower() == alias.lower() and isinstance(v, Mapping)), {})
+        if cls is not dict:
+            check_names(own, known, f"Model '{resolved.model.key.name}'")
+        self._taken.update(shared, *([alias.lower()] if own else []))
+        return {**shared, **own}
+
+    def check_using(self) -> None:
+        """OptionError for a key of USING that none of the statement's models takes."""
+        left = [k for k in self._using if k not in self._taken and k.lower() not in self._given]
+        check_names(left, set().union(*self._given.values()) if self._given else set(), "This query")
+
+    def finish(self, error: bool = False) -> None:
+        """Close all predictors and write the ledger."""
+        for book in self._books.values():
+            book.asking.finish(error)
+
+
+def _usage(answer: Answer) -> dict[str, Any] | None:
+    if answer is UNASKED:
+        return None
+    return {
+        "input_tokens": answer.input_tokens,
+        "output_tokens": answer.output_tokens,
+        "cached": answer.cached,
+        "seconds": answer.seconds,
+        "cost_usd": answer.cost_usd,
+    }

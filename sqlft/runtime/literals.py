@@ -1,0 +1,84 @@
+"""Parameters as SQL text, so that parts of a statement can run on their own."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from sqlft.errors import DataError, StatementError
+from sqlft.runtime.anatomy import Span, splice
+from sqlft.sql.lexer import Token, parameters, tokens
+
+
+def inline(text: str, values: Any) -> str:
+    """`text` with `?`, `$1` and `$name` replaced by the values' literals."""
+    if values is None or (isinstance(values, (list, tuple, Mapping)) and not values):
+        return text
+    found = [t for t in tokens(text) if t.kind == "parameter"]
+    keys = parameters(found)
+    return splice(
+        text, [(Span(t.start, t.end), _value_of(k.key, values, t, text)) for t, k in zip(found, keys, strict=True)]
+    )
+
+
+def _value_of(key: int | str, values: Any, token: Token, text: str) -> str:
+    try:
+        if isinstance(values, Mapping):
+            return literal(values[key] if key in values else values[str(key)])
+        return literal(values[int(key) - 1])
+    except (KeyError, IndexError, ValueError):
+        raise StatementError(
+            f"The parameter {token.text} has no value.", text, token.start, "Give one value for each parameter."
+        ) from None
+
+
+def literal(value: Any) -> str:
+    """A Python value as DuckDB's SQL."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return f"({value})" if value < 0 else str(value)
+    if isinstance(value, float):
+        return f"'{value!r}'::DOUBLE" if math.isfinite(value) else f"'{value}'::DOUBLE"
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return "'" + "".join(f"\\x{b:02X}" for b in bytes(value)) + "'::BLOB"
+    if isinstance(value, decimal.Decimal):
+        return str(value) if value.is_finite() else f"'{value}'::DOUBLE"
+    if isinstance(value, datetime.datetime):
+        return f"'{value.isoformat(sep=' ')}'::{'TIMESTAMPTZ' if value.tzinfo else 'TIMESTAMP'}"
+    if isinstance(value, datetime.date):
+        return f"'{value.isoformat()}'::DATE"
+    if isinstance(value, datetime.time):
+        return f"'{value.isoformat()}'::TIME"
+    if isinstance(value, datetime.timedelta):
+        return f"INTERVAL ({value.days * 86_400_000_000 + value.seconds * 1_000_000 + value.microseconds}) MICROSECONDS"
+    if isinstance(value, uuid.UUID):
+        return f"'{value}'::UUID"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{quoted(str(k))}: {literal(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(literal(v) for v in value) + "]"
+    if hasattr(value, "item"):  # a NumPy scalar
+        return literal(value.item())
+    raise DataError(
+        f"A parameter of type {type(value).__name__} cannot go with a model in one statement.",
+        "Give it as a string, a number, a date, a list or a dict.",
+    )
+
+
+def quoted(text: str) -> str:
+    """A string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """A quoted name."""
+    return '"' + name.replace('"', '""') + '"'

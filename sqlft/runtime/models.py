@@ -1,0 +1,154 @@
+"""From a name to what can be asked: model, version, handler, artifact, prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from sqlft import plugins
+from sqlft.catalog import artifacts, secrets
+from sqlft.catalog.records import Engine, Model, ModelKey, Version
+from sqlft.data import Prompt
+from sqlft.errors import CatalogError, NotFound, ProviderError, SqlftError, did_you_mean
+from sqlft.handler import Artifact, Handler, ModelSpec, Trainer
+from sqlft.options import build, pick
+from sqlft.runtime.session import Session
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A version, ready to be asked or trained from."""
+
+    model: Model
+    version: Version
+    handler_name: str
+    handler: Handler
+    spec: ModelSpec
+    artifact: Artifact | None
+    prompt: Prompt
+    digest: str
+
+    def predict_options(self, given: Mapping[str, Any]) -> Any:
+        """The handler's predict options: what CREATE MODEL said, and over it what the statement says."""
+        cls = type(self.handler).predict_options
+        return build(cls, {**pick(self.model.options, cls), **given}, f"Model '{self.model.key.name}'")
+
+
+def engine_of(session: Session, name: str) -> Engine:
+    """The engine of that name; a handler's own name is an engine with defaults."""
+    known = {e.name.lower(): e for e in session.catalog.engines()}
+    if name.lower() in known:
+        return known[name.lower()]
+    if name.lower() in plugins.found():
+        return Engine(name.lower(), name.lower())
+    raise NotFound(
+        f"There is no engine or handler '{name}'.{did_you_mean(name, [*known, *plugins.found()])}",
+        "SHOW ML_ENGINES and SHOW HANDLERS list them; CREATE ML_ENGINE name FROM handler makes one.",
+    )
+
+
+def handler_of(session: Session, engine: Engine, overrides: Mapping[str, Any] | None = None) -> Handler:
+    """The engine's handler with its options, secrets in place; `overrides` are a model's own engine options."""
+    cls = plugins.handler_class(engine.handler)
+    given = secrets.reveal({**engine.options, **pick(overrides or {}, cls.engine_options)})
+    try:
+        return cls(build(cls.engine_options, given, f"Engine '{engine.name}'"))
+    except SqlftError:
+        raise
+    except Exception as e:
+        raise ProviderError(
+            f"The handler '{engine.handler}' could not be made: {type(e).__name__}: {e}", "Check the engine's options."
+        ) from e
+
+
+def spec_of(cls: type[Handler], base: str, options: Mapping[str, Any], what: str) -> ModelSpec:
+    """The ModelSpec of USING's options; other classes' options among them are left out."""
+    return ModelSpec(base, build(cls.model_options, pick(options, cls.model_options), what))
+
+
+def model_of(session: Session, key: ModelKey | str) -> Model:
+    """The model of that name; NotFound with the nearest name there is."""
+    name, project = (key, None) if isinstance(key, str) else key
+    found = session.catalog.find_model(name, project)
+    if found is None:
+        names = [m.key.name for m in session.catalog.models()]
+        raise NotFound(f"There is no model '{name}'.{did_you_mean(name, names)}", "SHOW MODELS lists them.")
+    return found
+
+
+def resolve(session: Session, key: ModelKey | str, number: int | None = None, *, ready: bool = True) -> Resolved:
+    """Version `number` of a model (None: the active one); `ready` wants one that is complete, its files unchanged."""
+    model = model_of(session, key)
+    version = session.catalog.version_of(model.key, number)
+    if ready and version.status != "complete":
+        raise CatalogError(*_why_not(version))
+    engine = engine_of(session, model.engine)
+    handler = handler_of(session, engine, model.options)
+    spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
+    artifact = _artifact(version) if ready else None
+    return Resolved(
+        model,
+        version,
+        engine.handler,
+        handler,
+        spec,
+        artifact,
+        Prompt(model.prompt_template, model.system),
+        _digest(engine, spec, version),
+    )
+
+
+def trainers() -> list[str]:
+    """Names of the installed handlers that can train; those that cannot be loaded are left out."""
+    names = []
+    for name in plugins.found():
+        try:
+            if issubclass(plugins.handler_class(name), Trainer):
+                names.append(name)
+        except SqlftError:
+            continue
+    return sorted(names)
+
+
+def _artifact(version: Version) -> Artifact | None:
+    if version.artifact_path is not None:
+        artifacts.verify(version.artifact_path, version.artifact_digest)
+    if version.artifact_path is None and version.remote_id is None:
+        return None
+    return Artifact(version.artifact_path, version.remote_id, version.details)
+
+
+def _digest(engine: Engine, spec: ModelSpec, version: Version) -> str:
+    asked = [
+        engine.handler,
+        secrets.shown(engine.options),
+        spec.base,
+        plain(spec.options),
+        version.artifact_digest,
+        version.remote_id,
+    ]
+    return sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def plain(options: Any) -> Any:
+    """An options instance as JSON can hold it."""
+    if dataclasses.is_dataclass(options) and not isinstance(options, type):
+        return dataclasses.asdict(options)
+    return options if isinstance(options, dict) else dict(vars(options)) if hasattr(options, "__dict__") else options
+
+
+def _why_not(version: Version) -> tuple[str, str]:
+    key = version.key
+    steps = {
+        "failed": f"DESCRIBE {key} tells more; ask an earlier version, or FINETUNE again.",
+        "cancelled": f"RESUME MODEL {key} goes on with it.",
+        "interrupted": f"RESUME MODEL {key} goes on with it.",
+    }
+    error = f": {version.error}" if version.error else ""
+    return f"Version {key} cannot be asked, it is {version.status}{error}.", steps.get(
+        version.status, f"Wait for it (DESCRIBE {key}), or ask an earlier version."
+    )

@@ -1,0 +1,94 @@
+"""An iterator stepped in a thread of its own, on demand, so that Ctrl-C and time-outs work while it blocks."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from sqlft.errors import Cancelled, ProviderError
+
+T = TypeVar("T")
+POLL = 0.1
+
+
+class Pump(Generic[T]):
+    """Takes items only when asked to; after `close` it takes none.
+
+    `make` and `close` run in the thread too, for libraries that mind who calls them.
+    """
+
+    def __init__(self, make: Callable[[], Iterator[T]], close: Callable[[], None]) -> None:
+        self._make, self._close = make, close
+        self._orders: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
+        self._taken: queue.SimpleQueue[tuple[list[T], bool, BaseException | None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.stopped = False
+
+    def take(self, most: int, seconds: float, timeout: float, interrupted: Callable[[], bool]) -> tuple[list[T], bool]:
+        """At least one item (unless there are no more), at most `most`, and no longer than `seconds` after the first.
+
+        Returns the items and whether the iterator has ended; raises what it raised.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="sqlft-ask", daemon=True)
+            self._thread.start()
+        self._orders.put((most, seconds))
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                items, ended, error = self._taken.get(timeout=min(POLL, timeout))
+                break
+            except queue.Empty:
+                if interrupted():
+                    raise Cancelled("Interrupted.", "Run it again: what was answered is kept.") from None
+                if time.monotonic() > deadline:
+                    raise ProviderError(
+                        f"No answer came in {timeout:g} seconds.",
+                        "Check the model's endpoint or machine, or allow more: USING timeout=… (seconds).",
+                    ) from None
+        if error is not None and not items:
+            raise error
+        if error is not None:  # first hand over what came before the error
+            self._taken.put(([], True, error))
+            return items, False
+        return items, ended
+
+    def close(self, patience: float = 2.0) -> None:
+        """Stop; waits `patience` seconds for a handler that is in the middle of something."""
+        self.stopped = True
+        if self._thread is not None:
+            self._orders.put(None)
+            self._thread.join(patience)
+
+    def _run(self) -> None:
+        iterator: Iterator[T] | None = None
+        try:
+            while (order := self._orders.get()) is not None:
+                items: list[T] = []
+                ended, error = False, None
+                try:
+                    if iterator is None:
+                        iterator = iter(self._make())
+                    until = time.monotonic() + order[1]
+                    while len(items) < order[0]:
+                        items.append(next(iterator))
+                        if time.monotonic() > until:
+                            break
+                except StopIteration:
+                    ended = True
+                except BaseException as e:
+                    error = e
+                self._taken.put((items, ended, error))
+        finally:
+            self._finish(iterator)
+
+    def _finish(self, iterator: Iterator[T] | None) -> None:
+        for end in (getattr(iterator, "close", None), self._close):
+            try:
+                if end is not None:
+                    end()
+            except Exception:  # a handler that fails at closing has already given its answers
+                continue

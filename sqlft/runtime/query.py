@@ -1,0 +1,185 @@
+"""DuckDB's own statements that read models, views over models or sqlft's tables: planned and answered."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sqlglot import exp
+
+from sqlft.catalog.records import View
+from sqlft.errors import AlreadyExists, CatalogError, StatementError
+from sqlft.runtime.asker import Asker
+from sqlft.runtime.cache import Cache
+from sqlft.runtime.literals import inline, quoted
+from sqlft.runtime.rewrite import Rewriter
+from sqlft.runtime.session import Parameters, Session
+from sqlft.runtime.stream import Stream, plan
+from sqlft.sql.lexer import Token, tokens
+from sqlft.sql.statements import Plain
+
+NAME = r'(?:(?:\w+|"[^"]+")\s*\.\s*)*(?P<name>\w+|"(?:[^"]|"")+")'
+CREATE = re.compile(
+    rf"\s*create\s+(?P<replace>or\s+replace\s+)?(?:temp(?:orary)?\s+|recursive\s+)*(?P<kind>table|view)\s+"
+    rf"(?P<exists>if\s+not\s+exists\s+)?{NAME}\s*(?P<columns>\([^()]*\)\s*)?(?P<as>as\b)?",
+    re.I,
+)
+DROP = re.compile(rf"\s*drop\s+(?P<kind>table|view)\s+(?P<exists>if\s+exists\s+)?{NAME}", re.I)
+DRY = re.compile(r"\s*(explain(?:\s*\([^)]*\))?|describe|desc)\s+(?!analyze\b)", re.I)
+READS = frozenset({"FROM", "JOIN", ",", "(", "TABLE", "INTO"})
+
+
+@dataclass(frozen=True)
+class Native:
+    """Run this text on DuckDB, without parameters."""
+
+    sql: str
+
+
+@dataclass(frozen=True)
+class Untouched:
+    """Nothing of ours in it: run what was typed."""
+
+
+Planned = Native | Untouched | Stream
+
+
+def plan_query(session: Session, cache: Cache, statement: Plain, parameters: Parameters) -> Planned:
+    """What to do with a statement that may read models; asks what has to be asked before DuckDB runs."""
+    try:
+        found = tokens(statement.sql)
+    except StatementError:
+        return Untouched()
+    if not _mentions(session, found):
+        if statement.using:
+            raise StatementError(
+                "USING options belong to a query that reads a model, and this one reads none.",
+                statement.text,
+                len(statement.sql),
+                "Take them out, or check the model's name: SHOW MODELS lists them.",
+            )
+        return Untouched()
+    text = inline(statement.sql, parameters)
+    return _data_definition(session, cache, text, statement) or _query(session, cache, text, statement, found)
+
+
+def _mentions(session: Session, found: list[Token]) -> bool:
+    names = session.catalog.names()
+    for i, token in enumerate(found):
+        if token.kind in ("word", "quoted"):
+            if token.value.lower() in names:
+                return True
+            if token.value.lower() == "sqlft" and i + 1 < len(found) and found[i + 1].text == ".":
+                return True
+    return False
+
+
+def _query(session: Session, cache: Cache, text: str, statement: Plain, found: list[Token]) -> Planned:
+    dry = DRY.match(text)
+    asker = Asker(session, cache, statement.using, statement.text)
+    rewriter = Rewriter(session, text[dry.end() :] if dry else text, asker, dry=dry is not None)
+    try:
+        outcome = _outcome(session, rewriter, asker, text, dry, found)
+    except BaseException:
+        asker.finish(error=True)
+        raise
+    if not isinstance(outcome, Stream):
+        asker.finish()
+    return outcome
+
+
+def _outcome(
+    session: Session, rewriter: Rewriter, asker: Asker, text: str, dry: re.Match[str] | None, found: list[Token]
+) -> Planned:
+    before = dry.group(0) if dry else ""
+    try:
+        reading, references = rewriter.read()
+    except StatementError:
+        if _reads_a_name(session, found):
+            raise
+        return Untouched()
+    if not references:
+        return Untouched() if before + rewriter.text == text else Native(before + rewriter.text)
+    if isinstance(reading.tree, exp.Select) and not dry:
+        planned = plan(session, rewriter)
+        if planned is not None:
+            return Stream(session, asker, planned)
+    sql = rewriter.run()
+    asker.check_using()
+    return Native(before + sql)
+
+
+def _reads_a_name(session: Session, found: list[Token]) -> bool:
+    """Whether a model's name stands where a table's would."""
+    names = session.catalog.names()
+    for before, token in zip(found, found[1:], strict=False):
+        if token.kind in ("word", "quoted") and token.value.lower() in names and before.text.upper() in READS | {"."}:
+            return True
+    return any(t.value.lower() == "sqlft" for t in found if t.kind in ("word", "quoted"))
+
+
+def _data_definition(session: Session, cache: Cache, text: str, statement: Plain) -> Planned | None:
+    """CREATE VIEW over a model, DROP VIEW of ours, and names that are taken."""
+    if (made := CREATE.match(text)) is not None:
+        name = _plain_name(made["name"])
+        model = session.catalog.find_model(name)
+        if model is not None:
+            raise AlreadyExists(
+                f"'{name}' is a model, and a model and a {made['kind'].lower()} may not share a name.",
+                f"Choose another name, or ALTER MODEL {name} RENAME TO ….",
+            )
+        if made["kind"].lower() == "view":
+            return _create_view(session, cache, text, made, statement)
+        return None
+    if (dropped := DROP.match(text)) is not None:
+        name = _plain_name(dropped["name"])
+        if session.catalog.find_model(name) is not None:
+            raise CatalogError(f"'{name}' is a model.", f"DROP MODEL {name} removes it.")
+        if session.catalog.view(name) is not None:
+            session.catalog.drop_view(name)
+            return Native("SELECT 0 AS Count WHERE false")
+    return None
+
+
+def _create_view(session: Session, cache: Cache, text: str, made: re.Match[str], statement: Plain) -> Planned | None:
+    name, query = _plain_name(made["name"]), text[made.end() :]
+    if made["as"] is None:
+        return None
+    if statement.using:
+        raise StatementError(
+            "A view keeps no USING options.",
+            statement.text,
+            len(statement.sql),
+            "Give them to the query that reads it.",
+        )
+    existing = session.catalog.view(name)
+    asker = Asker(session, cache, {}, statement.text)
+    rewriter = Rewriter(session, query, asker, dry=True)
+    bound = rewriter.run()
+    if not rewriter.seen_models and rewriter.text == query:
+        if existing is not None and made["replace"]:
+            session.catalog.drop_view(name)
+        return None
+    session.con.sql(bound)
+    if existing is not None and made["exists"]:
+        return Native("SELECT 0 AS Count WHERE false")
+    _check_free(session, name, "view")
+    columns = [c.strip().strip('"') for c in (made["columns"] or "").strip().strip("()").split(",") if c.strip()]
+    session.catalog.add_view(View(name, query.strip(), tuple(columns)), or_replace=bool(made["replace"]))
+    return Native("SELECT 0 AS Count WHERE false")
+
+
+def _check_free(session: Session, name: str, what: str) -> None:
+    taken = session.con.sql(
+        "SELECT 1 FROM (SELECT table_name AS n FROM duckdb_tables() UNION ALL SELECT view_name FROM duckdb_views()"
+        f" WHERE NOT internal) WHERE lower(n) = {quoted(name.lower())}"
+    )
+    if taken.fetchall():
+        raise AlreadyExists(
+            f"There is a table or view '{name}' already.",
+            f"Choose another name for the {what}, or drop that one first.",
+        )
+
+
+def _plain_name(written: str) -> str:
+    return written[1:-1].replace('""', '"') if written.startswith('"') else written

@@ -1,0 +1,87 @@
+"""Which function runs which statement."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft.errors import NotSupported, StatementError
+from sqlft.runtime import define, show, train
+from sqlft.runtime.cache import Cache
+from sqlft.runtime.session import Parameters, Session
+from sqlft.sql import statements as s
+
+Runner = Callable[[Session, Any, Parameters], pa.Table | None]
+
+
+def run_evaluate(session: Session, statement: s.Evaluate, parameters: Parameters) -> None:
+    """Not yet: another release makes it work."""
+    raise NotSupported(
+        "EVALUATE is understood, but cannot be run yet.",
+        "Until then: sqlft.metrics.METRICS in Python, or compare columns in SQL: avg((answer = expected)::INTEGER).",
+    )
+
+
+RUNNERS: Mapping[type[s.Statement], Runner] = {
+    s.CreateEngine: define.run_create_engine,
+    s.DropEngine: define.run_drop_engine,
+    s.ShowEngines: show.run_show_engines,
+    s.ShowHandlers: show.run_show_handlers,
+    s.DescribeEngine: show.run_describe_engine,
+    s.CreateModel: define.run_create_model,
+    s.Finetune: train.run_finetune,
+    s.Retrain: train.run_retrain,
+    s.CancelModel: train.run_cancel,
+    s.ResumeModel: train.run_resume,
+    s.SetActive: define.run_set_active,
+    s.DropModel: define.run_drop_model,
+    s.RenameModel: define.run_rename_model,
+    s.ShowModels: show.run_show_models,
+    s.DescribeModel: show.run_describe_model,
+    s.CreateDatabase: define.run_create_database,
+    s.Evaluate: run_evaluate,
+}
+
+
+def run(session: Session, cache: Cache, statement: s.Statement, parameters: Parameters) -> pa.Table | None:
+    """Run one of our own statements; its result, if it has one."""
+    if isinstance(statement, s.DropCache):
+        return run_drop_cache(session, cache, statement)
+    bound = bind(statement, parameters)
+    return RUNNERS[type(statement)](session, bound, parameters)
+
+
+def run_drop_cache(session: Session, cache: Cache, statement: s.DropCache) -> pa.Table:
+    """Forget kept answers, all of them or a model's."""
+    count = cache.drop(str(statement.name) if statement.name else None)
+    return pa.table({"dropped_answers": [count]})
+
+
+def bind(statement: Any, parameters: Parameters) -> Any:
+    """The statement with the values of its options' parameters in place."""
+    changed = {
+        f.name: _bound(getattr(statement, f.name), parameters, statement)
+        for f in dataclasses.fields(statement)
+        if f.name in ("options", "parameters")
+    }
+    return dataclasses.replace(statement, **changed) if changed else statement
+
+
+def _bound(value: Any, parameters: Parameters, statement: Any) -> Any:
+    if isinstance(value, s.Parameter):
+        try:
+            if isinstance(parameters, Mapping):
+                return parameters[value.key if value.key in parameters else str(value.key)]
+            return (parameters or [])[int(value.key) - 1]
+        except (KeyError, IndexError, ValueError):
+            raise StatementError(
+                f"The parameter {value.key} has no value.", statement.text, 0, "Give one value for each parameter."
+            ) from None
+    if isinstance(value, Mapping):
+        return {k: _bound(v, parameters, statement) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_bound(v, parameters, statement) for v in value]
+    return value

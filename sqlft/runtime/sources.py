@@ -1,0 +1,101 @@
+"""Rows of FROM db (SELECT …): the query as typed, with `db` as its default catalog, models in it included."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import duckdb
+import pyarrow as pa
+
+from sqlft.errors import DataError, NotFound, did_you_mean
+from sqlft.runtime.cache import Cache
+from sqlft.runtime.literals import identifier, inline
+from sqlft.runtime.query import Native, Untouched, plan_query
+from sqlft.runtime.session import Parameters, Session
+from sqlft.sql.lexer import Parameter, parameters, tokens
+from sqlft.sql.plain import plain
+from sqlft.sql.statements import Source
+
+
+def read(session: Session, source: Source, values: Parameters, *, before: int = 0) -> pa.Table:
+    """All rows of the source; `before` positional parameters (`?`) stand in the statement before it."""
+    text = _with_values(source.query, values, before)
+    with default_catalog(session, source.database):
+        try:
+            return _rows(session, text)
+        except duckdb.Error as e:
+            if type(e).__module__.startswith("sqlft"):
+                raise
+            raise DataError(f"The query for the rows failed: {e}", "Mend it: try it alone first.") from e
+
+
+def _rows(session: Session, text: str) -> pa.Table:
+    statement = plain(text, 0, len(text))
+    cache = Cache(session.catalog.folder / "cache.sqlite")
+    try:
+        planned = plan_query(session, cache, statement, None)
+        if isinstance(planned, Untouched | Native):
+            query = statement.sql if isinstance(planned, Untouched) else planned.sql
+            relation = session.con.sql(query)
+            if relation is None:
+                raise DataError("The query for the rows gives none, it is no SELECT.", "Write FROM db (SELECT …).")
+            return relation.to_arrow_reader(100_000).read_all()
+        planned.start()
+        return planned.table()
+    finally:
+        cache.close()
+
+
+def _with_values(query: str, values: Parameters, before: int) -> str:
+    if not values:
+        return query
+    if isinstance(values, Mapping):
+        return inline(query, values)
+    positional = [p for p in parameters(tokens(query)) if isinstance(p, Parameter)]
+    marks = "?" in query
+    return inline(query, list(values)[before:] if marks else values) if positional else query
+
+
+@contextmanager
+def default_catalog(session: Session, database: str | None) -> Iterator[None]:
+    """Tables are looked for in `database`, an attached catalog or a schema, first."""
+    if database is None:
+        yield
+        return
+    con = session.con
+    known = [r[0] for r in con.sql("SELECT database_name FROM duckdb_databases() WHERE NOT internal").fetchall()]
+    schemas = [
+        r[0]
+        for r in con.sql("SELECT schema_name FROM duckdb_schemas() WHERE database_name = current_database()").fetchall()
+    ]
+    target = next((n for n in [*known, *schemas] if n.lower() == database.lower()), None)
+    if target is None:
+        if database.lower() in ("mindsdb", "main", "memory"):
+            yield
+            return
+        raise NotFound(
+            f"There is no database '{database}'.{did_you_mean(database, known)}",
+            f"ATTACH a file or a server under that name, or CREATE DATABASE {database} WITH ENGINE = …; "
+            "FROM (SELECT …) reads what is open here.",
+        )
+    old = con.sql("SELECT current_setting('search_path'), current_database(), current_schema()").fetchall()[0]
+    con.execute(f"USE {identifier(target)}")
+    _finish(con)
+    try:
+        yield
+    finally:
+        con.execute(_restore(old))
+        _finish(con)
+
+
+def _restore(old: tuple[str, str, str]) -> str:
+    search_path, database, schema = old
+    if search_path and not re.fullmatch(r"[\w\"]+\.[\w\"]+", search_path):
+        return "SET search_path = '" + search_path.replace("'", "''") + "'"
+    return f"USE {identifier(database)}.{identifier(schema)}"
+
+
+def _finish(con: duckdb.DuckDBPyConnection) -> None:
+    con.fetchall()
