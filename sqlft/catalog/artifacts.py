@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlft.errors import CatalogError, HandlerError
 
-PICKLED = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
+UNSAFE = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".so", ".py", ".pyc"})
 """Loading one of these can run code, whoever wrote it."""
 
 Print = tuple[tuple[str, int, int, int], ...]
@@ -20,9 +20,9 @@ _verified: dict[Path, tuple[Print, str]] = {}
 def publish(made: Path, place: Path) -> tuple[Path, str]:
     """Move a finished file or folder to `place`, a folder: (what to open, its digest).
 
-    On the same disk this is one rename, so `place` is never half there.  HandlerError if it holds pickles.
+    On the same disk this is one rename, so `place` is never half there.  HandlerError if it holds pickles or code.
     """
-    refuse_pickles(made)
+    refuse_unsafe(made)
     staging = place.with_name(f"{place.name}.staging")
     _remove(staging)
     if made.is_file():
@@ -39,10 +39,10 @@ def publish(made: Path, place: Path) -> tuple[Path, str]:
     return opened, digest(opened)
 
 
-def refuse_pickles(made: Path) -> None:
+def refuse_unsafe(made: Path) -> None:
     """HandlerError if a file there is of a kind that runs code when it is loaded."""
     for name, path in _files(made):
-        if path.suffix.lower() in PICKLED:
+        if path.suffix.lower() in UNSAFE:
             raise HandlerError(
                 f"The handler made the file '{name}', which may run code when it is loaded.",
                 "Let it write safetensors (and JSON, text), or keep such files out of its artifact.",

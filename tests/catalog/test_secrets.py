@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from sqlft.catalog import secrets
+from sqlft.errors import MissingSecret
+from sqlft.options import Env, is_secret
+
+KEY = "sk-very-secret"
+
+
+def test_a_literal_goes_to_a_file_for_its_owner_only(sqlft_home: Path) -> None:
+    hidden = secrets.hide({"api_key": KEY, "base_url": "http://x", "deep": {"password": KEY}}, is_secret, "ML_ENGINE e")
+    assert KEY not in json.dumps(hidden)
+    assert hidden["base_url"] == "http://x"
+    folder = sqlft_home / "secrets"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    files = list(folder.iterdir())
+    assert [stat.S_IMODE(f.stat().st_mode) for f in files] == [0o600] * 2
+    assert secrets.reveal(hidden) == {"api_key": KEY, "base_url": "http://x", "deep": {"password": KEY}}
+    assert secrets.shown(hidden) == {"api_key": "****", "base_url": "http://x", "deep": {"password": "****"}}
+    secrets.forget(hidden)
+    assert list(folder.iterdir()) == []
+
+
+def test_hiding_twice_changes_nothing(sqlft_home: Path) -> None:
+    hidden = secrets.hide({"api_key": KEY}, is_secret, "ML_ENGINE e")
+    assert secrets.hide(hidden, is_secret, "MODEL m") == hidden
+
+
+def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = secrets.hide({"api_key": Env("MY_KEY"), "region": Env("MY_REGION")}, is_secret, "ML_ENGINE e")
+    assert hidden == {"api_key": {"$env": "MY_KEY"}, "region": {"$env": "MY_REGION"}}
+    assert secrets.shown(hidden)["api_key"] == "env('MY_KEY')"
+    monkeypatch.setenv("MY_KEY", KEY)
+    with pytest.raises(MissingSecret, match=r"MY_REGION[^$]*export MY_REGION"):
+        secrets.reveal(hidden)
+    monkeypatch.setenv("MY_REGION", "eu")
+    assert secrets.reveal(hidden) == {"api_key": KEY, "region": "eu"}
+
+
+def test_a_file_that_is_gone(sqlft_home: Path) -> None:
+    hidden = secrets.hide({"api_key": KEY}, is_secret, "ML_ENGINE my_openai")
+    for file in (sqlft_home / "secrets").iterdir():
+        file.unlink()
+    with pytest.raises(MissingSecret, match="DROP ML_ENGINE my_openai"):
+        secrets.reveal(hidden)
+
+
+def test_a_made_up_reference_reads_no_other_file(sqlft_home: Path) -> None:
+    (sqlft_home / "x").write_text(json.dumps({"value": "stolen"}))
+    with pytest.raises(MissingSecret):
+        secrets.reveal({"api_key": {"$secret": "../x"}})
+
+
+def test_texts_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-other")
+    hidden = secrets.hide({"api_key": KEY, "deep": {"token_secret": Env("MY_KEY")}}, is_secret, "ML_ENGINE e")
+    assert secrets.redact(f"key {KEY} and sk-other fail", hidden) == "key **** and **** fail"

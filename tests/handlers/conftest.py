@@ -1,0 +1,93 @@
+"""Models for tests of the local engine: tiny random ones made here, and the real one that demos use."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from platformdirs import user_cache_dir
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TEXT = "SELECT name FROM singer WHERE age > 20 GROUP BY country How many singers are there in France and Japan? " * 4
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+
+
+def make_tokenizer(folder: Path, template: str | None = CHATML) -> int:
+    """A byte-level tokenizer of some hundred tokens; how many."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator([TEXT], trainer)
+    made.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": SPECIAL[1], "eos_token": SPECIAL[2], "pad_token": SPECIAL[2], "unk_token": SPECIAL[0]}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    if template:
+        (folder / "chat_template.jinja").write_text(template)
+    return int(made.get_vocab_size())
+
+
+def make_model(folder: Path, kind: str = "llama", template: str | None = CHATML, **shape: Any) -> Path:
+    """A random model of the kind, saved in Hugging Face layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = make_tokenizer(folder, template)
+    torch.manual_seed(7)
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    config = AutoConfig.for_model(kind, vocab_size=words, **{**SHAPE, **ids, "initializer_range": 0.2, **shape})
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers."""
+    return make_model(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+@pytest.fixture
+def model_maker(tmp_path: Path) -> Callable[..., Path]:
+    """`make_model` below the test's folder."""
+
+    def make(name: str = "model", **given: Any) -> Path:
+        return make_model(tmp_path / name, **given)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def kept_bases() -> Path:
+    """Where the real base stays between runs of the tests: SQLFT_TEST_BASES, or the user's cache."""
+    return Path(os.environ.get("SQLFT_TEST_BASES") or Path(user_cache_dir("sqlft-tests")) / "bases")
+
+
+@pytest.fixture
+def smollm(kept_bases: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of the real base, got once."""
+    from sqlft_local import pull
+
+    monkeypatch.setenv("SQLFT_BASES", str(kept_bases))
+    pull("smollm2-135m", lambda what, share: None)
+    return "smollm2-135m"

@@ -1,0 +1,129 @@
+"""Loss and gradients of packed rows equal those of padded ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sqlft_local import loading, lora
+from sqlft_local.options import ModelOptions, TrainOptions
+from sqlft_local.packing import Example, common_prefix, pack
+from sqlft_local.rows import passes, weight
+from sqlft_local.training import loss_of
+from transformers import AutoModelForCausalLM
+
+CLOSE = 1e-5
+
+
+def rows(prefix: int, own: Sequence[int], prompt_weight: float = 0.0, seed: int = 0) -> list[Example]:
+    """Rows that share `prefix` tokens; of each own part the second half is the answer."""
+    chosen = random.Random(seed)
+    shared = [chosen.randrange(3, 300) for _ in range(prefix)]
+    made = []
+    for i, n in enumerate(own):
+        ids = [*shared, 3 + i, *(chosen.randrange(3, 300) for _ in range(n - 1))]
+        answer = prefix + n // 2
+        made.append(Example(ids, [prompt_weight] * answer + [1.0] * (len(ids) - answer)))
+    return made
+
+
+def padded_loss(model: Any, batch: Sequence[Example]) -> Any:
+    """What transformers' own attention gives on rows padded to the longest, logits everywhere."""
+    longest = max(len(e.ids) for e in batch)
+    ids = torch.tensor([[*e.ids, *[0] * (longest - len(e.ids))] for e in batch])
+    mask = torch.tensor([[1] * len(e.ids) + [0] * (longest - len(e.ids)) for e in batch])
+    weights = torch.tensor([[*e.weights, *[0.0] * (longest - len(e.ids))] for e in batch])
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    return (losses * weights[:, 1:]).sum()
+
+
+def trainable(folder: Path, attention: str) -> tuple[Any, dict[str, Any]]:
+    """The model with LoRA matrices that all do something."""
+    if attention == "sqlft":
+        model = loading.fresh(folder, ModelOptions(), "cpu").model
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention).requires_grad_(False)
+    attached = lora.attach(model, TrainOptions(lora_dropout=0.0), None)
+    numbers = torch.Generator().manual_seed(3)
+    lora.load(attached, {k: torch.randn(v.shape, generator=numbers) * 0.1 for k, v in attached.trained.items()})
+    return model.train(), attached.trained
+
+
+def assert_equal_to_padded(folder: Path, batch: Sequence[Example], most: int = 100_000) -> None:
+    """Loss and every gradient, by the largest difference relative to the largest value."""
+    packed, ours = trainable(folder, "sqlft")
+    plain, theirs = trainable(folder, "eager")
+    whole = weight(batch)
+    loss = 0.0
+    for part in passes(batch, most):
+        found = loss_of(packed, part) / whole
+        found.backward()
+        loss += found.item()
+    expected = padded_loss(plain, batch) / whole
+    expected.backward()
+    assert abs(loss - expected.item()) <= CLOSE * abs(expected.item())
+    for name, parameter in ours.items():
+        reference = theirs[name].grad
+        assert (parameter.grad - reference).abs().max() <= CLOSE * reference.abs().max().clamp(min=1e-3), name
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2, 17, 90])
+@pytest.mark.parametrize("own", [[9], [8, 8, 8], [2, 30, 7, 3, 64], [5] * 16, [100, 2, 2]])
+def test_loss_and_gradients_equal_those_of_padded_rows(tiny: Path, prefix: int, own: list[int]) -> None:
+    """Over prefixes, one-row batches and uneven lengths."""
+    assert_equal_to_padded(tiny, rows(prefix, own))
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 20])
+def test_prompts_may_count_in_the_loss(tiny: Path, prefix: int) -> None:
+    """The shared start counts once for every row that has it."""
+    assert_equal_to_padded(tiny, rows(prefix, [9, 4, 30, 4], prompt_weight=0.3))
+
+
+def test_several_passes_make_one_step(tiny: Path) -> None:
+    """Memory is bounded by parts whose gradients add up."""
+    batch = rows(11, [20, 3, 40, 9, 9, 14, 2])
+    assert len(list(passes(batch, 50))) > 2
+    assert_equal_to_padded(tiny, batch, most=50)
+
+
+def test_identical_rows(tiny: Path) -> None:
+    """Every row keeps a token of its own."""
+    assert_equal_to_padded(tiny, rows(0, [12]) * 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("mistral", {"sliding_window": 8}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}),
+        ("qwen3", {"head_dim": 16}),
+        ("llama", {"num_key_value_heads": 4, "tie_word_embeddings": False}),
+        ("llama", {"num_key_value_heads": 1, "attention_bias": True}),
+        ("gemma3_text", {"sliding_window": 8, "head_dim": 16, "query_pre_attn_scalar": 16}),
+    ],
+)
+def test_other_architectures(model_maker: Callable[..., Path], kind: str, shape: dict[str, Any]) -> None:
+    """No model's code is copied: what differs is in the attention's arguments."""
+    assert_equal_to_padded(model_maker(kind=kind, **shape), rows(13, [20, 3, 9], prompt_weight=0.1))
+
+
+def test_nothing_is_padded() -> None:
+    """The row has the common start once, and then each own part."""
+    packed = pack(rows(17, [2, 30, 7]))
+    assert packed.ids.shape == (1, 17 + 2 + 30 + 7)
+    assert packed.lengths == (30, 7, 2)
+    assert packed.positions[0, 17:19].tolist() == [17, 18]
+
+
+def test_common_prefix_leaves_every_row_a_token() -> None:
+    """Rows without one would have no state to predict from."""
+    assert common_prefix([[1, 2, 3], [1, 2, 4, 5]]) == 2
+    assert common_prefix([[1, 2], [1, 2, 3]]) == 1
+    assert common_prefix([[5], [5, 6]]) == 0
+    assert common_prefix([[4, 5], [5, 6]]) == 0
