@@ -54,6 +54,12 @@ class Model:
     active: int | None = None
     created_at: datetime | None = None
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the answer's column in training rows: what PREDICT named, and what AS made of it."""
+        named = self.options.get("$predict")
+        return (self.predict,) if named is None else (named, self.predict)
+
 
 @dataclass(frozen=True)
 class Version:

@@ -30,7 +30,7 @@ class Prepared:
 def prepare(
     rows: pa.Table,
     prompt: Prompt,
-    predict: str,
+    predict: str | Sequence[str],
     *,
     valid_rows: pa.Table | None = None,
     validation_split: float | None = None,
@@ -41,12 +41,14 @@ def prepare(
 ) -> Prepared:
     """Conversations from `rows`, checked, and split unless `valid_rows` are given.
 
-    `max_length` is in tokens as `count_tokens` has them.  DataError if no shape fits, no usable row is
-    left, or rows are over-long and `long_rows` is 'error'.
+    `predict` is the answer's column, or the names it may have; `max_length` is in tokens as `count_tokens`
+    has them.  DataError if no shape fits, no usable row is left, or rows are over-long and `long_rows` is 'error'.
     """
 
+    targets = (predict,) if isinstance(predict, str) else tuple(predict)
+
     def read(table: pa.Table, what: str) -> tuple[list[Conversation], list[Finding]]:
-        found, findings = _read(table, prompt, predict, what)
+        found, findings = _read(table, prompt, targets, what)
         kept, more = lengths(found, count_tokens, max_length, long_rows)
         if not kept:
             raise DataError(
@@ -80,10 +82,12 @@ def digest_of(conversations: Iterable[Conversation]) -> str:
     return sha.hexdigest()
 
 
-def _read(rows: pa.Table, prompt: Prompt, predict: str, what: str) -> tuple[list[Conversation], list[Finding]]:
+def _read(
+    rows: pa.Table, prompt: Prompt, targets: Sequence[str], what: str
+) -> tuple[list[Conversation], list[Finding]]:
     if rows.num_rows == 0:
         raise DataError(f"The {what} query gives no rows.", "Run the query by itself, and loosen its WHERE or LIMIT.")
-    _, found, findings = recognise(rows, prompt, predict)
+    _, found, findings = recognise(rows, prompt, targets)
     kept, more = usable(found)
     if not kept:
         raise DataError(

@@ -34,14 +34,14 @@ class Recognised(NamedTuple):
     findings: list[Finding]
 
 
-def recognise(rows: pa.Table, prompt: Prompt, predict: str) -> Recognised:
+def recognise(rows: pa.Table, prompt: Prompt, targets: Sequence[str]) -> Recognised:
     """Conversations of `rows`: DataError with the shapes that fit if its columns make none."""
     columns = {name.lower(): i for i, name in reversed(list(enumerate(rows.column_names)))}
-    for shape, needed, read in _shapes(prompt, predict):
+    for shape, needed, read in _shapes(prompt, targets):
         if all(name.lower() in columns for name in needed):
-            found, findings = read(_Rows(rows, columns), prompt, predict)
+            found, findings = read(_Rows(rows, columns), prompt, needed[-1])
             return Recognised(shape, [_with_system(c, prompt.system) for c in found], findings)
-    raise _no_shape(rows, prompt, predict)
+    raise _no_shape(rows, prompt, targets[0])
 
 
 def table_of(conversations: Sequence[Conversation]) -> pa.Table:
@@ -74,9 +74,11 @@ class _Rows:
 Read = Callable[[_Rows, Prompt, str], tuple[list[Conversation], list[Finding]]]
 
 
-def _shapes(prompt: Prompt, predict: str) -> Iterator[tuple[str, tuple[str, ...], Read]]:
+def _shapes(prompt: Prompt, targets: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...], Read]]:
     """In order of precedence: the model's own columns are what a user most likely means."""
-    yield "inputs", (*prompt.inputs, predict), _read_inputs
+    for target in targets:
+        if target.lower() not in (name.lower() for name in prompt.inputs):
+            yield "inputs", (*prompt.inputs, target), _read_inputs
     yield "role, content", ("role", "content"), _read_roles
     yield "messages", ("messages",), _read_messages
     yield "prompt, completion", ("prompt", "completion"), _read_completions
@@ -109,9 +111,9 @@ def _with_system(conversation: Conversation, system: str | None) -> Conversation
     return conversation._replace(turns=(Turn("system", system), *conversation.turns))
 
 
-def _read_inputs(rows: _Rows, prompt: Prompt, predict: str) -> tuple[list[Conversation], list[Finding]]:
+def _read_inputs(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conversation], list[Finding]]:
     users = prompt.render_column({name: rows.column(name) for name in prompt.inputs}).to_pylist()
-    answers = text_column(rows.column(predict)).to_pylist()
+    answers = text_column(rows.column(target)).to_pylist()
     asked = _any_valid([rows.column(name) for name in prompt.inputs])
     return [
         Conversation(i, (Turn("user", user if known else ""), Turn("assistant", answer)))
@@ -119,14 +121,14 @@ def _read_inputs(rows: _Rows, prompt: Prompt, predict: str) -> tuple[list[Conver
     ], []
 
 
-def _read_completions(rows: _Rows, prompt: Prompt, predict: str) -> tuple[list[Conversation], list[Finding]]:
+def _read_completions(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conversation], list[Finding]]:
     users, answers = text_column(rows.column("prompt")).to_pylist(), text_column(rows.column("completion")).to_pylist()
     pairs = zip(users, answers, strict=True)
     found = [Conversation(i, (Turn("user", u), Turn("assistant", a))) for i, (u, a) in enumerate(pairs, 1)]
     return found, _unused_template(prompt, rows.count)
 
 
-def _read_messages(rows: _Rows, prompt: Prompt, predict: str) -> tuple[list[Conversation], list[Finding]]:
+def _read_messages(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conversation], list[Finding]]:
     column = rows.column("messages")
     values = (
         column.to_pylist(maps_as_pydicts="lossy")
@@ -148,7 +150,7 @@ def _read_messages(rows: _Rows, prompt: Prompt, predict: str) -> tuple[list[Conv
     return found, findings
 
 
-def _read_roles(rows: _Rows, prompt: Prompt, predict: str) -> tuple[list[Conversation], list[Finding]]:
+def _read_roles(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conversation], list[Finding]]:
     roles = [_role(r, i) for i, r in enumerate(text_column(rows.column("role")).to_pylist(), 1)]
     contents = text_column(rows.column("content")).to_pylist()
     findings: list[Finding] = []

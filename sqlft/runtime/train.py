@@ -190,7 +190,7 @@ def _prepared(session: Session, plan: Plan, parameters: Parameters) -> Prepared:
         return prepare(
             rows,
             Prompt(plan.model.prompt_template, plan.model.system),
-            plan.model.predict,
+            plan.model.targets,
             valid_rows=None if valid is None else sources.read(session, valid, None),
             validation_split=plan.settings.validation_split,
             seed=plan.settings.seed,

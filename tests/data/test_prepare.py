@@ -251,3 +251,11 @@ def test_digest_depends_on_the_conversations_alone() -> None:
     assert prepare(chunked, BARE, "answer", seed=5, validation_split=0.5).digest == digest
     assert prepare(table.slice(1), BARE, "answer").digest != digest
     assert prepare(table.rename_columns(["answer", "content"]), BARE, "answer").digest != digest
+
+
+def test_the_answer_may_go_by_two_names() -> None:
+    for column in ("answer", "reply"):
+        table = pa.table({"content": ["a"], column: ["b"]})
+        assert talks(prepare(table, BARE, ("answer", "reply"))) == [PAIR]
+    with pytest.raises(DataError, match="lacks content, answer"):
+        prepare(pa.table({"x": [1]}), BARE, ("answer", "reply"))
