@@ -117,6 +117,8 @@ class Cursor:
     def identifier(self, what: str) -> str:
         """A word, "x", `x` or 'x'."""
         token = self.token
+        if token.kind == "number" and self.peek(1).word and self.peek(1).start == token.end:
+            raise self.error("A name that starts with a digit needs quotes.", f'Write: "{token.text}…"')
         if token.kind not in NAMES or token.word in RESERVED:
             raise self.unexpected(what)
         if not token.value or "\0" in token.value:
@@ -142,8 +144,14 @@ class Cursor:
                 else:
                     raise self.unexpected("a name", "a version's number")
             else:
-                return parts
+                break
             self.next()
+        if self.token.text == "-" and self.token.start == self.peek(-1).end:
+            raise self.error(
+                "A name with a '-' needs quotes.",
+                f'Write: "{parts[-1].value}-…", or {parts[-1].value}_… if it is called so.',
+            )
+        return parts
 
     def name(self, what: str = "a model's name", version: bool = True) -> Name:
         """[project.]name[.N]; without `version` a number is refused."""

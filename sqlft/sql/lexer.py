@@ -12,12 +12,14 @@ from sqlft.sql.statements import Parameter
 
 Kind = Literal["word", "quoted", "string", "number", "parameter", "op", "end"]
 
-# All that is not ASCII belongs to words, spaces excepted, as in DuckDB: letters of any script, emoji.
-WORD_START = r"[^\x00-@\[-^`{-\x7f\s]"
-WORD_REST = r"[^\x00-#%-/:-@\[-^`{-\x7f\s]"
+# The spaces of no width, among them the byte order mark at the start of some files, are spaces to DuckDB too.
+SPACE = r"\s\u200b\u2060\ufeff"
+# All else that is not ASCII belongs to words, as in DuckDB: letters of any script, emoji.
+WORD_START = rf"[^\x00-@\[-^`{{-\x7f{SPACE}]"
+WORD_REST = rf"[^\x00-#%-/:-@\[-^`{{-\x7f{SPACE}]"
 ESCAPED = r"[eE]'(?:[^'\\]|\\.|'')*+'"
 DOLLAR_TAG = rf"\$(?:{WORD_START}(?:(?!\$){WORD_REST})*+)?\$"
-BLANK = r"(?:\s|--[^\n\r]*+)*+"
+BLANK = rf"(?:[{SPACE}]|--[^\n\r]*+)*+"
 
 _TOKEN = re.compile(
     rf"""{BLANK}(?:
@@ -131,7 +133,7 @@ def _key(value: str) -> int | str:
 def _unescaped(body: str, text: str, start: int) -> str:
     try:
         return _ESCAPE.sub(_escape, body.encode()).decode()
-    except ValueError:
+    except (ValueError, OverflowError):
         message = "This E'…' string has an escape that is no character."
         raise wrong(message, text, start, "Write the character itself.") from None
 

@@ -9,9 +9,9 @@ from sqlft.options import SECRET_WORDS
 
 _SECRET = re.compile(
     rf"""(?:{"|".join(SECRET_WORDS)})\w*["'`]?
-         (?: \s*[=:]?\s* (?P<quoted> [eE]'(?:[^'\\]|\\.|'')*+'? | '(?:[^']|'')*+'? | "(?:[^"]|"")*+"?
+         (?: \s*+[=:]?\s*+ (?P<quoted> [eE]'(?:[^'\\]|\\.|'')*+'? | '(?:[^']|'')*+'? | "(?:[^"]|"")*+"?
                                    | (?P<tag>\$\w*\$).*?(?:(?P=tag)|\Z) )
-           | \s*[=:]\s*(?!env\b) (?P<bare> [^\s,;()}}\]'"$?]++ ) )""",
+           | \s*+[=:]\s*+(?!env\b) (?P<bare> [^\s,;()}}\]'"$?]++ ) )""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 

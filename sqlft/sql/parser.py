@@ -56,8 +56,8 @@ MISSPELT = {
     "CREATE": ("MODEL", "PREDICTOR", "ML_ENGINE"),
     "DROP": ("MODEL", "PREDICTOR", "ML_ENGINE", "CACHE"),
     "ALTER": ("MODEL",),
-    "": ("FINETUNE", "RETRAIN", "EVALUATE"),
 }
+MISSPELT_VERBS = ("FINETUNE", "RETRAIN", "EVALUATE")
 HEADING = 5
 
 
@@ -117,16 +117,19 @@ def _keywords(heading: list[Token]) -> tuple[str, str]:
 
 def _whole(text: str, found: list[Token], following: list[Span]) -> list[Token]:
     """The statement's tokens, with those behind a `;` that stands inside a query's parentheses."""
-    depth, more = _depth(found), list(found)
-    for ahead in range(1, len(following) + 1 if depth > 0 else 1):
-        span = following[-ahead]
-        further = tokens(text, more[-1].end, span.end)
-        more += further
-        depth += _depth(further)
-        if depth <= 0:
-            del following[-ahead:]
-            return more
-    return found
+    more, depth, ahead = list(found), _depth(found), 0
+    try:
+        while depth > 0 and ahead < len(following):
+            ahead += 1
+            further = tokens(text, more[-1].end, following[-ahead].end)
+            more += further
+            depth += _depth(further)
+    except StatementError:
+        return found
+    if depth > 0:
+        return found
+    del following[len(following) - ahead :]
+    return more
 
 
 def _depth(found: list[Token]) -> int:
@@ -136,11 +139,12 @@ def _depth(found: list[Token]) -> int:
 def _check_spelling(text: str, heading: list[Token]) -> None:
     """CREATE MODLE, FINETUN: DuckDB's own error would say less."""
     verb, kind = _keywords(heading)
-    word, known = (kind, MISSPELT[verb]) if verb in MISSPELT else (verb, MISSPELT[""])
-    near = get_close_matches(word, known, n=1, cutoff=0.8)
-    if near:
+    word, known = (kind, MISSPELT[verb]) if verb in MISSPELT else (verb, MISSPELT_VERBS)
+    for near in get_close_matches(word, known, n=1, cutoff=0.8):
         token = next(t for t in heading if t.word == word)
-        raise wrong(f"Found '{token.text}'. Did you mean '{near[0]}'?", text, token.start, "Correct the word.")
+        _, meant = STATEMENTS[(verb, near) if verb in MISSPELT else (near, "")]
+        message = f"Found '{token.text}'. Did you mean '{near}'?"
+        raise wrong(message, text, token.start, f"Write: {_usage(meant)}")
 
 
 def _check_characters(text: str, found: list[Token]) -> None:

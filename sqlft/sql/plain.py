@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sqlft.errors import StatementError
 from sqlft.sql.cursor import NAMES, Cursor
-from sqlft.sql.lexer import Token, tokens
+from sqlft.sql.lexer import SPACE, Token, tokens
 from sqlft.sql.statements import Plain
 from sqlft.sql.values import options
 
@@ -21,12 +21,10 @@ _KINDS = (
     "recursive|materialized|unlogged|local|global|column|role|user"
 )
 # Queries, which may read models, and what holds a query: only these may end in USING k = v.
-_QUERIES = re.compile(
-    r"select|with|from|values|table|insert|create|copy|explain|desc(ribe)?|summarize|(un)?pivot", re.IGNORECASE
-)
+_QUERIES = re.compile(r"select|with|from|values|table|insert|create|copy|explain|desc(ribe)?|summarize", re.IGNORECASE)
 
-_LEAD = r"(?:[\s(]|--[^\n\r]*+|/\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/)*+"
-_GAP = r"(?:\s|--[^\n\r]*+)++"
+_LEAD = rf"(?:[{SPACE}(]|--[^\n\r]*+|/\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/)*+"
+_GAP = rf"(?:[{SPACE}]|--[^\n\r]*+)++"
 _PLAIN = re.compile(
     rf"""{_LEAD}(?:
       (?:{_VERBS})\b
@@ -41,7 +39,7 @@ _PLAIN = re.compile(
 _ONLY_END = re.compile(r"[\s;]*+\Z")
 _USING = re.compile(r"\busing\b(?!\s*+\()", re.IGNORECASE)
 _LONG = 4096
-TAIL = "SELECT … USING key = value, …"
+TAIL = "SELECT … USING key = value, … with USING last"
 
 
 def certainly_plain(text: str, at: int = 0) -> bool:
@@ -89,7 +87,7 @@ def plain(text: str, start: int, end: int) -> Plain:
 def _tail(found: Sequence[Token]) -> int | None:
     """Where USING name[.name …] = stands; DuckDB has no such thing."""
     for place, token in enumerate(found):
-        if token.word == "USING" and place > 0:
+        if token.word == "USING" and place > 0 and found[place - 1].text != ".":
             i = place + 1
             while i + 2 < len(found) and found[i].kind in NAMES and found[i + 1].text == ".":
                 i += 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from sqlft.sql.lexer import DOLLAR_TAG, ESCAPED, WORD_REST, WORD_START, comment_end, dollar_end
+from sqlft.sql.lexer import DOLLAR_TAG, ESCAPED, SPACE, WORD_REST, WORD_START, comment_end, dollar_end
 
 # All up to the next ; comment or $tag$; doubled quotes are two strings side by side.
 _RUN = re.compile(
@@ -13,11 +13,11 @@ _RUN = re.compile(
       (?![eE]'){WORD_START}{WORD_REST}*+ | [0-9]{WORD_REST}*+
     | {ESCAPED} | '[^']*+' | "[^"]*+" | `[^`]*+`
     | -(?!-) | /(?!\*) | (?!{DOLLAR_TAG})\$
-    | [^;'"`$/\-0-9A-Za-z_\x80-\U0010ffff]++ | \s++
+    | [^;'"`$/\-0-9A-Za-z_\x80-\U0010ffff]++ | [{SPACE}]++
     )++""",
     re.VERBOSE | re.DOTALL,
 )
-_GAP = re.compile(r"(?:\s++|--[^\n\r]*+)++")
+_GAP = re.compile(rf"(?:[{SPACE}]++|--[^\n\r]*+)++")
 _DOLLAR = re.compile(DOLLAR_TAG)
 
 

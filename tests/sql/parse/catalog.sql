@@ -1,0 +1,116 @@
+CREATE ML_ENGINE my_openai FROM openai USING api_key = env('K'), base_url = 'http://localhost'
+--> CreateEngine(name='my_openai', handler='openai', options={api_key: Env(name='K'), base_url: 'http://localhost'})
+
+create ml_engine if not exists e from local
+--> CreateEngine(name='e', handler='local', if_not_exists=True)
+
+DROP ML_ENGINE e
+--> DropEngine(name='e')
+
+DROP ML_ENGINE IF EXISTS e;
+--> DropEngine(name='e', if_exists=True)
+
+DROP MODEL ft
+--> DropModel(name=ft)
+
+DROP PREDICTOR IF EXISTS mindsdb.ft
+--> DropModel(name=mindsdb.ft, if_exists=True)
+
+DROP MODEL ft.2
+--> DropModel(name=ft.2)
+
+DROP MODEL if
+--> DropModel(name=if)
+
+DROP CACHE
+--> DropCache()
+
+DROP CACHE FOR ft.2
+--> DropCache(name=ft.2)
+
+ALTER MODEL a RENAME TO b
+--> RenameModel(name=a, to=b)
+
+RENAME MODEL p.a TO p.b
+--> RenameModel(name=p.a, to=p.b)
+
+RENAME model TO b
+--> RenameModel(name=model, to=b)
+
+SHOW MODELS
+--> ShowModels()
+
+SHOW FULL MODELS
+--> ShowModels()
+
+SHOW predictors FROM p LIKE 'ft%' WHERE status = 'complete' AND name <> ';'
+--> ShowModels(project='p', like='ft%', where="status = 'complete' AND name <> ';'")
+
+SHOW MODELS IN p
+--> ShowModels(project='p')
+
+SHOW ML_ENGINES
+--> ShowEngines()
+
+SHOW ML_ENGINES LIKE '%ai%' WHERE a = 1
+--> ShowEngines(like='%ai%', where='a = 1')
+
+SHOW HANDLERS
+--> ShowHandlers()
+
+DESCRIBE ML_ENGINE e
+--> DescribeEngine(name='e')
+
+DESCRIBE ft
+--> DescribeModel(name=ft, explicit=False)
+
+DESC ft.2
+--> DescribeModel(name=ft.2, explicit=False)
+
+DESCRIBE ft.2.options
+--> DescribeModel(name=ft.2, attribute='options', explicit=False)
+
+DESCRIBE MODEL ft
+--> DescribeModel(name=ft)
+
+DESCRIBE PREDICTOR ft.11
+--> DescribeModel(name=ft.11)
+
+DESCRIBE MODEL p.ft.11.options
+--> DescribeModel(name=p.ft.11, attribute='options')
+
+DESCRIBE MODEL ft.options
+--> DescribeModel(name=ft, attribute='options', or_name=ft.options)
+
+DESCRIBE p.ft.options
+--> DescribeModel(name=p.ft, attribute='options', explicit=False)
+
+DESCRIBE mindsdb.ft
+--> DescribeModel(name=mindsdb.ft, explicit=False)
+
+DESCRIBE model
+--> DescribeModel(name=model, explicit=False)
+
+DESCRIBE model.1
+--> DescribeModel(name=model.1, explicit=False)
+
+DESCRIBE ml_engine
+--> DescribeModel(name=ml_engine, explicit=False)
+
+DESCRIBE 'file.csv'
+--> DescribeModel(name=file.csv, explicit=False)
+
+CREATE DATABASE db WITH ENGINE = 'sqlite', PARAMETERS = {"path": "x.db", 'Mixed': 1}
+--> CreateDatabase(name='db', engine='sqlite', parameters={path: 'x.db', Mixed: 1})
+
+CREATE DATABASE IF NOT EXISTS db ENGINE 'postgres' PARAMETERS {"user": "u", "password": "p,';:!@#$%^&*(){}[]"}
+--> CreateDatabase(name='db', engine='postgres', parameters={user: 'u', password: "p,';:!@#$%^&*(){}[]"}, if_not_exists=True)
+
+CREATE OR REPLACE DATABASE db USING ENGINE = files
+--> CreateDatabase(name='db', engine='files', or_replace=True)
+
+CREATE DATABASE db PARAMETERS = {}, ENGINE = 'duckdb'
+--> CreateDatabase(name='db', engine='duckdb')
+
+create database `my db` with engine 'duckdb', parameters {'secret': env('S')}
+--> CreateDatabase(name='my db', engine='duckdb', parameters={secret: Env(name='S')})

@@ -1,0 +1,66 @@
+FINETUNE ft_sql FROM example_db (SELECT * FROM demo_data.chats LIMIT 300)
+--> Finetune(name=ft_sql, source=<example_db('SELECT * FROM demo_data.chats LIMIT 300')>)
+
+FINETUNE MODEL ft_sql.2 FROM (SELECT 1) USING n_epochs = 3, tag = 'b'
+--> Finetune(name=ft_sql.2, source=<('SELECT 1')>, options={n_epochs: 3, tag: 'b'})
+
+FINETUNE mindsdb.ft_sql FROM db (SELECT 1) USING a = 1, b = null
+--> Finetune(name=mindsdb.ft_sql, source=<db('SELECT 1')>, options={a: 1, b: None})
+
+FINETUNE p . ft . 10 FROM db (SELECT 1)
+--> Finetune(name=p.ft.10, source=<db('SELECT 1')>)
+
+FINETUNE 'ft'.3 FROM "db" (SELECT 1)
+--> Finetune(name=ft.3, source=<db('SELECT 1')>)
+
+FINETUNE model FROM db (SELECT 1)
+--> Finetune(name=model, source=<db('SELECT 1')>)
+
+FINETUNE MODEL model.1 FROM db (SELECT 1)
+--> Finetune(name=model.1, source=<db('SELECT 1')>)
+
+FINETUNE ft FROM db (SELECT ';' AS x; SELECT 2;) USING a = 1; SELECT 3
+--> Finetune(name=ft, source=<db("SELECT ';' AS x; SELECT 2")>, options={a: 1})
+--> Plain(sql='SELECT 3')
+
+RETRAIN ft
+--> Retrain(name=ft)
+
+RETRAIN MODEL p.ft FROM db (SELECT 1) USING wait = false
+--> Retrain(name=p.ft, source=<db('SELECT 1')>, options={wait: False})
+
+RETRAIN model USING a = 1
+--> Retrain(name=model, options={a: 1})
+
+CANCEL MODEL ft.2; RESUME MODEL ft.2; cancel model.2; resume model ft.2 using wait = true
+--> CancelModel(name=ft.2)
+--> ResumeModel(name=ft.2)
+--> CancelModel(name=model.2)
+--> ResumeModel(name=ft.2, options={wait: True})
+
+SET active ft.2
+--> SetActive(name=ft.2)
+
+SET ACTIVE = p.ft.2;
+--> SetActive(name=p.ft.2)
+
+SET MODEL_ACTIVE = ft.2
+--> SetActive(name=ft.2)
+
+set model_active to "ft".2
+--> SetActive(name=ft.2)
+
+SET active model.1
+--> SetActive(name=model.1)
+
+EVALUATE accuracy FROM (SELECT a AS actual, b AS prediction FROM t)
+--> Evaluate(metrics=('accuracy'), source=<('SELECT a AS actual, b AS prediction FROM t')>)
+
+EVALUATE accuracy, rouge_l FROM db (SELECT 1) USING adjusted = 1
+--> Evaluate(metrics=('accuracy', 'rouge_l'), source=<db('SELECT 1')>, options={adjusted: 1})
+
+EVALUATE MODEL ft.1, ft.2 ON (SELECT * FROM t) USING metric = 'f1'
+--> Evaluate(metrics=(), source=<('SELECT * FROM t')>, models=(ft.1, ft.2), options={metric: 'f1'})
+
+EVALUATE model FROM (SELECT 1)
+--> Evaluate(metrics=('model'), source=<('SELECT 1')>)
