@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 LONG = 50_000
 """Characters above which only the ends of a text are searched for names of models."""
+REMEMBERED = 2000
+"""Characters up to which a text of DuckDB's own is remembered as such."""
 NO_ROWS = "SELECT NULL::BOOLEAN AS Success WHERE false"
 _names = itertools.count(1)
 
@@ -60,21 +62,23 @@ class Connection:
         self._known: frozenset[str] | None = None
         self._children: list[Connection] = []
         self._scans_frames = False
+        self._plain: set[Any] = set()
 
     # -- running -------------------------------------------------------------------------------------------
 
     def execute(self, query: Any, parameters: Parameters = None, **options: Any) -> Connection:
         """Run one or more statements; the result of the last is there to be fetched."""
-        if self._stream is not None or self.session.cleanup:
+        if self.session.cleanup:
             self._forget()
+        if parameters is None and not options and (query in self._plain or self._is_plain(query)):
+            try:
+                self._con.execute(query)
+            except duckdb.CatalogException as e:
+                return self._again(query, parameters, e)
+            return self
         if not isinstance(query, str) or not self._is_ours(query):
-            if parameters is None and not options:
-                try:
-                    self._con.execute(query)
-                    return self
-                except duckdb.CatalogException as e:
-                    return self._again(query, parameters, e)
             return self._native(query, parameters, **options)
+        self._plain.clear()
         self.session.interrupted = False
         statements = parse(query)
         for i, statement in enumerate(statements):
@@ -84,6 +88,16 @@ class Connection:
         if not statements:
             self._con.execute(query)
         return self
+
+    def _is_plain(self, query: Any) -> bool:
+        """Whether it is DuckDB's own; remembered, since a regex in a cold cache costs more than DuckDB's parser."""
+        if not isinstance(query, str) or self._is_ours(query):
+            return False
+        if len(query) <= REMEMBERED:
+            if len(self._plain) > 1000:
+                self._plain.clear()
+            self._plain.add(query)
+        return True
 
     def statements(self, text: str) -> list[Statement]:
         """The statements of a text, to run one by one: `execute(s.text)`."""
@@ -170,6 +184,7 @@ class Connection:
 
     def _open(self, stream: Stream) -> None:
         self._stream = stream
+        self.session.cleanup.append(stream.close)
         try:
             self._schema = stream.start()
         except BaseException:
@@ -197,6 +212,7 @@ class Connection:
         """A table that DuckDB does not know: another process's model, or a variable of the caller's."""
         name = _missing(error)
         if isinstance(query, str) and name and name.lower() in self.session.catalog.refresh():
+            self._plain.clear()
             return self.execute(query, parameters)
         if not self._sees_variable(error):
             raise error
@@ -316,7 +332,7 @@ class Connection:
     # -- life ----------------------------------------------------------------------------------------------
 
     def cursor(self) -> Connection:
-        """Another connection to the same database and catalog; it sees no open transaction or temp table of this one."""
+        """Another connection to the database; it sees no open transaction or temp table of this one."""
         session = self.session
         child = Connection(
             self._con.cursor(), session.catalog, warn=session.warn, progress=session.progress, cache=self._cache

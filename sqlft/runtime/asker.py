@@ -43,7 +43,8 @@ class Book:
         empty = columns[0].is_null()
         for column in columns[1:]:
             empty = pc.and_(empty, column.is_null())
-        texts = pc.if_else(empty, pa.scalar(None, texts.type), texts)
+        if pc.any(empty).as_py():
+            texts = pc.if_else(empty, pa.scalar(None, texts.type), texts)
         if isinstance(texts, pa.ChunkedArray):
             texts = texts.combine_chunks()
         encoded = texts.dictionary_encode()

@@ -1,4 +1,4 @@
-"""Rows of a query, kept in memory while they are few and in a memory-mapped file when they are many."""
+"""Rows of a query, kept in memory while they are few and in a file when they are many."""
 
 from __future__ import annotations
 
@@ -15,38 +15,31 @@ from sqlft.errors import Cancelled, DataError
 
 IN_MEMORY = 32 * 1024 * 1024
 """Bytes above which rows go to a file."""
-BATCH = 65_536
+BATCH = 16384
 
 
 class Spool:
-    """Record batches in order; random access by row with `slice`."""
+    """Record batches in order; rows are read back by `slice`."""
 
     def __init__(
-        self, relation: Any, each: Callable[[pa.RecordBatch, int], None], interrupted: Callable[[], bool]
+        self, relation: Any, each: Callable[[pa.RecordBatch, int], pa.RecordBatch], interrupted: Callable[[], bool]
     ) -> None:
-        """Read a DuckDB relation to its end; `each` sees every batch and its first row once."""
+        """Read a DuckDB relation to its end; `each` sees every batch and its first row once, and says what to keep."""
         self._batches: list[pa.RecordBatch] = []
         self._starts: list[int] = []
         self.rows = 0
         self._file: _File | None = None
         reader = relation.to_arrow_reader(BATCH)
-        self.schema: pa.Schema = reader.schema
-        size = 0
+        self.schema: pa.Schema = each(pa.RecordBatch.from_pylist([], reader.schema), 0).schema
         try:
+            size = 0
             for batch in reader:
                 if interrupted():
                     raise Cancelled("Interrupted.", "Run it again.")
-                if batch.num_rows == 0:
-                    continue
-                each(batch, self.rows)
-                self._starts.append(self.rows)
-                self.rows += batch.num_rows
-                size += batch.nbytes
-                self._batches.append(batch)
-                if self._file is None and size > IN_MEMORY:
-                    self._file = _File(self.schema)
-                if self._file is not None:
-                    self._file.take(self._batches)
+                if batch.num_rows:
+                    kept = each(batch, self.rows)
+                    size += kept.nbytes
+                    self._take(kept, batch.num_rows, size)
         except OSError as e:
             self.close()
             raise DataError(
@@ -57,18 +50,30 @@ class Spool:
             self.close()
             raise
         if self._file is not None:
-            self._batches = self._file.batches()
+            self._file.finish()
+
+    def _take(self, batch: pa.RecordBatch, rows: int, size: int) -> None:
+        self._starts.append(self.rows)
+        self.rows += rows
+        self._batches.append(batch)
+        if self._file is None and size > IN_MEMORY:
+            self._file = _File(self.schema)
+        if self._file is not None:
+            self._file.write(self._batches)
+            self._batches.clear()
 
     def slice(self, start: int, end: int) -> pa.Table:
         """Rows start … end."""
         pieces = []
-        for first, batch in zip(self._starts, self._batches, strict=True):
-            low, high = max(start, first), min(end, first + batch.num_rows)
+        ends = [*self._starts[1:], self.rows]
+        for i, (first, last) in enumerate(zip(self._starts, ends, strict=False)):
+            low, high = max(start, first), min(end, last)
             if low < high:
-                pieces.append(batch.slice(low - first, high - low))
-            if first >= end:
-                break
+                pieces.append(self._batch(i).slice(low - first, high - low))
         return pa.Table.from_batches(pieces, self.schema)
+
+    def _batch(self, i: int) -> pa.RecordBatch:
+        return self._batches[i] if self._file is None else self._file.batch(i)
 
     def close(self) -> None:
         """Forget the rows."""
@@ -78,31 +83,35 @@ class Spool:
 
 
 class _File:
-    """An Arrow IPC file in the temporary folder."""
+    """An Arrow IPC file in the temporary folder; read, not mapped, so that it does not count as memory."""
 
     def __init__(self, schema: pa.Schema) -> None:
         handle, name = tempfile.mkstemp(prefix="sqlft-", suffix=".arrow")
         os.close(handle)
         self._path = Path(name)
         self._writer: Any = pa.ipc.new_file(name, schema)
-        self._map: Any = None
+        self._reader: Any = None
+        self._last: tuple[int, pa.RecordBatch] | None = None
 
-    def take(self, batches: list[pa.RecordBatch]) -> None:
-        """Write what is in the list, in order, and empty it."""
+    def write(self, batches: list[pa.RecordBatch]) -> None:
+        """Append batches."""
         for batch in batches:
             self._writer.write_batch(batch)
-        batches.clear()
 
-    def batches(self) -> list[pa.RecordBatch]:
-        """All batches, mapped; the file vanishes with the last of them."""
+    def finish(self) -> None:
+        """No more to write; the file vanishes when it is let go of."""
         self._writer.close()
         self._writer = None
-        self._map = pa.memory_map(str(self._path))
-        reader = pa.ipc.open_file(self._map)
-        found = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        with contextlib.suppress(OSError):  # still open elsewhere on Windows: close() does it
+        self._reader = pa.ipc.open_file(pa.OSFile(str(self._path)))
+        with contextlib.suppress(OSError):  # still open on Windows: close() does it
             self._path.unlink()
-        return found
+
+    def batch(self, i: int) -> pa.RecordBatch:
+        """Batch number i; the last one read is kept."""
+        if self._last is None or self._last[0] != i:
+            self._last = None
+            self._last = (i, self._reader.get_batch(i))
+        return self._last[1]
 
     def close(self) -> None:
         """Remove the file."""
@@ -110,5 +119,5 @@ class _File:
             with contextlib.suppress(OSError, pa.ArrowException):
                 self._writer.close()
             self._writer = None
-        self._map = None
+        self._last = self._reader = None
         self._path.unlink(missing_ok=True)

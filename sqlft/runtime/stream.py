@@ -27,6 +27,7 @@ from sqlft.runtime.references import Reading, Reference, parts_of
 from sqlft.runtime.rewrite import Rewriter, bind_error, is_read, limit_numbers, mentioned_outputs, reads_qualified
 from sqlft.runtime.session import Session
 from sqlft.runtime.spool import Spool
+from sqlft.sql.lexer import Token
 
 EXACT = re.compile(
     r"^(BOOLEAN|U?TINYINT|U?SMALLINT|U?INTEGER|U?BIGINT|FLOAT|DOUBLE|DECIMAL\(\d+,\s*\d+\)|VARCHAR|BLOB|DATE|TIME"
@@ -35,7 +36,7 @@ EXACT = re.compile(
 """Types that come back from Arrow as they went in."""
 FIRST_ROWS = 64
 FILTERED_ROWS = (64, 64, 128, 256, 512, 1024, 2048, 4096)
-MOST_ROWS = 131_072
+MOST_ROWS = 16384
 EMIT_SECONDS = 0.05
 
 
@@ -66,11 +67,15 @@ class Asked:
     """… and the row where each appears first."""
     starts: list[int] = field(default_factory=list)
     read: bool = True
+    shown: list[tuple[str, int]] = field(default_factory=list)
+    """Inputs that the result shows, and their places among the kept columns."""
 
     def take(self, batch: pa.RecordBatch, start: int) -> None:
         """Give the rows of a batch their prompts."""
         assert self.book is not None
         count = len(self.inputs.reference.inputs)
+        if not batch.num_rows:
+            return
         ids = self.book.ids([batch.column(self.first + k) for k in range(count)])
         self.ids.append(ids)
         self.starts.append(start)
@@ -143,9 +148,11 @@ class Stream:
         self._register(0, 0)
         return self._session.con.sql(self._rewritten(dry=True))
 
-    def _take(self, batch: pa.RecordBatch, start: int) -> None:
+    def _take(self, batch: pa.RecordBatch, start: int) -> pa.RecordBatch:
+        """Give the rows their prompts, and keep what the result shows."""
         for asked in self._plan.asked:
             asked.take(batch, start)
+        return batch.select(self._plan.kept_columns)
 
     def chunks(self) -> Iterator[Any]:
         """DuckDB relations, each with some of the result's rows, in order."""
@@ -218,12 +225,8 @@ class Stream:
 
     def _answers(self, asked: Asked, rows: pa.Table, start: int, end: int) -> pa.Table:
         assert asked.book is not None
-        reference, text = asked.reference, self._plan.clauses.text
-        columns: dict[str, Any] = {}
-        for k, name in enumerate(reference.inputs):
-            if name not in asked.inputs.implicit or reads_qualified(reference, name, text):
-                columns[name] = rows.column(asked.first + k)
-        outputs = mentioned_outputs(reference)
+        columns: dict[str, Any] = {name: rows.column(place) for name, place in asked.shown}
+        outputs = mentioned_outputs(asked.reference)
         columns.update(zip(outputs, asked.book.columns(asked.slice_ids(start, end), outputs), strict=True))
         return pa.table(columns)
 
@@ -261,6 +264,8 @@ class Plan:
     count: int | None = None
     """Rows still to give out, where the limit could not go below the models."""
     offset: int = 0
+    kept_columns: list[int] = field(default_factory=list)
+    """Columns of the spool query that are kept with the rows."""
 
     @property
     def filtered(self) -> bool:
@@ -370,11 +375,11 @@ def _planned(session: Session, clauses: Clauses) -> Plan | None:
         return None
     if order and not asked[0].inputs.bases:
         return None
-    bases = _bases(session, clauses, asked[0].inputs)
+    gone = _gone(clauses, chained, kept)
+    bases = _bases(session, clauses, asked[0].inputs, gone)
     if bases is None:
         return None
-    _place(bases, asked)
-    made = Plan(clauses, bases, asked, chained, kept, order, "")
+    made = Plan(clauses, bases, asked, chained, kept, order, "", kept_columns=_place(clauses, bases, asked, gone))
     return made if _set_limit(session, made) else None
 
 
@@ -417,9 +422,9 @@ def _kept(clauses: Clauses, asked: list[Asked], chained: list[Reference]) -> lis
     return kept
 
 
-def _bases(session: Session, clauses: Clauses, inputs: Inputs) -> list[Base] | None:
+def _bases(session: Session, clauses: Clauses, inputs: Inputs, gone: list[Span]) -> list[Base] | None:
     """The tables with their needed columns; None where a name or a type would not survive the spool."""
-    names = {t.value.lower() for t in clauses.reading.tokens if t.kind in ("word", "quoted")}
+    names = {t.value.lower() for t in _left_tokens(clauses, gone) if t.kind in ("word", "quoted")}
     star = _has_star(clauses.reading)
     base_from = clauses.base_from(inputs)
     ctes = clauses.reading.anatomy.visible_ctes(clauses.block.span.start)
@@ -475,14 +480,39 @@ def alias_of(reading: Reading, item: FromItem) -> str | None:
     return a.tokens[last].value if a.tokens[last].kind in ("word", "quoted") else None
 
 
-def _place(bases: list[Base], asked: list[Asked]) -> None:
+def _gone(clauses: Clauses, chained: list[Reference], kept: list[Conjunct]) -> list[Span]:
+    """Parts of the text that the slices' query has no longer."""
+    spans = {c.span for c in clauses.conjuncts} - {c.span for c in kept}
+    chained_items = {clauses.item_of(r) for r in chained}
+    for i, item in enumerate(clauses.block.items):
+        if i in chained_items and item.condition is not None:
+            spans = {s for s in spans if not item.condition.has(s.start)}
+    return list(spans)
+
+
+def _left_tokens(clauses: Clauses, gone: list[Span]) -> list[Token]:
+    start = clauses.block.span.start
+    return [t for t in clauses.reading.tokens if t.start >= start and not any(s.has(t.start) for s in gone)]
+
+
+def _place(clauses: Clauses, bases: list[Base], asked: list[Asked], gone: list[Span]) -> list[int]:
+    """Give every column its place in the spool query; those that are kept."""
     at = 0
     for base in bases:
         base.first = at
         at += len(base.columns)
+    kept = list(range(at))
     for one in asked:
         one.first = at
+        shows_all = _has_star(clauses.reading) or _is_whole(clauses.reading, one.reference.alias)
+        left = {u.column.lower() for u in one.reference.uses if not any(s.has(u.span.start) for s in gone)}
+        for k, name in enumerate(one.reference.inputs):
+            hidden = name in one.inputs.implicit and not reads_qualified(one.reference, name, clauses.text)
+            if not hidden and (shows_all or name.lower() in left):
+                one.shown.append((name, len(kept)))
+                kept.append(at + k)
         at += len(one.reference.inputs)
+    return kept
 
 
 def _set_limit(session: Session, made: Plan) -> bool:
