@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import NotSupported, StatementError
-from sqlft.runtime import define, show, train
+from sqlft.runtime import databases, define, describe, show, train
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.session import Parameters, Session
 from sqlft.sql import statements as s
@@ -30,7 +30,7 @@ RUNNERS: Mapping[type[s.Statement], Runner] = {
     s.DropEngine: define.run_drop_engine,
     s.ShowEngines: show.run_show_engines,
     s.ShowHandlers: show.run_show_handlers,
-    s.DescribeEngine: show.run_describe_engine,
+    s.DescribeEngine: describe.run_describe_engine,
     s.CreateModel: define.run_create_model,
     s.Finetune: train.run_finetune,
     s.Retrain: train.run_retrain,
@@ -40,8 +40,8 @@ RUNNERS: Mapping[type[s.Statement], Runner] = {
     s.DropModel: define.run_drop_model,
     s.RenameModel: define.run_rename_model,
     s.ShowModels: show.run_show_models,
-    s.DescribeModel: show.run_describe_model,
-    s.CreateDatabase: define.run_create_database,
+    s.DescribeModel: describe.run_describe_model,
+    s.CreateDatabase: databases.run_create_database,
     s.Evaluate: run_evaluate,
 }
 

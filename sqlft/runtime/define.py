@@ -1,0 +1,306 @@
+"""Engines and models made, dropped, renamed; which version of a model answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft import plugins
+from sqlft.catalog import secrets
+from sqlft.catalog.records import Engine, Model, ModelKey, VersionKey
+from sqlft.data import Prompt
+from sqlft.data.prompts import PLACEHOLDER
+from sqlft.errors import AlreadyExists, CatalogError, NotFound, OptionError, ProviderError, SqlftError
+from sqlft.handler import Handler, ModelSpec, Trainer
+from sqlft.options import build, check_names, is_secret, names_of, pick
+from sqlft.runtime import show, train
+from sqlft.runtime.models import engine_of, handler_of, model_of, spec_of
+from sqlft.runtime.session import Parameters, Session
+from sqlft.runtime.settings import ModelSettings, TrainSettings
+from sqlft.sql.statements import (
+    DEFAULT_PROJECT,
+    CreateEngine,
+    CreateModel,
+    DropEngine,
+    DropModel,
+    RenameModel,
+    SetActive,
+)
+
+RENAMED = {"api_base": "base_url"}
+"""Options under their old names; a `…_api_key` is the api_key of a handler that has no other."""
+DERIVED = ("error", "usage")
+"""What a model has beside its output: <output>_error and <output>_usage."""
+
+
+def run_create_engine(session: Session, statement: CreateEngine, parameters: Parameters) -> pa.Table | None:
+    """Keep a configured handler; its row."""
+    name, catalog = statement.name, session.catalog
+    if statement.if_not_exists and any(e.name.lower() == name.lower() for e in catalog.engines()):
+        return show.engine_rows(session, name)
+    catalog.require_writing()
+    cls = plugins.handler_class(statement.handler)
+    handler = statement.handler.lower() if statement.handler.lower() in plugins.found() else statement.handler
+    if name.lower() in plugins.found() and name.lower() != handler:
+        raise AlreadyExists(f"'{name}' is the name of a handler.", "Choose another name for the engine.")
+    what = f"Engine '{name}'"
+    options = _in_own_words(statement.options, names_of(cls.engine_options))
+    _check_engine_options(session, cls, options, what)
+    hidden = secrets.hide(options, lambda n: is_secret(n, cls.engine_options), f"ML_ENGINE {name}")
+    try:
+        catalog.add_engine(Engine(name, handler, hidden))
+    except BaseException:
+        secrets.forget(hidden)
+        raise
+    return show.engine_rows(session, name)
+
+
+def run_drop_engine(session: Session, statement: DropEngine, parameters: Parameters) -> None:
+    """Forget an engine and its secrets; CatalogError while a model uses it."""
+    known = {e.name.lower(): e for e in session.catalog.engines()}
+    engine = known.get(statement.name.lower())
+    if engine is None and statement.if_exists:
+        return
+    if engine is None and statement.name.lower() in plugins.found():
+        raise NotFound(
+            f"'{statement.name}' is a handler, and no engine was made with that name.",
+            "There is nothing to drop; a handler goes with the package that ships it.",
+        )
+    users = [m.key.name for m in session.catalog.models() if m.engine.lower() == statement.name.lower()]
+    if engine is not None and users:
+        raise CatalogError(
+            f"The engine '{engine.name}' is used by {_listed(users)}.",
+            " ".join(f"DROP MODEL {user};" for user in users[:3]) + " comes first.",
+        )
+    session.catalog.drop_engine(statement.name)
+    if engine is not None:
+        secrets.forget(engine.options)
+
+
+def run_create_model(session: Session, statement: CreateModel, parameters: Parameters) -> pa.Table | None:
+    """Keep a model whose version 1 is its base, or with FROM train that version; its row."""
+    key = ModelKey(statement.name.name, statement.name.project or DEFAULT_PROJECT)
+    old = session.catalog.find_model(*key)
+    if old is not None and statement.if_not_exists:
+        return show.model_rows(session, old.key)
+    session.catalog.require_writing()
+    if old is not None and not statement.or_replace:
+        raise AlreadyExists(
+            f"There is a model '{old.key.name}' already.",
+            f"FINETUNE {old.key.name} makes its next version; CREATE OR REPLACE MODEL or DROP MODEL does away with it.",
+        )
+    _refuse_taken(session, key.name)
+    plan = _plan(session, statement, key)
+    _check_with_handler(session, plan)
+    hidden = secrets.hide(plan.options, plan.is_secret, f"MODEL {key.name}")
+    if statement.alias:
+        hidden["$predict"] = statement.predict
+    model = replace(plan.model, options=hidden)
+    try:
+        made = _make(session, statement, model, plan, parameters)
+    except BaseException:
+        kept = session.catalog.find_model(*key)
+        if kept is None or kept.options != hidden:
+            secrets.forget(hidden)
+        elif old is not None:
+            secrets.forget(old.options)
+        raise
+    if old is not None:
+        secrets.forget(old.options)
+    return made
+
+
+def run_drop_model(session: Session, statement: DropModel, parameters: Parameters) -> None:
+    """Forget a model, or one version of it that is not the active one; CatalogError while it trains."""
+    name, catalog = statement.name, session.catalog
+    found = catalog.find_model(name.name, name.project)
+    if found is None and statement.if_exists:
+        return
+    model = model_of(session, train.key_of(name))
+    if name.version is None:
+        catalog.drop_model(model.key)
+        secrets.forget(model.options)
+        return
+    key = VersionKey(model.key, name.version)
+    if statement.if_exists and key not in {v.key for v in catalog.versions(model.key)}:
+        return
+    catalog.drop_version(key)
+
+
+def run_rename_model(session: Session, statement: RenameModel, parameters: Parameters) -> pa.Table:
+    """Give a model another name; its row."""
+    model = model_of(session, train.key_of(statement.name))
+    to = ModelKey(statement.to.name, statement.to.project or model.key.project)
+    if to.name.lower() != model.key.name.lower():
+        _refuse_taken(session, to.name)
+    session.catalog.rename_model(model.key, to)
+    return show.model_rows(session, to)
+
+
+def run_set_active(session: Session, statement: SetActive, parameters: Parameters) -> pa.Table:
+    """Let a complete version answer for its model; its row."""
+    name = statement.name
+    model = model_of(session, train.key_of(name))
+    if name.version is None:
+        numbers = [str(v.key) for v in session.catalog.versions(model.key) if v.status == "complete"]
+        raise CatalogError(f"Which version of '{name.name}'?", f"SET active to one of: {', '.join(numbers)}.")
+    session.catalog.set_active(VersionKey(model.key, name.version))
+    return show.model_rows(session, model.key)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A model that CREATE MODEL asks for, checked; its options are the handler's, secrets still plain."""
+
+    model: Model
+    engine: Engine
+    handler: type[Handler]
+    settings: ModelSettings
+    options: Mapping[str, Any]
+    training: Mapping[str, Any]
+
+    def is_secret(self, name: str) -> bool:
+        """Whether an option's value must not be kept in the catalog."""
+        cls = self.handler
+        return is_secret(name, cls.engine_options, cls.model_options, cls.predict_options)
+
+
+def _plan(session: Session, statement: CreateModel, key: ModelKey) -> _Plan:
+    what = f"CREATE MODEL {key.name}"
+    engine_name = statement.options.get("engine")
+    if not isinstance(engine_name, str):
+        raise OptionError(
+            f"{what} needs the option 'engine'.", "Add: USING engine = 'local' (SHOW HANDLERS lists others)."
+        )
+    engine = engine_of(session, engine_name)
+    cls = plugins.handler_class(engine.handler)
+    own = (cls.engine_options, cls.model_options, cls.predict_options)
+    for_training = _training_names(cls)
+    options = _in_own_words(statement.options, names_of(ModelSettings, *own) | for_training)
+    _check_names(options, own, for_training if statement.source else set(), for_training, what)
+    settings = build(ModelSettings, pick(options, ModelSettings), what)
+    kept = {k: v for k, v in pick(options, *own).items() if k not in names_of(ModelSettings)}
+    output = statement.alias or statement.predict
+    model = Model(key, engine.name, settings.base or "", output, _template(settings, output), settings.system)
+    _check_columns(model, statement)
+    training = {k: v for k, v in options.items() if k in for_training} if statement.source else {}
+    return _Plan(model, engine, cls, settings, kept, training)
+
+
+def _training_names(cls: type[Handler]) -> set[str]:
+    return names_of(TrainSettings, cls.train_options) if issubclass(cls, Trainer) else set()
+
+
+def _check_names(
+    given: Mapping[str, Any], own: tuple[type, ...], training: set[str], for_training: set[str], what: str
+) -> None:
+    if dict in own:
+        return
+    known = names_of(ModelSettings, *own) | training
+    for name in given:
+        if name not in known and name in for_training:
+            raise OptionError(
+                f"{what}: '{name}' is an option of training, and nothing is trained here.",
+                "Give it to FINETUNE or RETRAIN, or train at once: CREATE MODEL … FROM db (SELECT …) PREDICT … USING …",
+            )
+    check_names(given, known, what)
+
+
+def _template(settings: ModelSettings, output: str) -> str:
+    if settings.prompt_template is not None:
+        return settings.prompt_template
+    return f"{{{{{settings.question_column or 'content'}}}}}"
+
+
+def _check_columns(model: Model, statement: CreateModel) -> None:
+    """DataError for a template that is wrong; OptionError where the output's name is an input's too."""
+    inputs = {name.lower(): name for name in Prompt(model.prompt_template, model.system).inputs}
+    if model.system and (found := PLACEHOLDER.search(model.system)):
+        raise OptionError(
+            f"The system message has the placeholder {found.group()}, and it is the same for every row.",
+            "Put placeholders into prompt_template.",
+        )
+    output = model.predict
+    for taken in (output, *(f"{output}_{suffix}" for suffix in DERIVED)):
+        if taken.lower() in inputs:
+            raise OptionError(
+                f"The model's answer and one of its inputs would both be the column '{inputs[taken.lower()]}'.",
+                f"Give the answer another name: PREDICT {statement.predict} AS answer.",
+            )
+
+
+def _check_with_handler(session: Session, plan: _Plan) -> None:
+    """Whether the handler can make such a model, its options tried on."""
+    what = f"Model '{plan.model.key.name}'"
+    given = secrets.reveal(secrets.hide(plan.options, lambda _: False, what))
+    handler = handler_of(session, plan.engine, given)
+    build(plan.handler.predict_options, pick(given, plan.handler.predict_options), what)
+    spec: ModelSpec = spec_of(plan.handler, plan.model.base, given, what)
+    try:
+        handler.check(spec)
+    except SqlftError:
+        raise
+    except Exception as e:
+        raise ProviderError(
+            f"The handler '{plan.engine.handler}' failed at checking the model: {type(e).__name__}: {e}",
+            "Check the model's options; if they are right, tell those who wrote the handler.",
+        ) from e
+
+
+def _make(session: Session, statement: CreateModel, model: Model, plan: _Plan, parameters: Parameters) -> pa.Table:
+    if statement.source is not None:
+        return train.train_new(
+            session, model, statement.source, plan.training, parameters, or_replace=statement.or_replace
+        )
+    session.catalog.add_model(
+        model,
+        or_replace=statement.or_replace,
+        tag=plan.settings.tag,
+        details={"base": model.base, "handler": plugins.package_of(plan.engine.handler)},
+    )
+    return show.model_rows(session, model.key)
+
+
+def _refuse_taken(session: Session, name: str) -> None:
+    """AlreadyExists if a table or a view that a query would find has the name."""
+    found = session.con.execute(
+        "SELECT kind FROM (SELECT 'table' AS kind, database_name, schema_name, table_name AS name FROM duckdb_tables()"
+        " UNION ALL SELECT 'view', database_name, schema_name, view_name FROM duckdb_views())"
+        " WHERE lower(name) = lower(?)"
+        " AND database_name IN (current_database(), 'temp') AND list_contains(current_schemas(true), schema_name)",
+        [name],
+    ).fetchone()
+    if found:
+        raise AlreadyExists(
+            f"There is a {found[0]} '{name}' already, and a query could not tell the model from it.",
+            f"Choose another name for the model, or rename the {found[0]}.",
+        )
+
+
+def _check_engine_options(session: Session, cls: type[Handler], options: Mapping[str, Any], what: str) -> None:
+    """OptionError for what does not fit; a variable of the environment may be set later."""
+    try:
+        given = secrets.reveal(secrets.hide(options, lambda _: False, what))
+    except SqlftError as e:
+        if cls.engine_options is not dict:
+            check_names(options, names_of(cls.engine_options), what)
+        session.warn(f"{e.message} It is needed when a model of this engine is asked.")
+        return
+    build(cls.engine_options, given, what)
+
+
+def _in_own_words(options: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """Options with MindsDB's names in place of which the handler has others."""
+    said: dict[str, Any] = {}
+    for name, value in options.items():
+        wanted = RENAMED.get(name, "api_key" if name.endswith("_api_key") else name)
+        said[wanted if name not in known and wanted in known and wanted not in options else name] = value
+    return said
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(f"'{n}'" for n in names[:5])
+    return f"the model{'s'[: len(names) != 1]} {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
