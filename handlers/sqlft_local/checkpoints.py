@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from sqlft.errors import ProviderError
 
+FOLDER = "checkpoints"
+
 
 class Checkpoint(NamedTuple):
     """What a training goes on from: its counters, and tensors by name."""
@@ -58,6 +60,12 @@ def latest(folder: Path) -> Checkpoint | None:
         except (OSError, ValueError, SafetensorError):
             continue
     return None
+
+
+def reached(folder: Path) -> int:
+    """The step of the newest checkpoint, 0 without one."""
+    steps = _steps(folder)
+    return int(steps[-1].name.removeprefix("step-")) if steps else 0
 
 
 def _steps(folder: Path) -> list[Path]:

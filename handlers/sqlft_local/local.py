@@ -58,11 +58,11 @@ class Local(Trainer):
         from sqlft_local import loading
 
         loading.require("Training")
-        from sqlft_local import training
+        from sqlft_local import checkpoints, training
 
         self._use_threads()
         options = options if isinstance(options, TrainOptions) else TrainOptions()
-        report(Progress(0))
+        report(Progress(checkpoints.reached(workdir / checkpoints.FOLDER)))
         folder = bases.pull(model.base, loading.to_screen)
         loaded = loading.fresh(folder, _model_options(model), self.options.device)
         rate = options.learning_rate if options.learning_rate is not None else _preset(model.base).learning_rate

@@ -75,7 +75,7 @@ class LocalPredictor(Predictor):
             return _too_long(request, str(len(prompt)), context)
         random = None
         if self.options.temperature > 0:
-            random = torch.Generator().manual_seed(self.options.seed * 0x1_0000_0000 + crc32(repr(prompt).encode()))
+            random = torch.Generator().manual_seed(crc32(repr((self.options.seed, prompt)).encode()))
         return Row(request, prompt, min(self.options.max_tokens, context - len(prompt)), random)
 
     def _advance(self, rows: list[Row], admitted: list[Row]) -> Iterator[Completion]:

@@ -203,11 +203,11 @@ class Training:
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value.detach().cpu()
         state = {**asdict(self.state), "fingerprint": self._fingerprint()}
-        checkpoints.write(self.workdir / "checkpoints", self.state.step, Checkpoint(state, tensors))
+        checkpoints.write(self.workdir / checkpoints.FOLDER, self.state.step, Checkpoint(state, tensors))
         self.saved = time.monotonic()
 
     def _resume(self) -> None:
-        found = checkpoints.latest(self.workdir / "checkpoints")
+        found = checkpoints.latest(self.workdir / checkpoints.FOLDER)
         if found is None or found.state.pop("fingerprint") != self._fingerprint():
             return
         self.state = State(**found.state)
@@ -300,7 +300,7 @@ def _publish(training: Training, target: Path, done: Path, details: dict[str, An
         raise ProviderError(
             f"The adapter cannot be written to {target}: {e}.", "Make room on the disk, then RESUME MODEL name.N."
         ) from e
-    shutil.rmtree(training.workdir / "checkpoints", ignore_errors=True)
+    shutil.rmtree(training.workdir / checkpoints.FOLDER, ignore_errors=True)
 
 
 def _details(training: Training, taught: rows.Rows, checked: rows.Rows) -> dict[str, Any]:

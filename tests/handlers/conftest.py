@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def make_tokenizer(folder: Path, template: str | None = CHATML) -> int:
     )
     made.train_from_iterator([TEXT], trainer)
     made.save(str(folder / "tokenizer.json"))
-    names = {"bos_token": SPECIAL[1], "eos_token": SPECIAL[2], "pad_token": SPECIAL[2], "unk_token": SPECIAL[0]}
+    names = {"bos_token": SPECIAL[1], "eos_token": SPECIAL[2], "pad_token": SPECIAL[0], "unk_token": SPECIAL[0]}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **names}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     if template:
@@ -55,10 +55,19 @@ def make_model(folder: Path, kind: str = "llama", template: str | None = CHATML,
     folder.mkdir(parents=True, exist_ok=True)
     words = make_tokenizer(folder, template)
     torch.manual_seed(7)
-    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = AutoConfig.for_model(kind, vocab_size=words, **{**SHAPE, **ids, "initializer_range": 0.2, **shape})
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other make tiny models slow where other work runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +97,7 @@ def smollm(kept_bases: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of the real base, got once."""
     from sqlft_local import pull
 
+    torch.set_num_threads(2)
     monkeypatch.setenv("SQLFT_BASES", str(kept_bases))
     pull("smollm2-135m", lambda what, share: None)
     return "smollm2-135m"

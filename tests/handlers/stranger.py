@@ -50,6 +50,7 @@ class TrainOptions:
 
     steps: Annotated[int, "how many steps", Range(1)] = 4
     control: Annotated[str | None, "the folder that steers it"] = None
+    returns: Annotated[str, "what train returns: folder, file, workdir, elsewhere, remote, missing, nothing"] = "folder"
     max_length: Annotated[int | None, "longest conversation, in words"] = None
 
 
@@ -93,7 +94,20 @@ class Stranger(Trainer):
             answers = json.loads((start.path / "learned.json").read_text())["answers"] | answers
         (made / "learned.json").write_text(json.dumps({"answers": answers, "first_step": first}))
         control.at("end", lambda: None, made)
-        return Artifact(made, details={"tokens": 123, "first_step": first})
+        elsewhere = workdir.parent.parent / "elsewhere"
+        returned = {
+            "folder": Artifact(made, details={"tokens": 123, "first_step": first}),
+            "file": Artifact(made / "learned.json"),
+            "workdir": Artifact(workdir),
+            "relative": Artifact(Path("adapter")),
+            "remote": Artifact(remote_id="ft:stranger:1"),
+            "missing": Artifact(workdir / "nowhere"),
+            "nothing": None,
+        }
+        if options.returns == "elsewhere":
+            elsewhere.mkdir(exist_ok=True)
+            return Artifact(made.rename(elsewhere / "adapter"))
+        return returned[options.returns]
 
 
 class Memory(Predictor):

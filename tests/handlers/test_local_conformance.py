@@ -1,0 +1,21 @@
+"""The local engine does what sqlft relies on."""
+
+from pathlib import Path
+
+import pytest
+from sqlft_local import Local
+
+from sqlft.testing import HandlerConformance
+
+
+class TestLocal(HandlerConformance):
+    """On a tiny random model."""
+
+    handler = Local
+    predict_options = {"max_tokens": 8}
+    train_options = {"n_epochs": 3, "batch_size": 4}
+    bad_messages = [("user", "a" * 5000)]
+
+    @pytest.fixture(autouse=True)
+    def _base(self, tiny: Path) -> None:
+        type(self).base = str(tiny)

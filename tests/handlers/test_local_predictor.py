@@ -1,0 +1,168 @@
+"""Asking: the same alone and in company, as soon as known, and only what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from sqlft_local import Local, loading
+from sqlft_local.options import ModelOptions, PredictOptions
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sqlft.errors import ProviderError
+from sqlft.handler import Completion, Message, ModelSpec, Request
+
+PROMPTS = [f"{'word ' * (i * 7 % 23)}How many singers of {i} are there?" for i in range(30)]
+
+
+def requests(prompts: list[str]) -> list[Request]:
+    """Ids count from 0."""
+    return [Request(i, (Message("user", p),)) for i, p in enumerate(prompts)]
+
+
+def ask(base: Path, prompts: list[str], **options: object) -> list[Completion]:
+    """Answers in the order of the prompts."""
+    predictor = Local().open(ModelSpec(str(base)), None, PredictOptions(**{"max_tokens": 24, **options}))  # type: ignore[arg-type]
+    found = list(predictor.predict(requests(prompts)))
+    predictor.close()
+    return sorted(found, key=lambda c: c.id)
+
+
+def generated(base: Path, prompt: str, most: int) -> str:
+    """What transformers says by itself."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+    )
+    ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+    out = model.generate(ids, max_new_tokens=most, do_sample=False)
+    said: str = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    return said
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 16, 64])
+def test_answers_in_a_batch_are_those_of_one_by_one(tiny: Path, batch_size: int) -> None:
+    """Rows leave and others take their places."""
+    alone = ask(tiny, PROMPTS, batch_size=1)
+    together = ask(tiny, PROMPTS, batch_size=batch_size)
+    assert [c.text for c in together] == [c.text for c in alone]
+    assert [c.input_tokens for c in together] == [c.input_tokens for c in alone]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("llama", {}),
+        ("mistral", {"sliding_window": 16}),
+        ("qwen2", {}),
+        ("gemma3_text", {"sliding_window": 8, "head_dim": 16, "query_pre_attn_scalar": 16}),
+    ],
+)
+def test_answers_are_those_of_transformers(model_maker: Callable[..., Path], kind: str, shape: dict[str, int]) -> None:
+    """Greedy, for several architectures."""
+    base = model_maker(kind=kind, **shape)
+    found = ask(base, PROMPTS[:6])
+    assert [c.text for c in found] == [generated(base, p, 24) for p in PROMPTS[:6]]
+
+
+def test_no_more_than_max_tokens(tiny: Path) -> None:
+    """And both counts are told."""
+    for c in ask(tiny, PROMPTS, max_tokens=5):
+        assert c.output_tokens is not None
+        assert 1 <= c.output_tokens <= 5
+        assert c.input_tokens
+
+
+def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(tiny: Path) -> None:
+    """The earliest of several."""
+    [whole] = ask(tiny, PROMPTS[:1])
+    assert whole.text
+    middle = whole.text[len(whole.text) // 2 :][:3]
+    [stopped] = ask(tiny, PROMPTS[:1], stop=["never said at all", middle])
+    assert stopped.text == whole.text[: whole.text.index(middle)]
+    assert stopped.output_tokens is not None
+    assert whole.output_tokens is not None
+    assert stopped.output_tokens < whole.output_tokens
+
+
+def test_sampling_depends_on_seed_and_prompt_only(tiny: Path) -> None:
+    """Not on the other rows of the batch."""
+    first = ask(tiny, PROMPTS, temperature=1.0, seed=3, batch_size=4)
+    again = ask(tiny, PROMPTS[::-1], temperature=1.0, seed=3, batch_size=16)
+    assert [c.text for c in first] == [c.text for c in again[::-1]]
+    other = ask(tiny, PROMPTS, temperature=1.0, seed=4)
+    assert [c.text for c in first] != [c.text for c in other]
+
+
+def test_narrow_sampling_is_greedy(tiny: Path) -> None:
+    """top_k = 1, or a top_p that only the likeliest token fits into."""
+    greedy = [c.text for c in ask(tiny, PROMPTS[:4])]
+    assert [c.text for c in ask(tiny, PROMPTS[:4], temperature=1.0, top_k=1)] == greedy
+    assert [c.text for c in ask(tiny, PROMPTS[:4], temperature=1.0, top_p=0.0)] == greedy
+
+
+def test_a_prompt_that_does_not_fit_is_an_error_of_its_row(tiny: Path) -> None:
+    """With the figures; at once even if it has ten million letters."""
+    found = ask(tiny, ["short", "long " * 400, "x" * 10_000_000])
+    assert found[0].text is not None
+    assert [c.error.code for c in found[1:] if c.error] == ["context_length", "context_length"]
+    assert "512" in (found[1].error.message if found[1].error else "")
+
+
+def test_an_answer_ends_where_the_context_does(tiny: Path) -> None:
+    """A prompt that nearly fills it gets what room there is."""
+    words = "word " * 60
+    tokens = ask(tiny, [words], max_tokens=1)[0].input_tokens
+    assert tokens is not None
+    model = ModelSpec(str(tiny), ModelOptions(context_length=tokens + 3))
+    [found] = Local().open(model, None, PredictOptions(max_tokens=50)).predict(requests([words]))
+    assert found.output_tokens is not None
+    assert found.output_tokens <= 3
+
+
+def test_it_pulls_what_it_can_work_on(tiny: Path) -> None:
+    """Not the whole table for a LIMIT."""
+    pulled = []
+
+    def rows() -> Iterator[Request]:
+        for r in requests(["again"] * 1000):
+            pulled.append(r.id)
+            yield r
+
+    predictor = Local().open(ModelSpec(str(tiny)), None, PredictOptions(max_tokens=4, batch_size=8))
+    completions = predictor.predict(rows())
+    next(iter(completions))
+    assert len(pulled) <= 8
+    predictor.close()
+
+
+def test_finished_rows_do_not_wait_for_others(tiny: Path) -> None:
+    """A row that reaches the context's end early is told while the other goes on."""
+    model = ModelSpec(str(tiny), ModelOptions(context_length=200))
+    long = "word " * 80
+    order = [
+        c.id for c in Local().open(model, None, PredictOptions(max_tokens=150)).predict(requests([PROMPTS[0], long]))
+    ]
+    assert sorted(order) == [0, 1]
+
+
+def test_a_closed_predictor_says_so(tiny: Path) -> None:
+    """Its states are gone."""
+    predictor = Local().open(ModelSpec(str(tiny)), None, PredictOptions(max_tokens=50))
+    completions = iter(predictor.predict(requests(PROMPTS)))
+    next(completions)
+    predictor.close()
+    with pytest.raises(ProviderError, match="closed"):
+        list(completions)
+
+
+def test_versions_share_the_weights_of_their_base(tiny: Path) -> None:
+    """A model is loaded once a process."""
+    loading.forget()
+    one = loading.shared(str(tiny), ModelOptions(), "auto", None)
+    assert loading.shared(str(tiny), ModelOptions(), "auto", None) is one
+    loading.forget()
+    assert loading.shared(str(tiny), ModelOptions(), "auto", None) is not one

@@ -1,0 +1,260 @@
+"""Training: the same twice, the same when broken off, and clear about what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from sqlft_local import Local, loading
+from sqlft_local.options import ModelOptions, PredictOptions, TrainOptions
+from transformers import AutoModelForCausalLM
+
+from sqlft.errors import Cancelled, DataError, OptionError, ProviderError
+from sqlft.handler import Artifact, Message, ModelSpec, Progress, Request, TrainingSet
+
+KIND = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+NAMES = [f"singer{i}" for i in range(20)]
+
+
+def table(pairs: Sequence[tuple[str, str]]) -> pa.Table:
+    """Conversations of a question and an answer."""
+    turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in pairs]
+    return pa.table({"messages": pa.array(turns, KIND)})
+
+
+PAIRS = [(f"How many in {n}?", f"SELECT count(*) FROM {n}") for n in NAMES]
+DATA = TrainingSet(table(PAIRS[:16]), table(PAIRS[16:]))
+
+
+class Recorder:
+    """Keeps what is reported, and stops at a step."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+        self.seen: list[Progress] = []
+
+    def __call__(self, progress: Progress) -> None:
+        """Called by the training."""
+        self.seen.append(progress)
+        if self.stop_at is not None and progress.step >= self.stop_at:
+            raise Cancelled("enough", "go on")
+
+    def values(self, name: str) -> list[float]:
+        """A metric over time."""
+        return [p.metrics[name] for p in self.seen if name in p.metrics]
+
+
+def train(
+    base: Path,
+    workdir: Path,
+    data: TrainingSet = DATA,
+    start: Artifact | None = None,
+    report: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Artifact:
+    """A training with options that suit a tiny model."""
+    given = {"n_epochs": 4, "batch_size": 4, "learning_rate": 0.02, **options}
+    workdir.mkdir(exist_ok=True)
+    return Local().train(ModelSpec(str(base)), start, data, TrainOptions(**given), workdir, report or Recorder())
+
+
+def tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
+    """The adapter's matrices."""
+    assert artifact.path is not None
+    found: dict[str, torch.Tensor] = load_file(artifact.path / "adapter_model.safetensors")
+    return found
+
+
+def farthest(a: Artifact, b: Artifact) -> float:
+    """The largest difference between two adapters."""
+    one, other = tensors(a), tensors(b)
+    assert one.keys() == other.keys()
+    return max((one[k] - other[k]).abs().max().item() for k in one)
+
+
+def test_it_learns_and_reports(tiny: Path, tmp_path: Path) -> None:
+    """Loss falls, on rows it does not see too, and the metrics are those of the contract."""
+    seen = Recorder()
+    made = train(tiny, tmp_path / "a", report=seen, n_epochs=8)
+    losses, valid = seen.values("loss"), seen.values("valid_loss")
+    assert losses[-1] < losses[0] / 2
+    assert valid[-1] < valid[0]
+    last = seen.seen[-1]
+    assert last.step == last.total_steps == 32
+    assert last.metrics.keys() >= {"loss", "valid_loss", "examples_per_second", "tokens", "epoch"}
+    assert seen.values("learning_rate")[-1] < max(seen.values("learning_rate"))
+    assert made.details["examples"] == 16
+    assert made.details["validation_examples"] == 4
+    json.dumps(dict(made.details))
+
+
+def test_the_same_seed_gives_the_same_adapter(tiny: Path, tmp_path: Path) -> None:
+    """And another seed another one."""
+    one, two = train(tiny, tmp_path / "one", seed=5), train(tiny, tmp_path / "two", seed=5)
+    assert farthest(one, two) == 0.0
+    assert farthest(one, train(tiny, tmp_path / "three", seed=6)) > 0.0
+
+
+@pytest.mark.parametrize("stop_at", [1, 6, 15])
+def test_a_training_that_was_broken_off_ends_like_an_unbroken_one(tiny: Path, tmp_path: Path, stop_at: int) -> None:
+    """Adapter, optimizer, order and dropout go on where they stopped."""
+    whole = train(tiny, tmp_path / "whole")
+    with pytest.raises(Cancelled):
+        train(tiny, tmp_path / "broken", report=Recorder(stop_at))
+    again = Recorder()
+    broken = train(tiny, tmp_path / "broken", report=again)
+    assert again.seen[0].step == stop_at
+    assert farthest(whole, broken) == 0.0
+    assert math.isclose(whole.details["loss"], broken.details["loss"], rel_tol=1e-6)
+    assert broken.details["steps"] == 16
+
+
+def test_a_kill_loses_only_what_came_after_the_last_checkpoint(tiny: Path, tmp_path: Path) -> None:
+    """Nothing is written when a process is killed; the checkpoint of every second step is there."""
+
+    def killed(progress: Progress) -> None:
+        if progress.step == 7:
+            (tmp_path / "work").rename(tmp_path / "survives")
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, ProviderError)):
+        train(tiny, tmp_path / "work", report=killed, checkpoint_steps=2)
+    again = Recorder()
+    made = train(tiny, tmp_path / "survives", report=again)
+    assert again.seen[0].step == 6
+    assert farthest(made, train(tiny, tmp_path / "whole", checkpoint_steps=2)) == 0.0
+
+
+def test_a_finished_training_is_not_done_twice(tiny: Path, tmp_path: Path) -> None:
+    """The worker may have died between the last step and the catalog."""
+    first = train(tiny, tmp_path / "work")
+    seen = Recorder()
+    second = train(tiny, tmp_path / "work", report=seen)
+    assert second.path == first.path
+    assert not seen.values("loss")
+
+
+def test_an_adapter_is_peft_s(tiny: Path, tmp_path: Path) -> None:
+    """Whoever has the base and peft gets the same answers from it."""
+    made = train(tiny, tmp_path / "work")
+    assert made.path is not None
+    assert sorted(f.name for f in made.path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), made.path)
+    ours = loading.with_adapter(loading.fresh(tiny, ModelOptions(), "cpu"), made.path).model
+    ours.set_attn_implementation("sdpa")
+    ids = torch.tensor([[1, 20, 30, 40, 50]])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(input_ids=ids).logits, theirs(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_training_goes_on_from_a_tuned_version(tiny: Path, tmp_path: Path) -> None:
+    """Its first loss is where the last one ended, and its rank is the adapter's."""
+    first = train(tiny, tmp_path / "first", n_epochs=8, r=4)
+    seen = Recorder()
+    second = train(tiny, tmp_path / "second", start=first, report=seen, learning_rate=0.0)
+    assert seen.values("loss")[0] < 1.5 * first.details["loss"]
+    assert second.details["options"]["r"] == 4
+    assert second.details["continues"]
+    assert farthest(first, second) == 0.0
+
+
+def test_an_adapter_of_another_base_is_refused(tiny: Path, tmp_path: Path, model_maker: Callable[..., Path]) -> None:
+    """In training and in asking."""
+    other = model_maker(num_hidden_layers=1, hidden_size=32)
+    first = train(tiny, tmp_path / "first", n_epochs=1)
+    with pytest.raises(ProviderError, match="another base"):
+        train(other, tmp_path / "second", start=first)
+    with pytest.raises(ProviderError, match="another base"):
+        Local().open(ModelSpec(str(other)), first, PredictOptions())
+
+
+def test_a_damaged_adapter_is_refused(tiny: Path, tmp_path: Path) -> None:
+    """Cut short or missing."""
+    made = train(tiny, tmp_path / "first", n_epochs=1)
+    assert made.path is not None
+    file = made.path / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ProviderError, match="cannot be read"):
+        Local().open(ModelSpec(str(tiny)), made, PredictOptions())
+    file.unlink()
+    with pytest.raises(ProviderError, match="cannot be read"):
+        Local().open(ModelSpec(str(tiny)), made, PredictOptions())
+
+
+LONG = [("word " * 200, "yes"), *PAIRS[:4]]
+
+
+def test_long_rows_are_cut_in_the_prompt(tiny: Path, tmp_path: Path) -> None:
+    """The answer stays; how many were cut is told."""
+    made = train(tiny, tmp_path / "cut", TrainingSet(table(LONG)), max_length=64)
+    assert (made.details["cut_rows"], made.details["dropped_rows"], made.details["examples"]) == (1, 0, 5)
+
+
+def test_long_rows_are_dropped_or_refused(tiny: Path, tmp_path: Path) -> None:
+    """As the option says."""
+    data = TrainingSet(table(LONG))
+    made = train(tiny, tmp_path / "drop", data, max_length=64, long_rows="drop")
+    assert (made.details["cut_rows"], made.details["dropped_rows"], made.details["examples"]) == (0, 1, 4)
+    with pytest.raises(DataError, match="more than max_length = 64"):
+        train(tiny, tmp_path / "error", data, max_length=64, long_rows="error")
+    with pytest.raises(DataError, match="No row is left"):
+        train(tiny, tmp_path / "none", TrainingSet(table(LONG[:1])), max_length=64, long_rows="drop")
+
+
+def test_a_loss_that_is_no_number_stops_it(tiny: Path, tmp_path: Path) -> None:
+    """The last good state is kept, and the error says what to do."""
+    with pytest.raises(ProviderError, match="diverged") as caught:
+        train(tiny, tmp_path / "work", learning_rate=1e30, max_grad_norm=0.0, n_epochs=20)
+    assert "learning_rate" in caught.value.next_step
+    [kept] = (tmp_path / "work" / "checkpoints").iterdir()
+    saved = load_file(kept / "tensors.safetensors")
+    assert all(torch.isfinite(t).all() for k, t in saved.items() if k.startswith("adapter."))
+
+
+def test_unknown_layers_are_named(tiny: Path, tmp_path: Path) -> None:
+    """With those that there are."""
+    with pytest.raises(OptionError, match="q_proj"):
+        train(tiny, tmp_path / "work", target_modules=["query"])
+
+
+def test_all_linear_layers_may_be_trained(tiny: Path, tmp_path: Path) -> None:
+    """`all-linear` in place of names."""
+    made = train(tiny, tmp_path / "work", target_modules=["all-linear"], n_epochs=1)
+    assert any("gate_proj" in k for k in tensors(made))
+    Local().open(ModelSpec(str(tiny)), made, PredictOptions()).close()
+
+
+def test_early_stopping_keeps_the_best_state(tiny: Path, tmp_path: Path) -> None:
+    """Rows of noise can only be learned by heart: validation loss soon rises."""
+    noise = [(f"{i}", f"{i * 7919 % 1000} {i * 104729 % 1000}") for i in range(20)]
+    data = TrainingSet(table(noise[:8]), table(noise[8:]))
+    seen = Recorder()
+    made = train(tiny, tmp_path / "work", data, report=seen, n_epochs=60, early_stopping=True, learning_rate=0.05)
+    assert made.details["steps"] < 120
+    assert made.details["valid_loss"] == min(seen.values("valid_loss"))
+    assert made.details["best_step"] < made.details["steps"]
+
+
+def test_max_minutes_ends_it_in_time(tiny: Path, tmp_path: Path) -> None:
+    """The learning rate still comes down."""
+    seen = Recorder()
+    made = train(tiny, tmp_path / "work", report=seen, n_epochs=1000, max_minutes=0.03)
+    assert made.details["steps"] < 4000
+    assert seen.values("learning_rate")[-1] < 0.002
+
+
+def test_the_tuned_model_answers_what_it_was_taught(tiny: Path, tmp_path: Path) -> None:
+    """Training and asking see the same tokens."""
+    made = train(tiny, tmp_path / "work", TrainingSet(table(PAIRS[:4])), n_epochs=60, lora_dropout=0.0)
+    predictor = Local().open(ModelSpec(str(tiny)), made, PredictOptions(max_tokens=40))
+    asked = [Request(i, (Message("user", q),)) for i, (q, _) in enumerate(PAIRS[:4])]
+    answers = {c.id: c.text for c in predictor.predict(asked)}
+    assert [answers[i] for i in range(4)] == [a for _, a in PAIRS[:4]]
