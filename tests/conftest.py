@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +14,12 @@ from typing import Any, TypeVar
 
 import pytest
 
+import sqlft
 from sqlft import plugins
+from sqlft.catalog.records import ModelKey, Version, VersionKey
+from sqlft.catalog.store import Catalog
+from sqlft.runtime import launch
+from sqlft.runtime.session import Tick
 
 HANDLERS = Path(__file__).parent / "handlers"
 PATIENCE = 60.0
@@ -61,6 +69,72 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Strang
     control.mkdir()
     yield Stranger(control)
     plugins.found.cache_clear()
+
+
+@pytest.fixture
+def shop(stranger: Stranger) -> Iterator[Shop]:
+    """A connection with a table `rows` and a model `m` of the stranger's; its catalog lies in SQLFT_HOME."""
+    made = Shop(stranger)
+    made.run("CREATE TABLE rows AS SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)")
+    made.run("CREATE MODEL m PREDICT answer USING engine = 'stranger', base = 'tiny', prompt_template = '{{question}}'")
+    made.warnings.clear()
+    yield made
+    for version in made.con.session.catalog.versions():
+        if version.status in ("queued", "training"):
+            launch.kill(made.con.session.catalog.work(version.key))
+    made.con.close()
+
+
+class Shop:
+    """A connection, what it warns of and how far it says it is; other sessions share its catalog."""
+
+    def __init__(self, stranger: Stranger) -> None:
+        self.warnings: list[str] = []
+        self.ticks: list[Tick] = []
+        self.on_tick: Callable[[Tick], None] = self.ticks.append
+        self.stranger = stranger
+        self.con = sqlft.connect(warn=self.warnings.append, progress=lambda tick: self.on_tick(tick))
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.con.session.catalog
+
+    def run(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of a statement."""
+        return self.con.execute(sql).fetchall()
+
+    def train(
+        self, using: str = "", what: str = "FINETUNE m", rows: str = "SELECT * FROM rows"
+    ) -> list[tuple[Any, ...]]:
+        """FINETUNE m, steered by the stranger's control folder."""
+        more = f", {using}" if using else ""
+        return self.run(f"{what} FROM ({rows}) USING control = '{self.stranger.control}'{more}")
+
+    def version(self, number: int, name: str = "m") -> Version:
+        """A version as the catalog has it."""
+        return self.catalog.version(VersionKey(ModelKey(name), number))
+
+    def ended(self, number: int) -> Version:
+        """A version once it does not train any more."""
+        until(lambda: self.version(number).status not in ("queued", "training"))
+        return self.version(number)
+
+    def ask(self, question: str, name: str = "m") -> str:
+        """A model's answer."""
+        return str(self.run(f"SELECT answer FROM {name} WHERE question = '{question}'")[0][0])
+
+    def another(self, code: str) -> subprocess.Popen[str]:
+        """Another process with a connection `con` on this catalog and the same rows."""
+        text = (
+            "import sqlft\n"
+            "con = sqlft.connect(warn=print)\n"
+            "con.execute(\"CREATE TABLE rows AS SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)\")\n"
+            f"using = \"USING control = '{self.stranger.control}'\"\n"
+        )
+        env = {**os.environ, "PYTHONPATH": str(HANDLERS)}
+        return subprocess.Popen(
+            [sys.executable, "-c", text + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        )
 
 
 def until(what: Callable[[], T]) -> T:

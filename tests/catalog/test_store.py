@@ -5,7 +5,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -496,3 +498,32 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CatalogError, match="cannot be written"):
         Catalog(tmp_path / "file" / "db.sqlft").add_model(model())
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can enter, as pytest's own are not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_folder_of_somebody_else_can_be_read(open_folder: Path, read_only: bool) -> None:
+    catalog = Catalog(open_folder / "db.sqlft")
+    catalog.add_model(model())
+    catalog.close()
+    catalog.folder.chmod(0o555)
+    (catalog.folder / "catalog.sqlite").chmod(0o444)
+    code = (
+        "import os, sys, sqlite3\n"
+        "from pathlib import Path; from sqlft.catalog.store import *; from sqlft.catalog.records import *\n"
+        "from sqlft.errors import CatalogError\n"
+        "if os.getuid() == 0:\n    os.setresuid(65534, 65534, 65534)\n"
+        f"c = Catalog(Path(sys.argv[1]), {read_only})\n"
+        "print([m.key.name for m in c.models()])\n"
+        "try:\n    c.put_usage(Usage('s', VersionKey(ModelKey('ft'), 1)))\nexcept CatalogError as e:\n    print(e)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, catalog.folder], capture_output=True, text=True)
+    assert said.stdout.startswith("['ft']"), said.stderr
+    assert "Give yourself the right to write" in said.stdout
