@@ -1,0 +1,7 @@
+"""python -m sqlft"""
+
+import sys
+
+from sqlft.cli import main
+
+sys.exit(main())

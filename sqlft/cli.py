@@ -1,0 +1,143 @@
+"""The command `sqlft`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from sqlft.errors import SqlftError, did_you_mean
+
+INTERRUPTED, BROKEN_PIPE = 130, 141
+EPILOG = """\
+Without a command it is `sqlft shell`, with a file `sqlft shell FILE`.
+
+  sqlft shell app.duckdb                        a prompt
+  sqlft shell app.duckdb -c 'SHOW MODELS'       one statement
+  sqlft shell -f a.sql -f b.sql --mode csv      scripts, results as CSV
+  sqlft pull smollm2-135m                       get a base model, print its folder
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code: 1 after an error, 130 after Ctrl-C, 141 if nobody reads the output."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parsed = _parser().parse_args(_with_command(given))
+        code = int(parsed.run(parsed))
+        sys.stdout.flush()
+        return code
+    except SqlftError as e:
+        sys.stderr.write(f"Error: {e}\n")
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        with suppress(OSError):  # what is still in the buffer goes nowhere, instead of failing at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def shell(parsed: argparse.Namespace) -> int:
+    """a prompt for SQL, or scripts"""
+    from sqlft.shell.start import Arguments, Source, run_shell
+
+    sources = [Source(text, is_file) for text, is_file in parsed.sources]
+    return run_shell(Arguments(parsed.file or ":memory:", sources, parsed.mode, parsed.readonly))
+
+
+def pull(parsed: argparse.Namespace) -> int:
+    """get a base model and print its folder"""
+    from sqlft.plugins import handler_class
+    from sqlft.runtime.session import Tick
+    from sqlft.shell.running import Runner
+    from sqlft.shell.screen import Screen
+
+    screen = Screen()
+    runner = Runner(screen)
+
+    def report(what: str, share: float | None) -> None:
+        runner.tick(Tick(what, share or 0.0, None if share is None else 1.0))
+
+    handler: Any = handler_class("local")
+    folder = runner.run(lambda: handler.pull(parsed.name, report))
+    print(folder)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"shell": shell, "pull": pull}
+
+
+def _parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        "sqlft",
+        description="Fine-tune and run language models from SQL, inside DuckDB.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action=_Version, nargs=0, help="show the versions of sqlft, DuckDB and Python")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    added = {}
+    for name, run in COMMANDS.items():
+        added[name] = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        added[name].set_defaults(run=run)
+    _add_shell_arguments(added["shell"])
+    added["pull"].add_argument("name", metavar="NAME", help="a preset such as smollm2-135m, a hub id, or a folder")
+    return top
+
+
+def _add_shell_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="the database, made if it is not there; none: in memory"
+    )
+    repeated: dict[str, Any] = {"dest": "sources", "action": _Source, "default": []}
+    parser.add_argument(
+        "-c", metavar="SQL", **repeated, help="run this and leave; -c and -f may be repeated, and run in order"
+    )
+    parser.add_argument(
+        "-f", metavar="FILE.sql", **repeated, help="run the statements of this file (- is stdin) and leave"
+    )
+    parser.add_argument(
+        "--mode", choices=["table", "csv", "json", "line"], default="table", help="how results are written"
+    )
+    parser.add_argument("--readonly", action="store_true", help="open the database read-only")
+
+
+class _Source(argparse.Action):
+    """-c and -f, in the order they were given."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), (values, option == "-f")])
+
+
+class _Version(argparse.Action):
+    """--version, for which nothing is imported before it is asked for."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        from importlib.metadata import version
+        from platform import python_version
+
+        print(f"sqlft {version('sqlft')} (DuckDB {version('duckdb')}, Python {python_version()})")
+        parser.exit()
+
+
+def _with_command(given: list[str]) -> list[str]:
+    """`shell` may be left out; SqlftError for a word that looks like a mistyped command rather than a file."""
+    if not given:
+        return ["shell"]
+    first = given[0]
+    if first in COMMANDS or first in ("-h", "--help", "--version"):
+        return given
+    if not first.startswith(("-", ":")) and not os.path.exists(first) and not os.path.splitext(first)[1]:
+        raise SqlftError(
+            f"There is no command '{first}', nor a file of that name.{did_you_mean(first, COMMANDS)}",
+            f"sqlft --help lists the commands; sqlft shell {first} makes a database of that name.",
+        )
+    return ["shell", *given]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""How far a long statement is: a bar on a terminal, now and then a line elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, TextIO
+
+from sqlft.runtime.session import Tick
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+PATIENCE = 0.5
+"""Seconds before anything is shown: what is short needs no bar."""
+LINE_SECONDS = 10.0
+_HIDDEN = {"examples_per_second", "learning_rate", "epoch", "tokens", "grad_norm"}
+
+
+class Bar:
+    """Shows the latest tick of one statement; `draw` is called some times a second by whoever waits."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._is_terminal = stream.isatty()
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self.start()
+
+    def start(self) -> None:
+        """A new statement begins."""
+        self.tick: Tick | None = None
+        self._is_quiet = False
+        self._begun = self._next_line = self._clock()
+        self._label, self._label_begun, self._label_done = "", self._begun, 0.0
+        self._next_line += LINE_SECONDS
+
+    def draw(self) -> None:
+        """Show the latest tick."""
+        tick, now = self.tick, self._clock()
+        if tick is None or self._is_quiet or now - self._begun < PATIENCE:
+            return
+        if tick.label != self._label or tick.done < self._label_done:
+            self._label, self._label_begun, self._label_done = tick.label, now, tick.done
+        left = _left(tick, self._label_done, now - self._label_begun)
+        if self._is_terminal:
+            self._draw_bar(tick, left)
+        elif now >= self._next_line:
+            self._next_line = now + LINE_SECONDS
+            parts = [counts(tick), metrics(tick.metrics), f"{clock_time(left)} left" if left is not None else ""]
+            self._stream.write(f"{tick.label}: {' · '.join(p for p in parts if p)}\n")
+            self._stream.flush()
+
+    def hide(self) -> None:
+        """Take the bar off the screen; the next `draw` brings it back."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def silence(self) -> None:
+        """No bar for the rest of the statement: its results are being written where the bar is."""
+        self._is_quiet = True
+        self.hide()
+
+    def _draw_bar(self, tick: Tick, left: float | None) -> None:
+        if self._progress is None:
+            self._progress = _progress(self._stream)
+            self._task = self._progress.add_task("", total=None, counts="", metrics="", left="")
+            self._progress.start()
+        assert self._task is not None
+        self._progress.update(
+            self._task,
+            description=tick.label,
+            completed=tick.done,
+            total=tick.total,
+            counts=counts(tick),
+            metrics=metrics(tick.metrics),
+            left="" if left is None else f"{clock_time(left)} left",
+        )
+        self._progress.refresh()
+
+
+def counts(tick: Tick) -> str:
+    """`120/600`, or a percentage of what has no unit."""
+    if tick.total == 1:
+        return f"{tick.done:.0%}"
+    return f"{tick.done:,.0f}" if tick.total is None else f"{tick.done:,.0f}/{tick.total:,.0f}"
+
+
+def metrics(values: Mapping[str, float]) -> str:
+    """`loss 0.532  valid_loss 0.61  12 examples/s`"""
+    shown = [f"{name} {value:.4g}" for name, value in values.items() if name not in _HIDDEN and value is not None]
+    speed = values.get("examples_per_second")
+    return "  ".join([*shown, *([f"{speed:.3g} examples/s"] if speed else [])])
+
+
+def clock_time(seconds: float) -> str:
+    """`1:05` or `2:03:04`"""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _left(tick: Tick, done_at_first: float, elapsed: float) -> float | None:
+    """Seconds to go at the speed so far."""
+    gone = tick.done - done_at_first
+    if tick.total is None or gone <= 0 or elapsed <= 0:
+        return None
+    return max(0.0, (tick.total - tick.done) * elapsed / gone)
+
+
+def _progress(stream: TextIO) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
+
+    def text(field: str) -> TextColumn:
+        return TextColumn(field, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+
+    return Progress(
+        text("{task.description}"),
+        BarColumn(bar_width=24),
+        text("{task.fields[counts]}"),
+        text("{task.fields[metrics]}"),
+        text("{task.fields[left]}"),
+        console=Console(file=stream, highlight=False),
+        transient=True,
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )

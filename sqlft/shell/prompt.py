@@ -1,0 +1,122 @@
+"""The conversation at a terminal: one prompt after the other until Ctrl-D."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from importlib.metadata import version
+
+import duckdb
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.lexers import PygmentsLexer
+
+from sqlft.shell.colours import STYLE, ModelSql
+from sqlft.shell.commands import from_habit
+from sqlft.shell.completion import suggestions
+from sqlft.shell.history import open_history
+from sqlft.shell.reading import is_complete, pieces
+from sqlft.shell.shell import Failed, Quit, Shell
+from sqlft.shell.vocabulary import Vocabulary, keywords_of, vocabulary_of
+
+PROMPT, CONTINUATION = "sqlft> ", "   ...> "
+
+
+def converse(shell: Shell, database: str) -> None:
+    """Read, run, print, until Ctrl-D or .quit; errors are shown and forgotten."""
+    where = "in memory" if database == ":memory:" else database
+    shell.screen.note(f"sqlft {version('sqlft')} (DuckDB {duckdb.__version__}), {where}")
+    shell.screen.note("Type .help for help, Ctrl-D to leave.")
+    words = _Words(shell)
+    session = _session(words)
+    while True:
+        try:
+            text = session.prompt([("class:prompt", PROMPT)])
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return
+        try:
+            shell.run(pieces(from_habit(text)))
+        except (Failed, KeyboardInterrupt):
+            pass
+        except Quit:
+            return
+        words.are_old = True
+
+
+def _session(words: _Words) -> PromptSession[str]:
+    return PromptSession(
+        multiline=True,
+        prompt_continuation=lambda width, number, wrapped: [("class:continuation", CONTINUATION)],
+        history=open_history(),
+        lexer=PygmentsLexer(ModelSql),
+        style=STYLE,
+        completer=words,
+        complete_while_typing=False,
+        key_bindings=_keys(),
+        enable_history_search=False,
+        include_default_pygments_style=False,
+    )
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter", filter=Condition(_is_at_end))
+    def run(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if is_complete(from_habit(buffer.text)):
+            buffer.validate_and_handle()
+        else:
+            buffer.insert_text("\n")
+
+    @keys.add("tab", filter=Condition(_is_indenting))
+    def indent(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("    ")
+
+    return keys
+
+
+def _is_at_end() -> bool:
+    """Enter in the middle of a text makes a new line; at its end it may run it."""
+    from prompt_toolkit.application import get_app
+
+    buffer = get_app().current_buffer
+    return not buffer.document.text_after_cursor.strip() and not (
+        buffer.complete_state and buffer.complete_state.current_completion
+    )
+
+
+def _is_indenting() -> bool:
+    from prompt_toolkit.application import get_app
+
+    document = get_app().current_buffer.document
+    return bool(document.text.strip()) and not document.current_line_before_cursor.strip()
+
+
+class _Words(Completer):
+    """Completions from the database as it is when Tab is first pressed after a statement."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+        self._vocabulary = Vocabulary()
+        self.are_old = True
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        """For prompt_toolkit."""
+        for text, length, about in suggestions(document.text_before_cursor, self._now, document.text_after_cursor):
+            yield Completion(text, -length, display_meta=about)
+
+    def _now(self) -> Vocabulary:
+        if self.are_old:
+            self._vocabulary = vocabulary_of(self._shell.con, self._keywords)
+            self.are_old = False
+        return self._vocabulary
+
+    @cached_property
+    def _keywords(self) -> tuple[str, ...]:
+        return keywords_of(self._shell.con)

@@ -1,0 +1,139 @@
+"""What was typed, cut into statements and dot-commands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sqlft.errors import StatementError
+from sqlft.sql.lexer import tokens
+from sqlft.sql.plain import certainly_plain
+from sqlft.sql.split import Span, split
+
+_DOT_LINE = re.compile(r"^[ \t]*\.[A-Za-z][^\n]*", re.MULTILINE)
+_EAGER = 1 << 20
+"""A text shorter than this is looked through at every new line, a longer one whenever it has doubled."""
+
+
+class Piece(NamedTuple):
+    """One statement or dot-command, and the line of the script on which it starts, from 1."""
+
+    text: str
+    line: int = 1
+
+    @property
+    def is_command(self) -> bool:
+        """Whether this is a dot-command."""
+        return self.text.startswith(".")
+
+
+def is_complete(text: str) -> bool:
+    """Whether Enter runs it: nothing but blanks, a dot-command, or what ends with a `;` outside of quotes."""
+    return not text.strip() or _DOT_LINE.match(text.lstrip()) is not None or _ended(text)
+
+
+def pieces(text: str) -> Iterator[Piece]:
+    """The statements and dot-commands of a whole text."""
+    script = Script()
+    yield from script.feed(text)
+    yield from script.finish()
+
+
+class Script:
+    """A text that comes bit by bit."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+        self._line = 1
+        self._looked_at = 0
+
+    def feed(self, text: str) -> Iterator[Piece]:
+        """What became complete with this text; its last line counts only when the line's end has come."""
+        self._rest += text
+        if "\n" in text and (len(self._rest) < _EAGER or len(self._rest) >= 2 * self._looked_at):
+            yield from self._commands(self._rest.rfind("\n") + 1)
+            yield from self._statements(self._complete_until(self._rest.rfind("\n") + 1))
+            self._looked_at = len(self._rest)
+
+    def finish(self) -> Iterator[Piece]:
+        """All that is left, complete or not."""
+        yield from self._commands(len(self._rest))
+        yield from self._statements(len(self._rest))
+
+    def _commands(self, end: int) -> Iterator[Piece]:
+        """The dot-commands, each after the statements before it."""
+        length = len(self._rest)
+        while found := self._next_command(end - (length - len(self._rest))):
+            text, after = found[0].strip(), len(self._rest) - found.end()
+            yield from self._statements(found.start())
+            line = self._line
+            self._drop(len(self._rest) - after)
+            yield Piece(text, line)
+
+    def _next_command(self, end: int) -> re.Match[str] | None:
+        for found in _DOT_LINE.finditer(self._rest, 0, end):
+            before = self._rest[: found.start()]
+            if _blank(before) or _ended(before):
+                return found
+        return None
+
+    def _complete_until(self, end: int) -> int:
+        """Behind the last `;` that ends a statement."""
+        text = self._rest[:end]
+        if _ended(text) or _blank(text):
+            return end
+        spans = _spans(text)
+        return spans[-2].end if len(spans) > 1 else 0
+
+    def _statements(self, end: int) -> Iterator[Piece]:
+        """The statements before `end`, which leave the rest."""
+        text, line, at = self._rest[:end], self._line, 0
+        self._drop(end)
+        for start, stop in _spans(text):
+            line += text.count("\n", at, start)
+            at = start
+            yield Piece(text[start:stop], line)
+
+    def _drop(self, length: int) -> None:
+        self._line += self._rest.count("\n", 0, length)
+        self._rest = self._rest[length:]
+
+
+def _ended(text: str) -> bool:
+    """Whether a `;` ends the last statement, whatever comments follow it."""
+    spans = _spans(text)
+    return bool(spans) and not _is_open(text, spans[-1]) and ";" in _tail(text, spans[-1].end)
+
+
+def _blank(text: str) -> bool:
+    """Whether there are only blanks, comments and `;`."""
+    return not split(text)
+
+
+def _spans(text: str) -> list[Span]:
+    """The statements; a `;` inside the parentheses of one of ours does not end it, as in the parser."""
+    found: list[Span] = []
+    for span in split(text):
+        if found and _is_open(text, found[-1]):
+            found[-1] = Span(found[-1].start, span.end)
+        else:
+            found.append(span)
+    return found
+
+
+def _is_open(text: str, span: Span) -> bool:
+    if certainly_plain(text, span.start) or "(" not in text[span.start : span.end]:
+        return False
+    try:
+        ops = [t.text for t in tokens(text, *span) if t.kind == "op"]
+    except StatementError:
+        return False
+    return ops.count("(") > ops.count(")")
+
+
+def _tail(text: str, start: int) -> list[str]:
+    try:
+        return [t.text for t in tokens(text, start)]
+    except StatementError:
+        return []

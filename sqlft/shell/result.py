@@ -1,0 +1,73 @@
+"""A statement's rows as text, in DuckDB's own words, a few at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+from sqlft.connection import Connection
+from sqlft.shell.table import Column, Row
+
+BATCH = 128
+"""Rows fetched at once: few, because behind each may be an answer that takes a second."""
+_SILENT = {"Count": "BIGINT", "Success": "BOOLEAN"}
+_ASKS_FOR_ROWS = ("SELECT", "FROM", "VALUES", "TABLE", "WITH", "CALL", "PIVOT", "UNPIVOT", "(")
+_PLAN = ["explain_key", "explain_value"]
+
+
+class Result:
+    """The rows of one statement; they can be read once."""
+
+    def __init__(self, columns: list[Column], relations: Iterator[Any]) -> None:
+        self.columns = columns
+        self._relations = relations
+
+    @property
+    def is_plan(self) -> bool:
+        """Whether it is what EXPLAIN gives, a drawing."""
+        return [c.name for c in self.columns] == _PLAN
+
+    def rows(self) -> Iterator[list[Row]]:
+        """Batches of rows, each value as DuckDB casts it to VARCHAR."""
+        return self._batches("COLUMNS(*)::VARCHAR")
+
+    def json(self) -> Iterator[list[Row]]:
+        """Batches of rows, each value as JSON; NaN and infinity, which JSON has not, are null."""
+        floats = ["FLOAT" in c.type or "DOUBLE" in c.type for c in self.columns]
+        for batch in self._batches("to_json(COLUMNS(*))::VARCHAR"):
+            if any(floats):
+                batch = [[_finite(v) if f else v for v, f in zip(row, floats, strict=True)] for row in batch]
+            yield batch
+
+    def changed_rows(self, first_word: str) -> int | None:
+        """How many rows a statement changed that gives no others, -1 where it does not say; None if it gives rows."""
+        given = [(c.name, c.type) for c in self.columns]
+        if len(given) != 1 or first_word in _ASKS_FOR_ROWS or given[0] not in _SILENT.items():
+            return None
+        counts = [row[0] for batch in self.rows() for row in batch]
+        return int(counts[0]) if counts and counts[0] and given[0][0] == "Count" else -1
+
+    def _batches(self, expression: str) -> Iterator[list[Row]]:
+        for relation in self._relations:
+            with closing(relation.project(expression).to_arrow_reader(BATCH)) as reader:
+                for batch in reader:
+                    yield list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+
+
+@contextmanager
+def open_result(con: Connection, text: str) -> Iterator[Result | None]:
+    """Run one statement; None if it gives nothing at all."""
+    relation = con.sql(text)
+    if relation is None:
+        yield None
+        return
+    columns = [Column(n, str(t)) for n, t in zip(relation.columns, relation.types, strict=True)]
+    yield Result(columns, iter([relation]))
+
+
+def _finite(value: str | None) -> str | None:
+    if value is None or ("NaN" not in value and "Infinity" not in value):
+        return value
+    return json.dumps(json.loads(value, parse_constant=lambda _: None), ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,109 @@
+"""Where the shell writes: results to stdout or a file, all else to stderr; colour on a terminal only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+from pathlib import Path
+from typing import TextIO
+
+from sqlft.errors import SqlftError
+from sqlft.shell.progress import Bar
+from sqlft.shell.table import Look
+
+_RED, _YELLOW, _DIM = "31", "33", "90"
+
+
+class Screen:
+    """The streams, with the progress bar out of the way of what is written."""
+
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self._out, self._err = out or sys.stdout, err or sys.stderr
+        self._file: TextIO | None = None
+        self._lock = threading.RLock()
+        self.bar = Bar(self._err)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether results go to a terminal."""
+        return self._file is None and self._out.isatty()
+
+    @property
+    def look(self) -> Look:
+        """How tables are to be drawn now."""
+        if self._file is not None:
+            return Look()
+        width = None
+        if self._out.isatty() or os.environ.get("COLUMNS"):
+            width = max(shutil.get_terminal_size().columns, 10)
+        return Look(width, _has_colour(self._out), ascii=not _can_draw(self._out))
+
+    def write(self, text: str) -> None:
+        """Results."""
+        with self._lock:
+            if self._file is not None:
+                self._file.write(text)
+                return
+            if self._out.isatty():
+                self.bar.silence()
+            self._out.write(text)
+
+    def flush(self) -> None:
+        """Let results be seen."""
+        (self._file or self._out).flush()
+
+    def error(self, text: str) -> None:
+        """An error, in red."""
+        self._tell(text, _RED)
+
+    def warn(self, text: str) -> None:
+        """A warning of a statement: "3 of 20 rows failed …"."""
+        self._tell(text, _YELLOW)
+
+    def note(self, text: str) -> None:
+        """A remark for the person at the terminal."""
+        self._tell(text, _DIM)
+
+    def draw(self) -> None:
+        """Bring the progress bar up to date."""
+        with self._lock:
+            self.bar.draw()
+
+    def hide_bar(self) -> None:
+        """Take the progress bar away."""
+        with self._lock:
+            self.bar.hide()
+
+    def redirect(self, path: str | None) -> None:
+        """Send results to a file from now on, or back to stdout."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if path is None:
+            return
+        try:
+            self._file = Path(path).expanduser().open("w", encoding="utf-8")
+        except OSError as e:
+            raise SqlftError(f"{path} cannot be written: {e.strerror}.", "Give .output another file.") from e
+
+    def _tell(self, text: str, colour: str) -> None:
+        with self._lock:
+            self.bar.hide()
+            if self._out.isatty():
+                self._out.flush()
+            self._err.write(f"\x1b[{colour}m{text}\x1b[0m\n" if _has_colour(self._err) else f"{text}\n")
+            self._err.flush()
+
+
+def _has_colour(stream: TextIO) -> bool:
+    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _can_draw(stream: TextIO) -> bool:
+    try:
+        "│┌…·".encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

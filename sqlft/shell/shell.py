@@ -1,0 +1,107 @@
+"""The shell without its prompt: runs statements and dot-commands, writes what they give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import duckdb
+
+from sqlft.connection import Connection
+from sqlft.errors import Cancelled, SqlftError
+from sqlft.shell.modes import MODES, Limits
+from sqlft.shell.reading import Piece
+from sqlft.shell.result import Result, open_result
+from sqlft.shell.running import Runner
+from sqlft.shell.screen import Screen
+
+_FIRST_WORD = re.compile(r"(?:\s|--[^\n]*|/\*.*?\*/)*(\w+|\()", re.DOTALL)
+
+
+class Quit(Exception):  # not an error: .quit
+    """Leave the shell."""
+
+
+class Failed(Exception):  # its message has been shown
+    """A statement failed, and its error has been written."""
+
+
+@dataclass
+class Shell:
+    """One session; `is_interactive` if a person reads along."""
+
+    screen: Screen
+    runner: Runner
+    con: Connection
+    is_interactive: bool = False
+    mode: str = "table"
+    timer: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+    def run(self, pieces: Iterable[Piece], source: str = "") -> None:
+        """Run one after the other; Failed at the first error, which has been shown with its place in `source`."""
+        for piece in pieces:
+            try:
+                self._run(piece)
+            except KeyboardInterrupt:
+                self.screen.error("Interrupted.")
+                raise
+            except (duckdb.Error, Cancelled) as e:
+                place = f"{source}, line {piece.line}: " if source else ""
+                self.screen.error(place + text_of(e))
+                if isinstance(e, Cancelled) and self.runner.is_stopping:
+                    raise KeyboardInterrupt from e
+                raise Failed from e
+            finally:
+                self.screen.flush()
+
+    def statement(self, text: str, mode: str | None = None) -> None:
+        """Run one statement and write its result."""
+        started = perf_counter()
+        try:
+            self.runner.run(lambda: self._write(text, mode or self.mode))
+        finally:
+            if self.timer:
+                self.screen.flush()
+                self.screen.note(f"Run Time (s): real {perf_counter() - started:.3f}")
+
+    def query(self, text: str) -> list[tuple[Any, ...]]:
+        """Rows for the shell's own use: what there is to complete, a table's columns."""
+        found: list[tuple[Any, ...]] = self.con.session.con.sql(text).fetchall()
+        return found
+
+    def _run(self, piece: Piece) -> None:
+        if piece.is_command:
+            from sqlft.shell.commands import run_command
+
+            run_command(self, piece.text)
+        else:
+            self.statement(piece.text)
+
+    def _write(self, text: str, mode: str) -> None:
+        with open_result(self.con, text) as result:
+            if result is None:
+                return
+            first = _FIRST_WORD.match(text)
+            changed = result.changed_rows(first[1].upper() if first else "")
+            if changed is None:
+                self._write_rows(result, mode)
+            elif changed >= 0 and self.is_interactive and self.screen.is_terminal:
+                self.screen.note(f"({changed:,} row{'' if changed == 1 else 's'})")
+
+    def _write_rows(self, result: Result, mode: str) -> None:
+        write: Callable[[str], None] = self.runner.write
+        if mode == "table" and result.is_plan:
+            for batch in result.rows():
+                write("".join((row[1] or "").rstrip("\n") + "\n" for row in batch))
+        else:
+            MODES[mode](result, write, self.screen.look, self.limits)
+
+
+def text_of(error: BaseException) -> str:
+    """An error as the person sees it: DuckDB's and StatementError's as they are, with their caret."""
+    ours = isinstance(error, SqlftError) and not isinstance(error, Cancelled)
+    return f"Error: {error}" if ours else str(error)

@@ -1,0 +1,118 @@
+"""`sqlft shell`: opens the database, runs scripts or the prompt, and closes it whatever happens."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+from sqlft.connection import connect
+from sqlft.errors import SqlftError
+from sqlft.shell.reading import Piece, Script, pieces
+from sqlft.shell.running import Runner
+from sqlft.shell.screen import Screen
+from sqlft.shell.shell import Failed, Quit, Shell, text_of
+
+INTERRUPTED = 130
+FAILED = 1
+
+
+class Source(NamedTuple):
+    """What `-c` (`is_file` False) or `-f` gave; the file `-` is stdin."""
+
+    text: str
+    is_file: bool
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The command line of `sqlft shell`."""
+
+    database: str = ":memory:"
+    sources: Sequence[Source] = ()
+    mode: str = "table"
+    read_only: bool = False
+
+
+def run_shell(arguments: Arguments) -> int:
+    """Run it all; the process's exit code."""
+    screen = Screen()
+    runner = Runner(screen)
+    try:
+        con = connect(arguments.database, arguments.read_only, warn=screen.warn, progress=runner.tick)
+    except Exception as e:
+        if not isinstance(e, SqlftError) and "duckdb" not in type(e).__module__:
+            raise
+        screen.error(text_of(e))
+        return FAILED
+    runner.interrupt = con.interrupt
+    interactive = not arguments.sources and sys.stdin.isatty()
+    shell = Shell(screen, runner, con, is_interactive=interactive, mode=arguments.mode)
+    try:
+        # names in Python's frames are no tables here: they would be the shell's own variables
+        con.session.con.execute("SET python_enable_replacements = false")
+        return _run(shell, arguments)
+    finally:
+        screen.redirect(None)
+        con.close()
+
+
+def _run(shell: Shell, arguments: Arguments) -> int:
+    try:
+        if shell.is_interactive:
+            from sqlft.shell.prompt import converse
+
+            converse(shell, arguments.database)
+        for source in arguments.sources:
+            _run_source(shell, source)
+        if not shell.is_interactive and not arguments.sources:
+            shell.run(_from_stream(sys.stdin.buffer), source="stdin")
+    except Quit:
+        return 0
+    except Failed:
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SqlftError as e:
+        shell.screen.error(text_of(e))
+        return FAILED
+    return 0
+
+
+def _run_source(shell: Shell, source: Source) -> None:
+    if source.is_file and source.text == "-":
+        shell.run(_from_stream(sys.stdin.buffer), source="stdin")
+    elif source.is_file:
+        from sqlft.shell.commands import text_of_file
+
+        shell.run(pieces(text_of_file(source.text)), source=source.text)
+    else:
+        shell.run(pieces(_checked(source.text)))
+
+
+def _from_stream(stream: BinaryIO) -> Iterator[Piece]:
+    """The pieces of a piped script, each as soon as its line has come."""
+    script, waiting = Script(), b""
+    while block := os.read(stream.fileno(), 1 << 16):
+        lines, end, waiting = (waiting + block).rpartition(b"\n")
+        yield from script.feed(_decoded(lines + end))
+    yield from script.feed(_decoded(waiting))
+    yield from script.finish()
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as e:
+        raise SqlftError(f"The input is not UTF-8: {text[e.start : e.start + 8]!r}.", "Convert it to UTF-8.") from e
+
+
+def _checked(text: str) -> str:
+    """The argument of -c, unless it has bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise SqlftError("The statement of -c is not UTF-8.", "Convert it to UTF-8, or put it into a file: -f.") from e
+    return text

@@ -1,0 +1,226 @@
+"""Rows drawn as a table that fits the screen: long cells shortened, columns in the middle left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rich.cells import cell_len, set_cell_size
+
+Row = Sequence[str | None]
+
+NULL = "NULL"
+DOTS = "·"
+NARROW = 20
+"""Columns are shortened to this width before any is left out."""
+LONGEST = 1000
+"""No cell is wider, not even where there is no screen."""
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_NUMBERS = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|U?INTEGER|FLOAT|DOUBLE|BIGNUM|DECIMAL\(.*\))\Z")
+_TYPES = {
+    "TINYINT": "int8",
+    "SMALLINT": "int16",
+    "INTEGER": "int32",
+    "BIGINT": "int64",
+    "HUGEINT": "int128",
+    "UTINYINT": "uint8",
+    "USMALLINT": "uint16",
+    "UINTEGER": "uint32",
+    "UBIGINT": "uint64",
+    "UHUGEINT": "uint128",
+    '"NULL"': "null",
+}
+_TYPE_WORD = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|[A-Z]\w*""")
+
+
+class Column(NamedTuple):
+    """A result's column; the type is DuckDB's name of it."""
+
+    name: str
+    type: str = "VARCHAR"
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its cells stand at the right."""
+        return _NUMBERS.match(self.type) is not None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows to be shown: the first and the last ones of `count`, which is a lower bound unless `is_all`."""
+
+    head: Sequence[Row]
+    tail: Sequence[Row] = ()
+    count: int = 0
+    is_all: bool = True
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a table is drawn: `width` in characters, None where nothing needs to fit."""
+
+    width: int | None = None
+    colour: bool = False
+    ascii: bool = False
+
+    def dim(self, text: str) -> str:
+        """Text that stands back."""
+        return f"\x1b[90m{text}\x1b[0m" if self.colour else text
+
+    def bold(self, text: str) -> str:
+        """Text that stands out."""
+        return f"\x1b[1m{text}\x1b[0m" if self.colour else text
+
+
+class _Shown(NamedTuple):
+    """A column that is drawn; a hidden part is one of them too."""
+
+    title: str
+    type: str
+    cells: list[str | None]
+    width: int
+    right: bool
+
+
+def draw(columns: Sequence[Column], rows: Rows, look: Look) -> Iterator[str]:
+    """The table's lines, with what it leaves out in the last one."""
+    shown, hidden = _fitted(columns, [*rows.head, *rows.tail], look.width)
+    edge = look.dim("|" if look.ascii else "│")
+    yield look.dim(_rule(shown, "+++" if look.ascii else "┌┬┐", look))
+    yield _line(edge, (look.bold(_centred(c.title, c.width)) for c in shown))
+    yield _line(edge, (look.dim(_centred(c.type, c.width)) for c in shown))
+    yield look.dim(_rule(shown, "+++" if look.ascii else "├┼┤", look))
+    yield from _body(shown, rows, edge, look)
+    yield look.dim(_rule(shown, "+++" if look.ascii else "└┴┘", look))
+    if footer := _footer(len(columns), hidden, rows):
+        yield look.dim(footer)
+
+
+def clean(text: str, longest: int = LONGEST) -> str:
+    """One line without control characters, which a terminal would obey."""
+    cut = text[: longest + 1]
+    return _UNSEEN.sub(_escaped, cut) if not cut.isprintable() else cut
+
+
+def short_type(name: str) -> str:
+    """`BIGINT[]` as `int64[]`; names within a struct and values of an enum stay as they are."""
+    return _TYPE_WORD.sub(
+        lambda m: m[0] if m[0][0] in "'\"" else _TYPES.get(m[0], m[0].lower()), _TYPES.get(name, name)
+    )
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return _SHORT.get(match[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+
+
+def _fitted(columns: Sequence[Column], rows: Sequence[Row], width: int | None) -> tuple[list[_Shown], int]:
+    """The columns to draw and how many are hidden."""
+    sizes = [_natural(column, [row[i] for row in rows]) for i, column in enumerate(columns)]
+    kept = list(range(len(columns)))
+    gap = None
+    if width is not None:
+        kept, gap = _kept(sizes, width)
+        room = width - 1 - 3 * len(kept) - (4 if gap is not None else 0)
+        sizes = dict(zip(kept, _shared([sizes[i] for i in kept], room), strict=True))  # type: ignore[assignment]
+    shown = [_column(columns[i], [row[i] for row in rows], sizes[i]) for i in kept]
+    if gap is not None:
+        shown.insert(gap, _Shown("…", "", ["…"] * len(rows), 1, False))
+    return shown, len(columns) - len(kept)
+
+
+def _natural(column: Column, cells: Sequence[str | None]) -> int:
+    """The width at which nothing is cut, but a long type."""
+    widest = max((cell_len(NULL if c is None else clean(c)) for c in cells), default=0)
+    return min(LONGEST, max(cell_len(clean(column.name)), min(len(short_type(column.type)), NARROW), widest, 1))
+
+
+def _kept(sizes: Sequence[int], width: int) -> tuple[list[int], int | None]:
+    """The columns that fit when they are narrow, from both ends inwards, and where the others are missing."""
+    narrow = [min(s, NARROW) + 3 for s in sizes]
+    if sum(narrow) + 1 <= width or len(sizes) == 1:
+        return list(range(len(sizes))), None
+    room, left, right = width - 1 - 4, 0, len(sizes)
+    while left < right:
+        from_left = left <= len(sizes) - right
+        size = narrow[left] if from_left else narrow[right - 1]
+        if size > room and left > 0:
+            break
+        room -= size
+        left, right = (left + 1, right) if from_left else (left, right - 1)
+    return [*range(left), *range(right, len(sizes))], left
+
+
+def _shared(sizes: Sequence[int], room: int) -> list[int]:
+    """Widths that add up to at most `room`: the widest columns give way first."""
+    left, given = max(room, len(sizes)), dict.fromkeys(range(len(sizes)), 1)
+    for rank, i in enumerate(sorted(given, key=lambda i: sizes[i])):
+        given[i] = max(1, min(sizes[i], left // (len(sizes) - rank)))
+        left -= given[i]
+    return [given[i] for i in range(len(sizes))]
+
+
+def _column(column: Column, cells: Sequence[str | None], width: int) -> _Shown:
+    cut = [None if c is None else _cut(clean(c), width) for c in cells]
+    return _Shown(_cut(clean(column.name), width), _cut(short_type(column.type), width), cut, width, column.is_number)
+
+
+def _cut(text: str, width: int) -> str:
+    """Shortened with … if it is wider than `width` cells."""
+    if cell_len(text) <= width:
+        return text
+    return set_cell_size(text, width - 1).rstrip() + "…" if width > 1 else "…"
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    blank = " " * (width - cell_len(text))
+    return blank + text if right else text + blank
+
+
+def _centred(text: str, width: int) -> str:
+    free = width - cell_len(text)
+    return " " * (free // 2) + text + " " * (free - free // 2)
+
+
+def _rule(shown: Sequence[_Shown], corners: str, look: Look) -> str:
+    left, middle, right = corners[0], corners[-2], corners[-1]
+    return left + middle.join(("-" if look.ascii else "─") * (c.width + 2) for c in shown) + right
+
+
+def _line(edge: str, cells: Iterator[str]) -> str:
+    return f"{edge} " + f" {edge} ".join(cells) + f" {edge}"
+
+
+def _body(shown: Sequence[_Shown], rows: Rows, edge: str, look: Look) -> Iterator[str]:
+    for number in range(len(rows.head) + len(rows.tail)):
+        if number == len(rows.head):
+            yield from _dots(shown, edge, look)
+        yield _line(edge, (_cell(c, c.cells[number], look) for c in shown))
+    if not rows.tail and not rows.is_all:
+        yield from _dots(shown, edge, look)
+
+
+def _cell(column: _Shown, cell: str | None, look: Look) -> str:
+    if cell is None:
+        return look.dim(_padded(_cut(NULL, column.width), column.width, column.right))
+    return _padded(cell, column.width, column.right)
+
+
+def _dots(shown: Sequence[_Shown], edge: str, look: Look) -> Iterator[str]:
+    for _ in range(3):
+        yield _line(edge, (look.dim(_padded("." if look.ascii else DOTS, c.width, c.right)) for c in shown))
+
+
+def _footer(columns: int, hidden: int, rows: Rows) -> str:
+    seen = len(rows.head) + len(rows.tail)
+    parts = []
+    if rows.count > seen or not rows.is_all:
+        parts.append(f"{'' if rows.is_all else 'more than '}{rows.count:,} rows, {seen:,} shown")
+    elif rows.count == 0 or rows.count >= 10 or hidden:
+        parts.append(f"{rows.count:,} row{'' if rows.count == 1 else 's'}")
+    if hidden:
+        parts.append(f"{columns:,} columns, {columns - hidden:,} shown")
+    return f"({'; '.join(parts)})" if parts else ""
