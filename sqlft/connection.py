@@ -20,7 +20,7 @@ from sqlft.runtime.cache import Cache
 from sqlft.runtime.session import Parameters, Session, Tick
 from sqlft.sql.parser import maybe_ours, parse
 from sqlft.sql.plain import has_using_tail
-from sqlft.sql.statements import Plain, Statement
+from sqlft.sql.statements import DescribeModel, Plain, Statement
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,12 +81,12 @@ class Connection:
         self._plain.clear()
         self.session.interrupted = False
         statements = parse(query)
+        if all(isinstance(s, Plain) and not s.using for s in statements) and not self._is_mentioned(query):
+            return self._native(query, parameters)
         for i, statement in enumerate(statements):
             if i:
                 self._forget()
             self._run(statement, parameters if i == len(statements) - 1 else None)
-        if not statements:
-            self._con.execute(query)
         return self
 
     def _is_plain(self, query: Any) -> bool:
@@ -116,7 +116,7 @@ class Connection:
     def sql(self, query: str, *, alias: str = "", params: Parameters = None, **options: Any) -> Any:
         """A DuckDB relation of a query; answers of models are in it when this returns."""
         self._forget(keep_registered=True)
-        given = {k: v for k, v in (("alias", alias), ("params", params)) if v}
+        given: dict[str, Any] = {k: v for k, v in (("alias", alias), ("params", params)) if v}
         if not self._is_ours(query):
             return self._con.sql(query, **given, **options)
         statements = parse(query)
@@ -126,7 +126,9 @@ class Connection:
             self.execute(statement.text)
             self._forget(keep_registered=True)
         last = statements[-1]
-        if isinstance(last, Plain):
+        if self._is_duckdbs(last):
+            relation = self._con.sql(last.text)
+        elif isinstance(last, Plain):
             relation = self._relation(last, params)
         else:
             table = self._run_ours(last, params)
@@ -141,7 +143,8 @@ class Connection:
 
         planned = plan_query(self.session, self._cache, statement, params)
         if isinstance(planned, Untouched):
-            return self._con.sql(statement.sql, **({"params": params} if params else {}))
+            given: dict[str, Any] = {"params": params} if params else {}
+            return self._con.sql(statement.sql, **given)
         if isinstance(planned, Native):
             return self._con.sql(planned.sql)
         planned.start()
@@ -151,11 +154,23 @@ class Connection:
         if isinstance(statement, Plain):
             self._run_plain(statement, parameters)
             return
+        if self._is_duckdbs(statement):
+            self._native(statement.text, parameters)
+            return
         table = self._run_ours(statement, parameters)
         if table is None:
             self._con.execute(NO_ROWS)
         else:
             self._show(table)
+
+    def _is_duckdbs(self, statement: Statement) -> bool:
+        """DESCRIBE name, where no model has that name."""
+        from sqlft.runtime.show import is_model
+
+        if not isinstance(statement, DescribeModel) or statement.explicit:
+            return False
+        names = [n for n in (statement.name, statement.or_name) if n is not None]
+        return not any(is_model(self.session, n) for n in names)
 
     def _run_ours(self, statement: Statement, parameters: Parameters) -> pa.Table | None:
         from sqlft.runtime.run import run
@@ -195,7 +210,7 @@ class Connection:
     def _show(self, table: pa.Table) -> None:
         name = f"__sqlft_r{next(_names)}"
         self._con.register(name, table)
-        self.session.cleanup.append(lambda: self._con.unregister(name))
+        self.session.unregister_later(name)
         self._con.execute(f"SELECT * FROM {name}")
 
     def _native(self, query: Any, parameters: Parameters, **options: Any) -> Connection:
@@ -295,7 +310,7 @@ class Connection:
             return self._stream.table()
         if hasattr(self._con, "to_arrow_table"):
             return self._con.to_arrow_table()
-        return self._con.fetch_arrow_table()
+        return self.__getattr__("fetch_arrow_table")()
 
     to_arrow_table = fetch_arrow_table = arrow
 
@@ -305,7 +320,7 @@ class Connection:
             return self._stream.reader()
         if hasattr(self._con, "to_arrow_reader"):
             return self._con.to_arrow_reader(rows_per_batch)
-        return self._con.fetch_record_batch(rows_per_batch)
+        return self.__getattr__("fetch_record_batch")(rows_per_batch)
 
     to_arrow_reader = fetch_record_batch
 

@@ -28,7 +28,7 @@ from difflib import get_close_matches
 import duckdb
 
 
-class SqlftError(duckdb.Error):  # type: ignore[misc]  # duckdb.Error is untyped on 1.5.5
+class SqlftError(duckdb.Error):
     """What went wrong, and behind it the next step to take."""
 
     def __init__(self, message: str, next_step: str = "") -> None:
@@ -109,4 +109,5 @@ def _caret(sql: str, line: int, column: int, width: int = 100) -> str:
     text = sql.split("\n")[line - 1].replace("\t", " ").rstrip("\r")
     start = max(0, column - 1 - width // 2)
     piece = text[start : start + width]
-    return f"\nLINE {line}, column {column}: {piece}\n{' ' * (len(f'LINE {line}, column {column}: ') + column - 1 - start)}^"
+    head = f"LINE {line}, column {column}: "
+    return f"\n{head}{piece}\n{' ' * (len(head) + column - 1 - start)}^"

@@ -88,7 +88,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Conversations; column ``messages``: list<struct<role: string, content: string>>, the last of them the assistant's."""
+    """Conversations; column ``messages``: list<struct<role: string, content: string>>, the assistant's last."""
 
     train: pa.Table
     valid: pa.Table | None = None
@@ -129,7 +129,7 @@ class Predictor(ABC):
         HandlerError only for what makes all rows pointless.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most have nothing to free
         """Free what `open` took; also called after an error."""
 
 
@@ -143,7 +143,7 @@ class Handler(ABC):
     def __init__(self, options: Any = None) -> None:
         self.options = options
 
-    def check(self, model: ModelSpec) -> None:
+    def check(self, model: ModelSpec) -> None:  # noqa: B027  # most have nothing to check
         """Raise OptionError or ProviderError if no model can be made so; called by CREATE MODEL, cheap."""
 
     @abstractmethod

@@ -96,7 +96,7 @@ def build(cls: type, given: Mapping[str, Any], what: str) -> Any:
     try:
         if dataclasses.is_dataclass(cls) or not declared:
             return cls(**values)
-        made = cls.__new__(cls)
+        made: Any = object.__new__(cls)
         for option in declared.values():
             setattr(made, option.name, values.get(option.name, option.default))
         return made
@@ -227,7 +227,7 @@ def _type_name(kind: Any) -> str:
     if origin in (list, tuple):
         return f"list of {_type_name(args[0])}" if args else "list"
     names = {int: "integer", float: "number", str: "text", bool: "true or false", dict: "object"}
-    return names.get(kind) or names.get(origin) or getattr(kind, "__name__", str(kind))
+    return names.get(kind) or names.get(origin) or str(getattr(kind, "__name__", kind))
 
 
 def _shown(default: Any) -> str:

@@ -207,7 +207,7 @@ class Anatomy:
                 marks.append(("SAMPLE", j - 1))
         block = Block(Span(self.tokens[first].start, self._end_of(end)), in_set_operation=in_set)
         ends = [m[1] for m in marks[1:]] + [end]
-        others = set()
+        others: set[str] = set()
         for (word, j), stop in zip(marks, ends, strict=True):
             self._clause(block, word, j, stop, others)
         block.others = frozenset(others)

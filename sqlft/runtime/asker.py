@@ -14,6 +14,7 @@ from sqlft.runtime.cache import Cache
 from sqlft.runtime.models import Resolved
 from sqlft.runtime.session import Session
 from sqlft.runtime.settings import QuerySettings
+from sqlft.sql.masking import masked
 
 USAGE = pa.struct(
     [
@@ -81,7 +82,7 @@ class Asker:
 
     def __init__(self, session: Session, cache: Cache, using: Mapping[str, Any], statement: str) -> None:
         self._session, self._cache, self._using = session, cache, using
-        self._statement = (uuid.uuid4().hex, statement)
+        self._statement = (uuid.uuid4().hex, masked(statement))
         self._books: dict[tuple[Any, str], Book] = {}
         self._given: dict[str, set[str]] = {}
         self._taken: set[str] = set()

@@ -270,7 +270,8 @@ class Clauses:
 
     def base_from(self, inputs: Inputs) -> str:
         """FROM of the input query, without the word; '' where nothing but literals is needed."""
-        pieces, items = [], self.block.items
+        pieces: list[str] = []
+        items = self.block.items
         for i in inputs.bases:
             item = items[i]
             relation = self.text[item.span.start : item.span.end]

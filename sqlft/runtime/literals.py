@@ -6,20 +6,21 @@ import datetime
 import decimal
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlft.errors import DataError, StatementError
 from sqlft.runtime.anatomy import Span, splice
 from sqlft.sql.lexer import Token, parameters, tokens
+from sqlft.sql.statements import Parameter
 
 
-def inline(text: str, values: Any) -> str:
-    """`text` with `?`, `$1` and `$name` replaced by the values' literals."""
+def inline(text: str, values: Any, keys: Sequence[Parameter] | None = None) -> str:
+    """`text` with `?`, `$1` and `$name` replaced by the values' literals; `keys` if `text` is part of a statement."""
     if values is None or (isinstance(values, (list, tuple, Mapping)) and not values):
         return text
     found = [t for t in tokens(text) if t.kind == "parameter"]
-    keys = parameters(found)
+    keys = parameters(found) if keys is None else keys
     return splice(
         text, [(Span(t.start, t.end), _value_of(k.key, values, t, text)) for t, k in zip(found, keys, strict=True)]
     )

@@ -190,7 +190,7 @@ class Rewriter:
         """Make the table readable for this statement; its name."""
         name = f"__sqlft_{next(_numbers)}"
         self.session.con.register(name, table)
-        self.session.cleanup.append(lambda: self.session.con.unregister(name))
+        self.session.unregister_later(name)
         return name
 
 

@@ -74,7 +74,7 @@ def _bound(value: Any, parameters: Parameters, statement: Any) -> Any:
     if isinstance(value, s.Parameter):
         try:
             if isinstance(parameters, Mapping):
-                return parameters[value.key if value.key in parameters else str(value.key)]
+                return parameters[str(value.key)]
             return (parameters or [])[int(value.key) - 1]
         except (KeyError, IndexError, ValueError):
             raise StatementError(

@@ -39,5 +39,9 @@ class Session:
     """Called some times a second while something long runs; may raise KeyboardInterrupt."""
     interrupted: bool = False
     """Set by Connection.interrupt() from another thread; long work looks at it and raises Cancelled."""
-    cleanup: list[Callable[[], None]] = field(default_factory=list)
+    cleanup: list[Callable[[], object]] = field(default_factory=list)
     """Run before the next statement: what the last one registered."""
+
+    def unregister_later(self, name: str) -> None:
+        """Let go of a registered relation before the next statement."""
+        self.cleanup.append(lambda: self.con.unregister(name))

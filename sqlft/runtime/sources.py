@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import duckdb
@@ -14,14 +14,13 @@ from sqlft.runtime.cache import Cache
 from sqlft.runtime.literals import identifier, inline
 from sqlft.runtime.query import Native, Untouched, plan_query
 from sqlft.runtime.session import Parameters, Session
-from sqlft.sql.lexer import Parameter, parameters, tokens
 from sqlft.sql.plain import plain
 from sqlft.sql.statements import Source
 
 
-def read(session: Session, source: Source, values: Parameters, *, before: int = 0) -> pa.Table:
-    """All rows of the source; `before` positional parameters (`?`) stand in the statement before it."""
-    text = _with_values(source.query, values, before)
+def read(session: Session, source: Source, values: Parameters) -> pa.Table:
+    """All rows of the source; `values` are those of the whole statement's parameters."""
+    text = inline(source.query, values, source.parameters)
     with default_catalog(session, source.database):
         try:
             return _rows(session, text)
@@ -46,16 +45,6 @@ def _rows(session: Session, text: str) -> pa.Table:
         return planned.table()
     finally:
         cache.close()
-
-
-def _with_values(query: str, values: Parameters, before: int) -> str:
-    if not values:
-        return query
-    if isinstance(values, Mapping):
-        return inline(query, values)
-    positional = [p for p in parameters(tokens(query)) if isinstance(p, Parameter)]
-    marks = "?" in query
-    return inline(query, list(values)[before:] if marks else values) if positional else query
 
 
 @contextmanager

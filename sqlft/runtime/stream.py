@@ -244,7 +244,7 @@ class Stream:
         if self._spool is not None:
             self._spool.close()
         for name in self._names.values():
-            self._session.cleanup.append(lambda name=name: self._session.con.unregister(name))  # type: ignore[misc]
+            self._session.unregister_later(name)
         self._asker.finish(error)
 
 
@@ -291,7 +291,9 @@ class Plan:
         """The user's text over slices."""
         clauses, block = self.clauses, self.clauses.block
         changes: list[tuple[Span, str]] = []
-        for part, alias in [*((b, b.alias) for b in self.bases), *((a, a.reference.alias) for a in self.asked)]:
+        parts: list[tuple[Base | Asked, str]] = [(b, b.alias) for b in self.bases]
+        parts += [(a, a.reference.alias) for a in self.asked]
+        for part, alias in parts:
             item = block.items[part.item]
             join = " POSITIONAL JOIN " if part.item else ""
             start = item.join.start if part.item else item.span.start

@@ -191,7 +191,7 @@ def _prepared(session: Session, plan: Plan, parameters: Parameters) -> Prepared:
             rows,
             Prompt(plan.model.prompt_template, plan.model.system),
             plan.model.targets,
-            valid_rows=None if valid is None else sources.read(session, valid, None),
+            valid_rows=None if valid is None else sources.read(session, valid, parameters),
             validation_split=plan.settings.validation_split,
             seed=plan.settings.seed,
             max_length=getattr(plan.options, "max_length", None),
