@@ -138,6 +138,43 @@ class Connection:
 
     query = sql
 
+    def relations(self, query: str) -> Iterator[Any] | None:
+        """One statement's result as DuckDB relations, each with some of the rows as soon as they are known.
+
+        The first one has the columns and their types, and no rows if others follow; None: there is no result.
+        Closing the iterator stops the asking.
+        """
+        self._forget()
+        self.session.interrupted = False
+        try:
+            return self._relations(query)
+        except duckdb.CatalogException as e:
+            if _missing(e).lower() not in self.session.catalog.refresh():
+                raise
+            return self._relations(query)
+
+    def _relations(self, query: str) -> Iterator[Any] | None:
+        statements = parse(query) if self._is_ours(query) else []
+        if len(statements) == 1 and isinstance(statements[0], Plain):
+            from sqlft.runtime.query import Native, Untouched, plan_query
+
+            planned = plan_query(self.session, self._cache, statements[0], None)
+            if not isinstance(planned, (Native, Untouched)):
+                self._open(planned)
+                return self._pieces(planned)
+            relation = self._con.sql(planned.sql if isinstance(planned, Native) else statements[0].sql)
+        else:
+            relation = self.sql(query)
+        return None if relation is None else iter([relation])
+
+    def _pieces(self, stream: Stream) -> Iterator[Any]:
+        yield self._schema
+        pieces = stream.chunks()
+        try:
+            yield from pieces
+        finally:
+            stream.close()
+
     def _relation(self, statement: Plain, params: Parameters) -> Any:
         from sqlft.runtime.query import Native, Untouched, plan_query
 
@@ -371,6 +408,10 @@ class Connection:
             self._forget()
         except duckdb.Error:
             self.session.cleanup.clear()
+        if "sqlft.runtime.launch" in sys.modules:  # only a session that trains has imported it
+            from sqlft.runtime.launch import detach
+
+            detach(self.session)
         if self._owns:
             self._con.close()
 
