@@ -126,6 +126,7 @@ class Connection:
             self.execute(statement.text)
             self._forget(keep_registered=True)
         last = statements[-1]
+        relation: Any
         if self._is_duckdbs(last):
             relation = self._con.sql(last.text)
         elif isinstance(last, Plain):
@@ -202,7 +203,7 @@ class Connection:
 
     def _is_duckdbs(self, statement: Statement) -> bool:
         """DESCRIBE name, where no model has that name."""
-        from sqlft.runtime.show import is_model
+        from sqlft.runtime.describe import is_model
 
         if not isinstance(statement, DescribeModel) or statement.explicit:
             return False

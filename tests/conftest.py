@@ -127,7 +127,7 @@ class Shop:
         """Another process with a connection `con` on this catalog and the same rows."""
         text = (
             "import sqlft\n"
-            "con = sqlft.connect(warn=print)\n"
+            "con = sqlft.connect(warn=lambda text: None)\n"
             "con.execute(\"CREATE TABLE rows AS SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)\")\n"
             f"using = \"USING control = '{self.stranger.control}'\"\n"
         )

@@ -17,6 +17,7 @@ from sqlft.errors import AlreadyExists, CatalogError, NotFound, OptionError, Pro
 from sqlft.handler import Handler, ModelSpec, Trainer
 from sqlft.options import build, check_names, is_secret, names_of, pick
 from sqlft.runtime import show, train
+from sqlft.runtime.follow import stop_all
 from sqlft.runtime.models import engine_of, handler_of, model_of, spec_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import ModelSettings, TrainSettings
@@ -114,13 +115,14 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
 
 
 def run_drop_model(session: Session, statement: DropModel, parameters: Parameters) -> None:
-    """Forget a model, or one version of it that is not the active one; CatalogError while it trains."""
+    """Forget a model, whose trainings are stopped, or one version of it that is neither active nor trains."""
     name, catalog = statement.name, session.catalog
     found = catalog.find_model(name.name, name.project)
     if found is None and statement.if_exists:
         return
     model = model_of(session, train.key_of(name))
     if name.version is None:
+        stop_all(session, model.key)
         catalog.drop_model(model.key)
         secrets.forget(model.options)
         return
@@ -144,10 +146,7 @@ def run_set_active(session: Session, statement: SetActive, parameters: Parameter
     """Let a complete version answer for its model; its row."""
     name = statement.name
     model = model_of(session, train.key_of(name))
-    if name.version is None:
-        numbers = [str(v.key) for v in session.catalog.versions(model.key) if v.status == "complete"]
-        raise CatalogError(f"Which version of '{name.name}'?", f"SET active to one of: {', '.join(numbers)}.")
-    session.catalog.set_active(VersionKey(model.key, name.version))
+    session.catalog.set_active(session.catalog.version_of(model.key, name.version).key)
     return show.model_rows(session, model.key)
 
 

@@ -30,6 +30,7 @@ from sqlft.runtime import job
 
 DETACH = b"d"
 STALE_SECONDS = 3600.0
+KILL_SECONDS = 5.0
 
 
 @dataclass
@@ -132,7 +133,8 @@ def kill(work: Path) -> None:
         pid = int((work / LOCK).read_text())
         if alive(work):
             _kill_group(pid)
-            while alive(work):
+            deadline = time.monotonic() + KILL_SECONDS
+            while alive(work) and time.monotonic() < deadline:
                 time.sleep(0.01)
 
 

@@ -103,16 +103,11 @@ class Training:
     def _started(self) -> None:
         known = self.catalog.version(self.key)
         self.details = {**known.details, **_environment(self.job.handler)}
-        self.catalog.update_version(
-            self.key,
-            when=RUNNING,
-            status="training",
-            started_at=known.started_at or rows.now(),
-            details=self.details,
-        )
+        now = {"status": "training", "started_at": known.started_at or rows.now(), "details": self.details}
+        ours = self.catalog.update_version(self.key, when=RUNNING, **now)
         self.loading = False
-        if self.stop:
-            raise Cancelled(_WHY[self.stop])
+        if self.stop or not ours:
+            raise Cancelled(_WHY[self.stop or "cancelled"])
 
     def _publish(self, made: Artifact) -> None:
         if not isinstance(made, Artifact) or (made.path is None and made.remote_id is None):
@@ -259,14 +254,25 @@ def _environment(handler: str) -> dict[str, Any]:
     return {"handler": plugins.package_of(handler) or handler, "packages": packages}
 
 
+def _keep(lock: int) -> None:
+    """Hold the lock and sign it; processes that the handler forks neither have it nor our way with SIGTERM."""
+    held = [lock]
+
+    def let_go() -> None:
+        while held:
+            os.close(held.pop())
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    os.set_inheritable(lock, False)
+    os.register_at_fork(after_in_child=let_go)
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+
+
 def main(arguments: list[str]) -> None:
     """Train the version that the arguments name."""
     folder, model, project, number, lock = arguments
-    held = int(lock)
-    os.set_inheritable(held, False)
-    os.register_at_fork(after_in_child=lambda: os.close(held))
-    os.ftruncate(held, 0)
-    os.pwrite(held, str(os.getpid()).encode(), 0)
+    _keep(int(lock))
     session = os.dup(0)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)

@@ -192,6 +192,15 @@ def test_a_session_that_ends_in_order_lets_it_go_on(shop: Any, ending: str) -> N
     assert shop.ended(2).status == "complete"
 
 
+def test_a_closed_session_that_is_killed_later(shop: Any) -> None:
+    shop.stranger.script({3: "listen"})
+    code = "con.execute(f'FINETUNE m FROM (SELECT * FROM rows) {using}, wait = false')\ncon.close()\n"
+    shop.another(code + "import os\nos.kill(os.getpid(), 9)").communicate()
+    shop.stranger.wait_for("at-3")
+    shop.stranger.go()
+    assert shop.ended(2).status == "complete"
+
+
 @pytest.mark.parametrize("script", ["wrap", "swallow"])
 def test_a_handler_that_hides_the_cancelling(shop: Any, script: str) -> None:
     shop.stranger.script({4: script})
