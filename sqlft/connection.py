@@ -163,16 +163,16 @@ class Connection:
             if not isinstance(planned, (Native, Untouched)):
                 self._open(planned)
                 return self._pieces(planned)
-            relation = self._con.sql(planned.sql if isinstance(planned, Native) else statements[0].sql)
+            relation: Any = self._con.sql(planned.sql if isinstance(planned, Native) else statements[0].sql)
         else:
             relation = self.sql(query)
         return None if relation is None else iter([relation])
 
     def _pieces(self, stream: Stream) -> Iterator[Any]:
         yield self._schema
-        pieces = stream.chunks()
         try:
-            yield from pieces
+            for piece in stream.chunks():  # not `yield from`, which would hand a reader's leaving on as an error
+                yield piece
         finally:
             stream.close()
 
