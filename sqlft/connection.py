@@ -171,7 +171,7 @@ class Connection:
     def _pieces(self, stream: Stream) -> Iterator[Any]:
         yield self._schema
         try:
-            for piece in stream.chunks():  # not `yield from`, which would hand a reader's leaving on as an error
+            for piece in stream.chunks():  # noqa: UP028  # it would make leaving early an error
                 yield piece
         finally:
             stream.close()
