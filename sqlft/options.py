@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -78,7 +79,10 @@ def pick(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
 
 
 def build(cls: type, given: Mapping[str, Any], what: str) -> Any:
-    """An instance of `cls` from USING's values; OptionError says which value does not fit and why."""
+    """An instance of `cls` from USING's values; OptionError says which value does not fit and why.
+
+    A secret that is not given is taken from its usual environment variable.
+    """
     if cls is dict:
         return dict(given)
     declared = options_of(cls)
@@ -88,6 +92,10 @@ def build(cls: type, given: Mapping[str, Any], what: str) -> Any:
     for key, value in given.items():
         option = by_name[key]
         values[option.name] = _checked(option, value, what)
+    for option in declared.values():
+        usual = option.secret.env if option.secret else None
+        if usual and option.name not in values and os.environ.get(usual):
+            values[option.name] = os.environ[usual]
     for option in declared.values():
         if option.default is MISSING and option.name not in values:
             raise OptionError(

@@ -1,0 +1,316 @@
+"""CREATE, DROP and RENAME of engines and models, as a person types them, and what each refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sqlft
+from sqlft.errors import AlreadyExists, CatalogError, DataError, MissingSecret, NotFound, OptionError, SqlftError
+
+Con = sqlft.Connection
+NEW = "CREATE MODEL n PREDICT answer USING "
+
+
+@pytest.fixture
+def con(tmp_path: Path, stranger: Any) -> Iterator[Con]:
+    made = sqlft.connect(str(tmp_path / "app.duckdb"), warn=lambda _: None)
+    yield made
+    made.close()
+
+
+def model(con: Con, name: str = "n") -> Any:
+    return con.session.catalog.find_model(name)
+
+
+def secret_files(home: Path) -> list[Path]:
+    return list((home / "secrets").glob("*"))
+
+
+def refused(con: Con, kind: type[SqlftError], sql: str) -> str:
+    """The message of an error that also says what to do next, and leaves nothing behind."""
+    before = con.session.catalog.models(), con.session.catalog.engines()
+    with pytest.raises(kind) as caught:
+        con.execute(sql)
+    assert type(caught.value) is kind
+    assert caught.value.next_step
+    assert (con.session.catalog.models(), con.session.catalog.engines()) == before
+    return str(caught.value)
+
+
+# models
+
+
+def test_create_model(con: Con) -> None:
+    row = con.execute(
+        "CREATE MODEL n PREDICT answer USING engine = 'stranger', model_name = 'tiny', "
+        "prompt_template = '{{q}} {{c}}', system_prompt = 'Be brief.', prefix = '> ', tag = 'first'"
+    ).fetchone()
+    made = model(con)
+    assert row is not None
+    assert row[:6] == ("n", "stranger", "mindsdb", True, 1, "complete")
+    assert (made.base, made.prompt_template, made.system, made.active) == ("tiny", "{{q}} {{c}}", "Be brief.", 1)
+    assert made.options == {"prefix": "> "}
+    [version] = con.session.catalog.versions(made.key)
+    assert (version.tag, version.details["handler"]) == ("first", "stranger 1.2")
+
+
+@pytest.mark.parametrize(
+    ("using", "template"),
+    [
+        ("engine = 'echo'", "{{content}}"),
+        ("engine = 'echo', question_column = 'my question'", "{{my question}}"),
+        ("engine = 'echo', question_column = 'q', prompt_template = 'Q: {{x}}'", "Q: {{x}}"),
+    ],
+)
+def test_prompt_template_has_a_default(con: Con, using: str, template: str) -> None:
+    con.execute(NEW + using)
+    assert model(con).prompt_template == template
+
+
+def test_projects(con: Con) -> None:
+    con.execute("CREATE MODEL shop.n PREDICT answer USING engine = 'echo'")
+    con.execute("CREATE MODEL mindsdb.n PREDICT answer USING engine = 'echo'")
+    assert [m.key for m in con.session.catalog.models()] == [("n", "mindsdb"), ("n", "shop")]
+
+
+def test_if_not_exists_and_or_replace(con: Con) -> None:
+    con.execute(NEW + "engine = 'echo', tag = 'a'")
+    assert "CREATE OR REPLACE MODEL" in refused(con, AlreadyExists, NEW + "engine = 'echo'")
+    kept = con.execute("CREATE MODEL IF NOT EXISTS N PREDICT other USING engine = 'nonsense'").fetchone()
+    assert kept is not None
+    assert kept[0] == "n"
+    con.execute("CREATE OR REPLACE MODEL n PREDICT reply USING engine = 'echo'")
+    assert model(con).predict == "reply"
+
+
+@pytest.mark.parametrize(
+    ("using", "kind", "words"),
+    [
+        ("base = 'x'", OptionError, "needs the option 'engine'"),
+        ("engine = 'ecko'", NotFound, "Did you mean 'echo'?"),
+        ("engine = 'echo', promt_template = '{{x}}'", OptionError, "Did you mean 'prompt_template'?"),
+        ("engine = 'stranger', prefx = 'x'", OptionError, "Did you mean 'prefix'?"),
+        ("engine = 'stranger', steps = 3", OptionError, "Give it to FINETUNE"),
+        ("engine = 'stranger', prefix = {'a': 1}", OptionError, "must be text"),
+        ("engine = 'echo', tag = [1]", OptionError, "must be text"),
+        ("engine = 'echo', prompt_template = 'nothing'", DataError, "no placeholder"),
+        ("engine = 'echo', prompt_template = '{{a}} {{b'", DataError, "without a name"),
+        ("engine = 'echo', prompt_template = '{{Answer}}'", OptionError, "PREDICT answer AS answer"),
+        ("engine = 'echo', prompt_template = '{{x}} {{answer_error}}'", OptionError, "would both be"),
+        ("engine = 'echo', system = 'You know {{x}}.'", OptionError, "the same for every row"),
+        ("engine = 'stranger', api_key = env('NOT_SET_ANYWHERE')", MissingSecret, "NOT_SET_ANYWHERE"),
+    ],
+)
+def test_models_that_cannot_be(con: Con, using: str, kind: type[SqlftError], words: str) -> None:
+    assert words in refused(con, kind, NEW + using)
+
+
+@pytest.mark.parametrize(
+    "made", ["TABLE n", "TEMP TABLE n", "TABLE N", "VIEW n", "TEMP VIEW n"], ids=lambda m: m.replace(" ", "_")
+)
+def test_the_name_of_a_table_is_taken(con: Con, made: str) -> None:
+    con.execute(f"CREATE {made} AS SELECT 1 AS x")
+    assert "already" in refused(con, AlreadyExists, NEW + "engine = 'echo'")
+    con.execute("CREATE MODEL other PREDICT answer USING engine = 'echo'")
+    refused(con, AlreadyExists, "RENAME MODEL other TO n")
+
+
+def test_a_table_that_queries_do_not_find_takes_no_name(con: Con) -> None:
+    con.execute("CREATE SCHEMA far; CREATE TABLE far.n (x INTEGER)")
+    con.execute(NEW + "engine = 'echo'")
+
+
+def test_an_alias_names_the_answer(con: Con) -> None:
+    con.execute("CREATE MODEL n PREDICT content AS answer USING engine = 'echo'")
+    assert (model(con).predict, model(con).targets) == ("answer", ("content", "answer"))
+    assert con.execute("SELECT answer FROM n WHERE content = 'x'").fetchall() == [("x",)]
+
+
+def test_training_columns_under_either_name(con: Con) -> None:
+    for name, column in (("n1", "answer"), ("n2", "reply")):
+        con.execute(
+            f"CREATE MODEL {name} FROM (SELECT 'q' AS question, 'a' AS {column}) PREDICT answer AS reply USING "
+            "engine = 'stranger', question_column = 'question'"
+        )
+        assert con.execute(f"SELECT reply FROM {name} WHERE question = 'q'").fetchall() == [("a",)]
+
+
+def test_create_model_from_trains_at_once(con: Con) -> None:
+    row = con.execute(
+        "CREATE MODEL n FROM (SELECT 'q' AS question, 'a' AS answer) PREDICT answer USING engine = 'stranger', "
+        "question_column = 'question', steps = 2, tag = 'trained', seed = 3"
+    ).fetchone()
+    assert row is not None
+    assert row[:6] == ("n", "stranger", "mindsdb", True, 1, "complete")
+    [version] = con.session.catalog.versions(model(con).key)
+    assert (version.tag, version.row_count, version.options["steps"], version.options["seed"]) == ("trained", 1, 2, 3)
+
+
+def test_rows_that_do_not_fit_leave_no_model(con: Con, sqlft_home: Path) -> None:
+    text = refused(
+        con,
+        DataError,
+        "CREATE MODEL n FROM (SELECT 1 AS x) PREDICT answer USING engine = 'stranger', api_key = 'geheim'",
+    )
+    assert "role, content" in text
+    assert secret_files(sqlft_home) == []
+
+
+def test_a_handler_that_cannot_train(con: Con) -> None:
+    with pytest.raises(sqlft.NotSupported, match="stranger"):
+        con.execute("CREATE MODEL n FROM (SELECT 'q' AS content, 'a' AS answer) PREDICT answer USING engine = 'echo'")
+    assert model(con) is None
+
+
+def test_drop_model(con: Con) -> None:
+    con.execute(NEW + "engine = 'echo'")
+    con.execute("DROP MODEL N")
+    assert model(con) is None
+    assert "There is no model 'n'" in refused(con, NotFound, "DROP MODEL n")
+    con.execute("DROP MODEL IF EXISTS n; DROP MODEL IF EXISTS n.3")
+
+
+def test_drop_a_version(shop: Any) -> None:
+    shop.train()
+    with pytest.raises(CatalogError, match="is the active one"):
+        shop.run("DROP MODEL m.2")
+    shop.run("DROP MODEL m.1")
+    assert [v.key.number for v in shop.catalog.versions()] == [2]
+    with pytest.raises(NotFound, match="no version 1"):
+        shop.run("DROP MODEL m.1")
+    shop.run("DROP MODEL IF EXISTS m.1")
+
+
+def test_a_version_that_trains_is_neither_dropped_nor_renamed(shop: Any) -> None:
+    shop.stranger.script({2: "listen"})
+    shop.train("wait = false")
+    shop.stranger.wait_for("at-2")
+    for sql in ("DROP MODEL m.2", "RENAME MODEL m TO m2", "DROP MODEL m.1"):
+        with pytest.raises(CatalogError) as caught:
+            shop.run(sql)
+        assert "CANCEL MODEL m.2" in str(caught.value) or "active" in str(caught.value)
+    shop.stranger.go()
+    assert shop.ended(2).status == "complete"
+
+
+def test_rename(con: Con) -> None:
+    con.execute(NEW + "engine = 'echo'")
+    con.execute("CREATE MODEL taken PREDICT answer USING engine = 'echo'")
+    assert con.execute("ALTER MODEL n RENAME TO Better").fetchall()[0][0] == "Better"
+    assert con.execute("SELECT answer FROM better WHERE content = 'x'").fetchall() == [("x",)]
+    con.execute("RENAME MODEL better TO BETTER")
+    refused(con, AlreadyExists, "RENAME MODEL better TO taken")
+    refused(con, NotFound, "RENAME MODEL n TO other")
+
+
+def test_set_active(shop: Any) -> None:
+    shop.train()
+    shop.run("SET active m.1")
+    assert shop.ask("q3") == "tiny does not know"
+    shop.run("SET MODEL_ACTIVE = m.2")
+    assert shop.ask("q3") == "a3"
+    with pytest.raises(NotFound, match="no version 9"):
+        shop.run("SET active m.9")
+
+
+def test_only_complete_versions_become_active(shop: Any) -> None:
+    shop.stranger.script({2: "exit"})
+    with pytest.raises(SqlftError):
+        shop.train()
+    with pytest.raises(CatalogError, match="cannot be active"):
+        shop.run("SET active m.2")
+
+
+# engines and secrets
+
+
+def test_engines(con: Con) -> None:
+    con.execute("CREATE ML_ENGINE mine FROM stranger USING api_key = env('STRANGER_KEY')")
+    refused(con, AlreadyExists, "CREATE ML_ENGINE MINE FROM echo")
+    refused(con, AlreadyExists, "CREATE ML_ENGINE echo FROM stranger")
+    con.execute("CREATE ML_ENGINE IF NOT EXISTS mine FROM echo")
+    assert con.session.catalog.engine("mine").handler == "stranger"
+    con.execute("CREATE ML_ENGINE echo FROM echo; DROP ML_ENGINE mine; DROP ML_ENGINE IF EXISTS mine")
+    refused(con, NotFound, "DROP ML_ENGINE mine")
+    assert "is a handler" in refused(con, NotFound, "DROP ML_ENGINE stranger")
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind", "words"),
+    [
+        ("CREATE ML_ENGINE e FROM strange", sqlft.HandlerNotInstalled, "Did you mean 'stranger'?"),
+        ("CREATE ML_ENGINE e FROM stranger USING apikey = 'geheim'", OptionError, "Did you mean 'api_key'?"),
+        ("CREATE ML_ENGINE e FROM stranger USING api_key = {'a': 'geheim'}", OptionError, "is a secret"),
+        ("CREATE ML_ENGINE e FROM echo USING a = 1", OptionError, "no options"),
+    ],
+)
+def test_engines_that_cannot_be(con: Con, sqlft_home: Path, sql: str, kind: type[SqlftError], words: str) -> None:
+    text = refused(con, kind, sql)
+    assert words in text
+    assert "geheim" not in text
+    assert secret_files(sqlft_home) == []
+
+
+def test_an_engine_in_use_stays(con: Con) -> None:
+    con.execute("CREATE ML_ENGINE mine FROM echo")
+    con.execute(NEW + "engine = 'MINE'")
+    assert "'n'" in refused(con, CatalogError, "DROP ML_ENGINE mine")
+    con.execute("DROP MODEL n; DROP ML_ENGINE mine")
+
+
+def test_secrets_are_seen_nowhere_and_go_with_their_owner(con: Con, tmp_path: Path, sqlft_home: Path) -> None:
+    con.execute("CREATE ML_ENGINE mine FROM stranger USING stranger_api_key = 'geheim-1'")
+    con.execute(NEW + "engine = 'mine', api_key = 'geheim-2'")
+    shown = [
+        con.execute(sql).fetchall()
+        for sql in (
+            "SHOW ML_ENGINES", "SHOW MODELS", "DESCRIBE n", "DESCRIBE n.options", "DESCRIBE ML_ENGINE mine",
+            "FROM sqlft.engines", "FROM sqlft.models", "FROM sqlft.versions",
+        )
+    ]  # fmt: skip
+    assert "****" in str(shown)
+    assert "geheim" not in str(shown)
+    kept = [f for f in tmp_path.rglob("*") if f.is_file() and b"geheim" in f.read_bytes()]
+    assert kept == []
+    assert len(secret_files(sqlft_home)) == 2
+    con.execute("CREATE OR REPLACE MODEL n PREDICT answer USING engine = 'mine', api_key = 'geheim-3'")
+    assert len(secret_files(sqlft_home)) == 2
+    con.execute("DROP MODEL n; DROP ML_ENGINE mine")
+    assert secret_files(sqlft_home) == []
+
+
+def test_a_key_may_come_into_the_environment_later(stranger: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    con = sqlft.connect(warn=told.append)
+    con.execute("CREATE ML_ENGINE mine FROM stranger USING api_key = env('LATER_KEY')")
+    assert "LATER_KEY" in told[0]
+    refused(con, OptionError, "CREATE ML_ENGINE other FROM stranger USING api_kye = env('LATER_KEY')")
+    monkeypatch.setenv("LATER_KEY", "k")
+    con.execute(NEW + "engine = 'mine'")
+    con.close()
+
+
+def test_a_key_is_found_in_its_usual_variable(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRANGER_KEY", "usual")
+    shop.train()
+    assert shop.stranger.wait_for("begun")["key"] == "usual"
+    assert "usual" not in str(shop.run("DESCRIBE m.options") + shop.run("FROM sqlft.versions"))
+
+
+def test_parameters_are_values_of_options(con: Con) -> None:
+    con.execute(NEW + "engine = ?, prompt_template = ?", ["echo", "{{x}}!"])
+    assert con.execute("SELECT answer FROM n WHERE x = 'a'").fetchall() == [("a!",)]
+
+
+def test_a_read_only_database(tmp_path: Path) -> None:
+    path = str(tmp_path / "app.duckdb")
+    with sqlft.connect(path) as con:
+        con.execute(NEW + "engine = 'echo'")
+    with sqlft.connect(path, read_only=True) as con:
+        assert con.execute("SELECT answer FROM n WHERE content = 'x'").fetchall() == [("x",)]
+        for sql in ("CREATE MODEL o PREDICT a USING engine = 'echo'", "DROP MODEL n", "CREATE ML_ENGINE e FROM echo"):
+            assert "cannot be written" in refused(con, CatalogError, sql)
