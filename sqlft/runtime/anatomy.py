@@ -108,6 +108,12 @@ class Anatomy:
         around = self._block_at(opening)
         return around if around.from_.end and around.span.has(self.tokens[opening].start) else None
 
+    def block_holding(self, position: int) -> Block | None:
+        """The SELECT in whose FROM clause the token at a position stands, if it does."""
+        i = self.index(position)
+        block = self._block_at(i)
+        return block if block.from_.has(position) else None
+
     def visible_ctes(self, position: int) -> str:
         """`WITH …` of all the CTEs that a query put at `position` would see, or ''."""
         lists, recursive = [], False

@@ -324,22 +324,23 @@ class Clauses:
         text = self.text[span.start : span.end]
         match = re.match(r'\s*(\d+|\w+|"[^"]+")(\s+(?:asc|desc)\b.*|\s+nulls\b.*)?\s*$', text, re.I | re.S)
         if match is None:
-            return None if self._reads_answers(span) else text
+            return None if self.reads_answers(span) else text
         head, tail = match.group(1), match.group(2) or ""
         if head.upper() == "ALL" or projections is None:
-            return None if head.upper() == "ALL" or head.isdigit() or self._reads_answers(span) else text
+            return None if head.upper() == "ALL" or head.isdigit() or self.reads_answers(span) else text
         if head.isdigit():
             place = int(head) - 1
             target = projections[place][0] if place < len(projections) else None
         else:
             target = next((s for s, a in projections if a and a.lower() == head.strip('"').lower()), span)
-        if target is None or self._reads_answers(target):
+        if target is None or self.reads_answers(target):
             return None
         if target is span:
             return text
         return f"({self.text[target.start : target.end]}){tail}"
 
-    def _reads_answers(self, span: Span) -> bool:
+    def reads_answers(self, span: Span) -> bool:
+        """Whether a piece of the text needs a model."""
         return any(self.uses_in(r, span) or span.has(r.span.start) for r in self.all)
 
     def projections(self) -> list[tuple[Span, str | None]] | None:
@@ -353,6 +354,18 @@ class Clauses:
                 return None
             found.append(self._projection(span))
         return found
+
+    def given_out(self, reference: Reference, uses: Sequence[Span]) -> set[str] | None:
+        """Names under which a derived table or CTE gives out these columns; None if they are used otherwise."""
+        node = reference.node
+        derived = isinstance(node.parent, exp.CTE) or (
+            isinstance(node.parent, exp.Subquery) and isinstance(node.parent.parent, (exp.From, exp.Join))
+        )
+        if not derived or not self.is_row_wise() or has_star(self.reading.tree, outside=node):
+            return None
+        given = {span: alias for span, alias in self.projections() or []}
+        names = [given.get(use) for use in uses]
+        return None if None in names else {n.lower() for n in names if n is not None}
 
     def _projection(self, span: Span) -> tuple[Span, str | None]:
         a = self.reading.anatomy
@@ -393,6 +406,19 @@ class Clauses:
     def is_row_wise(self) -> bool:
         """Whether each row of the block comes from one row of its FROM."""
         return not self.block.in_set_operation and not self.block.others and is_row_wise(self.references[0].node)
+
+
+def has_star(tree: Any, outside: Any = None) -> bool:
+    """Whether a `*` (but count(*)) or COLUMNS stands in the tree, not counting the part `outside` leaves out."""
+    for star in tree.find_all(exp.Star, exp.Columns):
+        if isinstance(star.parent, exp.Count):
+            continue
+        node = star
+        while outside is not None and node is not None and node is not outside:
+            node = node.parent
+        if node is None or outside is None:
+            return True
+    return False
 
 
 def _quoted(name: str) -> str:

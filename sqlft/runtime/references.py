@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import sqlglot
 from sqlglot import exp
@@ -211,6 +211,11 @@ def parts_of(column: Any) -> list[Part]:
         if "start" in node.meta:
             found.append(Part(node.name, Span(node.meta["start"], node.meta["end"] + 1)))
     return sorted(found, key=lambda p: p.span.start)
+
+
+def columns_of(tree: Any) -> Iterator[Any]:
+    """Every column mentioned in the tree."""
+    return cast("Iterator[Any]", tree.find_all(exp.Column))
 
 
 def is_row_wise(select: exp.Select) -> bool:

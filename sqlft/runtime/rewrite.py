@@ -72,8 +72,9 @@ class Rewriter:
         if schema.lower() in ("", "main", "memory") and self._is_model_name(name):
             view = next((v for v in self.session.catalog.views() if v.name.lower() == name.lower()), None)
             if view is not None:
-                columns = f"({', '.join(map(identifier, view.columns))})" if view.columns else ""
-                return f"(SELECT * FROM ({view.sql}\n) AS v{columns})"
+                if not view.columns:
+                    return f"({view.sql}\n)"
+                return f"(SELECT * FROM ({view.sql}\n) AS v({', '.join(map(identifier, view.columns))}))"
         return None
 
     def _system_table(self, name: str) -> pa.Table:
@@ -124,7 +125,7 @@ class Rewriter:
         book = self.asker.book(reference.resolved, reference.alias)
         limited = limit_of(clauses, inputs)
         rows = self._input_rows(reference, inputs, clauses, limited)
-        relation = self.register(self._answers(book, reference, inputs, rows))
+        relation = self.register(self._answers(book, clauses, inputs, rows))
         return substitution(reference, inputs, clauses, relation, limited=limited is not None)
 
     def _input_rows(self, reference: Reference, inputs: Inputs, clauses: Clauses, limited: str | None) -> pa.Table:
@@ -170,12 +171,13 @@ class Rewriter:
         # con.sql binds without running, and a failure to bind leaves the user's transaction alive
         return self.session.con.sql(query).to_arrow_reader(100_000).read_all()
 
-    def _answers(self, book: Book, reference: Reference, inputs: Inputs, rows: pa.Table) -> pa.Table:
+    def _answers(self, book: Book, clauses: Clauses, inputs: Inputs, rows: pa.Table) -> pa.Table:
         """The relation of inputs and answers."""
+        reference = inputs.reference
         outputs = mentioned_outputs(reference)
         ids = book.ids([rows.column(k) for k in range(rows.num_columns)])
         book.asking.rows += rows.num_rows
-        if not self.dry and is_read(reference):
+        if not self.dry and is_read(reference, clauses):
             book.ask_all()
         columns: dict[str, Any] = {}
         for k, name in enumerate(reference.inputs):
@@ -308,9 +310,17 @@ def reads_qualified(reference: Reference, name: str, text: str) -> bool:
     return any(u.column.lower() == name.lower() and "." in text[u.span.start : u.span.end] for u in reference.uses)
 
 
-def is_read(reference: Reference) -> bool:
-    """Whether anybody reads what the model answers."""
-    return reference.whole or any(reference.reads(name) for name in reference.outputs)
+def is_read(reference: Reference, clauses: Clauses) -> bool:
+    """Whether anybody reads what the model answers; a subquery may give out what nobody takes."""
+    if reference.whole:
+        return True
+    outputs = {name.lower() for name in reference.outputs}
+    uses = [u.span for u in reference.uses if u.column.lower() in outputs]
+    names = clauses.given_out(reference, uses) if uses else set()
+    if names is None:
+        return True
+    outside = [t for t in clauses.reading.tokens if not reference.block.span.has(t.start)]
+    return any(t.value.lower() in names for t in outside if t.kind in ("word", "quoted"))
 
 
 def bind_error(error: duckdb.Error, inputs: Inputs, text: str) -> Exception:

@@ -17,13 +17,13 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from sqlglot import exp
 
-from sqlft.runtime.anatomy import FromItem, Span, splice
+from sqlft.runtime.anatomy import Block, FromItem, Span, splice
 from sqlft.runtime.asker import Asker, Book
-from sqlft.runtime.inputs import INNER, Clauses, Conjunct, Inputs
+from sqlft.runtime.inputs import INNER, Clauses, Conjunct, Inputs, has_star
 from sqlft.runtime.literals import identifier
-from sqlft.runtime.references import Reading, Reference, parts_of
+from sqlft.runtime.nesting import Outer, around
+from sqlft.runtime.references import Reading, Reference, columns_of, parts_of
 from sqlft.runtime.rewrite import Rewriter, bind_error, is_read, limit_numbers, mentioned_outputs, reads_qualified
 from sqlft.runtime.session import Session
 from sqlft.runtime.spool import Spool
@@ -264,6 +264,8 @@ class Plan:
     count: int | None = None
     """Rows still to give out, where the limit could not go below the models."""
     offset: int = 0
+    limit_block: Block | None = None
+    """Whose limit counts what is given out."""
     kept_columns: list[int] = field(default_factory=list)
     """Columns of the spool query that are kept with the rows."""
 
@@ -317,8 +319,9 @@ class Plan:
                 changes = _merge_touching(changes)
             else:
                 changes.append((Span(block.from_.end, block.from_.end), f" WHERE true{where}"))
-        if block.limit is not None:
-            changes.append((block.limit, ""))
+        for limited in (block, self.limit_block):
+            if limited is not None and limited.limit is not None and (limited.limit, "") not in changes:
+                changes.append((limited.limit, ""))
         return splice(clauses.text, changes)
 
     def _is_chained(self, item: int) -> bool:
@@ -351,20 +354,24 @@ def merged_inputs(asked: list[Asked]) -> Inputs:
 def plan(session: Session, rewriter: Rewriter) -> Plan | None:
     """How to stream the rewriter's query, or None if it is not of this kind; resolves models in subqueries."""
     reading, references = rewriter.read()
-    if not isinstance(reading.tree, exp.Select) or not any(r.node is reading.tree for r in references):
+    found = around(reading, references)
+    if found is None:
         return None
-    tops = [r for r in references if r.node is reading.tree]
+    node, outer = found
+    tops = [r for r in references if r.node is node]
     if not Clauses(reading, tops[0].block, references).is_row_wise():
         return None
-    if any(r.node is not reading.tree for r in references):
+    if len(tops) < len(references):
+        if outer.clauses:
+            return None
         rewriter.run(keep=lambda r: r.node.parent is None)
         reading, references = rewriter.read()
-    return _planned(session, Clauses(reading, references[0].block, references))
+    return _planned(session, Clauses(reading, references[0].block, references), outer)
 
 
-def _planned(session: Session, clauses: Clauses) -> Plan | None:
+def _planned(session: Session, clauses: Clauses, outer: Outer) -> Plan | None:
     plans = [(r, clauses.plan(r)) for r in clauses.references]
-    asked = [Asked(r, p, clauses.item_of(r), read=is_read(r) or _feeds(r, clauses)) for r, p in plans if not p.depends]
+    asked = [Asked(r, p, clauses.item_of(r), read=is_read(r, clauses)) for r, p in plans if not p.depends]
     if not asked or not _is_simple(clauses, asked):
         return None
     chained = [r for r, p in plans if p.depends]
@@ -372,21 +379,19 @@ def _planned(session: Session, clauses: Clauses) -> Plan | None:
     if len(direct) + len(asked[0].inputs.bases) != len(clauses.block.items):
         return None
     kept = _kept(clauses, asked, chained)
-    order = clauses.order_text(clauses.references)
-    if kept is None or order is None:
+    order = outer.order(clauses) or clauses.order_text(clauses.references)
+    if kept is None or order is None or outer.order(clauses) is None:
         return None
     if order and not asked[0].inputs.bases:
         return None
+    pushed = outer.pushed(clauses)
+    asked[0].inputs.pushed += pushed
     gone = _gone(clauses, chained, kept)
     bases = _bases(session, clauses, asked[0].inputs, gone)
     if bases is None:
         return None
     made = Plan(clauses, bases, asked, chained, kept, order, "", kept_columns=_place(clauses, bases, asked, gone))
-    return made if _set_limit(session, made) else None
-
-
-def _feeds(reference: Reference, clauses: Clauses) -> bool:
-    return any(reference.reads(name) for name in reference.outputs)
+    return made if _set_limit(session, made, outer) else None
 
 
 def _is_simple(clauses: Clauses, asked: list[Asked]) -> bool:
@@ -427,7 +432,7 @@ def _kept(clauses: Clauses, asked: list[Asked], chained: list[Reference]) -> lis
 def _bases(session: Session, clauses: Clauses, inputs: Inputs, gone: list[Span]) -> list[Base] | None:
     """The tables with their needed columns; None where a name or a type would not survive the spool."""
     names = {t.value.lower() for t in _left_tokens(clauses, gone) if t.kind in ("word", "quoted")}
-    star = _has_star(clauses.reading)
+    star = has_star(clauses.reading.tree)
     base_from = clauses.base_from(inputs)
     ctes = clauses.reading.anatomy.visible_ctes(clauses.block.span.start)
     bases: list[Base] = []
@@ -454,12 +459,8 @@ def _bases(session: Session, clauses: Clauses, inputs: Inputs, gone: list[Span])
     return bases
 
 
-def _has_star(reading: Reading) -> bool:
-    return any(not isinstance(s.parent, exp.Count) for s in reading.tree.find_all(exp.Star, exp.Columns))
-
-
 def _is_whole(reading: Reading, alias: str) -> bool:
-    return any([p.name.lower() for p in parts_of(c)] == [alias.lower()] for c in reading.tree.find_all(exp.Column))
+    return any([p.name.lower() for p in parts_of(c)] == [alias.lower()] for c in columns_of(reading.tree))
 
 
 def alias_of(reading: Reading, item: FromItem) -> str | None:
@@ -493,8 +494,7 @@ def _gone(clauses: Clauses, chained: list[Reference], kept: list[Conjunct]) -> l
 
 
 def _left_tokens(clauses: Clauses, gone: list[Span]) -> list[Token]:
-    start = clauses.block.span.start
-    return [t for t in clauses.reading.tokens if t.start >= start and not any(s.has(t.start) for s in gone)]
+    return [t for t in clauses.reading.tokens if not any(s.has(t.start) for s in gone)]
 
 
 def _place(clauses: Clauses, bases: list[Base], asked: list[Asked], gone: list[Span]) -> list[int]:
@@ -506,7 +506,7 @@ def _place(clauses: Clauses, bases: list[Base], asked: list[Asked], gone: list[S
     kept = list(range(at))
     for one in asked:
         one.first = at
-        shows_all = _has_star(clauses.reading) or _is_whole(clauses.reading, one.reference.alias)
+        shows_all = has_star(clauses.reading.tree) or _is_whole(clauses.reading, one.reference.alias)
         left = {u.column.lower() for u in one.reference.uses if not any(s.has(u.span.start) for s in gone)}
         for k, name in enumerate(one.reference.inputs):
             hidden = name in one.inputs.implicit and not reads_qualified(one.reference, name, clauses.text)
@@ -517,18 +517,32 @@ def _place(clauses: Clauses, bases: list[Base], asked: list[Asked], gone: list[S
     return kept
 
 
-def _set_limit(session: Session, made: Plan) -> bool:
+def _set_limit(session: Session, made: Plan, outer: Outer) -> bool:
+    """Put LIMIT below the models, or count what is given out; False if neither can be."""
     block = made.clauses.block
-    if block.limit is None:
+    if block.limit is not None:
+        numbers = limit_numbers(made.clauses, block)
+        if numbers is None or (made.kept and outer.clauses):
+            return False
+        if not made.kept:
+            made.limit = f" LIMIT ({numbers[0]}) OFFSET ({numbers[1]})"
+        else:
+            made.limit_block = block
+            return _count(session, made, numbers)
+    if not outer.limits:
         return True
-    numbers = limit_numbers(made.clauses, block)
-    if numbers is None:
+    numbers = limit_numbers(made.clauses, outer.limits[0])
+    if numbers is None or len(outer.limits) > 1 or len(outer.clauses) > 1:
         return False
-    count, offset = numbers
-    if not made.kept:
-        made.limit = f" LIMIT ({count}) OFFSET ({offset})"
-        return True
-    row = session.con.sql(f"SELECT ({count})::BIGINT, ({offset})::BIGINT").fetchall()[0]
+    made.limit_block = outer.limits[0]
+    if made.limit or made.kept or outer.filters:
+        return _count(session, made, numbers)
+    made.limit = f" LIMIT ({numbers[0]}) OFFSET ({numbers[1]})"
+    return True
+
+
+def _count(session: Session, made: Plan, numbers: tuple[str, str]) -> bool:
+    row = session.con.sql(f"SELECT ({numbers[0]})::BIGINT, ({numbers[1]})::BIGINT").fetchall()[0]
     if row[0] is None or row[1] is None or row[0] < 0 or row[1] < 0:
         return False
     made.count, made.offset = row
