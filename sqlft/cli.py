@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import duckdb
+
 from sqlft.errors import SqlftError, did_you_mean
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -30,15 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(parsed.run(parsed))
         sys.stdout.flush()
         return code
-    except SqlftError as e:
-        sys.stderr.write(f"Error: {e}\n")
+    except duckdb.Error as e:
+        sys.stderr.write(f"Error: {e}\n" if isinstance(e, SqlftError) else f"{e}\n")
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
+    except OSError as e:
         with suppress(OSError):  # what is still in the buffer goes nowhere, instead of failing at the exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        if isinstance(e, BrokenPipeError):
+            return BROKEN_PIPE
+        sys.stderr.write(f"Error: {e.strerror or e}\n")
+        return 1
 
 
 def shell(parsed: argparse.Namespace) -> int:
@@ -53,17 +58,19 @@ def pull(parsed: argparse.Namespace) -> int:
     """get a base model and print its folder"""
     from sqlft.plugins import handler_class
     from sqlft.runtime.session import Tick
-    from sqlft.shell.running import Runner
     from sqlft.shell.screen import Screen
 
     screen = Screen()
-    runner = Runner(screen)
 
     def report(what: str, share: float | None) -> None:
-        runner.tick(Tick(what, share or 0.0, None if share is None else 1.0))
+        screen.bar.tick = Tick(what, share or 0.0, None if share is None else 1.0)
+        screen.draw()
 
     handler: Any = handler_class("local")
-    folder = runner.run(lambda: handler.pull(parsed.name, report))
+    try:
+        folder = handler.pull(parsed.name, report)
+    finally:
+        screen.hide_bar()
     print(folder)
     return 0
 

@@ -12,7 +12,7 @@ from sqlft.shell.vocabulary import OURS
 # ANSI colours only: they are the terminal's own, made for its background.
 STYLE = Style.from_dict(
     {
-        "prompt": "bold",
+        "prompt": "ansidefault bold",  # with a colour, the space behind it is written too
         "continuation": "ansibrightblack",
         "pygments.keyword": "ansiblue bold",
         "pygments.keyword.reserved": "ansimagenta bold",

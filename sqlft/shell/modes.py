@@ -7,11 +7,14 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from sqlft.shell.result import Result
+from sqlft.shell.result import Result, rows_of
 from sqlft.shell.table import NULL, Column, Look, Row, Rows, clean, draw
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Write = Callable[[str], None]
 
@@ -27,19 +30,17 @@ class Limits:
 
 def table(result: Result, write: Write, look: Look, limits: Limits) -> None:
     """Boxes, as wide as the screen; rows beyond the limit are counted, not kept."""
-    batches = result.rows()
-    rows = (row for batch in batches for row in batch)
-    drawn = (line + "\n" for line in draw(result.columns, _sampled(rows, limits), look))
-    text = "".join(drawn)
-    batches.close()  # type: ignore[attr-defined]  # a generator, whose reader is to be closed at once
-    write(text)
+    batches = result.batches()
+    rows = _sampled(batches, limits) if limits.shown else _all(batches)
+    write("".join(line + "\n" for line in draw(result.columns, rows, look)))
 
 
 def csv(result: Result, write: Write, look: Look, limits: Limits) -> None:
     """Commas, a header; NULL is empty and an empty text is ""."""
     write(",".join(_csv(c.name) for c in result.columns) + "\n")
-    for batch in result.rows():
-        write("".join(",".join(map(_csv, row)) + "\n" for row in batch))
+    for batch in result.batches():
+        rows = zip(*(_csv_cells(column.to_pylist()) for column in batch.columns), strict=True)
+        write("".join(",".join(row) + "\n" for row in rows))
 
 
 def as_json(result: Result, write: Write, look: Look, limits: Limits) -> None:
@@ -74,24 +75,42 @@ MODES: dict[str, Callable[[Result, Write, Look, Limits], None]] = {
     "line": line,
 }
 
-_NEEDS_QUOTES = re.compile(r'[,"\r\n]|^$|^\s|\s$')
+_NEEDS_QUOTES = re.compile(r'[,"\r\n]|\A\s|\s\Z|\A\Z')
+_SUSPICIOUS = re.compile(r'[,"\r\n]|\s\x00|\x00\s|\x00\x00')
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def _sampled(rows: Iterator[Row], limits: Limits) -> Rows:
-    if not limits.shown:
-        head = list(rows)
-        return Rows(head, (), len(head))
-    head = list(islice(rows, limits.shown))
-    half = (limits.shown + 1) // 2
-    tail = deque(head[half:], maxlen=max(1, limits.shown - half))
-    count, end = len(head), monotonic() + limits.seconds
-    for row in rows:
-        if count >= limits.counted or monotonic() > end:
+def _all(batches: Iterator[pa.RecordBatch]) -> Rows:
+    rows = [row for batch in batches for row in rows_of(batch)]
+    return Rows(rows, (), len(rows))
+
+
+def _sampled(batches: Iterator[pa.RecordBatch], limits: Limits) -> Rows:
+    """The first rows and, if the end is soon reached, the last ones."""
+    head: list[Row] = []
+    last: deque[pa.RecordBatch] = deque()
+    half, count, end = (limits.shown + 1) // 2, 0, 0.0
+    for batch in batches:
+        if len(head) < limits.shown:
+            head += rows_of(batch.slice(0, limits.shown - len(head)))
+            end = monotonic() + limits.seconds
+        last.append(batch)
+        count += batch.num_rows
+        while sum(b.num_rows for b in last) - last[0].num_rows >= limits.shown - half:
+            last.popleft()
+        if count > limits.shown and (count >= limits.counted or monotonic() > end):
             return Rows(head, (), count, is_all=False)
-        tail.append(row)
-        count += 1
-    return Rows(head, (), count) if count == len(head) else Rows(head[:half], list(tail), count)
+    if count <= limits.shown:
+        return Rows(head, (), count)
+    rows = [row for batch in last for row in rows_of(batch)]
+    return Rows(head[:half], rows[len(rows) - (limits.shown - half) :], count)
+
+
+def _csv_cells(values: list[str | None]) -> list[str]:
+    """A column's cells; most need no look at each."""
+    if None not in values and not _SUSPICIOUS.search("\x00".join(["", *values, ""])):  # type: ignore[arg-type]
+        return values  # type: ignore[return-value]
+    return [_csv(v) for v in values]
 
 
 def _csv(value: str | None) -> str:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 PATIENCE = 0.5
 """Seconds before anything is shown: what is short needs no bar."""
 LINE_SECONDS = 10.0
+FRAME = 0.09
+"""Seconds between two drawings: a little less than they are asked for."""
 _HIDDEN = {"examples_per_second", "learning_rate", "epoch", "tokens", "grad_norm"}
 
 
@@ -22,7 +24,7 @@ class Bar:
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = monotonic) -> None:
         self._stream, self._clock = stream, clock
-        self._is_terminal = stream.isatty()
+        self.is_terminal = stream.isatty()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self.start()
@@ -31,6 +33,7 @@ class Bar:
         """A new statement begins."""
         self.tick: Tick | None = None
         self._is_quiet = False
+        self._drawn = 0.0
         self._begun = self._next_line = self._clock()
         self._label, self._label_begun, self._label_done = "", self._begun, 0.0
         self._next_line += LINE_SECONDS
@@ -38,12 +41,13 @@ class Bar:
     def draw(self) -> None:
         """Show the latest tick."""
         tick, now = self.tick, self._clock()
-        if tick is None or self._is_quiet or now - self._begun < PATIENCE:
+        if tick is None or self._is_quiet or now - self._begun < PATIENCE or now - self._drawn < FRAME:
             return
+        self._drawn = now
         if tick.label != self._label or tick.done < self._label_done:
             self._label, self._label_begun, self._label_done = tick.label, now, tick.done
         left = _left(tick, self._label_done, now - self._label_begun)
-        if self._is_terminal:
+        if self.is_terminal:
             self._draw_bar(tick, left)
         elif now >= self._next_line:
             self._next_line = now + LINE_SECONDS
@@ -65,8 +69,7 @@ class Bar:
     def _draw_bar(self, tick: Tick, left: float | None) -> None:
         if self._progress is None:
             self._progress = _progress(self._stream)
-            self._task = self._progress.add_task("", total=None, counts="", metrics="", left="")
-            self._progress.start()
+            self._task = self._progress.add_task("", counts="", metrics="", left="")
         assert self._task is not None
         self._progress.update(
             self._task,
@@ -77,6 +80,7 @@ class Bar:
             metrics=metrics(tick.metrics),
             left="" if left is None else f"{clock_time(left)} left",
         )
+        self._progress.start()
         self._progress.refresh()
 
 
@@ -84,6 +88,8 @@ def counts(tick: Tick) -> str:
     """`120/600`, or a percentage of what has no unit."""
     if tick.total == 1:
         return f"{tick.done:.0%}"
+    if tick.total is None and not tick.done:
+        return ""
     return f"{tick.done:,.0f}" if tick.total is None else f"{tick.done:,.0f}/{tick.total:,.0f}"
 
 
@@ -119,7 +125,7 @@ def _progress(stream: TextIO) -> Progress:
 
     return Progress(
         text("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=24, complete_style="blue", finished_style="blue", pulse_style="blue"),
         text("{task.fields[counts]}"),
         text("{task.fields[metrics]}"),
         text("{task.fields[left]}"),

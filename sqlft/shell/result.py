@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from sqlft.connection import Connection
 from sqlft.shell.table import Column, Row
 
-BATCH = 128
-"""Rows fetched at once: few, because behind each may be an answer that takes a second."""
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH = 2048
+"""Rows fetched at once, as many as DuckDB computes at once; answers of models come in relations of their own."""
 _SILENT = {"Count": "BIGINT", "Success": "BOOLEAN"}
 _ASKS_FOR_ROWS = ("SELECT", "FROM", "VALUES", "TABLE", "WITH", "CALL", "PIVOT", "UNPIVOT", "(")
 _PLAN = ["explain_key", "explain_value"]
@@ -29,14 +33,18 @@ class Result:
         """Whether it is what EXPLAIN gives, a drawing."""
         return [c.name for c in self.columns] == _PLAN
 
-    def rows(self) -> Iterator[list[Row]]:
-        """Batches of rows, each value as DuckDB casts it to VARCHAR."""
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows, each value as DuckDB casts it to VARCHAR."""
         return self._batches("COLUMNS(*)::VARCHAR")
 
+    def rows(self) -> Iterator[list[Row]]:
+        """The same as tuples, some at a time."""
+        return map(rows_of, self.batches())
+
     def json(self) -> Iterator[list[Row]]:
-        """Batches of rows, each value as JSON; NaN and infinity, which JSON has not, are null."""
+        """Rows, some at a time, each value as JSON; NaN and infinity, which JSON has not, are null."""
         floats = ["FLOAT" in c.type or "DOUBLE" in c.type for c in self.columns]
-        for batch in self._batches("to_json(COLUMNS(*))::VARCHAR"):
+        for batch in map(rows_of, self._batches("to_json(COLUMNS(*))::VARCHAR")):
             if any(floats):
                 batch = [[_finite(v) if f else v for v, f in zip(row, floats, strict=True)] for row in batch]
             yield batch
@@ -49,22 +57,31 @@ class Result:
         counts = [row[0] for batch in self.rows() for row in batch]
         return int(counts[0]) if counts and counts[0] and given[0][0] == "Count" else -1
 
-    def _batches(self, expression: str) -> Iterator[list[Row]]:
+    def _batches(self, expression: str) -> Iterator[pa.RecordBatch]:
         for relation in self._relations:
             with closing(relation.project(expression).to_arrow_reader(BATCH)) as reader:
-                for batch in reader:
-                    yield list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+                yield from reader
 
 
 @contextmanager
 def open_result(con: Connection, text: str) -> Iterator[Result | None]:
-    """Run one statement; None if it gives nothing at all."""
-    relation = con.sql(text)
-    if relation is None:
+    """Run one statement; None if it gives nothing at all.  What was not read of it is not asked for."""
+    relations = con.relations(text)
+    if relations is None:
         yield None
         return
-    columns = [Column(n, str(t)) for n, t in zip(relation.columns, relation.types, strict=True)]
-    yield Result(columns, iter([relation]))
+    try:
+        first = next(relations)
+        columns = [Column(n, str(t)) for n, t in zip(first.columns, first.types, strict=True)]
+        yield Result(columns, chain([first], relations))
+    finally:
+        if isinstance(relations, Generator):
+            relations.close()
+
+
+def rows_of(batch: pa.RecordBatch) -> list[Row]:
+    """A batch's rows as tuples."""
+    return list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
 
 def _finite(value: str | None) -> str | None:

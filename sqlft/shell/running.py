@@ -20,12 +20,17 @@ PATIENCE = 3
 
 
 class Runner:
-    """Runs jobs; Ctrl-C calls `interrupt`, the second one also breaks what reports progress."""
+    """Runs jobs; Ctrl-C calls `interrupt`, the second one also breaks what reports progress.
+
+    `percent` says how far a job is that does not report itself, -1 if that is not known.
+    """
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._presses = 0
+        self._reports = False
         self.interrupt: Callable[[], None] = lambda: None
+        self.percent: Callable[[], float] = lambda: -1.0
 
     @property
     def is_stopping(self) -> bool:
@@ -34,6 +39,7 @@ class Runner:
 
     def tick(self, tick: Tick) -> None:
         """For Session.progress."""
+        self._reports = True
         self._screen.bar.tick = tick
         if self._presses > 1:
             raise KeyboardInterrupt
@@ -58,7 +64,7 @@ class Runner:
             finally:
                 done.set()
 
-        self._presses = 0
+        self._presses, self._reports = 0, False
         self._screen.bar.start()
         with self._listening():
             threading.Thread(target=work, name="sqlft-statement", daemon=True).start()
@@ -75,6 +81,8 @@ class Runner:
         """An interrupt that came between two queries was not heard, so it is repeated."""
         if self._presses:
             self.interrupt()
+        if not self._reports and self._screen.bar.is_terminal and (percent := self.percent()) > 0:
+            self._screen.bar.tick = Tick("running", percent / 100, 1.0)
         self._screen.draw()
 
     @contextmanager

@@ -7,12 +7,15 @@ import shutil
 import sys
 import threading
 from pathlib import Path
+from time import monotonic
 from typing import TextIO
 
 from sqlft.errors import SqlftError
 from sqlft.shell.progress import Bar
 from sqlft.shell.table import Look
 
+FLUSH_SECONDS = 0.5
+"""So long rows may wait for those that come after them."""
 _RED, _YELLOW, _DIM = "31", "33", "90"
 
 
@@ -23,6 +26,7 @@ class Screen:
         self._out, self._err = out or sys.stdout, err or sys.stderr
         self._file: TextIO | None = None
         self._lock = threading.RLock()
+        self._flushed = monotonic()
         self.bar = Bar(self._err)
 
     @property
@@ -49,10 +53,13 @@ class Screen:
             if self._out.isatty():
                 self.bar.silence()
             self._out.write(text)
+            if monotonic() - self._flushed > FLUSH_SECONDS:
+                self.flush()
 
     def flush(self) -> None:
         """Let results be seen."""
         (self._file or self._out).flush()
+        self._flushed = monotonic()
 
     def error(self, text: str) -> None:
         """An error, in red."""
@@ -93,7 +100,9 @@ class Screen:
             self.bar.hide()
             if self._out.isatty():
                 self._out.flush()
-            self._err.write(f"\x1b[{colour}m{text}\x1b[0m\n" if _has_colour(self._err) else f"{text}\n")
+            if _has_colour(self._err):
+                text = f"\r\x1b[K\x1b[{colour}m{text}\x1b[0m"  # over the ^C that the terminal has written, if any
+            self._err.write(f"{text}\n")
             self._err.flush()
 
 

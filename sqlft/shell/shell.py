@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import perf_counter
+from traceback import format_exception
 from typing import Any
 
 import duckdb
@@ -23,6 +24,10 @@ _FIRST_WORD = re.compile(r"(?:\s|--[^\n]*|/\*.*?\*/)*(\w+|\()", re.DOTALL)
 
 class Quit(Exception):  # not an error: .quit
     """Leave the shell."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C stopped a statement, and that has been said."""
 
 
 class Failed(Exception):  # its message has been shown
@@ -46,15 +51,14 @@ class Shell:
         for piece in pieces:
             try:
                 self._run(piece)
-            except KeyboardInterrupt:
-                self.screen.error("Interrupted.")
+            except (Quit, Failed, Stopped, BrokenPipeError):
                 raise
-            except (duckdb.Error, Cancelled) as e:
-                place = f"{source}, line {piece.line}: " if source else ""
-                self.screen.error(place + text_of(e))
-                if isinstance(e, Cancelled) and self.runner.is_stopping:
-                    raise KeyboardInterrupt from e
-                raise Failed from e
+            except KeyboardInterrupt as e:
+                self.screen.error("Interrupted.")
+                raise Stopped from e
+            except Exception as e:
+                self.screen.error((f"{source}, line {piece.line}: " if source else "") + text_of(e))
+                raise Stopped if isinstance(e, Cancelled) and self.runner.is_stopping else Failed from e
             finally:
                 self.screen.flush()
 
@@ -102,6 +106,10 @@ class Shell:
 
 
 def text_of(error: BaseException) -> str:
-    """An error as the person sees it: DuckDB's and StatementError's as they are, with their caret."""
+    """An error as the person sees it: DuckDB's own as it is; whatever should not have happened with its traceback."""
+    if isinstance(error, OSError):
+        return f"Error: {error.strerror or error}: the output cannot be written."
+    if not isinstance(error, duckdb.Error):
+        return "".join(format_exception(error)) + "This is a bug in sqlft: please report it with the lines above."
     ours = isinstance(error, SqlftError) and not isinstance(error, Cancelled)
     return f"Error: {error}" if ours else str(error)

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
+import duckdb
+
 from sqlft.connection import connect
 from sqlft.errors import SqlftError
 from sqlft.shell.reading import Piece, Script, pieces
@@ -17,6 +19,11 @@ from sqlft.shell.shell import Failed, Quit, Shell, text_of
 
 INTERRUPTED = 130
 FAILED = 1
+SETTINGS = (
+    "python_enable_replacements = false",  # a variable of the shell's code is no table
+    "enable_progress_bar = true",  # without it query_progress says nothing
+    "enable_progress_bar_print = false",
+)
 
 
 class Source(NamedTuple):
@@ -42,17 +49,15 @@ def run_shell(arguments: Arguments) -> int:
     runner = Runner(screen)
     try:
         con = connect(arguments.database, arguments.read_only, warn=screen.warn, progress=runner.tick)
-    except Exception as e:
-        if not isinstance(e, SqlftError) and "duckdb" not in type(e).__module__:
-            raise
+    except duckdb.Error as e:
         screen.error(text_of(e))
         return FAILED
-    runner.interrupt = con.interrupt
+    runner.interrupt, runner.percent = con.interrupt, con.session.con.query_progress
     interactive = not arguments.sources and sys.stdin.isatty()
     shell = Shell(screen, runner, con, is_interactive=interactive, mode=arguments.mode)
     try:
-        # names in Python's frames are no tables here: they would be the shell's own variables
-        con.session.con.execute("SET python_enable_replacements = false")
+        for setting in SETTINGS:
+            con.session.con.execute(f"SET {setting}")
         return _run(shell, arguments)
     finally:
         screen.redirect(None)
