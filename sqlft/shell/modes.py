@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlft.shell.result import Result, rows_of
 from sqlft.shell.table import NULL, Column, Look, Row, Rows, clean, draw
@@ -106,10 +106,10 @@ def _sampled(batches: Iterator[pa.RecordBatch], limits: Limits) -> Rows:
     return Rows(head[:half], rows[len(rows) - (limits.shown - half) :], count)
 
 
-def _csv_cells(values: list[str | None]) -> list[str]:
+def _csv_cells(values: list[Any]) -> list[str]:
     """A column's cells; most need no look at each."""
-    if None not in values and not _SUSPICIOUS.search("\x00".join(["", *values, ""])):  # type: ignore[arg-type]
-        return values  # type: ignore[return-value]
+    if None not in values and not _SUSPICIOUS.search("\x00".join(["", *values, ""])):
+        return values
     return [_csv(v) for v in values]
 
 
