@@ -21,6 +21,9 @@ UNION ALL
 SELECT database_name, schema_name, view_name, 'view', column_count
 FROM duckdb_views() WHERE NOT internal AND view_name ILIKE {like}
 ORDER BY 1, 2, 3"""
+_MODELS = """
+SELECT model, version, active, status, engine, base, tag, round(seconds, 1) AS seconds, error
+FROM sqlft.versions WHERE model ILIKE {like}"""
 _SCHEMA = """
 SELECT sql FROM (
   SELECT database_name, schema_name, table_name AS name, sql, 0 AS rank FROM duckdb_tables() WHERE NOT internal
@@ -57,8 +60,8 @@ def tables(shell: Shell, pattern: str = "%") -> None:
 
 
 def models(shell: Shell, pattern: str = "%") -> None:
-    """models and their versions: SHOW MODELS"""
-    shell.statement(f"SHOW MODELS LIKE {_quoted(pattern)}")
+    """models and their versions; sqlft.versions tells more"""
+    shell.statement(_MODELS.format(like=_quoted(pattern)))
 
 
 def schema(shell: Shell, pattern: str = "%") -> None:

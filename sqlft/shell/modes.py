@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from sqlft.shell.result import Result, rows_of
-from sqlft.shell.table import NULL, Column, Look, Row, Rows, clean, draw
+from sqlft.shell.table import NULL, Column, Look, Row, Rows, card, clean, draw, fits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,10 +29,15 @@ class Limits:
 
 
 def table(result: Result, write: Write, look: Look, limits: Limits) -> None:
-    """Boxes, as wide as the screen; rows beyond the limit are counted, not kept."""
+    """Boxes, as wide as the screen; rows beyond the limit are counted, not kept.
+
+    A single row of a statement about models (DESCRIBE, FINETUNE) that is too wide is written as a card.
+    """
     batches = result.batches()
     rows = _sampled(batches, limits) if limits.shown else _all(batches)
-    write("".join(line + "\n" for line in draw(result.columns, rows, look)))
+    is_card = result.is_ours and rows.count == 1 and not fits(result.columns, rows.head[0], look)
+    lines = card(result.columns, rows.head[0], look) if is_card else draw(result.columns, rows, look)
+    write("".join(line + "\n" for line in lines))
 
 
 def csv(result: Result, write: Write, look: Look, limits: Limits) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlft.connection import Connection
 from sqlft.shell.table import Column, Row
+from sqlft.sql.parser import maybe_ours, parse
+from sqlft.sql.statements import Plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,10 +24,11 @@ _PLAN = ["explain_key", "explain_value"]
 
 
 class Result:
-    """The rows of one statement; they can be read once."""
+    """The rows of one statement, which can be read once; `is_ours` if it is about models, and no query."""
 
-    def __init__(self, columns: list[Column], relations: Iterator[Any]) -> None:
+    def __init__(self, columns: list[Column], relations: Iterator[Any], is_ours: bool = False) -> None:
         self.columns = columns
+        self.is_ours = is_ours
         self._relations = relations
 
     @property
@@ -73,10 +76,14 @@ def open_result(con: Connection, text: str) -> Iterator[Result | None]:
     try:
         first = next(relations)
         columns = [Column(n, str(t)) for n, t in zip(first.columns, first.types, strict=True)]
-        yield Result(columns, chain([first], relations))
+        yield Result(columns, chain([first], relations), is_ours=_is_ours(text))
     finally:
         if isinstance(relations, Generator):
             relations.close()
+
+
+def _is_ours(text: str) -> bool:
+    return maybe_ours(text) and not any(isinstance(s, Plain) for s in parse(text))
 
 
 def rows_of(batch: pa.RecordBatch) -> list[Row]:

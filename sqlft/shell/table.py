@@ -99,6 +99,22 @@ def draw(columns: Sequence[Column], rows: Rows, look: Look) -> Iterator[str]:
         yield look.dim(footer)
 
 
+def card(columns: Sequence[Column], row: Row, look: Look) -> Iterator[str]:
+    """One row, a line a value, without those that are NULL."""
+    known = [(clean(c.name), clean(v)) for c, v in zip(columns, row, strict=True) if v is not None]
+    width = max((cell_len(name) for name, _ in known), default=0)
+    for name, value in known:
+        room = LONGEST if look.width is None else max(look.width - width - 3, NARROW)
+        yield f"{look.bold(_padded(name, width, True))} {look.dim('=')} {_cut(value, room)}"
+    if len(known) < len(columns):
+        yield look.dim(f"(1 row; {len(columns):,} columns, {len(known):,} shown, the others are NULL)")
+
+
+def fits(columns: Sequence[Column], row: Row, look: Look) -> bool:
+    """Whether a table of this row hides no column."""
+    return not _fitted(columns, [row], look.width)[1]
+
+
 def clean(text: str, longest: int = LONGEST) -> str:
     """One line without control characters, which a terminal would obey."""
     cut = text[: longest + 1]
