@@ -16,6 +16,7 @@ from sqlft.catalog import secrets
 from sqlft.errors import AlreadyExists, CatalogError, DataError, NotSupported, did_you_mean
 from sqlft.handler import Alias, Secret
 from sqlft.options import build
+from sqlft.runtime.literals import identifier, quoted
 from sqlft.runtime.session import Parameters, Session
 from sqlft.sql.statements import DEFAULT_PROJECT, CreateDatabase
 
@@ -75,20 +76,10 @@ def run_create_database(session: Session, statement: CreateDatabase, parameters:
             return
         if not statement.or_replace:
             raise AlreadyExists(
-                f"There is a database '{name}' already.", f"Choose another name, or DETACH {quoted(name)}."
+                f"There is a database '{name}' already.", f"Choose another name, or DETACH {identifier(name)}."
             )
-        con.execute(f"DETACH {quoted(name)}")
+        con.execute(f"DETACH {identifier(name)}")
     attach(session, name, wanted)
-
-
-def quoted(name: str) -> str:
-    """A name as SQL has it in double quotes."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: Any) -> str:
-    """A value as a string in SQL."""
-    return "'" + str(text).replace("'", "''") + "'"
 
 
 def load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
@@ -99,7 +90,7 @@ def load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
         return
     package = _packaged(name)
     if not installed and package is not None:
-        con.execute(f"LOAD {literal(package)}")
+        con.execute(f"LOAD {quoted(str(package))}")
         return
     try:
         if not installed:
@@ -137,7 +128,7 @@ def _attach_sqlite(session: Session, name: str, wanted: FileParameters) -> None:
 def _attach_file(session: Session, name: str, wanted: FileParameters, kind: str) -> None:
     path = wanted.path if ":" in wanted.path[:12] else str(Path(wanted.path).expanduser())
     new = "://" not in path and path != ":memory:" and not Path(path).exists()
-    session.con.execute(f"ATTACH {literal(path)} AS {quoted(name)} (TYPE {kind}{_read_only(wanted)})")
+    session.con.execute(f"ATTACH {quoted(str(path))} AS {identifier(name)} (TYPE {kind}{_read_only(wanted)})")
     if new:
         session.warn(
             f"There was no file {path}: '{name}' is a new, empty database. DETACH {name} if that was not meant."
@@ -151,15 +142,15 @@ def _attach_server(kind: str, names: Mapping[str, str]) -> Callable[[Session, st
         con = session.con
         load_extension(con, f"{kind}_scanner")
         values = {secret: getattr(wanted, field) for field, secret in names.items()}
-        parts = [f"{secret} {literal(value)}" for secret, value in values.items() if value is not None]
-        held = quoted(f"sqlft_{name}")
+        parts = [f"{secret} {quoted(str(value))}" for secret, value in values.items() if value is not None]
+        held = identifier(f"sqlft_{name}")
         con.execute(f"CREATE OR REPLACE TEMPORARY SECRET {held} ({', '.join([f'TYPE {kind}', *parts])})")
         text, more = "", _read_only(wanted)
         if isinstance(wanted, PostgresParameters):
             text = f"sslmode={_libpq(wanted.sslmode)}" if wanted.sslmode else ""
-            more += f", SCHEMA {literal(wanted.schema)}" if wanted.schema else ""
+            more += f", SCHEMA {quoted(wanted.schema)}" if wanted.schema else ""
         try:
-            con.execute(f"ATTACH {literal(text)} AS {quoted(name)} (TYPE {kind}, SECRET {held}{more})")
+            con.execute(f"ATTACH {quoted(text)} AS {identifier(name)} (TYPE {kind}, SECRET {held}{more})")
         except duckdb.Error:
             con.execute(f"DROP TEMPORARY SECRET IF EXISTS {held}")
             raise
@@ -170,12 +161,14 @@ def _attach_server(kind: str, names: Mapping[str, str]) -> Callable[[Session, st
 def _attach_files(session: Session, name: str, wanted: FilesParameters) -> None:
     """A database in memory with a view a file."""
     views = _views(Path(wanted.path).expanduser())
-    con, database = session.con, quoted(name)
+    con, database = session.con, identifier(name)
     con.execute(f"ATTACH ':memory:' AS {database}")
     try:
         for view, path in views.items():
             reader = READERS[_suffix(path)]
-            con.execute(f"CREATE VIEW {database}.main.{quoted(view)} AS SELECT * FROM {reader}({literal(path)})")
+            con.execute(
+                f"CREATE VIEW {database}.main.{identifier(view)} AS SELECT * FROM {reader}({quoted(str(path))})"
+            )
     except duckdb.Error:
         con.execute(f"DETACH {database}")
         raise

@@ -15,6 +15,7 @@ from sqlft.catalog.records import RUNNING, Engine, Model, ModelKey, Version
 from sqlft.catalog.rows import text
 from sqlft.errors import HandlerNotInstalled
 from sqlft.handler import Trainer
+from sqlft.runtime.literals import quoted
 from sqlft.runtime.models import model_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowModels
@@ -210,14 +211,14 @@ def _chosen(
 ) -> pa.Table:
     """The rows that LIKE and WHERE leave, as DuckDB judges them."""
     table = pa.Table.from_pylist(rows, schema)
-    conditions = [] if statement.like is None else [f"NAME ILIKE '{statement.like.replace(chr(39), chr(39) * 2)}'"]
-    conditions += [] if statement.where is None else [f"({statement.where}\n)"]
-    if not conditions:
+    if statement.like is None and statement.where is None:
         return table
     name = "__sqlft_shown"
+    like = quoted("%" if statement.like is None else statement.like)
+    where = "true" if statement.where is None else statement.where
     session.con.register(name, table)
     try:
-        query = f"SELECT * FROM {name} WHERE {' AND '.join(conditions)}"
+        query = f"SELECT * FROM (FROM {name} WHERE NAME ILIKE {like}) WHERE {where}"
         given = parameters if parameters and statement.where is not None else None
         relation: Any = session.con.sql(query) if given is None else session.con.sql(query, params=given)
         return relation.to_arrow_table().cast(schema)
