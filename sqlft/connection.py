@@ -81,6 +81,7 @@ class Connection:
         self._plain.clear()
         self.session.interrupted = False
         statements = parse(query)
+        _end_result(self._con)
         if all(isinstance(s, Plain) and not s.using for s in statements) and not self._is_mentioned(query):
             return self._native(query, parameters)
         for i, statement in enumerate(statements):
@@ -119,6 +120,7 @@ class Connection:
         given: dict[str, Any] = {k: v for k, v in (("alias", alias), ("params", params)) if v}
         if not self._is_ours(query):
             return self._con.sql(query, **given, **options)
+        _end_result(self._con)
         statements = parse(query)
         if not statements:
             return self._con.sql(query, **given, **options)
@@ -347,7 +349,9 @@ class Connection:
         if self._stream is not None:
             return self._stream.table()
         if hasattr(self._con, "to_arrow_table"):
-            return self._con.to_arrow_table()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it says that this copies, which a design that serves 1.5 accepts
+                return self._con.to_arrow_table()
         return self.__getattr__("fetch_arrow_table")()
 
     to_arrow_table = fetch_arrow_table = arrow

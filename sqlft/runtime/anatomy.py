@@ -29,6 +29,9 @@ class Span(NamedTuple):
         return self.start <= position < self.end
 
 
+NOWHERE = Span(0, 0)
+
+
 @dataclass
 class FromItem:
     """One relation of a FROM clause with the join that brings it in."""
@@ -53,7 +56,7 @@ class Block:
     span: Span
     select: Span | None = None
     """The projections, DISTINCT included; None for FROM-first without SELECT."""
-    from_: Span = Span(0, 0)
+    from_: Span = NOWHERE
     """What follows the word FROM."""
     items: list[FromItem] = field(default_factory=list)
     where: Span | None = None
@@ -164,7 +167,7 @@ class Anatomy:
                 return j
         token = self.tokens[i]
         raise NotSupported(
-            f"The model at '{token.text}' stands where sqlft cannot follow, in a join inside parentheses or outside a FROM.",
+            f"The model at '{token.text}' stands where sqlft cannot follow: in parentheses, or outside of a FROM.",
             "Write it as FROM table JOIN model ON …, without parentheses around the join.",
         )
 

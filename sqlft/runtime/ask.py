@@ -82,6 +82,7 @@ class Asking:
         self._started = time.monotonic()
         self._reported = 0.0
         self._finished = False
+        self._fatal: ProviderError | None = None
 
     def add(self, messages: tuple[Message, ...]) -> int:
         """Tell of a prompt; its id."""
@@ -156,7 +157,15 @@ class Asking:
                 f"The handler '{self._resolved.handler_name}' failed: {type(e).__name__}: {e}",
                 "Run it again: what was answered is kept. If it goes on, tell those who wrote the handler.",
             ) from e
-        self._keep([c for c in items if self._accept(c)])
+        good: list[Completion] = []
+        try:
+            for completion in items:
+                if self._accept(completion):
+                    good.append(completion)
+        finally:
+            self._keep(good)
+        if self._fatal is not None:
+            raise self._fatal
         if ended:
             self._next_pass()
         self._tell()
@@ -165,9 +174,8 @@ class Asking:
         """The handler is through with what it pulled: unanswered requests have failed, others wait for a retry."""
         for i in list(self._outstanding):
             self._accept_error(i, "no_answer", "the handler ended without answering this row", True)
-        if self._pump is not None:
-            self._pump.close()
-        self._pump = None
+        if self._fatal is not None:
+            raise self._fatal
         if self._retries:
             self._sleep_until(self._retries[0][0])
 
@@ -179,8 +187,9 @@ class Asking:
 
     def _predict(self) -> Iterator[Completion]:
         """Runs in the pump's thread."""
-        handler, resolved = self._resolved.handler, self._resolved
-        self._opened = handler.open(resolved.spec, resolved.artifact, self._options)
+        if self._opened is None:
+            resolved = self._resolved
+            self._opened = resolved.handler.open(resolved.spec, resolved.artifact, self._options)
         return iter(self._opened.predict(self._requests(self._pump)))
 
     def _close_predictor(self) -> None:
@@ -245,8 +254,8 @@ class Asking:
         self.answers[i] = Answer(None, f"{code}: {message}", seconds=time.monotonic() - started)
         self._prompts[i] = None
         self.tally.errors += 1
-        if self._settings.on_error == "fail":
-            raise ProviderError(
+        if self._settings.on_error == "fail" and self._fatal is None:
+            self._fatal = ProviderError(
                 f"A row failed at {self._name}: {code}: {message}",
                 "Mend the row, or leave on_error='fail' out: then it is NULL and the others go on.",
             )

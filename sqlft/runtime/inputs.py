@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import duckdb
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
@@ -66,8 +67,9 @@ class Inputs:
 class Clauses:
     """One block and the unresolved models in it."""
 
-    def __init__(self, reading: Reading, block: Block, references: Sequence[Reference]) -> None:
-        self.text, self.block, self.reading = reading.text, block, reading
+    def __init__(self, reading: Reading, block: Block, references: Sequence[Reference], con: Any = None) -> None:
+        self.text, self.block, self.reading, self._con = reading.text, block, reading, con
+        self._columns: frozenset[str] | None = None
         self.all = references
         self.references = [r for r in references if r.block.span == block.span]
         self.conjuncts = [*self._of(block.conjuncts, None)]
@@ -124,6 +126,11 @@ class Clauses:
             mine = self.uses_in(reference, conjunct.span)
             if conjunct.tree is None or not mine or any(u.column.lower() != name.lower() for u in mine):
                 continue
+            if (
+                any("." not in self.text[u.span.start : u.span.end] for u in mine)
+                and name.lower() in self.base_columns()
+            ):
+                continue
             if len(mine) == 1:
                 found = self._from_equality(conjunct, mine[0].span) or self._from_in(conjunct, mine[0].span)
             else:
@@ -132,6 +139,19 @@ class Clauses:
                 found.reads = self._models_read(reference, conjunct.span)
                 return found
         return None
+
+    def base_columns(self) -> frozenset[str]:
+        """Columns of the block's tables, in lower case: there a bare name means them and not a model's input."""
+        if self._columns is None:
+            inputs = Inputs(self.references[0])
+            inputs.bases = self._bases(inputs)
+            base, ctes = self.base_from(inputs), self.reading.anatomy.visible_ctes(self.block.span.start)
+            try:
+                bound = self._con.sql(f"{ctes}SELECT * FROM {base}").columns if base else []
+            except duckdb.Error:  # it hangs on a query around it, or on another model
+                bound = []
+            self._columns = frozenset(c.lower() for c in bound)
+        return self._columns
 
     def _models_read(self, reference: Reference, span: Span) -> tuple[int, ...]:
         """Other unresolved models on which the text in a span depends."""
@@ -363,7 +383,7 @@ class Clauses:
         )
         if not derived or not self.is_row_wise() or has_star(self.reading.tree, outside=node):
             return None
-        given = {span: alias for span, alias in self.projections() or []}
+        given = dict(self.projections() or [])
         names = [given.get(use) for use in uses]
         return None if None in names else {n.lower() for n in names if n is not None}
 

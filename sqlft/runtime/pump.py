@@ -17,7 +17,8 @@ POLL = 0.1
 class Pump(Generic[T]):
     """Takes items only when asked to; after `close` it takes none.
 
-    `make` and `close` run in the thread too, for libraries that mind who calls them.
+    An iterator that has ended is made anew when more is asked for.  `make` and `close` run in the thread too, for
+    libraries that mind who calls them.
     """
 
     def __init__(self, make: Callable[[], Iterator[T]], close: Callable[[], None]) -> None:
@@ -78,7 +79,7 @@ class Pump(Generic[T]):
                         if time.monotonic() > until:
                             break
                 except StopIteration:
-                    ended = True
+                    ended, iterator = True, None
                 except BaseException as e:
                     error = e
                 self._taken.put((items, ended, error))

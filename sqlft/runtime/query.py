@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sqlglot import exp
 
@@ -112,7 +113,7 @@ def _outcome(
 def _reads_a_name(session: Session, found: list[Token]) -> bool:
     """Whether a model's name stands where a table's would."""
     names = session.catalog.names()
-    for before, token in zip(found, found[1:], strict=False):
+    for before, token in pairwise(found):
         if token.kind in ("word", "quoted") and token.value.lower() in names and before.text.upper() in READS | {"."}:
             return True
     return any(t.value.lower() == "sqlft" for t in found if t.kind in ("word", "quoted"))

@@ -108,7 +108,7 @@ class Rewriter:
         """A model whose inputs depend on no other that is left: innermost first."""
         waiting: Reference | None = None
         for reference in sorted(todo, key=lambda r: -r.depth):
-            clauses = Clauses(reading, reference.block, all_)
+            clauses = Clauses(reading, reference.block, all_, self.session.con)
             inputs = clauses.plan(reference)
             if not inputs.depends:
                 return reference, inputs, clauses

@@ -359,14 +359,14 @@ def plan(session: Session, rewriter: Rewriter) -> Plan | None:
         return None
     node, outer = found
     tops = [r for r in references if r.node is node]
-    if not Clauses(reading, tops[0].block, references).is_row_wise():
+    if not Clauses(reading, tops[0].block, references, session.con).is_row_wise():
         return None
     if len(tops) < len(references):
         if outer.clauses:
             return None
         rewriter.run(keep=lambda r: r.node.parent is None)
         reading, references = rewriter.read()
-    return _planned(session, Clauses(reading, references[0].block, references), outer)
+    return _planned(session, Clauses(reading, references[0].block, references, session.con), outer)
 
 
 def _planned(session: Session, clauses: Clauses, outer: Outer) -> Plan | None:

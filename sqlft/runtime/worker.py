@@ -76,7 +76,7 @@ class Training:
                 elif isinstance(e, Cancelled):
                     self._write_end("cancelled", e.message)
                 else:
-                    print(self._redacted(traceback.format_exc()), file=sys.stderr)
+                    self._log(self._redacted(traceback.format_exc()))
                     self._write_end("failed", self._redacted(explain(e, self.key, self.work / LOG)), e)
 
     def report(self, progress: Progress) -> None:
@@ -160,10 +160,14 @@ class Training:
                 self.catalog.update_version(self.key, when=RUNNING, status=status, error=error, details=details, **now)
                 return
             except CatalogError as e:
-                print(f"could not write the status {status}: {e}", file=sys.stderr, flush=True)
-                with suppress(OSError):
-                    (self.work / job.RESERVE).unlink(missing_ok=True)
+                self._log(f"could not write the status {status}: {e}")
                 time.sleep(BEAT)
+
+    def _log(self, text: str) -> None:
+        """Write to the log; what is logged are failures, which a full disk may have caused, so room is made first."""
+        with suppress(OSError):
+            (self.work / job.RESERVE).unlink(missing_ok=True)
+            print(text, file=sys.stderr, flush=True)
 
     def _redacted(self, text: str) -> str:
         for options in (self.job.engine_options, self.job.model_options, self.job.train_options):
@@ -237,7 +241,6 @@ def explain(error: BaseException, key: VersionKey, log: Path) -> str:
 
 def end_now() -> None:
     """End this process and all it started, without waiting for any thread."""
-    sys.stderr.flush()
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)
@@ -279,8 +282,9 @@ def main(arguments: list[str]) -> None:
     training = Training(Catalog(Path(folder)), VersionKey(ModelKey(model, project), int(number)), session)
     signal.signal(signal.SIGTERM, training.terminate)
     training.run()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0)  # threads that the handler left behind must not keep the lock
 
 

@@ -16,7 +16,7 @@ from sqlft import plugins
 FIXTURE = Path(__file__).parents[1] / "sql" / "plan" / "shapes.sql"
 HANDLERS = Path(__file__).parents[1] / "handlers"
 TABLES = """
-CREATE TABLE t AS SELECT i AS id, 'p' || (i % 2000) AS x, i % 7 AS k, 'p' || (i % 2000) AS content FROM range(20000) r(i);
+CREATE TABLE t AS SELECT i AS id, 'p' || (i % 2000) AS x, i % 7 AS k, x AS content FROM range(20000) r(i);
 CREATE TABLE u AS SELECT i AS id, i * 2 AS y, 'n' || (i % 5) AS nm FROM range(100) r(i);
 CREATE TABLE sink (id BIGINT, answer VARCHAR);
 """

@@ -1,0 +1,387 @@
+"""What a query does with a handler: cache, retries, errors, the ledger, and handlers that misbehave."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sqlft
+from sqlft import plugins
+from sqlft.errors import Cancelled, NotFound, OptionError, ProviderError, SqlftError, StatementError
+
+HANDLERS = Path(__file__).parents[1] / "handlers"
+
+
+class Desk:
+    """A connection with a table t (id, x) of 20 rows and a model m of the counter's."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.con = sqlft.connect(warn=self.warnings.append)
+        self.con.execute("CREATE TABLE t AS SELECT i AS id, 'p' || i AS x FROM range(20) r(i)")
+        self.con.execute("CREATE MODEL m PREDICT answer USING engine = 'counter'")
+
+    def run(self, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        return self.con.execute(sql, parameters).fetchall()
+
+    def whole(self, using: str) -> list[tuple[Any, ...]]:
+        """The join of all rows under options."""
+        return self.run(f"SELECT t.id, m.answer, m.answer_error FROM t JOIN m ON m.content = t.x USING {using}")
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.syspath_prepend(str(HANDLERS))
+    plugins.found.cache_clear()
+    made = Desk()
+    yield made
+    made.con.close()
+    plugins.found.cache_clear()
+
+
+@pytest.fixture
+def asked(desk: Desk) -> Callable[[], list[str]]:
+    """What was asked since it was last looked at."""
+    import counter
+
+    counter.ASKED.clear()
+    counter.CLOSED.clear()
+
+    def since() -> list[str]:
+        found = list(counter.ASKED)
+        counter.ASKED.clear()
+        return found
+
+    return since
+
+
+def test_answers_are_kept_and_the_cache_can_be_dropped(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    query = "SELECT m.answer FROM t JOIN m ON m.content = t.x WHERE t.id < 5"
+    desk.run(query)
+    assert len(asked()) == 5
+    desk.run(query)
+    assert asked() == []
+    desk.run(query + " USING cache = false")
+    assert len(asked()) == 5
+    assert desk.run("DROP CACHE") == [(5,)]
+    desk.run(query)
+    assert len(asked()) == 5
+
+
+def test_answers_at_a_temperature_are_not_kept(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    for _ in range(2):
+        desk.run("SELECT answer FROM m WHERE content = 'a' USING temperature = 0.7")
+    assert asked() == ["a", "a"]
+
+
+def test_other_options_are_other_answers(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    assert desk.run("SELECT answer FROM m WHERE content = 'a' USING suffix = '!'") == [("A:A!",)]
+    assert desk.run("SELECT answer FROM m WHERE content = 'a'") == [("A:A",)]
+    assert asked() == ["a", "a"]
+
+
+def test_equal_prompts_of_one_statement_are_asked_once_without_the_cache(
+    desk: Desk, asked: Callable[[], list[str]]
+) -> None:
+    desk.run(
+        "SELECT answer FROM m WHERE content = 'a' UNION ALL SELECT answer FROM m WHERE content = 'a' USING cache = false"
+    )
+    assert asked() == ["a"]
+
+
+def test_null_inputs_are_not_asked(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    rows = desk.run("SELECT v.x, m.answer FROM (VALUES (NULL), ('a')) v(x) JOIN m ON m.content = v.x ORDER BY ALL")
+    assert sorted(rows, key=str) == [("a", "A:A"), (None, None)]
+    counted = desk.run("SELECT count(*), count(m.answer) FROM (VALUES (NULL), ('b')) v(x) JOIN m ON m.content = v.x")
+    assert counted == [(2, 1)]
+    assert asked() == ["a", "b"]
+
+
+def test_what_may_pass_is_asked_again(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    rows = desk.whole("mode = 'flaky'")
+    assert len(rows) == 20
+    assert all(answer is not None and error is None for _, answer, error in rows)
+    assert len(asked()) == 40
+    assert desk.warnings == []
+
+
+def test_a_failed_row_is_null_and_warned_of(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    rows = desk.whole("mode = 'bad_rows'")
+    assert [i for i, answer, _ in rows if answer is None] == [3, 13]
+    assert {error for _, _, error in rows} == {None, "bad: ends in 3"}
+    assert "2 of 20 prompts to m.1 failed" in desk.warnings[0]
+    asked()
+    desk.whole("mode = 'bad_rows'")
+    assert sorted(asked()) == ["p13", "p3"]
+
+
+def test_a_failed_row_can_fail_the_statement(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    with pytest.raises(ProviderError, match="ends in 3"):
+        desk.whole("mode = 'bad_rows', on_error = 'fail'")
+    asked()
+    desk.whole("mode = 'bad_rows'")
+    assert {"p0", "p1", "p2"}.isdisjoint(asked())
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("twice", "answered request 0 twice"),
+        ("unknown_id", "that was not asked"),
+        ("raises", "ValueError: out of luck"),
+        ("nothing", "gave a NoneType"),
+        ("no_key", "The key is wrong"),
+    ],
+)
+def test_a_handler_that_misbehaves_is_named(desk: Desk, asked: Callable[[], list[str]], mode: str, said: str) -> None:
+    with pytest.raises(ProviderError, match=said) as caught:
+        desk.whole(f"mode = '{mode}'")
+    assert caught.value.next_step
+    assert desk.run("SELECT answer FROM m WHERE content = 'after'") == [("A:AFTER",)]
+
+
+@pytest.mark.parametrize(("mode", "code"), [("silent", "no_answer"), ("no_text", "no_text")])
+def test_a_row_without_an_answer_is_an_error(desk: Desk, asked: Callable[[], list[str]], mode: str, code: str) -> None:
+    rows = desk.whole(f"mode = '{mode}', max_retries = 1")
+    assert {(answer, error.split(":")[0]) for _, answer, error in rows} == {(None, code)}
+
+
+def test_what_came_before_an_error_is_kept(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    with pytest.raises(ProviderError, match="account is empty"):
+        desk.whole("mode = 'raises_later'")
+    asked()
+    assert len(desk.whole("mode = 'raises_later', max_retries = 0 ".replace("raises_later", "plain"))) == 20
+
+
+def test_a_handler_that_never_answers_is_given_up(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    with pytest.raises(ProviderError, match="No answer came") as caught:
+        desk.whole("mode = 'hangs', timeout = 0.2")
+    assert "timeout" in caught.value.next_step
+
+
+def test_interrupt_stops_the_statement_and_keeps_the_session(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    import counter
+
+    timer = threading.Timer(0.3, desk.con.interrupt)
+    timer.start()
+    with pytest.raises(Cancelled):
+        desk.whole("mode = 'gated'")
+    timer.join()
+    counter.GATE.release(100)
+    assert desk.run("SELECT answer FROM m WHERE content = 'after'") == [("A:AFTER",)]
+    while counter.GATE.acquire(blocking=False):
+        pass
+
+
+def test_first_rows_come_while_later_ones_are_waited_for(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    import counter
+
+    counter.GATE.release(2)
+    desk.con.execute("SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x ORDER BY t.id USING mode = 'gated'")
+    timer = threading.Timer(0.2, lambda: counter.GATE.release(1))
+    timer.start()
+    assert desk.con.fetchone() == (0, "A:P0")
+    assert len(asked()) <= 3
+    timer.join()
+    counter.GATE.release(30)
+    assert len(desk.con.fetchall()) == 19
+    while counter.GATE.acquire(blocking=False):
+        pass
+
+
+def test_leaving_early_asks_no_more(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    import counter
+
+    desk.run("CREATE TABLE many AS SELECT 'n' || i AS x FROM range(100000) r(i)")
+    desk.con.execute("SELECT m.answer FROM many JOIN m ON m.content = many.x")
+    desk.con.fetchmany(3)
+    desk.run("SELECT 1")
+    assert len(asked()) <= 64
+    assert counter.CLOSED == ["plain"]
+
+
+def test_the_ledger_has_a_row_a_statement_and_version(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    desk.run("SELECT answer FROM m WHERE content IN ('a', 'b') ")
+    desk.run("SELECT v.x, m.answer FROM (VALUES ('a'), ('c'), ('c')) v(x) JOIN m ON m.content = v.x")
+    desk.whole("mode = 'bad_rows'")
+    rows = desk.run(
+        "SELECT rows, distinct_prompts, cached, calls, input_tokens, output_tokens, errors FROM sqlft.usage"
+        " WHERE model = 'm' ORDER BY created_at"
+    )
+    assert rows == [(2, 2, 0, 2, 4, 6, 0), (3, 2, 1, 1, 2, 3, 0), (20, 20, 0, 20, 36, 54, 2)]
+    statements = desk.run("SELECT statement FROM sqlft.usage ORDER BY created_at LIMIT 1")
+    assert "IN ('a', 'b')" in statements[0][0]
+
+
+def test_usage_is_a_column(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    rows = desk.run("SELECT m.answer_usage FROM m WHERE content = 'u'")
+    assert rows[0][0]["input_tokens"] == 2
+    assert rows[0][0]["cached"] is False
+    assert desk.run("SELECT m.answer_usage.cached FROM m WHERE content = 'u'") == [(True,)]
+
+
+def test_options_are_checked(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    with pytest.raises(OptionError, match="Did you mean 'suffix'"):
+        desk.run("SELECT answer FROM m WHERE content = 'a' USING sufix = 'x'")
+    with pytest.raises(StatementError, match="reads none"):
+        desk.run("SELECT 1 USING suffix = 'x'")
+    rows = desk.run(
+        "SELECT a.answer, b.answer FROM t JOIN m a ON a.content = t.x JOIN m b ON b.content = t.x WHERE t.id = 1"
+        " USING b.suffix = '!'"
+    )
+    assert rows == [("A:P1", "A:P1!")]
+
+
+def test_an_unbound_input_is_named(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    with pytest.raises(StatementError, match="input 'content'") as caught:
+        desk.run("SELECT answer FROM m")
+    assert (caught.value.line, caught.value.column) == (1, 20)
+    with pytest.raises(StatementError, match="no table has a column of that name"):
+        desk.run("SELECT answer FROM t JOIN m")
+
+
+def test_an_input_takes_the_column_of_its_name(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    rows = desk.run("SELECT content, answer FROM (SELECT x AS content FROM t) s JOIN m WHERE content = 'p1'")
+    assert rows == [("p1", "A:P1")]
+
+
+def test_the_open_transaction_temp_tables_variables_and_parameters_are_seen(
+    desk: Desk, asked: Callable[[], list[str]]
+) -> None:
+    desk.run("BEGIN")
+    desk.run("INSERT INTO t VALUES (99, 'mine')")
+    desk.run("CREATE TEMP TABLE tt AS SELECT 'temp' AS z")
+    desk.run("SET VARIABLE v = 'var'")
+    assert desk.run("SELECT m.answer FROM t JOIN m ON m.content = t.x WHERE t.id = 99") == [("A:MINE",)]
+    assert desk.run("SELECT m.answer FROM tt JOIN m ON m.content = tt.z") == [("A:TEMP",)]
+    assert desk.run("SELECT answer FROM m WHERE content = getvariable('v')") == [("A:VAR",)]
+    assert desk.run("SELECT answer FROM m WHERE content = ? AND 1 = ?", ["it's", 1]) == [("A:IT'S",)]
+    assert desk.run("SELECT answer FROM m WHERE content = $name", {"name": "ü"}) == [("A:Ü",)]
+    with pytest.raises(sqlft.Error):
+        desk.run("SELECT nothing_here FROM m WHERE content = 'a'")
+    desk.run("ROLLBACK")
+    assert desk.run("SELECT count(*) FROM t") == [(20,)]
+
+
+def test_variables_of_python_are_tables_too(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    import pyarrow as pa
+
+    mine = pa.table({"z": ["here"]})
+    assert desk.con.execute("SELECT * FROM mine").fetchall() == [("here",)]
+    joined = desk.con.execute("SELECT m.answer FROM mine JOIN m ON m.content = mine.z")
+    assert joined.fetchall() == [("A:HERE",)]
+    assert mine.num_rows == 1
+
+
+def test_a_view_over_a_model(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    desk.run("CREATE VIEW v AS SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x")
+    assert asked() == []
+    assert desk.run("SELECT answer FROM v WHERE id = 7") == [("A:P7",)]
+    assert asked() == ["p7"]
+    assert len(desk.run("SELECT * FROM v LIMIT 3")) == 3
+    assert len(asked()) == 3
+    with pytest.raises(SqlftError, match="already"):
+        desk.run("CREATE VIEW v AS SELECT answer FROM m WHERE content = 'a'")
+    desk.run("CREATE OR REPLACE VIEW v(a) AS SELECT answer FROM m WHERE content = 'a'")
+    assert desk.run("SELECT a FROM v") == [("A:A",)]
+    desk.run("DROP VIEW v")
+    with pytest.raises(sqlft.Error):
+        desk.run("SELECT * FROM v")
+
+
+def test_explain_and_describe_ask_nothing(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    assert desk.run("DESCRIBE SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x")[1][:2] == ("answer", "VARCHAR")
+    assert desk.run("EXPLAIN SELECT m.answer FROM t JOIN m ON m.content = t.x")
+    assert asked() == []
+
+
+def test_a_model_and_a_table_do_not_share_a_name(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    for sql in (
+        "CREATE TABLE m (a INTEGER)",
+        "CREATE OR REPLACE TEMP TABLE M AS SELECT 1",
+        "CREATE VIEW m AS SELECT 1",
+    ):
+        with pytest.raises(SqlftError, match="may not share a name"):
+            desk.run(sql)
+    with pytest.raises(SqlftError, match="DROP MODEL m"):
+        desk.run("DROP TABLE m")
+
+
+def test_what_cannot_be_followed_says_so(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    for sql, said in [
+        ("INSERT INTO m VALUES (1)", "only a table can"),
+        ("SELECT * FROM t RIGHT JOIN m ON m.content = t.x", "RIGHT JOIN"),
+        (
+            "WITH RECURSIVE r AS (SELECT 1 i, 'x' a UNION ALL SELECT i + 1, m.answer FROM r JOIN m ON m.content = r.a"
+            " WHERE i < 3) SELECT * FROM r",
+            "recursive",
+        ),
+        ("SELECT answer FROM m.7 WHERE content = 'a'", "no version"),
+        ("SELECT * FROM sqlft.modles", "Did you mean 'models'"),
+    ]:
+        with pytest.raises(SqlftError, match=said) as caught:
+            desk.run(sql)
+        assert caught.value.next_step
+
+
+def test_relations_arrow_and_frames(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    query = "SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x WHERE t.id < 3 ORDER BY t.id"
+    wanted = [(0, "A:P0"), (1, "A:P1"), (2, "A:P2")]
+    assert desk.con.sql(query).fetchall() == wanted
+    assert desk.con.sql(query).filter("id > 0").fetchall() == wanted[1:]
+    assert desk.con.sql("SELECT answer, count(*) AS n FROM m WHERE content = 'p0' GROUP BY 1").fetchall() == [
+        ("A:P0", 1)
+    ]
+    assert desk.con.execute(query).arrow().to_pylist() == [{"id": i, "answer": a} for i, a in wanted]
+    assert desk.con.execute(query).df()["answer"].to_list() == [a for _, a in wanted]
+    assert desk.con.execute(query).pl()["id"].to_list() == [0, 1, 2]
+    assert desk.con.execute(query).fetch_record_batch().read_all().num_rows == 3
+    assert [d[0] for d in desk.con.execute(query).description] == ["id", "answer"]
+    assert list(desk.con.execute(query)) == wanted
+    assert desk.con.execute("SELECT 1 AS a").arrow().to_pylist() == [{"a": 1}]
+    assert desk.con.sql("SHOW MODELS").columns[0] == "NAME"
+
+
+def test_several_statements_in_one_text(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    text = (
+        "CREATE TABLE z (a INT); INSERT INTO z VALUES (1); SELECT answer FROM m WHERE content = 'q'; SELECT a FROM z;"
+    )
+    assert desk.run(text) == [(1,)]
+    assert asked() == []
+
+
+def test_attach_serves_an_open_connection(desk: Desk, asked: Callable[[], list[str]], tmp_path: Path) -> None:
+    import duckdb
+
+    raw = duckdb.connect(str(tmp_path / "a.duckdb"))
+    raw.execute("BEGIN")
+    raw.execute("CREATE TABLE mine AS SELECT 'a' AS x")
+    con = sqlft.attach(raw)
+    con.execute("CREATE MODEL am PREDICT answer USING engine = 'counter'")
+    assert con.execute("SELECT am.answer FROM mine JOIN am ON am.content = mine.x").fetchall() == [("A:A",)]
+    assert (tmp_path / "a.duckdb.sqlft" / "catalog.sqlite").exists()
+    con.close()
+    assert raw.execute("SELECT count(*) FROM mine").fetchall() == [(1,)]
+    raw.close()
+
+
+def test_another_connections_model_is_found(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    other = sqlft.connect()
+    desk.run("CREATE MODEL late PREDICT answer USING engine = 'counter'")
+    assert other.execute("SELECT answer FROM late WHERE content = 'x'").fetchall() == [("A:X",)]
+    other.close()
+    with pytest.raises(NotFound):
+        desk.run("DROP MODEL later")
+
+
+def test_odd_texts_are_prompts_like_any_other(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    odd = ["", " ", "'", '"', "{{content}}", "\n\t", "😀", "\u202e", "a" * 1_000_000, "NULL", "%s", "\\"]
+    desk.con.execute("CREATE TABLE odd (x VARCHAR)")
+    desk.con.executemany("INSERT INTO odd VALUES (?)", [[o] for o in odd])
+    rows = desk.run("SELECT odd.x, m.answer FROM odd JOIN m ON m.content = odd.x")
+    assert sorted(rows) == sorted((o, f"A:{o.upper()}") for o in odd)
+    assert desk.run("SELECT count(*) FROM odd JOIN m ON m.content = odd.x WHERE m.answer = 'A:😀'") == [(1,)]
