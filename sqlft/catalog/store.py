@@ -48,9 +48,8 @@ class Catalog(Shelf):
             raise NotFound(
                 f"There is no table sqlft.{name}.{did_you_mean(name, TABLES)}", f"There are: {', '.join(TABLES)}."
             )
-        if name in ("models", "versions"):
-            self.versions()
-        return arrow(self._db, self.folder, name)
+        dead = {v.key: v for v in self.versions() if v.status == "interrupted"} if name == "versions" else None
+        return arrow(self._db, self.folder, name, dead)
 
     # models
 

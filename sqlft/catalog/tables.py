@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from sqlft.catalog import rows, secrets
 from sqlft.catalog.database import Database
+from sqlft.catalog.records import RUNNING, ModelKey, Version, VersionKey
 
 
 class Shape(NamedTuple):
@@ -84,15 +86,21 @@ SHAPES = {
 }
 
 
-def arrow(db: Database, folder: Path, name: str) -> pa.Table:
-    """`sqlft.<name>`; without rows its columns have their types all the same."""
+def arrow(db: Database, folder: Path, name: str, known: Mapping[VersionKey, Version] | None = None) -> pa.Table:
+    """`sqlft.<name>`; without rows its columns have their types all the same.
+
+    `known` versions were found dead, which may be more than a full or read-only disk could take down.
+    """
     query, columns = SHAPES[name]
     found = db.rows(query)
     kinds = dict(column.split() for column in columns.split(","))
     schema = pa.schema([(column, _TYPES[kind]) for column, kind in kinds.items()])
-    return pa.Table.from_pylist(
-        [{column: _shown(row[column], kind, folder) for column, kind in kinds.items()} for row in found], schema=schema
-    )
+    shown = [{column: _shown(row[column], kind, folder) for column, kind in kinds.items()} for row in found]
+    for row in shown if known else ():
+        version = (known or {}).get(VersionKey(ModelKey(row["model"], row["project"]), row["version"]))
+        if version is not None and row["status"] in RUNNING:
+            row |= {"status": version.status, "error": version.error}
+    return pa.Table.from_pylist(shown, schema=schema)
 
 
 def _shown(value: Any, kind: str, folder: Path) -> Any:

@@ -57,10 +57,16 @@ def write(work: Path, job: Job, data: TrainingSet) -> None:
 
     (work / FILES).mkdir()
     (work / JOB).write_text(rows.text(asdict(job)), encoding="utf-8")
-    (work / RESERVE).write_bytes(bytes(RESERVE_BYTES))
+    reserve(work)
     parquet.write_table(data.train, work / "train.parquet")
     if data.valid is not None:
         parquet.write_table(data.valid, work / "valid.parquet")
+
+
+def reserve(work: Path) -> None:
+    """Keep some room for the worker's last words."""
+    if not (work / RESERVE).exists():
+        (work / RESERVE).write_bytes(bytes(RESERVE_BYTES))
 
 
 def read(work: Path) -> tuple[Job, TrainingSet]:

@@ -62,6 +62,8 @@ class Training:
     def run(self) -> None:
         """Train and publish; every end is written to the catalog."""
         threading.Thread(target=self._watch, daemon=True).start()
+        with suppress(OSError):
+            job.reserve(self.work)
         try:
             self.job, data = job.read(self.work)
             made = self._train(data)

@@ -147,7 +147,9 @@ def test_a_reader_tells_a_dead_worker_too(catalog: Catalog) -> None:
     with sqlite3.connect(catalog.folder / "catalog.sqlite") as con:
         con.execute("UPDATE versions SET status = 'training'")
     con.close()
-    assert Catalog(catalog.folder, read_only=True).version(second).status == "interrupted"
+    reader = Catalog(catalog.folder, read_only=True)
+    assert reader.version(second).status == "interrupted"
+    assert reader.table("versions").column("status").to_pylist() == ["interrupted", "interrupted"]
 
 
 def test_the_model_of_a_running_training_keeps_its_start(catalog: Catalog) -> None:

@@ -73,6 +73,7 @@ def test_ctrl_c_while_waiting(shop: Any) -> None:
         shop.train()
     assert shop.version(2).status == "cancelled"
     assert pids(shop) == []
+    shop.on_tick = shop.ticks.append
     shop.stranger.go()
     shop.run("RESUME MODEL m.2")
     assert first_step(shop, 2) == 3
@@ -316,7 +317,6 @@ def test_a_fork_of_the_session_does_not_keep_its_worker(shop: Any) -> None:
     )
     assert other.stdout is not None
     child = int(other.stdout.readline())
-    shop.stranger.wait_for("at-3")
     assert shop.ended(2).status == "interrupted"
     os.kill(child, signal.SIGKILL)
     other.communicate()
