@@ -84,7 +84,7 @@ def lengths(
             f"{len(rows):,} of {len(conversations):,} conversations are {figures}; rows {_few(rows)}.",
             "Raise max_length, shorten the rows, or USING long_rows = 'cut' or 'drop'.",
         )
-    done = "cut at their start" if long_rows == "cut" else "left out"
+    done = "cut" if long_rows == "cut" else "left out"
     text = f"{{n}} {figures}: {done}. Raise max_length to keep them whole, or set long_rows ('cut', 'drop', 'error')."
     kept = (
         [c for n, c in zip(tokens, conversations, strict=True) if n <= max_length]
