@@ -213,9 +213,12 @@ def _causal(n: int, prefix: int, window: int | None, times: int, dtype: Any, dev
     """(times * n, prefix + n): 0 where the own token sees the token, else minus infinity."""
     import torch
 
-    here = torch.arange(prefix, prefix + n, device=device).unsqueeze(1)
-    there = torch.arange(prefix + n, device=device).unsqueeze(0)
-    hidden = there > here
-    if window:
-        hidden |= there <= here - window
-    return torch.zeros(n, prefix + n, dtype=dtype, device=device).masked_fill_(hidden, float("-inf")).repeat(times, 1)
+    with torch.inference_mode(False):  # kept for training too, also when asking is what makes it
+        here = torch.arange(prefix, prefix + n, device=device).unsqueeze(1)
+        there = torch.arange(prefix + n, device=device).unsqueeze(0)
+        hidden = there > here
+        if window:
+            hidden |= there <= here - window
+        return (
+            torch.zeros(n, prefix + n, dtype=dtype, device=device).masked_fill_(hidden, float("-inf")).repeat(times, 1)
+        )

@@ -1,5 +1,7 @@
 """A handler that counts what it is asked, and on request misbehaves in every way there is."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -118,11 +120,18 @@ def no_text(self: Counting, request: Request) -> Iterator[Completion]:
     yield Completion(request.id)
 
 
+def dies(self: Counting, request: Request) -> Iterator[Completion]:
+    """Takes the whole process with it at request 500, where COUNTER_DIES is set."""
+    if len(ASKED) == 500 and "COUNTER_DIES" in os.environ:
+        os.kill(os.getpid(), signal.SIGKILL)
+    yield self.answer(request)
+
+
 def plain(self: Counting, request: Request) -> Iterator[Completion]:
     yield self.answer(request)
 
 
 MODES: dict[str, Callable[[Counting, Request], Iterator[Any]]] = {
     f.__name__: f
-    for f in (flaky, bad_rows, gated, twice, unknown_id, silent, hangs, raises, raises_later, nothing, no_text, plain)
+    for f in (flaky, bad_rows, gated, twice, unknown_id, silent, hangs, raises, raises_later, nothing, no_text, dies, plain)
 }

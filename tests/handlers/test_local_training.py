@@ -258,3 +258,11 @@ def test_the_tuned_model_answers_what_it_was_taught(tiny: Path, tmp_path: Path) 
     asked = [Request(i, (Message("user", q),)) for i, (q, _) in enumerate(PAIRS[:4])]
     answers = {c.id: c.text for c in predictor.predict(asked)}
     assert [answers[i] for i in range(4)] == [a for _, a in PAIRS[:4]]
+
+
+def test_asking_and_training_in_one_process(tiny: Path, tmp_path: Path) -> None:
+    """Whichever comes first."""
+    asked = [Request(i, (Message("user", q),)) for i, (q, _) in enumerate(PAIRS[:8])]
+    assert len(list(Local().open(ModelSpec(str(tiny)), None, PredictOptions(max_tokens=4)).predict(asked))) == 8
+    made = train(tiny, tmp_path / "work", TrainingSet(table(PAIRS[:8])), n_epochs=1, batch_size=8)
+    assert len(list(Local().open(ModelSpec(str(tiny)), made, PredictOptions(max_tokens=4)).predict(asked))) == 8
