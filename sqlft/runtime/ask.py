@@ -22,6 +22,8 @@ from sqlft.runtime.settings import QuerySettings
 LOOKUP = 256
 """Prompts whose cache entries are looked up at once."""
 STEP_SECONDS = 0.05
+WINDOW = 64
+"""Answers taken before they are kept: what a crash can lose."""
 NOT_ASKED = object()
 
 
@@ -148,7 +150,7 @@ class Asking:
             self._write_usage()
         try:
             items, ended = self._pump.take(
-                most, STEP_SECONDS, self._settings.timeout, lambda: self._session.interrupted
+                min(most, WINDOW), STEP_SECONDS, self._settings.timeout, lambda: self._session.interrupted
             )
         except SqlftError:
             raise

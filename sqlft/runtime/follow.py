@@ -29,6 +29,8 @@ def follow(session: Session, worker: Worker, key: VersionKey) -> Version:
         raise _stopped(session, worker, key) from None
     if ended.status == "interrupted":
         ended = _with_exit_code(session.catalog, worker, key)
+    with suppress(subprocess.TimeoutExpired):  # it still tidies up
+        worker.process.wait(launch.KILL_SECONDS)
     if ended.status != "complete":
         raise error_of(ended)
     return ended

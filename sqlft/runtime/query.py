@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
+import duckdb
 from sqlglot import exp
 
 from sqlft.catalog.records import View
@@ -27,6 +28,7 @@ CREATE = re.compile(
 )
 DROP = re.compile(rf"\s*drop\s+(?P<kind>table|view)\s+(?P<exists>if\s+exists\s+)?{NAME}", re.I)
 DRY = re.compile(r"\s*(explain(?:\s*\([^)]*\))?|describe|desc)\s+(?!analyze\b)", re.I)
+QUERY = re.compile(r"[\s(]*(select|with|from|values)\b", re.I)
 READS = frozenset({"FROM", "JOIN", ",", "(", "TABLE", "INTO"})
 
 
@@ -96,7 +98,7 @@ def _outcome(
     try:
         reading, references = rewriter.read()
     except StatementError:
-        if _reads_a_name(session, found):
+        if _reads_a_name(session, found) and not _is_duckdbs(session, text):
             raise
         return Untouched()
     if not references:
@@ -108,6 +110,17 @@ def _outcome(
     sql = rewriter.run()
     asker.check_using()
     return Native(before + sql)
+
+
+def _is_duckdbs(session: Session, text: str) -> bool:
+    """Whether DuckDB can bind a query as it is: then a model's name in it means something else."""
+    if not QUERY.match(text):
+        return False
+    try:
+        session.con.sql(text)
+    except duckdb.Error:
+        return False
+    return True
 
 
 def _reads_a_name(session: Session, found: list[Token]) -> bool:

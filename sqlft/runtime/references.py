@@ -154,7 +154,7 @@ class Reading:
             )
         if _in_recursion(table):
             raise NotSupported(
-                f"The model '{resolved.model.key.name}' is read inside a recursive CTE, whose steps wait for each other.",
+                f"The model '{resolved.model.key.name}' is read inside a recursive CTE: its steps would wait.",
                 "Keep the recursion in a table, and join the model to that.",
             )
         alias = table.args.get("alias")

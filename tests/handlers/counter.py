@@ -133,5 +133,19 @@ def plain(self: Counting, request: Request) -> Iterator[Completion]:
 
 MODES: dict[str, Callable[[Counting, Request], Iterator[Any]]] = {
     f.__name__: f
-    for f in (flaky, bad_rows, gated, twice, unknown_id, silent, hangs, raises, raises_later, nothing, no_text, dies, plain)
+    for f in (
+        flaky,
+        bad_rows,
+        gated,
+        twice,
+        unknown_id,
+        silent,
+        hangs,
+        raises,
+        raises_later,
+        nothing,
+        no_text,
+        dies,
+        plain,
+    )
 }

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,7 +92,8 @@ def test_equal_prompts_of_one_statement_are_asked_once_without_the_cache(
     desk: Desk, asked: Callable[[], list[str]]
 ) -> None:
     desk.run(
-        "SELECT answer FROM m WHERE content = 'a' UNION ALL SELECT answer FROM m WHERE content = 'a' USING cache = false"
+        "SELECT answer FROM m WHERE content = 'a' UNION ALL"
+        " SELECT answer FROM m WHERE content = 'a' USING cache = false"
     )
     assert asked() == ["a"]
 
@@ -202,6 +207,20 @@ def test_leaving_early_asks_no_more(desk: Desk, asked: Callable[[], list[str]]) 
     desk.run("SELECT 1")
     assert len(asked()) <= 64
     assert counter.CLOSED == ["plain"]
+
+
+def test_after_a_kill_only_what_was_in_flight_is_asked_again(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    query = "SELECT m.answer FROM (SELECT 'k' || i AS x FROM range(1000) r(i)) v JOIN m ON m.content = v.x"
+    deadly = query + " USING mode = 'dies'"
+    code = f"import sqlft; sqlft.connect().execute({deadly!r}).fetchall()"
+    env = {**os.environ, "PYTHONPATH": str(HANDLERS), "COUNTER_DIES": "1"}
+    died = subprocess.run([sys.executable, "-c", code], env=env, check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert asked() == []
+    assert len(desk.run(deadly)) == 1000
+    again = asked()
+    assert 500 <= len(again) <= 564
+    assert desk.run("SELECT calls > 0 FROM sqlft.usage ORDER BY created_at LIMIT 1") == [(True,)]
 
 
 def test_the_ledger_has_a_row_a_statement_and_version(desk: Desk, asked: Callable[[], list[str]]) -> None:
