@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import re
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -33,6 +35,7 @@ REMEMBERED = 2000
 """Characters up to which a text of DuckDB's own is remembered as such."""
 NO_ROWS = "SELECT NULL::BOOLEAN AS Success WHERE false"
 _names = itertools.count(1)
+_open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 class Connection:
@@ -63,6 +66,7 @@ class Connection:
         self._children: list[Connection] = []
         self._scans_frames = False
         self._plain: set[Any] = set()
+        _open.add(self)
 
     # -- running -------------------------------------------------------------------------------------------
 
@@ -430,6 +434,13 @@ class Connection:
         if name.startswith("__") or name == "_con":
             raise AttributeError(name)
         return getattr(self._con, name)
+
+
+@atexit.register
+def _close_all() -> None:
+    """A thread that still asks, or an open result, would outlive DuckDB's module."""
+    for connection in list(_open):
+        connection.close()
 
 
 def connect(
