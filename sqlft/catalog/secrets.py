@@ -26,7 +26,7 @@ def hide(options: Mapping[str, Any], is_secret: Callable[[str], bool], owner: st
 
 
 def reveal(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` with every reference's value; MissingSecret names the variable or the statement that it needs."""
+    """`options` with the value of every reference and env(…); MissingSecret names the variable or the statement."""
     return {name: _revealed(name, value) for name, value in options.items()}
 
 
@@ -82,19 +82,25 @@ def _keep(name: str, value: Any, owner: str) -> str:
 
 
 def _revealed(name: str, value: Any) -> Any:
+    if isinstance(value, Env):
+        return _from_environment(name, value.name)
     if not isinstance(value, Mapping):
         return value
     if "$env" in value:
-        found = os.environ.get(value["$env"])
-        if not found:
-            raise MissingSecret(
-                f"The option '{name}' is taken from the environment variable {value['$env']}, which is not set.",
-                f"Set it before starting: export {value['$env']}=…",
-            )
-        return found
+        return _from_environment(name, value["$env"])
     if "$secret" in value:
         return _read(name, value)
     return reveal(value)
+
+
+def _from_environment(name: str, variable: str) -> str:
+    found = os.environ.get(variable)
+    if not found:
+        raise MissingSecret(
+            f"The option '{name}' is taken from the environment variable {variable}, which is not set.",
+            f"Set it before starting: export {variable}=…",
+        )
+    return found
 
 
 def _read(name: str, reference: Mapping[str, Any]) -> Any:

@@ -266,27 +266,23 @@ class Catalog(Shelf):
         self, key: VersionKey, step: int, epoch: float | None, split: str, values: Mapping[str, float]
     ) -> None:
         """Keep numbers of one step; those of a step that is done again take the place of the old ones."""
-        with self._db.write(durable=False) as con:
-            of = (self._model_row(key.model)["id"], key.number, step, split)
-            at = rows.micros(rows.now())
-            con.executemany(
-                "INSERT OR REPLACE INTO metrics (model_id, number, step, split, name, epoch, value, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [(*of, name, epoch, value, at) for name, value in values.items()],
-            )
+        self._add_metrics(key, [(step, epoch, split, name, value) for name, value in values.items()])
 
     def add_progress(self, key: VersionKey, reports: Sequence[Progress]) -> None:
         """Keep what a handler reported, and the last of it as how far the version is."""
+        found: list[tuple[int, float | None, str, str, float]] = []
+        for report in reports:
+            epoch = report.metrics.get("epoch")
+            for name, value in report.metrics.items():
+                valid = _VALID.fullmatch(name)
+                if name != "epoch":
+                    found.append(
+                        (report.step, epoch, "valid" if valid else "train", valid[1] if valid else name, value)
+                    )
+        last = reports[-1]
+        known = {"step": last.step, "total_steps": last.total_steps, "metrics": dict(last.metrics)}
         with self._db.write(durable=False):
-            for report in reports:
-                numbers = {name: float(value) for name, value in report.metrics.items()}
-                epoch = numbers.pop("epoch", None)
-                valid = {m[1]: value for name, value in numbers.items() if (m := _VALID.fullmatch(name))}
-                self.add_metrics(key, report.step, epoch, "valid", valid)
-                train = {name: value for name, value in numbers.items() if not _VALID.fullmatch(name)}
-                self.add_metrics(key, report.step, epoch, "train", train)
-            last = reports[-1]
-            known = {"step": last.step, "total_steps": last.total_steps, "metrics": dict(last.metrics)}
+            self._add_metrics(key, found)
             self.update_version(key, progress=known)
 
     def metrics(self, key: VersionKey | None = None) -> list[Metric]:
@@ -322,6 +318,15 @@ class Catalog(Shelf):
         return [rows.usage(row) for row in self._db.rows("SELECT * FROM usage ORDER BY created_at, rowid")]
 
     # below
+
+    def _add_metrics(self, key: VersionKey, found: Sequence[tuple[int, float | None, str, str, float]]) -> None:
+        with self._db.write(durable=False) as con:
+            of, at = (self._model_row(key.model)["id"], key.number), rows.micros(rows.now())
+            con.executemany(
+                "INSERT OR REPLACE INTO metrics (model_id, number, step, epoch, split, name, value, created_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(*of, *metric, at) for metric in found],
+            )
 
     def _model_row(self, key: ModelKey) -> sqlite3.Row:
         for row in self._db.rows("SELECT * FROM models WHERE folded = ? AND folded_project = ?", _folded(key)):

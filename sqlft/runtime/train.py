@@ -43,7 +43,7 @@ class Plan:
     options: Any
     """An instance of the handler's train_options."""
     given: Mapping[str, Any]
-    """The part of USING that is for the handler, secrets as references."""
+    """The part of USING that is for the handler, secrets not yet hidden."""
     source: Source
     start: Artifact | None = None
     start_digest: str | None = None
@@ -142,8 +142,7 @@ def plan_of(session: Session, model: Model, source: Source, options: Mapping[str
     settings = build(TrainSettings, pick(options, TrainSettings), what)
     taken = names_of(cls)
     own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in names_of(TrainSettings))}
-    given = secrets.hide(own, lambda name: is_secret(name, cls), f"MODEL {model.key.name}")
-    return Plan(model, engine, handler, settings, build(cls, secrets.reveal(given), what), given, source)
+    return Plan(model, engine, handler, settings, build(cls, secrets.reveal(own), what), own, source)
 
 
 def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[..., Version]) -> pa.Table:
@@ -152,13 +151,15 @@ def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[.
     for found in prepared.findings:
         if found.level != "info":
             session.warn(found.message)
-    handler = plan.handler
+    handler, cls = plan.handler, plan.handler.train_options
+    hidden = secrets.hide(plan.given, lambda name: is_secret(name, cls), f"MODEL {plan.model.key.name}")
+    plan = replace(plan, given=hidden)
     wanted = job.Job(
         plan.engine.handler,
         plan.model.base,
         {**plan.engine.options, **pick(plan.model.options, handler.engine_options)},
         pick(plan.model.options, handler.model_options),
-        plan.given,
+        hidden,
         job.start_of(plan.start),
         plan.start_digest,
     )

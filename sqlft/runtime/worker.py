@@ -23,7 +23,7 @@ from sqlft.catalog import artifacts, rows, secrets
 from sqlft.catalog.records import RUNNING, ModelKey, VersionKey
 from sqlft.catalog.store import Catalog
 from sqlft.catalog.workfolder import FILES, LOG
-from sqlft.errors import Cancelled, CatalogError, HandlerError, NotSupported, SqlftError
+from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError
 from sqlft.handler import Artifact, ModelSpec, Progress, Trainer, TrainingSet
 from sqlft.options import build
 from sqlft.runtime import job
@@ -83,7 +83,11 @@ class Training:
 
     def report(self, progress: Progress) -> None:
         """What the handler calls: cheap, raises Cancelled when the training shall stop."""
-        self._reports.append(progress)
+        numbers = {
+            str(name): number for name, value in progress.metrics.items() if (number := _number(value)) is not None
+        }
+        total = progress.total_steps
+        self._reports.append(Progress(int(progress.step), None if total is None else int(total), numbers))
         if self.stop:
             self.raised = True
             raise Cancelled(_WHY[self.stop], f"RESUME MODEL {self.key} goes on with it.")
@@ -160,6 +164,8 @@ class Training:
                     details["error_type"] = type(cause).__name__
                 now = {"finished_at": rows.now(), "seconds": self._seconds()}
                 self.catalog.update_version(self.key, when=RUNNING, status=status, error=error, details=details, **now)
+                return
+            except NotFound:  # it was dropped
                 return
             except CatalogError as e:
                 self._log(f"could not write the status {status}: {e}")
@@ -239,6 +245,14 @@ def explain(error: BaseException, key: VersionKey, log: Path) -> str:
     if job.is_disk_full(error):
         return f"The disk is full: {text}.\nFree some space, then RESUME MODEL {key} goes on from its last checkpoint."
     return f"{name}: {text} (log: {log})\nMend the cause, then RESUME MODEL {key} goes on from its last checkpoint."
+
+
+def _number(value: Any) -> float | None:
+    """What a handler reports as a metric, if it is one: a float, an int, a tensor or array of one number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def end_now() -> None:

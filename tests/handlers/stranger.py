@@ -50,6 +50,7 @@ class TrainOptions:
 
     steps: Annotated[int, "how many steps", Range(1)] = 4
     control: Annotated[str | None, "the folder that steers it"] = None
+    hub_token: Annotated[str | None, "a secret of the training", Secret()] = None
     returns: Annotated[str, "what train returns: folder, file, workdir, elsewhere, remote, missing, nothing"] = "folder"
     max_length: Annotated[int | None, "longest conversation, in words"] = None
 
@@ -77,7 +78,14 @@ class Stranger(Trainer):
         report: Callable[[Progress], None],
     ) -> Artifact:
         control = Control(options.control)
-        control.tell("begun", {"start": None if start is None else str(start.path), "key": self.options.api_key})
+        control.tell(
+            "begun",
+            {
+                "start": None if start is None else str(start.path),
+                "key": self.options.api_key,
+                "token": options.hub_token,
+            },
+        )
         checkpoint = workdir / "checkpoint.json"
         first = json.loads(checkpoint.read_text())["step"] + 1 if checkpoint.exists() else 1
         for step in range(first, options.steps + 1):

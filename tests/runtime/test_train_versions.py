@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sqlft.errors import CatalogError, DataError, HandlerError, NotFound, NotSupported, OptionError
+from sqlft.errors import CatalogError, DataError, HandlerError, MissingSecret, NotFound, NotSupported, OptionError
 
 
 def test_finetune_makes_the_next_version(shop: Any) -> None:
@@ -24,7 +24,13 @@ def test_what_a_version_was_made_of_is_kept(shop: Any) -> None:
     assert second.query == "SELECT * FROM rows"
     assert second.data_digest
     assert second.artifact_digest
-    own = {"steps": 4, "control": str(shop.stranger.control), "returns": "folder", "max_length": None}
+    own = {
+        "steps": 4,
+        "control": str(shop.stranger.control),
+        "returns": "folder",
+        "max_length": None,
+        "hub_token": None,
+    }
     assert second.options == {"seed": 7, "validation_split": None, "validation": None, **own}
     details = second.details
     assert (details["handler"], details["base"], details["tokens"], details["steps"]) == (
@@ -191,6 +197,26 @@ def test_a_secret_of_the_engine_reaches_the_worker_only(shop: Any) -> None:
     for path in shop.catalog.folder.rglob("*"):
         if path.is_file() and "secrets" not in path.parts:
             assert b"sk-hush" not in path.read_bytes(), path
+
+
+def test_a_secret_of_the_training(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.train("hub_token = 'hf-hush'")
+    assert shop.stranger.wait_for("begun")["token"] == "hf-hush"
+    assert shop.run("SELECT options->>'hub_token' FROM sqlft.versions WHERE version = 2") == [("****",)]
+    shop.run(f"RETRAIN m USING control = '{shop.stranger.control}'")
+    assert shop.stranger.wait_for("begun")["token"] == "hf-hush"
+    with pytest.raises(MissingSecret, match="export NO_TOKEN"):
+        shop.train("hub_token = env('NO_TOKEN')")
+    monkeypatch.setenv("NO_TOKEN", "hf-other")
+    shop.train("hub_token = env('NO_TOKEN')")
+    assert shop.stranger.wait_for("begun")["token"] == "hf-other"
+    assert shop.version(4).options["hub_token"] == {"$env": "NO_TOKEN"}
+
+
+def test_many_steps(shop: Any) -> None:
+    shop.train("steps = 10000")
+    assert shop.run("SELECT count(*), max(step) FROM sqlft.metrics") == [(20000, 10000)]
+    assert shop.version(2).progress["step"] == 10000
 
 
 def test_a_read_only_catalog(shop: Any, tmp_path: Path) -> None:
