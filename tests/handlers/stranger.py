@@ -94,7 +94,8 @@ class Stranger(Trainer):
             )
             report(progress)
             control.at(step, lambda now=progress: report(now), workdir)
-            checkpoint.write_text(json.dumps({"step": step}))
+            if step % max(1, options.steps // 100) == 0:
+                checkpoint.write_text(json.dumps({"step": step}))
         made = workdir / "adapter"
         made.mkdir(exist_ok=True)
         answers = {m[-2]["content"]: m[-1]["content"] for m in data.train.column("messages").to_pylist()}
