@@ -14,9 +14,10 @@ from sqlft.errors import AlreadyExists, CatalogError, StatementError
 from sqlft.runtime.asker import Asker
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.literals import inline, quoted
+from sqlft.runtime.planning import plan
 from sqlft.runtime.rewrite import Rewriter
 from sqlft.runtime.session import Parameters, Session
-from sqlft.runtime.stream import Stream, plan
+from sqlft.runtime.stream import Stream
 from sqlft.sql.lexer import Token, tokens
 from sqlft.sql.statements import Plain
 
