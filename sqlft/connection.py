@@ -17,7 +17,7 @@ import duckdb
 
 from sqlft.catalog.home import home
 from sqlft.catalog.store import Catalog
-from sqlft.errors import SqlftError
+from sqlft.errors import SqlftError, did_you_mean
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.session import Parameters, Session, Tick
 from sqlft.sql.parser import maybe_ours, parse
@@ -274,6 +274,9 @@ class Connection:
             self._plain.clear()
             return self.execute(query, parameters)
         if not self._sees_variable(error):
+            near = did_you_mean(name, self.session.catalog.names())
+            if near:
+                error.add_note(f"No model has this name either.{near}")
             raise error
         return self._native(query, parameters)
 
@@ -479,7 +482,7 @@ def _folder(database: str) -> Path:
 
 def _pattern(names: frozenset[str]) -> re.Pattern[str]:
     listed = "|".join(re.escape(n).replace('"', '""') for n in sorted(names, key=len, reverse=True))
-    ours = r'\bsqlft"?\s*\.'
+    ours = r'\b(?:sqlft|mindsdb)"?\s*\.'
     return re.compile(rf"{ours}|(?<!\w)(?:{listed})(?!\w)" if listed else ours, re.IGNORECASE)
 
 

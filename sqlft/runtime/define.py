@@ -227,7 +227,7 @@ def _check_columns(model: Model, statement: CreateModel) -> None:
         if taken.lower() in inputs:
             raise OptionError(
                 f"The model's answer and one of its inputs would both be the column '{inputs[taken.lower()]}'.",
-                f"Give the answer another name: PREDICT {statement.predict} AS answer.",
+                f"Give the answer another name: PREDICT {statement.predict} AS {statement.predict}_out.",
             )
 
 

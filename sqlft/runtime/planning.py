@@ -107,6 +107,8 @@ def _bases(session: Session, clauses: Clauses, inputs: Inputs, gone: list[Span])
     star = has_star(clauses.reading.tree)
     base_from = clauses.base_from(inputs)
     ctes = clauses.reading.anatomy.visible_ctes(clauses.block.span.start)
+    if _has_long_names(clauses):
+        return None
     bases: list[Base] = []
     for i in inputs.bases:
         alias = alias_of(clauses.reading, clauses.block.items[i])
@@ -129,6 +131,14 @@ def _bases(session: Session, clauses: Clauses, inputs: Inputs, gone: list[Span])
             return None
         bases.append(Base(i, alias, [c for c, _ in columns]))
     return bases
+
+
+def _has_long_names(clauses: Clauses) -> bool:
+    """Whether a column is called by more than its table's alias, which a slice does not have."""
+    aliases = {alias_of(clauses.reading, item) for item in clauses.block.items} | {"mindsdb"}
+    known = {a.lower() for a in aliases if a is not None} | {r.alias.lower() for r in clauses.all}
+    long = [parts for c in columns_of(clauses.reading.tree) if len(parts := parts_of(c)) > 2]
+    return any(parts[0].name.lower() not in known for parts in long)
 
 
 def _is_whole(reading: Reading, alias: str) -> bool:

@@ -19,7 +19,7 @@ from sqlft.runtime.rewrite import Rewriter
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.stream import Stream
 from sqlft.sql.lexer import Token, tokens
-from sqlft.sql.statements import Plain
+from sqlft.sql.statements import DEFAULT_PROJECT, Plain
 
 NAME = r'(?:(?:\w+|"[^"]+")\s*\.\s*)*(?P<name>\w+|"(?:[^"]|"")+")'
 CREATE = re.compile(
@@ -73,7 +73,7 @@ def _mentions(session: Session, found: list[Token]) -> bool:
         if token.kind in ("word", "quoted"):
             if token.value.lower() in names:
                 return True
-            if token.value.lower() == "sqlft" and i + 1 < len(found) and found[i + 1].text == ".":
+            if token.value.lower() in ("sqlft", DEFAULT_PROJECT) and i + 1 < len(found) and found[i + 1].text == ".":
                 return True
     return False
 
@@ -130,7 +130,7 @@ def _reads_a_name(session: Session, found: list[Token]) -> bool:
     for before, token in pairwise(found):
         if token.kind in ("word", "quoted") and token.value.lower() in names and before.text.upper() in READS | {"."}:
             return True
-    return any(t.value.lower() == "sqlft" for t in found if t.kind in ("word", "quoted"))
+    return any(t.value.lower() in ("sqlft", DEFAULT_PROJECT) for t in found if t.kind in ("word", "quoted"))
 
 
 def _data_definition(session: Session, cache: Cache, text: str, statement: Plain) -> Planned | None:

@@ -8,7 +8,7 @@ runs is the user's own text over plain tables, so names, types and semantics are
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import duckdb
@@ -23,8 +23,15 @@ from sqlft.runtime.literals import identifier
 from sqlft.runtime.models import Resolved, resolve
 from sqlft.runtime.references import Reading, Reference
 from sqlft.runtime.session import Session
+from sqlft.runtime.show import run_show_engines, run_show_models
+from sqlft.sql.statements import DEFAULT_PROJECT, ShowEngines, ShowModels
 
 SYSTEM = "sqlft"
+SHOWN: Mapping[str, Callable[[Session], pa.Table]] = {
+    "models": lambda session: run_show_models(session, ShowModels(), None),
+    "ml_engines": lambda session: run_show_engines(session, ShowEngines(), None),
+}
+"""Tables of the project `mindsdb`, as scripts from there read them."""
 MOST_STEPS = 200
 _numbers = itertools.count(1)
 
@@ -68,7 +75,9 @@ class Rewriter:
     def _table_text(self, schema: str, name: str) -> str | None:
         """What stands for sqlft.<name> or a view of ours."""
         if schema.lower() == SYSTEM and self.session.catalog.find_model(name, SYSTEM) is None:
-            return self.register(self._system_table(name))
+            return self.register(self.session.catalog.table(name.lower()))
+        if schema.lower() == DEFAULT_PROJECT and name.lower() in SHOWN:
+            return self.register(SHOWN[name.lower()](self.session))
         if schema.lower() in ("", "main", "memory") and self._is_model_name(name):
             view = next((v for v in self.session.catalog.views() if v.name.lower() == name.lower()), None)
             if view is not None:
@@ -76,9 +85,6 @@ class Rewriter:
                     return f"({view.sql}\n)"
                 return f"(SELECT * FROM ({view.sql}\n) AS v({', '.join(map(identifier, view.columns))}))"
         return None
-
-    def _system_table(self, name: str) -> pa.Table:
-        return self.session.catalog.table(name.lower())
 
     def _model_at(self, reading: Reading, schema: str, name: str, span: Span) -> Resolved | None:
         model = self.session.catalog.find_model(name, schema or None) if self._is_model_name(name) else None
