@@ -28,9 +28,9 @@ def bases_folder() -> Path:
         return Path(folder).expanduser()
     if home := os.environ.get("SQLFT_HOME"):
         return Path(home).expanduser() / "bases"
-    from platformdirs import user_data_dir
+    from platformdirs import user_data_path
 
-    return Path(user_data_dir("sqlft")) / "bases"
+    return user_data_path("sqlft", appauthor=False) / "bases"
 
 
 def check_name(base: str) -> None:

@@ -58,15 +58,14 @@ def passes(batch: Sequence[Example], most: int) -> Iterator[list[Example]]:
     batch = sorted(batch, key=lambda e: -len(e.ids))
     prefix = common_prefix([e.ids for e in batch]) if len(batch) > 1 else 0
     own = sum(len(e.ids) - prefix for e in batch)
-    parts = -(-own // max(most - prefix, 1))
-    share, part, size = own / parts, list[Example](), 0
+    share = own / -(-own // max(most - prefix, 1))
+    before = 0
+    parts: dict[int, list[Example]] = {}
     for e in batch:
-        if part and size + (len(e.ids) - prefix) / 2 > share:
-            yield part
-            part, size = [], 0
-        part.append(e)
-        size += len(e.ids) - prefix
-    yield part
+        size = len(e.ids) - prefix
+        parts.setdefault(int((before + size / 2) / share), []).append(e)
+        before += size
+    yield from parts.values()
 
 
 def weight(batch: Sequence[Example]) -> float:

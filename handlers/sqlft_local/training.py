@@ -75,7 +75,7 @@ class Training:
         """All steps that are left, and at the end the best state if validation chose one."""
         try:
             self._resume()
-            self._tell({})
+            self._tell()
             while not self._over():
                 self._step()
                 if self.valid and (self.state.step % self.validate_every == 0 or self._over()):
@@ -104,7 +104,7 @@ class Training:
             found.backward()
             loss += found.item()
             tokens += part
-            self._tell({})
+            self._tell()
         norm = torch.nn.utils.clip_grad_norm_(list(self.lora.trained.values()), self.options.max_grad_norm or math.inf)
         self._check_finite(loss, norm.item())
         rate = self._rate()
@@ -121,7 +121,7 @@ class Training:
             state.seconds + seconds,
             loss,
         )
-        self._tell({"loss": loss, "learning_rate": rate})
+        self._tell(loss=loss, learning_rate=rate)
 
     def _losses(self, batch: Sequence[Example]) -> Iterator[tuple[int, Any]]:
         """For each part of the batch its count of tokens and its share of the batch's mean loss."""
@@ -154,7 +154,7 @@ class Training:
         with torch.no_grad():
             for part in rows.passes(self.valid, self.options.max_tokens_per_pass):
                 total += loss_of(self.loaded.model, part).item()
-                self._tell({})
+                self._tell()
         state = self.state
         state.valid_loss = total / rows.weight(self.valid)
         state.stale += 1
@@ -162,18 +162,15 @@ class Training:
             state.best_loss, state.best_step, state.stale = state.valid_loss, state.step, 0
             self.best = lora.taken(self.lora)
         state.seconds += time.monotonic() - began
-        self._tell({"loss": state.loss, "valid_loss": state.valid_loss})
+        self._tell(loss=state.loss, valid_loss=state.valid_loss)
 
-    def _tell(self, metrics: dict[str, float]) -> None:
-        """Report; whoever stops the training there finds a checkpoint of the last whole step."""
-        seen = {
-            "tokens": float(self.state.tokens),
-            "epoch": self.state.step / self.per_epoch,
-            **self.speed.metrics(),
-            **metrics,
-        }
+    def _tell(self, **metrics: float) -> None:
+        """Report; without metrics only to be heard.  Whoever stops training there finds the last whole step saved."""
+        if metrics:
+            epoch = self.state.step / self.per_epoch
+            metrics = {**metrics, "tokens": self.state.tokens, "epoch": epoch, **self.speed.metrics()}
         try:
-            self.report(Progress(self.state.step, self.total, seen))
+            self.report(Progress(self.state.step, self.total, metrics))
         except BaseException:
             if self.state.step:
                 self._save()
@@ -304,12 +301,8 @@ def _publish(training: Training, target: Path, done: Path, details: dict[str, An
 
 
 def _details(training: Training, taught: rows.Rows, checked: rows.Rows) -> dict[str, Any]:
-    import peft
-    import transformers
-
-    state, options = training.state, training.options
-    config = training.lora.config
-    used = {**asdict(options), "learning_rate": training.learning_rate, "r": config.r, "lora_alpha": config.lora_alpha}
+    state, options, config = training.state, training.options, training.lora.config
+    stopped = options.early_stopping and state.best_loss is not None
     return {
         "base": training.base,
         "continues": training.start is not None,
@@ -318,13 +311,14 @@ def _details(training: Training, taught: rows.Rows, checked: rows.Rows) -> dict[
         "cut_rows": taught.cut + checked.cut,
         "dropped_rows": taught.dropped + checked.dropped,
         "steps": state.step,
-        "best_step": state.best_step if state.best_loss is not None and options.early_stopping else state.step,
+        "best_step": state.best_step if stopped else state.step,
         "tokens": state.tokens,
         "loss": state.loss,
-        "valid_loss": state.best_loss if options.early_stopping else state.valid_loss,
+        "valid_loss": state.best_loss if stopped else state.valid_loss,
         "seconds": round(state.seconds, 3),
+        "learning_rate": training.learning_rate,
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
         "device": str(training.loaded.device),
         "dtype": str(training.loaded.model.dtype).removeprefix("torch."),
-        "options": used,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
     }
