@@ -18,8 +18,8 @@ class Shelf:
     """`<folder>/catalog.sqlite`; read_only refuses every write."""
 
     def __init__(self, folder: Path, read_only: bool = False) -> None:
-        self.folder = folder
-        self._db = Database(folder / "catalog.sqlite", read_only)
+        self.folder = folder.absolute()
+        self._db = Database(self.folder / "catalog.sqlite", read_only)
         self._names: frozenset[str] | None = None
 
     def close(self) -> None:

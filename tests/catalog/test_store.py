@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from sqlft.catalog import workfolder
+from sqlft.catalog.home import home
 from sqlft.catalog.records import Engine, Model, ModelKey, Usage, VersionKey, View
 from sqlft.catalog.store import TABLES, Catalog
 from sqlft.errors import AlreadyExists, CatalogError, NotFound
@@ -529,3 +530,12 @@ def test_a_folder_of_somebody_else_can_be_read(open_folder: Path, read_only: boo
     said = subprocess.run([sys.executable, "-c", code, catalog.folder], capture_output=True, text=True)
     assert said.stdout.startswith("['ft']"), said.stderr
     assert "Give yourself the right to write" in said.stdout
+
+
+def test_the_home_of_a_user(monkeypatch: pytest.MonkeyPatch, sqlft_home: Path) -> None:
+    assert home() == sqlft_home
+    monkeypatch.setenv("SQLFT_HOME", "~/models")
+    assert home() == Path.home() / "models"
+    monkeypatch.delenv("SQLFT_HOME")
+    assert home().name == "sqlft"
+    assert home().is_absolute()

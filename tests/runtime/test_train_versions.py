@@ -224,7 +224,7 @@ def test_a_read_only_catalog(shop: Any, tmp_path: Path) -> None:
     from sqlft.catalog.store import Catalog
 
     shop.con.session.catalog.close()
-    reader = sqlft.Connection(shop.con._con, Catalog(shop.catalog.folder, read_only=True))
+    reader = sqlft.Connection(shop.con._con, Catalog(shop.catalog.folder, read_only=True), warn=shop.warnings.append)
     with pytest.raises(CatalogError, match="read-only"):
         reader.execute("FINETUNE m FROM (SELECT * FROM rows)")
     assert not (shop.catalog.folder / "models").exists()
