@@ -101,15 +101,26 @@ def build(cls: type, given: Mapping[str, Any], what: str) -> Any:
             raise OptionError(
                 f"{what} needs the option '{option.name}'.", f"Add: USING {option.name} = … ({option.doc})"
             )
+    only_annotated = "__init__" not in _defined(cls) and "__new__" not in _defined(cls)
     try:
-        if dataclasses.is_dataclass(cls) or not declared:
-            return cls(**values)
-        made: Any = object.__new__(cls)
-        for option in declared.values():
-            setattr(made, option.name, values.get(option.name, option.default))
-        return made
-    except (TypeError, ValueError) as e:
+        return _annotated(cls, declared, values) if only_annotated else cls(**values)
+    except OptionError:
+        raise
+    except Exception as e:  # a check of the class's own
         raise OptionError(f"{what}: {e}", "Change the option's value.") from e
+
+
+def _defined(cls: type) -> set[str]:
+    """Names that the class and its bases, but object, define."""
+    return {name for base in cls.__mro__ if base is not object for name in vars(base)}
+
+
+def _annotated(cls: type, declared: Mapping[str, Option], values: Mapping[str, Any]) -> Any:
+    """An instance of a class that only has annotations."""
+    made: Any = cls()
+    for option in declared.values():
+        setattr(made, option.name, values.get(option.name, option.default))
+    return made
 
 
 def documented(cls: type) -> Iterator[tuple[str, str, str, str]]:

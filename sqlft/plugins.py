@@ -25,9 +25,19 @@ def package_of(name: str) -> str:
     return f"{dist.name} {dist.version}" if dist else ""
 
 
+def entry_of(name: str) -> EntryPoint | None:
+    """The handler's entry point; looks again for one that was installed since the first look."""
+    for _ in range(2):
+        for known in (name, name.lower()):
+            if known in found():
+                return found()[known]
+        found.cache_clear()
+    return None
+
+
 def handler_class(name: str) -> type[Handler]:
     """Load the handler called `name`; HandlerNotInstalled if there is none or its imports fail."""
-    entry = found().get(name.lower()) or found().get(name)
+    entry = entry_of(name)
     if entry is None:
         raise HandlerNotInstalled(
             f"There is no handler '{name}'.{did_you_mean(name, found())}",

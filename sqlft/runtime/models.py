@@ -43,7 +43,7 @@ def engine_of(session: Session, name: str) -> Engine:
     known = {e.name.lower(): e for e in session.catalog.engines()}
     if name.lower() in known:
         return known[name.lower()]
-    if name.lower() in plugins.found():
+    if plugins.entry_of(name) is not None:
         return Engine(name.lower(), name.lower())
     raise NotFound(
         f"There is no engine or handler '{name}'.{did_you_mean(name, [*known, *plugins.found()])}",

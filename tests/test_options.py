@@ -1,0 +1,128 @@
+"""USING's values in typed options, whatever kind of class a handler declares them with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+
+import pytest
+
+from sqlft.errors import OptionError
+from sqlft.handler import Alias, NoOptions, Range, Secret
+from sqlft.options import build, documented, is_secret, names_of, pick
+
+
+@dataclass
+class Usual:
+    """A handler's options."""
+
+    rate: Annotated[float, "how fast", Range(0, 2)] = 0.5
+    size: Annotated[int | None, "how large", Alias("width")] = None
+    stop: Annotated[list[str] | None, "where to stop"] = None
+    kind: Literal["a", "b"] = "a"
+    on: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+    key: Annotated[str | None, "the key", Secret("USUAL_KEY")] = None
+
+
+class Bare:
+    rate: float = 0.5
+    size: "int | None" = None
+
+
+class Named(NamedTuple):
+    rate: float = 0.5
+
+
+class Typed(TypedDict, total=False):
+    rate: float
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "value"),
+    [
+        ({"rate": 1}, "rate", 1.0),
+        ({"rate": "0.25"}, "rate", 0.25),
+        ({"width": 3}, "size", 3),
+        ({"size": 3.0}, "size", 3),
+        ({"size": None}, "size", None),
+        ({"stop": ";"}, "stop", [";"]),
+        ({"stop": ["a", "b"]}, "stop", ["a", "b"]),
+        ({"kind": "B"}, "kind", "b"),
+        ({"on": "true"}, "on", True),
+        ({"on": 1}, "on", True),
+        ({"extra": {"a": [1]}}, "extra", {"a": [1]}),
+    ],
+)
+def test_values_are_fitted(given: dict[str, Any], name: str, value: Any) -> None:
+    assert getattr(build(Usual, given, "It"), name) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rat": 1}, "Did you mean 'rate'"),
+        ({"rate": 3}, "between 0 and 2"),
+        ({"rate": "fast"}, "must be number"),
+        ({"rate": float("nan")}, "must be number"),
+        ({"rate": True}, "must be number"),
+        ({"size": 1.5}, "must be integer"),
+        ({"kind": "c"}, "'a' or 'b'"),
+        ({"on": "perhaps"}, "true or false"),
+        ({"extra": 1}, "must be object"),
+        ({"rate": None}, "must be number"),
+    ],
+)
+def test_what_does_not_fit_is_said(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        build(Usual, given, "It")
+
+
+def test_any_annotated_class_will_do() -> None:
+    assert build(Bare, {"rate": 1}, "It").rate == 1.0
+    assert build(Bare, {}, "It").size is None
+    assert build(Named, {"rate": 1}, "It") == Named(1.0)
+    assert build(Typed, {"rate": 1}, "It") == {"rate": 1.0}
+    assert build(dict, {"any": 1}, "It") == {"any": 1}
+    assert build(NoOptions, {}, "It") == NoOptions()
+    with pytest.raises(OptionError, match="takes no options"):
+        build(NoOptions, {"a": 1}, "It")
+
+
+def test_a_missing_option_is_asked_for() -> None:
+    @dataclass
+    class Needs:
+        base: Annotated[str, "what to start from"]
+
+    with pytest.raises(OptionError, match="needs the option 'base'") as caught:
+        build(Needs, {}, "It")
+    assert "what to start from" in caught.value.next_step
+
+
+def test_a_classes_own_check_is_an_option_error() -> None:
+    @dataclass
+    class Checks:
+        rate: float = 1.0
+
+        def __post_init__(self) -> None:
+            raise RuntimeError("never like this")
+
+    with pytest.raises(OptionError, match="never like this"):
+        build(Checks, {}, "It")
+
+
+def test_secrets_are_known_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USUAL_KEY", "from outside")
+    assert build(Usual, {}, "It").key == "from outside"
+    assert is_secret("key", Usual)
+    assert is_secret("openai_api_key")
+    assert not is_secret("rate", Usual)
+    with pytest.raises(OptionError) as caught:
+        build(Usual, {"key": ["canary"]}, "It")
+    assert "canary" not in str(caught.value)
+
+
+def test_names_and_documentation() -> None:
+    assert names_of(Usual) >= {"rate", "size", "width"}
+    assert pick({"rate": 1, "other": 2}, Usual) == {"rate": 1}
+    assert ("rate", "number", "0.5", "how fast") in list(documented(Usual))
