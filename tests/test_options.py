@@ -27,7 +27,7 @@ class Usual:
 
 class Bare:
     rate: float = 0.5
-    size: "int | None" = None
+    size: int | None = None
 
 
 class Named(NamedTuple):
