@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sqlft import plugins
 from sqlft.catalog import secrets
+from sqlft.catalog.database import cannot_write
 from sqlft.catalog.records import RESUMABLE, RUNNING, Engine, Model, ModelKey, Version, VersionKey
 from sqlft.catalog.workfolder import take
 from sqlft.data import Prepared, Prompt, prepare
@@ -117,7 +118,8 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
     lock = _take_soon(work, key)
     try:
         catalog.request_cancel(key, False)
-        catalog.update_version(key, when=RESUMABLE, status="queued", error=None, finished_at=None)
+        if not catalog.update_version(key, when=RESUMABLE, status="queued", error=None, finished_at=None):
+            raise CatalogError(f"Version {key} was resumed by another session.", f"DESCRIBE {key} shows how it is.")
         worker = launch.spawn(catalog, key, lock, session, background=not wait)
     finally:
         os.close(lock)
@@ -147,6 +149,7 @@ def plan_of(session: Session, model: Model, source: Source, options: Mapping[str
 
 def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[..., Version]) -> pa.Table:
     """Read, check and store the rows, `make` the version, train it in a worker; the version's row."""
+    session.catalog.require_writing()
     prepared = _prepared(session, plan, parameters)
     for found in prepared.findings:
         if found.level != "info":
@@ -277,10 +280,17 @@ def _version_key(session: Session, name: Name, statuses: tuple[str, ...]) -> Ver
 def _take_soon(work: Path, key: VersionKey) -> int:
     """The lock of a work folder whose worker may be about to end."""
     deadline = time.monotonic() + RELEASE_SECONDS
-    while (lock := take(work)) is None:
-        if time.monotonic() > deadline:
-            raise CatalogError(
-                f"Version {key} cannot be resumed, its process still runs.", f"CANCEL MODEL {key} ends it."
-            )
-        time.sleep(0.05)
-    return lock
+    try:
+        while (lock := take(work)) is None:
+            if time.monotonic() > deadline:
+                raise CatalogError(
+                    f"Version {key} cannot be resumed, its process still runs.", f"CANCEL MODEL {key} ends it."
+                )
+            time.sleep(0.05)
+        return lock
+    except FileNotFoundError as e:
+        raise CatalogError(
+            f"Version {key} was just completed by another session.", f"DESCRIBE {key} shows how it is."
+        ) from e
+    except OSError as e:
+        raise cannot_write(work, e.strerror or str(e)) from e

@@ -108,7 +108,8 @@ class Training:
 
     def _started(self) -> None:
         known = self.catalog.version(self.key)
-        self.details = {**known.details, **_environment(self.job.handler)}
+        before = {name: value for name, value in known.details.items() if name != "error_type"}
+        self.details = {**before, **_environment(self.job.handler)}
         now = {"status": "training", "started_at": known.started_at or rows.now(), "details": self.details}
         ours = self.catalog.update_version(self.key, when=RUNNING, **now)
         self.loading = False
@@ -132,7 +133,7 @@ class Training:
             artifact_path=opened,
             artifact_digest=digest,
             remote_id=made.remote_id,
-            details={**self.details, **self._last(), **made.details},
+            details={**self._last(), **made.details, **self.details},
             seconds=self._seconds(),
         )
         shutil.rmtree(self.work, ignore_errors=True)

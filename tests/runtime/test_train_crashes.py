@@ -226,6 +226,9 @@ def test_what_a_handler_raises(shop: Any) -> None:
     assert [v.status for v in shop.catalog.versions()] == ["complete", "failed", "failed", "failed"]
     assert shop.version(2).error == "The provider is closed on Sundays.\nCome back on Monday."
     shop.stranger.script({})
+    assert shop.version(2).details["error_type"] == "ProviderError"
+    shop.run("RESUME MODEL m.2 USING wait = true")
+    assert "error_type" not in shop.version(2).details
     shop.run("RESUME MODEL m.3")
     assert shop.catalog.model(shop.version(3).key.model).active == 3
     shop.run("DROP MODEL m.4")
