@@ -7,8 +7,9 @@ import re
 import duckdb
 
 from sqlft.runtime.anatomy import FromItem, Span
-from sqlft.runtime.inputs import INNER, Clauses, Conjunct, Inputs, has_star
+from sqlft.runtime.inputs import INNER, Clauses, Conjunct, Inputs
 from sqlft.runtime.layout import Asked, Base, Layout
+from sqlft.runtime.lists import has_star
 from sqlft.runtime.literals import identifier
 from sqlft.runtime.nesting import Outer, around
 from sqlft.runtime.references import Reading, Reference, columns_of, parts_of
