@@ -41,6 +41,8 @@ class Stream:
         """Spool the rows; a DuckDB relation that knows the result's columns and types."""
         for asked in self._layout.asked:
             asked.book = self._asker.book(asked.reference.resolved, asked.reference.alias)
+        for waiting in self._layout.chained:
+            self._asker.book(waiting.resolved, waiting.alias)
         self._asker.check_using()
         try:
             relation = self._session.con.sql(self._layout.spool_query())
