@@ -35,7 +35,7 @@ class Resolved:
     def predict_options(self, given: Mapping[str, Any]) -> Any:
         """The handler's predict options: what CREATE MODEL said, and over it what the statement says."""
         cls = type(self.handler).predict_options
-        return build(cls, {**pick(self.model.options, cls), **given}, f"Model '{self.model.key.name}'")
+        return build(cls, {**secrets.reveal(pick(self.model.options, cls)), **given}, f"Model '{self.model.key.name}'")
 
 
 def engine_of(session: Session, name: str) -> Engine:
@@ -67,7 +67,7 @@ def handler_of(session: Session, engine: Engine, overrides: Mapping[str, Any] | 
 
 def spec_of(cls: type[Handler], base: str, options: Mapping[str, Any], what: str) -> ModelSpec:
     """The ModelSpec of USING's options; other classes' options among them are left out."""
-    return ModelSpec(base, build(cls.model_options, pick(options, cls.model_options), what))
+    return ModelSpec(base, build(cls.model_options, secrets.reveal(pick(options, cls.model_options)), what))
 
 
 def model_of(session: Session, key: ModelKey | str) -> Model:
