@@ -125,6 +125,7 @@ class Connection:
         if not self._is_ours(query):
             return self._con.sql(query, **given, **options)
         _end_result(self._con)
+        self.session.interrupted = False
         statements = parse(query)
         if not statements:
             return self._con.sql(query, **given, **options)

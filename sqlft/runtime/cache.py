@@ -6,6 +6,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +39,7 @@ class Cache:
 
     def get(self, keys: Sequence[bytes]) -> Mapping[bytes, Kept]:
         """What is known of these keys."""
-        with self._lock:
+        with self._lock, suppress(sqlite3.Error):  # one that cannot be read knows nothing; `put` says why
             con = self._open(create=False)
             if con is None:
                 return {}
@@ -51,6 +52,7 @@ class Cache:
                 )
                 found.update((key, Kept(*rest)) for key, *rest in rows)
             return found
+        return {}
 
     def put(self, rows: Iterable[tuple[bytes, str, int | None, int | None, str]]) -> None:
         """Keep (key, text, input tokens, output tokens, model) rows; they outlive a crash from here on."""
@@ -60,7 +62,7 @@ class Cache:
                 if con is not None:
                     con.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", rows)
                     con.commit()
-            except sqlite3.Error as e:
+            except (sqlite3.Error, OSError) as e:
                 raise CatalogError(
                     f"Answers cannot be kept in {self.path}: {e}.",
                     "Free some disk space, or go on without the cache: USING cache=false.",

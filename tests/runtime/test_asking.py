@@ -404,3 +404,19 @@ def test_odd_texts_are_prompts_like_any_other(desk: Desk, asked: Callable[[], li
     rows = desk.run("SELECT odd.x, m.answer FROM odd JOIN m ON m.content = odd.x")
     assert sorted(rows) == sorted((o, f"A:{o.upper()}") for o in odd)
     assert desk.run("SELECT count(*) FROM odd JOIN m ON m.content = odd.x WHERE m.answer = 'A:😀'") == [(1,)]
+
+
+def test_a_cache_that_cannot_be_kept_is_warned_of(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    path = desk.con.session.catalog.folder / "cache.sqlite"
+    path.write_bytes(b"this is no database" * 100)
+    assert desk.run("SELECT answer FROM m WHERE content = 'x'") == [("A:X",)]
+    assert "cannot be kept" in desk.warnings[0]
+    assert "cache=false" in desk.warnings[0]
+
+
+def test_wide_tables(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    columns = ", ".join(f"{i} AS c{i}" for i in range(10_000))
+    desk.run(f"CREATE TABLE wide AS SELECT 'w' AS x, {columns}")
+    assert desk.run("SELECT m.answer FROM wide JOIN m ON m.content = wide.x") == [("A:W",)]
+    rows = desk.run("SELECT * FROM wide JOIN m ON m.content = wide.x WHERE m.answer = 'A:W'")
+    assert len(rows[0]) == 10_003
