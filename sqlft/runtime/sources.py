@@ -12,7 +12,6 @@ import pyarrow as pa
 from sqlft.errors import DataError, NotFound, did_you_mean
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.literals import identifier, inline
-from sqlft.runtime.query import Native, Untouched, plan_query
 from sqlft.runtime.session import Parameters, Session
 from sqlft.sql.plain import plain
 from sqlft.sql.statements import Source
@@ -31,6 +30,8 @@ def read(session: Session, source: Source, values: Parameters) -> pa.Table:
 
 
 def _rows(session: Session, text: str) -> pa.Table:
+    from sqlft.runtime.query import Native, Untouched, plan_query  # sqlglot: SHOW and DESCRIBE go without it
+
     statement = plain(text, 0, len(text))
     cache = Cache(session.catalog.folder / "cache.sqlite")
     try:
