@@ -142,7 +142,8 @@ def run_command(shell: Shell, text: str) -> None:
     name, arguments = _words(text)
     command = COMMANDS.get(name)
     if command is None:
-        raise SqlftError(f"There is no command '.{name}'.{did_you_mean(name, COMMANDS)}", ".help lists them.")
+        near = did_you_mean(f".{name}", [f".{known}" for known in COMMANDS])
+        raise SqlftError(f"There is no command '.{name}'.{near}", ".help lists them.")
     takes = command.takes.split()
     needed = sum(not t.startswith("[") for t in takes)
     if not needed <= len(arguments) <= len(takes):

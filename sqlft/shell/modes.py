@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
+
 from sqlft.shell.result import Result, rows_of
-from sqlft.shell.table import NULL, Column, Look, Row, Rows, card, clean, draw, fits
+from sqlft.shell.table import NULL, Column, Look, Row, Rows, card, clean, draw, fits, padded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,13 +65,13 @@ def as_json(result: Result, write: Write, look: Look, limits: Limits) -> None:
 def line(result: Result, write: Write, look: Look, limits: Limits) -> None:
     """A line a value, for long texts; an empty line between rows."""
     names = [clean(c.name) for c in result.columns]
-    width = max(map(len, names))
+    width = max(map(cell_len, names))
+    heads = [f"{look.bold(padded(name, width, right=True))} = " for name in names]
     between = ""
     for batch in result.rows():
         for row in batch:
-            write(between)
-            for name, value in zip(names, row, strict=True):
-                write(f"{look.bold(name.rjust(width))} = {look.dim(NULL) if value is None else _plain(value, look)}\n")
+            values = (look.dim(NULL) if v is None else _plain(v, look) for v in row)
+            write(between + "".join(f"{h}{v}\n" for h, v in zip(heads, values, strict=True)))
             between = "\n"
 
 

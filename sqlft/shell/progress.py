@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 PATIENCE = 0.5
 """Seconds before anything is shown: what is short needs no bar."""
+LONG_PATIENCE = 2.0
+"""Seconds before a sign of life of what tells no progress."""
+UNKNOWN = Tick("running", 0)
 LINE_SECONDS = 10.0
 FRAME = 0.09
 """Seconds between two drawings: a little less than they are asked for."""
@@ -40,7 +43,8 @@ class Bar:
 
     def draw(self) -> None:
         """Show the latest tick."""
-        tick, now = self.tick, self._clock()
+        now = self._clock()
+        tick = self.tick or (UNKNOWN if self.is_terminal and now - self._begun > LONG_PATIENCE else None)
         if tick is None or self._is_quiet or now - self._begun < PATIENCE or now - self._drawn < FRAME:
             return
         self._drawn = now
@@ -75,11 +79,11 @@ class Bar:
             self._task,
             description=tick.label,
             completed=tick.done,
-            total=tick.total,
             counts=counts(tick),
             metrics=metrics(tick.metrics),
-            left="" if left is None else f"{clock_time(left)} left",
+            left=clock_time(self._clock() - self._begun) if left is None else f"{clock_time(left)} left",
         )
+        self._progress.tasks[0].total = tick.total  # update() would take None as "leave it"
         self._progress.start()
         self._progress.refresh()
 

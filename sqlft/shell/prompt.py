@@ -45,6 +45,7 @@ def converse(shell: Shell, database: str) -> None:
             pass
         except Quit:
             return
+        shell.runner.forgive()
         words.are_old = True
 
 

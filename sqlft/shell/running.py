@@ -34,8 +34,12 @@ class Runner:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether Ctrl-C was pressed during this job."""
+        """Whether Ctrl-C was pressed, also during a job that was done before it was heard."""
         return self._presses > 0
+
+    def forgive(self) -> None:
+        """What was stopped has stopped: go on."""
+        self._presses = 0
 
     def tick(self, tick: Tick) -> None:
         """For Session.progress."""
@@ -64,7 +68,7 @@ class Runner:
             finally:
                 done.set()
 
-        self._presses, self._reports = 0, False
+        self._reports = False
         self._screen.bar.start()
         with self._listening():
             threading.Thread(target=work, name="sqlft-statement", daemon=True).start()
@@ -81,7 +85,7 @@ class Runner:
         """An interrupt that came between two queries was not heard, so it is repeated."""
         if self._presses:
             self.interrupt()
-        if not self._reports and self._screen.bar.is_terminal and (percent := self.percent()) > 0:
+        elif not self._reports and self._screen.bar.is_terminal and (percent := self.percent()) > 0:
             self._screen.bar.tick = Tick("running", percent / 100, 1.0)
         self._screen.draw()
 
@@ -95,6 +99,7 @@ class Runner:
 
     def _pressed(self, number: int, frame: FrameType | None) -> None:
         self._presses += 1
+        self._screen.bar.tick = Tick("stopping", 0)
         if self._presses > PATIENCE:
             os.write(2, b"\x1b[?25h\n" if os.isatty(2) else b"")  # the bar had hidden the cursor
             os.write(2, b"The statement does not stop; leaving.\n")

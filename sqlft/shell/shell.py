@@ -50,6 +50,8 @@ class Shell:
         """Run one after the other; Failed at the first error, which has been shown with its place in `source`."""
         for piece in pieces:
             try:
+                if self.runner.is_stopping:
+                    raise KeyboardInterrupt
                 self._run(piece)
             except (Quit, Failed, Stopped, BrokenPipeError):
                 raise

@@ -105,7 +105,7 @@ def card(columns: Sequence[Column], row: Row, look: Look) -> Iterator[str]:
     width = max((cell_len(name) for name, _ in known), default=0)
     for name, value in known:
         room = LONGEST if look.width is None else max(look.width - width - 3, NARROW)
-        yield f"{look.bold(_padded(name, width, True))} {look.dim('=')} {_cut(value, room)}"
+        yield f"{look.bold(padded(name, width, True))} {look.dim('=')} {_cut(value, room)}"
     if len(known) < len(columns):
         yield look.dim(f"(1 row; {len(columns):,} columns, {len(known):,} shown, the others are NULL)")
 
@@ -191,7 +191,8 @@ def _cut(text: str, width: int) -> str:
     return set_cell_size(text, width - 1).rstrip() + "…" if width > 1 else "…"
 
 
-def _padded(text: str, width: int, right: bool) -> str:
+def padded(text: str, width: int, right: bool) -> str:
+    """Filled with blanks up to `width` cells."""
     blank = " " * (width - cell_len(text))
     return blank + text if right else text + blank
 
@@ -221,13 +222,13 @@ def _body(shown: Sequence[_Shown], rows: Rows, edge: str, look: Look) -> Iterato
 
 def _cell(column: _Shown, cell: str | None, look: Look) -> str:
     if cell is None:
-        return look.dim(_padded(_cut(NULL, column.width), column.width, column.right))
-    return _padded(cell, column.width, column.right)
+        return look.dim(padded(_cut(NULL, column.width), column.width, column.right))
+    return padded(cell, column.width, column.right)
 
 
 def _dots(shown: Sequence[_Shown], edge: str, look: Look) -> Iterator[str]:
     for _ in range(3):
-        yield _line(edge, (look.dim(_padded("." if look.ascii else DOTS, c.width, c.right)) for c in shown))
+        yield _line(edge, (look.dim(padded("." if look.ascii else DOTS, c.width, c.right)) for c in shown))
 
 
 def _footer(columns: int, hidden: int, rows: Rows) -> str:

@@ -1,0 +1,109 @@
+"""The progress bar, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+from collections.abc import Iterator
+
+import pytest
+
+from sqlft.runtime.session import Tick
+from sqlft.shell.progress import Bar, clock_time, counts, metrics
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def shown(bar: Bar, clock: Clock, seconds: float, tick: Tick | None) -> None:
+    clock.now += seconds
+    bar.tick = tick
+    bar.draw()
+
+
+def test_a_line_now_and_then_where_there_is_no_terminal(clock: Clock) -> None:
+    stream = io.StringIO()
+    bar = Bar(stream, clock)
+    for second in range(25):
+        shown(bar, clock, 1, Tick("m.2 training", second, 100, {"loss": 0.51234, "learning_rate": 1e-4}))
+    assert stream.getvalue().splitlines() == [
+        "m.2 training: 9/100 · loss 0.5123 · 1:31 left",
+        "m.2 training: 19/100 · loss 0.5123 · 1:21 left",
+    ]
+
+
+class Pty:
+    """Both ends of a terminal."""
+
+    def __init__(self) -> None:
+        self.master, slave = pty.openpty()
+        self.stream = os.fdopen(slave, "w", encoding="utf-8")
+
+    def read(self) -> str:
+        self.stream.flush()
+        return os.read(self.master, 1 << 16).decode()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pty]:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm")
+    made = Pty()
+    yield made
+    made.stream.close()
+    os.close(made.master)
+
+
+def test_a_bar_on_a_terminal_that_goes_away(terminal: Pty, clock: Clock) -> None:
+    bar = Bar(terminal.stream, clock)
+    shown(bar, clock, 1, Tick("m.2 training", 10, 40))
+    values = {"loss": 0.5, "valid_loss": 0.75, "examples_per_second": 12.345}
+    shown(bar, clock, 5, Tick("m.2 training", 20, 40, values))
+    text = terminal.read()
+    assert "m.2 training" in text
+    assert "20/40" in text
+    assert "loss 0.5  valid_loss 0.75  12.3 examples/s" in text
+    assert "0:10 left" in text
+    bar.hide()
+    assert "\x1b[2K" in terminal.read()
+
+
+def test_what_is_short_shows_nothing(terminal: Pty, clock: Clock) -> None:
+    bar = Bar(terminal.stream, clock)
+    shown(bar, clock, 0.4, Tick("asking m.1", 1, 2))
+    bar.start()
+    shown(bar, clock, 0.4, Tick("asking m.1", 1, 2))
+    bar.silence()
+    shown(bar, clock, 5, Tick("asking m.1", 1, 2))
+    terminal.stream.write("nothing")
+    assert terminal.read() == "nothing"
+
+
+def test_a_sign_of_life_where_no_progress_is_told(terminal: Pty, clock: Clock) -> None:
+    bar = Bar(terminal.stream, clock)
+    shown(bar, clock, 1, None)
+    shown(bar, clock, 64, None)
+    assert "running" in (text := terminal.read())
+    assert "1:05" in text
+
+
+def test_numbers() -> None:
+    assert counts(Tick("x", 1200, 30000)) == "1,200/30,000"
+    assert counts(Tick("x", 0.256, 1)) == "26%"
+    assert counts(Tick("x", 7)) == "7"
+    assert counts(Tick("x", 0)) == ""
+    assert metrics({"loss": 1.0, "epoch": 2.0}) == "loss 1"
+    assert [clock_time(s) for s in (5, 65.4, 3725)] == ["0:05", "1:05", "1:02:05"]

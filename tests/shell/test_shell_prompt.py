@@ -1,0 +1,192 @@
+"""The shell at a terminal, typed into."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Open = Callable[..., Any]
+ENDLESS = "SELECT count(*) FROM range(1000000) a, range(10000000) b WHERE a.range * b.range = -1;"
+
+
+@pytest.fixture
+def shell(terminal: Open) -> Any:
+    """A shell at its first prompt."""
+    made = terminal("shell")
+    made.prompt()
+    return made
+
+
+def test_it_says_what_it_is_and_leaves_with_ctrl_d(terminal: Open, tmp_path: Path) -> None:
+    shell = terminal("app.duckdb")
+    shell.prompt()
+    assert "sqlft 0." in shell.screen
+    assert "DuckDB" in shell.screen
+    assert "app.duckdb" in shell.screen
+    shell.child.sendeof()
+    assert shell.end() == 0
+    assert (tmp_path / "app.duckdb").exists()
+
+
+@pytest.mark.parametrize("leave", [".quit", "exit", "quit;", "\\q"])
+def test_it_leaves_with_what_people_type(shell: Any, leave: str) -> None:
+    shell.child.send(f"{leave}\r")
+    assert shell.end() == 0
+
+
+def test_a_statement_of_several_lines(shell: Any) -> None:
+    shell.child.send("SELECT ';' AS a, -- ;\r")
+    shell.child.expect(r"   \.\.\.> ")
+    shell.child.send("$$x\r")
+    shell.child.expect(r"   \.\.\.> ")
+    written = shell.type(";$$ AS b;")
+    assert "│ ;       │ x\\n;    │" in written
+
+
+def test_two_statements_in_a_line_print_both(shell: Any) -> None:
+    written = shell.type("SELECT 11 AS a; SELECT 22 AS b;")
+    assert "11 │" in written
+    assert "22 │" in written
+
+
+def test_an_error_is_red_and_the_session_goes_on(shell: Any) -> None:
+    before = len(shell.raw)
+    shell.type("SELECT * FROM nowhere;")
+    assert "\x1b[31mCatalog Error" in shell.raw[before:]
+    assert "5 │" in shell.type("SELECT 5 AS a;")
+
+
+def test_how_many_rows_were_changed_is_told(shell: Any) -> None:
+    assert "(3 rows)" in shell.type("CREATE TABLE t AS FROM range(3);")
+    assert "(1 row)" in shell.type("DELETE FROM t WHERE range = 1;")
+
+
+def test_ctrl_c_stops_the_statement_and_keeps_the_session(shell: Any) -> None:
+    shell.type("SET VARIABLE kept = 42;")
+    shell.start(ENDLESS, "running")
+    shell.child.sendintr()
+    shell.child.expect("Interrupted")
+    shell.prompt()
+    assert "42 │" in shell.type("SELECT getvariable('kept') AS a;")
+
+
+def test_ctrl_c_stops_the_statements_behind_it_too(shell: Any) -> None:
+    shell.start(f"{ENDLESS} SELECT 'never' || ' this';", "running")
+    shell.child.sendintr()
+    shell.child.expect("Interrupted")
+    shell.prompt()
+    assert "never this" not in shell.screen
+
+
+def test_ctrl_c_stops_a_long_output(shell: Any) -> None:
+    shell.type(".mode csv")
+    shell.start("SELECT * FROM range(1000000000);", "10000\r")
+    shell.child.sendintr()
+    shell.child.expect("Interrupted")
+    shell.prompt()
+    assert "42" in shell.type("SELECT 42 AS a;")
+
+
+def test_ctrl_c_stops_a_model_that_does_not_answer(shell: Any) -> None:
+    shell.type("CREATE MODEL m PREDICT answer USING engine = 'counter', prompt_template = '{{content}}';")
+    shell.start("SELECT answer FROM m WHERE content = 'x' USING mode = 'hangs';", "running .* 0:0")
+    shell.child.sendintr()
+    shell.child.expect("Interrupted")
+    shell.prompt()
+    assert "A:X " in shell.type("SELECT answer FROM m WHERE content = 'x';")
+
+
+def test_ctrl_c_at_the_prompt_drops_what_was_typed(shell: Any) -> None:
+    shell.child.send("SELECT 1 +")
+    shell.child.sendintr()
+    shell.child.expect(r"\x1b\[\?2004l")
+    shell.prompt()
+    assert "7 │" in shell.type("SELECT 7 AS a;")
+
+
+def test_a_training_shows_its_losses_and_stops_at_ctrl_c(terminal: Open, tmp_path: Path) -> None:
+    (tmp_path / "script.json").write_text(json.dumps({"2": "listen"}))
+    shell = terminal("app.duckdb", columns=140)
+    shell.prompt()
+    shell.type("CREATE MODEL m PREDICT answer USING engine = 'stranger', prompt_template = '{{question}}';")
+    rows = "SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)"
+    shell.start(f"FINETUNE m FROM ({rows}) USING control = '{tmp_path}';", "loss 0.5  valid_loss 1")
+    assert "m.2 training" in shell.screen
+    assert "2/4" in shell.screen
+    shell.child.sendintr()
+    shell.child.expect("RESUME MODEL m.2")
+    shell.prompt()
+    (tmp_path / "go").touch()
+    assert "complete" in shell.type("RESUME MODEL m.2;")
+
+
+def test_null_is_not_the_text_null(shell: Any) -> None:
+    before = len(shell.raw)
+    shell.type("SELECT NULL AS a, 'NULL' AS b;")
+    assert shell.raw[before:].count("\x1b[90mNULL") == 1
+
+
+def test_tables_fit_the_screen(terminal: Open) -> None:
+    shell = terminal("shell", columns=60)
+    shell.prompt()
+    written = shell.type("SELECT * FROM (PIVOT (SELECT i FROM range(30) t(i)) ON i USING sum(i));")
+    boxes = [line for line in written.splitlines() if line.startswith(("┌", "│", "└"))]
+    assert len(boxes) == 5
+    assert all(len(line) <= 60 for line in boxes)
+    assert "… │" in written
+
+
+def test_a_dot_command_and_the_mode_stay(shell: Any) -> None:
+    shell.type(".mode line")
+    assert "a = 1" in shell.type("SELECT 1 AS a, 'x' AS b;")
+    assert ".maxrows" in shell.type(".help")
+    assert "Did you mean '.timer'" in shell.type(".timr on")
+    shell.type(".timer on")
+    assert "Run Time (s): real" in shell.type("SELECT 1 AS a;")
+
+
+def test_tab_completes(shell: Any) -> None:
+    shell.type("CREATE TABLE zebras (stripes INTEGER);")
+    shell.child.send("SELECT * FROM zeb\t")
+    shell.child.expect("ras")
+    assert "stripes" in shell.type(" LIMIT 0;")
+
+
+def test_the_next_session_remembers_without_secrets(terminal: Open, sqlft_home: Path) -> None:
+    shell = terminal("shell")
+    shell.prompt()
+    shell.type("SELECT 'remember me' AS api_key, 'but' AS x WHERE 'a' <> 'b';")
+    shell.type("CREATE ML_ENGINE e FROM stranger USING api_key = 'sk-this-is-very-secret';")
+    shell.child.sendeof()
+    shell.end()
+    kept = (sqlft_home / "history").read_text()
+    assert "remember me" in kept
+    assert "CREATE ML_ENGINE e FROM stranger USING api_key = '********';" in kept
+    assert "very-secret" not in kept
+    again = terminal("shell")
+    again.prompt()
+    again.child.send("\x1b[A\x1b[A")
+    again.child.expect("remember me")
+
+
+def test_a_secret_is_masked_for_the_arrow_keys_too(shell: Any) -> None:
+    shell.type("CREATE ML_ENGINE e FROM stranger USING api_key = 'sk-this-is-very-secret';")
+    before = len(shell.raw)
+    shell.child.send("\x1b[A")
+    shell.child.expect(r"\*\*\*\*")
+    assert "very-secret" not in shell.raw[before:]
+
+
+def test_colour_only_where_it_is_wanted(terminal: Open) -> None:
+    arguments = ("shell", "-c", "SELECT NULL AS a; SELECT nothing")
+    coloured = terminal(*arguments)
+    assert coloured.end() == 1
+    assert "\x1b[90mNULL" in coloured.raw
+    assert "\x1b[31mBinder Error" in coloured.raw
+    plain = terminal(*arguments, NO_COLOR="1")
+    assert plain.end() == 1
+    assert "\x1b" not in plain.raw
