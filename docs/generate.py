@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import duckdb
+from sqlft_local.presets import PRESETS
 
 import sqlft
 from sqlft import errors, plugins
@@ -100,7 +101,7 @@ class Examples:
             if block.language == "sql":
                 sqlft.parse(block.text)
             else:
-                compile(block.text, "example", "exec")
+                compile(block.text, "example", "exec", dont_inherit=True)
             return None
         printed = self._sql(block) if block.language == "sql" else self._python(block)
         return None if "local" in block.words else printed
@@ -124,7 +125,7 @@ class Examples:
     def _python(self, block: Block) -> str:
         printed = io.StringIO()
         with redirect_stdout(printed):
-            exec(compile(block.text, "example", "exec"), self._names)
+            exec(compile(block.text, "example", "exec", dont_inherit=True), self._names)
         return printed.getvalue()
 
 
@@ -258,12 +259,22 @@ def floors(of: str) -> str:
     return "```text\n" + "\n".join(next(c for c in contracts if c["type"] == "layers")["layers"]) + "\n```"
 
 
+def presets_table(of: str) -> str:
+    """Base models by short name."""
+    rows = [
+        (f"`{name}`", f"[{preset.hub_id}](https://huggingface.co/{preset.hub_id})", f"{preset.learning_rate:g}")
+        for name, preset in PRESETS.items()
+    ]
+    return _rows(("base", "model", "learning rate"), rows)
+
+
 MAKERS: dict[str, Callable[[str], str]] = {
     "options": options_table,
     "errors": errors_tree,
     "metrics": metrics_table,
     "statements": statements_table,
     "floors": floors,
+    "presets": presets_table,
 }
 
 

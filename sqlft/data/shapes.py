@@ -153,12 +153,10 @@ def _read_messages(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conve
 def _read_roles(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conversation], list[Finding]]:
     roles = [_role(r, i) for i, r in enumerate(text_column(rows.column("role")).to_pylist(), 1)]
     contents = text_column(rows.column("content")).to_pylist()
-    findings: list[Finding] = []
-    if [n.lower() for n in prompt.inputs] == ["content"]:
+    is_rendered = [n.lower() for n in prompt.inputs] == ["content"]
+    if is_rendered:
         rendered = prompt.render_column({prompt.inputs[0]: rows.column("content")}).to_pylist()
         contents = [r if role == "user" else c for r, role, c in zip(rendered, roles, contents, strict=True)]
-    else:
-        findings += _unused_template(prompt, rows.count)
     turns = [Turn(r, c) for r, c in zip(roles, contents, strict=True)]
     chats = rows.first_of(CHAT_COLUMNS)
     order = rows.first_of(ORDER_COLUMNS)
@@ -166,6 +164,7 @@ def _read_roles(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conversa
         groups, more = _by_chat(chats.to_pylist(), order.to_pylist() if order is not None else None)
     else:
         groups, more = _by_system(roles)
+    findings = [] if is_rendered else _unused_template(prompt, len(groups))
     return [Conversation(g[0] + 1, tuple(turns[i] for i in g)) for g in groups], findings + more
 
 
