@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 
+from sqlft import __version__
 from sqlft.errors import SqlftError, did_you_mean
 
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -121,13 +122,12 @@ class _Source(argparse.Action):
 
 
 class _Version(argparse.Action):
-    """--version, for which nothing is imported before it is asked for."""
+    """--version"""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
-        from importlib.metadata import version
         from platform import python_version
 
-        print(f"sqlft {version('sqlft')} (DuckDB {version('duckdb')}, Python {python_version()})")
+        print(f"sqlft {__version__} (DuckDB {duckdb.__version__}, Python {python_version()})")
         parser.exit()
 
 

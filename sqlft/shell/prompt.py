@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from importlib.metadata import version
 
 import duckdb
 from prompt_toolkit import PromptSession
@@ -13,7 +12,9 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
+from prompt_toolkit.output import create_output
 
+from sqlft import __version__
 from sqlft.shell.colours import STYLE, ModelSql
 from sqlft.shell.commands import from_habit
 from sqlft.shell.completion import suggestions
@@ -28,7 +29,7 @@ PROMPT, CONTINUATION = "sqlft> ", "   ...> "
 def converse(shell: Shell, database: str) -> None:
     """Read, run, print, until Ctrl-D or .quit; errors are shown and forgotten."""
     where = "in memory" if database == ":memory:" else database
-    shell.screen.note(f"sqlft {version('sqlft')} (DuckDB {duckdb.__version__}), {where}")
+    shell.screen.note(f"sqlft {__version__} (DuckDB {duckdb.__version__}), {where}")
     shell.screen.note("Type .help for help, Ctrl-D to leave.")
     words = _Words(shell)
     session = _session(words)
@@ -51,6 +52,7 @@ def converse(shell: Shell, database: str) -> None:
 
 def _session(words: _Words) -> PromptSession[str]:
     return PromptSession(
+        output=create_output(always_prefer_tty=True),  # stderr where results go to a file
         multiline=True,
         prompt_continuation=lambda width, number, wrapped: [("class:continuation", CONTINUATION)],
         history=open_history(),

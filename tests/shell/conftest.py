@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -59,11 +60,11 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[Any]]:
 class Terminal:
     """A shell at a terminal of `columns`; `screen` is all that was written, without escape codes."""
 
-    def __init__(self, folder: Path, *arguments: str, columns: int = 100, **more: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, columns: int = 100, into: str = "", **more: str) -> None:
         self._written: list[str] = []
         self.child: Any = pexpect.spawn(
-            SQLFT[0],
-            [*SQLFT[1:], *arguments],
+            "bash",
+            ["-c", shlex.join([*SQLFT, *arguments]) + (f" > {into}" if into else "")],
             env=environment(**more),
             cwd=str(folder),
             encoding="utf-8",
@@ -117,8 +118,8 @@ def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     """Makes shells at terminals, in tmp_path."""
     made: list[Terminal] = []
 
-    def spawn(*arguments: str, columns: int = 100, **more: str) -> Terminal:
-        shell = Terminal(tmp_path, *arguments, columns=columns, **more)
+    def spawn(*arguments: str, **how: Any) -> Terminal:
+        shell = Terminal(tmp_path, *arguments, **how)
         made.append(shell)
         return shell
 
