@@ -1,0 +1,86 @@
+# make demo: a model of your own in minutes.  make test: everything that CI runs.  make help: the rest.
+
+VENV := .venv
+OLDEST := .venv-1.5.5
+# Stamps carry where they were made: a virtual environment that was copied along does not count.
+HERE := $(shell pwd -P | cksum | cut -d' ' -f1)
+# Only what is imported gets compiled, at its first import: that saves half a minute of an installation.
+INSTALL := bin/python -m pip install --no-compile
+PYTEST :=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo venv test test-1.5.5 lint bench docs clean
+
+help:
+	@echo 'make demo         fine-tune a small model from SQL and see what it learnt: a few minutes'
+	@echo 'make venv         .venv with sqlft, its handlers, and what tests need'
+	@echo 'make test         formatting, lint, types, floors and all tests'
+	@echo 'make test-1.5.5   tests without PyTorch, on the oldest versions that pyproject.toml allows'
+	@echo 'make lint         make test without the tests'
+	@echo 'make bench        calls, rows a second, memory and start-up, beside plain DuckDB'
+	@echo 'make docs         write into docs/ what is generated from the code'
+	@echo 'make clean        remove what these made'
+	@echo 'PYTHON=python3.12 chooses the interpreter, PYTEST="-k shapes" is passed to pytest.'
+
+# -- a model of your own ---------------------------------------------------------------------------------------
+
+demo: $(VENV)/run.$(HERE)
+	@rm -rf .demo && mkdir .demo
+	@echo 'The base model: SmolLM2-135M-Instruct'
+	@$(VENV)/bin/sqlft pull smollm2-135m
+	$(VENV)/bin/sqlft shell .demo/demo.duckdb -f examples/text_to_sql.sql
+	@echo 'Go on with your model: $(VENV)/bin/sqlft shell .demo/demo.duckdb'
+
+# -- environments ----------------------------------------------------------------------------------------------
+
+venv: $(VENV)/dev.$(HERE)
+
+$(VENV)/run.$(HERE): pyproject.toml constraints.txt
+	@sh .ci/venv $(VENV)
+	@echo 'Installing sqlft and its local engine into $(VENV): about a minute'
+	$(VENV)/$(INSTALL) -c constraints.txt -e '.[local]'
+	@touch $@
+
+$(VENV)/dev.$(HERE): pyproject.toml constraints.txt
+	@sh .ci/venv $(VENV)
+	@echo 'Installing sqlft, its handlers and what tests need into $(VENV): a minute or two'
+	@$(VENV)/bin/python .ci/requirements.py dev > $(VENV)/dev.txt
+	$(VENV)/$(INSTALL) -c constraints.txt -r $(VENV)/dev.txt -e '.[local,openai]'
+	@touch $(VENV)/run.$(HERE) $@
+
+$(OLDEST)/test.$(HERE): pyproject.toml constraints.txt
+	@sh .ci/venv $(OLDEST)
+	@echo 'Installing sqlft with the oldest versions that it works with into $(OLDEST)'
+	@$(OLDEST)/bin/python .ci/requirements.py test > $(OLDEST)/test.txt
+	@$(OLDEST)/bin/python .ci/requirements.py oldest > $(OLDEST)/oldest.txt
+	$(OLDEST)/$(INSTALL) -c $(OLDEST)/oldest.txt -r $(OLDEST)/test.txt -e .
+	@touch $@
+
+# -- checks ----------------------------------------------------------------------------------------------------
+
+test: lint
+	$(VENV)/bin/python -m pytest $(PYTEST)
+
+test-1.5.5: $(OLDEST)/test.$(HERE)
+	$(OLDEST)/bin/python -m pytest --ignore=tests/handlers $(PYTEST)
+
+lint: venv
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy benchmarks docs .ci
+	$(VENV)/bin/lint-imports
+
+bench: venv
+	$(VENV)/bin/python benchmarks/startup.py
+	$(VENV)/bin/python benchmarks/queries.py
+
+docs: venv
+	$(VENV)/bin/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) $(OLDEST) .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
