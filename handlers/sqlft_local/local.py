@@ -64,7 +64,7 @@ class Local(Trainer):
         options = options if isinstance(options, TrainOptions) else TrainOptions()
         report(Progress(checkpoints.reached(workdir / checkpoints.FOLDER)))
         folder = bases.pull(model.base, loading.to_screen)
-        loaded = loading.fresh(folder, _model_options(model), self.options.device)
+        loaded = loading.fresh(folder, _model_options(model), self.options.device, training=True)
         rate = options.learning_rate if options.learning_rate is not None else _preset(model.base).learning_rate
         return training.train(
             loaded,

@@ -1,13 +1,13 @@
 """LoRA matrices in a model: PEFT puts them in and names them, a function of our own multiplies them.
 
-PEFT's own forward keeps a dropped-out copy of its input for every layer and draws a random number for every
-element; this one keeps the input, a byte mask and the r-wide product.
+PEFT's own forward drops out and multiplies an input anew for each of q, k and v, draws a random number for every
+element and keeps it; here layers that read the same input share that.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,48 +24,99 @@ if TYPE_CHECKING:
 
 NAME = "default"
 WHICH = ("lora_A", "lora_B")
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers that read the same input; where a model gives them different ones, each is computed for itself."""
 
 
-class LoraLinear(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
-    """x W' + s (drop(x) A') B', W frozen."""
+class Narrow(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
+    """drop(x) A': the first, narrow product, for all the layers that read the same x at once."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scale: float, dropout: float) -> Any:
-        """x (…, in), weight (out, in), a (r, in), b (out, r)."""
+    def forward(ctx: Any, x: Any, a: Any, dropout: float) -> Any:
+        """x (…, in), a (ranks of all the layers, in)."""
         mask = kept(x, dropout) if dropout else None
-        narrow = linear(dropped(x, mask, dropout), a.to(x.dtype))
+        left = dropped(x, mask, dropout)
+        ctx.save_for_backward(left, a, mask)
+        ctx.dropout = dropout
+        return linear(left, a.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Gradients of x and a."""
+        left, a, mask = ctx.saved_tensors
+        flat = grads[0].reshape(-1, a.shape[0])
+        a_grad = (flat.t() @ left.view(-1, left.shape[-1])).to(a.dtype)
+        x_grad = None
+        if ctx.needs_input_grad[0]:
+            x_grad = dropped((flat @ a.to(flat.dtype)).view_as(left), mask, ctx.dropout)
+        return x_grad, a_grad, None
+
+
+class Wide(torch.autograd.Function):  # type: ignore[misc]
+    """x W' + s n B': the frozen layer and the second, wide product of its LoRA matrices."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, narrow: Any, b: Any, scale: float) -> Any:
+        """x (…, in), weight (out, in), narrow (…, r), b (out, r)."""
         out = linear(x, weight, bias)
-        out.view(-1, out.shape[-1]).addmm_(narrow.view(-1, a.shape[0]), b.to(x.dtype).t(), alpha=scale)
-        ctx.save_for_backward(x, weight, a, b, mask, narrow)
-        ctx.scale, ctx.dropout = scale, dropout
+        out.view(-1, out.shape[-1]).addmm_(narrow.reshape(-1, b.shape[1]), b.to(x.dtype).t(), alpha=scale)
+        ctx.save_for_backward(weight, b, narrow)
+        ctx.scale = scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """Gradients of x, a and b."""
-        x, weight, a, b, mask, narrow = ctx.saved_tensors
+        """Gradients of x, narrow and b."""
+        weight, b, narrow = ctx.saved_tensors
         grad = grads[0]
         flat = grad.reshape(-1, grad.shape[-1])
-        narrow_grad = (flat @ b.to(grad.dtype)) * ctx.scale
-        b_grad = (flat.t() @ narrow.view(flat.shape[0], -1)).to(b.dtype) * ctx.scale
-        a_grad = (narrow_grad.t() @ dropped(x, mask, ctx.dropout).view(flat.shape[0], -1)).to(a.dtype)
-        x_grad = None
-        if ctx.needs_input_grad[0]:
-            through = dropped((narrow_grad @ a.to(grad.dtype)).view_as(x), mask, ctx.dropout)
-            x_grad = (flat @ weight).view_as(x) + through
-        return x_grad, None, None, a_grad, b_grad, None, None
+        x_grad = grad @ weight if ctx.needs_input_grad[0] else None
+        narrow_grad = (grad @ b.to(grad.dtype)).mul_(ctx.scale)
+        b_grad = (flat.t() @ narrow.reshape(flat.shape[0], -1)).to(b.dtype).mul_(ctx.scale)
+        return x_grad, None, None, narrow_grad, b_grad, None
 
 
 def kept(x: Any, dropout: float) -> Any:
-    """A byte mask like x, drawn 16 bits an element: a random number an element costs more than the matrices do."""
-    drawn = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_()
-    bits = drawn.view(torch.int16)[: x.numel()].view(x.shape)
-    return bits >= round(dropout * 65536) - 32768
+    """A byte mask like x, from 8 random bits an element: a random number each would cost more than the matrices do."""
+    drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    return (drawn.view(torch.uint8)[: x.numel()].view(x.shape) >= _of_256(dropout)).view(torch.uint8)
 
 
 def dropped(x: Any, mask: Any, dropout: float) -> Any:
     """x with the mask's zeros, scaled up by what they take away."""
-    return x if mask is None else (x * mask).mul_(1 / (1 - dropout))
+    return x if mask is None else mask.to(x.dtype).mul_(256 / (256 - _of_256(dropout))).mul_(x)
+
+
+def _of_256(dropout: float) -> int:
+    return max(1, round(dropout * 256))
+
+
+class Reader:
+    """The layers that read one input: the first one called computes the narrow products of all."""
+
+    def __init__(self, layers: Sequence[Any], dropout: float) -> None:
+        self.layers = list(layers)
+        self.dropout = dropout
+        self._x: Any = None
+        self._narrow: dict[int, Any] = {}
+
+    def __call__(self, layer: Any, x: Any, *_: Any, **__: Any) -> Any:
+        """The forward of one of the layers."""
+        narrow = self._of(layer, x)
+        base = layer.base_layer
+        return Wide.apply(x, base.weight, base.bias, narrow, layer.lora_B[NAME].weight, layer.scaling[NAME])
+
+    def _of(self, layer: Any, x: Any) -> Any:
+        if self._x is not x or id(layer) not in self._narrow:
+            matrices = [one.lora_A[NAME].weight for one in self.layers]
+            a = torch.cat(matrices) if len(matrices) > 1 else matrices[0]
+            narrow = Narrow.apply(x, a, self.dropout if layer.training else 0.0)
+            parts = narrow.split([m.shape[0] for m in matrices], dim=-1)
+            self._x, self._narrow = x, {id(one): part for one, part in zip(self.layers, parts, strict=True)}
+        found = self._narrow.pop(id(layer))
+        if not self._narrow:
+            self._x = None
+        return found
 
 
 @dataclass(frozen=True)
@@ -100,7 +151,10 @@ def attach(model: Any, options: TrainOptions, start: Path | None) -> Lora:
                 matrix = getattr(layer, which)[NAME]
                 matrix.weight.data = matrix.weight.data.float()
                 trained[f"base_model.model.{name}.{which}.weight"] = matrix.weight
-            layer.forward = partial(_forward, layer, options.lora_dropout)
+    for together in _readers(model):
+        reader = Reader(together, options.lora_dropout)
+        for layer in together:
+            layer.forward = partial(reader, layer)
     if start:
         _copy(start, trained)
     config.lora_dropout = options.lora_dropout
@@ -129,10 +183,14 @@ def save(lora: Lora, folder: Path, base: str) -> None:
     save_file(taken(lora), folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _forward(layer: Any, dropout: float, x: Any, *_: Any, **__: Any) -> Any:
-    base = layer.base_layer
-    a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
-    return LoraLinear.apply(x, base.weight, base.bias, a, b, layer.scaling[NAME], dropout if layer.training else 0.0)
+def _readers(model: Any) -> Iterator[list[Any]]:
+    """The trained layers, those together that attention and MLP modules give the same input."""
+    for parent in model.modules():
+        here = {n: m for n, m in parent.named_children() if hasattr(m, "lora_A") and NAME in m.lora_A}
+        for names in TOGETHER:
+            if len(together := [here.pop(n) for n in names if n in here]) > 0:
+                yield together
+        yield from ([layer] for layer in here.values())
 
 
 def _copy(start: Path, trained: dict[str, Any]) -> None:

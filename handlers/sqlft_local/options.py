@@ -22,7 +22,7 @@ class ModelOptions:
 
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        "numbers that weights are kept and multiplied in; auto is bfloat16 where the hardware has it natively",
+        "numbers that are multiplied; auto is bfloat16 where the hardware is faster with it",
     ] = "auto"
     context_length: Annotated[
         int | None,

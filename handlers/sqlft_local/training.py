@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from sqlft.errors import DataError, ProviderError, SqlftError
 from sqlft.handler import Artifact, Progress
-from sqlft_local import checkpoints, lora, rows
+from sqlft_local import checkpoints, lean, lora, rows
 from sqlft_local.checkpoints import Checkpoint
 from sqlft_local.loading import Loaded, is_memory, out_of_memory
 from sqlft_local.options import TrainOptions
@@ -60,6 +59,7 @@ class Training:
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.options.seed)
+        lean.apply(self.loaded.model)
         self.lora = lora.attach(self.loaded.model, self.options, self.start)
         parameters = list(self.lora.trained.values())
         fused = self.loaded.device.type in ("cpu", "cuda")
@@ -236,7 +236,7 @@ def loss_of(model: Any, examples: Sequence[Example]) -> Any:
         logits_to_keep=packed.source,
         layout=packed,
     ).logits[0]
-    return (cross_entropy(logits.float(), packed.target, reduction="none") * packed.weight).sum()
+    return lean.SoftmaxLoss.apply(logits, packed.target, packed.weight)
 
 
 class _Speed:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from sqlft_local import loading, lora
+from sqlft_local import lean, loading, lora
 from sqlft_local.options import ModelOptions, TrainOptions
 from sqlft_local.packing import Example, common_prefix, pack
 from sqlft_local.rows import passes, weight
@@ -46,6 +46,7 @@ def trainable(folder: Path, attention: str) -> tuple[Any, dict[str, Any]]:
     """The model with LoRA matrices that all do something."""
     if attention == "sqlft":
         model = loading.fresh(folder, ModelOptions(), "cpu").model
+        lean.apply(model)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention).requires_grad_(False)
     attached = lora.attach(model, TrainOptions(lora_dropout=0.0), None)
@@ -127,3 +128,22 @@ def test_common_prefix_leaves_every_row_a_token() -> None:
     assert common_prefix([[1, 2], [1, 2, 3]]) == 1
     assert common_prefix([[5], [5, 6]]) == 0
     assert common_prefix([[4, 5], [5, 6]]) == 0
+
+
+@pytest.mark.parametrize("dropout", [0.05, 0.5])
+def test_dropout_drops_its_share(dropout: float) -> None:
+    """In every place of the drawn numbers, and what is left makes up for it."""
+    x = torch.ones(2000, 64)
+    torch.manual_seed(1)
+    mask = lora.kept(x, dropout)
+    places = mask.float().view(-1, 8).mean(0)
+    assert (places - (1 - dropout)).abs().max() < 0.02
+    assert abs(lora.dropped(x, mask, dropout).mean().item() - 1) < 0.02
+
+
+def test_leaner_modules_are_used_where_they_compute_the_same(model_maker: Callable[..., Path]) -> None:
+    """Gemma's norm multiplies by 1 + w."""
+    llama = loading.fresh(model_maker("llama"), ModelOptions(), "cpu").model
+    gemma = loading.fresh(model_maker("gemma", kind="gemma", head_dim=16), ModelOptions(), "cpu").model
+    assert lean.apply(llama) == 2 * 3 + 1
+    assert lean.apply(gemma) == 0
