@@ -46,12 +46,7 @@ def handler_class(name: str) -> type[Handler]:
     try:
         loaded = entry.load()
     except ImportError as e:
-        extra = entry.extras[0] if entry.extras else entry.name
-        owner = entry.dist.name if entry.dist else "sqlft"
-        raise HandlerNotInstalled(
-            f"The handler '{name}' needs a package that is not installed ({e}).",
-            f"Run: pip install '{owner}[{extra}]'",
-        ) from e
+        raise not_installed(name, e) from e
     except Exception as e:
         raise HandlerNotInstalled(
             f"The handler '{name}' could not be loaded: {type(e).__name__}: {e}", "Reinstall the package that ships it."
@@ -62,3 +57,13 @@ def handler_class(name: str) -> type[Handler]:
             f"Let {entry.value} be a subclass of sqlft.handler.Handler.",
         )
     return loaded
+
+
+def not_installed(name: str, error: ImportError) -> HandlerNotInstalled:
+    """The error for an import that failed in a handler, then or later, with what to install."""
+    entry = entry_of(name)
+    extra = entry.extras[0] if entry and entry.extras else name
+    owner = entry.dist.name if entry and entry.dist else "sqlft"
+    return HandlerNotInstalled(
+        f"The handler '{name}' needs a package that is not installed ({error}).", f"Run: pip install '{owner}[{extra}]'"
+    )

@@ -148,6 +148,7 @@ def _require_gguf(what: str) -> None:
     try:
         import gguf  # noqa: F401
         import safetensors  # noqa: F401
+        import tokenizers  # noqa: F401
     except ImportError as e:
         raise HandlerNotInstalled(f"Reading {what} needs a package that is not installed ({e}).", INSTALL) from e
 

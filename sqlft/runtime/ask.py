@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from sqlft import plugins
 from sqlft.catalog.records import Usage
 from sqlft.errors import Cancelled, CatalogError, ProviderError, SqlftError
 from sqlft.handler import Completion, Message, Predictor, Request
@@ -154,6 +155,8 @@ class Asking:
             )
         except SqlftError:
             raise
+        except ImportError as e:
+            raise plugins.not_installed(self._resolved.handler_name, e) from e
         except Exception as e:
             raise ProviderError(
                 f"The handler '{self._resolved.handler_name}' failed: {type(e).__name__}: {e}",

@@ -202,6 +202,8 @@ def _prepared(session: Session, plan: Plan, parameters: Parameters) -> Prepared:
             long_rows=getattr(plan.options, "long_rows", None) or "cut",
             count_tokens=lambda texts: plan.handler.count_tokens(texts, spec),
         )
+    except ImportError as e:  # the handler counts tokens
+        raise plugins.not_installed(plan.engine.handler, e) from e
     except UnicodeError as e:
         raise DataError(f"The training rows have text that is not valid Unicode: {e}.", "Mend it in the query.") from e
 

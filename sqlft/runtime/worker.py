@@ -104,7 +104,10 @@ class Training:
         if start is not None and start.path is not None:
             artifacts.verify(start.path, self.job.start_digest)
         self._started()
-        return handler.train(spec, start, data, options, self.work / FILES, self.report)
+        try:
+            return handler.train(spec, start, data, options, self.work / FILES, self.report)
+        except ImportError as e:
+            raise plugins.not_installed(self.job.handler, e) from e
 
     def _started(self) -> None:
         known = self.catalog.version(self.key)
