@@ -16,7 +16,7 @@ export PIP_NO_INPUT := 1
 
 help:
 	@echo 'make demo         fine-tune a small model from SQL and see what it learnt: a few minutes'
-	@echo 'make venv         .venv with sqlft, its handlers, and what tests need'
+	@echo 'make venv         .venv with sqlft and its handlers'
 	@echo 'make test         formatting, lint, types, floors and all tests'
 	@echo 'make test-1.5.5   tests without PyTorch, on the oldest versions that pyproject.toml allows'
 	@echo 'make lint         make test without the tests'
@@ -27,7 +27,7 @@ help:
 
 # -- a model of your own ---------------------------------------------------------------------------------------
 
-demo: $(VENV)/run.$(HERE)
+demo: venv
 	@rm -rf .demo && mkdir .demo
 	@echo 'The base model: SmolLM2-135M-Instruct'
 	@$(VENV)/bin/sqlft pull smollm2-135m
@@ -36,20 +36,19 @@ demo: $(VENV)/run.$(HERE)
 
 # -- environments ----------------------------------------------------------------------------------------------
 
-venv: $(VENV)/dev.$(HERE)
+venv: $(VENV)/run.$(HERE)
 
 $(VENV)/run.$(HERE): pyproject.toml constraints.txt
 	@sh .ci/venv $(VENV)
-	@echo 'Installing sqlft and its local engine into $(VENV): about a minute'
-	$(VENV)/$(INSTALL) -c constraints.txt -e '.[local]'
+	@echo 'Installing sqlft and its handlers into $(VENV): about a minute'
+	$(VENV)/$(INSTALL) -c constraints.txt -e '.[local,openai]'
 	@touch $@
 
-$(VENV)/dev.$(HERE): pyproject.toml constraints.txt
-	@sh .ci/venv $(VENV)
-	@echo 'Installing sqlft, its handlers and what tests need into $(VENV): a minute or two'
+$(VENV)/dev.$(HERE): $(VENV)/run.$(HERE)
+	@echo 'Installing what tests need into $(VENV)'
 	@$(VENV)/bin/python .ci/requirements.py dev > $(VENV)/dev.txt
-	$(VENV)/$(INSTALL) -c constraints.txt -r $(VENV)/dev.txt -e '.[local,openai]'
-	@touch $(VENV)/run.$(HERE) $@
+	$(VENV)/$(INSTALL) -c constraints.txt -r $(VENV)/dev.txt
+	@touch $@
 
 $(OLDEST)/test.$(HERE): pyproject.toml constraints.txt
 	@sh .ci/venv $(OLDEST)
@@ -67,18 +66,18 @@ test: lint
 test-1.5.5: $(OLDEST)/test.$(HERE)
 	$(OLDEST)/bin/python -m pytest --ignore=tests/handlers $(PYTEST)
 
-lint: venv
+lint: $(VENV)/dev.$(HERE)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy benchmarks docs .ci
 	$(VENV)/bin/lint-imports
 
-bench: venv
+bench: $(VENV)/dev.$(HERE)
 	$(VENV)/bin/python benchmarks/startup.py
 	$(VENV)/bin/python benchmarks/queries.py
 
-docs: venv
+docs: $(VENV)/dev.$(HERE)
 	$(VENV)/bin/python docs/generate.py
 
 clean:
