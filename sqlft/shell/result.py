@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any
+
+from duckdb import DuckDBPyConnection, Error
 
 from sqlft.connection import Connection
 from sqlft.shell.table import Column, Row
@@ -16,9 +18,10 @@ from sqlft.sql.statements import Plain
 if TYPE_CHECKING:
     import pyarrow as pa
 
+WIDE = 500
 BATCH = 2048
 """Rows fetched at once, as many as DuckDB computes at once; answers of models come in relations of their own."""
-_SILENT = {"Count": "BIGINT", "Success": "BOOLEAN"}
+_STATUS = {"Count": "BIGINT", "Success": "BOOLEAN"}
 _ASKS_FOR_ROWS = ("SELECT", "FROM", "VALUES", "TABLE", "WITH", "CALL", "PIVOT", "UNPIVOT", "(")
 _PLAN = ["explain_key", "explain_value"]
 
@@ -26,10 +29,12 @@ _PLAN = ["explain_key", "explain_value"]
 class Result:
     """The rows of one statement, which can be read once; `is_ours` if it is about models, and no query."""
 
-    def __init__(self, columns: list[Column], relations: Iterator[Any], is_ours: bool = False) -> None:
-        self.columns = columns
+    def __init__(self, con: DuckDBPyConnection, relations: Iterator[Any], is_ours: bool = False) -> None:
+        first = next(relations)
+        self.columns = [Column(n, str(t)) for n, t in zip(first.columns, first.types, strict=True)]
         self.is_ours = is_ours
-        self._relations = relations
+        self._con = con
+        self._relations = chain([first], relations)
 
     @property
     def is_plan(self) -> bool:
@@ -52,15 +57,21 @@ class Result:
                 batch = [[_finite(v) if f else v for v, f in zip(row, floats, strict=True)] for row in batch]
             yield batch
 
-    def changed_rows(self, first_word: str) -> int | None:
-        """How many rows a statement changed that gives no others, -1 where it does not say; None if it gives rows."""
+    def is_status(self, first_word: str) -> bool:
+        """Whether the statement gives no rows, but says that it is done: CREATE TABLE, INSERT, SET."""
         given = [(c.name, c.type) for c in self.columns]
-        if len(given) != 1 or first_word in _ASKS_FOR_ROWS or given[0] not in _SILENT.items():
-            return None
+        return len(given) == 1 and given[0] in _STATUS.items() and first_word not in _ASKS_FOR_ROWS
+
+    def changed_rows(self) -> int | None:
+        """How many rows such a statement changed, None if it does not say."""
         counts = [row[0] for batch in self.rows() for row in batch]
-        return int(counts[0]) if counts and counts[0] and given[0][0] == "Count" else -1
+        return int(counts[0]) if counts and counts[0] and self.columns[0].name == "Count" else None
 
     def _batches(self, expression: str) -> Iterator[pa.RecordBatch]:
+        with _planned_simply(self._con) if len(self.columns) > WIDE else nullcontext():
+            yield from self._read(expression)
+
+    def _read(self, expression: str) -> Iterator[pa.RecordBatch]:
         for relation in self._relations:
             with closing(relation.project(expression).to_arrow_reader(BATCH)) as reader:
                 yield from reader
@@ -74,12 +85,28 @@ def open_result(con: Connection, text: str) -> Iterator[Result | None]:
         yield None
         return
     try:
-        first = next(relations)
-        columns = [Column(n, str(t)) for n, t in zip(first.columns, first.types, strict=True)]
-        yield Result(columns, chain([first], relations), is_ours=_is_ours(text))
+        yield Result(con.session.con, relations, is_ours=_is_ours(text))
     finally:
         if isinstance(relations, Generator):
             relations.close()
+
+
+@contextmanager
+def _planned_simply(con: DuckDBPyConnection) -> Iterator[None]:
+    """Without an optimizer of DuckDB 2.0 that takes a quarter of a minute for 10,000 expressions."""
+    known = con.sql(
+        "SELECT current_setting('disabled_optimizers') FROM duckdb_optimizers() WHERE name = 'projection_placement'"
+    ).fetchall()
+    before = str(known[0][0]) if known else ""
+    if not known:
+        yield
+        return
+    con.execute(f"SET disabled_optimizers = '{','.join(filter(None, [before, 'projection_placement']))}'").fetchall()
+    try:
+        yield
+    finally:
+        with suppress(Error):  # in a failed transaction nothing can be set
+            con.execute(f"SET disabled_optimizers = '{before}'").fetchall()
 
 
 def _is_ours(text: str) -> bool:

@@ -1,12 +1,14 @@
-"""One statement at a time in a thread of its own, so that Ctrl-C is heard whatever it is doing."""
+"""One statement at a time in a thread beside the main one, so that Ctrl-C is heard whatever it is doing."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
@@ -15,8 +17,39 @@ from sqlft.runtime.session import Tick
 from sqlft.shell.screen import Screen
 
 POLL = 0.1
+END_SECONDS = 1.0
 PATIENCE = 3
 """Ctrl-C so often, and a statement that does not stop takes the shell with it."""
+
+
+class _Job:
+    """What is to be run, and what became of it."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.work = work
+        self.done = threading.Event()
+        self.outcome: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.outcome = self.work()
+        except BaseException as e:
+            self.error = e
+        finally:
+            self.done.set()
+
+
+def _work(jobs: SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job.run()
+        del job  # with the result that it holds
+
+
+def _end(jobs: SimpleQueue[_Job | None], thread: threading.Thread) -> None:
+    """Let the thread go before Python ends, which would not clean up what it still holds."""
+    jobs.put(None)
+    thread.join(END_SECONDS)
 
 
 class Runner:
@@ -29,6 +62,10 @@ class Runner:
         self._screen = screen
         self._presses = 0
         self._reports = False
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        thread = threading.Thread(target=_work, args=[self._jobs], name="sqlft-statements", daemon=True)
+        thread.start()
+        self.close = weakref.finalize(self, _end, self._jobs, thread)
         self.interrupt: Callable[[], None] = lambda: None
         self.percent: Callable[[], float] = lambda: -1.0
 
@@ -56,30 +93,19 @@ class Runner:
 
     def run(self, job: Callable[[], Any]) -> Any:
         """What `job` returns or raises; KeyboardInterrupt if Ctrl-C stopped it."""
-        outcome: list[Any] = []
-        errors: list[BaseException] = []
-        done = threading.Event()
-
-        def work() -> None:
-            try:
-                outcome.append(job())
-            except BaseException as e:
-                errors.append(e)
-            finally:
-                done.set()
-
+        running = _Job(job)
         self._reports = False
         self._screen.bar.start()
         with self._listening():
-            threading.Thread(target=work, name="sqlft-statement", daemon=True).start()
-            while not done.wait(POLL):
+            self._jobs.put(running)
+            while not running.done.wait(POLL):
                 self._watch()
         self._screen.hide_bar()
-        if not errors:
-            return outcome[0]
-        if self._presses and not isinstance(errors[0], Cancelled):
-            raise KeyboardInterrupt from errors[0]
-        raise errors[0]
+        if running.error is None:
+            return running.outcome
+        if self._presses and not isinstance(running.error, Cancelled):
+            raise KeyboardInterrupt from running.error
+        raise running.error
 
     def _watch(self) -> None:
         """An interrupt that came between two queries was not heard, so it is repeated."""

@@ -92,10 +92,9 @@ class Shell:
             if result is None:
                 return
             first = _FIRST_WORD.match(text)
-            changed = result.changed_rows(first[1].upper() if first else "")
-            if changed is None:
+            if not result.is_status(first[1].upper() if first else ""):
                 self._write_rows(result, mode)
-            elif changed >= 0 and self.is_interactive and self.screen.is_terminal:
+            elif self.is_interactive and self.screen.is_terminal and (changed := result.changed_rows()) is not None:
                 self.screen.note(f"({changed:,} row{'' if changed == 1 else 's'})")
 
     def _write_rows(self, result: Result, mode: str) -> None:

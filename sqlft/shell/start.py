@@ -61,6 +61,7 @@ def run_shell(arguments: Arguments) -> int:
         return _run(shell, arguments)
     finally:
         screen.redirect(None)
+        runner.close()
         con.close()
 
 

@@ -98,6 +98,19 @@ def test_json_and_csv_are_read_by_others(run: Run) -> None:
     assert table[-1] == ["4999", '4999,\n"', "[4999, NULL]", "nan"]
 
 
+def test_ten_thousand_columns_and_ten_megabytes(run: Run) -> None:
+    wide = "FROM (PIVOT (SELECT i FROM range(10000) t(i)) ON i USING sum(i))"
+    setting = "SELECT current_setting('disabled_optimizers') AS x"
+    done = run("shell", "-c", wide, "-c", setting, "--mode", "csv")
+    header, row, *after = done.stdout.splitlines()
+    assert header == row
+    assert header.count(",") == 9999
+    assert after == ["x", '""']
+    assert run("shell", "-c", wide, COLUMNS="80").stdout.endswith("(1 row; 10,000 columns, 8 shown)\n")
+    long = run("shell", "-c", "SELECT repeat('x', 10000000) AS long", "--mode", "json").stdout
+    assert len(json.loads(long)[0]["long"]) == 10_000_000
+
+
 def test_results_go_to_a_file_and_back(run: Run, tmp_path: Path) -> None:
     script = ".mode csv\n.output 'my file.csv'\nSELECT 1 AS a;\n.output\nSELECT 2 AS b;\n.output nowhere/x\n"
     done = run("shell", stdin=script)
