@@ -135,7 +135,7 @@ class Connection:
         last = statements[-1]
         relation: Any
         if self._is_duckdbs(last):
-            relation = self._con.sql(last.text)
+            relation = self._relation(Plain(last.text, text=last.text), params)
         elif isinstance(last, Plain):
             relation = self._relation(last, params)
         else:
@@ -200,7 +200,7 @@ class Connection:
             self._run_plain(statement, parameters)
             return
         if self._is_duckdbs(statement):
-            self._native(statement.text, parameters)
+            self._run_plain(Plain(statement.text, text=statement.text), parameters)
             return
         table = self._run_ours(statement, parameters)
         if table is None:

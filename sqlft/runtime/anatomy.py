@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,7 +11,20 @@ from sqlft.sql.lexer import Token
 
 SET_OPERATORS = frozenset({"UNION", "EXCEPT", "INTERSECT"})
 CLAUSES = frozenset(
-    {"SELECT", "FROM", "WHERE", "GROUP", "HAVING", "QUALIFY", "WINDOW", "ORDER", "LIMIT", "OFFSET", "FETCH"}
+    {
+        "SELECT",
+        "FROM",
+        "WHERE",
+        "GROUP",
+        "HAVING",
+        "QUALIFY",
+        "WINDOW",
+        "ORDER",
+        "LIMIT",
+        "OFFSET",
+        "FETCH",
+        "RETURNING",
+    }
 )
 JOIN_WORDS = frozenset(
     {"JOIN", "INNER", "LEFT", "RIGHT", "FULL", "OUTER", "CROSS", "NATURAL", "SEMI", "ANTI", "ASOF", "POSITIONAL"}
@@ -117,6 +130,17 @@ class Anatomy:
         block = self._block_at(i)
         return block if block.from_.has(position) else None
 
+    def scopes(self, position: int, within: Block) -> Iterator[Block]:
+        """The SELECTs with a FROM that hold a position and lie inside `within`, innermost first."""
+        i: int | None = self.index(position)
+        while i is not None and within.span.has(self.tokens[i].start):
+            block, depth = self._block_at(i), self.depth[i]
+            if block.span == within.span:
+                return
+            if block.from_ != NOWHERE:
+                yield block
+            i = next((j for j in range(i - 1, -1, -1) if self.depth[j] < depth), None)
+
     def visible_ctes(self, position: int) -> str:
         """`WITH …` of all the CTEs that a query put at `position` would see, or ''."""
         lists, recursive = [], False
@@ -214,8 +238,10 @@ class Anatomy:
                 marks.append(("FROM" if j == first else word, j))
             elif word == "SAMPLE" and self.words[j - 1] == "USING":
                 marks.append(("SAMPLE", j - 1))
+            elif word == "CONFLICT" and self.words[j - 1] == "ON":
+                marks.append(("CONFLICT", j - 1))
         block = Block(Span(self.tokens[first].start, self._end_of(end)), in_set_operation=in_set)
-        ends = [m[1] for m in marks[1:]] + [end]
+        ends = [*(m[1] for m in marks[1:]), end][: len(marks)]
         others: set[str] = set()
         for (word, j), stop in zip(marks, ends, strict=True):
             self._clause(block, word, j, stop, others)

@@ -18,6 +18,7 @@ from sqlft.runtime.lists import Lists
 from sqlft.runtime.references import Reading, Reference
 
 VOLATILE = re.compile(r"\b(random|uuid|uuidv4|uuidv7|gen_random_uuid|nextval|setseed)\s*\(", re.I)
+ANY = re.compile(r"(?:any|some)\s*(\((\s*(?:select|with|from|values)\b)?.*\))", re.I | re.S)
 INNER = frozenset({"", ",", "JOIN", "INNER JOIN", "CROSS JOIN"})
 MODEL_JOINS = INNER | {"LEFT JOIN", "LEFT OUTER JOIN"}
 
@@ -175,6 +176,9 @@ class Clauses(Lists):
         left = _trimmed(self.text, Span(conjunct.span.start, operator.start))
         right = _trimmed(self.text, Span(operator.end, conjunct.span.end))
         if left == use:
+            any_of = ANY.fullmatch(self.text[right.start : right.end])
+            if any_of is not None:
+                return self._listed(conjunct, any_of[1] if any_of[2] else f"(SELECT unnest({any_of[1]}))")
             other = right
         elif right == use:
             other = left

@@ -70,7 +70,9 @@ def _planned(session: Session, clauses: Clauses, outer: Outer) -> Layout | None:
 def _is_simple(clauses: Clauses, asked: list[Asked]) -> bool:
     for i, item in enumerate(clauses.block.items):
         is_model = any(a.item == i for a in asked)
-        if item.using or "NATURAL" in item.join_kind or "ASOF" in item.join_kind or "SEMI" in item.join_kind:
+        if item.using and not (is_model and _merges(clauses, asked_at(asked, i), item)):
+            return False
+        if "NATURAL" in item.join_kind or "ASOF" in item.join_kind or "SEMI" in item.join_kind:
             return False
         if "ANTI" in item.join_kind or (i and not is_model and item.join_kind == "POSITIONAL JOIN"):
             return False
@@ -81,6 +83,18 @@ def _is_simple(clauses: Clauses, asked: list[Asked]) -> bool:
             return False
         if "RIGHT" in item.join_kind or "FULL" in item.join_kind:
             return False
+    return True
+
+
+def _merges(clauses: Clauses, asked: Asked, item: FromItem) -> bool:
+    """Whether USING (…) may count as if it were not written: the slice then shows the table's column alone."""
+    reference, names = asked.reference, [name.lower() for name in item.using]
+    inputs = {name.lower(): name for name in reference.inputs}
+    if any(name not in inputs or reads_qualified(reference, name, clauses.text) for name in names):
+        return False
+    if asked.item == 0 or _is_whole(clauses.reading, reference.alias):
+        return False
+    asked.inputs.implicit += [inputs[name] for name in names]
     return True
 
 

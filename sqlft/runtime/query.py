@@ -10,7 +10,7 @@ import duckdb
 from sqlglot import exp
 
 from sqlft.catalog.records import View
-from sqlft.errors import AlreadyExists, CatalogError, StatementError
+from sqlft.errors import AlreadyExists, CatalogError, NotSupported, StatementError
 from sqlft.runtime.asker import Asker
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.literals import inline, quoted
@@ -28,7 +28,9 @@ CREATE = re.compile(
     re.I,
 )
 DROP = re.compile(rf"\s*drop\s+(?P<kind>table|view)\s+(?P<exists>if\s+exists\s+)?{NAME}", re.I)
-DRY = re.compile(r"\s*(explain(?:\s*\([^)]*\))?|describe|desc)\s+(?!analyze\b)", re.I)
+BEFORE = re.compile(r"\s*(?P<verb>explain(?P<analyze>\s+analyze\b|\s*\([^)]*\))?|describe|desc)\s+", re.I)
+"""What may stand before a query; with ANALYZE it is run."""
+SHOWN_VIEW = re.compile(rf"\s*(?P<verb>describe|desc|show|summarize)\s+{NAME}\s*", re.I)
 QUERY = re.compile(r"[\s(]*(select|with|from|values)\b", re.I)
 READS = frozenset({"FROM", "JOIN", ",", "(", "TABLE", "INTO"})
 
@@ -79,11 +81,13 @@ def _mentions(session: Session, found: list[Token]) -> bool:
 
 
 def _query(session: Session, cache: Cache, text: str, statement: Plain, found: list[Token]) -> Planned:
-    dry = DRY.match(text)
+    text = _of_view(session, text)
+    before = BEFORE.match(text)
+    dry = before is not None and "analyze" not in (before["analyze"] or "").lower()
     asker = Asker(session, cache, statement.using, statement.text)
-    rewriter = Rewriter(session, text[dry.end() :] if dry else text, asker, dry=dry is not None)
+    rewriter = Rewriter(session, text[before.end() :] if before else text, asker, dry=dry)
     try:
-        outcome = _outcome(session, rewriter, asker, text, dry, found)
+        outcome = _outcome(session, rewriter, asker, text, before.group() if before else "", found)
     except BaseException:
         asker.finish(error=True)
         raise
@@ -92,10 +96,7 @@ def _query(session: Session, cache: Cache, text: str, statement: Plain, found: l
     return outcome
 
 
-def _outcome(
-    session: Session, rewriter: Rewriter, asker: Asker, text: str, dry: re.Match[str] | None, found: list[Token]
-) -> Planned:
-    before = dry.group(0) if dry else ""
+def _outcome(session: Session, rewriter: Rewriter, asker: Asker, text: str, before: str, found: list[Token]) -> Planned:
     try:
         reading, references = rewriter.read()
     except StatementError:
@@ -104,13 +105,27 @@ def _outcome(
         return Untouched()
     if not references:
         return Untouched() if before + rewriter.text == text else Native(before + rewriter.text)
-    if isinstance(reading.tree, exp.Select) and not dry:
+    if isinstance(reading.tree, exp.Create) and reading.tree.args.get("kind") in ("MACRO", "FUNCTION"):
+        raise NotSupported(
+            f"A macro cannot read a model, and this one reads '{references[0].resolved.model.key.name}'.",
+            "Make a view of it, or write the query out.",
+        )
+    if isinstance(reading.tree, exp.Select) and not before:
         planned = plan(session, rewriter)
         if planned is not None:
             return Stream(session, asker, planned)
     sql = rewriter.run()
     asker.check_using()
     return Native(before + sql)
+
+
+def _of_view(session: Session, text: str) -> str:
+    """DESCRIBE, SHOW or SUMMARIZE of a view that DuckDB does not know, as one of its query."""
+    shown = SHOWN_VIEW.fullmatch(text.rstrip("; \n"))
+    if shown is None or session.catalog.view(_plain_name(shown["name"])) is None:
+        return text
+    verb = "SUMMARIZE" if shown["verb"].lower() == "summarize" else "DESCRIBE"
+    return f"{verb} SELECT * FROM {shown['name']}"
 
 
 def _is_duckdbs(session: Session, text: str) -> bool:

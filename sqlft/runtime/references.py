@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -116,9 +118,12 @@ class Reading:
         flat, self.versions = same_length(text, self.tokens, is_model)
         self.anatomy = Anatomy(text, self.tokens)
         try:
-            self.tree: Any = sqlglot.parse_one(flat, read="duckdb")
+            with _quiet():
+                self.tree: Any = sqlglot.parse_one(flat, read="duckdb")
         except (SqlglotError, RecursionError, ValueError, IndexError, TypeError, AttributeError) as e:
             raise _unreadable(text, e) from e
+        if isinstance(self.tree, exp.Command):
+            raise _unreadable(text, None)
         self._is_model = is_model
 
     def tables(self) -> Iterator[tuple[exp.Table, str, str, Span]]:
@@ -248,14 +253,26 @@ def _in_recursion(table: exp.Table) -> bool:
     return any(t.name.lower() == cte.alias.lower() for t in cte.find_all(exp.Table))
 
 
-def _unreadable(text: str, error: Exception) -> StatementError:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What sqlglot cannot read it says in the log, too."""
+    log = logging.getLogger("sqlglot")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+def _unreadable(text: str, error: Exception | None) -> StatementError:
     offset = 0
     details = getattr(error, "errors", None)
     if details:
         line, col = details[0].get("line") or 1, details[0].get("col") or 1
         lines = text.split("\n")
         offset = min(len(text), sum(len(x) + 1 for x in lines[: line - 1]) + max(0, col - 1))
-    reason = details[0].get("description") if details else type(error).__name__
+    known = details[0].get("description") if details else type(error).__name__
+    reason = known if error is not None else f"a model cannot be read in {text.split()[0].upper()}"
     return StatementError(
         f"sqlft cannot read this query, which reads a model: {reason}.",
         text,

@@ -8,6 +8,7 @@ runs is the user's own text over plain tables, so names, types and semantics are
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from sqlft.runtime.asker import Asker, Book
 from sqlft.runtime.inputs import Clauses, Inputs
 from sqlft.runtime.literals import identifier
 from sqlft.runtime.models import Resolved, resolve
-from sqlft.runtime.references import Reading, Reference
+from sqlft.runtime.references import Reading, Reference, Use
 from sqlft.runtime.session import Session
 from sqlft.runtime.show import run_show_engines, run_show_models
 from sqlft.sql.statements import DEFAULT_PROJECT, ShowEngines, ShowModels
@@ -32,6 +33,8 @@ SHOWN: Mapping[str, Callable[[Session], pa.Table]] = {
     "ml_engines": lambda session: run_show_engines(session, ShowEngines(), None),
 }
 """Tables of the project `mindsdb`, as scripts from there read them."""
+CHANCE = re.compile(r"\btablesample\b|\busing\s+sample\b|\b(where|order\s+by)\b[^;]*\brandom\s*\(", re.I)
+"""Rows of a FROM clause that differ each time."""
 MOST_STEPS = 200
 _numbers = itertools.count(1)
 
@@ -60,7 +63,9 @@ class Rewriter:
                     continue
                 resolved = self._model_at(reading, schema, name, span)
                 if resolved is not None:
-                    references.append(reading.reference(table, span, resolved))
+                    reference = reading.reference(table, span, resolved)
+                    reference.uses = [u for u in reference.uses if not self._is_hidden(reading, reference, u)]
+                    references.append(reference)
             if not changes:
                 self.seen_models = self.seen_models or bool(references)
                 return reading, references
@@ -71,6 +76,21 @@ class Rewriter:
 
     def _is_model_name(self, name: str) -> bool:
         return name.lower() in self.session.catalog.names()
+
+    def _is_hidden(self, reading: Reading, reference: Reference, use: Use) -> bool:
+        """Whether a bare name in a subquery means a column of the subquery's own tables."""
+        if "." in self.text[use.span.start : use.span.end]:
+            return False
+        anatomy = reading.anatomy
+        for block in anatomy.scopes(use.span.start, reference.block):
+            tables = self.text[block.from_.start : block.from_.end]
+            ctes = anatomy.visible_ctes(block.span.start)
+            try:
+                self.session.con.sql(f"{ctes}SELECT {identifier(use.column)} FROM {tables}")
+                return True
+            except duckdb.Error:  # not theirs, or they hang on another model
+                continue
+        return False
 
     def _table_text(self, schema: str, name: str) -> str | None:
         """What stands for sqlft.<name> or a view of ours."""
@@ -140,6 +160,11 @@ class Rewriter:
             f"({inputs.bindings[n].expression}) AS {name}" for n, name in zip(reference.inputs, names, strict=True)
         ]
         base, where = clauses.base_from(inputs), clauses.conditions(inputs, volatile=False)
+        if CHANCE.search(base) and not self.dry:
+            raise NotSupported(
+                "The rows for the model are drawn by chance, and this query would need to draw the same ones twice.",
+                "Draw them into a table first: CREATE TEMP TABLE drawn AS …, and join that.",
+            )
         body = f"SELECT {', '.join(expressions)}{f' FROM {base}' if base else ''}"
         body += f" WHERE {' AND '.join(where)}" if where else ""
         if limited is not None:

@@ -340,6 +340,11 @@ def test_what_cannot_be_followed_says_so(desk: Desk, asked: Callable[[], list[st
             "recursive",
         ),
         ("SELECT answer FROM m.7 WHERE content = 'a'", "no version"),
+        ("CREATE MACRO ask(q) AS (SELECT answer FROM m WHERE content = q)", "macro"),
+        ("CREATE MACRO ask(q) AS TABLE (SELECT answer FROM m WHERE content = q)", "macro"),
+        ("PREPARE p AS SELECT answer FROM m WHERE content = $1", "PREPARE"),
+        ("SELECT count(m.answer) FROM t TABLESAMPLE 50% JOIN m ON m.content = t.x", "by chance"),
+        ("SELECT max(answer) FROM (FROM t ORDER BY random() LIMIT 3) s JOIN m ON m.content = s.x", "by chance"),
         ("SELECT * FROM sqlft.modles", "Did you mean 'models'"),
     ]:
         with pytest.raises(SqlftError, match=said) as caught:
@@ -363,6 +368,23 @@ def test_relations_arrow_and_frames(desk: Desk, asked: Callable[[], list[str]]) 
     assert list(desk.con.execute(query)) == wanted
     assert desk.con.execute("SELECT 1 AS a").arrow().to_pylist() == [{"a": 1}]
     assert desk.con.sql("SHOW MODELS").columns[0] == "NAME"
+
+
+def test_explain_asks_only_to_analyze(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    assert desk.run("EXPLAIN SELECT answer FROM m WHERE content = 'a'")
+    assert desk.run("EXPLAIN (FORMAT json) SELECT answer FROM m WHERE content = 'a'")
+    assert asked() == []
+    assert desk.run("EXPLAIN ANALYZE SELECT answer FROM m WHERE content = 'a'")
+    assert asked() == ["a"]
+
+
+def test_views_are_described(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    desk.run("CREATE VIEW v(question, said) AS SELECT t.x, m.answer FROM t JOIN m ON m.content = t.x WHERE t.id < 2")
+    columns = [("question", "VARCHAR"), ("said", "VARCHAR")]
+    for sql in ("DESCRIBE v", "DESC v;", "SHOW v", "DESCRIBE SELECT * FROM v"):
+        assert [row[:2] for row in desk.run(sql)] == columns
+    assert asked() == []
+    assert [row[0] for row in desk.run("SUMMARIZE v")] == ["question", "said"]
 
 
 def test_several_statements_in_one_text(desk: Desk, asked: Callable[[], list[str]]) -> None:

@@ -216,3 +216,42 @@ SELECT * FROM (SELECT * FROM t JOIN m ON m.content = t.x) WHERE id < 3;
 
 -- calls ==10
 SELECT answer FROM (SELECT t.id AS n, m.answer FROM t JOIN m ON m.content = t.x) q WHERE q.n < 10 AND q.answer > 'A:P4';
+
+-- calls ==10
+SELECT t.id, m.answer FROM t JOIN m USING (content) ORDER BY t.id LIMIT 10;
+
+-- calls <=64 (any rows)
+SELECT * FROM t JOIN m USING (content) LIMIT 10;
+
+-- calls <=128
+SELECT * FROM t JOIN m USING (content) WHERE t.k = 3 AND m.answer LIKE '%7' ORDER BY t.id LIMIT 10;
+
+-- calls ==3
+SELECT content, m.answer, t.content AS tc FROM t LEFT JOIN m USING (content) WHERE content < 'p2' ORDER BY t.id LIMIT 3;
+
+-- calls ==4
+SELECT m.*, t.id FROM t JOIN m USING (content) WHERE t.id < 4;
+
+-- calls ==4
+SELECT m.content, t.id, answer FROM t JOIN m USING (content) WHERE t.id < 4;
+
+-- calls ==4
+SELECT content, answer FROM m WHERE content IN (SELECT content FROM t WHERE id < 4);
+
+-- calls ==4
+SELECT content, answer FROM m WHERE content IN (SELECT content || '!' FROM t WHERE id < 4 AND content > '');
+
+-- calls ==1
+SELECT answer FROM m WHERE content = (SELECT min(content) FROM t);
+
+-- calls ==3
+SELECT content, answer FROM m WHERE content = ANY (['p1', 'p2', 'p3']);
+
+-- calls ==4
+SELECT content, answer FROM m WHERE content = ANY (SELECT x FROM t WHERE id < 4);
+
+-- calls ==3
+SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x WHERE t.id < 3 AND (SELECT max(answer) FROM (SELECT 'z' AS answer)) = 'z';
+
+-- calls ==2
+INSERT INTO sink SELECT 7, answer FROM m WHERE content IN ('p1', 'p2') RETURNING id;
