@@ -365,4 +365,13 @@ def bind_error(error: duckdb.Error, inputs: Inputs, text: str) -> Exception:
                 inputs.reference.span.start,
                 f"Map it: JOIN {model} ON {model}.{name} = table.column.",
             )
+    absent = re.search(r'Referenced table "(.+?)" not found', str(error))
+    if absent is not None and inputs.bindings:
+        return StatementError(
+            f"An input of the model '{inputs.reference.resolved.model.key.name}' comes from '{absent[1]}', "
+            "which is joined to the model's answer.",
+            text,
+            inputs.reference.span.start,
+            f"Put the table first: FROM {absent[1]} JOIN …, or the condition on the answer into WHERE.",
+        )
     return error

@@ -340,6 +340,7 @@ def test_what_cannot_be_followed_says_so(desk: Desk, asked: Callable[[], list[st
             "recursive",
         ),
         ("SELECT answer FROM m.7 WHERE content = 'a'", "no version"),
+        ("SELECT t.id FROM m JOIN t ON t.x = m.content AND m.answer = 'A:P1'", "comes from 't'"),
         ("CREATE MACRO ask(q) AS (SELECT answer FROM m WHERE content = q)", "macro"),
         ("CREATE MACRO ask(q) AS TABLE (SELECT answer FROM m WHERE content = q)", "macro"),
         ("PREPARE p AS SELECT answer FROM m WHERE content = $1", "PREPARE"),
