@@ -73,16 +73,11 @@ class Bar:
     def _draw_bar(self, tick: Tick, left: float | None) -> None:
         if self._progress is None:
             self._progress = _progress(self._stream)
-            self._task = self._progress.add_task("", counts="", metrics="", left="")
+            self._task = self._progress.add_task("")
         assert self._task is not None
-        self._progress.update(
-            self._task,
-            description=tick.label,
-            completed=tick.done,
-            counts=counts(tick),
-            metrics=metrics(tick.metrics),
-            left=clock_time(self._clock() - self._begun) if left is None else f"{clock_time(left)} left",
-        )
+        time = clock_time(self._clock() - self._begun) if left is None else f"{clock_time(left)} left"
+        told = "  ".join(p for p in (tick.label, counts(tick), time, metrics(tick.metrics)) if p)
+        self._progress.update(self._task, description=told, completed=tick.done)
         self._progress.tasks[0].total = tick.total  # update() would take None as "leave it"
         self._progress.start()
         self._progress.refresh()
@@ -124,15 +119,13 @@ def _progress(stream: TextIO) -> Progress:
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.table import Column
 
-    def text(field: str) -> TextColumn:
-        return TextColumn(field, markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-
+    # in one column, so that a narrow screen cuts the end off and nothing else
+    told = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
     return Progress(
-        text("{task.description}"),
-        BarColumn(bar_width=24, complete_style="blue", finished_style="blue", pulse_style="blue"),
-        text("{task.fields[counts]}"),
-        text("{task.fields[metrics]}"),
-        text("{task.fields[left]}"),
+        BarColumn(
+            16, complete_style="blue", finished_style="blue", pulse_style="blue", table_column=Column(min_width=16)
+        ),
+        told,
         console=Console(file=stream, highlight=False),
         transient=True,
         auto_refresh=False,
