@@ -6,7 +6,7 @@ OLDEST := .venv-1.5.5
 HERE := $(shell pwd -P | cksum | cut -d' ' -f1)
 # Only what is imported gets compiled, at its first import: that saves half a minute of an installation.
 INSTALL := bin/python -m pip install --no-compile
-PYTEST :=
+PYTEST ?= -n 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
@@ -23,7 +23,7 @@ help:
 	@echo 'make bench        calls, rows a second, memory and start-up, beside plain DuckDB'
 	@echo 'make docs         write into docs/ what is generated from the code'
 	@echo 'make clean        remove what these made'
-	@echo 'PYTHON=python3.12 chooses the interpreter, PYTEST="-k shapes" is passed to pytest.'
+	@echo 'PYTHON=python3.12 chooses the interpreter, PYTEST="-k shapes" is what pytest gets.'
 
 # -- a model of your own ---------------------------------------------------------------------------------------
 
