@@ -97,9 +97,9 @@ class Decoder:
             ).logits
         return logits
 
-    def _room(self, layer: int, like: Tensor, rows: int, tokens: int) -> tuple[Tensor, Tensor]:
+    def _room(self, layer: int, k: Tensor, v: Tensor, rows: int, tokens: int) -> tuple[Tensor, Tensor]:
         """The layer's keys and values (rows, heads, tokens, width), grown where they are too small."""
-        for kept in (self._keys, self._values):
+        for kept, like in ((self._keys, k), (self._values, v)):
             old = kept.get(layer)
             if old is None or old.shape[0] < rows or old.shape[2] < tokens:
                 have = (0, 0) if old is None else (old.shape[0], old.shape[2])
@@ -134,7 +134,7 @@ class _Admission:
         decoder = self._decoder
         before = decoder._prefix_states.get(layer) if decoder._prefix else None
         used = len(decoder._prefix)
-        keys, values = decoder._room(layer, k, len(decoder.lengths), max(decoder.lengths) + 1)
+        keys, values = decoder._room(layer, k, v, len(decoder.lengths), max(decoder.lengths) + 1)
         qs, ks, vs = (list(t.split(self._lengths, dim=2)) for t in (q, k, v))
         for row, n, own_k, own_v in zip(self._rows, self._lengths, ks, vs, strict=True):
             for kept, part, own in ((keys, 0, own_k), (values, 1, own_v)):
@@ -157,7 +157,7 @@ class _Step:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         rows, heads, _, width = q.shape
-        keys, values = self._decoder._room(layer, k, rows, self._seen)
+        keys, values = self._decoder._room(layer, k, v, rows, self._seen)
         keys[self._rows, :, self._lengths] = k[:, :, 0]
         values[self._rows, :, self._lengths] = v[:, :, 0]
         kv_heads = k.shape[1]
@@ -168,7 +168,7 @@ class _Step:
             attn_mask=self._mask(window, q.dtype),
             scale=scale,
         )
-        return out.reshape(rows, 1, heads, width)
+        return out.reshape(rows, 1, heads, v.shape[3])
 
     def _mask(self, window: int | None, dtype: Any) -> Tensor:
         """(rows, 1, 1, tokens): 0 for what is seen, else minus infinity."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 KEPT = 4
 """Models kept in memory: a base and three tuned versions of it, which share most of its weights."""
+KNOWN = {"llama", "mistral", "qwen2", "qwen3", "gemma3_text"}
+"""Architectures whose packed rows tests compare with transformers' own attention; others are tried when loaded."""
 LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -35,7 +37,11 @@ class Loaded:
     renderer: Renderer
     folder: Path
     context: int
-    stop_ids: tuple[int, ...]
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        return self.renderer.stop_ids
 
     @property
     def device(self) -> Any:
@@ -48,37 +54,47 @@ def require(what: str) -> None:
     try:
         import peft  # noqa: F401
         import torch  # noqa: F401
-        import transformers
+        import transformers  # noqa: F401
     except ImportError as e:
         raise HandlerNotInstalled(f"{what} needs a package that is not installed ({e}).", INSTALL) from e
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
 
 
 def fresh(folder: Path, options: ModelOptions, device: str, training: bool = False) -> Loaded:
     """The base from its folder, in memory of its own."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     packing.register()
     place = chosen_device(device)
-    with _explained(folder):
+    with _quietly(), _explained(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _check_layers(config)
-        model = AutoModelForCausalLM.from_pretrained(
+        model = _model(folder, config, chosen_dtype(options.dtype, place, training))
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model.to(place).eval().requires_grad_(False)
+        if config.model_type not in KNOWN:
+            _check_attention(model, folder)
+    renderer = Renderer(tokenizer, stops(model.generation_config, tokenizer), options.chat_template)
+    made_for = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 4096)
+    return Loaded(model, renderer, folder, min(options.context_length or made_for, made_for))
+
+
+def _model(folder: Path, config: Any, dtype: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
-            dtype=chosen_dtype(options.dtype, place, training),
+            dtype=dtype,
             attn_implementation=packing.ATTENTION,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    model.to(place).eval().requires_grad_(False)
-    stop_ids = stops(model.generation_config, tokenizer)
-    made_for = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 4096)
-    context = min(options.context_length or made_for, made_for)
-    return Loaded(model, Renderer(tokenizer, stop_ids, options.chat_template), folder, context, stop_ids)
+    except (KeyError, ValueError) as e:
+        if packing.ATTENTION not in str(e):
+            raise
+        raise _other_architecture(folder, config) from e
 
 
 def shared(base: str, options: ModelOptions, device: str, adapter: Path | None) -> Loaded:
@@ -115,7 +131,7 @@ def with_adapter(loaded: Loaded, adapter: Path) -> Loaded:
             change = (b.to(loaded.device, torch.float32) @ a.to(loaded.device, torch.float32)) * scale
             merged = (layer.weight.float() + change).to(layer.weight.dtype)
             layer.weight = torch.nn.Parameter(merged, requires_grad=False)
-    return Loaded(model, loaded.renderer, loaded.folder, loaded.context, loaded.stop_ids)
+    return Loaded(model, loaded.renderer, loaded.folder, loaded.context)
 
 
 def read_adapter(adapter: Path) -> tuple[float, dict[str, tuple[Tensor, Tensor]]]:
@@ -234,6 +250,50 @@ def _check_layers(config: Any) -> None:
         )
 
 
+def _check_attention(model: Any, folder: Path) -> None:
+    """Two packed rows must give what the second gives alone in transformers' own attention."""
+    import torch
+
+    words = model.get_input_embeddings().num_embeddings
+    rows = [[i % words for i in (5, 6, 7, *range(n, 2 * n))] for n in (20, 13)]
+    packed = packing.pack([packing.Example(ids, [1.0] * len(ids)) for ids in rows], model.device)
+    inputs = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False, "layout": packed}
+    try:
+        with torch.no_grad():
+            ours = model(**inputs).logits[0, -13:].float()
+            model.set_attn_implementation("eager")
+            theirs = model(torch.tensor([rows[1]], device=model.device), use_cache=False).logits[0, -13:].float()
+            model.set_attn_implementation(packing.ATTENTION)
+        same = torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * theirs.abs().max().item())
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise _other_architecture(folder, model.config) from e
+    if not same:
+        raise _other_architecture(folder, model.config)
+
+
+def _other_architecture(folder: Path, config: Any) -> NotSupported:
+    return NotSupported(
+        f"The local engine does not run the architecture of {folder.name} ({config.model_type}).",
+        "Use a base of another architecture, such as Llama, Mistral, Qwen2.5 or SmolLM2.",
+    )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' bars and remarks about loading."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
 @contextmanager
 def _explained(folder: Path) -> Iterator[None]:
     """Turn what transformers and torch raise while loading into errors that say what to do."""
@@ -245,7 +305,7 @@ def _explained(folder: Path) -> Iterator[None]:
         raise out_of_memory("loading the base") from e
     except RuntimeError as e:
         raise (out_of_memory("loading the base") if is_memory(e) else _unreadable(folder, e)) from e
-    except (OSError, ValueError, KeyError, SafetensorError, ImportError) as e:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError, ImportError) as e:
         raise _unreadable(folder, e) from e
 
 

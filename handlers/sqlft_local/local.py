@@ -37,9 +37,10 @@ class Local(Trainer):
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
         """The base, or the base with the artifact's adapter; shared with every other predictor of it."""
         from sqlft_local import loading
-        from sqlft_local.predictor import LocalPredictor
 
         loading.require("Asking a local model")
+        from sqlft_local.predictor import LocalPredictor
+
         self._use_threads()
         adapter = artifact.path if artifact else None
         loaded = loading.shared(model.base, _model_options(model), self.options.device, adapter)

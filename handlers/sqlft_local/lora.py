@@ -77,8 +77,13 @@ class Wide(torch.autograd.Function):  # type: ignore[misc]
 
 
 def kept(x: Any, dropout: float) -> Any:
-    """A byte mask like x, from 8 random bits an element: a random number each would cost more than the matrices do."""
-    drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    """A byte mask like x, from 8 random bits an element.
+
+    On a processor a random number for every element would cost more than the matrices do.
+    """
+    if x.device.type != "cpu":
+        return torch.randint(256, x.shape, dtype=torch.uint8, device=x.device).ge_(_of_256(dropout))
+    drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
     return (drawn.view(torch.uint8)[: x.numel()].view(x.shape) >= _of_256(dropout)).view(torch.uint8)
 
 

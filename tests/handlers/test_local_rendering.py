@@ -110,3 +110,11 @@ def test_a_template_that_fails_says_so(renderer: Callable[[str | None], Renderer
         renderer("{{ raise_exception('no') }}").prompt([user("a")])
     with pytest.raises(NotSupported, match="refuses these messages"):
         renderer("{% for %}").prompt([user("a")])
+
+
+def test_the_template_s_end_mark_ends_an_answer(tiny: Path) -> None:
+    """Also where the base itself ends texts with another token."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    made = Renderer(tokenizer, [tokenizer.convert_tokens_to_ids("<|endoftext|>")], CHATML)
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in made.stop_ids
+    assert made.conversation([user("a"), said("b")]).ids[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
