@@ -3,7 +3,7 @@
     python benchmarks/train.py [--data FILE] [--rows 64] [--batch-size 16] [--dtype float32] [--threads 2]
 
 Both loops train the same LoRA matrices on the same rows in the same order, each in a process of its own.  FILE has the
-columns question, context and answer; without it the rows are those of ../shared/data, or the example's.
+columns question, context and answer; without it the rows are the example's.
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = (
-    ROOT.parent / "shared" / "data" / "sql_create_context" / "train.parquet",
-    ROOT / "examples/data/text_to_sql.csv",
-)
+DATA = ROOT / "examples" / "data" / "text_to_sql.csv"
 SYSTEM = "You translate questions to SQL. Answer with one SQL statement only, for the tables given."
 LOOPS = ("padded", "ours")
 RATE = 2e-3
@@ -65,7 +62,7 @@ def measured(loop: str) -> dict[str, float]:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=next(p for p in DATA if p.exists()))
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -87,7 +84,7 @@ def conversations(given: argparse.Namespace) -> list[list[dict[str, str]]]:
             {"role": "user", "content": f"{context}\n{question}"},
             {"role": "assistant", "content": answer},
         ]
-        for context, question, answer in duckdb.sql(query).fetchall()
+        for context, question, answer in duckdb.execute(query).fetchall()
     ]
 
 
