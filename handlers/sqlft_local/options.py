@@ -71,9 +71,7 @@ class TrainOptions:
     warmup: Annotated[float, "share of the steps in which the learning rate rises", Range(0, 1)] = 0.05
     weight_decay: Annotated[float, "of AdamW", Range(0, 1)] = 0.0
     max_grad_norm: Annotated[float, "gradients are scaled down to this norm", Range(0)] = 1.0
-    early_stopping: Annotated[bool, "stop when validation loss no longer falls; the best state is kept either way"] = (
-        False
-    )
+    early_stopping: Annotated[bool, "stop when validation loss no longer falls, and keep the best state"] = False
     max_minutes: Annotated[
         float | None, "end training in this time, the learning rate falling as planned", Range(0.01)
     ] = None
