@@ -34,7 +34,9 @@ JOIN text_to_sql.1 before ON before.context = q.context AND before.question = q.
 JOIN text_to_sql.2 after ON after.context = q.context AND after.question = q.question
 WHERE q.split = 'dev';
 
-SELECT expected, version_1, version_2 FROM answers ORDER BY length(expected) LIMIT 5;
+SELECT unnest(['asked', 'expected', 'version 1', 'version 2']) AS who,
+       unnest([question, expected, version_1, version_2]) AS said
+FROM (FROM answers ORDER BY length(expected) LIMIT 3);
 
 -- Exact match: the answer is the expected SQL, letter for letter.
 -- Token similarity: how many of their words and signs two texts share, 1 if all.
@@ -50,17 +52,19 @@ WITH judged AS (
 )
 SELECT 'text_to_sql.' || version AS model,
        format('{:.0f} %', 100 * avg((trim(answer) = expected)::INTEGER)) AS exact_match,
-       round(avg(similarity(answer, expected)), 2) AS token_similarity,
-       round(any_value(v.seconds)) AS training_seconds,
-       round(any_value(a.seconds)) AS asking_seconds,
-       any_value(a.tokens)::BIGINT AS asking_tokens
+       round(avg(similarity(answer, expected)), 2) AS similarity,
+       round(any_value(v.seconds)) AS training_s,
+       round(any_value(a.seconds)) AS asking_s,
+       any_value(a.tokens)::BIGINT AS tokens
 FROM judged JOIN asked a USING (version) JOIN sqlft.versions v ON v.model = 'text_to_sql' AND v.version::VARCHAR = a.version
 GROUP BY version ORDER BY version;
 
--- What to type next: open the shell on the same file, and
+-- What to type next, in the shell on the same file.
 SELECT unnest([
-  'SELECT sql FROM text_to_sql WHERE context = ''CREATE TABLE t (a INTEGER, b VARCHAR)'' AND question = ''…'';',
   'DESCRIBE text_to_sql.2;',
-  'SELECT step, split, name, value FROM sqlft.metrics WHERE model = ''text_to_sql'';',
-  'FINETUNE text_to_sql FROM (SELECT context, question, answer AS sql FROM questions) USING n_epochs = 1;'
+  'SELECT step, name, value FROM sqlft.metrics WHERE name LIKE ''%loss'';',
+  'FINETUNE text_to_sql FROM (SELECT context, question, answer AS sql',
+  '  FROM questions) USING n_epochs = 1, learning_rate = 0.001;',
+  'SELECT sql FROM text_to_sql WHERE question = ''How many rows?''',
+  '  AND context = ''CREATE TABLE t (a INTEGER)'';'
 ]) AS what_to_type_next;
