@@ -53,8 +53,13 @@ class Pty:
         self.stream = os.fdopen(slave, "w", encoding="utf-8")
 
     def read(self) -> str:
+        """All that was written; the terminal passes it on in pieces, the NUL last."""
+        self.stream.write("\0")
         self.stream.flush()
-        return os.read(self.master, 1 << 16).decode()
+        text = b""
+        while not text.endswith(b"\0"):
+            text += os.read(self.master, 1 << 16)
+        return text[:-1].decode()
 
 
 @pytest.fixture
