@@ -82,6 +82,7 @@ class Asking:
         self._first_known = 0
         self.tally = Tally()
         self.rows = 0
+        self.failed_rows = 0
         self._started = time.monotonic()
         self._reported = 0.0
         self._finished = False
@@ -120,7 +121,7 @@ class Asking:
             first = next(a.error for a in self.answers if a is not None and a.error)
             column = f"{self._resolved.model.predict}_error"
             self._session.warn(
-                f"{self.tally.errors} of {len(self.answers)} prompts to {self._name} failed: {first} "
+                f"{self.failed_rows or self.tally.errors} of {self.rows} rows failed at {self._name}: {first} "
                 f"({column} says why, row by row; USING on_error='fail' stops at the first.)"
             )
 

@@ -62,6 +62,9 @@ class Book:
         """The output, error and usage columns named, a value an id; what was not asked is NULL."""
         encoded = ids.dictionary_encode()
         answers = [self.asking.answers[i] or UNASKED for i in encoded.dictionary.to_pylist()]
+        failed = {place for place, answer in enumerate(answers) if answer.error is not None}
+        if failed:
+            self.asking.failed_rows += sum(place in failed for place in encoded.indices.to_pylist())
         output = self.resolved.model.predict.lower()
         makers = {
             output: lambda: pa.array([a.text for a in answers], pa.string()),

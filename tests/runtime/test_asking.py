@@ -118,7 +118,7 @@ def test_a_failed_row_is_null_and_warned_of(desk: Desk, asked: Callable[[], list
     rows = desk.whole("mode = 'bad_rows'")
     assert [i for i, answer, _ in rows if answer is None] == [3, 13]
     assert {error for _, _, error in rows} == {None, "bad: ends in 3"}
-    assert "2 of 20 prompts to m.1 failed" in desk.warnings[0]
+    assert "2 of 20 rows failed at m.1" in desk.warnings[0]
     asked()
     desk.whole("mode = 'bad_rows'")
     assert sorted(asked()) == ["p13", "p3"]
