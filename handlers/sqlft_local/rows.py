@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,8 @@ def read(table: pa.Table, renderer: Renderer, options: TrainOptions, context: in
                 continue
             rendered = shorter
             rows.cut += 1
-        rows.examples.append(Example(rendered.ids, [1.0 if a else options.prompt_loss_weight for a in rendered.answer]))
+        weights = (1.0 if a else options.prompt_loss_weight for a in rendered.answer)
+        rows.examples.append(Example(array("i", rendered.ids), array("f", weights)))
     return rows
 
 

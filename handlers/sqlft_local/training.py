@@ -7,8 +7,10 @@ import json
 import math
 import shutil
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -199,13 +201,13 @@ class Training:
         for name, parameter in self.lora.trained.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value.detach().cpu()
-        state = {**asdict(self.state), "fingerprint": self._fingerprint()}
+        state = {**asdict(self.state), "fingerprint": self.fingerprint}
         checkpoints.write(self.workdir / checkpoints.FOLDER, self.state.step, Checkpoint(state, tensors))
         self.saved = time.monotonic()
 
     def _resume(self) -> None:
         found = checkpoints.latest(self.workdir / checkpoints.FOLDER)
-        if found is None or found.state.pop("fingerprint") != self._fingerprint():
+        if found is None or found.state.pop("fingerprint") != self.fingerprint:
             return
         self.state = State(**found.state)
         lora.load(
@@ -218,11 +220,12 @@ class Training:
                 if (value := found.tensors.get(f"optimizer.{key}.{name}")) is not None:
                     self.optimizer.state[parameter][key] = value.to(parameter.device)
 
-    def _fingerprint(self) -> str:
+    @cached_property
+    def fingerprint(self) -> str:
         """What must be the same for a checkpoint to be gone on from."""
         said = hashlib.sha256(repr((self.base, str(self.start), asdict(self.options))).encode())
         for e in (*self.train, *self.valid):
-            said.update(repr(e).encode())
+            said.update(array("i", e.ids).tobytes() + array("f", e.weights).tobytes())
         return said.hexdigest()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -217,6 +219,25 @@ def test_a_loss_that_is_no_number_stops_it(tiny: Path, tmp_path: Path) -> None:
     [kept] = (tmp_path / "work" / "checkpoints").iterdir()
     saved = load_file(kept / "tensors.safetensors")
     assert all(torch.isfinite(t).all() for k, t in saved.items() if k.startswith("adapter."))
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+import test_local_training as t
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+t.train(Path(sys.argv[1]), Path(sys.argv[2]), checkpoint_steps=2)
+"""
+
+
+def test_a_full_disk_is_explained(tiny: Path, tmp_path: Path) -> None:
+    """Here a file may have 20,000 bytes."""
+    given = [str(tiny), str(tmp_path / "work"), str(Path(__file__).parent)]
+    done = subprocess.run([sys.executable, "-c", FULL, *given], capture_output=True, text=True)
+    assert "The checkpoint of step 2 cannot be written" in done.stderr
+    assert "Make room on the disk, then RESUME" in done.stderr
+    assert not list((tmp_path / "work").rglob("*.safetensors"))
 
 
 def test_unknown_layers_are_named(tiny: Path, tmp_path: Path) -> None:
