@@ -32,10 +32,11 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One conversation to be continued by the model."""
+    """One conversation to be continued by the model; `stream` asks for its Pieces where the handler has them."""
 
     id: int
     messages: tuple[Message, ...]
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,15 @@ class RowError:
     code: str
     message: str
     retryable: bool = False
+    request_id: str | None = None
+    """The provider's own id of the request, for its support."""
+
+
+class Piece(NamedTuple):
+    """A part of an answer that is still being written; the Completion that follows has the whole text."""
+
+    id: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,9 @@ class Completion:
     output_tokens: int | None = None
     cached_tokens: int | None = None
     cost_usd: float | None = None
+    """What the provider took for this request; None where the core shall reckon it from the price."""
+    logprob: float | None = None
+    """Natural logarithm of the whole answer's probability, where it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +93,44 @@ class Progress:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What CREATE MODEL said: the base, and an instance of the handler's `model_options`."""
+    """What CREATE MODEL said: the base, and an instance of the handler's `model_options`.
+
+    `schema` is a JSON schema (an object) that every answer must obey; the answer's text is then JSON.
+    """
 
     base: str
     options: Any = None
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Price:
+    """USD per million tokens, None where it is not known; `training` is per million trained tokens, epochs included."""
+
+    input: float | None = None
+    output: float | None = None
+    cached_input: float | None = None
+    training: float | None = None
+    source: str = ""
+    """Where the price is from, with its date."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a training would take on this machine or at this provider; None where it is not known."""
+
+    examples: int
+    tokens: int
+    """Tokens trained on, all epochs together."""
+    steps: int | None = None
+    seconds: float | None = None
+    memory_bytes: int | None = None
+    memory_available: int | None = None
+    cost_usd: float | None = None
+    remarks: tuple[str, ...] = ()
+    """Choices worth knowing: dtype, quantization, gradient checkpointing …"""
+    refusal: tuple[str, str] | None = None
+    """Why it cannot be done, with figures, and the setting that would do."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +169,7 @@ class Predictor(ABC):
     """Opened once a statement, closed at its end."""
 
     @abstractmethod
-    def predict(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
         """Answer every request once, in any order.
 
         Pulls no further ahead than it can work on.  A bad row is a Completion with an error; raise
@@ -154,11 +201,25 @@ class Handler(ABC):
         """Tokens of each text, or None where that is not known without the provider."""
         return None
 
+    def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
+        """What asking and training cost at the provider; None for a machine of one's own or where it is unknown."""
+        return None
+
+    def unload(self, model: ModelSpec, artifact: Artifact | None) -> bool:
+        """Free what is kept loaded between statements; True if there was something."""
+        return False
+
 
 class Trainer(Handler):
     """A handler that can also train; being one is the capability."""
 
     train_options: ClassVar[type] = NoOptions
+    remote: ClassVar[bool] = False
+    """The provider trains: Ctrl-C only stops watching, and the job goes on there."""
+
+    def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
+        """What `train` would take, without training; None where nothing can be said.  Takes seconds at most."""
+        return None
 
     @abstractmethod
     def train(

@@ -37,6 +37,7 @@ from sqlft.handler import (
     Handler,
     Message,
     ModelSpec,
+    Piece,
     Predictor,
     Progress,
     Request,
@@ -200,7 +201,7 @@ class HandlerConformance:
     def test_two_may_be_open_at_once(self) -> None:
         """One query may ask two versions, each in turn."""
 
-        def both() -> list[list[Completion]]:
+        def both() -> list[list[Completion | Piece]]:
             predictors = [self.opened(), self.opened()]
             answers = [iter(p.predict(iter(_requests(["a", "b"])))) for p in predictors]
             found = [[next(a)] for a in answers]
@@ -308,7 +309,7 @@ class HandlerConformance:
         def answers() -> list[Completion]:
             predictor = self.opened(artifact)
             try:
-                return list(predictor.predict(iter(requests)))
+                return [c for c in predictor.predict(iter(requests)) if not isinstance(c, Piece)]
             finally:
                 predictor.close()
 
@@ -388,7 +389,7 @@ def _refusal(cls: type, name: str, what: str) -> str:
     return ""
 
 
-def _close(completions: Iterator[Completion]) -> None:
+def _close(completions: Iterator[Completion | Piece]) -> None:
     if isinstance(completions, Generator):
         completions.close()
 

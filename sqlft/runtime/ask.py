@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlft import plugins
 from sqlft.catalog.records import Usage
 from sqlft.errors import Cancelled, CatalogError, ProviderError, SqlftError
-from sqlft.handler import Completion, Message, Predictor, Request
+from sqlft.handler import Completion, Message, Piece, Predictor, Request
 from sqlft.runtime.cache import Cache, key_of, prefix_of
 from sqlft.runtime.models import Resolved, plain
 from sqlft.runtime.pump import Pump
@@ -77,7 +77,7 @@ class Asking:
         self._outstanding: dict[int, float] = {}
         self._retries: list[tuple[float, int]] = []
         self._attempts: dict[int, int] = {}
-        self._pump: Pump[Completion] | None = None
+        self._pump: Pump[Completion | Piece] | None = None
         self._opened: Predictor | None = None
         self._first_known = 0
         self.tally = Tally()
@@ -165,9 +165,11 @@ class Asking:
             ) from e
         good: list[Completion] = []
         try:
-            for completion in items:
-                if self._accept(completion):
-                    good.append(completion)
+            for item in items:
+                if isinstance(item, Piece):
+                    self._hand_on(item)
+                elif self._accept(item):
+                    good.append(item)
         finally:
             self._keep(good)
         if self._fatal is not None:
@@ -191,7 +193,7 @@ class Asking:
                 raise Cancelled("Interrupted.", "Run it again: what was answered is kept.")
             time.sleep(min(left, 0.1))
 
-    def _predict(self) -> Iterator[Completion]:
+    def _predict(self) -> Iterator[Completion | Piece]:
         """Runs in the pump's thread."""
         if self._opened is None:
             resolved = self._resolved
@@ -202,7 +204,7 @@ class Asking:
         if self._opened is not None:
             self._opened.close()
 
-    def _requests(self, pump: Pump[Completion] | None) -> Iterator[Request]:
+    def _requests(self, pump: Pump[Completion | Piece] | None) -> Iterator[Request]:
         while pump is not None and not pump.stopped:
             i = self._next_id()
             if i is None:
@@ -210,7 +212,7 @@ class Asking:
             messages = self._prompts[i]
             self._outstanding[i] = time.monotonic()
             self.tally.calls += 1
-            yield Request(i, messages or ())
+            yield Request(i, messages or (), stream=self._session.piece is not None and len(self._prompts) == 1)
 
     def _next_id(self) -> int | None:
         if self._retries and self._retries[0][0] <= time.monotonic():
@@ -222,6 +224,10 @@ class Asking:
             if self.answers[i] is None:
                 return i
         return None
+
+    def _hand_on(self, piece: Piece) -> None:
+        if self._session.piece is not None:
+            self._session.piece(piece.text)
 
     def _accept(self, c: Completion) -> bool:
         """Take an answer in; whether it is one to keep."""

@@ -37,6 +37,8 @@ class Session:
     """Called with one line for the person at the screen: "3 of 20 rows failed …"."""
     progress: Callable[[Tick], None] = _silent
     """Called some times a second while something long runs; may raise KeyboardInterrupt."""
+    piece: Callable[[str], None] | None = None
+    """Called with each part of an answer as it is written, where a statement asks for one answer only."""
     interrupted: bool = False
     """Set by Connection.interrupt() from another thread; long work looks at it and raises Cancelled."""
     cleanup: list[Callable[[], object]] = field(default_factory=list)
