@@ -23,6 +23,7 @@ from sqlft.runtime import launch
 from sqlft.runtime.session import Tick
 
 HANDLERS = Path(__file__).parent / "handlers"
+sys.path.append(str(Path(__file__).parent))  # for the package `provider`
 PATIENCE = 60.0
 """Seconds after which a test that waits has failed."""
 
@@ -39,6 +40,15 @@ def sqlft_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("SQLFT_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def provider() -> Iterator[Any]:
+    """A provider of models over real sockets; see tests/provider."""
+    from provider import Provider
+
+    with Provider() as made:
+        yield made
 
 
 @dataclass

@@ -1,0 +1,200 @@
+"""The provider's server, a thread with an event loop: every request is noted, let in, limited, spoilt or served."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from provider import asking
+from provider.faults import PASSING, spoil
+from provider.limits import Limit
+from provider.state import Call, Fault, Refused, State
+
+ASKED = ("/chat/completions", "/embeddings")
+
+
+class Provider(State):
+    """A State that can be reached: `url` ends in /v1, `root` does not."""
+
+    root: str
+    limit: Limit | None = None
+
+    def __init__(self, port: int = 0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._port = port
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """The base_url of OpenAI's shape."""
+        return f"{self.root}/v1"
+
+    def __enter__(self) -> Provider:
+        self._thread = threading.Thread(target=self._run, name="provider", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        if self._thread is not None:
+            self._thread.join()
+
+    def fault(self, kind: str, times: int | None = 1, **how: Any) -> Fault:
+        """Let something go wrong; see Fault."""
+        made = Fault(kind, times, **how)
+        self.faults.append(made)
+        return made
+
+    def faulty(self, rate: float = 0.3, kinds: tuple[str, ...] = PASSING, **how: Any) -> None:
+        """A share of all requests fails, in all the ways after which asking again helps."""
+        each = 1 - (1 - rate) ** (1 / len(kinds))
+        self.faults += [Fault(kind, None, rate=each, retry_after=0 if kind == "429" else None, **how) for kind in kinds]
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        runner = self._loop.run_until_complete(self._start())
+        self._ready.set()
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(runner.cleanup())
+            self._loop.close()
+
+    async def _start(self) -> web.AppRunner:
+        app = web.Application(middlewares=[self._serve], client_max_size=1 << 30)
+        for method, path, handler in routes():
+            app.router.add_route(method, path, partial(handler, self))
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", self._port, backlog=1024)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        self.root = f"http://{host}:{port}"
+        return runner
+
+    @property
+    def _serve(self) -> Any:
+        @web.middleware
+        async def serve(request: web.Request, handler: Any) -> web.StreamResponse:
+            if request.path.startswith("/_"):
+                return await handler(request)  # type: ignore[no-any-return]
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            try:
+                return await self._answer(request, handler)
+            except Refused as e:
+                if e.status == 400:
+                    self.problems.append(e.message)
+                return web.json_response(e.body(), status=e.status, headers=self._headers(False))
+            except web.HTTPNotFound:
+                body = Refused(404, f"Invalid URL ({request.method} {request.path})").body()
+                return web.json_response(body, status=404)
+            finally:
+                self.in_flight -= 1
+
+        return serve
+
+    async def _answer(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        body = await request.read()
+        at = time.monotonic()
+        call = Call(request.method, request.path, dict(request.query), dict(request.headers), body, at)
+        self.calls.append(call)
+        self._let_in(request)
+        asked = request.path.endswith(ASKED)
+        if asked and self.limit is not None and not self.limit.take():
+            self.refused += 1
+            refused = Refused(429, "Rate limit reached for requests", "rate_limit_exceeded", kind="requests")
+            return web.json_response(refused.body(), status=429, headers=self._headers(True))
+        fault = next((f for f in self.faults if f.strikes(call, self.draw)), None)
+        response = await (spoil(fault, request, handler) if fault else handler(request))
+        if asked and not response.prepared:
+            response.headers.update(self._headers(False))
+        return response
+
+    def _let_in(self, request: web.Request) -> None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ") or request.headers.get("api-key")
+        if not self.key:
+            return
+        if not given:
+            raise Refused(401, "You didn't provide an API key.", kind="invalid_request_error")
+        if given != self.key:
+            raise Refused(401, f"Incorrect API key provided: {given[:3]}****.", "invalid_api_key")
+
+    def _headers(self, refused: bool) -> dict[str, str]:
+        told = self.limit.headers(refused) if self.limit is not None else {}
+        return {"x-request-id": self.new_id("req_"), **told}
+
+    def set(self, **what: Any) -> None:
+        """Change settings by name: `limit` takes Limit's arguments."""
+        for name, value in what.items():
+            if name == "limit" and isinstance(value, dict):
+                value = Limit(**value)
+            setattr(self, name, value)
+
+
+def routes() -> list[tuple[str, str, Any]]:
+    """(method, path, handler) of everything; handlers take the state and the request."""
+    return [
+        ("POST", "/v1/chat/completions", asking.chat),
+        ("POST", "/v1/embeddings", asking.embeddings),
+        ("GET", "/v1/models", asking.models),
+        ("POST", "/v1/load_lora_adapter", asking.load_adapter),
+        ("POST", "/v1/unload_lora_adapter", asking.unload_adapter),
+        ("POST", "/openai/deployments/{deployment}/chat/completions", azure(asking.chat)),
+        ("POST", "/openai/deployments/{deployment}/embeddings", azure(asking.embeddings)),
+        ("POST", "/_set", control),
+        ("POST", "/_fault", control_fault),
+        ("GET", "/_counts", counts),
+    ]
+
+
+def azure(handler: Any) -> Any:
+    """A handler behind Azure's path, which names a deployment and the version of the API."""
+
+    async def serve(state: State, request: web.Request) -> web.StreamResponse:
+        if "api-version" not in request.query:
+            raise Refused(404, "Resource not found")
+        name = request.match_info["deployment"]
+        if state.deployed and name not in state.deployed:
+            raise Refused(404, "The API deployment for this resource does not exist.", "DeploymentNotFound")
+        model = state.deployed.get(name, name)
+        return await handler(state, request, model)  # type: ignore[no-any-return]
+
+    return serve
+
+
+async def control(state: Provider, request: web.Request) -> web.Response:
+    """POST /_set {name: value}: for a provider in another process."""
+    state.set(**json.loads(await request.read()))
+    return web.json_response({})
+
+
+async def control_fault(state: Provider, request: web.Request) -> web.Response:
+    """POST /_fault {kind, times, …}"""
+    state.fault(**json.loads(await request.read()))
+    return web.json_response({})
+
+
+async def counts(state: Provider, request: web.Request) -> web.Response:
+    """GET /_counts: how many requests came, were paid, were refused."""
+    told = {
+        "calls": len(state.calls),
+        "paid": sum(state.paid.values()),
+        "paid_twice": sum(n > 1 for n in state.paid.values()),
+        "refused": state.refused,
+        "most_in_flight": state.most_in_flight,
+        "created": len(state.created),
+    }
+    return web.json_response(told)
