@@ -1,0 +1,169 @@
+"""How many bytes a training takes, from a config's shapes alone: no weights, no torch.
+
+The terms follow what `lean`, `lora` and `packing` keep for the backward pass.  Bytes unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a number."""
+QUANTISED = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
+"""Bytes of a weight in a linear layer; nf4 has a float32 for every 64."""
+PROCESS = 700 << 20
+"""Python with torch, transformers and peft loaded."""
+TRAINED = 16
+"""A trained number, its gradient and AdamW's two moments, each float32."""
+CHUNK = 128
+"""Tokens whose logits are there at a time."""
+MARGIN = 0.1
+"""Share of the free memory that is left to others when nobody says how much to take."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a decoder's config decides its memory; `linear` has each layer's (in, out) by name."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head: int
+    vocabulary: int
+    tied: bool
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """The linear layers of one block."""
+        h, i, q, kv = self.hidden, self.intermediate, self.heads * self.head, self.kv_heads * self.head
+        return {
+            "q_proj": (h, q),
+            "k_proj": (h, kv),
+            "v_proj": (h, kv),
+            "o_proj": (q, h),
+            "gate_proj": (h, i),
+            "up_proj": (h, i),
+            "down_proj": (i, h),
+        }
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the base."""
+        return self._in_linear + self._in_tables
+
+    @property
+    def _in_linear(self) -> int:
+        return self.layers * sum(a * b for a, b in self.linear.values())
+
+    @property
+    def _in_tables(self) -> int:
+        return self.vocabulary * self.hidden * (1 if self.tied else 2) + (2 * self.layers + 1) * self.hidden
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a base is trained; dtype and quantization as the options have them, dtype never auto."""
+
+    dtype: str = "float32"
+    quantization: str = "none"
+    r: int = 8
+    targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    dropout: float = 0.05
+    checkpointing: bool = False
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape:
+    """From the mapping in a base's config.json, or of transformers' `config.to_dict()`."""
+    text = config.get("text_config") or config
+    heads = int(text["num_attention_heads"])
+    return Shape(
+        layers=int(text["num_hidden_layers"]),
+        hidden=int(text["hidden_size"]),
+        intermediate=int(text.get("intermediate_size") or 4 * text["hidden_size"]),
+        heads=heads,
+        kv_heads=int(text.get("num_key_value_heads") or heads),
+        head=int(text.get("head_dim") or text["hidden_size"] // heads),
+        vocabulary=int(text["vocab_size"]),
+        tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
+    )
+
+
+def weights(shape: Shape, dtype: str, quantization: str = "none") -> int:
+    """The base; quantisation leaves embeddings, norms and the output head as they are."""
+    each = QUANTISED.get(quantization, WIDTH[dtype])
+    return round(shape._in_linear * each + shape._in_tables * WIDTH[dtype])
+
+
+def adapter_parameters(shape: Shape, r: int, targets: Sequence[str]) -> int:
+    """Numbers in the LoRA matrices of `targets`, names of linear layers or all-linear."""
+    return shape.layers * sum(r * (a + b) for a, b in _chosen(shape, targets).values())
+
+
+def adapter(shape: Shape, r: int, targets: Sequence[str]) -> int:
+    """The LoRA matrices with gradients and optimizer."""
+    return adapter_parameters(shape, r, targets) * TRAINED
+
+
+def token(shape: Shape, setting: Setting) -> int:
+    """What a token of a pass keeps until the backward pass, and what computing it takes at the highest."""
+    block = _block(shape, setting)
+    at_once = 4 * shape.intermediate * WIDTH[setting.dtype] + 4 * shape.hidden * 4
+    kept = shape.layers * shape.hidden * WIDTH[setting.dtype] + block if setting.checkpointing else shape.layers * block
+    return kept + at_once
+
+
+def logit_rows(shape: Shape, setting: Setting, tokens: int) -> int:
+    """The logits of the `tokens` of a pass that count in the loss; only a chunk of them is there at a time."""
+    rows = min(tokens, CHUNK)
+    return rows * shape.vocabulary * (WIDTH[setting.dtype] + 8) + tokens * shape.hidden * (WIDTH[setting.dtype] + 4)
+
+
+def unpacked(shape: Shape, setting: Setting) -> int:
+    """The largest quantised weight while it is multiplied."""
+    if setting.quantization == "none":
+        return 0
+    return max(a * b for a, b in shape.linear.values()) * WIDTH[setting.dtype]
+
+
+def fixed(shape: Shape, setting: Setting) -> int:
+    """All that does not depend on the tokens of a pass."""
+    kept = weights(shape, setting.dtype, setting.quantization) + adapter(shape, setting.r, setting.targets)
+    return PROCESS + kept + unpacked(shape, setting)
+
+
+def whole(shape: Shape, setting: Setting, tokens: int) -> int:
+    """A training whose passes have `tokens` tokens, at its highest."""
+    return fixed(shape, setting) + tokens * token(shape, setting) + logit_rows(shape, setting, tokens)
+
+
+def tokens_within(shape: Shape, setting: Setting, bytes_left: int) -> int:
+    """Tokens of a pass that fit into what `fixed` leaves; 0 if not one does."""
+    each = token(shape, setting)
+    tokens = max(0, bytes_left // each)
+    while tokens and tokens * each + logit_rows(shape, setting, tokens) > bytes_left:
+        tokens = min(tokens - 1, (bytes_left - logit_rows(shape, setting, tokens)) // each)
+    return max(0, int(tokens))
+
+
+def _block(shape: Shape, setting: Setting) -> int:
+    """What one block keeps of a token: see the saved tensors in lean, lora and packing."""
+    width = WIDTH[setting.dtype]
+    h, i, q, kv = shape.hidden, shape.intermediate, shape.heads * shape.head, shape.kv_heads * shape.head
+    chosen = _chosen(shape, setting.targets)
+    norms = 2 * (h * width + 4)
+    attention = (2 * q + 2 * kv) * width + 4 * shape.heads
+    gates = 2 * i * width
+    read = {"q_proj": "a", "k_proj": "a", "v_proj": "a", "o_proj": "o", "gate_proj": "m", "up_proj": "m"}
+    inputs = {read.get(name, name): size for name, (size, _) in chosen.items()}
+    lora = sum(inputs.values()) * (width + (1 if setting.dropout else 0)) + len(chosen) * setting.r * width
+    return norms + attention + gates + lora
+
+
+def _chosen(shape: Shape, targets: Sequence[str]) -> dict[str, tuple[int, int]]:
+    if "all-linear" in targets:
+        return shape.linear
+    return {name: size for name, size in shape.linear.items() if name in targets}
