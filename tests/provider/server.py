@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from provider import asking
+from provider import asking, batches, files, fireworks, together, tuning
 from provider.faults import PASSING, spoil
 from provider.limits import Limit
 from provider.state import Call, Fault, Refused, State
@@ -146,17 +146,58 @@ class Provider(State):
 
 def routes() -> list[tuple[str, str, Any]]:
     """(method, path, handler) of everything; handlers take the state and the request."""
+    account, jobs = "/v1/accounts/{account}", "/v1/accounts/{account}/supervisedFineTuningJobs"
+    common = shared()
     return [
-        ("POST", "/v1/chat/completions", asking.chat),
-        ("POST", "/v1/embeddings", asking.embeddings),
-        ("GET", "/v1/models", asking.models),
-        ("POST", "/v1/load_lora_adapter", asking.load_adapter),
-        ("POST", "/v1/unload_lora_adapter", asking.unload_adapter),
+        *((method, f"/v1{path}", handler) for method, path, handler in common),
+        *((method, f"/inference/v1{path}", handler) for method, path, handler in common[:3]),
+        *((method, f"/openai{path}", azure(handler)) for method, path, handler in common[3:]),
         ("POST", "/openai/deployments/{deployment}/chat/completions", azure(asking.chat)),
         ("POST", "/openai/deployments/{deployment}/embeddings", azure(asking.embeddings)),
+        ("POST", "/v1/load_lora_adapter", asking.load_adapter),
+        ("POST", "/v1/unload_lora_adapter", asking.unload_adapter),
+        ("POST", "/v1/files/upload", files.upload),
+        ("POST", "/v1/fine-tunes", together.create),
+        ("GET", "/v1/fine-tunes", together.listed),
+        ("GET", "/v1/fine-tunes/{id}", together.one),
+        ("GET", "/v1/fine-tunes/{id}/events", together.events),
+        ("POST", "/v1/fine-tunes/{id}/cancel", together.cancel),
+        ("GET", "/v1/accounts", fireworks.accounts),
+        ("POST", f"{account}/datasets", fireworks.make_dataset),
+        ("POST", f"{account}/datasets/{{id}}:upload", fireworks.fill_dataset),
+        ("GET", f"{account}/datasets/{{id}}", fireworks.dataset),
+        ("POST", jobs, fireworks.create),
+        ("GET", jobs, fireworks.listed),
+        ("GET", f"{jobs}/{{id}}", fireworks.one),
+        ("POST", f"{jobs}/{{id}}:cancel", fireworks.cancel),
+        ("POST", f"{account}/deployedModels", fireworks.deploy),
         ("POST", "/_set", control),
         ("POST", "/_fault", control_fault),
         ("GET", "/_counts", counts),
+    ]
+
+
+def shared() -> list[tuple[str, str, Any]]:
+    """What OpenAI, Azure and those like them have; the first three ask models."""
+    return [
+        ("POST", "/chat/completions", asking.chat),
+        ("POST", "/embeddings", asking.embeddings),
+        ("GET", "/models", asking.models),
+        ("POST", "/files", files.upload),
+        ("GET", "/files", files.listed),
+        ("GET", "/files/{id}", files.one),
+        ("DELETE", "/files/{id}", files.delete),
+        ("GET", "/files/{id}/content", files.content),
+        ("POST", "/fine_tuning/jobs", tuning.create),
+        ("GET", "/fine_tuning/jobs", tuning.listed),
+        ("GET", "/fine_tuning/jobs/{id}", tuning.one),
+        ("GET", "/fine_tuning/jobs/{id}/events", tuning.events),
+        ("GET", "/fine_tuning/jobs/{id}/checkpoints", tuning.checkpoints),
+        ("POST", "/fine_tuning/jobs/{id}/cancel", tuning.cancel),
+        ("POST", "/batches", batches.create),
+        ("GET", "/batches", batches.listed),
+        ("GET", "/batches/{id}", batches.one),
+        ("POST", "/batches/{id}/cancel", batches.cancel),
     ]
 
 
@@ -166,7 +207,9 @@ def azure(handler: Any) -> Any:
     async def serve(state: State, request: web.Request) -> web.StreamResponse:
         if "api-version" not in request.query:
             raise Refused(404, "Resource not found")
-        name = request.match_info["deployment"]
+        name = request.match_info.get("deployment")
+        if name is None:
+            return await handler(state, request)  # type: ignore[no-any-return]
         if state.deployed and name not in state.deployed:
             raise Refused(404, "The API deployment for this resource does not exist.", "DeploymentNotFound")
         model = state.deployed.get(name, name)
