@@ -143,10 +143,14 @@ def whole(shape: Shape, setting: Setting, tokens: int) -> int:
 def tokens_within(shape: Shape, setting: Setting, bytes_left: int) -> int:
     """Tokens of a pass that fit into what `fixed` leaves; 0 if not one does."""
     each = token(shape, setting)
-    tokens = max(0, bytes_left // each)
-    while tokens and tokens * each + logit_rows(shape, setting, tokens) > bytes_left:
-        tokens = min(tokens - 1, (bytes_left - logit_rows(shape, setting, tokens)) // each)
-    return max(0, int(tokens))
+    fits, too_many = 0, max(0, bytes_left) // each + 1
+    while too_many - fits > 1:
+        tokens = (fits + too_many) // 2
+        if tokens * each + logit_rows(shape, setting, tokens) <= bytes_left:
+            fits = tokens
+        else:
+            too_many = tokens
+    return fits
 
 
 def _block(shape: Shape, setting: Setting) -> int:
