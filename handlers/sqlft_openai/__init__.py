@@ -1,0 +1,23 @@
+"""Hosted models that speak OpenAI's protocol; importing it loads neither openai nor asyncio."""
+
+from sqlft_openai.hosted import (
+    VLLM,
+    AnyscaleEndpoints,
+    AzureOpenAI,
+    Fireworks,
+    Hosted,
+    OpenAI,
+    OpenAICompatible,
+    Together,
+)
+
+__all__ = [
+    "VLLM",
+    "AnyscaleEndpoints",
+    "AzureOpenAI",
+    "Fireworks",
+    "Hosted",
+    "OpenAI",
+    "OpenAICompatible",
+    "Together",
+]

@@ -1,0 +1,148 @@
+"""Where an engine is reached, and with which key: base_url, Azure's paths, headers."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import quote, urlsplit
+
+from sqlft.errors import MissingSecret, OptionError
+from sqlft_openai.engines import Engine
+from sqlft_openai.options import AzureEngineOptions, EngineOptions
+
+ENDPOINTS = re.compile(r"/(chat/completions|completions|embeddings|models|files|fine_tuning/jobs|batches)/*$")
+STARS = "****"
+
+
+class Address(NamedTuple):
+    """Where requests go, and what goes with them."""
+
+    engine: Engine
+    bases: tuple[str, ...]
+    """The address, and the one to try where the first has no such path."""
+    key: str | None
+    headers: Mapping[str, str]
+    query: str = ""
+    deployments: bool = False
+    """Azure's classic paths: the deployment is part of them."""
+    deployment: str | None = None
+
+    @property
+    def base(self) -> str:
+        """The likeliest address, without a slash at its end."""
+        return self.bases[0]
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine, where no proxy is needed."""
+        host = (urlsplit(self.base).hostname or "").lower()
+        return host in ("localhost", "::1") or host.endswith(".localhost") or host.startswith("127.")
+
+    def url(self, path: str, model: str, base: str | None = None) -> str:
+        """The whole URL of an inference path, such as /chat/completions."""
+        if self.deployments:
+            path = f"/deployments/{quote(self.deployment or model, safe='')}{path}"
+        return f"{base or self.base}{path}{self.query}"
+
+    def clean(self, text: str, most: int = 500) -> str:
+        """A provider's text without the key, at most so long, on one line."""
+        if self.key:
+            text = text.replace(self.key, STARS)
+        text = re.sub(r"\b(sk|pk|esecret|fw|tgp)[-_][\w*.-]{6,}", STARS, text)
+        text = " ".join(text.split())
+        return text if len(text) <= most else f"{text[:most]}…"
+
+
+def address_of(engine: Engine, options: EngineOptions) -> Address:
+    """OptionError for an address that is none, MissingSecret without a key or with one that cannot be sent."""
+    if isinstance(options, AzureEngineOptions):
+        return _azure(engine, options)
+    bases = _bases(engine, _given_base(engine, options.base_url))
+    key = _key(engine, options.api_key)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    if options.organization:
+        headers["OpenAI-Organization"] = options.organization
+    return Address(engine, bases, key, headers)
+
+
+def _azure(engine: Engine, options: AzureEngineOptions) -> Address:
+    given = _checked(engine, _given_base(engine, options.azure_endpoint or options.base_url))
+    key = None if options.azure_ad_token else _key(engine, options.api_key)
+    token = options.azure_ad_token and _sendable(engine, options.azure_ad_token, "azure_ad_token")
+    headers = {"api-key": key} if key else {"Authorization": f"Bearer {token}"}
+    secret = key or token
+    if re.search(r"/openai/v\d+$", given):
+        return Address(engine, (given,), secret, headers)
+    endpoint = re.sub(r"/openai(/deployments(/[^/]*)?)?$|/v1$", "", given)
+    found = re.search(r"/openai/deployments/([^/]+)$", given)
+    deployment = options.deployment or (found.group(1) if found else None)
+    query = f"?api-version={quote(options.api_version)}"
+    return Address(engine, (f"{endpoint}/openai",), secret, headers, query, True, deployment)
+
+
+def _given_base(engine: Engine, given: str | None) -> str:
+    from_environment = os.environ.get(engine.base_variable) if engine.base_variable else None
+    found = given or from_environment or engine.base_url
+    if not found:
+        named = (
+            "azure_endpoint = 'https://NAME.openai.azure.com'" if engine.name == "azure_openai" else "base_url = '…'"
+        )
+        raise OptionError(
+            f"The engine '{engine.name}' needs to know where it is reached.",
+            f"Say it: CREATE ML_ENGINE … FROM {engine.name} USING {named}.",
+        )
+    return found
+
+
+def _checked(engine: Engine, given: str) -> str:
+    """The address without spaces, query and slashes at its end."""
+    said = given.strip()
+    parts = urlsplit(said)
+    try:
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        fits = False
+    if not fits or re.search(r"\s", said):
+        raise OptionError(
+            f"The address of the engine '{engine.name}' is no URL: {_without_user(said)}",
+            "It looks like https://api.example.com/v1 or http://localhost:8000/v1.",
+        )
+    return ENDPOINTS.sub("", said.partition("?")[0].partition("#")[0].rstrip("/"))
+
+
+def _bases(engine: Engine, given: str) -> tuple[str, ...]:
+    base = _checked(engine, given)
+    if re.search(r"/v\d+\w*(/|$)", urlsplit(base).path):
+        return (base,)
+    versioned = f"{base}/v1"
+    return (base, versioned) if urlsplit(base).path else (versioned, base)
+
+
+def _without_user(url: str) -> str:
+    return re.sub(r"//[^/@]*@", f"//{STARS}@", url)
+
+
+def _key(engine: Engine, given: str | None) -> str | None:
+    if given:
+        return _sendable(engine, given, "api_key")
+    if not engine.needs_key:
+        return None
+    raise MissingSecret(
+        f"The engine '{engine.name}' needs a key, and there is none.",
+        f"Set the environment variable {engine.key_variable}, or say it: "
+        f"CREATE ML_ENGINE … FROM {engine.name} USING api_key = env('NAME').",
+    )
+
+
+def _sendable(engine: Engine, secret: str, name: str) -> str:
+    """The secret, if a header can carry it."""
+    if re.search(r"[\s\x00-\x1f\x7f]", secret) or not secret.isascii():
+        what = "a line break" if re.search(r"[\r\n]", secret) else "a space or another character that no key has"
+        raise MissingSecret(
+            f"The {name} of the engine '{engine.name}' has {what} in it.",
+            "Copy it again without what is around it; a file's last line break comes along with $(cat file) "
+            "in some shells.",
+        )
+    return secret

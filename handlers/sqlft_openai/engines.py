@@ -1,0 +1,91 @@
+"""What differs between providers: one line each, and no class hierarchy."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+
+class Engine(NamedTuple):
+    """A provider, or a kind of server, that speaks OpenAI's protocol."""
+
+    name: str
+    title: str
+    """As its makers write it."""
+    base_url: str | None = None
+    """None: base_url must be given."""
+    key_variable: str | None = None
+    """Where its key is looked for; other engines' keys are never sent to it."""
+    needs_key: bool = True
+    base_variable: str | None = None
+    """A variable of the environment that its own client takes for the address."""
+    default_base: str | None = None
+    """The model where CREATE MODEL names none."""
+    schema: Literal["json_schema", "json_object"] = "json_schema"
+    """How an answer is made to obey a schema: by the schema itself, or as JSON that the prompt describes."""
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The name of max_tokens there."""
+    prices: str | None = None
+    """The provider's id in genai-prices."""
+    tuning: Literal["openai", "together", "fireworks"] | None = None
+    """The dialect of its fine-tuning API; None: it has none."""
+    least_examples: int = 1
+    """Fewer are refused there."""
+    most_job_tokens: int | None = None
+    """Tokens of one job, epochs included."""
+
+
+ENGINES: dict[str, Engine] = {
+    e.name: e
+    for e in (
+        Engine(
+            "openai",
+            "OpenAI",
+            "https://api.openai.com/v1",
+            "OPENAI_API_KEY",
+            base_variable="OPENAI_BASE_URL",
+            default_base="gpt-4o-mini",
+            prices="openai",
+            tuning="openai",
+            least_examples=10,
+            most_job_tokens=50_000_000,
+        ),
+        Engine(
+            "azure_openai",
+            "Azure OpenAI",
+            None,
+            "AZURE_OPENAI_API_KEY",
+            base_variable="AZURE_OPENAI_ENDPOINT",
+            prices="azure",
+            tuning="openai",
+            least_examples=10,
+            most_job_tokens=50_000_000,
+        ),
+        Engine("openai_compatible", "an OpenAI-compatible server", needs_key=False, tuning="openai"),
+        Engine(
+            "anyscale_endpoints",
+            "Anyscale Endpoints",
+            "https://api.endpoints.anyscale.com/v1",
+            "ANYSCALE_API_KEY",
+            schema="json_object",
+            tuning="openai",
+        ),
+        Engine(
+            "together",
+            "Together AI",
+            "https://api.together.xyz/v1",
+            "TOGETHER_API_KEY",
+            prices="together",
+            tuning="together",
+        ),
+        Engine(
+            "fireworks",
+            "Fireworks AI",
+            "https://api.fireworks.ai/inference/v1",
+            "FIREWORKS_API_KEY",
+            prices="fireworks",
+            tuning="fireworks",
+            least_examples=3,
+        ),
+        Engine("vllm", "vLLM", "http://localhost:8000/v1", "VLLM_API_KEY", needs_key=False),
+    )
+}

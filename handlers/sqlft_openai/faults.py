@@ -1,0 +1,175 @@
+"""What went wrong with a request: one row's error, a reason to wait and ask again, or the end of it all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlft.errors import HandlerError, ProviderError
+from sqlft.handler import RowError
+from sqlft_openai.address import Address
+
+PASSING = (408, 409, 425, 429)
+"""Statuses that may pass; with all from 500."""
+NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance")
+NO_MODEL = ("model_not_found", "deploymentnotfound", "model_not_available", "invalid_model", "model_not_supported")
+
+
+@dataclass
+class Fault(Exception):
+    """Why one attempt gave no answer."""
+
+    code: str
+    message: str
+    passing: bool = False
+    """Whether it may succeed if it is tried again."""
+    status: int | None = None
+    request_id: str | None = None
+    limited: bool = False
+    """The provider wants fewer requests."""
+    unreachable: bool = False
+    """Nobody was there to take it."""
+    parameter: str | None = None
+    """What the provider does not take in a request."""
+
+    def row_error(self, tries: int) -> RowError:
+        """What the row says; `tries` is how often it was asked."""
+        times = f" (asked {tries} times)" if tries > 1 else ""
+        return RowError(self.code, f"{self.message}{times}", False, self.request_id)
+
+
+def of_status(
+    status: int, headers: Mapping[str, str], content: bytes, address: Address, model: str
+) -> Fault | HandlerError:
+    """What a status of 300 and more means; a HandlerError makes all rows pointless."""
+    error = _error_of(content)
+    text = address.clean(str(error.get("message") or "")) or f"status {status}"
+    code = str(error.get("code") or error.get("type") or "")
+    request_id = headers.get("x-request-id") or headers.get("apim-request-id")
+    fatal = _fatal(status, headers, code.lower(), text, address, model)
+    if fatal is not None:
+        return fatal
+    parameter = error.get("param")
+    return Fault(
+        code if code and not code.isdigit() else f"http_{status}",
+        f"{address.engine.title} says: {text}",
+        status in PASSING or status >= 500,
+        status,
+        request_id,
+        status == 429,
+        parameter=parameter if isinstance(parameter, str) else None,
+    )
+
+
+def _fatal(
+    status: int, headers: Mapping[str, str], code: str, text: str, address: Address, model: str
+) -> HandlerError | None:
+    title = address.engine.title
+    if code in NO_MONEY or status == 402:
+        return ProviderError(
+            f"The account at {title} has no money left: {text}",
+            "Add some there, then run it again: what was answered is kept.",
+        )
+    if status == 401:
+        variable = address.engine.key_variable
+        return ProviderError(
+            f"{title} does not take the key: {text}" if address.key else f"{title} wants a key: {text}",
+            "Give one that is valid: "
+            + (f"set {variable}, or " if variable else "")
+            + "CREATE ML_ENGINE … USING api_key = env('NAME').",
+        )
+    if status == 403:
+        return ProviderError(
+            f"{title} refuses access: {text}",
+            "Check that the key's project may use this model, and that the provider serves your country.",
+        )
+    if code in NO_MODEL or (status == 404 and "model" in text.lower()):
+        what = "deployment" if address.deployments else "model"
+        return ProviderError(
+            f"{title} has no {what} '{address.deployment or model}' for this key: {text}",
+            "Check the name with the provider's list; CREATE MODEL … USING model_name = '…' takes another.",
+        )
+    if status in (404, 405):
+        return ProviderError(
+            f"There is no such path at {address.base}: status {status}, {text}",
+            "Check base_url: it ends before /chat/completions, mostly with /v1.",
+        )
+    if 300 <= status < 400:
+        to = address.clean(headers.get("location", "another address"))
+        return ProviderError(f"{address.base} sends requests on to {to}.", "Give that address as base_url.")
+    if status == 400 and "http request was sent to https port" in text.lower():
+        return ProviderError(f"{address.base} wants https.", "Write base_url = 'https://…'.")
+    return None
+
+
+def of_exception(error: BaseException, address: Address, timeout: float) -> Fault | HandlerError:
+    """What it means that no answer came at all."""
+    names = {cls.__name__ for e in _chain(error) for cls in type(e).__mro__}
+    shown = address.clean(str(error.__cause__ or error)) or type(error).__name__
+    at = address.base
+    if names & {"SSLCertVerificationError", "ClientConnectorCertificateError", "CertificateError"}:
+        return ProviderError(
+            f"The certificate of {at} is not valid here: {shown}",
+            "Check the address. For a certificate of one's own, SSL_CERT_FILE names the file that vouches for it.",
+        )
+    if names & {"SSLError", "ClientSSLError"}:
+        return ProviderError(
+            f"{at} does not answer as https: {shown}", "If it speaks plain http, write base_url = 'http://…'."
+        )
+    if names & {"InvalidURL", "UnsupportedProtocol", "LocalProtocolError", "InvalidUrlClientError"}:
+        return ProviderError(f"Nothing can be sent to {at}: {shown}", "Check base_url and the key.")
+    if names & {"ProxyError", "ClientProxyConnectionError", "ClientHttpProxyError"}:
+        return ProviderError(
+            f"The proxy between here and {at} does not let it pass: {shown}",
+            "Check HTTPS_PROXY and HTTP_PROXY; NO_PROXY names hosts that need none.",
+        )
+    if names & {"ClientConnectorError", "ConnectError", "gaierror"}:
+        return Fault("unreachable", f"{at} is not reached: {shown}", True, unreachable=True)
+    if "ConnectionError" in names or names & {"ServerDisconnectedError", "ClientOSError", "ReadError"}:
+        return Fault("connection", f"{at} dropped the connection: {shown}", True)
+    if "TimeoutError" in names or "TimeoutException" in names:
+        return Fault("timeout", f"no answer came from {at} in {timeout:g} seconds", True)
+    if names & {"HTTPError", "TransportError", "ClientError"}:
+        return Fault("connection", f"what came from {at} is no answer: {shown}", True)
+    raise error
+
+
+def unreachable(fault: Fault) -> ProviderError:
+    """Nobody is there, for any row."""
+    return ProviderError(
+        f"{fault.message[:1].upper()}{fault.message[1:]}",
+        "Check base_url and that the server runs; then run it again: what was answered is kept.",
+    )
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _error_of(content: bytes) -> dict[str, Any]:
+    """The error object of a body, whichever of the usual shapes it has."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        text = content.decode("utf-8", "replace").strip()
+        return {"message": "" if text[:1] == "<" else text}
+    return error_in(body) or {"message": json.dumps(body)}
+
+
+def error_in(body: Any) -> dict[str, Any] | None:
+    """The error that a body speaks of, if it does."""
+    if not isinstance(body, dict):
+        return None
+    error = body.get("error", body if body.get("object") == "error" or "message" in body else None)
+    if isinstance(error, str):
+        return {"message": error}
+    if isinstance(error, dict):
+        return {**error, "message": error.get("message") or json.dumps(error)}
+    detail = body.get("detail")
+    return {"message": detail if isinstance(detail, str) else json.dumps(detail)} if detail else None

@@ -1,0 +1,109 @@
+"""The hosted engines: one handler, and a class a provider for its entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+from sqlft.errors import NotSupported, OptionError
+from sqlft.handler import Artifact, Embedder, ModelSpec, Predictor
+from sqlft_openai.engines import ENGINES, Engine
+from sqlft_openai.options import EngineOptions, ModelOptions, PredictOptions, engine_options
+
+
+class Hosted(Embedder):
+    """Asks models over OpenAI's protocol; nothing goes over the network before the first request."""
+
+    engine: ClassVar[Engine]
+    model_options = ModelOptions
+    predict_options = PredictOptions
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options if isinstance(options, EngineOptions) else type(self).engine_options())
+
+    def check(self, model: ModelSpec) -> None:
+        """OptionError where no model is named, NotSupported for images."""
+        if not self.model_name(model, None):
+            raise OptionError(
+                f"The engine '{self.engine.name}' needs to know which model answers.",
+                "Add: USING model_name = '…', as the provider calls it.",
+            )
+        if _options(model).mode == "image":
+            raise NotSupported("Models that draw are not supported.", "Leave mode out, and ask for text.")
+
+    def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
+        """Ready to ask; MissingSecret without a key."""
+        from sqlft_openai.predictor import HostedPredictor
+
+        return HostedPredictor(
+            self.engine,
+            self.options,
+            self.model_name(model, artifact),
+            options if isinstance(options, PredictOptions) else PredictOptions(),
+            model.schema,
+        )
+
+    def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
+        """Vectors by /embeddings, some hundred texts a request."""
+        from sqlft_openai.embedding import embedded
+
+        return embedded(self.engine, self.options, self.model_name(model, artifact), texts)
+
+    def model_name(self, model: ModelSpec, artifact: Artifact | None) -> str:
+        """What the provider calls it: what training made, or the base."""
+        if artifact is not None and artifact.remote_id:
+            return artifact.remote_id
+        return model.base or self.engine.default_base or ""
+
+
+class OpenAI(Hosted):
+    """OpenAI itself."""
+
+    engine = ENGINES["openai"]
+    engine_options = engine_options(engine)
+
+
+class AzureOpenAI(Hosted):
+    """OpenAI's models at Azure, by deployment."""
+
+    engine = ENGINES["azure_openai"]
+    engine_options = engine_options(engine)
+
+
+class OpenAICompatible(Hosted):
+    """Any server that speaks the protocol: llama.cpp, Ollama, LM Studio, OpenRouter …"""
+
+    engine = ENGINES["openai_compatible"]
+    engine_options = engine_options(engine)
+
+
+class AnyscaleEndpoints(Hosted):
+    """Anyscale Endpoints, or what stands in for it."""
+
+    engine = ENGINES["anyscale_endpoints"]
+    engine_options = engine_options(engine)
+
+
+class Together(Hosted):
+    """Together AI."""
+
+    engine = ENGINES["together"]
+    engine_options = engine_options(engine)
+
+
+class Fireworks(Hosted):
+    """Fireworks AI."""
+
+    engine = ENGINES["fireworks"]
+    engine_options = engine_options(engine)
+
+
+class VLLM(Hosted):
+    """A vLLM server."""
+
+    engine = ENGINES["vllm"]
+    engine_options = engine_options(engine)
+
+
+def _options(model: ModelSpec) -> ModelOptions:
+    return model.options if isinstance(model.options, ModelOptions) else ModelOptions()

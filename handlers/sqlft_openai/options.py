@@ -1,0 +1,79 @@
+"""The options of hosted engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, make_dataclass
+from typing import Annotated, Literal
+
+from sqlft.handler import Alias, Range, Secret
+from sqlft_openai.engines import Engine
+
+
+@dataclass
+class EngineOptions:
+    """CREATE ML_ENGINE … FROM openai USING …; any of them may stand in CREATE MODEL as well."""
+
+    base_url: Annotated[
+        str | None,
+        "where it is reached, with or without /v1",
+        Alias("api_base"),
+        Alias("openai_api_base"),
+        Alias("anyscale_api_base"),
+    ] = None
+    api_key: Annotated[str | None, "the provider's key", Secret()] = None
+    organization: Annotated[str | None, "the organization that pays", Alias("api_organization")] = None
+    max_concurrency: Annotated[int, "most requests under way at a time", Range(1, 1024)] = 32
+    requests_per_minute: Annotated[float | None, "no more than these, whatever the provider allows", Range(0.01)] = None
+    tokens_per_minute: Annotated[float | None, "no more than these, prompts and answers together", Range(1)] = None
+    timeout: Annotated[float, "seconds that one request may take", Alias("request_timeout"), Range(0.01)] = 120.0
+
+
+@dataclass
+class AzureEngineOptions(EngineOptions):
+    """CREATE ML_ENGINE … FROM azure_openai USING …"""
+
+    azure_endpoint: Annotated[str | None, "the resource, https://NAME.openai.azure.com; base_url says it too"] = None
+    api_version: Annotated[str, "of Azure's API", Alias("openai_api_version")] = "2024-10-21"
+    deployment: Annotated[
+        str | None, "the deployment that answers; without it the one called like the model", Alias("azure_deployment")
+    ] = None
+    azure_ad_token: Annotated[
+        str | None, "a Microsoft Entra token in place of a key", Secret("AZURE_OPENAI_AD_TOKEN")
+    ] = None
+
+
+@dataclass
+class ModelOptions:
+    """CREATE MODEL … USING …"""
+
+    mode: Annotated[
+        Literal["default", "conversational", "conversational-full", "embedding", "image"],
+        "embedding gives vectors; the others of MindsDB's answer each row by itself, and there are no images",
+    ] = "default"
+
+
+@dataclass
+class PredictOptions:
+    """SELECT … USING …"""
+
+    max_tokens: Annotated[
+        int | None,
+        "most tokens of an answer; without it the provider's own limit",
+        Alias("max_completion_tokens"),
+        Alias("max_new_tokens"),
+        Range(1),
+    ] = None
+    temperature: Annotated[float, "0 takes the likeliest tokens", Range(0, 2)] = 0.0
+    top_p: Annotated[float | None, "sample from the likeliest tokens that make up this share", Range(0, 1)] = None
+    stop: Annotated[list[str] | None, "texts that end an answer; they are not part of it"] = None
+    seed: Annotated[int | None, "for sampling, where the provider heeds it"] = None
+    frequency_penalty: Annotated[float | None, "against words that the answer has already", Range(-2, 2)] = None
+    presence_penalty: Annotated[float | None, "against subjects that the answer has already", Range(-2, 2)] = None
+    reasoning_effort: Annotated[str | None, "of reasoning models: low, medium, high …"] = None
+
+
+def engine_options(engine: Engine) -> type[EngineOptions]:
+    """The options of an engine, whose key is looked for where its provider's users keep it."""
+    kind = AzureEngineOptions if engine.name == "azure_openai" else EngineOptions
+    key = Annotated[str | None, f"the key of {engine.title}", Secret(engine.key_variable)]
+    return make_dataclass(kind.__name__, [("api_key", key, field(default=None))], bases=(kind,))
