@@ -402,6 +402,7 @@ class Connection:
         child = Connection(
             self._con.cursor(), session.catalog, warn=session.warn, progress=session.progress, cache=self._cache
         )
+        child.session.purse = session.purse
         self._children.append(child)
         return child
 

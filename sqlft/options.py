@@ -78,6 +78,12 @@ def pick(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
     return {k: v for k, v in given.items() if k in names or any(c is dict for c in classes)}
 
 
+def without(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
+    """The part of `given` that the classes do not take."""
+    names = names_of(*classes)
+    return {k: v for k, v in given.items() if k not in names}
+
+
 def build(cls: type, given: Mapping[str, Any], what: str) -> Any:
     """An instance of `cls` from USING's values; OptionError says which value does not fit and why.
 

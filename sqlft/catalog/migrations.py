@@ -52,6 +52,14 @@ STEPS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE views (
              folded TEXT PRIMARY KEY, name TEXT NOT NULL, sql TEXT NOT NULL, columns TEXT NOT NULL, "schema" TEXT)""",
     ),
+    (
+        """CREATE TABLE prices (
+             folded_engine TEXT NOT NULL, folded_model TEXT NOT NULL, engine TEXT NOT NULL, model TEXT,
+             input REAL, output REAL, cached_input REAL, training REAL, machine_usd_per_hour REAL,
+             created_at INTEGER NOT NULL, PRIMARY KEY (folded_engine, folded_model)) WITHOUT ROWID""",
+        # Characters of the prompts behind input_tokens: how many tokens a character of this model's prompts is.
+        "ALTER TABLE usage ADD COLUMN input_chars INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 

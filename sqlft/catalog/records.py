@@ -41,6 +41,20 @@ class Engine:
 
 
 @dataclass(frozen=True)
+class OwnPrice:
+    """What CREATE PRICE said: USD per million tokens, or an hour of the machine; without a model of a whole engine."""
+
+    engine: str
+    model: str | None = None
+    input: float | None = None
+    output: float | None = None
+    cached_input: float | None = None
+    training: float | None = None
+    machine_usd_per_hour: float | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Model:
     """A name with numbered versions; `options` is what USING said, secrets as references."""
 
@@ -132,4 +146,6 @@ class Usage:
     output_tokens: int = 0
     cost_usd: float | None = None
     seconds: float = 0.0
+    input_chars: int = 0
+    """Characters of the prompts whose tokens were counted."""
     created_at: datetime | None = None

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlft.catalog.records import Engine, Metric, Model, ModelKey, Usage, Version, VersionKey, View
+from sqlft.catalog.records import Engine, Metric, Model, ModelKey, OwnPrice, Usage, Version, VersionKey, View
 from sqlft.errors import CatalogError, did_you_mean
 
 if TYPE_CHECKING:
@@ -98,6 +98,12 @@ def model(row: sqlite3.Row) -> Model:
 def engine(row: sqlite3.Row) -> Engine:
     """An Engine from a row of engines."""
     return Engine(row["name"], row["handler"], json.loads(row["options"]), moment(row["created_at"]))
+
+
+def own_price(row: sqlite3.Row) -> OwnPrice:
+    """An OwnPrice from a row of prices."""
+    values = {f.name: row[f.name] for f in fields(OwnPrice)}
+    return OwnPrice(**{**values, "created_at": moment(row["created_at"])})
 
 
 def view(row: sqlite3.Row) -> View:

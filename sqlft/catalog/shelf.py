@@ -1,17 +1,20 @@
-"""The part of the catalog that has names and no versions: engines, views; and the names that are taken."""
+"""The part of the catalog that has names and no versions: engines, prices, views; and the names that are taken."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlft.catalog import rows
 from sqlft.catalog.database import Database
-from sqlft.catalog.records import Engine, View
+from sqlft.catalog.records import Engine, OwnPrice, View
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, did_you_mean
 
 if TYPE_CHECKING:
     import sqlite3
+
+_OF_PRICE = " WHERE folded_engine = ? AND folded_model = ?"
 
 
 class Shelf:
@@ -78,6 +81,33 @@ class Shelf:
                     )
             con.execute("DELETE FROM engines WHERE folded = ?", [name.lower()])
 
+    # prices
+
+    def prices(self) -> list[OwnPrice]:
+        """All prices that CREATE PRICE gave, by engine and model."""
+        found = self._db.rows("SELECT * FROM prices ORDER BY folded_engine, folded_model")
+        return [rows.own_price(row) for row in found]
+
+    def add_price(self, price: OwnPrice, or_replace: bool = False) -> None:
+        """Keep a price; AlreadyExists unless `or_replace`."""
+        key = [price.engine.lower(), (price.model or "").lower()]
+        values = [getattr(price, f.name) for f in fields(price) if f.name != "created_at"]
+        with self._db.write() as con:
+            if not or_replace and con.execute(f"SELECT 1 FROM prices{_OF_PRICE}", key).fetchone():
+                raise AlreadyExists(
+                    f"There is a price for {_priced(price.engine, price.model)} already.",
+                    "CREATE OR REPLACE PRICE changes it.",
+                )
+            created_at = rows.micros(price.created_at or rows.now())
+            con.execute(f"INSERT OR REPLACE INTO prices VALUES ({', '.join('?' * 10)})", [*key, *values, created_at])
+
+    def drop_price(self, engine: str, model: str | None = None) -> None:
+        """Forget a price; NotFound."""
+        with self._db.write() as con:
+            if con.execute(f"DELETE FROM prices{_OF_PRICE}", [engine.lower(), (model or "").lower()]).rowcount == 0:
+                near = did_you_mean(_priced(engine, model), [_priced(p.engine, p.model) for p in self.prices()])
+                raise NotFound(f"There is no price for {_priced(engine, model)}.{near}", "SHOW PRICES lists them.")
+
     # views
 
     def views(self) -> list[View]:
@@ -115,3 +145,7 @@ class Shelf:
 
     def _taken_by_view(self, con: sqlite3.Connection, name: str) -> bool:
         return con.execute("SELECT 1 FROM views WHERE folded = ?", [name.lower()]).fetchone() is not None
+
+
+def _priced(engine: str, model: str | None) -> str:
+    return engine if model is None else f"{engine} '{model}'"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlft.handler import Progress
 
-TABLES = ("engines", "models", "versions", "metrics", "usage", "evaluations", "views")
+TABLES = ("engines", "models", "versions", "metrics", "usage", "evaluations", "views", "prices", "costs")
 BeforeCommit = Callable[[VersionKey, Path], None]
 """Called with a new version's key and its work folder while nobody can see the version yet."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ _TYPES = {
     "boolean": pa.bool_(),
     # Local time without a zone: compares rightly with now(), and needs no pytz as TIMESTAMP WITH TIME ZONE does.
     "time": pa.timestamp("us"),
+    "day": pa.date32(),
 }
 
 _JOIN = "JOIN models m ON m.id = t.model_id"
@@ -82,6 +83,33 @@ SHAPES = {
         """model text, project text, version integer, metric text, data_digest text, value metric, n integer,
            low number, high number, seconds number, created_at time""",
     ),
+    "prices": Shape(
+        """SELECT engine, model, input, output, cached_input, training, machine_usd_per_hour, created_at
+           FROM prices ORDER BY folded_engine, folded_model""",
+        """engine text, model text, input number, output number, cached_input number, training number,
+           machine_usd_per_hour number, created_at time""",
+    ),
+    "costs": Shape(
+        """SELECT day, model, project, version, sum(statements) AS statements, sum("rows") AS "rows",
+                  sum(calls) AS calls, sum(cached) AS cached, sum(errors) AS errors,
+                  sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+                  total(seconds) AS seconds, sum(cost_usd) AS cost_usd, sum(unpriced) AS unpriced,
+                  sum(training_seconds) AS training_seconds, sum(training_cost_usd) AS training_cost_usd
+           FROM (
+             SELECT date(created_at / 1000000, 'unixepoch', 'localtime') AS day, name AS model, project,
+                    number AS version, 1 AS statements, "rows", calls, cached, errors, input_tokens, output_tokens,
+                    seconds, cost_usd, cost_usd IS NULL AND calls > 0 AS unpriced,
+                    NULL AS training_seconds, NULL AS training_cost_usd
+             FROM usage
+             UNION ALL
+             SELECT date(coalesce(t.finished_at, t.created_at) / 1000000, 'unixepoch', 'localtime'), m.name, m.project,
+                    t.number, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, t.seconds, json_extract(t.details, '$.cost_usd')
+             FROM versions t JOIN models m ON m.id = t.model_id WHERE t.seconds IS NOT NULL)
+           GROUP BY day, model, project, version ORDER BY day, project, model, version""",
+        """day day, model text, project text, version integer, statements integer, rows integer, calls integer,
+           cached integer, errors integer, input_tokens integer, output_tokens integer, seconds number,
+           cost_usd number, unpriced integer, training_seconds number, training_cost_usd number""",
+    ),
     "views": Shape('SELECT name, "schema", sql FROM views ORDER BY folded', "name text, schema text, sql text"),
 }
 
@@ -110,6 +138,8 @@ def _shown(value: Any, kind: str, folder: Path) -> Any:
         return None
     if kind == "time":
         return _local(value)
+    if kind == "day":
+        return date.fromisoformat(value)
     if kind == "options":
         return rows.text(secrets.shown(json.loads(value)))
     if kind == "path":

@@ -6,15 +6,17 @@ import heapq
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlft import plugins
 from sqlft.catalog.records import Usage
-from sqlft.errors import Cancelled, CatalogError, ProviderError, SqlftError
+from sqlft.errors import BudgetExceeded, Cancelled, CatalogError, ProviderError, SqlftError
 from sqlft.handler import Completion, Message, Piece, Predictor, Request
 from sqlft.runtime.cache import Cache, key_of, prefix_of
+from sqlft.runtime.charge import Charge
+from sqlft.runtime.limits import Limits
 from sqlft.runtime.models import Resolved, plain
 from sqlft.runtime.pump import Pump
 from sqlft.runtime.session import Session, Tick
@@ -49,7 +51,7 @@ class Tally:
     errors: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
-    cost_usd: float | None = None
+    input_chars: int = 0
 
 
 class Asking:
@@ -63,6 +65,7 @@ class Asking:
         settings: QuerySettings,
         cache: Cache,
         statement: tuple[str, str],
+        limits: Sequence[Limits] = (),
     ) -> None:
         self._session, self._resolved, self._options, self._settings = session, resolved, options, settings
         self._name = str(resolved.version.key)
@@ -81,6 +84,9 @@ class Asking:
         self._opened: Predictor | None = None
         self._first_known = 0
         self.tally = Tally()
+        self._charge = Charge(session, resolved, options, limits)
+        self._admitted: set[int] = set()
+        self._over: BudgetExceeded | None = None
         self.rows = 0
         self.failed_rows = 0
         self._started = time.monotonic()
@@ -116,6 +122,7 @@ class Asking:
         self._finished = True
         if self._pump is not None:
             self._pump.close()
+        self._charge.close()
         self._write_usage()
         if not error and self.tally.errors:
             first = next(a.error for a in self.answers if a is not None and a.error)
@@ -148,12 +155,11 @@ class Asking:
 
     def _step(self, most: int) -> None:
         if self._pump is None:
+            self._charge.check(self._prompts[self.known_before(len(self._prompts))] or ())
             self._pump = Pump(self._predict, self._close_predictor)
             self._write_usage()
         try:
-            items, ended = self._pump.take(
-                min(most, WINDOW), STEP_SECONDS, self._settings.timeout, lambda: self._session.interrupted
-            )
+            items, ended = self._take(self._pump, min(most, WINDOW))
         except SqlftError:
             raise
         except ImportError as e:
@@ -178,12 +184,25 @@ class Asking:
             self._next_pass()
         self._tell()
 
+    def _take(self, pump: Pump[Completion | Piece], most: int) -> tuple[list[Completion | Piece], bool]:
+        self._charge.meter.run()
+        try:
+            return pump.take(most, STEP_SECONDS, self._settings.timeout, self._is_interrupted)
+        finally:
+            self._charge.meter.rest()
+
+    def _is_interrupted(self) -> bool:
+        self._charge.watch()
+        return self._session.interrupted
+
     def _next_pass(self) -> None:
         """The handler is through with what it pulled: unanswered requests have failed, others wait for a retry."""
         for i in list(self._outstanding):
             self._accept_error(i, "no_answer", "the handler ended without answering this row", True)
         if self._fatal is not None:
             raise self._fatal
+        if self._over is not None:
+            raise self._over
         if self._retries:
             self._sleep_until(self._retries[0][0])
 
@@ -210,9 +229,24 @@ class Asking:
             if i is None:
                 return
             messages = self._prompts[i]
+            if not self._admit(i, messages or ()):
+                return
             self._outstanding[i] = time.monotonic()
+            self._charge.meter.begin(i)
             self.tally.calls += 1
             yield Request(i, messages or (), stream=self._session.piece is not None and len(self._prompts) == 1)
+
+    def _admit(self, i: int, messages: tuple[Message, ...]) -> bool:
+        """Whether a prompt may be asked now; one that may not waits until those under way are settled."""
+        over = self._charge.admit(i, messages, first=i not in self._admitted)
+        if over is None:
+            self._admitted.add(i)
+            return True
+        if self._outstanding:
+            heapq.heappush(self._retries, (0.0, i))
+        else:
+            self._over = over
+        return False
 
     def _next_id(self) -> int | None:
         if self._retries and self._retries[0][0] <= time.monotonic():
@@ -239,8 +273,7 @@ class Asking:
             raise self._misbehaved(f"answered request {c.id} {'twice' if known else 'that was not asked'}")
         self.tally.input_tokens += c.input_tokens or 0
         self.tally.output_tokens += c.output_tokens or 0
-        if c.cost_usd is not None:
-            self.tally.cost_usd = (self.tally.cost_usd or 0.0) + c.cost_usd
+        cost = self._charge.settle(c)
         if c.error is not None:
             self._outstanding[c.id] = started
             self._accept_error(c.id, c.error.code, c.error.message, c.error.retryable)
@@ -251,12 +284,15 @@ class Asking:
             return False
         text = c.text if c.text.isascii() else c.text.encode("utf-8", "replace").decode()
         seconds = time.monotonic() - started
-        self.answers[c.id] = Answer(text, None, c.input_tokens, c.output_tokens, False, seconds, c.cost_usd)
+        self.answers[c.id] = Answer(text, None, c.input_tokens, c.output_tokens, False, seconds, cost)
+        if c.input_tokens is not None:
+            self.tally.input_chars += sum(len(m.content) for m in self._prompts[c.id] or ())
         self._prompts[c.id] = None
         return True
 
     def _accept_error(self, i: int, code: str, message: str, retryable: bool) -> None:
         started = self._outstanding.pop(i)
+        self._charge.give_up(i)
         tries = self._attempts.get(i, 0)
         if retryable and tries < self._settings.max_retries:
             self._attempts[i] = tries + 1
@@ -313,8 +349,9 @@ class Asking:
             errors=tally.errors,
             input_tokens=tally.input_tokens,
             output_tokens=tally.output_tokens,
-            cost_usd=tally.cost_usd,
+            cost_usd=self._charge.total,
             seconds=time.monotonic() - self._started,
+            input_chars=tally.input_chars,
         )
         try:
             self._session.catalog.put_usage(usage)

@@ -11,9 +11,10 @@ import pyarrow as pa
 from sqlft.options import build, check_names, names_of, pick
 from sqlft.runtime.ask import Answer, Asking
 from sqlft.runtime.cache import Cache
+from sqlft.runtime.limits import Limits
 from sqlft.runtime.models import Resolved
 from sqlft.runtime.session import Session
-from sqlft.runtime.settings import QuerySettings
+from sqlft.runtime.settings import LIMITS, QuerySettings
 from sqlft.sql.masking import masked
 
 USAGE = pa.struct(
@@ -89,6 +90,7 @@ class Asker:
         self._books: dict[tuple[Any, str], Book] = {}
         self._given: dict[str, set[str]] = {}
         self._taken: set[str] = set()
+        self._limits: Limits | None = None
 
     def book(self, resolved: Resolved, alias: str) -> Book:
         """The book of a version; two references with the same options share one."""
@@ -98,9 +100,17 @@ class Asker:
         key = (resolved.version.key, repr(sorted(given.items())))
         if key not in self._books:
             options = resolved.predict_options(own)
-            asking = Asking(self._session, resolved, options, settings, self._cache, self._statement)
+            limits = self._limits_for(alias)
+            asking = Asking(self._session, resolved, options, settings, self._cache, self._statement, limits)
             self._books[key] = Book(resolved, asking)
         return self._books[key]
+
+    def _limits_for(self, alias: str) -> list[Limits]:
+        """The statement's limits, which its models share, and those that are for this one alone."""
+        if self._limits is None:
+            self._limits = _limits(self._using)
+        own = next((v for k, v in self._using.items() if k.lower() == alias.lower() and isinstance(v, Mapping)), {})
+        return [self._limits, _limits(own)] if pick(own, QuerySettings).keys() & set(LIMITS) else [self._limits]
 
     def _options_for(self, resolved: Resolved, alias: str) -> dict[str, Any]:
         """USING's keys that this model takes, with `alias.k = v` over them."""
@@ -123,6 +133,11 @@ class Asker:
         """Close all predictors and write the ledger."""
         for book in self._books.values():
             book.asking.finish(error)
+
+
+def _limits(given: Mapping[str, Any]) -> Limits:
+    said = build(QuerySettings, {k: v for k, v in given.items() if k in LIMITS}, "This query")
+    return Limits(said.max_cost_usd, said.max_rows, said.max_seconds)
 
 
 def _usage(answer: Answer) -> dict[str, Any] | None:

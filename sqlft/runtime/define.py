@@ -15,12 +15,12 @@ from sqlft.data import Prompt
 from sqlft.data.prompts import PLACEHOLDER
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, OptionError, ProviderError, SqlftError
 from sqlft.handler import Handler, ModelSpec, Trainer
-from sqlft.options import build, check_names, is_secret, names_of, pick
+from sqlft.options import build, check_names, is_secret, names_of, pick, without
 from sqlft.runtime import show, train
 from sqlft.runtime.follow import stop_all
 from sqlft.runtime.models import engine_of, handler_of, model_of, spec_of
 from sqlft.runtime.session import Parameters, Session
-from sqlft.runtime.settings import ModelSettings, TrainSettings
+from sqlft.runtime.settings import EngineSettings, ModelSettings, TrainSettings
 from sqlft.sql.statements import (
     DEFAULT_PROJECT,
     CreateEngine,
@@ -48,7 +48,7 @@ def run_create_engine(session: Session, statement: CreateEngine, parameters: Par
     if name.lower() in plugins.found() and name.lower() != handler:
         raise AlreadyExists(f"'{name}' is the name of a handler.", "Choose another name for the engine.")
     what = f"Engine '{name}'"
-    options = _in_own_words(statement.options, names_of(cls.engine_options))
+    options = _in_own_words(statement.options, names_of(cls.engine_options, EngineSettings))
     _check_engine_options(session, cls, options, what)
     hidden = secrets.hide(options, lambda n: is_secret(n, cls.engine_options), f"ML_ENGINE {name}")
     try:
@@ -176,7 +176,7 @@ def _plan(session: Session, statement: CreateModel, key: ModelKey) -> _Plan:
         )
     engine = engine_of(session, engine_name)
     cls = plugins.handler_class(engine.handler)
-    own = (cls.engine_options, cls.model_options, cls.predict_options)
+    own = (EngineSettings, cls.engine_options, cls.model_options, cls.predict_options)
     for_training = _training_names(cls)
     options = _in_own_words(statement.options, names_of(ModelSettings, *own) | for_training)
     _check_names(options, own, for_training if statement.source else set(), for_training, what)
@@ -285,10 +285,16 @@ def _check_engine_options(session: Session, cls: type[Handler], options: Mapping
         given = secrets.reveal(secrets.hide(options, lambda _: False, what))
     except SqlftError as e:
         if cls.engine_options is not dict:
-            check_names(options, names_of(cls.engine_options), what)
+            check_names(options, names_of(cls.engine_options, EngineSettings), what)
         session.warn(f"{e.message} It is needed when a model of this engine is asked.")
         return
-    build(cls.engine_options, given, what)
+    build(EngineSettings, pick(given, EngineSettings), what)
+    try:
+        build(cls.engine_options, without(given, EngineSettings), what)
+    except OptionError:
+        if cls.engine_options is not dict:  # its list of names shall have ours too
+            check_names(options, names_of(cls.engine_options, EngineSettings), what)
+        raise
 
 
 def _in_own_words(options: Mapping[str, Any], known: set[str]) -> dict[str, Any]:

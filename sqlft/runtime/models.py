@@ -15,8 +15,9 @@ from sqlft.catalog.records import Engine, Model, ModelKey, Version
 from sqlft.data import Prompt
 from sqlft.errors import CatalogError, NotFound, ProviderError, SqlftError, did_you_mean
 from sqlft.handler import Artifact, Handler, ModelSpec, Trainer
-from sqlft.options import build, pick
+from sqlft.options import build, pick, without
 from sqlft.runtime.session import Session
+from sqlft.runtime.settings import EngineSettings
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def engine_of(session: Session, name: str) -> Engine:
 def handler_of(session: Session, engine: Engine, overrides: Mapping[str, Any] | None = None) -> Handler:
     """The engine's handler with its options, secrets in place; `overrides` are a model's own engine options."""
     cls = plugins.handler_class(engine.handler)
-    given = secrets.reveal({**engine.options, **pick(overrides or {}, cls.engine_options)})
+    own = {**engine.options, **pick(overrides or {}, cls.engine_options)}
+    given = secrets.reveal(without(own, EngineSettings))
     try:
         return cls(build(cls.engine_options, given, f"Engine '{engine.name}'"))
     except SqlftError:
@@ -125,7 +127,7 @@ def _artifact(version: Version) -> Artifact | None:
 def _digest(engine: Engine, spec: ModelSpec, version: Version) -> str:
     asked = [
         engine.handler,
-        secrets.shown(engine.options),
+        secrets.shown(without(engine.options, EngineSettings)),
         spec.base,
         plain(spec.options),
         version.artifact_digest,

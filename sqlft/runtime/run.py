@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import NotSupported, StatementError
-from sqlft.runtime import databases, define, describe, show, train
+from sqlft.runtime import databases, define, describe, prices, show, train
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.session import Parameters, Session
 from sqlft.sql import statements as s
@@ -43,6 +43,11 @@ RUNNERS: Mapping[type[s.Statement], Runner] = {
     s.DescribeModel: describe.run_describe_model,
     s.CreateDatabase: databases.run_create_database,
     s.Evaluate: run_evaluate,
+    s.CreatePrice: prices.run_create_price,
+    s.DropPrice: prices.run_drop_price,
+    s.ShowPrices: prices.run_show_prices,
+    s.SetSetting: prices.run_set_setting,
+    s.ResetSetting: prices.run_reset_setting,
 }
 
 

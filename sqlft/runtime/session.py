@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 
 from sqlft.catalog.store import Catalog
+from sqlft.runtime.limits import Purse
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
@@ -41,8 +42,15 @@ class Session:
     """Called with each part of an answer as it is written, where a statement asks for one answer only."""
     interrupted: bool = False
     """Set by Connection.interrupt() from another thread; long work looks at it and raises Cancelled."""
+    purse: Purse = field(default_factory=Purse)
+    """What SET sqlft_… said; cursors share it."""
     cleanup: list[Callable[[], object]] = field(default_factory=list)
     """Run before the next statement: what the last one registered."""
+
+    @property
+    def machine_usd_per_hour(self) -> float | None:
+        """What an hour of this machine costs, as SET sqlft_machine_usd_per_hour said."""
+        return self.purse.machine_usd_per_hour
 
     def unregister_later(self, name: str) -> None:
         """Let go of a registered relation before the next statement."""

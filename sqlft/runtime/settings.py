@@ -9,6 +9,15 @@ from sqlft.handler import Alias, Range
 
 
 @dataclass
+class EngineSettings:
+    """CREATE ML_ENGINE … USING, whatever the handler; a model may have its own"""
+
+    machine_usd_per_hour: Annotated[
+        float | None, "what an hour of the machine costs, for engines whose tokens have no price", Range(0)
+    ] = None
+
+
+@dataclass
 class ModelSettings:
     """CREATE MODEL … USING"""
 
@@ -50,3 +59,36 @@ class QuerySettings:
     cache: Annotated[bool | None, "keep and reuse answers; without it where the answer is deterministic"] = None
     max_retries: Annotated[int, "how often a row is asked again after an error that may pass", Range(0, 100)] = 3
     timeout: Annotated[float, "seconds without any answer after which the statement gives up", Range(0.001)] = 900.0
+    max_cost_usd: Annotated[
+        float | None,
+        "no request is made that could take the statement over so many USD; 0: only kept answers",
+        Range(0),
+    ] = None
+    max_rows: Annotated[int | None, "at most so many prompts are asked; kept answers are free", Range(0)] = None
+    max_seconds: Annotated[float | None, "no longer than so many seconds; 0: only kept answers", Range(0)] = None
+
+
+LIMITS = ("max_cost_usd", "max_rows", "max_seconds")
+
+
+@dataclass
+class SessionSettings:
+    """SET sqlft_…"""
+
+    budget_usd: Annotated[float | None, "no request that could take this session over so many USD", Range(0)] = None
+    machine_usd_per_hour: Annotated[
+        float | None, "what an hour of this machine costs, for engines whose tokens have no price", Range(0)
+    ] = None
+
+
+@dataclass
+class PriceSettings:
+    """CREATE PRICE … USING"""
+
+    input: Annotated[float | None, "USD per million tokens of prompts", Range(0)] = None
+    output: Annotated[float | None, "USD per million tokens of answers", Range(0)] = None
+    cached_input: Annotated[
+        float | None, "USD per million tokens of prompts that the provider had kept; without it as input", Range(0)
+    ] = None
+    training: Annotated[float | None, "USD per million tokens trained on, epochs included", Range(0)] = None
+    machine_usd_per_hour: Annotated[float | None, "USD per hour of the machine, where tokens are free", Range(0)] = None

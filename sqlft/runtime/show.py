@@ -209,18 +209,22 @@ def _chosen(
     statement: ShowModels | ShowEngines | ShowHandlers,
     parameters: Parameters,
 ) -> pa.Table:
+    return chosen(session, pa.Table.from_pylist(rows, schema), statement.like, statement.where, parameters)
+
+
+def chosen(
+    session: Session, table: pa.Table, like: str | None, where: str | None, parameters: Parameters, by: str = "NAME"
+) -> pa.Table:
     """The rows that LIKE and WHERE leave, as DuckDB judges them."""
-    table = pa.Table.from_pylist(rows, schema)
-    if statement.like is None and statement.where is None:
+    if like is None and where is None:
         return table
     name = "__sqlft_shown"
-    like = quoted("%" if statement.like is None else statement.like)
-    where = "true" if statement.where is None else statement.where
+    pattern = quoted("%" if like is None else like)
     session.con.register(name, table)
     try:
-        query = f"SELECT * FROM (FROM {name} WHERE NAME ILIKE {like}) WHERE {where}"
-        given = parameters if parameters and statement.where is not None else None
+        query = f"SELECT * FROM (FROM {name} WHERE {by} ILIKE {pattern}) WHERE {'true' if where is None else where}"
+        given = parameters if parameters and where is not None else None
         relation: Any = session.con.sql(query) if given is None else session.con.sql(query, params=given)
-        return relation.to_arrow_table().cast(schema)
+        return relation.to_arrow_table().cast(table.schema)
     finally:
         session.con.unregister(name)

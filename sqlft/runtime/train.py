@@ -21,12 +21,12 @@ from sqlft.catalog.workfolder import take
 from sqlft.data import Prepared, Prompt, prepare
 from sqlft.errors import CatalogError, DataError, NotSupported, OptionError
 from sqlft.handler import Artifact, Trainer
-from sqlft.options import build, check_names, is_secret, names_of, pick
+from sqlft.options import build, check_names, is_secret, names_of, pick, without
 from sqlft.runtime import job, launch, sources
 from sqlft.runtime.follow import cancel, follow
 from sqlft.runtime.models import engine_of, handler_of, model_of, plain, resolve, spec_of, trainers
 from sqlft.runtime.session import Parameters, Session
-from sqlft.runtime.settings import TrainSettings
+from sqlft.runtime.settings import EngineSettings, TrainSettings
 from sqlft.sql.statements import CancelModel, Finetune, Name, ResumeModel, Retrain, Source
 
 RELEASE_SECONDS = 5.0
@@ -160,7 +160,7 @@ def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[.
     wanted = job.Job(
         plan.engine.handler,
         plan.model.base,
-        {**plan.engine.options, **pick(plan.model.options, handler.engine_options)},
+        without({**plan.engine.options, **pick(plan.model.options, handler.engine_options)}, EngineSettings),
         pick(plan.model.options, handler.model_options),
         hidden,
         job.start_of(plan.start),

@@ -30,6 +30,11 @@ def show_handlers(c: Cursor) -> s.Statement | None:
     return s.ShowHandlers(_like(c), _where(c)) if _shown(c) else None
 
 
+def show_prices(c: Cursor) -> s.Statement | None:
+    """SHOW PRICES [LIKE pattern] [WHERE condition]"""
+    return s.ShowPrices(_like(c), _where(c)) if _shown(c) else None
+
+
 def describe_engine(c: Cursor) -> s.Statement | None:
     """DESCRIBE ML_ENGINE name; a table may have that name."""
     if c.peek(2).kind not in NAMES:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from sqlft.errors import StatementError
-from sqlft.sql import definitions, listings, training
+from sqlft.sql import definitions, listings, pricing, training
 from sqlft.sql import statements as s
 from sqlft.sql.cursor import Cursor
 from sqlft.sql.lexer import Token, scan, tokens
@@ -27,6 +27,11 @@ STATEMENTS: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
     ("CREATE", "PROJECT"): (definitions.no_project, s.CreateModel),
     ("CREATE", "ML_ENGINE"): (definitions.create_engine, s.CreateEngine),
     ("CREATE", "DATABASE"): (definitions.create_database, s.CreateDatabase),
+    ("CREATE", "PRICE"): (pricing.create_price, s.CreatePrice),
+    ("DROP", "PRICE"): (pricing.drop_price, s.DropPrice),
+    ("SHOW", "PRICES"): (listings.show_prices, s.ShowPrices),
+    ("SET", "SQLFT_"): (pricing.set_setting, s.SetSetting),
+    ("RESET", "SQLFT_"): (pricing.reset_setting, s.ResetSetting),
     ("DROP", "MODEL"): (definitions.drop_model, s.DropModel),
     ("DROP", "PREDICTOR"): (definitions.drop_model, s.DropModel),
     ("DROP", "ML_ENGINE"): (definitions.drop_engine, s.DropEngine),
@@ -51,7 +56,12 @@ STATEMENTS: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
     ("DESCRIBE", ""): (listings.describe, s.DescribeModel),
 }
 SAME = {"DESC": "DESCRIBE"}
-PASSED_OVER = {"CREATE": ("OR", "REPLACE"), "SHOW": ("FULL", "EXTENDED")}
+PASSED_OVER = {
+    "CREATE": ("OR", "REPLACE"),
+    "SHOW": ("FULL", "EXTENDED"),
+    "SET": pricing.SCOPES,
+    "RESET": pricing.SCOPES,
+}
 MISSPELT = {
     "CREATE": ("MODEL", "PREDICTOR", "ML_ENGINE"),
     "DROP": ("MODEL", "PREDICTOR", "ML_ENGINE", "CACHE"),
@@ -105,6 +115,8 @@ def _heading(text: str, span: Span) -> list[Token]:
 
 def _entry(heading: list[Token]) -> tuple[Method, type[s.Statement]] | None:
     verb, kind = _keywords(heading)
+    if verb in ("SET", "RESET") and kind.startswith("SQLFT_"):
+        kind = "SQLFT_"
     return STATEMENTS.get((verb, kind.upper())) or STATEMENTS.get((verb, ""))
 
 

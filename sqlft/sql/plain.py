@@ -14,7 +14,7 @@ from sqlft.sql.values import options
 _VERBS = (
     "select|with|from|values|insert|update|delete|merge|copy|explain|pragma|begin|start|commit|rollback|end|abort|"
     "attach|detach|use|install|load|force|call|checkpoint|prepare|execute|deallocate|export|import|vacuum|analyze|"
-    "truncate|table|summarize|pivot|unpivot|reset|comment"
+    "truncate|table|summarize|pivot|unpivot|comment"
 )
 _KINDS = (
     "table|view|schema|index|sequence|type|macro|function|secret|trigger|temp|temporary|unique|persistent|"
@@ -32,7 +32,8 @@ _PLAIN = re.compile(
     | (?:drop|alter){_GAP}(?:{_KINDS}|database)\b
     | show{_GAP}(?:all{_GAP})?(?:tables|databases|schemas)\b
     | desc(?:ribe)?{_GAP}(?:table|select|with|from|values|insert|\()
-    | set{_GAP}(?:variable|session|local|global|schema|search_path|threads|memory_limit)\b
+    | set{_GAP}(?:variable|(?:session|local|global)(?!{_GAP}sqlft_)|schema|search_path|threads|memory_limit)\b
+    | reset(?!{_GAP}(?:(?:session|local|global){_GAP})?sqlft_)\b
     )""",
     re.VERBOSE | re.IGNORECASE,
 )

@@ -219,3 +219,45 @@ class DropCache(Statement):
     """DROP CACHE [FOR name[.N]]"""
 
     name: Name | None = None
+
+
+@dataclass(frozen=True)
+class CreatePrice(Statement):
+    """CREATE [OR REPLACE] PRICE [IF NOT EXISTS] FOR engine ['model'] USING input = …, output = …"""
+
+    engine: str
+    model: str | None = None
+    options: Options = field(default_factory=dict)
+    or_replace: bool = False
+    if_not_exists: bool = False
+
+
+@dataclass(frozen=True)
+class DropPrice(Statement):
+    """DROP PRICE [IF EXISTS] FOR engine ['model']"""
+
+    engine: str
+    model: str | None = None
+    if_exists: bool = False
+
+
+@dataclass(frozen=True)
+class ShowPrices(Statement):
+    """SHOW PRICES [LIKE pattern] [WHERE condition]"""
+
+    like: str | None = None
+    where: str | None = None
+
+
+@dataclass(frozen=True)
+class SetSetting(Statement):
+    """SET sqlft_budget_usd = 5, SET sqlft_machine_usd_per_hour = 0.475"""
+
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ResetSetting(Statement):
+    """RESET sqlft_budget_usd"""
+
+    name: str

@@ -15,7 +15,7 @@ import pytest
 
 from sqlft.catalog import workfolder
 from sqlft.catalog.home import home
-from sqlft.catalog.records import Engine, Model, ModelKey, Usage, VersionKey, View
+from sqlft.catalog.records import Engine, Model, ModelKey, OwnPrice, Usage, VersionKey, View
 from sqlft.catalog.store import TABLES, Catalog
 from sqlft.errors import AlreadyExists, CatalogError, NotFound
 from sqlft.handler import Progress
@@ -352,6 +352,7 @@ def test_tables_keep_their_types_when_empty(catalog: Catalog, name: str) -> None
     catalog.add_metrics(key, 1, None, "train", {"loss": 1.0})
     catalog.put_usage(Usage("s", key))
     catalog.add_view(View("v", "SELECT 1"))
+    catalog.add_price(OwnPrice("e", None, 1.0))
     full = catalog.table(name)
     assert full.schema == empty.schema
     assert full.num_rows == (0 if name == "evaluations" else 1)

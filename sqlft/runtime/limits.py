@@ -1,0 +1,175 @@
+"""What a statement or a session may spend, and the machine's time shared among the rows that it works on.
+
+A request is let through only if its worst case fits: what was spent, what requests in flight may yet cost, and it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sqlft.errors import BudgetExceeded
+
+
+class Over(NamedTuple):
+    """Which limit a request would pass, in words."""
+
+    what: str
+    next_step: str
+
+
+@dataclass
+class Limits:
+    """USD, rows and seconds, None for no limit; shared by all that asks under it, in several threads."""
+
+    usd: float | None = None
+    rows: int | None = None
+    seconds: float | None = None
+    name: str = "max_cost_usd"
+    spent: float = 0.0
+    reserved: float = 0.0
+    asked: int = 0
+    began: float = field(default_factory=time.monotonic)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def bounds_cost(self) -> bool:
+        """Whether there is a limit in USD."""
+        return self.usd is not None
+
+    def over(self, worst: float | None, rows: int = 1) -> Over | None:
+        """What keeps a request from being asked that may cost `worst` USD; None if nothing does."""
+        again = "What was answered is kept: run it again with more"
+        if self.rows is not None and self.asked + rows > self.rows:
+            return Over(f"{self.asked} rows were asked, and max_rows is {self.rows}", f"{again}, or with fewer rows.")
+        if (late := self.late()) is not None:
+            return late
+        if self.usd is None or (worst is not None and self.spent + self.reserved + worst <= self.usd):
+            return None
+        may = "its price is not known" if worst is None else f"it may cost up to {dollars(worst)}"
+        left = f"{dollars(self.spent)} of {self.name} = {dollars(self.usd)} are spent"
+        held = f", {dollars(self.reserved)} held for requests under way" if self.reserved > 0 else ""
+        return Over(f"{left}{held}, and {may}", f"{again}, with a smaller max_tokens, or with fewer rows.")
+
+    def late(self) -> Over | None:
+        """Whether the time is up."""
+        if self.seconds is None or time.monotonic() - self.began < self.seconds:
+            return None
+        again = "What was answered is kept: run it again with more, or with fewer rows."
+        return Over(f"max_seconds = {self.seconds:g} have passed", again)
+
+    def reserve(self, worst: float | None, rows: int = 1) -> Over | None:
+        """Hold `worst` USD back for a request that is about to be asked, or say why not."""
+        with self._lock:
+            over = self.over(worst, rows)
+            if over is None:
+                self.reserved += worst or 0.0
+                self.asked += rows
+            return over
+
+    def settle(self, worst: float | None, spent: float | None, rows: int = 0) -> None:
+        """What a request cost in place of what was held back for it; `rows` if it was not asked after all."""
+        with self._lock:
+            self.reserved = max(0.0, self.reserved - (worst or 0.0))
+            self.spent += spent or 0.0
+            self.asked -= rows
+
+
+@dataclass
+class Purse(Limits):
+    """What SET says for a session and its cursors."""
+
+    name: str = "sqlft_budget_usd"
+    machine_usd_per_hour: float | None = None
+
+    def set(self, usd: float | None) -> None:
+        """Begin anew with a limit, or with none."""
+        with self._lock:
+            self.usd, self.spent = usd, 0.0
+
+
+def admit(limits: Sequence[Limits], worst: float | None, rows: int = 1) -> Over | None:
+    """Hold back for a request under every limit, or under none and say which one it would pass."""
+    for i, one in enumerate(limits):
+        over = one.reserve(worst, rows)
+        if over is not None:
+            for earlier in limits[:i]:
+                earlier.settle(worst, None, rows)
+            return over
+    return None
+
+
+def exceeded(over: Over, asked: str) -> BudgetExceeded:
+    """The error for a limit that the next request to `asked` would pass."""
+    return BudgetExceeded(f"The next request to {asked} would pass the budget: {over.what}.", over.next_step)
+
+
+def dollars(amount: float) -> str:
+    """$0.000123, $1.20: as many digits as tell something."""
+    if amount == 0 or abs(amount) >= 1:
+        return f"${amount:,.2f}"
+    return f"${amount:.{3 if abs(amount) >= 0.1 else 6}f}" if abs(amount) >= 0.0001 else f"${amount:.2g}"
+
+
+class Meter:
+    """Time that a machine works, each moment shared equally by the rows under way; several threads tell it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._share = 0.0
+        self._waiting = 0.0
+        self._started: dict[int, float] = {}
+        self.seconds = 0.0
+        """The machine's time so far."""
+        self.longest = 0.0
+        """The largest share of a row so far."""
+
+    def run(self) -> None:
+        """The machine works from now on."""
+        with self._lock:
+            self._since = self._clock()
+
+    def rest(self) -> None:
+        """It waits, for the next call of `run`."""
+        with self._lock:
+            self._count()
+            self._since = None
+
+    def begin(self, row: int) -> None:
+        """A row is under way."""
+        with self._lock:
+            self._count()
+            self._started[row] = self._share
+
+    def end(self, row: int) -> float:
+        """Its seconds: its part of the time since then, and of what went before the first row, as loading does."""
+        with self._lock:
+            self._count()
+            if self._started:
+                self._share += self._waiting / len(self._started)
+                self._waiting = 0.0
+            taken = self._share - self._started.pop(row, self._share)
+            self.longest = max(self.longest, taken)
+            return taken
+
+    def now(self) -> float:
+        """The machine's seconds up to this moment."""
+        with self._lock:
+            self._count()
+            return self.seconds
+
+    def _count(self) -> None:
+        if self._since is None:
+            return
+        at = self._clock()
+        passed, self._since = at - self._since, at
+        self.seconds += passed
+        if self._started:
+            self._share += passed / len(self._started)
+        else:
+            self._waiting += passed

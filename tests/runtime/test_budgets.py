@@ -1,0 +1,151 @@
+"""max_cost_usd, max_rows, max_seconds and SET sqlft_budget_usd: stopped before the request that would pass them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sqlft
+from sqlft import plugins
+from sqlft.errors import BudgetExceeded, OptionError
+
+HANDLERS = Path(__file__).parents[1] / "handlers"
+ALL = "SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x"
+OF_A_ROW = (2 * 1 + 3 * 1) / 1e6
+"""The counter says that every prompt has 2 tokens and every answer 3."""
+WORST = (3 + 32 + 1024) / 1e6
+"""What a row is reserved at first: its bytes, two overheads, 1024 tokens of answer as it has no max_tokens."""
+
+
+class Till:
+    """A connection with a table t (id, x) of 20 rows and a model m of the counter's with a price."""
+
+    def __init__(self) -> None:
+        import counter
+
+        self.asked = counter.ASKED
+        self.asked.clear()
+        self.con = sqlft.connect(warn=lambda text: None)
+        self.con.execute("CREATE TABLE t AS SELECT i AS id, 'p' || i AS x FROM range(20) r(i)")
+        self.con.execute("CREATE MODEL m PREDICT answer USING engine = 'counter', base = 'tiny'")
+        self.con.execute("CREATE PRICE FOR counter 'tiny' USING input = 1, output = 1")
+
+    def run(self, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        return self.con.execute(sql, parameters).fetchall()
+
+
+@pytest.fixture
+def till(monkeypatch: pytest.MonkeyPatch) -> Iterator[Till]:
+    monkeypatch.syspath_prepend(str(HANDLERS))
+    plugins.found.cache_clear()
+    made = Till()
+    yield made
+    made.con.close()
+    plugins.found.cache_clear()
+
+
+def test_a_budget_is_never_passed_and_what_was_answered_is_kept(till: Till) -> None:
+    till.run("INSERT INTO t SELECT 100 + i, 'p' || (100 + i) FROM range(980) r(i)")
+    budget = WORST + 40 * OF_A_ROW
+    with pytest.raises(BudgetExceeded, match=r"max_cost_usd = .*\n.*What was answered is kept"):
+        till.run(f"{ALL} USING max_cost_usd = {budget}")
+    first = len(till.asked)
+    assert budget - 10 * OF_A_ROW < first * OF_A_ROW <= budget
+    assert till.run("SELECT sum(cost_usd) FROM sqlft.usage")[0][0] == pytest.approx(first * OF_A_ROW)
+    till.run(ALL)
+    assert len(till.asked) == 1000
+
+
+def test_rows_count_what_is_asked_and_not_what_is_kept_or_equal(till: Till) -> None:
+    till.run("INSERT INTO t SELECT 100 + id, x FROM t")
+    with pytest.raises(BudgetExceeded, match="max_rows is 5"):
+        till.run(f"{ALL} USING max_rows = 5")
+    assert len(till.asked) == 5
+    assert len(till.run(f"{ALL} USING max_rows = 15")) == 40
+    assert len(till.asked) == 20
+
+
+@pytest.mark.parametrize("limit", ["max_cost_usd", "max_rows", "max_seconds"])
+def test_nothing_is_asked_at_zero_and_kept_answers_are_given(till: Till, limit: str) -> None:
+    till.run(f"{ALL} WHERE t.id < 3")
+    till.asked.clear()
+    assert len(till.run(f"{ALL} WHERE t.id < 3 USING {limit} = 0")) == 3
+    with pytest.raises(BudgetExceeded):
+        till.run(f"{ALL} USING {limit} = 0")
+    assert till.asked == []
+
+
+@pytest.mark.parametrize("limit", ["max_cost_usd = -1", "max_rows = -1", "max_seconds = -0.5", "max_rows = 1.5"])
+def test_a_negative_or_broken_limit_is_an_error(till: Till, limit: str) -> None:
+    with pytest.raises(OptionError):
+        till.run(f"{ALL} USING {limit}")
+    with pytest.raises(OptionError):
+        till.run("SET sqlft_budget_usd = -1")
+    assert till.asked == []
+
+
+def test_without_a_price_no_budget_can_be_promised(till: Till) -> None:
+    till.run("DROP PRICE FOR counter 'tiny'")
+    with pytest.raises(OptionError, match="CREATE PRICE FOR counter 'tiny'"):
+        till.run(f"{ALL} USING max_cost_usd = 1")
+    assert till.asked == []
+    with pytest.raises(BudgetExceeded):
+        till.run(f"{ALL} USING max_cost_usd = 0")
+
+
+def test_the_time_is_up_while_an_answer_is_awaited(till: Till) -> None:
+    with pytest.raises(BudgetExceeded, match="max_seconds"):
+        till.run(f"{ALL} USING max_seconds = 0.2, mode = 'gated'")
+    import counter
+
+    counter.GATE.release()
+    till.asked.clear()
+
+
+def test_a_session_has_a_budget_over_all_its_statements_and_cursors(till: Till) -> None:
+    till.run("INSERT INTO t SELECT 100 + i, 'p' || (100 + i) FROM range(980) r(i)")
+    budget = WORST + 6 * OF_A_ROW
+    till.run(f"SET sqlft_budget_usd = {budget}")
+    till.run(f"{ALL} WHERE t.id < 3")
+    with pytest.raises(BudgetExceeded, match="sqlft_budget_usd"):
+        till.con.cursor().execute(f"{ALL} USING cache = false").fetchall()
+    assert till.run("SELECT sum(cost_usd) FROM sqlft.usage")[0][0] <= budget
+    till.run("RESET sqlft_budget_usd")
+    assert len(till.run(ALL)) == 1000
+
+
+def test_two_models_of_a_statement_share_its_limits(till: Till) -> None:
+    till.run("CREATE MODEL n PREDICT reply USING engine = 'counter', base = 'tiny'")
+    both = "SELECT m.answer, n.reply FROM t JOIN m ON m.content = t.x JOIN n ON n.content = t.x || '!'"
+    with pytest.raises(BudgetExceeded, match="max_rows is 30"):
+        till.run(f"{both} USING max_rows = 30")
+    assert len(till.asked) == 30
+    till.run("DROP CACHE")
+    with pytest.raises(BudgetExceeded, match=r"n\.1"):
+        till.run(f"{both} USING n.max_rows = 3")
+
+
+def test_requests_that_failed_are_asked_again_under_the_same_limits(till: Till) -> None:
+    assert len(till.run(f"{ALL} USING max_rows = 20, mode = 'flaky'")) == 20
+
+
+def test_sessions_in_threads_share_what_is_held_back(till: Till) -> None:
+    till.run(f"SET sqlft_budget_usd = {3 * WORST}")
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            till.con.cursor().execute(f"{ALL} USING cache = false").fetchall()
+        except BudgetExceeded as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert till.run("SELECT sum(cost_usd) FROM sqlft.usage")[0][0] <= 3 * WORST

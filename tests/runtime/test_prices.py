@@ -1,0 +1,167 @@
+"""CREATE PRICE and what follows from it: costs of rows, statements, days and trainings; a machine's hours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sqlft
+from sqlft import plugins
+from sqlft.errors import AlreadyExists, NotFound, OptionError, StatementError
+from sqlft.runtime.limits import Meter
+
+HANDLERS = Path(__file__).parents[1] / "handlers"
+ALL = "SELECT t.id, m.answer_usage.cost_usd FROM t JOIN m ON m.content = t.x"
+# The counter says that every prompt has 2 tokens and every answer 3.
+OF_A_ROW = (2 * 10 + 3 * 100) / 1e6
+
+
+class Till:
+    """A connection with a table t (id, x) of 20 rows and a model m of the counter's, base 'tiny'."""
+
+    def __init__(self) -> None:
+        self.con = sqlft.connect(warn=lambda text: None)
+        self.con.execute("CREATE TABLE t AS SELECT i AS id, 'p' || i AS x FROM range(20) r(i)")
+        self.con.execute("CREATE MODEL m PREDICT answer USING engine = 'counter', base = 'tiny'")
+
+    def run(self, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        return self.con.execute(sql, parameters).fetchall()
+
+    def last(self, what: str = "cost_usd") -> Any:
+        """A column of the latest statement's row in the ledger."""
+        return self.run(f"SELECT {what} FROM sqlft.usage ORDER BY created_at DESC LIMIT 1")[0][0]
+
+
+@pytest.fixture
+def till(monkeypatch: pytest.MonkeyPatch) -> Iterator[Till]:
+    monkeypatch.syspath_prepend(str(HANDLERS))
+    plugins.found.cache_clear()
+    made = Till()
+    yield made
+    made.con.close()
+    plugins.found.cache_clear()
+
+
+def test_what_is_not_known_is_null(till: Till) -> None:
+    assert {cost for _, cost in till.run(ALL)} == {None}
+    assert till.last() is None
+    assert till.run("SELECT cost_usd, unpriced FROM sqlft.costs") == [(None, 1)]
+
+
+def test_an_own_price_counts_tokens_and_kept_answers_are_free(till: Till) -> None:
+    till.run("CREATE PRICE FOR counter 'tiny' USING input = 10, output = 100")
+    assert [cost for _, cost in till.run(f"{ALL} WHERE t.id < 3")] == pytest.approx([OF_A_ROW] * 3)
+    assert till.last() == pytest.approx(3 * OF_A_ROW)
+    assert [cost for _, cost in till.run(f"{ALL} WHERE t.id < 4 ORDER BY t.id")] == pytest.approx([0, 0, 0, OF_A_ROW])
+    assert till.last() == pytest.approx(OF_A_ROW)
+    till.run(f"{ALL} WHERE t.id < 4")
+    assert till.last() == 0.0
+    assert till.run("SELECT model, version, statements, calls, input_tokens, cost_usd FROM sqlft.costs") == [
+        ("m", 1, 3, 4, 8, pytest.approx(4 * OF_A_ROW))
+    ]
+
+
+def test_half_a_price_is_no_price(till: Till) -> None:
+    till.run("CREATE PRICE FOR counter USING input = 10")
+    till.run(ALL)
+    assert till.last() is None
+
+
+@pytest.mark.parametrize("whose", ["counter 'tiny'", "counter tiny", "COUNTER MODEL 'TINY'", "counter m"])
+def test_a_models_price_comes_before_the_engines(till: Till, whose: str) -> None:
+    till.run("CREATE PRICE FOR counter USING input = 0, output = 0")
+    till.run(f"CREATE PRICE FOR {whose} USING input = 10, output = 100")
+    till.run(f"{ALL} WHERE t.id = 0")
+    assert till.last() == pytest.approx(OF_A_ROW)
+
+
+def test_prices_are_listed_replaced_and_dropped(till: Till) -> None:
+    till.run("CREATE PRICE FOR counter 'tiny' USING input = ?, output = 2", [1.5])
+    with pytest.raises(AlreadyExists, match="CREATE OR REPLACE PRICE"):
+        till.run("CREATE PRICE FOR counter 'TINY' USING input = 9")
+    till.run("CREATE PRICE IF NOT EXISTS FOR counter 'tiny' USING input = 9")
+    assert till.run("SELECT engine, model, input, output, training FROM sqlft.prices") == [
+        ("counter", "tiny", 1.5, 2.0, None)
+    ]
+    row = till.run("CREATE OR REPLACE PRICE FOR counter 'tiny' USING input = 9, machine_usd_per_hour = 0.475")
+    assert row[0][:7] == ("counter", "tiny", 9.0, None, None, None, 0.475)
+    assert [r[1] for r in till.run("SHOW PRICES LIKE 'count%' WHERE input > 8")] == ["tiny"]
+    till.run("DROP PRICE FOR counter 'tiny'")
+    assert till.run("SHOW PRICES") == []
+    till.run("DROP PRICE IF EXISTS FOR counter 'tiny'")
+    with pytest.raises(NotFound, match="SHOW PRICES"):
+        till.run("DROP PRICE FOR counter 'tiny'")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ("FOR counter USING inptu = 1", OptionError),
+        ("FOR counter USING input = -1", OptionError),
+        ("FOR counter USING input = 'much'", OptionError),
+        ("FOR counter USING input = NULL", OptionError),
+        ("FOR nobody USING input = 1", NotFound),
+        ("FOR counter", StatementError),
+        ("FOR counter 5 USING input = 1", StatementError),
+    ],
+)
+def test_a_wrong_price_is_refused(till: Till, wrong: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        till.run(f"CREATE PRICE {wrong}")
+
+
+def test_tables_and_settings_of_duckdb_stay_its_own(till: Till) -> None:
+    till.run("CREATE TABLE price AS SELECT 1 AS input")
+    till.run("SET threads = 1")
+    till.run("RESET threads")
+    till.run("SET SESSION search_path = 'main'")
+    assert till.run("SELECT input FROM price") == [(1,)]
+    with pytest.raises(OptionError, match="Did you mean 'sqlft_budget_usd'"):
+        till.run("SET sqlft_budgt_usd = 1")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "SET sqlft_machine_usd_per_hour = 3600",
+        "SET SESSION sqlft_machine_usd_per_hour TO 3600",
+        "CREATE PRICE FOR counter USING machine_usd_per_hour = 3600",
+    ],
+)
+def test_a_machine_costs_its_seconds_shared_by_the_rows(till: Till, said: str) -> None:
+    till.run(said)
+    shares = [cost for _, cost in till.run(ALL)]
+    total, seconds = till.run("SELECT cost_usd, seconds FROM sqlft.usage")[0]
+    assert all(share > 0 for share in shares)
+    assert sum(shares) <= total * (1 + 1e-9)
+    assert 0 < total <= seconds
+
+
+def test_an_engine_has_a_rate_and_a_machine_of_nothing_costs_nothing(till: Till) -> None:
+    till.run("CREATE ML_ENGINE gpu FROM counter USING machine_usd_per_hour = 0")
+    till.run("CREATE MODEL g PREDICT answer USING engine = 'gpu'")
+    till.run("SELECT answer FROM g WHERE content = 'x'")
+    assert till.last() == 0.0
+    till.run("CREATE MODEL h PREDICT answer USING engine = 'counter', machine_usd_per_hour = 0")
+    till.run("SELECT answer FROM h WHERE content = 'x'")
+    assert till.last() == 0.0
+
+
+def test_the_meter_shares_each_moment_among_the_rows_under_way() -> None:
+    now = [0.0]
+    meter = Meter(lambda: now[0])
+    meter.run()
+    now[0] = 1.0  # loading: paid by those that waited for it
+    meter.begin(0)
+    meter.begin(1)
+    now[0] = 3.0
+    first = meter.end(0)
+    now[0] = 6.0
+    second = meter.end(1)
+    meter.rest()
+    now[0] = 100.0
+    assert (first, second) == (1.5, 4.5)
+    assert meter.now() == 6.0
