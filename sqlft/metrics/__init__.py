@@ -17,13 +17,39 @@ GROUP = "sqlft.metrics"
 BUILT_IN = {
     "exact_match": "sqlft.metrics.exact_match",
     "token_f1": "sqlft.metrics.token_f1",
+    "rouge_l": "sqlft.metrics.rouge_l",
+    "bleu": "sqlft.metrics.bleu",
+    "accuracy": "sqlft.metrics.accuracy",
+    "accuracy_score": "sqlft.metrics.accuracy",
+    "balanced_accuracy_score": "sqlft.metrics.balanced_accuracy_score",
+    "precision": "sqlft.metrics.precision",
+    "precision_score": "sqlft.metrics.precision",
+    "recall": "sqlft.metrics.recall",
+    "recall_score": "sqlft.metrics.recall",
+    "f1": "sqlft.metrics.f1",
+    "f1_score": "sqlft.metrics.f1",
+    "json_match": "sqlft.metrics.json_match",
+    "function_match": "sqlft.metrics.function_match",
+    "execution_accuracy": "sqlft.metrics.execution_accuracy",
+    "mean_absolute_error": "sqlft.metrics.mean_absolute_error",
+    "mean_squared_error": "sqlft.metrics.mean_squared_error",
+    "root_mean_squared_error": "sqlft.metrics.root_mean_squared_error",
+    "rmse": "sqlft.metrics.root_mean_squared_error",
+    "mean_absolute_percentage_error": "sqlft.metrics.mean_absolute_percentage_error",
+    "r2_score": "sqlft.metrics.r2_score",
+    "r2": "sqlft.metrics.r2_score",
+    "perplexity": "sqlft.metrics.perplexity",
+    "llm_judge": "sqlft.metrics.llm_judge",
 }
 
 
 class Metric(Protocol):
-    """One score a row, as a pa.DoubleArray."""
+    """One score a row, as a pa.DoubleArray; one with the attribute `aggregate = True` gives one value for all rows.
 
-    def __call__(self, *, actual: Any, prediction: Any, **options: Any) -> Any: ...
+    `lower_is_better = True` says that it measures errors.
+    """
+
+    def __call__(self, actual: Any, prediction: Any, **options: Any) -> Any: ...
 
 
 class _Metrics(Mapping[str, Metric]):

@@ -1,4 +1,4 @@
-"""The rule of NULLs that all metrics share."""
+"""What all metrics share: pairs of values, the rule of NULLs, options that are a column or one value for all rows."""
 
 from __future__ import annotations
 
@@ -9,23 +9,45 @@ import pyarrow as pa
 
 from sqlft.errors import DataError
 
+Pairs = list[tuple[str | None, str | None]]
+
 
 def score_rows(actual: Any, prediction: Any, score: Callable[[str, str], float]) -> Any:
     """`score` of each pair as a pa.DoubleArray: NULL without an actual value, 0 without a prediction."""
+    pairs = pair_texts(actual, prediction)
+    return pa.array([None if a is None else 0.0 if p is None else score(a, p) for a, p in pairs], pa.float64())
+
+
+def pair_texts(actual: Any, prediction: Any) -> Pairs:
+    """Both columns as texts, a pair a row; DataError if they are not of one length."""
+    check_lengths(actual, prediction)
+    return list(zip(texts(actual), texts(prediction), strict=True))
+
+
+def check_lengths(actual: Any, prediction: Any) -> None:
+    """DataError if the columns are not of one length."""
     if len(actual) != len(prediction):
         raise DataError(
             f"There are {len(actual):,} actual values and {len(prediction):,} predictions.", "Give one of each a row."
         )
-    pairs = zip(_texts(actual), _texts(prediction), strict=True)
-    scores = [None if a is None else 0.0 if p is None else score(a, p) for a, p in pairs]
-    return pa.array(scores, pa.float64())
 
 
-def _texts(values: Any) -> list[str | None]:
+def texts(values: Any) -> list[str | None]:
     """Any column as texts; numbers that Arrow writes alike compare as equal texts."""
+    values = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values)
     try:
         return list(values.cast(pa.large_string()).to_pylist())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
         raise DataError(
             f"Values of the type {values.type} cannot be compared as text: {e}", "CAST them AS VARCHAR."
         ) from e
+
+
+def column_of(option: Any, count: int, name: str) -> list[str | None]:
+    """An option that is one text for all rows, or a column with one a row, as a text a row."""
+    if isinstance(option, str) or hasattr(option, "__fspath__"):
+        return [str(option)] * count
+    found = texts(option)
+    if len(found) != count:
+        raise DataError(f"{name} has {len(found):,} values for {count:,} rows.", "Give one for all, or one a row.")
+    return found

@@ -11,7 +11,7 @@ from sqlft.metrics.rows import score_rows
 TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
-def token_f1(*, actual: Any, prediction: Any) -> Any:
+def token_f1(actual: Any, prediction: Any) -> Any:
     """F1 of the bags of tokens (words and single signs, case aside), 0 to 1 a row.
 
     As SQuAD scores answers (Rajpurkar et al. 2016), but articles and punctuation count: they do in SQL.

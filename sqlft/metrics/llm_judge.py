@@ -1,0 +1,58 @@
+"""A model says which of two answers is better, asked both ways round."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft.errors import OptionError
+from sqlft.metrics.rows import column_of, pair_texts
+
+PROMPT = """Compare two answers to the same question. Judge whether they are correct and complete, not their length.
+
+Question:
+{question}
+
+Answer A:
+{a}
+
+Answer B:
+{b}
+
+Which answer is better? Write exactly one word: A, B or TIE."""
+VERDICT = re.compile(r"\b(A|B|TIE)\b")
+Ask = Callable[[Sequence[str]], Sequence[str | None]]
+
+
+def llm_judge(actual: Any, prediction: Any, *, ask: Ask | None = None, question: Any = None) -> Any:
+    """1 where a model that judges prefers the prediction to the actual answer, 0.5 for a tie, 0 where it loses.
+
+    Each row is judged twice, the order swapped, as judges favour a place (Zheng et al. 2023), and the score is the
+    mean.  NULL where the judge gives no verdict.
+    """
+    if ask is None:
+        raise OptionError("llm_judge needs a model that judges.", "Write: EVALUATE … USING judge = 'name of a model'.")
+    pairs = pair_texts(actual, prediction)
+    questions = column_of("(not given)" if question is None else question, len(pairs), "question")
+    rows = [i for i, (a, p) in enumerate(pairs) if a is not None and p is not None]
+    prompts = [_prompt(questions[i], *pairs[i]) for i in rows] + [_prompt(questions[i], *pairs[i][::-1]) for i in rows]
+    said = list(ask(prompts))
+    scores: list[float | None] = [None if a is None else 0.0 for a, _ in pairs]
+    for place, i in enumerate(rows):
+        first, second = _verdict(said[place]), _verdict(said[place + len(rows)])
+        scores[i] = None if first is None or second is None else (1 - first + second) / 2
+    return pa.array(scores, pa.float64())
+
+
+def _prompt(question: str | None, a: str | None, b: str | None) -> str:
+    return PROMPT.format(question=question or "(not given)", a=a, b=b)
+
+
+def _verdict(text: str | None) -> float | None:
+    """What the first of the two answers got: 1, 0.5 or 0."""
+    text = text or ""
+    found = VERDICT.search(text.upper() if len(text) < 12 else text)
+    return None if found is None else {"A": 1.0, "TIE": 0.5, "B": 0.0}[found[1]]

@@ -1,0 +1,180 @@
+"""The child: reads a line of JSON a gold from its input, writes one for the gold and one for each prediction.
+
+Nothing that a prediction does may reach further than this process, which its parent kills when it says nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol, TextIO
+
+from sqlft.metrics.sandbox import fillings
+from sqlft.metrics.sandbox.queries import is_ordered, mended, without_distinct
+from sqlft.metrics.sandbox.results import Row, equal
+from sqlft.metrics.sandbox.sqlite_file import SqliteFile, size_of
+
+MEMORY = 2 << 30
+"""Bytes of address space of this process, where the system can limit it."""
+MOST_ROWS = 1_000_000
+"""Rows of a gold."""
+FILLINGS, TRIES = 6, 16
+"""Databases made from a schema that have to agree, and how many are made to find so many that are fit."""
+
+
+class Database(Protocol):
+    """A database that can be read."""
+
+    def run(self, query: str, timeout: float, most: int, most_bytes: int | None = None) -> list[Row]:
+        """All rows."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Clock:
+    """The seconds that are left for one gold or one prediction."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds; TimeoutError if none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("out of time")
+        return left
+
+
+class Judge:
+    """Keeps the last database open: golds come sorted by database."""
+
+    def __init__(self, say: TextIO) -> None:
+        self._say = say
+        self._open: tuple[str, Database] | None = None
+
+    def judge(self, work: dict[str, Any]) -> None:
+        """One gold and its predictions; a line for each."""
+        gold, ordered = work["gold"], is_ordered(work["gold"])
+        changed = [_changed(text, work) for text in (gold, *work["predictions"])]
+        if work["kind"] == "schema":
+            self._by_schema(work, changed[0], changed[1:], ordered)
+            return
+        try:
+            rows = self._database(work).run(changed[0], Clock(work["timeout"]).left(), MOST_ROWS)
+        except Exception as e:
+            self._tell(gold=f"{type(e).__name__}: {e}"[:500])
+            return
+        self._tell(gold=None)
+        size = sum(map(size_of, rows))
+        for text in changed[1:]:
+            self._tell(score=self._score(work, rows, size, text, ordered))
+
+    def _score(self, work: dict[str, Any], gold: list[Row], size: int, text: str, ordered: bool) -> int:
+        if not text.strip(" \t\r\n;"):
+            return 0
+        try:
+            given = self._database(work).run(text, work["timeout"], len(gold), size)
+            return int(equal(gold, given, ordered=ordered))
+        except Exception:
+            return 0
+
+    def _by_schema(self, work: dict[str, Any], gold: str, predictions: list[str], ordered: bool) -> None:
+        try:
+            clock = Clock(work["timeout"])
+            with _filled(work["database"], [gold], 0) as database:
+                database.run(gold, clock.left(), MOST_ROWS)
+        except Exception as e:
+            self._tell(gold=f"{type(e).__name__}: {e}"[:500])
+            return
+        self._tell(gold=None)
+        for text in predictions:
+            try:
+                same = bool(text.strip(" \t\r\n;")) and _same(work, gold, text, ordered)
+                self._tell(score=int(same))
+            except Exception:
+                self._tell(score=0)
+
+    def _database(self, work: dict[str, Any]) -> Database:
+        path = work["database"]
+        if self._open is None or self._open[0] != path:
+            if self._open is not None:
+                self._open[1].close()
+                self._open = None
+            self._open = (path, _opened(work["kind"], path))
+        return self._open[1]
+
+    def _tell(self, **line: Any) -> None:
+        self._say.write(json.dumps(line) + "\n")
+        self._say.flush()
+
+
+def _same(work: dict[str, Any], gold: str, text: str, ordered: bool) -> bool:
+    """Whether both queries agree on enough fillings; those where the gold itself is not decided count little."""
+    clock, fit, telling = Clock(work["timeout"]), 0, 0
+    for number in range(TRIES):
+        with _filled(work["database"], [gold, text], number) as database:
+            wanted = database.run(gold, clock.left(), MOST_ROWS)
+            database.turn_round(True)
+            decided = equal(wanted, database.run(gold, clock.left(), MOST_ROWS), ordered=ordered)
+            database.turn_round(False)
+            given = database.run(text, clock.left(), MOST_ROWS)
+        if not decided:
+            continue
+        if not equal(wanted, given, ordered=ordered):
+            return False
+        fit, telling = fit + 1, telling + bool(wanted)
+        if fit >= FILLINGS and telling >= FILLINGS // 2:
+            break
+    return fit > 0 or equal(wanted, given, ordered=ordered)
+
+
+@contextlib.contextmanager
+def _filled(schema: str, queries: list[str], number: int) -> Iterator[SqliteFile]:
+    database = SqliteFile(filled=fillings.made(schema, queries, number))
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def _changed(text: str, work: dict[str, Any]) -> str:
+    text = mended(text).rstrip(" \t\r\n;")
+    return text if work["keep_distinct"] else without_distinct(text, only_select=work["kind"] == "duckdb")
+
+
+def _opened(kind: str, path: str) -> Database:
+    if kind == "duckdb":
+        from sqlft.metrics.sandbox.duckdb_file import DuckDBFile
+
+        return DuckDBFile(path)
+    return SqliteFile(path)
+
+
+def _limit() -> None:
+    """No files, no core, bounded memory; systems without such limits have SQLite's and DuckDB's own."""
+    try:
+        import resource
+    except ImportError:
+        return
+    wanted = {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0, resource.RLIMIT_AS: MEMORY}
+    for what, most in wanted.items():
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(what, (most, most))
+
+
+def main() -> None:
+    """Serve until the input ends."""
+    say = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    _limit()
+    judge = Judge(say)
+    say.write("{}\n")
+    say.flush()
+    for line in sys.stdin:
+        judge.judge(json.loads(line))

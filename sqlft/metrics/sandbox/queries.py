@@ -1,0 +1,50 @@
+"""Texts of queries: what Spider's official evaluator changes in them before it runs them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+TOKEN = re.compile(
+    r"""(?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
+    |(?P<string>'(?:[^']|'')*'?)
+    |(?P<quoted>"(?:[^"]|"")*"?|`[^`]*`?|\[[^\]]*\]?)
+    |(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
+    |(?P<word>[^\W\d]\w*)
+    |(?P<sign><=|>=|<>|!=|==|\|\||.)""",
+    re.S | re.X,
+)
+YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)\s*", re.I)
+SPLIT_SIGNS = (("> =", ">="), ("< =", "<="), ("! =", "!="))
+
+
+def tokens(query: str) -> Iterator[tuple[str, str]]:
+    """(kind, text) of each token, spaces and comments included."""
+    return ((m.lastgroup or "sign", m.group()) for m in TOKEN.finditer(query))
+
+
+def mended(query: str) -> str:
+    """Signs that were split put together, and MySQL's current year as 2020: the year the data was made in."""
+    for split, whole in SPLIT_SIGNS:
+        query = query.replace(split, whole)
+    return YEAR.sub("2020", query)
+
+
+def without_distinct(query: str, *, only_select: bool = False) -> str:
+    """The query without the word DISTINCT; `only_select` leaves DISTINCT ON and IS DISTINCT FROM as they are."""
+    found = list(tokens(query))
+    return "".join(
+        text
+        for i, (kind, text) in enumerate(found)
+        if not (kind == "word" and text.lower() == "distinct" and not (only_select and _goes_on(found, i)))
+    )
+
+
+def is_ordered(gold: str) -> bool:
+    """Whether the order of rows counts: `order by` stands anywhere in the gold, as the official evaluator looks."""
+    return "order by" in gold.lower()
+
+
+def _goes_on(found: list[tuple[str, str]], i: int) -> bool:
+    following = next((text.lower() for kind, text in found[i + 1 :] if kind != "space"), "")
+    return following in ("on", "from")
