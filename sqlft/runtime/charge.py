@@ -23,7 +23,7 @@ SHORTEST = 0.001
 """Seconds that a row of a machine's is reckoned at, at least."""
 LEARNED = 3
 """Answers after which tokens a byte are taken as known."""
-UNBOUNDED = 1024
+UNBOUNDED = 256
 """Tokens reserved for an answer whose request sets no max_tokens, or twice the longest so far."""
 MOST_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens")
 

@@ -25,6 +25,7 @@ from sqlft.options import build, check_names, is_secret, names_of, pick, without
 from sqlft.runtime import job, launch, sources
 from sqlft.runtime.follow import cancel, follow
 from sqlft.runtime.models import engine_of, handler_of, model_of, plain, resolve, spec_of, trainers
+from sqlft.runtime.prices import tariff_for
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import EngineSettings, TrainSettings
 from sqlft.sql.statements import CancelModel, Finetune, Name, ResumeModel, Retrain, Source
@@ -166,8 +167,10 @@ def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[.
         job.start_of(plan.start),
         plan.start_digest,
     )
+    fields = _fields(plan, prepared)
+    fields["details"] |= _tariff(session, plan)
     with launch.staged(session.catalog, wanted, prepared.training_set) as stage:
-        version = make(before_commit=stage.settle, **_fields(plan, prepared))
+        version = make(before_commit=stage.settle, **fields)
         worker = launch.spawn(session.catalog, version.key, stage.lock, session, background=not plan.settings.wait)
     if plan.settings.wait:
         follow(session, worker, version.key)
@@ -232,6 +235,16 @@ def _fields(plan: Plan, prepared: Prepared) -> dict[str, Any]:
         "findings": tuple(dataclasses.asdict(found) for found in prepared.findings),
         "details": {"base": plan.model.base, "handler": plugins.package_of(plan.engine.handler)},
     }
+
+
+def _tariff(session: Session, plan: Plan) -> dict[str, Any]:
+    """What the worker needs to say what the training cost."""
+    what = f"Model '{plan.model.key.name}'"
+    spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what)
+    tariff = tariff_for(session, plan.engine, plan.handler, spec, plan.model.options)
+    training = None if tariff.price is None else tariff.price.training
+    rates = {"training_usd_per_million": training, "machine_usd_per_hour": tariff.hourly}
+    return {name: rate for name, rate in rates.items() if rate is not None}
 
 
 def _applied(plan: Plan) -> dict[str, Any]:

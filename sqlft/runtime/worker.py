@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -136,7 +137,7 @@ class Training:
             artifact_path=opened,
             artifact_digest=digest,
             remote_id=made.remote_id,
-            details={**self._last(), **made.details, **self.details},
+            details={**self._last(), **self._cost(made.details), **made.details, **self.details},
             seconds=self._seconds(),
         )
         shutil.rmtree(self.work, ignore_errors=True)
@@ -163,7 +164,7 @@ class Training:
             try:
                 with suppress(CatalogError):
                     self._flush()
-                details = {**self.details, **self._last()}
+                details = {**self._cost({}), **self.details, **self._last()}
                 if isinstance(cause, SqlftError):
                     details["error_type"] = type(cause).__name__
                 now = {"finished_at": rows.now(), "seconds": self._seconds()}
@@ -193,6 +194,14 @@ class Training:
     def _last(self) -> dict[str, Any]:
         progress = self.catalog.version(self.key).progress
         return {"steps": progress["step"], "metrics": progress["metrics"]} if progress else {}
+
+    def _cost(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        """What it cost in USD by tokens, else by this machine's hours; nothing where that is not known."""
+        by_token, hourly = (self.details.get(name) for name in ("training_usd_per_million", "machine_usd_per_hour"))
+        tokens = made.get("trained_tokens", made.get("tokens"))
+        if by_token is not None:
+            return {"cost_usd": by_token * tokens / 1e6} if tokens is not None else {}
+        return {"cost_usd": hourly * self._seconds() / 3600} if hourly is not None else {}
 
     def _flush(self) -> None:
         with self._flushing:

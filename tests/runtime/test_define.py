@@ -245,7 +245,7 @@ def test_engines(con: Con) -> None:
         ("CREATE ML_ENGINE e FROM strange", sqlft.HandlerNotInstalled, "Did you mean 'stranger'?"),
         ("CREATE ML_ENGINE e FROM stranger USING apikey = 'geheim'", OptionError, "Did you mean 'api_key'?"),
         ("CREATE ML_ENGINE e FROM stranger USING api_key = {'a': 'geheim'}", OptionError, "is a secret"),
-        ("CREATE ML_ENGINE e FROM echo USING a = 1", OptionError, "no options"),
+        ("CREATE ML_ENGINE e FROM echo USING a = 1", OptionError, "no option 'a'"),
     ],
 )
 def test_engines_that_cannot_be(con: Con, sqlft_home: Path, sql: str, kind: type[SqlftError], words: str) -> None:

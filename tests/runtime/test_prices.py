@@ -165,3 +165,15 @@ def test_the_meter_shares_each_moment_among_the_rows_under_way() -> None:
     now[0] = 100.0
     assert (first, second) == (1.5, 4.5)
     assert meter.now() == 6.0
+
+
+def test_a_training_costs_its_hours_or_its_tokens(shop: Any) -> None:
+    shop.run("SET sqlft_machine_usd_per_hour = 3600")
+    shop.train("steps = 2")
+    version = shop.version(2)
+    assert version.details["cost_usd"] == pytest.approx(version.seconds, abs=0.5)
+    shop.run("RESET sqlft_machine_usd_per_hour")
+    shop.train("steps = 2")
+    assert "cost_usd" not in shop.version(3).details
+    costs = "SELECT version, training_cost_usd, training_seconds > 0 FROM sqlft.costs ORDER BY version"
+    assert shop.run(costs) == [(2, version.details["cost_usd"], True), (3, None, True)]
