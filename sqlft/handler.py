@@ -101,6 +101,8 @@ class ModelSpec:
     base: str
     options: Any = None
     schema: Mapping[str, Any] | None = None
+    folder: Path | None = None
+    """Where a handler may keep what must outlive a crash of a statement; made by who uses it, None: nowhere."""
 
 
 @dataclass(frozen=True)
@@ -169,10 +171,11 @@ class Predictor(ABC):
     """Opened once a statement, closed at its end."""
 
     @abstractmethod
-    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece | Progress]:
         """Answer every request once, in any order.
 
-        Pulls no further ahead than it can work on.  A bad row is a Completion with an error; raise
+        Pulls no further ahead than it can work on.  Where answers take minutes, a Progress now and then says how
+        many are there, and keeps the statement from giving up.  A bad row is a Completion with an error; raise
         HandlerError only for what makes all rows pointless.
         """
 
@@ -215,7 +218,7 @@ class Trainer(Handler):
 
     train_options: ClassVar[type] = NoOptions
     remote: ClassVar[bool] = False
-    """The provider trains: Ctrl-C only stops watching, and the job goes on there."""
+    """The provider trains: Ctrl-C only stops watching, and the job goes on there until `cancel`."""
 
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
         """What `train` would take, without training; None where nothing can be said.  Takes seconds at most."""
@@ -234,7 +237,15 @@ class Trainer(Handler):
         """Train from `start` (None: from the base) and return what was made, its files below `workdir`.
 
         Called again on the same `workdir` it resumes.  `report` raises Cancelled when the user wants to
-        stop: save what resuming needs and let it through.
+        stop: save what resuming needs and let it through.  Of a remote training it only says that nobody
+        watches any more: leave the job alone, and take it up again when called on this `workdir`.  `report`
+        with what was reported last costs nothing, so call it while waiting.
+        """
+
+    def cancel(self, model: ModelSpec, workdir: Path) -> None:  # noqa: B027  # only remote jobs outlive their worker
+        """Stop at the provider the job that `train` began on `workdir`, if there is one that still goes.
+
+        Called where `remote`, when `train` runs no more; raise ProviderError if the provider cannot be told.
         """
 
 

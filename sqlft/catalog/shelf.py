@@ -25,6 +25,11 @@ class Shelf:
         self._db = Database(self.folder / "catalog.sqlite", read_only)
         self._names: frozenset[str] | None = None
 
+    @property
+    def read_only(self) -> bool:
+        """Whether every write is refused."""
+        return self._db.read_only
+
     def close(self) -> None:
         """Let go of the file; a later call opens it again."""
         self._db.close()

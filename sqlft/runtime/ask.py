@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlft import plugins
 from sqlft.catalog.records import Usage
 from sqlft.errors import BudgetExceeded, Cancelled, CatalogError, ProviderError, SqlftError
-from sqlft.handler import Completion, Message, Piece, Predictor, Request
+from sqlft.handler import Completion, Message, Piece, Predictor, Progress, Request
 from sqlft.runtime.cache import Cache, key_of, prefix_of
 from sqlft.runtime.charge import Charge
 from sqlft.runtime.limits import Limits
@@ -80,7 +80,7 @@ class Asking:
         self._outstanding: dict[int, float] = {}
         self._retries: list[tuple[float, int]] = []
         self._attempts: dict[int, int] = {}
-        self._pump: Pump[Completion | Piece] | None = None
+        self._pump: Pump[Completion | Piece | Progress] | None = None
         self._opened: Predictor | None = None
         self._first_known = 0
         self.tally = Tally()
@@ -93,6 +93,8 @@ class Asking:
         self._reported = 0.0
         self._finished = False
         self._fatal: ProviderError | None = None
+        self._stage: Progress | None = None
+        """How far the handler says it is, where it gives no answers yet."""
 
     def add(self, messages: tuple[Message, ...]) -> int:
         """Tell of a prompt; its id."""
@@ -174,6 +176,8 @@ class Asking:
             for item in items:
                 if isinstance(item, Piece):
                     self._hand_on(item)
+                elif isinstance(item, Progress):
+                    self._stage = item
                 elif self._accept(item):
                     good.append(item)
         finally:
@@ -212,7 +216,7 @@ class Asking:
                 raise Cancelled("Interrupted.", "Run it again: what was answered is kept.")
             time.sleep(min(left, 0.1))
 
-    def _predict(self) -> Iterator[Completion | Piece]:
+    def _predict(self) -> Iterator[Completion | Piece | Progress]:
         """Runs in the pump's thread."""
         if self._opened is None:
             resolved = self._resolved
@@ -223,7 +227,7 @@ class Asking:
         if self._opened is not None:
             self._opened.close()
 
-    def _requests(self, pump: Pump[Completion | Piece] | None) -> Iterator[Request]:
+    def _requests(self, pump: Pump[Completion | Piece | Progress] | None) -> Iterator[Request]:
         while pump is not None and not pump.stopped:
             i = self._next_id()
             if i is None:
@@ -284,6 +288,7 @@ class Asking:
             return False
         text = c.text if c.text.isascii() else c.text.encode("utf-8", "replace").decode()
         seconds = time.monotonic() - started
+        self._stage = None
         self.answers[c.id] = Answer(text, None, c.input_tokens, c.output_tokens, False, seconds, cost)
         if c.input_tokens is not None:
             self.tally.input_chars += sum(len(m.content) for m in self._prompts[c.id] or ())
@@ -331,7 +336,8 @@ class Asking:
     def _tell(self) -> None:
         now = time.monotonic()
         done = self._next - len(self._outstanding) - len(self._retries)
-        self._session.progress(Tick(f"asking {self._name}", done, len(self.answers)))
+        stage = self._stage or Progress(done, len(self.answers))
+        self._session.progress(Tick(f"asking {self._name}", stage.step, stage.total_steps, stage.metrics))
         if now - self._reported > 1.0:
             self._reported = now
             self._write_usage()

@@ -6,14 +6,17 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import replace
 
-from sqlft import errors
-from sqlft.catalog.records import RUNNING, ModelKey, Version, VersionKey
+from sqlft import errors, plugins
+from sqlft.catalog.records import RESUMABLE, RUNNING, Model, ModelKey, Version, VersionKey
 from sqlft.catalog.store import Catalog
-from sqlft.catalog.workfolder import epitaph
+from sqlft.catalog.workfolder import FILES, epitaph, held
 from sqlft.errors import Cancelled, HandlerError, SqlftError, StatementError
+from sqlft.handler import Trainer
 from sqlft.runtime import launch
 from sqlft.runtime.launch import Worker
+from sqlft.runtime.models import engine_of, handler_of, spec_of
 from sqlft.runtime.session import Session, Tick
 
 POLL = 0.1
@@ -21,16 +24,25 @@ STOP_SECONDS = 15.0
 """How long a worker has to stop by itself: longer than the grace it gives its handler."""
 
 
-def follow(session: Session, worker: Worker, key: VersionKey) -> Version:
-    """Wait until a training is complete; Cancelled or the error that it failed with otherwise."""
+def follow(session: Session, worker: Worker | None, key: VersionKey, *, remote: bool = False) -> Version:
+    """Wait until a training is complete; Cancelled or the error that it failed with otherwise.
+
+    Ctrl-C stops a training here, and stops the watching only of one that is `remote`.  Without a worker it is one
+    that another session started.
+    """
     try:
         ended = _until_final(session, worker, key, "training")
     except KeyboardInterrupt:
+        if remote or worker is None:
+            raise _left(session, worker, key) from None
         raise _stopped(session, worker, key) from None
-    if ended.status == "interrupted":
-        ended = _with_exit_code(session.catalog, worker, key)
-    with suppress(subprocess.TimeoutExpired):  # it still tidies up
-        worker.process.wait(launch.KILL_SECONDS)
+    if ended.status == "interrupted" and session.catalog.cancel_requested(key):
+        ended = replace(ended, status="cancelled")  # by another session, which tells the provider now
+    if worker is not None:
+        if ended.status == "interrupted":
+            ended = _with_exit_code(session.catalog, worker, key)
+        with suppress(subprocess.TimeoutExpired):  # it still tidies up
+            worker.process.wait(launch.KILL_SECONDS)
     if ended.status != "complete":
         raise error_of(ended)
     return ended
@@ -47,17 +59,50 @@ def cancel(session: Session, key: VersionKey) -> Version:
             break
         session.progress(tick(version, "stopping"))
         time.sleep(POLL / 2)
-    catalog.update_version(key, when=(*RUNNING, "interrupted"), status="cancelled", error="Stopped on request.")
+    if catalog.version(key).status != "complete":
+        _cancel_there(session, key)
+    stopped = (*RUNNING, "interrupted", *(("failed",) if is_remote(session, catalog.model(key.model)) else ()))
+    catalog.update_version(key, when=stopped, status="cancelled", error="Stopped on request.")
     return catalog.version(key)
 
 
 def stop_all(session: Session, model: ModelKey) -> None:
     """Cancel whatever trains of a model: before it is dropped."""
-    running = [v.key for v in session.catalog.versions(model) if v.status in RUNNING]
+    versions = session.catalog.versions(model)
+    remote = any(v.status in RESUMABLE for v in versions) and is_remote(session, session.catalog.model(model))
+    running = [v.key for v in versions if v.status in RUNNING or (remote and v.status in RESUMABLE)]
     for key in running:
         session.catalog.request_cancel(key)
     for key in running:
-        cancel(session, key)
+        try:
+            cancel(session, key)
+        except HandlerError as e:  # the provider is out of reach, and the model is to go all the same
+            session.warn(f"{e.message} Its job may go on there.")
+
+
+def is_remote(session: Session, model: Model) -> bool:
+    """Whether a model's trainings run at a provider."""
+    cls = plugins.handler_class(engine_of(session, model.engine).handler)
+    return issubclass(cls, Trainer) and cls.remote
+
+
+def _cancel_there(session: Session, key: VersionKey) -> None:
+    """Tell the provider, whose job goes on without a worker; HandlerError if it cannot be told."""
+    model = session.catalog.model(key.model)
+    if not is_remote(session, model):
+        return
+    engine = engine_of(session, model.engine)
+    handler = handler_of(session, engine, model.options)
+    assert isinstance(handler, Trainer)
+    spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
+    work = session.catalog.work(key)
+    with held(work) as lock:
+        if lock is None:  # it is complete, or somebody resumes it
+            return
+        try:
+            handler.cancel(spec, work / FILES)
+        except ImportError as e:
+            raise plugins.not_installed(engine.handler, e) from e
 
 
 def tick(version: Version, what: str) -> Tick:
@@ -87,15 +132,31 @@ def error_of(version: Version) -> SqlftError:
 
 
 def _until_final(
-    session: Session, worker: Worker, key: VersionKey, what: str, deadline: float = float("inf")
+    session: Session, worker: Worker | None, key: VersionKey, what: str, deadline: float = float("inf")
 ) -> Version:
     while (version := session.catalog.version(key)).status in RUNNING and time.monotonic() < deadline:
         session.progress(tick(version, what))
         if session.interrupted and what == "training":
             raise KeyboardInterrupt
-        with suppress(subprocess.TimeoutExpired):
-            worker.process.wait(POLL)
+        if worker is None:
+            time.sleep(POLL)
+        else:
+            with suppress(subprocess.TimeoutExpired):
+                worker.process.wait(POLL)
     return version
+
+
+def _left(session: Session, worker: Worker | None, key: VersionKey) -> Cancelled:
+    """Watch no longer; the worker goes on, also when this session ends."""
+    if worker is not None:
+        worker.detach()
+    version = session.catalog.version(key)
+    if version.status == "complete":
+        return Cancelled(f"The training of {key} was complete already.", f"DESCRIBE {key} shows it.")
+    return Cancelled(
+        f"{key} is no longer waited for, and its training goes on at the provider{_how_far(version)}.",
+        f"RESUME MODEL {key} waits for it again; CANCEL MODEL {key} cancels it there.",
+    )
 
 
 def _stopped(session: Session, worker: Worker, key: VersionKey) -> Cancelled:

@@ -91,6 +91,8 @@ def resolve(session: Session, key: ModelKey | str, number: int | None = None, *,
     engine = engine_of(session, model.engine)
     handler = handler_of(session, engine, model.options)
     spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
+    if not session.catalog.read_only:
+        spec = dataclasses.replace(spec, folder=session.catalog.folder / "handlers" / engine.handler)
     artifact = _artifact(version) if ready else None
     return Resolved(
         model,

@@ -23,7 +23,7 @@ from sqlft.errors import CatalogError, DataError, NotSupported, OptionError
 from sqlft.handler import Artifact, Trainer
 from sqlft.options import build, check_names, is_secret, names_of, pick, without
 from sqlft.runtime import job, launch, sources
-from sqlft.runtime.follow import cancel, follow
+from sqlft.runtime.follow import cancel, follow, is_remote
 from sqlft.runtime.models import engine_of, handler_of, model_of, plain, resolve, spec_of, trainers
 from sqlft.runtime.prices import tariff_for
 from sqlft.runtime.session import Parameters, Session
@@ -92,7 +92,8 @@ def run_cancel(session: Session, statement: CancelModel, parameters: Parameters)
     """Stop a training, from whichever process it was started."""
     key = _version_key(session, statement.name, RUNNING)
     version = session.catalog.version(key)
-    if version.status not in (*RUNNING, "interrupted", "cancelled"):
+    also = ("failed",) if is_remote(session, session.catalog.model(key.model)) else ()
+    if version.status not in (*RUNNING, "interrupted", "cancelled", *also):
         raise CatalogError(
             f"Version {key} is {version.status}: there is nothing to cancel.", "SHOW MODELS tells what trains."
         )
@@ -101,12 +102,17 @@ def run_cancel(session: Session, statement: CancelModel, parameters: Parameters)
 
 
 def run_resume(session: Session, statement: ResumeModel, parameters: Parameters) -> pa.Table:
-    """Go on with a training that was stopped or has failed, from its last checkpoint."""
+    """Go on with a training that was stopped or has failed, from its last checkpoint; watch one at a provider."""
     check_names(statement.options, ["wait"], "RESUME MODEL")
     wait = build(TrainSettings, statement.options, "RESUME MODEL").wait
     catalog = session.catalog
-    key = _version_key(session, statement.name, RESUMABLE)
+    remote = is_remote(session, model_of(session, key_of(statement.name)))
+    key = _version_key(session, statement.name, (*RUNNING, *RESUMABLE) if remote else RESUMABLE)
     version = catalog.version(key)
+    if remote and version.status in RUNNING:
+        if wait:
+            follow(session, None, key, remote=True)
+        return row_of(session, key)
     if version.status not in RESUMABLE:
         going = "it trains right now" if version.status in RUNNING else f"it is {version.status}"
         raise CatalogError(f"Version {key} cannot be resumed, {going}.", f"DESCRIBE {key} shows how it is.")
@@ -125,7 +131,7 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
     finally:
         os.close(lock)
     if wait:
-        follow(session, worker, key)
+        follow(session, worker, key, remote=remote)
     return row_of(session, key)
 
 
@@ -173,7 +179,7 @@ def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[.
         version = make(before_commit=stage.settle, **fields)
         worker = launch.spawn(session.catalog, version.key, stage.lock, session, background=not plan.settings.wait)
     if plan.settings.wait:
-        follow(session, worker, version.key)
+        follow(session, worker, version.key, remote=plan.handler.remote)
     return row_of(session, version.key)
 
 

@@ -57,6 +57,7 @@ class Training:
         self.raised = False
         self.details: dict[str, Any] = {}
         self._reports: list[Progress] = []
+        self._said: Progress | None = None
         self._flushing = threading.Lock()
         self._ending = threading.Lock()
 
@@ -75,7 +76,7 @@ class Training:
         except BaseException as e:
             with self._ending:
                 if self.stop and (self.raised or isinstance(e, Cancelled)):
-                    self._write_end(self.stop, _WHY[self.stop])
+                    self._write_stopped(self.stop)
                 elif isinstance(e, Cancelled):
                     self._write_end("cancelled", e.message)
                 else:
@@ -88,7 +89,10 @@ class Training:
             str(name): number for name, value in progress.metrics.items() if (number := _number(value)) is not None
         }
         total = progress.total_steps
-        self._reports.append(Progress(int(progress.step), None if total is None else int(total), numbers))
+        said = Progress(int(progress.step), None if total is None else int(total), numbers)
+        if said != self._said:
+            self._reports.append(said)
+            self._said = said
         if self.stop:
             self.raised = True
             raise Cancelled(_WHY[self.stop], f"RESUME MODEL {self.key} goes on with it.")
@@ -158,6 +162,14 @@ class Training:
         copy.parent.mkdir()
         return Path(shutil.copytree(made, copy) if made.is_dir() else shutil.copy2(made, copy))
 
+    def _write_stopped(self, why: Stop) -> None:
+        """Stopped here; a job at a provider goes on until the session that cancels it has told the provider."""
+        self._write_end("interrupted" if self._remote() else why, _WHY[why])
+
+    def _remote(self) -> bool:
+        cls = plugins.handler_class(self.job.handler) if self.job.handler else None
+        return cls is not None and issubclass(cls, Trainer) and cls.remote
+
     def _write_end(self, status: str, error: str, cause: BaseException | None = None) -> None:
         """Write a final status that is not complete; where the disk is full, after some room was made."""
         for _ in range(50):
@@ -220,7 +232,7 @@ class Training:
                 self._flush()
             waited = time.monotonic() - self.stopped_at
             if self.stop and (self.loading or waited > GRACE[self.stop]) and self._ending.acquire(blocking=False):
-                self._write_end(self.stop, _WHY[self.stop])
+                self._write_stopped(self.stop)
                 end_now()
 
     def _hear(self) -> None:
