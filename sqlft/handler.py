@@ -242,7 +242,7 @@ class Trainer(Handler):
         with what was reported last costs nothing, so call it while waiting.
         """
 
-    def cancel(self, model: ModelSpec, workdir: Path) -> None:  # noqa: B027  # only remote jobs outlive their worker
+    def cancel(self, model: ModelSpec, workdir: Path) -> None:  # only remote jobs outlive their worker
         """Stop at the provider the job that `train` began on `workdir`, if there is one that still goes.
 
         Called where `remote`, when `train` runs no more; raise ProviderError if the provider cannot be told.
