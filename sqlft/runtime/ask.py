@@ -188,7 +188,9 @@ class Asking:
             self._next_pass()
         self._tell()
 
-    def _take(self, pump: Pump[Completion | Piece | Progress], most: int) -> tuple[list[Completion | Piece | Progress], bool]:
+    def _take(
+        self, pump: Pump[Completion | Piece | Progress], most: int
+    ) -> tuple[list[Completion | Piece | Progress], bool]:
         self._charge.meter.run()
         try:
             return pump.take(most, STEP_SECONDS, self._settings.timeout, self._is_interrupted)
