@@ -74,6 +74,12 @@ class Model:
         named = self.options.get("$predict")
         return (self.predict,) if named is None else (named, self.predict)
 
+    @property
+    def outputs(self) -> Mapping[str, Any] | None:
+        """Columns and JSON schema of typed answers, as CREATE MODEL made them of what was typed."""
+        found: Mapping[str, Any] | None = self.options.get("$outputs")
+        return found
+
 
 @dataclass(frozen=True)
 class Version:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from sqlft.data.checks import CountTokens, findings_of, lengths, overlap, usable
 from sqlft.data.findings import Conversation, Finding
+from sqlft.data.outputs import Outputs
 from sqlft.data.prompts import Prompt
 from sqlft.data.shapes import recognise, table_of
 from sqlft.data.split import split
@@ -38,17 +39,19 @@ def prepare(
     max_length: int | None = None,
     long_rows: str = "cut",
     count_tokens: CountTokens | None = None,
+    outputs: Outputs | None = None,
 ) -> Prepared:
     """Conversations from `rows`, checked, and split unless `valid_rows` are given.
 
     `predict` is the answer's column, or the names it may have; `max_length` is in tokens as `count_tokens`
-    has them.  DataError if no shape fits, no usable row is left, or rows are over-long and `long_rows` is 'error'.
+    has them; `outputs` are the model's if they are typed.  DataError if no shape fits, no usable row is left, or
+    rows are over-long and `long_rows` is 'error'.
     """
 
     targets = (predict,) if isinstance(predict, str) else tuple(predict)
 
     def read(table: pa.Table, what: str) -> tuple[list[Conversation], list[Finding]]:
-        found, findings = _read(table, prompt, targets, what)
+        found, findings = _read(table, prompt, targets, what, outputs)
         kept, more = lengths(found, count_tokens, max_length, long_rows)
         if not kept:
             raise DataError(
@@ -83,11 +86,11 @@ def digest_of(conversations: Iterable[Conversation]) -> str:
 
 
 def _read(
-    rows: pa.Table, prompt: Prompt, targets: Sequence[str], what: str
+    rows: pa.Table, prompt: Prompt, targets: Sequence[str], what: str, outputs: Outputs | None
 ) -> tuple[list[Conversation], list[Finding]]:
     if rows.num_rows == 0:
         raise DataError(f"The {what} query gives no rows.", "Run the query by itself, and loosen its WHERE or LIMIT.")
-    _, found, findings = recognise(rows, prompt, targets)
+    _, found, findings = recognise(rows, prompt, targets, outputs)
     kept, more = usable(found)
     if not kept:
         raise DataError(

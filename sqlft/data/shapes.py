@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from sqlft.data.findings import Conversation, Finding, Turn, finding
+from sqlft.data.outputs import Misfit, Outputs
 from sqlft.data.prompts import Prompt
 from sqlft.data.values import text_column, text_of
 from sqlft.errors import DataError, did_you_mean
@@ -34,14 +36,22 @@ class Recognised(NamedTuple):
     findings: list[Finding]
 
 
-def recognise(rows: pa.Table, prompt: Prompt, targets: Sequence[str]) -> Recognised:
-    """Conversations of `rows`: DataError with the shapes that fit if its columns make none."""
+def recognise(rows: pa.Table, prompt: Prompt, targets: Sequence[str], outputs: Outputs | None = None) -> Recognised:
+    """Conversations of `rows`: DataError with the shapes that fit if its columns make none.
+
+    With typed `outputs` an answer is JSON, made of their columns; what does not fit is left out and counted.
+    """
     columns = {name.lower(): i for i, name in reversed(list(enumerate(rows.column_names)))}
-    for shape, needed, read in _shapes(prompt, targets):
+    typed = outputs if outputs is not None and outputs.schema is not None else None
+    answers = [typed.names] if typed is not None and len(typed.names) > 1 else [(target,) for target in targets]
+    for shape, needed, read in _shapes(prompt, answers, typed):
         if all(name.lower() in columns for name in needed):
             found, findings = read(_Rows(rows, columns), prompt, needed[-1])
+            if typed is not None and shape != "inputs":
+                found, more = _fitting(found, typed)
+                findings = findings + more
             return Recognised(shape, [_with_system(c, prompt.system) for c in found], findings)
-    raise _no_shape(rows, prompt, targets[0])
+    raise _no_shape(rows, prompt, answers[0])
 
 
 def table_of(conversations: Sequence[Conversation]) -> pa.Table:
@@ -74,22 +84,26 @@ class _Rows:
 Read = Callable[[_Rows, Prompt, str], tuple[list[Conversation], list[Finding]]]
 
 
-def _shapes(prompt: Prompt, targets: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...], Read]]:
+def _shapes(
+    prompt: Prompt, answers: Sequence[tuple[str, ...]], typed: Outputs | None
+) -> Iterator[tuple[str, tuple[str, ...], Read]]:
     """In order of precedence: the model's own columns are what a user most likely means."""
-    for target in targets:
-        if target.lower() not in (name.lower() for name in prompt.inputs):
-            yield "inputs", (*prompt.inputs, target), _read_inputs
+    inputs = {name.lower() for name in prompt.inputs}
+    for names in answers:
+        if not inputs & {name.lower() for name in names}:
+            read = _read_inputs if typed is None else partial(_read_typed, names=names, outputs=typed)
+            yield "inputs", (*prompt.inputs, *names), read
     yield "role, content", ("role", "content"), _read_roles
     yield "messages", ("messages",), _read_messages
     yield "prompt, completion", ("prompt", "completion"), _read_completions
 
 
-def _no_shape(rows: pa.Table, prompt: Prompt, predict: str) -> DataError:
+def _no_shape(rows: pa.Table, prompt: Prompt, answers: Sequence[str]) -> DataError:
     names = rows.column_names
     shown = ", ".join(names[:SHOWN_COLUMNS]) + (
         f" … and {len(names) - SHOWN_COLUMNS:,} more" if len(names) > SHOWN_COLUMNS else ""
     )
-    own = (*prompt.inputs, predict)
+    own = (*prompt.inputs, *answers)
     lower = {n.lower() for n in names}
     missing = [n for n in own if n.lower() not in lower]
     near = did_you_mean(missing[0], names) if missing and len(missing) < len(own) else ""
@@ -119,6 +133,51 @@ def _read_inputs(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Convers
         Conversation(i, (Turn("user", user if known else ""), Turn("assistant", answer)))
         for i, (user, answer, known) in enumerate(zip(users, answers, asked, strict=True), 1)
     ], []
+
+
+def _read_typed(
+    rows: _Rows, prompt: Prompt, target: str, names: Sequence[str], outputs: Outputs
+) -> tuple[list[Conversation], list[Finding]]:
+    """Answers as JSON, written as the model is to write them."""
+    found, _ = _read_inputs(rows, prompt, target)
+    columns = [rows.column(name).to_pylist() for name in names]
+    kept: list[Conversation] = []
+    unfit: dict[int, str] = {}
+    for conversation, values in zip(found, zip(*columns, strict=True), strict=True):
+        try:
+            answer = "" if all(v is None for v in values) else outputs.write(values)
+            kept.append(conversation._replace(turns=(conversation.turns[0], Turn("assistant", answer))))
+        except Misfit as e:
+            unfit[conversation.row] = str(e)
+    return kept, _unfit(unfit, "Cast the column in the query, or filter these rows out.")
+
+
+def _fitting(conversations: Sequence[Conversation], outputs: Outputs) -> tuple[list[Conversation], list[Finding]]:
+    """Those whose last answer has the model's form."""
+    kept: list[Conversation] = []
+    unfit: dict[int, str] = {}
+    for c in conversations:
+        try:
+            answer = next((t.content for t in reversed(c.turns) if t.role == "assistant"), "")
+            if answer.strip():
+                outputs.parse(answer)
+            kept.append(c)
+        except Misfit as e:
+            unfit[c.row] = str(e)
+    columns = ", ".join(outputs.names)
+    return kept, _unfit(unfit, f"Let the answers be JSON that fits the schema, or give the columns {columns}.")
+
+
+def _unfit(unfit: Mapping[int, str], next_step: str) -> list[Finding]:
+    if not unfit:
+        return []
+    first, why = next(iter(unfit.items()))
+    text = f"{{n}} left out, whose answer does not have the model's types; row {first:,}: {_plain(why)} {next_step}"
+    return [finding("unfit_answer", "warning", list(unfit), text)]
+
+
+def _plain(text: str) -> str:
+    return f"{text.rstrip('.').replace('{n}', '{ n}')}."
 
 
 def _read_completions(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conversation], list[Finding]]:

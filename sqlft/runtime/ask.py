@@ -7,15 +7,18 @@ import json
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from sqlft import plugins
 from sqlft.catalog.records import Usage
+from sqlft.data import Misfit
 from sqlft.errors import BudgetExceeded, Cancelled, CatalogError, ProviderError, SqlftError
-from sqlft.handler import Completion, Message, Piece, Predictor, Progress, Request
+from sqlft.handler import Completion, Embedder, Message, Piece, Predictor, Progress, Request, RowError
 from sqlft.runtime.cache import Cache, key_of, prefix_of
 from sqlft.runtime.charge import Charge
+from sqlft.runtime.embed import Embedding
 from sqlft.runtime.limits import Limits
 from sqlft.runtime.models import Resolved, plain
 from sqlft.runtime.pump import Pump
@@ -27,7 +30,7 @@ LOOKUP = 256
 STEP_SECONDS = 0.05
 WINDOW = 64
 """Answers taken before they are kept: what a crash can lose."""
-NOT_ASKED = object()
+MEND = "Answer again, with JSON that fits the schema and nothing else."
 
 
 class Answer(NamedTuple):
@@ -40,6 +43,9 @@ class Answer(NamedTuple):
     cached: bool = False
     seconds: float = 0.0
     cost_usd: float | None = None
+    values: tuple[Any, ...] | None = None
+    """The answer's columns, ready for Arrow."""
+    logprob: float | None = None
 
 
 @dataclass
@@ -80,6 +86,8 @@ class Asking:
         self._outstanding: dict[int, float] = {}
         self._retries: list[tuple[float, int]] = []
         self._attempts: dict[int, int] = {}
+        self._repaired: dict[int, Completion] = {}
+        """Answers that did not have the wanted form, and are asked for once more."""
         self._pump: Pump[Completion | Piece | Progress] | None = None
         self._opened: Predictor | None = None
         self._first_known = 0
@@ -128,7 +136,7 @@ class Asking:
         self._write_usage()
         if not error and self.tally.errors:
             first = next(a.error for a in self.answers if a is not None and a.error)
-            column = f"{self._resolved.model.predict}_error"
+            column = f"{self._resolved.outputs.names[0]}_error"
             self._session.warn(
                 f"{self.failed_rows or self.tally.errors} of {self.rows} rows failed at {self._name}: {first} "
                 f"({column} says why, row by row; USING on_error='fail' stops at the first.)"
@@ -152,8 +160,11 @@ class Asking:
         kept = self._cache.get([self._keys[i] for i in ids])
         for i in ids:
             if (found := kept.get(self._keys[i])) is not None:
-                self.answers[i] = Answer(found.text, None, found.input_tokens, found.output_tokens, True, 0.0, 0.0)
-                self.tally.cached += 1
+                with suppress(Misfit):  # one that another schema left is asked again
+                    values = self._resolved.outputs.parse(found.text)
+                    taken = (found.input_tokens, found.output_tokens)
+                    self.answers[i] = Answer(found.text, None, *taken, True, 0.0, 0.0, values, found.logprob)
+                    self.tally.cached += 1
 
     def _step(self, most: int) -> None:
         if self._pump is None:
@@ -221,8 +232,7 @@ class Asking:
     def _predict(self) -> Iterator[Completion | Piece | Progress]:
         """Runs in the pump's thread."""
         if self._opened is None:
-            resolved = self._resolved
-            self._opened = resolved.handler.open(resolved.spec, resolved.artifact, self._options)
+            self._opened = opened(self._resolved, self._options)
         return iter(self._opened.predict(self._requests(self._pump)))
 
     def _close_predictor(self) -> None:
@@ -282,22 +292,44 @@ class Asking:
         cost = self._charge.settle(c)
         if c.error is not None:
             self._outstanding[c.id] = started
-            self._accept_error(c.id, c.error.code, c.error.message, c.error.retryable)
+            self._accept_error(c.id, c.error.code, _with_request_id(c.error), c.error.retryable)
             return False
         if not isinstance(c.text, str):
             self._outstanding[c.id] = started
             self._accept_error(c.id, "no_text", "the handler gave neither a text nor an error", False)
             return False
         text = c.text if c.text.isascii() else c.text.encode("utf-8", "replace").decode()
+        try:
+            values = self._resolved.outputs.parse(text)
+        except Misfit as e:
+            self._outstanding[c.id] = started
+            self._repair(replace(c, cost_usd=cost), str(e))
+            return False
         seconds = time.monotonic() - started
         self._stage = None
-        self.answers[c.id] = Answer(text, None, c.input_tokens, c.output_tokens, False, seconds, cost)
         if c.input_tokens is not None:
             self.tally.input_chars += sum(len(m.content) for m in self._prompts[c.id] or ())
+        spent = _together(replace(c, cost_usd=cost), self._repaired.pop(c.id, None))
+        self.answers[c.id] = Answer(
+            text, None, spent.input_tokens, spent.output_tokens, False, seconds, spent.cost_usd, values, c.logprob
+        )
         self._prompts[c.id] = None
         return True
 
-    def _accept_error(self, i: int, code: str, message: str, retryable: bool) -> None:
+    def _repair(self, c: Completion, why: str) -> None:
+        """Ask once more for an answer that does not have the wanted form, with what is wrong about it."""
+        messages = self._prompts[c.id]
+        if c.id in self._repaired or messages is None:
+            spent = _together(c, self._repaired.get(c.id))
+            self._accept_error(c.id, "invalid_output", f"{why} (asked twice)", False, spent)
+            return
+        self._repaired[c.id] = c
+        mended = f"That is no answer of the wanted form: {why}\n{MEND}"
+        self._prompts[c.id] = (*messages, Message("assistant", c.text or ""), Message("user", mended))
+        del self._outstanding[c.id]
+        heapq.heappush(self._retries, (time.monotonic(), c.id))
+
+    def _accept_error(self, i: int, code: str, message: str, retryable: bool, spent: Completion | None = None) -> None:
         started = self._outstanding.pop(i)
         self._charge.give_up(i)
         tries = self._attempts.get(i, 0)
@@ -306,7 +338,9 @@ class Asking:
             wait = min(30.0, 0.25 * 2**tries) * (0.5 + random.random() / 2)
             heapq.heappush(self._retries, (time.monotonic() + wait, i))
             return
-        self.answers[i] = Answer(None, f"{code}: {message}", seconds=time.monotonic() - started)
+        spent, seconds = spent or Completion(i), time.monotonic() - started
+        taken = (spent.input_tokens, spent.output_tokens)
+        self.answers[i] = Answer(None, f"{code}: {message}", *taken, seconds=seconds, cost_usd=spent.cost_usd)
         self._prompts[i] = None
         self.tally.errors += 1
         if self._settings.on_error == "fail" and self._fatal is None:
@@ -322,7 +356,8 @@ class Asking:
         for c in completions:
             answer = self.answers[c.id]
             if answer is not None and answer.text is not None:
-                rows.append((self._keys[c.id], answer.text, c.input_tokens, c.output_tokens, self._name))
+                taken = (answer.input_tokens, answer.output_tokens)
+                rows.append((self._keys[c.id], answer.text, *taken, self._name, answer.logprob))
         try:
             self._cache.put(rows)
         except CatalogError as e:
@@ -365,3 +400,32 @@ class Asking:
             self._session.catalog.put_usage(usage)
         except CatalogError:  # a read-only folder: the answers matter more than the ledger
             return
+
+
+def opened(resolved: Resolved, options: Any) -> Predictor:
+    """The handler, ready to answer, or to embed."""
+    handler = resolved.handler
+    if resolved.outputs.is_vector and isinstance(handler, Embedder):
+        return Embedding(handler, resolved.spec, resolved.artifact)
+    return handler.open(resolved.spec, resolved.artifact, options)
+
+
+def _together(last: Completion, first: Completion | None) -> Completion:
+    """What an answer took, the one that had to be mended included."""
+    if first is None:
+        return last
+    return Completion(
+        last.id,
+        input_tokens=_sum(first.input_tokens, last.input_tokens),
+        output_tokens=_sum(first.output_tokens, last.output_tokens),
+        cached_tokens=_sum(first.cached_tokens, last.cached_tokens),
+        cost_usd=_sum(first.cost_usd, last.cost_usd),
+    )
+
+
+def _sum(first: Any, second: Any) -> Any:
+    return second if first is None else first if second is None else first + second
+
+
+def _with_request_id(error: RowError) -> str:
+    return f"{error.message} (request id {error.request_id})" if error.request_id else error.message

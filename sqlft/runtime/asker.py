@@ -60,19 +60,24 @@ class Book:
         return found
 
     def columns(self, ids: pa.Array, names: Sequence[str]) -> list[pa.Array]:
-        """The output, error and usage columns named, a value an id; what was not asked is NULL."""
+        """The answer's columns and those about it that are named, a value an id; what was not asked is NULL."""
         encoded = ids.dictionary_encode()
         answers = [self.asking.answers[i] or UNASKED for i in encoded.dictionary.to_pylist()]
         failed = {place for place, answer in enumerate(answers) if answer.error is not None}
         if failed:
             self.asking.failed_rows += sum(place in failed for place in encoded.indices.to_pylist())
-        output = self.resolved.model.predict.lower()
-        makers = {
-            output: lambda: pa.array([a.text for a in answers], pa.string()),
-            f"{output}_error": lambda: pa.array([a.error for a in answers], pa.string()),
-            f"{output}_usage": lambda: pa.array([_usage(a) for a in answers], USAGE),
-        }
-        return [makers[name.lower()]().take(encoded.indices) for name in names]
+        return [self._column(name.lower(), answers).take(encoded.indices) for name in names]
+
+    def _column(self, name: str, answers: Sequence[Answer]) -> pa.Array:
+        outputs = self.resolved.outputs
+        for place, (column, kind) in enumerate(zip(outputs.columns, outputs.kinds, strict=True)):
+            if column.name.lower() == name:
+                return pa.array([None if a.values is None else a.values[place] for a in answers], kind.arrow)
+        if name.endswith("_error"):
+            return pa.array([a.error for a in answers], pa.string())
+        if name.endswith("_logprob"):
+            return pa.array([a.logprob for a in answers], pa.float64())
+        return pa.array([_usage(a) for a in answers], USAGE)
 
     def ask_all(self) -> None:
         """Answer every prompt so far."""

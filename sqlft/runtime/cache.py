@@ -16,8 +16,12 @@ from sqlft.handler import Message
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
-  key BLOB PRIMARY KEY, text TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER, model TEXT
+  key BLOB PRIMARY KEY, text TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER, model TEXT, logprob REAL
 ) WITHOUT ROWID
+"""
+
+KEEP = """
+INSERT OR REPLACE INTO answers (key, text, input_tokens, output_tokens, model, logprob) VALUES (?, ?, ?, ?, ?, ?)
 """
 
 
@@ -27,6 +31,7 @@ class Kept(NamedTuple):
     text: str
     input_tokens: int | None
     output_tokens: int | None
+    logprob: float | None = None
 
 
 class Cache:
@@ -48,19 +53,19 @@ class Cache:
                 some = keys[start : start + 500]
                 marks = ",".join("?" * len(some))
                 rows = con.execute(
-                    f"SELECT key, text, input_tokens, output_tokens FROM answers WHERE key IN ({marks})", some
+                    f"SELECT key, text, input_tokens, output_tokens, logprob FROM answers WHERE key IN ({marks})", some
                 )
                 found.update((key, Kept(*rest)) for key, *rest in rows)
             return found
         return {}
 
-    def put(self, rows: Iterable[tuple[bytes, str, int | None, int | None, str]]) -> None:
-        """Keep (key, text, input tokens, output tokens, model) rows; they outlive a crash from here on."""
+    def put(self, rows: Iterable[tuple[bytes, str, int | None, int | None, str, float | None]]) -> None:
+        """Keep (key, text, input tokens, output tokens, model, logprob) rows; they outlive a crash from here on."""
         with self._lock:
             try:
                 con = self._open(create=True)
                 if con is not None:
-                    con.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", rows)
+                    con.executemany(KEEP, rows)
                     con.commit()
             except (sqlite3.Error, OSError) as e:
                 raise CatalogError(
@@ -98,6 +103,9 @@ class Cache:
         con.execute("PRAGMA journal_mode=WAL")
         con.execute("PRAGMA synchronous=NORMAL")
         con.execute(SCHEMA)
+        if "logprob" not in {row[1] for row in con.execute("PRAGMA table_info(answers)")}:
+            with suppress(sqlite3.OperationalError):  # another process was first
+                con.execute("ALTER TABLE answers ADD COLUMN logprob REAL")
         self._con = con
         return con
 

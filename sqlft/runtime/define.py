@@ -11,12 +11,13 @@ import pyarrow as pa
 from sqlft import plugins
 from sqlft.catalog import secrets
 from sqlft.catalog.records import Engine, Model, ModelKey, VersionKey
-from sqlft.data import Prompt
+from sqlft.data import Outputs, Prompt
 from sqlft.data.prompts import PLACEHOLDER
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, OptionError, ProviderError, SqlftError
 from sqlft.handler import Handler, ModelSpec, Trainer
 from sqlft.options import build, check_names, is_secret, names_of, pick, without
-from sqlft.runtime import show, train
+from sqlft.runtime import answers, show, train
+from sqlft.runtime.embed import embeds_texts
 from sqlft.runtime.follow import stop_all
 from sqlft.runtime.models import engine_of, handler_of, model_of, spec_of
 from sqlft.runtime.session import Parameters, Session
@@ -33,8 +34,6 @@ from sqlft.sql.statements import (
 
 RENAMED = {"api_base": "base_url"}
 """Options under their old names; a `…_api_key` is the api_key of a handler that has no other."""
-DERIVED = ("error", "usage")
-"""What a model has beside its output: <output>_error and <output>_usage."""
 
 
 def run_create_engine(session: Session, statement: CreateEngine, parameters: Parameters) -> pa.Table | None:
@@ -99,6 +98,8 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
     hidden = secrets.hide(plan.options, plan.is_secret, f"MODEL {key.name}")
     if statement.alias:
         hidden["$predict"] = statement.predict
+    if plan.outputs.is_typed:
+        hidden["$outputs"] = plan.outputs.to_store()
     model = replace(plan.model, options=hidden)
     try:
         made = _make(session, statement, model, plan, parameters)
@@ -158,6 +159,7 @@ class _Plan:
     engine: Engine
     handler: type[Handler]
     settings: ModelSettings
+    outputs: Outputs
     options: Mapping[str, Any]
     training: Mapping[str, Any]
 
@@ -184,9 +186,11 @@ def _plan(session: Session, statement: CreateModel, key: ModelKey) -> _Plan:
     kept = {k: v for k, v in pick(options, *own).items() if k not in names_of(ModelSettings)}
     output = statement.alias or statement.predict
     model = Model(key, engine.name, settings.base or "", output, _template(settings, output), settings.system)
-    _check_columns(model, statement)
+    embeds = embeds_texts(cls, kept)
+    outputs = answers.outputs_of(session, statement, output, settings.schema, embeds=embeds)
+    _check_columns(model, outputs, statement)
     training = {k: v for k, v in options.items() if k in for_training} if statement.source else {}
-    return _Plan(model, engine, cls, settings, kept, training)
+    return _Plan(model, engine, cls, settings, outputs, kept, training)
 
 
 def _training_names(cls: type[Handler]) -> set[str]:
@@ -214,7 +218,7 @@ def _template(settings: ModelSettings, output: str) -> str:
     return f"{{{{{settings.question_column or 'content'}}}}}"
 
 
-def _check_columns(model: Model, statement: CreateModel) -> None:
+def _check_columns(model: Model, outputs: Outputs, statement: CreateModel) -> None:
     """DataError for a template that is wrong; OptionError where the output's name is an input's too."""
     inputs = {name.lower(): name for name in Prompt(model.prompt_template, model.system).inputs}
     if model.system and (found := PLACEHOLDER.search(model.system)):
@@ -222,12 +226,13 @@ def _check_columns(model: Model, statement: CreateModel) -> None:
             f"The system message has the placeholder {found.group()}, and it is the same for every row.",
             "Put placeholders into prompt_template.",
         )
-    output = model.predict
-    for taken in (output, *(f"{output}_{suffix}" for suffix in DERIVED)):
+    for taken in (*outputs.names, *outputs.derived):
         if taken.lower() in inputs:
             raise OptionError(
                 f"The model's answer and one of its inputs would both be the column '{inputs[taken.lower()]}'.",
-                f"Give the answer another name: PREDICT {statement.predict} AS {statement.predict}_out.",
+                f"Give the answer another name: PREDICT {statement.predict} AS {statement.predict}_out."
+                if not statement.columns
+                else f"Give the answer's column another name, {taken}_out.",
             )
 
 
@@ -237,7 +242,7 @@ def _check_with_handler(session: Session, plan: _Plan) -> None:
     given = secrets.reveal(secrets.hide(plan.options, lambda _: False, what))
     handler = handler_of(session, plan.engine, given)
     build(plan.handler.predict_options, pick(given, plan.handler.predict_options), what)
-    spec: ModelSpec = spec_of(plan.handler, plan.model.base, given, what)
+    spec: ModelSpec = spec_of(plan.handler, plan.model.base, given, what, plan.outputs.schema)
     try:
         handler.check(spec)
     except SqlftError:

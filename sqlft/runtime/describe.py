@@ -15,7 +15,7 @@ from sqlft.data import Prompt
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.handler import Handler, Trainer
 from sqlft.options import options_of
-from sqlft.runtime.models import engine_of, model_of
+from sqlft.runtime.models import engine_of, model_of, outputs_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.show import (
     ENGINES,
@@ -128,11 +128,12 @@ def _whole(session: Session, model: Model, version: Version) -> pa.Table:
 def _inputs(session: Session, model: Model, version: Version) -> pa.Table:
     names = Prompt(model.prompt_template, model.system).inputs
     rows = [{"COLUMN": name, "KIND": "input", "TYPE": "any"} for name in names]
-    output = model.predict
+    columns = outputs_of(model).columns
+    rows += [{"COLUMN": c.name, "KIND": "output", "TYPE": c.type} for c in columns]
     rows += [
-        {"COLUMN": output, "KIND": "output", "TYPE": "VARCHAR"},
-        {"COLUMN": f"{output}_error", "KIND": "why there is no answer", "TYPE": "VARCHAR"},
-        {"COLUMN": f"{output}_usage", "KIND": "tokens, seconds and cost", "TYPE": "STRUCT"},
+        {"COLUMN": f"{columns[0].name}_error", "KIND": "why there is no answer", "TYPE": "VARCHAR"},
+        {"COLUMN": f"{columns[0].name}_usage", "KIND": "tokens, seconds and cost", "TYPE": "STRUCT"},
+        {"COLUMN": f"{columns[0].name}_logprob", "KIND": "logarithm of its probability", "TYPE": "DOUBLE"},
     ]
     return pa.Table.from_pylist(rows, pa.schema([("COLUMN", TEXT), ("KIND", TEXT), ("TYPE", TEXT)]))
 

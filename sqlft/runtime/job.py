@@ -33,6 +33,8 @@ class Job:
     start: Mapping[str, Any] | None = None
     """The artifact that training starts from: path, remote_id, details."""
     start_digest: str | None = None
+    schema: Mapping[str, Any] | None = None
+    """The JSON schema of the answers, if they are typed."""
 
     @property
     def artifact(self) -> Artifact | None:

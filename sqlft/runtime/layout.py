@@ -13,6 +13,7 @@ from sqlft.runtime.asker import Book
 from sqlft.runtime.inputs import Clauses, Conjunct, Inputs
 from sqlft.runtime.literals import identifier
 from sqlft.runtime.references import Reference
+from sqlft.runtime.rewrite import recast
 
 
 @dataclass
@@ -149,7 +150,9 @@ class Layout:
             join = " POSITIONAL JOIN " if part.item else ""
             start = item.join.start if part.item else item.span.start
             end = item.condition.end if item.condition is not None else item.span.end
-            changes.append((Span(start, end), f"{join}{names[id(part)]} AS {identifier(alias)}"))
+            name = names[id(part)]
+            relation = recast(name, part.reference) if isinstance(part, Asked) else name
+            changes.append((Span(start, end), f"{join}{relation} AS {identifier(alias)}"))
         for asked in self.asked:
             covered = block.items[asked.item]
             changes += [

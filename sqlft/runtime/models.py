@@ -12,7 +12,7 @@ from typing import Any
 from sqlft import plugins
 from sqlft.catalog import artifacts, secrets
 from sqlft.catalog.records import Engine, Model, ModelKey, Version
-from sqlft.data import Prompt
+from sqlft.data import Outputs, Prompt
 from sqlft.errors import CatalogError, NotFound, ProviderError, SqlftError, did_you_mean
 from sqlft.handler import Artifact, Handler, ModelSpec, Trainer
 from sqlft.options import build, pick, without
@@ -32,6 +32,7 @@ class Resolved:
     artifact: Artifact | None
     prompt: Prompt
     digest: str
+    outputs: Outputs
 
     def predict_options(self, given: Mapping[str, Any]) -> Any:
         """The handler's predict options: what CREATE MODEL said, and over it what the statement says."""
@@ -67,9 +68,21 @@ def handler_of(session: Session, engine: Engine, overrides: Mapping[str, Any] | 
         ) from e
 
 
-def spec_of(cls: type[Handler], base: str, options: Mapping[str, Any], what: str) -> ModelSpec:
+def spec_of(
+    cls: type[Handler], base: str, options: Mapping[str, Any], what: str, schema: Mapping[str, Any] | None = None
+) -> ModelSpec:
     """The ModelSpec of USING's options; other classes' options among them are left out."""
-    return ModelSpec(base, build(cls.model_options, secrets.reveal(pick(options, cls.model_options)), what))
+    return ModelSpec(base, build(cls.model_options, secrets.reveal(pick(options, cls.model_options)), what), schema)
+
+
+def outputs_of(model: Model) -> Outputs:
+    """What a model answers with."""
+    return Outputs.stored(model.predict, model.outputs)
+
+
+def prompt_of(model: Model) -> Prompt:
+    """The one rendering of a model's rows, the form of a typed answer told in its system message."""
+    return Prompt(model.prompt_template, outputs_of(model).system(model.system))
 
 
 def model_of(session: Session, key: ModelKey | str) -> Model:
@@ -90,7 +103,8 @@ def resolve(session: Session, key: ModelKey | str, number: int | None = None, *,
         raise CatalogError(*_why_not(version))
     engine = engine_of(session, model.engine)
     handler = handler_of(session, engine, model.options)
-    spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
+    outputs = outputs_of(model)
+    spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'", outputs.schema)
     if not session.catalog.read_only:
         spec = dataclasses.replace(spec, folder=session.catalog.folder / "handlers" / engine.handler)
     artifact = _artifact(version) if ready else None
@@ -101,8 +115,9 @@ def resolve(session: Session, key: ModelKey | str, number: int | None = None, *,
         handler,
         spec,
         artifact,
-        Prompt(model.prompt_template, model.system),
+        prompt_of(model),
         _digest(engine, spec, version),
+        outputs,
     )
 
 
@@ -134,6 +149,7 @@ def _digest(engine: Engine, spec: ModelSpec, version: Version) -> str:
         plain(spec.options),
         version.artifact_digest,
         version.remote_id,
+        *([spec.schema] if spec.schema is not None else []),
     ]
     return sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 

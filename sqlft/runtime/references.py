@@ -58,10 +58,14 @@ class Reference:
         return self.resolved.prompt.inputs
 
     @property
-    def outputs(self) -> tuple[str, str, str]:
-        """The output, its error and its usage, as columns."""
-        name = self.resolved.model.predict
-        return name, f"{name}_error", f"{name}_usage"
+    def targets(self) -> tuple[str, ...]:
+        """The answer's columns."""
+        return self.resolved.outputs.names
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The answer's columns, then those about it: its error, usage and logprob."""
+        return (*self.targets, *self.resolved.outputs.derived)
 
     def reads(self, column: str) -> bool:
         """Whether the text mentions a column of the model."""

@@ -151,7 +151,7 @@ class Rewriter:
         book = self.asker.book(reference.resolved, reference.alias)
         limited = limit_of(clauses, inputs)
         rows = self._input_rows(reference, inputs, clauses, limited)
-        relation = self.register(self._answers(book, clauses, inputs, rows))
+        relation = recast(self.register(self._answers(book, clauses, inputs, rows)), reference)
         return substitution(reference, inputs, clauses, relation, limited=limited is not None)
 
     def _input_rows(self, reference: Reference, inputs: Inputs, clauses: Clauses, limited: str | None) -> pa.Table:
@@ -331,9 +331,17 @@ def hidden(k: int) -> str:
 
 
 def mentioned_outputs(reference: Reference) -> list[str]:
-    """The output, and its error and usage where the text mentions them: a star shows the output only."""
-    output, *others = reference.outputs
-    return [output, *(name for name in others if reference.reads(name))]
+    """The answer's columns, and those about it where the text mentions them: a star shows the answer only."""
+    about = reference.resolved.outputs.derived
+    return [*reference.targets, *(name for name in about if reference.reads(name))]
+
+
+def recast(relation: str, reference: Reference) -> str:
+    """The relation with the types that Arrow has no word for, as SQL."""
+    outputs = reference.resolved.outputs
+    parts = zip(outputs.columns, outputs.kinds, strict=True)
+    casts = [f"{identifier(c.name)}::{kind.text} AS {identifier(c.name)}" for c, kind in parts if kind.recast]
+    return f"(SELECT * REPLACE ({', '.join(casts)}) FROM {relation})" if casts else relation
 
 
 def reads_qualified(reference: Reference, name: str, text: str) -> bool:

@@ -29,6 +29,9 @@ class ModelSettings:
         str | None, "the prompt; each {{name}} is an input of the model; without it '{{content}}'"
     ] = None
     system: Annotated[str | None, "a system message put before every prompt", Alias("system_prompt")] = None
+    schema: Annotated[
+        Any, "the answer's form: a JSON schema as text or object, a type such as 'STRUCT(a INTEGER)', names with types"
+    ] = None
     question_column: Annotated[str | None, "the one input, in place of a prompt_template"] = None
     tag: Annotated[str | None, "a word of your own on the version"] = None
 

@@ -16,7 +16,7 @@ from sqlft.catalog.rows import text
 from sqlft.errors import HandlerNotInstalled
 from sqlft.handler import Trainer
 from sqlft.runtime.literals import quoted
-from sqlft.runtime.models import model_of
+from sqlft.runtime.models import model_of, outputs_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowModels
 
@@ -104,7 +104,7 @@ def model_row(model: Model, version: Version) -> dict[str, Any]:
         "ACTIVE": version.key.number == model.active,
         "VERSION": version.key.number,
         "STATUS": version.status,
-        "PREDICT": model.predict,
+        "PREDICT": ", ".join(outputs_of(model).names),
         "UPDATE_STATUS": "updating" if trains else "up_to_date",
         "ERROR": version.error,
         "SELECT_DATA_QUERY": version.query,

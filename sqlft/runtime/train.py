@@ -18,13 +18,23 @@ from sqlft.catalog import secrets
 from sqlft.catalog.database import cannot_write
 from sqlft.catalog.records import RESUMABLE, RUNNING, Engine, Model, ModelKey, Version, VersionKey
 from sqlft.catalog.workfolder import take
-from sqlft.data import Prepared, Prompt, prepare
+from sqlft.data import Prepared, prepare
 from sqlft.errors import CatalogError, DataError, NotSupported, OptionError
 from sqlft.handler import Artifact, Trainer
 from sqlft.options import build, check_names, is_secret, names_of, pick, without
 from sqlft.runtime import job, launch, sources
 from sqlft.runtime.follow import cancel, follow, is_remote
-from sqlft.runtime.models import engine_of, handler_of, model_of, plain, resolve, spec_of, trainers
+from sqlft.runtime.models import (
+    engine_of,
+    handler_of,
+    model_of,
+    outputs_of,
+    plain,
+    prompt_of,
+    resolve,
+    spec_of,
+    trainers,
+)
 from sqlft.runtime.prices import tariff_for
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import EngineSettings, TrainSettings
@@ -172,6 +182,7 @@ def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[.
         hidden,
         job.start_of(plan.start),
         plan.start_digest,
+        outputs_of(plan.model).schema,
     )
     fields = _fields(plan, prepared)
     fields["details"] |= _tariff(session, plan)
@@ -198,12 +209,14 @@ def row_of(session: Session, key: VersionKey) -> pa.Table:
 def _prepared(session: Session, plan: Plan, parameters: Parameters) -> Prepared:
     rows = sources.read(session, plan.source, parameters)
     valid = _validation_source(plan)
-    spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, f"Model '{plan.model.key.name}'")
+    outputs, what = outputs_of(plan.model), f"Model '{plan.model.key.name}'"
+    spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
     try:
         return prepare(
             rows,
-            Prompt(plan.model.prompt_template, plan.model.system),
+            prompt_of(plan.model),
             plan.model.targets,
+            outputs=outputs,
             valid_rows=None if valid is None else sources.read(session, valid, parameters),
             validation_split=plan.settings.validation_split,
             seed=plan.settings.seed,

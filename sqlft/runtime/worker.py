@@ -103,7 +103,8 @@ class Training:
             raise NotSupported(f"The handler '{self.job.handler}' cannot train.", "SHOW HANDLERS lists those that can.")
         what = f"Version {self.key}"
         handler = cls(build(cls.engine_options, secrets.reveal(self.job.engine_options), what))
-        spec = ModelSpec(self.job.base, build(cls.model_options, secrets.reveal(self.job.model_options), what))
+        made = build(cls.model_options, secrets.reveal(self.job.model_options), what)
+        spec = ModelSpec(self.job.base, made, self.job.schema)
         options = build(cls.train_options, secrets.reveal(self.job.train_options), what)
         start = self.job.artifact
         if start is not None and start.path is not None:

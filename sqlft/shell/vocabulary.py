@@ -12,7 +12,7 @@ from sqlft import plugins
 from sqlft.catalog.records import Model
 from sqlft.catalog.store import TABLES
 from sqlft.connection import Connection
-from sqlft.data import Prompt
+from sqlft.data import Outputs, Prompt
 from sqlft.errors import SqlftError
 from sqlft.handler import Trainer
 from sqlft.options import Option, options_of
@@ -138,8 +138,11 @@ def _models(con: Connection) -> dict[str, Relation]:
 
 def _model(model: Model, versions: tuple[int, ...]) -> Relation:
     inputs = dict.fromkeys(Prompt(model.prompt_template, model.system).inputs, "input")
-    extra = {f"{model.predict}_error": "VARCHAR", f"{model.predict}_usage": "STRUCT"}
-    return Relation(model.key.name, {**inputs, model.predict: "answer", **extra}, "model", model.engine, versions)
+    columns = Outputs.stored(model.predict, model.outputs).columns
+    answers = {c.name: "answer" if c.type == "VARCHAR" else c.type for c in columns}
+    first = columns[0].name
+    extra = {f"{first}_error": "VARCHAR", f"{first}_usage": "STRUCT", f"{first}_logprob": "DOUBLE"}
+    return Relation(model.key.name, {**inputs, **answers, **extra}, "model", model.engine, versions)
 
 
 def _of(*classes: type) -> dict[str, Option]:

@@ -21,24 +21,47 @@ def create_model(c: Cursor) -> s.Statement | None:
     if source and c.skip("AS"):  # an old spelling named the data here
         c.identifier("a name")
     c.expect("PREDICT")
-    predict, alias = predicted(c)
+    columns = typed_columns(c) if c.token.text == "(" else ()
+    predict, alias = (columns[0].name, None) if columns else predicted(c)
     _refuse_series(c)
     chosen = using(c)
-    return s.CreateModel(name, predict, alias, source, chosen, or_replace, if_not_exists)
+    return s.CreateModel(name, predict, alias, source, chosen, or_replace, if_not_exists, columns)
+
+
+def typed_columns(c: Cursor) -> tuple[s.TypedColumn, ...]:
+    """(name type [NOT NULL], …)"""
+    c.expect_op("(")
+    found: list[s.TypedColumn] = []
+    while not found or c.skip_op(","):
+        at = c.token
+        column = _typed_column(c)
+        if column.name.lower() in {f.name.lower() for f in found}:
+            raise c.error(f"The column '{column.name}' is named twice.", "Name it once.", at)
+        found.append(column)
+    c.expect_op(")")
+    return tuple(found)
+
+
+def _typed_column(c: Cursor) -> s.TypedColumn:
+    name = c.identifier("an answer's column")
+    first = last = c.token
+    if c.token.text in (",", ")"):
+        raise c.error(f"The column '{name}' needs a type.", f"Write: PREDICT ({name} VARCHAR, …)")
+    depth = 0
+    while c.token.kind != "end" and (depth or c.token.text not in (",", ")")) and not c.at("NOT", "NULL"):
+        last = c.next()
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(last.text, 0) if last.kind == "op" else 0
+    return s.TypedColumn(name, c.text[first.start : last.end], c.skip("NOT", "NULL"))
 
 
 def predicted(c: Cursor) -> tuple[str, str | None]:
     """col [AS alias]."""
-    if c.token.text == "(":
-        raise c.error(
-            "Answers with a typed schema are not supported in this release.", "Name one column of text: PREDICT answer"
-        )
     if c.token.text == "*":
         raise c.error("PREDICT needs the name of a column.", "Write: PREDICT answer")
     column = c.identifier("the answer's column")
     alias = c.identifier("the column's new name") if c.skip("AS") else None
     if c.token.text == ",":
-        raise c.error("A model answers with one column.", "Name one, and make a further model for each other one.")
+        raise c.error("Several columns need types.", f"Write: PREDICT ({column} VARCHAR, …)")
     return column, alias
 
 

@@ -28,6 +28,14 @@ class Name(NamedTuple):
         return self.name if self.version is None else f"{self.name}.{self.version}"
 
 
+class TypedColumn(NamedTuple):
+    """A column of PREDICT (…): its type is the text as typed."""
+
+    name: str
+    type: str
+    required: bool = False
+
+
 class Source(NamedTuple):
     """FROM [database] (query): where training rows come from.  The query is the user's text, untouched."""
 
@@ -105,7 +113,7 @@ class DescribeEngine(Statement):
 
 @dataclass(frozen=True)
 class CreateModel(Statement):
-    """CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias] [USING …]"""
+    """CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]"""
 
     name: Name
     predict: str
@@ -114,6 +122,8 @@ class CreateModel(Statement):
     options: Options = field(default_factory=dict)
     or_replace: bool = False
     if_not_exists: bool = False
+    columns: tuple[TypedColumn, ...] = ()
+    """Of PREDICT (…); `predict` is the first one's name."""
 
 
 @dataclass(frozen=True)

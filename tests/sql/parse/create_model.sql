@@ -62,3 +62,7 @@ CREATE MODEL ft FROM (SELECT * FROM t WHERE a = ? AND b = '?') PREDICT answer US
 
 CREATE MODEL ft PREDICT answer USING validation = (SELECT * FROM t WHERE x = ?), test = db (FROM t), n = ?
 --> CreateModel(name=ft, predict='answer', options={validation: <('SELECT * FROM t WHERE x = ?') ? [1]>, test: <db('FROM t')>, n: Parameter(key=2)})
+
+CREATE MODEL m PREDICT (name VARCHAR NOT NULL, "the age" integer, tags VARCHAR[], price DECIMAL(10, 2),
+  mood ENUM('good, so', 'bad)'), inner STRUCT(a INTEGER, b VARCHAR[3])[] not null) USING engine = 'echo'
+--> CreateModel(name=m, predict='name', options={engine: 'echo'}, columns=(TypedColumn(name='name', type='VARCHAR', required=True), TypedColumn(name='the age', type='integer', required=False), TypedColumn(name='tags', type='VARCHAR[]', required=False), TypedColumn(name='price', type='DECIMAL(10, 2)', required=False), TypedColumn(name='mood', type="ENUM('good, so', 'bad)')", required=False), TypedColumn(name='inner', type='STRUCT(a INTEGER, b VARCHAR[3])[]', required=True)))

@@ -1,0 +1,192 @@
+"""What a model answers with: its columns, the JSON schema that holds them, and an answer's text as their values."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import duckdb
+
+from sqlft.data.kinds import Digits, Kind, Unfit, dumps, kind_of, object_schema, write_object
+from sqlft.errors import DataError
+
+DERIVED = ("error", "usage", "logprob")
+"""What a model has beside its answer's columns: <column>_error …, the same under each column's name."""
+INSTRUCTION = "Answer with JSON that fits this JSON schema, and with nothing else:\n"
+MOST_SHOWN = 300
+VECTOR = "FLOAT[]"
+
+
+class Misfit(ValueError):
+    """Why a text is no answer of the wanted form; the message is for the model as for the user."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One column of a model's answers; `type` is DuckDB's text for it."""
+
+    name: str
+    type: str = "VARCHAR"
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The columns of a model's answers; without a schema there is one, and it is the text."""
+
+    columns: tuple[Output, ...]
+    schema: Mapping[str, Any] | None = None
+    whole: bool = False
+    """Whether the one column is the whole JSON, not a property of it."""
+
+    @classmethod
+    def of_columns(cls, columns: Sequence[Output]) -> Outputs:
+        """Typed columns: an object with a property for each."""
+        made = cls(tuple(columns))
+        parts = zip(columns, made.kinds, strict=True)
+        return cls(made.columns, object_schema({c.name: kind.schema(c.required) for c, kind in parts}))
+
+    @classmethod
+    def stored(cls, name: str, kept: Mapping[str, Any] | None) -> Outputs:
+        """What the catalog has: `kept` is None for a model of texts."""
+        if kept is None:
+            return cls((Output(name),))
+        columns = tuple(Output(*column) for column in kept["columns"])
+        return cls(columns, kept["schema"], kept["whole"])
+
+    def to_store(self) -> dict[str, Any]:
+        """As the catalog keeps it."""
+        columns = [[c.name, c.type, c.required] for c in self.columns]
+        return {"columns": columns, "schema": self.schema, "whole": self.whole}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(c.name for c in self.columns)
+
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """Names of the columns about an answer: why there is none, what it took, how likely it is."""
+        return tuple(f"{name}_{suffix}" for name in self.names for suffix in DERIVED)
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether an answer is anything but a text."""
+        return self.schema is not None or self.is_vector
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the answer is an embedding."""
+        return self.schema is None and self.columns[0].type == VECTOR
+
+    @cached_property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The columns' types; DataError for one that JSON has no form for."""
+        return tuple(_kind(c) for c in self.columns)
+
+    @property
+    def instruction(self) -> str:
+        """What the system message says of the form."""
+        return f"{INSTRUCTION}{dumps(self.schema)}"
+
+    def system(self, given: str | None) -> str | None:
+        """The system message: what CREATE MODEL said, and what it takes to get the form."""
+        if self.schema is None:
+            return given
+        return f"{given}\n\n{self.instruction}" if given else self.instruction
+
+    def parse(self, text: str) -> tuple[Any, ...]:
+        """An answer's text as values for Arrow, one a column; Misfit."""
+        if self.is_vector:
+            return (vector(text),)
+        if self.schema is None:
+            return (text,)
+        found = _loaded(text)
+        self._validate(found)
+        given = (found,) if self.whole else tuple(found.get(name) for name in self.names)
+        try:
+            return tuple(kind.read(value) for kind, value in zip(self.kinds, given, strict=True))
+        except Unfit as e:
+            raise Misfit(f"{e}.") from None
+
+    def write(self, values: Sequence[Any]) -> str:
+        """Values of a training row, one a column, as the answer's text; Misfit names the column."""
+        texts = []
+        for column, kind, value in zip(self.columns, self.kinds, values, strict=True):
+            try:
+                texts.append((column.name, kind.write(value)))
+            except (Unfit, TypeError, ValueError, AttributeError, OverflowError) as e:
+                why = str(e) if isinstance(e, Unfit) else f"{str(value)[:60]!r} is no {kind.text}"
+                raise Misfit(f"{column.name}: {why}") from None
+        text = texts[0][1] if self.whole else write_object(texts)
+        self.parse(text)
+        return text
+
+    @cached_property
+    def _validator(self) -> Any:
+        from jsonschema.validators import validator_for
+
+        schema = dict(self.schema or {})
+        return validator_for(schema)(schema)
+
+    def _validate(self, found: Any) -> None:
+        from jsonschema.exceptions import best_match
+
+        wrong = best_match(self._validator.iter_errors(found))
+        if wrong is not None:
+            place = ".".join(str(p) for p in wrong.absolute_path)
+            raise Misfit(f"{f'{place}: ' if place else ''}{wrong.message[:MOST_SHOWN]}.")
+        if not self.whole and not isinstance(found, Mapping):
+            raise Misfit("It is no JSON object.")
+
+
+def vector_text(values: Sequence[float]) -> str:
+    """A vector as the text that answers are kept as: base64 of little-endian float32."""
+    import numpy as np
+
+    return b64encode(np.asarray(values, dtype="<f4").tobytes()).decode()
+
+
+def vector(text: str) -> Any:
+    """The float32 numbers of `vector_text`; Misfit."""
+    import numpy as np
+
+    try:
+        return np.frombuffer(b64decode(text, validate=True), dtype="<f4")
+    except ValueError:
+        raise Misfit("It is no vector.") from None
+
+
+def _kind(column: Output) -> Kind:
+    try:
+        return kind_of(duckdb.sqltype(column.type))
+    except Unfit as e:
+        raise DataError(
+            f"The column '{column.name}' cannot be {column.type}: {e}.",
+            "Types that work: VARCHAR, BOOLEAN, whole numbers, FLOAT, DOUBLE, DECIMAL, DATE, TIME, TIMESTAMP, "
+            "TIMESTAMPTZ, UUID, ENUM, JSON, and lists, STRUCT and MAP(VARCHAR, …) of them.",
+        ) from None
+
+
+def _loaded(text: str) -> Any:
+    """The JSON in an answer; some models put it into a fence or words around it."""
+    try:
+        return _json(text)
+    except (ValueError, RecursionError) as e:
+        inner = text[text.find("{") : text.rfind("}") + 1]
+        try:
+            return _json(inner)
+        except (ValueError, RecursionError):
+            raise Misfit(f"It is no JSON: {e}.") from None
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, parse_float=Digits, parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
