@@ -376,5 +376,5 @@ def _shown(value: Any) -> str:
     try:
         text = dumps(value)
     except (TypeError, ValueError):
-        text = repr(value)
+        text = text_of(value)
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -55,7 +55,7 @@ def sql_type(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
             left = [s for s in schema[several] if not (isinstance(s, Mapping) and s.get("type") == "null")]
             return sql_type(left[0], root, depth + 1) if len(left) == 1 else "JSON"
     kinds = schema.get("type")
-    named = [k for k in (kinds if isinstance(kinds, list) else [kinds]) if k != "null"]
+    named = [k for k in (kinds if isinstance(kinds, list) else [kinds]) if k not in ("null", None)]
     word = named[0] if len(named) == 1 else _of_values(schema)
     if word == "string":
         return FORMATS.get(str(schema.get("format")), "VARCHAR")

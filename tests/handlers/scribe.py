@@ -60,9 +60,7 @@ class Scribe(Embedder):
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
         return PRICES[0]
 
-    def embed(
-        self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None
-    ) -> Iterator[Sequence[float]]:
+    def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
         for text in texts:
             EMBEDDED.append(text)
             yield [float(len(text)), float(text.count("a")), 1.0]
