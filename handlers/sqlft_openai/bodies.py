@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlft.handler import Message
@@ -14,8 +15,9 @@ from sqlft_openai.faults import Fault
 from sqlft_openai.options import PredictOptions
 
 PLAIN = ("top_p", "stop", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort")
-REASONING = ("o1", "o3", "o4", "gpt-5", "gpt-6")
+REASONING = re.compile(r"^(ft:)?(o\d|gpt-[5-9])")
 """Models that take max_completion_tokens and no temperature."""
+NOT_TAKEN = re.compile(r"unsupported|not support|unrecognized|unknown|not permitted|not allowed|extra input|unexpected")
 
 
 class Spent(NamedTuple):
@@ -33,73 +35,171 @@ class Answer(NamedTuple):
     spent: Spent
 
 
-def parameters(engine: Engine, model: str, options: PredictOptions, schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The body of every request of a statement, but for its messages."""
-    reasons = engine.prices in ("openai", "azure") and model.removeprefix("ft:").startswith(REASONING)
-    body: dict[str, Any] = {"model": model}
-    if options.max_tokens is not None:
-        body["max_completion_tokens" if reasons else engine.token_limit] = options.max_tokens
-    if not reasons:
-        body["temperature"] = options.temperature
-    for name in PLAIN:
-        if getattr(options, name) is not None:
-            body[name] = getattr(options, name)
-    if schema is not None:
-        body["response_format"] = response_format(engine, schema)
-    return body
+class Form:
+    """The body of every request of a statement; what the provider does not take is left out from then on."""
+
+    def __init__(self, engine: Engine, model: str, options: PredictOptions, schema: Mapping[str, Any] | None) -> None:
+        self._schema = schema
+        self._format = engine.schema if schema is not None else None
+        self._given: dict[str, Any] = {"model": model}
+        reasons = engine.prices in ("openai", "azure") and REASONING.match(model) is not None
+        if options.max_tokens is not None:
+            self._given["max_completion_tokens" if reasons else "max_tokens"] = options.max_tokens
+        if not reasons:
+            self._given["temperature"] = options.temperature
+        for name in PLAIN:
+            if getattr(options, name) is not None:
+                self._given[name] = getattr(options, name)
+        self._usage_in_stream = True
+        self._refused: set[str] = set()
+        """Names under which the token limit was refused."""
+
+    def body(self, messages: Sequence[Message], *, stream: bool = False) -> dict[str, Any]:
+        """The whole body of one request."""
+        body = {**self._given, "messages": [{"role": m.role, "content": m.content} for m in messages]}
+        if self._format == "json_schema":
+            body["response_format"] = {"type": "json_schema", "json_schema": _named(self._schema or {})}
+        elif self._schema is not None:
+            said = f"Answer with one JSON value, and nothing else, that obeys this JSON schema: {_dumped(self._schema)}"
+            body["messages"].insert(0, {"role": "system", "content": said})
+            if self._format == "json_object":
+                body["response_format"] = {"type": "json_object"}
+        if stream:
+            body["stream"] = True
+            if self._usage_in_stream:
+                body["stream_options"] = {"include_usage": True}
+        return body
+
+    def adapt(self, fault: Fault) -> bool:
+        """Leave out what a 400 says the provider does not take; whether the body is now another."""
+        said = f"{fault.parameter or ''} {fault.message} {fault.code}".lower()
+        if fault.status not in (400, 422) or not NOT_TAKEN.search(said):
+            return False
+        if "response_format" in said or "json_schema" in said or "json_object" in said:
+            return self._simpler_format()
+        if "stream_options" in said and self._usage_in_stream:
+            self._usage_in_stream = False
+            return True
+        for old, new in (("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")):
+            if (
+                old in self._given
+                and (fault.parameter == old or said.find(f"'{old}'") >= 0)
+                and old not in self._refused
+            ):
+                self._refused.add(old)
+                self._given[new] = self._given.pop(old)
+                return True
+        if "temperature" in said and "temperature" in self._given:
+            del self._given["temperature"]
+            return True
+        return False
+
+    def _simpler_format(self) -> bool:
+        if self._format is None:
+            return False
+        self._format = "json_object" if self._format == "json_schema" else None
+        return True
 
 
-def response_format(engine: Engine, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """How the answer is made to obey the schema there."""
-    if engine.schema == "json_object":
-        return {"type": "json_object"}
-    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": dict(schema)}}
+def _named(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": "answer", "strict": _is_strict(schema), "schema": dict(schema)}
 
 
-def messages(given: Sequence[Message], described: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    """Messages as they are sent; `described` is a schema that the prompt must speak of."""
-    sent = [{"role": m.role, "content": m.content} for m in given]
-    if described is not None:
-        said = f"Answer with one JSON object that obeys this JSON schema: {json.dumps(described)}"
-        sent.insert(0, {"role": "system", "content": said})
-    return sent
+def _is_strict(schema: Any) -> bool:
+    """Whether every object in it names all its keys and takes no others, which `strict` asks for."""
+    if isinstance(schema, Mapping):
+        if "properties" in schema or schema.get("type") == "object":
+            names = set(schema.get("properties", ()))
+            if schema.get("additionalProperties") is not False or set(schema.get("required", ())) != names:
+                return False
+        return all(_is_strict(inner) for inner in schema.values())
+    return all(map(_is_strict, schema)) if isinstance(schema, (list, tuple)) else True
+
+
+def _dumped(schema: Mapping[str, Any]) -> str:
+    return json.dumps(schema, ensure_ascii=False)
 
 
 def answer_of(content: bytes, address: Address) -> Answer:
     """The answer in a body of status 200; Fault if there is none."""
+    title = address.engine.title
     try:
         body = json.loads(content)
     except ValueError:
-        shown = address.clean(content.decode("utf-8", "replace"), 80)
-        raise Fault("malformed", f"{address.engine.title} answered with no JSON: {shown!r}", True) from None
-    error = faults.error_in(body)
-    if error is not None and not body.get("choices"):
-        said = address.clean(str(error["message"]))
-        raise Fault(str(error.get("code") or "provider_error"), f"{address.engine.title} says: {said}", True)
+        raise Fault("malformed", f"{title} answered with no JSON: {_shown(content, address)}", True) from None
+    _raise_error(body, address)
     try:
         choice = body["choices"][0]
         message = choice["message"]
-    except (KeyError, IndexError, TypeError):
-        shown = address.clean(content.decode("utf-8", "replace"), 80)
-        raise Fault("malformed", f"{address.engine.title} answered without a choice: {shown!r}", True) from None
-    return Answer(text_of(message, choice.get("finish_reason"), address), spent_of(body.get("usage")))
+        finish = choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise Fault("malformed", f"{title} answered without a choice: {_shown(content, address)}", True) from None
+    spent = spent_of(body.get("usage"))
+    return Answer(text_of(message, finish, spent, address), spent)
 
 
-def text_of(message: Any, finish: str | None, address: Address) -> str:
-    """The message's text; Fault where the provider withheld it or it ended before it began."""
+async def streamed(lines: AsyncIterator[str], address: Address, tell: Callable[[str], None]) -> Answer:
+    """The answer in a stream of server-sent events, its pieces told as they come; Fault if it breaks off."""
+    texts: list[str] = []
+    message: dict[str, Any] = {}
+    finish, spent, done = None, Spent(), False
+    async for line in lines:
+        if not line.startswith("data:"):
+            continue
+        data = line[5:].strip()
+        if data == "[DONE]":
+            done = True
+            break
+        event = _event(data, address)
+        spent = spent_of(event.get("usage")) if event.get("usage") else spent
+        choice = (event.get("choices") or [{}])[0]
+        delta = choice.get("delta") or {}
+        finish = choice.get("finish_reason") or finish
+        if delta.get("refusal"):
+            message["refusal"] = message.get("refusal", "") + delta["refusal"]
+        if delta.get("content"):
+            texts.append(delta["content"])
+            tell(delta["content"])
+    if not done and finish is None:
+        raise Fault("malformed", f"the answer of {address.engine.title} broke off", True)
+    message["content"] = "".join(texts) if texts or finish == "stop" else None
+    return Answer(text_of(message, finish, spent, address), spent)
+
+
+def _event(data: str, address: Address) -> dict[str, Any]:
+    try:
+        event = json.loads(data)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict):
+        shown = _shown(data.encode(), address)
+        raise Fault("malformed", f"{address.engine.title} streamed what is no JSON: {shown}", True)
+    _raise_error(event, address)
+    return event
+
+
+def _raise_error(body: Any, address: Address) -> None:
+    """Fault for a body of status 200 that speaks of an error."""
+    error = faults.error_in(body)
+    if error is not None and not body.get("choices") and not body.get("data"):
+        said = address.clean(str(error["message"]))
+        raise Fault(str(error.get("code") or "provider_error"), f"{address.engine.title} says: {said}", True)
+
+
+def text_of(message: Any, finish: str | None, spent: Spent, address: Address) -> str:
+    """The message's text; Fault where the provider withheld it, or it ended before it began."""
     content = message.get("content") if isinstance(message, dict) else None
     if isinstance(content, list):
         content = "".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
     if finish == "content_filter":
-        raise Fault("content_filter", f"{address.engine.title} withheld the answer", False)
+        raise Fault("content_filter", f"{address.engine.title} withheld the answer", spent=spent)
     if isinstance(message, dict) and message.get("refusal") and not content:
-        raise Fault("refusal", address.clean(str(message["refusal"])), False)
+        raise Fault("refusal", address.clean(str(message["refusal"])), spent=spent)
     if finish == "length" and not content:
-        raise Fault(
-            "length", "the answer's tokens were used up before it began: allow more, USING max_tokens = …", False
-        )
+        said = "its tokens were used up before the answer began: allow more, USING max_tokens = …"
+        raise Fault("length", said, spent=spent)
     if not isinstance(content, str):
-        raise Fault("no_text", f"{address.engine.title} answered without a text", True)
+        raise Fault("no_text", f"{address.engine.title} answered without a text", True, spent=spent)
     return content
 
 
@@ -114,3 +214,7 @@ def spent_of(usage: Any) -> Spent:
 
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _shown(content: bytes, address: Address) -> str:
+    return repr(address.clean(content.decode("utf-8", "replace"), 80))

@@ -3,42 +3,75 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from sqlft.errors import ProviderError
 from sqlft_openai import faults
-from sqlft_openai.address import Address, address_of
-from sqlft_openai.engines import Engine
+from sqlft_openai.address import Address
+from sqlft_openai.asking import Asking, Sent, about
 from sqlft_openai.faults import Fault
-from sqlft_openai.line import line
-from sqlft_openai.options import EngineOptions
+from sqlft_openai.line import Line
+from sqlft_openai.predictor import Mark
 
 TEXTS = 128
 """Texts a request."""
+AHEAD = 8
+"""Requests under way."""
+PATH = "/embeddings"
 
 
-def embedded(engine: Engine, options: EngineOptions, model: str, texts: Iterable[str]) -> Iterator[Sequence[float]]:
-    """A vector a text, in order; raises HandlerError where a batch has none."""
-    address = address_of(engine, options)
+def embedded(line: Line, asking: Asking, window: int, texts: Iterable[str]) -> Iterator[Sequence[float]]:
+    """A vector a text, in order; ProviderError where a request has none after all tries."""
     waiting = iter(texts)
-    while batch := list(islice(waiting, TEXTS)):
-        yield from line().run(_vectors(address, options, model, batch)).result()
+    batches = iter(lambda: list(islice(waiting, TEXTS)), [])
+    under_way = deque(line.run(_vectors(asking, batch)) for batch in islice(batches, min(AHEAD, window)))
+    try:
+        while under_way:
+            vectors = under_way.popleft().result()
+            under_way.extend(line.run(_vectors(asking, batch)) for batch in islice(batches, 1))
+            yield from vectors
+    finally:
+        for future in under_way:
+            future.cancel()
 
 
-async def _vectors(address: Address, options: EngineOptions, model: str, batch: list[str]) -> list[list[float]]:
-    response = (
-        await line()
-        .client(address)
-        .post(
-            address.url("/embeddings", model),
-            content=json.dumps({"model": model, "input": [t or " " for t in batch]}).encode("utf-8", "replace"),
-            headers={**address.headers, "Content-Type": "application/json"},
-            timeout=options.timeout,
-        )
-    )
-    if response.status_code >= 300:
-        found = faults.of_status(response.status_code, response.headers, response.content, address, model)
-        raise ProviderError(found.message, "Run it again.") if isinstance(found, Fault) else found
-    rows = sorted(json.loads(response.content)["data"], key=lambda r: r["index"])
-    return [r["embedding"] for r in rows]
+async def _vectors(asking: Asking, batch: list[str]) -> list[list[float]]:
+    # An empty text is refused by some providers, and a space means as little.
+    body = {"model": asking.model, "input": [text or " " for text in batch], "encoding_format": "float"}
+
+    def adapt(fault: Fault) -> bool:
+        taken = fault.status in (400, 422) and "encoding_format" in f"{fault.parameter} {fault.message}"
+        return taken and body.pop("encoding_format", None) is not None
+
+    try:
+        sent = Sent(PATH, lambda: body, about(batch, 0))
+        return await asking.ask(sent, lambda c: vectors_of(c, len(batch), asking.address), adapt, Mark())
+    except Fault as fault:
+        raise ProviderError(
+            f"No vectors for {len(batch)} texts, {fault.code}: {fault.message}",
+            "Ask again; if it goes on, check the model's name and that texts are not too long for it.",
+        ) from None
+
+
+def vectors_of(content: bytes, count: int, address: Address) -> list[list[float]]:
+    """The vectors in a body of status 200, in the order of the texts; Fault if there are not so many."""
+    try:
+        body = json.loads(content)
+        rows = sorted(body["data"], key=lambda row: row["index"])
+        vectors = [row["embedding"] for row in rows]
+    except (ValueError, KeyError, TypeError):
+        error = faults.error_in(_parsed(content))
+        said = address.clean(str(error["message"])) if error else "a body without vectors"
+        raise Fault("malformed", f"{address.engine.title} answered with {said}", True) from None
+    if len(vectors) != count or not all(isinstance(v, list) and v for v in vectors):
+        raise Fault("malformed", f"{address.engine.title} gave {len(vectors)} vectors for {count} texts", True)
+    return vectors
+
+
+def _parsed(content: bytes) -> object:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None

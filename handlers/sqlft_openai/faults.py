@@ -17,6 +17,10 @@ NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_act
 NO_MODEL = ("model_not_found", "deploymentnotfound", "model_not_available", "invalid_model", "model_not_supported")
 
 
+class NoPath(ProviderError):
+    """There is nothing at this URL."""
+
+
 @dataclass
 class Fault(Exception):
     """Why one attempt gave no answer."""
@@ -33,10 +37,15 @@ class Fault(Exception):
     """Nobody was there to take it."""
     parameter: str | None = None
     """What the provider does not take in a request."""
+    after: float | None = None
+    """Seconds that the provider wants to be left alone."""
+    spent: Any = None
+    """Tokens that were paid for all the same."""
+    tries: int = 1
 
-    def row_error(self, tries: int) -> RowError:
-        """What the row says; `tries` is how often it was asked."""
-        times = f" (asked {tries} times)" if tries > 1 else ""
+    def row_error(self) -> RowError:
+        """What the row says; the core need not ask again."""
+        times = f" (asked {self.tries} times)" if self.tries > 1 else ""
         return RowError(self.code, f"{self.message}{times}", False, self.request_id)
 
 
@@ -92,7 +101,7 @@ def _fatal(
             "Check the name with the provider's list; CREATE MODEL … USING model_name = '…' takes another.",
         )
     if status in (404, 405):
-        return ProviderError(
+        return NoPath(
             f"There is no such path at {address.base}: status {status}, {text}",
             "Check base_url: it ends before /chat/completions, mostly with /v1.",
         )

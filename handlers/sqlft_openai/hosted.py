@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlft.errors import NotSupported, OptionError
-from sqlft.handler import Artifact, Embedder, ModelSpec, Predictor
+from sqlft.handler import Artifact, Embedder, ModelSpec, Predictor, Price
+from sqlft_openai.address import address_of
 from sqlft_openai.engines import ENGINES, Engine
 from sqlft_openai.options import EngineOptions, ModelOptions, PredictOptions, engine_options
+
+if TYPE_CHECKING:
+    from sqlft_openai.asking import Asking
 
 
 class Hosted(Embedder):
@@ -33,27 +37,40 @@ class Hosted(Embedder):
 
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
         """Ready to ask; MissingSecret without a key."""
+        from sqlft_openai.chatting import Chat
+        from sqlft_openai.line import line
         from sqlft_openai.predictor import HostedPredictor
 
-        return HostedPredictor(
-            self.engine,
-            self.options,
-            self.model_name(model, artifact),
-            options if isinstance(options, PredictOptions) else PredictOptions(),
-            model.schema,
-        )
+        asked = options if isinstance(options, PredictOptions) else PredictOptions()
+        asking = self._asking(model, artifact, asked.max_retries, asked.timeout)
+        return HostedPredictor(line(), asking, Chat(asking, asked, model.schema), self.options.max_concurrency)
 
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
         """Vectors by /embeddings, some hundred texts a request."""
         from sqlft_openai.embedding import embedded
+        from sqlft_openai.line import line
 
-        return embedded(self.engine, self.options, self.model_name(model, artifact), texts)
+        asking = self._asking(model, artifact, PredictOptions().max_retries, None)
+        return embedded(line(), asking, self.options.max_concurrency, texts)
+
+    def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
+        """What genai-prices knows of the model; None for a server of one's own."""
+        from sqlft_openai.spending import price_of
+
+        return price_of(self.engine, self.model_name(model, artifact))
 
     def model_name(self, model: ModelSpec, artifact: Artifact | None) -> str:
         """What the provider calls it: what training made, or the base."""
         if artifact is not None and artifact.remote_id:
             return artifact.remote_id
         return model.base or self.engine.default_base or ""
+
+    def _asking(self, model: ModelSpec, artifact: Artifact | None, max_retries: int, patience: float | None) -> Asking:
+        from sqlft_openai.asking import Asking
+        from sqlft_openai.line import line
+
+        address = address_of(self.engine, self.options)
+        return Asking(line(), address, self.options, self.model_name(model, artifact), max_retries, patience)
 
 
 class OpenAI(Hosted):

@@ -70,6 +70,10 @@ class PredictOptions:
     frequency_penalty: Annotated[float | None, "against words that the answer has already", Range(-2, 2)] = None
     presence_penalty: Annotated[float | None, "against subjects that the answer has already", Range(-2, 2)] = None
     reasoning_effort: Annotated[str | None, "of reasoning models: low, medium, high …"] = None
+    max_retries: Annotated[int, "how often a row is asked again after an error that may pass", Range(0, 100)] = 10
+    timeout: Annotated[float | None, "seconds without any answer after which the statement gives up", Range(0.001)] = (
+        None
+    )
 
 
 def engine_options(engine: Engine) -> type[EngineOptions]:

@@ -1,87 +1,124 @@
-"""Asking: a window of requests under way, answers handed on as they come."""
+"""A window of requests under way, answers handed on as they come."""
 
 from __future__ import annotations
 
+import asyncio
 import queue
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from sqlft.handler import Completion, Piece, Predictor, Request
-from sqlft_openai.address import address_of
 from sqlft_openai.asking import Asking
-from sqlft_openai.engines import Engine
-from sqlft_openai.line import line
-from sqlft_openai.options import EngineOptions, PredictOptions
+from sqlft_openai.chatting import Chat
+from sqlft_openai.line import Line
 
 DRAIN_SECONDS = 5.0
 """How long answers that are under way are waited for when no more can be asked."""
 
 
-class HostedPredictor(Predictor):
-    """At most `max_concurrency` requests are pulled and not handed on."""
+class Mark:
+    """Where a request is."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        options: EngineOptions,
-        model: str,
-        asked: PredictOptions,
-        schema: Mapping[str, Any] | None,
-    ) -> None:
-        self._line = line()
-        self._window = options.max_concurrency
-        address = address_of(engine, options)
-        rates = self._line.rates(address, model, options)
-        self._asking = Asking(self._line, address, rates, options, model, asked, schema)
-        self._told: queue.SimpleQueue[Completion | Piece | BaseException] = queue.SimpleQueue()
-        self._under_way: dict[int, Any] = {}
+    def __init__(self) -> None:
+        self.sent = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class HostedPredictor(Predictor):
+    """At most `window` requests are pulled and not handed on."""
+
+    def __init__(self, line: Line, asking: Asking, chat: Chat, window: int) -> None:
+        self._line, self._asking, self._chat, self._window = line, asking, chat, window
+        self._told: queue.SimpleQueue[Completion | Piece | tuple[int, BaseException | None]] = queue.SimpleQueue()
+        self._under_way: dict[int, Mark] = {}
 
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
         """Completions as they come; raises HandlerError once what was under way has been handed on."""
         waiting = iter(requests)
         more = True
-        while True:
-            while more and len(self._under_way) < self._window:
-                request = next(waiting, None)
-                if request is None:
-                    more = False
-                else:
-                    self._start(request)
-            if not self._under_way:
-                return
-            yield from self._taken(self._told.get())
+        try:
+            while True:
+                if more and (free := self._window - len(self._under_way)) > 0:
+                    taken = list(islice(waiting, free))
+                    more = len(taken) == free
+                    self._start(taken)
+                if not self._under_way:
+                    return
+                for told in self._next(None):
+                    if isinstance(told, BaseException):
+                        self._stop()
+                        yield from self._rest(DRAIN_SECONDS)
+                        raise told
+                    yield told
+        except GeneratorExit:
+            self._stop()
+            raise
+
+    def rest(self) -> Iterator[Completion]:
+        """Answers that are still under way after predict was closed; nothing new is sent."""
+        self._stop()
+        yield from self._rest(None)
 
     def close(self) -> None:
         """Give up what is still under way."""
-        for future in self._under_way.values():
-            future.cancel()
+        self._asking.stopped = True
+        marks = list(self._under_way.values())
         self._under_way.clear()
+        self._line.loop.call_soon_threadsafe(_cancel, marks, True)
 
-    def _taken(self, told: Completion | Piece | BaseException) -> Iterator[Completion | Piece]:
-        if isinstance(told, BaseException):
-            yield from self._drained()
-            raise told
-        if isinstance(told, Completion):
-            self._under_way.pop(told.id, None)
-        yield told
+    def _next(self, timeout: float | None) -> list[Completion | Piece | BaseException]:
+        """What was told since, one thing at least; queue.Empty if there is nothing."""
+        found: list[Completion | Piece | BaseException] = []
+        told = self._told.get(timeout=timeout)
+        while True:
+            if isinstance(told, Piece):
+                found.append(told)
+            elif isinstance(told, Completion):
+                if self._under_way.pop(told.id, None) is not None:
+                    found.append(told)
+            else:
+                self._under_way.pop(told[0], None)
+                found += [told[1]] if told[1] is not None else []
+            if self._told.empty():
+                return sorted(found, key=lambda t: isinstance(t, BaseException))
+            told = self._told.get()
 
-    def _drained(self) -> Iterator[Completion | Piece]:
-        """Answers that still come after the end; nothing new is sent."""
-        self._asking.stop()
+    def _rest(self, seconds: float | None) -> Iterator[Completion]:
         while self._under_way:
             try:
-                told = self._told.get(timeout=DRAIN_SECONDS)
+                for told in self._next(seconds):
+                    if isinstance(told, Completion):
+                        yield told
             except queue.Empty:
                 return
-            if isinstance(told, Completion):
-                self._under_way.pop(told.id, None)
-                yield told
 
-    def _start(self, request: Request) -> None:
-        self._under_way[request.id] = self._line.run(self._answer(request))
+    def _start(self, requests: list[Request]) -> None:
+        begun = [(request, Mark()) for request in requests]
+        self._under_way.update((request.id, mark) for request, mark in begun)
+        if begun:
+            self._line.loop.call_soon_threadsafe(self._begin, begun)
 
-    async def _answer(self, request: Request) -> None:
+    def _begin(self, begun: list[tuple[Request, Mark]]) -> None:
+        """In the line's thread."""
+        for request, mark in begun:
+            mark.task = self._line.loop.create_task(self._answer(request, mark))
+
+    async def _answer(self, request: Request, mark: Mark) -> None:
         try:
-            self._told.put(await self._asking.answer(request, self._told.put))
+            self._told.put(await self._chat.answer(request, self._told.put, mark))
+        except asyncio.CancelledError:
+            self._told.put((request.id, None))
         except BaseException as e:
-            self._told.put(e)
+            self._told.put((request.id, e))
+
+    def _stop(self) -> None:
+        """Send nothing more; what is on its way goes on."""
+        self._asking.stopped = True
+        self._line.loop.call_soon_threadsafe(_cancel, list(self._under_way.values()), False)
+
+
+def _cancel(marks: list[Mark], sent: bool) -> None:
+    """In the line's thread; those that are on their way only if `sent`."""
+    for mark in marks:
+        if mark.task is not None and (sent or not mark.sent):
+            mark.task.cancel()
