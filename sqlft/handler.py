@@ -224,6 +224,11 @@ class Trainer(Handler):
         """What `train` would take, without training; None where nothing can be said.  Takes seconds at most."""
         return None
 
+    def longest_row(self, model: ModelSpec, options: Any) -> int | None:
+        """Most tokens that a conversation may have to be trained on whole; None where there is no such limit."""
+        limit: int | None = getattr(options, "max_length", None)
+        return limit
+
     @abstractmethod
     def train(
         self,

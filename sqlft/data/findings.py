@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
+
+from sqlft.data.privacy import masked
 
 Level = Literal["error", "warning", "info"]
 EXAMPLES = 3
+SHOWN = 80
+"""Characters of a prompt, and of an answer, in an example."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: how often, what to do about it, and up to three rows (from 1) that show it."""
+    """One thing found: how often, up to three rows (from 1) that show it and their texts, and what to do about it."""
 
     code: str
     level: Level
     count: int
     message: str
     examples: tuple[int, ...] = ()
+    what_to_do: str = ""
+    shown: tuple[str, ...] = ()
+    """The texts of the examples, cut short, with secrets and addresses masked."""
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.what_to_do}".strip()
 
 
 class Turn(NamedTuple):
@@ -45,8 +55,45 @@ class Conversation(NamedTuple):
         return self.turns[-1].content
 
 
-def finding(code: str, level: Level, rows: Sequence[int], message: str, count: int | None = None) -> Finding:
+def finding(
+    code: str,
+    level: Level,
+    rows: Sequence[int],
+    message: str,
+    what_to_do: str = "",
+    *,
+    count: int | None = None,
+    shown: Sequence[str] = (),
+) -> Finding:
     """A Finding about `rows`; ``{n}`` in the message is the count with its noun."""
     n = len(rows) if count is None else count
     noun = f"{n:,} conversation{'' if n == 1 else 's'}"
-    return Finding(code, level, n, message.replace("{n}", noun), tuple(rows[:EXAMPLES]))
+    texts = tuple(masked(text) for text in shown[:EXAMPLES])
+    return Finding(code, level, n, message.replace("{n}", noun), tuple(rows[:EXAMPLES]), what_to_do, texts)
+
+
+def with_examples(findings: Sequence[Finding], conversations: Sequence[Conversation]) -> list[Finding]:
+    """The findings with the texts of the rows that they name, where they show none of their own."""
+    wanted = {row for f in findings if not f.shown for row in f.examples}
+    known: Mapping[int, Conversation] = {c.row: c for c in conversations if c.row in wanted} if wanted else {}
+    return [
+        f if f.shown else replace(f, shown=tuple(_shown(known[row]) for row in f.examples if row in known))
+        for f in findings
+    ]
+
+
+def _shown(conversation: Conversation) -> str:
+    asked = next((t.content for t in reversed(conversation.turns) if t.role == "user"), "")
+    said = next((t.content for t in reversed(conversation.turns) if t.role == "assistant"), "")
+    return f"{_end(masked(asked))} → {_start(masked(said))}"
+
+
+def _start(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _end(text: str) -> str:
+    """The end of a prompt is what differs from row to row."""
+    text = " ".join(text.split())
+    return text if len(text) <= SHOWN else "…" + text[1 - SHOWN :]

@@ -8,8 +8,9 @@ from hashlib import sha256
 
 import pyarrow as pa
 
+from sqlft.data import sameness
 from sqlft.data.checks import CountTokens, findings_of, lengths, overlap, usable
-from sqlft.data.findings import Conversation, Finding
+from sqlft.data.findings import Conversation, Finding, with_examples
 from sqlft.data.outputs import Outputs
 from sqlft.data.prompts import Prompt
 from sqlft.data.shapes import recognise, table_of
@@ -40,12 +41,15 @@ def prepare(
     long_rows: str = "cut",
     count_tokens: CountTokens | None = None,
     outputs: Outputs | None = None,
+    stops: Sequence[str] = (),
+    thorough: bool = True,
 ) -> Prepared:
     """Conversations from `rows`, checked, and split unless `valid_rows` are given.
 
     `predict` is the answer's column, or the names it may have; `max_length` is in tokens as `count_tokens`
-    has them; `outputs` are the model's if they are typed.  DataError if no shape fits, no usable row is left, or
-    rows are over-long and `long_rows` is 'error'.
+    has them; `outputs` are the model's if they are typed; `stops` are the model's stop sequences, `thorough` runs the
+    slow checks too.  DataError if no shape fits, no usable row is left, or rows are over-long and `long_rows` is
+    'error'.
     """
 
     targets = (predict,) if isinstance(predict, str) else tuple(predict)
@@ -57,18 +61,20 @@ def prepare(
             raise DataError(
                 f"All {len(found):,} conversations of the {what} query are longer than max_length.", "Raise max_length."
             )
-        return kept, findings + more
+        return kept, [*findings, *with_examples(more, found)]
 
     train, findings = read(rows, "training")
-    findings += findings_of(train)
+    findings += with_examples(findings_of(train, stops, thorough), train)
     everything = train
     if valid_rows is not None:
         valid, about_valid = read(valid_rows, "validation")
         findings += [replace(f, message=f"Validation: {f.message}") for f in about_valid]
-        findings += overlap(train, valid)
+        findings += with_examples(overlap(train, valid), valid)
         everything = [*train, *valid]
     else:
         train, valid = split(train, validation_split, seed)
+    if thorough:
+        findings += sameness.near_overlap(train, valid)
     made = TrainingSet(table_of(train), table_of(valid) if valid else None)
     return Prepared(made, tuple(findings), rows.num_rows, digest_of(everything))
 
@@ -92,15 +98,16 @@ def _read(
         raise DataError(f"The {what} query gives no rows.", "Run the query by itself, and loosen its WHERE or LIMIT.")
     _, found, findings = recognise(rows, prompt, targets, outputs)
     kept, more = usable(found)
+    findings = with_examples([*findings, *more], found)
     if not kept:
         raise DataError(
-            f"None of the {rows.num_rows:,} rows of the {what} query can be used.{_because([*findings, *more])}", _NEXT
+            f"None of the {rows.num_rows:,} rows of the {what} query can be used.{_because(findings)}", _NEXT
         )
-    return kept, findings + more
+    return kept, findings
 
 
 _NEXT = "Look at those rows, and let the query give prompts with their answers."
 
 
 def _because(findings: Sequence[Finding]) -> str:
-    return "".join(f" {f.message}" for f in findings if f.level != "info")
+    return "".join(f" {f}" for f in findings if f.level != "info")

@@ -204,8 +204,8 @@ def _read_messages(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conve
             found.append(Conversation(i, turns))
     findings = _unused_template(prompt, rows.count)
     if bad:
-        text = "{n} left out: messages is no list of {role, content}, nor JSON of one. Mend or filter out these rows."
-        findings.append(finding("bad_messages", "warning", bad, text))
+        text = "{n} left out: messages is no list of {role, content}, nor JSON of one."
+        findings.append(finding("bad_messages", "warning", bad, text, "Mend or filter out these rows."))
     return found, findings
 
 
@@ -238,8 +238,9 @@ def _by_chat(chats: list[Any], order: list[Any] | None) -> tuple[list[list[int]]
     if order is not None:
         for group in groups.values():
             group.sort(key=lambda i: _sort_key(order[i]))
-    text = f"{len(lost):,} rows without a chat_id left out. Give each message the chat_id of its conversation."
-    return list(groups.values()), [finding("no_chat_id", "warning", lost, text)] if lost else []
+    text = f"{len(lost):,} rows without a chat_id left out."
+    what_to_do = "Give each message the chat_id of its conversation."
+    return list(groups.values()), [finding("no_chat_id", "warning", lost, text, what_to_do)] if lost else []
 
 
 def _sort_key(value: Any) -> tuple[int, float, str]:
@@ -265,9 +266,10 @@ def _by_system(roles: list[str]) -> tuple[list[list[int]], list[Finding]]:
         return groups, []
     text = (
         "{n} made, one at each user row behind an answer, for there is neither a system row nor a chat_id to tell "
-        "where one starts. Add a chat_id to keep longer ones together."
+        "where one starts."
     )
-    return groups, [finding("no_system_rows", "info", [g[0] + 1 for g in groups], text)]
+    what_to_do = "Add a chat_id to keep longer ones together."
+    return groups, [finding("no_system_rows", "info", [g[0] + 1 for g in groups], text, what_to_do)]
 
 
 def _role(role: str, row: int) -> str:
@@ -327,9 +329,10 @@ def _unused_template(prompt: Prompt, count: int) -> list[Finding]:
         return []
     text = (
         "{n} holding whole prompts: the prompt_template is not put around them in training, but it is when the model "
-        f"is asked. Train on the columns {', '.join(prompt.inputs)} and the output to have it in both."
+        "is asked."
     )
-    return [finding("template_unused", "warning", [], text, count)]
+    what_to_do = f"Train on the columns {', '.join(prompt.inputs)} and the output to have it in both."
+    return [finding("template_unused", "warning", [], text, what_to_do, count=count)]
 
 
 def _batch(conversations: Sequence[Conversation]) -> pa.RecordBatch:

@@ -115,6 +115,15 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
     return made
 
 
+def planned_model(session: Session, statement: CreateModel) -> tuple[Model, Mapping[str, Any]]:
+    """The model that CREATE MODEL would keep, and USING's options for its training; nothing is kept."""
+    key = ModelKey(statement.name.name, statement.name.project or DEFAULT_PROJECT)
+    plan = _plan(session, statement, key)
+    _check_with_handler(session, plan)
+    hidden = secrets.hide(plan.options, lambda _: False, f"MODEL {key.name}")
+    return replace(plan.model, options=hidden), plan.training
+
+
 def run_drop_model(session: Session, statement: DropModel, parameters: Parameters) -> None:
     """Forget a model, whose trainings are stopped, or one version of it that is neither active nor trains."""
     name, catalog = statement.name, session.catalog

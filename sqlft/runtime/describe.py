@@ -170,10 +170,43 @@ def _data(session: Session, model: Model, version: Version) -> pa.Table:
 
 def _findings(session: Session, model: Model, version: Version) -> pa.Table:
     schema = pa.schema(
-        [("LEVEL", TEXT), ("CODE", TEXT), ("COUNT", WHOLE), ("MESSAGE", TEXT), ("EXAMPLES", pa.list_(WHOLE))]
+        [
+            ("LEVEL", TEXT),
+            ("CODE", TEXT),
+            ("COUNT", WHOLE),
+            ("MESSAGE", TEXT),
+            ("EXAMPLES", pa.list_(WHOLE)),
+            ("WHAT_TO_DO", TEXT),
+            ("SHOWN", pa.list_(TEXT)),
+        ]
     )
     rows = [{name.upper(): value for name, value in f.items()} for f in version.findings]
     return pa.Table.from_pylist(rows, schema)
+
+
+def _estimate(session: Session, model: Model, version: Version) -> pa.Table:
+    """What was foreseen before the training, and what it then took."""
+    foreseen, took = version.details.get("estimate") or {}, version.details
+    measured = {
+        "tokens": took.get("tokens"),
+        "steps": took.get("steps"),
+        "minutes": _in(version.seconds, 60),
+        "memory_gb": _in(took.get("peak_memory_bytes"), 1e9),
+        "cost_usd": took.get("cost_usd"),
+    }
+    expected = {
+        "tokens": foreseen.get("tokens"),
+        "steps": foreseen.get("steps"),
+        "minutes": _in(foreseen.get("seconds"), 60),
+        "memory_gb": _in(foreseen.get("memory_bytes"), 1e9),
+        "cost_usd": foreseen.get("cost_usd"),
+    }
+    rows = [{"FACT": name, "ESTIMATED": expected[name], "MEASURED": measured[name]} for name in expected]
+    return pa.Table.from_pylist(rows, pa.schema([("FACT", TEXT), ("ESTIMATED", NUMBER), ("MEASURED", NUMBER)]))
+
+
+def _in(value: float | None, unit: float) -> float | None:
+    return None if value is None else round(value / unit, 3)
 
 
 def _metrics(session: Session, model: Model, version: Version) -> pa.Table:
@@ -231,6 +264,7 @@ ATTRIBUTES: Mapping[str, Callable[[Session, Model, Version], pa.Table]] = {
     "options": _options,
     "data": _data,
     "findings": _findings,
+    "estimate": _estimate,
     "metrics": _metrics,
     "versions": _versions,
     "import_error": _import_error,

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import NotSupported, StatementError
-from sqlft.runtime import databases, define, describe, prices, show, train
+from sqlft.runtime import analyze_data, databases, define, describe, explain_training, prices, show, train
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.session import Parameters, Session
 from sqlft.sql import statements as s
@@ -34,6 +34,8 @@ RUNNERS: Mapping[type[s.Statement], Runner] = {
     s.CreateModel: define.run_create_model,
     s.Finetune: train.run_finetune,
     s.Retrain: train.run_retrain,
+    s.ExplainTraining: explain_training.run_explain_training,
+    s.AnalyzeTrainingData: analyze_data.run_analyze_training_data,
     s.CancelModel: train.run_cancel,
     s.ResumeModel: train.run_resume,
     s.SetActive: define.run_set_active,
@@ -70,12 +72,14 @@ def bind(statement: Any, parameters: Parameters) -> Any:
     changed = {
         f.name: _bound(getattr(statement, f.name), parameters, statement)
         for f in dataclasses.fields(statement)
-        if f.name in ("options", "parameters")
+        if f.name in ("options", "parameters", "training")
     }
     return dataclasses.replace(statement, **changed) if changed else statement
 
 
 def _bound(value: Any, parameters: Parameters, statement: Any) -> Any:
+    if isinstance(value, s.Statement):
+        return bind(value, parameters)
     if isinstance(value, s.Parameter):
         try:
             if isinstance(parameters, Mapping):

@@ -40,6 +40,8 @@ class Session:
     """Called some times a second while something long runs; may raise KeyboardInterrupt."""
     piece: Callable[[str], None] | None = None
     """Called with each part of an answer as it is written, where a statement asks for one answer only."""
+    tell: Callable[[str], None] = _silent
+    """Called with one line of what is good to know: what a training will take."""
     interrupted: bool = False
     """Set by Connection.interrupt() from another thread; long work looks at it and raises Cancelled."""
     purse: Purse = field(default_factory=Purse)

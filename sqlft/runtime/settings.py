@@ -49,6 +49,10 @@ class TrainSettings:
         "share of the rows kept for validation; without it a tenth of 50 rows or more, at most 200",
         Range(0, 0.9),
     ] = None
+    check: Annotated[
+        Literal["error", "warn", "off"],
+        "what an error that the checks of data and memory find does: stop, or only warn; off skips the slow checks",
+    ] = "error"
     validation: Annotated[Any, "a query, as text or in parentheses, whose rows are the validation set"] = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,11 @@ from sqlft.catalog.records import RESUMABLE, RUNNING, Engine, Model, ModelKey, V
 from sqlft.catalog.workfolder import take
 from sqlft.data import Prepared, prepare
 from sqlft.errors import CatalogError, DataError, NotSupported, OptionError
-from sqlft.handler import Artifact, Trainer
+from sqlft.handler import Artifact, Estimate, Trainer
 from sqlft.options import build, check_names, is_secret, names_of, pick, without
 from sqlft.runtime import job, launch, sources
 from sqlft.runtime.follow import cancel, follow, is_remote
+from sqlft.runtime.foresight import foreseen, refuse_or_tell, stop_or_warn
 from sqlft.runtime.models import (
     engine_of,
     handler_of,
@@ -64,24 +65,14 @@ class Plan:
 
 def run_finetune(session: Session, statement: Finetune, parameters: Parameters) -> pa.Table:
     """Train the next version from the active one, or from name.N."""
-    found = resolve(session, key_of(statement.name), statement.name.version)
-    plan = plan_of(session, found.model, statement.source, statement.options, f"FINETUNE {statement.name}")
-    start = replace(
-        plan, start=found.artifact, start_digest=found.version.artifact_digest, parent=found.version.key.number
-    )
-    return train(session, start, parameters, partial(session.catalog.new_version, found.model.key))
+    plan = finetune_plan(session, statement)
+    return train(session, plan, parameters, partial(session.catalog.new_version, plan.model.key))
 
 
 def run_retrain(session: Session, statement: Retrain, parameters: Parameters) -> pa.Table:
     """Train the next version from the base, on the given rows or those of the latest training."""
-    model = model_of(session, key_of(statement.name))
-    source, options = statement.source, dict(statement.options)
-    if source is None:
-        last = _last_training(session, model, statement.name)
-        source = Source(last.query or "", last.database)
-        options = {**{k: v for k, v in last.options.items() if v is not None}, **options}
-    plan = plan_of(session, model, source, options, f"RETRAIN {statement.name}")
-    return train(session, plan, parameters, partial(session.catalog.new_version, model.key))
+    plan = retrain_plan(session, statement)
+    return train(session, plan, parameters, partial(session.catalog.new_version, plan.model.key))
 
 
 def train_new(
@@ -145,6 +136,26 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
     return row_of(session, key)
 
 
+def finetune_plan(session: Session, statement: Finetune) -> Plan:
+    """What FINETUNE would do."""
+    found = resolve(session, key_of(statement.name), statement.name.version)
+    plan = plan_of(session, found.model, statement.source, statement.options, f"FINETUNE {statement.name}")
+    return replace(
+        plan, start=found.artifact, start_digest=found.version.artifact_digest, parent=found.version.key.number
+    )
+
+
+def retrain_plan(session: Session, statement: Retrain) -> Plan:
+    """What RETRAIN would do."""
+    model = model_of(session, key_of(statement.name))
+    source, options = statement.source, dict(statement.options)
+    if source is None:
+        last = _last_training(session, model, statement.name)
+        source = Source(last.query or "", last.database)
+        options = {**{k: v for k, v in last.options.items() if v is not None}, **options}
+    return plan_of(session, model, source, options, f"RETRAIN {statement.name}")
+
+
 def plan_of(session: Session, model: Model, source: Source, options: Mapping[str, Any], what: str) -> Plan:
     """Check what a training was asked to do; NotSupported, OptionError."""
     engine = engine_of(session, model.engine)
@@ -167,10 +178,11 @@ def plan_of(session: Session, model: Model, source: Source, options: Mapping[str
 def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[..., Version]) -> pa.Table:
     """Read, check and store the rows, `make` the version, train it in a worker; the version's row."""
     session.catalog.require_writing()
-    prepared = _prepared(session, plan, parameters)
-    for found in prepared.findings:
-        if found.level != "info":
-            session.warn(found.message)
+    prepared = prepared_for(session, plan, parameters)
+    stop_or_warn(session, plan, prepared)
+    estimate = foreseen(session, plan, prepared)
+    if estimate is not None:
+        refuse_or_tell(session, plan, estimate)
     handler, cls = plan.handler, plan.handler.train_options
     hidden = secrets.hide(plan.given, lambda name: is_secret(name, cls), f"MODEL {plan.model.key.name}")
     plan = replace(plan, given=hidden)
@@ -184,7 +196,7 @@ def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[.
         plan.start_digest,
         outputs_of(plan.model).schema,
     )
-    fields = _fields(plan, prepared)
+    fields = _fields(plan, prepared, estimate)
     fields["details"] |= _tariff(session, plan)
     with launch.staged(session.catalog, wanted, prepared.training_set) as stage:
         version = make(before_commit=stage.settle, **fields)
@@ -206,9 +218,10 @@ def row_of(session: Session, key: VersionKey) -> pa.Table:
     return model_rows(session, key.model, key.number)
 
 
-def _prepared(session: Session, plan: Plan, parameters: Parameters) -> Prepared:
+def prepared_for(session: Session, plan: Plan, parameters: Parameters, stops: Sequence[str] | None = None) -> Prepared:
+    """The rows as this training would see them, checked; `stops` are further stop sequences, and ask for all checks."""
     rows = sources.read(session, plan.source, parameters)
-    valid = _validation_source(plan)
+    valid = validation_source(plan.settings.validation, plan.source)
     outputs, what = outputs_of(plan.model), f"Model '{plan.model.key.name}'"
     spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
     try:
@@ -220,9 +233,11 @@ def _prepared(session: Session, plan: Plan, parameters: Parameters) -> Prepared:
             valid_rows=None if valid is None else sources.read(session, valid, parameters),
             validation_split=plan.settings.validation_split,
             seed=plan.settings.seed,
-            max_length=getattr(plan.options, "max_length", None),
+            max_length=plan.handler.longest_row(spec, plan.options),
             long_rows=getattr(plan.options, "long_rows", None) or "cut",
             count_tokens=lambda texts: plan.handler.count_tokens(texts, spec),
+            stops=[*_stops(plan), *(stops or ())],
+            thorough=stops is not None or plan.settings.check != "off",
         )
     except ImportError as e:  # the handler counts tokens
         raise plugins.not_installed(plan.engine.handler, e) from e
@@ -230,16 +245,22 @@ def _prepared(session: Session, plan: Plan, parameters: Parameters) -> Prepared:
         raise DataError(f"The training rows have text that is not valid Unicode: {e}.", "Mend it in the query.") from e
 
 
-def _validation_source(plan: Plan) -> Source | None:
-    wanted = plan.settings.validation
+def _stops(plan: Plan) -> list[str]:
+    """The stop sequences that the model is asked with."""
+    given = {**plan.model.options, **plan.given}.get("stop") or []
+    return [given] if isinstance(given, str) else [str(stop) for stop in given]
+
+
+def validation_source(wanted: Any, source: Source) -> Source | None:
+    """The query whose rows are the validation set, if USING names one."""
     if wanted is None or isinstance(wanted, Source):
         return wanted
     if isinstance(wanted, str):
-        return Source(wanted, plan.source.database)
+        return Source(wanted, source.database)
     raise OptionError("'validation' must be a query.", "Write it in quotes: validation = 'SELECT … FROM …'.")
 
 
-def _fields(plan: Plan, prepared: Prepared) -> dict[str, Any]:
+def _fields(plan: Plan, prepared: Prepared, estimate: Estimate | None) -> dict[str, Any]:
     """The fields of a version that is about to be trained."""
     return {
         "status": "queued",
@@ -252,7 +273,11 @@ def _fields(plan: Plan, prepared: Prepared) -> dict[str, Any]:
         "data_digest": prepared.digest,
         "options": _applied(plan),
         "findings": tuple(dataclasses.asdict(found) for found in prepared.findings),
-        "details": {"base": plan.model.base, "handler": plugins.package_of(plan.engine.handler)},
+        "details": {
+            "base": plan.model.base,
+            "handler": plugins.package_of(plan.engine.handler),
+            **({"estimate": dataclasses.asdict(estimate)} if estimate is not None else {}),
+        },
     }
 
 
@@ -269,7 +294,7 @@ def _tariff(session: Session, plan: Plan) -> dict[str, Any]:
 def _applied(plan: Plan) -> dict[str, Any]:
     """Every training option as it holds, defaults included, secrets as references."""
     cls = plan.handler.train_options
-    validation = _validation_source(plan)
+    validation = validation_source(plan.settings.validation, plan.source)
     core = {
         "seed": plan.settings.seed,
         "validation_split": plan.settings.validation_split,

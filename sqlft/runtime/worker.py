@@ -142,7 +142,13 @@ class Training:
             artifact_path=opened,
             artifact_digest=digest,
             remote_id=made.remote_id,
-            details={**self._last(), **self._cost(made.details), **made.details, **self.details},
+            details={
+                "peak_memory_bytes": _peak_memory(),
+                **self._last(),
+                **self._cost(made.details),
+                **made.details,
+                **self.details,
+            },
             seconds=self._seconds(),
         )
         shutil.rmtree(self.work, ignore_errors=True)
@@ -271,6 +277,14 @@ def explain(error: BaseException, key: VersionKey, log: Path) -> str:
     if job.is_disk_full(error):
         return f"The disk is full: {text}.\nFree some space, then RESUME MODEL {key} goes on from its last checkpoint."
     return f"{name}: {text} (log: {log})\nMend the cause, then RESUME MODEL {key} goes on from its last checkpoint."
+
+
+def _peak_memory() -> int:
+    """Most bytes that this process had in main memory; a handler that trains elsewhere tells its own figure."""
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def _number(value: Any) -> float | None:

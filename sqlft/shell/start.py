@@ -52,6 +52,7 @@ def run_shell(arguments: Arguments) -> int:
     except duckdb.Error as e:
         screen.error(text_of(e))
         return FAILED
+    con.session.tell = screen.note
     runner.interrupt, runner.percent = con.interrupt, con.session.con.query_progress
     interactive = not arguments.sources and sys.stdin.isatty()
     shell = Shell(screen, runner, con, is_interactive=interactive, mode=arguments.mode)

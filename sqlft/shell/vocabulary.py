@@ -16,13 +16,14 @@ from sqlft.data import Outputs, Prompt
 from sqlft.errors import SqlftError
 from sqlft.handler import Trainer
 from sqlft.options import Option, options_of
+from sqlft.runtime.analyze_data import DataSettings
 from sqlft.runtime.settings import ModelSettings, QuerySettings, TrainSettings
 from sqlft.sql.parser import STATEMENTS
 
 OURS = tuple(
     sorted(
         {word for heading in STATEMENTS for word in heading if word}
-        | {"PREDICT", "USING", "HANDLERS", "CACHE", "FOR", "MODEL", "ENGINE", "PARAMETERS", "RENAME", "MODELS"}
+        | {"PREDICT", "USING", "HANDLERS", "CACHE", "FOR", "MODEL", "ENGINE", "PARAMETERS", "RENAME", "MODELS", "DATA"}
     )
 )
 _COLUMNS = """
@@ -87,6 +88,7 @@ def keywords_of(con: Connection) -> tuple[str, ...]:
 
 def options_for(words: list[str], vocabulary: Vocabulary, names: Iterable[str], engine: str) -> dict[str, Option]:
     """The options that USING takes in a statement of these capital words, which mentions these names."""
+    words = words[1:] if words[:1] == ["EXPLAIN"] else words
     heading = " ".join(words[:6])
     mentioned = [vocabulary.relations[n.lower()] for n in names if n.lower() in vocabulary.relations]
     models = [r for r in mentioned if r.kind == "model"]
@@ -99,6 +101,8 @@ def options_for(words: list[str], vocabulary: Vocabulary, names: Iterable[str], 
     engines = [m.engine for m in models]
     if heading.startswith(("FINETUNE", "RETRAIN")):
         return {**_of(TrainSettings), **_declared(engines, vocabulary, "train_options")}
+    if heading.startswith("ANALYZE TRAINING DATA"):
+        return {**_of(TrainSettings if models else DataSettings), **_declared(engines, vocabulary, "train_options")}
     if heading.startswith("RESUME"):
         return {"wait": options_of(TrainSettings)["wait"]}
     return {**_of(QuerySettings), **_declared(engines, vocabulary, "predict_options")} if models else {}

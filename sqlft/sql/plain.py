@@ -12,14 +12,15 @@ from sqlft.sql.statements import Plain
 from sqlft.sql.values import options
 
 _VERBS = (
-    "select|with|from|values|insert|update|delete|merge|copy|explain|pragma|begin|start|commit|rollback|end|abort|"
-    "attach|detach|use|install|load|force|call|checkpoint|prepare|execute|deallocate|export|import|vacuum|analyze|"
+    "select|with|from|values|insert|update|delete|merge|copy|pragma|begin|start|commit|rollback|end|abort|"
+    "attach|detach|use|install|load|force|call|checkpoint|prepare|execute|deallocate|export|import|vacuum|"
     "truncate|table|summarize|pivot|unpivot|comment"
 )
 _KINDS = (
     "table|view|schema|index|sequence|type|macro|function|secret|trigger|temp|temporary|unique|persistent|"
     "recursive|materialized|unlogged|local|global|column|role|user"
 )
+_MODEL = "(?:model|predictor)"
 # Queries, which may read models, and what holds a query: only these may end in USING k = v.
 _QUERIES = re.compile(r"select|with|from|values|table|insert|create|copy|explain|desc(ribe)?|summarize", re.IGNORECASE)
 
@@ -28,6 +29,8 @@ _GAP = rf"(?:[{SPACE}]|--[^\n\r]*+)++"
 _PLAIN = re.compile(
     rf"""{_LEAD}(?:
       (?:{_VERBS})\b
+    | explain\b(?!{_LEAD}(?:analy[sz]e{_GAP})?(?:finetune|retrain|create{_GAP}(?:or{_GAP}replace{_GAP})?{_MODEL})\b)
+    | analyze\b(?!{_LEAD}training{_GAP}data\b)
     | create{_GAP}(?:or{_GAP}replace{_GAP})?(?:{_KINDS})\b
     | (?:drop|alter){_GAP}(?:{_KINDS}|database)\b
     | show{_GAP}(?:all{_GAP})?(?:tables|databases|schemas)\b

@@ -145,6 +145,22 @@ class Retrain(Statement):
 
 
 @dataclass(frozen=True)
+class ExplainTraining(Statement):
+    """EXPLAIN FINETUNE …, EXPLAIN RETRAIN …, EXPLAIN CREATE MODEL name FROM …"""
+
+    training: Finetune | Retrain | CreateModel
+
+
+@dataclass(frozen=True)
+class AnalyzeTrainingData(Statement):
+    """ANALYZE TRAINING DATA FROM [db] (query) [FOR [MODEL] name[.N]] [USING …]"""
+
+    source: Source
+    model: Name | None = None
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class CancelModel(Statement):
     """CANCEL MODEL name.N"""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlft.sql import statements as s
 from sqlft.sql.cursor import Cursor
-from sqlft.sql.definitions import MODEL_WORDS, using
+from sqlft.sql.definitions import MODEL_WORDS, create_model, using
 
 
 def finetune(c: Cursor) -> s.Statement:
@@ -25,6 +25,48 @@ def retrain(c: Cursor) -> s.Statement:
             "Leave PREDICT out, or make the model anew with CREATE OR REPLACE MODEL.",
         )
     return s.Retrain(name, source, using(c))
+
+
+def explain(c: Cursor) -> s.Statement | None:
+    """EXPLAIN FINETUNE|RETRAIN|CREATE MODEL …; CREATE of anything else is DuckDB's to explain."""
+    c.next()
+    method = {"FINETUNE": finetune, "RETRAIN": retrain, "CREATE": create_model}[c.token.word]
+    found = method(c)
+    if isinstance(found, s.CreateModel) and found.source is None:
+        raise c.error(
+            "This model is not trained by CREATE MODEL: there is nothing to explain.",
+            "Write: EXPLAIN CREATE MODEL name FROM (SELECT …) PREDICT …, or EXPLAIN FINETUNE name FROM (SELECT …)",
+        )
+    return s.ExplainTraining(found) if isinstance(found, s.Finetune | s.Retrain | s.CreateModel) else None
+
+
+def no_explain_analyze(c: Cursor) -> s.Statement | None:
+    """EXPLAIN ANALYZE of a training; of a query it is DuckDB's."""
+    if c.peek(2).word not in ("FINETUNE", "RETRAIN", "CREATE"):
+        return None
+    c.next()
+    raise c.error(
+        "A training cannot be run to be explained.", "EXPLAIN FINETUNE … tells what it would take, without ANALYZE."
+    )
+
+
+def analyze_data(c: Cursor) -> s.Statement | None:
+    """ANALYZE TRAINING DATA FROM [db] (query) [FOR [MODEL] name[.N]] [USING …]; a table may be called training."""
+    if c.peek(2).word != "DATA":
+        return None
+    for _ in range(3):
+        c.next()
+    model = _model_for(c)
+    c.expect("FROM")
+    source = c.source()
+    return s.AnalyzeTrainingData(source, model or _model_for(c), using(c))
+
+
+def _model_for(c: Cursor) -> s.Name | None:
+    if not c.skip("FOR"):
+        return None
+    c.keyword_before_name(*MODEL_WORDS)
+    return c.name()
 
 
 def cancel(c: Cursor) -> s.Statement:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +19,10 @@ from sqlft.errors import ProviderError
 from sqlft.handler import (
     Artifact,
     Completion,
+    Estimate,
     ModelSpec,
     Predictor,
+    Price,
     Progress,
     Range,
     Request,
@@ -67,6 +69,27 @@ class Stranger(Trainer):
         if artifact is not None and artifact.path is not None:
             known = json.loads((artifact.path / "learned.json").read_text())["answers"]
         return Memory(model.base, known, options.prefix)
+
+    def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
+        if model.base == "broken":
+            raise ZeroDivisionError
+        refusal = ("It needs 80.0 GB, and 4.0 GB are free.", "Take the base 'tiny'.") if model.base == "huge" else None
+        return Estimate(
+            data.train.num_rows,
+            1200,
+            options.steps,
+            90.0,
+            2_100_000_000,
+            4_000_000_000,
+            remarks=("by heart",),
+            refusal=refusal,
+        )
+
+    def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
+        return [len(text.split()) for text in texts]
+
+    def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
+        return Price(training=500.0) if model.base == "tiny" else None
 
     def train(
         self,

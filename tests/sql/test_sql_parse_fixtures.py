@@ -10,7 +10,7 @@ import pytest
 
 from sqlft.errors import StatementError
 from sqlft.sql.parser import maybe_ours, parse
-from sqlft.sql.statements import Name, Plain, Source, Statement
+from sqlft.sql.statements import ExplainTraining, Name, Plain, Source, Statement
 
 FIXTURES = sorted((Path(__file__).parent / "parse").glob("*.sql"))
 
@@ -88,6 +88,10 @@ def _moved(statement: Statement) -> Statement:
         for f in dataclasses.fields(statement)
         if isinstance(value := getattr(statement, f.name), Source)
     }
+    if isinstance(statement, ExplainTraining):
+        inner = dataclasses.replace(statement.training, offset=statement.offset)
+        moved = dataclasses.replace(_moved(inner), offset=0)
+        return dataclasses.replace(statement, training=moved)
     if isinstance(statement, Plain) or not hasattr(statement, "options"):
         return dataclasses.replace(statement, **changed)
     options = {
