@@ -41,7 +41,8 @@ _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 class Connection:
     """DB-API 2.0 as DuckDB's own client has it; whatever is not here is DuckDB's.
 
-    `warn` gets a line of text ("3 of 20 rows failed …"), `progress` a Tick some times a second.
+    `warn` gets a line of text ("3 of 20 rows failed …"), `progress` a Tick some times a second, `piece` each part of an
+    answer as it is written, where a statement asks for one answer and the handler gives parts.
     """
 
     def __init__(
@@ -51,12 +52,13 @@ class Connection:
         *,
         warn: Callable[[str], None] | None = None,
         progress: Callable[[Tick], None] | None = None,
+        piece: Callable[[str], None] | None = None,
         owns: bool = True,
         cache: Cache | None = None,
     ) -> None:
         self._con = con
         self._owns = owns
-        self.session = Session(con, catalog, warn or _warn, progress or _ignore)
+        self.session = Session(con, catalog, warn or _warn, progress or _ignore, piece)
         self._cache = cache or Cache(catalog.folder / "cache.sqlite")
         self._stream: Stream | None = None
         self._rows: Iterator[tuple[Any, ...]] | None = None
@@ -402,6 +404,7 @@ class Connection:
         child = Connection(
             self._con.cursor(), session.catalog, warn=session.warn, progress=session.progress, cache=self._cache
         )
+        child.session.piece = session.piece
         child.session.purse = session.purse
         self._children.append(child)
         return child
@@ -455,10 +458,11 @@ def connect(
     *,
     warn: Callable[[str], None] | None = None,
     progress: Callable[[Tick], None] | None = None,
+    piece: Callable[[str], None] | None = None,
 ) -> Connection:
     """Open a DuckDB database with models; the catalog lies beside its file, in SQLFT_HOME for `:memory:`."""
     con = duckdb.connect(str(database), read_only, config or {})
-    return Connection(con, Catalog(_folder(str(database)), read_only), warn=warn, progress=progress)
+    return Connection(con, Catalog(_folder(str(database)), read_only), warn=warn, progress=progress, piece=piece)
 
 
 def attach(
@@ -466,13 +470,14 @@ def attach(
     *,
     warn: Callable[[str], None] | None = None,
     progress: Callable[[Tick], None] | None = None,
+    piece: Callable[[str], None] | None = None,
 ) -> Connection:
     """Models on an open DuckDB connection, in its transaction; the catalog lies beside its file or in SQLFT_HOME."""
     if isinstance(con, Connection):
         return con
     row = con.sql("SELECT path FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid LIMIT 1").fetchall()
     path = row[0][0] if row and row[0][0] else ":memory:"
-    return Connection(con, Catalog(_folder(path)), warn=warn, progress=progress, owns=False)
+    return Connection(con, Catalog(_folder(path)), warn=warn, progress=progress, piece=piece, owns=False)
 
 
 def _folder(database: str) -> Path:

@@ -250,7 +250,7 @@ class Asking:
             self._outstanding[i] = time.monotonic()
             self._charge.meter.begin(i)
             self.tally.calls += 1
-            yield Request(i, messages or (), stream=self._session.piece is not None and len(self._prompts) == 1)
+            yield Request(i, messages or (), stream=self._streams(i))
 
     def _admit(self, i: int, messages: tuple[Message, ...]) -> bool:
         """Whether a prompt may be asked now; one that may not waits until those under way are settled."""
@@ -275,8 +275,13 @@ class Asking:
                 return i
         return None
 
+    def _streams(self, i: int) -> bool:
+        """Whether somebody watches the one answer; what was shown in part already is not shown again."""
+        is_first = i not in self._attempts and i not in self._repaired
+        return self._session.piece is not None and len(self._prompts) == 1 and is_first
+
     def _hand_on(self, piece: Piece) -> None:
-        if self._session.piece is not None:
+        if self._session.piece is not None and len(self._prompts) == 1:
             self._session.piece(piece.text)
 
     def _accept(self, c: Completion) -> bool:

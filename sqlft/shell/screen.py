@@ -12,7 +12,7 @@ from typing import TextIO
 
 from sqlft.errors import SqlftError
 from sqlft.shell.progress import Bar
-from sqlft.shell.table import Look
+from sqlft.shell.table import Look, clean
 
 FLUSH_SECONDS = 0.5
 """So long rows may wait for those that come after them."""
@@ -27,6 +27,8 @@ class Screen:
         self._file: TextIO | None = None
         self._lock = threading.RLock()
         self._flushed = monotonic()
+        self._is_live = False
+        """Whether the cursor stands behind a piece of an answer."""
         self.bar = Bar(self._err)
 
     @property
@@ -44,9 +46,33 @@ class Screen:
             width = max(shutil.get_terminal_size().columns, 10)
         return Look(width, _has_colour(self._out), ascii=not _can_draw(self._out))
 
+    @property
+    def shows_pieces(self) -> bool:
+        """Whether somebody watches: then an answer is shown while it is written."""
+        return self._out.isatty() and self._err.isatty()
+
+    def piece(self, text: str) -> None:
+        """A part of an answer that is being written; the table with the whole of it follows."""
+        with self._lock:
+            if not self.is_terminal:
+                return
+            self.bar.silence()
+            shown = "\n".join(clean(line, len(line)) for line in text.split("\n"))
+            self._err.write(f"\x1b[{_DIM}m{shown}\x1b[0m" if _has_colour(self._err) else shown)
+            self._err.flush()
+            self._is_live = not shown.endswith("\n")
+
+    def _end_piece(self) -> None:
+        """What else is written starts on a line of its own."""
+        if self._is_live:
+            self._is_live = False
+            self._err.write("\n")
+            self._err.flush()
+
     def write(self, text: str) -> None:
         """Results."""
         with self._lock:
+            self._end_piece()
             if self._file is not None:
                 self._file.write(text)
                 return
@@ -81,6 +107,7 @@ class Screen:
     def hide_bar(self) -> None:
         """Take the progress bar away."""
         with self._lock:
+            self._end_piece()
             self.bar.hide()
 
     def redirect(self, path: str | None) -> None:
@@ -97,6 +124,7 @@ class Screen:
 
     def _tell(self, text: str, colour: str) -> None:
         with self._lock:
+            self._end_piece()
             self.bar.hide()
             if self._out.isatty():
                 self._out.flush()

@@ -48,7 +48,8 @@ def run_shell(arguments: Arguments) -> int:
     screen = Screen()
     runner = Runner(screen)
     try:
-        con = connect(arguments.database, arguments.read_only, warn=screen.warn, progress=runner.tick)
+        live = screen.piece if screen.shows_pieces else None
+        con = connect(arguments.database, arguments.read_only, warn=screen.warn, progress=runner.tick, piece=live)
     except duckdb.Error as e:
         screen.error(text_of(e))
         return FAILED

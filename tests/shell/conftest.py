@@ -26,7 +26,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def environment(**more: str) -> dict[str, str]:
     """The test's, with the handlers of tests/handlers installed."""
     kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
-    return {**kept, "PYTHONPATH": str(HANDLERS), "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm-256color", **more}
+    path = os.pathsep.join(filter(None, [str(HANDLERS), os.environ.get("PYTHONPATH")]))
+    return {**kept, "PYTHONPATH": path, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm-256color", **more}
 
 
 @pytest.fixture

@@ -1,0 +1,67 @@
+"""An answer that is shown while it is written: at a terminal, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sqlft
+from sqlft import plugins
+
+HANDLERS = Path(__file__).parent.parent / "handlers"
+MODEL = "CREATE MODEL m PREDICT answer USING engine = 'scribe', pieces = true;"
+ONE = "SELECT answer FROM m WHERE content = 'the cat sat';"
+
+
+def test_the_pieces_stand_above_the_table(terminal: Callable[..., Any]) -> None:
+    shell = terminal("shell")
+    shell.prompt()
+    shell.type(MODEL)
+    shown = shell.type(ONE).replace("\r", "").rpartition(";\n")[2]
+    assert shown.startswith("the cat sat\n┌")
+    assert shown.count("the cat sat") == 2
+    assert shell.raw.count("\x1b[90mcat \x1b[0m") == 1
+    again = shell.type(ONE).replace("\r", "").rpartition(";\n")[2]
+    assert again.startswith("┌")  # a kept answer has no pieces
+
+
+def test_what_would_move_the_cursor_is_shown_as_text(terminal: Callable[..., Any]) -> None:
+    shell = terminal("shell")
+    shell.prompt()
+    shell.type(MODEL)
+    shown = shell.type("SELECT answer FROM m WHERE content = 'a ' || chr(27) || '[2J b';")
+    assert "\x1b[2J" not in shell.raw
+    assert "\\x1b[2J" in shown
+
+
+def test_several_answers_have_no_pieces(terminal: Callable[..., Any]) -> None:
+    shell = terminal("shell")
+    shell.prompt()
+    shell.type(MODEL)
+    assert "one two\r\n┌" not in shell.type("SELECT answer FROM m WHERE content IN ('one two', 'three four');")
+
+
+def test_no_pieces_where_the_output_is_no_terminal(terminal: Callable[..., Any], tmp_path: Path) -> None:
+    shell = terminal("shell", "-c", f"{MODEL} {ONE}", into="out.txt")
+    assert shell.end() == 0
+    assert "cat" not in shell.screen
+    assert (tmp_path / "out.txt").read_text().count("the cat sat") == 1
+
+
+def test_python_gets_the_pieces_of_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HANDLERS))
+    plugins.found.cache_clear()
+    pieces: list[str] = []
+    con = sqlft.connect(piece=pieces.append)
+    con.execute(MODEL)
+    assert con.execute(ONE).fetchall() == [("the cat sat",)]
+    assert pieces == ["the ", "cat ", "sat"]
+    con.execute("CREATE OR REPLACE MODEL m PREDICT (a INTEGER) USING engine = 'scribe', pieces = true")
+    pieces.clear()
+    con.execute("SELECT a FROM m WHERE content = 'not json¦{\"a\": 1}'")
+    assert (con.fetchall(), "".join(pieces)) == ([(1,)], "not json")  # what is mended is not written twice
+    con.close()
+    plugins.found.cache_clear()
