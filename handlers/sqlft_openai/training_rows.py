@@ -1,0 +1,158 @@
+"""Conversations to a provider's JSONL, once its rules are kept."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlft.errors import DataError
+from sqlft.handler import TrainingSet
+from sqlft_openai.engines import Engine
+from sqlft_openai.tokens import Count, counting
+
+ROLES = ("system", "user", "assistant")
+OVERHEAD, MESSAGE_OVERHEAD = 3, 4
+"""Tokens that the chat format adds to an example and to each of its messages."""
+FEW, MANY, USUAL_EPOCHS, MOST_EPOCHS = 100, 25_000, 3, 25
+
+
+class Rule(NamedTuple):
+    """What a model's training takes, by the start of the model's name."""
+
+    name: str
+    example_tokens: int | None = None
+    """Longer examples are cut there."""
+    job_tokens: int | None = None
+    """Tokens of one job, epochs included."""
+
+
+RULES = (
+    Rule("gpt-3.5-turbo-0613", 4_096, 50_000_000),
+    Rule("gpt-35-turbo", 16_385, 50_000_000),
+    Rule("gpt-3.5", 16_385, 50_000_000),
+    Rule("gpt-4.1", 65_536),
+    Rule("gpt-4o", 65_536),
+    Rule("gpt-4", 8_192),
+    Rule("babbage", 16_384, 50_000_000),
+    Rule("davinci", 16_384, 50_000_000),
+)
+"""From the providers' public documentation, May 2026; the first that fits holds."""
+
+
+class Rows(NamedTuple):
+    """What goes up."""
+
+    train: list[Any]
+    """One list of messages an example."""
+    valid: list[Any]
+    tokens: int
+    """Of the training rows, one epoch."""
+    epochs: int
+    counted: str
+    """How the tokens were counted: tiktoken's name for it, or that they are an estimate."""
+    left_out: int = 0
+    """Rows that a sample left out."""
+
+
+def rule_of(engine: Engine, model: str) -> Rule:
+    """What holds for a model there."""
+    plain = model.removeprefix("ft:")
+    known = (r for r in RULES if plain.startswith(r.name)) if engine.tuning == "openai" else iter(())
+    return next(known, Rule(""))
+
+
+def checked(engine: Engine, model: str, data: TrainingSet, options: Any) -> Rows:
+    """The rows, or DataError that says which rule they break and what would keep it."""
+    train = data.train.column("messages").to_pylist()
+    valid = [] if data.valid is None else data.valid.column("messages").to_pylist()
+    for what, rows in (("training", train), ("validation", valid)):
+        for number, messages in enumerate(rows, 1):
+            _check(engine, messages, f"{what} row {number:,}")
+    count = counting(model)
+    sizes = [_size(count, messages) for messages in train]
+    rule = rule_of(engine, model)
+    _check_longest(engine, model, rule, sizes, count)
+    epochs = epochs_of(options.n_epochs, len(train))
+    kept = _sample(sizes, epochs, options) if options.max_train_tokens else list(range(len(train)))
+    tokens = sum(sizes[i] for i in kept)
+    _check_job(engine, model, rule, [sizes[i] for i in kept], epochs, count)
+    if len(kept) < engine.least_examples:
+        raise DataError(
+            f"{engine.title} trains on {engine.least_examples} rows or more, and there are {len(kept)}.",
+            "Give more rows" + (", or a larger max_train_tokens." if len(kept) < len(train) else "."),
+        )
+    return Rows([train[i] for i in kept], valid, tokens, epochs, count.name, len(train) - len(kept))
+
+
+def epochs_of(given: int | str, rows: int) -> int:
+    """Epochs as given; 'auto' as OpenAI's guide reckons them: 3, more for few rows, fewer for very many."""
+    if isinstance(given, int):
+        return given
+    if rows * USUAL_EPOCHS < FEW:
+        return min(MOST_EPOCHS, FEW // max(1, rows))
+    return max(1, MANY // rows) if rows * USUAL_EPOCHS > MANY else USUAL_EPOCHS
+
+
+def jsonl(rows: Sequence[Any]) -> bytes:
+    """One line an example."""
+    lines = (json.dumps({"messages": [dict(m) for m in messages]}, ensure_ascii=False) for messages in rows)
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+
+
+def _check(engine: Engine, messages: Any, where: str) -> None:
+    roles = [m["role"] for m in messages]
+    if unknown := [r for r in roles if r not in ROLES]:
+        raise DataError(f"The {where} has the role '{unknown[0]}'.", f"Roles are {', '.join(ROLES)}.")
+    if not roles or roles[-1] != "assistant":
+        raise DataError(
+            f"The {where} does not end with the assistant's answer, as {engine.title} wants it.",
+            "Let each conversation end with a row whose role is 'assistant'.",
+        )
+    if "user" not in roles:
+        raise DataError(f"The {where} asks nothing: it has no message of a user.", "Filter it out.")
+    if not (messages[-1]["content"] or "").strip():
+        raise DataError(f"The answer of the {where} is empty.", "Filter out rows without an answer.")
+
+
+def _size(count: Count, messages: Any) -> int:
+    return OVERHEAD + sum(MESSAGE_OVERHEAD + count(m["content"]) for m in messages)
+
+
+def _check_longest(engine: Engine, model: str, rule: Rule, sizes: Sequence[int], count: Count) -> None:
+    most = rule.example_tokens
+    long = [i for i, size in enumerate(sizes, 1) if most is not None and size > most]
+    if long:
+        shown = ", ".join(f"{i:,}" for i in long[:5])
+        raise DataError(
+            f"{len(long):,} rows are longer than the {most:,} tokens that {engine.title} trains of an example of "
+            f"{model} ({count.name}): row {shown}{' …' if len(long) > 5 else ''}.",
+            "It would cut off their answers: shorten them, or filter them out.",
+        )
+
+
+def _check_job(engine: Engine, model: str, rule: Rule, sizes: Sequence[int], epochs: int, count: Count) -> None:
+    most, tokens = rule.job_tokens, sum(sizes) * epochs
+    if most is None or tokens <= most:
+        return
+    fit = int(len(sizes) * most / tokens)
+    raise DataError(
+        f"{len(sizes):,} rows have {tokens:,} tokens in {epochs} epochs ({count.name}), and one job of {model} takes "
+        f"{most:,}: about {fit:,} rows fit.",
+        f"USING max_train_tokens = {most} trains on a sample that fits; n_epochs = {max(1, epochs - 1)} is another way."
+        if epochs > 1
+        else f"USING max_train_tokens = {most} trains on a sample that fits.",
+    )
+
+
+def _sample(sizes: Sequence[int], epochs: int, options: Any) -> list[int]:
+    """Rows drawn with the seed while they fit, in their order."""
+    order = list(range(len(sizes)))
+    random.Random(options.seed or 0).shuffle(order)
+    left, kept = options.max_train_tokens // epochs, []
+    for i in order:
+        if sizes[i] <= left:
+            kept.append(i)
+            left -= sizes[i]
+    return sorted(kept)
