@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from sqlft_openai import faults
@@ -18,6 +18,7 @@ from sqlft_openai.options import EngineOptions
 UPLOAD_SECONDS = 1800.0
 TRIES = 6
 MOST_WAIT = 30.0
+T = TypeVar("T")
 Pause = Callable[[float], None]
 """Waits so many seconds, and raises Cancelled when it shall not."""
 
@@ -45,9 +46,11 @@ class Api:
         """The bytes behind a path."""
         return self.patiently(lambda: self._bytes("GET", path, {}))
 
-    def patiently(self, work: Callable[[], Any]) -> Any:
+    def patiently(self, work: Callable[[], T]) -> T:
         """Do it until it succeeds or fails for good; the last Fault after TRIES."""
-        for tried in range(1, TRIES + 1):
+        tried = 0
+        while True:
+            tried += 1
             try:
                 return work()
             except Fault as fault:
@@ -117,11 +120,20 @@ def _fault_of(response: Any, address: Address) -> BaseException:
     status = response.status_code
     found = faults.of_status(status, response.headers, response.content, address, "")
     if isinstance(found, Fault):
-        pass
+        found.after = _seconds(response.headers.get("retry-after"))
         return found
     if status in (404, 405):  # there may be no such job, or no such path: who asks knows
-        return Fault("not_found", found.message, False, status)
+        return Fault("not_found", f"{address.engine.title} says: {_said(response, address)}", False, status)
     return found
+
+
+def _said(response: Any, address: Address) -> str:
+    """The provider's own words, or the status."""
+    try:
+        error = faults.error_in(json.loads(response.content)) or {}
+    except ValueError:
+        error = {}
+    return address.clean(str(error.get("message") or f"status {response.status_code}"))
 
 
 def _seconds(text: str | None) -> float | None:
@@ -134,4 +146,4 @@ def _seconds(text: str | None) -> float | None:
 def _wait_of(fault: Fault, tried: int) -> float:
     if fault.after is not None:
         return min(fault.after, 600.0)
-    return min(MOST_WAIT, 0.25 * 2**tried) * (0.5 + random.random() / 2)
+    return min(MOST_WAIT, 0.25 * float(2**tried)) * (0.5 + random.random() / 2)

@@ -129,7 +129,7 @@ def metrics_of(event: Any) -> tuple[int, int | None, dict[str, float]] | None:
             numbers[name] = float(said[1].rstrip("."))
     if not _is_number(step) or not numbers:
         return None
-    return int(step), int(total) if _is_number(total) and total else None, numbers
+    return int(step or 0), int(total) if total and _is_number(total) else None, numbers
 
 
 def _is_number(value: Any) -> bool:
@@ -299,4 +299,6 @@ def check_options(wanted: Any, engine: Any) -> None:
         )
     most = 40 if engine.tuning == "together" else 64
     if wanted.suffix and len(wanted.suffix) > most:
-        raise OptionError(f"The suffix has {len(wanted.suffix)} characters, and {engine.title} takes {most}.", "Cut it.")
+        raise OptionError(
+            f"The suffix has {len(wanted.suffix)} characters, and {engine.title} takes {most}.", "Cut it."
+        )

@@ -30,8 +30,6 @@ class Engine(NamedTuple):
     """The dialect of its fine-tuning API; None: it has none."""
     least_examples: int = 1
     """Fewer are refused there."""
-    most_job_tokens: int | None = None
-    """Tokens of one job, epochs included."""
 
 
 ENGINES: dict[str, Engine] = {
@@ -47,7 +45,6 @@ ENGINES: dict[str, Engine] = {
             prices="openai",
             tuning="openai",
             least_examples=10,
-            most_job_tokens=50_000_000,
         ),
         Engine(
             "azure_openai",
@@ -58,7 +55,6 @@ ENGINES: dict[str, Engine] = {
             prices="azure",
             tuning="openai",
             least_examples=10,
-            most_job_tokens=50_000_000,
         ),
         Engine("openai_compatible", "an OpenAI-compatible server", needs_key=False, tuning="openai"),
         Engine(

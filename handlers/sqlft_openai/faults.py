@@ -98,7 +98,10 @@ def _fatal(
         what = "deployment" if address.deployments else "model"
         return ProviderError(
             f"{title} has no {what} '{address.deployment or model}' for this key: {text}",
-            "Check the name with the provider's list; CREATE MODEL … USING model_name = '…' takes another.",
+            "A tuned model answers from a deployment: make one (az cognitiveservices account deployment create …), and "
+            "name it: SELECT … USING tuned_deployment = '…'."
+            if address.deployments and _is_tuned(address.deployment or model)
+            else "Check the name with the provider's list; CREATE MODEL … USING model_name = '…' takes another.",
         )
     if status in (404, 405):
         return NoPath(
@@ -111,6 +114,10 @@ def _fatal(
     if status == 400 and "http request was sent to https port" in text.lower():
         return ProviderError(f"{address.base} wants https.", "Write base_url = 'https://…'.")
     return None
+
+
+def _is_tuned(model: str) -> bool:
+    return model.startswith("ft:") or ".ft-" in model
 
 
 def of_exception(error: BaseException, address: Address, timeout: float) -> Fault | HandlerError:

@@ -9,7 +9,9 @@ from sqlft.errors import NotSupported, OptionError
 from sqlft.handler import Artifact, Embedder, ModelSpec, Predictor, Price
 from sqlft_openai.address import address_of
 from sqlft_openai.engines import ENGINES, Engine
-from sqlft_openai.options import EngineOptions, ModelOptions, PredictOptions, engine_options
+from sqlft_openai.options import AzurePredictOptions, EngineOptions, ModelOptions, PredictOptions, engine_options
+from sqlft_openai.training_options import AzureTrainOptions, FireworksTrainOptions, TogetherTrainOptions
+from sqlft_openai.tuning import Tuning
 
 if TYPE_CHECKING:
     from sqlft_openai.asking import Asking
@@ -42,7 +44,9 @@ class Hosted(Embedder):
         from sqlft_openai.predictor import HostedPredictor
 
         asked = options if isinstance(options, PredictOptions) else PredictOptions()
-        asking = self._asking(model, artifact, asked.max_retries, asked.timeout)
+        asking = self._asking(
+            model, artifact, asked.max_retries, asked.timeout, getattr(asked, "tuned_deployment", None)
+        )
         return HostedPredictor(line(), asking, Chat(asking, asked, model.schema), self.options.max_concurrency)
 
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
@@ -65,54 +69,67 @@ class Hosted(Embedder):
             return artifact.remote_id
         return model.base or self.engine.default_base or ""
 
-    def _asking(self, model: ModelSpec, artifact: Artifact | None, max_retries: int, patience: float | None) -> Asking:
+    def _asking(
+        self,
+        model: ModelSpec,
+        artifact: Artifact | None,
+        max_retries: int,
+        patience: float | None,
+        tuned_deployment: str | None = None,
+    ) -> Asking:
         from sqlft_openai.asking import Asking
         from sqlft_openai.line import line
 
         address = address_of(self.engine, self.options)
+        if artifact is not None and artifact.remote_id:  # the base's deployment would answer for it
+            address = address._replace(deployment=tuned_deployment or artifact.details.get("tuned_deployment"))
         return Asking(line(), address, self.options, self.model_name(model, artifact), max_retries, patience)
 
 
-class OpenAI(Hosted):
+class OpenAI(Tuning, Hosted):
     """OpenAI itself."""
 
     engine = ENGINES["openai"]
     engine_options = engine_options(engine)
 
 
-class AzureOpenAI(Hosted):
+class AzureOpenAI(Tuning, Hosted):
     """OpenAI's models at Azure, by deployment."""
 
     engine = ENGINES["azure_openai"]
     engine_options = engine_options(engine)
+    predict_options = AzurePredictOptions
+    train_options = AzureTrainOptions
 
 
-class OpenAICompatible(Hosted):
+class OpenAICompatible(Tuning, Hosted):
     """Any server that speaks the protocol: llama.cpp, Ollama, LM Studio, OpenRouter …"""
 
     engine = ENGINES["openai_compatible"]
     engine_options = engine_options(engine)
 
 
-class AnyscaleEndpoints(Hosted):
+class AnyscaleEndpoints(Tuning, Hosted):
     """Anyscale Endpoints, or what stands in for it."""
 
     engine = ENGINES["anyscale_endpoints"]
     engine_options = engine_options(engine)
 
 
-class Together(Hosted):
+class Together(Tuning, Hosted):
     """Together AI."""
 
     engine = ENGINES["together"]
     engine_options = engine_options(engine)
+    train_options = TogetherTrainOptions
 
 
-class Fireworks(Hosted):
+class Fireworks(Tuning, Hosted):
     """Fireworks AI."""
 
     engine = ENGINES["fireworks"]
     engine_options = engine_options(engine)
+    train_options = FireworksTrainOptions
 
 
 class VLLM(Hosted):

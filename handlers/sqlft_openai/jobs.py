@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sqlft.errors import Cancelled, DataError, HandlerError, ProviderError
+from sqlft.errors import Cancelled, HandlerError, ProviderError
 from sqlft.handler import Artifact, Progress
 from sqlft_openai.api import Api
 from sqlft_openai.dialects import (
@@ -139,11 +139,12 @@ class Run:
     def _files(self, train: bytes, valid: bytes) -> dict[str, str]:
         """The files' ids, uploaded once and ready."""
         files = self.known.files
+        broke_off = self.known.phase == "uploading"
         for what, content in (("train", train), ("valid", valid)):
             if not content or what in files:
                 continue
             name = f"sqlft-{self.known.ours}-{what}.jsonl"
-            found = self._uploaded(name) if self.known.phase == "uploading" else None
+            found = self._uploaded(name) if broke_off else None
             self._write(phase="uploading")
             files[what] = found or self._upload(name, content)
             self._write(files=files)
@@ -153,7 +154,7 @@ class Run:
 
     def _upload(self, name: str, content: bytes) -> str:
         try:
-            return self._api.patiently(lambda: self._dialect.upload(self._api, name, content))  # type: ignore[no-any-return]
+            return self._api.patiently(lambda: self._dialect.upload(self._api, name, content))
         except Fault as fault:
             raise ProviderError(
                 f"The training rows could not be uploaded: {fault.message}",
@@ -170,7 +171,9 @@ class Run:
             return None
         items = found.get("data", found) if isinstance(found, Mapping) else found
         items = items if isinstance(items, list) else []
-        return next((f["id"] for f in items if isinstance(f, Mapping) and f.get("filename") == name and f.get("id")), None)
+        return next(
+            (f["id"] for f in items if isinstance(f, Mapping) and f.get("filename") == name and f.get("id")), None
+        )
 
     def _until_ready(self, name: str) -> None:
         pause = self._first_pause
@@ -235,7 +238,10 @@ class Run:
             return {**old_body(wanted), **kept}
         elif "hyperparameters" in text and "method" not in body and "hyperparameters" in body:
             kept = {k: v for k, v in body.items() if k != "hyperparameters"}
-            return {**kept, "method": {"type": "supervised", "supervised": {"hyperparameters": body["hyperparameters"]}}}
+            return {
+                **kept,
+                "method": {"type": "supervised", "supervised": {"hyperparameters": body["hyperparameters"]}},
+            }
         raise ProviderError(
             f"{self._title} did not make the job: {fault.message}",
             "Mend the cause; RESUME MODEL tries again, FINETUNE takes other rows or options.",
@@ -268,8 +274,7 @@ class Run:
                     raise self._lost(fault) from None
                 raise ProviderError(
                     f"Whether {self._title} made the job is not known, and it does not list its jobs: {fault.message}",
-                    "Look there for a job on the file "
-                    f"{wanted.train}: if there is none, FINETUNE again makes another.",
+                    f"Look there for a job on the file {wanted.train}: if there is none, FINETUNE again makes another.",
                 ) from None
         return None
 
@@ -450,10 +455,6 @@ def artifact_of(job: Mapping[str, Any], run: Run, details: Mapping[str, Any]) ->
         "trained_tokens": tokens if isinstance(tokens, int) else None,
         **details,
     }
-    return Artifact(remote_id=str(first_of(job, RESULT)), details={k: v for k, v in found.items() if v not in (None, "")})
-
-
-def refuse_dataless(rows: int) -> None:
-    """DataError where nothing is left to train on."""
-    if rows == 0:
-        raise DataError("No rows are left to train on.", "Give a larger max_train_tokens.")
+    return Artifact(
+        remote_id=str(first_of(job, RESULT)), details={k: v for k, v in found.items() if v not in (None, "")}
+    )

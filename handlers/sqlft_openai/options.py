@@ -26,6 +26,9 @@ class EngineOptions:
     requests_per_minute: Annotated[float | None, "no more than these, whatever the provider allows", Range(0.01)] = None
     tokens_per_minute: Annotated[float | None, "no more than these, prompts and answers together", Range(1)] = None
     timeout: Annotated[float, "seconds that one request may take", Alias("request_timeout"), Range(0.01)] = 120.0
+    poll_seconds: Annotated[
+        float, "seconds between the first looks at a training or a batch; they grow to twelve times that", Range(0.001)
+    ] = 5.0
 
 
 @dataclass
@@ -39,6 +42,15 @@ class AzureEngineOptions(EngineOptions):
     ] = None
     azure_ad_token: Annotated[
         str | None, "a Microsoft Entra token in place of a key", Secret("AZURE_OPENAI_AD_TOKEN")
+    ] = None
+
+
+@dataclass
+class FireworksEngineOptions(EngineOptions):
+    """CREATE ML_ENGINE … FROM fireworks USING …"""
+
+    account: Annotated[
+        str | None, "the account that trains; without it the first that the key may use", Alias("account_id")
     ] = None
 
 
@@ -76,8 +88,21 @@ class PredictOptions:
     )
 
 
+@dataclass
+class AzurePredictOptions(PredictOptions):
+    """SELECT … USING … at azure_openai"""
+
+    tuned_deployment: Annotated[
+        str | None, "the deployment that a tuned version is in; without it what its training said"
+    ] = None
+
+
+KINDS: dict[str, type[EngineOptions]] = {"azure_openai": AzureEngineOptions, "fireworks": FireworksEngineOptions}
+"""Engines with options of their own."""
+
+
 def engine_options(engine: Engine) -> type[EngineOptions]:
     """The options of an engine, whose key is looked for where its provider's users keep it."""
-    kind = AzureEngineOptions if engine.name == "azure_openai" else EngineOptions
+    kind = KINDS.get(engine.name, EngineOptions)
     key = Annotated[str | None, f"the key of {engine.title}", Secret(engine.key_variable)]
     return make_dataclass(kind.__name__, [("api_key", key, field(default=None))], bases=(kind,))

@@ -33,7 +33,9 @@ def counting(model: str) -> Count:
     plain = model.removeprefix("ft:")
     name = "cl100k_base" if plain == "gpt-4" or plain.startswith(OLD) else "o200k_base"
     is_openai = plain.startswith(("gpt-", "o1", "o3", "o4", "chatgpt", "text-embedding", "babbage", "davinci"))
-    return (_tiktoken(name) if is_openai else None) or Count("an estimate, a token for 4 characters", _quarter, False)
+    return (_tiktoken(name) if is_openai else None) or Count(
+        "their characters: an estimate of four a token", _quarter, False
+    )
 
 
 def _quarter(text: str) -> int:

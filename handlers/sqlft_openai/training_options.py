@@ -33,7 +33,9 @@ class TrainOptions:
 class AzureTrainOptions(TrainOptions):
     """FINETUNE … USING … at azure_openai"""
 
-    deployment: Annotated[str | None, "the deployment in which you will put the tuned model; it is asked there"] = None
+    tuned_deployment: Annotated[
+        str | None, "the deployment in which you will put the tuned model; it is asked there"
+    ] = None
 
 
 @dataclass

@@ -1,0 +1,390 @@
+"""Training at a provider: rules before anything is sent, one job, its end; the provider is the tests' own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import sqlft_openai
+from sqlft_openai import jobs
+from sqlft_openai.dialects import metrics_of, state_of
+from sqlft_openai.training_rows import epochs_of
+
+from sqlft.errors import Cancelled, DataError, OptionError, ProviderError
+from sqlft.handler import Artifact, ModelSpec, Progress, TrainingSet
+from sqlft.options import build
+
+KIND = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+def conversations(count: int, answer: str = "a", length: int = 0) -> TrainingSet:
+    rows = [
+        [{"role": "user", "content": f"q{i}{'x' * length}"}, {"role": "assistant", "content": f"{answer}{i}"}]
+        for i in range(count)
+    ]
+    return TrainingSet(pa.table({"messages": pa.array(rows, KIND)}))
+
+
+class Trained:
+    """A handler, its workdir, and what it reported."""
+
+    def __init__(self, provider: Any, workdir: Path, engine: str = "OpenAI", **options: Any) -> None:
+        self.provider, self.workdir = provider, workdir
+        cls = getattr(sqlft_openai, engine)
+        to = {"azure_endpoint": provider.root} if engine == "AzureOpenAI" else {"base_url": provider.url}
+        if engine == "Fireworks":
+            to = {"base_url": f"{provider.root}/inference/v1"}
+        given = {**to, "api_key": provider.key, "poll_seconds": 0.01, **options}
+        self.handler = cls(build(cls.engine_options, given, "the engine"))
+        self.reports: list[Progress] = []
+        self.report: Callable[[Progress], None] = self.reports.append
+        self.base = "accounts/fireworks/models/tiny" if engine == "Fireworks" else "gpt-4o-mini"
+
+    def train(self, data: TrainingSet | None = None, start: Artifact | None = None, **using: Any) -> Artifact:
+        options = build(self.handler.train_options, using, "FINETUNE")
+        made: Artifact = self.handler.train(
+            ModelSpec(self.base), start, data or conversations(12), options, self.workdir, lambda p: self.report(p)
+        )
+        return made
+
+    def cancel(self) -> None:
+        self.handler.cancel(ModelSpec(self.base), self.workdir)
+
+    @property
+    def body(self) -> Any:
+        """What the only job was made with."""
+        [job] = self.provider.jobs.values()
+        return job["asked"]
+
+    def known(self) -> Any:
+        return json.loads((self.workdir / "job.json").read_text())
+
+
+@pytest.fixture
+def at(provider: Any, tmp_path: Path) -> Callable[..., Trained]:
+    def make(engine: str = "OpenAI", **options: Any) -> Trained:
+        return Trained(provider, tmp_path, engine, **options)
+
+    return make
+
+
+ENGINES = ["OpenAI", "AzureOpenAI", "OpenAICompatible", "AnyscaleEndpoints", "Together", "Fireworks"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_trains_and_reports(provider: Any, at: Any, engine: str) -> None:
+    there = at(engine)
+    made = there.train(TrainingSet(conversations(12).train, conversations(3).train), n_epochs=2)
+    assert provider.problems == []
+    assert len(provider.created) == 1
+    assert provider.tuned[made.remote_id]["q3"] == "a3"
+    assert made.details["provider_status"].lower().endswith(("succeeded", "completed"))
+    steps = [r.step for r in there.reports]
+    assert steps == sorted(steps)
+    if engine != "Fireworks":  # its jobs tell of no steps
+        assert made.details["trained_tokens"] > 0
+        assert there.reports[-1].metrics["loss"] == 0.5
+        assert there.reports[-1].total_steps == 4
+    assert provider.key not in json.dumps(there.known())
+
+
+def test_openai_body(at: Any) -> None:
+    there = at()
+    there.train(n_epochs=3, batch_size=4, learning_rate_multiplier=0.5, suffix="mine", seed=7)
+    assert there.body["method"] == {
+        "type": "supervised",
+        "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 0.5}},
+    }
+    assert (there.body["suffix"], there.body["seed"]) == ("mine", 7)
+    assert there.body["metadata"] == {"sqlft": there.known()["ours"]}
+
+
+def test_bodies_of_dialects(provider: Any, tmp_path: Path) -> None:
+    bodies = {}
+    for engine, using in (("AzureOpenAI", {}), ("Together", {"r": 4}), ("Fireworks", {"r": 4, "suffix": "My Model"})):
+        folder = tmp_path / engine
+        folder.mkdir()
+        Trained(provider, folder, engine).train(n_epochs=2, **using)
+        bodies[engine] = provider.jobs[provider.created[-1]]["asked"]
+    assert bodies["AzureOpenAI"]["hyperparameters"] == {"n_epochs": 2}
+    assert "method" not in bodies["AzureOpenAI"]
+    assert bodies["Together"]["training_type"] == {"type": "Lora", "lora_r": 4, "lora_alpha": 8}
+    assert bodies["Fireworks"]["outputModel"] == "accounts/me/models/my-model"
+    assert bodies["Fireworks"]["loraRank"] == 4
+    assert "accounts/me/models/my-model" in provider.deployed
+
+
+def test_goes_on_from_a_tuned_model(provider: Any, at: Any) -> None:
+    there = at()
+    there.train(start=Artifact(remote_id="ft:gpt-4o-mini:org::1"))
+    assert there.body["model"] == "ft:gpt-4o-mini:org::1"
+
+
+@pytest.mark.parametrize(
+    ("data", "using", "error", "said"),
+    [
+        (conversations(9), {}, DataError, "10 rows or more, and there are 9"),
+        (conversations(12, answer=""), {}, None, ""),
+        (conversations(12), {"method": "dpo"}, OptionError, "pairs"),
+        (conversations(12), {"suffix": "x" * 65}, OptionError, "65 characters"),
+        (conversations(12), {"max_train_tokens": 60}, DataError, "larger max_train_tokens"),
+        (conversations(12, length=300_000), {}, DataError, "65,536 tokens"),
+    ],
+)
+def test_rules_hold_before_anything_is_sent(
+    provider: Any, at: Any, data: Any, using: Any, error: Any, said: str
+) -> None:
+    there = at()
+    if error is None:
+        there.train(data, **using)
+        return
+    with pytest.raises(error, match=said):
+        there.train(data, **using)
+    assert provider.calls == []
+
+
+def test_the_last_message_is_the_assistants(provider: Any, at: Any) -> None:
+    rows = [[{"role": "user", "content": "q"}]] * 12
+    with pytest.raises(DataError, match="does not end with the assistant's answer"):
+        at().train(TrainingSet(pa.table({"messages": pa.array(rows, KIND)})))
+    assert provider.calls == []
+
+
+def test_the_tokens_of_a_job(provider: Any, at: Any) -> None:
+    there = at()
+    there.base = "gpt-3.5-turbo"
+    data = conversations(2000, length=40_000)
+    with pytest.raises(
+        DataError, match=r"2,000 rows have 60,\d+,\d+ tokens in 3 epochs.* takes 50,000,000: about 1,6\d\d rows fit"
+    ):
+        there.train(data, n_epochs=3)
+    estimate = there.handler.estimate(
+        ModelSpec(there.base),
+        None,
+        data,
+        build(there.handler.train_options, {"n_epochs": 3, "max_train_tokens": 50_000_000, "seed": 3}, ""),
+    )
+    assert 1600 < estimate.examples < 1700
+    assert 49_000_000 < estimate.tokens <= 50_000_000
+
+
+def test_a_sample_is_the_seeds(provider: Any, at: Any) -> None:
+    from sqlft_openai.training_rows import checked
+
+    def drawn(seed: int) -> list[str]:
+        there = at()
+        options = build(there.handler.train_options, {"n_epochs": 1, "max_train_tokens": 400, "seed": seed}, "")
+        rows = checked(there.handler.engine, "gpt-4o-mini", conversations(100), options)
+        return [m[0]["content"] for m in rows.train]
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert 10 <= len(drawn(1)) < 100
+
+
+def test_auto_epochs() -> None:
+    assert [epochs_of("auto", n) for n in (10, 33, 50, 5000, 20000)] == [10, 3, 3, 3, 1]
+
+
+def test_unknown_statuses_are_not_final(provider: Any, at: Any) -> None:
+    provider.statuses = ["validating_files", "preparing", "quality_check", "running", "paused", "succeeded"]
+    there = at()
+    assert there.train().remote_id
+    assert state_of({"status": "moderating"}) == ("training", "moderating")
+    assert state_of({"state": "JOB_STATE_EARLY_STOPPED"})[0] == "complete"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_job_that_fails_says_why(provider: Any, at: Any, engine: str) -> None:
+    provider.fails = "the rows are odd"
+    there = at(engine)
+    with pytest.raises(ProviderError, match=r"failed: .*the rows are odd"):
+        there.train()
+    provider.fails = None
+    files = provider.count("/files", "POST") + provider.count(":upload", "POST")
+    assert there.train().remote_id
+    assert len(provider.created) == 2
+    assert provider.count("/files", "POST") + provider.count(":upload", "POST") == files
+
+
+def test_a_job_deleted_there(provider: Any, at: Any) -> None:
+    there = at()
+
+    def vanish(progress: Progress) -> None:
+        if progress.step == 1:
+            provider.jobs.clear()
+
+    there.report = vanish
+    with pytest.raises(ProviderError, match="is not at OpenAI any more"):
+        there.train()
+    there.report = there.reports.append
+    assert there.train().remote_id
+
+
+def test_a_wrong_key_in_the_middle(provider: Any, at: Any) -> None:
+    there = at()
+    fault = provider.fault("401", None, path="/fine_tuning/jobs/", skip=1)
+    with pytest.raises(ProviderError, match="does not take the key"):
+        there.train()
+    provider.faults.remove(fault)
+    assert there.train().remote_id
+    assert len(provider.created) == 1
+
+
+@pytest.mark.parametrize("kind", ["429", "500", "503", "drop", "half", "html", "cut", "empty", "null", "408"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_one_job_whatever_becomes_of_the_request(provider: Any, at: Any, kind: str, after: bool) -> None:
+    provider.fault(kind, path="/fine_tuning/jobs", method="POST", after=after and kind != "429", retry_after=0)
+    there = at()
+    assert there.train().remote_id
+    assert len(provider.created) == 1
+
+
+def test_one_job_without_metadata(provider: Any, at: Any) -> None:
+    provider.echo_metadata, provider.text_times = False, True
+    provider.fault("drop", path="/fine_tuning/jobs", method="POST", after=True)
+    assert at().train().remote_id
+    assert len(provider.created) == 1
+
+
+def test_no_second_job_where_jobs_are_not_listed(provider: Any, at: Any) -> None:
+    provider.list_jobs = False
+    provider.fault("drop", path="/fine_tuning/jobs", method="POST", after=True)
+    with pytest.raises(ProviderError, match="does not list its jobs"):
+        at().train()
+    assert len(provider.created) == 1
+
+
+@pytest.mark.parametrize("where", ["/files", "/fine_tuning/jobs/", "/events"])
+@pytest.mark.parametrize("kind", ["429", "500", "drop", "html", "null", "half"])
+def test_faults_on_the_way_pass(provider: Any, at: Any, where: str, kind: str) -> None:
+    provider.fault(kind, 2, path=where, retry_after=0)
+    assert at().train().remote_id
+    assert len(provider.created) == 1
+
+
+def test_refusals_of_fields_are_heeded(provider: Any, at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from provider import tuning
+
+    monkeypatch.setattr(tuning, "FIELDS", tuning.FIELDS - {"metadata", "method"})
+    there = at("OpenAICompatible")
+    assert there.train(n_epochs=2).remote_id
+    assert there.body["hyperparameters"] == {"n_epochs": 2}
+
+
+def test_a_file_that_is_never_ready(provider: Any, at: Any) -> None:
+    provider.file_polls = 3
+    assert at().train().remote_id
+    provider.problems.clear()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_leaving_and_coming_back(provider: Any, at: Any, engine: str) -> None:
+    provider.hold = True
+    there = at(engine)
+
+    def leave(progress: Progress) -> None:
+        if len(provider.created) == 1 and there.known()["phase"] == "created":
+            raise Cancelled("The session ended.")
+
+    there.report = leave
+    with pytest.raises(Cancelled):
+        there.train()
+    assert next(iter(provider.jobs.values()))["fate"] is None
+    provider.hold = False
+    there.report = there.reports.append
+    assert there.train().remote_id
+    assert len(provider.created) == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_cancelling(provider: Any, at: Any, engine: str) -> None:
+    provider.hold = True
+    there = at(engine)
+    there.cancel()
+
+    def leave(progress: Progress) -> None:
+        if len(provider.created) == 1:
+            raise Cancelled("Stopped on request.")
+
+    there.report = leave
+    with pytest.raises(Cancelled):
+        there.train()
+    there.cancel()
+    [job] = provider.jobs.values()
+    assert job["fate"] in ("cancelled", "JOB_STATE_CANCELLED")
+    there.cancel()
+    assert provider.count("cancel", "POST") == 1
+    provider.hold = False
+    there.report = there.reports.append
+    assert there.train().remote_id
+    assert len(provider.created) == 2
+
+
+def test_cancelling_a_job_whose_making_nobody_saw(provider: Any, at: Any, tmp_path: Path) -> None:
+    provider.hold = True
+    there = at()
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs.Run, "_name_of", die)
+        with pytest.raises(Killed):
+            there.train()
+    assert there.known()["phase"] == "creating"
+    there.cancel()
+    [job] = provider.jobs.values()
+    assert job["fate"] == "cancelled"
+
+
+def test_a_job_cancelled_there(provider: Any, at: Any) -> None:
+    provider.statuses = ["queued", "running", "cancelled"]
+    with pytest.raises(Cancelled, match="cancelled at OpenAI"):
+        at().train()
+
+
+def test_a_provider_that_cannot_be_told(provider: Any, at: Any) -> None:
+    provider.hold = True
+    there = at()
+
+    def leave(progress: Progress) -> None:
+        if len(provider.created) == 1 and there.known()["phase"] == "created":
+            raise Cancelled("Stopped on request.")
+
+    there.report = leave
+    with pytest.raises(Cancelled):
+        there.train()
+    fault = provider.fault("403", None, path="/cancel")
+    with pytest.raises(ProviderError):
+        there.cancel()
+    provider.faults.remove(fault)
+    there.cancel()
+    assert next(iter(provider.jobs.values()))["fate"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("event", "found"),
+    [
+        (
+            {"message": "Step 10/200: training loss=0.25, validation loss=0.50"},
+            (10, 200, {"loss": 0.25, "valid_loss": 0.5}),
+        ),
+        (
+            {"data": {"step": 3, "train_loss": 1, "full_valid_loss": 2}},
+            (3, None, {"loss": 1.0, "valid_full_loss": 2.0}),
+        ),
+        ({"step": 2, "loss": 0.5, "total_steps": 9}, (2, 9, {"loss": 0.5})),
+        ({"message": "Fine-tuning job started", "data": None}, None),
+        ("odd", None),
+        ({"data": {"step": "x", "train_loss": None}}, None),
+    ],
+)
+def test_events(event: Any, found: Any) -> None:
+    assert metrics_of(event) == found
