@@ -208,6 +208,15 @@ class Handler(ABC):
         """What asking and training cost at the provider; None for a machine of one's own or where it is unknown."""
         return None
 
+    def score(
+        self, conversations: Sequence[Sequence[Message]], model: ModelSpec, artifact: Artifact | None
+    ) -> list[tuple[float, int]] | None:
+        """How probable the last message of each is, given those before it; None where that cannot be known.
+
+        The natural logarithm of its probability, end token included, and its number of tokens.
+        """
+        return None
+
     def unload(self, model: ModelSpec, artifact: Artifact | None) -> bool:
         """Free what is kept loaded between statements; True if there was something."""
         return False

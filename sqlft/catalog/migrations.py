@@ -60,6 +60,25 @@ STEPS: tuple[tuple[str, ...], ...] = (
         # Characters of the prompts behind input_tokens: how many tokens a character of this model's prompts is.
         "ALTER TABLE usage ADD COLUMN input_chars INTEGER NOT NULL DEFAULT 0",
     ),
+    (
+        # Nothing has filled the first one.
+        "DROP TABLE evaluations",
+        """CREATE TABLE evaluations (
+             model_id INTEGER NOT NULL, number INTEGER NOT NULL, metric TEXT NOT NULL, data_digest TEXT NOT NULL,
+             options TEXT NOT NULL, value REAL, n INTEGER NOT NULL, low REAL, high REAL, interval TEXT,
+             failed INTEGER NOT NULL, seconds REAL, cost_usd REAL, baseline TEXT, difference REAL, difference_low REAL,
+             difference_high REAL, p_value REAL, test TEXT, wins INTEGER, ties INTEGER, losses INTEGER,
+             statement TEXT NOT NULL, place INTEGER NOT NULL, is_share INTEGER NOT NULL, created_at INTEGER NOT NULL,
+             PRIMARY KEY (model_id, number, metric, data_digest, options),
+             FOREIGN KEY (model_id, number) REFERENCES versions (model_id, number) ON DELETE CASCADE) WITHOUT ROWID""",
+        """CREATE TABLE evaluation_rows (
+             model_id INTEGER NOT NULL, number INTEGER NOT NULL, metric TEXT NOT NULL, data_digest TEXT NOT NULL,
+             options TEXT NOT NULL, row_number INTEGER NOT NULL, input TEXT, actual TEXT, prediction TEXT, score REAL,
+             error TEXT, PRIMARY KEY (model_id, number, metric, data_digest, options, row_number),
+             FOREIGN KEY (model_id, number, metric, data_digest, options)
+             REFERENCES evaluations (model_id, number, metric, data_digest, options) ON DELETE CASCADE)
+             WITHOUT ROWID""",
+    ),
 )
 
 

@@ -155,3 +155,51 @@ class Usage:
     input_chars: int = 0
     """Characters of the prompts whose tokens were counted."""
     created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a metric said of a version's answers on some data, and how it compares with another version there."""
+
+    version: VersionKey
+    metric: str
+    data_digest: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    value: float | None = None
+    n: int = 0
+    low: float | None = None
+    high: float | None = None
+    interval: str | None = None
+    """How low and high were found: wilson or bootstrap."""
+    failed: int = 0
+    """Rows without an answer because of an error."""
+    seconds: float | None = None
+    """Of a question that was asked, on average; so is cost_usd."""
+    cost_usd: float | None = None
+    baseline: str | None = None
+    """The version that this one is held against."""
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p_value: float | None = None
+    test: str | None = None
+    wins: int | None = None
+    ties: int | None = None
+    losses: int | None = None
+    statement: str = ""
+    place: int = 0
+    """Which of the statement's metrics it is, from 0."""
+    is_share: bool = False
+    """Whether the value is a share of what is right: what SHOW MODELS calls accuracy."""
+    created_at: datetime | None = None
+
+
+class EvaluationRow(NamedTuple):
+    """One row of an evaluation; numbers count from 1 in the query's order, the input is JSON."""
+
+    row_number: int
+    input: str | None
+    actual: str | None
+    prediction: str | None
+    score: float | None
+    error: str | None

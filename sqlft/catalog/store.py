@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlft.catalog import rows, workfolder
 from sqlft.catalog.records import RUNNING, Metric, Model, ModelKey, Usage, Version, VersionKey
-from sqlft.catalog.shelf import Shelf
+from sqlft.catalog.scores import Scores
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, did_you_mean
 
 if TYPE_CHECKING:
@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 
     from sqlft.handler import Progress
 
-TABLES = ("engines", "models", "versions", "metrics", "usage", "evaluations", "views", "prices", "costs")
+TABLES = (
+    "engines",
+    "models",
+    "versions",
+    "metrics",
+    "usage",
+    "evaluations",
+    "evaluation_rows",
+    "views",
+    "prices",
+    "costs",
+)
 BeforeCommit = Callable[[VersionKey, Path], None]
 """Called with a new version's key and its work folder while nobody can see the version yet."""
 
@@ -37,7 +48,7 @@ _VALID = re.compile("(?:valid|val|validation|eval)_(.+)")
 _OF = " WHERE m.folded = ? AND m.folded_project = ?"
 
 
-class Catalog(Shelf):
+class Catalog(Scores):
     """`<folder>/catalog.sqlite` and `<folder>/models/`; read_only refuses every write."""
 
     def table(self, name: str) -> pa.Table:

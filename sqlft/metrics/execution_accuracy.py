@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import DataError, OptionError
+from sqlft.metrics.kinds import columns
 from sqlft.metrics.rows import column_of, pair_texts
 from sqlft.metrics.sandbox.pool import Gold, judge
 
@@ -17,6 +18,7 @@ SQLITE, DUCKDB = b"SQLite format 3\0", b"DUCK"
 MOST_PROCESSES = 4
 
 
+@columns("database", "schema")
 def execution_accuracy(
     actual: Any,
     prediction: Any,

@@ -23,6 +23,26 @@ def lower_is_better(metric: Function) -> Function:
     return metric
 
 
+def columns(*names: str) -> Callable[[Function], Function]:
+    """Marks options that are columns of the rows, if the rows have columns of these names."""
+
+    def mark(metric: Function) -> Function:
+        setattr(metric, "columns", names)  # noqa: B010
+        return metric
+
+    return mark
+
+
+def counted(rows: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Marks an aggregate metric that counts only the rows which this metric of rows has a score for."""
+
+    def mark(metric: Function) -> Function:
+        setattr(metric, "counted", rows)  # noqa: B010
+        return metric
+
+    return mark
+
+
 def is_aggregate(metric: Any) -> bool:
     """Whether a metric gives one value for all rows."""
     return bool(getattr(metric, "aggregate", False))

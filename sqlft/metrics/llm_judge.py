@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import OptionError
+from sqlft.metrics.kinds import columns
 from sqlft.metrics.rows import column_of, pair_texts
 
 PROMPT = """Compare two answers to the same question. Judge whether they are correct and complete, not their length.
@@ -27,6 +28,7 @@ VERDICT = re.compile(r"\b(A|B|TIE)\b")
 Ask = Callable[[Sequence[str]], Sequence[str | None]]
 
 
+@columns("question")
 def llm_judge(actual: Any, prediction: Any, *, ask: Ask | None = None, question: Any = None) -> Any:
     """1 where a model that judges prefers the prediction to the actual answer, 0.5 for a tie, 0 where it loses.
 

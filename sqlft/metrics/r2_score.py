@@ -6,11 +6,13 @@ import math
 from statistics import fmean
 from typing import Any
 
-from sqlft.metrics.kinds import aggregate
+from sqlft.metrics.kinds import aggregate, counted
+from sqlft.metrics.mean_squared_error import mean_squared_error
 from sqlft.metrics.numbers import Pair, whole
 
 
 @aggregate
+@counted(mean_squared_error)
 def r2_score(actual: Any, prediction: Any) -> Any:
     """1 - Σ(actual - prediction)² / Σ(actual - mean)² of all rows that have both; NULL of less than two.
 

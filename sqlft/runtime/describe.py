@@ -108,7 +108,8 @@ def is_described(session: Session, statement: DescribeModel) -> bool:
 
 
 def _whole(session: Session, model: Model, version: Version) -> pa.Table:
-    row = model_row(model, version) | {
+    accuracy = session.catalog.accuracies().get(version.key)
+    row = model_row(model, version, accuracy) | {
         "INPUTS": list(Prompt(model.prompt_template, model.system).inputs),
         "PROMPT_TEMPLATE": model.prompt_template,
         "SYSTEM": model.system,
@@ -217,8 +218,10 @@ def _metrics(session: Session, model: Model, version: Version) -> pa.Table:
 
 
 def _versions(session: Session, model: Model, version: Version) -> pa.Table:
+    known = session.catalog.accuracies()
     rows = [
-        model_row(model, v) | {"PARENT": v.parent, "ROWS": v.row_count} for v in session.catalog.versions(model.key)
+        model_row(model, v, known.get(v.key)) | {"PARENT": v.parent, "ROWS": v.row_count}
+        for v in session.catalog.versions(model.key)
     ]
     return pa.Table.from_pylist(rows, pa.schema([*MODELS, pa.field("PARENT", WHOLE), pa.field("ROWS", WHOLE)]))
 

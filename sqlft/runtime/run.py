@@ -8,21 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from sqlft.errors import NotSupported, StatementError
-from sqlft.runtime import analyze_data, databases, define, describe, explain_training, prices, show, train
+from sqlft.errors import StatementError
+from sqlft.runtime import analyze_data, databases, define, describe, evaluate, explain_training, prices, show, train
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.session import Parameters, Session
 from sqlft.sql import statements as s
 
 Runner = Callable[[Session, Any, Parameters], pa.Table | None]
-
-
-def run_evaluate(session: Session, statement: s.Evaluate, parameters: Parameters) -> None:
-    """Not yet: another release makes it work."""
-    raise NotSupported(
-        "EVALUATE is understood, but cannot be run yet.",
-        "Until then: sqlft.metrics.METRICS in Python, or compare columns in SQL: avg((answer = expected)::INTEGER).",
-    )
 
 
 RUNNERS: Mapping[type[s.Statement], Runner] = {
@@ -44,7 +36,7 @@ RUNNERS: Mapping[type[s.Statement], Runner] = {
     s.ShowModels: show.run_show_models,
     s.DescribeModel: describe.run_describe_model,
     s.CreateDatabase: databases.run_create_database,
-    s.Evaluate: run_evaluate,
+    s.Evaluate: evaluate.run_evaluate,
     s.CreatePrice: prices.run_create_price,
     s.DropPrice: prices.run_drop_price,
     s.ShowPrices: prices.run_show_prices,

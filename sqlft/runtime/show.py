@@ -69,7 +69,9 @@ def run_show_models(session: Session, statement: ShowModels, parameters: Paramet
     """A row a model: its active version, or where none is active its newest."""
     project = None if statement.project is None else statement.project.lower()
     models = [m for m in session.catalog.models() if project in (None, m.key.project.lower())]
-    rows = [model_row(m, session.catalog.version_of(m.key)) for m in models]
+    known = session.catalog.accuracies()
+    versions = [session.catalog.version_of(m.key) for m in models]
+    rows = [model_row(m, v, known.get(v.key)) for m, v in zip(models, versions, strict=True)]
     return _chosen(session, rows, MODELS, statement, parameters)
 
 
@@ -86,7 +88,8 @@ def run_show_handlers(session: Session, statement: ShowHandlers, parameters: Par
 def model_rows(session: Session, key: ModelKey, number: int | None = None) -> pa.Table:
     """One version, by default the active one, as SHOW MODELS shows it."""
     model = model_of(session, key)
-    return pa.Table.from_pylist([model_row(model, session.catalog.version_of(model.key, number))], MODELS)
+    version = session.catalog.version_of(model.key, number)
+    return pa.Table.from_pylist([model_row(model, version, session.catalog.accuracies().get(version.key))], MODELS)
 
 
 def engine_rows(session: Session, name: str) -> pa.Table:
@@ -94,8 +97,8 @@ def engine_rows(session: Session, name: str) -> pa.Table:
     return pa.Table.from_pylist([_engine_row(session.catalog.engine(name))], ENGINES)
 
 
-def model_row(model: Model, version: Version) -> dict[str, Any]:
-    """A version's values by the names of MODELS."""
+def model_row(model: Model, version: Version, accuracy: float | None = None) -> dict[str, Any]:
+    """A version's values by the names of MODELS; accuracy is its latest evaluation's."""
     trains = version.status in RUNNING
     return {
         "NAME": model.key.name,
@@ -104,6 +107,7 @@ def model_row(model: Model, version: Version) -> dict[str, Any]:
         "ACTIVE": version.key.number == model.active,
         "VERSION": version.key.number,
         "STATUS": version.status,
+        "ACCURACY": accuracy,
         "PREDICT": ", ".join(outputs_of(model).names),
         "UPDATE_STATUS": "updating" if trains else "up_to_date",
         "ERROR": version.error,

@@ -1,0 +1,435 @@
+"""EVALUATE metric FROM (…) and EVALUATE MODEL name ON (…): scores with intervals, and versions side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft.catalog import rows as catalog_rows
+from sqlft.catalog.records import Evaluation, EvaluationRow
+from sqlft.errors import CatalogError, DataError, NotSupported, OptionError, did_you_mean
+from sqlft.handler import Handler, Message
+from sqlft.metrics import METRICS, statistics
+from sqlft.metrics.kinds import is_lower_better
+from sqlft.metrics.statistics import UNPAIRED, Paired
+from sqlft.options import names_of
+from sqlft.runtime import sources
+from sqlft.runtime.asker import Asker, Book
+from sqlft.runtime.cache import Cache
+from sqlft.runtime.models import Resolved, resolve
+from sqlft.runtime.scoring import Options, Scored, Scorer, combined
+from sqlft.runtime.session import Parameters, Session
+from sqlft.runtime.settings import QuerySettings
+from sqlft.runtime.train import key_of
+from sqlft.sql.masking import masked
+from sqlft.sql.statements import Evaluate
+
+OF_ROWS = pa.schema(
+    [
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("n", pa.int64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("interval", pa.string()),
+    ]
+)
+OF_MODELS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("version", pa.int64()),
+        *OF_ROWS,
+        ("failed", pa.int64()),
+        ("seconds", pa.float64()),
+        ("cost_usd", pa.float64()),
+        ("baseline", pa.string()),
+        ("difference", pa.float64()),
+        ("difference_low", pa.float64()),
+        ("difference_high", pa.float64()),
+        ("p_value", pa.float64()),
+        ("test", pa.string()),
+        ("wins", pa.int64()),
+        ("ties", pa.int64()),
+        ("losses", pa.int64()),
+    ]
+)
+DEFAULT_METRICS = ("exact_match",)
+PERPLEXITY = "perplexity"
+NO_SHARES = ("bleu", "r2", "r2_score", "llm_judge")
+
+
+@dataclass
+class Asked:
+    """A version and what it answered, a row each."""
+
+    resolved: Resolved
+    prediction: Any = None
+    errors: list[str | None] = field(default_factory=list)
+    seconds: float | None = None
+    """Mean of the questions that were asked now; None if all answers were kept ones."""
+    cost_usd: float | None = None
+    more: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By metric: columns that only the runtime has, and under 'prediction' what it scores in place of the answers."""
+
+    def of(self, metric: str) -> tuple[Any, dict[str, Any]]:
+        """What a metric scores: predictions, and columns added."""
+        more = dict(self.more.get(metric, {}))
+        return more.pop("prediction", self.prediction), more
+
+
+def run_evaluate(session: Session, statement: Evaluate, parameters: Parameters) -> pa.Table:
+    """Score rows, or the answers of versions; the versions' scores are kept in the catalog."""
+    for name in statement.metrics:
+        METRICS[name]
+    table = sources.read(session, statement.source, parameters)
+    if table.num_rows == 0:
+        raise DataError("The query gives no rows to evaluate on.", "Try it alone first.")
+    options = Options(statement.options, table)
+    if statement.models:
+        return Comparison(session, statement, table, options).run()
+    return _evaluate_rows(session, statement, options)
+
+
+def _evaluate_rows(session: Session, statement: Evaluate, options: Options) -> pa.Table:
+    actual = _column(options, "actual", options.take("actual", "actual"))
+    prediction = _column(options, "prediction", options.take("prediction", "prediction"))
+    seed = _seed(options)
+    judge = options.take("judge")
+    scorers = options.scorers(statement.metrics, seed, session.warn, lambda key: False)
+    _refuse_left(options.left, scorers, judge)
+    found = []
+    for scorer in scorers:
+        more = {"ask": Judge(session, judge, statement, {})} if scorer.name == "llm_judge" and judge else {}
+        found.append(_row(scorer.name, scorer.score(actual, prediction, **more)))
+    return pa.Table.from_pylist(found, OF_ROWS)
+
+
+def _row(metric: str, scored: Scored) -> dict[str, Any]:
+    low, high, method = scored.interval
+    return {"metric": metric, "value": scored.value, "n": scored.n, "low": low, "high": high, "interval": method}
+
+
+def _column(options: Options, role: str, name: Any) -> Any:
+    column = options.column(str(name))
+    if column is None:
+        raise DataError(
+            f"The query has no column '{name}'.{did_you_mean(str(name), options.names())}",
+            f"Write … AS {role}, or USING {role} = 'column'; it has: {', '.join(options.names())}.",
+        )
+    return column
+
+
+def _seed(options: Options) -> int:
+    seed = options.take("seed", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise OptionError(f"seed is {seed!r}.", "Give a whole number from 0.")
+    return seed
+
+
+def _refuse_left(left: Mapping[str, Any], scorers: Sequence[Scorer], judge: Any) -> None:
+    if left:
+        name = next(iter(left))
+        known = {"actual", "prediction", "seed", "judge", *(s.name for s in scorers)}
+        for scorer in scorers:
+            known |= _parameters(scorer)
+        raise OptionError(
+            f"EVALUATE has no option '{name}'.{did_you_mean(name, known)}", f"It has: {', '.join(sorted(known))}."
+        )
+
+
+def _parameters(scorer: Scorer) -> set[str]:
+    import inspect
+
+    return set(inspect.signature(scorer.metric).parameters) - {"actual", "prediction", "ask", "tokens", "options"}
+
+
+class Comparison:
+    """EVALUATE MODEL: versions asked on the same rows, the first being what the others are held against."""
+
+    def __init__(self, session: Session, statement: Evaluate, table: pa.Table, options: Options) -> None:
+        self._session, self._statement, self._table, self._options = session, statement, table, options
+        self._asked = [Asked(resolve(session, key_of(name), name.version)) for name in statement.models]
+        keys = [str(a.resolved.version.key) for a in self._asked]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise OptionError(
+                f"{twice} is named twice.", "Name each version once; a model's name is its active version."
+            )
+        names = _metric_names(options)
+        self._seed = _seed(options)
+        self._judge = options.take("judge")
+        self.answer = self._answer_column()
+        taken = self._taken_by_models()
+        self._scorers = options.scorers(names, self._seed, session.warn, lambda key: key in taken)
+        self._check()
+        self._actual = options.column(self.answer)
+        self._digest = digest(table)
+
+    def run(self) -> pa.Table:
+        """Ask, score, compare, keep."""
+        self._ask()
+        started = catalog_rows.now()
+        scored = {(a, s.name): self._score(asked, s) for a, asked in enumerate(self._asked) for s in self._scorers}
+        found: list[Evaluation] = []
+        for place, scorer in enumerate(self._scorers):
+            first = (*self._side(0, scorer, scored),)
+            for a, asked in enumerate(self._asked):
+                second = self._side(a, scorer, scored)
+                paired = scorer.compare(self._actual, first, second) if a else UNPAIRED
+                found.append(self._evaluation(asked, scorer, second[1], paired, place, started))
+        found.sort(key=lambda e: next(a for a, x in enumerate(self._asked) if x.resolved.version.key == e.version))
+        self._keep(found, scored)
+        return pa.Table.from_pylist([_shown(e) for e in found], OF_MODELS)
+
+    def _side(
+        self, a: int, scorer: Scorer, scored: Mapping[tuple[int, str], Scored]
+    ) -> tuple[Any, Scored, dict[str, Any]]:
+        prediction, more = self._asked[a].of(scorer.name)
+        return prediction, scored[a, scorer.name], more
+
+    def _score(self, asked: Asked, scorer: Scorer) -> Scored:
+        prediction, more = asked.of(scorer.name)
+        if scorer.name == "llm_judge":
+            more = {"ask": Judge(self._session, self._judge, self._statement, self._using)}
+        return scorer.score(self._actual, prediction, **more)
+
+    # -- before asking -------------------------------------------------------------------------------------
+
+    def _answer_column(self) -> str:
+        said = self._options.take("answer", self._options.take("actual"))
+        models = [a.resolved for a in self._asked]
+        targets = list(dict.fromkeys(t for r in models for t in (*r.outputs.names, *r.model.targets)))
+        for name in [said] if said is not None else [*targets, "answer", "actual"]:
+            if self._options.column(str(name)) is not None:
+                return str(name)
+        raise DataError(
+            f"The query has no column with the right answers: {said or ' or '.join(targets)}.",
+            f"Write … AS {said or targets[0]}, or USING answer = 'column'; it has: {', '.join(self._options.names())}.",
+        )
+
+    def _taken_by_models(self) -> set[str]:
+        known = set(names_of(QuerySettings))
+        for asked in self._asked:
+            cls = type(asked.resolved.handler).predict_options
+            known |= set(self._options.left) if cls is dict else names_of(cls)
+        return known
+
+    def _check(self) -> None:
+        if len(self._asked) > 1:
+            statistics.require_packages()
+        for asked in self._asked:
+            for name in asked.resolved.prompt.inputs:
+                if self._options.column(name) is None:
+                    raise DataError(
+                        f"The query has no column for the input '{name}' of {asked.resolved.version.key}."
+                        f"{did_you_mean(name, self._options.names())}",
+                        f"Give it one: … AS {name}; it has: {', '.join(self._options.names())}.",
+                    )
+        if any(s.name == "llm_judge" for s in self._scorers) and self._judge is None:
+            raise OptionError("llm_judge needs a model that judges.", "Write: USING judge = 'name of a model'.")
+        if any(s.name == PERPLEXITY for s in self._scorers):
+            for asked in self._asked:
+                if type(asked.resolved.handler).score is Handler.score or asked.resolved.outputs.is_typed:
+                    raise _cannot_tell(asked.resolved)
+        self._using = dict(self._options.left)
+
+    # -- asking --------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        cache = Cache(self._session.catalog.folder / "cache.sqlite")
+        asker = Asker(self._session, cache, self._using, self._statement.text)
+        failed = True
+        try:
+            books = [asker.book(a.resolved, str(a.resolved.model.key.name)) for a in self._asked]
+            asker.check_using()
+            for asked, book in zip(self._asked, books, strict=True):
+                self._ask_one(asked, book, any(s.name != PERPLEXITY for s in self._scorers))
+            failed = False
+        finally:
+            asker.finish(error=failed)
+            cache.close()
+        if any(s.name == PERPLEXITY for s in self._scorers):
+            for asked in self._asked:
+                asked.more[PERPLEXITY] = self._surprise(asked.resolved)
+
+    def _ask_one(self, asked: Asked, book: Book, wanted: bool) -> None:
+        if not wanted:
+            asked.prediction = pa.nulls(self._table.num_rows, pa.string())
+            asked.errors = [None] * self._table.num_rows
+            return
+        inputs = [self._options.column(name) for name in asked.resolved.prompt.inputs]
+        ids = book.ids(inputs)
+        book.asking.rows += self._table.num_rows
+        book.ask_all()
+        output = self._output(asked.resolved)
+        prediction, errors, usage = book.columns(ids, [output, f"{output}_error", f"{output}_usage"])
+        asked.prediction, asked.errors = combined(prediction), errors.to_pylist()
+        once = {i: row for i, row in zip(ids.to_pylist(), usage.to_pylist(), strict=True) if i is not None}
+        fresh = [row for row in once.values() if row is not None and not row["cached"]]
+        asked.seconds = statistics.mean([row["seconds"] or 0.0 for row in fresh])
+        costs = [row["cost_usd"] for row in fresh]
+        asked.cost_usd = None if None in costs else statistics.mean(costs)
+
+    def _output(self, resolved: Resolved) -> str:
+        """The output that the right answers are named after, else the first."""
+        names = resolved.outputs.names
+        return next((name for name in names if name.lower() == self.answer.lower()), names[0])
+
+    def _surprise(self, resolved: Resolved) -> dict[str, Any]:
+        """Log-probability and tokens of the right answers, as the handler's `score` has them."""
+        prompt = resolved.prompt
+        user = prompt.render_column({name: self._options.column(name) for name in prompt.inputs}).to_pylist()
+        right = self._actual.cast(pa.large_string()).to_pylist()
+        rows = [i for i, text in enumerate(right) if text is not None and user[i] is not None]
+        asked = [(*prompt.conversation(user[i]), Message("assistant", right[i])) for i in rows]
+        scored = resolved.handler.score(asked, resolved.spec, resolved.artifact)
+        if scored is None:
+            raise _cannot_tell(resolved)
+        found = dict(zip(rows, scored, strict=True))
+        pairs = [found.get(i) for i in range(len(right))]
+        return {
+            "prediction": pa.array([None if p is None else p[0] for p in pairs], pa.float64()),
+            "tokens": pa.array([None if p is None else p[1] for p in pairs], pa.int64()),
+        }
+
+    # -- afterwards ----------------------------------------------------------------------------------------
+
+    def _evaluation(
+        self, asked: Asked, scorer: Scorer, scored: Scored, paired: Paired, place: int, created_at: Any
+    ) -> Evaluation:
+        key = asked.resolved.version.key
+        before = None if asked.seconds is not None else self._session.catalog.last_pace(key, self._digest)
+        low, high, method = scored.interval
+        return Evaluation(
+            key,
+            scorer.name,
+            self._digest,
+            options=_plain(scorer),
+            value=scored.value,
+            n=scored.n,
+            low=low,
+            high=high,
+            interval=method,
+            failed=sum(e is not None for e in asked.errors),
+            seconds=before[0] if before else asked.seconds,
+            cost_usd=before[1] if before else asked.cost_usd,
+            baseline=None if asked is self._asked[0] else str(self._asked[0].resolved.version.key),
+            difference=paired.difference,
+            difference_low=paired.low,
+            difference_high=paired.high,
+            p_value=paired.p_value,
+            test=paired.test,
+            wins=paired.wins,
+            ties=paired.ties,
+            losses=paired.losses,
+            statement=masked(self._statement.text),
+            place=place,
+            is_share=_is_share(scorer, scored),
+            created_at=created_at,
+        )
+
+    def _keep(self, found: Sequence[Evaluation], scored: Mapping[tuple[int, str], Scored]) -> None:
+        inputs = self._table.drop_columns([n for n in self._table.column_names if n.lower() == self.answer.lower()])
+        questions = [catalog_rows.text(row) for row in inputs.to_pylist()]
+        right = _texts(self._actual)
+        rows: dict[tuple[Any, str], list[EvaluationRow]] = {}
+        for a, asked in enumerate(self._asked):
+            for scorer in self._scorers:
+                scores = scored[a, scorer.name].scores or [None] * len(right)
+                given = _texts(asked.prediction)
+                rows[asked.resolved.version.key, scorer.name] = [
+                    EvaluationRow(i + 1, questions[i], right[i], given[i], scores[i], asked.errors[i])
+                    for i in range(len(right))
+                ]
+        try:
+            self._session.catalog.put_evaluations([(e, rows[e.version, e.metric]) for e in found])
+        except CatalogError as e:
+            self._session.warn(f"The scores could not be kept: {e.message}")
+
+
+class Judge:
+    """Asks a model of ours; given to llm_judge as its `ask`."""
+
+    def __init__(self, session: Session, name: Any, statement: Evaluate, using: Mapping[str, Any]) -> None:
+        self._session, self._statement = session, statement
+        self._using = {k: v for k, v in using.items() if k in names_of(QuerySettings)}
+        self._resolved = resolve(session, *_named(str(name)))
+        if len(self._resolved.prompt.inputs) != 1:
+            raise OptionError(
+                f"The judge '{name}' has {len(self._resolved.prompt.inputs)} inputs.",
+                "Take a model with one, such as prompt_template = '{{content}}'.",
+            )
+
+    def __call__(self, prompts: Sequence[str]) -> list[str | None]:
+        """An answer a prompt, None where it failed."""
+        cache = Cache(self._session.catalog.folder / "cache.sqlite")
+        asker = Asker(self._session, cache, self._using, self._statement.text)
+        failed = True
+        try:
+            book = asker.book(self._resolved, self._resolved.model.key.name)
+            ids = book.ids([pa.array(prompts, pa.large_string())])
+            book.asking.rows += len(prompts)
+            book.ask_all()
+            failed = False
+            return list(book.columns(ids, [self._resolved.outputs.names[0]])[0].to_pylist())
+        finally:
+            asker.finish(error=failed)
+            cache.close()
+
+
+def _cannot_tell(resolved: Resolved) -> NotSupported:
+    return NotSupported(
+        f"The handler '{resolved.handler_name}' cannot tell how probable an answer of {resolved.version.key} is.",
+        "Leave perplexity out, or evaluate a model of the engine 'local'.",
+    )
+
+
+def digest(table: pa.Table) -> str:
+    """A name for the rows and their order: the same query on the same data has the same."""
+    made = sha256("\0".join(name.lower() for name in table.column_names).encode())
+    for batch in table.to_batches(max_chunksize=1_000):
+        for row in batch.to_pylist():
+            made.update(catalog_rows.text(list(row.values())).encode("utf-8", "replace") + b"\n")
+    return made.hexdigest()
+
+
+def _metric_names(options: Options) -> list[str]:
+    said = options.take("metrics", options.take("metric", list(DEFAULT_METRICS)))
+    names = [said] if isinstance(said, str) else said
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise OptionError("metrics names no metric.", "Write: USING metrics = ['exact_match', 'token_f1'].")
+    for name in names:
+        METRICS[name]
+    return names
+
+
+def _plain(scorer: Scorer) -> dict[str, Any]:
+    """A scorer's options as the catalog keeps them: columns as a word."""
+    return {k: "(a column)" if k in scorer.row_wise else v for k, v in sorted(scorer.options.items())}
+
+
+def _is_share(scorer: Scorer, scored: Scored) -> bool:
+    """Whether the value is what people call accuracy: a share of what is right."""
+    if is_lower_better(scorer.metric) or scorer.name in NO_SHARES:
+        return False
+    return scored.value is not None and 0 <= scored.value <= 1
+
+
+def _shown(e: Evaluation) -> dict[str, Any]:
+    names = [name for name in OF_MODELS.names if name not in ("model", "version")]
+    return {"model": e.version.model.name, "version": e.version.number, **{name: getattr(e, name) for name in names}}
+
+
+def _texts(column: Any) -> list[str | None]:
+    try:
+        return list(column.cast(pa.large_string()).to_pylist())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return [None if value is None else catalog_rows.text(value) for value in column.to_pylist()]
+
+
+def _named(text: str) -> tuple[str, int | None]:
+    name, dot, number = text.rpartition(".")
+    return (name, int(number)) if dot and number.isdecimal() else (text, None)

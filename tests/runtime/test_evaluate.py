@@ -1,0 +1,271 @@
+"""EVALUATE: rows and versions scored, compared and kept; what is wrong is said before anything is asked."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sqlft
+from sqlft import plugins
+from sqlft.errors import DataError, NotFound, NotSupported, OptionError, ProviderError
+
+HANDLERS = Path(__file__).parents[1] / "handlers"
+pytest.importorskip("scipy")
+
+
+class Desk:
+    """A connection with questions, and two models of the counter's: m is right in 10 of 30 rows, loud in 20."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.con = sqlft.connect(warn=self.warnings.append)
+        self.con.execute("""
+            CREATE TABLE rows AS SELECT 'r' || i AS content, 'A:R' || i || CASE WHEN i % 3 = 0 THEN '' ELSE '!' END
+            AS answer FROM range(30) t(i);
+            CREATE MODEL m PREDICT answer USING engine = 'counter';
+            CREATE MODEL loud PREDICT answer USING engine = 'counter', prompt_template = '{{content}}!'""")
+
+    def dicts(self, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
+        """Rows by column name."""
+        done = self.con.execute(sql, parameters)
+        names = [d[0] for d in done.description]
+        return [dict(zip(names, row, strict=True)) for row in done.fetchall()]
+
+    def asked(self) -> int:
+        """Requests since this was last called."""
+        import counter
+
+        count = len(counter.ASKED)
+        counter.ASKED.clear()
+        return count
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    monkeypatch.syspath_prepend(str(HANDLERS))
+    plugins.found.cache_clear()
+    made = Desk()
+    made.asked()
+    yield made
+    made.con.close()
+    plugins.found.cache_clear()
+
+
+def test_rows(desk: Desk) -> None:
+    query = "SELECT i AS actual, i + CASE WHEN i = 3 THEN 2 ELSE 0 END AS prediction FROM range(4) t(i)"
+    found = desk.dicts(f"EVALUATE exact_match, mean_absolute_error, rmse FROM ({query})")
+    assert [row["metric"] for row in found] == ["exact_match", "mean_absolute_error", "rmse"]
+    assert [row["value"] for row in found] == [0.75, 0.5, 1.0]
+    assert [row["n"] for row in found] == [4, 4, 4]
+    assert [row["interval"] for row in found] == ["wilson", "bootstrap", "bootstrap"]
+    assert (found[0]["low"], found[0]["high"]) == pytest.approx((0.3006, 0.9544), abs=1e-4)
+    assert desk.dicts("FROM sqlft.evaluations") == []
+
+
+def test_as_mindsdb_writes_it(desk: Desk) -> None:
+    [row] = desk.dicts(
+        "EVALUATE accuracy_score FROM memory (SELECT t.answer AS a, p.answer AS b FROM rows t JOIN m p) "
+        "USING actual = 'a', prediction = 'b'"
+    )
+    assert row["value"] == pytest.approx(1 / 3)
+    [row] = desk.dicts(
+        "EVALUATE balanced_accuracy_score FROM (SELECT 'x' AS actual, 'x' AS prediction UNION ALL SELECT 'y', 'x') "
+        "USING adjusted = 1"
+    )
+    assert row["value"] == 0
+
+
+def test_nulls_one_row_and_all_the_same(desk: Desk) -> None:
+    query = "FROM (VALUES ('a', 'a'), (NULL, 'a'), ('b', NULL)) t(actual, prediction)"
+    [row] = desk.dicts(f"EVALUATE exact_match FROM ({query})")
+    assert (row["value"], row["n"]) == (0.5, 2)
+    [row] = desk.dicts("EVALUATE token_f1 FROM (SELECT 'a b' AS actual, 'a' AS prediction)")
+    assert (row["n"], row["low"], row["high"]) == (1, None, None)
+    [row] = desk.dicts("EVALUATE f1 FROM (SELECT 'a' AS actual, 'a' AS prediction FROM range(5))")
+    assert (row["value"], row["low"], row["high"]) == (1, 1, 1)
+    [row] = desk.dicts("EVALUATE f1 FROM (SELECT NULL::VARCHAR AS actual, 'a' AS prediction FROM range(5))")
+    assert (row["value"], row["n"], row["low"]) == (None, 0, None)
+
+
+def test_options_reach_their_metrics(desk: Desk, tmp_path: Path) -> None:
+    rows = "SELECT 'A' AS actual, 'a ;' AS prediction"
+    assert [r["value"] for r in desk.dicts(f"EVALUATE exact_match FROM ({rows}) USING normalise = true")] == [1]
+    both = f"EVALUATE exact_match, json_match FROM ({rows}) USING exact_match.normalise = ?, json_match.partial = true"
+    assert desk.dicts(both, [True])[0]["value"] == 1
+    queries = "SELECT 'SELECT 1' AS actual, 'SELECT 1.0' AS prediction, 'CREATE TABLE t (a INT)' AS context"
+    for given in ("USING schema = 'CREATE TABLE t (a INT)'", "USING execution_accuracy.schema = context, timeout = 5"):
+        assert desk.dicts(f"EVALUATE execution_accuracy FROM ({queries}) {given}")[0]["value"] == 1
+    sqlite = tmp_path / "d.sqlite"
+    sqlite.touch()
+    column = f"SELECT *, '{sqlite}' AS database FROM ({queries})"
+    assert desk.dicts(f"EVALUATE execution_accuracy FROM ({column})")[0]["value"] == 1
+    broken = f"SELECT 'SELECT x' AS actual, 'SELECT 1' AS prediction, '{sqlite}' AS database"
+    [row] = desk.dicts(f"EVALUATE execution_accuracy FROM ({column} UNION ALL BY NAME {broken})")
+    assert (row["value"], row["n"]) == (1, 1)
+    assert "1 of 2 actual queries cannot be run" in desk.warnings[-1]
+
+
+@pytest.mark.parametrize(
+    ("sql", "error", "said"),
+    [
+        ("EVALUATE exact_mach FROM (SELECT 1 AS actual, 1 AS prediction)", NotFound, "Did you mean 'exact_match'"),
+        ("EVALUATE exact_match FROM (SELECT 1 AS actual, 1 AS predicted)", DataError, "Did you mean 'predicted'"),
+        ("EVALUATE exact_match FROM (SELECT 1 AS actual, 1 AS prediction WHERE false)", DataError, "no rows"),
+        ("EVALUATE exact_match FROM (SELECT 1 AS actual, 1 AS prediction) USING norm = 1", OptionError, "norm"),
+        ("EVALUATE f1 FROM (SELECT 1 AS actual, 1 AS prediction) USING f1.averge = 1", OptionError, "'average'"),
+        ("EVALUATE exact_match FROM (SELECT 1 AS actual, [1] AS prediction)", DataError, "CAST"),
+        ("EVALUATE rmse FROM (SELECT 'x' AS actual, 1 AS prediction)", DataError, "no number"),
+        ("EVALUATE execution_accuracy FROM (SELECT 'a' AS actual, 'a' AS prediction)", OptionError, "needs a database"),
+        ("EVALUATE llm_judge FROM (SELECT 'a' AS actual, 'a' AS prediction)", OptionError, "judge"),
+        ("EVALUATE exact_match FROM (SELECT 1 AS actual, 1 AS prediction) USING seed = 'x'", OptionError, "seed"),
+        ("EVALUATE MODEL nobody ON (SELECT * FROM rows)", NotFound, "nobody"),
+        ("EVALUATE MODEL m, m.1 ON (SELECT * FROM rows)", OptionError, "twice"),
+        ("EVALUATE MODEL m ON (SELECT content FROM rows)", DataError, "right answers"),
+        ("EVALUATE MODEL m ON (SELECT answer FROM rows)", DataError, "input 'content'"),
+        ("EVALUATE MODEL m ON (SELECT * FROM rows) USING metrics = 'exact'", NotFound, "exact_match"),
+        ("EVALUATE MODEL m ON (SELECT * FROM rows) USING metrics = []", OptionError, "no metric"),
+        ("EVALUATE MODEL m ON (SELECT * FROM rows) USING sufix = 'x'", OptionError, "Did you mean 'suffix'"),
+        ("EVALUATE MODEL m ON (SELECT * FROM rows) USING metrics = ['perplexity']", NotSupported, "how probable"),
+        ("EVALUATE MODEL m ON (SELECT * FROM rows) USING metrics = ['llm_judge']", OptionError, "judge"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_asked(desk: Desk, sql: str, error: type, said: str) -> None:
+    with pytest.raises(error, match=said):
+        desk.con.execute(sql)
+    assert desk.asked() == 0
+    assert desk.dicts("FROM sqlft.evaluations") == []
+
+
+def test_a_version_is_asked_and_its_scores_are_kept(desk: Desk) -> None:
+    sql = "EVALUATE MODEL m ON (SELECT * FROM rows) USING metrics = ['exact_match', 'token_f1']"
+    [exact, f1] = desk.dicts(sql)
+    assert desk.asked() == 30
+    assert (exact["model"], exact["version"], exact["metric"]) == ("m", 1, "exact_match")
+    assert (exact["value"], exact["n"], exact["failed"]) == (pytest.approx(1 / 3), 30, 0)
+    assert exact["seconds"] > 0
+    assert exact["baseline"] is None
+    assert f1["value"] > exact["value"]
+    kept = desk.dicts("FROM sqlft.evaluations")
+    assert [{k: row[k] for k in exact} for row in kept] == [exact, f1]
+    [row] = desk.dicts("FROM sqlft.evaluation_rows WHERE metric = 'exact_match' AND row_number = 2")
+    assert row["input"] == '{"content": "r1"}'
+    assert (row["actual"], row["prediction"], row["score"]) == ("A:R1!", "A:R1", 0)
+    assert desk.dicts("SHOW MODELS LIKE 'm'")[0]["ACCURACY"] == exact["value"]
+    assert desk.dicts("DESCRIBE m")[0]["ACCURACY"] == exact["value"]
+    assert desk.dicts("SHOW MODELS LIKE 'loud'")[0]["ACCURACY"] is None
+
+
+def test_again_it_takes_the_old_ones_place_and_asks_nothing(desk: Desk) -> None:
+    sql = "EVALUATE MODEL m ON (SELECT * FROM rows ORDER BY content) USING metric = 'exact_match'"
+    first = desk.dicts(sql)
+    desk.asked()
+    assert desk.dicts(sql) == first
+    assert desk.asked() == 0
+    assert len(desk.dicts("FROM sqlft.evaluations")) == 1
+    assert len(desk.dicts("FROM sqlft.evaluation_rows")) == 30
+    desk.dicts(f"{sql}, normalise = true")
+    desk.con.execute("UPDATE rows SET answer = 'x' WHERE content = 'r7'")
+    assert desk.dicts(sql)[0]["value"] == first[0]["value"]
+    assert len(desk.dicts("FROM sqlft.evaluations")) == 3
+
+
+def test_versions_are_compared_on_the_same_rows(desk: Desk) -> None:
+    names = ["exact_match", "token_f1", "bleu"]
+    found = desk.dicts("EVALUATE MODEL m, loud ON (SELECT * FROM rows) USING metrics = $names", {"names": names})
+    assert [(row["model"], row["metric"]) for row in found] == [(m, n) for m in ("m", "loud") for n in names]
+    exact, f1, bleu = found[3:]
+    assert (exact["baseline"], exact["difference"]) == ("m.1", pytest.approx(1 / 3))
+    assert (exact["wins"], exact["ties"], exact["losses"]) == (20, 0, 10)
+    assert exact["test"] == "mcnemar"
+    assert exact["p_value"] == pytest.approx(2 * sum(math.comb(30, k) for k in range(11)) / 2**30)
+    assert exact["difference_low"] < exact["difference"] < exact["difference_high"]
+    assert (f1["test"], f1["wins"]) == ("permutation", 20)
+    assert (bleu["test"], bleu["wins"]) == ("permutation", None)
+    assert [row["baseline"] for row in found[:3]] == [None] * 3
+    apart = desk.dicts("""
+        SELECT count(*) AS n FROM sqlft.evaluation_rows a JOIN sqlft.evaluation_rows b
+        USING (data_digest, metric, row_number)
+        WHERE a.model = 'm' AND b.model = 'loud' AND metric = 'exact_match' AND a.score < b.score""")
+    assert apart[0]["n"] == 20
+    desk.con.execute("DROP MODEL loud")
+    assert {row["model"] for row in desk.dicts("FROM sqlft.evaluation_rows")} == {"m"}
+
+
+def test_rows_that_fail_score_0(desk: Desk) -> None:
+    [row] = desk.dicts("EVALUATE MODEL m ON (SELECT * FROM rows) USING mode = 'bad_rows', m.suffix = '!'")
+    assert row["failed"] == 3
+    assert row["value"] == pytest.approx(18 / 30)
+    assert "3 of 30 rows failed" in desk.warnings[0]
+    [bad] = desk.dicts("FROM sqlft.evaluation_rows WHERE input LIKE '%r23%'")
+    assert (bad["prediction"], bad["score"], bad["error"]) == (None, 0, "bad: ends in 3")
+
+
+def test_a_budget_stops_it_and_what_was_answered_is_kept(desk: Desk) -> None:
+    sql = "EVALUATE MODEL m, loud ON (SELECT * FROM rows)"
+    with pytest.raises(sqlft.BudgetExceeded):
+        desk.con.execute(f"{sql} USING max_rows = 40")
+    assert desk.asked() == 40
+    desk.con.execute(sql)
+    assert desk.asked() == 20
+
+
+def test_an_evaluation_that_fails_keeps_no_scores(desk: Desk) -> None:
+    with pytest.raises(ProviderError, match="empty"):
+        desk.con.execute("EVALUATE MODEL m ON (SELECT * FROM rows) USING mode = 'raises_later'")
+    assert desk.dicts("FROM sqlft.evaluations") == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL")
+def test_killed_half_way_it_goes_on_from_the_cache(desk: Desk) -> None:
+    desk.con.execute("CREATE TABLE many AS SELECT 'q' || i AS content, 'A:Q' || i AS answer FROM range(600) t(i)")
+    sql = "EVALUATE MODEL m ON (FROM many) USING mode = 'dies'"
+    code = f"""
+import sys; sys.path.insert(0, {str(HANDLERS)!r})
+import sqlft
+con = sqlft.connect()
+con.execute("CREATE TABLE many AS SELECT 'q' || i AS content, 'A:Q' || i AS answer FROM range(600) t(i)")
+con.execute({sql!r})
+"""
+    died = subprocess.run([sys.executable, "-c", code], env={**os.environ, "COUNTER_DIES": "1"})
+    assert died.returncode == -signal.SIGKILL
+    [row] = desk.dicts(sql)
+    assert (row["value"], row["n"]) == (1, 600)
+    assert 100 <= desk.asked() < 300
+    assert row["seconds"] > 0
+
+
+def test_a_model_judges(desk: Desk) -> None:
+    desk.con.execute("CREATE MODEL judge PREDICT verdict USING engine = 'echo', prompt_template = '{{it}} A'")
+    [row] = desk.dicts(
+        "EVALUATE llm_judge FROM (SELECT 'x' AS actual, 'y' AS prediction, 'q?' AS question) USING judge = 'judge'"
+    )
+    assert (row["value"], row["n"]) == (0.5, 1)  # echo's first verdict is A, both ways round
+    found = desk.dicts("EVALUATE MODEL m ON (FROM rows) USING metrics = ['llm_judge'], judge = 'judge.1'")
+    assert found[0]["value"] == 0.5
+    with pytest.raises(NotFound, match="nobody"):
+        desk.con.execute("EVALUATE MODEL m ON (FROM rows) USING metrics = ['llm_judge'], judge = 'nobody'")
+
+
+def test_a_metric_of_another_package(desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "lengths-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Name: lengths\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[sqlft.metrics]\nsame_length = lengths:same_length\n")
+    (tmp_path / "lengths.py").write_text(
+        "import pyarrow as pa, pyarrow.compute as pc\n"
+        "def same_length(*, actual, prediction, slack=0):\n"
+        "    apart = pc.abs(pc.subtract(pc.utf8_length(actual), pc.utf8_length(prediction)))\n"
+        "    return pc.less_equal(apart, slack).cast(pa.float64())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins.found.cache_clear()
+    [row] = desk.dicts("EVALUATE same_length FROM (SELECT 'abc' AS actual, 'abcd' AS prediction) USING slack = 1")
+    assert (row["metric"], row["value"]) == ("same_length", 1)
