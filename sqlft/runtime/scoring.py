@@ -86,7 +86,7 @@ class Scorer:
         if rows is None:
             for warning in found:
                 self.warn(f"{self.name}: {warning.message}")
-        return [None if s is None or math.isnan(s) else s for s in scores.to_pylist()]
+        return [s if s is not None and math.isfinite(s) else None for s in scores.to_pylist()]
 
     def _call(self, actual: Any, prediction: Any, options: Mapping[str, Any]) -> Any:
         try:
