@@ -204,6 +204,10 @@ class Handler(ABC):
         """Tokens of each text, or None where that is not known without the provider."""
         return None
 
+    def count_prompts(self, conversations: Sequence[Sequence[Message]], model: ModelSpec) -> list[int] | None:
+        """Tokens of each conversation as the model is given it; None where that is not known without asking."""
+        return None
+
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
         """What asking and training cost at the provider; None for a machine of one's own or where it is unknown."""
         return None

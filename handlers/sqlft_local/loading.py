@@ -332,6 +332,16 @@ def _unreadable(folder: Path, e: Exception) -> ProviderError:
 
 
 @lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
+def renderer_of(folder: Path, chat_template: str | None) -> Renderer:
+    """What renders a base's prompts, without its weights."""
+    from transformers import AutoTokenizer
+
+    with _quietly(), _explained(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return Renderer(tokenizer, (), chat_template)
+
+
 def fast_tokenizer(folder: Path) -> Any:
     """The tokenizer alone, without transformers."""
     from tokenizers import Tokenizer

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlft.errors import OptionError
-from sqlft.handler import Artifact, ModelSpec, Predictor, Progress, Trainer, TrainingSet
+from sqlft.handler import Artifact, Message, ModelSpec, Predictor, Progress, Trainer, TrainingSet
 from sqlft_local import bases
 from sqlft_local.bases import Report
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions, TrainOptions
@@ -87,6 +87,16 @@ class Local(Trainer):
 
         encoded = fast_tokenizer(folder).encode_batch(list(texts), add_special_tokens=False)
         return [len(e.ids) for e in encoded]
+
+    def count_prompts(self, conversations: Sequence[Sequence[Message]], model: ModelSpec) -> list[int] | None:
+        """Tokens of each conversation in the base's chat format; None while the base is not on this machine."""
+        folder = bases.local_folder(model.base)
+        if folder is None or not (folder / "tokenizer.json").exists():
+            return None
+        from sqlft_local import loading
+
+        renderer = loading.renderer_of(folder, _model_options(model).chat_template)
+        return [len(renderer.prompt(messages)) for messages in conversations]
 
     def _use_threads(self) -> None:
         if self.options.threads:

@@ -73,7 +73,7 @@ class Asking:
         statement: tuple[str, str],
         limits: Sequence[Limits] = (),
     ) -> None:
-        self._session, self._resolved, self._options, self._settings = session, resolved, options, settings
+        self._session, self._resolved, self.options, self._settings = session, resolved, options, settings
         self._name = str(resolved.version.key)
         self._statement = statement
         self._cache = cache if self._cacheable() else None
@@ -95,6 +95,8 @@ class Asking:
         self._charge = Charge(session, resolved, options, limits)
         self._admitted: set[int] = set()
         self._over: BudgetExceeded | None = None
+        self.in_ledger = True
+        """Whether the statement's row in the ledger is written; EXPLAIN asks nothing."""
         self.rows = 0
         self.failed_rows = 0
         self._started = time.monotonic()
@@ -125,6 +127,26 @@ class Asking:
                 return
             self._step(max(1, most))
 
+    def waiting(self) -> list[tuple[Message, ...]]:
+        """The prompts that neither the cache nor this statement has answered."""
+        left = [i for i, answer in enumerate(self.answers) if answer is None]
+        prompts = [self._prompts[i] or () for i in left]
+        if self._cache is None:
+            return prompts
+        keys = [key_of(self._prefix, messages) for messages in prompts]
+        kept = self._cache.get(keys)
+        return [messages for messages, key in zip(prompts, keys, strict=True) if key not in kept]
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What was asked so far cost; None where that is not known."""
+        return self._charge.total
+
+    @property
+    def seconds(self) -> float:
+        """How long the handler worked so far."""
+        return self._charge.meter.now()
+
     def finish(self, error: bool = False) -> None:
         """Close the predictor and write the ledger; safe to call twice."""
         if self._finished:
@@ -145,7 +167,7 @@ class Asking:
     def _cacheable(self) -> bool:
         if self._settings.cache is not None:
             return self._settings.cache
-        return getattr(self._options, "temperature", 0) in (0, 0.0)
+        return getattr(self.options, "temperature", 0) in (0, 0.0)
 
     def _look_up(self, first: int) -> None:
         """Fill in what the cache knows of the next prompts."""
@@ -232,7 +254,7 @@ class Asking:
     def _predict(self) -> Iterator[Completion | Piece | Progress]:
         """Runs in the pump's thread."""
         if self._opened is None:
-            self._opened = opened(self._resolved, self._options)
+            self._opened = opened(self._resolved, self.options)
         return iter(self._opened.predict(self._requests(self._pump)))
 
     def _close_predictor(self) -> None:
@@ -385,6 +407,8 @@ class Asking:
             self._write_usage()
 
     def _write_usage(self) -> None:
+        if not self.in_ledger:
+            return
         tally, (statement_id, statement) = self.tally, self._statement
         usage = Usage(
             statement_id,

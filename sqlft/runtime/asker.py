@@ -96,6 +96,7 @@ class Asker:
         self._given: dict[str, set[str]] = {}
         self._taken: set[str] = set()
         self._limits: Limits | None = None
+        self.in_ledger = True
 
     def book(self, resolved: Resolved, alias: str) -> Book:
         """The book of a version; two references with the same options share one."""
@@ -107,6 +108,7 @@ class Asker:
             options = resolved.predict_options(own)
             limits = self._limits_for(alias)
             asking = Asking(self._session, resolved, options, settings, self._cache, self._statement, limits)
+            asking.in_ledger = self.in_ledger
             self._books[key] = Book(resolved, asking)
         return self._books[key]
 

@@ -34,6 +34,14 @@ class Kept(NamedTuple):
     logprob: float | None = None
 
 
+class Lengths(NamedTuple):
+    """How many answers there are, and the mean and variance of their tokens."""
+
+    answers: int
+    mean: float
+    variance: float
+
+
 class Cache:
     """One SQLite file; usable from several threads and processes.  A folder that cannot be written keeps nothing."""
 
@@ -58,6 +66,22 @@ class Cache:
                 found.update((key, Kept(*rest)) for key, *rest in rows)
             return found
         return {}
+
+    def lengths(self, model: str, *, versions: bool = False) -> Lengths:
+        """How long a version's kept answers are in tokens; with `versions` those of all of a model's."""
+        with self._lock, suppress(sqlite3.Error):
+            con = self._open(create=False)
+            if con is None:
+                return Lengths(0, 0.0, 0.0)
+            where = "substr(model, 1, length(?1) + 1) = ?1 || '.'" if versions else "model = ?1"
+            squares = "avg(output_tokens * 1.0 * output_tokens)"
+            n, mean, square = con.execute(
+                f"SELECT count(output_tokens), avg(output_tokens), {squares} FROM answers WHERE {where}", (model,)
+            ).fetchone()
+            if n > 1:
+                return Lengths(n, mean, max(0.0, square - mean**2) * n / (n - 1))
+            return Lengths(n, mean or 0.0, 0.0)
+        return Lengths(0, 0.0, 0.0)
 
     def put(self, rows: Iterable[tuple[bytes, str, int | None, int | None, str, float | None]]) -> None:
         """Keep (key, text, input tokens, output tokens, model, logprob) rows; they outlive a crash from here on."""

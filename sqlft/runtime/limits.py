@@ -5,6 +5,7 @@ A request is let through only if its worst case fits: what was spent, what reque
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -108,10 +109,11 @@ def exceeded(over: Over, asked: str) -> BudgetExceeded:
 
 
 def dollars(amount: float) -> str:
-    """$0.000123, $1.20: as many digits as tell something."""
+    """$1,234.50, $0.0123, $0.0000123: cents, or three digits that tell something."""
     if amount == 0 or abs(amount) >= 1:
         return f"${amount:,.2f}"
-    return f"${amount:.{3 if abs(amount) >= 0.1 else 6}f}" if abs(amount) >= 0.0001 else f"${amount:.2g}"
+    digits = 2 - math.floor(math.log10(abs(amount)))
+    return f"${amount:.{max(2, digits)}f}".rstrip("0").ljust(5, "0")
 
 
 class Meter:

@@ -13,6 +13,7 @@ from sqlft.catalog.records import View
 from sqlft.errors import AlreadyExists, CatalogError, NotSupported, StatementError
 from sqlft.runtime.asker import Asker
 from sqlft.runtime.cache import Cache
+from sqlft.runtime.explain import Explainer, wanted
 from sqlft.runtime.literals import inline, quoted
 from sqlft.runtime.planning import plan
 from sqlft.runtime.rewrite import Rewriter
@@ -85,9 +86,10 @@ def _query(session: Session, cache: Cache, text: str, statement: Plain, found: l
     before = BEFORE.match(text)
     dry = before is not None and "analyze" not in (before["analyze"] or "").lower()
     asker = Asker(session, cache, statement.using, statement.text)
+    asker.in_ledger = not dry
     rewriter = Rewriter(session, text[before.end() :] if before else text, asker, dry=dry)
     try:
-        outcome = _outcome(session, rewriter, asker, text, before.group() if before else "", found)
+        outcome = _outcome(session, cache, rewriter, asker, text, before.group() if before else "", found)
     except BaseException:
         asker.finish(error=True)
         raise
@@ -96,7 +98,9 @@ def _query(session: Session, cache: Cache, text: str, statement: Plain, found: l
     return outcome
 
 
-def _outcome(session: Session, rewriter: Rewriter, asker: Asker, text: str, before: str, found: list[Token]) -> Planned:
+def _outcome(
+    session: Session, cache: Cache, rewriter: Rewriter, asker: Asker, text: str, before: str, found: list[Token]
+) -> Planned:
     try:
         reading, references = rewriter.read()
     except StatementError:
@@ -110,10 +114,14 @@ def _outcome(session: Session, rewriter: Rewriter, asker: Asker, text: str, befo
             f"A macro cannot read a model, and this one reads '{references[0].resolved.model.key.name}'.",
             "Make a view of it, or write the query out.",
         )
-    if isinstance(reading.tree, exp.Select) and not before:
+    explained, planned = wanted(before), None
+    if isinstance(reading.tree, exp.Select) and (explained or not before):
         planned = plan(session, rewriter)
-        if planned is not None:
+        if planned is not None and explained is None:
             return Stream(session, asker, planned)
+    if explained is not None:
+        drawn = Explainer(session, cache, asker, rewriter, explained).run(planned)
+        return Native(f"FROM {rewriter.register(drawn)}")
     sql = rewriter.run()
     asker.check_using()
     return Native(before + sql)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
@@ -39,6 +40,18 @@ MOST_STEPS = 200
 _numbers = itertools.count(1)
 
 
+@dataclass(frozen=True)
+class Step:
+    """A model that was replaced: the query that gives its inputs, and the columns of what stands in its place."""
+
+    reference: Reference
+    book: Book
+    query: str
+    rows: int
+    read: bool
+    columns: frozenset[str]
+
+
 class Rewriter:
     """Holds the text while it changes; `dry` asks nothing, for DESCRIBE, EXPLAIN and views."""
 
@@ -46,6 +59,10 @@ class Rewriter:
         self.session, self.text, self.asker, self.dry = session, text, asker, dry
         self._resolved: dict[tuple[ModelKey, int | None], Resolved] = {}
         self.seen_models = False
+        self.steps: list[Step] = []
+        self.before_asking: Callable[[Step], None] = lambda step: None
+        """Called with each step when its prompts are known, and not asked yet."""
+        self._last_query = ""
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -200,6 +217,7 @@ class Rewriter:
 
     def _fetch(self, query: str) -> pa.Table:
         # con.sql binds without running, and a failure to bind leaves the user's transaction alive
+        self._last_query = query
         return self.session.con.sql(query).to_arrow_reader(100_000).read_all()
 
     def _answers(self, book: Book, clauses: Clauses, inputs: Inputs, rows: pa.Table) -> pa.Table:
@@ -208,7 +226,12 @@ class Rewriter:
         outputs = mentioned_outputs(reference)
         ids = book.ids([rows.column(k) for k in range(rows.num_columns)])
         book.asking.rows += rows.num_rows
-        if not self.dry and is_read(reference, clauses):
+        read = is_read(reference, clauses)
+        names = {*reference.inputs, *outputs, *(hidden(k) for k in range(len(reference.inputs)))}
+        columns_read = frozenset(name.lower() for name in names)
+        self.steps.append(Step(reference, book, self._last_query, rows.num_rows, read, columns_read))
+        self.before_asking(self.steps[-1])
+        if not self.dry and read:
             book.ask_all()
         columns: dict[str, Any] = {}
         for k, name in enumerate(reference.inputs):

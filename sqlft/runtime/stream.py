@@ -137,6 +137,10 @@ class Stream:
         columns.update(zip(outputs, asked.book.columns(asked.slice_ids(start, end), outputs), strict=True))
         return pa.table(columns)
 
+    def text(self) -> str:
+        """The query over a slice's answers; asks nothing."""
+        return self._rewritten(dry=True)
+
     def _rewritten(self, *, dry: bool = False) -> str:
         """The slice's query; models that wait for the answers of others are asked now."""
         if not self._layout.chained:

@@ -1,0 +1,293 @@
+"""EXPLAIN and EXPLAIN ANALYZE of a query that reads models: DuckDB's plan with the models in it.
+
+EXPLAIN runs the part of the query that gives the models their inputs, to count rows and prompts, and asks nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from sqlft.errors import NotSupported
+from sqlft.runtime.asker import Asker, Book
+from sqlft.runtime.cache import Cache
+from sqlft.runtime.drawing import Node, boxed, count, draw, node_of
+from sqlft.runtime.forecast import Forecast, Range, forecast, unseen
+from sqlft.runtime.layout import Layout
+from sqlft.runtime.limits import dollars
+from sqlft.runtime.references import Reference
+from sqlft.runtime.rewrite import Rewriter, Step
+from sqlft.runtime.session import Session
+from sqlft.runtime.stream import Stream
+
+HEADING = re.compile(r"\s*explain\s*(?:(?P<analyze>analyze)\b|\((?P<options>[^)]*)\))?\s*", re.I)
+ADVICE = "Write EXPLAIN, EXPLAIN ANALYZE, EXPLAIN (FORMAT JSON) or EXPLAIN (ANALYZE, FORMAT JSON)."
+
+
+class Wanted(NamedTuple):
+    """What EXPLAIN's own words ask for."""
+
+    analyze: bool = False
+    as_json: bool = False
+
+
+@dataclass
+class Told:
+    """One model of the plan: what was foreseen, and the book with what then happened."""
+
+    reference: Reference
+    forecast: Forecast
+    book: Book
+    note: str = ""
+
+
+def wanted(before: str) -> Wanted | None:
+    """What stands before the query, if it is EXPLAIN; NotSupported for a format that this has not."""
+    heading = HEADING.fullmatch(before)
+    if heading is None:
+        return None
+    words = [w.split() for w in (heading["options"] or "").upper().split(",") if w.strip()]
+    formats = [w[-1] for w in words if w[0] == "FORMAT"]
+    others = [w[0] for w in words if w not in (["ANALYZE"], ["FORMAT", "JSON"], ["FORMAT", "TEXT"])]
+    if others:
+        what = f"format {formats[0].lower()}" if formats else f"option {others[0].lower()}"
+        raise NotSupported(f"EXPLAIN has no {what} for queries that read models.", ADVICE)
+    return Wanted(heading["analyze"] is not None or ["ANALYZE"] in words, formats == ["JSON"])
+
+
+class Explainer:
+    """Draws one query's plan."""
+
+    def __init__(self, session: Session, cache: Cache, asker: Asker, rewriter: Rewriter, what: Wanted) -> None:
+        self._session, self._cache, self._asker, self._rewriter, self._what = session, cache, asker, rewriter, what
+        self._told: list[Told] = []
+        self._began = time.monotonic()
+
+    def run(self, layout: Layout | None) -> pa.Table:
+        """The plan as DuckDB's EXPLAIN gives one: a row of explain_key and explain_value."""
+        root, rows = self._pieces() if layout is None else self._stream(layout)
+        self._asker.check_using()
+        key = "analyzed_plan" if self._what.analyze else "physical_plan"
+        value = self._json(root, rows) if self._what.as_json else self._text(root, rows)
+        return pa.table({"explain_key": [key], "explain_value": [value]})
+
+    # -- answered piece by piece ---------------------------------------------------------------------------
+
+    def _stream(self, layout: Layout) -> tuple[Node, int | None]:
+        stream = Stream(self._session, self._asker, layout)
+        try:
+            stream.start()
+            inner = self._plan(layout.spool_query())
+            outer = _without_rows(self._plan(stream.text()))
+            for asked in layout.asked:
+                if asked.book is not None:
+                    self._foresee(asked.reference, asked.book, asked.book.asking.rows, asked.read, layout.filtered)
+            for reference in layout.chained:
+                book = self._asker.book(reference.resolved, reference.alias)
+                rows = max((t.forecast.rows for t in self._told), default=0)
+                self._foresee(reference, book, rows, True, False)
+            given = None
+            if self._what.analyze:
+                given = sum(piece.to_arrow_reader(2048).read_all().num_rows for piece in stream.chunks())
+        finally:
+            stream.close()
+        node = inner
+        for told in self._told:
+            node = self._model(told, [node])
+        return _in_place(outer, node), given
+
+    # -- answered as a whole -------------------------------------------------------------------------------
+
+    def _pieces(self) -> tuple[Node, int | None]:
+        self._rewriter.before_asking = self._before
+        sql = self._rewriter.run()
+        analyzed = self._what.analyze
+        root = self._plan(sql, "ANALYZE, " if analyzed else "")
+        for told, step in zip(self._told, self._rewriter.steps, strict=True):
+            node = self._model(told, [self._plan(step.query)])
+            if not _replaced(root, step.columns, node):
+                root.children.append(node)
+        return root, root.rows if analyzed else None
+
+    def _before(self, step: Step) -> None:
+        self._foresee(step.reference, step.book, step.rows, step.read, False)
+
+    # -- what is foreseen and what happened ----------------------------------------------------------------
+
+    def _foresee(self, reference: Reference, book: Book, rows: int, read: bool, may_stop: bool) -> None:
+        note = ""
+        waiting = book.asking.waiting() if read else []
+        prompts = len(book.asking.answers)
+        least = min(1, len(waiting)) if may_stop else None
+        of = (self._session, self._cache, book.resolved, book.asking.options)
+        if read and rows and not prompts and self._told:
+            note = "its prompts need the answers of the model below"
+            below = self._told[-1].forecast
+            most = max(rows, below.rows)
+            told = unseen(*of, most, below.prompts or round(below.asked.expected), most)
+        else:
+            told = forecast(*of, rows, prompts if read else 0, waiting, least)
+        if not read:
+            note = "nobody reads its answer: it is not asked"
+        elif may_stop and waiting:
+            note = "it stops when enough rows pass"
+        self._told.append(Told(reference, told, book, note))
+
+    def _model(self, told: Told, children: list[Node]) -> Node:
+        model = told.book.resolved.model
+        version = told.book.resolved.version.key
+        lines = [f"Engine: {model.engine}{f', base {model.base}' if model.base else ''}"]
+        lines += [told.note] if told.note else []
+        lines += _foreseen(told.forecast)
+        facts: dict[str, Any] = {
+            "Model": str(version),
+            "Engine": model.engine,
+            "Base": model.base,
+            "Estimate": _plain(told.forecast),
+        }
+        first = next(t for t in self._told if t.book is told.book)
+        if self._what.analyze and first is told:
+            actual = _actual(told.book)
+            facts["Actual"] = actual
+            lines += _happened(actual)
+        return Node(f"Model {version}", lines, children, facts=facts)
+
+    def _plan(self, sql: str, more: str = "") -> Node:
+        found = self._session.con.execute(f"EXPLAIN ({more}FORMAT JSON) {sql}").fetchall()
+        plan: Any = json.loads(found[-1][1])
+        if isinstance(plan, Mapping):
+            plan = plan.get("operator") or plan.get("children") or [plan]
+        return node_of(plan[0])
+
+    # -- the whole -----------------------------------------------------------------------------------------
+
+    def _text(self, root: Node, rows: int | None) -> str:
+        costs = [t.forecast.cost_usd for t in self._told]
+        if self._what.analyze:
+            spent = [_actual(book)["cost_usd"] for book in {id(t.book): t.book for t in self._told}.values()]
+            total = "not known" if None in spent else dollars(sum(spent))
+            head = [f"Total Time: {time.monotonic() - self._began:.4f}s", f"Cost: {total}"]
+            head += [] if rows is None else [f"Rows: {count(rows)}"]
+            return boxed("Summary", head) + draw(root)
+        cost = _sum(costs)
+        head = [
+            f"Requests: {_figure(_sum([t.forecast.asked for t in self._told]))}",
+            f"Cost: {_figure(cost, dollars)}",
+            f"Time: {_figure(_sum([t.forecast.seconds for t in self._told]), _duration)}",
+            "No model was asked for this.",
+        ]
+        return boxed("Estimate", head) + draw(root)
+
+    def _json(self, root: Node, rows: int | None) -> str:
+        if not self._what.analyze:
+            return json.dumps([root.json()], indent=4, default=str)
+        seconds = time.monotonic() - self._began
+        return json.dumps({"latency": seconds, "rows_returned": rows, "operator": [root.json()]}, indent=4, default=str)
+
+
+def _in_place(root: Node, node: Node) -> Node:
+    """The tree with `node` where it reads answers: at the nearest operator that is above all of its Arrow scans."""
+    if sum(_arrows(c) > 0 for c in root.children) == 1 and _arrows(root) > int(root.is_arrow):
+        root.children = [_in_place(c, node) if _arrows(c) else c for c in root.children]
+        return root
+    return node if _arrows(root) else Node(root.name, root.lines, [*root.children, node], facts=root.facts)
+
+
+def _without_rows(node: Node) -> Node:
+    """The plan over answers that are not there yet, without DuckDB's count of them."""
+    node.lines = [line for line in node.lines if not line.startswith("~")]
+    for child in node.children:
+        _without_rows(child)
+    return node
+
+
+def _arrows(node: Node) -> int:
+    return int(node.is_arrow) + sum(_arrows(c) for c in node.children)
+
+
+def _replaced(root: Node, columns: frozenset[str], node: Node) -> bool:
+    """Whether a scan of these columns was found below `root`, and `node` put in its place."""
+    for i, child in enumerate(root.children):
+        if child.is_arrow and not child.children and child.columns <= columns:
+            root.children[i] = node
+            return True
+        if _replaced(child, columns, node):
+            return True
+    return False
+
+
+def _foreseen(told: Forecast) -> list[str]:
+    exact = told.counted == "counted" and told.input_tokens.exact
+    lines = [
+        f"Rows: {count(told.rows)}",
+        f"Distinct Prompts: {count(told.prompts) if told.prompts or not told.asked.high else 'not known'}",
+        f"Cached: {count(told.cached)}",
+        f"To Ask: {_figure(told.asked)}",
+        f"Tokens In: {_figure(told.input_tokens)}",
+        f"Tokens Out: {_figure(told.output_tokens)}",
+        f"Cost: {_figure(told.cost_usd, dollars)}",
+        f"Time: {_figure(told.seconds, _duration)}",
+    ]
+    if told.asked.high:
+        lines += [] if exact else [f"Prompts are told {told.counted}"]
+        lines += [f"Answers are told by {told.earlier} earlier" if told.earlier else "There are no earlier answers"]
+    return lines
+
+
+def _happened(actual: Mapping[str, Any]) -> list[str]:
+    cost = actual["cost_usd"]
+    return [
+        "Then:",
+        f"Asked: {count(actual['calls'])}, Cached: {count(actual['cached'])}, Errors: {count(actual['errors'])}",
+        f"Tokens In: {count(actual['input_tokens'])}, Out: {count(actual['output_tokens'])}",
+        f"Cost: {'not known' if cost is None else dollars(cost)}",
+        f"Time: {_duration(actual['seconds'])}",
+    ]
+
+
+def _actual(book: Book) -> dict[str, Any]:
+    asking = book.asking
+    return {
+        **{name: value for name, value in asdict(asking.tally).items() if name != "input_chars"},
+        "cost_usd": asking.cost_usd,
+        "seconds": asking.seconds,
+    }
+
+
+def _plain(told: Forecast) -> dict[str, Any]:
+    """The forecast for JSON: a figure and its interval each."""
+    found: dict[str, Any] = {"rows": told.rows, "distinct_prompts": told.prompts, "cached": told.cached}
+    for name in ("asked", "input_tokens", "output_tokens", "cost_usd", "seconds"):
+        figure: Range | None = getattr(told, name)
+        low, expected, high = (None, None, None) if figure is None else figure
+        found |= {name: expected, f"{name}_low": low, f"{name}_high": high}
+    return {**found, "earlier_answers": told.earlier, "prompts_told": told.counted}
+
+
+def _sum(figures: list[Range | None]) -> Range | None:
+    total = Range(0, 0, 0)
+    for figure in figures:
+        if figure is None:
+            return None
+        total = total.plus(figure)
+    return total
+
+
+def _figure(figure: Range | None, shown: Callable[[float], str] = count) -> str:
+    if figure is None:
+        return "not known"
+    if figure.exact:
+        return shown(figure.expected)
+    return f"~{shown(figure.expected)} ({shown(figure.low)} to {shown(figure.high)})"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"
