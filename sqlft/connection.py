@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from sqlft.catalog import secrets
 from sqlft.catalog.home import home
 from sqlft.catalog.store import Catalog
 from sqlft.errors import SqlftError, did_you_mean
@@ -23,6 +24,7 @@ from sqlft.runtime.session import Parameters, Session, Tick
 from sqlft.sql.parser import maybe_ours, parse
 from sqlft.sql.plain import has_using_tail
 from sqlft.sql.statements import DescribeModel, Plain, Statement
+from sqlft.sql.unmasked import secrets_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,16 +76,23 @@ class Connection:
 
     def execute(self, query: Any, parameters: Parameters = None, **options: Any) -> Connection:
         """Run one or more statements; the result of the last is there to be fetched."""
-        if self.session.cleanup:
-            self._forget()
-        if parameters is None and not options and (query in self._plain or self._is_plain(query)):
-            try:
-                self._con.execute(query)
-            except duckdb.CatalogException as e:
-                return self._again(query, parameters, e)
-            return self
-        if not isinstance(query, str) or not self._is_ours(query):
-            return self._native(query, parameters, **options)
+        try:
+            if self.session.cleanup:
+                self._forget()
+            if parameters is None and not options and (query in self._plain or self._is_plain(query)):
+                try:
+                    self._con.execute(query)
+                except duckdb.CatalogException as e:
+                    return self._again(query, parameters, e)
+                return self
+            if not isinstance(query, str) or not self._is_ours(query):
+                return self._native(query, parameters, **options)
+            return self._execute_ours(query, parameters)
+        except BaseException as e:
+            _discreet(e, query)
+            raise
+
+    def _execute_ours(self, query: str, parameters: Parameters) -> Connection:
         self._plain.clear()
         self.session.interrupted = False
         statements = parse(query)
@@ -122,6 +131,13 @@ class Connection:
 
     def sql(self, query: str, *, alias: str = "", params: Parameters = None, **options: Any) -> Any:
         """A DuckDB relation of a query; answers of models are in it when this returns."""
+        try:
+            return self._sql(query, alias, params, options)
+        except BaseException as e:
+            _discreet(e, query)
+            raise
+
+    def _sql(self, query: str, alias: str, params: Parameters, options: dict[str, Any]) -> Any:
         self._forget(keep_registered=True)
         given: dict[str, Any] = {k: v for k, v in (("alias", alias), ("params", params)) if v}
         if not self._is_ours(query):
@@ -157,11 +173,15 @@ class Connection:
         self._forget()
         self.session.interrupted = False
         try:
-            return self._relations(query)
-        except duckdb.CatalogException as e:
-            if _missing(e).lower() not in self.session.catalog.refresh():
-                raise
-            return self._relations(query)
+            try:
+                return self._relations(query)
+            except duckdb.CatalogException as e:
+                if _missing(e).lower() not in self.session.catalog.refresh():
+                    raise
+                return self._relations(query)
+        except BaseException as e:
+            _discreet(e, query)
+            raise
 
     def _relations(self, query: str) -> Iterator[Any] | None:
         statements = parse(query) if self._is_ours(query) else []
@@ -442,6 +462,11 @@ class Connection:
         if name.startswith("__") or name == "_con":
             raise AttributeError(name)
         return getattr(self._con, name)
+
+
+def _discreet(error: BaseException, query: Any) -> None:
+    """An error repeats no secret, neither of the statement nor of an engine."""
+    secrets.discreet(error, secrets_in(query) if isinstance(query, str) else ())
 
 
 @atexit.register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +13,14 @@ from sqlft.errors import OptionError, did_you_mean
 from sqlft.handler import Alias, Range, Secret
 
 MISSING = object()
+STARS = "****"
+SHORTEST_SECRET = 6
+"""A shorter one, such as EMPTY, is a word that errors need."""
 SECRET_WORDS = ("api_key", "password", "secret", "token_secret", "access_token", "auth_token")
+
+
+_seen: set[str] = set()
+"""Secrets that options of this process hold, so that no error repeats them."""
 
 
 class Env(NamedTuple):
@@ -63,6 +71,20 @@ def is_secret(name: str, *classes: type) -> bool:
     return any(word in name.lower() for word in SECRET_WORDS)
 
 
+def redacted(text: str) -> str:
+    """`text` with stars for every secret that an option of this process holds, however it is written there."""
+    for value in sorted(_seen, key=len, reverse=True):
+        text = text.replace(value, STARS)
+    return text
+
+
+def _remember(name: str, value: Any, cls: type) -> None:
+    if isinstance(value, str) and len(value) >= SHORTEST_SECRET and is_secret(name, cls):
+        as_code, as_json = repr(value)[1:-1], json.dumps(value)[1:-1]
+        lines = (line for line in value.splitlines() if len(line) >= SHORTEST_SECRET)
+        _seen.update((value, as_code, as_json, *lines))
+
+
 def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
     """OptionError for the first key that nobody takes, with the nearest one that somebody does."""
     known = sorted(set(known))
@@ -89,6 +111,8 @@ def build(cls: type, given: Mapping[str, Any], what: str) -> Any:
 
     A secret that is not given is taken from its usual environment variable.
     """
+    for name, value in given.items():
+        _remember(name, value, cls)
     if cls is dict:
         return dict(given)
     declared = options_of(cls)
@@ -102,6 +126,7 @@ def build(cls: type, given: Mapping[str, Any], what: str) -> Any:
         usual = option.secret.env if option.secret else None
         if usual and option.name not in values and os.environ.get(usual):
             values[option.name] = os.environ[usual]
+            _remember(option.name, values[option.name], cls)
     for option in declared.values():
         if option.default is MISSING and option.name not in values:
             raise OptionError(

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
 from sqlft.catalog.home import secrets_folder
 from sqlft.errors import CatalogError, MissingSecret
-from sqlft.options import Env
+from sqlft.options import STARS, Env, redacted
 
-STARS = "****"
+_EXCERPT = re.compile(r"^LINE \d+: (.*)$", re.M)
 
 
 def hide(options: Mapping[str, Any], is_secret: Callable[[str], bool], owner: str) -> dict[str, Any]:
@@ -44,6 +44,45 @@ def redact(text: str, options: Mapping[str, Any]) -> str:
         elif isinstance(value, Mapping):
             text = redact(text, value)
     return text
+
+
+def discreet(error: BaseException, also: Iterable[str] = ()) -> None:
+    """Take secrets out of an error, its notes and its causes: those that options hold, and `also`."""
+    found: list[BaseException] = []
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is not None and one not in found:
+            found.append(one)
+            left += [one.__cause__, one.__context__]
+    values = sorted(also, key=len, reverse=True)
+    for one in found:
+        one.args = tuple(_discreet(a, values) for a in one.args)
+        for name, value in list(vars(one).items()):
+            if isinstance(value, (str, list)):
+                setattr(one, name, _discreet(value, values))
+
+
+def _discreet(value: Any, also: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_discreet(v, also) for v in value]
+    if not isinstance(value, str):
+        return value
+    for secret in also:
+        value = value.replace(secret, "*" * len(secret))
+    return _EXCERPT.sub(lambda m: _without_ends(m[0], m[1], also), redacted(value))
+
+
+def _without_ends(line: str, excerpt: str, also: Sequence[str]) -> str:
+    """DuckDB's excerpt of a line, which may begin or end within a secret."""
+    for secret in also:
+        for size in range(len(secret) - 1, 3, -1):
+            if excerpt.startswith("..." + secret[-size:]):
+                return line.replace(secret[-size:], "*" * size, 1)
+            if excerpt.endswith(secret[:size] + "..."):
+                head, _, tail = line.rpartition(secret[:size])
+                return head + "*" * size + tail
+    return line
 
 
 def forget(options: Mapping[str, Any]) -> None:

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 from sqlft import plugins
 from sqlft.catalog.records import Usage
+from sqlft.catalog.secrets import discreet
 from sqlft.data import Misfit
 from sqlft.errors import BudgetExceeded, Cancelled, CatalogError, ProviderError, SqlftError
 from sqlft.handler import Completion, Embedder, Message, Piece, Predictor, Progress, Request, RowError
+from sqlft.options import redacted
 from sqlft.runtime.cache import Cache, key_of, prefix_of
 from sqlft.runtime.charge import Charge
 from sqlft.runtime.embed import Embedding
@@ -195,11 +197,13 @@ class Asking:
             self._write_usage()
         try:
             items, ended = self._take(self._pump, min(most, WINDOW))
-        except SqlftError:
+        except SqlftError as e:
+            discreet(e)
             raise
         except ImportError as e:
             raise plugins.not_installed(self._resolved.handler_name, e) from e
         except Exception as e:
+            discreet(e)
             raise ProviderError(
                 f"The handler '{self._resolved.handler_name}' failed: {type(e).__name__}: {e}",
                 "Run it again: what was answered is kept. If it goes on, tell those who wrote the handler.",
@@ -357,6 +361,7 @@ class Asking:
         heapq.heappush(self._retries, (time.monotonic(), c.id))
 
     def _accept_error(self, i: int, code: str, message: str, retryable: bool, spent: Completion | None = None) -> None:
+        message = redacted(message)
         started = self._outstanding.pop(i)
         self._charge.give_up(i)
         tries = self._attempts.get(i, 0)

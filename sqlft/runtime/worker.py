@@ -26,7 +26,7 @@ from sqlft.catalog.store import Catalog
 from sqlft.catalog.workfolder import FILES, LOG
 from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError
 from sqlft.handler import Artifact, ModelSpec, Progress, Trainer, TrainingSet
-from sqlft.options import build
+from sqlft.options import build, redacted
 from sqlft.runtime import job
 from sqlft.runtime.launch import DETACH
 
@@ -204,7 +204,7 @@ class Training:
     def _redacted(self, text: str) -> str:
         for options in (self.job.engine_options, self.job.model_options, self.job.train_options):
             text = secrets.redact(text, options)
-        return text
+        return redacted(text)
 
     def _seconds(self) -> float:
         earlier = self.catalog.version(self.key).seconds or 0.0

@@ -7,8 +7,8 @@ import re
 from sqlft.errors import StatementError
 from sqlft.options import SECRET_WORDS
 
-_SECRET = re.compile(
-    rf"""(?:{"|".join(SECRET_WORDS)})\w*["'`]?
+SECRET = re.compile(
+    rf"""(?:(?:{"|".join(SECRET_WORDS)}|passphrase|passwd|authorization|credential)\w*|(?<!\w)\w*token(?!\w))["'`]?
          (?: \s*+[=:]?\s*+ (?P<quoted> [eE]'(?:[^'\\]|\\.|'')*+'? | '(?:[^']|'')*+'? | "(?:[^"]|"")*+"?
                                    | (?P<tag>\$\w*\$).*?(?:(?P=tag)|\Z) )
            | \s*+[=:]\s*+(?!env\b) (?P<bare> [^\s,;()}}\]'"$?]++ ) )""",
@@ -18,7 +18,7 @@ _SECRET = re.compile(
 
 def masked(text: str) -> str:
     """`text`, the same length, with the values of api_key, password and their like as stars."""
-    return _SECRET.sub(_stars, text)
+    return SECRET.sub(_stars, text)
 
 
 def wrong(message: str, text: str, offset: int, next_step: str) -> StatementError:

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 import stat
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
 from sqlft.catalog import secrets
-from sqlft.errors import MissingSecret
-from sqlft.options import Env, is_secret
+from sqlft.errors import MissingSecret, StatementError
+from sqlft.handler import Secret
+from sqlft.options import Env, build, is_secret
 
 KEY = "sk-very-secret"
 
@@ -61,3 +65,42 @@ def test_texts_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "sk-other")
     hidden = secrets.hide({"api_key": KEY, "deep": {"token_secret": Env("MY_KEY")}}, is_secret, "ML_ENGINE e")
     assert secrets.redact(f"key {KEY} and sk-other fail", hidden) == "key **** and **** fail"
+
+
+def test_an_error_its_notes_and_its_causes_are_redacted() -> None:
+    build(Login, {"api_key": KEY, "user": "me-myself"}, "It")
+    error = StatementError("No.", f"USING x = '{KEY}'", 3, f"Not {KEY!r}.")
+    error.__cause__ = ValueError(f"{KEY} and 'other-secret'")
+    error.add_note(f"Also {KEY}, me-myself.")
+    secrets.discreet(error, {"other-secret"})
+    told = "".join(traceback.format_exception(error)) + repr(vars(error))
+    assert KEY not in told
+    assert "other-secret" not in told
+    assert "Also ****, me-myself." in told
+    assert "and '************'" in told
+
+
+@pytest.mark.parametrize("cut", ["...{end}', 1) + nonsense", "SELECT nonsense, '{start}...", "...{start}{end}' x..."])
+def test_an_excerpt_that_begins_or_ends_within_a_secret(cut: str) -> None:
+    secret = "0123456789abcdefghij"
+    line = cut.format(start=secret[:10], end=secret[10:])
+    error = ValueError(f"Parser Error: no\n\nLINE 1: {line}\n        ^")
+    secrets.discreet(error, {secret})
+    shown = str(error).splitlines()[2]
+    assert not any(secret[i : i + 6] in shown for i in range(15))
+    assert len(shown) == len(f"LINE 1: {line}")
+
+
+def test_a_short_word_is_no_secret() -> None:
+    build(Login, {"api_key": "EMPTY"}, "It")
+    error = ValueError("The answer is EMPTY.")
+    secrets.discreet(error)
+    assert str(error) == "The answer is EMPTY."
+
+
+@dataclass
+class Login:
+    """Options with a secret."""
+
+    api_key: Annotated[str | None, "the key", Secret()] = None
+    user: Annotated[str, "who"] = ""

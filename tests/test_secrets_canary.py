@@ -1,0 +1,300 @@
+"""A key is given in every way there is, and then looked for in everything that was written.
+
+One place may have it: the file for its owner only, outside the database's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sqlft
+from sqlft import plugins
+
+HANDLERS = Path(__file__).parent / "handlers"
+CANARY = "canary-7f3a9c"
+ROWS = "SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)"
+
+
+class Aviary:
+    """A database in a folder of its own; `told` is all that a person was shown."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.folder, self.home = folder, home
+        self.told: list[str] = []
+        self.con = self.open()
+
+    def open(self) -> sqlft.Connection:
+        return sqlft.connect(
+            self.folder / "app.duckdb",
+            warn=self.told.append,
+            progress=lambda tick: self.told.append(repr(tick)),
+        )
+
+    def run(self, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        """The rows; an error is told, as Python tells it."""
+        try:
+            rows = self.con.execute(sql, parameters).fetchall()
+        except Exception as e:
+            self.told.append("".join(traceback.format_exception(e)) + repr(e) + repr(vars(e)))
+            return []
+        self.told.append(repr(rows))
+        return rows
+
+    def list_all(self) -> None:
+        """All listings there are."""
+        for name in ("engines", "models", "versions", "metrics", "usage", "evaluations", "costs"):
+            self.run(f"SELECT * FROM sqlft.{name}")
+        for what in ("SHOW ML_ENGINES", "SHOW MODELS", "SHOW HANDLERS", "DESCRIBE ML_ENGINE e"):
+            self.run(what)
+        for attribute in ("", ".options", ".data", ".findings", ".versions", ".inputs"):
+            self.run(f"DESCRIBE MODEL m{attribute}")
+
+    def found(self) -> list[str]:
+        """Where the canary is, beside the one file."""
+        self.con.execute("CHECKPOINT")
+        places = [f"told: {text[:400]}" for text in self.told if CANARY in text]
+        for root in (self.folder, self.home):
+            for file in sorted(p for p in root.rglob("*") if p.is_file()):
+                if file.parent == self.home / "secrets":
+                    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+                    continue
+                if CANARY.encode() in file.read_bytes():
+                    places.append(str(file.relative_to(root.parent)))
+        return places
+
+
+@pytest.fixture
+def aviary(tmp_path: Path, sqlft_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aviary]:
+    monkeypatch.syspath_prepend(str(HANDLERS))
+    plugins.found.cache_clear()
+    folder = tmp_path / "db"
+    folder.mkdir()
+    made = Aviary(folder, sqlft_home)
+    yield made
+    made.con.close()
+    plugins.found.cache_clear()
+
+
+def kept(aviary: Aviary) -> list[str]:
+    """Values in the one place."""
+    return [str(json.loads(f.read_text())["value"]) for f in (aviary.home / "secrets").glob("*")]
+
+
+WRITTEN = {
+    "plain": f"'{CANARY}'",
+    "double": f'"{CANARY}"',
+    "quoted": f"'it''s {CANARY} \"x\"'",
+    "newline": f"'{CANARY}\nsecond {CANARY}'",
+    "escaped": f"E'{CANARY}\\n\\'{CANARY}'",
+    "dollars": f"$k$a;b'{CANARY}$k$",
+    "bare": CANARY,
+    "parameter": "$key",
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=list(WRITTEN))
+def test_a_key_in_every_spelling(aviary: Aviary, written: str) -> None:
+    given = {"key": CANARY} if written == "$key" else None
+    aviary.run(f"CREATE ML_ENGINE e FROM stranger USING api_key = {written}", given)
+    aviary.run("CREATE MODEL m PREDICT answer USING engine = 'e', base = 'b', prompt_template = '{{question}}'")
+    aviary.run(f"CREATE MODEL own PREDICT answer USING engine = 'stranger', base = 'b', api_key = {written}", given)
+    assert len(kept(aviary)) == 2
+    assert all(CANARY in value for value in kept(aviary))
+    control = aviary.folder / "control"
+    control.mkdir()
+    aviary.run(f"FINETUNE m FROM ({ROWS}) USING hub_token = {written}, steps = 2", given)
+    aviary.run("SELECT * FROM m WHERE question IN ('q1', 'q2')")
+    aviary.run("SELECT * FROM own WHERE content = 'q1'")
+    aviary.list_all()
+    assert aviary.found() == []
+
+
+@pytest.mark.parametrize("written", [v for k, v in WRITTEN.items() if k != "parameter"])
+def test_statements_that_fail(aviary: Aviary, written: str) -> None:
+    aviary.run("CREATE MODEL m PREDICT answer USING engine = 'stranger', base = 'b'")
+    for statement in (
+        "CREATE ML_ENGINE e FROM stranger USING api_key = {} nonsense",
+        "CREATE ML_ENGINE e FROM nobody USING api_key = {}",
+        "CREATE ML_ENGINE e FROM stranger USING api_key = {}, colour = 'red'",
+        "CREATE ML_ENGINE FROM stranger USING api_key = {}",
+        "CREATE ML_ENGIN e FROM stranger USING api_key = {}",
+        "CREATE MODEL x PREDICT answer USING engine = 'nobody', api_key = {}",
+        "CREATE MODEL x PREDICT (a NONSENSE) USING engine = 'stranger', api_key = {}",
+        "CREATE MODEL m PREDICT answer USING engine = 'stranger', openai_api_key = {}",
+        "FINETUNE m FROM (SELECT 1 AS x) USING hub_token = {}",
+        "FINETUNE m FROM (SELECT nonsense) USING hub_token = {}",
+        "FINETUNE m FROM (SELECT 1 USING hub_token = {}",
+        "SELECT answer FROM m USING api_key = {}",
+        "SELECT answer FROM m WHERE content = 'x' USING api_key = {}",
+        "SELECT nonsense FROM m WHERE content = 'x' USING prefix = 'p', api_key = {}",
+        "SELECT 1 AS one USING api_key = {}",
+        "SELECT * FROM m WHERE content = (SELECT nonsense) AND api_key = {}",
+        "CREATE VIEW v AS SELECT answer FROM m WHERE content = 'x' USING api_key = {}",
+        "SELEC 1 AS api_key, api_key = {}",
+        "SELECT nonsense FROM (SELECT 1) WHERE api_key = {}",
+        "CREATE SECRET s (TYPE nonsense, SECRET {})",
+        "CREATE DATABASE d WITH ENGINE = 'nobody', PARAMETERS = {{'password': {}}}",
+        "CREATE DATABASE d WITH ENGINE = 'postgres', PARAMETERS = {{'host': '127.0.0.1', 'port': 1, 'password': {}}}",
+        "RETRAIN m FROM (SELECT 1) USING hub_token = {}",
+        "EVALUATE nonsense FROM (SELECT 1) USING api_key = {}",
+    ):  # fmt: skip
+        aviary.run(statement.format(written))
+    aviary.list_all()
+    assert aviary.found() == []
+
+
+def test_a_key_of_the_environment(aviary: Aviary, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIRD", CANARY)
+    monkeypatch.setenv("STRANGER_KEY", CANARY)
+    aviary.run("CREATE ML_ENGINE e FROM stranger USING api_key = env('BIRD')")
+    aviary.run("CREATE MODEL m PREDICT answer USING engine = 'e', base = 'b', prompt_template = '{{question}}'")
+    aviary.run(f"FINETUNE m FROM ({ROWS}) USING hub_token = env('BIRD'), steps = 2")
+    aviary.run("SELECT * FROM m WHERE question = 'q1'")
+    aviary.list_all()
+    assert kept(aviary) == []
+    assert aviary.found() == []
+
+
+@pytest.mark.parametrize("engine", ["e", "stranger"])
+def test_a_training_that_breaks_with_the_key_in_its_error(
+    aviary: Aviary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    monkeypatch.setenv("STRANGER_KEY", CANARY)
+    aviary.run(f"CREATE ML_ENGINE e FROM stranger USING api_key = '{CANARY}'")
+    aviary.run(
+        f"CREATE MODEL m PREDICT answer USING engine = '{engine}', base = 'b', prompt_template = '{{{{question}}}}'"
+    )
+    control = tmp_path / "control"
+    control.mkdir()
+    (control / "script.json").write_text(json.dumps({"2": "crash"}))
+    aviary.run(f"FINETUNE m FROM ({ROWS}) USING control = '{control}'")
+    assert any("boom with" in text for text in aviary.told)
+    aviary.list_all()
+    assert aviary.found() == []
+
+
+@pytest.mark.parametrize("how", ["row", "raises", "breaks"])
+def test_a_provider_that_repeats_the_key(aviary: Aviary, how: str) -> None:
+    aviary.run(f"CREATE ML_ENGINE e FROM parrot USING api_key = $${CANARY}\n'x$$")
+    aviary.run(f"CREATE MODEL m PREDICT answer USING engine = 'e', how = '{how}'")
+    aviary.run("SELECT answer, answer_error FROM m WHERE content = 'x'")
+    aviary.run("SELECT answer FROM m WHERE content = 'x' USING on_error = 'fail'")
+    aviary.run("CREATE TABLE t AS SELECT answer, answer_error FROM m WHERE content = 'x'")
+    assert any("you said" in text for text in aviary.told)
+    aviary.list_all()
+    assert aviary.found() == []
+
+
+def test_the_shell(aviary: Aviary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aviary.con.close()
+    statements = f"""CREATE ML_ENGINE e FROM stranger USING api_key = '{CANARY}';
+        CREATE MODEL m PREDICT answer USING engine = 'e', base = 'b', prompt_template = '{{{{question}}}}';
+        FINETUNE m FROM ({ROWS}) USING hub_token = '{CANARY}', steps = 2;
+        SELECT answer FROM m WHERE question = 'q1';
+        CREATE ML_ENGINE f FROM stranger USING api_key = '{CANARY}' oops;
+        SELECT 1 USING api_key = '{CANARY}';"""
+    script = tmp_path / "script.sql"
+    script.write_text(statements)
+    path = os.pathsep.join(filter(None, [str(HANDLERS), os.environ.get("PYTHONPATH")]))
+    for arguments, text in (
+        (["-f", str(script)], ""),
+        ([], statements.replace(" e ", " g ").replace("MODEL m", "MODEL n")),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "sqlft", "shell", str(aviary.folder / "app.duckdb"), *arguments],
+            input=text, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, timeout=60,
+        )  # fmt: skip
+        assert "oops" in done.stderr
+        aviary.told += [done.stdout, done.stderr]
+    aviary.con = aviary.open()
+    assert len(kept(aviary)) == 4
+    assert aviary.found() == []
+
+
+def test_what_is_typed_at_a_terminal(aviary: Aviary) -> None:
+    import pexpect
+
+    aviary.con.close()
+    path = os.pathsep.join(filter(None, [str(HANDLERS), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm-256color"}
+    shell: Any = pexpect.spawn(
+        sys.executable,
+        ["-m", "sqlft", "shell", str(aviary.folder / "app.duckdb")],
+        env=env,
+        encoding="utf-8",
+        timeout=60,
+    )
+    for line in (
+        f"CREATE ML_ENGINE e FROM stranger USING api_key = '{CANARY}';",
+        f"CREATE ML_ENGINE f FROM stranger USING api_key = '{CANARY}' oops;",
+        f"CREATE MODEL m PREDICT answer USING engine = 'e', access_token = '{CANARY}';",
+        f"FINETUNE m FROM (SELECT 1) USING hub_token = '{CANARY}';",
+        f"SELECT 1 AS api_key WHERE api_key = '{CANARY}';",
+        f"CREATE SECRET s (TYPE s3, KEY_ID 'x', SECRET '{CANARY}');",
+    ):
+        shell.expect("sqlft> ")
+        shell.send(f"{line}\r")
+        shell.expect(r"\x1b\[\?2004l")
+    shell.expect("sqlft> ")
+    shell.send("\x04")
+    shell.expect(pexpect.EOF)
+    aviary.con = aviary.open()
+    assert (aviary.home / "history").read_text().count("+") >= 6
+    assert len(kept(aviary)) == 1
+    assert aviary.found() == []
+
+
+@pytest.fixture(autouse=True)
+def _parrot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that says its key in every error, installed for these tests alone."""
+    folder = tmp_path / "site"
+    (folder / "parrot-1.0.dist-info").mkdir(parents=True)
+    (folder / "parrot-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: parrot\nVersion: 1.0\n")
+    (folder / "parrot-1.0.dist-info" / "entry_points.txt").write_text("[sqlft.handlers]\nparrot = parrot:Parrot\n")
+    (folder / "parrot.py").write_text(PARROT)
+    monkeypatch.syspath_prepend(str(folder))
+
+
+PARROT = """
+from dataclasses import dataclass
+from typing import Annotated
+from sqlft.errors import ProviderError
+from sqlft.handler import Completion, Handler, Predictor, RowError, Secret
+
+@dataclass
+class EngineOptions:
+    api_key: Annotated[str | None, "the key", Secret()] = None
+
+@dataclass
+class ModelOptions:
+    how: Annotated[str, "row, raises, breaks"] = "row"
+
+class Parrot(Handler):
+    engine_options = EngineOptions
+    model_options = ModelOptions
+
+    def open(self, model, artifact, options):
+        return Talking(self.options.api_key, model.options.how)
+
+class Talking(Predictor):
+    def __init__(self, key, how):
+        self.key, self.how = key, how
+
+    def predict(self, requests):
+        for request in requests:
+            if self.how == "raises":
+                raise ProviderError(f"401: you said {self.key}", f"Not {self.key!r}.")
+            if self.how == "breaks":
+                raise ValueError(f"you said {self.key}")
+            yield Completion(request.id, error=RowError("denied", f"you said {self.key} {self.key!r}"))
+"""
