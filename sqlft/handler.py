@@ -189,6 +189,8 @@ class Handler(ABC):
     engine_options: ClassVar[type] = NoOptions
     model_options: ClassVar[type] = NoOptions
     predict_options: ClassVar[type] = NoOptions
+    instead_of_training: ClassVar[str] = ""
+    """What to do where this handler cannot train, if there is something better than another handler."""
 
     def __init__(self, options: Any = None) -> None:
         self.options = options

@@ -136,6 +136,9 @@ class VLLM(Hosted):
     """A vLLM server."""
 
     engine = ENGINES["vllm"]
+    instead_of_training = (
+        "Train with engine = 'local', and ask that version on this server: SELECT … USING serve = '<the vLLM engine>'."
+    )
     engine_options = engine_options(engine)
 
 

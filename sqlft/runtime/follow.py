@@ -12,7 +12,7 @@ from sqlft import errors, plugins
 from sqlft.catalog.records import RESUMABLE, RUNNING, Model, ModelKey, Version, VersionKey
 from sqlft.catalog.store import Catalog
 from sqlft.catalog.workfolder import FILES, epitaph, held
-from sqlft.errors import Cancelled, HandlerError, SqlftError, StatementError
+from sqlft.errors import Cancelled, CatalogError, HandlerError, SqlftError, StatementError
 from sqlft.handler import Trainer
 from sqlft.runtime import launch
 from sqlft.runtime.launch import Worker
@@ -96,13 +96,15 @@ def _cancel_there(session: Session, key: VersionKey) -> None:
     assert isinstance(handler, Trainer)
     spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
     work = session.catalog.work(key)
-    with held(work) as lock:
-        if lock is None:  # it is complete, or somebody resumes it
-            return
-        try:
-            handler.cancel(spec, work / FILES)
-        except ImportError as e:
-            raise plugins.not_installed(engine.handler, e) from e
+    deadline = time.monotonic() + STOP_SECONDS
+    while work.exists():
+        with held(work) as lock:
+            if lock is not None:
+                handler.cancel(spec, work / FILES)
+                return
+        if time.monotonic() > deadline:  # a worker that ends holds it a moment longer
+            raise CatalogError(f"{key} was resumed by another session.", f"CANCEL MODEL {key} stops that one.")
+        time.sleep(POLL / 2)
 
 
 def tick(version: Version, what: str) -> Tick:

@@ -164,7 +164,8 @@ def plan_of(session: Session, model: Model, source: Source, options: Mapping[str
         can = ", ".join(trainers())
         raise NotSupported(
             f"The handler '{engine.handler}' cannot train.",
-            f"These can: {can}; CREATE MODEL … USING engine = …" if can else "Run: pip install 'sqlft[local]'",
+            handler.instead_of_training
+            or (f"These can: {can}; CREATE MODEL … USING engine = …" if can else "Run: pip install 'sqlft[local]'"),
         )
     cls = handler.train_options
     if cls is not dict:
