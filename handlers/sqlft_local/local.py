@@ -78,6 +78,21 @@ class Local(Trainer):
             report,
         )
 
+    def score(
+        self, conversations: Sequence[Sequence[Message]], model: ModelSpec, artifact: Artifact | None
+    ) -> list[tuple[float, int]]:
+        """(log-probability, tokens) of the last message of each."""
+        from sqlft_local import loading
+
+        loading.require("Scoring answers")
+        from sqlft_local import scoring
+
+        self._use_threads()
+        adapter = artifact.path if artifact else None
+        return scoring.score(
+            loading.shared(model.base, _model_options(model), self.options.device, adapter), conversations
+        )
+
     def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
         """Tokens of each text; None while the base is not on this machine."""
         folder = bases.local_folder(model.base)
