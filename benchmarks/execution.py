@@ -2,8 +2,8 @@
 
     python benchmarks/execution.py [--processes 2]
 
-Peer: a plain loop over sqlite3 that runs both queries in this process, without any protection, and compares rows as they
-come.  Ends with one line of JSON.
+Peer: a plain loop over sqlite3 that runs both queries in this process, without any protection, and compares sorted rows.
+Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHARED = next((p for up in Path(__file__).resolve().parents if (p := up / "share
 
 
 def spider(split: str) -> list[dict[str, Any]]:
-    """Questions of a split with their database's path and schema; each gold is held against the next of its database."""
+    """Questions of a split with database and schema; every other gold is held against the next of its database."""
     schemas = {r["db_id"]: r["ddl"] for r in pq.read_table(SHARED / f"spider_exec/schemas_{split}.parquet").to_pylist()}
     rows = pq.read_table(SHARED / f"spider_exec/{split}.parquet").to_pylist()
     folder = SHARED / f"spider_exec/databases_{split}"
