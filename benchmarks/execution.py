@@ -2,7 +2,7 @@
 
     python benchmarks/execution.py [--processes 2]
 
-Peer: a plain loop over sqlite3 that runs both queries in this process, without any protection, and compares sorted rows.
+Peer: a plain loop over sqlite3 that runs both queries in this process, unprotected, and compares sorted rows.
 Ends with one line of JSON.
 """
 
