@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,12 @@ def bases_folder() -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("sqlft", appauthor=False) / "bases"
+
+
+def to_screen(what: str, share: float | None) -> None:
+    """Tell of a download that a statement waits for, on standard error."""
+    if share is None or share == 1.0:
+        print(f"sqlft: {what}", file=sys.stderr, flush=True)
 
 
 def check_name(base: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError, ProviderError
 from sqlft_local import bases, packing
-from sqlft_local.bases import INSTALL
+from sqlft_local.bases import INSTALL, to_screen
 from sqlft_local.options import ModelOptions
 from sqlft_local.rendering import Renderer
+from sqlft_local.residents import RESIDENTS, Resident
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEPT = 4
-"""Models kept in memory: a base and three tuned versions of it, which share most of its weights."""
 KNOWN = {"llama", "mistral", "qwen2", "qwen3", "gemma3_text"}
 """Architectures whose packed rows tests compare with transformers' own attention; others are tried when loaded."""
 LAYERS = {"full_attention", "sliding_attention"}
@@ -78,6 +75,16 @@ def fresh(folder: Path, options: ModelOptions, device: str, training: bool = Fal
     return Loaded(model, renderer, folder, min(options.context_length or made_for, made_for))
 
 
+def opened_tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:
+    """The base's tokenizer, and the tokens that end an answer."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    with _quietly(), _explained(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        has = (folder / "generation_config.json").exists()
+        return tokenizer, stops(GenerationConfig.from_pretrained(folder) if has else None, tokenizer)
+
+
 def _model(folder: Path, config: Any, dtype: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
@@ -99,19 +106,69 @@ def _model(folder: Path, config: Any, dtype: Any) -> Any:
 
 def shared(base: str, options: ModelOptions, device: str, adapter: Path | None) -> Loaded:
     """A base, with or without an adapter, that others use too: read only."""
-    folder = bases.pull(base, to_screen)
-    key = (folder, repr(options), device)
-    loaded = _kept((*key, None), lambda: fresh(folder, options, device))
+    loaded, give_back = taken(bases.pull(base, to_screen), options, device, adapter)
+    give_back()
+    return loaded
+
+
+def taken(folder: Path, options: ModelOptions, device: str, adapter: Path | None) -> tuple[Loaded, Callable[[], None]]:
+    """The same, kept in memory until it is given back by calling what comes second."""
+    name = ("transformers", str(folder))
+    key = (*name, None, repr(options), device)
+
+    def base() -> Resident:
+        loaded = fresh(folder, options, device)
+        return Resident(loaded, _bytes(loaded.model), trim)
+
     if adapter is None:
-        return loaded
-    return _kept((*key, adapter, _stamp(adapter)), lambda: with_adapter(loaded, adapter))
+        return RESIDENTS.take(key, base), lambda: RESIDENTS.give(key)
+    own = (*name, str(adapter), repr(options), device, _stamp(adapter))
+
+    def version() -> Resident:
+        below = RESIDENTS.take(key, base)
+        try:
+            loaded = with_adapter(below, adapter)
+        except BaseException:
+            RESIDENTS.give(key)
+            raise
+        more = _bytes(loaded.model) - sum(p.nbytes for p in _same(below.model, loaded.model))
+
+        def free() -> None:
+            RESIDENTS.give(key)
+            trim()
+
+        return Resident(loaded, more, free)
+
+    return RESIDENTS.take(own, version), lambda: RESIDENTS.give(own)
+
+
+def _bytes(model: Any) -> int:
+    return sum(p.nbytes for p in model.parameters())
+
+
+def _same(one: Any, other: Any) -> list[Any]:
+    """Weights that both models share."""
+    ids = {id(p) for p in one.parameters()}
+    return [p for p in other.parameters() if id(p) in ids]
 
 
 def forget() -> None:
-    """Free every model that is kept."""
-    with _lock:
-        _models.clear()
+    """Free every model that nobody uses."""
+    RESIDENTS.unload(lambda key: True)
+    trim()
+
+
+def trim() -> None:
+    """Give freed memory back to the system, where the C library would keep it."""
+    import ctypes
+    import sys
+
     gc.collect()
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except (OSError, AttributeError):
+            return
 
 
 def with_adapter(loaded: Loaded, adapter: Path) -> Loaded:
@@ -197,28 +254,6 @@ def chosen_dtype(dtype: str, device: str, training: bool) -> Any:
     asked = getattr(torch.cpu, "get_capabilities", None)
     units = device == "cpu" and asked is not None and asked().get("amx_bf16")
     return torch.bfloat16 if units and training else torch.float32
-
-
-def to_screen(what: str, share: float | None) -> None:
-    """Tell of a download that a statement waits for, on standard error."""
-    import sys
-
-    if share is None or share == 1.0:
-        print(f"sqlft: {what}", file=sys.stderr, flush=True)
-
-
-_models: OrderedDict[tuple[Any, ...], Loaded] = OrderedDict()
-_lock = threading.RLock()
-
-
-def _kept(key: tuple[Any, ...], load: Callable[[], Loaded]) -> Loaded:
-    with _lock:
-        if key not in _models:
-            _models[key] = load()
-        _models.move_to_end(key)
-        while len(_models) > KEPT:
-            _models.popitem(last=False)
-        return _models[key]
 
 
 def _stamp(adapter: Path) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlft.errors import OptionError
 from sqlft.handler import Artifact, Message, ModelSpec, Predictor, Progress, Trainer, TrainingSet
@@ -36,15 +37,64 @@ class Local(Trainer):
 
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
         """The base, or the base with the artifact's adapter; shared with every other predictor of it."""
-        from sqlft_local import loading
+        from sqlft_local import backends
+
+        options = options if isinstance(options, PredictOptions) else PredictOptions()
+        folder = bases.pull(model.base, bases.to_screen)
+        adapter = artifact.path if artifact else None
+        backend = backends.chosen(model, options, folder, self.options.device)
+        return self._backends[backend](self, model, folder, adapter, options)
+
+    def _on_transformers(
+        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions
+    ) -> Predictor:
+        from sqlft_local import backends, loading
 
         loading.require("Asking a local model")
         from sqlft_local.predictor import LocalPredictor
 
         self._use_threads()
-        adapter = artifact.path if artifact else None
-        loaded = loading.shared(model.base, _model_options(model), self.options.device, adapter)
-        return LocalPredictor(loaded, options if isinstance(options, PredictOptions) else PredictOptions())
+        given = _model_options(model)
+        given = replace(given, dtype=backends.dtype(options, given, self.options.device))
+        loaded, give_back = loading.taken(folder, given, self.options.device, adapter)
+        return LocalPredictor(loaded, options, give_back)
+
+    def _on_llama(self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions) -> Predictor:
+        from sqlft_local import backends, converted, light, llama
+        from sqlft_local.llama_predictor import LlamaPredictor
+        from sqlft_local.rendering import Renderer
+
+        llama.require()
+        given = _model_options(model)
+        kind = backends.kind(options, given)
+        found = converted.files(folder, adapter, kind, backends.merged(options, folder), bases.to_screen)
+        tokenizer = light.LightTokenizer(found.home)
+        renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template)
+        made_for = converted.context(folder)
+        context = min(given.context_length or made_for, made_for)
+        threads = llama.threads(self.options.threads)
+        gpu = self.options.device != "cpu"
+        plan = llama.Plan(found.model, options.batch_size, threads, exact=kind == "f32", gpu=gpu)
+        engine, give_back = llama.taken(plan, context + 1, str(folder))
+        return LlamaPredictor(engine, give_back, found.adapter, renderer, context, options, model.schema)
+
+    def _on_vllm(self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions) -> Predictor:
+        from sqlft_local.vllm_predictor import opened
+
+        return opened(folder, adapter, _model_options(model), options, model.schema)
+
+    _backends: ClassVar[dict[str, Callable[..., Predictor]]] = {
+        "transformers": _on_transformers,
+        "llama.cpp": _on_llama,
+        "vllm": _on_vllm,
+    }
+
+    def unload(self, model: ModelSpec, artifact: Artifact | None) -> bool:
+        """Free what is kept of the base and this version of it; True if there was something."""
+        from sqlft_local.residents import RESIDENTS
+
+        folder = bases.local_folder(model.base)
+        return folder is not None and RESIDENTS.unload(lambda key: isinstance(key, tuple) and key[1] == str(folder))
 
     def train(
         self,
@@ -64,7 +114,7 @@ class Local(Trainer):
         self._use_threads()
         options = options if isinstance(options, TrainOptions) else TrainOptions()
         report(Progress(checkpoints.reached(workdir / checkpoints.FOLDER)))
-        folder = bases.pull(model.base, loading.to_screen)
+        folder = bases.pull(model.base, bases.to_screen)
         loaded = loading.fresh(folder, _model_options(model), self.options.device, training=True)
         rate = options.learning_rate if options.learning_rate is not None else _preset(model.base).learning_rate
         return training.train(

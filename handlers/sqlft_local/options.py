@@ -44,6 +44,18 @@ class PredictOptions:
     stop: Annotated[list[str] | None, "texts that end an answer; they are not part of it"] = None
     seed: Annotated[int, "for sampling; the same seed and prompt give the same answer"] = 0
     batch_size: Annotated[int, "prompts answered at a time", Range(1, 1024)] = 16
+    logprobs: Annotated[bool, "tell how likely each answer was, in the column <output>_logprob"] = False
+    grammar: Annotated[str | None, "a grammar in GBNF that every answer obeys; runs on llama.cpp"] = None
+    backend: Annotated[
+        Literal["auto", "transformers", "llama.cpp", "vllm"], "what runs the model; auto is the fastest here"
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "f32", "bf16", "f16", "q8_0"], "the weights' numbers when asking; auto is the fastest good one"
+    ] = "auto"
+    adapter: Annotated[
+        Literal["auto", "merged", "runtime"],
+        "llama.cpp: a file with the adapter in it, or one base for many adapters; auto merges into small bases",
+    ] = "auto"
 
 
 @dataclass

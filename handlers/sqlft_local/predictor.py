@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -10,8 +10,9 @@ from zlib import crc32
 
 import torch
 
-from sqlft.errors import NotSupported, ProviderError
-from sqlft.handler import Completion, Predictor, Request, RowError
+from sqlft.errors import ProviderError
+from sqlft.handler import Completion, Predictor, Request
+from sqlft_local.asking import room_for
 from sqlft_local.decoding import Decoder
 from sqlft_local.loading import Loaded, is_memory, out_of_memory
 from sqlft_local.options import PredictOptions
@@ -26,20 +27,25 @@ class Row:
     room: int
     """Most tokens of its answer."""
     random: Any = None
+    logprob: float = 0.0
     said: list[int] = field(default_factory=list)
 
 
 class LocalPredictor(Predictor):
     """Answers `batch_size` prompts at a time; a finished one makes room for the next."""
 
-    def __init__(self, loaded: Loaded, options: PredictOptions) -> None:
+    def __init__(self, loaded: Loaded, options: PredictOptions, give_back: Callable[[], None] = lambda: None) -> None:
         self.loaded = loaded
         self.options = options
+        self._give_back: Callable[[], None] | None = give_back
         self._decoder: Decoder | None = Decoder(loaded.model)
 
     def close(self) -> None:
         """Free the states of what is being answered; the model stays for the next statement."""
         self._decoder = None
+        if self._give_back is not None:
+            self._give_back()
+            self._give_back = None
 
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Completions in the order in which they are finished."""
@@ -63,20 +69,14 @@ class LocalPredictor(Predictor):
 
     def _row(self, request: Request) -> Row | Completion:
         """The request as tokens, or why it cannot be answered."""
-        context = self.loaded.context
-        least = sum(len(m.content) for m in request.messages) // self.loaded.renderer.longest_token
-        if least > context:
-            return _too_long(request, f"at least {least}", context)
-        try:
-            prompt = self.loaded.renderer.prompt(request.messages)
-        except NotSupported as e:
-            return Completion(request.id, error=RowError("bad_messages", e.message))
-        if len(prompt) >= context:
-            return _too_long(request, str(len(prompt)), context)
+        found = room_for(request, self.loaded.renderer, self.loaded.context, self.options.max_tokens)
+        if isinstance(found, Completion):
+            return found
+        prompt, room = found
         random = None
         if self.options.temperature > 0:
             random = torch.Generator().manual_seed(crc32(repr((self.options.seed, prompt)).encode()))
-        return Row(request, prompt, min(self.options.max_tokens, context - len(prompt)), random)
+        return Row(request, prompt, room, random)
 
     def _advance(self, rows: list[Row], admitted: list[Row]) -> Iterator[Completion]:
         """One token for each of `rows`, or the first one for those `admitted`; the finished leave."""
@@ -97,6 +97,9 @@ class LocalPredictor(Predictor):
                 raise
             raise out_of_memory("answering") from e
         chosen = self._choose(logits, rows[first:])
+        if self.options.logprobs:
+            for row, share in zip(rows[first:], _likely(logits, chosen), strict=True):
+                row.logprob += share
         finished = []
         for i, (row, token) in enumerate(zip(rows[first:], chosen, strict=True), first):
             completion = self._said(row, token)
@@ -121,7 +124,13 @@ class LocalPredictor(Predictor):
                 text, ended = text[:cut], True
         if text is None or not (ended or len(row.said) >= row.room):
             return None
-        return Completion(row.request.id, text, input_tokens=len(row.prompt), output_tokens=len(row.said))
+        return Completion(
+            row.request.id,
+            text,
+            input_tokens=len(row.prompt),
+            output_tokens=len(row.said),
+            logprob=row.logprob if self.options.logprobs else None,
+        )
 
     def _choose(self, logits: Any, rows: list[Row]) -> list[int]:
         """The next token of each row."""
@@ -139,6 +148,8 @@ class LocalPredictor(Predictor):
         return int(order[torch.multinomial(shares, 1, generator=row.random)].item())
 
 
-def _too_long(request: Request, tokens: str, context: int) -> Completion:
-    said = f"the prompt has {tokens} tokens, and prompt and answer together can have {context}: shorten the prompt"
-    return Completion(request.id, error=RowError("context_length", said))
+def _likely(logits: Any, chosen: list[int]) -> list[float]:
+    """Natural logarithm of each chosen token's share."""
+    picked = torch.tensor(chosen, device=logits.device)[:, None]
+    found: list[float] = logits.float().log_softmax(-1).gather(1, picked)[:, 0].tolist()
+    return found

@@ -60,6 +60,10 @@ class Renderer:
     def text(self, ids: Sequence[int]) -> str:
         """An answer's tokens as text, without what the template puts around an answer."""
         said: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.trimmed(said)
+
+    def trimmed(self, said: str) -> str:
+        """An answer without what the template puts around it."""
         return said.removeprefix(self._lead).removesuffix(self._trail)
 
     def _turns(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[list[int], int]]:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sqlft.errors import ProviderError
 from sqlft.handler import Completion, Message, ModelSpec, Request
 
+EXACT: dict[str, object] = {"backend": "transformers", "precision": "f32"}
 PROMPTS = [f"{'word ' * (i * 7 % 23)}How many singers of {i} are there?" for i in range(30)]
 
 
@@ -24,7 +25,7 @@ def requests(prompts: list[str]) -> list[Request]:
 
 def ask(base: Path, prompts: list[str], **options: object) -> list[Completion]:
     """Answers in the order of the prompts."""
-    predictor = Local().open(ModelSpec(str(base)), None, PredictOptions(**{"max_tokens": 24, **options}))  # type: ignore[arg-type]
+    predictor = Local().open(ModelSpec(str(base)), None, PredictOptions(**{"max_tokens": 24, **EXACT, **options}))  # type: ignore[arg-type]
     found = list(predictor.predict(requests(prompts)))
     predictor.close()
     return sorted(found, key=lambda c: c.id)
@@ -122,7 +123,7 @@ def test_an_answer_ends_where_the_context_does(tiny: Path) -> None:
     tokens = ask(tiny, [words], max_tokens=1)[0].input_tokens
     assert tokens is not None
     model = ModelSpec(str(tiny), ModelOptions(context_length=tokens + 3))
-    [found] = Local().open(model, None, PredictOptions(max_tokens=50)).predict(requests([words]))
+    [found] = Local().open(model, None, PredictOptions(**EXACT, max_tokens=50)).predict(requests([words]))
     assert found.output_tokens is not None
     assert found.output_tokens <= 3
 
@@ -136,7 +137,7 @@ def test_it_pulls_what_it_can_work_on(tiny: Path) -> None:
             pulled.append(r.id)
             yield r
 
-    predictor = Local().open(ModelSpec(str(tiny)), None, PredictOptions(max_tokens=4, batch_size=8))
+    predictor = Local().open(ModelSpec(str(tiny)), None, PredictOptions(**EXACT, max_tokens=4, batch_size=8))
     completions = predictor.predict(rows())
     next(iter(completions))
     assert len(pulled) <= 8
@@ -148,14 +149,17 @@ def test_finished_rows_do_not_wait_for_others(tiny: Path) -> None:
     model = ModelSpec(str(tiny), ModelOptions(context_length=200))
     long = "word " * 80
     order = [
-        c.id for c in Local().open(model, None, PredictOptions(max_tokens=150)).predict(requests([PROMPTS[0], long]))
+        c.id
+        for c in Local()
+        .open(model, None, PredictOptions(**EXACT, max_tokens=150))
+        .predict(requests([PROMPTS[0], long]))
     ]
     assert sorted(order) == [0, 1]
 
 
 def test_a_closed_predictor_says_so(tiny: Path) -> None:
     """Its states are gone."""
-    predictor = Local().open(ModelSpec(str(tiny)), None, PredictOptions(max_tokens=50))
+    predictor = Local().open(ModelSpec(str(tiny)), None, PredictOptions(**EXACT, max_tokens=50))
     completions = iter(predictor.predict(requests(PROMPTS)))
     next(completions)
     predictor.close()

@@ -1,0 +1,104 @@
+"""Which program runs a model when it is asked, and with which numbers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from sqlft.errors import NotSupported, OptionError
+from sqlft.handler import ModelSpec
+from sqlft_local import llama
+from sqlft_local.options import ModelOptions, PredictOptions
+
+SMALL = 2 << 30
+"""Bases up to so many bytes get a file of their own for each version that is asked: it is faster."""
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES: dict[str, Dtype] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+KINDS: dict[str, str] = {v: k for k, v in DTYPES.items()}
+
+
+def chosen(model: ModelSpec, options: PredictOptions, folder: Path, device: str) -> str:
+    """The backend's name: the one asked for, or the fastest for this machine and model (benchmarks/ask.py)."""
+    constrained = model.schema is not None or options.grammar is not None
+    if model.schema is not None and options.grammar is not None:
+        raise OptionError("This model's answers obey a schema already.", "Leave out grammar.")
+    if options.backend != "auto":
+        if constrained and options.backend == "transformers":
+            raise NotSupported(
+                "The transformers backend does not bind answers to a schema or grammar.", f"{llama.INSTALL[:-1]}."
+            )
+        return options.backend
+    why = llama_refusal(folder)
+    if constrained:
+        if why:
+            raise NotSupported(f"A schema or grammar needs llama.cpp, and {why}.", llama.INSTALL)
+        return "llama.cpp"
+    if on_gpu(device):
+        return "vllm" if find_spec("vllm") else "transformers"
+    if why or (matrix_units() and options.precision in ("auto", "bf16") and find_spec("transformers")):
+        return "transformers"
+    return "llama.cpp"
+
+
+def llama_refusal(folder: Path) -> str | None:
+    """Why llama.cpp cannot run the base, or None if it can."""
+    if find_spec("xllamacpp") is None or find_spec("gguf") is None:
+        return "the packages xllamacpp and gguf are not installed"
+    from sqlft_local.gguf_export import check
+
+    try:
+        check(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except NotSupported as e:
+        return e.message
+    return None
+
+
+def dtype(options: PredictOptions, model: ModelOptions, device: str) -> Dtype:
+    """transformers' number format for asking."""
+    if options.precision == "q8_0":
+        raise NotSupported("transformers has no q8_0 weights.", "Use backend = 'llama.cpp', or precision = 'bf16'.")
+    if options.precision != "auto":
+        return DTYPES[options.precision]
+    if model.dtype == "auto" and not on_gpu(device) and matrix_units():
+        return "bfloat16"
+    return model.dtype
+
+
+def kind(options: PredictOptions, model: ModelOptions) -> str:
+    """llama.cpp's number format for asking."""
+    if options.precision != "auto":
+        return options.precision
+    return KINDS.get(model.dtype, "q8_0")
+
+
+def merged(options: PredictOptions, folder: Path) -> bool:
+    """Whether a version gets a file with its adapter in it."""
+    if options.adapter != "auto":
+        return options.adapter == "merged"
+    return sum(f.stat().st_size for f in folder.glob("*.safetensors")) <= SMALL
+
+
+def on_gpu(device: str) -> bool:
+    """Whether torch would run on CUDA; looks for the driver before torch is imported for it."""
+    if device not in ("auto",) and not device.startswith("cuda"):
+        return False
+    if "torch" not in sys.modules and not any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/dxg")):
+        return False
+    if find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+@lru_cache(maxsize=1)
+def matrix_units() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 in units of their own (AMX)."""
+    try:
+        return " amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False

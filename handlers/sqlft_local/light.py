@@ -1,0 +1,116 @@
+"""A tokenizer with its chat template, without transformers: importing that takes longer than a small model's answer.
+
+What transformers' tokenizer does is written down once, where transformers is at hand; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlft.errors import NotSupported
+
+TOKENIZER, ASKING = "tokenizer.json", "asking.json"
+
+
+class LightTokenizer:
+    """What a Renderer needs, read from what `write` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        self._about: dict[str, Any] = json.loads((folder / ASKING).read_text(encoding="utf-8"))
+        self.chat_template: str | None = self._about["chat_template"]
+        self.all_special_ids: list[int] = self._about["all_special_ids"]
+        self.eos_token_id: int | None = self._about["eos_token_id"]
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """The tokens that end an answer, by the base's own settings."""
+        found: list[int] = self._about["stop_ids"]
+        return found
+
+    def get_vocab(self) -> dict[str, int]:
+        """Ids by token."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        return vocabulary
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of the text."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(
+        self, ids: Sequence[int], skip_special_tokens: bool = True, clean_up_tokenization_spaces: bool = False
+    ) -> str:
+        """The ids' text."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return text
+
+    def apply_chat_template(
+        self, turns: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool, chat_template: str
+    ) -> str:
+        """The conversation as one text."""
+        template = self._template if chat_template == self._compiled_from else self._compiled(chat_template)
+        said: str = template.render(
+            messages=turns,
+            tools=None,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            **self._about["special_tokens"],
+        )
+        return said
+
+    _compiled_from: str | None = None
+    _template: Any = None
+
+    def _compiled(self, text: str) -> Any:
+        self._template, self._compiled_from = self._environment.from_string(text), text
+        return self._template
+
+    @cached_property
+    def _environment(self) -> Any:
+        """Jinja as transformers sets it up for chat templates."""
+        from jinja2.exceptions import TemplateError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def refuse(message: str) -> None:
+            raise TemplateError(message)
+
+        def to_json(x: Any, ensure_ascii: bool = False, indent: Any = None, **given: Any) -> str:
+            return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, **given)
+
+        def now(form: str) -> str:
+            from datetime import datetime
+
+            return datetime.now().strftime(form)
+
+        made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        made.filters["tojson"] = to_json
+        made.globals.update(raise_exception=refuse, strftime_now=now)
+        return made
+
+
+def write(tokenizer: Any, stop_ids: Sequence[int], folder: Path) -> dict[str, Any]:
+    """Keep what transformers' `tokenizer` does in `folder`, and return it as a tokenizer.json's content."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    template = tokenizer.chat_template
+    if backend is None or not (template is None or isinstance(template, str)) or "{% generation" in (template or ""):
+        raise NotSupported("This base's tokenizer runs in transformers only.", "Use backend = 'transformers'.")
+    about = {
+        "chat_template": template,
+        "special_tokens": {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)},
+        "all_special_ids": list(tokenizer.all_special_ids),
+        "eos_token_id": tokenizer.eos_token_id,
+        "stop_ids": list(stop_ids),
+    }
+    content: str = backend.to_str()
+    (folder / TOKENIZER).write_text(content, encoding="utf-8")
+    (folder / ASKING).write_text(json.dumps(about), encoding="utf-8")
+    said: dict[str, Any] = json.loads(content)
+    return said
