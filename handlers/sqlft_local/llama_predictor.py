@@ -161,7 +161,7 @@ class LlamaPredictor(Predictor):
             output_tokens=row.usage.get("completion_tokens"),
             cached_tokens=details.get("cached_tokens"),
             # llama.cpp tells none for tokens that are a part of a letter
-            logprob=sum(row.logprobs) if len(row.logprobs) == row.usage.get("completion_tokens") else None,
+            logprob=sum(row.logprobs) if 0 < len(row.logprobs) == row.usage.get("completion_tokens") else None,
         )
 
 

@@ -165,7 +165,7 @@ def test_how_likely_an_answer_was(tiny: Path) -> None:
     assert sum(a.logprob is not None for a in ours) >= 3
     for a, b in zip(ours, theirs, strict=True):
         assert b.logprob is not None
-        assert a.logprob is None or a.logprob == pytest.approx(b.logprob, abs=0.01)
+        assert a.logprob is None or a.logprob == pytest.approx(b.logprob, abs=0.05)
         assert b.logprob < 0
     assert ask(tiny, PROMPTS[:1])[0].logprob is None
 
