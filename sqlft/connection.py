@@ -68,6 +68,7 @@ class Connection:
         self._mentions: re.Pattern[str] = _pattern(frozenset())
         self._known: frozenset[str] | None = None
         self._children: list[Connection] = []
+        self._is_cursor = False
         self._scans_frames = False
         self._plain: set[Any] = set()
         _open.add(self)
@@ -425,6 +426,8 @@ class Connection:
             self._con.cursor(), session.catalog, warn=session.warn, progress=session.progress, cache=self._cache
         )
         child.session.piece = session.piece
+        child.session.loaded = session.loaded
+        child._is_cursor = True
         child.session.purse = session.purse
         self._children.append(child)
         return child
@@ -445,6 +448,10 @@ class Connection:
             self._forget()
         except duckdb.Error:
             self.session.cleanup.clear()
+        if self.session.loaded and not self._is_cursor:
+            from sqlft.runtime.unload import unload_all
+
+            unload_all(self.session)
         if "sqlft.runtime.launch" in sys.modules:  # only a session that trains has imported it
             from sqlft.runtime.launch import detach
 

@@ -258,7 +258,9 @@ class Asking:
     def _predict(self) -> Iterator[Completion | Piece | Progress]:
         """Runs in the pump's thread."""
         if self._opened is None:
-            self._opened = opened(self._resolved, self.options)
+            r = self._resolved
+            self._session.loaded[r.digest] = lambda: r.handler.unload(r.spec, r.artifact)
+            self._opened = opened(r, self.options)
         return iter(self._opened.predict(self._requests(self._pump)))
 
     def _close_predictor(self) -> None:

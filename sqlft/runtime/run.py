@@ -9,7 +9,18 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import StatementError
-from sqlft.runtime import analyze_data, databases, define, describe, evaluate, explain_training, prices, show, train
+from sqlft.runtime import (
+    analyze_data,
+    databases,
+    define,
+    describe,
+    evaluate,
+    explain_training,
+    prices,
+    show,
+    train,
+    unload,
+)
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.session import Parameters, Session
 from sqlft.sql import statements as s
@@ -30,6 +41,7 @@ RUNNERS: Mapping[type[s.Statement], Runner] = {
     s.AnalyzeTrainingData: analyze_data.run_analyze_training_data,
     s.CancelModel: train.run_cancel,
     s.ResumeModel: train.run_resume,
+    s.UnloadModel: unload.run_unload,
     s.SetActive: define.run_set_active,
     s.DropModel: define.run_drop_model,
     s.RenameModel: define.run_rename_model,

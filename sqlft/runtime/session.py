@@ -46,6 +46,8 @@ class Session:
     """Set by Connection.interrupt() from another thread; long work looks at it and raises Cancelled."""
     purse: Purse = field(default_factory=Purse)
     """What SET sqlft_… said; cursors share it."""
+    loaded: dict[str, Callable[[], bool]] = field(default_factory=dict)
+    """By version digest: how to free what its handler keeps in memory; cursors share it."""
     cleanup: list[Callable[[], object]] = field(default_factory=list)
     """Run before the next statement: what the last one registered."""
 

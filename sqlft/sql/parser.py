@@ -48,6 +48,7 @@ STATEMENTS: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
     ("ANALYZE", "TRAINING"): (training.analyze_data, s.AnalyzeTrainingData),
     ("CANCEL", ""): (training.cancel, s.CancelModel),
     ("RESUME", ""): (training.resume, s.ResumeModel),
+    ("UNLOAD", ""): (training.unload, s.UnloadModel),
     ("EVALUATE", ""): (training.evaluate, s.Evaluate),
     ("SET", "ACTIVE"): (training.set_active, s.SetActive),
     ("SET", "MODEL_ACTIVE"): (training.set_active, s.SetActive),

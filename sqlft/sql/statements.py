@@ -161,6 +161,13 @@ class AnalyzeTrainingData(Statement):
 
 
 @dataclass(frozen=True)
+class UnloadModel(Statement):
+    """UNLOAD MODEL name[.N], UNLOAD ALL MODELS: name None"""
+
+    name: Name | None = None
+
+
+@dataclass(frozen=True)
 class CancelModel(Statement):
     """CANCEL MODEL name.N"""
 

@@ -1,4 +1,4 @@
-"""FINETUNE, RETRAIN, CANCEL, RESUME, SET active and EVALUATE."""
+"""FINETUNE, RETRAIN, CANCEL, RESUME, UNLOAD, SET active and EVALUATE."""
 
 from __future__ import annotations
 
@@ -79,6 +79,21 @@ def cancel(c: Cursor) -> s.Statement:
 def resume(c: Cursor) -> s.Statement:
     """RESUME [MODEL] name[.N] [USING …]"""
     return s.ResumeModel(_named(c), using(c))
+
+
+def unload(c: Cursor) -> s.Statement:
+    """UNLOAD [MODEL] name[.N], UNLOAD ALL [MODELS]"""
+    ahead = [c.peek(1).word, c.peek(2).word]
+    if ahead[0] == "ALL" and ahead[1] in ("", "MODELS", "PREDICTORS"):
+        c.next()
+        c.next()
+        if ahead[1]:
+            c.next()
+        c.expect_end()
+        return s.UnloadModel()
+    name = _named(c)
+    c.expect_end()
+    return s.UnloadModel(name)
 
 
 def set_active(c: Cursor) -> s.Statement:

@@ -64,3 +64,18 @@ EVALUATE MODEL ft.1, ft.2 ON (SELECT * FROM t) USING metric = 'f1'
 
 EVALUATE model FROM (SELECT 1)
 --> Evaluate(metrics=('model'), source=<('SELECT 1')>)
+
+UNLOAD MODEL ft.2
+--> UnloadModel(name=ft.2)
+
+unload ft
+--> UnloadModel(name=ft)
+
+UNLOAD ALL MODELS
+--> UnloadModel()
+
+UNLOAD ALL
+--> UnloadModel()
+
+unload model model.2
+--> UnloadModel(name=model.2)

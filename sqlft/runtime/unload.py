@@ -1,0 +1,43 @@
+"""UNLOAD MODEL: memory that models keep between statements."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from sqlft.errors import SqlftError
+from sqlft.runtime.models import model_of, resolve
+from sqlft.runtime.session import Parameters, Session
+from sqlft.runtime.train import key_of
+from sqlft.sql import statements as s
+
+
+def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameters) -> pa.Table:
+    """A row a version that was in memory: it is freed at once, or when the query that asks it is done."""
+    name = statement.name
+    models = session.catalog.models() if name is None else [model_of(session, key_of(name))]
+    freed: list[tuple[str, int]] = []
+    for model in models:
+        numbers = [v.number for v in session.catalog.versions(model.key)] if not name or not name.version else []
+        for number in numbers or [name.version if name else None]:
+            try:
+                found = resolve(session, model.key, number)
+            except SqlftError:
+                if name and name.version:
+                    raise
+                continue  # one that never was complete is not in memory
+            if found.handler.unload(found.spec, found.artifact):
+                freed.append((model.key.name, found.version.number))
+            session.loaded.pop(found.digest, None)
+    return pa.table(
+        {"model": pa.array([m for m, _ in freed], pa.string()), "version": pa.array([n for _, n in freed], pa.int64())}
+    )
+
+
+def unload_all(session: Session) -> None:
+    """Free what the session's statements have loaded."""
+    for free in list(session.loaded.values()):
+        try:
+            free()
+        except SqlftError:
+            continue
+    session.loaded.clear()
