@@ -17,7 +17,7 @@ def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameter
     models = session.catalog.models() if name is None else [model_of(session, key_of(name))]
     freed: list[tuple[str, int]] = []
     for model in models:
-        numbers = [v.number for v in session.catalog.versions(model.key)] if not name or not name.version else []
+        numbers = [v.key.number for v in session.catalog.versions(model.key)] if not name or not name.version else []
         for number in numbers or [name.version if name else None]:
             try:
                 found = resolve(session, model.key, number)
@@ -26,7 +26,7 @@ def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameter
                     raise
                 continue  # one that never was complete is not in memory
             if found.handler.unload(found.spec, found.artifact):
-                freed.append((model.key.name, found.version.number))
+                freed.append((model.key.name, found.version.key.number))
             session.loaded.pop(found.digest, None)
     return pa.table(
         {"model": pa.array([m for m, _ in freed], pa.string()), "version": pa.array([n for _, n in freed], pa.int64())}
