@@ -15,14 +15,14 @@ def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameter
     """A row a version that was in memory: it is freed at once, or when the query that asks it is done."""
     name = statement.name
     models = session.catalog.models() if name is None else [model_of(session, key_of(name))]
+    wanted = name.version if name else None
     freed: list[tuple[str, int]] = []
     for model in models:
-        numbers = [v.key.number for v in session.catalog.versions(model.key)] if not name or not name.version else []
-        for number in numbers or [name.version if name else None]:
+        for number in [v.key.number for v in session.catalog.versions(model.key)] if wanted is None else [wanted]:
             try:
                 found = resolve(session, model.key, number)
             except SqlftError:
-                if name and name.version:
+                if wanted is not None:
                     raise
                 continue  # one that never was complete is not in memory
             if found.handler.unload(found.spec, found.artifact):
