@@ -167,6 +167,10 @@ class Secret(NamedTuple):
     env: str | None = None
 
 
+class Delivery(NamedTuple):
+    """In an option's Annotated[…]: how answers are got, which changes none: those kept under another value serve."""
+
+
 class Predictor(ABC):
     """Opened once a statement, closed at its end."""
 
@@ -178,6 +182,10 @@ class Predictor(ABC):
         many are there, and keeps the statement from giving up.  A bad row is a Completion with an error; raise
         HandlerError only for what makes all rows pointless.
         """
+
+    def rest(self) -> Iterator[Completion]:
+        """Answers still under way when reading stopped early; nothing new is begun.  Called before `close`."""
+        return iter(())
 
     def close(self) -> None:  # noqa: B027  # most have nothing to free
         """Free what `open` took; also called after an error."""

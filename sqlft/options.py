@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from sqlft.errors import OptionError, did_you_mean
-from sqlft.handler import Alias, Range, Secret
+from sqlft.handler import Alias, Delivery, Range, Secret
 
 MISSING = object()
 STARS = "****"
@@ -39,6 +39,7 @@ class Option(NamedTuple):
     aliases: tuple[str, ...]
     range: Range | None
     secret: Secret | None
+    delivery: bool = False
 
     @property
     def type_name(self) -> str:
@@ -104,6 +105,12 @@ def without(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
     """The part of `given` that the classes do not take."""
     names = names_of(*classes)
     return {k: v for k, v in given.items() if k not in names}
+
+
+def telling(given: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """The part of `given` that changes answers: neither secrets nor how they are delivered."""
+    silent = {n for o in options_of(cls).values() if o.delivery or o.secret for n in (o.name, *o.aliases)}
+    return {k: v for k, v in given.items() if k not in silent}
 
 
 def build(cls: type, given: Mapping[str, Any], what: str) -> Any:
@@ -182,6 +189,7 @@ def _option(name: str, hint: Any, field: dataclasses.Field[Any] | None, cls: typ
         tuple(e.name for e in extras if isinstance(e, Alias)),
         next((e for e in extras if isinstance(e, Range)), None),
         next((e for e in extras if isinstance(e, Secret)), None),
+        any(isinstance(e, Delivery) or e is Delivery for e in extras),
     )
 
 

@@ -17,6 +17,8 @@ from sqlft_openai.options import EngineOptions
 from sqlft_openai.rates import retry_after
 
 T = TypeVar("T")
+MAX_RETRIES = 10
+"""Where the user says nothing; being refused while others are answered is then no failure."""
 FIRST_TRIES = 3
 """An address that never answered is given up after so many."""
 LONGEST_PAUSE = 8.0
@@ -39,7 +41,13 @@ class Asking:
     """What the requests of one statement share; used in the line's thread only, but for `stop`."""
 
     def __init__(
-        self, line: Line, address: Address, options: EngineOptions, model: str, max_retries: int, patience: float | None
+        self,
+        line: Line,
+        address: Address,
+        options: EngineOptions,
+        model: str,
+        max_retries: int | None = None,
+        patience: float | None = None,
     ) -> None:
         self.address, self.model = address, model
         self._line, self._rates = line, line.rates(address, model, options)
@@ -87,7 +95,8 @@ class Asking:
                     raise
                 if adapt(fault):
                     continue
-                failed += not (fault.limited and self._answered > answered)
+                if not fault.limited or self._max_retries is not None or self._answered == answered:
+                    failed += 1
                 self._give_up(fault, tries, failed, answered)
                 answered = self._answered
                 await self._pause(fault, failed)
@@ -100,15 +109,16 @@ class Asking:
                 f"{self.address.engine.title} wants to be left alone for {fault.after:g} seconds: {fault.message}",
                 "Run it again then: what was answered is kept.",
             )
-        if fault.unreachable and not self._answered and failed >= min(FIRST_TRIES, self._max_retries + 1):
+        most = MAX_RETRIES if self._max_retries is None else self._max_retries
+        if fault.unreachable and not self._answered and failed >= min(FIRST_TRIES, most + 1):
             raise faults.unreachable(fault)
-        if not fault.passing or failed > self._max_retries:
+        if not fault.passing or failed > most:
             if fault.unreachable and self._answered == answered:
                 raise faults.unreachable(fault)
             raise fault
 
     async def _pause(self, fault: Fault, failed: int) -> None:
-        if fault.limited:  # its turn comes when the provider takes requests again
+        if fault.queued:  # its turn comes when the provider takes requests again
             return
         wait = min(LONGEST_PAUSE, 0.1 * 2 ** min(10, failed - 1)) * (0.5 + random.random() / 2)
         await asyncio.sleep(max(wait, fault.after or 0.0))
@@ -159,7 +169,7 @@ class Asking:
         if isinstance(fault, Fault):
             fault.after = retry_after(headers)
             if fault.limited:
-                self._rates.refused(serial, headers, fault.after)
+                fault.queued = self._rates.refused(serial, headers, fault.after)
                 raise fault
         self._rates.lost(serial)
         raise fault

@@ -59,11 +59,8 @@ class Form:
         body = {**self._given, "messages": [{"role": m.role, "content": m.content} for m in messages]}
         if self._format == "json_schema":
             body["response_format"] = {"type": "json_schema", "json_schema": _named(self._schema or {})}
-        elif self._schema is not None:
-            said = f"Answer with one JSON value, and nothing else, that obeys this JSON schema: {_dumped(self._schema)}"
-            body["messages"].insert(0, {"role": "system", "content": said})
-            if self._format == "json_object":
-                body["response_format"] = {"type": "json_object"}
+        elif self._format == "json_object":  # the prompt tells of the schema
+            body["response_format"] = {"type": "json_object"}
         if stream:
             body["stream"] = True
             if self._usage_in_stream:
@@ -114,10 +111,6 @@ def _is_strict(schema: Any) -> bool:
                 return False
         return all(_is_strict(inner) for inner in schema.values())
     return all(map(_is_strict, schema)) if isinstance(schema, (list, tuple)) else True
-
-
-def _dumped(schema: Mapping[str, Any]) -> str:
-    return json.dumps(schema, ensure_ascii=False)
 
 
 def answer_of(content: bytes, address: Address) -> Answer:

@@ -33,6 +33,8 @@ class Fault(Exception):
     request_id: str | None = None
     limited: bool = False
     """The provider wants fewer requests."""
+    queued: bool = False
+    """All requests wait for that."""
     unreachable: bool = False
     """Nobody was there to take it."""
     parameter: str | None = None
@@ -55,9 +57,9 @@ def of_status(
     """What a status of 300 and more means; a HandlerError makes all rows pointless."""
     error = _error_of(content)
     text = address.clean(str(error.get("message") or "")) or f"status {status}"
-    code = str(error.get("code") or error.get("type") or "")
+    code = str(error.get("code") or "")
     request_id = headers.get("x-request-id") or headers.get("apim-request-id")
-    fatal = _fatal(status, headers, code.lower(), text, address, model)
+    fatal = _fatal(status, headers, (code or str(error.get("type"))).lower(), text, address, model)
     if fatal is not None:
         return fatal
     parameter = error.get("param")

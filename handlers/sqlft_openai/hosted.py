@@ -54,7 +54,7 @@ class Hosted(Embedder):
         from sqlft_openai.embedding import embedded
         from sqlft_openai.line import line
 
-        asking = self._asking(model, artifact, PredictOptions().max_retries, None)
+        asking = self._asking(model, artifact)
         return embedded(line(), asking, self.options.max_concurrency, texts)
 
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
@@ -73,8 +73,8 @@ class Hosted(Embedder):
         self,
         model: ModelSpec,
         artifact: Artifact | None,
-        max_retries: int,
-        patience: float | None,
+        max_retries: int | None = None,
+        patience: float | None = None,
         tuned_deployment: str | None = None,
     ) -> Asking:
         from sqlft_openai.asking import Asking

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, make_dataclass
 from typing import Annotated, Literal
 
-from sqlft.handler import Alias, Range, Secret
+from sqlft.handler import Alias, Delivery, Range, Secret
 from sqlft_openai.engines import Engine
 
 
@@ -22,12 +22,21 @@ class EngineOptions:
     ] = None
     api_key: Annotated[str | None, "the provider's key", Secret()] = None
     organization: Annotated[str | None, "the organization that pays", Alias("api_organization")] = None
-    max_concurrency: Annotated[int, "most requests under way at a time", Range(1, 1024)] = 32
-    requests_per_minute: Annotated[float | None, "no more than these, whatever the provider allows", Range(0.01)] = None
-    tokens_per_minute: Annotated[float | None, "no more than these, prompts and answers together", Range(1)] = None
-    timeout: Annotated[float, "seconds that one request may take", Alias("request_timeout"), Range(0.01)] = 120.0
+    max_concurrency: Annotated[int, "most requests under way at a time", Delivery(), Range(1, 1024)] = 32
+    requests_per_minute: Annotated[
+        float | None, "no more than these, whatever the provider allows", Delivery(), Range(0.01)
+    ] = None
+    tokens_per_minute: Annotated[
+        float | None, "no more than these, prompts and answers together", Delivery(), Range(1)
+    ] = None
+    timeout: Annotated[
+        float, "seconds that one request may take", Alias("request_timeout"), Delivery(), Range(0.01)
+    ] = 120.0
     poll_seconds: Annotated[
-        float, "seconds between the first looks at a training or a batch; they grow to twelve times that", Range(0.001)
+        float,
+        "seconds between the first looks at a training or a batch; they grow to twelve times that",
+        Delivery(),
+        Range(0.001),
     ] = 5.0
 
 
@@ -82,10 +91,16 @@ class PredictOptions:
     frequency_penalty: Annotated[float | None, "against words that the answer has already", Range(-2, 2)] = None
     presence_penalty: Annotated[float | None, "against subjects that the answer has already", Range(-2, 2)] = None
     reasoning_effort: Annotated[str | None, "of reasoning models: low, medium, high …"] = None
-    max_retries: Annotated[int, "how often a row is asked again after an error that may pass", Range(0, 100)] = 10
-    timeout: Annotated[float | None, "seconds without any answer after which the statement gives up", Range(0.001)] = (
-        None
-    )
+    max_retries: Annotated[
+        int | None,
+        "how often a row is asked again after an error that may pass; without it 10 times, and refusals for coming too "
+        "fast do not count while others are answered",
+        Delivery(),
+        Range(0, 100),
+    ] = None
+    timeout: Annotated[
+        float | None, "seconds without any answer after which the statement gives up", Delivery(), Range(0.001)
+    ] = None
 
 
 @dataclass

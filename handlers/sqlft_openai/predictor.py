@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import queue
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import NamedTuple
 
 from sqlft.handler import Completion, Piece, Predictor, Request
 from sqlft_openai.asking import Asking
@@ -24,13 +26,22 @@ class Mark:
         self.task: asyncio.Task[None] | None = None
 
 
+class Ended(NamedTuple):
+    """A request that gets no completion: called off, or with what makes all requests pointless."""
+
+    id: int
+    error: BaseException | None = None
+
+
 class HostedPredictor(Predictor):
     """At most `window` requests are pulled and not handed on."""
 
     def __init__(self, line: Line, asking: Asking, chat: Chat, window: int) -> None:
         self._line, self._asking, self._chat, self._window = line, asking, chat, window
-        self._told: queue.SimpleQueue[Completion | Piece | tuple[int, BaseException | None]] = queue.SimpleQueue()
+        self._told: queue.SimpleQueue[Completion | Piece | Ended] = queue.SimpleQueue()
         self._under_way: dict[int, Mark] = {}
+        self._ready: deque[Completion | Piece | BaseException] = deque()
+        """Told and not yet handed on."""
 
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
         """Completions as they come; raises HandlerError once what was under way has been handed on."""
@@ -42,14 +53,14 @@ class HostedPredictor(Predictor):
                     taken = list(islice(waiting, free))
                     more = len(taken) == free
                     self._start(taken)
-                if not self._under_way:
+                if not self._under_way and not self._ready:
                     return
-                for told in self._next(None):
-                    if isinstance(told, BaseException):
-                        self._stop()
-                        yield from self._rest(DRAIN_SECONDS)
-                        raise told
-                    yield told
+                told = self._next(None)
+                if isinstance(told, BaseException):
+                    self._stop()
+                    yield from self._rest(DRAIN_SECONDS)
+                    raise told
+                yield told
         except GeneratorExit:
             self._stop()
             raise
@@ -66,31 +77,35 @@ class HostedPredictor(Predictor):
         self._under_way.clear()
         self._line.loop.call_soon_threadsafe(_cancel, marks, True)
 
-    def _next(self, timeout: float | None) -> list[Completion | Piece | BaseException]:
-        """What was told since, one thing at least; queue.Empty if there is nothing."""
-        found: list[Completion | Piece | BaseException] = []
-        told = self._told.get(timeout=timeout)
-        while True:
-            if isinstance(told, Piece):
-                found.append(told)
-            elif isinstance(told, Completion):
-                if self._under_way.pop(told.id, None) is not None:
-                    found.append(told)
-            else:
-                self._under_way.pop(told[0], None)
-                found += [told[1]] if told[1] is not None else []
-            if self._told.empty():
-                return sorted(found, key=lambda t: isinstance(t, BaseException))
-            told = self._told.get()
+    def _next(self, timeout: float | None) -> Completion | Piece | BaseException:
+        """What is told next, what is raised after all that is answered; queue.Empty if there is nothing."""
+        while not self._ready:
+            self._sort(self._told.get(timeout=timeout))
+            while not self._told.empty():
+                self._sort(self._told.get())
+            if not self._ready and not self._under_way:
+                raise queue.Empty  # all was called off
+        found = self._ready.popleft()
+        if isinstance(found, Completion):
+            del self._under_way[found.id]
+        return found
+
+    def _sort(self, told: Completion | Piece | Ended) -> None:
+        if isinstance(told, Ended):
+            self._under_way.pop(told.id, None)
+            if told.error is not None:
+                self._ready.append(told.error)
+        elif isinstance(told, Piece) or told.id in self._under_way:
+            self._ready.append(told)
 
     def _rest(self, seconds: float | None) -> Iterator[Completion]:
         while self._under_way:
             try:
-                for told in self._next(seconds):
-                    if isinstance(told, Completion):
-                        yield told
+                told = self._next(seconds)
             except queue.Empty:
                 return
+            if isinstance(told, Completion):
+                yield told
 
     def _start(self, requests: list[Request]) -> None:
         begun = [(request, Mark()) for request in requests]
@@ -107,9 +122,9 @@ class HostedPredictor(Predictor):
         try:
             self._told.put(await self._chat.answer(request, self._told.put, mark))
         except asyncio.CancelledError:
-            self._told.put((request.id, None))
+            self._told.put(Ended(request.id))
         except BaseException as e:
-            self._told.put((request.id, e))
+            self._told.put(Ended(request.id, e))
 
     def _stop(self) -> None:
         """Send nothing more; what is on its way goes on."""

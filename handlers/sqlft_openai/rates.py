@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import deque
 from collections.abc import Mapping
 
 RAMP = 0.002
@@ -16,10 +17,12 @@ RAMPED = 32
 LATE = 0.05
 """A schedule that fell behind by more than this does not catch up."""
 LONGEST_PROBE = 6.0
+IN_A_ROW = 3
+RECENT = 40
 THICK = 8
-"""Refusals with fewer passed between them say that the pace is all wrong."""
-FAR_OFF = 1.3
-"""A pace so many times what was let in comes from a burst."""
+"""A refusal with fewer let in since the last one says that the pace is all wrong."""
+MANY = 8
+"""So many refusals in a row, or of RECENT, say that there is a limit and the pace is all wrong."""
 BLOCKED = 0.8
 """Share of a cycle without anything let in, from which on the provider counts by the window;"""
 LONG = 2.0
@@ -148,13 +151,14 @@ def _a_bucket(full: float, used: float, after: float) -> bool:
 class Learned:
     """What refusals teach where no header tells: additive increase, multiplicative decrease of a pace.
 
-    After the first refusal, and after refusals that come thick, single requests are sent, at growing distances, until
-    one passes.  How many have passed since that was so last, and in which time, is the pace to go on with.
+    Refusals here and there are no limit.  Where they come one after the other, single requests are sent, at growing
+    distances, until one passes; how many have passed since that was so last, and in which time, is the pace to go on
+    with.  From then on it grows with each that passes, and falls with each that is refused.
     """
 
     def __init__(self) -> None:
         self.pace: float | None = None
-        """Requests a second; None: nothing was refused yet."""
+        """Requests a second; None: no limit was met yet."""
         self._next = self._paused_until = 0.0
         self._serial = self._event_serial = 0
         self._probing = self._probe_sent = False
@@ -165,6 +169,8 @@ class Learned:
         self._bad = 0.0
         """The pace of the last refusal."""
         self._steep = False
+        self._recent: deque[int] = deque(maxlen=RECENT)
+        """Serials of those refused of late, 0 for those let in."""
 
     def wait(self, now: float) -> float:
         """Seconds until the next may go."""
@@ -187,6 +193,7 @@ class Learned:
 
     def passed(self, now: float, serial: int) -> None:
         """A request was let in."""
+        self._recent.append(0)
         if serial <= self._event_serial:
             return
         if self._probing:
@@ -195,31 +202,40 @@ class Learned:
             near = abs(self.pace - self._bad) < 0.03 * self._bad
             self.pace *= 1.15 if self._steep else 1.0004 if near else 1.01
 
-    def refused(self, now: float, serial: int, after: float | None) -> None:
-        """A request was refused; `after` is how long the provider wants to wait."""
+    def refused(self, now: float, serial: int, after: float | None) -> bool:
+        """A request was refused, and told to wait `after` seconds; whether that concerns all."""
         self._let_in -= 1
+        self._recent.append(serial)
         if serial <= self._event_serial:  # sent before the last refusal was known
             self._paused_until = max(self._paused_until, now + (after or 0.0))
-            return
+            return True
         if self._probing:
             self._probe_sent = False
             self._probe_wait = min(LONGEST_PROBE, self._probe_wait * 2)
-        elif self.pace is None or self._steep or self._let_in < THICK:
+        elif self._many() or (self.pace is not None and (self._steep or self._let_in < THICK)):
             self._probing, self._probe_sent, self._probing_from = True, False, now
             self._probe_wait = 0.05 if self.pace is None else min(1.0, 0.5 / self.pace)
+        elif self.pace is None:
+            return False
         else:
-            measured = self._measured(now)
-            self._bad = measured if self.pace > FAR_OFF * measured else self.pace
-            self.pace = 0.94 * self._bad
+            self._bad = self.pace
+            self.pace *= 0.94
             self._probe_wait = 0.5 / self.pace
             self._cycle_at, self._let_in = now, 0
         self._event_serial = self._serial
         self._paused_until = now + (after if after is not None else self._probe_wait)
+        return True
 
     def lost(self, serial: int) -> None:
         """A request ended in another way; a probe is sent again."""
         if self._probing and serial > self._event_serial:
             self._probe_sent = False
+
+    def _many(self) -> bool:
+        """Whether the last refusal is one of some in a row, or of many."""
+        refused = {s for s in self._recent if s > self._event_serial}
+        last = self._recent[-1]
+        return len(refused) >= MANY or all(last - i in refused for i in range(IN_A_ROW))
 
     def _measured(self, now: float) -> float:
         """Requests a second that were let in since the cycle began."""
@@ -234,6 +250,7 @@ class Learned:
             self.pace, self._steep = self._measured(self._probe_at), self._let_in < STEADY
         self._probing = self._probe_sent = False
         self._cycle_at, self._let_in = self._probe_at, 0
+        self._event_serial = self._serial
         self._next = now + 1 / self.pace
 
 
@@ -268,11 +285,11 @@ class Rates:
         """A request took so many tokens more than was thought."""
         self._tokens.correct(tokens)
 
-    def refused(self, serial: int, headers: Mapping[str, str], after: float | None) -> None:
-        """A request was refused for coming too fast."""
+    def refused(self, serial: int, headers: Mapping[str, str], after: float | None) -> bool:
+        """A request was refused for coming too fast; whether `turn` makes all wait for it."""
         now = time.monotonic()
         self._hear(now, serial, headers)
-        self._learned.refused(now, serial, after)
+        return self._learned.refused(now, serial, after)
 
     def lost(self, serial: int) -> None:
         """A request ended in another way."""

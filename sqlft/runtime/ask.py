@@ -6,7 +6,7 @@ import heapq
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from sqlft.catalog.secrets import discreet
 from sqlft.data import Misfit
 from sqlft.errors import BudgetExceeded, Cancelled, CatalogError, ProviderError, SqlftError
 from sqlft.handler import Completion, Embedder, Message, Piece, Predictor, Progress, Request, RowError
-from sqlft.options import redacted
+from sqlft.options import redacted, telling
 from sqlft.runtime.cache import Cache, key_of, prefix_of
 from sqlft.runtime.charge import Charge
 from sqlft.runtime.embed import Embedding
@@ -32,6 +32,8 @@ LOOKUP = 256
 STEP_SECONDS = 0.05
 WINDOW = 64
 """Answers taken before they are kept: what a crash can lose."""
+PATIENCE = 2.0
+"""Seconds that a statement's end waits for its handler; what comes later is kept all the same."""
 MEND = "Answer again, with JSON that fits the schema and nothing else."
 
 
@@ -79,7 +81,7 @@ class Asking:
         self._name = str(resolved.version.key)
         self._statement = statement
         self._cache = cache if self._cacheable() else None
-        self._prefix = prefix_of(resolved.digest, json.dumps(plain(options), sort_keys=True, default=str))
+        self._prefix = prefix_of(resolved.digest, _parameters(options))
         self._prompts: list[tuple[Message, ...] | None] = []
         self._keys: list[bytes] = []
         self.answers: list[Answer | None] = []
@@ -155,7 +157,8 @@ class Asking:
             return
         self._finished = True
         if self._pump is not None:
-            self._pump.close()
+            waits = error or self._opened is None or type(self._opened).rest is Predictor.rest
+            self._pump.close(PATIENCE if waits else PATIENCE / 4)
         self._charge.close()
         self._write_usage()
         if not error and self.tally.errors:
@@ -193,7 +196,7 @@ class Asking:
     def _step(self, most: int) -> None:
         if self._pump is None:
             self._charge.check(self._prompts[self.known_before(len(self._prompts))] or ())
-            self._pump = Pump(self._predict, self._close_predictor)
+            self._pump = Pump(self._predict, self._close_predictor, self._take_late)
             self._write_usage()
         try:
             items, ended = self._take(self._pump, min(most, WINDOW))
@@ -264,8 +267,25 @@ class Asking:
         return iter(self._opened.predict(self._requests(self._pump)))
 
     def _close_predictor(self) -> None:
-        if self._opened is not None:
+        """Runs in the pump's thread, and may go on there after the statement has ended."""
+        if self._opened is None:
+            return
+        try:
+            for completion in self._opened.rest():
+                self._take_late([completion])
+        finally:
             self._opened.close()
+
+    def _take_late(self, items: Sequence[Completion | Piece | Progress]) -> None:
+        """Answers that came after the statement's end have been paid: they are kept and counted, and nothing else."""
+        good = []
+        for item in items:
+            if isinstance(item, Completion) and item.id in self._outstanding:
+                with suppress(SqlftError):
+                    good += [item] if self._accept(item) else []
+        self._keep(good)
+        if items and self._finished:
+            self._write_usage()
 
     def _requests(self, pump: Pump[Completion | Piece | Progress] | None) -> Iterator[Request]:
         while pump is not None and not pump.stopped:
@@ -436,6 +456,13 @@ class Asking:
             self._session.catalog.put_usage(usage)
         except CatalogError:  # a read-only folder: the answers matter more than the ledger
             return
+
+
+def _parameters(options: Any) -> str:
+    """The options that change answers, as text."""
+    given = plain(options)
+    told = telling(given, type(options)) if isinstance(given, Mapping) else given
+    return json.dumps(told, sort_keys=True, default=str)
 
 
 def opened(resolved: Resolved, options: Any) -> Predictor:

@@ -102,7 +102,8 @@ class Asker:
         """The book of a version; two references with the same options share one."""
         given = self._options_for(resolved, alias)
         settings = build(QuerySettings, pick(given, QuerySettings), "This query")
-        own = {k: v for k, v in given.items() if k not in names_of(QuerySettings)}
+        handlers_own = names_of(type(resolved.handler).predict_options)
+        own = {k: v for k, v in given.items() if k in handlers_own or k not in names_of(QuerySettings)}
         key = (resolved.version.key, repr(sorted(given.items())))
         if key not in self._books:
             options = resolved.predict_options(own)

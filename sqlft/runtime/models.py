@@ -15,7 +15,7 @@ from sqlft.catalog.records import Engine, Model, ModelKey, Version
 from sqlft.data import Outputs, Prompt
 from sqlft.errors import CatalogError, NotFound, ProviderError, SqlftError, did_you_mean
 from sqlft.handler import Artifact, Handler, ModelSpec, Trainer
-from sqlft.options import build, pick, without
+from sqlft.options import build, pick, telling, without
 from sqlft.runtime.session import Session
 from sqlft.runtime.settings import EngineSettings
 
@@ -116,7 +116,7 @@ def resolve(session: Session, key: ModelKey | str, number: int | None = None, *,
         spec,
         artifact,
         prompt_of(model),
-        _digest(engine, spec, version),
+        _digest(engine, type(handler).engine_options, model.options, spec, version),
         outputs,
     )
 
@@ -141,10 +141,10 @@ def _artifact(version: Version) -> Artifact | None:
     return Artifact(version.artifact_path, version.remote_id, version.details)
 
 
-def _digest(engine: Engine, spec: ModelSpec, version: Version) -> str:
+def _digest(engine: Engine, cls: type, own: Mapping[str, Any], spec: ModelSpec, version: Version) -> str:
     asked = [
         engine.handler,
-        secrets.shown(without(engine.options, EngineSettings)),
+        secrets.shown(telling(without({**engine.options, **pick(own, cls)}, EngineSettings), cls)),
         spec.base,
         plain(spec.options),
         version.artifact_digest,

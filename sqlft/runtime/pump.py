@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
+from weakref import WeakSet
 
 from sqlft.errors import Cancelled, ProviderError
 
 T = TypeVar("T")
+_BUSY: WeakSet[threading.Thread] = WeakSet()
 POLL = 0.1
+
+
+EXIT_SECONDS = 2.0
+"""How long a process that ends waits for answers that are still on their way."""
 
 
 class Pump(Generic[T]):
     """Takes items only when asked to; after `close` it takes none.
 
-    An iterator that has ended is made anew when more is asked for.  `make` and `close` run in the thread too, for
-    libraries that mind who calls them.
+    An iterator that has ended is made anew when more is asked for.  `make`, `late` and `close` run in the thread too,
+    for libraries that mind who calls them; `late` gets what nobody takes any more.
     """
 
-    def __init__(self, make: Callable[[], Iterator[T]], close: Callable[[], None]) -> None:
-        self._make, self._close = make, close
+    def __init__(
+        self,
+        make: Callable[[], Iterator[T]],
+        close: Callable[[], None],
+        late: Callable[[list[T]], None] = lambda _: None,
+    ) -> None:
+        self._make, self._close, self._late = make, close, late
         self._orders: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
         self._taken: queue.SimpleQueue[tuple[list[T], bool, BaseException | None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -58,11 +70,13 @@ class Pump(Generic[T]):
         return items, ended
 
     def close(self, patience: float = 2.0) -> None:
-        """Stop; waits `patience` seconds for a handler that is in the middle of something."""
+        """Stop; waits `patience` seconds for a handler in the middle of something, which then ends by itself."""
         self.stopped = True
         if self._thread is not None:
             self._orders.put(None)
             self._thread.join(patience)
+            if self._thread.is_alive():
+                _await_at_exit(self._thread)
 
     def _run(self) -> None:
         iterator: Iterator[T] | None = None
@@ -76,7 +90,7 @@ class Pump(Generic[T]):
                     until = time.monotonic() + order[1]
                     while len(items) < order[0]:
                         items.append(next(iterator))
-                        if time.monotonic() > until:
+                        if self.stopped or time.monotonic() > until:
                             break
                 except StopIteration:
                     ended, iterator = True, None
@@ -86,10 +100,27 @@ class Pump(Generic[T]):
         finally:
             self._finish(iterator)
 
+    def _not_taken(self) -> None:
+        while not self._taken.empty():
+            self._late(self._taken.get()[0])
+
     def _finish(self, iterator: Iterator[T] | None) -> None:
-        for end in (getattr(iterator, "close", None), self._close):
+        for end in (self._not_taken, getattr(iterator, "close", None), self._close):
             try:
                 if end is not None:
                     end()
             except Exception:  # a handler that fails at closing has already given its answers
                 continue
+
+
+def _await_at_exit(thread: threading.Thread) -> None:
+    """Give a thread that still takes answers in a moment before the process ends."""
+    if not _BUSY:  # registered late, so that it runs before what handlers registered to close their connections
+        atexit.register(_await)
+    _BUSY.add(thread)
+
+
+def _await() -> None:
+    until = time.monotonic() + EXIT_SECONDS
+    for thread in list(_BUSY):
+        thread.join(max(0.0, until - time.monotonic()))

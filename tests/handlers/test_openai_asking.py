@@ -1,0 +1,243 @@
+"""Hosted models asked from SQL: faults, rates, limits, streams, cost; over real sockets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import sqlft
+from sqlft.errors import MissingSecret, ProviderError
+from sqlft.runtime.session import Tick
+
+Until = Callable[[Callable[[], Any]], Any]
+
+
+class Client:
+    """A connection with an engine `e` at the provider, and a model `m` of the input q."""
+
+    def __init__(self, provider: Any) -> None:
+        self.provider, self.warnings = provider, list[str]()
+        self.con = sqlft.connect(warn=self.warnings.append)
+
+    def engine(self, more: str = "", kind: str = "openai", base: str = "gpt-4o-mini") -> None:
+        """CREATE ML_ENGINE and CREATE MODEL."""
+        at = f"base_url = '{self.provider.url}', api_key = '{self.provider.key}'"
+        self.run(f"CREATE ML_ENGINE e FROM {kind} USING {at}{', ' if more else ''}{more}")
+        self.run(
+            f"CREATE MODEL m PREDICT answer USING engine = 'e', model_name = '{base}', prompt_template = '{{{{q}}}}'"
+        )
+
+    def run(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of a statement."""
+        return self.con.execute(sql).fetchall()
+
+    def ask(self, rows: int, using: str = "", what: str = "answer") -> list[tuple[Any, ...]]:
+        """Rows 0 … n-1, asked 'row i'."""
+        said = f" USING {using}" if using else ""
+        table = f"(SELECT i, 'row ' || i AS q FROM range({rows}) t(i))"
+        return self.run(f"SELECT t.i, {what} FROM {table} t JOIN m ON m.q = t.q ORDER BY t.i{said}")
+
+
+@pytest.fixture
+def client(provider: Any) -> Iterator[Client]:
+    made = Client(provider)
+    yield made
+    made.con.close()
+
+
+def answers(rows: int) -> list[tuple[int, str]]:
+    return [(i, f"A:row {i}") for i in range(rows)]
+
+
+def test_a_thousand_rows_with_faults_are_all_answered_and_paid_once(provider: Any, client: Client) -> None:
+    client.engine("max_concurrency = 64")
+    provider.faulty(0.3)
+    assert client.ask(1000) == answers(1000)
+    assert client.warnings == []
+    assert len(provider.paid) == 1000
+    assert set(provider.paid.values()) == {1}
+    assert provider.most_in_flight <= 64
+    assert not provider.problems
+
+
+@pytest.mark.parametrize("kind", ["429", "500", "503", "408", "409", "drop", "half", "html", "cut", "empty", "null"])
+def test_what_passes_is_asked_again(provider: Any, client: Client, kind: str) -> None:
+    client.engine()
+    provider.fault(kind, times=3, retry_after=0 if kind == "429" else None)
+    assert client.ask(4) == answers(4)
+    assert provider.count("/chat/completions") == 7
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("500", "http_500"), ("drop", "connection"), ("html", "malformed"), ("empty", "malformed"), ("429", "rate_limit")],
+)
+def test_a_row_that_never_passes_is_an_error_after_max_retries(
+    provider: Any, client: Client, kind: str, said: str
+) -> None:
+    client.engine()
+    provider.fault(kind, times=None, content="row 1", retry_after=0)
+    assert client.ask(3, "max_retries = 2") == [(0, "A:row 0"), (1, None), (2, "A:row 2")]
+    assert provider.count("/chat/completions") == 5
+    [(error,)] = client.run("SELECT answer_error FROM m WHERE q = 'row 1' USING max_retries = 0")
+    assert said in error
+    assert "1 of 3 rows failed" in client.warnings[0]
+
+
+def test_a_bad_row_is_an_error_of_its_own_with_the_request_id(provider: Any, client: Client) -> None:
+    client.engine()
+    provider.fault(
+        "400", times=None, content="row 1", message="too long for this model", code="context_length_exceeded"
+    )
+    rows = client.ask(3, what="answer, answer_error")
+    assert [r[1] for r in rows] == ["A:row 0", None, "A:row 2"]
+    assert rows[1][2].startswith("context_length_exceeded: OpenAI says: too long for this model")
+    assert "req_" in rows[1][2]
+    assert provider.count("/chat/completions") == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        ("401", "invalid_api_key", "does not take the key"),
+        ("403", None, "refuses access"),
+        ("404", "model_not_found", "has no model 'gpt-4o-mini'"),
+        ("429", "insufficient_quota", "no money left"),
+    ],
+)
+def test_what_concerns_all_rows_is_raised_and_what_was_answered_is_kept(
+    provider: Any, client: Client, status: str, code: str | None, said: str
+) -> None:
+    client.engine("max_concurrency = 4")
+    fault = provider.fault(status, times=None, skip=20, code=code)
+    with pytest.raises(ProviderError, match=said) as caught:
+        client.ask(100)
+    assert caught.value.next_step
+    assert len(provider.paid) == 20
+    provider.faults.remove(fault)
+    assert client.ask(100) == answers(100)
+    assert set(provider.paid.values()) == {1}
+
+
+def test_a_limit_that_headers_tell_is_used_and_not_overrun(provider: Any, client: Client) -> None:
+    from provider.limits import Limit
+
+    client.engine()
+    provider.limit = Limit(6000, burst=20)
+    assert client.ask(300) == answers(300)
+    assert provider.refused < 15
+
+
+def test_a_limit_that_nobody_tells_is_learned(provider: Any, client: Client) -> None:
+    from provider.limits import Limit
+
+    client.engine()
+    provider.limit = Limit(6000, burst=20, told=False, retry_after=False)
+    assert client.ask(400) == answers(400)
+    assert provider.refused < 40
+
+
+def test_requests_a_minute_are_a_ceiling(provider: Any, client: Client) -> None:
+    client.engine("requests_per_minute = 1200")
+    assert client.ask(20) == answers(20)
+    times = [c.at for c in provider.calls]
+    assert times[-1] - times[0] > 19 * 0.05 - 0.06
+    assert min(b - a for a, b in zip(times, times[2:], strict=False)) > 0.04
+
+
+def test_limit_starts_no_request_that_nobody_reads(provider: Any, client: Client) -> None:
+    client.engine("max_concurrency = 4")
+    client.run("CREATE TABLE t AS SELECT i, 'row ' || i AS q FROM range(1000) t(i)")
+    assert len(client.run("SELECT m.answer FROM t JOIN m ON m.q = t.q LIMIT 5")) == 5
+    assert provider.count("/chat/completions") == 5
+    assert len(client.run("SELECT m.answer FROM t JOIN m ON m.q = t.q WHERE m.answer LIKE 'A%' LIMIT 2")) == 2
+    assert provider.count("/chat/completions") < 5 + 64 + 2 * 4
+
+
+def test_answers_under_way_at_an_interrupt_are_kept(provider: Any, client: Client, until: Until) -> None:
+    client.engine("max_concurrency = 8")
+    provider.latency = 0.3
+
+    def stop() -> None:
+        until(lambda: provider.in_flight == 8)
+        client.con.interrupt()
+
+    waiting = threading.Thread(target=stop)
+    waiting.start()
+    with pytest.raises(sqlft.Cancelled if hasattr(sqlft, "Cancelled") else Exception):
+        client.ask(100)
+    waiting.join()
+    until(lambda: provider.in_flight == 0)
+    before = provider.count("/chat/completions")
+    assert before < 32
+    provider.latency = 0.0
+    until(lambda: client.run("SELECT sum(input_tokens) FROM sqlft.usage")[0][0])
+    assert client.ask(100) == answers(100)
+    assert set(provider.paid.values()) == {1}
+
+
+def test_an_answer_streams_in_pieces(provider: Any, client: Client) -> None:
+    pieces: list[str] = []
+    client.engine()
+    client.con.session.piece = pieces.append
+    [row] = client.run("SELECT answer, answer_usage.output_tokens FROM m WHERE q = 'one two three'")
+    assert row[0] == "A:one two three"
+    assert row[1] is not None
+    assert "".join(pieces) == row[0]
+    assert len(pieces) > 1
+
+
+def test_usage_and_cost(provider: Any, client: Client) -> None:
+    client.engine()
+    client.run(
+        "CREATE MODEL u PREDICT answer USING engine = 'e', model_name = 'nobody-knows', prompt_template = '{{q}}'"
+    )
+    [(usage,)] = client.run("SELECT answer_usage FROM m WHERE q = 'how much?'")
+    assert usage["input_tokens"] > 0
+    assert usage["cost_usd"] == pytest.approx((usage["input_tokens"] * 0.15 + usage["output_tokens"] * 0.6) / 1e6)
+    [(unknown,)] = client.run("SELECT answer_usage FROM u WHERE q = 'how much?'")
+    assert unknown["output_tokens"] > 0
+    assert unknown["cost_usd"] is None
+
+
+def test_what_a_model_does_not_take_is_left_out(provider: Any, client: Client) -> None:
+    client.engine(base="some-reasoner")
+    said = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    provider.fault("400", times=1, message=said, code="unsupported_parameter", content='"max_tokens"')
+    said = "Unsupported value: 'temperature' does not support 0.0 with this model."
+    provider.fault("400", times=1, message=said, code="unsupported_value", content='"temperature"', skip=1)
+    [(answer,)] = client.run("SELECT answer FROM m WHERE q = 'hm' USING max_tokens = 50")
+    assert answer == "A:hm"
+    last = provider.calls[-1].json()
+    assert "max_tokens" not in last
+    assert last["max_completion_tokens"] == 50
+
+
+def test_progress_is_told(provider: Any, client: Client) -> None:
+    ticks: list[Tick] = []
+    client.engine()
+    client.con.session.progress = ticks.append
+    client.ask(10)
+    assert ticks[-1].done == 10
+
+
+def test_vectors(provider: Any, client: Client) -> None:
+    client.engine()
+    client.run(
+        "CREATE MODEL v PREDICT vector USING engine = 'e', model_name = 'text-embedding-3-small', "
+        "mode = 'embedding', prompt_template = '{{q}}'"
+    )
+    provider.fault("500", times=1, path="/embeddings")
+    rows = client.run("SELECT t.q, v.vector FROM (VALUES ('a'), ('b'), ('a')) t(q) JOIN v ON v.q = t.q")
+    assert rows[0][1] == rows[2][1] != rows[1][1]
+    assert isinstance(rows[0][1], (list, tuple))
+
+
+def test_no_key(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    client.run("CREATE MODEL m PREDICT answer USING engine = 'openai', prompt_template = '{{q}}'")
+    with pytest.raises(MissingSecret, match="OPENAI_API_KEY"):
+        client.run("SELECT answer FROM m WHERE q = 'a'")
