@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from sqlft.errors import OptionError
-from sqlft.handler import Artifact, Message, ModelSpec, Predictor, Progress, Trainer, TrainingSet
+from sqlft.handler import Artifact, Estimate, Message, ModelSpec, Predictor, Progress, Trainer, TrainingSet
 from sqlft_local import bases
 from sqlft_local.bases import Report
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions, TrainOptions
@@ -142,6 +142,26 @@ class Local(Trainer):
         return scoring.score(
             loading.shared(model.base, _model_options(model), self.options.device, adapter), conversations
         )
+
+    def longest_row(self, model: ModelSpec, options: Any) -> int | None:
+        """What `max_length` says, or where it says nothing 2048 tokens; never more than the context."""
+        from sqlft_local import estimate
+
+        base = estimate.base_of(model.base, bases.local_folder(model.base), _model_options(model))
+        return estimate.longest_row(base, options if isinstance(options, TrainOptions) else TrainOptions())
+
+    def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
+        """From the base's shape, the rows as the trainer makes them, and how fast this machine is."""
+        from sqlft_local import estimate
+        from sqlft_local.hardware import machine
+
+        given = _model_options(model)
+        base = estimate.base_of(model.base, bases.local_folder(model.base), given)
+        if base is None:
+            return None
+        options = options if isinstance(options, TrainOptions) else TrainOptions()
+        own = self.options
+        return estimate.estimate(base, given, options, data, machine(), own.device, own.threads, bases.bases_folder())
 
     def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
         """Tokens of each text; None while the base is not on this machine."""

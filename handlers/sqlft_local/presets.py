@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sqlft_local.memory import Shape
+
+CHATML, INST, INST_V3 = "ChatML", "[INST] with <<SYS>>", "[INST], system text in the first turn"
+"""The chat templates by what people call them; the one that is used is always the tokenizer's own."""
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
 
 class Preset(NamedTuple):
-    """A base model that people ask for by name."""
+    """A base model that people ask for by name; its shape is that of its config.json, so that no file is needed."""
 
     hub_id: str
     learning_rate: float = 3e-4
+    shape: Shape | None = None
+    context: int = 4096
+    template: str = ""
+    targets: tuple[str, ...] = ATTENTION
 
 
 class Wheel(NamedTuple):
@@ -27,21 +37,51 @@ SMOL_RATE = 2e-3
 """Small models bear, and in a few minutes need, a higher rate than the articles' 3e-4 for 34 billion parameters."""
 
 PRESETS = {
-    "smollm2-135m": Preset("HuggingFaceTB/SmolLM2-135M-Instruct", SMOL_RATE),
-    "smollm2-360m": Preset("HuggingFaceTB/SmolLM2-360M-Instruct", SMOL_RATE),
-    "smollm2-1.7b": Preset("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1e-3),
-    "qwen2.5-coder-0.5b": Preset("Qwen/Qwen2.5-Coder-0.5B-Instruct", 1e-3),
-    "qwen2.5-coder-1.5b": Preset("Qwen/Qwen2.5-Coder-1.5B-Instruct", 5e-4),
-    "qwen2.5-coder-3b": Preset("Qwen/Qwen2.5-Coder-3B-Instruct"),
-    "qwen2.5-coder-7b": Preset("Qwen/Qwen2.5-Coder-7B-Instruct"),
-    "qwen2.5-coder-14b": Preset("Qwen/Qwen2.5-Coder-14B-Instruct"),
-    "qwen2.5-coder-32b": Preset("Qwen/Qwen2.5-Coder-32B-Instruct"),
-    "mistral-7b-instruct": Preset("mistralai/Mistral-7B-Instruct-v0.3"),
-    "llama-2-7b": Preset("meta-llama/Llama-2-7b-chat-hf"),
-    "llama-2-13b": Preset("meta-llama/Llama-2-13b-chat-hf"),
-    "codellama-7b": Preset("codellama/CodeLlama-7b-Instruct-hf"),
-    "codellama-13b": Preset("codellama/CodeLlama-13b-Instruct-hf"),
-    "codellama-34b": Preset("codellama/CodeLlama-34b-Instruct-hf"),
+    "smollm2-135m": Preset(
+        "HuggingFaceTB/SmolLM2-135M-Instruct", SMOL_RATE, Shape(30, 576, 1536, 9, 3, 64, 49152, True), 8192, CHATML
+    ),
+    "smollm2-360m": Preset(
+        "HuggingFaceTB/SmolLM2-360M-Instruct", SMOL_RATE, Shape(32, 960, 2560, 15, 5, 64, 49152, True), 8192, CHATML
+    ),
+    "smollm2-1.7b": Preset(
+        "HuggingFaceTB/SmolLM2-1.7B-Instruct", 1e-3, Shape(24, 2048, 8192, 32, 32, 64, 49152, True), 8192, CHATML
+    ),
+    "qwen2.5-coder-0.5b": Preset(
+        "Qwen/Qwen2.5-Coder-0.5B-Instruct", 1e-3, Shape(24, 896, 4864, 14, 2, 64, 151936, True), 32768, CHATML
+    ),
+    "qwen2.5-coder-1.5b": Preset(
+        "Qwen/Qwen2.5-Coder-1.5B-Instruct", 5e-4, Shape(28, 1536, 8960, 12, 2, 128, 151936, True), 32768, CHATML
+    ),
+    "qwen2.5-coder-3b": Preset(
+        "Qwen/Qwen2.5-Coder-3B-Instruct", 3e-4, Shape(36, 2048, 11008, 16, 2, 128, 151936, True), 32768, CHATML
+    ),
+    "qwen2.5-coder-7b": Preset(
+        "Qwen/Qwen2.5-Coder-7B-Instruct", 3e-4, Shape(28, 3584, 18944, 28, 4, 128, 152064, False), 32768, CHATML
+    ),
+    "qwen2.5-coder-14b": Preset(
+        "Qwen/Qwen2.5-Coder-14B-Instruct", 3e-4, Shape(48, 5120, 13824, 40, 8, 128, 152064, False), 32768, CHATML
+    ),
+    "qwen2.5-coder-32b": Preset(
+        "Qwen/Qwen2.5-Coder-32B-Instruct", 3e-4, Shape(64, 5120, 27648, 40, 8, 128, 152064, False), 32768, CHATML
+    ),
+    "mistral-7b-instruct": Preset(
+        "mistralai/Mistral-7B-Instruct-v0.3", 3e-4, Shape(32, 4096, 14336, 32, 8, 128, 32768, False), 32768, INST_V3
+    ),
+    "llama-2-7b": Preset(
+        "meta-llama/Llama-2-7b-chat-hf", 3e-4, Shape(32, 4096, 11008, 32, 32, 128, 32000, False), 4096, INST
+    ),
+    "llama-2-13b": Preset(
+        "meta-llama/Llama-2-13b-chat-hf", 3e-4, Shape(40, 5120, 13824, 40, 40, 128, 32000, False), 4096, INST
+    ),
+    "codellama-7b": Preset(
+        "codellama/CodeLlama-7b-Instruct-hf", 3e-4, Shape(32, 4096, 11008, 32, 32, 128, 32016, False), 16384, INST
+    ),
+    "codellama-13b": Preset(
+        "codellama/CodeLlama-13b-Instruct-hf", 3e-4, Shape(40, 5120, 13824, 40, 40, 128, 32016, False), 16384, INST
+    ),
+    "codellama-34b": Preset(
+        "codellama/CodeLlama-34b-Instruct-hf", 3e-4, Shape(48, 8192, 22016, 64, 8, 128, 32000, False), 16384, INST
+    ),
 }
 
 WHEELS = {

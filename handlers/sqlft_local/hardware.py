@@ -1,0 +1,173 @@
+"""What this machine has: cores, memory, a GPU, and the numbers that it multiplies fast.  Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""Where Linux says what a container may use, and what it uses."""
+UNLIMITED = 1 << 50
+SMI_SECONDS = 10.0
+BF16_CAPABILITY = 8.0
+"""NVIDIA's Ampere and later multiply bfloat16."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A card: bytes of its memory, and NVIDIA's compute capability."""
+
+    name: str
+    memory: int
+    free: int
+    capability: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine; memory in bytes, `flags` those of the processor that speed up matrices."""
+
+    processor: str
+    cores: int
+    memory: int | None
+    free: int | None
+    flags: tuple[str, ...]
+    gpus: tuple[Gpu, ...]
+    metal: bool = False
+
+    def device(self, wanted: str = "auto") -> str:
+        """cpu, cuda or mps: what `device = …` of the engine means here, for PyTorch as it is installed."""
+        if wanted != "auto":
+            return wanted.partition(":")[0]
+        return "cuda" if self.gpus and torch_has_cuda() else "mps" if self.metal else "cpu"
+
+    def fast(self, device: str) -> tuple[str, ...]:
+        """The dtypes that are not slower than float32 on the device."""
+        if device == "cuda":
+            able = all(gpu.capability >= BF16_CAPABILITY for gpu in self.gpus)
+            return ("float32", "float16", "bfloat16") if able else ("float32", "float16")
+        if device == "mps":
+            return ("float32", "float16")
+        return ("float32", "bfloat16") if "amx_bf16" in self.flags or "avx512_bf16" in self.flags else ("float32",)
+
+    def dtype(self, wanted: str, device: str, training: bool = True) -> str:
+        """What `dtype = 'auto'` means: bfloat16 where the hardware has units for it."""
+        if wanted != "auto":
+            return wanted
+        if device == "cuda":
+            return "bfloat16" if "bfloat16" in self.fast(device) else "float32"
+        return "bfloat16" if device == "cpu" and training and "amx_bf16" in self.flags else "float32"
+
+    def available(self, device: str) -> int | None:
+        """Bytes that are free where a model would be."""
+        return max(gpu.free for gpu in self.gpus) if device == "cuda" and self.gpus else self.free
+
+
+def machine() -> Machine:
+    """This one, as it is now."""
+    total, free = _memory()
+    return Machine(_processor(), cores(), total, free, _flags(), tuple(_gpus()), _is_apple())
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def torch_has_cuda() -> bool:
+    """Whether the PyTorch that is installed was built for NVIDIA's cards; known without importing it."""
+    try:
+        return "+cpu" not in version("torch") and platform.system() != "Darwin"
+    except PackageNotFoundError:
+        return False
+
+
+def _memory() -> tuple[int | None, int | None]:
+    """(all, free), of the container if it has less than the machine."""
+    try:
+        import psutil
+    except ImportError:
+        return _memory_of_linux()
+    found = psutil.virtual_memory()
+    total, free = int(found.total), int(found.available)
+    for limit, used in _limits():
+        total, free = min(total, limit), min(free, max(0, limit - used))
+    return total, free
+
+
+def _memory_of_linux() -> tuple[int | None, int | None]:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None, None
+    known = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
+    return known.get("MemTotal"), known.get("MemAvailable")
+
+
+def _limits() -> Iterator[tuple[int, int]]:
+    for limit, used in CGROUPS:
+        try:
+            most = Path(limit).read_text(encoding="ascii").strip()
+            now = Path(used).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if most.isdigit() and int(most) < UNLIMITED:
+            yield int(most), int(now)
+
+
+@cache
+def _processor() -> str:
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@cache
+def _flags() -> tuple[str, ...]:
+    """Of those that matter: avx2, avx512f, avx512_bf16, amx_bf16, amx_int8, and bf16 and i8mm of ARM."""
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
+    line = next((text for text in _cpuinfo() if text.lower().startswith(("flags", "features"))), "")
+    there = set(line.partition(":")[2].split())
+    return tuple(flag for flag in wanted if flag in there)
+
+
+@cache
+def _cpuinfo() -> tuple[str, ...]:
+    try:
+        return tuple(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines())
+    except OSError:
+        return ()
+
+
+def _is_apple() -> bool:
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
+
+
+def _gpus() -> Iterator[Gpu]:
+    """NVIDIA's, by its own tool."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return
+    asked = [tool, "--query-gpu=name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=SMI_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    for line in said.stdout.splitlines() if said.returncode == 0 else ():
+        name, *numbers = (part.strip() for part in line.split(","))
+        try:
+            total, free, capability = (float(number) for number in numbers)
+        except ValueError:
+            continue
+        yield Gpu(name, round(total * 2**20), round(free * 2**20), capability)
