@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import duckdb
+from sqlft_local.memory import Setting, whole
 from sqlft_local.presets import PRESETS
 
 import sqlft
@@ -261,11 +262,16 @@ def floors(of: str) -> str:
 
 def presets_table(of: str) -> str:
     """Base models by short name."""
-    rows = [
-        (f"`{name}`", f"[{preset.hub_id}](https://huggingface.co/{preset.hub_id})", f"{preset.learning_rate:g}")
-        for name, preset in PRESETS.items()
-    ]
-    return _rows(("base", "model", "learning rate"), rows)
+    settings = (Setting("float32"), Setting("bfloat16"), Setting("bfloat16", "int8"), Setting("bfloat16", "nf4"))
+    rows = []
+    for name, preset in PRESETS.items():
+        shape = preset.shape
+        assert shape is not None
+        memory = [f"{whole(shape, dataclasses.replace(s, checkpointing=True), 1024) / 1e9:.1f}" for s in settings]
+        link = f"[{preset.hub_id}](https://huggingface.co/{preset.hub_id})"
+        parameters = f"{shape.parameters / 1e9:.3g} B"
+        rows.append((f"`{name}`", link, parameters, preset.template, f"{preset.learning_rate:g}", *memory))
+    return _rows(("base", "model", "weights", "template", "learning rate", "float32", "bfloat16", "int8", "nf4"), rows)
 
 
 MAKERS: dict[str, Callable[[str], str]] = {

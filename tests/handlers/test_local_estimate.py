@@ -1,0 +1,228 @@
+"""What a training would take, told from shapes, rows and the machine; against models that are built and trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from sqlft_local import Local, hardware, loading, memory, speed
+from sqlft_local.estimate import Base, base_of, estimate, fitting, longest_row
+from sqlft_local.hardware import Gpu, Machine
+from sqlft_local.memory import Setting, Shape
+from sqlft_local.options import ModelOptions, TrainOptions
+from sqlft_local.presets import PRESETS
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sqlft.handler import ModelSpec, TrainingSet
+
+GIGA = 10**9
+LAPTOP = Machine("test", 4, 16 * GIGA, 12 * GIGA, ("avx2",), ())
+CARD = replace(LAPTOP, gpus=(Gpu("card", 48 * GIGA, 47 * GIGA, 8.6),))
+KINDS = {"smollm": "llama", "qwen": "qwen2", "mistral": "mistral", "llama": "llama", "codellama": "llama"}
+
+
+def rows(count: int, words: int = 12) -> pa.Table:
+    """Conversations of a common start and an own part."""
+    turns = [
+        [
+            {"role": "system", "content": "You answer with one word, whatever you are asked."},
+            {"role": "user", "content": f"Row {i}: " + "name of the singer " * (words // 4)},
+            {"role": "assistant", "content": f"SELECT {i}"},
+        ]
+        for i in range(count)
+    ]
+    return pa.table({"messages": turns})
+
+
+def foreseen(
+    base: Base, data: pa.Table, here: Machine = LAPTOP, folder: Path = Path("/nowhere"), **options: Any
+) -> Any:
+    given = ModelOptions(**{k: options.pop(k) for k in ("dtype", "context_length") if k in options})
+    return estimate(base, given, TrainOptions(**options), TrainingSet(data), here, "cpu", None, folder)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_shapes_of_the_presets_are_those_of_real_models(name: str) -> None:
+    """Built on the meta device, which holds no weights; biases and norms of some are not counted."""
+    shape = PRESETS[name].shape
+    assert shape is not None
+    kind = next(kind for start, kind in KINDS.items() if name.startswith(start))
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head,
+        tie_word_embeddings=shape.tied,
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(shape.parameters, rel=1e-3)
+    assert memory.shape_of(config.to_dict()) == shape
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("smollm2-135m", 0.1345), ("qwen2.5-coder-7b", 7.62), ("mistral-7b-instruct", 7.25), ("codellama-34b", 33.74)],
+)
+def test_parameters_are_those_that_the_makers_name(name: str, billions: float) -> None:
+    shape = PRESETS[name].shape
+    assert shape is not None
+    assert shape.parameters / 1e9 == pytest.approx(billions, rel=2e-3)
+
+
+def test_tokens_and_steps_are_those_of_the_training(tiny: Path, tmp_path: Path) -> None:
+    base = base_of(str(tiny), tiny, ModelOptions())
+    assert base is not None
+    options = {"n_epochs": 2.0, "batch_size": 4, "early_stopping": False, "max_length": 48}
+    found = foreseen(base, rows(10, 40), **options)
+    made = Local().train(
+        ModelSpec(str(tiny)), None, TrainingSet(rows(10, 40)), TrainOptions(**options), tmp_path, lambda _: None
+    )
+    assert (found.tokens, found.steps, found.examples) == (made.details["tokens"], made.details["steps"], 10)
+    assert found.seconds > 0
+    assert found.refusal is None
+
+
+def test_many_rows_are_told_from_some(tiny: Path) -> None:
+    base = base_of(str(tiny), tiny, ModelOptions())
+    assert base is not None
+    few, many = foreseen(base, rows(500), n_epochs=1), foreseen(base, rows(5_000), n_epochs=1)
+    assert many.examples == 5_000
+    assert many.tokens == pytest.approx(10 * few.tokens, rel=0.05)
+    assert many.steps == 313
+
+
+def test_a_base_that_is_not_here_is_told_by_its_shape() -> None:
+    base = base_of("CodeLlama-34b", None, ModelOptions())
+    assert base is not None
+    found = foreseen(base, rows(100))
+    assert found.refusal is not None
+    why, what_to_do = found.refusal
+    assert "12.0 GB are free" in why
+    assert "nf4" in why
+    assert "smaller base" in what_to_do
+    assert any("guess from letters" in remark for remark in found.remarks)
+    assert base_of("someone/unknown", None, ModelOptions()) is None
+
+
+def test_the_articles_34b_fits_their_card_in_eight_bits() -> None:
+    """A little over 40 GB on a card of 48."""
+    base = base_of("codellama-34b", None, ModelOptions())
+    assert base is not None
+    where = replace(CARD, free=200 * GIGA)
+    cuda = estimate(base, ModelOptions(), TrainOptions(), TrainingSet(rows(50)), where, "cuda", None, Path("/nowhere"))
+    assert cuda.refusal is not None
+    assert "47.0 GB are free on the GPU" in cuda.refusal[0]
+    assert "quantization = 'int8'" in cuda.refusal[1]
+    eight = memory.whole(base.shape, Setting("bfloat16", "int8", checkpointing=True), 2048)
+    assert 35 * GIGA < eight < 45 * GIGA
+
+
+@pytest.mark.parametrize(
+    ("free", "cure"),
+    [(60, "checkpointing|bfloat16"), (20, "quantization = 'int8'"), (11, "quantization = 'nf4'"), (3, "smaller base")],
+)  # fmt: skip
+def test_the_nearest_setting_that_would_do(free: int, cure: str) -> None:
+    base = base_of("codellama-13b", None, ModelOptions())
+    assert base is not None
+    found = foreseen(base, rows(50), replace(LAPTOP, free=free * GIGA), dtype="float32")
+    if found.refusal is None:
+        assert found.memory_bytes <= free * GIGA
+    else:
+        assert any(word in found.refusal[1] for word in cure.split("|")), found.refusal
+
+
+def test_shorter_rows_are_the_cure_where_they_would_do(tiny: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "larger", ignore=shutil.ignore_patterns("*.safetensors"))
+    larger = {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 24, "head_dim": 128}
+    config = json.loads((folder / "config.json").read_text()) | larger | {"max_position_embeddings": 40_000}
+    (folder / "config.json").write_text(json.dumps(config))
+    base = base_of(str(folder), folder, ModelOptions())
+    assert base is not None
+    free = memory.fixed(base.shape, Setting()) + 1000 * memory.token(base.shape, Setting(checkpointing=True))
+    found = foreseen(base, rows(2, 16_000), replace(LAPTOP, free=free), max_length=20_000)
+    assert found.refusal is not None
+    assert "max_length = " in found.refusal[1]
+
+
+def test_max_minutes_ends_the_estimate_too() -> None:
+    base = base_of("smollm2-1.7b", None, ModelOptions())
+    assert base is not None
+    found = foreseen(base, rows(2_000), max_minutes=1.0)
+    assert found.seconds == 60
+    assert any("max_minutes ends it" in remark for remark in found.remarks)
+
+
+def test_the_longest_row_that_stays_whole() -> None:
+    base = Base("x", Shape(2, 64, 96, 4, 2, 16, 400, True), 512)
+    assert longest_row(base, TrainOptions()) == 512
+    assert longest_row(base, TrainOptions(max_length=100)) == 100
+    assert longest_row(replace(base, context=9_000), TrainOptions()) == 2048
+    assert longest_row(None, TrainOptions()) is None
+
+
+def test_over_long_rows_are_found_without_a_max_length(tiny: Path) -> None:
+    """The context of the tiny model is 512 tokens."""
+    assert Local().longest_row(ModelSpec(str(tiny)), TrainOptions()) == 512
+
+
+def test_a_speed_is_measured_once(tmp_path: Path) -> None:
+    shape = Shape(4, 32, 48, 2, 2, 16, 300, True)
+    trial = speed.Trial(shape, Setting(dropout=0.0), "cpu", 1, 3, 40, 10, 8)
+    found = speed.speed(trial, tmp_path, "here")
+    assert found is not None
+    assert 0 < found.checking < found.training * 5
+    kept = tmp_path / "speed.json"
+    known = json.loads(kept.read_text())
+    kept.write_text(json.dumps({key: {"training": 7.0, "checking": 3.0} for key in known}))
+    assert speed.speed(trial, tmp_path, "here") == speed.Speed(7.0, 3.0)
+    assert speed.speed(replace(trial, device="nowhere"), tmp_path, "here") is None
+
+
+def test_more_blocks_take_longer_and_more_work() -> None:
+    small, large = (Shape(n, 64, 128, 4, 4, 16, 300, True) for n in (2, 8))
+    assert speed.flops(large, Setting(), 100, 0) == 4 * speed.flops(small, Setting(), 100, 0)
+    assert speed.flops(large, Setting(), 0, 10) == 4 * 300 * 64 * 10
+
+
+def test_the_machine_is_looked_at_without_torch() -> None:
+    here = hardware.machine()
+    assert here.cores >= 1
+    assert here.memory is not None
+    assert here.free is not None
+    assert 0 < here.free <= here.memory
+    assert here.device("cuda:1") == "cuda"
+    assert here.device("auto") == loading.chosen_device("auto")
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_dtypes_are_those_that_loading_chooses(training: bool) -> None:
+    here = hardware.machine()
+    device = here.device("auto")
+    assert here.dtype("auto", device, training) == str(loading.chosen_dtype("auto", device, training)).split(".")[1]
+
+
+def test_dtypes_of_other_machines() -> None:
+    assert LAPTOP.fast("cpu") == ("float32",)
+    assert LAPTOP.dtype("auto", "cpu") == "float32"
+    assert replace(LAPTOP, flags=("amx_bf16",)).dtype("auto", "cpu") == "bfloat16"
+    assert CARD.dtype("auto", "cuda") == "bfloat16"
+    old = replace(CARD, gpus=(replace(CARD.gpus[0], capability=7.5),))
+    assert (old.dtype("auto", "cuda"), old.available("cuda")) == ("float32", 47 * GIGA)
+
+
+def test_what_fits_is_told_a_preset() -> None:
+    assert fitting(PRESETS["smollm2-135m"], Setting(), 8 * GIGA) == "float32"
+    assert fitting(PRESETS["codellama-34b"], Setting(), 45 * GIGA) == "int8"
+    assert fitting(PRESETS["codellama-34b"], Setting(), 26 * GIGA) == "nf4"
+    assert fitting(PRESETS["codellama-34b"], Setting(), 8 * GIGA) is None
