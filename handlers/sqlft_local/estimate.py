@@ -132,21 +132,21 @@ def _examples(base: Base, given: ModelOptions, options: TrainOptions, table: pa.
     count = table.num_rows
     step = -(-count // SAMPLE)
     sample = table.take(list(range(0, count, step))) if step > 1 else table
+    is_here = base.folder is not None and (base.folder / "tokenizer.json").exists()
     try:
-        found = _rendered(base, given, options, sample) if base.folder is not None else _guessed(base, options, sample)
+        found = _rendered(base, given, options, sample) if is_here else _guessed(base, options, sample)
     except ImportError:
         found = _guessed(base, options, sample)
     return found, round(len(found) * count / max(1, sample.num_rows))
 
 
 def _rendered(base: Base, given: ModelOptions, options: TrainOptions, table: pa.Table) -> list[Example]:
-    from transformers import AutoTokenizer
-
-    from sqlft_local import rows
+    from sqlft_local import light, rows
     from sqlft_local.rendering import Renderer
 
-    tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True, trust_remote_code=False)
-    renderer = Renderer(tokenizer, [i for i in [tokenizer.eos_token_id] if i is not None], given.chat_template)
+    assert base.folder is not None
+    tokenizer = light.LightTokenizer(base.folder, light.told(base.folder))
+    renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template)
     lenient = replace(options, long_rows="cut") if options.long_rows == "error" else options
     return rows.read(table, renderer, lenient, base.context).examples
 

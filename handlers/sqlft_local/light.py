@@ -17,13 +17,13 @@ TOKENIZER, ASKING = "tokenizer.json", "asking.json"
 
 
 class LightTokenizer:
-    """What a Renderer needs, read from what `write` wrote."""
+    """What a Renderer needs, read from what `write` wrote; `about` in place of it, as `told` has it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, about: dict[str, Any] | None = None) -> None:
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-        self._about: dict[str, Any] = json.loads((folder / ASKING).read_text(encoding="utf-8"))
+        self._about: dict[str, Any] = about or json.loads((folder / ASKING).read_text(encoding="utf-8"))
         self.chat_template: str | None = self._about["chat_template"]
         self.all_special_ids: list[int] = self._about["all_special_ids"]
         self.eos_token_id: int | None = self._about["eos_token_id"]
@@ -94,6 +94,30 @@ class LightTokenizer:
         made.filters["tojson"] = to_json
         made.globals.update(raise_exception=refuse, strftime_now=now)
         return made
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What a base's own files say of its tokenizer: enough to count tokens, transformers may know more of some."""
+    config, generation = _json(folder / "tokenizer_config.json"), _json(folder / "generation_config.json")
+    added = {t["content"]: t for t in _json(folder / TOKENIZER).get("added_tokens", [])}
+    names = {n: config.get(n) for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    tokens = {n: v["content"] if isinstance(v, dict) else v for n, v in names.items() if v}
+    template = folder / "chat_template.jinja"
+    end = added.get(tokens.get("eos_token", ""), {}).get("id")
+    stops = generation.get("eos_token_id")
+    listed = stops if isinstance(stops, list) else [stops]
+    return {
+        "chat_template": template.read_text(encoding="utf-8") if template.exists() else config.get("chat_template"),
+        "special_tokens": tokens,
+        "all_special_ids": [t["id"] for t in added.values() if t.get("special")],
+        "eos_token_id": end,
+        "stop_ids": sorted({i for i in (*listed, end) if i is not None}),
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
 def write(tokenizer: Any, stop_ids: Sequence[int], folder: Path) -> dict[str, Any]:
