@@ -44,10 +44,32 @@ class Hosted(Embedder):
         from sqlft_openai.predictor import HostedPredictor
 
         asked = options if isinstance(options, PredictOptions) else PredictOptions()
+        if asked.batch:
+            return self._batch(model, artifact, asked)
         asking = self._asking(
             model, artifact, asked.max_retries, asked.timeout, getattr(asked, "tuned_deployment", None)
         )
         return HostedPredictor(line(), asking, Chat(asking, asked, model.schema), self.options.max_concurrency)
+
+    def _batch(self, model: ModelSpec, artifact: Artifact | None, asked: PredictOptions) -> Predictor:
+        from sqlft_openai.api import Api
+        from sqlft_openai.batch import BatchPredictor
+        from sqlft_openai.bodies import Form
+        from sqlft_openai.ledger import Ledger
+        from sqlft_openai.spending import Spending
+
+        address = address_of(self.engine, self.options)
+        name = self._deployed(artifact, getattr(asked, "tuned_deployment", None)) or self.model_name(model, artifact)
+        if address.deployments and artifact is None:
+            name = address.deployment or name
+        folder = None if model.folder is None else model.folder / "batches"
+        return BatchPredictor(
+            Api(address, self.options),
+            Form(self.engine, name, asked, model.schema),
+            Spending(self.engine, self.model_name(model, artifact)),
+            Ledger(folder, f"{address.base} {name}"),
+            self.options.poll_seconds,
+        )
 
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
         """Vectors by /embeddings, some hundred texts a request."""
@@ -69,6 +91,12 @@ class Hosted(Embedder):
             return artifact.remote_id
         return model.base or self.engine.default_base or ""
 
+    def _deployed(self, artifact: Artifact | None, given: str | None) -> str | None:
+        """Azure's deployment of a tuned version, where it is known."""
+        if artifact is None or not artifact.remote_id:
+            return None
+        return given or artifact.details.get("tuned_deployment")
+
     def _asking(
         self,
         model: ModelSpec,
@@ -82,7 +110,7 @@ class Hosted(Embedder):
 
         address = address_of(self.engine, self.options)
         if artifact is not None and artifact.remote_id:  # the base's deployment would answer for it
-            address = address._replace(deployment=tuned_deployment or artifact.details.get("tuned_deployment"))
+            address = address._replace(deployment=self._deployed(artifact, tuned_deployment))
         return Asking(line(), address, self.options, self.model_name(model, artifact), max_retries, patience)
 
 

@@ -91,6 +91,11 @@ class PredictOptions:
     frequency_penalty: Annotated[float | None, "against words that the answer has already", Range(-2, 2)] = None
     presence_penalty: Annotated[float | None, "against subjects that the answer has already", Range(-2, 2)] = None
     reasoning_effort: Annotated[str | None, "of reasoning models: low, medium, high …"] = None
+    batch: Annotated[
+        bool,
+        "ask by the provider's batch API: within a day, at half the price, and picked up again after a crash",
+        Delivery(),
+    ] = False
     max_retries: Annotated[
         int | None,
         "how often a row is asked again after an error that may pass; without it 10 times, and refusals for coming too "
