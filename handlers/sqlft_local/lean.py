@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
+
+from sqlft_local import packing
+from sqlft_local.quantised import dense
 
 TRIAL = 3
 """Rows of random numbers in a trial."""
@@ -19,23 +23,23 @@ CHUNK = 128
 
 
 class RmsNorm(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
-    """w x / sqrt(mean(x²) + eps) over the last dimension, in float32 within; keeps x."""
+    """w x / sqrt(mean(x²) + eps) over the last dimension, the mean in float32; keeps x."""
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, eps: float) -> Any:
         """x (…, width), weight (width)."""
-        wide = x.float()
-        scale = (wide.square().mean(-1, keepdim=True) + eps).rsqrt_()
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).to(x.dtype).mul_(weight)
+        return (x * scale).to(x.dtype).mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Only x's gradient."""
         x, weight, scale = ctx.saved_tensors
-        grad, wide = (grads[0] * weight).float(), x.float()
-        along = torch.linalg.vecdot(grad, wide).unsqueeze(-1).mul_(scale.square()).div_(x.shape[-1])
-        return grad.addcmul(wide, along, value=-1).mul_(scale).to(x.dtype), None, None
+        grad = grads[0] * weight
+        along = (grad * x).sum(-1, keepdim=True, dtype=torch.float32).mul_(scale.square()).div_(-x.shape[-1])
+        return grad.addcmul_(x, along.to(x.dtype)).mul_(scale.to(x.dtype)), None, None
 
 
 class SwiGlu(torch.autograd.Function):  # type: ignore[misc]
@@ -54,25 +58,94 @@ class SwiGlu(torch.autograd.Function):  # type: ignore[misc]
         return torch.ops.aten.silu_backward(grads[0] * up, gate), silu(gate).mul_(grads[0])
 
 
-class SoftmaxLoss(torch.autograd.Function):  # type: ignore[misc]
-    """Sum of weight (logsumexp(logits) - logits[target]); the gradient is written where the logits were."""
+class Mlp(torch.autograd.Function):  # type: ignore[misc]
+    """down(silu(gate(x)) up(x)) of frozen layers; keeps what gate and up gave."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Any, target: Any, weight: Any) -> Any:
-        """logits (tokens, vocabulary), target (tokens), weight (tokens) float32 -> a float32 number."""
-        whole = torch.cat([part.float().logsumexp(-1) for part in logits.split(CHUNK)])
-        said = logits.gather(1, target[:, None])[:, 0].float()
-        ctx.save_for_backward(logits, target, weight, whole)
-        return ((whole - said) * weight).sum()
+    def forward(ctx: Any, x: Any, module: Any) -> Any:
+        """x (…, width)."""
+        gate, up = (linear(x, dense(layer, x.dtype), layer.bias) for layer in (module.gate_proj, module.up_proj))
+        ctx.save_for_backward(gate, up)
+        ctx.module = module
+        return linear(silu(gate).mul_(up), dense(module.down_proj, x.dtype), module.down_proj.bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """Of the logits."""
-        logits, target, weight, whole = ctx.saved_tensors
-        weight = weight * grads[0]
-        for part, w, all_of_it in zip(logits.split(CHUNK), weight.split(CHUNK), whole.split(CHUNK), strict=True):
-            part.copy_(part.float().sub_(all_of_it[:, None]).exp_().mul_(w[:, None]))
-        return logits.scatter_add_(1, target[:, None], -weight[:, None].to(logits.dtype)), None, None
+        """Only x's gradient."""
+        (gate, up), module = ctx.saved_tensors, ctx.module
+        dtype = gate.dtype
+        inner = grads[0] @ dense(module.down_proj, dtype)
+        of_up = silu(gate).mul_(inner)
+        of_gate = torch.ops.aten.silu_backward(inner.mul_(up), gate)
+        x_grad = of_gate @ dense(module.gate_proj, dtype)
+        flat = x_grad.view(-1, x_grad.shape[-1])
+        flat.addmm_(of_up.view(-1, of_up.shape[-1]), dense(module.up_proj, dtype))
+        return x_grad, None
+
+
+class HeadLoss(torch.autograd.Function):  # type: ignore[misc]
+    """Sum of weight (logsumexp(x W') - (x W')[target]) for a frozen W, its logits there a chunk at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, head: Any, target: Any, weight: Any) -> Any:
+        """x (tokens, width), head (vocabulary, width), target and weight (tokens) -> a float32 number."""
+        keep = ctx.needs_input_grad[0]
+        total = x.new_zeros((), dtype=torch.float32)
+        parts = []
+        for own, said, w in zip(x.split(CHUNK), target.split(CHUNK), weight.split(CHUNK), strict=True):
+            logits = linear(own, head)
+            logs = torch.log_softmax(logits, -1)
+            places = said[:, None]
+            total -= (logs.gather(1, places)[:, 0].float() * w).sum()
+            if keep:
+                shares = logs.exp_().scatter_add_(1, places, -torch.ones_like(places, dtype=x.dtype))
+                parts.append((shares @ head).mul_(w[:, None].to(x.dtype)))
+        ctx.save_for_backward(torch.cat(parts) if parts else None)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Of x; it was computed with the loss."""
+        (x_grad,) = ctx.saved_tensors
+        return x_grad * grads[0].to(x_grad.dtype), None, None, None
+
+
+_plain_heads: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def loss(model: Any, packed: packing.Packed) -> Any:
+    """The weighted sum of the losses of a packed row's tokens; the output head runs only where a token counts."""
+    if model not in _plain_heads:
+        _plain_heads[model] = _plain_head(model)
+    given = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False, "layout": packed}
+    if _plain_heads[model]:
+        x = model.get_decoder()(**given).last_hidden_state[0].index_select(0, packed.source)
+        head = dense(model.get_output_embeddings(), x.dtype)
+        return HeadLoss.apply(x, head, packed.target, packed.weight)
+    logits = model(**given, logits_to_keep=packed.source).logits[0].float()
+    each = torch.nn.functional.cross_entropy(logits, packed.target, reduction="none")
+    return (each * packed.weight).sum()
+
+
+def _plain_head(model: Any) -> bool:
+    """Whether logits are the last states times the head's weight, without a bias, scale or cap."""
+    head = model.get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None or not hasattr(model, "get_decoder"):
+        return False
+    packed = packing.pack([packing.Example(list(range(3, 3 + TRIAL)), [1.0] * TRIAL)], model.device)
+    given = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False, "layout": packed}
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()
+            expected = model(**given).logits
+            states = model.get_decoder()(**given).last_hidden_state
+            found = linear(states, dense(head, states.dtype))
+        return bool(torch.allclose(expected.to(found.dtype), found, rtol=1e-3, atol=1e-4))
+    except (RuntimeError, TypeError, AttributeError):
+        return False
+    finally:
+        model.train(training)
 
 
 def apply(model: Any) -> int:
@@ -100,7 +173,9 @@ def _offer(module: Any) -> tuple[Any, int]:
 
 
 def _mlp(module: Any, x: Any) -> Any:
-    return module.down_proj(SwiGlu.apply(module.gate_proj(x), module.up_proj(x)))
+    if any(hasattr(layer, "lora_A") for layer in (module.gate_proj, module.up_proj, module.down_proj)):
+        return module.down_proj(SwiGlu.apply(module.gate_proj(x), module.up_proj(x)))
+    return Mlp.apply(x, module)
 
 
 def _same(before: Any, after: Any, width: int, module: Any) -> bool:

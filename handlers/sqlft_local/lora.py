@@ -18,6 +18,7 @@ from torch.nn.functional import linear
 
 from sqlft.errors import OptionError
 from sqlft_local.loading import other_base, read_adapter
+from sqlft_local.quantised import dense
 
 if TYPE_CHECKING:
     from sqlft_local.options import TrainOptions
@@ -25,101 +26,110 @@ if TYPE_CHECKING:
 NAME = "default"
 WHICH = ("lora_A", "lora_B")
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Layers that read the same input; where a model gives them different ones, each is computed for itself."""
+"""Layers that read the same input; where a model gives them different ones, they are computed for each."""
+SLACK, STARTS = 32, 2048
+"""Where in the drawn numbers a mask may begin: at so many places, so many elements apart."""
 
 
-class Narrow(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
-    """drop(x) A': the first, narrow product, for all the layers that read the same x at once."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, a: Any, dropout: float) -> Any:
-        """x (…, in), a (ranks of all the layers, in)."""
-        mask = kept(x, dropout) if dropout else None
-        left = dropped(x, mask, dropout)
-        ctx.save_for_backward(left, a, mask)
-        ctx.dropout = dropout
-        return linear(left, a.to(x.dtype))
+class Read(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
+    """x W' + s (drop(x) A') B' of all the layers that read one x, which is dropped out once."""
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        """Gradients of x and a."""
-        left, a, mask = ctx.saved_tensors
-        flat = grads[0].reshape(-1, a.shape[0])
-        a_grad = (flat.t() @ left.view(-1, left.shape[-1])).to(a.dtype)
-        x_grad = None
-        if ctx.needs_input_grad[0]:
-            x_grad = dropped((flat @ a.to(flat.dtype)).view_as(left), mask, ctx.dropout)
-        return x_grad, a_grad, None
-
-
-class Wide(torch.autograd.Function):  # type: ignore[misc]
-    """x W' + s n B': the frozen layer and the second, wide product of its LoRA matrices."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, bias: Any, narrow: Any, b: Any, scale: float) -> Any:
-        """x (…, in), weight (out, in), narrow (…, r), b (out, r)."""
-        out = linear(x, weight, bias)
-        out.view(-1, out.shape[-1]).addmm_(narrow.reshape(-1, b.shape[1]), b.to(x.dtype).t(), alpha=scale)
-        ctx.save_for_backward(weight, b, narrow)
-        ctx.scale = scale
-        return out
+    def forward(ctx: Any, x: Any, mask: Any, layers: Any, *matrices: Any) -> Any:
+        """x (…, in), mask like it or None, matrices A (r, in), B (out, r) of each layer -> (…, out) of each."""
+        left = x if mask is None else x * mask
+        pairs = [(a.to(x.dtype), b.to(x.dtype)) for a, b in zip(matrices[::2], matrices[1::2], strict=True)]
+        together = torch.cat([a for a, _ in pairs]) if len(pairs) > 1 else pairs[0][0]
+        narrow = linear(left, together).view(-1, together.shape[0])
+        outs, place = [], 0
+        for layer, (a, b) in zip(layers, pairs, strict=True):
+            out = linear(x, dense(layer.base_layer, x.dtype), layer.base_layer.bias)
+            own = narrow[:, place : (place := place + a.shape[0])]
+            out.view(-1, b.shape[0]).addmm_(own, b.t(), alpha=layer.scaling[NAME])
+            outs.append(out)
+        ctx.layers = layers
+        ctx.save_for_backward(left, mask, narrow, together, *(b for _, b in pairs), *matrices)
+        return tuple(outs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """Gradients of x, narrow and b."""
-        weight, b, narrow = ctx.saved_tensors
-        grad = grads[0]
-        flat = grad.reshape(-1, grad.shape[-1])
-        x_grad = grad @ weight if ctx.needs_input_grad[0] else None
-        narrow_grad = (grad @ b.to(grad.dtype)).mul_(ctx.scale)
-        b_grad = (flat.t() @ narrow.reshape(flat.shape[0], -1)).to(b.dtype).mul_(ctx.scale)
-        return x_grad, None, None, narrow_grad, b_grad, None
+        """Gradients of x and of the matrices; what flows into x is added up by the products themselves."""
+        left, mask, narrow, together, *rest = ctx.saved_tensors
+        flat = [g.reshape(-1, g.shape[-1]) for g in grads]
+        wanted = ctx.needs_input_grad[0]
+        x_grad = left.new_empty(flat[0].shape[0], left.shape[-1]) if wanted else None
+        of_narrow, of_matrices, place = torch.empty_like(narrow), [], 0
+        for i, (layer, b, grad) in enumerate(zip(ctx.layers, rest, flat, strict=False)):
+            if x_grad is not None:
+                x_grad.addmm_(grad, dense(layer.base_layer, grad.dtype), beta=1 if i else 0)
+            own = slice(place, place := place + b.shape[1])
+            scale = layer.scaling[NAME]
+            of_narrow[:, own] = (grad @ b).mul_(scale)
+            of_matrices.append((grad.t() @ narrow[:, own]).float().mul_(scale))
+        of_a = (of_narrow.t() @ left.view(-1, left.shape[-1])).float().split([b.shape[1] for b in rest[: len(flat)]])
+        if x_grad is not None:
+            if mask is None:
+                x_grad.addmm_(of_narrow, together)
+            else:
+                x_grad.addcmul_(of_narrow @ together, mask.view_as(x_grad))
+            x_grad = x_grad.view_as(left)
+        both = (g for pair in zip(of_a, of_matrices, strict=True) for g in pair)
+        return x_grad, None, None, *both
 
 
-def kept(x: Any, dropout: float) -> Any:
-    """A byte mask like x, from 8 random bits an element.
+class Masks:
+    """What dropout multiplies with: 0, or what makes up for the zeros.
 
-    On a processor a random number for every element would cost more than the matrices do.
+    On a processor a random number for every element would cost more than the matrices do.  So a pass draws them once,
+    8 bits an element, and every use begins at a place of its own.
     """
-    if x.device.type != "cpu":
-        return torch.randint(256, x.shape, dtype=torch.uint8, device=x.device).ge_(_of_256(dropout))
-    drawn = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-    return (drawn.view(torch.uint8)[: x.numel()].view(x.shape) >= _of_256(dropout)).view(torch.uint8)
 
+    def __init__(self, dropout: float) -> None:
+        self.dropout = dropout
+        self._pools: dict[tuple[int, Any], Any] = {}
+        self._seed = 0
 
-def dropped(x: Any, mask: Any, dropout: float) -> Any:
-    """x with the mask's zeros, scaled up by what they take away."""
-    return x if mask is None else mask.to(x.dtype).mul_(256 / (256 - _of_256(dropout))).mul_(x)
+    def renew(self) -> None:
+        """For another pass."""
+        self._pools.clear()
+        if self.dropout:
+            self._seed = int(torch.randint(2**62, ()).item())
 
+    def __call__(self, x: Any) -> Any:
+        """A mask like x."""
+        key = (x.numel(), x.device)
+        if key not in self._pools:
+            self._pools[key] = self._drawn(x)
+        start = SLACK * int(torch.randint(STARTS, ()).item())
+        return self._pools[key][start : start + x.numel()].view(x.shape)
 
-def _of_256(dropout: float) -> int:
-    return max(1, round(dropout * 256))
+    def _drawn(self, x: Any) -> Any:
+        count = x.numel() + SLACK * STARTS
+        numbers = torch.Generator(x.device).manual_seed((self._seed + x.numel()) % 2**63)
+        eight = torch.empty((count + 7) // 8, dtype=torch.int64, device=x.device)
+        eight.random_(-(2**63), None, generator=numbers)
+        out_of = max(1, round(self.dropout * 256))
+        return (eight.view(torch.uint8)[:count] >= out_of).to(x.dtype).mul_(256 / (256 - out_of))
 
 
 class Reader:
-    """The layers that read one input: the first one called computes the narrow products of all."""
+    """The layers that read one input: the first one called computes them all."""
 
-    def __init__(self, layers: Sequence[Any], dropout: float) -> None:
+    def __init__(self, layers: Sequence[Any], masks: Masks) -> None:
         self.layers = list(layers)
-        self.dropout = dropout
+        self.masks = masks
         self._x: Any = None
-        self._narrow: dict[int, Any] = {}
+        self._outs: dict[int, Any] = {}
 
     def __call__(self, layer: Any, x: Any, *_: Any, **__: Any) -> Any:
         """The forward of one of the layers."""
-        narrow = self._of(layer, x)
-        base = layer.base_layer
-        return Wide.apply(x, base.weight, base.bias, narrow, layer.lora_B[NAME].weight, layer.scaling[NAME])
-
-    def _of(self, layer: Any, x: Any) -> Any:
-        if self._x is not x or id(layer) not in self._narrow:
-            matrices = [one.lora_A[NAME].weight for one in self.layers]
-            a = torch.cat(matrices) if len(matrices) > 1 else matrices[0]
-            narrow = Narrow.apply(x, a, self.dropout if layer.training else 0.0)
-            parts = narrow.split([m.shape[0] for m in matrices], dim=-1)
-            self._x, self._narrow = x, {id(one): part for one, part in zip(self.layers, parts, strict=True)}
-        found = self._narrow.pop(id(layer))
-        if not self._narrow:
+        if self._x is not x or id(layer) not in self._outs:
+            mask = self.masks(x) if layer.training and self.masks.dropout else None
+            matrices = (m for one in self.layers for m in (one.lora_A[NAME].weight, one.lora_B[NAME].weight))
+            outs = Read.apply(x, mask, self.layers, *matrices)
+            self._x, self._outs = x, {id(one): out for one, out in zip(self.layers, outs, strict=True)}
+        found = self._outs.pop(id(layer))
+        if not self._outs:
             self._x = None
         return found
 
@@ -130,6 +140,7 @@ class Lora:
 
     trained: dict[str, Any]
     config: Any
+    masks: Masks
 
 
 def attach(model: Any, options: TrainOptions, start: Path | None) -> Lora:
@@ -156,21 +167,20 @@ def attach(model: Any, options: TrainOptions, start: Path | None) -> Lora:
                 matrix = getattr(layer, which)[NAME]
                 matrix.weight.data = matrix.weight.data.float()
                 trained[f"base_model.model.{name}.{which}.weight"] = matrix.weight
+    masks = Masks(options.lora_dropout)
     for together in _readers(model):
-        reader = Reader(together, options.lora_dropout)
+        reader = Reader(together, masks)
         for layer in together:
             layer.forward = partial(reader, layer)
     if start:
         _copy(start, trained)
     config.lora_dropout = options.lora_dropout
-    return Lora(trained, config)
+    return Lora(trained, config, masks)
 
 
 def load(lora: Lora, tensors: Mapping[str, Any]) -> None:
     """Set the trained parameters."""
-    with torch.no_grad():
-        for name, parameter in lora.trained.items():
-            parameter.copy_(tensors[name])
+    _fill(lora.trained, tensors)
 
 
 def taken(lora: Lora) -> dict[str, Any]:
@@ -198,12 +208,18 @@ def _readers(model: Any) -> Iterator[list[Any]]:
         yield from ([layer] for layer in here.values())
 
 
+def _fill(trained: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(tensors[name])
+
+
 def _copy(start: Path, trained: dict[str, Any]) -> None:
     _, pairs = read_adapter(start)
     tensors = {f"base_model.model.{n}.{w}.weight": t for n, ab in pairs.items() for w, t in zip(WHICH, ab, strict=True)}
     if tensors.keys() != trained.keys() or any(tensors[k].shape != trained[k].shape for k in trained):
         raise other_base(start)
-    load(Lora(trained, None), tensors)
+    _fill(trained, tensors)
 
 
 def _targets(names: Any) -> Any:

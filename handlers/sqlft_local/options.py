@@ -83,10 +83,20 @@ class TrainOptions:
     warmup: Annotated[float, "share of the steps in which the learning rate rises", Range(0, 1)] = 0.05
     weight_decay: Annotated[float, "of AdamW", Range(0, 1)] = 0.0
     max_grad_norm: Annotated[float, "gradients are scaled down to this norm", Range(0)] = 1.0
-    early_stopping: Annotated[bool, "stop when validation loss no longer falls, and keep the best state"] = False
+    early_stopping: Annotated[
+        bool, "with validation rows: stop when their loss no longer falls, and keep the best state"
+    ] = True
     max_minutes: Annotated[
         float | None, "end training in this time, the learning rate falling as planned", Range(0.01)
     ] = None
-    max_tokens_per_pass: Annotated[int, "tokens computed at once; less takes less memory", Range(16)] = 1024
+    max_memory: Annotated[
+        str | None, "most memory of the training process, such as '8GB' or bytes; without it what is free, less a tenth"
+    ] = None
+    max_tokens_per_pass: Annotated[
+        int | None, "tokens computed at once; without it what max_memory allows, at most 2048", Range(16)
+    ] = None
+    gradient_checkpointing: Annotated[
+        bool | None, "compute blocks again for the backward pass; without it where memory asks for it"
+    ] = None
     checkpoint_seconds: Annotated[float, "a checkpoint at least so often", Range(0)] = 30.0
     checkpoint_steps: Annotated[int | None, "a checkpoint every so many steps as well", Range(1)] = None

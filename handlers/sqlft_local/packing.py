@@ -88,6 +88,13 @@ class Packed:
         """Attention within the row."""
         import torch
 
+        if q.device.type == "cpu":
+            from sqlft_local import attention
+
+            groups = attention.groups(self.prefix, self.lengths)
+            attended: Tensor = attention.Attention.apply(q, k, v, groups, scale, window)
+            return attended
+
         sizes = [self.prefix, *self.lengths] if self.prefix else list(self.lengths)
         qs, ks, vs = (list(t.split(sizes, dim=2)) for t in (q, k, v))
         done = []

@@ -230,16 +230,8 @@ class Training:
 
 
 def loss_of(model: Any, examples: Sequence[Example]) -> Any:
-    """The weighted sum of the losses of the examples' tokens; the output head runs only where a token counts."""
-    packed = pack(examples, model.device)
-    logits = model(
-        input_ids=packed.ids,
-        position_ids=packed.positions,
-        use_cache=False,
-        logits_to_keep=packed.source,
-        layout=packed,
-    ).logits[0]
-    return lean.SoftmaxLoss.apply(logits, packed.target, packed.weight)
+    """The weighted sum of the losses of the examples' tokens."""
+    return lean.loss(model, pack(examples, model.device))
 
 
 class _Speed:
