@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.utils.checkpoint
 from torch.nn.functional import linear, silu
 
 from sqlft_local import packing
@@ -146,6 +147,16 @@ def _plain_head(model: Any) -> bool:
         return False
     finally:
         model.train(training)
+
+
+def checkpoint(model: Any, wanted: bool) -> None:
+    """Whether the next training pass keeps only each block's input, and computes the block again."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module._gradient_checkpointing_func = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+            module.gradient_checkpointing = wanted
 
 
 def apply(model: Any) -> int:

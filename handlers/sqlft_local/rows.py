@@ -56,18 +56,22 @@ def read(table: pa.Table, renderer: Renderer, options: TrainOptions, context: in
 
 
 def passes(batch: Sequence[Example], most: int) -> Iterator[list[Example]]:
-    """The batch in as few parts of about one size as keep each at `most` tokens; examples of a like length together."""
+    """The batch in few parts of about one size, each of at most `most` tokens or one example; like lengths together."""
     batch = sorted(batch, key=lambda e: -len(e.ids))
     prefix = common_prefix([e.ids for e in batch]) if len(batch) > 1 else 0
-    own = sum(len(e.ids) - prefix for e in batch)
-    share = own / -(-own // max(most - prefix, 1))
-    before = 0
-    parts: dict[int, list[Example]] = {}
+    room = max(most - prefix, 1)
+    left = sum(len(e.ids) - prefix for e in batch)
+    share = left / -(-left // room)
+    part: list[Example] = []
+    tokens = 0
     for e in batch:
         size = len(e.ids) - prefix
-        parts.setdefault(int((before + size / 2) / share), []).append(e)
-        before += size
-    yield from parts.values()
+        if part and (tokens + size > room or tokens + size / 2 > share):
+            yield part
+            part, tokens = [], 0
+        part.append(e)
+        tokens += size
+    yield part
 
 
 def weight(batch: Sequence[Example]) -> float:

@@ -18,7 +18,7 @@ import torch
 
 from sqlft.errors import DataError, ProviderError, SqlftError
 from sqlft.handler import Artifact, Progress
-from sqlft_local import checkpoints, lean, lora, rows
+from sqlft_local import budget, checkpoints, lean, lora, rows
 from sqlft_local.checkpoints import Checkpoint
 from sqlft_local.loading import Loaded, is_memory, out_of_memory
 from sqlft_local.options import TrainOptions
@@ -72,6 +72,8 @@ class Training:
         self.best: dict[str, Any] | None = None
         self.saved = time.monotonic()
         self.speed = _Speed()
+        longest = max(len(e.ids) for e in (*self.train, *self.valid))
+        self.budget = budget.chosen(self.loaded.model, self.options, self.lora, longest)
 
     def run(self) -> None:
         """All steps that are left, and at the end the best state if validation chose one."""
@@ -128,8 +130,11 @@ class Training:
     def _losses(self, batch: Sequence[Example]) -> Iterator[tuple[int, Any]]:
         """For each part of the batch its count of tokens and its share of the batch's mean loss."""
         whole = rows.weight(batch)
-        for part in rows.passes(batch, self.options.max_tokens_per_pass):
-            yield sum(len(e.ids) for e in part), loss_of(self.loaded.model, part) / whole
+        for part in rows.passes(batch, self.budget.tokens):
+            packed = pack(part, self.loaded.device)
+            self.lora.masks.renew()
+            lean.checkpoint(self.loaded.model, packed.ids.shape[1] > self.budget.above)
+            yield sum(len(e.ids) for e in part), lean.loss(self.loaded.model, packed) / whole
 
     def _batch(self, step: int) -> list[Example]:
         """The rows of a step; every epoch has an order of its own that depends on nothing but the seed."""
@@ -154,7 +159,7 @@ class Training:
         self.loaded.model.eval()
         total = 0.0
         with torch.no_grad():
-            for part in rows.passes(self.valid, self.options.max_tokens_per_pass):
+            for part in rows.passes(self.valid, self.budget.tokens):
                 total += loss_of(self.loaded.model, part).item()
                 self._tell()
         state = self.state

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlft_local import loading, lora, memory
+from sqlft_local import budget, loading, lora, memory
 from sqlft_local.memory import Setting, Shape, shape_of
 from sqlft_local.options import ModelOptions, TrainOptions
 from transformers import AutoConfig
+
+from sqlft.errors import OptionError
 
 CODELLAMA_34B = Shape(48, 8192, 22016, 64, 8, 128, 32000, False)
 CODELLAMA_7B = Shape(32, 4096, 11008, 32, 32, 128, 32016, False)
@@ -56,3 +61,48 @@ def test_checkpointing_takes_a_fraction() -> None:
     """An input a block in place of all that the block keeps."""
     plain, checkpointed = (memory.token(CODELLAMA_34B, Setting("bfloat16", checkpointing=c)) for c in (False, True))
     assert checkpointed < plain / 5
+
+
+PEAK = """
+import resource, sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[3])
+import test_local_training as t
+from sqlft.handler import TrainingSet
+rows = [("How many of " + name * 40 + "?", "none " * 30) for name in t.NAMES] + [("word " * 350, "yes")]
+options = eval(sys.argv[4])
+t.train(Path(sys.argv[1]), Path(sys.argv[2]), TrainingSet(t.table(rows)), batch_size=21, n_epochs=1, **options)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def peak(base: Path, work: Path, **options: object) -> int:
+    """Most bytes that a training takes, in a process of its own."""
+    given = [str(base), str(work), str(Path(__file__).parent), repr(options)]
+    done = subprocess.run([sys.executable, "-c", PEAK, *given], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def test_peak_memory_follows_the_bound(model_maker: Callable[..., Path], tmp_path: Path) -> None:
+    """One row is as long as all others: the smaller bound is kept by passes of fewer tokens and checkpointing."""
+    base = model_maker(hidden_size=128, intermediate_size=3072, num_hidden_layers=12, max_position_embeddings=4096)
+    free = peak(base, tmp_path / "free")
+    bound = round(1.1e9)
+    assert free > 1.15 * bound
+    assert peak(base, tmp_path / "bound", max_memory=str(bound)) <= 1.03 * bound
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("8GB", 8 * 10**9), ("1.5 gib", 3 << 29), ("4096", 4096), ("2T", 2 * 10**12)]
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    """As people write them."""
+    assert budget.parsed(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "8 XB", "-1", "GB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    """With an example."""
+    with pytest.raises(OptionError, match="max_memory"):
+        budget.parsed(text)

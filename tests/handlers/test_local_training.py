@@ -222,7 +222,8 @@ def test_a_loss_that_is_no_number_stops_it(tiny: Path, tmp_path: Path) -> None:
 
 
 FULL = """
-import resource, sys
+import resource, sys, torch
+torch.set_num_threads(1)
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import test_local_training as t
@@ -287,3 +288,17 @@ def test_asking_and_training_in_one_process(tiny: Path, tmp_path: Path) -> None:
     assert len(list(Local().open(ModelSpec(str(tiny)), None, PredictOptions(max_tokens=4)).predict(asked))) == 8
     made = train(tiny, tmp_path / "work", TrainingSet(table(PAIRS[:8])), n_epochs=1, batch_size=8)
     assert len(list(Local().open(ModelSpec(str(tiny)), made, PredictOptions(max_tokens=4)).predict(asked))) == 8
+
+
+def test_checkpointing_changes_no_number(tiny: Path, tmp_path: Path) -> None:
+    """Blocks computed twice drop the same elements."""
+    one = train(tiny, tmp_path / "one", n_epochs=1)
+    other = train(tiny, tmp_path / "other", n_epochs=1, gradient_checkpointing=True)
+    assert farthest(one, other) <= 1e-6
+
+
+def test_what_cannot_fit_is_refused_with_figures(tiny: Path, tmp_path: Path) -> None:
+    """And with the setting that would do."""
+    with pytest.raises(ProviderError, match=r"takes about .* and 100MB may be used") as caught:
+        train(tiny, tmp_path, max_memory="100MB")
+    assert "max_memory" in caught.value.next_step
