@@ -224,6 +224,14 @@ def _check_names(
 def _template(settings: ModelSettings, output: str) -> str:
     if settings.prompt_template is not None:
         return settings.prompt_template
+    if settings.answer_column and settings.answer_column.lower() != output.lower():
+        raise OptionError(
+            f"The answer is the column '{output}', and not '{settings.answer_column}'.",
+            f"Leave the option out, or write PREDICT {settings.answer_column}.",
+        )
+    if settings.context_column is not None:
+        question = settings.question_column or "question"
+        return f"Context: {{{{{settings.context_column}}}}}\nQuestion: {{{{{question}}}}}\nAnswer:"
     return f"{{{{{settings.question_column or 'content'}}}}}"
 
 

@@ -28,11 +28,17 @@ class ModelSettings:
     prompt_template: Annotated[
         str | None, "the prompt; each {{name}} is an input of the model; without it '{{content}}'"
     ] = None
-    system: Annotated[str | None, "a system message put before every prompt", Alias("system_prompt")] = None
+    system: Annotated[
+        str | None, "a system message put before every prompt", Alias("system_prompt"), Alias("prompt")
+    ] = None
     schema: Annotated[
         Any, "the answer's form: a JSON schema as text or object, a type such as 'STRUCT(a INTEGER)', names with types"
     ] = None
-    question_column: Annotated[str | None, "the one input, in place of a prompt_template"] = None
+    question_column: Annotated[str | None, "the one input, in place of a prompt_template", Alias("user_column")] = None
+    context_column: Annotated[str | None, "an input put before the question, in place of a prompt_template"] = None
+    answer_column: Annotated[
+        str | None, "MindsDB's word for what PREDICT names; anything else is refused", Alias("assistant_column")
+    ] = None
     tag: Annotated[str | None, "a word of your own on the version"] = None
 
 
