@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ Without a command it is `sqlft shell`, with a file `sqlft shell FILE`.
   sqlft shell app.duckdb -c 'SHOW MODELS'       one statement
   sqlft shell -f a.sql -f b.sql --mode csv      scripts, results as CSV
   sqlft pull smollm2-135m                       get a base model, print its folder
+  sqlft doctor                                  what this machine can do, what to install
 """
 
 
@@ -76,7 +78,18 @@ def pull(parsed: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"shell": shell, "pull": pull}
+def doctor(parsed: argparse.Namespace) -> int:
+    """what this machine can do, what is installed, which bases fit"""
+    from sqlft.runtime.doctor import checkup, report
+
+    found = checkup()
+    print(json.dumps(found, indent=2, ensure_ascii=False, default=str) if parsed.json else report(found), end="")
+    if parsed.json:
+        print()
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"shell": shell, "pull": pull, "doctor": doctor}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         added[name] = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         added[name].set_defaults(run=run)
     _add_shell_arguments(added["shell"])
+    added["doctor"].add_argument("--json", action="store_true", help="as JSON")
     added["pull"].add_argument("name", metavar="NAME", help="a preset such as smollm2-135m, a hub id, or a folder")
     return top
 

@@ -203,6 +203,11 @@ class Handler(ABC):
     def __init__(self, options: Any = None) -> None:
         self.options = options
 
+    @classmethod
+    def checkup(cls) -> Mapping[str, Any]:
+        """For `sqlft doctor`: what of this machine matters to the handler, as JSON can hold it; quick, no network."""
+        return {}
+
     def check(self, model: ModelSpec) -> None:  # noqa: B027  # most have nothing to check
         """Raise OptionError or ProviderError if no model can be made so; called by CREATE MODEL, cheap."""
 

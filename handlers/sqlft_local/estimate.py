@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlft.handler import Estimate, TrainingSet
 from sqlft_local import memory, speed
@@ -308,7 +308,7 @@ def _refusal(
         return None
     where = "on the GPU" if place == "cuda" else "on this machine"
     why = (
-        f"Training {base.name} in {_called(setting)} needs about {needed / GIGA:.1f} GB, "
+        f"Training {base.name} in {called(setting)} needs about {needed / GIGA:.1f} GB, "
         f"and {free / GIGA:.1f} GB are free {where}{_elsewise(base, setting, passes)}."
     )
     return why, _cure(base, setting, passes, free)
@@ -319,11 +319,12 @@ def _elsewise(base: Base, setting: Setting, passes: Passes) -> str:
     again = replace(setting, dtype="bfloat16", checkpointing=True)
     less = [replace(again, quantization=q) for q in ("int8", "nf4") if setting.quantization == "none"]
     tokens = max(passes.longest, min(passes.fullest[0], 1024))
-    told = [f"{_called(s)} {memory.whole(base.shape, s, tokens) / GIGA:.1f} GB" for s in less]
+    told = [f"{called(s)} {memory.whole(base.shape, s, tokens) / GIGA:.1f} GB" for s in less]
     return f" ({', '.join(told)})" if told else ""
 
 
-def _called(setting: Setting) -> str:
+def called(setting: Setting) -> str:
+    """The numbers that the base is kept in, as people say them."""
     return setting.quantization if setting.quantization != "none" else setting.dtype
 
 
@@ -360,13 +361,3 @@ def _smaller(shape: Shape) -> Iterator[tuple[str, Shape]]:
     for name, preset in PRESETS.items():
         if preset.shape is not None and preset.shape.parameters < shape.parameters:
             yield name, preset.shape
-
-
-def fitting(preset: Any, setting: Setting, free: int, tokens: int = 1024) -> str | None:
-    """The most exact of float32, bfloat16, int8 and nf4 in which a preset can be trained in so many free bytes."""
-    exact = [replace(setting, dtype=d, quantization="none") for d in dict.fromkeys((setting.dtype, "bfloat16"))]
-    packed = [replace(setting, dtype="bfloat16", quantization=q) for q in ("int8", "nf4")]
-    for one in (*exact, *packed):
-        if memory.whole(preset.shape, replace(one, checkpointing=True), tokens) <= free:
-            return _called(one)
-    return None

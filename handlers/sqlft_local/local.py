@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +30,15 @@ class Local(Trainer):
     def pull(name: str, progress: Report) -> Path:
         """Get the base `name` and return its folder, in Hugging Face layout; progress(what, share done or None)."""
         return bases.pull(name, progress)
+
+    @classmethod
+    def checkup(cls) -> Mapping[str, Any]:
+        """The machine, and which presets it can train and ask; imports no torch."""
+        from sqlft_local import fitness
+        from sqlft_local.hardware import machine
+
+        here = machine()
+        return {"machine": fitness.machine_facts(here), "bases": fitness.bases_that_fit(here)}
 
     def check(self, model: ModelSpec) -> None:
         """OptionError for a base that is no preset, hub id or folder of safetensors."""

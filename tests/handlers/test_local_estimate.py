@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 import torch
 from sqlft_local import Local, hardware, loading, memory, speed
-from sqlft_local.estimate import Base, base_of, estimate, fitting, longest_row
+from sqlft_local.estimate import Base, base_of, estimate, longest_row
+from sqlft_local.fitness import asked_in, bases_that_fit, trained_in
 from sqlft_local.hardware import Gpu, Machine
 from sqlft_local.memory import Setting, Shape
 from sqlft_local.options import ModelOptions, TrainOptions
@@ -222,7 +223,15 @@ def test_dtypes_of_other_machines() -> None:
 
 
 def test_what_fits_is_told_a_preset() -> None:
-    assert fitting(PRESETS["smollm2-135m"], Setting(), 8 * GIGA) == "float32"
-    assert fitting(PRESETS["codellama-34b"], Setting(), 45 * GIGA) == "int8"
-    assert fitting(PRESETS["codellama-34b"], Setting(), 26 * GIGA) == "nf4"
-    assert fitting(PRESETS["codellama-34b"], Setting(), 8 * GIGA) is None
+    large, small = (PRESETS[name].shape for name in ("codellama-34b", "smollm2-135m"))
+    assert large is not None
+    assert small is not None
+    assert trained_in(small, Setting(), 8 * GIGA) == "float32"
+    assert [trained_in(large, Setting(), n * GIGA) for n in (45, 26, 8)] == ["int8", "nf4", None]
+    assert [asked_in(large, n * GIGA) for n in (90, 45, 8)] == ["f16", "q8_0", None]
+
+
+def test_every_preset_has_a_row() -> None:
+    found = {row["base"]: row for row in bases_that_fit(CARD)}
+    assert set(found) == set(PRESETS)
+    assert found["smollm2-135m"]["training"] in ("float32", "bfloat16")
