@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import secrets
 import threading
 from collections.abc import Callable, Mapping
@@ -13,21 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from sqlft.errors import HandlerNotInstalled, ProviderError
+from sqlft_local import cores
 from sqlft_local.residents import RESIDENTS, Resident
 
 INSTALL = "Run: pip install xllamacpp gguf, or use backend = 'transformers'."
 STEP = 256
 """A slot's context grows in steps of this many tokens."""
-SPINS = "2000"
-"""How long OpenMP's threads spin before they sleep, in rounds: some ten microseconds.  By default it is milliseconds,
-which on cores that other work uses too made an answer ten times slower."""
 ENDING = threading.Event()
 """This process ends: whatever is being answered stops."""
 
 
 def require() -> Any:
     """The module xllamacpp; HandlerNotInstalled."""
-    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    cores.share()
     try:
         import xllamacpp
     except ImportError as e:
@@ -45,6 +42,8 @@ class Plan:
     exact: bool = False
     gpu: bool = False
     embedding: bool = False
+    mean: bool = False
+    """Pool by the mean: for embeddings of a model whose file says nothing of it."""
     context: int = 0
     adapters: tuple[Path, ...] = ()
     """Laid over the model one request at a time."""
@@ -66,7 +65,7 @@ class Engine:
         """
         with self._lock:
             plan = self._plan
-            if tokens > plan.context:
+            if tokens > plan.context and not plan.embedding:
                 wanted = max(-(-tokens // STEP) * STEP, plan.context * 2)
                 plan = replace(plan, context=min(wanted, max(self._longest, tokens)))
             if adapter is not None and adapter not in plan.adapters:
@@ -99,21 +98,6 @@ def complete(server: Any, body: Mapping[str, Any], tell: Callable[[dict[str, Any
     server.handle_completions(json.dumps(body), lambda said: ENDING.is_set() or tell(json.loads(said)))
 
 
-def threads(given: int | None) -> int:
-    """As many as this process may use cores: two on one core only disturb each other."""
-    if given:
-        return given
-    try:
-        usable = len(os.sched_getaffinity(0))
-    except AttributeError:
-        usable = os.cpu_count() or 1
-    try:
-        twofold = Path("/sys/devices/system/cpu/smt/active").read_text(encoding="ascii").strip() == "1"
-    except OSError:
-        twofold = False
-    return max(1, usable // 2 if twofold else usable)
-
-
 def check_file(file: Path) -> None:
     """ProviderError unless `file` is a GGUF that holds all the tensors it lists."""
     import struct
@@ -144,6 +128,8 @@ def _server(plan: Plan) -> Any:
         p.cache_type_k = p.cache_type_v = int(library.ggml_type.GGML_TYPE_F32)
     if plan.embedding:
         p.embedding, p.n_batch, p.n_ubatch = True, plan.context, plan.context
+        if plan.mean:
+            p.pooling_type = library.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     p.lora_adapters = [_adapter(library, f) for f in plan.adapters]
     try:
         return library.Server(p)

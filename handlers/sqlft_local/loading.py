@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError, ProviderError
-from sqlft_local import bases, packing
+from sqlft_local import bases, cores, packing
 from sqlft_local.bases import INSTALL, to_screen
 from sqlft_local.options import ModelOptions
 from sqlft_local.rendering import Renderer
@@ -46,12 +46,15 @@ class Loaded:
         return self.model.device
 
 
-def require(what: str) -> None:
-    """HandlerNotInstalled unless the libraries that run models are there."""
+def require(what: str, training: bool = False) -> None:
+    """HandlerNotInstalled unless the libraries that run models are there; peft takes seconds and only trains."""
+    cores.share()
     try:
-        import peft  # noqa: F401
         import torch  # noqa: F401
         import transformers  # noqa: F401
+
+        if training:
+            import peft  # noqa: F401
     except ImportError as e:
         raise HandlerNotInstalled(f"{what} needs a package that is not installed ({e}).", INSTALL) from e
 
@@ -73,6 +76,18 @@ def fresh(folder: Path, options: ModelOptions, device: str, training: bool = Fal
     renderer = Renderer(tokenizer, stops(model.generation_config, tokenizer), options.chat_template)
     made_for = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 4096)
     return Loaded(model, renderer, folder, min(options.context_length or made_for, made_for))
+
+
+def encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Any, Any]:
+    """A model without an output head, and its tokenizer: for embeddings."""
+    from transformers import AutoModel, AutoTokenizer
+
+    place = chosen_device(device)
+    with _quietly(), _explained(folder):
+        given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        dtype = chosen_dtype(options.dtype, place, training=False)
+        model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, **given)
+        return model.to(place).eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder, **given)
 
 
 def opened_tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:

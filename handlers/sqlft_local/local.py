@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sqlft.errors import OptionError
-from sqlft.handler import Artifact, Estimate, Message, ModelSpec, Predictor, Progress, Trainer, TrainingSet
+from sqlft.errors import NotSupported, OptionError, SqlftError
+from sqlft.handler import (
+    Artifact,
+    Embedder,
+    Estimate,
+    Message,
+    ModelSpec,
+    Predictor,
+    Progress,
+    Trainer,
+    TrainingSet,
+)
 from sqlft_local import bases
 from sqlft_local.bases import Report
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions, TrainOptions
 from sqlft_local.presets import PRESETS, Preset
 
 
-class Local(Trainer):
+class Local(Trainer, Embedder):
     """Trains LoRA adapters and asks models, base and tuned, in this process."""
 
     engine_options = EngineOptions
@@ -41,14 +51,24 @@ class Local(Trainer):
         return {"machine": fitness.machine_facts(here), "bases": fitness.bases_that_fit(here)}
 
     def check(self, model: ModelSpec) -> None:
-        """OptionError for a base that is no preset, hub id or folder of safetensors."""
-        bases.check_name(model.base)
+        """OptionError for a base that is no preset, hub id or folder of safetensors; embeddings also take a GGUF."""
+        if model.base.endswith(".gguf") and Path(model.base).expanduser().is_file():
+            from sqlft_local import llama
+
+            llama.check_file(Path(model.base).expanduser())
+        else:
+            bases.check_name(model.base)
 
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
         """The base, or the base with the artifact's adapter; shared with every other predictor of it."""
         from sqlft_local import backends
 
         options = options if isinstance(options, PredictOptions) else PredictOptions()
+        if model.base.endswith(".gguf"):
+            raise NotSupported(
+                "A GGUF file makes embeddings only.",
+                "Add mode = 'embedding', or use a folder in Hugging Face layout as the base.",
+            )
         folder = bases.pull(model.base, bases.to_screen)
         adapter = artifact.path if artifact else None
         backend = backends.chosen(model, options, folder, self.options.device)
@@ -69,7 +89,7 @@ class Local(Trainer):
         return LocalPredictor(loaded, options, give_back)
 
     def _on_llama(self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions) -> Predictor:
-        from sqlft_local import backends, converted, light, llama
+        from sqlft_local import backends, converted, cores, light, llama
         from sqlft_local.llama_predictor import LlamaPredictor
         from sqlft_local.rendering import Renderer
 
@@ -81,7 +101,7 @@ class Local(Trainer):
         renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template)
         made_for = converted.context(folder)
         context = min(given.context_length or made_for, made_for)
-        threads = llama.threads(self.options.threads)
+        threads = cores.usable(self.options.threads)
         gpu = self.options.device != "cpu"
         plan = llama.Plan(found.model, options.batch_size, threads, exact=kind == "f32", gpu=gpu)
         engine, give_back = llama.taken(plan, context + 1, str(folder))
@@ -102,7 +122,7 @@ class Local(Trainer):
         """Free what is kept of the base and this version of it; True if there was something."""
         from sqlft_local.residents import RESIDENTS
 
-        folder = bases.local_folder(model.base)
+        folder = Path(model.base).expanduser() if model.base.endswith(".gguf") else bases.local_folder(model.base)
         return folder is not None and RESIDENTS.unload(lambda key: isinstance(key, tuple) and key[1] == str(folder))
 
     def train(
@@ -117,7 +137,7 @@ class Local(Trainer):
         """LoRA training; goes on from a checkpoint in `workdir`, and from the adapter of `start`."""
         from sqlft_local import loading
 
-        loading.require("Training")
+        loading.require("Training", training=True)
         from sqlft_local import checkpoints, training
 
         self._use_threads()
@@ -126,7 +146,7 @@ class Local(Trainer):
         folder = bases.pull(model.base, bases.to_screen)
         loaded = loading.fresh(folder, _model_options(model), self.options.device, training=True)
         rate = options.learning_rate if options.learning_rate is not None else _preset(model.base).learning_rate
-        return training.train(
+        made = training.train(
             loaded,
             _preset(model.base).hub_id or model.base,
             options,
@@ -136,6 +156,31 @@ class Local(Trainer):
             workdir,
             report,
         )
+        self._prepare(model, folder, made)
+        return made
+
+    def _prepare(self, model: ModelSpec, folder: Path, made: Artifact) -> None:
+        """Make the file that will be asked, so that the first question does not wait for it."""
+        from sqlft_local import backends, converted
+
+        options = PredictOptions()
+        try:
+            if backends.chosen(model, options, folder, self.options.device) == "llama.cpp":
+                kind = backends.kind(options, _model_options(model))
+                converted.files(folder, made.path, kind, backends.merged(options, folder), lambda what, share: None)
+        except SqlftError:
+            return  # what was trained is whole; who asks it first is told what is wrong
+
+    def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
+        """A vector a text: a sentence-transformers folder or hub id, any other base by its mean, or a GGUF file."""
+        from sqlft_local import embedding
+
+        if artifact is not None:
+            raise NotSupported("A trained version makes no embeddings.", "Ask the model's version 1.")
+        base = Path(model.base).expanduser()
+        if base.suffix != ".gguf":
+            base = bases.pull(model.base, bases.to_screen)
+        return embedding.embed(base, _model_options(model), self.options.device, self.options.threads, texts)
 
     def score(
         self, conversations: Sequence[Sequence[Message]], model: ModelSpec, artifact: Artifact | None

@@ -1,0 +1,30 @@
+"""How many threads to use, and how they wait for each other; imports nothing that computes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SPINS = "2000"
+"""Rounds that OpenMP's threads spin before they sleep: some ten microseconds.  By default it is milliseconds, which on
+cores that other work uses too (two threads of three processes on two cores) made an answer ten times slower."""
+
+
+def share() -> None:
+    """Let OpenMP's threads sleep where they would spin; to be called before what computes is imported."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
+def usable(given: int | None) -> int:
+    """Threads: as many as cores that this process may use; two on one core only disturb each other."""
+    if given:
+        return given
+    try:
+        there = len(os.sched_getaffinity(0))
+    except AttributeError:
+        there = os.cpu_count() or 1
+    try:
+        twofold = Path("/sys/devices/system/cpu/smt/active").read_text(encoding="ascii").strip() == "1"
+    except OSError:
+        twofold = False
+    return max(1, there // 2 if twofold else there)

