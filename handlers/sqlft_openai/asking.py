@@ -21,6 +21,8 @@ MAX_RETRIES = 10
 """Where the user says nothing; being refused while others are answered is then no failure."""
 FIRST_TRIES = 3
 """An address that never answered is given up after so many."""
+FIRST_DROPS = 5
+"""One that answers nothing but drops connections, after so many."""
 LONGEST_PAUSE = 8.0
 LONGEST_WAIT = 600.0
 """A provider that wants to be left alone for longer ends the statement."""
@@ -112,6 +114,8 @@ class Asking:
         most = MAX_RETRIES if self._max_retries is None else self._max_retries
         if fault.unreachable and not self._answered and failed >= min(FIRST_TRIES, most + 1):
             raise faults.unreachable(fault)
+        if fault.dropped and not self._answered and failed >= FIRST_DROPS:
+            raise faults.always_dropped(fault, self.address)
         if not fault.passing or failed > most:
             if fault.unreachable and self._answered == answered:
                 raise faults.unreachable(fault)

@@ -37,6 +37,8 @@ class Fault(Exception):
     """All requests wait for that."""
     unreachable: bool = False
     """Nobody was there to take it."""
+    dropped: bool = False
+    """The connection ended before there was an answer."""
     parameter: str | None = None
     """What the provider does not take in a request."""
     after: float | None = None
@@ -146,11 +148,11 @@ def of_exception(error: BaseException, address: Address, timeout: float) -> Faul
     if names & {"ClientConnectorError", "ConnectError", "gaierror"}:
         return Fault("unreachable", f"{at} is not reached: {shown}", True, unreachable=True)
     if "ConnectionError" in names or names & {"ServerDisconnectedError", "ClientOSError", "ReadError"}:
-        return Fault("connection", f"{at} dropped the connection: {shown}", True)
+        return Fault("connection", f"{at} dropped the connection: {shown}", True, dropped=True)
     if "TimeoutError" in names or "TimeoutException" in names:
         return Fault("timeout", f"no answer came from {at} in {timeout:g} seconds", True)
     if names & {"HTTPError", "TransportError", "ClientError"}:
-        return Fault("connection", f"what came from {at} is no answer: {shown}", True)
+        return Fault("connection", f"what came from {at} is no answer: {shown}", True, dropped=True)
     raise error
 
 
@@ -159,6 +161,14 @@ def unreachable(fault: Fault) -> ProviderError:
     return ProviderError(
         f"{fault.message[:1].upper()}{fault.message[1:]}",
         "Check base_url and that the server runs; then run it again: what was answered is kept.",
+    )
+
+
+def always_dropped(fault: Fault, address: Address) -> ProviderError:
+    """Somebody is there who never answers."""
+    other = "If it speaks https, write base_url = 'https://…'." if address.base.startswith("http:") else ""
+    return ProviderError(
+        f"Every connection ended without an answer: {fault.message}", f"Check base_url and the server's log. {other}"
     )
 
 

@@ -1,0 +1,224 @@
+"""What can be wrong with an address or a key: each a clear error with the next step, and never the key itself."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sqlft
+from sqlft.errors import MissingSecret, OptionError, ProviderError, SqlftError
+
+KEY = "sk-canary-0123456789abcdef"
+
+
+@pytest.fixture
+def con() -> Iterator[sqlft.Connection]:
+    made = sqlft.connect(warn=lambda text: None)
+    yield made
+    made.close()
+
+
+def asked(con: sqlft.Connection, using: str, kind: str = "openai", predict: str = "") -> list[tuple[Any, ...]]:
+    """CREATE ML_ENGINE, CREATE MODEL and one question."""
+    con.execute(f"CREATE ML_ENGINE e FROM {kind} USING {using}")
+    con.execute("CREATE MODEL m PREDICT answer USING engine = 'e', model_name = 'tiny', prompt_template = '{{q}}'")
+    return con.execute(f"SELECT answer FROM m WHERE q = 'hello'{predict}").fetchall()
+
+
+def refused(con: sqlft.Connection, using: str, kind: str = "openai") -> SqlftError:
+    """The error, which has a next step and no key."""
+    with pytest.raises(SqlftError) as caught:
+        asked(con, using, kind)
+    assert caught.value.next_step
+    assert KEY not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize("tail", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
+def test_an_address_with_and_without_v1(con: sqlft.Connection, provider: Any, tail: str) -> None:
+    assert asked(con, f"base_url = '{provider.root}{tail}', api_key = '{provider.key}'") == [("A:hello",)]
+
+
+@pytest.mark.parametrize("name", ["api_base", "openai_api_base", "anyscale_api_base"])
+def test_old_names_of_the_address(con: sqlft.Connection, provider: Any, name: str) -> None:
+    assert asked(con, f"{name} = '{provider.url}', api_key = '{provider.key}'") == [("A:hello",)]
+
+
+def test_a_server_without_v1_in_its_paths(con: sqlft.Connection, server: Callable[..., str]) -> None:
+    url = server(
+        lambda path: (
+            (200, b'{"choices": [{"message": {"content": "plain"}}]}')
+            if path == "/chat/completions"
+            else (404, b"not here")
+        )
+    )
+    assert asked(con, f"base_url = '{url}'", "openai_compatible") == [("plain",)]
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY}\r\nX-Evil: 1", f"{KEY} ", "sk-naïve"])
+def test_a_key_that_no_header_can_carry(con: sqlft.Connection, provider: Any, key: str) -> None:
+    error = refused(con, f"base_url = '{provider.url}', api_key = '{key}'")
+    assert isinstance(error, MissingSecret)
+    assert not provider.calls
+
+
+def test_a_wrong_key(con: sqlft.Connection, provider: Any) -> None:
+    error = refused(con, f"base_url = '{provider.url}', api_key = '{KEY}'")
+    assert isinstance(error, ProviderError)
+    assert "does not take the key" in error.message
+    assert len(provider.calls) == 1
+
+
+def test_a_provider_that_echoes_the_key(con: sqlft.Connection, server: Callable[..., str]) -> None:
+    body = b'{"error": {"message": "bad key %s, really", "code": "oops"}}' % KEY.encode()
+    error = refused(con, f"base_url = '{server(lambda path: (401, body))}', api_key = '{KEY}'")
+    assert "really" in error.message
+    con.execute("DROP MODEL m")
+    con.execute("DROP ML_ENGINE e")
+    with pytest.raises(SqlftError):
+        asked(
+            con,
+            f"base_url = '{server(lambda path: (400, body))}', api_key = '{KEY}'",
+            predict=" USING on_error = 'fail'",
+        )
+    [(said,)] = con.execute("SELECT answer_error FROM m WHERE q = 'hello'").fetchall()
+    assert "oops" in said
+    assert KEY not in said
+
+
+def test_nobody_there(con: sqlft.Connection) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    error = refused(con, f"base_url = 'http://127.0.0.1:{port}/v1', api_key = '{KEY}'")
+    assert "is not reached" in error.message
+    assert "base_url" in error.next_step
+
+
+def test_no_such_host(con: sqlft.Connection) -> None:
+    error = refused(con, f"base_url = 'http://nowhere.invalid/v1', api_key = '{KEY}', timeout = 5")
+    assert "nowhere.invalid" in error.message
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "htp://x/v1", "http://", "http://x:port/v1", "my server"])
+def test_what_is_no_url(con: sqlft.Connection, url: str) -> None:
+    assert isinstance(refused(con, f"base_url = '{url}', api_key = '{KEY}'"), OptionError)
+
+
+def test_a_compatible_server_without_an_address(con: sqlft.Connection) -> None:
+    assert "base_url" in refused(con, f"api_key = '{KEY}'", "openai_compatible").next_step
+
+
+def test_https_where_http_is(con: sqlft.Connection, provider: Any) -> None:
+    url = provider.url.replace("http:", "https:")
+    error = refused(con, f"base_url = '{url}', api_key = '{KEY}'")
+    assert "http://" in error.next_step
+
+
+def test_http_where_https_is(con: sqlft.Connection, server: Callable[..., str], certificate: Path) -> None:
+    url = server(lambda path: (200, b"{}"), certificate)
+    error = refused(con, f"base_url = '{url.replace('https:', 'http:')}', api_key = '{KEY}', max_concurrency = 1")
+    assert "https" in str(error)
+
+
+def test_a_certificate_that_nobody_vouches_for(
+    con: sqlft.Connection, server: Callable[..., str], certificate: Path
+) -> None:
+    error = refused(con, f"base_url = '{server(lambda path: (200, b'{}'), certificate)}', api_key = '{KEY}'")
+    assert "certificate" in error.message
+    assert "SSL_CERT_FILE" in error.next_step
+
+
+def test_a_redirect_is_not_followed_with_the_key(con: sqlft.Connection, server: Callable[..., str]) -> None:
+    error = refused(con, f"base_url = '{server(lambda path: (308, b''))}', api_key = '{KEY}'")
+    assert "base_url" in error.next_step
+
+
+def test_a_proxy_is_not_used_for_this_machine(
+    con: sqlft.Connection, provider: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert asked(con, f"base_url = '{provider.url}', api_key = '{provider.key}'") == [("A:hello",)]
+
+
+def test_another_engines_key_is_not_sent(con: sqlft.Connection, provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    provider.key = ""
+    assert asked(con, f"base_url = '{provider.url}'", "openai_compatible") == [("A:hello",)]
+    assert "authorization" not in {name.lower() for name in provider.calls[0].headers}
+
+
+def test_azure_by_deployment(con: sqlft.Connection, provider: Any) -> None:
+    provider.deployed["my-dep"] = "gpt-4o-mini"
+    using = f"azure_endpoint = '{provider.root}', api_key = '{provider.key}', deployment = 'my-dep'"
+    assert asked(con, using, "azure_openai") == [("A:hello",)]
+    assert provider.calls[0].path == "/openai/deployments/my-dep/chat/completions"
+    con.execute("DROP MODEL m")
+    con.execute("DROP ML_ENGINE e")
+    error = refused(con, using.replace("my-dep", "other"), "azure_openai")
+    assert "no deployment 'other'" in error.message
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[..., str]]:
+    """Serves what a function of the path says, (status, body), until the test ends; its URL."""
+    stops: list[Callable[[], None]] = []
+
+    def serve(answer: Callable[[str], tuple[int, bytes]], certificate: Path | None = None) -> str:
+        listening = socket.create_server(("127.0.0.1", 0))
+        context = None
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+        stops.append(lambda: listening.shutdown(socket.SHUT_RDWR))
+        threading.Thread(target=_serve, args=(listening, context, answer), daemon=True).start()
+        return f"http{'s' if context else ''}://127.0.0.1:{listening.getsockname()[1]}"
+
+    yield serve
+    for stop in stops:
+        stop()
+
+
+def _serve(
+    listening: socket.socket, context: ssl.SSLContext | None, answer: Callable[[str], tuple[int, bytes]]
+) -> None:
+    while True:
+        try:
+            connection, _ = listening.accept()
+        except OSError:
+            return
+        try:
+            with context.wrap_socket(connection, server_side=True) if context else connection as opened:
+                head = b""
+                while b"\r\n\r\n" not in head and (more := opened.recv(65536)):
+                    head += more
+                status, body = answer(head.split(b" ")[1].decode())
+                told = f"HTTP/1.1 {status} Told\r\ncontent-length: {len(body)}\r\nlocation: http://elsewhere.invalid/v1\r\n"
+                opened.sendall(told.encode() + b"connection: close\r\n\r\n" + body)
+        except (OSError, IndexError):
+            connection.close()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate of 127.0.0.1 that signs itself."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl makes the certificate, and is not here")
+    folder = tmp_path_factory.mktemp("certificate")
+    given = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -keyout key.pem -out cert.pem"
+    subprocess.run([openssl, *given.split()], cwd=folder, check=True, capture_output=True)
+    both = folder / "both.pem"
+    both.write_bytes((folder / "key.pem").read_bytes() + (folder / "cert.pem").read_bytes())
+    return both
