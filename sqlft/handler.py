@@ -199,6 +199,9 @@ class Handler(ABC):
     predict_options: ClassVar[type] = NoOptions
     instead_of_training: ClassVar[str] = ""
     """What to do where this handler cannot train, if there is something better than another handler."""
+    takes_adapters: ClassVar[bool] = False
+    """`open` takes artifacts that another handler trained, LoRA adapters in PEFT's layout at `path`; the name to
+    give them is `details["serve_as"]`."""
 
     def __init__(self, options: Any = None) -> None:
         self.options = options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,6 +40,8 @@ class Hosted(Embedder):
 
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
         """Ready to ask; MissingSecret without a key."""
+        if artifact is not None and artifact.path is not None:
+            artifact = self._loaded(artifact)
         from sqlft_openai.chatting import Chat
         from sqlft_openai.line import line
         from sqlft_openai.predictor import HostedPredictor
@@ -50,6 +53,14 @@ class Hosted(Embedder):
             model, artifact, asked.max_retries, asked.timeout, getattr(asked, "tuned_deployment", None)
         )
         return HostedPredictor(line(), asking, Chat(asking, asked, model.schema), self.options.max_concurrency)
+
+    def _loaded(self, artifact: Artifact) -> Artifact:
+        """An adapter of a folder as the server knows it once it has it."""
+        from sqlft_openai.adapters import load
+        from sqlft_openai.api import Api
+
+        name = load(Api(address_of(self.engine, self.options), self.options), artifact)
+        return dataclasses.replace(artifact, path=None, remote_id=name)
 
     def _batch(self, model: ModelSpec, artifact: Artifact | None, asked: PredictOptions) -> Predictor:
         from sqlft_openai.api import Api
@@ -164,6 +175,7 @@ class VLLM(Hosted):
     """A vLLM server."""
 
     engine = ENGINES["vllm"]
+    takes_adapters = True
     instead_of_training = (
         "Train with engine = 'local', and ask that version on this server: SELECT … USING serve = '<the vLLM engine>'."
     )

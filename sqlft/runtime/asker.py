@@ -13,6 +13,7 @@ from sqlft.runtime.ask import Answer, Asking
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.limits import Limits
 from sqlft.runtime.models import Resolved
+from sqlft.runtime.serve import served
 from sqlft.runtime.session import Session
 from sqlft.runtime.settings import LIMITS, QuerySettings
 from sqlft.sql.masking import masked
@@ -100,6 +101,9 @@ class Asker:
 
     def book(self, resolved: Resolved, alias: str) -> Book:
         """The book of a version; two references with the same options share one."""
+        where = self._own(alias).get("serve", self._using.get("serve"))
+        if isinstance(where, str):
+            resolved = served(self._session, resolved, where)
         given = self._options_for(resolved, alias)
         settings = build(QuerySettings, pick(given, QuerySettings), "This query")
         handlers_own = names_of(type(resolved.handler).predict_options)
@@ -117,8 +121,12 @@ class Asker:
         """The statement's limits, which its models share, and those that are for this one alone."""
         if self._limits is None:
             self._limits = _limits(self._using)
-        own = next((v for k, v in self._using.items() if k.lower() == alias.lower() and isinstance(v, Mapping)), {})
+        own = self._own(alias)
         return [self._limits, _limits(own)] if pick(own, QuerySettings).keys() & set(LIMITS) else [self._limits]
+
+    def _own(self, alias: str) -> Mapping[str, Any]:
+        """What USING says for this model alone."""
+        return next((v for k, v in self._using.items() if k.lower() == alias.lower() and isinstance(v, Mapping)), {})
 
     def _options_for(self, resolved: Resolved, alias: str) -> dict[str, Any]:
         """USING's keys that this model takes, with `alias.k = v` over them."""
@@ -126,7 +134,7 @@ class Asker:
         known = names_of(cls, QuerySettings)
         self._given[alias.lower()] = known
         shared = {k: v for k, v in self._using.items() if k in known or cls is dict}
-        own = next((v for k, v in self._using.items() if k.lower() == alias.lower() and isinstance(v, Mapping)), {})
+        own = self._own(alias)
         if cls is not dict:
             check_names(own, known, f"Model '{resolved.model.key.name}'")
         self._taken.update(shared, *([alias.lower()] if own else []))

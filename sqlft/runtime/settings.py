@@ -72,6 +72,9 @@ class QuerySettings:
     cache: Annotated[bool | None, "keep and reuse answers; without it where the answer is deterministic"] = None
     max_retries: Annotated[int, "how often a row is asked again after an error that may pass", Range(0, 100)] = 3
     timeout: Annotated[float, "seconds without any answer after which the statement gives up", Range(0.001)] = 900.0
+    serve: Annotated[
+        str | None, "an engine whose running server loads this version's adapter and answers in place of its handler"
+    ] = None
     max_cost_usd: Annotated[
         float | None,
         "no request is made that could take the statement over so many USD; 0: only kept answers",

@@ -1,0 +1,65 @@
+"""A version that was trained here, asked on a vLLM server: its adapter is loaded there once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlft_openai import adapters, api
+from sqlft_openai.address import address_of
+from sqlft_openai.engines import ENGINES
+from sqlft_openai.options import EngineOptions
+
+import sqlft
+from sqlft.errors import NotFound, NotSupported, ProviderError
+from sqlft.handler import Artifact
+
+TRAINED = "FINETUNE m FROM (SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)) USING n_epochs = 1"
+
+
+def test_a_trained_version_is_served(provider: Any, tiny: Path) -> None:
+    con = sqlft.connect(warn=lambda text: None)
+    con.execute(f"CREATE ML_ENGINE server FROM vllm USING base_url = '{provider.url}', api_key = '{provider.key}'")
+    con.execute(
+        f"CREATE MODEL m PREDICT answer USING engine = 'local', base = '{tiny}', max_tokens = 4,"
+        " prompt_template = '{{question}}'"
+    )
+    with pytest.raises(NotSupported, match=r"m\.1 is its base, untrained"):
+        con.execute("SELECT answer FROM m WHERE question = 'q1' USING serve = 'server'").fetchall()
+    con.execute(TRAINED)
+    query = "SELECT answer FROM m WHERE question = '{}' USING serve = 'server', temperature = 0"
+    assert con.execute(query.format("q1")).fetchall() == [("A:q1",)]
+    assert con.execute(query.format("q2")).fetchall() == [("A:q2",)]
+    [(name, path)] = provider.loras.items()
+    assert provider.problems == [f"The lora adapter '{name}' has already been loaded."]
+    assert name.startswith("m-2-")
+    assert (Path(path) / "adapter_config.json").exists()
+    bodies = [json.loads(c.body) for c in provider.calls if c.path.endswith("/chat/completions")]
+    assert {b["model"] for b in bodies} == {name}
+    assert {b["max_tokens"] for b in bodies} == {4}
+    with pytest.raises(NotSupported, match="'local' cannot load an adapter"):
+        con.execute("SELECT answer FROM m WHERE question = 'q1' USING serve = 'local'").fetchall()
+    with pytest.raises(NotFound, match="no engine or handler 'nowhere'"):
+        con.execute("SELECT answer FROM m WHERE question = 'q1' USING serve = 'nowhere'").fetchall()
+
+
+def loaded(provider: Any, folder: Path) -> str:
+    options = EngineOptions(base_url=provider.url, api_key=provider.key)
+    return adapters.load(api.Api(address_of(ENGINES["vllm"], options), options), Artifact(folder))
+
+
+def test_what_is_no_adapter(provider: Any, tmp_path: Path) -> None:
+    with pytest.raises(NotSupported, match=r"no adapter_config\.json"):
+        loaded(provider, tmp_path)
+
+
+def test_a_server_that_loads_none(provider: Any, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    provider.fault("404", path="/load_lora_adapter", message="Not Found", code="x")
+    with pytest.raises(ProviderError, match="--enable-lora"):
+        loaded(provider, tmp_path)
+    provider.fault("400", path="/load_lora_adapter", message="rank 64 is greater than max_lora_rank 16")
+    with pytest.raises(ProviderError, match="max_lora_rank 16"):
+        loaded(provider, tmp_path)
