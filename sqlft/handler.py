@@ -250,6 +250,8 @@ class Trainer(Handler):
     train_options: ClassVar[type] = NoOptions
     remote: ClassVar[bool] = False
     """The provider trains: Ctrl-C only stops watching, and the job goes on there until `cancel`."""
+    resume_options: ClassVar[tuple[str, ...]] = ()
+    """Names of train_options that RESUME MODEL … USING may change: those that do not decide what is learned."""
 
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
         """What `train` would take, without training; None where nothing can be said.  Takes seconds at most."""

@@ -21,7 +21,7 @@ from sqlft.handler import (
 )
 from sqlft_local import bases
 from sqlft_local.bases import Report
-from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions, TrainOptions
+from sqlft_local.options import MAY_CHANGE, EngineOptions, ModelOptions, PredictOptions, TrainOptions
 from sqlft_local.presets import PRESETS, Preset
 
 
@@ -32,6 +32,7 @@ class Local(Trainer, Embedder):
     model_options = ModelOptions
     predict_options = PredictOptions
     train_options = TrainOptions
+    resume_options = MAY_CHANGE
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options if isinstance(options, EngineOptions) else EngineOptions())

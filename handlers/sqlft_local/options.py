@@ -7,6 +7,16 @@ from typing import Annotated, Literal
 
 from sqlft.handler import Alias, Range
 
+MAY_CHANGE = (
+    "max_memory",
+    "max_tokens_per_pass",
+    "gradient_checkpointing",
+    "max_minutes",
+    "checkpoint_seconds",
+    "checkpoint_steps",
+)
+"""Options with which a training may be resumed that were others when it began."""
+
 
 @dataclass
 class EngineOptions:

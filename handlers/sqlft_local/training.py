@@ -21,11 +21,17 @@ from sqlft.handler import Artifact, Progress
 from sqlft_local import budget, checkpoints, lean, lora, rows
 from sqlft_local.checkpoints import Checkpoint
 from sqlft_local.loading import Loaded, is_memory, out_of_memory
-from sqlft_local.options import TrainOptions
+from sqlft_local.options import MAY_CHANGE, TrainOptions
 from sqlft_local.packing import Example, pack
 
 PATIENCE = 3
 """Validations without a new best after which early stopping ends a training."""
+VALIDATIONS = (4, 10)
+"""How many a training has at least and at most; by default two an epoch."""
+VALIDATING = 0.1
+"""Share of the work that validation may be; a token costs it a third of what training does."""
+FEW = 16
+"""Rows that validation has at least."""
 Report = Callable[[Progress], None]
 
 
@@ -42,6 +48,10 @@ class State:
     best_step: int = 0
     stale: int = 0
     """Validations since the best one."""
+    validations: int = 0
+    """How many tenths, or what `VALIDATIONS` makes of them, are done."""
+    valid_rows: int = 0
+    """Rows that validation looks at; 0 before the first."""
 
 
 @dataclass
@@ -68,10 +78,12 @@ class Training:
         self.optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=self.options.weight_decay, fused=fused)
         self.per_epoch = -(-len(self.train) // self.options.batch_size)
         self.total = max(1, round(self.per_epoch * self.options.n_epochs))
-        self.validate_every = max(1, -(-self.per_epoch // 2), -(-self.total // 10))
+        few, many = VALIDATIONS
+        self.validations = many if self.options.max_minutes else min(many, max(few, round(2 * self.options.n_epochs)))
         self.best: dict[str, Any] | None = None
         self.saved = time.monotonic()
         self.speed = _Speed()
+        self.validating = 0.0
         longest = max(len(e.ids) for e in (*self.train, *self.valid))
         self.budget = budget.chosen(self.loaded.model, self.options, self.lora, longest)
 
@@ -82,7 +94,7 @@ class Training:
             self._tell()
             while not self._over():
                 self._step()
-                if self.valid and (self.state.step % self.validate_every == 0 or self._over()):
+                if self.valid and (self._done() * self.validations >= self.state.validations + 1 or self._over()):
                     self._validate()
                 self._save_if_due()
             if self.best is not None and self.options.early_stopping:
@@ -90,9 +102,22 @@ class Training:
         except RuntimeError as e:
             if isinstance(e, SqlftError) or not is_memory(e):
                 raise
-            raise out_of_memory("training") from e
+            raise self._out_of_memory() from e
         except MemoryError as e:
-            raise out_of_memory("training") from e
+            raise self._out_of_memory() from e
+
+    def _out_of_memory(self) -> ProviderError:
+        """Keep what there is, and say how to go on."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if not self.state.step:
+            return out_of_memory("training")
+        self._save()
+        tokens = self.budget.tokens
+        return ProviderError(
+            f"The memory ran out in step {self.state.step + 1}, at {tokens:,} tokens a pass. "
+            f"The state after step {self.state.step} is kept.",
+            f"RESUME MODEL name.N USING max_tokens_per_pass = {max(16, tokens // 2)} or a smaller max_memory.",
+        )
 
     def _over(self) -> bool:
         stopped = self.options.early_stopping and self.state.stale >= PATIENCE
@@ -147,28 +172,50 @@ class Training:
 
     def _rate(self) -> float:
         """Up linearly during the warm-up, then down linearly to nothing at the end of the steps or of the time."""
-        done = max((self.state.step + 0.5) / self.total, self._share_of_time())
+        done = min(1.0, max((self.state.step + 0.5) / self.total, self._share_of_time(1)))
         up = min(1.0, done / self.options.warmup) if self.options.warmup else 1.0
         return self.learning_rate * up * (1 - done) / (1 - min(self.options.warmup, 0.999))
 
-    def _share_of_time(self) -> float:
-        return self.state.seconds / (self.options.max_minutes * 60) if self.options.max_minutes else 0.0
+    def _done(self) -> float:
+        """How much of the training is done, by steps or by time."""
+        return max(self.state.step / self.total, self._share_of_time())
+
+    def _share_of_time(self, ahead: int = 0) -> float:
+        """How much of `max_minutes` is gone `ahead` half steps from now, what the last validation takes set aside."""
+        if not self.options.max_minutes:
+            return 0.0
+        a_step = self.speed.step
+        left_for_steps = max(self.options.max_minutes * 60 - self.validating - a_step, 1e-3)
+        return (self.state.seconds + ahead * a_step / 2) / left_for_steps
+
+    def _looked_at(self) -> list[Example]:
+        """Validation rows, by chance but always the same; as many as leave the time to training."""
+        if not self.state.valid_rows:
+            expected = self.state.tokens / max(self._done(), 1e-6)
+            tokens = sum(len(e.ids) for e in self.valid)
+            share = VALIDATING * 3 * expected / max(self.validations * tokens, 1)
+            self.state.valid_rows = min(len(self.valid), max(FEW, round(share * len(self.valid))))
+        order = torch.randperm(len(self.valid), generator=torch.Generator().manual_seed(self.options.seed))
+        return [self.valid[i] for i in order[: self.state.valid_rows].tolist()]
 
     def _validate(self) -> None:
         began = time.monotonic()
         self.loaded.model.eval()
+        rows_now = self._looked_at()
         total = 0.0
         with torch.no_grad():
-            for part in rows.passes(self.valid, self.budget.tokens):
+            for part in rows.passes(rows_now, self.budget.tokens):
                 total += loss_of(self.loaded.model, part).item()
                 self._tell()
         state = self.state
-        state.valid_loss = total / rows.weight(self.valid)
+        state.validations = int(self._done() * self.validations)
+        state.valid_loss = total / rows.weight(rows_now)
         state.stale += 1
         if state.best_loss is None or state.valid_loss < state.best_loss:
             state.best_loss, state.best_step, state.stale = state.valid_loss, state.step, 0
             self.best = lora.taken(self.lora)
-        state.seconds += time.monotonic() - began
+        self.validating = time.monotonic() - began
+        state.seconds += self.validating
         self._tell(loss=state.loss, valid_loss=state.valid_loss)
 
     def _tell(self, **metrics: float) -> None:
@@ -228,7 +275,8 @@ class Training:
     @cached_property
     def fingerprint(self) -> str:
         """What must be the same for a checkpoint to be gone on from."""
-        said = hashlib.sha256(repr((self.base, str(self.start), asdict(self.options))).encode())
+        options = {k: v for k, v in asdict(self.options).items() if k not in MAY_CHANGE}
+        said = hashlib.sha256(repr((self.base, str(self.start), options)).encode())
         for e in (*self.train, *self.valid):
             said.update(array("i", e.ids).tobytes() + array("f", e.weights).tobytes())
         return said.hexdigest()
@@ -247,6 +295,11 @@ class _Speed:
 
     def add(self, examples: int, seconds: float) -> None:
         self._recent = [*self._recent[-7:], (examples, seconds)]
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step."""
+        return sum(s for _, s in self._recent) / len(self._recent) if self._recent else 0.0
 
     def metrics(self) -> dict[str, float]:
         seconds = sum(s for _, s in self._recent)
@@ -306,8 +359,11 @@ def _details(training: Training, taught: rows.Rows, checked: rows.Rows) -> dict[
     return {
         "base": training.base,
         "continues": training.start is not None,
+        "max_tokens_per_pass": training.budget.tokens,
+        "memory_bytes": training.budget.bytes,
         "examples": len(taught.examples),
         "validation_examples": len(checked.examples),
+        "validated_on": state.valid_rows,
         "cut_rows": taught.cut + checked.cut,
         "dropped_rows": taught.dropped + checked.dropped,
         "steps": state.step,

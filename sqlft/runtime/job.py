@@ -65,6 +65,15 @@ def write(work: Path, job: Job, data: TrainingSet) -> None:
         parquet.write_table(data.valid, work / "valid.parquet")
 
 
+def change(work: Path, options: Mapping[str, Any]) -> None:
+    """Other training options for a job that is resumed."""
+    if not options:
+        return
+    known = json.loads((work / JOB).read_text(encoding="utf-8"))
+    known["train_options"] = {**known["train_options"], **options}
+    (work / JOB).write_text(rows.text(known), encoding="utf-8")
+
+
 def reserve(work: Path) -> None:
     """Keep some room for the worker's last words."""
     if not (work / RESERVE).exists():

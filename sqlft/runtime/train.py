@@ -104,10 +104,14 @@ def run_cancel(session: Session, statement: CancelModel, parameters: Parameters)
 
 def run_resume(session: Session, statement: ResumeModel, parameters: Parameters) -> pa.Table:
     """Go on with a training that was stopped or has failed, from its last checkpoint; watch one at a provider."""
-    check_names(statement.options, ["wait"], "RESUME MODEL")
-    wait = build(TrainSettings, statement.options, "RESUME MODEL").wait
     catalog = session.catalog
-    remote = is_remote(session, model_of(session, key_of(statement.name)))
+    model = model_of(session, key_of(statement.name))
+    cls = plugins.handler_class(engine_of(session, model.engine).handler)
+    changeable = cls.resume_options if issubclass(cls, Trainer) else ()
+    check_names(statement.options, ["wait", *changeable], "RESUME MODEL")
+    wait = build(TrainSettings, {k: v for k, v in statement.options.items() if k == "wait"}, "RESUME MODEL").wait
+    changed = {k: v for k, v in statement.options.items() if k in changeable}
+    remote = is_remote(session, model)
     key = _version_key(session, statement.name, (*RUNNING, *RESUMABLE) if remote else RESUMABLE)
     version = catalog.version(key)
     if remote and version.status in RUNNING:
@@ -125,6 +129,9 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
         )
     lock = _take_soon(work, key)
     try:
+        if issubclass(cls, Trainer):
+            build(cls.train_options, changed, "RESUME MODEL")
+            job.change(work, changed)
         catalog.request_cancel(key, False)
         if not catalog.update_version(key, when=RESUMABLE, status="queued", error=None, finished_at=None):
             raise CatalogError(f"Version {key} was resumed by another session.", f"DESCRIBE {key} shows how it is.")

@@ -15,7 +15,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from sqlft_local import Local, loading
+from sqlft_local import Local, lean, loading
 from sqlft_local.options import ModelOptions, PredictOptions, TrainOptions
 from transformers import AutoModelForCausalLM
 
@@ -302,3 +302,34 @@ def test_what_cannot_fit_is_refused_with_figures(tiny: Path, tmp_path: Path) -> 
     with pytest.raises(ProviderError, match=r"takes about .* and 100MB may be used") as caught:
         train(tiny, tmp_path, max_memory="100MB")
     assert "max_memory" in caught.value.next_step
+
+
+def test_it_goes_on_with_less_memory(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that runs out leaves the last whole step, and what bounds memory may be another when it goes on."""
+    plain, steps = lean.loss, []
+
+    def greedy(model: Any, packed: Any) -> Any:
+        steps.append(packed)
+        if len(steps) == 6:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return plain(model, packed)
+
+    alone = TrainingSet(DATA.train)
+    with monkeypatch.context() as patched, pytest.raises(ProviderError, match="after step 5 is kept") as caught:
+        patched.setattr(lean, "loss", greedy)
+        train(tiny, tmp_path / "work", alone, lora_dropout=0.0)
+    assert "RESUME MODEL" in caught.value.next_step
+    seen = Recorder()
+    less = {"max_tokens_per_pass": 64, "max_memory": "3GB", "lora_dropout": 0.0}
+    broken = train(tiny, tmp_path / "work", alone, report=seen, **less)
+    whole = train(tiny, tmp_path / "whole", alone, lora_dropout=0.0)
+    assert seen.seen[0].step == 5
+    assert math.isclose(broken.details["loss"], whole.details["loss"], rel_tol=1e-4)
+
+
+def test_validation_leaves_the_time_to_training(tiny: Path, tmp_path: Path) -> None:
+    """Of many rows it looks at the same few."""
+    data = TrainingSet(table(PAIRS[:8]), table(PAIRS * 10))
+    made = train(tiny, tmp_path / "work", data, n_epochs=1)
+    assert made.details["validated_on"] == 16
+    assert train(tiny, tmp_path / "all", n_epochs=1).details["validated_on"] == 4
