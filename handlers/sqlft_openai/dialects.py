@@ -132,6 +132,13 @@ def metrics_of(event: Any) -> tuple[int, int | None, dict[str, float]] | None:
     return int(step or 0), int(total) if total and _is_number(total) else None, numbers
 
 
+def percent_of(job: Mapping[str, Any]) -> int | None:
+    """How far a job says it is, where it tells of no steps."""
+    known = job.get("jobProgress")
+    share = known.get("percent") if isinstance(known, Mapping) else None
+    return min(100, max(0, int(share))) if isinstance(share, (int, float)) else None
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -248,12 +255,13 @@ def account_of(api: Api) -> str:
 def _body_fireworks(wanted: Wanted) -> dict[str, Any]:
     o = wanted.options
     account = wanted.train.rpartition("/datasets/")[0]
+    base = wanted.model if "/" in wanted.model else f"accounts/fireworks/models/{wanted.model}"
     named = re.sub(r"[^a-z0-9-]+", "-", (o.suffix or f"sqlft-{wanted.ours[:24]}").lower()).strip("-")
     return _given(
         displayName=f"sqlft {wanted.ours}",
         dataset=wanted.train,
         evaluationDataset=wanted.valid,
-        **{"warmStartFrom" if wanted.is_tuned else "baseModel": wanted.model},
+        **{"warmStartFrom" if wanted.is_tuned else "baseModel": base},
         outputModel=f"{account}/models/{named}",
         epochs=o.n_epochs,
         learningRate=o.learning_rate,

@@ -28,6 +28,7 @@ from sqlft_openai.dialects import (
     first_of,
     metrics_of,
     old_body,
+    percent_of,
     ready,
     reason_of,
     state_of,
@@ -65,6 +66,9 @@ class Known:
     """The provider's latest status."""
     reported: int = 0
     """The last step that was reported."""
+    total: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What was reported with it."""
 
     @property
     def tag(self) -> str:
@@ -99,8 +103,8 @@ class Run:
         self._api, self._dialect, self._workdir, self._report = api, dialect, workdir, report
         self._first_pause = poll_seconds
         self._title = api.address.engine.title
-        self._said = Progress(0)
         self.known = read(workdir)
+        self._said = Progress(self.known.reported, self.known.total, self.known.metrics)
 
     def job(self, train: bytes, valid: bytes, wanted: Wanted) -> Mapping[str, Any]:
         """The finished job, made if need be; ProviderError with the provider's reason where it failed."""
@@ -123,6 +127,7 @@ class Run:
     def _begin(self, digest: str) -> None:
         if self.known.phase == "ended":
             self.known = Known(self.known.ours, self.known.attempt + 1, self.known.digest, self.known.files)
+            self._said = Progress(0)
         if not self.known.ours:
             self.known = Known(ours=uuid4().hex)
         if self.known.digest != digest and self.known.phase in ("new", "uploading"):
@@ -307,6 +312,9 @@ class Run:
             self._write(word=word)
         events = self._events(job)
         self._tell(events)
+        share = percent_of(job)
+        if not events and share is not None and share > self.known.reported:
+            self._say(Progress(share, 100))
         if state == "complete" and first_of(job, RESULT):
             return job
         if state == "failed":
@@ -356,9 +364,13 @@ class Run:
                 steps[told[0]] = (told[1] or total, {**numbers, **told[2]})
         for step in sorted(steps):
             total, numbers = steps[step]
-            self._said = Progress(step, total if total is None or total >= step else step, numbers)
-            self._write(reported=step)
-            self._report(self._said)
+            self._say(Progress(step, total if total is None or total >= step else step, numbers))
+
+    def _say(self, progress: Progress) -> None:
+        """Report it, and note that, so that whoever takes the job up again goes on from there."""
+        self._said = progress
+        self._write(reported=progress.step, total=progress.total_steps, metrics=dict(progress.metrics))
+        self._report(progress)
 
     def _later(self, pause: float) -> float:
         return min(pause * GROWTH, self._first_pause * MOST)

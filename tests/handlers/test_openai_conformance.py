@@ -16,11 +16,12 @@ class Served(HandlerConformance):
     base = "tiny"
     address = "base_url"
     bad_messages = [("wizard", "no such role")]
+    conversations = [[("user", f"The capital of land {i}?"), ("assistant", f"City {i}")] for i in range(12)]
 
     @pytest.fixture(autouse=True)
     def _served(self, provider: Any) -> None:
         to = provider.root if self.address == "azure_endpoint" else provider.url
-        type(self).engine_options = {self.address: to, "api_key": provider.key}
+        type(self).engine_options = {self.address: to, "api_key": provider.key, "poll_seconds": 0.01}
 
 
 class TestOpenAI(Served):
