@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
+from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from sqlft.data.kinds import Digits, Kind, Unfit, dumps, kind_of, object_schema, write_object
 from sqlft.errors import DataError
@@ -88,6 +92,10 @@ class Outputs:
         """The columns' types; DataError for one that JSON has no form for."""
         return tuple(_kind(c) for c in self.columns)
 
+    def arrow(self, place: int, values: Sequence[Any]) -> pa.Array:
+        """What `parse` gave for a column, as an array that DuckDB reads as its type, or casts to it."""
+        return vectors(values) if self.is_vector else pa.array(values, self.kinds[place].arrow)
+
     @property
     def instruction(self) -> str:
         """What the system message says of the form."""
@@ -146,19 +154,31 @@ class Outputs:
 
 def vector_text(values: Sequence[float]) -> str:
     """A vector as the text that answers are kept as: base64 of little-endian float32."""
-    import numpy as np
-
-    return b64encode(np.asarray(values, dtype="<f4").tobytes()).decode()
+    return b64encode(_little(array("f", values)).tobytes()).decode()
 
 
-def vector(text: str) -> Any:
-    """The float32 numbers of `vector_text`; Misfit."""
-    import numpy as np
-
+def vector(text: str) -> bytes:
+    """The float32 numbers of `vector_text`, in this machine's order; Misfit."""
     try:
-        return np.frombuffer(b64decode(text, validate=True), dtype="<f4")
+        made = array("f", b64decode(text, validate=True))
     except ValueError:
         raise Misfit("It is no vector.") from None
+    return _little(made).tobytes()
+
+
+def vectors(values: Sequence[bytes | None]) -> pa.Array:
+    """What `vector` gives, as a list<float> array."""
+    sizes = [0 if v is None else len(v) // 4 for v in values]
+    numbers = pa.Array.from_buffers(pa.float32(), sum(sizes), [None, pa.py_buffer(b"".join(v or b"" for v in values))])
+    offsets = pa.array([0, *accumulate(sizes)], pa.int32())
+    mask = pa.array([v is None for v in values], pa.bool_())
+    return pa.ListArray.from_arrays(offsets, numbers, mask=mask)
+
+
+def _little(numbers: array[float]) -> array[float]:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
 
 
 def _kind(column: Output) -> Kind:

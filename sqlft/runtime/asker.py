@@ -71,9 +71,9 @@ class Book:
 
     def _column(self, name: str, answers: Sequence[Answer]) -> pa.Array:
         outputs = self.resolved.outputs
-        for place, (column, kind) in enumerate(zip(outputs.columns, outputs.kinds, strict=True)):
-            if column.name.lower() == name:
-                return pa.array([None if a.values is None else a.values[place] for a in answers], kind.arrow)
+        for place, target in enumerate(outputs.names):
+            if target.lower() == name:
+                return outputs.arrow(place, [None if a.values is None else a.values[place] for a in answers])
         if name.endswith("_error"):
             return pa.array([a.error for a in answers], pa.string())
         if name.endswith("_logprob"):
