@@ -27,15 +27,18 @@ STOP_SECONDS = 15.0
 def follow(session: Session, worker: Worker | None, key: VersionKey, *, remote: bool = False) -> Version:
     """Wait until a training is complete; Cancelled or the error that it failed with otherwise.
 
-    Ctrl-C stops a training here, and stops the watching only of one that is `remote`.  Without a worker it is one
-    that another session started.
+    Ctrl-C stops a training here, after a question where a person sits at the screen, who may leave it running in the
+    background; of one that is `remote` it stops the watching only.  Without a worker it is one that another session
+    started.
     """
     try:
-        ended = _until_final(session, worker, key, "training")
+        ended = _watched(session, worker, key, asks=not remote)
     except KeyboardInterrupt:
         if remote or worker is None:
             raise _left(session, worker, key) from None
         raise _stopped(session, worker, key) from None
+    if ended.status in RUNNING:
+        return ended
     if ended.status == "interrupted" and session.catalog.cancel_requested(key):
         ended = replace(ended, status="cancelled")  # by another session, which tells the provider now
     if worker is not None:
@@ -131,6 +134,33 @@ def error_of(version: Version) -> SqlftError:
     if not issubclass(kind, SqlftError) or issubclass(kind, StatementError):
         kind = HandlerError
     return kind(f"The training of {key} failed: {message}", next_step)
+
+
+def _watched(session: Session, worker: Worker | None, key: VersionKey, *, asks: bool) -> Version:
+    """The version when it ended, or still running where the person said that it shall go on in the background."""
+    while True:
+        try:
+            return _until_final(session, worker, key, "training")
+        except KeyboardInterrupt:
+            if not asks or worker is None or session.choose is None:
+                raise
+        answer = session.choose(_QUESTION.format(key=key), lambda: session.catalog.version(key).status in RUNNING)
+        version = session.catalog.version(key)
+        if answer not in ("b", "c") and version.status in RUNNING:
+            raise KeyboardInterrupt
+        session.interrupted = False
+        if answer == "b":
+            worker.background = True
+            session.tell(
+                f"{key} trains in the background; SHOW MODELS tells how far it is, CANCEL MODEL {key} stops it."
+            )
+            return version
+
+
+_QUESTION = (
+    "Stop the training of {key}? Its checkpoint is kept, and RESUME MODEL {key} goes on from there.\n"
+    "  s  stop (also Ctrl-C again, or no answer)   b  train on in the background   c  continue here: "
+)
 
 
 def _until_final(

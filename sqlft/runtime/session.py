@@ -42,6 +42,9 @@ class Session:
     """Called with each part of an answer as it is written, where a statement asks for one answer only."""
     tell: Callable[[str], None] = _silent
     """Called with one line of what is good to know: what a training will take."""
+    choose: Callable[[str, Callable[[], bool]], str] | None = None
+    """Asks the person who pressed Ctrl-C while the function given says that there is still something to ask of; the
+    first letter of the answer, '' for none.  None where nobody sits at a screen."""
     interrupted: bool = False
     """Set by Connection.interrupt() from another thread; long work looks at it and raises Cancelled."""
     purse: Purse = field(default_factory=Purse)

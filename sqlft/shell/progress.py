@@ -19,6 +19,8 @@ UNKNOWN = Tick("running", 0)
 LINE_SECONDS = 10.0
 FRAME = 0.09
 """Seconds between two drawings: a little less than they are asked for."""
+LEAST_POINTS, POINTS, HEIGHTS = 3, 12, "▁▂▃▄▅▆▇█"
+"""Of the curve of losses."""
 _HIDDEN = {"examples_per_second", "learning_rate", "epoch", "tokens", "grad_norm"}
 
 
@@ -38,6 +40,7 @@ class Bar:
         self._is_quiet = False
         self._drawn = 0.0
         self._begun = self._next_line = self._clock()
+        self._curve = Curve()
         self._label, self._label_begun, self._label_done = "", self._begun, 0.0
         self._next_line += LINE_SECONDS
 
@@ -50,12 +53,14 @@ class Bar:
         self._drawn = now
         if tick.label != self._label or tick.done < self._label_done:
             self._label, self._label_begun, self._label_done = tick.label, now, tick.done
+            self._curve = Curve()
+        values = self._curve.add(tick.metrics)
         left = _left(tick, self._label_done, now - self._label_begun)
         if self.is_terminal:
-            self._draw_bar(tick, left)
+            self._draw_bar(tick, left, values)
         elif now >= self._next_line:
             self._next_line = now + LINE_SECONDS
-            parts = [counts(tick), metrics(tick.metrics), f"{clock_time(left)} left" if left is not None else ""]
+            parts = [counts(tick), metrics(values), f"{clock_time(left)} left" if left is not None else ""]
             self._stream.write(f"{tick.label}: {' · '.join(p for p in parts if p)}\n")
             self._stream.flush()
 
@@ -70,17 +75,48 @@ class Bar:
         self._is_quiet = True
         self.hide()
 
-    def _draw_bar(self, tick: Tick, left: float | None) -> None:
+    def _draw_bar(self, tick: Tick, left: float | None, values: Mapping[str, float]) -> None:
         if self._progress is None:
             self._progress = _progress(self._stream)
             self._task = self._progress.add_task("")
         assert self._task is not None
         time = clock_time(self._clock() - self._begun) if left is None else f"{clock_time(left)} left"
-        told = "  ".join(p for p in (tick.label, counts(tick), time, metrics(tick.metrics)) if p)
+        told = "  ".join(p for p in (tick.label, counts(tick), time, metrics(values), self._curve.drawn) if p)
         self._progress.update(self._task, description=told, completed=tick.done)
         self._progress.tasks[0].total = tick.total  # update() would take None as "leave it"
         self._progress.start()
         self._progress.refresh()
+
+
+class Curve:
+    """The loss so far, a letter a few steps; validation losses stay to be seen between validations."""
+
+    def __init__(self) -> None:
+        self._losses: list[float] = []
+        self._valid: dict[str, float] = {}
+
+    def add(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The values with the latest validation losses among them."""
+        loss = values.get("loss")
+        if loss is not None and (not self._losses or self._losses[-1] != loss):
+            self._losses.append(loss)
+        self._valid |= {name: value for name, value in values.items() if name.startswith("valid_")}
+        if set(self._valid) <= set(values):
+            return dict(values)
+        shown = [*[n for n in ("loss",) if n in values], *self._valid]
+        return {n: values.get(n, self._valid.get(n, 0.0)) for n in dict.fromkeys([*shown, *values])}
+
+    @property
+    def drawn(self) -> str:
+        """`█▆▃▂▁`, the highest loss as high as a letter; nothing of fewer than three losses."""
+        if len(self._losses) < LEAST_POINTS:
+            return ""
+        step = -(-len(self._losses) // POINTS)
+        means = [
+            sum(part) / len(part) for part in (self._losses[i : i + step] for i in range(0, len(self._losses), step))
+        ]
+        low, high = min(means), max(means)
+        return "".join(HEIGHTS[round((m - low) / (high - low or 1) * (len(HEIGHTS) - 1))] for m in means)
 
 
 def counts(tick: Tick) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
+from time import monotonic
 from types import FrameType
 from typing import Any
 
@@ -18,6 +21,8 @@ from sqlft.shell.screen import Screen
 
 POLL = 0.1
 END_SECONDS = 1.0
+ANSWER_SECONDS = 15.0
+"""How long a question waits for its answer."""
 PATIENCE = 3
 """Ctrl-C so often, and a statement that does not stop takes the shell with it."""
 
@@ -62,6 +67,7 @@ class Runner:
         self._screen = screen
         self._presses = 0
         self._reports = False
+        self._asking = False
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         thread = threading.Thread(target=_work, args=[self._jobs], name="sqlft-statements", daemon=True)
         thread.start()
@@ -109,11 +115,31 @@ class Runner:
 
     def _watch(self) -> None:
         """An interrupt that came between two queries was not heard, so it is repeated."""
+        if self._asking:
+            return
         if self._presses:
             self.interrupt()
         elif not self._reports and self._screen.bar.is_terminal and (percent := self.percent()) > 0:
             self._screen.bar.tick = Tick("running", percent / 100, 1.0)
         self._screen.draw()
+
+    def choose(self, question: str, asks: Callable[[], bool]) -> str:
+        """For Session.choose: the first letter of a line that is typed; '' after another Ctrl-C, or none in a while."""
+        presses, deadline = self._presses, monotonic() + ANSWER_SECONDS
+        self._asking = True
+        try:
+            self._screen.ask(question)
+            while asks() and self._presses == presses and monotonic() < deadline:
+                ready, _, _ = select.select([sys.stdin], [], [], POLL)
+                if ready:
+                    answer = os.read(sys.stdin.fileno(), 1024).decode(errors="replace").strip().lower()[:1]
+                    if answer in ("b", "c"):
+                        self.forgive()
+                    return answer
+            self._screen.ask("\n")
+            return ""
+        finally:
+            self._asking = False
 
     @contextmanager
     def _listening(self) -> Iterator[None]:

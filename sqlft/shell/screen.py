@@ -99,6 +99,15 @@ class Screen:
         """A remark for the person at the terminal."""
         self._tell(text, _DIM)
 
+    def ask(self, text: str) -> None:
+        """A question, or a part of one, the cursor behind it."""
+        with self._lock:
+            self.bar.hide()
+            if self._out.isatty():
+                self._out.flush()
+            self._err.write(f"\r\x1b[K{text}" if _has_colour(self._err) else text)
+            self._err.flush()
+
     def draw(self) -> None:
         """Bring the progress bar up to date."""
         with self._lock:

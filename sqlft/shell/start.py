@@ -56,6 +56,8 @@ def run_shell(arguments: Arguments) -> int:
     con.session.tell = screen.note
     runner.interrupt, runner.percent = con.interrupt, con.session.con.query_progress
     interactive = not arguments.sources and sys.stdin.isatty()
+    if interactive:
+        con.session.choose = runner.choose
     shell = Shell(screen, runner, con, is_interactive=interactive, mode=arguments.mode)
     try:
         for setting in SETTINGS:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from sqlft.runtime.session import Tick
-from sqlft.shell.progress import Bar, clock_time, counts, metrics
+from sqlft.shell.progress import Bar, Curve, clock_time, counts, metrics
 
 
 class Clock:
@@ -103,6 +103,28 @@ def test_a_sign_of_life_where_no_progress_is_told(terminal: Pty, clock: Clock) -
     shown(bar, clock, 64, None)
     assert "running" in (text := terminal.read())
     assert "1:05" in text
+
+
+def test_validation_losses_stay_and_losses_draw_a_curve(terminal: Pty, clock: Clock) -> None:
+    bar = Bar(terminal.stream, clock)
+    shown(bar, clock, 1, Tick("m.2 training", 1, 40, {"loss": 2.0, "valid_loss": 1.5}))
+    for step in range(2, 6):
+        shown(bar, clock, 1, Tick("m.2 training", step, 40, {"loss": 2.0 / step, "examples_per_second": 3.0}))
+    last = terminal.read().rpartition("5/40")[2]
+    assert "loss 0.4  valid_loss 1.5  3 examples/s" in last
+    assert "█▄▂▁▁" in last or "█▃▂▁▁" in last
+    bar.start()
+    shown(bar, clock, 1, Tick("m.3 training", 1, 40, {"loss": 2.0}))
+    assert "valid_loss" not in terminal.read()
+
+
+def test_a_long_curve_stays_short() -> None:
+    curve = Curve()
+    for i in range(1000):
+        curve.add({"loss": 1000.0 - i})
+    assert 8 <= len(curve.drawn) <= 12
+    assert (curve.drawn[0], curve.drawn[-1]) == ("█", "▁")
+    assert sorted(curve.drawn, reverse=True) == list(curve.drawn)
 
 
 def test_numbers() -> None:

@@ -121,10 +121,40 @@ def test_a_training_shows_its_losses_and_stops_at_ctrl_c(terminal: Open, tmp_pat
     assert "m.2 training" in shell.screen
     assert "2/4" in shell.screen
     shell.child.sendintr()
+    shell.child.expect("Stop the training of m.2")
+    shell.child.send("s\r")
+    shell.child.expect("was stopped at step 2 of 4")
     shell.child.expect("RESUME MODEL m.2")
     shell.prompt()
     (tmp_path / "go").touch()
     assert "complete" in shell.type("RESUME MODEL m.2;")
+
+
+@pytest.mark.parametrize("answer", ["b", "c", "again"])
+def test_ctrl_c_asks_what_shall_become_of_a_training(terminal: Open, tmp_path: Path, answer: str) -> None:
+    (tmp_path / "script.json").write_text(json.dumps({"2": "listen"}))
+    shell = terminal("app.duckdb", columns=140)
+    shell.prompt()
+    shell.type("CREATE MODEL m PREDICT answer USING engine = 'stranger', prompt_template = '{{question}}';")
+    rows = "SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)"
+    shell.start(f"FINETUNE m FROM ({rows}) USING control = '{tmp_path}';", "2/4")
+    shell.child.sendintr()
+    shell.child.expect("continue here: ")
+    if answer == "again":
+        shell.child.sendintr()
+        shell.child.expect("was stopped at step 2 of 4")
+    elif answer == "b":
+        shell.child.send("b\r")
+        shell.child.expect("m.2 trains in the background")
+        shell.prompt()
+        (tmp_path / "go").touch()
+        return
+    else:
+        shell.child.send("c\r")
+        (tmp_path / "go").touch()
+        shell.child.expect("complete")
+    shell.prompt()
+    assert "7 │" in shell.type("SELECT 7 AS a;")
 
 
 def test_null_is_not_the_text_null(shell: Any) -> None:
