@@ -80,7 +80,9 @@ def _setting(model: Any, options: TrainOptions, adapter: Any) -> Setting:
     """What is trained, by the names of the layers that have matrices."""
     targets = sorted({name.split(".")[-3] for name in adapter.trained})
     dtype = str(model.dtype).removeprefix("torch.")
-    return Setting(dtype, "none", adapter.config.r, targets, options.lora_dropout)
+    config = getattr(model.config, "quantization_config", None)
+    quantization = "none" if config is None else "int8" if getattr(config, "load_in_8bit", False) else "nf4"
+    return Setting(dtype, quantization, adapter.config.r, targets, options.lora_dropout)
 
 
 def parsed(text: str) -> int:

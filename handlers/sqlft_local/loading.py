@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError, ProviderError
-from sqlft_local import bases, cores, packing
+from sqlft_local import bases, cores, packing, quantised
 from sqlft_local.bases import INSTALL, to_screen
 from sqlft_local.options import ModelOptions
 from sqlft_local.rendering import Renderer
@@ -68,9 +68,12 @@ def fresh(folder: Path, options: ModelOptions, device: str, training: bool = Fal
     with _quietly(), _explained(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _check_layers(config)
-        model = _model(folder, config, chosen_dtype(options.dtype, place, training))
+        model = _model(folder, config, chosen_dtype(options.dtype, place, training), options.quantization, place)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model.to(place).eval().requires_grad_(False)
+        quantised.settle(model)
+        if options.quantization == "none":
+            model.to(place)
+        model.eval().requires_grad_(False)
         if config.model_type not in KNOWN:
             _check_attention(model, folder)
     renderer = Renderer(tokenizer, stops(model.generation_config, tokenizer), options.chat_template)
@@ -100,14 +103,17 @@ def opened_tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:
         return tokenizer, stops(GenerationConfig.from_pretrained(folder) if has else None, tokenizer)
 
 
-def _model(folder: Path, config: Any, dtype: Any) -> Any:
+def _model(folder: Path, config: Any, dtype: Any, quantization: str, place: str) -> Any:
     from transformers import AutoModelForCausalLM
 
+    wanted = quantised.config(quantization, dtype)
+    how = {"quantization_config": wanted, "device_map": {"": place}} if wanted else {}
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
+            **how,
             attn_implementation=packing.ATTENTION,
             local_files_only=True,
             use_safetensors=True,
@@ -193,17 +199,29 @@ def with_adapter(loaded: Loaded, adapter: Path) -> Loaded:
     import torch
 
     shared_parts = {id(t): t for t in (*loaded.model.parameters(), *loaded.model.buffers())}
+    shared_parts |= {id(one): one for one in quantised.states(loaded.model)}
     model = copy.deepcopy(loaded.model, memo=shared_parts)
     scale, pairs = read_adapter(adapter)
     with torch.no_grad():
         for name, (a, b) in pairs.items():
             layer = _layer(model, name, adapter)
-            if layer.weight.shape != (b.shape[0], a.shape[1]):
+            if (layer.out_features, layer.in_features) != (b.shape[0], a.shape[1]):
                 raise other_base(adapter)
+            if quantised.is_quantised(layer):
+                matrices = (m.to(loaded.device, loaded.model.dtype) for m in (a, b * scale))
+                layer.forward = partial(_beside, layer.forward, *matrices)
+                continue
             change = (b.to(loaded.device, torch.float32) @ a.to(loaded.device, torch.float32)) * scale
             merged = (layer.weight.float() + change).to(layer.weight.dtype)
             layer.weight = torch.nn.Parameter(merged, requires_grad=False)
     return Loaded(model, loaded.renderer, loaded.folder, loaded.context)
+
+
+def _beside(forward: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, x: Tensor) -> Tensor:
+    """A quantised layer and its matrices, which cannot be added to its weights."""
+    from torch.nn.functional import linear
+
+    return forward(x) + linear(linear(x.to(a.dtype), a), b).to(x.dtype)
 
 
 def read_adapter(adapter: Path) -> tuple[float, dict[str, tuple[Tensor, Tensor]]]:

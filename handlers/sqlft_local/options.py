@@ -34,6 +34,10 @@ class ModelOptions:
         Literal["auto", "float32", "bfloat16", "float16"],
         "numbers that are multiplied; auto is bfloat16 where the hardware is faster with it",
     ] = "auto"
+    quantization: Annotated[
+        Literal["none", "int8", "nf4"],
+        "the base's linear layers in 8 or 4 bits, by bitsandbytes, in training and asking",
+    ] = "none"
     context_length: Annotated[
         int | None,
         "tokens of a prompt with its answer; without it what the base was made for",
