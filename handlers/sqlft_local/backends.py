@@ -37,6 +37,8 @@ def chosen(model: ModelSpec, options: PredictOptions, folder: Path, device: str)
         if why:
             raise NotSupported(f"A schema or grammar needs llama.cpp, and {why}.", llama.INSTALL)
         return "llama.cpp"
+    if getattr(model.options, "quantization", "none") != "none":
+        return "transformers"
     if on_gpu(device):
         return "vllm" if find_spec("vllm") else "transformers"
     if why or (matrix_units() and options.precision in ("auto", "bf16") and find_spec("transformers")):
