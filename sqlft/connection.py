@@ -298,7 +298,7 @@ class Connection:
             self._plain.clear()
             return self.execute(query, parameters)
         if not self._sees_variable(error):
-            near = did_you_mean(name, self.session.catalog.names())
+            near = did_you_mean(name, self.session.names())
             if near:
                 error.add_note(f"No model has this name either.{near}")
             raise error
@@ -320,8 +320,8 @@ class Connection:
         return has_using_tail(query)
 
     def _is_mentioned(self, query: str) -> bool:
-        names = self.session.catalog.names()
-        if names is not self._known:
+        names = self.session.names()
+        if names is not self._known and names != self._known:
             self._known, self._mentions = names, _pattern(names)
         if len(query) > LONG:
             return self._mentions.search(query[:LONG]) is not None or self._mentions.search(query[-LONG:]) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
@@ -60,13 +61,18 @@ class Book:
             found = self._ids[text] = self.asking.add(self.resolved.prompt.conversation(text))
         return found
 
-    def columns(self, ids: pa.Array, names: Sequence[str]) -> list[pa.Array]:
-        """The answer's columns and those about it that are named, a value an id; what was not asked is NULL."""
+    def columns(self, ids: pa.Array, names: Sequence[str], weights: Sequence[int] | None = None) -> list[pa.Array]:
+        """The answer's columns and those about it that are named, a value an id; what was not asked is NULL.
+
+        `weights` are how many rows each id stands for, without them one.
+        """
         encoded = ids.dictionary_encode()
         answers = [self.asking.answers[i] or UNASKED for i in encoded.dictionary.to_pylist()]
         failed = {place for place, answer in enumerate(answers) if answer.error is not None}
         if failed:
-            self.asking.failed_rows += sum(place in failed for place in encoded.indices.to_pylist())
+            counts = weights if weights is not None else repeat(1)
+            places = encoded.indices.to_pylist()
+            self.asking.failed_rows += sum(n for place, n in zip(places, counts, strict=False) if place in failed)
         return [self._column(name.lower(), answers).take(encoded.indices) for name in names]
 
     def _column(self, name: str, answers: Sequence[Answer]) -> pa.Array:

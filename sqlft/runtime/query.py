@@ -24,7 +24,7 @@ from sqlft.sql.statements import DEFAULT_PROJECT, Plain
 
 NAME = r'(?:(?:\w+|"[^"]+")\s*\.\s*)*(?P<name>\w+|"(?:[^"]|"")+")'
 CREATE = re.compile(
-    rf"\s*create\s+(?P<replace>or\s+replace\s+)?(?:temp(?:orary)?\s+|recursive\s+)*(?P<kind>table|view)\s+"
+    rf"\s*create\s+(?P<replace>or\s+replace\s+)?(?P<temp>temp(?:orary)?\s+)?(?:recursive\s+)?(?P<kind>table|view)\s+"
     rf"(?P<exists>if\s+not\s+exists\s+)?{NAME}\s*(?P<columns>\([^()]*\)\s*)?(?P<as>as\b)?",
     re.I,
 )
@@ -71,7 +71,7 @@ def plan_query(session: Session, cache: Cache, statement: Plain, parameters: Par
 
 
 def _mentions(session: Session, found: list[Token]) -> bool:
-    names = session.catalog.names()
+    names = session.names()
     for i, token in enumerate(found):
         if token.kind in ("word", "quoted"):
             if token.value.lower() in names:
@@ -130,7 +130,7 @@ def _outcome(
 def _of_view(session: Session, text: str) -> str:
     """DESCRIBE, SHOW or SUMMARIZE of a view that DuckDB does not know, as one of its query."""
     shown = SHOWN_VIEW.fullmatch(text.rstrip("; \n"))
-    if shown is None or session.catalog.view(_plain_name(shown["name"])) is None:
+    if shown is None or session.view(_plain_name(shown["name"])) is None:
         return text
     verb = "SUMMARIZE" if shown["verb"].lower() == "summarize" else "DESCRIBE"
     return f"{verb} SELECT * FROM {shown['name']}"
@@ -149,7 +149,7 @@ def _is_duckdbs(session: Session, text: str) -> bool:
 
 def _reads_a_name(session: Session, found: list[Token]) -> bool:
     """Whether a model's name stands where a table's would."""
-    names = session.catalog.names()
+    names = session.names()
     for before, token in pairwise(found):
         if token.kind in ("word", "quoted") and token.value.lower() in names and before.text.upper() in READS | {"."}:
             return True
@@ -173,8 +173,8 @@ def _data_definition(session: Session, cache: Cache, text: str, statement: Plain
         name = _plain_name(dropped["name"])
         if session.catalog.find_model(name) is not None:
             raise CatalogError(f"'{name}' is a model.", f"DROP MODEL {name} removes it.")
-        if session.catalog.view(name) is not None:
-            session.catalog.drop_view(name)
+        if session.view(name) is not None:
+            session.drop_view(name)
             return Native("SELECT 0 AS Count WHERE false")
     return None
 
@@ -190,21 +190,34 @@ def _create_view(session: Session, cache: Cache, text: str, made: re.Match[str],
             len(statement.sql),
             "Give them to the query that reads it.",
         )
-    existing = session.catalog.view(name)
+    existing = session.view(name)
     asker = Asker(session, cache, {}, statement.text)
     rewriter = Rewriter(session, query, asker, dry=True)
     bound = rewriter.run()
     if not rewriter.seen_models and rewriter.text == query:
         if existing is not None and made["replace"]:
-            session.catalog.drop_view(name)
+            session.drop_view(name)
         return None
     session.con.sql(bound)
     if existing is not None and made["exists"]:
         return Native("SELECT 0 AS Count WHERE false")
     _check_free(session, name, "view")
     columns = [c.strip().strip('"') for c in (made["columns"] or "").strip().strip("()").split(",") if c.strip()]
-    session.catalog.add_view(View(name, query.strip(), tuple(columns)), or_replace=bool(made["replace"]))
+    view = View(name, query.strip(), tuple(columns))
+    if made["temp"]:
+        _add_temporary(session, view, bool(made["replace"]))
+    else:
+        session.catalog.add_view(view, or_replace=bool(made["replace"]))
     return Native("SELECT 0 AS Count WHERE false")
+
+
+def _add_temporary(session: Session, view: View, or_replace: bool) -> None:
+    if view.name.lower() in session.temporary and not or_replace:
+        raise AlreadyExists(
+            f"There is a temporary view '{view.name}' already.",
+            f"CREATE OR REPLACE TEMP VIEW, or DROP VIEW {view.name}.",
+        )
+    session.temporary[view.name.lower()] = view
 
 
 def _check_free(session: Session, name: str, what: str) -> None:

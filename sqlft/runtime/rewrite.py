@@ -37,6 +37,8 @@ SHOWN: Mapping[str, Callable[[Session], pa.Table]] = {
 CHANCE = re.compile(r"\btablesample\b|\busing\s+sample\b|\b(where|order\s+by)\b[^;]*\brandom\s*\(", re.I)
 """Rows of a FROM clause that differ each time."""
 MOST_STEPS = 200
+DISTINCT = "SELECT *, count(*) AS __sqlft_rows FROM ({body}) GROUP BY ALL"
+"""Each input once, and how many rows have it."""
 _numbers = itertools.count(1)
 
 
@@ -92,7 +94,7 @@ class Rewriter:
         )
 
     def _is_model_name(self, name: str) -> bool:
-        return name.lower() in self.session.catalog.names()
+        return name.lower() in self.session.names()
 
     def _is_hidden(self, reading: Reading, reference: Reference, use: Use) -> bool:
         """Whether a bare name in a subquery means a column of the subquery's own tables."""
@@ -116,7 +118,7 @@ class Rewriter:
         if schema.lower() == DEFAULT_PROJECT and name.lower() in SHOWN:
             return self.register(SHOWN[name.lower()](self.session))
         if schema.lower() in ("", "main", "memory") and self._is_model_name(name):
-            view = next((v for v in self.session.catalog.views() if v.name.lower() == name.lower()), None)
+            view = self.session.view(name)
             if view is not None:
                 if not view.columns:
                     return f"({view.sql}\n)"
@@ -187,7 +189,7 @@ class Rewriter:
         if limited is not None:
             body += f" {limited}"
         prefix = clauses.reading.anatomy.visible_ctes(reference.block.span.start)
-        query = f"{prefix}SELECT DISTINCT * FROM ({body})"
+        query = f"{prefix}{DISTINCT.format(body=body)}"
         outer: Block | None = reference.block
         while True:
             try:
@@ -197,7 +199,7 @@ class Rewriter:
                 if outer is None:
                     raise bind_error(e, inputs, self.text) from e
                 body = self._widened(clauses, outer, body)
-                query = f"{prefix}SELECT DISTINCT * FROM ({body})"
+                query = f"{prefix}{DISTINCT.format(body=body)}"
 
     def _widened(self, clauses: Clauses, outer: Block, body: str) -> str:
         """A correlated subquery's inputs for every row of the query around it."""
@@ -224,8 +226,9 @@ class Rewriter:
         """The relation of inputs and answers."""
         reference = inputs.reference
         outputs = mentioned_outputs(reference)
-        ids = book.ids([rows.column(k) for k in range(rows.num_columns)])
-        book.asking.rows += rows.num_rows
+        ids = book.ids([rows.column(k) for k in range(len(reference.inputs))])
+        weights = rows.column(len(reference.inputs)).to_pylist()
+        book.asking.rows += sum(weights)
         read = is_read(reference, clauses)
         names = {*reference.inputs, *outputs, *(hidden(k) for k in range(len(reference.inputs)))}
         columns_read = frozenset(name.lower() for name in names)
@@ -239,7 +242,7 @@ class Rewriter:
                 columns[hidden(k)] = rows.column(k)
             if name not in inputs.implicit or reads_qualified(reference, name, self.text):
                 columns[name] = rows.column(k)
-        columns.update(zip(outputs, book.columns(ids, outputs), strict=True))
+        columns.update(zip(outputs, book.columns(ids, outputs, weights), strict=True))
         return pa.table(columns)
 
     def register(self, table: pa.Table) -> str:

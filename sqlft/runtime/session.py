@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 
+from sqlft.catalog.records import View
 from sqlft.catalog.store import Catalog
 from sqlft.runtime.limits import Purse
 
@@ -58,6 +59,23 @@ class Session:
     def machine_usd_per_hour(self) -> float | None:
         """What an hour of this machine costs, as SET sqlft_machine_usd_per_hour said."""
         return self.purse.machine_usd_per_hour
+
+    temporary: dict[str, View] = field(default_factory=dict)
+    """Views over models that end with the connection, by lower-case name."""
+
+    def names(self) -> frozenset[str]:
+        """Models and views in lower case."""
+        known = self.catalog.names()
+        return known | self.temporary.keys() if self.temporary else known
+
+    def view(self, name: str) -> View | None:
+        """The view over models of that name; a temporary one goes before."""
+        return self.temporary.get(name.lower()) or self.catalog.view(name)
+
+    def drop_view(self, name: str) -> None:
+        """Forget a view over models."""
+        if self.temporary.pop(name.lower(), None) is None:
+            self.catalog.drop_view(name)
 
     def unregister_later(self, name: str) -> None:
         """Let go of a registered relation before the next statement."""

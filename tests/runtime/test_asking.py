@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 import sqlft
 from sqlft import plugins
-from sqlft.errors import Cancelled, NotFound, OptionError, ProviderError, SqlftError, StatementError
+from sqlft.errors import AlreadyExists, Cancelled, NotFound, OptionError, ProviderError, SqlftError, StatementError
 
 HANDLERS = Path(__file__).parents[1] / "handlers"
 
@@ -443,3 +444,30 @@ def test_wide_tables(desk: Desk, asked: Callable[[], list[str]]) -> None:
     assert desk.run("SELECT m.answer FROM wide JOIN m ON m.content = wide.x") == [("A:W",)]
     rows = desk.run("SELECT * FROM wide JOIN m ON m.content = wide.x WHERE m.answer = 'A:W'")
     assert len(rows[0]) == 10_003
+
+
+def test_the_ledger_counts_rows_also_where_inputs_are_asked_once(desk: Desk) -> None:
+    few = "(SELECT 'p' || (id % 5) AS x FROM t) t"
+    desk.run(f"SELECT count(DISTINCT m.answer), count(*) FROM {few} JOIN m ON m.content = t.x")
+    desk.run("SELECT (SELECT answer FROM m WHERE m.content = 'p' || t.id % 4) AS a FROM t")
+    counted = desk.run('SELECT "rows", distinct_prompts FROM sqlft.usage ORDER BY created_at')
+    assert counted == [(20, 5), (20, 4)]
+
+
+def test_failed_rows_are_counted_as_rows(desk: Desk) -> None:
+    desk.run("""SELECT count(m.answer) FROM (SELECT 'p' || (id % 5) AS x FROM t) t JOIN m ON m.content = t.x
+        USING mode = 'bad_rows'""")
+    assert "4 of 20 rows failed" in desk.warnings[-1]
+
+
+def test_a_temporary_view_ends_with_its_connection(desk: Desk) -> None:
+    desk.run("CREATE TEMP VIEW v AS SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x")
+    assert desk.run("SELECT answer FROM v WHERE id = 3") == [("A:P3",)]
+    with pytest.raises(AlreadyExists, match="temporary view 'v'"):
+        desk.run("CREATE TEMPORARY VIEW v AS SELECT answer FROM m WHERE content = 'x'")
+    desk.run("CREATE OR REPLACE TEMP VIEW v AS SELECT answer FROM m WHERE content = 'x'")
+    assert desk.run("FROM v") == [("A:X",)]
+    assert desk.con.session.catalog.views() == []
+    desk.run("DROP VIEW v")
+    with pytest.raises(duckdb.CatalogException):
+        desk.run("FROM v")
