@@ -10,6 +10,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Mapping
+from typing import NamedTuple
 
 RAMP = 0.002
 """Seconds between the first requests, so that a refusal is noticed before many more are sent."""
@@ -27,6 +28,8 @@ BLOCKED = 0.8
 """Share of a cycle without anything let in, from which on the provider counts by the window;"""
 LONG = 2.0
 """or so many seconds."""
+BY_CHANCE = 0.85
+"""A refusal at so much less than what went well has another reason."""
 STEADY = 5
 """A pace that was found with fewer is a guess, and grows fast."""
 NEXT_LOOK = 0.25
@@ -85,37 +88,44 @@ class Ceiling:
         self._next += amount * self._each
 
 
+class Seen(NamedTuple):
+    """What headers said: at which time, what was left, when all is back."""
+
+    at: float
+    left: float
+    end: float
+
+
 class Told:
-    """What x-ratelimit headers say is left, of requests or of tokens."""
+    """What x-ratelimit headers say is left, of requests or of tokens.
+
+    It comes back evenly, or all at once when a window ends: then the end stays where it is while less is left.
+    """
 
     def __init__(self, kind: str) -> None:
         self._names = tuple(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset"))
         self._left: float | None = None
-        self._full = self._refill = 0.0
-        self._at = self._reset_at = 0.0
-        self._taken: list[tuple[int, float]] = []
+        self._most = self._refill = 0.0
+        self._at = self._end = 0.0
+        self._last: Seen | None = None
+        self._windowed = False
+        self._taken: deque[tuple[int, float]] = deque(maxlen=4096)
 
     def wait(self, now: float, amount: float = 1.0) -> float:
         """Seconds until so much is left."""
         if self._left is None:
             return 0.0
-        left = min(self._full, self._left + self._refill * (now - self._at))
-        if now >= self._reset_at:
-            left = self._full
-        amount = min(amount, self._full)
+        left = self._left_at(now)
+        amount = min(amount, self._most)
         if left >= amount:
             return 0.0
-        until_reset = self._reset_at - now
-        return min(until_reset, (amount - left) / self._refill) if self._refill else until_reset
+        return self._end - now if self._windowed else (amount - left) / self._refill
 
     def take(self, now: float, serial: int, amount: float = 1.0) -> None:
         """A request goes."""
         if self._left is not None:
-            self._move(now)
-            self._left -= amount
+            self._left, self._at = self._left_at(now) - amount, now
         self._taken.append((serial, amount))
-        if len(self._taken) > 4096:
-            del self._taken[:2048]
 
     def hear(self, now: float, serial: int, headers: Mapping[str, str]) -> None:
         """The headers of the answer to a request; those sent after it may not be counted in them."""
@@ -123,29 +133,31 @@ class Told:
         if remaining is None or limit is None:
             return
         try:
-            full, left = float(limit), float(remaining)
+            per_minute, left = float(limit), float(remaining)
         except ValueError:
             return
         after = seconds_of(reset) if reset else None
-        self._taken = [t for t in self._taken if t[0] > serial]
-        self._full, self._at = full, now
+        while self._taken and self._taken[0][0] <= serial:
+            self._taken.popleft()
+        self._most, self._at = max(self._most, left, 1.0), now
         self._left = left - sum(amount for _, amount in self._taken)
-        used = full - left
-        self._reset_at = now + (after if after is not None else 60.0)
-        self._refill = used / after if after and used > 0 and _a_bucket(full, used, after) else 0.0
+        self._end = now + (after if after is not None else 60.0)
+        even = max(1e-9, per_minute / 60)
+        self._refill = self._refill or even
+        if self._last is None or self._last.left < left:
+            self._last = Seen(now, left, self._end)
+        elif (gone := self._last.left - left) >= 2:
+            moved = self._end - self._last.end
+            self._windowed = moved < 0.3 * gone / even
+            if not self._windowed:
+                self._refill = min(even, gone / max(1e-3, moved - (now - self._last.at)))
+            self._last = Seen(now, left, self._end)
 
-    def _move(self, now: float) -> None:
+    def _left_at(self, now: float) -> float:
         assert self._left is not None
-        self._left = (
-            self._full if now >= self._reset_at else min(self._full, self._left + self._refill * (now - self._at))
-        )
-        self._at = now
-
-
-def _a_bucket(full: float, used: float, after: float) -> bool:
-    """Whether it fills at an even rate: `reset` is then how long what was used takes to come back."""
-    rate = used / after
-    return any(0.7 < rate * period / full < 1.4 for period in (60.0, 1.0, 3600.0, 86400.0))
+        if self._windowed:
+            return max(self._left, self._most) if now >= self._end else self._left
+        return min(self._most, self._left + self._refill * (now - self._at))
 
 
 class Learned:
@@ -168,6 +180,8 @@ class Learned:
         """Requests since the cycle began that were not refused."""
         self._bad = 0.0
         """The pace of the last refusal."""
+        self._highest = 0.0
+        """The fastest pace at which one was refused, since probes went."""
         self._steep = False
         self._recent: deque[int] = deque(maxlen=RECENT)
         """Serials of those refused of late, 0 for those let in."""
@@ -215,10 +229,10 @@ class Learned:
         elif self._many() or (self.pace is not None and (self._steep or self._let_in < THICK)):
             self._probing, self._probe_sent, self._probing_from = True, False, now
             self._probe_wait = 0.05 if self.pace is None else min(1.0, 0.5 / self.pace)
-        elif self.pace is None:
+        elif self.pace is None or self.pace < BY_CHANCE * self._highest:
             return False
         else:
-            self._bad = self.pace
+            self._bad, self._highest = self.pace, max(self._highest, self.pace)
             self.pace *= 0.94
             self._probe_wait = 0.5 / self.pace
             self._cycle_at, self._let_in = now, 0
@@ -251,7 +265,7 @@ class Learned:
         self._probing = self._probe_sent = False
         self._cycle_at, self._let_in = self._probe_at, 0
         self._event_serial = self._serial
-        self._next = now + 1 / self.pace
+        self._next, self._highest = now + 1 / self.pace, 0.0
 
 
 class Rates:
