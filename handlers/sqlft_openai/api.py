@@ -26,8 +26,8 @@ Pause = Callable[[float], None]
 class Api:
     """Requests to one account; `pause` is called between tries."""
 
-    def __init__(self, address: Address, options: EngineOptions, pause: Pause = time.sleep) -> None:
-        self.address, self._timeout, self._pause = address, options.timeout, pause
+    def __init__(self, address: Address, options: EngineOptions, pause: Pause = time.sleep, model: str = "") -> None:
+        self.address, self._timeout, self._pause, self._model = address, options.timeout, pause, model
         self._base: str | None = None
 
     def get(self, path: str, **query: Any) -> Any:
@@ -99,7 +99,7 @@ class Api:
                 break
         assert response is not None
         if response.status_code >= 300:
-            raise _fault_of(response, self.address)
+            raise _fault_of(response, self.address, self._model)
         return bytes(response.content)
 
     def _url(self, base: str, path: str, query: Mapping[str, Any] | None) -> str:
@@ -121,9 +121,9 @@ class Api:
             raise faults.of_exception(e, self.address, timeout) from None
 
 
-def _fault_of(response: Any, address: Address) -> BaseException:
+def _fault_of(response: Any, address: Address, model: str) -> BaseException:
     status = response.status_code
-    found = faults.of_status(status, response.headers, response.content, address, "")
+    found = faults.of_status(status, response.headers, response.content, address, model)
     if isinstance(found, Fault):
         found.after = _seconds(response.headers.get("retry-after"))
         return found

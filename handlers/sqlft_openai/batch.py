@@ -27,7 +27,7 @@ MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
 PRICE = 0.5
 """Of the price of asking directly."""
 FINAL = ("completed", "failed", "expired", "cancelled", "canceled")
-BEAT, GROWTH, MOST_PAUSE = 1.0, 1.5, 12
+BEAT, GROWTH, MOST_PAUSE = 1.0, 1.5, 30
 GONE, LOST = 3, 30
 CREATIONS, PAGES = 4, 50
 
@@ -101,8 +101,8 @@ class BatchPredictor(Predictor):
         """Wait while the file says that it is looked at; a server that does not show its files has it."""
         from sqlft_openai.dialects import ready
 
-        pause = self._first_pause
-        for _ in range(8):
+        pause = min(0.5, self._first_pause)
+        for _ in range(6):
             try:
                 if ready(self._api.get(f"/files/{entry.file}")) is not False:
                     return

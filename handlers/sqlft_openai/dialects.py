@@ -153,6 +153,12 @@ def ready(file: Any) -> bool | None:
     return None if not status and "Processed" not in file else False
 
 
+def is_worked_on(file: Any) -> bool:
+    """Whether the provider says that it is looking at a file."""
+    status = str(file.get("status") or file.get("state") or "").lower() if isinstance(file, Mapping) else ""
+    return status in ("pending", "running", "processing", "validating", "uploading")
+
+
 def _given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -26,6 +26,7 @@ from sqlft_openai.dialects import (
     Dialect,
     Wanted,
     first_of,
+    is_worked_on,
     metrics_of,
     old_body,
     percent_of,
@@ -36,16 +37,20 @@ from sqlft_openai.dialects import (
 from sqlft_openai.faults import Fault
 
 NAME = "job.json"
-GROWTH, MOST = 1.5, 12
+GROWTH, MOST = 1.5, 30
 """Looks grow rarer by GROWTH, to MOST times the first pause."""
 BEAT = 0.2
 GONE = 3
 """Looks in a row at which a job must be unknown before it counts as deleted."""
 LOST = 30
 """Looks in a row that may fail."""
-UPLOADED = 8
-"""Looks after which a file that does not say that it is ready is tried all the same."""
+UPLOADED = 6
+"""Looks after which a file that is neither ready nor worked on is tried all the same."""
 CREATIONS = 4
+NOT_YET = 12
+"""How often a job is asked for whose files the provider still looks at."""
+NAMELESS = 10
+"""Looks at a job that is complete and names no model, after which none is expected."""
 LOOKS = 3
 """How often the provider's jobs are looked through for one that may just have been made."""
 PAGES = 50
@@ -103,6 +108,7 @@ class Run:
         self._api, self._dialect, self._workdir, self._report = api, dialect, workdir, report
         self._first_pause = poll_seconds
         self._title = api.address.engine.title
+        self._nameless = 0
         self.known = read(workdir)
         self._said = Progress(self.known.reported, self.known.total, self.known.metrics)
 
@@ -181,10 +187,12 @@ class Run:
         )
 
     def _until_ready(self, name: str) -> None:
-        pause = self._first_pause
-        for look in range(1, 10_000):
+        pause, idle = min(0.5, self._first_pause), 0
+        while True:
             try:
-                known = ready(self._api.get(self._dialect.file.format(id=name.rpartition("/")[2])))
+                file = self._api.get(self._dialect.file.format(id=name.rpartition("/")[2]))
+                known = ready(file)
+                idle += not is_worked_on(file)
             except Fault as fault:
                 if fault.code == "bad_file":
                     self._write(files={}, phase="new")
@@ -194,7 +202,7 @@ class Run:
                 if fault.status != 404:
                     raise self._lost(fault) from None
                 known = None  # a server that does not show its files
-            if known or known is None or look >= UPLOADED:
+            if known or known is None or idle >= UPLOADED:
                 return
             self.pause(pause)
             pause = self._later(pause)
@@ -204,10 +212,9 @@ class Run:
     def _create(self, wanted: Wanted) -> None:
         if self.known.phase == "creating":
             self._adopt(self._found(wanted, sure=True))
-        body = self._dialect.body(wanted)
-        for tried in range(1, CREATIONS + 1):
-            if self.known.phase == "created":
-                return
+        body, tried, not_yet = self._dialect.body(wanted), 0, 0
+        while self.known.phase != "created" and tried - not_yet < CREATIONS:
+            tried += 1
             self._write(phase="creating")
             try:
                 made = self._api.once("POST", self._dialect.jobs, body=body, query=self._own_id(wanted))
@@ -218,6 +225,7 @@ class Run:
                 if refused:
                     self._write(phase="uploading")
                     body = self._after_refusal(fault, body, wanted, tried)
+                    not_yet += tried <= NOT_YET
                 else:
                     self._adopt(self._found(wanted))
             except HandlerError:
@@ -233,8 +241,8 @@ class Run:
         """The body to try next; ProviderError where the provider means it."""
         text = f"{fault.parameter or ''} {fault.message}".lower()
         if fault.status == 429 or "being processed" in text or "not ready" in text or "not yet" in text:
-            if tried < CREATIONS:
-                self.pause(fault.after if fault.after is not None else self._first_pause * 2**tried)
+            if tried < NOT_YET:
+                self.pause(fault.after if fault.after is not None else min(30.0, self._first_pause * 2**tried))
                 return body
         elif "metadata" in text and "metadata" in body:
             return {k: v for k, v in body.items() if k != "metadata"}
@@ -315,8 +323,15 @@ class Run:
         share = percent_of(job)
         if not events and share is not None and share > self.known.reported:
             self._say(Progress(share, 100))
-        if state == "complete" and first_of(job, RESULT):
-            return job
+        if state == "complete":
+            if first_of(job, RESULT):
+                return job
+            self._nameless += 1
+            if self._nameless >= NAMELESS:
+                raise ProviderError(
+                    f"{self._title} says that job {self.known.job} is {word}, and names no model.",
+                    "RESUME MODEL looks again; the provider's own pages may tell what became of it.",
+                )
         if state == "failed":
             self._write(phase="ended")
             reason = self._api.address.clean(reason_of(job, events))
@@ -342,7 +357,7 @@ class Run:
         for _ in range(PAGES):
             try:
                 page = self._api.once("GET", path, query={"limit": 100, "after": after})
-            except Fault:  # without events a job is watched all the same
+            except (Fault, HandlerError):  # without events a job is watched all the same
                 break
             items = page.get("data") if isinstance(page, Mapping) else page
             if not isinstance(items, list):

@@ -34,10 +34,10 @@ class EngineOptions:
     ] = 120.0
     poll_seconds: Annotated[
         float,
-        "seconds between the first looks at a training or a batch; they grow to twelve times that",
+        "seconds between the first looks at a training or a batch; they grow to thirty times that",
         Delivery(),
         Range(0.001),
-    ] = 5.0
+    ] = 1.0
 
 
 @dataclass

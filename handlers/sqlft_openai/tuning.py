@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -73,7 +73,7 @@ class Tuning(Trainer):
         check_options(options, self.engine)
         base = self.model_name(model, start)
         rows = checked(self.engine, base, data, options)
-        api = Api(self._account(report), self.options)
+        api = Api(self._account(), self.options, model=base)
         run = jobs.Run(api, dialect_of(self.engine), workdir, report, self.options.poll_seconds)
         wanted = Wanted("", base, start is not None, "", None, options, rows.epochs)
         job = run.job(jsonl(rows.train), jsonl(rows.valid), wanted)
@@ -97,6 +97,13 @@ class Tuning(Trainer):
             return
         jobs.cancel(Api(self._account(), self.options), dialect_of(self.engine), workdir)
 
+    def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
+        """By tiktoken, where it is there with its files."""
+        from sqlft_openai.tokens import counting
+
+        count = counting(self.model_name(model, None))
+        return [count(text) for text in texts] if count.exact else None
+
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
         """What asking costs, and with OpenAI what a million trained tokens cost."""
         known = super().price(model, artifact)
@@ -106,7 +113,7 @@ class Tuning(Trainer):
             return known
         return dataclasses.replace(known or Price(source=USD_SOURCE), training=usd)
 
-    def _account(self, report: Callable[[Progress], None] | None = None) -> Address:
+    def _account(self) -> Address:
         """The address of jobs and files, which for some is not that of answers."""
         address = address_of(self.engine, self.options)
         if self.engine.tuning != "fireworks":

@@ -275,10 +275,31 @@ def test_refusals_of_fields_are_heeded(provider: Any, at: Any, monkeypatch: pyte
     assert there.body["hyperparameters"] == {"n_epochs": 2}
 
 
-def test_a_file_that_is_never_ready(provider: Any, at: Any) -> None:
+def test_files_that_take_long(provider: Any, at: Any) -> None:
     provider.file_polls = 3
     assert at().train().remote_id
-    provider.problems.clear()
+    assert provider.problems == []
+    there = at()
+    (there.workdir / "job.json").unlink()
+    fault = provider.fault(
+        "400", 3, path="/fine_tuning/jobs", method="POST", message="The file is still being processed"
+    )
+    provider.file_polls = 5
+    assert there.train().remote_id
+    assert fault.hits == 3
+
+
+def test_a_job_that_names_no_model(provider: Any, at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "RESULT", ("nothing",))
+    with pytest.raises(ProviderError, match="is succeeded, and names no model"):
+        at().train()
+
+
+def test_a_model_without_fine_tuning(provider: Any, at: Any) -> None:
+    there = at()
+    there.base = "text-embedding-3-small"
+    with pytest.raises(ProviderError, match=r"'text-embedding-3-small'.*not available for fine-tuning"):
+        there.train()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
