@@ -1,9 +1,13 @@
-"""Training speed and memory: ours against a padded transformers + peft loop, in one run.
+"""Training speed and memory: ours against a padded transformers + peft loop and TRL, in one run.
 
-    python benchmarks/train.py [--data FILE] [--rows 64] [--batch-size 16] [--dtype float32] [--threads 2]
+    python benchmarks/train.py [--data sql|viggo|chat_long|FILE] [--folder DIR] [--rows 96] [--dtype bfloat16]
 
-Both loops train the same LoRA matrices on the same rows in the same order, each in a process of its own.  FILE has the
-columns question, context and answer; without it the rows are the example's.
+All train the same LoRA matrices (r 8, alpha 16, q k v o) on the same rows, each in a process of its own, and end with
+the same evaluation: mean loss of the answers' tokens on other rows, computed by transformers' own attention.  `padded`
+is the loop that most scripts have (rows padded to the batch's longest, logits everywhere); `trl` is SFTTrainer as it
+comes, `trl_packed` with packing and gradient checkpointing.  DIR has the data sets as Parquet; FILE has the columns
+question, context and answer.  The limit is what the products of ours would take alone, at the rate of such products
+measured in the same run.
 """
 
 from __future__ import annotations
@@ -14,43 +18,47 @@ import math
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "examples" / "data" / "text_to_sql.csv"
+EXAMPLE = ROOT / "examples" / "data" / "text_to_sql.csv"
 SYSTEM = "You translate questions to SQL. Answer with one SQL statement only, for the tables given."
-LOOPS = ("padded", "ours")
+MEANING = "Give the meaning representation of the sentence."
+LOOPS = ("padded", "trl", "trl_packed", "ours")
 RATE = 2e-3
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+Turns = list[dict[str, str]]
 
 
 def main() -> None:
-    """Run both loops and compare them."""
+    """Run the loops and compare them."""
     given = arguments()
     if given.loop:
-        print(json.dumps(LOOP[given.loop](given)))
+        print(json.dumps(measured_here(given)))
         return
-    found = {loop: measured(loop) for loop in LOOPS}
-    print(f"{'loop':<8} {'examples/s':>10} {'tokens/s':>9} {'peak MB':>8} {'MB above':>9} {'last loss':>10}")
+    found = {loop: in_a_process(loop) for loop in given.loops}
+    columns = ("examples_per_second", "tokens_per_second", "peak_mb", "valid_loss")
+    print(f"{'loop':<11} {'examples/s':>10} {'tokens/s':>9} {'peak MB':>8} {'valid loss':>10}")
     for loop, m in found.items():
-        above = m["peak_mb"] - m["loaded_mb"]
-        print(
-            f"{loop:<8} {m['examples_per_second']:>10.2f} {m['tokens_per_second']:>9.0f} {m['peak_mb']:>8.0f} "
-            f"{above:>9.0f} {m['loss']:>10.4f}"
-        )
-    ours, padded = found["ours"], found["padded"]
+        print(f"{loop:<11} {m[columns[0]]:>10.2f} {m[columns[1]]:>9.0f} {m[columns[2]]:>8.0f} {m[columns[3]]:>10.4f}")
+    ours = found["ours"]
     ratios = {
-        "speed_ratio": ours["examples_per_second"] / padded["examples_per_second"],
-        "memory_ratio": ours["peak_mb"] / padded["peak_mb"],
-        "loss_ratio": ours["loss"] / padded["loss"],
+        f"{name}_over_{loop}": ours[key] / found[loop][key]
+        for loop in found
+        if loop != "ours"
+        for name, key in (("speed", columns[0]), ("memory", columns[2]), ("loss", columns[3]))
     }
     print(", ".join(f"{k.replace('_', ' ')} {v:.2f}" for k, v in ratios.items()))
-    print(json.dumps({"benchmark": "train", **{k: round(v, 4) for k, v in ratios.items()}, "loops": found}))
+    print(f"limit {ours['limit']:.2f} examples/s at {ours['gflops']:.0f} GFLOP/s; reached {ours['of_limit']:.0%} of it")
+    rounded = {k: round(v, 4) for k, v in ratios.items()}
+    print(json.dumps({"benchmark": "train", "data": given.data, "dtype": given.dtype, **rounded, "loops": found}))
 
 
-def measured(loop: str) -> dict[str, float]:
+def in_a_process(loop: str) -> dict[str, float]:
     """What one loop says of itself, in a fresh process: peak memory is a process's."""
     done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--loop", loop], capture_output=True, text=True)
     if done.returncode:
@@ -62,127 +70,281 @@ def measured(loop: str) -> dict[str, float]:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--data", default="example", help="sql, viggo, chat_long, or a file; the example's rows")
+    parser.add_argument("--folder", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--base", default="smollm2-135m")
-    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--valid", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--dropout", type=float, default=0.05)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--loops", nargs="+", choices=LOOPS, default=LOOPS)
     parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def conversations(given: argparse.Namespace) -> list[list[dict[str, str]]]:
-    """The rows, by chance but always the same ones."""
+def conversations(given: argparse.Namespace) -> tuple[list[Turns], list[Turns]]:
+    """Rows to train on and others to judge by, by chance but always the same ones."""
     import duckdb
 
-    query = f"SELECT context, question, answer FROM '{given.data}' ORDER BY hash(question) LIMIT {given.rows}"
-    return [
-        [
-            {"role": "system", "content": SYSTEM},
-            {"role": "user", "content": f"{context}\n{question}"},
-            {"role": "assistant", "content": answer},
-        ]
-        for context, question, answer in duckdb.execute(query).fetchall()
-    ]
+    named = {"sql": "sql_create_context", "viggo": "viggo", "chat_long": "chat_long"}
+    file = given.folder / named[given.data] / "train.parquet" if given.data in named else Path(given.data)
+    file = EXAMPLE if given.data == "example" else file
+    if not file.exists():
+        raise SystemExit(f"There is no {file}.  Say --folder, or --data FILE.")
+    if given.data == "chat_long":
+        rows: list[Turns] = []
+        for role, content in duckdb.execute(f"SELECT role, content FROM '{file}'").fetchall():
+            if role == "system":
+                rows.append([])
+            rows[-1].append({"role": role, "content": content})
+    else:
+        meaning = given.data == "viggo"
+        system = MEANING if meaning else SYSTEM
+        asked = "target, meaning_representation" if meaning else "context || chr(10) || question, answer"
+        order = "target" if meaning else "question"
+        pairs = duckdb.execute(f"SELECT {asked} FROM '{file}' ORDER BY hash({order})").fetchall()
+        names = ("system", "user", "assistant")
+        rows = [[{"role": r, "content": c} for r, c in zip(names, (system, *p), strict=True)] for p in pairs]
+    return rows[: given.rows], rows[given.rows : given.rows + given.valid]
 
 
-def padded(given: argparse.Namespace) -> dict[str, float]:
+class Bench:
+    """The same base, rows and evaluation for all."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        import torch
+        from sqlft_local import pull
+        from sqlft_local.rendering import Renderer
+        from transformers import AutoTokenizer
+
+        from sqlft.handler import Message
+
+        torch.set_num_threads(given.threads)
+        torch.manual_seed(0)
+        self.given = given
+        self.dtype = getattr(torch, given.dtype)
+        self.folder = pull(given.base, lambda what, share: None)
+        self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        renderer = Renderer(self.tokenizer, [self.tokenizer.eos_token_id])
+        self.turns, valid = conversations(given)
+        self.rows, self.valid = (
+            [renderer.conversation([Message(**m) for m in turns]) for turns in some] for some in (self.turns, valid)
+        )
+
+    def plain(self) -> Any:
+        """The base as transformers loads it, with peft's matrices."""
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=self.dtype)
+        return get_peft_model(model, self.config(LoraConfig))
+
+    def config(self, kind: Any) -> Any:
+        """The matrices."""
+        return kind(r=8, lora_alpha=16, lora_dropout=self.given.dropout, target_modules=TARGETS, task_type="CAUSAL_LM")
+
+    def padded(self, batch: Sequence[Any]) -> dict[str, Any]:
+        """Inputs padded to the longest."""
+        import torch
+
+        longest = max(len(r.ids) for r in batch)
+        more = [longest - len(r.ids) for r in batch]
+        labels = [[i if a else -100 for i, a in zip(*r, strict=True)] for r in batch]
+        return {
+            "input_ids": torch.tensor([[*r.ids, *[0] * n] for r, n in zip(batch, more, strict=True)]),
+            "attention_mask": torch.tensor([[1] * len(r.ids) + [0] * n for r, n in zip(batch, more, strict=True)]),
+            "labels": torch.tensor([[*said, *[-100] * n] for said, n in zip(labels, more, strict=True)]),
+        }
+
+    def judged(self, adapter: Path) -> float:
+        """Mean loss of the answers' tokens on the validation rows, in float32, one row at a time."""
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
+        model = PeftModel.from_pretrained(model, adapter).eval()
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for row in self.valid:
+                said = sum(row.answer[1:])
+                total += model(**self.padded([row])).loss.item() * said
+                count += said
+        return float(total / count)
+
+    def timed(self, step: Callable[[Sequence[Any]], float]) -> dict[str, float]:
+        """All rows once; the first step, which warms up, counts for memory and not for time."""
+        size = self.given.batch_size
+        batches = [self.rows[i : i + size] for i in range(0, len(self.rows), size)]
+        step(batches[0])
+        began = time.perf_counter()
+        for batch in batches[1:]:
+            step(batch)
+        return self.figures([r for b in batches[1:] for r in b], time.perf_counter() - began)
+
+    def figures(self, rows: Sequence[Any], seconds: float) -> dict[str, float]:
+        """Speed, and the most memory until now."""
+        return {
+            "examples_per_second": len(rows) / seconds,
+            "tokens_per_second": sum(len(r.ids) for r in rows) / seconds,
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, down linearly: the same for all."""
+        steps = -(-len(self.rows) // self.given.batch_size)
+        return RATE * (1 - step / steps)
+
+
+def measured_here(given: argparse.Namespace) -> dict[str, float]:
+    """One loop's figures, and the loss of what it trained."""
+    bench = Bench(given)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = LOOP[given.loop](bench, Path(folder))
+        return {**figures, "valid_loss": bench.judged(Path(folder))}
+
+
+def padded(bench: Bench, folder: Path) -> dict[str, float]:
     """What most scripts do: rows padded to the batch's longest, logits everywhere, peft's own layers."""
     import torch
-    from peft import LoraConfig, get_peft_model
-    from sqlft_local import pull
-    from sqlft_local.rendering import Renderer
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from sqlft.handler import Message
-
-    torch.set_num_threads(given.threads)
-    torch.manual_seed(0)
-    folder = pull(given.base, lambda what, share: None)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, given.dtype))
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, lora_dropout=given.dropout, target_modules=targets))
-    renderer = Renderer(tokenizer, [tokenizer.eos_token_id])
-    rows = [renderer.conversation([Message(**m) for m in turns]) for turns in conversations(given)]
+    model = bench.plain().train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
-    model.train()
+    done = 0
 
     def step(batch: Sequence[Any]) -> float:
-        longest = max(len(r.ids) for r in batch)
-        ids = torch.tensor([r.ids + [0] * (longest - len(r.ids)) for r in batch])
-        mask = torch.tensor([[1] * len(r.ids) + [0] * (longest - len(r.ids)) for r in batch])
-        labels = [[i if a else -100 for i, a in zip(*r, strict=True)] + [-100] * (longest - len(r.ids)) for r in batch]
-        loss = model(input_ids=ids, attention_mask=mask, labels=torch.tensor(labels)).loss
+        nonlocal done
+        loss = model(**bench.padded(batch)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = bench.rate_at(done)
         optimizer.step()
         optimizer.zero_grad()
+        done += 1
         return float(loss.item())
 
-    return timed(step, rows, given)
+    figures = bench.timed(step)
+    model.save_pretrained(folder)
+    return figures
 
 
-def ours(given: argparse.Namespace) -> dict[str, float]:
-    """The loop of the local engine, by its parts, so that both are timed alike."""
+def trl(bench: Bench, folder: Path, **more: Any) -> dict[str, float]:
+    """TRL's SFTTrainer, loss on answers only as all others have it."""
+    from importlib import import_module
+
+    from peft import LoraConfig
+
+    library, datasets = import_module("trl"), import_module("datasets")
+
+    prompts = [{"prompt": turns[:-1], "completion": turns[-1:]} for turns in bench.turns]
+    settings = library.SFTConfig(
+        output_dir=str(folder / "work"),
+        per_device_train_batch_size=bench.given.batch_size,
+        num_train_epochs=1,
+        learning_rate=RATE,
+        max_length=None if not more.get("packing") else 1024,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        bf16=bench.given.dtype == "bfloat16",
+        model_init_kwargs={"dtype": bench.dtype},
+        **more,
+    )
+    rows = datasets.Dataset.from_list(prompts)
+    trainer = library.SFTTrainer(str(bench.folder), settings, train_dataset=rows, peft_config=bench.config(LoraConfig))
+    began = time.perf_counter()
+    trainer.train()
+    figures = bench.figures(bench.rows, time.perf_counter() - began)
+    trainer.save_model(str(folder))
+    return figures
+
+
+def trl_packed(bench: Bench, folder: Path) -> dict[str, float]:
+    """With what TRL has against padding and for memory."""
+    return trl(bench, folder, packing=True, gradient_checkpointing=True)
+
+
+def ours(bench: Bench, folder: Path) -> dict[str, float]:
+    """The loop of the local engine, by its parts, so that all are timed alike."""
     import torch
-    from sqlft_local import lean, loading, lora, pull
+    from sqlft_local import budget, lean, loading, lora
     from sqlft_local import rows as reading
     from sqlft_local.options import ModelOptions, TrainOptions
-    from sqlft_local.packing import Example
-    from sqlft_local.training import loss_of
+    from sqlft_local.packing import Example, pack
 
-    from sqlft.handler import Message
-
-    torch.set_num_threads(given.threads)
-    torch.manual_seed(0)
+    given = bench.given
     loading.require("The benchmark")
-    loaded = loading.fresh(pull(given.base, lambda what, share: None), ModelOptions(dtype=given.dtype), "cpu")
-    options = TrainOptions(lora_dropout=given.dropout)
+    loaded = loading.fresh(bench.folder, ModelOptions(dtype=given.dtype), "cpu", training=True)
+    options = TrainOptions(lora_dropout=given.dropout, r=8, lora_alpha=16, target_modules=TARGETS)
     lean.apply(loaded.model)
     attached = lora.attach(loaded.model, options, None)
     parameters = list(attached.trained.values())
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0, fused=True)
-    rendered = [loaded.renderer.conversation([Message(**m) for m in turns]) for turns in conversations(given)]
-    rows = [Example(r.ids, [float(a) for a in r.answer]) for r in rendered]
+    answers = {id(r): Example(r.ids, [float(a) for a in r.answer]) for r in bench.rows}
+    allowed = budget.chosen(loaded.model, options, attached, max(len(r.ids) for r in bench.rows))
     loaded.model.train()
+    done, computed, said = 0, 0, 0
 
     def step(batch: Sequence[Any]) -> float:
-        total, weight = 0.0, reading.weight(batch)
-        for part in reading.passes(batch, options.max_tokens_per_pass):
-            loss = loss_of(loaded.model, part) / weight
+        nonlocal done, computed, said
+        examples = [answers[id(r)] for r in batch]
+        total, weight = 0.0, reading.weight(examples)
+        for part in reading.passes(examples, allowed.tokens):
+            packed = pack(part)
+            attached.masks.renew()
+            loss = lean.loss(loaded.model, packed) / weight
             loss.backward()
             total += loss.item()
+            computed, said = computed + packed.ids.shape[1], said + len(packed.target)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.param_groups[0]["lr"] = bench.rate_at(done)
         optimizer.step()
         optimizer.zero_grad()
+        done += 1
         return total
 
-    return timed(step, rows, given)
+    figures = bench.timed(step)
+    lora.save(attached, folder, str(bench.folder))
+    flops = work(loaded.model.config, computed, said)
+    gflops = product_rate(loaded.model.config, bench.dtype)
+    limit = len(bench.rows) / (flops / (gflops * 1e9))
+    return {**figures, "gflops": gflops, "limit": limit, "of_limit": figures["examples_per_second"] / limit}
 
 
-def timed(step: Callable[[Sequence[Any]], float], rows: Sequence[Any], given: argparse.Namespace) -> dict[str, float]:
-    """All rows once; the first step, which warms up, counts for memory and not for time."""
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    batches = [rows[i : i + given.batch_size] for i in range(0, len(rows), given.batch_size)]
-    step(batches[0])
-    began, loss = time.perf_counter(), math.nan
-    for batch in batches[1:]:
-        loss = step(batch)
-    seconds = time.perf_counter() - began
-    counted = [row for batch in batches[1:] for row in batch]
-    return {
-        "examples_per_second": len(counted) / seconds,
-        "tokens_per_second": sum(len(row.ids) for row in counted) / seconds,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "loaded_mb": loaded,
-        "loss": loss,
-    }
+def work(config: Any, tokens: int, said: int) -> float:
+    """Operations of the frozen layers' products, forward and for the inputs' gradients; attention is left out."""
+    from sqlft_local.memory import shape_of
+
+    shape = shape_of(config.to_dict())
+    linear = shape.layers * sum(a * b for a, b in shape.linear.values())
+    return 4.0 * (tokens * linear + said * shape.vocabulary * shape.hidden)
 
 
-LOOP: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {"padded": padded, "ours": ours}
+def product_rate(config: Any, dtype: Any, tokens: int = 1024) -> float:
+    """GFLOP/s of products as large as those of a block."""
+    import torch
+
+    x, w = (
+        torch.randn(tokens, config.hidden_size, dtype=dtype),
+        torch.randn(config.intermediate_size, config.hidden_size, dtype=dtype),
+    )
+    best = math.inf
+    for _ in range(30):
+        began = time.perf_counter()
+        torch.nn.functional.linear(x, w)
+        best = min(best, time.perf_counter() - began)
+    return float(2 * x.numel() * w.shape[0] / best / 1e9)
+
+
+LOOP: dict[str, Callable[[Bench, Path], dict[str, float]]] = {
+    "padded": padded,
+    "trl": trl,
+    "trl_packed": trl_packed,
+    "ours": ours,
+}
 
 if __name__ == "__main__":
     main()

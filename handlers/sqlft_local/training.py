@@ -353,12 +353,30 @@ def _publish(training: Training, target: Path, done: Path, details: dict[str, An
     shutil.rmtree(training.workdir / checkpoints.FOLDER, ignore_errors=True)
 
 
+def _kept_as_they_were(options: TrainOptions, config: Any) -> list[str]:
+    """What was asked of matrices that have their shape already."""
+    usual = TrainOptions()
+    asked = {"r": options.r, "lora_alpha": options.lora_alpha, "target_modules": sorted(options.target_modules)}
+    has = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": _sorted(config.target_modules)}
+    default = {"r": usual.r, "lora_alpha": usual.lora_alpha, "target_modules": sorted(usual.target_modules)}
+    return [
+        f"{name} stays {has[name]}, as in the version it started from; RETRAIN could make it {asked[name]}."
+        for name in asked
+        if asked[name] not in (has[name], default[name])
+    ]
+
+
+def _sorted(names: Any) -> list[str]:
+    return [names] if isinstance(names, str) else sorted(names)
+
+
 def _details(training: Training, taught: rows.Rows, checked: rows.Rows) -> dict[str, Any]:
     state, options, config = training.state, training.options, training.lora.config
     stopped = options.early_stopping and state.best_loss is not None
     return {
         "base": training.base,
-        "continues": training.start is not None,
+        "continues": "the adapter of the version it started from" if training.start else False,
+        "remarks": _kept_as_they_were(options, config) if training.start else [],
         "max_tokens_per_pass": training.budget.tokens,
         "memory_bytes": training.budget.bytes,
         "examples": len(taught.examples),

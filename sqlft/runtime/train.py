@@ -284,6 +284,7 @@ def _fields(plan: Plan, prepared: Prepared, estimate: Estimate | None) -> dict[s
         "details": {
             "base": plan.model.base,
             "handler": plugins.package_of(plan.engine.handler),
+            **({"started_from": f"version {plan.parent}"} if plan.start is not None else {}),
             **({"estimate": dataclasses.asdict(estimate)} if estimate is not None else {}),
         },
     }

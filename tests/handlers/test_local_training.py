@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -336,3 +337,36 @@ def test_validation_leaves_the_time_to_training(tiny: Path, tmp_path: Path) -> N
     made = train(tiny, tmp_path / "work", data, n_epochs=1)
     assert made.details["validated_on"] == 16
     assert train(tiny, tmp_path / "all", n_epochs=1).details["validated_on"] == 4
+
+
+def test_a_shape_that_cannot_be_had_is_remarked(tiny: Path, tmp_path: Path) -> None:
+    """A version that goes on with matrices keeps their shape, and says so to who asked for another."""
+    first = train(tiny, tmp_path / "first", n_epochs=1, r=4)
+    [said] = train(tiny, tmp_path / "second", start=first, n_epochs=1, r=32).details["remarks"]
+    assert said.startswith("r stays 4")
+    assert train(tiny, tmp_path / "third", start=first, n_epochs=1).details["remarks"] == []
+
+
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[3])
+import test_local_training as t
+def die(progress):
+    if progress.step == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+t.train(Path(sys.argv[1]), Path(sys.argv[2]), report=die, checkpoint_steps=4)
+"""
+
+
+def test_a_killed_process_s_training_ends_like_an_unbroken_one(tiny: Path, tmp_path: Path) -> None:
+    """It goes on from the last checkpoint to the same loss and, on one machine, the same bits."""
+    given = [str(tiny), str(tmp_path / "work"), str(Path(__file__).parent)]
+    assert subprocess.run([sys.executable, "-c", KILLED, *given], capture_output=True).returncode == -signal.SIGKILL
+    seen = Recorder()
+    resumed = train(tiny, tmp_path / "work", report=seen, checkpoint_steps=4)
+    whole = train(tiny, tmp_path / "whole", checkpoint_steps=4)
+    assert seen.seen[0].step == 8
+    assert math.isclose(resumed.details["loss"], whole.details["loss"], rel_tol=1e-4)
+    assert farthest(resumed, whole) == 0.0
