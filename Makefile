@@ -7,15 +7,17 @@ HERE := $(shell pwd -P | cksum | cut -d' ' -f1)
 # Only what is imported gets compiled, at its first import: that saves half a minute of an installation.
 INSTALL := bin/python -m pip install --no-compile
 PYTEST ?= -n 2
+COMMA := ,
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo venv test test-1.5.5 lint bench docs clean
+.PHONY: help demo compare venv test test-1.5.5 lint bench docs clean
 
 help:
 	@echo 'make demo         fine-tune a small model from SQL and see what it learnt: a few minutes'
+	@echo 'make compare      prompts, examples and fine-tuning side by side: half an hour; SIZE=small: minutes'
 	@echo 'make venv         .venv with sqlft and its handlers'
 	@echo 'make test         formatting, lint, types, floors and all tests'
 	@echo 'make test-1.5.5   tests without PyTorch, on the oldest versions that pyproject.toml allows'
@@ -33,6 +35,19 @@ demo: venv
 	@$(VENV)/bin/sqlft pull smollm2-135m
 	$(VENV)/bin/sqlft shell .demo/demo.duckdb -f examples/text_to_sql.sql
 	@echo 'Go on with your model: $(VENV)/bin/sqlft shell .demo/demo.duckdb'
+
+# SIZE=small compares a few rows.  COMPARE_MODEL=gpt-4o-mini adds a hosted model, of OpenAI or at COMPARE_BASE_URL, with the
+# key in COMPARE_API_KEY; COMPARE_TUNE=1 fine-tunes it there as well.  Both cost money.
+COMPARE := .compare
+compare: venv
+	@rm -rf $(COMPARE) && mkdir $(COMPARE)
+	@$(VENV)/bin/sqlft pull smollm2-135m
+	@for f in compare_hosted compare_hosted_tuned; do \
+	  sed "s|'gpt-4o-mini'|'$(COMPARE_MODEL)'|" examples/$$f.sql > $(COMPARE)/$$f.sql; done
+	$(VENV)/bin/sqlft shell $(COMPARE)/compare.duckdb -c "SET VARIABLE size = '$(SIZE)'" -f examples/compare.sql \
+	  $(if $(COMPARE_MODEL),-c "CREATE ML_ENGINE hosted FROM openai USING api_key = env('COMPARE_API_KEY')$(if \
+	  $(COMPARE_BASE_URL),$(COMMA) base_url = '$(COMPARE_BASE_URL)')" -f $(COMPARE)/compare_hosted.sql) \
+	  $(if $(COMPARE_TUNE),-f $(COMPARE)/compare_hosted_tuned.sql) -f examples/compare_tables.sql
 
 # -- environments ----------------------------------------------------------------------------------------------
 
@@ -81,5 +96,5 @@ docs: $(VENV)/dev.$(HERE)
 	$(VENV)/bin/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST) .demo .compare .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

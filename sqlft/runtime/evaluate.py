@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -70,7 +71,7 @@ class Asked:
     prediction: Any = None
     errors: list[str | None] = field(default_factory=list)
     seconds: float | None = None
-    """Mean of the questions that were asked now; None if all answers were kept ones."""
+    """Time of asking over the questions that were asked now; None if all answers were kept ones."""
     cost_usd: float | None = None
     more: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By metric: columns that only the runtime has, and under 'prediction' what it scores in place of the answers."""
@@ -263,13 +264,15 @@ class Comparison:
         inputs = [self._options.column(name) for name in asked.resolved.prompt.inputs]
         ids = book.ids(inputs)
         book.asking.rows += self._table.num_rows
+        started = time.monotonic()
         book.ask_all()
+        seconds = time.monotonic() - started
         output = self._output(asked.resolved)
         prediction, errors, usage = book.columns(ids, [output, f"{output}_error", f"{output}_usage"])
         asked.prediction, asked.errors = combined(prediction), errors.to_pylist()
         once = {i: row for i, row in zip(ids.to_pylist(), usage.to_pylist(), strict=True) if i is not None}
         fresh = [row for row in once.values() if row is not None and not row["cached"]]
-        asked.seconds = statistics.mean([row["seconds"] or 0.0 for row in fresh])
+        asked.seconds = seconds / len(fresh) if fresh else None
         costs = [row["cost_usd"] for row in fresh]
         asked.cost_usd = None if None in costs else statistics.mean(costs)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,21 +14,50 @@ import sqlft
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.sql")), ids=lambda f: f.name)
-def test_an_example_runs(file: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every statement of it, from the repository's folder; one that compares versions has a row for each."""
+@pytest.fixture
+def con(
+    request: pytest.FixtureRequest, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[sqlft.Connection]:
+    """A connection to a database of the given name, for scripts that are run in the repository's folder."""
     shutil.copytree(tiny, tmp_path / "bases" / "smollm2-135m")
     monkeypatch.setenv("SQLFT_BASES", str(tmp_path / "bases"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(EXAMPLES.parent)
-    con = sqlft.connect(str(tmp_path / "demo.duckdb"))
-    compared = []
-    try:
-        for statement in con.statements(file.read_text(encoding="utf-8")):
-            con.execute(statement.text)
-            if "exact_match" in statement.text:
-                compared = [row[0] for row in con.fetchall()]
-        assert con.fetchall()
-    finally:
-        con.close()
-    assert compared == [f"{file.stem}.1", f"{file.stem}.2"]
+    made = sqlft.connect(str(tmp_path / f"{request.param}.duckdb"))
+    yield made
+    made.close()
+
+
+def run(con: sqlft.Connection, name: str) -> list[list[Any]]:
+    """The results of an example's statements."""
+    found = []
+    for statement in con.statements((EXAMPLES / name).read_text(encoding="utf-8")):
+        con.execute(statement.text)
+        found.append(con.fetchall())
+    return found
+
+
+@pytest.mark.parametrize("con", ["demo"], indirect=True)
+def test_text_to_sql(con: sqlft.Connection) -> None:
+    results = run(con, "text_to_sql.sql")
+    assert [row[0] for row in results[-2]] == ["text_to_sql.1", "text_to_sql.2"]
+
+
+@pytest.mark.parametrize("con", ["compare"], indirect=True)
+def test_compare(con: sqlft.Connection, provider: Any) -> None:
+    con.execute("SET VARIABLE size = 'small'")
+    run(con, "compare.sql")
+    con.execute(f"CREATE ML_ENGINE hosted FROM openai USING base_url = '{provider.url}', api_key = '{provider.key}'")
+    run(con, "compare_hosted.sql")
+    run(con, "compare_hosted_tuned.sql")
+    table, ratios, tests = run(con, "compare_tables.sql")
+    assert [row[:2] for row in table] == [
+        *(("text to SQL", way) for way in ("as it came", "good prompt", "three examples", "fine-tuned")),
+        *(("text to SQL", f"hosted, {way}") for way in ("good prompt", "DIN-SQL", "fine-tuned")),
+        *(("ViGGO", way) for way in ("as it came", "good prompt", "three examples", "fine-tuned")),
+        ("ViGGO", "hosted, three examples"),
+    ]
+    assert all(seconds > 0 for *_, seconds, _, _, _ in table)
+    assert [row[-2] is not None for row in table] == ["fine-tuned" in row[1] for row in table]
+    assert len(ratios) == 6 + 4
+    assert len(tests) == 2
