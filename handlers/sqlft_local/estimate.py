@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import Estimate, TrainingSet
-from sqlft_local import memory, speed
+from sqlft_local import budget, memory, speed
 from sqlft_local.hardware import Machine
 from sqlft_local.memory import Setting, Shape
 from sqlft_local.options import ModelOptions, TrainOptions
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
     from sqlft_local.packing import Example
 
+ARCHITECTURES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma 3", "SmolLM2", "CodeLLaMA")
+"""Of those that are run; others with the same layers are tried when they are loaded."""
 SAMPLE = 512
 """Rows that are rendered; of more, evenly spaced ones stand for the others."""
 LETTERS_A_TOKEN, MESSAGE_TOKENS = 3.5, 4
 """About, where the base's tokenizer is not on this machine."""
 LONGEST = 2048
-PASS_TOKENS = 2048
 STARTUP_SECONDS = 8.0
 """A process that imports torch and transformers, and loads a small base."""
 LOAD_BYTES_A_SECOND = 1.5e9
@@ -75,13 +77,26 @@ def base_of(name: str, folder: Path | None, options: ModelOptions) -> Base | Non
     """By its config.json, or as a preset by its shape; None for what is neither here nor known."""
     preset: Preset | None = PRESETS.get(name.lower())
     if folder is not None and (folder / "config.json").exists():
+        return _described(name, folder, options)
+    if preset is None or preset.shape is None:
+        return None
+    return Base(name, preset.shape, min(options.context_length or preset.context, preset.context))
+
+
+def _described(name: str, folder: Path, options: ModelOptions) -> Base:
+    try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         text = config.get("text_config") or config
         made_for = int(text.get("max_position_embeddings") or 4096)
         return Base(name, memory.shape_of(config), min(options.context_length or made_for, made_for), folder)
-    if preset is None or preset.shape is None:
-        return None
-    return Base(name, preset.shape, min(options.context_length or preset.context, preset.context))
+    except (ValueError, AttributeError) as e:
+        raise ProviderError(f"{folder / 'config.json'} cannot be read: {e}.", "Get the base again.") from e
+    except (KeyError, TypeError) as e:
+        kind = config.get("model_type", "of no type")
+        raise NotSupported(
+            f"The local engine does not run the architecture of {folder.name} ({kind}): its config lacks {e}.",
+            f"Use a base of one of these: {', '.join(sorted(ARCHITECTURES))}; presets are {', '.join(PRESETS)}.",
+        ) from e
 
 
 def longest_row(base: Base | None, options: TrainOptions) -> int | None:
@@ -106,10 +121,12 @@ def estimate(
     valid, checked = _examples(base, given, options, data.valid) if data.valid is not None else ([], 0)
     place = here.device(device)
     free = here.available(place)
-    setting = _fitted(base, _setting(base, given, options, here, place), options, free, [*train, *valid])
-    most = _pass_tokens(base, setting, options, free, [*train, *valid])
+    room = _room(options, free)
+    longest = max((len(e.ids) for e in (*train, *valid)), default=1)
+    setting, most = _fitted(base, _setting(base, given, options, here, place), options, room, longest)
     passes = _passes(train, taught, options.batch_size, most)
     needed = memory.whole(base.shape, setting, passes.fullest[0])
+    limit = room if options.max_memory else free
     steps = max(1, round(passes.steps * options.n_epochs))
     seconds, remarks = _seconds(base, setting, passes, steps, (valid, checked, most), place, here, threads, kept)
     if options.max_minutes and seconds is not None and seconds > options.max_minutes * 60:
@@ -123,7 +140,7 @@ def estimate(
         memory_bytes=needed,
         memory_available=free,
         remarks=(*_remarks(base, setting, options, place), *remarks),
-        refusal=_refusal(base, setting, passes, needed, free, place),
+        refusal=_refusal(base, setting, passes, needed, limit, place),
     )
 
 
@@ -172,28 +189,27 @@ def _setting(base: Base, given: ModelOptions, options: TrainOptions, here: Machi
     return Setting(dtype, quantization, options.r, tuple(options.target_modules), options.lora_dropout, checkpointing)
 
 
-def _fitted(
-    base: Base, setting: Setting, options: TrainOptions, free: int | None, examples: Sequence[Example]
-) -> Setting:
-    """With blocks computed again, where the longest row fits in no other way."""
-    if free is None or getattr(options, "gradient_checkpointing", None) is not None:
-        return setting
-    longest = max((len(e.ids) for e in examples), default=1)
-    fits = memory.whole(base.shape, setting, longest) <= free * (1 - memory.MARGIN)
-    return setting if fits or not hasattr(options, "gradient_checkpointing") else replace(setting, checkpointing=True)
+def _room(options: TrainOptions, free: int | None) -> int | None:
+    """Bytes that the training may take: as `budget.chosen` has it."""
+    said = budget.parsed(options.max_memory) if options.max_memory else None
+    known = None if free is None else round(free * (1 - memory.MARGIN))
+    return min((n for n in (said, known) if n is not None), default=None)
 
 
-def _pass_tokens(
-    base: Base, setting: Setting, options: TrainOptions, free: int | None, examples: Sequence[Example]
-) -> int:
-    """Tokens computed at once: what the option says, or what memory allows; never less than the longest row."""
-    longest = max((len(e.ids) for e in examples), default=1)
-    if options.max_tokens_per_pass:
-        return max(options.max_tokens_per_pass, longest)
-    if free is None:
-        return PASS_TOKENS
-    left = round(free * (1 - memory.MARGIN)) - memory.fixed(base.shape, setting)
-    return max(min(memory.tokens_within(base.shape, setting, left), PASS_TOKENS), longest)
+def _fitted(base: Base, setting: Setting, options: TrainOptions, room: int | None, longest: int) -> tuple[Setting, int]:
+    """With blocks computed again where memory asks for it, and the tokens of a pass; at least the longest row."""
+    most = options.max_tokens_per_pass or budget.MOST["cpu"]
+    if room is None:
+        return setting, max(most, longest)
+    again = replace(setting, checkpointing=True)
+    plain, twice = (
+        memory.tokens_within(base.shape, s, round((room - memory.fixed(base.shape, s)) * budget.SURE))
+        for s in (setting, again)
+    )
+    wanted = options.gradient_checkpointing
+    if setting.checkpointing or (wanted is None and plain < max(min(budget.ENOUGH, most), longest)):
+        return again, max(min(most, twice), longest)
+    return setting, max(min(most, plain), longest)
 
 
 def _passes(train: Sequence[Example], taught: int, batch_size: int, most: int) -> Passes:
@@ -309,7 +325,7 @@ def _refusal(
     where = "on the GPU" if place == "cuda" else "on this machine"
     why = (
         f"Training {base.name} in {called(setting)} needs about {needed / GIGA:.1f} GB, "
-        f"and {free / GIGA:.1f} GB are free {where}{_elsewise(base, setting, passes)}."
+        f"and {free / GIGA:.1f} GB may be used {where}{_elsewise(base, setting, passes)}."
     )
     return why, _cure(base, setting, passes, free)
 

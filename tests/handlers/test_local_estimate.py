@@ -20,6 +20,7 @@ from sqlft_local.options import ModelOptions, TrainOptions
 from sqlft_local.presets import PRESETS
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import ModelSpec, TrainingSet
 
 GIGA = 10**9
@@ -109,7 +110,7 @@ def test_a_base_that_is_not_here_is_told_by_its_shape() -> None:
     found = foreseen(base, rows(100))
     assert found.refusal is not None
     why, what_to_do = found.refusal
-    assert "12.0 GB are free" in why
+    assert "12.0 GB may be used" in why
     assert "nf4" in why
     assert "smaller base" in what_to_do
     assert any("guess from letters" in remark for remark in found.remarks)
@@ -123,7 +124,7 @@ def test_the_articles_34b_fits_their_card_in_eight_bits() -> None:
     where = replace(CARD, free=200 * GIGA)
     cuda = estimate(base, ModelOptions(), TrainOptions(), TrainingSet(rows(50)), where, "cuda", None, Path("/nowhere"))
     assert cuda.refusal is not None
-    assert "47.0 GB are free on the GPU" in cuda.refusal[0]
+    assert "47.0 GB may be used on the GPU" in cuda.refusal[0]
     assert "quantization = 'int8'" in cuda.refusal[1]
     eight = memory.whole(base.shape, Setting("bfloat16", "int8", checkpointing=True), 2048)
     assert 35 * GIGA < eight < 45 * GIGA
@@ -170,6 +171,25 @@ def test_the_longest_row_that_stays_whole() -> None:
     assert longest_row(base, TrainOptions(max_length=100)) == 100
     assert longest_row(replace(base, context=9_000), TrainOptions()) == 2048
     assert longest_row(None, TrainOptions()) is None
+
+
+def test_an_architecture_without_attention_is_refused_with_those_that_work(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mamba", "hidden_size": 64, "num_hidden_layers": 2}')
+    with pytest.raises(NotSupported, match="mamba") as caught:
+        base_of(str(tmp_path), tmp_path, ModelOptions())
+    assert "Llama" in caught.value.next_step
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ProviderError, match="cannot be read"):
+        base_of(str(tmp_path), tmp_path, ModelOptions())
+
+
+def test_max_memory_bounds_the_passes(tiny: Path) -> None:
+    base = base_of("smollm2-135m", None, ModelOptions())
+    assert base is not None
+    wide, narrow = (foreseen(base, rows(200), max_memory=m) for m in ("8GB", "1.9GB"))
+    assert narrow.memory_bytes < wide.memory_bytes
+    assert narrow.memory_bytes < 1.9e9
+    assert foreseen(base, rows(200), max_memory="1GB").refusal is not None
 
 
 def test_over_long_rows_are_found_without_a_max_length(tiny: Path) -> None:
