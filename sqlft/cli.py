@@ -22,6 +22,7 @@ Without a command it is `sqlft shell`, with a file `sqlft shell FILE`.
   sqlft shell app.duckdb                        a prompt
   sqlft shell app.duckdb -c 'SHOW MODELS'       one statement
   sqlft shell -f a.sql -f b.sql --mode csv      scripts, results as CSV
+  sqlft report my_model -d app.duckdb           what is known of a model, as HTML
   sqlft pull smollm2-135m                       get a base model, print its folder
   sqlft doctor                                  what this machine can do, what to install
 """
@@ -89,7 +90,35 @@ def doctor(parsed: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"shell": shell, "pull": pull, "doctor": doctor}
+def report(parsed: argparse.Namespace) -> int:
+    """write what is known of models to an HTML file"""
+    from pathlib import Path
+
+    from sqlft.catalog.store import Catalog
+    from sqlft.connection import folder_of
+    from sqlft.errors import NotFound
+    from sqlft.runtime.report import write
+
+    catalog = Catalog(folder_of(parsed.database), read_only=True)
+    known = catalog.models()
+    chosen = [m for m in known if parsed.model is None or m.key.name.lower() == parsed.model.lower()]
+    if parsed.model is not None and not chosen:
+        near = did_you_mean(parsed.model, [m.key.name for m in known])
+        raise NotFound(
+            f"There is no model '{parsed.model}'.{near}",
+            f"There are: {', '.join(m.key.name for m in known)}." if known else "Name the database: -d app.duckdb",
+        )
+    write(catalog, chosen, Path(parsed.output))
+    print(parsed.output)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "shell": shell,
+    "pull": pull,
+    "report": report,
+    "doctor": doctor,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,6 +137,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_shell_arguments(added["shell"])
     added["doctor"].add_argument("--json", action="store_true", help="as JSON")
     added["pull"].add_argument("name", metavar="NAME", help="a preset such as smollm2-135m, a hub id, or a folder")
+    added["report"].add_argument("model", metavar="MODEL", nargs="?", help="a model's name; none: all models")
+    added["report"].add_argument("-o", metavar="FILE", dest="output", default="report.html", help="the file to write")
+    added["report"].add_argument(
+        "-d", "--database", metavar="FILE", default=":memory:", help="the database; none: that of in-memory connections"
+    )
     return top
 
 

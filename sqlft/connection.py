@@ -494,7 +494,7 @@ def connect(
 ) -> Connection:
     """Open a DuckDB database with models; the catalog lies beside its file, in SQLFT_HOME for `:memory:`."""
     con = duckdb.connect(str(database), read_only, config or {})
-    return Connection(con, Catalog(_folder(str(database)), read_only), warn=warn, progress=progress, piece=piece)
+    return Connection(con, Catalog(folder_of(str(database)), read_only), warn=warn, progress=progress, piece=piece)
 
 
 def attach(
@@ -509,10 +509,11 @@ def attach(
         return con
     row = con.sql("SELECT path FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid LIMIT 1").fetchall()
     path = row[0][0] if row and row[0][0] else ":memory:"
-    return Connection(con, Catalog(_folder(path)), warn=warn, progress=progress, piece=piece, owns=False)
+    return Connection(con, Catalog(folder_of(path)), warn=warn, progress=progress, piece=piece, owns=False)
 
 
-def _folder(database: str) -> Path:
+def folder_of(database: str) -> Path:
+    """Where the catalog of a database lies."""
     if database in ("", ":memory:") or database.startswith((":memory:", "md:")):
         return home()
     path = Path(database).absolute()

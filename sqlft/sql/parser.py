@@ -29,6 +29,7 @@ STATEMENTS: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
     ("CREATE", "DATABASE"): (definitions.create_database, s.CreateDatabase),
     ("CREATE", "PRICE"): (pricing.create_price, s.CreatePrice),
     ("DROP", "PRICE"): (pricing.drop_price, s.DropPrice),
+    ("REPORT", "MODEL"): (pricing.report_model, s.ReportModel),
     ("SHOW", "PRICES"): (listings.show_prices, s.ShowPrices),
     ("SET", "SQLFT_"): (pricing.set_setting, s.SetSetting),
     ("RESET", "SQLFT_"): (pricing.reset_setting, s.ResetSetting),

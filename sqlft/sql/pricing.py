@@ -1,4 +1,4 @@
-"""CREATE PRICE, DROP PRICE, and SET of what is sqlft's own."""
+"""CREATE PRICE, DROP PRICE, SET of what is sqlft's own, and REPORT MODEL."""
 
 from __future__ import annotations
 
@@ -51,6 +51,20 @@ def reset_setting(c: Cursor) -> s.Statement:
     name = _setting(c)
     c.expect_end()
     return s.ResetSetting(name)
+
+
+def report_model(c: Cursor) -> s.Statement:
+    """REPORT MODEL name [TO 'file.html']"""
+    c.next()
+    c.next()
+    name = c.name(version=False)
+    path = None
+    if c.skip("TO"):
+        if c.token.kind != "string" or not c.token.value:
+            raise c.unexpected("a file's name such as 'report.html'")
+        path = c.next().value
+    c.expect_end()
+    return s.ReportModel(name, path)
 
 
 def _setting(c: Cursor) -> str:

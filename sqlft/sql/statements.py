@@ -294,3 +294,11 @@ class ResetSetting(Statement):
     """RESET sqlft_budget_usd"""
 
     name: str
+
+
+@dataclass(frozen=True)
+class ReportModel(Statement):
+    """REPORT MODEL name [TO 'file.html']"""
+
+    name: Name
+    path: str | None = None

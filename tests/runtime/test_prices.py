@@ -168,12 +168,13 @@ def test_the_meter_shares_each_moment_among_the_rows_under_way() -> None:
 
 
 def test_a_training_costs_its_hours_or_its_tokens(shop: Any) -> None:
-    shop.run("SET sqlft_machine_usd_per_hour = 3600")
+    shop.run("CREATE PRICE FOR stranger USING machine_usd_per_hour = 3600")
     shop.train("steps = 2")
-    version = shop.version(2)
-    assert version.details["cost_usd"] == pytest.approx(version.seconds, abs=0.5)
-    shop.run("RESET sqlft_machine_usd_per_hour")
+    hours = shop.version(2)
+    assert hours.details["cost_usd"] == pytest.approx(hours.seconds, abs=0.5)
+    shop.run("CREATE OR REPLACE PRICE FOR stranger USING training = 1000")
     shop.train("steps = 2")
-    assert "cost_usd" not in shop.version(3).details
+    tokens = shop.version(3)
+    assert tokens.details["cost_usd"] == pytest.approx(1000 * tokens.details["tokens"] / 1e6)
     costs = "SELECT version, training_cost_usd, training_seconds > 0 FROM sqlft.costs ORDER BY version"
-    assert shop.run(costs) == [(2, version.details["cost_usd"], True), (3, None, True)]
+    assert shop.run(costs) == [(v, shop.version(v).details["cost_usd"], True) for v in (2, 3)]

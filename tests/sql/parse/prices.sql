@@ -48,3 +48,12 @@ RESET threads
 
 EXPLAIN SELECT 1
 --> Plain(sql='EXPLAIN SELECT 1')
+
+REPORT MODEL m
+--> ReportModel(name=m)
+
+report model p.m to 'r.html'
+--> ReportModel(name=p.m, path='r.html')
+
+REPORT MODEL m TO r
+--> error 1:19: Found 'r', expected a file's name such as 'report.html'. -> Write: REPORT MODEL name [TO 'file.html']
