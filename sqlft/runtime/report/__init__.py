@@ -51,7 +51,7 @@ def html(catalog: Catalog, models: Sequence[Model]) -> str:
         from sqlft.runtime.report import charts
     except ImportError as e:
         raise HandlerNotInstalled(f"Reports need the package '{e.name}'.", INSTALL) from e
-    from sqlft import __version__
+    from importlib.metadata import version
 
     environment = Environment(
         loader=PackageLoader("sqlft.runtime", "report"),
@@ -64,7 +64,7 @@ def html(catalog: Catalog, models: Sequence[Model]) -> str:
     found = [facts_of(catalog, model) for model in models]
     drawn = [(facts, charts.of(facts)) for facts in found]
     now = f"{datetime.now():%Y-%m-%d %H:%M}"
-    return environment.get_template("report.html").render(models=drawn, made=now, version=__version__)
+    return environment.get_template("report.html").render(models=drawn, made=now, version=version("sqlft"))
 
 
 def _file_name(name: str) -> str:
