@@ -195,7 +195,7 @@ class Bench:
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, down linearly: the same for all."""
         steps = -(-len(self.rows) // self.given.batch_size)
-        return RATE * (1 - step / steps)
+        return float(RATE * (1 - step / steps))
 
 
 def measured_here(given: argparse.Namespace) -> dict[str, float]:

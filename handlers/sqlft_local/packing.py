@@ -86,14 +86,17 @@ class Packed:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention within the row."""
+        if q.device.type != "cpu":
+            return self.elsewhere(q, k, v, scale, window)
+        from sqlft_local import attention
+
+        groups = attention.groups(self.prefix, self.lengths)
+        attended: Tensor = attention.Attention.apply(q, k, v, groups, scale, window)
+        return attended
+
+    def elsewhere(self, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        """Attention by torch's own, fused for graphics cards."""
         import torch
-
-        if q.device.type == "cpu":
-            from sqlft_local import attention
-
-            groups = attention.groups(self.prefix, self.lengths)
-            attended: Tensor = attention.Attention.apply(q, k, v, groups, scale, window)
-            return attended
 
         sizes = [self.prefix, *self.lengths] if self.prefix else list(self.lengths)
         qs, ks, vs = (list(t.split(sizes, dim=2)) for t in (q, k, v))
