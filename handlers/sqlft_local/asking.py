@@ -7,6 +7,11 @@ from sqlft.handler import Completion, Request, RowError
 from sqlft_local.rendering import Renderer
 
 
+def width(batch_size: int, answered: bool) -> int:
+    """Prompts at a time; few until the first answer is there, which would wait for all the others' prompts."""
+    return batch_size if answered else max(1, batch_size // 4)
+
+
 def room_for(request: Request, renderer: Renderer, context: int, most: int) -> tuple[list[int], int] | Completion:
     """The prompt's tokens and how many its answer may have, or why it cannot be answered."""
     least = sum(len(m.content) for m in request.messages) // renderer.longest_token

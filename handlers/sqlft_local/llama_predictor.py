@@ -12,7 +12,7 @@ from zlib import crc32
 
 from sqlft.errors import OptionError, ProviderError
 from sqlft.handler import Completion, Piece, Predictor, Request, RowError
-from sqlft_local.asking import room_for
+from sqlft_local.asking import room_for, width
 from sqlft_local.llama import WAITER, Engine, complete
 from sqlft_local.options import PredictOptions
 from sqlft_local.rendering import Renderer
@@ -66,11 +66,11 @@ class LlamaPredictor(Predictor):
         self._stop = threading.Event()
         waiting = iter(requests)
         told: SimpleQueue[Asked | Piece | BaseException] = SimpleQueue()
-        busy, more, stop = 0, True, self._stop
+        busy, more, answered, stop = 0, True, False, self._stop
         try:
             while more or busy:
                 admitted: list[Asked] = []
-                while more and busy + len(admitted) < self._options.batch_size:
+                while more and busy + len(admitted) < width(self._options.batch_size, answered):
                     request = next(waiting, None)
                     more = request is not None
                     row = self._row(request) if request else None
@@ -88,6 +88,7 @@ class LlamaPredictor(Predictor):
                 if isinstance(found, BaseException):
                     raise found
                 busy -= isinstance(found, Asked)
+                answered |= isinstance(found, Asked)
                 yield self._completion(found) if isinstance(found, Asked) else found
         finally:
             stop.set()

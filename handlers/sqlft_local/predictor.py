@@ -12,7 +12,7 @@ import torch
 
 from sqlft.errors import ProviderError
 from sqlft.handler import Completion, Predictor, Request
-from sqlft_local.asking import room_for
+from sqlft_local.asking import room_for, width
 from sqlft_local.decoding import Decoder
 from sqlft_local.loading import Loaded, is_memory, out_of_memory
 from sqlft_local.options import PredictOptions
@@ -52,10 +52,13 @@ class LocalPredictor(Predictor):
         waiting = iter(requests)
         rows: list[Row] = []
         more = True
+        pulled = 0
         while more or rows:
-            if more and len(rows) <= self.options.batch_size * 3 // 4:
-                taken = list(islice(waiting, self.options.batch_size - len(rows)))
-                more = len(taken) == self.options.batch_size - len(rows)
+            most = width(self.options.batch_size, pulled > len(rows))
+            if more and len(rows) <= most * 3 // 4:
+                taken = list(islice(waiting, most - len(rows)))
+                more = len(taken) == most - len(rows)
+                pulled += len(taken)
                 admitted = []
                 for request in taken:
                     row = self._row(request)

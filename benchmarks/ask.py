@@ -1,0 +1,290 @@
+"""Asking: ours against transformers one by one and llama.cpp's own HTTP server, in one run.
+
+    python benchmarks/ask.py [--data FILE] [--adapter DIR] [--rows 128] [--precision bf16] [--threads 2] [--sweep]
+
+Each way answers the same prompts, greedily, in a process of its own; `first` is when the first answer is there and
+`alone` what one request takes with nothing beside it.  Other work on the machine shows in seconds, less so in `cpu s`,
+the processor's.  Agreement is with transformers in float32: answers that are equal, and tokens up to the first that is
+not.  FILE has the columns question, context and answer; without it the rows are the example's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "examples" / "data" / "text_to_sql.csv"
+CLIENTS = 16
+Answers = Iterator[tuple[int, str]]
+
+
+def main() -> None:
+    """Run the ways, one after the other, and compare them."""
+    given = arguments()
+    if given.way:
+        print(json.dumps(WAYS[given.way](given)))
+        return
+    asked = [("ours", given.backend, n) for n in (4, 8, 16, 32, 64)] if given.sweep else [("ours", given.backend, None)]
+    ways = [
+        ("reference", "", None),
+        *([] if given.sweep else [("transformers", "", None), ("server", "", None)]),
+        *asked,
+    ]
+    found = {}
+    for way, backend, size in ways:
+        name = way if size is None else f"{way}-{size}"
+        found[name] = measured(way, backend, size)
+    tell(found)
+    summary = {"benchmark": "ask", "precision": given.precision, "ways": {k: brief(v) for k, v in found.items()}}
+    if not given.sweep:
+        speed = {k: v["rows_per_second"] for k, v in found.items()}
+        summary["against_transformers"] = round(speed["ours"] / speed["transformers"], 2)
+        summary["against_server"] = round(speed["ours"] / speed["server"], 2)
+        summary["first_against_alone"] = round(found["ours"]["first"] / found["ours"]["alone"], 2)
+        print(", ".join(f"{k.replace('_', ' ')} {v}" for k, v in list(summary.items())[3:]))
+    print(json.dumps(summary))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--base", default="smollm2-135m")
+    parser.add_argument("--adapter", type=Path, help="a folder that FINETUNE made; without it the base itself")
+    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--precision", default="bf16", choices=["f32", "bf16", "f16", "q8_0"])
+    parser.add_argument("--backend", default="auto", choices=["auto", "transformers", "llama.cpp"])
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--sweep", action="store_true", help="ours alone, over the number of prompts at a time")
+    parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def measured(way: str, backend: str, size: int | None) -> dict[str, Any]:
+    """What one way says of itself, in a fresh process."""
+    more = ["--way", way, *(["--backend", backend] if backend else []), *(["--batch-size", str(size)] if size else [])]
+    done = subprocess.run([sys.executable, __file__, *sys.argv[1:], *more], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def tell(found: dict[str, dict[str, Any]]) -> None:
+    """A line a way."""
+    reference = found["reference"]["answers"]
+    print(
+        f"{'way':<14}{'numbers':>8}{'rows/s':>8}{'cpu s':>8}{'first s':>9}{'alone s':>9}{'cold s':>8}"
+        f"{'MB':>7}{'exact':>7}{'equal':>7}{'tokens':>8}"
+    )
+    for name, m in found.items():
+        equal = sum(a == b for a, b in zip(m["answers"], reference, strict=True)) / len(reference)
+        print(
+            f"{name:<14}{m['numbers']:>8}{m['rows_per_second']:>8.2f}{m['cpu']:>8.1f}{m['first']:>9.2f}"
+            f"{m['alone']:>9.2f}{m['cold']:>8.2f}{m['mb']:>7.0f}{m['exact']:>7.1%}{equal:>7.1%}"
+            f"{same_tokens(m['answers'], reference):>8.1%}"
+        )
+
+
+def same_tokens(answers: list[str], reference: list[str]) -> float:
+    """Share of the reference's words and signs that come before the first difference."""
+    import re
+
+    same = total = 0
+    for one, other in zip(answers, reference, strict=True):
+        ours, theirs = (re.findall(r"\w+|\W", text) for text in (one, other))
+        total += len(theirs) + 1
+        same += next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None) or (
+            len(theirs) + 1 if ours == theirs else min(len(ours), len(theirs))
+        )
+    return same / max(1, total)
+
+
+def brief(m: dict[str, Any]) -> dict[str, Any]:
+    """Without the texts."""
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in m.items() if k != "answers"}
+
+
+def rows(given: argparse.Namespace) -> list[tuple[str, str]]:
+    """(prompt, right answer), by chance but always the same ones."""
+    import duckdb
+
+    query = f"SELECT context, question, answer FROM '{given.data}' ORDER BY hash(question) LIMIT {given.rows}"
+    return [(f"{c}\n{q}", a) for c, q, a in duckdb.execute(query).fetchall()]
+
+
+def timed(
+    given: argparse.Namespace, began: float, numbers: str, answer: Callable[[list[str]], Answers]
+) -> dict[str, Any]:
+    """The first prompt alone, then all but it at once."""
+    asked = rows(given)
+    prompts = [p for p, _ in asked]
+    [(_, one)] = answer(prompts[:1])
+    cold = time.perf_counter() - began
+    alone_began = time.perf_counter()
+    list(answer(prompts[1:2]))
+    alone = time.perf_counter() - alone_began
+    texts, first = {0: one}, 0.0
+    start, cpu = time.perf_counter(), time.process_time()
+    for i, text in answer(prompts[1:]):
+        first = first or time.perf_counter() - start
+        texts[i + 1] = text
+    seconds = time.perf_counter() - start
+    return {
+        "numbers": numbers,
+        "rows_per_second": len(prompts[1:]) / seconds,
+        "cpu": time.process_time() - cpu,
+        "first": first,
+        "alone": alone,
+        "cold": cold,
+        "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "exact": sum(texts[i].strip() == right for i, (_, right) in enumerate(asked)) / len(asked),
+        "answers": [texts[i] for i in range(len(asked))],
+    }
+
+
+def transformers(given: argparse.Namespace) -> dict[str, Any]:
+    """generate, a prompt at a time, the adapter merged."""
+    return one_by_one(given, {"q8_0": "f32"}.get(given.precision, given.precision))
+
+
+def reference(given: argparse.Namespace) -> dict[str, Any]:
+    """What is right: transformers in float32."""
+    return one_by_one(given, "f32")
+
+
+def one_by_one(given: argparse.Namespace, precision: str) -> dict[str, Any]:
+    """transformers' own attention and generation; ours has no part in it but the rendering."""
+    began = time.perf_counter()
+    import torch
+    from sqlft_local import loading, pull
+    from sqlft_local.backends import DTYPES
+    from sqlft_local.rendering import Renderer
+    from transformers import AutoModelForCausalLM
+
+    from sqlft.handler import Message
+
+    torch.set_num_threads(threads(given))
+    folder = pull(given.base, lambda what, share: None)
+    tokenizer, stop_ids = loading.opened_tokenizer(folder)
+    renderer = Renderer(tokenizer, stop_ids)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, DTYPES[precision]))
+    if given.adapter:
+        loaded = loading.Loaded(model, renderer, folder, 8192)
+        model = loading.with_adapter(loaded, given.adapter).model
+    model.eval()
+
+    def answer(prompts: list[str]) -> Answers:
+        for i, prompt in enumerate(prompts):
+            ids = torch.tensor([renderer.prompt([Message("user", prompt)])])
+            ends = sorted(renderer.stop_ids)
+            with torch.inference_mode():
+                said = model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=given.max_tokens,
+                    do_sample=False,
+                    eos_token_id=ends,
+                    pad_token_id=ends[0],
+                )
+            yield i, renderer.text(said[0, ids.shape[1] :].tolist())
+
+    return timed(given, began, precision, answer)
+
+
+def server(given: argparse.Namespace) -> dict[str, Any]:
+    """xllamacpp's HTTP server as it comes, asked by 16 threads."""
+    began = time.perf_counter()
+    import http.client
+    from urllib.parse import urlparse
+
+    import xllamacpp
+    from sqlft_local import converted, light, pull
+    from sqlft_local.rendering import Renderer
+
+    from sqlft.handler import Message
+
+    folder = pull(given.base, lambda what, share: None)
+    files = converted.files(folder, given.adapter, given.precision, True, lambda what, share: None)
+    tokenizer = light.LightTokenizer(files.home)
+    renderer = Renderer(tokenizer, tokenizer.stop_ids)
+    params = xllamacpp.CommonParams()
+    params.model.path, params.verbosity = str(files.model), -1
+    running = xllamacpp.Server(params)
+    address = urlparse(running.listening_address)
+
+    def ask(prompt: str) -> str:
+        body = {
+            "prompt": renderer.prompt([Message("user", prompt)]),
+            "n_predict": given.max_tokens,
+            "temperature": 0,
+        }
+        connection = http.client.HTTPConnection(address.hostname or "", address.port)
+        connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
+        said: str = json.loads(connection.getresponse().read())["content"]
+        return said
+
+    def answer(prompts: list[str]) -> Answers:
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            waiting = {pool.submit(ask, prompt): i for i, prompt in enumerate(prompts)}
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+
+    return timed(given, began, given.precision, answer)
+
+
+def ours(given: argparse.Namespace) -> dict[str, Any]:
+    """The handler, as a query uses it."""
+    began = time.perf_counter()
+    from sqlft_local import Local
+    from sqlft_local.options import EngineOptions, PredictOptions
+
+    from sqlft.handler import Artifact, Completion, Message, ModelSpec, Request
+
+    handler = Local(EngineOptions(threads=given.threads))
+    given_options: dict[str, Any] = {"batch_size": given.batch_size} if given.batch_size else {}
+    options = PredictOptions(
+        max_tokens=given.max_tokens, precision=given.precision, backend=given.backend, **given_options
+    )
+    artifact = Artifact(given.adapter) if given.adapter else None
+
+    def answer(prompts: list[str]) -> Answers:
+        predictor = handler.open(ModelSpec(given.base), artifact, options)
+        try:
+            for c in predictor.predict(Request(i, (Message("user", p),)) for i, p in enumerate(prompts)):
+                if isinstance(c, Completion):
+                    yield c.id, c.text or ""
+        finally:
+            predictor.close()
+
+    return timed(given, began, given.precision, answer)
+
+
+def threads(given: argparse.Namespace) -> int:
+    """As the local engine counts them."""
+    from sqlft_local import cores
+
+    cores.share()
+    return cores.usable(given.threads)
+
+
+WAYS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "reference": reference,
+    "transformers": transformers,
+    "server": server,
+    "ours": ours,
+}
+
+if __name__ == "__main__":
+    main()
