@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlft.errors import HandlerNotInstalled, ProviderError
+from sqlft.errors import HandlerNotInstalled, NotSupported, ProviderError
 from sqlft_local import bases, light
 
 if TYPE_CHECKING:
@@ -83,6 +83,16 @@ def digest_of(adapter: Path) -> str:
             f"The adapter in {adapter} cannot be read: {e}.", "Train the version again: RETRAIN."
         ) from e
     return found.hexdigest()[:16]
+
+
+def light_tokenizer(folder: Path) -> light.LightTokenizer | None:
+    """The base's tokenizer without transformers, whose own takes seconds; None where that is not to be had."""
+    try:
+        home = home_of(folder)
+        _tokenizer(folder, home)
+        return light.LightTokenizer(home)
+    except (NotSupported, ProviderError, OSError):
+        return None
 
 
 def _made(target: Path, make: Callable[[Path], None]) -> Path:

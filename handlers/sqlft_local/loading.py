@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError, ProviderError
-from sqlft_local import bases, cores, packing, quantised
+from sqlft_local import bases, converted, cores, packing, quantised
 from sqlft_local.bases import INSTALL, to_screen
 from sqlft_local.options import ModelOptions
 from sqlft_local.rendering import Renderer
@@ -61,7 +61,7 @@ def require(what: str, training: bool = False) -> None:
 
 def fresh(folder: Path, options: ModelOptions, device: str, training: bool = False) -> Loaded:
     """The base from its folder, in memory of its own."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     packing.register()
     place = chosen_device(device)
@@ -69,13 +69,13 @@ def fresh(folder: Path, options: ModelOptions, device: str, training: bool = Fal
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _check_layers(config)
         model = _model(folder, config, chosen_dtype(options.dtype, place, training), options.quantization, place)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         quantised.settle(model)
         if options.quantization == "none":
             model.to(place)
         model.eval().requires_grad_(False)
         if config.model_type not in KNOWN:
             _check_attention(model, folder)
+    tokenizer = converted.light_tokenizer(folder) or opened_tokenizer(folder)[0]
     renderer = Renderer(tokenizer, stops(model.generation_config, tokenizer), options.chat_template)
     made_for = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 4096)
     return Loaded(model, renderer, folder, min(options.context_length or made_for, made_for))
@@ -95,12 +95,15 @@ def encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Any, Any]
 
 def opened_tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:
     """The base's tokenizer, and the tokens that end an answer."""
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with _quietly(), _explained(folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        has = (folder / "generation_config.json").exists()
-        return tokenizer, stops(GenerationConfig.from_pretrained(folder) if has else None, tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **given)
+        if (folder / "generation_config.json").exists():
+            return tokenizer, stops(GenerationConfig.from_pretrained(folder), tokenizer)
+        config = AutoConfig.from_pretrained(folder, **given)
+        return tokenizer, stops(GenerationConfig.from_model_config(config), tokenizer)
 
 
 def _model(folder: Path, config: Any, dtype: Any, quantization: str, place: str) -> Any:
@@ -403,11 +406,7 @@ def _unreadable(folder: Path, e: Exception) -> ProviderError:
 @lru_cache(maxsize=4)
 def renderer_of(folder: Path, chat_template: str | None) -> Renderer:
     """What renders a base's prompts, without its weights."""
-    from transformers import AutoTokenizer
-
-    with _quietly(), _explained(folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return Renderer(tokenizer, (), chat_template)
+    return Renderer(converted.light_tokenizer(folder) or opened_tokenizer(folder)[0], (), chat_template)
 
 
 def fast_tokenizer(folder: Path) -> Any:
