@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sqlft.errors import SqlftError, did_you_mean
 from sqlft.shell.modes import MODES
+from sqlft.shell.plots import plot
 from sqlft.shell.reading import pieces
 from sqlft.shell.shell import Quit, Shell
 
@@ -115,6 +116,7 @@ COMMANDS = {
     "mode": Command(mode, "[MODE]"),
     "models": Command(models, "[PATTERN]"),
     "output": Command(output, "[FILE]"),
+    "plot": Command(plot, "CHART [MODEL]"),
     "quit": Command(quit_),
     "read": Command(read, "FILE"),
     "schema": Command(schema, "[PATTERN]"),

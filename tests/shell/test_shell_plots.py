@@ -1,0 +1,44 @@
+"""`.plot`: charts of letters, and what to do where there is nothing to draw."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+pytest.importorskip("plotext", reason="charts need plotext: pip install 'sqlft[evaluation]'")
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+MODEL = "CREATE OR REPLACE MODEL m PREDICT answer USING engine = 'counter', prompt_template = '{{content}}'"
+ASK = "CREATE PRICE FOR counter USING input = 1, output = 1; SELECT answer FROM m WHERE content IN ('a', 'b')"
+
+
+def plotted(run: Run, *lines: str) -> subprocess.CompletedProcess[str]:
+    """What a script with these lines prints."""
+    return run("shell", *(word for line in lines for word in ("-c", line)))
+
+
+def test_cost_is_drawn_by_version(run: Run) -> None:
+    done = plotted(run, MODEL, ASK, ".plot cost m", ".plot speed")
+    assert done.returncode == 0, done.stderr
+    assert "m: USD a thousand requests" in done.stdout
+    assert "m: seconds a request" in done.stdout
+    assert "v1" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (".plot loss m", "FINETUNE it first"),
+        (".plot metrics", "EVALUATE MODEL"),
+        (".plot lost", "Did you mean 'loss'"),
+        (".plot loss mm", "Did you mean 'm'"),
+        (".plot", ".plot CHART [MODEL]"),
+    ],
+)
+def test_what_cannot_be_drawn_says_what_to_do(run: Run, command: str, words: str) -> None:
+    done = plotted(run, MODEL, command)
+    assert done.returncode == 1
+    assert words in done.stderr
