@@ -58,14 +58,16 @@ class Judge:
         self._open: tuple[str, Database] | None = None
 
     def judge(self, work: dict[str, Any]) -> None:
-        """One gold and its predictions; a line for each."""
+        """One gold and its predictions: a line when the database is open, one for the gold, one for each prediction."""
         gold, ordered = work["gold"], is_ordered(work["gold"])
         changed = [_changed(text, work) for text in (gold, *work["predictions"])]
         if work["kind"] == "schema":
             self._by_schema(work, changed[0], changed[1:], ordered)
             return
         try:
-            rows = self._database(work).run(changed[0], Clock(work["timeout"]).left(), MOST_ROWS)
+            database = self._database(work)
+            self._tell(opened=True)
+            rows = database.run(changed[0], work["gold_timeout"], MOST_ROWS)
         except Exception as e:
             self._tell(gold=f"{type(e).__name__}: {e}"[:500])
             return
@@ -84,10 +86,10 @@ class Judge:
             return 0
 
     def _by_schema(self, work: dict[str, Any], gold: str, predictions: list[str], ordered: bool) -> None:
+        self._tell(opened=True)
         try:
-            clock = Clock(work["timeout"])
             with _filled(work["database"], [gold], 0) as database:
-                database.run(gold, clock.left(), MOST_ROWS)
+                database.run(gold, work["gold_timeout"], MOST_ROWS)
         except Exception as e:
             self._tell(gold=f"{type(e).__name__}: {e}"[:500])
             return

@@ -29,6 +29,8 @@ main()
 """
 """Loads the judge without the packages around it: a child that was killed is back in a moment."""
 START_SECONDS = 60.0
+GOLD_SECONDS = 10.0
+"""A gold has these at least, however little time predictions have."""
 GRACE = 1.0
 """Seconds beyond its time that a child has to say so itself."""
 
@@ -106,8 +108,8 @@ class Worker:
     """Takes golds from a queue and has them judged, by one child after another if need be."""
 
     def __init__(self, golds: queue.SimpleQueue[Gold], options: dict[str, Any]) -> None:
-        self._golds, self._options = golds, options
-        self._seconds = options["timeout"] + GRACE
+        self._golds = golds
+        self._options = options | {"gold_timeout": max(GOLD_SECONDS, options["timeout"])}
         self._child: Child | None = None
         self.stopped = False
         self.error: BaseException | None = None
@@ -143,12 +145,14 @@ class Worker:
         left = gold.predictions[len(gold.scores) :]
         work = {"kind": gold.kind, "database": gold.database, "gold": gold.text, "predictions": left}
         self._child.send(work | self._options)
-        said = self._child.line(self._seconds)
+        said = self._child.line(START_SECONDS)
+        if said is not None and "opened" in said:
+            said = self._child.line(self._options["gold_timeout"] + GRACE)
         if said is None or said.get("gold") is not None:
             gold.error = said["gold"] if said else "it takes too long, too much memory, or crashes the engine"
             return said is not None
         for _ in left:
-            said = self._child.line(self._seconds)
+            said = self._child.line(self._options["timeout"] + GRACE)
             gold.scores.append(float(said["score"]) if said else 0.0)
             if said is None:
                 return False
