@@ -33,6 +33,7 @@ class Answer(NamedTuple):
 
     text: str
     spent: Spent
+    logprob: float | None = None
 
 
 class Form:
@@ -45,6 +46,8 @@ class Form:
         reasons = engine.prices in ("openai", "azure") and REASONING.match(model) is not None
         if options.max_tokens is not None:
             self._given["max_completion_tokens" if reasons else "max_tokens"] = options.max_tokens
+        if options.logprobs:
+            self._given["logprobs"] = True
         if not reasons:
             self._given["temperature"] = options.temperature
         for name in PLAIN:
@@ -128,7 +131,7 @@ def answer_of(content: bytes, address: Address) -> Answer:
     except (KeyError, IndexError, TypeError, AttributeError):
         raise Fault("malformed", f"{title} answered without a choice: {_shown(content, address)}", True) from None
     spent = spent_of(body.get("usage"))
-    return Answer(text_of(message, finish, spent, address), spent)
+    return Answer(text_of(message, finish, spent, address), spent, logprob_of(choice.get("logprobs")))
 
 
 async def streamed(lines: AsyncIterator[str], address: Address, tell: Callable[[str], None]) -> Answer:
@@ -194,6 +197,15 @@ def text_of(message: Any, finish: str | None, spent: Spent, address: Address) ->
     if not isinstance(content, str):
         raise Fault("no_text", f"{address.engine.title} answered without a text", True, spent=spent)
     return content
+
+
+def logprob_of(logprobs: Any) -> float | None:
+    """The sum of all tokens' logarithms; None where one is not told."""
+    tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
+    if not isinstance(tokens, list) or not tokens:
+        return None
+    told = [t["logprob"] for t in tokens if isinstance(t, dict) and isinstance(t.get("logprob"), (int, float))]
+    return float(sum(told)) if len(told) == len(tokens) else None
 
 
 def spent_of(usage: Any) -> Spent:

@@ -40,9 +40,11 @@ class Chat:
             return await bodies.streamed(lines, self._asking.address, hand_on if not told else _nobody)
 
         form = self._form
-        sent = Sent(PATH, lambda: form.body(request.messages, stream=request.stream), tokens)
+        sent = Sent(
+            PATH, lambda: form.body(request.messages, stream=request.stream and not self._options.logprobs), tokens
+        )
         try:
-            if request.stream:
+            if request.stream and not self._options.logprobs:  # a stream's would have to be put together
                 answer = await self._asking.stream(sent, read, form.adapt, mark)
             else:
                 answer = await self._asking.ask(sent, self._read, form.adapt, mark)
@@ -51,7 +53,7 @@ class Chat:
         spent = answer.spent
         if spent.input is not None and spent.output is not None:
             self._asking.correct(spent.input + spent.output - tokens)
-        return Completion(request.id, answer.text, None, *self._counted(spent))
+        return Completion(request.id, answer.text, None, *self._counted(spent), answer.logprob)
 
     def _read(self, content: bytes) -> bodies.Answer:
         return bodies.answer_of(content, self._asking.address)

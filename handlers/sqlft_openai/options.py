@@ -96,6 +96,7 @@ class PredictOptions:
         "ask by the provider's batch API: within a day, at half the price, and picked up again after a crash",
         Delivery(),
     ] = False
+    logprobs: Annotated[bool, "tell how likely each answer was, in the column <output>_logprob"] = False
     max_retries: Annotated[
         int | None,
         "how often a row is asked again after an error that may pass; without it 10 times, and refusals for coming too "

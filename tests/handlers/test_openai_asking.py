@@ -216,6 +216,16 @@ def test_what_a_model_does_not_take_is_left_out(provider: Any, client: Client) -
     assert last["max_completion_tokens"] == 50
 
 
+def test_how_likely_an_answer_was(provider: Any, client: Client) -> None:
+    client.engine()
+    [(likely, unknown)] = client.run(
+        "SELECT a.answer_logprob, b.answer_logprob FROM (SELECT 'one two' AS q) t "
+        "JOIN m a ON a.q = t.q JOIN m b ON b.q = t.q USING a.logprobs = true"
+    )
+    assert likely == pytest.approx(-0.5)
+    assert unknown is None
+
+
 def test_progress_is_told(provider: Any, client: Client) -> None:
     ticks: list[Tick] = []
     client.engine()

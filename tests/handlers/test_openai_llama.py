@@ -1,0 +1,61 @@
+"""A real model, served over HTTP by llama.cpp, asked through openai_compatible."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sqlft
+
+xllamacpp: Any = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
+
+SCHEMA = """{"type": "object", "properties": {"kind": {"enum": ["good", "bad"]}, "n": {"enum": [1, 2]}},
+             "required": ["kind", "n"], "additionalProperties": false}"""
+
+
+@pytest.fixture
+def served(tiny: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server of the tiny random model."""
+    from sqlft_local import converted
+
+    monkeypatch.setenv("SQLFT_BASES", str(tmp_path_factory.getbasetemp() / "bases"))
+    p = xllamacpp.CommonParams()
+    p.model.path = str(converted.files(tiny, None, "f16", False, lambda what, share: None).model)
+    p.hostnames, p.port = ["127.0.0.1"], 0
+    p.n_parallel, p.n_ctx, p.n_gpu_layers = 4, 2048, 0
+    p.warmup, p.cpuparams.n_threads, p.cpuparams_batch.n_threads = False, 1, 1
+    server = xllamacpp.Server(p)
+    yield server.listening_address
+    del server
+
+
+def test_a_real_server_answers(served: str) -> None:
+    warnings: list[str] = []
+    con = sqlft.connect(warn=warnings.append)
+    con.execute(f"CREATE ML_ENGINE llama FROM openai_compatible USING base_url = '{served}'")
+    con.execute(
+        "CREATE MODEL m PREDICT answer USING engine = 'llama', model_name = 'tiny', "
+        "prompt_template = 'How many singers in {{q}}?', max_tokens = 8"
+    )
+    asked = "SELECT m.answer, m.answer_usage FROM (SELECT 'year ' || i AS q FROM range(6) t(i)) t JOIN m ON m.q = t.q"
+    rows = con.execute(f"{asked} USING cache = false").fetchall()
+    assert [type(answer) for answer, _ in rows] == [str] * 6
+    assert all(0 < usage["output_tokens"] <= 8 and usage["cost_usd"] is None for _, usage in rows)
+    assert con.execute(f"{asked} USING cache = false").fetchall()[0][0] == rows[0][0]
+    assert warnings == []
+    con.close()
+
+
+def test_a_real_server_obeys_a_schema(served: str) -> None:
+    con = sqlft.connect(warn=lambda text: None)
+    con.execute(
+        "CREATE MODEL t PREDICT answer USING engine = 'openai_compatible', model_name = 'tiny', max_tokens = 100, "
+        f"base_url = '{served}', prompt_template = '{{{{q}}}}', schema = $${SCHEMA}$$"
+    )
+    kind, count = con.execute("SELECT answer.kind, answer.n FROM t WHERE q = 'good or bad?'").fetchall()[0]
+    assert kind in ("good", "bad")
+    assert count in (1, 2)
+    con.close()
