@@ -57,5 +57,5 @@ def test_a_real_server_obeys_a_schema(served: str) -> None:
     )
     kind, count = con.execute("SELECT answer.kind, answer.n FROM t WHERE q = 'good or bad?'").fetchall()[0]
     assert kind in ("good", "bad")
-    assert count in (1, 2)
+    assert count in ("1", "2")
     con.close()
