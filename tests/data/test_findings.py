@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pyarrow as pa
@@ -114,6 +115,12 @@ def test_a_long_common_prompt_hides_no_difference() -> None:
     start = "You are given a table with the columns id, name, country, city, age and salary of all the employees. " * 4
     changed = {i: (start + question(i), answer(i)) for i in range(N)}
     assert found_in(dict(changed)) == {}
+
+
+def test_without_rapidfuzz_a_single_difference_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rapidfuzz.fuzz", None)
+    wide = {7: (question(3) + " " * 3, answer(3).replace("answers", "answer"))}
+    assert found_in(dict(wide))["near_duplicates"].examples == (8,)
 
 
 def test_near_overlap_of_validation() -> None:
