@@ -124,7 +124,7 @@ def estimate(
     room = _room(options, free)
     longest = max((len(e.ids) for e in (*train, *valid)), default=1)
     setting, most = _fitted(base, _setting(base, given, options, here, place), options, room, longest)
-    passes = _passes(train, taught, options.batch_size, most)
+    passes = _passes(train, taught, options.rows_a_step, most)
     needed = memory.whole(base.shape, setting, passes.fullest[0])
     limit = room if options.max_memory else free
     steps = max(1, round(passes.steps * options.n_epochs))
@@ -186,7 +186,7 @@ def _setting(base: Base, given: ModelOptions, options: TrainOptions, here: Machi
     dtype = here.dtype(given.dtype, place)
     quantization = getattr(given, "quantization", None) or "none"
     checkpointing = bool(getattr(options, "gradient_checkpointing", None))
-    return Setting(dtype, quantization, options.r, tuple(options.target_modules), options.lora_dropout, checkpointing)
+    return Setting(dtype, quantization, options.r, tuple(options.layers), options.lora_dropout, checkpointing)
 
 
 def _room(options: TrainOptions, free: int | None) -> int | None:

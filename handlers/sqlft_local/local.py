@@ -22,7 +22,7 @@ from sqlft.handler import (
 from sqlft_local import bases
 from sqlft_local.bases import Report
 from sqlft_local.options import MAY_CHANGE, EngineOptions, ModelOptions, PredictOptions, TrainOptions
-from sqlft_local.presets import PRESETS, Preset
+from sqlft_local.presets import preset, settled
 
 
 class Local(Trainer, Embedder):
@@ -142,16 +142,15 @@ class Local(Trainer, Embedder):
         from sqlft_local import checkpoints, training
 
         self._use_threads()
-        options = options if isinstance(options, TrainOptions) else TrainOptions()
+        options = settled(options if isinstance(options, TrainOptions) else TrainOptions(), model.base)
         report(Progress(checkpoints.reached(workdir / checkpoints.FOLDER)))
         folder = bases.pull(model.base, bases.to_screen)
         loaded = loading.fresh(folder, _model_options(model), self.options.device, training=True)
-        rate = options.learning_rate if options.learning_rate is not None else _preset(model.base).learning_rate
         made = training.train(
             loaded,
-            _preset(model.base).hub_id or model.base,
+            preset(model.base).hub_id or model.base,
             options,
-            rate * options.learning_rate_multiplier,
+            (options.learning_rate or 0.0) * options.learning_rate_multiplier,
             data,
             start.path if start else None,
             workdir,
@@ -214,7 +213,7 @@ class Local(Trainer, Embedder):
         base = estimate.base_of(model.base, bases.local_folder(model.base), given)
         if base is None:
             return None
-        options = options if isinstance(options, TrainOptions) else TrainOptions()
+        options = settled(options if isinstance(options, TrainOptions) else TrainOptions(), model.base)
         own = self.options
         return estimate.estimate(base, given, options, data, machine(), own.device, own.threads, bases.bases_folder())
 
@@ -243,10 +242,6 @@ class Local(Trainer, Embedder):
             import torch
 
             torch.set_num_threads(self.options.threads)
-
-
-def _preset(base: str) -> Preset:
-    return PRESETS.get(base.lower(), Preset(""))
 
 
 def _model_options(model: ModelSpec) -> ModelOptions:

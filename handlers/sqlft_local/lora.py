@@ -151,15 +151,13 @@ def attach(model: Any, options: TrainOptions, start: Path | None) -> Lora:
     config = LoraConfig(
         r=given.get("r", options.r),
         lora_alpha=given.get("lora_alpha", options.lora_alpha),
-        target_modules=_targets(given.get("target_modules", options.target_modules)),
+        target_modules=_targets(given.get("target_modules", options.layers)),
         task_type="CAUSAL_LM",
     )
     try:
         inject_adapter_in_model(config, model, adapter_name=NAME)
     except ValueError as e:
-        raise OptionError(
-            f"The base has no layers called {', '.join(options.target_modules)}.", _linear_names(model)
-        ) from e
+        raise OptionError(f"The base has no layers called {', '.join(options.layers)}.", _linear_names(model)) from e
     trained: dict[str, Any] = {}
     for name, layer in model.named_modules():
         if hasattr(layer, "lora_A") and NAME in layer.lora_A:

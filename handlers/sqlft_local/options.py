@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from sqlft.handler import Alias, Range
@@ -77,7 +77,7 @@ class TrainOptions:
     """FINETUNE … USING …"""
 
     n_epochs: Annotated[float, "how often training goes through the rows", Range(0.01, 1000)] = 3.0
-    batch_size: Annotated[int, "rows a step", Range(1, 4096)] = 16
+    batch_size: Annotated[int | None, "rows a step; without it the base's own", Range(1, 4096)] = None
     learning_rate: Annotated[float | None, "step size at its highest; without it the base's own", Range(0, 1)] = None
     learning_rate_multiplier: Annotated[float, "multiplies the learning rate", Range(0, 100)] = 1.0
     prompt_loss_weight: Annotated[float, "weight of the prompt's tokens in the loss, answers weigh 1", Range(0, 1)] = (
@@ -86,9 +86,9 @@ class TrainOptions:
     r: Annotated[int, "rank of the LoRA matrices", Alias("lora_r"), Range(1, 1024)] = 8
     lora_alpha: Annotated[float, "LoRA scale: lora_alpha / r", Range(0)] = 16.0
     lora_dropout: Annotated[float, "dropout before the LoRA matrices", Range(0, 0.99)] = 0.05
-    target_modules: Annotated[list[str], "linear layers that are trained, or all-linear"] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"]
-    )
+    target_modules: Annotated[
+        list[str] | None, "linear layers that are trained, or all-linear; without it the base's own"
+    ] = None
     max_length: Annotated[int | None, "most tokens of a row; without it the context, at most 2048", Range(8)] = None
     long_rows: Annotated[
         Literal["cut", "drop", "error"], "rows over max_length: cut from the prompt's middle, drop them, or stop"
@@ -114,3 +114,13 @@ class TrainOptions:
     ] = None
     checkpoint_seconds: Annotated[float, "a checkpoint at least so often", Range(0)] = 30.0
     checkpoint_steps: Annotated[int | None, "a checkpoint every so many steps as well", Range(1)] = None
+
+    @property
+    def rows_a_step(self) -> int:
+        """The batch size, where no preset settled it that of most bases."""
+        return self.batch_size or 16
+
+    @property
+    def layers(self) -> list[str]:
+        """The target modules, where no preset settled them those of attention."""
+        return self.target_modules or ["q_proj", "k_proj", "v_proj", "o_proj"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from sqlft_local.memory import Shape
+from sqlft_local.options import TrainOptions
 
 CHATML, INST, INST_V3 = "ChatML", "[INST] with <<SYS>>", "[INST], system text in the first turn"
 """The chat templates by what people call them; the one that is used is always the tokenizer's own."""
@@ -20,6 +22,7 @@ class Preset(NamedTuple):
     context: int = 4096
     template: str = ""
     targets: tuple[str, ...] = ATTENTION
+    batch_size: int = 16
 
 
 class Wheel(NamedTuple):
@@ -33,18 +36,38 @@ class Wheel(NamedTuple):
     sha256: str
 
 
-SMOL_RATE = 2e-3
+SMOL_RATE = 4e-3
 """Small models bear, and in a few minutes need, a higher rate than the articles' 3e-4 for 34 billion parameters."""
+SMALL_TARGETS, SMALL_BATCH = ("all-linear",), 8
+"""What benchmarks/recipe.py found best for them: docs/recipe.md."""
 
 PRESETS = {
     "smollm2-135m": Preset(
-        "HuggingFaceTB/SmolLM2-135M-Instruct", SMOL_RATE, Shape(30, 576, 1536, 9, 3, 64, 49152, True), 8192, CHATML
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        SMOL_RATE,
+        Shape(30, 576, 1536, 9, 3, 64, 49152, True),
+        8192,
+        CHATML,
+        SMALL_TARGETS,
+        SMALL_BATCH,
     ),
     "smollm2-360m": Preset(
-        "HuggingFaceTB/SmolLM2-360M-Instruct", SMOL_RATE, Shape(32, 960, 2560, 15, 5, 64, 49152, True), 8192, CHATML
+        "HuggingFaceTB/SmolLM2-360M-Instruct",
+        SMOL_RATE,
+        Shape(32, 960, 2560, 15, 5, 64, 49152, True),
+        8192,
+        CHATML,
+        SMALL_TARGETS,
+        SMALL_BATCH,
     ),
     "smollm2-1.7b": Preset(
-        "HuggingFaceTB/SmolLM2-1.7B-Instruct", 1e-3, Shape(24, 2048, 8192, 32, 32, 64, 49152, True), 8192, CHATML
+        "HuggingFaceTB/SmolLM2-1.7B-Instruct",
+        1e-3,
+        Shape(24, 2048, 8192, 32, 32, 64, 49152, True),
+        8192,
+        CHATML,
+        SMALL_TARGETS,
+        SMALL_BATCH,
     ),
     "qwen2.5-coder-0.5b": Preset(
         "Qwen/Qwen2.5-Coder-0.5B-Instruct", 1e-3, Shape(24, 896, 4864, 14, 2, 64, 151936, True), 32768, CHATML
@@ -94,3 +117,19 @@ WHEELS = {
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     ),
 }
+
+
+def preset(base: str) -> Preset:
+    """The base's own, or for any other base what suits most."""
+    return PRESETS.get(base.lower(), Preset(""))
+
+
+def settled(options: TrainOptions, base: str) -> TrainOptions:
+    """The options with all that was left open as the base's preset has it."""
+    own = preset(base)
+    return replace(
+        options,
+        learning_rate=own.learning_rate if options.learning_rate is None else options.learning_rate,
+        batch_size=options.batch_size or own.batch_size,
+        target_modules=options.target_modules or list(own.targets),
+    )

@@ -76,7 +76,7 @@ class Training:
         parameters = list(self.lora.trained.values())
         fused = self.loaded.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=self.options.weight_decay, fused=fused)
-        self.per_epoch = -(-len(self.train) // self.options.batch_size)
+        self.per_epoch = -(-len(self.train) // self.options.rows_a_step)
         self.total = max(1, round(self.per_epoch * self.options.n_epochs))
         few, many = VALIDATIONS
         self.validations = many if self.options.max_minutes else min(many, max(few, round(2 * self.options.n_epochs)))
@@ -167,7 +167,7 @@ class Training:
         order = torch.randperm(
             len(self.train), generator=torch.Generator().manual_seed(self.options.seed * 7919 + epoch)
         )
-        size = self.options.batch_size
+        size = self.options.rows_a_step
         return [self.train[i] for i in order[place * size : (place + 1) * size].tolist()]
 
     def _rate(self) -> float:
