@@ -253,6 +253,10 @@ class Trainer(Handler):
     resume_options: ClassVar[tuple[str, ...]] = ()
     """Names of train_options that RESUME MODEL … USING may change: those that do not decide what is learned."""
 
+    def settled(self, model: ModelSpec, options: Any) -> Any:
+        """The `train_options` as they will hold: what was left open, decided.  It is shown and stored."""
+        return options
+
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
         """What `train` would take, without training; None where nothing can be said.  Takes seconds at most."""
         return None

@@ -19,10 +19,9 @@ from sqlft.handler import (
     Trainer,
     TrainingSet,
 )
-from sqlft_local import bases
+from sqlft_local import bases, presets
 from sqlft_local.bases import Report
 from sqlft_local.options import MAY_CHANGE, EngineOptions, ModelOptions, PredictOptions, TrainOptions
-from sqlft_local.presets import preset, settled
 
 
 class Local(Trainer, Embedder):
@@ -142,13 +141,13 @@ class Local(Trainer, Embedder):
         from sqlft_local import checkpoints, training
 
         self._use_threads()
-        options = settled(options if isinstance(options, TrainOptions) else TrainOptions(), model.base)
+        options = self.settled(model, options)
         report(Progress(checkpoints.reached(workdir / checkpoints.FOLDER)))
         folder = bases.pull(model.base, bases.to_screen)
         loaded = loading.fresh(folder, _model_options(model), self.options.device, training=True)
         made = training.train(
             loaded,
-            preset(model.base).hub_id or model.base,
+            presets.preset(model.base).hub_id or model.base,
             options,
             (options.learning_rate or 0.0) * options.learning_rate_multiplier,
             data,
@@ -204,6 +203,10 @@ class Local(Trainer, Embedder):
         base = estimate.base_of(model.base, bases.local_folder(model.base), _model_options(model))
         return estimate.longest_row(base, options if isinstance(options, TrainOptions) else TrainOptions())
 
+    def settled(self, model: ModelSpec, options: Any) -> TrainOptions:
+        """With learning rate, batch size and layers of the base's preset where none were given."""
+        return presets.settled(options if isinstance(options, TrainOptions) else TrainOptions(), model.base)
+
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
         """From the base's shape, the rows as the trainer makes them, and how fast this machine is."""
         from sqlft_local import estimate
@@ -213,7 +216,7 @@ class Local(Trainer, Embedder):
         base = estimate.base_of(model.base, bases.local_folder(model.base), given)
         if base is None:
             return None
-        options = settled(options if isinstance(options, TrainOptions) else TrainOptions(), model.base)
+        options = self.settled(model, options)
         own = self.options
         return estimate.estimate(base, given, options, data, machine(), own.device, own.threads, bases.bases_folder())
 

@@ -180,7 +180,9 @@ def plan_of(session: Session, model: Model, source: Source, options: Mapping[str
     settings = build(TrainSettings, pick(options, TrainSettings), what)
     taken = names_of(cls)
     own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in names_of(TrainSettings))}
-    return Plan(model, engine, handler, settings, build(cls, secrets.reveal(own), what), own, source)
+    spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
+    chosen = handler.settled(spec, build(cls, secrets.reveal(own), what))
+    return Plan(model, engine, handler, settings, chosen, own, source)
 
 
 def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[..., Version]) -> pa.Table:
