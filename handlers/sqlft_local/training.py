@@ -356,13 +356,17 @@ def _publish(training: Training, target: Path, done: Path, details: dict[str, An
 def _kept_as_they_were(options: TrainOptions, config: Any) -> list[str]:
     """What was asked of matrices that have their shape already."""
     usual = TrainOptions()
+    by_itself = {
+        "r": [usual.r],
+        "lora_alpha": [usual.lora_alpha],
+        "target_modules": [sorted(usual.layers), ["all-linear"]],
+    }
     asked = {"r": options.r, "lora_alpha": options.lora_alpha, "target_modules": sorted(options.layers)}
     has = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": _sorted(config.target_modules)}
-    default = {"r": usual.r, "lora_alpha": usual.lora_alpha, "target_modules": sorted(usual.target_modules)}
     return [
         f"{name} stays {has[name]}, as in the version it started from; RETRAIN could make it {asked[name]}."
         for name in asked
-        if asked[name] not in (has[name], default[name])
+        if asked[name] not in (has[name], *by_itself[name])
     ]
 
 
