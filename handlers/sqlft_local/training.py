@@ -356,7 +356,7 @@ def _publish(training: Training, target: Path, done: Path, details: dict[str, An
 def _kept_as_they_were(options: TrainOptions, config: Any) -> list[str]:
     """What was asked of matrices that have their shape already."""
     usual = TrainOptions()
-    by_itself = {
+    by_itself: dict[str, list[Any]] = {
         "r": [usual.r],
         "lora_alpha": [usual.lora_alpha],
         "target_modules": [sorted(usual.layers), ["all-linear"]],
