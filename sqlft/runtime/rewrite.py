@@ -232,7 +232,7 @@ class Rewriter:
         read = is_read(reference, clauses)
         names = {*reference.inputs, *outputs, *(hidden(k) for k in range(len(reference.inputs)))}
         columns_read = frozenset(name.lower() for name in names)
-        self.steps.append(Step(reference, book, self._last_query, rows.num_rows, read, columns_read))
+        self.steps.append(Step(reference, book, self._last_query, sum(weights), read, columns_read))
         self.before_asking(self.steps[-1])
         if not self.dry and read:
             book.ask_all()
