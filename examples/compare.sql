@@ -62,10 +62,10 @@ USING engine = 'local', base = 'smollm2-135m', max_tokens = 96,
 
 FINETUNE sql_model FROM compare (
   SELECT context, question, answer AS sql FROM sql_rows WHERE split = 'train' AND i <= getvariable('learned')
-) USING n_epochs = 3, batch_size = 8, learning_rate = 0.004, max_minutes = 10;
+) USING max_minutes = 10;
 FINETUNE game_model FROM compare (
   SELECT target, meaning_representation AS meaning FROM game_rows WHERE split = 'train' AND i <= getvariable('learned')
-) USING n_epochs = 3, batch_size = 8, learning_rate = 0.004, max_minutes = 10;
+) USING max_minutes = 10;
 
 -- Loaded beforehand, so that loading counts for nobody's seconds.
 SELECT sql FROM sql_model.1 WHERE context = 'a' AND question = 'a' USING cache = false, max_tokens = 1;

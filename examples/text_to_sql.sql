@@ -19,7 +19,7 @@ WHERE context = 'CREATE TABLE singers (name VARCHAR, country VARCHAR, age INTEGE
 -- Version 2 learns from the answers.  `demo` is the database that the rows are in.
 FINETUNE text_to_sql FROM demo (
   SELECT context, question, answer AS sql FROM questions WHERE split = 'train'
-) USING n_epochs = 3, batch_size = 8, learning_rate = 0.004, max_minutes = 3;
+) USING max_minutes = 3;
 
 -- The same question again; the new version is the active one.
 SELECT sql FROM text_to_sql

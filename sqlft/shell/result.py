@@ -38,8 +38,8 @@ class Result:
 
     @property
     def is_plan(self) -> bool:
-        """Whether it is what EXPLAIN gives, a drawing."""
-        return [c.name for c in self.columns] == _PLAN
+        """Whether it is what EXPLAIN gives of a query, a drawing; of a training it gives a row a fact."""
+        return [c.name for c in self.columns] == _PLAN and not self.is_ours
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All rows, each value as DuckDB casts it to VARCHAR."""
