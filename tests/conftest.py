@@ -45,6 +45,7 @@ def sqlft_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture
 def provider() -> Iterator[Any]:
     """A provider of models over real sockets; see tests/provider."""
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
     from provider import Provider
 
     with Provider() as made:

@@ -14,6 +14,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+import duckdb
 import pytest
 
 from sqlft import cli
@@ -26,6 +27,9 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 FINDING = re.compile(r'finding\(\s*"(\w+)"')
 OTHERS = ("docs/shell.md", "docs/local")
 """Pages whose examples are tested where those who write them test theirs."""
+NEEDS = {"docs/statements/evaluate.md": "scipy", "docs/statements/report_model.md": "matplotlib"}
+DRAWN_BY_2 = ("docs/cost.md",)
+"""Pages with a plan, which DuckDB 1 words in another way."""
 
 
 def loaded(path: Path) -> ModuleType:
@@ -46,6 +50,10 @@ RUN = [name for name in PAGES if not name.startswith(OTHERS)]
 
 @pytest.mark.parametrize("name", RUN)
 def test_examples_and_tables_are_up_to_date(name: str, tmp_path: Path) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"{NEEDS[name]} is not installed")
+    if name in DRAWN_BY_2 and duckdb.__version__.startswith("1."):
+        pytest.skip("the page's plan is DuckDB 2's")
     assert generate.made(PAGES[name], tmp_path) == PAGES[name], "`make docs` brings the pages up to date"
 
 

@@ -20,10 +20,8 @@ LATE = 0.05
 LONGEST_PROBE = 6.0
 IN_A_ROW = 3
 RECENT = 40
-THICK = 8
-"""A refusal with fewer let in since the last one says that the pace is all wrong."""
-MANY = 8
-"""So many refusals in a row, or of RECENT, say that there is a limit and the pace is all wrong."""
+MANY = 20
+"""So many refusals of RECENT, or IN_A_ROW, say that there is a limit and the pace is all wrong."""
 BLOCKED = 0.8
 """Share of a cycle without anything let in, from which on the provider counts by the window;"""
 LONG = 2.0
@@ -110,6 +108,11 @@ class Told:
         self._last: Seen | None = None
         self._windowed = False
         self._taken: deque[tuple[int, float]] = deque(maxlen=4096)
+
+    @property
+    def known(self) -> bool:
+        """Whether any header was heard."""
+        return self._left is not None
 
     def wait(self, now: float, amount: float = 1.0) -> float:
         """Seconds until so much is left."""
@@ -214,7 +217,7 @@ class Learned:
             self._go_on(now)
         elif self.pace is not None:
             near = abs(self.pace - self._bad) < 0.03 * self._bad
-            self.pace *= 1.15 if self._steep else 1.0004 if near else 1.01
+            self.pace *= 1.15 if self._steep else 1.0004 if near else 1.03
 
     def refused(self, now: float, serial: int, after: float | None) -> bool:
         """A request was refused, and told to wait `after` seconds; whether that concerns all."""
@@ -226,7 +229,7 @@ class Learned:
         if self._probing:
             self._probe_sent = False
             self._probe_wait = min(LONGEST_PROBE, self._probe_wait * 2)
-        elif self._many() or (self.pace is not None and (self._steep or self._let_in < THICK)):
+        elif self._many() or (self.pace is not None and self._steep):
             self._probing, self._probe_sent, self._probing_from = True, False, now
             self._probe_wait = 0.05 if self.pace is None else min(1.0, 0.5 / self.pace)
         elif self.pace is None or self.pace < BY_CHANCE * self._highest:
@@ -236,6 +239,8 @@ class Learned:
             self.pace *= 0.94
             self._probe_wait = 0.5 / self.pace
             self._cycle_at, self._let_in = now, 0
+            self._event_serial = self._serial
+            return False
         self._event_serial = self._serial
         self._paused_until = now + (after if after is not None else self._probe_wait)
         return True
@@ -300,9 +305,14 @@ class Rates:
         self._tokens.correct(tokens)
 
     def refused(self, serial: int, headers: Mapping[str, str], after: float | None) -> bool:
-        """A request was refused for coming too fast; whether `turn` makes all wait for it."""
+        """A request was refused for coming too fast; whether `turn` makes all wait for it.
+
+        Where only refusals carry limits, and a retry-after beside them, that is what counts: a server whose answers
+        say nothing of a limit does not keep one request by request.
+        """
         now = time.monotonic()
-        self._hear(now, serial, headers)
+        if after is None or self._told_requests.known or self._told_tokens.known:
+            self._hear(now, serial, headers)
         return self._learned.refused(now, serial, after)
 
     def lost(self, serial: int) -> None:

@@ -15,7 +15,7 @@ from sqlft.errors import SqlftError
 from sqlft.shell.reading import Piece, Script, pieces
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
-from sqlft.shell.shell import Failed, Quit, Shell, text_of
+from sqlft.shell.shell import Failed, Quit, Shell, Stopped, text_of
 
 INTERRUPTED = 130
 FAILED = 1
@@ -83,7 +83,11 @@ def _run(shell: Shell, arguments: Arguments) -> int:
         return 0
     except Failed:
         return FAILED
-    except KeyboardInterrupt:
+    except Stopped:
+        return INTERRUPTED
+    except KeyboardInterrupt:  # between two statements
+        shell.screen.error("Interrupted.")
+        shell.screen.flush()
         return INTERRUPTED
     except SqlftError as e:
         shell.screen.error(text_of(e))

@@ -269,9 +269,9 @@ def test_early_stopping_keeps_the_best_state(tiny: Path, tmp_path: Path) -> None
 def test_max_minutes_ends_it_in_time(tiny: Path, tmp_path: Path) -> None:
     """The learning rate still comes down."""
     seen = Recorder()
-    made = train(tiny, tmp_path / "work", report=seen, n_epochs=1000, max_minutes=0.03)
-    assert made.details["steps"] < 4000
-    assert seen.values("learning_rate")[-1] < 0.002
+    made = train(tiny, tmp_path / "work", report=seen, n_epochs=10000, max_minutes=0.1)
+    assert made.details["steps"] < 40000
+    assert seen.values("learning_rate")[-1] < max(seen.values("learning_rate")) / 3
 
 
 def test_the_tuned_model_answers_what_it_was_taught(tiny: Path, tmp_path: Path) -> None:
