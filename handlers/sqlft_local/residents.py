@@ -56,9 +56,9 @@ class Residents:
             self._shrink()
 
     def unload(self, which: Callable[[Hashable], bool]) -> bool:
-        """Free those of such keys, at once or when their last user is done; whether there was one."""
+        """Free those of such keys, at once or when their last user is done; whether there was one not told before."""
         with self._lock:
-            found = [k for k in self._kept if which(k)]
+            found = [k for k, r in self._kept.items() if which(k) and not r.leaving]
             for key in found:
                 self._kept[key].leaving = True
                 if not self._kept[key].users:

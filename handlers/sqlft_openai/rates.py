@@ -20,8 +20,10 @@ LATE = 0.05
 LONGEST_PROBE = 6.0
 IN_A_ROW = 3
 RECENT = 40
-MANY = 20
-"""So many refusals of RECENT, or IN_A_ROW, say that there is a limit and the pace is all wrong."""
+THICK = 8
+"""A refusal with fewer let in since the last one says that the pace is all wrong."""
+MANY = 8
+"""So many refusals in a row, or of RECENT, say that there is a limit and the pace is all wrong."""
 BLOCKED = 0.8
 """Share of a cycle without anything let in, from which on the provider counts by the window;"""
 LONG = 2.0
@@ -217,7 +219,7 @@ class Learned:
             self._go_on(now)
         elif self.pace is not None:
             near = abs(self.pace - self._bad) < 0.03 * self._bad
-            self.pace *= 1.15 if self._steep else 1.0004 if near else 1.03
+            self.pace *= 1.15 if self._steep else 1.0004 if near else 1.01
 
     def refused(self, now: float, serial: int, after: float | None) -> bool:
         """A request was refused, and told to wait `after` seconds; whether that concerns all."""
@@ -229,7 +231,7 @@ class Learned:
         if self._probing:
             self._probe_sent = False
             self._probe_wait = min(LONGEST_PROBE, self._probe_wait * 2)
-        elif self._many() or (self.pace is not None and self._steep):
+        elif self._many() or (self.pace is not None and (self._steep or self._let_in < THICK)):
             self._probing, self._probe_sent, self._probing_from = True, False, now
             self._probe_wait = 0.05 if self.pace is None else min(1.0, 0.5 / self.pace)
         elif self.pace is None or self.pace < BY_CHANCE * self._highest:
@@ -239,8 +241,6 @@ class Learned:
             self.pace *= 0.94
             self._probe_wait = 0.5 / self.pace
             self._cycle_at, self._let_in = now, 0
-            self._event_serial = self._serial
-            return False
         self._event_serial = self._serial
         self._paused_until = now + (after if after is not None else self._probe_wait)
         return True

@@ -137,7 +137,7 @@ def test_a_limit_that_nobody_tells_is_learned(provider: Any, client: Client) -> 
     client.engine()
     provider.limit = Limit(6000, burst=20, told=False, retry_after=False)
     assert client.ask(400) == answers(400)
-    assert provider.refused < 60
+    assert provider.refused < 40
 
 
 def test_requests_a_minute_are_a_ceiling(provider: Any, client: Client) -> None:
