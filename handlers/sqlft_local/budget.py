@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from sqlft.errors import OptionError, ProviderError
 from sqlft_local import memory
+from sqlft_local.hardware import limits
 from sqlft_local.memory import Setting, Shape
 from sqlft_local.options import TrainOptions
 
@@ -111,20 +111,7 @@ def available(device: str) -> int | None:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    return min([free, *_group_left()])
-
-
-def _group_left() -> list[int]:
-    """What the limit of a container leaves."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return [max(0, int(Path(limit).read_text()) - int(Path(used).read_text()))]
-        except (OSError, ValueError):
-            continue
-    return []
+    return min([free, *(max(0, limit - used) for limit, used in limits())])
 
 
 def _taken(device: str) -> int:

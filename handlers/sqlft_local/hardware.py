@@ -100,7 +100,7 @@ def _memory() -> tuple[int | None, int | None]:
         return _memory_of_linux()
     found = psutil.virtual_memory()
     total, free = int(found.total), int(found.available)
-    for limit, used in _limits():
+    for limit, used in limits():
         total, free = min(total, limit), min(free, max(0, limit - used))
     return total, free
 
@@ -114,7 +114,8 @@ def _memory_of_linux() -> tuple[int | None, int | None]:
     return known.get("MemTotal"), known.get("MemAvailable")
 
 
-def _limits() -> Iterator[tuple[int, int]]:
+def limits() -> Iterator[tuple[int, int]]:
+    """(allowed, used) bytes of each container that bounds this process."""
     for limit, used in CGROUPS:
         try:
             most = Path(limit).read_text(encoding="ascii").strip()
