@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,7 @@ class Local(Trainer, Embedder):
         """LoRA training; goes on from a checkpoint in `workdir`, and from the adapter of `start`."""
         from sqlft_local import loading
 
+        began = time.monotonic()
         loading.require("Training", training=True)
         from sqlft_local import checkpoints, training
 
@@ -154,6 +156,7 @@ class Local(Trainer, Embedder):
             start.path if start else None,
             workdir,
             report,
+            began,
         )
         self._prepare(model, folder, made)
         return made

@@ -67,6 +67,7 @@ class Training:
     workdir: Path
     report: Report
     start: Path | None = None
+    began: float = field(default_factory=time.monotonic)
     state: State = field(default_factory=State)
 
     def __post_init__(self) -> None:
@@ -91,6 +92,7 @@ class Training:
         """All steps that are left, and at the end the best state if validation chose one."""
         try:
             self._resume()
+            self.state.seconds += time.monotonic() - self.began  # loading counts in max_minutes
             self._tell()
             while not self._over():
                 self._step()
@@ -315,8 +317,12 @@ def train(
     start: Path | None,
     workdir: Path,
     report: Report,
+    began: float,
 ) -> Artifact:
-    """Train to the end, or on from the workdir's checkpoint; the adapter and what is known of it."""
+    """Train to the end, or on from the workdir's checkpoint; the adapter and what is known of it.
+
+    `began` is the reading of time.monotonic() from which max_minutes counts.
+    """
     done = workdir / "done.json"
     target = workdir / "adapter"
     if done.exists():
@@ -330,7 +336,9 @@ def train(
             f"No row is left to train on: {taught.dropped} are longer than max_length.",
             "Raise max_length, or say long_rows = 'cut'.",
         )
-    training = Training(loaded, base, options, learning_rate, taught.examples, checked.examples, workdir, report, start)
+    training = Training(
+        loaded, base, options, learning_rate, taught.examples, checked.examples, workdir, report, start, began
+    )
     training.run()
     details = _details(training, taught, checked)
     _publish(training, target, done, details)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -266,12 +268,15 @@ def test_early_stopping_keeps_the_best_state(tiny: Path, tmp_path: Path) -> None
     assert made.details["best_step"] < made.details["steps"]
 
 
-def test_max_minutes_ends_it_in_time(tiny: Path, tmp_path: Path) -> None:
-    """The learning rate still comes down."""
+def test_max_minutes_ends_it_in_time(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The learning rate still comes down; the clock is one that ticks when it is read."""
+    ticks = itertools.count()
+    monkeypatch.setattr("sqlft_local.training.time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.02))
     seen = Recorder()
-    made = train(tiny, tmp_path / "work", report=seen, n_epochs=10000, max_minutes=0.1)
-    assert made.details["steps"] < 40000
-    assert seen.values("learning_rate")[-1] < max(seen.values("learning_rate")) / 3
+    made = train(tiny, tmp_path / "work", report=seen, n_epochs=10000, max_minutes=0.1, early_stopping=False)
+    assert 50 < made.details["steps"] < 300
+    assert made.details["seconds"] <= 6
+    assert seen.values("learning_rate")[-1] < max(seen.values("learning_rate")) / 10
 
 
 def test_the_tuned_model_answers_what_it_was_taught(tiny: Path, tmp_path: Path) -> None:
