@@ -12,28 +12,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
-RAMP = 0.002
-"""Seconds between the first requests, so that a refusal is noticed before many more are sent."""
-RAMPED = 32
+from sqlft_openai.learned import NEXT_LOOK, Learned
+
 LATE = 0.05
 """A schedule that fell behind by more than this does not catch up."""
-LONGEST_PROBE = 6.0
-IN_A_ROW = 3
-RECENT = 40
-THICK = 8
-"""A refusal with fewer let in since the last one says that the pace is all wrong."""
-MANY = 8
-"""So many refusals in a row, or of RECENT, say that there is a limit and the pace is all wrong."""
-BLOCKED = 0.8
-"""Share of a cycle without anything let in, from which on the provider counts by the window;"""
-LONG = 2.0
-"""or so many seconds."""
-BY_CHANCE = 0.85
-"""A refusal at so much less than what went well has another reason."""
-STEADY = 5
-"""A pace that was found with fewer is a guess, and grows fast."""
-NEXT_LOOK = 0.25
-"""What an answer tells may change how long to wait: looked at again after this."""
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|d|h|m|s)")
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 
@@ -163,114 +145,6 @@ class Told:
         if self._windowed:
             return max(self._left, self._most) if now >= self._end else self._left
         return min(self._most, self._left + self._refill * (now - self._at))
-
-
-class Learned:
-    """What refusals teach where no header tells: additive increase, multiplicative decrease of a pace.
-
-    Refusals here and there are no limit.  Where they come one after the other, single requests are sent, at growing
-    distances, until one passes; how many have passed since that was so last, and in which time, is the pace to go on
-    with.  From then on it grows with each that passes, and falls with each that is refused.
-    """
-
-    def __init__(self) -> None:
-        self.pace: float | None = None
-        """Requests a second; None: no limit was met yet."""
-        self._next = self._paused_until = 0.0
-        self._serial = self._event_serial = 0
-        self._probing = self._probe_sent = False
-        self._probe_wait = self._probe_at = self._probing_from = 0.0
-        self._cycle_at: float | None = None
-        self._let_in = 0
-        """Requests since the cycle began that were not refused."""
-        self._bad = 0.0
-        """The pace of the last refusal."""
-        self._highest = 0.0
-        """The fastest pace at which one was refused, since probes went."""
-        self._steep = False
-        self._recent: deque[int] = deque(maxlen=RECENT)
-        """Serials of those refused of late, 0 for those let in."""
-
-    def wait(self, now: float) -> float:
-        """Seconds until the next may go."""
-        if self._probing and self._probe_sent:
-            return NEXT_LOOK
-        return max(self._paused_until, self._next) - now
-
-    def take(self, now: float, serial: int) -> None:
-        """A request goes."""
-        self._serial = serial
-        self._let_in += 1
-        if self._cycle_at is None:
-            self._cycle_at = now
-        if self._probing:
-            self._probe_sent, self._probe_at = True, now
-        elif self.pace is not None:
-            self._next = max(self._next, now) + 1 / self.pace
-        elif serial <= RAMPED:
-            self._next = now + RAMP
-
-    def passed(self, now: float, serial: int) -> None:
-        """A request was let in."""
-        self._recent.append(0)
-        if serial <= self._event_serial:
-            return
-        if self._probing:
-            self._go_on(now)
-        elif self.pace is not None:
-            near = abs(self.pace - self._bad) < 0.03 * self._bad
-            self.pace *= 1.15 if self._steep else 1.0004 if near else 1.01
-
-    def refused(self, now: float, serial: int, after: float | None) -> bool:
-        """A request was refused, and told to wait `after` seconds; whether that concerns all."""
-        self._let_in -= 1
-        self._recent.append(serial)
-        if serial <= self._event_serial:  # sent before the last refusal was known
-            self._paused_until = max(self._paused_until, now + (after or 0.0))
-            return True
-        if self._probing:
-            self._probe_sent = False
-            self._probe_wait = min(LONGEST_PROBE, self._probe_wait * 2)
-        elif self._many() or (self.pace is not None and (self._steep or self._let_in < THICK)):
-            self._probing, self._probe_sent, self._probing_from = True, False, now
-            self._probe_wait = 0.05 if self.pace is None else min(1.0, 0.5 / self.pace)
-        elif self.pace is None or self.pace < BY_CHANCE * self._highest:
-            return False
-        else:
-            self._bad, self._highest = self.pace, max(self._highest, self.pace)
-            self.pace *= 0.94
-            self._probe_wait = 0.5 / self.pace
-            self._cycle_at, self._let_in = now, 0
-        self._event_serial = self._serial
-        self._paused_until = now + (after if after is not None else self._probe_wait)
-        return True
-
-    def lost(self, serial: int) -> None:
-        """A request ended in another way; a probe is sent again."""
-        if self._probing and serial > self._event_serial:
-            self._probe_sent = False
-
-    def _many(self) -> bool:
-        """Whether the last refusal is one of some in a row, or of many."""
-        refused = {s for s in self._recent if s > self._event_serial}
-        last = self._recent[-1]
-        return len(refused) >= MANY or all(last - i in refused for i in range(IN_A_ROW))
-
-    def _measured(self, now: float) -> float:
-        """Requests a second that were let in since the cycle began."""
-        return max(1, self._let_in) / max(1e-3, now - (self._cycle_at or 0.0))
-
-    def _go_on(self, now: float) -> None:
-        """A probe passed."""
-        waited, cycle = self._probe_at - self._probing_from, self._probe_at - (self._cycle_at or 0.0)
-        if self.pace is None and waited < min(LONG, BLOCKED * cycle):  # what passed before came from a burst
-            self.pace, self._steep = 1 / max(1e-3, waited), True
-        else:
-            self.pace, self._steep = self._measured(self._probe_at), self._let_in < STEADY
-        self._probing = self._probe_sent = False
-        self._cycle_at, self._let_in = self._probe_at, 0
-        self._event_serial = self._serial
-        self._next, self._highest = now + 1 / self.pace, 0.0
 
 
 class Rates:

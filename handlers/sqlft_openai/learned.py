@@ -1,0 +1,247 @@
+"""What refusals alone teach of a limit, and how refusals by chance are told from one.
+
+A limit that is overrun refuses nearly all that comes, until more is allowed: so many refusals in a row say that there
+is one.  Single requests are then sent, at growing distances, until one passes; what passed until then is the pace to go
+on with.  From there it grows with each that passes and falls with each that is refused: additive increase,
+multiplicative decrease.
+
+A limit refuses nothing of what comes clearly slower than what it let pass; chance does.  So a pace that is refused too
+often is followed by a trial at a much slower one.  Where none of the trial is refused the limit is a fact.  Otherwise
+its share of refusals is chance: that share is excused from then on, and the pace grows fast.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+RAMP = 0.002
+"""Seconds between the first requests, so that a refusal is noticed before many more are sent."""
+RAMPED = 64
+NEXT_LOOK = 0.25
+"""What an answer tells may change how long to wait: looked at again after this."""
+IDLE = 5.0
+"""Seconds without a request, after which what was counted before says nothing of now."""
+IN_A_ROW = 5
+"""So many refusals in a row are a limit; of refusals by chance longer rows are expected."""
+RECENT = 40
+MANY = 14
+"""So many refused of RECENT, without a known pace, call for a trial."""
+LATELY = 10
+"""Answers over which it is measured how many pass in a second."""
+TRIAL = 12
+SLOWER = 0.6
+"""Of the pace: how fast the requests of a trial go."""
+HALF = 0.5
+"""A trial with this share refused says that the pace is wrong by far."""
+MARGIN = 1.3
+CREDIT = 3.0
+"""Refusals by chance are excused up to MARGIN times their share, and CREDIT of them at once."""
+MOST_BY_CHANCE = 0.3
+STEEP, EAGER, STEADY = 1.15, 1.008, 1.0005
+"""What a pace grows by with each that passes: while it is a guess; when long none was refused; else."""
+CALM = 200
+DENSE = 25
+"""A refusal with fewer let in since the last one calls for a trial."""
+FEW = 8
+"""With fewer let in nothing is measured."""
+FIRST_PROBE, LONGEST_PROBE = 0.05, 6.0
+LONG = 2.0
+BLOCKED = 0.8
+"""A pause of LONG seconds, or of this share of the time, says that the provider counts by the window."""
+
+
+class Sent(NamedTuple):
+    """A request."""
+
+    serial: int
+    at: float
+
+
+@dataclass
+class Probe:
+    """One request at a time, until one passes."""
+
+    since: float
+    pause: float
+    told: float = 0.0
+    """Seconds for which the provider asked to be left alone."""
+    sent: bool = False
+    at: float = 0.0
+
+
+@dataclass
+class Trial:
+    """Some requests at a slower pace, once one has passed again."""
+
+    last: int | None = None
+    refused: int = 0
+
+
+class Learned:
+    """The pace at which to ask; times are seconds of one monotonic clock, serials grow by one a request."""
+
+    def __init__(self) -> None:
+        self.pace = inf
+        """Requests a second; inf: no limit was met yet."""
+        self.share = 0.0
+        """Of the requests: how many are refused by chance."""
+        self._credit = 0.0
+        self._next = self._paused_until = 0.0
+        self._serial = self._decided = 0
+        """The last request; the last one that was sent before the latest decision."""
+        self._probe: Probe | None = None
+        self._trial: Trial | None = None
+        self._steep = False
+        self._calm = 0
+        """Requests that passed since one was refused."""
+        self._since, self._let_in, self._turned_away = 0.0, 0, 0
+        """Of what is measured now: its beginning, those sent that were not refused, those that were."""
+        self._sent: deque[Sent] = deque(maxlen=RECENT)
+        self._refused: deque[int] = deque(maxlen=RECENT)
+        self._passed: deque[float] = deque(maxlen=LATELY)
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next may go."""
+        if self._probe and self._probe.sent:
+            return NEXT_LOOK
+        return max(self._paused_until, self._next) - now
+
+    def take(self, now: float, serial: int) -> None:
+        """A request goes."""
+        if not self._sent or (not self._probe and now - self._sent[-1].at > IDLE):
+            self._measure_from(now)
+        self._serial = serial
+        self._sent.append(Sent(serial, now))
+        self._let_in += 1
+        self._credit = min(CREDIT, self._credit + MARGIN * self.share)
+        if self._probe:
+            self._probe.sent, self._probe.at = True, now
+        elif self.pace < inf:
+            self._next = max(self._next, now) + 1 / (self.pace * (SLOWER if self._trial else 1.0))
+        elif serial <= RAMPED:
+            self._next = now + RAMP
+
+    def passed(self, now: float, serial: int) -> None:
+        """A request was let in."""
+        if serial <= self._decided:
+            return
+        self._passed.append(now)
+        if self._probe:
+            self._go_on(now, self._probe)
+        elif self._trial:
+            self._judge(now, serial, self._trial)
+        elif self.pace == inf:
+            among = self._turned_away - sum(s > serial for s in self._refused)
+            self.share = min(MOST_BY_CHANCE, among / (among + max(1, self._let_in))) if among > 2 else 0.0
+        else:
+            self._calm += 1
+            if self.pace <= 2 * self._lately(now):  # a pace that is not used says nothing
+                self.pace *= STEEP if self._steep else EAGER if self._calm > CALM else STEADY
+
+    def refused(self, now: float, serial: int, after: float | None) -> bool:
+        """A request was refused, and told to wait `after` seconds; whether that concerns all."""
+        self._let_in -= 1
+        if serial <= self._decided:
+            if self._probe:
+                self._paused_until = max(self._paused_until, now + (after or 0.0))
+            return self._probe is not None
+        self._refused.append(serial)
+        self._turned_away += 1
+        if self._probe:
+            self._probe.sent = False
+            self._probe.pause = min(LONGEST_PROBE, self._probe.pause * 2)
+        elif self._in_a_row(serial):
+            self._probe, self._trial = Probe(now, max(FIRST_PROBE, min(1.0, 0.5 / self.pace))), None
+            self._refused.clear()
+        else:
+            self._alone(now, serial)
+            return False
+        self._decided = self._serial
+        self._probe.told += after or 0.0
+        self._paused_until = now + (self._probe.pause if after is None else after)
+        return True
+
+    def lost(self, serial: int) -> None:
+        """A request ended in another way; a probe is sent again."""
+        if self._probe and serial > self._decided:
+            self._probe.sent = False
+
+    def _in_a_row(self, serial: int) -> bool:
+        """Whether it is one of so many in a row, in whichever order they came back."""
+        first = last = serial
+        while first - 1 in self._refused:
+            first -= 1
+        while last + 1 in self._refused:
+            last += 1
+        return last - first >= IN_A_ROW - 1 + int(10 * self.share)
+
+    def _alone(self, now: float, serial: int) -> None:
+        """A refusal that may be chance, or a pace somewhat too fast."""
+        if self._trial:
+            if self._trial.last is not None:
+                self._trial.refused += serial <= self._trial.last
+                self._judge(now, serial, self._trial)
+        elif self._credit >= 1:
+            self._credit -= 1
+        elif self.pace == inf:
+            self._without_pace(now)
+        elif not self._steep:
+            dense, self._calm = self._calm < DENSE, 0
+            self.pace *= 0.9 if dense else 0.96
+            if dense:
+                self._try()
+        elif self._let_in < FEW:
+            self.pace /= 1.5
+        else:
+            self.pace, self._steep, self._calm = min(self.pace, self._lately(now)), False, CALM
+            self._try()
+
+    def _without_pace(self, now: float) -> None:
+        first = self._sent[0]
+        many = sum(s >= first.serial for s in self._refused)
+        if len(self._sent) == RECENT and many >= MANY:
+            self.pace = (RECENT - many) / max(1e-3, now - first.at)
+            self._try()
+
+    def _try(self) -> None:
+        self._trial, self._decided = Trial(), self._serial
+
+    def _judge(self, now: float, serial: int, trial: Trial) -> None:
+        """The trial begins, or may have ended."""
+        if trial.last is None:
+            trial.last = self._serial + TRIAL
+        elif serial >= trial.last:
+            self._trial = None
+            found = trial.refused / TRIAL
+            if found >= HALF:
+                self.pace *= 1 - min(0.7, found)
+                self._try()
+            else:
+                self.share = max(found, self.share) if found else 0.0
+                self._steep, self._credit = found > 0, CREDIT if found else 0.0
+            self._measure_from(now)
+
+    def _go_on(self, now: float, probe: Probe) -> None:
+        """A probe passed."""
+        self._probe = None
+        first, took = self.pace == inf, probe.at - self._since
+        waited = max(FIRST_PROBE, probe.at - probe.since - probe.told)
+        measured = max(1, self._let_in) / max(1e-3, took)
+        if first and not self.share and waited < min(LONG, BLOCKED * took):  # what passed before came from a burst
+            self.pace = min(measured, 1 / waited)
+        else:
+            self.pace = measured if first or self._let_in >= FEW else self.pace / 2
+        self._steep, self._calm, self._credit = first or self.share > 0, 0, CREDIT
+        self._measure_from(probe.at)
+        self._decided, self._next = self._serial, now + 1 / self.pace
+
+    def _measure_from(self, at: float) -> None:
+        self._since, self._let_in, self._turned_away = at, 0, 0
+        self._passed.clear()
+
+    def _lately(self, now: float) -> float:
+        """Requests a second that passed of late."""
+        return len(self._passed) / max(1e-3, now - self._passed[0]) if self._passed else inf
