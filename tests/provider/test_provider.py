@@ -125,7 +125,7 @@ def test_a_limit_is_true(provider: Any, client: openai.OpenAI) -> None:
 
 
 def test_many_at_once(provider: Any, client: openai.OpenAI) -> None:
-    provider.latency = 0.05
+    provider.latency = 0.5
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(lambda i: ask(client, f"q{i}"), range(64)))
     assert provider.most_in_flight > 8
