@@ -34,19 +34,21 @@ def check_lengths(actual: Any, prediction: Any) -> None:
 
 def texts(values: Any) -> list[str | None]:
     """Any column as texts; numbers that Arrow writes alike compare as equal texts."""
-    values = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values)
+    kind = "mixed kinds"
     try:
+        values = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(values)
+        kind = f"the type {values.type}"
         return list(values.cast(pa.large_string()).to_pylist())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
-        raise DataError(
-            f"Values of the type {values.type} cannot be compared as text: {e}", "CAST them AS VARCHAR."
-        ) from e
+    except (pa.ArrowException, ValueError) as e:
+        raise DataError(f"Values of {kind} cannot be compared as text: {e}", "CAST them AS VARCHAR.") from e
 
 
 def column_of(option: Any, count: int, name: str) -> list[str | None]:
     """An option that is one text for all rows, or a column with one a row, as a text a row."""
     if isinstance(option, str) or hasattr(option, "__fspath__"):
         return [str(option)] * count
+    if isinstance(option, (list, tuple)):
+        option = [str(value) if hasattr(value, "__fspath__") else value for value in option]
     found = texts(option)
     if len(found) != count:
         raise DataError(f"{name} has {len(found):,} values for {count:,} rows.", "Give one for all, or one a row.")

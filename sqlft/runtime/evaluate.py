@@ -100,7 +100,7 @@ def _evaluate_rows(session: Session, statement: Evaluate, options: Options) -> p
     prediction = _column(options, "prediction", options.take("prediction", "prediction"))
     seed = _seed(options)
     judge = options.take("judge")
-    scorers = options.scorers(statement.metrics, seed, session.warn, lambda key: False)
+    scorers = options.scorers(statement.metrics, seed, session, lambda key: False)
     _refuse_left(options.left, scorers, judge)
     found = []
     for scorer in scorers:
@@ -145,7 +145,14 @@ def _refuse_left(left: Mapping[str, Any], scorers: Sequence[Scorer], judge: Any)
 def _parameters(scorer: Scorer) -> set[str]:
     import inspect
 
-    return set(inspect.signature(scorer.metric).parameters) - {"actual", "prediction", "ask", "tokens", "options"}
+    return set(inspect.signature(scorer.metric).parameters) - {
+        "actual",
+        "prediction",
+        "ask",
+        "tokens",
+        "interrupted",
+        "options",
+    }
 
 
 class Comparison:
@@ -164,7 +171,7 @@ class Comparison:
         self._judge = options.take("judge")
         self.answer = self._answer_column()
         taken = self._taken_by_models()
-        self._scorers = options.scorers(names, self._seed, session.warn, lambda key: key in taken)
+        self._scorers = options.scorers(names, self._seed, session, lambda key: key in taken)
         self._check()
         self._actual = options.column(self.answer)
         self._digest = digest(table)

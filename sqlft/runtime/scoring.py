@@ -11,12 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from sqlft.errors import DataError, OptionError, SqlftError, did_you_mean
+from sqlft.errors import Cancelled, DataError, OptionError, SqlftError, did_you_mean
 from sqlft.metrics import METRICS, Metric, statistics
 from sqlft.metrics.kinds import is_aggregate, is_lower_better
 from sqlft.metrics.statistics import Interval, Paired
+from sqlft.runtime.session import Session
 
-GIVEN = ("ask", "tokens")
+GIVEN = ("ask", "tokens", "interrupted")
 """Options that the runtime gives, and no statement."""
 
 
@@ -43,6 +44,7 @@ class Scorer:
     """Options that are columns."""
     seed: int
     warn: Callable[[str], None]
+    interrupted: Callable[[], bool]
 
     def score(self, actual: Any, prediction: Any, **more: Any) -> Scored:
         """The value over all rows; `more` are columns that the runtime adds."""
@@ -75,7 +77,11 @@ class Scorer:
         return statistics.paired_all(difference, len(actual), self.seed)
 
     def _run(self, actual: Any, prediction: Any, rows: Any, more: Mapping[str, Any]) -> list[Any]:
+        if self.interrupted():
+            raise Cancelled(f"{self.name} was not computed to its end.", "Run it again: answers are kept.")
         options = {**self.options, **more}
+        if "interrupted" in inspect.signature(self.metric).parameters:
+            options["interrupted"] = self.interrupted
         if rows is not None:
             chosen = pa.array(rows)
             actual, prediction = actual.take(chosen), prediction.take(chosen)
@@ -132,9 +138,7 @@ class Options:
         """The rows' columns."""
         return list(self._table.column_names)
 
-    def scorers(
-        self, names: Sequence[str], seed: int, warn: Callable[[str], None], keep: Callable[[str], bool]
-    ) -> list[Scorer]:
+    def scorers(self, names: Sequence[str], seed: int, session: Session, keep: Callable[[str], bool]) -> list[Scorer]:
         """A Scorer a metric; `keep` says which plain options are for others too and stay with them."""
         used: set[str] = set()
         found = []
@@ -150,7 +154,7 @@ class Options:
             if "database" in options and "schema" in options and "schema" not in given:
                 del options["schema"]
             row_wise = tuple(o for o, value in options.items() if isinstance(value, pa.Array))
-            found.append(Scorer(name, metric, options, row_wise, seed, warn))
+            found.append(Scorer(name, metric, options, row_wise, seed, session.warn, lambda: session.interrupted))
         for name in used:
             self.left.pop(name, None)
         return found

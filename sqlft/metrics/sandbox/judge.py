@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TextIO
 
 from sqlft.metrics.sandbox import fillings
@@ -22,6 +23,8 @@ MEMORY = 2 << 30
 """Bytes of address space of this process, where the system can limit it."""
 MOST_ROWS = 1_000_000
 """Rows of a gold."""
+GRACE = 2.0
+"""Seconds of work beyond its time after which this process ends, whoever is there to kill it."""
 FILLINGS, TRIES = 6, 16
 """Databases made from a schema that have to agree, and how many are made to find so many that are fit."""
 
@@ -59,47 +62,31 @@ class Judge:
 
     def judge(self, work: dict[str, Any]) -> None:
         """One gold and its predictions: a line when the database is open, one for the gold, one for each prediction."""
-        gold, ordered = work["gold"], is_ordered(work["gold"])
-        changed = [_changed(text, work) for text in (gold, *work["predictions"])]
-        if work["kind"] == "schema":
-            self._by_schema(work, changed[0], changed[1:], ordered)
-            return
         try:
-            database = self._database(work)
+            gold = _changed(work["gold"], work)
+            database = None if work["kind"] == "schema" else self._database(work)
             self._tell(opened=True)
-            rows = database.run(changed[0], work["gold_timeout"], MOST_ROWS)
+            _alarm(work["gold_timeout"])
+            same = _by_schema(work, gold) if database is None else _by_rows(work, gold, database)
         except Exception as e:
             self._tell(gold=f"{type(e).__name__}: {e}"[:500])
             return
         self._tell(gold=None)
-        size = sum(map(size_of, rows))
-        for text in changed[1:]:
-            self._tell(score=self._score(work, rows, size, text, ordered))
+        for text in work["predictions"]:
+            _alarm(work["timeout"])
+            self._score(same, text, work)
+        _alarm(None)
 
-    def _score(self, work: dict[str, Any], gold: list[Row], size: int, text: str, ordered: bool) -> int:
-        if not text.strip(" \t\r\n;"):
-            return 0
+    def _score(self, same: Callable[[str], bool], text: str, work: dict[str, Any]) -> None:
+        """0 for whatever fails; a process that ran out of memory is no place for the next query."""
         try:
-            given = self._database(work).run(text, work["timeout"], len(gold), size)
-            return int(equal(gold, given, ordered=ordered))
-        except Exception:
-            return 0
-
-    def _by_schema(self, work: dict[str, Any], gold: str, predictions: list[str], ordered: bool) -> None:
-        self._tell(opened=True)
-        try:
-            with _filled(work["database"], [gold], 0) as database:
-                database.run(gold, work["gold_timeout"], MOST_ROWS)
+            text = _changed(text, work)
+            self._tell(score=int(bool(text) and same(text)))
         except Exception as e:
-            self._tell(gold=f"{type(e).__name__}: {e}"[:500])
-            return
-        self._tell(gold=None)
-        for text in predictions:
-            try:
-                same = bool(text.strip(" \t\r\n;")) and _same(work, gold, text, ordered)
-                self._tell(score=int(same))
-            except Exception:
-                self._tell(score=0)
+            spent = isinstance(e, MemoryError) or "memory" in str(e).lower()
+            self._tell(score=0, ended=spent)
+            if spent:
+                os._exit(0)
 
     def _database(self, work: dict[str, Any]) -> Database:
         path = work["database"]
@@ -113,6 +100,25 @@ class Judge:
     def _tell(self, **line: Any) -> None:
         self._say.write(json.dumps(line) + "\n")
         self._say.flush()
+
+
+def _by_rows(work: dict[str, Any], gold: str, database: Database) -> Callable[[str], bool]:
+    """What tells whether a prediction gives the gold's rows, which are read once."""
+    ordered = is_ordered(work["gold"])
+    rows = database.run(gold, work["gold_timeout"], MOST_ROWS)
+    size = sum(map(size_of, rows))
+
+    def same(text: str) -> bool:
+        return equal(rows, database.run(text, work["timeout"], len(rows), size), ordered=ordered)
+
+    return same
+
+
+def _by_schema(work: dict[str, Any], gold: str) -> Callable[[str], bool]:
+    """What tells whether a prediction agrees with the gold on generated rows."""
+    with _filled(work["database"], [gold], 0) as database:
+        database.run(gold, work["gold_timeout"], MOST_ROWS)
+    return lambda text: _same(work, gold, text, is_ordered(work["gold"]))
 
 
 def _same(work: dict[str, Any], gold: str, text: str, ordered: bool) -> bool:
@@ -145,7 +151,7 @@ def _filled(schema: str, queries: list[str], number: int) -> Iterator[SqliteFile
 
 
 def _changed(text: str, work: dict[str, Any]) -> str:
-    text = mended(text).rstrip(" \t\r\n;")
+    text = mended(text).strip(" \t\r\n").rstrip(" \t\r\n;")
     return text if work["keep_distinct"] else without_distinct(text, only_select=work["kind"] == "duckdb")
 
 
@@ -167,6 +173,12 @@ def _limit() -> None:
     for what, most in wanted.items():
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(what, (most, most))
+
+
+def _alarm(seconds: float | None) -> None:
+    """Let the system end this process after so much work, should its parent be gone and a query not see the clock."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, 0 if seconds is None else seconds + GRACE)
 
 
 def main() -> None:

@@ -9,12 +9,12 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlft.errors import DataError
+from sqlft.errors import Cancelled, DataError
 
 HERE = Path(__file__).parent
 START = """
@@ -33,6 +33,8 @@ GOLD_SECONDS = 10.0
 """A gold has these at least, however little time predictions have."""
 GRACE = 1.0
 """Seconds beyond its time that a child has to say so itself."""
+LONGEST = 1_000_000
+"""Characters of a prediction, if its gold has not even more: SQLite's own limit for a statement, as it comes."""
 
 
 @dataclass
@@ -47,11 +49,17 @@ class Gold:
     error: str | None = None
     scores: list[float] = field(default_factory=list)
 
+    def left(self) -> list[str]:
+        """The predictions that have no score yet, each empty that no engine has to see."""
+        longest = max(LONGEST, 2 * len(self.text))
+        return [text if len(text) <= longest else "" for text in self.predictions[len(self.scores) :]]
+
 
 class Child:
     """One process; its lines come through a thread, so that waiting for one can end."""
 
     def __init__(self) -> None:
+        self.is_fresh = True
         paths = json.dumps([p for p in sys.path if p])
         command = [sys.executable, "-I", "-S", "-c", START, str(HERE.parent.parent), paths]
         kept = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "TEMP", "TZ")
@@ -74,6 +82,7 @@ class Child:
 
     def send(self, work: dict[str, Any]) -> None:
         """Give it a line; one that is dead takes none, and says none."""
+        self.is_fresh = False
         with contextlib.suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(work).encode() + b"\n")
@@ -142,19 +151,23 @@ class Worker:
         """Judge what is left; False if the child died or hung, which is then the fault of what it was judging."""
         if self._child is None:
             self._child = Child()
-        left = gold.predictions[len(gold.scores) :]
+        if self.stopped:
+            return False
+        fresh, left = self._child.is_fresh, gold.left()
         work = {"kind": gold.kind, "database": gold.database, "gold": gold.text, "predictions": left}
         self._child.send(work | self._options)
         said = self._child.line(START_SECONDS)
         if said is not None and "opened" in said:
             said = self._child.line(self._options["gold_timeout"] + GRACE)
+        if said is None and not fresh:
+            return False  # what it ran before may have harmed it
         if said is None or said.get("gold") is not None:
             gold.error = said["gold"] if said else "it takes too long, too much memory, or crashes the engine"
             return said is not None
         for _ in left:
             said = self._child.line(self._options["timeout"] + GRACE)
             gold.scores.append(float(said["score"]) if said else 0.0)
-            if said is None:
+            if said is None or said.get("ended"):
                 return False
         return True
 
@@ -164,8 +177,11 @@ class Worker:
             child.kill()
 
 
-def judge(golds: Sequence[Gold], *, processes: int, **options: Any) -> None:
-    """Fill in `scores` and `error` of each gold; the caller sorts golds of one database together."""
+def judge(golds: Sequence[Gold], *, processes: int, interrupted: Callable[[], bool], **options: Any) -> None:
+    """Fill in `scores` and `error` of each gold; the caller sorts golds of one database together.
+
+    Cancelled as soon as `interrupted` says so.
+    """
     waiting: queue.SimpleQueue[Gold] = queue.SimpleQueue()
     for gold in golds:
         waiting.put(gold)
@@ -174,18 +190,20 @@ def judge(golds: Sequence[Gold], *, processes: int, **options: Any) -> None:
     for thread in threads:
         thread.start()
     try:
-        _wait(threads)
+        _wait(threads, interrupted)
     except BaseException:
         for worker in workers:
             worker.stop()
-        _wait(threads)
+        _wait(threads, lambda: False)
         raise
     for worker in workers:
         if worker.error is not None:
             raise worker.error
 
 
-def _wait(threads: Iterable[threading.Thread]) -> None:
+def _wait(threads: Iterable[threading.Thread], interrupted: Callable[[], bool]) -> None:
     for thread in threads:
         while thread.is_alive():
+            if interrupted():
+                raise Cancelled("The queries were not all judged.", "Run it again; it starts anew.")
             thread.join(0.2)

@@ -15,12 +15,21 @@ TOKEN = re.compile(
     re.S | re.X,
 )
 YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)\s*", re.I)
+READS = {"select", "with", "values"}
 SPLIT_SIGNS = (("> =", ">="), ("< =", "<="), ("! =", "!="))
 
 
 def tokens(query: str) -> Iterator[tuple[str, str]]:
     """(kind, text) of each token, spaces and comments included."""
     return ((m.lastgroup or "sign", m.group()) for m in TOKEN.finditer(query))
+
+
+def is_reading(query: str) -> bool:
+    """Whether a SQLite query begins with a word that reads: no comment alone, no empty statement before another."""
+    for match in TOKEN.finditer(query.removeprefix("\ufeff")):
+        if match.lastgroup != "space":
+            return match.group().lower() in READS
+    return False
 
 
 def mended(query: str) -> str:
@@ -32,6 +41,8 @@ def mended(query: str) -> str:
 
 def without_distinct(query: str, *, only_select: bool = False) -> str:
     """The query without the word DISTINCT; `only_select` leaves DISTINCT ON and IS DISTINCT FROM as they are."""
+    if "distinct" not in query.lower():
+        return query
     found = list(tokens(query))
     return "".join(
         text

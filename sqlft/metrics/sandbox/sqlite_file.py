@@ -6,6 +6,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from sqlft.metrics.sandbox.queries import is_reading
 from sqlft.metrics.sandbox.results import Row
 
 HEAP = 256 << 20
@@ -41,6 +42,8 @@ class SqliteFile:
 
     def run(self, query: str, timeout: float, most: int, most_bytes: int | None = None) -> list[Row]:
         """All rows; TooMuch beyond `most` rows or `most_bytes` bytes of texts, else whatever SQLite raises."""
+        if not is_reading(query):
+            raise ValueError("not one SELECT")
         self._deadline = time.monotonic() + timeout
         cursor = self._con.execute(query)
         try:
@@ -77,9 +80,8 @@ def size_of(row: Row) -> int:
 
 
 def _uri(path: Path) -> str:
-    """Immutable where nobody can be writing: SQLite then takes no lock and looks for no other file."""
-    alive = any(path.with_name(path.name + end).exists() for end in ("-wal", "-journal"))
-    return f"{path.absolute().as_uri()}?mode=ro{'' if alive else '&immutable=1'}"
+    """Immutable: SQLite takes no lock and looks for no other file; those with a log are copied before."""
+    return f"{path.absolute().as_uri()}?mode=ro&immutable=1"
 
 
 def _authorize(action: int, first: str | None, second: str | None, *_: object) -> int:
