@@ -14,6 +14,7 @@ from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import Estimate, TrainingSet
 from sqlft_local import budget, memory, speed
 from sqlft_local.hardware import Machine
+from sqlft_local.marks import NO_MARKS, Marks
 from sqlft_local.memory import Setting, Shape
 from sqlft_local.options import ModelOptions, TrainOptions
 from sqlft_local.presets import PRESETS, Preset
@@ -115,10 +116,11 @@ def estimate(
     device: str,
     threads: int | None,
     kept: Path,
+    marks: Marks = NO_MARKS,
 ) -> Estimate:
     """What training would take; `kept` is the folder where this machine's speed is remembered."""
-    train, taught = _examples(base, given, options, data.train)
-    valid, checked = _examples(base, given, options, data.valid) if data.valid is not None else ([], 0)
+    train, taught = _examples(base, given, options, data.train, marks)
+    valid, checked = _examples(base, given, options, data.valid, marks) if data.valid is not None else ([], 0)
     place = here.device(device)
     free = here.available(place)
     room = _room(options, free)
@@ -144,26 +146,28 @@ def estimate(
     )
 
 
-def _examples(base: Base, given: ModelOptions, options: TrainOptions, table: pa.Table) -> tuple[list[Example], int]:
+def _examples(
+    base: Base, given: ModelOptions, options: TrainOptions, table: pa.Table, marks: Marks
+) -> tuple[list[Example], int]:
     """Rows as the trainer makes them, a sample where there are many; how many all would be."""
     count = table.num_rows
     step = -(-count // SAMPLE)
     sample = table.take(list(range(0, count, step))) if step > 1 else table
     is_here = base.folder is not None and (base.folder / "tokenizer.json").exists()
     try:
-        found = _rendered(base, given, options, sample) if is_here else _guessed(base, options, sample)
+        found = _rendered(base, given, options, sample, marks) if is_here else _guessed(base, options, sample)
     except ImportError:
         found = _guessed(base, options, sample)
     return found, round(len(found) * count / max(1, sample.num_rows))
 
 
-def _rendered(base: Base, given: ModelOptions, options: TrainOptions, table: pa.Table) -> list[Example]:
+def _rendered(base: Base, given: ModelOptions, options: TrainOptions, table: pa.Table, marks: Marks) -> list[Example]:
     from sqlft_local import light, rows
     from sqlft_local.rendering import Renderer
 
     assert base.folder is not None
     tokenizer = light.LightTokenizer(base.folder, light.told(base.folder))
-    renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template)
+    renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).marked(marks)
     lenient = replace(options, long_rows="cut") if options.long_rows == "error" else options
     return rows.read(table, renderer, lenient, base.context).examples
 

@@ -6,7 +6,7 @@ import gc
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError, ProviderError
 from sqlft_local import bases, converted, cores, packing, quantised
 from sqlft_local.bases import INSTALL, to_screen
+from sqlft_local.marks import NO_MARKS, Marks
 from sqlft_local.options import ModelOptions
 from sqlft_local.rendering import Renderer
 from sqlft_local.residents import RESIDENTS, Resident
@@ -128,15 +129,31 @@ def _model(folder: Path, config: Any, dtype: Any, quantization: str, place: str)
         raise _other_architecture(folder, config) from e
 
 
-def shared(base: str, options: ModelOptions, device: str, adapter: Path | None) -> Loaded:
+def shared(base: str, options: ModelOptions, device: str, adapter: Path | None, marks: Marks = NO_MARKS) -> Loaded:
     """A base, with or without an adapter, that others use too: read only."""
-    loaded, give_back = taken(bases.pull(base, to_screen), options, device, adapter)
+    loaded, give_back = taken(bases.pull(base, to_screen), options, device, adapter, marks)
     give_back()
     return loaded
 
 
-def taken(folder: Path, options: ModelOptions, device: str, adapter: Path | None) -> tuple[Loaded, Callable[[], None]]:
+def taken(
+    folder: Path, options: ModelOptions, device: str, adapter: Path | None, marks: Marks = NO_MARKS
+) -> tuple[Loaded, Callable[[], None]]:
     """The same, kept in memory until it is given back by calling what comes second."""
+    options = replace(options, separator=None, stop=None)  # marks are no reason to load a base twice
+    loaded, give_back = _resident(folder, options, device, adapter)
+    if marks == NO_MARKS:
+        return loaded, give_back
+    try:
+        return replace(loaded, renderer=loaded.renderer.marked(marks)), give_back
+    except BaseException:
+        give_back()
+        raise
+
+
+def _resident(
+    folder: Path, options: ModelOptions, device: str, adapter: Path | None
+) -> tuple[Loaded, Callable[[], None]]:
     name = ("transformers", str(folder))
     key = (*name, None, repr(options), device)
 

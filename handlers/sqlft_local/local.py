@@ -22,6 +22,7 @@ from sqlft.handler import (
 )
 from sqlft_local import bases, presets
 from sqlft_local.bases import Report
+from sqlft_local.marks import Marks, asked_with, taught_with
 from sqlft_local.options import MAY_CHANGE, EngineOptions, ModelOptions, PredictOptions, TrainOptions
 
 
@@ -73,10 +74,12 @@ class Local(Trainer, Embedder):
         folder = bases.pull(model.base, bases.to_screen)
         adapter = artifact.path if artifact else None
         backend = backends.chosen(model, options, folder, self.options.device)
-        return self._backends[backend](self, model, folder, adapter, options)
+        marks = asked_with(_model_options(model), artifact)
+        options = replace(options, stop=list(dict.fromkeys((*(options.stop or ()), *marks.stop))) or None)
+        return self._backends[backend](self, model, folder, adapter, options, marks)
 
     def _on_transformers(
-        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions
+        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, marks: Marks
     ) -> Predictor:
         from sqlft_local import backends, loading
 
@@ -86,10 +89,12 @@ class Local(Trainer, Embedder):
         self._use_threads()
         given = _model_options(model)
         given = replace(given, dtype=backends.dtype(options, given, self.options.device))
-        loaded, give_back = loading.taken(folder, given, self.options.device, adapter)
+        loaded, give_back = loading.taken(folder, given, self.options.device, adapter, marks)
         return LocalPredictor(loaded, options, give_back)
 
-    def _on_llama(self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions) -> Predictor:
+    def _on_llama(
+        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, marks: Marks
+    ) -> Predictor:
         from sqlft_local import backends, converted, cores, light, llama
         from sqlft_local.llama_predictor import LlamaPredictor
         from sqlft_local.rendering import Renderer
@@ -99,7 +104,7 @@ class Local(Trainer, Embedder):
         kind = backends.kind(options, given)
         found = converted.files(folder, adapter, kind, backends.merged(options, folder), bases.to_screen)
         tokenizer = light.LightTokenizer(found.home)
-        renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template)
+        renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).marked(marks)
         made_for = converted.context(folder)
         context = min(given.context_length or made_for, made_for)
         threads = cores.usable(self.options.threads)
@@ -108,10 +113,12 @@ class Local(Trainer, Embedder):
         engine, give_back = llama.taken(plan, context + 1, str(folder))
         return LlamaPredictor(engine, give_back, found.adapter, renderer, context, options, model.schema)
 
-    def _on_vllm(self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions) -> Predictor:
+    def _on_vllm(
+        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, marks: Marks
+    ) -> Predictor:
         from sqlft_local.vllm_predictor import opened
 
-        return opened(folder, adapter, _model_options(model), options, model.schema)
+        return opened(folder, adapter, _model_options(model), options, model.schema, marks)
 
     _backends: ClassVar[dict[str, Callable[..., Predictor]]] = {
         "transformers": _on_transformers,
@@ -147,8 +154,9 @@ class Local(Trainer, Embedder):
         report(Progress(checkpoints.reached(workdir / checkpoints.FOLDER)))
         folder = bases.pull(model.base, bases.to_screen)
         loaded = loading.fresh(folder, _model_options(model), self.options.device, training=True)
+        marks = taught_with(options, _model_options(model), start)
         made = training.train(
-            loaded,
+            replace(loaded, renderer=loaded.renderer.marked(marks)),
             presets.preset(model.base).hub_id or model.base,
             options,
             (options.learning_rate or 0.0) * options.learning_rate_multiplier,
@@ -195,9 +203,9 @@ class Local(Trainer, Embedder):
 
         self._use_threads()
         adapter = artifact.path if artifact else None
-        return scoring.score(
-            loading.shared(model.base, _model_options(model), self.options.device, adapter), conversations
-        )
+        given = _model_options(model)
+        marks = asked_with(given, artifact)
+        return scoring.score(loading.shared(model.base, given, self.options.device, adapter, marks), conversations)
 
     def longest_row(self, model: ModelSpec, options: Any) -> int | None:
         """What `max_length` says, or where it says nothing 2048 tokens; never more than the context."""
@@ -220,8 +228,9 @@ class Local(Trainer, Embedder):
         if base is None:
             return None
         options = self.settled(model, options)
-        own = self.options
-        return estimate.estimate(base, given, options, data, machine(), own.device, own.threads, bases.bases_folder())
+        own, marks = self.options, taught_with(options, given, start)
+        kept = bases.bases_folder()
+        return estimate.estimate(base, given, options, data, machine(), own.device, own.threads, kept, marks)
 
     def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
         """Tokens of each text; None while the base is not on this machine."""
@@ -240,7 +249,8 @@ class Local(Trainer, Embedder):
             return None
         from sqlft_local import loading
 
-        renderer = loading.renderer_of(folder, _model_options(model).chat_template)
+        given = _model_options(model)
+        renderer = loading.renderer_of(folder, given.chat_template).marked(asked_with(given, None))
         return [len(renderer.prompt(messages)) for messages in conversations]
 
     def _use_threads(self) -> None:

@@ -45,6 +45,10 @@ class ModelOptions:
         Range(16),
     ] = None
     chat_template: Annotated[str | None, "a Jinja chat template in place of the base's own"] = None
+    separator: Annotated[str | None, "put behind every prompt, in training as in asking"] = None
+    stop: Annotated[list[str] | None, "texts that end an answer; answers are taught with the first one behind them"] = (
+        None
+    )
 
 
 @dataclass
@@ -55,7 +59,9 @@ class PredictOptions:
     temperature: Annotated[float, "0 always takes the likeliest token", Range(0, 10)] = 0.0
     top_p: Annotated[float, "sample from the likeliest tokens that make up this share", Range(0, 1)] = 1.0
     top_k: Annotated[int | None, "sample from this many likeliest tokens", Range(1)] = None
-    stop: Annotated[list[str] | None, "texts that end an answer; they are not part of it"] = None
+    stop: Annotated[
+        list[str] | None, "texts that end an answer, beside those it was trained with; they are not part of it"
+    ] = None
     seed: Annotated[int, "for sampling; the same seed and prompt give the same answer"] = 0
     batch_size: Annotated[int, "prompts answered at a time", Range(1, 1024)] = 16
     logprobs: Annotated[bool, "tell how likely each answer was, in the column <output>_logprob"] = False
@@ -93,6 +99,12 @@ class TrainOptions:
     long_rows: Annotated[
         Literal["cut", "drop", "error"], "rows over max_length: cut from the prompt's middle, drop them, or stop"
     ] = "cut"
+    separator: Annotated[
+        str | None, "put behind every prompt, and remembered; without it that of the model or of the version before"
+    ] = None
+    stop: Annotated[
+        list[str] | None, "the first is put behind every answer, all end one when asked; remembered like separator"
+    ] = None
     seed: Annotated[int, "for order, dropout and the first weights"] = 0
     warmup: Annotated[float, "share of the steps in which the learning rate rises", Range(0, 1)] = 0.05
     weight_decay: Annotated[float, "of AdamW", Range(0, 1)] = 0.0

@@ -11,7 +11,7 @@ from zlib import crc32
 import torch
 
 from sqlft.errors import ProviderError
-from sqlft.handler import Completion, Predictor, Request
+from sqlft.handler import Completion, Piece, Predictor, Request
 from sqlft_local.asking import room_for, width
 from sqlft_local.decoding import Decoder
 from sqlft_local.loading import Loaded, is_memory, out_of_memory
@@ -29,6 +29,8 @@ class Row:
     random: Any = None
     logprob: float = 0.0
     said: list[int] = field(default_factory=list)
+    shown: str = ""
+    """What was handed on of an answer that is watched while it is written."""
 
 
 class LocalPredictor(Predictor):
@@ -37,6 +39,7 @@ class LocalPredictor(Predictor):
     def __init__(self, loaded: Loaded, options: PredictOptions, give_back: Callable[[], None] = lambda: None) -> None:
         self.loaded = loaded
         self.options = options
+        self._stop = [s for s in options.stop or () if s]
         self._give_back: Callable[[], None] | None = give_back
         self._decoder: Decoder | None = Decoder(loaded.model)
 
@@ -47,8 +50,8 @@ class LocalPredictor(Predictor):
             self._give_back()
             self._give_back = None
 
-    def predict(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Completions in the order in which they are finished."""
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
+        """Completions in the order in which they are finished, and Pieces of those that stream."""
         waiting = iter(requests)
         rows: list[Row] = []
         more = True
@@ -81,7 +84,7 @@ class LocalPredictor(Predictor):
             random = torch.Generator().manual_seed(crc32(repr((self.options.seed, prompt)).encode()))
         return Row(request, prompt, room, random)
 
-    def _advance(self, rows: list[Row], admitted: list[Row]) -> Iterator[Completion]:
+    def _advance(self, rows: list[Row], admitted: list[Row]) -> Iterator[Completion | Piece]:
         """One token for each of `rows`, or the first one for those `admitted`; the finished leave."""
         if self._decoder is None:
             raise ProviderError("The predictor is closed.", "Open another one.")
@@ -104,28 +107,41 @@ class LocalPredictor(Predictor):
             for row, share in zip(rows[first:], _likely(logits, chosen), strict=True):
                 row.logprob += share
         finished = []
+        pieces: list[Piece] = []
         for i, (row, token) in enumerate(zip(rows[first:], chosen, strict=True), first):
             completion = self._said(row, token)
             if completion:
                 finished.append((i, completion))
+            if row.request.stream:
+                pieces += self._piece(row, completion)
         for i, _ in reversed(finished):
             self._decoder.leave(i)
             rows[i] = rows[-1]
             rows.pop()
+        yield from pieces
         for _, completion in finished:
             yield completion
+
+    def _piece(self, row: Row, completion: Completion | None) -> Iterator[Piece]:
+        """What is new of the row's answer, without what may yet turn out to be no part of it."""
+        renderer = self.loaded.renderer
+        if completion is not None:
+            text = completion.text or ""
+        else:
+            text = steady(renderer.text_until(row.said, self._stop)[0], (*self._stop, renderer.trail))
+        if len(text) > len(row.shown) and text.startswith(row.shown):
+            yield Piece(row.request.id, text[len(row.shown) :])
+            row.shown = text
 
     def _said(self, row: Row, token: int) -> Completion | None:
         """Add a token to the row; its completion if that was the last."""
         row.said.append(token)
         ended = token in self.loaded.stop_ids
-        text = None
-        if ended or len(row.said) >= row.room or self.options.stop:
-            text = self.loaded.renderer.text(row.said[:-1] if ended else row.said)
-            cut = min((at for s in self.options.stop or () if s and (at := text.find(s)) >= 0), default=None)
-            if cut is not None:
-                text, ended = text[:cut], True
-        if text is None or not (ended or len(row.said) >= row.room):
+        over = ended or len(row.said) >= row.room
+        if not over and not self._stop:
+            return None
+        text, stopped = self.loaded.renderer.text_until(row.said[:-1] if ended else row.said, self._stop)
+        if not over and not stopped:
             return None
         return Completion(
             row.request.id,
@@ -149,6 +165,13 @@ class LocalPredictor(Predictor):
         shares, order = logits.softmax(-1).sort(descending=True)
         shares = shares.masked_fill(shares.cumsum(-1) - shares > self.options.top_p, 0.0)
         return int(order[torch.multinomial(shares, 1, generator=row.random)].item())
+
+
+def steady(text: str, endings: Iterable[str]) -> str:
+    """An unfinished answer without a letter that lacks bytes, and without what one of the endings begins with."""
+    text = text.rstrip("\ufffd")
+    held = max((n for end in endings for n in range(1, len(end) + 1) if text.endswith(end[:n])), default=0)
+    return text[: len(text) - held]
 
 
 def _likely(logits: Any, chosen: list[int]) -> list[float]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from sqlft.errors import NotSupported
 from sqlft.handler import Message
+from sqlft_local.marks import NO_MARKS, Marks
 
 PLAIN_TEMPLATE = (
     "{{ bos_token or '' }}{% for m in messages %}{{ m['content'] }}"
@@ -32,11 +34,24 @@ class Renderer:
     def __init__(self, tokenizer: Any, stop_ids: Sequence[int], chat_template: str | None = None) -> None:
         self.tokenizer = tokenizer
         self._template = chat_template or tokenizer.chat_template or PLAIN_TEMPLATE
+        self.marks = NO_MARKS
         before, behind = self._around_an_answer()
         ids = self._encode(behind.lstrip())[:1]
         self.stop_ids = frozenset((*stop_ids, *(i for i in ids if i in set(tokenizer.all_special_ids))))
         self._lead = before if before.isspace() else ""
-        self._trail = behind[: len(behind) - len(behind.lstrip())]
+        self.trail = behind[: len(behind) - len(behind.lstrip())]
+
+    def marked(self, marks: Marks) -> Renderer:
+        """One that puts these marks behind texts; NotSupported where the template takes them off again."""
+        made = copy(self)
+        made.marks = marks
+        stop = marks.stop[0] if marks.stop else ""
+        if stop and stop not in made._around_an_answer()[1]:
+            raise NotSupported(
+                f"The base's chat template takes the stop sequence {stop!r} off the answers' ends.",
+                "Choose one that is more than white space, such as stop = ' END'.",
+            )
+        return made
 
     @cached_property
     def longest_token(self) -> int:
@@ -59,12 +74,18 @@ class Renderer:
 
     def text(self, ids: Sequence[int]) -> str:
         """An answer's tokens as text, without what the template puts around an answer."""
+        return self.text_until(ids, ())[0]
+
+    def text_until(self, ids: Sequence[int], stop: Sequence[str]) -> tuple[str, bool]:
+        """The same up to the first stop sequence, and whether there is one."""
         said: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return self.trimmed(said)
+        at = min((at for s in stop if (at := said.find(s)) >= 0), default=None)
+        return (self.trimmed(said), False) if at is None else (said[:at].removeprefix(self._lead), True)
 
     def trimmed(self, said: str) -> str:
-        """An answer without what the template puts around it."""
-        return said.removeprefix(self._lead).removesuffix(self._trail)
+        """An answer without what the template puts around it; what it puts behind comes after a stop sequence."""
+        said = said.removeprefix(self._lead)
+        return said if self.marks.stop else said.removesuffix(self.trail)
 
     def _turns(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[list[int], int]]:
         """Tokens of each piece, and how many at its start are an answer to be learned."""
@@ -77,6 +98,7 @@ class Renderer:
 
         Tokenizing the whole at once could merge letters across such a border, differently with and without an answer.
         """
+        messages = self.marks.on(messages, ask)
         done = ""
         for k, message in enumerate(messages):
             if message.role != "assistant":
@@ -114,8 +136,8 @@ class Renderer:
 
     def _around_an_answer(self) -> tuple[str, str]:
         """What the template puts before and behind an answer; nothing if it cannot be told."""
-        ask = [Message("user", "a")]
-        asked, said = self._render(ask, True), self._render([*ask, Message("assistant", "b")], False)
+        both = self.marks.on([Message("user", "a"), Message("assistant", "b")], ask=False)
+        asked, said = self._render(both[:1], True), self._render(both, False)
         before, _, behind = said.removeprefix(asked).partition("b")
         return (before, behind) if said.startswith(asked) else ("", "")
 

@@ -387,7 +387,8 @@ def _details(training: Training, taught: rows.Rows, checked: rows.Rows) -> dict[
     stopped = options.early_stopping and state.best_loss is not None
     return {
         "base": training.base,
-        "continues": "the adapter of the version it started from" if training.start else False,
+        **training.loaded.renderer.marks.details(),
+        "continues": "training went on with its adapter" if training.start else False,
         "remarks": _kept_as_they_were(options, config) if training.start else [],
         "max_tokens_per_pass": training.budget.tokens,
         "memory_bytes": training.budget.bytes,

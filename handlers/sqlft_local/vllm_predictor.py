@@ -6,6 +6,7 @@ Written after vLLM's documentation of LLM and LoRARequest; it was not run by thi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sqlft.errors import HandlerNotInstalled, ProviderError
 from sqlft.handler import Completion, Piece, Predictor, Request
 from sqlft_local.asking import room_for
 from sqlft_local.backends import DTYPES
+from sqlft_local.marks import Marks
 from sqlft_local.options import ModelOptions, PredictOptions
 from sqlft_local.rendering import Renderer
 from sqlft_local.residents import RESIDENTS, Resident
@@ -29,13 +31,14 @@ def opened(
     model: ModelOptions,
     options: PredictOptions,
     schema: Mapping[str, Any] | None,
+    marks: Marks,
 ) -> Predictor:
     """A predictor on the base's engine, which is shared by all its adapters."""
     try:
         import vllm
     except ImportError as e:
         raise HandlerNotInstalled(f"vLLM is not installed ({e}).", "Run: pip install vllm, on a GPU.") from e
-    key = ("vllm", str(folder), repr(model), options.precision)
+    key = ("vllm", str(folder), repr(replace(model, separator=None, stop=None)), options.precision)
 
     def load() -> Resident:
         dtype = DTYPES.get(options.precision, model.dtype)
@@ -52,7 +55,7 @@ def opened(
             raise ProviderError(f"vLLM cannot load {folder}: {e}", "Use backend = 'transformers'.") from e
         return Resident(engine, sum(f.stat().st_size for f in folder.glob("*.safetensors")), lambda: None)
 
-    return VllmPredictor(RESIDENTS.take(key, load), key, folder, adapter, model, options, schema)
+    return VllmPredictor(RESIDENTS.take(key, load), key, folder, adapter, model, options, schema, marks)
 
 
 class VllmPredictor(Predictor):
@@ -67,12 +70,13 @@ class VllmPredictor(Predictor):
         model: ModelOptions,
         options: PredictOptions,
         schema: Mapping[str, Any] | None,
+        marks: Marks,
     ) -> None:
         from sqlft_local.loading import opened_tokenizer
 
         self._engine, self._key, self._adapter = engine, key, adapter
         self._options, self._schema = options, schema
-        self._renderer = Renderer(*opened_tokenizer(folder), model.chat_template)
+        self._renderer = Renderer(*opened_tokenizer(folder), model.chat_template).marked(marks)
 
     def close(self) -> None:
         """The engine stays for the next statement."""

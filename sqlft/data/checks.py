@@ -194,12 +194,15 @@ def _characters(corpus: Corpus) -> list[Finding]:
 
 
 def _stops(corpus: Corpus, stops: Sequence[str]) -> list[Finding]:
-    """Stop sequences in the texts: what is asked ends there."""
+    """Stop sequences in the texts: what is asked ends there.  At the very end of an answer is where one belongs."""
     findings = []
     for stop in filter(None, stops):
         roles = {c.row: set[str]() for c in corpus.conversations}
         for conversation, turn in corpus.matching(re.escape(stop)):
-            roles[conversation.row].add("answer" if turn.role == "assistant" else "prompt")
+            if turn.role != "assistant":
+                roles[conversation.row].add("prompt")
+            elif stop in turn.content.removesuffix(stop):
+                roles[conversation.row].add("answer")
         if said := [row for row, some in roles.items() if "answer" in some]:
             text = f"{{n}} with the stop sequence {stop!r} in an answer: when asked, the model is cut off there."
             level = level_of(len(said), len(roles))

@@ -108,7 +108,8 @@ def _for_model(session: Session, statement: AnalyzeTrainingData, parameters: Par
     if "stop" in options and "stop" not in own:
         stops = build(DataSettings, {"stop": options.pop("stop")}, WHAT).stop
     plan = train.plan_of(session, model, statement.source, options, WHAT)
-    return train.prepared_for(session, plan, parameters, stops), count_tokens
+    its_own = session.catalog.version_of(model.key, statement.model.version).details.get("stop")
+    return train.prepared_for(session, plan, parameters, [*(stops or ()), *(its_own or ())]), count_tokens
 
 
 def _without_model(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> Look:

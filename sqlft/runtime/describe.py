@@ -38,6 +38,8 @@ MODEL = pa.schema(
         pa.field("SYSTEM", TEXT),
         pa.field("BASE", TEXT),
         pa.field("PARENT", WHOLE),
+        pa.field("STARTED_FROM", TEXT),
+        pa.field("REMARKS", pa.list_(TEXT)),
         pa.field("HANDLER", TEXT),
         pa.field("ROWS", WHOLE),
         pa.field("DATA_DIGEST", TEXT),
@@ -115,6 +117,8 @@ def _whole(session: Session, model: Model, version: Version) -> pa.Table:
         "SYSTEM": model.system,
         "BASE": model.base or None,
         "PARENT": version.parent,
+        "STARTED_FROM": _started_from(version),
+        "REMARKS": list(version.details.get("remarks") or ()),
         "HANDLER": version.details.get("handler"),
         "ROWS": version.row_count,
         "DATA_DIGEST": version.data_digest,
@@ -124,6 +128,15 @@ def _whole(session: Session, model: Model, version: Version) -> pa.Table:
         "ATTRIBUTES": list(ATTRIBUTES),
     }
     return pa.Table.from_pylist([row], MODEL)
+
+
+def _started_from(version: Version) -> str | None:
+    """The base or a version, and what was done with that one's adapter; None for what was not trained."""
+    if version.query is None:
+        return None
+    before, goes_on = version.details.get("started_from"), version.details.get("continues")
+    how = f": {goes_on}" if isinstance(goes_on, str) else ""
+    return f"{before}{how}" if before else "the base"
 
 
 def _inputs(session: Session, model: Model, version: Version) -> pa.Table:

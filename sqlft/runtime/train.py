@@ -256,9 +256,11 @@ def prepared_for(session: Session, plan: Plan, parameters: Parameters, stops: Se
 
 
 def _stops(plan: Plan) -> list[str]:
-    """The stop sequences that the model is asked with."""
-    given = {**plan.model.options, **plan.given}.get("stop") or []
-    return [given] if isinstance(given, str) else [str(stop) for stop in given]
+    """The stop sequences that the model and the version are asked with, those of what it starts from among them."""
+    before = {} if plan.start is None else plan.start.details
+    listed = (plan.model.options.get("stop"), {**before, **plan.given}.get("stop"))
+    found = (s for some in listed for s in ([some] if isinstance(some, str) else some or ()))
+    return list(dict.fromkeys(map(str, found)))
 
 
 def validation_source(wanted: Any, source: Source) -> Source | None:

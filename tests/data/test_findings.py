@@ -152,6 +152,8 @@ def test_stop_sequences() -> None:
     assert (found["stop_in_prompts"].level, found["stop_in_prompts"].examples) == ("info", (8,))
     assert (found["stop_in_answers"].level, found["stop_in_answers"].examples) == ("warning", (9,))
     assert found_in({}, stops=["The "])["stop_in_answers"].level == "error"
+    assert "stop_in_answers" not in found_in({8: (None, "It ends where it should END")}, stops=["END"])
+    assert found_in({8: (None, "END END")}, stops=["END"])["stop_in_answers"].count == 1
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from sqlft_local import Local, loading
 from sqlft_local.options import ModelOptions, PredictOptions
+from sqlft_local.predictor import steady
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sqlft.errors import ProviderError
-from sqlft.handler import Completion, Message, ModelSpec, Request
+from sqlft.handler import Completion, Message, ModelSpec, Piece, Request
 
 EXACT: dict[str, object] = {"backend": "transformers", "precision": "f32"}
 PROMPTS = [f"{'word ' * (i * 7 % 23)}How many singers of {i} are there?" for i in range(30)]
@@ -26,7 +28,7 @@ def requests(prompts: list[str]) -> list[Request]:
 def ask(base: Path, prompts: list[str], **options: object) -> list[Completion]:
     """Answers in the order of the prompts."""
     predictor = Local().open(ModelSpec(str(base)), None, PredictOptions(**{"max_tokens": 24, **EXACT, **options}))  # type: ignore[arg-type]
-    found = list(predictor.predict(requests(prompts)))
+    found = [c for c in predictor.predict(requests(prompts)) if isinstance(c, Completion)]
     predictor.close()
     return sorted(found, key=lambda c: c.id)
 
@@ -155,6 +157,28 @@ def test_finished_rows_do_not_wait_for_others(tiny: Path) -> None:
         .predict(requests([PROMPTS[0], long]))
     ]
     assert sorted(order) == [0, 1]
+
+
+@pytest.mark.parametrize("stop", [None, ["\n\n", " of"]])
+def test_pieces_make_up_the_answer(tiny: Path, stop: list[str] | None) -> None:
+    """Of the request that asks for them, and the first before the whole is known."""
+    predictor = Local().open(ModelSpec(str(tiny)), None, PredictOptions(**EXACT, max_tokens=24, stop=stop))
+    said = list(predictor.predict([replace(r, stream=r.id == 0) for r in requests(PROMPTS[:3])]))
+    predictor.close()
+    whole = {c.id: c.text for c in said if isinstance(c, Completion)}
+    pieces = [p for p in said if isinstance(p, Piece)]
+    assert {p.id for p in pieces} == {0}
+    assert "".join(p.text for p in pieces) == whole[0]
+    assert len(pieces) > 3
+    assert isinstance(said[0], Piece)
+
+
+def test_what_may_yet_be_no_part_of_an_answer_is_held_back() -> None:
+    """The start of a stop sequence, and of a letter."""
+    assert [steady(text, (" END", "\n\n")) for text in ("a E", "a EN", "a END", "a Ex", "a\n", "a", "")] == [
+        *("a", "a", "a", "a Ex", "a", "a", "")
+    ]
+    assert steady("na\ufffd", ()) == "na"
 
 
 def test_a_closed_predictor_says_so(tiny: Path) -> None:

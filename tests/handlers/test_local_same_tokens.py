@@ -1,0 +1,265 @@
+"""What is asked, and the answer behind it, is id by id what was trained on: from SQL's rows to the model's tokens."""
+
+from __future__ import annotations
+
+import json
+import random
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from sqlft_local import Local, converted, light, llama, loading, rows
+from sqlft_local.asking import room_for
+from sqlft_local.marks import Marks
+from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions, TrainOptions
+from sqlft_local.rendering import Renderer
+from sqlft_local.residents import RESIDENTS
+
+from sqlft.data import Prompt, prepare
+from sqlft.errors import NotSupported
+from sqlft.handler import Artifact, Completion, Message, ModelSpec, Predictor, Request, TrainingSet
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WITH_A_SYSTEM = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}" + CHATML
+)
+INST = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}<<SYS>>\n{{ m['content'] }}\n<</SYS>>\n\n"
+    "{% elif m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+TEMPLATES = {"chatml": CHATML, "a system message of its own": WITH_A_SYSTEM, "inst": INST, "none": None}
+PROMPTS = ["{{question}}", " {{question}} \n", "Q: {{question}}\nA:", "{{ question }}  {{question}}\n\n###\n\n"]
+SYSTEMS = [None, "", "Be brief.", " \nSay SQL. é😀 \n"]
+MARKS = [Marks(), Marks("\n\n###\n\n", (" END", "\n")), Marks("->", ("\n",)), Marks(stop=("<|im_end|>",))]
+TEXTS = [
+    "SELECT 1", " x", "x ", "\n x \n", "naïve 😀 数据库", "How  many singers?  ", "12  34", "\t", "x END", "a\n\nb\n",
+    "café", "<|im_end|>", "[INST] x [/INST]", "{{question}}", "{% if %}", "Z\u0301\u200d", "\r\n", "a\u00a0b",
+]  # fmt: skip
+CASES = 60
+"""Rows tried with each template and each marks: texts, prompt_templates and systems by chance, always the same."""
+
+
+@pytest.fixture(autouse=True)
+def _own_bases(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Converted files go below the tests' folder."""
+    monkeypatch.setenv("SQLFT_BASES", str(tmp_path_factory.getbasetemp() / "bases"))
+    yield
+    RESIDENTS.unload(lambda key: True)
+
+
+@pytest.fixture(params=["transformers", "llama.cpp"])
+def tokenizer(request: pytest.FixtureRequest, tiny: Path) -> Any:
+    """What either backend renders with."""
+    if request.param == "transformers":
+        return loading.opened_tokenizer(tiny)[0]
+    return light.LightTokenizer(converted.files(tiny, None, "f32", False, lambda what, share: None).home)
+
+
+def made(tokenizer: Any, template: str | None, marks: Marks) -> Renderer:
+    """A renderer; a template of None is that of bases that were never taught a chat."""
+    tokenizer.chat_template = None
+    return Renderer(tokenizer, [tokenizer.eos_token_id], template).marked(marks)
+
+
+def in_one_shape(prompt: Prompt, shape: str, question: str, answer: str) -> pa.Table:
+    """A training row as a user's query may give it."""
+    whole = prompt.messages({"question": question})
+    turns = [*whole, Message("assistant", answer)]
+    if shape == "inputs":
+        return pa.table({"question": [question], "answer": [answer]})
+    if shape == "prompt, completion":
+        return pa.table({"prompt": [whole[-1].content], "completion": [answer]})
+    if shape == "role, content":
+        return pa.table({"role": [t.role for t in turns], "content": [t.content for t in turns]})
+    return pa.table({"messages": [json.dumps([t._asdict() for t in turns])]})
+
+
+def cases() -> Iterator[tuple[Prompt, str, str, str]]:
+    """(prompt, shape, question, answer) by chance."""
+    chance = random.Random(4)
+    shapes = ["inputs", "prompt, completion", "role, content", "messages"]
+    for _ in range(CASES):
+        question = chance.choice(TEXTS) + chance.choice(["", *TEXTS])
+        answer = chance.choice(TEXTS) + chance.choice(["", *TEXTS])
+        if not question.strip() or not answer.strip():
+            continue  # such rows are left out of the training
+        yield Prompt(chance.choice(PROMPTS), chance.choice(SYSTEMS)), chance.choice(shapes), question, answer
+
+
+@pytest.mark.parametrize("marks", MARKS, ids=str)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_training_sees_the_prompt_that_is_asked_and_the_answer_behind_it(
+    tokenizer: Any, template: str, marks: Marks
+) -> None:
+    """Id by id, and the text that they stand for is the template's own, so that no space is lost or put in."""
+    if template == "inst" and marks.stop == ("\n",):
+        pytest.skip("the template takes it off; see below")
+    renderer = made(tokenizer, TEMPLATES[template], marks)
+    for prompt, shape, question, answer in cases():
+        data = prepare(in_one_shape(prompt, shape, question, answer), prompt, "answer", thorough=False)
+        [trained] = rows.read(data.training_set.train, renderer, TrainOptions(), 4096).examples
+        asked = asked_ids(renderer, prompt, question)
+        assert list(trained.ids[: len(asked)]) == asked
+        assert not any(trained.weights[: len(asked)])
+        assert all(trained.weights[len(asked) :])
+        messages = [*prompt.messages({"question": question}), Message("assistant", answer)]
+        end = marks.stop[0] if marks.stop and not answer.endswith(marks.stop[0]) else ""
+        between = "" if messages[-2].content.endswith(marks.separator) else marks.separator
+        messages[-2:] = [
+            messages[-2]._replace(content=messages[-2].content + between),
+            messages[-1]._replace(content=answer + end),
+        ]
+        theirs = renderer._render(messages, False)
+        ours = tokenizer.decode(list(trained.ids), skip_special_tokens=False)
+        said = tokenizer.decode(list(trained.ids[len(asked) :]), skip_special_tokens=False)
+        assert ours.removesuffix("<|im_end|>") in (theirs.removesuffix("\n").removesuffix("<|im_end|>"), theirs)
+        assert said == ours[len(tokenizer.decode(asked, skip_special_tokens=False)) :]
+
+
+def asked_ids(renderer: Renderer, prompt: Prompt, question: str) -> list[int]:
+    """The prompt as a predictor gives it to its model."""
+    found = room_for(Request(1, prompt.messages({"question": question})), renderer, 4096, 16)
+    assert not isinstance(found, Completion)
+    return found[0]
+
+
+@pytest.mark.parametrize("where", ["question", "answer", "system", "prompt_template", "separator", "stop"])
+def test_one_stray_space_would_show(tiny: Path, where: str) -> None:
+    """In any of the places where one gets in."""
+    tokenizer = loading.opened_tokenizer(tiny)[0]
+
+    def ids(stray: Mapping[str, str]) -> list[int]:
+        text = {"question": "How many?", "answer": "SELECT 1", "system": "Say SQL.", "prompt_template": "{{question}}"}
+        text |= {"separator": "->", "stop": " END"}
+        text |= {name: text[name] + more for name, more in stray.items()}
+        renderer = made(tokenizer, CHATML, Marks(text["separator"], (text["stop"],)))
+        prompt = Prompt(text["prompt_template"], text["system"])
+        turns = [*prompt.messages(text), Message("assistant", text["answer"])]
+        return renderer.conversation(turns).ids
+
+    assert ids({where: " "}) != ids({})
+
+
+@pytest.mark.parametrize("marks", MARKS, ids=str)
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_an_answer_is_read_back_without_its_marks(tokenizer: Any, template: str | None, marks: Marks) -> None:
+    """With the stop sequences that it was trained with."""
+    renderer = made(tokenizer, template, marks)
+    for answer in ("SELECT 1", " x", "naïve 😀 数据库", "x "):
+        ask = [Message("user", "a")]
+        ids = renderer.conversation([*ask, Message("assistant", answer)]).ids[len(renderer.prompt(ask)) : -1]
+        assert renderer.text_until(ids, marks.stop)[0] == answer
+
+
+def test_earlier_answers_of_a_conversation_keep_their_marks(tiny: Path) -> None:
+    """They stood there in training, and so they do when a follow-up is asked."""
+    renderer = made(loading.opened_tokenizer(tiny)[0], CHATML, MARKS[1])
+    turns = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
+    asked = renderer.prompt(turns)
+    assert renderer.conversation([*turns, Message("assistant", "d")]).ids[: len(asked)] == asked
+    text = renderer.tokenizer.decode(asked)
+    assert text.count("###") == 2
+    assert text.count(" END") == 1
+
+
+def test_a_stop_that_the_template_takes_off_is_refused(tiny: Path) -> None:
+    """The model would never learn to say it."""
+    with pytest.raises(NotSupported, match="takes the stop sequence"):
+        made(loading.opened_tokenizer(tiny)[0], INST, Marks(stop=("\n",)))
+
+
+def test_llama_cpp_reads_every_piece_as_the_same_tokens(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own tokenizer, in the file that was made for it."""
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
+    files = converted.files(tiny, None, "f32", False, lambda what, share: None)
+    renderer = made(light.LightTokenizer(files.home), CHATML, MARKS[1])
+    monkeypatch.setattr(llama.secrets, "token_hex", lambda n: "key")
+    server = llama._server(llama.Plan(files.model, 1, 1, context=256))
+    for text in TEXTS:
+        turns = [Message("system", text), Message("user", text), Message("assistant", text)]
+        for piece, _ in renderer._pieces(turns, False):
+            assert tokenized(server.listening_address, piece) == renderer._encode(piece)
+    del server
+
+
+def tokenized(address: str, text: str) -> list[int]:
+    """By the server's own tokenizer."""
+    body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
+    headers = {"Authorization": "Bearer key", "Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(f"{address}/tokenize", body, headers), timeout=60) as said:
+        found: list[int] = json.load(said)["tokens"]
+    return found
+
+
+PAIRS = [("How many?", "SELECT count(*)"), ("Which?", " SELECT name "), ("Why?", "naïve 😀"), ("Who?", "12  34")]
+"""Few enough for a model of two layers to learn by heart."""
+
+
+@pytest.fixture(scope="module")
+def learned(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """An adapter that knows the pairs, trained with marks."""
+    turns = [[Message("user", q)._asdict(), Message("assistant", a)._asdict()] for q, a in PAIRS]
+    data = TrainingSet(pa.table({"messages": turns}))
+    options = TrainOptions(
+        n_epochs=150, batch_size=4, learning_rate=0.03, separator=" ->", stop=[" END"], target_modules=["all-linear"]
+    )
+    workdir = tmp_path_factory.mktemp("learned")
+    handler = Local(EngineOptions(threads=1))
+    return handler.train(ModelSpec(str(tiny)), None, data, options, workdir, lambda progress: None)
+
+
+def answers(predictor: Predictor, questions: Sequence[str]) -> list[str | None]:
+    """In the order of the questions."""
+    asked = [Request(i, (Message("user", q),)) for i, q in enumerate(questions)]
+    try:
+        found = {c.id: c for c in predictor.predict(asked) if isinstance(c, Completion)}
+    finally:
+        predictor.close()
+    assert [c.error for c in found.values()] == [None] * len(asked)
+    return [found[i].text for i in range(len(asked))]
+
+
+@pytest.mark.parametrize("backend", ["transformers", "llama.cpp"])
+def test_a_version_remembers_what_it_was_trained_with(tiny: Path, learned: Artifact, backend: str) -> None:
+    """It answers without its stop sequence, whether or not the query names others."""
+    if backend == "llama.cpp":
+        pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
+    assert learned.details["separator"] == " ->"
+    assert learned.details["stop"] == [" END"]
+    for stop in (None, ["nowhere"]):
+        options = PredictOptions(max_tokens=24, backend=backend, precision="f32", stop=stop)  # type: ignore[arg-type]
+        predictor = Local().open(ModelSpec(str(tiny)), learned, options)
+        assert answers(predictor, [q for q, _ in PAIRS]) == [a for _, a in PAIRS]
+
+
+def test_without_the_marks_it_is_another_model(tiny: Path, learned: Artifact) -> None:
+    """So the test above would find them missing."""
+    bare = Artifact(learned.path)
+    predictor = Local().open(ModelSpec(str(tiny)), bare, PredictOptions(max_tokens=24, backend="transformers"))
+    assert answers(predictor, [q for q, _ in PAIRS]) != [a for _, a in PAIRS]
+
+
+def test_what_is_trained_from_it_keeps_its_marks(tiny: Path, learned: Artifact, tmp_path: Path) -> None:
+    """Unless others are given; the model's own come last."""
+    data = TrainingSet(
+        pa.table({"messages": [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]]})
+    )
+    model = ModelSpec(str(tiny), ModelOptions(separator="|", stop=["!"]))
+
+    def marks(name: str, start: Artifact | None, **given: Any) -> tuple[Any, Any]:
+        (tmp_path / name).mkdir()
+        options = TrainOptions(n_epochs=1, target_modules=["all-linear"], **given)
+        made = Local().train(model, start, data, options, tmp_path / name, lambda progress: None)
+        return made.details["separator"], made.details["stop"]
+
+    assert marks("kept", learned) == (" ->", [" END"])
+    assert marks("given", learned, stop=["@"]) == (" ->", ["@"])
+    assert marks("model", None) == ("|", ["!"])
+    assert marks("none", None, separator="", stop=[]) == (None, None)
