@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
-RAMP = 0.002
+RAMP = 0.003
 """Seconds between the first requests, so that a refusal is noticed before many more are sent."""
-RAMPED = 64
+RAMPED = 256
 NEXT_LOOK = 0.25
 """What an answer tells may change how long to wait: looked at again after this."""
 IDLE = 5.0
@@ -122,7 +122,7 @@ class Learned:
         elif self.pace < inf:
             self._next = max(self._next, now) + 1 / (self.pace * (SLOWER if self._trial else 1.0))
         elif serial <= RAMPED:
-            self._next = now + RAMP
+            self._next = now + RAMP / (1 + serial / 64)
 
     def passed(self, now: float, serial: int) -> None:
         """A request was let in."""
@@ -194,16 +194,17 @@ class Learned:
             if dense:
                 self._try()
         elif self._let_in < FEW:
-            self.pace /= 1.5
+            self.pace /= 2
         else:
             self.pace, self._steep, self._calm = min(self.pace, self._lately(now)), False, CALM
             self._try()
 
     def _without_pace(self, now: float) -> None:
-        first = self._sent[0]
-        many = sum(s >= first.serial for s in self._refused)
-        if len(self._sent) == RECENT and many >= MANY:
-            self.pace = (RECENT - many) / max(1e-3, now - first.at)
+        """A pace from what passed since the first of many refusals: what passed before may be a burst."""
+        refused = {s for s in self._refused if s >= self._sent[0].serial}
+        if len(self._sent) == RECENT and len(refused) >= MANY:
+            since = [sent for sent in self._sent if sent.serial >= min(refused)]
+            self.pace = max(1, len(since) - len(refused)) / max(1e-3, now - since[0].at)
             self._try()
 
     def _try(self) -> None:
@@ -234,7 +235,7 @@ class Learned:
             self.pace = min(measured, 1 / waited)
         else:
             self.pace = measured if first or self._let_in >= FEW else self.pace / 2
-        self._steep, self._calm, self._credit = first or self.share > 0, 0, CREDIT
+        self._steep, self._calm, self._credit = first or self.share > 0, 0, CREDIT if self.share else 0.0
         self._measure_from(probe.at)
         self._decided, self._next = self._serial, now + 1 / self.pace
 

@@ -188,7 +188,7 @@ def asked(server: Server, told: Told = None, network: Network = NEAR, rows: int 
 def test_a_limit_is_found_and_used(burst: int, network: Network, told: Told) -> None:
     found = asked(Bucket(10, burst), told, network)
     assert (ROWS - burst) / found.seconds > 0.9 * 10
-    assert found.wasted < 0.05 + (burst == 60) * 0.03  # the window is lost twice: the burst hides the pace
+    assert found.wasted < 0.035
 
 
 @pytest.mark.parametrize("told", [None, exactly])
@@ -196,7 +196,7 @@ def test_a_limit_is_found_and_used(burst: int, network: Network, told: Told) -> 
 def test_a_limit_by_the_second_and_by_the_minute(most: int, seconds: float, told: Told) -> None:
     found = asked(Windowed(most, seconds), told)
     assert ROWS / found.seconds > 0.9 * 10
-    assert found.wasted < 0.05
+    assert found.wasted < 0.04
 
 
 @pytest.mark.parametrize("server", [Bucket(10, 1), Bucket(10, 10), Windowed(10, 1.0)])
