@@ -142,7 +142,12 @@ class Connection:
         self._forget(keep_registered=True)
         given: dict[str, Any] = {k: v for k, v in (("alias", alias), ("params", params)) if v}
         if not self._is_ours(query):
-            return self._con.sql(query, **given, **options)
+            try:
+                return self._con.sql(query, **given, **options)
+            except duckdb.CatalogException as e:
+                if (read := self._with_settings(query, e)) is None:
+                    raise
+                return self._con.sql(read, **given, **options)
         _end_result(self._con)
         self.session.interrupted = False
         statements = parse(query)
@@ -293,6 +298,8 @@ class Connection:
 
     def _again(self, query: Any, parameters: Parameters, error: duckdb.Error) -> Connection:
         """A table that DuckDB does not know: another process's model, or a variable of the caller's."""
+        if isinstance(query, str) and (read := self._with_settings(query, error)) is not None:
+            return self.execute(read, parameters)
         name = _missing(error)
         if isinstance(query, str) and name and name.lower() in self.session.catalog.refresh():
             self._plain.clear()
@@ -303,6 +310,15 @@ class Connection:
                 error.add_note(f"No model has this name either.{near}")
             raise error
         return self._native(query, parameters)
+
+    def _with_settings(self, query: str, error: duckdb.Error) -> str | None:
+        """The query with the values of sqlft's own settings, if that is what DuckDB did not know."""
+        if "sqlft_" not in str(error):
+            return None
+        from sqlft.runtime.prices import with_settings
+
+        read = with_settings(self.session, query)
+        return read if read != query else None
 
     def _sees_variable(self, error: duckdb.Error) -> bool:
         """Let DuckDB look for the caller's variables behind sqlft's own frames; False if that is no help."""

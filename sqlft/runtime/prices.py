@@ -5,6 +5,7 @@ Tokens are paid where a price is known for them, otherwise the hours of a machin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -22,6 +23,8 @@ from sqlft.runtime.show import chosen
 from sqlft.sql.statements import CreatePrice, DropPrice, ResetSetting, SetSetting, ShowPrices
 
 MILLION = 1_000_000
+BUDGET = "sqlft_budget_usd"
+CURRENT = re.compile(r"\bcurrent_setting\s*\(\s*'(sqlft_\w*)'\s*\)", re.IGNORECASE)
 HOUR = 3600.0
 TOKEN_PRICES = tuple(f.name for f in fields(Price) if f.name != "source")
 OWN = "CREATE PRICE"
@@ -78,6 +81,8 @@ class Tariff:
         """USD of a training by the tokens trained on, epochs included, or by the machine's seconds."""
         if self.price is not None and self.price.training is not None:
             return _usd(tokens, self.price.training)
+        if self.hourly == 0:
+            return 0.0
         return None if self.hourly is None or seconds is None else seconds * self.hourly / HOUR
 
 
@@ -193,7 +198,7 @@ def run_set_setting(session: Session, statement: SetSetting, parameters: Paramet
     for name in given:
         _check_setting(name, names)
     said = build(SessionSettings, {k.removeprefix("sqlft_"): v for k, v in given.items()}, "SET")
-    if "sqlft_budget_usd" in given:
+    if BUDGET in given:
         session.purse.set(said.budget_usd)
     if "sqlft_machine_usd_per_hour" in given:
         session.purse.machine_usd_per_hour = said.machine_usd_per_hour
@@ -202,6 +207,39 @@ def run_set_setting(session: Session, statement: SetSetting, parameters: Paramet
 def run_reset_setting(session: Session, statement: ResetSetting, parameters: Parameters) -> None:
     """RESET sqlft_…"""
     run_set_setting(session, SetSetting({statement.name: None}), parameters)
+
+
+def settings(session: Session) -> pa.Table:
+    """`sqlft.settings`: what SET sqlft_… said, NULL where it said nothing."""
+    names = [f"sqlft_{f.name}" for f in fields(SessionSettings)]
+    spent = session.purse.spent if session.purse.bounds_cost else None
+    return pa.table(
+        {
+            "name": names,
+            "value": pa.array([setting(session, name) for name in names], pa.float64()),
+            "spent_usd": pa.array([spent if name == BUDGET else None for name in names], pa.float64()),
+        }
+    )
+
+
+def setting(session: Session, name: str) -> float | None:
+    """One of sqlft's own settings; OptionError for an unknown name."""
+    known: dict[str, float | None] = {
+        BUDGET: session.purse.usd,
+        "sqlft_machine_usd_per_hour": session.purse.machine_usd_per_hour,
+    }
+    _check_setting(name, set(known))
+    return known[name]
+
+
+def with_settings(session: Session, query: str) -> str:
+    """A query in which current_setting('sqlft_…') has its value."""
+
+    def found(match: re.Match[str]) -> str:
+        value = setting(session, match[1].lower())
+        return "NULL::DOUBLE" if value is None else f"{value!r}::DOUBLE"
+
+    return CURRENT.sub(found, query)
 
 
 def _check_setting(name: str, known: set[str]) -> None:

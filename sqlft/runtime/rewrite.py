@@ -23,12 +23,13 @@ from sqlft.runtime.asker import Asker, Book
 from sqlft.runtime.inputs import Clauses, Inputs
 from sqlft.runtime.literals import identifier
 from sqlft.runtime.models import Resolved, resolve
+from sqlft.runtime.prices import settings
 from sqlft.runtime.references import Reading, Reference, Use
 from sqlft.runtime.session import Session
 from sqlft.runtime.show import run_show_engines, run_show_models
 from sqlft.sql.statements import DEFAULT_PROJECT, ShowEngines, ShowModels
 
-SYSTEM = "sqlft"
+SYSTEM, SETTINGS = "sqlft", "settings"
 SHOWN: Mapping[str, Callable[[Session], pa.Table]] = {
     "models": lambda session: run_show_models(session, ShowModels(), None),
     "ml_engines": lambda session: run_show_engines(session, ShowEngines(), None),
@@ -114,7 +115,8 @@ class Rewriter:
     def _table_text(self, schema: str, name: str) -> str | None:
         """What stands for sqlft.<name> or a view of ours."""
         if schema.lower() == SYSTEM and self.session.catalog.find_model(name, SYSTEM) is None:
-            return self.register(self.session.catalog.table(name.lower()))
+            own = settings(self.session) if name.lower() == SETTINGS else self.session.catalog.table(name.lower())
+            return self.register(own)
         if schema.lower() == DEFAULT_PROJECT and name.lower() in SHOWN:
             return self.register(SHOWN[name.lower()](self.session))
         if schema.lower() in ("", "main", "memory") and self._is_model_name(name):

@@ -59,6 +59,9 @@ class TrainSettings:
         Literal["error", "warn", "off"],
         "what an error that the checks of data and memory find does: stop, or only warn; off skips the slow checks",
     ] = "error"
+    max_cost_usd: Annotated[
+        float | None, "nothing is trained whose estimated cost is more USD; EXPLAIN FINETUNE tells it", Range(0)
+    ] = None
     validation: Annotated[Any, "a query, as text or in parentheses, whose rows are the validation set"] = None
 
 
@@ -91,7 +94,9 @@ LIMITS = ("max_cost_usd", "max_rows", "max_seconds")
 class SessionSettings:
     """SET sqlft_…"""
 
-    budget_usd: Annotated[float | None, "no request that could take this session over so many USD", Range(0)] = None
+    budget_usd: Annotated[
+        float | None, "no request and no training that could take this session over so many USD", Range(0)
+    ] = None
     machine_usd_per_hour: Annotated[
         float | None, "what an hour of this machine costs, for engines whose tokens have no price", Range(0)
     ] = None

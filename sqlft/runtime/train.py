@@ -37,6 +37,7 @@ from sqlft.runtime.models import (
     trainers,
 )
 from sqlft.runtime.prices import tariff_for
+from sqlft.runtime.reserve import reserved
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import EngineSettings, TrainSettings
 from sqlft.sql.statements import CancelModel, Finetune, Name, ResumeModel, Retrain, Source
@@ -208,11 +209,16 @@ def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[.
     )
     fields = _fields(plan, prepared, estimate)
     fields["details"] |= _tariff(session, plan)
-    with launch.staged(session.catalog, wanted, prepared.training_set) as stage:
-        version = make(before_commit=stage.settle, **fields)
-        worker = launch.spawn(session.catalog, version.key, stage.lock, session, background=not plan.settings.wait)
-    if plan.settings.wait:
-        follow(session, worker, version.key, remote=plan.handler.remote)
+    made: list[VersionKey] = []
+    name, most, cost = plan.model.key.name, plan.settings.max_cost_usd, _cost(fields["details"], estimate)
+    ended = partial(_ended, session, made)
+    with reserved(session.purse, name, plan.engine.name, most, cost, ended):
+        with launch.staged(session.catalog, wanted, prepared.training_set) as stage:
+            version = make(before_commit=stage.settle, **fields)
+            made.append(version.key)
+            worker = launch.spawn(session.catalog, version.key, stage.lock, session, background=not plan.settings.wait)
+        if plan.settings.wait:
+            follow(session, worker, version.key, remote=plan.handler.remote)
     return row_of(session, version.key)
 
 
@@ -302,6 +308,18 @@ def _tariff(session: Session, plan: Plan) -> dict[str, Any]:
     training = None if tariff.price is None else tariff.price.training
     rates = {"training_usd_per_million": training, "machine_usd_per_hour": tariff.hourly}
     return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _cost(details: Mapping[str, Any], estimate: Estimate | None) -> float | None:
+    """USD that a training will cost; a machine that costs nothing does, however long it takes."""
+    if estimate is not None and estimate.cost_usd is not None:
+        return estimate.cost_usd
+    free = details.get("machine_usd_per_hour") == 0 and "training_usd_per_million" not in details
+    return 0.0 if free else None
+
+
+def _ended(session: Session, made: Sequence[VersionKey]) -> Version | None:
+    return session.catalog.version(made[0]) if made else None
 
 
 def _applied(plan: Plan) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def vocabulary_of(con: Connection, keywords: tuple[str, ...] = OURS) -> Vocabula
         relations |= _models(con)
     except SqlftError:
         pass
-    return Vocabulary(keywords, relations, {**schemas, "sqlft": TABLES}, engines)
+    return Vocabulary(keywords, relations, {**schemas, "sqlft": (*TABLES, "settings")}, engines)
 
 
 def keywords_of(con: Connection) -> tuple[str, ...]:

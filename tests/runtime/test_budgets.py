@@ -11,7 +11,7 @@ import pytest
 
 import sqlft
 from sqlft import plugins
-from sqlft.errors import BudgetExceeded, OptionError
+from sqlft.errors import BudgetExceeded, OptionError, ProviderError
 
 HANDLERS = Path(__file__).parents[1] / "handlers"
 ALL = "SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x"
@@ -116,6 +116,83 @@ def test_a_session_has_a_budget_over_all_its_statements_and_cursors(till: Till) 
     assert till.run("SELECT sum(cost_usd) FROM sqlft.usage")[0][0] <= budget
     till.run("RESET sqlft_budget_usd")
     assert len(till.run(ALL)) == 1000
+
+
+def test_a_training_that_would_pass_the_budget_does_not_begin(shop: Any) -> None:
+    """The stranger foretells 1,200 tokens at $500 a million: $0.60; it reports 123, which are $0.0615."""
+    for limit in ("0.59", "0"):
+        shop.run(f"SET sqlft_budget_usd = {limit}")
+        with pytest.raises(
+            BudgetExceeded, match=r"Training m would pass .*sqlft_budget_usd = \$0.*about \$0.60.*\n.*SET"
+        ):
+            shop.train()
+        with pytest.raises(BudgetExceeded, match="Training other"):
+            shop.run(
+                "CREATE MODEL other FROM (SELECT * FROM rows) PREDICT answer"
+                " USING engine = 'stranger', base = 'tiny', prompt_template = '{{question}}'"
+            )
+    shop.run("RESET sqlft_budget_usd")
+    with pytest.raises(BudgetExceeded, match=r"max_cost_usd = \$0.50"):
+        shop.train("max_cost_usd = 0.5")
+    assert not (shop.stranger.control / "begun").exists()
+    assert [v.key.number for v in shop.catalog.versions()] == [1]
+    shop.run("SET sqlft_budget_usd = 1.2")
+    shop.train("max_cost_usd = 0.6")
+    assert shop.run("SELECT value, spent_usd FROM sqlft.settings WHERE name = 'sqlft_budget_usd'") == [(1.2, 0.0615)]
+    shop.train("wait = false")
+    assert shop.con.session.purse.spent == pytest.approx(0.0615 + 0.6)
+    with pytest.raises(BudgetExceeded, match="are spent"):
+        shop.train()
+    shop.ended(3)
+
+
+def test_a_machines_hours_are_in_the_budget_of_a_training(shop: Any) -> None:
+    shop.run(
+        "CREATE MODEL own PREDICT answer USING engine = 'stranger', base = 'mine', prompt_template = '{{question}}'"
+    )
+    shop.run("SET sqlft_budget_usd = 0.01")
+    with pytest.raises(OptionError, match=r"what training own costs is not known.*\n.*machine_usd_per_hour"):
+        shop.train(what="FINETUNE own")
+    shop.run("SET sqlft_machine_usd_per_hour = 0.475")  # 90 seconds: $0.011875
+    with pytest.raises(BudgetExceeded, match=r"about \$0.0119"):
+        shop.train(what="FINETUNE own")
+    shop.run("SET sqlft_budget_usd = 0.012")
+    shop.train(what="FINETUNE own")
+    ended = shop.version(2, "own")
+    assert shop.con.session.purse.spent == pytest.approx(ended.details["cost_usd"])
+    shop.run("SET sqlft_machine_usd_per_hour = 0")
+    shop.run("SET sqlft_budget_usd = 0")
+    shop.train(what="FINETUNE own")
+    assert shop.con.session.purse.spent == 0
+
+
+def test_a_training_that_breaks_off_costs_what_it_took(shop: Any) -> None:
+    shop.run(
+        "CREATE MODEL own PREDICT answer USING engine = 'stranger', base = 'mine', prompt_template = '{{question}}'"
+    )
+    shop.run("SET sqlft_machine_usd_per_hour = 3600")
+    shop.run("SET sqlft_budget_usd = 100")
+    shop.stranger.script({2: "refuse"})
+    with pytest.raises(ProviderError, match="Sundays"):
+        shop.train(what="FINETUNE own")
+    assert 0 < shop.con.session.purse.spent < 90
+
+
+def test_settings_can_be_read(till: Till) -> None:
+    both = "SELECT current_setting('sqlft_budget_usd'), current_setting('SQLFT_machine_usd_per_hour') AS rate"
+    assert till.run(both) == [(None, None)]
+    till.run("SET sqlft_budget_usd = 2.5")
+    till.run("SET sqlft_machine_usd_per_hour = 0.475")
+    assert till.run(both) == [(2.5, 0.475)]
+    assert till.run(f"{both} FROM sqlft.settings LIMIT 1") == [(2.5, 0.475)]
+    assert till.con.sql(both).fetchall() == [(2.5, 0.475)]
+    assert till.run("SELECT name, value, spent_usd FROM sqlft.settings ORDER BY name") == [
+        ("sqlft_budget_usd", 2.5, 0.0),
+        ("sqlft_machine_usd_per_hour", 0.475, None),
+    ]
+    with pytest.raises(OptionError, match="Did you mean 'sqlft_budget_usd'"):
+        till.run("SELECT current_setting('sqlft_budget')")
+    assert till.run("SELECT current_setting('threads') > 0") == [(True,)]
 
 
 def test_two_models_of_a_statement_share_its_limits(till: Till) -> None:
