@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
 from sqlft.errors import MissingSecret, OptionError
 from sqlft_openai.engines import Engine
@@ -39,6 +40,16 @@ class Address(NamedTuple):
         """Whether it is on this machine, where no proxy is needed."""
         host = (urlsplit(self.base).hostname or "").lower()
         return host in ("localhost", "::1") or host.endswith(".localhost") or host.startswith("127.")
+
+    @property
+    def proxy(self) -> str | None:
+        """The variable of the environment whose proxy requests go through."""
+        known = {} if self.local else getproxies_environment()
+        parts = urlsplit(self.base)
+        if not known or proxy_bypass_environment(parts.hostname or "", known):
+            return None
+        named = [f"{kind}_proxy" for kind in (parts.scheme, "all") if kind in known]
+        return next((n for name in named for n in os.environ if n.lower() == name), None)
 
     def url(self, path: str, model: str, base: str | None = None) -> str:
         """The whole URL of an inference path, such as /chat/completions."""

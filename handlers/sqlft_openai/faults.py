@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from sqlft.errors import HandlerError, ProviderError
 from sqlft.handler import RowError
@@ -13,6 +14,11 @@ from sqlft_openai.address import Address
 
 PASSING = (408, 409, 425, 429)
 """Statuses that may pass; with all from 500."""
+UNREACHED = {
+    *("ProxyError", "ClientProxyConnectionError", "ClientHttpProxyError"),
+    *("ClientConnectorError", "ConnectError", "gaierror"),
+}
+"""Errors of the HTTP packages when nobody takes the connection."""
 NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance")
 NO_MODEL = ("model_not_found", "deploymentnotfound", "model_not_available", "invalid_model", "model_not_supported")
 
@@ -43,6 +49,8 @@ class Fault(Exception):
     """What the provider does not take in a request."""
     after: float | None = None
     """Seconds that the provider wants to be left alone."""
+    next_step: str | None = None
+    """What mends it, where that is known."""
     spent: Any = None
     """Tokens that were paid for all the same."""
     tries: int = 1
@@ -140,13 +148,8 @@ def of_exception(error: BaseException, address: Address, timeout: float) -> Faul
         )
     if names & {"InvalidURL", "UnsupportedProtocol", "LocalProtocolError", "InvalidUrlClientError"}:
         return ProviderError(f"Nothing can be sent to {at}: {shown}", "Check base_url and the key.")
-    if names & {"ProxyError", "ClientProxyConnectionError", "ClientHttpProxyError"}:
-        return ProviderError(
-            f"The proxy between here and {at} does not let it pass: {shown}",
-            "Check HTTPS_PROXY and HTTP_PROXY; NO_PROXY names hosts that need none.",
-        )
-    if names & {"ClientConnectorError", "ConnectError", "gaierror"}:
-        return Fault("unreachable", f"{at} is not reached: {shown}", True, unreachable=True)
+    if names & UNREACHED:
+        return _unreached(address, shown, "ClientHttpProxyError" in names)
     if "ConnectionError" in names or names & {"ServerDisconnectedError", "ClientOSError", "ReadError"}:
         return Fault("connection", f"{at} dropped the connection: {shown}", True, dropped=True)
     if "TimeoutError" in names or "TimeoutException" in names:
@@ -156,11 +159,24 @@ def of_exception(error: BaseException, address: Address, timeout: float) -> Faul
     raise error
 
 
+def _unreached(address: Address, shown: str, refused: bool) -> Fault | HandlerError:
+    """Nobody is there, or the proxy before it is not."""
+    proxy = address.proxy
+    if proxy is None:
+        return Fault("unreachable", f"{address.base} is not reached: {shown}", True, unreachable=True)
+    host = urlsplit(address.base).hostname
+    next_step = f"Check {proxy}, or unset it; NO_PROXY = '{host}' goes without a proxy."
+    said = f"{address.base} is not reached through the proxy that {proxy} names: {shown}"
+    if refused:
+        return ProviderError(said, next_step)
+    return Fault("unreachable", said, True, unreachable=True, next_step=next_step)
+
+
 def unreachable(fault: Fault) -> ProviderError:
     """Nobody is there, for any row."""
     return ProviderError(
         f"{fault.message[:1].upper()}{fault.message[1:]}",
-        "Check base_url and that the server runs; then run it again: what was answered is kept.",
+        fault.next_step or "Check base_url and that the server runs; then run it again: what was answered is kept.",
     )
 
 

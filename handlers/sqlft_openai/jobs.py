@@ -167,9 +167,12 @@ class Run:
         try:
             return self._api.patiently(lambda: self._dialect.upload(self._api, name, content))
         except Fault as fault:
+            no_path = fault.status in (404, 405)
             raise ProviderError(
-                f"The training rows could not be uploaded: {fault.message}",
-                "Mend the cause, then RESUME MODEL goes on with it.",
+                f"The training rows could not be uploaded to {self._api.address.base}: {fault.message}",
+                "Check base_url, and that this server trains; then RESUME MODEL goes on with it."
+                if no_path
+                else "Mend the cause, then RESUME MODEL goes on with it.",
             ) from None
 
     def _uploaded(self, name: str) -> str | None:

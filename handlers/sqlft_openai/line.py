@@ -12,6 +12,7 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any
+from urllib.request import getproxies_environment
 
 from sqlft_openai.address import Address
 from sqlft_openai.options import EngineOptions
@@ -25,7 +26,8 @@ class Line:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._clients: dict[bool, Any] = {}
+        self._clients: dict[tuple[tuple[str, str], ...], Any] = {}
+        """By the proxies of the environment, which are read once."""
         self._rates: dict[tuple[Any, ...], Rates] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self.loop.run_forever, name="sqlft-openai", daemon=True).start()
@@ -36,10 +38,10 @@ class Line:
 
     def client(self, address: Address) -> Any:
         """The HTTP client of the official package that reaches the address; called in the loop."""
-        direct = address.local
-        if direct not in self._clients:
-            self._clients[direct] = _http(trust_env=not direct)
-        return self._clients[direct]
+        proxies = () if address.local else tuple(getproxies_environment().items())
+        if proxies not in self._clients:
+            self._clients[proxies] = _http(trust_env=not address.local)
+        return self._clients[proxies]
 
     def rates(self, address: Address, model: str, options: EngineOptions) -> Rates:
         """What is known of this model's rates for this key."""

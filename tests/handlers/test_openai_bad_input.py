@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import ssl
@@ -142,14 +143,44 @@ def test_a_redirect_is_not_followed_with_the_key(con: sqlft.Connection, server: 
     assert "base_url" in error.next_step
 
 
+@pytest.fixture
+def unproxied(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that names no proxy."""
+    for name in [n for n in os.environ if n.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
 def test_a_proxy_is_not_used_for_this_machine(
-    con: sqlft.Connection, provider: Any, monkeypatch: pytest.MonkeyPatch
+    con: sqlft.Connection, provider: Any, unproxied: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    monkeypatch.delenv("no_proxy", raising=False)
+        unproxied.setenv(name, "http://127.0.0.1:9")
     assert asked(con, f"base_url = '{provider.url}', api_key = '{provider.key}'") == [("A:hello",)]
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("HTTPS_PROXY", "https://provider.invalid/v1"),
+        ("http_proxy", "http://provider.invalid/v1"),
+        ("ALL_PROXY", "https://provider.invalid/v1"),
+    ],
+)
+def test_a_proxy_that_does_not_answer(
+    con: sqlft.Connection, unproxied: pytest.MonkeyPatch, variable: str, url: str
+) -> None:
+    unproxied.setenv(variable, "http://user:secret-word@127.0.0.1:9")
+    error = refused(con, f"base_url = '{url}', api_key = '{KEY}'")
+    assert f"the proxy that {variable} names" in error.message
+    assert variable in error.next_step
+    assert "NO_PROXY = 'provider.invalid'" in error.next_step
+    assert "secret-word" not in str(error)
+    unproxied.setenv("NO_PROXY", "provider.invalid")
+    with pytest.raises(ProviderError) as caught:
+        con.execute("SELECT answer FROM m WHERE q = 'hello again'").fetchall()
+    assert "proxy" not in str(caught.value)
+    assert "provider.invalid" in caught.value.message
 
 
 def test_another_engines_key_is_not_sent(con: sqlft.Connection, provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
