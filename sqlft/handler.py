@@ -137,7 +137,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Conversations; column ``messages``: list<struct<role: string, content: string>>, the assistant's last."""
+    """Conversations; column ``messages``: list<struct<role: string, content: string>>, the assistant's last.
+
+    Where the rows have worse answers too, they are in a column ``rejected``: string.
+    """
 
     train: pa.Table
     valid: pa.Table | None = None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 from sqlft.errors import MissingSecret, OptionError
 from sqlft_openai.engines import Engine
@@ -46,7 +46,7 @@ class Address(NamedTuple):
         """The variable of the environment whose proxy requests go through."""
         known = {} if self.local else getproxies_environment()
         parts = urlsplit(self.base)
-        if not known or proxy_bypass_environment(parts.hostname or "", known):
+        if not known or proxy_bypass(parts.hostname or ""):
             return None
         named = [f"{kind}_proxy" for kind in (parts.scheme, "all") if kind in known]
         return next((n for name in named for n in os.environ if n.lower() == name), None)

@@ -181,11 +181,13 @@ def _hyper(wanted: Wanted) -> dict[str, Any]:
     o = wanted.options
     named = (("n_epochs", o.n_epochs), ("batch_size", o.batch_size))
     found = {n: v for n, v in (*named, ("learning_rate_multiplier", o.learning_rate_multiplier)) if v != "auto"}
+    found |= _given(beta=o.beta)
     return found or {"n_epochs": "auto"}
 
 
 def _body(wanted: Wanted) -> dict[str, Any]:
-    method = {"type": "supervised", "supervised": {"hyperparameters": _hyper(wanted)}}
+    kind = wanted.options.method
+    method = {"type": kind, kind: {"hyperparameters": _hyper(wanted)}}
     return {**_plain_body(wanted), "method": method, "metadata": {"sqlft": wanted.ours}}
 
 
@@ -200,7 +202,9 @@ def _plain_body(wanted: Wanted) -> dict[str, Any]:
 
 
 def old_body(wanted: Wanted) -> dict[str, Any]:
-    """As OpenAI had it before `method`, and as Azure's and Anyscale's APIs still do."""
+    """As OpenAI had it before `method`, and as Azure's and Anyscale's APIs still do for answers without pairs."""
+    if wanted.options.method == "dpo":
+        return _body(wanted)
     return {**_plain_body(wanted), "hyperparameters": _hyper(wanted)}
 
 
@@ -230,6 +234,7 @@ def _body_together(wanted: Wanted) -> dict[str, Any]:
         random_seed=o.seed,
         suffix=o.suffix or f"sqlft-{wanted.ours[:12]}",
         training_type=kind,
+        training_method=_given(method="dpo", dpo_beta=o.beta) if o.method == "dpo" else None,
     )
 
 
@@ -306,11 +311,13 @@ def dialect_of(engine: Any) -> Dialect:
 
 def check_options(wanted: Any, engine: Any) -> None:
     """OptionError for what this provider cannot do, before anything is sent."""
-    if getattr(wanted, "method", "supervised") == "dpo":
+    if getattr(wanted, "method", "") == "dpo" and engine.name == "anyscale_endpoints":
         raise OptionError(
-            "method = 'dpo' learns from pairs of a better and a worse answer, and training rows have one answer.",
+            f"{engine.title} has no training by method = 'dpo'.",
             "Leave method out: supervised training learns from the answers.",
         )
+    if getattr(wanted, "beta", None) is not None and wanted.method != "dpo":
+        raise OptionError("beta is for method = 'dpo' only.", "Leave it out, or add method = 'dpo'.")
     most = 40 if engine.tuning == "together" else 64
     if wanted.suffix and len(wanted.suffix) > most:
         raise OptionError(

@@ -249,7 +249,7 @@ class Run:
                 return body
         elif "metadata" in text and "metadata" in body:
             return {k: v for k, v in body.items() if k != "metadata"}
-        elif "method" in text and "method" in body:
+        elif "method" in text and "method" in body and wanted.options.method != "dpo":
             kept = {"metadata": body["metadata"]} if "metadata" in body else {}
             return {**old_body(wanted), **kept}
         elif "hyperparameters" in text and "method" not in body and "hyperparameters" in body:

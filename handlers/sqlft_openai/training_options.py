@@ -21,9 +21,14 @@ class TrainOptions:
     ] = "auto"
     suffix: Annotated[str | None, "a word of yours in the tuned model's name"] = None
     seed: Annotated[int | None, "for the provider, and for the sample that max_train_tokens takes"] = None
-    method: Annotated[Literal["supervised", "dpo"], "supervised learns from answers; dpo would need pairs of them"] = (
-        "supervised"
-    )
+    method: Annotated[
+        Literal["supervised", "dpo"], "supervised learns from answers; dpo from better and worse ones"
+    ] = "supervised"
+    beta: Annotated[
+        float | None,
+        "with dpo: how near it stays to what it answered before; without it the provider's own",
+        Range(0, 2),
+    ] = None
     max_train_tokens: Annotated[
         int | None, "train on a sample of the rows with at most so many tokens, epochs included", Range(1)
     ] = None
@@ -50,9 +55,14 @@ class TogetherTrainOptions:
     r: Annotated[int | None, "rank of the adapter; without it the provider's own", Alias("lora_r"), Range(1)] = None
     lora_alpha: Annotated[float | None, "scale of the adapter; without it the provider's own"] = None
     full: Annotated[bool, "train all weights and no adapter"] = False
-    method: Annotated[Literal["supervised", "dpo"], "supervised learns from answers; dpo would need pairs of them"] = (
-        "supervised"
-    )
+    method: Annotated[
+        Literal["supervised", "dpo"], "supervised learns from answers; dpo from better and worse ones"
+    ] = "supervised"
+    beta: Annotated[
+        float | None,
+        "with dpo: how near it stays to what it answered before; without it the provider's own",
+        Range(0, 2),
+    ] = None
     max_train_tokens: Annotated[
         int | None, "train on a sample of the rows with at most so many tokens, epochs included", Range(1)
     ] = None

@@ -41,12 +41,23 @@ RULES = (
 """From the providers' public documentation, May 2026; the first that fits holds."""
 
 
+class Pair(NamedTuple):
+    """A conversation that ends with the better answer, and the worse one."""
+
+    messages: list[Any]
+    rejected: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """All that is read in training."""
+        return [*(m["content"] for m in self.messages), *([self.rejected] if self.rejected else [])]
+
+
 class Rows(NamedTuple):
     """What goes up."""
 
-    train: list[Any]
-    """One list of messages an example."""
-    valid: list[Any]
+    train: list[Pair]
+    valid: list[Pair]
     tokens: int
     """Of the training rows, one epoch."""
     epochs: int
@@ -65,13 +76,15 @@ def rule_of(engine: Engine, model: str) -> Rule:
 
 def checked(engine: Engine, model: str, data: TrainingSet, options: Any) -> Rows:
     """The rows, or DataError that says which rule they break and what would keep it."""
-    train = data.train.column("messages").to_pylist()
-    valid = [] if data.valid is None else data.valid.column("messages").to_pylist()
+    in_pairs = getattr(options, "method", "") == "dpo"
+    train, valid = _pairs(data.train, in_pairs), [] if data.valid is None else _pairs(data.valid, in_pairs)
     for what, rows in (("training", train), ("validation", valid)):
-        for number, messages in enumerate(rows, 1):
-            _check(engine, messages, f"{what} row {number:,}")
+        for number, pair in enumerate(rows, 1):
+            _check(engine, pair.messages, f"{what} row {number:,}")
+            if in_pairs:
+                _check_pair(pair, f"{what} row {number:,}")
     count = counting(model)
-    sizes = [_size(count, messages) for messages in train]
+    sizes = [_size(count, pair) for pair in train]
     rule = rule_of(engine, model)
     _check_longest(engine, model, rule, sizes, count)
     epochs = epochs_of(options.n_epochs, len(train))
@@ -95,10 +108,41 @@ def epochs_of(given: int | str, rows: int) -> int:
     return max(1, MANY // rows) if rows * USUAL_EPOCHS > MANY else USUAL_EPOCHS
 
 
-def jsonl(rows: Sequence[Any]) -> bytes:
+def jsonl(rows: Sequence[Pair]) -> bytes:
     """One line an example."""
-    lines = (json.dumps({"messages": [dict(m) for m in messages]}, ensure_ascii=False) for messages in rows)
+    lines = (json.dumps(_line(pair), ensure_ascii=False) for pair in rows)
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+
+
+def _line(pair: Pair) -> dict[str, Any]:
+    messages = [dict(m) for m in pair.messages]
+    if pair.rejected is None:
+        return {"messages": messages}
+    return {
+        "input": {"messages": messages[:-1]},
+        "preferred_output": messages[-1:],
+        "non_preferred_output": [{"role": "assistant", "content": pair.rejected}],
+    }
+
+
+def _pairs(table: Any, in_pairs: bool) -> list[Pair]:
+    conversations = table.column("messages").to_pylist()
+    if not in_pairs:
+        return [Pair(messages) for messages in conversations]
+    if "rejected" not in table.column_names:
+        raise DataError(
+            "method = 'dpo' learns from a better and a worse answer, and the rows have no worse ones.",
+            "Let the query give it beside the answer, as a column rejected; or prompt, chosen, rejected.",
+        )
+    worse = table.column("rejected").to_pylist()
+    return [Pair(messages, text or "") for messages, text in zip(conversations, worse, strict=True)]
+
+
+def _check_pair(pair: Pair, where: str) -> None:
+    if not (pair.rejected or "").strip():
+        raise DataError(f"The {where} has no worse answer.", "Filter out rows whose rejected is empty.")
+    if pair.rejected == pair.messages[-1]["content"]:
+        raise DataError(f"The worse answer of the {where} is its answer.", "Filter out rows where they are the same.")
 
 
 def _check(engine: Engine, messages: Any, where: str) -> None:
@@ -116,8 +160,8 @@ def _check(engine: Engine, messages: Any, where: str) -> None:
         raise DataError(f"The answer of the {where} is empty.", "Filter out rows without an answer.")
 
 
-def _size(count: Count, messages: Any) -> int:
-    return OVERHEAD + sum(MESSAGE_OVERHEAD + count(m["content"]) for m in messages)
+def _size(count: Count, pair: Pair) -> int:
+    return OVERHEAD + sum(MESSAGE_OVERHEAD + count(text) for text in pair.texts)
 
 
 def _check_longest(engine: Engine, model: str, rule: Rule, sizes: Sequence[int], count: Count) -> None:

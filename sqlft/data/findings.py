@@ -43,6 +43,8 @@ class Conversation(NamedTuple):
 
     row: int
     turns: tuple[Turn, ...]
+    rejected: str | None = None
+    """The worse answer, where training learns from pairs."""
 
     @property
     def prompt(self) -> tuple[Turn, ...]:

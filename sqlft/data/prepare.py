@@ -84,7 +84,8 @@ def digest_of(conversations: Iterable[Conversation]) -> str:
     sha = sha256()
     for c in conversations:
         sha.update(b"%d;" % len(c.turns))
-        for text in (t for turn in c.turns for t in turn):
+        rejected = () if c.rejected is None else (c.rejected,)
+        for text in (*(t for turn in c.turns for t in turn), *rejected):
             data = text.encode()
             sha.update(b"%d:" % len(data))
             sha.update(data)

@@ -18,6 +18,8 @@ from sqlft.errors import DataError, did_you_mean
 MESSAGES = pa.schema([("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])))])
 CHAT_COLUMNS = ("chat_id", "conversation_id", "thread_id")
 ORDER_COLUMNS = ("message_id", "message_index", "turn")
+PAIRS = (("chosen", "rejected"), ("preferred", "non_preferred"), ("preferred_output", "non_preferred_output"))
+"""Names of the better and the worse answer, for training that learns from pairs."""
 ROLES = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user",
@@ -46,7 +48,9 @@ def recognise(rows: pa.Table, prompt: Prompt, targets: Sequence[str], outputs: O
     answers = [typed.names] if typed is not None and len(typed.names) > 1 else [(target,) for target in targets]
     for shape, needed, read in _shapes(prompt, answers, typed):
         if all(name.lower() in columns for name in needed):
-            found, findings = read(_Rows(rows, columns), prompt, needed[-1])
+            known = _Rows(rows, columns)
+            found, findings = read(known, prompt, needed[-1])
+            found = _with_rejected(found, known) if shape != "role, content" else found
             if typed is not None and shape != "inputs":
                 found, more = _fitting(found, typed)
                 findings = findings + more
@@ -55,7 +59,7 @@ def recognise(rows: pa.Table, prompt: Prompt, targets: Sequence[str], outputs: O
 
 
 def table_of(conversations: Sequence[Conversation]) -> pa.Table:
-    """A table of one column, messages: list<struct<role: string, content: string>>."""
+    """A table of messages: list<struct<role: string, content: string>>; and rejected: string, if any has that."""
     batches: list[list[Conversation]] = [[]]
     size = 0
     for c in conversations:
@@ -64,7 +68,10 @@ def table_of(conversations: Sequence[Conversation]) -> pa.Table:
             size = 0
         batches[-1].append(c)
         size += sum(len(t.content) for t in c.turns)
-    return pa.Table.from_batches([_batch(b) for b in batches], MESSAGES)
+    made = pa.Table.from_batches([_batch(b) for b in batches], MESSAGES)
+    if all(c.rejected is None for c in conversations):
+        return made
+    return made.append_column("rejected", pa.array([c.rejected for c in conversations], pa.string()))
 
 
 class _Rows:
@@ -93,9 +100,11 @@ def _shapes(
         if not inputs & {name.lower() for name in names}:
             read = _read_inputs if typed is None else partial(_read_typed, names=names, outputs=typed)
             yield "inputs", (*prompt.inputs, *names), read
+    yield from (("inputs", (*prompt.inputs, worse, better), _read_inputs) for better, worse in PAIRS)
     yield "role, content", ("role", "content"), _read_roles
     yield "messages", ("messages",), _read_messages
     yield "prompt, completion", ("prompt", "completion"), _read_completions
+    yield from (("prompt, completion", ("prompt", worse, better), _read_completions) for better, worse in PAIRS)
 
 
 def _no_shape(rows: pa.Table, prompt: Prompt, answers: Sequence[str]) -> DataError:
@@ -115,8 +124,18 @@ def _no_shape(rows: pa.Table, prompt: Prompt, answers: Sequence[str]) -> DataErr
         "  role, content - messages; a new conversation at each system row, or by chat_id (in order of message_id)\n"
         "  messages - a conversation a row, as a list of {role, content} or as JSON text\n"
         "  prompt, completion - a row an example\n"
+        "  a column rejected beside the answer holds a worse one, for training that learns from pairs\n"
         f"Rename columns with AS: SELECT my_column AS {own[0]}, …",
     )
+
+
+def _with_rejected(conversations: list[Conversation], rows: _Rows) -> list[Conversation]:
+    """With the worse answers of their rows, where there is a column of them."""
+    column = rows.first_of(worse for _, worse in PAIRS)
+    if column is None:
+        return conversations
+    texts = text_column(column).to_pylist()
+    return [c._replace(rejected=texts[c.row - 1]) for c in conversations]
 
 
 def _with_system(conversation: Conversation, system: str | None) -> Conversation:
@@ -181,7 +200,7 @@ def _plain(text: str) -> str:
 
 
 def _read_completions(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conversation], list[Finding]]:
-    users, answers = text_column(rows.column("prompt")).to_pylist(), text_column(rows.column("completion")).to_pylist()
+    users, answers = text_column(rows.column("prompt")).to_pylist(), text_column(rows.column(target)).to_pylist()
     pairs = zip(users, answers, strict=True)
     found = [Conversation(i, (Turn("user", u), Turn("assistant", a))) for i, (u, a) in enumerate(pairs, 1)]
     return found, _unused_template(prompt, rows.count)

@@ -84,6 +84,32 @@ def test_user_rows_are_rendered_as_they_will_be_asked() -> None:
     assert talks(prepare(table, Prompt("Q: {{content}}"), "answer")) == [[("user", "Q: a"), ("assistant", "b")]]
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "'a' AS content, 'b' AS answer, 'c' AS rejected",
+        "'a' AS content, 'b' AS chosen, 'c' AS rejected",
+        "'a' AS prompt, 'b' AS preferred, 'c' AS non_preferred",
+        "'a' AS prompt, 'b' AS completion, 'c' AS rejected",
+        """[{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': 'b'}] AS messages, 'c' AS rejected""",
+    ],
+)
+def test_worse_answers_stay_with_their_rows(columns: str) -> None:
+    prepared = prepare(rows(f"SELECT {columns}"), BARE, "answer")
+    assert talks(prepared) == [PAIR]
+    assert prepared.training_set.train["rejected"].to_pylist() == ["c"]
+    assert prepared.digest != prepare(rows("SELECT 'a' AS content, 'b' AS answer"), BARE, "answer").digest
+
+
+def test_worse_answers_go_with_the_split() -> None:
+    table = pairs(100, rejected=[f"r{i}" for i in range(100)])
+    made = prepare(table, BARE, "answer").training_set
+    assert made.valid is not None
+    for part in (made.train, made.valid):
+        for messages, worse in zip(part["messages"].to_pylist(), part["rejected"].to_pylist(), strict=True):
+            assert messages[0]["content"][1:] == worse[1:]
+
+
 def test_whole_prompts_under_a_template_are_told() -> None:
     table = rows("SELECT 'a' AS prompt, 'b' AS completion")
     assert codes(prepare(table, Prompt("Q: {{content}}"), "answer")) == {"template_unused": 1}

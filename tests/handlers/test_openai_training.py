@@ -29,6 +29,11 @@ def conversations(count: int, answer: str = "a", length: int = 0) -> TrainingSet
     return TrainingSet(pa.table({"messages": pa.array(rows, KIND)}))
 
 
+def pairs(count: int, worse: str = "worse") -> TrainingSet:
+    train = conversations(count).train
+    return TrainingSet(train.append_column("rejected", pa.array([worse] * count)))
+
+
 class Trained:
     """A handler, its workdir, and what it reported."""
 
@@ -118,6 +123,33 @@ def test_bodies_of_dialects(provider: Any, tmp_path: Path) -> None:
     assert "accounts/me/models/my-model" in provider.deployed
 
 
+@pytest.mark.parametrize("engine", ["OpenAI", "AzureOpenAI", "OpenAICompatible", "Together"])
+def test_learns_from_better_and_worse_answers(provider: Any, at: Any, engine: str) -> None:
+    there = at(engine)
+    made = there.train(TrainingSet(pairs(12).train, pairs(3, "bad").train), method="dpo", beta=0.2)
+    assert made.details["rows"] == 12
+    lines = [json.loads(line) for line in provider.files[there.body["training_file"]]["content"].splitlines()]
+    assert lines[3] == {
+        "input": {"messages": [{"role": "user", "content": "q3"}]},
+        "preferred_output": [{"role": "assistant", "content": "a3"}],
+        "non_preferred_output": [{"role": "assistant", "content": "worse"}],
+    }
+    if engine == "Together":
+        assert there.body["training_method"] == {"method": "dpo", "dpo_beta": 0.2}
+    else:
+        assert there.body["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}}
+    assert not provider.problems
+
+
+def test_pairs_where_there_is_no_such_training(provider: Any, at: Any) -> None:
+    with pytest.raises(OptionError, match="Anyscale Endpoints has no training by"):
+        at("AnyscaleEndpoints").train(pairs(12), method="dpo")
+    provider.fault("400", times=None, path="/fine_tuning/jobs", message="Unknown argument: method", code="unknown")
+    with pytest.raises(ProviderError, match="did not make the job"):
+        at("OpenAICompatible").train(pairs(12), method="dpo")
+    assert not provider.jobs
+
+
 def test_goes_on_from_a_tuned_model(provider: Any, at: Any) -> None:
     there = at()
     there.train(start=Artifact(remote_id="ft:gpt-4o-mini:org::1"))
@@ -129,7 +161,10 @@ def test_goes_on_from_a_tuned_model(provider: Any, at: Any) -> None:
     [
         (conversations(9), {}, DataError, "10 rows or more, and there are 9"),
         (conversations(12, answer=""), {}, None, ""),
-        (conversations(12), {"method": "dpo"}, OptionError, "pairs"),
+        (conversations(12), {"method": "dpo"}, DataError, "the rows have no worse ones"),
+        (pairs(12, "a3"), {"method": "dpo"}, DataError, "training row 4 is its answer"),
+        (pairs(12, ""), {"method": "dpo"}, DataError, "training row 1 has no worse answer"),
+        (conversations(12), {"beta": 0.1}, OptionError, "beta is for"),
         (conversations(12), {"suffix": "x" * 65}, OptionError, "65 characters"),
         (conversations(12), {"max_train_tokens": 60}, DataError, "larger max_train_tokens"),
         (conversations(12, length=300_000), {}, DataError, "65,536 tokens"),
@@ -179,7 +214,7 @@ def test_a_sample_is_the_seeds(provider: Any, at: Any) -> None:
         there = at()
         options = build(there.handler.train_options, {"n_epochs": 1, "max_train_tokens": 400, "seed": seed}, "")
         rows = checked(there.handler.engine, "gpt-4o-mini", conversations(100), options)
-        return [m[0]["content"] for m in rows.train]
+        return [pair.messages[0]["content"] for pair in rows.train]
 
     assert drawn(1) == drawn(1) != drawn(2)
     assert 10 <= len(drawn(1)) < 100

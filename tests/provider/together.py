@@ -17,6 +17,7 @@ FIELDS = frozenset(
     from_checkpoint wandb_api_key""".split()  # noqa: SIM905
 )
 USUAL = ("pending", "queued", "running", "running", "compressing", "uploading", "completed")
+KINDS = {"sft": "supervised", "dpo": "dpo"}
 FINAL = ("completed", "error", "cancelled", "user_error")
 
 
@@ -35,7 +36,10 @@ async def create(state: State, request: web.Request) -> web.Response:
         raise Refused(400, "batch_size must be a number or 'max'", None, "batch_size")
     if (body.get("training_type") or {"type": "Lora"}).get("type") not in ("Lora", "Full"):
         raise Refused(400, "training_type.type", None, "training_type")
-    kind = {"sft": "supervised", "dpo": "dpo"}[(body.get("training_method") or {"method": "sft"})["method"]]
+    method = body.get("training_method") or {"method": "sft"}
+    if method.get("method") not in KINDS or set(method) - {"method", "dpo_beta", "train_on_inputs"}:
+        raise Refused(400, "training_method", None, "training_method")
+    kind = KINDS[method["method"]]
     pairs, chars = tuning.learned(state, body.get("training_file"), kind, "training_file", 1)
     name = state.new_id("ft-")
     epochs = body.get("n_epochs", 1)
