@@ -294,9 +294,17 @@ class Trainer(Handler):
         """
 
 
+class Vector(list[float]):
+    """A text's vector, with the tokens and the cost of making it where they are known."""
+
+    def __init__(self, values: Iterable[float], input_tokens: int | None = None, cost_usd: float | None = None) -> None:
+        super().__init__(values)
+        self.input_tokens, self.cost_usd = input_tokens, cost_usd
+
+
 class Embedder(Handler):
     """A handler that turns texts into vectors."""
 
     @abstractmethod
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
-        """One vector a text, in order."""
+        """One vector a text, in order; a `Vector` tells what it cost."""

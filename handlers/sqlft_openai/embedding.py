@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 
 from sqlft.errors import ProviderError
+from sqlft.handler import Vector
 from sqlft_openai import faults
 from sqlft_openai.address import Address
 from sqlft_openai.asking import Asking, Sent, about
+from sqlft_openai.bodies import Spent, spent_of
 from sqlft_openai.faults import Fault
 from sqlft_openai.line import Line
 from sqlft_openai.predictor import Mark
+from sqlft_openai.spending import Spending
 
 TEXTS = 128
 """Texts a request."""
@@ -24,20 +27,21 @@ PATH = "/embeddings"
 
 def embedded(line: Line, asking: Asking, window: int, texts: Iterable[str]) -> Iterator[Sequence[float]]:
     """A vector a text, in order; ProviderError where a request has none after all tries."""
+    spending = Spending(asking.address.engine, asking.model)
     waiting = iter(texts)
     batches = iter(lambda: list(islice(waiting, TEXTS)), [])
-    under_way = deque(line.run(_vectors(asking, batch)) for batch in islice(batches, min(AHEAD, window)))
+    under_way = deque(line.run(_vectors(asking, spending, batch)) for batch in islice(batches, min(AHEAD, window)))
     try:
         while under_way:
             vectors = under_way.popleft().result()
-            under_way.extend(line.run(_vectors(asking, batch)) for batch in islice(batches, 1))
+            under_way.extend(line.run(_vectors(asking, spending, batch)) for batch in islice(batches, 1))
             yield from vectors
     finally:
         for future in under_way:
             future.cancel()
 
 
-async def _vectors(asking: Asking, batch: list[str]) -> list[list[float]]:
+async def _vectors(asking: Asking, spending: Spending, batch: list[str]) -> list[Vector]:
     # An empty text is refused by some providers, and a space means as little.
     body = {"model": asking.model, "input": [text or " " for text in batch], "encoding_format": "float"}
 
@@ -47,7 +51,14 @@ async def _vectors(asking: Asking, batch: list[str]) -> list[list[float]]:
 
     try:
         sent = Sent(PATH, lambda: body, about(batch, 0))
-        return await asking.ask(sent, lambda c: vectors_of(c, len(batch), asking.address), adapt, Mark())
+        vectors, spent = await asking.ask(sent, lambda c: vectors_of(c, len(batch), asking.address), adapt, Mark())
+        if spent is not None:
+            asking.correct(spent - sent.tokens)
+        cost = spending.cost(Spent(spent, 0))
+        return [
+            Vector(vector, tokens, None if cost is None or not spent else cost * (tokens or 0) / spent)
+            for vector, tokens in zip(vectors, _shared(spent, batch), strict=True)
+        ]
     except Fault as fault:
         raise ProviderError(
             f"No vectors for {len(batch)} texts, {fault.code}: {fault.message}",
@@ -55,8 +66,17 @@ async def _vectors(asking: Asking, batch: list[str]) -> list[list[float]]:
         ) from None
 
 
-def vectors_of(content: bytes, count: int, address: Address) -> list[list[float]]:
-    """The vectors in a body of status 200, in the order of the texts; Fault if there are not so many."""
+def _shared(tokens: int | None, batch: Sequence[str]) -> list[int | None]:
+    """A request's tokens, shared out over its texts by their length."""
+    if tokens is None:
+        return [None] * len(batch)
+    ends = list(accumulate(len(text) + 1 for text in batch))
+    marks = [0, *(round(tokens * end / ends[-1]) for end in ends)]
+    return [after - before for before, after in pairwise(marks)]
+
+
+def vectors_of(content: bytes, count: int, address: Address) -> tuple[list[list[float]], int | None]:
+    """(vectors, tokens) in a body of status 200, in the order of the texts; Fault if there are not so many."""
     try:
         body = json.loads(content)
         rows = sorted(body["data"], key=lambda row: row["index"])
@@ -67,7 +87,7 @@ def vectors_of(content: bytes, count: int, address: Address) -> list[list[float]
         raise Fault("malformed", f"{address.engine.title} answered with {said}", True) from None
     if len(vectors) != count or not all(isinstance(v, list) and v for v in vectors):
         raise Fault("malformed", f"{address.engine.title} gave {len(vectors)} vectors for {count} texts", True)
-    return vectors
+    return vectors, spent_of(body.get("usage")).input
 
 
 def _parsed(content: bytes) -> object:

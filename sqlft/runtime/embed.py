@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlft.data.outputs import vector_text
 from sqlft.errors import NotSupported, ProviderError
-from sqlft.handler import Artifact, Completion, Embedder, Handler, ModelSpec, Predictor, Request
+from sqlft.handler import Artifact, Completion, Embedder, Handler, ModelSpec, Predictor, Request, Vector
 
 
 def embeds_texts(cls: type[Handler], options: Mapping[str, Any]) -> bool:
@@ -42,4 +42,8 @@ class Embedding(Predictor):
                 raise ProviderError(
                     "The handler gave more vectors than it was given texts.", "Tell those who wrote the handler."
                 )
-            yield Completion(waiting.popleft(), vector_text(found))
+            tokens, cost = (found.input_tokens, found.cost_usd) if isinstance(found, Vector) else (None, None)
+            output = None if tokens is None else 0
+            yield Completion(
+                waiting.popleft(), vector_text(found), input_tokens=tokens, output_tokens=output, cost_usd=cost
+            )

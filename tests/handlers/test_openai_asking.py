@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -254,6 +255,19 @@ def test_vectors(provider: Any, client: Client) -> None:
     rows = client.run("SELECT t.q, v.vector FROM (VALUES ('a'), ('b'), ('a')) t(q) JOIN v ON v.q = t.q")
     assert rows[0][1] == rows[2][1] != rows[1][1]
     assert isinstance(rows[0][1], (list, tuple))
+    [(tokens, cost)] = client.run("SELECT sum(input_tokens), sum(cost_usd) FROM sqlft.usage")
+    told = provider.count("/embeddings"), [json.loads(c.body)["input"] for c in provider.calls]
+    assert told == (2, [["a", "b"], ["a", "b"]])
+    assert tokens == 2
+    assert cost == pytest.approx(2 * 0.02 / 1e6)
+
+
+def test_tokens_of_a_request_are_shared_out() -> None:
+    from sqlft_openai.embedding import _shared
+
+    assert _shared(10, ["aaaaaaaaa", "b" * 29]) == [2, 8]
+    assert sum(n or 0 for n in _shared(100, ["x" * i for i in range(77)])) == 100
+    assert _shared(None, ["a"]) == [None]
 
 
 def test_no_key(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
