@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Mapping, Sequence
 from itertools import repeat
@@ -9,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sqlft.data import Prompt
 from sqlft.options import build, check_names, names_of, pick
 from sqlft.runtime.ask import Answer, Asking
 from sqlft.runtime.cache import Cache
@@ -104,6 +106,13 @@ class Asker:
         self._taken: set[str] = set()
         self._limits: Limits | None = None
         self.in_ledger = True
+
+    def prompted(self, resolved: Resolved, alias: str) -> Resolved:
+        """With the prompt that USING gives in place of the model's."""
+        template = self._own(alias).get("prompt_template", self._using.get("prompt_template"))
+        if template is None or isinstance(template, Mapping):
+            return resolved
+        return dataclasses.replace(resolved, prompt=Prompt(template, resolved.prompt.system))
 
     def book(self, resolved: Resolved, alias: str) -> Book:
         """The book of a version; two references with the same options share one."""

@@ -83,7 +83,8 @@ class Rewriter:
                     continue
                 resolved = self._model_at(reading, schema, name, span)
                 if resolved is not None:
-                    reference = reading.reference(table, span, resolved)
+                    asked = self.asker.prompted(resolved, table.alias or resolved.model.key.name)
+                    reference = reading.reference(table, span, asked)
                     reference.uses = [u for u in reference.uses if not self._is_hidden(reading, reference, u)]
                     references.append(reference)
             if not changes:

@@ -69,6 +69,9 @@ class TrainSettings:
 class QuerySettings:
     """SELECT … USING"""
 
+    prompt_template: Annotated[
+        str | None, "the prompt in place of the model's for this query; its {{names}} are the inputs then"
+    ] = None
     on_error: Annotated[Literal["null", "fail"], "a row that fails is NULL with a warning, or fails the statement"] = (
         "null"
     )

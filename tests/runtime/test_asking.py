@@ -471,3 +471,17 @@ def test_a_temporary_view_ends_with_its_connection(desk: Desk) -> None:
     desk.run("DROP VIEW v")
     with pytest.raises(duckdb.CatalogException):
         desk.run("FROM v")
+
+
+def test_a_query_may_have_another_prompt(desk: Desk, asked: Callable[[], list[str]]) -> None:
+    assert desk.run("SELECT answer FROM m WHERE q = 'x' AND c = 'y' USING prompt_template = '{{c}}: {{q}}'")
+    assert asked() == ["y: x"]
+    desk.run(
+        "SELECT m.answer, n.answer FROM t JOIN m ON m.content = t.x JOIN m n ON n.word = t.x "
+        "WHERE t.id = 3 USING n.prompt_template = 'Say {{word}}'"
+    )
+    assert sorted(asked()) == ["Say p3", "p3"]
+    with pytest.raises(StatementError, match="input 'q' of the model 'm' has no value"):
+        desk.run("SELECT answer FROM m WHERE content = 'x' USING prompt_template = '{{q}}'")
+    with pytest.raises(SqlftError, match="has no placeholder"):
+        desk.run("SELECT answer FROM m WHERE content = 'x' USING prompt_template = 3")
