@@ -79,6 +79,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
              REFERENCES evaluations (model_id, number, metric, data_digest, options) ON DELETE CASCADE)
              WITHOUT ROWID""",
     ),
+    (
+        # Which column of right answers was scored: a model may have several outputs.
+        "ALTER TABLE evaluations ADD COLUMN answer TEXT",
+    ),
 )
 
 

@@ -165,6 +165,8 @@ class Evaluation:
     metric: str
     data_digest: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    answer: str | None = None
+    """The column of right answers; a part of the options too where a model has several outputs."""
     value: float | None = None
     n: int = 0
     low: float | None = None

@@ -78,22 +78,23 @@ SHAPES = {
            input_tokens integer, output_tokens integer, cost_usd number, seconds number""",
     ),
     "evaluations": Shape(
-        f"""SELECT {_NAMED}, t.metric, t.data_digest, t.options, t.value, t.n, t.low, t.high, t.interval, t.failed,
-                   t.seconds, t.cost_usd, t.baseline, t.difference, t.difference_low, t.difference_high, t.p_value,
-                   t.test, t.wins, t.ties, t.losses, t.statement, t.created_at
+        f"""SELECT {_NAMED}, t.answer, t.metric, t.data_digest, t.options, t.value, t.n, t.low, t.high, t.interval,
+                   t.failed, t.seconds, t.cost_usd, t.baseline, t.difference, t.difference_low, t.difference_high,
+                   t.p_value, t.test, t.wins, t.ties, t.losses, t.statement, t.created_at
             FROM evaluations t {_JOIN} ORDER BY t.created_at, m.folded_project, m.folded, t.number, t.place""",
-        """model text, project text, version integer, metric text, data_digest text, options json, value number,
-           n integer, low number, high number, interval text, failed integer, seconds number, cost_usd number,
-           baseline text, difference number, difference_low number, difference_high number, p_value number, test text,
-           wins integer, ties integer, losses integer, statement text, created_at time""",
+        """model text, project text, version integer, answer text, metric text, data_digest text, options json,
+           value number, n integer, low number, high number, interval text, failed integer, seconds number,
+           cost_usd number, baseline text, difference number, difference_low number, difference_high number,
+           p_value number, test text, wins integer, ties integer, losses integer, statement text, created_at time""",
     ),
     "evaluation_rows": Shape(
-        f"""SELECT {_NAMED}, t.metric, t.data_digest, t.options, t.row_number, t.input, t.actual, t.prediction, t.score,
-                   t.error
+        f"""SELECT {_NAMED}, e.answer, t.metric, t.data_digest, t.options, t.row_number, t.input, t.actual,
+                   t.prediction, t.score, t.error
             FROM evaluation_rows t {_JOIN}
+            JOIN evaluations e USING (model_id, number, metric, data_digest, options)
             ORDER BY m.folded_project, m.folded, t.number, t.data_digest, t.metric, t.options, t.row_number""",
-        """model text, project text, version integer, metric text, data_digest text, options json, row_number integer,
-           input json, actual text, prediction text, score number, error text""",
+        """model text, project text, version integer, answer text, metric text, data_digest text, options json,
+           row_number integer, input json, actual text, prediction text, score number, error text""",
     ),
     "prices": Shape(
         """SELECT engine, model, input, output, cached_input, training, machine_usd_per_hour, created_at

@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 import sqlft
 from sqlft import plugins
-from sqlft.errors import DataError, NotFound, NotSupported, OptionError, ProviderError
+from sqlft.errors import Cancelled, DataError, NotFound, NotSupported, OptionError, ProviderError
 
 HANDLERS = Path(__file__).parents[1] / "handlers"
 pytest.importorskip("scipy")
@@ -197,6 +199,67 @@ def test_versions_are_compared_on_the_same_rows(desk: Desk) -> None:
     assert apart[0]["n"] == 20
     desk.con.execute("DROP MODEL loud")
     assert {row["model"] for row in desk.dicts("FROM sqlft.evaluation_rows")} == {"m"}
+
+
+TYPED = """SELECT {'mood': if(i % 2 = 0, 'good', 'bad'), 'stars': i, 'tags': ['a', i::VARCHAR]}::JSON::VARCHAR
+    AS content, if(i % 4 = 0, 'good', 'bad') AS mood, i + (i % 5 = 0)::INT AS stars, ['a', i::VARCHAR] AS tags
+    FROM range(20) t(i)"""
+
+
+def test_each_typed_column_is_scored(desk: Desk) -> None:
+    desk.con.execute("CREATE MODEL typed PREDICT (mood VARCHAR, stars INTEGER, tags VARCHAR[]) USING engine = 'scribe'")
+    sql = f"EVALUATE MODEL typed ON ({TYPED}) USING metrics = ['exact_match', 'mean_absolute_error']"
+    found = desk.dicts(sql)
+    assert [(row["answer"], row["metric"], row["value"]) for row in found] == [
+        ("mood", "exact_match", 0.75),
+        ("stars", "exact_match", 0.8),
+        ("stars", "mean_absolute_error", 0.2),
+        ("tags", "exact_match", 1),
+    ]
+    assert "mean_absolute_error cannot score the column 'mood'" in desk.warnings[0]
+    kept = desk.dicts("SELECT answer, metric, value FROM sqlft.evaluations")
+    assert kept == [{k: row[k] for k in ("answer", "metric", "value")} for row in found]
+    rows = "FROM sqlft.evaluation_rows WHERE answer = 'stars' AND metric = 'exact_match' AND score = 0"
+    assert [(r["actual"], r["prediction"]) for r in desk.dicts(rows)] == [
+        ("1", "0"),
+        ("6", "5"),
+        ("11", "10"),
+        ("16", "15"),
+    ]
+    assert "stars" not in desk.dicts(rows)[0]["input"].partition("}")[2]
+    [row] = desk.dicts(f"{sql}, answer = 'stars'".replace(", 'mean_absolute_error'", ""))
+    assert (row["answer"], row["value"]) == ("stars", 0.8)
+    assert len(desk.dicts("FROM sqlft.evaluations")) == 4
+    two = desk.dicts(f"EVALUATE MODEL typed ON ({TYPED}) USING answer = ['tags', 'mood']")
+    assert [row["answer"] for row in two] == ["tags", "mood"]
+    with pytest.raises(DataError, match="starz"):
+        desk.dicts(f"{sql}, answer = 'starz'")
+    with pytest.raises(OptionError, match=r"m.1 has no output 'mood'.*\n.*answer ="):
+        desk.dicts(sql.replace("typed ON", "typed, m ON"))
+    with pytest.raises(DataError, match="no number"):
+        desk.dicts(f"EVALUATE MODEL typed ON ({TYPED}) USING metric = 'rmse', answer = ['mood', 'tags']")
+
+
+def test_interrupt_ends_the_scoring(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "d.sqlite").touch()
+    endless = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT count(*) FROM r"
+    rows = f"SELECT 'SELECT ' || i AS actual, '{endless}' AS prediction FROM range(8) t(i)"
+    ended = threading.Event()
+
+    def interrupt() -> None:
+        while not ended.wait(0.2):  # one that comes before the statement has begun is not heard
+            desk.con.interrupt()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises((Cancelled, duckdb.Error)):
+            desk.con.execute(
+                f"EVALUATE execution_accuracy FROM ({rows}) USING database = '{tmp_path / 'd.sqlite'}', timeout = 3600"
+            )
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_rows_that_fail_score_0(desk: Desk) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlft.catalog.records import Model
-from sqlft.catalog.store import TABLES, Catalog
+from sqlft.catalog.store import Catalog
 from sqlft.runtime.limits import dollars
 
 DIFFERING = 20
@@ -116,18 +116,26 @@ def facts_of(catalog: Catalog, model: Model) -> Facts:
         model,
         [{**v, "details": json.loads(v["details"] or "{}")} for v in versions],
         _losses(_of(catalog, "metrics", model)),
-        _of(catalog, "evaluations", model),
+        _named(_of(catalog, "evaluations", model)),
         _spent(_of(catalog, "usage", model)),
-        _differing(_of(catalog, "evaluation_rows", model) if "evaluation_rows" in TABLES else []),
+        _differing(_named(_of(catalog, "evaluation_rows", model))),
         {v["version"]: found for v in versions if (found := json.loads(v["findings"] or "[]"))},
     )
+
+
+def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows whose metric tells of which column it is, where a model has several that were scored."""
+    if len({row["answer"] for row in rows}) > 1:
+        for row in rows:
+            row["metric"] = f"{row['metric']} of {row['answer']}"
+    return rows
 
 
 def verdict(e: Row) -> str:
     """Version 2 scores 0.12 higher than m.1 in exact_match …"""
     difference = float(e["difference"])
     low, high, p = e.get("difference_low"), e.get("difference_high"), e.get("p_value")
-    sure = low is not None and high is not None and (low > 0) == (high > 0) and low * high != 0
+    sure = low is not None and high is not None and low * high > 0 and (p is None or p < 0.05)
     way = "higher" if difference > 0 else "lower" if difference < 0 else "the same"
     text = f"{e['model']}.{e['version']} scores {f'{abs(difference):.3g} ' if difference else ''}{way}"
     text += f" {'as' if not difference else 'than'} {e['baseline']} in {e['metric']}, over {e['n']} rows"
