@@ -14,6 +14,7 @@ from sqlft_openai.address import Address
 from sqlft_openai.faults import Fault
 from sqlft_openai.line import line
 from sqlft_openai.options import EngineOptions
+from sqlft_openai.rates import retry_after
 
 UPLOAD_SECONDS = 1800.0
 TRIES = 6
@@ -125,7 +126,7 @@ def _fault_of(response: Any, address: Address, model: str) -> BaseException:
     status = response.status_code
     found = faults.of_status(status, response.headers, response.content, address, model)
     if isinstance(found, Fault):
-        found.after = _seconds(response.headers.get("retry-after"))
+        found.after = retry_after(response.headers)
         return found
     if status in (404, 405):  # there may be no such job, or no such path: who asks knows
         return Fault("not_found", f"{address.engine.title} says: {_said(response, address)}", False, status)
@@ -139,13 +140,6 @@ def _said(response: Any, address: Address) -> str:
     except ValueError:
         error = {}
     return address.clean(str(error.get("message") or f"status {response.status_code}"))
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        return None if text is None else max(0.0, float(text))
-    except ValueError:  # a date
-        return None
 
 
 def _wait_of(fault: Fault, tried: int) -> float:

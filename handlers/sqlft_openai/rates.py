@@ -41,10 +41,17 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
     if (wait := seconds_of(found)) is not None:
         return wait
+    then = _moment(found)
+    now = _moment(headers.get("date") or "")  # by the provider's clock, where it tells: this machine's may be wrong
+    return None if then is None else max(0.0, then - (time.time() if now is None else now))
+
+
+def _moment(text: str) -> float | None:
+    """Seconds since 1970 of a date as headers have it."""
     from email.utils import parsedate_to_datetime
 
     try:
-        return max(0.0, parsedate_to_datetime(found).timestamp() - time.time())
+        return parsedate_to_datetime(text).timestamp()
     except ValueError:
         return None
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,14 @@ def test_a_batch(asked: Asked, provider: Any) -> None:
     assert asked.ask("batch = false") == right(20)
     assert len(provider.paid) == 20
     assert provider.count("/chat/completions") == 0
+
+
+def test_a_clock_that_jumps_changes_nothing(asked: Asked, provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    true, hours = time.time, itertools.cycle((0, 1, -1, 24))
+    monkeypatch.setattr(time, "time", lambda: true() + 3600 * next(hours))
+    assert asked.ask() == right(20)
+    assert len(provider.batches) == 1
+    assert set(provider.paid.values()) == {1}
 
 
 def test_half_the_price(asked: Asked) -> None:

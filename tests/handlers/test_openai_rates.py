@@ -28,6 +28,8 @@ def test_retry_after_in_all_its_forms() -> None:
     assert retry_after({"retry-after-ms": "250", "retry-after": "1"}) == 0.25
     assert retry_after({"retry-after": "1.5"}) == 1.5
     assert retry_after({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}) == 0.0
+    date, later = "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 1970 00:00:09 GMT"
+    assert retry_after({"retry-after": later, "date": date}) == 9.0  # whatever the time is here
     assert retry_after({"retry-after": "whenever"}) is None
     assert retry_after({}) is None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,16 @@ def test_pairs_where_there_is_no_such_training(provider: Any, at: Any) -> None:
     with pytest.raises(ProviderError, match="did not make the job"):
         at("OpenAICompatible").train(pairs(12), method="dpo")
     assert not provider.jobs
+
+
+def test_a_clock_that_jumps_changes_nothing(provider: Any, at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    true, hours = time.time, itertools.cycle((0, 1, -1, 24))
+    monkeypatch.setattr(time, "time", lambda: true() + 3600 * next(hours))
+    there = at()
+    there.provider.fault("429", times=2, path="/fine_tuning/jobs", retry_after=0)
+    assert there.train().remote_id
+    assert len(provider.created) == 1
+    assert there.reports[-1].step > 0
 
 
 def test_goes_on_from_a_tuned_model(provider: Any, at: Any) -> None:
