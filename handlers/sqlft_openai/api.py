@@ -40,8 +40,8 @@ class Api:
         return self.patiently(lambda: self.once("POST", path, body=body))
 
     def upload(self, path: str, content: bytes, name: str, **fields: str) -> Any:
-        """A file as multipart/form-data; tried again where that may help."""
-        return self.patiently(lambda: self.once("POST", path, file=(name, content), fields=fields))
+        """A file as multipart/form-data; one request and no more."""
+        return self.once("POST", path, file=(name, content), fields=fields)
 
     def content(self, path: str) -> bytes:
         """The bytes behind a path."""

@@ -87,7 +87,8 @@ class BatchPredictor(Predictor):
         entry = self._ledger.made(list(lines))
         content = b"".join(lines.values())
         try:
-            file = self._api.upload("/files", content, f"sqlft-{entry.ours}.jsonl", purpose="batch")
+            name = f"sqlft-{entry.ours}.jsonl"
+            file = self._api.patiently(lambda: self._api.upload("/files", content, name, purpose="batch"))
             entry.file = str(file["id"])
         except (Fault, KeyError, TypeError) as e:
             raise self._failed("The requests could not be uploaded", e) from None

@@ -64,7 +64,7 @@ class Dialect(NamedTuple):
     """One way to ask for training."""
 
     upload: Callable[[Api, str, bytes], str]
-    """(api, a name that is ours alone, JSONL) to the file's id."""
+    """(api, a name that is ours alone, JSONL) to the file's id; it may be tried again."""
     file: str
     jobs: str
     """Where jobs are made and listed."""
@@ -249,7 +249,7 @@ def _upload_fireworks(api: Api, name: str, content: bytes) -> str:
     count = str(content.count(b"\n"))
     try:
         dataset = {"userUploaded": {}, "exampleCount": count}
-        made = api.patiently(lambda: api.once("POST", "/datasets", body={"datasetId": named, "dataset": dataset}))
+        made = api.once("POST", "/datasets", body={"datasetId": named, "dataset": dataset})
     except Fault as fault:
         if fault.status != 409:  # made before a crash
             raise

@@ -106,6 +106,11 @@ def _fatal(
             f"{title} refuses access: {text}",
             "Check that the key's project may use this model, and that the provider serves your country.",
         )
+    if code in NO_MODEL and "fine-tun" in text.lower():
+        return ProviderError(
+            f"{title} does not train the model '{model}': {text}",
+            "Its guide to fine-tuning lists those that it trains; CREATE MODEL … USING model_name = '…' takes another.",
+        )
     if code in NO_MODEL or (status == 404 and "model" in text.lower()):
         what = "deployment" if address.deployments else "model"
         return ProviderError(

@@ -167,12 +167,16 @@ class Run:
         try:
             return self._api.patiently(lambda: self._dialect.upload(self._api, name, content))
         except Fault as fault:
-            no_path = fault.status in (404, 405)
+            wrong = fault.status in (404, 405) or fault.unreachable
+            at = "" if fault.unreachable else f" to {self._api.address.base}"
             raise ProviderError(
-                f"The training rows could not be uploaded to {self._api.address.base}: {fault.message}",
-                "Check base_url, and that this server trains; then RESUME MODEL goes on with it."
-                if no_path
-                else "Mend the cause, then RESUME MODEL goes on with it.",
+                f"The training rows could not be uploaded{at}: {fault.message}",
+                (
+                    fault.next_step or "Check base_url, and that the server runs and trains."
+                    if wrong
+                    else "Mend the cause."
+                )
+                + " RESUME MODEL then goes on with it.",
             ) from None
 
     def _uploaded(self, name: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import sqlft_openai
-from sqlft_openai import jobs
+from sqlft_openai import api, jobs
 from sqlft_openai.dialects import metrics_of, state_of
 from sqlft_openai.training_rows import epochs_of
 
@@ -141,6 +141,25 @@ def test_learns_from_better_and_worse_answers(provider: Any, at: Any, engine: st
     else:
         assert there.body["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}}
     assert not provider.problems
+
+
+def test_a_model_that_is_not_trained_there(at: Any) -> None:
+    there = at()
+    there.base = "text-embedding-3-small"
+    with pytest.raises(ProviderError, match="does not train the model 'text-embedding-3-small'") as caught:
+        there.train()
+    assert "lists those that it trains" in caught.value.next_step
+
+
+def test_nobody_takes_the_rows(at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "MOST_WAIT", 0.01)
+    there = at(base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(
+        ProviderError, match=r"could not be uploaded: http://127\.0\.0\.1:9/v1 is not reached"
+    ) as caught:
+        there.train()
+    assert "Check base_url" in caught.value.next_step
+    assert "RESUME MODEL" in caught.value.next_step
 
 
 def test_pairs_where_there_is_no_such_training(provider: Any, at: Any) -> None:
