@@ -111,7 +111,7 @@ def paired(
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if not pairs:
         return UNPAIRED
-    gains = [b - a for a, b in pairs]
+    gains = [0.0 if math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-12) else b - a for a, b in pairs]
     more, less = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
     wins, losses = (less, more) if lower_is_better else (more, less)
     low, high, _ = bootstrap(gains, seed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median_low
 from typing import Any, NamedTuple
 
 from sqlft.catalog.records import Usage
@@ -24,6 +25,8 @@ SAMPLE = 2000
 CHARS_A_TOKEN = 4.0
 FRAME = 4
 """Tokens that a chat format adds for each message, about."""
+UNSEEN = 32
+"""Tokens that a format may add to each prompt beyond that, such as a system message of its own."""
 UNTOLD, MOST_UNTOLD = 64, 1024
 """Tokens of an answer where nothing was ever answered, and the most, if max_tokens allows as many."""
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
@@ -134,7 +137,8 @@ def _given(resolved: Resolved, waiting: Sequence[Sequence[Message]], used: list[
     if known:
         return _as_before(known, sum(chars) * scale, len(waiting)), "as before"
     guessed = [c / CHARS_A_TOKEN + f for c, f in zip(chars, frames, strict=True)]
-    return _scaled(guessed, scale).times(0.5, 1.0, 2.0), "by length"
+    low, about, high = _scaled(guessed, scale).times(0.5, 1.0, 2.0)
+    return Range(low, about, high + UNSEEN * len(sample) * scale), "by length"
 
 
 def _as_before(known: list[Usage], chars: float, prompts: int) -> Range:
@@ -195,14 +199,17 @@ def _made(lengths: Lengths, count: int, most: int | None) -> Range:
 
 
 def _seconds(used: list[Usage], count: int) -> Range | None:
-    """From what a call took in earlier statements; the machine may be busier or idler now."""
+    """From what a call took in earlier statements; the machine may be busier or idler now.
+
+    The middle one tells, not the mean: a statement that loaded the weights, or fetched them, may have taken a hundred
+    times as long.  If there was but one, it may be that one.
+    """
     if not count:
         return Range(0, 0, 0)
     if not used:
         return None
     each = [u.seconds / u.calls for u in used]
-    mean = sum(u.seconds for u in used) / sum(u.calls for u in used)
-    return Range(count * min(each) / 2, count * mean, count * max(each) * 2)
+    return Range(count * min(each) / (2 if len(each) > 1 else 50), count * median_low(each), count * max(each) * 2)
 
 
 def _cost(tariff: Tariff, given: Range, made: Range, seconds: Range | None) -> Range | None:

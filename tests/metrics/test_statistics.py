@@ -77,6 +77,11 @@ def test_lower_can_be_better() -> None:
     assert found.difference == pytest.approx(-1 / 3)
 
 
+def test_what_differs_by_rounding_alone_is_a_tie() -> None:
+    found = statistics.paired([0.3] * 6, [0.1 + 0.2] * 6)
+    assert (found.difference, found.p_value, found.wins, found.ties) == (0, 1, 0, 6)
+
+
 def test_nothing_to_compare() -> None:
     assert statistics.paired([None], [1.0]) == statistics.UNPAIRED
     one = statistics.paired([0.25], [0.5])
