@@ -189,7 +189,7 @@ def test_kill_and_again(asked: Asked, provider: Any, until: Any, moment: str) ->
 
 
 def test_a_batch_is_waited_for_longer_than_the_timeout(asked: Asked, provider: Any) -> None:
-    provider.batch_statuses = ["validating"] + ["in_progress"] * 12 + ["completed"]
+    provider.batch_statuses = ["validating"] + ["in_progress"] * 7 + ["completed"]
     asked.run(
         f"CREATE ML_ENGINE slow FROM openai USING base_url = '{provider.url}', api_key = '{provider.key}',"
         " poll_seconds = 0.2"
