@@ -86,6 +86,9 @@ class Asking:
                 made = await once(serial)
                 self._answered += 1
                 return made
+            except asyncio.CancelledError:  # nobody will hear what became of it, and others may wait for that
+                self._rates.lost(serial)
+                raise
             except NoPath:
                 if self._answered or self._base == self.address.bases[-1]:
                     raise

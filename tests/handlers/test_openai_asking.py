@@ -14,6 +14,7 @@ import sqlft
 from sqlft.errors import MissingSecret, ProviderError
 from sqlft.runtime.session import Tick
 
+PATIENCE = 60.0
 Until = Callable[[Callable[[], Any]], Any]
 
 
@@ -140,6 +141,34 @@ def test_a_limit_that_nobody_tells_is_learned(provider: Any, client: Client) -> 
     provider.limit = Limit(6000, burst=20, told=False, retry_after=False)
     assert client.ask(400) == answers(400)
     assert provider.refused < 400  # without learning anything they were 1,400, with it 30
+
+
+def test_a_request_that_is_called_off_holds_up_no_other(provider: Any, until: Until) -> None:
+    """Where one request at a time is sent, until one passes."""
+    from sqlft_openai.address import address_of
+    from sqlft_openai.asking import Asking, Sent
+    from sqlft_openai.engines import ENGINES
+    from sqlft_openai.line import line
+    from sqlft_openai.options import EngineOptions
+    from sqlft_openai.predictor import Mark
+
+    options = EngineOptions(base_url=provider.url, api_key=provider.key)
+    address = address_of(ENGINES["openai"], options)
+    rates = line().rates(address, "gpt-4o-mini", options)
+    for serial in range(1, 9):
+        assert line().run(rates.turn(1.0)).result(PATIENCE) == serial
+    for serial in range(1, 9):
+        rates.refused(serial, {}, None)
+    asking = Asking(line(), address, options, "gpt-4o-mini")
+    sent = Sent(
+        "/chat/completions", lambda: {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "probe"}]}
+    )
+    provider.latency = PATIENCE
+    probe = line().run(asking.ask(sent, bytes, lambda fault: False, Mark()))
+    until(lambda: provider.in_flight == 1)
+    probe.cancel()
+    provider.latency = 0.0
+    assert b"A:probe" in line().run(asking.ask(sent, bytes, lambda fault: False, Mark())).result(PATIENCE)
 
 
 def test_requests_a_minute_are_a_ceiling(provider: Any, client: Client) -> None:
