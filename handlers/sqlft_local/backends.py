@@ -11,11 +11,9 @@ from typing import Literal
 
 from sqlft.errors import NotSupported, OptionError
 from sqlft.handler import ModelSpec
-from sqlft_local import llama
+from sqlft_local import converted, llama
 from sqlft_local.options import ModelOptions, PredictOptions
 
-SMALL = 2 << 30
-"""Bases up to so many bytes get a file of their own for each version that is asked: it is faster."""
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES: dict[str, Dtype] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 KINDS: dict[str, str] = {v: k for k, v in DTYPES.items()}
@@ -81,7 +79,7 @@ def merged(options: PredictOptions, folder: Path) -> bool:
     """Whether a version gets a file with its adapter in it."""
     if options.adapter != "auto":
         return options.adapter == "merged"
-    return sum(f.stat().st_size for f in folder.glob("*.safetensors")) <= SMALL
+    return sum(f.stat().st_size for f in folder.glob("*.safetensors")) <= converted.SMALL
 
 
 def on_gpu(device: str) -> bool:

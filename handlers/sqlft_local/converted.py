@@ -1,6 +1,7 @@
-"""The files that llama.cpp reads, made once of a base and an adapter and kept beside the bases.
+"""The files that asking reads, made once of a base and an adapter and kept beside the bases.
 
 llama.cpp/<base>-<digest>/tokenizer.json asking.json base-q8_0.gguf adapter-<digest>.gguf merged-<digest>-q8_0.gguf
+                             base-bfloat16.safetensors, which torch reads
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Of what is written; files of another one are made anew."""
+SMALL = 2 << 30
+"""Bases up to so many bytes get files of their own, made to be asked faster."""
+SHORT = {"bfloat16": "BF16", "float16": "F16"}
 KEPT = 8
 """Merged files kept for a base; the least recently used goes first."""
 INSTALL = "Run: pip install gguf, or use backend = 'transformers'."
@@ -83,6 +87,34 @@ def digest_of(adapter: Path) -> str:
             f"The adapter in {adapter} cannot be read: {e}.", "Train the version again: RETRAIN."
         ) from e
     return found.hexdigest()[:16]
+
+
+def weights(folder: Path, dtype: str) -> list[Path]:
+    """The base's files, or of a small one a file of its weights in 16 bits, made if need be: read as it is used."""
+    own = sorted(folder.glob("*.safetensors"))
+    if dtype not in SHORT or sum(f.stat().st_size for f in own) > SMALL or all(_is_in(f, SHORT[dtype]) for f in own):
+        return own
+    try:
+        home = home_of(folder)
+        home.mkdir(parents=True, exist_ok=True)
+        return [_made(home / f"base-{dtype}.safetensors", lambda to: _shorten(own, dtype, to))]
+    except (ProviderError, OSError):
+        return own
+
+
+def _is_in(file: Path, dtype: str) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as tensors:
+        return all(tensors.get_slice(name).get_dtype() == dtype for name in tensors.keys())  # noqa: SIM118
+
+
+def _shorten(files: list[Path], dtype: str, to: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    found = {name: tensor.to(getattr(torch, dtype)) for file in files for name, tensor in load_file(file).items()}
+    save_file(found, to, metadata={"format": "pt"})
 
 
 def light_tokenizer(folder: Path) -> light.LightTokenizer | None:

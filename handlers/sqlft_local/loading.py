@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,24 +49,55 @@ class Loaded:
 
 
 def require(what: str, training: bool = False) -> None:
-    """HandlerNotInstalled unless the libraries that run models are there; peft takes seconds and only trains."""
+    """HandlerNotInstalled unless the libraries that run models are there; those that take seconds only for training."""
     cores.share()
     try:
         import torch  # noqa: F401
-        import transformers  # noqa: F401
 
         if training:
             import peft  # noqa: F401
+            import transformers  # noqa: F401
+        elif not _is_installed("transformers"):
+            raise ImportError("No module named 'transformers'")
     except ImportError as e:
         raise HandlerNotInstalled(f"{what} needs a package that is not installed ({e}).", INSTALL) from e
 
 
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # a module that was made impossible to import
+        return False
+
+
 def fresh(folder: Path, options: ModelOptions, device: str, training: bool = False) -> Loaded:
-    """The base from its folder, in memory of its own."""
+    """The base from its folder, in memory of its own; for asking without transformers where that can be."""
+    place = chosen_device(device)
+    quick = None if training or options.quantization != "none" else _on_torch_alone(folder, options, place)
+    return quick or _on_transformers(folder, options, place, training)
+
+
+def _on_torch_alone(folder: Path, options: ModelOptions, place: str) -> Loaded | None:
+    """None for shapes and tokenizers that only transformers knows."""
+    from sqlft_local import shaped
+
+    with _explained(folder):
+        tokenizer = converted.light_tokenizer(folder)
+        dtype = chosen_dtype(options.dtype, place, training=False)
+        files = converted.weights(folder, str(dtype).removeprefix("torch."))
+        model = None if tokenizer is None else shaped.load(folder, files, dtype, place)
+        if model is None or tokenizer is None:
+            return None
+        made_for = converted.context(folder)
+    renderer = Renderer(tokenizer, tokenizer.stop_ids, options.chat_template)
+    context = min(options.context_length or made_for, made_for)
+    return Loaded(model.eval().requires_grad_(False), renderer, folder, context)
+
+
+def _on_transformers(folder: Path, options: ModelOptions, place: str, training: bool) -> Loaded:
     from transformers import AutoConfig
 
     packing.register()
-    place = chosen_device(device)
     with _quietly(), _explained(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _check_layers(config)

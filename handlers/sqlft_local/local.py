@@ -175,7 +175,10 @@ class Local(Trainer, Embedder):
 
         options = PredictOptions()
         try:
-            if backends.chosen(model, options, folder, self.options.device) == "llama.cpp":
+            backend = backends.chosen(model, options, folder, self.options.device)
+            if backend == "transformers" and not backends.on_gpu(self.options.device):
+                converted.weights(folder, backends.dtype(options, _model_options(model), self.options.device))
+            elif backend == "llama.cpp":
                 kind = backends.kind(options, _model_options(model))
                 converted.files(folder, made.path, kind, backends.merged(options, folder), lambda what, share: None)
         except SqlftError:

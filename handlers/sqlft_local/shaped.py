@@ -1,0 +1,225 @@
+"""Llama, Mistral and Qwen2 on torch alone, for asking: importing transformers' own takes longer than an answer.
+
+The modules have transformers' names, so that weights and adapters fit, and every number is made in its order, so that
+answers are the same; a test compares them bit by bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+KINDS = {"llama", "mistral", "qwen2"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What of a config.json the numbers depend on."""
+
+    hidden: int
+    between: int
+    layers: int
+    heads: int
+    kv_heads: int
+    width: int
+    words: int
+    epsilon: float
+    theta: float
+    tied: bool
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+
+
+def config_of(said: Mapping[str, Any]) -> Config | None:
+    """None for what only transformers knows how to run."""
+    rope = said.get("rope_parameters") or {}
+    scaled = said.get("rope_scaling") or rope.get("rope_type", "default") != "default"
+    windowed = said.get("sliding_window") if said.get("model_type") == "mistral" else said.get("use_sliding_window")
+    odd = scaled or windowed or said.get("quantization_config") or said.get("hidden_act", "silu") != "silu"
+    if said.get("model_type") not in KINDS or odd or set(said.get("layer_types") or ()) - {"full_attention"}:
+        return None
+    try:
+        hidden, heads = int(said["hidden_size"]), int(said["num_attention_heads"])
+        is_qwen, bias = said["model_type"] == "qwen2", bool(said.get("attention_bias"))
+        return Config(
+            hidden,
+            int(said["intermediate_size"]),
+            int(said["num_hidden_layers"]),
+            heads,
+            int(said["num_key_value_heads"]),
+            int(said.get("head_dim") or hidden // heads),
+            int(said["vocab_size"]),
+            float(said["rms_norm_eps"]),
+            float(said.get("rope_theta") or rope["rope_theta"]),
+            bool(said.get("tie_word_embeddings")),
+            bias or is_qwen,
+            bias,
+            bool(said.get("mlp_bias")),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+class Linear(nn.Linear):
+    """Without first weights, whose drawing imports torch's compiler."""
+
+    def reset_parameters(self) -> None:
+        """The file has them."""
+
+
+class Embedding(nn.Embedding):
+    """Likewise."""
+
+    def reset_parameters(self) -> None:
+        """The file has them."""
+
+
+class Norm(nn.Module):
+    """RMSNorm, in float32."""
+
+    def __init__(self, c: Config) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(c.hidden))
+        self.epsilon = c.epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, hidden)."""
+        wide = x.to(torch.float32)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)
+        return self.weight * wide.to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; what sees what is the layout's to say."""
+
+    def __init__(self, c: Config, layer: int) -> None:
+        super().__init__()
+        self.layer, self.width = layer, c.width
+        self.q_proj = Linear(c.hidden, c.heads * c.width, bias=c.qkv_bias)
+        self.k_proj = Linear(c.hidden, c.kv_heads * c.width, bias=c.qkv_bias)
+        self.v_proj = Linear(c.hidden, c.kv_heads * c.width, bias=c.qkv_bias)
+        self.o_proj = Linear(c.heads * c.width, c.hidden, bias=c.o_bias)
+
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], layout: Any) -> Tensor:
+        """x (rows, tokens, hidden)."""
+        shape = (*x.shape[:-1], -1, self.width)
+        q, k, v = (p(x).view(shape).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        out = layout.attend(self.layer, _turned(q, turn), _turned(k, turn), v, self.width**-0.5, None)
+        said: Tensor = self.o_proj(out.reshape(*x.shape[:-1], -1).contiguous())
+        return said
+
+
+class Mlp(nn.Module):
+    """The gated feed-forward part."""
+
+    def __init__(self, c: Config) -> None:
+        super().__init__()
+        self.gate_proj = Linear(c.hidden, c.between, bias=c.mlp_bias)
+        self.up_proj = Linear(c.hidden, c.between, bias=c.mlp_bias)
+        self.down_proj = Linear(c.between, c.hidden, bias=c.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, hidden)."""
+        said: Tensor = self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return said
+
+
+class Block(nn.Module):
+    """One layer."""
+
+    def __init__(self, c: Config, layer: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(c, layer)
+        self.mlp = Mlp(c)
+        self.input_layernorm = Norm(c)
+        self.post_attention_layernorm = Norm(c)
+
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], layout: Any) -> Tensor:
+        """x (rows, tokens, hidden)."""
+        x = x + self.self_attn(self.input_layernorm(x), turn, layout)
+        said: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return said
+
+
+class Body(nn.Module):
+    """Embeddings, layers and the last norm."""
+
+    def __init__(self, c: Config) -> None:
+        super().__init__()
+        self.embed_tokens = Embedding(c.words, c.hidden)
+        self.layers = nn.ModuleList(Block(c, i) for i in range(c.layers))
+        self.norm = Norm(c)
+
+
+class Shaped(nn.Module):
+    """The model, called as transformers' own are."""
+
+    def __init__(self, c: Config) -> None:
+        super().__init__()
+        self.model = Body(c)
+        self.lm_head = Linear(c.hidden, c.words, bias=False)
+        self._tied, self._theta, self._width = c.tied, c.theta, c.width
+
+    @property
+    def device(self) -> Any:
+        """Where its inputs go."""
+        return self.model.norm.weight.device
+
+    @property
+    def dtype(self) -> Any:
+        """Of its weights."""
+        return self.model.norm.weight.dtype
+
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, layout: Any, logits_to_keep: Tensor, use_cache: bool = False
+    ) -> Any:
+        """ids and positions (rows, tokens) -> .logits (rows, tokens kept, words)."""
+        x = self.model.embed_tokens(input_ids)
+        turn = self._turn(position_ids, x)
+        for block in self.model.layers:
+            x = block(x, turn, layout)
+        return SimpleNamespace(logits=self.lm_head(self.model.norm(x)[:, logits_to_keep]))
+
+    def _turn(self, positions: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rotary embedding (rows, 1, tokens, width)."""
+        steps = torch.arange(0, self._width, 2, dtype=torch.float, device=x.device) / self._width
+        angles = positions[..., None].float() * (1.0 / (self._theta**steps))
+        both = torch.cat((angles, angles), dim=-1)
+        return both.cos().to(x.dtype)[:, None], both.sin().to(x.dtype)[:, None]
+
+
+def _turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return (x * turn[0]) + (torch.cat((-second, first), dim=-1) * turn[1])
+
+
+def load(folder: Path, files: Iterable[Path], dtype: Any, device: str) -> Shaped | None:
+    """The base in `folder`, its weights from `files` in the wanted numbers; None where they are of another kind."""
+    from safetensors import safe_open
+
+    config = config_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    if config is None:
+        return None
+    with torch.device("meta"):
+        model = Shaped(config)
+    found: dict[str, Tensor] = {}
+    for file in files:
+        with safe_open(file, "pt", device="cpu") as tensors:
+            found |= {name: tensors.get_tensor(name).to(device, dtype) for name in tensors.keys()}  # noqa: SIM118
+    if config.tied:
+        found["lm_head.weight"] = found["model.embed_tokens.weight"]
+    expected = {name: weight.shape for name, weight in model.state_dict().items()}
+    if expected != {name: weight.shape for name, weight in found.items()}:
+        return None
+    model.load_state_dict(found, assign=True)
+    if config.tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    return model

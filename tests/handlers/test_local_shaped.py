@@ -1,0 +1,124 @@
+"""The models on torch alone give transformers' numbers, and leave to transformers what they do not know."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sqlft_local import converted, loading, packing, shaped
+from sqlft_local.options import ModelOptions
+
+ROWS = [[5, 6, 7, *range(20, 40)], [5, 6, 7, *range(40, 53)]]
+
+
+def logits(model: Any) -> torch.Tensor:
+    """Of two packed rows."""
+    packed = packing.pack([packing.Example(ids, [1.0] * len(ids)) for ids in ROWS])
+    with torch.inference_mode():
+        found: torch.Tensor = model(
+            input_ids=packed.ids,
+            position_ids=packed.positions,
+            use_cache=False,
+            logits_to_keep=packed.source,
+            layout=packed,
+        ).logits
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("llama", {}),
+        ("llama", {"tie_word_embeddings": False, "head_dim": 32, "attention_bias": True, "mlp_bias": True}),
+        ("mistral", {"sliding_window": None}),
+        ("qwen2", {}),
+    ],
+)
+def test_the_numbers_are_those_of_transformers(
+    model_maker: Callable[..., Path], kind: str, shape: dict[str, Any], dtype: Any
+) -> None:
+    """Bit by bit."""
+    folder = model_maker(kind=kind, **shape)
+    options = ModelOptions(dtype=dtype)
+    quick = loading._on_torch_alone(folder, options, "cpu")
+    assert quick is not None
+    theirs = loading._on_transformers(folder, options, "cpu", training=False)
+    assert torch.equal(logits(quick.model), logits(theirs.model))
+    assert (quick.context, quick.stop_ids) == (theirs.context, theirs.stop_ids)
+    assert (quick.device, quick.model.dtype) == (theirs.device, theirs.model.dtype)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"model_type": "gemma3_text"},
+        {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0}},
+        {"model_type": "mistral", "sliding_window": 8},
+        {"model_type": "qwen2", "use_sliding_window": True},
+        {"hidden_act": "gelu"},
+        {"layer_types": ["full_attention", "sliding_attention"]},
+        {"quantization_config": {"bits": 4}},
+        {"rms_norm_eps": None},
+    ],
+)
+def test_what_it_does_not_know_is_left_to_transformers(tiny: Path, odd: dict[str, Any]) -> None:
+    """Never run in another way than it was made for."""
+    config = json.loads((tiny / "config.json").read_text())
+    assert shaped.config_of(config) is not None
+    assert shaped.config_of({**config, **odd}) is None
+
+
+def test_weights_of_other_names_are_left_to_transformers(model_maker: Callable[..., Path]) -> None:
+    """The config says fewer layers than there are."""
+    folder = model_maker()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    assert shaped.load(folder, folder.glob("*.safetensors"), torch.float32, "cpu") is None
+
+
+def test_weights_are_shortened_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into a file that is read as it is; where none can be made the base's own are read."""
+    own = list(tiny.glob("*.safetensors"))
+    assert converted.weights(tiny, "float32") == own
+    [made] = converted.weights(tiny, "bfloat16")
+    assert made.stat().st_size < own[0].stat().st_size
+    monkeypatch.setattr(converted, "_shorten", lambda *given: pytest.fail("made twice"))
+    assert converted.weights(tiny, "bfloat16") == [made]
+
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(converted, "_shorten", full)
+    assert converted.weights(tiny, "float16") == own
+    monkeypatch.setattr(converted, "SMALL", 10)
+    assert converted.weights(tiny, "bfloat16") == own
+
+
+COLD = """
+import sys
+from pathlib import Path
+from sqlft_local import Local
+from sqlft_local.options import EngineOptions, PredictOptions
+from sqlft.handler import Message, ModelSpec, Request
+handler = Local(EngineOptions(device="cpu", threads=1))
+for artifact in (None,):
+    predictor = handler.open(ModelSpec(sys.argv[1]), artifact, PredictOptions(max_tokens=4, backend="transformers"))
+    [said] = predictor.predict([Request(1, (Message("user", "hi"),))])
+    assert said.error is None
+print([name for name in ("transformers", "scipy", "torch.distributed.tensor", "peft") if name in sys.modules])
+"""
+
+
+def test_the_first_answer_waits_for_no_import_but_torch(tiny: Path) -> None:
+    """Once the tokenizer is written down."""
+    loading.fresh(tiny, ModelOptions(), "cpu")
+    done = subprocess.run([sys.executable, "-c", COLD, str(tiny)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
