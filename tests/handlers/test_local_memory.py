@@ -21,7 +21,7 @@ CODELLAMA_7B = Shape(32, 4096, 11008, 32, 32, 128, 32016, False)
 
 def test_parameters_are_those_of_the_model(tiny: Path) -> None:
     """Every number of the base, and every one that is trained."""
-    loaded = loading.fresh(tiny, ModelOptions(), "cpu")
+    loaded = loading.fresh(tiny, ModelOptions(dtype="float32"), "cpu", training=True)
     shape = shape_of(loaded.model.config.to_dict())
     assert shape.parameters == sum(p.numel() for p in loaded.model.parameters())
     attached = lora.attach(loaded.model, TrainOptions(r=3, target_modules=["q_proj", "down_proj"]), None)

@@ -45,7 +45,7 @@ def padded_loss(model: Any, batch: Sequence[Example]) -> Any:
 def trainable(folder: Path, attention: str) -> tuple[Any, dict[str, Any]]:
     """The model with LoRA matrices that all do something."""
     if attention == "sqlft":
-        model = loading.fresh(folder, ModelOptions(), "cpu").model
+        model = loading.fresh(folder, ModelOptions(dtype="float32"), "cpu", training=True).model
         lean.apply(model)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention).requires_grad_(False)
@@ -147,7 +147,7 @@ def test_dropout_drops_its_share(dropout: float) -> None:
 
 def test_leaner_modules_are_used_where_they_compute_the_same(model_maker: Callable[..., Path]) -> None:
     """Gemma's norm multiplies by 1 + w."""
-    llama = loading.fresh(model_maker("llama"), ModelOptions(), "cpu").model
+    llama = loading.fresh(model_maker("llama"), ModelOptions(dtype="float32"), "cpu", training=True).model
     gemma = loading.fresh(model_maker("gemma", kind="gemma", head_dim=16), ModelOptions(), "cpu").model
     assert lean.apply(llama) == 2 * 3 + 1
     assert lean.apply(gemma) == 0

@@ -57,7 +57,7 @@ def test_gradients_are_those_of_the_dense_weights(tiny: Path, kind: str) -> None
     packed = pack([Example([1, 5, 9, 12, 7, 30, 40], [0, 0, 0, 1, 1, 1, 1]), Example([1, 5, 9, 8], [0, 0, 0, 1])])
     gradients = []
     few = loading.fresh(tiny, ModelOptions(quantization=kind, dtype="float32"), "cpu").model
-    dense = loading.fresh(tiny, ModelOptions(dtype="float32"), "cpu").model
+    dense = loading.fresh(tiny, ModelOptions(dtype="float32"), "cpu", training=True).model
     for name, module in few.named_modules():
         if quantised.is_quantised(module):
             dense.get_submodule(name).weight.data = quantised.dense(module, torch.float32)

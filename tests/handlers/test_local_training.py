@@ -153,7 +153,9 @@ def test_an_adapter_is_peft_s(tiny: Path, tmp_path: Path) -> None:
     assert made.path is not None
     assert sorted(f.name for f in made.path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), made.path)
-    ours = loading.with_adapter(loading.fresh(tiny, ModelOptions(), "cpu"), made.path).model
+    ours = loading.with_adapter(
+        loading.fresh(tiny, ModelOptions(dtype="float32"), "cpu", training=True), made.path
+    ).model
     ours.set_attn_implementation("sdpa")
     ids = torch.tensor([[1, 20, 30, 40, 50]])
     with torch.no_grad():
