@@ -108,12 +108,13 @@ def check_folder(folder: Path) -> None:
             f"The folder {folder} has {reason}.", "Save the model as safetensors: model.save_pretrained(folder)."
         )
     for file in sorted(folder.glob("*.safetensors")):
-        _check_safetensors(file)
+        if not is_whole(file):
+            raise ProviderError(f"{file} is cut short or damaged.", f"Remove {file.parent} and get the base again.")
     if missing := sources.missing_shards(folder):
         raise ProviderError(f"{folder} lacks {', '.join(missing[:3])} ({len(missing)} files).", "Get the base again.")
 
 
-def _check_safetensors(file: Path) -> None:
+def is_whole(file: Path) -> bool:
     """A safetensors file says at its start how long it is."""
     size = file.stat().st_size
     try:
@@ -123,8 +124,7 @@ def _check_safetensors(file: Path) -> None:
         ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"] if header else []
     except (ValueError, KeyError, TypeError, IndexError):
         ends = []
-    if not ends or 8 + length + max(ends) != size:
-        raise ProviderError(f"{file} is cut short or damaged.", f"Remove {file.parent} and get the base again.")
+    return bool(ends) and 8 + length + max(ends) == size
 
 
 def _converted(base: str, file: Path, report: Report) -> Path:

@@ -97,7 +97,10 @@ def weights(folder: Path, dtype: str) -> list[Path]:
     try:
         home = home_of(folder)
         home.mkdir(parents=True, exist_ok=True)
-        return [_made(home / f"base-{dtype}.safetensors", lambda to: _shorten(own, dtype, to))]
+        target = home / f"base-{dtype}.safetensors"
+        if target.exists() and not bases.is_whole(target):
+            target.unlink()
+        return [_made(target, lambda to: _shorten(own, dtype, to))]
     except (ProviderError, OSError):
         return own
 

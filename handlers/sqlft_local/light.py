@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlft.errors import NotSupported
+from sqlft.errors import NotSupported, OptionError
 
 TOKENIZER, ASKING = "tokenizer.json", "asking.json"
 
@@ -74,26 +74,47 @@ class LightTokenizer:
 
     @cached_property
     def _environment(self) -> Any:
-        """Jinja as transformers sets it up for chat templates."""
-        from jinja2.exceptions import TemplateError
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        return environment()
 
-        def refuse(message: str) -> None:
-            raise TemplateError(message)
 
-        def to_json(x: Any, ensure_ascii: bool = False, indent: Any = None, **given: Any) -> str:
-            return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, **given)
+def environment() -> Any:
+    """Jinja as transformers sets it up for chat templates."""
+    from jinja2.exceptions import TemplateError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        def now(form: str) -> str:
-            from datetime import datetime
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
 
-            return datetime.now().strftime(form)
+    def to_json(x: Any, ensure_ascii: bool = False, indent: Any = None, **given: Any) -> str:
+        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, **given)
 
-        made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        made.filters["tojson"] = to_json
-        made.globals.update(raise_exception=refuse, strftime_now=now)
-        return made
+    def now(form: str) -> str:
+        from datetime import datetime
+
+        return datetime.now().strftime(form)
+
+    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    made.filters["tojson"] = to_json
+    made.globals.update(raise_exception=refuse, strftime_now=now)
+    return made
+
+
+def check_template(text: str) -> None:
+    """OptionError for a chat template that Jinja cannot read; what only transformers reads is left to it."""
+    if "{% generation" in text:
+        return
+    try:
+        from jinja2.exceptions import TemplateSyntaxError
+    except ImportError:
+        return
+    try:
+        environment().parse(text)
+    except TemplateSyntaxError as e:
+        raise OptionError(
+            f"The chat_template is no Jinja template: {e.message} (line {e.lineno}).",
+            "Correct it, or leave chat_template out: then the base's own is used.",
+        ) from e
 
 
 def told(folder: Path) -> dict[str, Any]:

@@ -106,9 +106,26 @@ def check_file(file: Path) -> None:
         with file.open("rb") as f:
             magic, _, tensors, _ = struct.unpack("<4sIQQ", f.read(24))
     except (OSError, struct.error) as e:
-        raise ProviderError(f"{file} cannot be read: {e}.", "Remove it and ask again: it is made anew.") from e
+        raise _damaged(f"{file} cannot be read: {e}.") from e
     if magic != b"GGUF" or not tensors:
-        raise ProviderError(f"{file} is no GGUF file with weights.", "Remove it and ask again: it is made anew.")
+        raise _damaged(f"{file} is no GGUF file with weights.")
+
+
+def _damaged(what: str) -> ProviderError:
+    return ProviderError(what, "Remove it and ask again: it is made anew.")
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether all tensors that a GGUF lists are in it; slow, so only where it did not load."""
+    try:
+        from gguf import GGUFReader
+
+        GGUFReader(file)
+    except ImportError:
+        return True
+    except (ValueError, IndexError, KeyError, OSError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _server(plan: Plan) -> Any:
@@ -134,10 +151,13 @@ def _server(plan: Plan) -> Any:
     try:
         return library.Server(p)
     except (RuntimeError, ValueError, MemoryError) as e:
+        for file in (plan.model, *plan.adapters):
+            if not _is_whole(file):
+                raise _damaged(f"{file} is cut short or damaged.") from e
         raise ProviderError(
             f"llama.cpp cannot load {plan.model}: {str(e).strip()}",
-            "If memory is short use a smaller base, batch_size or context_length; "
-            "if the file was damaged remove it and ask again: it is made anew; backend = 'transformers' needs none.",
+            "If memory is short use a smaller base, batch_size or context_length; backend = 'transformers' runs the "
+            "base without this file.",
         ) from e
 
 

@@ -99,6 +99,7 @@ def _on_transformers(folder: Path, options: ModelOptions, place: str, training: 
 
     packing.register()
     with _quietly(), _explained(folder):
+        _check_kind(folder)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _check_layers(config)
         model = _model(folder, config, chosen_dtype(options.dtype, place, training), options.quantization, place)
@@ -389,6 +390,18 @@ def _check_attention(model: Any, folder: Path) -> None:
         raise _other_architecture(folder, model.config) from e
     if not same:
         raise _other_architecture(folder, model.config)
+
+
+def _check_kind(folder: Path) -> None:
+    """NotSupported for a model_type that the installed transformers has never heard of."""
+    from types import SimpleNamespace
+
+    from transformers import CONFIG_MAPPING
+
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = said.get("model_type") if isinstance(said, dict) else None
+    if kind is None or kind not in CONFIG_MAPPING:
+        raise _other_architecture(folder, SimpleNamespace(model_type=kind or "its config.json names no model_type"))
 
 
 def _other_architecture(folder: Path, config: Any) -> NotSupported:

@@ -53,13 +53,17 @@ class Local(Trainer, Embedder):
         return {"machine": fitness.machine_facts(here), "bases": fitness.bases_that_fit(here)}
 
     def check(self, model: ModelSpec) -> None:
-        """OptionError for a base that is no preset, hub id or folder of safetensors; embeddings also take a GGUF."""
+        """OptionError for a base that is no preset, hub id or folder of safetensors, or a GGUF for embeddings."""
         if model.base.endswith(".gguf") and Path(model.base).expanduser().is_file():
             from sqlft_local import llama
 
             llama.check_file(Path(model.base).expanduser())
         else:
             bases.check_name(model.base)
+        if template := _model_options(model).chat_template:
+            from sqlft_local import light
+
+            light.check_template(template)
 
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
         """The base, or the base with the artifact's adapter; shared with every other predictor of it."""

@@ -36,6 +36,7 @@ class Renderer:
         self._template = chat_template or tokenizer.chat_template or PLAIN_TEMPLATE
         self.marks = NO_MARKS
         before, behind = self._around_an_answer()
+        self._opening = before if before.strip() and self._opens_nothing() else ""
         ids = self._encode(behind.lstrip())[:1]
         self.stop_ids = frozenset((*stop_ids, *(i for i in ids if i in set(tokenizer.all_special_ids))))
         self._lead = before if before.isspace() else ""
@@ -103,12 +104,20 @@ class Renderer:
         for k, message in enumerate(messages):
             if message.role != "assistant":
                 continue
-            asked, said = self._render(messages[:k], True), self._render(messages[: k + 1], False)
+            asked, said = self._asked(messages[:k]), self._render(messages[: k + 1], False)
             yield _rest(asked, done), False
             yield _rest(said, asked), True
             done = said
         if ask:
-            yield _rest(self._render(messages, True), done), False
+            yield _rest(self._asked(messages), done), False
+
+    def _asked(self, messages: Sequence[Message]) -> str:
+        """With the opening of an answer, also where the template has none for asking and puts one before answers."""
+        return self._render(messages, True) + self._opening
+
+    def _opens_nothing(self) -> bool:
+        ask = [Message("user", "a")]
+        return self._render(ask, True) == self._render(ask, False)
 
     def _render(self, messages: Sequence[Message], ask: bool) -> str:
         turns = [{"role": m.role, "content": m.content} for m in messages]

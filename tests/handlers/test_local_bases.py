@@ -18,6 +18,7 @@ import pytest
 import torch
 from sqlft_local import Local, bases, sources
 from sqlft_local.gguf_folder import convert
+from sqlft_local.options import ModelOptions
 from sqlft_local.presets import PRESETS, WHEELS, Wheel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -337,12 +338,23 @@ def test_a_base_that_is_no_model_is_refused_when_it_is_loaded(tmp_path: Path, ti
     """An unknown architecture, a broken tokenizer, layers that are no attention."""
     from sqlft_local.options import PredictOptions
 
-    for name, content in (("config.json", '{"model_type": "never-heard-of"}'), ("tokenizer.json", "{")):
+    for name, content, why in (
+        ("config.json", '{"model_type": "never-heard-of"}', "does not run the architecture of config .never-heard-of."),
+        ("tokenizer.json", "{", "cannot be loaded"),
+    ):
         folder = tmp_path / name.partition(".")[0]
         shutil.copytree(tiny, folder)
         (folder / name).write_text(content)
-        with pytest.raises(HandlerError, match="cannot be loaded"):
+        with pytest.raises(HandlerError, match=why):
             Local().open(ModelSpec(str(folder)), None, PredictOptions())
+
+
+def test_a_chat_template_that_cannot_be_read_is_refused_at_once(tiny: Path) -> None:
+    """By CREATE MODEL, with the line."""
+    check = Local().check
+    check(ModelSpec(str(tiny), ModelOptions(chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}")))
+    with pytest.raises(OptionError, match=r"no Jinja template: .*endfor.* \(line 1\)"):
+        check(ModelSpec(str(tiny), ModelOptions(chat_template="{% for m in messages %}")))
 
 
 def test_importing_the_handler_is_light() -> None:

@@ -104,6 +104,16 @@ def test_a_template_that_opens_no_answer_is_refused(renderer: Callable[[str | No
         renderer(NO_OPENING).conversation([user("a"), said("b")])
 
 
+def test_a_template_without_a_generation_prompt_is_given_one(renderer: Callable[[str | None], Renderer]) -> None:
+    """What it puts before answers: else the model would have to say whose turn it is."""
+    made = renderer("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}")
+    asked = made.prompt([user("a")])
+    assert made.tokenizer.decode(asked) == "user: a\nassistant: "
+    trained = made.conversation([user("a"), said(" b")])
+    assert trained.ids[: len(asked)] == asked
+    assert made.text(trained.ids[len(asked) : -1]) == " b"
+
+
 def test_a_template_that_fails_says_so(renderer: Callable[[str | None], Renderer]) -> None:
     """Jinja's own errors do not escape."""
     with pytest.raises(NotSupported, match="refuses these messages"):

@@ -212,7 +212,9 @@ def learned(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     )
     workdir = tmp_path_factory.mktemp("learned")
     handler = Local(EngineOptions(threads=1))
-    return handler.train(ModelSpec(str(tiny)), None, data, options, workdir, lambda progress: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SQLFT_BASES", str(workdir / "bases"))
+        return handler.train(ModelSpec(str(tiny)), None, data, options, workdir, lambda progress: None)
 
 
 def answers(predictor: Predictor, questions: Sequence[str]) -> list[str | None]:

@@ -90,8 +90,13 @@ def test_weights_are_shortened_once(tiny: Path, monkeypatch: pytest.MonkeyPatch)
     assert converted.weights(tiny, "float32") == own
     [made] = converted.weights(tiny, "bfloat16")
     assert made.stat().st_size < own[0].stat().st_size
-    monkeypatch.setattr(converted, "_shorten", lambda *given: pytest.fail("made twice"))
+    with monkeypatch.context() as patch:
+        patch.setattr(converted, "_shorten", lambda *given: pytest.fail("made twice"))
+        assert converted.weights(tiny, "bfloat16") == [made]
+    whole = made.read_bytes()
+    made.write_bytes(whole[:-100])
     assert converted.weights(tiny, "bfloat16") == [made]
+    assert made.read_bytes() == whole
 
     def full(*given: object) -> None:
         raise OSError(28, "No space left on device")
