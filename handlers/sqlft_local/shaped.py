@@ -68,21 +68,21 @@ def config_of(said: Mapping[str, Any]) -> Config | None:
         return None
 
 
-class Linear(nn.Linear):
+class Linear(nn.Linear):  # type: ignore[misc]  # torch is untyped here
     """Without first weights, whose drawing imports torch's compiler."""
 
     def reset_parameters(self) -> None:
         """The file has them."""
 
 
-class Embedding(nn.Embedding):
+class Embedding(nn.Embedding):  # type: ignore[misc]  # torch is untyped here
     """Likewise."""
 
     def reset_parameters(self) -> None:
         """The file has them."""
 
 
-class Norm(nn.Module):
+class Norm(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """RMSNorm, in float32."""
 
     def __init__(self, c: Config) -> None:
@@ -97,7 +97,7 @@ class Norm(nn.Module):
         return self.weight * wide.to(x.dtype)
 
 
-class Attention(nn.Module):
+class Attention(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """Grouped-query attention; what sees what is the layout's to say."""
 
     def __init__(self, c: Config, layer: int) -> None:
@@ -117,7 +117,7 @@ class Attention(nn.Module):
         return said
 
 
-class Mlp(nn.Module):
+class Mlp(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """The gated feed-forward part."""
 
     def __init__(self, c: Config) -> None:
@@ -132,7 +132,7 @@ class Mlp(nn.Module):
         return said
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """One layer."""
 
     def __init__(self, c: Config, layer: int) -> None:
@@ -149,7 +149,7 @@ class Block(nn.Module):
         return said
 
 
-class Body(nn.Module):
+class Body(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """Embeddings, layers and the last norm."""
 
     def __init__(self, c: Config) -> None:
@@ -159,7 +159,7 @@ class Body(nn.Module):
         self.norm = Norm(c)
 
 
-class Shaped(nn.Module):
+class Shaped(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """The model, called as transformers' own are."""
 
     def __init__(self, c: Config) -> None:
