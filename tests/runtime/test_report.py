@@ -89,6 +89,12 @@ def test_it_has_all_its_parts(page: Path) -> None:
     assert 3 <= text.count('<article class="row"') <= 20
 
 
+def test_each_row_that_differs_is_shown_once(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    numbers = re.findall(r'<div class="small grey">Row (\d+), \w+</div>', text)
+    assert len(numbers) == len(set(numbers)) == 8
+
+
 def test_hostile_texts_are_texts(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     tags = Tags(text)

@@ -66,6 +66,7 @@ def loss(facts: Facts) -> Markup | None:
                     label=f"version {number}, {'validation' if valid else 'training'}",
                 )
         axes.set_xlabel("step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel("loss")
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize=9)
@@ -88,7 +89,7 @@ def difference(facts: Facts) -> Markup | None:
     return _dots(
         facts.comparisons,
         lambda e: (
-            f"{e['metric']}  v{e['version']} – {str(e['baseline']).rpartition('.')[2]}",
+            f"{e['metric']}  v{e['version']} against {_against(e)}",
             e["difference"],
             e.get("difference_low"),
             e.get("difference_high"),
@@ -98,6 +99,12 @@ def difference(facts: Facts) -> Markup | None:
         "Differences between versions",
         zero=True,
     )
+
+
+def _against(e: Row) -> str:
+    """The baseline: v1 where it is of the same model, else with its model's name."""
+    name, _, number = str(e["baseline"]).rpartition(".")
+    return f"v{number}" if name == e["model"] else str(e["baseline"])
 
 
 def speed(facts: Facts) -> Markup | None:

@@ -139,9 +139,12 @@ def verdict(e: Row) -> str:
     way = "higher" if difference > 0 else "lower" if difference < 0 else "the same"
     text = f"{e['model']}.{e['version']} scores {f'{abs(difference):.3g} ' if difference else ''}{way}"
     text += f" {'as' if not difference else 'than'} {e['baseline']} in {e['metric']}, over {e['n']} rows"
-    if low is not None and high is not None:
+    if low is not None and high is not None and (difference or low != high):
         text += f" (95 % interval {low:+.3g} to {high:+.3g}{f', p = {p:.2g}' if p is not None else ''})"
-    return f"{text}: {'the difference is more than chance' if sure else 'it may be chance'}."
+    told = (
+        "the difference is more than chance" if sure else "it may be chance" if difference else "no difference was seen"
+    )
+    return f"{text}: {told}."
 
 
 def shown(value: Any, kind: str = "") -> str:
@@ -188,13 +191,14 @@ def _spent(usage: Iterable[Row]) -> list[Spent]:
 
 
 def _differing(rows: Iterable[Row]) -> list[Differing]:
-    """The rows that versions score most differently, then those that they answer differently."""
+    """The rows that versions score most differently, then those that they answer differently; each in one metric."""
     grouped: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         grouped[row["data_digest"], row["metric"], row["options"], row["row_number"]].append(row)
     found = [_side_by_side(group) for group in grouped.values() if len({r["prediction"] for r in group}) > 1]
     found.sort(key=lambda d: (-d.spread, d.metric, d.number))
-    return found[:DIFFERING]
+    once = {(d.number, tuple(d.inputs), d.actual): d for d in reversed(found)}
+    return [d for d in found if once[d.number, tuple(d.inputs), d.actual] is d][:DIFFERING]
 
 
 def _side_by_side(group: list[Row]) -> Differing:
