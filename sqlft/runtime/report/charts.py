@@ -66,7 +66,7 @@ def loss(facts: Facts) -> Markup | None:
                     label=f"version {number}, {'validation' if valid else 'training'}",
                 )
         axes.set_xlabel("step")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         axes.set_ylabel("loss")
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize=9)
