@@ -15,6 +15,7 @@ import torch
 
 WASTE = 1.25
 """Parts share a call while padding them to the longest costs at most this."""
+EVEN = 16
 BLOCK = 256
 """Queries at a time."""
 KEPT = 192
@@ -30,8 +31,8 @@ class Group(NamedTuple):
 
     @property
     def longest(self) -> int:
-        """Tokens that the parts are padded to."""
-        return self.lengths[0]
+        """Tokens that the parts are padded to: few different numbers, since products are prepared for each."""
+        return -(-self.lengths[0] // EVEN) * EVEN
 
 
 class Attention(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here

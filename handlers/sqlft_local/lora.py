@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 
 from sqlft.errors import OptionError
 from sqlft_local.loading import other_base, read_adapter
-from sqlft_local.quantised import dense
+from sqlft_local.quantised import dense, is_quantised
 
 if TYPE_CHECKING:
     from sqlft_local.options import TrainOptions
@@ -27,54 +27,104 @@ NAME = "default"
 WHICH = ("lora_A", "lora_B")
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that read the same input; where a model gives them different ones, they are computed for each."""
+EVEN = 32
+"""Columns come in multiples of this: what matrix units take at a time in 16 bits."""
 SLACK, STARTS = 32, 2048
 """Where in the drawn numbers a mask may begin: at so many places, so many elements apart."""
 
 
 class Read(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
-    """x W' + s (drop(x) A') B' of all the layers that read one x, which is dropped out once."""
+    """x W' + s (drop(x) A') B' of all the layers that read one x, which is dropped out once.
+
+    (x, drop(x) A') times the transpose of (W, s B) is that in one product, and a gradient times (W, s B) is what flows
+    into both: thin products cost more than their work, and here only A's are left.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Any, mask: Any, layers: Any, *matrices: Any) -> Any:
-        """x (…, in), mask like it or None, matrices A (r, in), B (out, r) of each layer -> (…, out) of each."""
-        left = x if mask is None else x * mask
-        pairs = [(a.to(x.dtype), b.to(x.dtype)) for a, b in zip(matrices[::2], matrices[1::2], strict=True)]
-        together = torch.cat([a for a, _ in pairs]) if len(pairs) > 1 else pairs[0][0]
-        narrow = linear(left, together).view(-1, together.shape[0])
-        outs, place = [], 0
-        for layer, (a, b) in zip(layers, pairs, strict=True):
-            out = linear(x, dense(layer.base_layer, x.dtype), layer.base_layer.bias)
-            own = narrow[:, place : (place := place + a.shape[0])]
-            out.view(-1, b.shape[0]).addmm_(own, b.t(), alpha=layer.scaling[NAME])
-            outs.append(out)
-        ctx.layers = layers
-        ctx.save_for_backward(left, mask, narrow, together, *(b for _, b in pairs), *matrices)
-        return tuple(outs)
+    def forward(ctx: Any, x: Any, mask: Any, beside: Any, *matrices: Any) -> Any:
+        """x (…, in), mask like it or None -> (…, out) of each; the trained matrices are only for their gradients."""
+        flat = x.reshape(-1, x.shape[-1])
+        narrow = beside.narrow(x.dtype)
+        left = flat if mask is None else flat * mask.view_as(flat)
+        wide = torch.cat((flat, left @ narrow.t()), 1)
+        ctx.beside, ctx.shape = beside, x.shape
+        ctx.save_for_backward(wide, mask, narrow)
+        biases = (layer.base_layer.bias for layer in beside.layers)
+        outs = (linear(wide, w, bias) for w, bias in zip(beside.wide(x.dtype, True), biases, strict=True))
+        return tuple(out.view(*x.shape[:-1], -1) for out in outs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Gradients of x and of the matrices; what flows into x is added up by the products themselves."""
-        left, mask, narrow, together, *rest = ctx.saved_tensors
+        (wide, mask, narrow), beside = ctx.saved_tensors, ctx.beside
         flat = [g.reshape(-1, g.shape[-1]) for g in grads]
-        wanted = ctx.needs_input_grad[0]
-        x_grad = left.new_empty(flat[0].shape[0], left.shape[-1]) if wanted else None
-        of_narrow, of_matrices, place = torch.empty_like(narrow), [], 0
-        for i, (layer, b, grad) in enumerate(zip(ctx.layers, rest, flat, strict=False)):
-            if x_grad is not None:
-                x_grad.addmm_(grad, dense(layer.base_layer, grad.dtype), beta=1 if i else 0)
-            own = slice(place, place := place + b.shape[1])
-            scale = layer.scaling[NAME]
-            of_narrow[:, own] = (grad @ b).mul_(scale)
-            of_matrices.append((grad.t() @ narrow[:, own]).float().mul_(scale))
-        of_a = (of_narrow.t() @ left.view(-1, left.shape[-1])).float().split([b.shape[1] for b in rest[: len(flat)]])
-        if x_grad is not None:
+        width = ctx.shape[-1]
+        begin = 0 if ctx.needs_input_grad[0] else width
+        both = wide.new_empty(wide.shape[0], wide.shape[1] - begin)
+        of_matrices, weights = [], beside.wide(wide.dtype, False)
+        for i, (weight, grad, place) in enumerate(zip(weights, flat, beside.places, strict=True)):
+            both.addmm_(grad, weight[:, begin:], beta=1 if i else 0)
+            of_matrices.append((grad.t() @ wide[:, place]).float().mul_(beside.layers[i].scaling[NAME]))
+        of_x, of_narrow = both[:, : width - begin], both[:, width - begin :]
+        x = wide[:, :width]
+        left = x if mask is None else x * mask.view_as(x)
+        of_a = (of_narrow.t() @ left).float()
+        parts = [of_a[p.start - width : p.stop - width] for p in beside.places]
+        x_grad = None
+        if ctx.needs_input_grad[0]:
             if mask is None:
-                x_grad.addmm_(of_narrow, together)
+                x_grad = torch.addmm(of_x, of_narrow, narrow)
             else:
-                x_grad.addcmul_(of_narrow @ together, mask.view_as(x_grad))
-            x_grad = x_grad.view_as(left)
-        both = (g for pair in zip(of_a, of_matrices, strict=True) for g in pair)
-        return x_grad, None, None, *both
+                x_grad = (of_narrow @ narrow).mul_(mask.view_as(x)).add_(of_x)
+            x_grad = x_grad.view(ctx.shape)
+        return x_grad, None, None, *(g for pair in zip(parts, of_matrices, strict=True) for g in pair)
+
+
+class Beside:
+    """The weights of layers that read one input as `Read` multiplies them, matrices A below and B beside the base's.
+
+    Plain weights move into memory that has room for B, whose place is filled when B has changed; quantised ones are
+    unpacked whenever they are asked for.
+    """
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self.layers = list(layers)
+        width = layers[0].base_layer.in_features
+        self.places, end = [], width
+        for layer in layers:
+            self.places.append(slice(end, end := end + layer.lora_A[NAME].weight.shape[0]))
+        self._columns = -(-end // EVEN) * EVEN
+        self._plain = [self._moved(layer) for layer in layers]
+
+    def narrow(self, dtype: Any) -> Any:
+        """A of all layers (as many as there are columns beside the base's, in), zeros after the last."""
+        matrices = [layer.lora_A[NAME].weight.detach().to(dtype) for layer in self.layers]
+        rows = self._columns - self.places[-1].stop
+        return torch.cat((*matrices, matrices[0].new_zeros(rows, matrices[0].shape[1])))
+
+    def wide(self, dtype: Any, fresh: bool) -> Iterator[Any]:
+        """(W, …, s B, …) of each layer, (out, columns); if not `fresh`, B is as it was the last time."""
+        for layer, place, plain in zip(self.layers, self.places, self._plain, strict=True):
+            made = plain
+            if plain is None:
+                made = self._room(layer, dtype)
+                made[:, : layer.base_layer.in_features] = dense(layer.base_layer, dtype)
+            if fresh or plain is None:
+                made[:, place] = layer.lora_B[NAME].weight.detach() * layer.scaling[NAME]
+            yield made
+
+    def _moved(self, layer: Any) -> Any:
+        base = layer.base_layer
+        if is_quantised(base):
+            return None
+        made = self._room(layer, base.weight.dtype)
+        made[:, : base.in_features] = base.weight.data
+        base.weight.data = made[:, : base.in_features]
+        return made
+
+    def _room(self, layer: Any, dtype: Any) -> Any:
+        base = layer.base_layer
+        return torch.zeros(base.out_features, self._columns, dtype=dtype, device=base.weight.device)
 
 
 class Masks:
@@ -116,7 +166,7 @@ class Reader:
     """The layers that read one input: the first one called computes them all."""
 
     def __init__(self, layers: Sequence[Any], masks: Masks) -> None:
-        self.layers = list(layers)
+        self.beside = Beside(layers)
         self.masks = masks
         self._x: Any = None
         self._outs: dict[int, Any] = {}
@@ -125,9 +175,10 @@ class Reader:
         """The forward of one of the layers."""
         if self._x is not x or id(layer) not in self._outs:
             mask = self.masks(x) if layer.training and self.masks.dropout else None
-            matrices = (m for one in self.layers for m in (one.lora_A[NAME].weight, one.lora_B[NAME].weight))
-            outs = Read.apply(x, mask, self.layers, *matrices)
-            self._x, self._outs = x, {id(one): out for one, out in zip(self.layers, outs, strict=True)}
+            layers = self.beside.layers
+            matrices = (m for one in layers for m in (one.lora_A[NAME].weight, one.lora_B[NAME].weight))
+            outs = Read.apply(x, mask, self.beside, *matrices)
+            self._x, self._outs = x, {id(one): out for one, out in zip(layers, outs, strict=True)}
         found = self._outs.pop(id(layer))
         if not self._outs:
             self._x = None

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ATTENTION = "sqlft"
 """The name under which transformers knows this attention."""
+EVEN = 64
+"""A row has a multiple of so many tokens: for every length products are prepared anew, which takes time and memory."""
 WASTE = 1.25
 """Own parts share one attention call while padding them to the longest costs at most this."""
 
@@ -73,6 +75,7 @@ class Example:
 class Packed:
     """Examples as one row: `ids` and `positions` (1, tokens); own part i has `lengths[i]` tokens, longest first.
 
+    A few tokens at the ends of the parts only fill up.
     `source[j]` is the place in the row whose state predicts `target[j]`, with `weight[j]` in the loss.
     """
 
@@ -125,25 +128,32 @@ def pack(examples: Sequence[Example], device: Any = "cpu") -> Packed:
             source.append(j - 1)
             target.append(ids[j])
             weight.append(total)
-    for e in examples:
+    fillers = _fillers(prefix + sum(len(e.ids) - prefix for e in examples), len(examples))
+    for e, filler in zip(examples, fillers, strict=True):
         start = len(ids)
         for j in range(max(prefix, 1), len(e.ids)):
             if e.weights[j]:
                 source.append(start + j - prefix - 1 if j > prefix else prefix - 1)
                 target.append(e.ids[j])
                 weight.append(e.weights[j])
-        ids += e.ids[prefix:]
-        positions += range(prefix, len(e.ids))
+        ids += [*e.ids[prefix:], *[e.ids[-1]] * filler]
+        positions += range(prefix, len(e.ids) + filler)
     whole = {"dtype": torch.long, "device": device}
     return Packed(
         torch.tensor([ids], **whole),
         torch.tensor([positions], **whole),
         prefix,
-        tuple(len(e.ids) - prefix for e in examples),
+        tuple(len(e.ids) - prefix + filler for e, filler in zip(examples, fillers, strict=True)),
         torch.tensor(source, **whole),
         torch.tensor(target, **whole),
         torch.tensor(weight, dtype=torch.float32, device=device),
     )
+
+
+def _fillers(tokens: int, parts: int) -> list[int]:
+    """How many tokens that nothing sees to put behind each part, so that the row has a multiple of EVEN."""
+    each, more = divmod(-tokens % EVEN, parts)
+    return [each + (i < more) for i in range(parts)]
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import math
@@ -32,6 +33,10 @@ VALIDATING = 0.1
 """Share of the work that validation may be; a token costs it a third of what training does."""
 FEW = 16
 """Rows that validation has at least."""
+TRIM = 10.0
+"""Seconds after which freed memory goes back to the system."""
+EARLY = 3
+"""Steps after which their time says how many there will be."""
 Report = Callable[[Progress], None]
 
 
@@ -82,7 +87,7 @@ class Training:
         few, many = VALIDATIONS
         self.validations = many if self.options.max_minutes else min(many, max(few, round(2 * self.options.n_epochs)))
         self.best: dict[str, Any] | None = None
-        self.saved = time.monotonic()
+        self.saved = self.trimmed = time.monotonic()
         self.speed = _Speed()
         self.validating = 0.0
         longest = max(len(e.ids) for e in (*self.train, *self.valid))
@@ -143,6 +148,9 @@ class Training:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if time.monotonic() - self.trimmed >= TRIM:
+            give_back()
+            self.trimmed = time.monotonic()
         seconds = time.monotonic() - began
         self.speed.add(len(batch), seconds)
         state = self.state
@@ -190,6 +198,12 @@ class Training:
         left_for_steps = max(self.options.max_minutes * 60 - self.validating - a_step, 1e-3)
         return (self.state.seconds + ahead * a_step / 2) / left_for_steps
 
+    def _expected(self) -> int:
+        """Steps at the end, as far as one can tell: the time may end it before the rows do."""
+        if self.state.step < EARLY or not (share := self._share_of_time()):
+            return self.total
+        return max(self.state.step, min(self.total, round(self.state.step / share)))
+
     def _looked_at(self) -> list[Example]:
         """Validation rows, by chance but always the same; as many as leave the time to training."""
         if not self.state.valid_rows:
@@ -226,7 +240,7 @@ class Training:
             epoch = self.state.step / self.per_epoch
             metrics = {**metrics, "tokens": self.state.tokens, "epoch": epoch, **self.speed.metrics()}
         try:
-            self.report(Progress(self.state.step, self.total, metrics))
+            self.report(Progress(self.state.step, self._expected(), metrics))
         except BaseException:
             if self.state.step:
                 self._save()
@@ -287,6 +301,13 @@ class Training:
 def loss_of(model: Any, examples: Sequence[Example]) -> Any:
     """The weighted sum of the losses of the examples' tokens."""
     return lean.loss(model, pack(examples, model.device))
+
+
+def give_back() -> None:
+    """Give freed memory back to the system: rows of ever other lengths leave gaps that would add up over a training."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 class _Speed:

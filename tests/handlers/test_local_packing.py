@@ -114,11 +114,11 @@ def test_other_architectures(model_maker: Callable[..., Path], kind: str, shape:
     assert_equal_to_padded(model_maker(kind=kind, **shape), rows(13, [20, 3, 9], prompt_weight=0.1))
 
 
-def test_nothing_is_padded() -> None:
-    """The row has the common start once, and then each own part."""
+def test_a_row_is_filled_up_once() -> None:
+    """It has the common start once, then each own part, and what is missing to a multiple of 64 behind the parts."""
     packed = pack(rows(17, [2, 30, 7]))
-    assert packed.ids.shape == (1, 17 + 2 + 30 + 7)
-    assert packed.lengths == (30, 7, 2)
+    assert packed.ids.shape == (1, 64)
+    assert packed.lengths == (30 + 3, 7 + 3, 2 + 2)
     assert packed.positions[0, 17:19].tolist() == [17, 18]
 
 

@@ -273,12 +273,16 @@ def test_early_stopping_keeps_the_best_state(tiny: Path, tmp_path: Path) -> None
 def test_max_minutes_ends_it_in_time(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The learning rate still comes down; the clock is one that ticks when it is read."""
     ticks = itertools.count()
-    monkeypatch.setattr("sqlft_local.training.time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.02))
+    for where in ("local", "training"):
+        clock = SimpleNamespace(monotonic=lambda: next(ticks) * 0.02)
+        monkeypatch.setattr(f"sqlft_local.{where}.time", clock)
     seen = Recorder()
     made = train(tiny, tmp_path / "work", report=seen, n_epochs=10000, max_minutes=0.1, early_stopping=False)
     assert 50 < made.details["steps"] < 300
     assert made.details["seconds"] <= 6
     assert seen.values("learning_rate")[-1] < max(seen.values("learning_rate")) / 10
+    totals = [p.total_steps for p in seen.seen if p.step > 50]
+    assert all(t is not None and abs(t - made.details["steps"]) < 30 for t in totals)
 
 
 def test_the_tuned_model_answers_what_it_was_taught(tiny: Path, tmp_path: Path) -> None:
