@@ -379,9 +379,10 @@ def _check_attention(model: Any, folder: Path) -> None:
     rows = [[i % words for i in (5, 6, 7, *range(n, 2 * n))] for n in (20, 13)]
     packed = packing.pack([packing.Example(ids, [1.0] * len(ids)) for ids in rows], model.device)
     inputs = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False, "layout": packed}
+    start = packed.prefix + packed.lengths[0]
     try:
         with torch.no_grad():
-            ours = model(**inputs).logits[0, -13:].float()
+            ours = model(**inputs).logits[0, start : start + 13].float()
             model.set_attn_implementation("eager")
             theirs = model(torch.tensor([rows[1]], device=model.device), use_cache=False).logits[0, -13:].float()
             model.set_attn_implementation(packing.ATTENTION)
