@@ -40,9 +40,11 @@ def read(table: pa.Table, renderer: Renderer, options: TrainOptions, context: in
             )
         if len(rendered.ids) > most:
             if options.long_rows == "error":
+                what = f"max_length = {most}" if most < context else f"the {context} that the base can read"
+                more = ", or a larger max_length" if most < context else ""
                 raise DataError(
-                    f"Row {i + 1} has {len(rendered.ids)} tokens, more than max_length = {most}.",
-                    "Say long_rows = 'cut' or 'drop', or a larger max_length.",
+                    f"Row {i + 1} has {len(rendered.ids)} tokens, more than {what}.",
+                    f"Say long_rows = 'cut' or 'drop'{more}.",
                 )
             shorter = _cut(rendered, most) if options.long_rows == "cut" else None
             if shorter is None:

@@ -201,7 +201,7 @@ def _stops(corpus: Corpus, stops: Sequence[str]) -> list[Finding]:
         for conversation, turn in corpus.matching(re.escape(stop)):
             if turn.role != "assistant":
                 roles[conversation.row].add("prompt")
-            elif stop in turn.content.removesuffix(stop):
+            elif stop in (turn.content.removesuffix(stop) or stop):  # nothing else is said: nothing is left of it
                 roles[conversation.row].add("answer")
         if said := [row for row, some in roles.items() if "answer" in some]:
             text = f"{{n}} with the stop sequence {stop!r} in an answer: when asked, the model is cut off there."

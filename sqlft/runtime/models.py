@@ -168,7 +168,7 @@ def _why_not(version: Version) -> tuple[str, str]:
         "cancelled": f"RESUME MODEL {key} goes on with it.",
         "interrupted": f"RESUME MODEL {key} goes on with it.",
     }
-    error = f": {version.error}" if version.error else ""
+    error = f": {version.error.rstrip('.')}" if version.error else ""
     return f"Version {key} cannot be asked, it is {version.status}{error}.", steps.get(
         version.status, f"Wait for it (DESCRIBE {key}), or ask an earlier version."
     )
