@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import repeat
 from typing import Any
 
@@ -164,6 +165,20 @@ class Asker:
         """Close all predictors and write the ledger."""
         for book in self._books.values():
             book.asking.finish(error)
+
+
+@contextmanager
+def asker_of(session: Session, using: Mapping[str, Any], statement: str) -> Iterator[Asker]:
+    """An asker on the session's cache, finished and closed at the end."""
+    cache = Cache(session.catalog.folder / "cache.sqlite")
+    asker = Asker(session, cache, using, statement)
+    failed = True
+    try:
+        yield asker
+        failed = False
+    finally:
+        asker.finish(error=failed)
+        cache.close()
 
 
 def _limits(given: Mapping[str, Any]) -> Limits:

@@ -18,8 +18,7 @@ from sqlft.metrics import METRICS, statistics
 from sqlft.metrics.kinds import is_lower_better
 from sqlft.metrics.statistics import UNPAIRED, Paired
 from sqlft.options import names_of
-from sqlft.runtime.asker import Asker, Book
-from sqlft.runtime.cache import Cache
+from sqlft.runtime.asker import Book, asker_of
 from sqlft.runtime.judging import Judge
 from sqlft.runtime.models import Resolved, resolve
 from sqlft.runtime.scoring import Options, Scored, Scorer, combined
@@ -215,18 +214,11 @@ class Comparison:
     # -- asking --------------------------------------------------------------------------------------------
 
     def _ask(self) -> None:
-        cache = Cache(self._session.catalog.folder / "cache.sqlite")
-        asker = Asker(self._session, cache, self._using, self._statement.text)
-        failed = True
-        try:
+        with asker_of(self._session, self._using, self._statement.text) as asker:
             books = [asker.book(a.resolved, str(a.resolved.model.key.name)) for a in self._asked]
             asker.check_using()
             for asked, book in zip(self._asked, books, strict=True):
                 self._ask_one(asked, book, any(s.name != PERPLEXITY for s in self._scorers))
-            failed = False
-        finally:
-            asker.finish(error=failed)
-            cache.close()
         if any(s.name == PERPLEXITY for s in self._scorers):
             for asked in self._asked:
                 asked.more[PERPLEXITY] = self._surprise(asked.resolved)

@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from sqlft.errors import OptionError
 from sqlft.options import names_of
-from sqlft.runtime.asker import Asker
-from sqlft.runtime.cache import Cache
+from sqlft.runtime.asker import asker_of
 from sqlft.runtime.models import resolve
 from sqlft.runtime.session import Session
 from sqlft.runtime.settings import QuerySettings
@@ -32,19 +31,12 @@ class Judge:
 
     def __call__(self, prompts: Sequence[str]) -> list[str | None]:
         """An answer a prompt, None where it failed."""
-        cache = Cache(self._session.catalog.folder / "cache.sqlite")
-        asker = Asker(self._session, cache, self._using, self._statement.text)
-        failed = True
-        try:
+        with asker_of(self._session, self._using, self._statement.text) as asker:
             book = asker.book(self._resolved, self._resolved.model.key.name)
             ids = book.ids([pa.array(prompts, pa.large_string())])
             book.asking.rows += len(prompts)
             book.ask_all()
-            failed = False
             return list(book.columns(ids, [self._resolved.outputs.names[0]])[0].to_pylist())
-        finally:
-            asker.finish(error=failed)
-            cache.close()
 
 
 def _named(text: str) -> tuple[str, int | None]:
