@@ -8,6 +8,10 @@ from typing import Annotated, Literal
 from sqlft.handler import Alias, Range
 
 Auto = Literal["auto"]
+Method = Annotated[Literal["supervised", "dpo"], "supervised learns from answers; dpo from better and worse ones"]
+Beta = Annotated[
+    float | None, "with dpo: how near it stays to what it answered before; without it the provider's own", Range(0, 2)
+]
 
 
 @dataclass
@@ -21,14 +25,8 @@ class TrainOptions:
     ] = "auto"
     suffix: Annotated[str | None, "a word of yours in the tuned model's name"] = None
     seed: Annotated[int | None, "for the provider, and for the sample that max_train_tokens takes"] = None
-    method: Annotated[
-        Literal["supervised", "dpo"], "supervised learns from answers; dpo from better and worse ones"
-    ] = "supervised"
-    beta: Annotated[
-        float | None,
-        "with dpo: how near it stays to what it answered before; without it the provider's own",
-        Range(0, 2),
-    ] = None
+    method: Method = "supervised"
+    beta: Beta = None
     max_train_tokens: Annotated[
         int | None, "train on a sample of the rows with at most so many tokens, epochs included", Range(1)
     ] = None
@@ -55,14 +53,8 @@ class TogetherTrainOptions:
     r: Annotated[int | None, "rank of the adapter; without it the provider's own", Alias("lora_r"), Range(1)] = None
     lora_alpha: Annotated[float | None, "scale of the adapter; without it the provider's own"] = None
     full: Annotated[bool, "train all weights and no adapter"] = False
-    method: Annotated[
-        Literal["supervised", "dpo"], "supervised learns from answers; dpo from better and worse ones"
-    ] = "supervised"
-    beta: Annotated[
-        float | None,
-        "with dpo: how near it stays to what it answered before; without it the provider's own",
-        Range(0, 2),
-    ] = None
+    method: Method = "supervised"
+    beta: Beta = None
     max_train_tokens: Annotated[
         int | None, "train on a sample of the rows with at most so many tokens, epochs included", Range(1)
     ] = None
