@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlft_local.hardware import limits
+
 SHARE = 0.5
 """Of the machine's memory, for models that are kept loaded."""
 
@@ -91,13 +93,7 @@ def memory() -> int:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 8 << 30
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(file, encoding="ascii") as f:
-                total = min(total, int(f.read()))
-        except (OSError, ValueError):
-            continue
-    return int(total)
+    return min([total, *(limit for limit, _ in limits())])
 
 
 RESIDENTS = Residents(int(memory() * SHARE))
