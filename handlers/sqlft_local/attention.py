@@ -16,6 +16,7 @@ import torch
 WASTE = 1.25
 """Parts share a call while padding them to the longest costs at most this."""
 EVEN = 16
+"""Parts are padded to multiples of this."""
 BLOCK = 256
 """Queries at a time."""
 KEPT = 192

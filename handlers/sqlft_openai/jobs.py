@@ -169,14 +169,10 @@ class Run:
         except Fault as fault:
             wrong = fault.status in (404, 405) or fault.unreachable
             at = "" if fault.unreachable else f" to {self._api.address.base}"
+            check = fault.next_step or "Check base_url, and that the server runs and trains."
             raise ProviderError(
                 f"The training rows could not be uploaded{at}: {fault.message}",
-                (
-                    fault.next_step or "Check base_url, and that the server runs and trains."
-                    if wrong
-                    else "Mend the cause."
-                )
-                + " RESUME MODEL then goes on with it.",
+                f"{check if wrong else 'Mend the cause.'} RESUME MODEL then goes on with it.",
             ) from None
 
     def _uploaded(self, name: str) -> str | None:

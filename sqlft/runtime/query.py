@@ -16,7 +16,7 @@ from sqlft.runtime.cache import Cache
 from sqlft.runtime.explain import Explainer, wanted
 from sqlft.runtime.literals import inline, quoted
 from sqlft.runtime.planning import plan
-from sqlft.runtime.prices import CURRENT, with_settings
+from sqlft.runtime.prices import with_settings
 from sqlft.runtime.rewrite import Rewriter
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.stream import Stream
@@ -67,9 +67,8 @@ def plan_query(session: Session, cache: Cache, statement: Plain, parameters: Par
                 "Take them out, or check the model's name: SHOW MODELS lists them.",
             )
         return Untouched()
-    if CURRENT.search(statement.sql):
-        read = replace(statement, sql=with_settings(session, statement.sql))
-        return plan_query(session, cache, read, parameters)
+    if (read := with_settings(session, statement.sql)) != statement.sql:
+        return plan_query(session, cache, replace(statement, sql=read), parameters)
     text = inline(statement.sql, parameters)
     return _data_definition(session, cache, text, statement) or _query(session, cache, text, statement, found)
 
