@@ -2,6 +2,8 @@
 
     python benchmarks/ask.py [--data FILE] [--adapter DIR] [--rows 128] [--precision bf16] [--threads 2] [--sweep]
 
+--sweep compares what ours can be set to: backend, precision, prompts at a time and threads; it needs no reference.
+
 Each way answers the same prompts, greedily, in a process of its own; `first` is when the first answer is there and
 `alone` what one request takes with nothing beside it.  Other work on the machine shows in seconds, less so in `cpu s`,
 the processor's.  Agreement is with transformers in float32: answers that are equal, and tokens up to the first that is
@@ -25,6 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "examples" / "data" / "text_to_sql.csv"
 CLIENTS = 16
 Answers = Iterator[tuple[int, str]]
+HEAD = (
+    f"{'way':<32}{'numbers':>8}{'rows/s':>8}{'cpu s':>8}{'first s':>9}{'alone s':>9}{'cold s':>8}"
+    f"{'MB':>7}{'exact':>7}{'equal':>7}{'tokens':>8}"
+)
 
 
 def main() -> None:
@@ -33,24 +39,21 @@ def main() -> None:
     if given.way:
         print(json.dumps(WAYS[given.way](given)))
         return
-    asked = [("ours", given.backend, n) for n in (4, 8, 16, 32, 64)] if given.sweep else [("ours", given.backend, None)]
-    ways = [
-        ("reference", "", None),
-        *([] if given.sweep else [("transformers", "", None), ("server", "", None)]),
-        *asked,
-    ]
-    found = {}
-    for way, backend, size in ways:
-        name = way if size is None else f"{way}-{size}"
-        found[name] = measured(way, backend, size)
-    tell(found)
-    summary = {"benchmark": "ask", "precision": given.precision, "ways": {k: brief(v) for k, v in found.items()}}
+    found: dict[str, dict[str, Any]] = {}
+    print(HEAD)
+    for name, options in (swept() if given.sweep else WAYS_COMPARED).items():
+        found[name] = measured(options)
+        print(line(name, found[name], found.get("reference")), flush=True)
+    summary: dict[str, Any] = {"benchmark": "ask", "ways": {k: brief(v) for k, v in found.items()}}
     if not given.sweep:
         speed = {k: v["rows_per_second"] for k, v in found.items()}
-        summary["against_transformers"] = round(speed["ours"] / speed["transformers"], 2)
-        summary["against_server"] = round(speed["ours"] / speed["server"], 2)
-        summary["first_against_alone"] = round(found["ours"]["first"] / found["ours"]["alone"], 2)
-        print(", ".join(f"{k.replace('_', ' ')} {v}" for k, v in list(summary.items())[3:]))
+        ratios = {
+            "against_transformers": round(speed["ours"] / speed["transformers"], 2),
+            "against_server": round(speed["ours"] / speed["server"], 2),
+            "first_against_alone": round(found["ours"]["first"] / found["ours"]["alone"], 2),
+        }
+        print(", ".join(f"{k.replace('_', ' ')} {v}" for k, v in ratios.items()))
+        summary |= {"precision": given.precision, **ratios}
     print(json.dumps(summary))
 
 
@@ -66,35 +69,42 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--backend", default="auto", choices=["auto", "transformers", "llama.cpp"])
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--sweep", action="store_true", help="ours alone, over the number of prompts at a time")
+    parser.add_argument("--sweep", action="store_true", help="ours alone, in many settings")
     parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def measured(way: str, backend: str, size: int | None) -> dict[str, Any]:
-    """What one way says of itself, in a fresh process."""
-    more = ["--way", way, *(["--backend", backend] if backend else []), *(["--batch-size", str(size)] if size else [])]
-    done = subprocess.run([sys.executable, __file__, *sys.argv[1:], *more], capture_output=True, text=True)
+def swept() -> dict[str, list[str]]:
+    """Name -> options of each setting of ours."""
+    made = {}
+    for backend, precision in (("transformers", "bf16"), ("transformers", "f32"), ("llama.cpp", "q8_0")):
+        for size in (4, 8, 16, 32, 64):
+            name = f"{backend} {precision} x{size}"
+            made[name] = ["--backend", backend, "--precision", precision, "--batch-size", str(size)]
+        made[f"{name} 1 thread"] = [*made[name], "--threads", "1"]
+    return {name: ["--way", "ours", *options] for name, options in made.items()}
+
+
+def measured(options: list[str]) -> dict[str, Any]:
+    """What one way says of itself, in a fresh process; its options overrule those of the command line."""
+    done = subprocess.run([sys.executable, __file__, *sys.argv[1:], *options], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def tell(found: dict[str, dict[str, Any]]) -> None:
-    """A line a way."""
-    reference = found["reference"]["answers"]
-    print(
-        f"{'way':<14}{'numbers':>8}{'rows/s':>8}{'cpu s':>8}{'first s':>9}{'alone s':>9}{'cold s':>8}"
-        f"{'MB':>7}{'exact':>7}{'equal':>7}{'tokens':>8}"
+def line(name: str, m: dict[str, Any], reference: dict[str, Any] | None) -> str:
+    """A row of the table."""
+    same = ""
+    if reference:
+        right = reference["answers"]
+        equal = sum(a == b for a, b in zip(m["answers"], right, strict=True)) / len(right)
+        same = f"{equal:>7.1%}{same_tokens(m['answers'], right):>8.1%}"
+    return (
+        f"{name:<32}{m['numbers']:>8}{m['rows_per_second']:>8.2f}{m['cpu']:>8.1f}{m['first']:>9.2f}"
+        f"{m['alone']:>9.2f}{m['cold']:>8.2f}{m['mb']:>7.0f}{m['exact']:>7.1%}{same}"
     )
-    for name, m in found.items():
-        equal = sum(a == b for a, b in zip(m["answers"], reference, strict=True)) / len(reference)
-        print(
-            f"{name:<14}{m['numbers']:>8}{m['rows_per_second']:>8.2f}{m['cpu']:>8.1f}{m['first']:>9.2f}"
-            f"{m['alone']:>9.2f}{m['cold']:>8.2f}{m['mb']:>7.0f}{m['exact']:>7.1%}{equal:>7.1%}"
-            f"{same_tokens(m['answers'], reference):>8.1%}"
-        )
 
 
 def same_tokens(answers: list[str], reference: list[str]) -> float:
@@ -285,6 +295,9 @@ WAYS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "server": server,
     "ours": ours,
 }
+
+WAYS_COMPARED = {way: ["--way", way] for way in WAYS}
+"""What is compared without --sweep."""
 
 if __name__ == "__main__":
     main()

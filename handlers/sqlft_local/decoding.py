@@ -52,12 +52,19 @@ class Decoder:
         back[torch.tensor(order)] = torch.arange(len(order))
         return logits[back.to(logits.device)]
 
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Add a token to every row; logits (rows, vocabulary) of the next ones."""
-        layout = _Step(self, torch.tensor(self.lengths, device=self.model.device))
-        logits = self._forward([[t] for t in tokens], [[n] for n in self.lengths], layout, torch.tensor([0]))[:, 0]
-        self.lengths = [n + 1 for n in self.lengths]
-        return logits
+    def step(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """What would follow each of as many tokens behind every row: logits (rows, tokens, vocabulary).
+
+        `keep` says how many of them the rows then have.
+        """
+        more = len(tokens[0])
+        layout = _Step(self, torch.tensor(self.lengths, device=self.model.device), more)
+        positions = [[n + i for i in range(more)] for n in self.lengths]
+        return self._forward([list(row) for row in tokens], positions, layout, torch.arange(more))
+
+    def keep(self, counts: Sequence[int]) -> None:
+        """So many of the last step's tokens stay in each row; the others make room for the next ones."""
+        self.lengths = [n + more for n, more in zip(self.lengths, counts, strict=True)]
 
     def leave(self, row: int) -> None:
         """Forget a row; the last one takes its number."""
@@ -146,38 +153,38 @@ class _Admission:
 
 
 class _Step:
-    """One token of every row, behind the row's earlier ones."""
+    """A few tokens of every row, behind the row's earlier ones."""
 
-    def __init__(self, decoder: Decoder, lengths: Tensor) -> None:
+    def __init__(self, decoder: Decoder, lengths: Tensor, more: int) -> None:
         self._decoder = decoder
-        self._lengths = lengths
-        self._seen = max(decoder.lengths) + 1
-        self._rows = torch.arange(len(lengths), device=lengths.device)
+        self._places = lengths[:, None] + torch.arange(more, device=lengths.device)
+        self._seen = max(decoder.lengths) + more
+        self._rows = torch.arange(len(lengths), device=lengths.device)[:, None]
         self._masks: dict[int | None, Tensor] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-        rows, heads, _, width = q.shape
+        rows, heads, more, width = q.shape
         keys, values = self._decoder._room(layer, k, v, rows, self._seen)
-        keys[self._rows, :, self._lengths] = k[:, :, 0]
-        values[self._rows, :, self._lengths] = v[:, :, 0]
+        keys[self._rows, :, self._places] = k.transpose(1, 2)
+        values[self._rows, :, self._places] = v.transpose(1, 2)
         kv_heads = k.shape[1]
+        times = heads // kv_heads
         out = scaled_dot_product_attention(
-            q.reshape(rows, kv_heads, heads // kv_heads, width),
+            q.reshape(rows, kv_heads, times * more, width),
             keys[:rows, :, : self._seen],
             values[:rows, :, : self._seen],
-            attn_mask=self._mask(window, q.dtype),
+            attn_mask=self._mask(window, q.dtype, times),
             scale=scale,
         )
-        return out.reshape(rows, 1, heads, v.shape[3])
+        return out.reshape(rows, heads, more, v.shape[3]).transpose(1, 2)
 
-    def _mask(self, window: int | None, dtype: Any) -> Tensor:
-        """(rows, 1, 1, tokens): 0 for what is seen, else minus infinity."""
+    def _mask(self, window: int | None, dtype: Any, times: int) -> Tensor:
+        """(rows, 1, times * tokens, tokens seen): 0 for what is seen, else minus infinity."""
         if window not in self._masks:
-            there = torch.arange(self._seen, device=self._lengths.device)
-            hidden = there > self._lengths[:, None]
+            there = torch.arange(self._seen, device=self._places.device)
+            hidden = there > self._places[..., None]
             if window:
-                hidden |= there <= self._lengths[:, None] - window
-            self._masks[window] = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(
-                hidden, float("-inf")
-            )[:, None, None]
+                hidden |= there <= self._places[..., None] - window
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
+            self._masks[window] = mask.repeat(1, times, 1)[:, None]
         return self._masks[window]

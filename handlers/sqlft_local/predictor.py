@@ -15,7 +15,13 @@ from sqlft.handler import Completion, Piece, Predictor, Request
 from sqlft_local.asking import room_for, width
 from sqlft_local.decoding import Decoder
 from sqlft_local.loading import Loaded, is_memory, out_of_memory
+from sqlft_local.lookup import Lookup
 from sqlft_local.options import PredictOptions
+
+GUESSED = 4
+"""Most tokens that are guessed of a row at a time."""
+AT_ONCE = 48
+"""Tokens of a step, of all rows, up to which guesses cost less than they bring."""
 
 
 @dataclass
@@ -31,6 +37,7 @@ class Row:
     said: list[int] = field(default_factory=list)
     shown: str = ""
     """What was handed on of an answer that is watched while it is written."""
+    lookup: Lookup | None = None
 
 
 class LocalPredictor(Predictor):
@@ -82,19 +89,22 @@ class LocalPredictor(Predictor):
         random = None
         if self.options.temperature > 0:
             random = torch.Generator().manual_seed(crc32(repr((self.options.seed, prompt)).encode()))
-        return Row(request, prompt, room, random)
+        lookup = Lookup(prompt) if self.options.temperature == 0 else None
+        return Row(request, prompt, room, random, lookup=lookup)
 
     def _advance(self, rows: list[Row], admitted: list[Row]) -> Iterator[Completion | Piece]:
         """One token for each of `rows`, or the first one for those `admitted`; the finished leave."""
         if self._decoder is None:
             raise ProviderError("The predictor is closed.", "Open another one.")
+        guesses: list[list[int]] = []
         try:
             if admitted:
-                logits = self._decoder.admit([r.prompt for r in admitted])
+                logits = self._decoder.admit([r.prompt for r in admitted])[:, None]
                 first = len(rows)
                 rows += admitted
             elif rows:
-                logits = self._decoder.step([r.said[-1] for r in rows])
+                guesses = self._guesses(rows)
+                logits = self._decoder.step([[r.said[-1], *g] for r, g in zip(rows, guesses, strict=True)])
                 first = 0
             else:
                 return
@@ -102,14 +112,13 @@ class LocalPredictor(Predictor):
             if not is_memory(e):
                 raise
             raise out_of_memory("answering") from e
-        chosen = self._choose(logits, rows[first:])
-        if self.options.logprobs:
-            for row, share in zip(rows[first:], _likely(logits, chosen), strict=True):
-                row.logprob += share
+        chosen = self._choose(logits, rows[first:], guesses)
+        if not admitted:
+            self._decoder.keep([len(tokens) for tokens in chosen])
         finished = []
         pieces: list[Piece] = []
-        for i, (row, token) in enumerate(zip(rows[first:], chosen, strict=True), first):
-            completion = self._said(row, token)
+        for i, (row, tokens) in enumerate(zip(rows[first:], chosen, strict=True), first):
+            completion = self._said(row, tokens, logits[i - first])
             if completion:
                 finished.append((i, completion))
             if row.request.stream:
@@ -133,9 +142,32 @@ class LocalPredictor(Predictor):
             yield Piece(row.request.id, text[len(row.shown) :])
             row.shown = text
 
-    def _said(self, row: Row, token: int) -> Completion | None:
-        """Add a token to the row; its completion if that was the last."""
-        row.said.append(token)
+    def _guesses(self, rows: list[Row]) -> list[list[int]]:
+        """Equally many tokens for each row that may come next; the likeliest answer alone can be guessed."""
+        if self.options.temperature > 0:
+            return [[] for _ in rows]
+        worth = max(0, min(GUESSED, AT_ONCE // len(rows) - 1))
+        room = min(worth, *(r.room - len(r.said) - 1 for r in rows))  # none has tokens behind the context
+        found = [r.lookup.guess(room) if r.lookup else () for r in rows]
+        most = max(map(len, found))
+        return [[*guess, *[0] * (most - len(guess))] for guess in found]
+
+    def _said(self, row: Row, tokens: list[int], logits: Any) -> Completion | None:
+        """Add tokens to the row; its completion if one of them was the last."""
+        if self.options.logprobs:
+            shares = _likely(logits, tokens)
+        for i, token in enumerate(tokens):
+            row.said.append(token)
+            if self.options.logprobs:
+                row.logprob += shares[i]
+            if (completion := self._ended(row, token)) is not None:
+                return completion
+        if row.lookup is not None:
+            row.lookup.add(tokens)
+        return None
+
+    def _ended(self, row: Row, token: int) -> Completion | None:
+        """The row's completion, if `token` was its last."""
         ended = token in self.loaded.stop_ids
         over = ended or len(row.said) >= row.room
         if not over and not self._stop:
@@ -151,12 +183,12 @@ class LocalPredictor(Predictor):
             logprob=row.logprob if self.options.logprobs else None,
         )
 
-    def _choose(self, logits: Any, rows: list[Row]) -> list[int]:
-        """The next token of each row."""
-        if self.options.temperature == 0:
-            best: list[int] = logits.argmax(-1).tolist()
-            return best
-        return [self._sample(one, row) for one, row in zip(logits.float().cpu(), rows, strict=True)]
+    def _choose(self, logits: Any, rows: list[Row], guesses: list[list[int]]) -> list[list[int]]:
+        """The next tokens of each row: those that were guessed right, and one more."""
+        if self.options.temperature > 0:
+            return [[self._sample(one[0], row)] for one, row in zip(logits.float().cpu(), rows, strict=True)]
+        best: list[list[int]] = logits.argmax(-1).tolist()
+        return [_agreed(said, guess) for said, guess in zip(best, guesses or [[]] * len(best), strict=True)]
 
     def _sample(self, logits: Any, row: Row) -> int:
         logits = logits / self.options.temperature
@@ -174,8 +206,14 @@ def steady(text: str, endings: Iterable[str]) -> str:
     return text[: len(text) - held]
 
 
+def _agreed(said: list[int], guess: list[int]) -> list[int]:
+    """Of what the model says behind each guessed token what stands behind right ones."""
+    right = next((i for i, (a, b) in enumerate(zip(said, guess, strict=False)) if a != b), len(guess))
+    return said[: right + 1]
+
+
 def _likely(logits: Any, chosen: list[int]) -> list[float]:
     """Natural logarithm of each chosen token's share."""
     picked = torch.tensor(chosen, device=logits.device)[:, None]
-    found: list[float] = logits.float().log_softmax(-1).gather(1, picked)[:, 0].tolist()
+    found: list[float] = logits[: len(chosen)].float().log_softmax(-1).gather(1, picked)[:, 0].tolist()
     return found

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
-from sqlft_local import Local, loading
+from sqlft_local import Local, loading, predictor
+from sqlft_local.decoding import Decoder
+from sqlft_local.lookup import Lookup
 from sqlft_local.options import ModelOptions, PredictOptions
 from sqlft_local.predictor import steady
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -73,6 +76,55 @@ def test_answers_are_those_of_transformers(model_maker: Callable[..., Path], kin
     base = model_maker(kind=kind, **shape)
     found = ask(base, PROMPTS[:6])
     assert [c.text for c in found] == [generated(base, p, 24) for p in PROMPTS[:6]]
+
+
+class Known(Lookup):
+    """Knows what will be said, once it has heard it; or guesses wrong."""
+
+    heard: ClassVar[dict[tuple[int, ...], list[int]]] = {}
+    guesses: ClassVar[str] = "nothing"
+
+    def __init__(self, tokens: Iterable[int]) -> None:
+        super().__init__(tokens)
+        self._prompt = tuple(self._tokens)
+
+    def add(self, tokens: Iterable[int]) -> None:
+        """Keep it."""
+        super().add(tokens)
+        if hasattr(self, "_prompt") and self.guesses == "nothing":
+            self.heard[self._prompt] = self._tokens[len(self._prompt) :]
+
+    def guess(self, most: int) -> Sequence[int]:
+        """Right, wrong or nothing."""
+        here = len(self._tokens) - len(self._prompt)
+        right = self.heard[self._prompt][here : here + most] if self.guesses != "nothing" else []
+        return right if self.guesses == "right" else [(t + 1) % 300 for t in right]
+
+
+def test_right_guesses_save_steps_and_wrong_ones_change_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers, tokens and likelihoods are those without guesses."""
+    monkeypatch.setattr(predictor, "AT_ONCE", 1000)
+    sizes: list[int] = []
+    step = Decoder.step
+
+    def counted(decoder: Decoder, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        sizes.append(len(tokens[0]))
+        return step(decoder, tokens)
+
+    monkeypatch.setattr(Decoder, "step", counted)
+    monkeypatch.setattr(predictor, "Lookup", Known)
+    found, taken = {}, {}
+    for what in ("nothing", "wrong", "right"):
+        monkeypatch.setattr(Known, "guesses", what)
+        sizes.clear()
+        found[what] = ask(tiny, PROMPTS, logprobs=True)
+        taken[what] = len(sizes)
+        assert max(sizes) == (1 if what == "nothing" else predictor.GUESSED + 1)
+    for what in ("wrong", "right"):
+        assert taken[what] <= (taken["nothing"] if what == "wrong" else taken["nothing"] * 0.6)
+        for one, other in zip(found[what], found["nothing"], strict=True):
+            assert (one.text, one.output_tokens) == (other.text, other.output_tokens)
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
 
 
 def test_no_more_than_max_tokens(tiny: Path) -> None:
