@@ -31,13 +31,16 @@ class Budget:
     """Of the whole process, or of the card."""
 
 
-def chosen(model: Any, options: TrainOptions, adapter: Any, longest: int) -> Budget:
-    """For a model that is loaded, with its LoRA matrices `adapter`; ProviderError where the longest row has no room."""
+def chosen(model: Any, options: TrainOptions, adapter: Any, longest: int, together: int = 1) -> Budget:
+    """For a model that is loaded, with its LoRA matrices `adapter`; ProviderError where the longest row has no room.
+
+    `together` processes share the memory of the machine, none that of a card.
+    """
     device = model.device.type
     limit = parsed(options.max_memory) if options.max_memory else None
     taken, free = _taken(device), available(device)
     if free is not None:
-        allowed = taken + round(free * (1 - memory.MARGIN))
+        allowed = taken + round(free * (1 - memory.MARGIN) / (together if device == "cpu" else 1))
         limit = allowed if limit is None else min(limit, allowed)
     most = options.max_tokens_per_pass or MOST.get(device, MOST["cuda"])
     if limit is None:

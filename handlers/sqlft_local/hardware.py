@@ -68,9 +68,11 @@ class Machine:
             return "bfloat16" if "bfloat16" in self.fast(device) else "float32"
         return "bfloat16" if device == "cpu" and training and "amx_bf16" in self.flags else "float32"
 
-    def available(self, device: str) -> int | None:
-        """Bytes that are free where a model would be."""
-        return max(gpu.free for gpu in self.gpus) if device == "cuda" and self.gpus else self.free
+    def available(self, device: str, processes: int = 1) -> int | None:
+        """Bytes that are free where a model would be, for each of so many processes."""
+        if device == "cuda" and self.gpus:
+            return sorted((gpu.free for gpu in self.gpus), reverse=True)[min(processes, len(self.gpus)) - 1]
+        return None if self.free is None else self.free // processes
 
 
 def machine() -> Machine:

@@ -151,25 +151,28 @@ class Local(Trainer, Embedder):
 
         began = time.monotonic()
         loading.require("Training", training=True)
-        from sqlft_local import checkpoints, training
+        from sqlft_local import checkpoints, processes, training
 
         self._use_threads()
         options = self.settled(model, options)
         report(Progress(checkpoints.reached(workdir / checkpoints.FOLDER)))
         folder = bases.pull(model.base, bases.to_screen)
-        loaded = loading.fresh(folder, _model_options(model), self.options.device, training=True)
-        marks = taught_with(options, _model_options(model), start)
-        made = training.train(
-            replace(loaded, renderer=loaded.renderer.marked(marks)),
-            presets.preset(model.base).hub_id or model.base,
-            options,
-            (options.learning_rate or 0.0) * options.learning_rate_multiplier,
-            data,
-            start.path if start else None,
-            workdir,
-            report,
-            began,
-        )
+        given, first = _model_options(model), start.path if start else None
+        with processes.gathered(options.num_processes, folder, given, self.options, options, first) as team:
+            loaded = loading.fresh(folder, given, self.options.device, training=True)
+            marks = taught_with(options, given, start)
+            made = training.train(
+                replace(loaded, renderer=loaded.renderer.marked(marks)),
+                presets.preset(model.base).hub_id or model.base,
+                options,
+                (options.learning_rate or 0.0) * options.learning_rate_multiplier,
+                data,
+                first,
+                workdir,
+                report,
+                began,
+                team,
+            )
         self._prepare(model, folder, made)
         return made
 

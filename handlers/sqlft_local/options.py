@@ -12,6 +12,7 @@ MAY_CHANGE = (
     "max_tokens_per_pass",
     "gradient_checkpointing",
     "max_minutes",
+    "num_processes",
     "checkpoint_seconds",
     "checkpoint_steps",
 )
@@ -124,6 +125,9 @@ class TrainOptions:
     gradient_checkpointing: Annotated[
         bool | None, "compute blocks again for the backward pass; without it where memory asks for it"
     ] = None
+    num_processes: Annotated[
+        int, "processes that train together, each on a GPU of its own; without a GPU they share the cores", Range(1, 64)
+    ] = 1
     checkpoint_seconds: Annotated[float, "a checkpoint at least so often", Range(0)] = 30.0
     checkpoint_steps: Annotated[int | None, "a checkpoint every so many steps as well", Range(1)] = None
 

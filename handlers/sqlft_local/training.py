@@ -9,11 +9,11 @@ import math
 import shutil
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -24,6 +24,7 @@ from sqlft_local.checkpoints import Checkpoint
 from sqlft_local.loading import Loaded, is_memory, out_of_memory
 from sqlft_local.options import MAY_CHANGE, TrainOptions
 from sqlft_local.packing import Example, pack
+from sqlft_local.processes import Team
 
 PATIENCE = 3
 """Validations without a new best after which early stopping ends a training."""
@@ -38,6 +39,17 @@ TRIM = 10.0
 EARLY = 3
 """Steps after which their time says how many there will be."""
 Report = Callable[[Progress], None]
+
+
+class Job(TypedDict):
+    """What all passes of a step have in common."""
+
+    whole: float
+    """What the losses of its tokens are divided by."""
+    tokens: int
+    """Most of a pass."""
+    above: int
+    """Passes of more compute their blocks twice."""
 
 
 @dataclass
@@ -73,6 +85,8 @@ class Training:
     report: Report
     start: Path | None = None
     began: float = field(default_factory=time.monotonic)
+    team: Team | None = None
+    """The other processes, if several train together."""
     state: State = field(default_factory=State)
 
     def __post_init__(self) -> None:
@@ -91,7 +105,10 @@ class Training:
         self.speed = _Speed()
         self.validating = 0.0
         longest = max(len(e.ids) for e in (*self.train, *self.valid))
-        self.budget = budget.chosen(self.loaded.model, self.options, self.lora, longest)
+        if self.team:
+            self.team.join(parameters, self._tell)
+        together = self.team.count if self.team else 1
+        self.budget = budget.chosen(self.loaded.model, self.options, self.lora, longest, together)
 
     def run(self) -> None:
         """All steps that are left, and at the end the best state if validation chose one."""
@@ -133,14 +150,14 @@ class Training:
     def _step(self) -> None:
         began = time.monotonic()
         batch = self._batch(self.state.step)
-        torch.manual_seed(self.options.seed * 1_000_003 + self.state.step + 1)
+        seed = self.options.seed * 1_000_003 + self.state.step + 1
+        job: Job = {"whole": rows.weight(batch), "tokens": self.budget.tokens, "above": self.budget.above}
+        mine = self.team.begin(batch, seed, job) if self.team else batch
+        torch.manual_seed(seed)
         self.loaded.model.train()
-        loss, tokens = 0.0, 0
-        for part, found in self._losses(batch):
-            found.backward()
-            loss += found.item()
-            tokens += part
-            self._tell()
+        loss, tokens = backward(self.loaded.model, self.lora, mine, job, self._tell)
+        if self.team:
+            loss, tokens = self.team.finish(loss, tokens)
         norm = torch.nn.utils.clip_grad_norm_(list(self.lora.trained.values()), self.options.max_grad_norm or math.inf)
         self._check_finite(loss, norm.item())
         rate = self._rate()
@@ -161,15 +178,6 @@ class Training:
             loss,
         )
         self._tell(loss=loss, learning_rate=rate)
-
-    def _losses(self, batch: Sequence[Example]) -> Iterator[tuple[int, Any]]:
-        """For each part of the batch its count of tokens and its share of the batch's mean loss."""
-        whole = rows.weight(batch)
-        for part in rows.passes(batch, self.budget.tokens):
-            packed = pack(part, self.loaded.device)
-            self.lora.masks.renew()
-            lean.checkpoint(self.loaded.model, packed.ids.shape[1] > self.budget.above)
-            yield sum(len(e.ids) for e in part), lean.loss(self.loaded.model, packed) / whole
 
     def _batch(self, step: int) -> list[Example]:
         """The rows of a step; every epoch has an order of its own that depends on nothing but the seed."""
@@ -298,6 +306,23 @@ class Training:
         return said.hexdigest()
 
 
+def backward(
+    model: Any, matrices: lora.Lora, examples: Sequence[Example], job: Job, hear: Callable[[], None]
+) -> tuple[float, int]:
+    """Add the gradients of examples of a step; their share of its mean loss, and their tokens."""
+    loss, tokens = 0.0, 0
+    for part in rows.passes(examples, job["tokens"]) if examples else ():
+        packed = pack(part, model.device)
+        matrices.masks.renew()
+        lean.checkpoint(model, packed.ids.shape[1] > job["above"])
+        found = lean.loss(model, packed) / job["whole"]
+        found.backward()
+        loss += found.item()
+        tokens += sum(len(e.ids) for e in part)
+        hear()
+    return loss, tokens
+
+
 def loss_of(model: Any, examples: Sequence[Example]) -> Any:
     """The weighted sum of the losses of the examples' tokens."""
     return lean.loss(model, pack(examples, model.device))
@@ -339,10 +364,11 @@ def train(
     workdir: Path,
     report: Report,
     began: float,
+    team: Team | None = None,
 ) -> Artifact:
     """Train to the end, or on from the workdir's checkpoint; the adapter and what is known of it.
 
-    `began` is the reading of time.monotonic() from which max_minutes counts.
+    `began` is the reading of time.monotonic() from which max_minutes counts; `team` are the processes that help.
     """
     done = workdir / "done.json"
     target = workdir / "adapter"
@@ -358,7 +384,7 @@ def train(
             "Raise max_length, or say long_rows = 'cut'.",
         )
     training = Training(
-        loaded, base, options, learning_rate, taught.examples, checked.examples, workdir, report, start, began
+        loaded, base, options, learning_rate, taught.examples, checked.examples, workdir, report, start, began, team
     )
     training.run()
     details = _details(training, taught, checked)
@@ -428,5 +454,6 @@ def _details(training: Training, taught: rows.Rows, checked: rows.Rows) -> dict[
         "r": config.r,
         "lora_alpha": config.lora_alpha,
         "device": str(training.loaded.device),
+        "processes": training.team.count if training.team else 1,
         "dtype": str(training.loaded.model.dtype).removeprefix("torch."),
     }
