@@ -59,7 +59,8 @@ class Passes:
     """Tokens of the longest row."""
     fullest: tuple[int, int]
     """Tokens, and tokens that count in the loss, of the largest pass."""
-    row: float
+    lengths: tuple[int, ...]
+    """Tokens of the rows of a usual step, evenly chosen from short to long."""
     prefix: float
 
 
@@ -122,7 +123,8 @@ def estimate(
     train, taught = _examples(base, given, options, data.train, marks)
     valid, checked = _examples(base, given, options, data.valid, marks) if data.valid is not None else ([], 0)
     place = here.device(device)
-    free = here.available(place)
+    together = options.num_processes
+    free = here.available(place, together)
     room = _room(options, free)
     longest = max((len(e.ids) for e in (*train, *valid)), default=1)
     setting, most = _fitted(base, _setting(base, given, options, here, place), options, room, longest)
@@ -131,6 +133,8 @@ def estimate(
     limit = room if options.max_memory else free
     steps = max(1, round(passes.steps * options.n_epochs))
     seconds, remarks = _seconds(base, setting, passes, steps, (valid, checked, most), place, here, threads, kept)
+    if place == "cuda" and seconds is not None:
+        seconds /= together
     if options.max_minutes and seconds is not None and seconds > options.max_minutes * 60:
         remarks.append(f"max_minutes ends it after about {options.max_minutes * 60 / seconds:.0%} of the steps")
         seconds = options.max_minutes * 60
@@ -142,7 +146,7 @@ def estimate(
         memory_bytes=needed,
         memory_available=free,
         remarks=(*_remarks(base, setting, options, place), *remarks),
-        refusal=_refusal(base, setting, passes, needed, limit, place),
+        refusal=_too_few(here, place, together) or _refusal(base, setting, passes, needed, limit, place),
     )
 
 
@@ -239,7 +243,7 @@ def _passes(train: Sequence[Example], taught: int, batch_size: int, most: int) -
         whole=round(whole * times),
         longest=max(len(e.ids) for e in order),
         fullest=(sizes[fullest], answers[fullest]),
-        row=whole / len(order),
+        lengths=_evenly([len(e.ids) for e in order], min(batch_size, len(order))),
         prefix=sum(prefixes) / len(prefixes),
     )
 
@@ -267,8 +271,8 @@ def _seconds(
     found = speed.speed(trial, kept, here.processor)
     if found is None:
         return started + guess, ["the time is a guess: measuring this machine failed"]
-    tried = trial.prefix + trial.rows * (trial.tokens - trial.prefix)
-    one = speed.flops(base.shape, setting, tried, trial.rows * trial.answer)
+    tried = trial.prefix + sum(tokens - trial.prefix for tokens in trial.rows)
+    one = speed.flops(base.shape, setting, tried, len(trial.rows) * trial.answer)
     return started + work / one * found.training + checks / one * 2 * found.checking, []
 
 
@@ -286,10 +290,17 @@ def _checking(
 
 def _trial(shape: Shape, setting: Setting, passes: Passes, place: str, threads: int) -> speed.Trial:
     """A usual pass, in round numbers, so that what is measured serves for like data too."""
-    rows = max(1, round(passes.examples / max(1.0, passes.count)))
-    tokens, prefix = _round(passes.row), _round(passes.prefix) if passes.prefix >= 8 else 0
+    prefix = _round(passes.prefix) if passes.prefix >= 8 else 0
+    a_pass = max(1, round(passes.examples / max(1.0, passes.count)))
+    rows = tuple(max(_round(n), prefix + 1) for n in _evenly(passes.lengths, min(a_pass, len(passes.lengths))))
     answer = _round(passes.answers / max(1, passes.examples))
-    return speed.Trial(shape, setting, place, threads, rows, max(tokens, prefix + 1), prefix, max(1, answer))
+    return speed.Trial(shape, setting, place, threads, rows, prefix, max(1, answer))
+
+
+def _evenly(values: Sequence[int], count: int) -> tuple[int, ...]:
+    """So many of them, from the smallest to the largest, each for as many as the others."""
+    order = sorted(values)
+    return tuple(order[int((i + 0.5) * len(order) / count)] for i in range(count))
 
 
 def _round(value: float) -> int:
@@ -314,10 +325,20 @@ def _remarks(base: Base, setting: Setting, options: TrainOptions, place: str) ->
         yield f"base in {setting.quantization}"
     if setting.checkpointing:
         yield "blocks are computed again for the backward pass"
+    if options.num_processes > 1:
+        yield f"memory in each of {options.num_processes} processes"
     if base.folder is None:
         yield "tokens are a guess from letters: the base is not on this machine yet"
     if options.early_stopping:
         yield "early stopping may end it sooner"
+
+
+def _too_few(here: Machine, place: str, together: int) -> tuple[str, str] | None:
+    """A process has a GPU of its own."""
+    there = len(here.gpus)
+    if place != "cuda" or together <= there:
+        return None
+    return f"num_processes = {together} needs as many GPUs; there are {there}.", f"Say num_processes = {there} at most."
 
 
 def _refusal(

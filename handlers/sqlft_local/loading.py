@@ -465,7 +465,6 @@ def _unreadable(folder: Path, e: Exception) -> ProviderError:
     return ProviderError(f"The base in {folder} cannot be loaded: {reason}", "Get it again, or use another base.")
 
 
-@lru_cache(maxsize=2)
 @lru_cache(maxsize=4)
 def renderer_of(folder: Path, chat_template: str | None) -> Renderer:
     """What renders a base's prompts, without its weights."""

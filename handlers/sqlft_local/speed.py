@@ -13,13 +13,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from sqlft_local.memory import Setting, Shape
+from sqlft_local.memory import Setting, Shape, weights
 
 MEASURE_SECONDS = 120.0
 """Longer than that no measurement takes."""
 REPEATS = 3
+"""Passes that are timed, behind one that prepares products."""
+WHOLE = 1 << 30
+"""Bytes of a base up to which all of it is measured: a few blocks of a small one would stay in the caches."""
 KEPT = "speed.json"
 
 
@@ -31,9 +35,8 @@ class Trial:
     setting: Setting
     device: str
     threads: int
-    rows: int
-    tokens: int
-    """Of a row, the common start included."""
+    rows: tuple[int, ...]
+    """Tokens of each row, the common start included."""
     prefix: int
     answer: int
     """Tokens of a row at its end that are learned."""
@@ -107,18 +110,20 @@ def _write(path: Path, known: dict[str, Any]) -> None:
 
 
 def measured(trial: Trial) -> Speed:
-    """Seconds of a pass of the whole base, told from blocks of it: one, and then two more."""
+    """Seconds of a pass of the whole base; of a large one told from blocks of it: one, and then two more."""
     import torch
 
     if trial.threads:
         torch.set_num_threads(trial.threads)
+    if weights(trial.shape, trial.setting.dtype) <= WHOLE:
+        return Speed(*_seconds(trial, trial.shape.layers))
     few, more = (_seconds(trial, layers) for layers in (1, 3))
     whole = [a + (b - a) / 2 * (trial.shape.layers - 1) for a, b in zip(few, more, strict=True)]
     return Speed(max(whole[0], few[0]), max(whole[1], few[1]))
 
 
 def _seconds(trial: Trial, layers: int) -> tuple[float, float]:
-    """The quickest of some passes through so many blocks: with the backward pass, and without."""
+    """What passes through so many blocks usually take: with the backward pass, and without."""
     import torch
 
     from sqlft_local.training import loss_of
@@ -126,7 +131,7 @@ def _seconds(trial: Trial, layers: int) -> tuple[float, float]:
     model, parameters = _model(trial, layers)
     examples = _examples(trial)
     training, checking = [], []
-    for _ in range(REPEATS):
+    for _ in range(1 + REPEATS):
         began = time.perf_counter()
         loss_of(model.train(), examples).backward()
         _wait(trial.device)
@@ -138,7 +143,7 @@ def _seconds(trial: Trial, layers: int) -> tuple[float, float]:
             loss_of(model.eval(), examples)
         _wait(trial.device)
         checking.append(time.perf_counter() - began)
-    return min(training), min(checking)
+    return median(training[1:]), median(checking[1:])
 
 
 def _model(trial: Trial, layers: int) -> tuple[Any, Sequence[Any]]:
@@ -177,9 +182,9 @@ def _examples(trial: Trial) -> list[Any]:
 
     drawn = torch.Generator().manual_seed(0)
     start = torch.randint(trial.shape.vocabulary, (trial.prefix,), generator=drawn).tolist()
-    own = max(1, trial.tokens - trial.prefix)
     examples = []
-    for _ in range(trial.rows):
+    for tokens in trial.rows:
+        own = max(1, tokens - trial.prefix)
         ids = start + torch.randint(trial.shape.vocabulary, (own,), generator=drawn).tolist()
         answer = min(trial.answer, own)
         examples.append(Example(ids, [0.0] * (len(ids) - answer) + [1.0] * answer))
@@ -194,7 +199,14 @@ def _wait(device: str) -> None:
 
 
 def _trial(given: dict[str, Any]) -> Trial:
-    return Trial(**{**given, "shape": Shape(**given["shape"]), "setting": Setting(**given["setting"])})
+    return Trial(
+        **{
+            **given,
+            "rows": tuple(given["rows"]),
+            "shape": Shape(**given["shape"]),
+            "setting": Setting(**given["setting"]),
+        }
+    )
 
 
 if __name__ == "__main__":

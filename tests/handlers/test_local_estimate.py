@@ -130,6 +130,25 @@ def test_the_articles_34b_fits_their_card_in_eight_bits() -> None:
     assert 35 * GIGA < eight < 45 * GIGA
 
 
+def test_processes_share_the_machine_and_have_cards_of_their_own(tiny: Path) -> None:
+    """So many times the memory and a share of the work; fewer cards than processes are refused."""
+    base = base_of(str(tiny), tiny, ModelOptions())
+    assert base is not None
+    alone, together = (foreseen(base, rows(50), num_processes=n) for n in (1, 3))
+    assert together.memory_available == alone.memory_available // 3
+    assert any("each of 3 processes" in remark for remark in together.remarks)
+    cards = replace(CARD, gpus=(*CARD.gpus, Gpu("older", 24 * GIGA, 23 * GIGA, 8.0)))
+    assert [cards.available("cuda", n) for n in (1, 2)] == [47 * GIGA, 23 * GIGA]
+    found = [
+        estimate(base, ModelOptions(), TrainOptions(num_processes=n), TrainingSet(rows(50)), cards, "cuda", None, tiny)
+        for n in (1, 2, 3)
+    ]
+    assert found[1].seconds == pytest.approx(found[0].seconds / 2)
+    assert found[1].refusal is None
+    assert found[2].refusal is not None
+    assert "num_processes = 2 at most" in found[2].refusal[1]
+
+
 @pytest.mark.parametrize(
     ("free", "cure"),
     [(60, "checkpointing|bfloat16"), (20, "quantization = 'int8'"), (11, "quantization = 'nf4'"), (3, "smaller base")],
@@ -200,7 +219,7 @@ def test_over_long_rows_are_found_without_a_max_length(tiny: Path) -> None:
 def test_a_speed_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "MEASURE_SECONDS", 1200.0)
     shape = Shape(4, 32, 48, 2, 2, 16, 300, True)
-    trial = speed.Trial(shape, Setting(dropout=0.0), "cpu", 1, 3, 40, 10, 8)
+    trial = speed.Trial(shape, Setting(dropout=0.0), "cpu", 1, (30, 40, 70), 10, 8)
     found = speed.speed(trial, tmp_path, "here")
     assert found is not None
     assert found.checking > 0
