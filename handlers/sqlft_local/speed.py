@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from sqlft_local import cores
 from sqlft_local.memory import Setting, Shape, weights
 
 MEASURE_SECONDS = 120.0
@@ -210,4 +211,5 @@ def _trial(given: dict[str, Any]) -> Trial:
 
 
 if __name__ == "__main__":
+    cores.share()
     print(json.dumps(asdict(measured(_trial(json.loads(sys.argv[1]))))))

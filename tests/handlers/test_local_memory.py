@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlft_local import budget, loading, lora, memory
+from sqlft_local import budget, cores, loading, lora, memory
 from sqlft_local.memory import Setting, Shape, shape_of
 from sqlft_local.options import ModelOptions, TrainOptions
 from transformers import AutoConfig
@@ -108,3 +109,12 @@ def test_what_is_no_size_is_refused(text: str) -> None:
     """With an example."""
     with pytest.raises(OptionError, match="max_memory"):
         budget.parsed(text)
+
+
+def test_few_products_stay_prepared_unless_one_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What oneDNN and PyTorch keep for each shape would add up over a training."""
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    cores.share()
+    assert os.environ["LRU_CACHE_CAPACITY"] == cores.PREPARED
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
