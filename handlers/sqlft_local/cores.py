@@ -1,8 +1,9 @@
-"""How many threads to use, and how they wait for each other; imports nothing that computes."""
+"""How threads and processes that compute are run; imports nothing that computes."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 SPINS = "2000"
@@ -34,3 +35,13 @@ def usable(given: int | None) -> int:
     except OSError:
         twofold = False
     return max(1, there // 2 if twofold else there)
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """What runs a module of ours in a process of its own, with `environment`."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """That of this process, in which the other one finds the modules that this one would."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}

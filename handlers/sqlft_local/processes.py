@@ -103,8 +103,6 @@ class Team:
                 time.sleep(NAP)
             work.wait()
         except RuntimeError as e:
-            if isinstance(e, SqlftError):
-                raise
             self._explain(e)
 
     def _explain(self, e: RuntimeError) -> None:
@@ -128,14 +126,13 @@ class _Follower:
         self.is_ready = False
         self._log = folder / f"{rank}.log"
         self._said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "sqlft_local.processes"],
+                cores.command("sqlft_local.processes"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=environment,
+                env=cores.environment(),
                 start_new_session=True,  # Ctrl-C is the leader's to hear
             )
         threading.Thread(target=self._listen, name=f"sqlft-process-{rank}", daemon=True).start()

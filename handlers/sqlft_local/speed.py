@@ -72,23 +72,12 @@ def flops(shape: Shape, setting: Setting, tokens: float, answers: float) -> floa
 
 
 def _measured_elsewhere(trial: Trial) -> Speed | None:
-    command = [sys.executable, "-P", "-m", "sqlft_local.speed", json.dumps(asdict(trial))]
-    path = {"PYTHONPATH": _paths()}
+    command = cores.command("sqlft_local.speed", json.dumps(asdict(trial)))
     try:
-        import os
-
-        said = subprocess.run(
-            command, capture_output=True, text=True, timeout=MEASURE_SECONDS, env={**os.environ, **path}
-        )
+        said = subprocess.run(command, capture_output=True, text=True, timeout=MEASURE_SECONDS, env=cores.environment())
         return Speed(**json.loads(said.stdout.splitlines()[-1])) if said.returncode == 0 else None
     except (OSError, ValueError, IndexError, TypeError, subprocess.TimeoutExpired):
         return None
-
-
-def _paths() -> str:
-    import os
-
-    return os.pathsep.join(p or os.getcwd() for p in sys.path)
 
 
 def _read(path: Path) -> dict[str, Any]:
