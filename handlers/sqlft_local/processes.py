@@ -135,7 +135,8 @@ class _Follower:
                 env=cores.environment(),
                 start_new_session=True,  # Ctrl-C is the leader's to hear
             )
-        threading.Thread(target=self._listen, name=f"sqlft-process-{rank}", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name=f"sqlft-process-{rank}", daemon=True)
+        self._listener.start()
         self.send(setup)
 
     def send(self, what: Mapping[str, Any]) -> None:
@@ -150,6 +151,8 @@ class _Follower:
     def check(self) -> None:
         """Raise if it failed."""
         over = self._process.poll() is not None
+        if over:
+            self._listener.join(GRACE)  # its last words may be on their way
         while not self._said.empty():
             said = self._said.get()
             if said.get("memory"):
