@@ -143,9 +143,7 @@ class LocalPredictor(Predictor):
             row.shown = text
 
     def _guesses(self, rows: list[Row]) -> list[list[int]]:
-        """Equally many tokens for each row that may come next; the likeliest answer alone can be guessed."""
-        if self.options.temperature > 0:
-            return [[] for _ in rows]
+        """Equally many tokens for each row that may come next; none where answers are sampled."""
         worth = max(0, min(GUESSED, AT_ONCE // len(rows) - 1))
         room = min(worth, *(r.room - len(r.said) - 1 for r in rows))  # none has tokens behind the context
         found = [r.lookup.guess(room) if r.lookup else () for r in rows]

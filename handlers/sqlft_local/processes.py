@@ -74,16 +74,12 @@ class Team:
 
     def finish(self, loss: float, tokens: int) -> tuple[float, int]:
         """Add the others' gradients, losses and tokens to the leader's."""
-        import torch
         import torch.distributed as dist
 
         flat = _gradients(self._trained, loss, tokens)
         self._wait(dist.reduce(flat, 0, async_op=True))
-        place = 0
-        with torch.no_grad():
-            for one in self._trained:
-                one.grad = flat[place : place + one.numel()].view(one.shape)
-                place += one.numel()
+        for one, grad in _apart(flat, self._trained):
+            one.grad = grad
         return flat[-2].item(), round(flat[-1].item())
 
     def close(self) -> None:
@@ -300,7 +296,9 @@ def follow(setup: Mapping[str, Any], jobs: Iterator[dict[str, Any]], say: Callab
     for job in jobs:
         flat = _flat(trained)
         dist.broadcast(flat, 0)
-        _spread(flat, trained)
+        with torch.no_grad():
+            for one, sent in _apart(flat, trained):
+                one.copy_(sent)
         torch.manual_seed(job["seed"])
         examples = [Example(ids, weights) for ids, weights in job["rows"]]
         loss, tokens = training.backward(loaded.model, matrices, examples, job["job"], lambda: None)
@@ -309,14 +307,12 @@ def follow(setup: Mapping[str, Any], jobs: Iterator[dict[str, Any]], say: Callab
             one.grad = None
 
 
-def _spread(flat: Any, trained: Sequence[Any]) -> None:
-    import torch
-
+def _apart(flat: Any, trained: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """Each matrix with its part of what `_flat` or `_gradients` made."""
     place = 0
-    with torch.no_grad():
-        for one in trained:
-            one.copy_(flat[place : place + one.numel()].view(one.shape))
-            place += one.numel()
+    for one in trained:
+        yield one, flat[place : place + one.numel()].view(one.shape)
+        place += one.numel()
 
 
 def _main() -> None:
