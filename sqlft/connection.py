@@ -11,15 +11,16 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 
 from sqlft.catalog import secrets
 from sqlft.catalog.home import home
 from sqlft.catalog.store import Catalog
-from sqlft.errors import SqlftError, did_you_mean
+from sqlft.errors import SqlftError
 from sqlft.runtime.cache import Cache
+from sqlft.runtime.literals import inline
 from sqlft.runtime.session import Parameters, Session, Tick
 from sqlft.sql.parser import maybe_ours, parse
 from sqlft.sql.plain import has_using_tail
@@ -29,14 +30,14 @@ from sqlft.sql.unmasked import secrets_in
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from sqlft.runtime.stream import Stream
+    from sqlft.query.execute import Result, Sliced
 
 LONG = 50_000
 """Characters above which only the ends of a text are searched for names of models."""
 REMEMBERED = 2000
 """Characters up to which a text of DuckDB's own is remembered as such."""
+T = TypeVar("T")
 NO_ROWS = "SELECT NULL::BOOLEAN AS Success WHERE false"
-_names = itertools.count(1)
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
@@ -62,12 +63,11 @@ class Connection:
         self._owns = owns
         self.session = Session(con, catalog, warn or _warn, progress or _ignore, piece)
         self._cache = cache or Cache(catalog.folder / "cache.sqlite")
-        self._stream: Stream | None = None
+        self._result: Result | None = None
         self._rows: Iterator[tuple[Any, ...]] | None = None
-        self._schema: Any = None
         self._mentions: re.Pattern[str] = _pattern(frozenset())
         self._known: frozenset[str] | None = None
-        self._children: list[Connection] = []
+        self._children: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._is_cursor = False
         self._scans_frames = False
         self._plain: set[Any] = set()
@@ -78,37 +78,35 @@ class Connection:
     def execute(self, query: Any, parameters: Parameters = None, **options: Any) -> Connection:
         """Run one or more statements; the result of the last is there to be fetched."""
         try:
-            if self.session.cleanup:
+            if self.session.cleanup or self._result is not None:
                 self._forget()
-            if parameters is None and not options and (query in self._plain or self._is_plain(query)):
-                try:
-                    self._con.execute(query)
-                except duckdb.CatalogException as e:
-                    return self._again(query, parameters, e)
-                return self
-            if not isinstance(query, str) or not self._is_ours(query):
-                return self._native(query, parameters, **options)
-            return self._execute_ours(query, parameters)
+            is_plain = not isinstance(query, str) or query in self._plain or self._is_plain(query)
+            if is_plain:
+                self._native(query, parameters, **options)
+            else:
+                self._execute_ours(query, parameters)
+            return self
         except BaseException as e:
             _discreet(e, query)
             raise
 
-    def _execute_ours(self, query: str, parameters: Parameters) -> Connection:
+    def _execute_ours(self, query: str, parameters: Parameters) -> None:
         self._plain.clear()
         self.session.interrupted = False
         statements = parse(query)
         _end_result(self._con)
         if all(isinstance(s, Plain) and not s.using for s in statements) and not self._is_mentioned(query):
-            return self._native(query, parameters)
+            self._native(query, parameters)
+            return
         for i, statement in enumerate(statements):
             if i:
                 self._forget()
+                _end_result(self._con)
             self._run(statement, parameters if i == len(statements) - 1 else None)
-        return self
 
-    def _is_plain(self, query: Any) -> bool:
+    def _is_plain(self, query: str) -> bool:
         """Whether it is DuckDB's own; remembered, since a regex in a cold cache costs more than DuckDB's parser."""
-        if not isinstance(query, str) or self._is_ours(query):
+        if self._is_ours(query):
             return False
         if len(query) <= REMEMBERED:
             if len(self._plain) > 1000:
@@ -124,7 +122,7 @@ class Connection:
         """Run a statement once for each set of parameters."""
         if not isinstance(query, str) or not self._is_ours(query):
             self._forget()
-            self._con.executemany(query, parameters)
+            self._retry(query, lambda: self._con.executemany(query, parameters))
             return self
         for some in parameters or []:
             self.execute(query, some)
@@ -139,15 +137,12 @@ class Connection:
             raise
 
     def _sql(self, query: str, alias: str, params: Parameters, options: dict[str, Any]) -> Any:
-        self._forget(keep_registered=True)
+        self._forget()
         given: dict[str, Any] = {k: v for k, v in (("alias", alias), ("params", params)) if v}
         if not self._is_ours(query):
-            try:
-                return self._con.sql(query, **given, **options)
-            except duckdb.CatalogException as e:
-                if (read := self._with_settings(query, e)) is None:
-                    raise
-                return self._con.sql(read, **given, **options)
+            return self._retry(
+                query, lambda: self._with_settings(query, lambda q: self._con.sql(q, **given, **options))
+            )
         _end_result(self._con)
         self.session.interrupted = False
         statements = parse(query)
@@ -155,20 +150,41 @@ class Connection:
             return self._con.sql(query, **given, **options)
         for statement in statements[:-1]:
             self.execute(statement.text)
-            self._forget(keep_registered=True)
-        last = statements[-1]
-        relation: Any
-        if self._is_duckdbs(last):
-            relation = self._relation(Plain(last.text, text=last.text), params)
-        elif isinstance(last, Plain):
-            relation = self._relation(last, params)
-        else:
-            table = self._run_ours(last, params)
-            relation = None if table is None else self._con.from_arrow(table)
-        self.session.cleanup.clear()
+            self._forget()
+            _end_result(self._con)
+        relation = self._retry(query, lambda: self._relation(statements[-1], params))
         return relation.set_alias(alias) if alias and relation is not None else relation
 
     query = sql
+
+    def _relation(self, statement: Statement, params: Parameters) -> Any:
+        """A statement's result as a relation that outlives the next statement; None if it has none."""
+        if not isinstance(statement, Plain) and not self._is_duckdbs(statement):
+            table = self._run_ours(statement, params)
+            return None if table is None else self._con.from_arrow(table)
+        planned = self._planned(statement, params)
+        if planned is None:
+            return None
+        if isinstance(planned, str):
+            relation = self._con.sql(planned)
+            return relation if relation is None or not self.session.cleanup else self._outliving(relation)
+        try:
+            return self._con.from_arrow(planned.table())
+        finally:
+            planned.close()
+            self._forget()
+
+    def _outliving(self, relation: Any) -> Any:
+        """The relation's rows, or itself with what it reads where Arrow would change their types."""
+        from sqlft.query.execute import is_exact
+
+        if all(is_exact(str(t)) for t in relation.types):
+            table = relation.to_arrow_reader(100_000).read_all()
+            del relation
+            self._forget()
+            return self._con.from_arrow(table)
+        self.session.cleanup.clear()
+        return relation
 
     def relations(self, query: str) -> Iterator[Any] | None:
         """One statement's result as DuckDB relations, each with some of the rows as soon as they are known.
@@ -179,12 +195,7 @@ class Connection:
         self._forget()
         self.session.interrupted = False
         try:
-            try:
-                return self._relations(query)
-            except duckdb.CatalogException as e:
-                if _missing(e).lower() not in self.session.catalog.refresh():
-                    raise
-                return self._relations(query)
+            return self._retry(query, lambda: self._relations(query))
         except BaseException as e:
             _discreet(e, query)
             raise
@@ -192,49 +203,42 @@ class Connection:
     def _relations(self, query: str) -> Iterator[Any] | None:
         statements = parse(query) if self._is_ours(query) else []
         if len(statements) == 1 and isinstance(statements[0], Plain):
-            from sqlft.runtime.query import Native, Untouched, plan_query
-
-            planned = plan_query(self.session, self._cache, statements[0], None)
-            if not isinstance(planned, (Native, Untouched)):
+            planned = self._planned(statements[0], None)
+            if planned is not None and not isinstance(planned, str):
                 self._open(planned)
-                return self._pieces(planned)
-            relation: Any = self._con.sql(planned.sql if isinstance(planned, Native) else statements[0].sql)
+                assert self._result is not None
+                return self._pieces(self._result)
+            relation: Any = None if planned is None else self._con.sql(planned)
         else:
             relation = self.sql(query)
         return None if relation is None else iter([relation])
 
-    def _pieces(self, stream: Stream) -> Iterator[Any]:
-        yield self._schema
+    def _pieces(self, result: Result) -> Iterator[Any]:
+        yield result.relation
         try:
-            for piece in stream.chunks():  # noqa: UP028  # it would make leaving early an error
+            for piece in result.relations():  # noqa: UP028  # it would make leaving early an error
                 yield piece
         finally:
-            stream.close()
+            result.close()
 
-    def _relation(self, statement: Plain, params: Parameters) -> Any:
-        from sqlft.runtime.query import Native, Untouched, plan_query
+    def _planned(self, statement: Statement, params: Parameters) -> str | Sliced | None:
+        """The text that DuckDB runs, a query that is answered slice by slice, or None for what is done already."""
+        from sqlft.query import Done, Native, Untouched, plan_query
 
-        planned = plan_query(self.session, self._cache, statement, params)
+        plain = statement if isinstance(statement, Plain) else Plain(statement.text, text=statement.text)
+        planned = plan_query(self.session, self._cache, plain, params)
         if isinstance(planned, Untouched):
-            given: dict[str, Any] = {"params": params} if params else {}
-            return self._con.sql(statement.sql, **given)
-        if isinstance(planned, Native):
-            return self._con.sql(planned.sql)
-        planned.start()
-        return self._con.from_arrow(planned.table())
+            return inline(plain.sql, params)
+        if isinstance(planned, Done):
+            return None
+        return planned.sql if isinstance(planned, Native) else planned
 
     def _run(self, statement: Statement, parameters: Parameters) -> None:
-        if isinstance(statement, Plain):
+        if isinstance(statement, Plain) or self._is_duckdbs(statement):
             self._run_plain(statement, parameters)
             return
-        if self._is_duckdbs(statement):
-            self._run_plain(Plain(statement.text, text=statement.text), parameters)
-            return
-        table = self._run_ours(statement, parameters)
-        if table is None:
-            self._con.execute(NO_ROWS)
-        else:
-            self._show(table)
+        table = self._retry(statement.text, lambda: self._run_ours(statement, parameters))
+        self._show(self._con.sql(NO_ROWS) if table is None else self._con.from_arrow(table))
 
     def _is_duckdbs(self, statement: Statement) -> bool:
         """DESCRIBE name, where no model has that name."""
@@ -250,75 +254,106 @@ class Connection:
 
         return run(self.session, self._cache, statement, parameters)
 
-    def _run_plain(self, statement: Plain, parameters: Parameters) -> None:
-        from sqlft.runtime.query import Native, Untouched, plan_query
-
-        if not statement.using and not self._is_mentioned(statement.sql):
+    def _run_plain(self, statement: Statement, parameters: Parameters) -> None:
+        using = isinstance(statement, Plain) and statement.using
+        if not using and not self._is_mentioned(statement.text):
             self._native(statement.text, parameters)
             return
-        try:
-            planned = plan_query(self.session, self._cache, statement, parameters)
-            if isinstance(planned, Untouched):
-                self._native(statement.text, parameters)
-            elif isinstance(planned, Native):
-                self._con.execute(planned.sql)
-            else:
-                self._open(planned)
-        except duckdb.CatalogException as e:
-            if not self._sees_variable(e):
-                raise
-            self._forget()
-            self._run_plain(statement, parameters)
+        self._retry(statement.text, lambda: self._run_planned(statement, parameters))
 
-    def _open(self, stream: Stream) -> None:
-        self._stream = stream
-        self.session.cleanup.append(stream.close)
+    def _run_planned(self, statement: Statement, parameters: Parameters) -> None:
+        from sqlft.query import Done, Native, Untouched, plan_query
+
+        plain = statement if isinstance(statement, Plain) else Plain(statement.text, text=statement.text)
+        planned = plan_query(self.session, self._cache, plain, parameters)
+        if isinstance(planned, Untouched):
+            self._with_settings(
+                plain.text, lambda q: self._con.execute(q) if parameters is None else self._con.execute(q, parameters)
+            )
+        elif isinstance(planned, Done):
+            self._show(self._con.sql(NO_ROWS))
+        elif isinstance(planned, Native):
+            self._con.execute(planned.sql)
+        else:
+            self._open(planned)
+
+    def _open(self, sliced: Sliced) -> None:
+        from sqlft.query.execute import Result
+
+        self.session.cleanup.append(sliced.close)
         try:
-            self._schema = stream.start()
+            self._result = Result(self._con, sliced.start(), sliced.chunks(), sliced.close)
         except BaseException:
             self._forget()
             raise
-        self._rows = stream.rows()
+        self._rows = self._result.rows()
 
-    def _show(self, table: pa.Table) -> None:
-        name = f"__sqlft_r{next(_names)}"
-        self._con.register(name, table)
-        self.session.unregister_later(name)
-        self._con.execute(f"SELECT * FROM {name}")
+    def _show(self, relation: Any) -> None:
+        """Let a relation be the result; no result is open on DuckDB's connection until it is fetched."""
+        from sqlft.query.execute import Result
 
-    def _native(self, query: Any, parameters: Parameters, **options: Any) -> Connection:
-        try:
+        self._result = Result(self._con, relation.limit(0), iter([relation]), lambda: None)
+        self._rows = self._result.rows()
+
+    def _native(self, query: Any, parameters: Parameters, **options: Any) -> None:
+        def run(text: Any) -> Any:
             if parameters is None:
-                self._con.execute(query, **options)
+                return self._con.execute(text, **options)
+            return self._con.execute(text, parameters, **options)
+
+        try:
+            run(query)
+        except duckdb.Error as e:
+            if not isinstance(query, str):
+                raise
+            if (planned := self._help(e, query)) is None:
+                raise
+            self._plain.discard(query)
+            if planned:
+                self.execute(query, parameters, **options)
             else:
-                self._con.execute(query, parameters, **options)
+                self._with_settings(query, run)
+
+    def _retry(self, query: Any, action: Callable[[], T]) -> T:
+        """What `action` returns; once more where DuckDB did not know a name that is there now."""
+        while True:
+            try:
+                return action()
+            except duckdb.Error as e:
+                if not isinstance(query, str) or self._help(e, query) is None:
+                    raise
+                self._forget()
+
+    def _help(self, error: duckdb.Error, query: str) -> bool | None:
+        """Whether to plan a query anew (True) or only to run it again (False); None, with a hint, if neither helps."""
+        if "sqlft_" in str(error) and isinstance(error, duckdb.CatalogException) and "setting" in str(error):
+            return False
+        unknown = error if isinstance(error, duckdb.CatalogException) else error.__cause__
+        if isinstance(unknown, duckdb.CatalogException):
+            before = self.session.catalog.names()
+            if self.session.catalog.refresh() is not before and _missing(unknown).lower() in self.session.names():
+                return True
+            if self._sees_variable(unknown):
+                return False
+        if not isinstance(error, SqlftError):
+            from sqlft.query.hints import add_hint
+
+            add_hint(self.session, error, query)
+        return None
+
+    def _with_settings(self, query: str, run: Callable[[str], T]) -> T:
+        """Run a query; with the values of sqlft's own settings where that is what DuckDB does not know."""
+        try:
+            return run(query)
         except duckdb.CatalogException as e:
-            return self._again(query, parameters, e)
-        return self
+            if "sqlft_" not in str(e):
+                raise
+            from sqlft.runtime.prices import with_settings
 
-    def _again(self, query: Any, parameters: Parameters, error: duckdb.Error) -> Connection:
-        """A table that DuckDB does not know: another process's model, or a variable of the caller's."""
-        if isinstance(query, str) and (read := self._with_settings(query, error)) is not None:
-            return self.execute(read, parameters)
-        name = _missing(error)
-        if isinstance(query, str) and name and name.lower() in self.session.catalog.refresh():
-            self._plain.clear()
-            return self.execute(query, parameters)
-        if not self._sees_variable(error):
-            near = did_you_mean(name, self.session.names())
-            if near:
-                error.add_note(f"No model has this name either.{near}")
-            raise error
-        return self._native(query, parameters)
-
-    def _with_settings(self, query: str, error: duckdb.Error) -> str | None:
-        """The query with the values of sqlft's own settings, if that is what DuckDB did not know."""
-        if "sqlft_" not in str(error):
-            return None
-        from sqlft.runtime.prices import with_settings
-
-        read = with_settings(self.session, query)
-        return read if read != query else None
+            read = with_settings(self.session, query)
+            if read == query:
+                raise
+            return run(read)
 
     def _sees_variable(self, error: duckdb.Error) -> bool:
         """Let DuckDB look for the caller's variables behind sqlft's own frames; False if that is no help."""
@@ -343,12 +378,12 @@ class Connection:
             return self._mentions.search(query[:LONG]) is not None or self._mentions.search(query[-LONG:]) is not None
         return self._mentions.search(query) is not None
 
-    def _forget(self, *, keep_registered: bool = False) -> None:
+    def _forget(self) -> None:
         """Close what the last statement left open."""
-        stream, self._stream, self._rows, self._schema = self._stream, None, None, None
-        if stream is not None:
-            stream.close()
-        if self.session.cleanup and not keep_registered:
+        result, self._result, self._rows = self._result, None, None
+        if result is not None:
+            result.close()
+        if self.session.cleanup:
             _end_result(self._con)
             for undo in self.session.cleanup:
                 undo()
@@ -359,9 +394,9 @@ class Connection:
     @property
     def description(self) -> Any:
         """DB-API's seven-item tuples, a column each."""
-        if self._schema is None:
+        if self._result is None:
             return self._con.description
-        pairs = zip(self._schema.columns, self._schema.types, strict=True)
+        pairs = zip(self._result.columns, self._result.types, strict=True)
         return [(name, kind, None, None, None, None, None) for name, kind in pairs]
 
     @property
@@ -393,8 +428,8 @@ class Connection:
 
     def arrow(self) -> pa.Table:
         """What is left of the result as one Arrow table."""
-        if self._stream is not None:
-            return self._stream.table()
+        if self._result is not None:
+            return self._result.table()
         if hasattr(self._con, "to_arrow_table"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it says that this copies, which a design that serves 1.5 accepts
@@ -405,8 +440,8 @@ class Connection:
 
     def fetch_record_batch(self, rows_per_batch: int = 100_000) -> pa.RecordBatchReader:
         """The result as a reader of record batches, streamed."""
-        if self._stream is not None:
-            return self._stream.reader()
+        if self._result is not None:
+            return self._result.reader()
         if hasattr(self._con, "to_arrow_reader"):
             return self._con.to_arrow_reader(rows_per_batch)
         return self.__getattr__("fetch_record_batch")(rows_per_batch)
@@ -415,8 +450,8 @@ class Connection:
 
     def df(self, **options: Any) -> Any:
         """What is left of the result as a pandas DataFrame."""
-        if self._stream is not None:
-            return self._con.from_arrow(self._stream.table()).df(**options)
+        if self._result is not None:
+            return self._left().df(**options)
         return self._con.df(**options)
 
     fetchdf = fetch_df = df
@@ -429,9 +464,27 @@ class Connection:
 
     def fetchnumpy(self) -> Any:
         """What is left of the result as NumPy arrays by column."""
-        if self._stream is not None:
-            return self._con.from_arrow(self._stream.table()).fetchnumpy()
+        if self._result is not None:
+            return self._left().fetchnumpy()
         return self._con.fetchnumpy()
+
+    def torch(self) -> Any:
+        """What is left of the result as PyTorch tensors by column."""
+        return self._left().torch() if self._result is not None else self._con.torch()
+
+    def tf(self) -> Any:
+        """What is left of the result as TensorFlow tensors by column."""
+        return self._left().tf() if self._result is not None else self._con.tf()
+
+    def fetch_df_chunk(self, vectors_per_chunk: int = 1, **options: Any) -> Any:
+        """The next rows of the result as a pandas DataFrame; an empty one at the end."""
+        if self._result is None:
+            return self._con.fetch_df_chunk(vectors_per_chunk, **options)
+        return self._con.from_arrow(self._result.next(2048 * vectors_per_chunk)).df(**options)
+
+    def _left(self) -> Any:
+        assert self._result is not None
+        return self._con.from_arrow(self._result.table())
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -445,7 +498,7 @@ class Connection:
         child.session.loaded = session.loaded
         child._is_cursor = True
         child.session.purse = session.purse
-        self._children.append(child)
+        self._children.add(child)
         return child
 
     duplicate = cursor
@@ -457,9 +510,8 @@ class Connection:
 
     def close(self) -> None:
         """Close the result, the cursors and, if it was opened here, the database."""
-        for child in self._children:
+        for child in list(self._children):
             child.close()
-        self._children.clear()
         try:
             self._forget()
         except duckdb.Error:
@@ -472,6 +524,9 @@ class Connection:
             from sqlft.runtime.launch import detach
 
             detach(self.session)
+        if not self._is_cursor:
+            self._cache.close()
+            self.session.catalog.close()
         if self._owns:
             self._con.close()
 

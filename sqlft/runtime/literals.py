@@ -9,8 +9,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import duckdb
+
 from sqlft.errors import DataError, StatementError
-from sqlft.runtime.anatomy import Span, splice
 from sqlft.sql.lexer import Token, parameters, tokens
 from sqlft.sql.statements import Parameter
 
@@ -20,10 +21,28 @@ def inline(text: str, values: Any, keys: Sequence[Parameter] | None = None) -> s
     if values is None or (isinstance(values, (list, tuple, Mapping)) and not values):
         return text
     found = [t for t in tokens(text) if t.kind == "parameter"]
-    keys = parameters(found) if keys is None else keys
-    return splice(
-        text, [(Span(t.start, t.end), _value_of(k.key, values, t, text)) for t, k in zip(found, keys, strict=True)]
-    )
+    if keys is None:
+        keys = parameters(found)
+        _check_count(keys, values)
+    pieces, at = [], 0
+    for token, key in zip(found, keys, strict=True):
+        pieces += [text[at : token.start], _value_of(key.key, values, token, text)]
+        at = token.end
+    return "".join([*pieces, text[at:]])
+
+
+def _check_count(keys: Sequence[Parameter], values: Any) -> None:
+    """DuckDB's error for values that no parameter takes."""
+    if isinstance(values, Mapping):
+        left = [str(k) for k in values if k not in {p.key for p in keys} | {str(p.key) for p in keys}]
+    else:
+        wanted = max((p.key for p in keys if isinstance(p.key, int)), default=0)
+        left = [str(i + 1) for i in range(wanted, len(values))]
+    if left:
+        raise duckdb.InvalidInputException(
+            f"Invalid Input Error: the statement has no parameter for the value {', '.join(left)}. "
+            "Give one value for each parameter."
+        )
 
 
 def _value_of(key: int | str, values: Any, token: Token, text: str) -> str:
@@ -60,7 +79,8 @@ def literal(value: Any) -> str:
     if isinstance(value, datetime.time):
         return f"'{value.isoformat()}'::TIME"
     if isinstance(value, datetime.timedelta):
-        return f"INTERVAL ({value.days * 86_400_000_000 + value.seconds * 1_000_000 + value.microseconds}) MICROSECONDS"
+        microseconds = value.seconds * 1_000_000 + value.microseconds
+        return f"(INTERVAL ({value.days}) DAYS + INTERVAL ({microseconds}) MICROSECONDS)"
     if isinstance(value, uuid.UUID):
         return f"'{value}'::UUID"
     if isinstance(value, Mapping):

@@ -30,19 +30,18 @@ def read(session: Session, source: Source, values: Parameters) -> pa.Table:
 
 
 def _rows(session: Session, text: str) -> pa.Table:
-    from sqlft.runtime.query import Native, Untouched, plan_query  # sqlglot: SHOW and DESCRIBE go without it
+    from sqlft.query import Done, Native, Untouched, plan_query  # SHOW and DESCRIBE go without it
 
     statement = plain(text, 0, len(text))
     cache = Cache(session.catalog.folder / "cache.sqlite")
     try:
         planned = plan_query(session, cache, statement, None)
-        if isinstance(planned, Untouched | Native):
-            query = statement.sql if isinstance(planned, Untouched) else planned.sql
-            relation = session.con.sql(query)
+        if isinstance(planned, Untouched | Native | Done):
+            query = planned.sql if isinstance(planned, Native) else statement.sql
+            relation = None if isinstance(planned, Done) else session.con.sql(query)
             if relation is None:
                 raise DataError("The query for the rows gives none, it is no SELECT.", "Write FROM db (SELECT …).")
             return relation.to_arrow_reader(100_000).read_all()
-        planned.start()
         return planned.table()
     finally:
         cache.close()

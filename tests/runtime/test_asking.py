@@ -341,12 +341,13 @@ def test_what_cannot_be_followed_says_so(desk: Desk, asked: Callable[[], list[st
             "recursive",
         ),
         ("SELECT answer FROM m.7 WHERE content = 'a'", "no version"),
-        ("SELECT t.id FROM m JOIN t ON t.x = m.content AND m.answer = 'A:P1'", "comes from 't'"),
         ("CREATE MACRO ask(q) AS (SELECT answer FROM m WHERE content = q)", "macro"),
         ("CREATE MACRO ask(q) AS TABLE (SELECT answer FROM m WHERE content = q)", "macro"),
         ("PREPARE p AS SELECT answer FROM m WHERE content = $1", "PREPARE"),
-        ("SELECT count(m.answer) FROM t TABLESAMPLE 50% JOIN m ON m.content = t.x", "by chance"),
-        ("SELECT max(answer) FROM (FROM t ORDER BY random() LIMIT 3) s JOIN m ON m.content = s.x", "by chance"),
+        (
+            "SELECT max(answer) FROM (SELECT *, INTERVAL 1 DAY y FROM t ORDER BY random()) s JOIN m ON m.content = s.x",
+            "by chance",
+        ),
         ("SELECT * FROM sqlft.modles", "Did you mean 'models'"),
     ]:
         with pytest.raises(SqlftError, match=said) as caught:

@@ -15,16 +15,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from sqlft.errors import NotSupported
+from sqlft.query.bind import Scan
+from sqlft.query.drawing import Node, boxed, count, draw, node_of
+from sqlft.query.execute import Execution, Sliced, Step
 from sqlft.runtime.asker import Asker, Book
 from sqlft.runtime.cache import Cache
-from sqlft.runtime.drawing import Node, boxed, count, draw, node_of
 from sqlft.runtime.forecast import Forecast, Range, forecast, unseen
-from sqlft.runtime.layout import Layout
 from sqlft.runtime.limits import dollars
-from sqlft.runtime.references import Reference
-from sqlft.runtime.rewrite import Rewriter, Step
 from sqlft.runtime.session import Session
-from sqlft.runtime.stream import Stream
 
 HEADING = re.compile(r"\s*explain\s*(?:(?P<analyze>analyze)\b|\((?P<options>[^)]*)\))?\s*", re.I)
 ADVICE = "Write EXPLAIN, EXPLAIN ANALYZE, EXPLAIN (FORMAT JSON) or EXPLAIN (ANALYZE, FORMAT JSON)."
@@ -41,7 +39,7 @@ class Wanted(NamedTuple):
 class Told:
     """One model of the plan: what was foreseen, and the book with what then happened."""
 
-    reference: Reference
+    scan: Scan
     forecast: Forecast
     book: Book
     note: str = ""
@@ -64,39 +62,36 @@ def wanted(before: str) -> Wanted | None:
 class Explainer:
     """Draws one query's plan."""
 
-    def __init__(self, session: Session, cache: Cache, asker: Asker, rewriter: Rewriter, what: Wanted) -> None:
-        self._session, self._cache, self._asker, self._rewriter, self._what = session, cache, asker, rewriter, what
+    def __init__(self, session: Session, cache: Cache, asker: Asker, execution: Execution, what: Wanted) -> None:
+        self._session, self._cache, self._asker, self._execution, self._what = session, cache, asker, execution, what
         self._told: list[Told] = []
         self._began = time.monotonic()
 
-    def run(self, layout: Layout | None) -> pa.Table:
+    def run(self) -> pa.Table:
         """The plan as DuckDB's EXPLAIN gives one: a row of explain_key and explain_value."""
-        root, rows = self._pieces() if layout is None else self._stream(layout)
-        self._asker.check_using()
+        sliced = self._execution.sliced()
+        root, rows = self._pieces() if sliced is None else self._slices(sliced)
         key = "analyzed_plan" if self._what.analyze else "physical_plan"
         value = self._json(root, rows) if self._what.as_json else self._text(root, rows)
         return pa.table({"explain_key": [key], "explain_value": [value]})
 
     # -- answered piece by piece ---------------------------------------------------------------------------
 
-    def _stream(self, layout: Layout) -> tuple[Node, int | None]:
-        stream = Stream(self._session, self._asker, layout)
+    def _slices(self, sliced: Sliced) -> tuple[Node, int | None]:
         try:
-            stream.start()
-            inner = self._plan(layout.spool_query())
-            outer = _without_rows(self._plan(stream.text()))
-            for asked in layout.asked:
-                if asked.book is not None:
-                    self._foresee(asked.reference, asked.book, asked.book.asking.rows, asked.read, layout.filtered)
-            for reference in layout.chained:
-                book = self._asker.book(reference.resolved, reference.alias)
-                rows = max((t.forecast.rows for t in self._told), default=0)
-                self._foresee(reference, book, rows, True, False)
+            sliced.start()
+            inner = self._plan(sliced.spool_query)
+            outer = _without_rows(self._plan(sliced.text))
+            for asked in sliced.asked:
+                rows = asked.book.asking.rows
+                if asked.waits:
+                    rows = max((t.forecast.rows for t in self._told), default=0)
+                self._foresee(asked.scan, asked.book, rows, asked.scan.is_read, sliced.is_filtered)
             given = None
             if self._what.analyze:
-                given = sum(piece.to_arrow_reader(2048).read_all().num_rows for piece in stream.chunks())
+                given = sum(piece.to_arrow_reader(2048).read_all().num_rows for piece in sliced.chunks())
         finally:
-            stream.close()
+            sliced.close()
         node = inner
         for told in self._told:
             node = self._model(told, [node])
@@ -105,22 +100,22 @@ class Explainer:
     # -- answered as a whole -------------------------------------------------------------------------------
 
     def _pieces(self) -> tuple[Node, int | None]:
-        self._rewriter.before_asking = self._before
-        sql = self._rewriter.run()
+        self._execution.before_asking = self._before
+        sql = self._execution.whole()
         analyzed = self._what.analyze
         root = self._plan(sql, "ANALYZE, " if analyzed else "")
-        for told, step in zip(self._told, self._rewriter.steps, strict=True):
+        for told, step in zip(self._told, self._execution.steps, strict=True):
             node = self._model(told, [self._plan(step.query)])
             if not _replaced(root, step.columns, node):
                 root.children.append(node)
         return root, root.rows if analyzed else None
 
     def _before(self, step: Step) -> None:
-        self._foresee(step.reference, step.book, step.rows, step.read, False)
+        self._foresee(step.scan, step.book, step.rows, step.scan.is_read, False)
 
     # -- what is foreseen and what happened ----------------------------------------------------------------
 
-    def _foresee(self, reference: Reference, book: Book, rows: int, read: bool, may_stop: bool) -> None:
+    def _foresee(self, scan: Scan, book: Book, rows: int, read: bool, may_stop: bool) -> None:
         note = ""
         waiting = book.asking.waiting() if read else []
         prompts = len(book.asking.answers)
@@ -137,7 +132,7 @@ class Explainer:
             note = "nobody reads its answer: it is not asked"
         elif may_stop and waiting:
             note = "it stops when enough rows pass"
-        self._told.append(Told(reference, told, book, note))
+        self._told.append(Told(scan, told, book, note))
 
     def _model(self, told: Told, children: list[Node]) -> Node:
         model = told.book.resolved.model

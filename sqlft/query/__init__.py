@@ -1,0 +1,472 @@
+"""A SELECT that reads models: parsed by DuckDB, bound, planned, then carried out.
+
+`sqlft.connection` (and whoever reads rows for a training) calls `plan_query` with a statement of DuckDB's own SQL.  It
+hands back `Untouched` (nothing of ours in it: run what was typed), `Native` (this text over plain tables, the models
+asked already), `Sliced` (rows piece by piece, models asked on the way) or `Done` (a view of ours was made or dropped).
+
+    text -> ast.parse -> bind.Binder -> plan.plan -> execute.Execution -> inference
+
+Only a SELECT has a tree.  Of other statements the queries inside are cut out by the lexer, planned, and put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from sqlft.errors import NotSupported, StatementError
+from sqlft.query import ast
+from sqlft.query.ast import Node
+from sqlft.query.bind import Binder, Bound, Names
+from sqlft.query.changes import as_query
+from sqlft.query.execute import Execution, Sliced, register
+from sqlft.query.explain import Explainer, Wanted, wanted
+from sqlft.query.plan import plan
+from sqlft.query.views import check_alive, define, dotted_name, key_of, read_create, starts_query
+from sqlft.runtime.asker import Asker
+from sqlft.runtime.cache import Cache
+from sqlft.runtime.literals import inline
+from sqlft.runtime.models import Resolved, resolve
+from sqlft.runtime.prices import settings, with_settings
+from sqlft.runtime.session import Parameters, Session
+from sqlft.runtime.show import run_show_engines, run_show_models
+from sqlft.sql.lexer import Token, tokens
+from sqlft.sql.statements import DEFAULT_PROJECT, Plain, ShowEngines, ShowModels
+
+SYSTEM, SETTINGS = "sqlft", "settings"
+SHOWN = {
+    "models": lambda session: run_show_models(session, ShowModels(), None),
+    "ml_engines": lambda session: run_show_engines(session, ShowEngines(), None),
+}
+"""Tables of the project `mindsdb`, as scripts from there read them."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """Run this text on DuckDB, without parameters."""
+
+    sql: str
+
+
+@dataclass(frozen=True)
+class Untouched:
+    """Nothing of ours in it: run what was typed."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A view of ours was made, renamed or dropped; there is nothing to run."""
+
+
+Planned = Native | Untouched | Done | Sliced
+
+
+class Piece(NamedTuple):
+    """A query inside a statement: what stands before it in the text that is planned, and where it is."""
+
+    start: int
+    end: int
+    is_all: bool = False
+    """Whether the statement is the query and nothing else."""
+    prefix: str = ""
+
+
+def plan_query(session: Session, cache: Cache, statement: Plain, parameters: Parameters) -> Planned:
+    """What to do with a statement that may read models; asks what has to be asked before DuckDB runs."""
+    try:
+        found = tokens(statement.sql)
+    except StatementError:
+        return Untouched()
+    if not _mentions(session, found):
+        if statement.using:
+            raise StatementError(
+                "USING options belong to a query that reads a model, and this one reads none.",
+                statement.text,
+                len(statement.sql),
+                "Take them out, or check the model's name: SHOW MODELS lists them.",
+            )
+        return Untouched()
+    if (read := with_settings(session, statement.sql)) != statement.sql:
+        return plan_query(session, cache, replace(statement, sql=read), parameters)
+    text = inline(statement.sql, parameters)
+    return Planner(session, cache, statement, text).run()
+
+
+def _mentions(session: Session, found: list[Token]) -> bool:
+    """Whether a model, a view over models or one of sqlft's tables is named anywhere."""
+    names = {n.rpartition(".")[2] for n in session.names()}
+    for i, token in enumerate(found):
+        if token.kind in ("word", "quoted"):
+            if token.value.lower() in names:
+                return True
+            if token.value.lower() in (SYSTEM, DEFAULT_PROJECT) and i + 1 < len(found) and found[i + 1].text == ".":
+                return True
+    return False
+
+
+class Planner:
+    """One statement, its text without parameters."""
+
+    def __init__(self, session: Session, cache: Cache, statement: Plain, text: str) -> None:
+        self._session, self._cache, self._statement = session, cache, statement
+        found = tokens(text)
+        self._typed = text
+        self._text = ast.normalize(text, found, self._is_model_name)
+        self._tokens = found
+        self._expanded: list[str] = []
+        self._resolved: dict[tuple[object, int | None], Resolved] = {}
+        self._asker = Asker(session, cache, statement.using, statement.text)
+
+    def run(self) -> Planned:
+        """Plan the statement's queries; see `plan_query`."""
+        if define(self._session, self._typed, self._tokens, self._reads_models):
+            return Done()
+        try:
+            outcome = self._planned()
+        except BaseException:
+            self._asker.finish(error=True)
+            raise
+        if not isinstance(outcome, Sliced):
+            self._asker.finish()
+        if isinstance(outcome, Native):
+            check_alive(self._session, outcome.sql, self._expanded)
+        return outcome
+
+    def _planned(self) -> Planned:
+        first = _skip_parentheses(self._tokens)
+        word = first.word
+        if word in ("DESCRIBE", "DESC", "SHOW", "SUMMARIZE", "EXPLAIN", "COPY"):
+            return self._prefixed(word)
+        self._check_target(word)
+        if word == "CREATE" and any(t.word in ("MACRO", "FUNCTION") for t in self._tokens[:5]):
+            return self._macro()
+        if word in ("UPDATE", "DELETE"):
+            return self._changed(word)
+        piece = self._piece(word)
+        if piece is not None:
+            try:
+                return self._one(piece)
+            except ast.NoSelect:
+                pass
+        return self._parts()
+
+    def _check_target(self, word: str) -> None:
+        """NotSupported where a statement would write into a model, or keep it for later."""
+        behind = {"INSERT": "INTO", "MERGE": "INTO", "DELETE": "FROM"}.get(word)
+        place = self._find((behind,), 0) if behind is not None else 0 if word in ("UPDATE", "TRUNCATE") else None
+        parts, _ = dotted_name(self._tokens, place + 1) if place is not None else ([], 0)
+        if parts and len(parts) < 3 and self._session.catalog.find_model(parts[-1], parts[-2] if parts[1:] else None):
+            raise NotSupported(
+                f"The model '{parts[-1]}' stands where only a table can.", "Write into a table; a model is only read."
+            )
+        if word == "PREPARE" and _mentions(self._session, self._tokens):
+            raise NotSupported(
+                "PREPARE cannot keep a query that reads a model.", "Run the query itself; it takes parameters too."
+            )
+
+    # -- cutting -----------------------------------------------------------------------------------------------------
+
+    def _piece(self, word: str) -> Piece | None:
+        """The query that a statement consists of or ends in."""
+        end = self._tokens[-1].end
+        if word in ("SELECT", "FROM", "VALUES", "TABLE"):
+            return Piece(0, end, is_all=True)
+        if word == "WITH":
+            verb = self._find(("SELECT", "FROM", "VALUES", "TABLE", "INSERT", "UPDATE", "DELETE", "MERGE"), 0)
+            if verb is None or self._tokens[verb].word not in ("INSERT", "UPDATE", "DELETE", "MERGE"):
+                return Piece(0, end, is_all=True)
+            if self._tokens[verb].word != "INSERT":
+                return None
+            with_text = self._text[: self._tokens[verb].start]
+            piece = self._inserted(verb)
+            return piece and piece._replace(prefix=with_text)
+        if word == "INSERT":
+            return self._inserted(0)
+        made = read_create(self._tokens)
+        if made is not None and made.kind == "table" and made.query is not None:
+            last = self._without_data(len(self._tokens))
+            return Piece(self._tokens[made.query].start, self._tokens[last - 1].end)
+        return None
+
+    def _inserted(self, verb: int) -> Piece | None:
+        """INSERT INTO table … query [ON CONFLICT …] [RETURNING …]."""
+        depth, start = 0, None
+        for i in range(verb, len(self._tokens)):
+            token = self._tokens[i]
+            is_start = depth == 0 and i > verb + 1 and starts_query(self._tokens, i) and self._tokens[i - 1].text != "."
+            if start is None and is_start:
+                start = i
+            depth += (token.text == "(") - (token.text == ")")
+            following = self._tokens[i + 1].word if i + 1 < len(self._tokens) else ""
+            ends = token.word == "RETURNING" or (token.word == "ON" and following == "CONFLICT")
+            if start is not None and depth == 0 and ends:
+                return Piece(self._tokens[start].start, self._tokens[i - 1].end)
+        return None if start is None else Piece(self._tokens[start].start, self._tokens[-1].end)
+
+    def _without_data(self, last: int) -> int:
+        words = [t.word for t in self._tokens[-3:]]
+        if words[-3:] == ["WITH", "NO", "DATA"]:
+            return last - 3
+        return last - 2 if words[-2:] == ["WITH", "DATA"] else last
+
+    def _find(self, words: Sequence[str], start: int) -> int | None:
+        depth = 0
+        for i in range(start, len(self._tokens)):
+            token = self._tokens[i]
+            depth += (token.text == "(") - (token.text == ")")
+            if depth == 0 and token.word in words and (i == 0 or self._tokens[i - 1].text != "."):
+                return i
+        return None
+
+    def _parts(self) -> Planned:
+        """Queries in parentheses that read models, in a statement of another kind."""
+        pieces: list[Piece] = []
+        depth, start = 0, None
+        for i, token in enumerate(self._tokens):
+            if token.text == "(":
+                if start is None and starts_query(self._tokens, i + 1):
+                    start, depth = i, 0
+                depth += 1
+            elif token.text == ")":
+                depth -= 1
+                if start is not None and depth == 0:
+                    piece = Piece(self._tokens[start + 1].start, self._tokens[i - 1].end)
+                    if _mentions(self._session, self._tokens[start:i]):
+                        pieces.append(piece)
+                    start = None
+        return self._spliced(pieces)
+
+    def _spliced(self, pieces: Sequence[Piece]) -> Planned:
+        out, at, changed = [], 0, False
+        for piece in pieces:
+            bound = self._bound(self._text[piece.start : piece.end], piece.start)
+            if bound is None:
+                continue
+            changed = True
+            out += [self._text[at : piece.start], self._whole(bound)]
+            at = piece.end
+        return Native("".join([*out, self._text[at:]])) if changed else Untouched()
+
+    # -- statements around a query -------------------------------------------------------------------------------------
+
+    def _one(self, piece: Piece, explained: Wanted | None = None, *, dry: bool = False) -> Planned:
+        """One query, by itself or at the end of a statement."""
+        query = piece.prefix + self._text[piece.start : piece.end]
+        try:
+            bound = self._bound(query, piece.start - len(piece.prefix))
+        except ast.Unreadable:
+            if self._text == self._typed:
+                return Untouched()  # DuckDB says it in its own words
+            raise
+        head = self._text[: piece.start].removeprefix(piece.prefix)
+        if bound is None:
+            return Untouched()
+        if not bound.scans:
+            return Native(head + ast.to_sql(bound.tree) + self._text[piece.end :])
+        dry = dry or [t.word for t in self._tokens[-3:]] == ["WITH", "NO", "DATA"]
+        made = plan(bound, streams=piece.is_all and not dry)
+        self._asker.in_ledger = not dry and (explained is None or explained.analyze)
+        run = Execution(
+            self._session, self._asker, made, self._typed, dry=dry or (explained is not None and not explained.analyze)
+        )
+        run.counts = not dry
+        if explained is not None:
+            drawn = Explainer(self._session, self._cache, self._asker, run, explained).run()
+            return Native(f"FROM {run.register(drawn)}")
+        sliced = run.sliced() if made.stream is not None else None
+        if sliced is not None:
+            return sliced
+        return Native(head + run.whole() + self._text[piece.end :])
+
+    def _prefixed(self, word: str) -> Planned:
+        """EXPLAIN of a statement, DESCRIBE and SUMMARIZE of a query, DESCRIBE and COPY of a view."""
+        viewed = self._of_view(word)
+        if viewed is not None:
+            return Planner(self._session, self._cache, self._statement, viewed).run()
+        if word == "EXPLAIN":
+            return self._explained()
+        if word == "COPY" or len(self._tokens) < 2 or not starts_query(self._tokens, 1):
+            return self._parts()
+        try:
+            return self._one(Piece(self._tokens[1].start, self._tokens[-1].end), dry=word != "SUMMARIZE")
+        except ast.NoSelect:
+            return self._parts()
+
+    def _explained(self) -> Planned:
+        """EXPLAIN of the query that a statement consists of or ends in."""
+        i = 1
+        if self._tokens[1].text == "(":
+            i = next(j for j, t in enumerate(self._tokens) if t.text == ")") + 1
+        elif self._tokens[1].word in ("ANALYZE", "ANALYSE"):
+            i = 2
+        if i >= len(self._tokens):
+            return Untouched()
+        start = self._tokens[i].start
+        explained = wanted(self._text[:start])
+        inner = Planner(self._session, self._cache, self._statement, self._typed[start:])
+        inner._asker = self._asker
+        word = _skip_parentheses(inner._tokens).word
+        piece = inner._piece(word)
+        if word in ("UPDATE", "DELETE") and (found := as_query(inner._text, inner._tokens, word)) is not None:
+            inner._text, piece = found[0], Piece(0, len(found[0]))
+        if piece is None or explained is None:
+            return Untouched()
+        try:
+            return inner._one(piece, explained=explained)
+        except ast.NoSelect:
+            return Untouched()
+
+    def _of_view(self, word: str) -> str | None:
+        """DESCRIBE, SHOW, SUMMARIZE or COPY of a view that DuckDB does not know, as one of its query."""
+        parts, i = dotted_name(self._tokens, 1)
+        if not parts or self._session.view(key_of(parts)) is None:
+            return None
+        name = self._text[self._tokens[1].start : self._tokens[i - 1].end]
+        if word == "COPY":
+            listed = "*"
+            if i < len(self._tokens) and self._tokens[i].text == "(":
+                close = next(j for j in range(i, len(self._tokens)) if self._tokens[j].text == ")")
+                listed = self._text[self._tokens[i].end : self._tokens[close].start]
+                i = close + 1
+            return (
+                f"COPY (SELECT {listed} FROM {name}) {self._text[self._tokens[i].start :]}"
+                if i < len(self._tokens)
+                else None
+            )
+        if word == "EXPLAIN" or i < len(self._tokens):
+            return None
+        return f"{'SUMMARIZE' if word == 'SUMMARIZE' else 'DESCRIBE'} SELECT * FROM {name}"
+
+    def _macro(self) -> Planned:
+        start = next((i for i in range(1, len(self._tokens)) if self._tokens[i].word == "AS"), None)
+        query = self._text[self._tokens[start].end :] if start is not None else ""
+        query = query.strip().rstrip(";").removeprefix("TABLE") if query else ""
+        if query:
+            text = query if starts_query(ast.words(query), 0) and not query.startswith("(") else f"SELECT {query}"
+            bound = self._bound(text, 0)
+            if bound is not None and bound.scans:
+                raise NotSupported(
+                    f"A macro cannot read a model, and this one reads '{bound.scans[0].resolved.model.key.name}'.",
+                    "Make a view of it, or write the query out.",
+                )
+        return Untouched()
+
+    def _changed(self, word: str) -> Planned:
+        """UPDATE and DELETE: what they compute is a query over their table, matched by its rows."""
+        found = as_query(self._text, self._tokens, word)
+        if found is None:
+            return self._parts()
+        query, statement = found
+        try:
+            bound = self._bound(query, 0)
+        except ast.Unreadable:
+            return self._parts()
+        if bound is None or not bound.scans:
+            return Untouched() if bound is None else self._parts()
+        return Native(statement(self._whole(bound)))
+
+    def _whole(self, bound: Bound) -> str:
+        if not bound.scans:
+            return ast.to_sql(bound.tree)
+        return Execution(self._session, self._asker, plan(bound, streams=False), self._typed).whole()
+
+    # -- names ---------------------------------------------------------------------------------------------------------
+
+    def _bound(self, query: str, start: int) -> Bound | None:
+        """A query's tree with its models bound; None where it reads nothing of ours."""
+        tree, inserted = self._parsed(query)
+        changed = len(self._expanded)
+        self._put_in = 0
+
+        def offset_of(node: Node) -> int:
+            """Where a relation stands in the text as it was typed; DuckDB counts bytes."""
+            place = node.get("query_location", 0)
+            if place > 4 * len(query):
+                return 0
+            read = len(query.encode()[:place].decode(errors="ignore"))
+            return max(0, start + read - len(ast.ON_TRUE) * sum(p < read for p in inserted))
+
+        schema = lambda: str(self._session.con.sql("SELECT current_schema()").fetchall()[0][0])  # noqa: E731
+        names = Names(self._model, self._table, schema)
+        bound = Binder(self._session.con, names, self._typed, offset_of).bind(tree)
+        if bound.scans or self._put_in or len(self._expanded) > changed:
+            return bound
+        return None
+
+    def _parsed(self, query: str) -> tuple[Node, list[int]]:
+        """A query's tree; a model may be joined without a condition, which DuckDB's grammar does not allow."""
+        try:
+            return ast.parse(query), []
+        except ast.Unreadable:
+            more, inserted = ast.complete_joins(query, tokens(query), self._is_model_name)
+            if not inserted:
+                raise
+            return ast.parse(more), inserted
+
+    def _is_model_name(self, name: str) -> bool:
+        return name.lower() in self._session.names()
+
+    def _model(self, schema: str, name: str, number: int | None, alias: str) -> Resolved | None:
+        model = self._session.catalog.find_model(name, schema or None) if self._is_model_name(name) else None
+        if model is None:
+            return None
+        if (model.key, number) not in self._resolved:
+            self._resolved[model.key, number] = resolve(self._session, model.key, number)
+        return self._asker.prompted(self._resolved[model.key, number], alias)
+
+    def _table(self, catalog: str, schema: str, name: str) -> Node | None:
+        """What stands for sqlft.<name>, for one of the tables of `mindsdb`, or for a view of ours."""
+        session, lowered = self._session, schema.lower()
+        if not catalog and lowered == SYSTEM and session.catalog.find_model(name, SYSTEM) is None:
+            own = settings(session) if name.lower() == SETTINGS else session.catalog.table(name.lower())
+            return self._registered(own)
+        if not catalog and lowered == DEFAULT_PROJECT and name.lower() in SHOWN:
+            return self._registered(SHOWN[name.lower()](session))
+        key = key_of([schema, name] if schema else [name])
+        view = session.view(key) if key.lower() in session.names() else None
+        if view is None:
+            return None
+        self._expanded.append(view.name)
+        query, _ = self._parsed(ast.normalize(view.sql, tokens(view.sql), self._is_model_name))
+        made = ast.relation("(SELECT 1) AS __x")
+        made["subquery"]["node"] = query
+        if view.columns:
+            made["column_name_alias"] = list(view.columns)
+        return made
+
+    def _registered(self, table: object) -> Node:
+        self._put_in += 1
+        made = ast.relation("x AS y")
+        ast.set_table(made, "", register(self._session, table))
+        return made
+
+    def _reads_models(self, query: str) -> bool:
+        """Whether a view's query reads models or views over them; raises what is wrong with one that does."""
+        text = ast.normalize(query, tokens(query), self._is_model_name)
+        try:
+            bound = self._bound(text, 0)
+        except ast.Unreadable:
+            if text == query:
+                return False  # DuckDB says it in its own words
+            raise
+        if bound is None:
+            return False
+        self._no_options("A view keeps no USING options.", "Give them to the query that reads it.")
+        run = Execution(self._session, self._asker, plan(bound, streams=False), self._typed, dry=True)
+        run.counts = False
+        self._asker.in_ledger = False
+        self._session.con.sql(run.whole())
+        self._asker.finish()
+        return True
+
+    def _no_options(self, message: str, next_step: str) -> None:
+        if self._statement.using:
+            raise StatementError(message, self._statement.text, len(self._statement.sql), next_step)
+
+
+def _skip_parentheses(found: Sequence[Token]) -> Token:
+    return next((t for t in found if t.text != "("), found[-1])
+
+
+__all__ = ["Done", "Native", "Planned", "Sliced", "Untouched", "plan_query"]

@@ -1,0 +1,489 @@
+"""A query as DuckDB's own syntax tree: read once, changed in place, written back as text.
+
+DuckDB parses (`json_serialize_sql`) and prints (`json_deserialize_sql`), on a private connection, so that no open
+result and no transaction of the user's is touched.  A node is a plain dict as DuckDB gives it; what differs between
+its versions is built by parsing a template, never by hand.  Not covered: statements that are no SELECT; their inner
+queries are cut out by `sqlft.query.statements`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from functools import lru_cache
+from typing import Any
+
+import duckdb
+
+from sqlft.errors import NotSupported, StatementError
+from sqlft.sql.lexer import Token, tokens
+
+Node = dict[str, Any]
+DOT = "\u00b7"
+"""What stands for the dot of `name.N` while DuckDB parses: one character too, and part of a name."""
+ON_TRUE = " ON true"
+MOST_DEPTH = 900
+"""Levels of nesting that are walked; Python allows about 1,000 calls."""
+_lock = threading.Lock()
+_connections: list[duckdb.DuckDBPyConnection] = []
+"""The one private connection, once there is one; given back at exit, since DuckDB's module does not outlive it."""
+atexit.register(_connections.clear)
+
+
+class Unreadable(StatementError):
+    """A text that DuckDB cannot parse."""
+
+
+class NoSelect(NotSupported):
+    """A text that DuckDB reads and that is no SELECT: it has no tree."""
+
+
+def _ask_duckdb(query: str, *values: str) -> list[Any]:
+    """Rows of the private connection, which holds no data."""
+    with _lock:
+        if not _connections:
+            _connections.append(duckdb.connect(":memory:", config={"threads": 1}))
+        return _connections[0].execute(query, values or None).fetchall()
+
+
+def parse(text: str) -> Node:
+    """The tree of a SELECT.
+
+    Unreadable with DuckDB's words where it is none; NoSelect where DuckDB has no tree for it (PIVOT without IN).
+
+    >>> parse("SELECT 1 AS a")["select_list"][0]["alias"]
+    'a'
+    """
+    try:
+        rows = _ask_duckdb("SELECT json_serialize_sql(?::VARCHAR, skip_default := true)", text)
+    except duckdb.Error as e:
+        raise NotSupported(f"DuckDB cannot read this query: {_first_line(e)}", "Check its syntax.") from e
+    found: Node = json.loads(rows[0][0])
+    if found.get("error"):
+        if found.get("error_type") == "not implemented":
+            raise NoSelect("This part of the statement is no SELECT.", "Read the model in a SELECT inside it.")
+        message = str(found.get("error_message", "it is no query"))
+        position = found.get("position")
+        offset = len(text.encode()[: int(position)].decode(errors="ignore")) if position not in (None, "") else 0
+        raise Unreadable(f"{message[:1].upper()}{message[1:]}.", text, offset, "Check the query's syntax.")
+    if len(found["statements"]) != 1:
+        raise StatementError("There is more than one query here.", text, 0, "Run them one by one.")
+    node: Node = found["statements"][0]["node"]
+    return node
+
+
+def to_sql(node: Node) -> str:
+    """A tree as DuckDB writes it.
+
+    >>> to_sql(parse("select 1+1"))
+    'SELECT (1 + 1)'
+    """
+    whole = {"error": False, "statements": [{"node": node, "named_param_map": []}]}
+    return str(_ask_duckdb("SELECT json_deserialize_sql(?)", json.dumps(whole))[0][0])
+
+
+def expression_sql(expression: Node) -> str:
+    """An expression as DuckDB writes it, which is the name of a column that has no alias."""
+    bare = {k: v for k, v in expression.items() if k != "alias"}
+    return to_sql({**parse_cached("SELECT 1"), "select_list": [bare]})[len("SELECT ") :]
+
+
+@lru_cache(maxsize=200)
+def parse_cached(text: str) -> Node:
+    """The tree of a text that is written in sqlft itself; to be copied, not changed."""
+    return parse(text)
+
+
+def expression(text: str, **parts: Node) -> Node:
+    """An expression; columns named like a keyword argument are replaced by its node.
+
+    >>> expression_sql(expression("a + b", a=expression("1"), b=expression("x")))
+    '(1 + x)'
+    """
+    made: Node = deepcopy(parse_cached(f"SELECT {text}")["select_list"][0])
+    return substitute(made, parts) if parts else made
+
+
+def relation(text: str) -> Node:
+    """What stands behind FROM, as a tree."""
+    made: Node = deepcopy(parse_cached(f"SELECT 1 FROM {text}")["from_table"])
+    return made
+
+
+def column(*names: str) -> Node:
+    """A column, its table's alias before it."""
+    made = expression("x")
+    made["column_names"] = list(names)
+    return made
+
+
+def quoted(name: str) -> str:
+    """A name as it must be written, in quotes if it needs them."""
+    if re.fullmatch(r"[A-Za-z_]\w*", name) and name.lower() not in _reserved():
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+@lru_cache(maxsize=1)
+def _reserved() -> frozenset[str]:
+    return frozenset(
+        name
+        for (name,) in _ask_duckdb("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'")
+    )
+
+
+def integer(constant: Node) -> int | None:
+    """The whole number that a literal is."""
+    try:
+        return int(expression_sql(constant))
+    except ValueError:
+        return None
+
+
+def set_table(node: Node, schema: str, name: str) -> None:
+    """Let a table's node name another table."""
+    alias = alias_of(node)
+    new = deepcopy(parse_cached("FROM __schema.__table" if schema else "FROM __table")["from_table"])
+    for key in ("catalog_name", "schema_name", "table_name", "qualified_name"):
+        node.pop(key, None)
+    new.pop("query_location", None)
+    node.update({k: v for k, v in new.items() if k in ("schema_name", "table_name", "qualified_name")})
+    node["table_name"] = name
+    if schema:
+        node["schema_name"] = schema
+    if "qualified_name" in node:
+        node["qualified_name"] = {"path": [schema, name] if schema else [name]}
+    node["alias"] = alias
+
+
+def substitute(node: Node, parts: Mapping[str, Node]) -> Node:
+    """The tree with columns of these bare names replaced."""
+    made: Node = replace(node, lambda n: deepcopy(parts[n["column_names"][0]]) if _is_bare(n, parts) else None)
+    return made
+
+
+def _is_bare(node: Node, names: Mapping[str, Any]) -> bool:
+    return is_column(node) and len(node["column_names"]) == 1 and node["column_names"][0] in names
+
+
+def replace(value: Any, change: Callable[[Node], Node | None]) -> Any:
+    """The tree with nodes for which `change` gives another one replaced by it, from the root down."""
+    if isinstance(value, dict):
+        new = change(value)
+        if new is not None:
+            return new
+        for key, inner in value.items():
+            if isinstance(inner, (dict, list)):
+                value[key] = replace(inner, change)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            if isinstance(inner, (dict, list)):
+                value[i] = replace(inner, change)
+    return value
+
+
+def walk(value: Any, *, into: Callable[[Node], bool] = lambda _: True) -> Iterator[Node]:
+    """Every node of a tree, outermost first; nothing below nodes that `into` refuses."""
+    stack = [value]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, dict):
+            yield one
+            if into(one):
+                stack.extend(v for v in reversed(one.values()) if isinstance(v, (dict, list)))
+        elif isinstance(one, list):
+            stack.extend(v for v in reversed(one) if isinstance(v, (dict, list)))
+
+
+def check_depth(value: Any) -> None:
+    """NotSupported for a query that is nested more deeply than can be walked."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [
+            v for one in level for v in (one.values() if isinstance(one, dict) else one) if isinstance(v, (dict, list))
+        ]
+        if not level:
+            return
+    raise NotSupported("This query is nested too deeply.", "Put a part of it into a view or a table.")
+
+
+# -- kinds of nodes ------------------------------------------------------------------------------------------
+
+
+def is_column(node: Node) -> bool:
+    """A column's name, with or without a table before it."""
+    return node.get("class") == "COLUMN_REF"
+
+
+def is_select(node: Any) -> bool:
+    """One SELECT with its clauses."""
+    return isinstance(node, dict) and node.get("type") == "SELECT_NODE"
+
+
+def is_query(node: Any) -> bool:
+    """A SELECT, a set operation or a recursive query."""
+    return isinstance(node, dict) and str(node.get("type", "")).endswith("_NODE")
+
+
+def is_table(node: Node) -> bool:
+    """A table, a view or a model by its name."""
+    return node.get("type") == "BASE_TABLE"
+
+
+def is_constant(node: Node | None) -> bool:
+    """A literal."""
+    return node is not None and node.get("class") == "CONSTANT"
+
+
+def is_join(node: Node | None) -> bool:
+    """Two relations joined."""
+    return node is not None and node.get("type") == "JOIN"
+
+
+def is_subquery(node: Node) -> bool:
+    """A query in parentheses in FROM."""
+    return node.get("type") == "SUBQUERY" and node.get("class") is None
+
+
+def table_name(node: Node) -> tuple[str, str, str]:
+    """Catalog, schema and name of a table as they are written, '' where they are not."""
+    return node.get("catalog_name", ""), node.get("schema_name", ""), node.get("table_name", "")
+
+
+def alias_of(node: Node) -> str:
+    """The name by which columns of a relation in FROM are called; '' if it has none."""
+    alias = node.get("alias", "")
+    if alias:
+        return str(alias)
+    if node.get("type") == "TABLE_FUNCTION":
+        return str(node["function"].get("function_name", ""))
+    return str(node.get("table_name", "")) if is_table(node) else ""
+
+
+def ctes(node: Node) -> list[Node]:
+    """The WITH list of a query: key and value each."""
+    found: list[Node] = node.get("cte_map", {}).get("map", [])
+    return found
+
+
+def modifier(node: Node, kind: str) -> Node | None:
+    """ORDER, LIMIT, LIMIT_PERCENT or DISTINCT of a query."""
+    return next((m for m in node.get("modifiers", []) if m["type"] == f"{kind}_MODIFIER"), None)
+
+
+def conjuncts(condition: Node | None) -> list[Node]:
+    """The conditions that AND joins, however they are nested.
+
+    NOT (a <> b) is a = b, and a comparison of two rows is one of their columns.
+    """
+    if condition is None:
+        return []
+    if condition.get("type") == "CONJUNCTION_AND":
+        return [c for child in condition["children"] for c in conjuncts(child)]
+    if (turned := _without_not(condition)) is not None:
+        return conjuncts(turned)
+    if condition.get("type") == "COMPARE_EQUAL":
+        left, right = condition["left"], condition["right"]
+        if _is_row(left) and _is_row(right) and len(arguments(left)) == len(arguments(right)):
+            pairs = zip(arguments(left), arguments(right), strict=True)
+            return [c for a, b in pairs for c in conjuncts({**condition, "left": a, "right": b})]
+    return [condition]
+
+
+def _is_row(node: Node) -> bool:
+    return node.get("class") == "FUNCTION" and node.get("function_name") == "row"
+
+
+OPPOSITE = {
+    "COMPARE_NOTEQUAL": "COMPARE_EQUAL",
+    "COMPARE_DISTINCT_FROM": "COMPARE_NOT_DISTINCT_FROM",
+    "COMPARE_NOT_IN": "COMPARE_IN",
+}
+
+
+def _without_not(node: Node) -> Node | None:
+    """What NOT (…) is without its NOT, where that is a plain condition."""
+    if node.get("type") != "OPERATOR_NOT":
+        return None
+    inner: Node = node["children"][0]
+    if inner.get("type") in OPPOSITE:
+        return {**inner, "type": OPPOSITE[inner["type"]]}
+    if inner.get("type") == "OPERATOR_NOT":
+        twice: Node = inner["children"][0]
+        return twice
+    if inner.get("type") == "CONJUNCTION_OR":
+        negated = [{**node, "children": [child]} for child in inner["children"]]
+        return {**inner, "type": "CONJUNCTION_AND", "children": negated}
+    return None
+
+
+def arguments(function: Node) -> list[Node]:
+    """A function's arguments."""
+    if "arguments" in function:
+        return [a["expression"] for a in function["arguments"]]
+    return list(function.get("children", []))
+
+
+def set_arguments(function: Node, given: list[Node]) -> None:
+    """Give a function these arguments."""
+    if "arguments" in function:
+        one = {k: v for k, v in function["arguments"][0].items() if k != "expression"}
+        function["arguments"] = [{**one, "expression": g} for g in given]
+    else:
+        function["children"] = given
+
+
+def conjunction(conditions: list[Node]) -> Node | None:
+    """Conditions joined by AND; None for none."""
+    if len(conditions) < 2:
+        return conditions[0] if conditions else None
+    made = expression("a AND b")
+    made["children"] = conditions
+    return made
+
+
+# -- the text before DuckDB reads it ----------------------------------------------------------------------------
+
+
+def normalize(text: str, found: list[Token], is_model: Callable[[str], bool]) -> str:
+    """The text with `name.N` as one name and `backticks` as "quotes", every character where it was."""
+    out = list(text)
+    for i, token in enumerate(found):
+        if token.kind == "quoted" and text[token.start] == "`":
+            out[token.start] = out[token.end - 1] = '"'
+        if token.kind not in ("word", "quoted") or not is_model(token.value):
+            continue
+        dot, end = _version_after(found, i)
+        if end:
+            if token.kind == "quoted":
+                out[token.end - 1 : end] = [DOT if j == dot else text[j] for j in range(dot, end)] + ['"']
+            else:
+                out[dot] = DOT
+    return "".join(out)
+
+
+def _version_after(found: list[Token], i: int) -> tuple[int, int]:
+    """Where the dot and the digits of `.N` behind token i are; (0, 0) if there are none."""
+    following = found[i + 1 : i + 3]
+    if following and following[0].kind == "number" and following[0].text.startswith("."):
+        digits = following[0].text[1:]
+        return (following[0].start, following[0].end) if digits.isdigit() else (0, 0)
+    if len(following) == 2 and following[0].text == "." and following[1].text.isdigit():
+        return following[0].start, following[1].end
+    return 0, 0
+
+
+@lru_cache(maxsize=1)
+def _no_aliases() -> frozenset[str]:
+    """Words that cannot be an alias."""
+    return frozenset(
+        name
+        for (name,) in _ask_duckdb(
+            "SELECT upper(keyword_name) FROM duckdb_keywords() WHERE keyword_category IN ('reserved', 'type_function')"
+        )
+    )
+
+
+def complete_joins(text: str, found: list[Token], is_model: Callable[[str], bool]) -> tuple[str, list[int]]:
+    """The text with ON true behind models that are joined without a condition, and where that was put.
+
+    >>> complete_joins("FROM t JOIN m WHERE 1", words("FROM t JOIN m WHERE 1"), lambda name: name == "m")[0]
+    'FROM t JOIN m ON true WHERE 1'
+    """
+    places = []
+    for i, token in enumerate(found):
+        if token.word != "JOIN" or (i and found[i - 1].word in ("CROSS", "NATURAL", "POSITIONAL")):
+            continue
+        last = _end_of_model(found, i + 1, is_model)
+        if last is None:
+            continue
+        following = found[last + 1 : last + 3]
+        if following and following[0].word == "AS":
+            last += 2
+        elif following and following[0].kind in ("word", "quoted") and following[0].word not in _no_aliases():
+            last += 1
+        behind = [t.word for t in found[last + 1 : last + 3]]
+        if behind[:1] == ["ON"] or (behind[:1] == ["USING"] and behind[1:] != ["SAMPLE"]):
+            continue
+        places.append(found[min(last, len(found) - 1)].end)
+    for place in reversed(places):
+        text = f"{text[:place]}{ON_TRUE}{text[place:]}"
+    return text, places
+
+
+def _end_of_model(found: list[Token], i: int, is_model: Callable[[str], bool]) -> int | None:
+    """The last token of a model's name at token i; None if none stands there."""
+    is_one = False
+    last = None
+    while i < len(found) and found[i].kind in ("word", "quoted"):
+        is_one, last = is_model(found[i].value), i
+        if is_one:
+            _, end = _version_after(found, i)
+            if end:
+                return next(j for j in range(i, len(found)) if found[j].end == end)
+        if i + 1 >= len(found) or found[i + 1].text != ".":
+            break
+        i += 2
+    return last if is_one else None
+
+
+def split_version(name: str) -> tuple[str, int | None]:
+    """`name·N` as the name and N."""
+    plain, dot, digits = name.rpartition(DOT)
+    return (plain, int(digits)) if dot and digits.isdecimal() else (name, None)
+
+
+def words(text: str) -> list[Token]:
+    """The tokens of a text."""
+    return tokens(text)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+# -- functions -------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _functions() -> tuple[frozenset[str], frozenset[str]]:
+    rows = _ask_duckdb(
+        "SELECT function_name, bool_and(function_type = 'scalar'), bool_or(stability = 'VOLATILE')"
+        " FROM duckdb_functions() GROUP BY 1"
+    )
+    scalar = frozenset(name for name, is_scalar, _ in rows if is_scalar) | {"row", "alias", "ordinality"}
+    return scalar - {"unnest", "unlist", "generate_subscripts"}, frozenset(n for n, _, varies in rows if varies)
+
+
+def is_scalar(function: str) -> bool:
+    """Whether a function of DuckDB's gives one value for each row."""
+    return function in _functions()[0]
+
+
+def is_volatile(value: Any) -> bool:
+    """Whether a tree has a part that differs each time it is computed: random(), a sample."""
+    return any(
+        (n.get("class") == "FUNCTION" and n.get("function_name") in _functions()[1]) or n.get("sample")
+        for n in walk(value)
+    )
+
+
+def is_row_wise(node: Node) -> bool:
+    """Whether each row of a SELECT's result comes from one row of its FROM and WHERE alone."""
+    if node.get("group_expressions") or node.get("group_sets") or node.get("having") or node.get("qualify"):
+        return False
+    if node.get("aggregate_handling", "STANDARD_HANDLING") != "STANDARD_HANDLING" or node.get("sample"):
+        return False
+    if modifier(node, "DISTINCT") is not None:
+        return False
+    order = modifier(node, "ORDER")
+    for one in walk([node["select_list"], order or []], into=lambda n: not is_query(n)):
+        if one.get("class") == "WINDOW":
+            return False
+        if one.get("class") == "FUNCTION" and not is_scalar(one.get("function_name", "")):
+            return False
+    return True

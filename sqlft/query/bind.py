@@ -1,0 +1,816 @@
+"""Which models a query reads, which columns are theirs, and what gives each of their inputs its value.
+
+`sqlft.query.plan_query` calls `bind` with a tree; it gets the tree with views and sqlft's own tables put in, and one
+`Scan` for each model.  Binding asks DuckDB for columns and types, never for rows, and no model.
+
+A model is a relation with one row for each combination of its inputs, NULL included.  An input is bound by an equality
+(in parentheses, reversed, with casts, IN, = ANY, USING) in WHERE or in a join's ON, else by the column of its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import duckdb
+
+from sqlft.errors import NotSupported, StatementError
+from sqlft.query import ast
+from sqlft.query.ast import Node
+from sqlft.runtime.models import Resolved
+
+EQUAL = ("COMPARE_EQUAL", "COMPARE_NOT_DISTINCT_FROM")
+PRESERVED = {"LEFT": ("left",), "RIGHT": ("right",), "OUTER": ("left", "right"), "ANTI": ("left",)}
+"""Sides of a join whose rows stay without a partner."""
+
+
+class Use(NamedTuple):
+    """A column of a model where it is mentioned."""
+
+    node: Node
+    column: str
+    """In lower case."""
+    qualified: bool
+
+
+@dataclass
+class Condition:
+    """One of the conditions that AND joins in a WHERE or an ON."""
+
+    node: Node
+    holder: Node
+    """The SELECT or the join."""
+
+    def __post_init__(self) -> None:
+        self.original = self.node
+
+
+@dataclass
+class Binding:
+    """How an input gets its value: an expression, or each value of a list or a query."""
+
+    values: list[Node]
+    query: Node | None = None
+    conditions: list[Condition] = field(default_factory=list)
+    """Those that say so; a join's USING and the column of the input's name have none."""
+    holder: Node | None = None
+    """The join whose ON gets the condition that nobody wrote."""
+    hidden: bool = False
+    """Whether the input is one column with a table's, as USING has it."""
+
+    @property
+    def is_one(self) -> bool:
+        """Whether there is one value for each row of the tables."""
+        return self.query is None and len(self.values) == 1
+
+    @property
+    def trees(self) -> list[Node]:
+        """The expressions and the query."""
+        return [*self.values, *([self.query] if self.query is not None else [])]
+
+
+@dataclass
+class Block:
+    """One SELECT that is part of the query."""
+
+    node: Node
+    outer: Block | None = None
+    item: Node | None = None
+    """The relation in the outer block's FROM that it is; None for a subquery in an expression."""
+    ctes: tuple[Node, ...] = ()
+    """WITH entries that it can read, outermost first."""
+    scans: list[Scan] = field(default_factory=list)
+    conditions: list[Condition] = field(default_factory=list)
+    recursive: bool = False
+
+
+@dataclass
+class Scan:
+    """A model in a FROM clause."""
+
+    number: int
+    node: Node
+    """Its place in the tree."""
+    resolved: Resolved
+    alias: str
+    block: Block
+    uses: list[Use] = field(default_factory=list)
+    whole: bool = False
+    """Whether a star or the alias as a row shows all of it."""
+    stars: list[Node] = field(default_factory=list)
+    rows: list[Node] = field(default_factory=list)
+    """Where the alias stands for the whole row."""
+    bindings: dict[str, Binding] = field(default_factory=dict)
+    is_read: bool = True
+    """Whether anybody reads what the model answers."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the model's inputs."""
+        return self.resolved.prompt.inputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The answer's columns, and those about it where they are mentioned: a star shows the answer only."""
+        derived = (n for n in self.resolved.outputs.derived if any(u.column == n.lower() for u in self.uses))
+        return (*self.resolved.outputs.names, *derived)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """All of its columns, by lower-case name."""
+        outputs = self.resolved.outputs
+        return {n.lower(): n for n in (*self.inputs, *outputs.names, *outputs.derived)}
+
+    def hidden(self, name: str) -> str:
+        """The name of an input's column that is one with a table's."""
+        return f"__sqlft_i{self.number}_{self.inputs.index(name)}"
+
+    def shown(self) -> list[str]:
+        """Inputs whose values the result may show."""
+        binding = {id(n) for c in self.conditions() for n in ast.walk(c.original)}
+        mentioned = {u.column for u in self.uses if id(u.node) not in binding}
+        return [n for n in self.inputs if self.whole or n.lower() in mentioned]
+
+    def conditions(self) -> list[Condition]:
+        """Those that bind its inputs."""
+        return [c for b in self.bindings.values() for c in b.conditions]
+
+
+class Columns:
+    """Names of the columns that relations of a FROM clause have, as DuckDB says."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+        self._con = con
+        self._known: dict[int, tuple[Any, frozenset[str]]] = {}
+
+    def of(self, relation: Node | None, ctes: Sequence[Node]) -> frozenset[str]:
+        """In lower case; empty where it cannot be bound by itself."""
+        if relation is None or relation.get("type") == "EMPTY":
+            return frozenset()
+        if id(relation) not in self._known:
+            try:
+                query = with_ctes(select("*", relation), ctes)
+                names = frozenset(c.lower() for c in self._con.sql(ast.to_sql(query)).columns)
+            except duckdb.Error:  # it hangs on a query around it, or on a model
+                names = frozenset()
+            self._known[id(relation)] = relation, names
+        return self._known[id(relation)][1]
+
+
+def select(columns: str, relation: Node | None = None, where: Sequence[Node] = ()) -> Node:
+    """SELECT columns FROM relation WHERE conditions, as a tree."""
+    made = deepcopy(ast.parse_cached(f"SELECT {columns}"))
+    if relation is not None:
+        made["from_table"] = deepcopy(relation)
+    if where:
+        made["where_clause"] = deepcopy(ast.conjunction(list(where)))
+    return made
+
+
+def with_ctes(query: Node, ctes: Sequence[Node]) -> Node:
+    """The query with those of the WITH entries that it needs, found through each other."""
+    needed: list[Node] = []
+    wanted = {ast.table_name(n)[2].lower() for n in ast.walk(query) if ast.is_table(n)}
+    for entry in reversed(ctes):
+        if entry["key"].lower() in wanted and all(entry["key"].lower() != n["key"].lower() for n in needed):
+            needed.insert(0, entry)
+            wanted |= {ast.table_name(n)[2].lower() for n in ast.walk(entry) if ast.is_table(n)}
+    if needed:
+        query["cte_map"] = {"map": [*deepcopy(needed), *ast.ctes(query)]}
+    return query
+
+
+def leaves(relation: Node | None) -> Iterator[Node]:
+    """The relations of a FROM clause that are no joins, in their order."""
+    if relation is None or relation.get("type") == "EMPTY":
+        return
+    if ast.is_join(relation):
+        yield from leaves(relation["left"])
+        yield from leaves(relation["right"])
+    else:
+        yield relation
+
+
+def joins_to(relation: Node, leaf: Node) -> list[tuple[Node, str]] | None:
+    """The joins from the root down to a leaf, each with the side on which it is; None if it is not there."""
+    if relation is leaf:
+        return []
+    if not ast.is_join(relation):
+        return None
+    for side in ("left", "right"):
+        found = joins_to(relation[side], leaf)
+        if found is not None:
+            return [(relation, side), *found]
+    return None
+
+
+@dataclass
+class Bound:
+    """A tree and the models in it."""
+
+    tree: Node
+    scans: list[Scan]
+    blocks: list[Block]
+    columns: Columns
+    readers: dict[int, tuple[Node, list[tuple[Block, Node]]]]
+    """By WITH entry: who reads it, and as which relation."""
+
+
+class Names:
+    """What names of tables stand for; the executor's session gives these."""
+
+    def __init__(
+        self,
+        model: Callable[[str, str, int | None, str], Resolved | None],
+        table: Callable[[str, str, str], Node | None],
+        current_schema: Callable[[], str],
+    ) -> None:
+        self.model, self.table, self.current_schema = model, table, current_schema
+
+
+class Binder:
+    """Finds models and binds their inputs; `bind` is its one use."""
+
+    def __init__(
+        self, con: duckdb.DuckDBPyConnection, names: Names, text: str, offset_of: Callable[[Node], int]
+    ) -> None:
+        self._names, self._text, self._offset_of = names, text, offset_of
+        self._con = con
+        self.columns = Columns(con)
+        self.scans: list[Scan] = []
+        self.blocks: list[Block] = []
+        self._readers: dict[int, tuple[Node, list[tuple[Block, Node]]]] = {}
+        self._depth = 0
+
+    def bind(self, tree: Node) -> Bound:
+        """Find the models, then bind them; StatementError names an input that has no value."""
+        ast.check_depth(tree)
+        self._visit(tree, None, (), None)
+        for block in self.blocks:
+            if block.scans:
+                self._read_conditions(block)
+        for scan in self.scans:
+            self._find_uses(scan)
+        for scan in self.scans:
+            self._bind_scan(scan)
+        for scan in self.scans:
+            scan.is_read = scan.is_read and self._is_read(scan, tree)
+        return Bound(tree, self.scans, self.blocks, self.columns, self._readers)
+
+    # -- finding -----------------------------------------------------------------------------------------------
+
+    def _visit(self, value: Any, block: Block | None, ctes: tuple[Node, ...], item: Node | None) -> None:
+        if isinstance(value, list):
+            for one in value:
+                self._visit(one, block, ctes, item)
+        elif isinstance(value, dict):
+            if ast.is_query(value):
+                self._visit_query(value, block, ctes, item)
+            elif ast.is_table(value):
+                self._visit_table(value, block, ctes)
+            else:
+                if value.get("type") == "PIVOT":
+                    self._wrap_source(value)
+                inner = value if ast.is_subquery(value) else None if "class" in value else item
+                for one in list(value.values()):
+                    if isinstance(one, (dict, list)):
+                        self._visit(one, block, ctes, inner)
+
+    def _wrap_source(self, pivot: Node) -> None:
+        """PIVOT of a table is PIVOT of a query over it, so that a model in it has a block."""
+        source = pivot["source"]
+        if any(ast.is_table(n) for n in leaves(source)):
+            wrapped = ast.relation("(SELECT * FROM __x) AS __y")
+            wrapped["alias"] = ast.alias_of(source)
+            wrapped["subquery"]["node"]["from_table"] = source
+            pivot["source"] = wrapped
+
+    def _visit_query(self, node: Node, block: Block | None, ctes: tuple[Node, ...], item: Node | None) -> None:
+        for entry in ast.ctes(node):
+            self._visit(entry["value"], block, ctes, None)
+            ctes = (*ctes, entry)
+        if node["type"] == "RECURSIVE_CTE_NODE":
+            itself: Node = {"key": node["cte_name"], "value": {}}
+            self._visit(node["left"], block, (*ctes, itself), None)
+            before = len(self.scans)
+            self._visit(node["right"], block, (*ctes, itself), None)
+            if len(self.scans) > before:
+                name = self.scans[before].resolved.model.key.name
+                raise NotSupported(
+                    f"The model '{name}' is read inside a recursive CTE: each step would wait for its answers.",
+                    "Keep the recursion in a table, and join the model to that.",
+                )
+            return
+        if ast.is_select(node):
+            made = Block(node, block, item, ctes)
+            self.blocks.append(made)
+            for key, value in list(node.items()):
+                if key != "cte_map":
+                    self._visit(value, made, ctes, None)
+            return
+        for key, value in list(node.items()):
+            if key != "cte_map":
+                self._visit(value, block, ctes, item)
+
+    def _visit_table(self, node: Node, block: Block | None, ctes: tuple[Node, ...]) -> None:
+        catalog, schema, name = ast.table_name(node)
+        entry = next((e for e in reversed(ctes) if e["key"].lower() == name.lower()), None) if not schema else None
+        if entry is not None:
+            if block is not None:
+                self._readers.setdefault(id(entry), (entry, []))[1].append((block, node))
+            return
+        plain, number = ast.split_version(name)
+        new = self._names.table(catalog, schema, name)
+        if new is not None:
+            self._put_in(node, new, block, ctes)
+            return
+        resolved = None if catalog else self._names.model(schema, plain, number, node.get("alias", "") or plain)
+        if resolved is None:
+            return
+        if block is None or node.get("column_name_alias"):
+            raise NotSupported(
+                "A model's columns cannot be renamed in its alias.", "Rename them in the SELECT: m.answer AS a."
+            )
+        if node.get("sample"):
+            raise NotSupported("A model has no rows to sample.", "Sample the table that it is joined to.")
+        alias = node.get("alias", "") or resolved.model.key.name
+        scan = Scan(len(self.scans), node, resolved, alias, block)
+        self.scans.append(scan)
+        block.scans.append(scan)
+
+    def _put_in(self, node: Node, new: Node, block: Block | None, ctes: tuple[Node, ...]) -> None:
+        """A view over models, or one of sqlft's tables, in a table's place."""
+        schema = ast.table_name(node)[1]
+        alias = node.get("alias", "") or ast.split_version(ast.table_name(node)[2])[0]
+        if schema and block is not None:
+            drop_schema(block.node, alias)
+        renamed, sample = node.get("column_name_alias"), node.get("sample")
+        node.clear()
+        node.update(new)
+        node["alias"] = alias
+        if renamed:
+            node["column_name_alias"] = renamed
+        if sample:
+            node["sample"] = sample
+        if not ast.is_subquery(node):
+            return
+        self._depth += 1
+        if self._depth > 100:
+            raise NotSupported(
+                "Views over models are nested too deeply here.", "Does a view read itself? SHOW MODELS, then DROP VIEW."
+            )
+        hiding = {entry["key"].lower() for entry in ctes}
+        for table in ast.walk(node["subquery"]):
+            if ast.is_table(table) and not table.get("schema_name") and table["table_name"].lower() in hiding:
+                ast.set_table(table, self._names.current_schema(), table["table_name"])
+        self._visit(node["subquery"], block, (), node)
+        self._depth -= 1
+
+    # -- which columns are a model's ---------------------------------------------------------------------------
+
+    def _read_conditions(self, block: Block) -> None:
+        node = block.node
+        block.conditions = [Condition(c, node) for c in ast.conjuncts(node.get("where_clause"))]
+        stack = [node.get("from_table")]
+        while stack:
+            relation = stack.pop()
+            if relation is not None and ast.is_join(relation):
+                block.conditions += [Condition(c, relation) for c in ast.conjuncts(relation.get("condition"))]
+                stack += [relation["left"], relation["right"]]
+
+    def _find_uses(self, scan: Scan) -> None:
+        columns = scan.columns
+        alias, project = scan.alias.lower(), scan.resolved.model.key.project.lower()
+        for node, nested, parameters in self._mentions(scan.block.node, (), frozenset()):
+            if node.get("class") == "STAR":
+                if not nested and node.get("relation_name", "").lower() in ("", alias):
+                    scan.whole = True
+                    scan.stars.append(node)
+                continue
+            names = [n.lower() for n in node["column_names"]]
+            if len(names) > 2 and names[0] == project and names[1] == alias:
+                del node["column_names"][0]
+                names = names[1:]
+            if len(names) > 1 and names[0] == alias:
+                if not any(alias in {ast.alias_of(i).lower() for i in leaves(s.get("from_table"))} for s in nested):
+                    scan.uses.append(Use(node, names[1], True))
+            elif (
+                names == [alias] and alias not in columns and not self._is_others(alias, nested, scan, any_column=True)
+            ):
+                scan.whole = True
+                scan.rows.append(node)
+            elif names[0] in columns and names[0] not in parameters and not self._is_others(names[0], nested, scan):
+                scan.uses.append(Use(node, names[0], False))
+
+    def _mentions(
+        self, value: Any, nested: tuple[Node, ...], parameters: frozenset[str], *, top: bool = True
+    ) -> Iterator[tuple[Node, tuple[Node, ...], frozenset[str]]]:
+        """Columns and stars below a SELECT, each with the SELECTs between and the parameters of lambdas around it."""
+        if isinstance(value, list):
+            for one in value:
+                yield from self._mentions(one, nested, parameters, top=False)
+            return
+        if not isinstance(value, dict):
+            return
+        kind = value.get("class")
+        if kind in ("COLUMN_REF", "STAR"):
+            yield value, nested, parameters
+        if kind == "LAMBDA":
+            lhs = value.get("lhs")
+            parameters |= {n["column_names"][0].lower() for n in ast.walk(lhs) if ast.is_column(n)}
+        if ast.is_select(value) and not top:
+            nested = (*nested, value)
+        is_order = value.get("type") == "ORDER_MODIFIER" and not nested
+        for key, one in list(value.items()):
+            if isinstance(one, (dict, list)) and not (top and key == "cte_map"):
+                for found in self._mentions(one, nested, parameters, top=False):
+                    if not (is_order and found[0].get("class") == "STAR"):  # ORDER BY ALL
+                        yield found
+
+    def _is_nested_column(self, name: str, nested: tuple[Node, ...], scan: Scan) -> bool:
+        return any(name in self._columns_of_block(s, scan) for s in nested)
+
+    def _is_others(self, name: str, nested: tuple[Node, ...], scan: Scan, *, any_column: bool = False) -> bool:
+        """Whether a bare name means a column of a subquery's table, or of the block's own where it is an input."""
+        if nested and self._is_nested_column(name, nested, scan):
+            return True
+        if not any_column and name not in {i.lower() for i in scan.inputs}:
+            return False
+        return name in self._base_columns(scan.block)
+
+    def _columns_of_block(self, node: Node, scan: Scan) -> frozenset[str]:
+        inner = {b.node["from_table"] is node.get("from_table"): b for b in self.blocks if b.node is node}
+        block = next(iter(inner.values()), None)
+        models = frozenset(c for s in (block.scans if block else ()) for c in s.columns)
+        plain = without_scans(node.get("from_table"), block.scans if block else ())
+        return models | self.columns.of(plain, block.ctes if block else scan.block.ctes)
+
+    def _base_columns(self, block: Block) -> frozenset[str]:
+        found: frozenset[str] = frozenset()
+        models = {id(s.node) for s in block.scans}
+        for leaf in leaves(block.node.get("from_table")):
+            if id(leaf) not in models:
+                found |= self._leaf_columns(leaf, block)
+        return found
+
+    def _leaf_columns(self, leaf: Node, block: Block) -> frozenset[str]:
+        """A relation's columns; of a query that reads models, the names that it gives out."""
+        inner = next((b for b in self.blocks if b.item is leaf and b.outer is block), None)
+        if inner is None or not any(self._is_inside(s.block, inner) for s in self.scans):
+            return self.columns.of(leaf, block.ctes)
+        return frozenset(output_names(inner.node))
+
+    def _is_inside(self, block: Block | None, outer: Block) -> bool:
+        while block is not None:
+            if block is outer:
+                return True
+            block = block.outer
+        return False
+
+    # -- binding -------------------------------------------------------------------------------------------------
+
+    def _bind_scan(self, scan: Scan) -> None:
+        path = joins_to(scan.block.node["from_table"], scan.node)
+        if path is None:
+            raise NotSupported(
+                f"The model '{scan.resolved.model.key.name}' stands where only a table can.",
+                "Read it in a SELECT: … FROM table JOIN model ON ….",
+            )
+        self._check_joins(scan, path)
+        for name in scan.inputs:
+            found = self._shared(scan, name, path) or self._explicit(scan, name, path)
+            if found is not None:
+                scan.bindings[name] = found
+        for name in scan.inputs:
+            if name not in scan.bindings:
+                scan.bindings[name] = self._same_name(scan, name, path)
+        self._share_outputs(scan, path)
+
+    def _check_joins(self, scan: Scan, path: list[tuple[Node, str]]) -> None:
+        for join, _ in path:
+            direct = join is path[-1][0]
+            if join.get("ref_type") == "POSITIONAL" or (direct and join.get("ref_type") == "ASOF"):
+                kind = str(join["ref_type"])
+                raise NotSupported(
+                    f"A model cannot be joined with {kind} JOIN: its rows have no order.",
+                    "Use JOIN or LEFT JOIN: every row has one answer.",
+                )
+
+    def _shared(self, scan: Scan, name: str, path: list[tuple[Node, str]]) -> Binding | None:
+        """The binding of an input that USING or NATURAL makes one with a table's column."""
+        if not path:
+            return None
+        join, side = path[-1]
+        other = join["right" if side == "left" else "left"]
+        if join.get("ref_type") == "NATURAL":
+            if name.lower() not in self._side_columns(other, scan.block):
+                return None
+        elif name.lower() not in [c.lower() for c in join.get("using_columns", [])]:
+            return None
+        self._check_preserved(scan, name, join, side)
+        return Binding([self._column_of(other, name, scan.block)], holder=join, hidden=True)
+
+    def _share_outputs(self, scan: Scan, path: list[tuple[Node, str]]) -> None:
+        """USING and NATURAL over columns of the answer are equalities; the model's join keeps neither word."""
+        if not path:
+            return
+        join, side = path[-1]
+        other = join["right" if side == "left" else "left"]
+        shared = [c.lower() for c in join.get("using_columns", [])]
+        if join.get("ref_type") == "NATURAL":
+            shared = [c for c in scan.columns if c in self._side_columns(other, scan.block)]
+            join["ref_type"] = "REGULAR"
+        for name in shared:
+            if name in (n.lower() for n in scan.inputs):
+                continue
+            if name not in scan.columns:
+                raise StatementError(
+                    f"USING ({name}): the model '{scan.resolved.model.key.name}' has no column '{name}'.",
+                    self._text,
+                    self._offset_of(scan.node),
+                    f"It has {', '.join(scan.columns.values())}.",
+                )
+            mine = ast.column(scan.alias, scan.columns[name])
+            equal = ast.expression("a = b", a=mine, b=self._column_of(other, name, scan.block))
+            scan.uses.append(Use(equal["left"], name, True))
+            scan.block.conditions.append(Condition(equal, join))
+        join["using_columns"] = []
+
+    def _side_columns(self, relation: Node, block: Block) -> frozenset[str]:
+        models = {id(s.node): s for s in block.scans}
+        found: frozenset[str] = frozenset()
+        for leaf in leaves(relation):
+            scan = models.get(id(leaf))
+            found |= frozenset(scan.columns) if scan is not None else self._leaf_columns(leaf, block)
+        return found
+
+    def _column_of(self, relation: Node, name: str, block: Block) -> Node:
+        """A column of one of the relation's tables, by its table's alias where there is one."""
+        models = {id(s.node): s for s in block.scans}
+        for leaf in leaves(relation):
+            scan = models.get(id(leaf))
+            columns = frozenset(scan.columns) if scan is not None else self._leaf_columns(leaf, block)
+            alias = scan.alias if scan is not None else ast.alias_of(leaf)
+            if name.lower() in columns:
+                column = ast.column(alias, name) if alias else ast.column(name)
+                if scan is not None:
+                    scan.uses.append(Use(column, name.lower(), True))
+                return column
+        return ast.column(name)
+
+    def _check_preserved(self, scan: Scan, name: str, join: Node, side: str) -> None:
+        if side in PRESERVED.get(join.get("join_type", "INNER"), ()):
+            kind = {"OUTER": "FULL"}.get(join["join_type"], join["join_type"])
+            raise NotSupported(
+                f"The model '{scan.resolved.model.key.name}' has a row for every text there is, and this {kind} JOIN "
+                f"would keep those without a partner: the input '{name}' has no end of values.",
+                "Put the table on the side that is kept: FROM table LEFT JOIN model ON ….",
+            )
+
+    def _explicit(self, scan: Scan, name: str, path: list[tuple[Node, str]]) -> Binding | None:
+        """The binding that a condition gives; StatementError for one that tries to and cannot."""
+        tried: Condition | None = None
+        for condition in scan.block.conditions:
+            mine = [u for u in self._uses_in(scan, condition.node) if u.column == name.lower()]
+            if not mine:
+                continue
+            found = self._from_condition(scan, name, condition.node, {id(u.node) for u in mine})
+            if found is not None:
+                for join, side in path:
+                    if join is condition.holder and self._reads_other_side(scan, found, join, side):
+                        self._check_preserved(scan, name, join, side)
+                found.conditions = [condition]
+                return found
+            if _tries_to_bind(condition.node, {id(u.node) for u in mine}):
+                tried = condition
+        if tried is not None:
+            said = ast.expression_sql(tried.node)
+            model = scan.resolved.model.key.name
+            raise StatementError(
+                f"The condition {said[:200]} does not say what '{name}' of the model '{model}' is: an equality "
+                "under OR or NOT, or on a part of it, gives it no value.",
+                self._text,
+                self._offset_of(scan.node),
+                f"Write one for all rows, joined by AND: {model}.{name} = …, or {model}.{name} IN (…).",
+            )
+        return None
+
+    def _reads_other_side(self, scan: Scan, found: Binding, join: Node, side: str) -> bool:
+        if not any(ast.is_column(n) for tree in found.trees for n in ast.walk(tree)):
+            return False
+        return side in PRESERVED.get(join.get("join_type", "INNER"), ())
+
+    def _from_condition(self, scan: Scan, name: str, node: Node, mine: set[int]) -> Binding | None:
+        kind = node.get("type")
+        if kind in EQUAL:
+            for this, other in (("left", "right"), ("right", "left")):
+                if _is_input(node[this], mine) and not self._reads(scan, node[other]):
+                    return Binding([node[other]])
+        if kind == "COMPARE_IN" and _is_input(node["children"][0], mine):
+            values = node["children"][1:]
+            if not any(self._reads(scan, v) for v in values):
+                return Binding(values) if len(values) > 1 else self._one_or_list(values[0])
+        if kind == "SUBQUERY" and node.get("subquery_type") == "ANY" and _is_input(node.get("child"), mine):
+            query = node["subquery"]["node"]
+            if node.get("comparison_type") in EQUAL and not self._reads(scan, query):
+                return Binding([], query)
+        if kind == "FUNCTION" and node.get("function_name") == "contains":
+            listed, asked = ast.arguments(node)
+            if _is_input(asked, mine) and not self._reads(scan, listed) and self._is_list(scan, listed):
+                return Binding([], select_of(ast.expression("unnest(x)", x=listed)))
+        if kind == "CONJUNCTION_OR":
+            parts = [self._from_condition(scan, name, c, mine) for c in _alternatives(node)]
+            if all(p is not None and p.query is None for p in parts):
+                return Binding([v for p in parts if p is not None for v in p.values])
+        return None
+
+    def _one_or_list(self, value: Node) -> Binding:
+        return Binding([value])
+
+    def _is_list(self, scan: Scan, expression: Node) -> bool:
+        """Whether `x IN expression` looks into a list, not `contains` into a text."""
+        plain = without_scans(scan.block.node["from_table"], scan.block.scans)
+        query = with_ctes(select("unnest(x)", plain), scan.block.ctes)
+        query["select_list"] = [ast.expression("unnest(x)", x=expression)]
+        try:
+            self._con.sql(ast.to_sql(query))
+        except duckdb.Error:
+            return False
+        return True
+
+    def _reads(self, scan: Scan, tree: Node) -> bool:
+        """Whether a tree mentions a column of this very model."""
+        return bool(self._uses_in(scan, tree))
+
+    def _uses_in(self, scan: Scan, tree: Node) -> list[Use]:
+        inside = {id(n) for n in ast.walk(tree) if ast.is_column(n)}
+        return [u for u in scan.uses if id(u.node) in inside]
+
+    def _same_name(self, scan: Scan, name: str, path: list[tuple[Node, str]]) -> Binding:
+        """The column of the input's name in the nearest table that has one."""
+        model, said = scan.resolved.model.key.name, ast.quoted(name)
+        for join, side in reversed(path):
+            other = join["right" if side == "left" else "left"]
+            models = {id(s.node) for s in scan.block.scans}
+            tables = [leaf for leaf in leaves(other) if id(leaf) not in models]
+            if any(name.lower() in self._leaf_columns(leaf, scan.block) for leaf in tables):
+                self._check_preserved(scan, name, join, side)
+                column = self._unambiguous(tables, name, scan)
+                return Binding([column], holder=join, hidden=True)
+        has_tables = any(
+            id(leaf) not in {id(s.node) for s in scan.block.scans} for leaf in leaves(scan.block.node["from_table"])
+        )
+        if has_tables:
+            raise StatementError(
+                f"The input '{name}' of the model '{model}' has no value, and no table has a column of that name.",
+                self._text,
+                self._offset_of(scan.node),
+                f"Map it: JOIN {model} ON {model}.{said} = table.column.",
+            )
+        raise StatementError(
+            f"The input '{name}' of the model '{model}' has no value.",
+            self._text,
+            self._offset_of(scan.node),
+            f"Give it one: WHERE {said} = '…', or JOIN {model} ON {model}.{said} = table.column.",
+        )
+
+    def _unambiguous(self, tables: list[Node], name: str, scan: Scan) -> Node:
+        """The column by its table's alias; bare where tables share it by USING, or where it is ambiguous."""
+        having = [leaf for leaf in tables if name.lower() in self._leaf_columns(leaf, scan.block)]
+        alias = ast.alias_of(having[0])
+        return ast.column(alias, name) if len(having) == 1 and alias else ast.column(name)
+
+    # -- what is read ----------------------------------------------------------------------------------------------
+
+    def _is_read(self, scan: Scan, tree: Node) -> bool:
+        """Whether anybody reads what the model answers; a query in FROM may give out what nobody takes."""
+        if scan.whole:
+            return True
+        outputs = {n.lower() for n in (*scan.resolved.outputs.names, *scan.resolved.outputs.derived)}
+        uses = [u for u in scan.uses if u.column in outputs]
+        if not uses:
+            return False
+        names = self._given_out(scan, uses)
+        if names is None:
+            return True
+        inside = {id(n) for n in ast.walk(scan.block.node)}
+        for node in ast.walk(tree):
+            if id(node) in inside:
+                continue
+            if node.get("class") == "STAR" or node.get("ref_type") == "NATURAL":
+                return True
+            mentioned = [*node.get("column_names", []), *node.get("using_columns", [])]
+            if any(isinstance(n, str) and n.lower() in names for n in mentioned):
+                return True
+            aliases = {(scan.block.item or {}).get("alias", "").lower()}
+            if ast.is_column(node) and node["column_names"][-1].lower() in aliases - {""}:
+                return True
+        return False
+
+    def _given_out(self, scan: Scan, uses: list[Use]) -> set[str] | None:
+        """Names under which a query in FROM or WITH gives out these columns; None if they are used otherwise."""
+        block = scan.block
+        if (block.item is None and not self._is_cte(block)) or not ast.is_row_wise(block.node):
+            return None
+        if (block.item or {}).get("column_name_alias") or self._cte_of(block).get("value", {}).get("aliases"):
+            return None
+        names = set()
+        direct = {id(item): item for item in block.node["select_list"] if ast.is_column(item)}
+        for use in uses:
+            if id(use.node) not in direct:
+                return None
+            names.add((use.node.get("alias") or use.node["column_names"][-1]).lower())
+        return names
+
+    def _cte_of(self, block: Block) -> Node:
+        for entry, _ in self._readers.values():
+            if any(n is block.node for n in _query_of(entry)):
+                return entry
+        return {}
+
+    def _is_cte(self, block: Block) -> bool:
+        return bool(self._cte_of(block))
+
+
+def drop_schema(tree: Node, alias: str) -> None:
+    """schema.table.column as table.column, for a relation that is in no schema any more."""
+    for node in ast.walk(tree):
+        names = node.get("column_names", [])
+        while (
+            ast.is_column(node)
+            and alias.lower() in [n.lower() for n in names[1:-1]]
+            and names[0].lower() != alias.lower()
+        ):
+            del names[0]
+
+
+def _query_of(entry: Node) -> list[Node]:
+    value = entry.get("value", {})
+    query = value.get("query_node") or value.get("query", {}).get("node")
+    return [query] if query else []
+
+
+def _is_input(node: Node | None, mine: set[int]) -> bool:
+    """Whether a side of a comparison is an input's column, with or without a cast."""
+    while node is not None and node.get("class") == "CAST":
+        node = node["child"]
+    return node is not None and id(node) in mine
+
+
+def _alternatives(node: Node) -> list[Node]:
+    if node.get("type") != "CONJUNCTION_OR":
+        found = ast.conjuncts(node)
+        return found if len(found) == 1 else [node]
+    return [a for child in node["children"] for a in _alternatives(child)]
+
+
+def _tries_to_bind(node: Node, mine: set[int]) -> bool:
+    """Whether an equality with an input stands somewhere in a condition."""
+    for one in ast.walk(node, into=lambda n: not ast.is_query(n)):
+        if one.get("type") in EQUAL and any(_is_input(one[side], mine) for side in ("left", "right")):
+            return True
+        if one.get("type") == "COMPARE_IN" and _is_input(one["children"][0], mine):
+            return True
+        if one.get("subquery_type") == "ANY" and _is_input(one.get("child"), mine):
+            return True
+    return False
+
+
+def select_of(expression: Node) -> Node:
+    """SELECT expression, as a tree."""
+    made = select("1")
+    made["select_list"] = [expression]
+    return made
+
+
+def without_scans(relation: Node | None, scans: Sequence[Scan]) -> Node | None:
+    """A FROM clause without models: what gives the rows that they are asked for; None if nothing is left."""
+    if relation is None or relation.get("type") == "EMPTY":
+        return None
+    if any(relation is s.node for s in scans):
+        return None
+    if not ast.is_join(relation):
+        return relation
+    left, right = without_scans(relation["left"], scans), without_scans(relation["right"], scans)
+    if left is None:
+        return None if relation.get("join_type") in ("LEFT", "OUTER", "ANTI") else right
+    if right is None:
+        return left
+    return (
+        relation
+        if left is relation["left"] and right is relation["right"]
+        else {**relation, "left": left, "right": right}
+    )
+
+
+def output_names(node: Node) -> list[str]:
+    """Lower-case names of the columns that a SELECT gives out, as far as its text shows them."""
+    found = []
+    for item in node.get("select_list", []):
+        if item.get("alias"):
+            found.append(str(item["alias"]).lower())
+        elif ast.is_column(item):
+            found.append(str(item["column_names"][-1]).lower())
+    return found

@@ -1,0 +1,637 @@
+"""In which order the models of a query are asked, and what of the query goes below them.
+
+`plan` takes what `bind` found and returns a `Plan`: data that can be printed and asks nothing.  `sqlft.query.execute`
+runs it.  Conditions without answers go below the models; so do ORDER BY and LIMIT where that gives the same rows; a
+query whose every row comes from one row of its tables is answered slice by slice (`Stream`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlft.errors import StatementError
+from sqlft.query import ast
+from sqlft.query.ast import Node
+from sqlft.query.bind import (
+    Block,
+    Bound,
+    Condition,
+    Scan,
+    joins_to,
+    leaves,
+    select,
+    select_of,
+    with_ctes,
+    without_scans,
+)
+
+INNER = ("INNER",)
+
+
+@dataclass
+class Base:
+    """What gives a model its input rows, before any model of the block is asked."""
+
+    relation: Node | None
+    where: list[Node]
+    inputs: list[Node]
+    """An expression for each of the model's inputs."""
+
+
+@dataclass
+class Limit:
+    """ORDER BY and LIMIT of a block, in the words of its tables."""
+
+    orders: list[Node]
+    limit: Node | None
+    offset: Node | None
+
+
+@dataclass
+class Stream:
+    """A query that is answered slice by slice."""
+
+    block: Block
+    levels: list[Node]
+    """The SELECTs around the block, outermost first, and the block's own."""
+    tables: list[Node]
+    """Relations of its FROM that are no models, in their order."""
+    stages: list[Scan]
+    """Its models, each after those whose answers it needs."""
+    kept: list[Condition]
+    """Conditions that read answers."""
+    orders: list[Node] = field(default_factory=list)
+    below: tuple[Node | None, Node | None] | None = None
+    """LIMIT and OFFSET of the rows that are asked about."""
+    counted: tuple[Node | None, Node | None] | None = None
+    """LIMIT and OFFSET of the rows that are given out, where they could not go below the models."""
+
+
+@dataclass
+class Plan:
+    """The models in the order in which they are asked, and how the query's rows are given out."""
+
+    bound: Bound
+    order: list[Scan]
+    pushed: dict[int, list[Node]]
+    """By block: conditions of the queries around it that hold for its rows too."""
+    stream: Stream | None = None
+
+    def __str__(self) -> str:
+        """A line for each step.
+
+        ask m.1 (content := t.x) where (t.id < 9)
+        """
+        lines = []
+        for scan in self.order:
+            inputs = ", ".join(f"{n} := {_text(b.trees)}" for n, b in scan.bindings.items())
+            where = base_of(scan, self, {s.number for s in self.order}).where
+            asked = "ask" if scan.is_read else "do not ask"
+            below = f" where {' AND '.join(ast.expression_sql(c) for c in where)}" if where else ""
+            lines.append(f"{asked} {scan.resolved.version.key} ({inputs}){below}")
+        lines.append("answer slice by slice" if self.stream is not None else "answer as a whole")
+        return "\n".join(lines)
+
+
+def _text(trees: Sequence[Node]) -> str:
+    return ", ".join(ast.to_sql(t) if ast.is_query(t) else ast.expression_sql(t) for t in trees)
+
+
+def plan(bound: Bound, *, streams: bool) -> Plan:
+    """The plan of a bound query; with `streams` its rows may be given out slice by slice."""
+    made = Plan(bound, _ordered(bound), {})
+    for block in bound.blocks:
+        made.pushed[id(block.node)] = _pushed_into(block, bound)
+    if streams and bound.scans:
+        made.stream = _stream(made)
+    return made
+
+
+# -- the order of asking -------------------------------------------------------------------------------------------
+
+
+def _ordered(bound: Bound) -> list[Scan]:
+    """Each model after those whose answers it needs, else the innermost first."""
+    left, order = list(bound.scans), []
+    needs = {s.number: _needs(s, bound) for s in bound.scans}
+    while left:
+        unasked = {s.number for s in left}
+        ready = [s for s in left if not (needs[s.number] & unasked)]
+        if not ready:
+            raise StatementError(
+                "The models of this query wait for each other's answers.",
+                next_step="Let one of them take its inputs from a table.",
+            )
+        best = max(ready, key=lambda s: (_depth(s.block), -s.number))
+        order.append(best)
+        left.remove(best)
+    return order
+
+
+def _depth(block: Block) -> int:
+    depth, outer = 0, block.outer
+    while outer is not None:
+        depth, outer = depth + 1, outer.outer
+    return depth
+
+
+def _needs(scan: Scan, bound: Bound) -> set[int]:
+    """Numbers of the models that must be asked before this one."""
+    needed: set[int] = set()
+    inside = {id(n) for b in scan.bindings.values() for tree in b.trees for n in ast.walk(tree)}
+    base = without_scans(scan.block.node.get("from_table"), scan.block.scans)
+    below = {id(n) for n in ast.walk(base)} if base is not None else set()
+    entries = with_ctes(select("*", base), scan.block.ctes) if base is not None else {}
+    read = {e["key"].lower() for e in ast.ctes(entries)} if entries else set()
+    in_ctes = {id(n) for e in scan.block.ctes if e["key"].lower() in read for n in ast.walk(e)}
+    for other in bound.scans:
+        if other is scan:
+            continue
+        if id(other.node) in inside or any(id(u.node) in inside for u in other.uses):
+            needed.add(other.number)
+        if id(other.node) in below and not _waits_for(other, scan):
+            needed.add(other.number)
+        if id(other.node) in in_ctes:
+            needed.add(other.number)
+    return needed
+
+
+def _waits_for(inner: Scan, outer: Scan) -> bool:
+    """Whether a model in a LATERAL query takes an input from the outer model."""
+    trees = {id(n) for b in inner.bindings.values() for tree in b.trees for n in ast.walk(tree)}
+    return any(id(u.node) in trees for u in outer.uses)
+
+
+# -- what gives the input rows -------------------------------------------------------------------------------------
+
+
+def base_of(scan: Scan, plan: Plan, unasked: set[int]) -> Base:
+    """The relations and conditions that give a model its input rows, without models that are not asked yet."""
+    block = scan.block
+    waiting = [s for s in plan.bound.scans if s.number in unasked]
+    remover = Remover(block, waiting)
+    relation = remover.without(block.node.get("from_table"))
+    if relation is not None and remover.has_outer and not _reads_tables(scan):
+        relation = None  # an outer join keeps the model's rows, whatever its partners are
+    aliases = {ast.alias_of(leaf).lower() for leaf in leaves(relation)}
+    dropped = remover.dropped or relation is None
+    where = []
+    for condition in block.conditions:
+        if condition in scan.conditions() or condition.holder in remover.kept_joins:
+            continue
+        if condition.holder is not block.node and condition.holder.get("join_type", "INNER") not in ("INNER", "LEFT"):
+            continue
+        made = remover.condition(condition.node)
+        if made is not None and not ast.is_volatile(made) and _can_see(made, aliases, dropped):
+            where.append(made)
+    where += [c for c in plan.pushed[id(block.node)] if _can_see(c, aliases, dropped)]
+    relation, lists = value_lists([scan], remover, relation)
+    inputs = [
+        lists.get((scan.number, j)) or remover.copy(scan.bindings[name].values[0]) for j, name in enumerate(scan.inputs)
+    ]
+    return Base(relation, where, inputs)
+
+
+def value_lists(
+    scans: Sequence[Scan], remover: Remover, relation: Node | None = None
+) -> tuple[Node | None, dict[tuple[int, int], Node]]:
+    """Beside the relation one for each input that takes the values of a list or a query; its column by input."""
+    columns = {}
+    for scan in scans:
+        for j, name in enumerate(scan.inputs):
+            binding = scan.bindings[name]
+            if binding.is_one:
+                continue
+            query = remover.copy(binding.query)
+            if query is None:
+                values = ast.expression("list_value(x)")
+                ast.set_arguments(values, [remover.copy(v) for v in binding.values])
+                query = select_of(ast.expression("unnest(x)", x=values))
+            alias = f"__sqlft_in{scan.number}_{j}"
+            beside = ast.relation(f"(SELECT 1) AS {alias}(v)")
+            beside["subquery"]["node"] = query
+            columns[scan.number, j] = ast.column(alias, "v")
+            if relation is None:
+                relation = beside
+            else:
+                joined = ast.relation("a, LATERAL (SELECT 1) AS b")
+                joined["left"], joined["right"] = relation, beside
+                relation = joined
+    return relation, columns
+
+
+def _reads_tables(scan: Scan) -> bool:
+    return any(ast.is_column(n) for b in scan.bindings.values() for t in b.trees for n in ast.walk(t))
+
+
+def _can_see(condition: Node, aliases: set[str], dropped: bool) -> bool:
+    """Whether a condition's columns are those of relations that are left."""
+    for node in ast.walk(condition):
+        if ast.is_column(node):
+            names = node["column_names"]
+            if dropped and (len(names) < 2 or names[0].lower() not in aliases):
+                return False
+    return True
+
+
+class Remover:
+    """Takes models that are not asked yet out of a FROM clause and out of conditions."""
+
+    def __init__(self, block: Block, waiting: Sequence[Scan], leave_out: Node | None = None) -> None:
+        self._block = block
+        self._places = {id(s.node) for s in waiting}
+        self._own = {id(s.node) for s in waiting if s.block is block} | {id(leave_out)}
+        self._inputs: dict[int, Node] = {}
+        self._outputs: set[int] = set()
+        for scan in waiting:
+            inputs = {n.lower(): n for n in scan.inputs}
+            for use in scan.uses:
+                binding = scan.bindings.get(inputs.get(use.column, ""))
+                if binding is not None and binding.is_one:
+                    self._inputs[id(use.node)] = binding.values[0]
+                else:
+                    self._outputs.add(id(use.node))
+        self.kept_joins: list[Node] = []
+        self.dropped = self.has_outer = False
+
+    def condition(self, node: Node) -> Node | None:
+        """A copy with the models' inputs replaced by what they are bound to; None if it needs an answer."""
+        return self.copy(node) if self._is_free(node) else None
+
+    def _is_free(self, node: Any, depth: int = 0) -> bool:
+        for one in ast.walk(node):
+            if id(one) in self._outputs or id(one) in self._places:
+                return False
+            if id(one) in self._inputs and (depth > 20 or not self._is_free(self._inputs[id(one)], depth + 1)):
+                return False
+        return True
+
+    def copy(self, value: Any) -> Any:
+        """A copy of a tree, inputs of models replaced."""
+        if isinstance(value, dict):
+            if id(value) in self._inputs:
+                return self.copy(self._inputs[id(value)])
+            return {k: self.copy(v) if isinstance(v, (dict, list)) else v for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.copy(v) if isinstance(v, (dict, list)) else v for v in value]
+        return value
+
+    def without(self, relation: Node | None) -> Node | None:
+        """A copy of the FROM clause, or None if nothing is left."""
+        if relation is None or relation.get("type") == "EMPTY" or id(relation) in self._own:
+            return None
+        if not ast.is_join(relation):
+            if self._is_free(relation):
+                return self.copy(relation)  # type: ignore[no-any-return]
+            self.dropped = True
+            return None
+        kind = relation.get("join_type", "INNER")
+        left, right = self.without(relation["left"]), self.without(relation["right"])
+        self.has_outer = self.has_outer or kind not in INNER
+        if left is None or right is None:
+            if left is None and kind in ("LEFT", "OUTER", "ANTI") and right is not None:
+                self.dropped = True
+                return None
+            return right if left is None else left
+        own = [c for c in self._block.conditions if c.holder is relation]
+        made = [self.condition(c.node) for c in own]
+        if None in made:
+            self.dropped = True
+            return right if kind == "RIGHT" else left
+        self.kept_joins.append(relation)
+        condition = ast.conjunction([m for m in made if m is not None])
+        copied = {k: v for k, v in relation.items() if k not in ("left", "right", "condition")}
+        return {**copied, "left": left, "right": right, **({"condition": condition} if condition else {})}
+
+
+# -- conditions of the queries around ------------------------------------------------------------------------------
+
+
+def _reader_of(block: Block, bound: Bound) -> tuple[Block, Node] | None:
+    """The one block that reads this one in its FROM, and the relation as which it does."""
+    if block.item is not None and block.outer is not None:
+        node = block.item["subquery"]["node"]
+        return (block.outer, block.item) if node is block.node else None
+    for entry, readers in bound.readers.values():
+        value = entry["value"]
+        query = value.get("query_node") or value.get("query", {}).get("node")
+        if query is block.node and len(readers) == 1 and not value.get("aliases"):
+            return readers[0]
+    return None
+
+
+def _pushed_into(block: Block, bound: Bound) -> list[Node]:
+    """Conditions around a row-wise block on columns that it passes on from its tables, in its own words."""
+    found = _reader_of(block, bound)
+    if found is None or not ast.is_row_wise(block.node) or ast.modifier(block.node, "LIMIT") is not None:
+        return []
+    if ast.modifier(block.node, "LIMIT_PERCENT") is not None:
+        return []
+    outer, item = found
+    if item.get("column_name_alias") or not _is_kept_side(outer, item):
+        return []
+    only = len(list(leaves(outer.node["from_table"]))) == 1
+    pushed = []
+    conditions = outer.conditions or [Condition(c, outer.node) for c in ast.conjuncts(outer.node.get("where_clause"))]
+    more = [Condition(c, outer.node) for c in _pushed_into(outer, bound)]
+    for condition in [*conditions, *more]:
+        if condition.holder is outer.node and not ast.is_volatile(condition.node):
+            made = _inside(condition.node, block, ast.alias_of(item), bound, bare=only)
+            if made is not None:
+                pushed.append(made)
+    return pushed
+
+
+def _is_kept_side(outer: Block, item: Node) -> bool:
+    """Whether no outer join makes the item's columns NULL."""
+    path = joins_to(outer.node["from_table"], item)
+    if path is None:
+        return False
+    return all(
+        j.get("join_type", "INNER") == "INNER" or (j.get("join_type") == "LEFT" and side == "left") for j, side in path
+    )
+
+
+def _inside(tree: Node, block: Block, alias: str, bound: Bound, *, bare: bool) -> Node | None:
+    """An outer condition with the block's columns replaced by the expressions they come from; None if it cannot be."""
+    parts: dict[int, Node] = {}
+    for node in ast.walk(tree):
+        if ast.is_query(node) or node.get("class") in ("STAR", "LAMBDA", "WINDOW"):
+            return None
+        if not ast.is_column(node):
+            continue
+        names = node["column_names"]
+        if len(names) == 2 and names[0].lower() == alias.lower():
+            name = names[1]
+        elif len(names) == 1 and bare:
+            name = names[0]
+        else:
+            return None
+        source = _source(name, block, bound)
+        if source is None:
+            return None
+        parts[id(node)] = source
+    return _copied(tree, parts) if parts else None
+
+
+def _copied(value: Any, parts: Mapping[int, Node]) -> Any:
+    if isinstance(value, dict):
+        if id(value) in parts:
+            return _copied(parts[id(value)], {})
+        return {k: _copied(v, parts) if isinstance(v, (dict, list)) else v for k, v in value.items()}
+    if isinstance(value, list):
+        return [_copied(v, parts) if isinstance(v, (dict, list)) else v for v in value]
+    return value
+
+
+def _source(name: str, block: Block, bound: Bound) -> Node | None:
+    """The expression that an output column of a row-wise block comes from; None where that needs an answer."""
+    columns = {c for s in block.scans for c in s.columns}
+    for item in block.node["select_list"]:
+        if item.get("class") == "STAR":
+            if item.get("columns") or item.get("replace_list") or item.get("rename_list") or name.lower() in columns:
+                return None
+            continue
+        given = item.get("alias") or (item["column_names"][-1] if ast.is_column(item) else "")
+        if given.lower() == name.lower():
+            return _without_alias(item) if not reads_models(item, bound.scans) else None
+    is_star = any(i.get("class") == "STAR" and not i.get("relation_name") for i in block.node["select_list"])
+    return ast.column(name) if is_star and name.lower() not in columns else None
+
+
+def _without_alias(item: Node) -> Node:
+    return {k: v for k, v in item.items() if k != "alias"}
+
+
+def reads_models(tree: Any, scans: Sequence[Scan], *, outputs_only: bool = False) -> bool:
+    """Whether a tree mentions a column of a model, or holds a model."""
+    inside = {id(n) for n in ast.walk(tree)}
+    for scan in scans:
+        if id(scan.node) in inside:
+            return True
+        inputs = {n.lower() for n in scan.inputs} if outputs_only else set()
+        if any(id(u.node) in inside and u.column not in inputs for u in scan.uses):
+            return True
+    return False
+
+
+# -- ORDER BY and LIMIT --------------------------------------------------------------------------------------------
+
+
+def orders_of(node: Node, block: Block, bound: Bound) -> list[Node] | None:
+    """ORDER BY's items as expressions over the tables; None where they read answers or cannot be followed."""
+    order = ast.modifier(node, "ORDER")
+    if order is None:
+        return []
+    made = []
+    remover = Remover(block, block.scans)
+    for item in order["orders"]:
+        target = _order_target(item["expression"], node)
+        if target is None or reads_models(target, bound.scans, outputs_only=True):
+            return None
+        copied = remover.condition(_without_alias(target))
+        if copied is None or ast.is_constant(copied):
+            return None
+        made.append({**item, "expression": copied})
+    return made
+
+
+def _order_target(expression: Node, node: Node) -> Node | None:
+    """What an item of ORDER BY means: a place in the select list, an alias, or itself."""
+    items = node["select_list"]
+    if expression.get("class") == "STAR":
+        return None
+    if ast.is_constant(expression):
+        place = ast.integer(expression)
+        has_star = any(i.get("class") == "STAR" for i in items)
+        return None if place is None or has_star or not 0 < place <= len(items) else items[place - 1]
+    if ast.is_column(expression) and len(expression["column_names"]) == 1:
+        name = expression["column_names"][0].lower()
+        found: Node = next((i for i in items if i.get("alias", "").lower() == name), expression)
+        return found
+    return expression
+
+
+def limit_of(node: Node) -> tuple[Node | None, Node | None] | None:
+    """LIMIT and OFFSET as expressions; None where there is none, or one of percents."""
+    limit = ast.modifier(node, "LIMIT")
+    if limit is None or limit.get("limit_type", "ROW_COUNT") != "ROW_COUNT":
+        return None
+    return limit.get("limit"), limit.get("offset")
+
+
+def has_limit(node: Node) -> bool:
+    """Whether a SELECT has LIMIT or OFFSET of any kind."""
+    return ast.modifier(node, "LIMIT") is not None or ast.modifier(node, "LIMIT_PERCENT") is not None
+
+
+def has_only_bindings(block: Block, scan: Scan) -> bool:
+    """Whether all that a block says of its one model is what it is asked."""
+    own = scan.conditions()
+    return not any(
+        reads_models(c.node, [scan], outputs_only=True) or (c.holder is not block.node and c.holder is _join_of(scan))
+        for c in block.conditions
+        if c not in own
+    )
+
+
+def _join_of(scan: Scan) -> Node | None:
+    path = joins_to(scan.block.node["from_table"], scan.node)
+    return path[-1][0] if path else None
+
+
+def limit_below(scan: Scan, plan: Plan) -> Limit | None:
+    """ORDER BY and LIMIT for a model's input rows, where that gives the same rows; the model's join is INNER then."""
+    block = scan.block
+    found = limit_of(block.node)
+    if found is None or not ast.is_row_wise(block.node) or len(block.scans) != 1:
+        return None
+    if not has_only_bindings(block, scan) or not all(b.is_one for b in scan.bindings.values()):
+        return None
+    path = joins_to(block.node["from_table"], scan.node) or []
+    if any(
+        j.get("join_type", "INNER") not in ("INNER", "LEFT") or (j.get("join_type") == "LEFT" and s == "left")
+        for j, s in path
+    ):
+        return None
+    if any(reads_models(c.node, plan.bound.scans) for c in block.conditions if c not in scan.conditions()):
+        return None
+    orders = orders_of(block.node, block, plan.bound)
+    return None if orders is None else Limit(orders, *found)
+
+
+# -- slice by slice --------------------------------------------------------------------------------------------------
+
+
+def _stream(plan: Plan) -> Stream | None:
+    """How to answer the query slice by slice; None if it is not of this kind."""
+    bound = plan.bound
+    found = _levels(bound)
+    if found is None:
+        return None
+    block, levels = found
+    own = [s for s in plan.order if s.block is block]
+    if not own or not all(_is_plain_join(s, own) for s in own):
+        return None
+    if any(_waits_for(other, s) for s in own for other in bound.scans if other.block is not block):
+        return None
+    tables = [leaf for leaf in leaves(block.node["from_table"]) if all(leaf is not s.node for s in own)]
+    if tables and not all(b.is_one for s in own for b in s.bindings.values()):
+        return None
+    remover = Remover(block, own)
+    if remover.without(block.node["from_table"]) is None and tables:
+        return None
+    if remover.dropped:
+        return None
+    bindings = [c for s in own for c in s.conditions()]
+    kept = [
+        c
+        for c in block.conditions
+        if c not in bindings and c.holder not in remover.kept_joins and remover.condition(c.node) is None
+    ]
+    made = Stream(block, levels, tables, own, kept)
+    qualify = block.node.get("qualify")
+    if qualify is not None and (kept or reads_models(qualify, bound.scans)):
+        return None
+    orders = _stream_orders(made, bound)
+    if orders is None or (orders and not tables):
+        return None
+    made.orders = orders
+    return made if _place_limit(made, plan) else None
+
+
+def _levels(bound: Bound) -> tuple[Block, list[Node]] | None:
+    """The one block that reads models, and the row-wise SELECTs from the root down to it."""
+    blocks = {id(b.node): b for b in bound.blocks}
+    node, levels = bound.tree, []
+    while ast.is_select(node):
+        levels.append(node)
+        block = blocks[id(node)]
+        is_block = bool(block.scans)
+        plain = {k: v for k, v in node.items() if not (is_block and k in ("qualify", "sample"))}
+        if not ast.is_row_wise(plain):
+            return None
+        if is_block:
+            return block, levels
+        node = _only_source(node, bound)
+    return None
+
+
+def _only_source(node: Node, bound: Bound) -> Any:
+    """The query that is a SELECT's one relation: one in parentheses, or a WITH entry that nobody else reads."""
+    source = node.get("from_table") or {}
+    if source.get("column_name_alias") or source.get("sample"):
+        return None
+    if ast.is_subquery(source):
+        return source["subquery"]["node"]
+    for entry, readers in bound.readers.values():
+        if len(readers) == 1 and readers[0][1] is source and not entry["value"].get("aliases"):
+            value = entry["value"]
+            return value.get("query_node") or value.get("query", {}).get("node")
+    return None
+
+
+def _is_plain_join(scan: Scan, own: Sequence[Scan]) -> bool:
+    """Whether a model has one answer for each row of the tables, and no row goes or comes by its join alone."""
+    path = joins_to(scan.block.node["from_table"], scan.node) or []
+    for join, side in path:
+        kind = join.get("join_type", "INNER")
+        if kind == "INNER":
+            continue
+        if kind == "LEFT" and side == "left":
+            continue
+        direct = join is path[-1][0]
+        if kind == "LEFT" and direct:
+            others = [c for c in scan.block.conditions if c.holder is join and c not in scan.conditions()]
+            if not others:
+                continue
+        return False
+    return True
+
+
+def _stream_orders(made: Stream, bound: Bound) -> list[Node] | None:
+    """The order in which rows are asked about: the outermost one that counts."""
+    ordered = [n for n in made.levels if ast.modifier(n, "ORDER") is not None]
+    if not ordered:
+        return []
+    inner = made.block.node
+    if ordered == [inner]:
+        return orders_of(inner, made.block, bound)
+    if len(ordered) > 1 or len(made.levels) != 2 or has_limit(inner):
+        return None
+    found = orders_of(ordered[0], Block(ordered[0]), bound)
+    if found is None:
+        return None
+    source = ordered[0]["from_table"]
+    remover = Remover(made.block, made.stages)
+    orders = []
+    for item in found:
+        expression = _inside(item["expression"], made.block, ast.alias_of(source), bound, bare=True)
+        copied = None if expression is None else remover.condition(expression)
+        if copied is None:
+            return None
+        orders.append({**item, "expression": copied})
+    return orders
+
+
+def _place_limit(made: Stream, plan: Plan) -> bool:
+    """Put LIMIT below the models, or count what is given out; False if neither can be."""
+    limited = [n for n in made.levels if has_limit(n)]
+    if not limited:
+        return True
+    if len(limited) > 1 or limit_of(limited[0]) is None:
+        return False
+    node = limited[0]
+    is_inner = node is made.block.node
+    if is_inner and len(made.levels) > 1 and made.kept:
+        return False
+    if not is_inner and made.levels.index(node) != 0:
+        return False
+    filters = any(n.get("where_clause") for n in made.levels[:-1]) if not is_inner else False
+    if made.kept or filters:
+        made.counted = limit_of(node)
+    else:
+        made.below = limit_of(node)
+    return True

@@ -1,0 +1,246 @@
+"""CREATE, DROP and rename of views over models, and names that are taken.
+
+DuckDB cannot bind a query that reads a model, so such a view is kept in the catalog (a temporary one in the session),
+as it was typed; a query that reads it has it put in as a query in parentheses.  A view without a model is DuckDB's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+from sqlft.catalog.records import View
+from sqlft.errors import AlreadyExists, CatalogError, NotFound, NotSupported, StatementError
+from sqlft.query import ast
+from sqlft.runtime.literals import quoted
+from sqlft.runtime.session import Session
+from sqlft.sql.lexer import Token
+
+MAIN = ("", "main")
+
+
+@dataclass(frozen=True)
+class Create:
+    """CREATE TABLE or CREATE VIEW up to its query."""
+
+    kind: str
+    name: str
+    """As the catalog has it: the schema before it if that is not main."""
+    or_replace: bool
+    if_not_exists: bool
+    temporary: bool
+    columns: tuple[str, ...]
+    query: int | None
+    """The token at which the query starts; None if there is none."""
+
+
+def key_of(parts: Sequence[str]) -> str:
+    """A view's name in the catalog: [database.][schema.]name without a schema that needs no saying."""
+    schema = parts[-2] if len(parts) > 1 else ""
+    return parts[-1] if schema.lower() in (*MAIN, "temp", "memory") else f"{schema}.{parts[-1]}"
+
+
+def dotted_name(found: Sequence[Token], i: int) -> tuple[list[str], int]:
+    """The parts of a dotted name at token i, and the token behind it."""
+    parts: list[str] = []
+    while i < len(found) and found[i].kind in ("word", "quoted"):
+        parts.append(found[i].value)
+        if i + 1 >= len(found) or found[i + 1].text != ".":
+            return parts, i + 1
+        i += 2
+    return parts, i
+
+
+def read_create(found: Sequence[Token]) -> Create | None:
+    """CREATE [OR REPLACE] [TEMP] TABLE|VIEW [IF NOT EXISTS] name [(columns)] [AS] query; None for all else."""
+    words = [t.word for t in found]
+    if not words or words[0] != "CREATE":
+        return None
+    i, or_replace = (3, True) if words[1:3] == ["OR", "REPLACE"] else (1, False)
+    temporary = i < len(words) and words[i] in ("TEMP", "TEMPORARY")
+    i += temporary
+    if i >= len(words) or words[i] not in ("TABLE", "VIEW"):
+        return None
+    kind = words[i].lower()
+    i += 1
+    exists = words[i : i + 3] == ["IF", "NOT", "EXISTS"]
+    parts, i = dotted_name(found, i + 3 * exists)
+    if not parts:
+        return None
+    columns: list[str] = []
+    if i < len(found) and found[i].text == "(" and (i + 1 >= len(found) or not starts_query(found, i + 1)):
+        i += 1
+        while i < len(found) and found[i].text != ")":
+            if found[i].kind in ("word", "quoted") and found[i - 1].text in ("(", ","):
+                columns.append(found[i].value)
+            i += 1
+        i += 1
+    while (
+        i < len(found) and words[i] != "AS" and found[i].text != "(" and not (kind == "view" and starts_query(found, i))
+    ):
+        i += 1
+    if i < len(found) and words[i] == "AS":
+        i += 1
+    query = i if i < len(found) else None
+    return Create(kind, key_of(parts), or_replace, exists, temporary, tuple(columns), query)
+
+
+def starts_query(found: Sequence[Token], i: int) -> bool:
+    """Whether a query starts at token i."""
+    while i < len(found) and found[i].text == "(":
+        i += 1
+    return i < len(found) and found[i].word in ("SELECT", "WITH", "FROM", "VALUES", "TABLE", "PIVOT", "UNPIVOT")
+
+
+def define(session: Session, text: str, found: Sequence[Token], reads_models: Callable[[str], bool]) -> bool:
+    """Whether it was CREATE, DROP or ALTER of a view of ours, which is done then.
+
+    `reads_models` says whether a query reads models or views over them; it raises what is wrong with one that does.
+    """
+    made = read_create(found)
+    if made is not None:
+        return _create(session, text, found, made, reads_models)
+    words = [t.word for t in found[:6]]
+    if words[:2] in (["DROP", "TABLE"], ["DROP", "VIEW"]):
+        return _drop(session, found, if_exists=words[2:4] == ["IF", "EXISTS"])
+    if words[:2] == ["ALTER", "VIEW"]:
+        return _rename(session, text, found)
+    return False
+
+
+def _create(
+    session: Session, text: str, found: Sequence[Token], made: Create, reads_models: Callable[[str], bool]
+) -> bool:
+    if session.catalog.find_model(made.name) is not None:
+        raise AlreadyExists(
+            f"'{made.name}' is a model, and a model and a {made.kind} may not share a name.",
+            f"Choose another name, or ALTER MODEL {made.name} RENAME TO ….",
+        )
+    existing = session.view(made.name)
+    if made.kind == "table":
+        if existing is not None and not made.temporary:
+            raise _taken_by_view(made.name, "table")
+        return False
+    if made.query is None:
+        return False
+    end = found[-1].end
+    query = text[found[made.query].start : end].strip().rstrip(";").strip()
+    if not reads_models(query):
+        if existing is None:
+            return False
+        if made.if_not_exists:
+            return True
+        if not made.or_replace:
+            raise _taken_by_view(made.name, "view")
+        session.drop_view(made.name)
+        return False
+    if existing is not None and made.if_not_exists:
+        return True
+    if existing is None:
+        _check_free(session, made)
+    view = View(made.name, query, made.columns)
+    if made.temporary:
+        _add_temporary(session, view, made.or_replace)
+    else:
+        session.catalog.add_view(view, or_replace=made.or_replace)
+    return True
+
+
+def _taken_by_view(name: str, what: str) -> AlreadyExists:
+    return AlreadyExists(
+        f"There is a view over a model named '{name}' already.",
+        f"Choose another name for the {what}, or DROP VIEW {name}.",
+    )
+
+
+def _add_temporary(session: Session, view: View, or_replace: bool) -> None:
+    if view.name.lower() in session.temporary and not or_replace:
+        raise AlreadyExists(
+            f"There is a temporary view '{view.name}' already.",
+            f"CREATE OR REPLACE TEMP VIEW, or DROP VIEW {view.name}.",
+        )
+    session.temporary[view.name.lower()] = view
+
+
+def _check_free(session: Session, made: Create) -> None:
+    """AlreadyExists where DuckDB has a table or view of that name; with OR REPLACE a view of DuckDB's goes."""
+    schema, _, name = made.name.rpartition(".")
+    where = f"lower(n) = {quoted(name.lower())} AND s = {quoted(schema or 'main')}"
+    taken = session.con.sql(
+        "SELECT is_view FROM (SELECT table_name AS n, schema_name AS s, false AS is_view FROM duckdb_tables()"
+        f" UNION ALL SELECT view_name, schema_name, true FROM duckdb_views() WHERE NOT internal) WHERE {where}"
+    ).fetchall()
+    if not taken:
+        return
+    if made.or_replace and taken[0][0]:
+        session.con.execute(f"DROP VIEW {'.'.join(ast.quoted(p) for p in made.name.split('.'))}")
+        return
+    raise AlreadyExists(
+        f"There is a table or view '{made.name}' already.",
+        f"Choose another name for the {made.kind}, or drop that one first.",
+    )
+
+
+def _drop(session: Session, found: Sequence[Token], *, if_exists: bool) -> bool:
+    parts, _ = dotted_name(found, 4 if if_exists else 2)
+    if not parts:
+        return False
+    name = key_of(parts)
+    if len(parts) < 3 and session.catalog.find_model(parts[-1], parts[-2] if len(parts) > 1 else None) is not None:
+        raise CatalogError(f"'{'.'.join(parts)}' is a model.", f"DROP MODEL {'.'.join(parts)} removes it.")
+    if session.view(name) is None:
+        return False
+    if found[1].word == "TABLE":
+        raise CatalogError(f"'{name}' is a view over a model.", f"DROP VIEW {name} removes it.")
+    session.drop_view(name)
+    return True
+
+
+def _rename(session: Session, text: str, found: Sequence[Token]) -> bool:
+    exists = [t.word for t in found[2:4]] == ["IF", "EXISTS"]
+    parts, i = dotted_name(found, 4 if exists else 2)
+    view = session.view(key_of(parts)) if parts else None
+    if view is None:
+        return False
+    if [t.word for t in found[i : i + 2]] != ["RENAME", "TO"]:
+        raise NotSupported(
+            f"'{view.name}' is a view over a model; it can only be renamed.", "CREATE OR REPLACE VIEW changes it."
+        )
+    to, _ = dotted_name(found, i + 2)
+    if len(to) != 1:
+        raise StatementError("Expected one new name.", text, found[i].start, "ALTER VIEW name RENAME TO new_name")
+    new = key_of([*parts[:-1], *to])
+    made = Create("view", new, False, False, view.name.lower() in session.temporary, view.columns, None)
+    if session.view(new) is not None:
+        raise _taken_by_view(new, "view")
+    if session.catalog.find_model(new) is not None:
+        raise AlreadyExists(f"There is a model '{new}' already.", "Choose another name.")
+    _check_free(session, made)
+    if made.temporary:
+        del session.temporary[view.name.lower()]
+        session.temporary[new.lower()] = View(new, view.sql, view.columns)
+    else:
+        session.catalog.add_view(View(new, view.sql, view.columns))
+        session.catalog.drop_view(view.name)
+    return True
+
+
+def check_alive(session: Session, sql: str, expanded: Sequence[str]) -> None:
+    """NotFound that names the view, where a query fails since something that a view reads is gone."""
+    if not expanded:
+        return
+    try:
+        session.con.sql(sql)
+    except duckdb.CatalogException as e:
+        said = str(e).splitlines()[0]
+        for name in expanded:
+            view = session.view(name)
+            gone = view and next((t.value for t in ast.words(view.sql) if f"name {t.value} does" in said), None)
+            if gone:
+                raise NotFound(
+                    f"The view '{name}' reads '{gone}', which is not there any more.",
+                    f"Make {gone} again, or write the view anew: CREATE OR REPLACE VIEW {name} AS ….",
+                ) from e
+        raise
