@@ -264,7 +264,7 @@ class Generator(Writer):
             f"first_value({answer}) OVER (ORDER BY {order} ROWS BETWEEN 2 PRECEDING AND CURRENT ROW)",
             f"count(*) OVER (PARTITION BY {answer})",
             f"dense_rank() OVER (ORDER BY {answer} DESC)",
-            "count({0}) OVER (ORDER BY {0} RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)".format(answer),
+            f"count({answer}) OVER (ORDER BY {answer} RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)",
         )
         where = self.where(self.conditions(source))
         text = f"SELECT {by} AS b, {answer} AS a, {window} AS w FROM {source.text}{where}"
@@ -483,14 +483,16 @@ class Generator(Writer):
         change = self.pick(
             f"UPDATE sink SET x = s.a FROM ({query}) s WHERE s.i = sink.id",
             f"UPDATE sink SET x = (SELECT answer FROM m WHERE {bind}) WHERE id < 6",
-            f"UPDATE sink SET x = s.answer FROM (SELECT v.id, m.answer FROM t v JOIN m ON {joined}) s WHERE s.id = sink.id",
+            f"UPDATE sink SET x = s.answer FROM (SELECT v.id, m.answer FROM t v JOIN m ON {joined}) s "
+            "WHERE s.id = sink.id",
             f"UPDATE sink SET x = m.answer FROM t v JOIN m ON {joined} WHERE v.id = sink.id AND v.id < 7",
             f"DELETE FROM sink WHERE id IN (SELECT i FROM ({query}) s WHERE a LIKE '%1')",
             f"DELETE FROM sink WHERE EXISTS (SELECT 1 FROM m WHERE {bind} AND m.answer LIKE '%2')",
             f"DELETE FROM sink USING ({query}) s WHERE s.i = sink.id AND s.a IS NOT NULL",
             f"DELETE FROM sink USING t v JOIN m ON {joined} WHERE v.id = sink.id AND m.answer LIKE '%3'",
             f"MERGE INTO sink USING ({query}) s ON s.i = sink.id WHEN MATCHED THEN UPDATE SET x = s.a",
-            f"MERGE INTO sink USING ({query}) s ON s.i = sink.id + 6 WHEN NOT MATCHED THEN INSERT (id, x) VALUES (s.i, s.a)",
+            f"MERGE INTO sink USING ({query}) s ON s.i = sink.id + 6 "
+            "WHEN NOT MATCHED THEN INSERT (id, x) VALUES (s.i, s.a)",
         )
         return Case(
             ["CREATE OR REPLACE TABLE sink AS SELECT id, x FROM t", change, "FROM sink ORDER BY ALL"], ordered=True

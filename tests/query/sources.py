@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from .world import LITERALS, literal, parameter, twin
+from .world import LITERALS, parameter, twin
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ CREATE TABLE t AS SELECT i AS id, i % 3 AS k,
   CASE WHEN i <> 7 THEN 'p' || (i % 5) END AS x, CASE WHEN i NOT IN (5, 10) THEN 'c' || (i % 4) END AS content
   FROM range(12) r(i);
 CREATE TABLE u AS SELECT i AS id, i * 2 AS y, 'n' || (i % 3) AS nm, 'c' || (i % 3) AS content FROM range(8) r(i);
-CREATE TABLE pq AS SELECT i AS id, 'p' || (i % 3) AS p, CASE WHEN i <> 4 THEN 'c' || (i % 2) END AS q FROM range(6) r(i);
+CREATE TABLE pq AS SELECT i AS id, 'p' || (i % 3) AS p, CASE WHEN i <> 4 THEN 'c' || (i % 2) END AS q
+  FROM range(6) r(i);
 """
 MODELS = """
 CREATE MODEL m PREDICT answer USING engine = 'echo', prompt_template = 'A: {{content}}';
