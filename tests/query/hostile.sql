@@ -3,7 +3,7 @@
 -- valid statements
 SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x WHERE t.id < 5 ORDER BY t.id LIMIT 3
 SELECT t.id, m.answer FROM t JOIN m USING (content) WHERE t.id < 20
-SELECT answer FROM m WHERE content = 'x' USING max_tokens = 5
+SELECT answer FROM m WHERE content = 'x' USING cache = false
 SELECT answer FROM m.1 WHERE content IN ('a', 'b') OR content = 'c'
 SELECT u.id, (SELECT answer FROM m WHERE m.content = u.nm) AS a FROM u
 WITH q AS (SELECT t.id, m.answer FROM t JOIN m) SELECT * FROM q a JOIN q b USING (id)
@@ -28,13 +28,14 @@ SHOW MODELS LIKE 'm%'
 SHOW MODELS WHERE name = 'm'
 CREATE MODEL IF NOT EXISTS m3 PREDICT answer USING engine = 'echo', prompt_template = '{{a}} and {{b}}'
 CREATE OR REPLACE MODEL m3 FROM t (SELECT * FROM t) PREDICT answer USING engine = 'echo'
-EVALUATE m FROM (SELECT x AS content, x AS answer FROM t) USING metric = 'exact_match'
+EVALUATE exact_match FROM (SELECT t.x AS actual, m.answer AS prediction FROM t JOIN m ON m.content = t.x)
+EVALUATE MODEL m ON (SELECT x AS content, x AS answer FROM t) USING metrics = ['exact_match']
 ANALYZE TRAINING DATA FROM (SELECT x AS content, x AS answer FROM t) FOR m
 FINETUNE m FROM (SELECT x AS content, x AS answer FROM t) USING learning_rate = 1e-4
 SELECT unnest(['a', 'b']) AS v, $$a $ b$$ AS w, E'a\n' AS e, x'AB' AS h, 1_000.5e-3 AS n, [y + 1 for y in [1, 2]] AS l
 FROM t, LATERAL (SELECT answer FROM m WHERE m.content = t.x) s SELECT t.id, s.answer
 SELECT id, CASE WHEN answer LIKE '%1' THEN 'one' ELSE answer END FROM t LEFT JOIN m ON m.content = t.x AND t.id < 3
-SELECT rank() OVER (PARTITION BY m.answer ORDER BY t.id) FROM t JOIN m ON m.content = t.x QUALIFY count(*) OVER w > 1
+SELECT rank() OVER (PARTITION BY m.answer ORDER BY t.id) FROM t JOIN m ON m.content = t.x WINDOW w AS (ORDER BY t.id) QUALIFY count(*) OVER w > 1
 SELECT * EXCLUDE (k) REPLACE (id + 1 AS id) FROM t JOIN m ON m.content = t.x -- a comment
 SELECT 1; SELECT answer FROM m WHERE content = 'x'; SELECT /* in between */ 2
 
