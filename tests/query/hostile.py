@@ -73,7 +73,7 @@ def mutate(seed: int, number: int) -> str:
 
 def _fault(random: Random, text: str) -> str:
     """One fault put into a text."""
-    pieces = TOKEN.findall(text) or [""]
+    pieces: list[str] = TOKEN.findall(text) or [""]
     words = [i for i, p in enumerate(pieces) if not p.isspace()] or [0]
     at, other = random.choice(words), random.choice(words)
     kind = random.randrange(12)
@@ -102,7 +102,8 @@ def _fault(random: Random, text: str) -> str:
         ).format(pieces[at])
     else:
         place = random.randrange(len(text) + 1)
-        return text[:place] + random.choice([*BLANKS, *"'\"`()[]{};.,$?:-*/\\é"]) + text[place + random.randint(0, 2) :]
+        put: str = random.choice([*BLANKS, *"'\"`()[]{};.,$?:-*/\\é"])
+        return text[:place] + put + text[place + random.randint(0, 2) :]
     return "".join(pieces)
 
 
@@ -111,18 +112,21 @@ class Target:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.made = 0
-        self.renew()
+        self.made = self.ran = 0
+        self.con = self._connect()
 
     def renew(self) -> None:
         """Another one, with a catalog of its own."""
-        if self.made:
-            self.con.close()
+        self.con.close()
+        self.con = self._connect()
+
+    def _connect(self) -> sqlft.Connection:
         self.made += 1
         self.ran = 0
         os.environ["SQLFT_HOME"] = str(self.folder / str(self.made))
-        self.con = sqlft.connect(warn=lambda text: None)
-        self.con.execute(TABLES + MODELS + "CREATE TABLE sink AS SELECT id, x FROM t;")
+        con = sqlft.connect(warn=lambda text: None)
+        con.execute(TABLES + MODELS + "CREATE TABLE sink AS SELECT id, x FROM t;")
+        return con
 
     def faults(self, statement: str) -> Iterator[str]:
         """What is wrong with running a statement."""

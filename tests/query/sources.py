@@ -262,8 +262,8 @@ class Writer:
             wanted = f"{self.ref('two', 'p')} IS NOT DISTINCT FROM {left}"
             wanted += f" AND {self.ref('two', 'q')} IS NOT DISTINCT FROM {right}"
             join = twin(f"{self.name('pq')} JOIN {text}", f"{self.name('pq')} JOIN {text} ON {wanted}")
-            columns = (Column(self.ref("pq", "id"), "int", "id"), Column(left, "text", "p"))
-            return Source(join, (*columns, Column(self.ref("two", "reply"), "answer", "reply")), key=columns[0].ref)
+            ids, reply = Column(self.ref("pq", "id"), "int", "id"), Column(self.ref("two", "reply"), "answer", "reply")
+            return Source(join, (ids, Column(left, "text", "p"), reply), key=ids.ref)
         columns = (
             Column(self.ref("u", "id"), "int", "id"),
             Column(self.ref("u", "nm"), "text", "nm"),
