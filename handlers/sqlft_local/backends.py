@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from sqlft.errors import NotSupported, OptionError
 from sqlft.handler import ModelSpec
-from sqlft_local import converted, llama
+from sqlft_local import converted, hardware, llama
 from sqlft_local.options import ModelOptions, PredictOptions
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -27,7 +26,7 @@ def chosen(model: ModelSpec, options: PredictOptions, folder: Path, device: str)
     if options.backend != "auto":
         if constrained and options.backend == "transformers":
             raise NotSupported(
-                "The transformers backend does not bind answers to a schema or grammar.", f"{llama.INSTALL[:-1]}."
+                "The transformers backend does not bind answers to a schema or grammar.", "Use backend = 'llama.cpp'."
             )
         return options.backend
     why = llama_refusal(folder)
@@ -95,10 +94,6 @@ def on_gpu(device: str) -> bool:
     return bool(torch.cuda.is_available())
 
 
-@lru_cache(maxsize=1)
 def matrix_units() -> bool:
     """Whether the processor multiplies matrices of bfloat16 in units of their own (AMX)."""
-    try:
-        return " amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
+    return "amx_bf16" in hardware.features()
