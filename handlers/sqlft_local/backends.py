@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from sqlft.errors import NotSupported, OptionError
 from sqlft.handler import ModelSpec
-from sqlft_local import converted, llama
+from sqlft_local import converted, hardware, llama
 from sqlft_local.options import ModelOptions, PredictOptions
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -27,7 +26,7 @@ def chosen(model: ModelSpec, options: PredictOptions, folder: Path, device: str)
     if options.backend != "auto":
         if constrained and options.backend == "transformers":
             raise NotSupported(
-                "The transformers backend does not bind answers to a schema or grammar.", f"{llama.INSTALL[:-1]}."
+                "The transformers backend does not bind answers to a schema or grammar.", "Use backend = 'llama.cpp'."
             )
         return options.backend
     why = llama_refusal(folder)
@@ -39,9 +38,23 @@ def chosen(model: ModelSpec, options: PredictOptions, folder: Path, device: str)
         return "transformers"
     if on_gpu(device):
         return "vllm" if find_spec("vllm") else "transformers"
-    if why or (matrix_units() and options.precision in ("auto", "bf16") and find_spec("transformers")):
+    if why or (torch_is_faster(folder) and options.precision in ("auto", "bf16") and find_spec("transformers")):
         return "transformers"
     return "llama.cpp"
+
+
+def torch_is_faster(folder: Path) -> bool:
+    """Whether this processor multiplies bfloat16 by itself, so that torch in bfloat16 answers before llama.cpp does.
+
+    Without matrix units that is so for small bases; of large ones llama.cpp in 8 bits reads half as much memory.
+    """
+    there = hardware.features()
+    return "amx_bf16" in there or ("avx512_bf16" in there and is_small(folder))
+
+
+def is_small(folder: Path) -> bool:
+    """Whether the base's files are worth being written again, for a version or in other numbers."""
+    return sum(f.stat().st_size for f in folder.glob("*.safetensors")) <= converted.SMALL
 
 
 def llama_refusal(folder: Path) -> str | None:
@@ -57,29 +70,29 @@ def llama_refusal(folder: Path) -> str | None:
     return None
 
 
-def dtype(options: PredictOptions, model: ModelOptions, device: str) -> Dtype:
+def dtype(options: PredictOptions, model: ModelOptions, folder: Path, device: str) -> Dtype:
     """transformers' number format for asking."""
     if options.precision == "q8_0":
         raise NotSupported("transformers has no q8_0 weights.", "Use backend = 'llama.cpp', or precision = 'bf16'.")
     if options.precision != "auto":
         return DTYPES[options.precision]
-    if model.dtype == "auto" and not on_gpu(device) and matrix_units():
+    if model.dtype == "auto" and not on_gpu(device) and torch_is_faster(folder):
         return "bfloat16"
     return model.dtype
 
 
-def kind(options: PredictOptions, model: ModelOptions) -> str:
-    """llama.cpp's number format for asking."""
+def kind(options: PredictOptions, model: ModelOptions, folder: Path) -> str:
+    """llama.cpp's number format for asking; q8_0 rounds activations to 8 bits too, and is no faster for small bases."""
     if options.precision != "auto":
         return options.precision
-    return KINDS.get(model.dtype, "q8_0")
+    return KINDS.get(model.dtype, "bf16" if is_small(folder) else "q8_0")
 
 
 def merged(options: PredictOptions, folder: Path) -> bool:
     """Whether a version gets a file with its adapter in it."""
     if options.adapter != "auto":
         return options.adapter == "merged"
-    return sum(f.stat().st_size for f in folder.glob("*.safetensors")) <= converted.SMALL
+    return is_small(folder)
 
 
 def on_gpu(device: str) -> bool:
@@ -93,12 +106,3 @@ def on_gpu(device: str) -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
-
-
-@lru_cache(maxsize=1)
-def matrix_units() -> bool:
-    """Whether the processor multiplies matrices of bfloat16 in units of their own (AMX)."""
-    try:
-        return " amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False

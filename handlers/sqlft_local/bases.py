@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError, did_you_mean
@@ -20,7 +21,19 @@ Report = Callable[[str, float | None], None]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 INSTALL = "Run: pip install 'sqlft[local]'"
+
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def find(*packages: str) -> None:
+    """ImportError for the first of them that is not installed; imports none."""
+    for name in packages:
+        try:
+            there = find_spec(name) is not None
+        except ValueError:  # a module that was made impossible to import
+            there = False
+        if not there:
+            raise ImportError(f"No module named {name!r}", name=name)
 
 
 def bases_folder() -> Path:

@@ -28,7 +28,6 @@ SMALL = 2 << 30
 SHORT = {"bfloat16": "BF16", "float16": "F16"}
 KEPT = 8
 """Merged files kept for a base; the least recently used goes first."""
-INSTALL = "Run: pip install gguf, or use backend = 'transformers'."
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,8 @@ def _made(target: Path, make: Callable[[Path], None]) -> Path:
             if not target.exists():
                 unfinished = target.with_name(f".{target.name}.unfinished")
                 try:
-                    make(unfinished)
+                    with _installed():
+                        make(unfinished)
                     unfinished.replace(target)
                 finally:
                     unfinished.unlink(missing_ok=True)
@@ -148,13 +148,9 @@ def _made(target: Path, make: Callable[[Path], None]) -> Path:
 
 
 def _export(folder: Path, home: Path, adapter: Path | None, kind: str, to: Path, report: bases.Report) -> None:
-    try:
-        from sqlft_local import gguf_export
-        from sqlft_local.loading import other_base, read_adapter
-    except ImportError as e:
-        raise HandlerNotInstalled(
-            f"Making a file for llama.cpp needs a package that is not installed ({e}).", INSTALL
-        ) from e
+    from sqlft_local import gguf_export
+    from sqlft_local.loading import other_base, read_adapter
+
     tokenizer = json.loads((home / light.TOKENIZER).read_text(encoding="utf-8"))
     stop_ids = json.loads((home / light.ASKING).read_text(encoding="utf-8"))["stop_ids"]
     scale, changes = read_adapter(adapter) if adapter else (1.0, {})
@@ -175,11 +171,22 @@ def _tokenizer(folder: Path, home: Path) -> None:
     from sqlft_local.loading import opened_tokenizer
     from sqlft_local.rendering import Renderer
 
-    tokenizer, stop_ids = opened_tokenizer(folder)
+    with _installed():
+        tokenizer, stop_ids = opened_tokenizer(folder)
     ends = Renderer(tokenizer, stop_ids).stop_ids
     with _room(home):
         home.mkdir(parents=True, exist_ok=True)
         light.write(tokenizer, sorted(ends), home)
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as e:
+        raise HandlerNotInstalled(
+            f"Making the files that asking reads needs a package that is not installed ({e}).", bases.INSTALL
+        ) from e
 
 
 @contextmanager

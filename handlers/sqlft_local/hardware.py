@@ -12,6 +12,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from sqlft.errors import OptionError
+
 CGROUPS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -21,6 +23,10 @@ UNLIMITED = 1 << 50
 SMI_SECONDS = 10.0
 BF16_CAPABILITY = 8.0
 """NVIDIA's Ampere and later multiply bfloat16."""
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
+"""Features of processors that speed up matrices, as Linux names them; the last three are ARM's."""
+OVERRIDE = "SQLFT_CPU_FEATURES"
+"""Names features in place of the processor's own, to see here what `auto` takes elsewhere: avx2, or avx2,amx_bf16."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Machine:
 def machine() -> Machine:
     """This one, as it is now."""
     total, free = _memory()
-    return Machine(_processor(), cores(), total, free, _flags(), tuple(_gpus()), _is_apple())
+    return Machine(_processor(), cores(), total, free, features(), tuple(_gpus()), _is_apple())
 
 
 def cores() -> int:
@@ -136,13 +142,19 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-@cache
-def _flags() -> tuple[str, ...]:
-    """Of those that matter: avx2, avx512f, avx512_bf16, amx_bf16, amx_int8, and bf16 and i8mm of ARM."""
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
+def features() -> tuple[str, ...]:
+    """Those of FEATURES that the processor has, or that the environment says in its place."""
+    named = os.environ.get(OVERRIDE, "").replace(",", " ").split()
+    if unknown := set(named) - set(FEATURES):
+        raise OptionError(
+            f"{OVERRIDE} names what is no feature of a processor: {', '.join(sorted(unknown))}.",
+            f"Use names out of {', '.join(FEATURES)}, or unset {OVERRIDE}.",
+        )
+    if named:
+        return tuple(name for name in FEATURES if name in named)
     line = next((text for text in _cpuinfo() if text.lower().startswith(("flags", "features"))), "")
     there = set(line.partition(":")[2].split())
-    return tuple(flag for flag in wanted if flag in there)
+    return tuple(name for name in FEATURES if name in there)
 
 
 @cache

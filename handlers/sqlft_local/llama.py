@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sqlft.errors import HandlerNotInstalled, ProviderError
-from sqlft_local import cores
+from sqlft_local import bases, cores
 from sqlft_local.residents import RESIDENTS, Resident
 
-INSTALL = "Run: pip install xllamacpp gguf, or use backend = 'transformers'."
+INSTALL = f"{bases.INSTALL}, or use backend = 'transformers'."
 STEP = 256
 """A slot's context grows in steps of this many tokens."""
 ENDING = threading.Event()
@@ -27,6 +27,8 @@ def require() -> Any:
     cores.share()
     try:
         import xllamacpp
+
+        bases.find("tokenizers", "jinja2")
     except ImportError as e:
         raise HandlerNotInstalled(f"llama.cpp needs a package that is not installed ({e}).", INSTALL) from e
     return xllamacpp

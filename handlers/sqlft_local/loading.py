@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError, ProviderError
-from sqlft_local import bases, converted, cores, packing, quantised
+from sqlft_local import bases, converted, cores, hardware, packing, quantised
 from sqlft_local.bases import INSTALL, to_screen
 from sqlft_local.marks import NO_MARKS, Marks
 from sqlft_local.options import ModelOptions
@@ -57,17 +56,9 @@ def require(what: str, training: bool = False) -> None:
         if training:
             import peft  # noqa: F401
             import transformers  # noqa: F401
-        elif not _is_installed("transformers"):
-            raise ImportError("No module named 'transformers'")
+        bases.find("transformers", "tokenizers", "safetensors", "jinja2")
     except ImportError as e:
         raise HandlerNotInstalled(f"{what} needs a package that is not installed ({e}).", INSTALL) from e
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ValueError:  # a module that was made impossible to import
-        return False
 
 
 def fresh(folder: Path, options: ModelOptions, device: str, training: bool = False) -> Loaded:
@@ -337,8 +328,7 @@ def chosen_dtype(dtype: str, device: str, training: bool) -> Any:
         return getattr(torch, dtype)
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    asked = getattr(torch.cpu, "get_capabilities", None)
-    units = device == "cpu" and asked is not None and asked().get("amx_bf16")
+    units = device == "cpu" and "amx_bf16" in hardware.features()
     return torch.bfloat16 if units and training else torch.float32
 
 

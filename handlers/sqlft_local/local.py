@@ -92,7 +92,7 @@ class Local(Trainer, Embedder):
 
         self._use_threads()
         given = _model_options(model)
-        given = replace(given, dtype=backends.dtype(options, given, self.options.device))
+        given = replace(given, dtype=backends.dtype(options, given, folder, self.options.device))
         loaded, give_back = loading.taken(folder, given, self.options.device, adapter, marks)
         return LocalPredictor(loaded, options, give_back)
 
@@ -105,7 +105,7 @@ class Local(Trainer, Embedder):
 
         llama.require()
         given = _model_options(model)
-        kind = backends.kind(options, given)
+        kind = backends.kind(options, given, folder)
         found = converted.files(folder, adapter, kind, backends.merged(options, folder), bases.to_screen)
         tokenizer = light.LightTokenizer(found.home)
         renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).marked(marks)
@@ -184,9 +184,10 @@ class Local(Trainer, Embedder):
         try:
             backend = backends.chosen(model, options, folder, self.options.device)
             if backend == "transformers" and not backends.on_gpu(self.options.device):
-                converted.weights(folder, backends.dtype(options, _model_options(model), self.options.device))
+                given = _model_options(model)
+                converted.weights(folder, backends.dtype(options, given, folder, self.options.device))
             elif backend == "llama.cpp":
-                kind = backends.kind(options, _model_options(model))
+                kind = backends.kind(options, _model_options(model), folder)
                 converted.files(folder, made.path, kind, backends.merged(options, folder), lambda what, share: None)
         except SqlftError:
             return  # what was trained is whole; who asks it first is told what is wrong

@@ -30,6 +30,29 @@ SHAPE = {
     "tie_word_embeddings": True,
 }
 
+PROCESSORS = {
+    "matrix units": "avx2 avx512f avx512_vnni avx512_bf16 amx_bf16 amx_int8",
+    "bfloat16": "avx2 avx512f avx512_vnni avx512_bf16",
+    "avx2": "avx2",
+}
+"""A processor of each kind that `auto` tells apart, by its features."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked `processor_has(a, b)` is skipped where the processor has none of these features."""
+    from sqlft_local.hardware import features
+
+    for mark in item.iter_markers("processor_has"):
+        if not set(mark.args) & set(features()):
+            pytest.skip(f"the processor has no {' and no '.join(mark.args)}")
+
+
+@pytest.fixture(params=sorted(PROCESSORS))
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test runs once for each way that `auto` can take; processes that it starts take it too."""
+    monkeypatch.setenv("SQLFT_CPU_FEATURES", PROCESSORS[request.param])
+    return str(request.param)
+
 
 def make_tokenizer(folder: Path, template: str | None = CHATML) -> int:
     """A byte-level tokenizer of some hundred tokens; how many."""

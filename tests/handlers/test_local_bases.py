@@ -384,15 +384,50 @@ def test_the_pinned_wheel_is_that_of_the_issue() -> None:
     assert sources.in_package(wheel._replace(module="no_such_module")) is None
 
 
-def test_without_torch_it_says_what_to_install(tiny: Path) -> None:
-    """The base install has none."""
-    code = (
-        "import sys; sys.modules['torch'] = None; import sqlft_local; from sqlft.handler import ModelSpec;"
-        f"sqlft_local.Local().open(ModelSpec({str(tiny)!r}), None, None)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "HandlerNotInstalled" in done.stderr
+ASK_WITHOUT = """
+import sys
+base, backend, *missing = sys.argv[1:]
+sys.modules.update(dict.fromkeys(missing))
+from sqlft_local import Local
+from sqlft_local.options import EngineOptions, PredictOptions
+from sqlft.handler import Message, ModelSpec, Request
+options = PredictOptions(backend=backend, max_tokens=2)
+predictor = Local(EngineOptions(device="cpu", threads=1)).open(ModelSpec(base), None, options)
+print(list(predictor.predict([Request(1, (Message("user", "hi"),))])))
+"""
+
+
+@pytest.mark.parametrize(
+    ("backend", "missing"),
+    [
+        *(("transformers", name) for name in ("torch", "transformers", "tokenizers", "safetensors", "jinja2")),
+        *(("llama.cpp", name) for name in ("xllamacpp", "gguf", "torch", "transformers", "tokenizers", "jinja2")),
+        ("vllm", "vllm"),
+    ],
+)
+def test_every_backend_says_what_to_install(home: Path, tiny: Path, backend: str, missing: str) -> None:
+    """For each of its packages that the base install does not have, when a base is asked for the first time."""
+    given = [sys.executable, "-c", ASK_WITHOUT, str(tiny), backend, missing]
+    done = subprocess.run(given, capture_output=True, text=True)
+    assert "sqlft.errors.HandlerNotInstalled: " in done.stderr, done.stderr
+    said = done.stderr.rpartition("HandlerNotInstalled: ")[2]
+    assert missing in said
+    assert "pip install vllm" in said if backend == "vllm" else "pip install 'sqlft[local]'" in said
+
+
+def test_auto_says_what_to_install(home: Path, tiny: Path, processor: str) -> None:
+    """Whatever it would take here."""
+    given = [sys.executable, "-c", ASK_WITHOUT, str(tiny), "auto", "torch"]
+    done = subprocess.run(given, capture_output=True, text=True)
+    assert "sqlft.errors.HandlerNotInstalled: " in done.stderr, done.stderr
     assert "pip install 'sqlft[local]'" in done.stderr
+
+
+def test_auto_does_without_llama_cpp(home: Path, tiny: Path, processor: str) -> None:
+    """Transformers runs all that llama.cpp runs."""
+    given = [sys.executable, "-c", ASK_WITHOUT, str(tiny), "auto", "xllamacpp", "gguf"]
+    done = subprocess.run(given, capture_output=True, text=True, check=True)
+    assert "error=None" in done.stdout
 
 
 @pytest.mark.parametrize("kind", ["bloom", "gptj", "mamba", "gemma2"])

@@ -9,7 +9,7 @@ from sqlft.testing import HandlerConformance
 
 
 class TestLocal(HandlerConformance):
-    """On a tiny random model."""
+    """On a tiny random model, in each way that `auto` can take."""
 
     handler = Local
     predict_options = {"max_tokens": 8}
@@ -17,5 +17,5 @@ class TestLocal(HandlerConformance):
     bad_messages = [("user", "a" * 5000)]
 
     @pytest.fixture(autouse=True)
-    def _base(self, tiny: Path) -> None:
+    def _base(self, tiny: Path, processor: str) -> None:
         type(self).base = str(tiny)

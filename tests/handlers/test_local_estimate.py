@@ -20,7 +20,7 @@ from sqlft_local.options import ModelOptions, TrainOptions
 from sqlft_local.presets import PRESETS
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sqlft.errors import NotSupported, ProviderError
+from sqlft.errors import NotSupported, OptionError, ProviderError
 from sqlft.handler import ModelSpec, TrainingSet
 
 GIGA = 10**9
@@ -248,10 +248,22 @@ def test_the_machine_is_looked_at_without_torch() -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_dtypes_are_those_that_loading_chooses(training: bool) -> None:
+def test_dtypes_are_those_that_loading_chooses(processor: str, training: bool) -> None:
     here = hardware.machine()
     device = here.device("auto")
     assert here.dtype("auto", device, training) == str(loading.chosen_dtype("auto", device, training)).split(".")[1]
+
+
+def test_the_environment_names_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what no processor has is refused."""
+    monkeypatch.setenv("SQLFT_CPU_FEATURES", "amx_bf16, avx2")
+    assert hardware.machine().flags == ("avx2", "amx_bf16")
+    monkeypatch.setenv("SQLFT_CPU_FEATURES", "avx2,amx")
+    with pytest.raises(OptionError, match="no feature of a processor: amx") as caught:
+        hardware.features()
+    assert "amx_bf16" in caught.value.next_step
+    monkeypatch.delenv("SQLFT_CPU_FEATURES")
+    assert set(hardware.features()) <= set(hardware.FEATURES)
 
 
 def test_dtypes_of_other_machines() -> None:

@@ -38,7 +38,8 @@ def run(con: sqlft.Connection, name: str) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize("con", ["demo"], indirect=True)
-def test_text_to_sql(con: sqlft.Connection) -> None:
+def test_text_to_sql(processor: str, con: sqlft.Connection) -> None:
+    """What `make demo` runs, on each kind of processor."""
     results = run(con, "text_to_sql.sql")
     assert [row[0] for row in results[-2]] == ["text_to_sql.1", "text_to_sql.2"]
 

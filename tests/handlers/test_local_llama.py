@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from sqlft_local import Local, converted, light, loading
+from sqlft_local import Local, backends, converted, light, loading
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions
 from sqlft_local.rendering import Renderer
 from sqlft_local.residents import RESIDENTS
@@ -126,7 +126,32 @@ def test_answers_obey_a_schema(tiny: Path, backend: str) -> None:
         assert 0 <= found["count"] <= 9
 
 
-def test_auto_binds_answers_on_llama_cpp_and_transformers_refuses(tiny: Path) -> None:
+AUTO = {
+    "matrix units": ("transformers", "bfloat16"),
+    "bfloat16": ("transformers", "bfloat16"),
+    "avx2": ("llama.cpp", "bf16"),
+}
+"""Backend and numbers for small bases, by the processor; docs/handlers/local.md has the figures."""
+
+
+def test_auto_takes_the_fastest_way_that_is_exact_enough(
+    tiny: Path, processor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a base is large, 8 bits: half the memory to read for each token."""
+    model, options, given = ModelSpec(str(tiny)), PredictOptions(), ModelOptions()
+
+    def auto() -> tuple[str, str]:
+        taken = backends.chosen(model, options, tiny, "cpu")
+        if taken == "transformers":
+            return taken, backends.dtype(options, given, tiny, "cpu")
+        return taken, backends.kind(options, given, tiny)
+
+    assert auto() == AUTO[processor]
+    monkeypatch.setattr(converted, "SMALL", 10)
+    assert auto() == (AUTO[processor] if processor == "matrix units" else ("llama.cpp", "q8_0"))
+
+
+def test_auto_binds_answers_on_llama_cpp_and_transformers_refuses(tiny: Path, processor: str) -> None:
     """A schema is never silently left out."""
     [found] = ask(tiny, PROMPTS[:1], schema=SCHEMA, backend="auto", precision="auto", max_tokens=60)
     assert set(json.loads(found.text or "")) == {"kind", "count"}
@@ -260,7 +285,7 @@ def test_bad_files_are_told(tiny: Path, adapters: list[Path], model_maker: Calla
             ask(other, PROMPTS[:1], adapters[0], adapter=how)
 
 
-def test_what_llama_cpp_cannot_run_falls_back(model_maker: Callable[..., Path]) -> None:
+def test_what_llama_cpp_cannot_run_falls_back(model_maker: Callable[..., Path], processor: str) -> None:
     """By itself, and says so where it was asked for."""
     base = model_maker(kind="mistral", sliding_window=8)
     assert texts(ask(base, PROMPTS[:1], backend="auto", precision="auto"))

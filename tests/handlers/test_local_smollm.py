@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -14,7 +16,7 @@ from sqlft_local.options import PredictOptions, TrainOptions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sqlft.data import Prompt
-from sqlft.handler import Artifact, Message, ModelSpec, Request, TrainingSet
+from sqlft.handler import Artifact, Completion, Message, ModelSpec, Request, TrainingSet
 from sqlft.metrics import METRICS
 
 DATA = Path(__file__).parents[2] / "examples" / "data" / "text_to_sql.csv"
@@ -55,17 +57,61 @@ def test_a_pulled_base_is_a_folder_for_anyone(smollm: str) -> None:
     assert tokenizer.tokenize("SELECT 12")[-3:] == ["Ġ", "1", "2"]
     text = "naïve 😀 数据库\t<|im_start|>user\n x  y\r\n"
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    asked = [{"role": "user", "content": "What is the capital of France?"}]
+    ids, _ = likeliest(model, tokenizer, "What is the capital of France?", 16)
+    assert "Paris" in tokenizer.decode(ids)
+
+
+def likeliest(model: Any, tokenizer: Any, question: str, most: int) -> tuple[list[int], list[float]]:
+    """transformers' greedy answer, and by how much each token's logit is above that of the next likely one."""
+    asked = [{"role": "user", "content": question}]
     ids = tokenizer.encode(tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False))
-    out = model.generate(torch.tensor([ids]), max_new_tokens=16, do_sample=False)
-    said = tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
-    assert "Paris" in said
-    predictor = Local().open(ModelSpec(smollm), None, PredictOptions(max_tokens=16))
-    [answer] = predictor.predict([Request(1, (Message("user", asked[0]["content"]),))])
-    assert answer.text == said
+    given = {"max_new_tokens": most, "do_sample": False, "output_scores": True, "return_dict_in_generate": True}
+    out = model.generate(torch.tensor([ids]), **given)
+    best = [scores[0].float().topk(2).values for scores in out.scores]
+    return out.sequences[0, len(ids) :].tolist(), [float(one - other) for one, other in best]
 
 
-def test_a_minute_of_training_shows_on_tables_that_it_has_not_seen(smollm: str, tmp_path: Path) -> None:
+CLEAR = 1.0
+"""A token is far from a tie when float32 finds it e times as likely as any other."""
+QUESTIONS = [
+    "What is the capital of Japan?",
+    "Who was the first president of the United States?",
+    "What is the opposite of hot?",
+    "What is the largest planet in our solar system?",
+    "Write a Python function that adds two numbers.",
+]
+
+
+@cache
+def clear_answers(folder: Path) -> list[str]:
+    """What float32 says to QUESTIONS, each up to the first token that is not far from a tie."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    found, tokens = [], 0
+    for question in QUESTIONS:
+        ids, gaps = likeliest(model, tokenizer, question, 16)
+        count = next((i for i, gap in enumerate(gaps) if gap < CLEAR), len(gaps))
+        found.append(tokenizer.decode(ids[:count], skip_special_tokens=True))
+        tokens += count
+    assert tokens >= 30
+    return found
+
+
+def answers(smollm: str, **options: Any) -> list[str]:
+    """The base's answers to QUESTIONS."""
+    predictor = Local().open(ModelSpec(smollm), None, PredictOptions(max_tokens=16, **options))
+    asked = [Request(i, (Message("user", q),)) for i, q in enumerate(QUESTIONS)]
+    said = {c.id: c.text or "" for c in predictor.predict(asked) if isinstance(c, Completion)}
+    predictor.close()
+    return [said[i] for i in range(len(QUESTIONS))]
+
+
+def test_auto_says_what_float32_says_far_from_a_tie(smollm: str, processor: str) -> None:
+    """On every kind of processor, whatever `auto` takes there."""
+    for said, clear in zip(answers(smollm), clear_answers(bases_folder() / smollm), strict=True):
+        assert said.startswith(clear)
+
+
+def test_a_minute_of_training_shows_on_tables_that_it_has_not_seen(smollm: str, processor: str, tmp_path: Path) -> None:
     """Learning, not memory of the rows that were shown."""
     before = similarity(None)
     options = TrainOptions(n_epochs=1, batch_size=8, learning_rate=4e-3)

@@ -63,12 +63,13 @@ def train(
     data: TrainingSet = DATA,
     start: Artifact | None = None,
     report: Callable[[Progress], None] | None = None,
+    model: ModelOptions | None = None,
     **options: Any,
 ) -> Artifact:
     """A training with options that suit a tiny model; checkpoints do not depend on how fast it is."""
     given = {"n_epochs": 4, "batch_size": 4, "learning_rate": 0.02, "checkpoint_seconds": 1e9, **options}
     workdir.mkdir(exist_ok=True)
-    return Local().train(ModelSpec(str(base)), start, data, TrainOptions(**given), workdir, report or Recorder())
+    return Local().train(ModelSpec(str(base), model), start, data, TrainOptions(**given), workdir, report or Recorder())
 
 
 def tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
