@@ -117,6 +117,8 @@ LISTS = {
 
 
 def _runner(con: Any) -> Callable[..., list[tuple[Any, ...]]]:
+    con.execute("SELECT 42").fetchall()  # whatever the test before has left open
+
     def run(*statements: str) -> list[tuple[Any, ...]]:
         for statement in statements:
             con.execute(statement)
