@@ -9,6 +9,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +31,7 @@ from sqlft.sql.unmasked import secrets_in
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from sqlft.query import Done
     from sqlft.query.execute import Result, Sliced
 
 LONG = 50_000
@@ -162,14 +164,16 @@ class Connection:
         if not isinstance(statement, Plain) and not self._is_duckdbs(statement):
             table = self._run_ours(statement, params)
             return None if table is None else self._con.from_arrow(table)
+        from sqlft.query import Done
+
         planned = self._planned(statement, params)
-        if planned is None:
-            return None
+        if isinstance(planned, Done):
+            return None if planned.rows is None else self._con.from_arrow(planned.rows)
         if isinstance(planned, str):
             relation = self._con.sql(planned)
             return relation if relation is None or not self.session.cleanup else self._outliving(relation)
         try:
-            return self._con.from_arrow(planned.table())
+            return self._frame(planned.table())
         finally:
             planned.close()
             self._forget()
@@ -182,7 +186,7 @@ class Connection:
             table = relation.to_arrow_reader(100_000).read_all()
             del relation
             self._forget()
-            return self._con.from_arrow(table)
+            return self._frame(table)
         self.session.cleanup.clear()
         return relation
 
@@ -201,14 +205,18 @@ class Connection:
             raise
 
     def _relations(self, query: str) -> Iterator[Any] | None:
+        from sqlft.query import Done, Sliced
+
         statements = parse(query) if self._is_ours(query) else []
         if len(statements) == 1 and isinstance(statements[0], Plain):
             planned = self._planned(statements[0], None)
-            if planned is not None and not isinstance(planned, str):
-                self._open(planned)
+            if isinstance(planned, Sliced):
+                self._open(planned, query)
                 assert self._result is not None
                 return self._pieces(self._result)
-            relation: Any = None if planned is None else self._con.sql(planned)
+            if isinstance(planned, Done):
+                return None if planned.rows is None else iter([self._con.from_arrow(planned.rows)])
+            relation: Any = self._con.sql(planned)
         else:
             relation = self.sql(query)
         return None if relation is None else iter([relation])
@@ -221,16 +229,14 @@ class Connection:
         finally:
             result.close()
 
-    def _planned(self, statement: Statement, params: Parameters) -> str | Sliced | None:
-        """The text that DuckDB runs, a query that is answered slice by slice, or None for what is done already."""
-        from sqlft.query import Done, Native, Untouched, plan_query
+    def _planned(self, statement: Statement, params: Parameters) -> str | Sliced | Done:
+        """The text that DuckDB runs, a query that is answered slice by slice, or what is done already."""
+        from sqlft.query import Native, Untouched, plan_query
 
         plain = statement if isinstance(statement, Plain) else Plain(statement.text, text=statement.text)
         planned = plan_query(self.session, self._cache, plain, params)
         if isinstance(planned, Untouched):
             return inline(plain.sql, params)
-        if isinstance(planned, Done):
-            return None
         return planned.sql if isinstance(planned, Native) else planned
 
     def _run(self, statement: Statement, parameters: Parameters) -> None:
@@ -271,18 +277,20 @@ class Connection:
                 plain.text, lambda q: self._con.execute(q) if parameters is None else self._con.execute(q, parameters)
             )
         elif isinstance(planned, Done):
-            self._show(self._con.sql(NO_ROWS))
+            self._show(self._con.sql(NO_ROWS) if planned.rows is None else self._con.from_arrow(planned.rows))
         elif isinstance(planned, Native):
             self._con.execute(planned.sql)
         else:
-            self._open(planned)
+            self._open(planned, plain.text)
 
-    def _open(self, sliced: Sliced) -> None:
+    def _open(self, sliced: Sliced, query: str) -> None:
         from sqlft.query.execute import Result
+        from sqlft.query.hints import explain
 
         self.session.cleanup.append(sliced.close)
         try:
-            self._result = Result(self._con, sliced.start(), sliced.chunks(), sliced.close)
+            explained = partial(explain, self.session, query=query)
+            self._result = Result(self._con, sliced.start(), sliced.chunks(), sliced.close, explained)
         except BaseException:
             self._forget()
             raise
@@ -336,9 +344,9 @@ class Connection:
             if self._sees_variable(unknown):
                 return False
         if not isinstance(error, SqlftError):
-            from sqlft.query.hints import add_hint
+            from sqlft.query.hints import explain
 
-            add_hint(self.session, error, query)
+            explain(self.session, error, query)
         return None
 
     def _with_settings(self, query: str, run: Callable[[str], T]) -> T:
@@ -451,7 +459,7 @@ class Connection:
     def df(self, **options: Any) -> Any:
         """What is left of the result as a pandas DataFrame."""
         if self._result is not None:
-            return self._left().df(**options)
+            return None if self._result.is_done else self._left().df(**options)
         return self._con.df(**options)
 
     fetchdf = fetch_df = df
@@ -480,11 +488,16 @@ class Connection:
         """The next rows of the result as a pandas DataFrame; an empty one at the end."""
         if self._result is None:
             return self._con.fetch_df_chunk(vectors_per_chunk, **options)
-        return self._con.from_arrow(self._result.next(2048 * vectors_per_chunk)).df(**options)
+        return self._frame(self._result.next(2048 * vectors_per_chunk)).df(**options)
 
     def _left(self) -> Any:
         assert self._result is not None
-        return self._con.from_arrow(self._result.table())
+        return self._frame(self._result.table())
+
+    def _frame(self, table: pa.Table) -> Any:
+        from sqlft.query.execute import relation_of
+
+        return relation_of(self._con, table)
 
     # -- life ----------------------------------------------------------------------------------------------
 

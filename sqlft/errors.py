@@ -45,7 +45,7 @@ class StatementError(SqlftError):
         before = sql[:offset]
         self.line = before.count("\n") + 1
         self.column = offset - (before.rfind("\n") + 1) + 1
-        super().__init__(message + _caret(sql, self.line, self.column), next_step)
+        super().__init__(message + caret(sql, self.line, self.column), next_step)
 
 
 class CatalogError(SqlftError):
@@ -103,7 +103,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean '{by_lower[near[0]]}'?" if near else ""
 
 
-def _caret(sql: str, line: int, column: int, width: int = 100) -> str:
+def caret(sql: str, line: int, column: int, width: int = 100) -> str:
     if not sql:
         return ""
     text = sql.split("\n")[line - 1].replace("\t", " ").rstrip("\r")

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from sqlft.errors import NotSupported, StatementError
 from sqlft.query import ast
 from sqlft.query.ast import Node
@@ -56,7 +58,9 @@ class Untouched:
 
 @dataclass(frozen=True)
 class Done:
-    """A view of ours was made, renamed or dropped; there is nothing to run."""
+    """There is nothing to run: a view of ours was made, renamed or dropped, or the rows are known (EXPLAIN)."""
+
+    rows: pa.Table | None = None
 
 
 Planned = Native | Untouched | Done | Sliced
@@ -89,8 +93,12 @@ def plan_query(session: Session, cache: Cache, statement: Plain, parameters: Par
         return Untouched()
     if (read := with_settings(session, statement.sql)) != statement.sql:
         return plan_query(session, cache, replace(statement, sql=read), parameters)
-    text = inline(statement.sql, parameters)
-    return Planner(session, cache, statement, text).run()
+    try:
+        planner = Planner(session, cache, statement, inline(statement.sql, parameters))
+        planner.has_parameters = planner.typed != statement.sql
+        return planner.run()
+    except RecursionError:
+        raise NotSupported("This query is nested too deeply.", "Put a part of it into a view or a table.") from None
 
 
 def _mentions(session: Session, found: list[Token]) -> bool:
@@ -111,7 +119,9 @@ class Planner:
     def __init__(self, session: Session, cache: Cache, statement: Plain, text: str) -> None:
         self._session, self._cache, self._statement = session, cache, statement
         found = tokens(text)
-        self._typed = text
+        self.typed = text
+        self.has_parameters = False
+        """Whether values were put into the text, which name its columns then."""
         self._text = ast.normalize(text, found, self._is_model_name)
         self._tokens = found
         self._expanded: list[str] = []
@@ -120,7 +130,7 @@ class Planner:
 
     def run(self) -> Planned:
         """Plan the statement's queries; see `plan_query`."""
-        if define(self._session, self._typed, self._tokens, self._reads_models):
+        if define(self._session, self.typed, self._tokens, self._reads_models):
             return Done()
         try:
             outcome = self._planned()
@@ -256,7 +266,7 @@ class Planner:
         try:
             bound = self._bound(query, piece.start - len(piece.prefix))
         except ast.Unreadable:
-            if self._text == self._typed:
+            if self._text == self.typed:
                 return Untouched()  # DuckDB says it in its own words
             raise
         head = self._text[: piece.start].removeprefix(piece.prefix)
@@ -268,12 +278,12 @@ class Planner:
         made = plan(bound, streams=piece.is_all and not dry)
         self._asker.in_ledger = not dry and (explained is None or explained.analyze)
         run = Execution(
-            self._session, self._asker, made, self._typed, dry=dry or (explained is not None and not explained.analyze)
+            self._session, self._asker, made, self.typed, dry=dry or (explained is not None and not explained.analyze)
         )
         run.counts = not dry
         if explained is not None:
             drawn = Explainer(self._session, self._cache, self._asker, run, explained).run()
-            return Native(f"FROM {run.register(drawn)}")
+            return Done(drawn)
         sliced = run.sliced() if made.stream is not None else None
         if sliced is not None:
             return sliced
@@ -304,7 +314,7 @@ class Planner:
             return Untouched()
         start = self._tokens[i].start
         explained = wanted(self._text[:start])
-        inner = Planner(self._session, self._cache, self._statement, self._typed[start:])
+        inner = Planner(self._session, self._cache, self._statement, self.typed[start:])
         inner._asker = self._asker
         word = _skip_parentheses(inner._tokens).word
         piece = inner._piece(word)
@@ -369,13 +379,15 @@ class Planner:
     def _whole(self, bound: Bound) -> str:
         if not bound.scans:
             return ast.to_sql(bound.tree)
-        return Execution(self._session, self._asker, plan(bound, streams=False), self._typed).whole()
+        return Execution(self._session, self._asker, plan(bound, streams=False), self.typed).whole()
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
     def _bound(self, query: str, start: int) -> Bound | None:
         """A query's tree with its models bound; None where it reads nothing of ours."""
         tree, inserted = self._parsed(query)
+        if self.has_parameters and query == self._text:
+            self._name_parameters(tree)
         changed = len(self._expanded)
         self._put_in = 0
 
@@ -388,24 +400,35 @@ class Planner:
             return max(0, start + read - len(ast.ON_TRUE) * sum(p < read for p in inserted))
 
         schema = lambda: str(self._session.con.sql("SELECT current_schema()").fetchall()[0][0])  # noqa: E731
-        names = Names(self._model, self._table, schema)
-        bound = Binder(self._session.con, names, self._typed, offset_of).bind(tree)
+        names = Names(self._model, self._table, schema, self._is_model_name)
+        bound = Binder(self._session.con, names, self.typed, offset_of).bind(tree)
         if bound.scans or self._put_in or len(self._expanded) > changed:
             return bound
         return None
+
+    def _name_parameters(self, tree: Node) -> None:
+        """Call columns as their text with parameters would, where values were put in."""
+        typed = self._statement.sql
+        with_parameters, _ = self._parsed(ast.normalize(typed, tokens(typed), self._is_model_name))
+        for one, other in zip(ast.walk(tree), ast.walk(with_parameters), strict=False):
+            if ast.is_select(one) and ast.is_select(other):
+                ast.copy_names(other, one)
 
     def _parsed(self, query: str) -> tuple[Node, list[int]]:
         """A query's tree; a model may be joined without a condition, which DuckDB's grammar does not allow."""
         try:
             return ast.parse(query), []
         except ast.Unreadable:
-            more, inserted = ast.complete_joins(query, tokens(query), self._is_model_name)
+            more, inserted = ast.complete_joins(query, tokens(query), self._is_model_name_with_version)
             if not inserted:
                 raise
             return ast.parse(more), inserted
 
     def _is_model_name(self, name: str) -> bool:
         return name.lower() in self._session.names()
+
+    def _is_model_name_with_version(self, name: str) -> bool:
+        return self._is_model_name(ast.split_version(name)[0])
 
     def _model(self, schema: str, name: str, number: int | None, alias: str) -> Resolved | None:
         model = self._session.catalog.find_model(name, schema or None) if self._is_model_name(name) else None
@@ -453,7 +476,7 @@ class Planner:
         if bound is None:
             return False
         self._no_options("A view keeps no USING options.", "Give them to the query that reads it.")
-        run = Execution(self._session, self._asker, plan(bound, streams=False), self._typed, dry=True)
+        run = Execution(self._session, self._asker, plan(bound, streams=False), self.typed, dry=True)
         run.counts = False
         self._asker.in_ledger = False
         self._session.con.sql(run.whole())

@@ -121,6 +121,13 @@ def column(*names: str) -> Node:
     return made
 
 
+def copy_names(typed: Node, select: Node) -> None:
+    """Give columns of a SELECT without an alias the names that they have in another with parameters in it."""
+    for item, other in zip(typed["select_list"], select["select_list"], strict=False):
+        if not other.get("alias") and any(n.get("class") == "PARAMETER" for n in walk(item)):
+            other["alias"] = expression_sql(item)
+
+
 def quoted(name: str) -> str:
     """A name as it must be written, in quotes if it needs them."""
     if re.fullmatch(r"[A-Za-z_]\w*", name) and name.lower() not in _reserved():

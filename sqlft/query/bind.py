@@ -9,6 +9,7 @@ A model is a relation with one row for each combination of its inputs, NULL incl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -59,6 +60,8 @@ class Binding:
     """The join whose ON gets the condition that nobody wrote."""
     hidden: bool = False
     """Whether the input is one column with a table's, as USING has it."""
+    leads: bool = False
+    """Whether it is the model's column that a star shows, since USING names it and the model stands first."""
 
     @property
     def is_one(self) -> bool:
@@ -141,8 +144,8 @@ class Scan:
 class Columns:
     """Names of the columns that relations of a FROM clause have, as DuckDB says."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
-        self._con = con
+    def __init__(self, con: duckdb.DuckDBPyConnection, is_model: Callable[[str], bool]) -> None:
+        self._con, self._is_model = con, is_model
         self._known: dict[int, tuple[Any, frozenset[str]]] = {}
 
     def of(self, relation: Node | None, ctes: Sequence[Node]) -> frozenset[str]:
@@ -153,10 +156,18 @@ class Columns:
             try:
                 query = with_ctes(select("*", relation), ctes)
                 names = frozenset(c.lower() for c in self._con.sql(ast.to_sql(query)).columns)
-            except duckdb.Error:  # it hangs on a query around it, or on a model
+            except duckdb.CatalogException as e:  # it reads a model, or a variable of the caller's
+                if not self._is_ours(str(e)):
+                    raise
+                names = frozenset()
+            except duckdb.Error:  # it hangs on a query around it
                 names = frozenset()
             self._known[id(relation)] = relation, names
         return self._known[id(relation)][1]
+
+    def _is_ours(self, error: str) -> bool:
+        missing = re.search(r'with name "?(.+?)"? does not exist', error)
+        return missing is None or self._is_model(ast.split_version(missing[1])[0])
 
 
 def select(columns: str, relation: Node | None = None, where: Sequence[Node] = ()) -> Node:
@@ -226,8 +237,9 @@ class Names:
         model: Callable[[str, str, int | None, str], Resolved | None],
         table: Callable[[str, str, str], Node | None],
         current_schema: Callable[[], str],
+        is_known: Callable[[str], bool],
     ) -> None:
-        self.model, self.table, self.current_schema = model, table, current_schema
+        self.model, self.table, self.current_schema, self.is_known = model, table, current_schema, is_known
 
 
 class Binder:
@@ -238,7 +250,7 @@ class Binder:
     ) -> None:
         self._names, self._text, self._offset_of = names, text, offset_of
         self._con = con
-        self.columns = Columns(con)
+        self.columns = Columns(con, names.is_known)
         self.scans: list[Scan] = []
         self.blocks: list[Block] = []
         self._readers: dict[int, tuple[Node, list[tuple[Block, Node]]]] = {}
@@ -249,8 +261,7 @@ class Binder:
         ast.check_depth(tree)
         self._visit(tree, None, (), None)
         for block in self.blocks:
-            if block.scans:
-                self._read_conditions(block)
+            self._read_conditions(block)
         for scan in self.scans:
             self._find_uses(scan)
         for scan in self.scans:
@@ -383,9 +394,12 @@ class Binder:
     def _find_uses(self, scan: Scan) -> None:
         columns = scan.columns
         alias, project = scan.alias.lower(), scan.resolved.model.key.project.lower()
+        path = joins_to(scan.block.node["from_table"], scan.node) or []
+        is_visible = not any(j.get("join_type") in ("SEMI", "ANTI") and side == "right" for j, side in path)
         for node, nested, parameters in self._mentions(scan.block.node, (), frozenset()):
             if node.get("class") == "STAR":
-                if not nested and node.get("relation_name", "").lower() in ("", alias):
+                star = node.get("relation_name", "").lower()
+                if not nested and (star == alias or (star == "" and is_visible)):
                     scan.whole = True
                     scan.stars.append(node)
                 continue
@@ -510,7 +524,8 @@ class Binder:
         elif name.lower() not in [c.lower() for c in join.get("using_columns", [])]:
             return None
         self._check_preserved(scan, name, join, side)
-        return Binding([self._column_of(other, name, scan.block)], holder=join, hidden=True)
+        column = self._column_of(other, name, scan.block)
+        return Binding([column], holder=join, hidden=True, leads=side == "left" and len(column["column_names"]) > 1)
 
     def _share_outputs(self, scan: Scan, path: list[tuple[Node, str]]) -> None:
         """USING and NATURAL over columns of the answer are equalities; the model's join keeps neither word."""

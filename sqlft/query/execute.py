@@ -11,6 +11,7 @@ import itertools
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +24,7 @@ from sqlft.errors import NotSupported, StatementError
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.bind import Block, Condition, Scan, drop_schema, joins_to, leaves, select, with_ctes
-from sqlft.query.plan import Plan, Remover, Stream, base_of, limit_below, value_lists
+from sqlft.query.plan import Plan, Remover, Stream, base_of, can_see, limit_below, value_lists
 from sqlft.query.spool import Spool
 from sqlft.runtime.asker import Asker, Book
 from sqlft.runtime.literals import identifier
@@ -62,12 +63,12 @@ def is_exact(kind: str) -> bool:
 
 def is_nested(kind: str) -> bool:
     """Whether a prompt has a value of this type as JSON."""
-    return kind.endswith("]") or kind.startswith(("STRUCT(", "MAP("))
+    return kind.endswith("]") or kind.startswith(("STRUCT(", "MAP(", "UNION("))
 
 
 def is_read_back(kind: str) -> bool:
     """Whether a value of this type is kept as its text and cast back, since Arrow would change it."""
-    return not (is_exact(kind) or is_nested(kind) or kind in ("JSON", '"NULL"') or kind.startswith("UNION("))
+    return not (is_exact(kind) or is_nested(kind) or kind in ("JSON", '"NULL"'))
 
 
 def text_sql(expression: str, kind: str) -> str:
@@ -138,8 +139,9 @@ class Execution:
         """Keep the rows of relations that differ each time they are read: samples, random()."""
         for block in self.plan.bound.blocks:
             models = [s.node for s in block.scans]
-            for leaf in list(leaves(block.node.get("from_table"))) if models else []:
-                if not any(leaf is m for m in models) and ast.is_volatile(leaf):
+            for leaf in list(leaves(block.node.get("from_table"))):
+                is_chance = models and not any(leaf is m for m in models) and ast.is_volatile(leaf)
+                if is_chance or leaf.get("type") == "SHOW_REF":  # SHOW TABLES would show the answers
                     self._draw(leaf, block)
 
     def _draw(self, leaf: Node, block: Block) -> None:
@@ -232,15 +234,15 @@ class Execution:
         waiting = [s for s in self.plan.bound.scans if s.number in unasked]
         remover = Remover(outer, waiting, leave_out=inner.item)
         relation = remover.without(outer.node.get("from_table"))
+        aliases = {ast.alias_of(leaf).lower() for leaf in leaves(relation)}
+        dropped = remover.dropped or inner.item is not None
         inside = id(inner.node)
         where = []
-        for condition in outer.conditions or [
-            Condition(c, outer.node) for c in ast.conjuncts(outer.node.get("where_clause"))
-        ]:
+        for condition in outer.conditions:
             if condition.holder is not outer.node or any(id(n) == inside for n in ast.walk(condition.node)):
                 continue
             made = remover.condition(condition.node)
-            if made is not None and not ast.is_volatile(made) and not remover.dropped:
+            if made is not None and not ast.is_volatile(made) and can_see(made, aliases, dropped):
                 where.append(made)
         around = ast.relation("(SELECT 1) AS __sqlft_inner")
         around["subquery"]["node"] = body
@@ -400,8 +402,18 @@ def hide_columns(scan: Scan, keys: Sequence[str]) -> None:
         alias = node.get("alias", "")
         node.clear()
         node.update({**made, "alias": alias})
+    leads = [n for n in hidden if scan.bindings[n].leads]
     for star in scan.stars:
-        if star.get("relation_name"):
+        if leads and not star.get("relation_name"):
+            _exclude(star, [*keys, *(c for n, c in hidden.items() if n not in leads)])
+            columns = [scan.bindings[n].values[0]["column_names"] for n in leads]
+            tables = [{"table": table, "column": column} for table, column in (names[-2:] for names in columns)]
+            star["qualified_exclude_list"] = [*star.get("qualified_exclude_list", []), *tables]
+            star["rename_list"] = [
+                *star.get("rename_list", []),
+                *({"key": {"column": hidden[n]}, "value": n} for n in leads),
+            ]
+        elif star.get("relation_name"):
             _exclude(star, keys)
             star["rename_list"] = [
                 *star.get("rename_list", []),
@@ -826,7 +838,7 @@ class Sliced:
         table = relation.to_arrow_reader(MOST_ROWS).read_all()
         skipped = min(skip, table.num_rows)
         table = table.slice(skipped) if left is None else table.slice(skipped, left)
-        return self._con.from_arrow(table), None if left is None else left - table.num_rows, skip - skipped
+        return relation_of(self._con, table), None if left is None else left - table.num_rows, skip - skipped
 
     def close(self, error: bool = False) -> None:
         """Give everything back; safe to call twice."""
@@ -840,20 +852,39 @@ class Sliced:
         self.run.asker.finish(error)
 
 
+def relation_of(con: duckdb.DuckDBPyConnection, table: pa.Table) -> Any:
+    """An Arrow table as a relation, names that stand twice as they are."""
+    names = table.column_names
+    if len({n.lower() for n in names}) == len(names):
+        return con.from_arrow(table)
+    plain = table.rename_columns([f"c{k}" for k in range(len(names))])
+    return con.from_arrow(plain).project(", ".join(f"c{k} AS {identifier(n)}" for k, n in enumerate(names)))
+
+
 class Result:
     """What is left of a result's rows, to be fetched one way or another, mixed as one likes."""
 
     def __init__(
-        self, con: duckdb.DuckDBPyConnection, relation: Any, chunks: Iterator[Any], close: Callable[[], None]
+        self,
+        con: duckdb.DuckDBPyConnection,
+        relation: Any,
+        chunks: Iterator[Any],
+        close: Callable[[], None],
+        explain: Callable[[duckdb.Error], object] = lambda error: None,
     ) -> None:
-        """`relation` has the columns and no rows; `chunks` are relations with the rows, in order."""
-        self._con, self._chunks, self.close = con, chunks, close
+        """`relation` has the columns and no rows; `chunks` are relations with the rows, in order.
+
+        `explain` gets an error that fetching raises, to say it in the words of the query.
+        """
+        self._con, self._chunks, self.close, self._explain = con, chunks, close, explain
         self.relation = relation
         self.columns, self.types = list(relation.columns), list(relation.types)
         self._current: Any = None
         """The chunk that is being given out as rows."""
         self._rows: list[tuple[Any, ...]] = []
         self._given = 0
+        self.is_done = False
+        """Whether all was given out as a table."""
 
     @cached_property
     def _schema(self) -> pa.Schema:
@@ -870,7 +901,8 @@ class Result:
             self._current = next(self._chunks, None)
             if self._current is None:
                 return
-            self._rows = self._current.fetchall()
+            with self._explained():
+                self._rows = self._current.fetchall()
 
     def relations(self) -> Iterator[Any]:
         """What is left as DuckDB relations."""
@@ -887,15 +919,17 @@ class Result:
     def table(self) -> pa.Table:
         """What is left as one Arrow table."""
         schema = self._schema
+        self.is_done = True
         return pa.Table.from_batches(self._batches(), schema)
 
     def next(self, rows: int) -> pa.Table:
         """The next rows as an Arrow table; an empty one at the end."""
         schema = self._schema
         for relation in self.relations():
-            table = relation.to_arrow_reader(MOST_ROWS).read_all().cast(schema)
+            with self._explained():
+                table = relation.to_arrow_reader(MOST_ROWS).read_all().cast(schema)
             if table.num_rows:
-                self._current = self._con.from_arrow(table)
+                self._current = relation_of(self._con, table)
                 self._rows, self._given = self._current.fetchall(), min(rows, table.num_rows)
                 return table.slice(0, rows)
         return schema.empty_table()
@@ -903,5 +937,14 @@ class Result:
     def _batches(self) -> Iterator[pa.RecordBatch]:
         schema = self._schema
         for relation in self.relations():
-            table = relation.to_arrow_reader(MOST_ROWS).read_all()
+            with self._explained():
+                table = relation.to_arrow_reader(MOST_ROWS).read_all()
             yield from table.cast(schema).to_batches()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as e:
+            self._explain(e)
+            raise

@@ -6,7 +6,7 @@ import re
 
 import duckdb
 
-from sqlft.errors import did_you_mean
+from sqlft.errors import caret, did_you_mean
 from sqlft.query import ast
 from sqlft.runtime.models import outputs_of, prompt_of
 from sqlft.runtime.session import Session
@@ -16,11 +16,30 @@ UNKNOWN = re.compile(r'(?P<kind>[\w ]+) with name "?(?P<name>.+?)"? does not exi
 NO_COLUMN = re.compile(r'Referenced column "(.+?)" (?:was )?not found')
 
 
-def add_hint(session: Session, error: duckdb.Error, query: str) -> None:
-    """Let an error of DuckDB's end with the next step, where sqlft knows one."""
+INTERNAL = re.compile(r'"?__sqlft_\w*"?(?:, )?')
+
+
+def explain(session: Session, error: duckdb.Error, query: str) -> None:
+    """Let an error of DuckDB's speak of the query as it was typed, and end with the next step where sqlft knows one."""
+    said = str(error).rstrip()
+    if "__sqlft_" in said:
+        said = INTERNAL.sub("", said.split("\n\nLINE ")[0].split("\nLINE ")[0]).rstrip(" ,:\n") + _place(said, query)
     hint = _hint(session, error, query)
-    if hint and hint not in str(error):
-        error.args = (f"{str(error).rstrip()}\n{hint}",)
+    if hint and hint not in said:
+        said = f"{said}\n{hint}"
+    if said != str(error):
+        error.args = (said,)
+
+
+def _place(said: str, query: str) -> str:
+    """The line of the query with the first name that an error has in quotes."""
+    for name in re.findall(r'"([^"]+)"', said.split("\n")[0]):
+        at = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", query, re.IGNORECASE)
+        if at is not None:
+            before = query[: at.start()]
+            line = before.count("\n")
+            return "\n\n" + caret(query, line + 1, at.start() - (before.rfind("\n") + 1) + 1).lstrip("\n")
+    return ""
 
 
 def _hint(session: Session, error: duckdb.Error, query: str) -> str:

@@ -178,15 +178,17 @@ def base_of(scan: Scan, plan: Plan, unasked: set[int]) -> Base:
     aliases = {ast.alias_of(leaf).lower() for leaf in leaves(relation)}
     dropped = remover.dropped or relation is None
     where = []
+    binding = [c for s in waiting for c in s.conditions()]
+    path = joins_to(block.node["from_table"], scan.node) or []
     for condition in block.conditions:
-        if condition in scan.conditions() or condition.holder in remover.kept_joins:
+        if condition in binding or condition.holder in remover.kept_joins:
             continue
-        if condition.holder is not block.node and condition.holder.get("join_type", "INNER") not in ("INNER", "LEFT"):
+        if condition.holder is not block.node and not _filters(condition.holder, scan, path):
             continue
         made = remover.condition(condition.node)
-        if made is not None and not ast.is_volatile(made) and _can_see(made, aliases, dropped):
+        if made is not None and not ast.is_volatile(made) and can_see(made, aliases, dropped):
             where.append(made)
-    where += [c for c in plan.pushed[id(block.node)] if _can_see(c, aliases, dropped)]
+    where += [c for c in plan.pushed[id(block.node)] if can_see(c, aliases, dropped)]
     relation, lists = value_lists([scan], remover, relation)
     inputs = [
         lists.get((scan.number, j)) or remover.copy(scan.bindings[name].values[0]) for j, name in enumerate(scan.inputs)
@@ -222,11 +224,18 @@ def value_lists(
     return relation, columns
 
 
+def _filters(join: Node, scan: Scan, path: Sequence[tuple[Node, str]]) -> bool:
+    """Whether rows that a join's ON refuses need no answer of a model."""
+    if join.get("join_type", "INNER") == "INNER":
+        return True
+    return join.get("join_type") == "LEFT" and any(j is join and side == "right" for j, side in path)
+
+
 def _reads_tables(scan: Scan) -> bool:
     return any(ast.is_column(n) for b in scan.bindings.values() for t in b.trees for n in ast.walk(t))
 
 
-def _can_see(condition: Node, aliases: set[str], dropped: bool) -> bool:
+def can_see(condition: Node, aliases: set[str], dropped: bool) -> bool:
     """Whether a condition's columns are those of relations that are left."""
     for node in ast.walk(condition):
         if ast.is_column(node):
@@ -334,9 +343,8 @@ def _pushed_into(block: Block, bound: Bound) -> list[Node]:
         return []
     only = len(list(leaves(outer.node["from_table"]))) == 1
     pushed = []
-    conditions = outer.conditions or [Condition(c, outer.node) for c in ast.conjuncts(outer.node.get("where_clause"))]
     more = [Condition(c, outer.node) for c in _pushed_into(outer, bound)]
-    for condition in [*conditions, *more]:
+    for condition in [*outer.conditions, *more]:
         if condition.holder is outer.node and not ast.is_volatile(condition.node):
             made = _inside(condition.node, block, ast.alias_of(item), bound, bare=only)
             if made is not None:
@@ -431,10 +439,10 @@ def orders_of(node: Node, block: Block, bound: Bound) -> list[Node] | None:
         target = _order_target(item["expression"], node)
         if target is None or reads_models(target, bound.scans, outputs_only=True):
             return None
-        copied = remover.condition(_without_alias(target))
+        copied = remover.condition(target)
         if copied is None or ast.is_constant(copied):
             return None
-        made.append({**item, "expression": copied})
+        made.append({**item, "expression": _without_alias(copied)})
     return made
 
 

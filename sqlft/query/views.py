@@ -167,6 +167,11 @@ def _add_temporary(session: Session, view: View, or_replace: bool) -> None:
 def _check_free(session: Session, made: Create) -> None:
     """AlreadyExists where DuckDB has a table or view of that name; with OR REPLACE a view of DuckDB's goes."""
     schema, _, name = made.name.rpartition(".")
+    if (
+        schema
+        and not session.con.sql(f"FROM duckdb_schemas() WHERE lower(schema_name) = {quoted(schema.lower())}").fetchall()
+    ):
+        raise NotFound(f"There is no schema '{schema}'.", f"CREATE SCHEMA {ast.quoted(schema)} makes it.")
     where = f"lower(n) = {quoted(name.lower())} AND s = {quoted(schema or 'main')}"
     taken = session.con.sql(
         "SELECT is_view FROM (SELECT table_name AS n, schema_name AS s, false AS is_view FROM duckdb_tables()"
