@@ -70,7 +70,7 @@ def address_of(engine: Engine, options: EngineOptions) -> Address:
     """OptionError for an address that is none, MissingSecret without a key or with one that cannot be sent."""
     if isinstance(options, AzureEngineOptions):
         return _azure(engine, options)
-    bases = _bases(engine, _given_base(engine, options.base_url))
+    bases = _bases(engine, given_base(engine, options.base_url))
     key = _key(engine, options.api_key)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     if options.organization:
@@ -79,7 +79,7 @@ def address_of(engine: Engine, options: EngineOptions) -> Address:
 
 
 def _azure(engine: Engine, options: AzureEngineOptions) -> Address:
-    given = _checked(engine, _given_base(engine, options.azure_endpoint or options.base_url))
+    given = _checked(engine, given_base(engine, options.azure_endpoint or options.base_url))
     key = None if options.azure_ad_token else _key(engine, options.api_key)
     token = options.azure_ad_token and _sendable(engine, options.azure_ad_token, "azure_ad_token")
     headers = {"api-key": key} if key else {"Authorization": f"Bearer {token}"}
@@ -93,9 +93,28 @@ def _azure(engine: Engine, options: AzureEngineOptions) -> Address:
     return Address(engine, (f"{endpoint}/openai",), secret, headers, query, True, deployment)
 
 
-def _given_base(engine: Engine, given: str | None) -> str:
+def host_of(engine: Engine, options: EngineOptions) -> str:
+    """The host that requests go to, in lower case; empty where none is known yet."""
+    given = (getattr(options, "azure_endpoint", None) or options.base_url) or _usual_base(engine) or ""
+    try:
+        return urlsplit(given.strip()).hostname or ""
+    except ValueError:  # no URL: `address_of` says so
+        return ""
+
+
+def _usual_base(engine: Engine) -> str | None:
     from_environment = os.environ.get(engine.base_variable) if engine.base_variable else None
-    found = given or from_environment or engine.base_url
+    return from_environment or engine.base_url
+
+
+def given_base(engine: Engine, given: str | None) -> str:
+    """The address as it was given, or the provider's own; OptionError where there is none."""
+    found = given or _usual_base(engine)
+    if not found and engine.is_gone:
+        raise OptionError(
+            f"{engine.title} is gone: the engine '{engine.name}' is for other servers that speak as it did.",
+            f"Say where yours is: CREATE ML_ENGINE … FROM {engine.name} USING base_url = 'https://…/v1'.",
+        )
     if not found:
         named = (
             "azure_endpoint = 'https://NAME.openai.azure.com'" if engine.name == "azure_openai" else "base_url = '…'"

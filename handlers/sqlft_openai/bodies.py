@@ -89,10 +89,10 @@ class Form:
                 self._refused.add(old)
                 self._given[new] = self._given.pop(old)
                 return True
-        if "temperature" in said and "temperature" in self._given:
-            del self._given["temperature"]
-            return True
-        return False
+        refused = next((n for n in ("temperature", "reasoning_effort") if n in said and n in self._given), None)
+        if refused is not None:
+            del self._given[refused]
+        return refused is not None
 
     def _simpler_format(self) -> bool:
         if self._format is None:

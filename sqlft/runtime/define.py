@@ -19,6 +19,7 @@ from sqlft.options import build, check_names, is_secret, names_of, pick, without
 from sqlft.runtime import answers, show, train
 from sqlft.runtime.embed import embeds_texts
 from sqlft.runtime.follow import stop_all
+from sqlft.runtime.foresight import heed
 from sqlft.runtime.models import engine_of, handler_of, model_of, spec_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import EngineSettings, ModelSettings, TrainSettings
@@ -171,6 +172,8 @@ class _Plan:
     outputs: Outputs
     options: Mapping[str, Any]
     training: Mapping[str, Any]
+    trains: bool
+    """FROM was given: its training is checked by itself."""
 
     def is_secret(self, name: str) -> bool:
         """Whether an option's value must not be kept in the catalog."""
@@ -199,7 +202,7 @@ def _plan(session: Session, statement: CreateModel, key: ModelKey) -> _Plan:
     outputs = answers.outputs_of(session, statement, output, settings.schema, embeds=embeds)
     _check_columns(model, outputs, statement)
     training = {k: v for k, v in options.items() if k in for_training} if statement.source else {}
-    return _Plan(model, engine, cls, settings, outputs, kept, training)
+    return _Plan(model, engine, cls, settings, outputs, kept, training, statement.source is not None)
 
 
 def _training_names(cls: type[Handler]) -> set[str]:
@@ -269,6 +272,8 @@ def _check_with_handler(session: Session, plan: _Plan) -> None:
             f"The handler '{plan.engine.handler}' failed at checking the model: {type(e).__name__}: {e}",
             "Check the model's options; if they are right, tell those who wrote the handler.",
         ) from e
+    if not plan.trains:
+        heed(session, handler, spec)
 
 
 def _make(session: Session, statement: CreateModel, model: Model, plan: _Plan, parameters: Parameters) -> pa.Table:
