@@ -9,12 +9,13 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from sqlft.errors import MissingSecret, OptionError
+from sqlft.errors import STARS, MissingSecret, OptionError, redact
 from sqlft_openai.engines import Engine
 from sqlft_openai.options import AzureEngineOptions, EngineOptions
 
 ENDPOINTS = re.compile(r"/(chat/completions|completions|embeddings|models|files|fine_tuning/jobs|batches)/*$")
-STARS = "****"
+KEYS = re.compile(r"\b(?:sk|pk|esecret|fw|tgp)[-_](?:[\w.-]*\*{3}[\w*.-]*|(?=[\w.-]*\d)[\w.-]*[^\W_]{16}[\w.-]*)")
+"""Keys by their look, whole or shortened by the provider; `pk_customer_2` is none."""
 
 
 class Address(NamedTuple):
@@ -59,9 +60,7 @@ class Address(NamedTuple):
 
     def clean(self, text: str, most: int = 500) -> str:
         """A provider's text without the key, at most so long, on one line."""
-        if self.key:
-            text = text.replace(self.key, STARS)
-        text = re.sub(r"\b(sk|pk|esecret|fw|tgp)[-_][\w*.-]{6,}", STARS, text)
+        text = KEYS.sub(STARS, redact(text, self.key) if self.key else text)
         text = " ".join(text.split())
         return text if len(text) <= most else f"{text[:most]}…"
 
