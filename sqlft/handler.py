@@ -71,6 +71,8 @@ class Completion:
     """What the provider took for this request; None where the core shall reckon it from the price."""
     logprob: float | None = None
     """Natural logarithm of the whole answer's probability, where it was asked for."""
+    truncated: bool = False
+    """The answer ended at its limit of tokens, and not because it was complete."""
 
 
 @dataclass(frozen=True)
