@@ -34,7 +34,7 @@ from sqlft_local.presets import PRESETS
 from sqlft_openai.sunsets import CHECKED, SUNSETS, TRAINERS, Sunset
 
 import sqlft
-from sqlft import errors, plugins
+from sqlft import errors, other_names, plugins
 from sqlft.metrics import METRICS
 from sqlft.options import Option, documented, options_of
 from sqlft.shell.running import Runner
@@ -298,6 +298,15 @@ def sunsets_table(of: str) -> str:
     return f"{table}\n\n{notes}\n\nThe sources were read on {CHECKED}. {TRAINERS}"
 
 
+def other_names_table(of: str) -> str:
+    """What other tools call an option: TRAINING or ASKING."""
+    rows = []
+    for other in getattr(other_names, of):
+        here = " or ".join(f"`{h}`" for h in other.here)
+        rows.append((", ".join(f"`{n}`" for n in other.names), here, other.note))
+    return _rows(("elsewhere", "here", "what is different"), rows)
+
+
 MAKERS: dict[str, Callable[[str], str]] = {
     "options": options_table,
     "errors": errors_tree,
@@ -306,6 +315,7 @@ MAKERS: dict[str, Callable[[str], str]] = {
     "floors": floors,
     "presets": presets_table,
     "sunsets": sunsets_table,
+    "names": other_names_table,
 }
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from sqlft.errors import OptionError, did_you_mean, is_placeholder, redact
 from sqlft.handler import Alias, Delivery, Range, Secret
+from sqlft.other_names import advice
 
 MISSING = object()
 SECRET_WORDS = ("api_key", "password", "secret", "token_secret", "access_token", "auth_token")
@@ -89,13 +90,20 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
     for name in given:
         if name not in known:
             takes = f"It takes: {', '.join(known)}." if known else "It takes no options."
-            raise OptionError(f"{what} has no option '{name}'.{did_you_mean(name, known)}", takes)
+            meant, next_step = advice(name, known) or (did_you_mean(name, known), takes)
+            raise OptionError(f"{what} has no option '{name}'.{meant}", next_step)
 
 
 def pick(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
     """The part of `given` that the classes take."""
     names = names_of(*classes)
     return {k: v for k, v in given.items() if k in names or any(c is dict for c in classes)}
+
+
+def with_own_names(given: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """`given` with each option that the class takes under its own name in place of an alias."""
+    own = {alias: o.name for o in options_of(cls).values() for alias in o.aliases}
+    return {own.get(k, k): v for k, v in given.items()}
 
 
 def without(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from sqlft_openai.options import AzureEngineOptions, EngineOptions
 ENDPOINTS = re.compile(r"/(chat/completions|completions|embeddings|models|files|fine_tuning/jobs|batches)/*$")
 KEYS = re.compile(r"\b(?:sk|pk|esecret|fw|tgp)[-_](?:[\w.-]*\*{3}[\w*.-]*|(?=[\w.-]*\d)[\w.-]*[^\W_]{16}[\w.-]*)")
 """Keys by their look, whole or shortened by the provider; `pk_customer_2` is none."""
+VARIABLE = re.compile(r"\$\{?\w+\}?|(?:env|os\.getenv)\(['\"]?\w+['\"]?\)|[A-Z][A-Z0-9]*_(?:[A-Z0-9]+_)*(?:KEY|TOKEN)")
+"""The name of a variable, where its value belongs."""
 
 
 class Address(NamedTuple):
@@ -69,7 +71,7 @@ def address_of(engine: Engine, options: EngineOptions) -> Address:
     """OptionError for an address that is none, MissingSecret without a key or with one that cannot be sent."""
     if isinstance(options, AzureEngineOptions):
         return _azure(engine, options)
-    bases = _bases(engine, given_base(engine, options.base_url))
+    bases = _bases(engine, _given_base(engine, options.base_url))
     key = _key(engine, options.api_key)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     if options.organization:
@@ -78,7 +80,7 @@ def address_of(engine: Engine, options: EngineOptions) -> Address:
 
 
 def _azure(engine: Engine, options: AzureEngineOptions) -> Address:
-    given = _checked(engine, given_base(engine, options.azure_endpoint or options.base_url))
+    given = _checked(engine, _given_base(engine, options.azure_endpoint or options.base_url))
     key = None if options.azure_ad_token else _key(engine, options.api_key)
     token = options.azure_ad_token and _sendable(engine, options.azure_ad_token, "azure_ad_token")
     headers = {"api-key": key} if key else {"Authorization": f"Bearer {token}"}
@@ -90,6 +92,17 @@ def _azure(engine: Engine, options: AzureEngineOptions) -> Address:
     deployment = options.deployment or (found.group(1) if found else None)
     query = f"?api-version={quote(options.api_version)}"
     return Address(engine, (f"{endpoint}/openai",), secret, headers, query, True, deployment)
+
+
+def check_given(engine: Engine, options: EngineOptions) -> None:
+    """OptionError for an address that is none, MissingSecret for a key that cannot be one; neither need be given."""
+    for address in (options.base_url, getattr(options, "azure_endpoint", None)):
+        if address:
+            _checked(engine, address)
+    if engine.is_gone:
+        _given_base(engine, options.base_url)
+    if options.api_key:
+        _sendable(engine, options.api_key, "api_key")
 
 
 def host_of(engine: Engine, options: EngineOptions) -> str:
@@ -106,7 +119,7 @@ def _usual_base(engine: Engine) -> str | None:
     return from_environment or engine.base_url
 
 
-def given_base(engine: Engine, given: str | None) -> str:
+def _given_base(engine: Engine, given: str | None) -> str:
     """The address as it was given, or the provider's own; OptionError where there is none."""
     found = given or _usual_base(engine)
     if not found and engine.is_gone:
@@ -136,9 +149,19 @@ def _checked(engine: Engine, given: str) -> str:
     if not fits or re.search(r"\s", said):
         raise OptionError(
             f"The address of the engine '{engine.name}' is no URL: {_without_user(said)}",
-            "It looks like https://api.example.com/v1 or http://localhost:8000/v1.",
+            _mended(said) or "It looks like https://api.example.com/v1 or http://localhost:8000/v1.",
         )
     return ENDPOINTS.sub("", said.partition("?")[0].partition("#")[0].rstrip("/"))
+
+
+def _mended(said: str) -> str:
+    """What was meant by an address without its scheme, or with a broken one; nothing where that is not clear."""
+    found = re.fullmatch(r"(?:(https?):?/*)?([\w.-]+(?::\d{1,5})?(?:/[\w./-]*)?)", said, re.I)
+    if found is None or not re.match(r"localhost\b|[\w-]+(\.[\w-]+)+|[\w-]+:\d", found[2], re.I):
+        return ""
+    local = re.match(r"localhost\b|[\d.]+(:|/|$)|[\w-]+:\d", found[2], re.I)
+    scheme = (found[1] or ("http" if local else "https")).lower()
+    return f"Write base_url = '{scheme}://{found[2]}'."
 
 
 def _bases(engine: Engine, given: str) -> tuple[str, ...]:
@@ -166,7 +189,17 @@ def _key(engine: Engine, given: str | None) -> str | None:
 
 
 def _sendable(engine: Engine, secret: str, name: str) -> str:
-    """The secret, if a header can carry it."""
+    """The secret, if a header can carry it, and it is not what leads to one."""
+    if VARIABLE.fullmatch(secret):
+        raise MissingSecret(
+            f"The {name} of the engine '{engine.name}' is the name of an environment variable, and not its value.",
+            f"Write {name} = env('NAME') with that name in it, and without quotes around env(…).",
+        )
+    if secret.lower().startswith("bearer "):
+        raise MissingSecret(
+            f"The {name} of the engine '{engine.name}' begins with 'Bearer'.",
+            "Leave that out: it is put before the key.",
+        )
     if re.search(r"[\s\x00-\x1f\x7f]", secret) or not secret.isascii():
         what = "a line break" if re.search(r"[\r\n]", secret) else "a space or another character that no key has"
         raise MissingSecret(

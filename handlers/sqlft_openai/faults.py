@@ -182,7 +182,7 @@ def _unreached(address: Address, shown: str, refused: bool) -> Fault | HandlerEr
 def unreachable(fault: Fault) -> ProviderError:
     """Nobody is there, for any row."""
     return ProviderError(
-        f"{fault.message[:1].upper()}{fault.message[1:]}",
+        fault.message,
         fault.next_step or "Check base_url and that the server runs; then run it again: what was answered is kept.",
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlft.errors import NotSupported, OptionError
 from sqlft.handler import Artifact, Embedder, ModelSpec, Notice, Predictor, Price
-from sqlft_openai.address import address_of, given_base, host_of
+from sqlft_openai.address import address_of, check_given, host_of
 from sqlft_openai.engines import ENGINES, Engine
 from sqlft_openai.options import AzurePredictOptions, EngineOptions, ModelOptions, PredictOptions, engine_options
 from sqlft_openai.training_options import AzureTrainOptions, FireworksTrainOptions, TogetherTrainOptions
@@ -29,9 +29,8 @@ class Hosted(Embedder):
         super().__init__(options if isinstance(options, EngineOptions) else type(self).engine_options())
 
     def check(self, model: ModelSpec) -> None:
-        """OptionError where no model is named, or no server of a provider that is gone; NotSupported for images."""
-        if self.engine.is_gone:
-            given_base(self.engine, self.options.base_url)
+        """OptionError where no model is named or the address is none, NotSupported for images."""
+        check_given(self.engine, self.options)
         if not self.model_name(model, None):
             raise OptionError(
                 f"The engine '{self.engine.name}' needs to know which model answers.",
