@@ -36,14 +36,14 @@ demo: venv
 	$(VENV)/bin/sqlft shell .demo/demo.duckdb -f examples/text_to_sql.sql
 	@echo 'Go on with your model: $(VENV)/bin/sqlft shell .demo/demo.duckdb'
 
-# SIZE=small compares a few rows.  COMPARE_MODEL=gpt-4o-mini adds a hosted model, of OpenAI or at COMPARE_BASE_URL, with the
-# key in COMPARE_API_KEY; COMPARE_TUNE=1 fine-tunes it there as well.  Both cost money.
+# SIZE=small compares a few rows.  COMPARE_MODEL=gpt-6-luna adds a hosted model, of OpenAI or at COMPARE_BASE_URL, with the
+# key in COMPARE_API_KEY; COMPARE_TUNE=1 fine-tunes it there as well, where the provider trains it.  Both cost money.
 COMPARE := .compare
 compare: venv
 	@rm -rf $(COMPARE) && mkdir $(COMPARE)
 	@$(VENV)/bin/sqlft pull smollm2-135m
 	@for f in compare_hosted compare_hosted_tuned; do \
-	  sed "s|'gpt-4o-mini'|'$(COMPARE_MODEL)'|" examples/$$f.sql > $(COMPARE)/$$f.sql; done
+	  sed "s|'gpt-6-luna'|'$(COMPARE_MODEL)'|" examples/$$f.sql > $(COMPARE)/$$f.sql; done
 	$(VENV)/bin/sqlft shell $(COMPARE)/compare.duckdb -c "SET VARIABLE size = '$(SIZE)'" -f examples/compare.sql \
 	  $(if $(COMPARE_MODEL),-c "CREATE ML_ENGINE hosted FROM openai USING api_key = env('COMPARE_API_KEY')$(if \
 	  $(COMPARE_BASE_URL),$(COMMA) base_url = '$(COMPARE_BASE_URL)')" -f $(COMPARE)/compare_hosted.sql) \

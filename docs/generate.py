@@ -22,6 +22,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
+from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,9 +31,10 @@ from unittest.mock import patch
 import duckdb
 from sqlft_local.memory import Setting, whole
 from sqlft_local.presets import PRESETS
+from sqlft_openai.sunsets import CHECKED, SUNSETS, TRAINERS, Sunset
 
 import sqlft
-from sqlft import errors, plugins
+from sqlft import errors, other_names, plugins
 from sqlft.metrics import METRICS
 from sqlft.options import Option, documented, options_of
 from sqlft.shell.running import Runner
@@ -274,6 +276,37 @@ def presets_table(of: str) -> str:
     return _rows(("base", "model", "weights", "template", "learning rate", "float32", "bfloat16", "int8", "nf4"), rows)
 
 
+def _day(sunset: Sunset, day: date | None) -> str:
+    return "" if day is None else f"{day}{' at least' if sunset.is_least else ''}"
+
+
+def sunsets_table(of: str) -> str:
+    """What ends where, by day."""
+    rows = [
+        (
+            s.provider,
+            ", ".join(f"`{m}`" for m in s.models) or "all",
+            _day(s, s.trains_until) or ("see below" if not s.asks_until else ""),
+            _day(s, s.asks_until),
+            f"`{s.instead}`" if s.instead else "",
+            f"<{s.source}>",
+        )
+        for s in SUNSETS
+    ]
+    notes = "\n".join(f"- {s.provider}: {s.note}." for s in SUNSETS if s.note)
+    table = _rows(("provider", "models", "trains until", "asks until", "goes on", "source"), rows)
+    return f"{table}\n\n{notes}\n\nThe sources were read on {CHECKED}. {TRAINERS}"
+
+
+def other_names_table(of: str) -> str:
+    """What other tools call an option: TRAINING or ASKING."""
+    rows = []
+    for other in getattr(other_names, of):
+        here = " or ".join(f"`{h}`" for h in other.here)
+        rows.append((", ".join(f"`{n}`" for n in other.names), here, other.note))
+    return _rows(("elsewhere", "here", "what is different"), rows)
+
+
 MAKERS: dict[str, Callable[[str], str]] = {
     "options": options_table,
     "errors": errors_tree,
@@ -281,6 +314,8 @@ MAKERS: dict[str, Callable[[str], str]] = {
     "statements": statements_table,
     "floors": floors,
     "presets": presets_table,
+    "sunsets": sunsets_table,
+    "names": other_names_table,
 }
 
 

@@ -22,10 +22,19 @@ DuckDB's own errors pass through as they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import lru_cache
 
 import duckdb
+
+STARS = "****"
+PLACEHOLDERS = {
+    *("lmstudio", "llamacpp", "localhost", "notneeded", "notrequired", "nokey", "nokeyneeded", "nokeyrequired"),
+    *("sknokeyrequired", "dummykey", "fakekey", "testkey", "apikey", "yourkey", "yourapikey"),
+}
+"""What is given for a key where a server wants any, in letters alone; beside these any single word of ten letters."""
 
 
 class SqlftError(duckdb.Error):
@@ -111,3 +120,29 @@ def caret(sql: str, line: int, column: int, width: int = 100) -> str:
     piece = text[start : start + width]
     head = f"LINE {line}, column {column}: "
     return f"\n{head}{piece}\n{' ' * (len(head) + column - 1 - start)}^"
+
+
+def redact(text: str, secret: str, stars: str = STARS) -> str:
+    """`text` with stars for a secret; for a word in a key's place only where a header has it.
+
+    >>> redact("Incorrect key: sk-1234abcd", "sk-1234abcd")
+    'Incorrect key: ****'
+    >>> redact("no model 'ollama'; sent Authorization: Bearer ollama", "ollama")
+    "no model 'ollama'; sent Authorization: Bearer ****"
+    """
+    if not is_placeholder(secret):
+        return text.replace(secret, stars)
+    return _in_header(secret).sub(lambda m: f"{m[1]}{stars}", text)
+
+
+def is_placeholder(secret: str) -> bool:
+    """Whether it is too short, or too plain a word, to be a secret: local servers are given 'x', 'none', 'ollama'."""
+    secret = secret.strip("'\"")
+    plain = re.sub(r"[\W_]", "", secret).lower()
+    return len(secret) < 6 or plain in PLACEHOLDERS or bool(re.fullmatch("[A-Za-z]{1,10}", secret))
+
+
+@lru_cache(maxsize=64)
+def _in_header(secret: str) -> re.Pattern[str]:
+    named = r"\b(?:authorization|(?:x-)?api[-_]?key)\b[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|token)\s+)?|\bbearer\s+"
+    return re.compile(rf"({named}){re.escape(secret)}(?![\w-])", re.I)

@@ -71,6 +71,8 @@ class Completion:
     """What the provider took for this request; None where the core shall reckon it from the price."""
     logprob: float | None = None
     """Natural logarithm of the whole answer's probability, where it was asked for."""
+    truncated: bool = False
+    """The answer ended at its limit of tokens, and not because it was complete."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,16 @@ class TrainingSet:
     valid: pa.Table | None = None
 
 
+class Notice(NamedTuple):
+    """What a user should know before a model is made, asked or trained: that it ends, or has ended."""
+
+    text: str
+    next_step: str
+    """What to take in its place."""
+    is_refusal: bool = False
+    """It cannot be done; a training is tried all the same with USING check = 'warn'."""
+
+
 @dataclass
 class NoOptions:
     """Takes no options."""
@@ -216,6 +228,10 @@ class Handler(ABC):
 
     def check(self, model: ModelSpec) -> None:  # noqa: B027  # most have nothing to check
         """Raise OptionError or ProviderError if no model can be made so; called by CREATE MODEL, cheap."""
+
+    def notice(self, model: ModelSpec, artifact: Artifact | None, *, training: bool = False) -> Notice | None:
+        """What ends of what asking or `training` this needs; CREATE MODEL, FINETUNE and EXPLAIN show it.  Cheap."""
+        return None
 
     @abstractmethod
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:

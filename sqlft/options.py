@@ -9,13 +9,11 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from sqlft.errors import OptionError, did_you_mean
+from sqlft.errors import OptionError, did_you_mean, is_placeholder, redact
 from sqlft.handler import Alias, Delivery, Range, Secret
+from sqlft.other_names import advice
 
 MISSING = object()
-STARS = "****"
-SHORTEST_SECRET = 6
-"""A shorter one, such as EMPTY, is a word that errors need."""
 SECRET_WORDS = ("api_key", "password", "secret", "token_secret", "access_token", "auth_token")
 
 
@@ -75,14 +73,14 @@ def is_secret(name: str, *classes: type) -> bool:
 def redacted(text: str) -> str:
     """`text` with stars for every secret that an option of this process holds, however it is written there."""
     for value in sorted(_seen, key=len, reverse=True):
-        text = text.replace(value, STARS)
+        text = redact(text, value)
     return text
 
 
 def _remember(name: str, value: Any, cls: type) -> None:
-    if isinstance(value, str) and len(value) >= SHORTEST_SECRET and is_secret(name, cls):
+    if isinstance(value, str) and value.strip() and is_secret(name, cls):
         as_code, as_json = repr(value)[1:-1], json.dumps(value)[1:-1]
-        lines = (line for line in value.splitlines() if len(line) >= SHORTEST_SECRET)
+        lines = (line for line in value.splitlines() if not is_placeholder(line))
         _seen.update((value, as_code, as_json, *lines))
 
 
@@ -92,13 +90,20 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
     for name in given:
         if name not in known:
             takes = f"It takes: {', '.join(known)}." if known else "It takes no options."
-            raise OptionError(f"{what} has no option '{name}'.{did_you_mean(name, known)}", takes)
+            meant, next_step = advice(name, known) or (did_you_mean(name, known), takes)
+            raise OptionError(f"{what} has no option '{name}'.{meant}", next_step)
 
 
 def pick(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
     """The part of `given` that the classes take."""
     names = names_of(*classes)
     return {k: v for k, v in given.items() if k in names or any(c is dict for c in classes)}
+
+
+def with_own_names(given: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """`given` with each option that the class takes under its own name in place of an alias."""
+    own = {alias: o.name for o in options_of(cls).values() for alias in o.aliases}
+    return {own.get(k, k): v for k, v in given.items()}
 
 
 def without(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:

@@ -11,6 +11,35 @@ from sqlft.errors import HandlerNotInstalled, did_you_mean
 from sqlft.handler import Handler
 
 HANDLERS = "sqlft.handlers"
+STAND_INS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "ollama": ("openai_compatible", {"base_url": "http://localhost:11434/v1"}),
+}
+"""Handlers of MindsDB's that another one is, with options of its own: taken as they are written."""
+SPEAKING: Mapping[str, tuple[str, str]] = {
+    "anthropic": ("Anthropic", "https://api.anthropic.com/v1"),
+    "cohere": ("Cohere", "https://api.cohere.ai/compatibility/v1"),
+    "deepseek": ("DeepSeek", "https://api.deepseek.com/v1"),
+    "gemini": ("Google Gemini", "https://generativelanguage.googleapis.com/v1beta/openai"),
+    "google_gemini": ("Google Gemini", "https://generativelanguage.googleapis.com/v1beta/openai"),
+    "groq": ("Groq", "https://api.groq.com/openai/v1"),
+    "huggingface_api": ("Hugging Face's router", "https://router.huggingface.co/v1"),
+    "litellm": ("LiteLLM's proxy", "http://localhost:4000/v1"),
+    "llama_cpp": ("llama.cpp's server", "http://localhost:8080/v1"),
+    "lmstudio": ("LM Studio", "http://localhost:1234/v1"),
+    "mistral": ("Mistral", "https://api.mistral.ai/v1"),
+    "nebius": ("Nebius Token Factory", "https://api.tokenfactory.nebius.com/v1"),
+    "openrouter": ("OpenRouter", "https://openrouter.ai/api/v1"),
+}
+"""What needs no handler of its own, since it speaks OpenAI's protocol, and where."""
+INSTEAD: Mapping[str, str] = {
+    "huggingface": "Models of the Hugging Face hub run and train here: CREATE MODEL … USING engine = 'local', base = "
+    "'a preset, a hub id or a folder'. Hosted ones: FROM openai_compatible USING base_url = "
+    "'https://router.huggingface.co/v1', api_key = env('HF_TOKEN').",
+    "langchain": "A model is asked without it: CREATE MODEL … USING engine = 'openai' or 'openai_compatible'. Steps of "
+    "a chain are models joined in one query.",
+    "azure": "It is called 'azure_openai'.",
+}
+"""What else to write in place of a handler of MindsDB's."""
 
 
 @cache
@@ -35,9 +64,28 @@ def entry_of(name: str) -> EntryPoint | None:
     return None
 
 
+def stand_in(name: str) -> tuple[str, Mapping[str, str]]:
+    """The handler that `name` means, and the options that come with that name."""
+    return STAND_INS.get(name.lower(), (name, {})) if entry_of(name) is None else (name, {})
+
+
+def instead_of(name: str) -> str:
+    """What to write in place of a handler that there is not, or nothing."""
+    plain = name.lower().replace(".", "_")
+    if plain not in SPEAKING:
+        return INSTEAD.get({"hugging_face": "huggingface", "langchain_embedding": "langchain"}.get(plain, plain), "")
+    title, url = SPEAKING[plain]
+    return (
+        f"{title} speaks OpenAI's protocol: CREATE ML_ENGINE {name} FROM openai_compatible USING base_url = '{url}', "
+        "api_key = env('NAME')."
+    )
+
+
 def handler_class(name: str) -> type[Handler]:
     """Load the handler called `name`; HandlerNotInstalled if there is none or its imports fail."""
     entry = entry_of(name)
+    if entry is None and (next_step := instead_of(name)):
+        raise HandlerNotInstalled(f"There is no handler '{name}'.", next_step)
     if entry is None:
         raise HandlerNotInstalled(
             f"There is no handler '{name}'.{did_you_mean(name, found())}",

@@ -24,6 +24,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -37,6 +38,7 @@ from sqlft.handler import (
     Handler,
     Message,
     ModelSpec,
+    Notice,
     Piece,
     Predictor,
     Progress,
@@ -135,6 +137,15 @@ class HandlerConformance:
     def test_checks_the_model(self) -> None:
         """`check` has nothing against a model that it can make."""
         self._within(lambda: self.made().check(self.spec()))
+
+    def test_notices_say_what_to_take_instead(self) -> None:
+        """Before it is asked or trained, without a network: nothing, or what ends and what goes on."""
+        for training in (False, True):
+            asked = partial(self.made().notice, self.spec(), None, training=training)
+            found = self._within(asked)
+            assert found is None or (isinstance(found, Notice) and found.text and found.next_step), (
+                f"notice gives None or a Notice with a text and a next step, not {found!r}"
+            )
 
     def test_answers_every_request_once(self) -> None:
         """In any order, each with its id, a text or an error."""

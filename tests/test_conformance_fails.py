@@ -18,6 +18,7 @@ from sqlft.handler import (
     Embedder,
     Handler,
     ModelSpec,
+    Notice,
     Predictor,
     Progress,
     Request,
@@ -262,6 +263,11 @@ class StartsAgain(Fine):
             report(Progress(step))
 
 
+class EndsWithoutAdvice(Fine):
+    def notice(self, model: ModelSpec, artifact: Artifact | None, *, training: bool = False) -> Notice | None:
+        return Notice("It ends.", "") if training else None
+
+
 class Uneven(Fine):
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[list[float]]:
         return ([0.0] * len(t) for t in texts)
@@ -271,6 +277,7 @@ BROKEN: list[tuple[type[Handler], str]] = [
     (ImportsMuch, "test_constructs_without_heavy_imports_or_network"),
     (CallsHome, "test_constructs_without_heavy_imports_or_network"),
     (RefusesAll, "test_checks_the_model"),
+    (EndsWithoutAdvice, "test_notices_say_what_to_take_instead"),
     (AnswersTwice, "test_answers_every_request_once"),
     (ForgetsOne, "test_answers_every_request_once"),
     (CountsItsOwnIds, "test_answers_every_request_once"),

@@ -7,9 +7,14 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import pytest
 
+from sqlft import plugins
 from sqlft.errors import OptionError
 from sqlft.handler import Alias, NoOptions, Range, Secret
-from sqlft.options import build, documented, is_secret, names_of, pick
+from sqlft.options import build, check_names, documented, is_secret, names_of, pick
+from sqlft.other_names import ASKING, TRAINING
+from sqlft.runtime.settings import ModelSettings, TrainSettings
+
+OPTIONS = ("engine_options", "model_options", "predict_options", "train_options")
 
 
 @dataclass
@@ -126,3 +131,35 @@ def test_names_and_documentation() -> None:
     assert names_of(Usual) >= {"rate", "size", "width"}
     assert pick({"rate": 1, "other": 2}, Usual) == {"rate": 1}
     assert ("rate", "number", "0.5", "how fast") in list(documented(Usual))
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "words"),
+    [
+        ("lr", {"r", "learning_rate"}, "Here it is 'learning_rate'"),
+        ("lr", {"learning_rate_multiplier", "n_epochs"}, "Here it is 'learning_rate_multiplier'"),
+        ("num_train_epochs", {"n_epochs"}, "Here it is 'n_epochs'"),
+        ("LORA-RANK", {"r"}, "Here it is 'r'"),
+        ("optim", {"r"}, "AdamW"),
+        ("load_in_4bit", {"r"}, "quantization = 'nf4'"),
+        ("gradient_accumulation_steps", {"batch_size"}, "memory"),
+        ("max_length", {"max_tokens"}, "Here it is 'max_tokens'"),
+        ("learnin_rate", {"learning_rate"}, "Did you mean 'learning_rate'"),
+    ],
+)
+def test_other_tools_names_are_told_as_what_they_are_here(name: str, known: set[str], words: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        check_names([name], known, "FINETUNE m")
+    assert words in str(caught.value)
+    assert caught.value.next_step
+
+
+def test_other_tools_names_lead_to_options_that_there_are() -> None:
+    classes = [plugins.handler_class(n) for n in plugins.found()]
+    there = {n for c in classes for part in OPTIONS for n in names_of(getattr(c, part, NoOptions))}
+    there |= names_of(TrainSettings, ModelSettings)
+    for other in (*TRAINING, *ASKING):
+        assert set(other.here) <= there
+        assert other.here or other.note
+        if not other.note:
+            assert not set(other.names[:1]) & set(other.here[:1])

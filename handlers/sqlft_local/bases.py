@@ -109,10 +109,10 @@ def pull(base: str, report: Report) -> Path:
 def check_folder(folder: Path) -> None:
     """OptionError or ProviderError if `folder` holds no model that can be loaded without running code in it."""
     if not (folder / "config.json").exists():
-        hint = "It holds a GGUF file; " if any(folder.glob("*.gguf")) else ""
+        hint = "It holds a GGUF file. " if any(folder.glob("*.gguf")) else ""
         raise OptionError(
             f"The folder {folder} holds no model: config.json is missing.",
-            f"{hint}use a folder in Hugging Face layout (config.json, tokenizer.json, *.safetensors).",
+            f"{hint}Use a folder in Hugging Face layout (config.json, tokenizer.json, *.safetensors).",
         )
     if not any(folder.glob("*.safetensors")):
         pickled = next((f.name for p in PICKLES for f in sorted(folder.glob(p))), None)

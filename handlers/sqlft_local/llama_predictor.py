@@ -30,6 +30,7 @@ class Asked:
     logprobs: list[float] = field(default_factory=list)
     error: Mapping[str, Any] | None = None
     usage: Mapping[str, Any] = field(default_factory=dict)
+    truncated: bool = False
 
 
 class LlamaPredictor(Predictor):
@@ -140,6 +141,7 @@ class LlamaPredictor(Predictor):
             return
         row.usage = said.get("usage") or row.usage
         for choice in said.get("choices", ()):
+            row.truncated = choice.get("finish_reason") == "length"
             for token in (choice.get("logprobs") or {}).get("content", ()):
                 row.logprobs.append(token["logprob"])
             if text := choice.get("text"):
@@ -163,6 +165,7 @@ class LlamaPredictor(Predictor):
             cached_tokens=details.get("cached_tokens"),
             # llama.cpp tells none for tokens that are a part of a letter
             logprob=sum(row.logprobs) if 0 < len(row.logprobs) == row.usage.get("completion_tokens") else None,
+            truncated=row.truncated,
         )
 
 

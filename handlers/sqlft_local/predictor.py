@@ -179,6 +179,7 @@ class LocalPredictor(Predictor):
             input_tokens=len(row.prompt),
             output_tokens=len(row.said),
             logprob=row.logprob if self.options.logprobs else None,
+            truncated=not (ended or stopped),
         )
 
     def _choose(self, logits: Any, rows: list[Row], guesses: list[list[int]]) -> list[list[int]]:

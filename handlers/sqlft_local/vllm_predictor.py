@@ -122,6 +122,7 @@ class VllmPredictor(Predictor):
                 output_tokens=len(said.token_ids),
                 cached_tokens=answer.num_cached_tokens,
                 logprob=said.cumulative_logprob if self._options.logprobs else None,
+                truncated=said.finish_reason == "length",
             )
 
     def _sampling(self, prompt: list[int], room: int) -> Any:

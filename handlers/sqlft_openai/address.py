@@ -9,12 +9,15 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from sqlft.errors import MissingSecret, OptionError
+from sqlft.errors import STARS, MissingSecret, OptionError, redact
 from sqlft_openai.engines import Engine
 from sqlft_openai.options import AzureEngineOptions, EngineOptions
 
 ENDPOINTS = re.compile(r"/(chat/completions|completions|embeddings|models|files|fine_tuning/jobs|batches)/*$")
-STARS = "****"
+KEYS = re.compile(r"\b(?:sk|pk|esecret|fw|tgp)[-_](?:[\w.-]*\*{3}[\w*.-]*|(?=[\w.-]*\d)[\w.-]*[^\W_]{16}[\w.-]*)")
+"""Keys by their look, whole or shortened by the provider; `pk_customer_2` is none."""
+VARIABLE = re.compile(r"\$\{?\w+\}?|(?:env|os\.getenv)\(['\"]?\w+['\"]?\)|[A-Z][A-Z0-9]*_(?:[A-Z0-9]+_)*(?:KEY|TOKEN)")
+"""The name of a variable, where its value belongs."""
 
 
 class Address(NamedTuple):
@@ -59,9 +62,7 @@ class Address(NamedTuple):
 
     def clean(self, text: str, most: int = 500) -> str:
         """A provider's text without the key, at most so long, on one line."""
-        if self.key:
-            text = text.replace(self.key, STARS)
-        text = re.sub(r"\b(sk|pk|esecret|fw|tgp)[-_][\w*.-]{6,}", STARS, text)
+        text = KEYS.sub(STARS, redact(text, self.key) if self.key else text)
         text = " ".join(text.split())
         return text if len(text) <= most else f"{text[:most]}…"
 
@@ -93,9 +94,39 @@ def _azure(engine: Engine, options: AzureEngineOptions) -> Address:
     return Address(engine, (f"{endpoint}/openai",), secret, headers, query, True, deployment)
 
 
-def _given_base(engine: Engine, given: str | None) -> str:
+def check_given(engine: Engine, options: EngineOptions) -> None:
+    """OptionError for an address that is none, MissingSecret for a key that cannot be one; neither need be given."""
+    for address in (options.base_url, getattr(options, "azure_endpoint", None)):
+        if address:
+            _checked(engine, address)
+    if engine.is_gone:
+        _given_base(engine, options.base_url)
+    if options.api_key:
+        _sendable(engine, options.api_key, "api_key")
+
+
+def host_of(engine: Engine, options: EngineOptions) -> str:
+    """The host that requests go to, in lower case; empty where none is known yet."""
+    given = (getattr(options, "azure_endpoint", None) or options.base_url) or _usual_base(engine) or ""
+    try:
+        return urlsplit(given.strip()).hostname or ""
+    except ValueError:  # no URL: `address_of` says so
+        return ""
+
+
+def _usual_base(engine: Engine) -> str | None:
     from_environment = os.environ.get(engine.base_variable) if engine.base_variable else None
-    found = given or from_environment or engine.base_url
+    return from_environment or engine.base_url
+
+
+def _given_base(engine: Engine, given: str | None) -> str:
+    """The address as it was given, or the provider's own; OptionError where there is none."""
+    found = given or _usual_base(engine)
+    if not found and engine.is_gone:
+        raise OptionError(
+            f"{engine.title} is gone: the engine '{engine.name}' is for other servers that speak as it did.",
+            f"Say where yours is: CREATE ML_ENGINE … FROM {engine.name} USING base_url = 'https://…/v1'.",
+        )
     if not found:
         named = (
             "azure_endpoint = 'https://NAME.openai.azure.com'" if engine.name == "azure_openai" else "base_url = '…'"
@@ -118,9 +149,19 @@ def _checked(engine: Engine, given: str) -> str:
     if not fits or re.search(r"\s", said):
         raise OptionError(
             f"The address of the engine '{engine.name}' is no URL: {_without_user(said)}",
-            "It looks like https://api.example.com/v1 or http://localhost:8000/v1.",
+            _mended(said) or "It looks like https://api.example.com/v1 or http://localhost:8000/v1.",
         )
     return ENDPOINTS.sub("", said.partition("?")[0].partition("#")[0].rstrip("/"))
+
+
+def _mended(said: str) -> str:
+    """What was meant by an address without its scheme, or with a broken one; nothing where that is not clear."""
+    found = re.fullmatch(r"(?:(https?):?/*)?([\w.-]+(?::\d{1,5})?(?:/[\w./-]*)?)", said, re.I)
+    if found is None or not re.match(r"localhost\b|[\w-]+(\.[\w-]+)+|[\w-]+:\d", found[2], re.I):
+        return ""
+    local = re.match(r"localhost\b|[\d.]+(:|/|$)|[\w-]+:\d", found[2], re.I)
+    scheme = (found[1] or ("http" if local else "https")).lower()
+    return f"Write base_url = '{scheme}://{found[2]}'."
 
 
 def _bases(engine: Engine, given: str) -> tuple[str, ...]:
@@ -148,7 +189,17 @@ def _key(engine: Engine, given: str | None) -> str | None:
 
 
 def _sendable(engine: Engine, secret: str, name: str) -> str:
-    """The secret, if a header can carry it."""
+    """The secret, if a header can carry it, and it is not what leads to one."""
+    if VARIABLE.fullmatch(secret):
+        raise MissingSecret(
+            f"The {name} of the engine '{engine.name}' is the name of an environment variable, and not its value.",
+            f"Write {name} = env('NAME') with that name in it, and without quotes around env(…).",
+        )
+    if secret.lower().startswith("bearer "):
+        raise MissingSecret(
+            f"The {name} of the engine '{engine.name}' begins with 'Bearer'.",
+            "Leave that out: it is put before the key.",
+        )
     if re.search(r"[\s\x00-\x1f\x7f]", secret) or not secret.isascii():
         what = "a line break" if re.search(r"[\r\n]", secret) else "a space or another character that no key has"
         raise MissingSecret(

@@ -262,9 +262,9 @@ class BatchPredictor(Predictor):
             return Completion(number, error=RowError(f"http_{status}", e.message, False, request_id))
         spent = answer.spent
         cost = self._spending.cost(spent)
-        return Completion(
-            number, answer.text, None, spent.input, spent.output, spent.cached, None if cost is None else cost * PRICE
-        )
+        half = None if cost is None else cost * PRICE
+        counts = (spent.input, spent.output, spent.cached)
+        return Completion(number, answer.text, None, *counts, half, truncated=answer.truncated)
 
     def _failed(self, what: str, error: Exception) -> ProviderError:
         said = error.message if isinstance(error, Fault) else f"{self._title} gave no id."

@@ -13,10 +13,14 @@ from sqlft_openai.address import Address
 from sqlft_openai.engines import Engine
 from sqlft_openai.faults import Fault
 from sqlft_openai.options import PredictOptions
+from sqlft_openai.thoughts import Spoken, without_thoughts
 
 PLAIN = ("top_p", "stop", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort")
 REASONING = re.compile(r"^(ft:)?(o\d|gpt-[5-9])")
 """Models that take max_completion_tokens and no temperature."""
+CUT = ("length", "max_tokens", "model_length")
+"""What providers call the end of an answer at its limit of tokens."""
+ALLOW_MORE = "allow more, USING max_tokens = …"
 NOT_TAKEN = re.compile(r"unsupported|not support|unrecognized|unknown|not permitted|not allowed|extra input|unexpected")
 
 
@@ -34,6 +38,8 @@ class Answer(NamedTuple):
     text: str
     spent: Spent
     logprob: float | None = None
+    truncated: bool = False
+    """It ended at the limit of tokens."""
 
 
 class Form:
@@ -89,10 +95,10 @@ class Form:
                 self._refused.add(old)
                 self._given[new] = self._given.pop(old)
                 return True
-        if "temperature" in said and "temperature" in self._given:
-            del self._given["temperature"]
-            return True
-        return False
+        refused = next((n for n in ("temperature", "reasoning_effort") if n in said and n in self._given), None)
+        if refused is not None:
+            del self._given[refused]
+        return refused is not None
 
     def _simpler_format(self) -> bool:
         if self._format is None:
@@ -124,19 +130,37 @@ def answer_of(content: bytes, address: Address) -> Answer:
     except ValueError:
         raise Fault("malformed", f"{title} answered with no JSON: {_shown(content, address)}", True) from None
     _raise_error(body, address)
-    try:
-        choice = body["choices"][0]
-        message = choice["message"]
-        finish = choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise Fault("malformed", f"{title} answered without a choice: {_shown(content, address)}", True) from None
-    spent = spent_of(body.get("usage"))
-    return Answer(text_of(message, finish, spent, address), spent, logprob_of(choice.get("logprobs")))
+    choice = _first(body.get("choices")) if isinstance(body, dict) else None
+    if choice is None or not ("message" in choice or "error" in choice):
+        raise Fault("malformed", f"{title} answered without a choice: {_shown(content, address)}", True)
+    return _answer(choice, choice.get("message"), spent_of(body.get("usage")), address)
+
+
+def _first(choices: Any) -> dict[str, Any] | None:
+    """The choice of index 0, in whichever order they came; None if there is none."""
+    found = [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
+    return next((c for c in found if c.get("index") in (0, None)), None)
+
+
+def _answer(choice: Mapping[str, Any], message: Any, spent: Spent, address: Address) -> Answer:
+    """What a choice says; Fault where it speaks of an error, or has no answer."""
+    finish = choice.get("finish_reason")
+    if choice.get("error") or finish == "error":
+        raise _fault_of(faults.error_in({"error": choice.get("error")}), address, spent)
+    said = text_of(message, finish, spent, address)
+    text = without_thoughts(said)
+    if text is None and finish in CUT:
+        raise Fault("length", f"its tokens were used up by thinking: {ALLOW_MORE}", spent=spent)
+    if text is None:
+        raise Fault("no_text", f"{address.engine.title} thought and gave no answer", True, spent=spent)
+    logprob = logprob_of(choice.get("logprobs")) if text == said else None  # that of the thoughts is in it
+    return Answer(text, spent, logprob, finish in CUT)
 
 
 async def streamed(lines: AsyncIterator[str], address: Address, tell: Callable[[str], None]) -> Answer:
     """The answer in a stream of server-sent events, its pieces told as they come; Fault if it breaks off."""
     texts: list[str] = []
+    spoken = Spoken(tell)
     message: dict[str, Any] = {}
     finish, spent, done = None, Spent(), False
     async for line in lines:
@@ -148,18 +172,22 @@ async def streamed(lines: AsyncIterator[str], address: Address, tell: Callable[[
             break
         event = _event(data, address)
         spent = spent_of(event.get("usage")) if event.get("usage") else spent
-        choice = (event.get("choices") or [{}])[0]
+        choice = _first(event.get("choices")) or {}
         delta = choice.get("delta") or {}
         finish = choice.get("finish_reason") or finish
+        if choice.get("error"):
+            raise _fault_of(faults.error_in(choice), address, spent)
         if delta.get("refusal"):
             message["refusal"] = message.get("refusal", "") + delta["refusal"]
         if delta.get("content"):
             texts.append(delta["content"])
-            tell(delta["content"])
+            spoken.add(delta["content"])
     if not done and finish is None:
         raise Fault("malformed", f"the answer of {address.engine.title} broke off", True)
     message["content"] = "".join(texts) if texts or finish == "stop" else None
-    return Answer(text_of(message, finish, spent, address), spent)
+    answer = _answer({"finish_reason": finish}, message, spent, address)
+    spoken.end(answer.text)
+    return answer
 
 
 def _event(data: str, address: Address) -> dict[str, Any]:
@@ -175,11 +203,23 @@ def _event(data: str, address: Address) -> dict[str, Any]:
 
 
 def _raise_error(body: Any, address: Address) -> None:
-    """Fault for a body of status 200 that speaks of an error."""
+    """Fault for a body of status 200 that speaks of an error, whatever else is in it."""
+    has_answer = isinstance(body, dict) and (body.get("choices") or body.get("data"))
+    if has_answer and not body.get("error"):
+        return
     error = faults.error_in(body)
-    if error is not None and not body.get("choices") and not body.get("data"):
-        said = address.clean(str(error["message"]))
-        raise Fault(str(error.get("code") or "provider_error"), f"{address.engine.title} says: {said}", True)
+    if error is not None:
+        raise _fault_of(error, address, spent_of(body.get("usage")))
+
+
+def _fault_of(error: Mapping[str, Any] | None, address: Address, spent: Spent) -> Fault:
+    """What went wrong by a reply of status 200; it may pass, but for what is wrong with the request."""
+    said = address.clean(str((error or {}).get("message") or "the answer broke off"))
+    code = str((error or {}).get("code") or "provider_error")
+    status = int(code) if code.isdecimal() else None
+    passing = status is None or status in faults.PASSING or not 400 <= status < 500
+    named = code if status is None else f"http_{status}"
+    return Fault(named, f"{address.engine.title} says: {said}", passing, spent=spent)
 
 
 def text_of(message: Any, finish: str | None, spent: Spent, address: Address) -> str:
@@ -191,9 +231,8 @@ def text_of(message: Any, finish: str | None, spent: Spent, address: Address) ->
         raise Fault("content_filter", f"{address.engine.title} withheld the answer", spent=spent)
     if isinstance(message, dict) and message.get("refusal") and not content:
         raise Fault("refusal", address.clean(str(message["refusal"])), spent=spent)
-    if finish == "length" and not content:
-        said = "its tokens were used up before the answer began: allow more, USING max_tokens = …"
-        raise Fault("length", said, spent=spent)
+    if finish in CUT and not content:
+        raise Fault("length", f"its tokens were used up before the answer began: {ALLOW_MORE}", spent=spent)
     if not isinstance(content, str):
         raise Fault("no_text", f"{address.engine.title} answered without a text", True, spent=spent)
     return content

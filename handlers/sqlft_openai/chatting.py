@@ -53,7 +53,7 @@ class Chat:
         spent = answer.spent
         if spent.input is not None and spent.output is not None:
             self._asking.correct(spent.input + spent.output - tokens)
-        return Completion(request.id, answer.text, None, *self._counted(spent), answer.logprob)
+        return Completion(request.id, answer.text, None, *self._counted(spent), answer.logprob, answer.truncated)
 
     def _read(self, content: bytes) -> bodies.Answer:
         return bodies.answer_of(content, self._asking.address)

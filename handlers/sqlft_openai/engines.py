@@ -30,6 +30,8 @@ class Engine(NamedTuple):
     """The dialect of its fine-tuning API; None: it has none."""
     least_examples: int = 1
     """Fewer are refused there."""
+    is_gone: bool = False
+    """Its provider has ended: the name is kept for servers that speak as it did."""
 
 
 ENGINES: dict[str, Engine] = {
@@ -41,7 +43,7 @@ ENGINES: dict[str, Engine] = {
             "https://api.openai.com/v1",
             "OPENAI_API_KEY",
             base_variable="OPENAI_BASE_URL",
-            default_base="gpt-4o-mini",
+            default_base="gpt-6-luna",
             prices="openai",
             tuning="openai",
             least_examples=10,
@@ -60,10 +62,11 @@ ENGINES: dict[str, Engine] = {
         Engine(
             "anyscale_endpoints",
             "Anyscale Endpoints",
-            "https://api.endpoints.anyscale.com/v1",
+            None,
             "ANYSCALE_API_KEY",
             schema="json_object",
             tuning="openai",
+            is_gone=True,
         ),
         Engine(
             "together",

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from sqlft.errors import HandlerError, ProviderError
 from sqlft.handler import RowError
 from sqlft_openai.address import Address
+from sqlft_openai.sunsets import ended
 
 PASSING = (408, 409, 425, 429)
 """Statuses that may pass; with all from 500."""
@@ -118,7 +119,8 @@ def _fatal(
             "A tuned model answers from a deployment: make one (az cognitiveservices account deployment create …), and "
             "name it: SELECT … USING tuned_deployment = '…'."
             if address.deployments and _is_tuned(address.deployment or model)
-            else "Check the name with the provider's list; CREATE MODEL … USING model_name = '…' takes another.",
+            else ended(urlsplit(address.base).hostname or "", model)
+            or "Check the name with the provider's list; CREATE MODEL … USING model_name = '…' takes another.",
         )
     if status in (404, 405):
         return NoPath(
@@ -180,7 +182,7 @@ def _unreached(address: Address, shown: str, refused: bool) -> Fault | HandlerEr
 def unreachable(fault: Fault) -> ProviderError:
     """Nobody is there, for any row."""
     return ProviderError(
-        f"{fault.message[:1].upper()}{fault.message[1:]}",
+        fault.message,
         fault.next_step or "Check base_url and that the server runs; then run it again: what was answered is kept.",
     )
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlft.errors import NotSupported, OptionError
-from sqlft.handler import Artifact, Embedder, ModelSpec, Predictor, Price
-from sqlft_openai.address import address_of
+from sqlft.handler import Artifact, Embedder, ModelSpec, Notice, Predictor, Price
+from sqlft_openai.address import address_of, check_given, host_of
 from sqlft_openai.engines import ENGINES, Engine
 from sqlft_openai.options import AzurePredictOptions, EngineOptions, ModelOptions, PredictOptions, engine_options
 from sqlft_openai.training_options import AzureTrainOptions, FireworksTrainOptions, TogetherTrainOptions
@@ -29,7 +29,8 @@ class Hosted(Embedder):
         super().__init__(options if isinstance(options, EngineOptions) else type(self).engine_options())
 
     def check(self, model: ModelSpec) -> None:
-        """OptionError where no model is named, NotSupported for images."""
+        """OptionError where no model is named or the address is none, NotSupported for images."""
+        check_given(self.engine, self.options)
         if not self.model_name(model, None):
             raise OptionError(
                 f"The engine '{self.engine.name}' needs to know which model answers.",
@@ -37,6 +38,12 @@ class Hosted(Embedder):
             )
         if _options(model).mode == "image":
             raise NotSupported("Models that draw are not supported.", "Leave mode out, and ask for text.")
+
+    def notice(self, model: ModelSpec, artifact: Artifact | None, *, training: bool = False) -> Notice | None:
+        """What ends at the host that requests go to."""
+        from sqlft_openai.sunsets import notice_of
+
+        return notice_of(host_of(self.engine, self.options), self.model_name(model, artifact), training=training)
 
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
         """Ready to ask; MissingSecret without a key."""
@@ -149,7 +156,7 @@ class OpenAICompatible(Tuning, Hosted):
 
 
 class AnyscaleEndpoints(Tuning, Hosted):
-    """Anyscale Endpoints, or what stands in for it."""
+    """Servers that speak as Anyscale Endpoints did, which is gone."""
 
     engine = ENGINES["anyscale_endpoints"]
     engine_options = engine_options(engine)

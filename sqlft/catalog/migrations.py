@@ -83,6 +83,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
         # Which column of right answers was scored: a model may have several outputs.
         "ALTER TABLE evaluations ADD COLUMN answer TEXT",
     ),
+    (
+        # Answers that are cut off at their limit of tokens.
+        "ALTER TABLE usage ADD COLUMN truncated INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 

@@ -148,6 +148,8 @@ class Usage:
     cached: int = 0
     calls: int = 0
     errors: int = 0
+    truncated: int = 0
+    """Answers that are cut off at their limit of tokens."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None = None

@@ -11,8 +11,9 @@ from typing import Any
 from uuid import uuid4
 
 from sqlft.catalog.home import secrets_folder
-from sqlft.errors import CatalogError, MissingSecret
-from sqlft.options import STARS, Env, redacted
+from sqlft.errors import STARS, CatalogError, MissingSecret, is_placeholder
+from sqlft.errors import redact as redact_one
+from sqlft.options import Env, redacted
 
 _EXCERPT = re.compile(r"^LINE \d+: (.*)$", re.M)
 
@@ -40,7 +41,7 @@ def redact(text: str, options: Mapping[str, Any]) -> str:
     for name, value in options.items():
         if isinstance(value, Mapping) and _is_reference(value):
             with suppress(MissingSecret):
-                text = text.replace(str(_revealed(name, value)), STARS)
+                text = redact_one(text, str(_revealed(name, value)))
         elif isinstance(value, Mapping):
             text = redact(text, value)
     return text
@@ -69,8 +70,15 @@ def _discreet(value: Any, also: Sequence[str]) -> Any:
     if not isinstance(value, str):
         return value
     for secret in also:
-        value = value.replace(secret, "*" * len(secret))
-    return _EXCERPT.sub(lambda m: _without_ends(m[0], m[1], also), redacted(value))
+        value = redact_one(value, secret, "*" * len(secret))
+    return _EXCERPT.sub(lambda m: _without_ends(_without_words(m[0], also), m[1], also), redacted(value))
+
+
+def _without_words(line: str, also: Sequence[str]) -> str:
+    """DuckDB's excerpt of a line without the words that were given for keys, where they are quoted."""
+    for word in (a for a in also if is_placeholder(a) and a[:1] not in "'\""):
+        line = re.sub(rf"(?<=['\"]){re.escape(word)}(?=['\"])", "*" * len(word), line)
+    return line
 
 
 def _without_ends(line: str, excerpt: str, also: Sequence[str]) -> str:

@@ -71,11 +71,11 @@ SHAPES = {
     ),
     "usage": Shape(
         """SELECT created_at, statement_id, statement, name AS model, project, number AS version, "rows",
-                  distinct_prompts, cached, calls, errors, input_tokens, output_tokens, cost_usd, seconds
+                  distinct_prompts, cached, calls, errors, truncated, input_tokens, output_tokens, cost_usd, seconds
            FROM usage ORDER BY created_at, rowid""",
         """created_at time, statement_id text, statement text, model text, project text, version integer,
            rows integer, distinct_prompts integer, cached integer, calls integer, errors integer,
-           input_tokens integer, output_tokens integer, cost_usd number, seconds number""",
+           truncated integer, input_tokens integer, output_tokens integer, cost_usd number, seconds number""",
     ),
     "evaluations": Shape(
         f"""SELECT {_NAMED}, t.answer, t.metric, t.data_digest, t.options, t.value, t.n, t.low, t.high, t.interval,

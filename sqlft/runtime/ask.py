@@ -34,6 +34,7 @@ WINDOW = 64
 """Answers taken before they are kept: what a crash can lose."""
 PATIENCE = 2.0
 """Seconds that a statement's end waits for its handler; what comes later is kept all the same."""
+LONGER = "allow more, USING max_tokens = …"
 MEND = "Answer again, with JSON that fits the schema and nothing else."
 
 
@@ -50,6 +51,8 @@ class Answer(NamedTuple):
     values: tuple[Any, ...] | None = None
     """The answer's columns, ready for Arrow."""
     logprob: float | None = None
+    truncated: bool = False
+    """It is cut off at its limit of tokens."""
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Tally:
     calls: int = 0
     cached: int = 0
     errors: int = 0
+    truncated: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     input_chars: int = 0
@@ -168,6 +172,11 @@ class Asking:
                 f"{self.failed_rows or self.tally.errors} of {self.rows} rows failed at {self._name}: {first} "
                 f"({column} says why, row by row; USING on_error='fail' stops at the first.)"
             )
+        if not error and self.tally.truncated:
+            self._session.warn(
+                f"{self.tally.truncated} of {len(self.answers)} answers of {self._name} are cut off at their limit of "
+                f"tokens: {LONGER} ({self._resolved.outputs.names[0]}_usage.truncated says which.)"
+            )
 
     def _cacheable(self) -> bool:
         if self._settings.cache is not None:
@@ -190,8 +199,10 @@ class Asking:
                 with suppress(Misfit):  # one that another schema left is asked again
                     values = self._resolved.outputs.parse(found.text)
                     taken = (found.input_tokens, found.output_tokens)
-                    self.answers[i] = Answer(found.text, None, *taken, True, 0.0, 0.0, values, found.logprob)
+                    known = (found.logprob, found.truncated)
+                    self.answers[i] = Answer(found.text, None, *taken, True, 0.0, 0.0, values, *known)
                     self.tally.cached += 1
+                    self.tally.truncated += found.truncated
 
     def _step(self, most: int) -> None:
         if self._pump is None:
@@ -358,20 +369,25 @@ class Asking:
             self._outstanding[c.id] = started
             self._repair(replace(c, cost_usd=cost), str(e))
             return False
+        self.tally.truncated += c.truncated
         seconds = time.monotonic() - started
         self._stage = None
         if c.input_tokens is not None:
             self.tally.input_chars += sum(len(m.content) for m in self._prompts[c.id] or ())
         spent = _together(replace(c, cost_usd=cost), self._repaired.pop(c.id, None))
-        self.answers[c.id] = Answer(
-            text, None, spent.input_tokens, spent.output_tokens, False, seconds, spent.cost_usd, values, c.logprob
-        )
+        taken = (spent.input_tokens, spent.output_tokens)
+        about = (c.logprob, c.truncated)
+        self.answers[c.id] = Answer(text, None, *taken, False, seconds, spent.cost_usd, values, *about)
         self._prompts[c.id] = None
         return True
 
     def _repair(self, c: Completion, why: str) -> None:
         """Ask once more for an answer that does not have the wanted form, with what is wrong about it."""
         messages = self._prompts[c.id]
+        if c.truncated:  # asked again it would be cut off again
+            spent = _together(c, self._repaired.get(c.id))
+            self._accept_error(c.id, "length", f"the answer was cut off before it was complete: {LONGER}", False, spent)
+            return
         if c.id in self._repaired or messages is None:
             spent = _together(c, self._repaired.get(c.id))
             self._accept_error(c.id, "invalid_output", f"{why} (asked twice)", False, spent)
@@ -411,7 +427,7 @@ class Asking:
             answer = self.answers[c.id]
             if answer is not None and answer.text is not None:
                 taken = (answer.input_tokens, answer.output_tokens)
-                rows.append((self._keys[c.id], answer.text, *taken, self._name, answer.logprob))
+                rows.append((self._keys[c.id], answer.text, *taken, self._name, answer.logprob, answer.truncated))
         try:
             self._cache.put(rows)
         except CatalogError as e:
@@ -446,6 +462,7 @@ class Asking:
             cached=tally.cached,
             calls=tally.calls,
             errors=tally.errors,
+            truncated=tally.truncated,
             input_tokens=tally.input_tokens,
             output_tokens=tally.output_tokens,
             cost_usd=self._charge.total,

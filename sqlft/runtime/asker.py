@@ -29,6 +29,7 @@ USAGE = pa.struct(
         ("cached", pa.bool_()),
         ("seconds", pa.float64()),
         ("cost_usd", pa.float64()),
+        ("truncated", pa.bool_()),
     ]
 )
 UNASKED = Answer(None)
@@ -195,4 +196,5 @@ def _usage(answer: Answer) -> dict[str, Any] | None:
         "cached": answer.cached,
         "seconds": answer.seconds,
         "cost_usd": answer.cost_usd,
+        "truncated": answer.truncated,
     }

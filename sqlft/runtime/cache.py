@@ -16,12 +16,16 @@ from sqlft.handler import Message
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
-  key BLOB PRIMARY KEY, text TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER, model TEXT, logprob REAL
+  key BLOB PRIMARY KEY, text TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER, model TEXT, logprob REAL,
+  truncated INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID
 """
+ADDED = {"logprob": "REAL", "truncated": "INTEGER NOT NULL DEFAULT 0"}
+"""Columns that a file of an earlier version may lack."""
 
 KEEP = """
-INSERT OR REPLACE INTO answers (key, text, input_tokens, output_tokens, model, logprob) VALUES (?, ?, ?, ?, ?, ?)
+INSERT OR REPLACE INTO answers (key, text, input_tokens, output_tokens, model, logprob, truncated)
+VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -32,6 +36,7 @@ class Kept(NamedTuple):
     input_tokens: int | None
     output_tokens: int | None
     logprob: float | None = None
+    truncated: bool = False
 
 
 class Lengths(NamedTuple):
@@ -60,10 +65,10 @@ class Cache:
             for start in range(0, len(keys), 500):
                 some = keys[start : start + 500]
                 marks = ",".join("?" * len(some))
-                rows = con.execute(
-                    f"SELECT key, text, input_tokens, output_tokens, logprob FROM answers WHERE key IN ({marks})", some
-                )
-                found.update((key, Kept(*rest)) for key, *rest in rows)
+                columns = "key, text, input_tokens, output_tokens, logprob, truncated"
+                rows = con.execute(f"SELECT {columns} FROM answers WHERE key IN ({marks})", some)
+                for key, text, given, made, logprob, cut in rows:
+                    found[key] = Kept(text, given, made, logprob, bool(cut))
             return found
         return {}
 
@@ -83,8 +88,8 @@ class Cache:
             return Lengths(n, mean or 0.0, 0.0)
         return Lengths(0, 0.0, 0.0)
 
-    def put(self, rows: Iterable[tuple[bytes, str, int | None, int | None, str, float | None]]) -> None:
-        """Keep (key, text, input tokens, output tokens, model, logprob) rows; they outlive a crash from here on."""
+    def put(self, rows: Iterable[tuple[bytes, str, int | None, int | None, str, float | None, bool]]) -> None:
+        """Keep (key, text, input and output tokens, model, logprob, truncated); they outlive a crash from here on."""
         with self._lock:
             try:
                 con = self._open(create=True)
@@ -127,9 +132,11 @@ class Cache:
         con.execute("PRAGMA journal_mode=WAL")
         con.execute("PRAGMA synchronous=NORMAL")
         con.execute(SCHEMA)
-        if "logprob" not in {row[1] for row in con.execute("PRAGMA table_info(answers)")}:
-            with suppress(sqlite3.OperationalError):  # another process was first
-                con.execute("ALTER TABLE answers ADD COLUMN logprob REAL")
+        there = {row[1] for row in con.execute("PRAGMA table_info(answers)")}
+        for name, kind in ADDED.items():
+            if name not in there:
+                with suppress(sqlite3.OperationalError):  # another process was first
+                    con.execute(f"ALTER TABLE answers ADD COLUMN {name} {kind}")
         self._con = con
         return con
 

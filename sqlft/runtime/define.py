@@ -15,10 +15,11 @@ from sqlft.data import Outputs, Prompt
 from sqlft.data.prompts import PLACEHOLDER
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, OptionError, ProviderError, SqlftError
 from sqlft.handler import Handler, ModelSpec, Trainer
-from sqlft.options import build, check_names, is_secret, names_of, pick, without
+from sqlft.options import build, check_names, is_secret, names_of, pick, with_own_names, without
 from sqlft.runtime import answers, show, train
 from sqlft.runtime.embed import embeds_texts
 from sqlft.runtime.follow import stop_all
+from sqlft.runtime.foresight import heed
 from sqlft.runtime.models import engine_of, handler_of, model_of, spec_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import EngineSettings, ModelSettings, TrainSettings
@@ -32,7 +33,7 @@ from sqlft.sql.statements import (
     SetActive,
 )
 
-RENAMED = {"api_base": "base_url"}
+RENAMED = {"api_base": "base_url", "ollama_serve_url": "base_url"}
 """Options under their old names; a `…_api_key` is the api_key of a handler that has no other."""
 
 
@@ -42,12 +43,14 @@ def run_create_engine(session: Session, statement: CreateEngine, parameters: Par
     if statement.if_not_exists and any(e.name.lower() == name.lower() for e in catalog.engines()):
         return show.engine_rows(session, name)
     catalog.require_writing()
-    cls = plugins.handler_class(statement.handler)
-    handler = statement.handler.lower() if statement.handler.lower() in plugins.found() else statement.handler
+    handler, usual = plugins.stand_in(statement.handler)
+    cls = plugins.handler_class(handler)
+    handler = handler.lower() if handler.lower() in plugins.found() else handler
     if name.lower() in plugins.found() and name.lower() != handler:
         raise AlreadyExists(f"'{name}' is the name of a handler.", "Choose another name for the engine.")
     what = f"Engine '{name}'"
     options = _in_own_words(statement.options, names_of(cls.engine_options, EngineSettings))
+    options = {**usual, **with_own_names(options, cls.engine_options)} if usual else options
     _check_engine_options(session, cls, options, what)
     hidden = secrets.hide(options, lambda n: is_secret(n, cls.engine_options), f"ML_ENGINE {name}")
     try:
@@ -171,6 +174,8 @@ class _Plan:
     outputs: Outputs
     options: Mapping[str, Any]
     training: Mapping[str, Any]
+    trains: bool
+    """FROM was given: its training is checked by itself."""
 
     def is_secret(self, name: str) -> bool:
         """Whether an option's value must not be kept in the catalog."""
@@ -199,7 +204,7 @@ def _plan(session: Session, statement: CreateModel, key: ModelKey) -> _Plan:
     outputs = answers.outputs_of(session, statement, output, settings.schema, embeds=embeds)
     _check_columns(model, outputs, statement)
     training = {k: v for k, v in options.items() if k in for_training} if statement.source else {}
-    return _Plan(model, engine, cls, settings, outputs, kept, training)
+    return _Plan(model, engine, cls, settings, outputs, kept, training, statement.source is not None)
 
 
 def _training_names(cls: type[Handler]) -> set[str]:
@@ -269,6 +274,8 @@ def _check_with_handler(session: Session, plan: _Plan) -> None:
             f"The handler '{plan.engine.handler}' failed at checking the model: {type(e).__name__}: {e}",
             "Check the model's options; if they are right, tell those who wrote the handler.",
         ) from e
+    if not plan.trains:
+        heed(session, handler, spec)
 
 
 def _make(session: Session, statement: CreateModel, model: Model, plan: _Plan, parameters: Parameters) -> pa.Table:
@@ -324,6 +331,8 @@ def _in_own_words(options: Mapping[str, Any], known: set[str]) -> dict[str, Any]
     said: dict[str, Any] = {}
     for name, value in options.items():
         wanted = RENAMED.get(name, "api_key" if name.endswith("_api_key") else name)
+        if name not in known and wanted in known and wanted in options:
+            raise OptionError(f"'{name}' and '{wanted}' are two names for one option.", f"Leave '{name}' out.")
         said[wanted if name not in known and wanted in known and wanted not in options else name] = value
     return said
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from sqlft.data import Prepared
 from sqlft.handler import Estimate
 from sqlft.runtime import define, train
-from sqlft.runtime.foresight import GIGA, foreseen
+from sqlft.runtime.foresight import GIGA, foreseen, heed_training
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.train import Plan
 from sqlft.sql.statements import CreateModel, ExplainTraining, Finetune, Retrain
@@ -21,6 +21,7 @@ FACTS = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())]
 def run_explain_training(session: Session, statement: ExplainTraining, parameters: Parameters) -> pa.Table:
     """A row a fact: rows, tokens, steps, memory, minutes, cost, whether it fits, and each finding in the data."""
     plan = plan_of(session, statement.training)
+    heed_training(session, plan)
     prepared = train.prepared_for(session, plan, parameters)
     facts = [*_facts(plan, prepared, foreseen(session, plan, prepared)), *_findings(prepared)]
     return pa.Table.from_pylist([{"explain_key": k, "explain_value": _text(v)} for k, v in facts], FACTS)

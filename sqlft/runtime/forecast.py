@@ -16,6 +16,7 @@ from sqlft.catalog.records import Usage
 from sqlft.handler import Message
 from sqlft.runtime.cache import Cache, Lengths
 from sqlft.runtime.charge import MOST_TOKENS
+from sqlft.runtime.foresight import heed
 from sqlft.runtime.models import Resolved
 from sqlft.runtime.prices import Tariff, tariff_of
 from sqlft.runtime.session import Session
@@ -83,7 +84,11 @@ def forecast(
     waiting: Sequence[Sequence[Message]],
     least: int | None = None,
 ) -> Forecast:
-    """What asking `waiting` prompts will take, of `prompts` distinct ones read; `least` if it may stop earlier."""
+    """What asking `waiting` prompts will take, of `prompts` distinct ones read; `least` if it may stop earlier.
+
+    Warns of what ends of the model; NotSupported where it has ended.
+    """
+    heed(session, resolved.handler, resolved.spec, resolved.artifact)
     name, most = str(resolved.version.key), len(waiting)
     used = [u for u in session.catalog.usage() if u.version == resolved.version.key and u.calls > 0]
     low = most if least is None else min(least, most)
@@ -104,6 +109,7 @@ def unseen(
     session: Session, cache: Cache, resolved: Resolved, options: Any, rows: int, likely: int, most: int
 ) -> Forecast:
     """What asking will take whose prompts need answers of another model: none to `most`, about `likely`."""
+    heed(session, resolved.handler, resolved.spec, resolved.artifact)
     used = [u for u in session.catalog.usage() if u.version == resolved.version.key and u.calls > 0]
     calls = sum(u.calls for u in used)
     frame = len(resolved.prompt.template) / CHARS_A_TOKEN + UNTOLD

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlft.data import Prepared
 from sqlft.errors import DataError, NotSupported, SqlftError
-from sqlft.handler import Estimate, ModelSpec
+from sqlft.handler import Artifact, Estimate, Handler, ModelSpec, Notice
 from sqlft.runtime.models import outputs_of, spec_of
 from sqlft.runtime.prices import tariff_for
 from sqlft.runtime.session import Session
@@ -16,8 +16,30 @@ if TYPE_CHECKING:
     from sqlft.runtime.train import Plan
 
 GIGA = 1e9
+TRIED = " USING check = 'warn' tries it all the same."
 LISTED = 3
 """Errors of the data that one message tells."""
+
+
+def heed(session: Session, handler: Handler, model: ModelSpec, artifact: Artifact | None = None) -> None:
+    """Warn of what ends of a model that is to be asked; NotSupported where it has ended."""
+    _heed(session, handler.notice(model, artifact), "")
+
+
+def heed_training(session: Session, plan: Plan) -> None:
+    """Warn of what ends of a training and of what it makes; NotSupported where it has ended, unless `check` says so."""
+    spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, f"Model '{plan.model.key.name}'")
+    found = plan.handler.notice(spec, plan.start, training=True)
+    if found is not None and plan.settings.check != "error":
+        found = found._replace(is_refusal=False)
+    _heed(session, found, TRIED)
+
+
+def _heed(session: Session, found: Notice | None, more: str) -> None:
+    if found is not None and found.is_refusal:
+        raise NotSupported(found.text, f"{found.next_step}{more}")
+    if found is not None:
+        session.warn(f"{found.text} {found.next_step}")
 
 
 def foreseen(session: Session, plan: Plan, prepared: Prepared) -> Estimate | None:
@@ -44,7 +66,7 @@ def refuse_or_tell(session: Session, plan: Plan, estimate: Estimate) -> None:
         return
     why, next_step = estimate.refusal
     if plan.settings.check == "error":
-        raise NotSupported(why, f"{next_step} USING check = 'warn' tries it all the same.")
+        raise NotSupported(why, f"{next_step}{TRIED}")
     session.warn(f"{why} {next_step}")
 
 

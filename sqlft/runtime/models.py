@@ -45,12 +45,13 @@ def engine_of(session: Session, name: str) -> Engine:
     known = {e.name.lower(): e for e in session.catalog.engines()}
     if name.lower() in known:
         return known[name.lower()]
-    if plugins.entry_of(name) is not None:
-        return Engine(name.lower(), name.lower())
-    raise NotFound(
-        f"There is no engine or handler '{name}'.{did_you_mean(name, [*known, *plugins.found()])}",
-        "SHOW ML_ENGINES and SHOW HANDLERS list them; CREATE ML_ENGINE name FROM handler makes one.",
-    )
+    handler, usual = plugins.stand_in(name)
+    if plugins.entry_of(handler) is not None:
+        return Engine(name.lower(), handler.lower(), dict(usual))
+    listed = "SHOW ML_ENGINES and SHOW HANDLERS list them; CREATE ML_ENGINE name FROM handler makes one."
+    next_step = plugins.instead_of(name)
+    guess = "" if next_step else did_you_mean(name, [*known, *plugins.found()])
+    raise NotFound(f"There is no engine or handler '{name}'.{guess}", next_step or listed)
 
 
 def handler_of(session: Session, engine: Engine, overrides: Mapping[str, Any] | None = None) -> Handler:

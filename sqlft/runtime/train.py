@@ -24,7 +24,7 @@ from sqlft.handler import Artifact, Estimate, Trainer
 from sqlft.options import build, check_names, is_secret, names_of, pick, without
 from sqlft.runtime import job, launch, sources
 from sqlft.runtime.follow import cancel, follow, is_remote
-from sqlft.runtime.foresight import foreseen, refuse_or_tell, stop_or_warn
+from sqlft.runtime.foresight import foreseen, heed_training, refuse_or_tell, stop_or_warn
 from sqlft.runtime.models import (
     engine_of,
     handler_of,
@@ -189,6 +189,7 @@ def plan_of(session: Session, model: Model, source: Source, options: Mapping[str
 def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[..., Version]) -> pa.Table:
     """Read, check and store the rows, `make` the version, train it in a worker; the version's row."""
     session.catalog.require_writing()
+    heed_training(session, plan)
     prepared = prepared_for(session, plan, parameters)
     stop_or_warn(session, plan, prepared)
     estimate = foreseen(session, plan, prepared)

@@ -75,7 +75,7 @@ def _setting(c: Cursor) -> str:
 
 
 def _whose(c: Cursor) -> tuple[str, str | None]:
-    """engine [[MODEL] model], the model quoted or not: gpt-4o-mini."""
+    """engine [[MODEL] model], the model quoted or not: gpt-6-luna."""
     engine = c.identifier("an engine's name")
     if c.token.word == "MODEL" and c.peek(1).kind in NAMES and c.peek(1).word != "USING":
         c.next()
@@ -84,5 +84,5 @@ def _whose(c: Cursor) -> tuple[str, str | None]:
     first = c.token
     model = value(c)
     if not isinstance(model, str) or not model:
-        raise c.error("The model's name is a text.", "Write: CREATE PRICE FOR openai 'gpt-4o-mini' USING …", first)
+        raise c.error("The model's name is a text.", "Write: CREATE PRICE FOR openai 'gpt-6-luna' USING …", first)
     return engine, model

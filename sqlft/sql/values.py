@@ -90,7 +90,7 @@ def _number(c: Cursor) -> int | float:
 
 
 def _word(c: Cursor, depth: int) -> Any:
-    """TRUE, NULL …; env('X'); db (SELECT …); Name(k = v, …); or words such as gpt-4o-mini, text without quotes."""
+    """TRUE, NULL …; env('X'); db (SELECT …); Name(k = v, …); or words such as gpt-6-luna, text without quotes."""
     following = c.peek(1)
     if following.kind == "op" and following.text == "(":
         return _call(c, depth)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import traceback
 from dataclasses import dataclass
@@ -91,11 +92,28 @@ def test_an_excerpt_that_begins_or_ends_within_a_secret(cut: str) -> None:
     assert len(shown) == len(f"LINE 1: {line}")
 
 
-def test_a_short_word_is_no_secret() -> None:
-    build(Login, {"api_key": "EMPTY"}, "It")
-    error = ValueError("The answer is EMPTY.")
+@pytest.mark.parametrize("word", ["x", "none", "EMPTY", "ollama", "lm-studio", "sk-no-key-required", "not-needed"])
+def test_a_word_in_a_keys_place_is_starred_out_in_a_header_only(word: str) -> None:
+    build(Login, {"api_key": word}, "It")
+    sent = f"Authorization: Bearer {word}"
+    text = f"max_tokens of {word}, '{word}' and {word}s; none left in x"
+    error = ValueError(f"{text}; {sent}, {sent}y")
+    secrets.discreet(error, {word, f"'{word}'"})
+    assert re.sub(r"\*+", "****", str(error)) == f"{text}; Authorization: Bearer ****, {sent}y"
+
+
+def test_a_word_in_a_keys_place_is_starred_out_where_a_statement_is_quoted() -> None:
+    error = ValueError("no 'ollama'\n\nLINE 1: … PASSWORD 'ollama' oops\n        ^")
+    secrets.discreet(error, {"ollama", "'ollama'"})
+    assert str(error) == "no 'ollama'\n\nLINE 1: … PASSWORD '******' oops\n        ^"
+
+
+@pytest.mark.parametrize("key", ["sk-1234", "hunter2", "swordfishes", "a-pass-phrase"])
+def test_a_key_is_starred_out_wherever_it_stands(key: str) -> None:
+    build(Login, {"api_key": key}, "It")
+    error = ValueError(f"a{key}b and {key}")
     secrets.discreet(error)
-    assert str(error) == "The answer is EMPTY."
+    assert str(error) == "a****b and ****"
 
 
 @dataclass

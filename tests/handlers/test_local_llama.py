@@ -173,7 +173,12 @@ def test_stop_texts_and_most_tokens(tiny: Path) -> None:
     middle = whole.text[len(whole.text) // 2 :][:3]
     [stopped] = ask(tiny, PROMPTS[:1], stop=["never said at all", middle])
     assert stopped.text == whole.text[: whole.text.index(middle)]
-    assert all((c.output_tokens or 0) <= 3 for c in ask(tiny, PROMPTS, max_tokens=3))
+    assert not stopped.truncated
+    cut = ask(tiny, PROMPTS, max_tokens=3)
+    assert all((c.output_tokens or 0) <= 3 for c in cut)
+    longer = ask(tiny, PROMPTS, max_tokens=60)
+    assert [c.truncated for c in cut] == [(c.output_tokens or 0) > 3 for c in longer]
+    assert any(c.truncated for c in cut)
 
 
 def test_sampling_depends_on_seed_and_prompt(tiny: Path) -> None:

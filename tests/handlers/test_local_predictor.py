@@ -128,11 +128,16 @@ def test_right_guesses_save_steps_and_wrong_ones_change_nothing(tiny: Path, monk
 
 
 def test_no_more_than_max_tokens(tiny: Path) -> None:
-    """And both counts are told."""
-    for c in ask(tiny, PROMPTS, max_tokens=5):
+    """Both counts are there, and whether the answer is cut off."""
+    cut = 0
+    for c, whole in zip(ask(tiny, PROMPTS, max_tokens=5), ask(tiny, PROMPTS, max_tokens=400), strict=True):
         assert c.output_tokens is not None
         assert 1 <= c.output_tokens <= 5
         assert c.input_tokens
+        assert whole.output_tokens is not None
+        assert c.truncated is (whole.output_tokens > 5)
+        cut += c.truncated
+    assert cut > 0
 
 
 def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(tiny: Path) -> None:
@@ -145,6 +150,7 @@ def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(tiny: Path) -> None:
     assert stopped.output_tokens is not None
     assert whole.output_tokens is not None
     assert stopped.output_tokens < whole.output_tokens
+    assert not stopped.truncated
 
 
 def test_sampling_depends_on_seed_and_prompt_only(tiny: Path) -> None:
@@ -180,6 +186,7 @@ def test_an_answer_ends_where_the_context_does(tiny: Path) -> None:
     [found] = Local().open(model, None, PredictOptions(**EXACT, max_tokens=50)).predict(requests([words]))
     assert found.output_tokens is not None
     assert found.output_tokens <= 3
+    assert found.truncated
 
 
 def test_it_pulls_what_it_can_work_on(tiny: Path) -> None:

@@ -253,3 +253,45 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     both = folder / "both.pem"
     both.write_bytes((folder / "key.pem").read_bytes() + (folder / "cert.pem").read_bytes())
     return both
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("localhost:11434", "http://localhost:11434"),
+        ("127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
+        ("api.example.com/v1", "https://api.example.com/v1"),
+        ("http:/localhost:8000", "http://localhost:8000"),
+        ("https//api.example.com", "https://api.example.com"),
+    ],
+)
+def test_an_address_without_its_scheme_is_mended_when_the_model_is_made(
+    con: sqlft.Connection, given: str, meant: str
+) -> None:
+    con.execute(f"CREATE ML_ENGINE e FROM openai_compatible USING base_url = '{given}'")
+    with pytest.raises(OptionError, match="is no URL") as caught:
+        con.execute("CREATE MODEL m PREDICT answer USING engine = 'e', model_name = 'tiny', prompt_template = '{{q}}'")
+    assert caught.value.next_step == f"Write base_url = '{meant}'."
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("OPENAI_API_KEY", "name of an environment variable"),
+        ("$MY_KEY", "name of an environment variable"),
+        ("${HF_TOKEN}", "name of an environment variable"),
+        ("env(OPENAI_API_KEY)", "name of an environment variable"),
+        (f"Bearer {KEY}", "begins with 'Bearer'"),
+    ],
+)
+def test_a_key_that_leads_to_one_is_refused_when_the_model_is_made(con: sqlft.Connection, key: str, words: str) -> None:
+    con.execute(f"CREATE ML_ENGINE e FROM openai USING api_key = '{key}'")
+    with pytest.raises(MissingSecret, match=words) as caught:
+        con.execute("CREATE MODEL m PREDICT answer USING engine = 'e', model_name = 'tiny', prompt_template = '{{q}}'")
+    assert KEY not in str(caught.value)
+    assert caught.value.next_step
+
+
+def test_a_sentence_that_begins_with_an_address_leaves_it_as_it_is(con: sqlft.Connection) -> None:
+    error = refused(con, "base_url = 'http://127.0.0.1:9/v1', api_key = 'k-of-mine', max_concurrency = 1")
+    assert error.message.startswith("http://127.0.0.1:9/v1 is not reached")

@@ -45,7 +45,9 @@ def test_a_real_server_answers(served: str) -> None:
     assert [type(answer) for answer, _ in rows] == [str] * 6
     assert all(0 < usage["output_tokens"] <= 8 and usage["cost_usd"] is None for _, usage in rows)
     assert con.execute(f"{asked} USING cache = false").fetchall()[0][0] == rows[0][0]
-    assert warnings == []
+    cut = sum(usage["truncated"] for _, usage in rows)
+    assert cut == sum(usage["output_tokens"] == 8 for _, usage in rows)
+    assert [w.split(" of ")[0] for w in warnings] == ([str(cut)] * 2 if cut else [])
     con.close()
 
 

@@ -96,7 +96,7 @@ class State:
     """Seconds before every answer of a model."""
     seed: int = 0
     models: list[str] = field(
-        default_factory=lambda: ["gpt-4o-mini", "gpt-3.5-turbo", "tiny", "text-embedding-3-small"]
+        default_factory=lambda: ["gpt-4o-mini", "gpt-3.5-turbo", "gpt-6-luna", "tiny", "text-embedding-3-small"]
     )
     any_model: bool = True
     """Whether unknown models answer too; else 404 model_not_found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,16 @@ from typing import Any
 import pytest
 
 import sqlft
-from sqlft.errors import AlreadyExists, CatalogError, DataError, MissingSecret, NotFound, OptionError, SqlftError
+from sqlft.errors import (
+    AlreadyExists,
+    CatalogError,
+    DataError,
+    MissingSecret,
+    NotFound,
+    OptionError,
+    ProviderError,
+    SqlftError,
+)
 
 Con = sqlft.Connection
 NEW = "CREATE MODEL n PREDICT answer USING "
@@ -243,6 +253,18 @@ def test_engines(con: Con) -> None:
     ("sql", "kind", "words"),
     [
         ("CREATE ML_ENGINE e FROM strange", sqlft.HandlerNotInstalled, "Did you mean 'stranger'?"),
+        ("CREATE ML_ENGINE e FROM huggingface", sqlft.HandlerNotInstalled, "engine = 'local'"),
+        ("CREATE ML_ENGINE e FROM litellm", sqlft.HandlerNotInstalled, "FROM openai_compatible USING base_url"),
+        ("CREATE ML_ENGINE e FROM langchain", sqlft.HandlerNotInstalled, "openai_compatible"),
+        (NEW + "engine = 'Gemini', base = 'x'", NotFound, "FROM openai_compatible USING base_url"),
+        (NEW + "engine = 'stranger', model = 'x'", OptionError, "Here it is 'model_name'"),
+        (NEW + "engine = 'stranger', json_struct = 'x'", OptionError, "Here it is 'schema'"),
+        (NEW + "engine = 'stranger', input_column = 'x'", OptionError, "Here it is 'question_column'"),
+        (
+            NEW + "engine = 'stranger', openai_api_key = 'geheim1', api_key = 'geheim2'",
+            OptionError,
+            "two names for one",
+        ),
         ("CREATE ML_ENGINE e FROM stranger USING apikey = 'geheim'", OptionError, "Did you mean 'api_key'?"),
         ("CREATE ML_ENGINE e FROM stranger USING api_key = {'a': 'geheim'}", OptionError, "is a secret"),
         ("CREATE ML_ENGINE e FROM echo USING a = 1", OptionError, "no option 'a'"),
@@ -253,6 +275,29 @@ def test_engines_that_cannot_be(con: Con, sqlft_home: Path, sql: str, kind: type
     assert words in text
     assert "geheim" not in text
     assert secret_files(sqlft_home) == []
+
+
+@pytest.mark.parametrize(
+    ("using", "url"),
+    [
+        ("", "http://localhost:11434/v1"),
+        (" USING base_url = 'http://10.0.0.1:11434'", "http://10.0.0.1:11434"),
+        (" USING api_base = 'http://10.0.0.2:11434'", "http://10.0.0.2:11434"),
+        (" USING ollama_serve_url = 'http://10.0.0.3:11434'", "http://10.0.0.3:11434"),
+    ],
+)
+def test_ollama_is_openai_compatible_at_its_own_address(con: Con, using: str, url: str) -> None:
+    con.execute(f"CREATE ML_ENGINE ollama FROM ollama{using}")
+    [(handler, options)] = con.execute("SELECT handler, options FROM sqlft.engines WHERE name = 'ollama'").fetchall()
+    assert handler == "openai_compatible"
+    assert json.loads(options) == {"base_url": url}
+    con.execute(NEW + "engine = 'ollama', model_name = 'llama3.2'")
+
+
+def test_ollama_needs_no_engine_of_its_own(con: Con) -> None:
+    con.execute(NEW + "engine = 'ollama', model_name = 'llama3.2', ollama_serve_url = 'http://127.0.0.1:9'")
+    with pytest.raises(ProviderError, match=r"http://127\.0\.0\.1:9/v1 is not reached"):
+        con.execute("SELECT answer FROM n WHERE content = 'x' USING max_retries = 0").fetchall()
 
 
 def test_an_engine_in_use_stays(con: Con) -> None:

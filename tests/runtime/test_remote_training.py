@@ -35,7 +35,9 @@ class There:
             f"CREATE ML_ENGINE e FROM openai USING base_url = '{provider.url}', api_key = '{provider.key}',"
             " poll_seconds = 0.02"
         )
-        self.run("CREATE MODEL m PREDICT answer USING engine = 'e', prompt_template = '{{question}}'")
+        self.run(
+            "CREATE MODEL m PREDICT answer USING engine = 'e', base = 'gpt-4o-mini', prompt_template = '{{question}}'"
+        )
         self.run(ROWS)
 
     @property

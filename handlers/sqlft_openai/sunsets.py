@@ -1,0 +1,195 @@
+"""Providers and models that end: warned of before the day, refused from that day on.
+
+`Hosted.notice` asks here by the host that requests go to, so a server of one's own under an old name is left alone.
+The table of docs/providers.md is generated from SUNSETS.  A model that no row names is taken to live.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from typing import NamedTuple
+
+from sqlft.handler import Notice
+
+CHECKED = date(2026, 11, 28)
+"""When the sources were last read."""
+TRAINERS = (
+    "These go on training: engine = 'local' on your own machine, 'together', 'fireworks', and Nebius Token Factory "
+    "(engine = 'openai_compatible', base_url = 'https://api.tokenfactory.nebius.com/v1')."
+)
+OPENAI = "https://developers.openai.com/api/docs/deprecations"
+SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{4}(-preview)?)$")
+"""What a dated name has behind its family's."""
+
+
+class Sunset(NamedTuple):
+    """What ends at one provider; a day is the first one on which it is gone."""
+
+    provider: str
+    hosts: str
+    """A regular expression that the end of the host matches."""
+    source: str
+    models: tuple[str, ...] = ()
+    """Families, or single snapshots, whose tuned versions end with them; none: all models."""
+    trains_until: date | None = None
+    asks_until: date | None = None
+    instead: str = ""
+    """A model to ask in place of these, that has no such day."""
+    note: str = ""
+    is_least: bool = False
+    """The provider promises the days at least: nothing is refused after them."""
+
+
+OPENAI_HOST = r"(^|\.)api\.openai\.com"
+AZURE_HOST = r"\.(openai|cognitiveservices|services\.ai)\.azure\.com"
+
+SUNSETS = (
+    Sunset(
+        "OpenAI",
+        OPENAI_HOST,
+        OPENAI,
+        trains_until=date(2027, 1, 6),
+        note="only organizations that used tuned models shortly before 2026-07-02 may still train",
+    ),
+    Sunset(
+        "OpenAI",
+        OPENAI_HOST,
+        OPENAI,
+        (
+            *("gpt-4o-2024-05-13", "gpt-3.5-turbo", "gpt-4", "gpt-4-turbo", "gpt-4.1-nano"),
+            *("o1", "o1-pro", "o3-mini", "o4-mini"),
+        ),
+        asks_until=date(2026, 10, 23),
+        instead="gpt-6-luna",
+    ),
+    Sunset(
+        "OpenAI",
+        OPENAI_HOST,
+        OPENAI,
+        ("gpt-5", "gpt-5-mini", "gpt-5-nano", "gpt-5-pro", "o3", "o3-pro"),
+        asks_until=date(2026, 12, 11),
+        instead="gpt-6-luna",
+    ),
+    Sunset(
+        "OpenAI",
+        OPENAI_HOST,
+        OPENAI,
+        ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini"),
+        asks_until=date(2027, 1, 14),
+        instead="gpt-6-luna",
+    ),
+    Sunset(
+        "OpenAI",
+        OPENAI_HOST,
+        OPENAI,
+        ("gpt-5.1", "gpt-5.3-codex", "gpt-5.4-nano"),
+        asks_until=date(2027, 4, 1),
+        instead="gpt-6-luna",
+    ),
+    Sunset(
+        "Azure OpenAI",
+        AZURE_HOST,
+        "https://learn.microsoft.com/azure/ai-foundry/openai/concepts/model-retirements",
+        ("gpt-4.1", "gpt-4.1-mini", "gpt-4.1-nano"),
+        trains_until=date(2027, 4, 14),
+        asks_until=date(2027, 10, 14),
+        note="training ended for new customers on 2026-10-14; the second day is that of deployments of tuned models",
+        is_least=True,
+    ),
+    Sunset(
+        "Anyscale Endpoints",
+        r"(^|\.)endpoints\.anyscale\.com",
+        "https://github.com/mindsdb/mindsdb/pull/11356",
+        trains_until=date(2024, 8, 1),
+        asks_until=date(2024, 8, 1),
+        note="`anyscale_endpoints` is for other servers that speak as it did, at your `base_url`",
+    ),
+    Sunset(
+        "Cohere",
+        r"(^|\.)api\.cohere\.(ai|com)",
+        "https://docs.cohere.com/docs/deprecations",
+        trains_until=date(2025, 9, 15),
+    ),
+    Sunset(
+        "Mistral",
+        r"(^|\.)api\.mistral\.ai",
+        "https://docs.mistral.ai/resources/deprecated",
+        note="its fine-tuning API is deprecated, without a day",
+    ),
+)
+
+
+def today() -> date:
+    """The day by which is warned and refused; tests put another in its place."""
+    return datetime.now(UTC).date()
+
+
+def notice_of(host: str, model: str, *, training: bool) -> Notice | None:
+    """What a user should know before a model of this host is asked or trained."""
+    found = [s for s in SUNSETS if re.search(f"{s.hosts}$", host)]
+    asked = next((s for s in found if s.asks_until and _concerns(s, model)), None)
+    told = [_told(asked, model, asked.asks_until)] if asked and asked.asks_until else []
+    if not training:
+        return _joined(told, _instead(asked))
+    told = [_told_of_training(s, model) for s in found if _trains(s) and _concerns(s, model)] + told
+    return _joined(told, TRAINERS)
+
+
+def ended(host: str, model: str) -> str | None:
+    """Why the provider has a model no more, and what to ask in its place; None where it should have it."""
+    found = notice_of(host, model, training=False)
+    return f"{found.text} {found.next_step}" if found is not None and found.is_refusal else None
+
+
+def family_of(model: str) -> str:
+    """The name without what marks a tuned model: `ft:gpt-4o-2024-08-06:org::id` is gpt-4o-2024-08-06."""
+    return model.removeprefix("ft:").partition(":")[0].partition(".ft-")[0].lower()
+
+
+def _concerns(sunset: Sunset, model: str) -> bool:
+    named = family_of(model)
+    single = any(named in s.models for s in SUNSETS if s.provider == sunset.provider)
+    return not sunset.models or (named if single else SNAPSHOT.sub("", named)) in sunset.models
+
+
+def _trains(sunset: Sunset) -> bool:
+    return sunset.trains_until is not None or sunset.asks_until is None
+
+
+def _told(sunset: Sunset, model: str, day: date) -> tuple[str, bool]:
+    """(what is said, whether it is refused)."""
+    what = f"the model '{family_of(model)}' and what was tuned from it" if sunset.models else "everything"
+    if sunset.is_least:
+        return f"{sunset.provider} keeps {what} until {day} at least.", False
+    if today() < day:
+        return f"{sunset.provider} switches off {what} on {day}, {_days(day)} from now.", False
+    return f"{sunset.provider} switched off {what} on {day}.", True
+
+
+def _told_of_training(sunset: Sunset, model: str) -> tuple[str, bool]:
+    day, note = sunset.trains_until, f" ({sunset.note})" if sunset.note else ""
+    if day is None:
+        return f"{sunset.provider} gives its fine-tuning up{note}.", False
+    if sunset.is_least:
+        return f"{sunset.provider} trains '{family_of(model)}' until {day} at least{note}.", False
+    if today() < day:
+        return f"{sunset.provider} takes no new fine-tuning jobs from {day}, {_days(day)} from now{note}.", False
+    return f"{sunset.provider} has taken no new fine-tuning jobs since {day}.", True
+
+
+def _days(day: date) -> str:
+    days = (day - today()).days
+    return f"{days} day{'s'[: days != 1]}"
+
+
+def _instead(sunset: Sunset | None) -> str:
+    if sunset is None or not sunset.instead:
+        return "SHOW HANDLERS lists the others; engine = 'local' asks on your own machine."
+    return f"'{sunset.instead}' goes on there: CREATE MODEL … USING model_name = '{sunset.instead}'."
+
+
+def _joined(told: list[tuple[str, bool]], next_step: str) -> Notice | None:
+    if not told:
+        return None
+    return Notice(" ".join(text for text, _ in told), next_step, any(refused for _, refused in told))
