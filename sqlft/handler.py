@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+ITEM_SEPARATOR, KEY_SEPARATOR = ", ", ": "
+"""How JSON is written in the answers that a typed model learns: a grammar that binds them must allow just that."""
+
+
 class Message(NamedTuple):
     """One turn of a conversation; role is system, user or assistant."""
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from sqlft.data import Prepared, Prompt, prepare
 from sqlft.data.checks import CountTokens
 from sqlft.data.report import Fact, facts_of, guessed_tokens
+from sqlft.data.shapes import PAIRS, is_known
 from sqlft.errors import DataError
 from sqlft.handler import Range, Trainer
 from sqlft.options import build, names_of
@@ -23,8 +24,9 @@ from sqlft.runtime.train import validation_source
 from sqlft.sql.statements import AnalyzeTrainingData
 
 WHAT = "ANALYZE TRAINING DATA"
-SHAPES = ({"role", "content"}, {"messages"}, {"prompt", "completion"})
-ANSWERS = ("answer", "completion", "output", "response", "label", "target")
+ANSWERS = ("answer", "completion", "output", "response", "label", "target", *(better for better, _ in PAIRS))
+ASIDE = {*(worse for _, worse in PAIRS), "tools", "weight"}
+"""Columns that are neither the answer nor a part of the prompt."""
 Look = tuple[Prepared, CountTokens | None]
 
 SCHEMA = pa.schema(
@@ -126,7 +128,7 @@ def _read(
     count_tokens: CountTokens | None,
 ) -> Prepared:
     settings: DataSettings = build(DataSettings, statement.options, WHAT)
-    rows = sources.read(session, statement.source, parameters)
+    rows = sources.read(session, statement.source, parameters, to_train=True)
     valid = validation_source(settings.validation, statement.source)
     if prompt is None:
         prompt, targets = _guessed(rows.column_names, settings)
@@ -134,7 +136,7 @@ def _read(
         rows,
         prompt,
         targets,
-        valid_rows=None if valid is None else sources.read(session, valid, parameters),
+        valid_rows=None if valid is None else sources.read(session, valid, parameters, to_train=True),
         validation_split=settings.validation_split,
         seed=settings.seed,
         max_length=settings.max_length,
@@ -144,15 +146,15 @@ def _read(
 
 
 def _guessed(columns: Sequence[str], settings: DataSettings) -> tuple[Prompt, tuple[str, ...]]:
-    names = {name.lower() for name in columns}
     given = settings.predict is not None or settings.prompt_template is not None
-    if not given and any(shape <= names for shape in SHAPES):
+    if not given and is_known(columns):
         return Prompt("{{content}}"), ("answer",)
-    answer = settings.predict or next((n for n in columns if n.lower() in ANSWERS), columns[-1])
-    inputs = [name for name in columns if name.lower() != answer.lower()]
+    left = [name for name in columns if name.lower() not in ASIDE]
+    answer = settings.predict or next((n for n in left if n.lower() in ANSWERS), (left or columns)[-1])
+    inputs = [name for name in left if name.lower() != answer.lower()]
     if not inputs and settings.prompt_template is None:
         raise DataError(
-            f"The training query gives one column, {columns[0]}: a prompt and its answer are two.",
+            f"The training query gives one column to learn from, {answer}: a prompt and its answer are two.",
             "SELECT both, or role and content, or messages.",
         )
     return Prompt(settings.prompt_template or "\n".join(f"{{{{{name}}}}}" for name in inputs)), (answer,)

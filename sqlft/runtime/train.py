@@ -236,7 +236,7 @@ def row_of(session: Session, key: VersionKey) -> pa.Table:
 
 def prepared_for(session: Session, plan: Plan, parameters: Parameters, stops: Sequence[str] | None = None) -> Prepared:
     """The rows as this training would see them, checked; `stops` are further stop sequences, and ask for all checks."""
-    rows = sources.read(session, plan.source, parameters)
+    rows = sources.read(session, plan.source, parameters, to_train=True)
     valid = validation_source(plan.settings.validation, plan.source)
     outputs, what = outputs_of(plan.model), f"Model '{plan.model.key.name}'"
     spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
@@ -246,7 +246,7 @@ def prepared_for(session: Session, plan: Plan, parameters: Parameters, stops: Se
             prompt_of(plan.model),
             plan.model.targets,
             outputs=outputs,
-            valid_rows=None if valid is None else sources.read(session, valid, parameters),
+            valid_rows=None if valid is None else sources.read(session, valid, parameters, to_train=True),
             validation_split=plan.settings.validation_split,
             seed=plan.settings.seed,
             max_length=plan.handler.longest_row(spec, plan.options),

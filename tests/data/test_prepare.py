@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from sqlft.data import Prepared, Prompt, prepare
-from sqlft.data.shapes import MESSAGES
+from sqlft.data.tables import MESSAGES
 from sqlft.errors import DataError
 
 BARE = Prompt("{{content}}")
@@ -132,7 +132,7 @@ def test_ten_thousand_columns_are_not_listed() -> None:
 
 
 def test_unknown_role() -> None:
-    with pytest.raises(DataError, match=r"Row 2 .*'asistant'.* Did you mean 'assistant'"):
+    with pytest.raises(DataError, match=r"1 conversation .*'asistant' \(Did you mean 'assistant'\?\)"):
         prepare(rows("SELECT * FROM (VALUES ('user', 'a'), ('asistant', 'b')) t(role, content)"), BARE, "answer")
 
 
