@@ -436,7 +436,10 @@ def _details(training: Training, taught: rows.Rows, checked: rows.Rows) -> dict[
         "base": training.base,
         **training.loaded.renderer.marks.details(),
         "continues": "training went on with its adapter" if training.start else False,
-        "remarks": _kept_as_they_were(options, config) if training.start else [],
+        "remarks": [
+            *(_kept_as_they_were(options, config) if training.start else []),
+            *(f"Rows were left out: {r.refused.message}" for r in (taught, checked) if r.refused),
+        ],
         "max_tokens_per_pass": training.budget.tokens,
         "memory_bytes": training.budget.bytes,
         "examples": len(taught.examples),
