@@ -298,14 +298,14 @@ def _write_moment(kind: Kind, value: Any) -> str:
 
 
 def _write_list(kind: Kind, value: Any) -> str:
-    value = _parsed_json(value)
+    value = _parsed_json(kind, value)
     if not isinstance(value, (list, tuple)):
         raise Unfit(f"{_shown(value)} is no list")
     return write_array([kind.parts[0][1].write(v) for v in value])
 
 
 def _write_struct(kind: Kind, value: Any) -> str:
-    value = _parsed_json(value)
+    value = _parsed_json(kind, value)
     if not isinstance(value, Mapping):
         raise Unfit(f"{_shown(value)} is no STRUCT")
     given = {str(k).lower(): v for k, v in value.items()}
@@ -315,7 +315,7 @@ def _write_struct(kind: Kind, value: Any) -> str:
 
 
 def _write_map(kind: Kind, value: Any) -> str:
-    value = _parsed_json(value)
+    value = _parsed_json(kind, value)
     pairs = value.items() if isinstance(value, Mapping) else value
     try:
         return write_object([(str(k), kind.parts[1][1].write(v)) for k, v in pairs])
@@ -323,12 +323,25 @@ def _write_map(kind: Kind, value: Any) -> str:
         raise Unfit(f"{_shown(value)} is no MAP") from e
 
 
-def _parsed_json(value: Any) -> Any:
-    """A nested value that comes as JSON."""
+def _parsed_json(kind: Kind, value: Any) -> Any:
+    """A nested value that comes as JSON; what is of the type JSON within it stays text."""
     try:
-        return json.loads(value, parse_float=Digits) if isinstance(value, str) else value
+        return _inner_texts(kind, json.loads(value, parse_float=Digits)) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         return value
+
+
+def _inner_texts(kind: Kind, value: Any) -> Any:
+    if kind.name == "json":
+        return None if value is None else dumps(value)
+    if kind.name == "struct" and isinstance(value, Mapping):
+        kinds = {name.lower(): part for name, part in kind.parts}
+        return {k: _inner_texts(kinds[k.lower()], v) if k.lower() in kinds else v for k, v in value.items()}
+    if kind.name == "map" and isinstance(value, Mapping):
+        return {k: _inner_texts(kind.parts[1][1], v) for k, v in value.items()}
+    if kind.name in ("list", "array") and isinstance(value, list):
+        return [_inner_texts(kind.parts[0][1], v) for v in value]
+    return value
 
 
 def _write_json(kind: Kind, value: Any) -> str:
