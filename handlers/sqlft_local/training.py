@@ -10,7 +10,7 @@ import shutil
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
@@ -283,7 +283,9 @@ class Training:
 
     def _resume(self) -> None:
         found = checkpoints.latest(self.workdir / checkpoints.FOLDER)
-        if found is None or found.state.pop("fingerprint") != self.fingerprint:
+        if found is None or found.state.pop("fingerprint", None) != self.fingerprint:
+            return
+        if set(found.state) != {f.name for f in fields(State)}:  # of another version of sqlft
             return
         self.state = State(**found.state)
         lora.load(

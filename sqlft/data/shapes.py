@@ -54,9 +54,13 @@ def recognise(rows: pa.Table, prompt: Prompt, targets: Sequence[str], outputs: O
 
 
 def is_known(columns: Iterable[str]) -> bool:
-    """Whether the columns are a shape by themselves, whatever the model."""
+    """Whether the columns are a shape by themselves, whatever the model.
+
+    A better and a worse answer are whole conversations only where no other column may hold the prompt.
+    """
     names = {name.lower() for name in columns}
-    return any(names.issuperset(needed) for _, needed, _ in SHAPES)
+    fitting = [(needed, read) for _, needed, read in SHAPES if names.issuperset(needed)]
+    return any(read is not _read_whole_pairs or names == set(needed) for needed, read in fitting)
 
 
 class Rows:

@@ -131,8 +131,9 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
     lock = _take_soon(work, key)
     try:
         if issubclass(cls, Trainer):
-            build(cls.train_options, changed, "RESUME MODEL")
-            job.change(work, changed)
+            options = cls.train_options
+            build(options, secrets.reveal(changed), "RESUME MODEL")
+            job.change(work, secrets.hide(changed, lambda name: is_secret(name, options), f"MODEL {model.key.name}"))
         catalog.request_cancel(key, False)
         if not catalog.update_version(key, when=RESUMABLE, status="queued", error=None, finished_at=None):
             raise CatalogError(f"Version {key} was resumed by another session.", f"DESCRIBE {key} shows how it is.")

@@ -122,6 +122,43 @@ def test_a_training_that_was_broken_off_ends_like_an_unbroken_one(tiny: Path, tm
     assert broken.details["steps"] == 16
 
 
+def test_a_checkpoint_of_another_version_of_sqlft_is_left_aside(tiny: Path, tmp_path: Path) -> None:
+    """The training starts from its first step."""
+    with pytest.raises(Cancelled):
+        train(tiny, tmp_path / "work", report=Recorder(stop_at=3))
+    [kept] = (tmp_path / "work" / "checkpoints").iterdir()
+    state = json.loads((kept / "state.json").read_text(encoding="utf-8"))
+    for other in ({**state, "unheard_of": 1}, {k: v for k, v in state.items() if k != "fingerprint"}):
+        (kept / "state.json").write_text(json.dumps(other), encoding="utf-8")
+        seen = Recorder(stop_at=1)
+        with pytest.raises(Cancelled):
+            train(tiny, tmp_path / "work", report=seen, checkpoint_steps=100)
+        assert seen.seen[-1].step == 1
+
+
+def test_answers_of_weight_0_are_not_learned(tiny: Path, tmp_path: Path) -> None:
+    """The adapter does not depend on them being right: they are read only."""
+    kind = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("weight", pa.int32())]))
+
+    def losses(weight: int) -> tuple[Artifact, list[float]]:
+        turns = [
+            [
+                {"role": "user", "content": q, "weight": 1},
+                {"role": "assistant", "content": "WRONG", "weight": weight},
+                {"role": "user", "content": "Again.", "weight": 1},
+                {"role": "assistant", "content": a, "weight": 1},
+            ]
+            for q, a in PAIRS
+        ]
+        seen = Recorder()
+        data = TrainingSet(pa.table({"messages": pa.array(turns, kind)}))
+        return train(tiny, tmp_path / f"weight-{weight}", data, report=seen, prompt_loss_weight=0.5), seen.values(
+            "loss"
+        )
+
+    assert farthest(losses(0)[0], losses(1)[0]) > 0.0
+
+
 def test_a_kill_loses_only_what_came_after_the_last_checkpoint(tiny: Path, tmp_path: Path) -> None:
     """Nothing is written when a process is killed; the checkpoint of every second step is there."""
 
