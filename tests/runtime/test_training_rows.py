@@ -36,7 +36,6 @@ def answers(con: Any, columns: str, model: str = "") -> list[str]:
         "'q' || i AS prompt, 'good' || i AS completion, 'bad' || i AS rejected",
         "'q' || i AS prompt, 'good' || i AS preferred_output, 'bad' || i AS non_preferred_output",
         "'bad' || i AS rejected, 'good' || i AS chosen, 'q' || i AS question",
-        "'q' || i AS question, 'good' || i AS said, 'bad' || i AS rejected, '[]' AS tools",
         "'q' || i AS instruction, '' AS input, 'good' || i AS output",
         "[{'from': 'human', 'value': 'q' || i}] AS conversations, {'from': 'gpt', 'value': 'good' || i} AS chosen, "
         "{'from': 'gpt', 'value': 'bad' || i} AS rejected",
@@ -48,9 +47,12 @@ def answers(con: Any, columns: str, model: str = "") -> list[str]:
 )
 @pytest.mark.parametrize("model", ["", "FOR m"])
 def test_the_answer_is_the_good_one(con: Any, columns: str, model: str) -> None:
-    if model and "AS question, 'good' || i AS said" in columns:
-        pytest.skip("without a model, the column of the answer is a guess")
     assert answers(con, columns, model) == ["good0", "good1", "good2"]
+
+
+def test_a_guessed_answer_is_neither_the_worse_one_nor_tools(con: Any) -> None:
+    columns = "'q' || i AS question, 'good' || i AS said, 'bad' || i AS rejected, '[]' AS tools"
+    assert answers(con, columns) == ["good0", "good1", "good2"]
 
 
 def test_one_bad_row_of_sixty_costs_one_row(con: Any) -> None:
