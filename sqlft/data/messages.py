@@ -27,32 +27,21 @@ MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 """Keys of a message, and columns beside messages, that hold what is no text."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 KEYS = (("role", "content"), ("from", "value"))
+MAYBE_JSON = frozenset("[{ \n\t\r")
 LISTS = ("messages", "conversations", "conversation")
 _FOUND: Mapping[str, tuple[str, str]] = {
-    "bad_messages": (
-        "{n} left out that hold no list of {role, content}, nor JSON of one{details}.",
-        "Mend or filter out these rows.",
-    ),
-    "unknown_role": (
-        "{n} left out with a role that is not known: {details}.",
-        "A role is system, user or assistant; rename or filter out others.",
-    ),
-    "tool_messages": (
-        "{n} left out with calls of tools or their answers ({details}), which no model here learns.",
-        "Filter them out, or write what the tool said into a user's message.",
-    ),
-    "other_parts": (
-        "{n} left out with parts that are no text ({details}): models here read and write text.",
-        "Put text in their place, or filter these rows out.",
-    ),
-    "bad_weight": (
-        "{n} left out with a weight that is neither 0 nor 1 ({details}).",
-        "0 is for messages that are not to be learned, 1 or NULL for others.",
-    ),
-    "plain_text": (
-        "{n} left out whose text does not tell what is asked and what is answered.",
-        "SELECT the question AS prompt and the answer AS completion.",
-    ),
+    "bad_messages": ("{n} left out that hold no list of {role, content}, nor JSON of one{details}.",
+        "Mend or filter out these rows."),
+    "unknown_role": ("{n} left out with a role that is not known: {details}.",
+        "A role is system, user or assistant; rename or filter out others."),
+    "tool_messages": ("{n} left out with calls of tools or their answers ({details}), which no model here learns.",
+        "Filter them out, or write what the tool said into a user's message."),
+    "other_parts": ("{n} left out with parts that are no text ({details}): models here read and write text.",
+        "Put text in their place, or filter these rows out."),
+    "bad_weight": ("{n} left out with a weight that is neither 0 nor 1 ({details}).",
+        "0 is for messages that are not to be learned, 1 or NULL for others."),
+    "plain_text": ("{n} left out whose text does not tell what is asked and what is answered.",
+        "SELECT the question AS prompt and the answer AS completion."),
 }  # fmt: skip
 
 
@@ -112,6 +101,13 @@ def listed(value: Any) -> list[Mapping[str, Any]] | None:
         return None
     messages = [_parsed(m) if isinstance(m, str) else m for m in value]
     return [_lower(m) for m in messages] if all(map(_is_message, messages)) else None
+
+
+def spoken(value: Any) -> list[Mapping[str, Any]] | None:
+    """Messages where a text may stand too: with a role that is known, for other JSON is a text like any."""
+    messages = listed(value)
+    roles = [text_of(m.get("role") or m.get("from")).strip().lower() for m in messages or ()]
+    return messages if any(role in ROLES or role in TOOLS for role in roles) else None
 
 
 def _parsed(text: str) -> Any:
@@ -194,7 +190,9 @@ def _part(part: Any) -> str:
 
 def answer_of(value: Any) -> str:
     """The text of an answer: of messages the last one of the assistant; Unread."""
-    messages = listed(value)
+    if isinstance(value, str) and value[:1] not in MAYBE_JSON:
+        return text_of(value)
+    messages = spoken(value)
     if messages is None:
         return text_of(value)
     return last_answer(tuple(turn_of(m) for m in messages))

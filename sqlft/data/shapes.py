@@ -9,17 +9,21 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from sqlft.data.findings import Conversation, Finding, Turn, finding
-from sqlft.data.messages import LISTS, MEDIA, Left, Unread, answer_of, last_answer, listed, turn_of, turns_of
+from sqlft.data.messages import LISTS, MEDIA, Left, Unread, answer_of, last_answer, listed, spoken, turn_of, turns_of
 from sqlft.data.outputs import Misfit, Outputs
 from sqlft.data.prompts import Prompt
 from sqlft.data.threads import read_roles
-from sqlft.data.transcripts import transcript
+from sqlft.data.transcripts import is_transcript, transcript
 from sqlft.data.values import text_column, text_of
 from sqlft.errors import DataError, did_you_mean
 
 PAIRS = (("chosen", "rejected"), ("preferred", "non_preferred"), ("preferred_output", "non_preferred_output"))
 """Names of the better and the worse answer, for training that learns from pairs."""
 WORSE = tuple(worse for _, worse in PAIRS)
+ASIDE = frozenset({*WORSE, *(better for better, _ in PAIRS), "system", "tools", "weight", "id", *MEDIA})
+"""Columns that may stand beside conversations, and are no prompt of themselves."""
+LOOKED_AT = 100
+"""Rows that tell what a column holds."""
 SHOWN_COLUMNS = 20
 
 
@@ -40,11 +44,11 @@ def recognise(rows: pa.Table, prompt: Prompt, targets: Sequence[str], outputs: O
     typed = outputs if outputs is not None and outputs.schema is not None else None
     answers = [typed.names] if typed is not None and len(typed.names) > 1 else [(target,) for target in targets]
     for shape, needed, read in (*_own_shapes(prompt, answers, typed), *SHAPES):
-        if all(name in known for name in needed):
+        if all(name in known for name in needed) and _holds(known, needed, read):
             left = Left()
             found, findings = read(known, prompt, needed[-1], left)
             if shape != "role, content":
-                found = _with_rejected(found, known, left)
+                found = _with_rejected(found, known, left, _worse if read is _read_whole_pairs else answer_of)
             if typed is not None and shape != "inputs":
                 found, more = _fitting(found, typed)
                 findings = findings + more
@@ -53,14 +57,23 @@ def recognise(rows: pa.Table, prompt: Prompt, targets: Sequence[str], outputs: O
     raise _no_shape(rows, prompt, answers[0])
 
 
-def is_known(columns: Iterable[str]) -> bool:
-    """Whether the columns are a shape by themselves, whatever the model.
+def is_known(rows: pa.Table) -> bool:
+    """Whether the columns are a shape by themselves, whatever the model."""
+    known = Rows(rows)
+    return any(all(n in known for n in needed) and _holds(known, needed, read) for _, needed, read in SHAPES)
 
-    A better and a worse answer are whole conversations only where no other column may hold the prompt.
-    """
-    names = {name.lower() for name in columns}
-    fitting = [(needed, read) for _, needed, read in SHAPES if names.issuperset(needed)]
-    return any(read is not _read_whole_pairs or names == set(needed) for needed, read in fitting)
+
+def _holds(rows: Rows, needed: Sequence[str], read: Read) -> bool:
+    """Whether columns whose names may mean something else hold what the shape is of, where there are others."""
+    tests: dict[Read, Callable[[Any], bool]] = {
+        _read_messages: lambda value: listed(value) is not None,
+        _read_whole_pairs: lambda value: listed(value) is not None or is_transcript(text_of(value)),
+        _read_transcripts: lambda value: is_transcript(text_of(value)),
+    }
+    holds = tests.get(read)
+    if holds is None or needed[-1] == "messages" or rows.names <= {*needed, *ASIDE}:
+        return True
+    return any(holds(value) for value in rows.values(needed[-1], LOOKED_AT) if value)
 
 
 class Rows:
@@ -70,6 +83,7 @@ class Rows:
         self._rows = rows
         self._columns = {name.lower(): i for i, name in reversed(list(enumerate(rows.column_names)))}
         self.count = rows.num_rows
+        self.names = set(self._columns)
 
     def __contains__(self, name: str) -> bool:
         return name.lower() in self._columns
@@ -82,9 +96,9 @@ class Rows:
         """The first of these columns that there is."""
         return next((self.column(n) for n in names if n in self), None)
 
-    def values(self, name: str) -> list[Any]:
-        """Lists and structs as Python has them, all else as text."""
-        column = self.column(name)
+    def values(self, name: str, most: int | None = None) -> list[Any]:
+        """Lists and structs as Python has them, all else as text; with `most` the first of them."""
+        column = self.column(name).slice(0, most)
         nested = pa.types.is_nested(column.type)
         return list(column.to_pylist(maps_as_pydicts="lossy") if nested else text_column(column).to_pylist())
 
@@ -180,7 +194,7 @@ def _read_completions(rows: Rows, prompt: Prompt, target: str, left: Left) -> tu
     answers = rows.values(target)
 
     def read(i: int, value: Any) -> tuple[Turn, ...]:
-        messages = listed(value)
+        messages = spoken(value)
         asked = (Turn("user", text_of(value)),) if messages is None else tuple(turn_of(m) for m in messages)
         return _answered(asked, answers[i])
 
@@ -189,7 +203,7 @@ def _read_completions(rows: Rows, prompt: Prompt, target: str, left: Left) -> tu
 
 def _answered(asked: tuple[Turn, ...], answer: Any) -> tuple[Turn, ...]:
     """With an answer that is a text, messages, or the whole conversation once more."""
-    messages = listed(answer)
+    messages = spoken(answer)
     if messages is None:
         return (*asked, Turn("assistant", text_of(answer)))
     turns = tuple(turn_of(m) for m in messages)
@@ -259,7 +273,9 @@ SHAPES: tuple[Shape, ...] = (
 """Those that need no model, in order of precedence."""
 
 
-def _with_rejected(conversations: list[Conversation], rows: Rows, left: Left) -> list[Conversation]:
+def _with_rejected(
+    conversations: list[Conversation], rows: Rows, left: Left, read: Callable[[Any], str]
+) -> list[Conversation]:
     """With the worse answers of their rows, where there is a column of them."""
     name = next((worse for worse in WORSE if worse in rows), None)
     if name is None:
@@ -267,19 +283,16 @@ def _with_rejected(conversations: list[Conversation], rows: Rows, left: Left) ->
     values, found = rows.values(name), []
     for c in conversations:
         try:
-            found.append(c._replace(rejected=_worse(values[c.row - 1])))
+            found.append(c._replace(rejected=read(values[c.row - 1])))
         except Unread as why:
             left.add(c.row, why)
     return found
 
 
 def _worse(value: Any) -> str:
-    """A worse answer: a text, messages, or a transcript of the conversation that it ends."""
+    """The worse answer of whole conversations: messages, or a transcript."""
     if isinstance(value, str) and listed(value) is None:
-        try:
-            return last_answer(transcript(value))
-        except Unread:
-            return value
+        return last_answer(transcript(value)) if is_transcript(value) else value
     return answer_of(value)
 
 

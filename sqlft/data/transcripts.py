@@ -41,6 +41,14 @@ def transcript(text: str) -> tuple[Turn, ...]:
     return turns
 
 
+def is_transcript(text: str) -> bool:
+    """Whether it has marks of messages."""
+    try:
+        return bool(transcript(text))
+    except Unread:
+        return False
+
+
 def _is_talk(turns: tuple[Turn, ...]) -> bool:
     roles = [t.role for t in turns]
     return "user" in roles and "assistant" in roles

@@ -131,7 +131,7 @@ def _read(
     rows = sources.read(session, statement.source, parameters, to_train=True)
     valid = validation_source(settings.validation, statement.source)
     if prompt is None:
-        prompt, targets = _guessed(rows.column_names, settings)
+        prompt, targets = _guessed(rows, settings)
     return prepare(
         rows,
         prompt,
@@ -145,16 +145,17 @@ def _read(
     )
 
 
-def _guessed(columns: Sequence[str], settings: DataSettings) -> tuple[Prompt, tuple[str, ...]]:
+def _guessed(rows: pa.Table, settings: DataSettings) -> tuple[Prompt, tuple[str, ...]]:
+    columns = rows.column_names
     given = settings.predict is not None or settings.prompt_template is not None
-    if not given and is_known(columns):
+    if not given and is_known(rows):
         return Prompt("{{content}}"), ("answer",)
     left = [name for name in columns if name.lower() not in ASIDE]
     answer = settings.predict or next((n for n in left if n.lower() in ANSWERS), (left or columns)[-1])
     inputs = [name for name in left if name.lower() != answer.lower()]
     if not inputs and settings.prompt_template is None:
         raise DataError(
-            f"The training query gives one column to learn from, {answer}: a prompt and its answer are two.",
+            f"The training query gives one column, {answer}, to learn from: a prompt and its answer are two.",
             "SELECT both, or role and content, or messages.",
         )
     return Prompt(settings.prompt_template or "\n".join(f"{{{{{name}}}}}" for name in inputs)), (answer,)

@@ -105,6 +105,26 @@ def test_forms_of_other_tools_make_the_same_conversation(columns: str) -> None:
     assert "rejected" not in columns or worse["rejected"].to_pylist() == ["c"]
 
 
+@pytest.mark.parametrize(
+    "answer", ['{"role": "admin", "content": "x"}', '[{"role": "admin", "content": "x"}]', "[1]", "{}"]
+)
+def test_json_that_is_no_message_is_a_text(answer: str) -> None:
+    for columns in (["content", "answer"], ["prompt", "completion"]):
+        made = prepare(pa.table({columns[0]: ["a"], columns[1]: [answer]}), BARE, "answer")
+        assert talks(made) == [[("user", "a"), ("assistant", answer)]]
+
+
+def test_a_worse_answer_may_look_like_a_conversation() -> None:
+    made = prepare(pa.table({"prompt": ["a"], "chosen": ["b"], "rejected": ["Human: x\nAssistant: y"]}), BARE, "answer")
+    assert made.training_set.train["rejected"].to_pylist() == ["Human: x\nAssistant: y"]
+
+
+@pytest.mark.parametrize("name", ["text", "conversation", "conversations"])
+def test_a_text_beside_labels_is_no_conversation(name: str) -> None:
+    with pytest.raises(DataError, match="lacks content, answer"):
+        prepare(pa.table({name: ["It was great."], "label": ["good"]}), BARE, "answer")
+
+
 def test_alpaca_s_input_and_a_system_column() -> None:
     made = read("SELECT 'Add' AS instruction, '1 and 2' AS input, '3' AS output, 'Be brief.' AS system")
     assert talks(made) == [[("system", "Be brief."), ("user", "Add\n\n1 and 2"), ("assistant", "3")]]

@@ -55,6 +55,11 @@ def test_a_guessed_answer_is_neither_the_worse_one_nor_tools(con: Any) -> None:
     assert answers(con, columns) == ["good0", "good1", "good2"]
 
 
+@pytest.mark.parametrize("name", ["text", "conversation", "conversations"])
+def test_texts_with_labels_are_examples(con: Any, name: str) -> None:
+    assert answers(con, f"'It was ' || i AS {name}, 'good' || i AS label") == ["good0", "good1", "good2"]
+
+
 def test_one_bad_row_of_sixty_costs_one_row(con: Any) -> None:
     tool = '[{"role":"user","content":"q"},{"role":"tool","content":"42"},{"role":"assistant","content":"a"}]'
     good = """'[{"role":"user","content":"q' || i || '"},{"role":"assistant","content":"a' || i || '"}]'"""
