@@ -19,6 +19,7 @@ PLAIN_TEMPLATE = (
 """For bases that were never taught a chat: the texts, a line each."""
 EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
 OPEN_THOUGHT = re.compile(r"<think>\s*(?:</think>\s*)?$")
+THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 CLOSED = "<think>\n\n</think>\n\n"
 """Where a template only opens a thought: how it is closed again, for answers are wanted without one."""
 
@@ -104,9 +105,14 @@ class Renderer:
         return said if self.marks.stop else said.removesuffix(self.trail)
 
     def _begun(self, said: str) -> str:
-        """Without what stands before an answer: white space, or a thought of nothing."""
-        thought = EMPTY_THOUGHT.match(said) if self._thought else None
-        return said[thought.end() :] if thought else said.removeprefix(self._lead)
+        """Without what stands before an answer: white space, or a thought."""
+        bare = self._unthought(said)
+        return bare if bare != said else said.removeprefix(self._lead)
+
+    def _unthought(self, said: str) -> str:
+        """Without the thought that an answer begins with, where the base is one that thinks."""
+        thought = THOUGHT.match(said) if self._thought else None
+        return said[thought.end() :] if thought else said
 
     def _turns(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[list[int], int, bool]]:
         """Tokens of each piece, how many at its start are an answer to be learned, and whether it is an answer."""
@@ -119,6 +125,7 @@ class Renderer:
 
         Tokenizing the whole at once could merge letters across such a border, differently with and without an answer.
         """
+        messages = [m._replace(content=self._unthought(m.content)) if m.role == "assistant" else m for m in messages]
         messages = self.marks.on(messages, ask)
         done = ""
         for k, message in enumerate(messages):

@@ -114,6 +114,8 @@ def test_thoughts_of_nothing_are_neither_learned_nor_returned(
     assert made.tokenizer.decode(asked).endswith("assistant\n<think>\n\n</think>\n\n")
     assert made.text(ids[len(asked) : -1]) == "second"
     assert made.text(made.tokenizer.encode("<think>\n</think>\n\nsecond", add_special_tokens=False)) == "second"
+    thoughtful = [turns[0], said("<think>\nbecause\n</think>\n\nfirst"), *turns[2:]]
+    assert made.conversation(thoughtful) == made.conversation(turns)
 
 
 def test_an_answer_may_be_context_only(renderer: Callable[[str | None], Renderer]) -> None:
