@@ -104,10 +104,10 @@ def listed(value: Any) -> list[Mapping[str, Any]] | None:
 
 
 def spoken(value: Any) -> list[Mapping[str, Any]] | None:
-    """Messages where a text may stand too: with a role that is known, for other JSON is a text like any."""
+    """Messages where a text may stand too: with a role that is known, or nearly; other JSON is a text like any."""
     messages = listed(value)
     roles = [text_of(m.get("role") or m.get("from")).strip().lower() for m in messages or ()]
-    return messages if any(role in ROLES or role in TOOLS for role in roles) else None
+    return messages if any(role in ROLES or role in TOOLS or did_you_mean(role, ROLES) for role in roles) else None
 
 
 def _parsed(text: str) -> Any:

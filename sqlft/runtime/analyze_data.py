@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 
-from sqlft.data import Prepared, Prompt, prepare
+from sqlft.data import Outputs, Prepared, Prompt, prepare
 from sqlft.data.checks import CountTokens
 from sqlft.data.report import Fact, facts_of, guessed_tokens
 from sqlft.data.shapes import PAIRS, is_known
@@ -17,7 +17,7 @@ from sqlft.errors import DataError
 from sqlft.handler import Range, Trainer
 from sqlft.options import build, names_of
 from sqlft.runtime import sources, train
-from sqlft.runtime.models import engine_of, handler_of, model_of, prompt_of, spec_of
+from sqlft.runtime.models import engine_of, handler_of, model_of, outputs_of, prompt_of, spec_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import TrainSettings
 from sqlft.runtime.train import validation_source
@@ -104,7 +104,8 @@ def _for_model(session: Session, statement: AnalyzeTrainingData, parameters: Par
 
     if not isinstance(handler, Trainer):
         prompt = prompt_of(model)
-        return _read(session, statement, parameters, prompt, model.targets, count_tokens), count_tokens
+        outputs = outputs_of(model)
+        return _read(session, statement, parameters, prompt, model.targets, count_tokens, outputs), count_tokens
     own = names_of(type(handler).train_options, TrainSettings)
     stops, options = [], dict(statement.options)
     if "stop" in options and "stop" not in own:
@@ -126,6 +127,7 @@ def _read(
     prompt: Prompt | None,
     targets: tuple[str, ...],
     count_tokens: CountTokens | None,
+    outputs: Outputs | None = None,
 ) -> Prepared:
     settings: DataSettings = build(DataSettings, statement.options, WHAT)
     rows = sources.read(session, statement.source, parameters, to_train=True)
@@ -136,6 +138,7 @@ def _read(
         rows,
         prompt,
         targets,
+        outputs=outputs,
         valid_rows=None if valid is None else sources.read(session, valid, parameters, to_train=True),
         validation_split=settings.validation_split,
         seed=settings.seed,

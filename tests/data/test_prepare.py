@@ -158,6 +158,13 @@ def test_a_bad_row_costs_that_row(code: str, said: str, bad: Any) -> None:
     assert found.examples == (1,)
 
 
+def test_a_misspelt_role_in_a_completion_is_no_text() -> None:
+    made = read("SELECT 'a' AS prompt, unnest([[{'role': 'asistant', 'content': 'x'}], [{'role': 'assistant', "
+                "'content': 'b'}]]) AS completion")  # fmt: skip
+    assert talks(made) == [PAIR]
+    assert codes(made) == {"unknown_role": 1}
+
+
 def test_a_bad_message_costs_its_conversation() -> None:
     made = read("SELECT * FROM (VALUES (1, 'user', 'q'), (1, 'tool', '42'), (1, 'assistant', 'x'), (2, 'user', 'a'), "
                 "(2, 'assistant', 'b')) t(chat_id, role, content)")  # fmt: skip

@@ -60,6 +60,20 @@ def test_texts_with_labels_are_examples(con: Any, name: str) -> None:
     assert answers(con, f"'It was ' || i AS {name}, 'good' || i AS label") == ["good0", "good1", "good2"]
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "'q' || i AS question, 'b' AS label, 1.0::DOUBLE AS n",
+        """'q' || i AS prompt, '{"n":1,"label":"b"}' AS completion""",
+        "'q' || i AS prompt, {'n': 1, 'label': 'b'} AS completion",
+    ],
+)
+def test_typed_answers_are_taught_in_one_form(con: Any, columns: str) -> None:
+    con.execute("CREATE MODEL typed PREDICT (label ENUM('a', 'b'), n INTEGER) "
+                "USING engine = 'echo', prompt_template = '{{question}}'")  # fmt: skip
+    assert answers(con, columns, "FOR typed") == ['{"label": "b", "n": 1}']
+
+
 def test_one_bad_row_of_sixty_costs_one_row(con: Any) -> None:
     tool = '[{"role":"user","content":"q"},{"role":"tool","content":"42"},{"role":"assistant","content":"a"}]'
     good = """'[{"role":"user","content":"q' || i || '"},{"role":"assistant","content":"a' || i || '"}]'"""
