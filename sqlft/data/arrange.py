@@ -29,9 +29,9 @@ def arranged(value: Any, schema: Any, root: Mapping[str, Any] | None = None, dep
         )
     if isinstance(value, list):
         return write_array([arranged(v, schema.get("items", {}), root, depth + 1) for v in value])
-    if isinstance(value, Digits):
-        return str(int(value)) if _words(schema) <= {"integer", "null"} and value.is_integer() else value.written
-    return dumps(value)
+    if isinstance(value, float) and _words(schema) <= {"integer", "null"} and value.is_integer():
+        return str(int(value))
+    return value.written if isinstance(value, Digits) else dumps(value)
 
 
 def followed(reference: str, root: Mapping[str, Any]) -> Any:
