@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,25 +131,3 @@ def test_columns_of_one_name_are_left_as_they_are() -> None:
     table = faithful(duckdb.sql("SELECT DATE '2024-01-01' AS a, 2 AS a, DATE '2024-01-01' AS \"b\"\"c\""))
     assert table.column_names == ["a", "a", 'b"c']
     assert table.column(2).to_pylist() == ["2024-01-01"]
-
-
-def test_weights_and_names_go_to_the_provider(con: Any, provider: Any) -> None:
-    turns = [
-        {"role": "user", "content": "q", "name": "bob"},
-        {"role": "assistant", "content": "WRONG", "weight": 0},
-        {"role": "user", "content": "again", "name": "not a name"},
-        {"role": "assistant", "content": "right", "weight": 1},
-    ]
-    provider.file_polls, provider.statuses = 0, ["running", "succeeded"]
-    at = f"base_url = '{provider.url}', api_key = '{provider.key}', poll_seconds = 0.02"
-    con.execute(f"CREATE ML_ENGINE oa FROM openai USING {at}")
-    con.execute("CREATE MODEL bare PREDICT answer USING engine = 'oa', model_name = 'gpt-4o-mini-2024-07-18'")
-    con.execute("FINETUNE bare FROM (SELECT ? AS messages FROM range(12))", [json.dumps(turns)])
-    [file] = provider.files.values()
-    sent = json.loads(file["content"].decode().splitlines()[0])["messages"]
-    assert sent == [
-        {"role": "user", "content": "q", "name": "bob"},
-        {"role": "assistant", "content": "WRONG", "weight": 0},
-        {"role": "user", "content": "again"},
-        {"role": "assistant", "content": "right"},
-    ]
