@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+ITEM_SEPARATOR, KEY_SEPARATOR = ", ", ": "
+"""How JSON is written in the answers that a typed model learns: a grammar that binds them must allow just that."""
+
+
 class Message(NamedTuple):
     """One turn of a conversation; role is system, user or assistant."""
 
@@ -141,7 +145,9 @@ class Estimate:
 class TrainingSet:
     """Conversations; column ``messages``: list<struct<role: string, content: string>>, the assistant's last.
 
-    Where the rows have worse answers too, they are in a column ``rejected``: string.
+    Where the rows have worse answers too, they are in a column ``rejected``: string.  Where one of the messages has
+    them, the structs have ``weight``: int32 as well (0: an answer that is read and not learned; else 1), and
+    ``name``: string, who speaks.
     """
 
     train: pa.Table

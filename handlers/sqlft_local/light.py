@@ -52,7 +52,7 @@ class LightTokenizer:
         return text
 
     def apply_chat_template(
-        self, turns: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool, chat_template: str
+        self, turns: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool, chat_template: str, **more: Any
     ) -> str:
         """The conversation as one text."""
         template = self._template if chat_template == self._compiled_from else self._compiled(chat_template)
@@ -61,6 +61,7 @@ class LightTokenizer:
             tools=None,
             documents=None,
             add_generation_prompt=add_generation_prompt,
+            **more,
             **self._about["special_tokens"],
         )
         return said

@@ -11,11 +11,14 @@ from typing import Any
 from zlib import crc32
 
 from sqlft.errors import OptionError, ProviderError
-from sqlft.handler import Completion, Piece, Predictor, Request, RowError
+from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR, Completion, Piece, Predictor, Request, RowError
 from sqlft_local.asking import room_for, width
 from sqlft_local.llama import WAITER, Engine, complete
 from sqlft_local.options import PredictOptions
 from sqlft_local.rendering import Renderer
+
+AS_TAUGHT = {"whitespace_flexible": False, "item_separator": ITEM_SEPARATOR, "key_separator": KEY_SEPARATOR}
+"""White space of JSON as training rows have it: a tuned model that may not write it writes something else."""
 
 
 @dataclass
@@ -191,7 +194,7 @@ def body(options: PredictOptions, schema: Mapping[str, Any] | None) -> dict[str,
     if options.logprobs:
         said["n_probs"] = 1
     if schema is not None:
-        said["json_schema"] = {**schema, "x-guidance": {"whitespace_flexible": False}}
+        said["json_schema"] = {**schema, "x-guidance": AS_TAUGHT}
     elif options.grammar:
         said["grammar"] = options.grammar
     return said

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from copy import copy
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,6 +17,11 @@ PLAIN_TEMPLATE = (
     "{% if m['role'] == 'assistant' %}{{ eos_token or '' }}{% endif %}\n{% endfor %}"
 )
 """For bases that were never taught a chat: the texts, a line each."""
+EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
+OPEN_THOUGHT = re.compile(r"<think>\s*(?:</think>\s*)?$")
+THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
+CLOSED = "<think>\n\n</think>\n\n"
+"""Where a template only opens a thought: how it is closed again, for answers are wanted without one."""
 
 
 class Rendered(NamedTuple):
@@ -23,6 +29,8 @@ class Rendered(NamedTuple):
 
     ids: list[int]
     answer: list[bool]
+    ignored: list[bool]
+    """Whether a token is of an answer that is context only."""
 
 
 class Renderer:
@@ -35,6 +43,7 @@ class Renderer:
         self.tokenizer = tokenizer
         self._template = chat_template or tokenizer.chat_template or PLAIN_TEMPLATE
         self.marks = NO_MARKS
+        self._block, self._thought = self._empty_thought()
         before, behind = self._around_an_answer()
         self._opening = before if before.strip() and self._opens_nothing() else ""
         ids = self._encode(behind.lstrip())[:1]
@@ -61,17 +70,24 @@ class Renderer:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """What the model is asked: the conversation so far and the opening of the assistant's turn."""
-        return [i for ids, _ in self._turns(messages, ask=True) for i in ids]
+        return [i for ids, *_ in self._turns(messages, ask=True) for i in ids]
 
-    def conversation(self, messages: Sequence[Message]) -> Rendered:
-        """What the model is trained on; its start equals `prompt` of the messages before any assistant's turn."""
+    def conversation(self, messages: Sequence[Message], context: Collection[int] = ()) -> Rendered:
+        """What the model is trained on; its start equals `prompt` of the messages before any assistant's turn.
+
+        `context` are the places of answers that are not to be learned.
+        """
         ids: list[int] = []
         answer: list[bool] = []
-        for tokens, taught in self._turns(messages, ask=False):
+        ignored: list[bool] = []
+        places = iter([k for k, m in enumerate(messages) if m.role == "assistant"])
+        for tokens, taught, said in self._turns(messages, ask=False):
+            ignore = said and next(places) in context
             ids += tokens
-            answer += [i < taught for i in range(len(tokens))]
-        end = max((i + 1 for i, said in enumerate(answer) if said), default=0)
-        return Rendered(ids[:end], answer[:end])
+            answer += [i < taught and not ignore for i in range(len(tokens))]
+            ignored += [i < taught and ignore for i in range(len(tokens))]
+        end = max((i + 1 for i, learned in enumerate(answer) if learned), default=0)
+        return Rendered(ids[:end], answer[:end], ignored[:end])
 
     def text(self, ids: Sequence[int]) -> str:
         """An answer's tokens as text, without what the template puts around an answer."""
@@ -81,35 +97,48 @@ class Renderer:
         """The same up to the first stop sequence, and whether there is one."""
         said: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         at = min((at for s in stop if (at := said.find(s)) >= 0), default=None)
-        return (self.trimmed(said), False) if at is None else (said[:at].removeprefix(self._lead), True)
+        return (self.trimmed(said), False) if at is None else (self._begun(said[:at]), True)
 
     def trimmed(self, said: str) -> str:
         """An answer without what the template puts around it; what it puts behind comes after a stop sequence."""
-        said = said.removeprefix(self._lead)
+        said = self._begun(said)
         return said if self.marks.stop else said.removesuffix(self.trail)
 
-    def _turns(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[list[int], int]]:
-        """Tokens of each piece, and how many at its start are an answer to be learned."""
+    def _begun(self, said: str) -> str:
+        """Without what stands before an answer: white space, or a thought."""
+        bare = self._unthought(said)
+        return bare if bare != said else said.removeprefix(self._lead)
+
+    def _unthought(self, said: str) -> str:
+        """Without the thought that an answer begins with, where the base is one that thinks."""
+        thought = THOUGHT.match(said) if self._thought else None
+        return said[thought.end() :] if thought else said
+
+    def _turns(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[list[int], int, bool]]:
+        """Tokens of each piece, how many at its start are an answer to be learned, and whether it is an answer."""
         for text, said in self._pieces(messages, ask):
             ids = self._encode(text)
-            yield (ids, 0) if not said else self._ended(ids)
+            yield (*self._ended(ids), True) if said else (ids, 0, False)
 
     def _pieces(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[str, bool]]:
         """The rendered text cut where an answer begins or ends; each piece is tokenized for itself.
 
         Tokenizing the whole at once could merge letters across such a border, differently with and without an answer.
         """
+        messages = [m._replace(content=self._unthought(m.content)) if m.role == "assistant" else m for m in messages]
         messages = self.marks.on(messages, ask)
         done = ""
         for k, message in enumerate(messages):
             if message.role != "assistant":
                 continue
-            asked, said = self._asked(messages[:k]), self._render(messages[: k + 1], False)
-            yield _rest(asked, done), False
+            said = self._render(messages[: k + 1], False)
+            asked = self._asked(messages[:k]) if k else ""  # nothing is asked before the first message
+            if k:
+                yield f"{_rest(asked, done)}{self._thought}", False
             yield _rest(said, asked), True
             done = said
         if ask:
-            yield _rest(self._asked(messages), done), False
+            yield f"{_rest(self._asked(messages), done)}{self._thought}", False
 
     def _asked(self, messages: Sequence[Message]) -> str:
         """With the opening of an answer, also where the template has none for asking and puts one before answers."""
@@ -120,10 +149,31 @@ class Renderer:
         return self._render(ask, True) == self._render(ask, False)
 
     def _render(self, messages: Sequence[Message], ask: bool) -> str:
+        """The messages without thoughts of nothing, which templates put before some answers and leave out of others."""
+        said = self._rendered(messages, ask)
+        if not self._thought:
+            return said
+        return OPEN_THOUGHT.sub("", said.replace(self._block, "")) if ask else said.replace(self._block, "")
+
+    def _empty_thought(self) -> tuple[str, str]:
+        """How the template writes a thought of nothing before an answer, and what of it an answer opens with."""
+        if "<think>" not in self._template:
+            return CLOSED, ""
+        asked, answer = Message("user", "a"), Message("assistant", "b")
+        said = EMPTY_THOUGHT.search(self._rendered([asked, answer], False))
+        ask = OPEN_THOUGHT.search(self._rendered([asked], True))
+        block = said[0] if said else ask[0] if ask and "</think>" in ask[0] else CLOSED
+        return block, block if said or ask else ""
+
+    def _rendered(self, messages: Sequence[Message], ask: bool) -> str:
         turns = [{"role": m.role, "content": m.content} for m in messages]
         try:
             rendered: str = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=ask, chat_template=self._template
+                turns,
+                tokenize=False,
+                add_generation_prompt=ask,
+                chat_template=self._template,
+                enable_thinking=False,
             )
         except Exception as e:
             raise NotSupported(

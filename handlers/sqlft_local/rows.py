@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlft.errors import DataError
+from sqlft.errors import DataError, NotSupported
 from sqlft.handler import Message
 from sqlft_local.options import TrainOptions
 from sqlft_local.packing import Example, common_prefix
@@ -26,6 +26,8 @@ class Rows:
     examples: list[Example]
     cut: int = 0
     dropped: int = 0
+    refused: NotSupported | None = None
+    """Why the first of those dropped that the base's chat template does not take was."""
 
 
 def read(table: pa.Table, renderer: Renderer, options: TrainOptions, context: int) -> Rows:
@@ -33,7 +35,13 @@ def read(table: pa.Table, renderer: Renderer, options: TrainOptions, context: in
     most = min(options.max_length or min(LONGEST, context), context)
     rows = Rows([])
     for i, turns in enumerate(table.column("messages").to_pylist()):
-        rendered = renderer.conversation([Message(t["role"], t["content"]) for t in turns])
+        unlearned = [k for k, t in enumerate(turns) if t.get("weight") == 0]
+        try:
+            rendered = renderer.conversation([Message(t["role"], t["content"]) for t in turns], unlearned)
+        except NotSupported as e:
+            rows.refused = rows.refused or e
+            rows.dropped += 1
+            continue
         if not any(rendered.answer[1:]):
             raise DataError(
                 f"Row {i + 1} has no answer to learn from.", "Every conversation must end with the assistant's message."
@@ -52,8 +60,11 @@ def read(table: pa.Table, renderer: Renderer, options: TrainOptions, context: in
                 continue
             rendered = shorter
             rows.cut += 1
-        weights = (1.0 if a else options.prompt_loss_weight for a in rendered.answer)
+        told = zip(rendered.answer, rendered.ignored, strict=True)
+        weights = (1.0 if a else 0.0 if ignored else options.prompt_loss_weight for a, ignored in told)
         rows.examples.append(Example(array("i", rendered.ids), array("f", weights)))
+    if rows.refused and not rows.examples:
+        raise rows.refused
     return rows
 
 
@@ -83,11 +94,11 @@ def weight(batch: Sequence[Example]) -> float:
 
 def _cut(rendered: Rendered, most: int) -> Rendered | None:
     """Without the middle of what stands before the last answer; None if the answer leaves no room for any of it."""
-    ids, answer = rendered
+    ids, answer, ignored = rendered
     start = max(i for i, said in enumerate(answer) if not said) + 1
     room = most - (len(ids) - start)
     if room < 2:
         return None
     head, tail = room - room // 2, room // 2
     chosen: list[Any] = [*range(head), *range(start - tail, len(ids))]
-    return Rendered([ids[i] for i in chosen], [answer[i] for i in chosen])
+    return Rendered([ids[i] for i in chosen], [answer[i] for i in chosen], [ignored[i] for i in chosen])

@@ -29,7 +29,7 @@ def score(loaded: Loaded, conversations: Sequence[Sequence[Message]]) -> list[tu
 
 
 def _example(loaded: Loaded, i: int, conversation: Sequence[Message]) -> Example:
-    ids, said = loaded.renderer.conversation(list(conversation))
+    ids, said, _ = loaded.renderer.conversation(list(conversation))
     if not any(said[1:]) or conversation[-1].role != "assistant":
         raise DataError(f"Row {i + 1} has no answer to score.", "Give every row its right answer.")
     if len(ids) > loaded.context:

@@ -10,7 +10,7 @@ import shutil
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict
@@ -283,7 +283,9 @@ class Training:
 
     def _resume(self) -> None:
         found = checkpoints.latest(self.workdir / checkpoints.FOLDER)
-        if found is None or found.state.pop("fingerprint") != self.fingerprint:
+        if found is None or found.state.pop("fingerprint", None) != self.fingerprint:
+            return
+        if set(found.state) != {f.name for f in fields(State)}:  # of another version of sqlft
             return
         self.state = State(**found.state)
         lora.load(
@@ -436,7 +438,10 @@ def _details(training: Training, taught: rows.Rows, checked: rows.Rows) -> dict[
         "base": training.base,
         **training.loaded.renderer.marks.details(),
         "continues": "training went on with its adapter" if training.start else False,
-        "remarks": _kept_as_they_were(options, config) if training.start else [],
+        "remarks": [
+            *(_kept_as_they_were(options, config) if training.start else []),
+            *(f"Rows were left out: {r.refused.message}" for r in (taught, checked) if r.refused),
+        ],
         "max_tokens_per_pass": training.budget.tokens,
         "memory_bytes": training.budget.bytes,
         "examples": len(taught.examples),

@@ -132,6 +132,7 @@ class VllmPredictor(Predictor):
         o = self._options
         bound = None
         if self._schema is not None or o.grammar:
+            # vLLM's grammars allow any white space, that of the training rows among them
             bound = StructuredOutputsParams(json=dict(self._schema) if self._schema else None, grammar=o.grammar)
         return SamplingParams(
             max_tokens=room,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlft.errors import DataError
@@ -13,6 +14,8 @@ from sqlft_openai.engines import Engine
 from sqlft_openai.tokens import Count, counting
 
 ROLES = ("system", "user", "assistant")
+NAME = re.compile(r"[^\s<|\\/>]{1,64}")
+"""What OpenAI takes as the name of who speaks."""
 OVERHEAD, MESSAGE_OVERHEAD = 3, 4
 """Tokens that the chat format adds to an example and to each of its messages."""
 FEW, MANY, USUAL_EPOCHS, MOST_EPOCHS = 100, 25_000, 3, 25
@@ -77,7 +80,8 @@ def rule_of(engine: Engine, model: str) -> Rule:
 def checked(engine: Engine, model: str, data: TrainingSet, options: Any) -> Rows:
     """The rows, or DataError that says which rule they break and what would keep it."""
     in_pairs = getattr(options, "method", "") == "dpo"
-    train, valid = _pairs(data.train, in_pairs), [] if data.valid is None else _pairs(data.valid, in_pairs)
+    train = _pairs(engine, data.train, in_pairs)
+    valid = [] if data.valid is None else _pairs(engine, data.valid, in_pairs)
     for what, rows in (("training", train), ("validation", valid)):
         for number, pair in enumerate(rows, 1):
             _check(engine, pair.messages, f"{what} row {number:,}")
@@ -125,8 +129,19 @@ def _line(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _pairs(table: Any, in_pairs: bool) -> list[Pair]:
-    conversations = table.column("messages").to_pylist()
+def _message(message: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
+    """As the provider takes it: a weight of 0 keeps an answer from being learned, a name tells who speaks."""
+    made = {"role": message["role"], "content": message["content"]}
+    name = message.get("name")
+    if name and engine.tuning == "openai" and NAME.fullmatch(name):
+        made["name"] = name
+    if message.get("weight") == 0 and message["role"] == "assistant":
+        made["weight"] = 0
+    return made
+
+
+def _pairs(engine: Engine, table: Any, in_pairs: bool) -> list[Pair]:
+    conversations = [[_message(m, engine) for m in messages] for messages in table.column("messages").to_pylist()]
     if not in_pairs:
         return [Pair(messages) for messages in conversations]
     if "rejected" not in table.column_names:

@@ -196,7 +196,7 @@ class Catalog(Scores):
         columns = rows.version_values(self.folder, values)
         setting = ", ".join(f'"{name}" = ?' for name in columns)
         guard = f" AND status IN ({_marks(when)})" if when else ""
-        with self._db.write(durable=set(values) != {"progress"}) as con:
+        with self._db.write(durable=not set(values) <= {"progress", "seconds"}) as con:
             done = con.execute(
                 f"UPDATE versions SET {setting} WHERE model_id = ? AND number = ?{guard}",
                 [*columns.values(), self._model_row(key.model)["id"], key.number, *(when or ())],
@@ -279,8 +279,8 @@ class Catalog(Scores):
         """Keep numbers of one step; those of a step that is done again take the place of the old ones."""
         self._add_metrics(key, [(step, epoch, split, name, value) for name, value in values.items()])
 
-    def add_progress(self, key: VersionKey, reports: Sequence[Progress]) -> None:
-        """Keep what a handler reported, and the last of it as how far the version is."""
+    def add_progress(self, key: VersionKey, reports: Sequence[Progress], seconds: float | None = None) -> None:
+        """Keep what a handler reported, the last of it as how far the version is, and the seconds that it took."""
         found: list[tuple[int, float | None, str, str, float]] = []
         for report in reports:
             epoch = report.metrics.get("epoch")
@@ -294,7 +294,8 @@ class Catalog(Scores):
         known = {"step": last.step, "total_steps": last.total_steps, "metrics": dict(last.metrics)}
         with self._db.write(durable=False):
             self._add_metrics(key, found)
-            self.update_version(key, progress=known)
+            told: dict[str, Any] = {"progress": known} if seconds is None else {"progress": known, "seconds": seconds}
+            self.update_version(key, **told)
 
     def metrics(self, key: VersionKey | None = None) -> list[Metric]:
         """What training reported, by model, version and step."""

@@ -106,7 +106,9 @@ SHAPES = {
         """SELECT day, model, project, version, sum(statements) AS statements, sum("rows") AS "rows",
                   sum(calls) AS calls, sum(cached) AS cached, sum(errors) AS errors,
                   sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-                  total(seconds) AS seconds, sum(cost_usd) AS cost_usd, sum(unpriced) AS unpriced,
+                  total(seconds) AS seconds,
+                  CASE WHEN sum(unpriced) = 0 OR total(cost_usd) > 0 THEN sum(cost_usd) END AS cost_usd,
+                  sum(unpriced) AS unpriced,
                   sum(training_seconds) AS training_seconds, sum(training_cost_usd) AS training_cost_usd
            FROM (
              SELECT date(created_at / 1000000, 'unixepoch', 'localtime') AS day, name AS model, project,
@@ -117,7 +119,8 @@ SHAPES = {
              UNION ALL
              SELECT date(coalesce(t.finished_at, t.created_at) / 1000000, 'unixepoch', 'localtime'), m.name, m.project,
                     t.number, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, t.seconds, json_extract(t.details, '$.cost_usd')
-             FROM versions t JOIN models m ON m.id = t.model_id WHERE t.seconds IS NOT NULL)
+             FROM versions t JOIN models m ON m.id = t.model_id
+             WHERE t.seconds IS NOT NULL AND t.finished_at IS NOT NULL)
            GROUP BY day, model, project, version ORDER BY day, project, model, version""",
         """day day, model text, project text, version integer, statements integer, rows integer, calls integer,
            cached integer, errors integer, input_tokens integer, output_tokens integer, seconds number,

@@ -38,9 +38,14 @@ def usable(conversations: Iterable[Conversation]) -> Kept:
     """Those that end with an answer and ask something, the others left out and counted."""
     kept: list[Conversation] = []
     trimmed: list[int] = []
+    greeting: list[int] = []
     lost: dict[str, list[int]] = defaultdict(list)
     for c in conversations:
-        end = next((i for i in range(len(c.turns), 0, -1) if c.turns[i - 1].role == "assistant"), 0)
+        opened = _with_context(c)
+        if opened is not c:
+            greeting.append(c.row)
+        c = opened
+        end = next((i for i in range(len(c.turns), 0, -1) if c.turns[i - 1].is_learned), 0)
         why = _unusable(c.turns[:end])
         if why:
             lost[why].append(c.row)
@@ -55,7 +60,19 @@ def usable(conversations: Iterable[Conversation]) -> Kept:
         findings.append(
             finding("no_last_answer", "warning", trimmed, text, "See if a LIMIT cuts conversations in two.")
         )
+    if greeting:
+        text = "{n} that open with the assistant: what it says before the first question is context, not learned."
+        findings.append(finding("opening_answers", "info", greeting, text))
     return kept, findings
+
+
+def _with_context(c: Conversation) -> Conversation:
+    """Answers that stand before any question are no answers to learn, where there are others."""
+    first = next((i for i, t in enumerate(c.turns) if t.role == "user" and t.content.strip()), len(c.turns))
+    early = [i for i, t in enumerate(c.turns[:first]) if t.is_learned]
+    if not early or not any(t.is_learned for t in c.turns[first:]):
+        return c
+    return c._replace(turns=tuple(t._replace(weight=0) if i in early else t for i, t in enumerate(c.turns)))
 
 
 def level_of(count: int, total: int) -> Level:
@@ -64,7 +81,7 @@ def level_of(count: int, total: int) -> Level:
 
 
 _LOST = {
-    "no_answer": ("{n} without any assistant message left out.", "Each needs one to learn from."),
+    "no_answer": ("{n} without any assistant message to learn from left out.", "Each needs one."),
     "missing_answer": ("{n} with an empty or NULL answer left out.", "Filter them out, or fill the answers in."),
     "empty_prompt": ("{n} without any text from the user before the answer left out.", "Filter them out."),
 }
@@ -74,9 +91,9 @@ def _unusable(turns: tuple[Turn, ...]) -> str:
     """Why these turns, up to the last answer, cannot be trained on."""
     if not turns:
         return "no_answer"
-    if any(not t.content.strip() for t in turns if t.role == "assistant"):
+    if any(not t.content.strip() for t in turns if t.is_learned):
         return "missing_answer"
-    first = next(i for i, t in enumerate(turns) if t.role == "assistant")
+    first = next(i for i, t in enumerate(turns) if t.is_learned)
     return "" if any(t.role == "user" and t.content.strip() for t in turns[:first]) else "empty_prompt"
 
 

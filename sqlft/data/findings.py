@@ -36,6 +36,15 @@ class Turn(NamedTuple):
 
     role: str
     content: str
+    weight: int = 1
+    """0: an answer that is context only."""
+    name: str | None = None
+    """Which of several users, or assistants, it is of."""
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether training teaches it."""
+        return self.role == "assistant" and self.weight != 0
 
 
 class Conversation(NamedTuple):

@@ -14,6 +14,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from sqlft.data.values import text_of
+from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR
 
 WHOLE = {
     "tinyint": (-(2**7), 2**7 - 1, pa.int8()),
@@ -263,8 +264,9 @@ _READERS: dict[str, Callable[[Kind, Any], Any]] = {
 
 
 def dumps(value: Any) -> str:
-    """JSON as training has it and prompts show it; other alphabets as they are."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    """JSON as training has it and prompts show it: with the separators of the contract, other alphabets as they are."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(ITEM_SEPARATOR, KEY_SEPARATOR))
+    return text.replace("\x7f", "\\u007f")  # which grammars want escaped
 
 
 def _write_text(kind: Kind, value: Any) -> str:
@@ -276,7 +278,8 @@ def _write_number(kind: Kind, value: Any) -> str:
     number = float(value) if isinstance(value, Decimal) else value
     if isinstance(number, float) and not math.isfinite(number):
         raise Unfit(f"{number} is no number that JSON has")
-    return dumps(kind.read(number))
+    read = kind.read(number)
+    return dumps(float(pa.scalar(read, pa.float32()).cast(pa.string()).as_py()) if kind.name == "float" else read)
 
 
 def _write_whole(kind: Kind, value: Any) -> str:
@@ -285,7 +288,7 @@ def _write_whole(kind: Kind, value: Any) -> str:
 
 def _write_moment(kind: Kind, value: Any) -> str:
     if isinstance(value, str):
-        value = kind.read(value)
+        value = datetime.fromisoformat(value) if kind.name == "date" else kind.read(value)
     if kind.name == "time" or type(value) is date:
         return dumps(value.isoformat())
     if not isinstance(value, datetime):
@@ -295,12 +298,14 @@ def _write_moment(kind: Kind, value: Any) -> str:
 
 
 def _write_list(kind: Kind, value: Any) -> str:
+    value = _parsed_json(kind, value)
     if not isinstance(value, (list, tuple)):
         raise Unfit(f"{_shown(value)} is no list")
-    return f"[{', '.join(kind.parts[0][1].write(v) for v in value)}]"
+    return write_array([kind.parts[0][1].write(v) for v in value])
 
 
 def _write_struct(kind: Kind, value: Any) -> str:
+    value = _parsed_json(kind, value)
     if not isinstance(value, Mapping):
         raise Unfit(f"{_shown(value)} is no STRUCT")
     given = {str(k).lower(): v for k, v in value.items()}
@@ -310,11 +315,33 @@ def _write_struct(kind: Kind, value: Any) -> str:
 
 
 def _write_map(kind: Kind, value: Any) -> str:
+    value = _parsed_json(kind, value)
     pairs = value.items() if isinstance(value, Mapping) else value
     try:
         return write_object([(str(k), kind.parts[1][1].write(v)) for k, v in pairs])
     except (TypeError, ValueError) as e:
         raise Unfit(f"{_shown(value)} is no MAP") from e
+
+
+def _parsed_json(kind: Kind, value: Any) -> Any:
+    """A nested value that comes as JSON; what is of the type JSON within it stays text."""
+    try:
+        return _inner_texts(kind, json.loads(value, parse_float=Digits)) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
+
+
+def _inner_texts(kind: Kind, value: Any) -> Any:
+    if kind.name == "json":
+        return None if value is None else dumps(value)
+    if kind.name == "struct" and isinstance(value, Mapping):
+        kinds = {name.lower(): part for name, part in kind.parts}
+        return {k: _inner_texts(kinds[k.lower()], v) if k.lower() in kinds else v for k, v in value.items()}
+    if kind.name == "map" and isinstance(value, Mapping):
+        return {k: _inner_texts(kind.parts[1][1], v) for k, v in value.items()}
+    if kind.name in ("list", "array") and isinstance(value, list):
+        return [_inner_texts(kind.parts[0][1], v) for v in value]
+    return value
 
 
 def _write_json(kind: Kind, value: Any) -> str:
@@ -326,7 +353,12 @@ def _write_json(kind: Kind, value: Any) -> str:
 
 def write_object(pairs: list[tuple[str, str]]) -> str:
     """An object of names and JSON texts."""
-    return "{" + ", ".join(f"{dumps(name)}: {text}" for name, text in pairs) + "}"
+    return "{" + ITEM_SEPARATOR.join(f"{dumps(name)}{KEY_SEPARATOR}{text}" for name, text in pairs) + "}"
+
+
+def write_array(texts: list[str]) -> str:
+    """An array of JSON texts."""
+    return f"[{ITEM_SEPARATOR.join(texts)}]"
 
 
 _WRITERS: dict[str, Callable[[Kind, Any], str]] = {

@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from sqlft.data.arrange import arranged
 from sqlft.data.kinds import Digits, Kind, Unfit, dumps, kind_of, object_schema, write_object
 from sqlft.errors import DataError
 
@@ -130,9 +131,19 @@ class Outputs:
             except (Unfit, TypeError, ValueError, AttributeError, OverflowError) as e:
                 why = str(e) if isinstance(e, Unfit) else f"{str(value)[:60]!r} is no {kind.text}"
                 raise Misfit(f"{column.name}: {why}") from None
-        text = texts[0][1] if self.whole else write_object(texts)
-        self.parse(text)
-        return text
+        return self.canonical(texts[0][1] if self.whole else write_object(texts))
+
+    def canonical(self, text: str) -> str:
+        """An answer's JSON in the one form that training teaches and a grammar of the schema takes; Misfit.
+
+        >>> Outputs.of_columns([Output("a", "INTEGER"), Output("b")]).canonical('{"b":"x",\\n "a":1.0}')
+        '{"a": 1, "b": "x"}'
+        """
+        if self.schema is None:
+            return text
+        made = arranged(_loaded(text), self.schema)
+        self.parse(made)
+        return made
 
     @cached_property
     def _validator(self) -> Any:

@@ -13,8 +13,9 @@ from sqlft.data.checks import CountTokens, findings_of, lengths, overlap, usable
 from sqlft.data.findings import Conversation, Finding, with_examples
 from sqlft.data.outputs import Outputs
 from sqlft.data.prompts import Prompt
-from sqlft.data.shapes import recognise, table_of
+from sqlft.data.shapes import recognise
 from sqlft.data.split import split
+from sqlft.data.tables import table_of
 from sqlft.errors import DataError
 from sqlft.handler import TrainingSet
 
@@ -85,7 +86,8 @@ def digest_of(conversations: Iterable[Conversation]) -> str:
     for c in conversations:
         sha.update(b"%d;" % len(c.turns))
         rejected = () if c.rejected is None else (c.rejected,)
-        for text in (*(t for turn in c.turns for t in turn), *rejected):
+        more = [t for turn in c.turns if turn[2:] != (1, None) for t in (str(turn.weight), turn.name or "")]
+        for text in (*(t for turn in c.turns for t in turn[:2]), *rejected, *more):
             data = text.encode()
             sha.update(b"%d:" % len(data))
             sha.update(data)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sqlft.data.arrange import followed
 from sqlft.data.kinds import DEPTH, kind_of, object_schema
 from sqlft.data.outputs import Output, Outputs
 from sqlft.errors import OptionError
@@ -49,7 +50,7 @@ def sql_type(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
     if not isinstance(schema, Mapping) or depth > DEPTH:
         return "JSON"
     if "$ref" in schema:
-        return sql_type(_followed(str(schema["$ref"]), root), root, depth + 1)
+        return sql_type(followed(str(schema["$ref"]), root), root, depth + 1)
     for several in ("anyOf", "oneOf", "allOf"):
         if several in schema:
             left = [s for s in schema[several] if not (isinstance(s, Mapping) and s.get("type") == "null")]
@@ -81,14 +82,6 @@ def _of_object(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -
     return f"STRUCT({', '.join(f'{_quoted(n)} {sql_type(s, root, depth + 1)}' for n, s in properties.items())})"
 
 
-def _followed(reference: str, root: Mapping[str, Any]) -> Any:
-    """What `#/$defs/name` stands for in the schema itself."""
-    found: Any = root if reference.startswith("#") else None
-    for part in reference.lstrip("#").strip("/").split("/") if found is not None else ():
-        found = found.get(part.replace("~1", "/").replace("~0", "~")) if part and isinstance(found, Mapping) else found
-    return found
-
-
 def _of_schema(name: str, schema: Mapping[str, Any], bind: Bind) -> Outputs:
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
@@ -106,7 +99,7 @@ def _of_schema(name: str, schema: Mapping[str, Any], bind: Bind) -> Outputs:
 
 
 def _is_object(schema: Mapping[str, Any]) -> bool:
-    target = _followed(str(schema["$ref"]), schema) if "$ref" in schema else schema
+    target = followed(str(schema["$ref"]), schema) if "$ref" in schema else schema
     return isinstance(target, Mapping) and (target.get("type") == "object" or "properties" in target)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,24 +9,22 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from sqlft.data.findings import Conversation, Finding, Turn, finding
+from sqlft.data.messages import LISTS, MEDIA, Left, Unread, answer_of, last_answer, listed, spoken, turn_of, turns_of
 from sqlft.data.outputs import Misfit, Outputs
 from sqlft.data.prompts import Prompt
+from sqlft.data.threads import read_roles
+from sqlft.data.transcripts import is_transcript, transcript
 from sqlft.data.values import text_column, text_of
 from sqlft.errors import DataError, did_you_mean
 
-MESSAGES = pa.schema([("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])))])
-CHAT_COLUMNS = ("chat_id", "conversation_id", "thread_id")
-ORDER_COLUMNS = ("message_id", "message_index", "turn")
 PAIRS = (("chosen", "rejected"), ("preferred", "non_preferred"), ("preferred_output", "non_preferred_output"))
 """Names of the better and the worse answer, for training that learns from pairs."""
-ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user",
-    "assistant": "assistant", "gpt": "assistant", "ai": "assistant", "bot": "assistant", "model": "assistant",
-}  # fmt: skip
+WORSE = tuple(worse for _, worse in PAIRS)
+ASIDE = frozenset({*WORSE, *(better for better, _ in PAIRS), "system", "tools", "weight", "id", *MEDIA})
+"""Columns that may stand beside conversations, and are no prompt of themselves."""
+LOOKED_AT = 100
+"""Rows that tell what a column holds."""
 SHOWN_COLUMNS = 20
-CHUNK_CHARACTERS = 100_000_000
-"""A batch's texts must stay below Arrow's 2 GB."""
 
 
 class Recognised(NamedTuple):
@@ -43,68 +40,86 @@ def recognise(rows: pa.Table, prompt: Prompt, targets: Sequence[str], outputs: O
 
     With typed `outputs` an answer is JSON, made of their columns; what does not fit is left out and counted.
     """
-    columns = {name.lower(): i for i, name in reversed(list(enumerate(rows.column_names)))}
+    known = Rows(rows)
     typed = outputs if outputs is not None and outputs.schema is not None else None
     answers = [typed.names] if typed is not None and len(typed.names) > 1 else [(target,) for target in targets]
-    for shape, needed, read in _shapes(prompt, answers, typed):
-        if all(name.lower() in columns for name in needed):
-            known = _Rows(rows, columns)
-            found, findings = read(known, prompt, needed[-1])
-            found = _with_rejected(found, known) if shape != "role, content" else found
+    for shape, needed, read in (*_own_shapes(prompt, answers, typed), *SHAPES):
+        if all(name in known for name in needed) and _holds(known, needed, read):
+            left = Left()
+            found, findings = read(known, prompt, needed[-1], left)
+            if shape != "role, content":
+                found = _with_rejected(found, known, left, _worse if read is _read_whole_pairs else answer_of)
             if typed is not None and shape != "inputs":
                 found, more = _fitting(found, typed)
                 findings = findings + more
-            return Recognised(shape, [_with_system(c, prompt.system) for c in found], findings)
+            found = [_with_system(c, prompt.system) for c in found]
+            return Recognised(shape, found, [*left.findings, *findings])
     raise _no_shape(rows, prompt, answers[0])
 
 
-def table_of(conversations: Sequence[Conversation]) -> pa.Table:
-    """A table of messages: list<struct<role: string, content: string>>; and rejected: string, if any has that."""
-    batches: list[list[Conversation]] = [[]]
-    size = 0
-    for c in conversations:
-        if size > CHUNK_CHARACTERS:
-            batches.append([])
-            size = 0
-        batches[-1].append(c)
-        size += sum(len(t.content) for t in c.turns)
-    made = pa.Table.from_batches([_batch(b) for b in batches], MESSAGES)
-    if all(c.rejected is None for c in conversations):
-        return made
-    return made.append_column("rejected", pa.array([c.rejected for c in conversations], pa.string()))
+def is_known(rows: pa.Table) -> bool:
+    """Whether the columns are a shape by themselves, whatever the model."""
+    known = Rows(rows)
+    return any(all(n in known for n in needed) and _holds(known, needed, read) for _, needed, read in SHAPES)
 
 
-class _Rows:
-    """Columns by lower-case name."""
+def _holds(rows: Rows, needed: Sequence[str], read: Read) -> bool:
+    """Whether columns whose names may mean something else hold what the shape is of, where there are others."""
+    tests: dict[Read, Callable[[Any], bool]] = {
+        _read_messages: lambda value: listed(value) is not None,
+        _read_whole_pairs: lambda value: listed(value) is not None or is_transcript(text_of(value)),
+        _read_transcripts: lambda value: is_transcript(text_of(value)),
+    }
+    holds = tests.get(read)
+    if holds is None or needed[-1] == "messages" or rows.names <= {*needed, *ASIDE}:
+        return True
+    return any(holds(value) for value in rows.values(needed[-1], LOOKED_AT) if value)
 
-    def __init__(self, rows: pa.Table, columns: Mapping[str, int]) -> None:
-        self._rows, self._columns = rows, columns
+
+class Rows:
+    """Columns by name in any case; of several of one name the first."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows
+        self._columns = {name.lower(): i for i, name in reversed(list(enumerate(rows.column_names)))}
         self.count = rows.num_rows
+        self.names = set(self._columns)
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._columns
 
     def column(self, name: str) -> Any:
+        """A pa.ChunkedArray."""
         return self._rows.column(self._columns[name.lower()])
 
     def first_of(self, names: Iterable[str]) -> Any | None:
-        return next((self.column(n) for n in names if n in self._columns), None)
+        """The first of these columns that there is."""
+        return next((self.column(n) for n in names if n in self), None)
+
+    def values(self, name: str, most: int | None = None) -> list[Any]:
+        """Lists and structs as Python has them, all else as text; with `most` the first of them."""
+        column = self.column(name).slice(0, most)
+        nested = pa.types.is_nested(column.type)
+        return list(column.to_pylist(maps_as_pydicts="lossy") if nested else text_column(column).to_pylist())
+
+    def texts(self, names: Iterable[str]) -> list[str]:
+        """Of the first of these columns that there is; '' for each row without one."""
+        column = self.first_of(names)
+        return [""] * self.count if column is None else list(text_column(column).to_pylist())
 
 
-Read = Callable[[_Rows, Prompt, str], tuple[list[Conversation], list[Finding]]]
+Read = Callable[[Rows, Prompt, str, Left], tuple[list[Conversation], list[Finding]]]
+Shape = tuple[str, tuple[str, ...], Read]
 
 
-def _shapes(
-    prompt: Prompt, answers: Sequence[tuple[str, ...]], typed: Outputs | None
-) -> Iterator[tuple[str, tuple[str, ...], Read]]:
-    """In order of precedence: the model's own columns are what a user most likely means."""
+def _own_shapes(prompt: Prompt, answers: Sequence[tuple[str, ...]], typed: Outputs | None) -> Iterator[Shape]:
+    """The model's own columns are what a user most likely means."""
     inputs = {name.lower() for name in prompt.inputs}
     for names in answers:
         if not inputs & {name.lower() for name in names}:
             read = _read_inputs if typed is None else partial(_read_typed, names=names, outputs=typed)
             yield "inputs", (*prompt.inputs, *names), read
     yield from (("inputs", (*prompt.inputs, worse, better), _read_inputs) for better, worse in PAIRS)
-    yield "role, content", ("role", "content"), _read_roles
-    yield "messages", ("messages",), _read_messages
-    yield "prompt, completion", ("prompt", "completion"), _read_completions
-    yield from (("prompt, completion", ("prompt", worse, better), _read_completions) for better, worse in PAIRS)
 
 
 def _no_shape(rows: pa.Table, prompt: Prompt, answers: Sequence[str]) -> DataError:
@@ -120,22 +135,165 @@ def _no_shape(rows: pa.Table, prompt: Prompt, answers: Sequence[str]) -> DataErr
         f"The training query gives the columns {shown}; that is none of the shapes to train from."
         f" Of this model's own columns it lacks {', '.join(missing)}.{near}",
         "Let the query give one of:\n"
-        f"  {', '.join(own)} - this model's inputs and its output, a row an example\n"
+        f"  {', '.join(own)} - this model's inputs and its output, one example per row\n"
         "  role, content - messages; a new conversation at each system row, or by chat_id (in order of message_id)\n"
-        "  messages - a conversation a row, as a list of {role, content} or as JSON text\n"
-        "  prompt, completion - a row an example\n"
+        "  messages, or conversations - one conversation per row, as a list of {role, content} or {from, value}, or as "
+        "JSON text\n"
+        "  prompt, completion - one example per row; so are instruction, input, output\n"
+        "  text - one conversation per row, with the marks of a chat template\n"
         "  a column rejected beside the answer holds a worse one, for training that learns from pairs\n"
         f"Rename columns with AS: SELECT my_column AS {own[0]}, …",
     )
 
 
-def _with_rejected(conversations: list[Conversation], rows: _Rows) -> list[Conversation]:
+def _read_inputs(rows: Rows, prompt: Prompt, target: str, left: Left) -> tuple[list[Conversation], list[Finding]]:
+    users = prompt.render_column({name: rows.column(name) for name in prompt.inputs}).to_pylist()
+    answers = rows.values(target)
+    asked = _any_valid([rows.column(name) for name in prompt.inputs])
+    found = []
+    for i, (user, answer, known) in enumerate(zip(users, answers, asked, strict=True), 1):
+        try:
+            found.append(Conversation(i, (Turn("user", user if known else ""), Turn("assistant", answer_of(answer)))))
+        except Unread as why:
+            left.add(i, why)
+    return found, []
+
+
+def _read_typed(
+    rows: Rows, prompt: Prompt, target: str, left: Left, names: Sequence[str], outputs: Outputs
+) -> tuple[list[Conversation], list[Finding]]:
+    """Answers as JSON, written as the model is to write them."""
+    users = prompt.render_column({name: rows.column(name) for name in prompt.inputs}).to_pylist()
+    asked = _any_valid([rows.column(name) for name in prompt.inputs])
+    columns = [rows.column(name).to_pylist() for name in names]
+    kept: list[Conversation] = []
+    unfit: dict[int, str] = {}
+    for i, (user, known, values) in enumerate(zip(users, asked, zip(*columns, strict=True), strict=True), 1):
+        try:
+            answer = "" if all(v is None for v in values) else outputs.write(values)
+            kept.append(Conversation(i, (Turn("user", user if known else ""), Turn("assistant", answer))))
+        except Misfit as e:
+            unfit[i] = str(e)
+    return kept, _unfit(unfit, "Cast the column in the query, or filter these rows out.")
+
+
+def _read_messages(rows: Rows, prompt: Prompt, target: str, left: Left) -> tuple[list[Conversation], list[Finding]]:
+    """Whole conversations, with a better answer behind them where there is a column of such."""
+    better = next((name for name, _ in PAIRS if name in rows), None)
+    answers = rows.values(better) if better else [None] * rows.count
+
+    def read(i: int, value: Any) -> tuple[Turn, ...]:
+        turns = turns_of(value)
+        return turns if answers[i] is None else _answered(turns, answers[i])
+
+    return _each(rows, target, left, read), _unused_template(prompt, rows.count)
+
+
+def _read_completions(rows: Rows, prompt: Prompt, target: str, left: Left) -> tuple[list[Conversation], list[Finding]]:
+    """Prompts and completions, each a text or a list of messages."""
+    answers = rows.values(target)
+
+    def read(i: int, value: Any) -> tuple[Turn, ...]:
+        messages = spoken(value)
+        asked = (Turn("user", text_of(value)),) if messages is None else tuple(turn_of(m) for m in messages)
+        return _answered(asked, answers[i])
+
+    return _each(rows, "prompt", left, read), _unused_template(prompt, rows.count)
+
+
+def _answered(asked: tuple[Turn, ...], answer: Any) -> tuple[Turn, ...]:
+    """With an answer that is a text, messages, or the whole conversation once more."""
+    messages = spoken(answer)
+    if messages is None:
+        return (*asked, Turn("assistant", text_of(answer)))
+    turns = tuple(turn_of(m) for m in messages)
+    return turns if any(t.role == "user" for t in turns) else (*asked, *turns)
+
+
+def _read_whole_pairs(rows: Rows, prompt: Prompt, target: str, left: Left) -> tuple[list[Conversation], list[Finding]]:
+    """Conversations that end with the better answer, in a column without one for the prompt."""
+
+    def read(i: int, value: Any) -> tuple[Turn, ...]:
+        return turns_of(value) if listed(value) is not None else transcript(text_of(value))
+
+    return _each(rows, target, left, read), _unused_template(prompt, rows.count)
+
+
+def _read_instructions(rows: Rows, prompt: Prompt, target: str, left: Left) -> tuple[list[Conversation], list[Finding]]:
+    """Alpaca's columns: the input, where there is one, stands below the instruction."""
+    more, answers = rows.texts(["input"]), rows.values(target)
+
+    def read(i: int, value: Any) -> tuple[Turn, ...]:
+        user = f"{text_of(value)}\n\n{more[i]}" if more[i].strip() else text_of(value)
+        return Turn("user", user), Turn("assistant", answer_of(answers[i]))
+
+    return _each(rows, "instruction", left, read), _unused_template(prompt, rows.count)
+
+
+def _read_transcripts(rows: Rows, prompt: Prompt, target: str, left: Left) -> tuple[list[Conversation], list[Finding]]:
+    def read(i: int, value: Any) -> tuple[Turn, ...]:
+        return transcript(text_of(value))
+
+    return _each(rows, target, left, read), _unused_template(prompt, rows.count)
+
+
+def _each(rows: Rows, name: str, left: Left, read: Callable[[int, Any], tuple[Turn, ...]]) -> list[Conversation]:
+    """The conversation of every row, with the system message beside it; what cannot be read is left out."""
+    systems = rows.texts(["system"])
+    media = [(n, rows.column(n).to_pylist()) for n in MEDIA if n in rows]
+    found = []
+    for i, value in enumerate(rows.values(name)):
+        try:
+            if beside := next((n for n, values in media if values[i] not in (None, "", "[]", [])), None):
+                raise Unread("other_parts", beside)
+            found.append(_with_system(Conversation(i + 1, read(i, value)), systems[i] or None))
+        except Unread as why:
+            left.add(i + 1, why)
+    return found
+
+
+def _read_roles(rows: Rows, prompt: Prompt, target: str, left: Left) -> tuple[list[Conversation], list[Finding]]:
+    """Messages, one per row."""
+    contents = rows.values("content")
+    is_rendered = [n.lower() for n in prompt.inputs] == ["content"]
+    rendered = prompt.render_column({prompt.inputs[0]: rows.column("content")}).to_pylist() if is_rendered else contents
+    found, findings = read_roles(rows, contents, rendered, left)
+    return found, findings if is_rendered else [*_unused_template(prompt, len(found)), *findings]
+
+
+SHAPES: tuple[Shape, ...] = (
+    ("role, content", ("role", "content"), _read_roles),
+    *(("messages", (name,), _read_messages) for name in LISTS),
+    ("prompt, completion", ("prompt", "completion"), _read_completions),
+    *(("prompt, completion", ("prompt", worse, better), _read_completions) for better, worse in PAIRS),
+    *(("messages", (worse, better), _read_whole_pairs) for better, worse in PAIRS),
+    ("instruction, output", ("instruction", "output"), _read_instructions),
+    ("text", ("text",), _read_transcripts),
+)
+"""Those that need no model, in order of precedence."""
+
+
+def _with_rejected(
+    conversations: list[Conversation], rows: Rows, left: Left, read: Callable[[Any], str]
+) -> list[Conversation]:
     """With the worse answers of their rows, where there is a column of them."""
-    column = rows.first_of(worse for _, worse in PAIRS)
-    if column is None:
+    name = next((worse for worse in WORSE if worse in rows), None)
+    if name is None:
         return conversations
-    texts = text_column(column).to_pylist()
-    return [c._replace(rejected=texts[c.row - 1]) for c in conversations]
+    values, found = rows.values(name), []
+    for c in conversations:
+        try:
+            found.append(c._replace(rejected=read(values[c.row - 1])))
+        except Unread as why:
+            left.add(c.row, why)
+    return found
+
+
+def _worse(value: Any) -> str:
+    """The worse answer of whole conversations: messages, or a transcript."""
+    if isinstance(value, str) and listed(value) is None:
+        return last_answer(transcript(value)) if is_transcript(value) else value
+    return answer_of(value)
 
 
 def _with_system(conversation: Conversation, system: str | None) -> Conversation:
@@ -144,45 +302,23 @@ def _with_system(conversation: Conversation, system: str | None) -> Conversation
     return conversation._replace(turns=(Turn("system", system), *conversation.turns))
 
 
-def _read_inputs(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conversation], list[Finding]]:
-    users = prompt.render_column({name: rows.column(name) for name in prompt.inputs}).to_pylist()
-    answers = text_column(rows.column(target)).to_pylist()
-    asked = _any_valid([rows.column(name) for name in prompt.inputs])
-    return [
-        Conversation(i, (Turn("user", user if known else ""), Turn("assistant", answer)))
-        for i, (user, answer, known) in enumerate(zip(users, answers, asked, strict=True), 1)
-    ], []
-
-
-def _read_typed(
-    rows: _Rows, prompt: Prompt, target: str, names: Sequence[str], outputs: Outputs
-) -> tuple[list[Conversation], list[Finding]]:
-    """Answers as JSON, written as the model is to write them."""
-    found, _ = _read_inputs(rows, prompt, target)
-    columns = [rows.column(name).to_pylist() for name in names]
-    kept: list[Conversation] = []
-    unfit: dict[int, str] = {}
-    for conversation, values in zip(found, zip(*columns, strict=True), strict=True):
-        try:
-            answer = "" if all(v is None for v in values) else outputs.write(values)
-            kept.append(conversation._replace(turns=(conversation.turns[0], Turn("assistant", answer))))
-        except Misfit as e:
-            unfit[conversation.row] = str(e)
-    return kept, _unfit(unfit, "Cast the column in the query, or filter these rows out.")
-
-
 def _fitting(conversations: Sequence[Conversation], outputs: Outputs) -> tuple[list[Conversation], list[Finding]]:
-    """Those whose last answer has the model's form."""
+    """Those whose last answer has the model's form, written as the model is to write it; the others are context."""
     kept: list[Conversation] = []
     unfit: dict[int, str] = {}
     for c in conversations:
-        try:
-            answer = next((t.content for t in reversed(c.turns) if t.role == "assistant"), "")
-            if answer.strip():
-                outputs.parse(answer)
-            kept.append(c)
-        except Misfit as e:
-            unfit[c.row] = str(e)
+        last = max((i for i, t in enumerate(c.turns) if t.is_learned), default=-1)
+        turns = []
+        for i, turn in enumerate(c.turns):
+            try:
+                fits = turn.is_learned and turn.content.strip()
+                turns.append(turn._replace(content=outputs.canonical(turn.content)) if fits else turn)
+            except Misfit as e:
+                turns.append(turn._replace(weight=0))
+                if i == last:
+                    unfit[c.row] = str(e)
+        if c.row not in unfit:
+            kept.append(c._replace(turns=tuple(turns)))
     columns = ", ".join(outputs.names)
     return kept, _unfit(unfit, f"Let the answers be JSON that fits the schema, or give the columns {columns}.")
 
@@ -197,144 +333,6 @@ def _unfit(unfit: Mapping[int, str], next_step: str) -> list[Finding]:
 
 def _plain(text: str) -> str:
     return f"{text.rstrip('.').replace('{n}', '{ n}')}."
-
-
-def _read_completions(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conversation], list[Finding]]:
-    users, answers = text_column(rows.column("prompt")).to_pylist(), text_column(rows.column(target)).to_pylist()
-    pairs = zip(users, answers, strict=True)
-    found = [Conversation(i, (Turn("user", u), Turn("assistant", a))) for i, (u, a) in enumerate(pairs, 1)]
-    return found, _unused_template(prompt, rows.count)
-
-
-def _read_messages(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conversation], list[Finding]]:
-    column = rows.column("messages")
-    values = (
-        column.to_pylist(maps_as_pydicts="lossy")
-        if pa.types.is_nested(column.type)
-        else text_column(column).to_pylist()
-    )
-    found: list[Conversation] = []
-    bad: list[int] = []
-    for i, value in enumerate(values, 1):
-        turns = _turns(value, i)
-        if turns is None:
-            bad.append(i)
-        else:
-            found.append(Conversation(i, turns))
-    findings = _unused_template(prompt, rows.count)
-    if bad:
-        text = "{n} left out: messages is no list of {role, content}, nor JSON of one."
-        findings.append(finding("bad_messages", "warning", bad, text, "Mend or filter out these rows."))
-    return found, findings
-
-
-def _read_roles(rows: _Rows, prompt: Prompt, target: str) -> tuple[list[Conversation], list[Finding]]:
-    roles = [_role(r, i) for i, r in enumerate(text_column(rows.column("role")).to_pylist(), 1)]
-    contents = text_column(rows.column("content")).to_pylist()
-    is_rendered = [n.lower() for n in prompt.inputs] == ["content"]
-    if is_rendered:
-        rendered = prompt.render_column({prompt.inputs[0]: rows.column("content")}).to_pylist()
-        contents = [r if role == "user" else c for r, role, c in zip(rendered, roles, contents, strict=True)]
-    turns = [Turn(r, c) for r, c in zip(roles, contents, strict=True)]
-    chats = rows.first_of(CHAT_COLUMNS)
-    order = rows.first_of(ORDER_COLUMNS)
-    if chats is not None:
-        groups, more = _by_chat(chats.to_pylist(), order.to_pylist() if order is not None else None)
-    else:
-        groups, more = _by_system(roles)
-    findings = [] if is_rendered else _unused_template(prompt, len(groups))
-    return [Conversation(g[0] + 1, tuple(turns[i] for i in g)) for g in groups], findings + more
-
-
-def _by_chat(chats: list[Any], order: list[Any] | None) -> tuple[list[list[int]], list[Finding]]:
-    groups: dict[Any, list[int]] = {}
-    lost = []
-    for i, chat in enumerate(chats):
-        if chat is None:
-            lost.append(i + 1)
-        else:
-            groups.setdefault(chat if isinstance(chat, (str, int)) else text_of(chat), []).append(i)
-    if order is not None:
-        for group in groups.values():
-            group.sort(key=lambda i: _sort_key(order[i]))
-    text = f"{len(lost):,} rows without a chat_id left out."
-    what_to_do = "Give each message the chat_id of its conversation."
-    return list(groups.values()), [finding("no_chat_id", "warning", lost, text, what_to_do)] if lost else []
-
-
-def _sort_key(value: Any) -> tuple[int, float, str]:
-    """Numbers by size, also where they are text; others by their text; NULL last."""
-    if value is None:
-        return 2, 0.0, ""
-    try:
-        return 0, float(value), ""
-    except (TypeError, ValueError):
-        return 1, 0.0, text_of(value)
-
-
-def _by_system(roles: list[str]) -> tuple[list[list[int]], list[Finding]]:
-    """A conversation starts at each system row; where there is none, at each user row behind an answer."""
-    has_system = "system" in roles
-    groups: list[list[int]] = []
-    for i, role in enumerate(roles):
-        starts = role == "system" if has_system else role == "user" and roles[i - 1] == "assistant"
-        if starts or not groups:
-            groups.append([])
-        groups[-1].append(i)
-    if has_system or len(groups) < 2:
-        return groups, []
-    text = (
-        "{n} made, one at each user row behind an answer, for there is neither a system row nor a chat_id to tell "
-        "where one starts."
-    )
-    what_to_do = "Add a chat_id to keep longer ones together."
-    return groups, [finding("no_system_rows", "info", [g[0] + 1 for g in groups], text, what_to_do)]
-
-
-def _role(role: str, row: int) -> str:
-    known = ROLES.get(role.strip().lower())
-    if known is None:
-        raise DataError(
-            f"Row {row:,} of the training query has the role {role[:40]!r}.{did_you_mean(role[:40], ROLES)}",
-            "A role is system, user or assistant; rename or filter out others.",
-        )
-    return known
-
-
-def _turns(value: Any, row: int) -> tuple[Turn, ...] | None:
-    """The messages of one row, None if that is no list of messages."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
-    if isinstance(value, Mapping):
-        value = value.get("messages")
-    if not isinstance(value, (list, tuple)) or not value:
-        return None
-    turns = [_turn(message, row) for message in value]
-    return None if any(t is None for t in turns) else tuple(t for t in turns if t is not None)
-
-
-def _turn(message: Any, row: int) -> Turn | None:
-    if isinstance(message, str):  # a list of JSON texts
-        try:
-            message = json.loads(message)
-        except (ValueError, RecursionError):
-            return None
-    if not isinstance(message, Mapping):
-        return None
-    fields = {str(k).lower(): v for k, v in message.items()}
-    if "role" not in fields or "content" not in fields:
-        return None
-    return Turn(_role(text_of(fields["role"]), row), _content(fields["content"]))
-
-
-def _content(value: Any) -> str:
-    """A message's text; the parts of a list of ``{"type": "text", "text": …}`` joined."""
-    if isinstance(value, list) and value and all(isinstance(p, Mapping) and "text" in p for p in value):
-        return "".join(text_of(p["text"]) for p in value)
-    return text_of(value)
 
 
 def _any_valid(columns: Sequence[Any]) -> list[bool]:
@@ -352,14 +350,3 @@ def _unused_template(prompt: Prompt, count: int) -> list[Finding]:
     )
     what_to_do = f"Train on the columns {', '.join(prompt.inputs)} and the output to have it in both."
     return [finding("template_unused", "warning", [], text, what_to_do, count=count)]
-
-
-def _batch(conversations: Sequence[Conversation]) -> pa.RecordBatch:
-    roles = pa.array([t.role for c in conversations for t in c.turns], pa.string())
-    contents = pa.array([t.content for c in conversations for t in c.turns], pa.string())
-    offsets = [0]
-    for c in conversations:
-        offsets.append(offsets[-1] + len(c.turns))
-    turns = pa.StructArray.from_arrays([roles, contents], fields=list(MESSAGES.field(0).type.value_type))
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), turns)
-    return pa.RecordBatch.from_arrays([lists.cast(MESSAGES.field(0).type)], schema=MESSAGES)

@@ -105,13 +105,20 @@ def _interval(months: int, days: int, microseconds: int) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_in_json)
+    """As DuckDB's to_json has it."""
+    return json.dumps(_in_json(value), ensure_ascii=False, separators=(",", ":"))
 
 
 def _in_json(value: Any) -> Any:
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
     if isinstance(value, Decimal) and value.is_finite():
-        return int(value) if value == value.to_integral_value() else float(value)
-    return dict(value) if isinstance(value, Mapping) else text_of(value)
+        return float(value)
+    if isinstance(value, Mapping):
+        return {text_of(k): _in_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)) and not isinstance(value, pa.MonthDayNano):
+        return [_in_json(v) for v in value]
+    return text_of(value)
 
 
 def _timedelta(value: timedelta) -> str:

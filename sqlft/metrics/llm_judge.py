@@ -24,7 +24,21 @@ Answer B:
 {b}
 
 Which answer is better? Write exactly one word: A, B or TIE."""
-VERDICT = re.compile(r"\b(A|B|TIE)\b")
+VERDICT = re.compile(r"(?:A|B|TIE)", re.IGNORECASE)
+ARTICLE = re.compile(
+    r"(?:^|(?<=[.!?:\n]\s))A(?=\s+[a-z]*[^s\W]\b)(?!\s+(?:and|or|but|would|did|also|correctly|clearly)\b)"
+)
+"""An A at the start of a sentence that is no name of an answer: the word behind it is no verb."""
+NAMED = re.compile(r"\b(A|B|b|TIE|[Tt]ie|a(?=\W*$))\b(?!['’])")
+BETTER = re.compile(
+    r"\b(A|B)\b[\s*]*(?:is|was|seems|looks|would be|wins|beats)\b(?!\s+(?:not|worse|wrong))"
+    r"|\b(?:prefer|choose|verdict|winner|choice|(?:better|best)(?: answer| one)?)(?:\s+is)?[\s:*]*(?:answer\s+)?"
+    r"(A|B|TIE)\b",
+    re.IGNORECASE,
+)
+EQUAL = re.compile(r"\b(?:equal|equally|same|tied|draw)\b", re.IGNORECASE)
+SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+SCORES = {"A": 1.0, "TIE": 0.5, "B": 0.0}
 Ask = Callable[[Sequence[str]], Sequence[str | None]]
 
 
@@ -54,7 +68,13 @@ def _prompt(question: str | None, a: str | None, b: str | None) -> str:
 
 
 def _verdict(text: str | None) -> float | None:
-    """What the first of the two answers got: 1, 0.5 or 0."""
-    text = text or ""
-    found = VERDICT.search(text.upper() if len(text) < 12 else text)
-    return None if found is None else {"A": 1.0, "TIE": 0.5, "B": 0.0}[found[1]]
+    """What the first of the two answers got, 1, 0.5 or 0: by a word alone, else by the last sentence that names one."""
+    said = (text or "").strip().strip(".!*\"'`()[]:")
+    if VERDICT.fullmatch(said):
+        return SCORES[said.upper()]
+    last = next((s for s in reversed(SENTENCE.split(ARTICLE.sub("", text or ""))) if NAMED.search(s)), "")
+    named = {name.upper() for name in NAMED.findall(last)}
+    if len(named) > 1:
+        better = [one or other for one, other in BETTER.findall(last)]
+        named = {better[-1].upper()} if better else {"TIE"} if EQUAL.search(last) else set()
+    return SCORES[named.pop()] if named else None

@@ -9,22 +9,24 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 
-from sqlft.data import Prepared, Prompt, prepare
+from sqlft.data import Outputs, Prepared, Prompt, prepare
 from sqlft.data.checks import CountTokens
 from sqlft.data.report import Fact, facts_of, guessed_tokens
+from sqlft.data.shapes import PAIRS, is_known
 from sqlft.errors import DataError
 from sqlft.handler import Range, Trainer
 from sqlft.options import build, names_of
 from sqlft.runtime import sources, train
-from sqlft.runtime.models import engine_of, handler_of, model_of, prompt_of, spec_of
+from sqlft.runtime.models import engine_of, handler_of, model_of, outputs_of, prompt_of, spec_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import TrainSettings
 from sqlft.runtime.train import validation_source
 from sqlft.sql.statements import AnalyzeTrainingData
 
 WHAT = "ANALYZE TRAINING DATA"
-SHAPES = ({"role", "content"}, {"messages"}, {"prompt", "completion"})
-ANSWERS = ("answer", "completion", "output", "response", "label", "target")
+ANSWERS = ("answer", "completion", "output", "response", "label", "target", *(better for better, _ in PAIRS))
+ASIDE = {*(worse for _, worse in PAIRS), "tools", "weight"}
+"""Columns that are neither the answer nor a part of the prompt."""
 Look = tuple[Prepared, CountTokens | None]
 
 SCHEMA = pa.schema(
@@ -102,7 +104,8 @@ def _for_model(session: Session, statement: AnalyzeTrainingData, parameters: Par
 
     if not isinstance(handler, Trainer):
         prompt = prompt_of(model)
-        return _read(session, statement, parameters, prompt, model.targets, count_tokens), count_tokens
+        outputs = outputs_of(model)
+        return _read(session, statement, parameters, prompt, model.targets, count_tokens, outputs), count_tokens
     own = names_of(type(handler).train_options, TrainSettings)
     stops, options = [], dict(statement.options)
     if "stop" in options and "stop" not in own:
@@ -124,17 +127,19 @@ def _read(
     prompt: Prompt | None,
     targets: tuple[str, ...],
     count_tokens: CountTokens | None,
+    outputs: Outputs | None = None,
 ) -> Prepared:
     settings: DataSettings = build(DataSettings, statement.options, WHAT)
-    rows = sources.read(session, statement.source, parameters)
+    rows = sources.read(session, statement.source, parameters, to_train=True)
     valid = validation_source(settings.validation, statement.source)
     if prompt is None:
-        prompt, targets = _guessed(rows.column_names, settings)
+        prompt, targets = _guessed(rows, settings)
     return prepare(
         rows,
         prompt,
         targets,
-        valid_rows=None if valid is None else sources.read(session, valid, parameters),
+        outputs=outputs,
+        valid_rows=None if valid is None else sources.read(session, valid, parameters, to_train=True),
         validation_split=settings.validation_split,
         seed=settings.seed,
         max_length=settings.max_length,
@@ -143,16 +148,17 @@ def _read(
     )
 
 
-def _guessed(columns: Sequence[str], settings: DataSettings) -> tuple[Prompt, tuple[str, ...]]:
-    names = {name.lower() for name in columns}
+def _guessed(rows: pa.Table, settings: DataSettings) -> tuple[Prompt, tuple[str, ...]]:
+    columns = rows.column_names
     given = settings.predict is not None or settings.prompt_template is not None
-    if not given and any(shape <= names for shape in SHAPES):
+    if not given and is_known(rows):
         return Prompt("{{content}}"), ("answer",)
-    answer = settings.predict or next((n for n in columns if n.lower() in ANSWERS), columns[-1])
-    inputs = [name for name in columns if name.lower() != answer.lower()]
+    left = [name for name in columns if name.lower() not in ASIDE]
+    answer = settings.predict or next((n for n in left if n.lower() in ANSWERS), (left or columns)[-1])
+    inputs = [name for name in left if name.lower() != answer.lower()]
     if not inputs and settings.prompt_template is None:
         raise DataError(
-            f"The training query gives one column, {columns[0]}: a prompt and its answer are two.",
+            f"The training query gives one column, {answer}, to learn from: a prompt and its answer are two.",
             "SELECT both, or role and content, or messages.",
         )
     return Prompt(settings.prompt_template or "\n".join(f"{{{{{name}}}}}" for name in inputs)), (answer,)

@@ -111,9 +111,8 @@ class Cache:
             if model is None:
                 count = con.execute("DELETE FROM answers").rowcount
             else:
-                count = con.execute(
-                    "DELETE FROM answers WHERE model = ? OR model LIKE ? || '.%'", (model, model)
-                ).rowcount
+                of_it = "lower(model) = lower(?1) OR lower(rtrim(model, '0123456789')) = lower(?1) || '.'"
+                count = con.execute(f"DELETE FROM answers WHERE {of_it}", (model,)).rowcount
             con.commit()
             return count
 

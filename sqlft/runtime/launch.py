@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -59,6 +60,8 @@ class Worker:
 
 
 _workers: list[Worker] = []
+_changing = threading.Lock()
+"""Held while `_workers` changes: connections of several threads start trainings."""
 
 
 @dataclass
@@ -116,13 +119,16 @@ def spawn(catalog: Catalog, key: VersionKey, lock: int, session: object, *, back
         catalog.update_version(key, status="failed", error=error)
         raise CatalogError(error, f"Mend that, then RESUME MODEL {key}.") from e
     worker = Worker(process, id(session), background)
-    _workers[:] = [w for w in _workers if w.process.poll() is None] + [worker]
+    with _changing:
+        _workers[:] = [w for w in _workers if w.process.poll() is None] + [worker]
     return worker
 
 
 def detach(session: object | None = None) -> None:
     """Let the background workers of a session (None: of all) go on alone; call it when a session closes in order."""
-    for worker in _workers:
+    with _changing:
+        known = list(_workers)
+    for worker in known:
         if worker.background and (session is None or worker.session == id(session)):
             worker.detach()
 
@@ -155,6 +161,8 @@ def _remove_stale(models: Path) -> None:
 
 def _after_fork() -> None:
     """A forked child must not keep the parent's workers alive, nor let them go."""
+    global _changing
+    _changing = threading.Lock()  # another thread of the parent may have held it
     for worker in _workers:
         if worker.process.stdin is not None:
             with suppress(OSError):

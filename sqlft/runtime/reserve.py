@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sqlft.catalog.records import RUNNING, Version
-from sqlft.errors import BudgetExceeded, OptionError
+from sqlft.errors import BudgetExceeded, NotFound, OptionError
 from sqlft.runtime.limits import Limits, Purse, dollars
 from sqlft.runtime.prices import HOUR
 
@@ -33,7 +33,10 @@ def reserved(
     try:
         yield
     finally:
-        made = version()
+        try:
+            made = version()
+        except NotFound:  # it was dropped while it trained, and what it cost with it
+            made = None
         if made is None or made.status not in RUNNING:
             spent = None if made is None else _spent(made)
         for one in limits:

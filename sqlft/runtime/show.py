@@ -158,7 +158,8 @@ def local(moment: datetime | None) -> datetime | None:
 
 
 def _seconds(version: Version) -> float | None:
-    if version.status in RUNNING and version.started_at is not None:
+    """Of all parts of a training that was resumed; of one that goes on, those that it told of."""
+    if version.status in RUNNING and version.seconds is None and version.started_at is not None:
         return (datetime.now(UTC) - version.started_at).total_seconds()
     return version.seconds
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import duckdb
@@ -16,20 +16,25 @@ from sqlft.runtime.session import Parameters, Session
 from sqlft.sql.plain import plain
 from sqlft.sql.statements import Source
 
+BATCH = 100_000
 
-def read(session: Session, source: Source, values: Parameters) -> pa.Table:
-    """All rows of the source; `values` are those of the whole statement's parameters."""
+
+def read(session: Session, source: Source, values: Parameters, *, to_train: bool = False) -> pa.Table:
+    """All rows of the source; `values` are those of the whole statement's parameters.
+
+    What is read `to_train` comes as prompts show it: see `faithful`.
+    """
     text = inline(source.query, values, source.parameters)
     with default_catalog(session, source.database):
         try:
-            return _rows(session, text)
+            return _rows(session, text, faithful if to_train else _plain)
         except duckdb.Error as e:
             if type(e).__module__.startswith("sqlft"):
                 raise
             raise DataError(f"The query for the rows failed: {e}", "Mend it: try it alone first.") from e
 
 
-def _rows(session: Session, text: str) -> pa.Table:
+def _rows(session: Session, text: str, fetch: Callable[[duckdb.DuckDBPyRelation], pa.Table]) -> pa.Table:
     from sqlft.query import Done, Native, Untouched, plan_query  # SHOW and DESCRIBE go without it
 
     statement = plain(text, 0, len(text))
@@ -41,10 +46,50 @@ def _rows(session: Session, text: str) -> pa.Table:
             relation = None if isinstance(planned, Done) else session.con.sql(query)
             if relation is None:
                 raise DataError("The query for the rows gives none, it is no SELECT.", "Write FROM db (SELECT …).")
-            return relation.to_arrow_reader(100_000).read_all()
-        return planned.table()
+            return fetch(relation)
+        return fetch(session.con.from_arrow(planned.table()))
     finally:
         cache.close()
+
+
+NATIVE = {
+    "boolean", "tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint",
+    "float", "double", "decimal", "varchar", "null",
+}  # fmt: skip
+"""Types whose values Arrow and Python have as DuckDB has them."""
+NESTED = {"list", "array", "struct", "map", "union"}
+WIDE = {"hugeint", "uhugeint", "bignum"}
+DIGITS = 38
+"""Most of a whole number in Arrow."""
+
+
+def _plain(relation: duckdb.DuckDBPyRelation) -> pa.Table:
+    return relation.to_arrow_reader(BATCH).read_all()
+
+
+def faithful(relation: duckdb.DuckDBPyRelation) -> pa.Table:
+    """All rows, what Arrow or Python would falsify as DuckDB's own text: infinity, BC, time zones, BIT …
+
+    Nested columns are JSON, as `to_json` has it; whole numbers too wide for 64 bits stay numbers while Arrow has them.
+    """
+    import pyarrow.compute as pc
+
+    names, kinds = relation.columns, [str(t.id) for t in relation.types]
+    if all(kind in NATIVE for kind in kinds):
+        return _plain(relation)
+    columns = [_faithful(name, kind, names) for name, kind in zip(names, kinds, strict=True)]
+    table = _plain(relation.project(", ".join(columns)))
+    for i in (i for i, kind in enumerate(kinds) if kind in WIDE):
+        if (pc.max(pc.utf8_length(table.column(i))).as_py() or 0) <= DIGITS:
+            table = table.set_column(i, names[i], table.column(i).cast(pa.decimal128(DIGITS, 0)))
+    return table
+
+
+def _faithful(name: str, kind: str, names: Sequence[str]) -> str:
+    quoted = identifier(name)
+    if kind in NATIVE or [n.lower() for n in names].count(name.lower()) > 1:  # which SQL cannot tell apart
+        return quoted
+    return f"CAST({f'to_json({quoted})' if kind in NESTED else quoted} AS VARCHAR) AS {quoted}"
 
 
 @contextmanager

@@ -131,8 +131,9 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
     lock = _take_soon(work, key)
     try:
         if issubclass(cls, Trainer):
-            build(cls.train_options, changed, "RESUME MODEL")
-            job.change(work, changed)
+            options = cls.train_options
+            build(options, secrets.reveal(changed), "RESUME MODEL")
+            job.change(work, secrets.hide(changed, lambda name: is_secret(name, options), f"MODEL {model.key.name}"))
         catalog.request_cancel(key, False)
         if not catalog.update_version(key, when=RESUMABLE, status="queued", error=None, finished_at=None):
             raise CatalogError(f"Version {key} was resumed by another session.", f"DESCRIBE {key} shows how it is.")
@@ -237,7 +238,7 @@ def row_of(session: Session, key: VersionKey) -> pa.Table:
 
 def prepared_for(session: Session, plan: Plan, parameters: Parameters, stops: Sequence[str] | None = None) -> Prepared:
     """The rows as this training would see them, checked; `stops` are further stop sequences, and ask for all checks."""
-    rows = sources.read(session, plan.source, parameters)
+    rows = sources.read(session, plan.source, parameters, to_train=True)
     valid = validation_source(plan.settings.validation, plan.source)
     outputs, what = outputs_of(plan.model), f"Model '{plan.model.key.name}'"
     spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
@@ -247,7 +248,7 @@ def prepared_for(session: Session, plan: Plan, parameters: Parameters, stops: Se
             prompt_of(plan.model),
             plan.model.targets,
             outputs=outputs,
-            valid_rows=None if valid is None else sources.read(session, valid, parameters),
+            valid_rows=None if valid is None else sources.read(session, valid, parameters, to_train=True),
             validation_split=plan.settings.validation_split,
             seed=plan.settings.seed,
             max_length=plan.handler.longest_row(spec, plan.options),

@@ -34,6 +34,8 @@ BEAT = 0.1
 """Seconds between two looks at the catalog and the session, and between two writes of metrics."""
 GRACE = {"cancelled": 10.0, "interrupted": 5.0}
 """Seconds that a handler has to come by `report` before its process is ended."""
+OF_AN_END = ("error_type", "steps", "metrics", "cost_usd")
+"""What an earlier end of a resumed training wrote of itself."""
 PACKAGES = ("sqlft", "torch", "transformers", "peft", "safetensors", "numpy", "pyarrow", "duckdb")
 
 Stop = Literal["cancelled", "interrupted"]
@@ -51,6 +53,8 @@ class Training:
         self.session: int | None = session
         """Read end of the pipe from the session; None once it said DETACH or is gone."""
         self.began = time.monotonic()
+        self.earlier: float | None = None
+        """Seconds of the parts before this one, once they are known."""
         self.stop: Stop | None = None
         self.stopped_at = 0.0
         self.loading = True
@@ -117,7 +121,7 @@ class Training:
 
     def _started(self) -> None:
         known = self.catalog.version(self.key)
-        before = {name: value for name, value in known.details.items() if name != "error_type"}
+        before = {name: value for name, value in known.details.items() if name not in OF_AN_END}
         self.details = {**before, **_environment(self.job.handler)}
         now = {"status": "training", "started_at": known.started_at or rows.now(), "details": self.details}
         ours = self.catalog.update_version(self.key, when=RUNNING, **now)
@@ -207,8 +211,10 @@ class Training:
         return redacted(text)
 
     def _seconds(self) -> float:
-        earlier = self.catalog.version(self.key).seconds or 0.0
-        return earlier + time.monotonic() - self.began
+        """Of all parts of the training."""
+        if self.earlier is None:
+            self.earlier = self.catalog.version(self.key).seconds or 0.0
+        return self.earlier + time.monotonic() - self.began
 
     def _last(self) -> dict[str, Any]:
         progress = self.catalog.version(self.key).progress
@@ -226,7 +232,7 @@ class Training:
         with self._flushing:
             count = len(self._reports)
             if count:
-                self.catalog.add_progress(self.key, self._reports[:count])
+                self.catalog.add_progress(self.key, self._reports[:count], self._seconds())
                 del self._reports[:count]
 
     def _watch(self) -> None:

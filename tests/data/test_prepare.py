@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from sqlft.data import Prepared, Prompt, prepare
-from sqlft.data.shapes import MESSAGES
+from sqlft.data.tables import MESSAGES
 from sqlft.errors import DataError
 
 BARE = Prompt("{{content}}")
@@ -65,6 +65,170 @@ def test_shapes(sql: str, expected: list[Any]) -> None:
     prepared = prepare(rows(sql), BARE, "answer")
     assert talks(prepared) == expected
     assert prepared.training_set.train.schema == MESSAGES
+
+
+def read(sql: str) -> Prepared:
+    return prepare(rows(sql), BARE, "answer")
+
+
+PLAIN_PAIR = "{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': 'b'}"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "[{'role': 'user', 'content': 'a'}] AS prompt, [{'role': 'assistant', 'content': 'b'}] AS completion",
+        "'a' AS prompt, [{'role': 'assistant', 'content': 'b'}] AS completion",
+        """'[{"role": "user", "content": "a"}]' AS prompt, 'b' AS completion""",
+        f"'a' AS prompt, [{PLAIN_PAIR}] AS chosen, [{PLAIN_PAIR.replace('b', 'c')}] AS rejected",
+        f"[{PLAIN_PAIR}] AS chosen, [{PLAIN_PAIR.replace('b', 'c')}] AS rejected",
+        "chr(10) || chr(10) || 'Human: a' || chr(10) || chr(10) || 'Assistant: b' AS chosen, "
+        "chr(10) || chr(10) || 'Human: a' || chr(10) || chr(10) || 'Assistant: c' AS rejected",
+        "[{'from': 'human', 'value': 'a'}] AS conversations, {'from': 'gpt', 'value': 'b'} AS chosen, "
+        "{'from': 'gpt', 'value': 'c'} AS rejected",
+        "[{'from': 'human', 'value': 'a'}, {'from': 'gpt', 'value': 'b'}] AS conversations, '[]' AS tools",
+        f"[{PLAIN_PAIR}] AS conversation",
+        "'a' AS instruction, '' AS input, 'b' AS output",
+        "'a' AS instruction, 'b' AS output",
+        "'### Human: a' || chr(10) || '### Assistant: b' AS text",
+        "'<s>[INST] a [/INST] b </s>' AS text",
+        "replace('<|im_start|>user~a<|im_end|>~<|im_start|>assistant~b<|im_end|>', '~', chr(10)) AS text",
+        "'a' AS content, [{'role': 'assistant', 'content': 'b'}] AS answer",
+        "[{'role': 'user', 'content': [{'type': 'text', 'text': 'a'}], 'tool_calls': NULL}, "
+        "{'role': 'assistant', 'content': [{'type': 'text', 'text': 'b'}], 'tool_calls': NULL}] AS messages",
+    ],
+)
+def test_forms_of_other_tools_make_the_same_conversation(columns: str) -> None:
+    made = read(f"SELECT {columns}")
+    assert talks(made) == [PAIR]
+    worse = made.training_set.train
+    assert "rejected" not in columns or worse["rejected"].to_pylist() == ["c"]
+
+
+@pytest.mark.parametrize(
+    "answer", ['{"role": "admin", "content": "x"}', '[{"role": "admin", "content": "x"}]', "[1]", "{}"]
+)
+def test_json_that_is_no_message_is_a_text(answer: str) -> None:
+    for columns in (["content", "answer"], ["prompt", "completion"]):
+        made = prepare(pa.table({columns[0]: ["a"], columns[1]: [answer]}), BARE, "answer")
+        assert talks(made) == [[("user", "a"), ("assistant", answer)]]
+
+
+def test_a_worse_answer_may_look_like_a_conversation() -> None:
+    made = prepare(pa.table({"prompt": ["a"], "chosen": ["b"], "rejected": ["Human: x\nAssistant: y"]}), BARE, "answer")
+    assert made.training_set.train["rejected"].to_pylist() == ["Human: x\nAssistant: y"]
+
+
+@pytest.mark.parametrize("name", ["text", "conversation", "conversations"])
+def test_a_text_beside_labels_is_no_conversation(name: str) -> None:
+    with pytest.raises(DataError, match="lacks content, answer"):
+        prepare(pa.table({name: ["It was great."], "label": ["good"]}), BARE, "answer")
+
+
+def test_alpaca_s_input_and_a_system_column() -> None:
+    made = read("SELECT 'Add' AS instruction, '1 and 2' AS input, '3' AS output, 'Be brief.' AS system")
+    assert talks(made) == [[("system", "Be brief."), ("user", "Add\n\n1 and 2"), ("assistant", "3")]]
+    made = read("SELECT 'Below is a task.' || chr(10) || '### Instruction:' || chr(10) || 'Add' || chr(10) || "
+                "'### Input:' || chr(10) || '1' || chr(10) || '### Response: 3</s>' AS text")  # fmt: skip
+    assert talks(made) == [[("system", "Below is a task."), ("user", "Add\n\n1"), ("assistant", "3")]]
+
+
+GOOD = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "bad"),
+    [
+        ("tool_messages", "tool", [{"role": "user", "content": "q"}, {"role": "tool", "content": "42"}, GOOD[1]]),
+        ("tool_messages", "tool_calls", [GOOD[0], {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]),
+        ("tool_messages", "observation", [{"from": "human", "value": "q"}, {"from": "observation", "value": "42"}]),
+        ("other_parts", "image_url", [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, GOOD[1]]),
+        ("other_parts", "images", [{"role": "user", "content": "q", "images": ["x"]}, GOOD[1]]),
+        ("unknown_role", "'asistant' (Did you mean 'assistant'?)", [GOOD[0], {"role": "asistant", "content": "b"}]),
+        ("bad_weight", "0.5", [GOOD[0], {"role": "assistant", "content": "b", "weight": 0.5}]),
+        ("bad_messages", "role", {"x": 1}),
+    ],
+)
+def test_a_bad_row_costs_that_row(code: str, said: str, bad: Any) -> None:
+    made = prepare(pa.table({"messages": [json.dumps(bad), json.dumps(GOOD)]}), BARE, "answer")
+    assert talks(made) == [PAIR]
+    assert codes(made) == {code: 1}
+    found = next(f for f in made.findings if f.code == code)
+    assert said in found.message
+    assert found.examples == (1,)
+
+
+def test_a_misspelt_role_in_a_completion_is_no_text() -> None:
+    made = read("SELECT 'a' AS prompt, unnest([[{'role': 'asistant', 'content': 'x'}], [{'role': 'assistant', "
+                "'content': 'b'}]]) AS completion")  # fmt: skip
+    assert talks(made) == [PAIR]
+    assert codes(made) == {"unknown_role": 1}
+
+
+def test_a_bad_message_costs_its_conversation() -> None:
+    made = read("SELECT * FROM (VALUES (1, 'user', 'q'), (1, 'tool', '42'), (1, 'assistant', 'x'), (2, 'user', 'a'), "
+                "(2, 'assistant', 'b')) t(chat_id, role, content)")  # fmt: skip
+    assert talks(made) == [PAIR]
+    assert codes(made) == {"tool_messages": 1}
+
+
+def test_pictures_beside_messages_are_named() -> None:
+    made = read(f"SELECT [{PLAIN_PAIR}] AS messages, unnest([['a.png'], []]) AS images")
+    assert talks(made) == [PAIR]
+    assert codes(made) == {"other_parts": 1}
+
+
+def test_an_answer_of_weight_0_is_context() -> None:
+    turns = [
+        {"role": "user", "content": "a", "name": "bob"},
+        {"role": "assistant", "content": "WRONG", "weight": 0},
+        {"role": "user", "content": "again"},
+        {"role": "assistant", "content": "b", "weight": 1},
+    ]
+    made = prepare(pa.table({"messages": [json.dumps(turns), json.dumps(GOOD)]}), BARE, "answer")
+    first, second = made.training_set.train["messages"].to_pylist()
+    assert [(m["weight"], m["name"]) for m in first] == [(1, "bob"), (0, None), (1, None), (1, None)]
+    assert [m["weight"] for m in second] == [1, 1]
+    taught = [{**t, "weight": 1} for t in turns]
+    assert made.digest != prepare(pa.table({"messages": [json.dumps(taught), json.dumps(GOOD)]}), BARE, "answer").digest
+
+
+def test_a_last_answer_of_weight_0_is_cut_off() -> None:
+    turns = [*GOOD, {"role": "user", "content": "c"}, {"role": "assistant", "content": "WRONG", "weight": 0}]
+    made = prepare(pa.table({"messages": [json.dumps(turns)]}), BARE, "answer")
+    assert talks(made) == [PAIR]
+    assert codes(made) == {"no_last_answer": 1}
+    with pytest.raises(DataError, match="to learn from"):
+        prepare(pa.table({"messages": [json.dumps([GOOD[0], {**GOOD[1], "weight": 0}])]}), BARE, "answer")
+
+
+def test_a_greeting_is_context() -> None:
+    made = read(f"SELECT [{{'role': 'assistant', 'content': 'Hello!'}}, {PLAIN_PAIR}] AS messages")
+    assert talks(made) == [[("assistant", "Hello!"), *PAIR]]
+    assert [m["weight"] for m in made.training_set.train["messages"].to_pylist()[0]] == [0, 1, 1]
+    assert codes(made) == {"opening_answers": 1}
+
+
+TUTORIAL = (
+    "SELECT * FROM (VALUES (0, 'system', 's'), (1, 'user', 'q1'), (5, 'assistant', 'a5'), (3, 'system', 's'), "
+    "(4, 'user', 'q4'), (2, 'assistant', 'a2')) v({}, role, content)"
+)
+
+
+@pytest.mark.parametrize("column", ["message_id", "message_index", "turn"])
+def test_numbered_messages_are_put_in_order(column: str) -> None:
+    assert talks(read(TUTORIAL.format(column))) == [
+        [("system", "s"), ("user", "q1"), ("assistant", "a2")],
+        [("system", "s"), ("user", "q4"), ("assistant", "a5")],
+    ]
+
+
+@pytest.mark.parametrize("again", ["1", "NULL"])
+def test_numbers_that_tell_no_order_are_refused(again: str) -> None:
+    sql = f"SELECT * FROM (VALUES ({again}, 'user', 'a'), ({again}, 'assistant', 'b')) t(message_id, role, content)"
+    with pytest.raises(DataError, match="which conversation") as caught:
+        read(sql)
+    assert "chat_id" in caught.value.next_step
 
 
 def test_several_inputs_and_a_system_message() -> None:
@@ -132,7 +296,7 @@ def test_ten_thousand_columns_are_not_listed() -> None:
 
 
 def test_unknown_role() -> None:
-    with pytest.raises(DataError, match=r"Row 2 .*'asistant'.* Did you mean 'assistant'"):
+    with pytest.raises(DataError, match=r"1 conversation .*'asistant' \(Did you mean 'assistant'\?\)"):
         prepare(rows("SELECT * FROM (VALUES ('user', 'a'), ('asistant', 'b')) t(role, content)"), BARE, "answer")
 
 

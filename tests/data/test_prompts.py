@@ -75,17 +75,19 @@ def test_values_read_as_in_duckdb(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    "value",
     [
-        ("[1, 2]", "[1, 2]"),
-        ("{'a': 1.5, 'b': [date '2024-01-01', NULL]}", '{"a": 1.5, "b": ["2024-01-01", null]}'),
-        ("map {'ä': true}", '{"ä": true}'),
-        ("[2.50::decimal(5,2), 3]", "[2.5, 3]"),
+        "[1, 2]",
+        "{'a': 1.5, 'b': [date '2024-01-01', NULL]}",
+        "map {'ä': true}",
+        "[2.50::decimal(5,2), 3]",
+        "[interval '1 day']",
+        "[{'at': time '12:00:00', 'id': 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid}]",
     ],
 )
-def test_nested_values_are_json(value: str, text: str) -> None:
-    table = duckdb.sql(f"SELECT {value} AS x").to_arrow_table()
-    assert text_column(table["x"]).to_pylist() == [text]
+def test_nested_values_are_json_as_duckdb_writes_it(value: str) -> None:
+    made = duckdb.sql(f"SELECT {value} AS x, to_json({value})::VARCHAR AS text").to_arrow_table()
+    assert text_column(made["x"]).to_pylist() == made["text"].to_pylist()
 
 
 def test_a_column_is_rendered_as_its_rows() -> None:

@@ -63,6 +63,7 @@ class Stranger(Trainer):
     engine_options = EngineOptions
     predict_options = PredictOptions
     train_options = TrainOptions
+    resume_options = ("hub_token",)
 
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
         known = {}

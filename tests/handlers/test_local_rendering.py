@@ -20,6 +20,13 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+ALWAYS_THINKING = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
 FORGETFUL = (
     "{% for m in messages %}{% if m['role'] == 'user' or loop.last %}{{ m['role'] }}: {{ m['content'] }}\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
@@ -86,9 +93,42 @@ def test_every_assistant_turn_is_learned(renderer: Callable[[str | None], Render
     """And nothing else."""
     made = renderer(CHATML)
     turns = [Message("system", "Be brief."), user("a"), said("first"), user("b"), said("second")]
-    ids, answer = made.conversation(turns)
+    ids, answer, _ = made.conversation(turns)
     learned = made.tokenizer.decode([i for i, a in zip(ids, answer, strict=True) if a])
     assert learned == "first<|im_end|>second<|im_end|>"
+
+
+@pytest.mark.parametrize("template", [THINKING, THINKING.replace("enable_thinking is false", "false"), ALWAYS_THINKING])
+def test_thoughts_of_nothing_are_neither_learned_nor_returned(
+    renderer: Callable[[str | None], Renderer], template: str
+) -> None:
+    """Wherever a template writes them: before the last answer, in the prompt, or opened there and left open."""
+    made = renderer(template)
+    turns = [user("a"), said("first"), user("b"), said("second")]
+    ids, answer, _ = made.conversation(turns)
+    assert (
+        made.tokenizer.decode([i for i, a in zip(ids, answer, strict=True) if a]) == "first<|im_end|>second<|im_end|>"
+    )
+    asked = made.prompt(turns[:3])
+    assert ids[: len(asked)] == asked
+    assert made.tokenizer.decode(asked).endswith("assistant\n<think>\n\n</think>\n\n")
+    assert made.text(ids[len(asked) : -1]) == "second"
+    assert made.text(made.tokenizer.encode("<think>\n</think>\n\nsecond", add_special_tokens=False)) == "second"
+    thoughtful = [turns[0], said("<think>\nbecause\n</think>\n\nfirst"), *turns[2:]]
+    assert made.conversation(thoughtful) == made.conversation(turns)
+
+
+def test_an_answer_may_be_context_only(renderer: Callable[[str | None], Renderer]) -> None:
+    """Also one before anything is asked."""
+    made = renderer(CHATML)
+    turns = [said("Hello!"), user("a"), said("WRONG"), user("b"), said("right")]
+    ids, answer, ignored = made.conversation(turns, context=[0, 2])
+    assert made.tokenizer.decode([i for i, a in zip(ids, answer, strict=True) if a]) == "right<|im_end|>"
+    left = made.tokenizer.decode([i for i, a in zip(ids, ignored, strict=True) if a])
+    assert "Hello!" in left
+    assert left.endswith("WRONG<|im_end|>")
+    asked = made.prompt(turns[:4])
+    assert ids[: len(asked)] == asked
 
 
 def test_a_template_that_forgets_turns_is_refused(renderer: Callable[[str | None], Renderer]) -> None:

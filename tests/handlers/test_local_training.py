@@ -18,11 +18,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from sqlft_local import Local, lean, loading
+from sqlft_local import Local, lean, loading, rows
 from sqlft_local.options import ModelOptions, PredictOptions, TrainOptions
-from transformers import AutoModelForCausalLM
+from sqlft_local.rendering import Renderer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sqlft.errors import Cancelled, DataError, OptionError, ProviderError
+from sqlft.errors import Cancelled, DataError, NotSupported, OptionError, ProviderError
 from sqlft.handler import Artifact, Message, ModelSpec, Progress, Request, TrainingSet
 
 KIND = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -121,6 +122,54 @@ def test_a_training_that_was_broken_off_ends_like_an_unbroken_one(tiny: Path, tm
     assert farthest(whole, broken) == 0.0
     assert math.isclose(whole.details["loss"], broken.details["loss"], rel_tol=1e-6)
     assert broken.details["steps"] == 16
+
+
+@pytest.mark.parametrize("change", [{"unheard_of": 1}, {"fingerprint": None}])
+def test_a_checkpoint_of_another_version_of_sqlft_is_left_aside(
+    tiny: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """The training starts from its first step."""
+    with pytest.raises(Cancelled):
+        train(tiny, tmp_path, report=Recorder(stop_at=3))
+    [kept] = (tmp_path / "checkpoints").iterdir()
+    state = {**json.loads((kept / "state.json").read_text(encoding="utf-8")), **change}
+    (kept / "state.json").write_text(json.dumps({k: v for k, v in state.items() if v is not None}), encoding="utf-8")
+    seen: list[int] = []
+
+    def first(progress: Progress) -> None:
+        if "loss" in progress.metrics:
+            seen.append(progress.step)
+            raise Cancelled("enough", "go on")
+
+    with pytest.raises(Cancelled):
+        train(tiny, tmp_path, report=first)
+    assert seen == [1]
+
+
+def test_answers_of_weight_0_are_read_and_count_nothing(tiny: Path) -> None:
+    """Also where prompts count; and a row that the template refuses costs that row."""
+    kind = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("weight", pa.int32())]))
+    turns = [("user", "q", 1), ("assistant", "WRONG", 0), ("user", "Again.", 1), ("assistant", "right", 1)]
+    strict = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    renderer = Renderer(tokenizer, [tokenizer.eos_token_id], strict)
+    given = [[dict(zip(("role", "content", "weight"), t, strict=True)) for t in row] for row in (turns, turns)]
+    given[0].insert(0, {"role": "system", "content": "s", "weight": 1})
+    table = pa.table({"messages": pa.array(given, kind)})
+    found = rows.read(table, renderer, TrainOptions(prompt_loss_weight=0.5), 1000)
+    [example] = found.examples
+    by_weight = {
+        weight: tokenizer.decode([i for i, w in zip(example.ids, example.weights, strict=True) if w == weight])
+        for weight in (0.0, 1.0)
+    }
+    assert by_weight == {0.0: "WRONG<|im_end|>", 1.0: "right<|im_end|>"}
+    assert found.dropped == 1
+    with pytest.raises(NotSupported, match="no system"):
+        rows.read(table.slice(0, 1), renderer, TrainOptions(), 1000)
 
 
 def test_a_kill_loses_only_what_came_after_the_last_checkpoint(tiny: Path, tmp_path: Path) -> None:

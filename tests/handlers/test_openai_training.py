@@ -14,7 +14,7 @@ import pytest
 import sqlft_openai
 from sqlft_openai import api, jobs
 from sqlft_openai.dialects import metrics_of, state_of
-from sqlft_openai.training_rows import epochs_of
+from sqlft_openai.training_rows import checked, epochs_of, jsonl
 
 from sqlft.errors import Cancelled, DataError, OptionError, ProviderError
 from sqlft.handler import Artifact, ModelSpec, Progress, TrainingSet
@@ -29,6 +29,32 @@ def conversations(count: int, answer: str = "a", length: int = 0) -> TrainingSet
         for i in range(count)
     ]
     return TrainingSet(pa.table({"messages": pa.array(rows, KIND)}))
+
+
+def spoken(engine: str) -> list[dict[str, Any]]:
+    """What goes up of a message with a name, and of an answer that is not to be learned."""
+    kind = pa.list_(pa.struct([*KIND.value_type, ("weight", pa.int32()), ("name", pa.string())]))
+    turns = [
+        {"role": "user", "content": "q", "weight": 1, "name": "bob"},
+        {"role": "assistant", "content": "WRONG", "weight": 0, "name": None},
+        {"role": "user", "content": "again", "weight": 1, "name": "not a name"},
+        {"role": "assistant", "content": "right", "weight": 1, "name": None},
+    ]
+    data = TrainingSet(pa.table({"messages": pa.array([turns] * 12, kind)}))
+    cls = getattr(sqlft_openai, engine)
+    rows = checked(cls.engine, "gpt-4o-mini", data, build(cls.train_options, {}, "FINETUNE"))
+    sent: list[dict[str, Any]] = json.loads(jsonl(rows.train).splitlines()[0])["messages"]
+    return sent
+
+
+@pytest.mark.parametrize(("engine", "name"), [("OpenAI", {"name": "bob"}), ("Together", {}), ("Fireworks", {})])
+def test_weights_go_along_and_names_where_they_are_taken(engine: str, name: dict[str, str]) -> None:
+    assert spoken(engine) == [
+        {"role": "user", "content": "q", **name},
+        {"role": "assistant", "content": "WRONG", "weight": 0},
+        {"role": "user", "content": "again"},
+        {"role": "assistant", "content": "right"},
+    ]
 
 
 def pairs(count: int, worse: str = "worse") -> TrainingSet:

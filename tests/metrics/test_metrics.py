@@ -203,6 +203,27 @@ def test_llm_judge_asks_both_ways_round() -> None:
         scores("llm_judge", ["x"], ["b"])
 
 
+@pytest.mark.parametrize(
+    ("said", "first"),
+    [
+        ("A", 1), ("b", 0), (" tie.", 0.5), ("**B**", 0), ("[[A]]", 1), ("Answer B", 0), ("Tie", 0.5),
+        ("A careful look shows that B is the better answer.", 0),
+        ("A careful look shows B is better.", 0),
+        ("A close comparison: Answer A has an error. So B.", 0),
+        ("Answer A is short. Answer B is long. Verdict: A", 1),
+        ("Both have merits.\n\nVerdict: b", 0),
+        ("A is better.", 1), ("A is correct, so the verdict is A.", 1),
+        ("B is better than A.", 0), ("A is better than B", 1), ("I prefer A over B.", 1),
+        ("A and B are equal.", 0.5), ("It is a tie.", 0.5), ("the better one is b", 0), ("my choice is a", 1),
+        ("Neither can be judged.", None), ("A or B?", None), ("", None), ("A hard question.", None),
+        ('{"verdict": "B"}', 0),
+    ],
+)  # fmt: skip
+def test_llm_judge_reads_the_verdict_not_the_first_letter(said: str, first: float | None) -> None:
+    given = scores("llm_judge", ["x"], ["y"], ask=lambda prompts: [said, "TIE"])
+    assert given == [None if first is None else (1 - first + 0.5) / 2]
+
+
 def test_kinds() -> None:
     assert {name for name in METRICS if is_aggregate(METRICS[name])} == {
         *("bleu", "precision", "precision_score", "recall", "recall_score", "f1", "f1_score", "perplexity"),

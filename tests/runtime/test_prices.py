@@ -12,6 +12,7 @@ import sqlft
 from sqlft import plugins
 from sqlft.errors import AlreadyExists, NotFound, OptionError, StatementError
 from sqlft.runtime.limits import Meter
+from sqlft.runtime.report.facts import facts_of
 
 HANDLERS = Path(__file__).parents[1] / "handlers"
 ALL = "SELECT t.id, m.answer_usage.cost_usd FROM t JOIN m ON m.content = t.x"
@@ -49,6 +50,20 @@ def test_what_is_not_known_is_null(till: Till) -> None:
     assert {cost for _, cost in till.run(ALL)} == {None}
     assert till.last() is None
     assert till.run("SELECT cost_usd, unpriced FROM sqlft.costs") == [(None, 1)]
+
+
+def test_kept_answers_make_no_sum_of_unknown_prices_known(till: Till) -> None:
+    few = f"{ALL} WHERE t.id < 3"
+    till.run(few)
+    till.run(few)
+    assert (till.last(), till.run("SELECT cost_usd, unpriced FROM sqlft.costs")) == (0.0, [(None, 1)])
+    [spent] = facts_of(till.con.session.catalog, till.con.session.catalog.models()[0]).spent
+    assert spent.cost == "–"
+    till.run("CREATE PRICE FOR counter 'tiny' USING input = 10, output = 100")
+    till.run(f"{ALL} WHERE t.id < 4")
+    assert till.run("SELECT cost_usd, unpriced FROM sqlft.costs") == [(pytest.approx(OF_A_ROW), 1)]
+    [spent] = facts_of(till.con.session.catalog, till.con.session.catalog.models()[0]).spent
+    assert spent.cost.startswith("at least $")
 
 
 def test_an_own_price_counts_tokens_and_kept_answers_are_free(till: Till) -> None:

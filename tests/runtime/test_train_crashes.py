@@ -58,7 +58,39 @@ def test_cancel_from_another_process_and_resume(shop: Any) -> None:
     assert shop.version(2).status == "complete"
     assert first_step(shop, 2) == 3
     assert shop.ask("q1") == "a1"
+    assert (second.details["steps"], shop.version(2).details["steps"]) == (3, 4)
+    assert shop.version(2).seconds > second.seconds > 0
     assert [v.key.number for v in shop.catalog.versions()] == [1, 2]
+
+
+def test_a_secret_of_resume_is_not_written_beside_the_rows(shop: Any) -> None:
+    shop.stranger.script({2: "listen"})
+    shop.train("wait = false")
+    shop.stranger.wait_for("at-2")
+    shop.run("CANCEL MODEL m.2")
+    key = shop.ended(2).key
+    shop.stranger.script({3: "listen"})
+    shop.run("RESUME MODEL m.2 USING wait = false, hub_token = 'hf_of_nobody_else'")
+    shop.stranger.wait_for("at-3")
+    written = (shop.catalog.work(key) / "job.json").read_text(encoding="utf-8")
+    shop.run("CANCEL MODEL m.2")
+    assert "hub_token" in written
+    assert "hf_of_nobody_else" not in written
+
+
+def test_a_resumed_training_costs_what_all_its_parts_cost(shop: Any) -> None:
+    shop.run("CREATE PRICE FOR stranger USING machine_usd_per_hour = 3600")
+    shop.stranger.script({3: "listen"})
+    shop.train("wait = false")
+    shop.stranger.wait_for("at-3")
+    shop.run("CANCEL MODEL m.2")
+    first = shop.ended(2)
+    assert first.details["cost_usd"] == pytest.approx(first.seconds, rel=0.2)
+    shop.stranger.script({})
+    shop.run("RESUME MODEL m.2")
+    whole = shop.version(2)
+    assert whole.details["cost_usd"] > first.details["cost_usd"]
+    assert whole.details["cost_usd"] == pytest.approx(whole.seconds, rel=0.2)
 
 
 def test_ctrl_c_while_waiting(shop: Any) -> None:

@@ -33,11 +33,19 @@ class Spent:
     seconds: float = 0.0
     cost_usd: float | None = None
     priced_calls: int = 0
+    unpriced_calls: int = 0
 
     @property
     def seconds_a_call(self) -> float | None:
         """Seconds of the statements for each request."""
         return self.seconds / self.calls if self.calls else None
+
+    @property
+    def cost(self) -> str:
+        """For people: what is known of it, as the least where some prices are not."""
+        known = self.cost_usd if self.cost_usd or not self.unpriced_calls else None
+        least = "at least " if known is not None and self.unpriced_calls else ""
+        return f"{least}{shown(known, 'usd')}"
 
     @property
     def cost_a_thousand(self) -> float | None:
@@ -187,6 +195,8 @@ def _spent(usage: Iterable[Row]) -> list[Spent]:
         if row["cost_usd"] is not None:
             one.cost_usd = (one.cost_usd or 0.0) + row["cost_usd"]
             one.priced_calls += row["calls"]
+        else:
+            one.unpriced_calls += row["calls"]
     return [found[number] for number in sorted(found)]
 
 

@@ -1,0 +1,203 @@
+"""One value of a training row as messages: lists of {role, content} or {from, value}, and JSON texts of them.
+
+`shapes` calls this for the columns that may hold conversations.  What comes out are turns, or `Unread` with the reason
+why this row cannot be learned from; `unread` makes findings of those reasons.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlft.data.findings import Finding, Turn, finding
+from sqlft.data.values import text_of
+from sqlft.errors import did_you_mean
+
+ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user",
+    "assistant": "assistant", "gpt": "assistant", "ai": "assistant", "bot": "assistant", "model": "assistant",
+    "chatgpt": "assistant",
+}  # fmt: skip
+TOOLS = {"tool", "function", "function_call", "tool_call", "tool_response", "function_response", "observation"}
+CALLS = ("tool_calls", "function_call")
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+"""Keys of a message, and columns beside messages, that hold what is no text."""
+TEXT_PARTS = ("text", "input_text", "output_text")
+KEYS = (("role", "content"), ("from", "value"))
+MAYBE_JSON = frozenset("[{ \n\t\r")
+LISTS = ("messages", "conversations", "conversation")
+_FOUND: Mapping[str, tuple[str, str]] = {
+    "bad_messages": ("{n} left out that hold no list of {role, content}, nor JSON of one{details}.",
+        "Mend or filter out these rows."),
+    "unknown_role": ("{n} left out with a role that is not known: {details}.",
+        "A role is system, user or assistant; rename or filter out others."),
+    "tool_messages": ("{n} left out with calls of tools or their answers ({details}), which no model here learns.",
+        "Filter them out, or write what the tool said into a user's message."),
+    "other_parts": ("{n} left out with parts that are no text ({details}): models here read and write text.",
+        "Put text in their place, or filter these rows out."),
+    "bad_weight": ("{n} left out with a weight that is neither 0 nor 1 ({details}).",
+        "0 is for messages that are not to be learned, 1 or NULL for others."),
+    "plain_text": ("{n} left out whose text does not tell what is asked and what is answered.",
+        "SELECT the question AS prompt and the answer AS completion."),
+}  # fmt: skip
+
+
+class Unread(ValueError):
+    """Why a row cannot be learned from; `code` is the finding's."""
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(detail)
+        self.code, self.detail = code, detail
+
+
+class Left:
+    """The rows that are left out, with why."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[int, str]] = defaultdict(dict)
+
+    def add(self, row: int, why: Unread) -> None:
+        """Count one."""
+        self._rows[why.code][row] = why.detail
+
+    @property
+    def findings(self) -> list[Finding]:
+        """One for each reason."""
+        return [_finding(code, rows) for code, rows in self._rows.items()]
+
+
+def _finding(code: str, rows: Mapping[int, str]) -> Finding:
+    text, next_step = _FOUND[code]
+    details = list(dict.fromkeys(d for d in rows.values() if d))
+    shown = ", ".join(details[:3]) + (" …" if len(details) > 3 else "")
+    if code == "bad_messages" and shown:
+        shown = f" ({shown})"
+    return finding(code, "warning", list(rows), text.replace("{details}", shown), next_step)
+
+
+def turns_of(value: Any) -> tuple[Turn, ...]:
+    """The messages of one row; Unread.
+
+    >>> turns_of([{"from": "human", "value": "1 + 1"}, {"from": "gpt", "value": "2"}])[1].role
+    'assistant'
+    """
+    messages = listed(value)
+    if messages is None:
+        raise Unread("bad_messages")
+    return tuple(turn_of(m) for m in messages)
+
+
+def listed(value: Any) -> list[Mapping[str, Any]] | None:
+    """The messages in a value, unread; None where it is no list of them."""
+    if isinstance(value, str):
+        value = _parsed(value)
+    if isinstance(value, Mapping):
+        inner = next((value[name] for name in LISTS if value.get(name) is not None), None)
+        value = [value] if inner is None else inner
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    messages = [_parsed(m) if isinstance(m, str) else m for m in value]
+    return [_lower(m) for m in messages] if all(map(_is_message, messages)) else None
+
+
+def spoken(value: Any) -> list[Mapping[str, Any]] | None:
+    """Messages where a text may stand too: with a role that is known, or nearly; other JSON is a text like any."""
+    messages = listed(value)
+    roles = [text_of(m.get("role") or m.get("from")).strip().lower() for m in messages or ()]
+    return messages if any(role in ROLES or role in TOOLS or did_you_mean(role, ROLES) for role in roles) else None
+
+
+def _parsed(text: str) -> Any:
+    if text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    keys = {str(k).lower() for k in value}
+    return any(a in keys and b in keys for a, b in KEYS) or ("role" in keys and any(c in keys for c in CALLS))
+
+
+def _lower(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {str(k).lower(): v for k, v in message.items()}
+
+
+def turn_of(message: Mapping[str, Any]) -> Turn:
+    """One message, its keys in small letters; Unread."""
+    named = message.get("role") if message.get("role") is not None else message.get("from")
+    if called := [name for name in CALLS if message.get(name)]:
+        raise Unread("tool_messages", called[0])
+    if media := [name for name in MEDIA if message.get(name)]:
+        raise Unread("other_parts", media[0])
+    content = message.get("content") if message.get("content") is not None else message.get("value")
+    return made(text_of(named), _content(content), message.get("weight"), message.get("name"))
+
+
+def made(role: str, content: str, weight: Any = None, name: Any = None) -> Turn:
+    """A turn of what a message says of itself; Unread."""
+    return Turn(_role(role), content, _weight(weight), text_of(name) or None)
+
+
+def _role(role: str) -> str:
+    role = role.strip().lower()
+    if role in TOOLS:
+        raise Unread("tool_messages", role)
+    known = ROLES.get(role)
+    if known is None:
+        near = did_you_mean(role[:40], ROLES).strip()
+        raise Unread("unknown_role", f"{role[:40]!r}{f' ({near})' if near else ''}")
+    return known
+
+
+def _weight(value: Any) -> int:
+    if value is None or value == "":
+        return 1
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise Unread("bad_weight", text_of(value)[:40]) from None
+    if number not in (0, 1):
+        raise Unread("bad_weight", text_of(value)[:40])
+    return int(number)
+
+
+def _content(value: Any) -> str:
+    """A message's text, its parts joined; Unread where one of them is no text."""
+    parts = value if isinstance(value, list) else [value]
+    if not any(isinstance(p, Mapping) and ("type" in p or "text" in p) for p in parts):
+        return text_of(value)
+    return "".join(_part(p) for p in parts)
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        raise Unread("other_parts", type(part).__name__)
+    kind = text_of(part.get("type") or ("text" if part.get("text") is not None else next(iter(part), "")))
+    if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
+        raise Unread("other_parts", kind[:40])
+    return text_of(part["text"])
+
+
+def answer_of(value: Any) -> str:
+    """The text of an answer: of messages the last one of the assistant; Unread."""
+    if isinstance(value, str) and value[:1] not in MAYBE_JSON:
+        return text_of(value)
+    messages = spoken(value)
+    if messages is None:
+        return text_of(value)
+    return last_answer(tuple(turn_of(m) for m in messages))
+
+
+def last_answer(turns: Sequence[Turn]) -> str:
+    """What the assistant says last."""
+    return next((t.content for t in reversed(turns) if t.role == "assistant"), "")
