@@ -222,7 +222,7 @@ class Connection:
         return None if relation is None else iter([relation])
 
     def _pieces(self, result: Result) -> Iterator[Any]:
-        yield result.relation
+        yield result.relation.limit(0)
         try:
             for piece in result.relations():  # noqa: UP028  # it would make leaving early an error
                 yield piece

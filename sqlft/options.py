@@ -7,6 +7,7 @@ import json
 import os
 import types
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from sqlft.errors import OptionError, did_you_mean, is_placeholder, redact
@@ -45,7 +46,8 @@ class Option(NamedTuple):
         return _type_name(self.type)
 
 
-def options_of(cls: type) -> dict[str, Option]:
+@cache
+def options_of(cls: type) -> Mapping[str, Option]:
     """The options a class declares, by name; any annotated class will do, a dataclass is usual."""
     if cls in (object, dict) or not isinstance(cls, type):
         return {}

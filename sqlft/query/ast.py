@@ -59,10 +59,9 @@ def parse(text: str) -> Node:
     'a'
     """
     try:
-        rows = _ask_duckdb("SELECT json_serialize_sql(?::VARCHAR, skip_default := true)", text)
+        found: Node = json.loads(_serialized(text))
     except duckdb.Error as e:
         raise NotSupported(f"DuckDB cannot read this query: {_first_line(e)}", "Check its syntax.") from e
-    found: Node = json.loads(rows[0][0])
     if found.get("error"):
         if found.get("error_type") == "not implemented":
             raise NoSelect("This part of the statement is no SELECT.", "Read the model in a SELECT inside it.")
@@ -74,6 +73,11 @@ def parse(text: str) -> Node:
         raise StatementError("There is more than one query here.", text, 0, "Run them one by one.")
     node: Node = found["statements"][0]["node"]
     return node
+
+
+@lru_cache(maxsize=256)
+def _serialized(text: str) -> str:
+    return str(_ask_duckdb("SELECT json_serialize_sql(?::VARCHAR, skip_default := true)", text)[0][0])
 
 
 def to_sql(node: Node) -> str:
@@ -149,6 +153,31 @@ def integer(constant: Node) -> int | None:
         return int(expression_sql(constant))
     except ValueError:
         return None
+
+
+def positional(names: list[tuple[str, str]]) -> Node:
+    """Registered relations side by side: (name, alias) of each."""
+    tables = []
+    for name, alias in names:
+        one = relation("x AS y")
+        set_table(one, "", name)
+        tables.append({**one, "alias": alias})
+    made = tables[0]
+    for one in tables[1:]:
+        made = {**relation("a POSITIONAL JOIN b"), "left": made, "right": one}
+    return made
+
+
+def literal_type(constant: Node) -> str:
+    """VARCHAR for a text in quotes; '' for what DuckDB must be asked."""
+    kind = constant.get("literal", {}).get("kind") or constant.get("value", {}).get("type", {}).get("id")
+    return "VARCHAR" if is_constant(constant) and kind in ("STRING", "VARCHAR") else ""
+
+
+def literal_text(constant: Node) -> str:
+    """The text that a literal in quotes stands for."""
+    found = constant["literal"]["text"] if "literal" in constant else constant["value"]["value"]
+    return str(found)
 
 
 def set_table(node: Node, schema: str, name: str) -> None:

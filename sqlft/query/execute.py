@@ -19,13 +19,14 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sqlft.errors import NotSupported, StatementError
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.bind import Block, Condition, Scan, drop_schema, joins_to, leaves, select, with_ctes
 from sqlft.query.plan import Plan, Remover, Stream, base_of, can_see, limit_below, value_lists
-from sqlft.query.spool import Spool
+from sqlft.query.spool import BATCH, Spool
 from sqlft.runtime.asker import Asker, Book
 from sqlft.runtime.literals import identifier
 from sqlft.runtime.session import Session
@@ -466,6 +467,7 @@ class Table:
     node: Node
     alias: str
     columns: list[str]
+    kinds: list[str]
     first: int = 0
     """Place of its first column among those that are kept."""
 
@@ -515,7 +517,7 @@ def _tables(run: Execution, stream: Stream) -> list[Table] | None:
         lowered = [c.lower() for c, _ in columns]
         if len(set(lowered)) != len(lowered) or not all(is_exact(t) for _, t in columns):
             return None
-        tables.append(Table(leaf, leaf["alias"], [c for c, _ in columns], first))
+        tables.append(Table(leaf, leaf["alias"], [c for c, _ in columns], [t for _, t in columns], first))
         first += len(columns)
     return tables
 
@@ -547,12 +549,10 @@ class Asked:
         self.starts.append(start)
         seen = self.new_ids[-1] if self.new_ids else -1
         encoded = ids.dictionary_encode()
-        fresh = [i for i in encoded.dictionary.to_pylist() if i is not None and i > seen]
-        if fresh:
-            places = _first_places(ids)
-            for i in sorted(fresh):
+        for i, place in zip(encoded.dictionary.to_pylist(), _first_places(encoded.indices), strict=True):
+            if i > seen:
                 self.new_ids.append(i)
-                self.new_rows.append(start + places[i])
+                self.new_rows.append(start + place)
 
     def ready_end(self, rows: int) -> int:
         """The row before which all rows have answers."""
@@ -577,11 +577,11 @@ class Asked:
         return pa.concat_arrays(pieces) if pieces else pa.array([], pa.int32())
 
 
-def _first_places(ids: pa.Array) -> dict[int, int]:
-    """Row of the first appearance of each id."""
-    table = pa.table({"id": ids, "row": pa.array(range(len(ids)), pa.int32())})
-    grouped = table.group_by("id").aggregate([("row", "min")])
-    return dict(zip(grouped.column("id").to_pylist(), grouped.column("row_min").to_pylist(), strict=True))
+def _first_places(codes: pa.Array) -> list[int]:
+    """The row where each code of a dictionary appears first: codes count up in that order, NULL between them."""
+    highest = pc.cumulative_max(pc.fill_null(codes, -1))
+    before = pa.concat_arrays([pa.array([-1], highest.type), highest.slice(0, max(0, len(highest) - 1))])
+    return list(pc.indices_nonzero(pc.greater(highest, before)).to_pylist())
 
 
 class Sliced:
@@ -599,6 +599,8 @@ class Sliced:
         self._con = run.session.con
         self._spool: Spool | None = None
         self._closed = False
+        self._first: Any = None
+        """The one slice of rows whose answers the cache had."""
         self._limit: tuple[int | None, int] = (None, 0)
         remover = Remover(stream.block, stream.stages)
         self.asked = []
@@ -641,8 +643,7 @@ class Sliced:
                 one.expressions = [lists.get((one.scan.number, j), e) for j, e in enumerate(one.expressions)]
         inputs = [e for a in direct for e in a.expressions]
         body = select("1", relation, where)
-        body["select_list"] = deepcopy(inputs)
-        kinds = iter(str(t) for t in self._bound(with_ctes(body, block.ctes)).types) if inputs else iter(())
+        kinds = iter(self._kinds(inputs, body))
         texts: list[Node] = []
         values: list[Node] = []
         for one in direct:
@@ -671,6 +672,18 @@ class Sliced:
             query = f"SELECT DISTINCT ON ({keys}) * FROM ({numbered}) AS numbered_ ORDER BY n_"
         return query
 
+    def _kinds(self, expressions: list[Node], body: Node) -> list[str]:
+        """The types of expressions over the tables; DuckDB is asked where they are not plain texts or columns."""
+        known = {(t.alias.lower(), c.lower()): k for t in self.tables for c, k in zip(t.columns, t.kinds, strict=True)}
+        kinds = [
+            known.get(tuple(n.lower() for n in e["column_names"]), "") if ast.is_column(e) else ast.literal_type(e)
+            for e in expressions
+        ]
+        if all(kinds):
+            return kinds
+        asked = with_ctes({**body, "select_list": deepcopy(expressions)}, self.stream.block.ctes)
+        return [str(t) for t in self._bound(asked).types]
+
     def _bound(self, query: Node) -> Any:
         try:
             return self._con.sql(self.run.to_sql(query))
@@ -682,8 +695,7 @@ class Sliced:
         stream, block = self.stream, self.stream.block
         for one in self.asked:
             hide_columns(one.scan, [])
-        pieces = [self._piece(leaf) for leaf in self._order]
-        block.node["from_table"] = ast.parse(f"FROM {' POSITIONAL JOIN '.join(pieces)}")["from_table"]
+        block.node["from_table"] = ast.positional([self._piece(self._part(leaf)) for leaf in self._order])
         block.node["where_clause"] = ast.conjunction([c.node for c in stream.kept])
         for node in stream.levels:
             if stream.below is not None or stream.counted is not None:
@@ -692,15 +704,15 @@ class Sliced:
             block.node[key] = None
         return self.run.to_sql(self.run.plan.bound.tree)
 
-    def _piece(self, leaf: Node) -> str:
-        for table in self.tables:
-            if table.node is leaf:
-                return f"{self._names[id(table)]} AS {identifier(table.alias)}"
-        one = next(a for a in self.asked if a.scan.node is leaf)
-        return self._answered(one)
+    def _part(self, leaf: Node) -> Table | Asked:
+        found = next((t for t in self.tables if t.node is leaf), None)
+        return found if found is not None else next(a for a in self.asked if a.scan.node is leaf)
 
-    def _answered(self, one: Asked) -> str:
-        """SQL for the answers to a slice's rows."""
+    def _piece(self, part: Table | Asked) -> tuple[str, str]:
+        """The registered name and the alias of a table's rows or a model's answers."""
+        if isinstance(part, Table):
+            return self._names[id(part)], part.alias
+        one = part
         outputs = one.scan.resolved.outputs
         parts = zip(outputs.columns, outputs.kinds, strict=True)
         casts = {c.name: kind.text for c, kind in parts if kind.recast}
@@ -712,19 +724,45 @@ class Sliced:
         name = self._names[id(one)]
         if casts:
             self.run.casts[name] = recast(name, casts)
-        return f"{name} AS {identifier(one.scan.alias)}"
+        return name, one.scan.alias
 
     # -- running -----------------------------------------------------------------------------------------------------
 
     def start(self) -> Any:
         """Spool the rows; a DuckDB relation that knows the result's columns and types."""
-        self._spool = Spool(self._con.sql(self.spool_query), self._take, lambda: self._session.interrupted)
+        reader = self._literal_rows() or self._con.sql(self.spool_query).to_arrow_reader(BATCH)
+        self._spool = Spool(reader, self._take, lambda: self._session.interrupted)
         for one in self.asked:
             one.book.asking.rows += self._spool.rows
         if self.stream.counted is not None:
             self._limit = self._numbers(*self.stream.counted)
-        self._register(0, 0)
-        return self._con.sql(self.text)
+        is_known = self._spool.rows <= FIRST_ROWS and all(self._is_known(a) for a in self.asked)
+        self._register(0, self._spool.rows if is_known else 0)
+        relation = self._con.sql(self.text)
+        self._first = relation if is_known else None
+        return relation
+
+    def _literal_rows(self) -> pa.RecordBatchReader | None:
+        """The one row of a query whose inputs are texts in quotes, as DuckDB would give it."""
+        inputs = [e for a in self.asked for e in a.expressions]
+        conditions = [c for c in self.stream.block.conditions if c not in self.stream.kept]
+        bindings = sum(len(s.conditions()) for s in self.stream.stages)
+        if self.tables or self.stream.below is not None or len(conditions) != bindings:
+            return None
+        if not all(ast.is_constant(e) and ast.literal_type(e) for e in inputs):
+            return None
+        shown = [
+            e for a in self.asked for n, e in zip(a.scan.inputs, a.expressions, strict=True) if n in a.scan.shown()
+        ]
+        arrays = [pa.array([ast.literal_text(e)], pa.string()) for e in [*shown, *inputs]]
+        batch = pa.RecordBatch.from_arrays(arrays, [f"c{k}" for k in range(len(arrays))])
+        return pa.RecordBatchReader.from_batches(batch.schema, [batch])
+
+    def _is_known(self, one: Asked) -> bool:
+        """Whether the cache has all answers, so that the first slice need not wait for anything."""
+        if one.waits:
+            return False
+        return not one.scan.is_read or one.book.asking.recall()
 
     def _numbers(self, limit: Node | None, offset: Node | None) -> tuple[int | None, int]:
         listed = [f"({ast.expression_sql(n)})::BIGINT" if n is not None else "NULL" for n in (limit, offset)]
@@ -753,9 +791,12 @@ class Sliced:
         try:
             while row < spool.rows and left != 0:
                 cap = next(most, min(MOST_ROWS, cap * 4))
-                end = self._answer(row, min(spool.rows, row + cap))
-                self._register(row, end)
-                relation = self._con.sql(self.text)
+                if self._first is not None:
+                    relation, end = self._first, spool.rows
+                else:
+                    end = self._answer(row, min(spool.rows, row + cap))
+                    self._register(row, end)
+                    relation = self._con.sql(self.text)
                 row = end
                 if self.is_filtered:
                     relation, left, skip = self._limited(relation, left, skip)
@@ -795,9 +836,9 @@ class Sliced:
         """Ask a model whose inputs are the answers of others, for the rows of a slice."""
         known = [a for a in self.asked if not a.waits or a.ids]
         sources: list[Table | Asked] = [*self.tables, *known]
-        pieces = [self._piece_of(x) for x in sources if x is not one]
+        joined = ast.positional([self._piece(x) for x in sources if x is not one])
         if not one.kinds:
-            body = select("1", ast.parse(f"FROM {' POSITIONAL JOIN '.join(pieces)}")["from_table"])
+            body = select("1", joined)
             body["select_list"] = deepcopy(one.expressions)
             one.kinds = [str(t) for t in self._bound(body).types]
         columns = [text_sql(ast.expression_sql(e), k) for e, k in zip(one.expressions, one.kinds, strict=True)]
@@ -805,8 +846,7 @@ class Sliced:
             text_sql(ast.expression_sql(e), k) if is_read_back(k) else ast.expression_sql(e)
             for e, k in zip(one.expressions, one.kinds, strict=True)
         ]
-        listed = ", ".join(f"{c} AS c{k}" for k, c in enumerate([*columns, *values]))
-        query = self.run.with_casts(f"SELECT {listed} FROM {' POSITIONAL JOIN '.join(pieces)}")
+        query = self.run.to_sql(select(", ".join(f"{c} AS c{k}" for k, c in enumerate([*columns, *values])), joined))
         found = self._con.sql(query).to_arrow_reader(MOST_ROWS).read_all().slice(0, rows)
         count = len(columns)
         ids = one.book.ids([found.column(k) for k in range(count)])
@@ -819,9 +859,6 @@ class Sliced:
         table = {where: column for (where, _), column in zip(one.shown, shown.values(), strict=True)}
         table.update(zip(one.scan.outputs, one.book.columns(ids, one.scan.outputs), strict=True))
         self._con.register(self._names[id(one)], pa.table(table))
-
-    def _piece_of(self, x: Table | Asked) -> str:
-        return self._answered(x) if isinstance(x, Asked) else f"{self._names[id(x)]} AS {identifier(x.alias)}"
 
     def _answers(self, one: Asked, rows: pa.Table, ids: pa.Array) -> pa.Table:
         columns: dict[str, Any] = {name: rows.column(place) for name, place in one.shown}

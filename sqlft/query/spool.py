@@ -22,14 +22,16 @@ class Spool:
     """Record batches in order; rows are read back by `slice`."""
 
     def __init__(
-        self, relation: Any, each: Callable[[pa.RecordBatch, int], pa.RecordBatch], interrupted: Callable[[], bool]
+        self,
+        reader: pa.RecordBatchReader,
+        each: Callable[[pa.RecordBatch, int], pa.RecordBatch],
+        interrupted: Callable[[], bool],
     ) -> None:
-        """Read a DuckDB relation to its end; `each` sees every batch and its first row once, and says what to keep."""
+        """Read record batches to their end; `each` sees every batch and its first row once, and says what to keep."""
         self._batches: list[pa.RecordBatch] = []
         self._starts: list[int] = []
         self.rows = 0
         self._file: _File | None = None
-        reader = relation.to_arrow_reader(BATCH)
         self.schema: pa.Schema = each(pa.RecordBatch.from_pylist([], reader.schema), 0).schema
         try:
             size = 0

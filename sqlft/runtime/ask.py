@@ -135,6 +135,11 @@ class Asking:
                 return
             self._step(max(1, most))
 
+    def recall(self) -> bool:
+        """Fill in what the cache knows of the first prompts; whether that is all there are."""
+        self._look_up(0)
+        return self.known_before(len(self.answers)) == len(self.answers)
+
     def waiting(self) -> list[tuple[Message, ...]]:
         """The prompts that neither the cache nor this statement has answered."""
         left = [i for i, answer in enumerate(self.answers) if answer is None]
