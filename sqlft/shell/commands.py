@@ -23,7 +23,11 @@ SELECT database_name, schema_name, view_name, 'view', column_count
 FROM duckdb_views() WHERE NOT internal AND view_name ILIKE {like}
 ORDER BY 1, 2, 3"""
 _MODELS = """
-SELECT model, version, active, status, engine, base, tag, round(seconds, 1) AS seconds, error
+SELECT CASE project WHEN 'mindsdb' THEN model ELSE project || '.' || model END AS model, version, active, status,
+       CASE WHEN status IN ('queued', 'training')
+            THEN (progress ->> '$.step') || ' of ' || (progress ->> '$.total_steps') END AS step,
+       (progress ->> '$.metrics.loss')::DOUBLE AS loss, engine, nullif(base, '') AS base, tag,
+       round(seconds / 60, 1) AS minutes, error
 FROM sqlft.versions WHERE model ILIKE {like}"""
 _SCHEMA = """
 SELECT sql FROM (
@@ -62,7 +66,7 @@ def tables(shell: Shell, pattern: str = "%") -> None:
 
 def models(shell: Shell, pattern: str = "%") -> None:
     """models and their versions; sqlft.versions tells more"""
-    shell.statement(_MODELS.format(like=_quoted(pattern)))
+    shell.statement(_MODELS.format(like=_quoted(pattern)), is_ours=True)
 
 
 def schema(shell: Shell, pattern: str = "%") -> None:

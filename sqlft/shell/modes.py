@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
+from sqlft.shell import own
 from sqlft.shell.result import Result, rows_of
-from sqlft.shell.table import NULL, Column, Look, Row, Rows, card, clean, draw, fits, padded
+from sqlft.shell.table import DOTTED, NULL, Column, Look, Row, Rows, clean, draw, padded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,14 +32,13 @@ class Limits:
 
 
 def table(result: Result, write: Write, look: Look, limits: Limits) -> None:
-    """Boxes, as wide as the screen; rows beyond the limit are counted, not kept.
-
-    A single row of a statement about models (DESCRIBE, FINETUNE) that is too wide is written as a card.
-    """
+    """Boxes, as wide as the screen; rows beyond the limit are counted, not kept."""
     batches = result.batches()
     rows = _sampled(batches, limits) if limits.shown else _all(batches)
-    is_card = result.is_ours and rows.count == 1 and not fits(result.columns, rows.head[0], look)
-    lines = card(result.columns, rows.head[0], look) if is_card else draw(result.columns, rows, look)
+    if result.is_ours:
+        lines = own.lines(result.columns, rows, look, is_whole=result.is_described)
+    else:
+        lines = draw(result.columns, rows, look)
     write("".join(line + "\n" for line in lines))
 
 
@@ -98,16 +98,16 @@ def _sampled(batches: Iterator[pa.RecordBatch], limits: Limits) -> Rows:
     last: deque[pa.RecordBatch] = deque()
     half, count, end = (limits.shown + 1) // 2, 0, 0.0
     for batch in batches:
-        if len(head) < limits.shown:
-            head += rows_of(batch.slice(0, limits.shown - len(head)))
+        if len(head) < limits.shown + DOTTED:
+            head += rows_of(batch.slice(0, limits.shown + DOTTED - len(head)))
             end = monotonic() + limits.seconds
         last.append(batch)
         count += batch.num_rows
         while sum(b.num_rows for b in last) - last[0].num_rows >= limits.shown - half:
             last.popleft()
-        if count > limits.shown and (count >= limits.counted or monotonic() > end):
-            return Rows(head, (), count, is_all=False)
-    if count <= limits.shown:
+        if count > limits.shown + DOTTED and (count >= limits.counted or monotonic() > end):
+            return Rows(head[: limits.shown], (), count, is_all=False)
+    if count <= limits.shown + DOTTED:
         return Rows(head, (), count)
     rows = [row for batch in last for row in rows_of(batch)]
     return Rows(head[:half], rows[len(rows) - (limits.shown - half) :], count)

@@ -13,7 +13,7 @@ from duckdb import DuckDBPyConnection, Error
 from sqlft.connection import Connection
 from sqlft.shell.table import Column, Row
 from sqlft.sql.parser import maybe_ours, parse
-from sqlft.sql.statements import Plain
+from sqlft.sql.statements import DescribeEngine, DescribeModel, Plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,12 +27,18 @@ _PLAN = ["explain_key", "explain_value"]
 
 
 class Result:
-    """The rows of one statement, which can be read once; `is_ours` if it is about models, and no query."""
+    """The rows of one statement, which can be read once.
 
-    def __init__(self, con: DuckDBPyConnection, relations: Iterator[Any], is_ours: bool = False) -> None:
+    `is_ours` if it is about models, and no query; `is_described` if it is to show all that is known.
+    """
+
+    def __init__(
+        self, con: DuckDBPyConnection, relations: Iterator[Any], is_ours: bool = False, is_described: bool = False
+    ) -> None:
         first = next(relations)
         self.columns = [Column(n, str(t)) for n, t in zip(first.columns, first.types, strict=True)]
         self.is_ours = is_ours
+        self.is_described = is_described
         self._con = con
         self._relations = chain([first], relations)
 
@@ -78,14 +84,17 @@ class Result:
 
 
 @contextmanager
-def open_result(con: Connection, text: str) -> Iterator[Result | None]:
-    """Run one statement; None if it gives nothing at all.  What was not read of it is not asked for."""
+def open_result(con: Connection, text: str, is_ours: bool = False) -> Iterator[Result | None]:
+    """Run one statement; None if it gives nothing at all.  What was not read of it is not asked for.
+
+    `is_ours` is for a query that the shell itself has written.
+    """
     relations = con.relations(text)
     if relations is None:
         yield None
         return
     try:
-        yield Result(con.session.con, relations, is_ours=_is_ours(text))
+        yield _result(con, relations, text, is_ours)
     finally:
         if isinstance(relations, Generator):
             relations.close()
@@ -109,8 +118,15 @@ def _planned_simply(con: DuckDBPyConnection) -> Iterator[None]:
             con.execute(f"SET disabled_optimizers = '{before}'").fetchall()
 
 
-def _is_ours(text: str) -> bool:
-    return maybe_ours(text) and not any(isinstance(s, Plain) for s in parse(text))
+def _result(con: Connection, relations: Iterator[Any], text: str, is_ours: bool) -> Result:
+    from sqlft.runtime.describe import is_described
+
+    found = parse(text) if maybe_ours(text) else []
+    if any(isinstance(s, DescribeModel) and not is_described(con.session, s) for s in found):
+        found = []
+    ours = is_ours or (bool(found) and not any(isinstance(s, Plain) for s in found))
+    whole = any(isinstance(s, DescribeModel | DescribeEngine) for s in found)
+    return Result(con.session.con, relations, ours, whole)
 
 
 def rows_of(batch: pa.RecordBatch) -> list[Row]:

@@ -64,11 +64,11 @@ class Shell:
             finally:
                 self.screen.flush()
 
-    def statement(self, text: str, mode: str | None = None) -> None:
-        """Run one statement and write its result."""
+    def statement(self, text: str, mode: str | None = None, is_ours: bool = False) -> None:
+        """Run one statement and write its result; `is_ours` if the shell has written it."""
         started = perf_counter()
         try:
-            self.runner.run(lambda: self._write(text, mode or self.mode))
+            self.runner.run(lambda: self._write(text, mode or self.mode, is_ours))
         finally:
             if self.timer:
                 self.screen.flush()
@@ -87,8 +87,8 @@ class Shell:
         else:
             self.statement(piece.text)
 
-    def _write(self, text: str, mode: str) -> None:
-        with open_result(self.con, text) as result:
+    def _write(self, text: str, mode: str, is_ours: bool) -> None:
+        with open_result(self.con, text, is_ours) as result:
             if result is None:
                 return
             first = _FIRST_WORD.match(text)
