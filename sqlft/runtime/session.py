@@ -25,6 +25,12 @@ class Tick:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+ANSWER_SECONDS = 15.0
+"""How long the question that Session.choose asks waits for its answer."""
+STOPS = ("s", "y")
+"""First letters of answers that stop a training; '' is no answer, which stops it too."""
+
+
 def _silent(_: Any) -> None:
     return None
 

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 from sqlft.errors import StatementError
 from sqlft.shell.commands import COMMANDS
 from sqlft.shell.modes import MODES
+from sqlft.shell.plots import CHARTS
+from sqlft.shell.topics import main_topics
 from sqlft.shell.vocabulary import Relation, Vocabulary, options_for, values_of
 from sqlft.sql.lexer import Token, tokens
+from sqlft.sql.names import written
 from sqlft.sql.split import split
 
 _PREFIX = re.compile(r"\w*\Z")
-_PLAIN_NAME = re.compile(r"[A-Za-z_]\w*\Z")
 _BEFORE_RELATION = {"FROM", "JOIN", "INTO", "UPDATE", "TABLE", "DESCRIBE", "DESC", "SUMMARIZE", "VIEW"}
 _BEFORE_MODEL = {"MODEL", "PREDICTOR", "FINETUNE", "RETRAIN", "ACTIVE", "MODEL_ACTIVE"}
 
@@ -64,7 +66,7 @@ class _Place:
         elif self._is_engine_place():
             yield from ((name, "engine") for name in sorted(self._known.engines))
         elif self._last in _BEFORE_MODEL or (self._words[-2:] == ["IF", "EXISTS"] and self._words[-3] in _BEFORE_MODEL):
-            yield from ((_identifier(m.name), "model") for m in self._known.models())
+            yield from ((written(m.name), "model") for m in self._known.models())
         elif self._last in _BEFORE_RELATION or (self._last == "," and self._is_in_from()):
             yield from self._relations()
         else:
@@ -128,14 +130,14 @@ class _Place:
         return False
 
     def _relations(self) -> Iterator[tuple[str, str]]:
-        yield from ((_identifier(r.name), r.kind) for r in self._known.relations.values() if r.is_near)
-        yield from ((_identifier(name), "schema") for name in self._known.schemas if "." not in name)
+        yield from ((written(r.name), r.kind) for r in self._known.relations.values() if r.is_near)
+        yield from ((written(name), "schema") for name in self._known.schemas if "." not in name)
 
     def _qualified(self, name: str) -> Iterator[tuple[str, str]]:
         for relation in self._named(name):
             yield from ((str(number), f"version of {relation.name}") for number in relation.versions)
-            yield from ((_identifier(c), kind) for c, kind in relation.columns.items())
-        yield from ((_identifier(t), "table") for t in self._known.schemas.get(name.lower(), ()))
+            yield from ((written(c), kind) for c, kind in relation.columns.items())
+        yield from ((written(t), "table") for t in self._known.schemas.get(name.lower(), ()))
 
     def _named(self, name: str) -> Iterator[Relation]:
         """The relation of this name, or that which has it as an alias."""
@@ -159,7 +161,7 @@ class _Place:
             relation = self._known.relations.get(name)
             if relation is not None:
                 for column, kind in relation.columns.items():
-                    yield _identifier(column) if quoted else column, f"{relation.name}: {kind}"
+                    yield written(column) if quoted else column, f"{relation.name}: {kind}"
 
 
 def _matching(offered: Iterable[tuple[str, str]], word: str) -> Iterator[Suggestion]:
@@ -187,7 +189,13 @@ def _for_command(text: str, vocabulary: Callable[[], Vocabulary]) -> Iterator[Su
     if "FILE" in takes:
         yield from (Suggestion(p, len(argument)) for p in _paths(argument))
         return
-    offered = [(m, "mode") for m in MODES] if name == "mode" else [("on", ""), ("off", "")] if name == "timer" else []
+    fixed = {
+        "mode": [(m, "mode") for m in MODES],
+        "timer": [("on", ""), ("off", "")],
+        "plot": [(chart, title) for chart, (_, title, _) in CHARTS.items()],
+        "help": [(heading, "statement") for heading in main_topics()],
+    }
+    offered = fixed.get(name, [])
     if "PATTERN" in takes:
         known = vocabulary()
         of_kind = known.models() if name == "models" else known.relations.values()
@@ -216,7 +224,3 @@ def _is_ended(text: str, at: int) -> bool:
         return any(t.text == ";" for t in tokens(text, at))
     except StatementError:
         return False
-
-
-def _identifier(name: str) -> str:
-    return name if _PLAIN_NAME.match(name) else '"' + name.replace('"', '""') + '"'

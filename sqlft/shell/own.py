@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlft.shell.table import Column, Look, Row, Rows, card, draw, fits, natural, wrapped
 
@@ -26,7 +26,7 @@ LEAST = (
     *("tag", "base", "engine", "minutes", "loss", "training_time", "high", "low", "active"),
 )
 """Names of columns in the order in which they give way; what is not among them stays."""
-NOT_ON_CARDS = (*LEAST[:5], "rows", "details")
+NOT_ON_CARDS = (*LEAST[:7], "rows", "details")
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\.\d+")
 
 
@@ -34,13 +34,13 @@ def lines(columns: Sequence[Column], rows: Rows, look: Look, *, is_whole: bool =
     """The result's lines; `is_whole` shows all of a single row that is not NULL, as DESCRIBE does."""
     rows = _short(columns, rows)
     width = look.width or PIPED
-    look = Look(width, look.colour, look.ascii)
+    look = replace(look, width=width)
     everything = [*rows.head, *rows.tail]
     if all(fits(columns, row, look) for row in everything[:1]) and _size(columns, everything) <= width:
         return draw(columns, rows, look)
     known = [i for i in range(len(columns)) if any(row[i] is not None for row in everything)] or [0]
     if len(everything) == 1:
-        brief = [i for i in known if columns[i].name.lower() not in LEAST[:5]]
+        brief = [i for i in known if columns[i].name.lower() not in LEAST[:7]]
         return card(columns, everything[0], look, None if is_whole else brief)
     chosen = _Chosen(columns, rows, tuple(known))
     while chosen.size > width and (fewer := chosen.fewer()) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,29 @@ from sqlft.sql.statements import DescribeEngine, DescribeModel, Plain
 if TYPE_CHECKING:
     import pyarrow as pa
 
+MOST_KEPT = 100_000
+"""Rows of the last table."""
 WIDE = 500
 BATCH = 2048
 """Rows fetched at once, as many as DuckDB computes at once; answers of models come in relations of their own."""
 _STATUS = {"Count": "BIGINT", "Success": "BOOLEAN"}
 _ASKS_FOR_ROWS = ("SELECT", "FROM", "VALUES", "TABLE", "WITH", "CALL", "PIVOT", "UNPIVOT", "(")
 _PLAN = ["explain_key", "explain_value"]
+
+
+@dataclass
+class Kept:
+    """What was read of a table, to be shown again."""
+
+    columns: list[Column]
+    read: list[pa.RecordBatch]
+    count: int = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Keep a batch, unless there are many."""
+        if self.count < MOST_KEPT:
+            self.read.append(batch)
+            self.count += batch.num_rows
 
 
 class Result:
@@ -39,6 +57,7 @@ class Result:
         self.columns = [Column(n, str(t)) for n, t in zip(first.columns, first.types, strict=True)]
         self.is_ours = is_ours
         self.is_described = is_described
+        self.kept = Kept(self.columns, [])
         self._con = con
         self._relations = chain([first], relations)
 
@@ -50,6 +69,12 @@ class Result:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All rows, each value as DuckDB casts it to VARCHAR."""
         return self._batches("COLUMNS(*)::VARCHAR")
+
+    def batches_kept(self) -> Iterator[pa.RecordBatch]:
+        """The same, the first of them also in `kept`."""
+        for batch in self.batches():
+            self.kept.add(batch)
+            yield batch
 
     def rows(self) -> Iterator[list[Row]]:
         """The same as tuples, some at a time."""
@@ -119,11 +144,12 @@ def _planned_simply(con: DuckDBPyConnection) -> Iterator[None]:
 
 
 def _result(con: Connection, relations: Iterator[Any], text: str, is_ours: bool) -> Result:
-    from sqlft.runtime.describe import is_described
-
     found = parse(text) if maybe_ours(text) else []
-    if any(isinstance(s, DescribeModel) and not is_described(con.session, s) for s in found):
-        found = []
+    if any(isinstance(s, DescribeModel) for s in found):
+        from sqlft.runtime.describe import is_described
+
+        if not all(is_described(con.session, s) for s in found if isinstance(s, DescribeModel)):
+            found = []
     ours = is_ours or (bool(found) and not any(isinstance(s, Plain) for s in found))
     whole = any(isinstance(s, DescribeModel | DescribeEngine) for s in found)
     return Result(con.session.con, relations, ours, whole)

@@ -68,6 +68,7 @@ class Look:
     width: int | None = None
     colour: bool = False
     ascii: bool = False
+    null: str = NULL
 
     def dim(self, text: str) -> str:
         """Text that stands back."""
@@ -90,7 +91,7 @@ class _Shown(NamedTuple):
 
 def draw(columns: Sequence[Column], rows: Rows, look: Look, hidden: Sequence[str] = ()) -> Iterator[str]:
     """The table's lines, with what it leaves out in the last one; `hidden` was left out before."""
-    shown, narrowed = _fitted(columns, [*rows.head, *rows.tail], look.width)
+    shown, narrowed = _fitted(columns, [*rows.head, *rows.tail], look)
     edge = look.dim("|" if look.ascii else "│")
     yield look.dim(_rule(shown, "+++" if look.ascii else "┌┬┐", look))
     yield _line(edge, (look.bold(_centred(c.title, c.width)) for c in shown))
@@ -104,7 +105,12 @@ def draw(columns: Sequence[Column], rows: Rows, look: Look, hidden: Sequence[str
 
 
 def wrapped(
-    columns: Sequence[Column], rows: Rows, widths: Sequence[int], look: Look, hidden: Sequence[str]
+    columns: Sequence[Column],
+    rows: Rows,
+    widths: Sequence[int],
+    look: Look,
+    hidden: Sequence[str] = (),
+    footer: bool = True,
 ) -> Iterator[str]:
     """A table whose texts take several lines each, without the line of types."""
     edge = look.dim("|" if look.ascii else "│")
@@ -119,8 +125,8 @@ def wrapped(
         for i in range(max(map(len, folded))):
             yield _line(edge, (_cell(c, f[i] if i < len(f) else "", look) for c, f in zip(shown, folded, strict=True)))
     yield look.dim(_rule(shown, "+++" if look.ascii else "└┴┘", look))
-    if footer := _footer(len(columns), 0, rows):
-        yield look.dim(footer)
+    if footer and (told := _footer(len(columns), 0, rows)):
+        yield look.dim(told)
     yield from _left_out(hidden, look)
 
 
@@ -162,11 +168,6 @@ def fold(text: str, width: int) -> list[str]:
     return lines
 
 
-def natural(column: Column, cells: Sequence[str | None]) -> int:
-    """The width at which nothing of a column is cut, but a long type."""
-    return _natural(column, cells)
-
-
 def _left_out(hidden: Sequence[str], look: Look) -> Iterator[str]:
     if hidden:
         listed = f"(not shown: {', '.join(hidden)})"
@@ -175,7 +176,7 @@ def _left_out(hidden: Sequence[str], look: Look) -> Iterator[str]:
 
 def fits(columns: Sequence[Column], row: Row, look: Look) -> bool:
     """Whether a table of this row hides no column."""
-    return not _fitted(columns, [row], look.width)[1]
+    return not _fitted(columns, [row], look)[1]
 
 
 def clean(text: str, longest: int = LONGEST) -> str:
@@ -196,9 +197,10 @@ def _escaped(match: re.Match[str]) -> str:
     return _SHORT.get(match[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
-def _fitted(columns: Sequence[Column], rows: Sequence[Row], width: int | None) -> tuple[list[_Shown], int]:
+def _fitted(columns: Sequence[Column], rows: Sequence[Row], look: Look) -> tuple[list[_Shown], int]:
     """The columns to draw and how many are hidden."""
-    sizes = [_natural(column, [row[i] for row in rows]) for i, column in enumerate(columns)]
+    sizes = [natural(column, [row[i] for row in rows], look.null) for i, column in enumerate(columns)]
+    width = look.width
     kept = list(range(len(columns)))
     gap = None
     if width is not None:
@@ -211,9 +213,9 @@ def _fitted(columns: Sequence[Column], rows: Sequence[Row], width: int | None) -
     return shown, len(columns) - len(kept)
 
 
-def _natural(column: Column, cells: Sequence[str | None]) -> int:
-    """The width at which nothing is cut, but a long type."""
-    widest = max((cell_len(NULL if c is None else clean(c)) for c in cells), default=0)
+def natural(column: Column, cells: Sequence[str | None], null: str = NULL) -> int:
+    """The width at which nothing of a column is cut, but a long type."""
+    widest = max((cell_len(null if c is None else clean(c)) for c in cells), default=0)
     return min(LONGEST, max(cell_len(clean(column.name)), min(len(short_type(column.type)), NARROW), widest, 1))
 
 
@@ -285,7 +287,7 @@ def _body(shown: Sequence[_Shown], rows: Rows, edge: str, look: Look) -> Iterato
 
 def _cell(column: _Shown, cell: str | None, look: Look) -> str:
     if cell is None:
-        return look.dim(padded(_cut(NULL, column.width), column.width, column.right))
+        return look.dim(padded(_cut(clean(look.null), column.width), column.width, column.right))
     return padded(cell, column.width, column.right)
 
 
