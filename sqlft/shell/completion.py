@@ -9,6 +9,8 @@ from os.path import isdir
 from typing import Any, NamedTuple
 
 from sqlft.errors import StatementError
+from sqlft.metrics import METRICS
+from sqlft.runtime.describe import ATTRIBUTES
 from sqlft.shell.commands import COMMANDS
 from sqlft.shell.modes import MODES
 from sqlft.shell.plots import CHARTS
@@ -16,10 +18,13 @@ from sqlft.shell.topics import main_topics
 from sqlft.shell.vocabulary import Relation, Vocabulary, options_for, values_of
 from sqlft.sql.lexer import Token, tokens
 from sqlft.sql.names import written
+from sqlft.sql.parser import STATEMENTS
 from sqlft.sql.split import split
 
 _PREFIX = re.compile(r"\w*\Z")
 _BEFORE_RELATION = {"FROM", "JOIN", "INTO", "UPDATE", "TABLE", "DESCRIBE", "DESC", "SUMMARIZE", "VIEW"}
+_LEADING = {"SHOW", "EVALUATE", "ANALYZE", "REPORT", "CANCEL", "RESUME", "UNLOAD"}
+"""Words behind which our keywords come before all others."""
 _BEFORE_MODEL = {"MODEL", "PREDICTOR", "FINETUNE", "RETRAIN", "ACTIVE", "MODEL_ACTIVE"}
 
 
@@ -59,10 +64,16 @@ class _Place:
 
     def offers(self) -> Iterator[tuple[str, str]]:
         """Words and what they are."""
-        if self._last == ".":
+        if self._last == "." and self._words[:1] in (["DESCRIBE"], ["DESC"]) and self._is_model():
+            yield from ((name, "what DESCRIBE shows") for name in ATTRIBUTES)
+        elif self._last == ".":
             yield from self._qualified(self._found[-2].value if len(self._found) > 1 else "")
         elif (using := self._using()) is not None:
             yield from self._options(using)
+        elif following := self._following():
+            yield from ((word, "keyword") for word in following)
+            yield from ((name, "metric") for name in METRICS if self._words == ["EVALUATE"])
+            yield from ((word, "keyword") for word in self._known.keywords if len(self._words) == 1)
         elif self._is_engine_place():
             yield from ((name, "engine") for name in sorted(self._known.engines))
         elif self._last in _BEFORE_MODEL or (self._words[-2:] == ["IF", "EXISTS"] and self._words[-3] in _BEFORE_MODEL):
@@ -82,6 +93,27 @@ class _Place:
         elif quote != "'":
             for name, about in self._columns(quoted=False):
                 yield name, about
+
+    def _following(self) -> list[str]:
+        """The keywords that a statement of ours goes on with, behind its first word and behind its model's name."""
+        words = self._words
+        if len(words) == 1:
+            kinds = [kind for verb, kind in STATEMENTS if verb == words[0] and kind in self._known.keywords]
+            return kinds if words[0] in _LEADING else []
+        if not words or self._found[-1].kind not in ("word", "quoted") or self._last in _BEFORE_MODEL | {"IF", "EXISTS"}:
+            return []
+        if words[0] in ("FINETUNE", "RETRAIN") and "FROM" not in words:
+            return ["FROM"]
+        if words[:2] == ["EVALUATE", "MODEL"] and "ON" not in words:
+            return ["ON"]
+        if words[0] == "CREATE" and {"MODEL", "PREDICTOR"} & set(words[:4]) and "PREDICT" not in words:
+            return [] if "FROM" in words else ["PREDICT", "FROM"]
+        return []
+
+    def _is_model(self) -> bool:
+        """Whether a model's name, or a version of it, stands before the point."""
+        relation = self._known.relations.get(self._found[-2].value.lower()) if len(self._found) > 1 else None
+        return relation is not None and relation.kind == "model"
 
     def _using(self) -> int | None:
         """Behind the USING whose options are being written; that of a join has a parenthesis."""
@@ -103,6 +135,9 @@ class _Place:
     def _option_values(self, name: str, using: int) -> Iterator[tuple[str, str]]:
         if name == "engine":
             yield from ((f"'{engine}'", "engine") for engine in sorted(self._known.engines))
+            return
+        if name in ("metric", "metrics") and self._words[:1] == ["EVALUATE"]:
+            yield from ((f"'{metric}'", "metric") for metric in METRICS)
             return
         option = self._takes(using).get(name)
         if option is not None:
