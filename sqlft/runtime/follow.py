@@ -92,7 +92,7 @@ def _losses(metrics: Sequence[Metric]) -> Iterator[str]:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.3g} minutes"
+    return f"{seconds:.3g} seconds" if seconds < 100 else f"{seconds / 60:.3g} minutes"
 
 
 def cancel(session: Session, key: VersionKey) -> Version:
