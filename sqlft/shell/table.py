@@ -143,7 +143,8 @@ def card(
             head = f"{look.bold(padded(name, width, True))} {look.dim('=')}" if number == 0 else " " * (width + 2)
             yield f"{head} {line}".rstrip()
     if told and len(known) < len(columns):
-        others = "the others are NULL" if kept is None else "DESCRIBE shows all"
+        hides = any(v is not None for i, v in enumerate(row) if i not in places)
+        others = "DESCRIBE shows all" if hides else "the others are NULL"
         yield look.dim(f"(1 row; {len(columns):,} columns, {len(known):,} shown, {others})")
 
 
