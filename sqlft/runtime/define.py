@@ -25,6 +25,7 @@ from sqlft.runtime.literals import identifier
 from sqlft.runtime.models import engine_of, handler_of, model_of, spec_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import EngineSettings, ModelSettings, TrainSettings
+from sqlft.sql.names import written
 from sqlft.sql.statements import (
     DEFAULT_PROJECT,
     CreateEngine,
@@ -75,7 +76,7 @@ def run_drop_engine(session: Session, statement: DropEngine, parameters: Paramet
             f"'{statement.name}' is a handler, and no engine was made with that name.",
             "There is nothing to drop; a handler goes with the package that ships it.",
         )
-    users = [m.key.name for m in session.catalog.models() if m.engine.lower() == statement.name.lower()]
+    users = [str(m.key) for m in session.catalog.models() if m.engine.lower() == statement.name.lower()]
     if engine is not None and users:
         raise CatalogError(
             f"The engine '{engine.name}' is used by {_listed(users)}.",
@@ -263,7 +264,7 @@ def _template(settings: ModelSettings, output: str) -> str:
     if settings.answer_column and settings.answer_column.lower() != output.lower():
         raise OptionError(
             f"The answer is the column '{output}', and not '{settings.answer_column}'.",
-            f"Leave the option out, or write PREDICT {settings.answer_column}.",
+            f"Leave the option out, or write PREDICT {written(settings.answer_column)}.",
         )
     if settings.context_column is not None:
         question = settings.question_column or "question"
@@ -281,11 +282,12 @@ def _check_columns(model: Model, outputs: Outputs, statement: CreateModel) -> No
             f"The system message has the placeholder {found.group()}, and it is the same for every row.",
             "Put placeholders into prompt_template.",
         )
+    other = f"{statement.predict}_out"
     for taken in (*outputs.names, *outputs.derived):
         if taken.lower() in inputs:
             raise OptionError(
                 f"The model's answer and one of its inputs would both be the column '{inputs[taken.lower()]}'.",
-                f"Give the answer another name: PREDICT {statement.predict} AS {statement.predict}_out."
+                f"Give the answer another name: PREDICT {written(statement.predict)} AS {written(other)}."
                 if not statement.columns
                 else f"Give the answer's column another name, {taken}_out.",
             )

@@ -100,7 +100,11 @@ class _Place:
         if len(words) == 1:
             kinds = [kind for verb, kind in STATEMENTS if verb == words[0] and kind in self._known.keywords]
             return kinds if words[0] in _LEADING else []
-        if not words or self._found[-1].kind not in ("word", "quoted") or self._last in _BEFORE_MODEL | {"IF", "EXISTS"}:
+        if (
+            not words
+            or self._found[-1].kind not in ("word", "quoted")
+            or self._last in _BEFORE_MODEL | {"IF", "EXISTS"}
+        ):
             return []
         if words[0] in ("FINETUNE", "RETRAIN") and "FROM" not in words:
             return ["FROM"]

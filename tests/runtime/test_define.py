@@ -436,3 +436,11 @@ def test_a_training_may_repeat_what_its_model_is(shop: Any, sqlft_home: Path) ->
             shop.train(using)
     seen = shop.run("DESCRIBE m") + shop.run("SELECT * FROM sqlft.versions")
     assert "a-key-of-this-training" not in str(seen)
+
+
+def test_hints_quote_the_names_that_need_it(con: Con) -> None:
+    sql = """CREATE MODEL n PREDICT "My Answer" USING engine = 'echo', prompt_template = '{{My Answer}}'"""
+    assert 'PREDICT "My Answer" AS "My Answer_out"' in refused(con, OptionError, sql)
+    con.execute(NEW + "engine = 'echo', prompt_template = '{{Input Column}}'")
+    sql = "EVALUATE MODEL n ON (SELECT 1 AS a, 'x' AS answer)"
+    assert 'Give it one: … AS "Input Column"' in refused(con, DataError, sql)
