@@ -38,7 +38,7 @@ from sqlft.sql.statements import (
     UseProject,
 )
 
-SINGLE = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}(?!\})")
+SINGLE = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}")
 RENAMED = {"api_base": "base_url"}
 """Options under their old names; a `…_api_key` is the api_key of a handler that has no other."""
 
@@ -129,7 +129,7 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
     if plan.outputs.is_typed:
         hidden["$outputs"] = plan.outputs.to_store()
     model = replace(plan.model, options=hidden)
-    _warn_of_single_braces(session, model.prompt_template)
+    _warn_of_other_templates(session, model.prompt_template)
     try:
         made = _make(session, statement, model, plan, parameters)
     except BaseException:
@@ -308,10 +308,12 @@ def _check_input(name: str) -> None:
         )
 
 
-def _warn_of_single_braces(session: Session, template: str) -> None:
-    """{x} is what Python and LangChain have; here it is a text as any other."""
+def _warn_of_other_templates(session: Session, template: str) -> None:
+    """{x} is what Python and LangChain have, {% … %} is Jinja's; here they are texts as any other."""
     for found in dict.fromkeys(SINGLE.findall(template)):
         session.warn(f"{{{found}}} in the prompt_template is plain text. An input is written {{{{{found}}}}}.")
+    if block := re.search(r"\{%.*?%\}", template, re.DOTALL):
+        session.warn(f"{block[0]} in the prompt_template is plain text. Make such texts in the query that asks.")
 
 
 def _check_with_handler(session: Session, plan: _Plan) -> None:

@@ -68,8 +68,14 @@ def create_trigger(c: Cursor) -> s.Statement | None:
     return refuse(*_TRIGGERS)(c) if c.peek(ahead + 1).word == "ON" else None
 
 
+def drop_trigger(c: Cursor) -> s.Statement | None:
+    """DROP TRIGGER name; where ON follows it is DuckDB's."""
+    return None if any(token.word == "ON" for token in c.tokens) else refuse(*_TRIGGERS)(c)
+
+
 ELSEWHERE: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
     ("CREATE", "TRIGGER"): (create_trigger, s.Plain),
+    ("DROP", "TRIGGER"): (drop_trigger, s.Plain),
     ("EVALUATE", "KNOWLEDGE_BASE"): (refuse(*_KNOWLEDGE), s.Plain),
     ("EXPORT", "MODEL"): (refuse(*_EXPORT), s.Plain),
     ("DROP", "PROJECT"): (refuse(*_PROJECTS), s.Plain),

@@ -425,7 +425,12 @@ def test_braces_of_python(con: Con) -> None:
     told: list[str] = []
     con.session.warn = told.append
     con.execute(NEW + """engine = 'echo', prompt_template = '{style}: {"a": 1} {{x}}'""")
-    assert told == ["{style} in the prompt_template is plain text. An input is written {{style}}."]
+    con.execute("""CREATE MODEL o PREDICT a USING engine = 'echo', prompt_template = '{"x": {y}} {% if x %}{{x}}'""")
+    assert told == [
+        "{style} in the prompt_template is plain text. An input is written {{style}}.",
+        "{y} in the prompt_template is plain text. An input is written {{y}}.",
+        "{% if x %} in the prompt_template is plain text. Make such texts in the query that asks.",
+    ]
 
 
 def test_a_training_may_repeat_what_its_model_is(shop: Any, sqlft_home: Path) -> None:

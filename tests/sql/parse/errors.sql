@@ -274,3 +274,9 @@ DROP PROJECT shop
 
 EXPORT MODEL m TO 'folder'
 --> error 1:8: A model is not exported by a statement: its files lie beside the database. -> DESCRIBE name shows the folder of its adapter (ARTIFACT), which transformers and peft read.
+
+DROP TRIGGER shop.t
+--> error 1:6: sqlft has no triggers that watch a table. -> Let cron or another scheduler send the statement: sqlft app.duckdb -c 'INSERT INTO … SELECT …'
+
+SET activ m.1
+--> error 1:5: Found 'activ'. Did you mean 'ACTIVE'? -> Write: SET active name.N, SET MODEL_ACTIVE = name.N

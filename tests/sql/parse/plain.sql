@@ -122,3 +122,6 @@ CREATE TRIGGER t AFTER INSERT ON orders FOR EACH ROW SELECT 1
 
 SHOW TABLES FROM main
 --> Plain(sql='SHOW TABLES FROM main')
+
+DROP TRIGGER t ON orders
+--> Plain(sql='DROP TRIGGER t ON orders')
