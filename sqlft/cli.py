@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -15,13 +16,19 @@ import duckdb
 from sqlft import __version__
 from sqlft.errors import SqlftError, did_you_mean
 
-INTERRUPTED, BROKEN_PIPE = 130, 141
+WRONG, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+LONG = ("readonly", "no-init", "help")
+TAKE_A_VALUE = ("-c", "-f", "-d", "-o", "--mode", "--database")
+MODES = ("table", "box", "csv", "json", "jsonlines", "markdown", "html", "line")
 EPILOG = """\
 Without a command it is `sqlft shell`, with a file `sqlft shell FILE`.
 
   sqlft shell app.duckdb                        a prompt
   sqlft shell app.duckdb -c 'SHOW MODELS'       one statement
+  sqlft app.duckdb -csv 'FROM sales'            the same, short; -json, -markdown …
   sqlft shell -f a.sql -f b.sql --mode csv      scripts, results as CSV
+  sqlft watch -d app.duckdb                     how far a training is that another terminal started
+  sqlft cancel my_model.2 -d app.duckdb         stop it, and sqlft resume goes on with it
   sqlft report my_model -d app.duckdb           what is known of a model, as HTML
   sqlft pull smollm2-135m                       get a base model, print its folder
   sqlft doctor                                  what this machine can do, what to install
@@ -32,10 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 1 after an error, 130 after Ctrl-C, 141 if nobody reads the output."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parsed = _parser().parse_args(_with_command(given))
+        parsed = _parser().parse_args(_spelt_out(_with_command(given)))
         code = int(parsed.run(parsed))
         sys.stdout.flush()
         return code
+    except _WrongCommand as e:
+        sys.stderr.write(f"Error: {e}\n")
+        return WRONG
     except duckdb.Error as e:
         sys.stderr.write(f"Error: {e}\n" if isinstance(e, SqlftError) else f"{e}\n")
         return 1
@@ -55,7 +65,49 @@ def shell(parsed: argparse.Namespace) -> int:
     from sqlft.shell.start import Arguments, Source, run_shell
 
     sources = [Source(text, is_file) for text, is_file in parsed.sources]
-    return run_shell(Arguments(parsed.file or ":memory:", sources, parsed.mode, parsed.readonly))
+    if parsed.sql is not None:
+        sources.insert(0, Source(parsed.sql, False))
+    database = parsed.file or ":memory:"
+    return run_shell(Arguments(database, sources, parsed.mode, parsed.readonly, not parsed.no_init))
+
+
+def _which(parsed: argparse.Namespace) -> tuple[str, str | None]:
+    """The database and the name; a file may stand in the name's place."""
+    if parsed.name and parsed.database == ":memory:" and os.path.isfile(parsed.name):
+        return parsed.name, None
+    return parsed.database, parsed.name
+
+
+def models(parsed: argparse.Namespace) -> int:
+    """models and their versions, and how far those are that train"""
+    from sqlft.shell import trainings
+
+    trainings.models(*_which(parsed), parsed.mode)
+    return 0
+
+
+def watch(parsed: argparse.Namespace) -> int:
+    """show how far a training is until it ends; Ctrl-C stops the watching only"""
+    from sqlft.shell import trainings
+
+    trainings.watch(*_which(parsed), parsed.mode)
+    return 0
+
+
+def cancel(parsed: argparse.Namespace) -> int:
+    """stop a training, whoever started it; its checkpoint is kept"""
+    from sqlft.shell import trainings
+
+    trainings.cancel(*_which(parsed), parsed.mode)
+    return 0
+
+
+def resume(parsed: argparse.Namespace) -> int:
+    """go on with a training that was stopped or interrupted, from its last checkpoint"""
+    from sqlft.shell import trainings
+
+    trainings.resume(*_which(parsed), parsed.mode)
+    return 0
 
 
 def pull(parsed: argparse.Namespace) -> int:
@@ -99,6 +151,10 @@ def report(parsed: argparse.Namespace) -> int:
     from sqlft.errors import NotFound
     from sqlft.runtime.report import write
 
+    if parsed.model and parsed.database == ":memory:" and Path(parsed.model).is_file():
+        parsed.model, parsed.database = None, parsed.model
+    if parsed.database != ":memory:" and not Path(parsed.database).exists():
+        raise NotFound(f"There is no file {parsed.database}.", "Name the database: -d app.duckdb")
     catalog = Catalog(folder_of(parsed.database), read_only=True)
     known = catalog.models()
     chosen = [m for m in known if parsed.model is None or m.key.name.lower() == parsed.model.lower()]
@@ -115,6 +171,10 @@ def report(parsed: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "shell": shell,
+    "models": models,
+    "watch": watch,
+    "cancel": cancel,
+    "resume": resume,
     "pull": pull,
     "report": report,
     "doctor": doctor,
@@ -135,20 +195,38 @@ def _parser() -> argparse.ArgumentParser:
         added[name] = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         added[name].set_defaults(run=run)
     _add_shell_arguments(added["shell"])
+    for name in ("models", "watch", "cancel", "resume"):
+        pattern = "models whose names are like this, % stands for any letters"
+        added[name].add_argument(
+            "name", metavar="NAME", nargs="?", help=pattern if name == "models" else "a version such as my_model.2"
+        )
+        _add_database_argument(added[name])
+        _add_mode_argument(added[name])
     added["doctor"].add_argument("--json", action="store_true", help="as JSON")
     added["pull"].add_argument("name", metavar="NAME", help="a preset such as smollm2-135m, a hub id, or a folder")
-    added["report"].add_argument("model", metavar="MODEL", nargs="?", help="a model's name; none: all models")
-    added["report"].add_argument("-o", metavar="FILE", dest="output", default="report.html", help="the file to write")
     added["report"].add_argument(
+        "model", metavar="MODEL", nargs="?", help="a model's name, none: all models; or the database"
+    )
+    added["report"].add_argument("-o", metavar="FILE", dest="output", default="report.html", help="the file to write")
+    _add_database_argument(added["report"])
+    return top
+
+
+def _add_database_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "-d", "--database", metavar="FILE", default=":memory:", help="the database; none: that of in-memory connections"
     )
-    return top
+
+
+def _add_mode_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mode", choices=MODES, help="how results are written; -csv is short for --mode csv")
 
 
 def _add_shell_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", metavar="FILE", nargs="?", help="the database, made if it is not there; none: in memory"
     )
+    parser.add_argument("sql", metavar="SQL", nargs="?", help="run this and leave, as -c does")
     repeated: dict[str, Any] = {"dest": "sources", "action": _Source, "default": []}
     parser.add_argument(
         "-c", metavar="SQL", **repeated, help="run this and leave; -c and -f may be repeated, and run in order"
@@ -156,9 +234,8 @@ def _add_shell_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-f", metavar="FILE.sql", **repeated, help="run the statements of this file (- is stdin) and leave"
     )
-    parser.add_argument(
-        "--mode", choices=["table", "csv", "json", "line"], default="table", help="how results are written"
-    )
+    _add_mode_argument(parser)
+    parser.add_argument("--no-init", action="store_true", help="do not run ~/.sqlftrc")
     parser.add_argument("--readonly", action="store_true", help="open the database read-only")
 
 
@@ -179,6 +256,33 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _WrongCommand(SqlftError):
+    """The command line is wrong."""
+
+
+def _spelt_out(given: list[str]) -> list[str]:
+    """`-csv` as `--mode csv`, `-readonly` as `--readonly`, as DuckDB's shell takes them; what has no dash comes last.
+
+    >>> _spelt_out(["shell", "app.duckdb", "-csv", "SELECT 1"])
+    ['shell', '--mode', 'csv', 'app.duckdb', 'SELECT 1']
+    """
+    command, *rest = given
+    options: list[str] = []
+    others: list[str] = []
+    arguments = iter(rest)
+    for argument in arguments:
+        name = argument[1:]
+        if argument[:1] != "-" or argument == "-":
+            others.append(argument)
+        elif name in MODES:
+            options += ["--mode", name]
+        else:
+            options.append(f"-{argument}" if name in LONG else argument)
+            if argument in TAKE_A_VALUE:
+                options += itertools.islice(arguments, 1)
+    return [command, *options, *others]
+
+
 def _with_command(given: list[str]) -> list[str]:
     """`shell` may be left out; SqlftError for a word that looks like a mistyped command rather than a file."""
     if not given:
@@ -187,7 +291,7 @@ def _with_command(given: list[str]) -> list[str]:
     if first in COMMANDS or first in ("-h", "--help", "--version"):
         return given
     if not first.startswith(("-", ":")) and not os.path.exists(first) and not os.path.splitext(first)[1]:
-        raise SqlftError(
+        raise _WrongCommand(
             f"There is no command '{first}', nor a file of that name.{did_you_mean(first, COMMANDS)}",
             f"sqlft --help lists the commands; sqlft shell {first} makes a database of that name.",
         )

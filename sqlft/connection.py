@@ -343,11 +343,22 @@ class Connection:
                 return True
             if self._sees_variable(unknown):
                 return False
+            if self._is_listing(_missing(unknown).lower()):
+                return True
         if not isinstance(error, SqlftError):
             from sqlft.query.hints import explain
 
             explain(self.session, error, query)
         return None
+
+    def _is_listing(self, name: str) -> bool:
+        """Whether a name that DuckDB does not know is a table that MindsDB has, asked for the first time."""
+        from sqlft.runtime.show import TABLES
+
+        is_new = name in TABLES and name not in self.session.listings
+        if is_new:
+            self.session.listings.add(name)
+        return is_new
 
     def _with_settings(self, query: str, run: Callable[[str], T]) -> T:
         """Run a query; with the values of sqlft's own settings where that is what DuckDB does not know."""

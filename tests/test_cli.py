@@ -58,7 +58,7 @@ def test_a_mistyped_command_makes_no_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["shel"]) == 1
+    assert main(["shel"]) == 2
     err = capsys.readouterr().err
     assert "Did you mean 'shell'?" in err
     assert "sqlft --help" in err
@@ -66,7 +66,7 @@ def test_a_mistyped_command_makes_no_database(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["shell", "--mode", "xml"], ["shell", "--nothing"], ["pull"], ["shell", "a", "b"]]
+    "arguments", [["shell", "--mode", "xml"], ["shell", "--nothing"], ["pull"], ["shell", "a", "SELECT 1", "b"]]
 )
 def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

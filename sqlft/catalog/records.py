@@ -19,6 +19,10 @@ class ModelKey(NamedTuple):
     name: str
     project: str = "mindsdb"
 
+    def __str__(self) -> str:
+        """As a statement names it: the default project is left out."""
+        return self.name if self.project.lower() == "mindsdb" else f"{self.project}.{self.name}"
+
 
 class VersionKey(NamedTuple):
     """What a version is known by; numbers start at 1 and are never reused."""
@@ -27,7 +31,7 @@ class VersionKey(NamedTuple):
     number: int
 
     def __str__(self) -> str:
-        return f"{self.model.name}.{self.number}"
+        return f"{self.model}.{self.number}"
 
 
 @dataclass(frozen=True)

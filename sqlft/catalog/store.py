@@ -73,11 +73,21 @@ class Catalog(Scores):
         return rows.model(self._model_row(key))
 
     def find_model(self, name: str, project: str | None = None) -> Model | None:
-        """The model of that name in any case; without a project that of the default one comes first."""
+        """The model of that name in any case; without a project that of the default one comes first.
+
+        CatalogError if it is in several others, and the project was not written.
+        """
         found = self._db.rows(
-            "SELECT * FROM models WHERE folded = ? ORDER BY folded_project <> 'mindsdb', id", [name.lower()]
+            "SELECT * FROM models WHERE folded = ? ORDER BY folded_project <> 'mindsdb', folded_project", [name.lower()]
         )
         fitting = [row for row in found if project is None or row["folded_project"] == project.lower()]
+        if len(fitting) > 1 and fitting[0]["folded_project"] != "mindsdb":
+            listed = [f"{row['project']}.{row['name']}" for row in fitting]
+            many = "two" if len(listed) == 2 else str(len(listed))
+            raise CatalogError(
+                f"There are {many} models '{fitting[0]['name']}': {', '.join(listed)}.",
+                f"Say which: write the project before the name, {listed[0]}.",
+            )
         return rows.model(fitting[0]) if fitting else None
 
     def add_model(

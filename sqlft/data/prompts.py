@@ -85,9 +85,12 @@ def _parse(template: str) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
             _check_literal(piece)
             parts.append(piece)
     if not inputs:
+        single = re.search(r"\{\s*([A-Za-z_]\w*)\s*\}", template)
         raise DataError(
             f"The prompt_template {template[:80]!r} has no placeholder, so every row would ask the same.",
-            "Put the name of an input in double braces: prompt_template = '{{content}}'.",
+            f"An input has two braces on each side: {{{{{single[1]}}}}}, not {{{single[1]}}}."
+            if single
+            else "Put the name of an input in double braces: prompt_template = '{{content}}'.",
         )
     return tuple(name for _, name in inputs.values()), tuple(parts)
 

@@ -37,6 +37,27 @@ def outputs_of(name: str, given: Any, bind: Bind) -> Outputs:
     return Outputs((Output(name, str(kind)),), kind_of(kind).schema(required=True), whole=True)
 
 
+def of_struct(given: Any) -> Mapping[str, Any]:
+    """MindsDB's `json_struct`, names with what each value is, as a JSON schema of texts that may be NULL."""
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError):
+            given = None
+    if not isinstance(given, Mapping) or not given:
+        raise OptionError(
+            "The option 'json_struct' is neither an object nor JSON of one.",
+            "Write: json_struct = {'city': 'where the sender lives'}, or schema = 'STRUCT(city VARCHAR)'",
+        )
+    return object_schema({str(name): _described(what) for name, what in given.items()})
+
+
+def _described(what: Any) -> Mapping[str, Any]:
+    if isinstance(what, Mapping):
+        return of_struct(what)
+    return {"type": ["string", "null"], "description": str(what)}
+
+
 def is_json_schema(given: Mapping[str, Any]) -> bool:
     """Whether an object reads as a JSON schema, not as names with types."""
     kinds = given.get("type")

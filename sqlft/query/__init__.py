@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import duckdb
 import pyarrow as pa
 
 from sqlft.errors import NotSupported, StatementError
@@ -28,20 +29,15 @@ from sqlft.query.plan import plan
 from sqlft.query.views import check_alive, define, dotted_name, key_of, read_create, starts_query
 from sqlft.runtime.asker import Asker
 from sqlft.runtime.cache import Cache
-from sqlft.runtime.literals import inline
+from sqlft.runtime.literals import identifier, inline
 from sqlft.runtime.models import Resolved, resolve
 from sqlft.runtime.prices import settings, with_settings
 from sqlft.runtime.session import Parameters, Session
-from sqlft.runtime.show import run_show_engines, run_show_models
+from sqlft.runtime.show import TABLES
 from sqlft.sql.lexer import Token, tokens
-from sqlft.sql.statements import DEFAULT_PROJECT, Plain, ShowEngines, ShowModels
+from sqlft.sql.statements import DEFAULT_PROJECT, Plain
 
 SYSTEM, SETTINGS = "sqlft", "settings"
-SHOWN = {
-    "models": lambda session: run_show_models(session, ShowModels(), None),
-    "ml_engines": lambda session: run_show_engines(session, ShowEngines(), None),
-}
-"""Tables of the project `mindsdb`, as scripts from there read them."""
 
 
 @dataclass(frozen=True)
@@ -444,8 +440,8 @@ class Planner:
         if not catalog and lowered == SYSTEM and session.catalog.find_model(name, SYSTEM) is None:
             own = settings(session) if name.lower() == SETTINGS else session.catalog.table(name.lower())
             return self._registered(own)
-        if not catalog and lowered == DEFAULT_PROJECT and name.lower() in SHOWN:
-            return self._registered(SHOWN[name.lower()](session))
+        if not catalog and name.lower() in TABLES and self._is_listing(lowered, name):
+            return self._registered(TABLES[name.lower()](session))
         key = key_of([schema, name] if schema else [name])
         view = session.view(key) if key.lower() in session.names() else None
         if view is None:
@@ -457,6 +453,18 @@ class Planner:
         if view.columns:
             made["column_name_alias"] = list(view.columns)
         return made
+
+    def _is_listing(self, schema: str, name: str) -> bool:
+        """Whether it is one of MindsDB's tables of models, which a table of that name goes before."""
+        if schema in (DEFAULT_PROJECT, "information_schema"):
+            return True
+        if schema or name.lower() not in self._session.listings:
+            return False
+        try:
+            self._session.con.sql(f"FROM {identifier(name)}")
+        except duckdb.CatalogException:
+            return True
+        return False
 
     def _registered(self, table: object) -> Node:
         self._put_in += 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
@@ -130,21 +129,6 @@ def copy_names(typed: Node, select: Node) -> None:
     for item, other in zip(typed["select_list"], select["select_list"], strict=False):
         if not other.get("alias") and any(n.get("class") == "PARAMETER" for n in walk(item)):
             other["alias"] = expression_sql(item)
-
-
-def quoted(name: str) -> str:
-    """A name as it must be written, in quotes if it needs them."""
-    if re.fullmatch(r"[A-Za-z_]\w*", name) and name.lower() not in _reserved():
-        return name
-    return '"' + name.replace('"', '""') + '"'
-
-
-@lru_cache(maxsize=1)
-def _reserved() -> frozenset[str]:
-    return frozenset(
-        name
-        for (name,) in _ask_duckdb("SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'")
-    )
 
 
 def integer(constant: Node) -> int | None:

@@ -21,6 +21,7 @@ from sqlft.errors import NotSupported, StatementError
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.runtime.models import Resolved
+from sqlft.sql.names import written
 
 EQUAL = ("COMPARE_EQUAL", "COMPARE_NOT_DISTINCT_FROM")
 PRESERVED = {"LEFT": ("left",), "RIGHT": ("right",), "OUTER": ("left", "right"), "ANTI": ("left",)}
@@ -665,7 +666,7 @@ class Binder:
 
     def _same_name(self, scan: Scan, name: str, path: list[tuple[Node, str]]) -> Binding:
         """The column of the input's name in the nearest table that has one."""
-        model, said = scan.resolved.model.key.name, ast.quoted(name)
+        model, said = scan.resolved.model.key.name, written(name)
         for join, side in reversed(path):
             other = join["right" if side == "left" else "left"]
             models = {id(s.node) for s in scan.block.scans}

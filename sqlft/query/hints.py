@@ -11,6 +11,7 @@ from sqlft.query import ast
 from sqlft.runtime.models import outputs_of, prompt_of
 from sqlft.runtime.session import Session
 from sqlft.sql.lexer import tokens
+from sqlft.sql.names import written
 
 UNKNOWN = re.compile(r'(?P<kind>[\w ]+) with name "?(?P<name>.+?)"? does not exist')
 NO_COLUMN = re.compile(r'Referenced column "(.+?)" (?:was )?not found')
@@ -60,10 +61,12 @@ def _about_name(session: Session, name: str, kind: str) -> str:
     model = session.catalog.find_model(name) if name.lower() in session.names() else None
     if model is not None:
         inputs = prompt_of(model).inputs
-        read = f"SELECT {outputs_of(model).names[0]} FROM {ast.quoted(name)} WHERE {ast.quoted(inputs[0])} = …"
+        read = f"SELECT {outputs_of(model).names[0]} FROM {written(name)} WHERE {written(inputs[0])} = …"
         if "Table" in kind and "Function" not in kind:
             return f"'{name}' is a model; its name is [project.]name[.N], without a database or a schema: {read}."
         return f"'{name}' is a model. Read it like a table: {read}."
+    if name.lower() in session.names():
+        return f"'{name}' is a view over a model; it is in no other schema: FROM {written(name)}."
     near = did_you_mean(name, session.names())
     return f"No model has this name either.{near}" if near else ""
 

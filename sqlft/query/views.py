@@ -17,6 +17,7 @@ from sqlft.query import ast
 from sqlft.runtime.literals import quoted
 from sqlft.runtime.session import Session
 from sqlft.sql.lexer import Token
+from sqlft.sql.names import written
 
 MAIN = ("", "main")
 
@@ -171,7 +172,7 @@ def _check_free(session: Session, made: Create) -> None:
         schema
         and not session.con.sql(f"FROM duckdb_schemas() WHERE lower(schema_name) = {quoted(schema.lower())}").fetchall()
     ):
-        raise NotFound(f"There is no schema '{schema}'.", f"CREATE SCHEMA {ast.quoted(schema)} makes it.")
+        raise NotFound(f"There is no schema '{schema}'.", f"CREATE SCHEMA {written(schema)} makes it.")
     where = f"lower(n) = {quoted(name.lower())} AND s = {quoted(schema or 'main')}"
     taken = session.con.sql(
         "SELECT is_view FROM (SELECT table_name AS n, schema_name AS s, false AS is_view FROM duckdb_tables()"
@@ -180,7 +181,7 @@ def _check_free(session: Session, made: Create) -> None:
     if not taken:
         return
     if made.or_replace and taken[0][0]:
-        session.con.execute(f"DROP VIEW {'.'.join(ast.quoted(p) for p in made.name.split('.'))}")
+        session.con.execute(f"DROP VIEW {'.'.join(written(p) for p in made.name.split('.'))}")
         return
     raise AlreadyExists(
         f"There is a table or view '{made.name}' already.",

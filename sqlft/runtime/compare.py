@@ -26,6 +26,7 @@ from sqlft.runtime.session import Session
 from sqlft.runtime.settings import QuerySettings
 from sqlft.runtime.train import key_of
 from sqlft.sql.masking import masked
+from sqlft.sql.names import written
 from sqlft.sql.statements import Evaluate
 
 OF_ROWS = pa.schema(
@@ -201,7 +202,7 @@ class Comparison:
                     raise DataError(
                         f"The query has no column for the input '{name}' of {asked.resolved.version.key}."
                         f"{did_you_mean(name, self._options.names())}",
-                        f"Give it one: … AS {name}; it has: {', '.join(self._options.names())}.",
+                        f"Give it one: … AS {written(name)}; it has: {', '.join(self._options.names())}.",
                     )
         if any(s.name == "llm_judge" for s in self._scorers) and self._judge is None:
             raise OptionError("llm_judge needs a model that judges.", "Write: USING judge = 'name of a model'.")

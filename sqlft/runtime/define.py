@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from sqlft import plugins
 from sqlft.catalog import secrets
 from sqlft.catalog.records import Engine, Model, ModelKey, VersionKey
-from sqlft.data import Outputs, Prompt
+from sqlft.data import Outputs, Prompt, schemas
 from sqlft.data.prompts import PLACEHOLDER
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, OptionError, ProviderError, SqlftError
 from sqlft.handler import Handler, ModelSpec, Trainer
@@ -20,19 +22,24 @@ from sqlft.runtime import answers, show, train
 from sqlft.runtime.embed import embeds_texts
 from sqlft.runtime.follow import stop_all
 from sqlft.runtime.foresight import heed
+from sqlft.runtime.literals import identifier
 from sqlft.runtime.models import engine_of, handler_of, model_of, spec_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import EngineSettings, ModelSettings, TrainSettings
+from sqlft.sql.names import written
 from sqlft.sql.statements import (
     DEFAULT_PROJECT,
     CreateEngine,
     CreateModel,
+    CreateProject,
     DropEngine,
     DropModel,
     RenameModel,
     SetActive,
+    UseProject,
 )
 
+SINGLE = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}")
 RENAMED = {"api_base": "base_url", "ollama_serve_url": "base_url"}
 """Options under their old names; a `…_api_key` is the api_key of a handler that has no other."""
 
@@ -72,7 +79,7 @@ def run_drop_engine(session: Session, statement: DropEngine, parameters: Paramet
             f"'{statement.name}' is a handler, and no engine was made with that name.",
             "There is nothing to drop; a handler goes with the package that ships it.",
         )
-    users = [m.key.name for m in session.catalog.models() if m.engine.lower() == statement.name.lower()]
+    users = [str(m.key) for m in session.catalog.models() if m.engine.lower() == statement.name.lower()]
     if engine is not None and users:
         raise CatalogError(
             f"The engine '{engine.name}' is used by {_listed(users)}.",
@@ -81,6 +88,27 @@ def run_drop_engine(session: Session, statement: DropEngine, parameters: Paramet
     session.catalog.drop_engine(statement.name)
     if engine is not None:
         secrets.forget(engine.options)
+
+
+def run_create_project(session: Session, statement: CreateProject, parameters: Parameters) -> None:
+    """Nothing is kept: a project is the first part of the names of its models."""
+    session.tell(f"Models of this project are named {statement.name}.name.")
+
+
+def run_use_project(session: Session, statement: UseProject, parameters: Parameters) -> None:
+    """DuckDB's USE; mindsdb is the default project where that is no schema; CatalogError for another project."""
+    try:
+        session.con.execute(f"USE {identifier(statement.name)}").fetchall()
+    except duckdb.CatalogException:
+        if statement.name.lower() == DEFAULT_PROJECT:
+            return
+        known = {m.key.project.lower(): m.key for m in session.catalog.models()}
+        if (key := known.get(statement.name.lower())) is None:
+            raise
+        raise CatalogError(
+            f"'{key.project}' is a project of models, and not a schema that USE could choose.",
+            f"Write the project before the name: SELECT … FROM {key}",
+        ) from None
 
 
 def run_create_model(session: Session, statement: CreateModel, parameters: Parameters) -> pa.Table | None:
@@ -92,8 +120,8 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
     session.catalog.require_writing()
     if old is not None and not statement.or_replace:
         raise AlreadyExists(
-            f"There is a model '{old.key.name}' already.",
-            f"FINETUNE {old.key.name} makes its next version; CREATE OR REPLACE MODEL or DROP MODEL does away with it.",
+            f"There is a model '{old.key}' already.",
+            f"FINETUNE {old.key} makes its next version; CREATE OR REPLACE MODEL or DROP MODEL does away with it.",
         )
     _refuse_taken(session, key.name)
     plan = _plan(session, statement, key)
@@ -104,6 +132,7 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
     if plan.outputs.is_typed:
         hidden["$outputs"] = plan.outputs.to_store()
     model = replace(plan.model, options=hidden)
+    _warn_of_other_templates(session, model.prompt_template)
     try:
         made = _make(session, statement, model, plan, parameters)
     except BaseException:
@@ -201,10 +230,18 @@ def _plan(session: Session, statement: CreateModel, key: ModelKey) -> _Plan:
     output = statement.alias or statement.predict
     model = Model(key, engine.name, settings.base or "", output, _template(settings, output), settings.system)
     embeds = embeds_texts(cls, kept)
-    outputs = answers.outputs_of(session, statement, output, settings.schema, embeds=embeds)
+    outputs = answers.outputs_of(session, statement, output, _schema(settings), embeds=embeds)
     _check_columns(model, outputs, statement)
     training = {k: v for k, v in options.items() if k in for_training} if statement.source else {}
     return _Plan(model, engine, cls, settings, outputs, kept, training, statement.source is not None)
+
+
+def _schema(settings: ModelSettings) -> Any:
+    if settings.json_struct is None:
+        return settings.schema
+    if settings.schema is not None:
+        raise OptionError("The answer has a schema and a json_struct.", "Leave one of them out: they say the same.")
+    return schemas.of_struct(settings.json_struct)
 
 
 def _training_names(cls: type[Handler]) -> set[str]:
@@ -232,7 +269,7 @@ def _template(settings: ModelSettings, output: str) -> str:
     if settings.answer_column and settings.answer_column.lower() != output.lower():
         raise OptionError(
             f"The answer is the column '{output}', and not '{settings.answer_column}'.",
-            f"Leave the option out, or write PREDICT {settings.answer_column}.",
+            f"Leave the option out, or write PREDICT {written(settings.answer_column)}.",
         )
     if settings.context_column is not None:
         question = settings.question_column or "question"
@@ -243,19 +280,45 @@ def _template(settings: ModelSettings, output: str) -> str:
 def _check_columns(model: Model, outputs: Outputs, statement: CreateModel) -> None:
     """DataError for a template that is wrong; OptionError where the output's name is an input's too."""
     inputs = {name.lower(): name for name in Prompt(model.prompt_template, model.system).inputs}
+    for name in inputs.values():
+        _check_input(name)
     if model.system and (found := PLACEHOLDER.search(model.system)):
         raise OptionError(
             f"The system message has the placeholder {found.group()}, and it is the same for every row.",
             "Put placeholders into prompt_template.",
         )
+    other = f"{statement.predict}_out"
     for taken in (*outputs.names, *outputs.derived):
         if taken.lower() in inputs:
             raise OptionError(
                 f"The model's answer and one of its inputs would both be the column '{inputs[taken.lower()]}'.",
-                f"Give the answer another name: PREDICT {statement.predict} AS {statement.predict}_out."
+                f"Give the answer another name: PREDICT {written(statement.predict)} AS {written(other)}."
                 if not statement.columns
                 else f"Give the answer's column another name, {taken}_out.",
             )
+
+
+def _check_input(name: str) -> None:
+    """OptionError for a text in double braces that was meant as a literal or as code, and is no column's name."""
+    filtered = re.fullmatch(r"(\w+)\s*\|.*", name)
+    if filtered:
+        raise OptionError(
+            f"The prompt_template has {{{{{name}}}}}, and a placeholder is a name alone: there are no filters.",
+            f"Write {{{{{filtered[1]}}}}}, and change the value in the query that asks.",
+        )
+    if re.search(r"[\"'`:]\s*:|^[\"'`]|[\"'`]$|^\W+$", name):
+        raise OptionError(
+            f"The prompt_template has {{{{{name}}}}}, and double braces hold an input's name.",
+            f"For braces that stay in the prompt write single ones, {{{name}}}; an input is {{{{name}}}}.",
+        )
+
+
+def _warn_of_other_templates(session: Session, template: str) -> None:
+    """{x} is what Python and LangChain have, {% … %} is Jinja's; here they are texts as any other."""
+    for found in dict.fromkeys(SINGLE.findall(template)):
+        session.warn(f"{{{found}}} in the prompt_template is plain text. An input is written {{{{{found}}}}}.")
+    if block := re.search(r"\{%.*?%\}", template, re.DOTALL):
+        session.warn(f"{block[0]} in the prompt_template is plain text. Make such texts in the query that asks.")
 
 
 def _check_with_handler(session: Session, plan: _Plan) -> None:

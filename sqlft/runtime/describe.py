@@ -17,6 +17,7 @@ from sqlft.handler import Handler, Trainer
 from sqlft.options import options_of
 from sqlft.runtime.models import engine_of, model_of, outputs_of
 from sqlft.runtime.session import Parameters, Session
+from sqlft.runtime.settings import TrainSettings
 from sqlft.runtime.show import (
     ENGINES,
     MODELS,
@@ -157,7 +158,12 @@ def _options(session: Session, model: Model, version: Version) -> pa.Table:
     said = model_options(model)
     trained = secrets.shown(version.options)
     rows = [_option(name, value, "CREATE MODEL") for name, value in said.items()]
-    rows += [_option(name, value, "training") for name, value in trained.items() if name not in said]
+    usual = _training_defaults(session, model)
+    rows += [
+        _option(name, value, "default" if name in usual and usual[name] == value else "training")
+        for name, value in trained.items()
+        if name not in said
+    ]
     for name, value in _defaults(session, model).items():
         if name not in said and name not in trained:
             rows.append(_option(name, value, "default"))
@@ -260,6 +266,16 @@ def _defaults(session: Session, model: Model) -> dict[str, Any]:
     return {name: option.default for name, option in known.items()}
 
 
+def _training_defaults(session: Session, model: Model) -> dict[str, Any]:
+    """Defaults of the options for training; none if the handler cannot be loaded or does not train."""
+    handler = engine_of(session, model.engine).handler
+    cls = plugins.handler_class(handler) if handler_gap(handler) is None else Handler
+    if not issubclass(cls, Trainer):
+        return {}
+    known = {**options_of(TrainSettings), **options_of(cls.train_options)}
+    return {name: option.default for name, option in known.items()}
+
+
 def _option_lines(cls: type[Handler]) -> list[str]:
     """``engine option api_key (text): what it is for``, all of a handler's options."""
     kinds = {"engine": cls.engine_options, "model": cls.model_options, "query": cls.predict_options}
@@ -278,6 +294,7 @@ ATTRIBUTES: Mapping[str, Callable[[Session, Model, Version], pa.Table]] = {
     "inputs": _inputs,
     "features": _inputs,
     "options": _options,
+    "args": _options,
     "data": _data,
     "findings": _findings,
     "estimate": _estimate,

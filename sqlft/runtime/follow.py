@@ -5,19 +5,22 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from sqlft import errors, plugins
-from sqlft.catalog.records import RESUMABLE, RUNNING, Model, ModelKey, Version, VersionKey
+from sqlft.catalog.records import RESUMABLE, RUNNING, Metric, Model, ModelKey, Version, VersionKey
 from sqlft.catalog.store import Catalog
 from sqlft.catalog.workfolder import FILES, epitaph, held
+from sqlft.data import Prompt
 from sqlft.errors import Cancelled, CatalogError, HandlerError, SqlftError, StatementError
 from sqlft.handler import Trainer
 from sqlft.runtime import launch
 from sqlft.runtime.launch import Worker
-from sqlft.runtime.models import engine_of, handler_of, spec_of
-from sqlft.runtime.session import Session, Tick
+from sqlft.runtime.models import engine_of, handler_of, outputs_of, spec_of
+from sqlft.runtime.session import ANSWER_SECONDS, STOPS, Session, Tick
+from sqlft.sql.names import written
 
 POLL = 0.1
 STOP_SECONDS = 15.0
@@ -48,7 +51,48 @@ def follow(session: Session, worker: Worker | None, key: VersionKey, *, remote: 
             worker.process.wait(launch.KILL_SECONDS)
     if ended.status != "complete":
         raise error_of(ended)
+    for line in outcome(session, ended):
+        session.tell(line)
     return ended
+
+
+def watch_until_end(session: Session, key: VersionKey) -> str:
+    """Wait for a training that another session started; how it ended, its error raised."""
+    version = _until_final(session, None, key, "training")
+    if version.status != "complete":
+        raise error_of(version)
+    return "\n".join(outcome(session, version))
+
+
+def outcome(session: Session, version: Version) -> Iterator[str]:
+    """What a training came to: losses, minutes and cost, and the statement that compares it with what was before."""
+    model, details = session.catalog.model(version.key.model), version.details
+    parts = [f"{version.key} is complete"]
+    if version.seconds is not None:
+        parts[0] += f" in {_duration(version.seconds)}"
+    parts += _losses(session.catalog.metrics(version.key))
+    if details.get("cost_usd") is not None:
+        parts.append(f"cost ${details['cost_usd']:.3g}")
+    yield f"{'; '.join(parts)}."
+    before = version.parent or next((v.key.number for v in session.catalog.versions(model.key)), version.key.number)
+    if before != version.key.number:
+        columns = [*Prompt(model.prompt_template).inputs, *outputs_of(model).names]
+        yield (
+            f"Is it better? On rows that it has not learnt: EVALUATE MODEL {model.key}.{before}, {version.key}"
+            f" ON (SELECT {', '.join(map(written, columns))} FROM …);"
+        )
+
+
+def _losses(metrics: Sequence[Metric]) -> Iterator[str]:
+    """`loss 2.1 → 0.3`, that of validation rows too."""
+    for split, what in (("train", "loss"), ("valid", "validation loss")):
+        values = [m.value for m in sorted(metrics, key=lambda m: m.step) if m.split == split and m.name == "loss"]
+        if len(values) > 1:
+            yield f"{what} {values[0]:.3g} → {values[-1]:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.3g} seconds" if seconds < 100 else f"{seconds / 60:.3g} minutes"
 
 
 def cancel(session: Session, key: VersionKey) -> Version:
@@ -126,7 +170,7 @@ def error_of(version: Version) -> SqlftError:
         message, next_step = next_step, f"RESUME MODEL {key} goes on from its last checkpoint."
     if version.status == "cancelled":
         return Cancelled(
-            f"The training of {key} was cancelled{_how_far(version)}.", f"RESUME MODEL {key} goes on with it."
+            f"The training of {key} was cancelled{how_far(version)}.", f"RESUME MODEL {key} goes on with it."
         )
     if version.status == "interrupted":
         return HandlerError(f"The training of {key} was interrupted. {message}", next_step)
@@ -144,9 +188,11 @@ def _watched(session: Session, worker: Worker | None, key: VersionKey, *, asks: 
         except KeyboardInterrupt:
             if not asks or worker is None or session.choose is None:
                 raise
-        answer = session.choose(_QUESTION.format(key=key), lambda: session.catalog.version(key).status in RUNNING)
+        answer = session.choose(
+            _QUESTION.format(key=key, seconds=ANSWER_SECONDS), lambda: session.catalog.version(key).status in RUNNING
+        )
         version = session.catalog.version(key)
-        if answer not in ("b", "c") and version.status in RUNNING:
+        if answer in ("", *STOPS) and version.status in RUNNING:
             raise KeyboardInterrupt
         session.interrupted = False
         if answer == "b":
@@ -159,7 +205,9 @@ def _watched(session: Session, worker: Worker | None, key: VersionKey, *, asks: 
 
 _QUESTION = (
     "Stop the training of {key}? Its checkpoint is kept, and RESUME MODEL {key} goes on from there.\n"
-    "  s  stop (also Ctrl-C again, or no answer)   b  train on in the background   c  continue here: "
+    "  s  stop (also Ctrl-C again, or no answer in {seconds:.0f} seconds)\n"
+    "  b  train on in the background\n"
+    "  n  no, continue here (also Enter): "
 )
 
 
@@ -186,7 +234,7 @@ def _left(session: Session, worker: Worker | None, key: VersionKey) -> Cancelled
     if version.status == "complete":
         return Cancelled(f"The training of {key} was complete already.", f"DESCRIBE {key} shows it.")
     return Cancelled(
-        f"{key} is no longer waited for, and its training goes on at the provider{_how_far(version)}.",
+        f"{key} is no longer waited for, and its training goes on at the provider{how_far(version)}.",
         f"RESUME MODEL {key} waits for it again; CANCEL MODEL {key} cancels it there.",
     )
 
@@ -205,7 +253,7 @@ def _stopped(session: Session, worker: Worker, key: VersionKey) -> Cancelled:
     version = catalog.version(key)
     if version.status == "complete":
         return Cancelled(f"The training of {key} was complete before it could be stopped.", f"DESCRIBE {key} shows it.")
-    return Cancelled(f"The training of {key} was stopped{_how_far(version)}.", f"RESUME MODEL {key} goes on with it.")
+    return Cancelled(f"The training of {key} was stopped{how_far(version)}.", f"RESUME MODEL {key} goes on with it.")
 
 
 def _with_exit_code(catalog: Catalog, worker: Worker, key: VersionKey) -> Version:
@@ -227,6 +275,7 @@ def _ending(code: int) -> str:
     return f"was killed by signal {-code}"
 
 
-def _how_far(version: Version) -> str:
+def how_far(version: Version) -> str:
+    """` at step 2 of 4`, or nothing if that is not known."""
     step, total = version.progress.get("step"), version.progress.get("total_steps")
     return "" if step is None else f" at step {step}" if total is None else f" at step {step} of {total}"

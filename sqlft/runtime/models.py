@@ -91,8 +91,9 @@ def model_of(session: Session, key: ModelKey | str) -> Model:
     name, project = (key, None) if isinstance(key, str) else key
     found = session.catalog.find_model(name, project)
     if found is None:
-        names = [m.key.name for m in session.catalog.models()]
-        raise NotFound(f"There is no model '{name}'.{did_you_mean(name, names)}", "SHOW MODELS lists them.")
+        names = [str(m.key) if project else m.key.name for m in session.catalog.models()]
+        what = name if project is None else str(ModelKey(name, project))
+        raise NotFound(f"There is no model '{what}'.{did_you_mean(what, names)}", "SHOW MODELS lists them.")
     return found
 
 

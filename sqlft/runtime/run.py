@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from sqlft.catalog.records import ModelKey, VersionKey
 from sqlft.errors import StatementError
 from sqlft.runtime import (
     analyze_data,
@@ -32,6 +33,8 @@ Runner = Callable[[Session, Any, Parameters], pa.Table | None]
 RUNNERS: Mapping[type[s.Statement], Runner] = {
     s.CreateEngine: define.run_create_engine,
     s.DropEngine: define.run_drop_engine,
+    s.CreateProject: define.run_create_project,
+    s.UseProject: define.run_use_project,
     s.ShowEngines: show.run_show_engines,
     s.ShowHandlers: show.run_show_handlers,
     s.DescribeEngine: describe.run_describe_engine,
@@ -69,8 +72,15 @@ def run(session: Session, cache: Cache, statement: s.Statement, parameters: Para
 
 def run_drop_cache(session: Session, cache: Cache, statement: s.DropCache) -> pa.Table:
     """Forget kept answers, all of them or a model's."""
-    count = cache.drop(str(statement.name) if statement.name else None)
+    count = cache.drop(_kept_as(session, statement.name) if statement.name else None)
     return pa.table({"dropped_answers": [count]})
+
+
+def _kept_as(session: Session, name: s.Name) -> str:
+    """The name under which a model's answers are kept, also of one that is gone."""
+    found = session.catalog.find_model(name.name, name.project)
+    key = found.key if found else ModelKey(name.name, name.project or s.DEFAULT_PROJECT)
+    return str(key if name.version is None else VersionKey(key, name.version))
 
 
 def bind(statement: Any, parameters: Parameters) -> Any:

@@ -25,6 +25,12 @@ class Tick:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+ANSWER_SECONDS = 15.0
+"""How long the question that Session.choose asks waits for its answer."""
+STOPS = ("s", "y")
+"""First letters of answers that stop a training; '' is no answer, which stops it too."""
+
+
 def _silent(_: Any) -> None:
     return None
 
@@ -63,10 +69,13 @@ class Session:
     temporary: dict[str, View] = field(default_factory=dict)
     """Views over models that end with the connection, by lower-case name."""
 
+    listings: set[str] = field(default_factory=set)
+    """Tables such as MindsDB's `models` that queries name and DuckDB does not know."""
+
     def names(self) -> frozenset[str]:
-        """Models and views in lower case."""
+        """Models, views and what else of ours is named in queries, in lower case."""
         known = self.catalog.names()
-        return known | self.temporary.keys() if self.temporary else known
+        return known | self.temporary.keys() | self.listings if self.temporary or self.listings else known
 
     def view(self, name: str) -> View | None:
         """The view over models of that name; a temporary one goes before."""

@@ -34,12 +34,22 @@ class ModelSettings:
     schema: Annotated[
         Any, "the answer's form: a JSON schema as text or object, a type such as 'STRUCT(a INTEGER)', names with types"
     ] = None
-    question_column: Annotated[str | None, "the one input, in place of a prompt_template", Alias("user_column")] = None
+    json_struct: Annotated[
+        Any, "MindsDB's words for schema: names with what each value is, as in {'city': 'where the sender lives'}"
+    ] = None
+    question_column: Annotated[
+        str | None,
+        "the one input, in place of a prompt_template",
+        Alias("user_column"),
+        Alias("input_column"),
+        Alias("input_text"),
+    ] = None
     context_column: Annotated[str | None, "an input put before the question, in place of a prompt_template"] = None
     answer_column: Annotated[
         str | None, "MindsDB's word for what PREDICT names; anything else is refused", Alias("assistant_column")
     ] = None
     tag: Annotated[str | None, "a word of your own on the version"] = None
+    verbose: Annotated[bool | None, "MindsDB's; taken, and without effect"] = None
 
 
 @dataclass

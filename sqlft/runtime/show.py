@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -54,6 +54,7 @@ ENGINES = pa.schema(
 HANDLERS = pa.schema(
     [
         ("NAME", pa.string()),
+        ("TYPE", pa.string()),
         ("DESCRIPTION", pa.string()),
         ("PACKAGE", pa.string()),
         ("VERSION", pa.string()),
@@ -83,6 +84,38 @@ def run_show_engines(session: Session, statement: ShowEngines, parameters: Param
 def run_show_handlers(session: Session, statement: ShowHandlers, parameters: Parameters) -> pa.Table:
     """A row for each installed handler, and what to install where something is missing."""
     return _chosen(session, [_handler_row(name) for name in sorted(plugins.found())], HANDLERS, statement, parameters)
+
+
+def models_table(session: Session) -> pa.Table:
+    """`models`, `mindsdb.models`, `information_schema.models`: what SHOW MODELS gives."""
+    return run_show_models(session, ShowModels(), None)
+
+
+def versions_table(session: Session) -> pa.Table:
+    """`mindsdb.models_versions`: a row for each version of each model."""
+    known = session.catalog.accuracies()
+    models = {m.key: m for m in session.catalog.models()}
+    rows = [model_row(models[v.key.model], v, known.get(v.key)) for v in session.catalog.versions()]
+    return pa.Table.from_pylist(rows, MODELS)
+
+
+def engines_table(session: Session) -> pa.Table:
+    """`mindsdb.ml_engines`, `information_schema.ml_engines`: what SHOW ML_ENGINES gives."""
+    return run_show_engines(session, ShowEngines(), None)
+
+
+def handlers_table(session: Session) -> pa.Table:
+    """`information_schema.handlers`: what SHOW HANDLERS gives."""
+    return run_show_handlers(session, ShowHandlers(), None)
+
+
+TABLES: Mapping[str, Callable[[Session], pa.Table]] = {
+    "models": models_table,
+    "models_versions": versions_table,
+    "ml_engines": engines_table,
+    "handlers": handlers_table,
+}
+"""Tables that scripts of MindsDB read, in `mindsdb` or `information_schema`."""
 
 
 def model_rows(session: Session, key: ModelKey, number: int | None = None) -> pa.Table:
@@ -180,7 +213,14 @@ def _engine_row(engine: Engine) -> dict[str, Any]:
 def _handler_row(name: str) -> dict[str, Any]:
     package, _, version = plugins.package_of(name).partition(" ")
     gap = handler_gap(name)
-    row = {"NAME": name, "PACKAGE": package, "VERSION": version, "IMPORT_SUCCESS": gap is None, "IMPORT_ERROR": gap}
+    row = {
+        "NAME": name,
+        "TYPE": "ml",
+        "PACKAGE": package,
+        "VERSION": version,
+        "IMPORT_SUCCESS": gap is None,
+        "IMPORT_ERROR": gap,
+    }
     try:
         cls = plugins.handler_class(name)
     except HandlerNotInstalled:

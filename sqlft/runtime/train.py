@@ -6,7 +6,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import EngineSettings, TrainSettings
 from sqlft.sql.statements import CancelModel, Finetune, Name, ResumeModel, Retrain, Source
 
+BASES = ("base", "model_name", "model")
 RELEASE_SECONDS = 5.0
 """How long a worker that has written its final status may take to be gone."""
 
@@ -59,6 +60,8 @@ class Plan:
     given: Mapping[str, Any]
     """The part of USING that is for the handler, secrets not yet hidden."""
     source: Source
+    access: Mapping[str, Any] = field(default_factory=dict)
+    """Secrets of the engine that USING gave for this training, such as api_key; not yet hidden."""
     start: Artifact | None = None
     start_digest: str | None = None
     parent: int | None = None
@@ -177,6 +180,10 @@ def plan_of(session: Session, model: Model, source: Source, options: Mapping[str
             or (f"These can: {can}; CREATE MODEL … USING engine = …" if can else "Run: pip install 'sqlft[local]'"),
         )
     cls = handler.train_options
+    options, access = _of_this_training(model, engine, type(handler), options, what)
+    if access:
+        handler = handler_of(session, engine, {**model.options, **access})
+        assert isinstance(handler, Trainer)
     if cls is not dict:
         check_names(options, names_of(TrainSettings, cls), what)
     settings = build(TrainSettings, pick(options, TrainSettings), what)
@@ -184,7 +191,30 @@ def plan_of(session: Session, model: Model, source: Source, options: Mapping[str
     own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in names_of(TrainSettings))}
     spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
     chosen = handler.settled(spec, build(cls, secrets.reveal(own), what))
-    return Plan(model, engine, handler, settings, chosen, own, source)
+    return Plan(model, engine, handler, settings, chosen, own, source, access)
+
+
+def _of_this_training(
+    model: Model, engine: Engine, cls: type[Trainer], options: Mapping[str, Any], what: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """USING without the model's engine and base, which may be repeated; and the secrets in it that are the engine's."""
+    own = names_of(TrainSettings, cls.train_options)
+    left, access = dict(options), {}
+    for name, has, word in (("engine", engine.name, "engine"), *((n, model.base, "base") for n in BASES)):
+        if name in own or name not in left:
+            continue
+        said = left.pop(name)
+        if str(said).lower() != has.lower():
+            raise OptionError(
+                f"{what}: the {word} of the model is '{has}', and training does not change it to '{said}'.",
+                f"Make another model: CREATE MODEL name PREDICT {model.predict} USING {name} = '{said}', …",
+            )
+    secret = {n for n in names_of(cls.engine_options) if is_secret(n, cls.engine_options)}
+    for name in [n for n in left if n not in own]:
+        wanted = "api_key" if name not in secret and name.endswith("_api_key") else name
+        if wanted in secret:
+            access[wanted] = left.pop(name)
+    return left, access
 
 
 def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[..., Version]) -> pa.Table:
@@ -198,11 +228,12 @@ def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[.
         refuse_or_tell(session, plan, estimate)
     handler, cls = plan.handler, plan.handler.train_options
     hidden = secrets.hide(plan.given, lambda name: is_secret(name, cls), f"MODEL {plan.model.key.name}")
+    access = secrets.hide(plan.access, lambda _: True, f"MODEL {plan.model.key.name}")
     plan = replace(plan, given=hidden)
     wanted = job.Job(
         plan.engine.handler,
         plan.model.base,
-        without({**plan.engine.options, **pick(plan.model.options, handler.engine_options)}, EngineSettings),
+        without({**plan.engine.options, **pick(plan.model.options, handler.engine_options), **access}, EngineSettings),
         pick(plan.model.options, handler.model_options),
         hidden,
         job.start_of(plan.start),

@@ -5,15 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from sqlft.errors import SqlftError, did_you_mean
+from sqlft.shell import tools
 from sqlft.shell.modes import MODES
-from sqlft.shell.plots import plot
-from sqlft.shell.reading import pieces
+from sqlft.shell.plots import CHARTS, plot
+from sqlft.shell.reading import pieces, text_of_file
 from sqlft.shell.shell import Quit, Shell
+from sqlft.shell.table import NULL
 
+MODE_ALIASES = {"duckbox": "table", "ndjson": "jsonlines"}
 _TABLES = """
 SELECT database_name AS "database", schema_name AS "schema", table_name AS "name", 'table' AS kind,
        column_count AS "columns"
@@ -23,7 +26,11 @@ SELECT database_name, schema_name, view_name, 'view', column_count
 FROM duckdb_views() WHERE NOT internal AND view_name ILIKE {like}
 ORDER BY 1, 2, 3"""
 _MODELS = """
-SELECT model, version, active, status, engine, base, tag, round(seconds, 1) AS seconds, error
+SELECT CASE project WHEN 'mindsdb' THEN model ELSE project || '.' || model END AS model, version, active, status,
+       CASE WHEN status IN ('queued', 'training')
+            THEN (progress ->> '$.step') || ' of ' || (progress ->> '$.total_steps') END AS step,
+       (progress ->> '$.metrics.loss')::DOUBLE AS loss, engine, nullif(base, '') AS base, tag,
+       round(seconds / 60, 1) AS minutes, error
 FROM sqlft.versions WHERE model ILIKE {like}"""
 _SCHEMA = """
 SELECT sql FROM (
@@ -33,8 +40,18 @@ SELECT sql FROM (
 WHERE sql IS NOT NULL AND name ILIKE {like} ORDER BY database_name, schema_name, rank, name"""
 
 
-def help_(shell: Shell) -> None:
-    """this list"""
+def help_(shell: Shell, *words: str) -> None:
+    """this list, or help on a statement: .help FINETUNE"""
+    about = " ".join(words)
+    if about.removeprefix(".").lower() in COMMANDS:
+        command = COMMANDS[about.removeprefix(".").lower()]
+        shell.screen.write(f".{about.removeprefix('.')} {command.takes}".rstrip() + f"  {command.run.__doc__}\n")
+        return
+    if about:
+        from sqlft.shell.topics import topic
+
+        shell.screen.write("".join(f"{line}\n" for line in topic(about, shell.screen.look.width or 100)))
+        return
     shown = {f".{name} {command.takes}".rstrip(): command for name, command in COMMANDS.items()}
     width = max(map(len, shown))
     for usage, command in shown.items():
@@ -42,17 +59,19 @@ def help_(shell: Shell) -> None:
     shell.screen.write(
         "\nA statement ends with ; and may take several lines.  Ctrl-C stops it, Ctrl-D leaves, Tab completes.\n"
         "Models: CREATE MODEL, FINETUNE, SHOW MODELS, DESCRIBE name, SELECT … FROM name WHERE input = …\n"
+        ".help CREATE MODEL explains a statement: its syntax, its options, an example.\n"
     )
 
 
 def mode(shell: Shell, name: str = "") -> None:
-    """how results are written: table, csv, json or line"""
+    """how results are written: table, box, csv, json, jsonlines, markdown, html or line"""
     if not name:
         shell.screen.write(f"{shell.mode}\n")
         return
-    if name.lower() not in MODES:
+    wanted = MODE_ALIASES.get(name.lower(), name.lower())
+    if wanted not in MODES:
         raise SqlftError(f"There is no mode '{name}'.{did_you_mean(name, MODES)}", f"Use .mode {'|'.join(MODES)}.")
-    shell.mode = name.lower()
+    shell.mode = wanted
 
 
 def tables(shell: Shell, pattern: str = "%") -> None:
@@ -62,7 +81,7 @@ def tables(shell: Shell, pattern: str = "%") -> None:
 
 def models(shell: Shell, pattern: str = "%") -> None:
     """models and their versions; sqlft.versions tells more"""
-    shell.statement(_MODELS.format(like=_quoted(pattern)))
+    shell.statement(_MODELS.format(like=_quoted(pattern)), is_ours=True)
 
 
 def schema(shell: Shell, pattern: str = "%") -> None:
@@ -76,6 +95,8 @@ def timer(shell: Shell, state: str = "") -> None:
     if state.lower() not in ("", "on", "off"):
         raise SqlftError(f".timer is on or off, not '{state}'.", "Use .timer on.")
     shell.timer = state.lower() == "on" if state else not shell.timer
+    if not state:
+        shell.screen.note(f"The timer is {'on' if shell.timer else 'off'} now.")
 
 
 def max_rows(shell: Shell, count: str = "") -> None:
@@ -86,6 +107,24 @@ def max_rows(shell: Shell, count: str = "") -> None:
     if not count.isdecimal():
         raise SqlftError(f".maxrows takes a number, not '{count}'.", "Use .maxrows 40, or .maxrows 0 for all rows.")
     shell.limits = replace(shell.limits, shown=int(count))
+
+
+def max_width(shell: Shell, count: str = "") -> None:
+    """how many characters wide a table is, 0 for the width of the screen"""
+    if not count:
+        shell.screen.write(f"{shell.limits.width}\n")
+        return
+    if not count.isdecimal():
+        raise SqlftError(f".maxwidth takes a number, not '{count}'.", "Use .maxwidth 100, or .maxwidth 0.")
+    shell.limits = replace(shell.limits, width=int(count))
+
+
+def null_value(shell: Shell, text: str | None = None) -> None:
+    """what is written for NULL; without a text what it is"""
+    if text is None:
+        shell.screen.write(f"{NULL if shell.limits.null is None else shell.limits.null}\n")
+    else:
+        shell.limits = replace(shell.limits, null=text)
 
 
 def read(shell: Shell, path: str) -> None:
@@ -104,53 +143,74 @@ def quit_(shell: Shell) -> None:
 
 
 class Command(NamedTuple):
-    """A dot-command: what it runs, and the arguments as .help shows them, optional ones in brackets."""
+    """A dot-command: what it runs, and the arguments as .help shows them.
+
+    Optional ones are in brackets; `…` stands for any number of them, and a COMMAND takes the rest of the line as it is.
+    """
 
     run: Callable[..., None]
     takes: str = ""
 
 
 COMMANDS = {
-    "help": Command(help_),
+    "databases": Command(tools.databases),
+    "edit": Command(tools.edit),
+    "help": Command(help_, "[STATEMENT…]"),
+    "import": Command(tools.import_, "FILE TABLE"),
+    "last": Command(tools.last),
     "maxrows": Command(max_rows, "[COUNT]"),
+    "maxwidth": Command(max_width, "[COUNT]"),
     "mode": Command(mode, "[MODE]"),
     "models": Command(models, "[PATTERN]"),
+    "nullvalue": Command(null_value, "[TEXT]"),
+    "once": Command(tools.once, "FILE"),
+    "open": Command(tools.open_, "[FILE]"),
     "output": Command(output, "[FILE]"),
     "plot": Command(plot, "CHART [MODEL]"),
     "quit": Command(quit_),
     "read": Command(read, "FILE"),
     "schema": Command(schema, "[PATTERN]"),
+    "shell": Command(tools.run_program, "COMMAND"),
     "tables": Command(tables, "[PATTERN]"),
     "timer": Command(timer, "[on|off]"),
 }
 SAME = {
     ".exit": ".quit",
+    ".system": ".shell",
     "exit": ".quit",
     "quit": ".quit",
     "help": ".help",
     "\\q": ".quit",
     "\\?": ".help",
+    "\\h": ".help",
     "\\d": ".tables",
     "\\dt": ".tables",
+    "\\e": ".edit",
     "\\i": ".read",
+    "\\l": ".databases",
     "\\o": ".output",
     "\\timing": ".timer",
+    "\\!": ".shell",
 }
 """What people type out of habit from the shells of DuckDB and PostgreSQL."""
 
 
 def run_command(shell: Shell, text: str) -> None:
     """Run one dot-command; SqlftError if there is none of that name or its arguments do not fit."""
-    name, arguments = _words(text)
+    name, arguments = _words(from_habit(text))
     command = COMMANDS.get(name)
     if command is None:
-        near = did_you_mean(f".{name}", [f".{known}" for known in COMMANDS])
-        raise SqlftError(f"There is no command '.{name}'.{near}", ".help lists them.")
+        near = get_close_matches(name, COMMANDS, n=1, cutoff=0.75)
+        guess = f" Did you mean '.{near[0]}'?" if near else ""
+        raise SqlftError(f"There is no command '.{name}'.{guess}", ".help lists them.")
     takes = command.takes.split()
     needed = sum(not t.startswith("[") for t in takes)
-    if not needed <= len(arguments) <= len(takes):
+    if takes == ["COMMAND"]:
+        arguments = [from_habit(text).partition(" ")[2].strip()] if arguments else []
+    if len(arguments) < needed or (len(arguments) > len(takes) and "…" not in command.takes):
+        choices = f" The charts are {', '.join(CHARTS)}." if "CHART" in takes else ""
         raise SqlftError(
-            f".{name} takes {command.takes or 'nothing'}.", f"Type: .{name} {command.takes}".rstrip() + "."
+            f".{name} takes {command.takes or 'nothing'}.{choices}", f"Type: .{name} {command.takes}".rstrip() + "."
         )
     command.run(shell, *arguments)
 
@@ -159,16 +219,6 @@ def from_habit(text: str) -> str:
     """`exit;` and `\\d` as the dot-commands that they mean; any other text as it is."""
     first, _, rest = text.strip().removesuffix(";").strip().partition(" ")
     return f"{SAME[first.lower()]} {rest}".strip() if first.lower() in SAME and "\n" not in rest else text
-
-
-def text_of_file(path: str) -> str:
-    """A script's text; SqlftError if it cannot be read or is not UTF-8."""
-    try:
-        return Path(path).expanduser().read_text(encoding="utf-8-sig")
-    except OSError as e:
-        raise SqlftError(f"{path} cannot be read: {e.strerror}.", "Check the file's name.") from e
-    except UnicodeDecodeError as e:
-        raise SqlftError(f"{path} is not UTF-8 (byte {e.start}).", "Save it as UTF-8.") from e
 
 
 def _words(text: str) -> tuple[str, Sequence[str]]:

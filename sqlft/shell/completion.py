@@ -9,15 +9,22 @@ from os.path import isdir
 from typing import Any, NamedTuple
 
 from sqlft.errors import StatementError
+from sqlft.metrics import METRICS
+from sqlft.runtime.describe import ATTRIBUTES
 from sqlft.shell.commands import COMMANDS
 from sqlft.shell.modes import MODES
+from sqlft.shell.plots import CHARTS
+from sqlft.shell.topics import main_topics
 from sqlft.shell.vocabulary import Relation, Vocabulary, options_for, values_of
 from sqlft.sql.lexer import Token, tokens
+from sqlft.sql.names import written
+from sqlft.sql.parser import STATEMENTS
 from sqlft.sql.split import split
 
 _PREFIX = re.compile(r"\w*\Z")
-_PLAIN_NAME = re.compile(r"[A-Za-z_]\w*\Z")
 _BEFORE_RELATION = {"FROM", "JOIN", "INTO", "UPDATE", "TABLE", "DESCRIBE", "DESC", "SUMMARIZE", "VIEW"}
+_LEADING = {"SHOW", "EVALUATE", "ANALYZE", "REPORT", "CANCEL", "RESUME", "UNLOAD"}
+"""Words behind which our keywords come before all others."""
 _BEFORE_MODEL = {"MODEL", "PREDICTOR", "FINETUNE", "RETRAIN", "ACTIVE", "MODEL_ACTIVE"}
 
 
@@ -57,14 +64,20 @@ class _Place:
 
     def offers(self) -> Iterator[tuple[str, str]]:
         """Words and what they are."""
-        if self._last == ".":
+        if self._last == "." and self._words[:1] in (["DESCRIBE"], ["DESC"]) and self._is_model():
+            yield from ((name, "what DESCRIBE shows") for name in ATTRIBUTES)
+        elif self._last == ".":
             yield from self._qualified(self._found[-2].value if len(self._found) > 1 else "")
         elif (using := self._using()) is not None:
             yield from self._options(using)
+        elif following := self._following():
+            yield from ((word, "keyword") for word in following)
+            yield from ((name, "metric") for name in METRICS if self._words == ["EVALUATE"])
+            yield from ((word, "keyword") for word in self._known.keywords if len(self._words) == 1)
         elif self._is_engine_place():
             yield from ((name, "engine") for name in sorted(self._known.engines))
         elif self._last in _BEFORE_MODEL or (self._words[-2:] == ["IF", "EXISTS"] and self._words[-3] in _BEFORE_MODEL):
-            yield from ((_identifier(m.name), "model") for m in self._known.models())
+            yield from ((written(m.name), "model") for m in self._known.models())
         elif self._last in _BEFORE_RELATION or (self._last == "," and self._is_in_from()):
             yield from self._relations()
         else:
@@ -80,6 +93,31 @@ class _Place:
         elif quote != "'":
             for name, about in self._columns(quoted=False):
                 yield name, about
+
+    def _following(self) -> list[str]:
+        """The keywords that a statement of ours goes on with, behind its first word and behind its model's name."""
+        words = self._words
+        if len(words) == 1:
+            kinds = [kind for verb, kind in STATEMENTS if verb == words[0] and kind in self._known.keywords]
+            return kinds if words[0] in _LEADING else []
+        if (
+            not words
+            or self._found[-1].kind not in ("word", "quoted")
+            or self._last in _BEFORE_MODEL | {"IF", "EXISTS"}
+        ):
+            return []
+        if words[0] in ("FINETUNE", "RETRAIN") and "FROM" not in words:
+            return ["FROM"]
+        if words[:2] == ["EVALUATE", "MODEL"] and "ON" not in words:
+            return ["ON"]
+        if words[0] == "CREATE" and {"MODEL", "PREDICTOR"} & set(words[:4]) and "PREDICT" not in words:
+            return [] if "FROM" in words else ["PREDICT", "FROM"]
+        return []
+
+    def _is_model(self) -> bool:
+        """Whether a model's name, or a version of it, stands before the point."""
+        relation = self._known.relations.get(self._found[-2].value.lower()) if len(self._found) > 1 else None
+        return relation is not None and relation.kind == "model"
 
     def _using(self) -> int | None:
         """Behind the USING whose options are being written; that of a join has a parenthesis."""
@@ -101,6 +139,9 @@ class _Place:
     def _option_values(self, name: str, using: int) -> Iterator[tuple[str, str]]:
         if name == "engine":
             yield from ((f"'{engine}'", "engine") for engine in sorted(self._known.engines))
+            return
+        if name in ("metric", "metrics") and self._words[:1] == ["EVALUATE"]:
+            yield from ((f"'{metric}'", "metric") for metric in METRICS)
             return
         option = self._takes(using).get(name)
         if option is not None:
@@ -128,14 +169,14 @@ class _Place:
         return False
 
     def _relations(self) -> Iterator[tuple[str, str]]:
-        yield from ((_identifier(r.name), r.kind) for r in self._known.relations.values() if r.is_near)
-        yield from ((_identifier(name), "schema") for name in self._known.schemas if "." not in name)
+        yield from ((written(r.name), r.kind) for r in self._known.relations.values() if r.is_near)
+        yield from ((written(name), "schema") for name in self._known.schemas if "." not in name)
 
     def _qualified(self, name: str) -> Iterator[tuple[str, str]]:
         for relation in self._named(name):
             yield from ((str(number), f"version of {relation.name}") for number in relation.versions)
-            yield from ((_identifier(c), kind) for c, kind in relation.columns.items())
-        yield from ((_identifier(t), "table") for t in self._known.schemas.get(name.lower(), ()))
+            yield from ((written(c), kind) for c, kind in relation.columns.items())
+        yield from ((written(t), "table") for t in self._known.schemas.get(name.lower(), ()))
 
     def _named(self, name: str) -> Iterator[Relation]:
         """The relation of this name, or that which has it as an alias."""
@@ -159,7 +200,7 @@ class _Place:
             relation = self._known.relations.get(name)
             if relation is not None:
                 for column, kind in relation.columns.items():
-                    yield _identifier(column) if quoted else column, f"{relation.name}: {kind}"
+                    yield written(column) if quoted else column, f"{relation.name}: {kind}"
 
 
 def _matching(offered: Iterable[tuple[str, str]], word: str) -> Iterator[Suggestion]:
@@ -187,7 +228,13 @@ def _for_command(text: str, vocabulary: Callable[[], Vocabulary]) -> Iterator[Su
     if "FILE" in takes:
         yield from (Suggestion(p, len(argument)) for p in _paths(argument))
         return
-    offered = [(m, "mode") for m in MODES] if name == "mode" else [("on", ""), ("off", "")] if name == "timer" else []
+    fixed = {
+        "mode": [(m, "mode") for m in MODES],
+        "timer": [("on", ""), ("off", "")],
+        "plot": [(chart, title) for chart, (_, title, _) in CHARTS.items()],
+        "help": [(heading, "statement") for heading in main_topics()],
+    }
+    offered = fixed.get(name, [])
     if "PATTERN" in takes:
         known = vocabulary()
         of_kind = known.models() if name == "models" else known.relations.values()
@@ -216,7 +263,3 @@ def _is_ended(text: str, at: int) -> bool:
         return any(t.text == ";" for t in tokens(text, at))
     except StatementError:
         return False
-
-
-def _identifier(name: str) -> str:
-    return name if _PLAIN_NAME.match(name) else '"' + name.replace('"', '""') + '"'

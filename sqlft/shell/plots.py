@@ -69,7 +69,7 @@ def plot(shell: Shell, what: str, name: str | None = None) -> None:
     figure.clear()
     figure.plot_size(min(shell.screen.look.width or WIDTH, WIDTH), HEIGHT)
     if not draw(figure, facts_of(shell.con.session.catalog, model)):
-        raise DataError(f"There is no {what.lower()} of '{model.key.name}' to draw yet.", first)
+        raise DataError(f"There is nothing to draw of the {what.lower()} of '{model.key}' yet.", first)
     figure.title(f"{model.key.name}: {title}")
     shell.screen.write(f"{figure.build().string(colorless=True).rstrip()}\n")
 

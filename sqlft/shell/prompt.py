@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import duckdb
@@ -15,6 +15,11 @@ from prompt_toolkit.lexers import PygmentsLexer
 from prompt_toolkit.output import create_output
 
 from sqlft import __version__
+from sqlft.catalog.records import RUNNING
+from sqlft.catalog.store import Catalog
+from sqlft.data import Prompt
+from sqlft.runtime.follow import how_far
+from sqlft.runtime.models import outputs_of
 from sqlft.shell.colours import STYLE, ModelSql
 from sqlft.shell.commands import from_habit
 from sqlft.shell.completion import suggestions
@@ -22,15 +27,49 @@ from sqlft.shell.history import open_history
 from sqlft.shell.reading import is_complete, pieces
 from sqlft.shell.shell import Failed, Quit, Shell
 from sqlft.shell.vocabulary import Vocabulary, keywords_of, vocabulary_of
+from sqlft.sql.names import written
 
 PROMPT, CONTINUATION = "sqlft> ", "   ...> "
 
 
-def converse(shell: Shell, database: str) -> None:
+def converse(shell: Shell) -> None:
     """Read, run, print, until Ctrl-D or .quit; errors are shown and forgotten."""
-    where = "in memory" if database == ":memory:" else database
+    where = "in memory" if shell.database == ":memory:" else shell.database
     shell.screen.note(f"sqlft {__version__} (DuckDB {duckdb.__version__}), {where}")
     shell.screen.note("Type .help for help, Ctrl-D to leave.")
+    for line in at_start(shell.con.session.catalog):
+        shell.screen.note(line)
+    _talk(shell)
+    for line in at_end(shell.con.session.catalog, shell.database):
+        shell.screen.note(line)
+
+
+def at_start(catalog: Catalog) -> Iterator[str]:
+    """What was left behind, and what could be typed next."""
+    versions = catalog.versions()
+    for version in versions:
+        if version.status == "interrupted":
+            yield f"{version.key} was interrupted{how_far(version)}. Go on with it: RESUME MODEL {version.key};"
+        elif version.status in RUNNING:
+            yield f"{version.key} trains in the background{how_far(version)}. Stop it: CANCEL MODEL {version.key};"
+    models = catalog.models()
+    if not models:
+        yield "There is no model yet. How one is made: .help CREATE MODEL"
+    elif all(v.status == "complete" for v in versions):
+        newest = max(models, key=lambda m: (m.created_at is not None, m.created_at, m.key))
+        given = " AND ".join(f"{written(name)} = '…'" for name in Prompt(newest.prompt_template).inputs)
+        yield f"Ask a model: SELECT {written(outputs_of(newest).names[0])} FROM {newest.key} WHERE {given};"
+
+
+def at_end(catalog: Catalog, database: str) -> Iterator[str]:
+    """What goes on without the shell."""
+    where = "" if database == ":memory:" else f" -d {database}"
+    for version in catalog.versions():
+        if version.status in RUNNING:
+            yield f"{version.key} trains on in the background{how_far(version)}: sqlft watch {version.key}{where}"
+
+
+def _talk(shell: Shell) -> None:
     words = _Words(shell)
     session = _session(words)
     while True:
@@ -54,7 +93,9 @@ def _session(words: _Words) -> PromptSession[str]:
     return PromptSession(
         output=create_output(always_prefer_tty=True),  # stderr where results go to a file
         multiline=True,
-        prompt_continuation=lambda width, number, wrapped: [("class:continuation", CONTINUATION)],
+        prompt_continuation=lambda width, number, wrapped: [
+            ("class:continuation", " " * len(CONTINUATION) if wrapped else CONTINUATION)
+        ],
         history=open_history(),
         lexer=PygmentsLexer(ModelSql),
         style=STYLE,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-from sqlft.errors import StatementError
+from sqlft.errors import SqlftError, StatementError
 from sqlft.sql.lexer import tokens
 from sqlft.sql.plain import certainly_plain
 from sqlft.sql.split import Span, split
 
-_DOT_LINE = re.compile(r"^[ \t]*\.[A-Za-z][^\n]*", re.MULTILINE)
+_DOT_LINE = re.compile(
+    r"^[ \t]*(?:\.[A-Za-z][^\n]*|\\[a-z?!][^\n]*|(?:exit|quit)[ \t]*;?[ \t]*$)", re.MULTILINE | re.IGNORECASE
+)
+"""A dot-command, or what people type for one out of habit."""
 _EAGER = 1 << 20
 """A text shorter than this is looked through at every new line, a longer one whenever it has doubled."""
 
@@ -25,12 +29,12 @@ class Piece(NamedTuple):
     @property
     def is_command(self) -> bool:
         """Whether this is a dot-command."""
-        return self.text.startswith(".")
+        return _DOT_LINE.fullmatch(self.text) is not None
 
 
 def is_complete(text: str) -> bool:
     """Whether Enter runs it: nothing but blanks, a dot-command, or what ends with a `;` outside of quotes."""
-    return not text.strip() or _DOT_LINE.match(text.lstrip()) is not None or _ended(text)
+    return not text.strip(" \t\n;") or _DOT_LINE.match(text.lstrip()) is not None or _ended(text)
 
 
 def pieces(text: str) -> Iterator[Piece]:
@@ -98,6 +102,16 @@ class Script:
     def _drop(self, length: int) -> None:
         self._line += self._rest.count("\n", 0, length)
         self._rest = self._rest[length:]
+
+
+def text_of_file(path: str) -> str:
+    """A script's text; SqlftError if it cannot be read or is not UTF-8."""
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except OSError as e:
+        raise SqlftError(f"{path} cannot be read: {e.strerror}.", "Check the file's name.") from e
+    except UnicodeDecodeError as e:
+        raise SqlftError(f"{path} is not UTF-8 (byte {e.start}).", "Save it as UTF-8.") from e
 
 
 def _ended(text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,13 @@ from duckdb import DuckDBPyConnection, Error
 from sqlft.connection import Connection
 from sqlft.shell.table import Column, Row
 from sqlft.sql.parser import maybe_ours, parse
-from sqlft.sql.statements import Plain
+from sqlft.sql.statements import DescribeEngine, DescribeModel, Plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+MOST_KEPT = 100_000
+"""Rows of the last table."""
 WIDE = 500
 BATCH = 2048
 """Rows fetched at once, as many as DuckDB computes at once; answers of models come in relations of their own."""
@@ -26,13 +29,35 @@ _ASKS_FOR_ROWS = ("SELECT", "FROM", "VALUES", "TABLE", "WITH", "CALL", "PIVOT", 
 _PLAN = ["explain_key", "explain_value"]
 
 
-class Result:
-    """The rows of one statement, which can be read once; `is_ours` if it is about models, and no query."""
+@dataclass
+class Kept:
+    """What was read of a table, to be shown again."""
 
-    def __init__(self, con: DuckDBPyConnection, relations: Iterator[Any], is_ours: bool = False) -> None:
+    columns: list[Column]
+    read: list[pa.RecordBatch]
+    count: int = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Keep a batch, unless there are many."""
+        if self.count < MOST_KEPT:
+            self.read.append(batch)
+            self.count += batch.num_rows
+
+
+class Result:
+    """The rows of one statement, which can be read once.
+
+    `is_ours` if it is about models, and no query; `is_described` if it is to show all that is known.
+    """
+
+    def __init__(
+        self, con: DuckDBPyConnection, relations: Iterator[Any], is_ours: bool = False, is_described: bool = False
+    ) -> None:
         first = next(relations)
         self.columns = [Column(n, str(t)) for n, t in zip(first.columns, first.types, strict=True)]
         self.is_ours = is_ours
+        self.is_described = is_described
+        self.kept = Kept(self.columns, [])
         self._con = con
         self._relations = chain([first], relations)
 
@@ -44,6 +69,12 @@ class Result:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All rows, each value as DuckDB casts it to VARCHAR."""
         return self._batches("COLUMNS(*)::VARCHAR")
+
+    def batches_kept(self) -> Iterator[pa.RecordBatch]:
+        """The same, the first of them also in `kept`."""
+        for batch in self.batches():
+            self.kept.add(batch)
+            yield batch
 
     def rows(self) -> Iterator[list[Row]]:
         """The same as tuples, some at a time."""
@@ -78,14 +109,17 @@ class Result:
 
 
 @contextmanager
-def open_result(con: Connection, text: str) -> Iterator[Result | None]:
-    """Run one statement; None if it gives nothing at all.  What was not read of it is not asked for."""
+def open_result(con: Connection, text: str, is_ours: bool = False) -> Iterator[Result | None]:
+    """Run one statement; None if it gives nothing at all.  What was not read of it is not asked for.
+
+    `is_ours` is for a query that the shell itself has written.
+    """
     relations = con.relations(text)
     if relations is None:
         yield None
         return
     try:
-        yield Result(con.session.con, relations, is_ours=_is_ours(text))
+        yield _result(con, relations, text, is_ours)
     finally:
         if isinstance(relations, Generator):
             relations.close()
@@ -109,8 +143,16 @@ def _planned_simply(con: DuckDBPyConnection) -> Iterator[None]:
             con.execute(f"SET disabled_optimizers = '{before}'").fetchall()
 
 
-def _is_ours(text: str) -> bool:
-    return maybe_ours(text) and not any(isinstance(s, Plain) for s in parse(text))
+def _result(con: Connection, relations: Iterator[Any], text: str, is_ours: bool) -> Result:
+    found = parse(text) if maybe_ours(text) else []
+    if any(isinstance(s, DescribeModel) for s in found):
+        from sqlft.runtime.describe import is_described
+
+        if not all(is_described(con.session, s) for s in found if isinstance(s, DescribeModel)):
+            found = []
+    ours = is_ours or (bool(found) and not any(isinstance(s, Plain) for s in found))
+    whole = any(isinstance(s, DescribeModel | DescribeEngine) for s in found)
+    return Result(con.session.con, relations, ours, whole)
 
 
 def rows_of(batch: pa.RecordBatch) -> list[Row]:

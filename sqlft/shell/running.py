@@ -16,13 +16,11 @@ from types import FrameType
 from typing import Any
 
 from sqlft.errors import Cancelled
-from sqlft.runtime.session import Tick
+from sqlft.runtime.session import ANSWER_SECONDS, STOPS, Tick
 from sqlft.shell.screen import Screen
 
 POLL = 0.1
 END_SECONDS = 1.0
-ANSWER_SECONDS = 15.0
-"""How long a question waits for its answer."""
 PATIENCE = 3
 """Ctrl-C so often, and a statement that does not stop takes the shell with it."""
 
@@ -124,7 +122,10 @@ class Runner:
         self._screen.draw()
 
     def choose(self, question: str, asks: Callable[[], bool]) -> str:
-        """For Session.choose: the first letter of a line that is typed; '' after another Ctrl-C, or none in a while."""
+        """For Session.choose: the first letter of a line that is typed, n for an empty one.
+
+        '' after another Ctrl-C, or no answer in ANSWER_SECONDS.
+        """
         presses, deadline = self._presses, monotonic() + ANSWER_SECONDS
         self._asking = True
         try:
@@ -132,8 +133,9 @@ class Runner:
             while asks() and self._presses == presses and monotonic() < deadline:
                 ready, _, _ = select.select([sys.stdin], [], [], POLL)
                 if ready:
-                    answer = os.read(sys.stdin.fileno(), 1024).decode(errors="replace").strip().lower()[:1]
-                    if answer in ("b", "c"):
+                    line = os.read(sys.stdin.fileno(), 1024).decode(errors="replace")
+                    answer = (line.strip().lower()[:1] or "n") if line else ""
+                    if answer not in ("", *STOPS):
                         self.forgive()
                     return answer
             self._screen.ask("\n")

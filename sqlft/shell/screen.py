@@ -25,6 +25,8 @@ class Screen:
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self._out, self._err = out or sys.stdout, err or sys.stderr
         self._file: TextIO | None = None
+        self._before: TextIO | None = None
+        self._is_once = False
         self._lock = threading.RLock()
         self._flushed = monotonic()
         self._is_live = False
@@ -121,15 +123,23 @@ class Screen:
 
     def redirect(self, path: str | None) -> None:
         """Send results to a file from now on, or back to stdout."""
+        self.end_once()
         if self._file is not None:
             self._file.close()
             self._file = None
-        if path is None:
-            return
-        try:
-            self._file = Path(path).expanduser().open("w", encoding="utf-8")
-        except OSError as e:
-            raise SqlftError(f"{path} cannot be written: {e.strerror}.", "Give .output another file.") from e
+        if path is not None:
+            self._file = _opened(path)
+
+    def redirect_once(self, path: str) -> None:
+        """Send results to a file until `end_once`."""
+        self.end_once()
+        self._before, self._file, self._is_once = self._file, _opened(path), True
+
+    def end_once(self) -> None:
+        """Results go where they went before `redirect_once`."""
+        if self._is_once and self._file is not None:
+            self._file.close()
+            self._file, self._is_once = self._before, False
 
     def _tell(self, text: str, colour: str) -> None:
         with self._lock:
@@ -141,6 +151,13 @@ class Screen:
                 text = f"\r\x1b[K\x1b[{colour}m{text}\x1b[0m"  # over the ^C that the terminal has written, if any
             self._err.write(f"{text}\n")
             self._err.flush()
+
+
+def _opened(path: str) -> TextIO:
+    try:
+        return Path(path).expanduser().open("w", encoding="utf-8")
+    except OSError as e:
+        raise SqlftError(f"{path} cannot be written: {e.strerror}.", "Name another file.") from e
 
 
 def _has_colour(stream: TextIO) -> bool:

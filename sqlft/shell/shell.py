@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from traceback import format_exception
 from typing import Any
@@ -15,9 +15,10 @@ from sqlft.connection import Connection
 from sqlft.errors import Cancelled, SqlftError
 from sqlft.shell.modes import MODES, Limits
 from sqlft.shell.reading import Piece
-from sqlft.shell.result import Result, open_result
+from sqlft.shell.result import Kept, Result, open_result, rows_of
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
+from sqlft.shell.table import Look, Rows, draw
 
 _FIRST_WORD = re.compile(r"(?:\s|--[^\n]*|/\*.*?\*/)*(\w+|\()", re.DOTALL)
 
@@ -41,10 +42,15 @@ class Shell:
     screen: Screen
     runner: Runner
     con: Connection
+    database: str = ":memory:"
     is_interactive: bool = False
     mode: str = "table"
     timer: bool = False
     limits: Limits = field(default_factory=Limits)
+    last: Kept | None = None
+    """What was read of the last table."""
+    typed: str = ""
+    """The last statement."""
 
     def run(self, pieces: Iterable[Piece], source: str = "") -> None:
         """Run one after the other; Failed at the first error, which has been shown with its place in `source`."""
@@ -64,11 +70,11 @@ class Shell:
             finally:
                 self.screen.flush()
 
-    def statement(self, text: str, mode: str | None = None) -> None:
-        """Run one statement and write its result."""
+    def statement(self, text: str, mode: str | None = None, is_ours: bool = False) -> None:
+        """Run one statement and write its result; `is_ours` if the shell has written it."""
         started = perf_counter()
         try:
-            self.runner.run(lambda: self._write(text, mode or self.mode))
+            self.runner.run(lambda: self._write(text, mode or self.mode, is_ours))
         finally:
             if self.timer:
                 self.screen.flush()
@@ -84,11 +90,15 @@ class Shell:
             from sqlft.shell.commands import run_command
 
             run_command(self, piece.text)
-        else:
+            return
+        self.typed = piece.text
+        try:
             self.statement(piece.text)
+        finally:
+            self.screen.end_once()
 
-    def _write(self, text: str, mode: str) -> None:
-        with open_result(self.con, text) as result:
+    def _write(self, text: str, mode: str, is_ours: bool) -> None:
+        with open_result(self.con, text, is_ours) as result:
             if result is None:
                 return
             first = _FIRST_WORD.match(text)
@@ -103,7 +113,19 @@ class Shell:
             for batch in result.rows():
                 write("".join((row[1] or "").rstrip("\n") + "\n" for row in batch))
         else:
-            MODES[mode](result, write, self.screen.look, self.limits)
+            MODES[mode](result, write, self._look(), self.limits)
+            self.last = result.kept if result.kept.read else self.last
+
+    def show_again(self, kept: Kept) -> None:
+        """A table that was shown, nothing of it cut."""
+        rows = [row for batch in kept.read for row in rows_of(batch)]
+        look = replace(self._look(), width=None)
+        self.screen.write("".join(line + "\n" for line in draw(kept.columns, Rows(rows, (), len(rows)), look)))
+
+    def _look(self) -> Look:
+        look = self.screen.look
+        width = self.limits.width or look.width
+        return replace(look, width=width, null=look.null if self.limits.null is None else self.limits.null)
 
 
 def text_of(error: BaseException) -> str:

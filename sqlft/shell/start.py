@@ -5,25 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import duckdb
 
-from sqlft.connection import connect
 from sqlft.errors import SqlftError
-from sqlft.shell.reading import Piece, Script, pieces
+from sqlft.shell.opening import open_database
+from sqlft.shell.reading import Piece, Script, pieces, text_of_file
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
 from sqlft.shell.shell import Failed, Quit, Shell, Stopped, text_of
 
 INTERRUPTED = 130
 FAILED = 1
-SETTINGS = (
-    "python_enable_replacements = false",  # a variable of the shell's code is no table
-    "enable_progress_bar = true",  # without it query_progress says nothing
-    "enable_progress_bar_print = false",
-)
+RC = "~/.sqlftrc"
+"""Statements and dot-commands that are run when a shell starts."""
 
 
 class Source(NamedTuple):
@@ -39,8 +38,9 @@ class Arguments:
 
     database: str = ":memory:"
     sources: Sequence[Source] = ()
-    mode: str = "table"
+    mode: str | None = None
     read_only: bool = False
+    reads_rc: bool = True
 
 
 def run_shell(arguments: Arguments) -> int:
@@ -48,25 +48,35 @@ def run_shell(arguments: Arguments) -> int:
     screen = Screen()
     runner = Runner(screen)
     try:
-        live = screen.piece if screen.shows_pieces else None
-        con = connect(arguments.database, arguments.read_only, warn=screen.warn, progress=runner.tick, piece=live)
+        con = open_database(screen, runner, arguments.database, arguments.read_only)
     except duckdb.Error as e:
         screen.error(text_of(e))
         return FAILED
-    con.session.tell = screen.note
-    runner.interrupt, runner.percent = con.interrupt, con.session.con.query_progress
     interactive = not arguments.sources and sys.stdin.isatty()
     if interactive:
         con.session.choose = runner.choose
-    shell = Shell(screen, runner, con, is_interactive=interactive, mode=arguments.mode)
+    shell = Shell(screen, runner, con, arguments.database, is_interactive=interactive)
     try:
-        for setting in SETTINGS:
-            con.session.con.execute(f"SET {setting}")
+        if arguments.reads_rc:
+            _read_rc(shell)
+        shell.mode = arguments.mode or shell.mode
         return _run(shell, arguments)
     finally:
         screen.redirect(None)
         runner.close()
-        con.close()
+        shell.con.close()
+
+
+def _read_rc(shell: Shell) -> None:
+    """What stands in RC; an error in it is told, and the shell goes on."""
+    path = Path(RC).expanduser()
+    if not path.exists():
+        return
+    try:
+        with suppress(Failed, Quit):
+            shell.run(pieces(text_of_file(str(path))), source=RC)
+    except SqlftError as e:
+        shell.screen.error(text_of(e))
 
 
 def _run(shell: Shell, arguments: Arguments) -> int:
@@ -74,7 +84,7 @@ def _run(shell: Shell, arguments: Arguments) -> int:
         if shell.is_interactive:
             from sqlft.shell.prompt import converse
 
-            converse(shell, arguments.database)
+            converse(shell)
         for source in arguments.sources:
             _run_source(shell, source)
         if not shell.is_interactive and not arguments.sources:
@@ -99,8 +109,6 @@ def _run_source(shell: Shell, source: Source) -> None:
     if source.is_file and source.text == "-":
         shell.run(_from_stream(sys.stdin.buffer), source="stdin")
     elif source.is_file:
-        from sqlft.shell.commands import text_of_file
-
         shell.run(pieces(text_of_file(source.text)), source=source.text)
     else:
         shell.run(pieces(_checked(source.text)))

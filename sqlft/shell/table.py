@@ -7,14 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len, chop_cells, set_cell_size
 
 Row = Sequence[str | None]
 
 NULL = "NULL"
-DOTS = "·"
+DOTS, DOTTED = "·", 3
+"""In place of rows that are left out: a sign, and lines of it."""
 NARROW = 20
 """Columns are shortened to this width before any is left out."""
+MOST_LINES = 8
+"""Of one text that is wrapped."""
 LONGEST = 1000
 """No cell is wider, not even where there is no screen."""
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -65,6 +68,7 @@ class Look:
     width: int | None = None
     colour: bool = False
     ascii: bool = False
+    null: str = NULL
 
     def dim(self, text: str) -> str:
         """Text that stands back."""
@@ -85,9 +89,9 @@ class _Shown(NamedTuple):
     right: bool
 
 
-def draw(columns: Sequence[Column], rows: Rows, look: Look) -> Iterator[str]:
-    """The table's lines, with what it leaves out in the last one."""
-    shown, hidden = _fitted(columns, [*rows.head, *rows.tail], look.width)
+def draw(columns: Sequence[Column], rows: Rows, look: Look, hidden: Sequence[str] = ()) -> Iterator[str]:
+    """The table's lines, with what it leaves out in the last one; `hidden` was left out before."""
+    shown, narrowed = _fitted(columns, [*rows.head, *rows.tail], look)
     edge = look.dim("|" if look.ascii else "│")
     yield look.dim(_rule(shown, "+++" if look.ascii else "┌┬┐", look))
     yield _line(edge, (look.bold(_centred(c.title, c.width)) for c in shown))
@@ -95,24 +99,85 @@ def draw(columns: Sequence[Column], rows: Rows, look: Look) -> Iterator[str]:
     yield look.dim(_rule(shown, "+++" if look.ascii else "├┼┤", look))
     yield from _body(shown, rows, edge, look)
     yield look.dim(_rule(shown, "+++" if look.ascii else "└┴┘", look))
-    if footer := _footer(len(columns), hidden, rows):
+    if footer := _footer(len(columns), narrowed, rows):
         yield look.dim(footer)
+    yield from _left_out(hidden, look)
 
 
-def card(columns: Sequence[Column], row: Row, look: Look) -> Iterator[str]:
-    """One row, a line a value, without those that are NULL."""
-    known = [(clean(c.name), clean(v)) for c, v in zip(columns, row, strict=True) if v is not None]
+def wrapped(
+    columns: Sequence[Column],
+    rows: Rows,
+    widths: Sequence[int],
+    look: Look,
+    hidden: Sequence[str] = (),
+    footer: bool = True,
+) -> Iterator[str]:
+    """A table whose texts take several lines each, without the line of types."""
+    edge = look.dim("|" if look.ascii else "│")
+    shown = [_Shown(c.name, "", [], width, c.is_number) for c, width in zip(columns, widths, strict=True)]
+    yield look.dim(_rule(shown, "+++" if look.ascii else "┌┬┐", look))
+    yield _line(edge, (look.bold(_centred(_cut(c.title, c.width), c.width)) for c in shown))
+    yield look.dim(_rule(shown, "+++" if look.ascii else "├┼┤", look))
+    for number, row in enumerate([*rows.head, *rows.tail]):
+        if number and number == len(rows.head):
+            yield from _dots(shown, edge, look)
+        folded = [[None] if v is None else fold(clean(v), c.width) for v, c in zip(row, shown, strict=True)]
+        for i in range(max(map(len, folded))):
+            yield _line(edge, (_cell(c, f[i] if i < len(f) else "", look) for c, f in zip(shown, folded, strict=True)))
+    yield look.dim(_rule(shown, "+++" if look.ascii else "└┴┘", look))
+    if footer and (told := _footer(len(columns), 0, rows)):
+        yield look.dim(told)
+    yield from _left_out(hidden, look)
+
+
+def card(
+    columns: Sequence[Column], row: Row, look: Look, kept: Sequence[int] | None = None, told: bool = True
+) -> Iterator[str]:
+    """One row, a value below the other, without those that are NULL and those not `kept`; `told` says how many."""
+    places = range(len(columns)) if kept is None else kept
+    known = [(clean(columns[i].name), clean(row[i] or "")) for i in places if row[i] is not None]
     width = max((cell_len(name) for name, _ in known), default=0)
     for name, value in known:
         room = LONGEST if look.width is None else max(look.width - width - 3, NARROW)
-        yield f"{look.bold(padded(name, width, True))} {look.dim('=')} {_cut(value, room)}"
-    if len(known) < len(columns):
-        yield look.dim(f"(1 row; {len(columns):,} columns, {len(known):,} shown, the others are NULL)")
+        for number, line in enumerate(fold(value, room)):
+            head = f"{look.bold(padded(name, width, True))} {look.dim('=')}" if number == 0 else " " * (width + 2)
+            yield f"{head} {line}".rstrip()
+    if told and len(known) < len(columns):
+        hides = any(v is not None for i, v in enumerate(row) if i not in places)
+        others = "DESCRIBE shows all" if hides else "the others are NULL"
+        yield look.dim(f"(1 row; {len(columns):,} columns, {len(known):,} shown, {others})")
+
+
+def fold(text: str, width: int) -> list[str]:
+    """The text in lines of at most `width` cells, broken between words where there are some; at most MOST_LINES.
+
+    >>> fold("a text of several words", 10)
+    ['a text of', 'several', 'words']
+    """
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if cell_len(longer) <= width:
+            lines[-1] = longer
+            continue
+        first, *more = chop_cells(word, width) or [""]
+        lines += [first, *more] if lines[-1] else []
+        if not lines[0]:
+            lines = [first, *more]
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES - 1], _cut(f"{lines[MOST_LINES - 1]}…", width)]
+    return lines
+
+
+def _left_out(hidden: Sequence[str], look: Look) -> Iterator[str]:
+    if hidden:
+        listed = f"(not shown: {', '.join(hidden)})"
+        yield from (look.dim(line) for line in fold(listed, look.width or LONGEST))
 
 
 def fits(columns: Sequence[Column], row: Row, look: Look) -> bool:
     """Whether a table of this row hides no column."""
-    return not _fitted(columns, [row], look.width)[1]
+    return not _fitted(columns, [row], look)[1]
 
 
 def clean(text: str, longest: int = LONGEST) -> str:
@@ -133,9 +198,10 @@ def _escaped(match: re.Match[str]) -> str:
     return _SHORT.get(match[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
-def _fitted(columns: Sequence[Column], rows: Sequence[Row], width: int | None) -> tuple[list[_Shown], int]:
+def _fitted(columns: Sequence[Column], rows: Sequence[Row], look: Look) -> tuple[list[_Shown], int]:
     """The columns to draw and how many are hidden."""
-    sizes = [_natural(column, [row[i] for row in rows]) for i, column in enumerate(columns)]
+    sizes = [natural(column, [row[i] for row in rows], look.null) for i, column in enumerate(columns)]
+    width = look.width
     kept = list(range(len(columns)))
     gap = None
     if width is not None:
@@ -148,9 +214,9 @@ def _fitted(columns: Sequence[Column], rows: Sequence[Row], width: int | None) -
     return shown, len(columns) - len(kept)
 
 
-def _natural(column: Column, cells: Sequence[str | None]) -> int:
-    """The width at which nothing is cut, but a long type."""
-    widest = max((cell_len(NULL if c is None else clean(c)) for c in cells), default=0)
+def natural(column: Column, cells: Sequence[str | None], null: str = NULL) -> int:
+    """The width at which nothing of a column is cut, but a long type."""
+    widest = max((cell_len(null if c is None else clean(c)) for c in cells), default=0)
     return min(LONGEST, max(cell_len(clean(column.name)), min(len(short_type(column.type)), NARROW), widest, 1))
 
 
@@ -222,12 +288,12 @@ def _body(shown: Sequence[_Shown], rows: Rows, edge: str, look: Look) -> Iterato
 
 def _cell(column: _Shown, cell: str | None, look: Look) -> str:
     if cell is None:
-        return look.dim(padded(_cut(NULL, column.width), column.width, column.right))
+        return look.dim(padded(_cut(clean(look.null), column.width), column.width, column.right))
     return padded(cell, column.width, column.right)
 
 
 def _dots(shown: Sequence[_Shown], edge: str, look: Look) -> Iterator[str]:
-    for _ in range(3):
+    for _ in range(DOTTED):
         yield _line(edge, (look.dim(padded("." if look.ascii else DOTS, c.width, c.right)) for c in shown))
 
 

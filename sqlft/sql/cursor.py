@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sqlft.errors import StatementError, did_you_mean
-from sqlft.sql.lexer import Token, parameters
+from sqlft.sql.lexer import Token, backslash, parameters
 from sqlft.sql.masking import masked, wrong
 from sqlft.sql.statements import Name, Parameter, Source
 
@@ -92,6 +92,9 @@ class Cursor:
 
     def unexpected(self, *welcome: str) -> StatementError:
         """The error for this token: what it is, and all that would have been welcome."""
+        before = self.peek(-1)
+        if self.index and before.kind == "string" and before.text.endswith("\\'") and before.end == self.token.start:
+            return wrong(*backslash(self.text, before.end - 2))
         expected = list(dict.fromkeys([*welcome, *self._welcome]))
         words = [w.split()[0] for w in expected if w[:1].isupper() and self.token.word]
         listed = " or ".join([", ".join(expected[:-1]), expected[-1]] if expected[1:] else expected)
@@ -166,15 +169,38 @@ class Cursor:
         return Name(words[-1], number if isinstance(number, int) else None, words[0] if words[1:] else None)
 
     def source(self) -> Source:
-        """What follows FROM: [database] (query)."""
+        """What follows FROM: [database] (query), or a table, a file in quotes, a table function."""
         if self.token.kind == "op" and self.token.text == "(":
             return self.query(None)
         if self.token.word in QUERY_WORDS:
             raise self.error("The query must stand in parentheses.", "Write: FROM database (SELECT …)")
-        database = self.identifier("a database's name")
+        first = self.token
+        parts = self.dotted("a database's name")
         if self.token.word in QUERY_WORDS:
+            database = self.text[first.start : self.peek(-1).end]
             raise self.error("The query must stand in parentheses.", f"Write: FROM {database} (SELECT …)")
-        return self.query(database)
+        if self.token.text == "(" and not self._is_call():
+            if parts[1:]:
+                raise self.unexpected("the end of a table's name")
+            return self.query(str(parts[0].value))
+        return self._table(first)
+
+    def _is_call(self) -> bool:
+        """Whether the parenthesis here holds arguments, read_csv('rows.csv'), and no query."""
+        inner, is_close = self.peek(1), self.token.start == self.peek(-1).end
+        if inner.word in QUERY_WORDS or inner.kind == "end" or inner.text in ("(", ")"):
+            return False
+        return is_close or inner.kind in ("string", "number", "parameter")
+
+    def _table(self, first: Token) -> Source:
+        """A whole table, or what a table function gives, as the query that reads it."""
+        if self.token.text == "(":
+            self.query(None)
+        last = self.peek(-1)
+        inner = [t for t in self.tokens[: self.index] if t.start >= first.start]
+        before = sum(t.text == "?" for t in self.tokens[: self.index - len(inner)] if t.kind == "parameter")
+        query = f"SELECT * FROM {self.text[first.start : last.end]}"
+        return Source(query, None, first.start, tuple(parameters(inner, before)))
 
     def query(self, database: str | None) -> Source:
         """A query in parentheses, as typed but for comments and `;` at its edges."""

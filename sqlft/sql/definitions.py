@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlft.sql import statements as s
 from sqlft.sql.cursor import NAMES, Cursor
+from sqlft.sql.lexer import Token
 from sqlft.sql.values import mapping, options, value
 
 MODEL_WORDS = ("MODEL", "PREDICTOR")
@@ -21,7 +24,7 @@ def create_model(c: Cursor) -> s.Statement | None:
     if source and c.skip("AS"):  # an old spelling named the data here
         c.identifier("a name")
     c.expect("PREDICT")
-    columns = typed_columns(c) if c.token.text == "(" else ()
+    columns = typed_columns(c) if c.token.text == "(" else untyped_columns(c)
     predict, alias = (columns[0].name, None) if columns else predicted(c)
     _refuse_series(c)
     chosen = using(c)
@@ -35,8 +38,7 @@ def typed_columns(c: Cursor) -> tuple[s.TypedColumn, ...]:
     while not found or c.skip_op(","):
         at = c.token
         column = _typed_column(c)
-        if column.name.lower() in {f.name.lower() for f in found}:
-            raise c.error(f"The column '{column.name}' is named twice.", "Name it once.", at)
+        _refuse_twice(c, column.name, found, at)
         found.append(column)
     c.expect_op(")")
     return tuple(found)
@@ -60,9 +62,27 @@ def predicted(c: Cursor) -> tuple[str, str | None]:
         raise c.error("PREDICT needs the name of a column.", "Write: PREDICT answer")
     column = c.identifier("the answer's column")
     alias = c.identifier("the column's new name") if c.skip("AS") else None
-    if c.token.text == ",":
-        raise c.error("Several columns need types.", f"Write: PREDICT ({column} VARCHAR, …)")
     return column, alias
+
+
+def untyped_columns(c: Cursor) -> tuple[s.TypedColumn, ...]:
+    """a, b, …: several columns, each of them text; none where there is one name only."""
+    if c.token.kind not in NAMES or c.peek(1).text != ",":
+        return ()
+    found: list[s.TypedColumn] = []
+    while not found or c.skip_op(","):
+        at = c.token
+        name = c.identifier("an answer's column")
+        _refuse_twice(c, name, found, at)
+        found.append(s.TypedColumn(name, "VARCHAR"))
+    if c.at("AS"):
+        raise c.error("Of several columns none is renamed.", f"Write: PREDICT {', '.join(f.name for f in found)}")
+    return tuple(found)
+
+
+def _refuse_twice(c: Cursor, name: str, found: Sequence[s.TypedColumn], at: Token) -> None:
+    if name.lower() in {f.name.lower() for f in found}:
+        raise c.error(f"The column '{name}' is named twice.", "Name it once.", at)
 
 
 def using(c: Cursor) -> s.Options:
@@ -83,13 +103,20 @@ def no_detection(c: Cursor) -> s.Statement | None:
     )
 
 
-def no_project(c: Cursor) -> s.Statement | None:
-    """CREATE PROJECT."""
+def create_project(c: Cursor) -> s.Statement:
+    """CREATE PROJECT [IF NOT EXISTS] name"""
+    if_not_exists = _if_not_exists(c, _created(c))
+    name = c.identifier("a name for the project")
+    c.expect_end()
+    return s.CreateProject(name, if_not_exists)
+
+
+def use_project(c: Cursor) -> s.Statement | None:
+    """USE name; of a longer name it is DuckDB's."""
     c.next()
-    raise c.error(
-        "Projects are not created by themselves.",
-        "One comes into being with its first model: CREATE MODEL project.name PREDICT …",
-    )
+    if c.token.kind not in NAMES or c.peek(1).kind != "end":
+        return None
+    return s.UseProject(c.next().value)
 
 
 def create_engine(c: Cursor) -> s.Statement:
@@ -98,10 +125,18 @@ def create_engine(c: Cursor) -> s.Statement:
     if or_replace:
         raise c.error("An engine is not replaced.", "DROP ML_ENGINE IF EXISTS name first.", c.tokens[1])
     if_not_exists = _if_not_exists(c, or_replace)
-    name = c.identifier("a name for the engine")
+    name = engine_name(c, "a name for the engine")
     c.expect("FROM")
     handler = c.identifier("a handler's name")
     return s.CreateEngine(name, handler, using(c), if_not_exists)
+
+
+def engine_name(c: Cursor, what: str) -> str:
+    """[project.]name; engines belong to no project, so that is left out."""
+    parts = c.dotted(what)
+    if parts[2:] or not isinstance(parts[-1].value, str):
+        raise c.error("An engine is named [project.]name.", token=parts[-1].token)
+    return parts[-1].value
 
 
 def create_database(c: Cursor) -> s.Statement | None:
@@ -158,7 +193,7 @@ def drop_engine(c: Cursor) -> s.Statement:
     c.next()
     c.next()
     if_exists = c.skip("IF", "EXISTS")
-    name = c.identifier("an engine's name")
+    name = engine_name(c, "an engine's name")
     c.expect_end()
     return s.DropEngine(name, if_exists)
 

@@ -147,9 +147,16 @@ def _escape(match: re.Match[bytes]) -> bytes:
     return _LETTERS.get(letter, letter) if letter else b"'"
 
 
+def backslash(text: str, at: int) -> tuple[str, str, int, str]:
+    """What to say of a `\\'` that was meant as a quote within a string, for `wrong`."""
+    return "The string ends here: a backslash does not keep its quote.", text, at + 1, "Write the quote twice: 'It''s'."
+
+
 def _unterminated(text: str, start: int) -> StatementError:
     mark = text[start]
     if mark == "/":
         return wrong("This comment is never closed.", text, start, "Close it with */.")
+    if mark == "'" and (at := text.rfind("\\'", 0, start)) >= 0:
+        return wrong(*backslash(text, at))
     what = "quoted name" if mark in '"`' else "string"
     return wrong(f"This {what} is never closed.", text, start, "Close it; a quote inside it is written twice.")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sqlft.sql import statements as s
 from sqlft.sql.cursor import NAMES, Cursor, Part
+from sqlft.sql.definitions import engine_name
 
 Shown = Callable[[str | None, str | None], s.Statement]
 
@@ -41,7 +42,7 @@ def describe_engine(c: Cursor) -> s.Statement | None:
         return describe(c)
     c.next()
     c.next()
-    name = c.identifier("an engine's name")
+    name = engine_name(c, "an engine's name")
     c.expect_end()
     return s.DescribeEngine(name)
 
@@ -67,6 +68,11 @@ def describe(c: Cursor) -> s.Statement | None:
     return _described(c, c.dotted("a name"), explicit=False)
 
 
+def show(c: Cursor) -> s.Statement | None:
+    """SHOW name is DESCRIBE name; all else is DuckDB's: SHOW TABLES, SHOW ALL TABLES."""
+    return describe(c)
+
+
 def _described(c: Cursor, parts: list[Part], explicit: bool) -> s.Statement:
     before: list[str] = []
     after: list[str] = []
@@ -84,7 +90,14 @@ def _described(c: Cursor, parts: list[Part], explicit: bool) -> s.Statement:
 def _read(
     c: Cursor, before: list[str], number: int | None, after: list[str], explicit: bool, parts: list[Part]
 ) -> s.Statement:
-    """a.b is model a's attribute b, unless a is the default project; a.b.c a model b of project a."""
+    """a.b is model a's attribute b, unless a is the default project; a.b.c a model b of project a.
+
+    MindsDB's `project.models.name` is `project.name`.
+    """
+    if len(before) > 2 and before[1].lower() == "models":
+        del before[1]
+        if len(before) == 2 and number is None:
+            return s.DescribeModel(s.Name(before[1], None, before[0]), None, explicit)
     if len(before) + len(after) > 3 or len(before) > (3 if number is None else 2) or len(after) > 1:
         raise c.error("A model is named [project.]name[.N][.attribute].", token=parts[-1].token)
     if number is not None:

@@ -10,6 +10,7 @@ from sqlft.errors import StatementError
 from sqlft.sql import definitions, listings, pricing, training
 from sqlft.sql import statements as s
 from sqlft.sql.cursor import Cursor
+from sqlft.sql.elsewhere import ELSEWHERE
 from sqlft.sql.lexer import Token, scan, tokens
 from sqlft.sql.masking import wrong
 from sqlft.sql.plain import certainly_plain, has_using_tail, maybe_ours, plain
@@ -24,12 +25,13 @@ STATEMENTS: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
     ("CREATE", "MODEL"): (definitions.create_model, s.CreateModel),
     ("CREATE", "PREDICTOR"): (definitions.create_model, s.CreateModel),
     ("CREATE", "ANOMALY"): (definitions.no_detection, s.CreateModel),
-    ("CREATE", "PROJECT"): (definitions.no_project, s.CreateModel),
+    ("CREATE", "PROJECT"): (definitions.create_project, s.CreateProject),
+    ("USE", ""): (definitions.use_project, s.UseProject),
     ("CREATE", "ML_ENGINE"): (definitions.create_engine, s.CreateEngine),
     ("CREATE", "DATABASE"): (definitions.create_database, s.CreateDatabase),
     ("CREATE", "PRICE"): (pricing.create_price, s.CreatePrice),
     ("DROP", "PRICE"): (pricing.drop_price, s.DropPrice),
-    ("REPORT", "MODEL"): (pricing.report_model, s.ReportModel),
+    ("REPORT", ""): (pricing.report_model, s.ReportModel),
     ("SHOW", "PRICES"): (listings.show_prices, s.ShowPrices),
     ("SET", "SQLFT_"): (pricing.set_setting, s.SetSetting),
     ("RESET", "SQLFT_"): (pricing.reset_setting, s.ResetSetting),
@@ -61,6 +63,9 @@ STATEMENTS: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
     ("DESCRIBE", "PREDICTOR"): (listings.describe_model, s.DescribeModel),
     ("DESCRIBE", "ML_ENGINE"): (listings.describe_engine, s.DescribeEngine),
     ("DESCRIBE", ""): (listings.describe, s.DescribeModel),
+    ("SHOW", "MODEL"): (listings.describe_model, s.DescribeModel),
+    ("SHOW", ""): (listings.show, s.DescribeModel),
+    **ELSEWHERE,
 }
 SAME = {"DESC": "DESCRIBE"}
 PASSED_OVER = {
@@ -73,6 +78,7 @@ MISSPELT = {
     "CREATE": ("MODEL", "PREDICTOR", "ML_ENGINE"),
     "DROP": ("MODEL", "PREDICTOR", "ML_ENGINE", "CACHE"),
     "ALTER": ("MODEL",),
+    "SET": ("ACTIVE", "MODEL_ACTIVE"),
 }
 MISSPELT_VERBS = ("FINETUNE", "RETRAIN", "EVALUATE")
 HEADING = 5

@@ -13,11 +13,11 @@ from sqlft.sql.values import options
 
 _VERBS = (
     "select|with|from|values|insert|update|delete|merge|copy|pragma|begin|start|commit|rollback|end|abort|"
-    "attach|detach|use|install|load|force|call|checkpoint|prepare|execute|deallocate|export|import|vacuum|"
+    "attach|detach|install|load|force|call|checkpoint|prepare|execute|deallocate|import|vacuum|"
     "truncate|table|summarize|pivot|unpivot|comment"
 )
 _KINDS = (
-    "table|view|schema|index|sequence|type|macro|function|secret|trigger|temp|temporary|unique|persistent|"
+    "table|view|schema|index|sequence|type|macro|function|secret|temp|temporary|unique|persistent|"
     "recursive|materialized|unlogged|local|global|column|role|user"
 )
 _MODEL = "(?:model|predictor)"
@@ -34,7 +34,7 @@ _PLAIN = re.compile(
     | create{_GAP}(?:or{_GAP}replace{_GAP})?(?:{_KINDS})\b
     | (?:drop|alter){_GAP}(?:{_KINDS}|database)\b
     | show{_GAP}(?:all{_GAP})?(?:tables|databases|schemas)\b
-    | desc(?:ribe)?{_GAP}(?:table|select|with|from|values|insert|\()
+    | desc(?:ribe)?{_GAP}(?:(?:table|select|with|from|values|insert)\b(?!{_LEAD}\.)|\()
     | set{_GAP}(?:variable|(?:session|local|global)(?!{_GAP}sqlft_)|schema|search_path|threads|memory_limit)\b
     | reset(?!{_GAP}(?:(?:session|local|global){_GAP})?sqlft_)\b
     )""",

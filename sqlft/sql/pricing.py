@@ -54,13 +54,13 @@ def reset_setting(c: Cursor) -> s.Statement:
 
 
 def report_model(c: Cursor) -> s.Statement:
-    """REPORT MODEL name [TO 'file.html']"""
+    """REPORT [MODEL] name [TO 'file.html']"""
     c.next()
-    c.next()
+    c.keyword_before_name("MODEL", "PREDICTOR")
     name = c.name(version=False)
     path = None
     if c.skip("TO"):
-        if c.token.kind != "string" or not c.token.value:
+        if c.token.kind not in ("string", "quoted") or not c.token.value:
             raise c.unexpected("a file's name such as 'report.html'")
         path = c.next().value
     c.expect_end()

@@ -25,7 +25,7 @@ class Name(NamedTuple):
     project: str | None = None
 
     def __str__(self) -> str:
-        return self.name if self.version is None else f"{self.name}.{self.version}"
+        return ".".join(str(part) for part in (self.project, self.name, self.version) if part is not None)
 
 
 class TypedColumn(NamedTuple):
@@ -81,6 +81,21 @@ class CreateEngine(Statement):
 
 
 @dataclass(frozen=True)
+class CreateProject(Statement):
+    """CREATE PROJECT [IF NOT EXISTS] name"""
+
+    name: str
+    if_not_exists: bool = False
+
+
+@dataclass(frozen=True)
+class UseProject(Statement):
+    """USE name"""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class DropEngine(Statement):
     """DROP ML_ENGINE [IF EXISTS] name"""
 
@@ -113,7 +128,7 @@ class DescribeEngine(Statement):
 
 @dataclass(frozen=True)
 class CreateModel(Statement):
-    """CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]"""
+    """CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]"""
 
     name: Name
     predict: str
@@ -128,7 +143,7 @@ class CreateModel(Statement):
 
 @dataclass(frozen=True)
 class Finetune(Statement):
-    """FINETUNE [MODEL] name[.N] FROM [db] (query) [USING …]"""
+    """FINETUNE [MODEL] name[.N] FROM [db] (query)|table [USING …]"""
 
     name: Name
     source: Source
@@ -137,7 +152,7 @@ class Finetune(Statement):
 
 @dataclass(frozen=True)
 class Retrain(Statement):
-    """RETRAIN [MODEL] name [FROM [db] (query)] [USING …]"""
+    """RETRAIN [MODEL] name [FROM [db] (query)|table] [USING …]"""
 
     name: Name
     source: Source | None = None
@@ -153,7 +168,7 @@ class ExplainTraining(Statement):
 
 @dataclass(frozen=True)
 class AnalyzeTrainingData(Statement):
-    """ANALYZE TRAINING DATA FROM [db] (query) [FOR [MODEL] name[.N]] [USING …]"""
+    """ANALYZE TRAINING DATA FROM [db] (query)|table [FOR [MODEL] name[.N]] [USING …]"""
 
     source: Source
     model: Name | None = None
@@ -162,7 +177,7 @@ class AnalyzeTrainingData(Statement):
 
 @dataclass(frozen=True)
 class UnloadModel(Statement):
-    """UNLOAD MODEL name[.N], UNLOAD ALL MODELS: name None"""
+    """UNLOAD MODEL name[.N], UNLOAD ALL MODELS; name None is all of them"""
 
     name: Name | None = None
 
@@ -228,7 +243,7 @@ class DescribeModel(Statement):
 
 @dataclass(frozen=True)
 class Evaluate(Statement):
-    """EVALUATE metric[, metric …] FROM (query) [USING …], EVALUATE MODEL name[.N][, …] ON (query) [USING …]"""
+    """EVALUATE metric[, …] FROM (query)|table [USING …], EVALUATE MODEL name[.N][, …] ON (query)|table [USING …]"""
 
     metrics: tuple[str, ...]
     source: Source

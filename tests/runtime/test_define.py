@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 import sqlft
@@ -258,8 +259,6 @@ def test_engines(con: Con) -> None:
         ("CREATE ML_ENGINE e FROM langchain", sqlft.HandlerNotInstalled, "openai_compatible"),
         (NEW + "engine = 'Gemini', base = 'x'", NotFound, "FROM openai_compatible USING base_url"),
         (NEW + "engine = 'stranger', model = 'x'", OptionError, "Here it is 'model_name'"),
-        (NEW + "engine = 'stranger', json_struct = 'x'", OptionError, "Here it is 'schema'"),
-        (NEW + "engine = 'stranger', input_column = 'x'", OptionError, "Here it is 'question_column'"),
         (
             NEW + "engine = 'stranger', openai_api_key = 'geheim1', api_key = 'geheim2'",
             OptionError,
@@ -359,3 +358,137 @@ def test_a_read_only_database(tmp_path: Path) -> None:
         assert con.execute("SELECT answer FROM n WHERE content = 'x'").fetchall() == [("x",)]
         for sql in ("CREATE MODEL o PREDICT a USING engine = 'echo'", "DROP MODEL n", "CREATE ML_ENGINE e FROM echo"):
             assert "cannot be written" in refused(con, CatalogError, sql)
+
+
+# names in several projects
+
+
+@pytest.fixture
+def two(con: Con) -> Con:
+    """A connection with p1.same and p2.same."""
+    for project in ("p1", "p2"):
+        con.execute(f"CREATE MODEL {project}.same PREDICT answer USING engine = 'echo', prompt_template = '{{{{x}}}}'")
+    return con
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DROP MODEL same",
+        "DROP MODEL IF EXISTS same",
+        "DESCRIBE same",
+        "DESCRIBE MODEL SAME.inputs",
+        "ALTER MODEL same RENAME TO other",
+        "SET active same.1",
+        "FINETUNE same FROM (SELECT 1 AS x, 2 AS answer)",
+        "EVALUATE MODEL same ON (SELECT 1 AS x, 2 AS answer)",
+        "SELECT answer FROM same WHERE x = 'a'",
+        "DROP CACHE FOR same",
+    ],
+)
+def test_a_name_in_two_projects_means_neither(two: Con, sql: str) -> None:
+    words = refused(two, CatalogError, sql)
+    assert (
+        words
+        == "There are two models 'same': p1.same, p2.same.\nSay which: write the project before the name, p1.same."
+    )
+
+
+def test_a_name_in_two_projects_with_one_of_them(two: Con) -> None:
+    assert two.execute("SELECT answer FROM p2.same WHERE x = 'a'").fetchall() == [("a",)]
+    two.execute("DROP MODEL p1.same")
+    assert two.execute("SELECT answer FROM same WHERE x = 'a'").fetchall() == [("a",)]
+
+
+def test_the_default_project_comes_first(two: Con) -> None:
+    two.execute("CREATE MODEL same PREDICT answer USING engine = 'echo', prompt_template = 'Mine: {{x}}'")
+    assert two.execute("SELECT answer FROM same WHERE x = 'a'").fetchall() == [("Mine: a",)]
+    two.execute("DROP MODEL same")
+    assert [str(m.key) for m in two.session.catalog.models()] == ["p1.same", "p2.same"]
+
+
+def test_answers_of_a_project_are_forgotten_by_its_name(two: Con) -> None:
+    for project in ("p1", "p2"):
+        two.execute(f"SELECT answer FROM {project}.same WHERE x = 'of {project}' USING cache = true").fetchall()
+    assert two.execute("DROP CACHE FOR p2.same").fetchall() == [(1,)]
+    assert two.execute("DROP CACHE").fetchall() == [(1,)]
+
+
+# words of MindsDB
+
+
+def test_projects_are_named_and_not_made(con: Con) -> None:
+    con.execute("CREATE PROJECT shop; CREATE PROJECT IF NOT EXISTS shop")
+    con.execute("CREATE ML_ENGINE shop.mine FROM echo; CREATE MODEL shop.n PREDICT a USING engine = 'mine'")
+    con.execute("USE mindsdb")
+    assert con.execute("SELECT a FROM n WHERE content = 'x'").fetchall() == [("x",)]
+    assert "FROM shop.n" in refused(con, CatalogError, "USE shop")
+    with pytest.raises(duckdb.CatalogException, match="nowhere"):
+        con.execute("USE nowhere")
+
+
+def test_use_is_duckdbs_where_there_is_such_a_schema(con: Con) -> None:
+    con.execute("CREATE SCHEMA mindsdb; CREATE TABLE mindsdb.t AS SELECT 1 AS a; USE mindsdb")
+    assert con.execute("FROM t").fetchall() == [(1,)]
+
+
+def test_several_answers_without_types(con: Con) -> None:
+    con.execute("CREATE MODEL n PREDICT city, country USING engine = 'echo', prompt_template = '{{x}}', verbose = true")
+    asked = con.execute("""SELECT city, country FROM n WHERE x = '{"city": "Rome", "country": "Italy"}'""")
+    assert asked.fetchall() == [("Rome", "Italy")]
+
+
+def test_json_struct_and_input_text(con: Con) -> None:
+    con.execute(
+        "CREATE MODEL n PREDICT json USING engine = 'echo', input_text = 'sentence',"
+        " json_struct = {'price': 'the rent a month', 'where': {'city': 'the city', 'street': 'the street'}}"
+    )
+    text = '{"price": "9", "where": {"city": "Rome", "street": null}}'
+    found = con.execute("SELECT json FROM n WHERE sentence = ?", [text]).fetchall()
+    assert found == [({"price": "9", "where": {"city": "Rome", "street": None}},)]
+
+
+@pytest.mark.parametrize(
+    ("using", "words"),
+    [
+        ("json_struct = 'x'", "Write: json_struct = {"),
+        ("json_struct = {'a': 'b'}, schema = 'STRUCT(a INTEGER)'", "Leave one of them out"),
+        ("openai_api_key = 'k-of-openai', api_key = 'k-of-mine'", "Leave 'openai_api_key' out"),
+        ("""prompt_template = 'Reply as {{"answer": 1}} for {{task}}'""", 'single ones, {"answer": 1}'),
+        ("prompt_template = 'Say {{name | upper}}'", "Write {{name}}, and change the value in the query"),
+    ],
+)
+def test_options_that_say_too_much(con: Con, using: str, words: str) -> None:
+    assert words in refused(con, OptionError, f"CREATE MODEL n PREDICT a USING engine = 'stranger', {using}")
+
+
+def test_braces_of_python(con: Con) -> None:
+    words = refused(con, DataError, NEW + "engine = 'echo', prompt_template = 'Say {x}'")
+    assert "two braces on each side: {{x}}, not {x}" in words
+    told: list[str] = []
+    con.session.warn = told.append
+    con.execute(NEW + """engine = 'echo', prompt_template = '{style}: {"a": 1} {{x}}'""")
+    con.execute("""CREATE MODEL o PREDICT a USING engine = 'echo', prompt_template = '{"x": {y}} {% if x %}{{x}}'""")
+    assert told == [
+        "{style} in the prompt_template is plain text. An input is written {{style}}.",
+        "{y} in the prompt_template is plain text. An input is written {{y}}.",
+        "{% if x %} in the prompt_template is plain text. Make such texts in the query that asks.",
+    ]
+
+
+def test_a_training_may_repeat_what_its_model_is(shop: Any, sqlft_home: Path) -> None:
+    shop.train("engine = 'stranger', model_name = 'tiny', api_key = 'a-key-of-this-training'")
+    assert shop.catalog.versions()[-1].status == "complete"
+    for using in ("engine = 'echo'", "base = 'huge'"):
+        with pytest.raises(OptionError, match="training does not change it"):
+            shop.train(using)
+    seen = shop.run("DESCRIBE m") + shop.run("SELECT * FROM sqlft.versions")
+    assert "a-key-of-this-training" not in str(seen)
+
+
+def test_hints_quote_the_names_that_need_it(con: Con) -> None:
+    sql = """CREATE MODEL n PREDICT "My Answer" USING engine = 'echo', prompt_template = '{{My Answer}}'"""
+    assert 'PREDICT "My Answer" AS "My Answer_out"' in refused(con, OptionError, sql)
+    con.execute(NEW + "engine = 'echo', prompt_template = '{{Input Column}}'")
+    sql = "EVALUATE MODEL n ON (SELECT 1 AS a, 'x' AS answer)"
+    assert 'Give it one: … AS "Input Column"' in refused(con, DataError, sql)

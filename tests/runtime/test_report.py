@@ -15,6 +15,7 @@ from sqlft.catalog.records import ModelKey, VersionKey
 from sqlft.cli import main
 from sqlft.errors import CatalogError, NotFound, StatementError
 from sqlft.handler import Progress
+from sqlft.runtime.report.facts import Spent, headline
 
 pytest.importorskip("matplotlib", reason="reports need matplotlib: pip install 'sqlft[evaluation]'")
 pytest.importorskip("scipy", reason="evaluations need scipy: pip install 'sqlft[evaluation]'")
@@ -81,7 +82,7 @@ def test_it_has_all_its_parts(page: Path) -> None:
         "Where versions differ",
         "Cost and speed",
         "Training data",
-        "m.2 scores",
+        "It scores 1 higher than m.1",
         "validation",
     ):
         assert words in text
@@ -165,3 +166,39 @@ def browse(folder: Path, *arguments: str) -> str:
     *options, file = arguments
     command = [str(BROWSER), *FLAGS, f"--user-data-dir={folder / 'profile'}", *options, Path(file).as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def test_the_first_sentence_is_how_many_are_right(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "m.2: 100 % right, before 0 %. It scores 1 higher than m.1 in exact_match" in text
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"metric": "accuracy", "value": 0.525, "difference": 0.525}, "m.2: 52 % right, before 0 %."),
+        ({"metric": "exact_match of city", "value": 0.25, "difference": -0.5}, "m.2: 25 % right, before 75 %."),
+        ({"metric": "token_f1", "value": 0.7123, "difference": 0.2}, "m.2: token_f1 0.712, before 0.512."),
+    ],
+)
+def test_headlines(row: dict[str, Any], said: str) -> None:
+    assert headline({"model": "m", "version": 2, **row}) == said
+
+
+def test_no_dollars_where_no_price_is_known() -> None:
+    spent = [
+        Spent(1, calls=4, cost_usd=0.0, unpriced_calls=4),
+        Spent(2, calls=4, cost_usd=0.5, priced_calls=3, unpriced_calls=1),
+        Spent(3, calls=4, cost_usd=0.5, priced_calls=4),
+    ]
+    assert [s.cost for s in spent] == ["–", "at least $0.50", "$0.50"]
+
+
+def test_the_command_takes_the_database_alone(shop: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, path = tmp_path / "app.duckdb", tmp_path / "report.html"
+    assert main([str(file), "-c", "CREATE MODEL n PREDICT a USING engine = 'echo'"]) == 0
+    assert main(["report", str(file), "-o", str(path)]) == 0
+    assert "n" in re.findall(r"<h1[^>]*>(.*?)</h1>", path.read_text(encoding="utf-8"))[0]
+    capsys.readouterr()
+    assert main(["report", "-d", str(tmp_path / "nothing.duckdb")]) == 1
+    assert "There is no file" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 import sqlft
 from sqlft.errors import NotFound
 from sqlft.runtime.describe import ATTRIBUTES
+from sqlft.runtime.show import TABLES
 
 MINDSDB = [
     "NAME",
@@ -188,3 +189,38 @@ def test_duckdbs_own_describe(models: Any) -> None:
     assert [row[0] for row in models.run("DESCRIBE rows")] == ["question", "answer"]
     with pytest.raises(duckdb.CatalogException):
         models.run("DESCRIBE nothing")
+
+
+def test_models_whose_names_begin_with_words_of_sql(models: Any) -> None:
+    for name in ("with_context", "from_email", "values_of", "tables"):
+        models.run(f"CREATE MODEL {name} PREDICT a USING engine = 'echo'")
+        assert [r["NAME"] for r in dicts(models, f"DESCRIBE {name}")] == [name]
+        assert [r["COLUMN"] for r in dicts(models, f"DESC {name}.inputs")][:2] == ["content", "a"]
+
+
+def test_show_of_one_name_is_describe(models: Any) -> None:
+    assert dicts(models, "SHOW m") == dicts(models, "DESCRIBE m")
+    assert dicts(models, "SHOW MODEL m.1") == dicts(models, "DESCRIBE m.1")
+    assert [row[0] for row in models.run("SHOW rows")] == ["question", "answer"]
+
+
+def test_describe_as_mindsdb_writes_it(models: Any) -> None:
+    assert dicts(models, "DESCRIBE mindsdb.models.m") == dicts(models, "DESCRIBE m")
+    assert dicts(models, "DESCRIBE mindsdb.models.m.1") == dicts(models, "DESCRIBE m.1")
+    assert dicts(models, "DESCRIBE m.args") == dicts(models, "DESCRIBE m.options")
+    assert dicts(models, "DESCRIBE other.models.ft_two.inputs") == dicts(models, "DESCRIBE other.ft_two.inputs")
+
+
+def test_what_training_was_given_and_what_is_usual(models: Any) -> None:
+    set_by = {r["OPTION"]: r["SET_BY"] for r in dicts(models, "DESCRIBE m.2.options")}
+    assert (set_by["seed"], set_by["steps"]) == ("training", "default")
+
+
+def test_tables_that_scripts_of_mindsdb_read(models: Any) -> None:
+    session = models.con.session
+    assert TABLES["models"](session).equals(models.con.execute("SHOW MODELS").arrow())
+    assert TABLES["ml_engines"](session).column_names == ["NAME", "HANDLER", "CONNECTION_DATA", "CREATED_AT"]
+    assert {r["TYPE"] for r in TABLES["handlers"](session).to_pylist()} == {"ml"}
+    versions = [(r["NAME"], r["VERSION"], r["ACTIVE"]) for r in TABLES["models_versions"](session).to_pylist()]
+    assert versions == [("ft_one", 1, True), ("m", 1, False), ("m", 2, True), ("ft_two", 1, True)]
+    assert names(models, "SHOW HANDLERS WHERE type = 'ml' AND name = 'echo'") == ["echo"]

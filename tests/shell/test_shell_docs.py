@@ -20,7 +20,7 @@ CONSOLE = re.findall(
     r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.search(r"```console\n(.*?)```", PAGE, re.DOTALL)[1], re.MULTILINE
 )  # type: ignore[index]
 PROMPT = re.compile(r"^(?:sqlft> |   \.\.\.> )(.*\n)", re.MULTILINE)
-MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+")
+MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?")
 
 
 def test_the_session(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:

@@ -130,7 +130,7 @@ def test_a_training_shows_its_losses_and_stops_at_ctrl_c(terminal: Open, tmp_pat
     assert "complete" in shell.type("RESUME MODEL m.2;")
 
 
-@pytest.mark.parametrize("answer", ["b", "c", "again"])
+@pytest.mark.parametrize("answer", ["b", "n", "no", "", "again"])
 def test_ctrl_c_asks_what_shall_become_of_a_training(terminal: Open, tmp_path: Path, answer: str) -> None:
     (tmp_path / "script.json").write_text(json.dumps({"2": "listen"}))
     shell = terminal("app.duckdb", columns=140)
@@ -139,7 +139,7 @@ def test_ctrl_c_asks_what_shall_become_of_a_training(terminal: Open, tmp_path: P
     rows = "SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)"
     shell.start(f"FINETUNE m FROM ({rows}) USING control = '{tmp_path}';", "2/4")
     shell.child.sendintr()
-    shell.child.expect("continue here: ")
+    shell.child.expect("continue here .also Enter.: ")
     if answer == "again":
         shell.child.sendintr()
         shell.child.expect("was stopped at step 2 of 4")
@@ -150,7 +150,7 @@ def test_ctrl_c_asks_what_shall_become_of_a_training(terminal: Open, tmp_path: P
         (tmp_path / "go").touch()
         return
     else:
-        shell.child.send("c\r")
+        shell.child.send(f"{answer}\r")
         (tmp_path / "go").touch()
         shell.child.expect("complete")
     shell.prompt()

@@ -183,7 +183,7 @@ def test_a_model_is_asked_for_no_more_than_what_is_shown(run: Run) -> None:
 def test_models_are_listed(run: Run) -> None:
     run("shell", "app.duckdb", "-c", MODEL)
     done = run("shell", "app.duckdb", "--mode", "csv", "-c", ".models")
-    assert done.stdout.splitlines()[1].startswith("m,1,true,complete,counter,")
+    assert done.stdout.splitlines()[1].startswith("m,1,true,complete,,,counter,")
 
 
 def test_a_wide_answer_about_a_model_is_a_card(run: Run) -> None:

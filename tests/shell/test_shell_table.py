@@ -117,6 +117,8 @@ def test_a_card_shows_what_is_known() -> None:
     columns = [Column("NAME"), Column("ERROR"), Column("QUERY")]
     assert list(card(columns, ("m", None, "SELECT\n1" + "x" * 50), Look(30))) == [
         " NAME = m",
-        "QUERY = SELECT\\n1xxxxxxxxxxxx…",
+        "QUERY = SELECT\\n1xxxxxxxxxxxxx",
+        "        xxxxxxxxxxxxxxxxxxxxxx",
+        "        xxxxxxxxxxxxxxx",
         "(1 row; 3 columns, 2 shown, the others are NULL)",
     ]

@@ -49,7 +49,6 @@ STATEMENTS = [
     "PRAGMA table_info('t')",
     "SHOW TABLES",
     "SHOW ALL TABLES",
-    "SHOW t",
     "SUMMARIZE t",
     "DESCRIBE SELECT 1",
     "DESCRIBE",

@@ -20,6 +20,10 @@ LONGEST = 4000
 Row = Mapping[str, Any]
 
 
+SHARES = ("exact_match", "accuracy", "execution_accuracy", "function_match", "json_match")
+"""Metrics that count right answers."""
+
+
 @dataclass
 class Spent:
     """What asking one version took, all statements together."""
@@ -112,6 +116,11 @@ class Facts:
         return [e for e in self.evaluations if e.get("baseline") and e.get("difference") is not None]
 
     @property
+    def is_priced(self) -> bool:
+        """Whether any request of the model had a price."""
+        return any(s.priced_calls for s in self.spent)
+
+    @property
     def verdicts(self) -> list[str]:
         """The comparisons as sentences."""
         return [verdict(e) for e in self.comparisons]
@@ -139,13 +148,22 @@ def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def headline(e: Row) -> str:
+    """`m.2: 52 % right, before 0 %.`, or the values of a metric that is no share of right answers."""
+    value, before = float(e["value"]), float(e["value"]) - float(e["difference"])
+    name = f"{e['model']}.{e['version']}"
+    if str(e["metric"]).partition(" of ")[0] in SHARES:
+        return f"{name}: {value:.0%} right, before {abs(before):.0%}.".replace("%", " %")
+    return f"{name}: {e['metric']} {value:.3g}, before {before:.3g}."
+
+
 def verdict(e: Row) -> str:
-    """Version 2 scores 0.12 higher than m.1 in exact_match …"""
+    """`m.2: 52 % right, before 0 %. It scores 0.52 higher than m.1 in exact_match …`"""
     difference = float(e["difference"])
     low, high, p = e.get("difference_low"), e.get("difference_high"), e.get("p_value")
     sure = low is not None and high is not None and low * high > 0 and (p is None or p < 0.05)
     way = "higher" if difference > 0 else "lower" if difference < 0 else "the same"
-    text = f"{e['model']}.{e['version']} scores {f'{abs(difference):.3g} ' if difference else ''}{way}"
+    text = f"{headline(e)} It scores {f'{abs(difference):.3g} ' if difference else ''}{way}"
     text += f" {'as' if not difference else 'than'} {e['baseline']} in {e['metric']}, over {e['n']} rows"
     if low is not None and high is not None and (difference or low != high):
         text += f" (95 % interval {low:+.3g} to {high:+.3g}{f', p = {p:.2g}' if p is not None else ''})"

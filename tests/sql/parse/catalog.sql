@@ -114,3 +114,45 @@ CREATE DATABASE db PARAMETERS = {}, ENGINE = 'duckdb'
 
 create database `my db` with engine 'duckdb', parameters {'secret': env('S')}
 --> CreateDatabase(name='my db', engine='duckdb', parameters={secret: Env(name='S')})
+
+SHOW m
+--> DescribeModel(name=m, explicit=False)
+
+SHOW m.2.options
+--> DescribeModel(name=m.2, attribute='options', explicit=False)
+
+SHOW MODEL m
+--> DescribeModel(name=m)
+
+DESCRIBE with_context
+--> DescribeModel(name=with_context, explicit=False)
+
+DESCRIBE from_email.inputs
+--> DescribeModel(name=from_email, attribute='inputs', explicit=False, or_name=from_email.inputs)
+
+DESC values_of.1
+--> DescribeModel(name=values_of.1, explicit=False)
+
+DESCRIBE table.options
+--> DescribeModel(name=table, attribute='options', explicit=False, or_name=table.options)
+
+DESCRIBE mindsdb.models.m
+--> DescribeModel(name=mindsdb.m, explicit=False)
+
+DESCRIBE mindsdb.models.m.2
+--> DescribeModel(name=mindsdb.m.2, explicit=False)
+
+DESCRIBE mindsdb.models.m.args
+--> DescribeModel(name=mindsdb.m, attribute='args', explicit=False)
+
+CREATE PROJECT IF NOT EXISTS shop
+--> CreateProject(name='shop', if_not_exists=True)
+
+USE mindsdb
+--> UseProject(name='mindsdb')
+
+CREATE ML_ENGINE shop.e FROM openai
+--> CreateEngine(name='e', handler='openai')
+
+DROP ML_ENGINE shop.e
+--> DropEngine(name='e')

@@ -66,3 +66,9 @@ CREATE MODEL ft PREDICT answer USING validation = (SELECT * FROM t WHERE x = ?),
 CREATE MODEL m PREDICT (name VARCHAR NOT NULL, "the age" integer, tags VARCHAR[], price DECIMAL(10, 2),
   mood ENUM('good, so', 'bad)'), inner STRUCT(a INTEGER, b VARCHAR[3])[] not null) USING engine = 'echo'
 --> CreateModel(name=m, predict='name', options={engine: 'echo'}, columns=(TypedColumn(name='name', type='VARCHAR', required=True), TypedColumn(name='the age', type='integer', required=False), TypedColumn(name='tags', type='VARCHAR[]', required=False), TypedColumn(name='price', type='DECIMAL(10, 2)', required=False), TypedColumn(name='mood', type="ENUM('good, so', 'bad)')", required=False), TypedColumn(name='inner', type='STRUCT(a INTEGER, b VARCHAR[3])[]', required=True)))
+
+CREATE MODEL m PREDICT a, b USING engine = 'echo'
+--> CreateModel(name=m, predict='a', options={engine: 'echo'}, columns=(TypedColumn(name='a', type='VARCHAR', required=False), TypedColumn(name='b', type='VARCHAR', required=False)))
+
+CREATE MODEL m FROM questions PREDICT answer
+--> CreateModel(name=m, predict='answer', source=<('SELECT * FROM questions')>)

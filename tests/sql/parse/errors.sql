@@ -1,5 +1,5 @@
 FINETUNE m FORM db (SELECT 1)
---> error 1:12: Found 'FORM', expected FROM. Did you mean 'FROM'? -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query) [USING …]
+--> error 1:12: Found 'FORM', expected FROM. Did you mean 'FROM'? -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query)|table [USING …]
 
 FINETUNE m FROM db SELECT 1
 --> error 1:20: The query must stand in parentheses. -> Write: FROM db (SELECT …)
@@ -14,70 +14,70 @@ FINETUNE m FROM db ()
 --> error 1:20: There is no query between these parentheses. -> Write: FROM database (SELECT …)
 
 FINETUNE m USING a = 1
---> error 1:12: Found 'USING', expected FROM. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query) [USING …]
+--> error 1:12: Found 'USING', expected FROM. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query)|table [USING …]
 
 FINETUNE FROM db (SELECT 1)
---> error 1:10: Found 'FROM', expected a model's name. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query) [USING …]
+--> error 1:10: Found 'FROM', expected a model's name. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query)|table [USING …]
 
 FINETUNE m.1.2 FROM db (SELECT 1)
---> error 1:13: A model is named [project.]name[.N], N being a version's number. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query) [USING …]
+--> error 1:13: A model is named [project.]name[.N], N being a version's number. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query)|table [USING …]
 
 FINETUNE a.b.c FROM db (SELECT 1)
---> error 1:14: A model is named [project.]name[.N], N being a version's number. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query) [USING …]
+--> error 1:14: A model is named [project.]name[.N], N being a version's number. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query)|table [USING …]
 
 FINETUNE m.1e5 FROM db (SELECT 1)
---> error 1:11: A version's number is a whole number such as 2. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query) [USING …]
+--> error 1:11: A version's number is a whole number such as 2. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query)|table [USING …]
 
 FINETUNE m.99999999999999999999 FROM db (SELECT 1)
---> error 1:11: A version's number is a whole number such as 2. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query) [USING …]
+--> error 1:11: A version's number is a whole number such as 2. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query)|table [USING …]
 
 FINETUNE "" FROM db (SELECT 1)
---> error 1:10: This name is empty. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query) [USING …]
+--> error 1:10: This name is empty. -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query)|table [USING …]
 
 FINETUN m FROM db (SELECT 1)
---> error 1:1: Found 'FINETUN'. Did you mean 'FINETUNE'? -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query) [USING …]
+--> error 1:1: Found 'FINETUN'. Did you mean 'FINETUNE'? -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query)|table [USING …]
 
 CREATE MODLE m PREDICT x
---> error 1:8: Found 'MODLE'. Did you mean 'MODEL'? -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:8: Found 'MODLE'. Did you mean 'MODEL'? -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 DROP MODLE m
 --> error 1:6: Found 'MODLE'. Did you mean 'MODEL'? -> Write: DROP MODEL|PREDICTOR [IF EXISTS] name[.N]
 
 CREATE MODEL m
---> error 1:15: Found the end of the statement, expected FROM or PREDICT. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:15: Found the end of the statement, expected FROM or PREDICT. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 CREATE MODEL PREDICT x
---> error 1:14: Found 'PREDICT', expected a name for the model or IF NOT EXISTS. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:14: Found 'PREDICT', expected a name for the model or IF NOT EXISTS. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 CREATE MODEL m.2 PREDICT x
---> error 1:15: A version's number does not belong here. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:15: A version's number does not belong here. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 CREATE OR REPLACE MODEL IF NOT EXISTS m PREDICT x
 --> error 1:25: OR REPLACE and IF NOT EXISTS contradict each other. -> Leave one of them out.
 
 CREATE MODEL m PREDICT a, b
---> error 1:25: Several columns need types. -> Write: PREDICT (a VARCHAR, …)
+--> CreateModel(name=m, predict='a', columns=(TypedColumn(name='a', type='VARCHAR', required=False), TypedColumn(name='b', type='VARCHAR', required=False)))
 
 CREATE MODEL m PREDICT (a, b INTEGER)
 --> error 1:26: The column 'a' needs a type. -> Write: PREDICT (a VARCHAR, …)
 
 CREATE MODEL m PREDICT ()
---> error 1:25: Found ')', expected an answer's column. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:25: Found ')', expected an answer's column. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 CREATE MODEL m PREDICT (a INTEGER, A DATE)
 --> error 1:36: The column 'A' is named twice. -> Name it once.
 
 CREATE MODEL m PREDICT (a INTEGER NOT NULL DEFAULT 3)
---> error 1:44: Found 'DEFAULT', expected ',' or ')'. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:44: Found 'DEFAULT', expected ',' or ')'. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 CREATE MODEL m PREDICT (a DECIMAL(10, 2
---> error 1:40: Found the end of the statement, expected NOT NULL, ',' or ')'. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:40: Found the end of the statement, expected NOT NULL, ',' or ')'. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 CREATE MODEL m PREDICT *
 --> error 1:24: PREDICT needs the name of a column. -> Write: PREDICT answer
 
 CREATE MODEL m PREDICT x USNG a = 1
---> error 1:26: Found 'USNG', expected AS, USING or the end of the statement. Did you mean 'USING'? -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:26: Found 'USNG', expected AS, USING or the end of the statement. Did you mean 'USING'? -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 CREATE MODEL m FROM db (SELECT 1)
   PREDICT price
@@ -97,7 +97,7 @@ CREATE ANOMALY DETECTION MODEL m FROM db (SELECT 1) USING a = 1
 --> error 1:8: Anomaly detection models are not supported: sqlft's models are language models. -> A model that labels rows does it: CREATE MODEL name PREDICT label USING engine = …, prompt_template = '…'
 
 CREATE PROJECT p
---> error 1:8: Projects are not created by themselves. -> One comes into being with its first model: CREATE MODEL project.name PREDICT …
+--> CreateProject(name='p')
 
 CREATE OR REPLACE ML_ENGINE e FROM local
 --> error 1:8: An engine is not replaced. -> DROP ML_ENGINE IF EXISTS name first.
@@ -115,13 +115,13 @@ CREATE ML_ENGINE e FROM openai USING api_key = 'sk-never-closed
 --> error 1:48: This string is never closed. -> Close it; a quote inside it is written twice.
 
 CREATE MODEL m PREDICT x USING 'not options'
---> error 1:45: Found the end of the statement, expected '='. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:45: Found the end of the statement, expected '='. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 CREATE MODEL m PREDICT x USING
---> error 1:31: Found the end of the statement, expected an option's name. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:31: Found the end of the statement, expected an option's name. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 CREATE MODEL m PREDICT x USING a
---> error 1:33: Found the end of the statement, expected '='. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:33: Found the end of the statement, expected '='. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 CREATE MODEL m PREDICT x USING a = 1, A = 2
 --> error 1:39: 'a' is given twice. -> Give it once.
@@ -130,16 +130,16 @@ CREATE MODEL m PREDICT x USING a = 1, a.b = 2
 --> error 1:39: 'a' has a value already, so it cannot have parts. -> Give it once.
 
 CREATE MODEL m PREDICT x USING a = 1 b = 2
---> error 1:38: Found 'b', expected ',' or the end of the statement. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:38: Found 'b', expected ',' or the end of the statement. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 CREATE MODEL m PREDICT x USING a = {"b": 1, "b": 2}
 --> error 1:45: 'b' is given twice. -> Give it once.
 
 CREATE MODEL m PREDICT x USING a = {"b" 1}
---> error 1:41: Found '1', expected ':'. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:41: Found '1', expected ':'. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 CREATE MODEL m PREDICT x USING a = [1, 2
---> error 1:41: Found the end of the statement, expected ']' or ','. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM db (query)] PREDICT col [AS alias]|(col type …) [USING …]
+--> error 1:41: Found the end of the statement, expected ']' or ','. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
 
 CREATE MODEL m PREDICT x USING a = @variable
 --> error 1:36: Variables are not read here. -> Pass the value as a prepared parameter: ? or $name.
@@ -205,7 +205,7 @@ DROP MODEL a CASCADE
 --> error 1:14: Found 'CASCADE', expected the end of the statement. -> Write: DROP MODEL|PREDICTOR [IF EXISTS] name[.N]
 
 EVALUATE FROM (SELECT 1)
---> error 1:10: Found 'FROM', expected a metric's name. -> Write: EVALUATE metric[, metric …] FROM (query) [USING …], EVALUATE MODEL name[.N][, …] ON (query) [USING …]
+--> error 1:10: Found 'FROM', expected a metric's name. -> Write: EVALUATE metric[, …] FROM (query)|table [USING …], EVALUATE MODEL name[.N][, …] ON (query)|table [USING …]
 
 SELECT * FROM m USING cache = false LIMIT 3
 --> error 1:37: Found 'LIMIT', expected the end of the statement or ','. -> Write: SELECT … USING key = value, … with USING last
@@ -219,7 +219,7 @@ SELECT * FROM m USING cache =
 SELECT 1;
   -- a second statement
   FINETUNE m FORM db (SELECT 1)
---> error 3:14: Found 'FORM', expected FROM. Did you mean 'FROM'? -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query) [USING …]
+--> error 3:14: Found 'FORM', expected FROM. Did you mean 'FROM'? -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query)|table [USING …]
 
 CREATE MODEL 4sight PREDICT x
 --> error 1:14: A name that starts with a digit needs quotes. -> Write: "4…"
@@ -235,3 +235,48 @@ DROP CACH
 
 FINETUNE m FROM db (SELECT 1; SELECT 'x
 --> error 1:20: This parenthesis is never closed. -> Close it behind the query.
+
+CREATE MODEL m PREDICT a, A
+--> error 1:27: The column 'A' is named twice. -> Name it once.
+
+CREATE MODEL m PREDICT a, b AS c
+--> error 1:29: Of several columns none is renamed. -> Write: PREDICT a, b
+
+CREATE MODEL q PREDICT answer USING engine='echo', prompt_template='It\'s {{a}}'
+--> error 1:72: The string ends here: a backslash does not keep its quote. -> Write the quote twice: 'It''s'.
+
+CREATE MODEL q PREDICT answer USING engine='echo', prompt_template='It\'s {{a}} and it\'s {{b}}'
+--> error 1:72: The string ends here: a backslash does not keep its quote. -> Write the quote twice: 'It''s'.
+
+CREATE JOB j AS (SELECT answer FROM m; SELECT 2) EVERY 1 hour
+--> error 1:8: sqlft has no jobs: a statement runs when it is sent. -> Let cron or another scheduler send it: sqlft app.duckdb -c 'SELECT …'
+
+DROP JOB IF EXISTS j
+--> error 1:6: sqlft has no jobs: a statement runs when it is sent. -> Let cron or another scheduler send it: sqlft app.duckdb -c 'SELECT …'
+
+CREATE OR REPLACE AGENT a USING model = 'm'
+--> error 1:19: sqlft has no agents and no skills: a model answers the question of a row, and calls no tools. -> Make a model: CREATE MODEL name PREDICT answer USING engine = …, prompt_template = '… {{question}}'
+
+CREATE SKILL s USING type = 'text2sql'
+--> error 1:8: sqlft has no agents and no skills: a model answers the question of a row, and calls no tools. -> Make a model: CREATE MODEL name PREDICT answer USING engine = …, prompt_template = '… {{question}}'
+
+CREATE CHATBOT b USING model = 'm'
+--> error 1:8: sqlft has no chatbots: it connects to no chat service. -> Make a model, and let your program ask it: SELECT answer FROM name WHERE question = ?
+
+CREATE KNOWLEDGE_BASE kb USING model = m
+--> error 1:8: sqlft has no knowledge bases. -> Keep embeddings in a table: CREATE MODEL e PREDICT vector USING …, mode = 'embedding'; CREATE TABLE kb AS SELECT t.*, e.vector FROM t JOIN e ON e.content = t.text
+
+CREATE TRIGGER shop.t ON db.orders (SELECT 1)
+--> error 1:8: sqlft has no triggers that watch a table. -> Let cron or another scheduler send the statement: sqlft app.duckdb -c 'INSERT INTO … SELECT …'
+
+DROP PROJECT shop
+--> error 1:6: A project is no object of its own, it is the first part of its models' names. -> FROM sqlft.models lists models with their projects; DROP MODEL project.name drops one.
+
+EXPORT MODEL m TO 'folder'
+--> error 1:8: A model is not exported by a statement: its files lie beside the database. -> DESCRIBE name shows the folder of its adapter (ARTIFACT), which transformers and peft read.
+
+DROP TRIGGER shop.t
+--> error 1:6: sqlft has no triggers that watch a table. -> Let cron or another scheduler send the statement: sqlft app.duckdb -c 'INSERT INTO … SELECT …'
+
+SET activ m.1
+--> error 1:5: Found 'activ'. Did you mean 'ACTIVE'? -> Write: SET active name.N, SET MODEL_ACTIVE = name.N

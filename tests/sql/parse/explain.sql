@@ -35,7 +35,7 @@ ANALYZE TRAINING DATA FOR ft FROM (SELECT 1)
 --> AnalyzeTrainingData(source=<('SELECT 1')>, model=ft)
 
 ANALYZE TRAINING DATA
---> error 1:22: Found the end of the statement, expected FOR or FROM. -> Write: ANALYZE TRAINING DATA FROM [db] (query) [FOR [MODEL] name[.N]] [USING …]
+--> error 1:22: Found the end of the statement, expected FOR or FROM. -> Write: ANALYZE TRAINING DATA FROM [db] (query)|table [FOR [MODEL] name[.N]] [USING …]
 
 ANALYZE training
 --> Plain(sql='ANALYZE training')

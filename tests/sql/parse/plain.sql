@@ -63,7 +63,7 @@ SHOW models.x
 --> Plain(sql='SHOW models.x')
 
 SHOW "models"
---> Plain(sql='SHOW "models"')
+--> DescribeModel(name=models, explicit=False)
 
 DESCRIBE SELECT 1
 --> Plain(sql='DESCRIBE SELECT 1')
@@ -107,3 +107,21 @@ SELECT 3 /* ; */ ; SELECT ';', $$;$$, E'\';', "a;b", `c;d`;
 --> Plain(sql='SELECT 2')
 --> Plain(sql='SELECT 3')
 --> Plain(sql='SELECT \';\', $$;$$, E\'\\\';\', "a;b", `c;d`')
+
+DESCRIBE SELECT 1
+--> Plain(sql='DESCRIBE SELECT 1')
+
+DESC from t
+--> Plain(sql='DESC from t')
+
+USE a.b
+--> Plain(sql='USE a.b')
+
+CREATE TRIGGER t AFTER INSERT ON orders FOR EACH ROW SELECT 1
+--> Plain(sql='CREATE TRIGGER t AFTER INSERT ON orders FOR EACH ROW SELECT 1')
+
+SHOW TABLES FROM main
+--> Plain(sql='SHOW TABLES FROM main')
+
+DROP TRIGGER t ON orders
+--> Plain(sql='DROP TRIGGER t ON orders')

@@ -57,3 +57,6 @@ report model p.m to 'r.html'
 
 REPORT MODEL m TO r
 --> error 1:19: Found 'r', expected a file's name such as 'report.html'. -> Write: REPORT MODEL name [TO 'file.html']
+
+REPORT m TO "x.html"
+--> ReportModel(name=m, path='x.html')

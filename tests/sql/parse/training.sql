@@ -79,3 +79,24 @@ UNLOAD ALL
 
 unload model model.2
 --> UnloadModel(name=model.2)
+
+FINETUNE m FROM questions
+--> Finetune(name=m, source=<('SELECT * FROM questions')>)
+
+FINETUNE m FROM files.tbl USING wait = false
+--> Finetune(name=m, source=<('SELECT * FROM files.tbl')>, options={wait: False})
+
+FINETUNE m FROM 'rows.csv'
+--> Finetune(name=m, source=<("SELECT * FROM 'rows.csv'")>)
+
+FINETUNE m FROM read_csv('rows.csv', header = true) USING seed = ?
+--> Finetune(name=m, source=<("SELECT * FROM read_csv('rows.csv', header = true)")>, options={seed: Parameter(key=1)})
+
+ANALYZE TRAINING DATA FROM questions FOR m
+--> AnalyzeTrainingData(source=<('SELECT * FROM questions')>, model=m)
+
+EVALUATE accuracy FROM answers
+--> Evaluate(metrics=('accuracy'), source=<('SELECT * FROM answers')>)
+
+EVALUATE MODEL m.1, m.2 ON held_out USING metrics = 'f1'
+--> Evaluate(metrics=(), source=<('SELECT * FROM held_out')>, models=(m.1, m.2), options={metrics: 'f1'})

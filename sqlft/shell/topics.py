@@ -1,0 +1,143 @@
+"""`.help STATEMENT`: what a statement does, its syntax, its options and an example."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from sqlft.errors import NotFound, did_you_mean
+from sqlft.options import options_of
+from sqlft.runtime.analyze_data import DataSettings
+from sqlft.runtime.run import RUNNERS, run_drop_cache
+from sqlft.runtime.settings import (
+    EngineSettings,
+    ModelSettings,
+    PriceSettings,
+    QuerySettings,
+    SessionSettings,
+    TrainSettings,
+)
+from sqlft.shell.table import fold
+from sqlft.sql import statements as s
+from sqlft.sql.parser import STATEMENTS
+
+Kind = type[s.Statement]
+
+EXAMPLES: dict[Kind, str] = {
+    s.Plain: "SELECT t.id, m.answer FROM t JOIN my_model m ON m.question = t.text LIMIT 10 USING max_tokens = 50",
+    s.CreateModel: """CREATE MODEL my_model PREDICT answer
+USING engine = 'local', base = 'smollm2-135m', prompt_template = 'Answer briefly. {{question}}'""",
+    s.CreateEngine: "CREATE ML_ENGINE my_openai FROM openai USING api_key = env('OPENAI_API_KEY')",
+    s.CreateProject: "CREATE PROJECT shop",
+    s.UseProject: "USE mindsdb",
+    s.DropEngine: "DROP ML_ENGINE IF EXISTS my_openai",
+    s.ShowEngines: "SHOW ML_ENGINES",
+    s.ShowHandlers: "SHOW HANDLERS WHERE trains",
+    s.DescribeEngine: "DESCRIBE ML_ENGINE local",
+    s.Finetune: "FINETUNE my_model FROM (SELECT question, answer FROM train) USING tag = 'first'",
+    s.Retrain: "RETRAIN my_model FROM (SELECT question, answer FROM train)",
+    s.ExplainTraining: "EXPLAIN FINETUNE my_model FROM (SELECT question, answer FROM train)",
+    s.AnalyzeTrainingData: "ANALYZE TRAINING DATA FROM (SELECT question, answer FROM train) FOR my_model",
+    s.UnloadModel: "UNLOAD ALL MODELS",
+    s.CancelModel: "CANCEL MODEL my_model.2",
+    s.ResumeModel: "RESUME MODEL my_model.2",
+    s.SetActive: "SET active my_model.1",
+    s.DropModel: "DROP MODEL my_model.2",
+    s.RenameModel: "ALTER MODEL my_model RENAME TO better_name",
+    s.ShowModels: "SHOW MODELS WHERE status = 'complete'",
+    s.DescribeModel: "DESCRIBE my_model.versions",
+    s.Evaluate: "EVALUATE MODEL my_model.1, my_model.2 ON (SELECT question, answer FROM held_out)",
+    s.CreateDatabase: """CREATE DATABASE shop WITH ENGINE = 'sqlite', PARAMETERS = {"path": "shop.db"}""",
+    s.DropCache: "DROP CACHE FOR my_model",
+    s.CreatePrice: "CREATE PRICE FOR openai 'gpt-4o-mini' USING input = 0.15, output = 0.6",
+    s.DropPrice: "DROP PRICE FOR openai 'gpt-4o-mini'",
+    s.ShowPrices: "SHOW PRICES",
+    s.SetSetting: "SET sqlft_budget_usd = 5",
+    s.ResetSetting: "RESET sqlft_budget_usd",
+    s.ReportModel: "REPORT MODEL my_model TO 'report.html'",
+}
+SETTINGS: dict[Kind, type] = {
+    s.Plain: QuerySettings,
+    s.CreateModel: ModelSettings,
+    s.CreateEngine: EngineSettings,
+    s.Finetune: TrainSettings,
+    s.Retrain: TrainSettings,
+    s.AnalyzeTrainingData: DataSettings,
+    s.CreatePrice: PriceSettings,
+    s.SetSetting: SessionSettings,
+}
+_OF_ENGINES = (s.Plain, s.CreateModel, s.CreateEngine, s.Finetune, s.Retrain)
+QUERY = "SELECT … FROM model [WHERE input = …] [USING …]"
+HEADINGS: dict[str, Kind] = {
+    **{" ".join(filter(None, key)): kind for key, (_, kind) in STATEMENTS.items() if kind is not s.Plain},
+    "DROP CACHE": s.DropCache,
+    "SET SQLFT_": s.SetSetting,
+    "SELECT": s.Plain,
+    "FROM": s.Plain,
+    "JOIN": s.Plain,
+}
+"""Statements by what they begin with."""
+
+
+def topic(words: str, width: int) -> Iterator[str]:
+    """The lines of help on a statement; NotFound with the nearest one there is."""
+    heading = re.sub(r"SQLFT_\w+", "SQLFT_", re.sub(r"[^\w ]", " ", words).upper()).split()
+    kind = _found(heading)
+    if kind is None:
+        near = sorted({h for h in HEADINGS if heading and h.split()[0] == heading[0]})
+        if len({HEADINGS[h] for h in near}) == 1:
+            yield from _about(HEADINGS[near[0]], width)
+            return
+        if near:
+            yield f"{heading[0]} what? Type one of:"
+            yield from (f"  .help {h}" for h in near)
+            return
+        guess = did_you_mean(" ".join(heading), [*HEADINGS, *(h.split()[-1] for h in HEADINGS)])
+        raise NotFound(f"There is no help on '{words}'.{guess}", f"There is on: {', '.join(main_topics())}.")
+    yield from _about(kind, width)
+
+
+def main_topics() -> list[str]:
+    """One heading for each statement."""
+    return list({kind: heading for heading, kind in reversed(HEADINGS.items())}.values())[::-1]
+
+
+def _found(words: list[str]) -> Kind | None:
+    """The statement with the longest heading that the words begin with, or that ends with the only word."""
+    for length in range(len(words), 0, -1):
+        if (kind := HEADINGS.get(" ".join(words[:length]))) is not None:
+            return kind
+    if words[:1] == ["DESC"]:
+        return _found(["DESCRIBE", *words[1:]])
+    ends = {kind for h, kind in HEADINGS.items() if words == h.split()[1:] and not h.startswith("EXPLAIN")}
+    if s.CreateModel in ends:
+        return s.CreateModel
+    return ends.pop() if len(ends) == 1 else None
+
+
+def _about(kind: Kind, width: int) -> Iterator[str]:
+    yield from fold(_does(kind), width)
+    yield ""
+    usage = QUERY if kind is s.Plain else (kind.__doc__ or "").partition(";")[0]
+    yield from (f"  {line}" for line in fold(usage, width - 2))
+    settings = options_of(SETTINGS[kind]) if kind in SETTINGS else {}
+    if settings:
+        yield ""
+        yield "Options, after USING as name = value, …:" if kind is not s.SetSetting else "Settings:"
+        space = max(map(len, settings)) + 4
+        for name, option in settings.items():
+            lines = fold(option.doc, max(width - space, 20))
+            yield f"  {name.ljust(space - 2)}{lines[0]}"
+            yield from (" " * space + line for line in lines[1:])
+    if kind in _OF_ENGINES:
+        yield "  and those of the engine: DESCRIBE ML_ENGINE local"
+    yield ""
+    yield "Example:"
+    yield from (f"  {line}" for line in f"{EXAMPLES[kind]};".split("\n"))
+
+
+def _does(kind: Kind) -> str:
+    if kind is s.Plain:
+        return "Ask a model: it is read like a table with a row for each of its inputs."
+    run = run_drop_cache if kind is s.DropCache else RUNNERS[kind]
+    return " ".join((run.__doc__ or "").split("\n\n")[0].split())

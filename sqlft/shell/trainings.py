@@ -1,0 +1,94 @@
+"""`sqlft models, watch, cancel, resume`: trainings seen and steered from another terminal.
+
+They read the catalog beside the database and never its DuckDB file, which belongs to the process that has it open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sqlft.catalog.records import RESUMABLE, RUNNING, Version
+from sqlft.catalog.store import Catalog
+from sqlft.errors import NotFound, did_you_mean
+from sqlft.runtime.follow import how_far, watch_until_end
+from sqlft.shell.opening import open_catalog
+from sqlft.shell.running import Runner
+from sqlft.shell.screen import Screen
+from sqlft.shell.shell import Shell
+
+
+def models(database: str, pattern: str | None, mode: str | None) -> None:
+    """models and their versions, and how far those are that train"""
+    from sqlft.shell.commands import run_command
+
+    with _shell(database, mode) as shell:
+        run_command(shell, ".models" if pattern is None else f".models {pattern}")
+
+
+def watch(database: str, name: str | None, mode: str | None) -> None:
+    """show how far a training is until it ends; Ctrl-C stops the watching only"""
+    with _shell(database, mode) as shell:
+        version = _meant(shell.con.session.catalog, name, RUNNING, "trains")
+        try:
+            ended = shell.runner.run(lambda: watch_until_end(shell.con.session, version.key))
+        except KeyboardInterrupt:
+            shell.screen.note(f"{version.key} goes on; sqlft cancel {version.key} -d {database} stops it.")
+            raise
+        shell.screen.note(ended)
+
+
+def cancel(database: str, name: str | None, mode: str | None) -> None:
+    """stop a training, whoever started it; its checkpoint is kept"""
+    _run(database, name, mode, RUNNING, "trains", lambda version: f"CANCEL MODEL {version.key}")
+
+
+def resume(database: str, name: str | None, mode: str | None) -> None:
+    """go on with a training that was stopped or interrupted, from its last checkpoint"""
+    _run(database, name, mode, RESUMABLE, "was stopped or interrupted", lambda v: f"RESUME MODEL {v.key}")
+
+
+def _run(
+    database: str,
+    name: str | None,
+    mode: str | None,
+    statuses: tuple[str, ...],
+    what: str,
+    sql: Callable[[Version], str],
+) -> None:
+    with _shell(database, mode) as shell:
+        shell.statement(sql(_meant(shell.con.session.catalog, name, statuses, what)))
+
+
+def _meant(catalog: Catalog, name: str | None, statuses: tuple[str, ...], what: str) -> Version:
+    """The version of that name, with its number or without; the only one there is where none is named; NotFound."""
+    versions = catalog.versions()
+    fitting = [v for v in versions if v.status in statuses]
+    if name is not None:
+        wanted = name.lower()
+        exact = [v for v in versions if wanted in (str(v.key).lower(), f"{v.key.model.project}.{v.key}".lower())]
+        if exact:
+            return exact[0]
+        fitting = [v for v in fitting if wanted in (str(v.key.model).lower(), v.key.model.name.lower())]
+    listed = ", ".join(f"{v.key} ({v.status}{how_far(v)})" for v in fitting)
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise NotFound(f"Which one? {listed}.", f"Write its number: {fitting[-1].key}.")
+    known = [str(v.key) for v in versions]
+    if name is not None and not any(name.lower() == v.key.model.name.lower() for v in versions):
+        raise NotFound(f"There is no model or version '{name}'.{did_you_mean(name, known)}", "sqlft models lists them.")
+    raise NotFound(f"No version{f' of {name}' if name else ''} {what}.", "sqlft models -d FILE shows how each is.")
+
+
+@contextmanager
+def _shell(database: str, mode: str | None) -> Iterator[Shell]:
+    screen = Screen()
+    runner = Runner(screen)
+    con = open_catalog(screen, runner, database)
+    try:
+        yield Shell(screen, runner, con, database, mode=mode or "table")
+    finally:
+        screen.flush()
+        runner.close()
+        con.close()

@@ -1,0 +1,109 @@
+"""Trainings seen and steered from another terminal, and what a shell says of them when it starts and ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlft.catalog.records import VersionKey
+from sqlft.runtime.follow import outcome
+from sqlft.shell.opening import is_locked
+from sqlft.shell.prompt import at_end, at_start
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+MODEL = "CREATE MODEL m PREDICT answer USING engine = 'stranger', base = 'tiny', prompt_template = '{{question}}'"
+ROWS = "SELECT 'q' || i AS question, 'a' || i AS answer FROM range(60) t(i)"
+
+
+def test_a_second_terminal_watches_cancels_and_resumes(
+    run: Run, start: Callable[..., Any], tmp_path: Path, until: Callable[..., Any]
+) -> None:
+    (tmp_path / "script.json").write_text(json.dumps({"2": "listen"}))
+    tune = f"FINETUNE m FROM ({ROWS}) USING control = '{tmp_path}'"
+    with start("app.duckdb", "-c", MODEL, "-c", tune, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as trains:
+        until((tmp_path / "at-2").exists)
+        locked = run("app.duckdb", "-c", "SHOW MODELS")
+        assert locked.returncode == 1
+        assert "app.duckdb is open in another process" in locked.stderr
+        assert "sqlft models -d app.duckdb" in locked.stderr
+        listed = run("models", "-d", "app.duckdb", "-csv")
+        assert "m,2,false,training,2 of 4,0.5,stranger" in listed.stdout
+        cancelled = run("cancel", "-d", "app.duckdb", "-csv")
+        assert (cancelled.returncode, cancelled.stderr) == (0, "")
+        assert "m,stranger,mindsdb,false,2,cancelled" in cancelled.stdout
+        assert "was cancelled at step 2 of 4" in trains.communicate()[1].decode()
+    nothing = run("watch", "-d", "app.duckdb")
+    assert (nothing.returncode, nothing.stderr.splitlines()[0]) == (1, "Error: No version trains.")
+    (tmp_path / "go").touch()
+    resumed = run("resume", "m", "-d", "app.duckdb", "-csv")
+    assert "m,stranger,mindsdb,true,2,complete" in resumed.stdout
+    ended = run("watch", "m.2", "-d", "app.duckdb")
+    assert ended.returncode == 0
+    assert "m.2 is complete in" in ended.stderr
+    assert "EVALUATE MODEL m.1, m.2 ON (SELECT question, answer FROM …);" in ended.stderr
+
+
+def test_what_is_not_there(run: Run) -> None:
+    assert "There is no file nothing.duckdb." in run("models", "-d", "nothing.duckdb").stderr
+    run("app.duckdb", "-c", MODEL)
+    done = run("cancel", "n.2", "-d", "app.duckdb")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "Error: There is no model or version 'n.2'.")
+
+
+def test_the_lock_error_names_who_has_it() -> None:
+    text = 'Could not set lock on file "a.duckdb": Conflicting lock is held in /usr/bin/python3.11 (PID 77). See also'
+    assert is_locked("a.duckdb", text).message == (
+        "a.duckdb is open in another process (python3.11, process 77), and only one may have it."
+    )
+
+
+def test_after_a_training_its_losses_cost_and_the_next_statement(shop: Any) -> None:
+    told: list[str] = []
+    shop.con.session.tell = told.append
+    shop.train("steps = 2")
+    [done, following] = told[-2:]
+    assert done.startswith("m.2 is complete in ")
+    assert "; loss 1 → 0.5; validation loss 2 → 1; cost $" in done
+    assert following == (
+        "Is it better? On rows that it has not learnt: EVALUATE MODEL m.1, m.2 ON (SELECT question, answer FROM …);"
+    )
+    assert shop.run(following.partition(": ")[2].replace("…", "rows").rstrip(";"))
+
+
+def test_names_that_need_quotes_have_them(shop: Any) -> None:
+    shop.run(
+        """CREATE MODEL n PREDICT "order" USING engine = 'stranger', base = 'tiny',"""
+        " prompt_template = '{{Input Column}}'"
+    )
+    shop.run("""FINETUNE n FROM (SELECT question AS "Input Column", answer AS "order" FROM rows)""")
+    last = list(outcome(shop.con.session, shop.catalog.versions()[-1]))[-1]
+    assert 'ON (SELECT "Input Column", "order" FROM …)' in last
+
+
+def test_a_shell_says_what_was_left_and_what_comes_next(shop: Any) -> None:
+    assert list(at_start(shop.catalog)) == ["Ask a model: SELECT answer FROM m WHERE question = '…';"]
+    shop.train("steps = 2")
+    key: VersionKey = shop.catalog.versions()[-1].key
+    step = {"step": 4, "total_steps": 23}
+    shop.catalog.update_version(key, status="interrupted", progress=step)
+    assert list(at_start(shop.catalog)) == ["m.2 was interrupted at step 4 of 23. Go on with it: RESUME MODEL m.2;"]
+    shop.run("DROP MODEL m")
+    assert list(at_start(shop.catalog)) == ["There is no model yet. How one is made: .help CREATE MODEL"]
+
+
+def test_a_shell_that_is_left_says_what_trains_on(shop: Any, until: Callable[..., Any]) -> None:
+    shop.stranger.script({2: "listen"})
+    shop.train("wait = false")
+    shop.stranger.wait_for("at-2")
+    until(lambda: shop.catalog.versions()[-1].progress.get("step") == 2)
+    [line] = at_end(shop.catalog, "app.duckdb")
+    assert line == "m.2 trains on in the background at step 2 of 4: sqlft watch m.2 -d app.duckdb"
+    assert next(iter(at_start(shop.catalog))) == (
+        "m.2 trains in the background at step 2 of 4. Stop it: CANCEL MODEL m.2;"
+    )
+    shop.stranger.go()
+    until(lambda: shop.catalog.versions()[-1].status == "complete")
+    assert list(at_end(shop.catalog, "app.duckdb")) == []
