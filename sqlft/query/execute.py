@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 import time
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import duckdb
@@ -99,6 +100,9 @@ class Execution:
         """Called with each step when its prompts are known, and not asked yet."""
         self.books = {s.number: asker.book(s.resolved, s.alias) for s in plan.bound.scans}
         asker.check_using()
+        for book in {id(b): b for b in self.books.values()}.values():
+            asked = [s for s in plan.bound.scans if self.books[s.number] is book]
+            book.asking.keeps_details = any(n.endswith(("_usage", "_logprob")) for s in asked for n in s.outputs)
         _name_columns(plan)
 
     def whole(self) -> str:
@@ -538,9 +542,9 @@ class Asked:
     """Inputs that the result shows, and their places among the kept columns."""
     ids: list[pa.Array] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
-    new_ids: list[int] = field(default_factory=list)
+    new_ids: array[int] = field(default_factory=partial(array, "q"))
     """Prompts in order of appearance …"""
-    new_rows: list[int] = field(default_factory=list)
+    new_rows: array[int] = field(default_factory=partial(array, "q"))
     """… and the row where each appears first."""
 
     def take(self, ids: pa.Array, start: int) -> None:

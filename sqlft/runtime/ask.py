@@ -27,11 +27,13 @@ from sqlft.runtime.pump import Pump
 from sqlft.runtime.session import Session, Tick
 from sqlft.runtime.settings import QuerySettings
 
-LOOKUP = 256
+LOOKUP = 500
 """Prompts whose cache entries are looked up at once."""
 STEP_SECONDS = 0.05
 WINDOW = 64
 """Answers taken before they are kept: what a crash can lose."""
+MOST_WINDOW = 1024
+"""Answers taken at once where none is kept."""
 PATIENCE = 2.0
 """Seconds that a statement's end waits for its handler; what comes later is kept all the same."""
 LONGER = "allow more, USING max_tokens = …"
@@ -86,9 +88,14 @@ class Asking:
         self._statement = statement
         self._cache = cache if self._cacheable() else None
         self._prefix = prefix_of(resolved.digest, _parameters(options))
-        self._prompts: list[tuple[Message, ...] | None] = []
-        self._keys: list[bytes] = []
-        self.answers: list[Answer | None] = []
+        self._prompts: list[str | tuple[Message, ...] | None] = []
+        """The text of each, its conversation where that is more than a text's; None once it is answered."""
+        self._keys: dict[int, bytes] = {}
+        self.answers: list[Answer | str | None] = []
+        """A text alone where nobody reads what is known about it: see `keeps_details`."""
+        self.keeps_details = True
+        """Whether tokens, seconds, cost and likelihood of each answer are read."""
+        self._is_text = not resolved.outputs.is_typed
         self._next = 0
         self._looked_up = 0
         self._outstanding: dict[int, float] = {}
@@ -101,7 +108,6 @@ class Asking:
         self._first_known = 0
         self.tally = Tally()
         self._charge = Charge(session, resolved, options, limits)
-        self._admitted: set[int] = set()
         self._over: BudgetExceeded | None = None
         self.in_ledger = True
         """Whether the statement's row in the ledger is written; EXPLAIN asks nothing."""
@@ -114,11 +120,16 @@ class Asking:
         self._stage: Progress | None = None
         """How far the handler says it is, where it gives no answers yet."""
 
-    def add(self, messages: tuple[Message, ...]) -> int:
-        """Tell of a prompt; its id."""
-        self._prompts.append(messages)
+    def add(self, text: str) -> int:
+        """Tell of a prompt by its rendered text; its id."""
+        self._prompts.append(text)
         self.answers.append(None)
         return len(self._prompts) - 1
+
+    def _messages(self, i: int) -> tuple[Message, ...]:
+        """The conversation that asks for prompt i; empty once it is answered."""
+        prompt = self._prompts[i]
+        return self._resolved.prompt.conversation(prompt) if isinstance(prompt, str) else prompt or ()
 
     def known_before(self, end: int) -> int:
         """How many of the first `end` prompts are answered without a gap."""
@@ -143,7 +154,7 @@ class Asking:
     def waiting(self) -> list[tuple[Message, ...]]:
         """The prompts that neither the cache nor this statement has answered."""
         left = [i for i, answer in enumerate(self.answers) if answer is None]
-        prompts = [self._prompts[i] or () for i in left]
+        prompts = [self._messages(i) for i in left]
         if self._cache is None:
             return prompts
         keys = [key_of(self._prefix, messages) for messages in prompts]
@@ -169,9 +180,11 @@ class Asking:
             waits = error or self._opened is None or type(self._opened).rest is Predictor.rest
             self._pump.close(PATIENCE if waits else PATIENCE / 4)
         self._charge.close()
+        if self._cache is not None:
+            self._cache.settle()
         self._write_usage()
         if not error and self.tally.errors:
-            first = next(a.error for a in self.answers if a is not None and a.error)
+            first = next(a.error for a in self.answers if isinstance(a, Answer) and a.error)
             column = f"{self._resolved.outputs.names[0]}_error"
             self._session.warn(
                 f"{self.failed_rows or self.tally.errors} of {self.rows} rows failed at {self._name}: {first} "
@@ -197,10 +210,17 @@ class Asking:
         self._looked_up = end
         if self._cache is None:
             return
-        self._keys.extend(key_of(self._prefix, self._prompts[i] or ()) for i in ids)
-        kept = self._cache.get([self._keys[i] for i in ids])
-        for i in ids:
-            if (found := kept.get(self._keys[i])) is not None:
+        keys = {i: key_of(self._prefix, self._messages(i)) for i in ids}
+        kept = self._cache.get(list(keys.values()))
+        self._keys.update(keys)
+        for i in ids if kept else ():
+            if (found := kept.get(keys[i])) is not None:
+                del self._keys[i]
+                if self._is_text and not self.keeps_details:
+                    self.answers[i], self._prompts[i] = found.text, None
+                    self.tally.cached += 1
+                    self.tally.truncated += found.truncated
+                    continue
                 with suppress(Misfit):  # one that another schema left is asked again
                     values = self._resolved.outputs.parse(found.text)
                     taken = (found.input_tokens, found.output_tokens)
@@ -210,12 +230,14 @@ class Asking:
                     self.tally.truncated += found.truncated
 
     def _step(self, most: int) -> None:
+        if self._is_interrupted():
+            raise Cancelled("Interrupted.", "Run it again: what was answered is kept.")
         if self._pump is None:
-            self._charge.check(self._prompts[self.known_before(len(self._prompts))] or ())
+            self._charge.check(self._messages(self.known_before(len(self._prompts))))
             self._pump = Pump(self._predict, self._close_predictor, self._take_late)
             self._write_usage()
         try:
-            items, ended = self._take(self._pump, min(most, WINDOW))
+            items, ended = self._take(self._pump, min(most, WINDOW if self._cache is not None else MOST_WINDOW))
         except SqlftError as e:
             discreet(e)
             raise
@@ -304,23 +326,22 @@ class Asking:
             self._write_usage()
 
     def _requests(self, pump: Pump[Completion | Piece | Progress] | None) -> Iterator[Request]:
+        watched = self._session.piece is not None
         while pump is not None and not pump.stopped:
             i = self._next_id()
             if i is None:
                 return
-            messages = self._prompts[i]
-            if not self._admit(i, messages or ()):
+            messages = self._messages(i)
+            if not self._admit(i, messages):
                 return
             self._outstanding[i] = time.monotonic()
-            self._charge.meter.begin(i)
             self.tally.calls += 1
-            yield Request(i, messages or (), stream=self._streams(i))
+            yield Request(i, messages, watched and self._streams(i))
 
     def _admit(self, i: int, messages: tuple[Message, ...]) -> bool:
         """Whether a prompt may be asked now; one that may not waits until those under way are settled."""
-        over = self._charge.admit(i, messages, first=i not in self._admitted)
+        over = self._charge.admit(i, messages, first=i not in self._attempts and i not in self._repaired)
         if over is None:
-            self._admitted.add(i)
             return True
         if self._outstanding:
             heapq.heappush(self._retries, (0.0, i))
@@ -332,9 +353,10 @@ class Asking:
         if self._retries and self._retries[0][0] <= time.monotonic():
             return heapq.heappop(self._retries)[1]
         while self._next < len(self._prompts):
-            self._look_up(self._next)
             i = self._next
-            self._next += 1
+            if i >= self._looked_up:
+                self._look_up(i)
+            self._next = i + 1
             if self.answers[i] is None:
                 return i
         return None
@@ -356,9 +378,13 @@ class Asking:
         if started is None:
             known = isinstance(c.id, int) and 0 <= c.id < len(self.answers) and self.answers[c.id] is not None
             raise self._misbehaved(f"answered request {c.id} {'twice' if known else 'that was not asked'}")
+        cost = self._charge.settle(c)
+        if self._is_text and not self.keeps_details and _is_plain(c) and c.id not in self._repaired:
+            self._stage = None
+            self.answers[c.id], self._prompts[c.id] = c.text, None
+            return True
         self.tally.input_tokens += c.input_tokens or 0
         self.tally.output_tokens += c.output_tokens or 0
-        cost = self._charge.settle(c)
         if c.error is not None:
             self._outstanding[c.id] = started
             self._accept_error(c.id, c.error.code, _with_request_id(c.error), c.error.retryable)
@@ -378,7 +404,7 @@ class Asking:
         seconds = time.monotonic() - started
         self._stage = None
         if c.input_tokens is not None:
-            self.tally.input_chars += sum(len(m.content) for m in self._prompts[c.id] or ())
+            self.tally.input_chars += sum(len(m.content) for m in self._messages(c.id))
         spent = _together(replace(c, cost_usd=cost), self._repaired.pop(c.id, None))
         taken = (spent.input_tokens, spent.output_tokens)
         about = (c.logprob, c.truncated)
@@ -388,12 +414,12 @@ class Asking:
 
     def _repair(self, c: Completion, why: str) -> None:
         """Ask once more for an answer that does not have the wanted form, with what is wrong about it."""
-        messages = self._prompts[c.id]
+        messages = self._messages(c.id)
         if c.truncated:  # asked again it would be cut off again
             spent = _together(c, self._repaired.get(c.id))
             self._accept_error(c.id, "length", f"the answer was cut off before it was complete: {LONGER}", False, spent)
             return
-        if c.id in self._repaired or messages is None:
+        if c.id in self._repaired or not messages:
             spent = _together(c, self._repaired.get(c.id))
             self._accept_error(c.id, "invalid_output", f"{why} (asked twice)", False, spent)
             return
@@ -427,12 +453,15 @@ class Asking:
     def _keep(self, completions: list[Completion]) -> None:
         if self._cache is None or not completions:
             return
-        rows = []
+        rows: list[tuple[bytes, str, int | None, int | None, str, float | None, bool]] = []
         for c in completions:
             answer = self.answers[c.id]
-            if answer is not None and answer.text is not None:
+            key = self._keys.pop(c.id)
+            if isinstance(answer, str):
+                rows.append((key, answer, None, None, self._name, None, False))
+            elif answer is not None and answer.text is not None:
                 taken = (answer.input_tokens, answer.output_tokens)
-                rows.append((self._keys[c.id], answer.text, *taken, self._name, answer.logprob, answer.truncated))
+                rows.append((key, answer.text, *taken, self._name, answer.logprob, answer.truncated))
         try:
             self._cache.put(rows)
         except CatalogError as e:
@@ -478,6 +507,19 @@ class Asking:
             self._session.catalog.put_usage(usage)
         except CatalogError:  # a read-only folder: the answers matter more than the ledger
             return
+
+
+def _is_plain(c: Completion) -> bool:
+    """Whether a completion is a text and nothing is known about it."""
+    return (
+        type(c.text) is str
+        and c.error is None
+        and c.input_tokens is None
+        and c.output_tokens is None
+        and c.logprob is None
+        and not c.truncated
+        and c.text.isascii()
+    )
 
 
 def _parameters(options: Any) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from itertools import repeat
 from typing import Any
 
@@ -33,6 +34,8 @@ USAGE = pa.struct(
     ]
 )
 UNASKED = Answer(None)
+LONG = 64
+"""Characters up to which a prompt is remembered as it is."""
 
 
 class Book:
@@ -40,7 +43,8 @@ class Book:
 
     def __init__(self, resolved: Resolved, asking: Asking) -> None:
         self.resolved, self.asking = resolved, asking
-        self._ids: dict[str, int] = {}
+        self._ids: dict[str | bytes | None, int] = {}
+        """By text, or by the digest of a long one."""
 
     def ids(self, columns: Sequence[Any]) -> pa.Array:
         """int32 prompt ids of rows of inputs, in the order of the model's inputs; NULL where all inputs are NULL."""
@@ -56,14 +60,14 @@ class Book:
         if isinstance(texts, pa.ChunkedArray):
             texts = texts.combine_chunks()
         encoded = texts.dictionary_encode()
-        known = [self._id(text) for text in encoded.dictionary.to_pylist()]
+        known = []
+        for text in encoded.dictionary.to_pylist():
+            key = text if text is None or len(text) <= LONG else blake2b(text.encode(), digest_size=16).digest()
+            found = self._ids.get(key)
+            if found is None:
+                found = self._ids[key] = self.asking.add(text)
+            known.append(found)
         return pa.array(known, pa.int32()).take(encoded.indices)
-
-    def _id(self, text: str) -> int:
-        found = self._ids.get(text)
-        if found is None:
-            found = self._ids[text] = self.asking.add(self.resolved.prompt.conversation(text))
-        return found
 
     def columns(self, ids: pa.Array, names: Sequence[str], weights: Sequence[int] | None = None) -> list[pa.Array]:
         """The answer's columns and those about it that are named, a value an id; what was not asked is NULL.
@@ -71,24 +75,27 @@ class Book:
         `weights` are how many rows each id stands for, without them one.
         """
         encoded = ids.dictionary_encode()
-        answers = [self.asking.answers[i] or UNASKED for i in encoded.dictionary.to_pylist()]
-        failed = {place for place, answer in enumerate(answers) if answer.error is not None}
-        if failed:
+        known = self.asking.answers
+        answers = [UNASKED if (answer := known[i]) is None else answer for i in encoded.dictionary.to_pylist()]
+        if self.asking.tally.errors:
+            failed = {p for p, answer in enumerate(answers) if isinstance(answer, Answer) and answer.error is not None}
             counts = weights if weights is not None else repeat(1)
             places = encoded.indices.to_pylist()
             self.asking.failed_rows += sum(n for place, n in zip(places, counts, strict=False) if place in failed)
         return [self._column(name.lower(), answers).take(encoded.indices) for name in names]
 
-    def _column(self, name: str, answers: Sequence[Answer]) -> pa.Array:
+    def _column(self, name: str, answers: Sequence[Answer | str]) -> pa.Array:
         outputs = self.resolved.outputs
         for place, target in enumerate(outputs.names):
             if target.lower() == name:
-                return outputs.arrow(place, [None if a.values is None else a.values[place] for a in answers])
+                values = [a if isinstance(a, str) else None if a.values is None else a.values[place] for a in answers]
+                return outputs.arrow(place, values)
         if name.endswith("_error"):
-            return pa.array([a.error for a in answers], pa.string())
+            return pa.array([None if isinstance(a, str) else a.error for a in answers], pa.string())
+        details = [Answer(a) if isinstance(a, str) else a for a in answers]
         if name.endswith("_logprob"):
-            return pa.array([a.logprob for a in answers], pa.float64())
-        return pa.array([_usage(a) for a in answers], USAGE)
+            return pa.array([a.logprob for a in details], pa.float64())
+        return pa.array([_usage(a) for a in details], USAGE)
 
     def ask_all(self) -> None:
         """Answer every prompt so far."""

@@ -23,10 +23,19 @@ CREATE TABLE IF NOT EXISTS answers (
 ADDED = {"logprob": "REAL", "truncated": "INTEGER NOT NULL DEFAULT 0"}
 """Columns that a file of an earlier version may lack."""
 
-KEEP = """
-INSERT OR REPLACE INTO answers (key, text, input_tokens, output_tokens, model, logprob, truncated)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+COLUMNS = "key, text, input_tokens, output_tokens, model, logprob, truncated"
+KEEP = "INSERT OR REPLACE INTO {table} (" + COLUMNS + ") VALUES (?, ?, ?, ?, ?, ?, ?)"
+RECENT = """
+CREATE TABLE IF NOT EXISTS recent (
+  key BLOB NOT NULL, text TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER, model TEXT, logprob REAL,
+  truncated INTEGER NOT NULL DEFAULT 0
+)
 """
+"""Answers in the order in which they came.  A key is as good as random: a thousand of them in `answers` change a
+thousand pages, so those of a long statement are moved there sorted, many at a time."""
+SETTLE = f"INSERT OR REPLACE INTO answers ({COLUMNS}) SELECT {COLUMNS} FROM recent ORDER BY key"
+FEW, MANY = 2_000, 250_000
+"""Answers of a statement that go where they belong at once, and how many of the others are moved together."""
 
 
 class Kept(NamedTuple):
@@ -54,6 +63,7 @@ class Cache:
         self.path = path
         self._lock = threading.Lock()
         self._con: sqlite3.Connection | None = None
+        self._put = self._recent = 0
 
     def get(self, keys: Sequence[bytes]) -> Mapping[bytes, Kept]:
         """What is known of these keys."""
@@ -62,6 +72,8 @@ class Cache:
             if con is None:
                 return {}
             found: dict[bytes, Kept] = {}
+            if self._is_empty(con):
+                return found
             for start in range(0, len(keys), 500):
                 some = keys[start : start + 500]
                 marks = ",".join("?" * len(some))
@@ -79,6 +91,7 @@ class Cache:
             if con is None:
                 return Lengths(0, 0.0, 0.0)
             where = "substr(model, 1, length(?1) + 1) = ?1 || '.'" if versions else "model = ?1"
+            self._settle(con)
             squares = "avg(output_tokens * 1.0 * output_tokens)"
             n, mean, square = con.execute(
                 f"SELECT count(output_tokens), avg(output_tokens), {squares} FROM answers WHERE {where}", (model,)
@@ -94,13 +107,35 @@ class Cache:
             try:
                 con = self._open(create=True)
                 if con is not None:
-                    con.executemany(KEEP, rows)
+                    is_long = self._put >= FEW
+                    count = con.executemany(KEEP.format(table="recent" if is_long else "answers"), rows).rowcount
                     con.commit()
+                    self._put += count
+                    self._recent += count if is_long else 0
+                    if self._recent >= MANY:
+                        self._settle(con)
             except (sqlite3.Error, OSError) as e:
                 raise CatalogError(
                     f"Answers cannot be kept in {self.path}: {e}.",
                     "Free some disk space, or go on without the cache: USING cache=false.",
                 ) from e
+
+    def settle(self) -> None:
+        """Move what a long statement kept to where it is found; at its end."""
+        with self._lock, suppress(sqlite3.Error):  # it is moved when the file is opened next
+            if self._con is not None and self._recent:
+                self._settle(self._con)
+            self._put = 0
+
+    def _settle(self, con: sqlite3.Connection) -> None:
+        con.execute(SETTLE)
+        con.execute("DELETE FROM recent")
+        con.commit()
+        self._recent = 0
+
+    def _is_empty(self, con: sqlite3.Connection) -> bool:
+        """Whether nothing is kept: new prompts need no looking up."""
+        return con.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is None
 
     def drop(self, model: str | None = None) -> int:
         """Forget all answers, or those of one model's version; how many there were."""
@@ -108,6 +143,7 @@ class Cache:
             con = self._open(create=False)
             if con is None:
                 return 0
+            self._settle(con)
             if model is None:
                 count = con.execute("DELETE FROM answers").rowcount
             else:
@@ -136,13 +172,20 @@ class Cache:
             if name not in there:
                 with suppress(sqlite3.OperationalError):  # another process was first
                     con.execute(f"ALTER TABLE answers ADD COLUMN {name} {kind}")
+        con.execute(RECENT)
+        if con.execute("SELECT 1 FROM recent LIMIT 1").fetchone():  # of a statement that was killed
+            with suppress(sqlite3.OperationalError):  # a file that can only be read
+                self._settle(con)
         self._con = con
         return con
 
 
+_text = json.encoder.encode_basestring_ascii
+
+
 def key_of(prefix: bytes, messages: Sequence[Message]) -> bytes:
     """The key of one conversation; prefix stands for the version and its parameters."""
-    text = json.dumps([tuple(m) for m in messages], ensure_ascii=True, separators=(",", ":"))
+    text = f"[{','.join([f'[{_text(role)},{_text(content)}]' for role, content in messages])}]"
     return blake2b(text.encode(), key=prefix, digest_size=20).digest()
 
 

@@ -7,6 +7,7 @@ have told how many tokens a byte is, half as many again as that; and `max_tokens
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from sqlft.errors import BudgetExceeded, OptionError
@@ -73,6 +74,9 @@ class Charge:
 
     def admit(self, i: int, messages: Sequence[Message], *, first: bool) -> BudgetExceeded | None:
         """Reserve for a request that is about to be handed out, or say why it must not be; called in any thread."""
+        if not self._is_watched:
+            self._calls += 1
+            return None
         size = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
         worst = self._worst(messages) if self._bounds_cost else None
         over = admit(self._limits, worst, int(first))
@@ -80,17 +84,16 @@ class Charge:
             return exceeded(over, str(self._resolved.version.key))
         self._calls += 1
         self._held[i] = (worst, size)
+        self.meter.begin(i)
         return None
 
     def settle(self, c: Completion) -> float | None:
         """What an answer cost, in place of what was reserved for it; None if that is not known."""
+        if not self._is_watched:
+            return self._count(c, self._cost(c, 0.0))
         worst, size = self._held.pop(c.id, (None, 0))
         seconds = self.meter.end(c.id)
-        cost = self._cost(c, seconds)
-        if cost is not None:
-            self._known += cost
-        elif c.error is None:
-            self._unknown += 1
+        cost = self._count(c, self._cost(c, seconds))
         spent = worst if cost is None and c.error is None else cost
         for one in self._limits:
             one.settle(worst, spent)
@@ -98,8 +101,22 @@ class Charge:
         self._learn(c, size)
         return cost
 
+    def _count(self, c: Completion, cost: float | None) -> float | None:
+        if cost is not None:
+            self._known += cost
+        elif c.error is None:
+            self._unknown += 1
+        return cost
+
+    @cached_property
+    def _is_watched(self) -> bool:
+        """Whether a limit or the price of a machine's time needs each request's share; most statements have none."""
+        return self.tariff.of_seconds(1.0) is not None or any(one.is_set for one in self._limits)
+
     def give_up(self, i: int) -> None:
         """A request that will not be answered."""
+        if not self._is_watched:
+            return
         worst, _ = self._held.pop(i, (None, 0))
         self.meter.end(i)
         self._release(worst)

@@ -41,6 +41,11 @@ class Limits:
         """Whether there is a limit in USD."""
         return self.usd is not None
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a limit at all."""
+        return self.usd is not None or self.rows is not None or self.seconds is not None
+
     def over(self, worst: float | None, rows: int = 1) -> Over | None:
         """What keeps a request from being asked that may cost `worst` USD; None if nothing does."""
         again = "What was answered is kept: run it again with more"
