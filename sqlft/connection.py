@@ -310,17 +310,16 @@ class Connection:
             return self._con.execute(text, parameters, **options)
 
         try:
-            run(query)
+            self._with_settings(query, run)
         except duckdb.Error as e:
-            if not isinstance(query, str):
-                raise
-            if (planned := self._help(e, query)) is None:
+            is_ours = self._help(e, query) if isinstance(query, str) else None
+            if is_ours is None:
                 raise
             self._plain.discard(query)
-            if planned:
+            if is_ours:
                 self.execute(query, parameters, **options)
             else:
-                self._with_settings(query, run)
+                run(query)
 
     def _retry(self, query: Any, action: Callable[[], T]) -> T:
         """What `action` returns; once more where DuckDB did not know a name that is there now."""
@@ -334,8 +333,6 @@ class Connection:
 
     def _help(self, error: duckdb.Error, query: str) -> bool | None:
         """Whether to plan a query anew (True) or only to run it again (False); None, with a hint, if neither helps."""
-        if "sqlft_" in str(error) and isinstance(error, duckdb.CatalogException) and "setting" in str(error):
-            return False
         unknown = error if isinstance(error, duckdb.CatalogException) else error.__cause__
         if isinstance(unknown, duckdb.CatalogException):
             before = self.session.catalog.names()
@@ -365,7 +362,7 @@ class Connection:
         try:
             return run(query)
         except duckdb.CatalogException as e:
-            if "sqlft_" not in str(e):
+            if "sqlft_" not in str(e) or not isinstance(query, str):
                 raise
             from sqlft.runtime.prices import with_settings
 
