@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sqlft.query import Done
-    from sqlft.query.execute import Result, Sliced
+    from sqlft.query.results import Result
+    from sqlft.query.slices import Sliced
 
 LONG = 50_000
 """Characters above which only the ends of a text are searched for names of models."""
@@ -284,8 +285,8 @@ class Connection:
             self._open(planned, plain.text)
 
     def _open(self, sliced: Sliced, query: str) -> None:
-        from sqlft.query.execute import Result
         from sqlft.query.hints import explain
+        from sqlft.query.results import Result
 
         self.session.cleanup.append(sliced.close)
         try:
@@ -298,7 +299,7 @@ class Connection:
 
     def _show(self, relation: Any) -> None:
         """Let a relation be the result; no result is open on DuckDB's connection until it is fetched."""
-        from sqlft.query.execute import Result
+        from sqlft.query.results import Result
 
         self._result = Result(self._con, relation.limit(0), iter([relation]), lambda: None)
         self._rows = self._result.rows()
@@ -503,7 +504,7 @@ class Connection:
         return self._frame(self._result.table())
 
     def _frame(self, table: pa.Table) -> Any:
-        from sqlft.query.execute import relation_of
+        from sqlft.query.results import relation_of
 
         return relation_of(self._con, table)
 

@@ -21,12 +21,13 @@ import pyarrow as pa
 from sqlft.errors import NotSupported, StatementError
 from sqlft.query import ast
 from sqlft.query.ast import Node
-from sqlft.query.bind import Binder, Bound, Names
-from sqlft.query.changes import as_query
-from sqlft.query.execute import Execution, Sliced, register
+from sqlft.query.bind import Binder, Names
+from sqlft.query.execute import Execution, register
 from sqlft.query.explain import Explainer, Wanted, wanted
 from sqlft.query.plan import plan
-from sqlft.query.views import check_alive, define, dotted_name, key_of, read_create, starts_query
+from sqlft.query.scope import Bound
+from sqlft.query.slices import Sliced, slice_up
+from sqlft.query.statements import as_query, check_alive, define, dotted_name, key_of, read_create, starts_query
 from sqlft.runtime.asker import Asker
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.literals import identifier, inline
@@ -280,7 +281,7 @@ class Planner:
         if explained is not None:
             drawn = Explainer(self._session, self._cache, self._asker, run, explained).run()
             return Done(drawn)
-        sliced = run.sliced() if made.stream is not None else None
+        sliced = slice_up(run)
         if sliced is not None:
             return sliced
         return Native(head + run.whole() + self._text[piece.end :])

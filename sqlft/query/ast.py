@@ -160,8 +160,7 @@ def literal_type(constant: Node) -> str:
 
 def literal_text(constant: Node) -> str:
     """The text that a literal in quotes stands for."""
-    found = constant["literal"]["text"] if "literal" in constant else constant["value"]["value"]
-    return str(found)
+    return str(constant["literal"].get("text", "") if "literal" in constant else constant["value"].get("value", ""))
 
 
 def set_table(node: Node, schema: str, name: str) -> None:

@@ -9,225 +9,37 @@ A model is a relation with one row for each combination of its inputs, NULL incl
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import duckdb
 
 from sqlft.errors import NotSupported, StatementError
 from sqlft.query import ast
 from sqlft.query.ast import Node
+from sqlft.query.scope import (
+    Binding,
+    Block,
+    Bound,
+    Columns,
+    Condition,
+    Scan,
+    Use,
+    drop_schema,
+    joins_to,
+    leaves,
+    output_names,
+    select,
+    select_of,
+    with_ctes,
+    without_scans,
+)
 from sqlft.runtime.models import Resolved
 from sqlft.sql.names import written
 
 EQUAL = ("COMPARE_EQUAL", "COMPARE_NOT_DISTINCT_FROM")
 PRESERVED = {"LEFT": ("left",), "RIGHT": ("right",), "OUTER": ("left", "right"), "ANTI": ("left",)}
 """Sides of a join whose rows stay without a partner."""
-
-
-class Use(NamedTuple):
-    """A column of a model where it is mentioned."""
-
-    node: Node
-    column: str
-    """In lower case."""
-    qualified: bool
-
-
-@dataclass
-class Condition:
-    """One of the conditions that AND joins in a WHERE or an ON."""
-
-    node: Node
-    holder: Node
-    """The SELECT or the join."""
-
-    def __post_init__(self) -> None:
-        self.original = self.node
-
-
-@dataclass
-class Binding:
-    """How an input gets its value: an expression, or each value of a list or a query."""
-
-    values: list[Node]
-    query: Node | None = None
-    conditions: list[Condition] = field(default_factory=list)
-    """Those that say so; a join's USING and the column of the input's name have none."""
-    holder: Node | None = None
-    """The join whose ON gets the condition that nobody wrote."""
-    hidden: bool = False
-    """Whether the input is one column with a table's, as USING has it."""
-    leads: bool = False
-    """Whether it is the model's column that a star shows, since USING names it and the model stands first."""
-
-    @property
-    def is_one(self) -> bool:
-        """Whether there is one value for each row of the tables."""
-        return self.query is None and len(self.values) == 1
-
-    @property
-    def trees(self) -> list[Node]:
-        """The expressions and the query."""
-        return [*self.values, *([self.query] if self.query is not None else [])]
-
-
-@dataclass
-class Block:
-    """One SELECT that is part of the query."""
-
-    node: Node
-    outer: Block | None = None
-    item: Node | None = None
-    """The relation in the outer block's FROM that it is; None for a subquery in an expression."""
-    ctes: tuple[Node, ...] = ()
-    """WITH entries that it can read, outermost first."""
-    scans: list[Scan] = field(default_factory=list)
-    conditions: list[Condition] = field(default_factory=list)
-    recursive: bool = False
-
-
-@dataclass
-class Scan:
-    """A model in a FROM clause."""
-
-    number: int
-    node: Node
-    """Its place in the tree."""
-    resolved: Resolved
-    alias: str
-    block: Block
-    uses: list[Use] = field(default_factory=list)
-    whole: bool = False
-    """Whether a star or the alias as a row shows all of it."""
-    stars: list[Node] = field(default_factory=list)
-    rows: list[Node] = field(default_factory=list)
-    """Where the alias stands for the whole row."""
-    bindings: dict[str, Binding] = field(default_factory=dict)
-    is_read: bool = True
-    """Whether anybody reads what the model answers."""
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the model's inputs."""
-        return self.resolved.prompt.inputs
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The answer's columns, and those about it where they are mentioned: a star shows the answer only."""
-        derived = (n for n in self.resolved.outputs.derived if any(u.column == n.lower() for u in self.uses))
-        return (*self.resolved.outputs.names, *derived)
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """All of its columns, by lower-case name."""
-        outputs = self.resolved.outputs
-        return {n.lower(): n for n in (*self.inputs, *outputs.names, *outputs.derived)}
-
-    def hidden(self, name: str) -> str:
-        """The name of an input's column that is one with a table's."""
-        return f"__sqlft_i{self.number}_{self.inputs.index(name)}"
-
-    def shown(self) -> list[str]:
-        """Inputs whose values the result may show."""
-        binding = {id(n) for c in self.conditions() for n in ast.walk(c.original)}
-        mentioned = {u.column for u in self.uses if id(u.node) not in binding}
-        return [n for n in self.inputs if self.whole or n.lower() in mentioned]
-
-    def conditions(self) -> list[Condition]:
-        """Those that bind its inputs."""
-        return [c for b in self.bindings.values() for c in b.conditions]
-
-
-class Columns:
-    """Names of the columns that relations of a FROM clause have, as DuckDB says."""
-
-    def __init__(self, con: duckdb.DuckDBPyConnection, is_model: Callable[[str], bool]) -> None:
-        self._con, self._is_model = con, is_model
-        self._known: dict[int, tuple[Any, frozenset[str]]] = {}
-
-    def of(self, relation: Node | None, ctes: Sequence[Node]) -> frozenset[str]:
-        """In lower case; empty where it cannot be bound by itself."""
-        if relation is None or relation.get("type") == "EMPTY":
-            return frozenset()
-        if id(relation) not in self._known:
-            try:
-                query = with_ctes(select("*", relation), ctes)
-                names = frozenset(c.lower() for c in self._con.sql(ast.to_sql(query)).columns)
-            except duckdb.CatalogException as e:  # it reads a model, or a variable of the caller's
-                if not self._is_ours(str(e)):
-                    raise
-                names = frozenset()
-            except duckdb.Error:  # it hangs on a query around it
-                names = frozenset()
-            self._known[id(relation)] = relation, names
-        return self._known[id(relation)][1]
-
-    def _is_ours(self, error: str) -> bool:
-        missing = re.search(r'with name "?(.+?)"? does not exist', error)
-        return missing is None or self._is_model(ast.split_version(missing[1])[0])
-
-
-def select(columns: str, relation: Node | None = None, where: Sequence[Node] = ()) -> Node:
-    """SELECT columns FROM relation WHERE conditions, as a tree."""
-    made = deepcopy(ast.parse_cached(f"SELECT {columns}"))
-    if relation is not None:
-        made["from_table"] = deepcopy(relation)
-    if where:
-        made["where_clause"] = deepcopy(ast.conjunction(list(where)))
-    return made
-
-
-def with_ctes(query: Node, ctes: Sequence[Node]) -> Node:
-    """The query with those of the WITH entries that it needs, found through each other."""
-    needed: list[Node] = []
-    wanted = {ast.table_name(n)[2].lower() for n in ast.walk(query) if ast.is_table(n)}
-    for entry in reversed(ctes):
-        if entry["key"].lower() in wanted and all(entry["key"].lower() != n["key"].lower() for n in needed):
-            needed.insert(0, entry)
-            wanted |= {ast.table_name(n)[2].lower() for n in ast.walk(entry) if ast.is_table(n)}
-    if needed:
-        query["cte_map"] = {"map": [*deepcopy(needed), *ast.ctes(query)]}
-    return query
-
-
-def leaves(relation: Node | None) -> Iterator[Node]:
-    """The relations of a FROM clause that are no joins, in their order."""
-    if relation is None or relation.get("type") == "EMPTY":
-        return
-    if ast.is_join(relation):
-        yield from leaves(relation["left"])
-        yield from leaves(relation["right"])
-    else:
-        yield relation
-
-
-def joins_to(relation: Node, leaf: Node) -> list[tuple[Node, str]] | None:
-    """The joins from the root down to a leaf, each with the side on which it is; None if it is not there."""
-    if relation is leaf:
-        return []
-    if not ast.is_join(relation):
-        return None
-    for side in ("left", "right"):
-        found = joins_to(relation[side], leaf)
-        if found is not None:
-            return [(relation, side), *found]
-    return None
-
-
-@dataclass
-class Bound:
-    """A tree and the models in it."""
-
-    tree: Node
-    scans: list[Scan]
-    blocks: list[Block]
-    columns: Columns
-    readers: dict[int, tuple[Node, list[tuple[Block, Node]]]]
-    """By WITH entry: who reads it, and as which relation."""
 
 
 class Names:
@@ -750,18 +562,6 @@ class Binder:
         return bool(self._cte_of(block))
 
 
-def drop_schema(tree: Node, alias: str) -> None:
-    """schema.table.column as table.column, for a relation that is in no schema any more."""
-    for node in ast.walk(tree):
-        names = node.get("column_names", [])
-        while (
-            ast.is_column(node)
-            and alias.lower() in [n.lower() for n in names[1:-1]]
-            and names[0].lower() != alias.lower()
-        ):
-            del names[0]
-
-
 def _query_of(entry: Node) -> list[Node]:
     value = entry.get("value", {})
     query = value.get("query_node") or value.get("query", {}).get("node")
@@ -792,41 +592,3 @@ def _tries_to_bind(node: Node, mine: set[int]) -> bool:
         if one.get("subquery_type") == "ANY" and _is_input(one.get("child"), mine):
             return True
     return False
-
-
-def select_of(expression: Node) -> Node:
-    """SELECT expression, as a tree."""
-    made = select("1")
-    made["select_list"] = [expression]
-    return made
-
-
-def without_scans(relation: Node | None, scans: Sequence[Scan]) -> Node | None:
-    """A FROM clause without models: what gives the rows that they are asked for; None if nothing is left."""
-    if relation is None or relation.get("type") == "EMPTY":
-        return None
-    if any(relation is s.node for s in scans):
-        return None
-    if not ast.is_join(relation):
-        return relation
-    left, right = without_scans(relation["left"], scans), without_scans(relation["right"], scans)
-    if left is None:
-        return None if relation.get("join_type") in ("LEFT", "OUTER", "ANTI") else right
-    if right is None:
-        return left
-    return (
-        relation
-        if left is relation["left"] and right is relation["right"]
-        else {**relation, "left": left, "right": right}
-    )
-
-
-def output_names(node: Node) -> list[str]:
-    """Lower-case names of the columns that a SELECT gives out, as far as its text shows them."""
-    found = []
-    for item in node.get("select_list", []):
-        if item.get("alias"):
-            found.append(str(item["alias"]).lower())
-        elif ast.is_column(item):
-            found.append(str(item["column_names"][-1]).lower())
-    return found

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from sqlft.errors import NotSupported
-from sqlft.query.bind import Scan
-from sqlft.query.drawing import Node, boxed, count, draw, node_of
-from sqlft.query.execute import Execution, Sliced, Step
+from sqlft.query.execute import Execution, Step
+from sqlft.query.scope import Scan
+from sqlft.query.slices import Sliced, slice_up
 from sqlft.runtime.asker import Asker, Book
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.forecast import Forecast, Range, forecast, unseen
@@ -26,6 +27,11 @@ from sqlft.runtime.session import Session
 
 HEADING = re.compile(r"\s*explain\s*(?:(?P<analyze>analyze)\b|\((?P<options>[^)]*)\))?\s*", re.I)
 ADVICE = "Write EXPLAIN, EXPLAIN ANALYZE, EXPLAIN (FORMAT JSON) or EXPLAIN (ANALYZE, FORMAT JSON)."
+
+
+def count(number: float) -> str:
+    """1,234"""
+    return f"{round(number):,}"
 
 
 class Wanted(NamedTuple):
@@ -69,7 +75,7 @@ class Explainer:
 
     def run(self) -> pa.Table:
         """The plan as DuckDB's EXPLAIN gives one: a row of explain_key and explain_value."""
-        sliced = self._execution.sliced()
+        sliced = slice_up(self._execution)
         root, rows = self._pieces() if sliced is None else self._slices(sliced)
         key = "analyzed_plan" if self._what.analyze else "physical_plan"
         value = self._json(root, rows) if self._what.as_json else self._text(root, rows)
@@ -77,7 +83,7 @@ class Explainer:
 
     # -- answered piece by piece ---------------------------------------------------------------------------
 
-    def _slices(self, sliced: Sliced) -> tuple[Node, int | None]:
+    def _slices(self, sliced: Sliced) -> tuple[Operator, int | None]:
         try:
             sliced.start()
             inner = self._plan(sliced.spool_query)
@@ -99,7 +105,7 @@ class Explainer:
 
     # -- answered as a whole -------------------------------------------------------------------------------
 
-    def _pieces(self) -> tuple[Node, int | None]:
+    def _pieces(self) -> tuple[Operator, int | None]:
         self._execution.before_asking = self._before
         sql = self._execution.whole()
         analyzed = self._what.analyze
@@ -134,7 +140,7 @@ class Explainer:
             note = "it stops when enough rows pass"
         self._told.append(Told(scan, told, book, note))
 
-    def _model(self, told: Told, children: list[Node]) -> Node:
+    def _model(self, told: Told, children: list[Operator]) -> Operator:
         model = told.book.resolved.model
         version = told.book.resolved.version.key
         lines = [f"Engine: {model.engine}{f', base {model.base}' if model.base else ''}"]
@@ -151,9 +157,9 @@ class Explainer:
             actual = _actual(told.book)
             facts["Actual"] = actual
             lines += _happened(actual)
-        return Node(f"Model {version}", lines, children, facts=facts)
+        return Operator(f"Model {version}", lines, children, facts=facts)
 
-    def _plan(self, sql: str, more: str = "") -> Node:
+    def _plan(self, sql: str, more: str = "") -> Operator:
         found = self._session.con.execute(f"EXPLAIN ({more}FORMAT JSON) {sql}").fetchall()
         plan: Any = json.loads(found[-1][1])
         if isinstance(plan, Mapping):
@@ -162,7 +168,7 @@ class Explainer:
 
     # -- the whole -----------------------------------------------------------------------------------------
 
-    def _text(self, root: Node, rows: int | None) -> str:
+    def _text(self, root: Operator, rows: int | None) -> str:
         costs = [t.forecast.cost_usd for t in self._told]
         if self._what.analyze:
             spent = [_actual(book)["cost_usd"] for book in {id(t.book): t.book for t in self._told}.values()]
@@ -179,22 +185,22 @@ class Explainer:
         ]
         return boxed("Estimate", head) + draw(root)
 
-    def _json(self, root: Node, rows: int | None) -> str:
+    def _json(self, root: Operator, rows: int | None) -> str:
         if not self._what.analyze:
             return json.dumps([root.json()], indent=4, default=str)
         seconds = time.monotonic() - self._began
         return json.dumps({"latency": seconds, "rows_returned": rows, "operator": [root.json()]}, indent=4, default=str)
 
 
-def _in_place(root: Node, node: Node) -> Node:
+def _in_place(root: Operator, node: Operator) -> Operator:
     """The tree with `node` where it reads answers: at the nearest operator that is above all of its Arrow scans."""
     if sum(_arrows(c) > 0 for c in root.children) == 1 and _arrows(root) > int(root.is_arrow):
         root.children = [_in_place(c, node) if _arrows(c) else c for c in root.children]
         return root
-    return node if _arrows(root) else Node(root.name, root.lines, [*root.children, node], facts=root.facts)
+    return node if _arrows(root) else Operator(root.name, root.lines, [*root.children, node], facts=root.facts)
 
 
-def _without_rows(node: Node) -> Node:
+def _without_rows(node: Operator) -> Operator:
     """The plan over answers that are not there yet, without DuckDB's count of them."""
     node.lines = [line for line in node.lines if not line.startswith("~")]
     for child in node.children:
@@ -202,11 +208,11 @@ def _without_rows(node: Node) -> Node:
     return node
 
 
-def _arrows(node: Node) -> int:
+def _arrows(node: Operator) -> int:
     return int(node.is_arrow) + sum(_arrows(c) for c in node.children)
 
 
-def _replaced(root: Node, columns: frozenset[str], node: Node) -> bool:
+def _replaced(root: Operator, columns: frozenset[str], node: Operator) -> bool:
     """Whether a scan of these columns was found below `root`, and `node` put in its place."""
     for i, child in enumerate(root.children):
         if child.is_arrow and not child.children and child.columns <= columns:
@@ -286,3 +292,144 @@ def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"
+
+
+# -- the plan as a tree of boxes, the way DuckDB draws one: first child below, the others to its right ----------------
+
+WIDTH = 33
+"""Letters of a box's lines, at most."""
+ROWS = ("operator_cardinality", "intermediate_rows")
+TIMES = ("operator_timing", "timing")
+NAMES = ("name", "operator_name", "type", "operator_type")
+ROOTS = ("RESULT_COLLECTOR", "EXPLAIN_ANALYZE", "QUERY")
+
+
+@dataclass
+class Operator:
+    """One operator: its name, lines `key: value` or `value`, and what its rows come from."""
+
+    name: str
+    lines: list[str] = field(default_factory=list)
+    children: list[Operator] = field(default_factory=list)
+    columns: frozenset[str] = frozenset()
+    """What a scan reads, in lower case."""
+    is_arrow: bool = False
+    rows: int | None = None
+    """How many it gave, where it ran."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What JSON has in place of the lines."""
+
+    def json(self) -> dict[str, Any]:
+        """As EXPLAIN (FORMAT JSON) has it."""
+        return {"name": self.name, "children": [c.json() for c in self.children], "extra_info": dict(self.facts)}
+
+
+def node_of(plan: Mapping[str, Any]) -> Operator:
+    """An operator of DuckDB's EXPLAIN (FORMAT JSON), with or without ANALYZE."""
+    name = str(next((plan[n] for n in NAMES if plan.get(n)), "")).strip()
+    children = [node_of(c) for c in plan.get("children", [])]
+    if name in ROOTS and len(children) == 1:
+        return children[0]
+    extra = dict(plan.get("extra_info") or {})
+    estimated = extra.pop("Estimated Cardinality", None)
+    lines = [f"{key}: {_line(value)}" for key, value in extra.items() if value not in ("", [], None)]
+    actual = next((plan[n] for n in ROWS if n in plan), None)
+    if actual is not None:
+        seconds = next((plan[n] for n in TIMES if n in plan), 0.0)
+        lines.append(f"{count(actual)} row{'s'[: actual != 1]} in {seconds:.4f} s")
+    elif estimated is not None:
+        lines.append(f"~{estimated} rows")
+    reads = extra.get("Projections", [])
+    columns = frozenset(str(c).strip('"').lower() for c in ([reads] if isinstance(reads, str) else reads))
+    facts = {k: v for k, v in plan.items() if k not in ("children", "extra_info", *NAMES)} | (
+        extra if estimated is None else {**extra, "Estimated Cardinality": estimated}
+    )
+    is_arrow = "ARROW_SCAN" in str(extra.get("Function", "")) or "ARROW_SCAN" in name
+    return Operator(name, lines, children, columns, is_arrow, actual, facts)
+
+
+def draw(root: Operator) -> str:
+    """The tree as text."""
+    return "\n".join(line.rstrip() for line in _block(root, _widths(root, {}, 0)[0], 0)) + "\n"
+
+
+def boxed(title: str, lines: list[str]) -> str:
+    """One box by itself."""
+    width = max(len(title) + 3, *(len(line) for line in lines), 0)
+    return "\n".join(_box(title, lines, width, above=False, below=False)) + "\n"
+
+
+def _line(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value).replace("\n", ", ")
+
+
+def _wrapped(lines: list[str]) -> list[str]:
+    found: list[str] = []
+    for line in lines:
+        found += textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_long_words=True) or [""]
+    return found
+
+
+def _title(node: Operator) -> str:
+    return node.name if node.name != node.name.upper() else node.name.replace("_", " ").title()
+
+
+def _widths(node: Operator, widths: dict[int, int], column: int) -> tuple[dict[int, int], int]:
+    """The width of every column of boxes, and the first column that is free."""
+    needed = max([len(_title(node)) + 4, *(len(line) for line in _wrapped(node.lines))])
+    widths[column] = max(widths.get(column, 0), needed)
+    free = column + 1
+    for k, child in enumerate(node.children):
+        _, end = _widths(child, widths, column if k == 0 else free)
+        free = max(free, end)
+    return widths, free
+
+
+def _span(node: Operator) -> int:
+    """How many columns a node and what is below it take."""
+    return max(1, sum(_span(c) for c in node.children))
+
+
+def _block(node: Operator, widths: dict[int, int], column: int, above: bool = False) -> list[str]:
+    width = widths[column]
+    lines = _box(_title(node), _wrapped(node.lines), width, above=above, below=bool(node.children))
+    if not node.children:
+        return lines
+    places = [column]
+    for child in node.children[:-1]:
+        places.append(places[-1] + _span(child))
+    starts = [sum(widths[c] + 6 for c in range(column, place)) for place in places]
+    if len(places) > 1:
+        lines.append(_connector([s + _middle(widths[p]) for s, p in zip(starts, places, strict=True)]))
+    blocks = [_block(child, widths, place, above=True) for child, place in zip(node.children, places, strict=True)]
+    for row in range(max(map(len, blocks))):
+        line = ""
+        for start, block in zip(starts, blocks, strict=True):
+            if row < len(block):
+                line = line.ljust(start) + block[row]
+        lines.append(line)
+    return lines
+
+
+def _box(title: str, lines: list[str], width: int, *, above: bool, below: bool) -> list[str]:
+    top = list(f"╭─ {title} ".ljust(width + 3, "─") + "╮")
+    bottom = list("╰" + "─" * (width + 2) + "╯")
+    at = _middle(width)
+    if above and at > len(title) + 3:
+        top[at] = "┴"
+    if below:
+        bottom[at] = "┬"
+    return ["".join(top), *(f"│ {line.ljust(width)} │" for line in lines), "".join(bottom)]
+
+
+def _middle(width: int) -> int:
+    return (width + 4) // 2
+
+
+def _connector(places: list[int]) -> str:
+    line = list(" " * (places[-1] + 1))
+    line[places[0] : places[-1]] = "─" * (places[-1] - places[0])
+    line[places[0]], line[places[-1]] = "├", "╮"
+    for place in places[1:-1]:
+        line[place] = "┬"
+    return "".join(line)

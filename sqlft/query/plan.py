@@ -14,7 +14,7 @@ from typing import Any
 from sqlft.errors import StatementError
 from sqlft.query import ast
 from sqlft.query.ast import Node
-from sqlft.query.bind import (
+from sqlft.query.scope import (
     Block,
     Bound,
     Condition,

@@ -1,17 +1,20 @@
-"""Rows of a query, kept in memory while they are few and in a file when they are many."""
+"""Rows that wait: those that models are asked about, and those of a result that are fetched in any way one likes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from sqlft.errors import Cancelled, DataError
+from sqlft.runtime.literals import identifier
 
 IN_MEMORY = 32 * 1024 * 1024
 """Bytes above which rows go to a file."""
@@ -123,3 +126,101 @@ class _File:
             self._writer = None
         self._last = self._reader = None
         self._path.unlink(missing_ok=True)
+
+
+def relation_of(con: duckdb.DuckDBPyConnection, table: pa.Table) -> Any:
+    """An Arrow table as a relation, names that stand twice as they are."""
+    names = table.column_names
+    if len({n.lower() for n in names}) == len(names):
+        return con.from_arrow(table)
+    plain = table.rename_columns([f"c{k}" for k in range(len(names))])
+    return con.from_arrow(plain).project(", ".join(f"c{k} AS {identifier(n)}" for k, n in enumerate(names)))
+
+
+class Result:
+    """What is left of a result's rows, to be fetched one way or another, mixed as one likes."""
+
+    def __init__(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        relation: Any,
+        chunks: Iterator[Any],
+        close: Callable[[], None],
+        explain: Callable[[duckdb.Error], object] = lambda error: None,
+    ) -> None:
+        """`relation` has the columns and no rows; `chunks` are relations with the rows, in order.
+
+        `explain` gets an error that fetching raises, to say it in the words of the query.
+        """
+        self._con, self._chunks, self.close, self._explain = con, chunks, close, explain
+        self.relation = relation
+        self.columns, self.types = list(relation.columns), list(relation.types)
+        self._current: Any = None
+        """The chunk that is being given out as rows."""
+        self._rows: list[tuple[Any, ...]] = []
+        self._given = 0
+        self.is_done = False
+        """Whether all was given out as a table."""
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        found: pa.Schema = self.relation.to_arrow_reader(1).read_all().schema
+        return found
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """The rows that are left, as DuckDB's client gives them."""
+        while True:
+            while self._given < len(self._rows):
+                self._given += 1
+                yield self._rows[self._given - 1]
+            self._rows, self._given = [], 0
+            self._current = next(self._chunks, None)
+            if self._current is None:
+                return
+            with self._explained():
+                self._rows = self._current.fetchall()
+
+    def relations(self) -> Iterator[Any]:
+        """What is left as DuckDB relations."""
+        if self._given < len(self._rows):
+            rest = self._current.limit(len(self._rows) - self._given, offset=self._given)
+            self._rows, self._given = [], 0
+            yield rest
+        yield from self._chunks
+
+    def reader(self) -> pa.RecordBatchReader:
+        """What is left as record batches, a chunk's as soon as it is answered."""
+        return pa.RecordBatchReader.from_batches(self._schema, self._batches())
+
+    def table(self) -> pa.Table:
+        """What is left as one Arrow table."""
+        schema = self._schema
+        self.is_done = True
+        return pa.Table.from_batches(self._batches(), schema)
+
+    def next(self, rows: int) -> pa.Table:
+        """The next rows as an Arrow table; an empty one at the end."""
+        schema = self._schema
+        for relation in self.relations():
+            with self._explained():
+                table = relation.to_arrow_reader(BATCH).read_all().cast(schema)
+            if table.num_rows:
+                self._current = relation_of(self._con, table)
+                self._rows, self._given = self._current.fetchall(), min(rows, table.num_rows)
+                return table.slice(0, rows)
+        return schema.empty_table()
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        schema = self._schema
+        for relation in self.relations():
+            with self._explained():
+                table = relation.to_arrow_reader(BATCH).read_all()
+            yield from table.cast(schema).to_batches()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as e:
+            self._explain(e)
+            raise

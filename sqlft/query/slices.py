@@ -1,0 +1,473 @@
+"""A query whose every row comes from one row of its tables, answered slice by slice while models are asked."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from sqlft.errors import StatementError
+from sqlft.query import ast
+from sqlft.query.ast import Node
+from sqlft.query.execute import Execution, hide_columns, is_exact, is_read_back, modifiers, new_name, recast, text_sql
+from sqlft.query.plan import Remover, Stream, value_lists
+from sqlft.query.results import BATCH, Result, Spool, relation_of
+from sqlft.query.scope import Scan, drop_schema, leaves, select, with_ctes
+from sqlft.runtime.asker import Book
+
+FIRST_ROWS, MOST_ROWS = 64, 16384
+FILTERED_ROWS = (64, 64, 128, 256, 512, 1024, 2048, 4096)
+EMIT_SECONDS = 0.05
+
+
+@dataclass
+class Table:
+    """A relation of the FROM clause that is no model: its alias, and the columns that are needed of it."""
+
+    node: Node
+    alias: str
+    columns: list[str]
+    kinds: list[str]
+    first: int = 0
+    """Place of its first column among those that are kept."""
+
+
+def tables_of(run: Execution, stream: Stream) -> list[Table] | None:
+    """The tables with their needed columns; None where a name or a type would not survive the spool."""
+    block, con = stream.block, run.session.con
+    remover = Remover(block, stream.stages)
+    for i, leaf in enumerate(stream.tables):
+        if not ast.alias_of(leaf):
+            leaf["alias"] = f"__sqlft_t{i}"
+        elif not leaf.get("alias"):
+            leaf["alias"] = ast.alias_of(leaf)
+    aliases = [leaf["alias"].lower() for leaf in stream.tables] + [s.alias.lower() for s in stream.stages]
+    if len(set(aliases)) < len(aliases):
+        return None
+    relation = remover.without(block.node["from_table"])
+    if any(j.get("using_columns") or j.get("ref_type") == "NATURAL" for j in remover.kept_joins):
+        return None
+    if any(j.get("join_type") in ("SEMI", "ANTI") for j in remover.kept_joins):
+        return None
+    for alias in aliases:
+        drop_schema(block.node, alias)
+    bound_away = {id(n) for s in stream.stages for c in s.conditions() for n in ast.walk(c.node)}
+    names: set[str] = set()
+    whole: set[str] = set()
+    for node in ast.walk(run.plan.bound.tree):
+        if ast.is_column(node) and id(node) not in bound_away:
+            names.update(n.lower() for n in node["column_names"])
+            if len(node["column_names"]) == 1:
+                whole.add(node["column_names"][0].lower())
+        elif node.get("class") == "STAR":
+            whole.update([node["relation_name"].lower()] if node.get("relation_name") else aliases)
+    tables = []
+    first = 0
+    for leaf in stream.tables:
+        query = with_ctes(select("x.*", relation), block.ctes)
+        query["select_list"][0]["relation_name"] = leaf["alias"]
+        try:
+            found = con.sql(run.to_sql(query))
+        except duckdb.Error:
+            return None
+        everything = leaf["alias"].lower() in whole
+        columns = [
+            (c, str(t)) for c, t in zip(found.columns, found.types, strict=True) if everything or c.lower() in names
+        ] or [(found.columns[0], str(found.types[0]))]
+        lowered = [c.lower() for c, _ in columns]
+        if len(set(lowered)) != len(lowered) or not all(is_exact(t) for _, t in columns):
+            return None
+        tables.append(Table(leaf, leaf["alias"], [c for c, _ in columns], [t for _, t in columns], first))
+        first += len(columns)
+    return tables
+
+
+@dataclass
+class Asked:
+    """One model of the FROM clause: which prompt each row has."""
+
+    scan: Scan
+    book: Book
+    expressions: list[Any]
+    """What gives its inputs; over the answers of others where `waits`."""
+    waits: bool
+    kinds: list[str] = field(default_factory=list)
+    first: int = 0
+    """Place of its first text in the spool query."""
+    shown: list[tuple[str, int]] = field(default_factory=list)
+    """Inputs that the result shows, and their places among the kept columns."""
+    ids: list[pa.Array] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    new_ids: array[int] = field(default_factory=partial(array, "q"))
+    """Prompts in order of appearance …"""
+    new_rows: array[int] = field(default_factory=partial(array, "q"))
+    """… and the row where each appears first."""
+
+    def take(self, ids: pa.Array, start: int) -> None:
+        """Give rows their prompts."""
+        self.ids.append(ids)
+        self.starts.append(start)
+        seen = self.new_ids[-1] if self.new_ids else -1
+        encoded = ids.dictionary_encode()
+        for i, place in zip(encoded.dictionary.to_pylist(), _first_places(encoded.indices), strict=True):
+            if i > seen:
+                self.new_ids.append(i)
+                self.new_rows.append(start + place)
+
+    def ready_end(self, rows: int) -> int:
+        """The row before which all rows have answers."""
+        if not self.scan.is_read or not self.new_ids:
+            return rows
+        known = self.book.asking.known_before(self.new_ids[-1] + 1)
+        place = bisect_left(self.new_ids, known)
+        return rows if place == len(self.new_ids) else self.new_rows[place]
+
+    def prompts_before(self, row: int) -> int:
+        """How many prompts rows before `row` need, counted in the book."""
+        place = bisect_left(self.new_rows, row)
+        return self.new_ids[place - 1] + 1 if place else 0
+
+    def slice_ids(self, start: int, end: int) -> pa.Array:
+        """The ids of rows start … end."""
+        pieces = []
+        for first, ids in zip(self.starts, self.ids, strict=True):
+            low, high = max(start, first), min(end, first + len(ids))
+            if low < high:
+                pieces.append(ids.slice(low - first, high - low))
+        return pa.concat_arrays(pieces) if pieces else pa.array([], pa.int32())
+
+
+def _first_places(codes: pa.Array) -> list[int]:
+    """The row where each code of a dictionary appears first: codes count up in that order, NULL between them."""
+    import pyarrow.compute as pc
+
+    highest = pc.cumulative_max(pc.fill_null(codes, -1))
+    before = pa.concat_arrays([pa.array([-1], highest.type), highest.slice(0, max(0, len(highest) - 1))])
+    return list(pc.indices_nonzero(pc.greater(highest, before)).to_pylist())
+
+
+class Sliced:
+    """A query whose every result row comes from one row of its tables, answered piece by piece.
+
+    The rows of its tables are spooled in order; then, as answers become known, slices of them are put in the place of
+    its tables, side by side with the answers (POSITIONAL JOIN), and the rest of the query runs over each slice.  So
+    first rows come while later ones are still being answered, LIMIT stops the asking, and no Arrow reader is left open
+    on the user's connection.
+    """
+
+    def __init__(self, run: Execution, stream: Stream, tables: list[Table]) -> None:
+        self.run, self.stream, self.tables = run, stream, tables
+        self._session = run.session
+        self._con = run.session.con
+        self._spool: Spool | None = None
+        self._closed = False
+        self._first: Any = None
+        """The one slice of rows whose answers the cache had."""
+        self._limit: tuple[int | None, int] = (None, 0)
+        remover = Remover(stream.block, stream.stages)
+        self.asked = []
+        for scan in stream.stages:
+            values = [b.values[0] if b.is_one else None for b in scan.bindings.values()]
+            waits = not all(v is None or remover.condition(v) is not None for v in values)
+            made = [remover.copy(v) if v is not None else None for v in values]
+            self.asked.append(Asked(scan, run.books[scan.number], made, waits))
+        self._names = {id(x): new_name() for x in [*tables, *self.asked]}
+        self.spool_query = self._make_spool_query(remover)
+        self._order = [*leaves(stream.block.node["from_table"])]
+        self.text = self._make_text()
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether a limit waits for rows that pass a condition on answers."""
+        return self.stream.counted is not None
+
+    # -- the two queries ---------------------------------------------------------------------------------------------
+
+    def _make_spool_query(self, remover: Remover) -> str:
+        """The tables' rows, the texts of the models' inputs, and their values where they are shown."""
+        stream, block = self.stream, self.stream.block
+        relation = remover.without(block.node["from_table"])
+        where = [
+            made
+            for c in block.conditions
+            if c not in stream.kept
+            and c not in [x for s in stream.stages for x in s.conditions()]
+            and c.holder not in remover.kept_joins
+            and (made := remover.condition(c.node)) is not None
+        ]
+        where += self.run.plan.pushed[id(block.node)]
+        columns = [ast.column(t.alias, c) for t in self.tables for c in t.columns]
+        direct = [a for a in self.asked if not a.waits]
+        count = len(columns)
+        if not self.tables:
+            relation, lists = value_lists([a.scan for a in direct], remover)
+            for one in direct:
+                one.expressions = [lists.get((one.scan.number, j), e) for j, e in enumerate(one.expressions)]
+        inputs = [e for a in direct for e in a.expressions]
+        body = select("1", relation, where)
+        kinds = iter(self._kinds(inputs, body))
+        texts: list[Node] = []
+        values: list[Node] = []
+        for one in direct:
+            one.kinds = [next(kinds) for _ in one.expressions]
+            for name, expression, kind in zip(one.scan.inputs, one.expressions, one.kinds, strict=True):
+                texts.append(ast.expression(text_sql("x", kind), x=expression))
+                if name in one.scan.shown():
+                    where_ = one.scan.hidden(name) if one.scan.bindings[name].hidden else name
+                    one.shown.append((where_, count + len(values)))
+                    values.append(
+                        ast.expression(text_sql("x", kind), x=expression) if is_read_back(kind) else expression
+                    )
+        place = count + len(values)
+        for one in direct:
+            one.first, place = place, place + len(one.expressions)
+        self._kept = list(range(count + len(values)))
+        body["select_list"] = [{**deepcopy(e), "alias": f"c{k}"} for k, e in enumerate([*columns, *values, *texts])]
+        for key in ("qualify", "sample"):
+            if block.node.get(key):
+                body[key] = block.node[key]
+        body["modifiers"] = modifiers(stream.orders, *(stream.below or (None, None)))
+        query = self.run.to_sql(with_ctes(body, block.ctes))
+        if not self.tables and inputs and relation is not None:
+            keys = ", ".join(f"encode(c{k})" for k in range(len(values), place))
+            numbered = f"SELECT *, row_number() OVER () AS n_ FROM ({query}) AS rows_"
+            query = f"SELECT DISTINCT ON ({keys}) * FROM ({numbered}) AS numbered_ ORDER BY n_"
+        return query
+
+    def _kinds(self, expressions: list[Node], body: Node) -> list[str]:
+        """The types of expressions over the tables; DuckDB is asked where they are not plain texts or columns."""
+        known = {(t.alias.lower(), c.lower()): k for t in self.tables for c, k in zip(t.columns, t.kinds, strict=True)}
+        kinds = [
+            known.get(tuple(n.lower() for n in e["column_names"]), "") if ast.is_column(e) else ast.literal_type(e)
+            for e in expressions
+        ]
+        if all(kinds):
+            return kinds
+        asked = with_ctes({**body, "select_list": deepcopy(expressions)}, self.stream.block.ctes)
+        return [str(t) for t in self._bound(asked).types]
+
+    def _bound(self, query: Node) -> Any:
+        try:
+            return self._con.sql(self.run.to_sql(query))
+        except duckdb.BinderException as e:
+            raise self.run.bind_error(e, self.stream.stages) from e
+
+    def _make_text(self) -> str:
+        """The user's query over slices; the tree is changed for good."""
+        stream, block = self.stream, self.stream.block
+        for one in self.asked:
+            hide_columns(one.scan, [])
+        block.node["from_table"] = ast.positional([self._piece(self._part(leaf)) for leaf in self._order])
+        block.node["where_clause"] = ast.conjunction([c.node for c in stream.kept])
+        for node in stream.levels:
+            if stream.below is not None or stream.counted is not None:
+                node["modifiers"] = [m for m in node.get("modifiers", []) if m["type"] != "LIMIT_MODIFIER"]
+        for key in ("qualify", "sample"):
+            block.node[key] = None
+        return self.run.to_sql(self.run.plan.bound.tree)
+
+    def _part(self, leaf: Node) -> Table | Asked:
+        found = next((t for t in self.tables if t.node is leaf), None)
+        return found if found is not None else next(a for a in self.asked if a.scan.node is leaf)
+
+    def _piece(self, part: Table | Asked) -> tuple[str, str]:
+        """The registered name and the alias of a table's rows or a model's answers."""
+        if isinstance(part, Table):
+            return self._names[id(part)], part.alias
+        one = part
+        outputs = one.scan.resolved.outputs
+        parts = zip(outputs.columns, outputs.kinds, strict=True)
+        casts = {c.name: kind.text for c, kind in parts if kind.recast}
+        shown = {n for n, _ in one.shown}
+        for name, kind in zip(one.scan.inputs, one.kinds, strict=False):
+            where = one.scan.hidden(name) if one.scan.bindings[name].hidden else name
+            if where in shown and is_read_back(kind):
+                casts[where] = kind
+        name = self._names[id(one)]
+        if casts:
+            self.run.casts[name] = recast(name, casts)
+        return name, one.scan.alias
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> Any:
+        """Spool the rows; a DuckDB relation that knows the result's columns and types."""
+        reader = self._literal_rows() or self._con.sql(self.spool_query).to_arrow_reader(BATCH)
+        self._spool = Spool(reader, self._take, lambda: self._session.interrupted)
+        for one in self.asked:
+            one.book.asking.rows += self._spool.rows
+        if self.stream.counted is not None:
+            self._limit = self._numbers(*self.stream.counted)
+        is_known = self._spool.rows <= FIRST_ROWS and all(self._is_known(a) for a in self.asked)
+        self._register(0, self._spool.rows if is_known else 0)
+        relation = self._con.sql(self.text)
+        self._first = relation if is_known else None
+        return relation
+
+    def _literal_rows(self) -> pa.RecordBatchReader | None:
+        """The one row of a query whose inputs are texts in quotes, as DuckDB would give it."""
+        inputs = [e for a in self.asked for e in a.expressions]
+        conditions = [c for c in self.stream.block.conditions if c not in self.stream.kept]
+        bindings = sum(len(s.conditions()) for s in self.stream.stages)
+        if self.tables or self.stream.below is not None or len(conditions) != bindings:
+            return None
+        if not all(ast.is_constant(e) and ast.literal_type(e) for e in inputs):
+            return None
+        shown = [
+            e for a in self.asked for n, e in zip(a.scan.inputs, a.expressions, strict=True) if n in a.scan.shown()
+        ]
+        arrays = [pa.array([ast.literal_text(e)], pa.string()) for e in [*shown, *inputs]]
+        batch = pa.RecordBatch.from_arrays(arrays, [f"c{k}" for k in range(len(arrays))])
+        return pa.RecordBatchReader.from_batches(batch.schema, [batch])
+
+    def _is_known(self, one: Asked) -> bool:
+        """Whether the cache has all answers, so that the first slice need not wait for anything."""
+        if one.waits:
+            return False
+        return not one.scan.is_read or one.book.asking.recall()
+
+    def _numbers(self, limit: Node | None, offset: Node | None) -> tuple[int | None, int]:
+        listed = [f"({ast.expression_sql(n)})::BIGINT" if n is not None else "NULL" for n in (limit, offset)]
+        row = self._con.sql(f"SELECT {', '.join(listed)}").fetchall()[0]
+        if any(n is not None and n < 0 for n in row):
+            raise StatementError(
+                "LIMIT and OFFSET must not be negative.", self.run.text, 0, "Write a number from 0 on."
+            )
+        return row[0], row[1] or 0
+
+    def _take(self, batch: pa.RecordBatch, start: int) -> pa.RecordBatch:
+        """Give the rows their prompts, and keep what the result shows."""
+        for one in self.asked:
+            if not one.waits and batch.num_rows:
+                columns = [batch.column(one.first + k) for k in range(len(one.expressions))]
+                one.take(one.book.ids(columns), start)
+        return batch.select(self._kept)
+
+    def chunks(self) -> Iterator[Any]:
+        """DuckDB relations, each with some of the result's rows, in order."""
+        spool = self._spool
+        assert spool is not None
+        left, skip = self._limit
+        row, most = 0, iter(FILTERED_ROWS if self.is_filtered else ())
+        cap = FIRST_ROWS // 4
+        try:
+            while row < spool.rows and left != 0:
+                cap = next(most, min(MOST_ROWS, cap * 4))
+                if self._first is not None:
+                    relation, end = self._first, spool.rows
+                else:
+                    end = self._answer(row, min(spool.rows, row + cap))
+                    self._register(row, end)
+                    relation = self._con.sql(self.text)
+                row = end
+                if self.is_filtered:
+                    relation, left, skip = self._limited(relation, left, skip)
+                yield relation
+        except BaseException:
+            self.close(error=True)
+            raise
+        self.close()
+
+    def _answer(self, row: int, target: int) -> int:
+        """Ask until at least one more row can be given out; the row before which all can."""
+        started = time.monotonic()
+        direct = [a for a in self.asked if not a.waits]
+        while True:
+            end = min([target, *(a.ready_end(target) for a in direct)])
+            if end >= target or (end > row and time.monotonic() - started > EMIT_SECONDS):
+                return max(end, row)
+            slowest = min(direct, key=lambda a: a.ready_end(target))
+            asking = slowest.book.asking
+            needed = slowest.prompts_before(target)
+            asking.advance(needed, needed - asking.known_before(needed))
+
+    def _register(self, start: int, end: int) -> None:
+        assert self._spool is not None
+        rows = self._spool.slice(start, end)
+        for table in self.tables:
+            part = rows.select(range(table.first, table.first + len(table.columns))).rename_columns(table.columns)
+            self._con.register(self._names[id(table)], part)
+        for one in self.asked:
+            if not one.waits:
+                self._con.register(self._names[id(one)], self._answers(one, rows, one.slice_ids(start, end)))
+        for one in self.asked:
+            if one.waits:
+                self._register_chained(one, rows.num_rows, start)
+
+    def _register_chained(self, one: Asked, rows: int, start: int) -> None:
+        """Ask a model whose inputs are the answers of others, for the rows of a slice."""
+        known = [a for a in self.asked if not a.waits or a.ids]
+        sources: list[Table | Asked] = [*self.tables, *known]
+        joined = ast.positional([self._piece(x) for x in sources if x is not one])
+        if not one.kinds:
+            body = select("1", joined)
+            body["select_list"] = deepcopy(one.expressions)
+            one.kinds = [str(t) for t in self._bound(body).types]
+        columns = [text_sql(ast.expression_sql(e), k) for e, k in zip(one.expressions, one.kinds, strict=True)]
+        values = [
+            text_sql(ast.expression_sql(e), k) if is_read_back(k) else ast.expression_sql(e)
+            for e, k in zip(one.expressions, one.kinds, strict=True)
+        ]
+        query = self.run.to_sql(select(", ".join(f"{c} AS c{k}" for k, c in enumerate([*columns, *values])), joined))
+        found = self._con.sql(query).to_arrow_reader(MOST_ROWS).read_all().slice(0, rows)
+        count = len(columns)
+        ids = one.book.ids([found.column(k) for k in range(count)])
+        if not one.ids:
+            one.ids.append(ids)
+        if rows and one.scan.is_read:
+            one.book.ask_all()
+        shown = {n: found.column(count + j) for j, n in enumerate(one.scan.inputs) if n in one.scan.shown()}
+        one.shown = [(one.scan.hidden(n) if one.scan.bindings[n].hidden else n, -1) for n in shown]
+        table = {where: column for (where, _), column in zip(one.shown, shown.values(), strict=True)}
+        table.update(zip(one.scan.outputs, one.book.columns(ids, one.scan.outputs), strict=True))
+        self._con.register(self._names[id(one)], pa.table(table))
+
+    def _answers(self, one: Asked, rows: pa.Table, ids: pa.Array) -> pa.Table:
+        columns: dict[str, Any] = {name: rows.column(place) for name, place in one.shown}
+        columns.update(zip(one.scan.outputs, one.book.columns(ids, one.scan.outputs), strict=True))
+        return pa.table(columns)
+
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    def table(self) -> pa.Table:
+        """The result as one Arrow table."""
+        return Result(self._con, self.start(), self.chunks(), self.close).table()
+
+    def _limited(self, relation: Any, left: int | None, skip: int) -> tuple[Any, int | None, int]:
+        table = relation.to_arrow_reader(MOST_ROWS).read_all()
+        skipped = min(skip, table.num_rows)
+        table = table.slice(skipped) if left is None else table.slice(skipped, left)
+        return relation_of(self._con, table), None if left is None else left - table.num_rows, skip - skipped
+
+    def close(self, error: bool = False) -> None:
+        """Give everything back; safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._spool is not None:
+            self._spool.close()
+        for name in self._names.values():
+            self._session.unregister_later(name)
+        self.run.asker.finish(error)
+
+
+def slice_up(run: Execution) -> Sliced | None:
+    """A query answered slice by slice, its other models asked already; None if it cannot be."""
+    stream = run.plan.stream
+    tables = tables_of(run, stream) if stream is not None else None
+    if stream is None or tables is None:
+        return None
+    unasked = {s.number for s in run.plan.order}
+    for scan in run.plan.order:
+        if scan not in stream.stages:
+            run.ask(scan, unasked)
+            unasked.discard(scan.number)
+    return Sliced(run, stream, tables)
