@@ -206,10 +206,10 @@ class Connection:
             raise
 
     def _relations(self, query: str) -> Iterator[Any] | None:
-        from sqlft.query import Done, Sliced
-
         statements = parse(query) if self._is_ours(query) else []
         if len(statements) == 1 and isinstance(statements[0], Plain):
+            from sqlft.query import Done, Sliced
+
             planned = self._planned(statements[0], None)
             if isinstance(planned, Sliced):
                 self._open(planned, query)
