@@ -22,6 +22,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
     """Runs `sqlft shell` in tmp_path, a home without an rc: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def run(*lines: str, options: tuple[str, ...] = ("--mode", "csv")) -> tuple[int, str, str]:
         Path("script.sql").write_text("\n".join(lines), encoding="utf-8")
