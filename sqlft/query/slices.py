@@ -22,6 +22,7 @@ from sqlft.query.plan import Remover, Stream, value_lists
 from sqlft.query.results import BATCH, Result, Spool, relation_of
 from sqlft.query.scope import Scan, drop_schema, leaves, select, with_ctes
 from sqlft.runtime.asker import Book
+from sqlft.runtime.literals import identifier
 
 FIRST_ROWS, MOST_ROWS = 64, 16384
 FILTERED_ROWS = (64, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -35,7 +36,8 @@ class Table:
     node: Node
     alias: str
     columns: list[str]
-    kinds: list[str]
+    kinds: dict[tuple[str, str], str]
+    """The types of all of its columns, by alias and name in lower case."""
     first: int = 0
     """Place of its first column among those that are kept."""
 
@@ -72,10 +74,8 @@ def tables_of(run: Execution, stream: Stream) -> list[Table] | None:
     tables = []
     first = 0
     for leaf in stream.tables:
-        query = with_ctes(select("x.*", relation), block.ctes)
-        query["select_list"][0]["relation_name"] = leaf["alias"]
         try:
-            found = con.sql(run.to_sql(query))
+            found = con.sql(_all_columns(run, stream, leaf, relation))
         except duckdb.Error:
             return None
         everything = leaf["alias"].lower() in whole
@@ -85,9 +85,23 @@ def tables_of(run: Execution, stream: Stream) -> list[Table] | None:
         lowered = [c.lower() for c, _ in columns]
         if len(set(lowered)) != len(lowered) or not all(is_exact(t) for _, t in columns):
             return None
-        tables.append(Table(leaf, leaf["alias"], [c for c, _ in columns], [t for _, t in columns], first))
+        parts = zip(found.columns, found.types, strict=True)
+        kinds = {(leaf["alias"].lower(), c.lower()): str(t) for c, t in parts}
+        tables.append(Table(leaf, leaf["alias"], [c for c, _ in columns], kinds, first))
         first += len(columns)
     return tables
+
+
+def _all_columns(run: Execution, stream: Stream, leaf: Node, relation: Node | None) -> str:
+    """SELECT alias.* FROM the tables; that of a single one is written by hand, which is quicker."""
+    if relation is not None and ast.is_table(relation):
+        parts = [p for p in ast.table_name(relation) if p]
+        is_plain = not any(relation.get(k) for k in ("sample", "column_name_alias", "at_clause"))
+        if is_plain and parts[-1].lower() not in {e["key"].lower() for e in stream.block.ctes}:
+            return f"SELECT * FROM {'.'.join(map(identifier, parts))}"
+    query = with_ctes(select("x.*", relation), stream.block.ctes)
+    query["select_list"][0]["relation_name"] = leaf["alias"]
+    return run.to_sql(query)
 
 
 @dataclass
@@ -244,7 +258,7 @@ class Sliced:
 
     def _kinds(self, expressions: list[Node], body: Node) -> list[str]:
         """The types of expressions over the tables; DuckDB is asked where they are not plain texts or columns."""
-        known = {(t.alias.lower(), c.lower()): k for t in self.tables for c, k in zip(t.columns, t.kinds, strict=True)}
+        known = {place: kind for t in self.tables for place, kind in t.kinds.items()}
         kinds = [
             known.get(tuple(n.lower() for n in e["column_names"]), "") if ast.is_column(e) else ast.literal_type(e)
             for e in expressions
