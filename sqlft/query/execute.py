@@ -147,18 +147,21 @@ class Execution:
     # -- one model -----------------------------------------------------------------------------------------------
 
     def ask(self, scan: Scan, unasked: set[int]) -> None:
+        import pyarrow.compute as pc
+
         base = base_of(scan, self.plan, unasked)
         limit = limit_below(scan, self.plan)
         rows, query, kinds = self._input_rows(scan, base, limit, unasked)
         count = len(scan.inputs)
         book = self.books[scan.number]
         texts = [rows.column(f"k{j}") for j in range(count)]
-        ids = book.ids(texts)
-        weights = rows.column("n").to_pylist()
-        book.asking.rows += sum(weights)
+        ids = book.ids(texts, is_all=sum(b is book for b in self.books.values()) == 1)
+        weights = rows.column("n")
+        total = int(pc.sum(weights).as_py() or 0)
+        book.asking.rows += total
         shown = scan.shown()
         names = {*scan.inputs, *scan.outputs, *(scan.hidden(n) for n in scan.inputs), *_keys(scan)}
-        self.steps.append(Step(scan, book, query, sum(weights), frozenset(n.lower() for n in names)))
+        self.steps.append(Step(scan, book, query, total, frozenset(n.lower() for n in names)))
         self.before_asking(self.steps[-1])
         if self.counts and not self.dry and scan.is_read:
             book.ask_all()

@@ -126,6 +126,11 @@ class Asking:
         self.answers.append(None)
         return len(self._prompts) - 1
 
+    def add_all(self, texts: list[str]) -> None:
+        """Tell of prompts; their ids go on from the last one."""
+        self._prompts.extend(texts)
+        self.answers.extend([None] * len(texts))
+
     def _messages(self, i: int) -> tuple[Message, ...]:
         """The conversation that asks for prompt i; empty once it is answered."""
         prompt = self._prompts[i]

@@ -46,8 +46,11 @@ class Book:
         self._ids: dict[str | bytes | None, int] = {}
         """By text, or by the digest of a long one."""
 
-    def ids(self, columns: Sequence[Any]) -> pa.Array:
-        """int32 prompt ids of rows of inputs, in the order of the model's inputs; NULL where all inputs are NULL."""
+    def ids(self, columns: Sequence[Any], *, is_all: bool = False) -> pa.Array:
+        """int32 prompt ids of rows of inputs, in the order of the model's inputs; NULL where all inputs are NULL.
+
+        With `is_all` no more rows will come, and prompts are not remembered.
+        """
         import pyarrow.compute as pc
 
         prompt = self.resolved.prompt
@@ -60,6 +63,10 @@ class Book:
         if isinstance(texts, pa.ChunkedArray):
             texts = texts.combine_chunks()
         encoded = texts.dictionary_encode()
+        if is_all and not self._ids:
+            start = len(self.asking.answers)
+            self.asking.add_all(encoded.dictionary.to_pylist())
+            return pc.add(encoded.indices, pa.scalar(start, pa.int32()))
         known = []
         for text in encoded.dictionary.to_pylist():
             key = text if text is None or len(text) <= LONG else blake2b(text.encode(), digest_size=16).digest()
@@ -69,17 +76,17 @@ class Book:
             known.append(found)
         return pa.array(known, pa.int32()).take(encoded.indices)
 
-    def columns(self, ids: pa.Array, names: Sequence[str], weights: Sequence[int] | None = None) -> list[pa.Array]:
+    def columns(self, ids: pa.Array, names: Sequence[str], weights: Any = None) -> list[pa.Array]:
         """The answer's columns and those about it that are named, a value an id; what was not asked is NULL.
 
-        `weights` are how many rows each id stands for, without them one.
+        `weights` are how many rows each id stands for, an Arrow column; without them one.
         """
         encoded = ids.dictionary_encode()
         known = self.asking.answers
         answers = [UNASKED if (answer := known[i]) is None else answer for i in encoded.dictionary.to_pylist()]
         if self.asking.tally.errors:
             failed = {p for p, answer in enumerate(answers) if isinstance(answer, Answer) and answer.error is not None}
-            counts = weights if weights is not None else repeat(1)
+            counts = weights.to_pylist() if weights is not None else repeat(1)
             places = encoded.indices.to_pylist()
             self.asking.failed_rows += sum(n for place, n in zip(places, counts, strict=False) if place in failed)
         return [self._column(name.lower(), answers).take(encoded.indices) for name in names]
