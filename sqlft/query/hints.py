@@ -17,13 +17,13 @@ UNKNOWN = re.compile(r'(?P<kind>[\w ]+) with name "?(?P<name>.+?)"? does not exi
 NO_COLUMN = re.compile(r'Referenced column "(.+?)" (?:was )?not found')
 
 
-INTERNAL = re.compile(r'"?__sqlft_\w*"?(?:, )?')
+INTERNAL = re.compile(r'"?__sqlft\w*"?(?:, )?')
 
 
 def explain(session: Session, error: duckdb.Error, query: str) -> None:
     """Let an error of DuckDB's speak of the query as it was typed, and end with the next step where sqlft knows one."""
     said = str(error).rstrip()
-    if "__sqlft_" in said:
+    if "__sqlft" in said:
         said = INTERNAL.sub("", said.split("\n\nLINE ")[0].split("\nLINE ")[0]).rstrip(" ,:\n") + _place(said, query)
     hint = _hint(session, error, query)
     if hint and hint not in said:

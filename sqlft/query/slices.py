@@ -314,6 +314,13 @@ class Sliced:
 
     def start(self) -> Any:
         """Spool the rows; a DuckDB relation that knows the result's columns and types."""
+        try:
+            return self._start()
+        except BaseException:
+            self.close(error=True)
+            raise
+
+    def _start(self) -> Any:
         reader = self._literal_rows() or self._con.sql(self.spool_query).to_arrow_reader(BATCH)
         self._spool = Spool(reader, self._take, lambda: self._session.interrupted)
         for one in self.asked:

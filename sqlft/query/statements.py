@@ -271,6 +271,8 @@ def as_query(text: str, found: Sequence[Token], word: str) -> tuple[str, Callabl
     if found[0].word != word:
         return None
     places = _clauses(found)
+    if word == "DELETE" and "FROM" not in places:
+        return None
     end = places.get("RETURNING", found[-1].end)
     returning = text[end:] if "RETURNING" in places else ""
 
@@ -282,9 +284,10 @@ def as_query(text: str, found: Sequence[Token], word: str) -> tuple[str, Callabl
         return text[start : min([*later, end])].strip()
 
     if word == "DELETE":
-        target = text[
-            places["FROM"] + len("FROM") : min(p for p in [*places.values(), end, len(text)] if p > places["FROM"])
-        ]
+        behind = min([p for p in [*places.values(), end] if p > places["FROM"]], default=len(text))
+        target = text[places["FROM"] + len("FROM") : behind]
+        if not target.strip():
+            return None
         alias = _alias(target)
         more = clause("USING")
         sources = f"{target.strip()}{f', {more}' if more else ''}"
@@ -295,6 +298,8 @@ def as_query(text: str, found: Sequence[Token], word: str) -> tuple[str, Callabl
     if "SET" not in places:
         return None
     target = text[found[0].end : places["SET"]]
+    if not target.strip():
+        return None
     alias = _alias(target)
     sets = _assignments(clause("SET"))
     if sets is None:
