@@ -297,9 +297,9 @@ def modifier(node: Node, kind: str) -> Node | None:
 def conjuncts(condition: Node | None) -> list[Node]:
     """The conditions that AND joins, however they are nested.
 
-    NOT (a <> b) is a = b, and a comparison of two rows is one of their columns.
+    NOT (a <> b) is a = b, a comparison of two rows is one of their columns, and true is no condition.
     """
-    if condition is None:
+    if condition is None or is_true(condition):
         return []
     if condition.get("type") == "CONJUNCTION_AND":
         return [c for child in condition["children"] for c in conjuncts(child)]
@@ -311,6 +311,14 @@ def conjuncts(condition: Node | None) -> list[Node]:
             pairs = zip(arguments(left), arguments(right), strict=True)
             return [c for a, b in pairs for c in conjuncts({**condition, "left": a, "right": b})]
     return [condition]
+
+
+def is_true(node: Node) -> bool:
+    """Whether a condition is the word true, which stands for none."""
+    while node.get("class") == "CAST":
+        node = node["child"]
+    found = node.get("literal", {}).get("text") or node.get("value", {}).get("value")
+    return is_constant(node) and found in (True, "true", "t")
 
 
 def _is_row(node: Node) -> bool:

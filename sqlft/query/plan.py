@@ -311,6 +311,8 @@ class Remover:
             return right if kind == "RIGHT" else left
         self.kept_joins.append(relation)
         condition = ast.conjunction([m for m in made if m is not None])
+        if condition is None and relation.get("ref_type", "REGULAR") == "REGULAR" and not relation.get("using_columns"):
+            condition = ast.expression("true")
         copied = {k: v for k, v in relation.items() if k not in ("left", "right", "condition")}
         return {**copied, "left": left, "right": right, **({"condition": condition} if condition else {})}
 

@@ -255,3 +255,39 @@ SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x WHERE t.id < 3 AND (SELEC
 
 -- calls ==2
 INSERT INTO sink SELECT 7, answer FROM m WHERE content IN ('p1', 'p2') RETURNING id;
+
+-- calls ==0
+CREATE TABLE empty AS SELECT m.answer FROM t JOIN m USING (content) WITH NO DATA;
+
+-- calls ==2
+CREATE TABLE two AS SELECT t.id, m.answer FROM t JOIN m USING (content) ORDER BY t.id LIMIT 2;
+
+-- calls ==2
+SELECT t.id, m.answer FROM t JOIN m USING (content) QUALIFY row_number() OVER (ORDER BY t.id) <= 2;
+
+-- calls <=3 (any rows)
+SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x USING SAMPLE 3 ROWS;
+
+-- calls <=3 (any rows)
+SELECT t.id, m.answer FROM t TABLESAMPLE reservoir(3 ROWS) JOIN m ON m.content = t.x;
+
+-- calls ==3
+SELECT t.id, m.answer FROM t JOIN m ON ((m.content) = (t.x)) AND ((t.id < 3));
+
+-- calls ==3
+SELECT t.id, m.answer FROM t, m WHERE (t.id < 3) AND NOT (m.content <> t.x);
+
+-- calls ==3
+SELECT t.id FROM t SEMI JOIN m ON m.content = t.x AND m.answer LIKE 'A:%' WHERE t.id < 3;
+
+-- calls ==3
+SELECT t.id, m.answer FROM m RIGHT JOIN t ON m.content = t.x WHERE t.id < 3;
+
+-- calls ==3
+SELECT * FROM m JOIN t USING (content) WHERE t.id < 3;
+
+-- calls ==2
+UPDATE u SET nm = m.answer FROM t JOIN m ON m.content = t.x WHERE u.id = t.id AND t.id < 2;
+
+-- calls ==0
+DELETE FROM sink USING t JOIN m ON m.content = t.x WHERE sink.id = t.id AND t.id < 2;
