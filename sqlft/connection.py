@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 
+from sqlft import log
 from sqlft.catalog import secrets
 from sqlft.catalog.home import home
 from sqlft.catalog.store import Catalog
@@ -64,7 +65,7 @@ class Connection:
     ) -> None:
         self._con = con
         self._owns = owns
-        self.session = Session(con, catalog, warn or _warn, progress or _ignore, piece)
+        self.session = Session(con, catalog, warn or log.warn, progress or _ignore, piece)
         self._cache = cache or Cache(catalog.folder / "cache.sqlite")
         self._result: Result | None = None
         self._rows: Iterator[tuple[Any, ...]] | None = None
@@ -635,10 +636,6 @@ def _end_result(con: duckdb.DuckDBPyConnection) -> None:
     """DuckDB 2.0 refuses other work while a result of execute is open."""
     if hasattr(con, "abort"):
         con.abort()
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=4)
 
 
 def _ignore(tick: Tick) -> None:
