@@ -34,7 +34,7 @@ demo: venv
 	@echo 'The base model: SmolLM2-135M-Instruct'
 	@$(VENV)/bin/sqlft pull smollm2-135m
 	$(VENV)/bin/sqlft shell .demo/demo.duckdb -f examples/text_to_sql.sql
-	@echo 'Go on with your model: $(VENV)/bin/sqlft shell .demo/demo.duckdb'
+	@echo 'Its report: text_to_sql_report.html.  Go on with your model: $(VENV)/bin/sqlft shell .demo/demo.duckdb'
 
 # SIZE=small compares a few rows.  COMPARE_MODEL=gpt-6-luna adds a hosted model, of OpenAI or at COMPARE_BASE_URL, with the
 # key in COMPARE_API_KEY; COMPARE_TUNE=1 fine-tunes it there as well, where the provider trains it.  Both cost money.
@@ -96,5 +96,5 @@ docs: $(VENV)/dev.$(HERE)
 	$(VENV)/bin/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) .demo .compare .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST) .demo .compare text_to_sql_report.html .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

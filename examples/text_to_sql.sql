@@ -11,60 +11,46 @@ CREATE OR REPLACE MODEL text_to_sql PREDICT sql
 USING engine = 'local', base = 'smollm2-135m', max_tokens = 64, prompt_template = '{{context}}
 {{question}}';
 
--- Version 1 is the base as it came: it talks, but nobody told it what about.
+-- One of the 40 questions to judge by.  Version 1 is the base as it came: it talks, but nobody told it what about.
 SELECT sql FROM text_to_sql
-WHERE context = 'CREATE TABLE singers (name VARCHAR, country VARCHAR, age INTEGER)'
-  AND question = 'Which singers are from France?';
+WHERE context = 'CREATE TABLE table_name_30 (player VARCHAR, position VARCHAR)' AND question = 'Who plays linebacker?';
 
--- Version 2 learns from the answers.  `demo` is the database that the rows are in.
+-- Version 2 learns from the 160 others.  `demo` is the database that the rows are in.
 FINETUNE text_to_sql FROM demo (
   SELECT context, question, answer AS sql FROM questions WHERE split = 'train'
 ) USING max_minutes = 3;
 
 -- The same question again; the new version is the active one.
 SELECT sql FROM text_to_sql
-WHERE context = 'CREATE TABLE singers (name VARCHAR, country VARCHAR, age INTEGER)'
-  AND question = 'Which singers are from France?';
+WHERE context = 'CREATE TABLE table_name_30 (player VARCHAR, position VARCHAR)' AND question = 'Who plays linebacker?';
 
--- Now both versions answer the 40 questions that neither has seen.
-CREATE OR REPLACE TABLE answers AS
-SELECT q.question, q.answer AS expected, before.sql AS version_1, after.sql AS version_2
-FROM questions q
-JOIN text_to_sql.1 before ON before.context = q.context AND before.question = q.question
-JOIN text_to_sql.2 after ON after.context = q.context AND after.question = q.question
-WHERE q.split = 'dev';
+-- Is it better?  Both versions answer the 40 questions that neither has learnt from.  exact_match: it is the expected SQL;
+-- execution_accuracy: it finds the same rows, on tables made from the context.
+EVALUATE MODEL text_to_sql.1, text_to_sql.2 ON demo (
+  SELECT context, question, answer AS sql FROM questions WHERE split = 'dev'
+) USING metrics = ['exact_match', 'execution_accuracy'], schema = 'context';
 
-SELECT unnest(['asked', 'expected', 'version 1', 'version 2']) AS who,
-       unnest([question, expected, version_1, version_2]) AS said
-FROM (FROM answers ORDER BY length(expected) LIMIT 3);
+-- Some that it has right now, and some that it has not.
+SELECT unnest(['asked', 'expected', if(score = 1, 'right', 'wrong')]) AS what,
+       unnest([input ->> 'question', actual, prediction]) AS text
+FROM (
+  FROM sqlft.evaluation_rows
+  WHERE model = 'text_to_sql' AND version = 2 AND metric = 'exact_match'
+  QUALIFY row_number() OVER (PARTITION BY score ORDER BY length(actual), row_number) <= 2
+  ORDER BY score DESC, length(actual)
+);
 
--- Exact match: the answer is the expected SQL, letter for letter.
--- Token similarity: how many of their words and signs two texts share, 1 if all.
-CREATE OR REPLACE MACRO tokens(text) AS list_distinct(regexp_extract_all(lower(text), '\w+|[^\w\s]'));
-CREATE OR REPLACE MACRO similarity(a, b) AS
-  2 * len(list_intersect(tokens(a), tokens(b))) / (len(tokens(a)) + len(tokens(b)));
-
-WITH judged AS (
-  UNPIVOT (SELECT expected, version_1 AS "1", version_2 AS "2" FROM answers) ON "1", "2" INTO NAME version VALUE answer
-), asked AS (
-  SELECT version::VARCHAR AS version, sum(seconds) AS seconds, sum(input_tokens + output_tokens) AS tokens
-  FROM sqlft.usage WHERE model = 'text_to_sql' GROUP BY ALL
-)
-SELECT 'text_to_sql.' || version AS model,
-       format('{:.0f} %', 100 * avg((trim(answer) = expected)::INTEGER)) AS exact_match,
-       round(avg(similarity(answer, expected)), 2) AS similarity,
-       round(any_value(v.seconds)) AS training_s,
-       round(any_value(a.seconds)) AS asking_s,
-       any_value(a.tokens)::BIGINT AS tokens
-FROM judged JOIN asked a USING (version) JOIN sqlft.versions v ON v.model = 'text_to_sql' AND v.version::VARCHAR = a.version
-GROUP BY version ORDER BY version;
+-- All that is known of the model, in one HTML file to look at.
+REPORT MODEL text_to_sql;
 
 -- What to type next, in the shell on the same file.
 SELECT unnest([
+  '.plot loss',
   'DESCRIBE text_to_sql.2;',
-  'SELECT step, name, value FROM sqlft.metrics WHERE name LIKE ''%loss'';',
-  'FINETUNE text_to_sql FROM (SELECT context, question, answer AS sql',
-  '  FROM questions) USING n_epochs = 1, learning_rate = 0.001;',
   'SELECT sql FROM text_to_sql WHERE question = ''How many rows?''',
-  '  AND context = ''CREATE TABLE t (a INTEGER)'';'
+  '  AND context = ''CREATE TABLE t (a INTEGER)'';',
+  'FINETUNE text_to_sql FROM (SELECT context, question, answer AS sql',
+  '  FROM questions WHERE split = ''train'') USING n_epochs = 1;',
+  'EVALUATE MODEL text_to_sql.2, text_to_sql.3 ON (SELECT context, question,',
+  '  answer AS sql FROM questions WHERE split = ''dev'');'
 ]) AS what_to_type_next;

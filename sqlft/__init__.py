@@ -20,6 +20,7 @@ from sqlft.errors import (
     BudgetExceeded,
     Cancelled,
     CatalogError,
+    DatabaseLocked,
     DataError,
     HandlerError,
     HandlerNotInstalled,
@@ -29,8 +30,10 @@ from sqlft.errors import (
     OptionError,
     ProviderError,
     SqlftError,
+    SqlftWarning,
     StatementError,
 )
+from sqlft.runtime.session import Tick
 from sqlft.sql.parser import parse
 
 __version__ = "0.1.0"
@@ -43,6 +46,7 @@ __all__ = [
     "Connection",
     "DataError",
     "DatabaseError",
+    "DatabaseLocked",
     "Error",
     "HandlerError",
     "HandlerNotInstalled",
@@ -57,7 +61,9 @@ __all__ = [
     "ProgrammingError",
     "ProviderError",
     "SqlftError",
+    "SqlftWarning",
     "StatementError",
+    "Tick",
     "Warning",
     "__version__",
     "apilevel",

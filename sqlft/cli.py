@@ -13,9 +13,10 @@ from typing import Any
 
 import duckdb
 
-from sqlft import __version__
+from sqlft import __version__, log
 from sqlft.errors import SqlftError, did_you_mean
 
+DEBUG = "--debug"
 WRONG, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 LONG = ("readonly", "no-init", "help")
 TAKE_A_VALUE = ("-c", "-f", "-d", "-o", "--mode", "--database")
@@ -32,12 +33,19 @@ Without a command it is `sqlft shell`, with a file `sqlft shell FILE`.
   sqlft report my_model -d app.duckdb           what is known of a model, as HTML
   sqlft pull smollm2-135m                       get a base model, print its folder
   sqlft doctor                                  what this machine can do, what to install
+
+--debug shows what happens on stderr: plans, requests, trainings; SQLFT_LOG=debug does so too.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 1 after an error, 130 after Ctrl-C, 141 if nobody reads the output."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if DEBUG in given:
+        given.remove(DEBUG)
+        os.environ[log.VARIABLE] = "debug"  # which the processes that train inherit
+    if log.is_wanted():
+        log.show(lambda line: sys.stderr.write(f"{line}\n"))
     try:
         parsed = _parser().parse_args(_spelt_out(_with_command(given)))
         code = int(parsed.run(parsed))

@@ -9,17 +9,18 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 
+from sqlft import log
 from sqlft.catalog import secrets
 from sqlft.catalog.home import home
 from sqlft.catalog.store import Catalog
-from sqlft.errors import SqlftError
+from sqlft.errors import DatabaseLocked, SqlftError
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.literals import inline
 from sqlft.runtime.session import Parameters, Session, Tick
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
     from sqlft.query import Done
     from sqlft.query.results import Result
     from sqlft.query.slices import Sliced
+    from sqlft.runtime.display import Display
 
 LONG = 50_000
 """Characters above which only the ends of a text are searched for names of models."""
 REMEMBERED = 2000
 """Characters up to which a text of DuckDB's own is remembered as such."""
 T = TypeVar("T")
+_HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
 NO_ROWS = "SELECT NULL::BOOLEAN AS Success WHERE false"
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
@@ -64,7 +67,7 @@ class Connection:
     ) -> None:
         self._con = con
         self._owns = owns
-        self.session = Session(con, catalog, warn or _warn, progress or _ignore, piece)
+        self.session = Session(con, catalog, warn or log.warn, progress or _ignore, piece)
         self._cache = cache or Cache(catalog.folder / "cache.sqlite")
         self._result: Result | None = None
         self._rows: Iterator[tuple[Any, ...]] | None = None
@@ -513,10 +516,8 @@ class Connection:
     def cursor(self) -> Connection:
         """Another connection to the database; it sees no open transaction or temp table of this one."""
         session = self.session
-        child = Connection(
-            self._con.cursor(), session.catalog, warn=session.warn, progress=session.progress, cache=self._cache
-        )
-        child.session.piece = session.piece
+        child = self._made(self._con.cursor())
+        child.session.piece, child.session.tell = session.piece, session.tell
         child.session.loaded = session.loaded
         child._is_cursor = True
         child.session.purse = session.purse
@@ -524,6 +525,11 @@ class Connection:
         return child
 
     duplicate = cursor
+
+    def _made(self, con: duckdb.DuckDBPyConnection) -> Connection:
+        """Another connection that tells the same people."""
+        session = self.session
+        return Connection(con, session.catalog, warn=session.warn, progress=session.progress, cache=self._cache)
 
     def interrupt(self) -> None:
         """Stop what runs, from another thread: it raises Cancelled or DuckDB's InterruptException."""
@@ -564,6 +570,42 @@ class Connection:
         return getattr(self._con, name)
 
 
+class Watched(Connection):
+    """A connection that shows how far its statements are; a bar is taken away when the call that drew it ends."""
+
+    def __init__(self, display: Display, con: duckdb.DuckDBPyConnection, catalog: Catalog, **given: Any) -> None:
+        piece = given.pop("piece", None)
+        given = {"warn": display.warn, "progress": display.tick} | {k: v for k, v in given.items() if v is not None}
+        super().__init__(con, catalog, piece=piece and display.around(piece), **given)
+        self.session.tell = display.tell
+        self._display = display
+
+    def _made(self, con: duckdb.DuckDBPyConnection) -> Connection:
+        return Watched(self._display, con, self.session.catalog, warn=self.session.warn, cache=self._cache)
+
+
+def _watched(name: str, *, starts: bool) -> Callable[..., Any]:
+    """A method of Connection within Display's block; `starts`: it begins a statement."""
+    method = getattr(Connection, name)
+
+    @wraps(method)
+    def run(self: Watched, *arguments: Any, **named: Any) -> Any:
+        if starts:
+            self._display.start()
+        with self._display:
+            return method(self, *arguments, **named)
+
+    return run
+
+
+for _name in ("execute", "executemany", "sql", "query"):
+    setattr(Watched, _name, _watched(_name, starts=True))
+for _name in ("fetchone", "fetchmany", "fetchall", "arrow", "to_arrow_table", "fetch_arrow_table", "pl", "torch", "tf"):
+    setattr(Watched, _name, _watched(_name, starts=False))
+for _name in ("df", "fetchdf", "fetch_df", "fetchnumpy", "fetch_df_chunk"):
+    setattr(Watched, _name, _watched(_name, starts=False))
+
+
 def _discreet(error: BaseException, query: Any) -> None:
     """An error repeats no secret, neither of the statement nor of an engine."""
     secrets.discreet(error, secrets_in(query) if isinstance(query, str) else ())
@@ -582,27 +624,70 @@ def connect(
     config: dict[str, Any] | None = None,
     *,
     warn: Callable[[str], None] | None = None,
-    progress: Callable[[Tick], None] | None = None,
+    progress: Callable[[Tick], None] | bool | None = None,
     piece: Callable[[str], None] | None = None,
 ) -> Connection:
-    """Open a DuckDB database with models; the catalog lies beside its file, in SQLFT_HOME for `:memory:`."""
-    con = duckdb.connect(str(database), read_only, config or {})
-    return Connection(con, Catalog(folder_of(str(database)), read_only), warn=warn, progress=progress, piece=piece)
+    """Open a DuckDB database with models; the catalog lies beside its file, in SQLFT_HOME for `:memory:`.
+
+    `progress = True` shows a bar on stderr, which notebooks have unless it is False; a function gets a Tick instead.
+    """
+    try:
+        con = duckdb.connect(str(database), read_only, config or {})
+    except duckdb.IOException as e:
+        if "lock on file" not in str(e):
+            raise
+        raise locked(str(database), str(e)) from e
+    return _connection(con, Catalog(folder_of(str(database)), read_only), progress, warn=warn, piece=piece)
 
 
 def attach(
     con: duckdb.DuckDBPyConnection,
     *,
     warn: Callable[[str], None] | None = None,
-    progress: Callable[[Tick], None] | None = None,
+    progress: Callable[[Tick], None] | bool | None = None,
     piece: Callable[[str], None] | None = None,
 ) -> Connection:
     """Models on an open DuckDB connection, in its transaction; the catalog lies beside its file or in SQLFT_HOME."""
     if isinstance(con, Connection):
         return con
+    if not isinstance(con, duckdb.DuckDBPyConnection):
+        raise _no_connection(con)
     row = con.sql("SELECT path FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid LIMIT 1").fetchall()
     path = row[0][0] if row and row[0][0] else ":memory:"
-    return Connection(con, Catalog(folder_of(path)), warn=warn, progress=progress, piece=piece, owns=False)
+    return _connection(con, Catalog(folder_of(path)), progress, warn=warn, piece=piece, owns=False)
+
+
+def _no_connection(given: object) -> SqlftError:
+    """What to say where attach was given something else, most often a file's name."""
+    file = repr(str(given)) if isinstance(given, (str, Path)) else "'app.duckdb'"
+    return SqlftError(
+        f"sqlft.attach takes an open DuckDB connection, and this is a {type(given).__name__}.",
+        f"Open the file: sqlft.connect({file}). Or pass a connection: sqlft.attach(duckdb.connect({file})).",
+    )
+
+
+def _connection(
+    con: duckdb.DuckDBPyConnection, catalog: Catalog, progress: Callable[[Tick], None] | bool | None, **given: Any
+) -> Connection:
+    if progress is None or isinstance(progress, bool):
+        if progress or "IPython" in sys.modules:
+            from sqlft.runtime.display import display_for
+
+            if (display := display_for(progress)) is not None:
+                return Watched(display, con, catalog, **given)
+        progress = None
+    return Connection(con, catalog, progress=progress, **given)
+
+
+def locked(database: str, text: str) -> DatabaseLocked:
+    """What to say of DuckDB's error that another process holds the file's lock."""
+    found = _HOLDER.search(text)
+    holder = f" ({Path(found[1]).name}, process {found[2]})" if found else ""
+    return DatabaseLocked(
+        f"{database} is open in another process{holder}, and only one may have it.",
+        "Close it there. What trains there needs no lock: "
+        f"sqlft models -d {database}, and sqlft watch, cancel or resume NAME.N.",
+    )
 
 
 def folder_of(database: str) -> Path:
@@ -635,10 +720,6 @@ def _end_result(con: duckdb.DuckDBPyConnection) -> None:
     """DuckDB 2.0 refuses other work while a result of execute is open."""
     if hasattr(con, "abort"):
         con.abort()
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=4)
 
 
 def _ignore(tick: Tick) -> None:

@@ -1,4 +1,4 @@
-"""Every error that sqlft raises.
+"""Every error that sqlft raises, and its warnings' category, SqlftWarning.
 
 ::
 
@@ -6,7 +6,8 @@
     ├── StatementError        .sql .line .column
     ├── CatalogError
     │   ├── NotFound
-    │   └── AlreadyExists
+    │   ├── AlreadyExists
+    │   └── DatabaseLocked    also a duckdb.IOException
     ├── OptionError
     ├── DataError
     ├── HandlerError
@@ -69,6 +70,10 @@ class AlreadyExists(CatalogError):
     """The name is taken."""
 
 
+class DatabaseLocked(CatalogError, duckdb.IOException):
+    """Another process has the DuckDB file open."""
+
+
 class OptionError(SqlftError):
     """USING has a key or a value that does not fit."""
 
@@ -103,6 +108,10 @@ class BudgetExceeded(SqlftError):
 
 class Cancelled(SqlftError):
     """The user stopped it."""
+
+
+class SqlftWarning(UserWarning):
+    """What a statement did not fail for: "3 of 20 rows failed …"."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

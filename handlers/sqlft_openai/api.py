@@ -13,6 +13,7 @@ from sqlft_openai import faults
 from sqlft_openai.address import Address
 from sqlft_openai.faults import Fault
 from sqlft_openai.line import line
+from sqlft_openai.log import logged
 from sqlft_openai.options import EngineOptions
 from sqlft_openai.rates import retry_after
 
@@ -114,7 +115,10 @@ class Api:
 
         async def go() -> Any:
             http = line().client(self.address)
-            return await http.request(method, url, **{**sent, "headers": headers}, timeout=timeout)
+            with logged(method, url, self.address) as answered:
+                response = await http.request(method, url, **{**sent, "headers": headers}, timeout=timeout)
+                answered(response)
+                return response
 
         try:
             return line().run(go()).result()

@@ -13,6 +13,7 @@ from sqlft_openai import faults
 from sqlft_openai.address import Address
 from sqlft_openai.faults import Fault, NoPath
 from sqlft_openai.line import Line
+from sqlft_openai.log import logged
 from sqlft_openai.options import EngineOptions
 from sqlft_openai.rates import retry_after
 
@@ -131,12 +132,14 @@ class Asking:
         await asyncio.sleep(max(wait, fault.after or 0.0))
 
     async def _once(self, sent: Sent, read: Callable[[bytes], T], serial: int) -> T:
-        content = encoded(sent.body())
+        url, content = self._url(sent.path), encoded(sent.body())
         try:
-            async with asyncio.timeout(self._timeout):
-                response = await self._line.client(self.address).post(
-                    self._url(sent.path), content=content, headers=self._headers, timeout=self._timeout
-                )
+            with logged("POST", url, self.address) as answered:
+                async with asyncio.timeout(self._timeout):
+                    response = await self._line.client(self.address).post(
+                        url, content=content, headers=self._headers, timeout=self._timeout
+                    )
+                answered(response)
         except Exception as e:
             raise self._fault(e, serial) from None
         self._check(response.status_code, response.headers, response.content, serial)
@@ -150,12 +153,13 @@ class Asking:
         url, content = self._url(sent.path), encoded(sent.body())
         http = self._line.client(self.address)
         try:
-            async with http.stream(
-                "POST", url, content=content, headers=self._headers, timeout=self._timeout
-            ) as response:
-                whole = await response.aread() if response.status_code >= 300 else b""
-                self._check(response.status_code, response.headers, whole, serial)
-                return await read(response.aiter_lines())
+            sending = http.stream("POST", url, content=content, headers=self._headers, timeout=self._timeout)
+            with logged("POST", url, self.address) as answered:
+                async with sending as response:
+                    answered(response)
+                    whole = await response.aread() if response.status_code >= 300 else b""
+                    self._check(response.status_code, response.headers, whole, serial)
+                    return await read(response.aiter_lines())
         except (Fault, HandlerError):
             raise
         except Exception as e:

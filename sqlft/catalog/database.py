@@ -68,7 +68,10 @@ class Database:
     def require_writing(self) -> None:
         """CatalogError if it was opened read-only."""
         if self.read_only:
-            raise cannot_write(self.path, "it was opened read-only")
+            raise CatalogError(
+                f"The catalog {self.path} was opened read-only, with its database.",
+                "Open the database to write: sqlft.connect without read_only = True, sqlft shell without --readonly.",
+            )
 
     def changed(self) -> bool:
         """Whether another connection or process has written since the last time this was asked."""

@@ -18,6 +18,7 @@ from sqlft.catalog import rows, workfolder
 from sqlft.catalog.records import RUNNING, Metric, Model, ModelKey, Usage, Version, VersionKey
 from sqlft.catalog.scores import Scores
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, did_you_mean
+from sqlft.log import debug
 
 if TYPE_CHECKING:
     import sqlite3
@@ -319,6 +320,11 @@ class Catalog(Scores):
 
     def put_usage(self, usage: Usage) -> None:
         """Keep what a statement asked of a version so far; a later call for the same two takes its place."""
+        debug(
+            "%s: %d rows, %d prompts, %d cached, %d calls, %d errors, %s + %s tokens, cost %s, %.3f s, for %s",
+            *(usage.version, usage.rows, usage.distinct_prompts, usage.cached, usage.calls, usage.errors),
+            *(usage.input_tokens, usage.output_tokens, usage.cost_usd, usage.seconds, usage.statement),
+        )
         found = self._db.rows(
             "SELECT id FROM models WHERE folded = ? AND folded_project = ?", _folded(usage.version.model)
         )

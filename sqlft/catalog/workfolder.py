@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
+from sqlft.log import MARK
+
 LOCK, LOG, JOB, FILES = "lock", "log.txt", "job.json", "files"
 
 
@@ -86,5 +88,5 @@ def _last_line(log: Path) -> str:
         with open(log, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
             lines = file.read().decode("utf-8", "replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")[:500]
+        return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith(MARK)), "")[:500]
     return ""

@@ -19,12 +19,13 @@ import duckdb
 import pyarrow as pa
 
 from sqlft.errors import NotSupported, StatementError
+from sqlft.log import debug
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.bind import Binder, Names
 from sqlft.query.execute import Execution, register
 from sqlft.query.explain import Explainer, Wanted, wanted
-from sqlft.query.plan import plan
+from sqlft.query.plan import Plan, plan
 from sqlft.query.scope import Bound
 from sqlft.query.slices import Sliced, slice_up
 from sqlft.query.statements import as_query, check_alive, define, dotted_name, key_of, read_create, starts_query
@@ -36,6 +37,7 @@ from sqlft.runtime.prices import settings, with_settings
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.show import TABLES
 from sqlft.sql.lexer import Token, tokens
+from sqlft.sql.masking import masked
 from sqlft.sql.statements import DEFAULT_PROJECT, Plain
 
 SYSTEM, SETTINGS = "sqlft", "settings"
@@ -272,7 +274,7 @@ class Planner:
         if not bound.scans:
             return Native(head + ast.to_sql(bound.tree) + self._text[piece.end :])
         dry = dry or [t.word for t in self._tokens[-3:]] == ["WITH", "NO", "DATA"]
-        made = plan(bound, streams=piece.is_all and not dry)
+        made = self._plan(bound, streams=piece.is_all and not dry)
         self._asker.in_ledger = not dry and (explained is None or explained.analyze)
         run = Execution(
             self._session, self._asker, made, self.typed, dry=dry or (explained is not None and not explained.analyze)
@@ -376,7 +378,12 @@ class Planner:
     def _whole(self, bound: Bound) -> str:
         if not bound.scans:
             return ast.to_sql(bound.tree)
-        return Execution(self._session, self._asker, plan(bound, streams=False), self.typed).whole()
+        return Execution(self._session, self._asker, self._plan(bound, streams=False), self.typed).whole()
+
+    def _plan(self, bound: Bound, *, streams: bool) -> Plan:
+        made = plan(bound, streams=streams)
+        debug("plan of %s\n%s", masked(self._statement.text), made)
+        return made
 
     # -- names ---------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from sqlft.catalog.workfolder import FILES, epitaph, held
 from sqlft.data import Prompt
 from sqlft.errors import Cancelled, CatalogError, HandlerError, SqlftError, StatementError
 from sqlft.handler import Trainer
+from sqlft.log import debug
 from sqlft.runtime import launch
 from sqlft.runtime.launch import Worker
 from sqlft.runtime.models import engine_of, handler_of, outputs_of, spec_of
@@ -214,7 +215,11 @@ _QUESTION = (
 def _until_final(
     session: Session, worker: Worker | None, key: VersionKey, what: str, deadline: float = float("inf")
 ) -> Version:
+    logged = None
     while (version := session.catalog.version(key)).status in RUNNING and time.monotonic() < deadline:
+        if (now := (version.status, version.progress)) != logged:
+            logged = now
+            debug("training %s: %s%s %s", key, version.status, how_far(version), version.progress.get("metrics", ""))
         session.progress(tick(version, what))
         if session.interrupted and what == "training":
             raise KeyboardInterrupt
@@ -223,6 +228,7 @@ def _until_final(
         else:
             with suppress(subprocess.TimeoutExpired):
                 worker.process.wait(POLL)
+    debug("training %s: %s%s", key, version.status, f", {version.error}" if version.error else "")
     return version
 
 

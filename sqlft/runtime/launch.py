@@ -27,6 +27,7 @@ from sqlft.catalog.store import Catalog
 from sqlft.catalog.workfolder import LOCK, LOG, alive, held
 from sqlft.errors import CatalogError
 from sqlft.handler import TrainingSet
+from sqlft.log import debug
 from sqlft.runtime import job
 
 DETACH = b"d"
@@ -46,6 +47,7 @@ class Worker:
 
     def detach(self) -> None:
         """Let it go on alone."""
+        debug("training: process %d goes on alone", self.process.pid)
         stdin = self.process.stdin
         if stdin is not None and not stdin.closed:
             with suppress(OSError):
@@ -55,6 +57,7 @@ class Worker:
 
     def kill(self) -> None:
         """End it and what it started, now."""
+        debug("training: process %d is killed", self.process.pid)
         _kill_group(self.process.pid)
         self.process.wait()
 
@@ -118,6 +121,7 @@ def spawn(catalog: Catalog, key: VersionKey, lock: int, session: object, *, back
         error = f"The training process could not be started: {e}."
         catalog.update_version(key, status="failed", error=error)
         raise CatalogError(error, f"Mend that, then RESUME MODEL {key}.") from e
+    debug("training %s: process %d started, its log is %s", key, process.pid, work / LOG)
     worker = Worker(process, id(session), background)
     with _changing:
         _workers[:] = [w for w in _workers if w.process.poll() is None] + [worker]

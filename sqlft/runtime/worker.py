@@ -16,16 +16,18 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlft import plugins
+from sqlft import log, plugins
 from sqlft.catalog import artifacts, rows, secrets
 from sqlft.catalog.records import RUNNING, ModelKey, VersionKey
 from sqlft.catalog.store import Catalog
 from sqlft.catalog.workfolder import FILES, LOG
 from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError
 from sqlft.handler import Artifact, ModelSpec, Progress, Trainer, TrainingSet
+from sqlft.log import debug
 from sqlft.options import build, redacted
 from sqlft.runtime import job
 from sqlft.runtime.launch import DETACH
@@ -126,6 +128,7 @@ class Training:
         now = {"status": "training", "started_at": known.started_at or rows.now(), "details": self.details}
         ours = self.catalog.update_version(self.key, when=RUNNING, **now)
         self.loading = False
+        debug("training %s: process %d trains with %s", self.key, os.getpid(), self.job.handler)
         if self.stop or not ours:
             raise Cancelled(_WHY[self.stop or "cancelled"])
 
@@ -155,6 +158,7 @@ class Training:
             },
             seconds=self._seconds(),
         )
+        debug("training %s: published in %.1f s", self.key, self._seconds())
         shutil.rmtree(self.work, ignore_errors=True)
 
     def _finished(self, path: Path) -> Path:
@@ -255,7 +259,9 @@ class Training:
             return
         ready, _, _ = select.select([self.session], [], [], BEAT)
         if ready:
-            if os.read(self.session, 1) != DETACH:
+            if os.read(self.session, 1) == DETACH:
+                debug("training %s: its session has ended, it goes on", self.key)
+            else:
                 self._stop("interrupted")
             os.close(self.session)
             self.session = None
@@ -264,6 +270,7 @@ class Training:
         if self.stop is None:
             self.stopped_at = time.monotonic()
             self.stop = why
+            debug("training %s: to be stopped. %s", self.key, _WHY[why])
 
     def terminate(self, *_: Any) -> None:
         """SIGTERM: stop as if the session had ended."""
@@ -336,6 +343,8 @@ def _keep(lock: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Train the version that the arguments name."""
+    if log.is_wanted():
+        log.show(partial(print, file=sys.stderr, flush=True))
     folder, model, project, number, lock = arguments
     _keep(int(lock))
     session = os.dup(0)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import duckdb
 
 from sqlft.catalog.store import Catalog
 from sqlft.connection import Connection, connect, folder_of
-from sqlft.errors import CatalogError, NotFound
+from sqlft.errors import NotFound
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
 
@@ -18,19 +17,12 @@ SETTINGS = (
     "enable_progress_bar = true",  # without it query_progress says nothing
     "enable_progress_bar_print = false",
 )
-_HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
 
 
 def open_database(screen: Screen, runner: Runner, database: str, read_only: bool = False) -> Connection:
-    """The database with its models; CatalogError, with what can be done without it, while another process has it."""
+    """The database with its models; DatabaseLocked, with what can be done without it, while another process has it."""
     live = screen.piece if screen.shows_pieces else None
-    try:
-        con = connect(database, read_only, warn=screen.warn, progress=runner.tick, piece=live)
-    except duckdb.IOException as e:
-        if "lock on file" not in str(e):
-            raise
-        raise is_locked(database, str(e)) from e
-    return _wired(screen, runner, con)
+    return _wired(screen, runner, connect(database, read_only, warn=screen.warn, progress=runner.tick, piece=live))
 
 
 def open_catalog(screen: Screen, runner: Runner, database: str) -> Connection:
@@ -40,16 +32,6 @@ def open_catalog(screen: Screen, runner: Runner, database: str) -> Connection:
         raise NotFound(f"There is no file {database}.", "Name the database: -d app.duckdb")
     con = Connection(duckdb.connect(), Catalog(folder), warn=screen.warn, progress=runner.tick)
     return _wired(screen, runner, con)
-
-
-def is_locked(database: str, text: str) -> CatalogError:
-    """What to say of DuckDB's error that another process holds the file's lock."""
-    found = _HOLDER.search(text)
-    holder = f" ({Path(found[1]).name}, process {found[2]})" if found else ""
-    return CatalogError(
-        f"{database} is open in another process{holder}, and only one may have it.",
-        f"What trains there needs no lock: sqlft models -d {database}, and sqlft watch, cancel or resume NAME.N.",
-    )
 
 
 def _wired(screen: Screen, runner: Runner, con: Connection) -> Connection:

@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 import duckdb
 
+from sqlft import log
 from sqlft.errors import SqlftError
 from sqlft.shell.opening import open_database
 from sqlft.shell.reading import Piece, Script, pieces, text_of_file
@@ -46,6 +47,8 @@ class Arguments:
 def run_shell(arguments: Arguments) -> int:
     """Run it all; the process's exit code."""
     screen = Screen()
+    if log.is_wanted():
+        log.show(screen.note)
     runner = Runner(screen)
     try:
         con = open_database(screen, runner, arguments.database, arguments.read_only)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import sqlft
+from sqlft.sql.statements import Finetune
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -18,11 +19,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def con(
     request: pytest.FixtureRequest, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[sqlft.Connection]:
-    """A connection to a database of the given name, for scripts that are run in the repository's folder."""
+    """A connection to a database of the given name, for scripts that are run in a folder with the examples."""
     shutil.copytree(tiny, tmp_path / "bases" / "smollm2-135m")
     monkeypatch.setenv("SQLFT_BASES", str(tmp_path / "bases"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.chdir(EXAMPLES.parent)
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    monkeypatch.chdir(tmp_path)
     made = sqlft.connect(str(tmp_path / f"{request.param}.duckdb"))
     yield made
     made.close()
@@ -38,10 +40,26 @@ def run(con: sqlft.Connection, name: str) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize("con", ["demo"], indirect=True)
-def test_text_to_sql(processor: str, con: sqlft.Connection) -> None:
+def test_text_to_sql(processor: str, con: sqlft.Connection, tmp_path: Path) -> None:
     """What `make demo` runs, on each kind of processor."""
     results = run(con, "text_to_sql.sql")
-    assert [row[0] for row in results[-2]] == ["text_to_sql.1", "text_to_sql.2"]
+    assert [row[:2] for row in results[6]] == [("text_to_sql", n) for n in (1, 1, 2, 2)]
+    assert (tmp_path / "text_to_sql_report.html").exists()
+
+
+@pytest.mark.parametrize("con", ["demo"], indirect=True)
+def test_text_to_sql_trains_on_no_question_that_judges(con: sqlft.Connection) -> None:
+    text = (EXAMPLES / "text_to_sql.sql").read_text(encoding="utf-8")
+    statements = con.statements(text)
+    con.execute(statements[0].text)
+    following = "\n".join(line for (line,) in con.execute(statements[-1].text).fetchall() if line[0] != ".")
+    trainings = [s for s in [*statements, *con.statements(following)] if isinstance(s, Finetune)]
+    assert len(trainings) == 2
+    for training in trainings:
+        learnt = con.execute(
+            f"SELECT DISTINCT q.split FROM ({training.source.query}) t JOIN questions q USING (question)"
+        )
+        assert learnt.fetchall() == [("train",)]
 
 
 @pytest.mark.parametrize("con", ["compare"], indirect=True)

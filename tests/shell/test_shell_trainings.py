@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlft.catalog.records import VersionKey
+from sqlft.connection import locked
 from sqlft.runtime.follow import outcome
-from sqlft.shell.opening import is_locked
 from sqlft.shell.prompt import at_end, at_start
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -55,7 +55,7 @@ def test_what_is_not_there(run: Run) -> None:
 
 def test_the_lock_error_names_who_has_it() -> None:
     text = 'Could not set lock on file "a.duckdb": Conflicting lock is held in /usr/bin/python3.11 (PID 77). See also'
-    assert is_locked("a.duckdb", text).message == (
+    assert locked("a.duckdb", text).message == (
         "a.duckdb is open in another process (python3.11, process 77), and only one may have it."
     )
 

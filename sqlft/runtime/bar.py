@@ -1,4 +1,7 @@
-"""How far a long statement is: a bar on a terminal, now and then a line elsewhere; always on stderr."""
+"""How far a long statement is: a bar on a terminal, a line that changes in a notebook, now and then a line elsewhere.
+
+The shell and connections with `progress = True` draw it, on stderr.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ LONG_PATIENCE = 2.0
 """Seconds before a sign of life of what tells no progress."""
 UNKNOWN = Tick("running", 0)
 LINE_SECONDS = 10.0
+WIDTH = 16
 FRAME = 0.09
 """Seconds between two drawings: a little less than they are asked for."""
 LEAST_POINTS, POINTS, HEIGHTS = 3, 12, "▁▂▃▄▅▆▇█"
@@ -25,11 +29,15 @@ _HIDDEN = {"examples_per_second", "learning_rate", "epoch", "tokens", "grad_norm
 
 
 class Bar:
-    """Shows the latest tick of one statement; `draw` is called some times a second by whoever waits."""
+    """Shows the latest tick of one statement; `draw` is called some times a second by whoever waits.
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = monotonic) -> None:
-        self._stream, self._clock = stream, clock
-        self.is_terminal = stream.isatty()
+    In a notebook, which is no terminal and knows `\\r` of its controls, the bar is one line of text.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = monotonic, *, in_notebook: bool = False) -> None:
+        self._stream, self._clock, self._in_notebook = stream, clock, in_notebook
+        self.is_terminal = stream.isatty() and not in_notebook
+        self._width = 0
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self.start()
@@ -47,7 +55,8 @@ class Bar:
     def draw(self) -> None:
         """Show the latest tick."""
         now = self._clock()
-        tick = self.tick or (UNKNOWN if self.is_terminal and now - self._begun > LONG_PATIENCE else None)
+        is_live = self.is_terminal or self._in_notebook
+        tick = self.tick or (UNKNOWN if is_live and now - self._begun > LONG_PATIENCE else None)
         if tick is None or self._is_quiet or now - self._begun < PATIENCE or now - self._drawn < FRAME:
             return
         self._drawn = now
@@ -56,7 +65,7 @@ class Bar:
             self._curve = Curve()
         values = self._curve.add(tick.metrics)
         left = _left(tick, self._label_done, now - self._label_begun)
-        if self.is_terminal:
+        if is_live:
             self._draw_bar(tick, left, values)
         elif now >= self._next_line:
             self._next_line = now + LINE_SECONDS
@@ -69,6 +78,8 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+        if self._width:
+            self._overwrite("")
 
     def silence(self) -> None:
         """No bar for the rest of the statement: its results are being written where the bar is."""
@@ -76,16 +87,25 @@ class Bar:
         self.hide()
 
     def _draw_bar(self, tick: Tick, left: float | None, values: Mapping[str, float]) -> None:
+        time = clock_time(self._clock() - self._begun) if left is None else f"{clock_time(left)} left"
+        told = "  ".join(p for p in (tick.label, counts(tick), time, metrics(values), self._curve.drawn) if p)
+        if self._in_notebook:
+            self._overwrite(f"{blocks(tick)}{told}")
+            return
         if self._progress is None:
             self._progress = _progress(self._stream)
             self._task = self._progress.add_task("")
         assert self._task is not None
-        time = clock_time(self._clock() - self._begun) if left is None else f"{clock_time(left)} left"
-        told = "  ".join(p for p in (tick.label, counts(tick), time, metrics(values), self._curve.drawn) if p)
         self._progress.update(self._task, description=told, completed=tick.done)
         self._progress.tasks[0].total = tick.total  # update() would take None as "leave it"
         self._progress.start()
         self._progress.refresh()
+
+    def _overwrite(self, text: str) -> None:
+        """Write a line in place of the last one, the cursor at its start where it is empty."""
+        self._stream.write(f"\r{text:<{self._width}}" + ("" if text else "\r"))
+        self._stream.flush()
+        self._width = len(text)
 
 
 class Curve:
@@ -128,6 +148,14 @@ def counts(tick: Tick) -> str:
     return f"{tick.done:,.0f}" if tick.total is None else f"{tick.done:,.0f}/{tick.total:,.0f}"
 
 
+def blocks(tick: Tick) -> str:
+    """`████░░░░ ` of what is done, or nothing if that is not known."""
+    if not tick.total:
+        return ""
+    full = min(WIDTH, round(WIDTH * tick.done / tick.total))
+    return "█" * full + "░" * (WIDTH - full) + " "
+
+
 def metrics(values: Mapping[str, float]) -> str:
     """`loss 0.532  valid_loss 0.61  12 examples/s`"""
     shown = [f"{name} {value:.4g}" for name, value in values.items() if name not in _HIDDEN and value is not None]
@@ -159,7 +187,11 @@ def _progress(stream: TextIO) -> Progress:
     told = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
     return Progress(
         BarColumn(
-            16, complete_style="blue", finished_style="blue", pulse_style="blue", table_column=Column(min_width=16)
+            WIDTH,
+            complete_style="blue",
+            finished_style="blue",
+            pulse_style="blue",
+            table_column=Column(min_width=WIDTH),
         ),
         told,
         console=Console(file=stream, highlight=False),
