@@ -352,7 +352,7 @@ class Planner:
         query = self._text[self._tokens[start].end :] if start is not None else ""
         query = query.strip().rstrip(";").removeprefix("TABLE") if query else ""
         if query:
-            text = query if starts_query(ast.words(query), 0) and not query.startswith("(") else f"SELECT {query}"
+            text = query if starts_query(tokens(query), 0) and not query.startswith("(") else f"SELECT {query}"
             bound = self._bound(text, 0)
             if bound is not None and bound.scans:
                 raise NotSupported(

@@ -19,7 +19,7 @@ from typing import Any
 import duckdb
 
 from sqlft.errors import NotSupported, StatementError
-from sqlft.sql.lexer import Token, tokens
+from sqlft.sql.lexer import Token
 
 Node = dict[str, Any]
 DOT = "\u00b7"
@@ -418,7 +418,8 @@ def _no_aliases() -> frozenset[str]:
 def complete_joins(text: str, found: list[Token], is_model: Callable[[str], bool]) -> tuple[str, list[int]]:
     """The text with ON true behind models that are joined without a condition, and where that was put.
 
-    >>> complete_joins("FROM t JOIN m WHERE 1", words("FROM t JOIN m WHERE 1"), lambda name: name == "m")[0]
+    >>> from sqlft.sql.lexer import tokens
+    >>> complete_joins("FROM t JOIN m WHERE 1", tokens("FROM t JOIN m WHERE 1"), lambda name: name == "m")[0]
     'FROM t JOIN m ON true WHERE 1'
     """
     places = []
@@ -462,11 +463,6 @@ def split_version(name: str) -> tuple[str, int | None]:
     """`name·N` as the name and N."""
     plain, dot, digits = name.rpartition(DOT)
     return (plain, int(digits)) if dot and digits.isdecimal() else (name, None)
-
-
-def words(text: str) -> list[Token]:
-    """The tokens of a text."""
-    return tokens(text)
 
 
 def _first_line(error: Exception) -> str:

@@ -439,7 +439,7 @@ class Binder:
         if kind == "COMPARE_IN" and _is_input(node["children"][0], mine):
             values = node["children"][1:]
             if not any(self._reads(scan, v) for v in values):
-                return Binding(values) if len(values) > 1 else self._one_or_list(values[0])
+                return Binding(values)
         if kind == "SUBQUERY" and node.get("subquery_type") == "ANY" and _is_input(node.get("child"), mine):
             query = node["subquery"]["node"]
             if node.get("comparison_type") in EQUAL and not self._reads(scan, query):
@@ -453,9 +453,6 @@ class Binder:
             if all(p is not None and p.query is None for p in parts):
                 return Binding([v for p in parts if p is not None for v in p.values])
         return None
-
-    def _one_or_list(self, value: Node) -> Binding:
-        return Binding([value])
 
     def _is_list(self, scan: Scan, expression: Node) -> bool:
         """Whether `x IN expression` looks into a list, not `contains` into a text."""

@@ -14,7 +14,6 @@ import duckdb
 
 from sqlft.catalog.records import View
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, NotSupported, StatementError
-from sqlft.query import ast
 from sqlft.runtime.literals import quoted
 from sqlft.runtime.session import Session
 from sqlft.sql.lexer import Token, tokens
@@ -244,7 +243,7 @@ def check_alive(session: Session, sql: str, expanded: Sequence[str]) -> None:
         said = str(e).splitlines()[0]
         for name in expanded:
             view = session.view(name)
-            gone = view and next((t.value for t in ast.words(view.sql) if f"name {t.value} does" in said), None)
+            gone = view and next((t.value for t in tokens(view.sql) if f"name {t.value} does" in said), None)
             if gone:
                 raise NotFound(
                     f"The view '{name}' reads '{gone}', which is not there any more.",
