@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
@@ -31,6 +32,19 @@ _lock = threading.Lock()
 _connections: list[duckdb.DuckDBPyConnection] = []
 """The one private connection, once there is one; given back at exit, since DuckDB's module does not outlive it."""
 atexit.register(_connections.clear)
+
+
+def _start_anew() -> None:
+    """A forked process has a connection and a lock of its own; the parent's lie there untouched."""
+    global _lock
+    _lock = threading.Lock()
+    _inherited.extend(_connections)
+    _connections.clear()
+
+
+_inherited: list[duckdb.DuckDBPyConnection] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew)
 
 
 class Unreadable(StatementError):
