@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial, wraps
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -86,8 +86,12 @@ class Connection:
         try:
             if self.session.cleanup or self._result is not None:
                 self._forget()
-            is_plain = not isinstance(query, str) or query in self._plain or self._is_plain(query)
-            if is_plain:
+            if parameters is None and not options and isinstance(query, str) and query in self._plain:
+                try:
+                    self._con.execute(query)
+                except duckdb.Error as e:
+                    self._recover(e, query, None, {})
+            elif not isinstance(query, str) or self._is_plain(query):
                 self._native(query, parameters, **options)
             else:
                 self._execute_ours(query, parameters)
@@ -308,22 +312,32 @@ class Connection:
         self._rows = self._result.rows()
 
     def _native(self, query: Any, parameters: Parameters, **options: Any) -> None:
-        def run(text: Any) -> Any:
-            if parameters is None:
-                return self._con.execute(text, **options)
-            return self._con.execute(text, parameters, **options)
-
         try:
-            self._with_settings(query, run)
+            self._run_native(query, parameters, options)
         except duckdb.Error as e:
-            is_ours = self._help(e, query) if isinstance(query, str) else None
-            if is_ours is None:
+            if not isinstance(query, str):
                 raise
-            self._plain.discard(query)
-            if is_ours:
-                self.execute(query, parameters, **options)
-            else:
-                run(query)
+            self._recover(e, query, parameters, options)
+
+    def _run_native(self, query: Any, parameters: Parameters, options: Mapping[str, Any]) -> None:
+        if parameters is None:
+            self._con.execute(query, **options)
+        else:
+            self._con.execute(query, parameters, **options)
+
+    def _recover(self, error: duckdb.Error, query: str, parameters: Parameters, options: Mapping[str, Any]) -> None:
+        """Run a query that failed as DuckDB's own, where what it lacks is ours or the caller's; else raise that."""
+        if isinstance(error, duckdb.CatalogException) and "sqlft_" in str(error):
+            self._with_settings(query, lambda text: self._run_native(text, parameters, options))
+            return
+        is_ours = self._help(error, query)
+        if is_ours is None:
+            raise error
+        self._plain.discard(query)
+        if is_ours:
+            self.execute(query, parameters, **options)
+        else:
+            self._run_native(query, parameters, options)
 
     def _retry(self, query: Any, action: Callable[[], T]) -> T:
         """What `action` returns; once more where DuckDB did not know a name that is there now."""
