@@ -649,7 +649,7 @@ def connect(
             raise
         raise locked(str(database), str(e)) from e
     folder = folder_of(str(database)) if catalog is None else Path(catalog).expanduser()
-    kept = TemporaryCatalog(_kill) if folder is None else Catalog(folder, read_only)
+    kept = _temporary() if folder is None else Catalog(folder, read_only)
     return _connection(con, kept, progress, warn=warn, piece=piece)
 
 
@@ -674,6 +674,13 @@ def attach(
     folder = folder_of(path) if catalog is None else Path(catalog).expanduser()
     kept = catalog_of(con, _kill) if folder is None else Catalog(folder)
     return _connection(con, kept, progress, warn=warn, piece=piece, owns=False)
+
+
+def _temporary() -> TemporaryCatalog:
+    made = TemporaryCatalog(_kill)
+    atexit.unregister(_close_all)
+    atexit.register(_close_all)  # before the folder is deleted: what was registered last goes first
+    return made
 
 
 def _kill(work: Path) -> None:

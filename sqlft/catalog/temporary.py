@@ -13,8 +13,9 @@ from typing import Any
 
 from sqlft.catalog import secrets
 from sqlft.catalog.store import Catalog
-from sqlft.catalog.workfolder import works
+from sqlft.catalog.workfolder import alive, works
 from sqlft.errors import SqlftError
+from sqlft.log import warn
 
 _attached: weakref.WeakKeyDictionary[Any, Catalog] = weakref.WeakKeyDictionary()
 """Catalogs of DuckDB connections in memory that others have opened, and that may be attached to again."""
@@ -43,7 +44,8 @@ def catalog_of(con: Any, kill: Callable[[Path], object]) -> Catalog:
 def _delete(folder: Path, process: int, kill: Callable[[Path], object]) -> None:
     if os.getpid() != process:  # a fork's, which leaves its parent's alone
         return
-    for work in works(folder):
+    for work in filter(alive, works(folder)):
+        warn(f"The training of {work.parent.name}.{work.stem} is ended: its database was in memory and is gone.")
         kill(work)
     if (folder / "catalog.sqlite").exists():
         with suppress(SqlftError):

@@ -15,6 +15,7 @@ import pytest
 import sqlft
 from sqlft.runtime import launch
 
+HANDLERS = [str(Path(__file__).parents[1] / "handlers")]
 MODEL = "CREATE MODEL m PREDICT answer USING engine = 'echo'"
 ASK = "SELECT answer FROM m WHERE content = 'x'"
 
@@ -113,6 +114,21 @@ def test_a_catalog_that_lasts(tmp_path: Path, kind: Any) -> None:
     raw = duckdb.connect()
     assert sqlft.attach(raw, catalog=place).execute(ASK).fetchall() == [("x",)]
     assert (tmp_path / "models" / "catalog.sqlite").exists()
+
+
+@pytest.mark.parametrize("opened", ["sqlft.connect()", "sqlft.attach(raw)"])
+def test_a_script_that_ends_while_it_trains_hears_of_it(stranger: Any, opened: str) -> None:
+    stranger.script({1: "listen"})
+    code = (
+        f"import duckdb, sqlft\nraw = duckdb.connect()\ncon = {opened}\n"
+        "con.execute(\"CREATE MODEL m PREDICT a USING engine = 'stranger', base = 'tiny',"
+        " prompt_template = '{{q}}'\")\n"
+        'con.execute("FINETUNE m FROM (SELECT i AS q, i AS a FROM range(60) t(i))'
+        f" USING control = '{stranger.control}', wait = false\")\nprint(con.session.catalog.folder)"
+    )
+    folder, *told = run(code, PYTHONPATH=os.pathsep.join([*HANDLERS, os.environ.get("PYTHONPATH", "")])).splitlines()
+    assert not Path(folder).exists()
+    assert any("The training of m.2 is " in line for line in told)
 
 
 def test_a_training_in_the_background_ends_with_its_database(stranger: Any) -> None:
