@@ -21,6 +21,7 @@ from sqlft.catalog import secrets
 from sqlft.catalog.home import home
 from sqlft.catalog.store import Catalog
 from sqlft.catalog.temporary import TemporaryCatalog, catalog_of
+from sqlft.catalog.workfolder import works
 from sqlft.errors import DatabaseLocked, SqlftError
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.literals import inline
@@ -557,6 +558,8 @@ class Connection:
 
             if ends:
                 stop_for_good(self.session)
+                for work in works(catalog.folder):  # one that has written its end may not be gone yet
+                    _kill(work)
             detach(self.session)
         if not self._is_cursor:
             self._cache.close()
