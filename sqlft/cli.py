@@ -9,17 +9,20 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from sqlft import __version__, log
 from sqlft.errors import SqlftError, did_you_mean
 
+if TYPE_CHECKING:
+    from sqlft.shell.opening import Place
+
 DEBUG = "--debug"
 WRONG, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 LONG = ("readonly", "no-init", "help")
-TAKE_A_VALUE = ("-c", "-f", "-d", "-o", "--mode", "--database")
+TAKE_A_VALUE = ("-c", "-f", "-d", "-o", "--mode", "--database", "--catalog")
 MODES = ("table", "box", "csv", "json", "jsonlines", "markdown", "html", "line")
 EPILOG = """\
 Without a command it is `sqlft shell`, with a file `sqlft shell FILE`.
@@ -70,20 +73,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def shell(parsed: argparse.Namespace) -> int:
     """a prompt for SQL, or scripts"""
+    from sqlft.shell.opening import Place
     from sqlft.shell.start import Arguments, Source, run_shell
 
     sources = [Source(text, is_file) for text, is_file in parsed.sources]
     if parsed.sql is not None:
         sources.insert(0, Source(parsed.sql, False))
-    database = parsed.file or ":memory:"
-    return run_shell(Arguments(database, sources, parsed.mode, parsed.readonly, not parsed.no_init))
+    place = Place(parsed.file or ":memory:", parsed.catalog)
+    return run_shell(Arguments(place, sources, parsed.mode, parsed.readonly, not parsed.no_init))
 
 
-def _which(parsed: argparse.Namespace) -> tuple[str, str | None]:
+def _which(parsed: argparse.Namespace) -> tuple[Place, str | None]:
     """The database and the name; a file may stand in the name's place."""
-    if parsed.name and parsed.database == ":memory:" and os.path.isfile(parsed.name):
-        return parsed.name, None
-    return parsed.database, parsed.name
+    from sqlft.shell.opening import Place
+
+    place = Place(parsed.database, parsed.catalog)
+    if parsed.name and place.folder is None and os.path.isfile(parsed.name):
+        return Place(parsed.name), None
+    return place, parsed.name
 
 
 def models(parsed: argparse.Namespace) -> int:
@@ -155,15 +162,12 @@ def report(parsed: argparse.Namespace) -> int:
     from pathlib import Path
 
     from sqlft.catalog.store import Catalog
-    from sqlft.connection import folder_of
     from sqlft.errors import NotFound
     from sqlft.runtime.report import write
 
-    if parsed.model and parsed.database == ":memory:" and Path(parsed.model).is_file():
-        parsed.model, parsed.database = None, parsed.model
-    if parsed.database != ":memory:" and not Path(parsed.database).exists():
-        raise NotFound(f"There is no file {parsed.database}.", "Name the database: -d app.duckdb")
-    catalog = Catalog(folder_of(parsed.database), read_only=True)
+    parsed.name = parsed.model
+    place, parsed.model = _which(parsed)
+    catalog = Catalog(place.existing(), read_only=True)
     known = catalog.models()
     chosen = [m for m in known if parsed.model is None or m.key.name.lower() == parsed.model.lower()]
     if parsed.model is not None and not chosen:
@@ -222,8 +226,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_database_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-d", "--database", metavar="FILE", default=":memory:", help="the database; none: that of in-memory connections"
+        "-d", "--database", metavar="FILE", default=":memory:", help="the database whose models these are"
     )
+    _add_catalog_argument(parser)
+
+
+def _add_catalog_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--catalog", metavar="FOLDER", help="where the models are, if not beside the database")
 
 
 def _add_mode_argument(parser: argparse.ArgumentParser) -> None:
@@ -234,6 +243,7 @@ def _add_shell_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", metavar="FILE", nargs="?", help="the database, made if it is not there; none: in memory"
     )
+    _add_catalog_argument(parser)
     parser.add_argument("sql", metavar="SQL", nargs="?", help="run this and leave, as -c does")
     repeated: dict[str, Any] = {"dest": "sources", "action": _Source, "default": []}
     parser.add_argument(

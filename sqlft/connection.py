@@ -20,6 +20,8 @@ from sqlft import log
 from sqlft.catalog import secrets
 from sqlft.catalog.home import home
 from sqlft.catalog.store import Catalog
+from sqlft.catalog.temporary import TemporaryCatalog, catalog_of
+from sqlft.catalog.workfolder import works
 from sqlft.errors import DatabaseLocked, SqlftError
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.literals import inline
@@ -562,13 +564,23 @@ class Connection:
             from sqlft.runtime.unload import unload_all
 
             unload_all(self.session)
+        catalog = self.session.catalog
+        ends = isinstance(catalog, TemporaryCatalog) and self._owns and not self._is_cursor and catalog.delete.alive
         if "sqlft.runtime.launch" in sys.modules:  # only a session that trains has imported it
+            from sqlft.runtime.follow import stop_for_good
             from sqlft.runtime.launch import detach
 
+            if ends:
+                stop_for_good(self.session)
+                for work in works(catalog.folder):  # one that has written its end may not be gone yet
+                    _kill(work)
             detach(self.session)
         if not self._is_cursor:
             self._cache.close()
-            self.session.catalog.close()
+            catalog.close()
+        if ends:
+            assert isinstance(catalog, TemporaryCatalog)
+            catalog.delete()
         if self._owns:
             self._con.close()
 
@@ -640,9 +652,11 @@ def connect(
     warn: Callable[[str], None] | None = None,
     progress: Callable[[Tick], None] | bool | None = None,
     piece: Callable[[str], None] | None = None,
+    catalog: str | Path | None = None,
 ) -> Connection:
-    """Open a DuckDB database with models; the catalog lies beside its file, in SQLFT_HOME for `:memory:`.
+    """Open a DuckDB database with models; they lie beside its file, and of one in memory they are gone at its end.
 
+    `catalog` is another folder for them, which lasts.
     `progress = True` shows a bar on stderr, which notebooks have unless it is False; a function gets a Tick instead.
     """
     try:
@@ -651,7 +665,9 @@ def connect(
         if "lock on file" not in str(e):
             raise
         raise locked(str(database), str(e)) from e
-    return _connection(con, Catalog(folder_of(str(database)), read_only), progress, warn=warn, piece=piece)
+    folder = folder_of(str(database)) if catalog is None else Path(catalog).expanduser()
+    kept = _temporary() if folder is None else Catalog(folder, read_only)
+    return _connection(con, kept, progress, warn=warn, piece=piece)
 
 
 def attach(
@@ -660,15 +676,34 @@ def attach(
     warn: Callable[[str], None] | None = None,
     progress: Callable[[Tick], None] | bool | None = None,
     piece: Callable[[str], None] | None = None,
+    catalog: str | Path | None = None,
 ) -> Connection:
-    """Models on an open DuckDB connection, in its transaction; the catalog lies beside its file or in SQLFT_HOME."""
+    """Models on an open DuckDB connection, in its transaction; they lie beside its file, or in `catalog`.
+
+    Those of a database in memory are there as long as that connection.
+    """
     if isinstance(con, Connection):
         return con
     if not isinstance(con, duckdb.DuckDBPyConnection):
         raise _no_connection(con)
     row = con.sql("SELECT path FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid LIMIT 1").fetchall()
     path = row[0][0] if row and row[0][0] else ":memory:"
-    return _connection(con, Catalog(folder_of(path)), progress, warn=warn, piece=piece, owns=False)
+    folder = folder_of(path) if catalog is None else Path(catalog).expanduser()
+    kept = catalog_of(con, _kill) if folder is None else Catalog(folder)
+    return _connection(con, kept, progress, warn=warn, piece=piece, owns=False)
+
+
+def _temporary() -> TemporaryCatalog:
+    made = TemporaryCatalog(_kill)
+    atexit.unregister(_close_all)
+    atexit.register(_close_all)  # before the folder is deleted: what was registered last goes first
+    return made
+
+
+def _kill(work: Path) -> None:
+    from sqlft.runtime.launch import kill
+
+    kill(work)
 
 
 def _no_connection(given: object) -> SqlftError:
@@ -704,9 +739,11 @@ def locked(database: str, text: str) -> DatabaseLocked:
     )
 
 
-def folder_of(database: str) -> Path:
-    """Where the catalog of a database lies."""
-    if database in ("", ":memory:") or database.startswith((":memory:", "md:")):
+def folder_of(database: str) -> Path | None:
+    """Where the catalog of a database lies; None: nowhere that lasts."""
+    if database == "" or database.startswith(":memory:"):
+        return None
+    if database.startswith("md:"):
         return home()
     path = Path(database).absolute()
     return path.with_name(path.name + ".sqlft")

@@ -26,7 +26,7 @@ VARIABLE = "SQLFT_LOG"
 MARK = "DEBUG "
 """How lines begin that `show` writes."""
 DEBUG = 10
-_PASSED_OVER = ("contextlib", "functools")
+_PASSED_OVER = ("contextlib", "functools", "weakref")
 """Modules between our own frames, and never who called us."""
 _shown: list[logging.Handler] = []
 

@@ -109,7 +109,10 @@ class Shop:
         self.ticks: list[Tick] = []
         self.on_tick: Callable[[Tick], None] = self.ticks.append
         self.stranger = stranger
-        self.con = sqlft.connect(warn=self.warnings.append, progress=lambda tick: self.on_tick(tick))
+        self.folder = os.environ["SQLFT_HOME"]
+        self.con = sqlft.connect(
+            warn=self.warnings.append, progress=lambda tick: self.on_tick(tick), catalog=self.folder
+        )
 
     @property
     def catalog(self) -> Catalog:
@@ -143,7 +146,7 @@ class Shop:
         """Another process with a connection `con` on this catalog and the same rows."""
         text = (
             "import sqlft\n"
-            "con = sqlft.connect(warn=lambda text: None)\n"
+            f"con = sqlft.connect(warn=lambda text: None, catalog={self.folder!r})\n"
             "con.execute(\"CREATE TABLE rows AS SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)\")\n"
             f"using = \"USING control = '{self.stranger.control}'\"\n"
         )

@@ -69,7 +69,7 @@ def test_a_bar_while_a_statement_runs_and_none_behind_it(monkeypatch: pytest.Mon
 
 def test_a_training_tells_its_estimate_and_what_comes_next(monkeypatch: pytest.MonkeyPatch, shop: Any) -> None:
     screen = terminal(monkeypatch)
-    with sqlft.connect(progress=True) as con:
+    with sqlft.connect(progress=True, catalog=shop.folder) as con:
         con.execute(f"FINETUNE m FROM (FROM range(60) t(i) SELECT i AS question, i AS answer) {using(shop)}, steps = 2")
     told = screen.read()
     assert re.search(r" m\.2 (starting|training)  ", told)
@@ -134,7 +134,7 @@ def test_a_notebook_is_silent_where_it_says_so(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_warning_comes_in_place_of_the_bar(monkeypatch: pytest.MonkeyPatch, shop: Any) -> None:
     terminal(monkeypatch)
-    with sqlft.connect(progress=True) as con, pytest.warns(sqlft.SqlftWarning) as found:
+    with sqlft.connect(progress=True, catalog=shop.folder) as con, pytest.warns(sqlft.SqlftWarning) as found:
         con.execute(f"FINETUNE m FROM (FROM range(3) t(i) SELECT i AS question, i AS answer) {using(shop)}, steps = 1")
     assert {w.filename for w in found if w.category is sqlft.SqlftWarning} == {__file__}
 

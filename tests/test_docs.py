@@ -138,3 +138,11 @@ def test_commands_exist(name: str) -> None:
             elif words[:1] == ["make"] and (ROOT / "Makefile").exists():
                 targets = re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
                 assert words[1] in targets, f"{name}: there is no target {words[1]}"
+
+
+def test_the_readme_runs_twice(tmp_path: Path) -> None:
+    code = "\n".join(b.text for b in generate.blocks(PAGES["README.md"]) if b.language == "python")
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines() == ["[('Urgent? Where is my parcel?',)]", "[('m', 1, 'complete')]"]

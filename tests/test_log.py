@@ -104,9 +104,9 @@ def test_a_warning_points_at_the_callers_line_each_time(con: sqlft.Connection, w
         warnings.simplefilter("default")
         for _ in range(3):
             way(con)
-    assert len(found) == 3
-    for warning in found:
-        assert warning.category is sqlft.SqlftWarning
+    ours = [w for w in found if w.category is sqlft.SqlftWarning]  # others come with the garbage of other tests
+    assert len(ours) == 3
+    for warning in ours:
         assert "1 of 2 rows failed at m.1: broken" in str(warning.message)
         assert (warning.filename, warning.lineno) == (__file__, line_of(way))
 
@@ -124,7 +124,7 @@ def test_a_warning_in_a_thread_that_nobody_outside_of_sqlft_runs(con: sqlft.Conn
         thread = threading.Thread(target=con.sql, args=[ASK])
         thread.start()
         thread.join()
-    assert [(w.category, w.filename) for w in found] == [(sqlft.SqlftWarning, "sqlft")]
+    assert [w.filename for w in found if w.category is sqlft.SqlftWarning] == ["sqlft"]
 
 
 def test_where_warnings_are_errors_results_come_all_the_same(con: sqlft.Connection, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_where_warnings_are_errors_results_come_all_the_same(con: sqlft.Connecti
         assert con.execute(f"{ASK}, on_error = 'null'").fetchall() == [("a", "a"), ("!broken", None)]
         con.execute(f"COPY ({ASK.partition(' USING')[0]} ORDER BY ALL) TO '{tmp_path / 'out.csv'}'")
     assert (tmp_path / "out.csv").read_text().splitlines() == ["x,answer", "!broken,", "a,a"]
-    assert [w.category for w in found] == [sqlft.SqlftWarning] * 2
+    assert len([w for w in found if w.category is sqlft.SqlftWarning]) == 2
 
 
 def test_a_filter_of_the_users_holds(con: sqlft.Connection) -> None:

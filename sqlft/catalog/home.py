@@ -1,4 +1,4 @@
-"""Folders of the user: the catalog of in-memory connections, and the secrets of every catalog."""
+"""Folders of the user: caches, the catalog of what lies on a server, and the secrets of every catalog."""
 
 from __future__ import annotations
 

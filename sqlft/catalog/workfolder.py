@@ -33,6 +33,11 @@ def slug(name: str) -> str:
     return f"{safe}-{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
 
 
+def works(folder: Path) -> list[Path]:
+    """The work folders below a catalog's folder."""
+    return [found.parent for found in folder.glob(f"models/*/*.work/{LOCK}")]
+
+
 def take(work: Path) -> int | None:
     """The open, locked lock file of a work folder; None while another process has it."""
     import fcntl

@@ -128,6 +128,18 @@ def stop_all(session: Session, model: ModelKey) -> None:
             session.warn(f"{e.message} Its job may go on there.")
 
 
+def stop_for_good(session: Session) -> None:
+    """Cancel all that trains, with a warning: the catalog goes, and nobody could ask what it came to."""
+    catalog = session.catalog
+    for version in (v for v in catalog.versions() if v.status in RUNNING):
+        session.warn(
+            f"The training of {version.key} is cancelled{how_far(version)}: its database is in memory and ends. "
+            "Wait for it, or give the models a place: sqlft.connect('app.duckdb'), sqlft.connect(catalog='folder')."
+        )
+    for model in catalog.models():
+        stop_all(session, model.key)
+
+
 def is_remote(session: Session, model: Model) -> bool:
     """Whether a model's trainings run at a provider."""
     cls = plugins.handler_class(engine_of(session, model.engine).handler)

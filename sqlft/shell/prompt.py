@@ -24,6 +24,7 @@ from sqlft.shell.colours import STYLE, ModelSql
 from sqlft.shell.commands import from_habit
 from sqlft.shell.completion import suggestions
 from sqlft.shell.history import open_history
+from sqlft.shell.opening import Place
 from sqlft.shell.reading import is_complete, pieces
 from sqlft.shell.shell import Failed, Quit, Shell
 from sqlft.shell.vocabulary import Vocabulary, keywords_of, vocabulary_of
@@ -34,13 +35,14 @@ PROMPT, CONTINUATION = "sqlft> ", "   ...> "
 
 def converse(shell: Shell) -> None:
     """Read, run, print, until Ctrl-D or .quit; errors are shown and forgotten."""
-    where = "in memory" if shell.database == ":memory:" else shell.database
+    where = "in memory" if shell.place.database == ":memory:" else shell.place.database
+    where += f", models in {shell.place.catalog}" if shell.place.catalog else ""
     shell.screen.note(f"sqlft {__version__} (DuckDB {duckdb.__version__}), {where}")
     shell.screen.note("Type .help for help, Ctrl-D to leave.")
     for line in at_start(shell.con.session.catalog):
         shell.screen.note(line)
     _talk(shell)
-    for line in at_end(shell.con.session.catalog, shell.database):
+    for line in at_end(shell.con.session.catalog, shell.place):
         shell.screen.note(line)
 
 
@@ -61,12 +63,11 @@ def at_start(catalog: Catalog) -> Iterator[str]:
         yield f"Ask a model: SELECT {written(outputs_of(newest).names[0])} FROM {newest.key} WHERE {given};"
 
 
-def at_end(catalog: Catalog, database: str) -> Iterator[str]:
-    """What goes on without the shell."""
-    where = "" if database == ":memory:" else f" -d {database}"
+def at_end(catalog: Catalog, place: Place) -> Iterator[str]:
+    """What goes on without the shell; nothing of what is in memory, whose end warns."""
     for version in catalog.versions():
-        if version.status in RUNNING:
-            yield f"{version.key} trains on in the background{how_far(version)}: sqlft watch {version.key}{where}"
+        if version.status in RUNNING and place.folder is not None:
+            yield f"{version.key} trains on in the background{how_far(version)}: sqlft watch {version.key}{place.flag}"
 
 
 def _talk(shell: Shell) -> None:

@@ -14,6 +14,7 @@ import duckdb
 from sqlft.connection import Connection
 from sqlft.errors import Cancelled, SqlftError
 from sqlft.shell.modes import MODES, Limits
+from sqlft.shell.opening import Place
 from sqlft.shell.reading import Piece
 from sqlft.shell.result import Kept, Result, open_result, rows_of
 from sqlft.shell.running import Runner
@@ -42,7 +43,7 @@ class Shell:
     screen: Screen
     runner: Runner
     con: Connection
-    database: str = ":memory:"
+    place: Place = Place()  # noqa: RUF009  # a tuple
     is_interactive: bool = False
     mode: str = "table"
     timer: bool = False

@@ -14,7 +14,7 @@ import duckdb
 
 from sqlft import log
 from sqlft.errors import SqlftError
-from sqlft.shell.opening import open_database
+from sqlft.shell.opening import Place, open_database
 from sqlft.shell.reading import Piece, Script, pieces, text_of_file
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
@@ -37,7 +37,7 @@ class Source(NamedTuple):
 class Arguments:
     """The command line of `sqlft shell`."""
 
-    database: str = ":memory:"
+    place: Place = Place()  # noqa: RUF009  # a tuple
     sources: Sequence[Source] = ()
     mode: str | None = None
     read_only: bool = False
@@ -51,14 +51,14 @@ def run_shell(arguments: Arguments) -> int:
         log.show(screen.note)
     runner = Runner(screen)
     try:
-        con = open_database(screen, runner, arguments.database, arguments.read_only)
+        con = open_database(screen, runner, arguments.place, arguments.read_only)
     except duckdb.Error as e:
         screen.error(text_of(e))
         return FAILED
     interactive = not arguments.sources and sys.stdin.isatty()
     if interactive:
         con.session.choose = runner.choose
-    shell = Shell(screen, runner, con, arguments.database, is_interactive=interactive)
+    shell = Shell(screen, runner, con, arguments.place, is_interactive=interactive)
     try:
         if arguments.reads_rc:
             _read_rc(shell)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlft.errors import DataError, SqlftError
 from sqlft.runtime.literals import identifier, quoted
-from sqlft.shell.opening import open_database
+from sqlft.shell.opening import Place, open_database
 from sqlft.shell.reading import pieces
 from sqlft.shell.shell import Shell
 
@@ -21,10 +21,11 @@ FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid"""
 
 def open_(shell: Shell, path: str = ":memory:") -> None:
     """close the database and open another one, made if it is not there; without a file one in memory"""
-    con = open_database(shell.screen, shell.runner, path)
+    place = Place(path)
+    con = open_database(shell.screen, shell.runner, place)
     con.session.choose = shell.con.session.choose
     shell.con.close()
-    shell.con, shell.database, shell.last = con, path, None
+    shell.con, shell.place, shell.last = con, place, None
 
 
 def databases(shell: Shell) -> None:

@@ -12,51 +12,51 @@ from sqlft.catalog.records import RESUMABLE, RUNNING, Version
 from sqlft.catalog.store import Catalog
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.runtime.follow import how_far, watch_until_end
-from sqlft.shell.opening import open_catalog
+from sqlft.shell.opening import Place, open_catalog
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
 from sqlft.shell.shell import Shell
 
 
-def models(database: str, pattern: str | None, mode: str | None) -> None:
+def models(place: Place, pattern: str | None, mode: str | None) -> None:
     """models and their versions, and how far those are that train"""
     from sqlft.shell.commands import run_command
 
-    with _shell(database, mode) as shell:
+    with _shell(place, mode) as shell:
         run_command(shell, ".models" if pattern is None else f".models {pattern}")
 
 
-def watch(database: str, name: str | None, mode: str | None) -> None:
+def watch(place: Place, name: str | None, mode: str | None) -> None:
     """show how far a training is until it ends; Ctrl-C stops the watching only"""
-    with _shell(database, mode) as shell:
+    with _shell(place, mode) as shell:
         version = _meant(shell.con.session.catalog, name, RUNNING, "trains")
         try:
             ended = shell.runner.run(lambda: watch_until_end(shell.con.session, version.key))
         except KeyboardInterrupt:
-            shell.screen.note(f"{version.key} goes on; sqlft cancel {version.key} -d {database} stops it.")
+            shell.screen.note(f"{version.key} goes on; sqlft cancel {version.key}{place.flag} stops it.")
             raise
         shell.screen.note(ended)
 
 
-def cancel(database: str, name: str | None, mode: str | None) -> None:
+def cancel(place: Place, name: str | None, mode: str | None) -> None:
     """stop a training, whoever started it; its checkpoint is kept"""
-    _run(database, name, mode, RUNNING, "trains", lambda version: f"CANCEL MODEL {version.key}")
+    _run(place, name, mode, RUNNING, "trains", lambda version: f"CANCEL MODEL {version.key}")
 
 
-def resume(database: str, name: str | None, mode: str | None) -> None:
+def resume(place: Place, name: str | None, mode: str | None) -> None:
     """go on with a training that was stopped or interrupted, from its last checkpoint"""
-    _run(database, name, mode, RESUMABLE, "was stopped or interrupted", lambda v: f"RESUME MODEL {v.key}")
+    _run(place, name, mode, RESUMABLE, "was stopped or interrupted", lambda v: f"RESUME MODEL {v.key}")
 
 
 def _run(
-    database: str,
+    place: Place,
     name: str | None,
     mode: str | None,
     statuses: tuple[str, ...],
     what: str,
     sql: Callable[[Version], str],
 ) -> None:
-    with _shell(database, mode) as shell:
+    with _shell(place, mode) as shell:
         shell.statement(sql(_meant(shell.con.session.catalog, name, statuses, what)))
 
 
@@ -82,12 +82,12 @@ def _meant(catalog: Catalog, name: str | None, statuses: tuple[str, ...], what: 
 
 
 @contextmanager
-def _shell(database: str, mode: str | None) -> Iterator[Shell]:
+def _shell(place: Place, mode: str | None) -> Iterator[Shell]:
     screen = Screen()
     runner = Runner(screen)
-    con = open_catalog(screen, runner, database)
+    con = open_catalog(screen, runner, place)
     try:
-        yield Shell(screen, runner, con, database, mode=mode or "table")
+        yield Shell(screen, runner, con, place, mode=mode or "table")
     finally:
         screen.flush()
         runner.close()

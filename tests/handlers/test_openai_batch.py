@@ -28,7 +28,9 @@ class Asked:
     def __init__(self, provider: Any, engine: str = "openai") -> None:
         self.provider, self.warnings, self.ticks = provider, list[str](), list[Any]()
         self.on_tick: Callable[[Any], None] = self.ticks.append
-        self.con = sqlft.connect(warn=self.warnings.append, progress=lambda tick: self.on_tick(tick))
+        self.con = sqlft.connect(
+            warn=self.warnings.append, progress=lambda tick: self.on_tick(tick), catalog=os.environ["SQLFT_HOME"]
+        )
         to = f"azure_endpoint = '{provider.root}'" if engine == "azure_openai" else f"base_url = '{provider.url}'"
         self.run(f"CREATE ML_ENGINE e FROM {engine} USING {to}, api_key = '{provider.key}', poll_seconds = 0.02")
         self.run(
@@ -170,7 +172,7 @@ def test_kill_and_again(asked: Asked, provider: Any, until: Any, moment: str) ->
     if moment == "made":
         provider.fault("hang", path="/batches", method="POST", after=True, seconds=60)
     code = (
-        "import sqlft\ncon = sqlft.connect()\n"
+        "import os, sqlft\ncon = sqlft.connect(catalog=os.environ['SQLFT_HOME'])\n"
         "con.execute(\"CREATE TABLE qs AS SELECT i, 'q' || i AS question FROM range(20) t(i)\")\n"
         f'con.execute("{QUERY} USING batch = true").fetchall()'
     )

@@ -289,7 +289,7 @@ def test_frames_are_read_by_our_statements(statement: str, rows: int | None) -> 
 
 def test_frames_are_read_by_finetune(shop: Any) -> None:
     frame = pa.table({"question": [f"q{i}" for i in range(8)], "answer": [f"a{i}" for i in range(8)]})
-    with sqlft.connect(warn=lambda text: None) as fresh:
+    with sqlft.connect(warn=lambda text: None, catalog=shop.folder) as fresh:
         fresh.execute(f"FINETUNE m FROM (SELECT * FROM frame) USING control = '{shop.stranger.control}'")
     assert shop.ended(2).status == "complete"
     assert frame.num_rows == 8

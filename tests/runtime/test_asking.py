@@ -26,7 +26,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
-        self.con = sqlft.connect(warn=self.warnings.append)
+        self.con = sqlft.connect(warn=self.warnings.append, catalog=os.environ["SQLFT_HOME"])
         self.con.execute("CREATE TABLE t AS SELECT i AS id, 'p' || i AS x FROM range(20) r(i)")
         self.con.execute("CREATE MODEL m PREDICT answer USING engine = 'counter'")
 
@@ -213,7 +213,7 @@ def test_leaving_early_asks_no_more(desk: Desk, asked: Callable[[], list[str]]) 
 def test_after_a_kill_only_what_was_in_flight_is_asked_again(desk: Desk, asked: Callable[[], list[str]]) -> None:
     query = "SELECT m.answer FROM (SELECT 'k' || i AS x FROM range(1000) r(i)) v JOIN m ON m.content = v.x"
     deadly = query + " USING mode = 'dies'"
-    code = f"import sqlft; sqlft.connect().execute({deadly!r}).fetchall()"
+    code = f"import os, sqlft; sqlft.connect(catalog=os.environ['SQLFT_HOME']).execute({deadly!r}).fetchall()"
     env = {**os.environ, "PYTHONPATH": str(HANDLERS), "COUNTER_DIES": "1"}
     died = subprocess.run([sys.executable, "-c", code], env=env, check=False)
     assert died.returncode == -signal.SIGKILL
@@ -414,7 +414,7 @@ def test_attach_serves_an_open_connection(desk: Desk, asked: Callable[[], list[s
 
 
 def test_another_connections_model_is_found(desk: Desk, asked: Callable[[], list[str]]) -> None:
-    other = sqlft.connect()
+    other = sqlft.connect(catalog=os.environ["SQLFT_HOME"])
     desk.run("CREATE MODEL late PREDICT answer USING engine = 'counter'")
     assert other.execute("SELECT answer FROM late WHERE content = 'x'").fetchall() == [("A:X",)]
     other.close()

@@ -357,7 +357,7 @@ def test_a_read_only_database(tmp_path: Path) -> None:
     with sqlft.connect(path, read_only=True) as con:
         assert con.execute("SELECT answer FROM n WHERE content = 'x'").fetchall() == [("x",)]
         for sql in ("CREATE MODEL o PREDICT a USING engine = 'echo'", "DROP MODEL n", "CREATE ML_ENGINE e FROM echo"):
-            assert "cannot be written" in refused(con, CatalogError, sql)
+            assert "was opened read-only" in refused(con, CatalogError, sql)
 
 
 # names in several projects

@@ -28,7 +28,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
-        self.con = sqlft.connect(warn=self.warnings.append)
+        self.con = sqlft.connect(warn=self.warnings.append, catalog=os.environ["SQLFT_HOME"])
         self.con.execute("""
             CREATE TABLE rows AS SELECT 'r' || i AS content, 'A:R' || i || CASE WHEN i % 3 = 0 THEN '' ELSE '!' END
             AS answer FROM range(30) t(i);
@@ -292,8 +292,8 @@ def test_killed_half_way_it_goes_on_from_the_cache(desk: Desk) -> None:
     sql = "EVALUATE MODEL m ON (FROM many) USING mode = 'dies'"
     code = f"""
 import sys; sys.path.insert(0, {str(HANDLERS)!r})
-import sqlft
-con = sqlft.connect()
+import os, sqlft
+con = sqlft.connect(catalog=os.environ["SQLFT_HOME"])
 con.execute("CREATE TABLE many AS SELECT 'q' || i AS content, 'A:Q' || i AS answer FROM range(600) t(i)")
 con.execute({sql!r})
 """

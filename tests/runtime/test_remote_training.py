@@ -30,7 +30,10 @@ class There:
         self.provider, self.until = provider, until
         self.warnings: list[str] = []
         self.on_tick: Callable[[Tick], None] = lambda tick: None
-        self.con = sqlft.connect(warn=self.warnings.append, progress=lambda tick: self.on_tick(tick))
+        self.folder = os.environ["SQLFT_HOME"]
+        self.con = sqlft.connect(
+            warn=self.warnings.append, progress=lambda tick: self.on_tick(tick), catalog=self.folder
+        )
         self.run(
             f"CREATE ML_ENGINE e FROM openai USING base_url = '{provider.url}', api_key = '{provider.key}',"
             " poll_seconds = 0.02"
@@ -70,7 +73,7 @@ class There:
         return thread
 
     def another(self, code: str) -> subprocess.Popen[str]:
-        text = f"import sqlft\ncon = sqlft.connect(warn=lambda text: None)\n{code}"
+        text = f"import sqlft\ncon = sqlft.connect(warn=lambda text: None, catalog={self.folder!r})\n{code}"
         return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -110,12 +110,14 @@ def test_it_loads_nothing(page: Path) -> None:
     assert not re.search(r"@import|url\((?!#)", text)
 
 
-def test_the_command_writes_all_models_or_one(page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "all.html"
-    assert main(["report", "-o", str(path)]) == 0
-    assert main(["report", "M", "-o", str(path)]) == 0
+def test_the_command_writes_all_models_or_one(
+    page: Path, tmp_path: Path, sqlft_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, there = tmp_path / "all.html", ["--catalog", str(sqlft_home)]
+    assert main(["report", *there, "-o", str(path)]) == 0
+    assert main(["report", "M", *there, "-o", str(path)]) == 0
     assert "Version 3" in path.read_text(encoding="utf-8")
-    assert main(["report", "mm", "-o", str(path)]) == 1
+    assert main(["report", "mm", *there, "-o", str(path)]) == 1
     assert "Did you mean 'm'" in capsys.readouterr().err
 
 

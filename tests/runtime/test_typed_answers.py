@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
@@ -25,7 +26,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
-        self.con = sqlft.connect(warn=self.warnings.append)
+        self.con = sqlft.connect(warn=self.warnings.append, catalog=os.environ["SQLFT_HOME"])
 
     def run(self, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         return self.con.execute(sql, parameters).fetchall()
@@ -279,7 +280,7 @@ def test_an_older_cache_is_read_on(desk: Desk, sqlft_home: Path) -> None:
     file = next(sqlft_home.rglob("cache*.sqlite"))
     with sqlite3.connect(file) as con:
         con.execute("ALTER TABLE answers DROP COLUMN logprob")
-    desk.con = sqlft.connect(warn=desk.warnings.append)
+    desk.con = sqlft.connect(warn=desk.warnings.append, catalog=sqlft_home)
     assert desk.ask("answer, answer_usage.cached, answer_logprob", "x") == ("x", True, None)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from sqlft.catalog.records import VersionKey
 from sqlft.connection import locked
 from sqlft.runtime.follow import outcome
+from sqlft.shell.opening import Place
 from sqlft.shell.prompt import at_end, at_start
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -94,16 +95,35 @@ def test_a_shell_says_what_was_left_and_what_comes_next(shop: Any) -> None:
     assert list(at_start(shop.catalog)) == ["There is no model yet. How one is made: .help CREATE MODEL"]
 
 
+def test_what_trains_in_memory_is_cancelled_when_the_shell_is_left(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "script.json").write_text(json.dumps({"1": "listen"}))
+    tune = f"FINETUNE m FROM ({ROWS}) USING control = '{tmp_path}', wait = false"
+    left = run("-c", MODEL, "-c", tune)
+    assert left.returncode == 0
+    assert "The training of m.2 is cancelled" in left.stderr
+    assert run("-c", "SELECT count(*) AS models FROM sqlft.models", "-csv").stdout == "models\n0\n"
+
+
+def test_a_catalog_of_its_own_is_seen_from_another_terminal(run: Run) -> None:
+    run("--catalog", "models", "-c", MODEL)
+    listed = run("models", "--catalog", "models", "-csv")
+    assert listed.stdout.splitlines()[1].startswith("m,1,true,complete")
+    nowhere = run("models")
+    assert (nowhere.returncode, nowhere.stdout) == (1, "")
+    assert "-d app.duckdb, --catalog folder" in nowhere.stderr
+    assert "There is no folder missing." in run("models", "--catalog", "missing").stderr
+
+
 def test_a_shell_that_is_left_says_what_trains_on(shop: Any, until: Callable[..., Any]) -> None:
     shop.stranger.script({2: "listen"})
     shop.train("wait = false")
     shop.stranger.wait_for("at-2")
     until(lambda: shop.catalog.versions()[-1].progress.get("step") == 2)
-    [line] = at_end(shop.catalog, "app.duckdb")
+    [line] = at_end(shop.catalog, Place("app.duckdb"))
     assert line == "m.2 trains on in the background at step 2 of 4: sqlft watch m.2 -d app.duckdb"
     assert next(iter(at_start(shop.catalog))) == (
         "m.2 trains in the background at step 2 of 4. Stop it: CANCEL MODEL m.2;"
     )
     shop.stranger.go()
     until(lambda: shop.catalog.versions()[-1].status == "complete")
-    assert list(at_end(shop.catalog, "app.duckdb")) == []
+    assert list(at_end(shop.catalog, Place("app.duckdb"))) == []
