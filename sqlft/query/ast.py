@@ -26,6 +26,7 @@ Node = dict[str, Any]
 DOT = "\u00b7"
 """What stands for the dot of `name.N` while DuckDB parses: one character too, and part of a name."""
 ON_TRUE = " ON true"
+IS_OLD = int(duckdb.__version__.split(".")[0]) < 2
 MOST_DEPTH = 900
 """Levels of nesting that are walked; Python allows about 1,000 calls."""
 _lock = threading.Lock()
@@ -99,8 +100,18 @@ def to_sql(node: Node) -> str:
     >>> to_sql(parse("select 1+1"))
     'SELECT (1 + 1)'
     """
+    if IS_OLD:
+        node = _without_commas(deepcopy(node))
     whole = {"error": False, "statements": [{"node": node, "named_param_map": []}]}
     return str(_ask_duckdb("SELECT json_deserialize_sql(?)", json.dumps(whole))[0][0])
+
+
+def _without_commas(node: Node) -> Node:
+    """The tree with joins in place of commas: DuckDB 1.5 prints no parentheses, and a comma binds more loosely."""
+    for join in walk(node):
+        if is_join(join) and join.get("ref_type") == "CROSS":
+            join.update({"ref_type": "REGULAR", "is_implicit": False, "condition": expression("true")})
+    return node
 
 
 def expression_sql(expression: Node) -> str:

@@ -443,11 +443,12 @@ class Binder:
         if kind == "SUBQUERY" and node.get("subquery_type") == "ANY" and _is_input(node.get("child"), mine):
             query = node["subquery"]["node"]
             if node.get("comparison_type") in EQUAL and not self._reads(scan, query):
-                return Binding([], query)
+                listed = _listed_in(query)
+                return Binding([], query) if listed is None else Binding(listed)
         if kind == "FUNCTION" and node.get("function_name") == "contains":
-            listed, asked = ast.arguments(node)
-            if _is_input(asked, mine) and not self._reads(scan, listed) and self._is_list(scan, listed):
-                return Binding([], select_of(ast.expression("unnest(x)", x=listed)))
+            looked_into, asked = ast.arguments(node)
+            if _is_input(asked, mine) and not self._reads(scan, looked_into) and self._is_list(scan, looked_into):
+                return Binding([], select_of(ast.expression("unnest(x)", x=looked_into)))
         if kind == "CONJUNCTION_OR":
             parts = [self._from_condition(scan, name, c, mine) for c in _alternatives(node)]
             if all(p is not None and p.query is None for p in parts):
@@ -570,6 +571,18 @@ def _is_input(node: Node | None, mine: set[int]) -> bool:
     while node is not None and node.get("class") == "CAST":
         node = node["child"]
     return node is not None and id(node) in mine
+
+
+def _listed_in(query: Node) -> list[Node] | None:
+    """The values of `= ANY ([a, b])`, which DuckDB reads as a query over them."""
+    items = query.get("select_list", [])
+    if len(items) != 1 or (query.get("from_table") or {}).get("type", "EMPTY") != "EMPTY" or query.get("where_clause"):
+        return None
+    unnest = items[0]
+    if unnest.get("function_name") != "unnest" or len(ast.arguments(unnest)) != 1:
+        return None
+    listed = ast.arguments(unnest)[0]
+    return ast.arguments(listed) or None if listed.get("function_name") == "list_value" else None
 
 
 def _alternatives(node: Node) -> list[Node]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from .world import LITERALS, parameter, twin
+from .world import LITERALS, OLD, parameter, twin
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Writer:
                 f"({inner} = {value})",
                 f"(({value} = {inner}))",
                 f"({inner}) = ({value})",
-                f"{inner} == {value}",
+                f"{inner} {'=' if OLD else '=='} {value}",  # 1.5 reads a == b || c as (a == b) || c
                 f"{inner} = {cast}",
                 f"{cast} = {inner}",
                 f"{inner} IN ({value})",

@@ -11,7 +11,7 @@ import pytest
 
 from query import hostile
 from query.hostile import Target, faults, mutate
-from query.world import TABLES
+from query.world import OLD, TABLES
 
 SEED, STATEMENTS, CHUNK = 1, 1500, 50
 NAMES = [
@@ -52,7 +52,7 @@ NAMES = [
     "SELECT t.  FROM t JOIN m ON",
     "SELECT t.id, m.answer FROM \ufeff JOIN m USING (content) WHERE t.id < 20",
     "SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x OR t.id = 1",
-    "SELECT t.id, m.answer FROM t JOIN m ON NOT (m.content = t.x)",
+    *(() if OLD else ("SELECT t.id, m.answer FROM t JOIN m ON NOT (m.content = t.x)",)),  # 1.5 reads it as <>
     "CREATE TABLE capitals AS SELECT m2  'The capital of ' || country FROM (VALUES ('France')) t(country)",
     "CREATE VIEW s1.v5 AS SELECT t.id, m.answer FROM t JOIN m",
     "CREATE MACRO f(a) AS (SELECT answer FROM m WHERE content = a)",
@@ -158,6 +158,8 @@ def test_what_duckdb_reads_at_that_depth_is_answered(target: Target) -> None:
 def test_odd_blanks_mean_what_they_mean_to_duckdb(
     target: Target, plain: duckdb.DuckDBPyConnection, character: str, place: int
 ) -> None:
+    if OLD and character == "\0":
+        pytest.skip("DuckDB 1.5 ends a statement there")
     words = [
         "SELECT",
         "t.id",

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 import sqlft
+from query.world import OLD
 
 MODEL = "CREATE MODEL m PREDICT answer USING engine = 'echo', prompt_template = 'A: {{content}}'"
 ROWS = "CREATE TABLE t AS SELECT i AS id, 'v' || i AS content, i / 2 AS half FROM range(5) r(i);"
@@ -119,6 +120,8 @@ FETCHES: dict[str, list[Step]] = {
 def test_fetches_can_be_mixed(con: sqlft.Connection, raw: duckdb.DuckDBPyConnection, name: str, where: str) -> None:
     if "pl" in name.split(", "):
         pytest.importorskip("polars")
+    if OLD and len(FETCHES[name]) > 1 and "fetch" in name.split(",")[0] and "all" not in name.split(",")[-1]:
+        pytest.skip("DuckDB 1.5 loses the rows that are left")
     con.execute(OVER_MODEL.replace("ORDER", f"{where}ORDER"))
     raw.execute(OVER_TABLE.replace("ORDER", f"{where}ORDER"))
     for step in FETCHES[name]:

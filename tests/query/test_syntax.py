@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 import sqlft
-from query.world import Outcome, fetch, sort_rows
+from query.world import OLD, Outcome, fetch, sort_rows
 
 QUERIES = [line for line in (Path(__file__).parent / "syntax.sql").read_text().split("\n") if line and line[:2] != "--"]
 WRAPPED = {
@@ -70,6 +70,8 @@ def _plain(raw: duckdb.DuckDBPyConnection, query: str) -> Outcome | None:
 def test_syntax(both: Both, query: str, where: str) -> None:
     con, raw = both
     text = WRAPPED[where].format(query)
+    if OLD and " 5., " in query:
+        pytest.skip("DuckDB 1.5 prints 5. as 5, which has another type")
     if (plain := _plain(raw, text)) is None:
         pytest.skip("not in this version of DuckDB, or not in such a place")
     given = fetch(con, text)

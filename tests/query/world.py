@@ -164,11 +164,23 @@ def _run(con: Any, case: Case, side: Side) -> Outcome:
         return Outcome(error=f"ESCAPED {type(e).__name__}: {e}")
 
 
+OLD = int(duckdb.__version__.split(".")[0]) < 2
+
+
+def column_names(described: Sequence[str]) -> list[str]:
+    """Names of columns, in one spelling: DuckDB 1.5 spells types, lambdas and true otherwise once it has printed them."""
+    if not OLD:
+        return list(described)
+    plain = [re.sub(r"CAST\('(t|f)' AS BOOLEAN\)", lambda m: {"t": "true", "f": "false"}[m[1]], n) for n in described]
+    plain = [re.sub(r"lambda ([\w, ]+):", r"\1 ->", n.replace('"', "")) for n in plain]
+    return [re.sub(r"row\(([\w, ]+)\) ->", r"\1 ->", n) for n in plain]
+
+
 def fetch(con: Any, text: str, values: Any = None, how: str = "fetchall") -> Outcome:
     """A query's result, read in one of the ways there are."""
     if how == "sql":
         relation = con.sql(text, params=values) if values else con.sql(text)
-        return Outcome(list(relation.columns), [str(t) for t in relation.types], relation.fetchall())
+        return Outcome(column_names(relation.columns), [str(t) for t in relation.types], relation.fetchall())
     con.execute(text, values) if values else con.execute(text)
     described = con.description
     if how == "fetchone":
@@ -181,7 +193,7 @@ def fetch(con: Any, text: str, values: Any = None, how: str = "fetchall") -> Out
             rows += some
     else:
         rows = con.fetchall()
-    return Outcome([d[0] for d in described], [str(d[1]) for d in described], rows)
+    return Outcome(column_names([d[0] for d in described]), [str(d[1]) for d in described], rows)
 
 
 def _judge(case: Case, model: Outcome, table: Outcome) -> str:
