@@ -192,7 +192,8 @@ class Execution:
         shown = scan.shown()
         count = range(len(scan.inputs))
         keys = ", ".join(f"encode({text_sql(f'v{j}', kinds[j])}) AS b{j}" for j in count)
-        values = "".join(f", first(v{j}) AS v{j}" for j in count if scan.inputs[j] in shown)
+        kept = [j for j in count if scan.inputs[j] in shown and not is_read_back(kinds[j])]
+        values = "".join(f", first(v{j}) AS v{j}" for j in kept)
         texts = ", ".join(f"decode(b{j}) AS k{j}" for j in count)
         groups = ", ".join(f"b{j}" for j in count)
         inner = f"SELECT *, {keys} FROM ({self.to_sql(body)}) AS rows_"

@@ -168,7 +168,7 @@ OLD = int(duckdb.__version__.split(".")[0]) < 2
 
 
 def column_names(described: Sequence[str]) -> list[str]:
-    """Names of columns, in one spelling: DuckDB 1.5 spells types, lambdas and true otherwise once it has printed them."""
+    """Names of columns in one spelling: DuckDB 1.5 has another for types, lambdas and true that it printed itself."""
     if not OLD:
         return list(described)
     plain = [re.sub(r"CAST\('(t|f)' AS BOOLEAN\)", lambda m: {"t": "true", "f": "false"}[m[1]], n) for n in described]

@@ -294,6 +294,7 @@ def test_ollama_is_openai_compatible_at_its_own_address(con: Con, using: str, ur
 
 
 def test_ollama_needs_no_engine_of_its_own(con: Con) -> None:
+    pytest.importorskip("openai", reason="the package openai is not installed", exc_type=ImportError)
     con.execute(NEW + "engine = 'ollama', model_name = 'llama3.2', ollama_serve_url = 'http://127.0.0.1:9'")
     with pytest.raises(ProviderError, match=r"http://127\.0\.0\.1:9/v1 is not reached"):
         con.execute("SELECT answer FROM n WHERE content = 'x' USING max_retries = 0").fetchall()

@@ -75,7 +75,7 @@ def test_maxwidth_and_nullvalue(shell: Shell) -> None:
     assert max(map(len, out.splitlines())) == 30
     assert out.endswith("\n30\n")
     assert shell(".nullvalue -", "SELECT NULL AS a, '' AS b;", ".nullvalue")[1] == 'a,b\n-,""\n-\n'
-    assert "│ none │" in shell(".nullvalue none", "SELECT NULL AS a;", options=("--mode", "table"))[1]
+    assert " none │" in shell(".nullvalue none", "SELECT NULL AS a;", options=("--mode", "table"))[1]
 
 
 def test_shell_takes_the_line_as_it_is(shell: Shell) -> None:

@@ -62,6 +62,7 @@ def test_the_lock_error_names_who_has_it() -> None:
 
 
 def test_after_a_training_its_losses_cost_and_the_next_statement(shop: Any) -> None:
+    pytest.importorskip("scipy", reason="the extra [evaluation] is not installed")
     told: list[str] = []
     shop.con.session.tell = told.append
     shop.train("steps = 2")
