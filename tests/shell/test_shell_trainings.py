@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sqlft.catalog.records import VersionKey
 from sqlft.connection import locked
 from sqlft.runtime.follow import outcome
