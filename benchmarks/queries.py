@@ -1,6 +1,6 @@
 """What a query over a model costs: calls of the handler, rows a second, memory, and what other statements pay.
 
-    python benchmarks/queries.py [calls] [streaming] [passthrough] [--rows 1000000]
+    python benchmarks/queries.py [calls] [streaming] [latency] [passthrough] [--rows 1000000] [--distinct 1000]
 
 Peers run in the same go: a table that holds all the answers in plain DuckDB, a plain loop in Python, and a plain
 connection.  Each way of streaming runs in a process of its own, so that memory is its own.  Ends with one line of JSON.
@@ -32,7 +32,8 @@ HANDLERS = Path(__file__).resolve().parent.parent / "tests" / "handlers"
 """Holds `counter`, a handler that answers at once and counts what it is asked."""
 MODEL = "CREATE OR REPLACE MODEL m PREDICT answer USING engine = 'counter'"
 SMALL = "CREATE TABLE t AS SELECT i AS id, 'prompt ' || (i % 2000) AS x, i % 7 AS k FROM range(20000) r(i)"
-LARGE = "CREATE TABLE t AS SELECT i AS id, 'prompt ' || (i % 1000) || repeat(' x', 75) AS x FROM range({rows}) r(i)"
+LARGE = "CREATE TABLE t AS SELECT i AS id, 'prompt ' || (i % {distinct}){long} AS x FROM range({rows}) r(i)"
+"""Prompts of 150 letters where they come again and again, short ones where all are different."""
 JOIN = "SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x"
 SHAPES = {
     "one prompt": ("SELECT answer FROM m WHERE content = 'prompt 1'", 1),
@@ -102,6 +103,23 @@ def in_tuples(con: sqlft.Connection) -> Iterator[int]:
         yield len(rows)
 
 
+def uncached(con: sqlft.Connection) -> Iterator[int]:
+    """Record batches, without the cache."""
+    yield 0
+    con.execute(f"{JOIN} USING cache = false")
+    yield 0
+    for batch in con.fetch_record_batch():
+        yield batch.num_rows
+
+
+def aggregated(con: sqlft.Connection) -> Iterator[int]:
+    """All answers in one aggregate, without the cache."""
+    yield 0
+    yield 0
+    rows = con.execute(f"SELECT count(*), max(length(m.answer)) FROM ({JOIN}) m USING cache = false").fetchall()
+    yield rows[0][0]
+
+
 def from_cache(con: sqlft.Connection) -> Iterator[int]:
     """Record batches, every answer kept from before."""
     deque(con.execute(JOIN).fetch_record_batch(), maxlen=0)
@@ -137,6 +155,8 @@ def plain_loop(con: sqlft.Connection) -> Iterator[int]:
 WAYS: dict[str, Callable[[sqlft.Connection], Iterator[int]]] = {
     "sqlft": in_batches,
     "sqlft, tuples": in_tuples,
+    "sqlft, without the cache": uncached,
+    "sqlft, aggregated": aggregated,
     "sqlft, from the cache": from_cache,
     "plain DuckDB, a table of answers": plain_table,
     "plain Python, a dictionary": plain_loop,
@@ -144,9 +164,10 @@ WAYS: dict[str, Callable[[sqlft.Connection], Iterator[int]]] = {
 """Each yields first when it is ready, then when the query has started, then the number of rows it has got."""
 
 
-def stream(way: str, rows: int) -> dict[str, Any]:
+def stream(way: str, rows: int, distinct: int) -> dict[str, Any]:
     """Rows a second, seconds until the rows are spooled and from there to the first row, and megabytes added."""
-    with prepared(LARGE.format(rows=rows)) as con:
+    long = "" if distinct == rows else " || repeat(' x', 75)"
+    with prepared(LARGE.format(rows=rows, distinct=distinct, long=long)) as con:
         steps = WAYS[way](con)
         next(steps)
         with Memory() as memory:
@@ -191,13 +212,35 @@ class Memory:
         return (self._most - self._before) / 1e6
 
 
-def streaming(rows: int) -> list[dict[str, Any]]:
+def streaming(rows: int, distinct: int) -> list[dict[str, Any]]:
     """Every way, each in a process of its own."""
     found = []
     for way in WAYS:
-        command = [sys.executable, __file__, "--way", way, "--rows", str(rows)]
+        command = [sys.executable, __file__, "--way", way, "--rows", str(rows), "--distinct", str(distinct)]
         found.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
     return found
+
+
+# -- latency -----------------------------------------------------------------------------------------------------
+
+QUICK = {
+    "a point query from the cache": ("SELECT answer FROM m WHERE content = 'prompt 1'", "SELECT 42"),
+    "join of 10 rows, ORDER BY, LIMIT": (
+        "SELECT t.id, m.answer FROM t JOIN m ON m.content = t.x WHERE t.id < 10 ORDER BY t.id LIMIT 10",
+        "SELECT t.id, t.x FROM t WHERE t.id < 10 ORDER BY t.id LIMIT 10",
+    ),
+}
+"""A query over a model, and one like it over tables alone."""
+
+
+def latency() -> list[dict[str, Any]]:
+    """Milliseconds of queries whose answers are kept, in turns with plain ones on the same connection."""
+    with prepared(SMALL) as con:
+        found = []
+        for name, (query, plain) in QUICK.items():
+            ours, raw = in_turns(call(con, query), call(con.session.con, plain))
+            found.append({"query": name, "ms": ours * 1e3, "plain_ms": raw * 1e3, "ratio": ours / raw})
+        return found
 
 
 # -- passthrough -----------------------------------------------------------------------------------------------
@@ -260,22 +303,24 @@ def shown(value: Any) -> str:
 
 def main() -> None:
     """Run what was asked for, print it, and end with a line of JSON."""
-    parts: dict[str, Callable[[int], list[dict[str, Any]]]] = {
-        "calls": lambda rows: calls(),
+    parts: dict[str, Callable[[int, int], list[dict[str, Any]]]] = {
+        "calls": lambda rows, distinct: calls(),
         "streaming": streaming,
-        "passthrough": lambda rows: passthrough(),
+        "latency": lambda rows, distinct: latency(),
+        "passthrough": lambda rows, distinct: passthrough(),
     }
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("part", nargs="*", choices=[*parts, []], help="which parts to run; all of them without it")
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows to stream")
+    parser.add_argument("--distinct", type=int, default=1000, help="different prompts among them")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.way:
-        print(json.dumps(stream(given.way, given.rows)))
+        print(json.dumps(stream(given.way, given.rows, given.distinct)))
         return
     found: dict[str, Any] = {}
     for part in given.part or parts:
-        found[part] = parts[part](given.rows)
+        found[part] = parts[part](given.rows, given.distinct)
         table(part, found[part])
     print("\n" + json.dumps(json.loads(json.dumps(found), parse_float=lambda digits: round(float(digits), 4))))
 
