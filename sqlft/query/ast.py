@@ -103,7 +103,10 @@ def to_sql(node: Node) -> str:
     if IS_OLD:
         node = _without_commas(deepcopy(node))
     whole = {"error": False, "statements": [{"node": node, "named_param_map": []}]}
-    return str(_ask_duckdb("SELECT json_deserialize_sql(?)", json.dumps(whole))[0][0])
+    try:
+        return str(_ask_duckdb("SELECT json_deserialize_sql(?)", json.dumps(whole))[0][0])
+    except duckdb.SerializationException as e:  # DuckDB 2.0.1 takes 256 levels
+        raise NotSupported("This query is nested too deeply.", "Put a part of it into a view or a table.") from e
 
 
 def _without_commas(node: Node) -> Node:

@@ -64,7 +64,7 @@ DEEP = {
     "parentheses": "SELECT " + "(" * 1200 + "1" + ")" * 1200 + " FROM t JOIN m ON m.content = t.x",
     "parentheses round a binding": "SELECT answer FROM m WHERE " + "(" * 400 + "content = 'x'" + ")" * 400,
     "open parentheses": "SELECT answer FROM m WHERE " + "(" * 300,
-    "subqueries": "SELECT * FROM (" * 150 + "SELECT answer FROM m WHERE content = 'x'" + ")" * 150,
+    "subqueries": "SELECT * FROM (" * 40 + "SELECT answer FROM m WHERE content = 'x'" + ")" * 40,
     "many subqueries": "SELECT * FROM (" * 1200 + "SELECT answer FROM m WHERE content = 'x'" + ")" * 1200,
     "AND": "SELECT answer FROM m WHERE content = 'x'" + " AND length(answer) > 1" * 500,
     "OR": "SELECT answer FROM m WHERE " + " OR ".join(f"content = 'v{i}'" for i in range(900)),
