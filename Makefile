@@ -6,7 +6,7 @@ OLDEST := .venv-1.5.5
 HERE := $(shell pwd -P | cksum | cut -d' ' -f1)
 # Only what is imported gets compiled, at its first import: that saves half a minute of an installation.
 INSTALL := bin/python -m pip install --no-compile
-PYTEST ?= -n 2 --dist loadgroup
+PYTEST ?= -n 2 --dist loadfile
 COMMA := ,
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1

@@ -13,7 +13,6 @@ import pytest
 import sqlft
 from sqlft import plugins
 
-pytestmark = pytest.mark.xdist_group("query shapes")  # later shapes read what earlier ones made
 FIXTURE = Path(__file__).parents[1] / "sql" / "plan" / "shapes.sql"
 HANDLERS = Path(__file__).parents[1] / "handlers"
 TABLES = """

@@ -13,7 +13,6 @@ import pytest
 import sqlft
 from sqlft import plugins
 
-pytestmark = pytest.mark.xdist_group("typed shapes")  # later shapes read what earlier ones made
 FIXTURE = Path(__file__).parents[1] / "sql" / "plan" / "typed.sql"
 HANDLERS = Path(__file__).parents[1] / "handlers"
 COLUMNS = """name VARCHAR NOT NULL, age INTEGER, tags VARCHAR[], mood ENUM('bad', 'good'),
