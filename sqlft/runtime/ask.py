@@ -384,12 +384,15 @@ class Asking:
             known = isinstance(c.id, int) and 0 <= c.id < len(self.answers) and self.answers[c.id] is not None
             raise self._misbehaved(f"answered request {c.id} {'twice' if known else 'that was not asked'}")
         cost = self._charge.settle(c)
-        if self._is_text and not self.keeps_details and _is_plain(c) and c.id not in self._repaired:
-            self._stage = None
-            self.answers[c.id], self._prompts[c.id] = c.text, None
-            return True
         self.tally.input_tokens += c.input_tokens or 0
         self.tally.output_tokens += c.output_tokens or 0
+        if self._is_text and not self.keeps_details and _is_plain(c):
+            self._stage = None
+            self.tally.truncated += c.truncated
+            if c.input_tokens is not None:
+                self.tally.input_chars += sum(len(m.content) for m in self._messages(c.id))
+            self.answers[c.id], self._prompts[c.id] = c.text, None
+            return True
         if c.error is not None:
             self._outstanding[c.id] = started
             self._accept_error(c.id, c.error.code, _with_request_id(c.error), c.error.retryable)
@@ -463,7 +466,7 @@ class Asking:
             answer = self.answers[c.id]
             key = self._keys.pop(c.id)
             if isinstance(answer, str):
-                rows.append((key, answer, None, None, self._name, None, False))
+                rows.append((key, answer, c.input_tokens, c.output_tokens, self._name, c.logprob, c.truncated))
             elif answer is not None and answer.text is not None:
                 taken = (answer.input_tokens, answer.output_tokens)
                 rows.append((key, answer.text, *taken, self._name, answer.logprob, answer.truncated))
@@ -515,16 +518,8 @@ class Asking:
 
 
 def _is_plain(c: Completion) -> bool:
-    """Whether a completion is a text and nothing is known about it."""
-    return (
-        type(c.text) is str
-        and c.error is None
-        and c.input_tokens is None
-        and c.output_tokens is None
-        and c.logprob is None
-        and not c.truncated
-        and c.text.isascii()
-    )
+    """Whether a completion is a text that can be kept as it is."""
+    return type(c.text) is str and c.error is None and c.text.isascii()
 
 
 def _parameters(options: Any) -> str:
