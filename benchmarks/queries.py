@@ -234,7 +234,7 @@ QUICK = {
 
 
 def latency() -> list[dict[str, Any]]:
-    """Milliseconds of queries whose answers are kept, in turns with plain ones on the same connection."""
+    """Time of queries with cached answers, in ms, alternating with plain queries on the same connection."""
     with prepared(SMALL) as con:
         found = []
         for name, (query, plain) in QUICK.items():

@@ -317,6 +317,13 @@ def ctes(node: Node) -> list[Node]:
     return found
 
 
+def cte_query(entry: Node) -> Node | None:
+    """The query of a WITH entry, which DuckDB 2 keeps as a node and DuckDB 1.5 as a statement."""
+    value = entry.get("value", {})
+    query: Node | None = value.get("query_node") or value.get("query", {}).get("node")
+    return query
+
+
 def modifier(node: Node, kind: str) -> Node | None:
     """ORDER, LIMIT, LIMIT_PERCENT or DISTINCT of a query."""
     return next((m for m in node.get("modifiers", []) if m["type"] == f"{kind}_MODIFIER"), None)

@@ -81,7 +81,7 @@ class Binder:
             self._bind_scan(scan)
         for scan in self.scans:
             scan.is_read = scan.is_read and self._is_read(scan, tree)
-        return Bound(tree, self.scans, self.blocks, self.columns, self._readers)
+        return Bound(tree, self.scans, self.blocks, self._readers)
 
     # -- finding -----------------------------------------------------------------------------------------------
 
@@ -552,18 +552,12 @@ class Binder:
 
     def _cte_of(self, block: Block) -> Node:
         for entry, _ in self._readers.values():
-            if any(n is block.node for n in _query_of(entry)):
+            if ast.cte_query(entry) is block.node:
                 return entry
         return {}
 
     def _is_cte(self, block: Block) -> bool:
         return bool(self._cte_of(block))
-
-
-def _query_of(entry: Node) -> list[Node]:
-    value = entry.get("value", {})
-    query = value.get("query_node") or value.get("query", {}).get("node")
-    return [query] if query else []
 
 
 def _is_input(node: Node | None, mine: set[int]) -> bool:

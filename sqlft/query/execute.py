@@ -172,7 +172,7 @@ class Execution:
             if name in joined:
                 columns[_keys(scan)[j]] = texts[j]
             if name in shown:
-                where = scan.hidden(name) if scan.bindings[name].hidden else name
+                where = scan.shown_as(name)
                 by_text = is_read_back(kinds[j])
                 columns[where] = texts[j] if by_text else rows.column(f"v{j}")
                 if by_text:

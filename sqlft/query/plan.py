@@ -326,9 +326,7 @@ def _reader_of(block: Block, bound: Bound) -> tuple[Block, Node] | None:
         node = block.item["subquery"]["node"]
         return (block.outer, block.item) if node is block.node else None
     for entry, readers in bound.readers.values():
-        value = entry["value"]
-        query = value.get("query_node") or value.get("query", {}).get("node")
-        if query is block.node and len(readers) == 1 and not value.get("aliases"):
+        if ast.cte_query(entry) is block.node and len(readers) == 1 and not entry["value"].get("aliases"):
             return readers[0]
     return None
 
@@ -578,8 +576,7 @@ def _only_source(node: Node, bound: Bound) -> Any:
         return source["subquery"]["node"]
     for entry, readers in bound.readers.values():
         if len(readers) == 1 and readers[0][1] is source and not entry["value"].get("aliases"):
-            value = entry["value"]
-            return value.get("query_node") or value.get("query", {}).get("node")
+            return ast.cte_query(entry)
     return None
 
 

@@ -77,7 +77,6 @@ class Block:
     """WITH entries that it can read, outermost first."""
     scans: list[Scan] = field(default_factory=list)
     conditions: list[Condition] = field(default_factory=list)
-    recursive: bool = False
 
 
 @dataclass
@@ -120,6 +119,10 @@ class Scan:
     def hidden(self, name: str) -> str:
         """The name of an input's column that is one with a table's."""
         return f"__sqlft_i{self.number}_{self.inputs.index(name)}"
+
+    def shown_as(self, name: str) -> str:
+        """The column in which an input's values stand: its own, or the hidden one where a table has one so named."""
+        return self.hidden(name) if self.bindings[name].hidden else name
 
     def shown(self) -> list[str]:
         """Inputs whose values the result may show."""
@@ -215,7 +218,6 @@ class Bound:
     tree: Node
     scans: list[Scan]
     blocks: list[Block]
-    columns: Columns
     readers: dict[int, tuple[Node, list[tuple[Block, Node]]]]
     """By WITH entry: who reads it, and as which relation."""
 

@@ -235,7 +235,7 @@ class Sliced:
             for name, expression, kind in zip(one.scan.inputs, one.expressions, one.kinds, strict=True):
                 texts.append(ast.expression(text_sql("x", kind), x=expression))
                 if name in one.scan.shown():
-                    where_ = one.scan.hidden(name) if one.scan.bindings[name].hidden else name
+                    where_ = one.scan.shown_as(name)
                     one.shown.append((where_, count + len(values)))
                     values.append(
                         ast.expression(text_sql("x", kind), x=expression) if is_read_back(kind) else expression
@@ -302,7 +302,7 @@ class Sliced:
         casts = {c.name: kind.text for c, kind in parts if kind.recast}
         shown = {n for n, _ in one.shown}
         for name, kind in zip(one.scan.inputs, one.kinds, strict=False):
-            where = one.scan.hidden(name) if one.scan.bindings[name].hidden else name
+            where = one.scan.shown_as(name)
             if where in shown and is_read_back(kind):
                 casts[where] = kind
         name = self._names[id(one)]
@@ -446,7 +446,7 @@ class Sliced:
         if rows and one.scan.is_read:
             one.book.ask_all()
         shown = {n: found.column(count + j) for j, n in enumerate(one.scan.inputs) if n in one.scan.shown()}
-        one.shown = [(one.scan.hidden(n) if one.scan.bindings[n].hidden else n, -1) for n in shown]
+        one.shown = [(one.scan.shown_as(n), -1) for n in shown]
         table = {where: column for (where, _), column in zip(one.shown, shown.values(), strict=True)}
         table.update(zip(one.scan.outputs, one.book.columns(ids, one.scan.outputs), strict=True))
         self._con.register(self._names[id(one)], pa.table(table))
