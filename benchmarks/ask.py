@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -151,6 +150,8 @@ def timed(
         first = first or time.perf_counter() - start
         texts[i + 1] = text
     seconds = time.perf_counter() - start
+    from sqlft.runtime.worker import peak_memory
+
     return {
         "numbers": numbers,
         "rows_per_second": len(prompts[1:]) / seconds,
@@ -158,7 +159,7 @@ def timed(
         "first": first,
         "alone": alone,
         "cold": cold,
-        "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "mb": peak_memory() / 1024 / 1024,
         "exact": sum(texts[i].strip() == right for i, (_, right) in enumerate(asked)) / len(asked),
         "answers": [texts[i] for i in range(len(asked))],
     }

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -186,10 +185,12 @@ class Bench:
 
     def figures(self, rows: Sequence[Any], seconds: float) -> dict[str, float]:
         """Speed, and the most memory until now."""
+        from sqlft.runtime.worker import peak_memory
+
         return {
             "examples_per_second": len(rows) / seconds,
             "tokens_per_second": sum(len(r.ids) for r in rows) / seconds,
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_mb": peak_memory() / 1024 / 1024,
         }
 
     def rate_at(self, step: int) -> float:

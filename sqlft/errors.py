@@ -36,6 +36,10 @@ PLACEHOLDERS = {
     *("sknokeyrequired", "dummykey", "fakekey", "testkey", "apikey", "yourkey", "yourapikey"),
 }
 """What is given for a key where a server wants any, in letters alone; beside these any single word of ten letters."""
+VARIABLE = re.compile(
+    r"\$(?:[A-Z][A-Z0-9_]*|\{\w+\})|(?:env|os\.getenv)\(['\"]?\w+['\"]?\)|[A-Z][A-Z0-9]*_(?:[A-Z0-9]+_)*(?:KEY|TOKEN)"
+)
+"""The name of a variable, where its value belongs."""
 
 
 class SqlftError(duckdb.Error):
@@ -145,10 +149,16 @@ def redact(text: str, secret: str, stars: str = STARS) -> str:
 
 
 def is_placeholder(secret: str) -> bool:
-    """Whether it is too short, or too plain a word, to be a secret: local servers are given 'x', 'none', 'ollama'."""
+    """Whether it is too short or plain to be a secret, as 'x', 'none' or 'ollama' are, or the name of a variable."""
     secret = secret.strip("'\"")
     plain = re.sub(r"[\W_]", "", secret).lower()
-    return len(secret) < 6 or plain in PLACEHOLDERS or bool(re.fullmatch("[A-Za-z]{1,10}", secret))
+    word = bool(re.fullmatch("[A-Za-z]{1,10}", secret))
+    return len(secret) < 6 or word or plain in PLACEHOLDERS or names_variable(secret)
+
+
+def names_variable(secret: str) -> bool:
+    """Whether it is the name of an environment variable, such as OPENAI_API_KEY or ${HF_TOKEN}, and no secret."""
+    return bool(VARIABLE.fullmatch(secret))
 
 
 @lru_cache(maxsize=64)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 import sqlft
-from sqlft import plugins
+from sqlft import options, plugins
 from sqlft.catalog.records import ModelKey, Version, VersionKey
 from sqlft.catalog.store import Catalog
 from sqlft.runtime import launch
@@ -36,9 +36,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def sqlft_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of the test's own in place of the user's."""
+    """A folder of the test's own in place of the user's, and no secrets of other tests."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("SQLFT_HOME", str(folder))
+    monkeypatch.setattr(options, "_seen", set())
     return folder
 
 

@@ -9,15 +9,13 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from sqlft.errors import STARS, MissingSecret, OptionError, redact
+from sqlft.errors import STARS, MissingSecret, OptionError, names_variable, redact
 from sqlft_openai.engines import Engine
 from sqlft_openai.options import AzureEngineOptions, EngineOptions
 
 ENDPOINTS = re.compile(r"/(chat/completions|completions|embeddings|models|files|fine_tuning/jobs|batches)/*$")
 KEYS = re.compile(r"\b(?:sk|pk|esecret|fw|tgp)[-_](?:[\w.-]*\*{3}[\w*.-]*|(?=[\w.-]*\d)[\w.-]*[^\W_]{16}[\w.-]*)")
 """Keys by their look, whole or shortened by the provider; `pk_customer_2` is none."""
-VARIABLE = re.compile(r"\$\{?\w+\}?|(?:env|os\.getenv)\(['\"]?\w+['\"]?\)|[A-Z][A-Z0-9]*_(?:[A-Z0-9]+_)*(?:KEY|TOKEN)")
-"""The name of a variable, where its value belongs."""
 
 
 class Address(NamedTuple):
@@ -190,7 +188,7 @@ def _key(engine: Engine, given: str | None) -> str | None:
 
 def _sendable(engine: Engine, secret: str, name: str) -> str:
     """The secret, if a header can carry it, and it is not what leads to one."""
-    if VARIABLE.fullmatch(secret):
+    if names_variable(secret):
         raise MissingSecret(
             f"The {name} of the engine '{engine.name}' is the name of an environment variable, and not its value.",
             f"Write {name} = env('NAME') with that name in it, and without quotes around env(…).",

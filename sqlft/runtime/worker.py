@@ -150,7 +150,7 @@ class Training:
             artifact_digest=digest,
             remote_id=made.remote_id,
             details={
-                "peak_memory_bytes": _peak_memory(),
+                "peak_memory_bytes": peak_memory(),
                 **self._last(),
                 **self._cost(made.details),
                 **made.details,
@@ -292,10 +292,18 @@ def explain(error: BaseException, key: VersionKey, log: Path) -> str:
     return f"{name}: {text} (log: {log})\nMend the cause, then RESUME MODEL {key} goes on from its last checkpoint."
 
 
-def _peak_memory() -> int:
-    """Most bytes that this process had in main memory; a handler that trains elsewhere tells its own figure."""
+def peak_memory() -> int:
+    """Most bytes that this process had in main memory; a handler that trains elsewhere tells its own figure.
+
+    Linux counts into `ru_maxrss` what the process that started this one had, so that its status is read there.
+    """
     import resource
 
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        pass
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 

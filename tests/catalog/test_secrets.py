@@ -11,7 +11,7 @@ from typing import Annotated
 import pytest
 
 from sqlft.catalog import secrets
-from sqlft.errors import MissingSecret, StatementError
+from sqlft.errors import MissingSecret, StatementError, redact
 from sqlft.handler import Secret
 from sqlft.options import Env, build, is_secret
 
@@ -122,3 +122,10 @@ class Login:
 
     api_key: Annotated[str | None, "the key", Secret()] = None
     user: Annotated[str, "who"] = ""
+
+
+@pytest.mark.parametrize("given", ["OPENAI_API_KEY", "${HF_TOKEN}", "$MY_KEY", "env(OPENAI_API_KEY)"])
+def test_the_name_of_a_variable_given_as_a_key_is_not_starred_out(given: str) -> None:
+    """Whatever else a message says of that variable stays readable."""
+    assert redact(f"Set the environment variable {given}.", given) == f"Set the environment variable {given}."
+    assert redact("password $ecret2word", "$ecret2word") == "password ****"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from platformdirs import user_cache_dir
+from sqlft_local.residents import RESIDENTS, Residents
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -52,6 +54,14 @@ def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """The test runs once for each way that `auto` can take; processes that it starts take it too."""
     monkeypatch.setenv("SQLFT_CPU_FEATURES", PROCESSORS[request.param])
     return str(request.param)
+
+
+@pytest.fixture
+def residents(monkeypatch: pytest.MonkeyPatch) -> Iterator[Residents]:
+    """Models that the test loaded, and no other test: freed at its end."""
+    monkeypatch.setattr(RESIDENTS, "_kept", OrderedDict())
+    yield RESIDENTS
+    RESIDENTS.unload(lambda key: True)
 
 
 def make_tokenizer(folder: Path, template: str | None = CHATML) -> int:

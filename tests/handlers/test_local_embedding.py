@@ -12,7 +12,7 @@ import pytest
 import torch
 from sqlft_local import Local, gguf_export, loading
 from sqlft_local.options import EngineOptions, ModelOptions
-from sqlft_local.residents import RESIDENTS
+from sqlft_local.residents import RESIDENTS, Residents
 from transformers import AutoModel, AutoTokenizer
 
 from sqlft.errors import NotSupported, ProviderError
@@ -22,9 +22,8 @@ TEXTS = ["How many singers are there?", "name", "age " * 40, "SELECT name FROM s
 
 
 @pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    yield
-    RESIDENTS.unload(lambda key: True)
+def _forget(residents: Residents) -> None:
+    """No model of another test counts."""
 
 
 def embed(base: Path, texts: list[str]) -> list[Sequence[float]]:

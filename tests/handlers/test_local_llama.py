@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from sqlft_local import Local, backends, converted, light, loading
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions
 from sqlft_local.rendering import Renderer
-from sqlft_local.residents import RESIDENTS
+from sqlft_local.residents import RESIDENTS, Residents
 from transformers import AutoModelForCausalLM
 
 from sqlft.errors import NotSupported, OptionError, ProviderError
@@ -30,11 +30,9 @@ SCHEMA = {
 
 
 @pytest.fixture(autouse=True)
-def _own_bases(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_bases(residents: Residents, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Converted files go below the test's folder."""
     monkeypatch.setenv("SQLFT_BASES", str(tmp_path_factory.getbasetemp() / "bases"))
-    yield
-    RESIDENTS.unload(lambda key: True)
 
 
 @pytest.fixture

@@ -65,12 +65,13 @@ def test_checkpointing_takes_a_fraction() -> None:
 
 
 PEAK = """
-import resource, sys, torch
+import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[3])
 import test_local_training as t
 from sqlft.handler import TrainingSet
+from sqlft.runtime.worker import peak_memory
 from sqlft_local import budget
 from sqlft_local.options import ModelOptions
 budget.available = lambda device: 10**10  # whatever else runs on this machine
@@ -79,7 +80,7 @@ options = eval(sys.argv[4])
 model = ModelOptions(dtype=options.pop("dtype"))
 data = TrainingSet(t.table(rows))
 t.train(Path(sys.argv[1]), Path(sys.argv[2]), data, model=model, batch_size=21, n_epochs=1, **options)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak_memory())
 """
 
 

@@ -16,7 +16,7 @@ from sqlft_local.asking import room_for
 from sqlft_local.marks import Marks
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions, TrainOptions
 from sqlft_local.rendering import Renderer
-from sqlft_local.residents import RESIDENTS
+from sqlft_local.residents import Residents
 
 from sqlft.data import Prompt, prepare
 from sqlft.errors import NotSupported
@@ -47,11 +47,9 @@ CASES = 60
 
 
 @pytest.fixture(autouse=True)
-def _own_bases(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_bases(residents: Residents, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Converted files go below the tests' folder."""
     monkeypatch.setenv("SQLFT_BASES", str(tmp_path_factory.getbasetemp() / "bases"))
-    yield
-    RESIDENTS.unload(lambda key: True)
 
 
 @pytest.fixture(params=["transformers", "llama.cpp"])
