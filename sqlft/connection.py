@@ -25,7 +25,7 @@ from sqlft.catalog.workfolder import works
 from sqlft.errors import DatabaseLocked, SqlftError
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.literals import inline
-from sqlft.runtime.session import Parameters, Session, Tick
+from sqlft.runtime.session import SYSTEM_TABLES, Parameters, Session, Tick
 from sqlft.sql.parser import maybe_ours, parse
 from sqlft.sql.plain import has_using_tail
 from sqlft.sql.statements import DescribeModel, Plain, Statement
@@ -69,7 +69,9 @@ class Connection:
     ) -> None:
         self._con = con
         self._owns = owns
-        self.session = Session(con, catalog, warn or log.warn, progress or _ignore, piece)
+        self.session = Session(
+            con, catalog, warn or log.warn, progress or _ignore, piece, system_table=_system_table
+        )
         self._cache = cache or Cache(catalog.folder / "cache.sqlite")
         self._result: Result | None = None
         self._rows: Iterator[tuple[Any, ...]] | None = None
@@ -370,9 +372,7 @@ class Connection:
 
     def _is_listing(self, name: str) -> bool:
         """Whether a name that DuckDB does not know is a table that MindsDB has, asked for the first time."""
-        from sqlft.runtime.show import TABLES
-
-        is_new = name in TABLES and name not in self.session.listings
+        is_new = name in SYSTEM_TABLES and name not in self.session.listings
         if is_new:
             self.session.listings.add(name)
         return is_new
@@ -384,7 +384,7 @@ class Connection:
         except duckdb.CatalogException as e:
             if "sqlft_" not in str(e) or not isinstance(query, str):
                 raise
-            from sqlft.runtime.prices import with_settings
+            from sqlft.runtime.settings import with_settings
 
             read = with_settings(self.session, query)
             if read == query:
@@ -775,6 +775,12 @@ def _end_result(con: duckdb.DuckDBPyConnection) -> None:
 
 def _ignore(tick: Tick) -> None:
     return None
+
+
+def _system_table(session: Session, name: str) -> pa.Table:
+    from sqlft.runtime.show import TABLES
+
+    return TABLES[name](session)
 
 
 __all__ = ["Connection", "SqlftError", "attach", "connect"]

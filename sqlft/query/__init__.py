@@ -33,9 +33,8 @@ from sqlft.runtime.asker import Asker
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.literals import identifier, inline
 from sqlft.runtime.models import Resolved, resolve
-from sqlft.runtime.prices import settings, with_settings
-from sqlft.runtime.session import Parameters, Session
-from sqlft.runtime.show import TABLES
+from sqlft.runtime.session import SYSTEM_TABLES, Parameters, Session
+from sqlft.runtime.settings import settings, with_settings
 from sqlft.sql.lexer import Token, tokens
 from sqlft.sql.masking import masked
 from sqlft.sql.statements import DEFAULT_PROJECT, Plain
@@ -448,8 +447,8 @@ class Planner:
         if not catalog and lowered == SYSTEM and session.catalog.find_model(name, SYSTEM) is None:
             own = settings(session) if name.lower() == SETTINGS else session.catalog.table(name.lower())
             return self._registered(own)
-        if not catalog and name.lower() in TABLES and self._is_listing(lowered, name):
-            return self._registered(TABLES[name.lower()](session))
+        if not catalog and name.lower() in SYSTEM_TABLES and self._is_listing(lowered, name):
+            return self._registered(session.system_table(session, name.lower()))
         key = key_of([schema, name] if schema else [name])
         view = session.view(key) if key.lower() in session.names() else None
         if view is None:

@@ -16,12 +16,12 @@ from sqlft.data.shapes import PAIRS, is_known
 from sqlft.errors import DataError
 from sqlft.handler import Range, Trainer
 from sqlft.options import build, names_of
-from sqlft.runtime import sources, train
+from sqlft.runtime import models, sources, train
 from sqlft.runtime.models import engine_of, handler_of, model_of, outputs_of, prompt_of, spec_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import TrainSettings
-from sqlft.runtime.train import validation_source
 from sqlft.sql.statements import AnalyzeTrainingData
+from sqlft.training.plan import plan_of, validation_source
 
 WHAT = "ANALYZE TRAINING DATA"
 ANSWERS = ("answer", "completion", "output", "response", "label", "target", *(better for better, _ in PAIRS))
@@ -95,7 +95,7 @@ def _row(fact: Fact) -> dict[str, Any]:
 def _for_model(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> Look:
     """As FINETUNE of the model would see the rows; a model that cannot be trained still has its columns."""
     assert statement.model is not None
-    model = model_of(session, train.key_of(statement.model))
+    model = model_of(session, models.key_of(statement.model))
     handler = handler_of(session, engine_of(session, model.engine), model.options)
     spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
 
@@ -110,7 +110,7 @@ def _for_model(session: Session, statement: AnalyzeTrainingData, parameters: Par
     stops, options = [], dict(statement.options)
     if "stop" in options and "stop" not in own:
         stops = build(DataSettings, {"stop": options.pop("stop")}, WHAT).stop
-    plan = train.plan_of(session, model, statement.source, options, WHAT)
+    plan = plan_of(session, model, statement.source, options, WHAT)
     its_own = session.catalog.version_of(model.key, statement.model.version).details.get("stop")
     return train.prepared_for(session, plan, parameters, [*(stops or ()), *(its_own or ())]), count_tokens
 

@@ -6,13 +6,15 @@ have told how many tokens a byte is, half as many again as that; and `max_tokens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 from sqlft.errors import BudgetExceeded, OptionError
 from sqlft.handler import Completion, Message
-from sqlft.runtime.limits import Limits, Meter, admit, exceeded
+from sqlft.runtime.limits import Limits, admit, exceeded
 from sqlft.runtime.models import Resolved
 from sqlft.runtime.prices import Tariff, tariff_of
 from sqlft.runtime.session import Session
@@ -191,3 +193,64 @@ def _unknown(resolved: Resolved, limit: Limits) -> OptionError:
         f"CREATE PRICE FOR {engine}{named} USING input = …, output = … (USD per million tokens);"
         f" for a machine: CREATE PRICE FOR {engine} USING machine_usd_per_hour = … (0 if it costs nothing).",
     )
+
+
+class Meter:
+    """Time that a machine works, each moment shared equally by the rows under way; several threads tell it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._share = 0.0
+        self._waiting = 0.0
+        self._started: dict[int, float] = {}
+        self.seconds = 0.0
+        """The machine's time so far."""
+        self.longest = 0.0
+        """The largest share of a row so far."""
+
+    def run(self) -> None:
+        """The machine works from now on."""
+        with self._lock:
+            self._since = self._clock()
+
+    def rest(self) -> None:
+        """It waits, for the next call of `run`."""
+        with self._lock:
+            self._count()
+            self._since = None
+
+    def begin(self, row: int) -> None:
+        """A row is under way."""
+        with self._lock:
+            self._count()
+            self._started[row] = self._share
+
+    def end(self, row: int) -> float:
+        """Its seconds: its part of the time since then, and of what went before the first row, as loading does."""
+        with self._lock:
+            self._count()
+            if self._started:
+                self._share += self._waiting / len(self._started)
+                self._waiting = 0.0
+            taken = self._share - self._started.pop(row, self._share)
+            self.longest = max(self.longest, taken)
+            return taken
+
+    def now(self) -> float:
+        """The machine's seconds up to this moment."""
+        with self._lock:
+            self._count()
+            return self.seconds
+
+    def _count(self) -> None:
+        if self._since is None:
+            return
+        at = self._clock()
+        passed, self._since = at - self._since, at
+        self.seconds += passed
+        if self._started:
+            self._share += passed / len(self._started)
+        else:
+            self._waiting += passed

@@ -20,11 +20,10 @@ from sqlft.metrics.statistics import UNPAIRED, Paired
 from sqlft.options import names_of
 from sqlft.runtime.asker import Book, asker_of
 from sqlft.runtime.judging import Judge
-from sqlft.runtime.models import Resolved, resolve
+from sqlft.runtime.models import Resolved, key_of, resolve
 from sqlft.runtime.scoring import Options, Scored, Scorer, combined
 from sqlft.runtime.session import Session
 from sqlft.runtime.settings import QuerySettings
-from sqlft.runtime.train import key_of
 from sqlft.sql.masking import masked
 from sqlft.sql.names import written
 from sqlft.sql.statements import Evaluate

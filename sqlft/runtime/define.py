@@ -18,12 +18,11 @@ from sqlft.data.prompts import PLACEHOLDER
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, OptionError, ProviderError, SqlftError
 from sqlft.handler import Handler, ModelSpec, Trainer
 from sqlft.options import build, check_names, is_secret, names_of, pick, with_own_names, without
-from sqlft.runtime import answers, show, train
+from sqlft.runtime import answers, models, show, train
 from sqlft.runtime.embed import embeds_texts
 from sqlft.runtime.follow import stop_all
-from sqlft.runtime.foresight import heed
 from sqlft.runtime.literals import identifier
-from sqlft.runtime.models import engine_of, handler_of, model_of, spec_of
+from sqlft.runtime.models import engine_of, handler_of, heed, model_of, spec_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import EngineSettings, ModelSettings, TrainSettings
 from sqlft.sql.names import written
@@ -162,7 +161,7 @@ def run_drop_model(session: Session, statement: DropModel, parameters: Parameter
     found = catalog.find_model(name.name, name.project)
     if found is None and statement.if_exists:
         return
-    model = model_of(session, train.key_of(name))
+    model = model_of(session, models.key_of(name))
     if name.version is None:
         stop_all(session, model.key)
         catalog.drop_model(model.key)
@@ -176,7 +175,7 @@ def run_drop_model(session: Session, statement: DropModel, parameters: Parameter
 
 def run_rename_model(session: Session, statement: RenameModel, parameters: Parameters) -> pa.Table:
     """Give a model another name; its row."""
-    model = model_of(session, train.key_of(statement.name))
+    model = model_of(session, models.key_of(statement.name))
     to = ModelKey(statement.to.name, statement.to.project or model.key.project)
     if to.name.lower() != model.key.name.lower():
         _refuse_taken(session, to.name)
@@ -187,7 +186,7 @@ def run_rename_model(session: Session, statement: RenameModel, parameters: Param
 def run_set_active(session: Session, statement: SetActive, parameters: Parameters) -> pa.Table:
     """Let a complete version answer for its model; its row."""
     name = statement.name
-    model = model_of(session, train.key_of(name))
+    model = model_of(session, models.key_of(name))
     session.catalog.set_active(session.catalog.version_of(model.key, name.version).key)
     return show.model_rows(session, model.key)
 
@@ -343,9 +342,10 @@ def _check_with_handler(session: Session, plan: _Plan) -> None:
 
 def _make(session: Session, statement: CreateModel, model: Model, plan: _Plan, parameters: Parameters) -> pa.Table:
     if statement.source is not None:
-        return train.train_new(
+        key = train.train_new(
             session, model, statement.source, plan.training, parameters, or_replace=statement.or_replace
         )
+        return show.model_rows(session, key.model, key.number)
     session.catalog.add_model(
         model,
         or_replace=statement.or_replace,

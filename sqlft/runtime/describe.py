@@ -15,7 +15,7 @@ from sqlft.data import Prompt
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.handler import Handler, Trainer
 from sqlft.options import options_of
-from sqlft.runtime.models import engine_of, model_of, outputs_of
+from sqlft.runtime.models import engine_of, key_of, model_of, outputs_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import TrainSettings
 from sqlft.runtime.show import (
@@ -27,7 +27,6 @@ from sqlft.runtime.show import (
     model_options,
     model_row,
 )
-from sqlft.runtime.train import key_of
 from sqlft.sql.statements import DescribeEngine, DescribeModel, Name
 
 TEXT, NUMBER, WHOLE, YES = pa.string(), pa.float64(), pa.int64(), pa.bool_()

@@ -12,30 +12,30 @@ from sqlft.handler import Estimate
 from sqlft.runtime import define, train
 from sqlft.runtime.foresight import GIGA, foreseen, heed_training
 from sqlft.runtime.session import Parameters, Session
-from sqlft.runtime.train import Plan
 from sqlft.sql.statements import CreateModel, ExplainTraining, Finetune, Retrain
+from sqlft.training.plan import Plan, finetune_plan, plan_of, retrain_plan
 
 FACTS = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
 
 
 def run_explain_training(session: Session, statement: ExplainTraining, parameters: Parameters) -> pa.Table:
     """A row a fact: rows, tokens, steps, memory, minutes, cost, whether it fits, and each finding in the data."""
-    plan = plan_of(session, statement.training)
+    plan = _plan_explained(session, statement.training)
     heed_training(session, plan)
     prepared = train.prepared_for(session, plan, parameters)
     facts = [*_facts(plan, prepared, foreseen(session, plan, prepared)), *_findings(prepared)]
     return pa.Table.from_pylist([{"explain_key": k, "explain_value": _text(v)} for k, v in facts], FACTS)
 
 
-def plan_of(session: Session, training: Finetune | Retrain | CreateModel) -> Plan:
+def _plan_explained(session: Session, training: Finetune | Retrain | CreateModel) -> Plan:
     """What the statement would train, nothing made or kept."""
     if isinstance(training, Finetune):
-        return train.finetune_plan(session, training)
+        return finetune_plan(session, training)
     if isinstance(training, Retrain):
-        return train.retrain_plan(session, training)
+        return retrain_plan(session, training)
     model, options = define.planned_model(session, training)
     assert training.source is not None
-    return train.plan_of(session, model, training.source, options, f"CREATE MODEL {model.key.name}")
+    return plan_of(session, model, training.source, options, f"CREATE MODEL {model.key.name}")
 
 
 def _facts(plan: Plan, prepared: Prepared, estimate: Estimate | None) -> Iterator[tuple[str, Any]]:

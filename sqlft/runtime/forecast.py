@@ -16,8 +16,7 @@ from sqlft.catalog.records import Usage
 from sqlft.handler import Message
 from sqlft.runtime.cache import Cache, Lengths
 from sqlft.runtime.charge import MOST_TOKENS
-from sqlft.runtime.foresight import heed
-from sqlft.runtime.models import Resolved
+from sqlft.runtime.models import Resolved, heed
 from sqlft.runtime.prices import Tariff, tariff_of
 from sqlft.runtime.session import Session
 

@@ -7,23 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from sqlft.data import Prepared
 from sqlft.errors import DataError, NotSupported, SqlftError
-from sqlft.handler import Artifact, Estimate, Handler, ModelSpec, Notice
-from sqlft.runtime.models import outputs_of, spec_of
+from sqlft.handler import Estimate, ModelSpec
+from sqlft.runtime.models import _heed, outputs_of, spec_of
 from sqlft.runtime.prices import tariff_for
 from sqlft.runtime.session import Session
 
 if TYPE_CHECKING:
-    from sqlft.runtime.train import Plan
+    from sqlft.training.plan import Plan
 
 GIGA = 1e9
 TRIED = " USING check = 'warn' tries it all the same."
 LISTED = 3
 """Errors of the data that one message tells."""
-
-
-def heed(session: Session, handler: Handler, model: ModelSpec, artifact: Artifact | None = None) -> None:
-    """Warn of what ends of a model that is to be asked; NotSupported where it has ended."""
-    _heed(session, handler.notice(model, artifact), "")
 
 
 def heed_training(session: Session, plan: Plan) -> None:
@@ -33,13 +28,6 @@ def heed_training(session: Session, plan: Plan) -> None:
     if found is not None and plan.settings.check != "error":
         found = found._replace(is_refusal=False)
     _heed(session, found, TRIED)
-
-
-def _heed(session: Session, found: Notice | None, more: str) -> None:
-    if found is not None and found.is_refusal:
-        raise NotSupported(found.text, f"{found.next_step}{more}")
-    if found is not None:
-        session.warn(f"{found.text} {found.next_step}")
 
 
 def foreseen(session: Session, plan: Plan, prepared: Prepared) -> Estimate | None:

@@ -7,17 +7,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlft import plugins
 from sqlft.catalog import artifacts, secrets
 from sqlft.catalog.records import Engine, Model, ModelKey, Version
 from sqlft.data import Outputs, Prompt
-from sqlft.errors import CatalogError, NotFound, ProviderError, SqlftError, did_you_mean
-from sqlft.handler import Artifact, Handler, ModelSpec, Trainer
+from sqlft.errors import (
+    CatalogError,
+    NotFound,
+    NotSupported,
+    ProviderError,
+    SqlftError,
+    did_you_mean,
+)
+from sqlft.handler import Artifact, Handler, ModelSpec, Notice, Trainer
 from sqlft.options import build, pick, telling, without
 from sqlft.runtime.session import Session
 from sqlft.runtime.settings import EngineSettings
+from sqlft.sql.statements import Name
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -174,3 +185,20 @@ def _why_not(version: Version) -> tuple[str, str]:
     return f"Version {key} cannot be asked, it is {version.status}{error}.", steps.get(
         version.status, f"Wait for it (DESCRIBE {key}), or ask an earlier version."
     )
+
+
+def key_of(name: Name) -> ModelKey | str:
+    """A model's name as `resolve` takes it."""
+    return name.name if name.project is None else ModelKey(name.name, name.project)
+
+
+def heed(session: Session, handler: Handler, model: ModelSpec, artifact: Artifact | None = None) -> None:
+    """Warn of what ends of a model that is to be asked; NotSupported where it has ended."""
+    _heed(session, handler.notice(model, artifact), "")
+
+
+def _heed(session: Session, found: Notice | None, more: str) -> None:
+    if found is not None and found.is_refusal:
+        raise NotSupported(found.text, f"{found.next_step}{more}")
+    if found is not None:
+        session.warn(f"{found.text} {found.next_step}")

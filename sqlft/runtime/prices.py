@@ -5,37 +5,19 @@ Tokens are paid where a price is known for them, otherwise the hours of a machin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import pyarrow as pa
-
 from sqlft.catalog.records import Engine, OwnPrice
-from sqlft.errors import NotFound, OptionError, did_you_mean
 from sqlft.handler import Artifact, Handler, ModelSpec, Price, Trainer
-from sqlft.options import build
 from sqlft.runtime.models import Resolved, engine_of
-from sqlft.runtime.session import Parameters, Session
-from sqlft.runtime.settings import PriceSettings, SessionSettings
-from sqlft.runtime.show import chosen
-from sqlft.sql.statements import CreatePrice, DropPrice, ResetSetting, SetSetting, ShowPrices
+from sqlft.runtime.session import Session
 
 MILLION = 1_000_000
-BUDGET = "sqlft_budget_usd"
-CURRENT = re.compile(r"\bcurrent_setting\s*\(\s*'(sqlft_\w*)'\s*\)", re.IGNORECASE)
 HOUR = 3600.0
 TOKEN_PRICES = tuple(f.name for f in fields(Price) if f.name != "source")
 OWN = "CREATE PRICE"
-PRICES = pa.schema(
-    [
-        ("ENGINE", pa.string()),
-        ("MODEL", pa.string()),
-        *((name.upper(), pa.float64()) for name in (*TOKEN_PRICES, "machine_usd_per_hour")),
-        ("CREATED_AT", pa.timestamp("us")),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -158,97 +140,3 @@ def _usd(tokens: int | None, price: float | None) -> float | None:
 
 
 # -- statements --------------------------------------------------------------------------------------------
-
-
-def run_create_price(session: Session, statement: CreatePrice, parameters: Parameters) -> pa.Table:
-    """Keep a price of the user's; its row."""
-    engine_of(session, statement.engine)
-    what = f"The price of {statement.engine}{f' {statement.model!r}' if statement.model else ''}"
-    said = build(PriceSettings, statement.options, what)
-    values = {f.name: getattr(said, f.name) for f in fields(said)}
-    if all(value is None for value in values.values()):
-        raise OptionError(f"{what} has no number.", f"Add: USING input = …, output = … (of {', '.join(values)}).")
-    own = OwnPrice(statement.engine, statement.model, **values)
-    known = {(p.engine.lower(), (p.model or "").lower()) for p in session.catalog.prices()}
-    if not (statement.if_not_exists and (own.engine.lower(), (own.model or "").lower()) in known):
-        session.catalog.add_price(own, statement.or_replace)
-    return _listed(session).filter(
-        pa.array([(p.engine.lower(), p.model) == (own.engine.lower(), own.model) for p in session.catalog.prices()])
-    )
-
-
-def run_drop_price(session: Session, statement: DropPrice, parameters: Parameters) -> None:
-    """Forget a price of the user's."""
-    try:
-        session.catalog.drop_price(statement.engine, statement.model)
-    except NotFound:
-        if not statement.if_exists:
-            raise
-
-
-def run_show_prices(session: Session, statement: ShowPrices, parameters: Parameters) -> pa.Table:
-    """A row for each price that CREATE PRICE gave."""
-    return chosen(session, _listed(session), statement.like, statement.where, parameters, by="ENGINE")
-
-
-def run_set_setting(session: Session, statement: SetSetting, parameters: Parameters) -> None:
-    """SET sqlft_…, for this session."""
-    names = {f"sqlft_{f.name}" for f in fields(SessionSettings)}
-    given = {k: None if isinstance(v, str) and v.lower() == "default" else v for k, v in statement.options.items()}
-    for name in given:
-        _check_setting(name, names)
-    said = build(SessionSettings, {k.removeprefix("sqlft_"): v for k, v in given.items()}, "SET")
-    if BUDGET in given:
-        session.purse.set(said.budget_usd)
-    if "sqlft_machine_usd_per_hour" in given:
-        session.purse.machine_usd_per_hour = said.machine_usd_per_hour
-
-
-def run_reset_setting(session: Session, statement: ResetSetting, parameters: Parameters) -> None:
-    """RESET sqlft_…"""
-    run_set_setting(session, SetSetting({statement.name: None}), parameters)
-
-
-def settings(session: Session) -> pa.Table:
-    """`sqlft.settings`: what SET sqlft_… said, NULL where it said nothing."""
-    names = [f"sqlft_{f.name}" for f in fields(SessionSettings)]
-    spent = session.purse.spent if session.purse.bounds_cost else None
-    return pa.table(
-        {
-            "name": names,
-            "value": pa.array([setting(session, name) for name in names], pa.float64()),
-            "spent_usd": pa.array([spent if name == BUDGET else None for name in names], pa.float64()),
-        }
-    )
-
-
-def setting(session: Session, name: str) -> float | None:
-    """One of sqlft's own settings; OptionError for an unknown name."""
-    known: dict[str, float | None] = {
-        BUDGET: session.purse.usd,
-        "sqlft_machine_usd_per_hour": session.purse.machine_usd_per_hour,
-    }
-    _check_setting(name, set(known))
-    return known[name]
-
-
-def with_settings(session: Session, query: str) -> str:
-    """A query in which current_setting('sqlft_…') has its value."""
-
-    def found(match: re.Match[str]) -> str:
-        value = setting(session, match[1].lower())
-        return "NULL::DOUBLE" if value is None else f"{value!r}::DOUBLE"
-
-    return CURRENT.sub(found, query)
-
-
-def _check_setting(name: str, known: set[str]) -> None:
-    if name not in known:
-        raise OptionError(
-            f"There is no setting '{name}'.{did_you_mean(name, known)}", f"There are: {', '.join(sorted(known))}."
-        )
-
-
-def _listed(session: Session) -> pa.Table:
-    table = session.catalog.table("prices")
-    return table.rename_columns([name.upper() for name in table.column_names]).cast(PRICES)

@@ -17,15 +17,14 @@ from sqlft.runtime import (
     describe,
     evaluate,
     explain_training,
-    prices,
     report,
     show,
-    train,
     unload,
 )
 from sqlft.runtime.cache import Cache
 from sqlft.runtime.session import Parameters, Session
 from sqlft.sql import statements as s
+from sqlft.statements import prices, training
 
 Runner = Callable[[Session, Any, Parameters], pa.Table | None]
 
@@ -39,12 +38,12 @@ RUNNERS: Mapping[type[s.Statement], Runner] = {
     s.ShowHandlers: show.run_show_handlers,
     s.DescribeEngine: describe.run_describe_engine,
     s.CreateModel: define.run_create_model,
-    s.Finetune: train.run_finetune,
-    s.Retrain: train.run_retrain,
+    s.Finetune: training.run_finetune,
+    s.Retrain: training.run_retrain,
     s.ExplainTraining: explain_training.run_explain_training,
     s.AnalyzeTrainingData: analyze_data.run_analyze_training_data,
-    s.CancelModel: train.run_cancel,
-    s.ResumeModel: train.run_resume,
+    s.CancelModel: training.run_cancel,
+    s.ResumeModel: training.run_resume,
     s.UnloadModel: unload.run_unload,
     s.SetActive: define.run_set_active,
     s.DropModel: define.run_drop_model,

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from sqlft.catalog.records import View
 from sqlft.catalog.store import Catalog
+from sqlft.errors import NotFound
 from sqlft.runtime.limits import Purse
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
@@ -31,8 +33,16 @@ STOPS = ("s", "y")
 """First letters of answers that stop a training; '' is no answer, which stops it too."""
 
 
+SYSTEM_TABLES = ("models", "models_versions", "ml_engines", "handlers")
+"""Tables that scripts of MindsDB read, in `mindsdb` or `information_schema`."""
+
+
 def _silent(_: Any) -> None:
     return None
+
+
+def _no_table(_: Session, name: str) -> pa.Table:
+    raise NotFound(f"There is no table '{name}'.", "SHOW MODELS lists the models.")
 
 
 @dataclass
@@ -71,6 +81,8 @@ class Session:
 
     listings: set[str] = field(default_factory=set)
     """Tables such as MindsDB's `models` that queries name and DuckDB does not know."""
+    system_table: Callable[[Session, str], pa.Table] = _no_table
+    """One of SYSTEM_TABLES."""
 
     def names(self) -> frozenset[str]:
         """Models, views and what else of ours is named in queries, in lower case."""

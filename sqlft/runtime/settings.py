@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
+import pyarrow as pa
+
+from sqlft.errors import OptionError, did_you_mean
 from sqlft.handler import Alias, Range
+from sqlft.runtime.session import Session
 
 
 @dataclass
@@ -126,3 +131,49 @@ class PriceSettings:
     ] = None
     training: Annotated[float | None, "USD per million tokens trained on, epochs included", Range(0)] = None
     machine_usd_per_hour: Annotated[float | None, "USD per hour of the machine, where tokens are free", Range(0)] = None
+
+
+BUDGET = "sqlft_budget_usd"
+
+
+CURRENT = re.compile(r"\bcurrent_setting\s*\(\s*'(sqlft_\w*)'\s*\)", re.IGNORECASE)
+
+
+def settings(session: Session) -> pa.Table:
+    """`sqlft.settings`: what SET sqlft_… said, NULL where it said nothing."""
+    names = [f"sqlft_{f.name}" for f in fields(SessionSettings)]
+    spent = session.purse.spent if session.purse.bounds_cost else None
+    return pa.table(
+        {
+            "name": names,
+            "value": pa.array([setting(session, name) for name in names], pa.float64()),
+            "spent_usd": pa.array([spent if name == BUDGET else None for name in names], pa.float64()),
+        }
+    )
+
+
+def setting(session: Session, name: str) -> float | None:
+    """One of sqlft's own settings; OptionError for an unknown name."""
+    known: dict[str, float | None] = {
+        BUDGET: session.purse.usd,
+        "sqlft_machine_usd_per_hour": session.purse.machine_usd_per_hour,
+    }
+    _check_setting(name, set(known))
+    return known[name]
+
+
+def with_settings(session: Session, query: str) -> str:
+    """A query in which current_setting('sqlft_…') has its value."""
+
+    def found(match: re.Match[str]) -> str:
+        value = setting(session, match[1].lower())
+        return "NULL::DOUBLE" if value is None else f"{value!r}::DOUBLE"
+
+    return CURRENT.sub(found, query)
+
+
+def _check_setting(name: str, known: set[str]) -> None:
+    if name not in known:
+        raise OptionError(
+            f"There is no setting '{name}'.{did_you_mean(name, known)}", f"There are: {', '.join(sorted(known))}."
+        )

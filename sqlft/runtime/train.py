@@ -3,80 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from sqlft import plugins
 from sqlft.catalog import secrets
-from sqlft.catalog.database import cannot_write
-from sqlft.catalog.records import RESUMABLE, RUNNING, Engine, Model, ModelKey, Version, VersionKey
-from sqlft.catalog.workfolder import take
+from sqlft.catalog.records import Model, Version, VersionKey
 from sqlft.data import Prepared, prepare
-from sqlft.errors import CatalogError, DataError, NotSupported, OptionError
-from sqlft.handler import Artifact, Estimate, Trainer
-from sqlft.options import build, check_names, is_secret, names_of, pick, without
+from sqlft.errors import DataError
+from sqlft.handler import Estimate
+from sqlft.options import is_secret, pick, without
 from sqlft.runtime import job, launch, sources
-from sqlft.runtime.follow import cancel, follow, is_remote
+from sqlft.runtime.follow import follow
 from sqlft.runtime.foresight import foreseen, heed_training, refuse_or_tell, stop_or_warn
 from sqlft.runtime.models import (
-    engine_of,
-    handler_of,
-    model_of,
     outputs_of,
     plain,
     prompt_of,
-    resolve,
     spec_of,
-    trainers,
 )
 from sqlft.runtime.prices import tariff_for
 from sqlft.runtime.reserve import reserved
 from sqlft.runtime.session import Parameters, Session
-from sqlft.runtime.settings import EngineSettings, TrainSettings
-from sqlft.sql.statements import CancelModel, Finetune, Name, ResumeModel, Retrain, Source
-
-BASES = ("base", "model_name", "model")
-RELEASE_SECONDS = 5.0
-"""How long a worker that has written its final status may take to be gone."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to train, from where, with which options; checked, nothing done yet."""
-
-    model: Model
-    engine: Engine
-    handler: Trainer
-    settings: TrainSettings
-    options: Any
-    """An instance of the handler's train_options."""
-    given: Mapping[str, Any]
-    """The part of USING that is for the handler, secrets not yet hidden."""
-    source: Source
-    access: Mapping[str, Any] = field(default_factory=dict)
-    """Secrets of the engine that USING gave for this training, such as api_key; not yet hidden."""
-    start: Artifact | None = None
-    start_digest: str | None = None
-    parent: int | None = None
-
-
-def run_finetune(session: Session, statement: Finetune, parameters: Parameters) -> pa.Table:
-    """Train the next version from the active one, or from name.N."""
-    plan = finetune_plan(session, statement)
-    return train(session, plan, parameters, partial(session.catalog.new_version, plan.model.key))
-
-
-def run_retrain(session: Session, statement: Retrain, parameters: Parameters) -> pa.Table:
-    """Train the next version from the base, on the given rows or those of the latest training."""
-    plan = retrain_plan(session, statement)
-    return train(session, plan, parameters, partial(session.catalog.new_version, plan.model.key))
+from sqlft.runtime.settings import EngineSettings
+from sqlft.sql.statements import Source
+from sqlft.training.plan import Plan, plan_of, validation_source
 
 
 def train_new(
@@ -87,138 +42,14 @@ def train_new(
     parameters: Parameters,
     *,
     or_replace: bool = False,
-) -> pa.Table:
+) -> VersionKey:
     """CREATE MODEL … FROM: keep a new model and train its version 1; `options` are USING's for training."""
     plan = plan_of(session, model, source, options, f"CREATE MODEL {model.key.name}")
     return train(session, plan, parameters, partial(session.catalog.add_model, model, or_replace=or_replace))
 
 
-def run_cancel(session: Session, statement: CancelModel, parameters: Parameters) -> pa.Table:
-    """Stop a training, from whichever process it was started."""
-    key = _version_key(session, statement.name, RUNNING)
-    version = session.catalog.version(key)
-    also = ("failed",) if is_remote(session, session.catalog.model(key.model)) else ()
-    if version.status not in (*RUNNING, "interrupted", "cancelled", *also):
-        raise CatalogError(
-            f"Version {key} is {version.status}: there is nothing to cancel.", "SHOW MODELS tells what trains."
-        )
-    cancel(session, key)
-    return row_of(session, key)
-
-
-def run_resume(session: Session, statement: ResumeModel, parameters: Parameters) -> pa.Table:
-    """Go on with a training that was stopped or has failed, from its last checkpoint; watch one at a provider."""
-    catalog = session.catalog
-    model = model_of(session, key_of(statement.name))
-    cls = plugins.handler_class(engine_of(session, model.engine).handler)
-    changeable = cls.resume_options if issubclass(cls, Trainer) else ()
-    check_names(statement.options, ["wait", *changeable], "RESUME MODEL")
-    wait = build(TrainSettings, {k: v for k, v in statement.options.items() if k == "wait"}, "RESUME MODEL").wait
-    changed = {k: v for k, v in statement.options.items() if k in changeable}
-    remote = is_remote(session, model)
-    key = _version_key(session, statement.name, (*RUNNING, *RESUMABLE) if remote else RESUMABLE)
-    version = catalog.version(key)
-    if remote and version.status in RUNNING:
-        if wait:
-            follow(session, None, key, remote=True)
-        return row_of(session, key)
-    if version.status not in RESUMABLE:
-        going = "it trains right now" if version.status in RUNNING else f"it is {version.status}"
-        raise CatalogError(f"Version {key} cannot be resumed, {going}.", f"DESCRIBE {key} shows how it is.")
-    work = catalog.work(key)
-    if not job.can_resume(work):
-        raise CatalogError(
-            f"Version {key} cannot be resumed, its training data is gone.",
-            f"FINETUNE {key.model.name} FROM … trains anew.",
-        )
-    lock = _take_soon(work, key)
-    try:
-        if issubclass(cls, Trainer):
-            options = cls.train_options
-            build(options, secrets.reveal(changed), "RESUME MODEL")
-            job.change(work, secrets.hide(changed, lambda name: is_secret(name, options), f"MODEL {model.key.name}"))
-        catalog.request_cancel(key, False)
-        if not catalog.update_version(key, when=RESUMABLE, status="queued", error=None, finished_at=None):
-            raise CatalogError(f"Version {key} was resumed by another session.", f"DESCRIBE {key} shows how it is.")
-        worker = launch.spawn(catalog, key, lock, session, background=not wait)
-    finally:
-        os.close(lock)
-    if wait:
-        follow(session, worker, key, remote=remote)
-    return row_of(session, key)
-
-
-def finetune_plan(session: Session, statement: Finetune) -> Plan:
-    """What FINETUNE would do."""
-    found = resolve(session, key_of(statement.name), statement.name.version)
-    plan = plan_of(session, found.model, statement.source, statement.options, f"FINETUNE {statement.name}")
-    return replace(
-        plan, start=found.artifact, start_digest=found.version.artifact_digest, parent=found.version.key.number
-    )
-
-
-def retrain_plan(session: Session, statement: Retrain) -> Plan:
-    """What RETRAIN would do."""
-    model = model_of(session, key_of(statement.name))
-    source, options = statement.source, dict(statement.options)
-    if source is None:
-        last = _last_training(session, model, statement.name)
-        source = Source(last.query or "", last.database)
-        options = {**{k: v for k, v in last.options.items() if v is not None}, **options}
-    return plan_of(session, model, source, options, f"RETRAIN {statement.name}")
-
-
-def plan_of(session: Session, model: Model, source: Source, options: Mapping[str, Any], what: str) -> Plan:
-    """Check what a training was asked to do; NotSupported, OptionError."""
-    engine = engine_of(session, model.engine)
-    handler = handler_of(session, engine, model.options)
-    if not isinstance(handler, Trainer):
-        can = ", ".join(trainers())
-        raise NotSupported(
-            f"The handler '{engine.handler}' cannot train.",
-            handler.instead_of_training
-            or (f"These can: {can}; CREATE MODEL … USING engine = …" if can else "Run: pip install 'sqlft[local]'"),
-        )
-    cls = handler.train_options
-    options, access = _of_this_training(model, engine, type(handler), options, what)
-    if access:
-        handler = handler_of(session, engine, {**model.options, **access})
-        assert isinstance(handler, Trainer)
-    if cls is not dict:
-        check_names(options, names_of(TrainSettings, cls), what)
-    settings = build(TrainSettings, pick(options, TrainSettings), what)
-    taken = names_of(cls)
-    own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in names_of(TrainSettings))}
-    spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
-    chosen = handler.settled(spec, build(cls, secrets.reveal(own), what))
-    return Plan(model, engine, handler, settings, chosen, own, source, access)
-
-
-def _of_this_training(
-    model: Model, engine: Engine, cls: type[Trainer], options: Mapping[str, Any], what: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """USING without the model's engine and base, which may be repeated; and the secrets in it that are the engine's."""
-    own = names_of(TrainSettings, cls.train_options)
-    left, access = dict(options), {}
-    for name, has, word in (("engine", engine.name, "engine"), *((n, model.base, "base") for n in BASES)):
-        if name in own or name not in left:
-            continue
-        said = left.pop(name)
-        if str(said).lower() != has.lower():
-            raise OptionError(
-                f"{what}: the {word} of the model is '{has}', and training does not change it to '{said}'.",
-                f"Make another model: CREATE MODEL name PREDICT {model.predict} USING {name} = '{said}', …",
-            )
-    secret = {n for n in names_of(cls.engine_options) if is_secret(n, cls.engine_options)}
-    for name in [n for n in left if n not in own]:
-        wanted = "api_key" if name not in secret and name.endswith("_api_key") else name
-        if wanted in secret:
-            access[wanted] = left.pop(name)
-    return left, access
-
-
-def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[..., Version]) -> pa.Table:
-    """Read, check and store the rows, `make` the version, train it in a worker; the version's row."""
+def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[..., Version]) -> VersionKey:
+    """Read, check and store the rows, `make` the version, train it in a worker; the version's key."""
     session.catalog.require_writing()
     heed_training(session, plan)
     prepared = prepared_for(session, plan, parameters)
@@ -252,19 +83,7 @@ def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[.
             worker = launch.spawn(session.catalog, version.key, stage.lock, session, background=not plan.settings.wait)
         if plan.settings.wait:
             follow(session, worker, version.key, remote=plan.handler.remote)
-    return row_of(session, version.key)
-
-
-def key_of(name: Name) -> ModelKey | str:
-    """A model's name as `resolve` takes it."""
-    return name.name if name.project is None else ModelKey(name.name, name.project)
-
-
-def row_of(session: Session, key: VersionKey) -> pa.Table:
-    """The version as SHOW MODELS shows it."""
-    from sqlft.runtime.show import model_rows
-
-    return model_rows(session, key.model, key.number)
+    return version.key
 
 
 def prepared_for(session: Session, plan: Plan, parameters: Parameters, stops: Sequence[str] | None = None) -> Prepared:
@@ -300,15 +119,6 @@ def _stops(plan: Plan) -> list[str]:
     listed = (plan.model.options.get("stop"), {**before, **plan.given}.get("stop"))
     found = (s for some in listed for s in ([some] if isinstance(some, str) else some or ()))
     return list(dict.fromkeys(map(str, found)))
-
-
-def validation_source(wanted: Any, source: Source) -> Source | None:
-    """The query whose rows are the validation set, if USING names one."""
-    if wanted is None or isinstance(wanted, Source):
-        return wanted
-    if isinstance(wanted, str):
-        return Source(wanted, source.database)
-    raise OptionError("'validation' must be a query.", "Write it in quotes: validation = 'SELECT … FROM …'.")
 
 
 def _fields(plan: Plan, prepared: Prepared, estimate: Estimate | None) -> dict[str, Any]:
@@ -366,54 +176,3 @@ def _applied(plan: Plan) -> dict[str, Any]:
     }
     own = {name: plan.given.get(name) if is_secret(name, cls) else value for name, value in plain(plan.options).items()}
     return {**core, **own}
-
-
-def _last_training(session: Session, model: Model, name: Name) -> Version:
-    """Version N, or the newest that was trained on a query."""
-    if name.version is not None:
-        known = [session.catalog.version(VersionKey(model.key, name.version))]
-    else:
-        known = session.catalog.versions(model.key)
-    for version in reversed(known):
-        if version.query is not None:
-            return version
-    raise CatalogError(
-        f"{name} was never trained, so there are no rows to train it on again.",
-        f"Say which: RETRAIN {name} FROM db (SELECT …).",
-    )
-
-
-def _version_key(session: Session, name: Name, statuses: tuple[str, ...]) -> VersionKey:
-    """The version that a name means; without a number the only one that has one of these statuses."""
-    model = model_of(session, key_of(name))
-    if name.version is not None:
-        return session.catalog.version(VersionKey(model.key, name.version)).key
-    fitting = [v.key for v in session.catalog.versions(model.key) if v.status in statuses]
-    if len(fitting) == 1:
-        return fitting[0]
-    shown = ", ".join(str(key) for key in fitting)
-    raise CatalogError(
-        f"Which version of {name}? {shown} are {' or '.join(statuses)}."
-        if fitting
-        else f"No version of {name} is {' or '.join(statuses)}.",
-        f"Write its number: {fitting[0]}." if fitting else "SHOW MODELS tells how each is.",
-    )
-
-
-def _take_soon(work: Path, key: VersionKey) -> int:
-    """The lock of a work folder whose worker may be about to end."""
-    deadline = time.monotonic() + RELEASE_SECONDS
-    try:
-        while (lock := take(work)) is None:
-            if time.monotonic() > deadline:
-                raise CatalogError(
-                    f"Version {key} cannot be resumed, its process still runs.", f"CANCEL MODEL {key} ends it."
-                )
-            time.sleep(0.05)
-        return lock
-    except FileNotFoundError as e:
-        raise CatalogError(
-            f"Version {key} was just completed by another session.", f"DESCRIBE {key} shows how it is."
-        ) from e
-    except OSError as e:
-        raise cannot_write(work, e.strerror or str(e)) from e

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from sqlft.errors import SqlftError
-from sqlft.runtime.models import model_of, resolve
+from sqlft.runtime.models import key_of, model_of, resolve
 from sqlft.runtime.session import Parameters, Session
-from sqlft.runtime.train import key_of
 from sqlft.sql import statements as s
 
 

@@ -11,7 +11,7 @@ import pytest
 import sqlft
 from sqlft import plugins
 from sqlft.errors import AlreadyExists, NotFound, OptionError, StatementError
-from sqlft.runtime.limits import Meter
+from sqlft.runtime.charge import Meter
 from sqlft.runtime.report.facts import facts_of
 
 HANDLERS = Path(__file__).parents[1] / "handlers"

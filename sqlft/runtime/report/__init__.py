@@ -15,10 +15,9 @@ from sqlft.catalog.database import cannot_write
 from sqlft.catalog.records import Model
 from sqlft.catalog.store import Catalog
 from sqlft.errors import HandlerNotInstalled, NotFound
-from sqlft.runtime.models import model_of
+from sqlft.runtime.models import key_of, model_of
 from sqlft.runtime.report.facts import facts_of, shown
 from sqlft.runtime.session import Parameters, Session
-from sqlft.runtime.train import key_of
 from sqlft.sql.statements import ReportModel
 
 INSTALL = "Run: pip install 'sqlft[evaluation]'"

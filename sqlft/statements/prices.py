@@ -1,0 +1,80 @@
+"""CREATE, DROP and SHOW PRICE; SET and RESET of what a session may spend."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pyarrow as pa
+
+from sqlft.catalog.records import OwnPrice
+from sqlft.errors import NotFound, OptionError
+from sqlft.options import build
+from sqlft.runtime.models import engine_of
+from sqlft.runtime.prices import TOKEN_PRICES
+from sqlft.runtime.session import Parameters, Session
+from sqlft.runtime.settings import BUDGET, PriceSettings, SessionSettings, _check_setting
+from sqlft.runtime.show import chosen
+from sqlft.sql.statements import CreatePrice, DropPrice, ResetSetting, SetSetting, ShowPrices
+
+PRICES = pa.schema(
+    [
+        ("ENGINE", pa.string()),
+        ("MODEL", pa.string()),
+        *((name.upper(), pa.float64()) for name in (*TOKEN_PRICES, "machine_usd_per_hour")),
+        ("CREATED_AT", pa.timestamp("us")),
+    ]
+)
+
+
+def run_create_price(session: Session, statement: CreatePrice, parameters: Parameters) -> pa.Table:
+    """Keep a price of the user's; its row."""
+    engine_of(session, statement.engine)
+    what = f"The price of {statement.engine}{f' {statement.model!r}' if statement.model else ''}"
+    said = build(PriceSettings, statement.options, what)
+    values = {f.name: getattr(said, f.name) for f in fields(said)}
+    if all(value is None for value in values.values()):
+        raise OptionError(f"{what} has no number.", f"Add: USING input = …, output = … (of {', '.join(values)}).")
+    own = OwnPrice(statement.engine, statement.model, **values)
+    known = {(p.engine.lower(), (p.model or "").lower()) for p in session.catalog.prices()}
+    if not (statement.if_not_exists and (own.engine.lower(), (own.model or "").lower()) in known):
+        session.catalog.add_price(own, statement.or_replace)
+    return _listed(session).filter(
+        pa.array([(p.engine.lower(), p.model) == (own.engine.lower(), own.model) for p in session.catalog.prices()])
+    )
+
+
+def run_drop_price(session: Session, statement: DropPrice, parameters: Parameters) -> None:
+    """Forget a price of the user's."""
+    try:
+        session.catalog.drop_price(statement.engine, statement.model)
+    except NotFound:
+        if not statement.if_exists:
+            raise
+
+
+def run_show_prices(session: Session, statement: ShowPrices, parameters: Parameters) -> pa.Table:
+    """A row for each price that CREATE PRICE gave."""
+    return chosen(session, _listed(session), statement.like, statement.where, parameters, by="ENGINE")
+
+
+def run_set_setting(session: Session, statement: SetSetting, parameters: Parameters) -> None:
+    """SET sqlft_…, for this session."""
+    names = {f"sqlft_{f.name}" for f in fields(SessionSettings)}
+    given = {k: None if isinstance(v, str) and v.lower() == "default" else v for k, v in statement.options.items()}
+    for name in given:
+        _check_setting(name, names)
+    said = build(SessionSettings, {k.removeprefix("sqlft_"): v for k, v in given.items()}, "SET")
+    if BUDGET in given:
+        session.purse.set(said.budget_usd)
+    if "sqlft_machine_usd_per_hour" in given:
+        session.purse.machine_usd_per_hour = said.machine_usd_per_hour
+
+
+def run_reset_setting(session: Session, statement: ResetSetting, parameters: Parameters) -> None:
+    """RESET sqlft_…"""
+    run_set_setting(session, SetSetting({statement.name: None}), parameters)
+
+
+def _listed(session: Session) -> pa.Table:
+    table = session.catalog.table("prices")
+    return table.rename_columns([name.upper() for name in table.column_names]).cast(PRICES)

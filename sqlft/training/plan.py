@@ -1,0 +1,140 @@
+"""What a training will do, checked before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlft.catalog import secrets
+from sqlft.catalog.records import Engine, Model, Version, VersionKey
+from sqlft.errors import CatalogError, NotSupported, OptionError
+from sqlft.handler import Artifact, Trainer
+from sqlft.options import build, check_names, is_secret, names_of, pick
+from sqlft.runtime.models import (
+    engine_of,
+    handler_of,
+    key_of,
+    model_of,
+    resolve,
+    spec_of,
+    trainers,
+)
+from sqlft.runtime.session import Session
+from sqlft.runtime.settings import TrainSettings
+from sqlft.sql.statements import Finetune, Name, Retrain, Source
+
+BASES = ("base", "model_name", "model")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train, from where, with which options; checked, nothing done yet."""
+
+    model: Model
+    engine: Engine
+    handler: Trainer
+    settings: TrainSettings
+    options: Any
+    """An instance of the handler's train_options."""
+    given: Mapping[str, Any]
+    """The part of USING that is for the handler, secrets not yet hidden."""
+    source: Source
+    access: Mapping[str, Any] = field(default_factory=dict)
+    """Secrets of the engine that USING gave for this training, such as api_key; not yet hidden."""
+    start: Artifact | None = None
+    start_digest: str | None = None
+    parent: int | None = None
+
+
+def finetune_plan(session: Session, statement: Finetune) -> Plan:
+    """What FINETUNE would do."""
+    found = resolve(session, key_of(statement.name), statement.name.version)
+    plan = plan_of(session, found.model, statement.source, statement.options, f"FINETUNE {statement.name}")
+    return replace(
+        plan, start=found.artifact, start_digest=found.version.artifact_digest, parent=found.version.key.number
+    )
+
+
+def retrain_plan(session: Session, statement: Retrain) -> Plan:
+    """What RETRAIN would do."""
+    model = model_of(session, key_of(statement.name))
+    source, options = statement.source, dict(statement.options)
+    if source is None:
+        last = _last_training(session, model, statement.name)
+        source = Source(last.query or "", last.database)
+        options = {**{k: v for k, v in last.options.items() if v is not None}, **options}
+    return plan_of(session, model, source, options, f"RETRAIN {statement.name}")
+
+
+def plan_of(session: Session, model: Model, source: Source, options: Mapping[str, Any], what: str) -> Plan:
+    """Check what a training was asked to do; NotSupported, OptionError."""
+    engine = engine_of(session, model.engine)
+    handler = handler_of(session, engine, model.options)
+    if not isinstance(handler, Trainer):
+        can = ", ".join(trainers())
+        raise NotSupported(
+            f"The handler '{engine.handler}' cannot train.",
+            handler.instead_of_training
+            or (f"These can: {can}; CREATE MODEL … USING engine = …" if can else "Run: pip install 'sqlft[local]'"),
+        )
+    cls = handler.train_options
+    options, access = _of_this_training(model, engine, type(handler), options, what)
+    if access:
+        handler = handler_of(session, engine, {**model.options, **access})
+        assert isinstance(handler, Trainer)
+    if cls is not dict:
+        check_names(options, names_of(TrainSettings, cls), what)
+    settings = build(TrainSettings, pick(options, TrainSettings), what)
+    taken = names_of(cls)
+    own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in names_of(TrainSettings))}
+    spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
+    chosen = handler.settled(spec, build(cls, secrets.reveal(own), what))
+    return Plan(model, engine, handler, settings, chosen, own, source, access)
+
+
+def _of_this_training(
+    model: Model, engine: Engine, cls: type[Trainer], options: Mapping[str, Any], what: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """USING without the model's engine and base, which may be repeated; and the secrets in it that are the engine's."""
+    own = names_of(TrainSettings, cls.train_options)
+    left, access = dict(options), {}
+    for name, has, word in (("engine", engine.name, "engine"), *((n, model.base, "base") for n in BASES)):
+        if name in own or name not in left:
+            continue
+        said = left.pop(name)
+        if str(said).lower() != has.lower():
+            raise OptionError(
+                f"{what}: the {word} of the model is '{has}', and training does not change it to '{said}'.",
+                f"Make another model: CREATE MODEL name PREDICT {model.predict} USING {name} = '{said}', …",
+            )
+    secret = {n for n in names_of(cls.engine_options) if is_secret(n, cls.engine_options)}
+    for name in [n for n in left if n not in own]:
+        wanted = "api_key" if name not in secret and name.endswith("_api_key") else name
+        if wanted in secret:
+            access[wanted] = left.pop(name)
+    return left, access
+
+
+def validation_source(wanted: Any, source: Source) -> Source | None:
+    """The query whose rows are the validation set, if USING names one."""
+    if wanted is None or isinstance(wanted, Source):
+        return wanted
+    if isinstance(wanted, str):
+        return Source(wanted, source.database)
+    raise OptionError("'validation' must be a query.", "Write it in quotes: validation = 'SELECT … FROM …'.")
+
+
+def _last_training(session: Session, model: Model, name: Name) -> Version:
+    """Version N, or the newest that was trained on a query."""
+    if name.version is not None:
+        known = [session.catalog.version(VersionKey(model.key, name.version))]
+    else:
+        known = session.catalog.versions(model.key)
+    for version in reversed(known):
+        if version.query is not None:
+            return version
+    raise CatalogError(
+        f"{name} was never trained, so there are no rows to train it on again.",
+        f"Say which: RETRAIN {name} FROM db (SELECT …).",
+    )
