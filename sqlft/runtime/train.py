@@ -8,8 +8,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
-
 from sqlft import plugins
 from sqlft.catalog import secrets
 from sqlft.catalog.records import Model, Version, VersionKey
