@@ -150,7 +150,7 @@ def timed(
         first = first or time.perf_counter() - start
         texts[i + 1] = text
     seconds = time.perf_counter() - start
-    from sqlft.runtime.worker import peak_memory
+    from sqlft.training.worker import peak_memory
 
     return {
         "numbers": numbers,

@@ -185,7 +185,7 @@ class Bench:
 
     def figures(self, rows: Sequence[Any], seconds: float) -> dict[str, float]:
         """Speed, and the most memory until now."""
-        from sqlft.runtime.worker import peak_memory
+        from sqlft.training.worker import peak_memory
 
         return {
             "examples_per_second": len(rows) / seconds,

@@ -33,7 +33,7 @@ from sqlft.errors import (
     SqlftWarning,
     StatementError,
 )
-from sqlft.runtime.session import Tick
+from sqlft.session import Tick
 from sqlft.sql.parser import parse
 
 __version__ = "0.1.0"

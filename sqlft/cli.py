@@ -128,7 +128,7 @@ def resume(parsed: argparse.Namespace) -> int:
 def pull(parsed: argparse.Namespace) -> int:
     """get a base model and print its folder"""
     from sqlft.plugins import handler_class
-    from sqlft.runtime.session import Tick
+    from sqlft.session import Tick
     from sqlft.shell.screen import Screen
 
     screen = Screen()
@@ -148,7 +148,7 @@ def pull(parsed: argparse.Namespace) -> int:
 
 def doctor(parsed: argparse.Namespace) -> int:
     """what this machine can do, what is installed, which bases fit"""
-    from sqlft.runtime.doctor import checkup, report
+    from sqlft.report.doctor import checkup, report
 
     found = checkup()
     print(json.dumps(found, indent=2, ensure_ascii=False, default=str) if parsed.json else report(found), end="")
@@ -163,7 +163,7 @@ def report(parsed: argparse.Namespace) -> int:
 
     from sqlft.catalog.store import Catalog
     from sqlft.errors import NotFound
-    from sqlft.runtime.report import write
+    from sqlft.report import write
 
     parsed.name = parsed.model
     place, parsed.model = _which(parsed)

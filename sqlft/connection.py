@@ -17,27 +17,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import duckdb
 
 from sqlft import log
-from sqlft.catalog import secrets
+from sqlft.catalog.files import works
 from sqlft.catalog.home import home
 from sqlft.catalog.store import Catalog
 from sqlft.catalog.temporary import TemporaryCatalog, catalog_of
-from sqlft.catalog.workfolder import works
 from sqlft.errors import DatabaseLocked, SqlftError
-from sqlft.runtime.cache import Cache
-from sqlft.runtime.literals import inline
-from sqlft.runtime.session import SYSTEM_TABLES, Parameters, Session, Tick
+from sqlft.inference.cache import Cache
+from sqlft.secrets import references
+from sqlft.session import SYSTEM_TABLES, Parameters, Session, Tick
+from sqlft.sql.literals import inline, secrets_in
 from sqlft.sql.parser import maybe_ours, parse
-from sqlft.sql.plain import has_using_tail
+from sqlft.sql.passthrough import has_using_tail
 from sqlft.sql.statements import DescribeModel, Plain, Statement
-from sqlft.sql.unmasked import secrets_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from sqlft.progress import Display
     from sqlft.query import Done
     from sqlft.query.results import Result
     from sqlft.query.slices import Sliced
-    from sqlft.runtime.display import Display
 
 LONG = 50_000
 """Characters above which only the ends of a text are searched for names of models."""
@@ -69,9 +68,7 @@ class Connection:
     ) -> None:
         self._con = con
         self._owns = owns
-        self.session = Session(
-            con, catalog, warn or log.warn, progress or _ignore, piece, system_table=_system_table
-        )
+        self.session = Session(con, catalog, warn or log.warn, progress or _ignore, piece, system_table=_system_table)
         self._cache = cache or Cache(catalog.folder / "cache.sqlite")
         self._result: Result | None = None
         self._rows: Iterator[tuple[Any, ...]] | None = None
@@ -260,7 +257,7 @@ class Connection:
 
     def _is_duckdbs(self, statement: Statement) -> bool:
         """DESCRIBE name, where no model has that name."""
-        from sqlft.runtime.describe import is_model
+        from sqlft.statements.describe import is_model
 
         if not isinstance(statement, DescribeModel) or statement.explicit:
             return False
@@ -268,7 +265,7 @@ class Connection:
         return not any(is_model(self.session, n) for n in names)
 
     def _run_ours(self, statement: Statement, parameters: Parameters) -> pa.Table | None:
-        from sqlft.runtime.run import run
+        from sqlft.statements.run import run
 
         return run(self.session, self._cache, statement, parameters)
 
@@ -384,7 +381,7 @@ class Connection:
         except duckdb.CatalogException as e:
             if "sqlft_" not in str(e) or not isinstance(query, str):
                 raise
-            from sqlft.runtime.settings import with_settings
+            from sqlft.session import with_settings
 
             read = with_settings(self.session, query)
             if read == query:
@@ -561,14 +558,14 @@ class Connection:
         except duckdb.Error:
             self.session.cleanup.clear()
         if self.session.loaded and not self._is_cursor:
-            from sqlft.runtime.unload import unload_all
+            from sqlft.statements.models import unload_all
 
             unload_all(self.session)
         catalog = self.session.catalog
         ends = isinstance(catalog, TemporaryCatalog) and self._owns and not self._is_cursor and catalog.delete.alive
-        if "sqlft.runtime.launch" in sys.modules:  # only a session that trains has imported it
-            from sqlft.runtime.follow import stop_for_good
-            from sqlft.runtime.launch import detach
+        if "sqlft.training.job" in sys.modules:  # only a session that trains has imported it
+            from sqlft.training.follow import stop_for_good
+            from sqlft.training.job import detach
 
             if ends:
                 stop_for_good(self.session)
@@ -634,7 +631,7 @@ for _name in ("df", "fetchdf", "fetch_df", "fetchnumpy", "fetch_df_chunk"):
 
 def _discreet(error: BaseException, query: Any) -> None:
     """An error repeats no secret, neither of the statement nor of an engine."""
-    secrets.discreet(error, secrets_in(query) if isinstance(query, str) else ())
+    references.discreet(error, secrets_in(query) if isinstance(query, str) else ())
 
 
 @atexit.register
@@ -701,7 +698,7 @@ def _temporary() -> TemporaryCatalog:
 
 
 def _kill(work: Path) -> None:
-    from sqlft.runtime.launch import kill
+    from sqlft.training.job import kill
 
     kill(work)
 
@@ -720,7 +717,7 @@ def _connection(
 ) -> Connection:
     if progress is None or isinstance(progress, bool):
         if progress or "IPython" in sys.modules:
-            from sqlft.runtime.display import display_for
+            from sqlft.progress import display_for
 
             if (display := display_for(progress)) is not None:
                 return Watched(display, con, catalog, **given)
@@ -778,7 +775,7 @@ def _ignore(tick: Tick) -> None:
 
 
 def _system_table(session: Session, name: str) -> pa.Table:
-    from sqlft.runtime.show import TABLES
+    from sqlft.statements.show import TABLES
 
     return TABLES[name](session)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -115,3 +116,37 @@ def not_installed(name: str, error: ImportError) -> HandlerNotInstalled:
     return HandlerNotInstalled(
         f"The handler '{name}' needs a package that is not installed ({error}).", f"Run: pip install '{owner}[{extra}]'"
     )
+
+
+REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def handler_gap(name: str) -> str | None:
+    """What is missing to use a handler, and how to get it; None if nothing is."""
+    try:
+        handler_class(name)
+    except HandlerNotInstalled as e:
+        return f"{e.message} {e.next_step}"
+    missing = _missing(name)
+    entry = found()[name]
+    if not missing or entry.dist is None:
+        return None
+    return f"{', '.join(missing)} not installed. Run: pip install '{entry.dist.name}[{entry.extras[0]}]'"
+
+
+def _missing(name: str) -> list[str]:
+    """Requirements of a handler's extra that are not installed; found without importing them."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    entry = found()[name]
+    absent = []
+    for requirement in (entry.dist.requires or []) if entry.dist else []:
+        wanted = REQUIREMENT.match(requirement)
+        marker = requirement.partition(";")[2].replace('"', "'")
+        if wanted is None or not any(f"extra == '{extra}'" in marker for extra in entry.extras):
+            continue
+        try:
+            version(wanted.group())
+        except PackageNotFoundError:
+            absent.append(wanted.group())
+    return absent

@@ -19,8 +19,8 @@ import sqlft
 from sqlft import options, plugins
 from sqlft.catalog.records import ModelKey, Version, VersionKey
 from sqlft.catalog.store import Catalog
-from sqlft.runtime import launch
-from sqlft.runtime.session import Tick
+from sqlft.session import Tick
+from sqlft.training import job
 
 HANDLERS = Path(__file__).parent / "handlers"
 sys.path.append(str(Path(__file__).parent))  # for the package `provider`
@@ -98,7 +98,7 @@ def shop(stranger: Stranger) -> Iterator[Shop]:
     yield made
     for version in made.con.session.catalog.versions():
         if version.status in ("queued", "training"):
-            launch.kill(made.con.session.catalog.work(version.key))
+            job.kill(made.con.session.catalog.work(version.key))
     made.con.close()
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from sqlft import metrics, plugins
-from sqlft.runtime.run import RUNNERS
 from sqlft.sql import statements
 from sqlft.sql.parser import STATEMENTS
+from sqlft.statements.run import RUNNERS
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = "tests/sql/parse"
@@ -51,7 +51,7 @@ def missing_of_statement(kind: str) -> list[str]:
     if kind not in NOT_IN_A_TABLE | {k.__name__ for _, k in STATEMENTS.values()}:
         missing.append("a line in STATEMENTS of sqlft/sql/parser.py")
     if kind not in NOT_IN_RUNNERS | {k.__name__ for k in RUNNERS}:
-        missing.append("a line in RUNNERS of sqlft/runtime/run.py")
+        missing.append("a line in RUNNERS of sqlft/statements/run.py")
     expected = "".join(f.read_text(encoding="utf-8") for f in sorted((ROOT / FIXTURES).glob("*.sql")))
     if not re.search(rf"^--> {kind}\(", expected, re.MULTILINE):
         missing.append(f"a fixture in {FIXTURES} that ends with '--> {kind}(…)'")

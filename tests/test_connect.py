@@ -16,8 +16,8 @@ import duckdb
 import pytest
 
 import sqlft
+from sqlft import progress
 from sqlft.connection import Watched
-from sqlft.runtime import bar
 
 MODEL = "CREATE MODEL m PREDICT answer USING engine = 'echo'"
 
@@ -41,8 +41,8 @@ class Screen(io.TextIOWrapper):
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bars are drawn from the first tick on."""
-    monkeypatch.setattr(bar, "PATIENCE", 0.0)
-    monkeypatch.setattr(bar, "FRAME", 0.0)
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "FRAME", 0.0)
 
 
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Screen:

@@ -19,7 +19,7 @@ import pytest
 
 from sqlft import cli
 from sqlft.catalog.tables import SHAPES
-from sqlft.data import answers, characters
+from sqlft.data.checks.structure import text
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -105,7 +105,7 @@ def test_the_catalogs_tables_are_documented(table: str) -> None:
 def test_every_finding_is_documented() -> None:
     sources = "".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "sqlft/data").glob("*.py")))
     codes = set(FINDING.findall(sources)) | set(re.findall(r'^    "(\w+)": \(?"\{n\}', sources, re.MULTILINE))
-    codes |= {style[0] for style in answers.STYLES} | {oddity[2] for oddity in characters.ODDITIES}
+    codes |= {style[0] for style in text.STYLES} | {oddity[2] for oddity in text.ODDITIES}
     assert codes
     section = PAGES["docs/data.md"].split("## Findings", 1)[1]
     assert codes == set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))

@@ -12,7 +12,7 @@ from sqlft.errors import OptionError
 from sqlft.handler import Alias, NoOptions, Range, Secret
 from sqlft.options import build, check_names, documented, is_secret, names_of, pick
 from sqlft.other_names import ASKING, TRAINING
-from sqlft.runtime.settings import ModelSettings, TrainSettings
+from sqlft.session import ModelSettings, TrainSettings
 
 OPTIONS = ("engine_options", "model_options", "predict_options", "train_options")
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlft.catalog.migrations import STEPS, current, migrate
+from sqlft.catalog.schema import STEPS, current, migrate
 from sqlft.errors import CatalogError
 
 if TYPE_CHECKING:

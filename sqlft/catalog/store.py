@@ -14,9 +14,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlft.catalog import rows, workfolder
+from sqlft.catalog import files, records
 from sqlft.catalog.records import RUNNING, Metric, Model, ModelKey, Usage, Version, VersionKey
-from sqlft.catalog.scores import Scores
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, did_you_mean
 from sqlft.log import debug
 
@@ -26,6 +25,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sqlft.handler import Progress
+from typing import TYPE_CHECKING
+
+from sqlft.catalog.database import Database
+from sqlft.catalog.records import Engine, OwnPrice, View
+
+if TYPE_CHECKING:
+    import sqlite3
+
+from sqlft.catalog.records import Evaluation, EvaluationRow
 
 TABLES = (
     "engines",
@@ -49,8 +57,139 @@ _VALID = re.compile("(?:valid|val|validation|eval)_(.+)")
 _OF = " WHERE m.folded = ? AND m.folded_project = ?"
 
 
-class Catalog(Scores):
+class Catalog:
     """`<folder>/catalog.sqlite` and `<folder>/models/`; read_only refuses every write."""
+
+    def __init__(self, folder: Path, read_only: bool = False) -> None:
+        self.folder = folder.absolute()
+        self._db = Database(self.folder / "catalog.sqlite", read_only)
+        self._names: frozenset[str] | None = None
+
+    @property
+    def read_only(self) -> bool:
+        """Whether every write is refused."""
+        return self._db.read_only
+
+    def close(self) -> None:
+        """Let go of the file; a later call opens it again."""
+        self._db.close()
+
+    def require_writing(self) -> None:
+        """CatalogError if this catalog was opened read-only."""
+        self._db.require_writing()
+
+    def names(self) -> frozenset[str]:
+        """Models and views in lower case, as of the last `refresh` or own change."""
+        known = self._names
+        return self.refresh() if known is None else known
+
+    def refresh(self) -> frozenset[str]:
+        """`names` anew, if another connection or process has changed the catalog."""
+        if self._db.changed() or self._names is None:
+            found = self._db.rows("SELECT folded FROM models UNION SELECT folded FROM views")
+            self._names = frozenset(row[0] for row in found)
+        return self._names
+
+    # engines
+
+    def engines(self) -> list[Engine]:
+        """All engines, by name."""
+        return [records.engine(row) for row in self._db.rows("SELECT * FROM engines ORDER BY folded")]
+
+    def engine(self, name: str) -> Engine:
+        """The engine of that name; NotFound."""
+        for row in self._db.rows("SELECT * FROM engines WHERE folded = ?", [name.lower()]):
+            return records.engine(row)
+        near = did_you_mean(name, [e.name for e in self.engines()])
+        raise NotFound(f"There is no engine '{name}'.{near}", "SHOW ML_ENGINES lists them.")
+
+    def add_engine(self, engine: Engine) -> None:
+        """Keep a new engine; AlreadyExists."""
+        created_at = records.micros(engine.created_at or records.now())
+        values = (engine.name.lower(), engine.name, engine.handler, records.text(engine.options), created_at)
+        with self._db.write() as con:
+            if con.execute("SELECT 1 FROM engines WHERE folded = ?", values[:1]).fetchone():
+                raise AlreadyExists(
+                    f"There is an engine '{engine.name}' already.",
+                    f"Choose another name, or DROP ML_ENGINE {engine.name} first.",
+                )
+            con.execute("INSERT INTO engines VALUES (?, ?, ?, ?, ?)", values)
+
+    def drop_engine(self, name: str) -> None:
+        """Forget an engine; NotFound, CatalogError while a model uses it."""
+        engine = self.engine(name)
+        with self._db.write() as con:
+            for model, used in con.execute("SELECT name, engine FROM models"):
+                if used.lower() == name.lower():
+                    raise CatalogError(
+                        f"The model '{model}' uses the engine '{engine.name}'.", f"DROP MODEL {model} first."
+                    )
+            con.execute("DELETE FROM engines WHERE folded = ?", [name.lower()])
+
+    # prices
+
+    def prices(self) -> list[OwnPrice]:
+        """All prices that CREATE PRICE gave, by engine and model."""
+        found = self._db.rows("SELECT * FROM prices ORDER BY folded_engine, folded_model")
+        return [records.own_price(row) for row in found]
+
+    def add_price(self, price: OwnPrice, or_replace: bool = False) -> None:
+        """Keep a price; AlreadyExists unless `or_replace`."""
+        key = [price.engine.lower(), (price.model or "").lower()]
+        values = [getattr(price, f.name) for f in fields(price) if f.name != "created_at"]
+        with self._db.write() as con:
+            if not or_replace and con.execute(f"SELECT 1 FROM prices{_OF_PRICE}", key).fetchone():
+                raise AlreadyExists(
+                    f"There is a price for {_priced(price.engine, price.model)} already.",
+                    "CREATE OR REPLACE PRICE changes it.",
+                )
+            created_at = records.micros(price.created_at or records.now())
+            con.execute(f"INSERT OR REPLACE INTO prices VALUES ({', '.join('?' * 10)})", [*key, *values, created_at])
+
+    def drop_price(self, engine: str, model: str | None = None) -> None:
+        """Forget a price; NotFound."""
+        with self._db.write() as con:
+            if con.execute(f"DELETE FROM prices{_OF_PRICE}", [engine.lower(), (model or "").lower()]).rowcount == 0:
+                near = did_you_mean(_priced(engine, model), [_priced(p.engine, p.model) for p in self.prices()])
+                raise NotFound(f"There is no price for {_priced(engine, model)}.{near}", "SHOW PRICES lists them.")
+
+    # views
+
+    def views(self) -> list[View]:
+        """All views over models, by name."""
+        return [records.view(row) for row in self._db.rows("SELECT * FROM views ORDER BY folded")]
+
+    def view(self, name: str) -> View | None:
+        """The view of that name in any case."""
+        found = self._db.rows("SELECT * FROM views WHERE folded = ?", [name.lower()])
+        return records.view(found[0]) if found else None
+
+    def add_view(self, view: View, or_replace: bool = False) -> None:
+        """Keep a view; AlreadyExists if a model, or unless `or_replace` a view, has its name."""
+        folded = view.name.lower()
+        with self._db.write() as con:
+            model = con.execute("SELECT 1 FROM models WHERE folded = ?", [folded]).fetchone()
+            if model or (not or_replace and self._taken_by_view(con, view.name)):
+                what = "model" if model else "view"
+                raise AlreadyExists(f"There is a {what} '{view.name}' already.", "Choose another name.")
+            con.execute(
+                "INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?, ?)",
+                [folded, view.name, view.sql, records.text(list(view.columns)), view.schema],
+            )
+            self._names = None
+
+    def drop_view(self, name: str) -> None:
+        """Forget a view; NotFound."""
+        with self._db.write() as con:
+            if con.execute("DELETE FROM views WHERE folded = ?", [name.lower()]).rowcount == 0:
+                near = did_you_mean(name, [v.name for v in self.views()])
+                raise NotFound(
+                    f"There is no view '{name}' over a model.{near}", "SELECT name FROM sqlft.views lists them."
+                )
+            self._names = None
+
+    def _taken_by_view(self, con: sqlite3.Connection, name: str) -> bool:
+        return con.execute("SELECT 1 FROM views WHERE folded = ?", [name.lower()]).fetchone() is not None
 
     def table(self, name: str) -> pa.Table:
         """`sqlft.<name>` as it is shown: any of TABLES; secrets are hidden."""
@@ -67,11 +206,11 @@ class Catalog(Scores):
 
     def models(self) -> list[Model]:
         """All models, by project and name."""
-        return [rows.model(row) for row in self._db.rows("SELECT * FROM models ORDER BY folded_project, folded")]
+        return [records.model(row) for row in self._db.rows("SELECT * FROM models ORDER BY folded_project, folded")]
 
     def model(self, key: ModelKey) -> Model:
         """The model of that key; NotFound."""
-        return rows.model(self._model_row(key))
+        return records.model(self._model_row(key))
 
     def find_model(self, name: str, project: str | None = None) -> Model | None:
         """The model of that name in any case; without a project that of the default one comes first.
@@ -89,7 +228,7 @@ class Catalog(Scores):
                 f"There are {many} models '{fitting[0]['name']}': {', '.join(listed)}.",
                 f"Say which: write the project before the name, {listed[0]}.",
             )
-        return rows.model(fitting[0]) if fitting else None
+        return records.model(fitting[0]) if fitting else None
 
     def add_model(
         self, model: Model, *, or_replace: bool = False, before_commit: BeforeCommit | None = None, **first: Any
@@ -121,9 +260,9 @@ class Catalog(Scores):
                         model.predict,
                         model.prompt_template,
                         model.system,
-                        rows.text(model.options),
+                        records.text(model.options),
                     ),
-                    rows.micros(model.created_at or rows.now()),
+                    records.micros(model.created_at or records.now()),
                 ],
             )
             made = self.new_version(model.key, before_commit=before_commit, **{"status": "complete", **first})
@@ -191,8 +330,8 @@ class Catalog(Scores):
         with self._db.write() as con:
             row = self._model_row(key)
             made = VersionKey(ModelKey(row["name"], row["project"]), row["last_number"] + 1)
-            given = {"status": "queued", "created_at": rows.now(), **_defaults(), **values}
-            columns = {"model_id": row["id"], "number": made.number, **rows.version_values(self.folder, given)}
+            given = {"status": "queued", "created_at": records.now(), **_defaults(), **values}
+            columns = {"model_id": row["id"], "number": made.number, **records.version_values(self.folder, given)}
             con.execute("UPDATE models SET last_number = ? WHERE id = ?", [made.number, row["id"]])
             names = ", ".join(f'"{name}"' for name in columns)
             con.execute(f"INSERT INTO versions ({names}) VALUES ({_marks(columns)})", list(columns.values()))
@@ -204,7 +343,7 @@ class Catalog(Scores):
 
     def update_version(self, key: VersionKey, *, when: tuple[str, ...] | None = None, **values: Any) -> bool:
         """Set fields of a version, with `when` only in one of these statuses; whether it was so."""
-        columns = rows.version_values(self.folder, values)
+        columns = records.version_values(self.folder, values)
         setting = ", ".join(f'"{name}" = ?' for name in columns)
         guard = f" AND status IN ({_marks(when)})" if when else ""
         with self._db.write(durable=not set(values) <= {"progress", "seconds"}) as con:
@@ -217,7 +356,7 @@ class Catalog(Scores):
     def publish(self, key: VersionKey, **values: Any) -> Version:
         """Make a trained version complete, and active if it asks to be, in one step; CatalogError if it was stopped."""
         with self._db.write() as con:
-            given = {"error": None, "finished_at": rows.now(), **values, "status": "complete"}
+            given = {"error": None, "finished_at": records.now(), **values, "status": "complete"}
             if not self.update_version(key, when=RUNNING, **given):
                 raise CatalogError(
                     f"Version {key} was stopped while it was being finished.", f"RESUME MODEL {key} goes on with it."
@@ -314,7 +453,7 @@ class Catalog(Scores):
         found = self._db.rows(
             f"{_METRICS}{where} ORDER BY m.folded_project, m.folded, t.number, t.step, t.split, t.name", values
         )
-        return [rows.metric(row) for row in found]
+        return [records.metric(row) for row in found]
 
     # the ledger
 
@@ -329,7 +468,7 @@ class Catalog(Scores):
             "SELECT id FROM models WHERE folded = ? AND folded_project = ?", _folded(usage.version.model)
         )
         columns = {f.name: getattr(usage, f.name) for f in fields(Usage) if f.name != "version"}
-        columns["created_at"] = rows.micros(usage.created_at or rows.now())
+        columns["created_at"] = records.micros(usage.created_at or records.now())
         name, project = usage.version.model
         columns |= {
             "name": name,
@@ -343,13 +482,56 @@ class Catalog(Scores):
 
     def usage(self) -> list[Usage]:
         """The ledger, oldest first."""
-        return [rows.usage(row) for row in self._db.rows("SELECT * FROM usage ORDER BY created_at, rowid")]
+        return [records.usage(row) for row in self._db.rows("SELECT * FROM usage ORDER BY created_at, rowid")]
 
     # below
 
+    def put_evaluations(self, found: Sequence[tuple[Evaluation, Sequence[EvaluationRow]]]) -> None:
+        """Keep these with their rows, in place of the same metric of the same version on the same data."""
+        with self._db.write() as con:
+            for evaluation, details in found:
+                name, project = evaluation.version.model
+                of = con.execute(_OF_MODEL, [name.lower(), project.lower()]).fetchone()
+                if of is None:
+                    continue
+                columns = {f.name: getattr(evaluation, f.name) for f in fields(Evaluation) if f.name != "version"}
+                columns |= {
+                    "model_id": of[0],
+                    "number": evaluation.version.number,
+                    "options": records.text(evaluation.options),
+                    "created_at": records.micros(evaluation.created_at or records.now()),
+                }
+                names = ", ".join(columns)
+                marks = ", ".join("?" * len(columns))
+                con.execute(f"INSERT OR REPLACE INTO evaluations ({names}) VALUES ({marks})", list(columns.values()))
+                key = [columns[name] for name in _KEY]
+                con.executemany(
+                    f"INSERT INTO evaluation_rows ({', '.join(_KEY)}, {', '.join(EvaluationRow._fields)})"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    ([*key, *row] for row in details),
+                )
+
+    def last_pace(self, version: VersionKey, data_digest: str) -> tuple[float | None, float | None] | None:
+        """Seconds and USD a question of the last evaluation of this version on this data that asked any."""
+        found = self._db.rows(
+            "SELECT e.seconds, e.cost_usd FROM evaluations e JOIN models m ON m.id = e.model_id"
+            " WHERE m.folded = ? AND m.folded_project = ? AND e.number = ? AND e.data_digest = ?"
+            " AND e.seconds IS NOT NULL ORDER BY e.created_at DESC LIMIT 1",
+            [version.model.name.lower(), version.model.project.lower(), version.number, data_digest],
+        )
+        return (found[0][0], found[0][1]) if found else None
+
+    def accuracies(self) -> dict[VersionKey, float]:
+        """Of each version the value of the first metric, of those that are shares, in its latest evaluation."""
+        found = self._db.rows(
+            "SELECT m.name, m.project, e.number, e.value FROM evaluations e JOIN models m ON m.id = e.model_id"
+            " WHERE e.is_share AND e.value IS NOT NULL ORDER BY e.created_at, e.place DESC"
+        )
+        return {records.version_key(row): row["value"] for row in found}
+
     def _add_metrics(self, key: VersionKey, found: Sequence[tuple[int, float | None, str, str, float]]) -> None:
         with self._db.write(durable=False) as con:
-            of, at = (self._model_row(key.model)["id"], key.number), rows.micros(rows.now())
+            of, at = (self._model_row(key.model)["id"], key.number), records.micros(records.now())
             con.executemany(
                 "INSERT OR REPLACE INTO metrics (model_id, number, step, epoch, split, name, value, created_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -366,16 +548,16 @@ class Catalog(Scores):
         return self.folder / "models" / folder / f"{number}.work"
 
     def _living(self, row: sqlite3.Row) -> Version:
-        version = rows.version(row, self.folder)
+        version = records.version(row, self.folder)
         work = self._work(row["folder"], version.key.number)
-        if version.status not in RUNNING or workfolder.alive(work):
+        if version.status not in RUNNING or files.alive(work):
             return version
-        error = f"{workfolder.epitaph(work)}\nRESUME MODEL {version.key} goes on with it."
-        found: dict[str, Any] = {"status": "interrupted", "error": error, "finished_at": rows.now()}
-        with suppress(CatalogError, OSError), workfolder.held(work) as lock:
+        error = f"{files.epitaph(work)}\nRESUME MODEL {version.key} goes on with it."
+        found: dict[str, Any] = {"status": "interrupted", "error": error, "finished_at": records.now()}
+        with suppress(CatalogError, OSError), files.held(work) as lock:
             if lock is not None or not work.exists():  # else somebody resumes it right now
                 self.update_version(version.key, when=RUNNING, **found)
-            return rows.version(
+            return records.version(
                 self._db.rows(f"{_VERSIONS}{_OF} AND v.number = ?", [*_folded(version.key.model), row["number"]])[0],
                 self.folder,
             )
@@ -402,7 +584,7 @@ class Catalog(Scores):
             )
 
     def _free_folder(self, con: sqlite3.Connection, key: ModelKey) -> str:
-        wanted = workfolder.slug(key.name if key.project == "mindsdb" else f"{key.project}.{key.name}")
+        wanted = files.slug(key.name if key.project == "mindsdb" else f"{key.project}.{key.name}")
         taken = {row[0].lower() for row in con.execute("SELECT folder FROM models")}
         number = 1
         while True:
@@ -422,3 +604,14 @@ def _marks(values: Any) -> str:
 
 def _defaults() -> dict[str, Any]:
     return {"activate": True, "options": {}, "findings": (), "details": {}, "progress": {}}
+
+
+_OF_PRICE = " WHERE folded_engine = ? AND folded_model = ?"
+
+
+def _priced(engine: str, model: str | None) -> str:
+    return engine if model is None else f"{engine} '{model}'"
+
+
+_OF_MODEL = "SELECT id FROM models WHERE folded = ? AND folded_project = ?"
+_KEY = ("model_id", "number", "metric", "data_digest", "options")

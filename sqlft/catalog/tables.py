@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from sqlft.catalog import rows, secrets
+from sqlft.catalog import records
 from sqlft.catalog.database import Database
 from sqlft.catalog.records import RUNNING, ModelKey, Version, VersionKey
+from sqlft.secrets import references
 
 
 class Shape(NamedTuple):
@@ -157,12 +158,12 @@ def _shown(value: Any, kind: str, folder: Path) -> Any:
     if kind == "day":
         return date.fromisoformat(value)
     if kind == "options":
-        return rows.text(secrets.shown(json.loads(value)))
+        return records.text(references.shown(json.loads(value)))
     if kind == "path":
         return str(folder / value)
     return bool(value) if kind == "boolean" else value
 
 
 def _local(micros: int) -> datetime | None:
-    known = rows.moment(micros)
+    known = records.moment(micros)
     return None if known is None else known.astimezone().replace(tzinfo=None)

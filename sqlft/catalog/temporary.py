@@ -11,11 +11,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sqlft.catalog import secrets
+from sqlft.catalog.files import alive, works
 from sqlft.catalog.store import Catalog
-from sqlft.catalog.workfolder import alive, works
 from sqlft.errors import SqlftError
 from sqlft.log import warn
+from sqlft.secrets import references
 
 _attached: weakref.WeakKeyDictionary[Any, Catalog] = weakref.WeakKeyDictionary()
 """Catalogs of DuckDB connections in memory that others have opened, and that may be attached to again."""
@@ -57,5 +57,5 @@ def _forget_secrets(catalog: Catalog) -> None:
     """Keys that statements gave lie elsewhere, in the user's folder."""
     kept = (e.options for e in catalog.engines()), (m.options for m in catalog.models())
     for options in chain(*kept, (v.options for v in catalog.versions())):
-        secrets.forget(options)
+        references.forget(options)
     catalog.close()

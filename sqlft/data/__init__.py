@@ -1,6 +1,6 @@
 """Rows and a template to conversations, checked and split."""
 
-from sqlft.data.findings import Finding
+from sqlft.data.conversations import Finding
 from sqlft.data.outputs import Misfit, Output, Outputs
 from sqlft.data.prepare import Prepared, prepare
 from sqlft.data.prompts import Prompt

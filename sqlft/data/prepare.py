@@ -8,14 +8,12 @@ from hashlib import sha256
 
 import pyarrow as pa
 
-from sqlft.data import sameness
-from sqlft.data.checks import CountTokens, findings_of, lengths, overlap, usable
-from sqlft.data.findings import Conversation, Finding, with_examples
+from sqlft.data.checks import near_duplicates
+from sqlft.data.checks.structure import CountTokens, findings_of, lengths, overlap, usable
+from sqlft.data.conversations import Conversation, Finding, split, table_of, with_examples
+from sqlft.data.formats import recognise
 from sqlft.data.outputs import Outputs
 from sqlft.data.prompts import Prompt
-from sqlft.data.shapes import recognise
-from sqlft.data.split import split
-from sqlft.data.tables import table_of
 from sqlft.errors import DataError
 from sqlft.handler import TrainingSet
 
@@ -75,7 +73,7 @@ def prepare(
     else:
         train, valid = split(train, validation_split, seed)
     if thorough:
-        findings += sameness.near_overlap(train, valid)
+        findings += near_duplicates.near_overlap(train, valid)
     made = TrainingSet(table_of(train), table_of(valid) if valid else None)
     return Prepared(made, tuple(findings), rows.num_rows, digest_of(everything))
 

@@ -1,15 +1,17 @@
-"""A prompt_template and what it makes of a row: the only rendering there is, for training and for asking."""
+"""How a value reads in a prompt: as DuckDB's cast to VARCHAR has it, nested ones as JSON, NULL as nothing."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
-from sqlft.data.values import text_column, text_of
 from sqlft.errors import DataError, did_you_mean
 from sqlft.handler import Message
 
@@ -101,3 +103,131 @@ def _check_literal(piece: str) -> None:
             f"The prompt_template has a '{{{{' without a name and '}}}}' behind it: {piece[at : at + 40]!r}.",
             "Write a placeholder as {{name}}; for literal braces put a space between them.",
         )
+
+
+MICROSECONDS_A_DAY = 86_400_000_000
+
+
+def text_of(value: Any) -> str:
+    """One Python value as text; NULL is ''."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if value is None:
+        return ""
+    if isinstance(value, pa.Scalar):
+        return text_of(text_column(pa.array([value.as_py()], value.type))[0].as_py())
+    for kind, shown in _SHOWN:
+        if isinstance(value, kind):
+            return shown(value)
+    return str(value)
+
+
+def text_column(column: Any) -> Any:
+    """A pa.Array or pa.ChunkedArray of any type as a pa.LargeStringArray without NULLs."""
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return text_column(pa.array([text_of(v) for v in column.to_pylist()], pa.large_string()))
+    if pa.types.is_dictionary(kind):
+        return text_column(column.cast(kind.value_type))
+    if _is_text(kind):
+        return _valid(_one(column.cast(pa.large_string()))).fill_null("")
+    if pa.types.is_integer(kind):
+        return _one(column.cast(pa.large_string())).fill_null("")
+    return pa.array([text_of(v) for v in _python_values(column)], pa.large_string())
+
+
+def _python_values(column: Any) -> list[Any]:
+    """What `text_of` reads as DuckDB would: floats with their own shortest digits, maps as mappings."""
+    kind = column.type
+    if pa.types.is_floating(kind) and not pa.types.is_float64(kind):
+        return [None if v is None else float(v) for v in column.cast(pa.string()).to_pylist()]
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return [None if v is None else _without_zeros(v) for v in column.cast(pa.string()).to_pylist()]
+    try:
+        return list(column.to_pylist(maps_as_pydicts="lossy")) if pa.types.is_nested(kind) else list(column.to_pylist())
+    except (ValueError, OverflowError):  # a date that Python's calendar does not reach
+        return list(column.cast(pa.string()).to_pylist())
+
+
+def _is_text(kind: Any) -> bool:
+    is_view = getattr(pa.types, "is_string_view", lambda _: False)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or is_view(kind))
+
+
+def _one(column: Any) -> Any:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _valid(array: Any) -> Any:
+    """The same texts, bytes that are no UTF-8 replaced by U+FFFD."""
+    try:
+        array.validate(full=True)
+        return array
+    except pa.ArrowInvalid:
+        texts = [None if v is None else v.decode("utf-8", "replace") for v in array.cast(pa.large_binary()).to_pylist()]
+        return pa.array(texts, pa.large_string())
+
+
+def _bytes(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return "".join(chr(b) if 32 <= b < 127 and b != 92 else f"\\x{b:02X}" for b in value)
+
+
+def _without_zeros(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _time(value: datetime | time) -> str:
+    """DuckDB's form: no trailing zeros in the fraction, whole hours of an offset without minutes."""
+    bare = str(value.replace(tzinfo=None))
+    offset = str(value)[len(bare) :]
+    return _without_zeros(bare) + (offset[:3] if offset.endswith(":00") else offset)
+
+
+def _interval(months: int, days: int, microseconds: int) -> str:
+    sign = "-" if months < 0 else ""
+    years, months = divmod(abs(months), 12)
+    parts = [f"{sign}{years} year{'s'[: years != 1]}"] if years else []
+    parts += [f"{sign}{months} month{'s'[: months != 1]}"] if months else []
+    parts += [f"{days} day{'s'[: days not in (1, -1)]}"] if days else []
+    if microseconds or not parts:
+        seconds, fraction = divmod(abs(microseconds), 1_000_000)
+        clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        parts.append("-"[: microseconds < 0] + _without_zeros(f"{clock}.{fraction:06}"))
+    return " ".join(parts)
+
+
+def _json(value: Any) -> str:
+    """As DuckDB's to_json has it."""
+    return json.dumps(_in_json(value), ensure_ascii=False, separators=(",", ":"))
+
+
+def _in_json(value: Any) -> Any:
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, Decimal) and value.is_finite():
+        return float(value)
+    if isinstance(value, Mapping):
+        return {text_of(k): _in_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)) and not isinstance(value, pa.MonthDayNano):
+        return [_in_json(v) for v in value]
+    return text_of(value)
+
+
+def _timedelta(value: timedelta) -> str:
+    return _interval(0, *divmod(value // timedelta(microseconds=1), MICROSECONDS_A_DAY))
+
+
+_SHOWN: tuple[tuple[Any, Callable[[Any], str]], ...] = (
+    (bool, lambda v: "true" if v else "false"),
+    ((int, float), repr),
+    (Decimal, lambda v: format(v, "f")),
+    ((datetime, time), _time),
+    (date, str),
+    (pa.MonthDayNano, lambda v: _interval(v.months, v.days, v.nanoseconds // 1000)),
+    (timedelta, _timedelta),
+    ((bytes, bytearray, memoryview), lambda v: _bytes(bytes(v))),
+    ((list, tuple, Mapping, set), _json),
+)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sqlft.metrics.kinds import package
+from sqlft.metrics.metric import package
 
 Z = 1.959963984540054
 RESAMPLES = 10_000

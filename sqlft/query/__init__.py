@@ -19,6 +19,9 @@ import duckdb
 import pyarrow as pa
 
 from sqlft.errors import NotSupported, StatementError
+from sqlft.inference.cache import Cache
+from sqlft.inference.resolve import Resolved, resolve
+from sqlft.inference.statement_runs import Asker
 from sqlft.log import debug
 from sqlft.query import ast
 from sqlft.query.ast import Node
@@ -29,14 +32,10 @@ from sqlft.query.plan import Plan, plan
 from sqlft.query.scope import Bound
 from sqlft.query.slices import Sliced, slice_up
 from sqlft.query.statements import as_query, check_alive, define, dotted_name, key_of, read_create, starts_query
-from sqlft.runtime.asker import Asker
-from sqlft.runtime.cache import Cache
-from sqlft.runtime.literals import identifier, inline
-from sqlft.runtime.models import Resolved, resolve
-from sqlft.runtime.session import SYSTEM_TABLES, Parameters, Session
-from sqlft.runtime.settings import settings, with_settings
+from sqlft.secrets.redact import masked
+from sqlft.session import SYSTEM_TABLES, Parameters, Session, settings, with_settings
 from sqlft.sql.lexer import Token, tokens
-from sqlft.sql.masking import masked
+from sqlft.sql.literals import identifier, inline
 from sqlft.sql.statements import DEFAULT_PROJECT, Plain
 
 SYSTEM, SETTINGS = "sqlft", "settings"

@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 
 from sqlft.errors import NotSupported, StatementError
+from sqlft.inference.resolve import Resolved
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.scope import (
@@ -34,7 +35,6 @@ from sqlft.query.scope import (
     with_ctes,
     without_scans,
 )
-from sqlft.runtime.models import Resolved
 from sqlft.sql.names import written
 
 EQUAL = ("COMPARE_EQUAL", "COMPARE_NOT_DISTINCT_FROM")

@@ -17,13 +17,13 @@ import duckdb
 import pyarrow as pa
 
 from sqlft.errors import NotSupported, StatementError
+from sqlft.inference.statement_runs import Asker, Book
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.plan import Plan, Remover, base_of, can_see, limit_below
 from sqlft.query.scope import Block, Condition, Scan, joins_to, leaves, select, with_ctes
-from sqlft.runtime.asker import Asker, Book
-from sqlft.runtime.literals import identifier
-from sqlft.runtime.session import Session
+from sqlft.session import Session
+from sqlft.sql.literals import identifier
 
 FIRST_ROWS, MOST_ROWS = 64, 16384
 FILTERED_ROWS = (64, 64, 128, 256, 512, 1024, 2048, 4096)

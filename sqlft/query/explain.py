@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from sqlft.errors import NotSupported
+from sqlft.inference.cache import Cache
+from sqlft.inference.estimate import Forecast, Range, forecast, unseen
+from sqlft.inference.statement_runs import Asker, Book
 from sqlft.query.execute import Execution, Step
 from sqlft.query.scope import Scan
 from sqlft.query.slices import Sliced, slice_up
-from sqlft.runtime.asker import Asker, Book
-from sqlft.runtime.cache import Cache
-from sqlft.runtime.forecast import Forecast, Range, forecast, unseen
-from sqlft.runtime.limits import dollars
-from sqlft.runtime.session import Session
+from sqlft.session import Session, dollars
 
 HEADING = re.compile(r"\s*explain\s*(?:(?P<analyze>analyze)\b|\((?P<options>[^)]*)\))?\s*", re.I)
 ADVICE = "Write EXPLAIN, EXPLAIN ANALYZE, EXPLAIN (FORMAT JSON) or EXPLAIN (ANALYZE, FORMAT JSON)."

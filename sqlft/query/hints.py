@@ -7,9 +7,9 @@ import re
 import duckdb
 
 from sqlft.errors import caret, did_you_mean
+from sqlft.inference.resolve import outputs_of, prompt_of
 from sqlft.query import ast
-from sqlft.runtime.models import outputs_of, prompt_of
-from sqlft.runtime.session import Session
+from sqlft.session import Session
 from sqlft.sql.lexer import tokens
 from sqlft.sql.names import written
 

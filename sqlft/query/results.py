@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from sqlft.errors import Cancelled, DataError
-from sqlft.runtime.literals import identifier
+from sqlft.sql.literals import identifier
 
 IN_MEMORY = 32 * 1024 * 1024
 """Bytes above which rows go to a file."""

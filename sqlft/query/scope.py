@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from sqlft.inference.resolve import Resolved
 from sqlft.query import ast
 from sqlft.query.ast import Node
-from sqlft.runtime.models import Resolved
 
 
 class Use(NamedTuple):

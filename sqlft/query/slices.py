@@ -15,14 +15,14 @@ import duckdb
 import pyarrow as pa
 
 from sqlft.errors import StatementError
+from sqlft.inference.statement_runs import Book
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.execute import Execution, hide_columns, is_exact, is_read_back, modifiers, new_name, recast, text_sql
 from sqlft.query.plan import Remover, Stream, value_lists
 from sqlft.query.results import BATCH, Result, Spool, relation_of
 from sqlft.query.scope import Scan, drop_schema, leaves, select, with_ctes
-from sqlft.runtime.asker import Book
-from sqlft.runtime.literals import identifier
+from sqlft.sql.literals import identifier
 
 FIRST_ROWS, MOST_ROWS = 64, 16384
 FILTERED_ROWS = (64, 64, 128, 256, 512, 1024, 2048, 4096)

@@ -14,9 +14,9 @@ import duckdb
 
 from sqlft.catalog.records import View
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, NotSupported, StatementError
-from sqlft.runtime.literals import quoted
-from sqlft.runtime.session import Session
+from sqlft.session import Session
 from sqlft.sql.lexer import Token, tokens
+from sqlft.sql.literals import quoted
 from sqlft.sql.names import written
 
 MAIN = ("", "main")

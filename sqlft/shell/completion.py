@@ -10,16 +10,15 @@ from typing import Any, NamedTuple
 
 from sqlft.errors import StatementError
 from sqlft.metrics import METRICS
-from sqlft.runtime.describe import ATTRIBUTES
 from sqlft.shell.commands import COMMANDS
 from sqlft.shell.modes import MODES
 from sqlft.shell.plots import CHARTS
 from sqlft.shell.topics import main_topics
 from sqlft.shell.vocabulary import Relation, Vocabulary, options_for, values_of
-from sqlft.sql.lexer import Token, tokens
+from sqlft.sql.lexer import Token, split, tokens
 from sqlft.sql.names import written
 from sqlft.sql.parser import STATEMENTS
-from sqlft.sql.split import split
+from sqlft.statements.describe import ATTRIBUTES
 
 _PREFIX = re.compile(r"\w*\Z")
 _BEFORE_RELATION = {"FROM", "JOIN", "INTO", "UPDATE", "TABLE", "DESCRIBE", "DESC", "SUMMARIZE", "VIEW"}

@@ -12,8 +12,8 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from sqlft.catalog.home import home
 from sqlft.errors import StatementError
 from sqlft.options import is_secret
+from sqlft.secrets.redact import masked
 from sqlft.sql.lexer import Token, tokens
-from sqlft.sql.masking import masked
 
 STARS = "'********'"
 _NAME = re.compile(r"(token|key_id|passphrase|passwd|encryption_key|credentials?|authorization)$", re.IGNORECASE)

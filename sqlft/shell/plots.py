@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlft.catalog.records import Model
 from sqlft.errors import DataError, HandlerNotInstalled, NotFound, did_you_mean
-from sqlft.runtime.report.facts import Facts, facts_of
+from sqlft.report.facts import Facts, facts_of
 from sqlft.shell.shell import Shell
 
 WIDTH, HEIGHT = 100, 18

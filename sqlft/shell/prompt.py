@@ -18,8 +18,7 @@ from sqlft import __version__
 from sqlft.catalog.records import RUNNING
 from sqlft.catalog.store import Catalog
 from sqlft.data import Prompt
-from sqlft.runtime.follow import how_far
-from sqlft.runtime.models import outputs_of
+from sqlft.inference.resolve import outputs_of
 from sqlft.shell.colours import STYLE, ModelSql
 from sqlft.shell.commands import from_habit
 from sqlft.shell.completion import suggestions
@@ -29,6 +28,7 @@ from sqlft.shell.reading import is_complete, pieces
 from sqlft.shell.shell import Failed, Quit, Shell
 from sqlft.shell.vocabulary import Vocabulary, keywords_of, vocabulary_of
 from sqlft.sql.names import written
+from sqlft.training.follow import how_far
 
 PROMPT, CONTINUATION = "sqlft> ", "   ...> "
 

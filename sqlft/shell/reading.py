@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sqlft.errors import SqlftError, StatementError
-from sqlft.sql.lexer import tokens
-from sqlft.sql.plain import certainly_plain
-from sqlft.sql.split import Span, split
+from sqlft.sql.lexer import Span, split, tokens
+from sqlft.sql.passthrough import certainly_plain
 
 _DOT_LINE = re.compile(
     r"^[ \t]*(?:\.[A-Za-z][^\n]*|\\[a-z?!][^\n]*|(?:exit|quit)[ \t]*;?[ \t]*$)", re.MULTILINE | re.IGNORECASE

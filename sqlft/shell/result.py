@@ -146,7 +146,7 @@ def _planned_simply(con: DuckDBPyConnection) -> Iterator[None]:
 def _result(con: Connection, relations: Iterator[Any], text: str, is_ours: bool) -> Result:
     found = parse(text) if maybe_ours(text) else []
     if any(isinstance(s, DescribeModel) for s in found):
-        from sqlft.runtime.describe import is_described
+        from sqlft.statements.describe import is_described
 
         if not all(is_described(con.session, s) for s in found if isinstance(s, DescribeModel)):
             found = []

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from sqlft.errors import Cancelled
-from sqlft.runtime.session import ANSWER_SECONDS, STOPS, Tick
+from sqlft.session import ANSWER_SECONDS, STOPS, Tick
 from sqlft.shell.screen import Screen
 
 POLL = 0.1

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TextIO
 
 from sqlft.errors import SqlftError
-from sqlft.runtime.bar import Bar
+from sqlft.progress import Bar
 from sqlft.shell.table import Look, clean
 
 FLUSH_SECONDS = 0.5

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 from sqlft.errors import DataError, SqlftError
-from sqlft.runtime.literals import identifier, quoted
 from sqlft.shell.opening import Place, open_database
 from sqlft.shell.reading import pieces
 from sqlft.shell.shell import Shell
+from sqlft.sql.literals import identifier, quoted
 
 DATABASES = """
 SELECT database_name AS name, path AS file, readonly AS read_only, database_name = current_database() AS current

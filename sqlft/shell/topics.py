@@ -7,19 +7,12 @@ from collections.abc import Iterator
 
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.options import options_of
-from sqlft.runtime.analyze_data import DataSettings
-from sqlft.runtime.run import RUNNERS, run_drop_cache
-from sqlft.runtime.settings import (
-    EngineSettings,
-    ModelSettings,
-    PriceSettings,
-    QuerySettings,
-    SessionSettings,
-    TrainSettings,
-)
+from sqlft.session import EngineSettings, ModelSettings, PriceSettings, QuerySettings, SessionSettings, TrainSettings
 from sqlft.shell.table import fold
 from sqlft.sql import statements as s
 from sqlft.sql.parser import STATEMENTS
+from sqlft.statements.run import RUNNERS, run_drop_cache
+from sqlft.statements.training_data import DataSettings
 
 Kind = type[s.Statement]
 

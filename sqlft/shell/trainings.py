@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from sqlft.catalog.records import RESUMABLE, RUNNING, Version
 from sqlft.catalog.store import Catalog
 from sqlft.errors import NotFound, did_you_mean
-from sqlft.runtime.follow import how_far, watch_until_end
 from sqlft.shell.opening import Place, open_catalog
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
 from sqlft.shell.shell import Shell
+from sqlft.training.follow import how_far, watch_until_end
 
 
 def models(place: Place, pattern: str | None, mode: str | None) -> None:

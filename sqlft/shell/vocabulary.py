@@ -16,9 +16,9 @@ from sqlft.data import Outputs, Prompt
 from sqlft.errors import SqlftError
 from sqlft.handler import Trainer
 from sqlft.options import Option, options_of
-from sqlft.runtime.analyze_data import DataSettings
-from sqlft.runtime.settings import ModelSettings, QuerySettings, TrainSettings
+from sqlft.session import ModelSettings, QuerySettings, TrainSettings
 from sqlft.sql.parser import STATEMENTS
+from sqlft.statements.training_data import DataSettings
 
 OURS = tuple(
     sorted(

@@ -7,14 +7,13 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from sqlft.errors import StatementError
-from sqlft.sql import definitions, listings, pricing, training
+from sqlft.secrets.redact import wrong
 from sqlft.sql import statements as s
 from sqlft.sql.cursor import Cursor
-from sqlft.sql.elsewhere import ELSEWHERE
-from sqlft.sql.lexer import Token, scan, tokens
-from sqlft.sql.masking import wrong
-from sqlft.sql.plain import certainly_plain, has_using_tail, maybe_ours, plain
-from sqlft.sql.split import Span, split
+from sqlft.sql.grammar import listings, models, settings, training
+from sqlft.sql.grammar.listings import ELSEWHERE
+from sqlft.sql.lexer import Span, Token, scan, split, tokens
+from sqlft.sql.passthrough import certainly_plain, has_using_tail, maybe_ours, plain
 
 __all__ = ["STATEMENTS", "has_using_tail", "maybe_ours", "parse"]
 
@@ -22,26 +21,26 @@ Method = Callable[[Cursor], s.Statement | None]
 """Reads a statement from its first word on; None if it turns out to be DuckDB's."""
 
 STATEMENTS: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
-    ("CREATE", "MODEL"): (definitions.create_model, s.CreateModel),
-    ("CREATE", "PREDICTOR"): (definitions.create_model, s.CreateModel),
-    ("CREATE", "ANOMALY"): (definitions.no_detection, s.CreateModel),
-    ("CREATE", "PROJECT"): (definitions.create_project, s.CreateProject),
-    ("USE", ""): (definitions.use_project, s.UseProject),
-    ("CREATE", "ML_ENGINE"): (definitions.create_engine, s.CreateEngine),
-    ("CREATE", "DATABASE"): (definitions.create_database, s.CreateDatabase),
-    ("CREATE", "PRICE"): (pricing.create_price, s.CreatePrice),
-    ("DROP", "PRICE"): (pricing.drop_price, s.DropPrice),
-    ("REPORT", ""): (pricing.report_model, s.ReportModel),
+    ("CREATE", "MODEL"): (models.create_model, s.CreateModel),
+    ("CREATE", "PREDICTOR"): (models.create_model, s.CreateModel),
+    ("CREATE", "ANOMALY"): (models.no_detection, s.CreateModel),
+    ("CREATE", "PROJECT"): (models.create_project, s.CreateProject),
+    ("USE", ""): (models.use_project, s.UseProject),
+    ("CREATE", "ML_ENGINE"): (models.create_engine, s.CreateEngine),
+    ("CREATE", "DATABASE"): (models.create_database, s.CreateDatabase),
+    ("CREATE", "PRICE"): (settings.create_price, s.CreatePrice),
+    ("DROP", "PRICE"): (settings.drop_price, s.DropPrice),
+    ("REPORT", ""): (settings.report_model, s.ReportModel),
     ("SHOW", "PRICES"): (listings.show_prices, s.ShowPrices),
-    ("SET", "SQLFT_"): (pricing.set_setting, s.SetSetting),
-    ("RESET", "SQLFT_"): (pricing.reset_setting, s.ResetSetting),
-    ("DROP", "MODEL"): (definitions.drop_model, s.DropModel),
-    ("DROP", "PREDICTOR"): (definitions.drop_model, s.DropModel),
-    ("DROP", "ML_ENGINE"): (definitions.drop_engine, s.DropEngine),
-    ("DROP", "CACHE"): (definitions.drop_cache, s.DropCache),
-    ("ALTER", "MODEL"): (definitions.rename_model, s.RenameModel),
-    ("ALTER", "PREDICTOR"): (definitions.rename_model, s.RenameModel),
-    ("RENAME", ""): (definitions.rename_model, s.RenameModel),
+    ("SET", "SQLFT_"): (settings.set_setting, s.SetSetting),
+    ("RESET", "SQLFT_"): (settings.reset_setting, s.ResetSetting),
+    ("DROP", "MODEL"): (models.drop_model, s.DropModel),
+    ("DROP", "PREDICTOR"): (models.drop_model, s.DropModel),
+    ("DROP", "ML_ENGINE"): (models.drop_engine, s.DropEngine),
+    ("DROP", "CACHE"): (models.drop_cache, s.DropCache),
+    ("ALTER", "MODEL"): (models.rename_model, s.RenameModel),
+    ("ALTER", "PREDICTOR"): (models.rename_model, s.RenameModel),
+    ("RENAME", ""): (models.rename_model, s.RenameModel),
     ("FINETUNE", ""): (training.finetune, s.Finetune),
     ("RETRAIN", ""): (training.retrain, s.Retrain),
     ("EXPLAIN", "FINETUNE"): (training.explain, s.ExplainTraining),
@@ -71,8 +70,8 @@ SAME = {"DESC": "DESCRIBE"}
 PASSED_OVER = {
     "CREATE": ("OR", "REPLACE"),
     "SHOW": ("FULL", "EXTENDED"),
-    "SET": pricing.SCOPES,
-    "RESET": pricing.SCOPES,
+    "SET": settings.SCOPES,
+    "RESET": settings.SCOPES,
 }
 MISSPELT = {
     "CREATE": ("MODEL", "PREDICTOR", "ML_ENGINE"),

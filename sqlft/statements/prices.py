@@ -8,13 +8,12 @@ import pyarrow as pa
 
 from sqlft.catalog.records import OwnPrice
 from sqlft.errors import NotFound, OptionError
+from sqlft.inference.prices import TOKEN_PRICES
+from sqlft.inference.resolve import engine_of
 from sqlft.options import build
-from sqlft.runtime.models import engine_of
-from sqlft.runtime.prices import TOKEN_PRICES
-from sqlft.runtime.session import Parameters, Session
-from sqlft.runtime.settings import BUDGET, PriceSettings, SessionSettings, _check_setting
-from sqlft.runtime.show import chosen
+from sqlft.session import BUDGET, Parameters, PriceSettings, Session, SessionSettings, _check_setting
 from sqlft.sql.statements import CreatePrice, DropPrice, ResetSetting, SetSetting, ShowPrices
+from sqlft.statements.show import chosen
 
 PRICES = pa.schema(
     [

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from sqlft import plugins
-from sqlft.catalog import secrets
 from sqlft.catalog.database import cannot_write
+from sqlft.catalog.files import take
 from sqlft.catalog.records import RESUMABLE, RUNNING, VersionKey
-from sqlft.catalog.workfolder import take
+from sqlft.data import Prepared
 from sqlft.errors import CatalogError
-from sqlft.handler import Trainer
+from sqlft.handler import Estimate, Trainer
+from sqlft.inference.resolve import engine_of, key_of, model_of
 from sqlft.options import build, check_names, is_secret
-from sqlft.runtime import job, launch
-from sqlft.runtime.follow import cancel, follow, is_remote
-from sqlft.runtime.models import (
-    engine_of,
-    key_of,
-    model_of,
-)
-from sqlft.runtime.session import Parameters, Session
-from sqlft.runtime.settings import TrainSettings
-from sqlft.runtime.train import train
-from sqlft.sql.statements import CancelModel, Finetune, Name, ResumeModel, Retrain
-from sqlft.training.plan import finetune_plan, retrain_plan
+from sqlft.secrets import references
+from sqlft.session import Parameters, Session, TrainSettings
+from sqlft.sql.statements import CancelModel, CreateModel, ExplainTraining, Finetune, Name, ResumeModel, Retrain
+from sqlft.statements import models
+from sqlft.training import job, start
+from sqlft.training.estimate import GIGA, foreseen, heed_training
+from sqlft.training.follow import cancel, follow, is_remote
+from sqlft.training.plan import Plan, finetune_plan, plan_of, retrain_plan
+from sqlft.training.start import train
 
 RELEASE_SECONDS = 5.0
 """How long a worker that has written its final status may take to be gone."""
@@ -88,12 +88,12 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
     try:
         if issubclass(cls, Trainer):
             options = cls.train_options
-            build(options, secrets.reveal(changed), "RESUME MODEL")
-            job.change(work, secrets.hide(changed, lambda name: is_secret(name, options), f"MODEL {model.key.name}"))
+            build(options, references.reveal(changed), "RESUME MODEL")
+            job.change(work, references.hide(changed, lambda name: is_secret(name, options), f"MODEL {model.key.name}"))
         catalog.request_cancel(key, False)
         if not catalog.update_version(key, when=RESUMABLE, status="queued", error=None, finished_at=None):
             raise CatalogError(f"Version {key} was resumed by another session.", f"DESCRIBE {key} shows how it is.")
-        worker = launch.spawn(catalog, key, lock, session, background=not wait)
+        worker = job.spawn(catalog, key, lock, session, background=not wait)
     finally:
         os.close(lock)
     if wait:
@@ -103,7 +103,7 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
 
 def row_of(session: Session, key: VersionKey) -> pa.Table:
     """The version as SHOW MODELS shows it."""
-    from sqlft.runtime.show import model_rows
+    from sqlft.statements.show import model_rows
 
     return model_rows(session, key.model, key.number)
 
@@ -142,3 +142,69 @@ def _take_soon(work: Path, key: VersionKey) -> int:
         ) from e
     except OSError as e:
         raise cannot_write(work, e.strerror or str(e)) from e
+
+
+FACTS = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
+
+
+def run_explain_training(session: Session, statement: ExplainTraining, parameters: Parameters) -> pa.Table:
+    """A row a fact: rows, tokens, steps, memory, minutes, cost, whether it fits, and each finding in the data."""
+    plan = _plan_explained(session, statement.training)
+    heed_training(session, plan)
+    prepared = start.prepared_for(session, plan, parameters)
+    facts = [*_facts(plan, prepared, foreseen(session, plan, prepared)), *_findings(prepared)]
+    return pa.Table.from_pylist([{"explain_key": k, "explain_value": _text(v)} for k, v in facts], FACTS)
+
+
+def _plan_explained(session: Session, training: Finetune | Retrain | CreateModel) -> Plan:
+    """What the statement would train, nothing made or kept."""
+    if isinstance(training, Finetune):
+        return finetune_plan(session, training)
+    if isinstance(training, Retrain):
+        return retrain_plan(session, training)
+    model, options = models.planned_model(session, training)
+    assert training.source is not None
+    return plan_of(session, model, training.source, options, f"CREATE MODEL {model.key.name}")
+
+
+def _facts(plan: Plan, prepared: Prepared, estimate: Estimate | None) -> Iterator[tuple[str, Any]]:
+    valid = prepared.training_set.valid
+    yield "model", plan.model.key.name
+    yield "base", plan.model.base or None
+    yield "starts_from", "base" if plan.parent is None or plan.start is None else f"version {plan.parent}"
+    yield "rows", prepared.row_count
+    yield "training_rows", prepared.training_set.train.num_rows
+    yield "validation_rows", 0 if valid is None else valid.num_rows
+    yield "epochs", getattr(plan.options, "n_epochs", None)
+    yield "batch_size", getattr(plan.options, "batch_size", None)
+    yield from _estimated(estimate)
+
+
+def _estimated(estimate: Estimate | None) -> Iterator[tuple[str, Any]]:
+    """NULL where the handler cannot tell."""
+    known = estimate or Estimate(0, 0)
+    yield "tokens", known.tokens if estimate else None
+    yield "steps", known.steps
+    yield "memory_gb", _rounded(known.memory_bytes, GIGA, 2)
+    yield "memory_available_gb", _rounded(known.memory_available, GIGA, 2)
+    yield "expected_minutes", _rounded(known.seconds, 60, 2)
+    yield "cost_usd", _rounded(known.cost_usd, 1, 4)
+    fits = None if known.refusal is None and known.memory_bytes is None else known.refusal is None
+    yield "fits", fits
+    if known.refusal is not None:
+        yield "refused_because", " ".join(known.refusal)
+    for remark in known.remarks:
+        yield "remark", remark
+
+
+def _findings(prepared: Prepared) -> Iterator[tuple[str, Any]]:
+    for found in prepared.findings:
+        yield f"{found.level}: {found.code}", str(found)
+
+
+def _rounded(value: float | None, unit: float, digits: int) -> float | None:
+    return None if value is None else round(value / unit, digits)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)

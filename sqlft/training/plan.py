@@ -6,22 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlft.catalog import secrets
 from sqlft.catalog.records import Engine, Model, Version, VersionKey
 from sqlft.errors import CatalogError, NotSupported, OptionError
 from sqlft.handler import Artifact, Trainer
+from sqlft.inference.resolve import engine_of, handler_of, key_of, model_of, resolve, spec_of, trainers
 from sqlft.options import build, check_names, is_secret, names_of, pick
-from sqlft.runtime.models import (
-    engine_of,
-    handler_of,
-    key_of,
-    model_of,
-    resolve,
-    spec_of,
-    trainers,
-)
-from sqlft.runtime.session import Session
-from sqlft.runtime.settings import TrainSettings
+from sqlft.secrets import references
+from sqlft.session import Session, TrainSettings
 from sqlft.sql.statements import Finetune, Name, Retrain, Source
 
 BASES = ("base", "model_name", "model")
@@ -89,7 +80,7 @@ def plan_of(session: Session, model: Model, source: Source, options: Mapping[str
     taken = names_of(cls)
     own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in names_of(TrainSettings))}
     spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
-    chosen = handler.settled(spec, build(cls, secrets.reveal(own), what))
+    chosen = handler.settled(spec, build(cls, references.reveal(own), what))
     return Plan(model, engine, handler, settings, chosen, own, source, access)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sqlft.catalog import artifacts
+from sqlft.catalog import files
 from sqlft.errors import CatalogError, HandlerError
 
 
@@ -19,20 +19,20 @@ def made(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_moved(made: Path, tmp_path: Path) -> None:
-    before = artifacts.digest(made)
+    before = files.digest(made)
     place = tmp_path / "models" / "m" / "2"
-    opened, digest = artifacts.publish(made, place)
+    opened, digest = files.publish(made, place)
     assert (opened, digest) == (place, before)
     assert not made.exists()
     assert sorted(p.name for p in place.parent.iterdir()) == ["2"]
-    artifacts.verify(opened, digest)
+    files.verify(opened, digest)
 
 
 def test_a_single_file_gets_a_folder(made: Path, tmp_path: Path) -> None:
-    opened, digest = artifacts.publish(made / "adapter.safetensors", tmp_path / "2")
+    opened, digest = files.publish(made / "adapter.safetensors", tmp_path / "2")
     assert opened == tmp_path / "2" / "adapter.safetensors"
     assert opened.read_bytes() == b"weights"
-    artifacts.verify(opened, digest)
+    files.verify(opened, digest)
 
 
 def test_what_an_earlier_try_left_is_replaced(made: Path, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_what_an_earlier_try_left_is_replaced(made: Path, tmp_path: Path) -> Non
     place.mkdir()
     (place / "old").touch()
     (tmp_path / "2.staging").mkdir()
-    artifacts.publish(made, place)
+    files.publish(made, place)
     assert not (place / "old").exists()
 
 
@@ -48,33 +48,33 @@ def test_what_an_earlier_try_left_is_replaced(made: Path, tmp_path: Path) -> Non
 def test_what_may_run_code_is_refused(made: Path, tmp_path: Path, name: str) -> None:
     (made / name).write_bytes(b"x")
     with pytest.raises(HandlerError, match="safetensors"):
-        artifacts.publish(made, tmp_path / "2")
+        files.publish(made, tmp_path / "2")
     assert not (tmp_path / "2").exists()
     assert made.exists()
 
 
 def test_changes_are_noticed(made: Path) -> None:
-    digest = artifacts.digest(made)
-    artifacts.verify(made, digest)
+    digest = files.digest(made)
+    files.verify(made, digest)
     (made / "adapter.safetensors").write_bytes(b"changed")
     with pytest.raises(CatalogError, match="were changed"):
-        artifacts.verify(made, digest)
+        files.verify(made, digest)
     (made / "adapter.safetensors").write_bytes(b"weights")
-    artifacts.verify(made, digest)
+    files.verify(made, digest)
     (made / "more").touch()
     with pytest.raises(CatalogError, match="were changed"):
-        artifacts.verify(made, digest)
+        files.verify(made, digest)
     (made / "more").rename(made / "adapter.safetensors")
     with pytest.raises(CatalogError, match="were changed"):
-        artifacts.verify(made, digest)
+        files.verify(made, digest)
 
 
 def test_what_is_missing_is_noticed(made: Path, tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="are missing"):
-        artifacts.verify(tmp_path / "nowhere", "d")
+        files.verify(tmp_path / "nowhere", "d")
     os.symlink(tmp_path / "nowhere", made / "link")
     with pytest.raises(CatalogError, match="cannot be read"):
-        artifacts.verify(made, "d")
+        files.verify(made, "d")
 
 
 def test_the_digest_tells_names_from_contents(tmp_path: Path) -> None:
@@ -84,5 +84,5 @@ def test_the_digest_tells_names_from_contents(tmp_path: Path) -> None:
         folder.mkdir()
         for name in names:
             (folder / name).write_text(name)
-        digests.add(artifacts.digest(folder))
+        digests.add(files.digest(folder))
     assert len(digests) == 2

@@ -10,62 +10,64 @@ from typing import Annotated
 
 import pytest
 
-from sqlft.catalog import secrets
 from sqlft.errors import MissingSecret, StatementError, redact
 from sqlft.handler import Secret
 from sqlft.options import Env, build, is_secret
+from sqlft.secrets import references
 
 KEY = "sk-very-secret"
 
 
 def test_a_literal_goes_to_a_file_for_its_owner_only(sqlft_home: Path) -> None:
-    hidden = secrets.hide({"api_key": KEY, "base_url": "http://x", "deep": {"password": KEY}}, is_secret, "ML_ENGINE e")
+    hidden = references.hide(
+        {"api_key": KEY, "base_url": "http://x", "deep": {"password": KEY}}, is_secret, "ML_ENGINE e"
+    )
     assert KEY not in json.dumps(hidden)
     assert hidden["base_url"] == "http://x"
     folder = sqlft_home / "secrets"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     files = list(folder.iterdir())
     assert [stat.S_IMODE(f.stat().st_mode) for f in files] == [0o600] * 2
-    assert secrets.reveal(hidden) == {"api_key": KEY, "base_url": "http://x", "deep": {"password": KEY}}
-    assert secrets.shown(hidden) == {"api_key": "****", "base_url": "http://x", "deep": {"password": "****"}}
-    secrets.forget(hidden)
+    assert references.reveal(hidden) == {"api_key": KEY, "base_url": "http://x", "deep": {"password": KEY}}
+    assert references.shown(hidden) == {"api_key": "****", "base_url": "http://x", "deep": {"password": "****"}}
+    references.forget(hidden)
     assert list(folder.iterdir()) == []
 
 
 def test_hiding_twice_changes_nothing(sqlft_home: Path) -> None:
-    hidden = secrets.hide({"api_key": KEY}, is_secret, "ML_ENGINE e")
-    assert secrets.hide(hidden, is_secret, "MODEL m") == hidden
+    hidden = references.hide({"api_key": KEY}, is_secret, "ML_ENGINE e")
+    assert references.hide(hidden, is_secret, "MODEL m") == hidden
 
 
 def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden = secrets.hide({"api_key": Env("MY_KEY"), "region": Env("MY_REGION")}, is_secret, "ML_ENGINE e")
+    hidden = references.hide({"api_key": Env("MY_KEY"), "region": Env("MY_REGION")}, is_secret, "ML_ENGINE e")
     assert hidden == {"api_key": {"$env": "MY_KEY"}, "region": {"$env": "MY_REGION"}}
-    assert secrets.shown(hidden)["api_key"] == "env('MY_KEY')"
+    assert references.shown(hidden)["api_key"] == "env('MY_KEY')"
     monkeypatch.setenv("MY_KEY", KEY)
     with pytest.raises(MissingSecret, match=r"MY_REGION[^$]*export MY_REGION"):
-        secrets.reveal(hidden)
+        references.reveal(hidden)
     monkeypatch.setenv("MY_REGION", "eu")
-    assert secrets.reveal(hidden) == {"api_key": KEY, "region": "eu"}
+    assert references.reveal(hidden) == {"api_key": KEY, "region": "eu"}
 
 
 def test_a_file_that_is_gone(sqlft_home: Path) -> None:
-    hidden = secrets.hide({"api_key": KEY}, is_secret, "ML_ENGINE my_openai")
+    hidden = references.hide({"api_key": KEY}, is_secret, "ML_ENGINE my_openai")
     for file in (sqlft_home / "secrets").iterdir():
         file.unlink()
     with pytest.raises(MissingSecret, match="DROP ML_ENGINE my_openai"):
-        secrets.reveal(hidden)
+        references.reveal(hidden)
 
 
 def test_a_made_up_reference_reads_no_other_file(sqlft_home: Path) -> None:
     (sqlft_home / "x").write_text(json.dumps({"value": "stolen"}))
     with pytest.raises(MissingSecret):
-        secrets.reveal({"api_key": {"$secret": "../x"}})
+        references.reveal({"api_key": {"$secret": "../x"}})
 
 
 def test_texts_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "sk-other")
-    hidden = secrets.hide({"api_key": KEY, "deep": {"token_secret": Env("MY_KEY")}}, is_secret, "ML_ENGINE e")
-    assert secrets.redact(f"key {KEY} and sk-other fail", hidden) == "key **** and **** fail"
+    hidden = references.hide({"api_key": KEY, "deep": {"token_secret": Env("MY_KEY")}}, is_secret, "ML_ENGINE e")
+    assert references.redact(f"key {KEY} and sk-other fail", hidden) == "key **** and **** fail"
 
 
 def test_an_error_its_notes_and_its_causes_are_redacted() -> None:
@@ -73,7 +75,7 @@ def test_an_error_its_notes_and_its_causes_are_redacted() -> None:
     error = StatementError("No.", f"USING x = '{KEY}'", 3, f"Not {KEY!r}.")
     error.__cause__ = ValueError(f"{KEY} and 'other-secret'")
     error.add_note(f"Also {KEY}, me-myself.")
-    secrets.discreet(error, {"other-secret"})
+    references.discreet(error, {"other-secret"})
     told = "".join(traceback.format_exception(error)) + repr(vars(error))
     assert KEY not in told
     assert "other-secret" not in told
@@ -86,7 +88,7 @@ def test_an_excerpt_that_begins_or_ends_within_a_secret(cut: str) -> None:
     secret = "0123456789abcdefghij"
     line = cut.format(start=secret[:10], end=secret[10:])
     error = ValueError(f"Parser Error: no\n\nLINE 1: {line}\n        ^")
-    secrets.discreet(error, {secret})
+    references.discreet(error, {secret})
     shown = str(error).splitlines()[2]
     assert not any(secret[i : i + 6] in shown for i in range(15))
     assert len(shown) == len(f"LINE 1: {line}")
@@ -98,13 +100,13 @@ def test_a_word_in_a_keys_place_is_starred_out_in_a_header_only(word: str) -> No
     sent = f"Authorization: Bearer {word}"
     text = f"max_tokens of {word}, '{word}' and {word}s; none left in x"
     error = ValueError(f"{text}; {sent}, {sent}y")
-    secrets.discreet(error, {word, f"'{word}'"})
+    references.discreet(error, {word, f"'{word}'"})
     assert re.sub(r"\*+", "****", str(error)) == f"{text}; Authorization: Bearer ****, {sent}y"
 
 
 def test_a_word_in_a_keys_place_is_starred_out_where_a_statement_is_quoted() -> None:
     error = ValueError("no 'ollama'\n\nLINE 1: … PASSWORD 'ollama' oops\n        ^")
-    secrets.discreet(error, {"ollama", "'ollama'"})
+    references.discreet(error, {"ollama", "'ollama'"})
     assert str(error) == "no 'ollama'\n\nLINE 1: … PASSWORD '******' oops\n        ^"
 
 
@@ -112,7 +114,7 @@ def test_a_word_in_a_keys_place_is_starred_out_where_a_statement_is_quoted() -> 
 def test_a_key_is_starred_out_wherever_it_stands(key: str) -> None:
     build(Login, {"api_key": key}, "It")
     error = ValueError(f"a{key}b and {key}")
-    secrets.discreet(error)
+    references.discreet(error)
     assert str(error) == "a****b and ****"
 
 

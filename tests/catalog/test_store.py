@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from sqlft.catalog import workfolder
+from sqlft.catalog import files
 from sqlft.catalog.home import home
 from sqlft.catalog.records import Engine, Model, ModelKey, OwnPrice, Usage, VersionKey, View
 from sqlft.catalog.store import TABLES, Catalog
@@ -96,7 +96,7 @@ def test_publishing_is_one_step(catalog: Catalog) -> None:
         catalog.publish(second.key, artifact_path=catalog.place(second.key))
     assert catalog.version(second.key).artifact_path is None
     catalog.work(second.key).mkdir(parents=True)
-    with workfolder.held(catalog.work(second.key)):
+    with files.held(catalog.work(second.key)):
         catalog.update_version(second.key, status="training")
         made = catalog.publish(second.key, artifact_path=catalog.place(second.key), artifact_digest="d", seconds=1.5)
     assert (made.status, made.artifact_path, made.seconds) == ("complete", catalog.place(second.key), 1.5)
@@ -127,8 +127,8 @@ def test_a_version_whose_worker_is_dead_is_interrupted(catalog: Catalog) -> None
     second = catalog.new_version(key, status="interrupted").key
     work = catalog.work(second)
     work.mkdir(parents=True)
-    (work / workfolder.LOG).write_text("Traceback\nKilled by a meteor\n\n")
-    with workfolder.held(work):
+    (work / files.LOG).write_text("Traceback\nKilled by a meteor\n\n")
+    with files.held(work):
         catalog.update_version(second, status="training")
         assert catalog.version(second).status == "training"
         for refused in (lambda: catalog.drop_model(key), lambda: catalog.rename_model(key, ModelKey("b"))):
@@ -159,7 +159,7 @@ def test_the_model_of_a_running_training_keeps_its_start(catalog: Catalog) -> No
 
     def settle(_: VersionKey, work: Path) -> None:
         work.mkdir(parents=True)
-        locks.append(workfolder.take(work))
+        locks.append(files.take(work))
 
     locks: list[int | None] = []
     third = catalog.new_version(key, parent=2, before_commit=settle)

@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 import sqlft
-from sqlft.runtime import launch
+from sqlft.training import job
 
 HANDLERS = [str(Path(__file__).parents[1] / "handlers")]
 MODEL = "CREATE MODEL m PREDICT answer USING engine = 'echo'"
@@ -148,5 +148,5 @@ def test_a_training_in_the_background_ends_with_its_database(stranger: Any) -> N
     assert note.startswith("The training of m.2 is cancelled")
     assert "sqlft.connect('app.duckdb')" in note
     assert not folder.exists()
-    assert all(worker.process.wait(60) is not None for worker in launch._workers)
+    assert all(worker.process.wait(60) is not None for worker in job._workers)
     assert not folder.exists()

@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from sqlft.data.checks.structure.report import facts_of, histogram, suited_batch, suited_epochs
 
 from sqlft.data import Prompt, prepare
-from sqlft.data.findings import Finding
+from sqlft.data.conversations import Finding
 from sqlft.data.privacy import masked
-from sqlft.data.report import facts_of, histogram, suited_batch, suited_epochs
 
 WORDS = ["river", "stone", "cloud", "ember", "maple", "quartz", "lantern", "meadow", "harbour", "thistle"]
 N = 40

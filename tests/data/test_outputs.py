@@ -9,9 +9,8 @@ import duckdb
 import pytest
 
 from sqlft.data import Misfit, Output, Outputs
-from sqlft.data.kinds import kind_of
-from sqlft.data.outputs import vector, vector_text, vectors
-from sqlft.data.schemas import outputs_of, sql_type
+from sqlft.data.json_types import kind_of
+from sqlft.data.outputs import outputs_of, sql_type, vector, vector_text, vectors
 
 VALUES = {
     "VARCHAR": "'a \"b\" 🦆'", "BOOLEAN": "false", "TINYINT": "-3", "UBIGINT": "18446744073709551615",

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from sqlft.data import Prepared, Prompt, prepare
-from sqlft.data.tables import MESSAGES
+from sqlft.data.conversations import MESSAGES
 from sqlft.errors import DataError
 
 BARE = Prompt("{{content}}")

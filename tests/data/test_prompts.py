@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from sqlft.data import Prompt
-from sqlft.data.values import text_column, text_of
+from sqlft.data.prompts import text_column, text_of
 from sqlft.errors import DataError
 from sqlft.handler import Message
 

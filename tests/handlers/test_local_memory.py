@@ -71,7 +71,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[3])
 import test_local_training as t
 from sqlft.handler import TrainingSet
-from sqlft.runtime.worker import peak_memory
+from sqlft.training.worker import peak_memory
 from sqlft_local import budget
 from sqlft_local.options import ModelOptions
 budget.available = lambda device: 10**10  # whatever else runs on this machine

@@ -18,10 +18,9 @@ from sqlft_local.llama_predictor import body
 from sqlft_local.options import ModelOptions, PredictOptions
 
 from sqlft.data import Prompt, prepare
-from sqlft.data.outputs import Output, Outputs
-from sqlft.data.schemas import outputs_of
+from sqlft.data.outputs import Output, Outputs, outputs_of
 from sqlft.handler import Message, ModelSpec, Request
-from sqlft.runtime.sources import faithful
+from sqlft.training.rows import faithful
 
 VALUES = [
     ("VARCHAR", "'a', '', 'ä☃😀', 'a\"b\\c/', chr(10) || chr(9) || chr(1) || chr(127), chr(8232), ' x ', NULL"),

@@ -12,7 +12,7 @@ import pytest
 
 import sqlft
 from sqlft.errors import MissingSecret, ProviderError
-from sqlft.runtime.session import Tick
+from sqlft.session import Tick
 
 PATIENCE = 60.0
 Until = Callable[[Callable[[], Any]], Any]

@@ -15,7 +15,7 @@ import pytest
 
 from sqlft.errors import Cancelled, DataError, OptionError
 from sqlft.metrics import METRICS
-from sqlft.metrics.sandbox import pool
+from sqlft.metrics.execution import pool
 
 SHARED = next((p for up in Path(__file__).parents if (p := up / "shared" / "data").is_dir()), Path("nowhere"))
 GOLD = "SELECT count(*) FROM t"

@@ -13,7 +13,7 @@ import pytest
 
 from sqlft.errors import DataError, NotFound, NotSupported, OptionError
 from sqlft.metrics import METRICS
-from sqlft.metrics.kinds import is_aggregate, is_lower_better
+from sqlft.metrics.metric import is_aggregate, is_lower_better
 
 TEXTS = ["exact_match", "token_f1", "rouge_l", "accuracy", "accuracy_score", "function_match"]
 ERRORS = ["mean_absolute_error", "mean_squared_error", "mean_absolute_percentage_error"]

@@ -9,8 +9,8 @@ import pytest
 
 import sqlft
 from sqlft.errors import NotFound
-from sqlft.runtime.limits import Purse
-from sqlft.runtime.reserve import reserved
+from sqlft.inference.budget import reserved
+from sqlft.session import Purse
 
 
 @pytest.fixture

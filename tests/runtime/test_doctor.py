@@ -11,7 +11,7 @@ import pytest
 
 from sqlft import plugins
 from sqlft.cli import main
-from sqlft.runtime import doctor
+from sqlft.report import doctor
 
 
 def test_it_tells_of_machine_packages_and_bases(capsys: pytest.CaptureFixture[str], sqlft_home: Any) -> None:

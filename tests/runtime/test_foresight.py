@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sqlft.errors import DataError, NotFound, NotSupported, OptionError, StatementError
-from sqlft.runtime.foresight import duration
+from sqlft.training.estimate import duration
 
 KEY = "sk-" + "a1B2" * 8
 

@@ -11,8 +11,8 @@ import pytest
 import sqlft
 from sqlft import plugins
 from sqlft.errors import AlreadyExists, NotFound, OptionError, StatementError
-from sqlft.runtime.charge import Meter
-from sqlft.runtime.report.facts import facts_of
+from sqlft.inference.budget import Meter
+from sqlft.report.facts import facts_of
 
 HANDLERS = Path(__file__).parents[1] / "handlers"
 ALL = "SELECT t.id, m.answer_usage.cost_usd FROM t JOIN m ON m.content = t.x"

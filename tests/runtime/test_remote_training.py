@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import sqlft
+from sqlft.catalog.files import LOCK
 from sqlft.catalog.records import ModelKey, Version, VersionKey
-from sqlft.catalog.workfolder import LOCK
 from sqlft.errors import Cancelled, CatalogError, ProviderError
-from sqlft.runtime import launch
-from sqlft.runtime.session import Tick
+from sqlft.session import Tick
+from sqlft.training import job
 
 ROWS = "CREATE TABLE rows AS SELECT 'q' || i AS question, 'a' || i AS answer FROM range(12) t(i)"
 FINETUNE = "FINETUNE m FROM (SELECT * FROM rows)"
@@ -83,7 +83,7 @@ def there(provider: Any, until: Any) -> Iterator[There]:
     yield made
     for version in made.catalog.versions():
         if version.status in ("queued", "training"):
-            launch.kill(made.catalog.work(version.key))
+            job.kill(made.catalog.work(version.key))
     made.con.close()
 
 

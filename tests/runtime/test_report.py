@@ -15,7 +15,7 @@ from sqlft.catalog.records import ModelKey, VersionKey
 from sqlft.cli import main
 from sqlft.errors import CatalogError, NotFound, StatementError
 from sqlft.handler import Progress
-from sqlft.runtime.report.facts import Spent, headline
+from sqlft.report.facts import Spent, headline
 
 pytest.importorskip("matplotlib", reason="reports need matplotlib: pip install 'sqlft[evaluation]'")
 pytest.importorskip("scipy", reason="evaluations need scipy: pip install 'sqlft[evaluation]'")

@@ -10,8 +10,8 @@ import pytest
 
 import sqlft
 from sqlft.errors import NotFound
-from sqlft.runtime.describe import ATTRIBUTES
-from sqlft.runtime.show import TABLES
+from sqlft.statements.describe import ATTRIBUTES
+from sqlft.statements.show import TABLES
 
 MINDSDB = [
     "NAME",

@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 import sqlft
-from sqlft.runtime.sources import faithful
+from sqlft.training.rows import faithful
 
 
 @pytest.fixture

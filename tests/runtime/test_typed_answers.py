@@ -15,7 +15,7 @@ import pytest
 import sqlft
 from sqlft import plugins
 from sqlft.errors import DataError, NotSupported, OptionError, ProviderError, StatementError
-from sqlft.runtime.embed import embeds_texts
+from sqlft.inference.resolve import embeds_texts
 
 HANDLERS = Path(__file__).parents[1] / "handlers"
 PERSON = "name VARCHAR NOT NULL, age INTEGER, tags VARCHAR[]"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from sqlft import cli
-from sqlft.runtime.run import RUNNERS
 from sqlft.shell.modes import MODES
 from sqlft.shell.topics import EXAMPLES, HEADINGS, topic
 from sqlft.sql import statements as s
 from sqlft.sql.parser import parse
+from sqlft.statements.run import RUNNERS
 
 Shell = Callable[..., tuple[int, str, str]]
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from sqlft.runtime.analyze_data import SCHEMA as FINDINGS
-from sqlft.runtime.compare import OF_MODELS
-from sqlft.runtime.show import MODELS
+from sqlft.evaluation.compare import OF_MODELS
 from sqlft.shell.own import PIPED, lines
 from sqlft.shell.table import Column, Look, Row, Rows
+from sqlft.statements.show import MODELS
+from sqlft.statements.training_data import SCHEMA as FINDINGS
 
 Run = Callable[..., Any]
 LONG = "Only 30 conversations to learn from; below 50 a model seldom learns more than a form."

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from sqlft.runtime.bar import Bar, Curve, clock_time, counts, metrics
-from sqlft.runtime.session import Tick
+from sqlft.progress import Bar, Curve, clock_time, counts, metrics
+from sqlft.session import Tick
 
 
 class Clock:

@@ -11,7 +11,7 @@ import pytest
 START = """
 import sys, time
 from sqlft.errors import Cancelled
-from sqlft.runtime.session import Tick
+from sqlft.session import Tick
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
 runner = Runner(Screen())

@@ -12,9 +12,9 @@ import pytest
 
 from sqlft.catalog.records import VersionKey
 from sqlft.connection import locked
-from sqlft.runtime.follow import outcome
 from sqlft.shell.opening import Place
 from sqlft.shell.prompt import at_end, at_start
+from sqlft.training.follow import outcome
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 MODEL = "CREATE MODEL m PREDICT answer USING engine = 'stranger', base = 'tiny', prompt_template = '{{question}}'"

@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 
 from sqlft.errors import StatementError
-from sqlft.sql.lexer import parameters, tokens
-from sqlft.sql.masking import masked
-from sqlft.sql.split import split
+from sqlft.secrets.redact import masked
+from sqlft.sql.lexer import parameters, split, tokens
 
 
 def kinds(text: str) -> list[tuple[str, str]]:

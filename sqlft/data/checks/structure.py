@@ -1,0 +1,293 @@
+"""What is looked at before anything trains: every check is a function of the conversations."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from sqlft.data.checks import near_duplicates, text
+from sqlft.data.conversations import Conversation, Corpus, Finding, Level, Turn, finding
+from sqlft.data.privacy import KEY_MARKS, PASSWORD_MARKS, PERSONAL_MARKS, keys_in, masked, passwords_in, personal_in
+from sqlft.errors import DataError
+
+CountTokens = Callable[[Sequence[str]], "list[int] | None"]
+LONG_ROWS = ("cut", "drop", "error")
+FEW = 50
+MOST = 0.5
+"""Above this share of the rows a fault of them is an error: what is learned is then mostly the fault."""
+ENOUGH = 20
+"""Rows below which nothing is said of shares."""
+THOROUGH = 100_000
+"""Rows that the slow checks look at; of more they take every second, third … one."""
+LOPSIDED_FROM, LOPSIDED_KINDS, LOPSIDED_SHARE = 20, 20, 0.8
+MESSAGE_TOKENS = 4
+"""What a chat template adds to a message, about: role, start and end."""
+TEMPLATE_TOKENS = re.compile(
+    r"<\|(?:im_start|im_end|endoftext|eot_id|begin_of_text|start_header_id|end_header_id|system|user|assistant)\|>"
+    r"|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|\{\{[^{}\n]*\}\}"
+)
+HEADINGS = re.compile(r"#{3}|-{5,}|={5,}")
+CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x{fffd}]"
+
+Kept = tuple[list[Conversation], list[Finding]]
+
+
+def usable(conversations: Iterable[Conversation]) -> Kept:
+    """Those that end with an answer and ask something, the others left out and counted."""
+    kept: list[Conversation] = []
+    trimmed: list[int] = []
+    greeting: list[int] = []
+    lost: dict[str, list[int]] = defaultdict(list)
+    for c in conversations:
+        opened = _with_context(c)
+        if opened is not c:
+            greeting.append(c.row)
+        c = opened
+        end = next((i for i in range(len(c.turns), 0, -1) if c.turns[i - 1].is_learned), 0)
+        why = _unusable(c.turns[:end])
+        if why:
+            lost[why].append(c.row)
+            continue
+        if end < len(c.turns):
+            trimmed.append(c.row)
+        kept.append(c._replace(turns=c.turns[:end]))
+    total = len(kept) + sum(map(len, lost.values()))
+    findings = [finding(code, level_of(len(rows), total), rows, *_LOST[code]) for code, rows in lost.items()]
+    if trimmed:
+        text = "{n} cut behind the last answer: what follows it has none."
+        findings.append(
+            finding("no_last_answer", "warning", trimmed, text, "See if a LIMIT cuts conversations in two.")
+        )
+    if greeting:
+        text = "{n} that open with the assistant: what it says before the first question is context, not learned."
+        findings.append(finding("opening_answers", "info", greeting, text))
+    return kept, findings
+
+
+def _with_context(c: Conversation) -> Conversation:
+    """Answers that stand before any question are no answers to learn, where there are others."""
+    first = next((i for i, t in enumerate(c.turns) if t.role == "user" and t.content.strip()), len(c.turns))
+    early = [i for i, t in enumerate(c.turns[:first]) if t.is_learned]
+    if not early or not any(t.is_learned for t in c.turns[first:]):
+        return c
+    return c._replace(turns=tuple(t._replace(weight=0) if i in early else t for i, t in enumerate(c.turns)))
+
+
+def level_of(count: int, total: int) -> Level:
+    """An error where most of the rows have the fault, a warning otherwise."""
+    return "error" if total >= ENOUGH and count > MOST * total else "warning"
+
+
+_LOST = {
+    "no_answer": ("{n} without any assistant message to learn from left out.", "Each needs one."),
+    "missing_answer": ("{n} with an empty or NULL answer left out.", "Filter them out, or fill the answers in."),
+    "empty_prompt": ("{n} without any text from the user before the answer left out.", "Filter them out."),
+}
+
+
+def _unusable(turns: tuple[Turn, ...]) -> str:
+    """Why these turns, up to the last answer, cannot be trained on."""
+    if not turns:
+        return "no_answer"
+    if any(not t.content.strip() for t in turns if t.is_learned):
+        return "missing_answer"
+    first = next(i for i, t in enumerate(turns) if t.is_learned)
+    return "" if any(t.role == "user" and t.content.strip() for t in turns[:first]) else "empty_prompt"
+
+
+def lengths(
+    conversations: list[Conversation], count_tokens: CountTokens | None, max_length: int | None, long_rows: str
+) -> Kept:
+    """Over-long conversations: counted, and dropped or refused as `long_rows` says; cutting is the handler's work."""
+    if long_rows not in LONG_ROWS:
+        raise DataError(f"long_rows is {long_rows!r}.", f"It is one of: {', '.join(LONG_ROWS)}.")
+    counts = count_tokens([_joined(c) for c in conversations]) if count_tokens and max_length else None
+    if counts is None or max_length is None:
+        return conversations, []
+    tokens = [n + MESSAGE_TOKENS * len(c.turns) for n, c in zip(counts, conversations, strict=True)]
+    rows = [c.row for n, c in zip(tokens, conversations, strict=True) if n > max_length]
+    if not rows:
+        return conversations, []
+    figures = f"longer than max_length = {max_length:,} tokens (the longest has about {max(tokens):,})"
+    if long_rows == "error":
+        raise DataError(
+            f"{len(rows):,} of {len(conversations):,} conversations are {figures}; rows {_few(rows)}.",
+            "Raise max_length, shorten the rows, or USING long_rows = 'cut' or 'drop'.",
+        )
+    done = "cut" if long_rows == "cut" else "left out"
+    what_to_do = "Raise max_length to keep them whole, or set long_rows ('cut', 'drop', 'error')."
+    kept = (
+        [c for n, c in zip(tokens, conversations, strict=True) if n <= max_length]
+        if long_rows == "drop"
+        else conversations
+    )
+    return kept, [finding("over_long", "warning", rows, f"{{n}} {figures}: {done}.", what_to_do)]
+
+
+def findings_of(
+    conversations: Sequence[Conversation], stops: Sequence[str] = (), thorough: bool = True
+) -> list[Finding]:
+    """Everything else that is worth knowing, none of it dropped; `stops` are the model's stop sequences."""
+    corpus = Corpus(conversations)
+    found = [f for check in CHECKS for f in check(conversations)]
+    found += [f for text_check in TEXT_CHECKS for f in text_check(corpus)] + _stops(corpus, stops)
+    if thorough:
+        found += [f for slow in SLOW for f in slow(corpus.every(THOROUGH))]
+    return found
+
+
+def _duplicates(conversations: Sequence[Conversation]) -> list[Finding]:
+    seen: set[tuple[Turn, ...]] = set()
+    again: list[int] = []
+    for c in conversations:
+        if c.turns in seen:
+            again.append(c.row)
+        seen.add(c.turns)
+    text = "{n} repeating an earlier one word for word, which weighs more for it."
+    return [finding("duplicates", "warning", again, text, "SELECT DISTINCT leaves them out.")] if again else []
+
+
+def _conflicts(conversations: Sequence[Conversation]) -> list[Finding]:
+    answers: dict[tuple[Turn, ...], str] = {}
+    rows = [c.row for c in conversations if answers.setdefault(c.prompt, c.answer) != c.answer]
+    text = "{n} with another answer than an earlier one to the same prompt: no model can learn both."
+    level = level_of(len(rows), len(conversations))
+    return [finding("conflicting_answers", level, rows, text, "Keep one of them.")] if rows else []
+
+
+def _few_rows(conversations: Sequence[Conversation]) -> list[Finding]:
+    n = len(conversations)
+    text = f"Only {{n}} to learn from; below {FEW} a model seldom learns more than a form."
+    return [finding("few_rows", "warning", [], text, "Add rows if you can.", count=n)] if n < FEW else []
+
+
+def _lopsided(conversations: Sequence[Conversation]) -> list[Finding]:
+    counts = Counter(c.answer for c in conversations)
+    (top, n), *_ = counts.most_common(1)
+    few_kinds = len(counts) <= min(LOPSIDED_KINDS, len(conversations) // 2)
+    if len(conversations) < LOPSIDED_FROM or not few_kinds or n < LOPSIDED_SHARE * len(conversations):
+        return []
+    text = (
+        f"{{n}} of {len(conversations):,} with the same answer ({masked(top)[:40]!r}, of {len(counts)} different "
+        "ones): always saying it would look good."
+    )
+    rows = [c.row for c in conversations if c.answer == top]
+    return [finding("lopsided_answers", "warning", rows, text, "Add rows with other answers, or take fewer of these.")]
+
+
+def _separators(corpus: Corpus) -> list[Finding]:
+    found = _marks(corpus, TEMPLATE_TOKENS, None)
+    headings = _marks(corpus, HEADINGS, "assistant")
+    findings = []
+    if found:
+        text = f"{{n}} holding {_listed(found)}: marks of a chat template, or a placeholder left unfilled."
+        what_to_do = "The handler puts the template around each message itself; take the marks out of the text."
+        findings.append(finding("stray_separators", "warning", list(found), text, what_to_do))
+    if headings:
+        text = f"{{n}} with {_listed(headings)} in an answer, where some providers stop."
+        findings.append(finding("separators_in_answers", "info", list(headings), text, "Take it out if it is stray."))
+    return findings
+
+
+def _marks(corpus: Corpus, pattern: re.Pattern[str], role: str | None) -> dict[int, set[str]]:
+    """What matched, by row."""
+    found: dict[int, set[str]] = defaultdict(set)
+    for conversation, turn in corpus.matching(pattern.pattern, role):
+        found[conversation.row].update(pattern.findall(turn.content))
+    return found
+
+
+def _listed(found: dict[int, set[str]]) -> str:
+    counts = Counter(mark for marks in found.values() for mark in marks)
+    return ", ".join(mark[:30] for mark, _ in counts.most_common(3))
+
+
+def _characters(corpus: Corpus) -> list[Finding]:
+    rows = corpus.holding(CONTROL)
+    text = "{n} with control characters, or bytes that are no UTF-8 (shown as \ufffd)."
+    return [finding("odd_characters", "warning", rows, text, "Clean them with regexp_replace.")] if rows else []
+
+
+def _stops(corpus: Corpus, stops: Sequence[str]) -> list[Finding]:
+    """Stop sequences in the texts: what is asked ends there.  At the very end of an answer is where one belongs."""
+    findings = []
+    for stop in filter(None, stops):
+        roles = {c.row: set[str]() for c in corpus.conversations}
+        for conversation, turn in corpus.matching(re.escape(stop)):
+            if turn.role != "assistant":
+                roles[conversation.row].add("prompt")
+            elif stop in (turn.content.removesuffix(stop) or stop):  # nothing else is said: nothing is left of it
+                roles[conversation.row].add("answer")
+        if said := [row for row, some in roles.items() if "answer" in some]:
+            text = f"{{n}} with the stop sequence {stop!r} in an answer: when asked, the model is cut off there."
+            level = level_of(len(said), len(roles))
+            what_to_do = "Take it out of the answers, or give the model another stop sequence."
+            findings.append(finding("stop_in_answers", level, said, text, what_to_do))
+        if asked := [row for row, some in roles.items() if "prompt" in some]:
+            text = f"{{n}} with the stop sequence {stop!r} in a prompt: the model may learn to repeat it."
+            what_to_do = "Choose a stop sequence that occurs nowhere in the data."
+            findings.append(finding("stop_in_prompts", "info", asked, text, what_to_do))
+    return findings
+
+
+def _secrets(corpus: Corpus) -> list[Finding]:
+    findings = []
+    if keys := corpus.holding(KEY_MARKS, keys_in):
+        text = "{n} holding what looks like a provider's key or a private key: a model may say it to anybody."
+        what_to_do = "Take them out (regexp_replace), and replace the keys: they are no secret any more."
+        findings.append(finding("secrets", "error", keys, text, what_to_do))
+    if words := corpus.holding(PASSWORD_MARKS, passwords_in):
+        text = "{n} holding what looks like a password or a token."
+        findings.append(finding("passwords", "warning", words, text, "Take them out unless they are made up."))
+    return findings
+
+
+def _personal(corpus: Corpus) -> list[Finding]:
+    kinds: dict[int, set[str]] = defaultdict(set)
+    for conversation, turn in corpus.matching(PERSONAL_MARKS):
+        if found := personal_in(turn.content):
+            kinds[conversation.row].update(found)
+    if not kinds:
+        return []
+    counts = Counter(kind for some in kinds.values() for kind in some)
+    listed = ", ".join(f"{kind} ({n:,})" for kind, n in counts.most_common())
+    text = f"{{n}} holding what looks like personal data: {listed}."
+    what_to_do = "Take it out or replace it, unless it is made up or you may use it."
+    return [finding("personal_data", "warning", list(kinds), text, what_to_do)]
+
+
+CHECKS: tuple[Callable[[Sequence[Conversation]], list[Finding]], ...] = (
+    _duplicates,
+    _conflicts,
+    _few_rows,
+    _lopsided,
+)
+TEXT_CHECKS: tuple[Callable[[Corpus], list[Finding]], ...] = (_separators, _characters, _secrets)
+SLOW: tuple[Callable[[Corpus], list[Finding]], ...] = (
+    _personal,
+    near_duplicates.near_duplicates,
+    text.formats,
+    text.labels,
+    text.styles,
+    text.lengths,
+    text.encodings,
+    text.languages,
+)
+
+
+def overlap(train: Sequence[Conversation], valid: Sequence[Conversation]) -> list[Finding]:
+    """Prompts of the validation rows that are trained on as well."""
+    known = {c.prompt for c in train}
+    rows = [c.row for c in valid if c.prompt in known]
+    text = "{n} for validation with a prompt that is trained on too: the validation loss flatters."
+    level = level_of(len(rows), len(valid))
+    return [finding("overlap", level, rows, text, "Take it out of one.")] if rows else []
+
+
+def _joined(conversation: Conversation) -> str:
+    return "\n".join(t.content for t in conversation.turns)
+
+
+def _few(rows: Sequence[int]) -> str:
+    return ", ".join(f"{r:,}" for r in rows[:3]) + (" …" if len(rows) > 3 else "")

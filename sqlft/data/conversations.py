@@ -1,0 +1,232 @@
+"""What a check has to say about training rows, and a conversation as the checks see it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from itertools import chain
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sqlft.data.privacy import masked
+
+Level = Literal["error", "warning", "info"]
+EXAMPLES = 3
+SHOWN = 80
+"""Characters of a prompt, and of an answer, in an example."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: how often, up to three rows (from 1) that show it and their texts, and what to do about it."""
+
+    code: str
+    level: Level
+    count: int
+    message: str
+    examples: tuple[int, ...] = ()
+    what_to_do: str = ""
+    shown: tuple[str, ...] = ()
+    """The texts of the examples, cut short, with secrets and addresses masked."""
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.what_to_do}".strip()
+
+
+class Turn(NamedTuple):
+    """One message of a conversation."""
+
+    role: str
+    content: str
+    weight: int = 1
+    """0: an answer that is context only."""
+    name: str | None = None
+    """Which of several users, or assistants, it is of."""
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether training teaches it."""
+        return self.role == "assistant" and self.weight != 0
+
+
+class Conversation(NamedTuple):
+    """Messages, and the row of the query's result (from 1) that they start at."""
+
+    row: int
+    turns: tuple[Turn, ...]
+    rejected: str | None = None
+    """The worse answer, where training learns from pairs."""
+
+    @property
+    def prompt(self) -> tuple[Turn, ...]:
+        """All but the last answer."""
+        return self.turns[:-1]
+
+    @property
+    def answer(self) -> str:
+        """The last answer."""
+        return self.turns[-1].content
+
+
+def finding(
+    code: str,
+    level: Level,
+    rows: Sequence[int],
+    message: str,
+    what_to_do: str = "",
+    *,
+    count: int | None = None,
+    shown: Sequence[str] = (),
+) -> Finding:
+    """A Finding about `rows`; ``{n}`` in the message is the count with its noun."""
+    n = len(rows) if count is None else count
+    noun = f"{n:,} conversation{'' if n == 1 else 's'}"
+    texts = tuple(masked(text) for text in shown[:EXAMPLES])
+    return Finding(code, level, n, message.replace("{n}", noun), tuple(rows[:EXAMPLES]), what_to_do, texts)
+
+
+def with_examples(findings: Sequence[Finding], conversations: Sequence[Conversation]) -> list[Finding]:
+    """The findings with the texts of the rows that they name, where they show none of their own."""
+    wanted = {row for f in findings if not f.shown for row in f.examples}
+    known: Mapping[int, Conversation] = {c.row: c for c in conversations if c.row in wanted} if wanted else {}
+    return [
+        f if f.shown else replace(f, shown=tuple(_shown(known[row]) for row in f.examples if row in known))
+        for f in findings
+    ]
+
+
+def _shown(conversation: Conversation) -> str:
+    asked = next((t.content for t in reversed(conversation.turns) if t.role == "user"), "")
+    said = next((t.content for t in reversed(conversation.turns) if t.role == "assistant"), "")
+    return f"{_end(masked(asked))} → {_start(masked(said))}"
+
+
+def _start(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _end(text: str) -> str:
+    """The end of a prompt is what differs from row to row."""
+    text = " ".join(text.split())
+    return text if len(text) <= SHOWN else "…" + text[1 - SHOWN :]
+
+
+Has = Callable[[str], object]
+
+
+class Corpus:
+    """Conversations, and which of them hold what."""
+
+    def __init__(self, conversations: Sequence[Conversation]) -> None:
+        self.conversations = conversations
+
+    def holding(self, screen: str, has: Has = bool, role: str | None = None) -> list[int]:
+        """The rows of the conversations with a text that matches `screen` (RE2) and of which `has` is true."""
+        return list(dict.fromkeys(c.row for c, t in self.matching(screen, role) if has(t.content)))
+
+    def matching(self, screen: str, role: str | None = None) -> Iterator[tuple[Conversation, Turn]]:
+        """Each message that matches, with its conversation; with `role` only that role's."""
+        hits = pc.indices_nonzero(pc.match_substring_regex(self._texts, screen))
+        for i in hits.to_pylist():
+            conversation, turn = self._turns[i]
+            if role is None or turn.role == role:
+                yield conversation, turn
+
+    def every(self, most: int) -> Corpus:
+        """At most so many of the conversations, evenly spaced."""
+        step = -(-len(self.conversations) // most)
+        return self if step <= 1 else Corpus(self.conversations[::step])
+
+    @cached_property
+    def _turns(self) -> list[tuple[Conversation, Turn]]:
+        return [(c, t) for c in self.conversations for t in c.turns]
+
+    @cached_property
+    def _texts(self) -> pa.Array:
+        return pa.array(
+            [t.content for t in chain.from_iterable(c.turns for c in self.conversations)], pa.large_string()
+        )
+
+
+PLAIN = (pa.field("role", pa.string()), pa.field("content", pa.string()))
+MESSAGES = pa.schema([("messages", pa.list_(pa.struct(PLAIN)))])
+MORE = {"weight": pa.field("weight", pa.int32()), "name": pa.field("name", pa.string())}
+"""What messages have besides where one of them says it."""
+CHUNK_CHARACTERS = 100_000_000
+"""A batch's texts must stay below Arrow's 2 GB."""
+
+
+def table_of(conversations: Sequence[Conversation]) -> pa.Table:
+    """A table of messages: list<struct<role: string, content: string>>; and rejected: string, if any has that.
+
+    Where a message has a weight of 0 or a name, the structs have the fields weight: int32 and name: string too.
+    """
+    turns = [t for c in conversations for t in c.turns]
+    wanted = {"weight": any(t.weight != 1 for t in turns), "name": any(t.name is not None for t in turns)}
+    kind = pa.struct([*PLAIN, *(MORE[name] for name, is_said in wanted.items() if is_said)])
+    batches: list[list[Conversation]] = [[]]
+    size = 0
+    for c in conversations:
+        if size > CHUNK_CHARACTERS:
+            batches.append([])
+            size = 0
+        batches[-1].append(c)
+        size += sum(len(t.content) for t in c.turns)
+    made = pa.Table.from_batches([_batch(b, kind) for b in batches], pa.schema([("messages", pa.list_(kind))]))
+    if all(c.rejected is None for c in conversations):
+        return made
+    return made.append_column("rejected", pa.array([c.rejected for c in conversations], pa.string()))
+
+
+def _batch(conversations: Sequence[Conversation], kind: pa.StructType) -> pa.RecordBatch:
+    fields = [kind.field(i) for i in range(kind.num_fields)]
+    turns = [t for c in conversations for t in c.turns]
+    columns = [pa.array([getattr(t, f.name) for t in turns], f.type) for f in fields]
+    offsets = [0]
+    for c in conversations:
+        offsets.append(offsets[-1] + len(c.turns))
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(columns, fields=fields))
+    schema = pa.schema([("messages", pa.list_(kind))])
+    return pa.RecordBatch.from_arrays([lists.cast(schema.field(0).type)], schema=schema)
+
+
+SPLIT_FROM, MOST_VALID = 50, 200
+
+
+def split(
+    conversations: Sequence[Conversation], share: float | None = None, seed: int = 0
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Train and validation, each in the given order; `share` None is a tenth of 50 or more, at most 200."""
+    held = _held(conversations, _wanted(len(conversations), share), seed)
+    train = [c for c in conversations if c.prompt not in held]
+    return train, [c for c in conversations if c.prompt in held]
+
+
+def _wanted(count: int, share: float | None) -> int:
+    if share is None:
+        return min(count // 10, MOST_VALID) if count >= SPLIT_FROM else 0
+    return max(1, round(count * share)) if share > 0 else 0
+
+
+def _held(conversations: Sequence[Conversation], wanted: int, seed: int) -> set[tuple[Turn, ...]]:
+    """Prompts in the order that the seed sets, until they make `wanted` conversations; one stays to train on."""
+    sizes: dict[tuple[Turn, ...], int] = defaultdict(int)
+    for c in conversations:
+        sizes[c.prompt] += 1
+    held: set[tuple[Turn, ...]] = set()
+    count = 0
+    for prompt in sorted(sizes, key=lambda p: _order(seed, p))[:-1] if wanted else []:
+        if count + sizes[prompt] <= wanted:
+            held.add(prompt)
+            count += sizes[prompt]
+    return held
+
+
+def _order(seed: int, prompt: tuple[Turn, ...]) -> bytes:
+    return sha256(repr((seed, prompt)).encode()).digest()

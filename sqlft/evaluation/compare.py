@@ -1,0 +1,383 @@
+"""EVALUATE MODEL: versions asked on the same rows, scored side by side, and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft.catalog import records as catalog_rows
+from sqlft.catalog.records import Evaluation, EvaluationRow
+from sqlft.errors import CatalogError, DataError, NotSupported, OptionError, did_you_mean
+from sqlft.evaluation.scoring import Judge, Options, Scored, Scorer, combined
+from sqlft.handler import Handler, Message
+from sqlft.inference.resolve import Resolved, key_of, resolve
+from sqlft.inference.statement_runs import Book, asker_of
+from sqlft.metrics import METRICS, statistics
+from sqlft.metrics.metric import is_lower_better
+from sqlft.metrics.statistics import UNPAIRED, Paired
+from sqlft.options import names_of
+from sqlft.secrets.redact import masked
+from sqlft.session import QuerySettings, Session
+from sqlft.sql.names import written
+from sqlft.sql.statements import Evaluate
+
+OF_ROWS = pa.schema(
+    [
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("n", pa.int64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("interval", pa.string()),
+    ]
+)
+OF_MODELS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("version", pa.int64()),
+        ("answer", pa.string()),
+        *OF_ROWS,
+        ("failed", pa.int64()),
+        ("seconds", pa.float64()),
+        ("cost_usd", pa.float64()),
+        ("baseline", pa.string()),
+        ("difference", pa.float64()),
+        ("difference_low", pa.float64()),
+        ("difference_high", pa.float64()),
+        ("p_value", pa.float64()),
+        ("test", pa.string()),
+        ("wins", pa.int64()),
+        ("ties", pa.int64()),
+        ("losses", pa.int64()),
+    ]
+)
+DEFAULT_METRICS = ("exact_match",)
+PERPLEXITY = "perplexity"
+NO_SHARES = ("bleu", "r2", "r2_score", "llm_judge")
+
+
+@dataclass
+class Asked:
+    """A version and what it answered, a row each."""
+
+    resolved: Resolved
+    predictions: dict[str, Any] = field(default_factory=dict)
+    """By the column of right answers: what it gave for them."""
+    errors: list[str | None] = field(default_factory=list)
+    seconds: float | None = None
+    """Time of asking over the questions that were asked now; None if all answers were kept ones."""
+    cost_usd: float | None = None
+    more: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By metric: columns that only the runtime has, and under 'prediction' what it scores in place of the answers."""
+
+    def of(self, cell: Cell) -> tuple[Any, dict[str, Any]]:
+        """What a metric scores: predictions, and columns added."""
+        more = dict(self.more.get(cell.scorer.name, {}))
+        return more.pop("prediction", self.predictions[cell.answer]), more
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A column of right answers and a metric of it: each version has a score in it."""
+
+    place: int
+    answer: str
+    scorer: Scorer
+
+
+class Comparison:
+    """EVALUATE MODEL: versions asked on the same rows, the first being what the others are held against."""
+
+    def __init__(self, session: Session, statement: Evaluate, table: pa.Table, options: Options) -> None:
+        self._session, self._statement, self._table, self._options = session, statement, table, options
+        self._asked = [Asked(resolve(session, key_of(name), name.version)) for name in statement.models]
+        keys = [str(a.resolved.version.key) for a in self._asked]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise OptionError(
+                f"{twice} is named twice.", "Name each version once; a model's name is its active version."
+            )
+        names = _metric_names(options)
+        self._seed = seed_of(options)
+        self._judge = options.take("judge")
+        self.answers = self._answer_columns()
+        taken = self._taken_by_models()
+        self._scorers = options.scorers(names, self._seed, session, lambda key: key in taken)
+        self._check()
+        self._actual = {answer: _comparable(options.column(answer)) for answer in self.answers}
+        pairs = [(answer, scorer) for answer in self.answers for scorer in self._scorers]
+        self._cells = [Cell(place, *pair) for place, pair in enumerate(pairs)]
+        self._digest = digest(table)
+
+    def run(self) -> pa.Table:
+        """Ask, score, compare, keep."""
+        self._ask()
+        started = catalog_rows.now()
+        scored = self._scored()
+        found: list[tuple[int, Evaluation]] = []
+        for cell in (c for c in self._cells if (0, c.place) in scored):
+            first = self._side(0, cell, scored)
+            for a, asked in enumerate(self._asked):
+                second = self._side(a, cell, scored)
+                paired = cell.scorer.compare(self._actual[cell.answer], first, second) if a else UNPAIRED
+                found.append((a, self._evaluation(asked, cell, second[1], paired, started)))
+        found.sort(key=lambda one: one[0])
+        self._keep([(a, e, scored[a, e.place]) for a, e in found])
+        return pa.Table.from_pylist([_shown(e) for _, e in found], OF_MODELS)
+
+    def _scored(self) -> dict[tuple[int, int], Scored]:
+        """By version and cell; of several columns those that a metric cannot score are warned of and left out."""
+        found: dict[tuple[int, int], Scored] = {}
+        for cell in self._cells:
+            try:
+                found |= {(a, cell.place): self._score(asked, cell) for a, asked in enumerate(self._asked)}
+            except DataError as e:
+                if len(self.answers) == 1 or (cell is self._cells[-1] and not found):
+                    raise
+                self._session.warn(f"{cell.scorer.name} cannot score the column '{cell.answer}': {e.message}")
+        return found
+
+    def _side(self, a: int, cell: Cell, scored: Mapping[tuple[int, int], Scored]) -> tuple[Any, Scored, dict[str, Any]]:
+        prediction, more = self._asked[a].of(cell)
+        return prediction, scored[a, cell.place], more
+
+    def _score(self, asked: Asked, cell: Cell) -> Scored:
+        prediction, more = asked.of(cell)
+        if cell.scorer.name == "llm_judge":
+            more = {"ask": Judge(self._session, self._judge, self._statement, self._using)}
+        return cell.scorer.score(self._actual[cell.answer], prediction, **more)
+
+    # -- before asking -------------------------------------------------------------------------------------
+
+    def _answer_columns(self) -> list[str]:
+        """The columns of right answers: those that USING names, else all that are outputs of a model with several."""
+        said = self._options.take("answer", self._options.take("actual"))
+        models = [a.resolved for a in self._asked]
+        targets = list(dict.fromkeys(t for r in models for t in (*r.outputs.names, *r.model.targets)))
+        wanted = [*targets, "answer", "actual"] if said is None else said if isinstance(said, list) else [said]
+        found = [str(name) for name in wanted if self._options.column(str(name)) is not None]
+        if not found or (said is not None and len(found) < len(wanted)):
+            missing = next((str(name) for name in wanted if str(name) not in found), "")
+            raise DataError(
+                f"The query has no column with the right answers: {missing if said else ' or '.join(targets)}.",
+                f"Write … AS {missing if said else targets[0]}, or USING answer = 'column'; "
+                f"it has: {', '.join(self._options.names())}.",
+            )
+        several = {name.lower() for r in models if len(r.outputs.names) > 1 for name in r.outputs.names}
+        chosen = list(dict.fromkeys(found)) if said is not None else [f for f in found if f.lower() in several]
+        chosen = chosen or found[:1]
+        for name in chosen if len(chosen) > 1 else ():
+            self._require_output(models, name)
+        return chosen
+
+    def _require_output(self, models: Sequence[Resolved], name: str) -> None:
+        """OptionError if a model does not answer one of several columns."""
+        for resolved in models:
+            if name.lower() not in (output.lower() for output in resolved.outputs.names):
+                raise OptionError(
+                    f"{resolved.version.key} has no output '{name}'.",
+                    f"Say which column to score: USING answer = '…'; it has: {', '.join(resolved.outputs.names)}.",
+                )
+
+    def _taken_by_models(self) -> set[str]:
+        known = set(names_of(QuerySettings))
+        for asked in self._asked:
+            cls = type(asked.resolved.handler).predict_options
+            known |= set(self._options.left) if cls is dict else names_of(cls)
+        return known
+
+    def _check(self) -> None:
+        if len(self._asked) > 1:
+            statistics.require_packages()
+        for asked in self._asked:
+            for name in asked.resolved.prompt.inputs:
+                if self._options.column(name) is None:
+                    raise DataError(
+                        f"The query has no column for the input '{name}' of {asked.resolved.version.key}."
+                        f"{did_you_mean(name, self._options.names())}",
+                        f"Give it one: … AS {written(name)}; it has: {', '.join(self._options.names())}.",
+                    )
+        if any(s.name == "llm_judge" for s in self._scorers) and self._judge is None:
+            raise OptionError("llm_judge needs a model that judges.", "Write: USING judge = 'name of a model'.")
+        if any(s.name == PERPLEXITY for s in self._scorers):
+            for asked in self._asked:
+                if type(asked.resolved.handler).score is Handler.score or asked.resolved.outputs.is_typed:
+                    raise _cannot_tell(asked.resolved)
+        self._using = dict(self._options.left)
+
+    # -- asking --------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        with asker_of(self._session, self._using, self._statement.text) as asker:
+            books = [asker.book(a.resolved, str(a.resolved.model.key.name)) for a in self._asked]
+            asker.check_using()
+            for asked, book in zip(self._asked, books, strict=True):
+                self._ask_one(asked, book, any(s.name != PERPLEXITY for s in self._scorers))
+        if any(s.name == PERPLEXITY for s in self._scorers):
+            for asked in self._asked:
+                asked.more[PERPLEXITY] = self._surprise(asked.resolved)
+
+    def _ask_one(self, asked: Asked, book: Book, wanted: bool) -> None:
+        if not wanted:
+            asked.predictions = dict.fromkeys(self.answers, pa.nulls(self._table.num_rows, pa.string()))
+            asked.errors = [None] * self._table.num_rows
+            return
+        inputs = [self._options.column(name) for name in asked.resolved.prompt.inputs]
+        ids = book.ids(inputs)
+        book.asking.rows += self._table.num_rows
+        started = time.monotonic()
+        book.ask_all()
+        seconds = time.monotonic() - started
+        outputs = [self._output(asked.resolved, answer) for answer in self.answers]
+        *found, errors, usage = book.columns(ids, [*outputs, f"{outputs[0]}_error", f"{outputs[0]}_usage"])
+        predictions = [_comparable(combined(column)) for column in found]
+        asked.predictions, asked.errors = dict(zip(self.answers, predictions, strict=True)), errors.to_pylist()
+        once = {i: row for i, row in zip(ids.to_pylist(), usage.to_pylist(), strict=True) if i is not None}
+        fresh = [row for row in once.values() if row is not None and not row["cached"]]
+        asked.seconds = seconds / len(fresh) if fresh else None
+        costs = [row["cost_usd"] for row in fresh]
+        asked.cost_usd = None if None in costs else statistics.mean(costs)
+
+    def _output(self, resolved: Resolved, answer: str) -> str:
+        """The output that the right answers are named after, else the first."""
+        names = resolved.outputs.names
+        return next((name for name in names if name.lower() == answer.lower()), names[0])
+
+    def _surprise(self, resolved: Resolved) -> dict[str, Any]:
+        """Log-probability and tokens of the right answers, as the handler's `score` has them."""
+        prompt = resolved.prompt
+        user = prompt.render_column({name: self._options.column(name) for name in prompt.inputs}).to_pylist()
+        right = self._actual[self.answers[0]].cast(pa.large_string()).to_pylist()
+        rows = [i for i, text in enumerate(right) if text is not None and user[i] is not None]
+        asked = [(*prompt.conversation(user[i]), Message("assistant", right[i])) for i in rows]
+        scored = resolved.handler.score(asked, resolved.spec, resolved.artifact)
+        if scored is None:
+            raise _cannot_tell(resolved)
+        found = dict(zip(rows, scored, strict=True))
+        pairs = [found.get(i) for i in range(len(right))]
+        return {
+            "prediction": pa.array([None if p is None else p[0] for p in pairs], pa.float64()),
+            "tokens": pa.array([None if p is None else p[1] for p in pairs], pa.int64()),
+        }
+
+    # -- afterwards ----------------------------------------------------------------------------------------
+
+    def _evaluation(self, asked: Asked, cell: Cell, scored: Scored, paired: Paired, created_at: Any) -> Evaluation:
+        key = asked.resolved.version.key
+        before = None if asked.seconds is not None else self._session.catalog.last_pace(key, self._digest)
+        low, high, method = scored.interval
+        return Evaluation(
+            key,
+            cell.scorer.name,
+            self._digest,
+            options=_plain(cell.scorer) | ({"answer": cell.answer} if len(asked.resolved.outputs.names) > 1 else {}),
+            answer=cell.answer,
+            value=scored.value,
+            n=scored.n,
+            low=low,
+            high=high,
+            interval=method,
+            failed=sum(e is not None for e in asked.errors),
+            seconds=before[0] if before else asked.seconds,
+            cost_usd=before[1] if before else asked.cost_usd,
+            baseline=None if asked is self._asked[0] else str(self._asked[0].resolved.version.key),
+            difference=paired.difference,
+            difference_low=paired.low,
+            difference_high=paired.high,
+            p_value=paired.p_value,
+            test=paired.test,
+            wins=paired.wins,
+            ties=paired.ties,
+            losses=paired.losses,
+            statement=masked(self._statement.text),
+            place=cell.place,
+            is_share=_is_share(cell.scorer, scored),
+            created_at=created_at,
+        )
+
+    def _keep(self, found: Sequence[tuple[int, Evaluation, Scored]]) -> None:
+        right = {name.lower() for name in self.answers}
+        inputs = self._table.drop_columns([n for n in self._table.column_names if n.lower() in right])
+        questions = [catalog_rows.text(row) for row in inputs.to_pylist()]
+        kept = [(e, self._rows(self._asked[a], e.answer or "", scored, questions)) for a, e, scored in found]
+        try:
+            self._session.catalog.put_evaluations(kept)
+        except CatalogError as e:
+            self._session.warn(f"The scores could not be kept: {e.message}")
+
+    def _rows(self, asked: Asked, answer: str, scored: Scored, questions: Sequence[str]) -> list[EvaluationRow]:
+        right, given = _texts(self._actual[answer]), _texts(asked.predictions[answer])
+        scores = scored.scores or [None] * len(right)
+        return [
+            EvaluationRow(i + 1, questions[i], right[i], given[i], scores[i], asked.errors[i])
+            for i in range(len(right))
+        ]
+
+
+def _cannot_tell(resolved: Resolved) -> NotSupported:
+    return NotSupported(
+        f"The handler '{resolved.handler_name}' cannot tell how probable an answer of {resolved.version.key} is.",
+        "Leave perplexity out, or evaluate a model of the engine 'local'.",
+    )
+
+
+def seed_of(options: Options) -> int:
+    """USING seed = …, 0 without it; OptionError."""
+    seed = options.take("seed", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise OptionError(f"seed is {seed!r}.", "Give a whole number from 0.")
+    return seed
+
+
+def digest(table: pa.Table) -> str:
+    """A name for the rows and their order: the same query on the same data has the same."""
+    made = sha256("\0".join(name.lower() for name in table.column_names).encode())
+    for batch in table.to_batches(max_chunksize=1_000):
+        for row in batch.to_pylist():
+            made.update(catalog_rows.text(list(row.values())).encode("utf-8", "replace") + b"\n")
+    return made.hexdigest()
+
+
+def _metric_names(options: Options) -> list[str]:
+    said = options.take("metrics", options.take("metric", list(DEFAULT_METRICS)))
+    names = [said] if isinstance(said, str) else said
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise OptionError("metrics names no metric.", "Write: USING metrics = ['exact_match', 'token_f1'].")
+    for name in names:
+        METRICS[name]
+    return names
+
+
+def _plain(scorer: Scorer) -> dict[str, Any]:
+    """A scorer's options as the catalog keeps them: columns as a word."""
+    return {k: "(a column)" if k in scorer.row_wise else v for k, v in sorted(scorer.options.items())}
+
+
+def _is_share(scorer: Scorer, scored: Scored) -> bool:
+    """Whether the value is what people call accuracy: a share of what is right."""
+    if is_lower_better(scorer.metric) or scorer.name in NO_SHARES:
+        return False
+    return scored.value is not None and 0 <= scored.value <= 1
+
+
+def _shown(e: Evaluation) -> dict[str, Any]:
+    names = [name for name in OF_MODELS.names if name not in ("model", "version")]
+    return {"model": e.version.model.name, "version": e.version.number, **{name: getattr(e, name) for name in names}}
+
+
+def _comparable(column: Any) -> Any:
+    """A column that metrics can read: nested values as JSON."""
+    if column is None or not pa.types.is_nested(column.type):
+        return column
+    return pa.array(_texts(column), pa.large_string())
+
+
+def _texts(column: Any) -> list[str | None]:
+    try:
+        return list(column.cast(pa.large_string()).to_pylist())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return [None if value is None else catalog_rows.text(value) for value in column.to_pylist()]

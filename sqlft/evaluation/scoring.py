@@ -1,0 +1,219 @@
+"""Metrics over rows: which options each takes, its value with an interval, and two versions side by side."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft.errors import Cancelled, DataError, OptionError, SqlftError, did_you_mean
+from sqlft.inference.resolve import resolve
+from sqlft.inference.statement_runs import asker_of
+from sqlft.metrics import METRICS, Metric, statistics
+from sqlft.metrics.metric import is_aggregate, is_lower_better
+from sqlft.metrics.statistics import Interval, Paired
+from sqlft.options import names_of
+from sqlft.session import QuerySettings, Session
+from sqlft.sql.statements import Evaluate
+
+GIVEN = ("ask", "tokens", "interrupted")
+"""Options that the runtime gives, and no statement."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a metric says of some rows; `scores` a row where it has them."""
+
+    value: float | None
+    n: int
+    interval: Interval
+    scores: list[float | None] | None
+    mean: float | None = None
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A metric with the options of a statement, for the rows of its query."""
+
+    name: str
+    metric: Metric
+    options: Mapping[str, Any]
+    """Constants, and columns of one value a row."""
+    row_wise: tuple[str, ...]
+    """Options that are columns."""
+    seed: int
+    warn: Callable[[str], None]
+    interrupted: Callable[[], bool]
+
+    def score(self, actual: Any, prediction: Any, **more: Any) -> Scored:
+        """The value over all rows; `more` are columns that the runtime adds."""
+        raw = self._run(actual, prediction, None, more)
+        if is_aggregate(self.metric):
+            value = raw[0]
+            interval = statistics.bootstrap_all(
+                lambda rows: self._run(actual, prediction, rows, more)[0], len(actual), self.seed
+            )
+            return Scored(value, self._count(actual, prediction), interval, None)
+        known = [s for s in raw if s is not None]
+        return Scored(statistics.mean(known), len(known), statistics.interval(known, self.seed), raw)
+
+    def compare(
+        self, actual: Any, first: tuple[Any, Scored, dict[str, Any]], second: tuple[Any, Scored, dict[str, Any]]
+    ) -> Paired:
+        """The second version against the first, each as (predictions, what was scored, columns that were added)."""
+        lower = is_lower_better(self.metric)
+        if first[1].scores is not None and second[1].scores is not None:
+            return statistics.paired(first[1].scores, second[1].scores, self.seed, lower_is_better=lower)
+
+        def difference(rows: Any, swapped: Any) -> float | None:
+            values = []
+            for one, other in ((first, second), (second, first)):
+                mixed = _mixed(one[0], other[0], swapped)
+                more = {k: _mixed(v, other[2][k], swapped) for k, v in one[2].items()}
+                values.append(self._run(actual, mixed, rows, more)[0])
+            return None if None in values else values[1] - values[0]
+
+        return statistics.paired_all(difference, len(actual), self.seed)
+
+    def _run(self, actual: Any, prediction: Any, rows: Any, more: Mapping[str, Any]) -> list[Any]:
+        if self.interrupted():
+            raise Cancelled(f"{self.name} was not computed to its end.", "Run it again: answers are kept.")
+        options = {**self.options, **more}
+        if "interrupted" in inspect.signature(self.metric).parameters:
+            options["interrupted"] = self.interrupted
+        if rows is not None:
+            chosen = pa.array(rows)
+            actual, prediction = actual.take(chosen), prediction.take(chosen)
+            options |= {name: options[name].take(chosen) for name in (*self.row_wise, *more) if name in options}
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always", RuntimeWarning)
+            scores = self._call(actual, prediction, options)
+        if rows is None:
+            for warning in found:
+                self.warn(f"{self.name}: {warning.message}")
+        return [s if s is not None and math.isfinite(s) else None for s in scores.to_pylist()]
+
+    def _call(self, actual: Any, prediction: Any, options: Mapping[str, Any]) -> Any:
+        try:
+            return self.metric(actual=actual, prediction=prediction, **options)
+        except SqlftError:
+            raise
+        except Exception as e:
+            raise DataError(
+                f"The metric '{self.name}' failed: {type(e).__name__}: {e}", "Check its options and the two columns."
+            ) from e
+
+    def _count(self, actual: Any, prediction: Any) -> int:
+        counted = getattr(self.metric, "counted", None)
+        column = actual if counted is None else counted(actual, prediction)
+        return len(column) - int(column.null_count)
+
+
+def _mixed(first: Any, second: Any, swapped: Any) -> Any:
+    """`first`, but `second` where swapped; both Arrow arrays."""
+    import pyarrow.compute as pc
+
+    return pc.if_else(pa.array(swapped), second, first)
+
+
+class Options:
+    """USING of an EVALUATE, handed out to the metrics; what none of them takes is left."""
+
+    def __init__(self, given: Mapping[str, Any], table: pa.Table) -> None:
+        self.left = dict(given)
+        self._table = table
+        self._columns = {name.lower(): name for name in reversed(table.column_names)}
+
+    def take(self, name: str, default: Any = None) -> Any:
+        """An option that is for EVALUATE itself."""
+        return self.left.pop(name, default)
+
+    def column(self, name: str) -> Any:
+        """A column of the rows as one array, None if there is none of that name."""
+        found = self._columns.get(name.lower())
+        return None if found is None else combined(self._table.column(self._table.column_names.index(found)))
+
+    def names(self) -> list[str]:
+        """The rows' columns."""
+        return list(self._table.column_names)
+
+    def scorers(self, names: Sequence[str], seed: int, session: Session, keep: Callable[[str], bool]) -> list[Scorer]:
+        """A Scorer a metric; `keep` says which plain options are for others too and stay with them."""
+        used: set[str] = set()
+        found = []
+        for name in dict.fromkeys(names):
+            metric = METRICS[name]
+            own = self.left.get(name)
+            given, taken = self._given(metric, own if isinstance(own, Mapping) else {}, name, keep)
+            used |= taken | ({name} if isinstance(own, Mapping) else set())
+            options = {option: self._value(metric, option, value) for option, value in given.items()}
+            for option in getattr(metric, "columns", ()):
+                if option not in options and (column := self.column(option)) is not None:
+                    options[option] = column
+            if "database" in options and "schema" in options and "schema" not in given:
+                del options["schema"]
+            row_wise = tuple(o for o, value in options.items() if isinstance(value, pa.Array))
+            found.append(Scorer(name, metric, options, row_wise, seed, session.warn, lambda: session.interrupted))
+        for name in used:
+            self.left.pop(name, None)
+        return found
+
+    def _given(
+        self, metric: Metric, own: Mapping[str, Any], name: str, keep: Callable[[str], bool]
+    ) -> tuple[dict[str, Any], set[str]]:
+        parameters = inspect.signature(metric).parameters
+        known = {p for p in parameters if p not in ("actual", "prediction", *GIVEN)}
+        if not any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+            wrong = next((key for key in own if key not in known), None)
+            if wrong is not None:
+                raise OptionError(
+                    f"{name} has no option '{wrong}'.{did_you_mean(wrong, known)}",
+                    f"It has: {', '.join(sorted(known))}." if known else "It has none.",
+                )
+        plain = {k: v for k, v in self.left.items() if k in known and not keep(k)}
+        return {**plain, **own}, set(plain)
+
+    def _value(self, metric: Metric, option: str, value: Any) -> Any:
+        """The column that is named, where an option may be a column."""
+        if option in getattr(metric, "columns", ()) and isinstance(value, str):
+            column = self.column(value)
+            return value if column is None else column
+        return value
+
+
+def combined(column: Any) -> Any:
+    """A column as one array."""
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+class Judge:
+    """Asks a model of ours; given to llm_judge as its `ask`."""
+
+    def __init__(self, session: Session, name: Any, statement: Evaluate, using: Mapping[str, Any]) -> None:
+        self._session, self._statement = session, statement
+        self._using = {k: v for k, v in using.items() if k in names_of(QuerySettings)}
+        self._resolved = resolve(session, *_named(str(name)))
+        if len(self._resolved.prompt.inputs) != 1:
+            raise OptionError(
+                f"The judge '{name}' has {len(self._resolved.prompt.inputs)} inputs.",
+                "Take a model with one, such as prompt_template = '{{content}}'.",
+            )
+
+    def __call__(self, prompts: Sequence[str]) -> list[str | None]:
+        """An answer a prompt, None where it failed."""
+        with asker_of(self._session, self._using, self._statement.text) as asker:
+            book = asker.book(self._resolved, self._resolved.model.key.name)
+            ids = book.ids([pa.array(prompts, pa.large_string())])
+            book.asking.rows += len(prompts)
+            book.ask_all()
+            return list(book.columns(ids, [self._resolved.outputs.names[0]])[0].to_pylist())
+
+
+def _named(text: str) -> tuple[str, int | None]:
+    name, dot, number = text.rpartition(".")
+    return (name, int(number)) if dot and number.isdecimal() else (text, None)

@@ -1,0 +1,324 @@
+"""What one version's requests cost, and whether the next one may be asked.
+
+A request is reserved at its worst: as many tokens as its prompt has bytes (no tokenizer makes more), or, once answers
+have told how many tokens a byte is, half as many again as that; and `max_tokens` of answer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from sqlft.catalog.records import RUNNING, Version
+from sqlft.errors import BudgetExceeded, NotFound, OptionError
+from sqlft.handler import Completion, Message
+from sqlft.inference.prices import HOUR, Tariff, tariff_of
+from sqlft.inference.resolve import Resolved
+from sqlft.session import Limits, Purse, Session, admit, dollars, exceeded
+
+OVERHEAD = 16
+"""Tokens that a chat format adds for each message, at most."""
+MARGIN = 1.5
+SHORTEST = 0.001
+"""Seconds that a row of a machine's is reckoned at, at least."""
+LEARNED = 3
+"""Answers after which tokens a byte are taken as known."""
+UNBOUNDED = 256
+"""Tokens reserved for an answer whose request sets no max_tokens, or twice the longest so far."""
+MOST_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens")
+
+
+class Charge:
+    """Reservations and costs of one statement at one version."""
+
+    def __init__(self, session: Session, resolved: Resolved, options: Any, limits: Sequence[Limits]) -> None:
+        self._session, self._resolved, self._options = session, resolved, options
+        self._limits = [*limits, session.purse]
+        self._tariff: Tariff | None = None
+        self._held: dict[int, tuple[float | None, int]] = {}
+        self._charged = 0.0
+        self._known = 0.0
+        self._unknown = 0
+        self._calls = 0
+        self._per_byte = 0.0
+        self._counted = 0
+        self._longest = 0
+        self.meter = Meter()
+
+    @property
+    def tariff(self) -> Tariff:
+        """How this version is paid."""
+        if self._tariff is None:
+            self._tariff = tariff_of(self._session, self._resolved)
+        return self._tariff
+
+    @property
+    def total(self) -> float | None:
+        """USD of all so far: 0 where nothing was asked, None where a part is not known."""
+        if self._calls == 0:
+            return 0.0
+        if (machine := self.tariff.of_seconds(self.meter.now())) is not None:
+            return machine
+        return None if self._unknown else self._known
+
+    def check(self, messages: Sequence[Message]) -> None:
+        """Raise before anything is opened if the first request can already not be asked."""
+        worst = self._worst(messages)
+        for one in self._limits:
+            if one.bounds_cost and one.usd and not self.tariff.known:
+                raise _unknown_cost(self._resolved, one)
+            over = one.over(worst if one.bounds_cost else 0.0)
+            if over is not None:
+                raise exceeded(over, str(self._resolved.version.key))
+
+    def admit(self, i: int, messages: Sequence[Message], *, first: bool) -> BudgetExceeded | None:
+        """Reserve for a request that is about to be handed out, or say why it must not be; called in any thread."""
+        if not self._is_watched:
+            self._calls += 1
+            return None
+        size = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
+        worst = self._worst(messages) if self._bounds_cost else None
+        over = admit(self._limits, worst, int(first))
+        if over is not None:
+            return exceeded(over, str(self._resolved.version.key))
+        self._calls += 1
+        self._held[i] = (worst, size)
+        self.meter.begin(i)
+        return None
+
+    def settle(self, c: Completion) -> float | None:
+        """What an answer cost, in place of what was reserved for it; None if that is not known."""
+        if not self._is_watched:
+            return self._count(c, self._cost(c, 0.0))
+        worst, size = self._held.pop(c.id, (None, 0))
+        seconds = self.meter.end(c.id)
+        cost = self._count(c, self._cost(c, seconds))
+        spent = worst if cost is None and c.error is None else cost
+        for one in self._limits:
+            one.settle(worst, spent)
+        self._charged += spent or 0.0
+        self._learn(c, size)
+        return cost
+
+    def _count(self, c: Completion, cost: float | None) -> float | None:
+        if cost is not None:
+            self._known += cost
+        elif c.error is None:
+            self._unknown += 1
+        return cost
+
+    @cached_property
+    def _is_watched(self) -> bool:
+        """Whether a limit or the price of a machine's time needs each request's share; most statements have none."""
+        return self.tariff.of_seconds(1.0) is not None or any(one.is_set for one in self._limits)
+
+    def give_up(self, i: int) -> None:
+        """A request that will not be answered."""
+        if not self._is_watched:
+            return
+        worst, _ = self._held.pop(i, (None, 0))
+        self.meter.end(i)
+        self._release(worst)
+
+    def watch(self) -> None:
+        """Raise where a limit is passed while nothing comes: the time, or the machine's money."""
+        for one in self._limits:
+            late = one.late()
+            if late is not None:
+                raise exceeded(late, str(self._resolved.version.key))
+            running = self.tariff.of_seconds(self.meter.now()) if one.bounds_cost else None
+            if running is not None and (over := one.over(running - self._charged - one.reserved, 0)) is not None:
+                raise exceeded(over, str(self._resolved.version.key))
+
+    def close(self) -> None:
+        """Give back what is still reserved, and count machine time that no row had."""
+        for worst, _ in list(self._held.values()):
+            self._release(worst)
+        self._held.clear()
+        if self._calls and (machine := self.tariff.of_seconds(self.meter.now())) is not None:
+            rest, self._charged = machine - self._charged, machine
+            for one in self._limits:
+                one.settle(None, max(0.0, rest))
+
+    @property
+    def _bounds_cost(self) -> bool:
+        return any(one.bounds_cost for one in self._limits)
+
+    def _release(self, worst: float | None) -> None:
+        for one in self._limits:
+            one.settle(worst, None)
+
+    def _cost(self, c: Completion, seconds: float) -> float | None:
+        tariff = self.tariff
+        if c.cost_usd is not None and not tariff.is_own:
+            return c.cost_usd
+        if c.error is not None and c.input_tokens is None and tariff.per_token:
+            return None
+        machine = tariff.of_seconds(seconds)
+        return tariff.of_tokens(c.input_tokens, c.output_tokens, c.cached_tokens) if machine is None else machine
+
+    def _worst(self, messages: Sequence[Message]) -> float | None:
+        """The most that a request can cost in USD; of a machine's time, as much as the longest row had so far."""
+        machine = self.tariff.of_seconds(max(self.meter.longest, SHORTEST))
+        if machine is not None:
+            return machine
+        size = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
+        given = size + OVERHEAD * (len(messages) + 1)
+        if self._counted >= LEARNED:
+            given = min(given, int(MARGIN * self._per_byte * size) + OVERHEAD)
+        return self.tariff.of_tokens(given, self._most())
+
+    def _most(self) -> int:
+        for name in MOST_TOKENS:
+            most = getattr(self._options, name, None)
+            if isinstance(most, int):
+                return most
+        return 2 * self._longest if self._longest else UNBOUNDED
+
+    def _learn(self, c: Completion, size: int) -> None:
+        if c.input_tokens is not None and size:
+            self._per_byte = max(self._per_byte, c.input_tokens / size)
+            self._counted += 1
+        self._longest = max(self._longest, c.output_tokens or 0)
+
+
+def _unknown_cost(resolved: Resolved, limit: Limits) -> OptionError:
+    engine = resolved.model.engine
+    named = f" '{resolved.model.base}'" if resolved.model.base else ""
+    return OptionError(
+        f"{limit.name} = {limit.usd:g} cannot be promised: what {resolved.version.key} costs is not known.",
+        f"CREATE PRICE FOR {engine}{named} USING input = …, output = … (USD per million tokens);"
+        f" for a machine: CREATE PRICE FOR {engine} USING machine_usd_per_hour = … (0 if it costs nothing).",
+    )
+
+
+class Meter:
+    """Time that a machine works, each moment shared equally by the rows under way; several threads tell it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._share = 0.0
+        self._waiting = 0.0
+        self._started: dict[int, float] = {}
+        self.seconds = 0.0
+        """The machine's time so far."""
+        self.longest = 0.0
+        """The largest share of a row so far."""
+
+    def run(self) -> None:
+        """The machine works from now on."""
+        with self._lock:
+            self._since = self._clock()
+
+    def rest(self) -> None:
+        """It waits, for the next call of `run`."""
+        with self._lock:
+            self._count()
+            self._since = None
+
+    def begin(self, row: int) -> None:
+        """A row is under way."""
+        with self._lock:
+            self._count()
+            self._started[row] = self._share
+
+    def end(self, row: int) -> float:
+        """Its seconds: its part of the time since then, and of what went before the first row, as loading does."""
+        with self._lock:
+            self._count()
+            if self._started:
+                self._share += self._waiting / len(self._started)
+                self._waiting = 0.0
+            taken = self._share - self._started.pop(row, self._share)
+            self.longest = max(self.longest, taken)
+            return taken
+
+    def now(self) -> float:
+        """The machine's seconds up to this moment."""
+        with self._lock:
+            self._count()
+            return self.seconds
+
+    def _count(self) -> None:
+        if self._since is None:
+            return
+        at = self._clock()
+        passed, self._since = at - self._since, at
+        self.seconds += passed
+        if self._started:
+            self._share += passed / len(self._started)
+        else:
+            self._waiting += passed
+
+
+@contextmanager
+def reserved(
+    purse: Purse,
+    name: str,
+    engine: str,
+    most: float | None,
+    cost: float | None,
+    version: Callable[[], Version | None],
+) -> Iterator[None]:
+    """Hold `cost` USD back under SET sqlft_budget_usd and `most`; BudgetExceeded if it does not fit.
+
+    OptionError if there is a budget and `cost` is not known.  Afterwards what `version` says that it cost is spent; one
+    that goes on in the background, its estimate.
+    """
+    limits = [one for one in (Limits(most, name="max_cost_usd"), purse) if one.bounds_cost]
+    if limits and cost is None:
+        raise _unknown_training_cost(limits[0], name, engine)
+    _hold(limits, name, cost or 0.0)
+    spent: float | None = cost
+    try:
+        yield
+    finally:
+        try:
+            made = version()
+        except NotFound:  # it was dropped while it trained, and what it cost with it
+            made = None
+        if made is None or made.status not in RUNNING:
+            spent = None if made is None else _spent(made)
+        for one in limits:
+            one.settle(cost, spent)
+
+
+def _hold(limits: Sequence[Limits], name: str, cost: float) -> None:
+    for i, one in enumerate(limits):
+        if one.reserve(cost) is None:
+            continue
+        for earlier in limits[:i]:
+            earlier.settle(cost, None)
+        held = f", {dollars(one.reserved)} held for requests under way" if one.reserved > 0 else ""
+        raise BudgetExceeded(
+            f"Training {name} would pass the budget: {dollars(one.spent)} of {one.name} = {dollars(one.usd or 0.0)} are"
+            f" spent{held}, and it will cost about {dollars(cost)}.",
+            f"Train on fewer rows or for fewer epochs, or {_raised(one)}; EXPLAIN FINETUNE tells what it will take.",
+        )
+
+
+def _raised(limit: Limits) -> str:
+    return f"SET {limit.name} higher" if isinstance(limit, Purse) else f"give a higher {limit.name}"
+
+
+def _spent(version: Version) -> float | None:
+    """What an ended training cost; of one that broke off the machine's time so far, tokens being unknown."""
+    known = version.details.get("cost_usd")
+    if known is not None:
+        return float(known)
+    hourly = version.details.get("machine_usd_per_hour")
+    return None if hourly is None or version.seconds is None else hourly * version.seconds / HOUR
+
+
+def _unknown_training_cost(limit: Limits, name: str, engine: str) -> OptionError:
+    return OptionError(
+        f"{limit.name} = {limit.usd:g} cannot be promised: what training {name} costs is not known.",
+        f"CREATE PRICE FOR {engine} USING training = … (USD per million tokens), or machine_usd_per_hour = …"
+        f" (0 if the machine costs nothing).",
+    )

@@ -1,0 +1,282 @@
+"""From a name to what can be asked: model, version, handler, artifact, prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from sqlft import plugins
+from sqlft.catalog import files
+from sqlft.catalog.records import Engine, Model, ModelKey, Version
+from sqlft.data import Outputs, Prompt
+from sqlft.errors import (
+    CatalogError,
+    NotFound,
+    NotSupported,
+    ProviderError,
+    SqlftError,
+    did_you_mean,
+)
+from sqlft.handler import Artifact, Handler, ModelSpec, Notice, Trainer
+from sqlft.options import build, pick, telling, without
+from sqlft.secrets import references
+from sqlft.session import EngineSettings, Session
+from sqlft.sql.statements import Name
+
+if TYPE_CHECKING:
+    pass
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from sqlft.data.outputs import vector_text
+from sqlft.handler import Completion, Embedder, Predictor, Request, Vector
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A version, ready to be asked or trained from."""
+
+    model: Model
+    version: Version
+    handler_name: str
+    handler: Handler
+    spec: ModelSpec
+    artifact: Artifact | None
+    prompt: Prompt
+    digest: str
+    outputs: Outputs
+
+    def predict_options(self, given: Mapping[str, Any]) -> Any:
+        """The handler's predict options: what CREATE MODEL said, and over it what the statement says."""
+        cls = type(self.handler).predict_options
+        return build(
+            cls, {**references.reveal(pick(self.model.options, cls)), **given}, f"Model '{self.model.key.name}'"
+        )
+
+
+def engine_of(session: Session, name: str) -> Engine:
+    """The engine of that name; a handler's own name is an engine with defaults."""
+    known = {e.name.lower(): e for e in session.catalog.engines()}
+    if name.lower() in known:
+        return known[name.lower()]
+    handler, usual = plugins.stand_in(name)
+    if plugins.entry_of(handler) is not None:
+        return Engine(name.lower(), handler.lower(), dict(usual))
+    listed = "SHOW ML_ENGINES and SHOW HANDLERS list them; CREATE ML_ENGINE name FROM handler makes one."
+    next_step = plugins.instead_of(name)
+    guess = "" if next_step else did_you_mean(name, [*known, *plugins.found()])
+    raise NotFound(f"There is no engine or handler '{name}'.{guess}", next_step or listed)
+
+
+def handler_of(session: Session, engine: Engine, overrides: Mapping[str, Any] | None = None) -> Handler:
+    """The engine's handler with its options, secrets in place; `overrides` are a model's own engine options."""
+    cls = plugins.handler_class(engine.handler)
+    own = {**engine.options, **pick(overrides or {}, cls.engine_options)}
+    given = references.reveal(without(own, EngineSettings))
+    try:
+        return cls(build(cls.engine_options, given, f"Engine '{engine.name}'"))
+    except SqlftError:
+        raise
+    except Exception as e:
+        raise ProviderError(
+            f"The handler '{engine.handler}' could not be made: {type(e).__name__}: {e}", "Check the engine's options."
+        ) from e
+
+
+def spec_of(
+    cls: type[Handler], base: str, options: Mapping[str, Any], what: str, schema: Mapping[str, Any] | None = None
+) -> ModelSpec:
+    """The ModelSpec of USING's options; other classes' options among them are left out."""
+    return ModelSpec(base, build(cls.model_options, references.reveal(pick(options, cls.model_options)), what), schema)
+
+
+def outputs_of(model: Model) -> Outputs:
+    """What a model answers with."""
+    return Outputs.stored(model.predict, model.outputs)
+
+
+def prompt_of(model: Model) -> Prompt:
+    """The one rendering of a model's rows, the form of a typed answer told in its system message."""
+    return Prompt(model.prompt_template, outputs_of(model).system(model.system))
+
+
+def model_of(session: Session, key: ModelKey | str) -> Model:
+    """The model of that name; NotFound with the nearest name there is."""
+    name, project = (key, None) if isinstance(key, str) else key
+    found = session.catalog.find_model(name, project)
+    if found is None:
+        names = [str(m.key) if project else m.key.name for m in session.catalog.models()]
+        what = name if project is None else str(ModelKey(name, project))
+        raise NotFound(f"There is no model '{what}'.{did_you_mean(what, names)}", "SHOW MODELS lists them.")
+    return found
+
+
+def resolve(session: Session, key: ModelKey | str, number: int | None = None, *, ready: bool = True) -> Resolved:
+    """Version `number` of a model (None: the active one); `ready` wants one that is complete, its files unchanged."""
+    model = model_of(session, key)
+    version = session.catalog.version_of(model.key, number)
+    if ready and version.status != "complete":
+        raise CatalogError(*_why_not(version))
+    engine = engine_of(session, model.engine)
+    handler = handler_of(session, engine, model.options)
+    outputs = outputs_of(model)
+    spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'", outputs.schema)
+    if not session.catalog.read_only:
+        spec = dataclasses.replace(spec, folder=session.catalog.folder / "handlers" / engine.handler)
+    artifact = _artifact(version) if ready else None
+    return Resolved(
+        model,
+        version,
+        engine.handler,
+        handler,
+        spec,
+        artifact,
+        prompt_of(model),
+        _digest(engine, type(handler).engine_options, model.options, spec, version),
+        outputs,
+    )
+
+
+def trainers() -> list[str]:
+    """Names of the installed handlers that can train; those that cannot be loaded are left out."""
+    names = []
+    for name in plugins.found():
+        try:
+            if issubclass(plugins.handler_class(name), Trainer):
+                names.append(name)
+        except SqlftError:
+            continue
+    return sorted(names)
+
+
+def _artifact(version: Version) -> Artifact | None:
+    if version.artifact_path is not None:
+        files.verify(version.artifact_path, version.artifact_digest)
+    if version.artifact_path is None and version.remote_id is None:
+        return None
+    return Artifact(version.artifact_path, version.remote_id, version.details)
+
+
+def _digest(engine: Engine, cls: type, own: Mapping[str, Any], spec: ModelSpec, version: Version) -> str:
+    asked = [
+        engine.handler,
+        references.shown(telling(without({**engine.options, **pick(own, cls)}, EngineSettings), cls)),
+        spec.base,
+        plain(spec.options),
+        version.artifact_digest,
+        version.remote_id,
+        *([spec.schema] if spec.schema is not None else []),
+    ]
+    return sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def plain(options: Any) -> Any:
+    """An options instance as JSON can hold it."""
+    if dataclasses.is_dataclass(options) and not isinstance(options, type):
+        return dataclasses.asdict(options)
+    return options if isinstance(options, dict) else dict(vars(options)) if hasattr(options, "__dict__") else options
+
+
+def _why_not(version: Version) -> tuple[str, str]:
+    key = version.key
+    steps = {
+        "failed": f"DESCRIBE {key} tells more; ask an earlier version, or FINETUNE again.",
+        "cancelled": f"RESUME MODEL {key} goes on with it.",
+        "interrupted": f"RESUME MODEL {key} goes on with it.",
+    }
+    error = f": {version.error.rstrip('.')}" if version.error else ""
+    return f"Version {key} cannot be asked, it is {version.status}{error}.", steps.get(
+        version.status, f"Wait for it (DESCRIBE {key}), or ask an earlier version."
+    )
+
+
+def key_of(name: Name) -> ModelKey | str:
+    """A model's name as `resolve` takes it."""
+    return name.name if name.project is None else ModelKey(name.name, name.project)
+
+
+def heed(session: Session, handler: Handler, model: ModelSpec, artifact: Artifact | None = None) -> None:
+    """Warn of what ends of a model that is to be asked; NotSupported where it has ended."""
+    _heed(session, handler.notice(model, artifact), "")
+
+
+def _heed(session: Session, found: Notice | None, more: str) -> None:
+    if found is not None and found.is_refusal:
+        raise NotSupported(found.text, f"{found.next_step}{more}")
+    if found is not None:
+        session.warn(f"{found.text} {found.next_step}")
+
+
+def served(session: Session, resolved: Resolved, name: str) -> Resolved:
+    """The version with the engine's handler in place of its own; NotSupported if that cannot be."""
+    key, made = resolved.version.key, resolved.artifact
+    if made is None or made.path is None:
+        what = "is its base, untrained" if made is None else "lies at its provider"
+        raise NotSupported(
+            f"{key} {what}: there is no adapter of it that '{name}' could load.",
+            "Leave serve out, or make a model of that engine: CREATE MODEL … USING engine = …",
+        )
+    engine = engine_of(session, name)
+    handler = handler_of(session, engine)
+    if not handler.takes_adapters:
+        raise NotSupported(
+            f"The engine '{name}' cannot load an adapter.",
+            "A vLLM server can: CREATE ML_ENGINE … FROM vllm USING base_url = '…', then serve = that engine.",
+        )
+    spec = spec_of(type(handler), resolved.model.base, {}, f"Engine '{name}'", resolved.outputs.schema)
+    asked = [resolved.digest, engine.handler, references.shown(engine.options)]
+    digest = sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+    called = f"{key.model.name}-{key.number}-{(resolved.version.artifact_digest or digest)[:8]}"
+    artifact = Artifact(made.path, None, {**made.details, "serve_as": called})
+    folder = resolved.spec.folder and resolved.spec.folder.with_name(engine.handler)
+    return replace(
+        resolved,
+        handler_name=engine.handler,
+        handler=handler,
+        spec=replace(spec, folder=folder),
+        artifact=artifact,
+        digest=digest,
+    )
+
+
+def embeds_texts(cls: type[Handler], options: Mapping[str, Any]) -> bool:
+    """Whether a model's options ask for embeddings; NotSupported if the handler has none."""
+    if str(options.get("mode")).lower() != "embedding":
+        return False
+    if not issubclass(cls, Embedder):
+        raise NotSupported(
+            f"The handler '{cls.__name__}' makes no embeddings.", "Use another engine, or leave mode = 'embedding' out."
+        )
+    return True
+
+
+class Embedding(Predictor):
+    """Answers each request with the vector of its last message, as `vector_text`."""
+
+    def __init__(self, handler: Embedder, model: ModelSpec, artifact: Artifact | None) -> None:
+        self._handler, self._model, self._artifact = handler, model, artifact
+
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Vectors come in the order of the texts."""
+        waiting: deque[int] = deque()
+
+        def texts() -> Iterator[str]:
+            for request in requests:
+                waiting.append(request.id)
+                yield request.messages[-1].content
+
+        for found in self._handler.embed(texts(), self._model, self._artifact):
+            if not waiting:
+                raise ProviderError(
+                    "The handler gave more vectors than it was given texts.", "Tell those who wrote the handler."
+                )
+            tokens, cost = (found.input_tokens, found.cost_usd) if isinstance(found, Vector) else (None, None)
+            output = None if tokens is None else 0
+            yield Completion(
+                waiting.popleft(), vector_text(found), input_tokens=tokens, output_tokens=output, cost_usd=cost
+            )

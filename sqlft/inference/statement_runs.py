@@ -1,0 +1,211 @@
+"""All that one statement asks: each model version once for equal prompts, whichever part of the query wants it."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from itertools import repeat
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft.data import Prompt
+from sqlft.inference.cache import Cache
+from sqlft.inference.resolve import Resolved, served
+from sqlft.inference.run import Answer, Asking
+from sqlft.options import build, check_names, names_of, pick
+from sqlft.secrets.redact import masked
+from sqlft.session import LIMITS, Limits, QuerySettings, Session
+
+USAGE = pa.struct(
+    [
+        ("input_tokens", pa.int64()),
+        ("output_tokens", pa.int64()),
+        ("cached", pa.bool_()),
+        ("seconds", pa.float64()),
+        ("cost_usd", pa.float64()),
+        ("truncated", pa.bool_()),
+    ]
+)
+UNASKED = Answer(None)
+LONG = 64
+"""Characters up to which a prompt is remembered as it is."""
+
+
+class Book:
+    """The prompts of one version: input rows to ids, ids to columns of answers."""
+
+    def __init__(self, resolved: Resolved, asking: Asking) -> None:
+        self.resolved, self.asking = resolved, asking
+        self._ids: dict[str | bytes | None, int] = {}
+        """By text, or by the digest of a long one."""
+
+    def ids(self, columns: Sequence[Any], *, is_all: bool = False) -> pa.Array:
+        """int32 prompt ids of rows of inputs, in the order of the model's inputs; NULL where all inputs are NULL.
+
+        With `is_all` no more rows will come, and prompts are not remembered.
+        """
+        import pyarrow.compute as pc
+
+        prompt = self.resolved.prompt
+        texts = prompt.render_column(dict(zip(prompt.inputs, columns, strict=True)))
+        empty = columns[0].is_null()
+        for column in columns[1:]:
+            empty = pc.and_(empty, column.is_null())
+        if pc.any(empty).as_py():
+            texts = pc.if_else(empty, pa.scalar(None, texts.type), texts)
+        if isinstance(texts, pa.ChunkedArray):
+            texts = texts.combine_chunks()
+        encoded = texts.dictionary_encode()
+        if is_all and not self._ids:
+            start = len(self.asking.answers)
+            self.asking.add_all(encoded.dictionary.to_pylist())
+            return pc.add(encoded.indices, pa.scalar(start, pa.int32()))
+        known = []
+        for text in encoded.dictionary.to_pylist():
+            key = text if text is None or len(text) <= LONG else blake2b(text.encode(), digest_size=16).digest()
+            found = self._ids.get(key)
+            if found is None:
+                found = self._ids[key] = self.asking.add(text)
+            known.append(found)
+        return pa.array(known, pa.int32()).take(encoded.indices)
+
+    def columns(self, ids: pa.Array, names: Sequence[str], weights: Any = None) -> list[pa.Array]:
+        """The answer's columns and those about it that are named, a value an id; what was not asked is NULL.
+
+        `weights` are how many rows each id stands for, an Arrow column; without them one.
+        """
+        encoded = ids.dictionary_encode()
+        known = self.asking.answers
+        answers = [UNASKED if (answer := known[i]) is None else answer for i in encoded.dictionary.to_pylist()]
+        if self.asking.tally.errors:
+            failed = {p for p, answer in enumerate(answers) if isinstance(answer, Answer) and answer.error is not None}
+            counts = weights.to_pylist() if weights is not None else repeat(1)
+            places = encoded.indices.to_pylist()
+            self.asking.failed_rows += sum(n for place, n in zip(places, counts, strict=False) if place in failed)
+        return [self._column(name.lower(), answers).take(encoded.indices) for name in names]
+
+    def _column(self, name: str, answers: Sequence[Answer | str]) -> pa.Array:
+        outputs = self.resolved.outputs
+        for place, target in enumerate(outputs.names):
+            if target.lower() == name:
+                values = [a if isinstance(a, str) else None if a.values is None else a.values[place] for a in answers]
+                return outputs.arrow(place, values)
+        if name.endswith("_error"):
+            return pa.array([None if isinstance(a, str) else a.error for a in answers], pa.string())
+        details = [Answer(a) if isinstance(a, str) else a for a in answers]
+        if name.endswith("_logprob"):
+            return pa.array([a.logprob for a in details], pa.float64())
+        return pa.array([_usage(a) for a in details], USAGE)
+
+    def ask_all(self) -> None:
+        """Answer every prompt so far."""
+        end = len(self.asking.answers)
+        while self.asking.known_before(end) < end:
+            self.asking.advance(end, 4096)
+
+
+class Asker:
+    """What a statement's USING says, and the books it opened."""
+
+    def __init__(self, session: Session, cache: Cache, using: Mapping[str, Any], statement: str) -> None:
+        self._session, self._cache, self._using = session, cache, using
+        self._statement = (uuid.uuid4().hex, masked(statement))
+        self._books: dict[tuple[Any, str], Book] = {}
+        self._given: dict[str, set[str]] = {}
+        self._taken: set[str] = set()
+        self._limits: Limits | None = None
+        self.in_ledger = True
+
+    def prompted(self, resolved: Resolved, alias: str) -> Resolved:
+        """With the prompt that USING gives in place of the model's."""
+        template = self._own(alias).get("prompt_template", self._using.get("prompt_template"))
+        if template is None or isinstance(template, Mapping):
+            return resolved
+        return dataclasses.replace(resolved, prompt=Prompt(template, resolved.prompt.system))
+
+    def book(self, resolved: Resolved, alias: str) -> Book:
+        """The book of a version; two references with the same options share one."""
+        where = self._own(alias).get("serve", self._using.get("serve"))
+        if isinstance(where, str):
+            resolved = served(self._session, resolved, where)
+        given = self._options_for(resolved, alias)
+        settings = build(QuerySettings, pick(given, QuerySettings), "This query")
+        handlers_own = names_of(type(resolved.handler).predict_options)
+        own = {k: v for k, v in given.items() if k in handlers_own or k not in names_of(QuerySettings)}
+        key = (resolved.version.key, repr(sorted(given.items())))
+        if key not in self._books:
+            options = resolved.predict_options(own)
+            limits = self._limits_for(alias)
+            asking = Asking(self._session, resolved, options, settings, self._cache, self._statement, limits)
+            asking.in_ledger = self.in_ledger
+            self._books[key] = Book(resolved, asking)
+        return self._books[key]
+
+    def _limits_for(self, alias: str) -> list[Limits]:
+        """The statement's limits, which its models share, and those that are for this one alone."""
+        if self._limits is None:
+            self._limits = _limits(self._using)
+        own = self._own(alias)
+        return [self._limits, _limits(own)] if pick(own, QuerySettings).keys() & set(LIMITS) else [self._limits]
+
+    def _own(self, alias: str) -> Mapping[str, Any]:
+        """What USING says for this model alone."""
+        return next((v for k, v in self._using.items() if k.lower() == alias.lower() and isinstance(v, Mapping)), {})
+
+    def _options_for(self, resolved: Resolved, alias: str) -> dict[str, Any]:
+        """USING's keys that this model takes, with `alias.k = v` over them."""
+        cls = type(resolved.handler).predict_options
+        known = names_of(cls, QuerySettings)
+        self._given[alias.lower()] = known
+        shared = {k: v for k, v in self._using.items() if k in known or cls is dict}
+        own = self._own(alias)
+        if cls is not dict:
+            check_names(own, known, f"Model '{resolved.model.key.name}'")
+        self._taken.update(shared, *([alias.lower()] if own else []))
+        return {**shared, **own}
+
+    def check_using(self) -> None:
+        """OptionError for a key of USING that none of the statement's models takes."""
+        left = [k for k in self._using if k not in self._taken and k.lower() not in self._given]
+        check_names(left, set().union(*self._given.values()) if self._given else set(), "This query")
+
+    def finish(self, error: bool = False) -> None:
+        """Close all predictors and write the ledger."""
+        for book in self._books.values():
+            book.asking.finish(error)
+
+
+@contextmanager
+def asker_of(session: Session, using: Mapping[str, Any], statement: str) -> Iterator[Asker]:
+    """An asker on the session's cache, finished and closed at the end."""
+    cache = Cache(session.catalog.folder / "cache.sqlite")
+    asker = Asker(session, cache, using, statement)
+    failed = True
+    try:
+        yield asker
+        failed = False
+    finally:
+        asker.finish(error=failed)
+        cache.close()
+
+
+def _limits(given: Mapping[str, Any]) -> Limits:
+    said = build(QuerySettings, {k: v for k, v in given.items() if k in LIMITS}, "This query")
+    return Limits(said.max_cost_usd, said.max_rows, said.max_seconds)
+
+
+def _usage(answer: Answer) -> dict[str, Any] | None:
+    if answer is UNASKED:
+        return None
+    return {
+        "input_tokens": answer.input_tokens,
+        "output_tokens": answer.output_tokens,
+        "cached": answer.cached,
+        "seconds": answer.seconds,
+        "cost_usd": answer.cost_usd,
+        "truncated": answer.truncated,
+    }

@@ -1,0 +1,118 @@
+"""Columns of labels, and scikit-learn's scores of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft.errors import OptionError
+from sqlft.metrics.metric import aggregate, check_lengths, package, texts
+
+AVERAGES = ("binary", "macro", "micro", "weighted")
+NONE = "\0none"
+"""What stands for a prediction that is missing: never right, and no class of its own."""
+
+
+def pair_labels(actual: Any, prediction: Any) -> list[tuple[Any, Any]]:
+    """Both columns as labels, a pair a row: numbers where both columns have them, else texts."""
+    check_lengths(actual, prediction)
+    if all(hasattr(c, "type") and _is_number(c.type) for c in (actual, prediction)):
+        return list(zip(actual.to_pylist(), prediction.to_pylist(), strict=True))
+    columns = ([None if t is None else t.strip() for t in texts(column)] for column in (actual, prediction))
+    return list(zip(*columns, strict=True))
+
+
+def class_score(
+    name: str, actual: Any, prediction: Any, average: str | None = None, positive: Any = None, **fixed: Any
+) -> Any:
+    """`sklearn.metrics.<name>` of all rows in an array of one; rows without an actual label are left out."""
+    score = getattr(package("sklearn.metrics", name), name)
+    pairs = Counter((a, p) for a, p in pair_labels(actual, prediction) if a is not None)
+    if not pairs:
+        return pa.array([None], pa.float64())
+    # sklearn takes labels of one type
+    known = sorted({str(label) for pair in pairs for label in pair if label is not None})
+    given = [[NONE if label is None else str(label) for label in side] for side in zip(*pairs, strict=True)]
+    if name != "balanced_accuracy_score":
+        fixed |= _averaging(average, None if positive is None else str(positive), known, name)
+    value = score(*given, sample_weight=list(pairs.values()), **fixed)
+    return pa.array([float(value)], pa.float64())
+
+
+def _averaging(average: str | None, positive: str | None, known: list[str], name: str) -> dict[str, Any]:
+    """binary where there is a positive label (given, or 1, true, yes of two), else macro over all labels."""
+    if average is not None and average not in AVERAGES:
+        raise OptionError(f"average is '{average}'.", f"It can be: {', '.join(AVERAGES)}.")
+    if positive is None and len(known) <= 2:
+        positive = next((label for label in known if label.lower() in ("1", "1.0", "true", "yes")), None)
+        if positive is None and known in (["0"], ["0.0"], ["false"], ["no"]):
+            positive = {"0": "1", "0.0": "1.0", "false": "true", "no": "yes"}[known[0]]
+    chosen = average or ("macro" if positive is None else "binary")
+    if chosen == "binary":
+        if positive is None:
+            raise OptionError(
+                f"{name} with average = 'binary' needs to know the positive label.",
+                f"Give positive = one of {', '.join(known[:5])}, or average = 'macro'.",
+            )
+        return {"labels": [positive], "average": "macro", "zero_division": 0}
+    return {"labels": known, "average": chosen, "zero_division": 0}
+
+
+def _is_number(kind: Any) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def accuracy(actual: Any, prediction: Any) -> Any:
+    """1 where both labels are equal, else 0; numbers are compared as numbers, texts without spaces at their ends."""
+    pairs = pair_labels(actual, prediction)
+    return pa.array([None if a is None else float(a == p) for a, p in pairs], pa.float64())
+
+
+accuracy_score = accuracy
+
+
+@aggregate
+def balanced_accuracy_score(actual: Any, prediction: Any, *, adjusted: bool = False) -> Any:
+    """The mean of each label's recall, 0 to 1 for all rows (scikit-learn's); `adjusted` makes chance 0."""
+    return class_score("balanced_accuracy_score", actual, prediction, adjusted=bool(adjusted))
+
+
+@aggregate
+def f1(actual: Any, prediction: Any, *, average: str | None = None, positive: Any = None) -> Any:
+    """The harmonic mean of precision and recall, 0 to 1 for all rows (scikit-learn's f1_score).
+
+    `average` is binary (of the `positive` label), macro, micro or weighted; without it binary where two labels are
+    0/1, false/true or no/yes, else macro.
+    """
+    return class_score("f1_score", actual, prediction, average, positive)
+
+
+f1_score = f1
+
+
+@aggregate
+def precision(actual: Any, prediction: Any, *, average: str | None = None, positive: Any = None) -> Any:
+    """Of the rows that are given a label, the share that has it, 0 to 1 for all rows (scikit-learn's precision_score).
+
+    `average` is binary (of the `positive` label), macro, micro or weighted; without it binary where two labels are
+    0/1, false/true or no/yes, else macro.
+    """
+    return class_score("precision_score", actual, prediction, average, positive)
+
+
+precision_score = precision
+
+
+@aggregate
+def recall(actual: Any, prediction: Any, *, average: str | None = None, positive: Any = None) -> Any:
+    """Of the rows that have a label, the share that is given it, 0 to 1 for all rows (scikit-learn's recall_score).
+
+    `average` is binary (of the `positive` label), macro, micro or weighted; without it binary where two labels are
+    0/1, false/true or no/yes, else macro.
+    """
+    return class_score("recall_score", actual, prediction, average, positive)
+
+
+recall_score = recall

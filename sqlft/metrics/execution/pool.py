@@ -1,0 +1,209 @@
+"""The parent's side: children that judge, killed when they say nothing in time and started anew."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlft.errors import Cancelled, DataError
+
+HERE = Path(__file__).parent
+START = """
+import json, sys, types
+root, sys.path[:] = sys.argv[1], json.loads(sys.argv[2])
+for name in ("sqlft", "sqlft.metrics"):
+    package = types.ModuleType(name)
+    package.__path__ = [root + name[5:].replace(".", "/")]
+    sys.modules[name] = package
+from sqlft.metrics.execution.judge import main
+main()
+"""
+"""Loads the judge without the packages around it: a child that was killed is back in a moment."""
+START_SECONDS = 60.0
+GOLD_SECONDS = 10.0
+"""A gold has these at least, however little time predictions have."""
+GRACE = 1.0
+"""Seconds beyond its time that a child has to say so itself."""
+LONGEST = 1_000_000
+"""Characters of a prediction, if its gold has not even more: SQLite's own limit for a statement, as it comes."""
+
+
+@dataclass
+class Gold:
+    """A gold on a database, the predictions to hold against it, and the rows they are from."""
+
+    kind: str
+    database: str
+    text: str
+    predictions: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    error: str | None = None
+    scores: list[float] = field(default_factory=list)
+
+    def left(self) -> list[str]:
+        """The predictions that have no score yet, each empty that no engine has to see."""
+        longest = max(LONGEST, 2 * len(self.text))
+        return [text if len(text) <= longest else "" for text in self.predictions[len(self.scores) :]]
+
+
+class Child:
+    """One process; its lines come through a thread, so that waiting for one can end."""
+
+    def __init__(self) -> None:
+        self.is_fresh = True
+        paths = json.dumps([p for p in sys.path if p])
+        command = [sys.executable, "-I", "-S", "-c", START, str(HERE.parent.parent), paths]
+        kept = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "TEMP", "TZ")
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={name: os.environ[name] for name in kept if name in os.environ},
+            start_new_session=True,
+        )
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if self.line(START_SECONDS) is None:
+            self.kill()
+            raise DataError(
+                "The process that runs predictions could not be started.", f"Check that {sys.executable} works."
+            )
+
+    def send(self, work: dict[str, Any]) -> None:
+        """Give it a line; one that is dead takes none, and says none."""
+        self.is_fresh = False
+        with contextlib.suppress(OSError):
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(work).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def line(self, seconds: float) -> dict[str, Any] | None:
+        """What it says next; None if nothing in time, or if it is dead."""
+        try:
+            raw = self._lines.get(timeout=seconds)
+            return dict(json.loads(raw)) if raw else None
+        except (queue.Empty, ValueError):
+            return None
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):
+                assert pipe is not None
+                pipe.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(b"")
+
+
+class Worker:
+    """Takes golds from a queue and has them judged, by one child after another if need be."""
+
+    def __init__(self, golds: queue.SimpleQueue[Gold], options: dict[str, Any]) -> None:
+        self._golds = golds
+        self._options = options | {"gold_timeout": max(GOLD_SECONDS, options["timeout"])}
+        self._child: Child | None = None
+        self.stopped = False
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Until no gold is left, or `stop`."""
+        try:
+            while not self.stopped:
+                self._judge(self._golds.get_nowait())
+        except queue.Empty:
+            pass
+        except BaseException as e:
+            self.error = e
+        finally:
+            self._end()
+
+    def stop(self) -> None:
+        """Leave off; from another thread."""
+        self.stopped = True
+        child = self._child
+        if child is not None:
+            child.kill()
+
+    def _judge(self, gold: Gold) -> None:
+        while len(gold.scores) < len(gold.predictions) and gold.error is None and not self.stopped:
+            if not self._some(gold):
+                self._end()
+
+    def _some(self, gold: Gold) -> bool:
+        """Judge what is left; False if the child died or hung, which is then the fault of what it was judging."""
+        if self._child is None:
+            self._child = Child()
+        if self.stopped:
+            return False
+        fresh, left = self._child.is_fresh, gold.left()
+        work = {"kind": gold.kind, "database": gold.database, "gold": gold.text, "predictions": left}
+        self._child.send(work | self._options)
+        said = self._child.line(START_SECONDS)
+        if said is not None and "opened" in said:
+            said = self._child.line(self._options["gold_timeout"] + GRACE)
+        if said is None and not fresh:
+            return False  # what it ran before may have harmed it
+        if said is None or said.get("gold") is not None:
+            gold.error = said["gold"] if said else "it takes too long, too much memory, or crashes the engine"
+            return said is not None
+        for _ in left:
+            said = self._child.line(self._options["timeout"] + GRACE)
+            gold.scores.append(float(said["score"]) if said else 0.0)
+            if said is None or said.get("ended"):
+                return False
+        return True
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+
+
+def judge(golds: Sequence[Gold], *, processes: int, interrupted: Callable[[], bool], **options: Any) -> None:
+    """Fill in `scores` and `error` of each gold; the caller sorts golds of one database together.
+
+    Cancelled as soon as `interrupted` says so.
+    """
+    waiting: queue.SimpleQueue[Gold] = queue.SimpleQueue()
+    for gold in golds:
+        waiting.put(gold)
+    workers = [Worker(waiting, options) for _ in range(max(1, min(processes, len(golds))))]
+    threads = [threading.Thread(target=worker.run, daemon=True) for worker in workers]
+    for thread in threads:
+        thread.start()
+    try:
+        _wait(threads, interrupted)
+    except BaseException:
+        for worker in workers:
+            worker.stop()
+        _wait(threads, lambda: False)
+        raise
+    for worker in workers:
+        if worker.error is not None:
+            raise worker.error
+
+
+def _wait(threads: Iterable[threading.Thread], interrupted: Callable[[], bool]) -> None:
+    for thread in threads:
+        while thread.is_alive():
+            if interrupted():
+                raise Cancelled("The queries were not all judged.", "Run it again; it starts anew.")
+            thread.join(0.2)

@@ -1,0 +1,141 @@
+"""1 where both queries give the same rows on the database, as Spider's official evaluator judges."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft.errors import DataError, OptionError
+from sqlft.metrics.execution.pool import Gold, judge
+from sqlft.metrics.execution.snapshot import settled
+from sqlft.metrics.metric import column_of, columns, pair_texts
+
+SQLITE, DUCKDB = b"SQLite format 3\0", b"DUCK"
+MOST_PROCESSES = 4
+LONGEST = 86_400.0
+"""Seconds of a query at most: a day."""
+
+
+@columns("database", "schema")
+def execution_accuracy(
+    actual: Any,
+    prediction: Any,
+    *,
+    database: Any = None,
+    schema: Any = None,
+    keep_distinct: bool = False,
+    timeout: float = 30.0,
+    processes: int | None = None,
+    interrupted: Callable[[], bool] | None = None,
+) -> Any:
+    """1 where the prediction's rows are the actual query's on its `database` (a SQLite or DuckDB file) or `schema`.
+
+    `database` is a path or a column of paths; `schema`, in its place, CREATE TABLE text or a column of it: the queries
+    then run on several databases of generated rows.  Predictions can only read, have `timeout` seconds each, and run
+    in processes of their own.  An actual query that fails has no score (NULL) and is warned of.  Cancelled once
+    `interrupted` says so, which is asked some times a second.
+    """
+    _check(timeout, processes, keep_distinct)
+    pairs = pair_texts(actual, prediction)
+    golds = _golds(pairs, database, schema)
+    ordered = sorted(golds, key=lambda gold: (gold.kind, gold.database))
+    count = processes or min(os.cpu_count() or 1, MOST_PROCESSES)
+    with tempfile.TemporaryDirectory(prefix="sqlft-", ignore_cleanup_errors=True) as folder:
+        _settle(golds, Path(folder))
+        judge(
+            ordered,
+            processes=count,
+            interrupted=interrupted or (lambda: False),
+            keep_distinct=keep_distinct,
+            timeout=min(float(timeout), LONGEST),
+        )
+    return _scores(pairs, golds)
+
+
+def _check(timeout: Any, processes: Any, keep_distinct: Any) -> None:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise OptionError(f"timeout is {timeout!r}, it must be a number above 0.", "Give seconds: timeout = 30.")
+    if processes is not None and (isinstance(processes, bool) or not isinstance(processes, int) or processes < 1):
+        raise OptionError(f"processes is {processes!r}, it must be a whole number from 1.", "Give it, or leave it out.")
+    if not isinstance(keep_distinct, bool):
+        raise OptionError(f"keep_distinct is {keep_distinct!r}.", "Write: keep_distinct = true, or false.")
+
+
+def _golds(pairs: list[tuple[str | None, str | None]], database: Any, schema: Any) -> list[Gold]:
+    """Each different actual query on each database once, with all its predictions."""
+    if (database is None) == (schema is None):
+        raise OptionError(
+            "execution_accuracy needs a database to run the queries on, or a schema.",
+            "Give database = '<file>', a column named database in the query, or schema = 'CREATE TABLE …'.",
+        )
+    places = column_of(
+        schema if database is None else database, len(pairs), "schema" if database is None else "database"
+    )
+    kinds = {place: "schema" if database is None else _kind(place) for place in set(places) if place is not None}
+    found: dict[tuple[str, str], Gold] = {}
+    for row, ((actual, prediction), place) in enumerate(zip(pairs, places, strict=True)):
+        if actual is None:
+            continue
+        if place is None:
+            what = "schema" if database is None else "database"
+            raise DataError(f"Row {row + 1} has no {what}.", f"Give each row one: a column named {what}.")
+        kind = kinds[place]
+        where = place if database is None else os.path.abspath(place)
+        gold = found.setdefault((where, actual), Gold(kind, where, actual))
+        gold.predictions.append(prediction or "")
+        gold.rows.append(row)
+    return list(found.values())
+
+
+def _kind(place: str) -> str:
+    """sqlite or duckdb, by the file's first bytes; an empty file is an empty SQLite database."""
+    try:
+        if not Path(place).is_file():  # reading from a pipe would wait for ever
+            raise FileNotFoundError(0, "there is no such file" if not Path(place).exists() else "it is no file")
+        with Path(place).open("rb") as file:
+            head = file.read(16)
+    except (OSError, ValueError) as e:
+        raise DataError(
+            f"The database '{place}' cannot be read: {getattr(e, 'strerror', None) or e}.",
+            "Check the path; it counts from the current folder.",
+        ) from e
+    if head in (SQLITE, b""):
+        return "sqlite"
+    if head[8:12] == DUCKDB:
+        return "duckdb"
+    raise DataError(f"'{place}' is neither a SQLite nor a DuckDB database.", "Give a database's file.")
+
+
+def _settle(golds: list[Gold], folder: Path) -> None:
+    try:
+        places = settled({gold.database for gold in golds if gold.kind == "sqlite"}, folder)
+    except (OSError, sqlite3.Error) as e:
+        raise DataError(
+            f"A database with a log of SQLite beside it cannot be copied: {e}", "End what writes it."
+        ) from e
+    for gold in golds:
+        gold.database = places.get(gold.database, gold.database)
+
+
+def _scores(pairs: list[tuple[str | None, str | None]], golds: list[Gold]) -> Any:
+    scores: list[float | None] = [None] * len(pairs)
+    for gold in golds:
+        for row, score in zip(gold.rows, gold.scores, strict=gold.error is None):
+            scores[row] = score
+    failed = sorted((gold.rows[0] + 1, gold.error) for gold in golds if gold.error is not None)
+    if failed:
+        count = sum(len(gold.rows) for gold in golds if gold.error is not None)
+        row, why = failed[0]
+        warnings.warn(
+            f"{count} of {len(pairs)} actual queries cannot be run and have no score; row {row}: {why}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return pa.array(scores, pa.float64())

@@ -1,0 +1,99 @@
+"""Shared runs of words over the whole corpus, as translations are scored."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft.errors import OptionError
+from sqlft.metrics.metric import aggregate, lower_is_better, package, pair_texts, score_rows
+from sqlft.metrics.regression import pair_numbers
+
+
+def exact_match(actual: Any, prediction: Any, *, normalise: bool = False) -> Any:
+    """Share of equal texts, 0 or 1 a row; `normalise` looks past case, whitespace and a trailing ``;``."""
+    seen = _normalised if normalise else str
+    return score_rows(actual, prediction, lambda a, p: float(seen(a) == seen(p)))
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.split()).lower().rstrip("; ")
+
+
+TOKEN = re.compile(r"\w+|[^\w\s]")
+
+
+def token_f1(actual: Any, prediction: Any) -> Any:
+    """F1 of the bags of tokens (words and single signs, case aside), 0 to 1 a row.
+
+    As SQuAD scores answers (Rajpurkar et al. 2016), but articles and punctuation count: they do in SQL.
+    """
+    return score_rows(actual, prediction, _f1)
+
+
+def _f1(actual: str, prediction: str) -> float:
+    wanted, given = (Counter(TOKEN.findall(text.lower())) for text in (actual, prediction))
+    if not wanted or not given:
+        return float(wanted == given)
+    shared = (wanted & given).total()
+    return 2 * shared / (wanted.total() + given.total())
+
+
+def rouge_l(actual: Any, prediction: Any, *, stem: bool = False) -> Any:
+    """ROUGE-L F1 of both texts, 0 to 1 a row, as the package rouge-score has it; `stem` cuts English endings."""
+    scorer = package("rouge_score.rouge_scorer", "rouge_l").RougeScorer(["rougeL"], use_stemmer=stem)
+    return score_rows(actual, prediction, lambda a, p: float(scorer.score(a, p)["rougeL"].fmeasure))
+
+
+Counts = tuple[tuple[int, ...], tuple[int, ...], int, int]
+
+
+@aggregate
+def bleu(actual: Any, prediction: Any, *, lowercase: bool = False) -> Any:
+    """Corpus BLEU of all rows, 0 to 100, with sacrebleu's defaults (13a tokens, exponential smoothing)."""
+    pairs = [(a, p or "") for a, p in pair_texts(actual, prediction) if a is not None]
+    if not pairs:
+        return pa.array([None], pa.float64())
+    counts = [_counts(a, p, lowercase) for a, p in pairs]
+    correct, total = (
+        [sum(row) for row in zip(*side, strict=True)] for side in ([c[0] for c in counts], [c[1] for c in counts])
+    )
+    lengths = [sum(c[2] for c in counts), sum(c[3] for c in counts)]
+    # sacrebleu smooths each n-gram's precision after the sums: one call gives what corpus_bleu gives
+    score = package("sacrebleu.metrics", "bleu").BLEU.compute_bleu(correct, total, *lengths, smooth_method="exp")
+    return pa.array([score.score], pa.float64())
+
+
+@lru_cache(maxsize=100_000)
+def _counts(actual: str, prediction: str, lowercase: bool) -> Counts:
+    """(matching n-grams, n-grams, words of the prediction, of the actual) of one row."""
+    score = _scorer(lowercase).corpus_score([prediction], [[actual]])
+    return tuple(score.counts), tuple(score.totals), score.sys_len, score.ref_len
+
+
+@lru_cache(maxsize=2)
+def _scorer(lowercase: bool) -> Any:
+    return package("sacrebleu.metrics", "bleu").BLEU(lowercase=lowercase)
+
+
+@lower_is_better
+@aggregate
+def perplexity(actual: Any, prediction: Any, *, tokens: Any = None) -> Any:
+    """exp(-Σ log-probability / Σ tokens) of the actual answers, over all rows.
+
+    `prediction` holds the natural logarithm of each actual answer's probability, `tokens` its number of tokens:
+    EVALUATE MODEL has both from handlers that can tell, the local one among them.
+    """
+    if tokens is None:
+        raise OptionError(
+            "perplexity needs what a model says of the actual answers.",
+            "Write: EVALUATE MODEL name ON (SELECT …) USING metrics = ['perplexity'].",
+        )
+    pairs = [(t, p) for t, p in pair_numbers(tokens, prediction) if t is not None and p is not None]
+    count = math.fsum(t for t, _ in pairs)
+    return pa.array([math.exp(-math.fsum(p for _, p in pairs) / count) if count else None], pa.float64())

@@ -1,0 +1,71 @@
+"""REPORT MODEL and `sqlft report`: what is known of models as one HTML file that needs no network.
+
+Charts are drawn by matplotlib as SVG; texts of models and data are escaped by Jinja2 and by matplotlib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from sqlft.catalog.database import cannot_write
+from sqlft.catalog.records import Model
+from sqlft.catalog.store import Catalog
+from sqlft.errors import HandlerNotInstalled, NotFound
+from sqlft.inference.resolve import key_of, model_of
+from sqlft.report.facts import facts_of, shown
+from sqlft.session import Parameters, Session
+from sqlft.sql.statements import ReportModel
+
+INSTALL = "Run: pip install 'sqlft[evaluation]'"
+
+
+def run_report_model(session: Session, statement: ReportModel, parameters: Parameters) -> pa.Table:
+    """Write the report of a model; where it is."""
+    model = model_of(session, key_of(statement.name))
+    path = Path(statement.path or f"{_file_name(model.key.name)}.html").expanduser()
+    write(session.catalog, [model], path)
+    return pa.table({"model": [model.key.name], "report": [str(path.absolute())]})
+
+
+def write(catalog: Catalog, models: Sequence[Model], path: Path) -> None:
+    """Write the report of these models to a file; CatalogError where that cannot be."""
+    text = html(catalog, models)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise cannot_write(path, e.strerror or str(e)) from e
+
+
+def html(catalog: Catalog, models: Sequence[Model]) -> str:
+    """The report as a text."""
+    if not models:
+        raise NotFound("There is no model to report on.", "CREATE MODEL makes one.")
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        from sqlft.report import charts
+    except ImportError as e:
+        raise HandlerNotInstalled(f"Reports need the package '{e.name}'.", INSTALL) from e
+    from importlib.metadata import version
+
+    environment = Environment(
+        loader=PackageLoader("sqlft", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = shown
+    found = [facts_of(catalog, model) for model in models]
+    drawn = [(facts, charts.of(facts)) for facts in found]
+    now = f"{datetime.now():%Y-%m-%d %H:%M}"
+    return environment.get_template("report.html").render(models=drawn, made=now, version=version("sqlft"))
+
+
+def _file_name(name: str) -> str:
+    """A file's name for a model's, which may have any letters."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name) + "_report"

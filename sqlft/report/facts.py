@@ -1,0 +1,255 @@
+"""What the catalog knows of one model, in the order in which a report tells it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlft.catalog.records import Model
+from sqlft.catalog.store import Catalog
+from sqlft.session import dollars
+
+DIFFERING = 20
+"""Rows that are shown side by side."""
+LONGEST = 4000
+"""Letters of a text that are shown."""
+
+Row = Mapping[str, Any]
+
+
+SHARES = ("exact_match", "accuracy", "execution_accuracy", "function_match", "json_match")
+"""Metrics that count right answers."""
+
+
+@dataclass
+class Spent:
+    """What asking one version took, all statements together."""
+
+    version: int
+    calls: int = 0
+    cached: int = 0
+    errors: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+    cost_usd: float | None = None
+    priced_calls: int = 0
+    unpriced_calls: int = 0
+
+    @property
+    def seconds_a_call(self) -> float | None:
+        """Seconds of the statements for each request."""
+        return self.seconds / self.calls if self.calls else None
+
+    @property
+    def cost(self) -> str:
+        """For people: what is known of it, as the least where some prices are not."""
+        known = self.cost_usd if self.cost_usd or not self.unpriced_calls else None
+        least = "at least " if known is not None and self.unpriced_calls else ""
+        return f"{least}{shown(known, 'usd')}"
+
+    @property
+    def cost_a_thousand(self) -> float | None:
+        """USD for a thousand requests, where the price is known."""
+        return None if self.cost_usd is None or not self.priced_calls else 1000 * self.cost_usd / self.priced_calls
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one version answered to a row of an evaluation."""
+
+    version: int
+    prediction: str | None
+    score: float | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Differing:
+    """A row that versions answer differently."""
+
+    metric: str
+    number: int
+    inputs: list[tuple[str, str]]
+    actual: str | None
+    answers: list[Answer]
+
+    @property
+    def spread(self) -> float:
+        """Between the best and the worst score."""
+        scores = [a.score for a in self.answers if a.score is not None]
+        return max(scores) - min(scores) if scores else 0.0
+
+    @property
+    def best(self) -> str:
+        """The version that scores best, or nothing where they score the same."""
+        scored = [a for a in self.answers if a.score is not None]
+        top = max((a.score or 0.0 for a in scored), default=0.0)
+        leaders = [a.version for a in scored if a.score == top]
+        return str(leaders[0]) if len(leaders) == 1 and self.spread else ""
+
+
+@dataclass
+class Facts:
+    """One model."""
+
+    model: Model
+    versions: Sequence[Row]
+    losses: dict[int, dict[str, list[tuple[int, float]]]]
+    """By version and split: (step, loss)."""
+    evaluations: Sequence[Row]
+    spent: list[Spent]
+    differing: list[Differing]
+    findings: dict[int, list[Row]] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of all metrics that were evaluated."""
+        return list(dict.fromkeys(str(e["metric"]) for e in self.evaluations))
+
+    @property
+    def comparisons(self) -> list[Row]:
+        """Evaluations that were compared with another version's on the same rows."""
+        return [e for e in self.evaluations if e.get("baseline") and e.get("difference") is not None]
+
+    @property
+    def is_priced(self) -> bool:
+        """Whether any request of the model had a price."""
+        return any(s.priced_calls for s in self.spent)
+
+    @property
+    def verdicts(self) -> list[str]:
+        """The comparisons as sentences."""
+        return [verdict(e) for e in self.comparisons]
+
+
+def facts_of(catalog: Catalog, model: Model) -> Facts:
+    """What the catalog knows of a model."""
+    versions = _of(catalog, "versions", model)
+    return Facts(
+        model,
+        [{**v, "details": json.loads(v["details"] or "{}")} for v in versions],
+        _losses(_of(catalog, "metrics", model)),
+        _named(_of(catalog, "evaluations", model)),
+        _spent(_of(catalog, "usage", model)),
+        _differing(_named(_of(catalog, "evaluation_rows", model))),
+        {v["version"]: found for v in versions if (found := json.loads(v["findings"] or "[]"))},
+    )
+
+
+def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows whose metric tells of which column it is, where a model has several that were scored."""
+    if len({row["answer"] for row in rows}) > 1:
+        for row in rows:
+            row["metric"] = f"{row['metric']} of {row['answer']}"
+    return rows
+
+
+def headline(e: Row) -> str:
+    """`m.2: 52 % right, before 0 %.`, or the values of a metric that is no share of right answers."""
+    value, before = float(e["value"]), float(e["value"]) - float(e["difference"])
+    name = f"{e['model']}.{e['version']}"
+    if str(e["metric"]).partition(" of ")[0] in SHARES:
+        return f"{name}: {value:.0%} right, before {abs(before):.0%}.".replace("%", " %")
+    return f"{name}: {e['metric']} {value:.3g}, before {before:.3g}."
+
+
+def verdict(e: Row) -> str:
+    """`m.2: 52 % right, before 0 %. It scores 0.52 higher than m.1 in exact_match …`"""
+    difference = float(e["difference"])
+    low, high, p = e.get("difference_low"), e.get("difference_high"), e.get("p_value")
+    sure = low is not None and high is not None and low * high > 0 and (p is None or p < 0.05)
+    way = "higher" if difference > 0 else "lower" if difference < 0 else "the same"
+    text = f"{headline(e)} It scores {f'{abs(difference):.3g} ' if difference else ''}{way}"
+    text += f" {'as' if not difference else 'than'} {e['baseline']} in {e['metric']}, over {e['n']} rows"
+    if low is not None and high is not None and (difference or low != high):
+        text += f" (95 % interval {low:+.3g} to {high:+.3g}{f', p = {p:.2g}' if p is not None else ''})"
+    told = (
+        "the difference is more than chance" if sure else "it may be chance" if difference else "no difference was seen"
+    )
+    return f"{text}: {told}."
+
+
+def shown(value: Any, kind: str = "") -> str:
+    """A figure for people; a dash where it is not known."""
+    if value is None or value != value:
+        return "–"
+    if kind == "usd":
+        return dollars(float(value))
+    if kind == "seconds":
+        seconds = float(value)
+        return f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.3g} min"
+    if kind == "time":
+        return f"{value:%Y-%m-%d %H:%M}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _of(catalog: Catalog, table: str, model: Model) -> list[dict[str, Any]]:
+    name, project = model.key
+    rows: list[dict[str, Any]] = catalog.table(table).to_pylist()
+    return [r for r in rows if (r["model"].lower(), r["project"].lower()) == (name.lower(), project.lower())]
+
+
+def _losses(metrics: Iterable[Row]) -> dict[int, dict[str, list[tuple[int, float]]]]:
+    found: dict[int, dict[str, list[tuple[int, float]]]] = {}
+    for row in metrics:
+        value = row["value"]
+        if row["name"] == "loss" and value is not None and value == value:
+            found.setdefault(row["version"], {}).setdefault(row["split"], []).append((row["step"], value))
+    return found
+
+
+def _spent(usage: Iterable[Row]) -> list[Spent]:
+    found: dict[int, Spent] = {}
+    for row in usage:
+        one = found.setdefault(row["version"], Spent(row["version"]))
+        for name in ("calls", "cached", "errors", "input_tokens", "output_tokens"):
+            setattr(one, name, getattr(one, name) + row[name])
+        if row["calls"]:
+            one.seconds += row["seconds"]
+        if row["cost_usd"] is not None:
+            one.cost_usd = (one.cost_usd or 0.0) + row["cost_usd"]
+            one.priced_calls += row["calls"]
+        else:
+            one.unpriced_calls += row["calls"]
+    return [found[number] for number in sorted(found)]
+
+
+def _differing(rows: Iterable[Row]) -> list[Differing]:
+    """The rows that versions score most differently, then those that they answer differently; each in one metric."""
+    grouped: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        grouped[row["data_digest"], row["metric"], row["options"], row["row_number"]].append(row)
+    found = [_side_by_side(group) for group in grouped.values() if len({r["prediction"] for r in group}) > 1]
+    found.sort(key=lambda d: (-d.spread, d.metric, d.number))
+    once = {(d.number, tuple(d.inputs), d.actual): d for d in reversed(found)}
+    return [d for d in found if once[d.number, tuple(d.inputs), d.actual] is d][:DIFFERING]
+
+
+def _side_by_side(group: list[Row]) -> Differing:
+    first = group[0]
+    answers = [Answer(r["version"], _cut(r["prediction"]), r["score"], _cut(r["error"])) for r in group]
+    return Differing(
+        first["metric"],
+        first["row_number"],
+        _inputs(first["input"]),
+        _cut(first["actual"]),
+        sorted(answers, key=lambda a: a.version),
+    )
+
+
+def _inputs(text: str | None) -> list[tuple[str, str]]:
+    try:
+        told = json.loads(text or "")
+    except ValueError:
+        told = text
+    if isinstance(told, dict):
+        return [(str(k), _cut(str(v)) or "") for k, v in told.items()]
+    return [("", _cut(str(told)) or "")] if told not in (None, "") else []
+
+
+def _cut(text: str | None) -> str | None:
+    return text if text is None or len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -1,0 +1,379 @@
+"""The options that the core itself takes, whatever the handler."""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from sqlft.catalog.records import View
+from sqlft.catalog.store import Catalog
+from sqlft.errors import BudgetExceeded, NotFound, OptionError, did_you_mean
+from sqlft.handler import Alias, Range
+
+Parameters = Sequence[Any] | Mapping[str, Any] | None
+
+
+class Over(NamedTuple):
+    """Which limit a request would pass, in words."""
+
+    what: str
+    next_step: str
+
+
+@dataclass
+class Limits:
+    """USD, rows and seconds, None for no limit; shared by all that asks under it, in several threads."""
+
+    usd: float | None = None
+    rows: int | None = None
+    seconds: float | None = None
+    name: str = "max_cost_usd"
+    spent: float = 0.0
+    reserved: float = 0.0
+    asked: int = 0
+    began: float = field(default_factory=time.monotonic)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def bounds_cost(self) -> bool:
+        """Whether there is a limit in USD."""
+        return self.usd is not None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a limit at all."""
+        return self.usd is not None or self.rows is not None or self.seconds is not None
+
+    def over(self, worst: float | None, rows: int = 1) -> Over | None:
+        """What keeps a request from being asked that may cost `worst` USD; None if nothing does."""
+        again = "What was answered is kept: run it again with more"
+        if self.rows is not None and self.asked + rows > self.rows:
+            return Over(f"{self.asked} rows were asked, and max_rows is {self.rows}", f"{again}, or with fewer rows.")
+        if (late := self.late()) is not None:
+            return late
+        if self.usd is None or (worst is not None and self.spent + self.reserved + worst <= self.usd):
+            return None
+        may = "its price is not known" if worst is None else f"it may cost up to {dollars(worst)}"
+        left = f"{dollars(self.spent)} of {self.name} = {dollars(self.usd)} are spent"
+        held = f", {dollars(self.reserved)} held for requests under way" if self.reserved > 0 else ""
+        return Over(f"{left}{held}, and {may}", f"{again}, with a smaller max_tokens, or with fewer rows.")
+
+    def late(self) -> Over | None:
+        """Whether the time is up."""
+        if self.seconds is None or time.monotonic() - self.began < self.seconds:
+            return None
+        again = "What was answered is kept: run it again with more, or with fewer rows."
+        return Over(f"max_seconds = {self.seconds:g} have passed", again)
+
+    def reserve(self, worst: float | None, rows: int = 1) -> Over | None:
+        """Hold `worst` USD back for a request that is about to be asked, or say why not."""
+        with self._lock:
+            over = self.over(worst, rows)
+            if over is None:
+                self.reserved += worst or 0.0
+                self.asked += rows
+            return over
+
+    def settle(self, worst: float | None, spent: float | None, rows: int = 0) -> None:
+        """What a request cost in place of what was held back for it; `rows` if it was not asked after all."""
+        with self._lock:
+            self.reserved = max(0.0, self.reserved - (worst or 0.0))
+            self.spent += spent or 0.0
+            self.asked -= rows
+
+
+@dataclass
+class Purse(Limits):
+    """What SET says for a session and its cursors."""
+
+    name: str = "sqlft_budget_usd"
+    machine_usd_per_hour: float | None = None
+
+    def set(self, usd: float | None) -> None:
+        """Begin anew with a limit, or with none."""
+        with self._lock:
+            self.usd, self.spent = usd, 0.0
+
+
+def admit(limits: Sequence[Limits], worst: float | None, rows: int = 1) -> Over | None:
+    """Hold back for a request under every limit, or under none and say which one it would pass."""
+    for i, one in enumerate(limits):
+        over = one.reserve(worst, rows)
+        if over is not None:
+            for earlier in limits[:i]:
+                earlier.settle(worst, None, rows)
+            return over
+    return None
+
+
+def exceeded(over: Over, asked: str) -> BudgetExceeded:
+    """The error for a limit that the next request to `asked` would pass."""
+    return BudgetExceeded(f"The next request to {asked} would pass the budget: {over.what}.", over.next_step)
+
+
+def dollars(amount: float) -> str:
+    """$1,234.50, $0.0123, $0.0000123: cents, or three digits that tell something."""
+    if amount == 0 or abs(amount) >= 1:
+        return f"${amount:,.2f}"
+    digits = 2 - math.floor(math.log10(abs(amount)))
+    return f"${amount:.{max(2, digits)}f}".rstrip("0").ljust(5, "0")
+
+
+@dataclass(frozen=True)
+class Tick:
+    """How far a long statement is: for a progress bar."""
+
+    label: str
+    done: float
+    total: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+ANSWER_SECONDS = 15.0
+"""How long the question that Session.choose asks waits for its answer."""
+STOPS = ("s", "y")
+"""First letters of answers that stop a training; '' is no answer, which stops it too."""
+
+
+SYSTEM_TABLES = ("models", "models_versions", "ml_engines", "handlers")
+"""Tables that scripts of MindsDB read, in `mindsdb` or `information_schema`."""
+
+
+def _silent(_: Any) -> None:
+    return None
+
+
+def _no_table(_: Session, name: str) -> pa.Table:
+    raise NotFound(f"There is no table '{name}'.", "SHOW MODELS lists the models.")
+
+
+@dataclass
+class Session:
+    """The user's DuckDB connection, the catalog, and where to tell things."""
+
+    con: duckdb.DuckDBPyConnection
+    catalog: Catalog
+    warn: Callable[[str], None] = _silent
+    """Called with one line for the person at the screen: "3 of 20 rows failed …"."""
+    progress: Callable[[Tick], None] = _silent
+    """Called some times a second while something long runs; may raise KeyboardInterrupt."""
+    piece: Callable[[str], None] | None = None
+    """Called with each part of an answer as it is written, where a statement asks for one answer only."""
+    tell: Callable[[str], None] = _silent
+    """Called with one line of what is good to know: what a training will take."""
+    choose: Callable[[str, Callable[[], bool]], str] | None = None
+    """Asks the person who pressed Ctrl-C while the function given says that there is still something to ask of; the
+    first letter of the answer, '' for none.  None where nobody sits at a screen."""
+    interrupted: bool = False
+    """Set by Connection.interrupt() from another thread; long work looks at it and raises Cancelled."""
+    purse: Purse = field(default_factory=Purse)
+    """What SET sqlft_… said; cursors share it."""
+    loaded: dict[str, Callable[[], bool]] = field(default_factory=dict)
+    """By version digest: how to free what its handler keeps in memory; cursors share it."""
+    cleanup: list[Callable[[], object]] = field(default_factory=list)
+    """Run before the next statement: what the last one registered."""
+
+    @property
+    def machine_usd_per_hour(self) -> float | None:
+        """What an hour of this machine costs, as SET sqlft_machine_usd_per_hour said."""
+        return self.purse.machine_usd_per_hour
+
+    temporary: dict[str, View] = field(default_factory=dict)
+    """Views over models that end with the connection, by lower-case name."""
+
+    listings: set[str] = field(default_factory=set)
+    """Tables such as MindsDB's `models` that queries name and DuckDB does not know."""
+    system_table: Callable[[Session, str], pa.Table] = _no_table
+    """One of SYSTEM_TABLES."""
+
+    def names(self) -> frozenset[str]:
+        """Models, views and what else of ours is named in queries, in lower case."""
+        known = self.catalog.names()
+        return known | self.temporary.keys() | self.listings if self.temporary or self.listings else known
+
+    def view(self, name: str) -> View | None:
+        """The view over models of that name; a temporary one goes before."""
+        return self.temporary.get(name.lower()) or self.catalog.view(name)
+
+    def drop_view(self, name: str) -> None:
+        """Forget a view over models."""
+        if self.temporary.pop(name.lower(), None) is None:
+            self.catalog.drop_view(name)
+
+    def unregister_later(self, name: str) -> None:
+        """Let go of a registered relation before the next statement."""
+        self.cleanup.append(lambda: self.con.unregister(name))
+
+
+@dataclass
+class EngineSettings:
+    """CREATE ML_ENGINE … USING, whatever the handler; a model may have its own"""
+
+    machine_usd_per_hour: Annotated[
+        float | None, "what an hour of the machine costs, for engines whose tokens have no price", Range(0)
+    ] = None
+
+
+@dataclass
+class ModelSettings:
+    """CREATE MODEL … USING"""
+
+    engine: Annotated[str, "the engine or handler that answers, for example 'local' or 'openai'"]
+    base: Annotated[
+        str | None, "the base: a preset, a hub id, a folder, or the provider's model", Alias("model_name")
+    ] = None
+    prompt_template: Annotated[
+        str | None, "the prompt; each {{name}} is an input of the model; without it '{{content}}'"
+    ] = None
+    system: Annotated[
+        str | None, "a system message put before every prompt", Alias("system_prompt"), Alias("prompt")
+    ] = None
+    schema: Annotated[
+        Any, "the answer's form: a JSON schema as text or object, a type such as 'STRUCT(a INTEGER)', names with types"
+    ] = None
+    json_struct: Annotated[
+        Any, "MindsDB's words for schema: names with what each value is, as in {'city': 'where the sender lives'}"
+    ] = None
+    question_column: Annotated[
+        str | None,
+        "the one input, in place of a prompt_template",
+        Alias("user_column"),
+        Alias("input_column"),
+        Alias("input_text"),
+    ] = None
+    context_column: Annotated[str | None, "an input put before the question, in place of a prompt_template"] = None
+    answer_column: Annotated[
+        str | None, "MindsDB's word for what PREDICT names; anything else is refused", Alias("assistant_column")
+    ] = None
+    tag: Annotated[str | None, "a word of your own on the version"] = None
+    verbose: Annotated[bool | None, "MindsDB's; taken, and without effect"] = None
+
+
+@dataclass
+class TrainSettings:
+    """FINETUNE and RETRAIN … USING, and CREATE MODEL … FROM … USING"""
+
+    tag: Annotated[str | None, "a word of your own on the version"] = None
+    active: Annotated[bool, "make the new version the active one when it completes"] = True
+    wait: Annotated[bool, "wait for the end; false returns at once and trains in the background"] = True
+    seed: Annotated[int, "for the split and, where the handler can, the training"] = 0
+    validation_split: Annotated[
+        float | None,
+        "share of the rows kept for validation; without it a tenth of 50 rows or more, at most 200",
+        Range(0, 0.9),
+    ] = None
+    check: Annotated[
+        Literal["error", "warn", "off"],
+        "what an error that the checks of data and memory find does: stop, or only warn; off skips the slow checks",
+    ] = "error"
+    max_cost_usd: Annotated[
+        float | None, "nothing is trained whose estimated cost is more USD; EXPLAIN FINETUNE tells it", Range(0)
+    ] = None
+    validation: Annotated[Any, "a query, as text or in parentheses, whose rows are the validation set"] = None
+
+
+@dataclass
+class QuerySettings:
+    """SELECT … USING"""
+
+    prompt_template: Annotated[
+        str | None, "the prompt in place of the model's for this query; its {{names}} are the inputs then"
+    ] = None
+    on_error: Annotated[Literal["null", "fail"], "a row that fails is NULL with a warning, or fails the statement"] = (
+        "null"
+    )
+    cache: Annotated[bool | None, "keep and reuse answers; without it where the answer is deterministic"] = None
+    max_retries: Annotated[int, "how often a row is asked again after an error that may pass", Range(0, 100)] = 3
+    timeout: Annotated[float, "seconds without any answer after which the statement gives up", Range(0.001)] = 900.0
+    serve: Annotated[
+        str | None, "an engine whose running server loads this version's adapter and answers in place of its handler"
+    ] = None
+    max_cost_usd: Annotated[
+        float | None,
+        "no request is made that could take the statement over so many USD; 0: only kept answers",
+        Range(0),
+    ] = None
+    max_rows: Annotated[int | None, "at most so many prompts are asked; kept answers are free", Range(0)] = None
+    max_seconds: Annotated[float | None, "no longer than so many seconds; 0: only kept answers", Range(0)] = None
+
+
+LIMITS = ("max_cost_usd", "max_rows", "max_seconds")
+
+
+@dataclass
+class SessionSettings:
+    """SET sqlft_…"""
+
+    budget_usd: Annotated[
+        float | None, "no request and no training that could take this session over so many USD", Range(0)
+    ] = None
+    machine_usd_per_hour: Annotated[
+        float | None, "what an hour of this machine costs, for engines whose tokens have no price", Range(0)
+    ] = None
+
+
+@dataclass
+class PriceSettings:
+    """CREATE PRICE … USING"""
+
+    input: Annotated[float | None, "USD per million tokens of prompts", Range(0)] = None
+    output: Annotated[float | None, "USD per million tokens of answers", Range(0)] = None
+    cached_input: Annotated[
+        float | None, "USD per million tokens of prompts that the provider had kept; without it as input", Range(0)
+    ] = None
+    training: Annotated[float | None, "USD per million tokens trained on, epochs included", Range(0)] = None
+    machine_usd_per_hour: Annotated[float | None, "USD per hour of the machine, where tokens are free", Range(0)] = None
+
+
+BUDGET = "sqlft_budget_usd"
+
+
+CURRENT = re.compile(r"\bcurrent_setting\s*\(\s*'(sqlft_\w*)'\s*\)", re.IGNORECASE)
+
+
+def settings(session: Session) -> pa.Table:
+    """`sqlft.settings`: what SET sqlft_… said, NULL where it said nothing."""
+    names = [f"sqlft_{f.name}" for f in fields(SessionSettings)]
+    spent = session.purse.spent if session.purse.bounds_cost else None
+    return pa.table(
+        {
+            "name": names,
+            "value": pa.array([setting(session, name) for name in names], pa.float64()),
+            "spent_usd": pa.array([spent if name == BUDGET else None for name in names], pa.float64()),
+        }
+    )
+
+
+def setting(session: Session, name: str) -> float | None:
+    """One of sqlft's own settings; OptionError for an unknown name."""
+    known: dict[str, float | None] = {
+        BUDGET: session.purse.usd,
+        "sqlft_machine_usd_per_hour": session.purse.machine_usd_per_hour,
+    }
+    _check_setting(name, set(known))
+    return known[name]
+
+
+def with_settings(session: Session, query: str) -> str:
+    """A query in which current_setting('sqlft_…') has its value."""
+
+    def found(match: re.Match[str]) -> str:
+        value = setting(session, match[1].lower())
+        return "NULL::DOUBLE" if value is None else f"{value!r}::DOUBLE"
+
+    return CURRENT.sub(found, query)
+
+
+def _check_setting(name: str, known: set[str]) -> None:
+    if name not in known:
+        raise OptionError(
+            f"There is no setting '{name}'.{did_you_mean(name, known)}", f"There are: {', '.join(sorted(known))}."
+        )

@@ -1,0 +1,218 @@
+"""SHOW and DESCRIBE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlft.sql import statements as s
+from sqlft.sql.cursor import NAMES, Cursor, Part
+from sqlft.sql.grammar.models import engine_name
+
+Shown = Callable[[str | None, str | None], s.Statement]
+
+
+def show_models(c: Cursor) -> s.Statement | None:
+    """SHOW MODELS [FROM|IN project] [LIKE pattern] [WHERE condition]"""
+    if not _shown(c):
+        return None
+    project = None
+    if c.skip("FROM") or c.skip("IN"):
+        project = c.identifier("a project's name")
+    return s.ShowModels(project, _like(c), _where(c))
+
+
+def show_engines(c: Cursor) -> s.Statement | None:
+    """SHOW ML_ENGINES [LIKE pattern] [WHERE condition]"""
+    return s.ShowEngines(_like(c), _where(c)) if _shown(c) else None
+
+
+def show_handlers(c: Cursor) -> s.Statement | None:
+    """SHOW HANDLERS [LIKE pattern] [WHERE condition]"""
+    return s.ShowHandlers(_like(c), _where(c)) if _shown(c) else None
+
+
+def show_prices(c: Cursor) -> s.Statement | None:
+    """SHOW PRICES [LIKE pattern] [WHERE condition]"""
+    return s.ShowPrices(_like(c), _where(c)) if _shown(c) else None
+
+
+def describe_engine(c: Cursor) -> s.Statement | None:
+    """DESCRIBE ML_ENGINE name; a table may have that name."""
+    if c.peek(2).kind not in NAMES:
+        return describe(c)
+    c.next()
+    c.next()
+    name = engine_name(c, "an engine's name")
+    c.expect_end()
+    return s.DescribeEngine(name)
+
+
+def describe_model(c: Cursor) -> s.Statement | None:
+    """DESCRIBE MODEL name[.N][.attribute]; a table or a model may be named so."""
+    if c.peek(2).kind not in NAMES:
+        return describe(c)
+    c.next()
+    c.next()
+    statement = _described(c, c.dotted("a model's name"), explicit=True)
+    c.expect_end()
+    return statement
+
+
+def describe(c: Cursor) -> s.Statement | None:
+    """DESCRIBE name[.N][.attribute]; DuckDB's where it is more than a name."""
+    c.next()
+    if c.token.kind not in NAMES or any(t.kind not in (*NAMES, "number") and t.text != "." for t in c.tokens[1:]):
+        return None
+    if any(a.kind in NAMES and b.kind in NAMES for a, b in zip(c.tokens[1:], c.tokens[2:], strict=False)):
+        return None
+    return _described(c, c.dotted("a name"), explicit=False)
+
+
+def show(c: Cursor) -> s.Statement | None:
+    """SHOW name is DESCRIBE name; all else is DuckDB's: SHOW TABLES, SHOW ALL TABLES."""
+    return describe(c)
+
+
+def _described(c: Cursor, parts: list[Part], explicit: bool) -> s.Statement:
+    before: list[str] = []
+    after: list[str] = []
+    number: int | None = None
+    for part in parts:
+        if isinstance(part.value, str):
+            (before if number is None else after).append(part.value)
+        elif number is None:
+            number = part.value
+        else:
+            raise c.error("There are two version numbers.", token=part.token)
+    return _read(c, before, number, after, explicit, parts)
+
+
+def _read(
+    c: Cursor, before: list[str], number: int | None, after: list[str], explicit: bool, parts: list[Part]
+) -> s.Statement:
+    """a.b is model a's attribute b, unless a is the default project; a.b.c a model b of project a.
+
+    MindsDB's `project.models.name` is `project.name`.
+    """
+    if len(before) > 2 and before[1].lower() == "models":
+        del before[1]
+        if len(before) == 2 and number is None:
+            return s.DescribeModel(s.Name(before[1], None, before[0]), None, explicit)
+    if len(before) + len(after) > 3 or len(before) > (3 if number is None else 2) or len(after) > 1:
+        raise c.error("A model is named [project.]name[.N][.attribute].", token=parts[-1].token)
+    if number is not None:
+        name = s.Name(before[-1], number, before[0] if before[1:] else None)
+        return s.DescribeModel(name, after[0] if after else None, explicit)
+    if len(before) == 3:
+        return s.DescribeModel(s.Name(before[1], None, before[0]), before[2], explicit)
+    if len(before) == 2 and before[0].lower() != s.DEFAULT_PROJECT:
+        return s.DescribeModel(s.Name(before[0]), before[1], explicit, s.Name(before[1], None, before[0]))
+    return s.DescribeModel(s.Name(before[-1], None, before[0] if before[1:] else None), None, explicit)
+
+
+def _shown(c: Cursor) -> bool:
+    """Steps over SHOW MODELS; False for SHOW models.x, a table of DuckDB's."""
+    c.next()
+    while c.at("FULL") or c.at("EXTENDED"):
+        c.next()
+    c.next()
+    return c.token.text != "."
+
+
+def _like(c: Cursor) -> str | None:
+    if not c.skip("LIKE"):
+        return None
+    if c.token.kind != "string":
+        raise c.unexpected("a pattern such as 'ft%'")
+    return c.next().value
+
+
+def _where(c: Cursor) -> str | None:
+    """The condition as typed, to the end of the statement."""
+    if not c.skip("WHERE"):
+        c.expect_end()
+        return None
+    if c.token.kind == "end":
+        raise c.unexpected("a condition")
+    return c.text[c.token.start : c.tokens[-1].end]
+
+
+Method = Callable[[Cursor], s.Statement | None]
+
+_JOBS = (
+    "sqlft has no jobs: a statement runs when it is sent.",
+    "Let cron or another scheduler send it: sqlft app.duckdb -c 'SELECT …'",
+)
+_TRIGGERS = (
+    "sqlft has no triggers that watch a table.",
+    "Let cron or another scheduler send the statement: sqlft app.duckdb -c 'INSERT INTO … SELECT …'",
+)
+_AGENTS = (
+    "sqlft has no agents and no skills: a model answers the question of a row, and calls no tools.",
+    "Make a model: CREATE MODEL name PREDICT answer USING engine = …, prompt_template = '… {{question}}'",
+)
+_CHATBOTS = (
+    "sqlft has no chatbots: it connects to no chat service.",
+    "Make a model, and let your program ask it: SELECT answer FROM name WHERE question = ?",
+)
+_KNOWLEDGE = (
+    "sqlft has no knowledge bases.",
+    "Keep embeddings in a table: CREATE MODEL e PREDICT vector USING …, mode = 'embedding'; "
+    "CREATE TABLE kb AS SELECT t.*, e.vector FROM t JOIN e ON e.content = t.text",
+)
+_PROJECTS = (
+    "A project is no object of its own, it is the first part of its models' names.",
+    "FROM sqlft.models lists models with their projects; DROP MODEL project.name drops one.",
+)
+_EXPORT = (
+    "A model is not exported by a statement: its files lie beside the database.",
+    "DESCRIBE name shows the folder of its adapter (ARTIFACT), which transformers and peft read.",
+)
+_NOT_HERE = {
+    "JOB": _JOBS,
+    "AGENT": _AGENTS,
+    "SKILL": _AGENTS,
+    "CHATBOT": _CHATBOTS,
+    "KNOWLEDGE_BASE": _KNOWLEDGE,
+    "KNOWLEDGE": _KNOWLEDGE,
+}
+
+
+def refuse(message: str, next_step: str) -> Method:
+    """A method that refuses a statement at its second word."""
+
+    def method(c: Cursor) -> s.Statement | None:
+        c.next()
+        while c.at("OR") or c.at("REPLACE"):
+            c.next()
+        raise c.error(message, next_step)
+
+    return method
+
+
+def create_trigger(c: Cursor) -> s.Statement | None:
+    """CREATE TRIGGER name ON table (…) is MindsDB's; DuckDB writes BEFORE or AFTER behind the name."""
+    ahead = 5 if [c.peek(i).word for i in (2, 3, 4)] == ["IF", "NOT", "EXISTS"] else 2
+    while c.peek(ahead + 1).text == ".":
+        ahead += 2
+    return refuse(*_TRIGGERS)(c) if c.peek(ahead + 1).word == "ON" else None
+
+
+def drop_trigger(c: Cursor) -> s.Statement | None:
+    """DROP TRIGGER name; where ON follows it is DuckDB's."""
+    return None if any(token.word == "ON" for token in c.tokens) else refuse(*_TRIGGERS)(c)
+
+
+ELSEWHERE: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
+    ("CREATE", "TRIGGER"): (create_trigger, s.Plain),
+    ("DROP", "TRIGGER"): (drop_trigger, s.Plain),
+    ("EVALUATE", "KNOWLEDGE_BASE"): (refuse(*_KNOWLEDGE), s.Plain),
+    ("EXPORT", "MODEL"): (refuse(*_EXPORT), s.Plain),
+    ("DROP", "PROJECT"): (refuse(*_PROJECTS), s.Plain),
+    **{
+        (verb, kind): (refuse(*text), s.Plain)
+        for kind, text in _NOT_HERE.items()
+        for verb in ("CREATE", "DROP", "ALTER")
+    },
+}
+"""By the first two words, as in `parser.STATEMENTS`."""

@@ -1,0 +1,87 @@
+"""CREATE PRICE, DROP PRICE, SET of what is sqlft's own, and REPORT MODEL."""
+
+from __future__ import annotations
+
+from sqlft.sql import statements as s
+from sqlft.sql.cursor import NAMES, Cursor, options, value
+
+SCOPES = ("SESSION", "LOCAL", "GLOBAL")
+
+
+def create_price(c: Cursor) -> s.Statement | None:
+    """CREATE [OR REPLACE] PRICE [IF NOT EXISTS] FOR engine [model] USING …; DuckDB's where FOR does not follow."""
+    c.next()
+    or_replace = c.skip("OR", "REPLACE")
+    c.next()
+    if_not_exists = c.skip("IF", "NOT", "EXISTS")
+    if not c.skip("FOR"):
+        return None
+    engine, model = _whose(c)
+    c.expect("USING")
+    given = options(c)
+    c.expect_end()
+    return s.CreatePrice(engine, model, given, or_replace, if_not_exists)
+
+
+def drop_price(c: Cursor) -> s.Statement | None:
+    """DROP PRICE [IF EXISTS] FOR engine [model]"""
+    c.next()
+    c.next()
+    if_exists = c.skip("IF", "EXISTS")
+    if not c.skip("FOR"):
+        return None
+    engine, model = _whose(c)
+    c.expect_end()
+    return s.DropPrice(engine, model, if_exists)
+
+
+def set_setting(c: Cursor) -> s.Statement:
+    """SET sqlft_… = value"""
+    name = _setting(c)
+    if not c.skip_op("="):
+        c.expect("TO")
+    found = value(c)
+    c.expect_end()
+    return s.SetSetting({name: found})
+
+
+def reset_setting(c: Cursor) -> s.Statement:
+    """RESET sqlft_…"""
+    name = _setting(c)
+    c.expect_end()
+    return s.ResetSetting(name)
+
+
+def report_model(c: Cursor) -> s.Statement:
+    """REPORT [MODEL] name [TO 'file.html']"""
+    c.next()
+    c.keyword_before_name("MODEL", "PREDICTOR")
+    name = c.name(version=False)
+    path = None
+    if c.skip("TO"):
+        if c.token.kind not in ("string", "quoted") or not c.token.value:
+            raise c.unexpected("a file's name such as 'report.html'")
+        path = c.next().value
+    c.expect_end()
+    return s.ReportModel(name, path)
+
+
+def _setting(c: Cursor) -> str:
+    c.next()
+    for scope in SCOPES:
+        c.skip(scope)
+    return c.identifier("a setting's name").lower()
+
+
+def _whose(c: Cursor) -> tuple[str, str | None]:
+    """engine [[MODEL] model], the model quoted or not: gpt-6-luna."""
+    engine = c.identifier("an engine's name")
+    if c.token.word == "MODEL" and c.peek(1).kind in NAMES and c.peek(1).word != "USING":
+        c.next()
+    if c.token.kind not in NAMES or c.token.word == "USING":
+        return engine, None
+    first = c.token
+    model = value(c)
+    if not isinstance(model, str) or not model:
+        raise c.error("The model's name is a text.", "Write: CREATE PRICE FOR openai 'gpt-6-luna' USING …", first)
+    return engine, model

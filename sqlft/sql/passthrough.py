@@ -1,0 +1,108 @@
+"""DuckDB's own SQL: told from ours by its first words, passed on as typed, but for a query's trailing USING k = v."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sqlft.errors import StatementError
+from sqlft.sql.cursor import NAMES, Cursor, options
+from sqlft.sql.lexer import SPACE, Token, tokens
+from sqlft.sql.statements import Plain
+
+_VERBS = (
+    "select|with|from|values|insert|update|delete|merge|copy|pragma|begin|start|commit|rollback|end|abort|"
+    "attach|detach|install|load|force|call|checkpoint|prepare|execute|deallocate|import|vacuum|"
+    "truncate|table|summarize|pivot|unpivot|comment"
+)
+_KINDS = (
+    "table|view|schema|index|sequence|type|macro|function|secret|temp|temporary|unique|persistent|"
+    "recursive|materialized|unlogged|local|global|column|role|user"
+)
+_MODEL = "(?:model|predictor)"
+# Queries, which may read models, and what holds a query: only these may end in USING k = v.
+_QUERIES = re.compile(r"select|with|from|values|table|insert|create|copy|explain|desc(ribe)?|summarize", re.IGNORECASE)
+
+_LEAD = rf"(?:[{SPACE}(]|--[^\n\r]*+|/\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/)*+"
+_GAP = rf"(?:[{SPACE}]|--[^\n\r]*+)++"
+_PLAIN = re.compile(
+    rf"""{_LEAD}(?:
+      (?:{_VERBS})\b
+    | explain\b(?!{_LEAD}(?:analy[sz]e{_GAP})?(?:finetune|retrain|create{_GAP}(?:or{_GAP}replace{_GAP})?{_MODEL})\b)
+    | analyze\b(?!{_LEAD}training{_GAP}data\b)
+    | create{_GAP}(?:or{_GAP}replace{_GAP})?(?:{_KINDS})\b
+    | (?:drop|alter){_GAP}(?:{_KINDS}|database)\b
+    | show{_GAP}(?:all{_GAP})?(?:tables|databases|schemas)\b
+    | desc(?:ribe)?{_GAP}(?:(?:table|select|with|from|values|insert)\b(?!{_LEAD}\.)|\()
+    | set{_GAP}(?:variable|(?:session|local|global)(?!{_GAP}sqlft_)|schema|search_path|threads|memory_limit)\b
+    | reset(?!{_GAP}(?:(?:session|local|global){_GAP})?sqlft_)\b
+    )""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_ONLY_END = re.compile(r"[\s;]*+\Z")
+_USING = re.compile(r"\busing\b(?!\s*+\()", re.IGNORECASE)
+_LONG = 4096
+TAIL = "SELECT … USING key = value, … with USING last"
+
+
+def certainly_plain(text: str, at: int = 0) -> bool:
+    """Whether the statement at `at` is DuckDB's own by its first words."""
+    return _PLAIN.match(text, at) is not None
+
+
+def maybe_ours(text: str) -> bool:
+    """False if the text is surely a single statement of DuckDB's own; looks at its first words and for `;`."""
+    if _PLAIN.match(text) is None:
+        return True
+    first = text.find(";")
+    return first >= 0 and _ONLY_END.match(text, first) is None
+
+
+def has_using_tail(text: str) -> bool:
+    """False if the text surely has no trailing USING k = v."""
+    # Lower-casing all and looking for a word is ten times as fast as a regex that ignores case.
+    if len(text) > _LONG and "using" not in text.lower():
+        return False
+    return _USING.search(text) is not None
+
+
+def plain(text: str, start: int, end: int) -> Plain:
+    """DuckDB's statement at text[start:end], split from the options that trail it; they may be wrong, it never is."""
+    body = text[start:end]
+    if not has_using_tail(body):
+        return Plain(body, text=body, offset=start)
+    try:
+        found = tokens(text, start, end)
+    except StatementError:
+        return Plain(body, text=body, offset=start)
+    place = _tail(found)
+    first = next((t.word for t in found if t.text != "("), "")
+    if place is None or not _QUERIES.fullmatch(first):
+        return Plain(body, text=body, offset=start)
+    c = Cursor(text, found, place + 1, TAIL)
+    using = options(c)
+    _check_last(c, first, place)
+    head, tail_end = found[place - 1].end, c.tokens[c.index - 1].end
+    rest = text[tail_end:end]
+    return Plain(text[start:head] + (" " * (tail_end - head) + rest if rest else ""), using, text=body, offset=start)
+
+
+def _tail(found: Sequence[Token]) -> int | None:
+    """Where USING name[.name …] = stands; DuckDB has no such thing."""
+    for place, token in enumerate(found):
+        if token.word == "USING" and place > 0 and found[place - 1].text != ".":
+            i = place + 1
+            while i + 2 < len(found) and found[i].kind in NAMES and found[i + 1].text == ".":
+                i += 2
+            if i + 1 < len(found) and found[i].kind in NAMES and found[i + 1].text == "=":
+                return place
+    return None
+
+
+def _check_last(c: Cursor, first: str, place: int) -> None:
+    """The options close the statement, or the parenthesis in COPY (…) TO, or the one round it all."""
+    opened = sum((t.text == "(") - (t.text == ")") for t in c.tokens[:place] if t.kind == "op")
+    rest = c.tokens[c.index :]
+    if all(t.text == ")" for t in rest) or (first == "COPY" and opened == 1 and c.token.text == ")"):
+        return
+    raise c.unexpected("the end of the statement")

@@ -1,0 +1,237 @@
+"""CREATE DATABASE … ENGINE = '…': an ATTACH, and before it the extension that it needs.
+
+It lasts as long as the connection, as ATTACH does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import duckdb
+
+from sqlft.errors import AlreadyExists, CatalogError, DataError, NotSupported, did_you_mean
+from sqlft.handler import Alias, Secret
+from sqlft.options import build
+from sqlft.secrets import references
+from sqlft.session import Parameters, Session
+from sqlft.sql.literals import identifier, quoted
+from sqlft.sql.statements import DEFAULT_PROJECT, CreateDatabase
+
+READERS = {
+    ".csv": "read_csv", ".tsv": "read_csv", ".parquet": "read_parquet",
+    ".json": "read_json", ".jsonl": "read_json", ".ndjson": "read_json",
+}  # fmt: skip
+RESERVED = ("sqlft", DEFAULT_PROJECT)
+
+
+@dataclass
+class FileParameters:
+    """duckdb and sqlite"""
+
+    path: Annotated[str, "the database file", Alias("database"), Alias("db_file"), Alias("db"), Alias("file")]
+    read_only: Annotated[bool, "refuse writes to it"] = False
+
+
+@dataclass
+class FilesParameters:
+    """files"""
+
+    path: Annotated[str, "a folder of CSV, Parquet or JSON files, or one such file", Alias("folder"), Alias("database")]
+
+
+@dataclass
+class ServerParameters:
+    """mysql"""
+
+    host: Annotated[str | None, "where the server is"] = None
+    port: Annotated[int | None, "its port"] = None
+    user: Annotated[str | None, "who asks", Alias("username")] = None
+    password: Annotated[str | None, "the password, better env('NAME')", Secret()] = None
+    database: Annotated[str | None, "the database on the server", Alias("dbname"), Alias("db")] = None
+    read_only: Annotated[bool, "refuse writes to it"] = False
+
+
+@dataclass
+class PostgresParameters(ServerParameters):
+    """postgres"""
+
+    schema: Annotated[str | None, "only this schema"] = None
+    sslmode: Annotated[str | None, "as libpq has it: require, disable …"] = None
+
+
+def run_create_database(session: Session, statement: CreateDatabase, parameters: Parameters) -> None:
+    """Attach a database; AlreadyExists, OptionError, NotSupported for an engine that is unknown or not to be had."""
+    name, con = statement.name, session.con
+    cls, attach = _engine(statement.engine)
+    what = f"CREATE DATABASE {name}"
+    given = references.reveal(references.hide(statement.parameters, lambda _: False, what))
+    wanted = build(cls, given, what)
+    if name.lower() in RESERVED:
+        raise CatalogError(f"The name '{name}' is kept for models and their tables.", "Choose another name.")
+    if con.execute("SELECT 1 FROM duckdb_databases() WHERE lower(database_name) = lower(?)", [name]).fetchone():
+        if statement.if_not_exists:
+            return
+        if not statement.or_replace:
+            raise AlreadyExists(
+                f"There is a database '{name}' already.", f"Choose another name, or DETACH {identifier(name)}."
+            )
+        con.execute(f"DETACH {identifier(name)}")
+    attach(session, name, wanted)
+
+
+def load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Load one of DuckDB's extensions: installed, from its PyPI package, or else fetched; NotSupported."""
+    found = con.execute("SELECT installed, loaded FROM duckdb_extensions() WHERE extension_name = ?", [name]).fetchone()
+    installed, loaded = found or (False, False)
+    if loaded:
+        return
+    package = _packaged(name)
+    if not installed and package is not None:
+        con.execute(f"LOAD {quoted(str(package))}")
+        return
+    try:
+        if not installed:
+            con.execute(f"INSTALL {name}")
+        con.execute(f"LOAD {name}")
+    except duckdb.Error as e:
+        reason = str(e).strip().splitlines()[0]
+        raise NotSupported(
+            f"DuckDB {duckdb.__version__} needs its extension '{name}' for that, and cannot get it: {reason}",
+            f"With a network, INSTALL {name} gets it. Without: pip install duckdb-extension-{name.replace('_', '-')} "
+            f"if there is one for this version, or bring the file {name}.duckdb_extension and INSTALL '<its path>'.",
+        ) from e
+
+
+def _engine(name: str) -> tuple[type, Callable[[Session, str, Any], None]]:
+    folded = name.lower()
+    if folded in ENGINES:
+        return ENGINES[folded]
+    raise NotSupported(
+        f"CREATE DATABASE does not know the engine '{name}'.{did_you_mean(name, ENGINES)}",
+        f"It knows {', '.join(ENGINES)}. For others: export the rows to Parquet or CSV and use ENGINE = 'files', or "
+        "INSTALL and LOAD an extension of DuckDB that reads it and ATTACH it.",
+    )
+
+
+def _attach_duckdb(session: Session, name: str, wanted: FileParameters) -> None:
+    _attach_file(session, name, wanted, "duckdb")
+
+
+def _attach_sqlite(session: Session, name: str, wanted: FileParameters) -> None:
+    load_extension(session.con, "sqlite_scanner")
+    _attach_file(session, name, wanted, "sqlite")
+
+
+def _attach_file(session: Session, name: str, wanted: FileParameters, kind: str) -> None:
+    path = wanted.path if ":" in wanted.path[:12] else str(Path(wanted.path).expanduser())
+    new = "://" not in path and path != ":memory:" and not Path(path).exists()
+    session.con.execute(f"ATTACH {quoted(str(path))} AS {identifier(name)} (TYPE {kind}{_read_only(wanted)})")
+    if new:
+        session.warn(
+            f"There was no file {path}: '{name}' is a new, empty database. DETACH {name} if that was not meant."
+        )
+
+
+def _attach_server(kind: str, names: Mapping[str, str]) -> Callable[[Session, str, ServerParameters], None]:
+    """`names`: a parameter to its name in DuckDB's secret, which keeps the password out of listings and errors."""
+
+    def attach(session: Session, name: str, wanted: ServerParameters) -> None:
+        con = session.con
+        load_extension(con, f"{kind}_scanner")
+        values = {secret: getattr(wanted, field) for field, secret in names.items()}
+        parts = [f"{secret} {quoted(str(value))}" for secret, value in values.items() if value is not None]
+        held = identifier(f"sqlft_{name}")
+        con.execute(f"CREATE OR REPLACE TEMPORARY SECRET {held} ({', '.join([f'TYPE {kind}', *parts])})")
+        text, more = "", _read_only(wanted)
+        if isinstance(wanted, PostgresParameters):
+            text = f"sslmode={_libpq(wanted.sslmode)}" if wanted.sslmode else ""
+            more += f", SCHEMA {quoted(wanted.schema)}" if wanted.schema else ""
+        try:
+            con.execute(f"ATTACH {quoted(text)} AS {identifier(name)} (TYPE {kind}, SECRET {held}{more})")
+        except duckdb.Error:
+            con.execute(f"DROP TEMPORARY SECRET IF EXISTS {held}")
+            raise
+
+    return attach
+
+
+def _attach_files(session: Session, name: str, wanted: FilesParameters) -> None:
+    """A database in memory with a view a file."""
+    views = _views(Path(wanted.path).expanduser())
+    con, database = session.con, identifier(name)
+    con.execute(f"ATTACH ':memory:' AS {database}")
+    try:
+        for view, path in views.items():
+            reader = READERS[_suffix(path)]
+            con.execute(
+                f"CREATE VIEW {database}.main.{identifier(view)} AS SELECT * FROM {reader}({quoted(str(path))})"
+            )
+    except duckdb.Error:
+        con.execute(f"DETACH {database}")
+        raise
+
+
+def _views(path: Path) -> dict[str, Path]:
+    """A name for each file that can be read: its stem, with its suffix where two have the same."""
+    try:
+        files = [path] if path.is_file() else sorted(path.iterdir())
+    except OSError as e:
+        raise DataError(
+            f"The folder {path} cannot be read: {e.strerror}.", "Give PARAMETERS = {'path': 'a folder'}."
+        ) from e
+    readable = [f.absolute() for f in files if f.is_file() and _suffix(f) in READERS]
+    if not readable:
+        raise DataError(
+            f"There is no file to read in {path}.", f"It reads: {', '.join(READERS)}, also with .gz behind."
+        )
+    views: dict[str, Path] = {}
+    for file in readable:
+        stem = file.name.split(".")[0] if not file.name.startswith(".") else file.name
+        view = stem if stem.lower() not in {v.lower() for v in views} else f"{stem}_{_suffix(file)[1:]}"
+        if view in views:
+            raise DataError(f"{file} and {views[view]} would both be the view '{view}'.", "Rename one of the files.")
+        views[view] = file
+    return views
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+def _libpq(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _read_only(wanted: Any) -> str:
+    return ", READ_ONLY" if wanted.read_only else ""
+
+
+def _packaged(extension: str) -> Path | None:
+    """The extension's file for this version of DuckDB in an installed `duckdb-extension-…` package."""
+    from importlib.util import find_spec
+
+    spec = find_spec(f"duckdb_extension_{extension}")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / "extensions" / f"v{duckdb.__version__}" / f"{extension}.duckdb_extension"
+        if path.exists():
+            return path
+    return None
+
+
+_SERVER = {"host": "HOST", "port": "PORT", "user": "USER", "password": "PASSWORD", "database": "DATABASE"}
+_POSTGRES = (PostgresParameters, _attach_server("postgres", _SERVER))
+_MYSQL = (ServerParameters, _attach_server("mysql", _SERVER))
+ENGINES: Mapping[str, tuple[type, Callable[[Session, str, Any], None]]] = {
+    "duckdb": (FileParameters, _attach_duckdb),
+    "sqlite": (FileParameters, _attach_sqlite),
+    "postgres": _POSTGRES,
+    "postgresql": _POSTGRES,
+    "mysql": _MYSQL,
+    "mariadb": _MYSQL,
+    "files": (FilesParameters, _attach_files),
+}

@@ -1,0 +1,82 @@
+"""EVALUATE metric FROM (…) and EVALUATE MODEL name ON (…): scores with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft.errors import DataError, OptionError, did_you_mean
+from sqlft.evaluation.compare import OF_ROWS, Comparison, seed_of
+from sqlft.evaluation.scoring import Judge, Options, Scored, Scorer
+from sqlft.metrics import METRICS
+from sqlft.session import Parameters, Session
+from sqlft.sql.statements import Evaluate
+from sqlft.training.rows import read_rows
+
+
+def run_evaluate(session: Session, statement: Evaluate, parameters: Parameters) -> pa.Table:
+    """Score rows, or the answers of versions; the versions' scores are kept in the catalog."""
+    for name in statement.metrics:
+        METRICS[name]
+    table = read_rows(session, statement.source, parameters)
+    if table.num_rows == 0:
+        raise DataError("The query gives no rows to evaluate on.", "Try it alone first.")
+    options = Options(statement.options, table)
+    if statement.models:
+        return Comparison(session, statement, table, options).run()
+    return _evaluate_rows(session, statement, options)
+
+
+def _evaluate_rows(session: Session, statement: Evaluate, options: Options) -> pa.Table:
+    actual = _column(options, "actual", options.take("actual", "actual"))
+    prediction = _column(options, "prediction", options.take("prediction", "prediction"))
+    seed = seed_of(options)
+    judge = options.take("judge")
+    scorers = options.scorers(statement.metrics, seed, session, lambda key: False)
+    _refuse_left(options.left, scorers, judge)
+    found = []
+    for scorer in scorers:
+        more = {"ask": Judge(session, judge, statement, {})} if scorer.name == "llm_judge" and judge else {}
+        found.append(_row(scorer.name, scorer.score(actual, prediction, **more)))
+    return pa.Table.from_pylist(found, OF_ROWS)
+
+
+def _row(metric: str, scored: Scored) -> dict[str, Any]:
+    low, high, method = scored.interval
+    return {"metric": metric, "value": scored.value, "n": scored.n, "low": low, "high": high, "interval": method}
+
+
+def _column(options: Options, role: str, name: Any) -> Any:
+    column = options.column(str(name))
+    if column is None:
+        raise DataError(
+            f"The query has no column '{name}'.{did_you_mean(str(name), options.names())}",
+            f"Write … AS {role}, or USING {role} = 'column'; it has: {', '.join(options.names())}.",
+        )
+    return column
+
+
+def _refuse_left(left: Mapping[str, Any], scorers: Sequence[Scorer], judge: Any) -> None:
+    if left:
+        name = next(iter(left))
+        known = {"actual", "prediction", "seed", "judge", *(s.name for s in scorers)}
+        for scorer in scorers:
+            known |= _parameters(scorer)
+        raise OptionError(
+            f"EVALUATE has no option '{name}'.{did_you_mean(name, known)}", f"It has: {', '.join(sorted(known))}."
+        )
+
+
+def _parameters(scorer: Scorer) -> set[str]:
+    import inspect
+
+    return set(inspect.signature(scorer.metric).parameters) - {
+        "actual",
+        "prediction",
+        "ask",
+        "tokens",
+        "interrupted",
+        "options",
+    }

@@ -1,0 +1,486 @@
+"""Engines and models made, dropped, renamed; which version of a model answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from sqlft import plugins
+from sqlft.catalog.records import Engine, Model, ModelKey, VersionKey
+from sqlft.data import Output, Outputs, Prompt, outputs
+from sqlft.data.outputs import VECTOR
+from sqlft.data.prompts import PLACEHOLDER
+from sqlft.errors import AlreadyExists, CatalogError, NotFound, OptionError, ProviderError, SqlftError, StatementError
+from sqlft.handler import Handler, ModelSpec, Trainer
+from sqlft.inference.resolve import embeds_texts, engine_of, handler_of, heed, key_of, model_of, resolve, spec_of
+from sqlft.options import build, check_names, is_secret, names_of, pick, with_own_names, without
+from sqlft.secrets import references
+from sqlft.session import EngineSettings, ModelSettings, Parameters, Session, TrainSettings
+from sqlft.sql import statements as s
+from sqlft.sql.lexer import tokens
+from sqlft.sql.literals import identifier
+from sqlft.sql.names import written
+from sqlft.sql.statements import (
+    DEFAULT_PROJECT,
+    CreateEngine,
+    CreateModel,
+    CreateProject,
+    DropEngine,
+    DropModel,
+    RenameModel,
+    SetActive,
+    UseProject,
+)
+from sqlft.statements import show
+from sqlft.training import start
+from sqlft.training.follow import stop_all
+
+SINGLE = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}")
+RENAMED = {"api_base": "base_url", "ollama_serve_url": "base_url"}
+"""Options under their old names; a `…_api_key` is the api_key of a handler that has no other."""
+
+
+def run_create_engine(session: Session, statement: CreateEngine, parameters: Parameters) -> pa.Table | None:
+    """Keep a configured handler; its row."""
+    name, catalog = statement.name, session.catalog
+    if statement.if_not_exists and any(e.name.lower() == name.lower() for e in catalog.engines()):
+        return show.engine_rows(session, name)
+    catalog.require_writing()
+    handler, usual = plugins.stand_in(statement.handler)
+    cls = plugins.handler_class(handler)
+    handler = handler.lower() if handler.lower() in plugins.found() else handler
+    if name.lower() in plugins.found() and name.lower() != handler:
+        raise AlreadyExists(f"'{name}' is the name of a handler.", "Choose another name for the engine.")
+    what = f"Engine '{name}'"
+    options = _in_own_words(statement.options, names_of(cls.engine_options, EngineSettings))
+    options = {**usual, **with_own_names(options, cls.engine_options)} if usual else options
+    _check_engine_options(session, cls, options, what)
+    hidden = references.hide(options, lambda n: is_secret(n, cls.engine_options), f"ML_ENGINE {name}")
+    try:
+        catalog.add_engine(Engine(name, handler, hidden))
+    except BaseException:
+        references.forget(hidden)
+        raise
+    return show.engine_rows(session, name)
+
+
+def run_drop_engine(session: Session, statement: DropEngine, parameters: Parameters) -> None:
+    """Forget an engine and its secrets; CatalogError while a model uses it."""
+    known = {e.name.lower(): e for e in session.catalog.engines()}
+    engine = known.get(statement.name.lower())
+    if engine is None and statement.if_exists:
+        return
+    if engine is None and statement.name.lower() in plugins.found():
+        raise NotFound(
+            f"'{statement.name}' is a handler, and no engine was made with that name.",
+            "There is nothing to drop; a handler goes with the package that ships it.",
+        )
+    users = [str(m.key) for m in session.catalog.models() if m.engine.lower() == statement.name.lower()]
+    if engine is not None and users:
+        raise CatalogError(
+            f"The engine '{engine.name}' is used by {_listed(users)}.",
+            " ".join(f"DROP MODEL {user};" for user in users[:3]) + " comes first.",
+        )
+    session.catalog.drop_engine(statement.name)
+    if engine is not None:
+        references.forget(engine.options)
+
+
+def run_create_project(session: Session, statement: CreateProject, parameters: Parameters) -> None:
+    """Nothing is kept: a project is the first part of the names of its models."""
+    session.tell(f"Models of this project are named {statement.name}.name.")
+
+
+def run_use_project(session: Session, statement: UseProject, parameters: Parameters) -> None:
+    """DuckDB's USE; mindsdb is the default project where that is no schema; CatalogError for another project."""
+    try:
+        session.con.execute(f"USE {identifier(statement.name)}").fetchall()
+    except duckdb.CatalogException:
+        if statement.name.lower() == DEFAULT_PROJECT:
+            return
+        known = {m.key.project.lower(): m.key for m in session.catalog.models()}
+        if (key := known.get(statement.name.lower())) is None:
+            raise
+        raise CatalogError(
+            f"'{key.project}' is a project of models, and not a schema that USE could choose.",
+            f"Write the project before the name: SELECT … FROM {key}",
+        ) from None
+
+
+def run_create_model(session: Session, statement: CreateModel, parameters: Parameters) -> pa.Table | None:
+    """Keep a model whose version 1 is its base, or with FROM train that version; its row."""
+    key = ModelKey(statement.name.name, statement.name.project or DEFAULT_PROJECT)
+    old = session.catalog.find_model(*key)
+    if old is not None and statement.if_not_exists:
+        return show.model_rows(session, old.key)
+    session.catalog.require_writing()
+    if old is not None and not statement.or_replace:
+        raise AlreadyExists(
+            f"There is a model '{old.key}' already.",
+            f"FINETUNE {old.key} makes its next version; CREATE OR REPLACE MODEL or DROP MODEL does away with it.",
+        )
+    _refuse_taken(session, key.name)
+    plan = _plan(session, statement, key)
+    _check_with_handler(session, plan)
+    hidden = references.hide(plan.options, plan.is_secret, f"MODEL {key.name}")
+    if statement.alias:
+        hidden["$predict"] = statement.predict
+    if plan.outputs.is_typed:
+        hidden["$outputs"] = plan.outputs.to_store()
+    model = replace(plan.model, options=hidden)
+    _warn_of_other_templates(session, model.prompt_template)
+    try:
+        made = _make(session, statement, model, plan, parameters)
+    except BaseException:
+        kept = session.catalog.find_model(*key)
+        if kept is None or kept.options != hidden:
+            references.forget(hidden)
+        elif old is not None:
+            references.forget(old.options)
+        raise
+    if old is not None:
+        references.forget(old.options)
+    return made
+
+
+def planned_model(session: Session, statement: CreateModel) -> tuple[Model, Mapping[str, Any]]:
+    """The model that CREATE MODEL would keep, and USING's options for its training; nothing is kept."""
+    key = ModelKey(statement.name.name, statement.name.project or DEFAULT_PROJECT)
+    plan = _plan(session, statement, key)
+    _check_with_handler(session, plan)
+    hidden = references.hide(plan.options, lambda _: False, f"MODEL {key.name}")
+    return replace(plan.model, options=hidden), plan.training
+
+
+def run_drop_model(session: Session, statement: DropModel, parameters: Parameters) -> None:
+    """Forget a model, whose trainings are stopped, or one version of it that is neither active nor trains."""
+    name, catalog = statement.name, session.catalog
+    found = catalog.find_model(name.name, name.project)
+    if found is None and statement.if_exists:
+        return
+    model = model_of(session, key_of(name))
+    if name.version is None:
+        stop_all(session, model.key)
+        catalog.drop_model(model.key)
+        references.forget(model.options)
+        return
+    key = VersionKey(model.key, name.version)
+    if statement.if_exists and key not in {v.key for v in catalog.versions(model.key)}:
+        return
+    catalog.drop_version(key)
+
+
+def run_rename_model(session: Session, statement: RenameModel, parameters: Parameters) -> pa.Table:
+    """Give a model another name; its row."""
+    model = model_of(session, key_of(statement.name))
+    to = ModelKey(statement.to.name, statement.to.project or model.key.project)
+    if to.name.lower() != model.key.name.lower():
+        _refuse_taken(session, to.name)
+    session.catalog.rename_model(model.key, to)
+    return show.model_rows(session, to)
+
+
+def run_set_active(session: Session, statement: SetActive, parameters: Parameters) -> pa.Table:
+    """Let a complete version answer for its model; its row."""
+    name = statement.name
+    model = model_of(session, key_of(name))
+    session.catalog.set_active(session.catalog.version_of(model.key, name.version).key)
+    return show.model_rows(session, model.key)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A model that CREATE MODEL asks for, checked; its options are the handler's, secrets still plain."""
+
+    model: Model
+    engine: Engine
+    handler: type[Handler]
+    settings: ModelSettings
+    outputs: Outputs
+    options: Mapping[str, Any]
+    training: Mapping[str, Any]
+    trains: bool
+    """FROM was given: its training is checked by itself."""
+
+    def is_secret(self, name: str) -> bool:
+        """Whether an option's value must not be kept in the catalog."""
+        cls = self.handler
+        return is_secret(name, cls.engine_options, cls.model_options, cls.predict_options)
+
+
+def _plan(session: Session, statement: CreateModel, key: ModelKey) -> _Plan:
+    what = f"CREATE MODEL {key.name}"
+    engine_name = statement.options.get("engine")
+    if not isinstance(engine_name, str):
+        raise OptionError(
+            f"{what} needs the option 'engine'.", "Add: USING engine = 'local' (SHOW HANDLERS lists others)."
+        )
+    engine = engine_of(session, engine_name)
+    cls = plugins.handler_class(engine.handler)
+    own = (EngineSettings, cls.engine_options, cls.model_options, cls.predict_options)
+    for_training = _training_names(cls)
+    options = _in_own_words(statement.options, names_of(ModelSettings, *own) | for_training)
+    _check_names(options, own, for_training if statement.source else set(), for_training, what)
+    settings = build(ModelSettings, pick(options, ModelSettings), what)
+    kept = {k: v for k, v in pick(options, *own).items() if k not in names_of(ModelSettings)}
+    output = statement.alias or statement.predict
+    model = Model(key, engine.name, settings.base or "", output, _template(settings, output), settings.system)
+    embeds = embeds_texts(cls, kept)
+    outputs = outputs_of(session, statement, output, _schema(settings), embeds=embeds)
+    _check_columns(model, outputs, statement)
+    training = {k: v for k, v in options.items() if k in for_training} if statement.source else {}
+    return _Plan(model, engine, cls, settings, outputs, kept, training, statement.source is not None)
+
+
+def _schema(settings: ModelSettings) -> Any:
+    if settings.json_struct is None:
+        return settings.schema
+    if settings.schema is not None:
+        raise OptionError("The answer has a schema and a json_struct.", "Leave one of them out: they say the same.")
+    return outputs.of_struct(settings.json_struct)
+
+
+def _training_names(cls: type[Handler]) -> set[str]:
+    return names_of(TrainSettings, cls.train_options) if issubclass(cls, Trainer) else set()
+
+
+def _check_names(
+    given: Mapping[str, Any], own: tuple[type, ...], training: set[str], for_training: set[str], what: str
+) -> None:
+    if dict in own:
+        return
+    known = names_of(ModelSettings, *own) | training
+    for name in given:
+        if name not in known and name in for_training:
+            raise OptionError(
+                f"{what}: '{name}' is an option of training, and nothing is trained here.",
+                "Give it to FINETUNE or RETRAIN, or train at once: CREATE MODEL … FROM db (SELECT …) PREDICT … USING …",
+            )
+    check_names(given, known, what)
+
+
+def _template(settings: ModelSettings, output: str) -> str:
+    if settings.prompt_template is not None:
+        return settings.prompt_template
+    if settings.answer_column and settings.answer_column.lower() != output.lower():
+        raise OptionError(
+            f"The answer is the column '{output}', and not '{settings.answer_column}'.",
+            f"Leave the option out, or write PREDICT {written(settings.answer_column)}.",
+        )
+    if settings.context_column is not None:
+        question = settings.question_column or "question"
+        return f"Context: {{{{{settings.context_column}}}}}\nQuestion: {{{{{question}}}}}\nAnswer:"
+    return f"{{{{{settings.question_column or 'content'}}}}}"
+
+
+def _check_columns(model: Model, outputs: Outputs, statement: CreateModel) -> None:
+    """DataError for a template that is wrong; OptionError where the output's name is an input's too."""
+    inputs = {name.lower(): name for name in Prompt(model.prompt_template, model.system).inputs}
+    for name in inputs.values():
+        _check_input(name)
+    if model.system and (found := PLACEHOLDER.search(model.system)):
+        raise OptionError(
+            f"The system message has the placeholder {found.group()}, and it is the same for every row.",
+            "Put placeholders into prompt_template.",
+        )
+    other = f"{statement.predict}_out"
+    for taken in (*outputs.names, *outputs.derived):
+        if taken.lower() in inputs:
+            raise OptionError(
+                f"The model's answer and one of its inputs would both be the column '{inputs[taken.lower()]}'.",
+                f"Give the answer another name: PREDICT {written(statement.predict)} AS {written(other)}."
+                if not statement.columns
+                else f"Give the answer's column another name, {taken}_out.",
+            )
+
+
+def _check_input(name: str) -> None:
+    """OptionError for a text in double braces that was meant as a literal or as code, and is no column's name."""
+    filtered = re.fullmatch(r"(\w+)\s*\|.*", name)
+    if filtered:
+        raise OptionError(
+            f"The prompt_template has {{{{{name}}}}}, and a placeholder is a name alone: there are no filters.",
+            f"Write {{{{{filtered[1]}}}}}, and change the value in the query that asks.",
+        )
+    if re.search(r"[\"'`:]\s*:|^[\"'`]|[\"'`]$|^\W+$", name):
+        raise OptionError(
+            f"The prompt_template has {{{{{name}}}}}, and double braces hold an input's name.",
+            f"For braces that stay in the prompt write single ones, {{{name}}}; an input is {{{{name}}}}.",
+        )
+
+
+def _warn_of_other_templates(session: Session, template: str) -> None:
+    """{x} is what Python and LangChain have, {% … %} is Jinja's; here they are texts as any other."""
+    for found in dict.fromkeys(SINGLE.findall(template)):
+        session.warn(f"{{{found}}} in the prompt_template is plain text. An input is written {{{{{found}}}}}.")
+    if block := re.search(r"\{%.*?%\}", template, re.DOTALL):
+        session.warn(f"{block[0]} in the prompt_template is plain text. Make such texts in the query that asks.")
+
+
+def _check_with_handler(session: Session, plan: _Plan) -> None:
+    """Whether the handler can make such a model, its options tried on."""
+    what = f"Model '{plan.model.key.name}'"
+    given = references.reveal(references.hide(plan.options, lambda _: False, what))
+    handler = handler_of(session, plan.engine, given)
+    build(plan.handler.predict_options, pick(given, plan.handler.predict_options), what)
+    spec: ModelSpec = spec_of(plan.handler, plan.model.base, given, what, plan.outputs.schema)
+    try:
+        handler.check(spec)
+    except SqlftError:
+        raise
+    except Exception as e:
+        raise ProviderError(
+            f"The handler '{plan.engine.handler}' failed at checking the model: {type(e).__name__}: {e}",
+            "Check the model's options; if they are right, tell those who wrote the handler.",
+        ) from e
+    if not plan.trains:
+        heed(session, handler, spec)
+
+
+def _make(session: Session, statement: CreateModel, model: Model, plan: _Plan, parameters: Parameters) -> pa.Table:
+    if statement.source is not None:
+        key = start.train_new(
+            session, model, statement.source, plan.training, parameters, or_replace=statement.or_replace
+        )
+        return show.model_rows(session, key.model, key.number)
+    session.catalog.add_model(
+        model,
+        or_replace=statement.or_replace,
+        tag=plan.settings.tag,
+        details={"base": model.base, "handler": plugins.package_of(plan.engine.handler)},
+    )
+    return show.model_rows(session, model.key)
+
+
+def _refuse_taken(session: Session, name: str) -> None:
+    """AlreadyExists if a table or a view that a query would find has the name."""
+    found = session.con.execute(
+        "SELECT kind FROM (SELECT 'table' AS kind, database_name, schema_name, table_name AS name FROM duckdb_tables()"
+        " UNION ALL SELECT 'view', database_name, schema_name, view_name FROM duckdb_views())"
+        " WHERE lower(name) = lower(?)"
+        " AND database_name IN (current_database(), 'temp') AND list_contains(current_schemas(true), schema_name)",
+        [name],
+    ).fetchone()
+    if found:
+        raise AlreadyExists(
+            f"There is a {found[0]} '{name}' already, and a query could not tell the model from it.",
+            f"Choose another name for the model, or rename the {found[0]}.",
+        )
+
+
+def _check_engine_options(session: Session, cls: type[Handler], options: Mapping[str, Any], what: str) -> None:
+    """OptionError for what does not fit; a variable of the environment may be set later."""
+    try:
+        given = references.reveal(references.hide(options, lambda _: False, what))
+    except SqlftError as e:
+        if cls.engine_options is not dict:
+            check_names(options, names_of(cls.engine_options, EngineSettings), what)
+        session.warn(f"{e.message} It is needed when a model of this engine is asked.")
+        return
+    build(EngineSettings, pick(given, EngineSettings), what)
+    try:
+        build(cls.engine_options, without(given, EngineSettings), what)
+    except OptionError:
+        if cls.engine_options is not dict:  # its list of names shall have ours too
+            check_names(options, names_of(cls.engine_options, EngineSettings), what)
+        raise
+
+
+def _in_own_words(options: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """Options with MindsDB's names in place of which the handler has others."""
+    said: dict[str, Any] = {}
+    for name, value in options.items():
+        wanted = RENAMED.get(name, "api_key" if name.endswith("_api_key") else name)
+        if name not in known and wanted in known and wanted in options:
+            raise OptionError(f"'{name}' and '{wanted}' are two names for one option.", f"Leave '{name}' out.")
+        said[wanted if name not in known and wanted in known and wanted not in options else name] = value
+    return said
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(f"'{n}'" for n in names[:5])
+    return f"the model{'s'[: len(names) != 1]} {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def outputs_of(session: Session, statement: CreateModel, name: str, schema: Any, *, embeds: bool) -> Outputs:
+    """The columns of a model's answers; OptionError or DataError for types that cannot be."""
+    if embeds and (statement.columns or schema is not None):
+        raise OptionError("An embedding is FLOAT[], and has no other type.", f"Write: PREDICT {name} USING mode = …")
+    if statement.columns and schema is not None:
+        raise OptionError(
+            "The answer has types in PREDICT (…) and a schema in USING.", "Leave one of them out: they say the same."
+        )
+    if embeds:
+        return Outputs((Output(name, VECTOR),))
+    if statement.columns:
+        found = [
+            Output(c.name, str(bound(session, c.type, f"The column '{c.name}'")), c.required) for c in statement.columns
+        ]
+        return _free(Outputs.of_columns(found))
+    if schema is None:
+        return Outputs((Output(name),))
+    return outputs.outputs_of(name, schema, lambda text: bound(session, text, "The option 'schema'"))
+
+
+def bound(session: Session, text: str, what: str) -> Any:
+    """The DuckDBPyType that the user's connection knows by a type's text; OptionError."""
+    why = ""
+    try:
+        if any(token.text == ";" for token in tokens(text)):
+            raise StatementError("a type ends before a semicolon")
+        return session.con.sql(f"SELECT CAST(NULL AS {text}) AS x").types[0]
+    except (duckdb.Error, StatementError) as e:
+        why = str(e).splitlines()[0]
+    raise OptionError(
+        f"{what} has the type {text}, which DuckDB does not know: {why}",
+        "Write a type of DuckDB, such as VARCHAR, INTEGER, DECIMAL(10,2), DATE, VARCHAR[], STRUCT(a INTEGER).",
+    )
+
+
+def _free(outputs: Outputs) -> Outputs:
+    """The same, if no column has the name of one that is about another."""
+    derived = {name.lower() for name in outputs.derived}
+    for name in outputs.names:
+        if name.lower() in derived:
+            raise OptionError(
+                f"The column '{name}' would be what says of '{name.rpartition('_')[0]}' how it was answered.",
+                f"Give it another name: {name}_text.",
+            )
+    return outputs
+
+
+def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameters) -> pa.Table:
+    """A row a version that was in memory: it is freed at once, or when the query that asks it is done."""
+    name = statement.name
+    models = session.catalog.models() if name is None else [model_of(session, key_of(name))]
+    wanted = name.version if name else None
+    freed: list[tuple[str, int]] = []
+    for model in models:
+        for number in [v.key.number for v in session.catalog.versions(model.key)] if wanted is None else [wanted]:
+            try:
+                found = resolve(session, model.key, number)
+            except SqlftError:
+                if wanted is not None:
+                    raise
+                continue  # one that never was complete is not in memory
+            if found.handler.unload(found.spec, found.artifact):
+                freed.append((model.key.name, found.version.key.number))
+            session.loaded.pop(found.digest, None)
+    return pa.table(
+        {"model": pa.array([m for m, _ in freed], pa.string()), "version": pa.array([n for _, n in freed], pa.int64())}
+    )
+
+
+def unload_all(session: Session) -> None:
+    """Free what the session's statements have loaded."""
+    for free in list(session.loaded.values()):
+        try:
+            free()
+        except SqlftError:
+            continue
+    session.loaded.clear()

@@ -1,0 +1,101 @@
+"""Which function runs which statement."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft import report
+from sqlft.catalog.records import ModelKey, VersionKey
+from sqlft.errors import StatementError
+from sqlft.inference.cache import Cache
+from sqlft.session import Parameters, Session
+from sqlft.sql import statements as s
+from sqlft.statements import databases, describe, evaluation, models, prices, show, training, training_data
+
+Runner = Callable[[Session, Any, Parameters], pa.Table | None]
+
+
+RUNNERS: Mapping[type[s.Statement], Runner] = {
+    s.CreateEngine: models.run_create_engine,
+    s.DropEngine: models.run_drop_engine,
+    s.CreateProject: models.run_create_project,
+    s.UseProject: models.run_use_project,
+    s.ShowEngines: show.run_show_engines,
+    s.ShowHandlers: show.run_show_handlers,
+    s.DescribeEngine: describe.run_describe_engine,
+    s.CreateModel: models.run_create_model,
+    s.Finetune: training.run_finetune,
+    s.Retrain: training.run_retrain,
+    s.ExplainTraining: training.run_explain_training,
+    s.AnalyzeTrainingData: training_data.run_analyze_training_data,
+    s.CancelModel: training.run_cancel,
+    s.ResumeModel: training.run_resume,
+    s.UnloadModel: models.run_unload,
+    s.SetActive: models.run_set_active,
+    s.DropModel: models.run_drop_model,
+    s.RenameModel: models.run_rename_model,
+    s.ShowModels: show.run_show_models,
+    s.DescribeModel: describe.run_describe_model,
+    s.CreateDatabase: databases.run_create_database,
+    s.Evaluate: evaluation.run_evaluate,
+    s.ReportModel: report.run_report_model,
+    s.CreatePrice: prices.run_create_price,
+    s.DropPrice: prices.run_drop_price,
+    s.ShowPrices: prices.run_show_prices,
+    s.SetSetting: prices.run_set_setting,
+    s.ResetSetting: prices.run_reset_setting,
+}
+
+
+def run(session: Session, cache: Cache, statement: s.Statement, parameters: Parameters) -> pa.Table | None:
+    """Run one of our own statements; its result, if it has one."""
+    if isinstance(statement, s.DropCache):
+        return run_drop_cache(session, cache, statement)
+    bound = bind(statement, parameters)
+    return RUNNERS[type(statement)](session, bound, parameters)
+
+
+def run_drop_cache(session: Session, cache: Cache, statement: s.DropCache) -> pa.Table:
+    """Forget kept answers, all of them or a model's."""
+    count = cache.drop(_kept_as(session, statement.name) if statement.name else None)
+    return pa.table({"dropped_answers": [count]})
+
+
+def _kept_as(session: Session, name: s.Name) -> str:
+    """The name under which a model's answers are kept, also of one that is gone."""
+    found = session.catalog.find_model(name.name, name.project)
+    key = found.key if found else ModelKey(name.name, name.project or s.DEFAULT_PROJECT)
+    return str(key if name.version is None else VersionKey(key, name.version))
+
+
+def bind(statement: Any, parameters: Parameters) -> Any:
+    """The statement with the values of its options' parameters in place."""
+    changed = {
+        f.name: _bound(getattr(statement, f.name), parameters, statement)
+        for f in dataclasses.fields(statement)
+        if f.name in ("options", "parameters", "training")
+    }
+    return dataclasses.replace(statement, **changed) if changed else statement
+
+
+def _bound(value: Any, parameters: Parameters, statement: Any) -> Any:
+    if isinstance(value, s.Statement):
+        return bind(value, parameters)
+    if isinstance(value, s.Parameter):
+        try:
+            if isinstance(parameters, Mapping):
+                return parameters[str(value.key)]
+            return (parameters or [])[int(value.key) - 1]
+        except (KeyError, IndexError, ValueError):
+            raise StatementError(
+                f"The parameter {value.key} has no value.", statement.text, 0, "Give one value for each parameter."
+            ) from None
+    if isinstance(value, Mapping):
+        return {k: _bound(v, parameters, statement) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_bound(v, parameters, statement) for v in value]
+    return value

@@ -1,0 +1,242 @@
+"""SHOW MODELS, SHOW ML_ENGINES and SHOW HANDLERS, with the column names that MindsDB gave them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from sqlft import plugins
+from sqlft.catalog.records import RUNNING, Engine, Model, ModelKey, Version, text
+from sqlft.errors import HandlerNotInstalled
+from sqlft.handler import Trainer
+from sqlft.inference.resolve import model_of, outputs_of
+from sqlft.plugins import handler_gap
+from sqlft.secrets import references
+from sqlft.session import Parameters, Session
+from sqlft.sql.literals import quoted
+from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowModels
+
+MODELS = pa.schema(
+    [
+        ("NAME", pa.string()),
+        ("ENGINE", pa.string()),
+        ("PROJECT", pa.string()),
+        ("ACTIVE", pa.bool_()),
+        ("VERSION", pa.int64()),
+        ("STATUS", pa.string()),
+        ("ACCURACY", pa.float64()),
+        ("PREDICT", pa.string()),
+        ("UPDATE_STATUS", pa.string()),
+        ("MINDSDB_VERSION", pa.string()),
+        ("ERROR", pa.string()),
+        ("SELECT_DATA_QUERY", pa.string()),
+        ("TRAINING_OPTIONS", pa.string()),
+        ("CURRENT_TRAINING_PHASE", pa.int64()),
+        ("TOTAL_TRAINING_PHASES", pa.int64()),
+        ("TRAINING_PHASE_NAME", pa.string()),
+        ("TAG", pa.string()),
+        ("CREATED_AT", pa.timestamp("us")),
+        ("TRAINING_TIME", pa.float64()),
+    ]
+)
+ENGINES = pa.schema(
+    [
+        ("NAME", pa.string()),
+        ("HANDLER", pa.string()),
+        ("CONNECTION_DATA", pa.string()),
+        ("CREATED_AT", pa.timestamp("us")),
+    ]
+)
+HANDLERS = pa.schema(
+    [
+        ("NAME", pa.string()),
+        ("TYPE", pa.string()),
+        ("DESCRIPTION", pa.string()),
+        ("PACKAGE", pa.string()),
+        ("VERSION", pa.string()),
+        ("TRAINS", pa.bool_()),
+        ("IMPORT_SUCCESS", pa.bool_()),
+        ("IMPORT_ERROR", pa.string()),
+    ]
+)
+
+
+def run_show_models(session: Session, statement: ShowModels, parameters: Parameters) -> pa.Table:
+    """A row a model: its active version, or where none is active its newest."""
+    project = None if statement.project is None else statement.project.lower()
+    models = [m for m in session.catalog.models() if project in (None, m.key.project.lower())]
+    known = session.catalog.accuracies()
+    versions = [session.catalog.version_of(m.key) for m in models]
+    rows = [model_row(m, v, known.get(v.key)) for m, v in zip(models, versions, strict=True)]
+    return _chosen(session, rows, MODELS, statement, parameters)
+
+
+def run_show_engines(session: Session, statement: ShowEngines, parameters: Parameters) -> pa.Table:
+    """A row for each engine that was made; a handler's own name is one too, without a row here."""
+    return _chosen(session, [_engine_row(e) for e in session.catalog.engines()], ENGINES, statement, parameters)
+
+
+def run_show_handlers(session: Session, statement: ShowHandlers, parameters: Parameters) -> pa.Table:
+    """A row for each installed handler, and what to install where something is missing."""
+    return _chosen(session, [_handler_row(name) for name in sorted(plugins.found())], HANDLERS, statement, parameters)
+
+
+def models_table(session: Session) -> pa.Table:
+    """`models`, `mindsdb.models`, `information_schema.models`: what SHOW MODELS gives."""
+    return run_show_models(session, ShowModels(), None)
+
+
+def versions_table(session: Session) -> pa.Table:
+    """`mindsdb.models_versions`: a row for each version of each model."""
+    known = session.catalog.accuracies()
+    models = {m.key: m for m in session.catalog.models()}
+    rows = [model_row(models[v.key.model], v, known.get(v.key)) for v in session.catalog.versions()]
+    return pa.Table.from_pylist(rows, MODELS)
+
+
+def engines_table(session: Session) -> pa.Table:
+    """`mindsdb.ml_engines`, `information_schema.ml_engines`: what SHOW ML_ENGINES gives."""
+    return run_show_engines(session, ShowEngines(), None)
+
+
+def handlers_table(session: Session) -> pa.Table:
+    """`information_schema.handlers`: what SHOW HANDLERS gives."""
+    return run_show_handlers(session, ShowHandlers(), None)
+
+
+TABLES: Mapping[str, Callable[[Session], pa.Table]] = {
+    "models": models_table,
+    "models_versions": versions_table,
+    "ml_engines": engines_table,
+    "handlers": handlers_table,
+}
+"""Tables that scripts of MindsDB read, in `mindsdb` or `information_schema`."""
+
+
+def model_rows(session: Session, key: ModelKey, number: int | None = None) -> pa.Table:
+    """One version, by default the active one, as SHOW MODELS shows it."""
+    model = model_of(session, key)
+    version = session.catalog.version_of(model.key, number)
+    return pa.Table.from_pylist([model_row(model, version, session.catalog.accuracies().get(version.key))], MODELS)
+
+
+def engine_rows(session: Session, name: str) -> pa.Table:
+    """One engine as SHOW ML_ENGINES shows it."""
+    return pa.Table.from_pylist([_engine_row(session.catalog.engine(name))], ENGINES)
+
+
+def model_row(model: Model, version: Version, accuracy: float | None = None) -> dict[str, Any]:
+    """A version's values by the names of MODELS; accuracy is its latest evaluation's."""
+    trains = version.status in RUNNING
+    return {
+        "NAME": model.key.name,
+        "ENGINE": model.engine,
+        "PROJECT": model.key.project,
+        "ACTIVE": version.key.number == model.active,
+        "VERSION": version.key.number,
+        "STATUS": version.status,
+        "ACCURACY": accuracy,
+        "PREDICT": ", ".join(outputs_of(model).names),
+        "UPDATE_STATUS": "updating" if trains else "up_to_date",
+        "ERROR": version.error,
+        "SELECT_DATA_QUERY": version.query,
+        "TRAINING_OPTIONS": text(_training_options(model, version)),
+        "CURRENT_TRAINING_PHASE": version.progress.get("step"),
+        "TOTAL_TRAINING_PHASES": version.progress.get("total_steps"),
+        "TRAINING_PHASE_NAME": version.status if trains else None,
+        "TAG": version.tag,
+        "CREATED_AT": local(version.created_at),
+        "TRAINING_TIME": _seconds(version),
+    }
+
+
+def model_options(model: Model) -> dict[str, Any]:
+    """What CREATE MODEL's USING said, as a person may see it."""
+    said = {
+        "engine": model.engine,
+        "base": model.base or None,
+        "prompt_template": model.prompt_template,
+        "system": model.system,
+    }
+    own = {name: value for name, value in references.shown(model.options).items() if not name.startswith("$")}
+    return {name: value for name, value in said.items() if value is not None} | own
+
+
+def connection_data(engine: Engine) -> str:
+    """An engine's options as JSON, secrets as stars."""
+    return text(references.shown(engine.options))
+
+
+def local(moment: datetime | None) -> datetime | None:
+    """A moment as the clock on the wall has it: what now() compares with."""
+    return None if moment is None else moment.astimezone().replace(tzinfo=None)
+
+
+def _seconds(version: Version) -> float | None:
+    """Of all parts of a training that was resumed; of one that goes on, those that it told of."""
+    if version.status in RUNNING and version.seconds is None and version.started_at is not None:
+        return (datetime.now(UTC) - version.started_at).total_seconds()
+    return version.seconds
+
+
+def _training_options(model: Model, version: Version) -> Mapping[str, Any]:
+    return {"target": model.targets[0], "using": model_options(model) | references.shown(version.options)}
+
+
+def _engine_row(engine: Engine) -> dict[str, Any]:
+    return {
+        "NAME": engine.name,
+        "HANDLER": engine.handler,
+        "CONNECTION_DATA": connection_data(engine),
+        "CREATED_AT": local(engine.created_at),
+    }
+
+
+def _handler_row(name: str) -> dict[str, Any]:
+    package, _, version = plugins.package_of(name).partition(" ")
+    gap = handler_gap(name)
+    row = {
+        "NAME": name,
+        "TYPE": "ml",
+        "PACKAGE": package,
+        "VERSION": version,
+        "IMPORT_SUCCESS": gap is None,
+        "IMPORT_ERROR": gap,
+    }
+    try:
+        cls = plugins.handler_class(name)
+    except HandlerNotInstalled:
+        return row
+    about = (cls.__doc__ or "").strip().split("\n")[0]
+    return row | {"TRAINS": issubclass(cls, Trainer), "DESCRIPTION": about or None}
+
+
+def _chosen(
+    session: Session,
+    rows: list[dict[str, Any]],
+    schema: pa.Schema,
+    statement: ShowModels | ShowEngines | ShowHandlers,
+    parameters: Parameters,
+) -> pa.Table:
+    return chosen(session, pa.Table.from_pylist(rows, schema), statement.like, statement.where, parameters)
+
+
+def chosen(
+    session: Session, table: pa.Table, like: str | None, where: str | None, parameters: Parameters, by: str = "NAME"
+) -> pa.Table:
+    """The rows that LIKE and WHERE leave, as DuckDB judges them."""
+    if like is None and where is None:
+        return table
+    name = "__sqlft_shown"
+    pattern = quoted("%" if like is None else like)
+    session.con.register(name, table)
+    try:
+        query = f"SELECT * FROM (FROM {name} WHERE {by} ILIKE {pattern}) WHERE {'true' if where is None else where}"
+        given = parameters if parameters and where is not None else None
+        relation: Any = session.con.sql(query) if given is None else session.con.sql(query, params=given)
+        return relation.to_arrow_table().cast(table.schema)
+    finally:
+        session.con.unregister(name)

@@ -1,0 +1,135 @@
+"""Rows of FROM db (SELECT …): the query as typed, with `db` as its default catalog, models in it included."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import duckdb
+import pyarrow as pa
+
+from sqlft.errors import DataError, NotFound, did_you_mean
+from sqlft.inference.cache import Cache
+from sqlft.session import Parameters, Session
+from sqlft.sql.literals import identifier, inline
+from sqlft.sql.passthrough import plain
+from sqlft.sql.statements import Source
+
+BATCH = 100_000
+
+
+def read_rows(session: Session, source: Source, values: Parameters, *, to_train: bool = False) -> pa.Table:
+    """All rows of the source; `values` are those of the whole statement's parameters.
+
+    What is read `to_train` comes as prompts show it: see `faithful`.
+    """
+    text = inline(source.query, values, source.parameters)
+    with default_catalog(session, source.database):
+        try:
+            return _rows(session, text, faithful if to_train else _plain)
+        except duckdb.Error as e:
+            if type(e).__module__.startswith("sqlft"):
+                raise
+            raise DataError(f"The query for the rows failed: {e}", "Mend it: try it alone first.") from e
+
+
+def _rows(session: Session, text: str, fetch: Callable[[duckdb.DuckDBPyRelation], pa.Table]) -> pa.Table:
+    from sqlft.query import Done, Native, Untouched, plan_query  # SHOW and DESCRIBE go without it
+
+    statement = plain(text, 0, len(text))
+    cache = Cache(session.catalog.folder / "cache.sqlite")
+    try:
+        planned = plan_query(session, cache, statement, None)
+        if isinstance(planned, Untouched | Native | Done):
+            query = planned.sql if isinstance(planned, Native) else statement.sql
+            relation = None if isinstance(planned, Done) else session.con.sql(query)
+            if relation is None:
+                raise DataError("The query for the rows gives none, it is no SELECT.", "Write FROM db (SELECT …).")
+            return fetch(relation)
+        return fetch(session.con.from_arrow(planned.table()))
+    finally:
+        cache.close()
+
+
+NATIVE = {
+    "boolean", "tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint",
+    "float", "double", "decimal", "varchar", "null",
+}  # fmt: skip
+"""Types whose values Arrow and Python have as DuckDB has them."""
+NESTED = {"list", "array", "struct", "map", "union"}
+WIDE = {"hugeint", "uhugeint", "bignum"}
+DIGITS = 38
+"""Most of a whole number in Arrow."""
+
+
+def _plain(relation: duckdb.DuckDBPyRelation) -> pa.Table:
+    return relation.to_arrow_reader(BATCH).read_all()
+
+
+def faithful(relation: duckdb.DuckDBPyRelation) -> pa.Table:
+    """All rows, what Arrow or Python would falsify as DuckDB's own text: infinity, BC, time zones, BIT …
+
+    Nested columns are JSON, as `to_json` has it; whole numbers too wide for 64 bits stay numbers while Arrow has them.
+    """
+    import pyarrow.compute as pc
+
+    names, kinds = relation.columns, [str(t.id) for t in relation.types]
+    if all(kind in NATIVE for kind in kinds):
+        return _plain(relation)
+    columns = [_faithful(name, kind, names) for name, kind in zip(names, kinds, strict=True)]
+    table = _plain(relation.project(", ".join(columns)))
+    for i in (i for i, kind in enumerate(kinds) if kind in WIDE):
+        if (pc.max(pc.utf8_length(table.column(i))).as_py() or 0) <= DIGITS:
+            table = table.set_column(i, names[i], table.column(i).cast(pa.decimal128(DIGITS, 0)))
+    return table
+
+
+def _faithful(name: str, kind: str, names: Sequence[str]) -> str:
+    quoted = identifier(name)
+    if kind in NATIVE or [n.lower() for n in names].count(name.lower()) > 1:  # which SQL cannot tell apart
+        return quoted
+    return f"CAST({f'to_json({quoted})' if kind in NESTED else quoted} AS VARCHAR) AS {quoted}"
+
+
+@contextmanager
+def default_catalog(session: Session, database: str | None) -> Iterator[None]:
+    """Tables are looked for in `database`, an attached catalog or a schema, first."""
+    if database is None:
+        yield
+        return
+    con = session.con
+    known = [r[0] for r in con.sql("SELECT database_name FROM duckdb_databases() WHERE NOT internal").fetchall()]
+    schemas = [
+        r[0]
+        for r in con.sql("SELECT schema_name FROM duckdb_schemas() WHERE database_name = current_database()").fetchall()
+    ]
+    target = next((n for n in [*known, *schemas] if n.lower() == database.lower()), None)
+    if target is None:
+        if database.lower() in ("mindsdb", "main", "memory"):
+            yield
+            return
+        raise NotFound(
+            f"There is no database '{database}'.{did_you_mean(database, known)}",
+            f"ATTACH a file or a server under that name, or CREATE DATABASE {database} WITH ENGINE = …; "
+            "FROM (SELECT …) reads what is open here.",
+        )
+    old = con.sql("SELECT current_setting('search_path'), current_database(), current_schema()").fetchall()[0]
+    con.execute(f"USE {identifier(target)}")
+    _finish(con)
+    try:
+        yield
+    finally:
+        con.execute(_restore(old))
+        _finish(con)
+
+
+def _restore(old: tuple[str, str, str]) -> str:
+    search_path, database, schema = old
+    if search_path and not re.fullmatch(r"[\w\"]+\.[\w\"]+", search_path):
+        return "SET search_path = '" + search_path.replace("'", "''") + "'"
+    return f"USE {identifier(database)}.{identifier(schema)}"
+
+
+def _finish(con: duckdb.DuckDBPyConnection) -> None:
+    con.fetchall()

@@ -1,0 +1,171 @@
+"""FINETUNE, RETRAIN, CREATE MODEL … FROM, CANCEL and RESUME: from rows to a new version."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from sqlft import plugins
+from sqlft.catalog.records import Model, Version, VersionKey
+from sqlft.data import Prepared, prepare
+from sqlft.errors import DataError
+from sqlft.handler import Estimate
+from sqlft.inference.budget import reserved
+from sqlft.inference.prices import tariff_for
+from sqlft.inference.resolve import outputs_of, plain, prompt_of, spec_of
+from sqlft.options import is_secret, pick, without
+from sqlft.secrets import references
+from sqlft.session import EngineSettings, Parameters, Session
+from sqlft.sql.statements import Source
+from sqlft.training import job
+from sqlft.training.estimate import foreseen, heed_training, refuse_or_tell, stop_or_warn
+from sqlft.training.follow import follow
+from sqlft.training.plan import Plan, plan_of, validation_source
+from sqlft.training.rows import read_rows
+
+
+def train_new(
+    session: Session,
+    model: Model,
+    source: Source,
+    options: Mapping[str, Any],
+    parameters: Parameters,
+    *,
+    or_replace: bool = False,
+) -> VersionKey:
+    """CREATE MODEL … FROM: keep a new model and train its version 1; `options` are USING's for training."""
+    plan = plan_of(session, model, source, options, f"CREATE MODEL {model.key.name}")
+    return train(session, plan, parameters, partial(session.catalog.add_model, model, or_replace=or_replace))
+
+
+def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[..., Version]) -> VersionKey:
+    """Read, check and store the rows, `make` the version, train it in a worker; the version's key."""
+    session.catalog.require_writing()
+    heed_training(session, plan)
+    prepared = prepared_for(session, plan, parameters)
+    stop_or_warn(session, plan, prepared)
+    estimate = foreseen(session, plan, prepared)
+    if estimate is not None:
+        refuse_or_tell(session, plan, estimate)
+    handler, cls = plan.handler, plan.handler.train_options
+    hidden = references.hide(plan.given, lambda name: is_secret(name, cls), f"MODEL {plan.model.key.name}")
+    access = references.hide(plan.access, lambda _: True, f"MODEL {plan.model.key.name}")
+    plan = replace(plan, given=hidden)
+    wanted = job.Job(
+        plan.engine.handler,
+        plan.model.base,
+        without({**plan.engine.options, **pick(plan.model.options, handler.engine_options), **access}, EngineSettings),
+        pick(plan.model.options, handler.model_options),
+        hidden,
+        job.start_of(plan.start),
+        plan.start_digest,
+        outputs_of(plan.model).schema,
+    )
+    fields = _fields(plan, prepared, estimate)
+    fields["details"] |= _tariff(session, plan)
+    made: list[VersionKey] = []
+    name, most, cost = plan.model.key.name, plan.settings.max_cost_usd, _cost(fields["details"], estimate)
+    ended = partial(_ended, session, made)
+    with reserved(session.purse, name, plan.engine.name, most, cost, ended):
+        with job.staged(session.catalog, wanted, prepared.training_set) as stage:
+            version = make(before_commit=stage.settle, **fields)
+            made.append(version.key)
+            worker = job.spawn(session.catalog, version.key, stage.lock, session, background=not plan.settings.wait)
+        if plan.settings.wait:
+            follow(session, worker, version.key, remote=plan.handler.remote)
+    return version.key
+
+
+def prepared_for(session: Session, plan: Plan, parameters: Parameters, stops: Sequence[str] | None = None) -> Prepared:
+    """The rows as this training would see them, checked; `stops` are further stop sequences, and ask for all checks."""
+    rows = read_rows(session, plan.source, parameters, to_train=True)
+    valid = validation_source(plan.settings.validation, plan.source)
+    outputs, what = outputs_of(plan.model), f"Model '{plan.model.key.name}'"
+    spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
+    try:
+        return prepare(
+            rows,
+            prompt_of(plan.model),
+            plan.model.targets,
+            outputs=outputs,
+            valid_rows=None if valid is None else read_rows(session, valid, parameters, to_train=True),
+            validation_split=plan.settings.validation_split,
+            seed=plan.settings.seed,
+            max_length=plan.handler.longest_row(spec, plan.options),
+            long_rows=getattr(plan.options, "long_rows", None) or "cut",
+            count_tokens=lambda texts: plan.handler.count_tokens(texts, spec),
+            stops=[*_stops(plan), *(stops or ())],
+            thorough=stops is not None or plan.settings.check != "off",
+        )
+    except ImportError as e:  # the handler counts tokens
+        raise plugins.not_installed(plan.engine.handler, e) from e
+    except UnicodeError as e:
+        raise DataError(f"The training rows have text that is not valid Unicode: {e}.", "Mend it in the query.") from e
+
+
+def _stops(plan: Plan) -> list[str]:
+    """The stop sequences that the model and the version are asked with, those of what it starts from among them."""
+    before = {} if plan.start is None else plan.start.details
+    listed = (plan.model.options.get("stop"), {**before, **plan.given}.get("stop"))
+    found = (s for some in listed for s in ([some] if isinstance(some, str) else some or ()))
+    return list(dict.fromkeys(map(str, found)))
+
+
+def _fields(plan: Plan, prepared: Prepared, estimate: Estimate | None) -> dict[str, Any]:
+    """The fields of a version that is about to be trained."""
+    return {
+        "status": "queued",
+        "parent": plan.parent,
+        "tag": plan.settings.tag,
+        "activate": plan.settings.active,
+        "query": plan.source.query,
+        "database": plan.source.database,
+        "row_count": prepared.row_count,
+        "data_digest": prepared.digest,
+        "options": _applied(plan),
+        "findings": tuple(dataclasses.asdict(found) for found in prepared.findings),
+        "details": {
+            "base": plan.model.base,
+            "handler": plugins.package_of(plan.engine.handler),
+            **({"started_from": f"version {plan.parent}"} if plan.start is not None else {}),
+            **({"estimate": dataclasses.asdict(estimate)} if estimate is not None else {}),
+        },
+    }
+
+
+def _tariff(session: Session, plan: Plan) -> dict[str, Any]:
+    """What the worker needs to say what the training cost."""
+    what = f"Model '{plan.model.key.name}'"
+    spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what)
+    tariff = tariff_for(session, plan.engine, plan.handler, spec, plan.model.options)
+    training = None if tariff.price is None else tariff.price.training
+    rates = {"training_usd_per_million": training, "machine_usd_per_hour": tariff.hourly}
+    return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _cost(details: Mapping[str, Any], estimate: Estimate | None) -> float | None:
+    """USD that a training will cost; a machine that costs nothing does, however long it takes."""
+    if estimate is not None and estimate.cost_usd is not None:
+        return estimate.cost_usd
+    free = details.get("machine_usd_per_hour") == 0 and "training_usd_per_million" not in details
+    return 0.0 if free else None
+
+
+def _ended(session: Session, made: Sequence[VersionKey]) -> Version | None:
+    return session.catalog.version(made[0]) if made else None
+
+
+def _applied(plan: Plan) -> dict[str, Any]:
+    """Every training option as it holds, defaults included, secrets as references."""
+    cls = plan.handler.train_options
+    validation = validation_source(plan.settings.validation, plan.source)
+    core = {
+        "seed": plan.settings.seed,
+        "validation_split": plan.settings.validation_split,
+        "validation": None if validation is None else validation.query,
+    }
+    own = {name: plan.given.get(name) if is_secret(name, cls) else value for name, value in plain(plan.options).items()}
+    return {**core, **own}

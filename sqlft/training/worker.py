@@ -1,0 +1,372 @@
+"""The process that trains one version: `python -m sqlft.training.worker folder model project number lock`.
+
+It opens the catalog and never a DuckDB file.  Whatever happens to it, the version ends in one final status: written
+here, or, if this process dies, by whoever finds its lock free.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlft import log, plugins
+from sqlft.catalog import files, records
+from sqlft.catalog.files import FILES, LOG
+from sqlft.catalog.records import RUNNING, ModelKey, VersionKey
+from sqlft.catalog.store import Catalog
+from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError
+from sqlft.handler import Artifact, ModelSpec, Progress, Trainer, TrainingSet
+from sqlft.log import debug
+from sqlft.options import build, redacted
+from sqlft.secrets import references
+from sqlft.training import job
+from sqlft.training.job import DETACH
+
+BEAT = 0.1
+"""Seconds between two looks at the catalog and the session, and between two writes of metrics."""
+GRACE = {"cancelled": 10.0, "interrupted": 5.0}
+"""Seconds that a handler has to come by `report` before its process is ended."""
+OF_AN_END = ("error_type", "steps", "metrics", "cost_usd")
+"""What an earlier end of a resumed training wrote of itself."""
+PACKAGES = ("sqlft", "torch", "transformers", "peft", "safetensors", "numpy", "pyarrow", "duckdb")
+
+Stop = Literal["cancelled", "interrupted"]
+_WHY: dict[Stop, str] = {"cancelled": "Stopped on request.", "interrupted": "The session that started it ended."}
+
+
+class Training:
+    """One run of a handler's `train`, and the thread that watches it."""
+
+    def __init__(self, catalog: Catalog, key: VersionKey, session: int) -> None:
+        self.catalog = catalog
+        self.key = key
+        self.work = catalog.work(key)
+        self.job = job.Job("", "")
+        self.session: int | None = session
+        """Read end of the pipe from the session; None once it said DETACH or is gone."""
+        self.began = time.monotonic()
+        self.earlier: float | None = None
+        """Seconds of the parts before this one, once they are known."""
+        self.stop: Stop | None = None
+        self.stopped_at = 0.0
+        self.loading = True
+        self.raised = False
+        self.details: dict[str, Any] = {}
+        self._reports: list[Progress] = []
+        self._said: Progress | None = None
+        self._flushing = threading.Lock()
+        self._ending = threading.Lock()
+
+    def run(self) -> None:
+        """Train and publish; every end is written to the catalog."""
+        threading.Thread(target=self._watch, daemon=True).start()
+        with suppress(OSError):
+            job.reserve(self.work)
+        try:
+            self.job, data = job.read(self.work)
+            made = self._train(data)
+            if self.raised:
+                raise Cancelled(_WHY[self.stop or "cancelled"])
+            with self._ending:
+                self._publish(made)
+        except BaseException as e:
+            with self._ending:
+                if self.stop and (self.raised or isinstance(e, Cancelled)):
+                    self._write_stopped(self.stop)
+                elif isinstance(e, Cancelled):
+                    self._write_end("cancelled", e.message)
+                else:
+                    self._log(self._redacted(traceback.format_exc()))
+                    self._write_end("failed", self._redacted(explain(e, self.key, self.work / LOG)), e)
+
+    def report(self, progress: Progress) -> None:
+        """What the handler calls: cheap, raises Cancelled when the training shall stop."""
+        numbers = {
+            str(name): number for name, value in progress.metrics.items() if (number := _number(value)) is not None
+        }
+        total = progress.total_steps
+        said = Progress(int(progress.step), None if total is None else int(total), numbers)
+        if said != self._said:
+            self._reports.append(said)
+            self._said = said
+        if self.stop:
+            self.raised = True
+            raise Cancelled(_WHY[self.stop], f"RESUME MODEL {self.key} goes on with it.")
+
+    def _train(self, data: TrainingSet) -> Artifact:
+        cls = plugins.handler_class(self.job.handler)
+        if not issubclass(cls, Trainer):
+            raise NotSupported(f"The handler '{self.job.handler}' cannot train.", "SHOW HANDLERS lists those that can.")
+        what = f"Version {self.key}"
+        handler = cls(build(cls.engine_options, references.reveal(self.job.engine_options), what))
+        made = build(cls.model_options, references.reveal(self.job.model_options), what)
+        spec = ModelSpec(self.job.base, made, self.job.schema)
+        options = build(cls.train_options, references.reveal(self.job.train_options), what)
+        start = self.job.artifact
+        if start is not None and start.path is not None:
+            files.verify(start.path, self.job.start_digest)
+        self._started()
+        try:
+            return handler.train(spec, start, data, options, self.work / FILES, self.report)
+        except ImportError as e:
+            raise plugins.not_installed(self.job.handler, e) from e
+
+    def _started(self) -> None:
+        known = self.catalog.version(self.key)
+        before = {name: value for name, value in known.details.items() if name not in OF_AN_END}
+        self.details = {**before, **_environment(self.job.handler)}
+        now = {"status": "training", "started_at": known.started_at or records.now(), "details": self.details}
+        ours = self.catalog.update_version(self.key, when=RUNNING, **now)
+        self.loading = False
+        debug("training %s: process %d trains with %s", self.key, os.getpid(), self.job.handler)
+        if self.stop or not ours:
+            raise Cancelled(_WHY[self.stop or "cancelled"])
+
+    def _publish(self, made: Artifact) -> None:
+        if not isinstance(made, Artifact) or (made.path is None and made.remote_id is None):
+            raise HandlerError(
+                f"The handler '{self.job.handler}' trained and returned no artifact: {repr(made)[:200]}.",
+                "Let its train() return Artifact(path=…) or Artifact(remote_id=…).",
+            )
+        (self.work / job.RESERVE).unlink(missing_ok=True)
+        opened, digest = None, None
+        if made.path is not None:
+            opened, digest = files.publish(self._finished(made.path), self.catalog.place(self.key))
+        with suppress(CatalogError):
+            self._flush()
+        self.catalog.publish(
+            self.key,
+            artifact_path=opened,
+            artifact_digest=digest,
+            remote_id=made.remote_id,
+            details={
+                "peak_memory_bytes": peak_memory(),
+                **self._last(),
+                **self._cost(made.details),
+                **made.details,
+                **self.details,
+            },
+            seconds=self._seconds(),
+        )
+        debug("training %s: published in %.1f s", self.key, self._seconds())
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _finished(self, path: Path) -> Path:
+        """The path that the handler returned, or a copy of what is not below its workdir and so not ours to move."""
+        files = (self.work / FILES).resolve()
+        made = (files / path).resolve()
+        if not made.exists():
+            raise HandlerError(
+                f"The handler '{self.job.handler}' returned an artifact that is not there: {path}.",
+                "Let its train() write the files before it returns.",
+            )
+        if made.is_relative_to(files):
+            return made
+        copy = self.work / "copied" / made.name
+        shutil.rmtree(copy.parent, ignore_errors=True)
+        copy.parent.mkdir()
+        return Path(shutil.copytree(made, copy) if made.is_dir() else shutil.copy2(made, copy))
+
+    def _write_stopped(self, why: Stop) -> None:
+        """Stopped here; a job at a provider goes on until the session that cancels it has told the provider."""
+        self._write_end("interrupted" if self._remote() else why, _WHY[why])
+
+    def _remote(self) -> bool:
+        cls = plugins.handler_class(self.job.handler) if self.job.handler else None
+        return cls is not None and issubclass(cls, Trainer) and cls.remote
+
+    def _write_end(self, status: str, error: str, cause: BaseException | None = None) -> None:
+        """Write a final status that is not complete; where the disk is full, after some room was made."""
+        for _ in range(50):
+            try:
+                with suppress(CatalogError):
+                    self._flush()
+                details = {**self._cost({}), **self.details, **self._last()}
+                if isinstance(cause, SqlftError):
+                    details["error_type"] = type(cause).__name__
+                now = {"finished_at": records.now(), "seconds": self._seconds()}
+                self.catalog.update_version(self.key, when=RUNNING, status=status, error=error, details=details, **now)
+                return
+            except NotFound:  # it was dropped
+                return
+            except CatalogError as e:
+                self._log(f"could not write the status {status}: {e}")
+                time.sleep(BEAT)
+
+    def _log(self, text: str) -> None:
+        """Write to the log; what is logged are failures, which a full disk may have caused, so room is made first."""
+        with suppress(OSError):
+            (self.work / job.RESERVE).unlink(missing_ok=True)
+            print(text, file=sys.stderr, flush=True)
+
+    def _redacted(self, text: str) -> str:
+        for options in (self.job.engine_options, self.job.model_options, self.job.train_options):
+            text = references.redact(text, options)
+        return redacted(text)
+
+    def _seconds(self) -> float:
+        """Of all parts of the training."""
+        if self.earlier is None:
+            self.earlier = self.catalog.version(self.key).seconds or 0.0
+        return self.earlier + time.monotonic() - self.began
+
+    def _last(self) -> dict[str, Any]:
+        progress = self.catalog.version(self.key).progress
+        return {"steps": progress["step"], "metrics": progress["metrics"]} if progress else {}
+
+    def _cost(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        """What it cost in USD by tokens, else by this machine's hours; nothing where that is not known."""
+        by_token, hourly = (self.details.get(name) for name in ("training_usd_per_million", "machine_usd_per_hour"))
+        tokens = made.get("trained_tokens", made.get("tokens"))
+        if by_token is not None:
+            return {"cost_usd": by_token * tokens / 1e6} if tokens is not None else {}
+        return {"cost_usd": hourly * self._seconds() / 3600} if hourly is not None else {}
+
+    def _flush(self) -> None:
+        with self._flushing:
+            count = len(self._reports)
+            if count:
+                self.catalog.add_progress(self.key, self._reports[:count], self._seconds())
+                del self._reports[:count]
+
+    def _watch(self) -> None:
+        """Hear the session and cancel requests, write metrics, and end a handler that does not listen."""
+        while True:
+            self._hear()
+            with suppress(CatalogError):
+                if self.stop is None and self.catalog.cancel_requested(self.key):
+                    self._stop("cancelled")
+                self._flush()
+            waited = time.monotonic() - self.stopped_at
+            if self.stop and (self.loading or waited > GRACE[self.stop]) and self._ending.acquire(blocking=False):
+                self._write_stopped(self.stop)
+                end_now()
+
+    def _hear(self) -> None:
+        """Wait a beat, or until the session says something or is gone."""
+        if self.session is None:
+            time.sleep(BEAT)
+            return
+        ready, _, _ = select.select([self.session], [], [], BEAT)
+        if ready:
+            if os.read(self.session, 1) == DETACH:
+                debug("training %s: its session has ended, it goes on", self.key)
+            else:
+                self._stop("interrupted")
+            os.close(self.session)
+            self.session = None
+
+    def _stop(self, why: Stop) -> None:
+        if self.stop is None:
+            self.stopped_at = time.monotonic()
+            self.stop = why
+            debug("training %s: to be stopped. %s", self.key, _WHY[why])
+
+    def terminate(self, *_: Any) -> None:
+        """SIGTERM: stop as if the session had ended."""
+        self._stop("interrupted")
+
+
+def explain(error: BaseException, key: VersionKey, log: Path) -> str:
+    """What went wrong in a training, and the next step."""
+    name, text = type(error).__name__, str(error)
+    if isinstance(error, SqlftError):
+        return text
+    if isinstance(error, MemoryError) or "OutOfMemory" in name or "out of memory" in text or "can't allocate" in text:
+        return (
+            f"The training ran out of memory{f' ({text[:300]})' if text else ''}.\n"
+            "Train a new version with a smaller batch_size or max_length, or on a smaller base."
+        )
+    if job.is_disk_full(error):
+        return f"The disk is full: {text}.\nFree some space, then RESUME MODEL {key} goes on from its last checkpoint."
+    return f"{name}: {text} (log: {log})\nMend the cause, then RESUME MODEL {key} goes on from its last checkpoint."
+
+
+def peak_memory() -> int:
+    """Most bytes that this process had in main memory; a handler that trains elsewhere tells its own figure.
+
+    Linux counts into `ru_maxrss` what the process that started this one had, so that its status is read there.
+    """
+    import resource
+
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        pass
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def _number(value: Any) -> float | None:
+    """What a handler reports as a metric, if it is one: a float, an int, a tensor or array of one number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def end_now() -> None:
+    """End this process and all it started, without waiting for any thread."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(1)
+
+
+def _environment(handler: str) -> dict[str, Any]:
+    """What trains: the handler's package and the versions that matter."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    packages = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
+    return {"handler": plugins.package_of(handler) or handler, "packages": packages}
+
+
+def _keep(lock: int) -> None:
+    """Hold the lock and sign it; processes that the handler forks neither have it nor our way with SIGTERM."""
+    held = [lock]
+
+    def let_go() -> None:
+        while held:
+            os.close(held.pop())
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    os.set_inheritable(lock, False)
+    os.register_at_fork(after_in_child=let_go)
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(os.getpid()).encode(), 0)
+
+
+def main(arguments: list[str]) -> None:
+    """Train the version that the arguments name."""
+    if log.is_wanted():
+        log.show(partial(print, file=sys.stderr, flush=True))
+    folder, model, project, number, lock = arguments
+    _keep(int(lock))
+    session = os.dup(0)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    training = Training(Catalog(Path(folder)), VersionKey(ModelKey(model, project), int(number)), session)
+    signal.signal(signal.SIGTERM, training.terminate)
+    training.run()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)  # threads that the handler left behind must not keep the lock
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
