@@ -103,7 +103,7 @@ def test_the_catalogs_tables_are_documented(table: str) -> None:
 
 
 def test_every_finding_is_documented() -> None:
-    sources = "".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "sqlft/data").glob("*.py")))
+    sources = "".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "sqlft/data").rglob("*.py")))
     codes = set(FINDING.findall(sources)) | set(re.findall(r'^    "(\w+)": \(?"\{n\}', sources, re.MULTILINE))
     codes |= {style[0] for style in text.STYLES} | {oddity[2] for oddity in text.ODDITIES}
     assert codes

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from sqlft.data.checks.structure.report import facts_of, histogram, suited_batch, suited_epochs
 
 from sqlft.data import Prompt, prepare
+from sqlft.data.checks.report import facts_of, histogram, suited_batch, suited_epochs
 from sqlft.data.conversations import Finding
 from sqlft.data.privacy import masked
 

@@ -358,6 +358,6 @@ def test_a_fork_of_the_session_does_not_keep_its_worker(shop: Any) -> None:
 
 
 def test_the_worker_imports_no_database(shop: Any) -> None:
-    code = "import sys, sqlft.training.worker; print('sqlft.runtime.query' in sys.modules, 'sqlglot' in sys.modules)"
+    code = "import sys, sqlft.training.worker; print('sqlft.query' in sys.modules, 'sqlglot' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.split() == ["False", "False"]
