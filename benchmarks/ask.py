@@ -179,7 +179,7 @@ def one_by_one(given: argparse.Namespace, precision: str) -> dict[str, Any]:
     """transformers' own attention and generation; ours has no part in it but the rendering."""
     began = time.perf_counter()
     import torch
-    from sqlft_local import loading, pull
+    from sqlft_local import light, loading, pull
     from sqlft_local.backends import DTYPES
     from sqlft_local.rendering import Renderer
     from transformers import AutoModelForCausalLM
@@ -188,7 +188,7 @@ def one_by_one(given: argparse.Namespace, precision: str) -> dict[str, Any]:
 
     torch.set_num_threads(threads(given))
     folder = pull(given.base, lambda what, share: None)
-    tokenizer, stop_ids = loading.opened_tokenizer(folder)
+    tokenizer, stop_ids = light.opened_tokenizer(folder)
     renderer = Renderer(tokenizer, stop_ids)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, DTYPES[precision]))
     if given.adapter:

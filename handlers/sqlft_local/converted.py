@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from sqlft.errors import HandlerNotInstalled, NotSupported, ProviderError
 from sqlft_local import bases, light
+from sqlft_local.adapter import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,19 +74,6 @@ def home_of(folder: Path) -> Path:
             stamp.update(f"{file.name} {about.st_size} {about.st_mtime_ns}\n".encode())
     name = folder.name if len(folder.name) < 60 else "base"
     return bases.bases_folder() / "llama.cpp" / f"{name}-{stamp.hexdigest()[:12]}"
-
-
-def digest_of(adapter: Path) -> str:
-    """Of what is in it, wherever it lies."""
-    found = hashlib.sha256()
-    try:
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
-            found.update((adapter / name).read_bytes())
-    except OSError as e:
-        raise ProviderError(
-            f"The adapter in {adapter} cannot be read: {e}.", "Train the version again: RETRAIN."
-        ) from e
-    return found.hexdigest()[:16]
 
 
 def weights(folder: Path, dtype: str) -> list[Path]:
@@ -149,7 +137,7 @@ def _made(target: Path, make: Callable[[Path], None]) -> Path:
 
 def _export(folder: Path, home: Path, adapter: Path | None, kind: str, to: Path, report: bases.Report) -> None:
     from sqlft_local import gguf_export
-    from sqlft_local.loading import other_base, read_adapter
+    from sqlft_local.adapter import other_base, read_adapter
 
     tokenizer = json.loads((home / light.TOKENIZER).read_text(encoding="utf-8"))
     stop_ids = json.loads((home / light.ASKING).read_text(encoding="utf-8"))["stop_ids"]
@@ -168,7 +156,7 @@ def _tokenizer(folder: Path, home: Path) -> None:
     """Write down what transformers' tokenizer does, where that is not done yet."""
     if (home / light.ASKING).exists():
         return
-    from sqlft_local.loading import opened_tokenizer
+    from sqlft_local.light import opened_tokenizer
     from sqlft_local.rendering import Renderer
 
     with _installed():

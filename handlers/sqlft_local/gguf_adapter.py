@@ -14,7 +14,7 @@ def export_adapter(folder: Path, adapter: Path, target: Path) -> None:
     from gguf import GGUFWriter, get_tensor_name_map
     from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
 
-    from sqlft_local.loading import other_base, read_adapter
+    from sqlft_local.adapter import other_base, read_adapter
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     made_for = ARCHITECTURES.get(config.get("model_type"), "")

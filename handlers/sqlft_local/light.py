@@ -9,9 +9,14 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import NotSupported, OptionError
+from sqlft_local.load_errors import _explained, _quietly
+
+if TYPE_CHECKING:
+    pass
+
 
 TOKENIZER, ASKING = "tokenizer.json", "asking.json"
 
@@ -160,3 +165,30 @@ def write(tokenizer: Any, stop_ids: Sequence[int], folder: Path) -> dict[str, An
     (folder / ASKING).write_text(json.dumps(about), encoding="utf-8")
     said: dict[str, Any] = json.loads(content)
     return said
+
+
+def opened_tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:
+    """The base's tokenizer, and the tokens that end an answer."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with _quietly(), _explained(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **given)
+        if (folder / "generation_config.json").exists():
+            return tokenizer, stops(GenerationConfig.from_pretrained(folder), tokenizer)
+        config = AutoConfig.from_pretrained(folder, **given)
+        return tokenizer, stops(GenerationConfig.from_model_config(config), tokenizer)
+
+
+def stops(generation_config: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end an answer."""
+    eos = generation_config.eos_token_id if generation_config is not None else None
+    listed = eos if isinstance(eos, list) else [eos]
+    return tuple(sorted({i for i in (*listed, tokenizer.eos_token_id) if i is not None}))
+
+
+def fast_tokenizer(folder: Path) -> Any:
+    """The tokenizer alone, without transformers."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError, ProviderError
+from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError
 from sqlft_local import bases, converted, cores, hardware, packing, quantised
+from sqlft_local.adapter import other_base, read_adapter
 from sqlft_local.bases import INSTALL, to_screen
+from sqlft_local.light import opened_tokenizer, stops
+from sqlft_local.load_errors import _explained, _quietly
 from sqlft_local.marks import NO_MARKS, Marks
 from sqlft_local.options import ModelOptions
 from sqlft_local.rendering import Renderer
@@ -116,19 +118,6 @@ def encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Any, Any]
         dtype = chosen_dtype(options.dtype, place, training=False)
         model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, **given)
         return model.to(place).eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder, **given)
-
-
-def opened_tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:
-    """The base's tokenizer, and the tokens that end an answer."""
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-
-    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    with _quietly(), _explained(folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder, **given)
-        if (folder / "generation_config.json").exists():
-            return tokenizer, stops(GenerationConfig.from_pretrained(folder), tokenizer)
-        config = AutoConfig.from_pretrained(folder, **given)
-        return tokenizer, stops(GenerationConfig.from_model_config(config), tokenizer)
 
 
 def _model(folder: Path, config: Any, dtype: Any, quantization: str, place: str) -> Any:
@@ -268,41 +257,6 @@ def _beside(forward: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, x: Tensor
     return forward(x) + linear(linear(x.to(a.dtype), a), b).to(x.dtype)
 
 
-def read_adapter(adapter: Path) -> tuple[float, dict[str, tuple[Tensor, Tensor]]]:
-    """The scale and, by layer name, the matrices A (r, in) and B (out, r) of a PEFT LoRA adapter's folder."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        tensors = load_file(adapter / "adapter_model.safetensors")
-    except (OSError, ValueError, SafetensorError) as e:
-        raise ProviderError(
-            f"The adapter in {adapter} cannot be read: {e}.", "Train the version again: RETRAIN."
-        ) from e
-    odd = next(
-        (k for k in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern") if config.get(k)),
-        None,
-    )
-    if odd or config.get("peft_type") != "LORA":
-        raise NotSupported(
-            f"The adapter in {adapter} uses {odd or config.get('peft_type')}.", "Use a plain LoRA adapter."
-        )
-    pairs: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        name, _, which = key.removesuffix(".weight").rpartition(".")
-        pairs.setdefault(name.removeprefix("base_model.model."), {})[which] = tensor
-    scale = config["lora_alpha"] / config["r"]
-    return scale, {name: (p["lora_A"], p["lora_B"]) for name, p in pairs.items()}
-
-
-def stops(generation_config: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end an answer."""
-    eos = generation_config.eos_token_id if generation_config is not None else None
-    listed = eos if isinstance(eos, list) else [eos]
-    return tuple(sorted({i for i in (*listed, tokenizer.eos_token_id) if i is not None}))
-
-
 def chosen_device(device: str) -> str:
     """`auto` resolved; OptionError for one that is not there."""
     import torch
@@ -342,13 +296,6 @@ def _layer(model: Any, name: str, adapter: Path) -> Any:
         return model.get_submodule(name)
     except AttributeError as e:
         raise other_base(adapter) from e
-
-
-def other_base(adapter: Path) -> ProviderError:
-    """What to say when matrices and layers do not fit together."""
-    return ProviderError(
-        f"The adapter in {adapter} was made for another base.", "Use the base it was trained on, or RETRAIN."
-    )
 
 
 def _check_layers(config: Any) -> None:
@@ -402,67 +349,7 @@ def _other_architecture(folder: Path, config: Any) -> NotSupported:
     )
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without transformers' bars and remarks about loading."""
-    from transformers.utils import logging
-
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn what transformers and torch raise while loading into errors that say what to do."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except MemoryError as e:
-        raise out_of_memory("loading the base") from e
-    except RuntimeError as e:
-        raise (out_of_memory("loading the base") if is_memory(e) else _unreadable(folder, e)) from e
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError, ImportError) as e:
-        raise _unreadable(folder, e) from e
-
-
-def is_memory(e: BaseException) -> bool:
-    """Whether torch failed for want of memory."""
-    text = str(e).lower()
-    return isinstance(e, MemoryError) or any(
-        w in text for w in ("out of memory", "can't allocate", "not enough memory")
-    )
-
-
-def out_of_memory(doing: str) -> ProviderError:
-    """What to do about too little memory."""
-    return ProviderError(
-        f"There is not enough memory for {doing}.",
-        "Use a smaller base or dtype = 'bfloat16'; for training also a smaller max_tokens_per_pass or max_length; "
-        "for asking a smaller batch_size.",
-    )
-
-
-def _unreadable(folder: Path, e: Exception) -> ProviderError:
-    reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
-    return ProviderError(f"The base in {folder} cannot be loaded: {reason}", "Get it again, or use another base.")
-
-
 @lru_cache(maxsize=4)
 def renderer_of(folder: Path, chat_template: str | None) -> Renderer:
     """What renders a base's prompts, without its weights."""
     return Renderer(converted.light_tokenizer(folder) or opened_tokenizer(folder)[0], (), chat_template)
-
-
-def fast_tokenizer(folder: Path) -> Any:
-    """The tokenizer alone, without transformers."""
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))

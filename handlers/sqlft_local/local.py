@@ -248,7 +248,7 @@ class Local(Trainer, Embedder):
         folder = bases.local_folder(model.base)
         if folder is None or not (folder / "tokenizer.json").exists():
             return None
-        from sqlft_local.loading import fast_tokenizer
+        from sqlft_local.light import fast_tokenizer
 
         encoded = fast_tokenizer(folder).encode_batch(list(texts), add_special_tokens=False)
         return [len(e.ids) for e in encoded]

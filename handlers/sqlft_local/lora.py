@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import linear
 
 from sqlft.errors import OptionError
-from sqlft_local.loading import other_base, read_adapter
+from sqlft_local.adapter import other_base, read_adapter
 from sqlft_local.quantised import dense, is_quantised
 
 if TYPE_CHECKING:

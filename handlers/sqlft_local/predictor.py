@@ -14,7 +14,8 @@ from sqlft.errors import ProviderError
 from sqlft.handler import Completion, Piece, Predictor, Request
 from sqlft_local.asking import room_for, width
 from sqlft_local.decoding import Decoder
-from sqlft_local.loading import Loaded, is_memory, out_of_memory
+from sqlft_local.load_errors import is_memory, out_of_memory
+from sqlft_local.loading import Loaded
 from sqlft_local.lookup import Lookup
 from sqlft_local.options import PredictOptions
 

@@ -281,7 +281,7 @@ def follow(setup: Mapping[str, Any], jobs: Iterator[dict[str, Any]], say: Callab
     import torch
     import torch.distributed as dist
 
-    from sqlft_local import lean, loading, lora, training
+    from sqlft_local import lean, loading, lora, step
 
     loading.require("Training", training=True)
     torch.set_num_threads(setup["threads"])
@@ -301,7 +301,7 @@ def follow(setup: Mapping[str, Any], jobs: Iterator[dict[str, Any]], say: Callab
                 one.copy_(sent)
         torch.manual_seed(job["seed"])
         examples = [Example(ids, weights) for ids, weights in job["rows"]]
-        loss, tokens = training.backward(loaded.model, matrices, examples, job["job"], lambda: None)
+        loss, tokens = step.backward(loaded.model, matrices, examples, job["job"], lambda: None)
         dist.reduce(_gradients(trained, loss, tokens), 0)
         for one in trained:
             one.grad = None
@@ -330,14 +330,14 @@ def _main() -> None:
         out.flush()
 
     threading.Thread(target=read, daemon=True).start()
-    from sqlft_local import loading
+    from sqlft_local import load_errors
 
     try:
         follow(came.get(), iter(came.get, None), say)
     except SqlftError as e:
         say({"error": e.message, "next": e.next_step})
     except BaseException as e:
-        if loading.is_memory(e):
+        if load_errors.is_memory(e):
             say({"memory": True})
         else:
             traceback.print_exc()

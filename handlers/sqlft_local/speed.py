@@ -116,7 +116,7 @@ def _seconds(trial: Trial, layers: int) -> tuple[float, float]:
     """What passes through so many blocks usually take: with the backward pass, and without."""
     import torch
 
-    from sqlft_local.training import loss_of
+    from sqlft_local.step import loss_of
 
     model, parameters = _model(trial, layers)
     examples = _examples(trial)

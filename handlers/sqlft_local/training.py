@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 
@@ -21,10 +21,12 @@ from sqlft.errors import DataError, ProviderError, SqlftError
 from sqlft.handler import Artifact, Progress
 from sqlft_local import budget, checkpoints, lean, lora, rows
 from sqlft_local.checkpoints import Checkpoint
-from sqlft_local.loading import Loaded, is_memory, out_of_memory
+from sqlft_local.load_errors import is_memory, out_of_memory
+from sqlft_local.loading import Loaded
 from sqlft_local.options import MAY_CHANGE, TrainOptions
-from sqlft_local.packing import Example, pack
+from sqlft_local.packing import Example
 from sqlft_local.processes import Team
+from sqlft_local.step import Job, backward, loss_of
 
 PATIENCE = 3
 """Validations without a new best after which early stopping ends a training."""
@@ -39,17 +41,6 @@ TRIM = 10.0
 EARLY = 3
 """Steps after which their time says how many there will be."""
 Report = Callable[[Progress], None]
-
-
-class Job(TypedDict):
-    """What all passes of a step have in common."""
-
-    whole: float
-    """What the losses of its tokens are divided by."""
-    tokens: int
-    """Most of a pass."""
-    above: int
-    """Passes of more compute their blocks twice."""
 
 
 @dataclass
@@ -94,8 +85,8 @@ class Training:
         lean.apply(self.loaded.model)
         self.lora = lora.attach(self.loaded.model, self.options, self.start)
         parameters = list(self.lora.trained.values())
-        fused = self.loaded.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=self.options.weight_decay, fused=fused)
+        is_fused = self.loaded.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=self.options.weight_decay, fused=is_fused)
         self.per_epoch = -(-len(self.train) // self.options.rows_a_step)
         self.total = max(1, round(self.per_epoch * self.options.n_epochs))
         few, many = VALIDATIONS
@@ -306,28 +297,6 @@ class Training:
         for e in (*self.train, *self.valid):
             said.update(array("i", e.ids).tobytes() + array("f", e.weights).tobytes())
         return said.hexdigest()
-
-
-def backward(
-    model: Any, matrices: lora.Lora, examples: Sequence[Example], job: Job, hear: Callable[[], None]
-) -> tuple[float, int]:
-    """Add the gradients of examples of a step; their share of its mean loss, and their tokens."""
-    loss, tokens = 0.0, 0
-    for part in rows.passes(examples, job["tokens"]) if examples else ():
-        packed = pack(part, model.device)
-        matrices.masks.renew()
-        lean.checkpoint(model, packed.ids.shape[1] > job["above"])
-        found = lean.loss(model, packed) / job["whole"]
-        found.backward()
-        loss += found.item()
-        tokens += sum(len(e.ids) for e in part)
-        hear()
-    return loss, tokens
-
-
-def loss_of(model: Any, examples: Sequence[Example]) -> Any:
-    """The weighted sum of the losses of the examples' tokens."""
-    return lean.loss(model, pack(examples, model.device))
 
 
 def give_back() -> None:

@@ -72,7 +72,7 @@ class VllmPredictor(Predictor):
         schema: Mapping[str, Any] | None,
         marks: Marks,
     ) -> None:
-        from sqlft_local.loading import opened_tokenizer
+        from sqlft_local.light import opened_tokenizer
 
         self._engine, self._key, self._adapter = engine, key, adapter
         self._options, self._schema = options, schema

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sqlft_local import Local, gguf_export, loading
+from sqlft_local import Local, gguf_export, light
 from sqlft_local.options import EngineOptions, ModelOptions
 from sqlft_local.residents import RESIDENTS, Residents
 from transformers import AutoModel, AutoTokenizer
@@ -91,7 +91,7 @@ def test_it_pulls_a_window_at_a_time(tiny: Path) -> None:
 def test_a_gguf_file(tiny: Path, tmp_path: Path) -> None:
     """On llama.cpp: unit vectors, equal for equal texts; one cut short is told."""
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
-    tokenizer, stop_ids = loading.opened_tokenizer(tiny)
+    tokenizer, stop_ids = light.opened_tokenizer(tiny)
     file = tmp_path / "model.gguf"
     gguf_export.export(tiny, file, "f32", json.loads(tokenizer.backend_tokenizer.to_str()), sorted(stop_ids))
     vectors = embed(file, [*TEXTS, "long " * 3000])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from sqlft_local import Local, backends, converted, light, loading
+from sqlft_local import Local, backends, converted, light
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions
 from sqlft_local.rendering import Renderer
 from sqlft_local.residents import RESIDENTS, Residents
@@ -262,7 +262,7 @@ def test_unloading_frees(tiny: Path) -> None:
 def test_rendering_without_transformers_gives_the_same_tokens(tiny: Path) -> None:
     """System messages and examples before the question, odd letters, answers in the middle."""
     home = converted.files(tiny, None, "f32", False, lambda what, share: None).home
-    tokenizer, stop_ids = loading.opened_tokenizer(tiny)
+    tokenizer, stop_ids = light.opened_tokenizer(tiny)
     theirs, ours = Renderer(tokenizer, stop_ids), Renderer(light.LightTokenizer(home), stop_ids)
     turns = [("system", "You say SQL. é😀"), ("user", "How many?"), ("assistant", "SELECT 1"), ("user", " and\tnow\n")]
     messages = [Message(*t) for t in turns]

@@ -13,7 +13,7 @@ from sqlft_local import lean, loading, lora
 from sqlft_local.options import ModelOptions, TrainOptions
 from sqlft_local.packing import Example, common_prefix, pack
 from sqlft_local.rows import passes, weight
-from sqlft_local.training import loss_of
+from sqlft_local.step import loss_of
 from transformers import AutoModelForCausalLM
 
 CLOSE = 1e-5

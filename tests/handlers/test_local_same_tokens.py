@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from sqlft_local import Local, converted, light, llama, loading, rows
+from sqlft_local import Local, converted, light, llama, rows
 from sqlft_local.asking import room_for
 from sqlft_local.marks import Marks
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions, TrainOptions
@@ -56,7 +56,7 @@ def _own_bases(residents: Residents, tmp_path_factory: pytest.TempPathFactory, m
 def tokenizer(request: pytest.FixtureRequest, tiny: Path) -> Any:
     """What either backend renders with."""
     if request.param == "transformers":
-        return loading.opened_tokenizer(tiny)[0]
+        return light.opened_tokenizer(tiny)[0]
     return light.LightTokenizer(converted.files(tiny, None, "f32", False, lambda what, share: None).home)
 
 
@@ -131,7 +131,7 @@ def asked_ids(renderer: Renderer, prompt: Prompt, question: str) -> list[int]:
 @pytest.mark.parametrize("where", ["question", "answer", "system", "prompt_template", "separator", "stop"])
 def test_one_stray_space_would_show(tiny: Path, where: str) -> None:
     """In any of the places where one gets in."""
-    tokenizer = loading.opened_tokenizer(tiny)[0]
+    tokenizer = light.opened_tokenizer(tiny)[0]
 
     def ids(stray: Mapping[str, str]) -> list[int]:
         text = {"question": "How many?", "answer": "SELECT 1", "system": "Say SQL.", "prompt_template": "{{question}}"}
@@ -158,7 +158,7 @@ def test_an_answer_is_read_back_without_its_marks(tokenizer: Any, template: str 
 
 def test_earlier_answers_of_a_conversation_keep_their_marks(tiny: Path) -> None:
     """They stood there in training, and so they do when a follow-up is asked."""
-    renderer = made(loading.opened_tokenizer(tiny)[0], CHATML, MARKS[1])
+    renderer = made(light.opened_tokenizer(tiny)[0], CHATML, MARKS[1])
     turns = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
     asked = renderer.prompt(turns)
     assert renderer.conversation([*turns, Message("assistant", "d")]).ids[: len(asked)] == asked
@@ -170,7 +170,7 @@ def test_earlier_answers_of_a_conversation_keep_their_marks(tiny: Path) -> None:
 def test_a_stop_that_the_template_takes_off_is_refused(tiny: Path) -> None:
     """The model would never learn to say it."""
     with pytest.raises(NotSupported, match="takes the stop sequence"):
-        made(loading.opened_tokenizer(tiny)[0], INST, Marks(stop=("\n",)))
+        made(light.opened_tokenizer(tiny)[0], INST, Marks(stop=("\n",)))
 
 
 def test_llama_cpp_reads_every_piece_as_the_same_tokens(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
