@@ -179,16 +179,17 @@ def one_by_one(given: argparse.Namespace, precision: str) -> dict[str, Any]:
     """transformers' own attention and generation; ours has no part in it but the rendering."""
     began = time.perf_counter()
     import torch
-    from sqlft_local import light, loading, pull
-    from sqlft_local.backends import DTYPES
-    from sqlft_local.rendering import Renderer
+    from sqlft_local import pull
+    from sqlft_local.base import loading, tokenization
+    from sqlft_local.base.tokenization import Renderer
+    from sqlft_local.predict.choose import DTYPES
     from transformers import AutoModelForCausalLM
 
     from sqlft.handler import Message
 
     torch.set_num_threads(threads(given))
     folder = pull(given.base, lambda what, share: None)
-    tokenizer, stop_ids = light.opened_tokenizer(folder)
+    tokenizer, stop_ids = tokenization.opened_tokenizer(folder)
     renderer = Renderer(tokenizer, stop_ids)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, DTYPES[precision]))
     if given.adapter:
@@ -221,14 +222,15 @@ def server(given: argparse.Namespace) -> dict[str, Any]:
     from urllib.parse import urlparse
 
     import xllamacpp
-    from sqlft_local import converted, light, pull
-    from sqlft_local.rendering import Renderer
+    from sqlft_local import pull
+    from sqlft_local.base import tokenization, weight_cache
+    from sqlft_local.base.tokenization import Renderer
 
     from sqlft.handler import Message
 
     folder = pull(given.base, lambda what, share: None)
-    files = converted.files(folder, given.adapter, given.precision, True, lambda what, share: None)
-    tokenizer = light.LightTokenizer(files.home)
+    files = weight_cache.files(folder, given.adapter, given.precision, True, lambda what, share: None)
+    tokenizer = tokenization.LightTokenizer(files.home)
     renderer = Renderer(tokenizer, tokenizer.stop_ids)
     params = xllamacpp.CommonParams()
     params.model.path, params.verbosity = str(files.model), -1
@@ -284,10 +286,10 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
 
 def threads(given: argparse.Namespace) -> int:
     """As the local engine counts them."""
-    from sqlft_local import cores
+    from sqlft_local import machine
 
-    cores.share()
-    return cores.usable(given.threads)
+    machine.share()
+    return machine.usable(given.threads)
 
 
 WAYS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {

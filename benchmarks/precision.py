@@ -79,8 +79,10 @@ def measured(way: str) -> dict[str, Any]:
 
 def ask(given: argparse.Namespace, way: str) -> dict[str, Any]:
     """Answers of all rows; the first prompt is answered once before the clock runs."""
-    from sqlft_local import Local, backends, bases
+    from sqlft_local import Local
+    from sqlft_local.base import hub
     from sqlft_local.options import ModelOptions, PredictOptions
+    from sqlft_local.predict import choose
 
     from sqlft.handler import Artifact, Completion, Message, ModelSpec, Request
 
@@ -101,7 +103,7 @@ def ask(given: argparse.Namespace, way: str) -> dict[str, Any]:
     texts = answered(prompts)
     seconds, spent = time.perf_counter() - began, time.process_time() - cpu
     predictor.close()
-    took = backends.chosen(model, options, bases.pull(given.base, lambda what, share: None), "auto")
+    took = choose.chosen(model, options, hub.pull(given.base, lambda what, share: None), "auto")
     answers = [texts[i] for i in range(len(prompts))]
     return {"way": way, "backend": took, "seconds": seconds, "cpu": spent, "answers": answers}
 
@@ -134,7 +136,7 @@ def line(m: dict[str, Any]) -> str:
 
 def keep(given: argparse.Namespace, found: dict[str, Any], texts: list[str]) -> None:
     """Append the figures and write down the texts, where that was asked for."""
-    from sqlft_local.hardware import machine
+    from sqlft_local.machine import machine
 
     here = machine()
     about = {"data": given.data.parent.name, "processor": here.processor, "cores": here.cores, "features": here.flags}

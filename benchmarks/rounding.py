@@ -19,8 +19,9 @@ import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from recipe import rows
-from sqlft_local import light, loading, pull
-from sqlft_local.rendering import Renderer
+from sqlft_local import pull
+from sqlft_local.base import loading, tokenization
+from sqlft_local.base.tokenization import Renderer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     given = parser.parse_args()
     folder = pull(given.base, lambda what, share: None)
-    tokenizer, stop_ids = light.opened_tokenizer(folder)
+    tokenizer, stop_ids = tokenization.opened_tokenizer(folder)
     renderer = Renderer(tokenizer, stop_ids)
     texts = [
         (renderer.prompt([Message("user", r.prompt)]), tokenizer.encode(r.answer, add_special_tokens=False))

@@ -115,7 +115,7 @@ class Bench:
     def __init__(self, given: argparse.Namespace) -> None:
         import torch
         from sqlft_local import pull
-        from sqlft_local.rendering import Renderer
+        from sqlft_local.base.tokenization import Renderer
         from transformers import AutoTokenizer
 
         from sqlft.handler import Message
@@ -271,21 +271,24 @@ def trl_packed(bench: Bench, folder: Path) -> dict[str, float]:
 def ours(bench: Bench, folder: Path) -> dict[str, float]:
     """The loop of the local engine, by its parts, so that all are timed alike."""
     import torch
-    from sqlft_local import budget, lean, loading, lora
-    from sqlft_local import rows as reading
+    from sqlft_local.base import loading
+    from sqlft_local.estimate import memory
+    from sqlft_local.kernels import fused
+    from sqlft_local.kernels.packing import Example, pack
     from sqlft_local.options import ModelOptions, TrainOptions
-    from sqlft_local.packing import Example, pack
+    from sqlft_local.train import lora
+    from sqlft_local.train import rows as reading
 
     given = bench.given
     loading.require("The benchmark")
     loaded = loading.fresh(bench.folder, ModelOptions(dtype=given.dtype), "cpu", training=True)
     options = TrainOptions(lora_dropout=given.dropout, r=8, lora_alpha=16, target_modules=TARGETS)
-    lean.apply(loaded.model)
+    fused.apply(loaded.model)
     attached = lora.attach(loaded.model, options, None)
     parameters = list(attached.trained.values())
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0, fused=True)
     answers = {id(r): Example(r.ids, [float(a) for a in r.answer]) for r in bench.rows}
-    allowed = budget.chosen(loaded.model, options, attached, max(len(r.ids) for r in bench.rows))
+    allowed = memory.chosen(loaded.model, options, attached, max(len(r.ids) for r in bench.rows))
     loaded.model.train()
     done, computed, said = 0, 0, 0
 
@@ -296,7 +299,7 @@ def ours(bench: Bench, folder: Path) -> dict[str, float]:
         for part in reading.passes(examples, allowed.tokens):
             packed = pack(part)
             attached.masks.renew()
-            loss = lean.loss(loaded.model, packed) / weight
+            loss = fused.loss(loaded.model, packed) / weight
             loss.backward()
             total += loss.item()
             computed, said = computed + packed.ids.shape[1], said + len(packed.target)
@@ -317,7 +320,7 @@ def ours(bench: Bench, folder: Path) -> dict[str, float]:
 
 def work(config: Any, tokens: int, said: int) -> float:
     """Operations of the frozen layers' products, forward and for the inputs' gradients; attention is left out."""
-    from sqlft_local.memory import shape_of
+    from sqlft_local.estimate.memory import shape_of
 
     shape = shape_of(config.to_dict())
     linear = shape.layers * sum(a * b for a, b in shape.linear.values())

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import duckdb
-from sqlft_local.memory import Setting, whole
+from sqlft_local.estimate.memory import Setting, whole
 from sqlft_local.presets import PRESETS
 from sqlft_openai.sunsets import CHECKED, SUNSETS, TRAINERS, Sunset
 

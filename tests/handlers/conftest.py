@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from platformdirs import user_cache_dir
-from sqlft_local.residents import RESIDENTS, Residents
+from sqlft_local.model_cache import RESIDENTS, Residents
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -42,7 +42,7 @@ PROCESSORS = {
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test marked `processor_has(a, b)` is skipped where the processor has none of these features."""
-    from sqlft_local.hardware import features
+    from sqlft_local.machine import features
 
     for mark in item.iter_markers("processor_has"):
         if not set(mark.args) & set(features()):

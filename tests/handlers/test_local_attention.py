@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sqlft_local import attention, packing
+from sqlft_local.kernels import attention, packing
 
 WIDTH = 8
 

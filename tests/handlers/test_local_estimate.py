@@ -11,11 +11,20 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from sqlft_local import Local, hardware, loading, memory, speed
-from sqlft_local.estimate import Base, base_of, estimate, longest_row
-from sqlft_local.fitness import asked_in, bases_that_fit, trained_in
-from sqlft_local.hardware import Gpu, Machine
-from sqlft_local.memory import Setting, Shape
+from sqlft_local import Local, machine
+from sqlft_local.base import loading
+from sqlft_local.estimate import memory, speed
+from sqlft_local.estimate.estimate import (
+    Base,
+    asked_in,
+    base_of,
+    bases_that_fit,
+    estimate,
+    longest_row,
+    trained_in,
+)
+from sqlft_local.estimate.memory import Setting, Shape
+from sqlft_local.machine import Gpu, Machine
 from sqlft_local.options import ModelOptions, TrainOptions
 from sqlft_local.presets import PRESETS
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -238,7 +247,7 @@ def test_more_blocks_take_longer_and_more_work() -> None:
 
 
 def test_the_machine_is_looked_at_without_torch() -> None:
-    here = hardware.machine()
+    here = machine.machine()
     assert here.cores >= 1
     assert here.memory is not None
     assert here.free is not None
@@ -249,7 +258,7 @@ def test_the_machine_is_looked_at_without_torch() -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_dtypes_are_those_that_loading_chooses(processor: str, training: bool) -> None:
-    here = hardware.machine()
+    here = machine.machine()
     device = here.device("auto")
     assert here.dtype("auto", device, training) == str(loading.chosen_dtype("auto", device, training)).split(".")[1]
 
@@ -257,13 +266,13 @@ def test_dtypes_are_those_that_loading_chooses(processor: str, training: bool) -
 def test_the_environment_names_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what no processor has is refused."""
     monkeypatch.setenv("SQLFT_CPU_FEATURES", "amx_bf16, avx2")
-    assert hardware.machine().flags == ("avx2", "amx_bf16")
+    assert machine.machine().flags == ("avx2", "amx_bf16")
     monkeypatch.setenv("SQLFT_CPU_FEATURES", "avx2,amx")
     with pytest.raises(OptionError, match="no feature of a processor: amx") as caught:
-        hardware.features()
+        machine.features()
     assert "amx_bf16" in caught.value.next_step
     monkeypatch.delenv("SQLFT_CPU_FEATURES")
-    assert set(hardware.features()) <= set(hardware.FEATURES)
+    assert set(machine.features()) <= set(machine.FEATURES)
 
 
 def test_dtypes_of_other_machines() -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from sqlft_local import Local, backends, converted, light
+from sqlft_local import Local
+from sqlft_local.base import tokenization, weight_cache
+from sqlft_local.base.tokenization import Renderer
+from sqlft_local.model_cache import RESIDENTS, Residents
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions
-from sqlft_local.rendering import Renderer
-from sqlft_local.residents import RESIDENTS, Residents
+from sqlft_local.predict import choose
 from transformers import AutoModelForCausalLM
 
 from sqlft.errors import NotSupported, OptionError, ProviderError
@@ -139,13 +141,13 @@ def test_auto_takes_the_fastest_way_that_is_exact_enough(
     model, options, given = ModelSpec(str(tiny)), PredictOptions(), ModelOptions()
 
     def auto() -> tuple[str, str]:
-        taken = backends.chosen(model, options, tiny, "cpu")
+        taken = choose.chosen(model, options, tiny, "cpu")
         if taken == "transformers":
-            return taken, backends.dtype(options, given, tiny, "cpu")
-        return taken, backends.kind(options, given, tiny)
+            return taken, choose.dtype(options, given, tiny, "cpu")
+        return taken, choose.kind(options, given, tiny)
 
     assert auto() == AUTO[processor]
-    monkeypatch.setattr(converted, "SMALL", 10)
+    monkeypatch.setattr(weight_cache, "SMALL", 10)
     assert auto() == (AUTO[processor] if processor == "matrix units" else ("llama.cpp", "q8_0"))
 
 
@@ -261,9 +263,9 @@ def test_unloading_frees(tiny: Path) -> None:
 
 def test_rendering_without_transformers_gives_the_same_tokens(tiny: Path) -> None:
     """System messages and examples before the question, odd letters, answers in the middle."""
-    home = converted.files(tiny, None, "f32", False, lambda what, share: None).home
-    tokenizer, stop_ids = light.opened_tokenizer(tiny)
-    theirs, ours = Renderer(tokenizer, stop_ids), Renderer(light.LightTokenizer(home), stop_ids)
+    home = weight_cache.files(tiny, None, "f32", False, lambda what, share: None).home
+    tokenizer, stop_ids = tokenization.opened_tokenizer(tiny)
+    theirs, ours = Renderer(tokenizer, stop_ids), Renderer(tokenization.LightTokenizer(home), stop_ids)
     turns = [("system", "You say SQL. é😀"), ("user", "How many?"), ("assistant", "SELECT 1"), ("user", " and\tnow\n")]
     messages = [Message(*t) for t in turns]
     assert ours.prompt(messages) == theirs.prompt(messages)
@@ -274,7 +276,7 @@ def test_rendering_without_transformers_gives_the_same_tokens(tiny: Path) -> Non
 
 def test_bad_files_are_told(tiny: Path, adapters: list[Path], model_maker: Callable[..., Path]) -> None:
     """One cut short, and an adapter for another base."""
-    file = converted.files(tiny, None, "q8_0", False, lambda what, share: None).model
+    file = weight_cache.files(tiny, None, "q8_0", False, lambda what, share: None).model
     whole = file.read_bytes()
     for part in (whole[: len(whole) // 2], whole[:10], b"no GGUF at all" * 10):
         RESIDENTS.unload(lambda key: True)

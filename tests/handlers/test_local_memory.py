@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlft_local import budget, cores, loading, lora, memory
-from sqlft_local.memory import Setting, Shape, shape_of
+from sqlft_local import machine
+from sqlft_local.base import loading
+from sqlft_local.estimate import memory
+from sqlft_local.estimate.memory import Setting, Shape, shape_of
 from sqlft_local.options import ModelOptions, TrainOptions
+from sqlft_local.train import lora
 from transformers import AutoConfig
 
 from sqlft.errors import OptionError
@@ -114,20 +117,20 @@ def test_peak_memory_follows_the_bound(
 )
 def test_sizes_are_read(text: str, size: int) -> None:
     """As people write them."""
-    assert budget.parsed(text) == size
+    assert memory.parsed(text) == size
 
 
 @pytest.mark.parametrize("text", ["much", "8 XB", "-1", "GB"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     """With an example."""
     with pytest.raises(OptionError, match="max_memory"):
-        budget.parsed(text)
+        memory.parsed(text)
 
 
 def test_few_products_stay_prepared_unless_one_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """What oneDNN and PyTorch keep for each shape would add up over a training."""
     monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
-    cores.share()
-    assert os.environ["LRU_CACHE_CAPACITY"] == cores.PREPARED
+    machine.share()
+    assert os.environ["LRU_CACHE_CAPACITY"] == machine.PREPARED
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"

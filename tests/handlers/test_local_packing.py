@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from sqlft_local import lean, loading, lora
+from sqlft_local.base import loading
+from sqlft_local.kernels import fused
+from sqlft_local.kernels.packing import Example, common_prefix, pack
 from sqlft_local.options import ModelOptions, TrainOptions
-from sqlft_local.packing import Example, common_prefix, pack
-from sqlft_local.rows import passes, weight
-from sqlft_local.step import loss_of
+from sqlft_local.train import lora
+from sqlft_local.train.rows import passes, weight
+from sqlft_local.train.step import loss_of
 from transformers import AutoModelForCausalLM
 
 CLOSE = 1e-5
@@ -46,7 +48,7 @@ def trainable(folder: Path, attention: str) -> tuple[Any, dict[str, Any]]:
     """The model with LoRA matrices that all do something."""
     if attention == "sqlft":
         model = loading.fresh(folder, ModelOptions(dtype="float32"), "cpu", training=True).model
-        lean.apply(model)
+        fused.apply(model)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention).requires_grad_(False)
     attached = lora.attach(model, TrainOptions(lora_dropout=0.0), None)
@@ -149,5 +151,5 @@ def test_leaner_modules_are_used_where_they_compute_the_same(model_maker: Callab
     """Gemma's norm multiplies by 1 + w."""
     llama = loading.fresh(model_maker("llama"), ModelOptions(dtype="float32"), "cpu", training=True).model
     gemma = loading.fresh(model_maker("gemma", kind="gemma", head_dim=16), ModelOptions(), "cpu").model
-    assert lean.apply(llama) == 2 * 3 + 1
-    assert lean.apply(gemma) == 0
+    assert fused.apply(llama) == 2 * 3 + 1
+    assert fused.apply(gemma) == 0

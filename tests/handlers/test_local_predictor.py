@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import pytest
 import torch
-from sqlft_local import Local, loading, predictor
-from sqlft_local.decoding import Decoder
-from sqlft_local.lookup import Lookup
+from sqlft_local import Local
+from sqlft_local.base import loading
 from sqlft_local.options import ModelOptions, PredictOptions
-from sqlft_local.predictor import steady
+from sqlft_local.predict import torch
+from sqlft_local.predict.torch import Decoder, Lookup, steady
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sqlft.errors import ProviderError
@@ -103,7 +103,7 @@ class Known(Lookup):
 
 def test_right_guesses_save_steps_and_wrong_ones_change_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers, tokens and likelihoods are those without guesses."""
-    monkeypatch.setattr(predictor, "AT_ONCE", 1000)
+    monkeypatch.setattr(torch, "AT_ONCE", 1000)
     sizes: list[int] = []
     step = Decoder.step
 
@@ -112,14 +112,14 @@ def test_right_guesses_save_steps_and_wrong_ones_change_nothing(tiny: Path, monk
         return step(decoder, tokens)
 
     monkeypatch.setattr(Decoder, "step", counted)
-    monkeypatch.setattr(predictor, "Lookup", Known)
+    monkeypatch.setattr(torch, "Lookup", Known)
     found, taken = {}, {}
     for what in ("nothing", "wrong", "right"):
         monkeypatch.setattr(Known, "guesses", what)
         sizes.clear()
         found[what] = ask(tiny, PROMPTS, logprobs=True)
         taken[what] = len(sizes)
-        assert max(sizes) == (1 if what == "nothing" else predictor.GUESSED + 1)
+        assert max(sizes) == (1 if what == "nothing" else torch.GUESSED + 1)
     for what in ("wrong", "right"):
         assert taken[what] <= (taken["nothing"] if what == "wrong" else taken["nothing"] * 0.6)
         for one, other in zip(found[what], found["nothing"], strict=True):

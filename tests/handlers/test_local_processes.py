@@ -17,9 +17,10 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
-from sqlft_local import Local, processes
+from sqlft_local import Local
+from sqlft_local.kernels.packing import Example
 from sqlft_local.options import ModelOptions, TrainOptions
-from sqlft_local.packing import Example
+from sqlft_local.train import parallel
 
 from sqlft.errors import Cancelled, OptionError, ProviderError
 from sqlft.handler import Artifact, ModelSpec, Progress, TrainingSet
@@ -73,7 +74,7 @@ def followers() -> list[psutil.Process]:
     found = []
     for one in psutil.Process().children():
         try:
-            found += [one] if "sqlft_local.processes" in one.cmdline() else []
+            found += [one] if "sqlft_local.train.parallel" in one.cmdline() else []
         except psutil.NoSuchProcess:  # ended, and nobody has asked how
             continue
     return found
@@ -117,10 +118,10 @@ def test_who_cannot_begin_says_why(tiny: Path, tmp_path: Path, monkeypatch: pyte
     def other(options: Any, **more: Any) -> dict[str, Any]:
         return {**vars(options), **(more if isinstance(options, TrainOptions) else {})}
 
-    monkeypatch.setattr(processes, "asdict", partial(other, target_modules=["no_such"]))
+    monkeypatch.setattr(parallel, "asdict", partial(other, target_modules=["no_such"]))
     with pytest.raises(ProviderError, match=r"Process 2 of the training: The base has no layers called no_such"):
         train(tiny, tmp_path / "bad", 2)
-    monkeypatch.setattr(processes, "asdict", partial(other, no_such=1))
+    monkeypatch.setattr(parallel, "asdict", partial(other, no_such=1))
     with pytest.raises(ProviderError, match=r"(?s)Process 2 of the training ended \(1\).*TypeError.*no_such"):
         train(tiny, tmp_path / "bad", 2)
     assert not followers()
@@ -175,20 +176,20 @@ def test_none_outlives_the_leader(tiny: Path, tmp_path: Path) -> None:
 def test_shares_are_even() -> None:
     """Every row is somewhere, and none of the processes has much more to do."""
     batch = [Example([1] * n, [1.0] * n) for n in (90, 40, 30, 20, 20, 10)]
-    made = processes.shares(batch, 3)
+    made = parallel.shares(batch, 3)
     assert sorted(len(e.ids) for part in made for e in part) == [10, 20, 20, 30, 40, 90]
     assert sorted(sum(len(e.ids) for e in part) for part in made) == [60, 60, 90]
-    assert [len(part) for part in processes.shares(batch[:1], 2)] == [1, 0]
+    assert [len(part) for part in parallel.shares(batch[:1], 2)] == [1, 0]
 
 
 def test_where_it_cannot_be(tmp_path: Path) -> None:
     """More processes than GPUs, and a program that works in several already."""
     if not torch.cuda.is_available():
         with pytest.raises(OptionError, match="no device 'cuda'"):
-            processes.places(2, "cuda")
+            parallel.places(2, "cuda")
     torch.distributed.init_process_group("gloo", init_method=(tmp_path / "s").as_uri(), rank=0, world_size=1)
     try:
         with pytest.raises(OptionError, match="together already"):
-            processes.places(2, "cpu")
+            parallel.places(2, "cpu")
     finally:
         torch.distributed.destroy_process_group()

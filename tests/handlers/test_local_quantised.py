@@ -8,9 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from sqlft_local import Local, lean, loading, lora, quantised
+from sqlft_local import Local
+from sqlft_local.base import loading
+from sqlft_local.kernels import fused, quantised
+from sqlft_local.kernels.packing import Example, pack
 from sqlft_local.options import ModelOptions, PredictOptions, TrainOptions
-from sqlft_local.packing import Example, pack
+from sqlft_local.train import lora
 
 from sqlft.errors import HandlerNotInstalled
 from sqlft.handler import Message, ModelSpec, Request, TrainingSet
@@ -62,11 +65,11 @@ def test_gradients_are_those_of_the_dense_weights(tiny: Path, kind: str) -> None
         if quantised.is_quantised(module):
             dense.get_submodule(name).weight.data = quantised.dense(module, torch.float32)
     for model in (few, dense):
-        assert lean.apply(model) == 2 * 3 + 1
+        assert fused.apply(model) == 2 * 3 + 1
         attached = lora.attach(model.train(), TrainOptions(lora_dropout=0.0), None)
         numbers = torch.Generator().manual_seed(3)
         lora.load(attached, {k: torch.randn(v.shape, generator=numbers) * 0.1 for k, v in attached.trained.items()})
-        lean.loss(model, packed).backward()
+        fused.loss(model, packed).backward()
         gradients.append([p.grad for p in attached.trained.values()])
     for one, other in zip(*gradients, strict=True):
         assert (one - other).abs().max() <= 1e-5 * other.abs().max().clamp(min=1e-3)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlft_local.rendering import Renderer
+from sqlft_local.base.tokenization import Renderer
 from transformers import AutoTokenizer
 
 from sqlft.errors import NotSupported

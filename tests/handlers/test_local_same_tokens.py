@@ -11,12 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from sqlft_local import Local, converted, light, llama, rows
-from sqlft_local.asking import room_for
-from sqlft_local.marks import Marks
+from sqlft_local import Local
+from sqlft_local.base import tokenization, weight_cache
+from sqlft_local.base.tokenization import Marks, Renderer
+from sqlft_local.model_cache import Residents
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions, TrainOptions
-from sqlft_local.rendering import Renderer
-from sqlft_local.residents import Residents
+from sqlft_local.predict import llama
+from sqlft_local.predict.common import room_for
+from sqlft_local.train import rows
 
 from sqlft.data import Prompt, prepare
 from sqlft.errors import NotSupported
@@ -56,8 +58,8 @@ def _own_bases(residents: Residents, tmp_path_factory: pytest.TempPathFactory, m
 def tokenizer(request: pytest.FixtureRequest, tiny: Path) -> Any:
     """What either backend renders with."""
     if request.param == "transformers":
-        return light.opened_tokenizer(tiny)[0]
-    return light.LightTokenizer(converted.files(tiny, None, "f32", False, lambda what, share: None).home)
+        return tokenization.opened_tokenizer(tiny)[0]
+    return tokenization.LightTokenizer(weight_cache.files(tiny, None, "f32", False, lambda what, share: None).home)
 
 
 def made(tokenizer: Any, template: str | None, marks: Marks) -> Renderer:
@@ -131,7 +133,7 @@ def asked_ids(renderer: Renderer, prompt: Prompt, question: str) -> list[int]:
 @pytest.mark.parametrize("where", ["question", "answer", "system", "prompt_template", "separator", "stop"])
 def test_one_stray_space_would_show(tiny: Path, where: str) -> None:
     """In any of the places where one gets in."""
-    tokenizer = light.opened_tokenizer(tiny)[0]
+    tokenizer = tokenization.opened_tokenizer(tiny)[0]
 
     def ids(stray: Mapping[str, str]) -> list[int]:
         text = {"question": "How many?", "answer": "SELECT 1", "system": "Say SQL.", "prompt_template": "{{question}}"}
@@ -158,7 +160,7 @@ def test_an_answer_is_read_back_without_its_marks(tokenizer: Any, template: str 
 
 def test_earlier_answers_of_a_conversation_keep_their_marks(tiny: Path) -> None:
     """They stood there in training, and so they do when a follow-up is asked."""
-    renderer = made(light.opened_tokenizer(tiny)[0], CHATML, MARKS[1])
+    renderer = made(tokenization.opened_tokenizer(tiny)[0], CHATML, MARKS[1])
     turns = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
     asked = renderer.prompt(turns)
     assert renderer.conversation([*turns, Message("assistant", "d")]).ids[: len(asked)] == asked
@@ -170,14 +172,14 @@ def test_earlier_answers_of_a_conversation_keep_their_marks(tiny: Path) -> None:
 def test_a_stop_that_the_template_takes_off_is_refused(tiny: Path) -> None:
     """The model would never learn to say it."""
     with pytest.raises(NotSupported, match="takes the stop sequence"):
-        made(light.opened_tokenizer(tiny)[0], INST, Marks(stop=("\n",)))
+        made(tokenization.opened_tokenizer(tiny)[0], INST, Marks(stop=("\n",)))
 
 
 def test_llama_cpp_reads_every_piece_as_the_same_tokens(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own tokenizer, in the file that was made for it."""
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
-    files = converted.files(tiny, None, "f32", False, lambda what, share: None)
-    renderer = made(light.LightTokenizer(files.home), CHATML, MARKS[1])
+    files = weight_cache.files(tiny, None, "f32", False, lambda what, share: None)
+    renderer = made(tokenization.LightTokenizer(files.home), CHATML, MARKS[1])
     monkeypatch.setattr(llama.secrets, "token_hex", lambda n: "key")
     server = llama._server(llama.Plan(files.model, 1, 1, context=256))
     for text in TEXTS:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from sqlft_local import Local, loading
+from sqlft_local import Local
+from sqlft_local.base import loading
 from sqlft_local.options import ModelOptions
 from transformers import AutoModelForCausalLM
 

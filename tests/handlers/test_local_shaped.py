@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from sqlft_local import converted, loading, packing, shaped
+from sqlft_local.base import loading, weight_cache
+from sqlft_local.kernels import packing
 from sqlft_local.options import ModelOptions
+from sqlft_local.predict import torch_llama
 
 ROWS = [[5, 6, 7, *range(20, 40)], [5, 6, 7, *range(40, 53)]]
 
@@ -91,8 +93,8 @@ def test_sixteen_bits_come_nearer_to_float32_than_transformers_do(
 def test_what_it_does_not_know_is_left_to_transformers(tiny: Path, odd: dict[str, Any]) -> None:
     """Never run in another way than it was made for."""
     config = json.loads((tiny / "config.json").read_text())
-    assert shaped.config_of(config) is not None
-    assert shaped.config_of({**config, **odd}) is None
+    assert torch_llama.config_of(config) is not None
+    assert torch_llama.config_of({**config, **odd}) is None
 
 
 def test_weights_of_other_names_are_left_to_transformers(model_maker: Callable[..., Path]) -> None:
@@ -100,30 +102,30 @@ def test_weights_of_other_names_are_left_to_transformers(model_maker: Callable[.
     folder = model_maker()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
-    assert shaped.load(folder, folder.glob("*.safetensors"), torch.float32, "cpu") is None
+    assert torch_llama.load(folder, folder.glob("*.safetensors"), torch.float32, "cpu") is None
 
 
 def test_weights_are_shortened_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Into a file that is read as it is; where none can be made the base's own are read."""
     own = list(tiny.glob("*.safetensors"))
-    assert converted.weights(tiny, "float32") == own
-    [made] = converted.weights(tiny, "bfloat16")
+    assert weight_cache.weights(tiny, "float32") == own
+    [made] = weight_cache.weights(tiny, "bfloat16")
     assert made.stat().st_size < own[0].stat().st_size
     with monkeypatch.context() as patch:
-        patch.setattr(converted, "_shorten", lambda *given: pytest.fail("made twice"))
-        assert converted.weights(tiny, "bfloat16") == [made]
+        patch.setattr(weight_cache, "_shorten", lambda *given: pytest.fail("made twice"))
+        assert weight_cache.weights(tiny, "bfloat16") == [made]
     whole = made.read_bytes()
     made.write_bytes(whole[:-100])
-    assert converted.weights(tiny, "bfloat16") == [made]
+    assert weight_cache.weights(tiny, "bfloat16") == [made]
     assert made.read_bytes() == whole
 
     def full(*given: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(converted, "_shorten", full)
-    assert converted.weights(tiny, "float16") == own
-    monkeypatch.setattr(converted, "SMALL", 10)
-    assert converted.weights(tiny, "bfloat16") == own
+    monkeypatch.setattr(weight_cache, "_shorten", full)
+    assert weight_cache.weights(tiny, "float16") == own
+    monkeypatch.setattr(weight_cache, "SMALL", 10)
+    assert weight_cache.weights(tiny, "bfloat16") == own
 
 
 COLD = """

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from sqlft_local import Local
-from sqlft_local.bases import bases_folder
+from sqlft_local.base.hub import bases_folder
 from sqlft_local.options import PredictOptions, TrainOptions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -14,8 +14,8 @@ import duckdb
 import pyarrow as pa
 import pytest
 from sqlft_local import Local
-from sqlft_local.llama_predictor import body
 from sqlft_local.options import ModelOptions, PredictOptions
+from sqlft_local.predict.llama import body
 
 from sqlft.data import Prompt, prepare
 from sqlft.data.outputs import Output, Outputs, outputs_of

@@ -18,9 +18,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from sqlft_local import Local, lean, loading, rows
+from sqlft_local import Local
+from sqlft_local.base import loading
+from sqlft_local.base.tokenization import Renderer
+from sqlft_local.kernels import fused
 from sqlft_local.options import ModelOptions, PredictOptions, TrainOptions
-from sqlft_local.rendering import Renderer
+from sqlft_local.train import rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sqlft.errors import Cancelled, DataError, NotSupported, OptionError, ProviderError
@@ -368,7 +371,7 @@ def test_what_cannot_fit_is_refused_with_figures(tiny: Path, tmp_path: Path) -> 
 
 def test_it_goes_on_with_less_memory(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that runs out leaves the last whole step, and what bounds memory may be another when it goes on."""
-    plain, steps = lean.loss, []
+    plain, steps = fused.loss, []
 
     def greedy(model: Any, packed: Any) -> Any:
         steps.append(packed)
@@ -377,7 +380,7 @@ def test_it_goes_on_with_less_memory(tiny: Path, tmp_path: Path, monkeypatch: py
         return plain(model, packed)
 
     alone = TrainingSet(DATA.train)
-    monkeypatch.setattr(lean, "loss", greedy)
+    monkeypatch.setattr(fused, "loss", greedy)
     with pytest.raises(ProviderError, match="after step 5 is kept") as caught:
         train(tiny, tmp_path / "work", alone, lora_dropout=0.0)
     monkeypatch.undo()

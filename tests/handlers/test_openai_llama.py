@@ -19,11 +19,11 @@ SCHEMA = """{"type": "object", "properties": {"kind": {"enum": ["good", "bad"]},
 @pytest.fixture
 def served(tiny: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a server of the tiny random model."""
-    from sqlft_local import converted
+    from sqlft_local.base import weight_cache
 
     monkeypatch.setenv("SQLFT_BASES", str(tmp_path_factory.getbasetemp() / "bases"))
     p = xllamacpp.CommonParams()
-    p.model.path = str(converted.files(tiny, None, "f16", False, lambda what, share: None).model)
+    p.model.path = str(weight_cache.files(tiny, None, "f16", False, lambda what, share: None).model)
     p.hostnames, p.port = ["127.0.0.1"], 0
     p.n_parallel, p.n_ctx, p.n_gpu_layers = 4, 2048, 0
     p.warmup, p.cpuparams.n_threads, p.cpuparams_batch.n_threads = False, 1, 1

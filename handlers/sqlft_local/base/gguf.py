@@ -1,0 +1,421 @@
+"""A folder in Hugging Face layout, with or without an adapter's changes, as a GGUF file for llama.cpp.
+
+Rows of q and k change places in Llama-shaped models, because llama.cpp rotates neighbours where transformers rotates
+halves; the file's metadata names are llama.cpp's own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlft.errors import NotSupported
+
+if TYPE_CHECKING:
+    import numpy as np
+    from gguf import GGUFWriter
+    from torch import Tensor
+
+from sqlft.errors import ProviderError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from gguf import GGUFReader
+    from tokenizers import Tokenizer
+
+
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+"""transformers' model_type -> llama.cpp's architecture."""
+PERMUTED = ("llama",)
+KINDS = ("f32", "f16", "bf16", "q8_0")
+Progress = Callable[[str, float | None], None]
+
+
+def export(
+    folder: Path,
+    target: Path,
+    kind: str,
+    tokenizer: Mapping[str, Any],
+    stop_ids: list[int],
+    changes: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    scale: float = 1.0,
+    progress: Progress = lambda what, share: None,
+) -> set[str]:
+    """Write `target`, its matrices as `kind`; the layers of `changes` (B, A by layer) that were found.
+
+    `tokenizer` is the content of a tokenizer.json.  NotSupported for what llama.cpp would not compute alike.
+    """
+    from gguf import GGUFWriter
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    check(config)
+    writer = GGUFWriter(str(target), ARCHITECTURES[config["model_type"]])
+    _describe(writer, config, kind)
+    _vocabulary(writer, config, tokenizer, stop_ids)
+    found: set[str] = set()
+
+    def merged(name: str, weight: Tensor) -> Tensor:
+        layer = name.removesuffix(".weight")
+        if not changes or layer not in changes:
+            return weight
+        found.add(layer)
+        a, b = changes[layer]
+        return weight.float() + (b.float() @ a.float()) * scale
+
+    _write(writer, folder, config, kind, merged, progress)
+    return found
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """NotSupported unless llama.cpp computes this configuration as transformers does."""
+    why = None
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if config.get("model_type") not in ARCHITECTURES:
+        why = f"the architecture {config.get('model_type')}"
+    elif rope.get("rope_type", rope.get("type", "default")) != "default":
+        why = f"the position scaling {rope.get('rope_type', rope.get('type'))}"
+    elif config.get("sliding_window") and config.get("use_sliding_window", True):
+        why = "a sliding window"
+    elif config.get("quantization_config"):
+        why = "weights that are quantized already"
+    elif config.get("hidden_act", "silu") != "silu":
+        why = f"the activation {config['hidden_act']}"
+    if why:
+        raise NotSupported(f"llama.cpp files are not made of {why} here.", "Use backend = 'transformers'.")
+
+
+def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Rows (or values of a bias) of q or k in the order of llama.cpp's rotary embedding."""
+    rows = weight.shape[0]
+    halves = weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
+
+
+def heads_of(name: str, config: Mapping[str, Any]) -> int | None:
+    """Heads of the rows of this layer if they are to change places, else None."""
+    if ARCHITECTURES[config["model_type"]] not in PERMUTED:
+        return None
+    heads = int(config["num_attention_heads"])
+    if ".q_proj" in name:
+        return heads
+    return int(config.get("num_key_value_heads") or heads) if ".k_proj" in name else None
+
+
+def _describe(writer: GGUFWriter, config: Mapping[str, Any], kind: str) -> None:
+    from gguf import LlamaFileType
+
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    width = config.get("head_dim") or hidden // heads
+    rope = config.get("rope_parameters") or {}
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
+    writer.add_key_length(width)
+    writer.add_value_length(width)
+    writer.add_rope_dimension_count(width)
+    writer.add_rope_freq_base(float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0))
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    types = {
+        "f32": LlamaFileType.ALL_F32,
+        "f16": LlamaFileType.MOSTLY_F16,
+        "bf16": LlamaFileType.MOSTLY_BF16,
+        "q8_0": LlamaFileType.MOSTLY_Q8_0,
+    }
+    writer.add_file_type(types[kind])
+    writer.add_quantization_version(2)
+
+
+def _vocabulary(
+    writer: GGUFWriter, config: Mapping[str, Any], tokenizer: Mapping[str, Any], stop_ids: list[int]
+) -> None:
+    """The tokens as llama.cpp spells them; prompts come as ids, so only spelling and merges matter."""
+    from gguf import TokenType
+
+    model = tokenizer["model"]
+    if model.get("type") != "BPE" or len(stop_ids) > len(_ENDS):
+        raise NotSupported(
+            f"llama.cpp files are not made of a {model.get('type')} tokenizer with {len(stop_ids)} end tokens here.",
+            "Use backend = 'transformers'.",
+        )
+    size = config["vocab_size"]
+    tokens = [f"[PAD{i}]" for i in range(size)]
+    types = [TokenType.UNUSED] * size
+    for token, i in model["vocab"].items():
+        tokens[i] = token
+        is_byte = model.get("byte_fallback") and len(token) == 6 and token.startswith("<0x")
+        types[i] = TokenType.BYTE if is_byte else TokenType.NORMAL
+    for added in tokenizer.get("added_tokens", ()):
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+    if model.get("byte_fallback"):
+        writer.add_tokenizer_model("llama")
+        writer.add_token_scores([-float(i) for i in range(size)])
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("qwen2" if config["model_type"].startswith("qwen") else "smollm")
+        writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    for key, i in zip(_ENDS, stop_ids, strict=False):
+        writer.add_uint32(f"tokenizer.ggml.{key}_token_id", i)
+    writer.add_add_bos_token(False)
+    writer.add_add_eos_token(False)
+
+
+_ENDS = ("eos", "eot", "eom")
+
+
+def _write(
+    writer: GGUFWriter,
+    folder: Path,
+    config: Mapping[str, Any],
+    kind: str,
+    merged: Callable[[str, Tensor], Tensor],
+    progress: Progress,
+) -> None:
+    """Two passes, so that never more than one tensor is in memory: what there is, then its numbers."""
+    import numpy as np
+    from gguf import GGMLQuantizationType, get_tensor_name_map
+    from gguf.constants import GGML_QUANT_SIZES, MODEL_ARCH, MODEL_ARCH_NAMES
+    from gguf.quants import quantize
+
+    arch = next(a for a in MODEL_ARCH if MODEL_ARCH_NAMES[a] == ARCHITECTURES[config["model_type"]])
+    names = get_tensor_name_map(arch, config["num_hidden_layers"])
+    kinds = {}
+    for name, shape in shapes(folder):
+        known = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if known is None:
+            raise NotSupported(f"llama.cpp has no place for {name}.", "Use backend = 'transformers'.")
+        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
+            continue
+        matrix = len(shape) == 2
+        wanted = kind if matrix and (kind != "q8_0" or shape[-1] % 32 == 0) else "f16" if matrix else "f32"
+        kinds[name] = GGMLQuantizationType[wanted.upper()]
+        block, size = GGML_QUANT_SIZES[kinds[name]]
+        stored = math.prod(shape) // block * size
+        writer.add_tensor_info(known, shape, np.dtype(np.float32), stored, raw_dtype=kinds[name])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for i, (name, weight) in enumerate(_weights(folder, kinds)):
+        values = merged(name, weight).float().numpy()
+        if heads := heads_of(name, config):
+            values = permuted(values, heads)
+        writer.write_tensor_data(quantize(values, kinds[name]))
+        progress("converting", (i + 1) / len(kinds))
+    writer.close()
+
+
+def shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor of a base."""
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118  # no mapping
+                yield name, tuple(opened.get_slice(name).get_shape())
+
+
+def _weights(folder: Path, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118  # no mapping
+                if name in wanted:
+                    yield name, opened.get_tensor(name)
+
+
+def export_adapter(folder: Path, adapter: Path, target: Path) -> None:
+    """Write `target` from the adapter in `adapter`, made for the base in `folder`."""
+    from gguf import GGUFWriter, get_tensor_name_map
+    from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
+
+    from sqlft_local.base.adapter import other_base, read_adapter
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    made_for = ARCHITECTURES.get(config.get("model_type"), "")
+    arch = next((a for a in MODEL_ARCH if MODEL_ARCH_NAMES[a] == made_for), None)
+    if arch is None:
+        raise NotSupported(f"llama.cpp has no {config.get('model_type')} here.", "Use backend = 'transformers'.")
+    names = get_tensor_name_map(arch, config["num_hidden_layers"])
+    scale, pairs = read_adapter(adapter)
+    layers = dict(shapes(folder))
+    writer = GGUFWriter(str(target), made_for)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    rank = next(iter(pairs.values()))[0].shape[0]
+    writer.add_float32("adapter.lora.alpha", scale * rank)
+    for layer, (a, b) in pairs.items():
+        known = names.get_name(f"{layer}.weight", try_suffixes=(".weight",))
+        if known is None or layers.get(f"{layer}.weight") != (b.shape[0], a.shape[1]):
+            raise other_base(adapter)
+        rows = b.float().numpy()
+        if heads := heads_of(layer, config):
+            rows = permuted(rows, heads)
+        writer.add_tensor(f"{known}.lora_a", a.float().numpy())
+        writer.add_tensor(f"{known}.lora_b", rows)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+NORMAL, CONTROL = 1, 3
+BLOCK = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+
+def convert(file: Path, folder: Path, progress: Callable[[str, float | None], None]) -> None:
+    """Write config, tokenizer and float32 safetensors into the empty `folder`; ProviderError if `file` is corrupt."""
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(str(file))
+        fields = {
+            k: v.contents() for k, v in reader.fields.items() if k.startswith(("general.", "llama.", "tokenizer."))
+        }
+        _supported(fields, file)
+        _write_config(fields, reader, folder)
+        tokenizer_of(fields).save(str(folder / "tokenizer.json"))
+        _write_tokenizer_config(fields, folder)
+        _write_weights(fields, reader, folder, progress)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
+        raise ProviderError(
+            f"{file.name} is no complete GGUF file ({type(e).__name__}: {e}).",
+            "It was cut short or damaged: get it again.",
+        ) from e
+
+
+def tokenizer_of(fields: dict[str, Any]) -> Tokenizer:
+    """The byte-level BPE that the metadata describes."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    tokens: list[str] = fields["tokenizer.ggml.tokens"]
+    merges = [(left, right) for left, right in (m.split(" ") for m in fields["tokenizer.ggml.merges"])]
+    made = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    made.decoder = decoders.ByteLevel()
+    control = [t for t, kind in zip(tokens, fields["tokenizer.ggml.token_type"], strict=True) if kind == CONTROL]
+    made.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in control])
+    return made
+
+
+def _supported(fields: dict[str, Any], file: Path) -> None:
+    kind = tuple(fields.get(k) for k in ("general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre"))
+    if kind != ("llama", "gpt2", "smollm"):
+        raise NotSupported(
+            f"{file.name} is a GGUF of {kind[0]} with the tokenizer {kind[1]}/{kind[2]}, which is not read here.",
+            "Use a folder with config.json and safetensors, or the model's Hugging Face id.",
+        )
+
+
+def _write_config(fields: dict[str, Any], reader: GGUFReader, folder: Path) -> None:
+    hidden, heads = fields["llama.embedding_length"], fields["llama.attention.head_count"]
+    special = {f"{name}_token_id": fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": len(fields["tokenizer.ggml.tokens"]),
+        "hidden_size": hidden,
+        "intermediate_size": fields["llama.feed_forward_length"],
+        "num_hidden_layers": fields["llama.block_count"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": fields.get("llama.attention.head_count_kv", heads),
+        "head_dim": hidden // heads,
+        "hidden_act": "silu",
+        "max_position_embeddings": fields["llama.context_length"],
+        "rms_norm_eps": round(fields["llama.attention.layer_norm_rms_epsilon"], 12),
+        "rope_theta": fields.get("llama.rope.freq_base", 10000.0),
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": all(t.name != "output.weight" for t in reader.tensors),
+        "dtype": "float32",
+        "torch_dtype": "float32",
+        **special,
+    }
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "generation_config.json", special)
+
+
+_SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding"}
+
+
+def _write_tokenizer_config(fields: dict[str, Any], folder: Path) -> None:
+    tokens = fields["tokenizer.ggml.tokens"]
+    names = {**_SPECIAL, "unk": "unknown"}
+    ids = {name: fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": fields["llama.context_length"],
+        "clean_up_tokenization_spaces": False,
+        **{f"{name}_token": tokens[i] for name, i in ids.items() if i is not None},
+    }
+    _write_json(folder / "tokenizer_config.json", config)
+    if "tokenizer.chat_template" in fields:
+        (folder / "chat_template.jinja").write_text(fields["tokenizer.chat_template"], encoding="utf-8")
+
+
+def _write_weights(
+    fields: dict[str, Any], reader: GGUFReader, folder: Path, progress: Callable[[str, float | None], None]
+) -> None:
+    import numpy as np
+    from gguf.quants import dequantize
+    from safetensors.numpy import save_file
+
+    weights: dict[str, np.ndarray] = {}
+    for i, tensor in enumerate(reader.tensors):
+        name = _name(tensor.name)
+        if name is None:
+            continue
+        values = np.asarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+        if ".q_proj." in name:
+            values = _unpermuted(values, fields["llama.attention.head_count"])
+        elif ".k_proj." in name:
+            values = _unpermuted(values, fields["llama.attention.head_count_kv"])
+        weights[name] = np.ascontiguousarray(values)
+        progress("converting", (i + 1) / len(reader.tensors))
+    target = folder / "model.safetensors"
+    save_file(weights, str(target), metadata={"format": "pt"})
+    target.chmod(0o644)
+
+
+def _name(gguf_name: str) -> str | None:
+    """The tensor's name in transformers' Llama; None for what transformers computes itself."""
+    parts = gguf_name.removesuffix(".weight").split(".")
+    if parts[0] == "blk":
+        return f"model.layers.{parts[1]}.{BLOCK[parts[2]]}.weight"
+    return None if parts[0].startswith("rope_") else f"{OUTER[parts[0]]}.weight"
+
+
+def _unpermuted(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Undo the row order that llama.cpp's converter gives q and k for its interleaved rotary embedding."""
+    rows, columns = weight.shape
+    halves = weight.reshape(heads, rows // heads // 2, 2, columns)
+    return halves.swapaxes(1, 2).reshape(rows, columns)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps({k: v for k, v in value.items() if v is not None}, indent=2) + "\n", encoding="utf-8")

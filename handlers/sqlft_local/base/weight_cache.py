@@ -1,0 +1,208 @@
+"""The files that asking reads, made once of a base and an adapter and kept beside the bases.
+
+llama.cpp/<base>-<digest>/tokenizer.json asking.json base-q8_0.gguf adapter-<digest>.gguf merged-<digest>-q8_0.gguf
+                             base-bfloat16.safetensors, which torch reads
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlft.errors import HandlerNotInstalled, NotSupported, ProviderError
+from sqlft_local.base import hub, tokenization
+from sqlft_local.base.adapter import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VERSION = 1
+"""Of what is written; files of another one are made anew."""
+SMALL = 2 << 30
+"""Bases up to so many bytes get files of their own, made to be asked faster."""
+SHORT = {"bfloat16": "BF16", "float16": "F16"}
+KEPT = 8
+"""Merged files kept for a base; the least recently used goes first."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What llama.cpp needs to answer for one version."""
+
+    home: Path
+    """The folder with the tokenizer."""
+    model: Path
+    adapter: Path | None
+    """Laid over the model while it runs; None where it is merged into it, or there is none."""
+
+
+def files(folder: Path, adapter: Path | None, kind: str, merged: bool, report: hub.Report) -> Files:
+    """The files for the base in `folder` and an adapter, made if they are not there; NotSupported, ProviderError."""
+    home = home_of(folder)
+    _tokenizer(folder, home)
+    base = home / f"base-{kind}.gguf"
+    if adapter is None:
+        return Files(home, _made(base, lambda to: _export(folder, home, None, kind, to, report)), None)
+    digest = digest_of(adapter)
+    if merged:
+        target = home / f"merged-{digest}-{kind}.gguf"
+        made = _made(target, lambda to: _export(folder, home, adapter, kind, to, report))
+        _forget_old(home, made)
+        return Files(home, made, None)
+
+    def convert(to: Path) -> None:
+        from sqlft_local.base.gguf import export_adapter
+
+        export_adapter(folder, adapter, to)
+
+    model = _made(base, lambda to: _export(folder, home, None, kind, to, report))
+    return Files(home, model, _made(home / f"adapter-{digest}.gguf", convert))
+
+
+def home_of(folder: Path) -> Path:
+    """Where the files of this base are: another place whenever a file of the base is another one."""
+    stamp = hashlib.sha256(str(VERSION).encode())
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".json", ".safetensors", ".jinja", ".model"):
+            about = file.stat()
+            stamp.update(f"{file.name} {about.st_size} {about.st_mtime_ns}\n".encode())
+    name = folder.name if len(folder.name) < 60 else "base"
+    return hub.bases_folder() / "llama.cpp" / f"{name}-{stamp.hexdigest()[:12]}"
+
+
+def weights(folder: Path, dtype: str) -> list[Path]:
+    """The base's files, or of a small one a file of its weights in 16 bits, made if need be: read as it is used."""
+    own = sorted(folder.glob("*.safetensors"))
+    if dtype not in SHORT or sum(f.stat().st_size for f in own) > SMALL or all(_is_in(f, SHORT[dtype]) for f in own):
+        return own
+    try:
+        home = home_of(folder)
+        home.mkdir(parents=True, exist_ok=True)
+        target = home / f"base-{dtype}.safetensors"
+        if target.exists() and not hub.is_whole(target):
+            target.unlink()
+        return [_made(target, lambda to: _shorten(own, dtype, to))]
+    except (ProviderError, OSError):
+        return own
+
+
+def _is_in(file: Path, dtype: str) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as tensors:
+        return all(tensors.get_slice(name).get_dtype() == dtype for name in tensors.keys())  # noqa: SIM118
+
+
+def _shorten(files: list[Path], dtype: str, to: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    found = {name: tensor.to(getattr(torch, dtype)) for file in files for name, tensor in load_file(file).items()}
+    save_file(found, to, metadata={"format": "pt"})
+
+
+def light_tokenizer(folder: Path) -> tokenization.LightTokenizer | None:
+    """The base's tokenizer without transformers, whose own takes seconds; None where that is not to be had."""
+    try:
+        home = home_of(folder)
+        _tokenizer(folder, home)
+        return tokenization.LightTokenizer(home)
+    except (NotSupported, ProviderError, OSError):
+        return None
+
+
+def _made(target: Path, make: Callable[[Path], None]) -> Path:
+    """The file, made by at most one process at a time and published by rename."""
+    from filelock import FileLock
+
+    if not target.exists():
+        with _room(target), FileLock(f"{target}.lock"):
+            if not target.exists():
+                unfinished = target.with_name(f".{target.name}.unfinished")
+                try:
+                    with _installed():
+                        make(unfinished)
+                    unfinished.replace(target)
+                finally:
+                    unfinished.unlink(missing_ok=True)
+    _touch(target)
+    return target
+
+
+def _export(folder: Path, home: Path, adapter: Path | None, kind: str, to: Path, report: hub.Report) -> None:
+    from sqlft_local.base import gguf
+    from sqlft_local.base.adapter import other_base, read_adapter
+
+    tokenizer = json.loads((home / tokenization.TOKENIZER).read_text(encoding="utf-8"))
+    stop_ids = json.loads((home / tokenization.ASKING).read_text(encoding="utf-8"))["stop_ids"]
+    scale, changes = read_adapter(adapter) if adapter else (1.0, {})
+    try:
+        found = gguf.export(folder, to, kind, tokenizer, stop_ids, changes, scale, report)
+    except RuntimeError as e:
+        if adapter is None:
+            raise
+        raise other_base(adapter) from e
+    if adapter and found != set(changes):
+        raise other_base(adapter)
+
+
+def _tokenizer(folder: Path, home: Path) -> None:
+    """Write down what transformers' tokenizer does, where that is not done yet."""
+    if (home / tokenization.ASKING).exists():
+        return
+    from sqlft_local.base.tokenization import Renderer, opened_tokenizer
+
+    with _installed():
+        tokenizer, stop_ids = opened_tokenizer(folder)
+    ends = Renderer(tokenizer, stop_ids).stop_ids
+    with _room(home):
+        home.mkdir(parents=True, exist_ok=True)
+        tokenization.write(tokenizer, sorted(ends), home)
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as e:
+        raise HandlerNotInstalled(
+            f"Making the files that asking reads needs a package that is not installed ({e}).", hub.INSTALL
+        ) from e
+
+
+@contextmanager
+def _room(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise ProviderError(
+            f"The file for llama.cpp cannot be written to {target}: {e}.",
+            "Make room, set SQLFT_BASES to a folder with room, or use backend = 'transformers'.",
+        ) from e
+
+
+def _touch(file: Path) -> None:
+    try:
+        os.utime(file)
+    except OSError:
+        return
+
+
+def _forget_old(home: Path, but: Path) -> None:
+    """Versions come and go; their merged files can be made again."""
+    merged = sorted(home.glob("merged-*.gguf"), key=lambda f: f.stat().st_mtime)
+    for file in merged[:-KEPT]:
+        if file != but:
+            file.unlink(missing_ok=True)
+
+
+def context(folder: Path) -> int:
+    """Tokens that the base was made for."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return int(config.get("max_position_embeddings") or 4096)

@@ -1,0 +1,476 @@
+"""What a training would take here: tokens after packing, steps, memory and time; and what to do where it cannot fit."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlft.errors import NotSupported, ProviderError
+from sqlft.handler import Estimate, TrainingSet
+from sqlft_local.base.tokenization import NO_MARKS, Marks
+from sqlft_local.estimate import memory, speed
+from sqlft_local.estimate.memory import Setting, Shape
+from sqlft_local.machine import Machine
+from sqlft_local.options import ModelOptions, TrainOptions
+from sqlft_local.presets import PRESETS, Preset
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from sqlft_local.kernels.packing import Example
+from typing import Any
+
+from sqlft_local.base import hub
+
+ARCHITECTURES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma 3", "SmolLM2", "CodeLLaMA")
+"""Of those that are run; others with the same layers are tried when they are loaded."""
+SAMPLE = 512
+"""Rows that are rendered; of more, evenly spaced ones stand for the others."""
+LETTERS_A_TOKEN, MESSAGE_TOKENS = 3.5, 4
+"""About, where the base's tokenizer is not on this machine."""
+LONGEST = 2048
+STARTUP_SECONDS = 8.0
+"""A process that imports torch and transformers, and loads a small base."""
+LOAD_BYTES_A_SECOND = 1.5e9
+WORTH_MEASURING = 60.0
+"""Seconds of work from which on the machine is measured; shorter ones are reckoned from what such cores do."""
+FLOPS_A_CORE = 25e9
+"""Of a core with AVX2 in float32, what is left of it in a training; twice that with AVX-512, more with matrix units."""
+CHECKS = 10
+"""Validations of a training, at most two an epoch."""
+GIGA = 1e9
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The passes of one epoch, and what is in one of them on average."""
+
+    examples: int
+    steps: int
+    count: float
+    tokens: float
+    """Computed in the epoch, common starts once a pass."""
+    answers: float
+    whole: int
+    """Tokens of the rows as they are, of the epoch."""
+    longest: int
+    """Tokens of the longest row."""
+    fullest: tuple[int, int]
+    """Tokens, and tokens that count in the loss, of the largest pass."""
+    lengths: tuple[int, ...]
+    """Tokens of the rows of a usual step, evenly chosen from short to long."""
+    prefix: float
+
+
+@dataclass(frozen=True)
+class Base:
+    """What is known of a base without its weights."""
+
+    name: str
+    shape: Shape
+    context: int
+    folder: Path | None = None
+    """None while it is not on this machine."""
+
+
+def base_of(name: str, folder: Path | None, options: ModelOptions) -> Base | None:
+    """By its config.json, or as a preset by its shape; None for what is neither here nor known."""
+    preset: Preset | None = PRESETS.get(name.lower())
+    if folder is not None and (folder / "config.json").exists():
+        return _described(name, folder, options)
+    if preset is None or preset.shape is None:
+        return None
+    return Base(name, preset.shape, min(options.context_length or preset.context, preset.context))
+
+
+def _described(name: str, folder: Path, options: ModelOptions) -> Base:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        text = config.get("text_config") or config
+        made_for = int(text.get("max_position_embeddings") or 4096)
+        return Base(name, memory.shape_of(config), min(options.context_length or made_for, made_for), folder)
+    except (ValueError, AttributeError) as e:
+        raise ProviderError(f"{folder / 'config.json'} cannot be read: {e}.", "Get the base again.") from e
+    except (KeyError, TypeError) as e:
+        kind = config.get("model_type", "of no type")
+        raise NotSupported(
+            f"The local engine does not run the architecture of {folder.name} ({kind}): its config lacks {e}.",
+            f"Use a base of one of these: {', '.join(sorted(ARCHITECTURES))}; presets are {', '.join(PRESETS)}.",
+        ) from e
+
+
+def longest_row(base: Base | None, options: TrainOptions) -> int | None:
+    """Most tokens of a row that is trained on whole: as `rows.read` has it."""
+    if base is None:
+        return options.max_length
+    return min(options.max_length or min(LONGEST, base.context), base.context)
+
+
+def estimate(
+    base: Base,
+    given: ModelOptions,
+    options: TrainOptions,
+    data: TrainingSet,
+    here: Machine,
+    device: str,
+    threads: int | None,
+    kept: Path,
+    marks: Marks = NO_MARKS,
+) -> Estimate:
+    """What training would take; `kept` is the folder where this machine's speed is remembered."""
+    train, taught = _examples(base, given, options, data.train, marks)
+    valid, checked = _examples(base, given, options, data.valid, marks) if data.valid is not None else ([], 0)
+    place = here.device(device)
+    together = options.num_processes
+    free = here.available(place, together)
+    room = _room(options, free)
+    longest = max((len(e.ids) for e in (*train, *valid)), default=1)
+    setting, most = _fitted(base, _setting(base, given, options, here, place), options, room, longest)
+    passes = _passes(train, taught, options.rows_a_step, most)
+    needed = memory.whole(base.shape, setting, passes.fullest[0])
+    limit = room if options.max_memory else free
+    steps = max(1, round(passes.steps * options.n_epochs))
+    seconds, remarks = _seconds(base, setting, passes, steps, (valid, checked, most), place, here, threads, kept)
+    if place == "cuda" and seconds is not None:
+        seconds /= together
+    if options.max_minutes and seconds is not None and seconds > options.max_minutes * 60:
+        remarks.append(f"max_minutes ends it after about {options.max_minutes * 60 / seconds:.0%} of the steps")
+        seconds = options.max_minutes * 60
+    return Estimate(
+        examples=taught,
+        tokens=round(passes.whole * options.n_epochs),
+        steps=steps,
+        seconds=seconds,
+        memory_bytes=needed,
+        memory_available=free,
+        remarks=(*_remarks(base, setting, options, place), *remarks),
+        refusal=_too_few(here, place, together) or _refusal(base, setting, passes, needed, limit, place),
+    )
+
+
+def _examples(
+    base: Base, given: ModelOptions, options: TrainOptions, table: pa.Table, marks: Marks
+) -> tuple[list[Example], int]:
+    """Rows as the trainer makes them, a sample where there are many; how many all would be."""
+    count = table.num_rows
+    step = -(-count // SAMPLE)
+    sample = table.take(list(range(0, count, step))) if step > 1 else table
+    is_here = base.folder is not None and (base.folder / "tokenizer.json").exists()
+    try:
+        found = _rendered(base, given, options, sample, marks) if is_here else _guessed(base, options, sample)
+    except ImportError:
+        found = _guessed(base, options, sample)
+    return found, round(len(found) * count / max(1, sample.num_rows))
+
+
+def _rendered(base: Base, given: ModelOptions, options: TrainOptions, table: pa.Table, marks: Marks) -> list[Example]:
+    from sqlft_local.base import tokenization
+    from sqlft_local.base.tokenization import Renderer
+    from sqlft_local.train import rows
+
+    assert base.folder is not None
+    tokenizer = tokenization.LightTokenizer(base.folder, tokenization.told(base.folder))
+    renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).marked(marks)
+    lenient = replace(options, long_rows="cut") if options.long_rows == "error" else options
+    return rows.read(table, renderer, lenient, base.context).examples
+
+
+def _guessed(base: Base, options: TrainOptions, table: pa.Table) -> list[Example]:
+    """By letters; rows then share no start, so the estimate is rather too high."""
+    from sqlft_local.kernels.packing import Example
+
+    most = longest_row(base, options) or LONGEST
+    examples = []
+    for i, turns in enumerate(table.column("messages").to_pylist()):
+        sizes = [MESSAGE_TOKENS + round(len(t["content"]) / LETTERS_A_TOKEN) for t in turns]
+        tokens = min(most, sum(sizes))
+        answer = min(tokens - 1, sizes[-1])
+        examples.append(Example([i + 1, *[0] * (tokens - 1)], [0.0] * (tokens - answer) + [1.0] * answer))
+    return examples
+
+
+def _setting(base: Base, given: ModelOptions, options: TrainOptions, here: Machine, place: str) -> Setting:
+    dtype = here.dtype(given.dtype, place)
+    quantization = getattr(given, "quantization", None) or "none"
+    checkpointing = bool(getattr(options, "gradient_checkpointing", None))
+    return Setting(dtype, quantization, options.r, tuple(options.layers), options.lora_dropout, checkpointing)
+
+
+def _room(options: TrainOptions, free: int | None) -> int | None:
+    """Bytes that the training may take: as `budget.chosen` has it."""
+    said = memory.parsed(options.max_memory) if options.max_memory else None
+    known = None if free is None else round(free * (1 - memory.MARGIN))
+    return min((n for n in (said, known) if n is not None), default=None)
+
+
+def _fitted(base: Base, setting: Setting, options: TrainOptions, room: int | None, longest: int) -> tuple[Setting, int]:
+    """With blocks computed again where memory asks for it, and the tokens of a pass; at least the longest row."""
+    most = options.max_tokens_per_pass or memory.MOST["cpu"]
+    if room is None:
+        return setting, max(most, longest)
+    again = replace(setting, checkpointing=True)
+    plain, twice = (
+        memory.tokens_within(base.shape, s, round((room - memory.fixed(base.shape, s)) * memory.SURE))
+        for s in (setting, again)
+    )
+    wanted = options.gradient_checkpointing
+    if setting.checkpointing or (wanted is None and plain < max(min(memory.ENOUGH, most), longest)):
+        return again, max(min(most, twice), longest)
+    return setting, max(min(most, plain), longest)
+
+
+def _passes(train: Sequence[Example], taught: int, batch_size: int, most: int) -> Passes:
+    """The epoch, told from the sample's."""
+    from sqlft_local.kernels.packing import common_prefix
+    from sqlft_local.train import rows
+
+    order = list(train)
+    random.Random(0).shuffle(order)
+    parts = [p for i in range(0, len(order), batch_size) for p in rows.passes(order[i : i + batch_size], most)]
+    prefixes = [common_prefix([e.ids for e in p]) if len(p) > 1 else 0 for p in parts]
+    sizes = [sum(len(e.ids) for e in p) - n * (len(p) - 1) for p, n in zip(parts, prefixes, strict=True)]
+    answers = [sum(1 for e in p for w in e.weights if w) for p in parts]
+    whole = sum(len(e.ids) for e in order)
+    times = taught / max(1, len(order))
+    fullest = max(range(len(parts)), key=sizes.__getitem__)
+    return Passes(
+        examples=taught,
+        steps=math.ceil(taught / batch_size),
+        count=len(parts) * times,
+        tokens=sum(sizes) * times,
+        answers=sum(answers) * times,
+        whole=round(whole * times),
+        longest=max(len(e.ids) for e in order),
+        fullest=(sizes[fullest], answers[fullest]),
+        lengths=_evenly([len(e.ids) for e in order], min(batch_size, len(order))),
+        prefix=sum(prefixes) / len(prefixes),
+    )
+
+
+def _seconds(
+    base: Base,
+    setting: Setting,
+    passes: Passes,
+    steps: int,
+    validation: tuple[Sequence[Example], int, int],
+    place: str,
+    here: Machine,
+    threads: int | None,
+    kept: Path,
+) -> tuple[float | None, list[str]]:
+    epochs = steps / passes.steps
+    work = speed.flops(base.shape, setting, passes.tokens * epochs, passes.answers * epochs)
+    checks = _checking(base, setting, validation, steps, passes.steps)
+    started = STARTUP_SECONDS + memory.weights(base.shape, setting.dtype, setting.quantization) / LOAD_BYTES_A_SECOND
+    cores = threads or here.cores
+    guess = (work + checks) / _usual(here, place, setting.dtype, cores)
+    if guess < WORTH_MEASURING or setting.quantization != "none" or base.folder is None:
+        return started + guess, ["the time is a guess from the machine's kind, it was not measured"]
+    trial = _trial(base.shape, setting, passes, place, threads or 0)
+    found = speed.speed(trial, kept, here.processor)
+    if found is None:
+        return started + guess, ["the time is a guess: measuring this machine failed"]
+    tried = trial.prefix + sum(tokens - trial.prefix for tokens in trial.rows)
+    one = speed.flops(base.shape, setting, tried, len(trial.rows) * trial.answer)
+    return started + work / one * found.training + checks / one * 2 * found.checking, []
+
+
+def _checking(
+    base: Base, setting: Setting, validation: tuple[Sequence[Example], int, int], steps: int, per_epoch: int
+) -> float:
+    """The work of all validations, without backward pass."""
+    examples, count, most = validation
+    if not examples:
+        return 0.0
+    every = max(1, -(-per_epoch // 2), -(-steps // CHECKS))
+    one = _passes(examples, count, len(examples), most)
+    return -(-steps // every) * speed.flops(base.shape, setting, one.tokens, one.answers) / 2
+
+
+def _trial(shape: Shape, setting: Setting, passes: Passes, place: str, threads: int) -> speed.Trial:
+    """A usual pass, in round numbers, so that what is measured serves for like data too."""
+    prefix = _round(passes.prefix) if passes.prefix >= 8 else 0
+    a_pass = max(1, round(passes.examples / max(1.0, passes.count)))
+    rows = tuple(max(_round(n), prefix + 1) for n in _evenly(passes.lengths, min(a_pass, len(passes.lengths))))
+    answer = _round(passes.answers / max(1, passes.examples))
+    return speed.Trial(shape, setting, place, threads, rows, prefix, max(1, answer))
+
+
+def _evenly(values: Sequence[int], count: int) -> tuple[int, ...]:
+    """So many of them, from the smallest to the largest, each for as many as the others."""
+    order = sorted(values)
+    return tuple(order[int((i + 0.5) * len(order) / count)] for i in range(count))
+
+
+def _round(value: float) -> int:
+    """To an eighth of the next power of two below."""
+    step = max(1, 2 ** (max(1, round(value)).bit_length() - 4))
+    return int(round(value / step) * step)
+
+
+def _usual(here: Machine, place: str, dtype: str, cores: int) -> float:
+    """Operations a second that such a machine does in a training, about."""
+    if place == "cuda":
+        return 60e12 if dtype != "float32" else 15e12
+    if place == "mps":
+        return 2e12
+    wide = 2 if "avx512f" in here.flags else 1
+    return cores * FLOPS_A_CORE * wide * (4 if dtype == "bfloat16" and "amx_bf16" in here.flags else 1)
+
+
+def _remarks(base: Base, setting: Setting, options: TrainOptions, place: str) -> Iterator[str]:
+    yield f"{setting.dtype} on {place}"
+    if setting.quantization != "none":
+        yield f"base in {setting.quantization}"
+    if setting.checkpointing:
+        yield "blocks are computed again for the backward pass"
+    if options.num_processes > 1:
+        yield f"memory in each of {options.num_processes} processes"
+    if base.folder is None:
+        yield "tokens are a guess from letters: the base is not on this machine yet"
+    if options.early_stopping:
+        yield "early stopping may end it sooner"
+
+
+def _too_few(here: Machine, place: str, together: int) -> tuple[str, str] | None:
+    """A process has a GPU of its own."""
+    there = len(here.gpus)
+    if place != "cuda" or together <= there:
+        return None
+    return f"num_processes = {together} needs as many GPUs; there are {there}.", f"Say num_processes = {there} at most."
+
+
+def _refusal(
+    base: Base, setting: Setting, passes: Passes, needed: int, free: int | None, place: str
+) -> tuple[str, str] | None:
+    """Figures, and the nearest setting that would do."""
+    if free is None or needed <= free:
+        return None
+    where = "on the GPU" if place == "cuda" else "on this machine"
+    why = (
+        f"Training {base.name} in {called(setting)} needs about {needed / GIGA:.1f} GB, "
+        f"and {free / GIGA:.1f} GB may be used {where}{_elsewise(base, setting, passes)}."
+    )
+    return why, _cure(base, setting, passes, free)
+
+
+def _elsewise(base: Base, setting: Setting, passes: Passes) -> str:
+    """What it would need in fewer bits."""
+    again = replace(setting, dtype="bfloat16", checkpointing=True)
+    less = [replace(again, quantization=q) for q in ("int8", "nf4") if setting.quantization == "none"]
+    tokens = max(passes.longest, min(passes.fullest[0], 1024))
+    told = [f"{called(s)} {memory.whole(base.shape, s, tokens) / GIGA:.1f} GB" for s in less]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def called(setting: Setting) -> str:
+    """The numbers that the base is kept in, as people say them."""
+    return setting.quantization if setting.quantization != "none" else setting.dtype
+
+
+def _cure(base: Base, setting: Setting, passes: Passes, free: int) -> str:
+    """The first of: computing blocks again, 8 bits, 4 bits, shorter rows, a smaller base."""
+    tokens = passes.fullest[0]
+    for told, other in _others(setting):
+        if (needs := memory.whole(base.shape, other, max(passes.longest, min(tokens, 1024)))) <= free:
+            return f"{told}: about {needs / GIGA:.1f} GB."
+    for told, other in _others(setting):
+        left = round(free * (1 - memory.MARGIN)) - memory.fixed(base.shape, other)
+        if (fits := memory.tokens_within(base.shape, other, left)) >= 64:
+            return f"{told}, and max_length = {fits // 64 * 64} in FINETUNE … USING."
+    for name, size in sorted(_smaller(base.shape), key=lambda item: -item[1].parameters):
+        for told, other in _others(setting):
+            if (needs := memory.whole(size, other, 512)) <= free:
+                return f"Take a smaller base: '{name}' fits ({needs / GIGA:.1f} GB). {told} for it."
+    return "Use a machine with more memory, or a GPU."
+
+
+def _others(setting: Setting) -> Iterator[tuple[str, Setting]]:
+    again = replace(setting, checkpointing=True)
+    if not setting.checkpointing:
+        yield "Say gradient_checkpointing = true in FINETUNE … USING", again
+    if setting.dtype == "float32" and setting.quantization == "none":
+        yield "Make the model with dtype = 'bfloat16'", replace(again, dtype="bfloat16")
+    for quantization in ("int8", "nf4"):
+        if quantization != setting.quantization and setting.quantization != "nf4":
+            other = replace(again, quantization=quantization, dtype="bfloat16")
+            yield f"Make the model with quantization = '{quantization}'", other
+
+
+def _smaller(shape: Shape) -> Iterator[tuple[str, Shape]]:
+    for name, preset in PRESETS.items():
+        if preset.shape is not None and preset.shape.parameters < shape.parameters:
+            yield name, preset.shape
+
+
+ASKED_IN = {"f16": 2.0, "q8_0": 34 / 32}
+"""Bytes of a weight in the files that are asked; q8_0 has a scale for every 32."""
+ASKING_TOKENS = 4096
+"""Tokens whose states asking keeps: sixteen prompts of some hundreds."""
+ENGINE = 200 << 20
+"""The engine that asks, beside the weights."""
+
+
+def machine_facts(here: Machine) -> dict[str, Any]:
+    """As people read it."""
+    device = here.device()
+    cards = [f"{g.name}, {g.memory / GIGA:.0f} GB, {g.free / GIGA:.0f} GB free" for g in here.gpus]
+    return {
+        "processor": here.processor,
+        "cores": here.cores,
+        "memory": _gigabytes(here.memory),
+        "free": _gigabytes(here.free),
+        "flags": list(here.flags) or ["none that matter"],
+        "gpu": cards or ["Apple's, through Metal"] if here.metal or cards else ["none"],
+        "device": device,
+        "fast dtypes": list(here.fast(device)),
+        "training in": here.dtype("auto", device),
+    }
+
+
+def bases_that_fit(here: Machine) -> list[dict[str, Any]]:
+    """A row a preset: whether it is on this machine, and in which numbers it can be trained and asked, if at all."""
+    device = here.device()
+    free = here.available(device)
+    setting = Setting(here.dtype("auto", device))
+    rows = []
+    for name, preset in PRESETS.items():
+        assert preset.shape is not None
+        rows.append(
+            {
+                "base": name,
+                "weights": f"{preset.shape.parameters / 1e9:.3g} B",
+                "here": hub.local_folder(name) is not None,
+                "training": "unknown" if free is None else trained_in(preset.shape, setting, free),
+                "asking": "unknown" if free is None else asked_in(preset.shape, free),
+            }
+        )
+    return rows
+
+
+def trained_in(shape: Shape, setting: Setting, free: int, tokens: int = 1024) -> str | None:
+    """The most exact of float32, bfloat16, int8 and nf4 in which a base can be trained in so many free bytes."""
+    exact = [replace(setting, dtype=d, quantization="none") for d in dict.fromkeys((setting.dtype, "bfloat16"))]
+    packed = [replace(setting, dtype="bfloat16", quantization=q) for q in ("int8", "nf4")]
+    for one in (*exact, *packed):
+        if memory.whole(shape, replace(one, checkpointing=True), tokens) <= free:
+            return called(one)
+    return None
+
+
+def asked_in(shape: Shape, free: int) -> str | None:
+    """The most exact of f16 and q8_0 in which a base can be asked."""
+    states = ASKING_TOKENS * shape.layers * 2 * shape.kv_heads * shape.head * 2
+    for name, each in ASKED_IN.items():
+        if shape.parameters * each + states + ENGINE <= free:
+            return name
+    return None
+
+
+def _gigabytes(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / GIGA:.1f} GB"

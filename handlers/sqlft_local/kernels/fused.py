@@ -1,0 +1,204 @@
+"""What transformers' modules compute, in fewer passes over memory and with less kept for the backward pass.
+
+A module is replaced only where a trial on random numbers gives what it gave before, so nothing here knows which
+architectures have which modules.  For training with frozen weights: weights get no gradients here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.utils.checkpoint
+from torch.nn.functional import linear, silu
+
+from sqlft_local.kernels import packing
+from sqlft_local.kernels.quantised import dense
+
+TRIAL = 3
+"""Rows of random numbers in a trial."""
+ROUGH = 0.1
+"""What 8 bits may change in a trial, relative to the largest number."""
+CHUNK = 128
+"""Tokens whose logits are there in float32 at a time."""
+
+
+class RmsNorm(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
+    """w x / sqrt(mean(x²) + eps) over the last dimension, the mean in float32; keeps x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, eps: float) -> Any:
+        """x (…, width), weight (width)."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).to(x.dtype).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Only x's gradient."""
+        x, weight, scale = ctx.saved_tensors
+        grad = grads[0] * weight
+        along = (grad * x).sum(-1, keepdim=True, dtype=torch.float32).mul_(scale.square()).div_(-x.shape[-1])
+        return grad.addcmul_(x, along.to(x.dtype)).mul_(scale.to(x.dtype)), None, None
+
+
+class SwiGlu(torch.autograd.Function):  # type: ignore[misc]
+    """silu(gate) up; keeps its two arguments and computes silu again."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Any, up: Any) -> Any:
+        """Both of one shape."""
+        ctx.save_for_backward(gate, up)
+        return silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Gradients of gate and up."""
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(grads[0] * up, gate), silu(gate).mul_(grads[0])
+
+
+class Mlp(torch.autograd.Function):  # type: ignore[misc]
+    """down(silu(gate(x)) up(x)) of frozen layers; keeps what gate and up gave."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, module: Any) -> Any:
+        """x (…, width)."""
+        gate, up = (linear(x, dense(layer, x.dtype), layer.bias) for layer in (module.gate_proj, module.up_proj))
+        ctx.save_for_backward(gate, up)
+        ctx.module = module
+        return linear(silu(gate).mul_(up), dense(module.down_proj, x.dtype), module.down_proj.bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Only x's gradient."""
+        (gate, up), module = ctx.saved_tensors, ctx.module
+        dtype = gate.dtype
+        inner = grads[0] @ dense(module.down_proj, dtype)
+        of_up = silu(gate).mul_(inner)
+        of_gate = torch.ops.aten.silu_backward(inner.mul_(up), gate)
+        x_grad = of_gate @ dense(module.gate_proj, dtype)
+        flat = x_grad.view(-1, x_grad.shape[-1])
+        flat.addmm_(of_up.view(-1, of_up.shape[-1]), dense(module.up_proj, dtype))
+        return x_grad, None
+
+
+class HeadLoss(torch.autograd.Function):  # type: ignore[misc]
+    """Sum of weight (logsumexp(x W') - (x W')[target]) for a frozen W, its logits there a chunk at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, head: Any, target: Any, weight: Any) -> Any:
+        """x (tokens, width), head (vocabulary, width), target and weight (tokens) -> a float32 number."""
+        keep = ctx.needs_input_grad[0]
+        total = x.new_zeros((), dtype=torch.float32)
+        parts = []
+        for own, said, w in zip(x.split(CHUNK), target.split(CHUNK), weight.split(CHUNK), strict=True):
+            logits = linear(own, head)
+            logs = torch.log_softmax(logits, -1)
+            places = said[:, None]
+            total -= (logs.gather(1, places)[:, 0].float() * w).sum()
+            if keep:
+                shares = logs.exp_().scatter_add_(1, places, -torch.ones_like(places, dtype=x.dtype))
+                parts.append((shares @ head).mul_(w[:, None].to(x.dtype)))
+        ctx.save_for_backward(torch.cat(parts) if parts else None)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Of x; it was computed with the loss."""
+        (x_grad,) = ctx.saved_tensors
+        return x_grad * grads[0].to(x_grad.dtype), None, None, None
+
+
+_plain_heads: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def loss(model: Any, packed: packing.Packed) -> Any:
+    """The weighted sum of the losses of a packed row's tokens; the output head runs only where a token counts."""
+    if model not in _plain_heads:
+        _plain_heads[model] = _plain_head(model)
+    given = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False, "layout": packed}
+    if _plain_heads[model]:
+        x = model.get_decoder()(**given).last_hidden_state[0].index_select(0, packed.source)
+        head = dense(model.get_output_embeddings(), x.dtype)
+        return HeadLoss.apply(x, head, packed.target, packed.weight)
+    logits = model(**given, logits_to_keep=packed.source).logits[0].float()
+    each = torch.nn.functional.cross_entropy(logits, packed.target, reduction="none")
+    return (each * packed.weight).sum()
+
+
+def _plain_head(model: Any) -> bool:
+    """Whether logits are the last states times the head's weight, without a bias, scale or cap."""
+    head = model.get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None or not hasattr(model, "get_decoder"):
+        return False
+    packed = packing.pack([packing.Example(list(range(3, 3 + TRIAL)), [1.0] * TRIAL)], model.device)
+    given = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False, "layout": packed}
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()
+            expected = model(**given).logits
+            states = model.get_decoder()(**given).last_hidden_state
+            found = linear(states, dense(head, states.dtype))
+        return bool(torch.allclose(expected.to(found.dtype), found, rtol=1e-3, atol=1e-4))
+    except (RuntimeError, TypeError, AttributeError):
+        return False
+    finally:
+        model.train(training)
+
+
+def checkpoint(model: Any, wanted: bool) -> None:
+    """Whether the next training pass keeps only each block's input, and computes the block again."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module._gradient_checkpointing_func = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+            module.gradient_checkpointing = wanted
+
+
+def apply(model: Any) -> int:
+    """Replace the forward of what can be replaced; how many modules that were."""
+    done = 0
+    for module in list(model.modules()):
+        replacement, width = _offer(module)
+        if replacement is not None and _same(module.forward, replacement, width, model):
+            module.forward = replacement
+            done += 1
+    return done
+
+
+def _offer(module: Any) -> tuple[Any, int]:
+    """The replacement that the module looks like it could have, and the width of its input."""
+    weight = getattr(module, "weight", None)
+    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if "RMSNorm" in type(module).__name__ and weight is not None and weight.dim() == 1 and eps is not None:
+        return lambda x: RmsNorm.apply(x, module.weight, eps), weight.shape[0]
+    if all(hasattr(module, n) for n in ("gate_proj", "up_proj", "down_proj", "act_fn")) and hasattr(
+        module.gate_proj, "in_features"
+    ):
+        return partial(_mlp, module), module.gate_proj.in_features
+    return None, 0
+
+
+def _mlp(module: Any, x: Any) -> Any:
+    if any(hasattr(layer, "lora_A") for layer in (module.gate_proj, module.up_proj, module.down_proj)):
+        return module.down_proj(SwiGlu.apply(module.gate_proj(x), module.up_proj(x)))
+    return Mlp.apply(x, module)
+
+
+def _same(before: Any, after: Any, width: int, model: Any) -> bool:
+    numbers = torch.randn(TRIAL, width, generator=torch.Generator().manual_seed(0))
+    trial = numbers.to(model.device, model.dtype)
+    with torch.no_grad():
+        try:
+            expected, found = before(trial), after(trial)
+        except (RuntimeError, TypeError):
+            return False
+        if getattr(model, "is_quantized", False):  # in 8 bits a layer of its own rounds what it reads, too
+            return bool((expected - found).abs().max() <= ROUGH * expected.abs().max())
+        return bool(torch.allclose(expected, found, rtol=1e-3, atol=1e-4))

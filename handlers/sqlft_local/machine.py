@@ -1,0 +1,230 @@
+"""What this machine has: cores, memory, a GPU, and the numbers that it multiplies fast.  Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from sqlft.errors import OptionError
+
+CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""Where Linux says what a container may use, and what it uses."""
+UNLIMITED = 1 << 50
+SMI_SECONDS = 10.0
+BF16_CAPABILITY = 8.0
+"""NVIDIA's Ampere and later multiply bfloat16."""
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
+"""Features of processors that speed up matrices, as Linux names them; the last three are ARM's."""
+OVERRIDE = "SQLFT_CPU_FEATURES"
+"""Names features in place of the processor's own, to see here what `auto` takes elsewhere: avx2, or avx2,amx_bf16."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A card: bytes of its memory, and NVIDIA's compute capability."""
+
+    name: str
+    memory: int
+    free: int
+    capability: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine; memory in bytes, `flags` those of the processor that speed up matrices."""
+
+    processor: str
+    cores: int
+    memory: int | None
+    free: int | None
+    flags: tuple[str, ...]
+    gpus: tuple[Gpu, ...]
+    metal: bool = False
+
+    def device(self, wanted: str = "auto") -> str:
+        """cpu, cuda or mps: what `device = …` of the engine means here, for PyTorch as it is installed."""
+        if wanted != "auto":
+            return wanted.partition(":")[0]
+        return "cuda" if self.gpus and torch_has_cuda() else "mps" if self.metal else "cpu"
+
+    def fast(self, device: str) -> tuple[str, ...]:
+        """The dtypes that are not slower than float32 on the device."""
+        if device == "cuda":
+            able = all(gpu.capability >= BF16_CAPABILITY for gpu in self.gpus)
+            return ("float32", "float16", "bfloat16") if able else ("float32", "float16")
+        if device == "mps":
+            return ("float32", "float16")
+        return ("float32", "bfloat16") if "amx_bf16" in self.flags or "avx512_bf16" in self.flags else ("float32",)
+
+    def dtype(self, wanted: str, device: str, training: bool = True) -> str:
+        """What `dtype = 'auto'` means: bfloat16 where the hardware has units for it."""
+        if wanted != "auto":
+            return wanted
+        if device == "cuda":
+            return "bfloat16" if "bfloat16" in self.fast(device) else "float32"
+        return "bfloat16" if device == "cpu" and training and "amx_bf16" in self.flags else "float32"
+
+    def available(self, device: str, processes: int = 1) -> int | None:
+        """Bytes that are free where a model would be, for each of so many processes."""
+        if device == "cuda" and self.gpus:
+            return sorted((gpu.free for gpu in self.gpus), reverse=True)[min(processes, len(self.gpus)) - 1]
+        return None if self.free is None else self.free // processes
+
+
+def machine() -> Machine:
+    """This one, as it is now."""
+    total, free = _memory()
+    return Machine(_processor(), cores(), total, free, features(), tuple(_gpus()), _is_apple())
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def torch_has_cuda() -> bool:
+    """Whether the PyTorch that is installed was built for NVIDIA's cards; known without importing it."""
+    try:
+        return "+cpu" not in version("torch") and platform.system() != "Darwin"
+    except PackageNotFoundError:
+        return False
+
+
+def _memory() -> tuple[int | None, int | None]:
+    """(all, free), of the container if it has less than the machine."""
+    try:
+        import psutil
+    except ImportError:
+        return _memory_of_linux()
+    found = psutil.virtual_memory()
+    total, free = int(found.total), int(found.available)
+    for limit, used in limits():
+        total, free = min(total, limit), min(free, max(0, limit - used))
+    return total, free
+
+
+def _memory_of_linux() -> tuple[int | None, int | None]:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None, None
+    known = {line.partition(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
+    return known.get("MemTotal"), known.get("MemAvailable")
+
+
+def limits() -> Iterator[tuple[int, int]]:
+    """(allowed, used) bytes of each container that bounds this process."""
+    for limit, used in CGROUPS:
+        try:
+            most = Path(limit).read_text(encoding="ascii").strip()
+            now = Path(used).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if most.isdigit() and int(most) < UNLIMITED:
+            yield int(most), int(now)
+
+
+@cache
+def _processor() -> str:
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def features() -> tuple[str, ...]:
+    """Those of FEATURES that the processor has, or that the environment says in its place."""
+    named = os.environ.get(OVERRIDE, "").replace(",", " ").split()
+    if unknown := set(named) - set(FEATURES):
+        raise OptionError(
+            f"{OVERRIDE} names what is no feature of a processor: {', '.join(sorted(unknown))}.",
+            f"Use names out of {', '.join(FEATURES)}, or unset {OVERRIDE}.",
+        )
+    if named:
+        return tuple(name for name in FEATURES if name in named)
+    line = next((text for text in _cpuinfo() if text.lower().startswith(("flags", "features"))), "")
+    there = set(line.partition(":")[2].split())
+    return tuple(name for name in FEATURES if name in there)
+
+
+@cache
+def _cpuinfo() -> tuple[str, ...]:
+    try:
+        return tuple(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines())
+    except OSError:
+        return ()
+
+
+def _is_apple() -> bool:
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
+
+
+def _gpus() -> Iterator[Gpu]:
+    """NVIDIA's, by its own tool."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return
+    asked = [tool, "--query-gpu=name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=SMI_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    for line in said.stdout.splitlines() if said.returncode == 0 else ():
+        name, *numbers = (part.strip() for part in line.split(","))
+        try:
+            total, free, capability = (float(number) for number in numbers)
+        except ValueError:
+            continue
+        yield Gpu(name, round(total * 2**20), round(free * 2**20), capability)
+
+
+SPINS = "2000"
+"""Rounds that OpenMP's threads spin before they sleep: some ten microseconds.  By default it is milliseconds, which on
+cores that other work uses too (two threads of three processes on two cores) made an answer ten times slower."""
+PREPARED = "128"
+"""Products of matrices that stay prepared, by oneDNN and by PyTorch's layer over it.  A step needs about a hundred; by
+default it is 1024, and rows of ever other lengths then took 6 MB more in each step of a training."""
+
+
+def share() -> None:
+    """Settings of the libraries that compute, to be made before they are imported: threads that wait for each other
+    sleep where they would spin, and few products stay prepared."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, PREPARED)
+
+
+def usable(given: int | None) -> int:
+    """Threads: as many as cores that this process may use; two on one core only disturb each other."""
+    if given:
+        return given
+    try:
+        there = len(os.sched_getaffinity(0))
+    except AttributeError:
+        there = os.cpu_count() or 1
+    try:
+        twofold = Path("/sys/devices/system/cpu/smt/active").read_text(encoding="ascii").strip() == "1"
+    except OSError:
+        twofold = False
+    return max(1, there // 2 if twofold else there)
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """What runs a module of ours in a process of its own, with `environment`."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def environment() -> dict[str, str]:
+    """That of this process, in which the other one finds the modules that this one would."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}

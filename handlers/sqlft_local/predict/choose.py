@@ -1,0 +1,110 @@
+"""Which program runs a model when it is asked, and with which numbers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from sqlft.errors import NotSupported, OptionError
+from sqlft.handler import ModelSpec
+from sqlft_local import machine
+from sqlft_local.base import weight_cache
+from sqlft_local.options import ModelOptions, PredictOptions
+from sqlft_local.predict import llama
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES: dict[str, Dtype] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+KINDS: dict[str, str] = {v: k for k, v in DTYPES.items()}
+
+
+def chosen(model: ModelSpec, options: PredictOptions, folder: Path, device: str) -> str:
+    """The backend's name: the one asked for, or the fastest for this machine and model (benchmarks/ask.py)."""
+    constrained = model.schema is not None or options.grammar is not None
+    if model.schema is not None and options.grammar is not None:
+        raise OptionError("This model's answers obey a schema already.", "Leave out grammar.")
+    if options.backend != "auto":
+        if constrained and options.backend == "transformers":
+            raise NotSupported(
+                "The transformers backend does not bind answers to a schema or grammar.", "Use backend = 'llama.cpp'."
+            )
+        return options.backend
+    why = llama_refusal(folder)
+    if constrained:
+        if why:
+            raise NotSupported(f"A schema or grammar needs llama.cpp, and {why}.", llama.INSTALL)
+        return "llama.cpp"
+    if getattr(model.options, "quantization", "none") != "none":
+        return "transformers"
+    if on_gpu(device):
+        return "vllm" if find_spec("vllm") else "transformers"
+    if why or (torch_is_faster(folder) and options.precision in ("auto", "bf16") and find_spec("transformers")):
+        return "transformers"
+    return "llama.cpp"
+
+
+def torch_is_faster(folder: Path) -> bool:
+    """Whether this processor multiplies bfloat16 by itself, so that torch in bfloat16 answers before llama.cpp does.
+
+    Without matrix units that is so for small bases; of large ones llama.cpp in 8 bits reads half as much memory.
+    """
+    there = machine.features()
+    return "amx_bf16" in there or ("avx512_bf16" in there and is_small(folder))
+
+
+def is_small(folder: Path) -> bool:
+    """Whether the base's files are worth being written again, for a version or in other numbers."""
+    return sum(f.stat().st_size for f in folder.glob("*.safetensors")) <= weight_cache.SMALL
+
+
+def llama_refusal(folder: Path) -> str | None:
+    """Why llama.cpp cannot run the base, or None if it can."""
+    if find_spec("xllamacpp") is None or find_spec("gguf") is None:
+        return "the packages xllamacpp and gguf are not installed"
+    from sqlft_local.base.gguf import check
+
+    try:
+        check(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except NotSupported as e:
+        return e.message
+    return None
+
+
+def dtype(options: PredictOptions, model: ModelOptions, folder: Path, device: str) -> Dtype:
+    """transformers' number format for asking."""
+    if options.precision == "q8_0":
+        raise NotSupported("transformers has no q8_0 weights.", "Use backend = 'llama.cpp', or precision = 'bf16'.")
+    if options.precision != "auto":
+        return DTYPES[options.precision]
+    if model.dtype == "auto" and not on_gpu(device) and torch_is_faster(folder):
+        return "bfloat16"
+    return model.dtype
+
+
+def kind(options: PredictOptions, model: ModelOptions, folder: Path) -> str:
+    """llama.cpp's number format for asking; q8_0 rounds activations to 8 bits too, and is no faster for small bases."""
+    if options.precision != "auto":
+        return options.precision
+    return KINDS.get(model.dtype, "bf16" if is_small(folder) else "q8_0")
+
+
+def merged(options: PredictOptions, folder: Path) -> bool:
+    """Whether a version gets a file with its adapter in it."""
+    if options.adapter != "auto":
+        return options.adapter == "merged"
+    return is_small(folder)
+
+
+def on_gpu(device: str) -> bool:
+    """Whether torch would run on CUDA; looks for the driver before torch is imported for it."""
+    if device not in ("auto",) and not device.startswith("cuda"):
+        return False
+    if "torch" not in sys.modules and not any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/dxg")):
+        return False
+    if find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())

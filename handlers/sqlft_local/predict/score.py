@@ -1,0 +1,75 @@
+"""How probable a model finds answers that are given: what training's loss is made of, an answer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from sqlft.errors import DataError
+from sqlft.handler import Message
+from sqlft_local.base.loading import Loaded
+from sqlft_local.kernels.packing import Example, pack
+
+TOKENS = 2048
+"""Tokens of a forward pass, if no conversation is longer."""
+
+
+def score(loaded: Loaded, conversations: Sequence[Sequence[Message]]) -> list[tuple[float, int]]:
+    """(log-probability, tokens) of the last message of each, its end mark included.
+
+    DataError for one that ends in no answer, or is longer than the model's context.
+    """
+    examples = [_example(loaded, i, conversation) for i, conversation in enumerate(conversations)]
+    found: dict[tuple[int, ...], float] = {}
+    for batch in _batches({tuple(e.ids): e for e in examples}):
+        found |= _of_batch(loaded.model, batch)
+    return [(found[tuple(e.ids)], sum(map(bool, e.weights))) for e in examples]
+
+
+def _example(loaded: Loaded, i: int, conversation: Sequence[Message]) -> Example:
+    ids, said, _ = loaded.renderer.conversation(list(conversation))
+    if not any(said[1:]) or conversation[-1].role != "assistant":
+        raise DataError(f"Row {i + 1} has no answer to score.", "Give every row its right answer.")
+    if len(ids) > loaded.context:
+        raise DataError(
+            f"Row {i + 1} has {len(ids)} tokens, more than the model's {loaded.context}.", "Leave out rows so long."
+        )
+    start = max((j for j, answer in enumerate(said) if not answer), default=-1) + 1
+    return Example(ids, [float(j >= max(start, 1)) for j in range(len(ids))])
+
+
+def _batches(examples: dict[tuple[int, ...], Example]) -> Iterator[list[Example]]:
+    """Different examples, those of a like length together."""
+    batch: list[Example] = []
+    for example in sorted(examples.values(), key=lambda e: -len(e.ids)):
+        if batch and sum(len(e.ids) for e in (*batch, example)) > TOKENS:
+            yield batch
+            batch = []
+        batch.append(example)
+    if batch:
+        yield batch
+
+
+def _of_batch(model: Any, batch: list[Example]) -> dict[tuple[int, ...], float]:
+    packed = pack(batch, model.device)
+    with torch.inference_mode():
+        logits = model(
+            input_ids=packed.ids,
+            position_ids=packed.positions,
+            use_cache=False,
+            logits_to_keep=packed.source,
+            layout=packed,
+        ).logits[0]
+        chosen = logits.gather(1, packed.target[:, None])[:, 0].float() - logits.float().logsumexp(-1)
+    known = iter(chosen.tolist())
+    prefix = packed.prefix
+    # pack's order: tokens of the common start that any example has to say, then each example's own, longest first
+    shared = {j: next(known) for j in range(1, prefix) if any(e.weights[j] for e in batch)}
+    found = {}
+    for e in sorted(batch, key=lambda e: -len(e.ids)):
+        total = sum(value for j, value in shared.items() if e.weights[j])
+        own = sum(bool(w) for w in e.weights[max(prefix, 1) :])
+        found[tuple(e.ids)] = total + sum(next(known) for _ in range(own))
+    return found

@@ -1,0 +1,425 @@
+"""Asking: prompts in, answers out as each is finished, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from sqlft.errors import ProviderError
+from sqlft.handler import Completion, Piece, Predictor, Request
+from sqlft_local.base.errors import is_memory, out_of_memory
+from sqlft_local.base.loading import Loaded
+from sqlft_local.kernels.packing import common_prefix, own_attention
+from sqlft_local.options import PredictOptions
+from sqlft_local.predict.common import room_for, width
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GUESSED = 4
+"""Most tokens that are guessed of a row at a time."""
+AT_ONCE = 48
+"""Tokens of a step, of all rows, up to which guesses cost less than they bring."""
+
+
+@dataclass
+class Row:
+    """One prompt on its way to an answer."""
+
+    request: Request
+    prompt: list[int]
+    room: int
+    """Most tokens of its answer."""
+    random: Any = None
+    logprob: float = 0.0
+    said: list[int] = field(default_factory=list)
+    shown: str = ""
+    """What was handed on of an answer that is watched while it is written."""
+    lookup: Lookup | None = None
+
+
+class LocalPredictor(Predictor):
+    """Answers `batch_size` prompts at a time; a finished one makes room for the next."""
+
+    def __init__(self, loaded: Loaded, options: PredictOptions, give_back: Callable[[], None] = lambda: None) -> None:
+        self.loaded = loaded
+        self.options = options
+        self._stop = [s for s in options.stop or () if s]
+        self._give_back: Callable[[], None] | None = give_back
+        self._decoder: Decoder | None = Decoder(loaded.model)
+
+    def close(self) -> None:
+        """Free the states of what is being answered; the model stays for the next statement."""
+        self._decoder = None
+        if self._give_back is not None:
+            self._give_back()
+            self._give_back = None
+
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
+        """Completions in the order in which they are finished, and Pieces of those that stream."""
+        waiting = iter(requests)
+        rows: list[Row] = []
+        more = True
+        pulled = 0
+        while more or rows:
+            most = width(self.options.batch_size, pulled > len(rows))
+            if more and len(rows) <= most * 3 // 4:
+                taken = list(islice(waiting, most - len(rows)))
+                more = len(taken) == most - len(rows)
+                pulled += len(taken)
+                admitted = []
+                for request in taken:
+                    row = self._row(request)
+                    if isinstance(row, Row):
+                        admitted.append(row)
+                    else:
+                        yield row
+                yield from self._advance(rows, admitted)
+            if rows:
+                yield from self._advance(rows, [])
+
+    def _row(self, request: Request) -> Row | Completion:
+        """The request as tokens, or why it cannot be answered."""
+        found = room_for(request, self.loaded.renderer, self.loaded.context, self.options.max_tokens)
+        if isinstance(found, Completion):
+            return found
+        prompt, room = found
+        random = None
+        if self.options.temperature > 0:
+            random = torch.Generator().manual_seed(crc32(repr((self.options.seed, prompt)).encode()))
+        lookup = Lookup(prompt) if self.options.temperature == 0 else None
+        return Row(request, prompt, room, random, lookup=lookup)
+
+    def _advance(self, rows: list[Row], admitted: list[Row]) -> Iterator[Completion | Piece]:
+        """One token for each of `rows`, or the first one for those `admitted`; the finished leave."""
+        if self._decoder is None:
+            raise ProviderError("The predictor is closed.", "Open another one.")
+        guesses: list[list[int]] = []
+        try:
+            if admitted:
+                logits = self._decoder.admit([r.prompt for r in admitted])[:, None]
+                first = len(rows)
+                rows += admitted
+            elif rows:
+                guesses = self._guesses(rows)
+                logits = self._decoder.step([[r.said[-1], *g] for r, g in zip(rows, guesses, strict=True)])
+                first = 0
+            else:
+                return
+        except (RuntimeError, MemoryError) as e:
+            if not is_memory(e):
+                raise
+            raise out_of_memory("answering") from e
+        chosen = self._choose(logits, rows[first:], guesses)
+        if not admitted:
+            self._decoder.keep([len(tokens) for tokens in chosen])
+        finished = []
+        pieces: list[Piece] = []
+        for i, (row, tokens) in enumerate(zip(rows[first:], chosen, strict=True), first):
+            completion = self._said(row, tokens, logits[i - first])
+            if completion:
+                finished.append((i, completion))
+            if row.request.stream:
+                pieces += self._piece(row, completion)
+        for i, _ in reversed(finished):
+            self._decoder.leave(i)
+            rows[i] = rows[-1]
+            rows.pop()
+        yield from pieces
+        for _, completion in finished:
+            yield completion
+
+    def _piece(self, row: Row, completion: Completion | None) -> Iterator[Piece]:
+        """What is new of the row's answer, without what may yet turn out to be no part of it."""
+        renderer = self.loaded.renderer
+        if completion is not None:
+            text = completion.text or ""
+        else:
+            text = steady(renderer.text_until(row.said, self._stop)[0], (*self._stop, renderer.trail))
+        if len(text) > len(row.shown) and text.startswith(row.shown):
+            yield Piece(row.request.id, text[len(row.shown) :])
+            row.shown = text
+
+    def _guesses(self, rows: list[Row]) -> list[list[int]]:
+        """Equally many tokens for each row that may come next; none where answers are sampled."""
+        worth = max(0, min(GUESSED, AT_ONCE // len(rows) - 1))
+        room = min(worth, *(r.room - len(r.said) - 1 for r in rows))  # none has tokens behind the context
+        found = [r.lookup.guess(room) if r.lookup else () for r in rows]
+        most = max(map(len, found))
+        return [[*guess, *[0] * (most - len(guess))] for guess in found]
+
+    def _said(self, row: Row, tokens: list[int], logits: Any) -> Completion | None:
+        """Add tokens to the row; its completion if one of them was the last."""
+        if self.options.logprobs:
+            shares = _likely(logits, tokens)
+        for i, token in enumerate(tokens):
+            row.said.append(token)
+            if self.options.logprobs:
+                row.logprob += shares[i]
+            if (completion := self._ended(row, token)) is not None:
+                return completion
+        if row.lookup is not None:
+            row.lookup.add(tokens)
+        return None
+
+    def _ended(self, row: Row, token: int) -> Completion | None:
+        """The row's completion, if `token` was its last."""
+        ended = token in self.loaded.stop_ids
+        over = ended or len(row.said) >= row.room
+        if not over and not self._stop:
+            return None
+        text, stopped = self.loaded.renderer.text_until(row.said[:-1] if ended else row.said, self._stop)
+        if not over and not stopped:
+            return None
+        return Completion(
+            row.request.id,
+            text,
+            input_tokens=len(row.prompt),
+            output_tokens=len(row.said),
+            logprob=row.logprob if self.options.logprobs else None,
+            truncated=not (ended or stopped),
+        )
+
+    def _choose(self, logits: Any, rows: list[Row], guesses: list[list[int]]) -> list[list[int]]:
+        """The next tokens of each row: those that were guessed right, and one more."""
+        if self.options.temperature > 0:
+            return [[self._sample(one[0], row)] for one, row in zip(logits.float().cpu(), rows, strict=True)]
+        best: list[list[int]] = logits.argmax(-1).tolist()
+        return [_agreed(said, guess) for said, guess in zip(best, guesses or [[]] * len(best), strict=True)]
+
+    def _sample(self, logits: Any, row: Row) -> int:
+        logits = logits / self.options.temperature
+        if self.options.top_k is not None and self.options.top_k < logits.shape[-1]:
+            logits = logits.masked_fill(logits < logits.topk(self.options.top_k).values[-1], float("-inf"))
+        shares, order = logits.softmax(-1).sort(descending=True)
+        shares = shares.masked_fill(shares.cumsum(-1) - shares > self.options.top_p, 0.0)
+        return int(order[torch.multinomial(shares, 1, generator=row.random)].item())
+
+
+def steady(text: str, endings: Iterable[str]) -> str:
+    """An unfinished answer without a letter that lacks bytes, and without what one of the endings begins with."""
+    text = text.rstrip("\ufffd")
+    held = max((n for end in endings for n in range(1, len(end) + 1) if text.endswith(end[:n])), default=0)
+    return text[: len(text) - held]
+
+
+def _agreed(said: list[int], guess: list[int]) -> list[int]:
+    """Of what the model says behind each guessed token what stands behind right ones."""
+    right = next((i for i, (a, b) in enumerate(zip(said, guess, strict=False)) if a != b), len(guess))
+    return said[: right + 1]
+
+
+def _likely(logits: Any, chosen: list[int]) -> list[float]:
+    """Natural logarithm of each chosen token's share."""
+    picked = torch.tensor(chosen, device=logits.device)[:, None]
+    found: list[float] = logits[: len(chosen)].float().log_softmax(-1).gather(1, picked)[:, 0].tolist()
+    return found
+
+
+ROOM = 64
+"""Places for tokens are taken in blocks of this many."""
+WORTH = 16
+"""A common start of fewer tokens is not kept."""
+
+
+class Decoder:
+    """Rows on their way, numbered from 0."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.lengths: list[int] = []
+        self._keys: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+        self._prefix: list[int] = []
+        self._prefix_states: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def admit(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Add rows behind those there are; logits (new rows, vocabulary) of their next tokens."""
+        self._share(prompts)
+        used = len(self._prefix)
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        own = [list(prompts[i][used:]) for i in order]
+        lengths = [len(part) for part in own]
+        first = len(self.lengths)
+        self.lengths += [len(p) for p in prompts]
+        layout = _Admission(self, [first + i for i in order], lengths)
+        positions = [p for n in lengths for p in range(used, used + n)]
+        ends = torch.tensor(lengths).cumsum(0) - 1
+        logits = self._forward([[t for part in own for t in part]], [positions], layout, ends)[0]
+        back = torch.empty(len(order), dtype=torch.long)
+        back[torch.tensor(order)] = torch.arange(len(order))
+        return logits[back.to(logits.device)]
+
+    def step(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """What would follow each of as many tokens behind every row: logits (rows, tokens, vocabulary).
+
+        `keep` says how many of them the rows then have.
+        """
+        more = len(tokens[0])
+        layout = _Step(self, torch.tensor(self.lengths, device=self.model.device), more)
+        positions = [[n + i for i in range(more)] for n in self.lengths]
+        return self._forward([list(row) for row in tokens], positions, layout, torch.arange(more))
+
+    def keep(self, counts: Sequence[int]) -> None:
+        """So many of the last step's tokens stay in each row; the others make room for the next ones."""
+        self.lengths = [n + more for n, more in zip(self.lengths, counts, strict=True)]
+
+    def leave(self, row: int) -> None:
+        """Forget a row; the last one takes its number."""
+        last = len(self.lengths) - 1
+        if row != last:
+            n = self.lengths[last]
+            with torch.inference_mode():
+                for states in (*self._keys.values(), *self._values.values()):
+                    states[row, :, :n] = states[last, :, :n]
+            self.lengths[row] = n
+        self.lengths.pop()
+
+    def _share(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Make the kept start one that all the prompts have: the one kept already, or a new one."""
+        if self._prefix and all(
+            len(p) > len(self._prefix) and list(p[: len(self._prefix)]) == self._prefix for p in prompts
+        ):
+            return
+        n = common_prefix(prompts) if len(prompts) > 1 else 0
+        self._prefix = []
+        self._prefix_states = {}
+        if n >= WORTH:
+            start = list(prompts[0][:n])
+            layout = _Start(self)
+            self._forward([start], [list(range(n))], layout, torch.tensor([n - 1]))
+            self._prefix = start
+
+    def _forward(self, ids: Any, positions: Any, layout: Any, keep: Any) -> Tensor:
+        device = self.model.device
+        with torch.inference_mode():
+            logits: Tensor = self.model(
+                input_ids=torch.tensor(ids, device=device),
+                position_ids=torch.tensor(positions, device=device),
+                use_cache=False,
+                logits_to_keep=keep.to(device),
+                layout=layout,
+            ).logits
+        return logits
+
+    def _room(self, layer: int, k: Tensor, v: Tensor, rows: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """The layer's keys and values (rows, heads, tokens, width), grown where they are too small."""
+        for kept, like in ((self._keys, k), (self._values, v)):
+            old = kept.get(layer)
+            if old is None or old.shape[0] < rows or old.shape[2] < tokens:
+                have = (0, 0) if old is None else (old.shape[0], old.shape[2])
+                size = (max(rows, have[0]), -(-max(tokens, have[1]) // ROOM) * ROOM)
+                new = like.new_zeros(size[0], like.shape[1], size[1], like.shape[3])
+                if old is not None:
+                    new[: have[0], :, : have[1]] = old
+                kept[layer] = new
+        return self._keys[layer], self._values[layer]
+
+
+class _Start:
+    """The common start for itself."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        self._decoder._prefix_states[layer] = (k, v)
+        return own_attention([q], [k], [v], None, None, scale, window)[0]
+
+
+class _Admission:
+    """New rows' own parts, one behind the other, each behind the common start."""
+
+    def __init__(self, decoder: Decoder, rows: list[int], lengths: list[int]) -> None:
+        self._decoder = decoder
+        self._rows = rows
+        self._lengths = lengths
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        decoder = self._decoder
+        before = decoder._prefix_states.get(layer) if decoder._prefix else None
+        used = len(decoder._prefix)
+        keys, values = decoder._room(layer, k, v, len(decoder.lengths), max(decoder.lengths) + 1)
+        qs, ks, vs = (list(t.split(self._lengths, dim=2)) for t in (q, k, v))
+        for row, n, own_k, own_v in zip(self._rows, self._lengths, ks, vs, strict=True):
+            for kept, part, own in ((keys, 0, own_k), (values, 1, own_v)):
+                if before is not None:
+                    kept[row, :, :used] = before[part][0]
+                kept[row, :, used : used + n] = own[0]
+        prefix = before or (None, None)
+        return torch.cat(own_attention(qs, ks, vs, prefix[0], prefix[1], scale, window), dim=1)
+
+
+class _Step:
+    """A few tokens of every row, behind the row's earlier ones."""
+
+    def __init__(self, decoder: Decoder, lengths: Tensor, more: int) -> None:
+        self._decoder = decoder
+        self._places = lengths[:, None] + torch.arange(more, device=lengths.device)
+        self._seen = max(decoder.lengths) + more
+        self._rows = torch.arange(len(lengths), device=lengths.device)[:, None]
+        self._masks: dict[int | None, Tensor] = {}
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        rows, heads, more, width = q.shape
+        keys, values = self._decoder._room(layer, k, v, rows, self._seen)
+        keys[self._rows, :, self._places] = k.transpose(1, 2)
+        values[self._rows, :, self._places] = v.transpose(1, 2)
+        kv_heads = k.shape[1]
+        times = heads // kv_heads
+        out = scaled_dot_product_attention(
+            q.reshape(rows, kv_heads, times * more, width),
+            keys[:rows, :, : self._seen],
+            values[:rows, :, : self._seen],
+            attn_mask=self._mask(window, q.dtype, times),
+            scale=scale,
+        )
+        return out.reshape(rows, heads, more, v.shape[3]).transpose(1, 2)
+
+    def _mask(self, window: int | None, dtype: Any, times: int) -> Tensor:
+        """(rows, 1, times * tokens, tokens seen): 0 for what is seen, else minus infinity."""
+        if window not in self._masks:
+            there = torch.arange(self._seen, device=self._places.device)
+            hidden = there > self._places[..., None]
+            if window:
+                hidden |= there <= self._places[..., None] - window
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
+            self._masks[window] = mask.repeat(1, times, 1)[:, None]
+        return self._masks[window]
+
+
+LONGEST = 3
+"""Last tokens that are looked up, if they stood there before; else fewer, down to `SHORTEST`."""
+SHORTEST = 1
+
+
+class Lookup:
+    """The tokens of a prompt and its answer so far, and where each few of them stood last."""
+
+    def __init__(self, tokens: Iterable[int]) -> None:
+        self._tokens: list[int] = []
+        self._behind: dict[tuple[int, ...], int] = {}
+        self.add(tokens)
+
+    def add(self, tokens: Iterable[int]) -> None:
+        """What was said next."""
+        said = self._tokens
+        for token in tokens:
+            for n in range(SHORTEST, min(LONGEST, len(said)) + 1):
+                self._behind[tuple(said[-n:])] = len(said)
+            said.append(token)
+
+    def guess(self, most: int) -> Sequence[int]:
+        """At most so many tokens that may come next; none if the last ones are new."""
+        said = self._tokens
+        for n in range(min(LONGEST, len(said)), SHORTEST - 1, -1):
+            place = self._behind.get(tuple(said[-n:]))
+            if place is not None:
+                return said[place : place + most]
+        return ()

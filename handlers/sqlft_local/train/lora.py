@@ -1,0 +1,280 @@
+"""LoRA matrices in a model: PEFT puts them in and names them, a function of our own multiplies them.
+
+PEFT's own forward drops out and multiplies an input anew for each of q, k and v, draws a random number for every
+element and keeps it; here layers that read the same input share that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import linear
+
+from sqlft.errors import OptionError
+from sqlft_local.base.adapter import other_base, read_adapter
+from sqlft_local.kernels.quantised import dense, is_quantised
+
+if TYPE_CHECKING:
+    from sqlft_local.options import TrainOptions
+
+NAME = "default"
+WHICH = ("lora_A", "lora_B")
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers that read the same input; where a model gives them different ones, they are computed for each."""
+EVEN = 32
+"""Columns come in multiples of this: what matrix units take at a time in 16 bits."""
+SLACK, STARTS = 32, 2048
+"""Where in the drawn numbers a mask may begin: at so many places, so many elements apart."""
+
+
+class Read(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
+    """x W' + s (drop(x) A') B' of all the layers that read one x, which is dropped out once.
+
+    (x, drop(x) A') times the transpose of (W, s B) is that in one product, and a gradient times (W, s B) is what flows
+    into both: thin products cost more than their work, and here only A's are left.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, mask: Any, beside: Any, *matrices: Any) -> Any:
+        """x (…, in), mask like it or None -> (…, out) of each; the trained matrices are only for their gradients."""
+        flat = x.reshape(-1, x.shape[-1])
+        narrow = beside.narrow(x.dtype)
+        left = flat if mask is None else flat * mask.view_as(flat)
+        wide = torch.cat((flat, left @ narrow.t()), 1)
+        ctx.beside, ctx.shape = beside, x.shape
+        ctx.save_for_backward(wide, mask, narrow)
+        biases = (layer.base_layer.bias for layer in beside.layers)
+        outs = (linear(wide, w, bias) for w, bias in zip(beside.wide(x.dtype, True), biases, strict=True))
+        return tuple(out.view(*x.shape[:-1], -1) for out in outs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Gradients of x and of the matrices; what flows into x is added up by the products themselves."""
+        (wide, mask, narrow), beside = ctx.saved_tensors, ctx.beside
+        flat = [g.reshape(-1, g.shape[-1]) for g in grads]
+        width = ctx.shape[-1]
+        begin = 0 if ctx.needs_input_grad[0] else width
+        both = wide.new_empty(wide.shape[0], wide.shape[1] - begin)
+        of_matrices, weights = [], beside.wide(wide.dtype, False)
+        for i, (weight, grad, place) in enumerate(zip(weights, flat, beside.places, strict=True)):
+            both.addmm_(grad, weight[:, begin:], beta=1 if i else 0)
+            of_matrices.append((grad.t() @ wide[:, place]).float().mul_(beside.layers[i].scaling[NAME]))
+        of_x, of_narrow = both[:, : width - begin], both[:, width - begin :]
+        x = wide[:, :width]
+        left = x if mask is None else x * mask.view_as(x)
+        of_a = (of_narrow.t() @ left).float()
+        parts = [of_a[p.start - width : p.stop - width] for p in beside.places]
+        x_grad = None
+        if ctx.needs_input_grad[0]:
+            if mask is None:
+                x_grad = torch.addmm(of_x, of_narrow, narrow)
+            else:
+                x_grad = (of_narrow @ narrow).mul_(mask.view_as(x)).add_(of_x)
+            x_grad = x_grad.view(ctx.shape)
+        return x_grad, None, None, *(g for pair in zip(parts, of_matrices, strict=True) for g in pair)
+
+
+class Beside:
+    """The weights of layers that read one input as `Read` multiplies them, matrices A below and B beside the base's.
+
+    Plain weights move into memory that has room for B, whose place is filled when B has changed; quantised ones are
+    unpacked whenever they are asked for.
+    """
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self.layers = list(layers)
+        width = layers[0].base_layer.in_features
+        self.places, end = [], width
+        for layer in layers:
+            self.places.append(slice(end, end := end + layer.lora_A[NAME].weight.shape[0]))
+        self._columns = -(-end // EVEN) * EVEN
+        self._plain = [self._moved(layer) for layer in layers]
+
+    def narrow(self, dtype: Any) -> Any:
+        """A of all layers (as many as there are columns beside the base's, in), zeros after the last."""
+        matrices = [layer.lora_A[NAME].weight.detach().to(dtype) for layer in self.layers]
+        rows = self._columns - self.places[-1].stop
+        return torch.cat((*matrices, matrices[0].new_zeros(rows, matrices[0].shape[1])))
+
+    def wide(self, dtype: Any, fresh: bool) -> Iterator[Any]:
+        """(W, …, s B, …) of each layer, (out, columns); if not `fresh`, B is as it was the last time."""
+        for layer, place, plain in zip(self.layers, self.places, self._plain, strict=True):
+            made = plain
+            if plain is None:
+                made = self._room(layer, dtype)
+                made[:, : layer.base_layer.in_features] = dense(layer.base_layer, dtype)
+            if fresh or plain is None:
+                made[:, place] = layer.lora_B[NAME].weight.detach() * layer.scaling[NAME]
+            yield made
+
+    def _moved(self, layer: Any) -> Any:
+        base = layer.base_layer
+        if is_quantised(base):
+            return None
+        made = self._room(layer, base.weight.dtype)
+        made[:, : base.in_features] = base.weight.data
+        base.weight.data = made[:, : base.in_features]
+        return made
+
+    def _room(self, layer: Any, dtype: Any) -> Any:
+        base = layer.base_layer
+        return torch.zeros(base.out_features, self._columns, dtype=dtype, device=base.weight.device)
+
+
+class Masks:
+    """What dropout multiplies with: 0, or what makes up for the zeros.
+
+    On a processor a random number for every element would cost more than the matrices do.  So a pass draws them once,
+    8 bits an element, and every use begins at a place of its own.
+    """
+
+    def __init__(self, dropout: float) -> None:
+        self.dropout = dropout
+        self._pools: dict[tuple[int, Any], Any] = {}
+        self._seed = 0
+
+    def renew(self) -> None:
+        """For another pass."""
+        self._pools.clear()
+        if self.dropout:
+            self._seed = int(torch.randint(2**62, ()).item())
+
+    def __call__(self, x: Any) -> Any:
+        """A mask like x."""
+        key = (x.numel(), x.device)
+        if key not in self._pools:
+            self._pools[key] = self._drawn(x)
+        start = SLACK * int(torch.randint(STARTS, ()).item())
+        return self._pools[key][start : start + x.numel()].view(x.shape)
+
+    def _drawn(self, x: Any) -> Any:
+        count = x.numel() + SLACK * STARTS
+        numbers = torch.Generator(x.device).manual_seed((self._seed + x.numel()) % 2**63)
+        eight = torch.empty((count + 7) // 8, dtype=torch.int64, device=x.device)
+        eight.random_(-(2**63), None, generator=numbers)
+        out_of = max(1, round(self.dropout * 256))
+        return (eight.view(torch.uint8)[:count] >= out_of).to(x.dtype).mul_(256 / (256 - out_of))
+
+
+class Reader:
+    """The layers that read one input: the first one called computes them all."""
+
+    def __init__(self, layers: Sequence[Any], masks: Masks) -> None:
+        self.beside = Beside(layers)
+        self.masks = masks
+        self._x: Any = None
+        self._outs: dict[int, Any] = {}
+
+    def __call__(self, layer: Any, x: Any, *_: Any, **__: Any) -> Any:
+        """The forward of one of the layers."""
+        if self._x is not x or id(layer) not in self._outs:
+            mask = self.masks(x) if layer.training and self.masks.dropout else None
+            layers = self.beside.layers
+            matrices = (m for one in layers for m in (one.lora_A[NAME].weight, one.lora_B[NAME].weight))
+            outs = Read.apply(x, mask, self.beside, *matrices)
+            self._x, self._outs = x, {id(one): out for one, out in zip(layers, outs, strict=True)}
+        found = self._outs.pop(id(layer))
+        if not self._outs:
+            self._x = None
+        return found
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The trained parameters by their names in a PEFT file, and PEFT's description of them."""
+
+    trained: dict[str, Any]
+    config: Any
+    masks: Masks
+
+
+def attach(model: Any, options: TrainOptions, start: Path | None) -> Lora:
+    """Put matrices into the model: those of the adapter `start`, whose r, alpha and layers count, or fresh ones."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    given = json.loads((start / "adapter_config.json").read_text(encoding="utf-8")) if start else {}
+    config = LoraConfig(
+        r=given.get("r", options.r),
+        lora_alpha=given.get("lora_alpha", options.lora_alpha),
+        target_modules=_targets(given.get("target_modules", options.layers)),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        inject_adapter_in_model(config, model, adapter_name=NAME)
+    except ValueError as e:
+        raise OptionError(f"The base has no layers called {', '.join(options.layers)}.", _linear_names(model)) from e
+    trained: dict[str, Any] = {}
+    for name, layer in model.named_modules():
+        if hasattr(layer, "lora_A") and NAME in layer.lora_A:
+            for which in WHICH:
+                matrix = getattr(layer, which)[NAME]
+                matrix.weight.data = matrix.weight.data.float()
+                trained[f"base_model.model.{name}.{which}.weight"] = matrix.weight
+    masks = Masks(options.lora_dropout)
+    for together in _readers(model):
+        reader = Reader(together, masks)
+        for layer in together:
+            layer.forward = partial(reader, layer)
+    if start:
+        _copy(start, trained)
+    config.lora_dropout = options.lora_dropout
+    return Lora(trained, config, masks)
+
+
+def load(lora: Lora, tensors: Mapping[str, Any]) -> None:
+    """Set the trained parameters."""
+    _fill(lora.trained, tensors)
+
+
+def taken(lora: Lora) -> dict[str, Any]:
+    """A copy of the trained parameters, in main memory."""
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in lora.trained.items()}
+
+
+def save(lora: Lora, folder: Path, base: str) -> None:
+    """Write a PEFT adapter: safetensors and config."""
+    from safetensors.torch import save_file
+
+    lora.config.base_model_name_or_path = base
+    lora.config.inference_mode = True
+    lora.config.save_pretrained(str(folder))
+    save_file(taken(lora), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _readers(model: Any) -> Iterator[list[Any]]:
+    """The trained layers, those together that attention and MLP modules give the same input."""
+    for parent in model.modules():
+        here = {n: m for n, m in parent.named_children() if hasattr(m, "lora_A") and NAME in m.lora_A}
+        for names in TOGETHER:
+            if len(together := [here.pop(n) for n in names if n in here]) > 0:
+                yield together
+        yield from ([layer] for layer in here.values())
+
+
+def _fill(trained: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(tensors[name])
+
+
+def _copy(start: Path, trained: dict[str, Any]) -> None:
+    _, pairs = read_adapter(start)
+    tensors = {f"base_model.model.{n}.{w}.weight": t for n, ab in pairs.items() for w, t in zip(WHICH, ab, strict=True)}
+    if tensors.keys() != trained.keys() or any(tensors[k].shape != trained[k].shape for k in trained):
+        raise other_base(start)
+    _fill(trained, tensors)
+
+
+def _targets(names: Any) -> Any:
+    return "all-linear" if names in ("all-linear", ["all-linear"]) else names
+
+
+def _linear_names(model: Any) -> str:
+    names = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    return f"Choose target_modules from: {', '.join(sorted(names))}; or target_modules = 'all-linear'."

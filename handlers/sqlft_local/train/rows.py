@@ -1,0 +1,104 @@
+"""Training rows -> examples of token ids, none longer than allowed."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlft.errors import DataError, NotSupported
+from sqlft.handler import Message
+from sqlft_local.base.tokenization import Rendered, Renderer
+from sqlft_local.kernels.packing import Example, common_prefix
+from sqlft_local.options import TrainOptions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LONGEST = 2048
+
+
+@dataclass
+class Rows:
+    """Examples, and what was done to rows that were too long."""
+
+    examples: list[Example]
+    cut: int = 0
+    dropped: int = 0
+    refused: NotSupported | None = None
+    """Why the first of those dropped that the base's chat template does not take was."""
+
+
+def read(table: pa.Table, renderer: Renderer, options: TrainOptions, context: int) -> Rows:
+    """Render the column `messages`; DataError where a row teaches nothing or is too long and long_rows says error."""
+    most = min(options.max_length or min(LONGEST, context), context)
+    rows = Rows([])
+    for i, turns in enumerate(table.column("messages").to_pylist()):
+        unlearned = [k for k, t in enumerate(turns) if t.get("weight") == 0]
+        try:
+            rendered = renderer.conversation([Message(t["role"], t["content"]) for t in turns], unlearned)
+        except NotSupported as e:
+            rows.refused = rows.refused or e
+            rows.dropped += 1
+            continue
+        if not any(rendered.answer[1:]):
+            raise DataError(
+                f"Row {i + 1} has no answer to learn from.", "Every conversation must end with the assistant's message."
+            )
+        if len(rendered.ids) > most:
+            if options.long_rows == "error":
+                what = f"max_length = {most}" if most < context else f"the {context} that the base can read"
+                more = ", or a larger max_length" if most < context else ""
+                raise DataError(
+                    f"Row {i + 1} has {len(rendered.ids)} tokens, more than {what}.",
+                    f"Say long_rows = 'cut' or 'drop'{more}.",
+                )
+            shorter = _cut(rendered, most) if options.long_rows == "cut" else None
+            if shorter is None:
+                rows.dropped += 1
+                continue
+            rendered = shorter
+            rows.cut += 1
+        told = zip(rendered.answer, rendered.ignored, strict=True)
+        weights = (1.0 if a else 0.0 if ignored else options.prompt_loss_weight for a, ignored in told)
+        rows.examples.append(Example(array("i", rendered.ids), array("f", weights)))
+    if rows.refused and not rows.examples:
+        raise rows.refused
+    return rows
+
+
+def passes(batch: Sequence[Example], most: int) -> Iterator[list[Example]]:
+    """The batch in few parts of about one size, each of at most `most` tokens or one example; like lengths together."""
+    batch = sorted(batch, key=lambda e: -len(e.ids))
+    prefix = common_prefix([e.ids for e in batch]) if len(batch) > 1 else 0
+    room = max(most - prefix, 1)
+    left = sum(len(e.ids) - prefix for e in batch)
+    share = left / -(-left // room)
+    part: list[Example] = []
+    tokens = 0
+    for e in batch:
+        size = len(e.ids) - prefix
+        if part and (tokens + size > room or tokens + size / 2 > share):
+            yield part
+            part, tokens = [], 0
+        part.append(e)
+        tokens += size
+    yield part
+
+
+def weight(batch: Sequence[Example]) -> float:
+    """What the losses of a batch's tokens are divided by."""
+    return sum(sum(e.weights[1:]) for e in batch)
+
+
+def _cut(rendered: Rendered, most: int) -> Rendered | None:
+    """Without the middle of what stands before the last answer; None if the answer leaves no room for any of it."""
+    ids, answer, ignored = rendered
+    start = max(i for i, said in enumerate(answer) if not said) + 1
+    room = most - (len(ids) - start)
+    if room < 2:
+        return None
+    head, tail = room - room // 2, room // 2
+    chosen: list[Any] = [*range(head), *range(start - tail, len(ids))]
+    return Rendered([ids[i] for i in chosen], [answer[i] for i in chosen], [ignored[i] for i in chosen])

@@ -1,0 +1,43 @@
+"""What one process does in one step of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+from sqlft_local.kernels import fused
+from sqlft_local.kernels.packing import Example, pack
+from sqlft_local.train import lora, rows
+
+
+class Job(TypedDict):
+    """What all passes of a step have in common."""
+
+    whole: float
+    """What the losses of its tokens are divided by."""
+    tokens: int
+    """Most of a pass."""
+    above: int
+    """Passes of more compute their blocks twice."""
+
+
+def backward(
+    model: Any, matrices: lora.Lora, examples: Sequence[Example], job: Job, hear: Callable[[], None]
+) -> tuple[float, int]:
+    """Add the gradients of examples of a step; their share of its mean loss, and their tokens."""
+    loss, tokens = 0.0, 0
+    for part in rows.passes(examples, job["tokens"]) if examples else ():
+        packed = pack(part, model.device)
+        matrices.masks.renew()
+        fused.checkpoint(model, packed.ids.shape[1] > job["above"])
+        found = fused.loss(model, packed) / job["whole"]
+        found.backward()
+        loss += found.item()
+        tokens += sum(len(e.ids) for e in part)
+        hear()
+    return loss, tokens
+
+
+def loss_of(model: Any, examples: Sequence[Example]) -> Any:
+    """The weighted sum of the losses of the examples' tokens."""
+    return fused.loss(model, pack(examples, model.device))
