@@ -293,8 +293,8 @@ class Connection:
             self._open(planned, plain.text)
 
     def _open(self, sliced: Sliced, query: str) -> None:
-        from sqlft.query.hints import explain
         from sqlft.query.results import Result
+        from sqlft.query.scope import explain
 
         self.session.cleanup.append(sliced.close)
         try:
@@ -362,7 +362,7 @@ class Connection:
             if self._is_listing(_missing(unknown).lower()):
                 return True
         if not isinstance(error, SqlftError):
-            from sqlft.query.hints import explain
+            from sqlft.query.scope import explain
 
             explain(self.session, error, query)
         return None

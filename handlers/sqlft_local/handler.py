@@ -47,11 +47,11 @@ class Local(Trainer, Embedder):
     @classmethod
     def checkup(cls) -> Mapping[str, Any]:
         """The machine, and which presets it can train and ask; imports no torch."""
-        from sqlft_local.estimate import estimate
+        from sqlft_local.estimate import training
         from sqlft_local.machine import machine
 
         here = machine()
-        return {"machine": estimate.machine_facts(here), "bases": estimate.bases_that_fit(here)}
+        return {"machine": training.machine_facts(here), "bases": training.bases_that_fit(here)}
 
     def check(self, model: ModelSpec) -> None:
         """OptionError for a base that is no preset, hub id or folder of safetensors, or a GGUF for embeddings."""
@@ -90,7 +90,7 @@ class Local(Trainer, Embedder):
         from sqlft_local.predict import choose
 
         loading.require("Asking a local model")
-        from sqlft_local.predict.torch import LocalPredictor
+        from sqlft_local.predict.torch_predictor import LocalPredictor
 
         self._use_threads()
         given = _model_options(model)
@@ -225,10 +225,10 @@ class Local(Trainer, Embedder):
 
     def longest_row(self, model: ModelSpec, options: Any) -> int | None:
         """What `max_length` says, or where it says nothing 2048 tokens; never more than the context."""
-        from sqlft_local.estimate import estimate
+        from sqlft_local.estimate import training
 
-        base = estimate.base_of(model.base, hub.local_folder(model.base), _model_options(model))
-        return estimate.longest_row(base, options if isinstance(options, TrainOptions) else TrainOptions())
+        base = training.base_of(model.base, hub.local_folder(model.base), _model_options(model))
+        return training.longest_row(base, options if isinstance(options, TrainOptions) else TrainOptions())
 
     def settled(self, model: ModelSpec, options: Any) -> TrainOptions:
         """With learning rate, batch size and layers of the base's preset where none were given."""
@@ -236,17 +236,17 @@ class Local(Trainer, Embedder):
 
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
         """From the base's shape, the rows as the trainer makes them, and how fast this machine is."""
-        from sqlft_local.estimate import estimate
+        from sqlft_local.estimate import training
         from sqlft_local.machine import machine
 
         given = _model_options(model)
-        base = estimate.base_of(model.base, hub.local_folder(model.base), given)
+        base = training.base_of(model.base, hub.local_folder(model.base), given)
         if base is None:
             return None
         options = self.settled(model, options)
         own, marks = self.options, taught_with(options, given, start)
         kept = hub.bases_folder()
-        return estimate.estimate(base, given, options, data, machine(), own.device, own.threads, kept, marks)
+        return training.estimate(base, given, options, data, machine(), own.device, own.threads, kept, marks)
 
     def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
         """Tokens of each text; None while the base is not on this machine."""

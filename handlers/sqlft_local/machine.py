@@ -201,8 +201,8 @@ def share() -> None:
     """Settings of the libraries that compute, to be made before they are imported: threads that wait for each other
     sleep where they would spin, and few products stay prepared."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
-    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(cache, PREPARED)
+    for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(capacity, PREPARED)
 
 
 def usable(given: int | None) -> int:

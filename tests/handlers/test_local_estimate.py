@@ -14,16 +14,8 @@ import torch
 from sqlft_local import Local, machine
 from sqlft_local.base import loading
 from sqlft_local.estimate import memory, speed
-from sqlft_local.estimate.estimate import (
-    Base,
-    asked_in,
-    base_of,
-    bases_that_fit,
-    estimate,
-    longest_row,
-    trained_in,
-)
 from sqlft_local.estimate.memory import Setting, Shape
+from sqlft_local.estimate.training import Base, asked_in, base_of, bases_that_fit, estimate, longest_row, trained_in
 from sqlft_local.machine import Gpu, Machine
 from sqlft_local.options import ModelOptions, TrainOptions
 from sqlft_local.presets import PRESETS

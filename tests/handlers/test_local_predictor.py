@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-import torch
 from sqlft_local import Local
 from sqlft_local.base import loading
 from sqlft_local.options import ModelOptions, PredictOptions
-from sqlft_local.predict import torch
-from sqlft_local.predict.torch import Decoder, Lookup, steady
+from sqlft_local.predict import torch_predictor
+from sqlft_local.predict.torch_predictor import Decoder, Lookup, steady
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sqlft.errors import ProviderError
@@ -43,7 +42,7 @@ def generated(base: Path, prompt: str, most: int) -> str:
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
     )
-    ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+    ids = torch_predictor.tensor([tokenizer.encode(text, add_special_tokens=False)])
     out = model.generate(ids, max_new_tokens=most, do_sample=False)
     said: str = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
     return said
@@ -103,23 +102,23 @@ class Known(Lookup):
 
 def test_right_guesses_save_steps_and_wrong_ones_change_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers, tokens and likelihoods are those without guesses."""
-    monkeypatch.setattr(torch, "AT_ONCE", 1000)
+    monkeypatch.setattr(torch_predictor, "AT_ONCE", 1000)
     sizes: list[int] = []
     step = Decoder.step
 
-    def counted(decoder: Decoder, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+    def counted(decoder: Decoder, tokens: Sequence[Sequence[int]]) -> torch_predictor.Tensor:
         sizes.append(len(tokens[0]))
         return step(decoder, tokens)
 
     monkeypatch.setattr(Decoder, "step", counted)
-    monkeypatch.setattr(torch, "Lookup", Known)
+    monkeypatch.setattr(torch_predictor, "Lookup", Known)
     found, taken = {}, {}
     for what in ("nothing", "wrong", "right"):
         monkeypatch.setattr(Known, "guesses", what)
         sizes.clear()
         found[what] = ask(tiny, PROMPTS, logprobs=True)
         taken[what] = len(sizes)
-        assert max(sizes) == (1 if what == "nothing" else torch.GUESSED + 1)
+        assert max(sizes) == (1 if what == "nothing" else torch_predictor.GUESSED + 1)
     for what in ("wrong", "right"):
         assert taken[what] <= (taken["nothing"] if what == "wrong" else taken["nothing"] * 0.6)
         for one, other in zip(found[what], found["nothing"], strict=True):

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from sqlft_local.base import loading, weight_cache
+from sqlft_local.base import loading, torch_llama, weight_cache
 from sqlft_local.kernels import packing
 from sqlft_local.options import ModelOptions
-from sqlft_local.predict import torch_llama
 
 ROWS = [[5, 6, 7, *range(20, 40)], [5, 6, 7, *range(40, 53)]]
 

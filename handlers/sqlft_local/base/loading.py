@@ -72,7 +72,7 @@ def fresh(folder: Path, options: ModelOptions, device: str, training: bool = Fal
 
 def _on_torch_alone(folder: Path, options: ModelOptions, place: str) -> Loaded | None:
     """None for shapes and tokenizers that only transformers knows."""
-    from sqlft_local.predict import torch_llama
+    from sqlft_local.base import torch_llama
 
     with explain_errors(folder):
         tokenizer = weight_cache.light_tokenizer(folder)
