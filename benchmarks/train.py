@@ -272,11 +272,10 @@ def ours(bench: Bench, folder: Path) -> dict[str, float]:
     """The loop of the local engine, by its parts, so that all are timed alike."""
     import torch
     from sqlft_local.base import loading
-    from sqlft_local.estimate import memory
     from sqlft_local.kernels import fused
     from sqlft_local.kernels.packing import Example, pack
     from sqlft_local.options import ModelOptions, TrainOptions
-    from sqlft_local.train import lora
+    from sqlft_local.train import lora, memory
     from sqlft_local.train import rows as reading
 
     given = bench.given
@@ -320,7 +319,7 @@ def ours(bench: Bench, folder: Path) -> dict[str, float]:
 
 def work(config: Any, tokens: int, said: int) -> float:
     """Operations of the frozen layers' products, forward and for the inputs' gradients; attention is left out."""
-    from sqlft_local.estimate.memory import shape_of
+    from sqlft_local.base.config import shape_of
 
     shape = shape_of(config.to_dict())
     linear = shape.layers * sum(a * b for a, b in shape.linear.values())

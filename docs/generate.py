@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import duckdb
-from sqlft_local.estimate.memory import Setting, whole
-from sqlft_local.presets import PRESETS
+from sqlft_local.base.presets import PRESETS
+from sqlft_local.train.memory import Setting, whole
 from sqlft_openai.sunsets import CHECKED, SUNSETS, TRAINERS, Sunset
 
 import sqlft

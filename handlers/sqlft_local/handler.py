@@ -20,8 +20,7 @@ from sqlft.handler import (
     Trainer,
     TrainingSet,
 )
-from sqlft_local import presets
-from sqlft_local.base import hub
+from sqlft_local.base import hub, presets
 from sqlft_local.base.hub import Report
 from sqlft_local.base.tokenization import Marks, asked_with, taught_with
 from sqlft_local.options import MAY_CHANGE, EngineOptions, ModelOptions, PredictOptions, TrainOptions

@@ -19,8 +19,8 @@ import torch
 from sqlft_local import Local
 from sqlft_local.base import hub
 from sqlft_local.base.gguf import convert
+from sqlft_local.base.presets import PRESETS, WHEELS, Wheel
 from sqlft_local.options import ModelOptions
-from sqlft_local.presets import PRESETS, WHEELS, Wheel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sqlft.errors import HandlerError, NotSupported, OptionError, ProviderError

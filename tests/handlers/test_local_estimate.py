@@ -13,12 +13,14 @@ import pytest
 import torch
 from sqlft_local import Local, machine
 from sqlft_local.base import loading
-from sqlft_local.estimate import memory, speed
-from sqlft_local.estimate.memory import Setting, Shape
+from sqlft_local.base.config import Shape
+from sqlft_local.base.presets import PRESETS
+from sqlft_local.estimate import speed
 from sqlft_local.estimate.training import Base, asked_in, base_of, bases_that_fit, estimate, longest_row, trained_in
 from sqlft_local.machine import Gpu, Machine
 from sqlft_local.options import ModelOptions, TrainOptions
-from sqlft_local.presets import PRESETS
+from sqlft_local.train import memory
+from sqlft_local.train.memory import Setting
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sqlft.errors import NotSupported, OptionError, ProviderError
@@ -70,7 +72,7 @@ def test_shapes_of_the_presets_are_those_of_real_models(name: str) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(shape.parameters, rel=1e-3)
-    assert memory.shape_of(config.to_dict()) == shape
+    assert config.shape_of(config.to_dict()) == shape
 
 
 @pytest.mark.parametrize(

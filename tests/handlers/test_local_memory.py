@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from sqlft_local import machine
 from sqlft_local.base import loading
-from sqlft_local.estimate import memory
-from sqlft_local.estimate.memory import Setting, Shape, shape_of
+from sqlft_local.base.config import Shape, shape_of
 from sqlft_local.options import ModelOptions, TrainOptions
-from sqlft_local.train import lora
+from sqlft_local.train import lora, memory
+from sqlft_local.train.memory import Setting
 from transformers import AutoConfig
 
 from sqlft.errors import OptionError

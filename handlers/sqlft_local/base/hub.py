@@ -18,13 +18,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError, did_you_mean
-from sqlft_local.presets import PRESETS, WHEELS, Wheel
+from sqlft_local.base.presets import PRESETS, WHEELS, Wheel
+from sqlft_local.errors import INSTALL
 
 Report = Callable[[str, float | None], None]
 """Called with what is going on, and how much of it is done (0 to 1, None: not known)."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-INSTALL = "Run: pip install 'sqlft[local]'"
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 

@@ -14,9 +14,9 @@ from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError
 from sqlft_local import machine
 from sqlft_local.base import hub, weight_cache
 from sqlft_local.base.adapter import other_base, read_adapter
-from sqlft_local.base.errors import explain_errors, quietly
-from sqlft_local.base.hub import INSTALL, to_screen
+from sqlft_local.base.hub import to_screen
 from sqlft_local.base.tokenization import NO_MARKS, Marks, Renderer, opened_tokenizer, stops
+from sqlft_local.errors import INSTALL, explain_errors, quietly
 from sqlft_local.kernels import packing, quantised
 from sqlft_local.model_cache import RESIDENTS, Resident
 from sqlft_local.options import ModelOptions

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import NotSupported, OptionError
-from sqlft_local.base.errors import explain_errors, quietly
+from sqlft_local.errors import explain_errors, quietly
 
 if TYPE_CHECKING:
     pass

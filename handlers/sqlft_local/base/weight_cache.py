@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlft.errors import HandlerNotInstalled, NotSupported, ProviderError
+from sqlft_local import errors
 from sqlft_local.base import hub, tokenization
 from sqlft_local.base.adapter import digest_of
 
@@ -172,7 +173,7 @@ def _installed() -> Iterator[None]:
         yield
     except ImportError as e:
         raise HandlerNotInstalled(
-            f"Making the files that asking reads needs a package that is not installed ({e}).", hub.INSTALL
+            f"Making the files that asking reads needs a package that is not installed ({e}).", errors.INSTALL
         ) from e
 
 

@@ -17,7 +17,8 @@ from statistics import median
 from typing import Any
 
 from sqlft_local import machine
-from sqlft_local.estimate.memory import Setting, Shape, weights
+from sqlft_local.base.config import Shape
+from sqlft_local.train.memory import Setting, weights
 
 MEASURE_SECONDS = 120.0
 """Longer than that no measurement takes."""

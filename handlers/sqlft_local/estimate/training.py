@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import Estimate, TrainingSet
+from sqlft_local.base.config import Shape
+from sqlft_local.base.presets import PRESETS, Preset
 from sqlft_local.base.tokenization import NO_MARKS, Marks
-from sqlft_local.estimate import memory, speed
-from sqlft_local.estimate.memory import Setting, Shape
+from sqlft_local.estimate import speed
 from sqlft_local.machine import Machine
 from sqlft_local.options import ModelOptions, TrainOptions
-from sqlft_local.presets import PRESETS, Preset
+from sqlft_local.train import memory
+from sqlft_local.train.memory import Setting
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -93,7 +95,7 @@ def _described(name: str, folder: Path, options: ModelOptions) -> Base:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         text = config.get("text_config") or config
         made_for = int(text.get("max_position_embeddings") or 4096)
-        return Base(name, memory.shape_of(config), min(options.context_length or made_for, made_for), folder)
+        return Base(name, config.shape_of(config), min(options.context_length or made_for, made_for), folder)
     except (ValueError, AttributeError) as e:
         raise ProviderError(f"{folder / 'config.json'} cannot be read: {e}.", "Get the base again.") from e
     except (KeyError, TypeError) as e:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlft.errors import HandlerNotInstalled
-from sqlft_local.base.hub import INSTALL
+from sqlft_local.errors import INSTALL
 
 
 def dense(layer: Any, dtype: Any) -> Any:

@@ -15,14 +15,14 @@ from zlib import crc32
 
 from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError
 from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR, Completion, Piece, Predictor, Request, RowError
-from sqlft_local import machine
+from sqlft_local import errors, machine
 from sqlft_local.base import hub
 from sqlft_local.base.tokenization import Renderer
 from sqlft_local.model_cache import RESIDENTS, Resident
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.common import room_for, width
 
-INSTALL = f"{hub.INSTALL}, or use backend = 'transformers'."
+INSTALL = f"{errors.INSTALL}, or use backend = 'transformers'."
 STEP = 256
 """A slot's context grows in steps of this many tokens."""
 ENDING = threading.Event()

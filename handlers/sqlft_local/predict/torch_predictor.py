@@ -13,8 +13,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sqlft.errors import ProviderError
 from sqlft.handler import Completion, Piece, Predictor, Request
-from sqlft_local.base.errors import is_memory, out_of_memory
 from sqlft_local.base.loading import Loaded
+from sqlft_local.errors import is_memory, out_of_memory
 from sqlft_local.kernels.packing import common_prefix, own_attention
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.common import room_for, width

@@ -20,13 +20,12 @@ import torch
 
 from sqlft.errors import DataError, ProviderError, SqlftError
 from sqlft.handler import Artifact, Progress
-from sqlft_local.base.errors import is_memory, out_of_memory
 from sqlft_local.base.loading import Loaded
-from sqlft_local.estimate import memory
+from sqlft_local.errors import is_memory, out_of_memory
 from sqlft_local.kernels import fused
 from sqlft_local.kernels.packing import Example
 from sqlft_local.options import MAY_CHANGE, TrainOptions
-from sqlft_local.train import lora, rows
+from sqlft_local.train import lora, memory, rows
 from sqlft_local.train.parallel import Team
 from sqlft_local.train.step import Job, backward, loss_of
 

@@ -332,7 +332,7 @@ def _main() -> None:
         out.flush()
 
     threading.Thread(target=read, daemon=True).start()
-    from sqlft_local.base import errors
+    from sqlft_local import errors
 
     try:
         follow(came.get(), iter(came.get, None), say)

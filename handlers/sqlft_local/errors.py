@@ -64,3 +64,6 @@ def out_of_memory(doing: str) -> ProviderError:
 def _unreadable(folder: Path, e: Exception) -> ProviderError:
     reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
     return ProviderError(f"The base in {folder} cannot be loaded: {reason}", "Get it again, or use another base.")
+
+
+INSTALL = "Run: pip install 'sqlft[local]'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from sqlft_local.estimate.memory import Shape
+from sqlft_local.base.config import Shape
 from sqlft_local.options import TrainOptions
 
 CHATML, INST, INST_V3 = "ChatML", "[INST] with <<SYS>>", "[INST], system text in the first turn"

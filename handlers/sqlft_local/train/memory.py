@@ -6,11 +6,12 @@ The terms follow what `lean`, `lora` and `packing` keep for the backward pass.  
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlft.errors import OptionError, ProviderError
+from sqlft_local.base.config import Shape, shape_of
 from sqlft_local.machine import limits
 from sqlft_local.options import TrainOptions
 
@@ -35,47 +36,6 @@ MARGIN = 0.1
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What of a decoder's config decides its memory; `linear` has each layer's (in, out) by name."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head: int
-    vocabulary: int
-    tied: bool
-
-    @property
-    def linear(self) -> dict[str, tuple[int, int]]:
-        """The linear layers of one block."""
-        h, i, q, kv = self.hidden, self.intermediate, self.heads * self.head, self.kv_heads * self.head
-        return {
-            "q_proj": (h, q),
-            "k_proj": (h, kv),
-            "v_proj": (h, kv),
-            "o_proj": (q, h),
-            "gate_proj": (h, i),
-            "up_proj": (h, i),
-            "down_proj": (i, h),
-        }
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in the base."""
-        return self._in_linear + self._in_tables
-
-    @property
-    def _in_linear(self) -> int:
-        return self.layers * sum(a * b for a, b in self.linear.values())
-
-    @property
-    def _in_tables(self) -> int:
-        return self.vocabulary * self.hidden * (1 if self.tied else 2) + (2 * self.layers + 1) * self.hidden
-
-
-@dataclass(frozen=True)
 class Setting:
     """How a base is trained; dtype and quantization as the options have them, dtype never auto."""
 
@@ -85,22 +45,6 @@ class Setting:
     targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj")
     dropout: float = 0.05
     checkpointing: bool = False
-
-
-def shape_of(config: Mapping[str, Any]) -> Shape:
-    """From the mapping in a base's config.json, or of transformers' `config.to_dict()`."""
-    text = config.get("text_config") or config
-    heads = int(text["num_attention_heads"])
-    return Shape(
-        layers=int(text["num_hidden_layers"]),
-        hidden=int(text["hidden_size"]),
-        intermediate=int(text.get("intermediate_size") or 4 * text["hidden_size"]),
-        heads=heads,
-        kv_heads=int(text.get("num_key_value_heads") or heads),
-        head=int(text.get("head_dim") or text["hidden_size"] // heads),
-        vocabulary=int(text["vocab_size"]),
-        tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
-    )
 
 
 def weights(shape: Shape, dtype: str, quantization: str = "none") -> int:
