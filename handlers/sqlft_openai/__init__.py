@@ -1,6 +1,6 @@
 """Hosted models that speak OpenAI's protocol; importing it loads neither openai nor asyncio."""
 
-from sqlft_openai.hosted import (
+from sqlft_openai.handler import (
     VLLM,
     AnyscaleEndpoints,
     AzureOpenAI,

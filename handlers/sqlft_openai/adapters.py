@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import Artifact
-from sqlft_openai.api import Api
-from sqlft_openai.faults import Fault
+from sqlft_openai.http.errors import Fault
+from sqlft_openai.http.transport import Api
 
 
 def load(api: Api, artifact: Artifact) -> str:

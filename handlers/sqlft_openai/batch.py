@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from sqlft.errors import HandlerError, NotSupported, ProviderError
 from sqlft.handler import Completion, Predictor, Progress, Request, RowError
-from sqlft_openai import bodies, faults
-from sqlft_openai.api import Api
-from sqlft_openai.faults import Fault
-from sqlft_openai.ledger import Entry, Ledger
-from sqlft_openai.spending import Spending
+from sqlft_openai import bodies
+from sqlft_openai.http import errors
+from sqlft_openai.http.errors import Fault
+from sqlft_openai.http.transport import Api
+from sqlft_openai.prices import Spending
 
 ENDPOINTS = {
     "openai": "/v1/chat/completions",
@@ -100,7 +104,7 @@ class BatchPredictor(Predictor):
 
     def _until_ready(self, entry: Entry) -> None:
         """Wait while the file says that it is looked at; a server that does not show its files has it."""
-        from sqlft_openai.dialects import ready
+        from sqlft_openai.finetune.dialects import ready
 
         pause = min(0.5, self._first_pause)
         for _ in range(6):
@@ -226,11 +230,11 @@ class BatchPredictor(Predictor):
             yield Completion(wanted.pop(name)[0], error=RowError(code, said, code != "cancelled"))
 
     def _lines(self, batch: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        for field in ("output_file_id", "error_file_id"):
-            if not batch.get(field):
+        for name in ("output_file_id", "error_file_id"):
+            if not batch.get(name):
                 continue
             try:
-                content = self._api.content(f"/files/{batch[field]}/content")
+                content = self._api.content(f"/files/{batch[name]}/content")
             except Fault as fault:
                 raise self._failed("The answers could not be read", fault) from None
             for text in content.splitlines():
@@ -253,7 +257,7 @@ class BatchPredictor(Predictor):
                 error = line["error"] if isinstance(line["error"], Mapping) else {"message": str(line["error"])}
                 raise Fault(str(error.get("code") or "batch_error"), str(error.get("message") or "it failed"), False)
             if status >= 300:
-                raise faults.of_status(status, {}, content, self._api.address, "")
+                raise errors.of_status(status, {}, content, self._api.address, "")
             answer = bodies.answer_of(content, self._api.address)
         except Fault as fault:
             again = fault.passing or self._form.adapt(fault)
@@ -328,3 +332,87 @@ def _reason(batch: Mapping[str, Any]) -> str:
     found = errors.get("data") if isinstance(errors, Mapping) else errors
     told = [str(e.get("message") or e) for e in found if isinstance(e, Mapping)] if isinstance(found, list) else []
     return "; ".join(told[:3]) or "it gives no reason"
+
+
+KEPT_SECONDS = 30 * 86_400.0
+"""How long providers keep a batch's answers."""
+
+
+@dataclass
+class Entry:
+    """One batch: what it asks, and how far it is."""
+
+    account: str
+    """Whose batch it is: the address and the model."""
+    ids: list[str]
+    """custom_id of each request."""
+    ours: str = field(default_factory=lambda: uuid4().hex)
+    file: str | None = None
+    batch: str | None = None
+    phase: str = "new"
+    """new, creating (a request for the batch may be under way), created."""
+    settled: list[str] = field(default_factory=list)
+    """Requests whose answer or failure was handed on: another statement asks them anew."""
+    at: float = field(default_factory=time.time)
+
+
+class Ledger:
+    """The entries below a folder; without one they last as long as the statement."""
+
+    def __init__(self, folder: Path | None, account: str) -> None:
+        self._folder, self._account = folder, account
+
+    def entries(self) -> Iterator[Entry]:
+        """This account's batches that may be at the provider, oldest first."""
+        found = [e for path in self._files() if (e := _read(path)) is not None]
+        for entry in sorted(found, key=lambda e: e.at):
+            if time.time() - entry.at > KEPT_SECONDS or entry.phase == "new":
+                self.forget([entry])
+            elif entry.account == self._account:
+                yield entry
+
+    def made(self, ids: Sequence[str]) -> Entry:
+        """A new entry, on disk."""
+        entry = Entry(self._account, list(ids))
+        self.write(entry)
+        return entry
+
+    def write(self, entry: Entry) -> None:
+        """Keep an entry, also through a power cut."""
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        part = self._folder / f"{entry.ours}.part"
+        with open(part, "w", encoding="utf-8") as file:
+            json.dump(asdict(entry), file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self._path(entry))
+
+    def settle(self, entries: Iterable[Entry]) -> None:
+        """Keep what was handed on, and forget the entries of which that is all."""
+        for entry in entries:
+            if set(entry.ids) <= set(entry.settled):
+                self.forget([entry])
+            else:
+                self.write(entry)
+
+    def forget(self, entries: Iterable[Entry]) -> None:
+        """They answer nothing any more, or were never sent."""
+        if self._folder is not None:
+            for entry in entries:
+                self._path(entry).unlink(missing_ok=True)
+
+    def _path(self, entry: Entry) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{entry.ours}.json"
+
+    def _files(self) -> list[Path]:
+        return [] if self._folder is None else list(self._folder.glob("*.json"))
+
+
+def _read(path: Path) -> Entry | None:
+    try:
+        return Entry(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlft.handler import Message
-from sqlft_openai import faults
-from sqlft_openai.address import Address
-from sqlft_openai.engines import Engine
-from sqlft_openai.faults import Fault
+from sqlft_openai.http import errors
+from sqlft_openai.http.address import Address
+from sqlft_openai.http.errors import Fault
 from sqlft_openai.options import PredictOptions
-from sqlft_openai.thoughts import Spoken, without_thoughts
+from sqlft_openai.providers import Engine
 
 PLAIN = ("top_p", "stop", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort")
 REASONING = re.compile(r"^(ft:)?(o\d|gpt-[5-9])")
@@ -146,7 +145,7 @@ def _answer(choice: Mapping[str, Any], message: Any, spent: Spent, address: Addr
     """What a choice says; Fault where it speaks of an error, or has no answer."""
     finish = choice.get("finish_reason")
     if choice.get("error") or finish == "error":
-        raise _fault_of(faults.error_in({"error": choice.get("error")}), address, spent)
+        raise _fault_of(errors.error_in({"error": choice.get("error")}), address, spent)
     said = text_of(message, finish, spent, address)
     text = without_thoughts(said)
     if text is None and finish in CUT:
@@ -176,7 +175,7 @@ async def streamed(lines: AsyncIterator[str], address: Address, tell: Callable[[
         delta = choice.get("delta") or {}
         finish = choice.get("finish_reason") or finish
         if choice.get("error"):
-            raise _fault_of(faults.error_in(choice), address, spent)
+            raise _fault_of(errors.error_in(choice), address, spent)
         if delta.get("refusal"):
             message["refusal"] = message.get("refusal", "") + delta["refusal"]
         if delta.get("content"):
@@ -207,7 +206,7 @@ def _raise_error(body: Any, address: Address) -> None:
     has_answer = isinstance(body, dict) and (body.get("choices") or body.get("data"))
     if has_answer and not body.get("error"):
         return
-    error = faults.error_in(body)
+    error = errors.error_in(body)
     if error is not None:
         raise _fault_of(error, address, spent_of(body.get("usage")))
 
@@ -217,7 +216,7 @@ def _fault_of(error: Mapping[str, Any] | None, address: Address, spent: Spent) -
     said = address.clean(str((error or {}).get("message") or "the answer broke off"))
     code = str((error or {}).get("code") or "provider_error")
     status = int(code) if code.isdecimal() else None
-    passing = status is None or status in faults.PASSING or not 400 <= status < 500
+    passing = status is None or status in errors.PASSING or not 400 <= status < 500
     named = code if status is None else f"http_{status}"
     return Fault(named, f"{address.engine.title} says: {said}", passing, spent=spent)
 
@@ -262,3 +261,65 @@ def _count(value: Any) -> int | None:
 
 def _shown(content: bytes, address: Address) -> str:
     return repr(address.clean(content.decode("utf-8", "replace"), 80))
+
+
+OPENINGS = ("<think>", "<seed:think>", "[THINK]")
+BLOCK = re.compile(r"<(think|seed:think)>.*?</\1>\s*|\[THINK\].*?\[/THINK\]\s*", re.S)
+UNOPENED = re.compile(r"\A.*?(?:</(?:seed:)?think>|\[/THINK\])(?=[\s{\[]|\Z)\s*", re.S)
+
+
+def without_thoughts(text: str) -> str | None:
+    """The answer alone; None where the text ended before one began.
+
+    >>> without_thoughts("<think>2 and 2</think>\\n\\n4")
+    '4'
+    >>> without_thoughts("so it is 4\\n</think>\\n\\n4")
+    '4'
+    >>> without_thoughts("<think>2 and") is None
+    True
+    """
+    left = _without_blocks(text)
+    if left.lstrip().startswith(OPENINGS):
+        return None
+    unopened = UNOPENED.match(left)
+    if unopened is not None:
+        left = left[unopened.end() :]
+    return left if left or left == text else None
+
+
+def _without_blocks(text: str) -> str:
+    left = BLOCK.sub("", text)
+    return left if left == text else left.lstrip()
+
+
+class Spoken:
+    """Hands on what is new of an answer while it grows, without thoughts and without what may become one."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell, self._text, self._shown = tell, "", ""
+
+    def add(self, text: str) -> None:
+        """The next piece came."""
+        self._text += text
+        self._show(_sure(self._text))
+
+    def end(self, answer: str) -> None:
+        """The whole answer is known."""
+        self._show(answer)
+
+    def _show(self, text: str) -> None:
+        if len(text) > len(self._shown) and text.startswith(self._shown):
+            self._tell(text[len(self._shown) :])
+            self._shown = text
+
+
+def _sure(text: str) -> str:
+    """The part of an unfinished text that is an answer, whatever follows."""
+    if "<" not in text and "[" not in text:
+        return text
+    left = _without_blocks(text)
+    for opening in OPENINGS:
+        left = left.partition(opening)[0]
+        held = next((n for n in range(len(opening) - 1, 0, -1) if left.endswith(opening[:n])), 0)
+        left = left[: len(left) - held]
+    return left

@@ -145,12 +145,11 @@ def test_a_limit_that_nobody_tells_is_learned(provider: Any, client: Client) -> 
 
 def test_a_request_that_is_called_off_holds_up_no_other(provider: Any, until: Until) -> None:
     """Where one request at a time is sent, until one passes."""
-    from sqlft_openai.address import address_of
-    from sqlft_openai.asking import Asking, Sent
-    from sqlft_openai.engines import ENGINES
-    from sqlft_openai.line import line
+    from sqlft_openai.chat import Mark
+    from sqlft_openai.http.address import address_of
+    from sqlft_openai.http.transport import Asking, Sent, line
     from sqlft_openai.options import EngineOptions
-    from sqlft_openai.predictor import Mark
+    from sqlft_openai.providers import ENGINES
 
     options = EngineOptions(base_url=provider.url, api_key=provider.key)
     address = address_of(ENGINES["openai"], options)
@@ -292,7 +291,7 @@ def test_vectors(provider: Any, client: Client) -> None:
 
 
 def test_tokens_of_a_request_are_shared_out() -> None:
-    from sqlft_openai.embedding import _shared
+    from sqlft_openai.embeddings import _shared
 
     assert _shared(10, ["aaaaaaaaa", "b" * 29]) == [2, 8]
     assert sum(n or 0 for n in _shared(100, ["x" * i for i in range(77)])) == 100

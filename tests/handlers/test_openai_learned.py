@@ -12,7 +12,7 @@ from statistics import mean
 from typing import NamedTuple, Protocol
 
 import pytest
-from sqlft_openai.learned import Learned
+from sqlft_openai.http.limits import Learned
 
 ROWS = 900
 

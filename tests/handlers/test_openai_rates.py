@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlft_openai.rates import Ceiling, Told, retry_after, seconds_of
+from sqlft_openai.http.limits import Ceiling, Told, retry_after, seconds_of
 
 
 def test_a_ceiling_is_a_schedule() -> None:

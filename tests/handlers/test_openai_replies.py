@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from sqlft_openai.address import Address
-from sqlft_openai.engines import ENGINES
-from sqlft_openai.thoughts import Spoken, without_thoughts
+from sqlft_openai.bodies import Spoken, without_thoughts
+from sqlft_openai.http.address import Address
+from sqlft_openai.providers import ENGINES
 
 import sqlft
 

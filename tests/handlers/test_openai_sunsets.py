@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from sqlft_openai import sunsets
-from sqlft_openai.engines import ENGINES
-from sqlft_openai.spending import price_of
+from sqlft_openai.prices import price_of
+from sqlft_openai.providers import ENGINES
 
 import sqlft
 
@@ -181,8 +181,8 @@ def test_anyscale_wants_the_address_of_another_server(con: sqlft.Connection) -> 
 
 
 def test_a_provider_that_has_the_model_no_more_says_since_when(clock: Clock) -> None:
-    from sqlft_openai.address import Address
-    from sqlft_openai.faults import of_status
+    from sqlft_openai.http.address import Address
+    from sqlft_openai.http.errors import of_status
 
     clock(LAST_4O)
     address = Address(ENGINES["openai"], ("https://api.openai.com/v1",), None, {})

@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import sqlft_openai
-from sqlft_openai import api, jobs
-from sqlft_openai.dialects import metrics_of, state_of
-from sqlft_openai.training_rows import checked, epochs_of, jsonl
+from sqlft_openai.finetune import jobs
+from sqlft_openai.finetune.dialects import metrics_of, state_of
+from sqlft_openai.finetune.rows import checked, epochs_of, jsonl
+from sqlft_openai.http import transport
 
 from sqlft.errors import Cancelled, DataError, OptionError, ProviderError
 from sqlft.handler import Artifact, ModelSpec, Progress, TrainingSet
@@ -178,7 +179,7 @@ def test_a_model_that_is_not_trained_there(at: Any) -> None:
 
 
 def test_nobody_takes_the_rows(at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "MOST_WAIT", 0.01)
+    monkeypatch.setattr(transport, "MOST_WAIT", 0.01)
     there = at(base_url="http://127.0.0.1:9/v1")
     with pytest.raises(
         ProviderError, match=r"could not be uploaded: http://127\.0\.0\.1:9/v1 is not reached"
@@ -265,7 +266,7 @@ def test_the_tokens_of_a_job(provider: Any, at: Any) -> None:
 
 
 def test_a_sample_is_the_seeds(provider: Any, at: Any) -> None:
-    from sqlft_openai.training_rows import checked
+    from sqlft_openai.finetune.rows import checked
 
     def drawn(seed: int) -> list[str]:
         there = at()

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlft_openai import adapters, api
-from sqlft_openai.address import address_of
-from sqlft_openai.engines import ENGINES
+from sqlft_openai import adapters
+from sqlft_openai.http import transport
+from sqlft_openai.http.address import address_of
 from sqlft_openai.options import EngineOptions
+from sqlft_openai.providers import ENGINES
 
 import sqlft
 from sqlft.errors import NotFound, NotSupported, ProviderError
@@ -47,7 +48,7 @@ def test_a_trained_version_is_served(provider: Any, tiny: Path) -> None:
 
 def loaded(provider: Any, folder: Path) -> str:
     options = EngineOptions(base_url=provider.url, api_key=provider.key)
-    return adapters.load(api.Api(address_of(ENGINES["vllm"], options), options), Artifact(folder))
+    return adapters.load(transport.Api(address_of(ENGINES["vllm"], options), options), Artifact(folder))
 
 
 def test_what_is_no_adapter(provider: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from sqlft.errors import HandlerError, ProviderError
 from sqlft.handler import RowError
-from sqlft_openai.address import Address
+from sqlft_openai.http.address import Address
 from sqlft_openai.sunsets import ended
 
 PASSING = (408, 409, 425, 429)

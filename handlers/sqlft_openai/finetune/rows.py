@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from hashlib import sha1
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlft.errors import DataError
 from sqlft.handler import TrainingSet
-from sqlft_openai.engines import Engine
-from sqlft_openai.tokens import Count, counting
+from sqlft_openai.providers import Engine
 
 ROLES = ("system", "user", "assistant")
 NAME = re.compile(r"[^\s<|\\/>]{1,64}")
@@ -215,3 +220,51 @@ def _sample(sizes: Sequence[int], epochs: int, options: Any) -> list[int]:
             kept.append(i)
             left -= sizes[i]
     return sorted(kept)
+
+
+URL = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
+OLD = ("gpt-3.5", "gpt-35", "gpt-4-", "text-embedding", "babbage", "davinci")
+"""Models whose names begin so have the older encoding."""
+
+
+class Count(NamedTuple):
+    """Tokens of a text."""
+
+    name: str
+    """For people: what counted."""
+    of: Callable[[str], int]
+    exact: bool
+
+    def __call__(self, text: str | None) -> int:
+        return self.of(text or "")
+
+
+def counting(model: str) -> Count:
+    """The count that fits a model best; nothing is downloaded for it."""
+    plain = model.removeprefix("ft:")
+    name = "cl100k_base" if plain == "gpt-4" or plain.startswith(OLD) else "o200k_base"
+    is_openai = plain.startswith(("gpt-", "o1", "o3", "o4", "chatgpt", "text-embedding", "babbage", "davinci"))
+    return (_tiktoken(name) if is_openai else None) or Count(
+        "their characters: an estimate of four a token", _quarter, False
+    )
+
+
+def _quarter(text: str) -> int:
+    return (len(text) + 3) // 4
+
+
+@cache
+def _tiktoken(name: str) -> Count | None:
+    if find_spec("tiktoken") is None or not _cached(name):
+        return None
+    import tiktoken
+
+    encoding = tiktoken.get_encoding(name)
+    return Count(f"tiktoken's {name}", lambda text: len(encoding.encode(text, disallowed_special=())), True)
+
+
+def _cached(name: str) -> bool:
+    """Whether tiktoken has the encoding on disk, where it would look."""
+    given = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    folder = Path(given) if given else Path(tempfile.gettempdir()) / "data-gym-cache"
+    return (folder / sha1(URL.format(name).encode()).hexdigest()).exists()

@@ -9,14 +9,13 @@ from itertools import accumulate, islice, pairwise
 
 from sqlft.errors import ProviderError
 from sqlft.handler import Vector
-from sqlft_openai import faults
-from sqlft_openai.address import Address
-from sqlft_openai.asking import Asking, Sent, about
 from sqlft_openai.bodies import Spent, spent_of
-from sqlft_openai.faults import Fault
-from sqlft_openai.line import Line
-from sqlft_openai.predictor import Mark
-from sqlft_openai.spending import Spending
+from sqlft_openai.chat import Mark
+from sqlft_openai.http import errors
+from sqlft_openai.http.address import Address
+from sqlft_openai.http.errors import Fault
+from sqlft_openai.http.transport import Asking, Line, Sent, about
+from sqlft_openai.prices import Spending
 
 TEXTS = 128
 """Texts a request."""
@@ -82,7 +81,7 @@ def vectors_of(content: bytes, count: int, address: Address) -> tuple[list[list[
         rows = sorted(body["data"], key=lambda row: row["index"])
         vectors = [row["embedding"] for row in rows]
     except (ValueError, KeyError, TypeError):
-        error = faults.error_in(_parsed(content))
+        error = errors.error_in(_parsed(content))
         said = address.clean(str(error["message"])) if error else "a body without vectors"
         raise Fault("malformed", f"{address.engine.title} answered with {said}", True) from None
     if len(vectors) != count or not all(isinstance(v, list) and v for v in vectors):

@@ -19,8 +19,7 @@ from uuid import uuid4
 
 from sqlft.errors import Cancelled, HandlerError, ProviderError
 from sqlft.handler import Artifact, Progress
-from sqlft_openai.api import Api
-from sqlft_openai.dialects import (
+from sqlft_openai.finetune.dialects import (
     RESULT,
     TOKENS,
     Dialect,
@@ -34,7 +33,8 @@ from sqlft_openai.dialects import (
     reason_of,
     state_of,
 )
-from sqlft_openai.faults import Fault
+from sqlft_openai.http.errors import Fault
+from sqlft_openai.http.transport import Api
 
 NAME = "job.json"
 GROWTH, MOST = 1.5, 30

@@ -10,8 +10,8 @@ from urllib.parse import quote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from sqlft.errors import STARS, MissingSecret, OptionError, names_variable, redact
-from sqlft_openai.engines import Engine
 from sqlft_openai.options import AzureEngineOptions, EngineOptions
+from sqlft_openai.providers import Engine
 
 ENDPOINTS = re.compile(r"/(chat/completions|completions|embeddings|models|files|fine_tuning/jobs|batches)/*$")
 KEYS = re.compile(r"\b(?:sk|pk|esecret|fw|tgp)[-_](?:[\w.-]*\*{3}[\w*.-]*|(?=[\w.-]*\d)[\w.-]*[^\W_]{16}[\w.-]*)")

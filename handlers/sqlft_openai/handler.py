@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlft.errors import NotSupported, OptionError
 from sqlft.handler import Artifact, Embedder, ModelSpec, Notice, Predictor, Price
-from sqlft_openai.address import address_of, check_given, host_of
-from sqlft_openai.engines import ENGINES, Engine
-from sqlft_openai.options import AzurePredictOptions, EngineOptions, ModelOptions, PredictOptions, engine_options
-from sqlft_openai.training_options import AzureTrainOptions, FireworksTrainOptions, TogetherTrainOptions
-from sqlft_openai.tuning import Tuning
+from sqlft_openai.finetune.handler import Tuning
+from sqlft_openai.http.address import address_of, check_given, host_of
+from sqlft_openai.options import (
+    AzurePredictOptions,
+    AzureTrainOptions,
+    EngineOptions,
+    FireworksTrainOptions,
+    ModelOptions,
+    PredictOptions,
+    TogetherTrainOptions,
+    engine_options,
+)
+from sqlft_openai.providers import ENGINES, Engine
 
 if TYPE_CHECKING:
-    from sqlft_openai.asking import Asking
+    from sqlft_openai.http.transport import Asking
 
 
 class Hosted(Embedder):
@@ -49,9 +57,8 @@ class Hosted(Embedder):
         """Ready to ask; MissingSecret without a key."""
         if artifact is not None and artifact.path is not None:
             artifact = self._loaded(artifact)
-        from sqlft_openai.chatting import Chat
-        from sqlft_openai.line import line
-        from sqlft_openai.predictor import HostedPredictor
+        from sqlft_openai.chat import Chat, HostedPredictor
+        from sqlft_openai.http.transport import line
 
         asked = options if isinstance(options, PredictOptions) else PredictOptions()
         if asked.batch:
@@ -64,17 +71,16 @@ class Hosted(Embedder):
     def _loaded(self, artifact: Artifact) -> Artifact:
         """An adapter of a folder as the server knows it once it has it."""
         from sqlft_openai.adapters import load
-        from sqlft_openai.api import Api
+        from sqlft_openai.http.transport import Api
 
         name = load(Api(address_of(self.engine, self.options), self.options), artifact)
         return dataclasses.replace(artifact, path=None, remote_id=name)
 
     def _batch(self, model: ModelSpec, artifact: Artifact | None, asked: PredictOptions) -> Predictor:
-        from sqlft_openai.api import Api
-        from sqlft_openai.batch import BatchPredictor
+        from sqlft_openai.batch import BatchPredictor, Ledger
         from sqlft_openai.bodies import Form
-        from sqlft_openai.ledger import Ledger
-        from sqlft_openai.spending import Spending
+        from sqlft_openai.http.transport import Api
+        from sqlft_openai.prices import Spending
 
         address = address_of(self.engine, self.options)
         name = self._deployed(artifact, getattr(asked, "tuned_deployment", None)) or self.model_name(model, artifact)
@@ -91,15 +97,15 @@ class Hosted(Embedder):
 
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
         """Vectors by /embeddings, some hundred texts a request."""
-        from sqlft_openai.embedding import embedded
-        from sqlft_openai.line import line
+        from sqlft_openai.embeddings import embedded
+        from sqlft_openai.http.transport import line
 
         asking = self._asking(model, artifact)
         return embedded(line(), asking, self.options.max_concurrency, texts)
 
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
         """What genai-prices knows of the model; None for a server of one's own."""
-        from sqlft_openai.spending import price_of
+        from sqlft_openai.prices import price_of
 
         return price_of(self.engine, self.model_name(model, artifact))
 
@@ -123,8 +129,7 @@ class Hosted(Embedder):
         patience: float | None = None,
         tuned_deployment: str | None = None,
     ) -> Asking:
-        from sqlft_openai.asking import Asking
-        from sqlft_openai.line import line
+        from sqlft_openai.http.transport import Asking, line
 
         address = address_of(self.engine, self.options)
         if artifact is not None and artifact.remote_id:  # the base's deployment would answer for it

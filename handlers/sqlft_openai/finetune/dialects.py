@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from sqlft.errors import OptionError
-from sqlft_openai.api import Api
-from sqlft_openai.faults import Fault
+from sqlft_openai.http.errors import Fault
+from sqlft_openai.http.transport import Api
 
 State = Literal["queued", "training", "complete", "failed", "cancelled"]
 STATES: dict[str, State] = {

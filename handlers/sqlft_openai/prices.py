@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlft.handler import Price
 from sqlft_openai.bodies import Spent
-from sqlft_openai.engines import Engine
+from sqlft_openai.providers import Engine
 
 
 class Spending:

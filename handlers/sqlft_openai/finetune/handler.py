@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlft.errors import ProviderError
 from sqlft.handler import Artifact, Estimate, ModelSpec, Price, Progress, Trainer, TrainingSet
-from sqlft_openai.address import Address, address_of
-from sqlft_openai.engines import Engine
-from sqlft_openai.options import EngineOptions
-from sqlft_openai.training_options import TrainOptions
+from sqlft_openai.http.address import Address, address_of
+from sqlft_openai.options import EngineOptions, TrainOptions
+from sqlft_openai.providers import Engine
 
 USD = {
     "gpt-4.1-nano": 1.5,
@@ -45,8 +44,8 @@ class Tuning(Trainer):
 
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
         """Tokens that would be paid; DataError or OptionError for what the provider would refuse."""
-        from sqlft_openai.dialects import check_options
-        from sqlft_openai.training_rows import checked
+        from sqlft_openai.finetune.dialects import check_options
+        from sqlft_openai.finetune.rows import checked
 
         check_options(options, self.engine)
         rows = checked(self.engine, self.model_name(model, start), data, options)
@@ -65,10 +64,10 @@ class Tuning(Trainer):
         report: Callable[[Progress], None],
     ) -> Artifact:
         """Let the provider train; the same workdir takes the same job up again."""
-        from sqlft_openai import jobs
-        from sqlft_openai.api import Api
-        from sqlft_openai.dialects import Wanted, check_options, dialect_of
-        from sqlft_openai.training_rows import checked, jsonl
+        from sqlft_openai.finetune import jobs
+        from sqlft_openai.finetune.dialects import Wanted, check_options, dialect_of
+        from sqlft_openai.finetune.rows import checked, jsonl
+        from sqlft_openai.http.transport import Api
 
         check_options(options, self.engine)
         base = self.model_name(model, start)
@@ -89,9 +88,9 @@ class Tuning(Trainer):
 
     def cancel(self, model: ModelSpec, workdir: Path) -> None:
         """Cancel at the provider what `train` began on this workdir."""
-        from sqlft_openai import jobs
-        from sqlft_openai.api import Api
-        from sqlft_openai.dialects import dialect_of
+        from sqlft_openai.finetune import jobs
+        from sqlft_openai.finetune.dialects import dialect_of
+        from sqlft_openai.http.transport import Api
 
         if not (workdir / jobs.NAME).exists():
             return
@@ -99,7 +98,7 @@ class Tuning(Trainer):
 
     def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
         """By tiktoken, where it is there with its files."""
-        from sqlft_openai.tokens import counting
+        from sqlft_openai.finetune.rows import counting
 
         count = counting(self.model_name(model, None))
         return [count(text) for text in texts] if count.exact else None
@@ -122,8 +121,8 @@ class Tuning(Trainer):
         return address._replace(bases=(f"{base}/{self._fireworks_account(address, base)}",))
 
     def _fireworks_account(self, address: Address, base: str) -> str:
-        from sqlft_openai.api import Api
-        from sqlft_openai.faults import Fault
+        from sqlft_openai.http.errors import Fault
+        from sqlft_openai.http.transport import Api
 
         given = getattr(self.options, "account", None)
         if given:
@@ -139,8 +138,8 @@ class Tuning(Trainer):
 
     def _afterwards(self, api: Any, job: Any, options: Any) -> dict[str, Any]:
         """What has to be done before the tuned model answers."""
-        from sqlft_openai.dialects import RESULT, first_of
-        from sqlft_openai.faults import Fault
+        from sqlft_openai.finetune.dialects import RESULT, first_of
+        from sqlft_openai.http.errors import Fault
 
         if self.engine.name == "azure_openai":
             return {"tuned_deployment": getattr(options, "tuned_deployment", None)}
