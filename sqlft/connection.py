@@ -18,10 +18,10 @@ import duckdb
 
 from sqlft import log
 from sqlft.catalog.files import works
-from sqlft.catalog.home import home
 from sqlft.catalog.store import Catalog
 from sqlft.catalog.temporary import TemporaryCatalog, catalog_of
 from sqlft.errors import DatabaseLocked, SqlftError
+from sqlft.home import home
 from sqlft.inference.cache import Cache
 from sqlft.secrets import references
 from sqlft.session import SYSTEM_TABLES, Parameters, Session, Tick

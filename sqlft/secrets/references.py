@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
-from sqlft.catalog.home import secrets_folder
 from sqlft.errors import STARS, CatalogError, MissingSecret, is_placeholder
 from sqlft.errors import redact as redact_one
+from sqlft.home import secrets_folder
 from sqlft.options import Env, redacted
 
 _EXCERPT = re.compile(r"^LINE \d+: (.*)$", re.M)

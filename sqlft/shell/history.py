@@ -9,8 +9,8 @@ from pathlib import Path
 
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
-from sqlft.catalog.home import home
 from sqlft.errors import StatementError
+from sqlft.home import home
 from sqlft.options import is_secret
 from sqlft.secrets.redact import masked
 from sqlft.sql.lexer import Token, tokens

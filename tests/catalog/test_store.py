@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 
 from sqlft.catalog import files
-from sqlft.catalog.home import home
 from sqlft.catalog.records import Engine, Model, ModelKey, OwnPrice, Usage, VersionKey, View
 from sqlft.catalog.store import TABLES, Catalog
 from sqlft.errors import AlreadyExists, CatalogError, NotFound
 from sqlft.handler import Progress
+from sqlft.home import home
 
 
 def model(name: str = "ft", project: str = "mindsdb") -> Model:
