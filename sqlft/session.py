@@ -1,4 +1,8 @@
-"""The options that the core itself takes, whatever the handler."""
+"""What the statements of one connection share: the catalog, callbacks, options of the core, and what may be spent.
+
+Made by the connection, handed to everything that runs a statement.  A request is let through a limit only if its worst
+case fits: what was spent, what requests in flight may yet cost, and it.
+"""
 
 from __future__ import annotations
 

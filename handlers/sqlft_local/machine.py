@@ -1,4 +1,7 @@
-"""What this machine has: cores, memory, a GPU, and the numbers that it multiplies fast.  Imports no torch."""
+"""What this machine has: cores, memory, a GPU, and the numbers that it multiplies fast; how processes share it.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`USING batch = true`: all prompts in a file, answered within a day at half the price; crashes here lose nothing."""
+"""`USING batch = true`: all prompts in a file, answered within a day at half the price.
+
+What was sent is written to a ledger before it is sent: crashes here lose nothing, and nothing is paid twice.
+"""
 
 from __future__ import annotations
 

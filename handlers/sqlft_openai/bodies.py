@@ -1,4 +1,4 @@
-"""What is sent and what comes back, as JSON."""
+"""Requests and replies as JSON: what is sent, what comes back, an answer apart from its thinking."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of hosted engines."""
+"""The options of hosted engines, for asking and for training."""
 
 from __future__ import annotations
 

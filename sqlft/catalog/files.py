@@ -1,4 +1,8 @@
-"""What training made, as files: no code among them, published by rename, unchanged since."""
+"""The catalog's files: artifacts published by rename and verified by digest, work folders and who holds them.
+
+No code is taken among an artifact's files.  Whether a training lives is whether the lock of its folder is held: the
+kernel gives it back when the process ends, however that ends.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the catalog holds: a frozen dataclass a kind of row."""
+"""What the catalog holds: a frozen dataclass for each kind of row, and how it is read from and written to SQLite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a check has to say about training rows, and a conversation as the checks see it."""
+"""Conversations and what is found in them: the values that `formats` makes and `checks` look at.
+
+Here is also how they are split into training and validation rows, and the Arrow table that a trainer gets.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Training rows to conversations, the shape recognised by its columns."""
+"""Training rows to conversations, their format recognised by the columns: messages, prompts, transcripts, pairs.
+
+`prepare` calls `recognise` with the rows of a query.  What cannot be read costs its row, and says why.
+"""
 
 from __future__ import annotations
 

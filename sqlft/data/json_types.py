@@ -1,4 +1,4 @@
-"""DuckDB's types as JSON has them: a JSON schema for each, and values from JSON, to JSON and into Arrow."""
+"""DuckDB's types as JSON has them: a JSON schema for each, values from JSON, to JSON and into Arrow columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model answers with: its columns, the JSON schema that holds them, and an answer's text as their values."""
+"""What a model answers with: PREDICT's columns, the JSON schema that holds them, an answer's text as their values."""
 
 from __future__ import annotations
 

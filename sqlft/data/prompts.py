@@ -1,4 +1,7 @@
-"""How a value reads in a prompt: as DuckDB's cast to VARCHAR has it, nested ones as JSON, NULL as nothing."""
+"""Templates and values to prompts: the one rendering, for asking and for training.
+
+A value reads as DuckDB's cast to VARCHAR has it, nested ones as JSON, NULL as nothing.
+"""
 
 from __future__ import annotations
 

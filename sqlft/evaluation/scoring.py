@@ -1,4 +1,4 @@
-"""Metrics over rows: which options each takes, its value with an interval, and two versions side by side."""
+"""Metrics over rows: which options each takes, its value with an interval, two versions side by side, the judge."""
 
 from __future__ import annotations
 

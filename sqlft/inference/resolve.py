@@ -1,4 +1,7 @@
-"""From a name to what can be asked: model, version, handler, artifact, prompt."""
+"""From a name to what can be asked: model, version, handler, artifact, prompt.
+
+Here too: the same version on a running server (USING serve), and models that answer with vectors.
+"""
 
 from __future__ import annotations
 

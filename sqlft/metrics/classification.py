@@ -1,4 +1,4 @@
-"""Columns of labels, and scikit-learn's scores of them."""
+"""Metrics of labels, scikit-learn's: accuracy, balanced accuracy, precision, recall, F1."""
 
 from __future__ import annotations
 

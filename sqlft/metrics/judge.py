@@ -1,4 +1,4 @@
-"""A model says which of two answers is better, asked both ways round."""
+"""The metric of a judge: a model says which of two answers is better, asked both ways round."""
 
 from __future__ import annotations
 

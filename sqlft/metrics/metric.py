@@ -1,4 +1,4 @@
-"""What all metrics share: pairs of values, the rule of NULLs, options that are a column or one value for all rows."""
+"""What all metrics share: what one says of itself, pairs of values, the rule of NULLs, options that are columns."""
 
 from __future__ import annotations
 

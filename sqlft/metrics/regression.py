@@ -1,4 +1,4 @@
-"""Columns of numbers."""
+"""Metrics of numbers: errors absolute, squared and in percent, and R²."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""1 where both queries give the same rows on the database, as Spider's official evaluator judges."""
+"""The metric of SQL: whether both queries give the same rows on the database, as Spider's official evaluator judges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared runs of words over the whole corpus, as translations are scored."""
+"""Metrics of texts: exact match, token F1, ROUGE-L, BLEU, and perplexity of the right answers."""
 
 from __future__ import annotations
 

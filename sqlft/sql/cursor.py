@@ -1,4 +1,7 @@
-"""A place among a statement's tokens; it remembers what would have been welcome there, for the error."""
+"""A place among a statement's tokens, and the values of options read there.
+
+It remembers what would have been welcome, for the error.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to tokens with their offsets, by DuckDB's rules of quoting; comments are left out."""
+"""Text to tokens with their offsets, by DuckDB's rules of quoting, and scripts to statements; comments are left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters as SQL text, so that parts of a statement can run on their own."""
+"""Values and names as SQL text, parameters put in place, and the literals of a statement that are secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statements, a frozen dataclass each; `parser` makes them and `runtime` runs them."""
+"""The statements, a frozen dataclass each; `parser` makes them and `sqlft.statements` runs them."""
 
 from __future__ import annotations
 

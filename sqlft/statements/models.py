@@ -1,4 +1,4 @@
-"""Engines and models made, dropped, renamed; which version of a model answers."""
+"""CREATE, DROP, RENAME of models, engines and projects; SET active; UNLOAD."""
 
 from __future__ import annotations
 

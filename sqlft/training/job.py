@@ -1,8 +1,7 @@
-"""Start a training worker, keep the thread of life to it, cut it or let it go.
+"""What a worker is given, and its process: the job in its folder, started, cut or let go.
 
-A worker reads its standard input from the session that started it.  When that ends without a word (kill -9), the
-worker stops at its next step and leaves a checkpoint; a session that closes in order says DETACH first, and the
-worker goes on alone.
+A worker reads its standard input from the session that started it.  When that ends without a word (kill -9), the worker
+stops at its next step and can be resumed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""FINETUNE, RETRAIN, CREATE MODEL … FROM, CANCEL and RESUME: from rows to a new version."""
+"""Start a training: rows read, checked and stored, a version made, its worker running.
+
+The statements call `train` with a plan; it hands back the key of the new version.
+"""
 
 from __future__ import annotations
 

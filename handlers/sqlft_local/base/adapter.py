@@ -1,4 +1,4 @@
-"""An adapter's folder, read."""
+"""A LoRA adapter's folder in PEFT's layout: its matrices, its digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a base's name means, and the folder its files are in."""
+"""What a base's name means, where its files come from, and the folder they are in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Messages -> token ids: the only place, for training and asking, so that both see the same tokens."""
+"""Messages to token ids and back: the only place, for training and asking, so that both see the same tokens.
+
+The tokenizer runs without transformers, whose import takes longer than a small model's answer: what transformers
+does is written down once, and a test compares the two.  Here too: separators and stop sequences.
+"""
 
 from __future__ import annotations
 

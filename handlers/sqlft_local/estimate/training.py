@@ -1,4 +1,7 @@
-"""What a training would take here: tokens after packing, steps, memory and time; and what to do where it cannot fit."""
+"""What a training would take here: tokens after packing, steps, memory and time, and what to do where it cannot fit.
+
+Here too: which bases this machine can train and ask, for `sqlft doctor`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking llama.cpp: a slot a prompt, a thread that waits for each, answers as they are known."""
+"""Asking llama.cpp: an engine for each base, a slot for each prompt, answers as they are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Asking: prompts in, answers out as each is finished, many at a time."""
+"""Asking on torch: many prompts at a time, each answered as soon as it is finished.
+
+A greedy answer may take several tokens at once where its prompt holds what comes next (prompt lookup, Saxena 2023).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: examples in, a PEFT adapter out."""
+"""The training loop: examples in, a PEFT adapter out, checkpoints on the way."""
 
 from __future__ import annotations
 

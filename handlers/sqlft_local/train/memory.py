@@ -1,6 +1,7 @@
-"""How many bytes a training takes, from a config's shapes alone: no weights, no torch.
+"""How many bytes a training takes, from a config's shapes alone, and the tokens of a pass that fit into memory.
 
-The terms follow what `lean`, `lora` and `packing` keep for the backward pass.  Bytes unless said otherwise.
+The terms follow what `kernels.fused`, `lora` and `kernels.packing` keep for the backward pass.  Bytes unless said
+otherwise.
 """
 
 from __future__ import annotations

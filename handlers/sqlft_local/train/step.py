@@ -1,4 +1,4 @@
-"""What one process does in one step of a training."""
+"""What one process does in one step of a training: the gradients of its rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations to a provider's JSONL, once its rules are kept."""
+"""Conversations to a provider's JSONL, once its rules are kept, and their tokens counted."""
 
 from __future__ import annotations
 

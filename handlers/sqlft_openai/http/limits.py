@@ -1,14 +1,4 @@
-"""What refusals alone teach of a limit, and how refusals by chance are told from one.
-
-A limit that is overrun refuses nearly all that comes, until more is allowed: so many refusals in a row say that there
-is one.  Single requests are then sent, at growing distances, until one passes; what passed until then is the pace to go
-on with.  From there it grows with each that passes and falls with each that is refused: additive increase,
-multiplicative decrease.
-
-A limit refuses nothing of what comes clearly slower than what it let pass; chance does.  So a pace that is refused too
-often is followed by a trial at a much slower one.  Where none of the trial is refused the limit is a fact.  Otherwise
-its share of refusals is chance: that share is excused from then on, and the pace grows fast.
-"""
+"""How many requests a provider takes: what it says of its limits, and what refusals teach where it says nothing."""
 
 from __future__ import annotations
 

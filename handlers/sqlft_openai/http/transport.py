@@ -1,4 +1,7 @@
-"""One request to its answer: sent when its turn comes, and sent again where that may help."""
+"""One request to its answer: the event loop's thread, a turn among others, and sent again where that may help.
+
+Each request is logged at DEBUG, without its secrets.
+"""
 
 from __future__ import annotations
 

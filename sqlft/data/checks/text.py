@@ -1,4 +1,4 @@
-"""What the answers have in common, and those that do not: format, labels, style, length."""
+"""Checks of texts: characters that went wrong, and answers that differ from the rest in format, label or length."""
 
 from __future__ import annotations
 

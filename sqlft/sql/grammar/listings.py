@@ -1,4 +1,4 @@
-"""SHOW and DESCRIBE."""
+"""SHOW and DESCRIBE, and statements of MindsDB that mean something else here."""
 
 from __future__ import annotations
 
