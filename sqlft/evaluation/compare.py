@@ -15,7 +15,7 @@ from sqlft.catalog.records import Evaluation, EvaluationRow
 from sqlft.errors import CatalogError, DataError, NotSupported, OptionError, did_you_mean
 from sqlft.evaluation.scoring import Judge, Options, Scored, Scorer, combined
 from sqlft.handler import Handler, Message
-from sqlft.inference.resolve import Resolved, key_of, resolve
+from sqlft.inference.resolve import Resolved, resolve
 from sqlft.inference.statement_runs import Book, asker_of
 from sqlft.metrics import METRICS, statistics
 from sqlft.metrics.metric import is_lower_better
@@ -95,7 +95,7 @@ class Comparison:
 
     def __init__(self, session: Session, statement: Evaluate, table: pa.Table, options: Options) -> None:
         self._session, self._statement, self._table, self._options = session, statement, table, options
-        self._asked = [Asked(resolve(session, key_of(name), name.version)) for name in statement.models]
+        self._asked = [Asked(resolve(session, name.key, name.version)) for name in statement.models]
         keys = [str(a.resolved.version.key) for a in self._asked]
         if twice := next((key for key in keys if keys.count(key) > 1), None):
             raise OptionError(

@@ -28,7 +28,6 @@ from sqlft.handler import Artifact, Handler, ModelSpec, Notice, Trainer
 from sqlft.options import build, pick, telling, without
 from sqlft.secrets import references
 from sqlft.session import EngineSettings, Session
-from sqlft.sql.statements import Name
 
 if TYPE_CHECKING:
     pass
@@ -196,11 +195,6 @@ def _why_not(version: Version) -> tuple[str, str]:
     return f"Version {key} cannot be asked, it is {version.status}{error}.", steps.get(
         version.status, f"Wait for it (DESCRIBE {key}), or ask an earlier version."
     )
-
-
-def key_of(name: Name) -> ModelKey | str:
-    """A model's name as `resolve` takes it."""
-    return name.name if name.project is None else ModelKey(name.name, name.project)
 
 
 def heed(session: Session, handler: Handler, model: ModelSpec, artifact: Artifact | None = None) -> None:

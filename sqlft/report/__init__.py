@@ -15,7 +15,7 @@ from sqlft.catalog.database import cannot_write
 from sqlft.catalog.records import Model
 from sqlft.catalog.store import Catalog
 from sqlft.errors import HandlerNotInstalled, NotFound
-from sqlft.inference.resolve import key_of, model_of
+from sqlft.inference.resolve import model_of
 from sqlft.report.facts import facts_of, shown
 from sqlft.session import Parameters, Session
 from sqlft.sql.statements import ReportModel
@@ -25,7 +25,7 @@ INSTALL = "Run: pip install 'sqlft[evaluation]'"
 
 def run_report_model(session: Session, statement: ReportModel, parameters: Parameters) -> pa.Table:
     """Write the report of a model; where it is."""
-    model = model_of(session, key_of(statement.name))
+    model = model_of(session, statement.name.key)
     path = Path(statement.path or f"{_file_name(model.key.name)}.html").expanduser()
     write(session.catalog, [model], path)
     return pa.table({"model": [model.key.name], "report": [str(path.absolute())]})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from sqlft.catalog.records import ModelKey
 from sqlft.options import Env as Env
 
 DEFAULT_PROJECT = "mindsdb"
@@ -26,6 +27,11 @@ class Name(NamedTuple):
 
     def __str__(self) -> str:
         return ".".join(str(part) for part in (self.project, self.name, self.version) if part is not None)
+
+    @property
+    def key(self) -> ModelKey | str:
+        """The model, as `resolve` takes it: a bare name where no project was written."""
+        return self.name if self.project is None else ModelKey(self.name, self.project)
 
 
 class TypedColumn(NamedTuple):

@@ -12,7 +12,7 @@ from sqlft.catalog.records import Model, Version, text
 from sqlft.data import Prompt
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.handler import Handler, Trainer
-from sqlft.inference.resolve import engine_of, key_of, model_of, outputs_of
+from sqlft.inference.resolve import engine_of, model_of, outputs_of
 from sqlft.options import options_of
 from sqlft.plugins import handler_gap
 from sqlft.secrets import references
@@ -57,7 +57,7 @@ def run_describe_model(session: Session, statement: DescribeModel, parameters: P
     name, attribute = statement.name, statement.attribute
     if statement.or_name is not None and not is_model(session, name) and is_model(session, statement.or_name):
         name, attribute = statement.or_name, None
-    model = model_of(session, key_of(name))
+    model = model_of(session, name.key)
     version = session.catalog.version_of(model.key, name.version)
     if attribute is None:
         return _whole(session, model, version)

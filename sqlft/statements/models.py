@@ -17,7 +17,7 @@ from sqlft.data.outputs import VECTOR
 from sqlft.data.prompts import PLACEHOLDER
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, OptionError, ProviderError, SqlftError, StatementError
 from sqlft.handler import Handler, ModelSpec, Trainer
-from sqlft.inference.resolve import embeds_texts, engine_of, handler_of, heed, key_of, model_of, resolve, spec_of
+from sqlft.inference.resolve import embeds_texts, engine_of, handler_of, heed, model_of, resolve, spec_of
 from sqlft.options import build, check_names, is_secret, names_of, pick, with_own_names, without
 from sqlft.secrets import references
 from sqlft.session import EngineSettings, ModelSettings, Parameters, Session, TrainSettings
@@ -163,7 +163,7 @@ def run_drop_model(session: Session, statement: DropModel, parameters: Parameter
     found = catalog.find_model(name.name, name.project)
     if found is None and statement.if_exists:
         return
-    model = model_of(session, key_of(name))
+    model = model_of(session, name.key)
     if name.version is None:
         stop_all(session, model.key)
         catalog.drop_model(model.key)
@@ -177,7 +177,7 @@ def run_drop_model(session: Session, statement: DropModel, parameters: Parameter
 
 def run_rename_model(session: Session, statement: RenameModel, parameters: Parameters) -> pa.Table:
     """Give a model another name; its row."""
-    model = model_of(session, key_of(statement.name))
+    model = model_of(session, statement.name.key)
     to = ModelKey(statement.to.name, statement.to.project or model.key.project)
     if to.name.lower() != model.key.name.lower():
         _refuse_taken(session, to.name)
@@ -188,7 +188,7 @@ def run_rename_model(session: Session, statement: RenameModel, parameters: Param
 def run_set_active(session: Session, statement: SetActive, parameters: Parameters) -> pa.Table:
     """Let a complete version answer for its model; its row."""
     name = statement.name
-    model = model_of(session, key_of(name))
+    model = model_of(session, name.key)
     session.catalog.set_active(session.catalog.version_of(model.key, name.version).key)
     return show.model_rows(session, model.key)
 
@@ -457,7 +457,7 @@ def _free(outputs: Outputs) -> Outputs:
 def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameters) -> pa.Table:
     """A row a version that was in memory: it is freed at once, or when the query that asks it is done."""
     name = statement.name
-    models = session.catalog.models() if name is None else [model_of(session, key_of(name))]
+    models = session.catalog.models() if name is None else [model_of(session, name.key)]
     wanted = name.version if name else None
     freed: list[tuple[str, int]] = []
     for model in models:

@@ -18,7 +18,7 @@ from sqlft.catalog.records import RESUMABLE, RUNNING, VersionKey
 from sqlft.data import Prepared
 from sqlft.errors import CatalogError
 from sqlft.handler import Estimate, Trainer
-from sqlft.inference.resolve import engine_of, key_of, model_of
+from sqlft.inference.resolve import engine_of, model_of
 from sqlft.options import build, check_names, is_secret
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session, TrainSettings
@@ -62,7 +62,7 @@ def run_cancel(session: Session, statement: CancelModel, parameters: Parameters)
 def run_resume(session: Session, statement: ResumeModel, parameters: Parameters) -> pa.Table:
     """Go on with a training that was stopped or has failed, from its last checkpoint; watch one at a provider."""
     catalog = session.catalog
-    model = model_of(session, key_of(statement.name))
+    model = model_of(session, statement.name.key)
     cls = plugins.handler_class(engine_of(session, model.engine).handler)
     changeable = cls.resume_options if issubclass(cls, Trainer) else ()
     check_names(statement.options, ["wait", *changeable], "RESUME MODEL")
@@ -110,7 +110,7 @@ def row_of(session: Session, key: VersionKey) -> pa.Table:
 
 def _version_key(session: Session, name: Name, statuses: tuple[str, ...]) -> VersionKey:
     """The version that a name means; without a number the only one that has one of these statuses."""
-    model = model_of(session, key_of(name))
+    model = model_of(session, name.key)
     if name.version is not None:
         return session.catalog.version(VersionKey(model.key, name.version)).key
     fitting = [v.key for v in session.catalog.versions(model.key) if v.status in statuses]

@@ -15,7 +15,6 @@ from sqlft.data.checks.structure import CountTokens
 from sqlft.data.formats import PAIRS, is_known
 from sqlft.errors import DataError
 from sqlft.handler import Range, Trainer
-from sqlft.inference import resolve
 from sqlft.inference.resolve import engine_of, handler_of, model_of, outputs_of, prompt_of, spec_of
 from sqlft.options import build, names_of
 from sqlft.session import Parameters, Session, TrainSettings
@@ -96,7 +95,7 @@ def _row(fact: Fact) -> dict[str, Any]:
 def _for_model(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> Look:
     """As FINETUNE of the model would see the rows; a model that cannot be trained still has its columns."""
     assert statement.model is not None
-    model = model_of(session, resolve.key_of(statement.model))
+    model = model_of(session, statement.model.key)
     handler = handler_of(session, engine_of(session, model.engine), model.options)
     spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
 

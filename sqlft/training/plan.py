@@ -9,7 +9,7 @@ from typing import Any
 from sqlft.catalog.records import Engine, Model, Version, VersionKey
 from sqlft.errors import CatalogError, NotSupported, OptionError
 from sqlft.handler import Artifact, Trainer
-from sqlft.inference.resolve import engine_of, handler_of, key_of, model_of, resolve, spec_of, trainers
+from sqlft.inference.resolve import engine_of, handler_of, model_of, resolve, spec_of, trainers
 from sqlft.options import build, check_names, is_secret, names_of, pick
 from sqlft.secrets import references
 from sqlft.session import Session, TrainSettings
@@ -40,7 +40,7 @@ class Plan:
 
 def finetune_plan(session: Session, statement: Finetune) -> Plan:
     """What FINETUNE would do."""
-    found = resolve(session, key_of(statement.name), statement.name.version)
+    found = resolve(session, statement.name.key, statement.name.version)
     plan = plan_of(session, found.model, statement.source, statement.options, f"FINETUNE {statement.name}")
     return replace(
         plan, start=found.artifact, start_digest=found.version.artifact_digest, parent=found.version.key.number
@@ -49,7 +49,7 @@ def finetune_plan(session: Session, statement: Finetune) -> Plan:
 
 def retrain_plan(session: Session, statement: Retrain) -> Plan:
     """What RETRAIN would do."""
-    model = model_of(session, key_of(statement.name))
+    model = model_of(session, statement.name.key)
     source, options = statement.source, dict(statement.options)
     if source is None:
         last = _last_training(session, model, statement.name)
