@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 
 import duckdb
 from prompt_toolkit import PromptSession
@@ -24,7 +25,7 @@ from sqlft.shell.colours import STYLE, ModelSql
 from sqlft.shell.commands import from_habit
 from sqlft.shell.completion import suggestions
 from sqlft.shell.history import open_history
-from sqlft.shell.opening import Place
+from sqlft.shell.opening import Place, is_data
 from sqlft.shell.reading import is_complete, pieces
 from sqlft.shell.shell import Failed, Quit, Shell
 from sqlft.shell.vocabulary import Vocabulary, keywords_of, vocabulary_of
@@ -39,6 +40,8 @@ def converse(shell: Shell) -> None:
     where += f", models in {shell.place.catalog}" if shell.place.catalog else ""
     shell.screen.note(f"sqlft {__version__} (DuckDB {duckdb.__version__}), {where}")
     shell.screen.note("Type .help for help, Ctrl-D to leave.")
+    if is_data(Path(shell.place.database)):
+        shell.screen.note("DuckDB reads this file as the view file: FROM file;")
     for line in at_start(shell.con.session.catalog):
         shell.screen.note(line)
     _talk(shell)
