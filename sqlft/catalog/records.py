@@ -11,17 +11,18 @@ from typing import Any, Literal, NamedTuple
 Status = Literal["queued", "training", "complete", "failed", "cancelled", "interrupted"]
 RUNNING: tuple[Status, ...] = ("queued", "training")
 RESUMABLE: tuple[Status, ...] = ("cancelled", "interrupted", "failed")
+DEFAULT_PROJECT = "mindsdb"
 
 
 class ModelKey(NamedTuple):
     """What a model is known by."""
 
     name: str
-    project: str = "mindsdb"
+    project: str = DEFAULT_PROJECT
 
     def __str__(self) -> str:
         """As a statement names it: the default project is left out."""
-        return self.name if self.project.lower() == "mindsdb" else f"{self.project}.{self.name}"
+        return self.name if self.project.lower() == DEFAULT_PROJECT else f"{self.project}.{self.name}"
 
 
 class VersionKey(NamedTuple):
@@ -138,6 +139,8 @@ class View:
     sql: str
     columns: tuple[str, ...] = ()
     schema: str | None = None
+    project: str | None = None
+    """Where its models are looked for first; None: the default project."""
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def own_price(row: sqlite3.Row) -> OwnPrice:
 
 def view(row: sqlite3.Row) -> View:
     """A View from a row of views."""
-    return View(row["name"], row["sql"], tuple(json.loads(row["columns"])), row["schema"])
+    return View(row["name"], row["sql"], tuple(json.loads(row["columns"])), row["schema"], row["project"])
 
 
 def metric(row: sqlite3.Row) -> Metric:

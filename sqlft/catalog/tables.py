@@ -126,7 +126,10 @@ SHAPES = {
            cached integer, errors integer, input_tokens integer, output_tokens integer, seconds number,
            cost_usd number, unpriced integer, training_seconds number, training_cost_usd number""",
     ),
-    "views": Shape('SELECT name, "schema", sql FROM views ORDER BY folded', "name text, schema text, sql text"),
+    "views": Shape(
+        """SELECT name, "schema", sql, coalesce(project, 'mindsdb') AS project FROM views ORDER BY folded""",
+        "name text, schema text, sql text, project text",
+    ),
 }
 
 

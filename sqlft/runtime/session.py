@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from sqlft.catalog.records import View
+from sqlft.catalog.records import DEFAULT_PROJECT, Model, View
 from sqlft.catalog.store import Catalog
 from sqlft.runtime.limits import Purse
 
@@ -71,6 +71,15 @@ class Session:
 
     listings: set[str] = field(default_factory=set)
     """Tables such as MindsDB's `models` that queries name and DuckDB does not know."""
+
+    project: str = DEFAULT_PROJECT
+    """What USE chose: models whose project is not written are looked for here first, and made here."""
+
+    def find_model(self, name: str, project: str | None = None) -> Model | None:
+        """The model that a statement means: without a project that of the one in use, else as the catalog finds it."""
+        if project is None and self.project.lower() != DEFAULT_PROJECT:
+            return self.catalog.find_model(name, self.project) or self.catalog.find_model(name)
+        return self.catalog.find_model(name, project)
 
     def names(self) -> frozenset[str]:
         """Models, views and what else of ours is named in queries, in lower case."""

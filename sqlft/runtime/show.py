@@ -18,7 +18,7 @@ from sqlft.handler import Trainer
 from sqlft.runtime.literals import quoted
 from sqlft.runtime.models import model_of, outputs_of
 from sqlft.runtime.session import Parameters, Session
-from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowModels
+from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowModels, ShowProjects
 
 MODELS = pa.schema(
     [
@@ -63,6 +63,7 @@ HANDLERS = pa.schema(
         ("IMPORT_ERROR", pa.string()),
     ]
 )
+PROJECTS = pa.schema([("NAME", pa.string()), ("MODELS", pa.int64()), ("CURRENT", pa.bool_())])
 REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -74,6 +75,16 @@ def run_show_models(session: Session, statement: ShowModels, parameters: Paramet
     versions = [session.catalog.version_of(m.key) for m in models]
     rows = [model_row(m, v, known.get(v.key)) for m, v in zip(models, versions, strict=True)]
     return _chosen(session, rows, MODELS, statement, parameters)
+
+
+def run_show_projects(session: Session, statement: ShowProjects, parameters: Parameters) -> pa.Table:
+    """A row a project: how many models it has, and whether USE chose it."""
+    names = [m.key.project.lower() for m in session.catalog.models()]
+    rows = [
+        {"NAME": name, "MODELS": names.count(name.lower()), "CURRENT": name.lower() == session.project.lower()}
+        for name in session.catalog.projects()
+    ]
+    return _chosen(session, rows, PROJECTS, statement, parameters)
 
 
 def run_show_engines(session: Session, statement: ShowEngines, parameters: Parameters) -> pa.Table:
@@ -251,7 +262,7 @@ def _chosen(
     session: Session,
     rows: list[dict[str, Any]],
     schema: pa.Schema,
-    statement: ShowModels | ShowEngines | ShowHandlers,
+    statement: ShowModels | ShowProjects | ShowEngines | ShowHandlers,
     parameters: Parameters,
 ) -> pa.Table:
     return chosen(session, pa.Table.from_pylist(rows, schema), statement.like, statement.where, parameters)

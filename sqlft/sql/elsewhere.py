@@ -30,10 +30,6 @@ _KNOWLEDGE = (
     "Keep embeddings in a table: CREATE MODEL e PREDICT vector USING …, mode = 'embedding'; "
     "CREATE TABLE kb AS SELECT t.*, e.vector FROM t JOIN e ON e.content = t.text",
 )
-_PROJECTS = (
-    "A project is no object of its own, it is the first part of its models' names.",
-    "FROM sqlft.models lists models with their projects; DROP MODEL project.name drops one.",
-)
 _EXPORT = (
     "A model is not exported by a statement: its files lie beside the database.",
     "DESCRIBE name shows the folder of its adapter (ARTIFACT), which transformers and peft read.",
@@ -78,7 +74,6 @@ ELSEWHERE: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
     ("DROP", "TRIGGER"): (drop_trigger, s.Plain),
     ("EVALUATE", "KNOWLEDGE_BASE"): (refuse(*_KNOWLEDGE), s.Plain),
     ("EXPORT", "MODEL"): (refuse(*_EXPORT), s.Plain),
-    ("DROP", "PROJECT"): (refuse(*_PROJECTS), s.Plain),
     **{
         (verb, kind): (refuse(*text), s.Plain)
         for kind, text in _NOT_HERE.items()

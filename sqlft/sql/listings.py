@@ -31,6 +31,11 @@ def show_handlers(c: Cursor) -> s.Statement | None:
     return s.ShowHandlers(_like(c), _where(c)) if _shown(c) else None
 
 
+def show_projects(c: Cursor) -> s.Statement | None:
+    """SHOW PROJECTS [LIKE pattern] [WHERE condition]"""
+    return s.ShowProjects(_like(c), _where(c)) if _shown(c) else None
+
+
 def show_prices(c: Cursor) -> s.Statement | None:
     """SHOW PRICES [LIKE pattern] [WHERE condition]"""
     return s.ShowPrices(_like(c), _where(c)) if _shown(c) else None

@@ -26,6 +26,8 @@ STATEMENTS: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
     ("CREATE", "PREDICTOR"): (definitions.create_model, s.CreateModel),
     ("CREATE", "ANOMALY"): (definitions.no_detection, s.CreateModel),
     ("CREATE", "PROJECT"): (definitions.create_project, s.CreateProject),
+    ("DROP", "PROJECT"): (definitions.drop_project, s.DropProject),
+    ("SHOW", "PROJECTS"): (listings.show_projects, s.ShowProjects),
     ("USE", ""): (definitions.use_project, s.UseProject),
     ("CREATE", "ML_ENGINE"): (definitions.create_engine, s.CreateEngine),
     ("CREATE", "DATABASE"): (definitions.create_database, s.CreateDatabase),
