@@ -89,7 +89,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["a.sql"], "a.sql is a text file of statements, not a DuckDB database.\nRun them: sqlft shell -f a.sql"),
         (["-c", ".open a.sql"], "in the shell: .read a.sql"),
         (["a.sql", "-c", "SELECT 1"], "on a database: sqlft app.duckdb -f a.sql"),
-        (["notes.txt"], "Run its statements: sqlft shell -f notes.txt. Read its rows: sqlft \"FROM read_csv('notes.txt')"),
+        (
+            ["notes.txt"],
+            "Run its statements: sqlft shell -f notes.txt. Read its rows: sqlft \"FROM read_csv('notes.txt')",
+        ),
         (["book.xlsx"], "book.xlsx is no DuckDB database.\nName one"),
         (["empty.duckdb"], "empty.duckdb is empty, and no database.\nRemove it"),
         (["other.sql"], "There is no file other.sql.\nCheck its name"),

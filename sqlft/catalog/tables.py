@@ -133,6 +133,12 @@ SHAPES = {
 }
 
 
+def columns_of(name: str) -> dict[str, str]:
+    """The columns of `sqlft.<name>` with their types."""
+    kinds = (column.split() for column in SHAPES[name].columns.split(","))
+    return {column: str(_TYPES[kind]) for column, kind in kinds}
+
+
 def arrow(db: Database, folder: Path, name: str, known: Mapping[VersionKey, Version] | None = None) -> pa.Table:
     """`sqlft.<name>`; without rows its columns have their types all the same.
 

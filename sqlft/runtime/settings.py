@@ -100,6 +100,17 @@ class QuerySettings:
     max_seconds: Annotated[float | None, "no longer than so many seconds; 0: only kept answers", Range(0)] = None
 
 
+@dataclass
+class EvaluateSettings:
+    """EVALUATE … USING, beside the options of its metrics and, with MODEL, those of a query"""
+
+    metrics: Annotated[Any, "with MODEL: the metrics, ['exact_match', 'token_f1']", Alias("metric")] = None
+    answer: Annotated[Any, "with MODEL: the column, or columns, of right answers", Alias("actual")] = None
+    prediction: Annotated[str | None, "without MODEL: the column of answers to be scored"] = None
+    judge: Annotated[str | None, "the model that llm_judge asks"] = None
+    seed: Annotated[int, "for the intervals, which are drawn by chance"] = 0
+
+
 LIMITS = ("max_cost_usd", "max_rows", "max_seconds")
 
 

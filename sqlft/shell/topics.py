@@ -11,6 +11,7 @@ from sqlft.runtime.analyze_data import DataSettings
 from sqlft.runtime.run import RUNNERS, run_drop_cache
 from sqlft.runtime.settings import (
     EngineSettings,
+    EvaluateSettings,
     ModelSettings,
     PriceSettings,
     QuerySettings,
@@ -65,6 +66,7 @@ SETTINGS: dict[Kind, type] = {
     s.Finetune: TrainSettings,
     s.Retrain: TrainSettings,
     s.AnalyzeTrainingData: DataSettings,
+    s.Evaluate: EvaluateSettings,
     s.CreatePrice: PriceSettings,
     s.SetSetting: SessionSettings,
 }
