@@ -23,7 +23,7 @@ CLAUSES = (
     " [QUALIFY condition] [ORDER BY columns [ASC|DESC]|ORDER BY ALL] [LIMIT count] [OFFSET count]"
 )
 _SETS = ("UNION ALL", "UNION ALL BY NAME", "UNION", "INTERSECT", "EXCEPT")
-END = f"[USING options] [{'|'.join(f'{word} SELECT' for word in _SETS)}]"
+END = f"[USING options] [{'|'.join(f'{word} SELECT columns' for word in _SETS)}]"
 QUERIES = (
     f"SELECT [DISTINCT] columns [FROM relation {CLAUSES}] {END}",
     f"FROM relation {CLAUSES} [SELECT [DISTINCT] columns] {END}",
@@ -33,7 +33,7 @@ QUERIES = (
     "CREATE SCHEMA|TYPE|SEQUENCE|SECRET|INDEX [IF NOT EXISTS] name",
     "DROP TABLE|VIEW|SCHEMA|MACRO|SEQUENCE|INDEX|TYPE|SECRET [IF EXISTS] name [CASCADE]",
     "ALTER TABLE|VIEW [IF EXISTS] name [ADD COLUMN c|DROP COLUMN c|RENAME TO c|RENAME COLUMN c TO d|ALTER COLUMN c]",
-    "INSERT [OR REPLACE|OR IGNORE] INTO table [BY NAME] SELECT|FROM|VALUES",
+    "INSERT [OR REPLACE|IGNORE] INTO table [BY NAME] SELECT|FROM|VALUES",
     "UPDATE table SET assignments [FROM relation] [WHERE condition] [RETURNING columns]",
     "DELETE FROM table [USING relation] [WHERE condition] [RETURNING columns]",
     "COPY table TO|FROM 'file' [(options)]",
@@ -142,7 +142,7 @@ class _Reader:
         if item == "[":
             return self._optional(start)
         end = self._made.state()
-        if re.fullmatch(r"[A-Z][A-Z_]+", item):
+        if _is_keyword(item):
             self._made.edges[start].append((item, end))
             self._is_behind_operand = False
             return end
@@ -174,10 +174,16 @@ class _Reader:
         return end
 
     def _sequence(self, start: int) -> int:
-        """Within a bracket an alternative may be several words: [ON condition|USING (columns)]."""
+        """Within a bracket an alternative may be several words, [ON condition|USING (columns)], but [FROM|IN name]."""
         while self._at < len(self._items) and not self._items[self._at].startswith(("]", "|")):
-            start = self._one(start)
+            here = self._items[self._at : self._at + 3]
+            between_keywords = len(here) == 3 and here[1] == "|" and all(map(_is_keyword, here[::2]))
+            start = self._alternatives(start) if between_keywords else self._one(start)
         return start
+
+
+def _is_keyword(item: str) -> bool:
+    return re.fullmatch(r"[A-Z][A-Z_]+", item) is not None
 
 
 @cache
