@@ -23,6 +23,11 @@ DEBUG = "--debug"
 WRONG, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 LONG = ("readonly", "no-init", "help")
 TAKE_A_VALUE = ("-c", "-f", "-d", "-o", "--mode", "--database", "--catalog")
+VERBS = (
+    *("FROM", "SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "SUMMARIZE", "VALUES", "TABLE", "EXPLAIN", "COPY", "PIVOT"),
+    *("UNPIVOT", "CREATE", "INSERT", "ATTACH", "SET", "PRAGMA", "CALL", "LOAD", "INSTALL"),
+)
+"""First words of statements that make sense on a database in memory."""
 MODES = ("table", "box", "csv", "json", "jsonlines", "markdown", "html", "line")
 EPILOG = """\
 Without a command it is `sqlft shell`, with a file `sqlft shell FILE`.
@@ -30,6 +35,7 @@ Without a command it is `sqlft shell`, with a file `sqlft shell FILE`.
   sqlft shell app.duckdb                        a prompt
   sqlft shell app.duckdb -c 'SHOW MODELS'       one statement
   sqlft app.duckdb -csv 'FROM sales'            the same, short; -json, -markdown …
+  sqlft "FROM 'data.csv'"                       rows of a file, no database
   sqlft shell -f a.sql -f b.sql --mode csv      scripts, results as CSV
   sqlft watch -d app.duckdb                     how far a training is that another terminal started
   sqlft cancel my_model.2 -d app.duckdb         stop it, and sqlft resume goes on with it
@@ -77,6 +83,10 @@ def shell(parsed: argparse.Namespace) -> int:
     from sqlft.shell.start import Arguments, Source, run_shell
 
     sources = [Source(text, is_file) for text, is_file in parsed.sources]
+    if parsed.sql is None and parsed.file is not None and _is_sql(parsed.file):
+        parsed.file, parsed.sql = None, parsed.file
+    if parsed.sql is not None and not _is_sql(parsed.sql) and os.path.isfile(parsed.sql):
+        raise _WrongCommand(f"{parsed.sql} is a file.", f"Run its statements: sqlft {parsed.file} -f {parsed.sql}")
     if parsed.sql is not None:
         sources.insert(0, Source(parsed.sql, False))
     place = Place(parsed.file or ":memory:", parsed.catalog)
@@ -301,6 +311,15 @@ def _spelt_out(given: list[str]) -> list[str]:
     return [command, *options, *others]
 
 
+def _is_sql(text: str) -> bool:
+    """Whether it is a statement that stands where a file's name could.
+
+    >>> _is_sql("FROM 'data.csv'"), _is_sql("my sales.duckdb"), _is_sql("app.duckdb")
+    (True, False, False)
+    """
+    return len(text.split()) > 1 and text.split()[0].upper() in VERBS and not os.path.exists(text)
+
+
 def _with_command(given: list[str]) -> list[str]:
     """`shell` may be left out; SqlftError for a word that looks like a mistyped command rather than a file."""
     if not given:
@@ -308,7 +327,7 @@ def _with_command(given: list[str]) -> list[str]:
     first = given[0]
     if first in COMMANDS or first in ("-h", "--help", "--version"):
         return given
-    if not first.startswith(("-", ":")) and not os.path.exists(first) and not os.path.splitext(first)[1]:
+    if not (first.startswith(("-", ":")) or _is_sql(first) or os.path.exists(first) or os.path.splitext(first)[1]):
         raise _WrongCommand(
             f"There is no command '{first}', nor a file of that name.{did_you_mean(first, COMMANDS)}",
             f"sqlft --help lists the commands; sqlft shell {first} makes a database of that name.",

@@ -232,6 +232,11 @@ class Handler(ABC):
         """For `sqlft doctor`: what of this machine matters to the handler, as JSON can hold it; quick, no network."""
         return {}
 
+    @classmethod
+    def bases(cls) -> Mapping[str, str]:
+        """Bases that can be named in CREATE MODEL, with what each is; for completion: quick, no network, no weights."""
+        return {}
+
     def check(self, model: ModelSpec) -> None:  # noqa: B027  # most have nothing to check
         """Raise OptionError or ProviderError if no model can be made so; called by CREATE MODEL, cheap."""
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from sqlft.catalog.records import View
+from sqlft.catalog.records import DEFAULT_PROJECT, Model, View
 from sqlft.catalog.store import Catalog
 from sqlft.errors import BudgetExceeded, NotFound, OptionError, did_you_mean
 from sqlft.handler import Alias, Range
@@ -198,6 +198,15 @@ class Session:
     system_table: Callable[[Session, str], pa.Table] = _no_table
     """One of SYSTEM_TABLES."""
 
+    project: str = DEFAULT_PROJECT
+    """What USE chose: models whose project is not written are looked for here first, and made here."""
+
+    def find_model(self, name: str, project: str | None = None) -> Model | None:
+        """The model that a statement means: without a project that of the one in use, else as the catalog finds it."""
+        if project is None and self.project.lower() != DEFAULT_PROJECT:
+            return self.catalog.find_model(name, self.project) or self.catalog.find_model(name)
+        return self.catalog.find_model(name, project)
+
     def names(self) -> frozenset[str]:
         """Models, views and what else of ours is named in queries, in lower case."""
         known = self.catalog.names()
@@ -307,6 +316,17 @@ class QuerySettings:
     ] = None
     max_rows: Annotated[int | None, "at most so many prompts are asked; kept answers are free", Range(0)] = None
     max_seconds: Annotated[float | None, "no longer than so many seconds; 0: only kept answers", Range(0)] = None
+
+
+@dataclass
+class EvaluateSettings:
+    """EVALUATE … USING, beside the options of its metrics and, with MODEL, those of a query"""
+
+    metrics: Annotated[Any, "with MODEL: the metrics, ['exact_match', 'token_f1']", Alias("metric")] = None
+    answer: Annotated[Any, "with MODEL: the column, or columns, of right answers", Alias("actual")] = None
+    prediction: Annotated[str | None, "without MODEL: the column of answers to be scored"] = None
+    judge: Annotated[str | None, "the model that llm_judge asks"] = None
+    seed: Annotated[int, "for the intervals, which are drawn by chance"] = 0
 
 
 LIMITS = ("max_cost_usd", "max_rows", "max_seconds")

@@ -138,6 +138,12 @@ class HandlerConformance:
         """`check` has nothing against a model that it can make."""
         self._within(lambda: self.made().check(self.spec()))
 
+    def test_names_its_bases(self) -> None:
+        """For completion: names with a line on each, without a network; none where every name will do."""
+        found = self._within(self.handler.bases)
+        texts = [text for pair in found.items() for text in pair] if isinstance(found, Mapping) else [None]
+        assert all(isinstance(text, str) for text in texts), f"bases gives names with what each is, not {found!r}"
+
     def test_notices_say_what_to_take_instead(self) -> None:
         """Before it is asked or trained, without a network: nothing, or what ends and what goes on."""
         for training in (False, True):

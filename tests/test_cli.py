@@ -65,6 +65,64 @@ def test_a_mistyped_command_makes_no_database(
     assert list(tmp_path.iterdir()) == []
 
 
+FILES = {
+    "a.sql": b"SELECT 42 AS a;",
+    "x.csv": b"a\n42\n",
+    "notes.txt": "só".encode(),
+    "book.xlsx": b"PK\x00\xff\xfe",
+    "empty.duckdb": b"",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with files that are no databases."""
+    monkeypatch.chdir(tmp_path)
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["a.sql"], "a.sql is a text file of statements, not a DuckDB database.\nRun them: sqlft shell -f a.sql"),
+        (["-c", ".open a.sql"], "in the shell: .read a.sql"),
+        (["a.sql", "-c", "SELECT 1"], "on a database: sqlft app.duckdb -f a.sql"),
+        (
+            ["notes.txt"],
+            "Run its statements: sqlft shell -f notes.txt. Read its rows: sqlft \"FROM read_csv('notes.txt')",
+        ),
+        (["book.xlsx"], "book.xlsx is no DuckDB database.\nName one"),
+        (["empty.duckdb"], "empty.duckdb is empty, and no database.\nRemove it"),
+        (["other.sql"], "There is no file other.sql.\nCheck its name"),
+        (["shell", "other.csv"], "There is no file other.csv.\nCheck its name"),
+        (["app.duckdb", "a.sql"], "a.sql is a file.\nRun its statements: sqlft app.duckdb -f a.sql"),
+    ],
+)
+def test_a_file_that_is_no_database_says_what_to_type(
+    folder: Path, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) in (1, 2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert told in err
+    assert {p.name for p in folder.iterdir()} == set(FILES)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-f", "a.sql"], ["FROM 'x.csv'"], ["shell", "FROM 'x.csv'"], ["x.csv", "FROM file"], ["SELECT 42 AS a;"]],
+)
+def test_files_are_read_as_the_message_says(
+    folder: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--mode", "csv"]) == 0
+    assert capsys.readouterr() == ("a\n42\n", "")
+    assert {p.name for p in folder.iterdir()} == set(FILES)
+
+
 @pytest.mark.parametrize(
     "arguments", [["shell", "--mode", "xml"], ["shell", "--nothing"], ["pull"], ["shell", "a", "SELECT 1", "b"]]
 )

@@ -268,6 +268,12 @@ class EndsWithoutAdvice(Fine):
         return Notice("It ends.", "") if training else None
 
 
+class NamesNoBases(Fine):
+    @classmethod
+    def bases(cls) -> Any:
+        return ["tiny"]
+
+
 class Uneven(Fine):
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[list[float]]:
         return ([0.0] * len(t) for t in texts)
@@ -277,6 +283,7 @@ BROKEN: list[tuple[type[Handler], str]] = [
     (ImportsMuch, "test_constructs_without_heavy_imports_or_network"),
     (CallsHome, "test_constructs_without_heavy_imports_or_network"),
     (RefusesAll, "test_checks_the_model"),
+    (NamesNoBases, "test_names_its_bases"),
     (EndsWithoutAdvice, "test_notices_say_what_to_take_instead"),
     (AnswersTwice, "test_answers_every_request_once"),
     (ForgetsOne, "test_answers_every_request_once"),

@@ -52,6 +52,11 @@ class Local(Trainer, Embedder):
         here = machine()
         return {"machine": training.machine_facts(here), "bases": training.bases_that_fit(here)}
 
+    @classmethod
+    def bases(cls) -> Mapping[str, str]:
+        """The presets, with their size and whether they are on this machine."""
+        return hub.described()
+
     def check(self, model: ModelSpec) -> None:
         """OptionError for a base that is no preset, hub id or folder of safetensors, or a GGUF for embeddings."""
         if model.base.endswith(".gguf") and Path(model.base).expanduser().is_file():

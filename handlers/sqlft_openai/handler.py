@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlft.errors import NotSupported, OptionError
@@ -35,6 +35,18 @@ class Hosted(Embedder):
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options if isinstance(options, EngineOptions) else type(self).engine_options())
+
+    @classmethod
+    def bases(cls) -> Mapping[str, str]:
+        """The model that is asked where none is named; which others a provider has is not known without asking it."""
+        default = cls.engine.default_base
+        if default is None:
+            return {}
+        from sqlft_openai.prices import price_of
+
+        price = price_of(cls.engine, default)
+        known = price is not None and price.input is not None and price.output is not None
+        return {default: f"${price.input:g} and ${price.output:g} a million tokens" if price and known else "default"}
 
     def check(self, model: ModelSpec) -> None:
         """OptionError where no model is named or the address is none, NotSupported for images."""

@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 Status = Literal["queued", "training", "complete", "failed", "cancelled", "interrupted"]
 RUNNING: tuple[Status, ...] = ("queued", "training")
 RESUMABLE: tuple[Status, ...] = ("cancelled", "interrupted", "failed")
+DEFAULT_PROJECT = "mindsdb"
 
 
 class ModelKey(NamedTuple):
     """What a model is known by."""
 
     name: str
-    project: str = "mindsdb"
+    project: str = DEFAULT_PROJECT
 
     def __str__(self) -> str:
         """As a statement names it: the default project is left out."""
-        return self.name if self.project.lower() == "mindsdb" else f"{self.project}.{self.name}"
+        return self.name if self.project.lower() == DEFAULT_PROJECT else f"{self.project}.{self.name}"
 
 
 class VersionKey(NamedTuple):
@@ -146,6 +147,8 @@ class View:
     sql: str
     columns: tuple[str, ...] = ()
     schema: str | None = None
+    project: str | None = None
+    """Where its models are looked for first; None: the default project."""
 
 
 @dataclass(frozen=True)
@@ -313,7 +316,7 @@ def own_price(row: sqlite3.Row) -> OwnPrice:
 
 def view(row: sqlite3.Row) -> View:
     """A View from a row of views."""
-    return View(row["name"], row["sql"], tuple(json.loads(row["columns"])), row["schema"])
+    return View(row["name"], row["sql"], tuple(json.loads(row["columns"])), row["schema"], row["project"])
 
 
 def metric(row: sqlite3.Row) -> Metric:

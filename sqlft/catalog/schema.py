@@ -87,6 +87,12 @@ STEPS: tuple[tuple[str, ...], ...] = (
         # Answers that are cut off at their limit of tokens.
         "ALTER TABLE usage ADD COLUMN truncated INTEGER NOT NULL DEFAULT 0",
     ),
+    (
+        # Projects that CREATE PROJECT made; others are there as long as they have models.
+        "CREATE TABLE projects (folded TEXT PRIMARY KEY, name TEXT NOT NULL, created_at INTEGER NOT NULL)",
+        # Where a view looks for its models first: the project that was in use when it was made.
+        "ALTER TABLE views ADD COLUMN project TEXT",
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlft.catalog import files, records
-from sqlft.catalog.records import RUNNING, Metric, Model, ModelKey, Usage, Version, VersionKey
+from sqlft.catalog.records import DEFAULT_PROJECT, RUNNING, Metric, Model, ModelKey, Usage, Version, VersionKey
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, did_you_mean
 from sqlft.log import debug
 
@@ -126,6 +126,45 @@ class Catalog:
                     )
             con.execute("DELETE FROM engines WHERE folded = ?", [name.lower()])
 
+    # projects
+
+    def projects(self) -> list[str]:
+        """All projects by name: the default one, those that were made, and those that have models."""
+        found = self._db.rows("SELECT folded_project AS folded, project AS name FROM models")
+        made = self._db.rows("SELECT folded, name FROM projects")
+        known = {DEFAULT_PROJECT: DEFAULT_PROJECT} | {row["folded"]: row["name"] for row in (*found, *made)}
+        return [known[folded] for folded in sorted(known)]
+
+    def find_project(self, name: str) -> str | None:
+        """The project of that name in any case, as it was first written."""
+        return next((known for known in self.projects() if known.lower() == name.lower()), None)
+
+    def add_project(self, name: str) -> None:
+        """Keep a project without models; AlreadyExists."""
+        with self._db.write() as con:
+            if (known := self.find_project(name)) is not None:
+                raise AlreadyExists(
+                    f"There is a project '{known}' already.",
+                    f"USE {known} chooses it; CREATE PROJECT IF NOT EXISTS {known} takes it as it is.",
+                )
+            con.execute("INSERT INTO projects VALUES (?, ?, ?)", [name.lower(), name, records.micros(records.now())])
+
+    def drop_project(self, name: str) -> None:
+        """Forget a project; NotFound, CatalogError for the default one and while it has models."""
+        with self._db.write() as con:
+            known = self.find_project(name)
+            if known is None:
+                near = did_you_mean(name, self.projects())
+                raise NotFound(f"There is no project '{name}'.{near}", "SHOW PROJECTS lists them.")
+            if known == DEFAULT_PROJECT:
+                raise CatalogError("The default project cannot be dropped.", "DROP MODEL removes its models.")
+            models = con.execute("SELECT name FROM models WHERE folded_project = ?", [name.lower()]).fetchall()
+            if models:
+                listed = " ".join(f"DROP MODEL {known}.{row['name']};" for row in models[:3])
+                more = f" (and {len(models) - 3} more)" if len(models) > 3 else ""
+                raise CatalogError(f"The project '{known}' has models.", f"{listed}{more} comes first.")
+            con.execute("DELETE FROM projects WHERE folded = ?", [name.lower()])
+
     # prices
 
     def prices(self) -> list[OwnPrice]:
@@ -173,8 +212,9 @@ class Catalog:
                 what = "model" if model else "view"
                 raise AlreadyExists(f"There is a {what} '{view.name}' already.", "Choose another name.")
             con.execute(
-                "INSERT OR REPLACE INTO views VALUES (?, ?, ?, ?, ?)",
-                [folded, view.name, view.sql, records.text(list(view.columns)), view.schema],
+                'INSERT OR REPLACE INTO views (folded, name, sql, columns, "schema", project)'
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                [folded, view.name, view.sql, records.text(list(view.columns)), view.schema, view.project],
             )
             self._names = None
 

@@ -127,8 +127,17 @@ SHAPES = {
            cached integer, errors integer, input_tokens integer, output_tokens integer, seconds number,
            cost_usd number, unpriced integer, training_seconds number, training_cost_usd number""",
     ),
-    "views": Shape('SELECT name, "schema", sql FROM views ORDER BY folded', "name text, schema text, sql text"),
+    "views": Shape(
+        """SELECT name, "schema", sql, coalesce(project, 'mindsdb') AS project FROM views ORDER BY folded""",
+        "name text, schema text, sql text, project text",
+    ),
 }
+
+
+def columns_of(name: str) -> dict[str, str]:
+    """The columns of `sqlft.<name>` with their types."""
+    kinds = (column.split() for column in SHAPES[name].columns.split(","))
+    return {column: str(_TYPES[kind]) for column, kind in kinds}
 
 
 def arrow(db: Database, folder: Path, name: str, known: Mapping[VersionKey, Version] | None = None) -> pa.Table:

@@ -1,12 +1,16 @@
-"""The catalog of a database in memory: a folder for its owner only, that is gone when the database is."""
+"""The catalog of a database in memory: a folder for its owner only, that is gone when the database is.
+
+Whoever has such a folder holds the lock (flock) on a file in it.  A process that was killed left its folder behind and
+holds no lock any more: the next database in memory removes it, unless a training that was started there still runs.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,10 @@ from typing import Any
 from sqlft.catalog.files import alive, works
 from sqlft.catalog.store import Catalog
 from sqlft.errors import SqlftError
-from sqlft.log import warn
+from sqlft.log import debug, warn
 from sqlft.secrets import references
 
+PREFIX, OWNER = "sqlft-", "owner.lock"
 _attached: weakref.WeakKeyDictionary[Any, Catalog] = weakref.WeakKeyDictionary()
 """Catalogs of DuckDB connections in memory that others have opened, and that may be attached to again."""
 
@@ -30,8 +35,59 @@ class TemporaryCatalog(Catalog):
     def __init__(self, kill: Callable[[Path], object], of: object | None = None) -> None:
         import tempfile
 
-        super().__init__(Path(tempfile.mkdtemp(prefix="sqlft-")))
-        self.delete = weakref.finalize(self if of is None else of, _delete, self.folder, os.getpid(), kill)
+        remove_abandoned(Path(tempfile.gettempdir()))
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        super().__init__(folder)
+        owner = self if of is None else of
+        self.delete = weakref.finalize(owner, _delete, folder, _own(folder), os.getpid(), kill)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the folders that databases in memory of killed processes left in `parent`; a living one's is not touched.
+
+    A folder without the owner's file is left alone: it may be one that is being made.
+    """
+    for found in parent.glob(f"{PREFIX}*/{OWNER}"):
+        with suppress(OSError), _abandoned(found) as is_abandoned:
+            if is_abandoned and not any(map(alive, works(found.parent))):
+                debug("catalog: %s is removed, the process that made it was killed", found.parent)
+                _remove(found.parent)
+
+
+def _own(folder: Path) -> int | None:
+    """Hold the lock that says that the folder has an owner; None where the file system has no locks.
+
+    The file is locked before it gets its name, so nobody sees it without its lock.
+    """
+    made = folder / f"{OWNER}.new"
+    with suppress(OSError, ImportError):
+        lock = os.open(made, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            made.rename(folder / OWNER)
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
+    return None
+
+
+@contextmanager
+def _abandoned(found: Path) -> Iterator[bool]:
+    """Whether nobody owns this user's folder with the owner's file `found`, and nobody else removes it meanwhile."""
+    import fcntl
+
+    if found.parent.lstat().st_uid != os.getuid() or found.parent.is_symlink():
+        yield False
+        return
+    lock = os.open(found, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    finally:
+        os.close(lock)
 
 
 def catalog_of(con: Any, kill: Callable[[Path], object]) -> Catalog:
@@ -41,12 +97,18 @@ def catalog_of(con: Any, kill: Callable[[Path], object]) -> Catalog:
     return _attached[con]
 
 
-def _delete(folder: Path, process: int, kill: Callable[[Path], object]) -> None:
+def _delete(folder: Path, lock: int | None, process: int, kill: Callable[[Path], object]) -> None:
     if os.getpid() != process:  # a fork's, which leaves its parent's alone
         return
     for work in filter(alive, works(folder)):
         warn(f"The training of {work.parent.name}.{work.stem} is ended: its database was in memory and is gone.")
         kill(work)
+    _remove(folder)
+    if lock is not None:
+        os.close(lock)
+
+
+def _remove(folder: Path) -> None:
     if (folder / "catalog.sqlite").exists():
         with suppress(SqlftError):
             _forget_secrets(Catalog(folder))

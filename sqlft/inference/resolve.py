@@ -110,7 +110,7 @@ def prompt_of(model: Model) -> Prompt:
 def model_of(session: Session, key: ModelKey | str) -> Model:
     """The model of that name; NotFound with the nearest name there is."""
     name, project = (key, None) if isinstance(key, str) else key
-    found = session.catalog.find_model(name, project)
+    found = session.find_model(name, project)
     if found is None:
         names = [str(m.key) if project else m.key.name for m in session.catalog.models()]
         what = name if project is None else str(ModelKey(name, project))

@@ -163,7 +163,7 @@ class Planner:
         behind = {"INSERT": "INTO", "MERGE": "INTO", "DELETE": "FROM"}.get(word)
         place = self._find((behind,), 0) if behind is not None else 0 if word in ("UPDATE", "TRUNCATE") else None
         parts, _ = dotted_name(self._tokens, place + 1) if place is not None else ([], 0)
-        if parts and len(parts) < 3 and self._session.catalog.find_model(parts[-1], parts[-2] if parts[1:] else None):
+        if parts and len(parts) < 3 and self._session.find_model(parts[-1], parts[-2] if parts[1:] else None):
             raise NotSupported(
                 f"The model '{parts[-1]}' stands where only a table can.", "Write into a table; a model is only read."
             )
@@ -433,7 +433,7 @@ class Planner:
         return self._is_model_name(ast.split_version(name)[0])
 
     def _model(self, schema: str, name: str, number: int | None, alias: str) -> Resolved | None:
-        model = self._session.catalog.find_model(name, schema or None) if self._is_model_name(name) else None
+        model = self._session.find_model(name, schema or None) if self._is_model_name(name) else None
         if model is None:
             return None
         if (model.key, number) not in self._resolved:
@@ -443,7 +443,7 @@ class Planner:
     def _table(self, catalog: str, schema: str, name: str) -> Node | None:
         """What stands for sqlft.<name>, for one of the tables of `mindsdb`, or for a view of ours."""
         session, lowered = self._session, schema.lower()
-        if not catalog and lowered == SYSTEM and session.catalog.find_model(name, SYSTEM) is None:
+        if not catalog and lowered == SYSTEM and session.find_model(name, SYSTEM) is None:
             own = settings(session) if name.lower() == SETTINGS else session.catalog.table(name.lower())
             return self._registered(own)
         if not catalog and name.lower() in SYSTEM_TABLES and self._is_listing(lowered, name):
@@ -454,11 +454,28 @@ class Planner:
             return None
         self._expanded.append(view.name)
         query, _ = self._parsed(ast.normalize(view.sql, tokens(view.sql), self._is_model_name))
+        self._keep_project(query, view.project or DEFAULT_PROJECT)
         made = ast.relation("(SELECT 1) AS __x")
         made["subquery"]["node"] = query
         if view.columns:
             made["column_name_alias"] = list(view.columns)
         return made
+
+    def _keep_project(self, query: Node, project: str) -> None:
+        """Let a view's models be those of the project in which it was made, whatever USE chose since."""
+        if project.lower() == self._session.project.lower():
+            return
+        own = {entry["key"].lower() for node in ast.walk(query) for entry in ast.ctes(node)}
+        for node in filter(ast.is_table, ast.walk(query)):
+            catalog, schema, name = ast.table_name(node)
+            plain, alias = ast.split_version(name)[0], node.get("alias", "")
+            if catalog or schema or plain.lower() in own or not self._is_model_name(plain):
+                continue
+            found = self._session.catalog
+            model = found.find_model(plain, project) or found.find_model(plain)
+            if model is not None:
+                ast.set_table(node, model.key.project, name)
+                node["alias"] = alias or model.key.name
 
     def _is_listing(self, schema: str, name: str) -> bool:
         """Whether it is one of MindsDB's tables of models, which a table of that name goes before."""

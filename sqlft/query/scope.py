@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import duckdb
@@ -17,9 +18,10 @@ from sqlft.errors import caret, did_you_mean
 from sqlft.inference.resolve import Resolved, outputs_of, prompt_of
 from sqlft.query import ast
 from sqlft.query.ast import Node
-from sqlft.session import Session
+from sqlft.session import SYSTEM_TABLES, Session
 from sqlft.sql.lexer import tokens
 from sqlft.sql.names import written
+from sqlft.sql.statements import DEFAULT_PROJECT
 
 
 class Use(NamedTuple):
@@ -276,11 +278,17 @@ def output_names(node: Node) -> list[str]:
     return found
 
 
+GUESS = re.compile(r'\nDid you mean "[^\n]*"\?')
+"""What DuckDB proposes for a name, which may be one of its own tables."""
+SYSTEM = ("pg_", "duckdb_", "sqlite_", "pragma_", "information_schema")
 UNKNOWN = re.compile(r'(?P<kind>[\w ]+) with name "?(?P<name>.+?)"? does not exist')
 NO_COLUMN = re.compile(r'Referenced column "(.+?)" (?:was )?not found')
-
-
 INTERNAL = re.compile(r'"?__sqlft\w*"?(?:, )?')
+OWN_TABLES = """
+SELECT database_name, schema_name, name, database_name = current_database(),
+       list_contains(current_schemas(true), schema_name) AND database_name IN (current_database(), 'temp')
+FROM (SELECT database_name, schema_name, table_name AS name FROM duckdb_tables() WHERE NOT internal
+      UNION ALL SELECT database_name, schema_name, view_name FROM duckdb_views() WHERE NOT internal)"""
 
 
 def explain(session: Session, error: duckdb.Error, query: str) -> None:
@@ -289,6 +297,9 @@ def explain(session: Session, error: duckdb.Error, query: str) -> None:
     if "__sqlft" in said:
         said = INTERNAL.sub("", said.split("\n\nLINE ")[0].split("\nLINE ")[0]).rstrip(" ,:\n") + _place(said, query)
     hint = _hint(session, error, query)
+    unknown = UNKNOWN.search(said)
+    if unknown is not None and not unknown["name"].lower().startswith(SYSTEM):
+        said = _with_own_names(session, said, unknown["name"], unknown["kind"])
     if hint and hint not in said:
         said = f"{said}\n{hint}"
     if said != str(error):
@@ -321,7 +332,7 @@ def _hint(session: Session, error: duckdb.Error, query: str) -> str:
 
 
 def _about_name(session: Session, name: str, kind: str) -> str:
-    model = session.catalog.find_model(name) if name.lower() in session.names() else None
+    model = session.find_model(name) if name.lower() in session.names() else None
     if model is not None:
         inputs = prompt_of(model).inputs
         read = f"SELECT {outputs_of(model).names[0]} FROM {written(name)} WHERE {written(inputs[0])} = …"
@@ -330,8 +341,54 @@ def _about_name(session: Session, name: str, kind: str) -> str:
         return f"'{name}' is a model. Read it like a table: {read}."
     if name.lower() in session.names():
         return f"'{name}' is a view over a model; it is in no other schema: FROM {written(name)}."
-    near = did_you_mean(name, session.names())
-    return f"No model has this name either.{near}" if near else ""
+    project = name.partition(".")[0].lower()
+    if "." in name and project in (p.lower() for p in session.catalog.projects()):
+        return _not_in_project(session, *name.split(".", 1))
+    return ""
+
+
+def _not_in_project(session: Session, project: str, name: str) -> str:
+    known = [m.key.name for m in session.catalog.models() if m.key.project.lower() == project.lower()]
+    guess = did_you_mean(name, [*known, *(SYSTEM_TABLES if project.lower() == DEFAULT_PROJECT else ())])
+    return f"The project '{project}' has no model '{name}'.{guess} SHOW MODELS FROM {written(project)} lists them."
+
+
+def _with_own_names(session: Session, said: str, name: str, kind: str) -> str:
+    """An error with the user's nearest table or model in place of what DuckDB proposes; system tables are none."""
+    is_table = kind.split()[-1] in ("Table", "View")
+    if name.lower() in session.names():
+        return GUESS.sub("", said)
+    if not is_table:
+        near = _nearest(name, {n: n for n in session.names()})
+        return GUESS.sub(f'\nDid you mean the model "{near}"? It is read like a table.', said) if near else said
+    known = _tables(session) | {n: n for n in session.names()}
+    near = _nearest(name, known)
+    guess = f'\nDid you mean "{near}"?' if near else ""
+    if GUESS.search(said):
+        return GUESS.sub(lambda _: guess, said, count=1)
+    head, line, place = said.partition("\n\nLINE ")
+    return head + guess + line + place
+
+
+def _nearest(name: str, known: Mapping[str, str]) -> str:
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    return known[near[0]] if near else ""
+
+
+def _tables(session: Session) -> dict[str, str]:
+    """The user's tables and views as they are written here, by their lower-case names with and without a schema."""
+    try:
+        rows = session.con.sql(OWN_TABLES).fetchall()
+    except duckdb.Error:  # in a failed transaction
+        return {}
+    known: dict[str, str] = {}
+    for database, schema, table, is_here, is_near in rows:
+        owner = schema if is_here else database
+        shown = table if is_near else f"{owner}.{table}"
+        known[f"{owner}.{table}".lower()] = shown
+        if is_near or table.lower() not in known:
+            known[table.lower()] = shown
+    return known
 
 
 def _about_syntax(session: Session, query: str) -> str:

@@ -8,7 +8,7 @@ UPDATE … FROM and DELETE … USING become a query over their table, whose rows
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 
@@ -114,7 +114,8 @@ def define(session: Session, text: str, found: Sequence[Token], reads_models: Ca
 def _create(
     session: Session, text: str, found: Sequence[Token], made: Create, reads_models: Callable[[str], bool]
 ) -> bool:
-    if session.catalog.find_model(made.name) is not None:
+    schema, _, name = made.name.rpartition(".")
+    if session.find_model(name, schema or None) is not None:
         raise AlreadyExists(
             f"'{made.name}' is a model, and a model and a {made.kind} may not share a name.",
             f"Choose another name, or ALTER MODEL {made.name} RENAME TO ….",
@@ -141,7 +142,7 @@ def _create(
         return True
     if existing is None:
         _check_free(session, made)
-    view = View(made.name, query, made.columns)
+    view = View(made.name, query, made.columns, project=session.project)
     if made.temporary:
         _add_temporary(session, view, made.or_replace)
     else:
@@ -194,7 +195,7 @@ def _drop(session: Session, found: Sequence[Token], *, if_exists: bool) -> bool:
     if not parts:
         return False
     name = key_of(parts)
-    if len(parts) < 3 and session.catalog.find_model(parts[-1], parts[-2] if len(parts) > 1 else None) is not None:
+    if len(parts) < 3 and session.find_model(parts[-1], parts[-2] if len(parts) > 1 else None) is not None:
         raise CatalogError(f"'{'.'.join(parts)}' is a model.", f"DROP MODEL {'.'.join(parts)} removes it.")
     if session.view(name) is None:
         return False
@@ -221,14 +222,15 @@ def _rename(session: Session, text: str, found: Sequence[Token]) -> bool:
     made = Create("view", new, False, False, view.name.lower() in session.temporary, view.columns, None)
     if session.view(new) is not None:
         raise _taken_by_view(new, "view")
-    if session.catalog.find_model(new) is not None:
+    if session.find_model(new) is not None:
         raise AlreadyExists(f"There is a model '{new}' already.", "Choose another name.")
     _check_free(session, made)
+    renamed = replace(view, name=new)
     if made.temporary:
         del session.temporary[view.name.lower()]
-        session.temporary[new.lower()] = View(new, view.sql, view.columns)
+        session.temporary[new.lower()] = renamed
     else:
-        session.catalog.add_view(View(new, view.sql, view.columns))
+        session.catalog.add_view(renamed)
         session.catalog.drop_view(view.name)
     return True
 

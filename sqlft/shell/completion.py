@@ -1,30 +1,34 @@
-"""What Tab offers: by the place of the cursor keywords, tables, models, columns, versions, options or their values."""
+"""What Tab offers: by the place of the cursor keywords, tables, models, columns, versions, options, values or files."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from glob import iglob
-from os.path import isdir
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
 from sqlft.errors import StatementError
 from sqlft.metrics import METRICS
-from sqlft.shell.commands import COMMANDS
-from sqlft.shell.modes import MODES
-from sqlft.shell.plots import CHARTS
-from sqlft.shell.topics import main_topics
-from sqlft.shell.vocabulary import Relation, Vocabulary, options_for, values_of
+from sqlft.options import Option
+from sqlft.shell import syntax
+from sqlft.shell.arguments import for_command, paths
+from sqlft.shell.vocabulary import Relation, Vocabulary, bases_of, options_for, values_of
 from sqlft.sql.lexer import Token, split, tokens
 from sqlft.sql.names import written
-from sqlft.sql.parser import STATEMENTS
+from sqlft.statements.databases import ENGINES as DATABASE_ENGINES
 from sqlft.statements.describe import ATTRIBUTES
 
+Offer = tuple[str, str]
+"""What may stand there, and what it is."""
 _PREFIX = re.compile(r"\w*\Z")
-_BEFORE_RELATION = {"FROM", "JOIN", "INTO", "UPDATE", "TABLE", "DESCRIBE", "DESC", "SUMMARIZE", "VIEW"}
-_LEADING = {"SHOW", "EVALUATE", "ANALYZE", "REPORT", "CANCEL", "RESUME", "UNLOAD"}
-"""Words behind which our keywords come before all others."""
+_BEFORE_RELATION = {"FROM", "JOIN", "INTO", "UPDATE", "TABLE", "DESCRIBE", "DESC", "SUMMARIZE", "VIEW", "PIVOT", "COPY"}
 _BEFORE_MODEL = {"MODEL", "PREDICTOR", "FINETUNE", "RETRAIN", "ACTIVE", "MODEL_ACTIVE"}
+_BEFORE_FILE = {"FROM", "JOIN", "ATTACH", "LOAD", "SUMMARIZE", "DESCRIBE"}
+_READS_FILES = re.compile(r"(read|parquet|sniff|scan|glob|from|st_read)(_|\Z)|.*_scan\Z", re.IGNORECASE)
+"""Functions whose arguments are files: read_csv, parquet_metadata, sniff_csv, glob, sqlite_scan."""
+_PATH_LIKE = re.compile(r"(\.{1,2}|~)?/|[^']*/")
+MOST = 500
+"""More are not shown: a menu of all functions helps nobody."""
 
 
 class Suggestion(NamedTuple):
@@ -37,86 +41,215 @@ class Suggestion(NamedTuple):
 
 def suggestions(before: str, vocabulary: Callable[[], Vocabulary], after: str = "") -> list[Suggestion]:
     """What may come between `before` and `after`, likeliest first."""
-    text = before.lstrip()
-    if text.startswith("."):
-        return list(_for_command(text, vocabulary))
+    if before.lstrip().startswith((".", "\\")):
+        return [Suggestion(*one) for one in for_command(before.lstrip(), vocabulary)]
     spans = split(before)
     start = spans[-1].start if spans and not _is_ended(before, spans[-1].end) else len(before)
-    prefix = _PREFIX.search(before)
-    word = prefix[0] if prefix else ""
-    found, quote = _tokens(before[start : len(before) - len(word)])
+    found, quote = _tokens(before[start:])
     if found is None:
         return []
     later, _ = _tokens(after.partition(";")[0])
-    place = _Place(found, later or [], vocabulary())
-    offered = place.values(quote) if quote else place.offers()
-    return list(_matching(offered, word))
+    if quote:
+        opened = found.pop()
+        word = before[start:][opened.text.index(quote) + opened.start + 1 :]
+        closing = "" if after.startswith(quote) else quote
+        offered = _Place(found, later or [], vocabulary(), word).values(quote)
+        return list(islice(_matching(offered, word, closing), MOST))
+    prefix = _PREFIX.search(before)
+    word = prefix[0] if prefix else ""
+    found, _ = _tokens(before[start : len(before) - len(word)])
+    place = _Place(found or [], later or [], vocabulary(), word)
+    return list(islice(_matching(place.offers(), word), MOST))
 
 
 class _Place:
     """The tokens of a statement before the word at the cursor."""
 
-    def __init__(self, found: list[Token], later: list[Token], vocabulary: Vocabulary) -> None:
-        self._found, self._later, self._known = found, later, vocabulary
+    def __init__(self, found: list[Token], later: list[Token], vocabulary: Vocabulary, word: str) -> None:
+        self._found, self._later, self._known, self._word = found, later, vocabulary, word
         self._words = [t.word or t.text for t in found]
         self._last = self._words[-1] if found else ""
 
-    def offers(self) -> Iterator[tuple[str, str]]:
+    def offers(self) -> Iterator[Offer]:
         """Words and what they are."""
-        if self._last == "." and self._words[:1] in (["DESCRIBE"], ["DESC"]) and self._is_model():
-            yield from ((name, "what DESCRIBE shows") for name in ATTRIBUTES)
+        if not self._found:
+            yield from _keywords(syntax.STARTS)
         elif self._last == ".":
-            yield from self._qualified(self._found[-2].value if len(self._found) > 1 else "")
+            yield from self._qualified()
         elif (using := self._using()) is not None:
             yield from self._options(using)
-        elif following := self._following():
-            yield from ((word, "keyword") for word in following)
-            yield from ((name, "metric") for name in METRICS if self._words == ["EVALUATE"])
-            yield from ((word, "keyword") for word in self._known.keywords if len(self._words) == 1)
+            return
+        elif self._last == "::":
+            yield from ((name, "type") for name in self._known.language.types)
+        else:
+            names = list(self._names())
+            coming = syntax.following(self._found)
+            keywords = list(_keywords(k for k in coming.keywords if k != "USING" or self._takes_options()))
+            if self._is_behind_operand() or not coming.takes_name:
+                yield from keywords
+                yield from names
+                yield from _keywords(self._known.language.keywords if self._word else ())
+            else:
+                yield from names
+            if self._is_expression():
+                yield from self._expression(has_columns=not names)
+            yield from keywords
+        if self._word and self._last != ".":
+            yield from _keywords(self._known.language.keywords)
+
+    def values(self, quote: str) -> Iterator[Offer]:
+        """Inside an open quote: files, choices of an option, or names."""
+        if quote != "'":
+            yield from self._columns(quoted=False)
+            yield from ((r.name, r.kind) for r in self._known.relations.values() if r.is_near)
+            return
+        option = self._assigned()
+        if option is not None:
+            for text, about in self._option_values(option, self._using() or 0):
+                if text.startswith("'"):
+                    yield text[1:-1], about
+        if self._is_file() or (option is not None and _PATH_LIKE.match(self._word)):
+            for path in paths(self._word.replace("''", "'")):
+                yield path.replace("'", "''"), "folder" if path.endswith("/") else "file"
+
+    # -- names ---------------------------------------------------------------------------------------------
+
+    def _names(self) -> Iterator[Offer]:
+        """What has the name that stands here, where that is clear."""
+        words, last = self._words, self._last
+        if words in (["USE"], ["DROP", "PROJECT"], ["SHOW", "MODELS", "FROM"], ["SHOW", "MODELS", "IN"]):
+            yield from ((written(name), "project") for name in self._known.projects)
+            if words == ["USE"]:
+                yield from ((written(name), "schema") for name in self._known.schemas if name != "sqlft")
+        elif (
+            words[:1] == ["EVALUATE"] and words[1:2] != ["MODEL"] and "FROM" not in words and last in ("EVALUATE", ",")
+        ):
+            yield from ((name, "metric") for name in METRICS)
         elif self._is_engine_place():
             yield from ((name, "engine") for name in sorted(self._known.engines))
-        elif self._last in _BEFORE_MODEL or (self._words[-2:] == ["IF", "EXISTS"] and self._words[-3] in _BEFORE_MODEL):
-            yield from ((written(m.name), "model") for m in self._known.models())
-        elif self._last in _BEFORE_RELATION or (self._last == "," and self._is_in_from()):
-            yield from self._relations()
-        else:
-            yield from self._columns()
-            yield from ((word, "keyword") for word in self._known.keywords)
+        elif self._is_model_place():
+            yield from ((self._called(m), "model") for m in self._known.models())
+        elif words in (["SET"], ["RESET"], ["PRAGMA"]):
+            yield from ((name, about) for name, about in self._known.language.settings.items() if self._word)
+        elif last in _BEFORE_RELATION or (last == "," and self._is_in_from()) or (words[0], last) == ("EVALUATE", "ON"):
             yield from self._relations()
 
-    def values(self, quote: str) -> Iterator[tuple[str, str]]:
-        """Inside an open quote: engines and choices of an option, or names."""
-        if self._last == "=" and len(self._found) > 1:
-            for text, about in self._option_values(self._found[-2].value.lower(), self._using() or 0):
-                yield text.strip("'"), about
-        elif quote != "'":
-            for name, about in self._columns(quoted=False):
-                yield name, about
-
-    def _following(self) -> list[str]:
-        """The keywords that a statement of ours goes on with, behind its first word and behind its model's name."""
+    def _is_model_place(self) -> bool:
         words = self._words
-        if len(words) == 1:
-            kinds = [kind for verb, kind in STATEMENTS if verb == words[0] and kind in self._known.keywords]
-            return kinds if words[0] in _LEADING else []
-        if (
-            not words
-            or self._found[-1].kind not in ("word", "quoted")
-            or self._last in _BEFORE_MODEL | {"IF", "EXISTS"}
-        ):
-            return []
-        if words[0] in ("FINETUNE", "RETRAIN") and "FROM" not in words:
-            return ["FROM"]
-        if words[:2] == ["EVALUATE", "MODEL"] and "ON" not in words:
-            return ["ON"]
-        if words[0] == "CREATE" and {"MODEL", "PREDICTOR"} & set(words[:4]) and "PREDICT" not in words:
-            return [] if "FROM" in words else ["PREDICT", "FROM"]
-        return []
+        if self._last == "," and words[:2] == ["EVALUATE", "MODEL"]:
+            return "ON" not in words
+        if self._last == "FOR":
+            return words[0] == "ANALYZE" or words[:2] == ["DROP", "CACHE"]
+        behind = words[-3] if words[-2:] == ["IF", "EXISTS"] and len(words) > 2 else self._last
+        is_new = words[0] == "CREATE" or (words[0] == "RENAME" and len(words) > 2)
+        return behind in _BEFORE_MODEL and not is_new
 
-    def _is_model(self) -> bool:
-        """Whether a model's name, or a version of it, stands before the point."""
-        relation = self._known.relations.get(self._found[-2].value.lower()) if len(self._found) > 1 else None
-        return relation is not None and relation.kind == "model"
+    def _is_engine_place(self) -> bool:
+        words = self._words
+        created = words[:2] == ["CREATE", "ML_ENGINE"] and self._last == "FROM"
+        priced = "PRICE" in words[:4] and self._last == "FOR"
+        return created or priced or (self._last == "ML_ENGINE" and words[0] in ("DROP", "DESCRIBE", "DESC"))
+
+    def _relations(self) -> Iterator[Offer]:
+        is_written = self._last in ("INTO", "UPDATE", "TABLE", "VIEW")  # models are only read
+        near = (r for r in self._known.relations.values() if r.is_near and (r.kind != "model" or not is_written))
+        yield from ((self._called(r), r.kind) for r in near)
+        yield from ((written(name), "schema") for name in self._known.schemas if "." not in name)
+        if self._word and not is_written:
+            yield from ((f"{name}(", about) for name, about in self._known.language.table_functions.items())
+
+    def _called(self, relation: Relation) -> str:
+        project = relation.project
+        return f"{written(project)}.{written(relation.name)}" if project else written(relation.name)
+
+    def _qualified(self) -> Iterator[Offer]:
+        """Behind a point: attributes, versions, columns, or the tables of a schema."""
+        before = self._found[-2] if len(self._found) > 1 else self._found[-1]
+        name = before.value
+        describes = self._words[:1] in (["DESCRIBE"], ["DESC"])
+        if describes and before.kind == "number":
+            yield from ((attribute, "what DESCRIBE shows") for attribute in ATTRIBUTES)
+            return
+        relation = self._known.relations.get(name.lower())
+        is_model = relation is not None and relation.kind == "model"
+        if describes and is_model:
+            yield from ((attribute, "what DESCRIBE shows") for attribute in ATTRIBUTES)
+        for one in self._named(name):
+            yield from ((str(number), f"version of {one.name}") for number in one.versions)
+            if not describes:
+                yield from ((written(c), kind) for c, kind in one.columns.items())
+        yield from ((written(t), kind) for t, kind in self._known.schemas.get(name.lower(), {}).items())
+
+    def _named(self, name: str) -> Iterator[Relation]:
+        """The relation of this name, or that which has it as an alias."""
+        if (relation := self._relation_at(self._found, len(self._found) - 2)) is not None:
+            yield relation
+        for i, token in enumerate([*self._found, *self._later]):
+            if i and token.value.lower() == name.lower() and token.kind in ("word", "quoted"):
+                yield from self._relations_before(i)
+
+    def _relations_before(self, at: int) -> Iterator[Relation]:
+        """That which an alias at this token stands for: `m a`, `m.2 AS a`."""
+        found = [*self._found, *self._later]
+        names = [i for i in range(max(0, at - 3), at) if found[i].word != "AS" and not found[i].text.startswith(".")]
+        if names and (relation := self._relation_at(found, names[-1])) is not None:
+            yield relation
+
+    # -- expressions ---------------------------------------------------------------------------------------
+
+    def _is_behind_operand(self) -> bool:
+        """Whether a name or a value stands before the cursor, so that a keyword is likeliest."""
+        last = self._found[-1]
+        return (last.kind != "op" and last.word not in self._known.language.keywords) or last.text in (")", "*", "]")
+
+    def _takes_options(self) -> bool:
+        """Whether USING may stand here: options are those of models; that of a join is another."""
+        is_query = self._words[0] in ("SELECT", "FROM", "WITH", "INSERT", "COPY") or self._words[:2] == [
+            "CREATE",
+            "TABLE",
+        ]
+        reads_model = any(r.kind == "model" for r in self._mentioned())
+        return not is_query or reads_model or "JOIN" in self._words
+
+    def _is_expression(self) -> bool:
+        """Whether columns and functions may stand here: in a query, behind WHERE, in a query's parentheses."""
+        words = self._words
+        is_ours = words[0] in ("FINETUNE", "RETRAIN", "EVALUATE", "ANALYZE", "REPORT", "SHOW", "DROP", "USE", "CREATE")
+        is_inside = words.count("(") > words.count(")") or (words[0] == "CREATE" and "AS" in words)
+        is_query = any(word in ("SELECT", "FROM", "WHERE", "SET", "VALUES", "CALL") for word in words)
+        return is_query and self._last not in _BEFORE_RELATION and (is_inside or not is_ours)
+
+    def _expression(self, *, has_columns: bool) -> Iterator[Offer]:
+        if has_columns:
+            yield from self._columns()
+        if self._word:
+            yield from ((f"{name}(", about) for name, about in self._known.language.functions.items())
+            yield from ((self._called(r), r.kind) for r in self._known.relations.values() if r.is_near)
+
+    def _columns(self, quoted: bool = True) -> Iterator[Offer]:
+        """Of the tables and models that the statement names, also behind the cursor."""
+        for relation in self._mentioned():
+            for column, kind in relation.columns.items():
+                yield written(column) if quoted else column, f"{relation.name}: {kind}"
+
+    def _mentioned(self) -> list[Relation]:
+        found = [*self._found, *self._later]
+        named = [self._relation_at(found, i) for i, t in enumerate(found) if t.kind in ("word", "quoted")]
+        return list({id(r): r for r in named if r is not None}.values())
+
+    def _relation_at(self, found: list[Token], i: int) -> Relation | None:
+        """What a token names, with the project that stands before it."""
+        name = found[i].value.lower()
+        full = f"{found[i - 2].value.lower()}.{name}" if i > 1 and found[i - 1].text == "." else ""
+        return self._known.relations.get(full) or self._known.relations.get(name)
+
+    def _is_in_from(self) -> bool:
+        for word in reversed(self._words):
+            if word in ("FROM", "SELECT", "WHERE", "BY", "VALUES", "(", "SET"):
+                return word == "FROM"
+        return False
+
+    # -- options -------------------------------------------------------------------------------------------
 
     def _using(self) -> int | None:
         """Behind the USING whose options are being written; that of a join has a parenthesis."""
@@ -125,135 +258,103 @@ class _Place:
                 return i + 1 if i + 1 == len(self._found) or self._words[i + 1] != "(" else None
         return None
 
-    def _options(self, using: int) -> Iterator[tuple[str, str]]:
-        if self._last == "=":
-            yield from self._option_values(self._found[-2].value.lower(), using)
+    def _options(self, using: int) -> Iterator[Offer]:
+        option = self._assigned()
+        if option is not None:
+            yield from self._option_values(option, using)
         elif self._last in ("USING", ","):
             pairs = zip(self._found[using:], self._words[using + 1 :], strict=False)
             given = {key.value.lower() for key, sign in pairs if sign == "="}
-            for name, option in self._takes(using).items():
+            for name, option_ in self._takes(using).items():
                 if name not in given:
-                    yield f"{name} = ", f"{option.doc} ({option.type_name})"
+                    yield f"{name} = ", f"{option_.doc} ({option_.type_name})"
 
-    def _option_values(self, name: str, using: int) -> Iterator[tuple[str, str]]:
-        if name == "engine":
+    def _assigned(self) -> str | None:
+        """The option whose value stands here, also inside its list; None where there is none."""
+        at = len(self._words) - 1
+        if self._last in ("[", ","):
+            depth = 0
+            while at >= 0 and not (self._words[at] == "[" and depth == 0):
+                depth += (self._words[at] == "]") - (self._words[at] == "[")
+                at -= 1
+            at -= 1
+        return self._found[at - 1].value.lower() if at > 0 and self._words[at] in ("=", ":") else None
+
+    def _option_values(self, name: str, using: int) -> Iterator[Offer]:
+        if name == "engine" and "DATABASE" in self._words[:4]:
+            yield from ((f"'{engine}'", "data source") for engine in DATABASE_ENGINES)
+            return
+        if name in ("engine", "serve", "handler"):
             yield from ((f"'{engine}'", "engine") for engine in sorted(self._known.engines))
             return
         if name in ("metric", "metrics") and self._words[:1] == ["EVALUATE"]:
             yield from ((f"'{metric}'", "metric") for metric in METRICS)
             return
-        option = self._takes(using).get(name)
-        if option is not None:
+        if name == "judge":
+            yield from ((f"'{self._called(m)}'", "model") for m in self._known.models())
+            return
+        option = next((o for o in self._takes(using).values() if name in (o.name, *o.aliases)), None)
+        if option is not None and option.name == "base":
+            engine = self._engine(using)
+            yield from ((f"'{base}'", about) for base, about in bases_of(engine, self._known).items())
+        elif option is not None:
             yield from ((value, option.doc) for value in values_of(option))
 
-    def _takes(self, using: int) -> dict[str, Any]:
+    def _takes(self, using: int) -> dict[str, Option]:
         names = [t.value for t in self._found[:using] if t.kind in ("word", "quoted")]
         return options_for([t.word for t in self._found[:using]], self._known, names, self._engine(using))
 
     def _engine(self, using: int) -> str:
         """The engine that the options name, or the handler of CREATE ML_ENGINE … FROM handler."""
-        for key, sign, value in zip(self._found, self._found[1:], self._found[2:], strict=False):
+        found = [*self._found, *self._later]
+        for key, sign, value in zip(found, found[1:], found[2:], strict=False):
             if key.value.lower() == "engine" and sign.text == "=":
                 return value.value
         return self._found[using - 2].value if "ML_ENGINE" in self._words[:2] and using > 2 else ""
 
-    def _is_engine_place(self) -> bool:
-        created = self._words[:2] == ["CREATE", "ML_ENGINE"] and self._last == "FROM"
-        return created or (self._last == "ML_ENGINE" and self._words[0] in ("DROP", "DESCRIBE", "DESC"))
+    # -- files ---------------------------------------------------------------------------------------------
 
-    def _is_in_from(self) -> bool:
-        for word in reversed(self._words):
-            if word in ("FROM", "SELECT", "WHERE", "BY", "VALUES", "(", "SET"):
-                return word == "FROM"
-        return False
-
-    def _relations(self) -> Iterator[tuple[str, str]]:
-        yield from ((written(r.name), r.kind) for r in self._known.relations.values() if r.is_near)
-        yield from ((written(name), "schema") for name in self._known.schemas if "." not in name)
-
-    def _qualified(self, name: str) -> Iterator[tuple[str, str]]:
-        for relation in self._named(name):
-            yield from ((str(number), f"version of {relation.name}") for number in relation.versions)
-            yield from ((written(c), kind) for c, kind in relation.columns.items())
-        yield from ((written(t), "table") for t in self._known.schemas.get(name.lower(), ()))
-
-    def _named(self, name: str) -> Iterator[Relation]:
-        """The relation of this name, or that which has it as an alias."""
-        if name.lower() in self._known.relations:
-            yield self._known.relations[name.lower()]
-        for i, token in enumerate([*self._found, *self._later]):
-            if i and token.value.lower() == name.lower() and token.kind in ("word", "quoted"):
-                yield from self._relations_before(i)
-
-    def _relations_before(self, at: int) -> Iterator[Relation]:
-        """That which an alias at this token stands for: `m a`, `m.2 AS a`."""
-        found = [*self._found, *self._later]
-        names = [t for t in found[max(0, at - 3) : at] if t.word != "AS" and not t.text.startswith(".")]
-        if names and (relation := self._known.relations.get(names[-1].value.lower())):
-            yield relation
-
-    def _columns(self, quoted: bool = True) -> Iterator[tuple[str, str]]:
-        """Of the tables and models that the statement names, also behind the cursor."""
-        names = (t.value.lower() for t in [*self._found, *self._later] if t.kind in ("word", "quoted"))
-        for name in dict.fromkeys(names):
-            relation = self._known.relations.get(name)
-            if relation is not None:
-                for column, kind in relation.columns.items():
-                    yield written(column) if quoted else column, f"{relation.name}: {kind}"
+    def _is_file(self) -> bool:
+        """Whether the text in quotes names a file."""
+        words, last = self._words, self._last
+        if last in _BEFORE_FILE or words[:2] in (["EXPORT", "DATABASE"], ["IMPORT", "DATABASE"]):
+            return True
+        if words[:1] in (["COPY"], ["REPORT"]):
+            return last in ("TO", "FROM")
+        if words[:1] == ["ATTACH"]:
+            return last in ("EXISTS", "DATABASE")
+        if last == "," and self._is_in_from():
+            return True
+        at = len(words) - 1
+        while at > 0 and (words[at] in ("[", ",") or self._found[at].kind == "string"):
+            at -= 1
+        return at > 0 and words[at] == "(" and _READS_FILES.match(self._found[at - 1].value) is not None
 
 
-def _matching(offered: Iterable[tuple[str, str]], word: str) -> Iterator[Suggestion]:
-    """Each once, keywords in the case of the word."""
+def _keywords(words: Iterable[str]) -> Iterator[Offer]:
+    yield from ((word, "keyword") for word in words)
+
+
+def _matching(offered: Iterable[Offer], word: str, closing: str = "") -> Iterator[Suggestion]:
+    """Each once, keywords in the case of the word; `closing` ends what is no folder."""
     seen = set()
     for text, about in offered:
-        bare = text.lstrip("\"'")
-        if not bare.lower().startswith(word.lower()) or text.lower() in seen or text == word:
+        bare = text if closing else text.lstrip("\"'")
+        whole = text if text.endswith("/") else text + closing
+        if not bare.lower().startswith(word.lower()) or text.lower() in seen or whole == word:
             continue
         seen.add(text.lower())
-        shown = text.lower() if about == "keyword" and word and not word.isupper() else text
+        shown = text.lower() if about == "keyword" and word and not word.isupper() else whole
         yield Suggestion(shown, len(word), about)
-
-
-def _for_command(text: str, vocabulary: Callable[[], Vocabulary]) -> Iterator[Suggestion]:
-    name, blank, argument = text[1:].partition(" ")
-    if not blank:
-        yield from (
-            Suggestion(f".{n}", len(text), c.run.__doc__ or "")
-            for n, c in COMMANDS.items()
-            if n.startswith(name.lower())
-        )
-        return
-    takes = COMMANDS[name].takes if name in COMMANDS else ""
-    if "FILE" in takes:
-        yield from (Suggestion(p, len(argument)) for p in _paths(argument))
-        return
-    fixed = {
-        "mode": [(m, "mode") for m in MODES],
-        "timer": [("on", ""), ("off", "")],
-        "plot": [(chart, title) for chart, (_, title, _) in CHARTS.items()],
-        "help": [(heading, "statement") for heading in main_topics()],
-    }
-    offered = fixed.get(name, [])
-    if "PATTERN" in takes:
-        known = vocabulary()
-        of_kind = known.models() if name == "models" else known.relations.values()
-        offered = [(r.name, r.kind) for r in of_kind]
-    yield from _matching(offered, argument)
-
-
-def _paths(start: str) -> Iterator[str]:
-    escaped = re.sub(r"([*?[])", r"[\1]", start)
-    yield from sorted(p + "/" * isdir(p) for p in iglob(f"{escaped}*"))
 
 
 def _tokens(text: str) -> tuple[list[Token] | None, str]:
     """The tokens before the cursor and the quote that is open there; None inside a comment or the like."""
     for quote in ("", "'", '"', "`"):
         try:
-            found = tokens(text + quote)
+            return tokens(text + quote), quote
         except StatementError:
             continue
-        return (found[:-1] if quote else found), quote
     return None, ""
 
 

@@ -1,7 +1,11 @@
-"""A database opened for the shell: its connection, what it tells wired to the screen, Ctrl-C to what runs on it."""
+"""A database opened for the shell: its connection, what it tells wired to the screen, Ctrl-C to what runs on it.
+
+A file that is no database is refused with what to type for it; data files DuckDB opens with a view of their rows.
+"""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,11 +13,13 @@ import duckdb
 
 from sqlft.catalog.store import Catalog
 from sqlft.connection import Connection, connect, folder_of
-from sqlft.errors import NotFound
+from sqlft.errors import CatalogError, NotFound
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
 
 NAME_IT = "Name the database, or the folder of its models: -d app.duckdb, --catalog folder"
+DATA_FILES = (".csv", ".tsv", ".parquet", ".json", ".jsonl", ".ndjson")
+"""DuckDB opens these as databases with a view of their rows."""
 SETTINGS = (
     "python_enable_replacements = false",  # a variable of the shell's code is no table
     "enable_progress_bar = true",  # without it query_progress says nothing
@@ -51,10 +57,60 @@ class Place(NamedTuple):
 
 
 def open_database(screen: Screen, runner: Runner, place: Place, read_only: bool = False) -> Connection:
-    """The database with its models; DatabaseLocked, with what can be done without it, while another process has it."""
+    """The database with its models; CatalogError for a file that is none, or that another process has open."""
     live = screen.piece if screen.shows_pieces else None
     given: dict[str, Any] = {"warn": screen.warn, "progress": runner.tick, "piece": live, "catalog": place.catalog}
-    return _wired(screen, runner, connect(place.database, read_only, **given))
+    path = Path(place.database)
+    if (is_data(path) or path.suffix.lower() == ".sql") and not path.exists():
+        raise NotFound(f"There is no file {path}.", "Check its name. A new database has another ending: app.duckdb")
+    try:
+        return _wired(screen, runner, connect(place.database, read_only, **given))
+    except duckdb.IOException as e:
+        if isinstance(e, CatalogError) or "not a valid DuckDB database" not in str(e):
+            raise
+        raise _no_database(path) from e
+
+
+def is_data(path: Path) -> bool:
+    """Whether it is a file of rows by its name, which DuckDB opens as a database with a view of them."""
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    return name.endswith(DATA_FILES)
+
+
+def _no_database(path: Path) -> CatalogError:
+    """What to type where a file that is no database was named as one."""
+    name = shlex.quote(str(path))
+    rows = f'"FROM read_csv({_quoted(path)})"'
+    if path.stat().st_size == 0:
+        return CatalogError(f"{path} is empty, and no database.", f"Remove it, and it is made as one: rm {name}")
+    if path.suffix.lower() == ".sql":
+        return CatalogError(
+            f"{path} is a text file of statements, not a DuckDB database.",
+            f"Run them: sqlft shell -f {name}, on a database: sqlft app.duckdb -f {name}, in the shell: .read {name}",
+        )
+    if _is_text(path):
+        return CatalogError(
+            f"{path} is a text file, not a DuckDB database.",
+            f"Run its statements: sqlft shell -f {name}. Read its rows: sqlft {rows}",
+        )
+    return CatalogError(
+        f"{path} is no DuckDB database.",
+        "Name one, or a file that is not there yet to make one: sqlft app.duckdb. "
+        f'Many other files can be read: sqlft "FROM {_quoted(path)}"',
+    )
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(4096)
+    try:
+        return "\0" not in start.decode("utf-8")
+    except UnicodeDecodeError as e:
+        return e.start > len(start) - 4 and b"\0" not in start  # a character that is cut
 
 
 def open_catalog(screen: Screen, runner: Runner, place: Place) -> Connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 
 import duckdb
 from prompt_toolkit import PromptSession
@@ -23,10 +24,10 @@ from sqlft.shell.colours import STYLE, ModelSql
 from sqlft.shell.commands import from_habit
 from sqlft.shell.completion import suggestions
 from sqlft.shell.history import open_history
-from sqlft.shell.opening import Place
+from sqlft.shell.opening import Place, is_data
 from sqlft.shell.reading import is_complete, pieces
 from sqlft.shell.shell import Failed, Quit, Shell
-from sqlft.shell.vocabulary import Vocabulary, keywords_of, vocabulary_of
+from sqlft.shell.vocabulary import Language, Vocabulary, language_of, vocabulary_of
 from sqlft.sql.names import written
 from sqlft.training.follow import how_far
 
@@ -39,6 +40,8 @@ def converse(shell: Shell) -> None:
     where += f", models in {shell.place.catalog}" if shell.place.catalog else ""
     shell.screen.note(f"sqlft {__version__} (DuckDB {duckdb.__version__}), {where}")
     shell.screen.note("Type .help for help, Ctrl-D to leave.")
+    if is_data(Path(shell.place.database)):
+        shell.screen.note("DuckDB reads this file as the view file: FROM file;")
     for line in at_start(shell.con.session.catalog):
         shell.screen.note(line)
     _talk(shell)
@@ -111,7 +114,14 @@ def _session(words: _Words) -> PromptSession[str]:
 def _keys() -> KeyBindings:
     keys = KeyBindings()
 
-    @keys.add("enter", filter=Condition(_is_at_end))
+    @keys.add("enter", filter=Condition(_is_choosing))
+    def choose(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        buffer.complete_state = None
+        if _is_at_end() and is_complete(from_habit(buffer.text)):
+            buffer.validate_and_handle()
+
+    @keys.add("enter", filter=Condition(_is_at_end) & ~Condition(_is_choosing))
     def run(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if is_complete(from_habit(buffer.text)):
@@ -130,10 +140,15 @@ def _is_at_end() -> bool:
     """Enter in the middle of a text makes a new line; at its end it may run it."""
     from prompt_toolkit.application import get_app
 
-    buffer = get_app().current_buffer
-    return not buffer.document.text_after_cursor.strip() and not (
-        buffer.complete_state and buffer.complete_state.current_completion
-    )
+    return not get_app().current_buffer.document.text_after_cursor.strip()
+
+
+def _is_choosing() -> bool:
+    """Enter takes the completion that Tab has chosen, and runs what is complete with it."""
+    from prompt_toolkit.application import get_app
+
+    state = get_app().current_buffer.complete_state
+    return state is not None and state.current_completion is not None
 
 
 def _is_indenting() -> bool:
@@ -158,10 +173,10 @@ class _Words(Completer):
 
     def _now(self) -> Vocabulary:
         if self.are_old:
-            self._vocabulary = vocabulary_of(self._shell.con, self._keywords)
+            self._vocabulary = vocabulary_of(self._shell.con, self._language)
             self.are_old = False
         return self._vocabulary
 
     @cached_property
-    def _keywords(self) -> tuple[str, ...]:
-        return keywords_of(self._shell.con)
+    def _language(self) -> Language:
+        return language_of(self._shell.con)

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.options import options_of
-from sqlft.session import EngineSettings, ModelSettings, PriceSettings, QuerySettings, SessionSettings, TrainSettings
+from sqlft.session import (
+    EngineSettings,
+    EvaluateSettings,
+    ModelSettings,
+    PriceSettings,
+    QuerySettings,
+    SessionSettings,
+    TrainSettings,
+)
 from sqlft.shell.table import fold
 from sqlft.sql import statements as s
 from sqlft.sql.parser import STATEMENTS
@@ -22,7 +30,9 @@ EXAMPLES: dict[Kind, str] = {
 USING engine = 'local', base = 'smollm2-135m', prompt_template = 'Answer briefly. {{question}}'""",
     s.CreateEngine: "CREATE ML_ENGINE my_openai FROM openai USING api_key = env('OPENAI_API_KEY')",
     s.CreateProject: "CREATE PROJECT shop",
-    s.UseProject: "USE mindsdb",
+    s.DropProject: "DROP PROJECT IF EXISTS shop",
+    s.ShowProjects: "SHOW PROJECTS",
+    s.UseProject: "USE shop",
     s.DropEngine: "DROP ML_ENGINE IF EXISTS my_openai",
     s.ShowEngines: "SHOW ML_ENGINES",
     s.ShowHandlers: "SHOW HANDLERS WHERE trains",
@@ -56,6 +66,7 @@ SETTINGS: dict[Kind, type] = {
     s.Finetune: TrainSettings,
     s.Retrain: TrainSettings,
     s.AnalyzeTrainingData: DataSettings,
+    s.Evaluate: EvaluateSettings,
     s.CreatePrice: PriceSettings,
     s.SetSetting: SessionSettings,
 }

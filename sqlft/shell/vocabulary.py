@@ -1,22 +1,23 @@
-"""The words of one database: its tables, models and their columns, engines and their options."""
+"""The words of one database: its tables, models and their columns, engines with their options and bases, functions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin
 
 import duckdb
 
 from sqlft import plugins
-from sqlft.catalog.records import Model
+from sqlft.catalog.records import DEFAULT_PROJECT, Model
 from sqlft.catalog.store import TABLES
+from sqlft.catalog.tables import columns_of
 from sqlft.connection import Connection
 from sqlft.data import Outputs, Prompt
 from sqlft.errors import SqlftError
 from sqlft.handler import Trainer
 from sqlft.options import Option, options_of
-from sqlft.session import ModelSettings, QuerySettings, TrainSettings
+from sqlft.session import EvaluateSettings, ModelSettings, PriceSettings, QuerySettings, SessionSettings, TrainSettings
 from sqlft.sql.parser import STATEMENTS
 from sqlft.statements.training_data import DataSettings
 
@@ -32,6 +33,24 @@ SELECT database_name, schema_name, table_name, column_name, data_type,
 FROM duckdb_columns() WHERE NOT internal ORDER BY table_oid, column_index"""
 
 
+_FUNCTIONS = """
+SELECT function_name, any_value(function_type), coalesce(any_value(description), '')
+FROM duckdb_functions() WHERE regexp_full_match(function_name, '[a-z]\\w*')
+GROUP BY function_name ORDER BY function_name"""
+_TABLE_FUNCTIONS = ("table", "table_macro")
+
+
+@dataclass(frozen=True)
+class Language:
+    """What is the same in every database: keywords in capitals; functions and settings with what they are."""
+
+    keywords: tuple[str, ...] = OURS
+    functions: Mapping[str, str] = field(default_factory=dict)
+    table_functions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    types: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Relation:
     """What can stand in FROM: columns by name with their types, `kind` is table or model."""
@@ -43,25 +62,29 @@ class Relation:
     versions: tuple[int, ...] = ()
     is_near: bool = True
     """Whether it needs no schema before its name."""
+    project: str = ""
+    """What must be written before a model's name; nothing where its name alone means it."""
+    base: str = ""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """Words by what they are; names of relations in lower case."""
 
-    keywords: tuple[str, ...] = ()
+    language: Language = field(default_factory=Language)
     relations: Mapping[str, Relation] = field(default_factory=dict)
-    schemas: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Names of tables by the schema or database that they are written after."""
+    schemas: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What is written after a schema, a database or a project, with what it is."""
     engines: Mapping[str, str] = field(default_factory=dict)
     """Handlers by the engine's name; a handler is an engine too."""
+    projects: tuple[str, ...] = ()
 
     def models(self) -> list[Relation]:
         """The models alone."""
         return [r for r in self.relations.values() if r.kind == "model"]
 
 
-def vocabulary_of(con: Connection, keywords: tuple[str, ...] = OURS) -> Vocabulary:
+def vocabulary_of(con: Connection, language: Language | None = None) -> Vocabulary:
     """What is there now; what cannot be read just now, as in a failed transaction, is left out."""
     try:
         rows = con.session.con.sql(_COLUMNS).fetchall()
@@ -69,21 +92,53 @@ def vocabulary_of(con: Connection, keywords: tuple[str, ...] = OURS) -> Vocabula
         rows = []
     relations, schemas = _tables(rows)
     engines = {name: name for name in plugins.found()}
+    projects: tuple[str, ...] = ()
     try:
         engines |= {e.name: e.handler for e in con.session.catalog.engines()}
         relations |= _models(con)
+        projects = tuple(con.session.catalog.projects())
+        for model in con.session.catalog.models():
+            schemas.setdefault(model.key.project.lower(), {})[model.key.name] = "model"
     except SqlftError:
         pass
-    return Vocabulary(keywords, relations, {**schemas, "sqlft": (*TABLES, "settings")}, engines)
+    relations |= {f"sqlft.{name}": Relation(name, columns_of(name), is_near=False) for name in TABLES}
+    own = dict.fromkeys((*TABLES, "settings"), "table")
+    return Vocabulary(language or Language(), relations, {**schemas, "sqlft": own}, engines, projects)
 
 
-def keywords_of(con: Connection) -> tuple[str, ...]:
-    """DuckDB's and ours, in capitals."""
+def language_of(con: Connection) -> Language:
+    """DuckDB's words and ours."""
     try:
-        known = con.session.con.sql("SELECT upper(keyword_name) FROM duckdb_keywords()").fetchall()
+        raw = con.session.con
+        words = {row[0] for row in raw.sql("SELECT upper(keyword_name) FROM duckdb_keywords()").fetchall()}
+        functions = raw.sql(_FUNCTIONS).fetchall()
+        types = raw.sql("SELECT DISTINCT upper(type_name) FROM duckdb_types() ORDER BY 1").fetchall()
+        settings = dict(raw.sql("SELECT name, description FROM duckdb_settings() ORDER BY name").fetchall())
     except duckdb.Error:
-        known = []
-    return tuple(sorted({row[0] for row in known} | set(OURS)))
+        return Language()
+    ours = {f"sqlft_{name}": option.doc for name, option in options_of(SessionSettings).items()}
+    return Language(
+        tuple(sorted(words | set(OURS))),
+        {name: about or "function" for name, kind, about in functions if kind not in _TABLE_FUNCTIONS},
+        {name: about or "table function" for name, kind, about in functions if kind in _TABLE_FUNCTIONS},
+        {**ours, **settings},
+        tuple(row[0] for row in types),
+    )
+
+
+def bases_of(engine: str, vocabulary: Vocabulary) -> dict[str, str]:
+    """Bases that an engine's handler names, then those that its models have; of all engines for ''."""
+    handlers = {name.lower(): handler for name, handler in vocabulary.engines.items()}
+    asked = [handlers.get(engine.lower(), engine)] if engine else sorted(set(handlers.values()))
+    found: dict[str, str] = {}
+    for name in asked:
+        try:
+            known = plugins.handler_class(name).bases()
+        except SqlftError:
+            continue
+        found |= {base: about if engine else f"{name}: {about}" for base, about in known.items()}
+    used = (m for m in vocabulary.models() if m.base and (not engine or m.engine.lower() == engine.lower()))
+    return found | {m.base: f"base of {m.name}" for m in used if m.base not in found}
 
 
 def options_for(words: list[str], vocabulary: Vocabulary, names: Iterable[str], engine: str) -> dict[str, Option]:
@@ -96,11 +151,15 @@ def options_for(words: list[str], vocabulary: Vocabulary, names: Iterable[str], 
         return _declared([engine], vocabulary, "engine_options")
     if heading.startswith("CREATE") and ({"MODEL", "PREDICTOR"} & set(words[:5])):
         trains = [TrainSettings] if "FROM" in words else []
-        kinds = ["model_options", "predict_options", *(["train_options"] if trains else [])]
+        kinds = ["model_options", "predict_options", "engine_options", *(["train_options"] if trains else [])]
         return {**_of(ModelSettings, *trains), **_declared([engine], vocabulary, *kinds)}
     engines = [m.engine for m in models]
     if heading.startswith(("FINETUNE", "RETRAIN")):
         return {**_of(TrainSettings), **_declared(engines, vocabulary, "train_options")}
+    if heading.startswith("EVALUATE"):
+        return {**_of(EvaluateSettings), **_of(QuerySettings), **_declared(engines, vocabulary, "predict_options")}
+    if "PRICE" in words[:4]:
+        return _of(PriceSettings)
     if heading.startswith("ANALYZE TRAINING DATA"):
         return {**_of(TrainSettings if models else DataSettings), **_declared(engines, vocabulary, "train_options")}
     if heading.startswith("RESUME"):
@@ -110,6 +169,8 @@ def options_for(words: list[str], vocabulary: Vocabulary, names: Iterable[str], 
 
 def values_of(option: Option) -> list[str]:
     """What may follow the option's `=`, as it is written in SQL; nothing if that is endless."""
+    if option.secret is not None:
+        return [f"env('{option.secret.env}')"] if option.secret.env else []
     kinds = [option.type, *get_args(option.type)]
     choices = [str(v) for k in kinds if get_origin(k) is Literal for v in get_args(k)]
     if bool in kinds:
@@ -117,26 +178,33 @@ def values_of(option: Option) -> list[str]:
     return [f"'{c}'" for c in choices]
 
 
-def _tables(rows: list[tuple[Any, ...]]) -> tuple[dict[str, Relation], dict[str, tuple[str, ...]]]:
+def _tables(rows: list[tuple[Any, ...]]) -> tuple[dict[str, Relation], dict[str, dict[str, str]]]:
     columns: dict[tuple[str, str, str, bool, bool], dict[str, str]] = {}
     for database, schema, table, column, kind, here, near in rows:
         columns.setdefault((database, schema, table, here, here and near), {})[column] = kind
     relations: dict[str, Relation] = {}
-    schemas: dict[str, tuple[str, ...]] = {}
+    schemas: dict[str, dict[str, str]] = {}
     for (database, schema, table, here, near), known in columns.items():
         if near or table.lower() not in relations:
             relations[table.lower()] = Relation(table, known, is_near=near)
         owner = (schema if here else database).lower()
-        schemas[owner] = (*schemas.get(owner, ()), table)
+        schemas.setdefault(owner, {})[table] = "table"
     return relations, schemas
 
 
 def _models(con: Connection) -> dict[str, Relation]:
+    """By their names alone where those mean them, else with the project."""
     versions = con.session.catalog.versions()
+    models = con.session.catalog.models()
     found = {}
-    for model in con.session.catalog.models():
+    for model in models:
         numbers = tuple(v.key.number for v in versions if v.key.model == model.key)
-        found[model.key.name.lower()] = _model(model, numbers)
+        same = [m.key.project for m in models if m.key.name.lower() == model.key.name.lower()]
+        first = (p for p in (con.session.project, DEFAULT_PROJECT) if p in same)
+        is_meant = next(first, model.key.project if len(same) == 1 else "") == model.key.project
+        project = "" if is_meant else model.key.project
+        key = model.key.name.lower() if is_meant else f"{project}.{model.key.name}".lower()
+        found[key] = replace(_model(model, numbers), project=project)
     return found
 
 
@@ -146,7 +214,7 @@ def _model(model: Model, versions: tuple[int, ...]) -> Relation:
     answers = {c.name: "answer" if c.type == "VARCHAR" else c.type for c in columns}
     first = columns[0].name
     extra = {f"{first}_error": "VARCHAR", f"{first}_usage": "STRUCT", f"{first}_logprob": "DOUBLE"}
-    return Relation(model.key.name, {**inputs, **answers, **extra}, "model", model.engine, versions)
+    return Relation(model.key.name, {**inputs, **answers, **extra}, "model", model.engine, versions, base=model.base)
 
 
 def _of(*classes: type) -> dict[str, Option]:

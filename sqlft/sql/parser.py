@@ -25,6 +25,8 @@ STATEMENTS: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
     ("CREATE", "PREDICTOR"): (models.create_model, s.CreateModel),
     ("CREATE", "ANOMALY"): (models.no_detection, s.CreateModel),
     ("CREATE", "PROJECT"): (models.create_project, s.CreateProject),
+    ("DROP", "PROJECT"): (models.drop_project, s.DropProject),
+    ("SHOW", "PROJECTS"): (listings.show_projects, s.ShowProjects),
     ("USE", ""): (models.use_project, s.UseProject),
     ("CREATE", "ML_ENGINE"): (models.create_engine, s.CreateEngine),
     ("CREATE", "DATABASE"): (models.create_database, s.CreateDatabase),

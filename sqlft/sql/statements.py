@@ -95,6 +95,22 @@ class CreateProject(Statement):
 
 
 @dataclass(frozen=True)
+class DropProject(Statement):
+    """DROP PROJECT [IF EXISTS] name"""
+
+    name: str
+    if_exists: bool = False
+
+
+@dataclass(frozen=True)
+class ShowProjects(Statement):
+    """SHOW PROJECTS [LIKE pattern] [WHERE condition]"""
+
+    like: str | None = None
+    where: str | None = None
+
+
+@dataclass(frozen=True)
 class UseProject(Statement):
     """USE name"""
 

@@ -91,7 +91,7 @@ def run_describe_engine(session: Session, statement: DescribeEngine, parameters:
 
 def is_model(session: Session, name: Name) -> bool:
     """Whether a name means a model: what DESCRIBE without MODEL asks first."""
-    return session.catalog.find_model(name.name, name.project) is not None
+    return session.find_model(name.name, name.project) is not None
 
 
 def is_described(session: Session, statement: DescribeModel) -> bool:

@@ -11,11 +11,20 @@ import duckdb
 import pyarrow as pa
 
 from sqlft import plugins
-from sqlft.catalog.records import Engine, Model, ModelKey, VersionKey
+from sqlft.catalog.records import DEFAULT_PROJECT, Engine, Model, ModelKey, VersionKey
 from sqlft.data import Output, Outputs, Prompt, outputs
 from sqlft.data.outputs import VECTOR
 from sqlft.data.prompts import PLACEHOLDER
-from sqlft.errors import AlreadyExists, CatalogError, NotFound, OptionError, ProviderError, SqlftError, StatementError
+from sqlft.errors import (
+    AlreadyExists,
+    CatalogError,
+    NotFound,
+    OptionError,
+    ProviderError,
+    SqlftError,
+    StatementError,
+    did_you_mean,
+)
 from sqlft.handler import Handler, ModelSpec, Trainer
 from sqlft.inference.resolve import embeds_texts, engine_of, handler_of, heed, model_of, resolve, spec_of
 from sqlft.options import build, check_names, is_secret, names_of, pick, with_own_names, without
@@ -26,12 +35,12 @@ from sqlft.sql.lexer import tokens
 from sqlft.sql.literals import identifier
 from sqlft.sql.names import written
 from sqlft.sql.statements import (
-    DEFAULT_PROJECT,
     CreateEngine,
     CreateModel,
     CreateProject,
     DropEngine,
     DropModel,
+    DropProject,
     RenameModel,
     SetActive,
     UseProject,
@@ -92,30 +101,77 @@ def run_drop_engine(session: Session, statement: DropEngine, parameters: Paramet
 
 
 def run_create_project(session: Session, statement: CreateProject, parameters: Parameters) -> None:
-    """Nothing is kept: a project is the first part of the names of its models."""
-    session.tell(f"Models of this project are named {statement.name}.name.")
+    """Keep a project, which models can be made in: project.name."""
+    name = statement.name
+    if statement.if_not_exists and session.catalog.find_project(name) is not None:
+        return
+    session.catalog.require_writing()
+    session.catalog.add_project(name)
+    session.tell(f"Its models are named {written(name)}.name, or name alone after USE {written(name)}.")
+    if _is_schema(session, name):
+        session.tell(f"There is a schema '{name}' too. {_BOTH.format(name=written(name))}")
+
+
+def run_drop_project(session: Session, statement: DropProject, parameters: Parameters) -> None:
+    """Forget a project that has no models."""
+    if statement.if_exists and session.catalog.find_project(statement.name) is None:
+        return
+    session.catalog.drop_project(statement.name)
+    if session.project.lower() == statement.name.lower():
+        session.project = DEFAULT_PROJECT
 
 
 def run_use_project(session: Session, statement: UseProject, parameters: Parameters) -> None:
-    """DuckDB's USE; mindsdb is the default project where that is no schema; CatalogError for another project."""
+    """Choose the project whose models need no project before their names, and DuckDB's schema of that name, if any.
+
+    Models of the default project are found behind those of the chosen one.  A schema that is no project leads back to
+    the default project.
+    """
+    name = statement.name
+    project = session.catalog.find_project(name)
     try:
-        session.con.execute(f"USE {identifier(statement.name)}").fetchall()
-    except duckdb.CatalogException:
-        if statement.name.lower() == DEFAULT_PROJECT:
-            return
-        known = {m.key.project.lower(): m.key for m in session.catalog.models()}
-        if (key := known.get(statement.name.lower())) is None:
+        session.con.execute(f"USE {identifier(name)}").fetchall()
+    except duckdb.CatalogException as e:
+        if project is None:
+            e.args = (f"{str(e).rstrip()}\n{_instead_of(session, name)}",)
             raise
-        raise CatalogError(
-            f"'{key.project}' is a project of models, and not a schema that USE could choose.",
-            f"Write the project before the name: SELECT … FROM {key}",
-        ) from None
+        if session.project != project:
+            session.tell(f"Models are made in project {project}, and looked for there first; tables as before.")
+        session.project = project
+        return
+    session.project = project or DEFAULT_PROJECT
+    if project is not None:
+        session.tell(f"'{name}' is a schema and a project of models. {_BOTH.format(name=written(name))}")
+
+
+_BOTH = "USE {name} chooses both: tables are looked for in the schema, models in the project."
+
+
+def _is_schema(session: Session, name: str) -> bool:
+    """Whether DuckDB's USE would take the name."""
+    found = session.con.execute(
+        "SELECT 1 FROM duckdb_schemas() WHERE lower(schema_name) = lower($1) AND database_name = current_database()"
+        " UNION ALL SELECT 1 FROM duckdb_databases() WHERE lower(database_name) = lower($1)",
+        [name],
+    )
+    return found.fetchone() is not None
+
+
+def _instead_of(session: Session, name: str) -> str:
+    """What to type where USE knows neither a schema nor a project of that name."""
+    rows = session.con.execute(
+        "SELECT schema_name FROM duckdb_schemas() WHERE NOT internal AND database_name = current_database()"
+        " UNION SELECT database_name FROM duckdb_databases() WHERE NOT internal"
+    ).fetchall()
+    near = did_you_mean(name, [*(row[0] for row in rows), *session.catalog.projects()])
+    makes = f"CREATE SCHEMA {written(name)} makes one for tables, CREATE PROJECT {written(name)} one for models."
+    return f"No project of models has this name either.{near} {makes}"
 
 
 def run_create_model(session: Session, statement: CreateModel, parameters: Parameters) -> pa.Table | None:
     """Keep a model whose version 1 is its base, or with FROM train that version; its row."""
-    key = ModelKey(statement.name.name, statement.name.project or DEFAULT_PROJECT)
-    old = session.catalog.find_model(*key)
+    key = ModelKey(statement.name.name, statement.name.project or session.project)
+    old = session.find_model(*key)
     if old is not None and statement.if_not_exists:
         return show.model_rows(session, old.key)
     session.catalog.require_writing()
@@ -124,7 +180,7 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
             f"There is a model '{old.key}' already.",
             f"FINETUNE {old.key} makes its next version; CREATE OR REPLACE MODEL or DROP MODEL does away with it.",
         )
-    _refuse_taken(session, key.name)
+    _refuse_taken(session, key)
     plan = _plan(session, statement, key)
     _check_with_handler(session, plan)
     hidden = references.hide(plan.options, plan.is_secret, f"MODEL {key.name}")
@@ -137,7 +193,7 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
     try:
         made = _make(session, statement, model, plan, parameters)
     except BaseException:
-        kept = session.catalog.find_model(*key)
+        kept = session.find_model(*key)
         if kept is None or kept.options != hidden:
             references.forget(hidden)
         elif old is not None:
@@ -150,7 +206,7 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
 
 def planned_model(session: Session, statement: CreateModel) -> tuple[Model, Mapping[str, Any]]:
     """The model that CREATE MODEL would keep, and USING's options for its training; nothing is kept."""
-    key = ModelKey(statement.name.name, statement.name.project or DEFAULT_PROJECT)
+    key = ModelKey(statement.name.name, statement.name.project or session.project)
     plan = _plan(session, statement, key)
     _check_with_handler(session, plan)
     hidden = references.hide(plan.options, lambda _: False, f"MODEL {key.name}")
@@ -160,7 +216,7 @@ def planned_model(session: Session, statement: CreateModel) -> tuple[Model, Mapp
 def run_drop_model(session: Session, statement: DropModel, parameters: Parameters) -> None:
     """Forget a model, whose trainings are stopped, or one version of it that is neither active nor trains."""
     name, catalog = statement.name, session.catalog
-    found = catalog.find_model(name.name, name.project)
+    found = session.find_model(name.name, name.project)
     if found is None and statement.if_exists:
         return
     model = model_of(session, name.key)
@@ -180,7 +236,7 @@ def run_rename_model(session: Session, statement: RenameModel, parameters: Param
     model = model_of(session, statement.name.key)
     to = ModelKey(statement.to.name, statement.to.project or model.key.project)
     if to.name.lower() != model.key.name.lower():
-        _refuse_taken(session, to.name)
+        _refuse_taken(session, to)
     session.catalog.rename_model(model.key, to)
     return show.model_rows(session, to)
 
@@ -357,18 +413,19 @@ def _make(session: Session, statement: CreateModel, model: Model, plan: _Plan, p
     return show.model_rows(session, model.key)
 
 
-def _refuse_taken(session: Session, name: str) -> None:
-    """AlreadyExists if a table or a view that a query would find has the name."""
+def _refuse_taken(session: Session, key: ModelKey) -> None:
+    """AlreadyExists if a table or a view that a query would find has the name, or stands in the project's schema."""
     found = session.con.execute(
-        "SELECT kind FROM (SELECT 'table' AS kind, database_name, schema_name, table_name AS name FROM duckdb_tables()"
-        " UNION ALL SELECT 'view', database_name, schema_name, view_name FROM duckdb_views())"
-        " WHERE lower(name) = lower(?)"
-        " AND database_name IN (current_database(), 'temp') AND list_contains(current_schemas(true), schema_name)",
-        [name],
+        "SELECT kind, name FROM (SELECT 'table' AS kind, database_name, schema_name, table_name AS name"
+        " FROM duckdb_tables() UNION ALL SELECT 'view', database_name, schema_name, view_name FROM duckdb_views())"
+        " WHERE lower(name) = lower($1) AND (database_name IN (current_database(), 'temp')"
+        " AND (list_contains(current_schemas(true), schema_name) OR lower(schema_name) = lower($2))"
+        " OR lower(database_name) = lower($2) AND schema_name = 'main')",
+        [key.name, key.project],
     ).fetchone()
     if found:
         raise AlreadyExists(
-            f"There is a {found[0]} '{name}' already, and a query could not tell the model from it.",
+            f"There is a {found[0]} '{found[1]}' already, and a query could not tell the model from it.",
             f"Choose another name for the model, or rename the {found[0]}.",
         )
 

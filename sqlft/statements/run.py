@@ -23,6 +23,8 @@ RUNNERS: Mapping[type[s.Statement], Runner] = {
     s.CreateEngine: models.run_create_engine,
     s.DropEngine: models.run_drop_engine,
     s.CreateProject: models.run_create_project,
+    s.DropProject: models.run_drop_project,
+    s.ShowProjects: show.run_show_projects,
     s.UseProject: models.run_use_project,
     s.ShowEngines: show.run_show_engines,
     s.ShowHandlers: show.run_show_handlers,
@@ -67,8 +69,8 @@ def run_drop_cache(session: Session, cache: Cache, statement: s.DropCache) -> pa
 
 def _kept_as(session: Session, name: s.Name) -> str:
     """The name under which a model's answers are kept, also of one that is gone."""
-    found = session.catalog.find_model(name.name, name.project)
-    key = found.key if found else ModelKey(name.name, name.project or s.DEFAULT_PROJECT)
+    found = session.find_model(name.name, name.project)
+    key = found.key if found else ModelKey(name.name, name.project or session.project)
     return str(key if name.version is None else VersionKey(key, name.version))
 
 

@@ -17,7 +17,7 @@ from sqlft.plugins import handler_gap
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session
 from sqlft.sql.literals import quoted
-from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowModels
+from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowModels, ShowProjects
 
 MODELS = pa.schema(
     [
@@ -62,6 +62,7 @@ HANDLERS = pa.schema(
         ("IMPORT_ERROR", pa.string()),
     ]
 )
+PROJECTS = pa.schema([("NAME", pa.string()), ("MODELS", pa.int64()), ("CURRENT", pa.bool_())])
 
 
 def run_show_models(session: Session, statement: ShowModels, parameters: Parameters) -> pa.Table:
@@ -72,6 +73,16 @@ def run_show_models(session: Session, statement: ShowModels, parameters: Paramet
     versions = [session.catalog.version_of(m.key) for m in models]
     rows = [model_row(m, v, known.get(v.key)) for m, v in zip(models, versions, strict=True)]
     return _chosen(session, rows, MODELS, statement, parameters)
+
+
+def run_show_projects(session: Session, statement: ShowProjects, parameters: Parameters) -> pa.Table:
+    """A row a project: how many models it has, and whether USE chose it."""
+    names = [m.key.project.lower() for m in session.catalog.models()]
+    rows = [
+        {"NAME": name, "MODELS": names.count(name.lower()), "CURRENT": name.lower() == session.project.lower()}
+        for name in session.catalog.projects()
+    ]
+    return _chosen(session, rows, PROJECTS, statement, parameters)
 
 
 def run_show_engines(session: Session, statement: ShowEngines, parameters: Parameters) -> pa.Table:
@@ -218,7 +229,7 @@ def _chosen(
     session: Session,
     rows: list[dict[str, Any]],
     schema: pa.Schema,
-    statement: ShowModels | ShowEngines | ShowHandlers,
+    statement: ShowModels | ShowProjects | ShowEngines | ShowHandlers,
     parameters: Parameters,
 ) -> pa.Table:
     return chosen(session, pa.Table.from_pylist(rows, schema), statement.like, statement.where, parameters)

@@ -6,6 +6,8 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import duckdb
 import pytest
 
 import sqlft
+from sqlft.catalog.files import held
+from sqlft.catalog.temporary import remove_abandoned
 from sqlft.training import job
 
 HANDLERS = [str(Path(__file__).parents[1] / "handlers")]
@@ -150,3 +154,94 @@ def test_a_training_in_the_background_ends_with_its_database(stranger: Any) -> N
     assert not folder.exists()
     assert all(worker.process.wait(60) is not None for worker in job._workers)
     assert not folder.exists()
+
+
+MAKER = """
+import sys, sqlft
+con = sqlft.connect(warn=lambda text: None)
+con.execute("CREATE ML_ENGINE mine FROM stranger USING api_key = 'sk-of-mine-2'")
+print(con.session.catalog.folder, flush=True)
+sys.stdin.read()
+print(con.execute("SELECT count(*) FROM sqlft.engines").fetchone()[0], flush=True)
+"""
+
+
+@pytest.fixture
+def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stranger: Any) -> Iterator[tuple[Any, Path]]:
+    """A process with a database in memory, its folder below tmp_path, and where this process makes its own."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    paths = os.pathsep.join([*HANDLERS, os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": paths}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", MAKER], stdin=pipe, stdout=pipe, text=True, env=environment) as made:
+        assert made.stdout is not None
+        yield made, Path(made.stdout.readline().strip())
+        made.kill()
+
+
+def test_what_a_killed_process_left_goes_at_the_next_start(maker: tuple[Any, Path], sqlft_home: Path) -> None:
+    process, folder = maker
+    process.kill()
+    process.wait()
+    assert (folder / "catalog.sqlite").exists()
+    with sqlft.connect() as con:
+        assert not folder.exists()
+        assert folder_of(con).exists()
+    assert list((sqlft_home / "secrets").iterdir()) == []
+
+
+def test_the_folder_of_a_process_that_lives_is_not_touched(maker: tuple[Any, Path]) -> None:
+    process, folder = maker
+    with sqlft.connect(), sqlft.connect():
+        assert folder.exists()
+    told, _ = process.communicate("")
+    assert told == "1\n"
+    assert not folder.exists()
+
+
+def test_a_folder_in_which_somebody_still_trains_is_not_touched(maker: tuple[Any, Path]) -> None:
+    process, folder = maker
+    work = folder / "models" / "m" / "2.work"
+    work.mkdir(parents=True)
+    with held(work) as lock:
+        assert lock is not None
+        process.kill()
+        process.wait()
+        sqlft.connect().close()
+        assert folder.exists()
+    sqlft.connect().close()
+    assert not folder.exists()
+
+
+def test_a_fork_keeps_the_folder_of_a_killed_parent(tmp_path: Path) -> None:
+    code = (
+        "import os, sqlft\ncon = sqlft.connect()\nprint(con.session.catalog.folder, flush=True)\n"
+        "if os.fork() == 0:\n    os.read(0, 1)\nelse:\n    os.kill(os.getpid(), 9)"
+    )
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=reader, stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
+    ) as parent:
+        assert parent.stdout is not None
+        folder = Path(parent.stdout.readline().decode().strip())
+        parent.wait()
+        remove_abandoned(tmp_path)
+        assert folder.exists()
+        os.close(writer)
+        assert parent.stdout.read() == b""  # the child has ended
+    os.close(reader)
+    remove_abandoned(tmp_path)
+    assert not folder.exists()
+
+
+def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+    for name in ("sqlft-being-made", "sqlft-notes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "kept.txt").touch()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "owner.lock").touch()
+    (tmp_path / "sqlft-link").symlink_to(elsewhere)
+    remove_abandoned(tmp_path)
+    assert len(list(tmp_path.glob("sqlft-*"))) == 3
+    assert (elsewhere / "owner.lock").exists()

@@ -418,14 +418,114 @@ def test_answers_of_a_project_are_forgotten_by_its_name(two: Con) -> None:
 # words of MindsDB
 
 
-def test_projects_are_named_and_not_made(con: Con) -> None:
-    con.execute("CREATE PROJECT shop; CREATE PROJECT IF NOT EXISTS shop")
+def projects(con: Con) -> list[tuple[Any, ...]]:
+    return con.execute("SHOW PROJECTS").fetchall()
+
+
+def answers(con: Con, name: str) -> list[tuple[Any, ...]]:
+    return con.execute(f"SELECT a FROM {name} WHERE content = 'x'").fetchall()
+
+
+def named(name: str) -> str:
+    """A model that answers with its name before its content."""
+    return f"CREATE MODEL {name} PREDICT a USING engine = 'echo', prompt_template = '{name} {{{{content}}}}'"
+
+
+def test_a_project_is_made_used_and_dropped(con: Con) -> None:
+    con.execute("CREATE PROJECT shop; CREATE PROJECT IF NOT EXISTS Shop")
+    assert "There is a project 'shop' already" in refused(con, AlreadyExists, "CREATE PROJECT SHOP")
     con.execute("CREATE ML_ENGINE shop.mine FROM echo; CREATE MODEL shop.n PREDICT a USING engine = 'mine'")
+    con.execute("USE SHOP; CREATE MODEL k PREDICT a USING engine = 'echo'")
+    assert projects(con) == [("mindsdb", 0, False), ("shop", 2, True)]
+    assert con.execute("SHOW PROJECTS WHERE current").fetchall() == [("shop", 2, True)]
+    assert [str(m.key) for m in con.session.catalog.models()] == ["shop.k", "shop.n"]
+    assert refused(con, CatalogError, "DROP PROJECT shop").endswith(
+        "DROP MODEL shop.k; DROP MODEL shop.n; comes first."
+    )
+    con.execute("DROP MODEL k; DROP MODEL shop.n; DROP PROJECT shop; DROP PROJECT IF EXISTS shop")
+    assert projects(con) == [("mindsdb", 0, True)]
+    assert "There is no project 'shop'" in refused(con, NotFound, "DROP PROJECT shop")
+    assert "The default project cannot be dropped" in refused(con, CatalogError, "DROP PROJECT mindsdb")
+
+
+def test_models_of_the_project_in_use_come_first(con: Con) -> None:
+    for name in ("m", "only_here", "p1.m", "p2.m", "p2.n"):
+        con.execute(named(name))
+    con.execute("USE p2")
+    assert (answers(con, "m"), answers(con, "m.1"), answers(con, "n")) == ([("p2.m x",)], [("p2.m x",)], [("p2.n x",)])
+    assert (answers(con, "mindsdb.m"), answers(con, "p1.m")) == ([("m x",)], [("p1.m x",)])
+    assert answers(con, "only_here") == [("only_here x",)]
+    assert con.execute("DESCRIBE m").fetchone()[2] == "p2"
+    con.execute("ALTER MODEL m RENAME TO k; DROP MODEL k; CREATE MODEL IF NOT EXISTS m PREDICT a USING engine = 'echo'")
+    assert [str(m.key) for m in con.session.catalog.models()] == ["m", "only_here", "p1.m", "p2.m", "p2.n"]
     con.execute("USE mindsdb")
-    assert con.execute("SELECT a FROM n WHERE content = 'x'").fetchall() == [("x",)]
-    assert "FROM shop.n" in refused(con, CatalogError, "USE shop")
-    with pytest.raises(duckdb.CatalogException, match="nowhere"):
-        con.execute("USE nowhere")
+    assert answers(con, "m") == [("m x",)]
+
+
+def test_every_statement_means_the_model_of_the_project_in_use(con: Con) -> None:
+    con.execute(named("m"))
+    con.execute("CREATE PROJECT p; USE p")
+    con.execute("CREATE MODEL m PREDICT a USING engine = 'stranger', prompt_template = '{{content}}'")
+    con.execute("FINETUNE m FROM (SELECT 'q' || i AS content, 'a' AS a FROM range(8) t(i))").fetchall()
+    con.execute("EVALUATE MODEL m.2 ON (SELECT 'q' AS content, 'a' AS a)").fetchall()
+    con.execute("SET active m.1; ANALYZE TRAINING DATA FROM (SELECT 'q' AS content, 'a' AS a) FOR m").fetchall()
+    known = con.execute("SELECT project, model, version FROM sqlft.versions ORDER BY ALL").fetchall()
+    assert known == [("mindsdb", "m", 1), ("p", "m", 1), ("p", "m", 2)]
+    assert con.execute("SELECT DISTINCT project FROM sqlft.evaluations").fetchall() == [("p",)]
+    answers(con, "m")
+    assert con.execute("SELECT DISTINCT project FROM sqlft.usage").fetchall() == [("p",)]
+
+
+def test_a_view_keeps_to_the_project_in_which_it_was_made(con: Con) -> None:
+    for name in ("m", "p.m"):
+        con.execute(named(name))
+    con.execute("CREATE VIEW at_home AS SELECT a FROM m WHERE content = 'x'; USE p")
+    con.execute("CREATE VIEW away AS WITH k AS (SELECT a FROM m.1 AS n WHERE content = 'x') SELECT k.a FROM k")
+    con.execute("CREATE TEMP VIEW both_ AS FROM at_home UNION ALL FROM away")
+    con.execute("ALTER VIEW away RENAME TO abroad; CREATE VIEW away AS FROM abroad")
+    for project in ("p", "mindsdb"):
+        con.execute(f"USE {project}")
+        assert con.execute("FROM at_home").fetchall() == [("m x",)]
+        assert con.execute("FROM abroad").fetchall() == [("p.m x",)]
+        assert con.execute("FROM both_").fetchall() == [("m x",), ("p.m x",)]
+    found = con.execute("SELECT name, project FROM sqlft.views ORDER BY name").fetchall()
+    assert found == [("abroad", "p"), ("at_home", "mindsdb"), ("away", "p")]
+
+
+def test_a_name_of_a_schema_and_of_a_project_chooses_both(con: Con) -> None:
+    told: list[str] = []
+    con.session.tell = told.append
+    for name in ("m", "shop.m"):
+        con.execute(named(name))
+    con.execute("CREATE SCHEMA shop; CREATE TABLE shop.t AS SELECT 5 AS x; USE shop")
+    assert "USE shop chooses both: tables are looked for in the schema, models in the project." in told[-1]
+    assert con.execute("FROM t").fetchall() == [(5,)]
+    assert answers(con, "m") == [("shop.m x",)]
+    assert "is a model, and a model and a table may not share" in refused(
+        con, AlreadyExists, "CREATE TABLE shop.m (i INT)"
+    )
+    con.execute("USE main")
+    assert answers(con, "m") == [("m x",)]
+    assert "There is a table 't' already" in refused(con, AlreadyExists, named("shop.t"))
+    with pytest.raises(duckdb.CatalogException, match="t does not exist"):
+        con.execute("FROM t")
+
+
+def test_use_of_a_project_leaves_the_schema(con: Con) -> None:
+    con.execute("CREATE SCHEMA s; CREATE TABLE s.t AS SELECT 5 AS x; USE s; CREATE PROJECT p; USE p")
+    assert con.execute("FROM t").fetchall() == [(5,)]
+    con.execute("USE app.s")
+    assert con.session.project == "p"
+    assert con.cursor().session.project == "mindsdb"
+
+
+def test_use_of_nothing_says_what_there_is(con: Con) -> None:
+    con.execute("CREATE PROJECT shopping; CREATE SCHEMA office")
+    with pytest.raises(duckdb.CatalogException, match=r"Did you mean 'shopping'\? .* CREATE PROJECT shoping one"):
+        con.execute("USE shoping")
+    with pytest.raises(duckdb.CatalogException, match="Did you mean 'office'"):
+        con.execute("USE offic")
+    assert con.session.project == "mindsdb"
 
 
 def test_use_is_duckdbs_where_there_is_such_a_schema(con: Con) -> None:

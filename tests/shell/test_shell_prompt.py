@@ -111,6 +111,24 @@ def test_ctrl_c_at_the_prompt_drops_what_was_typed(shell: Any) -> None:
     assert "7 │" in shell.type("SELECT 7 AS a;")
 
 
+def test_tab_completes_and_enter_runs_what_is_complete(terminal: Open, tmp_path: Path) -> None:
+    (tmp_path / "steps.sql").write_text("SELECT 40 + 2 AS a;")
+    for name in ("days.csv", "dates.csv"):
+        (tmp_path / name).write_text("b\n77\n")
+    shell = terminal("shell")
+    shell.prompt()
+    shell.child.send(".read st\t")
+    shell.child.expect("eps.")
+    assert "42 │" in shell.type("")
+    shell.child.send("SELECT * FROM 'da\t")
+    shell.child.expect("dates.csv")
+    shell.child.send("\t")
+    shell.child.expect("tes.csv")
+    shell.child.send("\r")  # takes the choice, and makes no new line
+    assert "77 │" in shell.type(";")
+    assert "...>" not in shell.screen
+
+
 def test_a_training_shows_its_losses_and_stops_at_ctrl_c(terminal: Open, tmp_path: Path) -> None:
     (tmp_path / "script.json").write_text(json.dumps({"2": "listen"}))
     shell = terminal("app.duckdb", columns=140)

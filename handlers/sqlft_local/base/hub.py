@@ -194,6 +194,15 @@ def _is_folder(base: str) -> bool:
     return bool(shaped) or Path(base).is_dir()
 
 
+def described() -> dict[str, str]:
+    """The presets by name: how large they are, and whether they are on this machine."""
+    found = {}
+    for name, preset in PRESETS.items():
+        size = f"{preset.shape.parameters / 1e9:.2g} B parameters" if preset.shape is not None else preset.hub_id
+        found[name] = f"{size}, {'here' if local_folder(name) is not None else 'not here'}"
+    return found
+
+
 def _listed() -> str:
     return ", ".join(PRESETS)
 

@@ -31,6 +31,11 @@ def show_handlers(c: Cursor) -> s.Statement | None:
     return s.ShowHandlers(_like(c), _where(c)) if _shown(c) else None
 
 
+def show_projects(c: Cursor) -> s.Statement | None:
+    """SHOW PROJECTS [LIKE pattern] [WHERE condition]"""
+    return s.ShowProjects(_like(c), _where(c)) if _shown(c) else None
+
+
 def show_prices(c: Cursor) -> s.Statement | None:
     """SHOW PRICES [LIKE pattern] [WHERE condition]"""
     return s.ShowPrices(_like(c), _where(c)) if _shown(c) else None
@@ -160,10 +165,6 @@ _KNOWLEDGE = (
     "Keep embeddings in a table: CREATE MODEL e PREDICT vector USING …, mode = 'embedding'; "
     "CREATE TABLE kb AS SELECT t.*, e.vector FROM t JOIN e ON e.content = t.text",
 )
-_PROJECTS = (
-    "A project is no object of its own, it is the first part of its models' names.",
-    "FROM sqlft.models lists models with their projects; DROP MODEL project.name drops one.",
-)
 _EXPORT = (
     "A model is not exported by a statement: its files lie beside the database.",
     "DESCRIBE name shows the folder of its adapter (ARTIFACT), which transformers and peft read.",
@@ -208,7 +209,6 @@ ELSEWHERE: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
     ("DROP", "TRIGGER"): (drop_trigger, s.Plain),
     ("EVALUATE", "KNOWLEDGE_BASE"): (refuse(*_KNOWLEDGE), s.Plain),
     ("EXPORT", "MODEL"): (refuse(*_EXPORT), s.Plain),
-    ("DROP", "PROJECT"): (refuse(*_PROJECTS), s.Plain),
     **{
         (verb, kind): (refuse(*text), s.Plain)
         for kind, text in _NOT_HERE.items()

@@ -110,6 +110,16 @@ def create_project(c: Cursor) -> s.Statement:
     return s.CreateProject(name, if_not_exists)
 
 
+def drop_project(c: Cursor) -> s.Statement:
+    """DROP PROJECT [IF EXISTS] name"""
+    c.next()
+    c.next()
+    if_exists = c.skip("IF", "EXISTS")
+    name = c.identifier("a project's name")
+    c.expect_end()
+    return s.DropProject(name, if_exists)
+
+
 def use_project(c: Cursor) -> s.Statement | None:
     """USE name; of a longer name it is DuckDB's."""
     c.next()

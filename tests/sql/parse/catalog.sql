@@ -148,6 +148,15 @@ DESCRIBE mindsdb.models.m.args
 CREATE PROJECT IF NOT EXISTS shop
 --> CreateProject(name='shop', if_not_exists=True)
 
+DROP PROJECT shop
+--> DropProject(name='shop')
+
+DROP PROJECT IF EXISTS shop;
+--> DropProject(name='shop', if_exists=True)
+
+SHOW PROJECTS LIKE 's%' WHERE models > 0
+--> ShowProjects(like='s%', where='models > 0')
+
 USE mindsdb
 --> UseProject(name='mindsdb')
 

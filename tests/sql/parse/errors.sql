@@ -269,8 +269,8 @@ CREATE KNOWLEDGE_BASE kb USING model = m
 CREATE TRIGGER shop.t ON db.orders (SELECT 1)
 --> error 1:8: sqlft has no triggers that watch a table. -> Let cron or another scheduler send the statement: sqlft app.duckdb -c 'INSERT INTO … SELECT …'
 
-DROP PROJECT shop
---> error 1:6: A project is no object of its own, it is the first part of its models' names. -> FROM sqlft.models lists models with their projects; DROP MODEL project.name drops one.
+DROP PROJECT shop, other
+--> error 1:18: Found ',', expected the end of the statement. -> Write: DROP PROJECT [IF EXISTS] name
 
 EXPORT MODEL m TO 'folder'
 --> error 1:8: A model is not exported by a statement: its files lie beside the database. -> DESCRIBE name shows the folder of its adapter (ARTIFACT), which transformers and peft read.

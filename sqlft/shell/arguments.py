@@ -1,0 +1,84 @@
+"""What Tab offers for the arguments of dot-commands, by the names of them in COMMANDS; and files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from glob import iglob
+from os.path import expanduser, isdir
+
+from sqlft.shell.commands import COMMANDS, SAME
+from sqlft.shell.modes import MODES
+from sqlft.shell.plots import CHARTS
+from sqlft.shell.topics import main_topics
+from sqlft.shell.vocabulary import Vocabulary
+
+Found = tuple[str, int, str]
+"""A text in place of so many characters before the cursor, and what it is."""
+_WORD = re.compile(r"'[^']*'?|\"[^\"]*\"?|[^\s'\"]+")
+
+
+def for_command(text: str, vocabulary: Callable[[], Vocabulary]) -> Iterator[Found]:
+    """What may stand at the end of a dot-command that is not complete; `\\d` and the like too."""
+    name, blank, argument = text.partition(" ")
+    if not blank:
+        habits = {habit: COMMANDS[same[1:]].run.__doc__ for habit, same in SAME.items() if habit.startswith("\\")}
+        known = habits if name.startswith("\\") else {f".{n}": c.run.__doc__ for n, c in COMMANDS.items()}
+        yield from _beginning(name, ((n, about or "") for n, about in known.items()))
+        return
+    command = SAME.get(name.lower(), name.lower())[1:]
+    if command not in COMMANDS:
+        return
+    takes = COMMANDS[command].takes.replace("[", "").replace("]", "").split()
+    given = _WORD.findall(argument)
+    if given and not argument[-1].isspace():
+        given, word = given[:-1], given[-1]
+    else:
+        word = ""
+    if command == "help":
+        topics = [*((heading, "statement") for heading in main_topics()), *((f".{n}", "command") for n in COMMANDS)]
+        yield from _beginning(argument, topics)
+    elif len(given) < len(takes) or takes == ["COMMAND"]:
+        yield from _argument(command, takes[min(len(given), len(takes) - 1)], word, vocabulary)
+
+
+def _argument(command: str, kind: str, word: str, vocabulary: Callable[[], Vocabulary]) -> Iterator[Found]:
+    """The values of one argument, by what COMMANDS calls it."""
+    if kind in ("FILE", "COMMAND"):
+        bare = word.lstrip("'\"")
+        for path in paths(bare):
+            yield _quoted(path), len(word), "folder" if path.endswith("/") else "file"
+    elif kind == "MODE":
+        yield from _beginning(word, ((mode, "mode") for mode in MODES))
+    elif kind == "on|off":
+        yield from _beginning(word, (("on", ""), ("off", "")))
+    elif kind == "CHART":
+        yield from _beginning(word, ((chart, title) for chart, (_, title, _) in CHARTS.items()))
+    elif kind in ("PATTERN", "TABLE", "MODEL"):
+        known = vocabulary().relations.values()
+        is_model = kind == "MODEL" or command == "models"
+        named = ((r.name, r.kind) for r in known if r.kind == "model" or not is_model)
+        yield from _beginning(word, (one for one in named if kind != "TABLE" or one[1] != "model"))
+
+
+def _beginning(word: str, offered: Iterable[tuple[str, str]]) -> Iterator[Found]:
+    for text, about in offered:
+        if text.lower().startswith(word.lower()) and text != word:
+            yield text, len(word), about
+
+
+def _quoted(path: str) -> str:
+    """As a dot-command takes it; a folder's quote stays open."""
+    if re.search(r"[\s'\"\\]", path) is None:
+        return path
+    mark = '"' if "'" in path else "'"
+    return f"{mark}{path}" if path.endswith("/") else f"{mark}{path}{mark}"
+
+
+def paths(start: str) -> list[str]:
+    """Files and folders (with a slash behind them) whose names begin so; hidden ones where a point was typed."""
+    home, after = expanduser("~"), start[1:]
+    pattern = home + after if start.startswith("~/") else start
+    escaped = re.sub(r"([*?[])", r"[\1]", pattern)
+    found = sorted(path + "/" * isdir(path) for path in iglob(f"{escaped}*"))
+    return ["~" + path.removeprefix(home) if start.startswith("~/") else path for path in found]
