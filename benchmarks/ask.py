@@ -150,7 +150,7 @@ def timed(
         first = first or time.perf_counter() - start
         texts[i + 1] = text
     seconds = time.perf_counter() - start
-    from sqlft.training.worker import peak_memory
+    from sqlft.training.worker import measure_peak_memory
 
     return {
         "numbers": numbers,
@@ -159,7 +159,7 @@ def timed(
         "first": first,
         "alone": alone,
         "cold": cold,
-        "mb": peak_memory() / 1024 / 1024,
+        "mb": measure_peak_memory() / 1024 / 1024,
         "exact": sum(texts[i].strip() == right for i, (_, right) in enumerate(asked)) / len(asked),
         "answers": [texts[i] for i in range(len(asked))],
     }

@@ -185,12 +185,12 @@ class Bench:
 
     def figures(self, rows: Sequence[Any], seconds: float) -> dict[str, float]:
         """Speed, and the most memory until now."""
-        from sqlft.training.worker import peak_memory
+        from sqlft.training.worker import measure_peak_memory
 
         return {
             "examples_per_second": len(rows) / seconds,
             "tokens_per_second": sum(len(r.ids) for r in rows) / seconds,
-            "peak_mb": peak_memory() / 1024 / 1024,
+            "peak_mb": measure_peak_memory() / 1024 / 1024,
         }
 
     def rate_at(self, step: int) -> float:

@@ -158,10 +158,12 @@ def pull(parsed: argparse.Namespace) -> int:
 
 def doctor(parsed: argparse.Namespace) -> int:
     """what this machine can do, what is installed, which bases fit"""
-    from sqlft.report.doctor import checkup, report
+    from sqlft.report.doctor import format_checkup, run_checkup
 
-    found = checkup()
-    print(json.dumps(found, indent=2, ensure_ascii=False, default=str) if parsed.json else report(found), end="")
+    found = run_checkup()
+    print(
+        json.dumps(found, indent=2, ensure_ascii=False, default=str) if parsed.json else format_checkup(found), end=""
+    )
     if parsed.json:
         print()
     return 0
@@ -173,7 +175,7 @@ def report(parsed: argparse.Namespace) -> int:
 
     from sqlft.catalog.store import Catalog
     from sqlft.errors import NotFound
-    from sqlft.report import write
+    from sqlft.report import write_html_report
 
     parsed.name = parsed.model
     place, parsed.model = _which(parsed)
@@ -186,7 +188,7 @@ def report(parsed: argparse.Namespace) -> int:
             f"There is no model '{parsed.model}'.{near}",
             f"There are: {', '.join(m.key.name for m in known)}." if known else "Name the database: -d app.duckdb",
         )
-    write(catalog, chosen, Path(parsed.output))
+    write_html_report(catalog, chosen, Path(parsed.output))
     print(parsed.output)
     return 0
 

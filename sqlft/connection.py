@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import duckdb
 
 from sqlft import log
-from sqlft.catalog.files import works
+from sqlft.catalog.files import list_work_folders
 from sqlft.catalog.store import Catalog
-from sqlft.catalog.temporary import TemporaryCatalog, catalog_of
+from sqlft.catalog.temporary import TemporaryCatalog, get_temporary_catalog
 from sqlft.errors import DatabaseLocked, SqlftError
 from sqlft.home import home
 from sqlft.inference.cache import Cache
@@ -265,9 +265,9 @@ class Connection:
         return not any(is_model(self.session, n) for n in names)
 
     def _run_ours(self, statement: Statement, parameters: Parameters) -> pa.Table | None:
-        from sqlft.statements.run import run
+        from sqlft.statements.run import run_statement
 
-        return run(self.session, self._cache, statement, parameters)
+        return run_statement(self.session, self._cache, statement, parameters)
 
     def _run_plain(self, statement: Statement, parameters: Parameters) -> None:
         using = isinstance(statement, Plain) and statement.using
@@ -564,14 +564,14 @@ class Connection:
         catalog = self.session.catalog
         ends = isinstance(catalog, TemporaryCatalog) and self._owns and not self._is_cursor and catalog.delete.alive
         if "sqlft.training.job" in sys.modules:  # only a session that trains has imported it
-            from sqlft.training.follow import stop_for_good
-            from sqlft.training.job import detach
+            from sqlft.training.follow import cancel_all_trainings
+            from sqlft.training.job import detach_workers
 
             if ends:
-                stop_for_good(self.session)
-                for work in works(catalog.folder):  # one that has written its end may not be gone yet
+                cancel_all_trainings(self.session)
+                for work in list_work_folders(catalog.folder):  # one that has written its end may not be gone yet
                     _kill(work)
-            detach(self.session)
+            detach_workers(self.session)
         if not self._is_cursor:
             self._cache.close()
             catalog.close()
@@ -631,7 +631,7 @@ for _name in ("df", "fetchdf", "fetch_df", "fetchnumpy", "fetch_df_chunk"):
 
 def _discreet(error: BaseException, query: Any) -> None:
     """An error repeats no secret, neither of the statement nor of an engine."""
-    references.discreet(error, secrets_in(query) if isinstance(query, str) else ())
+    references.redact_error(error, secrets_in(query) if isinstance(query, str) else ())
 
 
 @atexit.register
@@ -686,7 +686,7 @@ def attach(
     row = con.sql("SELECT path FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid LIMIT 1").fetchall()
     path = row[0][0] if row and row[0][0] else ":memory:"
     folder = folder_of(path) if catalog is None else Path(catalog).expanduser()
-    kept = catalog_of(con, _kill) if folder is None else Catalog(folder)
+    kept = get_temporary_catalog(con, _kill) if folder is None else Catalog(folder)
     return _connection(con, kept, progress, warn=warn, piece=piece, owns=False)
 
 
@@ -698,9 +698,9 @@ def _temporary() -> TemporaryCatalog:
 
 
 def _kill(work: Path) -> None:
-    from sqlft.training.job import kill
+    from sqlft.training.job import kill_worker
 
-    kill(work)
+    kill_worker(work)
 
 
 def _no_connection(given: object) -> SqlftError:
@@ -775,9 +775,9 @@ def _ignore(tick: Tick) -> None:
 
 
 def _system_table(session: Session, name: str) -> pa.Table:
-    from sqlft.statements.show import TABLES
+    from sqlft.statements.show import TABLE_BUILDERS
 
-    return TABLES[name](session)
+    return TABLE_BUILDERS[name](session)
 
 
 __all__ = ["Connection", "SqlftError", "attach", "connect"]

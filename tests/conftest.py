@@ -98,7 +98,7 @@ def shop(stranger: Stranger) -> Iterator[Shop]:
     yield made
     for version in made.con.session.catalog.versions():
         if version.status in ("queued", "training"):
-            job.kill(made.con.session.catalog.work(version.key))
+            job.kill_worker(made.con.session.catalog.work_folder(version.key))
     made.con.close()
 
 

@@ -18,7 +18,7 @@ import duckdb
 import pytest
 
 from sqlft import cli
-from sqlft.catalog.tables import SHAPES
+from sqlft.catalog.tables import TABLE_DEFINITIONS
 from sqlft.data.checks.structure import text
 
 ROOT = Path(__file__).parent.parent
@@ -94,12 +94,12 @@ def test_every_page_is_linked() -> None:
     assert alone == []
 
 
-@pytest.mark.parametrize("table", SHAPES)
+@pytest.mark.parametrize("table", TABLE_DEFINITIONS)
 def test_the_catalogs_tables_are_documented(table: str) -> None:
     page = PAGES["docs/catalog.md"]
     section = page.split(f"## sqlft.{table}\n", 1)[1].split("\n## ", 1)[0]
     documented = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-    assert documented == [column.split()[0] for column in SHAPES[table].columns.split(",")]
+    assert documented == [column.split()[0] for column in TABLE_DEFINITIONS[table].columns.split(",")]
 
 
 def test_every_finding_is_documented() -> None:

@@ -13,49 +13,49 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlft.catalog.schema import STEPS, current, migrate
+from sqlft.catalog.schema import MIGRATIONS, migrate, read_schema_version
 from sqlft.errors import CatalogError
 
 if TYPE_CHECKING:
     import sqlite3
 
 BUSY_SECONDS = 10.0
-_inherited: list[sqlite3.Connection] = []
+_inherited_connections: list[sqlite3.Connection] = []
 """Connections a fork left us: SQLite forbids to use or close them in the child."""
 
 
-class Database:
-    """catalog.sqlite: `rows` reads (nothing where there is no file yet), `write` is one transaction."""
+class CatalogDatabase:
+    """catalog.sqlite: `fetch_rows` reads (nothing where there is no file yet), `write` is one transaction."""
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
         self.path = path
         self.read_only = read_only
-        self._name = str(path)
+        self._path_text = str(path)
         self._lock = threading.RLock()
         self._con: sqlite3.Connection | None = None
         self._pid = 0
-        self._full = True
-        self._seen: int | None = None
+        self._is_synchronous = True
+        self._data_version: int | None = None
 
-    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+    def fetch_rows(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """All rows of a query."""
-        with self._lock, self._explained():
+        with self._lock, self._translate_errors():
             con = self._open(create=False)
             return [] if con is None else con.execute(sql, values).fetchall()
 
     @contextmanager
     def write(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """One transaction that other writers wait for; it outlives a power cut if `durable`, a crash in any case."""
-        with self._lock, self._explained():
+        with self._lock, self._translate_errors():
             self.require_writing()
             con = self._open(create=True)
             assert con is not None
             if con.in_transaction:
                 yield con
                 return
-            if self._full != durable:
+            if self._is_synchronous != durable:
                 con.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._full = durable
+                self._is_synchronous = durable
             con.execute("BEGIN IMMEDIATE")
             try:
                 yield con
@@ -73,14 +73,16 @@ class Database:
                 "Open the database to write: sqlft.connect without read_only = True, sqlft shell without --readonly.",
             )
 
-    def changed(self) -> bool:
+    def has_changed(self) -> bool:
         """Whether another connection or process has written since the last time this was asked."""
-        if self._con is None and not os.path.exists(self._name):  # asked before each statement: no Path, no context
+        if self._con is None and not os.path.exists(
+            self._path_text
+        ):  # asked before each statement: no Path, no context
             return False
-        with self._lock, self._explained():
+        with self._lock, self._translate_errors():
             con = self._open(create=False)
             seen = None if con is None else con.execute("PRAGMA data_version").fetchone()[0]
-            before, self._seen = self._seen, seen
+            before, self._data_version = self._data_version, seen
             return bool(before != seen)
 
     def close(self) -> None:
@@ -88,19 +90,19 @@ class Database:
         with self._lock:
             if self._con is not None and self._pid == os.getpid():
                 self._con.close()
-            self._con = self._seen = None
+            self._con = self._data_version = None
 
     def _open(self, *, create: bool) -> sqlite3.Connection | None:
         if self._con is not None:
             if self._pid == os.getpid():
                 return self._con
-            _inherited.append(self._con)
-            self._con = self._seen = None
+            _inherited_connections.append(self._con)
+            self._con = self._data_version = None
         if not (create or self.path.exists()):
             return None
         self._con = self._connect_reading() if self.read_only else self._connect_writing()
         self._pid = os.getpid()
-        self._full = True
+        self._is_synchronous = True
         return self._con
 
     def _connect_writing(self) -> sqlite3.Connection | None:
@@ -120,7 +122,7 @@ class Database:
                 raise
             return con
         except sqlite3.OperationalError as e:
-            if existed and _is_read_only(e):
+            if existed and _is_read_only_error(e):
                 return self._connect_reading()
             raise
 
@@ -129,13 +131,13 @@ class Database:
 
         con = _connect(self.path, "ro")
         try:
-            number = current(con)
+            number = read_schema_version(con)
         except sqlite3.OperationalError:
             # A WAL file in a folder where nothing can be made needs immutable=1; no one can be writing to it there.
             con.close()
             con = _connect(self.path, "ro&immutable=1")
-            number = current(con)
-        if number == len(STEPS):
+            number = read_schema_version(con)
+        if number == len(MIGRATIONS):
             return con
         con.close()
         if number == 0:
@@ -146,15 +148,15 @@ class Database:
         )
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         import sqlite3
 
         try:
             yield
         except sqlite3.Error as e:
-            raise _explain(e, self.path) from e
+            raise _build_catalog_error(e, self.path) from e
         except OSError as e:
-            raise cannot_write(self.path, e.strerror or str(e)) from e
+            raise build_write_error(self.path, e.strerror or str(e)) from e
         except UnicodeEncodeError as e:
             raise CatalogError(f"A name or text cannot be kept: {e}.", "Write it in valid Unicode.") from e
 
@@ -168,17 +170,17 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     return con
 
 
-def _is_read_only(error: sqlite3.Error) -> bool:
+def _is_read_only_error(error: sqlite3.Error) -> bool:
     text = str(error)
     return "readonly" in text or "unable to open" in text
 
 
-def _explain(error: sqlite3.Error, path: Path) -> CatalogError:
+def _build_catalog_error(error: sqlite3.Error, path: Path) -> CatalogError:
     text = str(error)
-    if _is_read_only(error):
-        return cannot_write(path, text)
+    if _is_read_only_error(error):
+        return build_write_error(path, text)
     if "full" in text or "disk I/O" in text:
-        return cannot_write(path, f"no space ({text})")
+        return build_write_error(path, f"no space ({text})")
     if "locked" in text or "busy" in text:
         return CatalogError(
             f"The catalog {path} is being written by another process for more than {BUSY_SECONDS:.0f} s.", "Try again."
@@ -190,7 +192,7 @@ def _explain(error: sqlite3.Error, path: Path) -> CatalogError:
     return CatalogError(f"The catalog {path}: {text}.", "Check that file and its folder.")
 
 
-def cannot_write(path: Path, why: str) -> CatalogError:
+def build_write_error(path: Path, why: str) -> CatalogError:
     """The error for a file or folder of the catalog that cannot be written, or for a disk that is full."""
     if "space" in why or "quota" in why.lower():
         return CatalogError(f"{path} cannot be written: {why}.", "Free some disk space and try again.")

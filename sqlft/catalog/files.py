@@ -17,21 +17,23 @@ from pathlib import Path
 from sqlft.errors import CatalogError, HandlerError
 from sqlft.log import MARK
 
-UNSAFE = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".so", ".py", ".pyc"})
+UNSAFE_SUFFIXES = frozenset(
+    {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".so", ".py", ".pyc"}
+)
 """Loading one of these can run code, whoever wrote it."""
 
-Print = tuple[tuple[str, int, int, int], ...]
-_verified: dict[Path, tuple[Print, str]] = {}
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+_verified_digests: dict[Path, tuple[Fingerprint, str]] = {}
 
 
-def publish(made: Path, place: Path) -> tuple[Path, str]:
+def publish_artifact(made: Path, place: Path) -> tuple[Path, str]:
     """Move a finished file or folder to `place`, a folder: (what to open, its digest).
 
     On the same disk this is one rename, so `place` is never half there.  HandlerError if it holds pickles or code.
     """
-    refuse_unsafe(made)
+    refuse_unsafe_files(made)
     staging = place.with_name(f"{place.name}.staging")
-    _remove(staging)
+    _remove_folder(staging)
     if made.is_file():
         staging.mkdir(parents=True)
         shutil.move(made, staging / made.name)
@@ -40,55 +42,57 @@ def publish(made: Path, place: Path) -> tuple[Path, str]:
         staging.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made, staging)
         opened = place
-    _sync(staging)
-    _remove(place)
+    _sync_to_disk(staging)
+    _remove_folder(place)
     os.rename(staging, place)
-    return opened, digest(opened)
+    return opened, compute_digest(opened)
 
 
-def refuse_unsafe(made: Path) -> None:
+def refuse_unsafe_files(made: Path) -> None:
     """HandlerError if a file there is of a kind that runs code when it is loaded."""
-    for name, path in _files(made):
-        if path.suffix.lower() in UNSAFE:
+    for name, path in _list_files(made):
+        if path.suffix.lower() in UNSAFE_SUFFIXES:
             raise HandlerError(
                 f"The handler made the file '{name}', which may run code when it is loaded.",
                 "Let it write safetensors (and JSON, text), or keep such files out of its artifact.",
             )
 
 
-def digest(path: Path) -> str:
+def compute_digest(path: Path) -> str:
     """SHA-256, in hex, over the names and contents of all files there, in order of name."""
     whole = sha256()
-    for name, file in _files(path):
+    for name, file in _list_files(path):
         with open(file, "rb") as opened:
             whole.update(f"{len(name)}:{name}:".encode("utf-8", "surrogatepass"))
             whole.update(file_digest(opened, "sha256").digest())
     return whole.hexdigest()
 
 
-def verify(path: Path, expected: str | None) -> None:
+def verify_artifact(path: Path, expected: str | None) -> None:
     """CatalogError if the files are gone or changed; read once a process as long as their sizes and times stay."""
     try:
         if not path.exists():
             raise CatalogError(
-                f"The files of this version are missing: {path}.", f"Put them back from a copy, or {_ANEW}"
+                f"The files of this version are missing: {path}.", f"Put them back from a copy, or {_RETRAIN_HINT}"
             )
-        seen = _fingerprint(path)
-        known = _verified.get(path)
+        seen = _compute_fingerprint(path)
+        known = _verified_digests.get(path)
         if known is None or known[0] != seen:
-            known = _verified[path] = (seen, digest(path))
+            known = _verified_digests[path] = (seen, compute_digest(path))
     except OSError as e:
         raise CatalogError(
-            f"The files of this version cannot be read: {e}.", f"Put them back from a copy, or {_ANEW}"
+            f"The files of this version cannot be read: {e}.", f"Put them back from a copy, or {_RETRAIN_HINT}"
         ) from e
     if expected is not None and known[1] != expected:
-        raise CatalogError(f"The files of this version were changed: {path}.", f"Put them back from a copy, or {_ANEW}")
+        raise CatalogError(
+            f"The files of this version were changed: {path}.", f"Put them back from a copy, or {_RETRAIN_HINT}"
+        )
 
 
-_ANEW = "drop this version and train it again; SET active chooses another until then."
+_RETRAIN_HINT = "drop this version and train it again; SET active chooses another until then."
 
 
-def _files(path: Path) -> Iterator[tuple[str, Path]]:
+def _list_files(path: Path) -> Iterator[tuple[str, Path]]:
     if path.is_file():
         yield path.name, path
         return
@@ -96,13 +100,13 @@ def _files(path: Path) -> Iterator[tuple[str, Path]]:
     yield from sorted((file.relative_to(path).as_posix(), file) for file in found)
 
 
-def _fingerprint(path: Path) -> Print:
-    found = ((name, os.stat(file)) for name, file in _files(path))
+def _compute_fingerprint(path: Path) -> Fingerprint:
+    found = ((name, os.stat(file)) for name, file in _list_files(path))
     return tuple((name, at.st_size, at.st_mtime_ns, at.st_ino) for name, at in found)
 
 
-def _sync(folder: Path) -> None:
-    for path in [*(file for _, file in _files(folder)), folder]:
+def _sync_to_disk(folder: Path) -> None:
+    for path in [*(file for _, file in _list_files(folder)), folder]:
         opened = os.open(path, os.O_RDONLY)
         try:
             os.fsync(opened)
@@ -110,15 +114,15 @@ def _sync(folder: Path) -> None:
             os.close(opened)
 
 
-def _remove(path: Path) -> None:
+def _remove_folder(path: Path) -> None:
     if path.exists():
         shutil.rmtree(path)
 
 
-LOCK, LOG, JOB, FILES = "lock", "log.txt", "job.json", "files"
+LOCK_FILE, LOG_FILE, JOB_FILE, FILES_FOLDER = "lock", "log.txt", "job.json", "files"
 
 
-def slug(name: str) -> str:
+def build_folder_name(name: str) -> str:
     """A folder name for any model name: itself where that is safe, else made safe and told apart by a digest."""
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name):
         return name
@@ -126,22 +130,22 @@ def slug(name: str) -> str:
     return f"{safe}-{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
 
 
-def works(folder: Path) -> list[Path]:
+def list_work_folders(folder: Path) -> list[Path]:
     """The work folders below a catalog's folder."""
-    return [found.parent for found in folder.glob(f"models/*/*.work/{LOCK}")]
+    return [found.parent for found in folder.glob(f"models/*/*.work/{LOCK_FILE}")]
 
 
-def take(work: Path) -> int | None:
+def acquire_lock(work: Path) -> int | None:
     """The open, locked lock file of a work folder; None while another process has it."""
     import fcntl
 
-    return _lock(work, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
+    return _try_lock(work, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
 
 
 @contextmanager
-def held(work: Path) -> Iterator[int | None]:
+def hold_lock(work: Path) -> Iterator[int | None]:
     """The lock of a work folder while the block runs; None if somebody trains there, or there is no such folder."""
-    lock = take(work) if work.exists() else None
+    lock = acquire_lock(work) if work.exists() else None
     try:
         yield lock
     finally:
@@ -149,12 +153,12 @@ def held(work: Path) -> Iterator[int | None]:
             os.close(lock)
 
 
-def alive(work: Path) -> bool:
+def is_locked(work: Path) -> bool:
     """Whether somebody trains in this work folder."""
     import fcntl
 
     try:
-        opened = _lock(work, os.O_RDONLY, fcntl.LOCK_SH)
+        opened = _try_lock(work, os.O_RDONLY, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
     if opened is None:
@@ -163,10 +167,10 @@ def alive(work: Path) -> bool:
     return False
 
 
-def _lock(work: Path, how: int, lock: int) -> int | None:
+def _try_lock(work: Path, how: int, lock: int) -> int | None:
     import fcntl
 
-    opened = os.open(work / LOCK, how | os.O_CLOEXEC, 0o644)
+    opened = os.open(work / LOCK_FILE, how | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(opened, lock | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -175,13 +179,15 @@ def _lock(work: Path, how: int, lock: int) -> int | None:
     return opened
 
 
-def epitaph(work: Path, how: str = "died") -> str:
+def summarize_exit(work: Path, how: str = "died") -> str:
     """What is known of a worker that ended without a word: how, its last line, where its log is."""
-    last = _last_line(work / LOG)
-    return f"The process that trained it {how}{f': {last}' if last else '.'}{f' (log: {work / LOG})' if last else ''}"
+    last = _read_last_line(work / LOG_FILE)
+    return (
+        f"The process that trained it {how}{f': {last}' if last else '.'}{f' (log: {work / LOG_FILE})' if last else ''}"
+    )
 
 
-def _last_line(log: Path) -> str:
+def _read_last_line(log: Path) -> str:
     with suppress(OSError):
         with open(log, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))

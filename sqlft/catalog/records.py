@@ -54,7 +54,7 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class OwnPrice:
+class UserPrice:
     """What CREATE PRICE said: USD per million tokens, or an hour of the machine; without a model of a whole engine."""
 
     engine: str
@@ -127,7 +127,7 @@ class Version:
     seconds: float | None = None
 
 
-class Metric(NamedTuple):
+class TrainingMetric(NamedTuple):
     """One number that training reported; split is train or valid."""
 
     version: VersionKey
@@ -225,44 +225,44 @@ class EvaluationRow(NamedTuple):
 
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-TIMES = ("created_at", "started_at", "finished_at")
+TIME_FIELDS = ("created_at", "started_at", "finished_at")
 VERSION_FIELDS = tuple(f.name for f in fields(Version) if f.name != "key")
 
 
-def now() -> datetime:
+def utc_now() -> datetime:
     """This moment, as records have it."""
     return datetime.now(UTC)
 
 
-def micros(moment: datetime | None) -> int | None:
+def to_micros(moment: datetime | None) -> int | None:
     """Microseconds since 1970 UTC; a datetime without a zone counts as local time."""
     return None if moment is None else (moment.astimezone(UTC) - EPOCH) // timedelta(microseconds=1)
 
 
-def moment(micros: int | None) -> datetime | None:
+def from_micros(micros: int | None) -> datetime | None:
     """The datetime, in UTC, of so many microseconds."""
     return None if micros is None else EPOCH + timedelta(microseconds=micros)
 
 
-def text(value: Any) -> str:
+def to_json(value: Any) -> str:
     """A nested value as JSON; what JSON has no word for is written as text."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_convert_value)
     except ValueError:
-        return json.dumps(_without_nan(value), ensure_ascii=False, default=_plain)
+        return json.dumps(_replace_nan(value), ensure_ascii=False, default=_convert_value)
 
 
-def version_values(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def version_to_columns(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of Version as column values; an artifact's path is kept relative so that the folder can move."""
     for name in given:
         if name not in VERSION_FIELDS:
             raise CatalogError(f"A version has no field '{name}'.{did_you_mean(name, VERSION_FIELDS)}")
     values = dict(given)
     for name in values:
-        if name in TIMES:
-            values[name] = micros(values[name])
+        if name in TIME_FIELDS:
+            values[name] = to_micros(values[name])
         elif name in ("options", "findings", "details", "progress"):
-            values[name] = text(values[name])
+            values[name] = to_json(values[name])
     path = values.get("artifact_path")
     if path is not None:
         path = Path(path)
@@ -270,25 +270,25 @@ def version_values(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def version(row: sqlite3.Row, folder: Path) -> Version:
+def version_from_row(row: sqlite3.Row, folder: Path) -> Version:
     """A Version from a row of versions that also has its model's name and project."""
     values: dict[str, Any] = {name: row[name] for name in VERSION_FIELDS}
-    for name in TIMES:
-        values[name] = moment(values[name])
+    for name in TIME_FIELDS:
+        values[name] = from_micros(values[name])
     for name in ("options", "details", "progress"):
         values[name] = json.loads(values[name])
     values["findings"] = tuple(json.loads(values["findings"]))
     values["activate"] = bool(values["activate"])
     values["artifact_path"] = None if values["artifact_path"] is None else folder / values["artifact_path"]
-    return Version(key=version_key(row), **values)
+    return Version(key=version_key_from_row(row), **values)
 
 
-def version_key(row: sqlite3.Row) -> VersionKey:
+def version_key_from_row(row: sqlite3.Row) -> VersionKey:
     """The key of a row that has name, project and number."""
     return VersionKey(ModelKey(row["name"], row["project"]), row["number"])
 
 
-def model(row: sqlite3.Row) -> Model:
+def model_from_row(row: sqlite3.Row) -> Model:
     """A Model from a row of models."""
     return Model(
         ModelKey(row["name"], row["project"]),
@@ -299,48 +299,52 @@ def model(row: sqlite3.Row) -> Model:
         row["system"],
         json.loads(row["options"]),
         row["active"],
-        moment(row["created_at"]),
+        from_micros(row["created_at"]),
     )
 
 
-def engine(row: sqlite3.Row) -> Engine:
+def engine_from_row(row: sqlite3.Row) -> Engine:
     """An Engine from a row of engines."""
-    return Engine(row["name"], row["handler"], json.loads(row["options"]), moment(row["created_at"]))
+    return Engine(row["name"], row["handler"], json.loads(row["options"]), from_micros(row["created_at"]))
 
 
-def own_price(row: sqlite3.Row) -> OwnPrice:
-    """An OwnPrice from a row of prices."""
-    values = {f.name: row[f.name] for f in fields(OwnPrice)}
-    return OwnPrice(**{**values, "created_at": moment(row["created_at"])})
+def price_from_row(row: sqlite3.Row) -> UserPrice:
+    """A UserPrice from a row of prices."""
+    values = {f.name: row[f.name] for f in fields(UserPrice)}
+    return UserPrice(**{**values, "created_at": from_micros(row["created_at"])})
 
 
-def view(row: sqlite3.Row) -> View:
+def view_from_row(row: sqlite3.Row) -> View:
     """A View from a row of views."""
     return View(row["name"], row["sql"], tuple(json.loads(row["columns"])), row["schema"], row["project"])
 
 
-def metric(row: sqlite3.Row) -> Metric:
+def metric_from_row(row: sqlite3.Row) -> TrainingMetric:
     """A Metric; SQLite keeps a NaN as NULL."""
     value = math.nan if row["value"] is None else row["value"]
-    created_at = moment(row["created_at"]) or EPOCH
-    return Metric(version_key(row), row["step"], row["epoch"], row["split"], row["metric"], value, created_at)
+    created_at = from_micros(row["created_at"]) or EPOCH
+    return TrainingMetric(
+        version_key_from_row(row), row["step"], row["epoch"], row["split"], row["metric"], value, created_at
+    )
 
 
-def usage(row: sqlite3.Row) -> Usage:
+def usage_from_row(row: sqlite3.Row) -> Usage:
     """A Usage from a row of usage."""
     names = [f.name for f in fields(Usage) if f.name not in ("version", "created_at")]
-    return Usage(version=version_key(row), created_at=moment(row["created_at"]), **{n: row[n] for n in names})
+    return Usage(
+        version=version_key_from_row(row), created_at=from_micros(row["created_at"]), **{n: row[n] for n in names}
+    )
 
 
-def _without_nan(value: Any) -> Any:
+def _replace_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(name): _without_nan(inner) for name, inner in value.items()}
+        return {str(name): _replace_nan(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(inner) for inner in value]
+        return [_replace_nan(inner) for inner in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _plain(value: Any) -> Any:
+def _convert_value(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, (set, frozenset)):

@@ -9,7 +9,7 @@ from sqlft.errors import CatalogError
 if TYPE_CHECKING:
     import sqlite3
 
-STEPS: tuple[tuple[str, ...], ...] = (
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE engines (
              folded TEXT PRIMARY KEY, name TEXT NOT NULL, handler TEXT NOT NULL, options TEXT NOT NULL,
@@ -96,12 +96,12 @@ STEPS: tuple[tuple[str, ...], ...] = (
 )
 
 
-def current(con: sqlite3.Connection) -> int:
+def read_schema_version(con: sqlite3.Connection) -> int:
     """The file's schema number; CatalogError if a newer sqlft made it."""
     number: int = con.execute("PRAGMA user_version").fetchone()[0]
-    if number > len(STEPS):
+    if number > len(MIGRATIONS):
         raise CatalogError(
-            f"This catalog was made by a newer sqlft (schema {number}, this one knows {len(STEPS)}).",
+            f"This catalog was made by a newer sqlft (schema {number}, this one knows {len(MIGRATIONS)}).",
             "Upgrade: pip install -U sqlft",
         )
     return number
@@ -109,12 +109,12 @@ def current(con: sqlite3.Connection) -> int:
 
 def migrate(con: sqlite3.Connection) -> None:
     """Bring the file up to date; two processes may try at once."""
-    if current(con) == len(STEPS):
+    if read_schema_version(con) == len(MIGRATIONS):
         return
     con.execute("BEGIN IMMEDIATE")
     try:
-        for number in range(current(con), len(STEPS)):
-            for statement in STEPS[number]:
+        for number in range(read_schema_version(con), len(MIGRATIONS)):
+            for statement in MIGRATIONS[number]:
                 con.execute(statement)
             con.execute(f"PRAGMA user_version = {number + 1}")
         con.execute("COMMIT")

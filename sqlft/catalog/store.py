@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlft.catalog import files, records
-from sqlft.catalog.records import DEFAULT_PROJECT, RUNNING, Metric, Model, ModelKey, Usage, Version, VersionKey
+from sqlft.catalog.records import DEFAULT_PROJECT, RUNNING, Model, ModelKey, TrainingMetric, Usage, Version, VersionKey
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, did_you_mean
 from sqlft.log import debug
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from sqlft.handler import Progress
 from typing import TYPE_CHECKING
 
-from sqlft.catalog.database import Database
-from sqlft.catalog.records import Engine, OwnPrice, View
+from sqlft.catalog.database import CatalogDatabase
+from sqlft.catalog.records import Engine, UserPrice, View
 
 if TYPE_CHECKING:
     import sqlite3
@@ -50,11 +50,11 @@ TABLES = (
 BeforeCommit = Callable[[VersionKey, Path], None]
 """Called with a new version's key and its work folder while nobody can see the version yet."""
 
-_VERSIONS = "SELECT m.name, m.project, m.folder, v.* FROM versions v JOIN models m ON m.id = v.model_id"
-_METRICS = "SELECT m.name, m.project, t.*, t.name AS metric FROM metrics t JOIN models m ON m.id = t.model_id"
-_VALID = re.compile("(?:valid|val|validation|eval)_(.+)")
+_SELECT_VERSIONS = "SELECT m.name, m.project, m.folder, v.* FROM versions v JOIN models m ON m.id = v.model_id"
+_SELECT_METRICS = "SELECT m.name, m.project, t.*, t.name AS metric FROM metrics t JOIN models m ON m.id = t.model_id"
+_VALIDATION_METRIC = re.compile("(?:valid|val|validation|eval)_(.+)")
 """Names under which trainers report what they measured on the validation set."""
-_OF = " WHERE m.folded = ? AND m.folded_project = ?"
+_WHERE_MODEL = " WHERE m.folded = ? AND m.folded_project = ?"
 
 
 class Catalog:
@@ -62,7 +62,7 @@ class Catalog:
 
     def __init__(self, folder: Path, read_only: bool = False) -> None:
         self.folder = folder.absolute()
-        self._db = Database(self.folder / "catalog.sqlite", read_only)
+        self._db = CatalogDatabase(self.folder / "catalog.sqlite", read_only)
         self._names: frozenset[str] | None = None
 
     @property
@@ -85,8 +85,8 @@ class Catalog:
 
     def refresh(self) -> frozenset[str]:
         """`names` anew, if another connection or process has changed the catalog."""
-        if self._db.changed() or self._names is None:
-            found = self._db.rows("SELECT folded FROM models UNION SELECT folded FROM views")
+        if self._db.has_changed() or self._names is None:
+            found = self._db.fetch_rows("SELECT folded FROM models UNION SELECT folded FROM views")
             self._names = frozenset(row[0] for row in found)
         return self._names
 
@@ -94,19 +94,19 @@ class Catalog:
 
     def engines(self) -> list[Engine]:
         """All engines, by name."""
-        return [records.engine(row) for row in self._db.rows("SELECT * FROM engines ORDER BY folded")]
+        return [records.engine_from_row(row) for row in self._db.fetch_rows("SELECT * FROM engines ORDER BY folded")]
 
     def engine(self, name: str) -> Engine:
         """The engine of that name; NotFound."""
-        for row in self._db.rows("SELECT * FROM engines WHERE folded = ?", [name.lower()]):
-            return records.engine(row)
+        for row in self._db.fetch_rows("SELECT * FROM engines WHERE folded = ?", [name.lower()]):
+            return records.engine_from_row(row)
         near = did_you_mean(name, [e.name for e in self.engines()])
         raise NotFound(f"There is no engine '{name}'.{near}", "SHOW ML_ENGINES lists them.")
 
     def add_engine(self, engine: Engine) -> None:
         """Keep a new engine; AlreadyExists."""
-        created_at = records.micros(engine.created_at or records.now())
-        values = (engine.name.lower(), engine.name, engine.handler, records.text(engine.options), created_at)
+        created_at = records.to_micros(engine.created_at or records.utc_now())
+        values = (engine.name.lower(), engine.name, engine.handler, records.to_json(engine.options), created_at)
         with self._db.write() as con:
             if con.execute("SELECT 1 FROM engines WHERE folded = ?", values[:1]).fetchone():
                 raise AlreadyExists(
@@ -130,8 +130,8 @@ class Catalog:
 
     def projects(self) -> list[str]:
         """All projects by name: the default one, those that were made, and those that have models."""
-        found = self._db.rows("SELECT folded_project AS folded, project AS name FROM models")
-        made = self._db.rows("SELECT folded, name FROM projects")
+        found = self._db.fetch_rows("SELECT folded_project AS folded, project AS name FROM models")
+        made = self._db.fetch_rows("SELECT folded, name FROM projects")
         known = {DEFAULT_PROJECT: DEFAULT_PROJECT} | {row["folded"]: row["name"] for row in (*found, *made)}
         return [known[folded] for folded in sorted(known)]
 
@@ -147,7 +147,9 @@ class Catalog:
                     f"There is a project '{known}' already.",
                     f"USE {known} chooses it; CREATE PROJECT IF NOT EXISTS {known} takes it as it is.",
                 )
-            con.execute("INSERT INTO projects VALUES (?, ?, ?)", [name.lower(), name, records.micros(records.now())])
+            con.execute(
+                "INSERT INTO projects VALUES (?, ?, ?)", [name.lower(), name, records.to_micros(records.utc_now())]
+            )
 
     def drop_project(self, name: str) -> None:
         """Forget a project; NotFound, CatalogError for the default one and while it has models."""
@@ -167,54 +169,58 @@ class Catalog:
 
     # prices
 
-    def prices(self) -> list[OwnPrice]:
+    def prices(self) -> list[UserPrice]:
         """All prices that CREATE PRICE gave, by engine and model."""
-        found = self._db.rows("SELECT * FROM prices ORDER BY folded_engine, folded_model")
-        return [records.own_price(row) for row in found]
+        found = self._db.fetch_rows("SELECT * FROM prices ORDER BY folded_engine, folded_model")
+        return [records.price_from_row(row) for row in found]
 
-    def add_price(self, price: OwnPrice, or_replace: bool = False) -> None:
+    def add_price(self, price: UserPrice, or_replace: bool = False) -> None:
         """Keep a price; AlreadyExists unless `or_replace`."""
         key = [price.engine.lower(), (price.model or "").lower()]
         values = [getattr(price, f.name) for f in fields(price) if f.name != "created_at"]
         with self._db.write() as con:
-            if not or_replace and con.execute(f"SELECT 1 FROM prices{_OF_PRICE}", key).fetchone():
+            if not or_replace and con.execute(f"SELECT 1 FROM prices{_WHERE_PRICE}", key).fetchone():
                 raise AlreadyExists(
-                    f"There is a price for {_priced(price.engine, price.model)} already.",
+                    f"There is a price for {_format_priced(price.engine, price.model)} already.",
                     "CREATE OR REPLACE PRICE changes it.",
                 )
-            created_at = records.micros(price.created_at or records.now())
+            created_at = records.to_micros(price.created_at or records.utc_now())
             con.execute(f"INSERT OR REPLACE INTO prices VALUES ({', '.join('?' * 10)})", [*key, *values, created_at])
 
     def drop_price(self, engine: str, model: str | None = None) -> None:
         """Forget a price; NotFound."""
         with self._db.write() as con:
-            if con.execute(f"DELETE FROM prices{_OF_PRICE}", [engine.lower(), (model or "").lower()]).rowcount == 0:
-                near = did_you_mean(_priced(engine, model), [_priced(p.engine, p.model) for p in self.prices()])
-                raise NotFound(f"There is no price for {_priced(engine, model)}.{near}", "SHOW PRICES lists them.")
+            if con.execute(f"DELETE FROM prices{_WHERE_PRICE}", [engine.lower(), (model or "").lower()]).rowcount == 0:
+                near = did_you_mean(
+                    _format_priced(engine, model), [_format_priced(p.engine, p.model) for p in self.prices()]
+                )
+                raise NotFound(
+                    f"There is no price for {_format_priced(engine, model)}.{near}", "SHOW PRICES lists them."
+                )
 
     # views
 
     def views(self) -> list[View]:
         """All views over models, by name."""
-        return [records.view(row) for row in self._db.rows("SELECT * FROM views ORDER BY folded")]
+        return [records.view_from_row(row) for row in self._db.fetch_rows("SELECT * FROM views ORDER BY folded")]
 
     def view(self, name: str) -> View | None:
         """The view of that name in any case."""
-        found = self._db.rows("SELECT * FROM views WHERE folded = ?", [name.lower()])
-        return records.view(found[0]) if found else None
+        found = self._db.fetch_rows("SELECT * FROM views WHERE folded = ?", [name.lower()])
+        return records.view_from_row(found[0]) if found else None
 
     def add_view(self, view: View, or_replace: bool = False) -> None:
         """Keep a view; AlreadyExists if a model, or unless `or_replace` a view, has its name."""
         folded = view.name.lower()
         with self._db.write() as con:
             model = con.execute("SELECT 1 FROM models WHERE folded = ?", [folded]).fetchone()
-            if model or (not or_replace and self._taken_by_view(con, view.name)):
+            if model or (not or_replace and self._is_view_name(con, view.name)):
                 what = "model" if model else "view"
                 raise AlreadyExists(f"There is a {what} '{view.name}' already.", "Choose another name.")
             con.execute(
                 'INSERT OR REPLACE INTO views (folded, name, sql, columns, "schema", project)'
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                [folded, view.name, view.sql, records.text(list(view.columns)), view.schema, view.project],
+                [folded, view.name, view.sql, records.to_json(list(view.columns)), view.schema, view.project],
             )
             self._names = None
 
@@ -228,36 +234,39 @@ class Catalog:
                 )
             self._names = None
 
-    def _taken_by_view(self, con: sqlite3.Connection, name: str) -> bool:
+    def _is_view_name(self, con: sqlite3.Connection, name: str) -> bool:
         return con.execute("SELECT 1 FROM views WHERE folded = ?", [name.lower()]).fetchone() is not None
 
     def table(self, name: str) -> pa.Table:
         """`sqlft.<name>` as it is shown: any of TABLES; secrets are hidden."""
-        from sqlft.catalog.tables import arrow
+        from sqlft.catalog.tables import read_table
 
         if name not in TABLES:
             raise NotFound(
                 f"There is no table sqlft.{name}.{did_you_mean(name, TABLES)}", f"There are: {', '.join(TABLES)}."
             )
         dead = {v.key: v for v in self.versions() if v.status == "interrupted"} if name == "versions" else None
-        return arrow(self._db, self.folder, name, dead)
+        return read_table(self._db, self.folder, name, dead)
 
     # models
 
     def models(self) -> list[Model]:
         """All models, by project and name."""
-        return [records.model(row) for row in self._db.rows("SELECT * FROM models ORDER BY folded_project, folded")]
+        return [
+            records.model_from_row(row)
+            for row in self._db.fetch_rows("SELECT * FROM models ORDER BY folded_project, folded")
+        ]
 
     def model(self, key: ModelKey) -> Model:
         """The model of that key; NotFound."""
-        return records.model(self._model_row(key))
+        return records.model_from_row(self._model_row(key))
 
     def find_model(self, name: str, project: str | None = None) -> Model | None:
         """The model of that name in any case; without a project that of the default one comes first.
 
         CatalogError if it is in several others, and the project was not written.
         """
-        found = self._db.rows(
+        found = self._db.fetch_rows(
             "SELECT * FROM models WHERE folded = ? ORDER BY folded_project <> 'mindsdb', folded_project", [name.lower()]
         )
         fitting = [row for row in found if project is None or row["folded_project"] == project.lower()]
@@ -268,7 +277,7 @@ class Catalog:
                 f"There are {many} models '{fitting[0]['name']}': {', '.join(listed)}.",
                 f"Say which: write the project before the name, {listed[0]}.",
             )
-        return records.model(fitting[0]) if fitting else None
+        return records.model_from_row(fitting[0]) if fitting else None
 
     def add_model(
         self, model: Model, *, or_replace: bool = False, before_commit: BeforeCommit | None = None, **first: Any
@@ -276,11 +285,11 @@ class Catalog:
         """Keep a new model and its version 1, whose fields are `first` (status complete unless said); AlreadyExists."""
         with self._db.write() as con:
             old = con.execute(
-                "SELECT * FROM models WHERE folded = ? AND folded_project = ?", _folded(model.key)
+                "SELECT * FROM models WHERE folded = ? AND folded_project = ?", _fold_key(model.key)
             ).fetchone()
             if old and or_replace:
                 self._delete_model(con, old)
-            if (old and not or_replace) or self._taken_by_view(con, model.key.name):
+            if (old and not or_replace) or self._is_view_name(con, model.key.name):
                 what = "view" if or_replace or not old else "model"
                 raise AlreadyExists(
                     f"There is a {what} '{model.key.name}' already.",
@@ -291,18 +300,18 @@ class Catalog:
                 " prompt_template, system, options, last_number, created_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
                 [
-                    *_folded(model.key),
+                    *_fold_key(model.key),
                     *model.key,
-                    self._free_folder(con, model.key),
+                    self._choose_folder(con, model.key),
                     *(
                         model.engine,
                         model.base,
                         model.predict,
                         model.prompt_template,
                         model.system,
-                        records.text(model.options),
+                        records.to_json(model.options),
                     ),
-                    records.micros(model.created_at or records.now()),
+                    records.to_micros(model.created_at or records.utc_now()),
                 ],
             )
             made = self.new_version(model.key, before_commit=before_commit, **{"status": "complete", **first})
@@ -326,12 +335,14 @@ class Catalog:
         with self._db.write() as con:
             row = self._model_row(key)
             self._refuse_running(con, row, "renamed")
-            other = con.execute("SELECT id FROM models WHERE folded = ? AND folded_project = ?", _folded(to)).fetchone()
-            if (other and other["id"] != row["id"]) or self._taken_by_view(con, to.name):
+            other = con.execute(
+                "SELECT id FROM models WHERE folded = ? AND folded_project = ?", _fold_key(to)
+            ).fetchone()
+            if (other and other["id"] != row["id"]) or self._is_view_name(con, to.name):
                 raise AlreadyExists(f"There is a model or view '{to.name}' already.", "Choose another name.")
             con.execute(
                 "UPDATE models SET folded = ?, folded_project = ?, name = ?, project = ? WHERE id = ?",
-                [*_folded(to), *to, row["id"]],
+                [*_fold_key(to), *to, row["id"]],
             )
             con.execute("UPDATE OR REPLACE usage SET name = ?, project = ? WHERE model_id = ?", [*to, row["id"]])
             self._names = None
@@ -340,21 +351,23 @@ class Catalog:
 
     def versions(self, key: ModelKey | None = None) -> list[Version]:
         """All versions, or a model's, oldest first within a model."""
-        where, values = (_OF, _folded(key)) if key else ("", ())
-        found = self._db.rows(f"{_VERSIONS}{where} ORDER BY m.folded_project, m.folded, v.number", values)
-        return [self._living(row) for row in found]
+        where, values = (_WHERE_MODEL, _fold_key(key)) if key else ("", ())
+        found = self._db.fetch_rows(f"{_SELECT_VERSIONS}{where} ORDER BY m.folded_project, m.folded, v.number", values)
+        return [self._read_version(row) for row in found]
 
     def version(self, key: VersionKey) -> Version:
         """The version of that key; NotFound."""
-        for row in self._db.rows(f"{_VERSIONS}{_OF} AND v.number = ?", [*_folded(key.model), key.number]):
-            return self._living(row)
+        for row in self._db.fetch_rows(
+            f"{_SELECT_VERSIONS}{_WHERE_MODEL} AND v.number = ?", [*_fold_key(key.model), key.number]
+        ):
+            return self._read_version(row)
         numbers = ", ".join(str(v.key.number) for v in self.versions(self.model(key.model).key))
         raise NotFound(
             f"The model '{key.model.name}' has no version {key.number}.",
             f"It has: {numbers}." if numbers else f"FINETUNE or RETRAIN {key.model.name} makes one.",
         )
 
-    def version_of(self, key: ModelKey, number: int | None = None) -> Version:
+    def resolve_version(self, key: ModelKey, number: int | None = None) -> Version:
         """Version `number`; without one the active version, and if there is none the newest; NotFound."""
         model = self.model(key)
         number = model.active if number is None else number
@@ -370,22 +383,24 @@ class Catalog:
         with self._db.write() as con:
             row = self._model_row(key)
             made = VersionKey(ModelKey(row["name"], row["project"]), row["last_number"] + 1)
-            given = {"status": "queued", "created_at": records.now(), **_defaults(), **values}
-            columns = {"model_id": row["id"], "number": made.number, **records.version_values(self.folder, given)}
+            given = {"status": "queued", "created_at": records.utc_now(), **_build_default_fields(), **values}
+            columns = {"model_id": row["id"], "number": made.number, **records.version_to_columns(self.folder, given)}
             con.execute("UPDATE models SET last_number = ? WHERE id = ?", [made.number, row["id"]])
             names = ", ".join(f'"{name}"' for name in columns)
-            con.execute(f"INSERT INTO versions ({names}) VALUES ({_marks(columns)})", list(columns.values()))
+            con.execute(
+                f"INSERT INTO versions ({names}) VALUES ({_format_placeholders(columns)})", list(columns.values())
+            )
             if given["status"] == "complete" and given["activate"]:
                 con.execute("UPDATE models SET active = ? WHERE id = ?", [made.number, row["id"]])
             if before_commit:
-                before_commit(made, self._work(row["folder"], made.number))
+                before_commit(made, self._work_path(row["folder"], made.number))
         return self.version(made)
 
     def update_version(self, key: VersionKey, *, when: tuple[str, ...] | None = None, **values: Any) -> bool:
         """Set fields of a version, with `when` only in one of these statuses; whether it was so."""
-        columns = records.version_values(self.folder, values)
+        columns = records.version_to_columns(self.folder, values)
         setting = ", ".join(f'"{name}" = ?' for name in columns)
-        guard = f" AND status IN ({_marks(when)})" if when else ""
+        guard = f" AND status IN ({_format_placeholders(when)})" if when else ""
         with self._db.write(durable=not set(values) <= {"progress", "seconds"}) as con:
             done = con.execute(
                 f"UPDATE versions SET {setting} WHERE model_id = ? AND number = ?{guard}",
@@ -396,7 +411,7 @@ class Catalog:
     def publish(self, key: VersionKey, **values: Any) -> Version:
         """Make a trained version complete, and active if it asks to be, in one step; CatalogError if it was stopped."""
         with self._db.write() as con:
-            given = {"error": None, "finished_at": records.now(), **values, "status": "complete"}
+            given = {"error": None, "finished_at": records.utc_now(), **values, "status": "complete"}
             if not self.update_version(key, when=RUNNING, **given):
                 raise CatalogError(
                     f"Version {key} was stopped while it was being finished.", f"RESUME MODEL {key} goes on with it."
@@ -439,13 +454,13 @@ class Catalog:
 
     # training
 
-    def place(self, key: VersionKey) -> Path:
+    def artifact_folder(self, key: VersionKey) -> Path:
         """Where a version's artifact belongs."""
         return self.folder.joinpath("models", self._model_row(key.model)["folder"], str(key.number))
 
-    def work(self, key: VersionKey) -> Path:
+    def work_folder(self, key: VersionKey) -> Path:
         """Where a version is trained."""
-        return self._work(self._model_row(key.model)["folder"], key.number)
+        return self._work_path(self._model_row(key.model)["folder"], key.number)
 
     def request_cancel(self, key: VersionKey, wanted: bool = True) -> None:
         """Ask the worker of a version to stop."""
@@ -457,9 +472,10 @@ class Catalog:
 
     def cancel_requested(self, key: VersionKey) -> bool:
         """Whether a version shall stop; so shall one that is gone."""
-        found = self._db.rows(
-            f"SELECT v.cancel_requested FROM versions v JOIN models m ON m.id = v.model_id{_OF} AND v.number = ?",
-            [*_folded(key.model), key.number],
+        found = self._db.fetch_rows(
+            "SELECT v.cancel_requested FROM versions v JOIN models m ON m.id = v.model_id"
+            f"{_WHERE_MODEL} AND v.number = ?",
+            [*_fold_key(key.model), key.number],
         )
         return not found or bool(found[0][0])
 
@@ -475,7 +491,7 @@ class Catalog:
         for report in reports:
             epoch = report.metrics.get("epoch")
             for name, value in report.metrics.items():
-                valid = _VALID.fullmatch(name)
+                valid = _VALIDATION_METRIC.fullmatch(name)
                 if name != "epoch":
                     found.append(
                         (report.step, epoch, "valid" if valid else "train", valid[1] if valid else name, value)
@@ -487,13 +503,13 @@ class Catalog:
             told: dict[str, Any] = {"progress": known} if seconds is None else {"progress": known, "seconds": seconds}
             self.update_version(key, **told)
 
-    def metrics(self, key: VersionKey | None = None) -> list[Metric]:
+    def metrics(self, key: VersionKey | None = None) -> list[TrainingMetric]:
         """What training reported, by model, version and step."""
-        where, values = (f"{_OF} AND t.number = ?", [*_folded(key.model), key.number]) if key else ("", [])
-        found = self._db.rows(
-            f"{_METRICS}{where} ORDER BY m.folded_project, m.folded, t.number, t.step, t.split, t.name", values
+        where, values = (f"{_WHERE_MODEL} AND t.number = ?", [*_fold_key(key.model), key.number]) if key else ("", [])
+        found = self._db.fetch_rows(
+            f"{_SELECT_METRICS}{where} ORDER BY m.folded_project, m.folded, t.number, t.step, t.split, t.name", values
         )
-        return [records.metric(row) for row in found]
+        return [records.metric_from_row(row) for row in found]
 
     # the ledger
 
@@ -504,11 +520,11 @@ class Catalog:
             *(usage.version, usage.rows, usage.distinct_prompts, usage.cached, usage.calls, usage.errors),
             *(usage.input_tokens, usage.output_tokens, usage.cost_usd, usage.seconds, usage.statement),
         )
-        found = self._db.rows(
-            "SELECT id FROM models WHERE folded = ? AND folded_project = ?", _folded(usage.version.model)
+        found = self._db.fetch_rows(
+            "SELECT id FROM models WHERE folded = ? AND folded_project = ?", _fold_key(usage.version.model)
         )
         columns = {f.name: getattr(usage, f.name) for f in fields(Usage) if f.name != "version"}
-        columns["created_at"] = records.micros(usage.created_at or records.now())
+        columns["created_at"] = records.to_micros(usage.created_at or records.utc_now())
         name, project = usage.version.model
         columns |= {
             "name": name,
@@ -518,11 +534,16 @@ class Catalog:
         }
         with self._db.write(durable=False) as con:
             names = ", ".join(f'"{column}"' for column in columns)
-            con.execute(f"INSERT OR REPLACE INTO usage ({names}) VALUES ({_marks(columns)})", list(columns.values()))
+            con.execute(
+                f"INSERT OR REPLACE INTO usage ({names}) VALUES ({_format_placeholders(columns)})",
+                list(columns.values()),
+            )
 
     def usage(self) -> list[Usage]:
         """The ledger, oldest first."""
-        return [records.usage(row) for row in self._db.rows("SELECT * FROM usage ORDER BY created_at, rowid")]
+        return [
+            records.usage_from_row(row) for row in self._db.fetch_rows("SELECT * FROM usage ORDER BY created_at, rowid")
+        ]
 
     # below
 
@@ -531,29 +552,29 @@ class Catalog:
         with self._db.write() as con:
             for evaluation, details in found:
                 name, project = evaluation.version.model
-                of = con.execute(_OF_MODEL, [name.lower(), project.lower()]).fetchone()
+                of = con.execute(_SELECT_MODEL_ID, [name.lower(), project.lower()]).fetchone()
                 if of is None:
                     continue
                 columns = {f.name: getattr(evaluation, f.name) for f in fields(Evaluation) if f.name != "version"}
                 columns |= {
                     "model_id": of[0],
                     "number": evaluation.version.number,
-                    "options": records.text(evaluation.options),
-                    "created_at": records.micros(evaluation.created_at or records.now()),
+                    "options": records.to_json(evaluation.options),
+                    "created_at": records.to_micros(evaluation.created_at or records.utc_now()),
                 }
                 names = ", ".join(columns)
                 marks = ", ".join("?" * len(columns))
                 con.execute(f"INSERT OR REPLACE INTO evaluations ({names}) VALUES ({marks})", list(columns.values()))
-                key = [columns[name] for name in _KEY]
+                key = [columns[name] for name in _EVALUATION_KEY]
                 con.executemany(
-                    f"INSERT INTO evaluation_rows ({', '.join(_KEY)}, {', '.join(EvaluationRow._fields)})"
+                    f"INSERT INTO evaluation_rows ({', '.join(_EVALUATION_KEY)}, {', '.join(EvaluationRow._fields)})"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     ([*key, *row] for row in details),
                 )
 
-    def last_pace(self, version: VersionKey, data_digest: str) -> tuple[float | None, float | None] | None:
+    def last_question_pace(self, version: VersionKey, data_digest: str) -> tuple[float | None, float | None] | None:
         """Seconds and USD a question of the last evaluation of this version on this data that asked any."""
-        found = self._db.rows(
+        found = self._db.fetch_rows(
             "SELECT e.seconds, e.cost_usd FROM evaluations e JOIN models m ON m.id = e.model_id"
             " WHERE m.folded = ? AND m.folded_project = ? AND e.number = ? AND e.data_digest = ?"
             " AND e.seconds IS NOT NULL ORDER BY e.created_at DESC LIMIT 1",
@@ -563,15 +584,15 @@ class Catalog:
 
     def accuracies(self) -> dict[VersionKey, float]:
         """Of each version the value of the first metric, of those that are shares, in its latest evaluation."""
-        found = self._db.rows(
+        found = self._db.fetch_rows(
             "SELECT m.name, m.project, e.number, e.value FROM evaluations e JOIN models m ON m.id = e.model_id"
             " WHERE e.is_share AND e.value IS NOT NULL ORDER BY e.created_at, e.place DESC"
         )
-        return {records.version_key(row): row["value"] for row in found}
+        return {records.version_key_from_row(row): row["value"] for row in found}
 
     def _add_metrics(self, key: VersionKey, found: Sequence[tuple[int, float | None, str, str, float]]) -> None:
         with self._db.write(durable=False) as con:
-            of, at = (self._model_row(key.model)["id"], key.number), records.micros(records.now())
+            of, at = (self._model_row(key.model)["id"], key.number), records.to_micros(records.utc_now())
             con.executemany(
                 "INSERT OR REPLACE INTO metrics (model_id, number, step, epoch, split, name, value, created_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -579,26 +600,28 @@ class Catalog:
             )
 
     def _model_row(self, key: ModelKey) -> sqlite3.Row:
-        for row in self._db.rows("SELECT * FROM models WHERE folded = ? AND folded_project = ?", _folded(key)):
+        for row in self._db.fetch_rows("SELECT * FROM models WHERE folded = ? AND folded_project = ?", _fold_key(key)):
             return row
         near = did_you_mean(key.name, [m.key.name for m in self.models()])
         raise NotFound(f"There is no model '{key.name}'.{near}", "SHOW MODELS lists them.")
 
-    def _work(self, folder: str, number: int) -> Path:
+    def _work_path(self, folder: str, number: int) -> Path:
         return self.folder / "models" / folder / f"{number}.work"
 
-    def _living(self, row: sqlite3.Row) -> Version:
-        version = records.version(row, self.folder)
-        work = self._work(row["folder"], version.key.number)
-        if version.status not in RUNNING or files.alive(work):
+    def _read_version(self, row: sqlite3.Row) -> Version:
+        version = records.version_from_row(row, self.folder)
+        work = self._work_path(row["folder"], version.key.number)
+        if version.status not in RUNNING or files.is_locked(work):
             return version
-        error = f"{files.epitaph(work)}\nRESUME MODEL {version.key} goes on with it."
-        found: dict[str, Any] = {"status": "interrupted", "error": error, "finished_at": records.now()}
-        with suppress(CatalogError, OSError), files.held(work) as lock:
+        error = f"{files.summarize_exit(work)}\nRESUME MODEL {version.key} goes on with it."
+        found: dict[str, Any] = {"status": "interrupted", "error": error, "finished_at": records.utc_now()}
+        with suppress(CatalogError, OSError), files.hold_lock(work) as lock:
             if lock is not None or not work.exists():  # else somebody resumes it right now
                 self.update_version(version.key, when=RUNNING, **found)
-            return records.version(
-                self._db.rows(f"{_VERSIONS}{_OF} AND v.number = ?", [*_folded(version.key.model), row["number"]])[0],
+            return records.version_from_row(
+                self._db.fetch_rows(
+                    f"{_SELECT_VERSIONS}{_WHERE_MODEL} AND v.number = ?", [*_fold_key(version.key.model), row["number"]]
+                )[0],
                 self.folder,
             )
         return replace(version, **found)
@@ -613,7 +636,7 @@ class Catalog:
 
     def _refuse_running(self, con: sqlite3.Connection, row: sqlite3.Row, what: str) -> None:
         running = con.execute(
-            f"SELECT number, status FROM versions WHERE model_id = ? AND status IN ({_marks(RUNNING)})",
+            f"SELECT number, status FROM versions WHERE model_id = ? AND status IN ({_format_placeholders(RUNNING)})",
             [row["id"], *RUNNING],
         ).fetchone()
         if running:
@@ -623,8 +646,8 @@ class Catalog:
                 f"Wait for it, or CANCEL MODEL {name} first.",
             )
 
-    def _free_folder(self, con: sqlite3.Connection, key: ModelKey) -> str:
-        wanted = files.slug(key.name if key.project == "mindsdb" else f"{key.project}.{key.name}")
+    def _choose_folder(self, con: sqlite3.Connection, key: ModelKey) -> str:
+        wanted = files.build_folder_name(key.name if key.project == "mindsdb" else f"{key.project}.{key.name}")
         taken = {row[0].lower() for row in con.execute("SELECT folder FROM models")}
         number = 1
         while True:
@@ -634,24 +657,24 @@ class Catalog:
             number += 1
 
 
-def _folded(key: ModelKey) -> tuple[str, str]:
+def _fold_key(key: ModelKey) -> tuple[str, str]:
     return key.name.lower(), key.project.lower()
 
 
-def _marks(values: Any) -> str:
+def _format_placeholders(values: Any) -> str:
     return ", ".join("?" * len(values))
 
 
-def _defaults() -> dict[str, Any]:
+def _build_default_fields() -> dict[str, Any]:
     return {"activate": True, "options": {}, "findings": (), "details": {}, "progress": {}}
 
 
-_OF_PRICE = " WHERE folded_engine = ? AND folded_model = ?"
+_WHERE_PRICE = " WHERE folded_engine = ? AND folded_model = ?"
 
 
-def _priced(engine: str, model: str | None) -> str:
+def _format_priced(engine: str, model: str | None) -> str:
     return engine if model is None else f"{engine} '{model}'"
 
 
-_OF_MODEL = "SELECT id FROM models WHERE folded = ? AND folded_project = ?"
-_KEY = ("model_id", "number", "metric", "data_digest", "options")
+_SELECT_MODEL_ID = "SELECT id FROM models WHERE folded = ? AND folded_project = ?"
+_EVALUATION_KEY = ("model_id", "number", "metric", "data_digest", "options")

@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from sqlft.catalog import records
-from sqlft.catalog.database import Database
+from sqlft.catalog.database import CatalogDatabase
 from sqlft.catalog.records import RUNNING, ModelKey, Version, VersionKey
 from sqlft.secrets import references
 
 
-class Shape(NamedTuple):
+class TableDefinition(NamedTuple):
     """A table: the query, and a type for each of its columns."""
 
     query: str
     columns: str
 
 
-_TYPES = {
+_ARROW_TYPES = {
     "text": pa.string(),
     "json": pa.string(),
     "options": pa.string(),
@@ -38,39 +38,39 @@ _TYPES = {
     "day": pa.date32(),
 }
 
-_JOIN = "JOIN models m ON m.id = t.model_id"
-_NAMED = "m.name AS model, m.project AS project, t.number AS version"
+_JOIN_MODELS = "JOIN models m ON m.id = t.model_id"
+_VERSION_ID = "m.name AS model, m.project AS project, t.number AS version"
 
-SHAPES = {
-    "engines": Shape(
+TABLE_DEFINITIONS = {
+    "engines": TableDefinition(
         "SELECT name, handler, options, created_at FROM engines ORDER BY folded",
         "name text, handler text, options options, created_at time",
     ),
-    "models": Shape(
+    "models": TableDefinition(
         """SELECT name, project, engine, base, predict, prompt_template, system, active AS active_version,
                   (SELECT count(*) FROM versions v WHERE v.model_id = id) AS versions, options, created_at
            FROM models ORDER BY folded_project, folded""",
         """name text, project text, engine text, base text, predict text, prompt_template text, system text,
            active_version integer, versions integer, options options, created_at time""",
     ),
-    "versions": Shape(
-        f"""SELECT {_NAMED}, t.status, m.active IS t.number AS active, m.engine, m.base, t.parent, t.tag, t.error,
+    "versions": TableDefinition(
+        f"""SELECT {_VERSION_ID}, t.status, m.active IS t.number AS active, m.engine, m.base, t.parent, t.tag, t.error,
                    t.row_count, t.data_digest, t.query, t."database", t.options, t.findings, t.details, t.progress,
                    t.artifact_path AS artifact, t.artifact_digest, t.remote_id,
                    t.created_at, t.started_at, t.finished_at, t.seconds
-            FROM versions t {_JOIN} ORDER BY m.folded_project, m.folded, t.number""",
+            FROM versions t {_JOIN_MODELS} ORDER BY m.folded_project, m.folded, t.number""",
         """model text, project text, version integer, status text, active boolean, engine text, base text,
            parent integer, tag text, error text, row_count integer, data_digest text, query text, database text,
            options options, findings json, details json, progress json, artifact path, artifact_digest text,
            remote_id text, created_at time, started_at time, finished_at time, seconds number""",
     ),
-    "metrics": Shape(
-        f"""SELECT {_NAMED}, t.step, t.epoch, t.split, t.name, t.value, t.created_at
-            FROM metrics t {_JOIN} ORDER BY m.folded_project, m.folded, t.number, t.step, t.split, t.name""",
+    "metrics": TableDefinition(
+        f"""SELECT {_VERSION_ID}, t.step, t.epoch, t.split, t.name, t.value, t.created_at
+            FROM metrics t {_JOIN_MODELS} ORDER BY m.folded_project, m.folded, t.number, t.step, t.split, t.name""",
         """model text, project text, version integer, step integer, epoch number, split text, name text,
            value metric, created_at time""",
     ),
-    "usage": Shape(
+    "usage": TableDefinition(
         """SELECT created_at, statement_id, statement, name AS model, project, number AS version, "rows",
                   distinct_prompts, cached, calls, errors, truncated, input_tokens, output_tokens, cost_usd, seconds
            FROM usage ORDER BY created_at, rowid""",
@@ -78,32 +78,32 @@ SHAPES = {
            rows integer, distinct_prompts integer, cached integer, calls integer, errors integer,
            truncated integer, input_tokens integer, output_tokens integer, cost_usd number, seconds number""",
     ),
-    "evaluations": Shape(
-        f"""SELECT {_NAMED}, t.answer, t.metric, t.data_digest, t.options, t.value, t.n, t.low, t.high, t.interval,
+    "evaluations": TableDefinition(
+        f"""SELECT {_VERSION_ID}, t.answer, t.metric, t.data_digest, t.options, t.value, t.n, t.low, t.high, t.interval,
                    t.failed, t.seconds, t.cost_usd, t.baseline, t.difference, t.difference_low, t.difference_high,
                    t.p_value, t.test, t.wins, t.ties, t.losses, t.statement, t.created_at
-            FROM evaluations t {_JOIN} ORDER BY t.created_at, m.folded_project, m.folded, t.number, t.place""",
+            FROM evaluations t {_JOIN_MODELS} ORDER BY t.created_at, m.folded_project, m.folded, t.number, t.place""",
         """model text, project text, version integer, answer text, metric text, data_digest text, options json,
            value number, n integer, low number, high number, interval text, failed integer, seconds number,
            cost_usd number, baseline text, difference number, difference_low number, difference_high number,
            p_value number, test text, wins integer, ties integer, losses integer, statement text, created_at time""",
     ),
-    "evaluation_rows": Shape(
-        f"""SELECT {_NAMED}, e.answer, t.metric, t.data_digest, t.options, t.row_number, t.input, t.actual,
+    "evaluation_rows": TableDefinition(
+        f"""SELECT {_VERSION_ID}, e.answer, t.metric, t.data_digest, t.options, t.row_number, t.input, t.actual,
                    t.prediction, t.score, t.error
-            FROM evaluation_rows t {_JOIN}
+            FROM evaluation_rows t {_JOIN_MODELS}
             JOIN evaluations e USING (model_id, number, metric, data_digest, options)
             ORDER BY m.folded_project, m.folded, t.number, t.data_digest, t.metric, t.options, t.row_number""",
         """model text, project text, version integer, answer text, metric text, data_digest text, options json,
            row_number integer, input json, actual text, prediction text, score number, error text""",
     ),
-    "prices": Shape(
+    "prices": TableDefinition(
         """SELECT engine, model, input, output, cached_input, training, machine_usd_per_hour, created_at
            FROM prices ORDER BY folded_engine, folded_model""",
         """engine text, model text, input number, output number, cached_input number, training number,
            machine_usd_per_hour number, created_at time""",
     ),
-    "costs": Shape(
+    "costs": TableDefinition(
         """SELECT day, model, project, version, sum(statements) AS statements, sum("rows") AS "rows",
                   sum(calls) AS calls, sum(cached) AS cached, sum(errors) AS errors,
                   sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
@@ -127,7 +127,7 @@ SHAPES = {
            cached integer, errors integer, input_tokens integer, output_tokens integer, seconds number,
            cost_usd number, unpriced integer, training_seconds number, training_cost_usd number""",
     ),
-    "views": Shape(
+    "views": TableDefinition(
         """SELECT name, "schema", sql, coalesce(project, 'mindsdb') AS project FROM views ORDER BY folded""",
         "name text, schema text, sql text, project text",
     ),
@@ -136,20 +136,22 @@ SHAPES = {
 
 def columns_of(name: str) -> dict[str, str]:
     """The columns of `sqlft.<name>` with their types."""
-    kinds = (column.split() for column in SHAPES[name].columns.split(","))
-    return {column: str(_TYPES[kind]) for column, kind in kinds}
+    kinds = (column.split() for column in TABLE_DEFINITIONS[name].columns.split(","))
+    return {column: str(_ARROW_TYPES[kind]) for column, kind in kinds}
 
 
-def arrow(db: Database, folder: Path, name: str, known: Mapping[VersionKey, Version] | None = None) -> pa.Table:
+def read_table(
+    db: CatalogDatabase, folder: Path, name: str, known: Mapping[VersionKey, Version] | None = None
+) -> pa.Table:
     """`sqlft.<name>`; without rows its columns have their types all the same.
 
     `known` versions were found dead, which may be more than a full or read-only disk could take down.
     """
-    query, columns = SHAPES[name]
-    found = db.rows(query)
+    query, columns = TABLE_DEFINITIONS[name]
+    found = db.fetch_rows(query)
     kinds = dict(column.split() for column in columns.split(","))
-    schema = pa.schema([(column, _TYPES[kind]) for column, kind in kinds.items()])
-    shown = [{column: _shown(row[column], kind, folder) for column, kind in kinds.items()} for row in found]
+    schema = pa.schema([(column, _ARROW_TYPES[kind]) for column, kind in kinds.items()])
+    shown = [{column: _convert_value(row[column], kind, folder) for column, kind in kinds.items()} for row in found]
     for row in shown if known else ():
         version = (known or {}).get(VersionKey(ModelKey(row["model"], row["project"]), row["version"]))
         if version is not None and row["status"] in RUNNING:
@@ -157,22 +159,22 @@ def arrow(db: Database, folder: Path, name: str, known: Mapping[VersionKey, Vers
     return pa.Table.from_pylist(shown, schema=schema)
 
 
-def _shown(value: Any, kind: str, folder: Path) -> Any:
+def _convert_value(value: Any, kind: str, folder: Path) -> Any:
     if kind == "metric" and value is None:
         return math.nan
     if value is None:
         return None
     if kind == "time":
-        return _local(value)
+        return _to_local_time(value)
     if kind == "day":
         return date.fromisoformat(value)
     if kind == "options":
-        return records.text(references.shown(json.loads(value)))
+        return records.to_json(references.redact_options(json.loads(value)))
     if kind == "path":
         return str(folder / value)
     return bool(value) if kind == "boolean" else value
 
 
-def _local(micros: int) -> datetime | None:
-    known = records.moment(micros)
+def _to_local_time(micros: int) -> datetime | None:
+    known = records.from_micros(micros)
     return None if known is None else known.astimezone().replace(tzinfo=None)

@@ -15,14 +15,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sqlft.catalog.files import alive, works
+from sqlft.catalog.files import is_locked, list_work_folders
 from sqlft.catalog.store import Catalog
 from sqlft.errors import SqlftError
 from sqlft.log import debug, warn
 from sqlft.secrets import references
 
 PREFIX, OWNER = "sqlft-", "owner.lock"
-_attached: weakref.WeakKeyDictionary[Any, Catalog] = weakref.WeakKeyDictionary()
+_catalogs: weakref.WeakKeyDictionary[Any, Catalog] = weakref.WeakKeyDictionary()
 """Catalogs of DuckDB connections in memory that others have opened, and that may be attached to again."""
 
 
@@ -39,7 +39,7 @@ class TemporaryCatalog(Catalog):
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         super().__init__(folder)
         owner = self if of is None else of
-        self.delete = weakref.finalize(owner, _delete, folder, _own(folder), os.getpid(), kill)
+        self.delete = weakref.finalize(owner, _delete_catalog, folder, _own(folder), os.getpid(), kill)
 
 
 def remove_abandoned(parent: Path) -> None:
@@ -49,7 +49,7 @@ def remove_abandoned(parent: Path) -> None:
     """
     for found in parent.glob(f"{PREFIX}*/{OWNER}"):
         with suppress(OSError), _abandoned(found) as is_abandoned:
-            if is_abandoned and not any(map(alive, works(found.parent))):
+            if is_abandoned and not any(map(is_locked, list_work_folders(found.parent))):
                 debug("catalog: %s is removed, the process that made it was killed", found.parent)
                 _remove(found.parent)
 
@@ -90,17 +90,17 @@ def _abandoned(found: Path) -> Iterator[bool]:
         os.close(lock)
 
 
-def catalog_of(con: Any, kill: Callable[[Path], object]) -> Catalog:
+def get_temporary_catalog(con: Any, kill: Callable[[Path], object]) -> Catalog:
     """The catalog of a DuckDB connection in memory; the same each time, as long as that is there."""
-    if con not in _attached:
-        _attached[con] = TemporaryCatalog(kill, con)
-    return _attached[con]
+    if con not in _catalogs:
+        _catalogs[con] = TemporaryCatalog(kill, con)
+    return _catalogs[con]
 
 
-def _delete(folder: Path, lock: int | None, process: int, kill: Callable[[Path], object]) -> None:
+def _delete_catalog(folder: Path, lock: int | None, process: int, kill: Callable[[Path], object]) -> None:
     if os.getpid() != process:  # a fork's, which leaves its parent's alone
         return
-    for work in filter(alive, works(folder)):
+    for work in filter(is_locked, list_work_folders(folder)):
         warn(f"The training of {work.parent.name}.{work.stem} is ended: its database was in memory and is gone.")
         kill(work)
     _remove(folder)

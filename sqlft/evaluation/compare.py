@@ -21,7 +21,7 @@ from sqlft.metrics import METRICS, statistics
 from sqlft.metrics.metric import is_lower_better
 from sqlft.metrics.statistics import UNPAIRED, Paired
 from sqlft.options import names_of
-from sqlft.secrets.redact import masked
+from sqlft.secrets.redact import redact_statement
 from sqlft.session import QuerySettings, Session
 from sqlft.sql.names import written
 from sqlft.sql.statements import Evaluate
@@ -116,7 +116,7 @@ class Comparison:
     def run(self) -> pa.Table:
         """Ask, score, compare, keep."""
         self._ask()
-        started = catalog_rows.now()
+        started = catalog_rows.utc_now()
         scored = self._scored()
         found: list[tuple[int, Evaluation]] = []
         for cell in (c for c in self._cells if (0, c.place) in scored):
@@ -268,7 +268,7 @@ class Comparison:
 
     def _evaluation(self, asked: Asked, cell: Cell, scored: Scored, paired: Paired, created_at: Any) -> Evaluation:
         key = asked.resolved.version.key
-        before = None if asked.seconds is not None else self._session.catalog.last_pace(key, self._digest)
+        before = None if asked.seconds is not None else self._session.catalog.last_question_pace(key, self._digest)
         low, high, method = scored.interval
         return Evaluation(
             key,
@@ -293,7 +293,7 @@ class Comparison:
             wins=paired.wins,
             ties=paired.ties,
             losses=paired.losses,
-            statement=masked(self._statement.text),
+            statement=redact_statement(self._statement.text),
             place=cell.place,
             is_share=_is_share(cell.scorer, scored),
             created_at=created_at,
@@ -302,7 +302,7 @@ class Comparison:
     def _keep(self, found: Sequence[tuple[int, Evaluation, Scored]]) -> None:
         right = {name.lower() for name in self.answers}
         inputs = self._table.drop_columns([n for n in self._table.column_names if n.lower() in right])
-        questions = [catalog_rows.text(row) for row in inputs.to_pylist()]
+        questions = [catalog_rows.to_json(row) for row in inputs.to_pylist()]
         kept = [(e, self._rows(self._asked[a], e.answer or "", scored, questions)) for a, e, scored in found]
         try:
             self._session.catalog.put_evaluations(kept)
@@ -338,7 +338,7 @@ def digest(table: pa.Table) -> str:
     made = sha256("\0".join(name.lower() for name in table.column_names).encode())
     for batch in table.to_batches(max_chunksize=1_000):
         for row in batch.to_pylist():
-            made.update(catalog_rows.text(list(row.values())).encode("utf-8", "replace") + b"\n")
+            made.update(catalog_rows.to_json(list(row.values())).encode("utf-8", "replace") + b"\n")
     return made.hexdigest()
 
 
@@ -380,4 +380,4 @@ def _texts(column: Any) -> list[str | None]:
     try:
         return list(column.cast(pa.large_string()).to_pylist())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return [None if value is None else catalog_rows.text(value) for value in column.to_pylist()]
+        return [None if value is None else catalog_rows.to_json(value) for value in column.to_pylist()]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sqlft.catalog.records import Engine, OwnPrice
+from sqlft.catalog.records import Engine, UserPrice
 from sqlft.handler import Artifact, Handler, ModelSpec, Price, Trainer
 from sqlft.inference.resolve import Resolved, engine_of
 from sqlft.session import Session
@@ -110,11 +110,11 @@ def _asked(handler: Handler, spec: ModelSpec, artifact: Artifact | None) -> Pric
         return None
 
 
-def _pays_tokens(own: OwnPrice) -> bool:
+def _pays_tokens(own: UserPrice) -> bool:
     return own.input is not None or own.output is not None
 
 
-def _own(session: Session, engine: Engine, names: list[str]) -> OwnPrice | None:
+def _own(session: Session, engine: Engine, names: list[str]) -> UserPrice | None:
     """The most particular of the user's prices: a model's before an engine's, an engine's before its handler's."""
     found = {(p.engine.lower(), (p.model or "").lower()): p for p in session.catalog.prices()}
     if not found:

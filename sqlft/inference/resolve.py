@@ -121,7 +121,7 @@ def model_of(session: Session, key: ModelKey | str) -> Model:
 def resolve(session: Session, key: ModelKey | str, number: int | None = None, *, ready: bool = True) -> Resolved:
     """Version `number` of a model (None: the active one); `ready` wants one that is complete, its files unchanged."""
     model = model_of(session, key)
-    version = session.catalog.version_of(model.key, number)
+    version = session.catalog.resolve_version(model.key, number)
     if ready and version.status != "complete":
         raise CatalogError(*_why_not(version))
     engine = engine_of(session, model.engine)
@@ -158,7 +158,7 @@ def trainers() -> list[str]:
 
 def _artifact(version: Version) -> Artifact | None:
     if version.artifact_path is not None:
-        files.verify(version.artifact_path, version.artifact_digest)
+        files.verify_artifact(version.artifact_path, version.artifact_digest)
     if version.artifact_path is None and version.remote_id is None:
         return None
     return Artifact(version.artifact_path, version.remote_id, version.details)
@@ -167,7 +167,7 @@ def _artifact(version: Version) -> Artifact | None:
 def _digest(engine: Engine, cls: type, own: Mapping[str, Any], spec: ModelSpec, version: Version) -> str:
     asked = [
         engine.handler,
-        references.shown(telling(without({**engine.options, **pick(own, cls)}, EngineSettings), cls)),
+        references.redact_options(telling(without({**engine.options, **pick(own, cls)}, EngineSettings), cls)),
         spec.base,
         plain(spec.options),
         version.artifact_digest,
@@ -226,7 +226,7 @@ def served(session: Session, resolved: Resolved, name: str) -> Resolved:
             "A vLLM server can: CREATE ML_ENGINE … FROM vllm USING base_url = '…', then serve = that engine.",
         )
     spec = spec_of(type(handler), resolved.model.base, {}, f"Engine '{name}'", resolved.outputs.schema)
-    asked = [resolved.digest, engine.handler, references.shown(engine.options)]
+    asked = [resolved.digest, engine.handler, references.redact_options(engine.options)]
     digest = sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
     called = f"{key.model.name}-{key.number}-{(resolved.version.artifact_digest or digest)[:8]}"
     artifact = Artifact(made.path, None, {**made.details, "serve_as": called})

@@ -21,7 +21,7 @@ from sqlft.inference.budget import Charge
 from sqlft.inference.cache import Cache, key_of, prefix_of
 from sqlft.inference.resolve import Embedding, Resolved, plain
 from sqlft.options import redacted, telling
-from sqlft.secrets.references import discreet
+from sqlft.secrets.references import redact_error
 from sqlft.session import Limits, QuerySettings, Session, Tick
 
 LOOKUP = 500
@@ -241,12 +241,12 @@ class Asking:
         try:
             items, ended = self._take(self._pump, min(most, WINDOW if self._cache is not None else MOST_WINDOW))
         except SqlftError as e:
-            discreet(e)
+            redact_error(e)
             raise
         except ImportError as e:
             raise plugins.not_installed(self._resolved.handler_name, e) from e
         except Exception as e:
-            discreet(e)
+            redact_error(e)
             raise ProviderError(
                 f"The handler '{self._resolved.handler_name}' failed: {type(e).__name__}: {e}",
                 "Run it again: what was answered is kept. If it goes on, tell those who wrote the handler.",

@@ -17,7 +17,7 @@ from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import Resolved, served
 from sqlft.inference.run import Answer, Asking
 from sqlft.options import build, check_names, names_of, pick
-from sqlft.secrets.redact import masked
+from sqlft.secrets.redact import redact_statement
 from sqlft.session import LIMITS, Limits, QuerySettings, Session
 
 USAGE = pa.struct(
@@ -113,7 +113,7 @@ class Asker:
 
     def __init__(self, session: Session, cache: Cache, using: Mapping[str, Any], statement: str) -> None:
         self._session, self._cache, self._using = session, cache, using
-        self._statement = (uuid.uuid4().hex, masked(statement))
+        self._statement = (uuid.uuid4().hex, redact_statement(statement))
         self._books: dict[tuple[Any, str], Book] = {}
         self._given: dict[str, set[str]] = {}
         self._taken: set[str] = set()

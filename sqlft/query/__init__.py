@@ -32,7 +32,7 @@ from sqlft.query.plan import Plan, plan
 from sqlft.query.scope import Bound
 from sqlft.query.slices import Sliced, slice_up
 from sqlft.query.statements import as_query, check_alive, define, dotted_name, key_of, read_create, starts_query
-from sqlft.secrets.redact import masked
+from sqlft.secrets.redact import redact_statement
 from sqlft.session import SYSTEM_TABLES, Parameters, Session, settings, with_settings
 from sqlft.sql.lexer import Token, tokens
 from sqlft.sql.literals import identifier, inline
@@ -380,7 +380,7 @@ class Planner:
 
     def _plan(self, bound: Bound, *, streams: bool) -> Plan:
         made = plan(bound, streams=streams)
-        debug("plan of %s\n%s", masked(self._statement.text), made)
+        debug("plan of %s\n%s", redact_statement(self._statement.text), made)
         return made
 
     # -- names ---------------------------------------------------------------------------------------------------------

@@ -11,36 +11,36 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from sqlft.catalog.database import cannot_write
+from sqlft.catalog.database import build_write_error
 from sqlft.catalog.records import Model
 from sqlft.catalog.store import Catalog
 from sqlft.errors import HandlerNotInstalled, NotFound
 from sqlft.inference.resolve import model_of
-from sqlft.report.facts import facts_of, shown
+from sqlft.report.facts import collect_model_facts, format_figure
 from sqlft.session import Parameters, Session
 from sqlft.sql.statements import ReportModel
 
-INSTALL = "Run: pip install 'sqlft[evaluation]'"
+INSTALL_HINT = "Run: pip install 'sqlft[evaluation]'"
 
 
 def run_report_model(session: Session, statement: ReportModel, parameters: Parameters) -> pa.Table:
     """Write the report of a model; where it is."""
     model = model_of(session, statement.name.key)
-    path = Path(statement.path or f"{_file_name(model.key.name)}.html").expanduser()
-    write(session.catalog, [model], path)
+    path = Path(statement.path or f"{_build_file_name(model.key.name)}.html").expanduser()
+    write_html_report(session.catalog, [model], path)
     return pa.table({"model": [model.key.name], "report": [str(path.absolute())]})
 
 
-def write(catalog: Catalog, models: Sequence[Model], path: Path) -> None:
+def write_html_report(catalog: Catalog, models: Sequence[Model], path: Path) -> None:
     """Write the report of these models to a file; CatalogError where that cannot be."""
-    text = html(catalog, models)
+    text = render_html(catalog, models)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as e:
-        raise cannot_write(path, e.strerror or str(e)) from e
+        raise build_write_error(path, e.strerror or str(e)) from e
 
 
-def html(catalog: Catalog, models: Sequence[Model]) -> str:
+def render_html(catalog: Catalog, models: Sequence[Model]) -> str:
     """The report as a text."""
     if not models:
         raise NotFound("There is no model to report on.", "CREATE MODEL makes one.")
@@ -49,7 +49,7 @@ def html(catalog: Catalog, models: Sequence[Model]) -> str:
 
         from sqlft.report import charts
     except ImportError as e:
-        raise HandlerNotInstalled(f"Reports need the package '{e.name}'.", INSTALL) from e
+        raise HandlerNotInstalled(f"Reports need the package '{e.name}'.", INSTALL_HINT) from e
     from importlib.metadata import version
 
     environment = Environment(
@@ -59,13 +59,13 @@ def html(catalog: Catalog, models: Sequence[Model]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shown"] = shown
-    found = [facts_of(catalog, model) for model in models]
-    drawn = [(facts, charts.of(facts)) for facts in found]
+    environment.filters["shown"] = format_figure
+    found = [collect_model_facts(catalog, model) for model in models]
+    drawn = [(facts, charts.draw_charts(facts)) for facts in found]
     now = f"{datetime.now():%Y-%m-%d %H:%M}"
     return environment.get_template("report.html").render(models=drawn, made=now, version=version("sqlft"))
 
 
-def _file_name(name: str) -> str:
+def _build_file_name(name: str) -> str:
     """A file's name for a model's, which may have any letters."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name) + "_report"

@@ -11,13 +11,13 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sqlft.report.facts import Facts, Row
+from sqlft.report.facts import ModelFacts, TableRow
 
 WIDTH = 4.8
 """Inches; small enough that the letters can be read on a phone."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which people who see fewer colours can tell apart."""
-MOST_POINTS = 400
+MAX_POINTS = 400
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "sqlft",
@@ -33,19 +33,19 @@ STYLE: Any = {
 }
 
 
-def of(facts: Facts) -> dict[str, Markup | None]:
+def draw_charts(facts: ModelFacts) -> dict[str, Markup | None]:
     """The charts by name; None where there are no figures for one."""
-    makers: dict[str, Callable[[Facts], Markup | None]] = {
-        "loss": loss,
-        "metrics": metrics,
-        "difference": difference,
-        "speed": speed,
-        "cost": cost,
+    makers: dict[str, Callable[[ModelFacts], Markup | None]] = {
+        "loss": draw_loss,
+        "metrics": draw_metrics,
+        "difference": draw_differences,
+        "speed": draw_speed,
+        "cost": draw_cost,
     }
     return {name: make(facts) for name, make in makers.items()}
 
 
-def loss(facts: Facts) -> Markup | None:
+def draw_loss(facts: ModelFacts) -> Markup | None:
     """Loss by step; what was measured on the validation rows has dots."""
     if not facts.losses:
         return None
@@ -53,12 +53,12 @@ def loss(facts: Facts) -> Markup | None:
     def draw(axes: Axes) -> None:
         for number, splits in facts.losses.items():
             for split, points in splits.items():
-                steps, values = zip(*_thinned(points), strict=True)
+                steps, values = zip(*_thin_points(points), strict=True)
                 valid = split == "valid"
                 axes.plot(
                     steps,
                     values,
-                    color=_colour(number),
+                    color=_choose_colour(number),
                     linestyle="--" if valid else "-",
                     marker="o" if valid or len(steps) == 1 else "",
                     markersize=4,
@@ -71,12 +71,12 @@ def loss(facts: Facts) -> Markup | None:
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize=9)
 
-    return _svg(draw, 3.2, "Loss by training step")
+    return _render_svg(draw, 3.2, "Loss by training step")
 
 
-def metrics(facts: Facts) -> Markup | None:
+def draw_metrics(facts: ModelFacts) -> Markup | None:
     """Each metric of each version with its interval."""
-    return _dots(
+    return _draw_dots(
         facts.evaluations,
         lambda e: (f"{e['metric']}  v{e['version']}", e["value"], e["low"], e["high"], e["version"]),
         "value (95 % interval)",
@@ -84,12 +84,12 @@ def metrics(facts: Facts) -> Markup | None:
     )
 
 
-def difference(facts: Facts) -> Markup | None:
+def draw_differences(facts: ModelFacts) -> Markup | None:
     """Each comparison with its interval, right of the line is better than the baseline."""
-    return _dots(
+    return _draw_dots(
         facts.comparisons,
         lambda e: (
-            f"{e['metric']}  v{e['version']} against {_against(e)}",
+            f"{e['metric']}  v{e['version']} against {_format_baseline(e)}",
             e["difference"],
             e.get("difference_low"),
             e.get("difference_high"),
@@ -101,42 +101,42 @@ def difference(facts: Facts) -> Markup | None:
     )
 
 
-def _against(e: Row) -> str:
+def _format_baseline(e: TableRow) -> str:
     """The baseline: v1 where it is of the same model, else with its model's name."""
     name, _, number = str(e["baseline"]).rpartition(".")
     return f"v{number}" if name == e["model"] else str(e["baseline"])
 
 
-def speed(facts: Facts) -> Markup | None:
+def draw_speed(facts: ModelFacts) -> Markup | None:
     """Seconds a request by version."""
-    bars = [(s.version, s.seconds_a_call) for s in facts.spent]
-    return _bars(bars, "seconds a request", "Speed by version")
+    bars = [(s.version, s.seconds_per_call) for s in facts.spent]
+    return _draw_bars(bars, "seconds a request", "Speed by version")
 
 
-def cost(facts: Facts) -> Markup | None:
+def draw_cost(facts: ModelFacts) -> Markup | None:
     """USD a thousand requests by version."""
-    bars = [(s.version, s.cost_a_thousand) for s in facts.spent]
-    return _bars(bars, "USD a thousand requests", "Cost by version")
+    bars = [(s.version, s.cost_per_thousand) for s in facts.spent]
+    return _draw_bars(bars, "USD a thousand requests", "Cost by version")
 
 
-def _bars(bars: Iterable[tuple[int, float | None]], label: str, title: str) -> Markup | None:
+def _draw_bars(bars: Iterable[tuple[int, float | None]], label: str, title: str) -> Markup | None:
     known = [(number, value) for number, value in bars if value is not None]
     if not known:
         return None
 
     def draw(axes: Axes) -> None:
         names = [f"v{number}" for number, _ in known]
-        drawn = axes.barh(names, [value for _, value in known], color=[_colour(number) for number, _ in known])
+        drawn = axes.barh(names, [value for _, value in known], color=[_choose_colour(number) for number, _ in known])
         axes.bar_label(drawn, labels=[f" {value:.3g}" for _, value in known])
         axes.margins(x=0.2)
         axes.invert_yaxis()
         axes.set_xlabel(label)
 
-    return _svg(draw, 0.9 + 0.4 * len(known), title)
+    return _render_svg(draw, 0.9 + 0.4 * len(known), title)
 
 
-def _dots(
-    rows: Sequence[Row], read: Callable[[Row], tuple[Any, ...]], label: str, title: str, zero: bool = False
+def _draw_dots(
+    rows: Sequence[TableRow], read: Callable[[TableRow], tuple[Any, ...]], label: str, title: str, zero: bool = False
 ) -> Markup | None:
     order = list(dict.fromkeys(row["metric"] for row in rows))
     points = [read(row) for row in sorted(rows, key=lambda row: order.index(row["metric"]))]
@@ -147,19 +147,19 @@ def _dots(
     def draw(axes: Axes) -> None:
         for place, (_, value, low, high, number) in enumerate(points):
             if low is not None and high is not None:
-                axes.plot([low, high], [place, place], color=_colour(number), linewidth=2)
-            axes.plot([value], [place], "o", color=_colour(number))
+                axes.plot([low, high], [place, place], color=_choose_colour(number), linewidth=2)
+            axes.plot([value], [place], "o", color=_choose_colour(number))
             axes.annotate(f"{value:.3g}", (value, place), (0, 5), textcoords="offset points", ha="center", fontsize=8)
         if zero:
             axes.axvline(0, color="#444", linewidth=1)
-        axes.set_yticks(range(len(points)), [_short(p[0]) for p in points])
+        axes.set_yticks(range(len(points)), [_shorten(p[0]) for p in points])
         axes.set_ylim(len(points) - 0.4, -0.7)
         axes.set_xlabel(label)
 
-    return _svg(draw, 0.9 + 0.36 * len(points), title)
+    return _render_svg(draw, 0.9 + 0.36 * len(points), title)
 
 
-def _svg(draw: Callable[[Axes], None], height: float, title: str) -> Markup:
+def _render_svg(draw: Callable[[Axes], None], height: float, title: str) -> Markup:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure.subplots())
@@ -170,14 +170,14 @@ def _svg(draw: Callable[[Axes], None], height: float, title: str) -> Markup:
     return Markup(text[start : start + 4] + f' role="img" aria-label="{title}"' + text[start + 4 :])
 
 
-def _thinned(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
-    step = max(1, len(points) // MOST_POINTS)
+def _thin_points(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
+    step = max(1, len(points) // MAX_POINTS)
     return [*points[:-1:step], points[-1]]
 
 
-def _colour(version: int) -> str:
+def _choose_colour(version: int) -> str:
     return COLOURS[(version - 1) % len(COLOURS)]
 
 
-def _short(text: str, width: int = 34) -> str:
+def _shorten(text: str, width: int = 34) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -16,11 +16,11 @@ from sqlft.home import home
 
 REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
 EXTRA = re.compile(r"extra == ['\"]([\w-]+)['\"]")
-ENOUGH_DISK = 5e9
+MIN_FREE_DISK = 5e9
 GIGA = 1e9
 
 
-def checkup() -> dict[str, Any]:
+def run_checkup() -> dict[str, Any]:
     """Everything there is to tell, as JSON can hold it; what cannot be found out says why."""
     found: dict[str, Any] = {}
     for name, look in SECTIONS.items():
@@ -28,25 +28,25 @@ def checkup() -> dict[str, Any]:
             found[name] = look()
         except Exception as e:  # whatever is broken here must not keep the rest from being told
             found[name] = {"error": f"{type(e).__name__}: {e}"}
-    found["advice"] = list(_advice(found)) or ["nothing is missing"]
+    found["advice"] = list(_list_advice(found)) or ["nothing is missing"]
     return found
 
 
-def report(found: Mapping[str, Any]) -> str:
+def format_checkup(found: Mapping[str, Any]) -> str:
     """A checkup as plain text."""
     lines: list[str] = []
     for title, section in found.items():
         lines += ["", title.capitalize()]
         rows = section if isinstance(section, list) else list(section.items())
         if rows and isinstance(rows[0], Mapping):
-            lines += _table(rows)
+            lines += _format_table(rows)
         else:
             width = max((len(r[0]) for r in rows if isinstance(r, tuple)), default=0)
-            lines += [f"  {r[0]:<{width}}  {_told(r[1])}" if isinstance(r, tuple) else f"  - {r}" for r in rows]
+            lines += [f"  {r[0]:<{width}}  {_format_value(r[1])}" if isinstance(r, tuple) else f"  - {r}" for r in rows]
     return "\n".join(lines[1:]) + "\n"
 
 
-def _software() -> dict[str, Any]:
+def _check_software() -> dict[str, Any]:
     import duckdb
 
     return {
@@ -57,18 +57,18 @@ def _software() -> dict[str, Any]:
     }
 
 
-def _extras() -> dict[str, Any]:
+def _check_extras() -> dict[str, Any]:
     """Packages of each extra with their versions, and those that are missing."""
     wanted: dict[str, list[str]] = {}
     for requirement in requires("sqlft") or []:
         name, _, marker = requirement.partition(";")
         match, extra = REQUIREMENT.match(name), EXTRA.search(marker)
-        if match and extra and match.group() != "sqlft" and _is_for_here(marker):
+        if match and extra and match.group() != "sqlft" and _applies_here(marker):
             wanted.setdefault(extra.group(1), []).append(match.group())
-    return {extra: _versions(names) for extra, names in wanted.items() if extra != "all"}
+    return {extra: _find_versions(names) for extra, names in wanted.items() if extra != "all"}
 
 
-def _versions(names: Sequence[str]) -> dict[str, Any]:
+def _find_versions(names: Sequence[str]) -> dict[str, Any]:
     there, missing = {}, []
     for name in names:
         try:
@@ -78,7 +78,7 @@ def _versions(names: Sequence[str]) -> dict[str, Any]:
     return {"installed": there, "missing": missing}
 
 
-def _is_for_here(marker: str) -> bool:
+def _applies_here(marker: str) -> bool:
     """Whether a requirement's marker means this machine; where that cannot be told it does."""
     try:
         from packaging.markers import Marker
@@ -87,41 +87,41 @@ def _is_for_here(marker: str) -> bool:
     return any(Marker(marker.strip()).evaluate({"extra": extra}) for extra in EXTRA.findall(marker))
 
 
-def _folders() -> dict[str, Any]:
+def _check_folders() -> dict[str, Any]:
     folder = home()
     there = next(p for p in (folder, *folder.parents) if p.exists())
     return {"home": str(folder), "free disk": f"{shutil.disk_usage(there).free / GIGA:.1f} GB"}
 
 
-def _handlers() -> dict[str, Any]:
+def _check_handlers() -> dict[str, Any]:
     from sqlft.plugins import handler_gap
 
     return {name: handler_gap(name) or "ready" for name in sorted(plugins.found())}
 
 
-def _local() -> dict[str, Any]:
+def _check_local_handler() -> dict[str, Any]:
     return dict(plugins.handler_class("local").checkup())
 
 
-def _machine() -> dict[str, Any]:
-    return dict(_local().get("machine", {}))
+def _check_machine() -> dict[str, Any]:
+    return dict(_check_local_handler().get("machine", {}))
 
 
-def _bases() -> list[dict[str, Any]]:
-    return list(_local().get("bases", []))
+def _check_bases() -> list[dict[str, Any]]:
+    return list(_check_local_handler().get("bases", []))
 
 
 SECTIONS: Mapping[str, Callable[[], Any]] = {
-    "software": _software,
-    "machine": _machine,
-    "folders": _folders,
-    "handlers": _handlers,
-    "extras": _extras,
-    "bases": _bases,
+    "software": _check_software,
+    "machine": _check_machine,
+    "folders": _check_folders,
+    "handlers": _check_handlers,
+    "extras": _check_extras,
+    "bases": _check_bases,
 }
 
 
-def _advice(found: Mapping[str, Any]) -> Iterator[str]:
+def _list_advice(found: Mapping[str, Any]) -> Iterator[str]:
     for extra, packages in found["extras"].items():
         if isinstance(packages, Mapping) and packages.get("missing"):
             yield f"pip install 'sqlft[{extra}]' brings {', '.join(packages['missing'])}"
@@ -131,13 +131,13 @@ def _advice(found: Mapping[str, Any]) -> Iterator[str]:
         if fits:
             yield f"sqlft pull {fits[0]} gets a base that can be trained here"
     try:
-        if shutil.disk_usage(Path.home()).free < ENOUGH_DISK:
+        if shutil.disk_usage(Path.home()).free < MIN_FREE_DISK:
             yield "make room on the disk: bases and versions need some gigabytes"
     except OSError:
         pass
 
 
-def _told(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, Mapping) and "installed" in value:
         there = ", ".join(f"{name} {number}" for name, number in value["installed"].items())
         missing = f"; missing: {', '.join(value['missing'])}" if value["missing"] else ""
@@ -145,11 +145,11 @@ def _told(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    cells = [list(rows[0]), *([_cell(v) for v in row.values()] for row in rows)]
+def _format_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    cells = [list(rows[0]), *([_format_cell(v) for v in row.values()] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     return {True: "yes", False: "no", None: "no"}.get(value, str(value)) if value in (True, False, None) else str(value)

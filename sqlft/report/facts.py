@@ -12,20 +12,20 @@ from sqlft.catalog.records import Model
 from sqlft.catalog.store import Catalog
 from sqlft.session import dollars
 
-DIFFERING = 20
+MAX_DIFFERING_ROWS = 20
 """Rows that are shown side by side."""
-LONGEST = 4000
+MAX_TEXT_LENGTH = 4000
 """Letters of a text that are shown."""
 
-Row = Mapping[str, Any]
+TableRow = Mapping[str, Any]
 
 
-SHARES = ("exact_match", "accuracy", "execution_accuracy", "function_match", "json_match")
+SHARE_METRICS = ("exact_match", "accuracy", "execution_accuracy", "function_match", "json_match")
 """Metrics that count right answers."""
 
 
 @dataclass
-class Spent:
+class VersionUsage:
     """What asking one version took, all statements together."""
 
     version: int
@@ -40,7 +40,7 @@ class Spent:
     unpriced_calls: int = 0
 
     @property
-    def seconds_a_call(self) -> float | None:
+    def seconds_per_call(self) -> float | None:
         """Seconds of the statements for each request."""
         return self.seconds / self.calls if self.calls else None
 
@@ -49,16 +49,16 @@ class Spent:
         """For people: what is known of it, as the least where some prices are not."""
         known = self.cost_usd if self.cost_usd or not self.unpriced_calls else None
         least = "at least " if known is not None and self.unpriced_calls else ""
-        return f"{least}{shown(known, 'usd')}"
+        return f"{least}{format_figure(known, 'usd')}"
 
     @property
-    def cost_a_thousand(self) -> float | None:
+    def cost_per_thousand(self) -> float | None:
         """USD for a thousand requests, where the price is known."""
         return None if self.cost_usd is None or not self.priced_calls else 1000 * self.cost_usd / self.priced_calls
 
 
 @dataclass(frozen=True)
-class Answer:
+class VersionAnswer:
     """What one version answered to a row of an evaluation."""
 
     version: int
@@ -68,14 +68,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Differing:
+class DifferingRow:
     """A row that versions answer differently."""
 
     metric: str
     number: int
     inputs: list[tuple[str, str]]
     actual: str | None
-    answers: list[Answer]
+    answers: list[VersionAnswer]
 
     @property
     def spread(self) -> float:
@@ -93,17 +93,17 @@ class Differing:
 
 
 @dataclass
-class Facts:
+class ModelFacts:
     """One model."""
 
     model: Model
-    versions: Sequence[Row]
+    versions: Sequence[TableRow]
     losses: dict[int, dict[str, list[tuple[int, float]]]]
     """By version and split: (step, loss)."""
-    evaluations: Sequence[Row]
-    spent: list[Spent]
-    differing: list[Differing]
-    findings: dict[int, list[Row]] = field(default_factory=dict)
+    evaluations: Sequence[TableRow]
+    spent: list[VersionUsage]
+    differing: list[DifferingRow]
+    findings: dict[int, list[TableRow]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> list[str]:
@@ -111,7 +111,7 @@ class Facts:
         return list(dict.fromkeys(str(e["metric"]) for e in self.evaluations))
 
     @property
-    def comparisons(self) -> list[Row]:
+    def comparisons(self) -> list[TableRow]:
         """Evaluations that were compared with another version's on the same rows."""
         return [e for e in self.evaluations if e.get("baseline") and e.get("difference") is not None]
 
@@ -123,24 +123,24 @@ class Facts:
     @property
     def verdicts(self) -> list[str]:
         """The comparisons as sentences."""
-        return [verdict(e) for e in self.comparisons]
+        return [format_verdict(e) for e in self.comparisons]
 
 
-def facts_of(catalog: Catalog, model: Model) -> Facts:
+def collect_model_facts(catalog: Catalog, model: Model) -> ModelFacts:
     """What the catalog knows of a model."""
-    versions = _of(catalog, "versions", model)
-    return Facts(
+    versions = _read_table(catalog, "versions", model)
+    return ModelFacts(
         model,
         [{**v, "details": json.loads(v["details"] or "{}")} for v in versions],
-        _losses(_of(catalog, "metrics", model)),
-        _named(_of(catalog, "evaluations", model)),
-        _spent(_of(catalog, "usage", model)),
-        _differing(_named(_of(catalog, "evaluation_rows", model))),
+        _group_losses(_read_table(catalog, "metrics", model)),
+        _name_metrics(_read_table(catalog, "evaluations", model)),
+        _sum_usage(_read_table(catalog, "usage", model)),
+        _find_differing_rows(_name_metrics(_read_table(catalog, "evaluation_rows", model))),
         {v["version"]: found for v in versions if (found := json.loads(v["findings"] or "[]"))},
     )
 
 
-def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _name_metrics(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows whose metric tells of which column it is, where a model has several that were scored."""
     if len({row["answer"] for row in rows}) > 1:
         for row in rows:
@@ -148,22 +148,22 @@ def _named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def headline(e: Row) -> str:
+def format_headline(e: TableRow) -> str:
     """`m.2: 52 % right, before 0 %.`, or the values of a metric that is no share of right answers."""
     value, before = float(e["value"]), float(e["value"]) - float(e["difference"])
     name = f"{e['model']}.{e['version']}"
-    if str(e["metric"]).partition(" of ")[0] in SHARES:
+    if str(e["metric"]).partition(" of ")[0] in SHARE_METRICS:
         return f"{name}: {value:.0%} right, before {abs(before):.0%}.".replace("%", " %")
     return f"{name}: {e['metric']} {value:.3g}, before {before:.3g}."
 
 
-def verdict(e: Row) -> str:
+def format_verdict(e: TableRow) -> str:
     """`m.2: 52 % right, before 0 %. It scores 0.52 higher than m.1 in exact_match …`"""
     difference = float(e["difference"])
     low, high, p = e.get("difference_low"), e.get("difference_high"), e.get("p_value")
     sure = low is not None and high is not None and low * high > 0 and (p is None or p < 0.05)
     way = "higher" if difference > 0 else "lower" if difference < 0 else "the same"
-    text = f"{headline(e)} It scores {f'{abs(difference):.3g} ' if difference else ''}{way}"
+    text = f"{format_headline(e)} It scores {f'{abs(difference):.3g} ' if difference else ''}{way}"
     text += f" {'as' if not difference else 'than'} {e['baseline']} in {e['metric']}, over {e['n']} rows"
     if low is not None and high is not None and (difference or low != high):
         text += f" (95 % interval {low:+.3g} to {high:+.3g}{f', p = {p:.2g}' if p is not None else ''})"
@@ -173,7 +173,7 @@ def verdict(e: Row) -> str:
     return f"{text}: {told}."
 
 
-def shown(value: Any, kind: str = "") -> str:
+def format_figure(value: Any, kind: str = "") -> str:
     """A figure for people; a dash where it is not known."""
     if value is None or value != value:
         return "–"
@@ -187,13 +187,13 @@ def shown(value: Any, kind: str = "") -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _of(catalog: Catalog, table: str, model: Model) -> list[dict[str, Any]]:
+def _read_table(catalog: Catalog, table: str, model: Model) -> list[dict[str, Any]]:
     name, project = model.key
     rows: list[dict[str, Any]] = catalog.table(table).to_pylist()
     return [r for r in rows if (r["model"].lower(), r["project"].lower()) == (name.lower(), project.lower())]
 
 
-def _losses(metrics: Iterable[Row]) -> dict[int, dict[str, list[tuple[int, float]]]]:
+def _group_losses(metrics: Iterable[TableRow]) -> dict[int, dict[str, list[tuple[int, float]]]]:
     found: dict[int, dict[str, list[tuple[int, float]]]] = {}
     for row in metrics:
         value = row["value"]
@@ -202,10 +202,10 @@ def _losses(metrics: Iterable[Row]) -> dict[int, dict[str, list[tuple[int, float
     return found
 
 
-def _spent(usage: Iterable[Row]) -> list[Spent]:
-    found: dict[int, Spent] = {}
+def _sum_usage(usage: Iterable[TableRow]) -> list[VersionUsage]:
+    found: dict[int, VersionUsage] = {}
     for row in usage:
-        one = found.setdefault(row["version"], Spent(row["version"]))
+        one = found.setdefault(row["version"], VersionUsage(row["version"]))
         for name in ("calls", "cached", "errors", "input_tokens", "output_tokens"):
             setattr(one, name, getattr(one, name) + row[name])
         if row["calls"]:
@@ -218,38 +218,40 @@ def _spent(usage: Iterable[Row]) -> list[Spent]:
     return [found[number] for number in sorted(found)]
 
 
-def _differing(rows: Iterable[Row]) -> list[Differing]:
+def _find_differing_rows(rows: Iterable[TableRow]) -> list[DifferingRow]:
     """The rows that versions score most differently, then those that they answer differently; each in one metric."""
-    grouped: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    grouped: dict[tuple[Any, ...], list[TableRow]] = defaultdict(list)
     for row in rows:
         grouped[row["data_digest"], row["metric"], row["options"], row["row_number"]].append(row)
-    found = [_side_by_side(group) for group in grouped.values() if len({r["prediction"] for r in group}) > 1]
+    found = [_compare_answers(group) for group in grouped.values() if len({r["prediction"] for r in group}) > 1]
     found.sort(key=lambda d: (-d.spread, d.metric, d.number))
     once = {(d.number, tuple(d.inputs), d.actual): d for d in reversed(found)}
-    return [d for d in found if once[d.number, tuple(d.inputs), d.actual] is d][:DIFFERING]
+    return [d for d in found if once[d.number, tuple(d.inputs), d.actual] is d][:MAX_DIFFERING_ROWS]
 
 
-def _side_by_side(group: list[Row]) -> Differing:
+def _compare_answers(group: list[TableRow]) -> DifferingRow:
     first = group[0]
-    answers = [Answer(r["version"], _cut(r["prediction"]), r["score"], _cut(r["error"])) for r in group]
-    return Differing(
+    answers = [
+        VersionAnswer(r["version"], _truncate(r["prediction"]), r["score"], _truncate(r["error"])) for r in group
+    ]
+    return DifferingRow(
         first["metric"],
         first["row_number"],
-        _inputs(first["input"]),
-        _cut(first["actual"]),
+        _parse_inputs(first["input"]),
+        _truncate(first["actual"]),
         sorted(answers, key=lambda a: a.version),
     )
 
 
-def _inputs(text: str | None) -> list[tuple[str, str]]:
+def _parse_inputs(text: str | None) -> list[tuple[str, str]]:
     try:
         told = json.loads(text or "")
     except ValueError:
         told = text
     if isinstance(told, dict):
-        return [(str(k), _cut(str(v)) or "") for k, v in told.items()]
-    return [("", _cut(str(told)) or "")] if told not in (None, "") else []
+        return [(str(k), _truncate(str(v)) or "") for k, v in told.items()]
+    return [("", _truncate(str(told)) or "")] if told not in (None, "") else []
 
 
-def _cut(text: str | None) -> str | None:
-    return text if text is None or len(text) <= LONGEST else f"{text[:LONGEST]}…"
+def _truncate(text: str | None) -> str | None:
+    return text if text is None or len(text) <= MAX_TEXT_LENGTH else f"{text[:MAX_TEXT_LENGTH]}…"

@@ -7,7 +7,7 @@ import re
 from sqlft.errors import StatementError
 from sqlft.options import SECRET_WORDS
 
-SECRET = re.compile(
+SECRET_PATTERN = re.compile(
     rf"""(?:(?:{"|".join(SECRET_WORDS)}|passphrase|passwd|authorization|credential)\w*|(?<!\w)\w*token(?!\w))["'`]?
          (?: \s*+[=:]?\s*+ (?P<quoted> [eE]'(?:[^'\\]|\\.|'')*+'? | '(?:[^']|'')*+'? | "(?:[^"]|"")*+"?
                                    | (?P<tag>\$\w*\$).*?(?:(?P=tag)|\Z) )
@@ -16,16 +16,16 @@ SECRET = re.compile(
 )
 
 
-def masked(text: str) -> str:
+def redact_statement(text: str) -> str:
     """`text`, the same length, with the values of api_key, password and their like as stars."""
-    return SECRET.sub(_stars, text)
+    return SECRET_PATTERN.sub(_replace_with_stars, text)
 
 
-def wrong(message: str, text: str, offset: int, next_step: str) -> StatementError:
+def build_statement_error(message: str, text: str, offset: int, next_step: str) -> StatementError:
     """A StatementError that shows no secret of the text it points into."""
-    return StatementError(message, masked(text), offset, next_step)
+    return StatementError(message, redact_statement(text), offset, next_step)
 
 
-def _stars(match: re.Match[str]) -> str:
+def _replace_with_stars(match: re.Match[str]) -> str:
     value = match["quoted"] or match["bare"]
     return match[0][: -len(value)] + re.sub(r"[^\n]", "*", value)

@@ -23,31 +23,31 @@ def hide(options: Mapping[str, Any], is_secret: Callable[[str], bool], owner: st
 
     `owner` is what has them, as a statement names it: "ML_ENGINE my_openai".
     """
-    return {name: _hidden(name, value, is_secret, owner) for name, value in options.items()}
+    return {name: _hide_value(name, value, is_secret, owner) for name, value in options.items()}
 
 
 def reveal(options: Mapping[str, Any]) -> dict[str, Any]:
     """`options` with the value of every reference and env(…); MissingSecret names the variable or the statement."""
-    return {name: _revealed(name, value) for name, value in options.items()}
+    return {name: _reveal_value(name, value) for name, value in options.items()}
 
 
-def shown(options: Mapping[str, Any]) -> dict[str, Any]:
+def redact_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """`options` as a person may see them."""
-    return {name: _shown(value) for name, value in options.items()}
+    return {name: _redact_option(value) for name, value in options.items()}
 
 
-def redact(text: str, options: Mapping[str, Any]) -> str:
+def redact_text(text: str, options: Mapping[str, Any]) -> str:
     """`text` with stars for every value that the references in `options` stand for."""
     for name, value in options.items():
         if isinstance(value, Mapping) and _is_reference(value):
             with suppress(MissingSecret):
-                text = redact_one(text, str(_revealed(name, value)))
+                text = redact_one(text, str(_reveal_value(name, value)))
         elif isinstance(value, Mapping):
-            text = redact(text, value)
+            text = redact_text(text, value)
     return text
 
 
-def discreet(error: BaseException, also: Iterable[str] = ()) -> None:
+def redact_error(error: BaseException, also: Iterable[str] = ()) -> None:
     """Take secrets out of an error, its notes and its causes: those that options hold, and `also`."""
     found: list[BaseException] = []
     left: list[BaseException | None] = [error]
@@ -58,30 +58,30 @@ def discreet(error: BaseException, also: Iterable[str] = ()) -> None:
             left += [one.__cause__, one.__context__]
     values = sorted(also, key=len, reverse=True)
     for one in found:
-        one.args = tuple(_discreet(a, values) for a in one.args)
+        one.args = tuple(_redact_value(a, values) for a in one.args)
         for name, value in list(vars(one).items()):
             if isinstance(value, (str, list)):
-                setattr(one, name, _discreet(value, values))
+                setattr(one, name, _redact_value(value, values))
 
 
-def _discreet(value: Any, also: Sequence[str]) -> Any:
+def _redact_value(value: Any, also: Sequence[str]) -> Any:
     if isinstance(value, list):
-        return [_discreet(v, also) for v in value]
+        return [_redact_value(v, also) for v in value]
     if not isinstance(value, str):
         return value
     for secret in also:
         value = redact_one(value, secret, "*" * len(secret))
-    return _EXCERPT.sub(lambda m: _without_ends(_without_words(m[0], also), m[1], also), redacted(value))
+    return _EXCERPT.sub(lambda m: _redact_cut_secrets(_redact_quoted_words(m[0], also), m[1], also), redacted(value))
 
 
-def _without_words(line: str, also: Sequence[str]) -> str:
+def _redact_quoted_words(line: str, also: Sequence[str]) -> str:
     """DuckDB's excerpt of a line without the words that were given for keys, where they are quoted."""
     for word in (a for a in also if is_placeholder(a) and a[:1] not in "'\""):
         line = re.sub(rf"(?<=['\"]){re.escape(word)}(?=['\"])", "*" * len(word), line)
     return line
 
 
-def _without_ends(line: str, excerpt: str, also: Sequence[str]) -> str:
+def _redact_cut_secrets(line: str, excerpt: str, also: Sequence[str]) -> str:
     """DuckDB's excerpt of a line, which may begin or end within a secret."""
     for secret in also:
         for size in range(len(secret) - 1, 3, -1):
@@ -99,22 +99,22 @@ def forget(options: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping):
             if "$secret" in value:
                 with suppress(OSError):
-                    (secrets_folder() / _file(value)).unlink()
+                    (secrets_folder() / _get_file_name(value)).unlink()
             else:
                 forget(value)
 
 
-def _hidden(name: str, value: Any, is_secret: Callable[[str], bool], owner: str) -> Any:
+def _hide_value(name: str, value: Any, is_secret: Callable[[str], bool], owner: str) -> Any:
     if isinstance(value, Env):
         return {"$env": value.name}
     if isinstance(value, Mapping):
         return value if _is_reference(value) else hide(value, is_secret, owner)
     if value is None or not is_secret(name):
         return value
-    return {"$secret": _keep(name, value, owner), "of": owner}
+    return {"$secret": _write_secret(name, value, owner), "of": owner}
 
 
-def _keep(name: str, value: Any, owner: str) -> str:
+def _write_secret(name: str, value: Any, owner: str) -> str:
     made = uuid4().hex
     path = secrets_folder() / made
     try:
@@ -128,19 +128,19 @@ def _keep(name: str, value: Any, owner: str) -> str:
     return made
 
 
-def _revealed(name: str, value: Any) -> Any:
+def _reveal_value(name: str, value: Any) -> Any:
     if isinstance(value, Env):
-        return _from_environment(name, value.name)
+        return _read_environment(name, value.name)
     if not isinstance(value, Mapping):
         return value
     if "$env" in value:
-        return _from_environment(name, value["$env"])
+        return _read_environment(name, value["$env"])
     if "$secret" in value:
-        return _read(name, value)
+        return _read_secret(name, value)
     return reveal(value)
 
 
-def _from_environment(name: str, variable: str) -> str:
+def _read_environment(name: str, variable: str) -> str:
     found = os.environ.get(variable)
     if not found:
         raise MissingSecret(
@@ -150,8 +150,8 @@ def _from_environment(name: str, variable: str) -> str:
     return found
 
 
-def _read(name: str, reference: Mapping[str, Any]) -> Any:
-    path = secrets_folder() / _file(reference)
+def _read_secret(name: str, reference: Mapping[str, Any]) -> Any:
+    path = secrets_folder() / _get_file_name(reference)
     try:
         return json.loads(path.read_text(encoding="utf-8"))["value"]
     except (OSError, ValueError, KeyError) as e:
@@ -162,7 +162,7 @@ def _read(name: str, reference: Mapping[str, Any]) -> Any:
         ) from e
 
 
-def _file(reference: Mapping[str, Any]) -> str:
+def _get_file_name(reference: Mapping[str, Any]) -> str:
     named = str(reference["$secret"])
     return named if re.fullmatch(r"[0-9a-f]{32}", named) else "unknown"
 
@@ -171,9 +171,9 @@ def _is_reference(value: Mapping[str, Any]) -> bool:
     return "$secret" in value or "$env" in value
 
 
-def _shown(value: Any) -> Any:
+def _redact_option(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return f"env('{value.name}')" if isinstance(value, Env) else value
     if "$env" in value:
         return f"env('{value['$env']}')"
-    return STARS if "$secret" in value else shown(value)
+    return STARS if "$secret" in value else redact_options(value)

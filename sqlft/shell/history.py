@@ -12,7 +12,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from sqlft.errors import StatementError
 from sqlft.home import home
 from sqlft.options import is_secret
-from sqlft.secrets.redact import masked
+from sqlft.secrets.redact import redact_statement
 from sqlft.sql.lexer import Token, tokens
 
 STARS = "'********'"
@@ -32,7 +32,7 @@ def without_secrets(text: str) -> str:
     try:
         found = tokens(text)
     except StatementError:
-        found, text = [], masked(text)
+        found, text = [], redact_statement(text)
     for token in sorted(_secrets(found), key=lambda t: -t.start):
         text = text[: token.start] + STARS + text[token.end :]
     for pattern in _INSIDE:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlft.catalog.records import Model
 from sqlft.errors import DataError, HandlerNotInstalled, NotFound, did_you_mean
-from sqlft.report.facts import Facts, facts_of
+from sqlft.report.facts import ModelFacts, collect_model_facts
 from sqlft.shell.shell import Shell
 
 WIDTH, HEIGHT = 100, 18
@@ -16,7 +16,7 @@ MARKS = ("•", "x", "+", "o", "*", "#")
 INSTALL = "Run: pip install 'sqlft[evaluation]'"
 
 
-def loss(plot: Any, facts: Facts) -> bool:
+def loss(plot: Any, facts: ModelFacts) -> bool:
     """Loss by step, a line for each version and split."""
     marks = iter(MARKS * len(facts.losses))
     for number, splits in facts.losses.items():
@@ -30,23 +30,23 @@ def loss(plot: Any, facts: Facts) -> bool:
     return bool(facts.losses)
 
 
-def metrics(plot: Any, facts: Facts) -> bool:
+def metrics(plot: Any, facts: ModelFacts) -> bool:
     """The value of each metric by version."""
     known = [e for e in facts.evaluations if e["value"] is not None and e["value"] == e["value"]]
     return _bars(plot, [(f"{e['metric']} v{e['version']}", e["value"]) for e in known])
 
 
-def cost(plot: Any, facts: Facts) -> bool:
+def cost(plot: Any, facts: ModelFacts) -> bool:
     """USD a thousand requests by version."""
-    return _bars(plot, [(f"v{s.version}", s.cost_a_thousand) for s in facts.spent if s.cost_a_thousand is not None])
+    return _bars(plot, [(f"v{s.version}", s.cost_per_thousand) for s in facts.spent if s.cost_per_thousand is not None])
 
 
-def speed(plot: Any, facts: Facts) -> bool:
+def speed(plot: Any, facts: ModelFacts) -> bool:
     """Seconds a request by version."""
-    return _bars(plot, [(f"v{s.version}", s.seconds_a_call) for s in facts.spent if s.seconds_a_call is not None])
+    return _bars(plot, [(f"v{s.version}", s.seconds_per_call) for s in facts.spent if s.seconds_per_call is not None])
 
 
-CHARTS: dict[str, tuple[Callable[[Any, Facts], bool], str, str]] = {
+CHARTS: dict[str, tuple[Callable[[Any, ModelFacts], bool], str, str]] = {
     "loss": (loss, "loss by step", "FINETUNE it first."),
     "metrics": (metrics, "metrics by version", "EVALUATE MODEL … ON (SELECT …) first."),
     "cost": (cost, "USD a thousand requests", "CREATE PRICE or SET sqlft_machine_usd_per_hour, then ask it."),
@@ -68,7 +68,7 @@ def plot(shell: Shell, what: str, name: str | None = None) -> None:
     figure = plotext.figure
     figure.clear()
     figure.plot_size(min(shell.screen.look.width or WIDTH, WIDTH), HEIGHT)
-    if not draw(figure, facts_of(shell.con.session.catalog, model)):
+    if not draw(figure, collect_model_facts(shell.con.session.catalog, model)):
         raise DataError(f"There is nothing to draw of the {what.lower()} of '{model.key}' yet.", first)
     figure.title(f"{model.key.name}: {title}")
     shell.screen.write(f"{figure.build().string(colorless=True).rstrip()}\n")

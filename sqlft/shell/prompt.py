@@ -29,7 +29,7 @@ from sqlft.shell.reading import is_complete, pieces
 from sqlft.shell.shell import Failed, Quit, Shell
 from sqlft.shell.vocabulary import Language, Vocabulary, language_of, vocabulary_of
 from sqlft.sql.names import written
-from sqlft.training.follow import how_far
+from sqlft.training.follow import format_progress
 
 PROMPT, CONTINUATION = "sqlft> ", "   ...> "
 
@@ -54,9 +54,12 @@ def at_start(catalog: Catalog) -> Iterator[str]:
     versions = catalog.versions()
     for version in versions:
         if version.status == "interrupted":
-            yield f"{version.key} was interrupted{how_far(version)}. Go on with it: RESUME MODEL {version.key};"
+            yield f"{version.key} was interrupted{format_progress(version)}. Go on with it: RESUME MODEL {version.key};"
         elif version.status in RUNNING:
-            yield f"{version.key} trains in the background{how_far(version)}. Stop it: CANCEL MODEL {version.key};"
+            yield (
+                f"{version.key} trains in the background{format_progress(version)}."
+                f" Stop it: CANCEL MODEL {version.key};"
+            )
     models = catalog.models()
     if not models:
         yield "There is no model yet. How one is made: .help CREATE MODEL"
@@ -70,7 +73,10 @@ def at_end(catalog: Catalog, place: Place) -> Iterator[str]:
     """What goes on without the shell; nothing of what is in memory, whose end warns."""
     for version in catalog.versions():
         if version.status in RUNNING and place.folder is not None:
-            yield f"{version.key} trains on in the background{how_far(version)}: sqlft watch {version.key}{place.flag}"
+            yield (
+                f"{version.key} trains on in the background{format_progress(version)}:"
+                f" sqlft watch {version.key}{place.flag}"
+            )
 
 
 def _talk(shell: Shell) -> None:

@@ -146,9 +146,9 @@ def _planned_simply(con: DuckDBPyConnection) -> Iterator[None]:
 def _result(con: Connection, relations: Iterator[Any], text: str, is_ours: bool) -> Result:
     found = parse(text) if maybe_ours(text) else []
     if any(isinstance(s, DescribeModel) for s in found):
-        from sqlft.statements.describe import is_described
+        from sqlft.statements.describe import describes_model
 
-        if not all(is_described(con.session, s) for s in found if isinstance(s, DescribeModel)):
+        if not all(describes_model(con.session, s) for s in found if isinstance(s, DescribeModel)):
             found = []
     ours = is_ours or (bool(found) and not any(isinstance(s, Plain) for s in found))
     whole = any(isinstance(s, DescribeModel | DescribeEngine) for s in found)

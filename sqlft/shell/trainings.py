@@ -15,7 +15,7 @@ from sqlft.shell.opening import Place, open_catalog
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
 from sqlft.shell.shell import Shell
-from sqlft.training.follow import how_far, watch_until_end
+from sqlft.training.follow import format_progress, watch_until_end
 
 
 def models(place: Place, pattern: str | None, mode: str | None) -> None:
@@ -70,7 +70,7 @@ def _meant(catalog: Catalog, name: str | None, statuses: tuple[str, ...], what: 
         if exact:
             return exact[0]
         fitting = [v for v in fitting if wanted in (str(v.key.model).lower(), v.key.model.name.lower())]
-    listed = ", ".join(f"{v.key} ({v.status}{how_far(v)})" for v in fitting)
+    listed = ", ".join(f"{v.key} ({v.status}{format_progress(v)})" for v in fitting)
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

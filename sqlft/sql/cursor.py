@@ -9,7 +9,7 @@ import math
 from typing import Any, NamedTuple
 
 from sqlft.errors import StatementError, did_you_mean
-from sqlft.secrets.redact import masked, wrong
+from sqlft.secrets.redact import build_statement_error, redact_statement
 from sqlft.sql.lexer import Token, backslash, parameters
 from sqlft.sql.statements import Env, Name, Parameter, Source
 
@@ -98,7 +98,7 @@ class Cursor:
         """The error for this token: what it is, and all that would have been welcome."""
         before = self.peek(-1)
         if self.index and before.kind == "string" and before.text.endswith("\\'") and before.end == self.token.start:
-            return wrong(*backslash(self.text, before.end - 2))
+            return build_statement_error(*backslash(self.text, before.end - 2))
         expected = list(dict.fromkeys([*welcome, *self._welcome]))
         words = [w.split()[0] for w in expected if w[:1].isupper() and self.token.word]
         listed = " or ".join([", ".join(expected[:-1]), expected[-1]] if expected[1:] else expected)
@@ -107,12 +107,14 @@ class Cursor:
 
     def error(self, message: str, next_step: str = "", token: Token | None = None) -> StatementError:
         """An error that points at `token`, else at this one; the next step is the syntax unless given."""
-        return wrong(message, self.text, (token or self.token).start, next_step or f"Write: {self.usage}")
+        return build_statement_error(
+            message, self.text, (token or self.token).start, next_step or f"Write: {self.usage}"
+        )
 
     def _shown(self, width: int = 40) -> str:
         if self.token.kind == "end":
             return "the end of the statement"
-        text = masked(self.text)[self.token.start : self.token.end]
+        text = redact_statement(self.text)[self.token.start : self.token.end]
         return f"'{text}'" if len(text) <= width else f"'{text[: width - 1]}…'"
 
     def keyword_before_name(self, *words: str) -> bool:

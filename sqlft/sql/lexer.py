@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from sqlft.errors import StatementError
-from sqlft.secrets.redact import wrong
+from sqlft.secrets.redact import build_statement_error
 from sqlft.sql.statements import Parameter
 
 Kind = Literal["word", "quoted", "string", "number", "parameter", "op", "end"]
@@ -135,7 +135,7 @@ def _unescaped(body: str, text: str, start: int) -> str:
         return _ESCAPE.sub(_escape, body.encode()).decode()
     except (ValueError, OverflowError):
         message = "This E'…' string has an escape that is no character."
-        raise wrong(message, text, start, "Write the character itself.") from None
+        raise build_statement_error(message, text, start, "Write the character itself.") from None
 
 
 def _escape(match: re.Match[bytes]) -> bytes:
@@ -155,11 +155,13 @@ def backslash(text: str, at: int) -> tuple[str, str, int, str]:
 def _unterminated(text: str, start: int) -> StatementError:
     mark = text[start]
     if mark == "/":
-        return wrong("This comment is never closed.", text, start, "Close it with */.")
+        return build_statement_error("This comment is never closed.", text, start, "Close it with */.")
     if mark == "'" and (at := text.rfind("\\'", 0, start)) >= 0:
-        return wrong(*backslash(text, at))
+        return build_statement_error(*backslash(text, at))
     what = "quoted name" if mark in '"`' else "string"
-    return wrong(f"This {what} is never closed.", text, start, "Close it; a quote inside it is written twice.")
+    return build_statement_error(
+        f"This {what} is never closed.", text, start, "Close it; a quote inside it is written twice."
+    )
 
 
 # All up to the next ; comment or $tag$; doubled quotes are two strings side by side.

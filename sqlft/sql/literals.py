@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from sqlft.errors import DataError, StatementError
-from sqlft.secrets.redact import SECRET
+from sqlft.secrets.redact import SECRET_PATTERN
 from sqlft.sql.lexer import Token, parameters, tokens
 from sqlft.sql.statements import Parameter
 
@@ -113,7 +113,7 @@ SHORTEST = 4
 def secrets_in(text: str) -> set[str]:
     """The values that `masked` stars out, as typed and as they are meant, each line of them by itself."""
     found: set[str] = set()
-    for match in SECRET.finditer(text):
+    for match in SECRET_PATTERN.finditer(text):
         for value in {match["quoted"] or match["bare"], *_meant(match["quoted"] or match["bare"])}:
             found.update((value, *value.splitlines()))
     return {value for value in found if len(value) >= SHORTEST}

@@ -20,11 +20,11 @@ from sqlft.session import Parameters, Session
 from sqlft.sql.literals import identifier, quoted
 from sqlft.sql.statements import DEFAULT_PROJECT, CreateDatabase
 
-READERS = {
+READ_FUNCTIONS = {
     ".csv": "read_csv", ".tsv": "read_csv", ".parquet": "read_parquet",
     ".json": "read_json", ".jsonl": "read_json", ".ndjson": "read_json",
 }  # fmt: skip
-RESERVED = ("sqlft", DEFAULT_PROJECT)
+RESERVED_NAMES = ("sqlft", DEFAULT_PROJECT)
 
 
 @dataclass
@@ -65,11 +65,11 @@ class PostgresParameters(ServerParameters):
 def run_create_database(session: Session, statement: CreateDatabase, parameters: Parameters) -> None:
     """Attach a database; AlreadyExists, OptionError, NotSupported for an engine that is unknown or not to be had."""
     name, con = statement.name, session.con
-    cls, attach = _engine(statement.engine)
+    cls, attach = _find_engine(statement.engine)
     what = f"CREATE DATABASE {name}"
     given = references.reveal(references.hide(statement.parameters, lambda _: False, what))
     wanted = build(cls, given, what)
-    if name.lower() in RESERVED:
+    if name.lower() in RESERVED_NAMES:
         raise CatalogError(f"The name '{name}' is kept for models and their tables.", "Choose another name.")
     if con.execute("SELECT 1 FROM duckdb_databases() WHERE lower(database_name) = lower(?)", [name]).fetchone():
         if statement.if_not_exists:
@@ -88,7 +88,7 @@ def load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
     installed, loaded = found or (False, False)
     if loaded:
         return
-    package = _packaged(name)
+    package = _find_packaged_extension(name)
     if not installed and package is not None:
         con.execute(f"LOAD {quoted(str(package))}")
         return
@@ -105,7 +105,7 @@ def load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
         ) from e
 
 
-def _engine(name: str) -> tuple[type, Callable[[Session, str, Any], None]]:
+def _find_engine(name: str) -> tuple[type, Callable[[Session, str, Any], None]]:
     folded = name.lower()
     if folded in ENGINES:
         return ENGINES[folded]
@@ -128,14 +128,14 @@ def _attach_sqlite(session: Session, name: str, wanted: FileParameters) -> None:
 def _attach_file(session: Session, name: str, wanted: FileParameters, kind: str) -> None:
     path = wanted.path if ":" in wanted.path[:12] else str(Path(wanted.path).expanduser())
     new = "://" not in path and path != ":memory:" and not Path(path).exists()
-    session.con.execute(f"ATTACH {quoted(str(path))} AS {identifier(name)} (TYPE {kind}{_read_only(wanted)})")
+    session.con.execute(f"ATTACH {quoted(str(path))} AS {identifier(name)} (TYPE {kind}{_format_read_only(wanted)})")
     if new:
         session.warn(
             f"There was no file {path}: '{name}' is a new, empty database. DETACH {name} if that was not meant."
         )
 
 
-def _attach_server(kind: str, names: Mapping[str, str]) -> Callable[[Session, str, ServerParameters], None]:
+def _make_server_attacher(kind: str, names: Mapping[str, str]) -> Callable[[Session, str, ServerParameters], None]:
     """`names`: a parameter to its name in DuckDB's secret, which keeps the password out of listings and errors."""
 
     def attach(session: Session, name: str, wanted: ServerParameters) -> None:
@@ -145,9 +145,9 @@ def _attach_server(kind: str, names: Mapping[str, str]) -> Callable[[Session, st
         parts = [f"{secret} {quoted(str(value))}" for secret, value in values.items() if value is not None]
         held = identifier(f"sqlft_{name}")
         con.execute(f"CREATE OR REPLACE TEMPORARY SECRET {held} ({', '.join([f'TYPE {kind}', *parts])})")
-        text, more = "", _read_only(wanted)
+        text, more = "", _format_read_only(wanted)
         if isinstance(wanted, PostgresParameters):
-            text = f"sslmode={_libpq(wanted.sslmode)}" if wanted.sslmode else ""
+            text = f"sslmode={_quote_libpq(wanted.sslmode)}" if wanted.sslmode else ""
             more += f", SCHEMA {quoted(wanted.schema)}" if wanted.schema else ""
         try:
             con.execute(f"ATTACH {quoted(text)} AS {identifier(name)} (TYPE {kind}, SECRET {held}{more})")
@@ -160,12 +160,12 @@ def _attach_server(kind: str, names: Mapping[str, str]) -> Callable[[Session, st
 
 def _attach_files(session: Session, name: str, wanted: FilesParameters) -> None:
     """A database in memory with a view a file."""
-    views = _views(Path(wanted.path).expanduser())
+    views = _list_views(Path(wanted.path).expanduser())
     con, database = session.con, identifier(name)
     con.execute(f"ATTACH ':memory:' AS {database}")
     try:
         for view, path in views.items():
-            reader = READERS[_suffix(path)]
+            reader = READ_FUNCTIONS[_get_suffix(path)]
             con.execute(
                 f"CREATE VIEW {database}.main.{identifier(view)} AS SELECT * FROM {reader}({quoted(str(path))})"
             )
@@ -174,7 +174,7 @@ def _attach_files(session: Session, name: str, wanted: FilesParameters) -> None:
         raise
 
 
-def _views(path: Path) -> dict[str, Path]:
+def _list_views(path: Path) -> dict[str, Path]:
     """A name for each file that can be read: its stem, with its suffix where two have the same."""
     try:
         files = [path] if path.is_file() else sorted(path.iterdir())
@@ -182,36 +182,36 @@ def _views(path: Path) -> dict[str, Path]:
         raise DataError(
             f"The folder {path} cannot be read: {e.strerror}.", "Give PARAMETERS = {'path': 'a folder'}."
         ) from e
-    readable = [f.absolute() for f in files if f.is_file() and _suffix(f) in READERS]
+    readable = [f.absolute() for f in files if f.is_file() and _get_suffix(f) in READ_FUNCTIONS]
     if not readable:
         raise DataError(
-            f"There is no file to read in {path}.", f"It reads: {', '.join(READERS)}, also with .gz behind."
+            f"There is no file to read in {path}.", f"It reads: {', '.join(READ_FUNCTIONS)}, also with .gz behind."
         )
     views: dict[str, Path] = {}
     for file in readable:
         stem = file.name.split(".")[0] if not file.name.startswith(".") else file.name
-        view = stem if stem.lower() not in {v.lower() for v in views} else f"{stem}_{_suffix(file)[1:]}"
+        view = stem if stem.lower() not in {v.lower() for v in views} else f"{stem}_{_get_suffix(file)[1:]}"
         if view in views:
             raise DataError(f"{file} and {views[view]} would both be the view '{view}'.", "Rename one of the files.")
         views[view] = file
     return views
 
 
-def _suffix(path: Path) -> str:
+def _get_suffix(path: Path) -> str:
     name = path.name.lower().removesuffix(".gz")
     return Path(name).suffix
 
 
-def _libpq(value: str) -> str:
+def _quote_libpq(value: str) -> str:
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
-def _read_only(wanted: Any) -> str:
+def _format_read_only(wanted: Any) -> str:
     return ", READ_ONLY" if wanted.read_only else ""
 
 
-def _packaged(extension: str) -> Path | None:
+def _find_packaged_extension(extension: str) -> Path | None:
     """The extension's file for this version of DuckDB in an installed `duckdb-extension-…` package."""
     from importlib.util import find_spec
 
@@ -223,9 +223,9 @@ def _packaged(extension: str) -> Path | None:
     return None
 
 
-_SERVER = {"host": "HOST", "port": "PORT", "user": "USER", "password": "PASSWORD", "database": "DATABASE"}
-_POSTGRES = (PostgresParameters, _attach_server("postgres", _SERVER))
-_MYSQL = (ServerParameters, _attach_server("mysql", _SERVER))
+_SECRET_FIELDS = {"host": "HOST", "port": "PORT", "user": "USER", "password": "PASSWORD", "database": "DATABASE"}
+_POSTGRES = (PostgresParameters, _make_server_attacher("postgres", _SECRET_FIELDS))
+_MYSQL = (ServerParameters, _make_server_attacher("mysql", _SECRET_FIELDS))
 ENGINES: Mapping[str, tuple[type, Callable[[Session, str, Any], None]]] = {
     "duckdb": (FileParameters, _attach_duckdb),
     "sqlite": (FileParameters, _attach_sqlite),

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft import plugins
-from sqlft.catalog.records import Model, Version, text
+from sqlft.catalog.records import Model, Version, to_json
 from sqlft.data import Prompt
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.handler import Handler, Trainer
@@ -18,21 +18,28 @@ from sqlft.plugins import handler_gap
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session, TrainSettings
 from sqlft.sql.statements import DescribeEngine, DescribeModel, Name
-from sqlft.statements.show import ENGINES, MODELS, connection_data, local, model_options, model_row
+from sqlft.statements.show import (
+    ENGINES_SCHEMA,
+    MODELS_SCHEMA,
+    build_model_row,
+    format_connection_data,
+    list_model_options,
+    to_local_time,
+)
 
-TEXT, NUMBER, WHOLE, YES = pa.string(), pa.float64(), pa.int64(), pa.bool_()
-MODEL = pa.schema(
+TEXT, DOUBLE, INTEGER, BOOLEAN = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+MODEL_SCHEMA = pa.schema(
     [
-        *MODELS,
+        *MODELS_SCHEMA,
         pa.field("INPUTS", pa.list_(TEXT)),
         pa.field("PROMPT_TEMPLATE", TEXT),
         pa.field("SYSTEM", TEXT),
         pa.field("BASE", TEXT),
-        pa.field("PARENT", WHOLE),
+        pa.field("PARENT", INTEGER),
         pa.field("STARTED_FROM", TEXT),
         pa.field("REMARKS", pa.list_(TEXT)),
         pa.field("HANDLER", TEXT),
-        pa.field("ROWS", WHOLE),
+        pa.field("ROWS", INTEGER),
         pa.field("DATA_DIGEST", TEXT),
         pa.field("FINDINGS", pa.list_(TEXT)),
         pa.field("DETAILS", TEXT),
@@ -40,11 +47,11 @@ MODEL = pa.schema(
         pa.field("ATTRIBUTES", pa.list_(TEXT)),
     ]
 )
-ENGINE = pa.schema(
+ENGINE_SCHEMA = pa.schema(
     [
-        *ENGINES,
+        *ENGINES_SCHEMA,
         pa.field("PACKAGE", TEXT),
-        pa.field("TRAINS", YES),
+        pa.field("TRAINS", BOOLEAN),
         pa.field("IMPORT_ERROR", TEXT),
         pa.field("MODELS", pa.list_(TEXT)),
         pa.field("OPTIONS", pa.list_(TEXT)),
@@ -58,9 +65,9 @@ def run_describe_model(session: Session, statement: DescribeModel, parameters: P
     if statement.or_name is not None and not is_model(session, name) and is_model(session, statement.or_name):
         name, attribute = statement.or_name, None
     model = model_of(session, name.key)
-    version = session.catalog.version_of(model.key, name.version)
+    version = session.catalog.resolve_version(model.key, name.version)
     if attribute is None:
-        return _whole(session, model, version)
+        return _describe_version(session, model, version)
     described = ATTRIBUTES.get(attribute.lower())
     if described is None:
         raise NotFound(
@@ -77,16 +84,16 @@ def run_describe_engine(session: Session, statement: DescribeEngine, parameters:
     row: dict[str, Any] = {
         "NAME": engine.name,
         "HANDLER": engine.handler,
-        "CONNECTION_DATA": connection_data(engine),
-        "CREATED_AT": local(engine.created_at),
+        "CONNECTION_DATA": format_connection_data(engine),
+        "CREATED_AT": to_local_time(engine.created_at),
         "PACKAGE": plugins.package_of(engine.handler) or None,
         "IMPORT_ERROR": gap,
         "MODELS": [m.key.name for m in session.catalog.models() if m.engine.lower() == engine.name.lower()],
     }
     if gap is None:
         cls = plugins.handler_class(engine.handler)
-        row |= {"TRAINS": issubclass(cls, Trainer), "OPTIONS": _option_lines(cls)}
-    return pa.Table.from_pylist([row], ENGINE)
+        row |= {"TRAINS": issubclass(cls, Trainer), "OPTIONS": _format_options(cls)}
+    return pa.Table.from_pylist([row], ENGINE_SCHEMA)
 
 
 def is_model(session: Session, name: Name) -> bool:
@@ -94,34 +101,34 @@ def is_model(session: Session, name: Name) -> bool:
     return session.find_model(name.name, name.project) is not None
 
 
-def is_described(session: Session, statement: DescribeModel) -> bool:
+def describes_model(session: Session, statement: DescribeModel) -> bool:
     """Whether a DESCRIBE is ours; else it is DuckDB's."""
     names = [statement.name] + ([statement.or_name] if statement.or_name else [])
     return statement.explicit or any(is_model(session, name) for name in names)
 
 
-def _whole(session: Session, model: Model, version: Version) -> pa.Table:
+def _describe_version(session: Session, model: Model, version: Version) -> pa.Table:
     accuracy = session.catalog.accuracies().get(version.key)
-    row = model_row(model, version, accuracy) | {
+    row = build_model_row(model, version, accuracy) | {
         "INPUTS": list(Prompt(model.prompt_template, model.system).inputs),
         "PROMPT_TEMPLATE": model.prompt_template,
         "SYSTEM": model.system,
         "BASE": model.base or None,
         "PARENT": version.parent,
-        "STARTED_FROM": _started_from(version),
+        "STARTED_FROM": _describe_start(version),
         "REMARKS": list(version.details.get("remarks") or ()),
         "HANDLER": version.details.get("handler"),
         "ROWS": version.row_count,
         "DATA_DIGEST": version.data_digest,
         "FINDINGS": [f"{f['level']}: {f['message']}" for f in version.findings],
-        "DETAILS": text(version.details),
+        "DETAILS": to_json(version.details),
         "ARTIFACT": version.remote_id or (str(version.artifact_path) if version.artifact_path else None),
         "ATTRIBUTES": list(ATTRIBUTES),
     }
-    return pa.Table.from_pylist([row], MODEL)
+    return pa.Table.from_pylist([row], MODEL_SCHEMA)
 
 
-def _started_from(version: Version) -> str | None:
+def _describe_start(version: Version) -> str | None:
     """The base or a version, and what was done with that one's adapter; None for what was not trained."""
     if version.query is None:
         return None
@@ -130,7 +137,7 @@ def _started_from(version: Version) -> str | None:
     return f"{before}{how}" if before else "the base"
 
 
-def _inputs(session: Session, model: Model, version: Version) -> pa.Table:
+def _describe_columns(session: Session, model: Model, version: Version) -> pa.Table:
     names = Prompt(model.prompt_template, model.system).inputs
     rows = [{"COLUMN": name, "KIND": "input", "TYPE": "any"} for name in names]
     columns = outputs_of(model).columns
@@ -143,30 +150,30 @@ def _inputs(session: Session, model: Model, version: Version) -> pa.Table:
     return pa.Table.from_pylist(rows, pa.schema([("COLUMN", TEXT), ("KIND", TEXT), ("TYPE", TEXT)]))
 
 
-def _options(session: Session, model: Model, version: Version) -> pa.Table:
+def _describe_options(session: Session, model: Model, version: Version) -> pa.Table:
     """What was said, what training applied, and the defaults of what was not said."""
-    said = model_options(model)
-    trained = references.shown(version.options)
-    rows = [_option(name, value, "CREATE MODEL") for name, value in said.items()]
-    usual = _training_defaults(session, model)
+    said = list_model_options(model)
+    trained = references.redact_options(version.options)
+    rows = [_build_option_row(name, value, "CREATE MODEL") for name, value in said.items()]
+    usual = _list_training_defaults(session, model)
     rows += [
-        _option(name, value, "default" if name in usual and usual[name] == value else "training")
+        _build_option_row(name, value, "default" if name in usual and usual[name] == value else "training")
         for name, value in trained.items()
         if name not in said
     ]
-    for name, value in _defaults(session, model).items():
+    for name, value in _list_defaults(session, model).items():
         if name not in said and name not in trained:
-            rows.append(_option(name, value, "default"))
+            rows.append(_build_option_row(name, value, "default"))
     return pa.Table.from_pylist(rows, pa.schema([("OPTION", TEXT), ("VALUE", TEXT), ("SET_BY", TEXT)]))
 
 
-def _data(session: Session, model: Model, version: Version) -> pa.Table:
+def _describe_data(session: Session, model: Model, version: Version) -> pa.Table:
     """One row: what the version was made of."""
     kept = pa.struct(
-        [("code", TEXT), ("level", TEXT), ("count", WHOLE), ("message", TEXT), ("examples", pa.list_(WHOLE))]
+        [("code", TEXT), ("level", TEXT), ("count", INTEGER), ("message", TEXT), ("examples", pa.list_(INTEGER))]
     )
     schema = pa.schema(
-        [("QUERY", TEXT), ("DATABASE", TEXT), ("ROWS", WHOLE), ("DIGEST", TEXT), ("FINDINGS", pa.list_(kept))]
+        [("QUERY", TEXT), ("DATABASE", TEXT), ("ROWS", INTEGER), ("DIGEST", TEXT), ("FINDINGS", pa.list_(kept))]
     )
     row = {
         "QUERY": version.query,
@@ -178,14 +185,14 @@ def _data(session: Session, model: Model, version: Version) -> pa.Table:
     return pa.Table.from_pylist([row], schema)
 
 
-def _findings(session: Session, model: Model, version: Version) -> pa.Table:
+def _describe_findings(session: Session, model: Model, version: Version) -> pa.Table:
     schema = pa.schema(
         [
             ("LEVEL", TEXT),
             ("CODE", TEXT),
-            ("COUNT", WHOLE),
+            ("COUNT", INTEGER),
             ("MESSAGE", TEXT),
-            ("EXAMPLES", pa.list_(WHOLE)),
+            ("EXAMPLES", pa.list_(INTEGER)),
             ("WHAT_TO_DO", TEXT),
             ("SHOWN", pa.list_(TEXT)),
         ]
@@ -194,59 +201,61 @@ def _findings(session: Session, model: Model, version: Version) -> pa.Table:
     return pa.Table.from_pylist(rows, schema)
 
 
-def _estimate(session: Session, model: Model, version: Version) -> pa.Table:
+def _describe_estimate(session: Session, model: Model, version: Version) -> pa.Table:
     """What was foreseen before the training, and what it then took."""
     foreseen, took = version.details.get("estimate") or {}, version.details
     measured = {
         "tokens": took.get("tokens"),
         "steps": took.get("steps"),
-        "minutes": _in(version.seconds, 60),
-        "memory_gb": _in(took.get("peak_memory_bytes"), 1e9),
+        "minutes": _convert_unit(version.seconds, 60),
+        "memory_gb": _convert_unit(took.get("peak_memory_bytes"), 1e9),
         "cost_usd": took.get("cost_usd"),
     }
     expected = {
         "tokens": foreseen.get("tokens"),
         "steps": foreseen.get("steps"),
-        "minutes": _in(foreseen.get("seconds"), 60),
-        "memory_gb": _in(foreseen.get("memory_bytes"), 1e9),
+        "minutes": _convert_unit(foreseen.get("seconds"), 60),
+        "memory_gb": _convert_unit(foreseen.get("memory_bytes"), 1e9),
         "cost_usd": foreseen.get("cost_usd"),
     }
     rows = [{"FACT": name, "ESTIMATED": expected[name], "MEASURED": measured[name]} for name in expected]
-    return pa.Table.from_pylist(rows, pa.schema([("FACT", TEXT), ("ESTIMATED", NUMBER), ("MEASURED", NUMBER)]))
+    return pa.Table.from_pylist(rows, pa.schema([("FACT", TEXT), ("ESTIMATED", DOUBLE), ("MEASURED", DOUBLE)]))
 
 
-def _in(value: float | None, unit: float) -> float | None:
+def _convert_unit(value: float | None, unit: float) -> float | None:
     return None if value is None else round(value / unit, 3)
 
 
-def _metrics(session: Session, model: Model, version: Version) -> pa.Table:
-    schema = pa.schema([("STEP", WHOLE), ("EPOCH", NUMBER), ("SPLIT", TEXT), ("NAME", TEXT), ("VALUE", NUMBER)])
+def _describe_metrics(session: Session, model: Model, version: Version) -> pa.Table:
+    schema = pa.schema([("STEP", INTEGER), ("EPOCH", DOUBLE), ("SPLIT", TEXT), ("NAME", TEXT), ("VALUE", DOUBLE)])
     found = session.catalog.metrics(version.key)
     rows = [{"STEP": m.step, "EPOCH": m.epoch, "SPLIT": m.split, "NAME": m.name, "VALUE": m.value} for m in found]
     return pa.Table.from_pylist(rows, schema)
 
 
-def _versions(session: Session, model: Model, version: Version) -> pa.Table:
+def _describe_versions(session: Session, model: Model, version: Version) -> pa.Table:
     known = session.catalog.accuracies()
     rows = [
-        model_row(model, v, known.get(v.key)) | {"PARENT": v.parent, "ROWS": v.row_count}
+        build_model_row(model, v, known.get(v.key)) | {"PARENT": v.parent, "ROWS": v.row_count}
         for v in session.catalog.versions(model.key)
     ]
-    return pa.Table.from_pylist(rows, pa.schema([*MODELS, pa.field("PARENT", WHOLE), pa.field("ROWS", WHOLE)]))
+    return pa.Table.from_pylist(
+        rows, pa.schema([*MODELS_SCHEMA, pa.field("PARENT", INTEGER), pa.field("ROWS", INTEGER)])
+    )
 
 
-def _import_error(session: Session, model: Model, version: Version) -> pa.Table:
+def _describe_import_error(session: Session, model: Model, version: Version) -> pa.Table:
     """Whether the handler of the model can be used here."""
     handler = engine_of(session, model.engine).handler
     row = {"HANDLER": handler, "IMPORT_ERROR": handler_gap(handler)}
     return pa.Table.from_pylist([row], pa.schema([("HANDLER", TEXT), ("IMPORT_ERROR", TEXT)]))
 
 
-def _option(name: str, value: Any, set_by: str) -> dict[str, Any]:
-    return {"OPTION": name, "VALUE": value if isinstance(value, str) else text(value), "SET_BY": set_by}
+def _build_option_row(name: str, value: Any, set_by: str) -> dict[str, Any]:
+    return {"OPTION": name, "VALUE": value if isinstance(value, str) else to_json(value), "SET_BY": set_by}
 
 
-def _defaults(session: Session, model: Model) -> dict[str, Any]:
+def _list_defaults(session: Session, model: Model) -> dict[str, Any]:
     """Defaults of the options for asking and making; none if the handler cannot be loaded."""
     handler = engine_of(session, model.engine).handler
     if handler_gap(handler) is not None:
@@ -256,7 +265,7 @@ def _defaults(session: Session, model: Model) -> dict[str, Any]:
     return {name: option.default for name, option in known.items()}
 
 
-def _training_defaults(session: Session, model: Model) -> dict[str, Any]:
+def _list_training_defaults(session: Session, model: Model) -> dict[str, Any]:
     """Defaults of the options for training; none if the handler cannot be loaded or does not train."""
     handler = engine_of(session, model.engine).handler
     cls = plugins.handler_class(handler) if handler_gap(handler) is None else Handler
@@ -266,7 +275,7 @@ def _training_defaults(session: Session, model: Model) -> dict[str, Any]:
     return {name: option.default for name, option in known.items()}
 
 
-def _option_lines(cls: type[Handler]) -> list[str]:
+def _format_options(cls: type[Handler]) -> list[str]:
     """``engine option api_key (text): what it is for``, all of a handler's options."""
     kinds = {"engine": cls.engine_options, "model": cls.model_options, "query": cls.predict_options}
     if issubclass(cls, Trainer):
@@ -279,16 +288,16 @@ def _option_lines(cls: type[Handler]) -> list[str]:
 
 
 ATTRIBUTES: Mapping[str, Callable[[Session, Model, Version], pa.Table]] = {
-    "model": _whole,
-    "info": _whole,
-    "inputs": _inputs,
-    "features": _inputs,
-    "options": _options,
-    "args": _options,
-    "data": _data,
-    "findings": _findings,
-    "estimate": _estimate,
-    "metrics": _metrics,
-    "versions": _versions,
-    "import_error": _import_error,
+    "model": _describe_version,
+    "info": _describe_version,
+    "inputs": _describe_columns,
+    "features": _describe_columns,
+    "options": _describe_options,
+    "args": _describe_options,
+    "data": _describe_data,
+    "findings": _describe_findings,
+    "estimate": _describe_estimate,
+    "metrics": _describe_metrics,
+    "versions": _describe_versions,
+    "import_error": _describe_import_error,
 }

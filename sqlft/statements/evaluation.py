@@ -30,25 +30,25 @@ def run_evaluate(session: Session, statement: Evaluate, parameters: Parameters) 
 
 
 def _evaluate_rows(session: Session, statement: Evaluate, options: Options) -> pa.Table:
-    actual = _column(options, "actual", options.take("actual", "actual"))
-    prediction = _column(options, "prediction", options.take("prediction", "prediction"))
+    actual = _find_column(options, "actual", options.take("actual", "actual"))
+    prediction = _find_column(options, "prediction", options.take("prediction", "prediction"))
     seed = seed_of(options)
     judge = options.take("judge")
     scorers = options.scorers(statement.metrics, seed, session, lambda key: False)
-    _refuse_left(options.left, scorers, judge)
+    _refuse_unknown_options(options.left, scorers, judge)
     found = []
     for scorer in scorers:
         more = {"ask": Judge(session, judge, statement, {})} if scorer.name == "llm_judge" and judge else {}
-        found.append(_row(scorer.name, scorer.score(actual, prediction, **more)))
+        found.append(_build_row(scorer.name, scorer.score(actual, prediction, **more)))
     return pa.Table.from_pylist(found, OF_ROWS)
 
 
-def _row(metric: str, scored: Scored) -> dict[str, Any]:
+def _build_row(metric: str, scored: Scored) -> dict[str, Any]:
     low, high, method = scored.interval
     return {"metric": metric, "value": scored.value, "n": scored.n, "low": low, "high": high, "interval": method}
 
 
-def _column(options: Options, role: str, name: Any) -> Any:
+def _find_column(options: Options, role: str, name: Any) -> Any:
     column = options.column(str(name))
     if column is None:
         raise DataError(
@@ -58,18 +58,18 @@ def _column(options: Options, role: str, name: Any) -> Any:
     return column
 
 
-def _refuse_left(left: Mapping[str, Any], scorers: Sequence[Scorer], judge: Any) -> None:
+def _refuse_unknown_options(left: Mapping[str, Any], scorers: Sequence[Scorer], judge: Any) -> None:
     if left:
         name = next(iter(left))
         known = {"actual", "prediction", "seed", "judge", *(s.name for s in scorers)}
         for scorer in scorers:
-            known |= _parameters(scorer)
+            known |= _list_metric_parameters(scorer)
         raise OptionError(
             f"EVALUATE has no option '{name}'.{did_you_mean(name, known)}", f"It has: {', '.join(sorted(known))}."
         )
 
 
-def _parameters(scorer: Scorer) -> set[str]:
+def _list_metric_parameters(scorer: Scorer) -> set[str]:
     import inspect
 
     return set(inspect.signature(scorer.metric).parameters) - {

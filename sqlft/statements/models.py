@@ -47,10 +47,10 @@ from sqlft.sql.statements import (
 )
 from sqlft.statements import show
 from sqlft.training import start
-from sqlft.training.follow import stop_all
+from sqlft.training.follow import cancel_trainings
 
-SINGLE = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}")
-RENAMED = {"api_base": "base_url", "ollama_serve_url": "base_url"}
+SINGLE_BRACES = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}")
+OLD_OPTION_NAMES = {"api_base": "base_url", "ollama_serve_url": "base_url"}
 """Options under their old names; a `…_api_key` is the api_key of a handler that has no other."""
 
 
@@ -58,7 +58,7 @@ def run_create_engine(session: Session, statement: CreateEngine, parameters: Par
     """Keep a configured handler; its row."""
     name, catalog = statement.name, session.catalog
     if statement.if_not_exists and any(e.name.lower() == name.lower() for e in catalog.engines()):
-        return show.engine_rows(session, name)
+        return show.show_engine(session, name)
     catalog.require_writing()
     handler, usual = plugins.stand_in(statement.handler)
     cls = plugins.handler_class(handler)
@@ -66,7 +66,7 @@ def run_create_engine(session: Session, statement: CreateEngine, parameters: Par
     if name.lower() in plugins.found() and name.lower() != handler:
         raise AlreadyExists(f"'{name}' is the name of a handler.", "Choose another name for the engine.")
     what = f"Engine '{name}'"
-    options = _in_own_words(statement.options, names_of(cls.engine_options, EngineSettings))
+    options = _rename_old_options(statement.options, names_of(cls.engine_options, EngineSettings))
     options = {**usual, **with_own_names(options, cls.engine_options)} if usual else options
     _check_engine_options(session, cls, options, what)
     hidden = references.hide(options, lambda n: is_secret(n, cls.engine_options), f"ML_ENGINE {name}")
@@ -75,7 +75,7 @@ def run_create_engine(session: Session, statement: CreateEngine, parameters: Par
     except BaseException:
         references.forget(hidden)
         raise
-    return show.engine_rows(session, name)
+    return show.show_engine(session, name)
 
 
 def run_drop_engine(session: Session, statement: DropEngine, parameters: Parameters) -> None:
@@ -92,7 +92,7 @@ def run_drop_engine(session: Session, statement: DropEngine, parameters: Paramet
     users = [str(m.key) for m in session.catalog.models() if m.engine.lower() == statement.name.lower()]
     if engine is not None and users:
         raise CatalogError(
-            f"The engine '{engine.name}' is used by {_listed(users)}.",
+            f"The engine '{engine.name}' is used by {_format_models(users)}.",
             " ".join(f"DROP MODEL {user};" for user in users[:3]) + " comes first.",
         )
     session.catalog.drop_engine(statement.name)
@@ -173,15 +173,15 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
     key = ModelKey(statement.name.name, statement.name.project or session.project)
     old = session.find_model(*key)
     if old is not None and statement.if_not_exists:
-        return show.model_rows(session, old.key)
+        return show.show_model(session, old.key)
     session.catalog.require_writing()
     if old is not None and not statement.or_replace:
         raise AlreadyExists(
             f"There is a model '{old.key}' already.",
             f"FINETUNE {old.key} makes its next version; CREATE OR REPLACE MODEL or DROP MODEL does away with it.",
         )
-    _refuse_taken(session, key)
-    plan = _plan(session, statement, key)
+    _refuse_taken_name(session, key)
+    plan = _build_definition(session, statement, key)
     _check_with_handler(session, plan)
     hidden = references.hide(plan.options, plan.is_secret, f"MODEL {key.name}")
     if statement.alias:
@@ -189,9 +189,9 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
     if plan.outputs.is_typed:
         hidden["$outputs"] = plan.outputs.to_store()
     model = replace(plan.model, options=hidden)
-    _warn_of_other_templates(session, model.prompt_template)
+    _warn_of_foreign_placeholders(session, model.prompt_template)
     try:
-        made = _make(session, statement, model, plan, parameters)
+        made = _add_model(session, statement, model, plan, parameters)
     except BaseException:
         kept = session.find_model(*key)
         if kept is None or kept.options != hidden:
@@ -204,10 +204,10 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
     return made
 
 
-def planned_model(session: Session, statement: CreateModel) -> tuple[Model, Mapping[str, Any]]:
+def preview_model(session: Session, statement: CreateModel) -> tuple[Model, Mapping[str, Any]]:
     """The model that CREATE MODEL would keep, and USING's options for its training; nothing is kept."""
     key = ModelKey(statement.name.name, statement.name.project or session.project)
-    plan = _plan(session, statement, key)
+    plan = _build_definition(session, statement, key)
     _check_with_handler(session, plan)
     hidden = references.hide(plan.options, lambda _: False, f"MODEL {key.name}")
     return replace(plan.model, options=hidden), plan.training
@@ -221,7 +221,7 @@ def run_drop_model(session: Session, statement: DropModel, parameters: Parameter
         return
     model = model_of(session, name.key)
     if name.version is None:
-        stop_all(session, model.key)
+        cancel_trainings(session, model.key)
         catalog.drop_model(model.key)
         references.forget(model.options)
         return
@@ -236,21 +236,21 @@ def run_rename_model(session: Session, statement: RenameModel, parameters: Param
     model = model_of(session, statement.name.key)
     to = ModelKey(statement.to.name, statement.to.project or model.key.project)
     if to.name.lower() != model.key.name.lower():
-        _refuse_taken(session, to)
+        _refuse_taken_name(session, to)
     session.catalog.rename_model(model.key, to)
-    return show.model_rows(session, to)
+    return show.show_model(session, to)
 
 
 def run_set_active(session: Session, statement: SetActive, parameters: Parameters) -> pa.Table:
     """Let a complete version answer for its model; its row."""
     name = statement.name
     model = model_of(session, name.key)
-    session.catalog.set_active(session.catalog.version_of(model.key, name.version).key)
-    return show.model_rows(session, model.key)
+    session.catalog.set_active(session.catalog.resolve_version(model.key, name.version).key)
+    return show.show_model(session, model.key)
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _ModelDefinition:
     """A model that CREATE MODEL asks for, checked; its options are the handler's, secrets still plain."""
 
     model: Model
@@ -269,7 +269,7 @@ class _Plan:
         return is_secret(name, cls.engine_options, cls.model_options, cls.predict_options)
 
 
-def _plan(session: Session, statement: CreateModel, key: ModelKey) -> _Plan:
+def _build_definition(session: Session, statement: CreateModel, key: ModelKey) -> _ModelDefinition:
     what = f"CREATE MODEL {key.name}"
     engine_name = statement.options.get("engine")
     if not isinstance(engine_name, str):
@@ -279,21 +279,21 @@ def _plan(session: Session, statement: CreateModel, key: ModelKey) -> _Plan:
     engine = engine_of(session, engine_name)
     cls = plugins.handler_class(engine.handler)
     own = (EngineSettings, cls.engine_options, cls.model_options, cls.predict_options)
-    for_training = _training_names(cls)
-    options = _in_own_words(statement.options, names_of(ModelSettings, *own) | for_training)
-    _check_names(options, own, for_training if statement.source else set(), for_training, what)
+    for_training = _list_training_options(cls)
+    options = _rename_old_options(statement.options, names_of(ModelSettings, *own) | for_training)
+    _check_option_names(options, own, for_training if statement.source else set(), for_training, what)
     settings = build(ModelSettings, pick(options, ModelSettings), what)
     kept = {k: v for k, v in pick(options, *own).items() if k not in names_of(ModelSettings)}
     output = statement.alias or statement.predict
-    model = Model(key, engine.name, settings.base or "", output, _template(settings, output), settings.system)
+    model = Model(key, engine.name, settings.base or "", output, _build_template(settings, output), settings.system)
     embeds = embeds_texts(cls, kept)
-    outputs = outputs_of(session, statement, output, _schema(settings), embeds=embeds)
+    outputs = resolve_outputs(session, statement, output, _resolve_schema(settings), embeds=embeds)
     _check_columns(model, outputs, statement)
     training = {k: v for k, v in options.items() if k in for_training} if statement.source else {}
-    return _Plan(model, engine, cls, settings, outputs, kept, training, statement.source is not None)
+    return _ModelDefinition(model, engine, cls, settings, outputs, kept, training, statement.source is not None)
 
 
-def _schema(settings: ModelSettings) -> Any:
+def _resolve_schema(settings: ModelSettings) -> Any:
     if settings.json_struct is None:
         return settings.schema
     if settings.schema is not None:
@@ -301,11 +301,11 @@ def _schema(settings: ModelSettings) -> Any:
     return outputs.of_struct(settings.json_struct)
 
 
-def _training_names(cls: type[Handler]) -> set[str]:
+def _list_training_options(cls: type[Handler]) -> set[str]:
     return names_of(TrainSettings, cls.train_options) if issubclass(cls, Trainer) else set()
 
 
-def _check_names(
+def _check_option_names(
     given: Mapping[str, Any], own: tuple[type, ...], training: set[str], for_training: set[str], what: str
 ) -> None:
     if dict in own:
@@ -320,7 +320,7 @@ def _check_names(
     check_names(given, known, what)
 
 
-def _template(settings: ModelSettings, output: str) -> str:
+def _build_template(settings: ModelSettings, output: str) -> str:
     if settings.prompt_template is not None:
         return settings.prompt_template
     if settings.answer_column and settings.answer_column.lower() != output.lower():
@@ -370,15 +370,15 @@ def _check_input(name: str) -> None:
         )
 
 
-def _warn_of_other_templates(session: Session, template: str) -> None:
+def _warn_of_foreign_placeholders(session: Session, template: str) -> None:
     """{x} is what Python and LangChain have, {% … %} is Jinja's; here they are texts as any other."""
-    for found in dict.fromkeys(SINGLE.findall(template)):
+    for found in dict.fromkeys(SINGLE_BRACES.findall(template)):
         session.warn(f"{{{found}}} in the prompt_template is plain text. An input is written {{{{{found}}}}}.")
     if block := re.search(r"\{%.*?%\}", template, re.DOTALL):
         session.warn(f"{block[0]} in the prompt_template is plain text. Make such texts in the query that asks.")
 
 
-def _check_with_handler(session: Session, plan: _Plan) -> None:
+def _check_with_handler(session: Session, plan: _ModelDefinition) -> None:
     """Whether the handler can make such a model, its options tried on."""
     what = f"Model '{plan.model.key.name}'"
     given = references.reveal(references.hide(plan.options, lambda _: False, what))
@@ -398,22 +398,24 @@ def _check_with_handler(session: Session, plan: _Plan) -> None:
         heed(session, handler, spec)
 
 
-def _make(session: Session, statement: CreateModel, model: Model, plan: _Plan, parameters: Parameters) -> pa.Table:
+def _add_model(
+    session: Session, statement: CreateModel, model: Model, plan: _ModelDefinition, parameters: Parameters
+) -> pa.Table:
     if statement.source is not None:
-        key = start.train_new(
+        key = start.train_new_model(
             session, model, statement.source, plan.training, parameters, or_replace=statement.or_replace
         )
-        return show.model_rows(session, key.model, key.number)
+        return show.show_model(session, key.model, key.number)
     session.catalog.add_model(
         model,
         or_replace=statement.or_replace,
         tag=plan.settings.tag,
         details={"base": model.base, "handler": plugins.package_of(plan.engine.handler)},
     )
-    return show.model_rows(session, model.key)
+    return show.show_model(session, model.key)
 
 
-def _refuse_taken(session: Session, key: ModelKey) -> None:
+def _refuse_taken_name(session: Session, key: ModelKey) -> None:
     """AlreadyExists if a table or a view that a query would find has the name, or stands in the project's schema."""
     found = session.con.execute(
         "SELECT kind, name FROM (SELECT 'table' AS kind, database_name, schema_name, table_name AS name"
@@ -448,23 +450,23 @@ def _check_engine_options(session: Session, cls: type[Handler], options: Mapping
         raise
 
 
-def _in_own_words(options: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+def _rename_old_options(options: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
     """Options with MindsDB's names in place of which the handler has others."""
     said: dict[str, Any] = {}
     for name, value in options.items():
-        wanted = RENAMED.get(name, "api_key" if name.endswith("_api_key") else name)
+        wanted = OLD_OPTION_NAMES.get(name, "api_key" if name.endswith("_api_key") else name)
         if name not in known and wanted in known and wanted in options:
             raise OptionError(f"'{name}' and '{wanted}' are two names for one option.", f"Leave '{name}' out.")
         said[wanted if name not in known and wanted in known and wanted not in options else name] = value
     return said
 
 
-def _listed(names: list[str]) -> str:
+def _format_models(names: list[str]) -> str:
     shown = ", ".join(f"'{n}'" for n in names[:5])
     return f"the model{'s'[: len(names) != 1]} {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def outputs_of(session: Session, statement: CreateModel, name: str, schema: Any, *, embeds: bool) -> Outputs:
+def resolve_outputs(session: Session, statement: CreateModel, name: str, schema: Any, *, embeds: bool) -> Outputs:
     """The columns of a model's answers; OptionError or DataError for types that cannot be."""
     if embeds and (statement.columns or schema is not None):
         raise OptionError("An embedding is FLOAT[], and has no other type.", f"Write: PREDICT {name} USING mode = …")
@@ -476,15 +478,16 @@ def outputs_of(session: Session, statement: CreateModel, name: str, schema: Any,
         return Outputs((Output(name, VECTOR),))
     if statement.columns:
         found = [
-            Output(c.name, str(bound(session, c.type, f"The column '{c.name}'")), c.required) for c in statement.columns
+            Output(c.name, str(parse_type(session, c.type, f"The column '{c.name}'")), c.required)
+            for c in statement.columns
         ]
-        return _free(Outputs.of_columns(found))
+        return _refuse_derived_names(Outputs.of_columns(found))
     if schema is None:
         return Outputs((Output(name),))
-    return outputs.outputs_of(name, schema, lambda text: bound(session, text, "The option 'schema'"))
+    return outputs.outputs_of(name, schema, lambda text: parse_type(session, text, "The option 'schema'"))
 
 
-def bound(session: Session, text: str, what: str) -> Any:
+def parse_type(session: Session, text: str, what: str) -> Any:
     """The DuckDBPyType that the user's connection knows by a type's text; OptionError."""
     why = ""
     try:
@@ -499,7 +502,7 @@ def bound(session: Session, text: str, what: str) -> Any:
     )
 
 
-def _free(outputs: Outputs) -> Outputs:
+def _refuse_derived_names(outputs: Outputs) -> Outputs:
     """The same, if no column has the name of one that is about another."""
     derived = {name.lower() for name in outputs.derived}
     for name in outputs.names:

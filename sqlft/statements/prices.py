@@ -6,16 +6,16 @@ from dataclasses import fields
 
 import pyarrow as pa
 
-from sqlft.catalog.records import OwnPrice
+from sqlft.catalog.records import UserPrice
 from sqlft.errors import NotFound, OptionError
 from sqlft.inference.prices import TOKEN_PRICES
 from sqlft.inference.resolve import engine_of
 from sqlft.options import build
 from sqlft.session import BUDGET, Parameters, PriceSettings, Session, SessionSettings, _check_setting
 from sqlft.sql.statements import CreatePrice, DropPrice, ResetSetting, SetSetting, ShowPrices
-from sqlft.statements.show import chosen
+from sqlft.statements.show import filter_rows
 
-PRICES = pa.schema(
+PRICES_SCHEMA = pa.schema(
     [
         ("ENGINE", pa.string()),
         ("MODEL", pa.string()),
@@ -33,11 +33,11 @@ def run_create_price(session: Session, statement: CreatePrice, parameters: Param
     values = {f.name: getattr(said, f.name) for f in fields(said)}
     if all(value is None for value in values.values()):
         raise OptionError(f"{what} has no number.", f"Add: USING input = …, output = … (of {', '.join(values)}).")
-    own = OwnPrice(statement.engine, statement.model, **values)
+    own = UserPrice(statement.engine, statement.model, **values)
     known = {(p.engine.lower(), (p.model or "").lower()) for p in session.catalog.prices()}
     if not (statement.if_not_exists and (own.engine.lower(), (own.model or "").lower()) in known):
         session.catalog.add_price(own, statement.or_replace)
-    return _listed(session).filter(
+    return _list_prices(session).filter(
         pa.array([(p.engine.lower(), p.model) == (own.engine.lower(), own.model) for p in session.catalog.prices()])
     )
 
@@ -53,7 +53,7 @@ def run_drop_price(session: Session, statement: DropPrice, parameters: Parameter
 
 def run_show_prices(session: Session, statement: ShowPrices, parameters: Parameters) -> pa.Table:
     """A row for each price that CREATE PRICE gave."""
-    return chosen(session, _listed(session), statement.like, statement.where, parameters, by="ENGINE")
+    return filter_rows(session, _list_prices(session), statement.like, statement.where, parameters, by="ENGINE")
 
 
 def run_set_setting(session: Session, statement: SetSetting, parameters: Parameters) -> None:
@@ -74,6 +74,6 @@ def run_reset_setting(session: Session, statement: ResetSetting, parameters: Par
     run_set_setting(session, SetSetting({statement.name: None}), parameters)
 
 
-def _listed(session: Session) -> pa.Table:
+def _list_prices(session: Session) -> pa.Table:
     table = session.catalog.table("prices")
-    return table.rename_columns([name.upper() for name in table.column_names]).cast(PRICES)
+    return table.rename_columns([name.upper() for name in table.column_names]).cast(PRICES_SCHEMA)

@@ -16,10 +16,10 @@ from sqlft.session import Parameters, Session
 from sqlft.sql import statements as s
 from sqlft.statements import databases, describe, evaluation, models, prices, show, training, training_data
 
-Runner = Callable[[Session, Any, Parameters], pa.Table | None]
+StatementRunner = Callable[[Session, Any, Parameters], pa.Table | None]
 
 
-RUNNERS: Mapping[type[s.Statement], Runner] = {
+RUNNERS: Mapping[type[s.Statement], StatementRunner] = {
     s.CreateEngine: models.run_create_engine,
     s.DropEngine: models.run_drop_engine,
     s.CreateProject: models.run_create_project,
@@ -53,40 +53,40 @@ RUNNERS: Mapping[type[s.Statement], Runner] = {
 }
 
 
-def run(session: Session, cache: Cache, statement: s.Statement, parameters: Parameters) -> pa.Table | None:
+def run_statement(session: Session, cache: Cache, statement: s.Statement, parameters: Parameters) -> pa.Table | None:
     """Run one of our own statements; its result, if it has one."""
     if isinstance(statement, s.DropCache):
         return run_drop_cache(session, cache, statement)
-    bound = bind(statement, parameters)
+    bound = bind_parameters(statement, parameters)
     return RUNNERS[type(statement)](session, bound, parameters)
 
 
 def run_drop_cache(session: Session, cache: Cache, statement: s.DropCache) -> pa.Table:
     """Forget kept answers, all of them or a model's."""
-    count = cache.drop(_kept_as(session, statement.name) if statement.name else None)
+    count = cache.drop(_resolve_cache_name(session, statement.name) if statement.name else None)
     return pa.table({"dropped_answers": [count]})
 
 
-def _kept_as(session: Session, name: s.Name) -> str:
+def _resolve_cache_name(session: Session, name: s.Name) -> str:
     """The name under which a model's answers are kept, also of one that is gone."""
     found = session.find_model(name.name, name.project)
     key = found.key if found else ModelKey(name.name, name.project or session.project)
     return str(key if name.version is None else VersionKey(key, name.version))
 
 
-def bind(statement: Any, parameters: Parameters) -> Any:
+def bind_parameters(statement: Any, parameters: Parameters) -> Any:
     """The statement with the values of its options' parameters in place."""
     changed = {
-        f.name: _bound(getattr(statement, f.name), parameters, statement)
+        f.name: _bind_value(getattr(statement, f.name), parameters, statement)
         for f in dataclasses.fields(statement)
         if f.name in ("options", "parameters", "training")
     }
     return dataclasses.replace(statement, **changed) if changed else statement
 
 
-def _bound(value: Any, parameters: Parameters, statement: Any) -> Any:
+def _bind_value(value: Any, parameters: Parameters, statement: Any) -> Any:
     if isinstance(value, s.Statement):
-        return bind(value, parameters)
+        return bind_parameters(value, parameters)
     if isinstance(value, s.Parameter):
         try:
             if isinstance(parameters, Mapping):
@@ -97,7 +97,7 @@ def _bound(value: Any, parameters: Parameters, statement: Any) -> Any:
                 f"The parameter {value.key} has no value.", statement.text, 0, "Give one value for each parameter."
             ) from None
     if isinstance(value, Mapping):
-        return {k: _bound(v, parameters, statement) for k, v in value.items()}
+        return {k: _bind_value(v, parameters, statement) for k, v in value.items()}
     if isinstance(value, list):
-        return [_bound(v, parameters, statement) for v in value]
+        return [_bind_value(v, parameters, statement) for v in value]
     return value

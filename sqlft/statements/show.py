@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft import plugins
-from sqlft.catalog.records import RUNNING, Engine, Model, ModelKey, Version, text
+from sqlft.catalog.records import RUNNING, Engine, Model, ModelKey, Version, to_json
 from sqlft.errors import HandlerNotInstalled
 from sqlft.handler import Trainer
 from sqlft.inference.resolve import model_of, outputs_of
@@ -19,7 +19,7 @@ from sqlft.session import Parameters, Session
 from sqlft.sql.literals import quoted
 from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowModels, ShowProjects
 
-MODELS = pa.schema(
+MODELS_SCHEMA = pa.schema(
     [
         ("NAME", pa.string()),
         ("ENGINE", pa.string()),
@@ -42,7 +42,7 @@ MODELS = pa.schema(
         ("TRAINING_TIME", pa.float64()),
     ]
 )
-ENGINES = pa.schema(
+ENGINES_SCHEMA = pa.schema(
     [
         ("NAME", pa.string()),
         ("HANDLER", pa.string()),
@@ -50,7 +50,7 @@ ENGINES = pa.schema(
         ("CREATED_AT", pa.timestamp("us")),
     ]
 )
-HANDLERS = pa.schema(
+HANDLERS_SCHEMA = pa.schema(
     [
         ("NAME", pa.string()),
         ("TYPE", pa.string()),
@@ -70,9 +70,9 @@ def run_show_models(session: Session, statement: ShowModels, parameters: Paramet
     project = None if statement.project is None else statement.project.lower()
     models = [m for m in session.catalog.models() if project in (None, m.key.project.lower())]
     known = session.catalog.accuracies()
-    versions = [session.catalog.version_of(m.key) for m in models]
-    rows = [model_row(m, v, known.get(v.key)) for m, v in zip(models, versions, strict=True)]
-    return _chosen(session, rows, MODELS, statement, parameters)
+    versions = [session.catalog.resolve_version(m.key) for m in models]
+    rows = [build_model_row(m, v, known.get(v.key)) for m, v in zip(models, versions, strict=True)]
+    return _filter_rows(session, rows, MODELS_SCHEMA, statement, parameters)
 
 
 def run_show_projects(session: Session, statement: ShowProjects, parameters: Parameters) -> pa.Table:
@@ -82,64 +82,70 @@ def run_show_projects(session: Session, statement: ShowProjects, parameters: Par
         {"NAME": name, "MODELS": names.count(name.lower()), "CURRENT": name.lower() == session.project.lower()}
         for name in session.catalog.projects()
     ]
-    return _chosen(session, rows, PROJECTS, statement, parameters)
+    return _filter_rows(session, rows, PROJECTS, statement, parameters)
 
 
 def run_show_engines(session: Session, statement: ShowEngines, parameters: Parameters) -> pa.Table:
     """A row for each engine that was made; a handler's own name is one too, without a row here."""
-    return _chosen(session, [_engine_row(e) for e in session.catalog.engines()], ENGINES, statement, parameters)
+    return _filter_rows(
+        session, [_build_engine_row(e) for e in session.catalog.engines()], ENGINES_SCHEMA, statement, parameters
+    )
 
 
 def run_show_handlers(session: Session, statement: ShowHandlers, parameters: Parameters) -> pa.Table:
     """A row for each installed handler, and what to install where something is missing."""
-    return _chosen(session, [_handler_row(name) for name in sorted(plugins.found())], HANDLERS, statement, parameters)
+    return _filter_rows(
+        session, [_build_handler_row(name) for name in sorted(plugins.found())], HANDLERS_SCHEMA, statement, parameters
+    )
 
 
-def models_table(session: Session) -> pa.Table:
+def build_models_table(session: Session) -> pa.Table:
     """`models`, `mindsdb.models`, `information_schema.models`: what SHOW MODELS gives."""
     return run_show_models(session, ShowModels(), None)
 
 
-def versions_table(session: Session) -> pa.Table:
+def build_versions_table(session: Session) -> pa.Table:
     """`mindsdb.models_versions`: a row for each version of each model."""
     known = session.catalog.accuracies()
     models = {m.key: m for m in session.catalog.models()}
-    rows = [model_row(models[v.key.model], v, known.get(v.key)) for v in session.catalog.versions()]
-    return pa.Table.from_pylist(rows, MODELS)
+    rows = [build_model_row(models[v.key.model], v, known.get(v.key)) for v in session.catalog.versions()]
+    return pa.Table.from_pylist(rows, MODELS_SCHEMA)
 
 
-def engines_table(session: Session) -> pa.Table:
+def build_engines_table(session: Session) -> pa.Table:
     """`mindsdb.ml_engines`, `information_schema.ml_engines`: what SHOW ML_ENGINES gives."""
     return run_show_engines(session, ShowEngines(), None)
 
 
-def handlers_table(session: Session) -> pa.Table:
+def build_handlers_table(session: Session) -> pa.Table:
     """`information_schema.handlers`: what SHOW HANDLERS gives."""
     return run_show_handlers(session, ShowHandlers(), None)
 
 
-TABLES: Mapping[str, Callable[[Session], pa.Table]] = {
-    "models": models_table,
-    "models_versions": versions_table,
-    "ml_engines": engines_table,
-    "handlers": handlers_table,
+TABLE_BUILDERS: Mapping[str, Callable[[Session], pa.Table]] = {
+    "models": build_models_table,
+    "models_versions": build_versions_table,
+    "ml_engines": build_engines_table,
+    "handlers": build_handlers_table,
 }
 """Tables that scripts of MindsDB read, in `mindsdb` or `information_schema`."""
 
 
-def model_rows(session: Session, key: ModelKey, number: int | None = None) -> pa.Table:
+def show_model(session: Session, key: ModelKey, number: int | None = None) -> pa.Table:
     """One version, by default the active one, as SHOW MODELS shows it."""
     model = model_of(session, key)
-    version = session.catalog.version_of(model.key, number)
-    return pa.Table.from_pylist([model_row(model, version, session.catalog.accuracies().get(version.key))], MODELS)
+    version = session.catalog.resolve_version(model.key, number)
+    return pa.Table.from_pylist(
+        [build_model_row(model, version, session.catalog.accuracies().get(version.key))], MODELS_SCHEMA
+    )
 
 
-def engine_rows(session: Session, name: str) -> pa.Table:
+def show_engine(session: Session, name: str) -> pa.Table:
     """One engine as SHOW ML_ENGINES shows it."""
-    return pa.Table.from_pylist([_engine_row(session.catalog.engine(name))], ENGINES)
+    return pa.Table.from_pylist([_build_engine_row(session.catalog.engine(name))], ENGINES_SCHEMA)
 
 
-def model_row(model: Model, version: Version, accuracy: float | None = None) -> dict[str, Any]:
+def build_model_row(model: Model, version: Version, accuracy: float | None = None) -> dict[str, Any]:
     """A version's values by the names of MODELS; accuracy is its latest evaluation's."""
     trains = version.status in RUNNING
     return {
@@ -154,17 +160,17 @@ def model_row(model: Model, version: Version, accuracy: float | None = None) -> 
         "UPDATE_STATUS": "updating" if trains else "up_to_date",
         "ERROR": version.error,
         "SELECT_DATA_QUERY": version.query,
-        "TRAINING_OPTIONS": text(_training_options(model, version)),
+        "TRAINING_OPTIONS": to_json(_list_training_options(model, version)),
         "CURRENT_TRAINING_PHASE": version.progress.get("step"),
         "TOTAL_TRAINING_PHASES": version.progress.get("total_steps"),
         "TRAINING_PHASE_NAME": version.status if trains else None,
         "TAG": version.tag,
-        "CREATED_AT": local(version.created_at),
-        "TRAINING_TIME": _seconds(version),
+        "CREATED_AT": to_local_time(version.created_at),
+        "TRAINING_TIME": _count_training_seconds(version),
     }
 
 
-def model_options(model: Model) -> dict[str, Any]:
+def list_model_options(model: Model) -> dict[str, Any]:
     """What CREATE MODEL's USING said, as a person may see it."""
     said = {
         "engine": model.engine,
@@ -172,41 +178,41 @@ def model_options(model: Model) -> dict[str, Any]:
         "prompt_template": model.prompt_template,
         "system": model.system,
     }
-    own = {name: value for name, value in references.shown(model.options).items() if not name.startswith("$")}
+    own = {name: value for name, value in references.redact_options(model.options).items() if not name.startswith("$")}
     return {name: value for name, value in said.items() if value is not None} | own
 
 
-def connection_data(engine: Engine) -> str:
+def format_connection_data(engine: Engine) -> str:
     """An engine's options as JSON, secrets as stars."""
-    return text(references.shown(engine.options))
+    return to_json(references.redact_options(engine.options))
 
 
-def local(moment: datetime | None) -> datetime | None:
+def to_local_time(moment: datetime | None) -> datetime | None:
     """A moment as the clock on the wall has it: what now() compares with."""
     return None if moment is None else moment.astimezone().replace(tzinfo=None)
 
 
-def _seconds(version: Version) -> float | None:
+def _count_training_seconds(version: Version) -> float | None:
     """Of all parts of a training that was resumed; of one that goes on, those that it told of."""
     if version.status in RUNNING and version.seconds is None and version.started_at is not None:
         return (datetime.now(UTC) - version.started_at).total_seconds()
     return version.seconds
 
 
-def _training_options(model: Model, version: Version) -> Mapping[str, Any]:
-    return {"target": model.targets[0], "using": model_options(model) | references.shown(version.options)}
+def _list_training_options(model: Model, version: Version) -> Mapping[str, Any]:
+    return {"target": model.targets[0], "using": list_model_options(model) | references.redact_options(version.options)}
 
 
-def _engine_row(engine: Engine) -> dict[str, Any]:
+def _build_engine_row(engine: Engine) -> dict[str, Any]:
     return {
         "NAME": engine.name,
         "HANDLER": engine.handler,
-        "CONNECTION_DATA": connection_data(engine),
-        "CREATED_AT": local(engine.created_at),
+        "CONNECTION_DATA": format_connection_data(engine),
+        "CREATED_AT": to_local_time(engine.created_at),
     }
 
 
-def _handler_row(name: str) -> dict[str, Any]:
+def _build_handler_row(name: str) -> dict[str, Any]:
     package, _, version = plugins.package_of(name).partition(" ")
     gap = handler_gap(name)
     row = {
@@ -225,17 +231,17 @@ def _handler_row(name: str) -> dict[str, Any]:
     return row | {"TRAINS": issubclass(cls, Trainer), "DESCRIPTION": about or None}
 
 
-def _chosen(
+def _filter_rows(
     session: Session,
     rows: list[dict[str, Any]],
     schema: pa.Schema,
     statement: ShowModels | ShowProjects | ShowEngines | ShowHandlers,
     parameters: Parameters,
 ) -> pa.Table:
-    return chosen(session, pa.Table.from_pylist(rows, schema), statement.like, statement.where, parameters)
+    return filter_rows(session, pa.Table.from_pylist(rows, schema), statement.like, statement.where, parameters)
 
 
-def chosen(
+def filter_rows(
     session: Session, table: pa.Table, like: str | None, where: str | None, parameters: Parameters, by: str = "NAME"
 ) -> pa.Table:
     """The rows that LIKE and WHERE leave, as DuckDB judges them."""

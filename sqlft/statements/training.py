@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft import plugins
-from sqlft.catalog.database import cannot_write
-from sqlft.catalog.files import take
+from sqlft.catalog.database import build_write_error
+from sqlft.catalog.files import acquire_lock
 from sqlft.catalog.records import RESUMABLE, RUNNING, VersionKey
 from sqlft.data import Prepared
 from sqlft.errors import CatalogError
@@ -25,10 +25,10 @@ from sqlft.session import Parameters, Session, TrainSettings
 from sqlft.sql.statements import CancelModel, CreateModel, ExplainTraining, Finetune, Name, ResumeModel, Retrain
 from sqlft.statements import models
 from sqlft.training import job, start
-from sqlft.training.estimate import GIGA, foreseen, heed_training
-from sqlft.training.follow import cancel, follow, is_remote
-from sqlft.training.plan import Plan, finetune_plan, plan_of, retrain_plan
-from sqlft.training.start import train
+from sqlft.training.estimate import GIGA, check_training_notice, estimate_training
+from sqlft.training.follow import cancel_training, follow_training, is_remote
+from sqlft.training.plan import TrainingPlan, plan_finetune, plan_retrain, plan_training
+from sqlft.training.start import train_version
 
 RELEASE_SECONDS = 5.0
 """How long a worker that has written its final status may take to be gone."""
@@ -36,27 +36,31 @@ RELEASE_SECONDS = 5.0
 
 def run_finetune(session: Session, statement: Finetune, parameters: Parameters) -> pa.Table:
     """Train the next version from the active one, or from name.N."""
-    plan = finetune_plan(session, statement)
-    return row_of(session, train(session, plan, parameters, partial(session.catalog.new_version, plan.model.key)))
+    plan = plan_finetune(session, statement)
+    return show_version(
+        session, train_version(session, plan, parameters, partial(session.catalog.new_version, plan.model.key))
+    )
 
 
 def run_retrain(session: Session, statement: Retrain, parameters: Parameters) -> pa.Table:
     """Train the next version from the base, on the given rows or those of the latest training."""
-    plan = retrain_plan(session, statement)
-    return row_of(session, train(session, plan, parameters, partial(session.catalog.new_version, plan.model.key)))
+    plan = plan_retrain(session, statement)
+    return show_version(
+        session, train_version(session, plan, parameters, partial(session.catalog.new_version, plan.model.key))
+    )
 
 
 def run_cancel(session: Session, statement: CancelModel, parameters: Parameters) -> pa.Table:
     """Stop a training, from whichever process it was started."""
-    key = _version_key(session, statement.name, RUNNING)
+    key = _find_version_key(session, statement.name, RUNNING)
     version = session.catalog.version(key)
     also = ("failed",) if is_remote(session, session.catalog.model(key.model)) else ()
     if version.status not in (*RUNNING, "interrupted", "cancelled", *also):
         raise CatalogError(
             f"Version {key} is {version.status}: there is nothing to cancel.", "SHOW MODELS tells what trains."
         )
-    cancel(session, key)
-    return row_of(session, key)
+    cancel_training(session, key)
+    return show_version(session, key)
 
 
 def run_resume(session: Session, statement: ResumeModel, parameters: Parameters) -> pa.Table:
@@ -69,46 +73,48 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
     wait = build(TrainSettings, {k: v for k, v in statement.options.items() if k == "wait"}, "RESUME MODEL").wait
     changed = {k: v for k, v in statement.options.items() if k in changeable}
     remote = is_remote(session, model)
-    key = _version_key(session, statement.name, (*RUNNING, *RESUMABLE) if remote else RESUMABLE)
+    key = _find_version_key(session, statement.name, (*RUNNING, *RESUMABLE) if remote else RESUMABLE)
     version = catalog.version(key)
     if remote and version.status in RUNNING:
         if wait:
-            follow(session, None, key, remote=True)
-        return row_of(session, key)
+            follow_training(session, None, key, remote=True)
+        return show_version(session, key)
     if version.status not in RESUMABLE:
         going = "it trains right now" if version.status in RUNNING else f"it is {version.status}"
         raise CatalogError(f"Version {key} cannot be resumed, {going}.", f"DESCRIBE {key} shows how it is.")
-    work = catalog.work(key)
+    work = catalog.work_folder(key)
     if not job.can_resume(work):
         raise CatalogError(
             f"Version {key} cannot be resumed, its training data is gone.",
             f"FINETUNE {key.model.name} FROM … trains anew.",
         )
-    lock = _take_soon(work, key)
+    lock = _wait_for_lock(work, key)
     try:
         if issubclass(cls, Trainer):
             options = cls.train_options
             build(options, references.reveal(changed), "RESUME MODEL")
-            job.change(work, references.hide(changed, lambda name: is_secret(name, options), f"MODEL {model.key.name}"))
+            job.change_train_options(
+                work, references.hide(changed, lambda name: is_secret(name, options), f"MODEL {model.key.name}")
+            )
         catalog.request_cancel(key, False)
         if not catalog.update_version(key, when=RESUMABLE, status="queued", error=None, finished_at=None):
             raise CatalogError(f"Version {key} was resumed by another session.", f"DESCRIBE {key} shows how it is.")
-        worker = job.spawn(catalog, key, lock, session, background=not wait)
+        worker = job.spawn_worker(catalog, key, lock, session, background=not wait)
     finally:
         os.close(lock)
     if wait:
-        follow(session, worker, key, remote=remote)
-    return row_of(session, key)
+        follow_training(session, worker, key, remote=remote)
+    return show_version(session, key)
 
 
-def row_of(session: Session, key: VersionKey) -> pa.Table:
+def show_version(session: Session, key: VersionKey) -> pa.Table:
     """The version as SHOW MODELS shows it."""
-    from sqlft.statements.show import model_rows
+    from sqlft.statements.show import show_model
 
-    return model_rows(session, key.model, key.number)
+    return show_model(session, key.model, key.number)
 
 
-def _version_key(session: Session, name: Name, statuses: tuple[str, ...]) -> VersionKey:
+def _find_version_key(session: Session, name: Name, statuses: tuple[str, ...]) -> VersionKey:
     """The version that a name means; without a number the only one that has one of these statuses."""
     model = model_of(session, name.key)
     if name.version is not None:
@@ -125,11 +131,11 @@ def _version_key(session: Session, name: Name, statuses: tuple[str, ...]) -> Ver
     )
 
 
-def _take_soon(work: Path, key: VersionKey) -> int:
+def _wait_for_lock(work: Path, key: VersionKey) -> int:
     """The lock of a work folder whose worker may be about to end."""
     deadline = time.monotonic() + RELEASE_SECONDS
     try:
-        while (lock := take(work)) is None:
+        while (lock := acquire_lock(work)) is None:
             if time.monotonic() > deadline:
                 raise CatalogError(
                     f"Version {key} cannot be resumed, its process still runs.", f"CANCEL MODEL {key} ends it."
@@ -141,33 +147,35 @@ def _take_soon(work: Path, key: VersionKey) -> int:
             f"Version {key} was just completed by another session.", f"DESCRIBE {key} shows how it is."
         ) from e
     except OSError as e:
-        raise cannot_write(work, e.strerror or str(e)) from e
+        raise build_write_error(work, e.strerror or str(e)) from e
 
 
-FACTS = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
+EXPLAIN_SCHEMA = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
 
 
 def run_explain_training(session: Session, statement: ExplainTraining, parameters: Parameters) -> pa.Table:
     """A row a fact: rows, tokens, steps, memory, minutes, cost, whether it fits, and each finding in the data."""
-    plan = _plan_explained(session, statement.training)
-    heed_training(session, plan)
-    prepared = start.prepared_for(session, plan, parameters)
-    facts = [*_facts(plan, prepared, foreseen(session, plan, prepared)), *_findings(prepared)]
-    return pa.Table.from_pylist([{"explain_key": k, "explain_value": _text(v)} for k, v in facts], FACTS)
+    plan = _plan_statement(session, statement.training)
+    check_training_notice(session, plan)
+    prepared = start.prepare_training_rows(session, plan, parameters)
+    facts = [*_list_facts(plan, prepared, estimate_training(session, plan, prepared)), *_list_findings(prepared)]
+    return pa.Table.from_pylist(
+        [{"explain_key": k, "explain_value": _format_value(v)} for k, v in facts], EXPLAIN_SCHEMA
+    )
 
 
-def _plan_explained(session: Session, training: Finetune | Retrain | CreateModel) -> Plan:
+def _plan_statement(session: Session, training: Finetune | Retrain | CreateModel) -> TrainingPlan:
     """What the statement would train, nothing made or kept."""
     if isinstance(training, Finetune):
-        return finetune_plan(session, training)
+        return plan_finetune(session, training)
     if isinstance(training, Retrain):
-        return retrain_plan(session, training)
-    model, options = models.planned_model(session, training)
+        return plan_retrain(session, training)
+    model, options = models.preview_model(session, training)
     assert training.source is not None
-    return plan_of(session, model, training.source, options, f"CREATE MODEL {model.key.name}")
+    return plan_training(session, model, training.source, options, f"CREATE MODEL {model.key.name}")
 
 
-def _facts(plan: Plan, prepared: Prepared, estimate: Estimate | None) -> Iterator[tuple[str, Any]]:
+def _list_facts(plan: TrainingPlan, prepared: Prepared, estimate: Estimate | None) -> Iterator[tuple[str, Any]]:
     valid = prepared.training_set.valid
     yield "model", plan.model.key.name
     yield "base", plan.model.base or None
@@ -177,18 +185,18 @@ def _facts(plan: Plan, prepared: Prepared, estimate: Estimate | None) -> Iterato
     yield "validation_rows", 0 if valid is None else valid.num_rows
     yield "epochs", getattr(plan.options, "n_epochs", None)
     yield "batch_size", getattr(plan.options, "batch_size", None)
-    yield from _estimated(estimate)
+    yield from _list_estimate_facts(estimate)
 
 
-def _estimated(estimate: Estimate | None) -> Iterator[tuple[str, Any]]:
+def _list_estimate_facts(estimate: Estimate | None) -> Iterator[tuple[str, Any]]:
     """NULL where the handler cannot tell."""
     known = estimate or Estimate(0, 0)
     yield "tokens", known.tokens if estimate else None
     yield "steps", known.steps
-    yield "memory_gb", _rounded(known.memory_bytes, GIGA, 2)
-    yield "memory_available_gb", _rounded(known.memory_available, GIGA, 2)
-    yield "expected_minutes", _rounded(known.seconds, 60, 2)
-    yield "cost_usd", _rounded(known.cost_usd, 1, 4)
+    yield "memory_gb", _round_to_unit(known.memory_bytes, GIGA, 2)
+    yield "memory_available_gb", _round_to_unit(known.memory_available, GIGA, 2)
+    yield "expected_minutes", _round_to_unit(known.seconds, 60, 2)
+    yield "cost_usd", _round_to_unit(known.cost_usd, 1, 4)
     fits = None if known.refusal is None and known.memory_bytes is None else known.refusal is None
     yield "fits", fits
     if known.refusal is not None:
@@ -197,14 +205,14 @@ def _estimated(estimate: Estimate | None) -> Iterator[tuple[str, Any]]:
         yield "remark", remark
 
 
-def _findings(prepared: Prepared) -> Iterator[tuple[str, Any]]:
+def _list_findings(prepared: Prepared) -> Iterator[tuple[str, Any]]:
     for found in prepared.findings:
         yield f"{found.level}: {found.code}", str(found)
 
 
-def _rounded(value: float | None, unit: float, digits: int) -> float | None:
+def _round_to_unit(value: float | None, unit: float, digits: int) -> float | None:
     return None if value is None else round(value / unit, digits)
 
 
-def _text(value: Any) -> str | None:
+def _format_value(value: Any) -> str | None:
     return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -20,16 +20,16 @@ from sqlft.options import build, names_of
 from sqlft.session import Parameters, Session, TrainSettings
 from sqlft.sql.statements import AnalyzeTrainingData
 from sqlft.training import start
-from sqlft.training.plan import plan_of, validation_source
+from sqlft.training.plan import parse_validation_source, plan_training
 from sqlft.training.rows import read_rows
 
-WHAT = "ANALYZE TRAINING DATA"
-ANSWERS = ("answer", "completion", "output", "response", "label", "target", *(better for better, _ in PAIRS))
-ASIDE = {*(worse for _, worse in PAIRS), "tools", "weight"}
+STATEMENT = "ANALYZE TRAINING DATA"
+ANSWER_COLUMNS = ("answer", "completion", "output", "response", "label", "target", *(better for better, _ in PAIRS))
+OTHER_COLUMNS = {*(worse for _, worse in PAIRS), "tools", "weight"}
 """Columns that are neither the answer nor a part of the prompt."""
-Look = tuple[Prepared, CountTokens | None]
+CountedRows = tuple[Prepared, CountTokens | None]
 
-SCHEMA = pa.schema(
+FINDINGS_SCHEMA = pa.schema(
     [
         ("severity", pa.string()),
         ("code", pa.string()),
@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
         ("details", pa.string()),
     ]
 )
-ORDER = {"error": 0, "warning": 1, "info": 2}
+SEVERITY_ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
 @dataclass
@@ -61,9 +61,9 @@ class DataSettings:
 
 def run_analyze_training_data(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> pa.Table:
     """A row a finding, errors first; then what the rows are like and which batch size and epochs suit them."""
-    look = _without_model if statement.model is None else _for_model
+    look = _prepare_without_model if statement.model is None else _prepare_for_model
     prepared, count_tokens = look(session, statement, parameters)
-    found = sorted(prepared.findings, key=lambda f: ORDER[f.level])
+    found = sorted(prepared.findings, key=lambda f: SEVERITY_ORDER[f.level])
     rows = [
         {
             "severity": f.level,
@@ -76,10 +76,10 @@ def run_analyze_training_data(session: Session, statement: AnalyzeTrainingData, 
         }
         for f in found
     ]
-    return pa.Table.from_pylist([*rows, *map(_row, facts_of(prepared, count_tokens))], SCHEMA)
+    return pa.Table.from_pylist([*rows, *map(_build_fact_row, facts_of(prepared, count_tokens))], FINDINGS_SCHEMA)
 
 
-def _row(fact: Fact) -> dict[str, Any]:
+def _build_fact_row(fact: Fact) -> dict[str, Any]:
     details = json.dumps(fact.details, ensure_ascii=False) if fact.details else None
     return {
         "severity": "info",
@@ -92,7 +92,7 @@ def _row(fact: Fact) -> dict[str, Any]:
     }
 
 
-def _for_model(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> Look:
+def _prepare_for_model(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> CountedRows:
     """As FINETUNE of the model would see the rows; a model that cannot be trained still has its columns."""
     assert statement.model is not None
     model = model_of(session, statement.model.key)
@@ -105,22 +105,22 @@ def _for_model(session: Session, statement: AnalyzeTrainingData, parameters: Par
     if not isinstance(handler, Trainer):
         prompt = prompt_of(model)
         outputs = outputs_of(model)
-        return _read(session, statement, parameters, prompt, model.targets, count_tokens, outputs), count_tokens
+        return _prepare_rows(session, statement, parameters, prompt, model.targets, count_tokens, outputs), count_tokens
     own = names_of(type(handler).train_options, TrainSettings)
     stops, options = [], dict(statement.options)
     if "stop" in options and "stop" not in own:
-        stops = build(DataSettings, {"stop": options.pop("stop")}, WHAT).stop
-    plan = plan_of(session, model, statement.source, options, WHAT)
-    its_own = session.catalog.version_of(model.key, statement.model.version).details.get("stop")
-    return start.prepared_for(session, plan, parameters, [*(stops or ()), *(its_own or ())]), count_tokens
+        stops = build(DataSettings, {"stop": options.pop("stop")}, STATEMENT).stop
+    plan = plan_training(session, model, statement.source, options, STATEMENT)
+    its_own = session.catalog.resolve_version(model.key, statement.model.version).details.get("stop")
+    return start.prepare_training_rows(session, plan, parameters, [*(stops or ()), *(its_own or ())]), count_tokens
 
 
-def _without_model(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> Look:
+def _prepare_without_model(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> CountedRows:
     """By the columns alone: one of the shapes, or the last column as the answer to the others."""
-    return _read(session, statement, parameters, None, (), None), None
+    return _prepare_rows(session, statement, parameters, None, (), None), None
 
 
-def _read(
+def _prepare_rows(
     session: Session,
     statement: AnalyzeTrainingData,
     parameters: Parameters,
@@ -129,11 +129,11 @@ def _read(
     count_tokens: CountTokens | None,
     outputs: Outputs | None = None,
 ) -> Prepared:
-    settings: DataSettings = build(DataSettings, statement.options, WHAT)
+    settings: DataSettings = build(DataSettings, statement.options, STATEMENT)
     rows = read_rows(session, statement.source, parameters, to_train=True)
-    valid = validation_source(settings.validation, statement.source)
+    valid = parse_validation_source(settings.validation, statement.source)
     if prompt is None:
-        prompt, targets = _guessed(rows, settings)
+        prompt, targets = _guess_prompt(rows, settings)
     return prepare(
         rows,
         prompt,
@@ -148,13 +148,13 @@ def _read(
     )
 
 
-def _guessed(rows: pa.Table, settings: DataSettings) -> tuple[Prompt, tuple[str, ...]]:
+def _guess_prompt(rows: pa.Table, settings: DataSettings) -> tuple[Prompt, tuple[str, ...]]:
     columns = rows.column_names
     given = settings.predict is not None or settings.prompt_template is not None
     if not given and is_known(rows):
         return Prompt("{{content}}"), ("answer",)
-    left = [name for name in columns if name.lower() not in ASIDE]
-    answer = settings.predict or next((n for n in left if n.lower() in ANSWERS), (left or columns)[-1])
+    left = [name for name in columns if name.lower() not in OTHER_COLUMNS]
+    answer = settings.predict or next((n for n in left if n.lower() in ANSWER_COLUMNS), (left or columns)[-1])
     inputs = [name for name in left if name.lower() != answer.lower()]
     if not inputs and settings.prompt_template is None:
         raise DataError(

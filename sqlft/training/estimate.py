@@ -13,30 +13,30 @@ from sqlft.inference.resolve import _heed, outputs_of, spec_of
 from sqlft.session import Session
 
 if TYPE_CHECKING:
-    from sqlft.training.plan import Plan
+    from sqlft.training.plan import TrainingPlan
 
 GIGA = 1e9
-TRIED = " USING check = 'warn' tries it all the same."
-LISTED = 3
+TRY_ANYWAY_HINT = " USING check = 'warn' tries it all the same."
+MAX_LISTED_ERRORS = 3
 """Errors of the data that one message tells."""
 
 
-def heed_training(session: Session, plan: Plan) -> None:
+def check_training_notice(session: Session, plan: TrainingPlan) -> None:
     """Warn of what ends of a training and of what it makes; NotSupported where it has ended, unless `check` says so."""
     spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, f"Model '{plan.model.key.name}'")
     found = plan.handler.notice(spec, plan.start, training=True)
     if found is not None and plan.settings.check != "error":
         found = found._replace(is_refusal=False)
-    _heed(session, found, TRIED)
+    _heed(session, found, TRY_ANYWAY_HINT)
 
 
-def foreseen(session: Session, plan: Plan, prepared: Prepared) -> Estimate | None:
+def estimate_training(session: Session, plan: TrainingPlan, prepared: Prepared) -> Estimate | None:
     """What the handler says of this training, with its cost; where it says nothing, what can be counted here."""
     what, outputs = f"Model '{plan.model.key.name}'", outputs_of(plan.model)
     spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
     try:
         found = plan.handler.estimate(spec, plan.start, prepared.training_set, plan.options)
-        found = found or _counted(plan, spec, prepared)
+        found = found or _estimate_from_token_count(plan, spec, prepared)
     except SqlftError:
         raise
     except Exception:  # a training is not stopped by what was only to foretell it
@@ -47,22 +47,22 @@ def foreseen(session: Session, plan: Plan, prepared: Prepared) -> Estimate | Non
     return replace(found, cost_usd=tariff.of_training(found.tokens, found.seconds))
 
 
-def refuse_or_tell(session: Session, plan: Plan, estimate: Estimate) -> None:
+def check_estimate(session: Session, plan: TrainingPlan, estimate: Estimate) -> None:
     """NotSupported for what cannot be done, unless `check` says otherwise; else tell what it will take."""
     if estimate.refusal is None:
-        session.tell(f"{plan.model.key.name}: {said(estimate)}")
+        session.tell(f"{plan.model.key.name}: {format_estimate(estimate)}")
         return
     why, next_step = estimate.refusal
     if plan.settings.check == "error":
-        raise NotSupported(why, f"{next_step}{TRIED}")
+        raise NotSupported(why, f"{next_step}{TRY_ANYWAY_HINT}")
     session.warn(f"{why} {next_step}")
 
 
-def stop_or_warn(session: Session, plan: Plan, prepared: Prepared) -> None:
+def check_findings(session: Session, plan: TrainingPlan, prepared: Prepared) -> None:
     """DataError for findings that are errors, unless `check` says otherwise; warnings are told."""
     errors = [f for f in prepared.findings if f.level == "error"]
     if errors and plan.settings.check == "error":
-        listed = "\n".join(str(f) for f in errors[:LISTED])
+        listed = "\n".join(str(f) for f in errors[:MAX_LISTED_ERRORS])
         raise DataError(
             f"The training data has {len(errors)} error{'s'[: len(errors) != 1]}:\n{listed}",
             "Mend the rows, or go on all the same with USING check = 'warn'; ANALYZE TRAINING DATA shows the rows.",
@@ -72,13 +72,13 @@ def stop_or_warn(session: Session, plan: Plan, prepared: Prepared) -> None:
             session.warn(str(found))
 
 
-def said(estimate: Estimate) -> str:
+def format_estimate(estimate: Estimate) -> str:
     """An estimate in one line: `1,200 rows, 90 steps, about 5 minutes, 2.1 GB of 17.0 GB memory`."""
     parts = [f"{estimate.examples:,} rows", f"{estimate.tokens:,} tokens"]
     if estimate.steps is not None:
         parts.append(f"{estimate.steps:,} steps")
     if estimate.seconds is not None:
-        parts.append(f"about {duration(estimate.seconds)}")
+        parts.append(f"about {format_duration(estimate.seconds)}")
     if estimate.memory_bytes is not None:
         of = "" if estimate.memory_available is None else f" of {estimate.memory_available / GIGA:.1f} GB free"
         parts.append(f"{estimate.memory_bytes / GIGA:.1f} GB{of}")
@@ -87,7 +87,7 @@ def said(estimate: Estimate) -> str:
     return ", ".join([*parts, *estimate.remarks])
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`40 seconds`, `5 minutes`, `2.5 hours`, `3.1 days`."""
     for name, size in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
         if seconds >= 1.5 * size:
@@ -95,7 +95,7 @@ def duration(seconds: float) -> str:
     return f"{max(1, round(seconds))} seconds"
 
 
-def _counted(plan: Plan, spec: ModelSpec, prepared: Prepared) -> Estimate | None:
+def _estimate_from_token_count(plan: TrainingPlan, spec: ModelSpec, prepared: Prepared) -> Estimate | None:
     """Tokens of the texts times the epochs, where the handler counts tokens."""
     column = prepared.training_set.train.column("messages").to_pylist()
     counts = plan.handler.count_tokens(["\n".join(m["content"] for m in turns) for turns in column], spec)

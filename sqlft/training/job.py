@@ -24,20 +24,20 @@ from typing import Any
 from uuid import uuid4
 
 from sqlft.catalog import records
-from sqlft.catalog.database import cannot_write
-from sqlft.catalog.files import FILES, JOB, LOCK, LOG, alive, held
+from sqlft.catalog.database import build_write_error
+from sqlft.catalog.files import FILES_FOLDER, JOB_FILE, LOCK_FILE, LOG_FILE, hold_lock, is_locked
 from sqlft.catalog.records import VersionKey
 from sqlft.catalog.store import Catalog
 from sqlft.errors import CatalogError
 from sqlft.handler import Artifact, TrainingSet
 from sqlft.log import debug
 
-RESERVE, RESERVE_BYTES = "reserve", 1 << 20
+RESERVE_FILE, RESERVE_BYTES = "reserve", 1 << 20
 """A file that is deleted when the disk is full, so that the catalog can still take down that it is."""
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """One training: options as USING gave them, secrets as references."""
 
     handler: str
@@ -60,7 +60,7 @@ class Job:
         return Artifact(None if path is None else Path(path), self.start["remote_id"], self.start["details"])
 
 
-def start_of(artifact: Artifact | None) -> dict[str, Any] | None:
+def serialize_artifact(artifact: Artifact | None) -> dict[str, Any] | None:
     """An artifact as a job has it."""
     if artifact is None:
         return None
@@ -68,39 +68,39 @@ def start_of(artifact: Artifact | None) -> dict[str, Any] | None:
     return {"path": path, "remote_id": artifact.remote_id, "details": dict(artifact.details)}
 
 
-def write(work: Path, job: Job, data: TrainingSet) -> None:
+def write_job(work: Path, job: TrainingJob, data: TrainingSet) -> None:
     """Put job and snapshot into a work folder; OSError where that cannot be."""
     import pyarrow.parquet as parquet
 
-    (work / FILES).mkdir()
-    (work / JOB).write_text(records.text(asdict(job)), encoding="utf-8")
-    reserve(work)
+    (work / FILES_FOLDER).mkdir()
+    (work / JOB_FILE).write_text(records.to_json(asdict(job)), encoding="utf-8")
+    write_reserve(work)
     parquet.write_table(data.train, work / "train.parquet")
     if data.valid is not None:
         parquet.write_table(data.valid, work / "valid.parquet")
 
 
-def change(work: Path, options: Mapping[str, Any]) -> None:
+def change_train_options(work: Path, options: Mapping[str, Any]) -> None:
     """Other training options for a job that is resumed."""
     if not options:
         return
-    known = json.loads((work / JOB).read_text(encoding="utf-8"))
+    known = json.loads((work / JOB_FILE).read_text(encoding="utf-8"))
     known["train_options"] = {**known["train_options"], **options}
-    (work / JOB).write_text(records.text(known), encoding="utf-8")
+    (work / JOB_FILE).write_text(records.to_json(known), encoding="utf-8")
 
 
-def reserve(work: Path) -> None:
+def write_reserve(work: Path) -> None:
     """Keep some room for the worker's last words."""
-    if not (work / RESERVE).exists():
-        (work / RESERVE).write_bytes(bytes(RESERVE_BYTES))
+    if not (work / RESERVE_FILE).exists():
+        (work / RESERVE_FILE).write_bytes(bytes(RESERVE_BYTES))
 
 
-def read(work: Path) -> tuple[Job, TrainingSet]:
+def read_job(work: Path) -> tuple[TrainingJob, TrainingSet]:
     """Job and snapshot of a work folder; CatalogError if they are gone or damaged."""
     import pyarrow.parquet as parquet
 
     try:
-        job = Job(**json.loads((work / JOB).read_text(encoding="utf-8")))
+        job = TrainingJob(**json.loads((work / JOB_FILE).read_text(encoding="utf-8")))
         train = parquet.read_table(work / "train.parquet")
         kept = work / "valid.parquet"
         return job, TrainingSet(train, parquet.read_table(kept) if kept.exists() else None)
@@ -113,7 +113,7 @@ def read(work: Path) -> tuple[Job, TrainingSet]:
 
 def can_resume(work: Path) -> bool:
     """Whether a work folder still has what its worker needs."""
-    return (work / JOB).exists() and (work / "train.parquet").exists()
+    return (work / JOB_FILE).exists() and (work / "train.parquet").exists()
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -121,13 +121,13 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-DETACH = b"d"
+DETACH_MESSAGE = b"d"
 STALE_SECONDS = 3600.0
 KILL_SECONDS = 5.0
 
 
 @dataclass
-class Worker:
+class TrainingWorker:
     """A process that trains one version, started here."""
 
     process: subprocess.Popen[bytes]
@@ -142,30 +142,30 @@ class Worker:
         stdin = self.process.stdin
         if stdin is not None and not stdin.closed:
             with suppress(OSError):
-                os.write(stdin.fileno(), DETACH)
+                os.write(stdin.fileno(), DETACH_MESSAGE)
             with suppress(OSError):
                 stdin.close()
 
     def kill(self) -> None:
         """End it and what it started, now."""
         debug("training: process %d is killed", self.process.pid)
-        _kill_group(self.process.pid)
+        _kill_process_group(self.process.pid)
         self.process.wait()
 
 
-_workers: list[Worker] = []
-_changing = threading.Lock()
+_workers: list[TrainingWorker] = []
+_workers_lock = threading.Lock()
 """Held while `_workers` changes: connections of several threads start trainings."""
 
 
 @dataclass
-class Staged:
+class StagedWork:
     """A work folder that is complete but has no version yet; its lock is ours."""
 
     folder: Path
     lock: int
 
-    def settle(self, key: VersionKey, work: Path) -> None:
+    def move_to(self, key: VersionKey, work: Path) -> None:
         """Become the work folder of a version; called while nobody can see that version."""
         if work.exists():  # a number that a crash kept from being committed
             shutil.rmtree(work)
@@ -175,30 +175,30 @@ class Staged:
 
 
 @contextmanager
-def staged(catalog: Catalog, wanted: Job, data: TrainingSet) -> Iterator[Staged]:
+def stage_work(catalog: Catalog, wanted: TrainingJob, data: TrainingSet) -> Iterator[StagedWork]:
     """A work folder with job and snapshot in it, removed again unless a worker took it; CatalogError: disk full."""
     catalog.require_writing()
     models = catalog.folder / "models"
     folder = models / f".staging-{uuid4().hex}"
     try:
         folder.mkdir(parents=True)
-        with held(folder) as lock:
+        with hold_lock(folder) as lock:
             assert lock is not None
             _remove_stale(models)
-            write(folder, wanted, data)
-            yield Staged(folder, lock)
+            write_job(folder, wanted, data)
+            yield StagedWork(folder, lock)
     except OSError as e:
-        raise cannot_write(folder, e.strerror or str(e)) from e
+        raise build_write_error(folder, e.strerror or str(e)) from e
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def spawn(catalog: Catalog, key: VersionKey, lock: int, session: object, *, background: bool) -> Worker:
+def spawn_worker(catalog: Catalog, key: VersionKey, lock: int, session: object, *, background: bool) -> TrainingWorker:
     """Start the worker of a version that is queued; it holds the lock from its first moment."""
-    work = catalog.work(key)
+    work = catalog.work_folder(key)
     command = [sys.executable, "-P", "-m", "sqlft.training.worker", str(catalog.folder.absolute()), *key.model]
     try:
-        with open(work / LOG, "ab") as log:
+        with open(work / LOG_FILE, "ab") as log:
             process = subprocess.Popen(
                 [*command, str(key.number), str(lock)],
                 stdin=subprocess.PIPE,
@@ -212,34 +212,34 @@ def spawn(catalog: Catalog, key: VersionKey, lock: int, session: object, *, back
         error = f"The training process could not be started: {e}."
         catalog.update_version(key, status="failed", error=error)
         raise CatalogError(error, f"Mend that, then RESUME MODEL {key}.") from e
-    debug("training %s: process %d started, its log is %s", key, process.pid, work / LOG)
-    worker = Worker(process, id(session), background)
-    with _changing:
+    debug("training %s: process %d started, its log is %s", key, process.pid, work / LOG_FILE)
+    worker = TrainingWorker(process, id(session), background)
+    with _workers_lock:
         _workers[:] = [w for w in _workers if w.process.poll() is None] + [worker]
     return worker
 
 
-def detach(session: object | None = None) -> None:
+def detach_workers(session: object | None = None) -> None:
     """Let the background workers of a session (None: of all) go on alone; call it when a session closes in order."""
-    with _changing:
+    with _workers_lock:
         known = list(_workers)
     for worker in known:
         if worker.background and (session is None or worker.session == id(session)):
             worker.detach()
 
 
-def kill(work: Path) -> None:
+def kill_worker(work: Path) -> None:
     """End the worker that holds a work folder, wherever it was started."""
     with suppress(OSError, ValueError):
-        pid = int((work / LOCK).read_text())
-        if alive(work):
-            _kill_group(pid)
+        pid = int((work / LOCK_FILE).read_text())
+        if is_locked(work):
+            _kill_process_group(pid)
             deadline = time.monotonic() + KILL_SECONDS
-            while alive(work) and time.monotonic() < deadline:
+            while is_locked(work) and time.monotonic() < deadline:
                 time.sleep(0.01)
 
 
-def _kill_group(pid: int) -> None:
+def _kill_process_group(pid: int) -> None:
     with suppress(OSError):
         os.killpg(pid, signal.SIGKILL)
 
@@ -249,15 +249,15 @@ def _remove_stale(models: Path) -> None:
     for folder in models.glob(".staging-*"):
         with suppress(OSError):
             if time.time() - folder.stat().st_mtime > STALE_SECONDS:
-                with held(folder) as lock:
+                with hold_lock(folder) as lock:
                     if lock is not None:
                         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _after_fork() -> None:
+def _reset_after_fork() -> None:
     """A forked child must not keep the parent's workers alive, nor let them go."""
-    global _changing
-    _changing = threading.Lock()  # another thread of the parent may have held it
+    global _workers_lock
+    _workers_lock = threading.Lock()  # another thread of the parent may have held it
     for worker in _workers:
         if worker.process.stdin is not None:
             with suppress(OSError):
@@ -266,6 +266,6 @@ def _after_fork() -> None:
     _workers.clear()
 
 
-atexit.register(detach)
+atexit.register(detach_workers)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -15,11 +15,11 @@ from sqlft.secrets import references
 from sqlft.session import Session, TrainSettings
 from sqlft.sql.statements import Finetune, Name, Retrain, Source
 
-BASES = ("base", "model_name", "model")
+BASE_OPTIONS = ("base", "model_name", "model")
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What to train, from where, with which options; checked, nothing done yet."""
 
     model: Model
@@ -28,37 +28,39 @@ class Plan:
     settings: TrainSettings
     options: Any
     """An instance of the handler's train_options."""
-    given: Mapping[str, Any]
+    raw_options: Mapping[str, Any]
     """The part of USING that is for the handler, secrets not yet hidden."""
     source: Source
-    access: Mapping[str, Any] = field(default_factory=dict)
+    engine_secrets: Mapping[str, Any] = field(default_factory=dict)
     """Secrets of the engine that USING gave for this training, such as api_key; not yet hidden."""
     start: Artifact | None = None
     start_digest: str | None = None
     parent: int | None = None
 
 
-def finetune_plan(session: Session, statement: Finetune) -> Plan:
+def plan_finetune(session: Session, statement: Finetune) -> TrainingPlan:
     """What FINETUNE would do."""
     found = resolve(session, statement.name.key, statement.name.version)
-    plan = plan_of(session, found.model, statement.source, statement.options, f"FINETUNE {statement.name}")
+    plan = plan_training(session, found.model, statement.source, statement.options, f"FINETUNE {statement.name}")
     return replace(
         plan, start=found.artifact, start_digest=found.version.artifact_digest, parent=found.version.key.number
     )
 
 
-def retrain_plan(session: Session, statement: Retrain) -> Plan:
+def plan_retrain(session: Session, statement: Retrain) -> TrainingPlan:
     """What RETRAIN would do."""
     model = model_of(session, statement.name.key)
     source, options = statement.source, dict(statement.options)
     if source is None:
-        last = _last_training(session, model, statement.name)
+        last = _find_last_training(session, model, statement.name)
         source = Source(last.query or "", last.database)
         options = {**{k: v for k, v in last.options.items() if v is not None}, **options}
-    return plan_of(session, model, source, options, f"RETRAIN {statement.name}")
+    return plan_training(session, model, source, options, f"RETRAIN {statement.name}")
 
 
-def plan_of(session: Session, model: Model, source: Source, options: Mapping[str, Any], what: str) -> Plan:
+def plan_training(
+    session: Session, model: Model, source: Source, options: Mapping[str, Any], what: str
+) -> TrainingPlan:
     """Check what a training was asked to do; NotSupported, OptionError."""
     engine = engine_of(session, model.engine)
     handler = handler_of(session, engine, model.options)
@@ -70,7 +72,7 @@ def plan_of(session: Session, model: Model, source: Source, options: Mapping[str
             or (f"These can: {can}; CREATE MODEL … USING engine = …" if can else "Run: pip install 'sqlft[local]'"),
         )
     cls = handler.train_options
-    options, access = _of_this_training(model, engine, type(handler), options, what)
+    options, access = _split_training_options(model, engine, type(handler), options, what)
     if access:
         handler = handler_of(session, engine, {**model.options, **access})
         assert isinstance(handler, Trainer)
@@ -81,16 +83,16 @@ def plan_of(session: Session, model: Model, source: Source, options: Mapping[str
     own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in names_of(TrainSettings))}
     spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
     chosen = handler.settled(spec, build(cls, references.reveal(own), what))
-    return Plan(model, engine, handler, settings, chosen, own, source, access)
+    return TrainingPlan(model, engine, handler, settings, chosen, own, source, access)
 
 
-def _of_this_training(
+def _split_training_options(
     model: Model, engine: Engine, cls: type[Trainer], options: Mapping[str, Any], what: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """USING without the model's engine and base, which may be repeated; and the secrets in it that are the engine's."""
     own = names_of(TrainSettings, cls.train_options)
     left, access = dict(options), {}
-    for name, has, word in (("engine", engine.name, "engine"), *((n, model.base, "base") for n in BASES)):
+    for name, has, word in (("engine", engine.name, "engine"), *((n, model.base, "base") for n in BASE_OPTIONS)):
         if name in own or name not in left:
             continue
         said = left.pop(name)
@@ -107,7 +109,7 @@ def _of_this_training(
     return left, access
 
 
-def validation_source(wanted: Any, source: Source) -> Source | None:
+def parse_validation_source(wanted: Any, source: Source) -> Source | None:
     """The query whose rows are the validation set, if USING names one."""
     if wanted is None or isinstance(wanted, Source):
         return wanted
@@ -116,7 +118,7 @@ def validation_source(wanted: Any, source: Source) -> Source | None:
     raise OptionError("'validation' must be a query.", "Write it in quotes: validation = 'SELECT … FROM …'.")
 
 
-def _last_training(session: Session, model: Model, name: Name) -> Version:
+def _find_last_training(session: Session, model: Model, name: Name) -> Version:
     """Version N, or the newest that was trained on a query."""
     if name.version is not None:
         known = [session.catalog.version(VersionKey(model.key, name.version))]

@@ -16,25 +16,25 @@ from sqlft.sql.literals import identifier, inline
 from sqlft.sql.passthrough import plain
 from sqlft.sql.statements import Source
 
-BATCH = 100_000
+BATCH_ROWS = 100_000
 
 
 def read_rows(session: Session, source: Source, values: Parameters, *, to_train: bool = False) -> pa.Table:
     """All rows of the source; `values` are those of the whole statement's parameters.
 
-    What is read `to_train` comes as prompts show it: see `faithful`.
+    What is read `to_train` comes as prompts show it: see `fetch_lossless`.
     """
     text = inline(source.query, values, source.parameters)
-    with default_catalog(session, source.database):
+    with use_database(session, source.database):
         try:
-            return _rows(session, text, faithful if to_train else _plain)
+            return _run_query(session, text, fetch_lossless if to_train else _fetch_arrow)
         except duckdb.Error as e:
             if type(e).__module__.startswith("sqlft"):
                 raise
             raise DataError(f"The query for the rows failed: {e}", "Mend it: try it alone first.") from e
 
 
-def _rows(session: Session, text: str, fetch: Callable[[duckdb.DuckDBPyRelation], pa.Table]) -> pa.Table:
+def _run_query(session: Session, text: str, fetch: Callable[[duckdb.DuckDBPyRelation], pa.Table]) -> pa.Table:
     from sqlft.query import Done, Native, Untouched, plan_query  # SHOW and DESCRIBE go without it
 
     statement = plain(text, 0, len(text))
@@ -52,22 +52,22 @@ def _rows(session: Session, text: str, fetch: Callable[[duckdb.DuckDBPyRelation]
         cache.close()
 
 
-NATIVE = {
+NATIVE_TYPES = {
     "boolean", "tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint",
     "float", "double", "decimal", "varchar", "null",
 }  # fmt: skip
 """Types whose values Arrow and Python have as DuckDB has them."""
-NESTED = {"list", "array", "struct", "map", "union"}
-WIDE = {"hugeint", "uhugeint", "bignum"}
-DIGITS = 38
+NESTED_TYPES = {"list", "array", "struct", "map", "union"}
+WIDE_INTEGER_TYPES = {"hugeint", "uhugeint", "bignum"}
+MAX_DECIMAL_DIGITS = 38
 """Most of a whole number in Arrow."""
 
 
-def _plain(relation: duckdb.DuckDBPyRelation) -> pa.Table:
-    return relation.to_arrow_reader(BATCH).read_all()
+def _fetch_arrow(relation: duckdb.DuckDBPyRelation) -> pa.Table:
+    return relation.to_arrow_reader(BATCH_ROWS).read_all()
 
 
-def faithful(relation: duckdb.DuckDBPyRelation) -> pa.Table:
+def fetch_lossless(relation: duckdb.DuckDBPyRelation) -> pa.Table:
     """All rows, what Arrow or Python would falsify as DuckDB's own text: infinity, BC, time zones, BIT …
 
     Nested columns are JSON, as `to_json` has it; whole numbers too wide for 64 bits stay numbers while Arrow has them.
@@ -75,25 +75,25 @@ def faithful(relation: duckdb.DuckDBPyRelation) -> pa.Table:
     import pyarrow.compute as pc
 
     names, kinds = relation.columns, [str(t.id) for t in relation.types]
-    if all(kind in NATIVE for kind in kinds):
-        return _plain(relation)
-    columns = [_faithful(name, kind, names) for name, kind in zip(names, kinds, strict=True)]
-    table = _plain(relation.project(", ".join(columns)))
-    for i in (i for i, kind in enumerate(kinds) if kind in WIDE):
-        if (pc.max(pc.utf8_length(table.column(i))).as_py() or 0) <= DIGITS:
-            table = table.set_column(i, names[i], table.column(i).cast(pa.decimal128(DIGITS, 0)))
+    if all(kind in NATIVE_TYPES for kind in kinds):
+        return _fetch_arrow(relation)
+    columns = [_project_lossless(name, kind, names) for name, kind in zip(names, kinds, strict=True)]
+    table = _fetch_arrow(relation.project(", ".join(columns)))
+    for i in (i for i, kind in enumerate(kinds) if kind in WIDE_INTEGER_TYPES):
+        if (pc.max(pc.utf8_length(table.column(i))).as_py() or 0) <= MAX_DECIMAL_DIGITS:
+            table = table.set_column(i, names[i], table.column(i).cast(pa.decimal128(MAX_DECIMAL_DIGITS, 0)))
     return table
 
 
-def _faithful(name: str, kind: str, names: Sequence[str]) -> str:
+def _project_lossless(name: str, kind: str, names: Sequence[str]) -> str:
     quoted = identifier(name)
-    if kind in NATIVE or [n.lower() for n in names].count(name.lower()) > 1:  # which SQL cannot tell apart
+    if kind in NATIVE_TYPES or [n.lower() for n in names].count(name.lower()) > 1:  # which SQL cannot tell apart
         return quoted
-    return f"CAST({f'to_json({quoted})' if kind in NESTED else quoted} AS VARCHAR) AS {quoted}"
+    return f"CAST({f'to_json({quoted})' if kind in NESTED_TYPES else quoted} AS VARCHAR) AS {quoted}"
 
 
 @contextmanager
-def default_catalog(session: Session, database: str | None) -> Iterator[None]:
+def use_database(session: Session, database: str | None) -> Iterator[None]:
     """Tables are looked for in `database`, an attached catalog or a schema, first."""
     if database is None:
         yield
@@ -116,20 +116,20 @@ def default_catalog(session: Session, database: str | None) -> Iterator[None]:
         )
     old = con.sql("SELECT current_setting('search_path'), current_database(), current_schema()").fetchall()[0]
     con.execute(f"USE {identifier(target)}")
-    _finish(con)
+    _drain_result(con)
     try:
         yield
     finally:
-        con.execute(_restore(old))
-        _finish(con)
+        con.execute(_build_restore_statement(old))
+        _drain_result(con)
 
 
-def _restore(old: tuple[str, str, str]) -> str:
+def _build_restore_statement(old: tuple[str, str, str]) -> str:
     search_path, database, schema = old
     if search_path and not re.fullmatch(r"[\w\"]+\.[\w\"]+", search_path):
         return "SET search_path = '" + search_path.replace("'", "''") + "'"
     return f"USE {identifier(database)}.{identifier(schema)}"
 
 
-def _finish(con: duckdb.DuckDBPyConnection) -> None:
+def _drain_result(con: duckdb.DuckDBPyConnection) -> None:
     con.fetchall()

@@ -24,13 +24,13 @@ from sqlft.secrets import references
 from sqlft.session import EngineSettings, Parameters, Session
 from sqlft.sql.statements import Source
 from sqlft.training import job
-from sqlft.training.estimate import foreseen, heed_training, refuse_or_tell, stop_or_warn
-from sqlft.training.follow import follow
-from sqlft.training.plan import Plan, plan_of, validation_source
+from sqlft.training.estimate import check_estimate, check_findings, check_training_notice, estimate_training
+from sqlft.training.follow import follow_training
+from sqlft.training.plan import TrainingPlan, parse_validation_source, plan_training
 from sqlft.training.rows import read_rows
 
 
-def train_new(
+def train_new_model(
     session: Session,
     model: Model,
     source: Source,
@@ -40,52 +40,58 @@ def train_new(
     or_replace: bool = False,
 ) -> VersionKey:
     """CREATE MODEL … FROM: keep a new model and train its version 1; `options` are USING's for training."""
-    plan = plan_of(session, model, source, options, f"CREATE MODEL {model.key.name}")
-    return train(session, plan, parameters, partial(session.catalog.add_model, model, or_replace=or_replace))
+    plan = plan_training(session, model, source, options, f"CREATE MODEL {model.key.name}")
+    return train_version(session, plan, parameters, partial(session.catalog.add_model, model, or_replace=or_replace))
 
 
-def train(session: Session, plan: Plan, parameters: Parameters, make: Callable[..., Version]) -> VersionKey:
+def train_version(
+    session: Session, plan: TrainingPlan, parameters: Parameters, make: Callable[..., Version]
+) -> VersionKey:
     """Read, check and store the rows, `make` the version, train it in a worker; the version's key."""
     session.catalog.require_writing()
-    heed_training(session, plan)
-    prepared = prepared_for(session, plan, parameters)
-    stop_or_warn(session, plan, prepared)
-    estimate = foreseen(session, plan, prepared)
+    check_training_notice(session, plan)
+    prepared = prepare_training_rows(session, plan, parameters)
+    check_findings(session, plan, prepared)
+    estimate = estimate_training(session, plan, prepared)
     if estimate is not None:
-        refuse_or_tell(session, plan, estimate)
+        check_estimate(session, plan, estimate)
     handler, cls = plan.handler, plan.handler.train_options
-    hidden = references.hide(plan.given, lambda name: is_secret(name, cls), f"MODEL {plan.model.key.name}")
-    access = references.hide(plan.access, lambda _: True, f"MODEL {plan.model.key.name}")
-    plan = replace(plan, given=hidden)
-    wanted = job.Job(
+    hidden = references.hide(plan.raw_options, lambda name: is_secret(name, cls), f"MODEL {plan.model.key.name}")
+    access = references.hide(plan.engine_secrets, lambda _: True, f"MODEL {plan.model.key.name}")
+    plan = replace(plan, raw_options=hidden)
+    wanted = job.TrainingJob(
         plan.engine.handler,
         plan.model.base,
         without({**plan.engine.options, **pick(plan.model.options, handler.engine_options), **access}, EngineSettings),
         pick(plan.model.options, handler.model_options),
         hidden,
-        job.start_of(plan.start),
+        job.serialize_artifact(plan.start),
         plan.start_digest,
         outputs_of(plan.model).schema,
     )
-    fields = _fields(plan, prepared, estimate)
-    fields["details"] |= _tariff(session, plan)
+    fields = _build_version_fields(plan, prepared, estimate)
+    fields["details"] |= _find_training_rates(session, plan)
     made: list[VersionKey] = []
-    name, most, cost = plan.model.key.name, plan.settings.max_cost_usd, _cost(fields["details"], estimate)
-    ended = partial(_ended, session, made)
+    name, most, cost = plan.model.key.name, plan.settings.max_cost_usd, _estimate_cost(fields["details"], estimate)
+    ended = partial(_find_made_version, session, made)
     with reserved(session.purse, name, plan.engine.name, most, cost, ended):
-        with job.staged(session.catalog, wanted, prepared.training_set) as stage:
-            version = make(before_commit=stage.settle, **fields)
+        with job.stage_work(session.catalog, wanted, prepared.training_set) as stage:
+            version = make(before_commit=stage.move_to, **fields)
             made.append(version.key)
-            worker = job.spawn(session.catalog, version.key, stage.lock, session, background=not plan.settings.wait)
+            worker = job.spawn_worker(
+                session.catalog, version.key, stage.lock, session, background=not plan.settings.wait
+            )
         if plan.settings.wait:
-            follow(session, worker, version.key, remote=plan.handler.remote)
+            follow_training(session, worker, version.key, remote=plan.handler.remote)
     return version.key
 
 
-def prepared_for(session: Session, plan: Plan, parameters: Parameters, stops: Sequence[str] | None = None) -> Prepared:
+def prepare_training_rows(
+    session: Session, plan: TrainingPlan, parameters: Parameters, stops: Sequence[str] | None = None
+) -> Prepared:
     """The rows as this training would see them, checked; `stops` are further stop sequences, and ask for all checks."""
     rows = read_rows(session, plan.source, parameters, to_train=True)
-    valid = validation_source(plan.settings.validation, plan.source)
+    valid = parse_validation_source(plan.settings.validation, plan.source)
     outputs, what = outputs_of(plan.model), f"Model '{plan.model.key.name}'"
     spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
     try:
@@ -100,7 +106,7 @@ def prepared_for(session: Session, plan: Plan, parameters: Parameters, stops: Se
             max_length=plan.handler.longest_row(spec, plan.options),
             long_rows=getattr(plan.options, "long_rows", None) or "cut",
             count_tokens=lambda texts: plan.handler.count_tokens(texts, spec),
-            stops=[*_stops(plan), *(stops or ())],
+            stops=[*_collect_stop_sequences(plan), *(stops or ())],
             thorough=stops is not None or plan.settings.check != "off",
         )
     except ImportError as e:  # the handler counts tokens
@@ -109,15 +115,15 @@ def prepared_for(session: Session, plan: Plan, parameters: Parameters, stops: Se
         raise DataError(f"The training rows have text that is not valid Unicode: {e}.", "Mend it in the query.") from e
 
 
-def _stops(plan: Plan) -> list[str]:
+def _collect_stop_sequences(plan: TrainingPlan) -> list[str]:
     """The stop sequences that the model and the version are asked with, those of what it starts from among them."""
     before = {} if plan.start is None else plan.start.details
-    listed = (plan.model.options.get("stop"), {**before, **plan.given}.get("stop"))
+    listed = (plan.model.options.get("stop"), {**before, **plan.raw_options}.get("stop"))
     found = (s for some in listed for s in ([some] if isinstance(some, str) else some or ()))
     return list(dict.fromkeys(map(str, found)))
 
 
-def _fields(plan: Plan, prepared: Prepared, estimate: Estimate | None) -> dict[str, Any]:
+def _build_version_fields(plan: TrainingPlan, prepared: Prepared, estimate: Estimate | None) -> dict[str, Any]:
     """The fields of a version that is about to be trained."""
     return {
         "status": "queued",
@@ -128,7 +134,7 @@ def _fields(plan: Plan, prepared: Prepared, estimate: Estimate | None) -> dict[s
         "database": plan.source.database,
         "row_count": prepared.row_count,
         "data_digest": prepared.digest,
-        "options": _applied(plan),
+        "options": _list_applied_options(plan),
         "findings": tuple(dataclasses.asdict(found) for found in prepared.findings),
         "details": {
             "base": plan.model.base,
@@ -139,7 +145,7 @@ def _fields(plan: Plan, prepared: Prepared, estimate: Estimate | None) -> dict[s
     }
 
 
-def _tariff(session: Session, plan: Plan) -> dict[str, Any]:
+def _find_training_rates(session: Session, plan: TrainingPlan) -> dict[str, Any]:
     """What the worker needs to say what the training cost."""
     what = f"Model '{plan.model.key.name}'"
     spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what)
@@ -149,7 +155,7 @@ def _tariff(session: Session, plan: Plan) -> dict[str, Any]:
     return {name: rate for name, rate in rates.items() if rate is not None}
 
 
-def _cost(details: Mapping[str, Any], estimate: Estimate | None) -> float | None:
+def _estimate_cost(details: Mapping[str, Any], estimate: Estimate | None) -> float | None:
     """USD that a training will cost; a machine that costs nothing does, however long it takes."""
     if estimate is not None and estimate.cost_usd is not None:
         return estimate.cost_usd
@@ -157,18 +163,21 @@ def _cost(details: Mapping[str, Any], estimate: Estimate | None) -> float | None
     return 0.0 if free else None
 
 
-def _ended(session: Session, made: Sequence[VersionKey]) -> Version | None:
+def _find_made_version(session: Session, made: Sequence[VersionKey]) -> Version | None:
     return session.catalog.version(made[0]) if made else None
 
 
-def _applied(plan: Plan) -> dict[str, Any]:
+def _list_applied_options(plan: TrainingPlan) -> dict[str, Any]:
     """Every training option as it holds, defaults included, secrets as references."""
     cls = plan.handler.train_options
-    validation = validation_source(plan.settings.validation, plan.source)
+    validation = parse_validation_source(plan.settings.validation, plan.source)
     core = {
         "seed": plan.settings.seed,
         "validation_split": plan.settings.validation_split,
         "validation": None if validation is None else validation.query,
     }
-    own = {name: plan.given.get(name) if is_secret(name, cls) else value for name, value in plain(plan.options).items()}
+    own = {
+        name: plan.raw_options.get(name) if is_secret(name, cls) else value
+        for name, value in plain(plan.options).items()
+    }
     return {**core, **own}

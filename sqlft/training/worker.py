@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from sqlft import log, plugins
 from sqlft.catalog import files, records
-from sqlft.catalog.files import FILES, LOG
+from sqlft.catalog.files import FILES_FOLDER, LOG_FILE
 from sqlft.catalog.records import RUNNING, ModelKey, VersionKey
 from sqlft.catalog.store import Catalog
 from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError
@@ -31,78 +31,85 @@ from sqlft.log import debug
 from sqlft.options import build, redacted
 from sqlft.secrets import references
 from sqlft.training import job
-from sqlft.training.job import DETACH
+from sqlft.training.job import DETACH_MESSAGE
 
-BEAT = 0.1
+POLL_SECONDS = 0.1
 """Seconds between two looks at the catalog and the session, and between two writes of metrics."""
-GRACE = {"cancelled": 10.0, "interrupted": 5.0}
+GRACE_SECONDS = {"cancelled": 10.0, "interrupted": 5.0}
 """Seconds that a handler has to come by `report` before its process is ended."""
-OF_AN_END = ("error_type", "steps", "metrics", "cost_usd")
+END_DETAILS = ("error_type", "steps", "metrics", "cost_usd")
 """What an earlier end of a resumed training wrote of itself."""
 PACKAGES = ("sqlft", "torch", "transformers", "peft", "safetensors", "numpy", "pyarrow", "duckdb")
 
-Stop = Literal["cancelled", "interrupted"]
-_WHY: dict[Stop, str] = {"cancelled": "Stopped on request.", "interrupted": "The session that started it ended."}
+StopReason = Literal["cancelled", "interrupted"]
+_STOP_MESSAGES: dict[StopReason, str] = {
+    "cancelled": "Stopped on request.",
+    "interrupted": "The session that started it ended.",
+}
 
 
-class Training:
+class TrainingRun:
     """One run of a handler's `train`, and the thread that watches it."""
 
     def __init__(self, catalog: Catalog, key: VersionKey, session: int) -> None:
         self.catalog = catalog
         self.key = key
-        self.work = catalog.work(key)
-        self.job = job.Job("", "")
-        self.session: int | None = session
-        """Read end of the pipe from the session; None once it said DETACH or is gone."""
-        self.began = time.monotonic()
-        self.earlier: float | None = None
+        self.work = catalog.work_folder(key)
+        self.job = job.TrainingJob("", "")
+        self.session_pipe: int | None = session
+        """Read end of the pipe from the session; None once it sent DETACH_MESSAGE or is gone."""
+        self.start_time = time.monotonic()
+        self.earlier_seconds: float | None = None
         """Seconds of the parts before this one, once they are known."""
-        self.stop: Stop | None = None
-        self.stopped_at = 0.0
-        self.loading = True
-        self.raised = False
+        self.stop_reason: StopReason | None = None
+        self.stop_requested_at = 0.0
+        self.is_loading = True
+        self.has_raised = False
         self.details: dict[str, Any] = {}
         self._reports: list[Progress] = []
-        self._said: Progress | None = None
-        self._flushing = threading.Lock()
-        self._ending = threading.Lock()
+        self._last_report: Progress | None = None
+        self._flush_lock = threading.Lock()
+        self._end_lock = threading.Lock()
 
     def run(self) -> None:
         """Train and publish; every end is written to the catalog."""
         threading.Thread(target=self._watch, daemon=True).start()
         with suppress(OSError):
-            job.reserve(self.work)
+            job.write_reserve(self.work)
         try:
-            self.job, data = job.read(self.work)
+            self.job, data = job.read_job(self.work)
             made = self._train(data)
-            if self.raised:
-                raise Cancelled(_WHY[self.stop or "cancelled"])
-            with self._ending:
+            if self.has_raised:
+                raise Cancelled(_STOP_MESSAGES[self.stop_reason or "cancelled"])
+            with self._end_lock:
                 self._publish(made)
         except BaseException as e:
-            with self._ending:
-                if self.stop and (self.raised or isinstance(e, Cancelled)):
-                    self._write_stopped(self.stop)
+            with self._end_lock:
+                if self.stop_reason and (self.has_raised or isinstance(e, Cancelled)):
+                    self._write_stopped(self.stop_reason)
                 elif isinstance(e, Cancelled):
                     self._write_end("cancelled", e.message)
                 else:
-                    self._log(self._redacted(traceback.format_exc()))
-                    self._write_end("failed", self._redacted(explain(e, self.key, self.work / LOG)), e)
+                    self._log(self._redact_secrets(traceback.format_exc()))
+                    self._write_end(
+                        "failed", self._redact_secrets(explain_failure(e, self.key, self.work / LOG_FILE)), e
+                    )
 
     def report(self, progress: Progress) -> None:
         """What the handler calls: cheap, raises Cancelled when the training shall stop."""
         numbers = {
-            str(name): number for name, value in progress.metrics.items() if (number := _number(value)) is not None
+            str(name): number
+            for name, value in progress.metrics.items()
+            if (number := _parse_number(value)) is not None
         }
         total = progress.total_steps
-        said = Progress(int(progress.step), None if total is None else int(total), numbers)
-        if said != self._said:
-            self._reports.append(said)
-            self._said = said
-        if self.stop:
-            self.raised = True
-            raise Cancelled(_WHY[self.stop], f"RESUME MODEL {self.key} goes on with it.")
+        report = Progress(int(progress.step), None if total is None else int(total), numbers)
+        if report != self._last_report:
+            self._reports.append(report)
+            self._last_report = report
+        if self.stop_reason:
+            self.has_raised = True
+            raise Cancelled(_STOP_MESSAGES[self.stop_reason], f"RESUME MODEL {self.key} goes on with it.")
 
     def _train(self, data: TrainingSet) -> Artifact:
         cls = plugins.handler_class(self.job.handler)
@@ -115,23 +122,23 @@ class Training:
         options = build(cls.train_options, references.reveal(self.job.train_options), what)
         start = self.job.artifact
         if start is not None and start.path is not None:
-            files.verify(start.path, self.job.start_digest)
-        self._started()
+            files.verify_artifact(start.path, self.job.start_digest)
+        self._mark_started()
         try:
-            return handler.train(spec, start, data, options, self.work / FILES, self.report)
+            return handler.train(spec, start, data, options, self.work / FILES_FOLDER, self.report)
         except ImportError as e:
             raise plugins.not_installed(self.job.handler, e) from e
 
-    def _started(self) -> None:
+    def _mark_started(self) -> None:
         known = self.catalog.version(self.key)
-        before = {name: value for name, value in known.details.items() if name not in OF_AN_END}
-        self.details = {**before, **_environment(self.job.handler)}
-        now = {"status": "training", "started_at": known.started_at or records.now(), "details": self.details}
+        before = {name: value for name, value in known.details.items() if name not in END_DETAILS}
+        self.details = {**before, **_list_environment(self.job.handler)}
+        now = {"status": "training", "started_at": known.started_at or records.utc_now(), "details": self.details}
         ours = self.catalog.update_version(self.key, when=RUNNING, **now)
-        self.loading = False
+        self.is_loading = False
         debug("training %s: process %d trains with %s", self.key, os.getpid(), self.job.handler)
-        if self.stop or not ours:
-            raise Cancelled(_WHY[self.stop or "cancelled"])
+        if self.stop_reason or not ours:
+            raise Cancelled(_STOP_MESSAGES[self.stop_reason or "cancelled"])
 
     def _publish(self, made: Artifact) -> None:
         if not isinstance(made, Artifact) or (made.path is None and made.remote_id is None):
@@ -139,10 +146,12 @@ class Training:
                 f"The handler '{self.job.handler}' trained and returned no artifact: {repr(made)[:200]}.",
                 "Let its train() return Artifact(path=…) or Artifact(remote_id=…).",
             )
-        (self.work / job.RESERVE).unlink(missing_ok=True)
+        (self.work / job.RESERVE_FILE).unlink(missing_ok=True)
         opened, digest = None, None
         if made.path is not None:
-            opened, digest = files.publish(self._finished(made.path), self.catalog.place(self.key))
+            opened, digest = files.publish_artifact(
+                self._copy_if_outside(made.path), self.catalog.artifact_folder(self.key)
+            )
         with suppress(CatalogError):
             self._flush()
         self.catalog.publish(
@@ -151,20 +160,20 @@ class Training:
             artifact_digest=digest,
             remote_id=made.remote_id,
             details={
-                "peak_memory_bytes": peak_memory(),
-                **self._last(),
-                **self._cost(made.details),
+                "peak_memory_bytes": measure_peak_memory(),
+                **self._list_last_progress(),
+                **self._compute_cost(made.details),
                 **made.details,
                 **self.details,
             },
-            seconds=self._seconds(),
+            seconds=self._total_seconds(),
         )
-        debug("training %s: published in %.1f s", self.key, self._seconds())
+        debug("training %s: published in %.1f s", self.key, self._total_seconds())
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def _finished(self, path: Path) -> Path:
+    def _copy_if_outside(self, path: Path) -> Path:
         """The path that the handler returned, or a copy of what is not below its workdir and so not ours to move."""
-        files = (self.work / FILES).resolve()
+        files = (self.work / FILES_FOLDER).resolve()
         made = (files / path).resolve()
         if not made.exists():
             raise HandlerError(
@@ -178,11 +187,11 @@ class Training:
         copy.parent.mkdir()
         return Path(shutil.copytree(made, copy) if made.is_dir() else shutil.copy2(made, copy))
 
-    def _write_stopped(self, why: Stop) -> None:
+    def _write_stopped(self, why: StopReason) -> None:
         """Stopped here; a job at a provider goes on until the session that cancels it has told the provider."""
-        self._write_end("interrupted" if self._remote() else why, _WHY[why])
+        self._write_end("interrupted" if self._is_remote() else why, _STOP_MESSAGES[why])
 
-    def _remote(self) -> bool:
+    def _is_remote(self) -> bool:
         cls = plugins.handler_class(self.job.handler) if self.job.handler else None
         return cls is not None and issubclass(cls, Trainer) and cls.remote
 
@@ -192,93 +201,97 @@ class Training:
             try:
                 with suppress(CatalogError):
                     self._flush()
-                details = {**self._cost({}), **self.details, **self._last()}
+                details = {**self._compute_cost({}), **self.details, **self._list_last_progress()}
                 if isinstance(cause, SqlftError):
                     details["error_type"] = type(cause).__name__
-                now = {"finished_at": records.now(), "seconds": self._seconds()}
+                now = {"finished_at": records.utc_now(), "seconds": self._total_seconds()}
                 self.catalog.update_version(self.key, when=RUNNING, status=status, error=error, details=details, **now)
                 return
             except NotFound:  # it was dropped
                 return
             except CatalogError as e:
                 self._log(f"could not write the status {status}: {e}")
-                time.sleep(BEAT)
+                time.sleep(POLL_SECONDS)
 
     def _log(self, text: str) -> None:
         """Write to the log; what is logged are failures, which a full disk may have caused, so room is made first."""
         with suppress(OSError):
-            (self.work / job.RESERVE).unlink(missing_ok=True)
+            (self.work / job.RESERVE_FILE).unlink(missing_ok=True)
             print(text, file=sys.stderr, flush=True)
 
-    def _redacted(self, text: str) -> str:
+    def _redact_secrets(self, text: str) -> str:
         for options in (self.job.engine_options, self.job.model_options, self.job.train_options):
-            text = references.redact(text, options)
+            text = references.redact_text(text, options)
         return redacted(text)
 
-    def _seconds(self) -> float:
+    def _total_seconds(self) -> float:
         """Of all parts of the training."""
-        if self.earlier is None:
-            self.earlier = self.catalog.version(self.key).seconds or 0.0
-        return self.earlier + time.monotonic() - self.began
+        if self.earlier_seconds is None:
+            self.earlier_seconds = self.catalog.version(self.key).seconds or 0.0
+        return self.earlier_seconds + time.monotonic() - self.start_time
 
-    def _last(self) -> dict[str, Any]:
+    def _list_last_progress(self) -> dict[str, Any]:
         progress = self.catalog.version(self.key).progress
         return {"steps": progress["step"], "metrics": progress["metrics"]} if progress else {}
 
-    def _cost(self, made: Mapping[str, Any]) -> dict[str, Any]:
+    def _compute_cost(self, made: Mapping[str, Any]) -> dict[str, Any]:
         """What it cost in USD by tokens, else by this machine's hours; nothing where that is not known."""
         by_token, hourly = (self.details.get(name) for name in ("training_usd_per_million", "machine_usd_per_hour"))
         tokens = made.get("trained_tokens", made.get("tokens"))
         if by_token is not None:
             return {"cost_usd": by_token * tokens / 1e6} if tokens is not None else {}
-        return {"cost_usd": hourly * self._seconds() / 3600} if hourly is not None else {}
+        return {"cost_usd": hourly * self._total_seconds() / 3600} if hourly is not None else {}
 
     def _flush(self) -> None:
-        with self._flushing:
+        with self._flush_lock:
             count = len(self._reports)
             if count:
-                self.catalog.add_progress(self.key, self._reports[:count], self._seconds())
+                self.catalog.add_progress(self.key, self._reports[:count], self._total_seconds())
                 del self._reports[:count]
 
     def _watch(self) -> None:
         """Hear the session and cancel requests, write metrics, and end a handler that does not listen."""
         while True:
-            self._hear()
+            self._poll_session()
             with suppress(CatalogError):
-                if self.stop is None and self.catalog.cancel_requested(self.key):
-                    self._stop("cancelled")
+                if self.stop_reason is None and self.catalog.cancel_requested(self.key):
+                    self._request_stop("cancelled")
                 self._flush()
-            waited = time.monotonic() - self.stopped_at
-            if self.stop and (self.loading or waited > GRACE[self.stop]) and self._ending.acquire(blocking=False):
-                self._write_stopped(self.stop)
-                end_now()
+            waited = time.monotonic() - self.stop_requested_at
+            if (
+                self.stop_reason
+                and (self.is_loading or waited > GRACE_SECONDS[self.stop_reason])
+                and self._end_lock.acquire(blocking=False)
+            ):
+                self._write_stopped(self.stop_reason)
+                kill_own_process_group()
 
-    def _hear(self) -> None:
+    def _poll_session(self) -> None:
         """Wait a beat, or until the session says something or is gone."""
-        if self.session is None:
-            time.sleep(BEAT)
+        if self.session_pipe is None:
+            time.sleep(POLL_SECONDS)
             return
-        ready, _, _ = select.select([self.session], [], [], BEAT)
+        ready, _, _ = select.select([self.session_pipe], [], [], POLL_SECONDS)
         if ready:
-            if os.read(self.session, 1) == DETACH:
+            if os.read(self.session_pipe, 1) == DETACH_MESSAGE:
                 debug("training %s: its session has ended, it goes on", self.key)
             else:
-                self._stop("interrupted")
-            os.close(self.session)
-            self.session = None
+                self._request_stop("interrupted")
+            os.close(self.session_pipe)
+            self.session_pipe = None
 
-    def _stop(self, why: Stop) -> None:
-        if self.stop is None:
-            self.stopped_at = time.monotonic()
-            self.stop = why
-            debug("training %s: to be stopped. %s", self.key, _WHY[why])
+    def _request_stop(self, why: StopReason) -> None:
+        if self.stop_reason is None:
+            self.stop_requested_at = time.monotonic()
+            self.stop_reason = why
+            debug("training %s: to be stopped. %s", self.key, _STOP_MESSAGES[why])
 
     def terminate(self, *_: Any) -> None:
         """SIGTERM: stop as if the session had ended."""
-        self._stop("interrupted")
+        self._request_stop("interrupted")
 
 
-def explain(error: BaseException, key: VersionKey, log: Path) -> str:
+def explain_failure(error: BaseException, key: VersionKey, log: Path) -> str:
     """What went wrong in a training, and the next step."""
     name, text = type(error).__name__, str(error)
     if isinstance(error, SqlftError):
@@ -293,7 +306,7 @@ def explain(error: BaseException, key: VersionKey, log: Path) -> str:
     return f"{name}: {text} (log: {log})\nMend the cause, then RESUME MODEL {key} goes on from its last checkpoint."
 
 
-def peak_memory() -> int:
+def measure_peak_memory() -> int:
     """Most bytes that this process had in main memory; a handler that trains elsewhere tells its own figure.
 
     Linux counts into `ru_maxrss` what the process that started this one had, so that its status is read there.
@@ -309,7 +322,7 @@ def peak_memory() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _number(value: Any) -> float | None:
+def _parse_number(value: Any) -> float | None:
     """What a handler reports as a metric, if it is one: a float, an int, a tensor or array of one number."""
     try:
         return float(value)
@@ -317,14 +330,14 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def end_now() -> None:
+def kill_own_process_group() -> None:
     """End this process and all it started, without waiting for any thread."""
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)
 
 
-def _environment(handler: str) -> dict[str, Any]:
+def _list_environment(handler: str) -> dict[str, Any]:
     """What trains: the handler's package and the versions that matter."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -335,17 +348,17 @@ def _environment(handler: str) -> dict[str, Any]:
     return {"handler": plugins.package_of(handler) or handler, "packages": packages}
 
 
-def _keep(lock: int) -> None:
+def _hold_lock(lock: int) -> None:
     """Hold the lock and sign it; processes that the handler forks neither have it nor our way with SIGTERM."""
     held = [lock]
 
-    def let_go() -> None:
+    def release_lock() -> None:
         while held:
             os.close(held.pop())
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     os.set_inheritable(lock, False)
-    os.register_at_fork(after_in_child=let_go)
+    os.register_at_fork(after_in_child=release_lock)
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(os.getpid()).encode(), 0)
 
@@ -355,11 +368,11 @@ def main(arguments: list[str]) -> None:
     if log.is_wanted():
         log.show(partial(print, file=sys.stderr, flush=True))
     folder, model, project, number, lock = arguments
-    _keep(int(lock))
+    _hold_lock(int(lock))
     session = os.dup(0)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    training = Training(Catalog(Path(folder)), VersionKey(ModelKey(model, project), int(number)), session)
+    training = TrainingRun(Catalog(Path(folder)), VersionKey(ModelKey(model, project), int(number)), session)
     signal.signal(signal.SIGTERM, training.terminate)
     training.run()
     with suppress(OSError):

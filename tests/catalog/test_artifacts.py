@@ -19,20 +19,20 @@ def made(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_moved(made: Path, tmp_path: Path) -> None:
-    before = files.digest(made)
+    before = files.compute_digest(made)
     place = tmp_path / "models" / "m" / "2"
-    opened, digest = files.publish(made, place)
+    opened, digest = files.publish_artifact(made, place)
     assert (opened, digest) == (place, before)
     assert not made.exists()
     assert sorted(p.name for p in place.parent.iterdir()) == ["2"]
-    files.verify(opened, digest)
+    files.verify_artifact(opened, digest)
 
 
 def test_a_single_file_gets_a_folder(made: Path, tmp_path: Path) -> None:
-    opened, digest = files.publish(made / "adapter.safetensors", tmp_path / "2")
+    opened, digest = files.publish_artifact(made / "adapter.safetensors", tmp_path / "2")
     assert opened == tmp_path / "2" / "adapter.safetensors"
     assert opened.read_bytes() == b"weights"
-    files.verify(opened, digest)
+    files.verify_artifact(opened, digest)
 
 
 def test_what_an_earlier_try_left_is_replaced(made: Path, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_what_an_earlier_try_left_is_replaced(made: Path, tmp_path: Path) -> Non
     place.mkdir()
     (place / "old").touch()
     (tmp_path / "2.staging").mkdir()
-    files.publish(made, place)
+    files.publish_artifact(made, place)
     assert not (place / "old").exists()
 
 
@@ -48,33 +48,33 @@ def test_what_an_earlier_try_left_is_replaced(made: Path, tmp_path: Path) -> Non
 def test_what_may_run_code_is_refused(made: Path, tmp_path: Path, name: str) -> None:
     (made / name).write_bytes(b"x")
     with pytest.raises(HandlerError, match="safetensors"):
-        files.publish(made, tmp_path / "2")
+        files.publish_artifact(made, tmp_path / "2")
     assert not (tmp_path / "2").exists()
     assert made.exists()
 
 
 def test_changes_are_noticed(made: Path) -> None:
-    digest = files.digest(made)
-    files.verify(made, digest)
+    digest = files.compute_digest(made)
+    files.verify_artifact(made, digest)
     (made / "adapter.safetensors").write_bytes(b"changed")
     with pytest.raises(CatalogError, match="were changed"):
-        files.verify(made, digest)
+        files.verify_artifact(made, digest)
     (made / "adapter.safetensors").write_bytes(b"weights")
-    files.verify(made, digest)
+    files.verify_artifact(made, digest)
     (made / "more").touch()
     with pytest.raises(CatalogError, match="were changed"):
-        files.verify(made, digest)
+        files.verify_artifact(made, digest)
     (made / "more").rename(made / "adapter.safetensors")
     with pytest.raises(CatalogError, match="were changed"):
-        files.verify(made, digest)
+        files.verify_artifact(made, digest)
 
 
 def test_what_is_missing_is_noticed(made: Path, tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="are missing"):
-        files.verify(tmp_path / "nowhere", "d")
+        files.verify_artifact(tmp_path / "nowhere", "d")
     os.symlink(tmp_path / "nowhere", made / "link")
     with pytest.raises(CatalogError, match="cannot be read"):
-        files.verify(made, "d")
+        files.verify_artifact(made, "d")
 
 
 def test_the_digest_tells_names_from_contents(tmp_path: Path) -> None:
@@ -84,5 +84,5 @@ def test_the_digest_tells_names_from_contents(tmp_path: Path) -> None:
         folder.mkdir()
         for name in names:
             (folder / name).write_text(name)
-        digests.add(files.digest(folder))
+        digests.add(files.compute_digest(folder))
     assert len(digests) == 2

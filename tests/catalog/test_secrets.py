@@ -29,7 +29,11 @@ def test_a_literal_goes_to_a_file_for_its_owner_only(sqlft_home: Path) -> None:
     files = list(folder.iterdir())
     assert [stat.S_IMODE(f.stat().st_mode) for f in files] == [0o600] * 2
     assert references.reveal(hidden) == {"api_key": KEY, "base_url": "http://x", "deep": {"password": KEY}}
-    assert references.shown(hidden) == {"api_key": "****", "base_url": "http://x", "deep": {"password": "****"}}
+    assert references.redact_options(hidden) == {
+        "api_key": "****",
+        "base_url": "http://x",
+        "deep": {"password": "****"},
+    }
     references.forget(hidden)
     assert list(folder.iterdir()) == []
 
@@ -42,7 +46,7 @@ def test_hiding_twice_changes_nothing(sqlft_home: Path) -> None:
 def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = references.hide({"api_key": Env("MY_KEY"), "region": Env("MY_REGION")}, is_secret, "ML_ENGINE e")
     assert hidden == {"api_key": {"$env": "MY_KEY"}, "region": {"$env": "MY_REGION"}}
-    assert references.shown(hidden)["api_key"] == "env('MY_KEY')"
+    assert references.redact_options(hidden)["api_key"] == "env('MY_KEY')"
     monkeypatch.setenv("MY_KEY", KEY)
     with pytest.raises(MissingSecret, match=r"MY_REGION[^$]*export MY_REGION"):
         references.reveal(hidden)
@@ -67,7 +71,7 @@ def test_a_made_up_reference_reads_no_other_file(sqlft_home: Path) -> None:
 def test_texts_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "sk-other")
     hidden = references.hide({"api_key": KEY, "deep": {"token_secret": Env("MY_KEY")}}, is_secret, "ML_ENGINE e")
-    assert references.redact(f"key {KEY} and sk-other fail", hidden) == "key **** and **** fail"
+    assert references.redact_text(f"key {KEY} and sk-other fail", hidden) == "key **** and **** fail"
 
 
 def test_an_error_its_notes_and_its_causes_are_redacted() -> None:
@@ -75,7 +79,7 @@ def test_an_error_its_notes_and_its_causes_are_redacted() -> None:
     error = StatementError("No.", f"USING x = '{KEY}'", 3, f"Not {KEY!r}.")
     error.__cause__ = ValueError(f"{KEY} and 'other-secret'")
     error.add_note(f"Also {KEY}, me-myself.")
-    references.discreet(error, {"other-secret"})
+    references.redact_error(error, {"other-secret"})
     told = "".join(traceback.format_exception(error)) + repr(vars(error))
     assert KEY not in told
     assert "other-secret" not in told
@@ -88,7 +92,7 @@ def test_an_excerpt_that_begins_or_ends_within_a_secret(cut: str) -> None:
     secret = "0123456789abcdefghij"
     line = cut.format(start=secret[:10], end=secret[10:])
     error = ValueError(f"Parser Error: no\n\nLINE 1: {line}\n        ^")
-    references.discreet(error, {secret})
+    references.redact_error(error, {secret})
     shown = str(error).splitlines()[2]
     assert not any(secret[i : i + 6] in shown for i in range(15))
     assert len(shown) == len(f"LINE 1: {line}")
@@ -100,13 +104,13 @@ def test_a_word_in_a_keys_place_is_starred_out_in_a_header_only(word: str) -> No
     sent = f"Authorization: Bearer {word}"
     text = f"max_tokens of {word}, '{word}' and {word}s; none left in x"
     error = ValueError(f"{text}; {sent}, {sent}y")
-    references.discreet(error, {word, f"'{word}'"})
+    references.redact_error(error, {word, f"'{word}'"})
     assert re.sub(r"\*+", "****", str(error)) == f"{text}; Authorization: Bearer ****, {sent}y"
 
 
 def test_a_word_in_a_keys_place_is_starred_out_where_a_statement_is_quoted() -> None:
     error = ValueError("no 'ollama'\n\nLINE 1: … PASSWORD 'ollama' oops\n        ^")
-    references.discreet(error, {"ollama", "'ollama'"})
+    references.redact_error(error, {"ollama", "'ollama'"})
     assert str(error) == "no 'ollama'\n\nLINE 1: … PASSWORD '******' oops\n        ^"
 
 
@@ -114,7 +118,7 @@ def test_a_word_in_a_keys_place_is_starred_out_where_a_statement_is_quoted() -> 
 def test_a_key_is_starred_out_wherever_it_stands(key: str) -> None:
     build(Login, {"api_key": key}, "It")
     error = ValueError(f"a{key}b and {key}")
-    references.discreet(error)
+    references.redact_error(error)
     assert str(error) == "a****b and ****"
 
 

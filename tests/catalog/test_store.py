@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from sqlft.catalog import files
-from sqlft.catalog.records import Engine, Model, ModelKey, OwnPrice, Usage, VersionKey, View
+from sqlft.catalog.records import Engine, Model, ModelKey, Usage, UserPrice, VersionKey, View
 from sqlft.catalog.store import TABLES, Catalog
 from sqlft.errors import AlreadyExists, CatalogError, NotFound
 from sqlft.handler import Progress
@@ -54,7 +54,7 @@ def test_a_model_and_its_first_version(catalog: Catalog) -> None:
     found = catalog.find_model("fT")
     assert found is not None
     assert (found.key, found.active, found.options) == (ModelKey("Ft"), 1, {"x": {"y": [1, None]}})
-    assert catalog.version_of(ModelKey("FT")) == made
+    assert catalog.resolve_version(ModelKey("FT")) == made
     assert catalog.names() == {"ft"}
     with pytest.raises(AlreadyExists, match="DROP MODEL"):
         catalog.add_model(model("FT"))
@@ -93,13 +93,15 @@ def test_publishing_is_one_step(catalog: Catalog) -> None:
     key = catalog.add_model(model()).key.model
     second = catalog.new_version(key, status="interrupted")
     with pytest.raises(CatalogError, match="was stopped"):
-        catalog.publish(second.key, artifact_path=catalog.place(second.key))
+        catalog.publish(second.key, artifact_path=catalog.artifact_folder(second.key))
     assert catalog.version(second.key).artifact_path is None
-    catalog.work(second.key).mkdir(parents=True)
-    with files.held(catalog.work(second.key)):
+    catalog.work_folder(second.key).mkdir(parents=True)
+    with files.hold_lock(catalog.work_folder(second.key)):
         catalog.update_version(second.key, status="training")
-        made = catalog.publish(second.key, artifact_path=catalog.place(second.key), artifact_digest="d", seconds=1.5)
-    assert (made.status, made.artifact_path, made.seconds) == ("complete", catalog.place(second.key), 1.5)
+        made = catalog.publish(
+            second.key, artifact_path=catalog.artifact_folder(second.key), artifact_digest="d", seconds=1.5
+        )
+    assert (made.status, made.artifact_path, made.seconds) == ("complete", catalog.artifact_folder(second.key), 1.5)
     assert catalog.model(key).active == 2
 
 
@@ -108,7 +110,7 @@ def test_a_version_may_stay_inactive(catalog: Catalog) -> None:
     catalog.new_version(key, status="complete", activate=False)
     assert catalog.model(key).active == 1
     catalog.set_active(VersionKey(key, 2))
-    assert catalog.version_of(key).key.number == 2
+    assert catalog.resolve_version(key).key.number == 2
     failed = catalog.new_version(key, status="failed")
     with pytest.raises(CatalogError, match="it is failed"):
         catalog.set_active(failed.key)
@@ -119,16 +121,16 @@ def test_a_version_may_stay_inactive(catalog: Catalog) -> None:
 def test_a_model_of_which_nothing_is_complete(catalog: Catalog) -> None:
     first = catalog.add_model(model(), status="failed", error="no rows")
     assert catalog.model(first.key.model).active is None
-    assert catalog.version_of(first.key.model).error == "no rows"
+    assert catalog.resolve_version(first.key.model).error == "no rows"
 
 
 def test_a_version_whose_worker_is_dead_is_interrupted(catalog: Catalog) -> None:
     key = catalog.add_model(model()).key.model
     second = catalog.new_version(key, status="interrupted").key
-    work = catalog.work(second)
+    work = catalog.work_folder(second)
     work.mkdir(parents=True)
-    (work / files.LOG).write_text("Traceback\nKilled by a meteor\n\n")
-    with files.held(work):
+    (work / files.LOG_FILE).write_text("Traceback\nKilled by a meteor\n\n")
+    with files.hold_lock(work):
         catalog.update_version(second, status="training")
         assert catalog.version(second).status == "training"
         for refused in (lambda: catalog.drop_model(key), lambda: catalog.rename_model(key, ModelKey("b"))):
@@ -159,7 +161,7 @@ def test_the_model_of_a_running_training_keeps_its_start(catalog: Catalog) -> No
 
     def settle(_: VersionKey, work: Path) -> None:
         work.mkdir(parents=True)
-        locks.append(files.take(work))
+        locks.append(files.acquire_lock(work))
 
     locks: list[int | None] = []
     third = catalog.new_version(key, parent=2, before_commit=settle)
@@ -200,18 +202,18 @@ def test_a_new_name_keeps_everything(catalog: Catalog) -> None:
 
 def test_a_renamed_model_and_a_new_one_do_not_share_files(catalog: Catalog) -> None:
     old = catalog.add_model(model("a"))
-    place = catalog.place(old.key)
+    place = catalog.artifact_folder(old.key)
     place.mkdir(parents=True)
     catalog.rename_model(old.key.model, ModelKey("b"))
-    assert catalog.place(VersionKey(ModelKey("b"), 1)) == place
-    assert catalog.place(catalog.add_model(model("a")).key) != place
+    assert catalog.artifact_folder(VersionKey(ModelKey("b"), 1)) == place
+    assert catalog.artifact_folder(catalog.add_model(model("a")).key) != place
 
 
 def test_dropping_leaves_the_ledger(catalog: Catalog) -> None:
     first = catalog.add_model(model())
     catalog.add_metrics(first.key, 1, None, "train", {"loss": 2.0})
     catalog.put_usage(Usage("s1", first.key, cost_usd=0.5))
-    place = catalog.place(first.key)
+    place = catalog.artifact_folder(first.key)
     place.mkdir(parents=True)
     catalog.drop_model(first.key.model)
     assert (catalog.models(), catalog.versions(), catalog.metrics()) == ([], [], [])
@@ -224,12 +226,12 @@ def test_dropping_leaves_the_ledger(catalog: Catalog) -> None:
 def test_replacing_starts_anew(catalog: Catalog) -> None:
     first = catalog.add_model(model())
     catalog.new_version(first.key.model, status="complete")
-    old = catalog.place(first.key)
+    old = catalog.artifact_folder(first.key)
     old.mkdir(parents=True)
     made = catalog.add_model(model("FT"), or_replace=True)
     assert [str(v.key) for v in catalog.versions()] == ["FT.1"]
     assert not old.exists()
-    assert not catalog.place(made.key).exists()
+    assert not catalog.artifact_folder(made.key).exists()
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def test_replacing_starts_anew(catalog: Catalog) -> None:
 )
 def test_odd_names_stay_in_their_folder(catalog: Catalog, name: str) -> None:
     places = {
-        catalog.place(catalog.add_model(model(n, p)).key)
+        catalog.artifact_folder(catalog.add_model(model(n, p)).key)
         for n, p in ((name, "mindsdb"), (f"{name}2", "mindsdb"), (name, "b"))
     }
     assert len(places) == 3
@@ -267,10 +269,10 @@ def test_odd_names_stay_in_their_folder(catalog: Catalog, name: str) -> None:
 
 
 def test_names_that_differ_in_case_only_on_disk(catalog: Catalog) -> None:
-    one = catalog.place(catalog.add_model(model("é")).key)
+    one = catalog.artifact_folder(catalog.add_model(model("é")).key)
     with pytest.raises(AlreadyExists):
         catalog.add_model(model("É"))
-    two = catalog.place(catalog.add_model(model("_")).key)
+    two = catalog.artifact_folder(catalog.add_model(model("_")).key)
     assert one != two
 
 
@@ -352,7 +354,7 @@ def test_tables_keep_their_types_when_empty(catalog: Catalog, name: str) -> None
     catalog.add_metrics(key, 1, None, "train", {"loss": 1.0})
     catalog.put_usage(Usage("s", key))
     catalog.add_view(View("v", "SELECT 1"))
-    catalog.add_price(OwnPrice("e", None, 1.0))
+    catalog.add_price(UserPrice("e", None, 1.0))
     full = catalog.table(name)
     assert full.schema == empty.schema
     assert full.num_rows == (0 if name.startswith("evaluation") else 1)

@@ -15,7 +15,7 @@ import duckdb
 import pytest
 
 import sqlft
-from sqlft.catalog.files import held
+from sqlft.catalog.files import hold_lock
 from sqlft.catalog.temporary import remove_abandoned
 from sqlft.training import job
 
@@ -203,7 +203,7 @@ def test_a_folder_in_which_somebody_still_trains_is_not_touched(maker: tuple[Any
     process, folder = maker
     work = folder / "models" / "m" / "2.work"
     work.mkdir(parents=True)
-    with held(work) as lock:
+    with hold_lock(work) as lock:
         assert lock is not None
         process.kill()
         process.wait()

@@ -20,7 +20,7 @@ from sqlft_local.predict.llama import body
 from sqlft.data import Prompt, prepare
 from sqlft.data.outputs import Output, Outputs, outputs_of
 from sqlft.handler import Message, ModelSpec, Request
-from sqlft.training.rows import faithful
+from sqlft.training.rows import fetch_lossless
 
 VALUES = [
     ("VARCHAR", "'a', '', 'ä☃😀', 'a\"b\\c/', chr(10) || chr(9) || chr(1) || chr(127), chr(8232), ' x ', NULL"),
@@ -92,11 +92,11 @@ def test_every_training_answer_is_accepted(kind: str, values: str) -> None:
     """As columns, and as fields of one struct."""
     given = f"SELECT 'x' AS first, unnest([{values}]) AS a"
     columns = Outputs.of_columns([Output("first"), Output("a", kind)])
-    rows = faithful(duckdb.sql(f"SELECT row_number() OVER () AS q, first, a FROM ({given})"))
+    rows = fetch_lossless(duckdb.sql(f"SELECT row_number() OVER () AS q, first, a FROM ({given})"))
     for text in taught(columns, rows):
         assert refused(columns, text) == ""
     whole = outputs_of("answer", f"STRUCT(a {kind}, first VARCHAR)", duckdb.sqltype)
-    rows = faithful(
+    rows = fetch_lossless(
         duckdb.sql(f"SELECT row_number() OVER () AS q, {{'first': first, 'a': a}} AS answer FROM ({given})")
     )
     for text in taught(whole, rows):

@@ -43,14 +43,14 @@ def test_what_is_broken_keeps_nothing_from_being_told(monkeypatch: pytest.Monkey
         raise RuntimeError("no luck")
 
     monkeypatch.setattr(plugins, "handler_class", broken)
-    found = doctor.checkup()
+    found = doctor.run_checkup()
     assert found["machine"] == {"error": "RuntimeError: no luck"}
-    assert "RuntimeError: no luck" in doctor.report(found)
+    assert "RuntimeError: no luck" in doctor.format_checkup(found)
     assert found["software"]["sqlft"]
 
 
 def test_a_missing_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "requires", lambda _: ["nowhere-to-be-found>=1; extra == 'local'", "duckdb>=1"])
-    found = doctor.checkup()
+    found = doctor.run_checkup()
     assert found["extras"] == {"local": {"installed": {}, "missing": ["nowhere-to-be-found"]}}
     assert any("pip install 'sqlft[local]' brings nowhere-to-be-found" in line for line in found["advice"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sqlft.errors import DataError, NotFound, NotSupported, OptionError, StatementError
-from sqlft.training.estimate import duration
+from sqlft.training.estimate import format_duration
 
 KEY = "sk-" + "a1B2" * 8
 
@@ -166,7 +166,7 @@ def test_analyze_of_one_column_says_what_is_missing(shop: Any) -> None:
 
 
 def test_durations() -> None:
-    assert [duration(s) for s in (0.2, 40, 300, 9_000, 400_000)] == [
+    assert [format_duration(s) for s in (0.2, 40, 300, 9_000, 400_000)] == [
         "1 seconds",
         "40 seconds",
         "5 minutes",

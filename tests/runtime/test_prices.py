@@ -12,7 +12,7 @@ import sqlft
 from sqlft import plugins
 from sqlft.errors import AlreadyExists, NotFound, OptionError, StatementError
 from sqlft.inference.budget import Meter
-from sqlft.report.facts import facts_of
+from sqlft.report.facts import collect_model_facts
 
 HANDLERS = Path(__file__).parents[1] / "handlers"
 ALL = "SELECT t.id, m.answer_usage.cost_usd FROM t JOIN m ON m.content = t.x"
@@ -57,12 +57,12 @@ def test_kept_answers_make_no_sum_of_unknown_prices_known(till: Till) -> None:
     till.run(few)
     till.run(few)
     assert (till.last(), till.run("SELECT cost_usd, unpriced FROM sqlft.costs")) == (0.0, [(None, 1)])
-    [spent] = facts_of(till.con.session.catalog, till.con.session.catalog.models()[0]).spent
+    [spent] = collect_model_facts(till.con.session.catalog, till.con.session.catalog.models()[0]).spent
     assert spent.cost == "–"
     till.run("CREATE PRICE FOR counter 'tiny' USING input = 10, output = 100")
     till.run(f"{ALL} WHERE t.id < 4")
     assert till.run("SELECT cost_usd, unpriced FROM sqlft.costs") == [(pytest.approx(OF_A_ROW), 1)]
-    [spent] = facts_of(till.con.session.catalog, till.con.session.catalog.models()[0]).spent
+    [spent] = collect_model_facts(till.con.session.catalog, till.con.session.catalog.models()[0]).spent
     assert spent.cost.startswith("at least $")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import sqlft
-from sqlft.catalog.files import LOCK
+from sqlft.catalog.files import LOCK_FILE
 from sqlft.catalog.records import ModelKey, Version, VersionKey
 from sqlft.errors import Cancelled, CatalogError, ProviderError
 from sqlft.session import Tick
@@ -65,7 +65,7 @@ class There:
         return dict(job)
 
     def worker(self) -> int:
-        return int((self.catalog.work(VersionKey(ModelKey("m"), 2)) / LOCK).read_text())
+        return int((self.catalog.work_folder(VersionKey(ModelKey("m"), 2)) / LOCK_FILE).read_text())
 
     def interrupt_when(self, ready: Callable[[], Any]) -> threading.Thread:
         thread = threading.Thread(target=lambda: (self.until(ready), self.con.interrupt()))
@@ -83,7 +83,7 @@ def there(provider: Any, until: Any) -> Iterator[There]:
     yield made
     for version in made.catalog.versions():
         if version.status in ("queued", "training"):
-            job.kill(made.catalog.work(version.key))
+            job.kill_worker(made.catalog.work_folder(version.key))
     made.con.close()
 
 
@@ -208,7 +208,9 @@ def test_the_key_is_nowhere(there: There, provider: Any, sqlft_home: Any) -> Non
     provider.hold = True
     there.run(f"{FINETUNE} USING wait = false")
     there.made()
-    there.until(lambda: "created" in (there.catalog.work(there.version().key) / "files" / "job.json").read_text())
+    there.until(
+        lambda: "created" in (there.catalog.work_folder(there.version().key) / "files" / "job.json").read_text()
+    )
     os.kill(there.worker(), signal.SIGKILL)
     there.ended()
     found = [

@@ -15,7 +15,7 @@ from sqlft.catalog.records import ModelKey, VersionKey
 from sqlft.cli import main
 from sqlft.errors import CatalogError, NotFound, StatementError
 from sqlft.handler import Progress
-from sqlft.report.facts import Spent, headline
+from sqlft.report.facts import VersionUsage, format_headline
 
 pytest.importorskip("matplotlib", reason="reports need matplotlib: pip install 'sqlft[evaluation]'")
 pytest.importorskip("scipy", reason="evaluations need scipy: pip install 'sqlft[evaluation]'")
@@ -184,14 +184,14 @@ def test_the_first_sentence_is_how_many_are_right(page: Path) -> None:
     ],
 )
 def test_headlines(row: dict[str, Any], said: str) -> None:
-    assert headline({"model": "m", "version": 2, **row}) == said
+    assert format_headline({"model": "m", "version": 2, **row}) == said
 
 
 def test_no_dollars_where_no_price_is_known() -> None:
     spent = [
-        Spent(1, calls=4, cost_usd=0.0, unpriced_calls=4),
-        Spent(2, calls=4, cost_usd=0.5, priced_calls=3, unpriced_calls=1),
-        Spent(3, calls=4, cost_usd=0.5, priced_calls=4),
+        VersionUsage(1, calls=4, cost_usd=0.0, unpriced_calls=4),
+        VersionUsage(2, calls=4, cost_usd=0.5, priced_calls=3, unpriced_calls=1),
+        VersionUsage(3, calls=4, cost_usd=0.5, priced_calls=4),
     ]
     assert [s.cost for s in spent] == ["–", "at least $0.50", "$0.50"]
 

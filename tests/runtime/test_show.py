@@ -11,7 +11,7 @@ import pytest
 import sqlft
 from sqlft.errors import NotFound
 from sqlft.statements.describe import ATTRIBUTES
-from sqlft.statements.show import TABLES
+from sqlft.statements.show import TABLE_BUILDERS
 
 MINDSDB = [
     "NAME",
@@ -218,9 +218,9 @@ def test_what_training_was_given_and_what_is_usual(models: Any) -> None:
 
 def test_tables_that_scripts_of_mindsdb_read(models: Any) -> None:
     session = models.con.session
-    assert TABLES["models"](session).equals(models.con.execute("SHOW MODELS").arrow())
-    assert TABLES["ml_engines"](session).column_names == ["NAME", "HANDLER", "CONNECTION_DATA", "CREATED_AT"]
-    assert {r["TYPE"] for r in TABLES["handlers"](session).to_pylist()} == {"ml"}
-    versions = [(r["NAME"], r["VERSION"], r["ACTIVE"]) for r in TABLES["models_versions"](session).to_pylist()]
+    assert TABLE_BUILDERS["models"](session).equals(models.con.execute("SHOW MODELS").arrow())
+    assert TABLE_BUILDERS["ml_engines"](session).column_names == ["NAME", "HANDLER", "CONNECTION_DATA", "CREATED_AT"]
+    assert {r["TYPE"] for r in TABLE_BUILDERS["handlers"](session).to_pylist()} == {"ml"}
+    versions = [(r["NAME"], r["VERSION"], r["ACTIVE"]) for r in TABLE_BUILDERS["models_versions"](session).to_pylist()]
     assert versions == [("ft_one", 1, True), ("m", 1, False), ("m", 2, True), ("ft_two", 1, True)]
     assert names(models, "SHOW HANDLERS WHERE type = 'ml' AND name = 'echo'") == ["echo"]

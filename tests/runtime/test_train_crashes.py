@@ -72,7 +72,7 @@ def test_a_secret_of_resume_is_not_written_beside_the_rows(shop: Any) -> None:
     shop.stranger.script({3: "listen"})
     shop.run("RESUME MODEL m.2 USING wait = false, hub_token = 'hf_of_nobody_else'")
     shop.stranger.wait_for("at-3")
-    written = (shop.catalog.work(key) / "job.json").read_text(encoding="utf-8")
+    written = (shop.catalog.work_folder(key) / "job.json").read_text(encoding="utf-8")
     shop.run("CANCEL MODEL m.2")
     assert "hub_token" in written
     assert "hf_of_nobody_else" not in written
@@ -158,7 +158,7 @@ def test_a_killed_worker(shop: Any) -> None:
     second = shop.version(2)
     assert second.status == "interrupted"
     assert shop.ask("q1") == "tiny does not know"
-    assert not shop.catalog.place(second.key).exists()
+    assert not shop.catalog.artifact_folder(second.key).exists()
     shop.stranger.script({})
     shop.run("RESUME MODEL m.2")
     assert (shop.version(2).status, shop.version(2).error) == ("complete", None)
@@ -316,7 +316,7 @@ def test_resume_without_the_rows(shop: Any) -> None:
     shop.stranger.script({3: "kill"})
     with pytest.raises(HandlerError):
         shop.train()
-    (shop.catalog.work(shop.version(2).key) / "train.parquet").unlink()
+    (shop.catalog.work_folder(shop.version(2).key) / "train.parquet").unlink()
     with pytest.raises(CatalogError, match="training data is gone"):
         shop.run("RESUME MODEL m.2")
 

@@ -128,12 +128,12 @@ def test_what_a_handler_may_return(shop: Any, returns: str) -> None:
     second = shop.version(2)
     assert second.status == "complete"
     assert second.remote_id == ("ft:stranger:1" if returns == "remote" else None)
-    assert not shop.catalog.work(second.key).exists()
+    assert not shop.catalog.work_folder(second.key).exists()
     if returns == "remote":
         assert second.artifact_path is None
     else:
         assert second.artifact_path is not None
-        assert second.artifact_path.is_relative_to(shop.catalog.place(second.key))
+        assert second.artifact_path.is_relative_to(shop.catalog.artifact_folder(second.key))
         assert second.artifact_path.is_file() == (returns == "file")
 
 

@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 import sqlft
-from sqlft.training.rows import faithful
+from sqlft.training.rows import fetch_lossless
 
 
 @pytest.fixture
@@ -121,13 +121,13 @@ def test_answers_of_models_are_taught_with_values_beside_them_intact(con: Any) -
 
 
 def test_numbers_stay_numbers() -> None:
-    table = faithful(
+    table = fetch_lossless(
         duckdb.sql("SELECT 1 AS a, 1.5::DOUBLE AS b, sum(i) AS c, DATE '2024-01-01' AS d FROM range(3) t(i)")
     )
     assert table.to_pylist() == [{"a": 1, "b": 1.5, "c": 3, "d": "2024-01-01"}]
 
 
 def test_columns_of_one_name_are_left_as_they_are() -> None:
-    table = faithful(duckdb.sql("SELECT DATE '2024-01-01' AS a, 2 AS a, DATE '2024-01-01' AS \"b\"\"c\""))
+    table = fetch_lossless(duckdb.sql("SELECT DATE '2024-01-01' AS a, 2 AS a, DATE '2024-01-01' AS \"b\"\"c\""))
     assert table.column_names == ["a", "a", 'b"c']
     assert table.column(2).to_pylist() == ["2024-01-01"]

@@ -11,8 +11,8 @@ from rich.cells import cell_len
 from sqlft.evaluation.compare import OF_MODELS
 from sqlft.shell.own import PIPED, lines
 from sqlft.shell.table import Column, Look, Row, Rows
-from sqlft.statements.show import MODELS
-from sqlft.statements.training_data import SCHEMA as FINDINGS
+from sqlft.statements.show import MODELS_SCHEMA
+from sqlft.statements.training_data import FINDINGS_SCHEMA as FINDINGS
 
 Run = Callable[..., Any]
 LONG = "Only 30 conversations to learn from; below 50 a model seldom learns more than a form."
@@ -38,14 +38,14 @@ def models(count: int) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("width", [60, 80, 120, None])
 def test_show_models_fits_and_shows_what_matters(width: int | None) -> None:
-    found = drawn(MODELS, [*models(2), {"NAME": "bad", "ERROR": "It has no disk.", "STATUS": "failed"}], width)
+    found = drawn(MODELS_SCHEMA, [*models(2), {"NAME": "bad", "ERROR": "It has no disk.", "STATUS": "failed"}], width)
     assert max(map(cell_len, found)) <= (width or PIPED)
     assert {"NAME", "VERSION", "STATUS", "ERROR"} <= set(titles(found))
     assert "TAG" not in "".join(found)  # it is NULL throughout
 
 
 def test_what_is_left_out_is_named() -> None:
-    found = drawn(MODELS, models(2), 80)
+    found = drawn(MODELS_SCHEMA, models(2), 80)
     assert "TRAINING_OPTIONS" not in titles(found)
     assert "not shown: " in "".join(found)
     assert "TRAINING_OPTIONS" in "".join(found)
@@ -88,7 +88,7 @@ def test_findings_are_cards_where_the_screen_is_narrow_and_wrapped_where_it_is_w
 
 
 def test_one_row_is_a_card_and_describe_shows_all_of_it() -> None:
-    [brief, whole] = [drawn(MODELS, models(1), 80, is_whole=w) for w in (False, True)]
+    [brief, whole] = [drawn(MODELS_SCHEMA, models(1), 80, is_whole=w) for w in (False, True)]
     assert "TRAINING_OPTIONS = " not in "\n".join(brief)
     assert "TRAINING_TIME = 174.3" in "\n".join(brief)
     assert "CREATED_AT = 2026-11-28 17:34:59" in map(str.strip, brief)
@@ -96,7 +96,7 @@ def test_one_row_is_a_card_and_describe_shows_all_of_it() -> None:
 
 
 def test_a_narrow_result_is_a_table_as_it_is() -> None:
-    assert titles(drawn(MODELS, [{"NAME": "m"}], 400))[:3] == ["NAME", "ENGINE", "PROJECT"]
+    assert titles(drawn(MODELS_SCHEMA, [{"NAME": "m"}], 400))[:3] == ["NAME", "ENGINE", "PROJECT"]
 
 
 def test_piped_results_are_not_wider_than_a_mail(run: Run) -> None:

@@ -14,7 +14,7 @@ from sqlft.catalog.records import VersionKey
 from sqlft.connection import locked
 from sqlft.shell.opening import Place
 from sqlft.shell.prompt import at_end, at_start
-from sqlft.training.follow import outcome
+from sqlft.training.follow import describe_outcome
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 MODEL = "CREATE MODEL m PREDICT answer USING engine = 'stranger', base = 'tiny', prompt_template = '{{question}}'"
@@ -83,7 +83,7 @@ def test_names_that_need_quotes_have_them(shop: Any) -> None:
         " prompt_template = '{{Input Column}}'"
     )
     shop.run("""FINETUNE n FROM (SELECT question AS "Input Column", answer AS "order" FROM rows)""")
-    last = list(outcome(shop.con.session, shop.catalog.versions()[-1]))[-1]
+    last = list(describe_outcome(shop.con.session, shop.catalog.versions()[-1]))[-1]
     assert 'ON (SELECT "Input Column", "order" FROM …)' in last
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sqlft.errors import StatementError
-from sqlft.secrets.redact import masked
+from sqlft.secrets.redact import redact_statement
 from sqlft.sql.lexer import parameters, split, tokens
 
 
@@ -83,5 +83,5 @@ def test_split(text: str, pieces: list[str]) -> None:
     ],
 )
 def test_masked(text: str, shown: str) -> None:
-    assert masked(text) == shown
-    assert len(masked(text)) == len(text)
+    assert redact_statement(text) == shown
+    assert len(redact_statement(text)) == len(text)
