@@ -36,7 +36,7 @@ from sqlft_openai.sunsets import CHECKED, SUNSETS, TRAINERS, Sunset
 import sqlft
 from sqlft import errors, other_names, plugins
 from sqlft.metrics import METRICS
-from sqlft.options import Option, documented, options_of
+from sqlft.options import Option, document_options, options_of
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
 from sqlft.shell.shell import Shell, text_of
@@ -161,11 +161,11 @@ def _place(folder: Path, page: str) -> Iterator[None]:
     _install(folder)
     environment = {"SQLFT_HOME": str(folder / "home"), "COLUMNS": WIDTH, "NO_COLOR": "1"}
     with chdir(folder), patch.dict(os.environ, environment), patch.object(sys, "path", [str(folder), *sys.path]):
-        plugins.found.cache_clear()
+        plugins.find_entry_points.cache_clear()
         try:
             yield
         finally:
-            plugins.found.cache_clear()
+            plugins.find_entry_points.cache_clear()
 
 
 def _install(folder: Path) -> None:
@@ -195,7 +195,7 @@ def options_table(of: str) -> str:
     known = options_of(cls)
     rows = [
         (_named(known[option]), _typed(known[option]), default if default in ("", "required") else f"`{default}`", doc)
-        for option, _, default, doc in documented(cls)
+        for option, _, default, doc in document_options(cls)
     ]
     return _rows(("option", "type", "default", "what it is for"), rows) if rows else "No options."
 
@@ -302,7 +302,7 @@ def other_names_table(of: str) -> str:
     """What other tools call an option: TRAINING or ASKING."""
     rows = []
     for other in getattr(other_names, of):
-        here = " or ".join(f"`{h}`" for h in other.here)
+        here = " or ".join(f"`{h}`" for h in other.own_names)
         rows.append((", ".join(f"`{n}`" for n in other.names), here, other.note))
     return _rows(("elsewhere", "here", "what is different"), rows)
 

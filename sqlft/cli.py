@@ -19,10 +19,10 @@ from sqlft.errors import SqlftError, did_you_mean
 if TYPE_CHECKING:
     from sqlft.shell.opening import Place
 
-DEBUG = "--debug"
-WRONG, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
-LONG = ("readonly", "no-init", "help")
-TAKE_A_VALUE = ("-c", "-f", "-d", "-o", "--mode", "--database", "--catalog")
+DEBUG_FLAG = "--debug"
+EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141
+LONG_FLAGS = ("readonly", "no-init", "help")
+OPTIONS_WITH_VALUE = ("-c", "-f", "-d", "-o", "--mode", "--database", "--catalog")
 VERBS = (
     *("FROM", "SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "SUMMARIZE", "VALUES", "TABLE", "EXPLAIN", "COPY", "PIVOT"),
     *("UNPIVOT", "CREATE", "INSERT", "ATTACH", "SET", "PRAGMA", "CALL", "LOAD", "INSTALL"),
@@ -50,34 +50,34 @@ Without a command it is `sqlft shell`, with a file `sqlft shell FILE`.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 1 after an error, 130 after Ctrl-C, 141 if nobody reads the output."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if DEBUG in given:
-        given.remove(DEBUG)
+    if DEBUG_FLAG in given:
+        given.remove(DEBUG_FLAG)
         os.environ[log.VARIABLE] = "debug"  # which the processes that train inherit
-    if log.is_wanted():
-        log.show(lambda line: sys.stderr.write(f"{line}\n"))
+    if log.is_requested():
+        log.write_log_to(lambda line: sys.stderr.write(f"{line}\n"))
     try:
-        parsed = _parser().parse_args(_spelt_out(_with_command(given)))
+        parsed = _build_parser().parse_args(_expand_short_options(_add_default_command(given)))
         code = int(parsed.run(parsed))
         sys.stdout.flush()
         return code
-    except _WrongCommand as e:
+    except _UsageError as e:
         sys.stderr.write(f"Error: {e}\n")
-        return WRONG
+        return EXIT_USAGE
     except duckdb.Error as e:
         sys.stderr.write(f"Error: {e}\n" if isinstance(e, SqlftError) else f"{e}\n")
         return 1
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except OSError as e:
         with suppress(OSError):  # what is still in the buffer goes nowhere, instead of failing at the exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(e, BrokenPipeError):
-            return BROKEN_PIPE
+            return EXIT_BROKEN_PIPE
         sys.stderr.write(f"Error: {e.strerror or e}\n")
         return 1
 
 
-def shell(parsed: argparse.Namespace) -> int:
+def open_shell(parsed: argparse.Namespace) -> int:
     """a prompt for SQL, or scripts"""
     from sqlft.shell.opening import Place
     from sqlft.shell.start import Arguments, Source, run_shell
@@ -86,14 +86,14 @@ def shell(parsed: argparse.Namespace) -> int:
     if parsed.sql is None and parsed.file is not None and _is_sql(parsed.file):
         parsed.file, parsed.sql = None, parsed.file
     if parsed.sql is not None and not _is_sql(parsed.sql) and os.path.isfile(parsed.sql):
-        raise _WrongCommand(f"{parsed.sql} is a file.", f"Run its statements: sqlft {parsed.file} -f {parsed.sql}")
+        raise _UsageError(f"{parsed.sql} is a file.", f"Run its statements: sqlft {parsed.file} -f {parsed.sql}")
     if parsed.sql is not None:
         sources.insert(0, Source(parsed.sql, False))
     place = Place(parsed.file or ":memory:", parsed.catalog)
     return run_shell(Arguments(place, sources, parsed.mode, parsed.readonly, not parsed.no_init))
 
 
-def _which(parsed: argparse.Namespace) -> tuple[Place, str | None]:
+def _find_database(parsed: argparse.Namespace) -> tuple[Place, str | None]:
     """The database and the name; a file may stand in the name's place."""
     from sqlft.shell.opening import Place
 
@@ -103,41 +103,41 @@ def _which(parsed: argparse.Namespace) -> tuple[Place, str | None]:
     return place, parsed.name
 
 
-def models(parsed: argparse.Namespace) -> int:
+def list_models(parsed: argparse.Namespace) -> int:
     """models and their versions, and how far those are that train"""
     from sqlft.shell import trainings
 
-    trainings.models(*_which(parsed), parsed.mode)
+    trainings.models(*_find_database(parsed), parsed.mode)
     return 0
 
 
-def watch(parsed: argparse.Namespace) -> int:
+def watch_training(parsed: argparse.Namespace) -> int:
     """show how far a training is until it ends; Ctrl-C stops the watching only"""
     from sqlft.shell import trainings
 
-    trainings.watch(*_which(parsed), parsed.mode)
+    trainings.watch(*_find_database(parsed), parsed.mode)
     return 0
 
 
-def cancel(parsed: argparse.Namespace) -> int:
+def cancel_training(parsed: argparse.Namespace) -> int:
     """stop a training, whoever started it; its checkpoint is kept"""
     from sqlft.shell import trainings
 
-    trainings.cancel(*_which(parsed), parsed.mode)
+    trainings.cancel(*_find_database(parsed), parsed.mode)
     return 0
 
 
-def resume(parsed: argparse.Namespace) -> int:
+def resume_training(parsed: argparse.Namespace) -> int:
     """go on with a training that was stopped or interrupted, from its last checkpoint"""
     from sqlft.shell import trainings
 
-    trainings.resume(*_which(parsed), parsed.mode)
+    trainings.resume(*_find_database(parsed), parsed.mode)
     return 0
 
 
-def pull(parsed: argparse.Namespace) -> int:
+def pull_base(parsed: argparse.Namespace) -> int:
     """get a base model and print its folder"""
-    from sqlft.plugins import handler_class
+    from sqlft.plugins import load_handler_class
     from sqlft.session import Tick
     from sqlft.shell.screen import Screen
 
@@ -147,7 +147,7 @@ def pull(parsed: argparse.Namespace) -> int:
         screen.bar.tick = Tick(what, share or 0.0, None if share is None else 1.0)
         screen.draw()
 
-    handler: Any = handler_class("local")
+    handler: Any = load_handler_class("local")
     try:
         folder = handler.pull(parsed.name, report)
     finally:
@@ -156,7 +156,7 @@ def pull(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def doctor(parsed: argparse.Namespace) -> int:
+def run_doctor(parsed: argparse.Namespace) -> int:
     """what this machine can do, what is installed, which bases fit"""
     from sqlft.report.doctor import format_checkup, run_checkup
 
@@ -169,7 +169,7 @@ def doctor(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def report(parsed: argparse.Namespace) -> int:
+def write_report(parsed: argparse.Namespace) -> int:
     """write what is known of models to an HTML file"""
     from pathlib import Path
 
@@ -178,7 +178,7 @@ def report(parsed: argparse.Namespace) -> int:
     from sqlft.report import write_html_report
 
     parsed.name = parsed.model
-    place, parsed.model = _which(parsed)
+    place, parsed.model = _find_database(parsed)
     catalog = Catalog(place.existing(), read_only=True)
     known = catalog.models()
     chosen = [m for m in known if parsed.model is None or m.key.name.lower() == parsed.model.lower()]
@@ -194,25 +194,25 @@ def report(parsed: argparse.Namespace) -> int:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "shell": shell,
-    "models": models,
-    "watch": watch,
-    "cancel": cancel,
-    "resume": resume,
-    "pull": pull,
-    "report": report,
-    "doctor": doctor,
+    "shell": open_shell,
+    "models": list_models,
+    "watch": watch_training,
+    "cancel": cancel_training,
+    "resume": resume_training,
+    "pull": pull_base,
+    "report": write_report,
+    "doctor": run_doctor,
 }
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         "sqlft",
         description="Fine-tune and run language models from SQL, inside DuckDB.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action=_Version, nargs=0, help="show the versions of sqlft, DuckDB and Python")
+    top.add_argument("--version", action=_VersionAction, nargs=0, help="show the versions of sqlft, DuckDB and Python")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     added = {}
     for name, run in COMMANDS.items():
@@ -257,7 +257,7 @@ def _add_shell_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_catalog_argument(parser)
     parser.add_argument("sql", metavar="SQL", nargs="?", help="run this and leave, as -c does")
-    repeated: dict[str, Any] = {"dest": "sources", "action": _Source, "default": []}
+    repeated: dict[str, Any] = {"dest": "sources", "action": _SourceAction, "default": []}
     parser.add_argument(
         "-c", metavar="SQL", **repeated, help="run this and leave; -c and -f may be repeated, and run in order"
     )
@@ -269,14 +269,14 @@ def _add_shell_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--readonly", action="store_true", help="open the database read-only")
 
 
-class _Source(argparse.Action):
+class _SourceAction(argparse.Action):
     """-c and -f, in the order they were given."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), (values, option == "-f")])
 
 
-class _Version(argparse.Action):
+class _VersionAction(argparse.Action):
     """--version"""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
@@ -286,14 +286,14 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-class _WrongCommand(SqlftError):
+class _UsageError(SqlftError):
     """The command line is wrong."""
 
 
-def _spelt_out(given: list[str]) -> list[str]:
+def _expand_short_options(given: list[str]) -> list[str]:
     """`-csv` as `--mode csv`, `-readonly` as `--readonly`, as DuckDB's shell takes them; what has no dash comes last.
 
-    >>> _spelt_out(["shell", "app.duckdb", "-csv", "SELECT 1"])
+    >>> _expand_short_options(["shell", "app.duckdb", "-csv", "SELECT 1"])
     ['shell', '--mode', 'csv', 'app.duckdb', 'SELECT 1']
     """
     command, *rest = given
@@ -307,8 +307,8 @@ def _spelt_out(given: list[str]) -> list[str]:
         elif name in MODES:
             options += ["--mode", name]
         else:
-            options.append(f"-{argument}" if name in LONG else argument)
-            if argument in TAKE_A_VALUE:
+            options.append(f"-{argument}" if name in LONG_FLAGS else argument)
+            if argument in OPTIONS_WITH_VALUE:
                 options += itertools.islice(arguments, 1)
     return [command, *options, *others]
 
@@ -322,7 +322,7 @@ def _is_sql(text: str) -> bool:
     return len(text.split()) > 1 and text.split()[0].upper() in VERBS and not os.path.exists(text)
 
 
-def _with_command(given: list[str]) -> list[str]:
+def _add_default_command(given: list[str]) -> list[str]:
     """`shell` may be left out; SqlftError for a word that looks like a mistyped command rather than a file."""
     if not given:
         return ["shell"]
@@ -330,7 +330,7 @@ def _with_command(given: list[str]) -> list[str]:
     if first in COMMANDS or first in ("-h", "--help", "--version"):
         return given
     if not (first.startswith(("-", ":")) or _is_sql(first) or os.path.exists(first) or os.path.splitext(first)[1]):
-        raise _WrongCommand(
+        raise _UsageError(
             f"There is no command '{first}', nor a file of that name.{did_you_mean(first, COMMANDS)}",
             f"sqlft --help lists the commands; sqlft shell {first} makes a database of that name.",
         )

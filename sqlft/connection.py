@@ -24,28 +24,28 @@ from sqlft.errors import DatabaseLocked, SqlftError
 from sqlft.home import home
 from sqlft.inference.cache import Cache
 from sqlft.secrets import references
-from sqlft.session import SYSTEM_TABLES, Parameters, Session, Tick
-from sqlft.sql.literals import inline, secrets_in
-from sqlft.sql.parser import maybe_ours, parse
+from sqlft.session import MINDSDB_TABLES, Parameters, Session, Tick
+from sqlft.sql.literals import find_secrets, inline_parameters
+from sqlft.sql.parser import may_be_sqlft, parse
 from sqlft.sql.passthrough import has_using_tail
 from sqlft.sql.statements import DescribeModel, Plain, Statement
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from sqlft.progress import Display
-    from sqlft.query import Done
+    from sqlft.progress import ProgressDisplay
+    from sqlft.query import CompletedQuery
     from sqlft.query.results import Result
-    from sqlft.query.slices import Sliced
+    from sqlft.query.slices import SlicedQuery
 
-LONG = 50_000
+LONG_TEXT = 50_000
 """Characters above which only the ends of a text are searched for names of models."""
-REMEMBERED = 2000
+REMEMBERED_LENGTH = 2000
 """Characters up to which a text of DuckDB's own is remembered as such."""
 T = TypeVar("T")
-_HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
+_LOCK_HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
 NO_ROWS = "SELECT NULL::BOOLEAN AS Success WHERE false"
-_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+_open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 class Connection:
@@ -68,17 +68,19 @@ class Connection:
     ) -> None:
         self._con = con
         self._owns = owns
-        self.session = Session(con, catalog, warn or log.warn, progress or _ignore, piece, system_table=_system_table)
+        self.session = Session(
+            con, catalog, warn or log.warn, progress or _ignore_progress, piece, system_table=_read_system_table
+        )
         self._cache = cache or Cache(catalog.folder / "cache.sqlite")
         self._result: Result | None = None
         self._rows: Iterator[tuple[Any, ...]] | None = None
-        self._mentions: re.Pattern[str] = _pattern(frozenset())
+        self._names_pattern: re.Pattern[str] = _compile_names_pattern(frozenset())
         self._known: frozenset[str] | None = None
-        self._children: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._cursors: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._is_cursor = False
-        self._scans_frames = False
-        self._plain: set[Any] = set()
-        _open.add(self)
+        self._is_scanning_frames = False
+        self._native_texts: set[Any] = set()
+        _open_connections.add(self)
 
     # -- running -------------------------------------------------------------------------------------------
 
@@ -86,43 +88,43 @@ class Connection:
         """Run one or more statements; the result of the last is there to be fetched."""
         try:
             if self.session.cleanup or self._result is not None:
-                self._forget()
-            if parameters is None and not options and isinstance(query, str) and query in self._plain:
+                self._close_result()
+            if parameters is None and not options and isinstance(query, str) and query in self._native_texts:
                 try:
                     self._con.execute(query)
                 except duckdb.Error as e:
                     self._recover(e, query, None, {})
-            elif not isinstance(query, str) or self._is_plain(query):
-                self._native(query, parameters, **options)
+            elif not isinstance(query, str) or self._is_native(query):
+                self._execute_native(query, parameters, **options)
             else:
-                self._execute_ours(query, parameters)
+                self._execute_statements(query, parameters)
             return self
         except BaseException as e:
-            _discreet(e, query)
+            _redact_error(e, query)
             raise
 
-    def _execute_ours(self, query: str, parameters: Parameters) -> None:
-        self._plain.clear()
+    def _execute_statements(self, query: str, parameters: Parameters) -> None:
+        self._native_texts.clear()
         self.session.interrupted = False
         statements = parse(query)
-        _end_result(self._con)
-        if all(isinstance(s, Plain) and not s.using for s in statements) and not self._is_mentioned(query):
-            self._native(query, parameters)
+        _abort_open_result(self._con)
+        if all(isinstance(s, Plain) and not s.using for s in statements) and not self._mentions_model(query):
+            self._execute_native(query, parameters)
             return
         for i, statement in enumerate(statements):
             if i:
-                self._forget()
-                _end_result(self._con)
+                self._close_result()
+                _abort_open_result(self._con)
             self._run(statement, parameters if i == len(statements) - 1 else None)
 
-    def _is_plain(self, query: str) -> bool:
+    def _is_native(self, query: str) -> bool:
         """Whether it is DuckDB's own; remembered, since a regex in a cold cache costs more than DuckDB's parser."""
-        if self._is_ours(query):
+        if self._may_need_sqlft(query):
             return False
-        if len(query) <= REMEMBERED:
-            if len(self._plain) > 1000:
-                self._plain.clear()
-            self._plain.add(query)
+        if len(query) <= REMEMBERED_LENGTH:
+            if len(self._native_texts) > 1000:
+                self._native_texts.clear()
+            self._native_texts.add(query)
         return True
 
     def statements(self, text: str) -> list[Statement]:
@@ -131,8 +133,8 @@ class Connection:
 
     def executemany(self, query: Any, parameters: Any = None) -> Connection:
         """Run a statement once for each set of parameters."""
-        if not isinstance(query, str) or not self._is_ours(query):
-            self._forget()
+        if not isinstance(query, str) or not self._may_need_sqlft(query):
+            self._close_result()
             self._retry(query, lambda: self._con.executemany(query, parameters))
             return self
         for some in parameters or []:
@@ -144,58 +146,58 @@ class Connection:
         try:
             return self._sql(query, alias, params, options)
         except BaseException as e:
-            _discreet(e, query)
+            _redact_error(e, query)
             raise
 
     def _sql(self, query: str, alias: str, params: Parameters, options: dict[str, Any]) -> Any:
-        self._forget()
+        self._close_result()
         given: dict[str, Any] = {k: v for k, v in (("alias", alias), ("params", params)) if v}
-        if not self._is_ours(query):
+        if not self._may_need_sqlft(query):
             return self._retry(
-                query, lambda: self._with_settings(query, lambda q: self._con.sql(q, **given, **options))
+                query, lambda: self._run_with_settings(query, lambda q: self._con.sql(q, **given, **options))
             )
-        _end_result(self._con)
+        _abort_open_result(self._con)
         self.session.interrupted = False
         statements = parse(query)
         if not statements:
             return self._con.sql(query, **given, **options)
         for statement in statements[:-1]:
             self.execute(statement.text)
-            self._forget()
-            _end_result(self._con)
-        relation = self._retry(query, lambda: self._relation(statements[-1], params))
+            self._close_result()
+            _abort_open_result(self._con)
+        relation = self._retry(query, lambda: self._make_relation(statements[-1], params))
         return relation.set_alias(alias) if alias and relation is not None else relation
 
     query = sql
 
-    def _relation(self, statement: Statement, params: Parameters) -> Any:
+    def _make_relation(self, statement: Statement, params: Parameters) -> Any:
         """A statement's result as a relation that outlives the next statement; None if it has none."""
-        if not isinstance(statement, Plain) and not self._is_duckdbs(statement):
-            table = self._run_ours(statement, params)
+        if not isinstance(statement, Plain) and not self._is_duckdb_describe(statement):
+            table = self._run_statement(statement, params)
             return None if table is None else self._con.from_arrow(table)
-        from sqlft.query import Done
+        from sqlft.query import CompletedQuery
 
-        planned = self._planned(statement, params)
-        if isinstance(planned, Done):
+        planned = self._plan_statement(statement, params)
+        if isinstance(planned, CompletedQuery):
             return None if planned.rows is None else self._con.from_arrow(planned.rows)
         if isinstance(planned, str):
             relation = self._con.sql(planned)
-            return relation if relation is None or not self.session.cleanup else self._outliving(relation)
+            return relation if relation is None or not self.session.cleanup else self._detach_relation(relation)
         try:
-            return self._frame(planned.table())
+            return self._to_relation(planned.table())
         finally:
             planned.close()
-            self._forget()
+            self._close_result()
 
-    def _outliving(self, relation: Any) -> Any:
+    def _detach_relation(self, relation: Any) -> Any:
         """The relation's rows, or itself with what it reads where Arrow would change their types."""
-        from sqlft.query.execute import is_exact
+        from sqlft.query.execute import is_exact_type
 
-        if all(is_exact(str(t)) for t in relation.types):
+        if all(is_exact_type(str(t)) for t in relation.types):
             table = relation.to_arrow_reader(100_000).read_all()
             del relation
-            self._forget()
-            return self._frame(table)
+            self._close_result()
+            return self._to_relation(table)
         self.session.cleanup.clear()
         return relation
 
@@ -205,32 +207,32 @@ class Connection:
         The first one has the columns and their types, and no rows if others follow; None: there is no result.
         Closing the iterator stops the asking.
         """
-        self._forget()
+        self._close_result()
         self.session.interrupted = False
         try:
             return self._retry(query, lambda: self._relations(query))
         except BaseException as e:
-            _discreet(e, query)
+            _redact_error(e, query)
             raise
 
     def _relations(self, query: str) -> Iterator[Any] | None:
-        statements = parse(query) if self._is_ours(query) else []
+        statements = parse(query) if self._may_need_sqlft(query) else []
         if len(statements) == 1 and isinstance(statements[0], Plain):
-            from sqlft.query import Done, Sliced
+            from sqlft.query import CompletedQuery, SlicedQuery
 
-            planned = self._planned(statements[0], None)
-            if isinstance(planned, Sliced):
-                self._open(planned, query)
+            planned = self._plan_statement(statements[0], None)
+            if isinstance(planned, SlicedQuery):
+                self._open_result(planned, query)
                 assert self._result is not None
-                return self._pieces(self._result)
-            if isinstance(planned, Done):
+                return self._stream_relations(self._result)
+            if isinstance(planned, CompletedQuery):
                 return None if planned.rows is None else iter([self._con.from_arrow(planned.rows)])
             relation: Any = self._con.sql(planned)
         else:
             relation = self.sql(query)
         return None if relation is None else iter([relation])
 
-    def _pieces(self, result: Result) -> Iterator[Any]:
+    def _stream_relations(self, result: Result) -> Iterator[Any]:
         yield result.relation.limit(0)
         try:
             for piece in result.relations():  # noqa: UP028  # it would make leaving early an error
@@ -238,24 +240,24 @@ class Connection:
         finally:
             result.close()
 
-    def _planned(self, statement: Statement, params: Parameters) -> str | Sliced | Done:
+    def _plan_statement(self, statement: Statement, params: Parameters) -> str | SlicedQuery | CompletedQuery:
         """The text that DuckDB runs, a query that is answered slice by slice, or what is done already."""
-        from sqlft.query import Native, Untouched, plan_query
+        from sqlft.query import NativeQuery, UnchangedQuery, plan_query
 
         plain = statement if isinstance(statement, Plain) else Plain(statement.text, text=statement.text)
         planned = plan_query(self.session, self._cache, plain, params)
-        if isinstance(planned, Untouched):
-            return inline(plain.sql, params)
-        return planned.sql if isinstance(planned, Native) else planned
+        if isinstance(planned, UnchangedQuery):
+            return inline_parameters(plain.sql, params)
+        return planned.sql if isinstance(planned, NativeQuery) else planned
 
     def _run(self, statement: Statement, parameters: Parameters) -> None:
-        if isinstance(statement, Plain) or self._is_duckdbs(statement):
+        if isinstance(statement, Plain) or self._is_duckdb_describe(statement):
             self._run_plain(statement, parameters)
             return
-        table = self._retry(statement.text, lambda: self._run_ours(statement, parameters))
-        self._show(self._con.sql(NO_ROWS) if table is None else self._con.from_arrow(table))
+        table = self._retry(statement.text, lambda: self._run_statement(statement, parameters))
+        self._set_result(self._con.sql(NO_ROWS) if table is None else self._con.from_arrow(table))
 
-    def _is_duckdbs(self, statement: Statement) -> bool:
+    def _is_duckdb_describe(self, statement: Statement) -> bool:
         """DESCRIBE name, where no model has that name."""
         from sqlft.statements.describe import is_model
 
@@ -264,55 +266,55 @@ class Connection:
         names = [n for n in (statement.name, statement.or_name) if n is not None]
         return not any(is_model(self.session, n) for n in names)
 
-    def _run_ours(self, statement: Statement, parameters: Parameters) -> pa.Table | None:
+    def _run_statement(self, statement: Statement, parameters: Parameters) -> pa.Table | None:
         from sqlft.statements.run import run_statement
 
         return run_statement(self.session, self._cache, statement, parameters)
 
     def _run_plain(self, statement: Statement, parameters: Parameters) -> None:
         using = isinstance(statement, Plain) and statement.using
-        if not using and not self._is_mentioned(statement.text):
-            self._native(statement.text, parameters)
+        if not using and not self._mentions_model(statement.text):
+            self._execute_native(statement.text, parameters)
             return
         self._retry(statement.text, lambda: self._run_planned(statement, parameters))
 
     def _run_planned(self, statement: Statement, parameters: Parameters) -> None:
-        from sqlft.query import Done, Native, Untouched, plan_query
+        from sqlft.query import CompletedQuery, NativeQuery, UnchangedQuery, plan_query
 
         plain = statement if isinstance(statement, Plain) else Plain(statement.text, text=statement.text)
         planned = plan_query(self.session, self._cache, plain, parameters)
-        if isinstance(planned, Untouched):
-            self._with_settings(
+        if isinstance(planned, UnchangedQuery):
+            self._run_with_settings(
                 plain.text, lambda q: self._con.execute(q) if parameters is None else self._con.execute(q, parameters)
             )
-        elif isinstance(planned, Done):
-            self._show(self._con.sql(NO_ROWS) if planned.rows is None else self._con.from_arrow(planned.rows))
-        elif isinstance(planned, Native):
+        elif isinstance(planned, CompletedQuery):
+            self._set_result(self._con.sql(NO_ROWS) if planned.rows is None else self._con.from_arrow(planned.rows))
+        elif isinstance(planned, NativeQuery):
             self._con.execute(planned.sql)
         else:
-            self._open(planned, plain.text)
+            self._open_result(planned, plain.text)
 
-    def _open(self, sliced: Sliced, query: str) -> None:
+    def _open_result(self, sliced: SlicedQuery, query: str) -> None:
         from sqlft.query.results import Result
-        from sqlft.query.scope import explain
+        from sqlft.query.scope import explain_error
 
         self.session.cleanup.append(sliced.close)
         try:
-            explained = partial(explain, self.session, query=query)
+            explained = partial(explain_error, self.session, query=query)
             self._result = Result(self._con, sliced.start(), sliced.chunks(), sliced.close, explained)
         except BaseException:
-            self._forget()
+            self._close_result()
             raise
         self._rows = self._result.rows()
 
-    def _show(self, relation: Any) -> None:
+    def _set_result(self, relation: Any) -> None:
         """Let a relation be the result; no result is open on DuckDB's connection until it is fetched."""
         from sqlft.query.results import Result
 
         self._result = Result(self._con, relation.limit(0), iter([relation]), lambda: None)
         self._rows = self._result.rows()
 
-    def _native(self, query: Any, parameters: Parameters, **options: Any) -> None:
+    def _execute_native(self, query: Any, parameters: Parameters, **options: Any) -> None:
         try:
             self._run_native(query, parameters, options)
         except duckdb.Error as e:
@@ -329,12 +331,12 @@ class Connection:
     def _recover(self, error: duckdb.Error, query: str, parameters: Parameters, options: Mapping[str, Any]) -> None:
         """Run a query that failed as DuckDB's own, where what it lacks is ours or the caller's; else raise that."""
         if isinstance(error, duckdb.CatalogException) and "sqlft_" in str(error):
-            self._with_settings(query, lambda text: self._run_native(text, parameters, options))
+            self._run_with_settings(query, lambda text: self._run_native(text, parameters, options))
             return
-        is_ours = self._help(error, query)
+        is_ours = self._resolve_unknown_name(error, query)
         if is_ours is None:
             raise error
-        self._plain.discard(query)
+        self._native_texts.discard(query)
         if is_ours:
             self.execute(query, parameters, **options)
         else:
@@ -346,78 +348,81 @@ class Connection:
             try:
                 return action()
             except duckdb.Error as e:
-                if not isinstance(query, str) or self._help(e, query) is None:
+                if not isinstance(query, str) or self._resolve_unknown_name(e, query) is None:
                     raise
-                self._forget()
+                self._close_result()
 
-    def _help(self, error: duckdb.Error, query: str) -> bool | None:
+    def _resolve_unknown_name(self, error: duckdb.Error, query: str) -> bool | None:
         """Whether to plan a query anew (True) or only to run it again (False); None, with a hint, if neither helps."""
         unknown = error if isinstance(error, duckdb.CatalogException) else error.__cause__
         if isinstance(unknown, duckdb.CatalogException):
             before = self.session.catalog.names()
-            if self.session.catalog.refresh() is not before and _missing(unknown).lower() in self.session.names():
+            if self.session.catalog.refresh() is not before and _missing_name(unknown).lower() in self.session.names():
                 return True
-            if self._sees_variable(unknown):
+            if self._enable_frame_scan(unknown):
                 return False
-            if self._is_listing(_missing(unknown).lower()):
+            if self._is_mindsdb_table(_missing_name(unknown).lower()):
                 return True
         if not isinstance(error, SqlftError):
-            from sqlft.query.scope import explain
+            from sqlft.query.scope import explain_error
 
-            explain(self.session, error, query)
+            explain_error(self.session, error, query)
         return None
 
-    def _is_listing(self, name: str) -> bool:
+    def _is_mindsdb_table(self, name: str) -> bool:
         """Whether a name that DuckDB does not know is a table that MindsDB has, asked for the first time."""
-        is_new = name in SYSTEM_TABLES and name not in self.session.listings
+        is_new = name in MINDSDB_TABLES and name not in self.session.mindsdb_tables
         if is_new:
-            self.session.listings.add(name)
+            self.session.mindsdb_tables.add(name)
         return is_new
 
-    def _with_settings(self, query: str, run: Callable[[str], T]) -> T:
+    def _run_with_settings(self, query: str, run: Callable[[str], T]) -> T:
         """Run a query; with the values of sqlft's own settings where that is what DuckDB does not know."""
         try:
             return run(query)
         except duckdb.CatalogException as e:
             if "sqlft_" not in str(e) or not isinstance(query, str):
                 raise
-            from sqlft.session import with_settings
+            from sqlft.session import inline_settings
 
-            read = with_settings(self.session, query)
+            read = inline_settings(self.session, query)
             if read == query:
                 raise
             return run(read)
 
-    def _sees_variable(self, error: duckdb.Error) -> bool:
+    def _enable_frame_scan(self, error: duckdb.Error) -> bool:
         """Let DuckDB look for the caller's variables behind sqlft's own frames; False if that is no help."""
-        if self._scans_frames or not _is_variable(_missing(error), sys._getframe(1)):
+        if self._is_scanning_frames or not _is_variable(_missing_name(error), sys._getframe(1)):
             return False
-        self._scans_frames = True
+        self._is_scanning_frames = True
         self._con.execute("SET python_scan_all_frames = true")
         self._con.fetchall()
         return True
 
-    def _is_ours(self, query: str) -> bool:
+    def _may_need_sqlft(self, query: str) -> bool:
         """Whether sqlft has to look at the text; about 2 microseconds for what is DuckDB's own."""
-        if maybe_ours(query) or self._is_mentioned(query):
+        if may_be_sqlft(query) or self._mentions_model(query):
             return True
         return has_using_tail(query)
 
-    def _is_mentioned(self, query: str) -> bool:
+    def _mentions_model(self, query: str) -> bool:
         names = self.session.names()
         if names is not self._known and names != self._known:
-            self._known, self._mentions = names, _pattern(names)
-        if len(query) > LONG:
-            return self._mentions.search(query[:LONG]) is not None or self._mentions.search(query[-LONG:]) is not None
-        return self._mentions.search(query) is not None
+            self._known, self._names_pattern = names, _compile_names_pattern(names)
+        if len(query) > LONG_TEXT:
+            return (
+                self._names_pattern.search(query[:LONG_TEXT]) is not None
+                or self._names_pattern.search(query[-LONG_TEXT:]) is not None
+            )
+        return self._names_pattern.search(query) is not None
 
-    def _forget(self) -> None:
+    def _close_result(self) -> None:
         """Close what the last statement left open."""
         result, self._result, self._rows = self._result, None, None
         if result is not None:
             result.close()
         if self.session.cleanup:
-            _end_result(self._con)
+            _abort_open_result(self._con)
             for undo in self.session.cleanup:
                 undo()
             self.session.cleanup.clear()
@@ -484,7 +489,7 @@ class Connection:
     def df(self, **options: Any) -> Any:
         """What is left of the result as a pandas DataFrame."""
         if self._result is not None:
-            return None if self._result.is_done else self._left().df(**options)
+            return None if self._result.is_done else self._read_rest().df(**options)
         return self._con.df(**options)
 
     fetchdf = fetch_df = df
@@ -498,31 +503,31 @@ class Connection:
     def fetchnumpy(self) -> Any:
         """What is left of the result as NumPy arrays by column."""
         if self._result is not None:
-            return self._left().fetchnumpy()
+            return self._read_rest().fetchnumpy()
         return self._con.fetchnumpy()
 
     def torch(self) -> Any:
         """What is left of the result as PyTorch tensors by column."""
-        return self._left().torch() if self._result is not None else self._con.torch()
+        return self._read_rest().torch() if self._result is not None else self._con.torch()
 
     def tf(self) -> Any:
         """What is left of the result as TensorFlow tensors by column."""
-        return self._left().tf() if self._result is not None else self._con.tf()
+        return self._read_rest().tf() if self._result is not None else self._con.tf()
 
     def fetch_df_chunk(self, vectors_per_chunk: int = 1, **options: Any) -> Any:
         """The next rows of the result as a pandas DataFrame; an empty one at the end."""
         if self._result is None:
             return self._con.fetch_df_chunk(vectors_per_chunk, **options)
-        return self._frame(self._result.next(2048 * vectors_per_chunk)).df(**options)
+        return self._to_relation(self._result.next(2048 * vectors_per_chunk)).df(**options)
 
-    def _left(self) -> Any:
+    def _read_rest(self) -> Any:
         assert self._result is not None
-        return self._frame(self._result.table())
+        return self._to_relation(self._result.table())
 
-    def _frame(self, table: pa.Table) -> Any:
-        from sqlft.query.results import relation_of
+    def _to_relation(self, table: pa.Table) -> Any:
+        from sqlft.query.results import make_relation
 
-        return relation_of(self._con, table)
+        return make_relation(self._con, table)
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -530,11 +535,11 @@ class Connection:
         """Another connection to the database; it sees no open transaction or temp table of this one."""
         session = self.session
         child = self._made(self._con.cursor())
-        child.session.piece, child.session.tell = session.piece, session.tell
-        child.session.loaded = session.loaded
+        child.session.show_answer_part, child.session.show_notice = session.show_answer_part, session.show_notice
+        child.session.unloaders = session.unloaders
         child._is_cursor = True
-        child.session.purse = session.purse
-        self._children.add(child)
+        child.session.budget = session.budget
+        self._cursors.add(child)
         return child
 
     duplicate = cursor
@@ -542,7 +547,9 @@ class Connection:
     def _made(self, con: duckdb.DuckDBPyConnection) -> Connection:
         """Another connection that tells the same people."""
         session = self.session
-        return Connection(con, session.catalog, warn=session.warn, progress=session.progress, cache=self._cache)
+        return Connection(
+            con, session.catalog, warn=session.show_warning, progress=session.show_progress, cache=self._cache
+        )
 
     def interrupt(self) -> None:
         """Stop what runs, from another thread: it raises Cancelled or DuckDB's InterruptException."""
@@ -551,13 +558,13 @@ class Connection:
 
     def close(self) -> None:
         """Close the result, the cursors and, if it was opened here, the database."""
-        for child in list(self._children):
+        for child in list(self._cursors):
             child.close()
         try:
-            self._forget()
+            self._close_result()
         except duckdb.Error:
             self.session.cleanup.clear()
-        if self.session.loaded and not self._is_cursor:
+        if self.session.unloaders and not self._is_cursor:
             from sqlft.statements.models import unload_all
 
             unload_all(self.session)
@@ -570,7 +577,7 @@ class Connection:
             if ends:
                 cancel_all_trainings(self.session)
                 for work in list_work_folders(catalog.folder):  # one that has written its end may not be gone yet
-                    _kill(work)
+                    _kill_training(work)
             detach_workers(self.session)
         if not self._is_cursor:
             self._cache.close()
@@ -593,26 +600,30 @@ class Connection:
         return getattr(self._con, name)
 
 
-class Watched(Connection):
+class ConnectionWithProgress(Connection):
     """A connection that shows how far its statements are; a bar is taken away when the call that drew it ends."""
 
-    def __init__(self, display: Display, con: duckdb.DuckDBPyConnection, catalog: Catalog, **given: Any) -> None:
+    def __init__(
+        self, display: ProgressDisplay, con: duckdb.DuckDBPyConnection, catalog: Catalog, **given: Any
+    ) -> None:
         piece = given.pop("piece", None)
         given = {"warn": display.warn, "progress": display.tick} | {k: v for k, v in given.items() if v is not None}
-        super().__init__(con, catalog, piece=piece and display.around(piece), **given)
-        self.session.tell = display.tell
+        super().__init__(con, catalog, piece=piece and display.wrap_answer_part(piece), **given)
+        self.session.show_notice = display.show_notice
         self._display = display
 
     def _made(self, con: duckdb.DuckDBPyConnection) -> Connection:
-        return Watched(self._display, con, self.session.catalog, warn=self.session.warn, cache=self._cache)
+        return ConnectionWithProgress(
+            self._display, con, self.session.catalog, warn=self.session.show_warning, cache=self._cache
+        )
 
 
-def _watched(name: str, *, starts: bool) -> Callable[..., Any]:
-    """A method of Connection within Display's block; `starts`: it begins a statement."""
+def _wrap_in_display(name: str, *, starts: bool) -> Callable[..., Any]:
+    """A method of Connection within ProgressDisplay's block; `starts`: it begins a statement."""
     method = getattr(Connection, name)
 
     @wraps(method)
-    def run(self: Watched, *arguments: Any, **named: Any) -> Any:
+    def run(self: ConnectionWithProgress, *arguments: Any, **named: Any) -> Any:
         if starts:
             self._display.start()
         with self._display:
@@ -622,22 +633,22 @@ def _watched(name: str, *, starts: bool) -> Callable[..., Any]:
 
 
 for _name in ("execute", "executemany", "sql", "query"):
-    setattr(Watched, _name, _watched(_name, starts=True))
+    setattr(ConnectionWithProgress, _name, _wrap_in_display(_name, starts=True))
 for _name in ("fetchone", "fetchmany", "fetchall", "arrow", "to_arrow_table", "fetch_arrow_table", "pl", "torch", "tf"):
-    setattr(Watched, _name, _watched(_name, starts=False))
+    setattr(ConnectionWithProgress, _name, _wrap_in_display(_name, starts=False))
 for _name in ("df", "fetchdf", "fetch_df", "fetchnumpy", "fetch_df_chunk"):
-    setattr(Watched, _name, _watched(_name, starts=False))
+    setattr(ConnectionWithProgress, _name, _wrap_in_display(_name, starts=False))
 
 
-def _discreet(error: BaseException, query: Any) -> None:
+def _redact_error(error: BaseException, query: Any) -> None:
     """An error repeats no secret, neither of the statement nor of an engine."""
-    references.redact_error(error, secrets_in(query) if isinstance(query, str) else ())
+    references.redact_error(error, find_secrets(query) if isinstance(query, str) else ())
 
 
 @atexit.register
 def _close_all() -> None:
     """A thread that still asks, or an open result, would outlive DuckDB's module."""
-    for connection in list(_open):
+    for connection in list(_open_connections):
         connection.close()
 
 
@@ -661,10 +672,10 @@ def connect(
     except duckdb.IOException as e:
         if "lock on file" not in str(e):
             raise
-        raise locked(str(database), str(e)) from e
-    folder = folder_of(str(database)) if catalog is None else Path(catalog).expanduser()
-    kept = _temporary() if folder is None else Catalog(folder, read_only)
-    return _connection(con, kept, progress, warn=warn, piece=piece)
+        raise database_locked_error(str(database), str(e)) from e
+    folder = catalog_folder(str(database)) if catalog is None else Path(catalog).expanduser()
+    kept = _make_temporary_catalog() if folder is None else Catalog(folder, read_only)
+    return _make_connection(con, kept, progress, warn=warn, piece=piece)
 
 
 def attach(
@@ -682,28 +693,28 @@ def attach(
     if isinstance(con, Connection):
         return con
     if not isinstance(con, duckdb.DuckDBPyConnection):
-        raise _no_connection(con)
+        raise _not_a_connection_error(con)
     row = con.sql("SELECT path FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid LIMIT 1").fetchall()
     path = row[0][0] if row and row[0][0] else ":memory:"
-    folder = folder_of(path) if catalog is None else Path(catalog).expanduser()
-    kept = get_temporary_catalog(con, _kill) if folder is None else Catalog(folder)
-    return _connection(con, kept, progress, warn=warn, piece=piece, owns=False)
+    folder = catalog_folder(path) if catalog is None else Path(catalog).expanduser()
+    kept = get_temporary_catalog(con, _kill_training) if folder is None else Catalog(folder)
+    return _make_connection(con, kept, progress, warn=warn, piece=piece, owns=False)
 
 
-def _temporary() -> TemporaryCatalog:
-    made = TemporaryCatalog(_kill)
+def _make_temporary_catalog() -> TemporaryCatalog:
+    made = TemporaryCatalog(_kill_training)
     atexit.unregister(_close_all)
     atexit.register(_close_all)  # before the folder is deleted: what was registered last goes first
     return made
 
 
-def _kill(work: Path) -> None:
+def _kill_training(work: Path) -> None:
     from sqlft.training.job import kill_worker
 
     kill_worker(work)
 
 
-def _no_connection(given: object) -> SqlftError:
+def _not_a_connection_error(given: object) -> SqlftError:
     """What to say where attach was given something else, most often a file's name."""
     file = repr(str(given)) if isinstance(given, (str, Path)) else "'app.duckdb'"
     return SqlftError(
@@ -712,22 +723,22 @@ def _no_connection(given: object) -> SqlftError:
     )
 
 
-def _connection(
+def _make_connection(
     con: duckdb.DuckDBPyConnection, catalog: Catalog, progress: Callable[[Tick], None] | bool | None, **given: Any
 ) -> Connection:
     if progress is None or isinstance(progress, bool):
         if progress or "IPython" in sys.modules:
-            from sqlft.progress import display_for
+            from sqlft.progress import make_display
 
-            if (display := display_for(progress)) is not None:
-                return Watched(display, con, catalog, **given)
+            if (display := make_display(progress)) is not None:
+                return ConnectionWithProgress(display, con, catalog, **given)
         progress = None
     return Connection(con, catalog, progress=progress, **given)
 
 
-def locked(database: str, text: str) -> DatabaseLocked:
+def database_locked_error(database: str, text: str) -> DatabaseLocked:
     """What to say of DuckDB's error that another process holds the file's lock."""
-    found = _HOLDER.search(text)
+    found = _LOCK_HOLDER.search(text)
     holder = f" ({Path(found[1]).name}, process {found[2]})" if found else ""
     return DatabaseLocked(
         f"{database} is open in another process{holder}, and only one may have it.",
@@ -736,7 +747,7 @@ def locked(database: str, text: str) -> DatabaseLocked:
     )
 
 
-def folder_of(database: str) -> Path | None:
+def catalog_folder(database: str) -> Path | None:
     """Where the catalog of a database lies; None: nowhere that lasts."""
     if database == "" or database.startswith(":memory:"):
         return None
@@ -746,13 +757,13 @@ def folder_of(database: str) -> Path | None:
     return path.with_name(path.name + ".sqlft")
 
 
-def _pattern(names: frozenset[str]) -> re.Pattern[str]:
+def _compile_names_pattern(names: frozenset[str]) -> re.Pattern[str]:
     listed = "|".join(re.escape(n).replace('"', '""') for n in sorted(names, key=len, reverse=True))
     ours = r'\b(?:sqlft|mindsdb)"?\s*\.'
     return re.compile(rf"{ours}|(?<!\w)(?:{listed})(?!\w)" if listed else ours, re.IGNORECASE)
 
 
-def _missing(error: duckdb.Error) -> str:
+def _missing_name(error: duckdb.Error) -> str:
     match = re.search(r'with name "?(.+?)"? does not exist', str(error))
     return match.group(1) if match else ""
 
@@ -764,17 +775,17 @@ def _is_variable(name: str, frame: FrameType | None) -> bool:
     return frame is not None and (name in frame.f_locals or name in frame.f_globals)
 
 
-def _end_result(con: duckdb.DuckDBPyConnection) -> None:
+def _abort_open_result(con: duckdb.DuckDBPyConnection) -> None:
     """DuckDB 2.0 refuses other work while a result of execute is open."""
     if hasattr(con, "abort"):
         con.abort()
 
 
-def _ignore(tick: Tick) -> None:
+def _ignore_progress(tick: Tick) -> None:
     return None
 
 
-def _system_table(session: Session, name: str) -> pa.Table:
+def _read_system_table(session: Session, name: str) -> pa.Table:
     from sqlft.statements.show import TABLE_BUILDERS
 
     return TABLE_BUILDERS[name](session)

@@ -36,7 +36,7 @@ PLACEHOLDERS = {
     *("sknokeyrequired", "dummykey", "fakekey", "testkey", "apikey", "yourkey", "yourapikey"),
 }
 """What is given for a key where a server wants any, in letters alone; beside these any single word of ten letters."""
-VARIABLE = re.compile(
+VARIABLE_NAME = re.compile(
     r"\$(?:[A-Z][A-Z0-9_]*|\{\w+\})|(?:env|os\.getenv)\(['\"]?\w+['\"]?\)|[A-Z][A-Z0-9]*_(?:[A-Z0-9]+_)*(?:KEY|TOKEN)"
 )
 """The name of a variable, where its value belongs."""
@@ -59,7 +59,7 @@ class StatementError(SqlftError):
         before = sql[:offset]
         self.line = before.count("\n") + 1
         self.column = offset - (before.rfind("\n") + 1) + 1
-        super().__init__(message + caret(sql, self.line, self.column), next_step)
+        super().__init__(message + format_caret(sql, self.line, self.column), next_step)
 
 
 class CatalogError(SqlftError):
@@ -125,7 +125,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean '{by_lower[near[0]]}'?" if near else ""
 
 
-def caret(sql: str, line: int, column: int, width: int = 100) -> str:
+def format_caret(sql: str, line: int, column: int, width: int = 100) -> str:
     if not sql:
         return ""
     text = sql.split("\n")[line - 1].replace("\t", " ").rstrip("\r")
@@ -145,7 +145,7 @@ def redact(text: str, secret: str, stars: str = STARS) -> str:
     """
     if not is_placeholder(secret):
         return text.replace(secret, stars)
-    return _in_header(secret).sub(lambda m: f"{m[1]}{stars}", text)
+    return _compile_header_pattern(secret).sub(lambda m: f"{m[1]}{stars}", text)
 
 
 def is_placeholder(secret: str) -> bool:
@@ -158,10 +158,10 @@ def is_placeholder(secret: str) -> bool:
 
 def names_variable(secret: str) -> bool:
     """Whether it is the name of an environment variable, such as OPENAI_API_KEY or ${HF_TOKEN}, and no secret."""
-    return bool(VARIABLE.fullmatch(secret))
+    return bool(VARIABLE_NAME.fullmatch(secret))
 
 
 @lru_cache(maxsize=64)
-def _in_header(secret: str) -> re.Pattern[str]:
+def _compile_header_pattern(secret: str) -> re.Pattern[str]:
     named = r"\b(?:authorization|(?:x-)?api[-_]?key)\b[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|token)\s+)?|\bbearer\s+"
     return re.compile(rf"({named}){re.escape(secret)}(?![\w-])", re.I)

@@ -1,7 +1,7 @@
 """What is told beside results: warnings at the caller's line, and the logger `sqlft`.
 
 The logger has DEBUG messages only: plans, requests, answers counted, what happens to trainings.  Who wants to read them
-gives it a level and a handler; `show` does that for the command line and for the processes that train.  As long as
+gives it a level and a handler; `write_log_to` does so for the command line and the processes that train.  As long as
 nobody has imported `logging` nobody reads, so that sqlft does not import it either.
 """
 
@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import SqlftWarning
-from sqlft.options import redacted
+from sqlft.options import redact_secrets
 
 if TYPE_CHECKING:
     import logging
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 NAME = "sqlft"
 VARIABLE = "SQLFT_LOG"
 """The environment variable that is `debug` where the command line and trainings show their log."""
-MARK = "DEBUG "
-"""How lines begin that `show` writes."""
+LINE_PREFIX = "DEBUG "
+"""How lines begin that `write_log_to` writes."""
 DEBUG = 10
-_PASSED_OVER = ("contextlib", "functools", "weakref")
+_SKIPPED_MODULES = ("contextlib", "functools", "weakref")
 """Modules between our own frames, and never who called us."""
-_shown: list[logging.Handler] = []
+_log_handlers: list[logging.Handler] = []
 
 
 def debug(text: str, *values: Any) -> None:
@@ -40,31 +40,31 @@ def debug(text: str, *values: Any) -> None:
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
     if logger.isEnabledFor(DEBUG):
-        logger.debug("%s", redacted(text % values), stacklevel=2)
+        logger.debug("%s", redact_secrets(text % values), stacklevel=2)
 
 
-def is_wanted() -> bool:
+def is_requested() -> bool:
     """Whether the environment asks for the log to be shown."""
     return os.environ.get(VARIABLE, "").lower() == "debug"
 
 
-def show(write: Callable[[str], object]) -> None:
+def write_log_to(write: Callable[[str], object]) -> None:
     """Let the log be written, a line at a time; in place of where an earlier call has it written."""
     import logging
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             for line in self.format(record).splitlines():
-                write(f"{MARK}{line}")
+                write(f"{LINE_PREFIX}{line}")
 
     logger = logging.getLogger(NAME)
-    while _shown:
-        logger.removeHandler(_shown.pop())
+    while _log_handlers:
+        logger.removeHandler(_log_handlers.pop())
     made = Lines()
     made.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(made)
     logger.setLevel(DEBUG)
-    _shown.append(made)
+    _log_handlers.append(made)
 
 
 def warn(text: str) -> None:
@@ -73,8 +73,8 @@ def warn(text: str) -> None:
     Where warnings are errors (`python -W error`) it is shown all the same, and not raised: it would come in the middle
     of results that are paid for.
     """
-    text = redacted(text)
-    frame = _caller(sys._getframe(1))
+    text = redact_secrets(text)
+    frame = _find_caller(sys._getframe(1))
     file, line = (NAME, 1) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
     module = NAME if frame is None else str(frame.f_globals.get("__name__"))
     try:
@@ -83,11 +83,11 @@ def warn(text: str) -> None:
         warnings.showwarning(e, SqlftWarning, file, line)
 
 
-def _caller(frame: FrameType | None) -> FrameType | None:
+def _find_caller(frame: FrameType | None) -> FrameType | None:
     """The innermost frame that is not sqlft's; None in a thread that sqlft or DuckDB has started."""
     while frame is not None:
         name = str(frame.f_globals.get("__name__"))
-        if name.partition(".")[0] != NAME and name not in _PASSED_OVER:
+        if name.partition(".")[0] != NAME and name not in _SKIPPED_MODULES:
             return None if name == "threading" else frame
         frame = frame.f_back
     return None

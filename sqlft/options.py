@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from sqlft.errors import OptionError, did_you_mean, is_placeholder, redact
 from sqlft.handler import Alias, Delivery, Range, Secret
-from sqlft.other_names import advice
+from sqlft.other_names import suggest_option
 
 MISSING = object()
 SECRET_WORDS = ("api_key", "password", "secret", "token_secret", "access_token", "auth_token")
 
 
-_seen: set[str] = set()
+_known_secrets: set[str] = set()
 """Secrets that options of this process hold, so that no error repeats them."""
 
 
@@ -43,7 +43,7 @@ class Option(NamedTuple):
     @property
     def type_name(self) -> str:
         """The type as the documentation shows it."""
-        return _type_name(self.type)
+        return _format_type(self.type)
 
 
 @cache
@@ -54,11 +54,13 @@ def options_of(cls: type) -> Mapping[str, Option]:
     hints = get_type_hints(cls, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
     return {
-        name: _option(name, hint, fields.get(name), cls) for name, hint in hints.items() if not name.startswith("_")
+        name: _read_option(name, hint, fields.get(name), cls)
+        for name, hint in hints.items()
+        if not name.startswith("_")
     }
 
 
-def names_of(*classes: type) -> set[str]:
+def option_names(*classes: type) -> set[str]:
     """Every name and alias that the classes take."""
     found = [o for c in classes for o in options_of(c).values()]
     return {o.name for o in found} | {a for o in found for a in o.aliases}
@@ -72,95 +74,95 @@ def is_secret(name: str, *classes: type) -> bool:
     return any(word in name.lower() for word in SECRET_WORDS)
 
 
-def redacted(text: str) -> str:
+def redact_secrets(text: str) -> str:
     """`text` with stars for every secret that an option of this process holds, however it is written there."""
-    for value in sorted(_seen, key=len, reverse=True):
+    for value in sorted(_known_secrets, key=len, reverse=True):
         text = redact(text, value)
     return text
 
 
-def _remember(name: str, value: Any, cls: type) -> None:
+def _remember_secret(name: str, value: Any, cls: type) -> None:
     if isinstance(value, str) and value.strip() and is_secret(name, cls):
         as_code, as_json = repr(value)[1:-1], json.dumps(value)[1:-1]
         lines = (line for line in value.splitlines() if not is_placeholder(line))
-        _seen.update((value, as_code, as_json, *lines))
+        _known_secrets.update((value, as_code, as_json, *lines))
 
 
-def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
+def check_option_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
     """OptionError for the first key that nobody takes, with the nearest one that somebody does."""
     known = sorted(set(known))
     for name in given:
         if name not in known:
             takes = f"It takes: {', '.join(known)}." if known else "It takes no options."
-            meant, next_step = advice(name, known) or (did_you_mean(name, known), takes)
+            meant, next_step = suggest_option(name, known) or (did_you_mean(name, known), takes)
             raise OptionError(f"{what} has no option '{name}'.{meant}", next_step)
 
 
-def pick(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
+def pick_options(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
     """The part of `given` that the classes take."""
-    names = names_of(*classes)
+    names = option_names(*classes)
     return {k: v for k, v in given.items() if k in names or any(c is dict for c in classes)}
 
 
-def with_own_names(given: Mapping[str, Any], cls: type) -> dict[str, Any]:
+def resolve_aliases(given: Mapping[str, Any], cls: type) -> dict[str, Any]:
     """`given` with each option that the class takes under its own name in place of an alias."""
     own = {alias: o.name for o in options_of(cls).values() for alias in o.aliases}
     return {own.get(k, k): v for k, v in given.items()}
 
 
-def without(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
+def drop_options(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
     """The part of `given` that the classes do not take."""
-    names = names_of(*classes)
+    names = option_names(*classes)
     return {k: v for k, v in given.items() if k not in names}
 
 
-def telling(given: Mapping[str, Any], cls: type) -> dict[str, Any]:
+def pick_answer_options(given: Mapping[str, Any], cls: type) -> dict[str, Any]:
     """The part of `given` that changes answers: neither secrets nor how they are delivered."""
     silent = {n for o in options_of(cls).values() if o.delivery or o.secret for n in (o.name, *o.aliases)}
     return {k: v for k, v in given.items() if k not in silent}
 
 
-def build(cls: type, given: Mapping[str, Any], what: str) -> Any:
+def build_options(cls: type, given: Mapping[str, Any], what: str) -> Any:
     """An instance of `cls` from USING's values; OptionError says which value does not fit and why.
 
     A secret that is not given is taken from its usual environment variable.
     """
     for name, value in given.items():
-        _remember(name, value, cls)
+        _remember_secret(name, value, cls)
     if cls is dict:
         return dict(given)
     declared = options_of(cls)
     by_name = {n: o for o in declared.values() for n in (o.name, *o.aliases)}
-    check_names(given, by_name, what)
+    check_option_names(given, by_name, what)
     values: dict[str, Any] = {}
     for key, value in given.items():
         option = by_name[key]
-        values[option.name] = _checked(option, value, what)
+        values[option.name] = _convert_option(option, value, what)
     for option in declared.values():
         usual = option.secret.env if option.secret else None
         if usual and option.name not in values and os.environ.get(usual):
             values[option.name] = os.environ[usual]
-            _remember(option.name, values[option.name], cls)
+            _remember_secret(option.name, values[option.name], cls)
     for option in declared.values():
         if option.default is MISSING and option.name not in values:
             raise OptionError(
                 f"{what} needs the option '{option.name}'.", f"Add: USING {option.name} = … ({option.doc})"
             )
-    only_annotated = "__init__" not in _defined(cls) and "__new__" not in _defined(cls)
+    only_annotated = "__init__" not in _defined_names(cls) and "__new__" not in _defined_names(cls)
     try:
-        return _annotated(cls, declared, values) if only_annotated else cls(**values)
+        return _fill_annotated(cls, declared, values) if only_annotated else cls(**values)
     except OptionError:
         raise
     except Exception as e:  # a check of the class's own
         raise OptionError(f"{what}: {e}", "Change the option's value.") from e
 
 
-def _defined(cls: type) -> set[str]:
+def _defined_names(cls: type) -> set[str]:
     """Names that the class and its bases, but object, define."""
     return {name for base in cls.__mro__ if base is not object for name in vars(base)}
 
 
-def _annotated(cls: type, declared: Mapping[str, Option], values: Mapping[str, Any]) -> Any:
+def _fill_annotated(cls: type, declared: Mapping[str, Option], values: Mapping[str, Any]) -> Any:
     """An instance of a class that only has annotations."""
     made: Any = cls()
     for option in declared.values():
@@ -168,14 +170,14 @@ def _annotated(cls: type, declared: Mapping[str, Option], values: Mapping[str, A
     return made
 
 
-def documented(cls: type) -> Iterator[tuple[str, str, str, str]]:
+def document_options(cls: type) -> Iterator[tuple[str, str, str, str]]:
     """(name, type, default, documentation) a field, for tables in the documentation."""
     for o in options_of(cls).values():
-        default = "required" if o.default is MISSING else "" if o.default is None else _shown(o.default)
+        default = "required" if o.default is MISSING else "" if o.default is None else _format_default(o.default)
         yield o.name, o.type_name, default, o.doc
 
 
-def _option(name: str, hint: Any, field: dataclasses.Field[Any] | None, cls: type) -> Option:
+def _read_option(name: str, hint: Any, field: dataclasses.Field[Any] | None, cls: type) -> Option:
     extras: tuple[Any, ...] = ()
     if get_origin(hint) is Annotated:
         hint, *rest = get_args(hint)
@@ -200,9 +202,9 @@ def _option(name: str, hint: Any, field: dataclasses.Field[Any] | None, cls: typ
     )
 
 
-def _checked(option: Option, value: Any, what: str) -> Any:
+def _convert_option(option: Option, value: Any, what: str) -> Any:
     try:
-        fitted = _fit(option.type, value)
+        fitted = _convert_value(option.type, value)
     except (TypeError, ValueError):
         shown = "a secret" if option.secret else repr(value)[:80]
         raise OptionError(
@@ -220,7 +222,7 @@ def _checked(option: Option, value: Any, what: str) -> Any:
     return fitted
 
 
-def _fit(kind: Any, value: Any) -> Any:
+def _convert_value(kind: Any, value: Any) -> Any:
     """`value` as `kind`, or TypeError/ValueError; only loss-free conversions."""
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -231,7 +233,7 @@ def _fit(kind: Any, value: Any) -> Any:
         exact = [a for a in args if isinstance(a, type) and type(value) is a]
         for arm in exact or [a for a in args if a is not type(None)]:
             try:
-                return _fit(arm, value)
+                return _convert_value(arm, value)
             except (TypeError, ValueError):
                 continue
         raise TypeError
@@ -243,16 +245,16 @@ def _fit(kind: Any, value: Any) -> Any:
         raise ValueError
     if origin in (list, tuple):
         items = list(value) if isinstance(value, (list, tuple)) else [value]
-        fitted = [_fit(args[0], v) if args else v for v in items]
+        fitted = [_convert_value(args[0], v) if args else v for v in items]
         return tuple(fitted) if origin is tuple else fitted
     if origin is dict or kind in (dict, Mapping) or origin is Mapping:
         if isinstance(value, Mapping):
             return dict(value)
         raise TypeError
-    return _fit_scalar(kind, value)
+    return _convert_scalar(kind, value)
 
 
-def _fit_scalar(kind: Any, value: Any) -> Any:
+def _convert_scalar(kind: Any, value: Any) -> Any:
     if value is None:
         raise TypeError
     if kind is bool:
@@ -283,17 +285,17 @@ def _fit_scalar(kind: Any, value: Any) -> Any:
     return kind(value)
 
 
-def _type_name(kind: Any) -> str:
+def _format_type(kind: Any) -> str:
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return " or ".join(_type_name(a) for a in args if a is not type(None))
+        return " or ".join(_format_type(a) for a in args if a is not type(None))
     if origin is Literal:
         return " or ".join(f"'{a}'" for a in args)
     if origin in (list, tuple):
-        return f"list of {_type_name(args[0])}" if args else "list"
+        return f"list of {_format_type(args[0])}" if args else "list"
     names = {int: "integer", float: "number", str: "text", bool: "true or false", dict: "object"}
     return names.get(kind) or names.get(origin) or str(getattr(kind, "__name__", kind))
 
 
-def _shown(default: Any) -> str:
+def _format_default(default: Any) -> str:
     return str(default).lower() if isinstance(default, bool) else str(default)

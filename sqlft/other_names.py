@@ -1,6 +1,6 @@
 """What other tools call an option, and what it is here: for errors, and for the table of docs/other-tools.md.
 
-`check_names` asks here first, since the nearest name is often a wrong one: `lr` is near the rank, `r`.
+`check_option_names` asks here first, since the nearest name is often a wrong one: `lr` is near the rank, `r`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ class OtherName(NamedTuple):
     """One meaning, under the names that other tools have for it."""
 
     names: tuple[str, ...]
-    here: tuple[str, ...] = ()
+    own_names: tuple[str, ...] = ()
     """Options here, the likelier first; the first one that is taken is suggested."""
     note: str = ""
     """What to do where there is no such option, or what is different."""
 
 
-_NO_BITS = "CREATE MODEL … USING quantization = 'nf4' (or 'int8') loads the base in 4 (or 8) bits, in training too."
-_ALWAYS = "Leave it out: it is done always."
-_NOT_HERE = "Leave it out: there is no such thing here."
+_QUANTIZATION_NOTE = (
+    "CREATE MODEL … USING quantization = 'nf4' (or 'int8') loads the base in 4 (or 8) bits, in training too."
+)
+_ALWAYS_DONE_NOTE = "Leave it out: it is done always."
+_NO_EQUIVALENT_NOTE = "Leave it out: there is no such thing here."
 
 TRAINING = (
     OtherName(("lr", "learn_rate", "learning_rate"), ("learning_rate", "learning_rate_multiplier")),
@@ -60,9 +62,9 @@ TRAINING = (
     OtherName(("optim", "optimizer", "optimiser"), (), "Leave it out: it is AdamW."),
     OtherName(("l2_reg", "l2_regularization"), ("weight_decay",)),
     OtherName(("clip_grad_norm", "gradient_clipping"), ("max_grad_norm",)),
-    OtherName(("load_in_4bit", "load_in_8bit", "quantization_bit", "bnb_4bit_quant_type"), (), _NO_BITS),
+    OtherName(("load_in_4bit", "load_in_8bit", "quantization_bit", "bnb_4bit_quant_type"), (), _QUANTIZATION_NOTE),
     OtherName(("bf16", "fp16", "fp32", "tf32", "torch_dtype"), ("dtype",), "CREATE MODEL … USING dtype = 'bfloat16'."),
-    OtherName(("packing", "sample_packing", "group_by_length", "pad_to_sequence_len"), (), _ALWAYS),
+    OtherName(("packing", "sample_packing", "group_by_length", "pad_to_sequence_len"), (), _ALWAYS_DONE_NOTE),
     OtherName(("use_gradient_checkpointing", "activation_checkpointing"), ("gradient_checkpointing",)),
     OtherName(("random_state", "random_seed", "data_seed"), ("seed",)),
     OtherName(
@@ -109,7 +111,11 @@ TRAINING = (
     ),
     OtherName(("training_type", "train_method", "tuning_method"), ("method",)),
     OtherName(("dpo_beta",), ("beta",)),
-    OtherName(("use_rslora", "use_dora", "loftq_config", "neftune_noise_alpha", "lora_modules_to_save"), (), _NOT_HERE),
+    OtherName(
+        ("use_rslora", "use_dora", "loftq_config", "neftune_noise_alpha", "lora_modules_to_save"),
+        (),
+        _NO_EQUIVALENT_NOTE,
+    ),
 )
 """Options of training, as TRL, PEFT, Unsloth, axolotl, LLaMA-Factory, hosted providers and BigQuery have them."""
 
@@ -140,19 +146,19 @@ ASKING = (
 """Options of models, engines and questions, as MindsDB, Ollama, OpenAI, Anthropic and BigQuery have them."""
 
 
-def advice(name: str, known: Container[str]) -> tuple[str, str] | None:
+def suggest_option(name: str, known: Container[str]) -> tuple[str, str] | None:
     """(what the option is called here, what to do) for another tool's name; None where it is none.
 
-    >>> advice("lr", {"learning_rate", "r"})
+    >>> suggest_option("lr", {"learning_rate", "r"})
     (" Here it is 'learning_rate'.", 'Write learning_rate = …')
-    >>> advice("optim", {"r"})
+    >>> suggest_option("optim", {"r"})
     ('', 'Leave it out: it is AdamW.')
     """
     plain = name.lower().replace("-", "_")
     for other in (*TRAINING, *ASKING):
         if plain not in other.names:
             continue
-        here = next((h for h in other.here if h in known), None)
+        here = next((h for h in other.own_names if h in known), None)
         if here is not None or other.note:
             return (f" Here it is '{here}'.", other.note or f"Write {here} = …") if here else ("", other.note)
     return None

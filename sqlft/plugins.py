@@ -11,12 +11,12 @@ from types import MappingProxyType
 from sqlft.errors import HandlerNotInstalled, did_you_mean
 from sqlft.handler import Handler
 
-HANDLERS = "sqlft.handlers"
-STAND_INS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+HANDLER_GROUP = "sqlft.handlers"
+HANDLER_ALIASES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "ollama": ("openai_compatible", {"base_url": "http://localhost:11434/v1"}),
 }
 """Handlers of MindsDB's that another one is, with options of its own: taken as they are written."""
-SPEAKING: Mapping[str, tuple[str, str]] = {
+OPENAI_COMPATIBLE_URLS: Mapping[str, tuple[str, str]] = {
     "anthropic": ("Anthropic", "https://api.anthropic.com/v1"),
     "cohere": ("Cohere", "https://api.cohere.ai/compatibility/v1"),
     "deepseek": ("DeepSeek", "https://api.deepseek.com/v1"),
@@ -32,7 +32,7 @@ SPEAKING: Mapping[str, tuple[str, str]] = {
     "openrouter": ("OpenRouter", "https://openrouter.ai/api/v1"),
 }
 """What needs no handler of its own, since it speaks OpenAI's protocol, and where."""
-INSTEAD: Mapping[str, str] = {
+REPLACEMENTS: Mapping[str, str] = {
     "huggingface": "Models of the Hugging Face hub run and train here: CREATE MODEL … USING engine = 'local', base = "
     "'a preset, a hub id or a folder'. Hosted ones: FROM openai_compatible USING base_url = "
     "'https://router.huggingface.co/v1', api_key = env('HF_TOKEN').",
@@ -44,58 +44,60 @@ INSTEAD: Mapping[str, str] = {
 
 
 @cache
-def found(group: str = HANDLERS) -> Mapping[str, EntryPoint]:
+def find_entry_points(group: str = HANDLER_GROUP) -> Mapping[str, EntryPoint]:
     """Entry points of a group by name; nothing is imported."""
     return MappingProxyType({e.name: e for e in entry_points(group=group)})
 
 
-def package_of(name: str) -> str:
+def handler_package(name: str) -> str:
     """``"package version"`` that ships a handler, or ''."""
-    dist = found()[name].dist if name in found() else None
+    dist = find_entry_points()[name].dist if name in find_entry_points() else None
     return f"{dist.name} {dist.version}" if dist else ""
 
 
-def entry_of(name: str) -> EntryPoint | None:
+def find_handler_entry(name: str) -> EntryPoint | None:
     """The handler's entry point; looks again for one that was installed since the first look."""
     for _ in range(2):
         for known in (name, name.lower()):
-            if known in found():
-                return found()[known]
-        found.cache_clear()
+            if known in find_entry_points():
+                return find_entry_points()[known]
+        find_entry_points.cache_clear()
     return None
 
 
-def stand_in(name: str) -> tuple[str, Mapping[str, str]]:
+def resolve_handler_alias(name: str) -> tuple[str, Mapping[str, str]]:
     """The handler that `name` means, and the options that come with that name."""
-    return STAND_INS.get(name.lower(), (name, {})) if entry_of(name) is None else (name, {})
+    return HANDLER_ALIASES.get(name.lower(), (name, {})) if find_handler_entry(name) is None else (name, {})
 
 
-def instead_of(name: str) -> str:
+def suggest_replacement(name: str) -> str:
     """What to write in place of a handler that there is not, or nothing."""
     plain = name.lower().replace(".", "_")
-    if plain not in SPEAKING:
-        return INSTEAD.get({"hugging_face": "huggingface", "langchain_embedding": "langchain"}.get(plain, plain), "")
-    title, url = SPEAKING[plain]
+    if plain not in OPENAI_COMPATIBLE_URLS:
+        return REPLACEMENTS.get(
+            {"hugging_face": "huggingface", "langchain_embedding": "langchain"}.get(plain, plain), ""
+        )
+    title, url = OPENAI_COMPATIBLE_URLS[plain]
     return (
         f"{title} speaks OpenAI's protocol: CREATE ML_ENGINE {name} FROM openai_compatible USING base_url = '{url}', "
         "api_key = env('NAME')."
     )
 
 
-def handler_class(name: str) -> type[Handler]:
+def load_handler_class(name: str) -> type[Handler]:
     """Load the handler called `name`; HandlerNotInstalled if there is none or its imports fail."""
-    entry = entry_of(name)
-    if entry is None and (next_step := instead_of(name)):
+    entry = find_handler_entry(name)
+    if entry is None and (next_step := suggest_replacement(name)):
         raise HandlerNotInstalled(f"There is no handler '{name}'.", next_step)
     if entry is None:
         raise HandlerNotInstalled(
-            f"There is no handler '{name}'.{did_you_mean(name, found())}",
+            f"There is no handler '{name}'.{did_you_mean(name, find_entry_points())}",
             "SHOW HANDLERS lists those that are installed; pip install adds others.",
         )
     try:
         loaded = entry.load()
     except ImportError as e:
-        raise not_installed(name, e) from e
+        raise not_installed_error(name, e) from e
     except Exception as e:
         raise HandlerNotInstalled(
             f"The handler '{name}' could not be loaded: {type(e).__name__}: {e}", "Reinstall the package that ships it."
@@ -108,9 +110,9 @@ def handler_class(name: str) -> type[Handler]:
     return loaded
 
 
-def not_installed(name: str, error: ImportError) -> HandlerNotInstalled:
+def not_installed_error(name: str, error: ImportError) -> HandlerNotInstalled:
     """The error for an import that failed in a handler, then or later, with what to install."""
-    entry = entry_of(name)
+    entry = find_handler_entry(name)
     extra = entry.extras[0] if entry and entry.extras else name
     owner = entry.dist.name if entry and entry.dist else "sqlft"
     return HandlerNotInstalled(
@@ -118,30 +120,30 @@ def not_installed(name: str, error: ImportError) -> HandlerNotInstalled:
     )
 
 
-REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
+REQUIREMENT_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
-def handler_gap(name: str) -> str | None:
+def describe_missing_packages(name: str) -> str | None:
     """What is missing to use a handler, and how to get it; None if nothing is."""
     try:
-        handler_class(name)
+        load_handler_class(name)
     except HandlerNotInstalled as e:
         return f"{e.message} {e.next_step}"
-    missing = _missing(name)
-    entry = found()[name]
+    missing = _find_missing_packages(name)
+    entry = find_entry_points()[name]
     if not missing or entry.dist is None:
         return None
     return f"{', '.join(missing)} not installed. Run: pip install '{entry.dist.name}[{entry.extras[0]}]'"
 
 
-def _missing(name: str) -> list[str]:
+def _find_missing_packages(name: str) -> list[str]:
     """Requirements of a handler's extra that are not installed; found without importing them."""
     from importlib.metadata import PackageNotFoundError, version
 
-    entry = found()[name]
+    entry = find_entry_points()[name]
     absent = []
     for requirement in (entry.dist.requires or []) if entry.dist else []:
-        wanted = REQUIREMENT.match(requirement)
+        wanted = REQUIREMENT_NAME.match(requirement)
         marker = requirement.partition(";")[2].replace('"', "'")
         if wanted is None or not any(f"extra == '{extra}'" in marker for extra in entry.extras):
             continue

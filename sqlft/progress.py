@@ -20,21 +20,21 @@ from types import TracebackType
 
 from sqlft import log
 
-PATIENCE = 0.5
+SHOW_AFTER_SECONDS = 0.5
 """Seconds before anything is shown: what is short needs no bar."""
-LONG_PATIENCE = 2.0
+SHOW_UNKNOWN_AFTER_SECONDS = 2.0
 """Seconds before a sign of life of what tells no progress."""
-UNKNOWN = Tick("running", 0)
+UNKNOWN_TICK = Tick("running", 0)
 LINE_SECONDS = 10.0
 WIDTH = 16
-FRAME = 0.09
+FRAME_SECONDS = 0.09
 """Seconds between two drawings: a little less than they are asked for."""
-LEAST_POINTS, POINTS, HEIGHTS = 3, 12, "▁▂▃▄▅▆▇█"
+MIN_POINTS, MAX_POINTS, HEIGHTS = 3, 12, "▁▂▃▄▅▆▇█"
 """Of the curve of losses."""
-_HIDDEN = {"examples_per_second", "learning_rate", "epoch", "tokens", "grad_norm"}
+_HIDDEN_METRICS = {"examples_per_second", "learning_rate", "epoch", "tokens", "grad_norm"}
 
 
-class Bar:
+class ProgressBar:
     """Shows the latest tick of one statement; `draw` is called some times a second by whoever waits.
 
     In a notebook, which is no terminal and knows `\\r` of its controls, the bar is one line of text.
@@ -54,28 +54,37 @@ class Bar:
         self._is_quiet = False
         self._drawn = 0.0
         self._begun = self._next_line = self._clock()
-        self._curve = Curve()
-        self._label, self._label_begun, self._label_done = "", self._begun, 0.0
+        self._curve = LossCurve()
+        self._label, self._label_started, self._label_done = "", self._begun, 0.0
         self._next_line += LINE_SECONDS
 
     def draw(self) -> None:
         """Show the latest tick."""
         now = self._clock()
         is_live = self.is_terminal or self._in_notebook
-        tick = self.tick or (UNKNOWN if is_live and now - self._begun > LONG_PATIENCE else None)
-        if tick is None or self._is_quiet or now - self._begun < PATIENCE or now - self._drawn < FRAME:
+        tick = self.tick or (UNKNOWN_TICK if is_live and now - self._begun > SHOW_UNKNOWN_AFTER_SECONDS else None)
+        if (
+            tick is None
+            or self._is_quiet
+            or now - self._begun < SHOW_AFTER_SECONDS
+            or now - self._drawn < FRAME_SECONDS
+        ):
             return
         self._drawn = now
         if tick.label != self._label or tick.done < self._label_done:
-            self._label, self._label_begun, self._label_done = tick.label, now, tick.done
-            self._curve = Curve()
+            self._label, self._label_started, self._label_done = tick.label, now, tick.done
+            self._curve = LossCurve()
         values = self._curve.add(tick.metrics)
-        left = _left(tick, self._label_done, now - self._label_begun)
+        left = _estimate_seconds_left(tick, self._label_done, now - self._label_started)
         if is_live:
-            self._draw_bar(tick, left, values)
+            self._draw_live(tick, left, values)
         elif now >= self._next_line:
             self._next_line = now + LINE_SECONDS
-            parts = [counts(tick), metrics(values), f"{clock_time(left)} left" if left is not None else ""]
+            parts = [
+                format_counts(tick),
+                format_metrics(values),
+                f"{format_clock_time(left)} left" if left is not None else "",
+            ]
             self._stream.write(f"{tick.label}: {' · '.join(p for p in parts if p)}\n")
             self._stream.flush()
 
@@ -87,19 +96,21 @@ class Bar:
         if self._width:
             self._overwrite("")
 
-    def silence(self) -> None:
+    def hide_for_statement(self) -> None:
         """No bar for the rest of the statement: its results are being written where the bar is."""
         self._is_quiet = True
         self.hide()
 
-    def _draw_bar(self, tick: Tick, left: float | None, values: Mapping[str, float]) -> None:
-        time = clock_time(self._clock() - self._begun) if left is None else f"{clock_time(left)} left"
-        told = "  ".join(p for p in (tick.label, counts(tick), time, metrics(values), self._curve.drawn) if p)
+    def _draw_live(self, tick: Tick, left: float | None, values: Mapping[str, float]) -> None:
+        time = format_clock_time(self._clock() - self._begun) if left is None else f"{format_clock_time(left)} left"
+        told = "  ".join(
+            p for p in (tick.label, format_counts(tick), time, format_metrics(values), self._curve.sparkline) if p
+        )
         if self._in_notebook:
-            self._overwrite(f"{blocks(tick)}{told}")
+            self._overwrite(f"{format_blocks(tick)}{told}")
             return
         if self._progress is None:
-            self._progress = _progress(self._stream)
+            self._progress = _make_rich_progress(self._stream)
             self._task = self._progress.add_task("")
         assert self._task is not None
         self._progress.update(self._task, description=told, completed=tick.done)
@@ -114,30 +125,30 @@ class Bar:
         self._width = len(text)
 
 
-class Curve:
+class LossCurve:
     """The loss so far, a letter a few steps; validation losses stay to be seen between validations."""
 
     def __init__(self) -> None:
         self._losses: list[float] = []
-        self._valid: dict[str, float] = {}
+        self._validation: dict[str, float] = {}
 
     def add(self, values: Mapping[str, float]) -> dict[str, float]:
         """The values with the latest validation losses among them."""
         loss = values.get("loss")
         if loss is not None and (not self._losses or self._losses[-1] != loss):
             self._losses.append(loss)
-        self._valid |= {name: value for name, value in values.items() if name.startswith("valid_")}
-        if set(self._valid) <= set(values):
+        self._validation |= {name: value for name, value in values.items() if name.startswith("valid_")}
+        if set(self._validation) <= set(values):
             return dict(values)
-        shown = [*[n for n in ("loss",) if n in values], *self._valid]
-        return {n: values.get(n, self._valid.get(n, 0.0)) for n in dict.fromkeys([*shown, *values])}
+        shown = [*[n for n in ("loss",) if n in values], *self._validation]
+        return {n: values.get(n, self._validation.get(n, 0.0)) for n in dict.fromkeys([*shown, *values])}
 
     @property
-    def drawn(self) -> str:
+    def sparkline(self) -> str:
         """`█▆▃▂▁`, the highest loss as high as a letter; nothing of fewer than three losses."""
-        if len(self._losses) < LEAST_POINTS:
+        if len(self._losses) < MIN_POINTS:
             return ""
-        step = -(-len(self._losses) // POINTS)
+        step = -(-len(self._losses) // MAX_POINTS)
         means = [
             sum(part) / len(part) for part in (self._losses[i : i + step] for i in range(0, len(self._losses), step))
         ]
@@ -145,7 +156,7 @@ class Curve:
         return "".join(HEIGHTS[round((m - low) / (high - low or 1) * (len(HEIGHTS) - 1))] for m in means)
 
 
-def counts(tick: Tick) -> str:
+def format_counts(tick: Tick) -> str:
     """`120/600`, or a percentage of what has no unit."""
     if tick.total == 1:
         return f"{tick.done:.0%}"
@@ -154,7 +165,7 @@ def counts(tick: Tick) -> str:
     return f"{tick.done:,.0f}" if tick.total is None else f"{tick.done:,.0f}/{tick.total:,.0f}"
 
 
-def blocks(tick: Tick) -> str:
+def format_blocks(tick: Tick) -> str:
     """`████░░░░ ` of what is done, or nothing if that is not known."""
     if not tick.total:
         return ""
@@ -162,21 +173,23 @@ def blocks(tick: Tick) -> str:
     return "█" * full + "░" * (WIDTH - full) + " "
 
 
-def metrics(values: Mapping[str, float]) -> str:
+def format_metrics(values: Mapping[str, float]) -> str:
     """`loss 0.532  valid_loss 0.61  12 examples/s`"""
-    shown = [f"{name} {value:.4g}" for name, value in values.items() if name not in _HIDDEN and value is not None]
+    shown = [
+        f"{name} {value:.4g}" for name, value in values.items() if name not in _HIDDEN_METRICS and value is not None
+    ]
     speed = values.get("examples_per_second")
     return "  ".join([*shown, *([f"{speed:.3g} examples/s"] if speed else [])])
 
 
-def clock_time(seconds: float) -> str:
+def format_clock_time(seconds: float) -> str:
     """`1:05` or `2:03:04`"""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def _left(tick: Tick, done_at_first: float, elapsed: float) -> float | None:
+def _estimate_seconds_left(tick: Tick, done_at_first: float, elapsed: float) -> float | None:
     """Seconds to go at the speed so far."""
     gone = tick.done - done_at_first
     if tick.total is None or gone <= 0 or elapsed <= 0:
@@ -184,7 +197,7 @@ def _left(tick: Tick, done_at_first: float, elapsed: float) -> float | None:
     return max(0.0, (tick.total - tick.done) * elapsed / gone)
 
 
-def _progress(stream: TextIO) -> Progress:
+def _make_rich_progress(stream: TextIO) -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.table import Column
@@ -208,10 +221,10 @@ def _progress(stream: TextIO) -> Progress:
     )
 
 
-class Display(AbstractContextManager[None]):
+class ProgressDisplay(AbstractContextManager[None]):
     """A bar while a call runs, which is a `with` block; the cursors of a connection share it, in several threads too.
 
-    >>> with Display() as nothing:
+    >>> with ProgressDisplay() as nothing:
     ...     pass
     """
 
@@ -221,8 +234,8 @@ class Display(AbstractContextManager[None]):
         self._calls = 0
         self._bar = self._new_bar()
 
-    def _new_bar(self) -> Bar:
-        return Bar(sys.stderr, in_notebook=self._in_notebook)
+    def _new_bar(self) -> ProgressBar:
+        return ProgressBar(sys.stderr, in_notebook=self._in_notebook)
 
     def start(self) -> None:
         """A new statement begins."""
@@ -240,14 +253,14 @@ class Display(AbstractContextManager[None]):
             self._bar.hide()
 
     def tick(self, tick: Tick) -> None:
-        """For Session.progress; between calls, where a reader goes on to ask, nobody would take the bar away."""
+        """For Session.show_progress; between calls, where a reader goes on to ask, nobody would take the bar away."""
         with self._lock:
             if self._calls:
                 self._bar.tick = tick
                 self._bar.draw()
 
-    def tell(self, text: str) -> None:
-        """For Session.tell: a line for the person at the screen."""
+    def show_notice(self, text: str) -> None:
+        """For Session.show_notice: a line for the person at the screen."""
         with self._lock:
             self._bar.hide()
             print(text, file=sys.stderr, flush=True)
@@ -258,21 +271,21 @@ class Display(AbstractContextManager[None]):
             self._bar.hide()
         log.warn(text)
 
-    def around(self, piece: Callable[[str], None]) -> Callable[[str], None]:
+    def wrap_answer_part(self, piece: Callable[[str], None]) -> Callable[[str], None]:
         """`piece` without a bar for the rest of its statement: the answer stands where the bar would be."""
 
         def shown(text: str) -> None:
             with self._lock:
-                self._bar.silence()
+                self._bar.hide_for_statement()
             piece(text)
 
         return shown
 
 
-def display_for(wanted: bool | None) -> Display | None:
+def make_display(wanted: bool | None) -> ProgressDisplay | None:
     """What `progress = True`, False or None asks for; None: a display in notebooks."""
     in_notebook = is_notebook()
-    return Display(in_notebook=in_notebook) if wanted or (wanted is None and in_notebook) else None
+    return ProgressDisplay(in_notebook=in_notebook) if wanted or (wanted is None and in_notebook) else None
 
 
 def is_notebook() -> bool:

@@ -25,7 +25,7 @@ from sqlft.handler import Alias, Range
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
 
-class Over(NamedTuple):
+class Exceeded(NamedTuple):
     """Which limit a request would pass, in words."""
 
     what: str
@@ -33,7 +33,7 @@ class Over(NamedTuple):
 
 
 @dataclass
-class Limits:
+class Budget:
     """USD, rows and seconds, None for no limit; shared by all that asks under it, in several threads."""
 
     usd: float | None = None
@@ -42,12 +42,12 @@ class Limits:
     name: str = "max_cost_usd"
     spent: float = 0.0
     reserved: float = 0.0
-    asked: int = 0
+    asked_rows: int = 0
     began: float = field(default_factory=time.monotonic)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
-    def bounds_cost(self) -> bool:
+    def has_cost_limit(self) -> bool:
         """Whether there is a limit in USD."""
         return self.usd is not None
 
@@ -56,34 +56,36 @@ class Limits:
         """Whether there is a limit at all."""
         return self.usd is not None or self.rows is not None or self.seconds is not None
 
-    def over(self, worst: float | None, rows: int = 1) -> Over | None:
+    def find_exceeded(self, worst: float | None, rows: int = 1) -> Exceeded | None:
         """What keeps a request from being asked that may cost `worst` USD; None if nothing does."""
         again = "What was answered is kept: run it again with more"
-        if self.rows is not None and self.asked + rows > self.rows:
-            return Over(f"{self.asked} rows were asked, and max_rows is {self.rows}", f"{again}, or with fewer rows.")
-        if (late := self.late()) is not None:
+        if self.rows is not None and self.asked_rows + rows > self.rows:
+            return Exceeded(
+                f"{self.asked_rows} rows were asked, and max_rows is {self.rows}", f"{again}, or with fewer rows."
+            )
+        if (late := self.find_time_exceeded()) is not None:
             return late
         if self.usd is None or (worst is not None and self.spent + self.reserved + worst <= self.usd):
             return None
-        may = "its price is not known" if worst is None else f"it may cost up to {dollars(worst)}"
-        left = f"{dollars(self.spent)} of {self.name} = {dollars(self.usd)} are spent"
-        held = f", {dollars(self.reserved)} held for requests under way" if self.reserved > 0 else ""
-        return Over(f"{left}{held}, and {may}", f"{again}, with a smaller max_tokens, or with fewer rows.")
+        may = "its price is not known" if worst is None else f"it may cost up to {format_dollars(worst)}"
+        left = f"{format_dollars(self.spent)} of {self.name} = {format_dollars(self.usd)} are spent"
+        held = f", {format_dollars(self.reserved)} held for requests under way" if self.reserved > 0 else ""
+        return Exceeded(f"{left}{held}, and {may}", f"{again}, with a smaller max_tokens, or with fewer rows.")
 
-    def late(self) -> Over | None:
+    def find_time_exceeded(self) -> Exceeded | None:
         """Whether the time is up."""
         if self.seconds is None or time.monotonic() - self.began < self.seconds:
             return None
         again = "What was answered is kept: run it again with more, or with fewer rows."
-        return Over(f"max_seconds = {self.seconds:g} have passed", again)
+        return Exceeded(f"max_seconds = {self.seconds:g} have passed", again)
 
-    def reserve(self, worst: float | None, rows: int = 1) -> Over | None:
+    def reserve(self, worst: float | None, rows: int = 1) -> Exceeded | None:
         """Hold `worst` USD back for a request that is about to be asked, or say why not."""
         with self._lock:
-            over = self.over(worst, rows)
+            over = self.find_exceeded(worst, rows)
             if over is None:
                 self.reserved += worst or 0.0
-                self.asked += rows
+                self.asked_rows += rows
             return over
 
     def settle(self, worst: float | None, spent: float | None, rows: int = 0) -> None:
@@ -91,11 +93,11 @@ class Limits:
         with self._lock:
             self.reserved = max(0.0, self.reserved - (worst or 0.0))
             self.spent += spent or 0.0
-            self.asked -= rows
+            self.asked_rows -= rows
 
 
 @dataclass
-class Purse(Limits):
+class SessionBudget(Budget):
     """What SET says for a session and its cursors."""
 
     name: str = "sqlft_budget_usd"
@@ -107,7 +109,7 @@ class Purse(Limits):
             self.usd, self.spent = usd, 0.0
 
 
-def admit(limits: Sequence[Limits], worst: float | None, rows: int = 1) -> Over | None:
+def reserve_all(limits: Sequence[Budget], worst: float | None, rows: int = 1) -> Exceeded | None:
     """Hold back for a request under every limit, or under none and say which one it would pass."""
     for i, one in enumerate(limits):
         over = one.reserve(worst, rows)
@@ -118,12 +120,12 @@ def admit(limits: Sequence[Limits], worst: float | None, rows: int = 1) -> Over 
     return None
 
 
-def exceeded(over: Over, asked: str) -> BudgetExceeded:
+def budget_exceeded_error(over: Exceeded, asked: str) -> BudgetExceeded:
     """The error for a limit that the next request to `asked` would pass."""
     return BudgetExceeded(f"The next request to {asked} would pass the budget: {over.what}.", over.next_step)
 
 
-def dollars(amount: float) -> str:
+def format_dollars(amount: float) -> str:
     """$1,234.50, $0.0123, $0.0000123: cents, or three digits that tell something."""
     if amount == 0 or abs(amount) >= 1:
         return f"${amount:,.2f}"
@@ -141,21 +143,21 @@ class Tick:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-ANSWER_SECONDS = 15.0
-"""How long the question that Session.choose asks waits for its answer."""
-STOPS = ("s", "y")
+CHOICE_SECONDS = 15.0
+"""How long the question that Session.ask_user asks waits for its answer."""
+STOP_LETTERS = ("s", "y")
 """First letters of answers that stop a training; '' is no answer, which stops it too."""
 
 
-SYSTEM_TABLES = ("models", "models_versions", "ml_engines", "handlers")
+MINDSDB_TABLES = ("models", "models_versions", "ml_engines", "handlers")
 """Tables that scripts of MindsDB read, in `mindsdb` or `information_schema`."""
 
 
-def _silent(_: Any) -> None:
+def _ignore(_: Any) -> None:
     return None
 
 
-def _no_table(_: Session, name: str) -> pa.Table:
+def _raise_no_table(_: Session, name: str) -> pa.Table:
     raise NotFound(f"There is no table '{name}'.", "SHOW MODELS lists the models.")
 
 
@@ -165,22 +167,22 @@ class Session:
 
     con: duckdb.DuckDBPyConnection
     catalog: Catalog
-    warn: Callable[[str], None] = _silent
+    show_warning: Callable[[str], None] = _ignore
     """Called with one line for the person at the screen: "3 of 20 rows failed …"."""
-    progress: Callable[[Tick], None] = _silent
+    show_progress: Callable[[Tick], None] = _ignore
     """Called some times a second while something long runs; may raise KeyboardInterrupt."""
-    piece: Callable[[str], None] | None = None
+    show_answer_part: Callable[[str], None] | None = None
     """Called with each part of an answer as it is written, where a statement asks for one answer only."""
-    tell: Callable[[str], None] = _silent
+    show_notice: Callable[[str], None] = _ignore
     """Called with one line of what is good to know: what a training will take."""
-    choose: Callable[[str, Callable[[], bool]], str] | None = None
+    ask_user: Callable[[str, Callable[[], bool]], str] | None = None
     """Asks the person who pressed Ctrl-C while the function given says that there is still something to ask of; the
     first letter of the answer, '' for none.  None where nobody sits at a screen."""
     interrupted: bool = False
     """Set by Connection.interrupt() from another thread; long work looks at it and raises Cancelled."""
-    purse: Purse = field(default_factory=Purse)
+    budget: SessionBudget = field(default_factory=SessionBudget)
     """What SET sqlft_… said; cursors share it."""
-    loaded: dict[str, Callable[[], bool]] = field(default_factory=dict)
+    unloaders: dict[str, Callable[[], bool]] = field(default_factory=dict)
     """By version digest: how to free what its handler keeps in memory; cursors share it."""
     cleanup: list[Callable[[], object]] = field(default_factory=list)
     """Run before the next statement: what the last one registered."""
@@ -188,15 +190,15 @@ class Session:
     @property
     def machine_usd_per_hour(self) -> float | None:
         """What an hour of this machine costs, as SET sqlft_machine_usd_per_hour said."""
-        return self.purse.machine_usd_per_hour
+        return self.budget.machine_usd_per_hour
 
-    temporary: dict[str, View] = field(default_factory=dict)
+    temporary_views: dict[str, View] = field(default_factory=dict)
     """Views over models that end with the connection, by lower-case name."""
 
-    listings: set[str] = field(default_factory=set)
+    mindsdb_tables: set[str] = field(default_factory=set)
     """Tables such as MindsDB's `models` that queries name and DuckDB does not know."""
-    system_table: Callable[[Session, str], pa.Table] = _no_table
-    """One of SYSTEM_TABLES."""
+    system_table: Callable[[Session, str], pa.Table] = _raise_no_table
+    """One of MINDSDB_TABLES."""
 
     project: str = DEFAULT_PROJECT
     """What USE chose: models whose project is not written are looked for here first, and made here."""
@@ -210,15 +212,19 @@ class Session:
     def names(self) -> frozenset[str]:
         """Models, views and what else of ours is named in queries, in lower case."""
         known = self.catalog.names()
-        return known | self.temporary.keys() | self.listings if self.temporary or self.listings else known
+        return (
+            known | self.temporary_views.keys() | self.mindsdb_tables
+            if self.temporary_views or self.mindsdb_tables
+            else known
+        )
 
     def view(self, name: str) -> View | None:
         """The view over models of that name; a temporary one goes before."""
-        return self.temporary.get(name.lower()) or self.catalog.view(name)
+        return self.temporary_views.get(name.lower()) or self.catalog.view(name)
 
     def drop_view(self, name: str) -> None:
         """Forget a view over models."""
-        if self.temporary.pop(name.lower(), None) is None:
+        if self.temporary_views.pop(name.lower(), None) is None:
             self.catalog.drop_view(name)
 
     def unregister_later(self, name: str) -> None:
@@ -329,7 +335,7 @@ class EvaluateSettings:
     seed: Annotated[int, "for the intervals, which are drawn by chance"] = 0
 
 
-LIMITS = ("max_cost_usd", "max_rows", "max_seconds")
+LIMIT_OPTIONS = ("max_cost_usd", "max_rows", "max_seconds")
 
 
 @dataclass
@@ -357,43 +363,43 @@ class PriceSettings:
     machine_usd_per_hour: Annotated[float | None, "USD per hour of the machine, where tokens are free", Range(0)] = None
 
 
-BUDGET = "sqlft_budget_usd"
+BUDGET_SETTING = "sqlft_budget_usd"
 
 
-CURRENT = re.compile(r"\bcurrent_setting\s*\(\s*'(sqlft_\w*)'\s*\)", re.IGNORECASE)
+CURRENT_SETTING = re.compile(r"\bcurrent_setting\s*\(\s*'(sqlft_\w*)'\s*\)", re.IGNORECASE)
 
 
-def settings(session: Session) -> pa.Table:
+def settings_table(session: Session) -> pa.Table:
     """`sqlft.settings`: what SET sqlft_… said, NULL where it said nothing."""
     names = [f"sqlft_{f.name}" for f in fields(SessionSettings)]
-    spent = session.purse.spent if session.purse.bounds_cost else None
+    spent = session.budget.spent if session.budget.has_cost_limit else None
     return pa.table(
         {
             "name": names,
-            "value": pa.array([setting(session, name) for name in names], pa.float64()),
-            "spent_usd": pa.array([spent if name == BUDGET else None for name in names], pa.float64()),
+            "value": pa.array([read_setting(session, name) for name in names], pa.float64()),
+            "spent_usd": pa.array([spent if name == BUDGET_SETTING else None for name in names], pa.float64()),
         }
     )
 
 
-def setting(session: Session, name: str) -> float | None:
+def read_setting(session: Session, name: str) -> float | None:
     """One of sqlft's own settings; OptionError for an unknown name."""
     known: dict[str, float | None] = {
-        BUDGET: session.purse.usd,
-        "sqlft_machine_usd_per_hour": session.purse.machine_usd_per_hour,
+        BUDGET_SETTING: session.budget.usd,
+        "sqlft_machine_usd_per_hour": session.budget.machine_usd_per_hour,
     }
     _check_setting(name, set(known))
     return known[name]
 
 
-def with_settings(session: Session, query: str) -> str:
+def inline_settings(session: Session, query: str) -> str:
     """A query in which current_setting('sqlft_…') has its value."""
 
     def found(match: re.Match[str]) -> str:
-        value = setting(session, match[1].lower())
+        value = read_setting(session, match[1].lower())
         return "NULL::DOUBLE" if value is None else f"{value!r}::DOUBLE"
 
-    return CURRENT.sub(found, query)
+    return CURRENT_SETTING.sub(found, query)
 
 
 def _check_setting(name: str, known: set[str]) -> None:

@@ -47,7 +47,7 @@ from sqlft.handler import (
     Trainer,
     TrainingSet,
 )
-from sqlft.options import build, options_of
+from sqlft.options import build_options, options_of
 
 T = TypeVar("T")
 HEAVY = ("torch", "transformers", "tensorflow", "jax", "vllm", "openai", "pandas")
@@ -101,15 +101,15 @@ class HandlerConformance:
 
     def made(self) -> Handler:
         """The handler, constructed as sqlft does."""
-        return self.handler(build(self.handler.engine_options, self.engine_options, "the engine"))
+        return self.handler(build_options(self.handler.engine_options, self.engine_options, "the engine"))
 
     def spec(self) -> ModelSpec:
         """The model that is asked."""
-        return ModelSpec(self.base, build(self.handler.model_options, self.model_options, "the model"))
+        return ModelSpec(self.base, build_options(self.handler.model_options, self.model_options, "the model"))
 
     def opened(self, artifact: Artifact | None = None) -> Predictor:
         """A predictor of the base, or of an artifact."""
-        options = build(self.handler.predict_options, self.predict_options, "the query")
+        options = build_options(self.handler.predict_options, self.predict_options, "the query")
         return self.made().open(self.spec(), artifact, options)
 
     def ask(self, *contents: str, artifact: Artifact | None = None) -> list[Completion]:
@@ -346,7 +346,7 @@ class HandlerConformance:
         workdir.mkdir(exist_ok=True)
         table = _table(self.conversations)
         data = TrainingSet(table, table.slice(0, 2))
-        options = build(handler.train_options, self.train_options, "the training")
+        options = build_options(handler.train_options, self.train_options, "the training")
         reports: list[Progress] = []
 
         def report(progress: Progress) -> None:
@@ -403,7 +403,7 @@ def _requests(contents: Iterable[str]) -> list[Request]:
 
 def _refusal(cls: type, name: str, what: str) -> str:
     try:
-        build(cls, {name: 1}, what)
+        build_options(cls, {name: 1}, what)
     except OptionError as e:
         return e.message
     return ""

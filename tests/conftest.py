@@ -39,7 +39,7 @@ def sqlft_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """A folder of the test's own in place of the user's, and no secrets of other tests."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("SQLFT_HOME", str(folder))
-    monkeypatch.setattr(options, "_seen", set())
+    monkeypatch.setattr(options, "_known_secrets", set())
     return folder
 
 
@@ -81,11 +81,11 @@ class Stranger:
 def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stranger]:
     """The package `stranger`, installed beside sqlft with an entry point, and a hand in its training."""
     monkeypatch.syspath_prepend(str(HANDLERS))
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
     control = tmp_path / "control"
     control.mkdir()
     yield Stranger(control)
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
 
 
 @pytest.fixture

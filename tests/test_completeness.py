@@ -83,7 +83,7 @@ def missing_of_handler(entry: EntryPoint) -> list[str]:
 
 def ours() -> list[EntryPoint]:
     """The handlers that come with sqlft."""
-    return [e for e in plugins.found().values() if e.dist is not None and e.dist.name == "sqlft"]
+    return [e for e in plugins.find_entry_points().values() if e.dist is not None and e.dist.name == "sqlft"]
 
 
 @pytest.mark.parametrize("kind", kinds())

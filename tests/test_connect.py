@@ -17,7 +17,7 @@ import pytest
 
 import sqlft
 from sqlft import progress
-from sqlft.connection import Watched
+from sqlft.connection import ConnectionWithProgress
 
 MODEL = "CREATE MODEL m PREDICT answer USING engine = 'echo'"
 
@@ -41,8 +41,8 @@ class Screen(io.TextIOWrapper):
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bars are drawn from the first tick on."""
-    monkeypatch.setattr(progress, "PATIENCE", 0.0)
-    monkeypatch.setattr(progress, "FRAME", 0.0)
+    monkeypatch.setattr(progress, "SHOW_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "FRAME_SECONDS", 0.0)
 
 
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Screen:
@@ -81,7 +81,7 @@ def test_a_training_tells_its_estimate_and_what_comes_next(monkeypatch: pytest.M
 def test_cursors_show_it_too_and_a_function_gets_ticks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     screen = terminal(monkeypatch)
     with sqlft.connect(progress=True) as con:
-        assert isinstance(con.cursor(), Watched)
+        assert isinstance(con.cursor(), ConnectionWithProgress)
         rows_of(con.cursor())
     assert "asking m.1  3/3" in screen.read()
     ticks: list[sqlft.Tick] = []

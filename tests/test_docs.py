@@ -127,14 +127,14 @@ def test_the_handlers_of_the_tutorial_pass_the_conformance_suite(tmp_path: Path)
 
 @pytest.mark.parametrize("name", PAGES)
 def test_commands_exist(name: str) -> None:
-    parser = cli._parser()
+    parser = cli._build_parser()
     for block in generate.blocks(PAGES[name]):
         if block.language != "sh":
             continue
         for line in block.text.splitlines():
             words = line.partition("#")[0].split()
             if words[:1] == ["sqlft"] and words[1:2] not in (["--help"], ["--version"]):
-                parser.parse_args(cli._with_command(shlex.split(line, comments=True)[1:]))
+                parser.parse_args(cli._add_default_command(shlex.split(line, comments=True)[1:]))
             elif words[:1] == ["make"] and (ROOT / "Makefile").exists():
                 targets = re.findall(r"^([\w.-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
                 assert words[1] in targets, f"{name}: there is no target {words[1]}"

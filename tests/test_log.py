@@ -26,13 +26,13 @@ ASK = "SELECT t.x, m.answer FROM t JOIN m ON m.content = t.x USING cache = false
 def con(monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlft.Connection]:
     """A model of the scribe's that fails at one of two rows, and nobody who takes warnings."""
     monkeypatch.syspath_prepend(str(HANDLERS))
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
     made = sqlft.connect()
     made.execute("CREATE TABLE t AS FROM (VALUES ('a'), ('!broken')) v(x)")
     made.execute("CREATE MODEL m PREDICT answer USING engine = 'scribe'")
     yield made
     made.close()
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_warning_points_at_the_callers_line_each_time(con: sqlft.Connection, w
 
 
 def test_a_training_warns_at_the_callers_line(shop: Any) -> None:
-    shop.con.session.warn = log.warn
+    shop.con.session.show_warning = log.warn
     with pytest.warns(sqlft.SqlftWarning) as found:
         shop.con.execute(f"FINETUNE m FROM (FROM rows LIMIT 3) USING control = '{shop.stranger.control}', steps = 1")
     assert {w.filename for w in found if w.category is sqlft.SqlftWarning} == {__file__}

@@ -45,12 +45,12 @@ def con(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlft.Conne
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: late-pack\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[sqlft.handlers]\nlate = late_handler:Late [heavy]\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
     made = sqlft.connect(warn=lambda text: None)
     made.execute("CREATE TABLE t AS SELECT 'a' AS content, 'b' AS answer")
     yield made
     made.close()
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
 
 
 @pytest.mark.parametrize(

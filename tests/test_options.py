@@ -10,7 +10,7 @@ import pytest
 from sqlft import plugins
 from sqlft.errors import OptionError
 from sqlft.handler import Alias, NoOptions, Range, Secret
-from sqlft.options import build, check_names, documented, is_secret, names_of, pick
+from sqlft.options import build_options, check_option_names, document_options, is_secret, option_names, pick_options
 from sqlft.other_names import ASKING, TRAINING
 from sqlft.session import ModelSettings, TrainSettings
 
@@ -60,7 +60,7 @@ class Typed(TypedDict, total=False):
     ],
 )
 def test_values_are_fitted(given: dict[str, Any], name: str, value: Any) -> None:
-    assert getattr(build(Usual, given, "It"), name) == value
+    assert getattr(build_options(Usual, given, "It"), name) == value
 
 
 @pytest.mark.parametrize(
@@ -80,18 +80,18 @@ def test_values_are_fitted(given: dict[str, Any], name: str, value: Any) -> None
 )
 def test_what_does_not_fit_is_said(given: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        build(Usual, given, "It")
+        build_options(Usual, given, "It")
 
 
 def test_any_annotated_class_will_do() -> None:
-    assert build(Bare, {"rate": 1}, "It").rate == 1.0
-    assert build(Bare, {}, "It").size is None
-    assert build(Named, {"rate": 1}, "It") == Named(1.0)
-    assert build(Typed, {"rate": 1}, "It") == {"rate": 1.0}
-    assert build(dict, {"any": 1}, "It") == {"any": 1}
-    assert build(NoOptions, {}, "It") == NoOptions()
+    assert build_options(Bare, {"rate": 1}, "It").rate == 1.0
+    assert build_options(Bare, {}, "It").size is None
+    assert build_options(Named, {"rate": 1}, "It") == Named(1.0)
+    assert build_options(Typed, {"rate": 1}, "It") == {"rate": 1.0}
+    assert build_options(dict, {"any": 1}, "It") == {"any": 1}
+    assert build_options(NoOptions, {}, "It") == NoOptions()
     with pytest.raises(OptionError, match="takes no options"):
-        build(NoOptions, {"a": 1}, "It")
+        build_options(NoOptions, {"a": 1}, "It")
 
 
 def test_a_missing_option_is_asked_for() -> None:
@@ -100,7 +100,7 @@ def test_a_missing_option_is_asked_for() -> None:
         base: Annotated[str, "what to start from"]
 
     with pytest.raises(OptionError, match="needs the option 'base'") as caught:
-        build(Needs, {}, "It")
+        build_options(Needs, {}, "It")
     assert "what to start from" in caught.value.next_step
 
 
@@ -113,24 +113,24 @@ def test_a_classes_own_check_is_an_option_error() -> None:
             raise RuntimeError("never like this")
 
     with pytest.raises(OptionError, match="never like this"):
-        build(Checks, {}, "It")
+        build_options(Checks, {}, "It")
 
 
 def test_secrets_are_known_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USUAL_KEY", "from outside")
-    assert build(Usual, {}, "It").key == "from outside"
+    assert build_options(Usual, {}, "It").key == "from outside"
     assert is_secret("key", Usual)
     assert is_secret("openai_api_key")
     assert not is_secret("rate", Usual)
     with pytest.raises(OptionError) as caught:
-        build(Usual, {"key": ["canary"]}, "It")
+        build_options(Usual, {"key": ["canary"]}, "It")
     assert "canary" not in str(caught.value)
 
 
 def test_names_and_documentation() -> None:
-    assert names_of(Usual) >= {"rate", "size", "width"}
-    assert pick({"rate": 1, "other": 2}, Usual) == {"rate": 1}
-    assert ("rate", "number", "0.5", "how fast") in list(documented(Usual))
+    assert option_names(Usual) >= {"rate", "size", "width"}
+    assert pick_options({"rate": 1, "other": 2}, Usual) == {"rate": 1}
+    assert ("rate", "number", "0.5", "how fast") in list(document_options(Usual))
 
 
 @pytest.mark.parametrize(
@@ -149,17 +149,17 @@ def test_names_and_documentation() -> None:
 )
 def test_other_tools_names_are_told_as_what_they_are_here(name: str, known: set[str], words: str) -> None:
     with pytest.raises(OptionError) as caught:
-        check_names([name], known, "FINETUNE m")
+        check_option_names([name], known, "FINETUNE m")
     assert words in str(caught.value)
     assert caught.value.next_step
 
 
 def test_other_tools_names_lead_to_options_that_there_are() -> None:
-    classes = [plugins.handler_class(n) for n in plugins.found()]
-    there = {n for c in classes for part in OPTIONS for n in names_of(getattr(c, part, NoOptions))}
-    there |= names_of(TrainSettings, ModelSettings)
+    classes = [plugins.load_handler_class(n) for n in plugins.find_entry_points()]
+    there = {n for c in classes for part in OPTIONS for n in option_names(getattr(c, part, NoOptions))}
+    there |= option_names(TrainSettings, ModelSettings)
     for other in (*TRAINING, *ASKING):
-        assert set(other.here) <= there
-        assert other.here or other.note
+        assert set(other.own_names) <= there
+        assert other.own_names or other.note
         if not other.note:
-            assert not set(other.names[:1]) & set(other.here[:1])
+            assert not set(other.names[:1]) & set(other.own_names[:1])

@@ -76,13 +76,13 @@ class Aviary:
 @pytest.fixture
 def aviary(tmp_path: Path, sqlft_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aviary]:
     monkeypatch.syspath_prepend(str(HANDLERS))
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
     folder = tmp_path / "db"
     folder.mkdir()
     made = Aviary(folder, sqlft_home)
     yield made
     made.con.close()
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
 
 
 def kept(aviary: Aviary) -> list[str]:

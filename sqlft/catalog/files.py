@@ -15,7 +15,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 
 from sqlft.errors import CatalogError, HandlerError
-from sqlft.log import MARK
+from sqlft.log import LINE_PREFIX
 
 UNSAFE_SUFFIXES = frozenset(
     {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".so", ".py", ".pyc"}
@@ -192,5 +192,7 @@ def _read_last_line(log: Path) -> str:
         with open(log, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
             lines = file.read().decode("utf-8", "replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith(MARK)), "")[:500]
+        return next(
+            (line.strip() for line in reversed(lines) if line.strip() and not line.startswith(LINE_PREFIX)), ""
+        )[:500]
     return ""

@@ -20,10 +20,10 @@ from sqlft.inference.statement_runs import Book, asker_of
 from sqlft.metrics import METRICS, statistics
 from sqlft.metrics.metric import is_lower_better
 from sqlft.metrics.statistics import UNPAIRED, Paired
-from sqlft.options import names_of
+from sqlft.options import option_names
 from sqlft.secrets.redact import redact_statement
 from sqlft.session import QuerySettings, Session
-from sqlft.sql.names import written
+from sqlft.sql.names import format_name
 from sqlft.sql.statements import Evaluate
 
 OF_ROWS = pa.schema(
@@ -138,7 +138,7 @@ class Comparison:
             except DataError as e:
                 if len(self.answers) == 1 or (cell is self._cells[-1] and not found):
                     raise
-                self._session.warn(f"{cell.scorer.name} cannot score the column '{cell.answer}': {e.message}")
+                self._session.show_warning(f"{cell.scorer.name} cannot score the column '{cell.answer}': {e.message}")
         return found
 
     def _side(self, a: int, cell: Cell, scored: Mapping[tuple[int, int], Scored]) -> tuple[Any, Scored, dict[str, Any]]:
@@ -184,10 +184,10 @@ class Comparison:
                 )
 
     def _taken_by_models(self) -> set[str]:
-        known = set(names_of(QuerySettings))
+        known = set(option_names(QuerySettings))
         for asked in self._asked:
             cls = type(asked.resolved.handler).predict_options
-            known |= set(self._options.left) if cls is dict else names_of(cls)
+            known |= set(self._options.left) if cls is dict else option_names(cls)
         return known
 
     def _check(self) -> None:
@@ -199,7 +199,7 @@ class Comparison:
                     raise DataError(
                         f"The query has no column for the input '{name}' of {asked.resolved.version.key}."
                         f"{did_you_mean(name, self._options.names())}",
-                        f"Give it one: … AS {written(name)}; it has: {', '.join(self._options.names())}.",
+                        f"Give it one: … AS {format_name(name)}; it has: {', '.join(self._options.names())}.",
                     )
         if any(s.name == "llm_judge" for s in self._scorers) and self._judge is None:
             raise OptionError("llm_judge needs a model that judges.", "Write: USING judge = 'name of a model'.")
@@ -307,7 +307,7 @@ class Comparison:
         try:
             self._session.catalog.put_evaluations(kept)
         except CatalogError as e:
-            self._session.warn(f"The scores could not be kept: {e.message}")
+            self._session.show_warning(f"The scores could not be kept: {e.message}")
 
     def _rows(self, asked: Asked, answer: str, scored: Scored, questions: Sequence[str]) -> list[EvaluationRow]:
         right, given = _texts(self._actual[answer]), _texts(asked.predictions[answer])

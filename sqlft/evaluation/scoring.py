@@ -17,7 +17,7 @@ from sqlft.inference.statement_runs import asker_of
 from sqlft.metrics import METRICS, Metric, statistics
 from sqlft.metrics.metric import is_aggregate, is_lower_better
 from sqlft.metrics.statistics import Interval, Paired
-from sqlft.options import names_of
+from sqlft.options import option_names
 from sqlft.session import QuerySettings, Session
 from sqlft.sql.statements import Evaluate
 
@@ -158,7 +158,9 @@ class Options:
             if "database" in options and "schema" in options and "schema" not in given:
                 del options["schema"]
             row_wise = tuple(o for o, value in options.items() if isinstance(value, pa.Array))
-            found.append(Scorer(name, metric, options, row_wise, seed, session.warn, lambda: session.interrupted))
+            found.append(
+                Scorer(name, metric, options, row_wise, seed, session.show_warning, lambda: session.interrupted)
+            )
         for name in used:
             self.left.pop(name, None)
         return found
@@ -196,7 +198,7 @@ class Judge:
 
     def __init__(self, session: Session, name: Any, statement: Evaluate, using: Mapping[str, Any]) -> None:
         self._session, self._statement = session, statement
-        self._using = {k: v for k, v in using.items() if k in names_of(QuerySettings)}
+        self._using = {k: v for k, v in using.items() if k in option_names(QuerySettings)}
         self._resolved = resolve(session, *_named(str(name)))
         if len(self._resolved.prompt.inputs) != 1:
             raise OptionError(

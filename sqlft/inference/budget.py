@@ -18,7 +18,7 @@ from sqlft.errors import BudgetExceeded, NotFound, OptionError
 from sqlft.handler import Completion, Message
 from sqlft.inference.prices import HOUR, Tariff, tariff_of
 from sqlft.inference.resolve import Resolved
-from sqlft.session import Limits, Purse, Session, admit, dollars, exceeded
+from sqlft.session import Budget, Session, SessionBudget, budget_exceeded_error, format_dollars, reserve_all
 
 OVERHEAD = 16
 """Tokens that a chat format adds for each message, at most."""
@@ -35,9 +35,9 @@ MOST_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_
 class Charge:
     """Reservations and costs of one statement at one version."""
 
-    def __init__(self, session: Session, resolved: Resolved, options: Any, limits: Sequence[Limits]) -> None:
+    def __init__(self, session: Session, resolved: Resolved, options: Any, limits: Sequence[Budget]) -> None:
         self._session, self._resolved, self._options = session, resolved, options
-        self._limits = [*limits, session.purse]
+        self._limits = [*limits, session.budget]
         self._tariff: Tariff | None = None
         self._held: dict[int, tuple[float | None, int]] = {}
         self._charged = 0.0
@@ -69,11 +69,11 @@ class Charge:
         """Raise before anything is opened if the first request can already not be asked."""
         worst = self._worst(messages)
         for one in self._limits:
-            if one.bounds_cost and one.usd and not self.tariff.known:
+            if one.has_cost_limit and one.usd and not self.tariff.known:
                 raise _unknown_cost(self._resolved, one)
-            over = one.over(worst if one.bounds_cost else 0.0)
+            over = one.find_exceeded(worst if one.has_cost_limit else 0.0)
             if over is not None:
-                raise exceeded(over, str(self._resolved.version.key))
+                raise budget_exceeded_error(over, str(self._resolved.version.key))
 
     def admit(self, i: int, messages: Sequence[Message], *, first: bool) -> BudgetExceeded | None:
         """Reserve for a request that is about to be handed out, or say why it must not be; called in any thread."""
@@ -82,9 +82,9 @@ class Charge:
             return None
         size = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
         worst = self._worst(messages) if self._bounds_cost else None
-        over = admit(self._limits, worst, int(first))
+        over = reserve_all(self._limits, worst, int(first))
         if over is not None:
-            return exceeded(over, str(self._resolved.version.key))
+            return budget_exceeded_error(over, str(self._resolved.version.key))
         self._calls += 1
         self._held[i] = (worst, size)
         self.meter.begin(i)
@@ -127,12 +127,15 @@ class Charge:
     def watch(self) -> None:
         """Raise where a limit is passed while nothing comes: the time, or the machine's money."""
         for one in self._limits:
-            late = one.late()
+            late = one.find_time_exceeded()
             if late is not None:
-                raise exceeded(late, str(self._resolved.version.key))
-            running = self.tariff.of_seconds(self.meter.now()) if one.bounds_cost else None
-            if running is not None and (over := one.over(running - self._charged - one.reserved, 0)) is not None:
-                raise exceeded(over, str(self._resolved.version.key))
+                raise budget_exceeded_error(late, str(self._resolved.version.key))
+            running = self.tariff.of_seconds(self.meter.now()) if one.has_cost_limit else None
+            if (
+                running is not None
+                and (over := one.find_exceeded(running - self._charged - one.reserved, 0)) is not None
+            ):
+                raise budget_exceeded_error(over, str(self._resolved.version.key))
 
     def close(self) -> None:
         """Give back what is still reserved, and count machine time that no row had."""
@@ -146,7 +149,7 @@ class Charge:
 
     @property
     def _bounds_cost(self) -> bool:
-        return any(one.bounds_cost for one in self._limits)
+        return any(one.has_cost_limit for one in self._limits)
 
     def _release(self, worst: float | None) -> None:
         for one in self._limits:
@@ -186,7 +189,7 @@ class Charge:
         self._longest = max(self._longest, c.output_tokens or 0)
 
 
-def _unknown_cost(resolved: Resolved, limit: Limits) -> OptionError:
+def _unknown_cost(resolved: Resolved, limit: Budget) -> OptionError:
     engine = resolved.model.engine
     named = f" '{resolved.model.base}'" if resolved.model.base else ""
     return OptionError(
@@ -259,7 +262,7 @@ class Meter:
 
 @contextmanager
 def reserved(
-    purse: Purse,
+    purse: SessionBudget,
     name: str,
     engine: str,
     most: float | None,
@@ -271,7 +274,7 @@ def reserved(
     OptionError if there is a budget and `cost` is not known.  Afterwards what `version` says that it cost is spent; one
     that goes on in the background, its estimate.
     """
-    limits = [one for one in (Limits(most, name="max_cost_usd"), purse) if one.bounds_cost]
+    limits = [one for one in (Budget(most, name="max_cost_usd"), purse) if one.has_cost_limit]
     if limits and cost is None:
         raise _unknown_training_cost(limits[0], name, engine)
     _hold(limits, name, cost or 0.0)
@@ -289,22 +292,23 @@ def reserved(
             one.settle(cost, spent)
 
 
-def _hold(limits: Sequence[Limits], name: str, cost: float) -> None:
+def _hold(limits: Sequence[Budget], name: str, cost: float) -> None:
     for i, one in enumerate(limits):
         if one.reserve(cost) is None:
             continue
         for earlier in limits[:i]:
             earlier.settle(cost, None)
-        held = f", {dollars(one.reserved)} held for requests under way" if one.reserved > 0 else ""
+        held = f", {format_dollars(one.reserved)} held for requests under way" if one.reserved > 0 else ""
         raise BudgetExceeded(
-            f"Training {name} would pass the budget: {dollars(one.spent)} of {one.name} = {dollars(one.usd or 0.0)} are"
-            f" spent{held}, and it will cost about {dollars(cost)}.",
+            f"Training {name} would pass the budget: {format_dollars(one.spent)} of {one.name}"
+            f" = {format_dollars(one.usd or 0.0)} are"
+            f" spent{held}, and it will cost about {format_dollars(cost)}.",
             f"Train on fewer rows or for fewer epochs, or {_raised(one)}; EXPLAIN FINETUNE tells what it will take.",
         )
 
 
-def _raised(limit: Limits) -> str:
-    return f"SET {limit.name} higher" if isinstance(limit, Purse) else f"give a higher {limit.name}"
+def _raised(limit: Budget) -> str:
+    return f"SET {limit.name} higher" if isinstance(limit, SessionBudget) else f"give a higher {limit.name}"
 
 
 def _spent(version: Version) -> float | None:
@@ -316,7 +320,7 @@ def _spent(version: Version) -> float | None:
     return None if hourly is None or version.seconds is None else hourly * version.seconds / HOUR
 
 
-def _unknown_training_cost(limit: Limits, name: str, engine: str) -> OptionError:
+def _unknown_training_cost(limit: Budget, name: str, engine: str) -> OptionError:
     return OptionError(
         f"{limit.name} = {limit.usd:g} cannot be promised: what training {name} costs is not known.",
         f"CREATE PRICE FOR {engine} USING training = … (USD per million tokens), or machine_usd_per_hour = …"

@@ -25,7 +25,7 @@ from sqlft.errors import (
     did_you_mean,
 )
 from sqlft.handler import Artifact, Handler, ModelSpec, Notice, Trainer
-from sqlft.options import build, pick, telling, without
+from sqlft.options import build_options, drop_options, pick_answer_options, pick_options
 from sqlft.secrets import references
 from sqlft.session import EngineSettings, Session
 
@@ -56,8 +56,8 @@ class Resolved:
     def predict_options(self, given: Mapping[str, Any]) -> Any:
         """The handler's predict options: what CREATE MODEL said, and over it what the statement says."""
         cls = type(self.handler).predict_options
-        return build(
-            cls, {**references.reveal(pick(self.model.options, cls)), **given}, f"Model '{self.model.key.name}'"
+        return build_options(
+            cls, {**references.reveal(pick_options(self.model.options, cls)), **given}, f"Model '{self.model.key.name}'"
         )
 
 
@@ -66,22 +66,22 @@ def engine_of(session: Session, name: str) -> Engine:
     known = {e.name.lower(): e for e in session.catalog.engines()}
     if name.lower() in known:
         return known[name.lower()]
-    handler, usual = plugins.stand_in(name)
-    if plugins.entry_of(handler) is not None:
+    handler, usual = plugins.resolve_handler_alias(name)
+    if plugins.find_handler_entry(handler) is not None:
         return Engine(name.lower(), handler.lower(), dict(usual))
     listed = "SHOW ML_ENGINES and SHOW HANDLERS list them; CREATE ML_ENGINE name FROM handler makes one."
-    next_step = plugins.instead_of(name)
-    guess = "" if next_step else did_you_mean(name, [*known, *plugins.found()])
+    next_step = plugins.suggest_replacement(name)
+    guess = "" if next_step else did_you_mean(name, [*known, *plugins.find_entry_points()])
     raise NotFound(f"There is no engine or handler '{name}'.{guess}", next_step or listed)
 
 
 def handler_of(session: Session, engine: Engine, overrides: Mapping[str, Any] | None = None) -> Handler:
     """The engine's handler with its options, secrets in place; `overrides` are a model's own engine options."""
-    cls = plugins.handler_class(engine.handler)
-    own = {**engine.options, **pick(overrides or {}, cls.engine_options)}
-    given = references.reveal(without(own, EngineSettings))
+    cls = plugins.load_handler_class(engine.handler)
+    own = {**engine.options, **pick_options(overrides or {}, cls.engine_options)}
+    given = references.reveal(drop_options(own, EngineSettings))
     try:
-        return cls(build(cls.engine_options, given, f"Engine '{engine.name}'"))
+        return cls(build_options(cls.engine_options, given, f"Engine '{engine.name}'"))
     except SqlftError:
         raise
     except Exception as e:
@@ -94,7 +94,11 @@ def spec_of(
     cls: type[Handler], base: str, options: Mapping[str, Any], what: str, schema: Mapping[str, Any] | None = None
 ) -> ModelSpec:
     """The ModelSpec of USING's options; other classes' options among them are left out."""
-    return ModelSpec(base, build(cls.model_options, references.reveal(pick(options, cls.model_options)), what), schema)
+    return ModelSpec(
+        base,
+        build_options(cls.model_options, references.reveal(pick_options(options, cls.model_options)), what),
+        schema,
+    )
 
 
 def outputs_of(model: Model) -> Outputs:
@@ -147,9 +151,9 @@ def resolve(session: Session, key: ModelKey | str, number: int | None = None, *,
 def trainers() -> list[str]:
     """Names of the installed handlers that can train; those that cannot be loaded are left out."""
     names = []
-    for name in plugins.found():
+    for name in plugins.find_entry_points():
         try:
-            if issubclass(plugins.handler_class(name), Trainer):
+            if issubclass(plugins.load_handler_class(name), Trainer):
                 names.append(name)
         except SqlftError:
             continue
@@ -167,7 +171,9 @@ def _artifact(version: Version) -> Artifact | None:
 def _digest(engine: Engine, cls: type, own: Mapping[str, Any], spec: ModelSpec, version: Version) -> str:
     asked = [
         engine.handler,
-        references.redact_options(telling(without({**engine.options, **pick(own, cls)}, EngineSettings), cls)),
+        references.redact_options(
+            pick_answer_options(drop_options({**engine.options, **pick_options(own, cls)}, EngineSettings), cls)
+        ),
         spec.base,
         plain(spec.options),
         version.artifact_digest,
@@ -206,7 +212,7 @@ def _heed(session: Session, found: Notice | None, more: str) -> None:
     if found is not None and found.is_refusal:
         raise NotSupported(found.text, f"{found.next_step}{more}")
     if found is not None:
-        session.warn(f"{found.text} {found.next_step}")
+        session.show_warning(f"{found.text} {found.next_step}")
 
 
 def served(session: Session, resolved: Resolved, name: str) -> Resolved:

@@ -20,9 +20,9 @@ from sqlft.inference.background import Pump
 from sqlft.inference.budget import Charge
 from sqlft.inference.cache import Cache, key_of, prefix_of
 from sqlft.inference.resolve import Embedding, Resolved, plain
-from sqlft.options import redacted, telling
+from sqlft.options import pick_answer_options, redact_secrets
 from sqlft.secrets.references import redact_error
-from sqlft.session import Limits, QuerySettings, Session, Tick
+from sqlft.session import Budget, QuerySettings, Session, Tick
 
 LOOKUP = 500
 """Prompts whose cache entries are looked up at once."""
@@ -78,7 +78,7 @@ class Asking:
         settings: QuerySettings,
         cache: Cache,
         statement: tuple[str, str],
-        limits: Sequence[Limits] = (),
+        limits: Sequence[Budget] = (),
     ) -> None:
         self._session, self._resolved, self.options, self._settings = session, resolved, options, settings
         self._name = str(resolved.version.key)
@@ -188,12 +188,12 @@ class Asking:
         if not error and self.tally.errors:
             first = next(a.error for a in self.answers if isinstance(a, Answer) and a.error)
             column = f"{self._resolved.outputs.names[0]}_error"
-            self._session.warn(
+            self._session.show_warning(
                 f"{self.failed_rows or self.tally.errors} of {self.rows} rows failed at {self._name}: {first} "
                 f"({column} says why, row by row; USING on_error='fail' stops at the first.)"
             )
         if not error and self.tally.truncated:
-            self._session.warn(
+            self._session.show_warning(
                 f"{self.tally.truncated} of {len(self.answers)} answers of {self._name} are cut off at their limit of "
                 f"tokens: {LONGER} ({self._resolved.outputs.names[0]}_usage.truncated says which.)"
             )
@@ -244,7 +244,7 @@ class Asking:
             redact_error(e)
             raise
         except ImportError as e:
-            raise plugins.not_installed(self._resolved.handler_name, e) from e
+            raise plugins.not_installed_error(self._resolved.handler_name, e) from e
         except Exception as e:
             redact_error(e)
             raise ProviderError(
@@ -302,7 +302,7 @@ class Asking:
         """Runs in the pump's thread."""
         if self._opened is None:
             r = self._resolved
-            self._session.loaded[r.digest] = lambda: r.handler.unload(r.spec, r.artifact)
+            self._session.unloaders[r.digest] = lambda: r.handler.unload(r.spec, r.artifact)
             self._opened = opened(r, self.options)
         return iter(self._opened.predict(self._requests(self._pump)))
 
@@ -328,7 +328,7 @@ class Asking:
             self._write_usage()
 
     def _requests(self, pump: Pump[Completion | Piece | Progress] | None) -> Iterator[Request]:
-        watched = self._session.piece is not None
+        watched = self._session.show_answer_part is not None
         while pump is not None and not pump.stopped:
             i = self._next_id()
             if i is None:
@@ -366,11 +366,11 @@ class Asking:
     def _streams(self, i: int) -> bool:
         """Whether somebody watches the one answer; what was shown in part already is not shown again."""
         is_first = i not in self._attempts and i not in self._repaired
-        return self._session.piece is not None and len(self._prompts) == 1 and is_first
+        return self._session.show_answer_part is not None and len(self._prompts) == 1 and is_first
 
     def _hand_on(self, piece: Piece) -> None:
-        if self._session.piece is not None and len(self._prompts) == 1:
-            self._session.piece(piece.text)
+        if self._session.show_answer_part is not None and len(self._prompts) == 1:
+            self._session.show_answer_part(piece.text)
 
     def _accept(self, c: Completion) -> bool:
         """Take an answer in; whether it is one to keep."""
@@ -435,7 +435,7 @@ class Asking:
         heapq.heappush(self._retries, (time.monotonic(), c.id))
 
     def _accept_error(self, i: int, code: str, message: str, retryable: bool, spent: Completion | None = None) -> None:
-        message = redacted(message)
+        message = redact_secrets(message)
         started = self._outstanding.pop(i)
         self._charge.give_up(i)
         tries = self._attempts.get(i, 0)
@@ -470,7 +470,7 @@ class Asking:
         try:
             self._cache.put(rows)
         except CatalogError as e:
-            self._session.warn(str(e))
+            self._session.show_warning(str(e))
             self._cache = None
 
     def _misbehaved(self, what: str) -> ProviderError:
@@ -483,7 +483,7 @@ class Asking:
         now = time.monotonic()
         done = self._next - len(self._outstanding) - len(self._retries)
         stage = self._stage or Progress(done, len(self.answers))
-        self._session.progress(Tick(f"asking {self._name}", stage.step, stage.total_steps, stage.metrics))
+        self._session.show_progress(Tick(f"asking {self._name}", stage.step, stage.total_steps, stage.metrics))
         if now - self._reported > 1.0:
             self._reported = now
             self._write_usage()
@@ -522,7 +522,7 @@ def _is_plain(c: Completion) -> bool:
 def _parameters(options: Any) -> str:
     """The options that change answers, as text."""
     given = plain(options)
-    told = telling(given, type(options)) if isinstance(given, Mapping) else given
+    told = pick_answer_options(given, type(options)) if isinstance(given, Mapping) else given
     return json.dumps(told, sort_keys=True, default=str)
 
 

@@ -16,9 +16,9 @@ from sqlft.data import Prompt
 from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import Resolved, served
 from sqlft.inference.run import Answer, Asking
-from sqlft.options import build, check_names, names_of, pick
+from sqlft.options import build_options, check_option_names, option_names, pick_options
 from sqlft.secrets.redact import redact_statement
-from sqlft.session import LIMITS, Limits, QuerySettings, Session
+from sqlft.session import LIMIT_OPTIONS, Budget, QuerySettings, Session
 
 USAGE = pa.struct(
     [
@@ -117,7 +117,7 @@ class Asker:
         self._books: dict[tuple[Any, str], Book] = {}
         self._given: dict[str, set[str]] = {}
         self._taken: set[str] = set()
-        self._limits: Limits | None = None
+        self._limits: Budget | None = None
         self.in_ledger = True
 
     def prompted(self, resolved: Resolved, alias: str) -> Resolved:
@@ -133,9 +133,9 @@ class Asker:
         if isinstance(where, str):
             resolved = served(self._session, resolved, where)
         given = self._options_for(resolved, alias)
-        settings = build(QuerySettings, pick(given, QuerySettings), "This query")
-        handlers_own = names_of(type(resolved.handler).predict_options)
-        own = {k: v for k, v in given.items() if k in handlers_own or k not in names_of(QuerySettings)}
+        settings = build_options(QuerySettings, pick_options(given, QuerySettings), "This query")
+        handlers_own = option_names(type(resolved.handler).predict_options)
+        own = {k: v for k, v in given.items() if k in handlers_own or k not in option_names(QuerySettings)}
         key = (resolved.version.key, repr(sorted(given.items())))
         if key not in self._books:
             options = resolved.predict_options(own)
@@ -145,12 +145,16 @@ class Asker:
             self._books[key] = Book(resolved, asking)
         return self._books[key]
 
-    def _limits_for(self, alias: str) -> list[Limits]:
+    def _limits_for(self, alias: str) -> list[Budget]:
         """The statement's limits, which its models share, and those that are for this one alone."""
         if self._limits is None:
             self._limits = _limits(self._using)
         own = self._own(alias)
-        return [self._limits, _limits(own)] if pick(own, QuerySettings).keys() & set(LIMITS) else [self._limits]
+        return (
+            [self._limits, _limits(own)]
+            if pick_options(own, QuerySettings).keys() & set(LIMIT_OPTIONS)
+            else [self._limits]
+        )
 
     def _own(self, alias: str) -> Mapping[str, Any]:
         """What USING says for this model alone."""
@@ -159,19 +163,19 @@ class Asker:
     def _options_for(self, resolved: Resolved, alias: str) -> dict[str, Any]:
         """USING's keys that this model takes, with `alias.k = v` over them."""
         cls = type(resolved.handler).predict_options
-        known = names_of(cls, QuerySettings)
+        known = option_names(cls, QuerySettings)
         self._given[alias.lower()] = known
         shared = {k: v for k, v in self._using.items() if k in known or cls is dict}
         own = self._own(alias)
         if cls is not dict:
-            check_names(own, known, f"Model '{resolved.model.key.name}'")
+            check_option_names(own, known, f"Model '{resolved.model.key.name}'")
         self._taken.update(shared, *([alias.lower()] if own else []))
         return {**shared, **own}
 
     def check_using(self) -> None:
         """OptionError for a key of USING that none of the statement's models takes."""
         left = [k for k in self._using if k not in self._taken and k.lower() not in self._given]
-        check_names(left, set().union(*self._given.values()) if self._given else set(), "This query")
+        check_option_names(left, set().union(*self._given.values()) if self._given else set(), "This query")
 
     def finish(self, error: bool = False) -> None:
         """Close all predictors and write the ledger."""
@@ -193,9 +197,9 @@ def asker_of(session: Session, using: Mapping[str, Any], statement: str) -> Iter
         cache.close()
 
 
-def _limits(given: Mapping[str, Any]) -> Limits:
-    said = build(QuerySettings, {k: v for k, v in given.items() if k in LIMITS}, "This query")
-    return Limits(said.max_cost_usd, said.max_rows, said.max_seconds)
+def _limits(given: Mapping[str, Any]) -> Budget:
+    said = build_options(QuerySettings, {k: v for k, v in given.items() if k in LIMIT_OPTIONS}, "This query")
+    return Budget(said.max_cost_usd, said.max_rows, said.max_seconds)
 
 
 def _usage(answer: Answer) -> dict[str, Any] | None:

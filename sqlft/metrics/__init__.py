@@ -58,20 +58,20 @@ class _Metrics(Mapping[str, Metric]):
     def __getitem__(self, name: str) -> Metric:
         if name in BUILT_IN:
             return getattr(import_module(BUILT_IN[name]), name)  # type: ignore[no-any-return]
-        if name in plugins.found(GROUP):
-            return plugins.found(GROUP)[name].load()  # type: ignore[no-any-return]
+        if name in plugins.find_entry_points(GROUP):
+            return plugins.find_entry_points(GROUP)[name].load()  # type: ignore[no-any-return]
         raise NotFound(
             f"There is no metric '{name}'.{did_you_mean(name, self)}", f"There are: {', '.join(sorted(self))}."
         )
 
     def __contains__(self, name: object) -> bool:
-        return name in BUILT_IN or name in plugins.found(GROUP)
+        return name in BUILT_IN or name in plugins.find_entry_points(GROUP)
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**BUILT_IN, **plugins.found(GROUP)})
+        return iter({**BUILT_IN, **plugins.find_entry_points(GROUP)})
 
     def __len__(self) -> int:
-        return len({**BUILT_IN, **plugins.found(GROUP)})
+        return len({**BUILT_IN, **plugins.find_entry_points(GROUP)})
 
 
 METRICS: Mapping[str, Metric] = _Metrics()

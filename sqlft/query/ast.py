@@ -23,11 +23,11 @@ from sqlft.errors import NotSupported, StatementError
 from sqlft.sql.lexer import Token
 
 Node = dict[str, Any]
-DOT = "\u00b7"
+VERSION_DOT = "\u00b7"
 """What stands for the dot of `name.N` while DuckDB parses: one character too, and part of a name."""
 ON_TRUE = " ON true"
-IS_OLD = int(duckdb.__version__.split(".")[0]) < 2
-MOST_DEPTH = 900
+IS_DUCKDB_1 = int(duckdb.__version__.split(".")[0]) < 2
+MAX_DEPTH = 900
 """Levels of nesting that are walked; Python allows about 1,000 calls."""
 _lock = threading.Lock()
 _connections: list[duckdb.DuckDBPyConnection] = []
@@ -35,28 +35,28 @@ _connections: list[duckdb.DuckDBPyConnection] = []
 atexit.register(_connections.clear)
 
 
-def _start_anew() -> None:
+def _reset_after_fork() -> None:
     """A forked process has a connection and a lock of its own; the parent's lie there untouched."""
     global _lock
     _lock = threading.Lock()
-    _inherited.extend(_connections)
+    _parent_connections.extend(_connections)
     _connections.clear()
 
 
-_inherited: list[duckdb.DuckDBPyConnection] = []
+_parent_connections: list[duckdb.DuckDBPyConnection] = []
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
-class Unreadable(StatementError):
+class UnparsableQuery(StatementError):
     """A text that DuckDB cannot parse."""
 
 
-class NoSelect(NotSupported):
+class NotASelect(NotSupported):
     """A text that DuckDB reads and that is no SELECT: it has no tree."""
 
 
-def _ask_duckdb(query: str, *values: str) -> list[Any]:
+def _query_duckdb(query: str, *values: str) -> list[Any]:
     """Rows of the private connection, which holds no data."""
     with _lock:
         if not _connections:
@@ -67,22 +67,22 @@ def _ask_duckdb(query: str, *values: str) -> list[Any]:
 def parse(text: str) -> Node:
     """The tree of a SELECT.
 
-    Unreadable with DuckDB's words where it is none; NoSelect where DuckDB has no tree for it (PIVOT without IN).
+    UnparsableQuery with DuckDB's words where it is none; NotASelect where DuckDB has no tree for it (PIVOT without IN).
 
     >>> parse("SELECT 1 AS a")["select_list"][0]["alias"]
     'a'
     """
     try:
-        found: Node = json.loads(_serialized(text))
+        found: Node = json.loads(_serialize(text))
     except duckdb.Error as e:
         raise NotSupported(f"DuckDB cannot read this query: {_first_line(e)}", "Check its syntax.") from e
     if found.get("error"):
         if found.get("error_type") == "not implemented":
-            raise NoSelect("This part of the statement is no SELECT.", "Read the model in a SELECT inside it.")
+            raise NotASelect("This part of the statement is no SELECT.", "Read the model in a SELECT inside it.")
         message = str(found.get("error_message", "it is no query"))
         position = found.get("position")
         offset = len(text.encode()[: int(position)].decode(errors="ignore")) if position not in (None, "") else 0
-        raise Unreadable(f"{message[:1].upper()}{message[1:]}.", text, offset, "Check the query's syntax.")
+        raise UnparsableQuery(f"{message[:1].upper()}{message[1:]}.", text, offset, "Check the query's syntax.")
     if len(found["statements"]) != 1:
         raise StatementError("There is more than one query here.", text, 0, "Run them one by one.")
     node: Node = found["statements"][0]["node"]
@@ -90,8 +90,8 @@ def parse(text: str) -> Node:
 
 
 @lru_cache(maxsize=256)
-def _serialized(text: str) -> str:
-    return str(_ask_duckdb("SELECT json_serialize_sql(?::VARCHAR, skip_default := true)", text)[0][0])
+def _serialize(text: str) -> str:
+    return str(_query_duckdb("SELECT json_serialize_sql(?::VARCHAR, skip_default := true)", text)[0][0])
 
 
 def to_sql(node: Node) -> str:
@@ -100,16 +100,16 @@ def to_sql(node: Node) -> str:
     >>> to_sql(parse("select 1+1"))
     'SELECT (1 + 1)'
     """
-    if IS_OLD:
-        node = _without_commas(deepcopy(node))
+    if IS_DUCKDB_1:
+        node = _replace_comma_joins(deepcopy(node))
     whole = {"error": False, "statements": [{"node": node, "named_param_map": []}]}
     try:
-        return str(_ask_duckdb("SELECT json_deserialize_sql(?)", json.dumps(whole))[0][0])
+        return str(_query_duckdb("SELECT json_deserialize_sql(?)", json.dumps(whole))[0][0])
     except duckdb.SerializationException as e:  # DuckDB 2.0.1 takes 256 levels
         raise NotSupported("This query is nested too deeply.", "Put a part of it into a view or a table.") from e
 
 
-def _without_commas(node: Node) -> Node:
+def _replace_comma_joins(node: Node) -> Node:
     """The tree with joins in place of commas: DuckDB 1.5 prints no parentheses, and a comma binds more loosely."""
     for join in walk(node):
         if is_join(join) and join.get("ref_type") == "CROSS":
@@ -152,14 +152,14 @@ def column(*names: str) -> Node:
     return made
 
 
-def copy_names(typed: Node, select: Node) -> None:
+def copy_column_names(typed: Node, select: Node) -> None:
     """Give columns of a SELECT without an alias the names that they have in another with parameters in it."""
     for item, other in zip(typed["select_list"], select["select_list"], strict=False):
         if not other.get("alias") and any(n.get("class") == "PARAMETER" for n in walk(item)):
             other["alias"] = expression_sql(item)
 
 
-def integer(constant: Node) -> int | None:
+def parse_integer(constant: Node) -> int | None:
     """The whole number that a literal is."""
     try:
         return int(expression_sql(constant))
@@ -167,7 +167,7 @@ def integer(constant: Node) -> int | None:
         return None
 
 
-def positional(names: list[tuple[str, str]]) -> Node:
+def positional_join(names: list[tuple[str, str]]) -> Node:
     """Registered relations side by side: (name, alias) of each."""
     tables = []
     for name, alias in names:
@@ -209,11 +209,11 @@ def set_table(node: Node, schema: str, name: str) -> None:
 
 def substitute(node: Node, parts: Mapping[str, Node]) -> Node:
     """The tree with columns of these bare names replaced."""
-    made: Node = replace(node, lambda n: deepcopy(parts[n["column_names"][0]]) if _is_bare(n, parts) else None)
+    made: Node = replace(node, lambda n: deepcopy(parts[n["column_names"][0]]) if _is_bare_column(n, parts) else None)
     return made
 
 
-def _is_bare(node: Node, names: Mapping[str, Any]) -> bool:
+def _is_bare_column(node: Node, names: Mapping[str, Any]) -> bool:
     return is_column(node) and len(node["column_names"]) == 1 and node["column_names"][0] in names
 
 
@@ -249,7 +249,7 @@ def walk(value: Any, *, into: Callable[[Node], bool] = lambda _: True) -> Iterat
 def check_depth(value: Any) -> None:
     """NotSupported for a query that is nested more deeply than can be walked."""
     level = [value]
-    for _ in range(MOST_DEPTH):
+    for _ in range(MAX_DEPTH):
         level = [
             v for one in level for v in (one.values() if isinstance(one, dict) else one) if isinstance(v, (dict, list))
         ]
@@ -338,7 +338,7 @@ def conjuncts(condition: Node | None) -> list[Node]:
         return []
     if condition.get("type") == "CONJUNCTION_AND":
         return [c for child in condition["children"] for c in conjuncts(child)]
-    if (turned := _without_not(condition)) is not None:
+    if (turned := _negate(condition)) is not None:
         return conjuncts(turned)
     if condition.get("type") == "COMPARE_EQUAL":
         left, right = condition["left"], condition["right"]
@@ -360,20 +360,20 @@ def _is_row(node: Node) -> bool:
     return node.get("class") == "FUNCTION" and node.get("function_name") == "row"
 
 
-OPPOSITE = {
+NEGATED_TYPES = {
     "COMPARE_NOTEQUAL": "COMPARE_EQUAL",
     "COMPARE_DISTINCT_FROM": "COMPARE_NOT_DISTINCT_FROM",
     "COMPARE_NOT_IN": "COMPARE_IN",
 }
 
 
-def _without_not(node: Node) -> Node | None:
+def _negate(node: Node) -> Node | None:
     """What NOT (…) is without its NOT, where that is a plain condition."""
     if node.get("type") != "OPERATOR_NOT":
         return None
     inner: Node = node["children"][0]
-    if inner.get("type") in OPPOSITE:
-        return {**inner, "type": OPPOSITE[inner["type"]]}
+    if inner.get("type") in NEGATED_TYPES:
+        return {**inner, "type": NEGATED_TYPES[inner["type"]]}
     if inner.get("type") == "OPERATOR_NOT":
         twice: Node = inner["children"][0]
         return twice
@@ -411,7 +411,7 @@ def conjunction(conditions: list[Node]) -> Node | None:
 # -- the text before DuckDB reads it ----------------------------------------------------------------------------
 
 
-def normalize(text: str, found: list[Token], is_model: Callable[[str], bool]) -> str:
+def normalize_names(text: str, found: list[Token], is_model: Callable[[str], bool]) -> str:
     """The text with `name.N` as one name and `backticks` as "quotes", every character where it was."""
     out = list(text)
     for i, token in enumerate(found):
@@ -419,16 +419,16 @@ def normalize(text: str, found: list[Token], is_model: Callable[[str], bool]) ->
             out[token.start] = out[token.end - 1] = '"'
         if token.kind not in ("word", "quoted") or not is_model(token.value):
             continue
-        dot, end = _version_after(found, i)
+        dot, end = _find_version(found, i)
         if end:
             if token.kind == "quoted":
-                out[token.end - 1 : end] = [DOT if j == dot else text[j] for j in range(dot, end)] + ['"']
+                out[token.end - 1 : end] = [VERSION_DOT if j == dot else text[j] for j in range(dot, end)] + ['"']
             else:
-                out[dot] = DOT
+                out[dot] = VERSION_DOT
     return "".join(out)
 
 
-def _version_after(found: list[Token], i: int) -> tuple[int, int]:
+def _find_version(found: list[Token], i: int) -> tuple[int, int]:
     """Where the dot and the digits of `.N` behind token i are; (0, 0) if there are none."""
     following = found[i + 1 : i + 3]
     if following and following[0].kind == "number" and following[0].text.startswith("."):
@@ -440,11 +440,11 @@ def _version_after(found: list[Token], i: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=1)
-def _no_aliases() -> frozenset[str]:
+def _reserved_words() -> frozenset[str]:
     """Words that cannot be an alias."""
     return frozenset(
         name
-        for (name,) in _ask_duckdb(
+        for (name,) in _query_duckdb(
             "SELECT upper(keyword_name) FROM duckdb_keywords() WHERE keyword_category IN ('reserved', 'type_function')"
         )
     )
@@ -453,21 +453,21 @@ def _no_aliases() -> frozenset[str]:
 def complete_joins(text: str, found: list[Token], is_model: Callable[[str], bool]) -> tuple[str, list[int]]:
     """The text with ON true behind models that are joined without a condition, and where that was put.
 
-    >>> from sqlft.sql.lexer import tokens
-    >>> complete_joins("FROM t JOIN m WHERE 1", tokens("FROM t JOIN m WHERE 1"), lambda name: name == "m")[0]
+    >>> from sqlft.sql.lexer import tokenize
+    >>> complete_joins("FROM t JOIN m WHERE 1", tokenize("FROM t JOIN m WHERE 1"), lambda name: name == "m")[0]
     'FROM t JOIN m ON true WHERE 1'
     """
     places = []
     for i, token in enumerate(found):
         if token.word != "JOIN" or (i and found[i - 1].word in ("CROSS", "NATURAL", "POSITIONAL")):
             continue
-        last = _end_of_model(found, i + 1, is_model)
+        last = _find_model_end(found, i + 1, is_model)
         if last is None:
             continue
         following = found[last + 1 : last + 3]
         if following and following[0].word == "AS":
             last += 2
-        elif following and following[0].kind in ("word", "quoted") and following[0].word not in _no_aliases():
+        elif following and following[0].kind in ("word", "quoted") and following[0].word not in _reserved_words():
             last += 1
         behind = [t.word for t in found[last + 1 : last + 3]]
         if behind[:1] == ["ON"] or (behind[:1] == ["USING"] and behind[1:] != ["SAMPLE"]):
@@ -478,14 +478,14 @@ def complete_joins(text: str, found: list[Token], is_model: Callable[[str], bool
     return text, places
 
 
-def _end_of_model(found: list[Token], i: int, is_model: Callable[[str], bool]) -> int | None:
+def _find_model_end(found: list[Token], i: int, is_model: Callable[[str], bool]) -> int | None:
     """The last token of a model's name at token i; None if none stands there."""
     is_one = False
     last = None
     while i < len(found) and found[i].kind in ("word", "quoted"):
         is_one, last = is_model(found[i].value), i
         if is_one:
-            _, end = _version_after(found, i)
+            _, end = _find_version(found, i)
             if end:
                 return next(j for j in range(i, len(found)) if found[j].end == end)
         if i + 1 >= len(found) or found[i + 1].text != ".":
@@ -496,7 +496,7 @@ def _end_of_model(found: list[Token], i: int, is_model: Callable[[str], bool]) -
 
 def split_version(name: str) -> tuple[str, int | None]:
     """`name·N` as the name and N."""
-    plain, dot, digits = name.rpartition(DOT)
+    plain, dot, digits = name.rpartition(VERSION_DOT)
     return (plain, int(digits)) if dot and digits.isdecimal() else (name, None)
 
 
@@ -508,8 +508,8 @@ def _first_line(error: Exception) -> str:
 
 
 @lru_cache(maxsize=1)
-def _functions() -> tuple[frozenset[str], frozenset[str]]:
-    rows = _ask_duckdb(
+def _read_functions() -> tuple[frozenset[str], frozenset[str]]:
+    rows = _query_duckdb(
         "SELECT function_name, bool_and(function_type = 'scalar'), bool_or(stability = 'VOLATILE')"
         " FROM duckdb_functions() GROUP BY 1"
     )
@@ -519,13 +519,13 @@ def _functions() -> tuple[frozenset[str], frozenset[str]]:
 
 def is_scalar(function: str) -> bool:
     """Whether a function of DuckDB's gives one value for each row."""
-    return function in _functions()[0]
+    return function in _read_functions()[0]
 
 
 def is_volatile(value: Any) -> bool:
     """Whether a tree has a part that differs each time it is computed: random(), a sample."""
     return any(
-        (n.get("class") == "FUNCTION" and n.get("function_name") in _functions()[1]) or n.get("sample")
+        (n.get("class") == "FUNCTION" and n.get("function_name") in _read_functions()[1]) or n.get("sample")
         for n in walk(value)
     )
 

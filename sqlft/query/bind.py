@@ -1,7 +1,7 @@
 """Which models a query reads, which columns are theirs, and what gives each of their inputs its value.
 
 `sqlft.query.plan_query` calls `bind` with a tree; it gets the tree with views and sqlft's own tables put in, and one
-`Scan` for each model.  Binding asks DuckDB for columns and types, never for rows, and no model.
+`ModelScan` for each model.  Binding asks DuckDB for columns and types, never for rows, and no model.
 
 A model is a relation with one row for each combination of its inputs, NULL included.  An input is bound by an equality
 (in parentheses, reversed, with casts, IN, = ANY, USING) in WHERE or in a join's ON, else by the column of its name.
@@ -19,30 +19,30 @@ from sqlft.inference.resolve import Resolved
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.scope import (
-    Binding,
-    Block,
-    Bound,
-    Columns,
+    BoundQuery,
+    ColumnUse,
     Condition,
-    Scan,
-    Use,
+    InputBinding,
+    ModelScan,
+    QueryBlock,
+    RelationColumns,
+    add_ctes,
     drop_schema,
-    joins_to,
+    find_join_path,
     leaves,
     output_names,
+    remove_scans,
     select,
-    select_of,
-    with_ctes,
-    without_scans,
+    select_expression,
 )
-from sqlft.sql.names import written
+from sqlft.sql.names import format_name
 
-EQUAL = ("COMPARE_EQUAL", "COMPARE_NOT_DISTINCT_FROM")
-PRESERVED = {"LEFT": ("left",), "RIGHT": ("right",), "OUTER": ("left", "right"), "ANTI": ("left",)}
+EQUALITY_TYPES = ("COMPARE_EQUAL", "COMPARE_NOT_DISTINCT_FROM")
+PRESERVED_SIDES = {"LEFT": ("left",), "RIGHT": ("right",), "OUTER": ("left", "right"), "ANTI": ("left",)}
 """Sides of a join whose rows stay without a partner."""
 
 
-class Names:
+class NameResolver:
     """What names of tables stand for; the executor's session gives these."""
 
     def __init__(
@@ -59,17 +59,17 @@ class Binder:
     """Finds models and binds their inputs; `bind` is its one use."""
 
     def __init__(
-        self, con: duckdb.DuckDBPyConnection, names: Names, text: str, offset_of: Callable[[Node], int]
+        self, con: duckdb.DuckDBPyConnection, names: NameResolver, text: str, offset_of: Callable[[Node], int]
     ) -> None:
         self._names, self._text, self._offset_of = names, text, offset_of
         self._con = con
-        self.columns = Columns(con, names.is_known)
-        self.scans: list[Scan] = []
-        self.blocks: list[Block] = []
-        self._readers: dict[int, tuple[Node, list[tuple[Block, Node]]]] = {}
+        self.columns = RelationColumns(con, names.is_known)
+        self.scans: list[ModelScan] = []
+        self.blocks: list[QueryBlock] = []
+        self._readers: dict[int, tuple[Node, list[tuple[QueryBlock, Node]]]] = {}
         self._depth = 0
 
-    def bind(self, tree: Node) -> Bound:
+    def bind(self, tree: Node) -> BoundQuery:
         """Find the models, then bind them; StatementError names an input that has no value."""
         ast.check_depth(tree)
         self._visit(tree, None, (), None)
@@ -81,11 +81,11 @@ class Binder:
             self._bind_scan(scan)
         for scan in self.scans:
             scan.is_read = scan.is_read and self._is_read(scan, tree)
-        return Bound(tree, self.scans, self.blocks, self._readers)
+        return BoundQuery(tree, self.scans, self.blocks, self._readers)
 
     # -- finding -----------------------------------------------------------------------------------------------
 
-    def _visit(self, value: Any, block: Block | None, ctes: tuple[Node, ...], item: Node | None) -> None:
+    def _visit(self, value: Any, block: QueryBlock | None, ctes: tuple[Node, ...], item: Node | None) -> None:
         if isinstance(value, list):
             for one in value:
                 self._visit(one, block, ctes, item)
@@ -111,7 +111,7 @@ class Binder:
             wrapped["subquery"]["node"]["from_table"] = source
             pivot["source"] = wrapped
 
-    def _visit_query(self, node: Node, block: Block | None, ctes: tuple[Node, ...], item: Node | None) -> None:
+    def _visit_query(self, node: Node, block: QueryBlock | None, ctes: tuple[Node, ...], item: Node | None) -> None:
         for entry in ast.ctes(node):
             self._visit(entry["value"], block, ctes, None)
             ctes = (*ctes, entry)
@@ -128,7 +128,7 @@ class Binder:
                 )
             return
         if ast.is_select(node):
-            made = Block(node, block, item, ctes)
+            made = QueryBlock(node, block, item, ctes)
             self.blocks.append(made)
             for key, value in list(node.items()):
                 if key != "cte_map":
@@ -138,7 +138,7 @@ class Binder:
             if key != "cte_map":
                 self._visit(value, block, ctes, item)
 
-    def _visit_table(self, node: Node, block: Block | None, ctes: tuple[Node, ...]) -> None:
+    def _visit_table(self, node: Node, block: QueryBlock | None, ctes: tuple[Node, ...]) -> None:
         catalog, schema, name = ast.table_name(node)
         entry = next((e for e in reversed(ctes) if e["key"].lower() == name.lower()), None) if not schema else None
         if entry is not None:
@@ -148,7 +148,7 @@ class Binder:
         plain, number = ast.split_version(name)
         new = self._names.table(catalog, schema, name)
         if new is not None:
-            self._put_in(node, new, block, ctes)
+            self._substitute_table(node, new, block, ctes)
             return
         resolved = None if catalog else self._names.model(schema, plain, number, node.get("alias", "") or plain)
         if resolved is None:
@@ -160,11 +160,11 @@ class Binder:
         if node.get("sample"):
             raise NotSupported("A model has no rows to sample.", "Sample the table that it is joined to.")
         alias = node.get("alias", "") or resolved.model.key.name
-        scan = Scan(len(self.scans), node, resolved, alias, block)
+        scan = ModelScan(len(self.scans), node, resolved, alias, block)
         self.scans.append(scan)
         block.scans.append(scan)
 
-    def _put_in(self, node: Node, new: Node, block: Block | None, ctes: tuple[Node, ...]) -> None:
+    def _substitute_table(self, node: Node, new: Node, block: QueryBlock | None, ctes: tuple[Node, ...]) -> None:
         """A view over models, or one of sqlft's tables, in a table's place."""
         schema = ast.table_name(node)[1]
         alias = node.get("alias", "") or ast.split_version(ast.table_name(node)[2])[0]
@@ -194,7 +194,7 @@ class Binder:
 
     # -- which columns are a model's ---------------------------------------------------------------------------
 
-    def _read_conditions(self, block: Block) -> None:
+    def _read_conditions(self, block: QueryBlock) -> None:
         node = block.node
         block.conditions = [Condition(c, node) for c in ast.conjuncts(node.get("where_clause"))]
         stack = [node.get("from_table")]
@@ -204,16 +204,16 @@ class Binder:
                 block.conditions += [Condition(c, relation) for c in ast.conjuncts(relation.get("condition"))]
                 stack += [relation["left"], relation["right"]]
 
-    def _find_uses(self, scan: Scan) -> None:
+    def _find_uses(self, scan: ModelScan) -> None:
         columns = scan.columns
         alias, project = scan.alias.lower(), scan.resolved.model.key.project.lower()
-        path = joins_to(scan.block.node["from_table"], scan.node) or []
+        path = find_join_path(scan.block.node["from_table"], scan.node) or []
         is_visible = not any(j.get("join_type") in ("SEMI", "ANTI") and side == "right" for j, side in path)
-        for node, nested, parameters in self._mentions(scan.block.node, (), frozenset()):
+        for node, nested, parameters in self._find_columns(scan.block.node, (), frozenset()):
             if node.get("class") == "STAR":
                 star = node.get("relation_name", "").lower()
                 if not nested and (star == alias or (star == "" and is_visible)):
-                    scan.whole = True
+                    scan.shows_all_columns = True
                     scan.stars.append(node)
                 continue
             names = [n.lower() for n in node["column_names"]]
@@ -222,22 +222,26 @@ class Binder:
                 names = names[1:]
             if len(names) > 1 and names[0] == alias:
                 if not any(alias in {ast.alias_of(i).lower() for i in leaves(s.get("from_table"))} for s in nested):
-                    scan.uses.append(Use(node, names[1], True))
+                    scan.uses.append(ColumnUse(node, names[1], True))
             elif (
-                names == [alias] and alias not in columns and not self._is_others(alias, nested, scan, any_column=True)
+                names == [alias]
+                and alias not in columns
+                and not self._is_other_column(alias, nested, scan, any_column=True)
             ):
-                scan.whole = True
+                scan.shows_all_columns = True
                 scan.rows.append(node)
-            elif names[0] in columns and names[0] not in parameters and not self._is_others(names[0], nested, scan):
-                scan.uses.append(Use(node, names[0], False))
+            elif (
+                names[0] in columns and names[0] not in parameters and not self._is_other_column(names[0], nested, scan)
+            ):
+                scan.uses.append(ColumnUse(node, names[0], False))
 
-    def _mentions(
+    def _find_columns(
         self, value: Any, nested: tuple[Node, ...], parameters: frozenset[str], *, top: bool = True
     ) -> Iterator[tuple[Node, tuple[Node, ...], frozenset[str]]]:
         """Columns and stars below a SELECT, each with the SELECTs between and the parameters of lambdas around it."""
         if isinstance(value, list):
             for one in value:
-                yield from self._mentions(one, nested, parameters, top=False)
+                yield from self._find_columns(one, nested, parameters, top=False)
             return
         if not isinstance(value, dict):
             return
@@ -252,14 +256,16 @@ class Binder:
         is_order = value.get("type") == "ORDER_MODIFIER" and not nested
         for key, one in list(value.items()):
             if isinstance(one, (dict, list)) and not (top and key == "cte_map"):
-                for found in self._mentions(one, nested, parameters, top=False):
+                for found in self._find_columns(one, nested, parameters, top=False):
                     if not (is_order and found[0].get("class") == "STAR"):  # ORDER BY ALL
                         yield found
 
-    def _is_nested_column(self, name: str, nested: tuple[Node, ...], scan: Scan) -> bool:
+    def _is_nested_column(self, name: str, nested: tuple[Node, ...], scan: ModelScan) -> bool:
         return any(name in self._columns_of_block(s, scan) for s in nested)
 
-    def _is_others(self, name: str, nested: tuple[Node, ...], scan: Scan, *, any_column: bool = False) -> bool:
+    def _is_other_column(
+        self, name: str, nested: tuple[Node, ...], scan: ModelScan, *, any_column: bool = False
+    ) -> bool:
         """Whether a bare name means a column of a subquery's table, or of the block's own where it is an input."""
         if nested and self._is_nested_column(name, nested, scan):
             return True
@@ -267,14 +273,14 @@ class Binder:
             return False
         return name in self._base_columns(scan.block)
 
-    def _columns_of_block(self, node: Node, scan: Scan) -> frozenset[str]:
+    def _columns_of_block(self, node: Node, scan: ModelScan) -> frozenset[str]:
         inner = {b.node["from_table"] is node.get("from_table"): b for b in self.blocks if b.node is node}
         block = next(iter(inner.values()), None)
         models = frozenset(c for s in (block.scans if block else ()) for c in s.columns)
-        plain = without_scans(node.get("from_table"), block.scans if block else ())
+        plain = remove_scans(node.get("from_table"), block.scans if block else ())
         return models | self.columns.of(plain, block.ctes if block else scan.block.ctes)
 
-    def _base_columns(self, block: Block) -> frozenset[str]:
+    def _base_columns(self, block: QueryBlock) -> frozenset[str]:
         found: frozenset[str] = frozenset()
         models = {id(s.node) for s in block.scans}
         for leaf in leaves(block.node.get("from_table")):
@@ -282,14 +288,14 @@ class Binder:
                 found |= self._leaf_columns(leaf, block)
         return found
 
-    def _leaf_columns(self, leaf: Node, block: Block) -> frozenset[str]:
+    def _leaf_columns(self, leaf: Node, block: QueryBlock) -> frozenset[str]:
         """A relation's columns; of a query that reads models, the names that it gives out."""
         inner = next((b for b in self.blocks if b.item is leaf and b.outer is block), None)
         if inner is None or not any(self._is_inside(s.block, inner) for s in self.scans):
             return self.columns.of(leaf, block.ctes)
         return frozenset(output_names(inner.node))
 
-    def _is_inside(self, block: Block | None, outer: Block) -> bool:
+    def _is_inside(self, block: QueryBlock | None, outer: QueryBlock) -> bool:
         while block is not None:
             if block is outer:
                 return True
@@ -298,8 +304,8 @@ class Binder:
 
     # -- binding -------------------------------------------------------------------------------------------------
 
-    def _bind_scan(self, scan: Scan) -> None:
-        path = joins_to(scan.block.node["from_table"], scan.node)
+    def _bind_scan(self, scan: ModelScan) -> None:
+        path = find_join_path(scan.block.node["from_table"], scan.node)
         if path is None:
             raise NotSupported(
                 f"The model '{scan.resolved.model.key.name}' stands where only a table can.",
@@ -307,15 +313,15 @@ class Binder:
             )
         self._check_joins(scan, path)
         for name in scan.inputs:
-            found = self._shared(scan, name, path) or self._explicit(scan, name, path)
+            found = self._bind_shared(scan, name, path) or self._bind_explicit(scan, name, path)
             if found is not None:
                 scan.bindings[name] = found
         for name in scan.inputs:
             if name not in scan.bindings:
-                scan.bindings[name] = self._same_name(scan, name, path)
-        self._share_outputs(scan, path)
+                scan.bindings[name] = self._bind_same_name(scan, name, path)
+        self._bind_shared_outputs(scan, path)
 
-    def _check_joins(self, scan: Scan, path: list[tuple[Node, str]]) -> None:
+    def _check_joins(self, scan: ModelScan, path: list[tuple[Node, str]]) -> None:
         for join, _ in path:
             direct = join is path[-1][0]
             if join.get("ref_type") == "POSITIONAL" or (direct and join.get("ref_type") == "ASOF"):
@@ -325,7 +331,7 @@ class Binder:
                     "Use JOIN or LEFT JOIN: every row has one answer.",
                 )
 
-    def _shared(self, scan: Scan, name: str, path: list[tuple[Node, str]]) -> Binding | None:
+    def _bind_shared(self, scan: ModelScan, name: str, path: list[tuple[Node, str]]) -> InputBinding | None:
         """The binding of an input that USING or NATURAL makes one with a table's column."""
         if not path:
             return None
@@ -338,9 +344,11 @@ class Binder:
             return None
         self._check_preserved(scan, name, join, side)
         column = self._column_of(other, name, scan.block)
-        return Binding([column], holder=join, hidden=True, leads=side == "left" and len(column["column_names"]) > 1)
+        return InputBinding(
+            [column], holder=join, is_hidden=True, is_shown_by_star=side == "left" and len(column["column_names"]) > 1
+        )
 
-    def _share_outputs(self, scan: Scan, path: list[tuple[Node, str]]) -> None:
+    def _bind_shared_outputs(self, scan: ModelScan, path: list[tuple[Node, str]]) -> None:
         """USING and NATURAL over columns of the answer are equalities; the model's join keeps neither word."""
         if not path:
             return
@@ -362,11 +370,11 @@ class Binder:
                 )
             mine = ast.column(scan.alias, scan.columns[name])
             equal = ast.expression("a = b", a=mine, b=self._column_of(other, name, scan.block))
-            scan.uses.append(Use(equal["left"], name, True))
+            scan.uses.append(ColumnUse(equal["left"], name, True))
             scan.block.conditions.append(Condition(equal, join))
         join["using_columns"] = []
 
-    def _side_columns(self, relation: Node, block: Block) -> frozenset[str]:
+    def _side_columns(self, relation: Node, block: QueryBlock) -> frozenset[str]:
         models = {id(s.node): s for s in block.scans}
         found: frozenset[str] = frozenset()
         for leaf in leaves(relation):
@@ -374,7 +382,7 @@ class Binder:
             found |= frozenset(scan.columns) if scan is not None else self._leaf_columns(leaf, block)
         return found
 
-    def _column_of(self, relation: Node, name: str, block: Block) -> Node:
+    def _column_of(self, relation: Node, name: str, block: QueryBlock) -> Node:
         """A column of one of the relation's tables, by its table's alias where there is one."""
         models = {id(s.node): s for s in block.scans}
         for leaf in leaves(relation):
@@ -384,12 +392,12 @@ class Binder:
             if name.lower() in columns:
                 column = ast.column(alias, name) if alias else ast.column(name)
                 if scan is not None:
-                    scan.uses.append(Use(column, name.lower(), True))
+                    scan.uses.append(ColumnUse(column, name.lower(), True))
                 return column
         return ast.column(name)
 
-    def _check_preserved(self, scan: Scan, name: str, join: Node, side: str) -> None:
-        if side in PRESERVED.get(join.get("join_type", "INNER"), ()):
+    def _check_preserved(self, scan: ModelScan, name: str, join: Node, side: str) -> None:
+        if side in PRESERVED_SIDES.get(join.get("join_type", "INNER"), ()):
             kind = {"OUTER": "FULL"}.get(join["join_type"], join["join_type"])
             raise NotSupported(
                 f"The model '{scan.resolved.model.key.name}' has a row for every text there is, and this {kind} JOIN "
@@ -397,14 +405,14 @@ class Binder:
                 "Put the table on the side that is kept: FROM table LEFT JOIN model ON ….",
             )
 
-    def _explicit(self, scan: Scan, name: str, path: list[tuple[Node, str]]) -> Binding | None:
+    def _bind_explicit(self, scan: ModelScan, name: str, path: list[tuple[Node, str]]) -> InputBinding | None:
         """The binding that a condition gives; StatementError for one that tries to and cannot."""
         tried: Condition | None = None
         for condition in scan.block.conditions:
             mine = [u for u in self._uses_in(scan, condition.node) if u.column == name.lower()]
             if not mine:
                 continue
-            found = self._from_condition(scan, name, condition.node, {id(u.node) for u in mine})
+            found = self._bind_condition(scan, name, condition.node, {id(u.node) for u in mine})
             if found is not None:
                 for join, side in path:
                     if join is condition.holder and self._reads_other_side(scan, found, join, side):
@@ -425,40 +433,40 @@ class Binder:
             )
         return None
 
-    def _reads_other_side(self, scan: Scan, found: Binding, join: Node, side: str) -> bool:
+    def _reads_other_side(self, scan: ModelScan, found: InputBinding, join: Node, side: str) -> bool:
         if not any(ast.is_column(n) for tree in found.trees for n in ast.walk(tree)):
             return False
-        return side in PRESERVED.get(join.get("join_type", "INNER"), ())
+        return side in PRESERVED_SIDES.get(join.get("join_type", "INNER"), ())
 
-    def _from_condition(self, scan: Scan, name: str, node: Node, mine: set[int]) -> Binding | None:
+    def _bind_condition(self, scan: ModelScan, name: str, node: Node, mine: set[int]) -> InputBinding | None:
         kind = node.get("type")
-        if kind in EQUAL:
+        if kind in EQUALITY_TYPES:
             for this, other in (("left", "right"), ("right", "left")):
                 if _is_input(node[this], mine) and not self._reads(scan, node[other]):
-                    return Binding([node[other]])
+                    return InputBinding([node[other]])
         if kind == "COMPARE_IN" and _is_input(node["children"][0], mine):
             values = node["children"][1:]
             if not any(self._reads(scan, v) for v in values):
-                return Binding(values)
+                return InputBinding(values)
         if kind == "SUBQUERY" and node.get("subquery_type") == "ANY" and _is_input(node.get("child"), mine):
             query = node["subquery"]["node"]
-            if node.get("comparison_type") in EQUAL and not self._reads(scan, query):
-                listed = _listed_in(query)
-                return Binding([], query) if listed is None else Binding(listed)
+            if node.get("comparison_type") in EQUALITY_TYPES and not self._reads(scan, query):
+                listed = _array_items(query)
+                return InputBinding([], query) if listed is None else InputBinding(listed)
         if kind == "FUNCTION" and node.get("function_name") == "contains":
             looked_into, asked = ast.arguments(node)
             if _is_input(asked, mine) and not self._reads(scan, looked_into) and self._is_list(scan, looked_into):
-                return Binding([], select_of(ast.expression("unnest(x)", x=looked_into)))
+                return InputBinding([], select_expression(ast.expression("unnest(x)", x=looked_into)))
         if kind == "CONJUNCTION_OR":
-            parts = [self._from_condition(scan, name, c, mine) for c in _alternatives(node)]
+            parts = [self._bind_condition(scan, name, c, mine) for c in _disjuncts(node)]
             if all(p is not None and p.query is None for p in parts):
-                return Binding([v for p in parts if p is not None for v in p.values])
+                return InputBinding([v for p in parts if p is not None for v in p.values])
         return None
 
-    def _is_list(self, scan: Scan, expression: Node) -> bool:
+    def _is_list(self, scan: ModelScan, expression: Node) -> bool:
         """Whether `x IN expression` looks into a list, not `contains` into a text."""
-        plain = without_scans(scan.block.node["from_table"], scan.block.scans)
-        query = with_ctes(select("unnest(x)", plain), scan.block.ctes)
+        plain = remove_scans(scan.block.node["from_table"], scan.block.scans)
+        query = add_ctes(select("unnest(x)", plain), scan.block.ctes)
         query["select_list"] = [ast.expression("unnest(x)", x=expression)]
         try:
             self._con.sql(ast.to_sql(query))
@@ -466,25 +474,25 @@ class Binder:
             return False
         return True
 
-    def _reads(self, scan: Scan, tree: Node) -> bool:
+    def _reads(self, scan: ModelScan, tree: Node) -> bool:
         """Whether a tree mentions a column of this very model."""
         return bool(self._uses_in(scan, tree))
 
-    def _uses_in(self, scan: Scan, tree: Node) -> list[Use]:
+    def _uses_in(self, scan: ModelScan, tree: Node) -> list[ColumnUse]:
         inside = {id(n) for n in ast.walk(tree) if ast.is_column(n)}
         return [u for u in scan.uses if id(u.node) in inside]
 
-    def _same_name(self, scan: Scan, name: str, path: list[tuple[Node, str]]) -> Binding:
+    def _bind_same_name(self, scan: ModelScan, name: str, path: list[tuple[Node, str]]) -> InputBinding:
         """The column of the input's name in the nearest table that has one."""
-        model, said = scan.resolved.model.key.name, written(name)
+        model, said = scan.resolved.model.key.name, format_name(name)
         for join, side in reversed(path):
             other = join["right" if side == "left" else "left"]
             models = {id(s.node) for s in scan.block.scans}
             tables = [leaf for leaf in leaves(other) if id(leaf) not in models]
             if any(name.lower() in self._leaf_columns(leaf, scan.block) for leaf in tables):
                 self._check_preserved(scan, name, join, side)
-                column = self._unambiguous(tables, name, scan)
-                return Binding([column], holder=join, hidden=True)
+                column = self._find_unambiguous(tables, name, scan)
+                return InputBinding([column], holder=join, is_hidden=True)
         has_tables = any(
             id(leaf) not in {id(s.node) for s in scan.block.scans} for leaf in leaves(scan.block.node["from_table"])
         )
@@ -502,7 +510,7 @@ class Binder:
             f"Give it one: WHERE {said} = '…', or JOIN {model} ON {model}.{said} = table.column.",
         )
 
-    def _unambiguous(self, tables: list[Node], name: str, scan: Scan) -> Node:
+    def _find_unambiguous(self, tables: list[Node], name: str, scan: ModelScan) -> Node:
         """The column by its table's alias; bare where tables share it by USING, or where it is ambiguous."""
         having = [leaf for leaf in tables if name.lower() in self._leaf_columns(leaf, scan.block)]
         alias = ast.alias_of(having[0])
@@ -510,15 +518,15 @@ class Binder:
 
     # -- what is read ----------------------------------------------------------------------------------------------
 
-    def _is_read(self, scan: Scan, tree: Node) -> bool:
+    def _is_read(self, scan: ModelScan, tree: Node) -> bool:
         """Whether anybody reads what the model answers; a query in FROM may give out what nobody takes."""
-        if scan.whole:
+        if scan.shows_all_columns:
             return True
         outputs = {n.lower() for n in (*scan.resolved.outputs.names, *scan.resolved.outputs.derived)}
         uses = [u for u in scan.uses if u.column in outputs]
         if not uses:
             return False
-        names = self._given_out(scan, uses)
+        names = self._find_output_names(scan, uses)
         if names is None:
             return True
         inside = {id(n) for n in ast.walk(scan.block.node)}
@@ -535,7 +543,7 @@ class Binder:
                 return True
         return False
 
-    def _given_out(self, scan: Scan, uses: list[Use]) -> set[str] | None:
+    def _find_output_names(self, scan: ModelScan, uses: list[ColumnUse]) -> set[str] | None:
         """Names under which a query in FROM or WITH gives out these columns; None if they are used otherwise."""
         block = scan.block
         if (block.item is None and not self._is_cte(block)) or not ast.is_row_wise(block.node):
@@ -550,13 +558,13 @@ class Binder:
             names.add((use.node.get("alias") or use.node["column_names"][-1]).lower())
         return names
 
-    def _cte_of(self, block: Block) -> Node:
+    def _cte_of(self, block: QueryBlock) -> Node:
         for entry, _ in self._readers.values():
             if ast.cte_query(entry) is block.node:
                 return entry
         return {}
 
-    def _is_cte(self, block: Block) -> bool:
+    def _is_cte(self, block: QueryBlock) -> bool:
         return bool(self._cte_of(block))
 
 
@@ -567,7 +575,7 @@ def _is_input(node: Node | None, mine: set[int]) -> bool:
     return node is not None and id(node) in mine
 
 
-def _listed_in(query: Node) -> list[Node] | None:
+def _array_items(query: Node) -> list[Node] | None:
     """The values of `= ANY ([a, b])`, which DuckDB reads as a query over them."""
     items = query.get("select_list", [])
     if len(items) != 1 or (query.get("from_table") or {}).get("type", "EMPTY") != "EMPTY" or query.get("where_clause"):
@@ -579,17 +587,17 @@ def _listed_in(query: Node) -> list[Node] | None:
     return ast.arguments(listed) or None if listed.get("function_name") == "list_value" else None
 
 
-def _alternatives(node: Node) -> list[Node]:
+def _disjuncts(node: Node) -> list[Node]:
     if node.get("type") != "CONJUNCTION_OR":
         found = ast.conjuncts(node)
         return found if len(found) == 1 else [node]
-    return [a for child in node["children"] for a in _alternatives(child)]
+    return [a for child in node["children"] for a in _disjuncts(child)]
 
 
 def _tries_to_bind(node: Node, mine: set[int]) -> bool:
     """Whether an equality with an input stands somewhere in a condition."""
     for one in ast.walk(node, into=lambda n: not ast.is_query(n)):
-        if one.get("type") in EQUAL and any(_is_input(one[side], mine) for side in ("left", "right")):
+        if one.get("type") in EQUALITY_TYPES and any(_is_input(one[side], mine) for side in ("left", "right")):
             return True
         if one.get("type") == "COMPARE_IN" and _is_input(one["children"][0], mine):
             return True

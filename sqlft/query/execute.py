@@ -1,7 +1,7 @@
 """A plan carried out: input rows are fetched, models are asked, their answers stand where the models stood.
 
-`sqlft.query` calls it with a plan; it gives back the text that DuckDB runs over plain tables (`Execution.whole`), or
-rows slice by slice (`Sliced`).  Answers are joined by the text of the inputs, byte by byte: never by what DuckDB takes
+`sqlft.query` calls it with a plan; it gives back the text that DuckDB runs (`Execution.run_to_sql`), or rows slice by
+slice (`SlicedQuery`).  Answers are joined by the text of the inputs, byte by byte: never by what DuckDB takes
 for equal (collations, intervals, -0.0), so each row has the answer to its own text.
 """
 
@@ -20,58 +20,58 @@ from sqlft.errors import NotSupported, StatementError
 from sqlft.inference.statement_runs import Asker, Book
 from sqlft.query import ast
 from sqlft.query.ast import Node
-from sqlft.query.plan import Plan, Remover, base_of, can_see, limit_below
-from sqlft.query.scope import Block, Condition, Scan, joins_to, leaves, select, with_ctes
+from sqlft.query.plan import QueryPlan, ScanRemover, build_input_query, has_visible_columns, push_limit
+from sqlft.query.scope import Condition, ModelScan, QueryBlock, add_ctes, find_join_path, leaves, select
 from sqlft.session import Session
-from sqlft.sql.literals import identifier
+from sqlft.sql.literals import quote_name
 
-FIRST_ROWS, MOST_ROWS = 64, 16384
+FIRST_ROWS, MAX_ROWS = 64, 16384
 FILTERED_ROWS = (64, 64, 128, 256, 512, 1024, 2048, 4096)
 EMIT_SECONDS = 0.05
-EXACT = frozenset(
+EXACT_TYPES = frozenset(
     {"BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "FLOAT"}
     | {"DOUBLE", "VARCHAR", "BLOB", "DATE", "TIME", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"}
     | {"TIMESTAMP WITH TIME ZONE"}
 )
 """Types that come back from Arrow as they went in; DECIMAL too, and lists of them."""
-_numbers = itertools.count(1)
+_relation_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
-class Step:
+class ModelStep:
     """A model that was asked: the query that gives its inputs, and the columns of what stands in its place."""
 
-    scan: Scan
-    book: Book
+    scan: ModelScan
+    prompt_table: Book
     query: str
     rows: int
     columns: frozenset[str]
 
 
-def is_exact(kind: str) -> bool:
+def is_exact_type(kind: str) -> bool:
     """Whether a type comes back from Arrow as it went in."""
     plain = kind
     while plain.endswith("[]"):
         plain = plain[:-2]
-    return plain in EXACT or plain.startswith("DECIMAL(")
+    return plain in EXACT_TYPES or plain.startswith("DECIMAL(")
 
 
-def is_nested(kind: str) -> bool:
+def is_nested_type(kind: str) -> bool:
     """Whether a prompt has a value of this type as JSON."""
     return kind.endswith("]") or kind.startswith(("STRUCT(", "MAP(", "UNION("))
 
 
-def is_read_back(kind: str) -> bool:
+def is_cast_back(kind: str) -> bool:
     """Whether a value of this type is kept as its text and cast back, since Arrow would change it."""
-    return not (is_exact(kind) or is_nested(kind) or kind in ("JSON", '"NULL"'))
+    return not (is_exact_type(kind) or is_nested_type(kind) or kind in ("JSON", '"NULL"'))
 
 
-def text_sql(expression: str, kind: str) -> str:
+def prompt_text_sql(expression: str, kind: str) -> str:
     """SQL for the text of a value in a prompt: what DuckDB writes, nested ones as JSON."""
-    return f"CAST(to_json({expression}) AS VARCHAR)" if is_nested(kind) else f"CAST({expression} AS VARCHAR)"
+    return f"CAST(to_json({expression}) AS VARCHAR)" if is_nested_type(kind) else f"CAST({expression} AS VARCHAR)"
 
 
-def _key(text: Node) -> Node:
+def _encode_text(text: Node) -> Node:
     """What texts are compared by: their bytes, whatever collation is set."""
     return ast.expression("encode(x)", x=text)
 
@@ -79,30 +79,30 @@ def _key(text: Node) -> Node:
 class Execution:
     """One query's models, asked; `dry` asks nothing and fetches no rows, for DESCRIBE, views and WITH NO DATA."""
 
-    def __init__(self, session: Session, asker: Asker, plan: Plan, text: str, *, dry: bool = False) -> None:
-        self.session, self.asker, self.plan, self.text, self.dry = session, asker, plan, text, dry
-        self.counts = not dry
+    def __init__(self, session: Session, asker: Asker, plan: QueryPlan, text: str, *, dry: bool = False) -> None:
+        self.session, self.statement_runs, self.plan, self.text, self.dry = session, asker, plan, text, dry
+        self.reads_inputs = not dry
         """Whether input rows are fetched; EXPLAIN does, and asks nothing."""
         self.casts: dict[str, str] = {}
         """By registered relation: the query that gives its columns their types.
 
         It is put into the text, since not every version of DuckDB has a tree for every type.
         """
-        self.steps: list[Step] = []
-        self.before_asking: Callable[[Step], None] = lambda step: None
+        self.steps: list[ModelStep] = []
+        self.before_asking: Callable[[ModelStep], None] = lambda step: None
         """Called with each step when its prompts are known, and not asked yet."""
-        self.books = {s.number: asker.book(s.resolved, s.alias) for s in plan.bound.scans}
+        self.prompt_tables = {s.number: asker.book(s.resolved, s.alias) for s in plan.bound.scans}
         asker.check_using()
-        for book in {id(b): b for b in self.books.values()}.values():
-            asked = [s for s in plan.bound.scans if self.books[s.number] is book]
+        for book in {id(b): b for b in self.prompt_tables.values()}.values():
+            asked = [s for s in plan.bound.scans if self.prompt_tables[s.number] is book]
             book.asking.keeps_details = any(n.endswith(("_usage", "_logprob")) for s in asked for n in s.outputs)
         _name_columns(plan)
 
-    def whole(self) -> str:
+    def run_to_sql(self) -> str:
         """Ask all models; the query over their answers."""
         unasked = {s.number for s in self.plan.order}
-        if self.counts:
-            self._draw_once()
+        if self.reads_inputs:
+            self._keep_volatile_rows()
         for scan in self.plan.order:
             self.ask(scan, unasked)
             unasked.discard(scan.number)
@@ -118,22 +118,22 @@ class Execution:
             text = text.replace(name, query)
         return text
 
-    def _draw_once(self) -> None:
+    def _keep_volatile_rows(self) -> None:
         """Keep the rows of relations that differ each time they are read: samples, random()."""
         for block in self.plan.bound.blocks:
             models = [s.node for s in block.scans]
             for leaf in list(leaves(block.node.get("from_table"))):
                 is_chance = models and not any(leaf is m for m in models) and ast.is_volatile(leaf)
                 if is_chance or leaf.get("type") == "SHOW_REF":  # SHOW TABLES would show the answers
-                    self._draw(leaf, block)
+                    self._keep_rows(leaf, block)
 
-    def _draw(self, leaf: Node, block: Block) -> None:
-        query = self.to_sql(with_ctes(select("*", leaf), block.ctes))
+    def _keep_rows(self, leaf: Node, block: QueryBlock) -> None:
+        query = self.to_sql(add_ctes(select("*", leaf), block.ctes))
         try:
             found = self.session.con.sql(query)
         except duckdb.Error:
             found = None
-        if found is None or not all(is_exact(str(t)) for t in found.types):
+        if found is None or not all(is_exact_type(str(t)) for t in found.types):
             raise NotSupported(
                 "The rows for the model are drawn by chance, and this query would need to draw the same ones twice.",
                 "Draw them into a table first: CREATE TEMP TABLE drawn AS …, and join that.",
@@ -146,66 +146,70 @@ class Execution:
 
     # -- one model -----------------------------------------------------------------------------------------------
 
-    def ask(self, scan: Scan, unasked: set[int]) -> None:
+    def ask(self, scan: ModelScan, unasked: set[int]) -> None:
         import pyarrow.compute as pc
 
-        base = base_of(scan, self.plan, unasked)
-        limit = limit_below(scan, self.plan)
-        rows, query, kinds = self._input_rows(scan, base, limit, unasked)
+        base = build_input_query(scan, self.plan, unasked)
+        limit = push_limit(scan, self.plan)
+        rows, query, kinds = self._read_input_rows(scan, base, limit, unasked)
         count = len(scan.inputs)
-        book = self.books[scan.number]
+        book = self.prompt_tables[scan.number]
         texts = [rows.column(f"k{j}") for j in range(count)]
-        ids = book.ids(texts, is_all=sum(b is book for b in self.books.values()) == 1)
+        ids = book.ids(texts, is_all=sum(b is book for b in self.prompt_tables.values()) == 1)
         weights = rows.column("n")
         total = int(pc.sum(weights).as_py() or 0)
         book.asking.rows += total
-        shown = scan.shown()
-        names = {*scan.inputs, *scan.outputs, *(scan.hidden(n) for n in scan.inputs), *_keys(scan)}
-        self.steps.append(Step(scan, book, query, total, frozenset(n.lower() for n in names)))
+        shown = scan.find_shown_inputs()
+        names = {*scan.inputs, *scan.outputs, *(scan.hidden_column(n) for n in scan.inputs), *_key_columns(scan)}
+        self.steps.append(ModelStep(scan, book, query, total, frozenset(n.lower() for n in names)))
         self.before_asking(self.steps[-1])
-        if self.counts and not self.dry and scan.is_read:
+        if self.reads_inputs and not self.dry and scan.is_read:
             book.ask_all()
         columns: dict[str, Any] = {}
         casts: dict[str, str] = {}
-        joined = {name for name, key in zip(scan.inputs, _keys(scan), strict=True) if self._is_joined(scan, name)}
+        joined = {
+            name for name, key in zip(scan.inputs, _key_columns(scan), strict=True) if self._is_joined(scan, name)
+        }
         for j, name in enumerate(scan.inputs):
             if name in joined:
-                columns[_keys(scan)[j]] = texts[j]
+                columns[_key_columns(scan)[j]] = texts[j]
             if name in shown:
-                where = scan.shown_as(name)
-                by_text = is_read_back(kinds[j])
+                where = scan.shown_column(name)
+                by_text = is_cast_back(kinds[j])
                 columns[where] = texts[j] if by_text else rows.column(f"v{j}")
                 if by_text:
                     casts[where] = kinds[j]
         columns.update(zip(scan.outputs, book.columns(ids, scan.outputs, weights), strict=True))
-        relation = self._relation(scan, self.register(pa.table(columns)), casts)
+        relation = self._make_relation(scan, self.register(pa.table(columns)), casts)
         self._replace(scan, relation, kinds, joined, limited=limit is not None)
 
-    def _input_rows(self, scan: Scan, base: Any, limit: Any, unasked: set[int]) -> tuple[pa.Table, str, list[str]]:
+    def _read_input_rows(
+        self, scan: ModelScan, base: Any, limit: Any, unasked: set[int]
+    ) -> tuple[pa.Table, str, list[str]]:
         """The distinct texts of a model's inputs: k0 …, their values where they are shown: v0 …, and n rows each."""
         body = select("1", base.relation, base.where)
         body["select_list"] = [{**deepcopy(v), "alias": f"v{j}"} for j, v in enumerate(base.inputs)]
         if limit is not None:
-            body["modifiers"] = modifiers(limit.orders, limit.limit, limit.offset)
-        body = with_ctes(body, scan.block.ctes)
+            body["modifiers"] = make_modifiers(limit.orders, limit.limit, limit.offset)
+        body = add_ctes(body, scan.block.ctes)
         kinds, body = self._bind(scan, body, unasked)
-        shown = scan.shown()
+        shown = scan.find_shown_inputs()
         count = range(len(scan.inputs))
-        keys = ", ".join(f"encode({text_sql(f'v{j}', kinds[j])}) AS b{j}" for j in count)
-        kept = [j for j in count if scan.inputs[j] in shown and not is_read_back(kinds[j])]
+        keys = ", ".join(f"encode({prompt_text_sql(f'v{j}', kinds[j])}) AS b{j}" for j in count)
+        kept = [j for j in count if scan.inputs[j] in shown and not is_cast_back(kinds[j])]
         values = "".join(f", first(v{j}) AS v{j}" for j in kept)
         texts = ", ".join(f"decode(b{j}) AS k{j}" for j in count)
         groups = ", ".join(f"b{j}" for j in count)
         inner = f"SELECT *, {keys} FROM ({self.to_sql(body)}) AS rows_"
         query = f"SELECT {texts}{values}, count(*) AS n FROM ({inner}) AS keys_ GROUP BY {groups}"
-        if not self.counts:
+        if not self.reads_inputs:
             query += " HAVING false"
         table = self.session.con.sql(query).to_arrow_reader(100_000).read_all()
         return table, query, kinds
 
-    def _bind(self, scan: Scan, body: Node, unasked: set[int]) -> tuple[list[str], Node]:
+    def _bind(self, scan: ModelScan, body: Node, unasked: set[int]) -> tuple[list[str], Node]:
         """The types of the inputs; a correlated subquery's rows are those for every row of the queries around it."""
-        block: Block = scan.block
+        block: QueryBlock = scan.block
         while True:
             try:
                 # con.sql binds without running, and a failure to bind leaves the user's transaction alive
@@ -214,13 +218,13 @@ class Execution:
             except duckdb.BinderException as e:
                 if block.outer is None:
                     raise self.bind_error(e, [scan]) from e
-                body = self._widened(body, block, block.outer, unasked)
+                body = self._widen_to_outer(body, block, block.outer, unasked)
                 block = block.outer
 
-    def _widened(self, body: Node, inner: Block, outer: Block, unasked: set[int]) -> Node:
+    def _widen_to_outer(self, body: Node, inner: QueryBlock, outer: QueryBlock, unasked: set[int]) -> Node:
         waiting = [s for s in self.plan.bound.scans if s.number in unasked]
-        remover = Remover(outer, waiting, leave_out=inner.item)
-        relation = remover.without(outer.node.get("from_table"))
+        remover = ScanRemover(outer, waiting, leave_out=inner.item)
+        relation = remover.copy_relation(outer.node.get("from_table"))
         aliases = {ast.alias_of(leaf).lower() for leaf in leaves(relation)}
         dropped = remover.dropped or inner.item is not None
         inside = id(inner.node)
@@ -228,8 +232,8 @@ class Execution:
         for condition in outer.conditions:
             if condition.holder is not outer.node or any(id(n) == inside for n in ast.walk(condition.node)):
                 continue
-            made = remover.condition(condition.node)
-            if made is not None and not ast.is_volatile(made) and can_see(made, aliases, dropped):
+            made = remover.copy_condition(condition.node)
+            if made is not None and not ast.is_volatile(made) and has_visible_columns(made, aliases, dropped):
                 where.append(made)
         around = ast.relation("(SELECT 1) AS __sqlft_inner")
         around["subquery"]["node"] = body
@@ -237,40 +241,40 @@ class Execution:
         if relation is not None:
             joined = ast.relation("a, LATERAL (SELECT 1) AS b")
             joined["left"], joined["right"] = relation, around
-        return with_ctes(select("__sqlft_inner.*", joined, where), outer.ctes)
+        return add_ctes(select("__sqlft_inner.*", joined, where), outer.ctes)
 
     # -- its place in the query --------------------------------------------------------------------------------------
 
-    def _is_joined(self, scan: Scan, name: str) -> bool:
+    def _is_joined(self, scan: ModelScan, name: str) -> bool:
         """Whether rows find their answers by this input; one that is the same for all rows needs no comparing."""
         binding = scan.bindings[name]
         if binding.query is not None:
             try:
-                self.session.con.sql(self.to_sql(with_ctes(deepcopy(binding.query), scan.block.ctes)))
+                self.session.con.sql(self.to_sql(add_ctes(deepcopy(binding.query), scan.block.ctes)))
                 return False
             except duckdb.Error:
                 return True
         return any(ast.is_column(n) for v in binding.values for n in ast.walk(v))
 
-    def _relation(self, scan: Scan, name: str, casts: dict[str, str]) -> Node:
+    def _make_relation(self, scan: ModelScan, name: str, casts: dict[str, str]) -> Node:
         outputs = scan.resolved.outputs
         parts = zip(outputs.columns, outputs.kinds, strict=True)
         all_casts = {**casts, **{c.name: kind.text for c, kind in parts if kind.recast}}
         if all_casts:
-            self.casts[name] = recast(name, all_casts)
+            self.casts[name] = cast_relation_sql(name, all_casts)
         made = ast.relation("x AS y")
         ast.set_table(made, "", name)
         made["alias"] = scan.alias
         return made
 
-    def _replace(self, scan: Scan, relation: Node, kinds: list[str], joined: set[str], *, limited: bool) -> None:
+    def _replace(self, scan: ModelScan, relation: Node, kinds: list[str], joined: set[str], *, limited: bool) -> None:
         """Put a relation of answers in the model's place, and comparisons of texts in that of its bindings."""
         block = scan.block
-        path = joins_to(block.node["from_table"], scan.node) or []
+        path = find_join_path(block.node["from_table"], scan.node) or []
         for j, name in enumerate(scan.inputs):
             binding = scan.bindings[name]
             own = [c for c in block.conditions if c in binding.conditions]
-            equal = self._equal(scan, j, kinds[j]) if name in joined else None
+            equal = self._make_equality(scan, j, kinds[j]) if name in joined else None
             for condition in own:
                 if equal is None:
                     block.conditions.remove(condition)
@@ -279,27 +283,29 @@ class Execution:
             if not own and equal is not None:
                 holder = binding.holder if binding.holder is not None else block.node
                 block.conditions.append(Condition(equal, holder))
-        hide_columns(scan, [k for n, k in zip(scan.inputs, _keys(scan), strict=True) if n in joined])
+        hide_columns(scan, [k for n, k in zip(scan.inputs, _key_columns(scan), strict=True) if n in joined])
         scan.node.clear()
         scan.node.update(relation)
         if limited and path and path[-1][0].get("join_type") == "LEFT":
             path[-1][0]["join_type"] = "INNER"
         write_conditions(block)
 
-    def _equal(self, scan: Scan, j: int, kind: str) -> Node:
+    def _make_equality(self, scan: ModelScan, j: int, kind: str) -> Node:
         binding = scan.bindings[scan.inputs[j]]
-        key = _key(ast.column(scan.alias, _keys(scan)[j]))
-        text = ast.expression(text_sql("x", kind))
+        key = _encode_text(ast.column(scan.alias, _key_columns(scan)[j]))
+        text = ast.expression(prompt_text_sql("x", kind))
         if binding.query is not None:
             query = "SELECT 1 FROM (SELECT 1) AS __q(v) WHERE a IS NOT DISTINCT FROM b"
-            made = ast.expression(f"EXISTS ({query})", a=key, b=_key(ast.expression(text_sql("__q.v", kind))))
+            made = ast.expression(
+                f"EXISTS ({query})", a=key, b=_encode_text(ast.expression(prompt_text_sql("__q.v", kind)))
+            )
             made["subquery"]["node"]["from_table"]["subquery"]["node"] = binding.query
             return made
         several = len(binding.values) > 1
         found = []
         for value in binding.values:
             same = ast.expression(f"CAST(x AS {kind})", x=value) if several else value
-            right = _key(ast.substitute(deepcopy(text), {"x": same}))
+            right = _encode_text(ast.substitute(deepcopy(text), {"x": same}))
             found.append(ast.expression("a IS NOT DISTINCT FROM b", a=key, b=right))
         if len(found) == 1:
             return found[0]
@@ -309,9 +315,9 @@ class Execution:
 
     def register(self, table: pa.Table) -> str:
         """Make a table readable for this statement; its name."""
-        return register(self.session, table)
+        return register_table(self.session, table)
 
-    def bind_error(self, error: duckdb.Error, scans: Sequence[Scan]) -> Exception:
+    def bind_error(self, error: duckdb.Error, scans: Sequence[ModelScan]) -> Exception:
         """What DuckDB says of an input that it cannot bind, in the words of the model."""
         said = str(error)
         for scan in scans:
@@ -334,30 +340,30 @@ class Execution:
         return error
 
 
-def new_name() -> str:
+def new_relation_name() -> str:
     """A name for a registered relation that nothing else has."""
-    return f"__sqlft_{next(_numbers)}_"
+    return f"__sqlft_{next(_relation_numbers)}_"
 
 
-def register(session: Session, table: Any) -> str:
+def register_table(session: Session, table: Any) -> str:
     """Make a table readable for this statement; its name."""
-    name = new_name()
+    name = new_relation_name()
     session.con.register(name, table)
     session.unregister_later(name)
     return name
 
 
-def _keys(scan: Scan) -> list[str]:
+def _key_columns(scan: ModelScan) -> list[str]:
     return [f"__sqlft_k{scan.number}_{j}" for j in range(len(scan.inputs))]
 
 
-def recast(name: str, casts: dict[str, str]) -> str:
+def cast_relation_sql(name: str, casts: dict[str, str]) -> str:
     """A relation with the types that Arrow has no word for, as SQL."""
-    listed = ", ".join(f"CAST({identifier(c)} AS {kind}) AS {identifier(c)}" for c, kind in casts.items())
+    listed = ", ".join(f"CAST({quote_name(c)} AS {kind}) AS {quote_name(c)}" for c, kind in casts.items())
     return f"(SELECT * REPLACE ({listed}) FROM {name})"
 
 
-def modifiers(orders: list[Node], limit: Node | None, offset: Node | None) -> list[Node]:
+def make_modifiers(orders: list[Node], limit: Node | None, offset: Node | None) -> list[Node]:
     made: list[Node] = []
     if orders:
         made.append({"type": "ORDER_MODIFIER", "orders": deepcopy(orders)})
@@ -366,38 +372,40 @@ def modifiers(orders: list[Node], limit: Node | None, offset: Node | None) -> li
     return made
 
 
-def _name_columns(plan: Plan) -> None:
+def _name_columns(plan: QueryPlan) -> None:
     """Give columns that have no alias the name that their text would have given them, before the text changes."""
     changed = {id(s.node) for s in plan.bound.scans}
     for scan in plan.bound.scans:
-        hidden = {n.lower() for n, b in scan.bindings.items() if b.hidden}
+        hidden = {n.lower() for n, b in scan.bindings.items() if b.is_hidden}
         changed |= {id(u.node) for u in scan.uses if u.qualified and u.column in hidden}
         changed |= {id(n) for n in scan.rows}
     for block in plan.bound.blocks:
         for item in block.node["select_list"]:
             if not item.get("alias") and item.get("class") != "STAR" and any(id(n) in changed for n in ast.walk(item)):
                 name = item["column_names"][-1] if ast.is_column(item) else ast.expression_sql(item)
-                item["alias"] = name.replace(ast.DOT, ".")
+                item["alias"] = name.replace(ast.VERSION_DOT, ".")
 
 
-def hide_columns(scan: Scan, keys: Sequence[str]) -> None:
+def hide_columns(scan: ModelScan, keys: Sequence[str]) -> None:
     """Let stars, rows and qualified names see what the model shows, and nothing else."""
-    hidden = {n: scan.hidden(n) for n, b in scan.bindings.items() if b.hidden and n in scan.shown()}
+    hidden = {
+        n: scan.hidden_column(n) for n, b in scan.bindings.items() if b.is_hidden and n in scan.find_shown_inputs()
+    }
     for use in scan.uses:
         name = next((n for n in hidden if n.lower() == use.column), None)
         if use.qualified and name is not None:
             use.node["column_names"][1] = hidden[name]
     for node in scan.rows:
         names = [(n, hidden.get(n, n)) for n in scan.inputs] + [(n, n) for n in scan.outputs]
-        fields = ", ".join(f"{identifier(n)} := {identifier(scan.alias)}.{identifier(c)}" for n, c in names)
+        fields = ", ".join(f"{quote_name(n)} := {quote_name(scan.alias)}.{quote_name(c)}" for n, c in names)
         made = ast.expression(f"struct_pack({fields})")
         alias = node.get("alias", "")
         node.clear()
         node.update({**made, "alias": alias})
-    leads = [n for n in hidden if scan.bindings[n].leads]
+    leads = [n for n in hidden if scan.bindings[n].is_shown_by_star]
     for star in scan.stars:
         if leads and not star.get("relation_name"):
-            _exclude(star, [*keys, *(c for n, c in hidden.items() if n not in leads)])
+            _exclude_from_star(star, [*keys, *(c for n, c in hidden.items() if n not in leads)])
             columns = [scan.bindings[n].values[0]["column_names"] for n in leads]
             tables = [{"table": table, "column": column} for table, column in (names[-2:] for names in columns)]
             star["qualified_exclude_list"] = [*star.get("qualified_exclude_list", []), *tables]
@@ -406,16 +414,16 @@ def hide_columns(scan: Scan, keys: Sequence[str]) -> None:
                 *({"key": {"column": hidden[n]}, "value": n} for n in leads),
             ]
         elif star.get("relation_name"):
-            _exclude(star, keys)
+            _exclude_from_star(star, keys)
             star["rename_list"] = [
                 *star.get("rename_list", []),
                 *({"key": {"column": c}, "value": n} for n, c in hidden.items()),
             ]
         else:
-            _exclude(star, [*keys, *hidden.values()])
+            _exclude_from_star(star, [*keys, *hidden.values()])
 
 
-def _exclude(star: Node, names: Sequence[str]) -> None:
+def _exclude_from_star(star: Node, names: Sequence[str]) -> None:
     if not names:
         return
     chosen = star.get("expr")
@@ -428,7 +436,7 @@ def _exclude(star: Node, names: Sequence[str]) -> None:
         star["exclude_list"] = [*star.get("exclude_list", []), *names]
 
 
-def write_conditions(block: Block) -> None:
+def write_conditions(block: QueryBlock) -> None:
     """Put a block's conditions back into its WHERE and its joins."""
     block.node["where_clause"] = ast.conjunction([c.node for c in block.conditions if c.holder is block.node])
     stack = [block.node.get("from_table")]

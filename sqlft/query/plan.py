@@ -1,8 +1,8 @@
 """In which order the models of a query are asked, and what of the query goes below them.
 
-`plan` takes what `bind` found and returns a `Plan`: data that can be printed and asks nothing.  `sqlft.query.execute`
+`make_plan` takes what `bind` found and returns a `QueryPlan`: data that can be printed and asks nothing.  `execute`
 runs it.  Conditions without answers go below the models; so do ORDER BY and LIMIT where that gives the same rows; a
-query whose every row comes from one row of its tables is answered slice by slice (`Stream`).
+query whose every row comes from one row of its tables is answered slice by slice (`StreamPlan`).
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from sqlft.errors import StatementError
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.scope import (
-    Block,
-    Bound,
+    BoundQuery,
     Condition,
-    Scan,
-    joins_to,
+    ModelScan,
+    QueryBlock,
+    add_ctes,
+    find_join_path,
     leaves,
+    remove_scans,
     select,
-    select_of,
-    with_ctes,
-    without_scans,
+    select_expression,
 )
 
 INNER = ("INNER",)
 
 
 @dataclass
-class Base:
+class InputQuery:
     """What gives a model its input rows, before any model of the block is asked."""
 
     relation: Node | None
@@ -41,7 +41,7 @@ class Base:
 
 
 @dataclass
-class Limit:
+class PushedLimit:
     """ORDER BY and LIMIT of a block, in the words of its tables."""
 
     orders: list[Node]
@@ -50,34 +50,34 @@ class Limit:
 
 
 @dataclass
-class Stream:
+class StreamPlan:
     """A query that is answered slice by slice."""
 
-    block: Block
+    block: QueryBlock
     levels: list[Node]
     """The SELECTs around the block, outermost first, and the block's own."""
     tables: list[Node]
     """Relations of its FROM that are no models, in their order."""
-    stages: list[Scan]
+    stages: list[ModelScan]
     """Its models, each after those whose answers it needs."""
-    kept: list[Condition]
+    answer_conditions: list[Condition]
     """Conditions that read answers."""
     orders: list[Node] = field(default_factory=list)
-    below: tuple[Node | None, Node | None] | None = None
+    input_limit: tuple[Node | None, Node | None] | None = None
     """LIMIT and OFFSET of the rows that are asked about."""
-    counted: tuple[Node | None, Node | None] | None = None
+    output_limit: tuple[Node | None, Node | None] | None = None
     """LIMIT and OFFSET of the rows that are given out, where they could not go below the models."""
 
 
 @dataclass
-class Plan:
+class QueryPlan:
     """The models in the order in which they are asked, and how the query's rows are given out."""
 
-    bound: Bound
-    order: list[Scan]
-    pushed: dict[int, list[Node]]
+    bound: BoundQuery
+    order: list[ModelScan]
+    pushed_conditions: dict[int, list[Node]]
     """By block: conditions of the queries around it that hold for its rows too."""
-    stream: Stream | None = None
+    stream: StreamPlan | None = None
 
     def __str__(self) -> str:
         """A line for each step.
@@ -86,8 +86,8 @@ class Plan:
         """
         lines = []
         for scan in self.order:
-            inputs = ", ".join(f"{n} := {_text(b.trees)}" for n, b in scan.bindings.items())
-            where = base_of(scan, self, {s.number for s in self.order}).where
+            inputs = ", ".join(f"{n} := {_format_trees(b.trees)}" for n, b in scan.bindings.items())
+            where = build_input_query(scan, self, {s.number for s in self.order}).where
             asked = "ask" if scan.is_read else "do not ask"
             below = f" where {' AND '.join(ast.expression_sql(c) for c in where)}" if where else ""
             lines.append(f"{asked} {scan.resolved.version.key} ({inputs}){below}")
@@ -95,27 +95,27 @@ class Plan:
         return "\n".join(lines)
 
 
-def _text(trees: Sequence[Node]) -> str:
+def _format_trees(trees: Sequence[Node]) -> str:
     return ", ".join(ast.to_sql(t) if ast.is_query(t) else ast.expression_sql(t) for t in trees)
 
 
-def plan(bound: Bound, *, streams: bool) -> Plan:
+def make_plan(bound: BoundQuery, *, streams: bool) -> QueryPlan:
     """The plan of a bound query; with `streams` its rows may be given out slice by slice."""
-    made = Plan(bound, _ordered(bound), {})
+    made = QueryPlan(bound, _order_scans(bound), {})
     for block in bound.blocks:
-        made.pushed[id(block.node)] = _pushed_into(block, bound)
+        made.pushed_conditions[id(block.node)] = _push_conditions(block, bound)
     if streams and bound.scans:
-        made.stream = _stream(made)
+        made.stream = _plan_stream(made)
     return made
 
 
 # -- the order of asking -------------------------------------------------------------------------------------------
 
 
-def _ordered(bound: Bound) -> list[Scan]:
+def _order_scans(bound: BoundQuery) -> list[ModelScan]:
     """Each model after those whose answers it needs, else the innermost first."""
     left, order = list(bound.scans), []
-    needs = {s.number: _needs(s, bound) for s in bound.scans}
+    needs = {s.number: _find_needed_scans(s, bound) for s in bound.scans}
     while left:
         unasked = {s.number for s in left}
         ready = [s for s in left if not (needs[s.number] & unasked)]
@@ -130,20 +130,20 @@ def _ordered(bound: Bound) -> list[Scan]:
     return order
 
 
-def _depth(block: Block) -> int:
+def _depth(block: QueryBlock) -> int:
     depth, outer = 0, block.outer
     while outer is not None:
         depth, outer = depth + 1, outer.outer
     return depth
 
 
-def _needs(scan: Scan, bound: Bound) -> set[int]:
+def _find_needed_scans(scan: ModelScan, bound: BoundQuery) -> set[int]:
     """Numbers of the models that must be asked before this one."""
     needed: set[int] = set()
     inside = {id(n) for b in scan.bindings.values() for tree in b.trees for n in ast.walk(tree)}
-    base = without_scans(scan.block.node.get("from_table"), scan.block.scans)
+    base = remove_scans(scan.block.node.get("from_table"), scan.block.scans)
     below = {id(n) for n in ast.walk(base)} if base is not None else set()
-    entries = with_ctes(select("*", base), scan.block.ctes) if base is not None else {}
+    entries = add_ctes(select("*", base), scan.block.ctes) if base is not None else {}
     read = {e["key"].lower() for e in ast.ctes(entries)} if entries else set()
     in_ctes = {id(n) for e in scan.block.ctes if e["key"].lower() in read for n in ast.walk(e)}
     for other in bound.scans:
@@ -158,7 +158,7 @@ def _needs(scan: Scan, bound: Bound) -> set[int]:
     return needed
 
 
-def _waits_for(inner: Scan, outer: Scan) -> bool:
+def _waits_for(inner: ModelScan, outer: ModelScan) -> bool:
     """Whether a model in a LATERAL query takes an input from the outer model."""
     trees = {id(n) for b in inner.bindings.values() for tree in b.trees for n in ast.walk(tree)}
     return any(id(u.node) in trees for u in outer.uses)
@@ -167,50 +167,50 @@ def _waits_for(inner: Scan, outer: Scan) -> bool:
 # -- what gives the input rows -------------------------------------------------------------------------------------
 
 
-def base_of(scan: Scan, plan: Plan, unasked: set[int]) -> Base:
+def build_input_query(scan: ModelScan, plan: QueryPlan, unasked: set[int]) -> InputQuery:
     """The relations and conditions that give a model its input rows, without models that are not asked yet."""
     block = scan.block
     waiting = [s for s in plan.bound.scans if s.number in unasked]
-    remover = Remover(block, waiting)
-    relation = remover.without(block.node.get("from_table"))
-    if relation is not None and remover.has_outer and not _reads_tables(scan):
+    remover = ScanRemover(block, waiting)
+    relation = remover.copy_relation(block.node.get("from_table"))
+    if relation is not None and remover.has_outer_join and not _reads_tables(scan):
         relation = None  # an outer join keeps the model's rows, whatever its partners are
     aliases = {ast.alias_of(leaf).lower() for leaf in leaves(relation)}
     dropped = remover.dropped or relation is None
     where = []
     binding = [c for s in waiting for c in s.conditions()]
-    path = joins_to(block.node["from_table"], scan.node) or []
+    path = find_join_path(block.node["from_table"], scan.node) or []
     for condition in block.conditions:
         if condition in binding or condition.holder in remover.kept_joins:
             continue
-        if condition.holder is not block.node and not _filters(condition.holder, scan, path):
+        if condition.holder is not block.node and not _is_filtering_join(condition.holder, scan, path):
             continue
-        made = remover.condition(condition.node)
-        if made is not None and not ast.is_volatile(made) and can_see(made, aliases, dropped):
+        made = remover.copy_condition(condition.node)
+        if made is not None and not ast.is_volatile(made) and has_visible_columns(made, aliases, dropped):
             where.append(made)
-    where += [c for c in plan.pushed[id(block.node)] if can_see(c, aliases, dropped)]
-    relation, lists = value_lists([scan], remover, relation)
+    where += [c for c in plan.pushed_conditions[id(block.node)] if has_visible_columns(c, aliases, dropped)]
+    relation, lists = join_value_lists([scan], remover, relation)
     inputs = [
         lists.get((scan.number, j)) or remover.copy(scan.bindings[name].values[0]) for j, name in enumerate(scan.inputs)
     ]
-    return Base(relation, where, inputs)
+    return InputQuery(relation, where, inputs)
 
 
-def value_lists(
-    scans: Sequence[Scan], remover: Remover, relation: Node | None = None
+def join_value_lists(
+    scans: Sequence[ModelScan], remover: ScanRemover, relation: Node | None = None
 ) -> tuple[Node | None, dict[tuple[int, int], Node]]:
     """Beside the relation one for each input that takes the values of a list or a query; its column by input."""
     columns = {}
     for scan in scans:
         for j, name in enumerate(scan.inputs):
             binding = scan.bindings[name]
-            if binding.is_one:
+            if binding.is_single_value:
                 continue
             query = remover.copy(binding.query)
             if query is None:
                 values = ast.expression("list_value(x)")
                 ast.set_arguments(values, [remover.copy(v) for v in binding.values])
-                query = select_of(ast.expression("unnest(x)", x=values))
+                query = select_expression(ast.expression("unnest(x)", x=values))
             alias = f"__sqlft_in{scan.number}_{j}"
             beside = ast.relation(f"(SELECT 1) AS {alias}(v)")
             beside["subquery"]["node"] = query
@@ -224,18 +224,18 @@ def value_lists(
     return relation, columns
 
 
-def _filters(join: Node, scan: Scan, path: Sequence[tuple[Node, str]]) -> bool:
+def _is_filtering_join(join: Node, scan: ModelScan, path: Sequence[tuple[Node, str]]) -> bool:
     """Whether rows that a join's ON refuses need no answer of a model."""
     if join.get("join_type", "INNER") == "INNER":
         return True
     return join.get("join_type") == "LEFT" and any(j is join and side == "right" for j, side in path)
 
 
-def _reads_tables(scan: Scan) -> bool:
+def _reads_tables(scan: ModelScan) -> bool:
     return any(ast.is_column(n) for b in scan.bindings.values() for t in b.trees for n in ast.walk(t))
 
 
-def can_see(condition: Node, aliases: set[str], dropped: bool) -> bool:
+def has_visible_columns(condition: Node, aliases: set[str], dropped: bool) -> bool:
     """Whether a condition's columns are those of relations that are left."""
     for node in ast.walk(condition):
         if ast.is_column(node):
@@ -245,10 +245,10 @@ def can_see(condition: Node, aliases: set[str], dropped: bool) -> bool:
     return True
 
 
-class Remover:
+class ScanRemover:
     """Takes models that are not asked yet out of a FROM clause and out of conditions."""
 
-    def __init__(self, block: Block, waiting: Sequence[Scan], leave_out: Node | None = None) -> None:
+    def __init__(self, block: QueryBlock, waiting: Sequence[ModelScan], leave_out: Node | None = None) -> None:
         self._block = block
         self._places = {id(s.node) for s in waiting}
         self._own = {id(s.node) for s in waiting if s.block is block} | {id(leave_out)}
@@ -258,14 +258,14 @@ class Remover:
             inputs = {n.lower(): n for n in scan.inputs}
             for use in scan.uses:
                 binding = scan.bindings.get(inputs.get(use.column, ""))
-                if binding is not None and binding.is_one:
+                if binding is not None and binding.is_single_value:
                     self._inputs[id(use.node)] = binding.values[0]
                 else:
                     self._outputs.add(id(use.node))
         self.kept_joins: list[Node] = []
-        self.dropped = self.has_outer = False
+        self.dropped = self.has_outer_join = False
 
-    def condition(self, node: Node) -> Node | None:
+    def copy_condition(self, node: Node) -> Node | None:
         """A copy with the models' inputs replaced by what they are bound to; None if it needs an answer."""
         return self.copy(node) if self._is_free(node) else None
 
@@ -287,7 +287,7 @@ class Remover:
             return [self.copy(v) if isinstance(v, (dict, list)) else v for v in value]
         return value
 
-    def without(self, relation: Node | None) -> Node | None:
+    def copy_relation(self, relation: Node | None) -> Node | None:
         """A copy of the FROM clause, or None if nothing is left."""
         if relation is None or relation.get("type") == "EMPTY" or id(relation) in self._own:
             return None
@@ -297,15 +297,15 @@ class Remover:
             self.dropped = True
             return None
         kind = relation.get("join_type", "INNER")
-        left, right = self.without(relation["left"]), self.without(relation["right"])
-        self.has_outer = self.has_outer or kind not in INNER
+        left, right = self.copy_relation(relation["left"]), self.copy_relation(relation["right"])
+        self.has_outer_join = self.has_outer_join or kind not in INNER
         if left is None or right is None:
             if left is None and kind in ("LEFT", "OUTER", "ANTI") and right is not None:
                 self.dropped = True
                 return None
             return right if left is None else left
         own = [c for c in self._block.conditions if c.holder is relation]
-        made = [self.condition(c.node) for c in own]
+        made = [self.copy_condition(c.node) for c in own]
         if None in made:
             self.dropped = True
             return right if kind == "RIGHT" else left
@@ -320,7 +320,7 @@ class Remover:
 # -- conditions of the queries around ------------------------------------------------------------------------------
 
 
-def _reader_of(block: Block, bound: Bound) -> tuple[Block, Node] | None:
+def _find_reader(block: QueryBlock, bound: BoundQuery) -> tuple[QueryBlock, Node] | None:
     """The one block that reads this one in its FROM, and the relation as which it does."""
     if block.item is not None and block.outer is not None:
         node = block.item["subquery"]["node"]
@@ -331,30 +331,30 @@ def _reader_of(block: Block, bound: Bound) -> tuple[Block, Node] | None:
     return None
 
 
-def _pushed_into(block: Block, bound: Bound) -> list[Node]:
+def _push_conditions(block: QueryBlock, bound: BoundQuery) -> list[Node]:
     """Conditions around a row-wise block on columns that it passes on from its tables, in its own words."""
-    found = _reader_of(block, bound)
+    found = _find_reader(block, bound)
     if found is None or not ast.is_row_wise(block.node) or ast.modifier(block.node, "LIMIT") is not None:
         return []
     if ast.modifier(block.node, "LIMIT_PERCENT") is not None:
         return []
     outer, item = found
-    if item.get("column_name_alias") or not _is_kept_side(outer, item):
+    if item.get("column_name_alias") or not _is_preserved_side(outer, item):
         return []
     only = len(list(leaves(outer.node["from_table"]))) == 1
     pushed = []
-    more = [Condition(c, outer.node) for c in _pushed_into(outer, bound)]
+    more = [Condition(c, outer.node) for c in _push_conditions(outer, bound)]
     for condition in [*outer.conditions, *more]:
         if condition.holder is outer.node and not ast.is_volatile(condition.node):
-            made = _inside(condition.node, block, ast.alias_of(item), bound, bare=only)
+            made = _rewrite_inside(condition.node, block, ast.alias_of(item), bound, bare=only)
             if made is not None:
                 pushed.append(made)
     return pushed
 
 
-def _is_kept_side(outer: Block, item: Node) -> bool:
+def _is_preserved_side(outer: QueryBlock, item: Node) -> bool:
     """Whether no outer join makes the item's columns NULL."""
-    path = joins_to(outer.node["from_table"], item)
+    path = find_join_path(outer.node["from_table"], item)
     if path is None:
         return False
     return all(
@@ -362,7 +362,7 @@ def _is_kept_side(outer: Block, item: Node) -> bool:
     )
 
 
-def _inside(tree: Node, block: Block, alias: str, bound: Bound, *, bare: bool) -> Node | None:
+def _rewrite_inside(tree: Node, block: QueryBlock, alias: str, bound: BoundQuery, *, bare: bool) -> Node | None:
     """An outer condition with the block's columns replaced by the expressions they come from; None if it cannot be."""
     parts: dict[int, Node] = {}
     for node in ast.walk(tree):
@@ -377,24 +377,24 @@ def _inside(tree: Node, block: Block, alias: str, bound: Bound, *, bare: bool) -
             name = names[0]
         else:
             return None
-        source = _source(name, block, bound)
+        source = _find_source_expression(name, block, bound)
         if source is None:
             return None
         parts[id(node)] = source
-    return _copied(tree, parts) if parts else None
+    return _copy_replacing(tree, parts) if parts else None
 
 
-def _copied(value: Any, parts: Mapping[int, Node]) -> Any:
+def _copy_replacing(value: Any, parts: Mapping[int, Node]) -> Any:
     if isinstance(value, dict):
         if id(value) in parts:
-            return _copied(parts[id(value)], {})
-        return {k: _copied(v, parts) if isinstance(v, (dict, list)) else v for k, v in value.items()}
+            return _copy_replacing(parts[id(value)], {})
+        return {k: _copy_replacing(v, parts) if isinstance(v, (dict, list)) else v for k, v in value.items()}
     if isinstance(value, list):
-        return [_copied(v, parts) if isinstance(v, (dict, list)) else v for v in value]
+        return [_copy_replacing(v, parts) if isinstance(v, (dict, list)) else v for v in value]
     return value
 
 
-def _source(name: str, block: Block, bound: Bound) -> Node | None:
+def _find_source_expression(name: str, block: QueryBlock, bound: BoundQuery) -> Node | None:
     """The expression that an output column of a row-wise block comes from; None where that needs an answer."""
     columns = {c for s in block.scans for c in s.columns}
     for item in block.node["select_list"]:
@@ -413,7 +413,7 @@ def _without_alias(item: Node) -> Node:
     return {k: v for k, v in item.items() if k != "alias"}
 
 
-def reads_models(tree: Any, scans: Sequence[Scan], *, outputs_only: bool = False) -> bool:
+def reads_models(tree: Any, scans: Sequence[ModelScan], *, outputs_only: bool = False) -> bool:
     """Whether a tree mentions a column of a model, or holds a model."""
     inside = {id(n) for n in ast.walk(tree)}
     for scan in scans:
@@ -428,18 +428,18 @@ def reads_models(tree: Any, scans: Sequence[Scan], *, outputs_only: bool = False
 # -- ORDER BY and LIMIT --------------------------------------------------------------------------------------------
 
 
-def orders_of(node: Node, block: Block, bound: Bound) -> list[Node] | None:
+def rewrite_order_by(node: Node, block: QueryBlock, bound: BoundQuery) -> list[Node] | None:
     """ORDER BY's items as expressions over the tables; None where they read answers or cannot be followed."""
     order = ast.modifier(node, "ORDER")
     if order is None:
         return []
     made = []
-    remover = Remover(block, block.scans)
+    remover = ScanRemover(block, block.scans)
     for item in order["orders"]:
         target = _order_target(item["expression"], node)
         if target is None or reads_models(target, bound.scans, outputs_only=True):
             return None
-        copied = remover.condition(target)
+        copied = remover.copy_condition(target)
         if copied is None or ast.is_constant(copied):
             return None
         made.append({**item, "expression": _without_alias(copied)})
@@ -452,7 +452,7 @@ def _order_target(expression: Node, node: Node) -> Node | None:
     if expression.get("class") == "STAR":
         return None
     if ast.is_constant(expression):
-        place = ast.integer(expression)
+        place = ast.parse_integer(expression)
         has_star = any(i.get("class") == "STAR" for i in items)
         return None if place is None or has_star or not 0 < place <= len(items) else items[place - 1]
     if ast.is_column(expression) and len(expression["column_names"]) == 1:
@@ -462,7 +462,7 @@ def _order_target(expression: Node, node: Node) -> Node | None:
     return expression
 
 
-def limit_of(node: Node) -> tuple[Node | None, Node | None] | None:
+def limit_and_offset(node: Node) -> tuple[Node | None, Node | None] | None:
     """LIMIT and OFFSET as expressions; None where there is none, or one of percents."""
     limit = ast.modifier(node, "LIMIT")
     if limit is None or limit.get("limit_type", "ROW_COUNT") != "ROW_COUNT":
@@ -475,30 +475,30 @@ def has_limit(node: Node) -> bool:
     return ast.modifier(node, "LIMIT") is not None or ast.modifier(node, "LIMIT_PERCENT") is not None
 
 
-def has_only_bindings(block: Block, scan: Scan) -> bool:
+def has_only_bindings(block: QueryBlock, scan: ModelScan) -> bool:
     """Whether all that a block says of its one model is what it is asked."""
     own = scan.conditions()
     return not any(
-        reads_models(c.node, [scan], outputs_only=True) or (c.holder is not block.node and c.holder is _join_of(scan))
+        reads_models(c.node, [scan], outputs_only=True) or (c.holder is not block.node and c.holder is _find_join(scan))
         for c in block.conditions
         if c not in own
     )
 
 
-def _join_of(scan: Scan) -> Node | None:
-    path = joins_to(scan.block.node["from_table"], scan.node)
+def _find_join(scan: ModelScan) -> Node | None:
+    path = find_join_path(scan.block.node["from_table"], scan.node)
     return path[-1][0] if path else None
 
 
-def limit_below(scan: Scan, plan: Plan) -> Limit | None:
+def push_limit(scan: ModelScan, plan: QueryPlan) -> PushedLimit | None:
     """ORDER BY and LIMIT for a model's input rows, where that gives the same rows; the model's join is INNER then."""
     block = scan.block
-    found = limit_of(block.node)
+    found = limit_and_offset(block.node)
     if found is None or not ast.is_row_wise(block.node) or len(block.scans) != 1:
         return None
-    if not has_only_bindings(block, scan) or not all(b.is_one for b in scan.bindings.values()):
+    if not has_only_bindings(block, scan) or not all(b.is_single_value for b in scan.bindings.values()):
         return None
-    path = joins_to(block.node["from_table"], scan.node) or []
+    path = find_join_path(block.node["from_table"], scan.node) or []
     if any(
         j.get("join_type", "INNER") not in ("INNER", "LEFT") or (j.get("join_type") == "LEFT" and s == "left")
         for j, s in path
@@ -506,17 +506,17 @@ def limit_below(scan: Scan, plan: Plan) -> Limit | None:
         return None
     if any(reads_models(c.node, plan.bound.scans) for c in block.conditions if c not in scan.conditions()):
         return None
-    orders = orders_of(block.node, block, plan.bound)
-    return None if orders is None else Limit(orders, *found)
+    orders = rewrite_order_by(block.node, block, plan.bound)
+    return None if orders is None else PushedLimit(orders, *found)
 
 
 # -- slice by slice --------------------------------------------------------------------------------------------------
 
 
-def _stream(plan: Plan) -> Stream | None:
+def _plan_stream(plan: QueryPlan) -> StreamPlan | None:
     """How to answer the query slice by slice; None if it is not of this kind."""
     bound = plan.bound
-    found = _levels(bound)
+    found = _find_levels(bound)
     if found is None:
         return None
     block, levels = found
@@ -526,10 +526,10 @@ def _stream(plan: Plan) -> Stream | None:
     if any(_waits_for(other, s) for s in own for other in bound.scans if other.block is not block):
         return None
     tables = [leaf for leaf in leaves(block.node["from_table"]) if all(leaf is not s.node for s in own)]
-    if tables and not all(b.is_one for s in own for b in s.bindings.values()):
+    if tables and not all(b.is_single_value for s in own for b in s.bindings.values()):
         return None
-    remover = Remover(block, own)
-    if remover.without(block.node["from_table"]) is None and tables:
+    remover = ScanRemover(block, own)
+    if remover.copy_relation(block.node["from_table"]) is None and tables:
         return None
     if remover.dropped:
         return None
@@ -537,20 +537,20 @@ def _stream(plan: Plan) -> Stream | None:
     kept = [
         c
         for c in block.conditions
-        if c not in bindings and c.holder not in remover.kept_joins and remover.condition(c.node) is None
+        if c not in bindings and c.holder not in remover.kept_joins and remover.copy_condition(c.node) is None
     ]
-    made = Stream(block, levels, tables, own, kept)
+    made = StreamPlan(block, levels, tables, own, kept)
     qualify = block.node.get("qualify")
     if qualify is not None and (kept or reads_models(qualify, bound.scans)):
         return None
-    orders = _stream_orders(made, bound)
+    orders = _find_stream_order(made, bound)
     if orders is None or (orders and not tables):
         return None
     made.orders = orders
     return made if _place_limit(made, plan) else None
 
 
-def _levels(bound: Bound) -> tuple[Block, list[Node]] | None:
+def _find_levels(bound: BoundQuery) -> tuple[QueryBlock, list[Node]] | None:
     """The one block that reads models, and the row-wise SELECTs from the root down to it."""
     blocks = {id(b.node): b for b in bound.blocks}
     node, levels = bound.tree, []
@@ -563,11 +563,11 @@ def _levels(bound: Bound) -> tuple[Block, list[Node]] | None:
             return None
         if is_block:
             return block, levels
-        node = _only_source(node, bound)
+        node = _find_only_source(node, bound)
     return None
 
 
-def _only_source(node: Node, bound: Bound) -> Any:
+def _find_only_source(node: Node, bound: BoundQuery) -> Any:
     """The query that is a SELECT's one relation: one in parentheses, or a WITH entry that nobody else reads."""
     source = node.get("from_table") or {}
     if source.get("column_name_alias") or source.get("sample"):
@@ -580,9 +580,9 @@ def _only_source(node: Node, bound: Bound) -> Any:
     return None
 
 
-def _is_plain_join(scan: Scan, own: Sequence[Scan]) -> bool:
+def _is_plain_join(scan: ModelScan, own: Sequence[ModelScan]) -> bool:
     """Whether a model has one answer for each row of the tables, and no row goes or comes by its join alone."""
-    path = joins_to(scan.block.node["from_table"], scan.node) or []
+    path = find_join_path(scan.block.node["from_table"], scan.node) or []
     for join, side in path:
         kind = join.get("join_type", "INNER")
         if kind == "INNER":
@@ -598,47 +598,47 @@ def _is_plain_join(scan: Scan, own: Sequence[Scan]) -> bool:
     return True
 
 
-def _stream_orders(made: Stream, bound: Bound) -> list[Node] | None:
+def _find_stream_order(made: StreamPlan, bound: BoundQuery) -> list[Node] | None:
     """The order in which rows are asked about: the outermost one that counts."""
     ordered = [n for n in made.levels if ast.modifier(n, "ORDER") is not None]
     if not ordered:
         return []
     inner = made.block.node
     if ordered == [inner]:
-        return orders_of(inner, made.block, bound)
+        return rewrite_order_by(inner, made.block, bound)
     if len(ordered) > 1 or len(made.levels) != 2 or has_limit(inner):
         return None
-    found = orders_of(ordered[0], Block(ordered[0]), bound)
+    found = rewrite_order_by(ordered[0], QueryBlock(ordered[0]), bound)
     if found is None:
         return None
     source = ordered[0]["from_table"]
-    remover = Remover(made.block, made.stages)
+    remover = ScanRemover(made.block, made.stages)
     orders = []
     for item in found:
-        expression = _inside(item["expression"], made.block, ast.alias_of(source), bound, bare=True)
-        copied = None if expression is None else remover.condition(expression)
+        expression = _rewrite_inside(item["expression"], made.block, ast.alias_of(source), bound, bare=True)
+        copied = None if expression is None else remover.copy_condition(expression)
         if copied is None:
             return None
         orders.append({**item, "expression": copied})
     return orders
 
 
-def _place_limit(made: Stream, plan: Plan) -> bool:
+def _place_limit(made: StreamPlan, plan: QueryPlan) -> bool:
     """Put LIMIT below the models, or count what is given out; False if neither can be."""
     limited = [n for n in made.levels if has_limit(n)]
     if not limited:
         return True
-    if len(limited) > 1 or limit_of(limited[0]) is None:
+    if len(limited) > 1 or limit_and_offset(limited[0]) is None:
         return False
     node = limited[0]
     is_inner = node is made.block.node
-    if is_inner and len(made.levels) > 1 and made.kept:
+    if is_inner and len(made.levels) > 1 and made.answer_conditions:
         return False
     if not is_inner and made.levels.index(node) != 0:
         return False
     filters = any(n.get("where_clause") for n in made.levels[:-1]) if not is_inner else False
-    if made.kept or filters:
-        made.counted = limit_of(node)
+    if made.answer_conditions or filters:
+        made.output_limit = limit_and_offset(node)
     else:
-        made.below = limit_of(node)
+        made.input_limit = limit_and_offset(node)
     return True

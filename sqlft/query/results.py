@@ -14,11 +14,11 @@ import duckdb
 import pyarrow as pa
 
 from sqlft.errors import Cancelled, DataError
-from sqlft.sql.literals import identifier
+from sqlft.sql.literals import quote_name
 
-IN_MEMORY = 32 * 1024 * 1024
+MAX_MEMORY_BYTES = 32 * 1024 * 1024
 """Bytes above which rows go to a file."""
-BATCH = 16384
+BATCH_ROWS = 16384
 
 
 class Spool:
@@ -34,7 +34,7 @@ class Spool:
         self._batches: list[pa.RecordBatch] = []
         self._starts: list[int] = []
         self.rows = 0
-        self._file: _File | None = None
+        self._file: _SpoolFile | None = None
         self.schema: pa.Schema = each(pa.RecordBatch.from_pylist([], reader.schema), 0).schema
         try:
             size = 0
@@ -44,7 +44,7 @@ class Spool:
                 if batch.num_rows:
                     kept = each(batch, self.rows)
                     size += kept.nbytes
-                    self._take(kept, batch.num_rows, size)
+                    self._append(kept, batch.num_rows, size)
         except OSError as e:
             self.close()
             raise DataError(
@@ -57,12 +57,12 @@ class Spool:
         if self._file is not None:
             self._file.finish()
 
-    def _take(self, batch: pa.RecordBatch, rows: int, size: int) -> None:
+    def _append(self, batch: pa.RecordBatch, rows: int, size: int) -> None:
         self._starts.append(self.rows)
         self.rows += rows
         self._batches.append(batch)
-        if self._file is None and size > IN_MEMORY:
-            self._file = _File(self.schema)
+        if self._file is None and size > MAX_MEMORY_BYTES:
+            self._file = _SpoolFile(self.schema)
         if self._file is not None:
             self._file.write(self._batches)
             self._batches.clear()
@@ -87,7 +87,7 @@ class Spool:
             self._file.close()
 
 
-class _File:
+class _SpoolFile:
     """An Arrow IPC file in the temporary folder; read, not mapped, so that it does not count as memory."""
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -128,13 +128,13 @@ class _File:
         self._path.unlink(missing_ok=True)
 
 
-def relation_of(con: duckdb.DuckDBPyConnection, table: pa.Table) -> Any:
+def make_relation(con: duckdb.DuckDBPyConnection, table: pa.Table) -> Any:
     """An Arrow table as a relation, names that stand twice as they are."""
     names = table.column_names
     if len({n.lower() for n in names}) == len(names):
         return con.from_arrow(table)
     plain = table.rename_columns([f"c{k}" for k in range(len(names))])
-    return con.from_arrow(plain).project(", ".join(f"c{k} AS {identifier(n)}" for k, n in enumerate(names)))
+    return con.from_arrow(plain).project(", ".join(f"c{k} AS {quote_name(n)}" for k, n in enumerate(names)))
 
 
 class Result:
@@ -155,10 +155,10 @@ class Result:
         self._con, self._chunks, self.close, self._explain = con, chunks, close, explain
         self.relation = relation
         self.columns, self.types = list(relation.columns), list(relation.types)
-        self._current: Any = None
+        self._current_relation: Any = None
         """The chunk that is being given out as rows."""
         self._rows: list[tuple[Any, ...]] = []
-        self._given = 0
+        self._fetched_count = 0
         self.is_done = False
         """Whether all was given out as a table."""
 
@@ -170,21 +170,21 @@ class Result:
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """The rows that are left, as DuckDB's client gives them."""
         while True:
-            while self._given < len(self._rows):
-                self._given += 1
-                yield self._rows[self._given - 1]
-            self._rows, self._given = [], 0
-            self._current = next(self._chunks, None)
-            if self._current is None:
+            while self._fetched_count < len(self._rows):
+                self._fetched_count += 1
+                yield self._rows[self._fetched_count - 1]
+            self._rows, self._fetched_count = [], 0
+            self._current_relation = next(self._chunks, None)
+            if self._current_relation is None:
                 return
-            with self._explained():
-                self._rows = self._current.fetchall()
+            with self._explain_errors():
+                self._rows = self._current_relation.fetchall()
 
     def relations(self) -> Iterator[Any]:
         """What is left as DuckDB relations."""
-        if self._given < len(self._rows):
-            rest = self._current.limit(len(self._rows) - self._given, offset=self._given)
-            self._rows, self._given = [], 0
+        if self._fetched_count < len(self._rows):
+            rest = self._current_relation.limit(len(self._rows) - self._fetched_count, offset=self._fetched_count)
+            self._rows, self._fetched_count = [], 0
             yield rest
         yield from self._chunks
 
@@ -202,23 +202,23 @@ class Result:
         """The next rows as an Arrow table; an empty one at the end."""
         schema = self._schema
         for relation in self.relations():
-            with self._explained():
-                table = relation.to_arrow_reader(BATCH).read_all().cast(schema)
+            with self._explain_errors():
+                table = relation.to_arrow_reader(BATCH_ROWS).read_all().cast(schema)
             if table.num_rows:
-                self._current = relation_of(self._con, table)
-                self._rows, self._given = self._current.fetchall(), min(rows, table.num_rows)
+                self._current_relation = make_relation(self._con, table)
+                self._rows, self._fetched_count = self._current_relation.fetchall(), min(rows, table.num_rows)
                 return table.slice(0, rows)
         return schema.empty_table()
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         schema = self._schema
         for relation in self.relations():
-            with self._explained():
-                table = relation.to_arrow_reader(BATCH).read_all()
+            with self._explain_errors():
+                table = relation.to_arrow_reader(BATCH_ROWS).read_all()
             yield from table.cast(schema).to_batches()
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         try:
             yield
         except duckdb.Error as e:

@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from sqlft.errors import caret, did_you_mean
+from sqlft.errors import did_you_mean, format_caret
 from sqlft.inference.resolve import Resolved, outputs_of, prompt_of
 from sqlft.query import ast
 from sqlft.query.ast import Node
-from sqlft.session import SYSTEM_TABLES, Session
-from sqlft.sql.lexer import tokens
-from sqlft.sql.names import written
+from sqlft.session import MINDSDB_TABLES, Session
+from sqlft.sql.lexer import tokenize
+from sqlft.sql.names import format_name
 from sqlft.sql.statements import DEFAULT_PROJECT
 
 
-class Use(NamedTuple):
+class ColumnUse(NamedTuple):
     """A column of a model where it is mentioned."""
 
     node: Node
@@ -46,7 +46,7 @@ class Condition:
 
 
 @dataclass
-class Binding:
+class InputBinding:
     """How an input gets its value: an expression, or each value of a list or a query."""
 
     values: list[Node]
@@ -55,13 +55,13 @@ class Binding:
     """Those that say so; a join's USING and the column of the input's name have none."""
     holder: Node | None = None
     """The join whose ON gets the condition that nobody wrote."""
-    hidden: bool = False
+    is_hidden: bool = False
     """Whether the input is one column with a table's, as USING has it."""
-    leads: bool = False
+    is_shown_by_star: bool = False
     """Whether it is the model's column that a star shows, since USING names it and the model stands first."""
 
     @property
-    def is_one(self) -> bool:
+    def is_single_value(self) -> bool:
         """Whether there is one value for each row of the tables."""
         return self.query is None and len(self.values) == 1
 
@@ -72,21 +72,21 @@ class Binding:
 
 
 @dataclass
-class Block:
+class QueryBlock:
     """One SELECT that is part of the query."""
 
     node: Node
-    outer: Block | None = None
+    outer: QueryBlock | None = None
     item: Node | None = None
     """The relation in the outer block's FROM that it is; None for a subquery in an expression."""
     ctes: tuple[Node, ...] = ()
     """WITH entries that it can read, outermost first."""
-    scans: list[Scan] = field(default_factory=list)
+    scans: list[ModelScan] = field(default_factory=list)
     conditions: list[Condition] = field(default_factory=list)
 
 
 @dataclass
-class Scan:
+class ModelScan:
     """A model in a FROM clause."""
 
     number: int
@@ -94,14 +94,14 @@ class Scan:
     """Its place in the tree."""
     resolved: Resolved
     alias: str
-    block: Block
-    uses: list[Use] = field(default_factory=list)
-    whole: bool = False
+    block: QueryBlock
+    uses: list[ColumnUse] = field(default_factory=list)
+    shows_all_columns: bool = False
     """Whether a star or the alias as a row shows all of it."""
     stars: list[Node] = field(default_factory=list)
     rows: list[Node] = field(default_factory=list)
     """Where the alias stands for the whole row."""
-    bindings: dict[str, Binding] = field(default_factory=dict)
+    bindings: dict[str, InputBinding] = field(default_factory=dict)
     is_read: bool = True
     """Whether anybody reads what the model answers."""
 
@@ -122,26 +122,26 @@ class Scan:
         outputs = self.resolved.outputs
         return {n.lower(): n for n in (*self.inputs, *outputs.names, *outputs.derived)}
 
-    def hidden(self, name: str) -> str:
+    def hidden_column(self, name: str) -> str:
         """The name of an input's column that is one with a table's."""
         return f"__sqlft_i{self.number}_{self.inputs.index(name)}"
 
-    def shown_as(self, name: str) -> str:
+    def shown_column(self, name: str) -> str:
         """The column in which an input's values stand: its own, or the hidden one where a table has one so named."""
-        return self.hidden(name) if self.bindings[name].hidden else name
+        return self.hidden_column(name) if self.bindings[name].is_hidden else name
 
-    def shown(self) -> list[str]:
+    def find_shown_inputs(self) -> list[str]:
         """Inputs whose values the result may show."""
         binding = {id(n) for c in self.conditions() for n in ast.walk(c.original)}
         mentioned = {u.column for u in self.uses if id(u.node) not in binding}
-        return [n for n in self.inputs if self.whole or n.lower() in mentioned]
+        return [n for n in self.inputs if self.shows_all_columns or n.lower() in mentioned]
 
     def conditions(self) -> list[Condition]:
         """Those that bind its inputs."""
         return [c for b in self.bindings.values() for c in b.conditions]
 
 
-class Columns:
+class RelationColumns:
     """Names of the columns that relations of a FROM clause have, as DuckDB says."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection, is_model: Callable[[str], bool]) -> None:
@@ -154,10 +154,10 @@ class Columns:
             return frozenset()
         if id(relation) not in self._known:
             try:
-                query = with_ctes(select("*", relation), ctes)
+                query = add_ctes(select("*", relation), ctes)
                 names = frozenset(c.lower() for c in self._con.sql(ast.to_sql(query)).columns)
             except duckdb.CatalogException as e:  # it reads a model, or a variable of the caller's
-                if not self._is_ours(str(e)):
+                if not self._is_missing_model(str(e)):
                     raise
                 names = frozenset()
             except duckdb.Error:  # it hangs on a query around it
@@ -165,7 +165,7 @@ class Columns:
             self._known[id(relation)] = relation, names
         return self._known[id(relation)][1]
 
-    def _is_ours(self, error: str) -> bool:
+    def _is_missing_model(self, error: str) -> bool:
         missing = re.search(r'with name "?(.+?)"? does not exist', error)
         return missing is None or self._is_model(ast.split_version(missing[1])[0])
 
@@ -180,7 +180,7 @@ def select(columns: str, relation: Node | None = None, where: Sequence[Node] = (
     return made
 
 
-def with_ctes(query: Node, ctes: Sequence[Node]) -> Node:
+def add_ctes(query: Node, ctes: Sequence[Node]) -> Node:
     """The query with those of the WITH entries that it needs, found through each other."""
     needed: list[Node] = []
     wanted = {ast.table_name(n)[2].lower() for n in ast.walk(query) if ast.is_table(n)}
@@ -204,27 +204,27 @@ def leaves(relation: Node | None) -> Iterator[Node]:
         yield relation
 
 
-def joins_to(relation: Node, leaf: Node) -> list[tuple[Node, str]] | None:
+def find_join_path(relation: Node, leaf: Node) -> list[tuple[Node, str]] | None:
     """The joins from the root down to a leaf, each with the side on which it is; None if it is not there."""
     if relation is leaf:
         return []
     if not ast.is_join(relation):
         return None
     for side in ("left", "right"):
-        found = joins_to(relation[side], leaf)
+        found = find_join_path(relation[side], leaf)
         if found is not None:
             return [(relation, side), *found]
     return None
 
 
 @dataclass
-class Bound:
+class BoundQuery:
     """A tree and the models in it."""
 
     tree: Node
-    scans: list[Scan]
-    blocks: list[Block]
-    readers: dict[int, tuple[Node, list[tuple[Block, Node]]]]
+    scans: list[ModelScan]
+    blocks: list[QueryBlock]
+    readers: dict[int, tuple[Node, list[tuple[QueryBlock, Node]]]]
     """By WITH entry: who reads it, and as which relation."""
 
 
@@ -240,14 +240,14 @@ def drop_schema(tree: Node, alias: str) -> None:
             del names[0]
 
 
-def select_of(expression: Node) -> Node:
+def select_expression(expression: Node) -> Node:
     """SELECT expression, as a tree."""
     made = select("1")
     made["select_list"] = [expression]
     return made
 
 
-def without_scans(relation: Node | None, scans: Sequence[Scan]) -> Node | None:
+def remove_scans(relation: Node | None, scans: Sequence[ModelScan]) -> Node | None:
     """A FROM clause without models: what gives the rows that they are asked for; None if nothing is left."""
     if relation is None or relation.get("type") == "EMPTY":
         return None
@@ -255,7 +255,7 @@ def without_scans(relation: Node | None, scans: Sequence[Scan]) -> Node | None:
         return None
     if not ast.is_join(relation):
         return relation
-    left, right = without_scans(relation["left"], scans), without_scans(relation["right"], scans)
+    left, right = remove_scans(relation["left"], scans), remove_scans(relation["right"], scans)
     if left is None:
         return None if relation.get("join_type") in ("LEFT", "OUTER", "ANTI") else right
     if right is None:
@@ -281,9 +281,9 @@ def output_names(node: Node) -> list[str]:
 GUESS = re.compile(r'\nDid you mean "[^\n]*"\?')
 """What DuckDB proposes for a name, which may be one of its own tables."""
 SYSTEM = ("pg_", "duckdb_", "sqlite_", "pragma_", "information_schema")
-UNKNOWN = re.compile(r'(?P<kind>[\w ]+) with name "?(?P<name>.+?)"? does not exist')
-NO_COLUMN = re.compile(r'Referenced column "(.+?)" (?:was )?not found')
-INTERNAL = re.compile(r'"?__sqlft\w*"?(?:, )?')
+UNKNOWN_NAME = re.compile(r'(?P<kind>[\w ]+) with name "?(?P<name>.+?)"? does not exist')
+UNKNOWN_COLUMN = re.compile(r'Referenced column "(.+?)" (?:was )?not found')
+INTERNAL_NAME = re.compile(r'"?__sqlft\w*"?(?:, )?')
 OWN_TABLES = """
 SELECT database_name, schema_name, name, database_name = current_database(),
        list_contains(current_schemas(true), schema_name) AND database_name IN (current_database(), 'temp')
@@ -291,13 +291,15 @@ FROM (SELECT database_name, schema_name, table_name AS name FROM duckdb_tables()
       UNION ALL SELECT database_name, schema_name, view_name FROM duckdb_views() WHERE NOT internal)"""
 
 
-def explain(session: Session, error: duckdb.Error, query: str) -> None:
+def explain_error(session: Session, error: duckdb.Error, query: str) -> None:
     """Let an error of DuckDB's speak of the query as it was typed, and end with the next step where sqlft knows one."""
     said = str(error).rstrip()
     if "__sqlft" in said:
-        said = INTERNAL.sub("", said.split("\n\nLINE ")[0].split("\nLINE ")[0]).rstrip(" ,:\n") + _place(said, query)
-    hint = _hint(session, error, query)
-    unknown = UNKNOWN.search(said)
+        said = INTERNAL_NAME.sub("", said.split("\n\nLINE ")[0].split("\nLINE ")[0]).rstrip(" ,:\n") + _locate_name(
+            said, query
+        )
+    hint = _find_hint(session, error, query)
+    unknown = UNKNOWN_NAME.search(said)
     if unknown is not None and not unknown["name"].lower().startswith(SYSTEM):
         said = _with_own_names(session, said, unknown["name"], unknown["kind"])
     if hint and hint not in said:
@@ -306,41 +308,41 @@ def explain(session: Session, error: duckdb.Error, query: str) -> None:
         error.args = (said,)
 
 
-def _place(said: str, query: str) -> str:
+def _locate_name(said: str, query: str) -> str:
     """The line of the query with the first name that an error has in quotes."""
     for name in re.findall(r'"([^"]+)"', said.split("\n")[0]):
         at = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", query, re.IGNORECASE)
         if at is not None:
             before = query[: at.start()]
             line = before.count("\n")
-            return "\n\n" + caret(query, line + 1, at.start() - (before.rfind("\n") + 1) + 1).lstrip("\n")
+            return "\n\n" + format_caret(query, line + 1, at.start() - (before.rfind("\n") + 1) + 1).lstrip("\n")
     return ""
 
 
-def _hint(session: Session, error: duckdb.Error, query: str) -> str:
+def _find_hint(session: Session, error: duckdb.Error, query: str) -> str:
     said = str(error)
-    unknown = UNKNOWN.search(said)
+    unknown = UNKNOWN_NAME.search(said)
     if unknown is not None:
-        return _about_name(session, unknown["name"], unknown["kind"])
+        return _hint_for_name(session, unknown["name"], unknown["kind"])
     if isinstance(error, duckdb.ParserException):
-        return _about_syntax(session, query)
-    missing = NO_COLUMN.search(said)
+        return _hint_for_syntax(session, query)
+    missing = UNKNOWN_COLUMN.search(said)
     if missing is not None and f'"{missing[1]}"' in query:
         text = missing[1].replace("'", "''")
         return f"Text stands in single quotes: '{text}'. Double quotes are for names."
     return ""
 
 
-def _about_name(session: Session, name: str, kind: str) -> str:
+def _hint_for_name(session: Session, name: str, kind: str) -> str:
     model = session.find_model(name) if name.lower() in session.names() else None
     if model is not None:
         inputs = prompt_of(model).inputs
-        read = f"SELECT {outputs_of(model).names[0]} FROM {written(name)} WHERE {written(inputs[0])} = …"
+        read = f"SELECT {outputs_of(model).names[0]} FROM {format_name(name)} WHERE {format_name(inputs[0])} = …"
         if "Table" in kind and "Function" not in kind:
             return f"'{name}' is a model; its name is [project.]name[.N], without a database or a schema: {read}."
         return f"'{name}' is a model. Read it like a table: {read}."
     if name.lower() in session.names():
-        return f"'{name}' is a view over a model; it is in no other schema: FROM {written(name)}."
+        return f"'{name}' is a view over a model; it is in no other schema: FROM {format_name(name)}."
     project = name.partition(".")[0].lower()
     if "." in name and project in (p.lower() for p in session.catalog.projects()):
         return _not_in_project(session, *name.split(".", 1))
@@ -349,8 +351,8 @@ def _about_name(session: Session, name: str, kind: str) -> str:
 
 def _not_in_project(session: Session, project: str, name: str) -> str:
     known = [m.key.name for m in session.catalog.models() if m.key.project.lower() == project.lower()]
-    guess = did_you_mean(name, [*known, *(SYSTEM_TABLES if project.lower() == DEFAULT_PROJECT else ())])
-    return f"The project '{project}' has no model '{name}'.{guess} SHOW MODELS FROM {written(project)} lists them."
+    guess = did_you_mean(name, [*known, *(MINDSDB_TABLES if project.lower() == DEFAULT_PROJECT else ())])
+    return f"The project '{project}' has no model '{name}'.{guess} SHOW MODELS FROM {format_name(project)} lists them."
 
 
 def _with_own_names(session: Session, said: str, name: str, kind: str) -> str:
@@ -391,10 +393,10 @@ def _tables(session: Session) -> dict[str, str]:
     return known
 
 
-def _about_syntax(session: Session, query: str) -> str:
+def _hint_for_syntax(session: Session, query: str) -> str:
     """A name that was meant as a model's: one with a version, or one that is joined without a condition."""
     try:
-        found = tokens(query)
+        found = tokenize(query)
     except duckdb.Error:
         return ""
     names = session.names()
@@ -402,14 +404,14 @@ def _about_syntax(session: Session, query: str) -> str:
         following = found[i + 1].text
         is_version = following.startswith(".") and following[1:].isdigit()
         if token.kind in ("word", "quoted") and is_version and token.value.lower() not in names:
-            return _no_model(token.value, session)
+            return _hint_for_missing_model(token.value, session)
         if token.word == "JOIN" and i and found[i - 1].word not in ("CROSS", "NATURAL", "POSITIONAL"):
             _, places = ast.complete_joins(query, found, lambda name: True)
             name = found[i + 1].value
             if places and name.lower() not in names and found[i + 1].kind in ("word", "quoted"):
-                return _no_model(name, session)
+                return _hint_for_missing_model(name, session)
     return ""
 
 
-def _no_model(name: str, session: Session) -> str:
+def _hint_for_missing_model(name: str, session: Session) -> str:
     return f"There is no model '{name}'.{did_you_mean(name, session.names())} SHOW MODELS lists them."

@@ -18,19 +18,28 @@ from sqlft.errors import StatementError
 from sqlft.inference.statement_runs import Book
 from sqlft.query import ast
 from sqlft.query.ast import Node
-from sqlft.query.execute import Execution, hide_columns, is_exact, is_read_back, modifiers, new_name, recast, text_sql
-from sqlft.query.plan import Remover, Stream, value_lists
-from sqlft.query.results import BATCH, Result, Spool, relation_of
-from sqlft.query.scope import Scan, drop_schema, leaves, select, with_ctes
-from sqlft.sql.literals import identifier
+from sqlft.query.execute import (
+    Execution,
+    cast_relation_sql,
+    hide_columns,
+    is_cast_back,
+    is_exact_type,
+    make_modifiers,
+    new_relation_name,
+    prompt_text_sql,
+)
+from sqlft.query.plan import ScanRemover, StreamPlan, join_value_lists
+from sqlft.query.results import BATCH_ROWS, Result, Spool, make_relation
+from sqlft.query.scope import ModelScan, add_ctes, drop_schema, leaves, select
+from sqlft.sql.literals import quote_name
 
-FIRST_ROWS, MOST_ROWS = 64, 16384
+FIRST_ROWS, MAX_ROWS = 64, 16384
 FILTERED_ROWS = (64, 64, 128, 256, 512, 1024, 2048, 4096)
 EMIT_SECONDS = 0.05
 
 
 @dataclass
-class Table:
+class SpooledTable:
     """A relation of the FROM clause that is no model: its alias, and the columns that are needed of it."""
 
     node: Node
@@ -42,10 +51,10 @@ class Table:
     """Place of its first column among those that are kept."""
 
 
-def tables_of(run: Execution, stream: Stream) -> list[Table] | None:
+def find_spooled_tables(run: Execution, stream: StreamPlan) -> list[SpooledTable] | None:
     """The tables with their needed columns; None where a name or a type would not survive the spool."""
     block, con = stream.block, run.session.con
-    remover = Remover(block, stream.stages)
+    remover = ScanRemover(block, stream.stages)
     for i, leaf in enumerate(stream.tables):
         if not ast.alias_of(leaf):
             leaf["alias"] = f"__sqlft_t{i}"
@@ -54,7 +63,7 @@ def tables_of(run: Execution, stream: Stream) -> list[Table] | None:
     aliases = [leaf["alias"].lower() for leaf in stream.tables] + [s.alias.lower() for s in stream.stages]
     if len(set(aliases)) < len(aliases):
         return None
-    relation = remover.without(block.node["from_table"])
+    relation = remover.copy_relation(block.node["from_table"])
     if any(j.get("using_columns") or j.get("ref_type") == "NATURAL" for j in remover.kept_joins):
         return None
     if any(j.get("join_type") in ("SEMI", "ANTI") for j in remover.kept_joins):
@@ -75,7 +84,7 @@ def tables_of(run: Execution, stream: Stream) -> list[Table] | None:
     first = 0
     for leaf in stream.tables:
         try:
-            found = con.sql(_all_columns(run, stream, leaf, relation))
+            found = con.sql(_all_columns_sql(run, stream, leaf, relation))
         except duckdb.Error:
             return None
         everything = leaf["alias"].lower() in whole
@@ -83,71 +92,71 @@ def tables_of(run: Execution, stream: Stream) -> list[Table] | None:
             (c, str(t)) for c, t in zip(found.columns, found.types, strict=True) if everything or c.lower() in names
         ] or [(found.columns[0], str(found.types[0]))]
         lowered = [c.lower() for c, _ in columns]
-        if len(set(lowered)) != len(lowered) or not all(is_exact(t) for _, t in columns):
+        if len(set(lowered)) != len(lowered) or not all(is_exact_type(t) for _, t in columns):
             return None
         parts = zip(found.columns, found.types, strict=True)
         kinds = {(leaf["alias"].lower(), c.lower()): str(t) for c, t in parts}
-        tables.append(Table(leaf, leaf["alias"], [c for c, _ in columns], kinds, first))
+        tables.append(SpooledTable(leaf, leaf["alias"], [c for c, _ in columns], kinds, first))
         first += len(columns)
     return tables
 
 
-def _all_columns(run: Execution, stream: Stream, leaf: Node, relation: Node | None) -> str:
+def _all_columns_sql(run: Execution, stream: StreamPlan, leaf: Node, relation: Node | None) -> str:
     """SELECT alias.* FROM the tables; that of a single one is written by hand, which is quicker."""
     if relation is not None and ast.is_table(relation):
         parts = [p for p in ast.table_name(relation) if p]
         is_plain = not any(relation.get(k) for k in ("sample", "column_name_alias", "at_clause"))
         if is_plain and parts[-1].lower() not in {e["key"].lower() for e in stream.block.ctes}:
-            return f"SELECT * FROM {'.'.join(map(identifier, parts))}"
-    query = with_ctes(select("x.*", relation), stream.block.ctes)
+            return f"SELECT * FROM {'.'.join(map(quote_name, parts))}"
+    query = add_ctes(select("x.*", relation), stream.block.ctes)
     query["select_list"][0]["relation_name"] = leaf["alias"]
     return run.to_sql(query)
 
 
 @dataclass
-class Asked:
+class SlicedModel:
     """One model of the FROM clause: which prompt each row has."""
 
-    scan: Scan
-    book: Book
+    scan: ModelScan
+    prompt_table: Book
     expressions: list[Any]
-    """What gives its inputs; over the answers of others where `waits`."""
-    waits: bool
+    """What gives its inputs; over the answers of others where `is_chained`."""
+    is_chained: bool
     kinds: list[str] = field(default_factory=list)
     first: int = 0
     """Place of its first text in the spool query."""
-    shown: list[tuple[str, int]] = field(default_factory=list)
+    shown_columns: list[tuple[str, int]] = field(default_factory=list)
     """Inputs that the result shows, and their places among the kept columns."""
     ids: list[pa.Array] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
-    new_ids: array[int] = field(default_factory=partial(array, "q"))
+    first_ids: array[int] = field(default_factory=partial(array, "q"))
     """Prompts in order of appearance …"""
-    new_rows: array[int] = field(default_factory=partial(array, "q"))
+    first_rows: array[int] = field(default_factory=partial(array, "q"))
     """… and the row where each appears first."""
 
-    def take(self, ids: pa.Array, start: int) -> None:
+    def add_rows(self, ids: pa.Array, start: int) -> None:
         """Give rows their prompts."""
         self.ids.append(ids)
         self.starts.append(start)
-        seen = self.new_ids[-1] if self.new_ids else -1
+        seen = self.first_ids[-1] if self.first_ids else -1
         encoded = ids.dictionary_encode()
-        for i, place in zip(encoded.dictionary.to_pylist(), _first_places(encoded.indices), strict=True):
+        for i, place in zip(encoded.dictionary.to_pylist(), _find_first_rows(encoded.indices), strict=True):
             if i > seen:
-                self.new_ids.append(i)
-                self.new_rows.append(start + place)
+                self.first_ids.append(i)
+                self.first_rows.append(start + place)
 
-    def ready_end(self, rows: int) -> int:
+    def count_ready_rows(self, rows: int) -> int:
         """The row before which all rows have answers."""
-        if not self.scan.is_read or not self.new_ids:
+        if not self.scan.is_read or not self.first_ids:
             return rows
-        known = self.book.asking.known_before(self.new_ids[-1] + 1)
-        place = bisect_left(self.new_ids, known)
-        return rows if place == len(self.new_ids) else self.new_rows[place]
+        known = self.prompt_table.asking.known_before(self.first_ids[-1] + 1)
+        place = bisect_left(self.first_ids, known)
+        return rows if place == len(self.first_ids) else self.first_rows[place]
 
-    def prompts_before(self, row: int) -> int:
+    def count_prompts_before(self, row: int) -> int:
         """How many prompts rows before `row` need, counted in the book."""
-        place = bisect_left(self.new_rows, row)
-        return self.new_ids[place - 1] + 1 if place else 0
+        place = bisect_left(self.first_rows, row)
+        return self.first_ids[place - 1] + 1 if place else 0
 
     def slice_ids(self, start: int, end: int) -> pa.Array:
         """The ids of rows start … end."""
@@ -159,7 +168,7 @@ class Asked:
         return pa.concat_arrays(pieces) if pieces else pa.array([], pa.int32())
 
 
-def _first_places(codes: pa.Array) -> list[int]:
+def _find_first_rows(codes: pa.Array) -> list[int]:
     """The row where each code of a dictionary appears first: codes count up in that order, NULL between them."""
     import pyarrow.compute as pc
 
@@ -168,7 +177,7 @@ def _first_places(codes: pa.Array) -> list[int]:
     return list(pc.indices_nonzero(pc.greater(highest, before)).to_pylist())
 
 
-class Sliced:
+class SlicedQuery:
     """A query whose every result row comes from one row of its tables, answered piece by piece.
 
     The rows of its tables are spooled in order; then, as answers become known, slices of them are put in the place of
@@ -177,68 +186,68 @@ class Sliced:
     on the user's connection.
     """
 
-    def __init__(self, run: Execution, stream: Stream, tables: list[Table]) -> None:
+    def __init__(self, run: Execution, stream: StreamPlan, tables: list[SpooledTable]) -> None:
         self.run, self.stream, self.tables = run, stream, tables
         self._session = run.session
         self._con = run.session.con
         self._spool: Spool | None = None
         self._closed = False
-        self._first: Any = None
+        self._first_relation: Any = None
         """The one slice of rows whose answers the cache had."""
         self._limit: tuple[int | None, int] = (None, 0)
-        remover = Remover(stream.block, stream.stages)
-        self.asked = []
+        remover = ScanRemover(stream.block, stream.stages)
+        self.models = []
         for scan in stream.stages:
-            values = [b.values[0] if b.is_one else None for b in scan.bindings.values()]
-            waits = not all(v is None or remover.condition(v) is not None for v in values)
+            values = [b.values[0] if b.is_single_value else None for b in scan.bindings.values()]
+            waits = not all(v is None or remover.copy_condition(v) is not None for v in values)
             made = [remover.copy(v) if v is not None else None for v in values]
-            self.asked.append(Asked(scan, run.books[scan.number], made, waits))
-        self._names = {id(x): new_name() for x in [*tables, *self.asked]}
+            self.models.append(SlicedModel(scan, run.prompt_tables[scan.number], made, waits))
+        self._names = {id(x): new_relation_name() for x in [*tables, *self.models]}
         self.spool_query = self._make_spool_query(remover)
         self._order = [*leaves(stream.block.node["from_table"])]
-        self.text = self._make_text()
+        self.text = self._make_slice_query()
 
     @property
     def is_filtered(self) -> bool:
         """Whether a limit waits for rows that pass a condition on answers."""
-        return self.stream.counted is not None
+        return self.stream.output_limit is not None
 
     # -- the two queries ---------------------------------------------------------------------------------------------
 
-    def _make_spool_query(self, remover: Remover) -> str:
+    def _make_spool_query(self, remover: ScanRemover) -> str:
         """The tables' rows, the texts of the models' inputs, and their values where they are shown."""
         stream, block = self.stream, self.stream.block
-        relation = remover.without(block.node["from_table"])
+        relation = remover.copy_relation(block.node["from_table"])
         where = [
             made
             for c in block.conditions
-            if c not in stream.kept
+            if c not in stream.answer_conditions
             and c not in [x for s in stream.stages for x in s.conditions()]
             and c.holder not in remover.kept_joins
-            and (made := remover.condition(c.node)) is not None
+            and (made := remover.copy_condition(c.node)) is not None
         ]
-        where += self.run.plan.pushed[id(block.node)]
+        where += self.run.plan.pushed_conditions[id(block.node)]
         columns = [ast.column(t.alias, c) for t in self.tables for c in t.columns]
-        direct = [a for a in self.asked if not a.waits]
+        direct = [a for a in self.models if not a.is_chained]
         count = len(columns)
         if not self.tables:
-            relation, lists = value_lists([a.scan for a in direct], remover)
+            relation, lists = join_value_lists([a.scan for a in direct], remover)
             for one in direct:
                 one.expressions = [lists.get((one.scan.number, j), e) for j, e in enumerate(one.expressions)]
         inputs = [e for a in direct for e in a.expressions]
         body = select("1", relation, where)
-        kinds = iter(self._kinds(inputs, body))
+        kinds = iter(self._find_types(inputs, body))
         texts: list[Node] = []
         values: list[Node] = []
         for one in direct:
             one.kinds = [next(kinds) for _ in one.expressions]
             for name, expression, kind in zip(one.scan.inputs, one.expressions, one.kinds, strict=True):
-                texts.append(ast.expression(text_sql("x", kind), x=expression))
-                if name in one.scan.shown():
-                    where_ = one.scan.shown_as(name)
-                    one.shown.append((where_, count + len(values)))
+                texts.append(ast.expression(prompt_text_sql("x", kind), x=expression))
+                if name in one.scan.find_shown_inputs():
+                    where_ = one.scan.shown_column(name)
+                    one.shown_columns.append((where_, count + len(values)))
                     values.append(
-                        ast.expression(text_sql("x", kind), x=expression) if is_read_back(kind) else expression
+                        ast.expression(prompt_text_sql("x", kind), x=expression) if is_cast_back(kind) else expression
                     )
         place = count + len(values)
         for one in direct:
@@ -248,15 +257,15 @@ class Sliced:
         for key in ("qualify", "sample"):
             if block.node.get(key):
                 body[key] = block.node[key]
-        body["modifiers"] = modifiers(stream.orders, *(stream.below or (None, None)))
-        query = self.run.to_sql(with_ctes(body, block.ctes))
+        body["modifiers"] = make_modifiers(stream.orders, *(stream.input_limit or (None, None)))
+        query = self.run.to_sql(add_ctes(body, block.ctes))
         if not self.tables and inputs and relation is not None:
             keys = ", ".join(f"encode(c{k})" for k in range(len(values), place))
             numbered = f"SELECT *, row_number() OVER () AS n_ FROM ({query}) AS rows_"
             query = f"SELECT DISTINCT ON ({keys}) * FROM ({numbered}) AS numbered_ ORDER BY n_"
         return query
 
-    def _kinds(self, expressions: list[Node], body: Node) -> list[str]:
+    def _find_types(self, expressions: list[Node], body: Node) -> list[str]:
         """The types of expressions over the tables; DuckDB is asked where they are not plain texts or columns."""
         known = {place: kind for t in self.tables for place, kind in t.kinds.items()}
         kinds = [
@@ -265,49 +274,49 @@ class Sliced:
         ]
         if all(kinds):
             return kinds
-        asked = with_ctes({**body, "select_list": deepcopy(expressions)}, self.stream.block.ctes)
-        return [str(t) for t in self._bound(asked).types]
+        asked = add_ctes({**body, "select_list": deepcopy(expressions)}, self.stream.block.ctes)
+        return [str(t) for t in self._bind_query(asked).types]
 
-    def _bound(self, query: Node) -> Any:
+    def _bind_query(self, query: Node) -> Any:
         try:
             return self._con.sql(self.run.to_sql(query))
         except duckdb.BinderException as e:
             raise self.run.bind_error(e, self.stream.stages) from e
 
-    def _make_text(self) -> str:
+    def _make_slice_query(self) -> str:
         """The user's query over slices; the tree is changed for good."""
         stream, block = self.stream, self.stream.block
-        for one in self.asked:
+        for one in self.models:
             hide_columns(one.scan, [])
-        block.node["from_table"] = ast.positional([self._piece(self._part(leaf)) for leaf in self._order])
-        block.node["where_clause"] = ast.conjunction([c.node for c in stream.kept])
+        block.node["from_table"] = ast.positional_join([self._name_part(self._find_part(leaf)) for leaf in self._order])
+        block.node["where_clause"] = ast.conjunction([c.node for c in stream.answer_conditions])
         for node in stream.levels:
-            if stream.below is not None or stream.counted is not None:
+            if stream.input_limit is not None or stream.output_limit is not None:
                 node["modifiers"] = [m for m in node.get("modifiers", []) if m["type"] != "LIMIT_MODIFIER"]
         for key in ("qualify", "sample"):
             block.node[key] = None
         return self.run.to_sql(self.run.plan.bound.tree)
 
-    def _part(self, leaf: Node) -> Table | Asked:
+    def _find_part(self, leaf: Node) -> SpooledTable | SlicedModel:
         found = next((t for t in self.tables if t.node is leaf), None)
-        return found if found is not None else next(a for a in self.asked if a.scan.node is leaf)
+        return found if found is not None else next(a for a in self.models if a.scan.node is leaf)
 
-    def _piece(self, part: Table | Asked) -> tuple[str, str]:
+    def _name_part(self, part: SpooledTable | SlicedModel) -> tuple[str, str]:
         """The registered name and the alias of a table's rows or a model's answers."""
-        if isinstance(part, Table):
+        if isinstance(part, SpooledTable):
             return self._names[id(part)], part.alias
         one = part
         outputs = one.scan.resolved.outputs
         parts = zip(outputs.columns, outputs.kinds, strict=True)
         casts = {c.name: kind.text for c, kind in parts if kind.recast}
-        shown = {n for n, _ in one.shown}
+        shown = {n for n, _ in one.shown_columns}
         for name, kind in zip(one.scan.inputs, one.kinds, strict=False):
-            where = one.scan.shown_as(name)
-            if where in shown and is_read_back(kind):
+            where = one.scan.shown_column(name)
+            if where in shown and is_cast_back(kind):
                 casts[where] = kind
         name = self._names[id(one)]
         if casts:
-            self.run.casts[name] = recast(name, casts)
+            self.run.casts[name] = cast_relation_sql(name, casts)
         return name, one.scan.alias
 
     # -- running -----------------------------------------------------------------------------------------------------
@@ -321,41 +330,44 @@ class Sliced:
             raise
 
     def _start(self) -> Any:
-        reader = self._literal_rows() or self._con.sql(self.spool_query).to_arrow_reader(BATCH)
-        self._spool = Spool(reader, self._take, lambda: self._session.interrupted)
-        for one in self.asked:
-            one.book.asking.rows += self._spool.rows
-        if self.stream.counted is not None:
-            self._limit = self._numbers(*self.stream.counted)
-        is_known = self._spool.rows <= FIRST_ROWS and all(self._is_known(a) for a in self.asked)
+        reader = self._read_literal_rows() or self._con.sql(self.spool_query).to_arrow_reader(BATCH_ROWS)
+        self._spool = Spool(reader, self._assign_prompts, lambda: self._session.interrupted)
+        for one in self.models:
+            one.prompt_table.asking.rows += self._spool.rows
+        if self.stream.output_limit is not None:
+            self._limit = self._evaluate_limit(*self.stream.output_limit)
+        is_known = self._spool.rows <= FIRST_ROWS and all(self._is_cached(a) for a in self.models)
         self._register(0, self._spool.rows if is_known else 0)
         relation = self._con.sql(self.text)
-        self._first = relation if is_known else None
+        self._first_relation = relation if is_known else None
         return relation
 
-    def _literal_rows(self) -> pa.RecordBatchReader | None:
+    def _read_literal_rows(self) -> pa.RecordBatchReader | None:
         """The one row of a query whose inputs are texts in quotes, as DuckDB would give it."""
-        inputs = [e for a in self.asked for e in a.expressions]
-        conditions = [c for c in self.stream.block.conditions if c not in self.stream.kept]
+        inputs = [e for a in self.models for e in a.expressions]
+        conditions = [c for c in self.stream.block.conditions if c not in self.stream.answer_conditions]
         bindings = sum(len(s.conditions()) for s in self.stream.stages)
-        if self.tables or self.stream.below is not None or len(conditions) != bindings:
+        if self.tables or self.stream.input_limit is not None or len(conditions) != bindings:
             return None
         if not all(ast.is_constant(e) and ast.literal_type(e) for e in inputs):
             return None
         shown = [
-            e for a in self.asked for n, e in zip(a.scan.inputs, a.expressions, strict=True) if n in a.scan.shown()
+            e
+            for a in self.models
+            for n, e in zip(a.scan.inputs, a.expressions, strict=True)
+            if n in a.scan.find_shown_inputs()
         ]
         arrays = [pa.array([ast.literal_text(e)], pa.string()) for e in [*shown, *inputs]]
         batch = pa.RecordBatch.from_arrays(arrays, [f"c{k}" for k in range(len(arrays))])
         return pa.RecordBatchReader.from_batches(batch.schema, [batch])
 
-    def _is_known(self, one: Asked) -> bool:
+    def _is_cached(self, one: SlicedModel) -> bool:
         """Whether the cache has all answers, so that the first slice need not wait for anything."""
-        if one.waits:
+        if one.is_chained:
             return False
-        return not one.scan.is_read or one.book.asking.recall()
+        return not one.scan.is_read or one.prompt_table.asking.recall()
 
-    def _numbers(self, limit: Node | None, offset: Node | None) -> tuple[int | None, int]:
+    def _evaluate_limit(self, limit: Node | None, offset: Node | None) -> tuple[int | None, int]:
         listed = [f"({ast.expression_sql(n)})::BIGINT" if n is not None else "NULL" for n in (limit, offset)]
         row = self._con.sql(f"SELECT {', '.join(listed)}").fetchall()[0]
         if any(n is not None and n < 0 for n in row):
@@ -364,12 +376,12 @@ class Sliced:
             )
         return row[0], row[1] or 0
 
-    def _take(self, batch: pa.RecordBatch, start: int) -> pa.RecordBatch:
+    def _assign_prompts(self, batch: pa.RecordBatch, start: int) -> pa.RecordBatch:
         """Give the rows their prompts, and keep what the result shows."""
-        for one in self.asked:
-            if not one.waits and batch.num_rows:
+        for one in self.models:
+            if not one.is_chained and batch.num_rows:
                 columns = [batch.column(one.first + k) for k in range(len(one.expressions))]
-                one.take(one.book.ids(columns), start)
+                one.add_rows(one.prompt_table.ids(columns), start)
         return batch.select(self._kept)
 
     def chunks(self) -> Iterator[Any]:
@@ -381,16 +393,16 @@ class Sliced:
         cap = FIRST_ROWS // 4
         try:
             while row < spool.rows and left != 0:
-                cap = next(most, min(MOST_ROWS, cap * 4))
-                if self._first is not None:
-                    relation, end = self._first, spool.rows
+                cap = next(most, min(MAX_ROWS, cap * 4))
+                if self._first_relation is not None:
+                    relation, end = self._first_relation, spool.rows
                 else:
                     end = self._answer(row, min(spool.rows, row + cap))
                     self._register(row, end)
                     relation = self._con.sql(self.text)
                 row = end
                 if self.is_filtered:
-                    relation, left, skip = self._limited(relation, left, skip)
+                    relation, left, skip = self._apply_limit(relation, left, skip)
                 yield relation
         except BaseException:
             self.close(error=True)
@@ -400,14 +412,14 @@ class Sliced:
     def _answer(self, row: int, target: int) -> int:
         """Ask until at least one more row can be given out; the row before which all can."""
         started = time.monotonic()
-        direct = [a for a in self.asked if not a.waits]
+        direct = [a for a in self.models if not a.is_chained]
         while True:
-            end = min([target, *(a.ready_end(target) for a in direct)])
+            end = min([target, *(a.count_ready_rows(target) for a in direct)])
             if end >= target or (end > row and time.monotonic() - started > EMIT_SECONDS):
                 return max(end, row)
-            slowest = min(direct, key=lambda a: a.ready_end(target))
-            asking = slowest.book.asking
-            needed = slowest.prompts_before(target)
+            slowest = min(direct, key=lambda a: a.count_ready_rows(target))
+            asking = slowest.prompt_table.asking
+            needed = slowest.count_prompts_before(target)
             asking.advance(needed, needed - asking.known_before(needed))
 
     def _register(self, start: int, end: int) -> None:
@@ -416,44 +428,44 @@ class Sliced:
         for table in self.tables:
             part = rows.select(range(table.first, table.first + len(table.columns))).rename_columns(table.columns)
             self._con.register(self._names[id(table)], part)
-        for one in self.asked:
-            if not one.waits:
-                self._con.register(self._names[id(one)], self._answers(one, rows, one.slice_ids(start, end)))
-        for one in self.asked:
-            if one.waits:
-                self._register_chained(one, rows.num_rows, start)
+        for one in self.models:
+            if not one.is_chained:
+                self._con.register(self._names[id(one)], self._make_answer_table(one, rows, one.slice_ids(start, end)))
+        for one in self.models:
+            if one.is_chained:
+                self._register_chained_model(one, rows.num_rows, start)
 
-    def _register_chained(self, one: Asked, rows: int, start: int) -> None:
+    def _register_chained_model(self, one: SlicedModel, rows: int, start: int) -> None:
         """Ask a model whose inputs are the answers of others, for the rows of a slice."""
-        known = [a for a in self.asked if not a.waits or a.ids]
-        sources: list[Table | Asked] = [*self.tables, *known]
-        joined = ast.positional([self._piece(x) for x in sources if x is not one])
+        known = [a for a in self.models if not a.is_chained or a.ids]
+        sources: list[SpooledTable | SlicedModel] = [*self.tables, *known]
+        joined = ast.positional_join([self._name_part(x) for x in sources if x is not one])
         if not one.kinds:
             body = select("1", joined)
             body["select_list"] = deepcopy(one.expressions)
-            one.kinds = [str(t) for t in self._bound(body).types]
-        columns = [text_sql(ast.expression_sql(e), k) for e, k in zip(one.expressions, one.kinds, strict=True)]
+            one.kinds = [str(t) for t in self._bind_query(body).types]
+        columns = [prompt_text_sql(ast.expression_sql(e), k) for e, k in zip(one.expressions, one.kinds, strict=True)]
         values = [
-            text_sql(ast.expression_sql(e), k) if is_read_back(k) else ast.expression_sql(e)
+            prompt_text_sql(ast.expression_sql(e), k) if is_cast_back(k) else ast.expression_sql(e)
             for e, k in zip(one.expressions, one.kinds, strict=True)
         ]
         query = self.run.to_sql(select(", ".join(f"{c} AS c{k}" for k, c in enumerate([*columns, *values])), joined))
-        found = self._con.sql(query).to_arrow_reader(MOST_ROWS).read_all().slice(0, rows)
+        found = self._con.sql(query).to_arrow_reader(MAX_ROWS).read_all().slice(0, rows)
         count = len(columns)
-        ids = one.book.ids([found.column(k) for k in range(count)])
+        ids = one.prompt_table.ids([found.column(k) for k in range(count)])
         if not one.ids:
             one.ids.append(ids)
         if rows and one.scan.is_read:
-            one.book.ask_all()
-        shown = {n: found.column(count + j) for j, n in enumerate(one.scan.inputs) if n in one.scan.shown()}
-        one.shown = [(one.scan.shown_as(n), -1) for n in shown]
-        table = {where: column for (where, _), column in zip(one.shown, shown.values(), strict=True)}
-        table.update(zip(one.scan.outputs, one.book.columns(ids, one.scan.outputs), strict=True))
+            one.prompt_table.ask_all()
+        shown = {n: found.column(count + j) for j, n in enumerate(one.scan.inputs) if n in one.scan.find_shown_inputs()}
+        one.shown_columns = [(one.scan.shown_column(n), -1) for n in shown]
+        table = {where: column for (where, _), column in zip(one.shown_columns, shown.values(), strict=True)}
+        table.update(zip(one.scan.outputs, one.prompt_table.columns(ids, one.scan.outputs), strict=True))
         self._con.register(self._names[id(one)], pa.table(table))
 
-    def _answers(self, one: Asked, rows: pa.Table, ids: pa.Array) -> pa.Table:
-        columns: dict[str, Any] = {name: rows.column(place) for name, place in one.shown}
-        columns.update(zip(one.scan.outputs, one.book.columns(ids, one.scan.outputs), strict=True))
+    def _make_answer_table(self, one: SlicedModel, rows: pa.Table, ids: pa.Array) -> pa.Table:
+        columns: dict[str, Any] = {name: rows.column(place) for name, place in one.shown_columns}
+        columns.update(zip(one.scan.outputs, one.prompt_table.columns(ids, one.scan.outputs), strict=True))
         return pa.table(columns)
 
     # -- results -----------------------------------------------------------------------------------------------------
@@ -462,11 +474,11 @@ class Sliced:
         """The result as one Arrow table."""
         return Result(self._con, self.start(), self.chunks(), self.close).table()
 
-    def _limited(self, relation: Any, left: int | None, skip: int) -> tuple[Any, int | None, int]:
-        table = relation.to_arrow_reader(MOST_ROWS).read_all()
+    def _apply_limit(self, relation: Any, left: int | None, skip: int) -> tuple[Any, int | None, int]:
+        table = relation.to_arrow_reader(MAX_ROWS).read_all()
         skipped = min(skip, table.num_rows)
         table = table.slice(skipped) if left is None else table.slice(skipped, left)
-        return relation_of(self._con, table), None if left is None else left - table.num_rows, skip - skipped
+        return make_relation(self._con, table), None if left is None else left - table.num_rows, skip - skipped
 
     def close(self, error: bool = False) -> None:
         """Give everything back; safe to call twice."""
@@ -477,13 +489,13 @@ class Sliced:
             self._spool.close()
         for name in self._names.values():
             self._session.unregister_later(name)
-        self.run.asker.finish(error)
+        self.run.statement_runs.finish(error)
 
 
-def slice_up(run: Execution) -> Sliced | None:
+def slice_query(run: Execution) -> SlicedQuery | None:
     """A query answered slice by slice, its other models asked already; None if it cannot be."""
     stream = run.plan.stream
-    tables = tables_of(run, stream) if stream is not None else None
+    tables = find_spooled_tables(run, stream) if stream is not None else None
     if stream is None or tables is None:
         return None
     unasked = {s.number for s in run.plan.order}
@@ -491,4 +503,4 @@ def slice_up(run: Execution) -> Sliced | None:
         if scan not in stream.stages:
             run.ask(scan, unasked)
             unasked.discard(scan.number)
-    return Sliced(run, stream, tables)
+    return SlicedQuery(run, stream, tables)

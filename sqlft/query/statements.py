@@ -15,15 +15,15 @@ import duckdb
 from sqlft.catalog.records import View
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, NotSupported, StatementError
 from sqlft.session import Session
-from sqlft.sql.lexer import Token, tokens
-from sqlft.sql.literals import quoted
-from sqlft.sql.names import written
+from sqlft.sql.lexer import Token, tokenize
+from sqlft.sql.literals import quote_text
+from sqlft.sql.names import format_name
 
-MAIN = ("", "main")
+MAIN_SCHEMAS = ("", "main")
 
 
 @dataclass(frozen=True)
-class Create:
+class CreateRelation:
     """CREATE TABLE or CREATE VIEW up to its query."""
 
     kind: str
@@ -37,13 +37,13 @@ class Create:
     """The token at which the query starts; None if there is none."""
 
 
-def key_of(parts: Sequence[str]) -> str:
+def view_key(parts: Sequence[str]) -> str:
     """A view's name in the catalog: [database.][schema.]name without a schema that needs no saying."""
     schema = parts[-2] if len(parts) > 1 else ""
-    return parts[-1] if schema.lower() in (*MAIN, "temp", "memory") else f"{schema}.{parts[-1]}"
+    return parts[-1] if schema.lower() in (*MAIN_SCHEMAS, "temp", "memory") else f"{schema}.{parts[-1]}"
 
 
-def dotted_name(found: Sequence[Token], i: int) -> tuple[list[str], int]:
+def read_dotted_name(found: Sequence[Token], i: int) -> tuple[list[str], int]:
     """The parts of a dotted name at token i, and the token behind it."""
     parts: list[str] = []
     while i < len(found) and found[i].kind in ("word", "quoted"):
@@ -54,7 +54,7 @@ def dotted_name(found: Sequence[Token], i: int) -> tuple[list[str], int]:
     return parts, i
 
 
-def read_create(found: Sequence[Token]) -> Create | None:
+def read_create(found: Sequence[Token]) -> CreateRelation | None:
     """CREATE [OR REPLACE] [TEMP] TABLE|VIEW [IF NOT EXISTS] name [(columns)] [AS] query; None for all else."""
     words = [t.word for t in found]
     if not words or words[0] != "CREATE":
@@ -67,7 +67,7 @@ def read_create(found: Sequence[Token]) -> Create | None:
     kind = words[i].lower()
     i += 1
     exists = words[i : i + 3] == ["IF", "NOT", "EXISTS"]
-    parts, i = dotted_name(found, i + 3 * exists)
+    parts, i = read_dotted_name(found, i + 3 * exists)
     if not parts:
         return None
     columns: list[str] = []
@@ -85,7 +85,7 @@ def read_create(found: Sequence[Token]) -> Create | None:
     if i < len(found) and words[i] == "AS":
         i += 1
     query = i if i < len(found) else None
-    return Create(kind, key_of(parts), or_replace, exists, temporary, tuple(columns), query)
+    return CreateRelation(kind, view_key(parts), or_replace, exists, temporary, tuple(columns), query)
 
 
 def starts_query(found: Sequence[Token], i: int) -> bool:
@@ -95,24 +95,26 @@ def starts_query(found: Sequence[Token], i: int) -> bool:
     return i < len(found) and found[i].word in ("SELECT", "WITH", "FROM", "VALUES", "TABLE", "PIVOT", "UNPIVOT")
 
 
-def define(session: Session, text: str, found: Sequence[Token], reads_models: Callable[[str], bool]) -> bool:
+def run_view_statement(
+    session: Session, text: str, found: Sequence[Token], reads_models: Callable[[str], bool]
+) -> bool:
     """Whether it was CREATE, DROP or ALTER of a view of ours, which is done then.
 
     `reads_models` says whether a query reads models or views over them; it raises what is wrong with one that does.
     """
     made = read_create(found)
     if made is not None:
-        return _create(session, text, found, made, reads_models)
+        return _create_view(session, text, found, made, reads_models)
     words = [t.word for t in found[:6]]
     if words[:2] in (["DROP", "TABLE"], ["DROP", "VIEW"]):
-        return _drop(session, found, if_exists=words[2:4] == ["IF", "EXISTS"])
+        return _drop_view(session, found, if_exists=words[2:4] == ["IF", "EXISTS"])
     if words[:2] == ["ALTER", "VIEW"]:
-        return _rename(session, text, found)
+        return _rename_view(session, text, found)
     return False
 
 
-def _create(
-    session: Session, text: str, found: Sequence[Token], made: Create, reads_models: Callable[[str], bool]
+def _create_view(
+    session: Session, text: str, found: Sequence[Token], made: CreateRelation, reads_models: Callable[[str], bool]
 ) -> bool:
     schema, _, name = made.name.rpartition(".")
     if session.find_model(name, schema or None) is not None:
@@ -123,7 +125,7 @@ def _create(
     existing = session.view(made.name)
     if made.kind == "table":
         if existing is not None and not made.temporary:
-            raise _taken_by_view(made.name, "table")
+            raise _view_exists_error(made.name, "table")
         return False
     if made.query is None:
         return False
@@ -135,46 +137,48 @@ def _create(
         if made.if_not_exists:
             return True
         if not made.or_replace:
-            raise _taken_by_view(made.name, "view")
+            raise _view_exists_error(made.name, "view")
         session.drop_view(made.name)
         return False
     if existing is not None and made.if_not_exists:
         return True
     if existing is None:
-        _check_free(session, made)
+        _check_name_is_free(session, made)
     view = View(made.name, query, made.columns, project=session.project)
     if made.temporary:
-        _add_temporary(session, view, made.or_replace)
+        _add_temporary_view(session, view, made.or_replace)
     else:
         session.catalog.add_view(view, or_replace=made.or_replace)
     return True
 
 
-def _taken_by_view(name: str, what: str) -> AlreadyExists:
+def _view_exists_error(name: str, what: str) -> AlreadyExists:
     return AlreadyExists(
         f"There is a view over a model named '{name}' already.",
         f"Choose another name for the {what}, or DROP VIEW {name}.",
     )
 
 
-def _add_temporary(session: Session, view: View, or_replace: bool) -> None:
-    if view.name.lower() in session.temporary and not or_replace:
+def _add_temporary_view(session: Session, view: View, or_replace: bool) -> None:
+    if view.name.lower() in session.temporary_views and not or_replace:
         raise AlreadyExists(
             f"There is a temporary view '{view.name}' already.",
             f"CREATE OR REPLACE TEMP VIEW, or DROP VIEW {view.name}.",
         )
-    session.temporary[view.name.lower()] = view
+    session.temporary_views[view.name.lower()] = view
 
 
-def _check_free(session: Session, made: Create) -> None:
+def _check_name_is_free(session: Session, made: CreateRelation) -> None:
     """AlreadyExists where DuckDB has a table or view of that name; with OR REPLACE a view of DuckDB's goes."""
     schema, _, name = made.name.rpartition(".")
     if (
         schema
-        and not session.con.sql(f"FROM duckdb_schemas() WHERE lower(schema_name) = {quoted(schema.lower())}").fetchall()
+        and not session.con.sql(
+            f"FROM duckdb_schemas() WHERE lower(schema_name) = {quote_text(schema.lower())}"
+        ).fetchall()
     ):
-        raise NotFound(f"There is no schema '{schema}'.", f"CREATE SCHEMA {written(schema)} makes it.")
-    where = f"lower(n) = {quoted(name.lower())} AND s = {quoted(schema or 'main')}"
+        raise NotFound(f"There is no schema '{schema}'.", f"CREATE SCHEMA {format_name(schema)} makes it.")
+    where = f"lower(n) = {quote_text(name.lower())} AND s = {quote_text(schema or 'main')}"
     taken = session.con.sql(
         "SELECT is_view FROM (SELECT table_name AS n, schema_name AS s, false AS is_view FROM duckdb_tables()"
         f" UNION ALL SELECT view_name, schema_name, true FROM duckdb_views() WHERE NOT internal) WHERE {where}"
@@ -182,7 +186,7 @@ def _check_free(session: Session, made: Create) -> None:
     if not taken:
         return
     if made.or_replace and taken[0][0]:
-        session.con.execute(f"DROP VIEW {'.'.join(written(p) for p in made.name.split('.'))}")
+        session.con.execute(f"DROP VIEW {'.'.join(format_name(p) for p in made.name.split('.'))}")
         return
     raise AlreadyExists(
         f"There is a table or view '{made.name}' already.",
@@ -190,11 +194,11 @@ def _check_free(session: Session, made: Create) -> None:
     )
 
 
-def _drop(session: Session, found: Sequence[Token], *, if_exists: bool) -> bool:
-    parts, _ = dotted_name(found, 4 if if_exists else 2)
+def _drop_view(session: Session, found: Sequence[Token], *, if_exists: bool) -> bool:
+    parts, _ = read_dotted_name(found, 4 if if_exists else 2)
     if not parts:
         return False
-    name = key_of(parts)
+    name = view_key(parts)
     if len(parts) < 3 and session.find_model(parts[-1], parts[-2] if len(parts) > 1 else None) is not None:
         raise CatalogError(f"'{'.'.join(parts)}' is a model.", f"DROP MODEL {'.'.join(parts)} removes it.")
     if session.view(name) is None:
@@ -205,37 +209,37 @@ def _drop(session: Session, found: Sequence[Token], *, if_exists: bool) -> bool:
     return True
 
 
-def _rename(session: Session, text: str, found: Sequence[Token]) -> bool:
+def _rename_view(session: Session, text: str, found: Sequence[Token]) -> bool:
     exists = [t.word for t in found[2:4]] == ["IF", "EXISTS"]
-    parts, i = dotted_name(found, 4 if exists else 2)
-    view = session.view(key_of(parts)) if parts else None
+    parts, i = read_dotted_name(found, 4 if exists else 2)
+    view = session.view(view_key(parts)) if parts else None
     if view is None:
         return False
     if [t.word for t in found[i : i + 2]] != ["RENAME", "TO"]:
         raise NotSupported(
             f"'{view.name}' is a view over a model; it can only be renamed.", "CREATE OR REPLACE VIEW changes it."
         )
-    to, _ = dotted_name(found, i + 2)
+    to, _ = read_dotted_name(found, i + 2)
     if len(to) != 1:
         raise StatementError("Expected one new name.", text, found[i].start, "ALTER VIEW name RENAME TO new_name")
-    new = key_of([*parts[:-1], *to])
-    made = Create("view", new, False, False, view.name.lower() in session.temporary, view.columns, None)
+    new = view_key([*parts[:-1], *to])
+    made = CreateRelation("view", new, False, False, view.name.lower() in session.temporary_views, view.columns, None)
     if session.view(new) is not None:
-        raise _taken_by_view(new, "view")
+        raise _view_exists_error(new, "view")
     if session.find_model(new) is not None:
         raise AlreadyExists(f"There is a model '{new}' already.", "Choose another name.")
-    _check_free(session, made)
+    _check_name_is_free(session, made)
     renamed = replace(view, name=new)
     if made.temporary:
-        del session.temporary[view.name.lower()]
-        session.temporary[new.lower()] = renamed
+        del session.temporary_views[view.name.lower()]
+        session.temporary_views[new.lower()] = renamed
     else:
         session.catalog.add_view(renamed)
         session.catalog.drop_view(view.name)
     return True
 
 
-def check_alive(session: Session, sql: str, expanded: Sequence[str]) -> None:
+def check_views(session: Session, sql: str, expanded: Sequence[str]) -> None:
     """NotFound that names the view, where a query fails since something that a view reads is gone."""
     if not expanded:
         return
@@ -245,7 +249,7 @@ def check_alive(session: Session, sql: str, expanded: Sequence[str]) -> None:
         said = str(e).splitlines()[0]
         for name in expanded:
             view = session.view(name)
-            gone = view and next((t.value for t in tokens(view.sql) if f"name {t.value} does" in said), None)
+            gone = view and next((t.value for t in tokenize(view.sql) if f"name {t.value} does" in said), None)
             if gone:
                 raise NotFound(
                     f"The view '{name}' reads '{gone}', which is not there any more.",
@@ -259,11 +263,11 @@ def check_alive(session: Session, sql: str, expanded: Sequence[str]) -> None:
 CLAUSES = ("SET", "FROM", "USING", "WHERE", "RETURNING")
 
 
-def as_query(text: str, found: Sequence[Token], word: str) -> tuple[str, Callable[[str], str]] | None:
+def rewrite_as_query(text: str, found: Sequence[Token], word: str) -> tuple[str, Callable[[str], str]] | None:
     """The query of what is to be changed, and what makes the statement of its planned text; None if it has no form.
 
-    >>> from sqlft.sql.lexer import tokens
-    >>> query, statement = as_query(t := "DELETE FROM u USING t WHERE u.id = t.id", tokens(t), "DELETE")
+    >>> from sqlft.sql.lexer import tokenize
+    >>> query, statement = rewrite_as_query(t := "DELETE FROM u USING t WHERE u.id = t.id", tokenize(t), "DELETE")
     >>> query
     'SELECT u.rowid AS row_ FROM u, t WHERE u.id = t.id'
     >>> statement("SELECT 1")
@@ -271,7 +275,7 @@ def as_query(text: str, found: Sequence[Token], word: str) -> tuple[str, Callabl
     """
     if found[0].word != word:
         return None
-    places = _clauses(found)
+    places = _find_clauses(found)
     if word == "DELETE" and "FROM" not in places:
         return None
     end = places.get("RETURNING", found[-1].end)
@@ -289,7 +293,7 @@ def as_query(text: str, found: Sequence[Token], word: str) -> tuple[str, Callabl
         target = text[places["FROM"] + len("FROM") : behind]
         if not target.strip():
             return None
-        alias = _alias(target)
+        alias = _find_alias(target)
         more = clause("USING")
         sources = f"{target.strip()}{f', {more}' if more else ''}"
         where = clause("WHERE", without_word=False)
@@ -301,8 +305,8 @@ def as_query(text: str, found: Sequence[Token], word: str) -> tuple[str, Callabl
     target = text[found[0].end : places["SET"]]
     if not target.strip():
         return None
-    alias = _alias(target)
-    sets = _assignments(clause("SET"))
+    alias = _find_alias(target)
+    sets = _split_assignments(clause("SET"))
     if sets is None:
         return None
     values = ", ".join(f"({value}) AS v{i}" for i, (_, value) in enumerate(sets))
@@ -314,7 +318,7 @@ def as_query(text: str, found: Sequence[Token], word: str) -> tuple[str, Callabl
     return query, lambda planned: f"{head} FROM ({planned}) AS new_ WHERE {alias}.rowid = new_.row_ {returning}".strip()
 
 
-def _clauses(found: Sequence[Token]) -> dict[str, int]:
+def _find_clauses(found: Sequence[Token]) -> dict[str, int]:
     """Where each clause of the statement starts."""
     places: dict[str, int] = {}
     depth = 0
@@ -327,15 +331,15 @@ def _clauses(found: Sequence[Token]) -> dict[str, int]:
     return places
 
 
-def _alias(target: str) -> str:
+def _find_alias(target: str) -> str:
     """The name by which a table's columns are called: its alias, or the last part of its name."""
-    found = [t for t in tokens(target) if t.word != "AS"]
+    found = [t for t in tokenize(target) if t.word != "AS"]
     return found[-1].text
 
 
-def _assignments(text: str) -> list[tuple[str, str]] | None:
+def _split_assignments(text: str) -> list[tuple[str, str]] | None:
     """column = value, …; None for (a, b) = (…)."""
-    found = tokens(text)
+    found = tokenize(text)
     depth, start, parts = 0, 0, []
     for token in found:
         depth += (token.text in "([{") - (token.text in ")]}") if token.kind == "op" else 0
@@ -345,7 +349,7 @@ def _assignments(text: str) -> list[tuple[str, str]] | None:
     parts.append(text[start:])
     made = []
     for part in parts:
-        inner = tokens(part)
+        inner = tokenize(part)
         equal = next((t for t in inner if t.text == "="), None)
         if equal is None or (inner and inner[0].text == "("):
             return None

@@ -94,13 +94,13 @@ def _check_folders() -> dict[str, Any]:
 
 
 def _check_handlers() -> dict[str, Any]:
-    from sqlft.plugins import handler_gap
+    from sqlft.plugins import describe_missing_packages
 
-    return {name: handler_gap(name) or "ready" for name in sorted(plugins.found())}
+    return {name: describe_missing_packages(name) or "ready" for name in sorted(plugins.find_entry_points())}
 
 
 def _check_local_handler() -> dict[str, Any]:
-    return dict(plugins.handler_class("local").checkup())
+    return dict(plugins.load_handler_class("local").checkup())
 
 
 def _check_machine() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlft.catalog.records import Model
 from sqlft.catalog.store import Catalog
-from sqlft.session import dollars
+from sqlft.session import format_dollars
 
 MAX_DIFFERING_ROWS = 20
 """Rows that are shown side by side."""
@@ -178,7 +178,7 @@ def format_figure(value: Any, kind: str = "") -> str:
     if value is None or value != value:
         return "–"
     if kind == "usd":
-        return dollars(float(value))
+        return format_dollars(float(value))
     if kind == "seconds":
         seconds = float(value)
         return f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.3g} min"

@@ -13,7 +13,7 @@ from uuid import uuid4
 from sqlft.errors import STARS, CatalogError, MissingSecret, is_placeholder
 from sqlft.errors import redact as redact_one
 from sqlft.home import secrets_folder
-from sqlft.options import Env, redacted
+from sqlft.options import Env, redact_secrets
 
 _EXCERPT = re.compile(r"^LINE \d+: (.*)$", re.M)
 
@@ -71,7 +71,9 @@ def _redact_value(value: Any, also: Sequence[str]) -> Any:
         return value
     for secret in also:
         value = redact_one(value, secret, "*" * len(secret))
-    return _EXCERPT.sub(lambda m: _redact_cut_secrets(_redact_quoted_words(m[0], also), m[1], also), redacted(value))
+    return _EXCERPT.sub(
+        lambda m: _redact_cut_secrets(_redact_quoted_words(m[0], also), m[1], also), redact_secrets(value)
+    )
 
 
 def _redact_quoted_words(line: str, also: Sequence[str]) -> str:

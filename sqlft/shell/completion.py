@@ -13,8 +13,8 @@ from sqlft.options import Option
 from sqlft.shell import syntax
 from sqlft.shell.arguments import for_command, paths
 from sqlft.shell.vocabulary import Relation, Vocabulary, bases_of, options_for, values_of
-from sqlft.sql.lexer import Token, split, tokens
-from sqlft.sql.names import written
+from sqlft.sql.lexer import Token, split_statements, tokenize
+from sqlft.sql.names import format_name
 from sqlft.statements.databases import ENGINES as DATABASE_ENGINES
 from sqlft.statements.describe import ATTRIBUTES
 
@@ -43,7 +43,7 @@ def suggestions(before: str, vocabulary: Callable[[], Vocabulary], after: str = 
     """What may come between `before` and `after`, likeliest first."""
     if before.lstrip().startswith((".", "\\")):
         return [Suggestion(*one) for one in for_command(before.lstrip(), vocabulary)]
-    spans = split(before)
+    spans = split_statements(before)
     start = spans[-1].start if spans and not _is_ended(before, spans[-1].end) else len(before)
     found, quote = _tokens(before[start:])
     if found is None:
@@ -118,9 +118,9 @@ class _Place:
         """What has the name that stands here, where that is clear."""
         words, last = self._words, self._last
         if words in (["USE"], ["DROP", "PROJECT"], ["SHOW", "MODELS", "FROM"], ["SHOW", "MODELS", "IN"]):
-            yield from ((written(name), "project") for name in self._known.projects)
+            yield from ((format_name(name), "project") for name in self._known.projects)
             if words == ["USE"]:
-                yield from ((written(name), "schema") for name in self._known.schemas if name != "sqlft")
+                yield from ((format_name(name), "schema") for name in self._known.schemas if name != "sqlft")
         elif (
             words[:1] == ["EVALUATE"] and words[1:2] != ["MODEL"] and "FROM" not in words and last in ("EVALUATE", ",")
         ):
@@ -154,13 +154,13 @@ class _Place:
         is_written = self._last in ("INTO", "UPDATE", "TABLE", "VIEW")  # models are only read
         near = (r for r in self._known.relations.values() if r.is_near and (r.kind != "model" or not is_written))
         yield from ((self._called(r), r.kind) for r in near)
-        yield from ((written(name), "schema") for name in self._known.schemas if "." not in name)
+        yield from ((format_name(name), "schema") for name in self._known.schemas if "." not in name)
         if self._word and not is_written:
             yield from ((f"{name}(", about) for name, about in self._known.language.table_functions.items())
 
     def _called(self, relation: Relation) -> str:
         project = relation.project
-        return f"{written(project)}.{written(relation.name)}" if project else written(relation.name)
+        return f"{format_name(project)}.{format_name(relation.name)}" if project else format_name(relation.name)
 
     def _qualified(self) -> Iterator[Offer]:
         """Behind a point: attributes, versions, columns, or the tables of a schema."""
@@ -177,8 +177,8 @@ class _Place:
         for one in self._named(name):
             yield from ((str(number), f"version of {one.name}") for number in one.versions)
             if not describes:
-                yield from ((written(c), kind) for c, kind in one.columns.items())
-        yield from ((written(t), kind) for t, kind in self._known.schemas.get(name.lower(), {}).items())
+                yield from ((format_name(c), kind) for c, kind in one.columns.items())
+        yield from ((format_name(t), kind) for t, kind in self._known.schemas.get(name.lower(), {}).items())
 
     def _named(self, name: str) -> Iterator[Relation]:
         """The relation of this name, or that which has it as an alias."""
@@ -230,7 +230,7 @@ class _Place:
         """Of the tables and models that the statement names, also behind the cursor."""
         for relation in self._mentioned():
             for column, kind in relation.columns.items():
-                yield written(column) if quoted else column, f"{relation.name}: {kind}"
+                yield format_name(column) if quoted else column, f"{relation.name}: {kind}"
 
     def _mentioned(self) -> list[Relation]:
         found = [*self._found, *self._later]
@@ -352,7 +352,7 @@ def _tokens(text: str) -> tuple[list[Token] | None, str]:
     """The tokens before the cursor and the quote that is open there; None inside a comment or the like."""
     for quote in ("", "'", '"', "`"):
         try:
-            return tokens(text + quote), quote
+            return tokenize(text + quote), quote
         except StatementError:
             continue
     return None, ""
@@ -360,6 +360,6 @@ def _tokens(text: str) -> tuple[list[Token] | None, str]:
 
 def _is_ended(text: str, at: int) -> bool:
     try:
-        return any(t.text == ";" for t in tokens(text, at))
+        return any(t.text == ";" for t in tokenize(text, at))
     except StatementError:
         return False

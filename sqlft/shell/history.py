@@ -13,7 +13,7 @@ from sqlft.errors import StatementError
 from sqlft.home import home
 from sqlft.options import is_secret
 from sqlft.secrets.redact import redact_statement
-from sqlft.sql.lexer import Token, tokens
+from sqlft.sql.lexer import Token, tokenize
 
 STARS = "'********'"
 _NAME = re.compile(r"(token|key_id|passphrase|passwd|encryption_key|credentials?|authorization)$", re.IGNORECASE)
@@ -30,7 +30,7 @@ _INSIDE = [
 def without_secrets(text: str) -> str:
     """The text with stars in place of keys, passwords and their like; of CREATE SECRET no string stays."""
     try:
-        found = tokens(text)
+        found = tokenize(text)
     except StatementError:
         found, text = [], redact_statement(text)
     for token in sorted(_secrets(found), key=lambda t: -t.start):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from sqlft.catalog.store import Catalog
-from sqlft.connection import Connection, connect, folder_of
+from sqlft.connection import Connection, catalog_folder, connect
 from sqlft.errors import CatalogError, NotFound
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
@@ -36,7 +36,7 @@ class Place(NamedTuple):
     @property
     def folder(self) -> Path | None:
         """The catalog's folder; None: in memory, where it is no other process's."""
-        return folder_of(self.database) if self.catalog is None else Path(self.catalog).expanduser()
+        return catalog_folder(self.database) if self.catalog is None else Path(self.catalog).expanduser()
 
     @property
     def flag(self) -> str:
@@ -120,7 +120,7 @@ def open_catalog(screen: Screen, runner: Runner, place: Place) -> Connection:
 
 
 def _wired(screen: Screen, runner: Runner, con: Connection) -> Connection:
-    con.session.tell = screen.note
+    con.session.show_notice = screen.note
     runner.interrupt, runner.percent = con.interrupt, con.session.con.query_progress
     for setting in SETTINGS:
         con.session.con.execute(f"SET {setting}")

@@ -28,7 +28,7 @@ from sqlft.shell.opening import Place, is_data
 from sqlft.shell.reading import is_complete, pieces
 from sqlft.shell.shell import Failed, Quit, Shell
 from sqlft.shell.vocabulary import Language, Vocabulary, language_of, vocabulary_of
-from sqlft.sql.names import written
+from sqlft.sql.names import format_name
 from sqlft.training.follow import format_progress
 
 PROMPT, CONTINUATION = "sqlft> ", "   ...> "
@@ -65,8 +65,8 @@ def at_start(catalog: Catalog) -> Iterator[str]:
         yield "There is no model yet. How one is made: .help CREATE MODEL"
     elif all(v.status == "complete" for v in versions):
         newest = max(models, key=lambda m: (m.created_at is not None, m.created_at, m.key))
-        given = " AND ".join(f"{written(name)} = '…'" for name in Prompt(newest.prompt_template).inputs)
-        yield f"Ask a model: SELECT {written(outputs_of(newest).names[0])} FROM {newest.key} WHERE {given};"
+        given = " AND ".join(f"{format_name(name)} = '…'" for name in Prompt(newest.prompt_template).inputs)
+        yield f"Ask a model: SELECT {format_name(outputs_of(newest).names[0])} FROM {newest.key} WHERE {given};"
 
 
 def at_end(catalog: Catalog, place: Place) -> Iterator[str]:

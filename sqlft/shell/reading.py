@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sqlft.errors import SqlftError, StatementError
-from sqlft.sql.lexer import Span, split, tokens
-from sqlft.sql.passthrough import certainly_plain
+from sqlft.sql.lexer import StatementSpan, split_statements, tokenize
+from sqlft.sql.passthrough import is_surely_duckdb
 
 _DOT_LINE = re.compile(
     r"^[ \t]*(?:\.[A-Za-z][^\n]*|\\[a-z?!][^\n]*|(?:exit|quit)[ \t]*;?[ \t]*$)", re.MULTILINE | re.IGNORECASE
@@ -121,25 +121,25 @@ def _ended(text: str) -> bool:
 
 def _blank(text: str) -> bool:
     """Whether there are only blanks, comments and `;`."""
-    return not split(text)
+    return not split_statements(text)
 
 
-def _spans(text: str) -> list[Span]:
+def _spans(text: str) -> list[StatementSpan]:
     """The statements; a `;` inside the parentheses of one of ours does not end it, as in the parser."""
-    found: list[Span] = []
-    for span in split(text):
+    found: list[StatementSpan] = []
+    for span in split_statements(text):
         if found and _is_open(text, found[-1]):
-            found[-1] = Span(found[-1].start, span.end)
+            found[-1] = StatementSpan(found[-1].start, span.end)
         else:
             found.append(span)
     return found
 
 
-def _is_open(text: str, span: Span) -> bool:
-    if certainly_plain(text, span.start) or "(" not in text[span.start : span.end]:
+def _is_open(text: str, span: StatementSpan) -> bool:
+    if is_surely_duckdb(text, span.start) or "(" not in text[span.start : span.end]:
         return False
     try:
-        ops = [t.text for t in tokens(text, *span) if t.kind == "op"]
+        ops = [t.text for t in tokenize(text, *span) if t.kind == "op"]
     except StatementError:
         return False
     return ops.count("(") > ops.count(")")
@@ -147,6 +147,6 @@ def _is_open(text: str, span: Span) -> bool:
 
 def _tail(text: str, start: int) -> list[str]:
     try:
-        return [t.text for t in tokens(text, start)]
+        return [t.text for t in tokenize(text, start)]
     except StatementError:
         return []

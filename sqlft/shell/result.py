@@ -13,7 +13,7 @@ from duckdb import DuckDBPyConnection, Error
 
 from sqlft.connection import Connection
 from sqlft.shell.table import Column, Row
-from sqlft.sql.parser import maybe_ours, parse
+from sqlft.sql.parser import may_be_sqlft, parse
 from sqlft.sql.statements import DescribeEngine, DescribeModel, Plain
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _planned_simply(con: DuckDBPyConnection) -> Iterator[None]:
 
 
 def _result(con: Connection, relations: Iterator[Any], text: str, is_ours: bool) -> Result:
-    found = parse(text) if maybe_ours(text) else []
+    found = parse(text) if may_be_sqlft(text) else []
     if any(isinstance(s, DescribeModel) for s in found):
         from sqlft.statements.describe import describes_model
 

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from sqlft.errors import Cancelled
-from sqlft.session import ANSWER_SECONDS, STOPS, Tick
+from sqlft.session import CHOICE_SECONDS, STOP_LETTERS, Tick
 from sqlft.shell.screen import Screen
 
 POLL = 0.1
@@ -83,7 +83,7 @@ class Runner:
         self._presses = 0
 
     def tick(self, tick: Tick) -> None:
-        """For Session.progress."""
+        """For Session.show_progress."""
         self._reports = True
         self._screen.bar.tick = tick
         if self._presses > 1:
@@ -122,11 +122,11 @@ class Runner:
         self._screen.draw()
 
     def choose(self, question: str, asks: Callable[[], bool]) -> str:
-        """For Session.choose: the first letter of a line that is typed, n for an empty one.
+        """For Session.ask_user: the first letter of a line that is typed, n for an empty one.
 
-        '' after another Ctrl-C, or no answer in ANSWER_SECONDS.
+        '' after another Ctrl-C, or no answer in CHOICE_SECONDS.
         """
-        presses, deadline = self._presses, monotonic() + ANSWER_SECONDS
+        presses, deadline = self._presses, monotonic() + CHOICE_SECONDS
         self._asking = True
         try:
             self._screen.ask(question)
@@ -135,7 +135,7 @@ class Runner:
                 if ready:
                     line = os.read(sys.stdin.fileno(), 1024).decode(errors="replace")
                     answer = (line.strip().lower()[:1] or "n") if line else ""
-                    if answer not in ("", *STOPS):
+                    if answer not in ("", *STOP_LETTERS):
                         self.forgive()
                     return answer
             self._screen.ask("\n")

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TextIO
 
 from sqlft.errors import SqlftError
-from sqlft.progress import Bar
+from sqlft.progress import ProgressBar
 from sqlft.shell.table import Look, clean
 
 FLUSH_SECONDS = 0.5
@@ -31,7 +31,7 @@ class Screen:
         self._flushed = monotonic()
         self._is_live = False
         """Whether the cursor stands behind a piece of an answer."""
-        self.bar = Bar(self._err)
+        self.bar = ProgressBar(self._err)
 
     @property
     def is_terminal(self) -> bool:
@@ -58,7 +58,7 @@ class Screen:
         with self._lock:
             if not self.is_terminal:
                 return
-            self.bar.silence()
+            self.bar.hide_for_statement()
             shown = "\n".join(clean(line, len(line)) for line in text.split("\n"))
             self._err.write(f"\x1b[{_DIM}m{shown}\x1b[0m" if _has_colour(self._err) else shown)
             self._err.flush()
@@ -79,7 +79,7 @@ class Screen:
                 self._file.write(text)
                 return
             if self._out.isatty():
-                self.bar.silence()
+                self.bar.hide_for_statement()
             self._out.write(text)
             if monotonic() - self._flushed > FLUSH_SECONDS:
                 self.flush()

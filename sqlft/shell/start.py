@@ -47,8 +47,8 @@ class Arguments:
 def run_shell(arguments: Arguments) -> int:
     """Run it all; the process's exit code."""
     screen = Screen()
-    if log.is_wanted():
-        log.show(screen.note)
+    if log.is_requested():
+        log.write_log_to(screen.note)
     runner = Runner(screen)
     try:
         con = open_database(screen, runner, arguments.place, arguments.read_only)
@@ -57,7 +57,7 @@ def run_shell(arguments: Arguments) -> int:
         return FAILED
     interactive = not arguments.sources and sys.stdin.isatty()
     if interactive:
-        con.session.choose = runner.choose
+        con.session.ask_user = runner.choose
     shell = Shell(screen, runner, con, arguments.place, is_interactive=interactive)
     try:
         if arguments.reads_rc:

@@ -12,7 +12,7 @@ from sqlft.errors import DataError, SqlftError
 from sqlft.shell.opening import Place, open_database
 from sqlft.shell.reading import pieces
 from sqlft.shell.shell import Shell
-from sqlft.sql.literals import identifier, quoted
+from sqlft.sql.literals import quote_name, quote_text
 
 DATABASES = """
 SELECT database_name AS name, path AS file, readonly AS read_only, database_name = current_database() AS current
@@ -23,7 +23,7 @@ def open_(shell: Shell, path: str = ":memory:") -> None:
     """close the database and open another one, made if it is not there; without a file one in memory"""
     place = Place(path)
     con = open_database(shell.screen, shell.runner, place)
-    con.session.choose = shell.con.session.choose
+    con.session.ask_user = shell.con.session.ask_user
     shell.con.close()
     shell.con, shell.place, shell.last = con, place, None
 
@@ -36,10 +36,10 @@ def databases(shell: Shell) -> None:
 def import_(shell: Shell, path: str, table: str) -> None:
     """rows of a CSV, Parquet or JSON file into a table, made if it is not there"""
     file = str(Path(path).expanduser())
-    into = ".".join(identifier(part) for part in table.split("."))
-    known = shell.query(f"SELECT 1 FROM duckdb_tables() WHERE table_name = {quoted(table.rpartition('.')[2])}")
+    into = ".".join(quote_name(part) for part in table.split("."))
+    known = shell.query(f"SELECT 1 FROM duckdb_tables() WHERE table_name = {quote_text(table.rpartition('.')[2])}")
     head = f"INSERT INTO {into} " if known else f"CREATE TABLE {into} AS "
-    shell.statement(f"{head}SELECT * FROM {quoted(file)}")
+    shell.statement(f"{head}SELECT * FROM {quote_text(file)}")
 
 
 def once(shell: Shell, path: str) -> None:

@@ -91,7 +91,7 @@ def vocabulary_of(con: Connection, language: Language | None = None) -> Vocabula
     except duckdb.Error:
         rows = []
     relations, schemas = _tables(rows)
-    engines = {name: name for name in plugins.found()}
+    engines = {name: name for name in plugins.find_entry_points()}
     projects: tuple[str, ...] = ()
     try:
         engines |= {e.name: e.handler for e in con.session.catalog.engines()}
@@ -133,7 +133,7 @@ def bases_of(engine: str, vocabulary: Vocabulary) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in asked:
         try:
-            known = plugins.handler_class(name).bases()
+            known = plugins.load_handler_class(name).bases()
         except SqlftError:
             continue
         found |= {base: about if engine else f"{name}: {about}" for base, about in known.items()}
@@ -227,7 +227,7 @@ def _declared(engines: Iterable[str], vocabulary: Vocabulary, *kinds: str) -> di
     known = {name.lower(): handler for name, handler in vocabulary.engines.items()}
     for engine in engines:
         try:
-            handler = plugins.handler_class(known.get(engine.lower(), engine))
+            handler = plugins.load_handler_class(known.get(engine.lower(), engine))
         except SqlftError:
             continue
         for kind in kinds:

@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 
 from sqlft.errors import StatementError, did_you_mean
 from sqlft.secrets.redact import build_statement_error, redact_statement
-from sqlft.sql.lexer import Token, backslash, parameters
-from sqlft.sql.statements import Env, Name, Parameter, Source
+from sqlft.sql.lexer import Token, explain_backslash, find_parameters
+from sqlft.sql.statements import Env, ModelName, Parameter, RowSource
 
 # Words that begin a clause of ours: as a name they need quotes, so that a forgotten name is seen.
-RESERVED = frozenset({"FROM", "USING", "PREDICT", "SELECT", "WHERE", "TO", "ON", "AS", "LIKE"})
+CLAUSE_WORDS = frozenset({"FROM", "USING", "PREDICT", "SELECT", "WHERE", "TO", "ON", "AS", "LIKE"})
 QUERY_WORDS = frozenset(
     {"SELECT", "WITH", "FROM", "VALUES", "TABLE", "DESCRIBE", "SHOW", "SUMMARIZE", "PIVOT", "UNPIVOT"}
 )
-NAMES = ("word", "quoted", "string")
+NAME_KINDS = ("word", "quoted", "string")
 
 
-class Part(NamedTuple):
+class NamePart(NamedTuple):
     """One part of a dotted name: a word, or a version's number."""
 
     value: str | int
@@ -38,7 +38,7 @@ class Cursor:
         self.usage = usage
         end = tokens[-1].end if tokens else len(text)
         self._end = Token("end", "", end, end)
-        self._welcome: list[str] = []
+        self._expected: list[str] = []
 
     @property
     def token(self) -> Token:
@@ -54,7 +54,7 @@ class Cursor:
         """Steps over this token."""
         token = self.token
         self.index += 1
-        self._welcome.clear()
+        self._expected.clear()
         return token
 
     def at(self, *words: str) -> bool:
@@ -64,7 +64,7 @@ class Cursor:
     def skip(self, *words: str) -> bool:
         """Steps over these words if they come next."""
         if not self.at(*words):
-            self._welcome.append(" ".join(words))
+            self._expected.append(" ".join(words))
             return False
         for _ in words:
             self.next()
@@ -73,7 +73,7 @@ class Cursor:
     def skip_op(self, sign: str) -> bool:
         """Steps over an operator or a bracket if it comes next."""
         if self.token.kind != "op" or self.token.text != sign:
-            self._welcome.append(f"'{sign}'")
+            self._expected.append(f"'{sign}'")
             return False
         self.next()
         return True
@@ -91,15 +91,15 @@ class Cursor:
     def expect_end(self) -> None:
         """Fails if there is more."""
         if self.token.kind != "end":
-            self._welcome.append("the end of the statement")
+            self._expected.append("the end of the statement")
             raise self.unexpected()
 
     def unexpected(self, *welcome: str) -> StatementError:
         """The error for this token: what it is, and all that would have been welcome."""
         before = self.peek(-1)
         if self.index and before.kind == "string" and before.text.endswith("\\'") and before.end == self.token.start:
-            return build_statement_error(*backslash(self.text, before.end - 2))
-        expected = list(dict.fromkeys([*welcome, *self._welcome]))
+            return build_statement_error(*explain_backslash(self.text, before.end - 2))
+        expected = list(dict.fromkeys([*welcome, *self._expected]))
         words = [w.split()[0] for w in expected if w[:1].isupper() and self.token.word]
         listed = " or ".join([", ".join(expected[:-1]), expected[-1]] if expected[1:] else expected)
         found = f"Found {self._shown()}, expected {listed}." if listed else f"{self._shown()} cannot stand here."
@@ -117,10 +117,10 @@ class Cursor:
         text = redact_statement(self.text)[self.token.start : self.token.end]
         return f"'{text}'" if len(text) <= width else f"'{text[: width - 1]}…'"
 
-    def keyword_before_name(self, *words: str) -> bool:
+    def skip_keyword_before_name(self, *words: str) -> bool:
         """Steps over an optional MODEL; not if that is itself the name: RETRAIN model USING …"""
         following = self.peek(1)
-        named = following.kind in NAMES and following.word not in RESERVED
+        named = following.kind in NAME_KINDS and following.word not in CLAUSE_WORDS
         return self.token.word in words and named and self.skip(self.token.word)
 
     def identifier(self, what: str) -> str:
@@ -128,28 +128,28 @@ class Cursor:
         token = self.token
         if token.kind == "number" and self.peek(1).word and self.peek(1).start == token.end:
             raise self.error("A name that starts with a digit needs quotes.", f'Write: "{token.text}…"')
-        if token.kind not in NAMES or token.word in RESERVED:
+        if token.kind not in NAME_KINDS or token.word in CLAUSE_WORDS:
             raise self.unexpected(what)
         if not token.value or "\0" in token.value:
             raise self.error("This name is empty." if not token.value else "This name has a NUL in it.", token=token)
         self.next()
         return token.value
 
-    def dotted(self, what: str) -> list[Part]:
+    def dotted_name(self, what: str) -> list[NamePart]:
         """name, or name.name.1 and so on; numbers may lex as `.1`."""
         first = self.token
-        parts = [Part(self.identifier(what), first)]
+        parts = [NamePart(self.identifier(what), first)]
         while True:
             token = self.token
             if token.kind == "number" and token.text[0] == ".":
-                parts.append(Part(self._version(token.text[1:]), token))
+                parts.append(NamePart(self._version(token.text[1:]), token))
             elif token.kind == "op" and token.text == ".":
                 self.next()
                 token = self.token
                 if token.kind == "number":
-                    parts.append(Part(self._version(token.text), token))
-                elif token.kind in NAMES and token.value:
-                    parts.append(Part(token.value, token))
+                    parts.append(NamePart(self._version(token.text), token))
+                elif token.kind in NAME_KINDS and token.value:
+                    parts.append(NamePart(token.value, token))
                 else:
                     raise self.unexpected("a name", "a version's number")
             else:
@@ -162,9 +162,9 @@ class Cursor:
             )
         return parts
 
-    def name(self, what: str = "a model's name", version: bool = True) -> Name:
+    def name(self, what: str = "a model's name", version: bool = True) -> ModelName:
         """[project.]name[.N]; without `version` a number is refused."""
-        parts = self.dotted(what)
+        parts = self.dotted_name(what)
         numbers = [p for p in parts if isinstance(p.value, int)]
         words = [str(p.value) for p in parts if isinstance(p.value, str)]
         if numbers and not version:
@@ -172,16 +172,16 @@ class Cursor:
         if numbers[1:] or len(words) > 2 or (numbers and numbers[0] is not parts[-1]):
             raise self.error("A model is named [project.]name[.N], N being a version's number.", token=parts[-1].token)
         number = numbers[0].value if numbers else None
-        return Name(words[-1], number if isinstance(number, int) else None, words[0] if words[1:] else None)
+        return ModelName(words[-1], number if isinstance(number, int) else None, words[0] if words[1:] else None)
 
-    def source(self) -> Source:
+    def source(self) -> RowSource:
         """What follows FROM: [database] (query), or a table, a file in quotes, a table function."""
         if self.token.kind == "op" and self.token.text == "(":
             return self.query(None)
         if self.token.word in QUERY_WORDS:
             raise self.error("The query must stand in parentheses.", "Write: FROM database (SELECT …)")
         first = self.token
-        parts = self.dotted("a database's name")
+        parts = self.dotted_name("a database's name")
         if self.token.word in QUERY_WORDS:
             database = self.text[first.start : self.peek(-1).end]
             raise self.error("The query must stand in parentheses.", f"Write: FROM {database} (SELECT …)")
@@ -198,7 +198,7 @@ class Cursor:
             return False
         return is_close or inner.kind in ("string", "number", "parameter")
 
-    def _table(self, first: Token) -> Source:
+    def _table(self, first: Token) -> RowSource:
         """A whole table, or what a table function gives, as the query that reads it."""
         if self.token.text == "(":
             self.query(None)
@@ -206,9 +206,9 @@ class Cursor:
         inner = [t for t in self.tokens[: self.index] if t.start >= first.start]
         before = sum(t.text == "?" for t in self.tokens[: self.index - len(inner)] if t.kind == "parameter")
         query = f"SELECT * FROM {self.text[first.start : last.end]}"
-        return Source(query, None, first.start, tuple(parameters(inner, before)))
+        return RowSource(query, None, first.start, tuple(find_parameters(inner, before)))
 
-    def query(self, database: str | None) -> Source:
+    def query(self, database: str | None) -> RowSource:
         """A query in parentheses, as typed but for comments and `;` at its edges."""
         opening = self.token
         self.expect_op("(")
@@ -225,11 +225,11 @@ class Cursor:
             raise self.error("There is no query between these parentheses.", "Write: FROM database (SELECT …)", opening)
         before = sum(t.text == "?" for t in self.tokens[:first] if t.kind == "parameter")
         query = self.text[inner[0].start : inner[-1].end]
-        return Source(query, database, inner[0].start, tuple(parameters(inner, before)))
+        return RowSource(query, database, inner[0].start, tuple(find_parameters(inner, before)))
 
     def parameter(self) -> Parameter:
         """The prepared parameter at this place, its position counted over the whole statement."""
-        found = parameters([t for t in self.tokens[: self.index + 1] if t.kind == "parameter"])
+        found = find_parameters([t for t in self.tokens[: self.index + 1] if t.kind == "parameter"])
         self.next()
         return found[-1]
 
@@ -240,47 +240,49 @@ class Cursor:
 
 
 CONSTANTS: dict[str, bool | None] = {"NULL": None, "TRUE": True, "FALSE": False}
-IN_WORDS = frozenset({"-", ".", "/", ":", "::", "@", "+"})
-DEPTH = 64
+SIGNS_IN_WORDS = frozenset({"-", ".", "/", ":", "::", "@", "+"})
+MAX_DEPTH = 64
 
 
-def options(c: Cursor) -> dict[str, Any]:
+def parse_options(c: Cursor) -> dict[str, Any]:
     """k = v, x.y = v, …; keys that are not quoted are lower-cased, dotted ones give nested mappings."""
     found: dict[str, Any] = {}
     while True:
         first = c.token
-        path = [str(p.value).lower() if p.token.kind == "word" else str(p.value) for p in c.dotted("an option's name")]
+        path = [
+            str(p.value).lower() if p.token.kind == "word" else str(p.value) for p in c.dotted_name("an option's name")
+        ]
         c.expect_op("=")
-        _put(c, found, path, value(c), first)
+        _set_option(c, found, path, parse_value(c), first)
         if not c.skip_op(","):
             return found
 
 
-def value(c: Cursor, depth: int = 0) -> Any:
+def parse_value(c: Cursor, depth: int = 0) -> Any:
     """Any value: None, bool, int, float, str, list, dict, Parameter, Env, Source."""
     token = c.token
-    if depth > DEPTH:
-        raise c.error("This value is nested too deeply.", f"Nest it at most {DEPTH} deep.")
+    if depth > MAX_DEPTH:
+        raise c.error("This value is nested too deeply.", f"Nest it at most {MAX_DEPTH} deep.")
     if token.kind in ("string", "quoted"):
         return c.next().value
     if token.kind == "number" or (token.text in ("-", "+") and c.peek(1).kind == "number"):
-        return _number(c)
+        return _parse_number(c)
     if token.kind == "word":
-        return _word(c, depth)
+        return _parse_word(c, depth)
     if token.kind == "parameter":
         return c.parameter()
     if token.text == "{":
-        return mapping(c, depth)
+        return parse_mapping(c, depth)
     if token.text == "[":
-        return _list(c, "]", depth)
+        return _parse_list(c, "]", depth)
     if token.text == "(":
-        return c.query(None) if c.peek(1).word in QUERY_WORDS else _list(c, ")", depth)
+        return c.query(None) if c.peek(1).word in QUERY_WORDS else _parse_list(c, ")", depth)
     if token.text == "@":
         raise c.error("Variables are not read here.", "Pass the value as a prepared parameter: ? or $name.")
     raise c.unexpected("a value")
 
 
-def mapping(c: Cursor, depth: int = 0) -> dict[str, Any]:
+def parse_mapping(c: Cursor, depth: int = 0) -> dict[str, Any]:
     """{"k": v, …} with keys in any quotes or none."""
     c.expect_op("{")
     found: dict[str, Any] = {}
@@ -288,25 +290,25 @@ def mapping(c: Cursor, depth: int = 0) -> dict[str, Any]:
         if found:
             c.expect_op(",")
         key = c.token
-        if key.kind not in NAMES:
+        if key.kind not in NAME_KINDS:
             raise c.unexpected("a key")
         c.next()
         c.expect_op(":")
-        _put(c, found, [key.value], value(c, depth + 1), key)
+        _set_option(c, found, [key.value], parse_value(c, depth + 1), key)
     return found
 
 
-def _list(c: Cursor, close: str, depth: int) -> list[Any]:
+def _parse_list(c: Cursor, close: str, depth: int) -> list[Any]:
     c.next()
     found: list[Any] = []
     while not c.skip_op(close):
         if found:
             c.expect_op(",")
-        found.append(value(c, depth + 1))
+        found.append(parse_value(c, depth + 1))
     return found
 
 
-def _number(c: Cursor) -> int | float:
+def _parse_number(c: Cursor) -> int | float:
     sign = c.next().text if c.token.kind == "op" else ""
     token = c.token
     digits = token.text.replace("_", "")
@@ -319,23 +321,23 @@ def _number(c: Cursor) -> int | float:
     return -number if sign == "-" else number
 
 
-def _word(c: Cursor, depth: int) -> Any:
+def _parse_word(c: Cursor, depth: int) -> Any:
     """TRUE, NULL …; env('X'); db (SELECT …); Name(k = v, …); or words such as gpt-6-luna, text without quotes."""
     following = c.peek(1)
     if following.kind == "op" and following.text == "(":
-        return _call(c, depth)
+        return _parse_call(c, depth)
     first = last = c.next()
-    while c.token.start == last.end and (c.token.kind in ("word", "number") or c.token.text in IN_WORDS):
+    while c.token.start == last.end and (c.token.kind in ("word", "number") or c.token.text in SIGNS_IN_WORDS):
         last = c.next()
     text = c.text[first.start : last.end]
     return CONSTANTS.get(text.upper(), text)
 
 
-def _call(c: Cursor, depth: int) -> Any:
+def _parse_call(c: Cursor, depth: int) -> Any:
     name = c.next()
     inner = c.peek(1)
     if name.word == "ENV":
-        return _env(c)
+        return _parse_env(c)
     if inner.word in QUERY_WORDS:
         return c.query(name.value)
     if inner.kind not in ("word", "quoted"):
@@ -348,21 +350,21 @@ def _call(c: Cursor, depth: int) -> Any:
         key = c.token
         path = [c.identifier("a key")]
         c.expect_op("=")
-        _put(c, found, path, value(c, depth + 1), key)
+        _set_option(c, found, path, parse_value(c, depth + 1), key)
     return found
 
 
-def _env(c: Cursor) -> Env:
+def _parse_env(c: Cursor) -> Env:
     c.expect_op("(")
     name = c.token
-    if name.kind not in NAMES or not name.value:
+    if name.kind not in NAME_KINDS or not name.value:
         raise c.unexpected("the name of an environment variable")
     c.next()
     c.expect_op(")")
     return Env(name.value)
 
 
-def _put(c: Cursor, into: dict[str, Any], path: list[str], what: Any, at: Token) -> None:
+def _set_option(c: Cursor, into: dict[str, Any], path: list[str], what: Any, at: Token) -> None:
     *outer, last = path
     for key in outer:
         into = into.setdefault(key, {})

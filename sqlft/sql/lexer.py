@@ -10,7 +10,7 @@ from sqlft.errors import StatementError
 from sqlft.secrets.redact import build_statement_error
 from sqlft.sql.statements import Parameter
 
-Kind = Literal["word", "quoted", "string", "number", "parameter", "op", "end"]
+TokenKind = Literal["word", "quoted", "string", "number", "parameter", "op", "end"]
 
 # The spaces of no width, among them the byte order mark at the start of some files, are spaces to DuckDB too.
 SPACE = r"\s\u200b\u2060\ufeff"
@@ -46,7 +46,7 @@ _LETTERS = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"b": b"\b", b"f": b"\f"}
 class Token(NamedTuple):
     """A piece of text, where it starts and ends, and what it means."""
 
-    kind: Kind
+    kind: TokenKind
     text: str
     start: int
     end: int
@@ -59,12 +59,12 @@ class Token(NamedTuple):
         return self.text.upper() if self.kind == "word" else ""
 
 
-def tokens(text: str, start: int = 0, end: int | None = None) -> list[Token]:
+def tokenize(text: str, start: int = 0, end: int | None = None) -> list[Token]:
     """The tokens of `text[start:end]`; StatementError where a quote or a comment is never closed."""
-    return list(scan(text, start, len(text) if end is None else end))
+    return list(iterate_tokens(text, start, len(text) if end is None else end))
 
 
-def scan(text: str, start: int, end: int) -> Iterator[Token]:
+def iterate_tokens(text: str, start: int, end: int) -> Iterator[Token]:
     """The tokens one by one, for who needs only the first."""
     while match := _TOKEN.match(text, start, end):
         kind = match.lastgroup
@@ -73,29 +73,29 @@ def scan(text: str, start: int, end: int) -> Iterator[Token]:
             piece = text[first:start]
             yield Token(kind, piece, first, start, piece)  # type: ignore[arg-type]  # mypy does not narrow by ==
         elif kind == "comment":
-            start = comment_end(text, first, end)
+            start = find_comment_end(text, first, end)
         elif kind == "end":
             return
         else:
-            start = dollar_end(text, first, end) if kind == "dollar" else start
+            start = find_dollar_end(text, first, end) if kind == "dollar" else start
             if start > 0 and kind != "open":
-                yield _quoted(kind or "", text, first, start)
+                yield _make_quoted_token(kind or "", text, first, start)
         if start < 0 or kind == "open":
-            raise _unterminated(text, first)
+            raise _unterminated_error(text, first)
 
 
-def parameters(text_or_tokens: str | Iterable[Token], before: int = 0) -> list[Parameter]:
+def find_parameters(text_or_tokens: str | Iterable[Token], before: int = 0) -> list[Parameter]:
     """The prepared parameters in order of appearance; a `?` counts on from `before`."""
-    found = tokens(text_or_tokens) if isinstance(text_or_tokens, str) else text_or_tokens
+    found = tokenize(text_or_tokens) if isinstance(text_or_tokens, str) else text_or_tokens
     keys: list[Parameter] = []
     for token in found:
         if token.kind == "parameter":
             before += token.text == "?"
-            keys.append(Parameter(before if token.text == "?" else _key(token.value)))
+            keys.append(Parameter(before if token.text == "?" else _parse_parameter_key(token.value)))
     return keys
 
 
-def comment_end(text: str, start: int, end: int) -> int:
+def find_comment_end(text: str, start: int, end: int) -> int:
     """Where the comment that opens at `start` is closed, those inside it too; -1 if never."""
     depth = 0
     for edge in _COMMENT_EDGE.finditer(text, start, end):
@@ -105,40 +105,40 @@ def comment_end(text: str, start: int, end: int) -> int:
     return -1
 
 
-def dollar_end(text: str, start: int, end: int) -> int:
+def find_dollar_end(text: str, start: int, end: int) -> int:
     """Where the `$tag$` string that opens at `start` is closed; -1 if never."""
     tag = text[start : text.index("$", start + 1) + 1]
     close = text.find(tag, start + len(tag), end)
     return close if close < 0 else close + len(tag)
 
 
-def _quoted(kind: str, text: str, start: int, stop: int) -> Token:
+def _make_quoted_token(kind: str, text: str, start: int, stop: int) -> Token:
     piece = text[start:stop]
     if kind == "quoted":
         return Token("quoted", piece, start, stop, piece[1:-1].replace(piece[0] * 2, piece[0]))
     if kind == "string":
         return Token("string", piece, start, stop, piece[1:-1].replace("''", "'"))
     if kind == "escaped":
-        return Token("string", piece, start, stop, _unescaped(piece[2:-1], text, start))
+        return Token("string", piece, start, stop, _unescape(piece[2:-1], text, start))
     if kind == "dollar":
         tag = piece.index("$", 1) + 1
         return Token("string", piece, start, stop, piece[tag:-tag])
     return Token("parameter", piece, start, stop, piece[1:])
 
 
-def _key(value: str) -> int | str:
+def _parse_parameter_key(value: str) -> int | str:
     return int(value) if value[:1].isdecimal() else value
 
 
-def _unescaped(body: str, text: str, start: int) -> str:
+def _unescape(body: str, text: str, start: int) -> str:
     try:
-        return _ESCAPE.sub(_escape, body.encode()).decode()
+        return _ESCAPE.sub(_decode_escape, body.encode()).decode()
     except (ValueError, OverflowError):
         message = "This E'…' string has an escape that is no character."
         raise build_statement_error(message, text, start, "Write the character itself.") from None
 
 
-def _escape(match: re.Match[bytes]) -> bytes:
+def _decode_escape(match: re.Match[bytes]) -> bytes:
     short, long, byte, octal, letter = match.groups()
     if short or long:
         return chr(int(short or long, 16)).encode()
@@ -147,17 +147,17 @@ def _escape(match: re.Match[bytes]) -> bytes:
     return _LETTERS.get(letter, letter) if letter else b"'"
 
 
-def backslash(text: str, at: int) -> tuple[str, str, int, str]:
+def explain_backslash(text: str, at: int) -> tuple[str, str, int, str]:
     """What to say of a `\\'` that was meant as a quote within a string, for `wrong`."""
     return "The string ends here: a backslash does not keep its quote.", text, at + 1, "Write the quote twice: 'It''s'."
 
 
-def _unterminated(text: str, start: int) -> StatementError:
+def _unterminated_error(text: str, start: int) -> StatementError:
     mark = text[start]
     if mark == "/":
         return build_statement_error("This comment is never closed.", text, start, "Close it with */.")
     if mark == "'" and (at := text.rfind("\\'", 0, start)) >= 0:
-        return build_statement_error(*backslash(text, at))
+        return build_statement_error(*explain_backslash(text, at))
     what = "quoted name" if mark in '"`' else "string"
     return build_statement_error(
         f"This {what} is never closed.", text, start, "Close it; a quote inside it is written twice."
@@ -178,40 +178,40 @@ _GAP = re.compile(rf"(?:[{SPACE}]++|--[^\n\r]*+)++")
 _DOLLAR = re.compile(DOLLAR_TAG)
 
 
-class Span(NamedTuple):
+class StatementSpan(NamedTuple):
     """A statement's first character and the one behind its last, comments around it left out."""
 
     start: int
     end: int
 
 
-def split(text: str) -> list[Span]:
+def split_statements(text: str) -> list[StatementSpan]:
     """The statements between top-level `;`, empty ones left out; one that never closes a quote takes the rest."""
-    spans: list[Span] = []
+    spans: list[StatementSpan] = []
     at, first, last = 0, -1, -1
     while at < len(text):
         if gap := _GAP.match(text, at):
             at = gap.end()
-        elif text.startswith("/*", at) and (close := comment_end(text, at, len(text))) > 0:
+        elif text.startswith("/*", at) and (close := find_comment_end(text, at, len(text))) > 0:
             at = close
         elif text[at] == ";":
             if first >= 0:
-                spans.append(Span(first, last))
+                spans.append(StatementSpan(first, last))
             first, at = -1, at + 1
         else:
             first = at if first < 0 else first
-            at = last = _code_end(text, at)
+            at = last = _find_code_end(text, at)
     if first >= 0:
-        spans.append(Span(first, last))
+        spans.append(StatementSpan(first, last))
     return spans
 
 
-def _code_end(text: str, at: int) -> int:
+def _find_code_end(text: str, at: int) -> int:
     run = _RUN.match(text, at)
     if run:
         return at + len(run[0].rstrip())
     if _DOLLAR.match(text, at):
-        close = dollar_end(text, at, len(text))
+        close = find_dollar_end(text, at, len(text))
         return close if close > 0 else len(text)
     if text[at] in "'\"eE/":
         return len(text)

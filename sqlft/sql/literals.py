@@ -14,21 +14,21 @@ import duckdb
 
 from sqlft.errors import DataError, StatementError
 from sqlft.secrets.redact import SECRET_PATTERN
-from sqlft.sql.lexer import Token, parameters, tokens
+from sqlft.sql.lexer import Token, find_parameters, tokenize
 from sqlft.sql.statements import Parameter
 
 
-def inline(text: str, values: Any, keys: Sequence[Parameter] | None = None) -> str:
+def inline_parameters(text: str, values: Any, keys: Sequence[Parameter] | None = None) -> str:
     """`text` with `?`, `$1` and `$name` replaced by the values' literals; `keys` if `text` is part of a statement."""
     if values is None or (isinstance(values, (list, tuple, Mapping)) and not values):
         return text
-    found = [t for t in tokens(text) if t.kind == "parameter"]
+    found = [t for t in tokenize(text) if t.kind == "parameter"]
     if keys is None:
-        keys = parameters(found)
+        keys = find_parameters(found)
         _check_count(keys, values)
     pieces, at = [], 0
     for token, key in zip(found, keys, strict=True):
-        pieces += [text[at : token.start], _value_of(key.key, values, token, text)]
+        pieces += [text[at : token.start], _format_parameter(key.key, values, token, text)]
         at = token.end
     return "".join([*pieces, text[at:]])
 
@@ -47,18 +47,18 @@ def _check_count(keys: Sequence[Parameter], values: Any) -> None:
         )
 
 
-def _value_of(key: int | str, values: Any, token: Token, text: str) -> str:
+def _format_parameter(key: int | str, values: Any, token: Token, text: str) -> str:
     try:
         if isinstance(values, Mapping):
-            return literal(values[key] if key in values else values[str(key)])
-        return literal(values[int(key) - 1])
+            return format_literal(values[key] if key in values else values[str(key)])
+        return format_literal(values[int(key) - 1])
     except (KeyError, IndexError, ValueError):
         raise StatementError(
             f"The parameter {token.text} has no value.", text, token.start, "Give one value for each parameter."
         ) from None
 
 
-def literal(value: Any) -> str:
+def format_literal(value: Any) -> str:
     """A Python value as DuckDB's SQL."""
     if value is None:
         return "NULL"
@@ -69,7 +69,7 @@ def literal(value: Any) -> str:
     if isinstance(value, float):
         return f"'{value!r}'::DOUBLE" if math.isfinite(value) else f"'{value}'::DOUBLE"
     if isinstance(value, str):
-        return quoted(value)
+        return quote_text(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return "'" + "".join(f"\\x{b:02X}" for b in bytes(value)) + "'::BLOB"
     if isinstance(value, decimal.Decimal):
@@ -86,44 +86,44 @@ def literal(value: Any) -> str:
     if isinstance(value, uuid.UUID):
         return f"'{value}'::UUID"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{quoted(str(k))}: {literal(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{quote_text(str(k))}: {format_literal(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(literal(v) for v in value) + "]"
+        return "[" + ", ".join(format_literal(v) for v in value) + "]"
     if hasattr(value, "item"):  # a NumPy scalar
-        return literal(value.item())
+        return format_literal(value.item())
     raise DataError(
         f"A parameter of type {type(value).__name__} cannot go with a model in one statement.",
         "Give it as a string, a number, a date, a list or a dict.",
     )
 
 
-def quoted(text: str) -> str:
+def quote_text(text: str) -> str:
     """A string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def identifier(name: str) -> str:
+def quote_name(name: str) -> str:
     """A quoted name."""
     return '"' + name.replace('"', '""') + '"'
 
 
-SHORTEST = 4
+SHORTEST_SECRET = 4
 
 
-def secrets_in(text: str) -> set[str]:
+def find_secrets(text: str) -> set[str]:
     """The values that `masked` stars out, as typed and as they are meant, each line of them by itself."""
     found: set[str] = set()
     for match in SECRET_PATTERN.finditer(text):
-        for value in {match["quoted"] or match["bare"], *_meant(match["quoted"] or match["bare"])}:
+        for value in {match["quoted"] or match["bare"], *_unquote(match["quoted"] or match["bare"])}:
             found.update((value, *value.splitlines()))
-    return {value for value in found if len(value) >= SHORTEST}
+    return {value for value in found if len(value) >= SHORTEST_SECRET}
 
 
-def _meant(typed: str) -> list[str]:
+def _unquote(typed: str) -> list[str]:
     """A literal's own text: without its quotes, and with its escapes undone."""
     inner = re.fullmatch(r"[eE]?(['\"]|\$\w*\$)(.*?)(\1)?", typed, re.DOTALL)
     try:
-        values = [t.value for t in tokens(typed) if t.kind in ("string", "quoted")]
+        values = [t.value for t in tokenize(typed) if t.kind in ("string", "quoted")]
     except StatementError:
         values = []
     return [*values, *([inner[2]] if inner else [])]

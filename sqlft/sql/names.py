@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-RESERVED = frozenset(
+RESERVED_WORDS = frozenset(
     [
         "all",
         "analyse",
@@ -86,15 +86,15 @@ RESERVED = frozenset(
     ]
 )
 """DuckDB's reserved words, and those that begin a clause of ours."""
-_PLAIN = re.compile(r"[a-z_][a-z0-9_]*\Z", re.IGNORECASE)
+_PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*\Z", re.IGNORECASE)
 
 
-def written(name: str) -> str:
+def format_name(name: str) -> str:
     """A name as it is typed.
 
-    >>> written("answer"), written("Input Column"), written("order")
+    >>> format_name("answer"), format_name("Input Column"), format_name("order")
     ('answer', '"Input Column"', '"order"')
     """
-    if _PLAIN.match(name) and name.lower() not in RESERVED:
+    if _PLAIN_NAME.match(name) and name.lower() not in RESERVED_WORDS:
         return name
     return '"' + name.replace('"', '""') + '"'

@@ -11,19 +11,19 @@ from sqlft.secrets.redact import build_statement_error
 from sqlft.sql import statements as s
 from sqlft.sql.cursor import Cursor
 from sqlft.sql.grammar import listings, models, settings, training
-from sqlft.sql.grammar.listings import ELSEWHERE
-from sqlft.sql.lexer import Span, Token, scan, split, tokens
-from sqlft.sql.passthrough import certainly_plain, has_using_tail, maybe_ours, plain
+from sqlft.sql.grammar.listings import REFUSED_STATEMENTS
+from sqlft.sql.lexer import StatementSpan, Token, iterate_tokens, split_statements, tokenize
+from sqlft.sql.passthrough import has_using_tail, is_surely_duckdb, may_be_sqlft, parse_plain
 
-__all__ = ["STATEMENTS", "has_using_tail", "maybe_ours", "parse"]
+__all__ = ["STATEMENTS", "has_using_tail", "may_be_sqlft", "parse"]
 
-Method = Callable[[Cursor], s.Statement | None]
+GrammarMethod = Callable[[Cursor], s.Statement | None]
 """Reads a statement from its first word on; None if it turns out to be DuckDB's."""
 
-STATEMENTS: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
+STATEMENTS: dict[tuple[str, str], tuple[GrammarMethod, type[s.Statement]]] = {
     ("CREATE", "MODEL"): (models.create_model, s.CreateModel),
     ("CREATE", "PREDICTOR"): (models.create_model, s.CreateModel),
-    ("CREATE", "ANOMALY"): (models.no_detection, s.CreateModel),
+    ("CREATE", "ANOMALY"): (models.refuse_anomaly_detection, s.CreateModel),
     ("CREATE", "PROJECT"): (models.create_project, s.CreateProject),
     ("DROP", "PROJECT"): (models.drop_project, s.DropProject),
     ("SHOW", "PROJECTS"): (listings.show_projects, s.ShowProjects),
@@ -45,14 +45,14 @@ STATEMENTS: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
     ("RENAME", ""): (models.rename_model, s.RenameModel),
     ("FINETUNE", ""): (training.finetune, s.Finetune),
     ("RETRAIN", ""): (training.retrain, s.Retrain),
-    ("EXPLAIN", "FINETUNE"): (training.explain, s.ExplainTraining),
-    ("EXPLAIN", "RETRAIN"): (training.explain, s.ExplainTraining),
-    ("EXPLAIN", "CREATE"): (training.explain, s.ExplainTraining),
-    ("EXPLAIN", "ANALYZE"): (training.no_explain_analyze, s.ExplainTraining),
-    ("ANALYZE", "TRAINING"): (training.analyze_data, s.AnalyzeTrainingData),
-    ("CANCEL", ""): (training.cancel, s.CancelModel),
-    ("RESUME", ""): (training.resume, s.ResumeModel),
-    ("UNLOAD", ""): (training.unload, s.UnloadModel),
+    ("EXPLAIN", "FINETUNE"): (training.explain_training, s.ExplainTraining),
+    ("EXPLAIN", "RETRAIN"): (training.explain_training, s.ExplainTraining),
+    ("EXPLAIN", "CREATE"): (training.explain_training, s.ExplainTraining),
+    ("EXPLAIN", "ANALYZE"): (training.refuse_explain_analyze, s.ExplainTraining),
+    ("ANALYZE", "TRAINING"): (training.analyze_training_data, s.AnalyzeTrainingData),
+    ("CANCEL", ""): (training.cancel_model, s.CancelModel),
+    ("RESUME", ""): (training.resume_model, s.ResumeModel),
+    ("UNLOAD", ""): (training.unload_model, s.UnloadModel),
     ("EVALUATE", ""): (training.evaluate, s.Evaluate),
     ("SET", "ACTIVE"): (training.set_active, s.SetActive),
     ("SET", "MODEL_ACTIVE"): (training.set_active, s.SetActive),
@@ -66,90 +66,90 @@ STATEMENTS: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
     ("DESCRIBE", ""): (listings.describe, s.DescribeModel),
     ("SHOW", "MODEL"): (listings.describe_model, s.DescribeModel),
     ("SHOW", ""): (listings.show, s.DescribeModel),
-    **ELSEWHERE,
+    **REFUSED_STATEMENTS,
 }
-SAME = {"DESC": "DESCRIBE"}
-PASSED_OVER = {
+VERB_SYNONYMS = {"DESC": "DESCRIBE"}
+SKIPPED_WORDS = {
     "CREATE": ("OR", "REPLACE"),
     "SHOW": ("FULL", "EXTENDED"),
     "SET": settings.SCOPES,
     "RESET": settings.SCOPES,
 }
-MISSPELT = {
+SPELLED_KINDS = {
     "CREATE": ("MODEL", "PREDICTOR", "ML_ENGINE"),
     "DROP": ("MODEL", "PREDICTOR", "ML_ENGINE", "CACHE"),
     "ALTER": ("MODEL",),
     "SET": ("ACTIVE", "MODEL_ACTIVE"),
 }
-MISSPELT_VERBS = ("FINETUNE", "RETRAIN", "EVALUATE")
-HEADING = 5
+SPELLED_VERBS = ("FINETUNE", "RETRAIN", "EVALUATE")
+HEADING_TOKENS = 5
 
 
 def parse(text: str) -> list[s.Statement]:
     """Every statement of the text; StatementError where one of ours is wrong, never for DuckDB's."""
-    spans = split(text)[::-1]
+    spans = split_statements(text)[::-1]
     found: list[s.Statement] = []
     while spans:
         span = spans.pop()
-        if certainly_plain(text, span.start):
-            found.append(plain(text, *span))
+        if is_surely_duckdb(text, span.start):
+            found.append(parse_plain(text, *span))
         else:
-            found.append(_statement(text, span, spans))
+            found.append(_parse_statement(text, span, spans))
     return found
 
 
-def _statement(text: str, span: Span, following: list[Span]) -> s.Statement:
-    heading = _heading(text, span)
-    entry = _entry(heading)
+def _parse_statement(text: str, span: StatementSpan, following: list[StatementSpan]) -> s.Statement:
+    heading = _read_heading(text, span)
+    entry = _find_entry(heading)
     if entry is None:
         _check_spelling(text, heading)
-        return plain(text, *span)
+        return parse_plain(text, *span)
     method, kind = entry
-    found = _whole(text, tokens(text, *span), following)
-    statement = method(Cursor(text, found, usage=_usage(kind)))
+    found = _extend_over_semicolons(text, tokenize(text, *span), following)
+    statement = method(Cursor(text, found, usage=_format_usage(kind)))
     if statement is None:
-        return plain(text, *span)
+        return parse_plain(text, *span)
     _check_characters(text, found)
     start, end = found[0].start, found[-1].end
     return replace(statement, text=text[start:end], offset=start)
 
 
-def _heading(text: str, span: Span) -> list[Token]:
+def _read_heading(text: str, span: StatementSpan) -> list[Token]:
     """The first few tokens, also of a text that goes wrong later."""
     found: list[Token] = []
     try:
-        for token in scan(text, *span):
+        for token in iterate_tokens(text, *span):
             found.append(token)
-            if len(found) == HEADING:
+            if len(found) == HEADING_TOKENS:
                 break
     except StatementError:
         pass
     return found
 
 
-def _entry(heading: list[Token]) -> tuple[Method, type[s.Statement]] | None:
-    verb, kind = _keywords(heading)
+def _find_entry(heading: list[Token]) -> tuple[GrammarMethod, type[s.Statement]] | None:
+    verb, kind = _find_keywords(heading)
     if verb in ("SET", "RESET") and kind.startswith("SQLFT_"):
         kind = "SQLFT_"
     return STATEMENTS.get((verb, kind.upper())) or STATEMENTS.get((verb, ""))
 
 
-def _keywords(heading: list[Token]) -> tuple[str, str]:
+def _find_keywords(heading: list[Token]) -> tuple[str, str]:
     words = [t.word for t in heading] or [""]
-    verb = SAME.get(words[0], words[0])
-    rest = (w for w in words[1:] if w not in PASSED_OVER.get(verb, ()))
+    verb = VERB_SYNONYMS.get(words[0], words[0])
+    rest = (w for w in words[1:] if w not in SKIPPED_WORDS.get(verb, ()))
     return verb, next(rest, "")
 
 
-def _whole(text: str, found: list[Token], following: list[Span]) -> list[Token]:
+def _extend_over_semicolons(text: str, found: list[Token], following: list[StatementSpan]) -> list[Token]:
     """The statement's tokens, with those behind a `;` that stands inside a query's parentheses."""
-    more, depth, ahead = list(found), _depth(found), 0
+    more, depth, ahead = list(found), _count_open_parentheses(found), 0
     try:
         while depth > 0 and ahead < len(following):
             ahead += 1
-            further = tokens(text, more[-1].end, following[-ahead].end)
+            further = tokenize(text, more[-1].end, following[-ahead].end)
             more += further
-            depth += _depth(further)
+            depth += _count_open_parentheses(further)
     except StatementError:
         return found
     if depth > 0:
@@ -158,30 +158,30 @@ def _whole(text: str, found: list[Token], following: list[Span]) -> list[Token]:
     return more
 
 
-def _depth(found: list[Token]) -> int:
+def _count_open_parentheses(found: list[Token]) -> int:
     return sum((t.text == "(") - (t.text == ")") for t in found if t.kind == "op")
 
 
 def _check_spelling(text: str, heading: list[Token]) -> None:
     """CREATE MODLE, FINETUN: DuckDB's own error would say less."""
-    verb, kind = _keywords(heading)
-    word, known = (kind, MISSPELT[verb]) if verb in MISSPELT else (verb, MISSPELT_VERBS)
+    verb, kind = _find_keywords(heading)
+    word, known = (kind, SPELLED_KINDS[verb]) if verb in SPELLED_KINDS else (verb, SPELLED_VERBS)
     for near in get_close_matches(word, known, n=1, cutoff=0.8):
         token = next(t for t in heading if t.word == word)
-        _, meant = STATEMENTS[(verb, near) if verb in MISSPELT else (near, "")]
+        _, meant = STATEMENTS[(verb, near) if verb in SPELLED_KINDS else (near, "")]
         message = f"Found '{token.text}'. Did you mean '{near}'?"
-        raise build_statement_error(message, text, token.start, f"Write: {_usage(meant)}")
+        raise build_statement_error(message, text, token.start, f"Write: {_format_usage(meant)}")
 
 
 def _check_characters(text: str, found: list[Token]) -> None:
     for token in found:
-        if not token.text.isascii() and not _encodes(token.text):
+        if not token.text.isascii() and not _is_encodable(token.text):
             raise build_statement_error(
                 "This is not valid Unicode text.", text, token.start, "Remove the broken characters."
             )
 
 
-def _encodes(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -189,5 +189,5 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _usage(kind: type[s.Statement]) -> str:
+def _format_usage(kind: type[s.Statement]) -> str:
     return (kind.__doc__ or "").partition(";")[0]

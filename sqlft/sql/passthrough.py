@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from sqlft.errors import StatementError
-from sqlft.sql.cursor import NAMES, Cursor, options
-from sqlft.sql.lexer import SPACE, Token, tokens
+from sqlft.sql.cursor import NAME_KINDS, Cursor, parse_options
+from sqlft.sql.lexer import SPACE, Token, tokenize
 from sqlft.sql.statements import Plain
 
 _VERBS = (
@@ -41,16 +41,16 @@ _PLAIN = re.compile(
 )
 _ONLY_END = re.compile(r"[\s;]*+\Z")
 _USING = re.compile(r"\busing\b(?!\s*+\()", re.IGNORECASE)
-_LONG = 4096
-TAIL = "SELECT … USING key = value, … with USING last"
+_LONG_TEXT = 4096
+TAIL_USAGE = "SELECT … USING key = value, … with USING last"
 
 
-def certainly_plain(text: str, at: int = 0) -> bool:
+def is_surely_duckdb(text: str, at: int = 0) -> bool:
     """Whether the statement at `at` is DuckDB's own by its first words."""
     return _PLAIN.match(text, at) is not None
 
 
-def maybe_ours(text: str) -> bool:
+def may_be_sqlft(text: str) -> bool:
     """False if the text is surely a single statement of DuckDB's own; looks at its first words and for `;`."""
     if _PLAIN.match(text) is None:
         return True
@@ -61,45 +61,45 @@ def maybe_ours(text: str) -> bool:
 def has_using_tail(text: str) -> bool:
     """False if the text surely has no trailing USING k = v."""
     # Lower-casing all and looking for a word is ten times as fast as a regex that ignores case.
-    if len(text) > _LONG and "using" not in text.lower():
+    if len(text) > _LONG_TEXT and "using" not in text.lower():
         return False
     return _USING.search(text) is not None
 
 
-def plain(text: str, start: int, end: int) -> Plain:
+def parse_plain(text: str, start: int, end: int) -> Plain:
     """DuckDB's statement at text[start:end], split from the options that trail it; they may be wrong, it never is."""
     body = text[start:end]
     if not has_using_tail(body):
         return Plain(body, text=body, offset=start)
     try:
-        found = tokens(text, start, end)
+        found = tokenize(text, start, end)
     except StatementError:
         return Plain(body, text=body, offset=start)
-    place = _tail(found)
+    place = _find_tail(found)
     first = next((t.word for t in found if t.text != "("), "")
     if place is None or not _QUERIES.fullmatch(first):
         return Plain(body, text=body, offset=start)
-    c = Cursor(text, found, place + 1, TAIL)
-    using = options(c)
-    _check_last(c, first, place)
+    c = Cursor(text, found, place + 1, TAIL_USAGE)
+    using = parse_options(c)
+    _check_tail_is_last(c, first, place)
     head, tail_end = found[place - 1].end, c.tokens[c.index - 1].end
     rest = text[tail_end:end]
     return Plain(text[start:head] + (" " * (tail_end - head) + rest if rest else ""), using, text=body, offset=start)
 
 
-def _tail(found: Sequence[Token]) -> int | None:
+def _find_tail(found: Sequence[Token]) -> int | None:
     """Where USING name[.name …] = stands; DuckDB has no such thing."""
     for place, token in enumerate(found):
         if token.word == "USING" and place > 0 and found[place - 1].text != ".":
             i = place + 1
-            while i + 2 < len(found) and found[i].kind in NAMES and found[i + 1].text == ".":
+            while i + 2 < len(found) and found[i].kind in NAME_KINDS and found[i + 1].text == ".":
                 i += 2
-            if i + 1 < len(found) and found[i].kind in NAMES and found[i + 1].text == "=":
+            if i + 1 < len(found) and found[i].kind in NAME_KINDS and found[i + 1].text == "=":
                 return place
     return None
 
 
-def _check_last(c: Cursor, first: str, place: int) -> None:
+def _check_tail_is_last(c: Cursor, first: str, place: int) -> None:
     """The options close the statement, or the parenthesis in COPY (…) TO, or the one round it all."""
     opened = sum((t.text == "(") - (t.text == ")") for t in c.tokens[:place] if t.kind == "op")
     rest = c.tokens[c.index :]

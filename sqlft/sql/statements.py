@@ -18,7 +18,7 @@ class Parameter(NamedTuple):
     key: int | str
 
 
-class Name(NamedTuple):
+class ModelName(NamedTuple):
     """[project.]name[.version]; project None means it was not written."""
 
     name: str
@@ -42,7 +42,7 @@ class TypedColumn(NamedTuple):
     required: bool = False
 
 
-class Source(NamedTuple):
+class RowSource(NamedTuple):
     """FROM [database] (query): where training rows come from.  The query is the user's text, untouched."""
 
     query: str
@@ -152,10 +152,10 @@ class DescribeEngine(Statement):
 class CreateModel(Statement):
     """CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]"""
 
-    name: Name
+    name: ModelName
     predict: str
     alias: str | None = None
-    source: Source | None = None
+    source: RowSource | None = None
     options: Options = field(default_factory=dict)
     or_replace: bool = False
     if_not_exists: bool = False
@@ -167,8 +167,8 @@ class CreateModel(Statement):
 class Finetune(Statement):
     """FINETUNE [MODEL] name[.N] FROM [db] (query)|table [USING …]"""
 
-    name: Name
-    source: Source
+    name: ModelName
+    source: RowSource
     options: Options = field(default_factory=dict)
 
 
@@ -176,8 +176,8 @@ class Finetune(Statement):
 class Retrain(Statement):
     """RETRAIN [MODEL] name [FROM [db] (query)|table] [USING …]"""
 
-    name: Name
-    source: Source | None = None
+    name: ModelName
+    source: RowSource | None = None
     options: Options = field(default_factory=dict)
 
 
@@ -192,8 +192,8 @@ class ExplainTraining(Statement):
 class AnalyzeTrainingData(Statement):
     """ANALYZE TRAINING DATA FROM [db] (query)|table [FOR [MODEL] name[.N]] [USING …]"""
 
-    source: Source
-    model: Name | None = None
+    source: RowSource
+    model: ModelName | None = None
     options: Options = field(default_factory=dict)
 
 
@@ -201,21 +201,21 @@ class AnalyzeTrainingData(Statement):
 class UnloadModel(Statement):
     """UNLOAD MODEL name[.N], UNLOAD ALL MODELS; name None is all of them"""
 
-    name: Name | None = None
+    name: ModelName | None = None
 
 
 @dataclass(frozen=True)
 class CancelModel(Statement):
     """CANCEL MODEL name.N"""
 
-    name: Name
+    name: ModelName
 
 
 @dataclass(frozen=True)
 class ResumeModel(Statement):
     """RESUME MODEL name.N [USING wait = …]"""
 
-    name: Name
+    name: ModelName
     options: Options = field(default_factory=dict)
 
 
@@ -223,14 +223,14 @@ class ResumeModel(Statement):
 class SetActive(Statement):
     """SET active name.N, SET MODEL_ACTIVE = name.N"""
 
-    name: Name
+    name: ModelName
 
 
 @dataclass(frozen=True)
 class DropModel(Statement):
     """DROP MODEL|PREDICTOR [IF EXISTS] name[.N]"""
 
-    name: Name
+    name: ModelName
     if_exists: bool = False
 
 
@@ -238,8 +238,8 @@ class DropModel(Statement):
 class RenameModel(Statement):
     """ALTER MODEL a RENAME TO b, RENAME MODEL a TO b"""
 
-    name: Name
-    to: Name
+    name: ModelName
+    to: ModelName
 
 
 @dataclass(frozen=True)
@@ -255,11 +255,11 @@ class ShowModels(Statement):
 class DescribeModel(Statement):
     """DESCRIBE [MODEL] name[.N][.attribute]; without MODEL it is DuckDB's unless a model has that name."""
 
-    name: Name
+    name: ModelName
     attribute: str | None = None
     explicit: bool = True
     """Whether the word MODEL was written."""
-    or_name: Name | None = None
+    or_name: ModelName | None = None
     """For `a.b`, read above as model a's attribute b: what it means if there is a project a instead."""
 
 
@@ -268,8 +268,8 @@ class Evaluate(Statement):
     """EVALUATE metric[, …] FROM (query)|table [USING …], EVALUATE MODEL name[.N][, …] ON (query)|table [USING …]"""
 
     metrics: tuple[str, ...]
-    source: Source
-    models: tuple[Name, ...] = ()
+    source: RowSource
+    models: tuple[ModelName, ...] = ()
     options: Options = field(default_factory=dict)
 
 
@@ -288,7 +288,7 @@ class CreateDatabase(Statement):
 class DropCache(Statement):
     """DROP CACHE [FOR name[.N]]"""
 
-    name: Name | None = None
+    name: ModelName | None = None
 
 
 @dataclass(frozen=True)
@@ -337,5 +337,5 @@ class ResetSetting(Statement):
 class ReportModel(Statement):
     """REPORT MODEL name [TO 'file.html']"""
 
-    name: Name
+    name: ModelName
     path: str | None = None

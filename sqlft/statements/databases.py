@@ -14,10 +14,10 @@ import duckdb
 
 from sqlft.errors import AlreadyExists, CatalogError, DataError, NotSupported, did_you_mean
 from sqlft.handler import Alias, Secret
-from sqlft.options import build
+from sqlft.options import build_options
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session
-from sqlft.sql.literals import identifier, quoted
+from sqlft.sql.literals import quote_name, quote_text
 from sqlft.sql.statements import DEFAULT_PROJECT, CreateDatabase
 
 READ_FUNCTIONS = {
@@ -68,7 +68,7 @@ def run_create_database(session: Session, statement: CreateDatabase, parameters:
     cls, attach = _find_engine(statement.engine)
     what = f"CREATE DATABASE {name}"
     given = references.reveal(references.hide(statement.parameters, lambda _: False, what))
-    wanted = build(cls, given, what)
+    wanted = build_options(cls, given, what)
     if name.lower() in RESERVED_NAMES:
         raise CatalogError(f"The name '{name}' is kept for models and their tables.", "Choose another name.")
     if con.execute("SELECT 1 FROM duckdb_databases() WHERE lower(database_name) = lower(?)", [name]).fetchone():
@@ -76,9 +76,9 @@ def run_create_database(session: Session, statement: CreateDatabase, parameters:
             return
         if not statement.or_replace:
             raise AlreadyExists(
-                f"There is a database '{name}' already.", f"Choose another name, or DETACH {identifier(name)}."
+                f"There is a database '{name}' already.", f"Choose another name, or DETACH {quote_name(name)}."
             )
-        con.execute(f"DETACH {identifier(name)}")
+        con.execute(f"DETACH {quote_name(name)}")
     attach(session, name, wanted)
 
 
@@ -90,7 +90,7 @@ def load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
         return
     package = _find_packaged_extension(name)
     if not installed and package is not None:
-        con.execute(f"LOAD {quoted(str(package))}")
+        con.execute(f"LOAD {quote_text(str(package))}")
         return
     try:
         if not installed:
@@ -128,9 +128,11 @@ def _attach_sqlite(session: Session, name: str, wanted: FileParameters) -> None:
 def _attach_file(session: Session, name: str, wanted: FileParameters, kind: str) -> None:
     path = wanted.path if ":" in wanted.path[:12] else str(Path(wanted.path).expanduser())
     new = "://" not in path and path != ":memory:" and not Path(path).exists()
-    session.con.execute(f"ATTACH {quoted(str(path))} AS {identifier(name)} (TYPE {kind}{_format_read_only(wanted)})")
+    session.con.execute(
+        f"ATTACH {quote_text(str(path))} AS {quote_name(name)} (TYPE {kind}{_format_read_only(wanted)})"
+    )
     if new:
-        session.warn(
+        session.show_warning(
             f"There was no file {path}: '{name}' is a new, empty database. DETACH {name} if that was not meant."
         )
 
@@ -142,15 +144,15 @@ def _make_server_attacher(kind: str, names: Mapping[str, str]) -> Callable[[Sess
         con = session.con
         load_extension(con, f"{kind}_scanner")
         values = {secret: getattr(wanted, field) for field, secret in names.items()}
-        parts = [f"{secret} {quoted(str(value))}" for secret, value in values.items() if value is not None]
-        held = identifier(f"sqlft_{name}")
+        parts = [f"{secret} {quote_text(str(value))}" for secret, value in values.items() if value is not None]
+        held = quote_name(f"sqlft_{name}")
         con.execute(f"CREATE OR REPLACE TEMPORARY SECRET {held} ({', '.join([f'TYPE {kind}', *parts])})")
         text, more = "", _format_read_only(wanted)
         if isinstance(wanted, PostgresParameters):
             text = f"sslmode={_quote_libpq(wanted.sslmode)}" if wanted.sslmode else ""
-            more += f", SCHEMA {quoted(wanted.schema)}" if wanted.schema else ""
+            more += f", SCHEMA {quote_text(wanted.schema)}" if wanted.schema else ""
         try:
-            con.execute(f"ATTACH {quoted(text)} AS {identifier(name)} (TYPE {kind}, SECRET {held}{more})")
+            con.execute(f"ATTACH {quote_text(text)} AS {quote_name(name)} (TYPE {kind}, SECRET {held}{more})")
         except duckdb.Error:
             con.execute(f"DROP TEMPORARY SECRET IF EXISTS {held}")
             raise
@@ -161,13 +163,13 @@ def _make_server_attacher(kind: str, names: Mapping[str, str]) -> Callable[[Sess
 def _attach_files(session: Session, name: str, wanted: FilesParameters) -> None:
     """A database in memory with a view a file."""
     views = _list_views(Path(wanted.path).expanduser())
-    con, database = session.con, identifier(name)
+    con, database = session.con, quote_name(name)
     con.execute(f"ATTACH ':memory:' AS {database}")
     try:
         for view, path in views.items():
             reader = READ_FUNCTIONS[_get_suffix(path)]
             con.execute(
-                f"CREATE VIEW {database}.main.{identifier(view)} AS SELECT * FROM {reader}({quoted(str(path))})"
+                f"CREATE VIEW {database}.main.{quote_name(view)} AS SELECT * FROM {reader}({quote_text(str(path))})"
             )
     except duckdb.Error:
         con.execute(f"DETACH {database}")

@@ -14,10 +14,10 @@ from sqlft.errors import NotFound, did_you_mean
 from sqlft.handler import Handler, Trainer
 from sqlft.inference.resolve import engine_of, model_of, outputs_of
 from sqlft.options import options_of
-from sqlft.plugins import handler_gap
+from sqlft.plugins import describe_missing_packages
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session, TrainSettings
-from sqlft.sql.statements import DescribeEngine, DescribeModel, Name
+from sqlft.sql.statements import DescribeEngine, DescribeModel, ModelName
 from sqlft.statements.show import (
     ENGINES_SCHEMA,
     MODELS_SCHEMA,
@@ -80,23 +80,27 @@ def run_describe_model(session: Session, statement: DescribeModel, parameters: P
 def run_describe_engine(session: Session, statement: DescribeEngine, parameters: Parameters) -> pa.Table:
     """One row: an engine, or a handler under its own name, with the options that it takes."""
     engine = engine_of(session, statement.name)
-    gap = handler_gap(engine.handler) if engine.handler in plugins.found() else "There is no such handler any more."
+    gap = (
+        describe_missing_packages(engine.handler)
+        if engine.handler in plugins.find_entry_points()
+        else "There is no such handler any more."
+    )
     row: dict[str, Any] = {
         "NAME": engine.name,
         "HANDLER": engine.handler,
         "CONNECTION_DATA": format_connection_data(engine),
         "CREATED_AT": to_local_time(engine.created_at),
-        "PACKAGE": plugins.package_of(engine.handler) or None,
+        "PACKAGE": plugins.handler_package(engine.handler) or None,
         "IMPORT_ERROR": gap,
         "MODELS": [m.key.name for m in session.catalog.models() if m.engine.lower() == engine.name.lower()],
     }
     if gap is None:
-        cls = plugins.handler_class(engine.handler)
+        cls = plugins.load_handler_class(engine.handler)
         row |= {"TRAINS": issubclass(cls, Trainer), "OPTIONS": _format_options(cls)}
     return pa.Table.from_pylist([row], ENGINE_SCHEMA)
 
 
-def is_model(session: Session, name: Name) -> bool:
+def is_model(session: Session, name: ModelName) -> bool:
     """Whether a name means a model: what DESCRIBE without MODEL asks first."""
     return session.find_model(name.name, name.project) is not None
 
@@ -247,7 +251,7 @@ def _describe_versions(session: Session, model: Model, version: Version) -> pa.T
 def _describe_import_error(session: Session, model: Model, version: Version) -> pa.Table:
     """Whether the handler of the model can be used here."""
     handler = engine_of(session, model.engine).handler
-    row = {"HANDLER": handler, "IMPORT_ERROR": handler_gap(handler)}
+    row = {"HANDLER": handler, "IMPORT_ERROR": describe_missing_packages(handler)}
     return pa.Table.from_pylist([row], pa.schema([("HANDLER", TEXT), ("IMPORT_ERROR", TEXT)]))
 
 
@@ -258,9 +262,9 @@ def _build_option_row(name: str, value: Any, set_by: str) -> dict[str, Any]:
 def _list_defaults(session: Session, model: Model) -> dict[str, Any]:
     """Defaults of the options for asking and making; none if the handler cannot be loaded."""
     handler = engine_of(session, model.engine).handler
-    if handler_gap(handler) is not None:
+    if describe_missing_packages(handler) is not None:
         return {}
-    cls = plugins.handler_class(handler)
+    cls = plugins.load_handler_class(handler)
     known = {**options_of(cls.model_options), **options_of(cls.predict_options)}
     return {name: option.default for name, option in known.items()}
 
@@ -268,7 +272,7 @@ def _list_defaults(session: Session, model: Model) -> dict[str, Any]:
 def _list_training_defaults(session: Session, model: Model) -> dict[str, Any]:
     """Defaults of the options for training; none if the handler cannot be loaded or does not train."""
     handler = engine_of(session, model.engine).handler
-    cls = plugins.handler_class(handler) if handler_gap(handler) is None else Handler
+    cls = plugins.load_handler_class(handler) if describe_missing_packages(handler) is None else Handler
     if not issubclass(cls, Trainer):
         return {}
     known = {**options_of(TrainSettings), **options_of(cls.train_options)}

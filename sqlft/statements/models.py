@@ -27,13 +27,21 @@ from sqlft.errors import (
 )
 from sqlft.handler import Handler, ModelSpec, Trainer
 from sqlft.inference.resolve import embeds_texts, engine_of, handler_of, heed, model_of, resolve, spec_of
-from sqlft.options import build, check_names, is_secret, names_of, pick, with_own_names, without
+from sqlft.options import (
+    build_options,
+    check_option_names,
+    drop_options,
+    is_secret,
+    option_names,
+    pick_options,
+    resolve_aliases,
+)
 from sqlft.secrets import references
 from sqlft.session import EngineSettings, ModelSettings, Parameters, Session, TrainSettings
 from sqlft.sql import statements as s
-from sqlft.sql.lexer import tokens
-from sqlft.sql.literals import identifier
-from sqlft.sql.names import written
+from sqlft.sql.lexer import tokenize
+from sqlft.sql.literals import quote_name
+from sqlft.sql.names import format_name
 from sqlft.sql.statements import (
     CreateEngine,
     CreateModel,
@@ -60,14 +68,14 @@ def run_create_engine(session: Session, statement: CreateEngine, parameters: Par
     if statement.if_not_exists and any(e.name.lower() == name.lower() for e in catalog.engines()):
         return show.show_engine(session, name)
     catalog.require_writing()
-    handler, usual = plugins.stand_in(statement.handler)
-    cls = plugins.handler_class(handler)
-    handler = handler.lower() if handler.lower() in plugins.found() else handler
-    if name.lower() in plugins.found() and name.lower() != handler:
+    handler, usual = plugins.resolve_handler_alias(statement.handler)
+    cls = plugins.load_handler_class(handler)
+    handler = handler.lower() if handler.lower() in plugins.find_entry_points() else handler
+    if name.lower() in plugins.find_entry_points() and name.lower() != handler:
         raise AlreadyExists(f"'{name}' is the name of a handler.", "Choose another name for the engine.")
     what = f"Engine '{name}'"
-    options = _rename_old_options(statement.options, names_of(cls.engine_options, EngineSettings))
-    options = {**usual, **with_own_names(options, cls.engine_options)} if usual else options
+    options = _rename_old_options(statement.options, option_names(cls.engine_options, EngineSettings))
+    options = {**usual, **resolve_aliases(options, cls.engine_options)} if usual else options
     _check_engine_options(session, cls, options, what)
     hidden = references.hide(options, lambda n: is_secret(n, cls.engine_options), f"ML_ENGINE {name}")
     try:
@@ -84,7 +92,7 @@ def run_drop_engine(session: Session, statement: DropEngine, parameters: Paramet
     engine = known.get(statement.name.lower())
     if engine is None and statement.if_exists:
         return
-    if engine is None and statement.name.lower() in plugins.found():
+    if engine is None and statement.name.lower() in plugins.find_entry_points():
         raise NotFound(
             f"'{statement.name}' is a handler, and no engine was made with that name.",
             "There is nothing to drop; a handler goes with the package that ships it.",
@@ -107,9 +115,9 @@ def run_create_project(session: Session, statement: CreateProject, parameters: P
         return
     session.catalog.require_writing()
     session.catalog.add_project(name)
-    session.tell(f"Its models are named {written(name)}.name, or name alone after USE {written(name)}.")
+    session.show_notice(f"Its models are named {format_name(name)}.name, or name alone after USE {format_name(name)}.")
     if _is_schema(session, name):
-        session.tell(f"There is a schema '{name}' too. {_BOTH.format(name=written(name))}")
+        session.show_notice(f"There is a schema '{name}' too. {_BOTH.format(name=format_name(name))}")
 
 
 def run_drop_project(session: Session, statement: DropProject, parameters: Parameters) -> None:
@@ -130,18 +138,18 @@ def run_use_project(session: Session, statement: UseProject, parameters: Paramet
     name = statement.name
     project = session.catalog.find_project(name)
     try:
-        session.con.execute(f"USE {identifier(name)}").fetchall()
+        session.con.execute(f"USE {quote_name(name)}").fetchall()
     except duckdb.CatalogException as e:
         if project is None:
             e.args = (f"{str(e).rstrip()}\n{_instead_of(session, name)}",)
             raise
         if session.project != project:
-            session.tell(f"Models are made in project {project}, and looked for there first; tables as before.")
+            session.show_notice(f"Models are made in project {project}, and looked for there first; tables as before.")
         session.project = project
         return
     session.project = project or DEFAULT_PROJECT
     if project is not None:
-        session.tell(f"'{name}' is a schema and a project of models. {_BOTH.format(name=written(name))}")
+        session.show_notice(f"'{name}' is a schema and a project of models. {_BOTH.format(name=format_name(name))}")
 
 
 _BOTH = "USE {name} chooses both: tables are looked for in the schema, models in the project."
@@ -164,7 +172,9 @@ def _instead_of(session: Session, name: str) -> str:
         " UNION SELECT database_name FROM duckdb_databases() WHERE NOT internal"
     ).fetchall()
     near = did_you_mean(name, [*(row[0] for row in rows), *session.catalog.projects()])
-    makes = f"CREATE SCHEMA {written(name)} makes one for tables, CREATE PROJECT {written(name)} one for models."
+    makes = (
+        f"CREATE SCHEMA {format_name(name)} makes one for tables, CREATE PROJECT {format_name(name)} one for models."
+    )
     return f"No project of models has this name either.{near} {makes}"
 
 
@@ -277,13 +287,13 @@ def _build_definition(session: Session, statement: CreateModel, key: ModelKey) -
             f"{what} needs the option 'engine'.", "Add: USING engine = 'local' (SHOW HANDLERS lists others)."
         )
     engine = engine_of(session, engine_name)
-    cls = plugins.handler_class(engine.handler)
+    cls = plugins.load_handler_class(engine.handler)
     own = (EngineSettings, cls.engine_options, cls.model_options, cls.predict_options)
     for_training = _list_training_options(cls)
-    options = _rename_old_options(statement.options, names_of(ModelSettings, *own) | for_training)
+    options = _rename_old_options(statement.options, option_names(ModelSettings, *own) | for_training)
     _check_option_names(options, own, for_training if statement.source else set(), for_training, what)
-    settings = build(ModelSettings, pick(options, ModelSettings), what)
-    kept = {k: v for k, v in pick(options, *own).items() if k not in names_of(ModelSettings)}
+    settings = build_options(ModelSettings, pick_options(options, ModelSettings), what)
+    kept = {k: v for k, v in pick_options(options, *own).items() if k not in option_names(ModelSettings)}
     output = statement.alias or statement.predict
     model = Model(key, engine.name, settings.base or "", output, _build_template(settings, output), settings.system)
     embeds = embeds_texts(cls, kept)
@@ -302,7 +312,7 @@ def _resolve_schema(settings: ModelSettings) -> Any:
 
 
 def _list_training_options(cls: type[Handler]) -> set[str]:
-    return names_of(TrainSettings, cls.train_options) if issubclass(cls, Trainer) else set()
+    return option_names(TrainSettings, cls.train_options) if issubclass(cls, Trainer) else set()
 
 
 def _check_option_names(
@@ -310,14 +320,14 @@ def _check_option_names(
 ) -> None:
     if dict in own:
         return
-    known = names_of(ModelSettings, *own) | training
+    known = option_names(ModelSettings, *own) | training
     for name in given:
         if name not in known and name in for_training:
             raise OptionError(
                 f"{what}: '{name}' is an option of training, and nothing is trained here.",
                 "Give it to FINETUNE or RETRAIN, or train at once: CREATE MODEL … FROM db (SELECT …) PREDICT … USING …",
             )
-    check_names(given, known, what)
+    check_option_names(given, known, what)
 
 
 def _build_template(settings: ModelSettings, output: str) -> str:
@@ -326,7 +336,7 @@ def _build_template(settings: ModelSettings, output: str) -> str:
     if settings.answer_column and settings.answer_column.lower() != output.lower():
         raise OptionError(
             f"The answer is the column '{output}', and not '{settings.answer_column}'.",
-            f"Leave the option out, or write PREDICT {written(settings.answer_column)}.",
+            f"Leave the option out, or write PREDICT {format_name(settings.answer_column)}.",
         )
     if settings.context_column is not None:
         question = settings.question_column or "question"
@@ -349,7 +359,7 @@ def _check_columns(model: Model, outputs: Outputs, statement: CreateModel) -> No
         if taken.lower() in inputs:
             raise OptionError(
                 f"The model's answer and one of its inputs would both be the column '{inputs[taken.lower()]}'.",
-                f"Give the answer another name: PREDICT {written(statement.predict)} AS {written(other)}."
+                f"Give the answer another name: PREDICT {format_name(statement.predict)} AS {format_name(other)}."
                 if not statement.columns
                 else f"Give the answer's column another name, {taken}_out.",
             )
@@ -373,9 +383,11 @@ def _check_input(name: str) -> None:
 def _warn_of_foreign_placeholders(session: Session, template: str) -> None:
     """{x} is what Python and LangChain have, {% … %} is Jinja's; here they are texts as any other."""
     for found in dict.fromkeys(SINGLE_BRACES.findall(template)):
-        session.warn(f"{{{found}}} in the prompt_template is plain text. An input is written {{{{{found}}}}}.")
+        session.show_warning(f"{{{found}}} in the prompt_template is plain text. An input is written {{{{{found}}}}}.")
     if block := re.search(r"\{%.*?%\}", template, re.DOTALL):
-        session.warn(f"{block[0]} in the prompt_template is plain text. Make such texts in the query that asks.")
+        session.show_warning(
+            f"{block[0]} in the prompt_template is plain text. Make such texts in the query that asks."
+        )
 
 
 def _check_with_handler(session: Session, plan: _ModelDefinition) -> None:
@@ -383,7 +395,7 @@ def _check_with_handler(session: Session, plan: _ModelDefinition) -> None:
     what = f"Model '{plan.model.key.name}'"
     given = references.reveal(references.hide(plan.options, lambda _: False, what))
     handler = handler_of(session, plan.engine, given)
-    build(plan.handler.predict_options, pick(given, plan.handler.predict_options), what)
+    build_options(plan.handler.predict_options, pick_options(given, plan.handler.predict_options), what)
     spec: ModelSpec = spec_of(plan.handler, plan.model.base, given, what, plan.outputs.schema)
     try:
         handler.check(spec)
@@ -410,7 +422,7 @@ def _add_model(
         model,
         or_replace=statement.or_replace,
         tag=plan.settings.tag,
-        details={"base": model.base, "handler": plugins.package_of(plan.engine.handler)},
+        details={"base": model.base, "handler": plugins.handler_package(plan.engine.handler)},
     )
     return show.show_model(session, model.key)
 
@@ -438,15 +450,15 @@ def _check_engine_options(session: Session, cls: type[Handler], options: Mapping
         given = references.reveal(references.hide(options, lambda _: False, what))
     except SqlftError as e:
         if cls.engine_options is not dict:
-            check_names(options, names_of(cls.engine_options, EngineSettings), what)
-        session.warn(f"{e.message} It is needed when a model of this engine is asked.")
+            check_option_names(options, option_names(cls.engine_options, EngineSettings), what)
+        session.show_warning(f"{e.message} It is needed when a model of this engine is asked.")
         return
-    build(EngineSettings, pick(given, EngineSettings), what)
+    build_options(EngineSettings, pick_options(given, EngineSettings), what)
     try:
-        build(cls.engine_options, without(given, EngineSettings), what)
+        build_options(cls.engine_options, drop_options(given, EngineSettings), what)
     except OptionError:
         if cls.engine_options is not dict:  # its list of names shall have ours too
-            check_names(options, names_of(cls.engine_options, EngineSettings), what)
+            check_option_names(options, option_names(cls.engine_options, EngineSettings), what)
         raise
 
 
@@ -491,7 +503,7 @@ def parse_type(session: Session, text: str, what: str) -> Any:
     """The DuckDBPyType that the user's connection knows by a type's text; OptionError."""
     why = ""
     try:
-        if any(token.text == ";" for token in tokens(text)):
+        if any(token.text == ";" for token in tokenize(text)):
             raise StatementError("a type ends before a semicolon")
         return session.con.sql(f"SELECT CAST(NULL AS {text}) AS x").types[0]
     except (duckdb.Error, StatementError) as e:
@@ -530,7 +542,7 @@ def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameter
                 continue  # one that never was complete is not in memory
             if found.handler.unload(found.spec, found.artifact):
                 freed.append((model.key.name, found.version.key.number))
-            session.loaded.pop(found.digest, None)
+            session.unloaders.pop(found.digest, None)
     return pa.table(
         {"model": pa.array([m for m, _ in freed], pa.string()), "version": pa.array([n for _, n in freed], pa.int64())}
     )
@@ -538,9 +550,9 @@ def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameter
 
 def unload_all(session: Session) -> None:
     """Free what the session's statements have loaded."""
-    for free in list(session.loaded.values()):
+    for free in list(session.unloaders.values()):
         try:
             free()
         except SqlftError:
             continue
-    session.loaded.clear()
+    session.unloaders.clear()

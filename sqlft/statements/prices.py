@@ -10,8 +10,8 @@ from sqlft.catalog.records import UserPrice
 from sqlft.errors import NotFound, OptionError
 from sqlft.inference.prices import TOKEN_PRICES
 from sqlft.inference.resolve import engine_of
-from sqlft.options import build
-from sqlft.session import BUDGET, Parameters, PriceSettings, Session, SessionSettings, _check_setting
+from sqlft.options import build_options
+from sqlft.session import BUDGET_SETTING, Parameters, PriceSettings, Session, SessionSettings, _check_setting
 from sqlft.sql.statements import CreatePrice, DropPrice, ResetSetting, SetSetting, ShowPrices
 from sqlft.statements.show import filter_rows
 
@@ -29,7 +29,7 @@ def run_create_price(session: Session, statement: CreatePrice, parameters: Param
     """Keep a price of the user's; its row."""
     engine_of(session, statement.engine)
     what = f"The price of {statement.engine}{f' {statement.model!r}' if statement.model else ''}"
-    said = build(PriceSettings, statement.options, what)
+    said = build_options(PriceSettings, statement.options, what)
     values = {f.name: getattr(said, f.name) for f in fields(said)}
     if all(value is None for value in values.values()):
         raise OptionError(f"{what} has no number.", f"Add: USING input = …, output = … (of {', '.join(values)}).")
@@ -62,11 +62,11 @@ def run_set_setting(session: Session, statement: SetSetting, parameters: Paramet
     given = {k: None if isinstance(v, str) and v.lower() == "default" else v for k, v in statement.options.items()}
     for name in given:
         _check_setting(name, names)
-    said = build(SessionSettings, {k.removeprefix("sqlft_"): v for k, v in given.items()}, "SET")
-    if BUDGET in given:
-        session.purse.set(said.budget_usd)
+    said = build_options(SessionSettings, {k.removeprefix("sqlft_"): v for k, v in given.items()}, "SET")
+    if BUDGET_SETTING in given:
+        session.budget.set(said.budget_usd)
     if "sqlft_machine_usd_per_hour" in given:
-        session.purse.machine_usd_per_hour = said.machine_usd_per_hour
+        session.budget.machine_usd_per_hour = said.machine_usd_per_hour
 
 
 def run_reset_setting(session: Session, statement: ResetSetting, parameters: Parameters) -> None:

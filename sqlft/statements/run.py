@@ -67,7 +67,7 @@ def run_drop_cache(session: Session, cache: Cache, statement: s.DropCache) -> pa
     return pa.table({"dropped_answers": [count]})
 
 
-def _resolve_cache_name(session: Session, name: s.Name) -> str:
+def _resolve_cache_name(session: Session, name: s.ModelName) -> str:
     """The name under which a model's answers are kept, also of one that is gone."""
     found = session.find_model(name.name, name.project)
     key = found.key if found else ModelKey(name.name, name.project or session.project)

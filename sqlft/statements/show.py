@@ -13,10 +13,10 @@ from sqlft.catalog.records import RUNNING, Engine, Model, ModelKey, Version, to_
 from sqlft.errors import HandlerNotInstalled
 from sqlft.handler import Trainer
 from sqlft.inference.resolve import model_of, outputs_of
-from sqlft.plugins import handler_gap
+from sqlft.plugins import describe_missing_packages
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session
-from sqlft.sql.literals import quoted
+from sqlft.sql.literals import quote_text
 from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowModels, ShowProjects
 
 MODELS_SCHEMA = pa.schema(
@@ -95,7 +95,11 @@ def run_show_engines(session: Session, statement: ShowEngines, parameters: Param
 def run_show_handlers(session: Session, statement: ShowHandlers, parameters: Parameters) -> pa.Table:
     """A row for each installed handler, and what to install where something is missing."""
     return _filter_rows(
-        session, [_build_handler_row(name) for name in sorted(plugins.found())], HANDLERS_SCHEMA, statement, parameters
+        session,
+        [_build_handler_row(name) for name in sorted(plugins.find_entry_points())],
+        HANDLERS_SCHEMA,
+        statement,
+        parameters,
     )
 
 
@@ -213,8 +217,8 @@ def _build_engine_row(engine: Engine) -> dict[str, Any]:
 
 
 def _build_handler_row(name: str) -> dict[str, Any]:
-    package, _, version = plugins.package_of(name).partition(" ")
-    gap = handler_gap(name)
+    package, _, version = plugins.handler_package(name).partition(" ")
+    gap = describe_missing_packages(name)
     row = {
         "NAME": name,
         "TYPE": "ml",
@@ -224,7 +228,7 @@ def _build_handler_row(name: str) -> dict[str, Any]:
         "IMPORT_ERROR": gap,
     }
     try:
-        cls = plugins.handler_class(name)
+        cls = plugins.load_handler_class(name)
     except HandlerNotInstalled:
         return row
     about = (cls.__doc__ or "").strip().split("\n")[0]
@@ -248,7 +252,7 @@ def filter_rows(
     if like is None and where is None:
         return table
     name = "__sqlft_shown"
-    pattern = quoted("%" if like is None else like)
+    pattern = quote_text("%" if like is None else like)
     session.con.register(name, table)
     try:
         query = f"SELECT * FROM (FROM {name} WHERE {by} ILIKE {pattern}) WHERE {'true' if where is None else where}"

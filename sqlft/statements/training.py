@@ -19,10 +19,10 @@ from sqlft.data import Prepared
 from sqlft.errors import CatalogError
 from sqlft.handler import Estimate, Trainer
 from sqlft.inference.resolve import engine_of, model_of
-from sqlft.options import build, check_names, is_secret
+from sqlft.options import build_options, check_option_names, is_secret
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session, TrainSettings
-from sqlft.sql.statements import CancelModel, CreateModel, ExplainTraining, Finetune, Name, ResumeModel, Retrain
+from sqlft.sql.statements import CancelModel, CreateModel, ExplainTraining, Finetune, ModelName, ResumeModel, Retrain
 from sqlft.statements import models
 from sqlft.training import job, start
 from sqlft.training.estimate import GIGA, check_training_notice, estimate_training
@@ -67,10 +67,12 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
     """Go on with a training that was stopped or has failed, from its last checkpoint; watch one at a provider."""
     catalog = session.catalog
     model = model_of(session, statement.name.key)
-    cls = plugins.handler_class(engine_of(session, model.engine).handler)
+    cls = plugins.load_handler_class(engine_of(session, model.engine).handler)
     changeable = cls.resume_options if issubclass(cls, Trainer) else ()
-    check_names(statement.options, ["wait", *changeable], "RESUME MODEL")
-    wait = build(TrainSettings, {k: v for k, v in statement.options.items() if k == "wait"}, "RESUME MODEL").wait
+    check_option_names(statement.options, ["wait", *changeable], "RESUME MODEL")
+    wait = build_options(
+        TrainSettings, {k: v for k, v in statement.options.items() if k == "wait"}, "RESUME MODEL"
+    ).wait
     changed = {k: v for k, v in statement.options.items() if k in changeable}
     remote = is_remote(session, model)
     key = _find_version_key(session, statement.name, (*RUNNING, *RESUMABLE) if remote else RESUMABLE)
@@ -92,7 +94,7 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
     try:
         if issubclass(cls, Trainer):
             options = cls.train_options
-            build(options, references.reveal(changed), "RESUME MODEL")
+            build_options(options, references.reveal(changed), "RESUME MODEL")
             job.change_train_options(
                 work, references.hide(changed, lambda name: is_secret(name, options), f"MODEL {model.key.name}")
             )
@@ -114,7 +116,7 @@ def show_version(session: Session, key: VersionKey) -> pa.Table:
     return show_model(session, key.model, key.number)
 
 
-def _find_version_key(session: Session, name: Name, statuses: tuple[str, ...]) -> VersionKey:
+def _find_version_key(session: Session, name: ModelName, statuses: tuple[str, ...]) -> VersionKey:
     """The version that a name means; without a number the only one that has one of these statuses."""
     model = model_of(session, name.key)
     if name.version is not None:

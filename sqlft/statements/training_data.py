@@ -16,7 +16,7 @@ from sqlft.data.formats import PAIRS, is_known
 from sqlft.errors import DataError
 from sqlft.handler import Range, Trainer
 from sqlft.inference.resolve import engine_of, handler_of, model_of, outputs_of, prompt_of, spec_of
-from sqlft.options import build, names_of
+from sqlft.options import build_options, option_names
 from sqlft.session import Parameters, Session, TrainSettings
 from sqlft.sql.statements import AnalyzeTrainingData
 from sqlft.training import start
@@ -106,10 +106,10 @@ def _prepare_for_model(session: Session, statement: AnalyzeTrainingData, paramet
         prompt = prompt_of(model)
         outputs = outputs_of(model)
         return _prepare_rows(session, statement, parameters, prompt, model.targets, count_tokens, outputs), count_tokens
-    own = names_of(type(handler).train_options, TrainSettings)
+    own = option_names(type(handler).train_options, TrainSettings)
     stops, options = [], dict(statement.options)
     if "stop" in options and "stop" not in own:
-        stops = build(DataSettings, {"stop": options.pop("stop")}, STATEMENT).stop
+        stops = build_options(DataSettings, {"stop": options.pop("stop")}, STATEMENT).stop
     plan = plan_training(session, model, statement.source, options, STATEMENT)
     its_own = session.catalog.resolve_version(model.key, statement.model.version).details.get("stop")
     return start.prepare_training_rows(session, plan, parameters, [*(stops or ()), *(its_own or ())]), count_tokens
@@ -129,7 +129,7 @@ def _prepare_rows(
     count_tokens: CountTokens | None,
     outputs: Outputs | None = None,
 ) -> Prepared:
-    settings: DataSettings = build(DataSettings, statement.options, STATEMENT)
+    settings: DataSettings = build_options(DataSettings, statement.options, STATEMENT)
     rows = read_rows(session, statement.source, parameters, to_train=True)
     valid = parse_validation_source(settings.validation, statement.source)
     if prompt is None:

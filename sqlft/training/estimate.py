@@ -50,12 +50,12 @@ def estimate_training(session: Session, plan: TrainingPlan, prepared: Prepared) 
 def check_estimate(session: Session, plan: TrainingPlan, estimate: Estimate) -> None:
     """NotSupported for what cannot be done, unless `check` says otherwise; else tell what it will take."""
     if estimate.refusal is None:
-        session.tell(f"{plan.model.key.name}: {format_estimate(estimate)}")
+        session.show_notice(f"{plan.model.key.name}: {format_estimate(estimate)}")
         return
     why, next_step = estimate.refusal
     if plan.settings.check == "error":
         raise NotSupported(why, f"{next_step}{TRY_ANYWAY_HINT}")
-    session.warn(f"{why} {next_step}")
+    session.show_warning(f"{why} {next_step}")
 
 
 def check_findings(session: Session, plan: TrainingPlan, prepared: Prepared) -> None:
@@ -69,7 +69,7 @@ def check_findings(session: Session, plan: TrainingPlan, prepared: Prepared) -> 
         )
     for found in prepared.findings:
         if found.level != "info":
-            session.warn(str(found))
+            session.show_warning(str(found))
 
 
 def format_estimate(estimate: Estimate) -> str:

@@ -18,8 +18,8 @@ from sqlft.errors import Cancelled, CatalogError, HandlerError, SqlftError, Stat
 from sqlft.handler import Trainer
 from sqlft.inference.resolve import engine_of, handler_of, outputs_of, spec_of
 from sqlft.log import debug
-from sqlft.session import ANSWER_SECONDS, STOPS, Session, Tick
-from sqlft.sql.names import written
+from sqlft.session import CHOICE_SECONDS, STOP_LETTERS, Session, Tick
+from sqlft.sql.names import format_name
 from sqlft.training import job
 from sqlft.training.job import TrainingWorker
 
@@ -55,7 +55,7 @@ def follow_training(
     if ended.status != "complete":
         raise build_training_error(ended)
     for line in describe_outcome(session, ended):
-        session.tell(line)
+        session.show_notice(line)
     return ended
 
 
@@ -82,7 +82,7 @@ def describe_outcome(session: Session, version: Version) -> Iterator[str]:
         columns = [*Prompt(model.prompt_template).inputs, *outputs_of(model).names]
         yield (
             f"Is it better? On rows that it has not learnt: EVALUATE MODEL {model.key}.{before}, {version.key}"
-            f" ON (SELECT {', '.join(map(written, columns))} FROM …);"
+            f" ON (SELECT {', '.join(map(format_name, columns))} FROM …);"
         )
 
 
@@ -107,7 +107,7 @@ def cancel_training(session: Session, key: VersionKey) -> Version:
         if time.monotonic() > deadline:
             job.kill_worker(catalog.work_folder(key))
             break
-        session.progress(to_tick(version, "stopping"))
+        session.show_progress(to_tick(version, "stopping"))
         time.sleep(POLL_SECONDS / 2)
     if catalog.version(key).status != "complete":
         _cancel_at_provider(session, key)
@@ -127,14 +127,14 @@ def cancel_trainings(session: Session, model: ModelKey) -> None:
         try:
             cancel_training(session, key)
         except HandlerError as e:  # the provider is out of reach, and the model is to go all the same
-            session.warn(f"{e.message} Its job may go on there.")
+            session.show_warning(f"{e.message} Its job may go on there.")
 
 
 def cancel_all_trainings(session: Session) -> None:
     """Cancel all that trains, with a warning: the catalog goes, and nobody could ask what it came to."""
     catalog = session.catalog
     for version in (v for v in catalog.versions() if v.status in RUNNING):
-        session.warn(
+        session.show_warning(
             f"The training of {version.key} is cancelled{format_progress(version)}: "
             "its database is in memory and ends. "
             "Wait for it, or give the models a place: sqlft.connect('app.duckdb'), sqlft.connect(catalog='folder')."
@@ -145,7 +145,7 @@ def cancel_all_trainings(session: Session) -> None:
 
 def is_remote(session: Session, model: Model) -> bool:
     """Whether a model's trainings run at a provider."""
-    cls = plugins.handler_class(engine_of(session, model.engine).handler)
+    cls = plugins.load_handler_class(engine_of(session, model.engine).handler)
     return issubclass(cls, Trainer) and cls.remote
 
 
@@ -202,19 +202,19 @@ def _wait_or_ask(session: Session, worker: TrainingWorker | None, key: VersionKe
         try:
             return _wait_until_final(session, worker, key, "training")
         except KeyboardInterrupt:
-            if not asks or worker is None or session.choose is None:
+            if not asks or worker is None or session.ask_user is None:
                 raise
-        answer = session.choose(
-            _STOP_QUESTION.format(key=key, seconds=ANSWER_SECONDS),
+        answer = session.ask_user(
+            _STOP_QUESTION.format(key=key, seconds=CHOICE_SECONDS),
             lambda: session.catalog.version(key).status in RUNNING,
         )
         version = session.catalog.version(key)
-        if answer in ("", *STOPS) and version.status in RUNNING:
+        if answer in ("", *STOP_LETTERS) and version.status in RUNNING:
             raise KeyboardInterrupt
         session.interrupted = False
         if answer == "b":
             worker.background = True
-            session.tell(
+            session.show_notice(
                 f"{key} trains in the background; SHOW MODELS tells how far it is, CANCEL MODEL {key} stops it."
             )
             return version
@@ -242,7 +242,7 @@ def _wait_until_final(
                 format_progress(version),
                 version.progress.get("metrics", ""),
             )
-        session.progress(to_tick(version, what))
+        session.show_progress(to_tick(version, what))
         if session.interrupted and what == "training":
             raise KeyboardInterrupt
         if worker is None:

@@ -10,10 +10,10 @@ from sqlft.catalog.records import Engine, Model, Version, VersionKey
 from sqlft.errors import CatalogError, NotSupported, OptionError
 from sqlft.handler import Artifact, Trainer
 from sqlft.inference.resolve import engine_of, handler_of, model_of, resolve, spec_of, trainers
-from sqlft.options import build, check_names, is_secret, names_of, pick
+from sqlft.options import build_options, check_option_names, is_secret, option_names, pick_options
 from sqlft.secrets import references
 from sqlft.session import Session, TrainSettings
-from sqlft.sql.statements import Finetune, Name, Retrain, Source
+from sqlft.sql.statements import Finetune, ModelName, Retrain, RowSource
 
 BASE_OPTIONS = ("base", "model_name", "model")
 
@@ -30,7 +30,7 @@ class TrainingPlan:
     """An instance of the handler's train_options."""
     raw_options: Mapping[str, Any]
     """The part of USING that is for the handler, secrets not yet hidden."""
-    source: Source
+    source: RowSource
     engine_secrets: Mapping[str, Any] = field(default_factory=dict)
     """Secrets of the engine that USING gave for this training, such as api_key; not yet hidden."""
     start: Artifact | None = None
@@ -53,13 +53,13 @@ def plan_retrain(session: Session, statement: Retrain) -> TrainingPlan:
     source, options = statement.source, dict(statement.options)
     if source is None:
         last = _find_last_training(session, model, statement.name)
-        source = Source(last.query or "", last.database)
+        source = RowSource(last.query or "", last.database)
         options = {**{k: v for k, v in last.options.items() if v is not None}, **options}
     return plan_training(session, model, source, options, f"RETRAIN {statement.name}")
 
 
 def plan_training(
-    session: Session, model: Model, source: Source, options: Mapping[str, Any], what: str
+    session: Session, model: Model, source: RowSource, options: Mapping[str, Any], what: str
 ) -> TrainingPlan:
     """Check what a training was asked to do; NotSupported, OptionError."""
     engine = engine_of(session, model.engine)
@@ -77,12 +77,12 @@ def plan_training(
         handler = handler_of(session, engine, {**model.options, **access})
         assert isinstance(handler, Trainer)
     if cls is not dict:
-        check_names(options, names_of(TrainSettings, cls), what)
-    settings = build(TrainSettings, pick(options, TrainSettings), what)
-    taken = names_of(cls)
-    own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in names_of(TrainSettings))}
+        check_option_names(options, option_names(TrainSettings, cls), what)
+    settings = build_options(TrainSettings, pick_options(options, TrainSettings), what)
+    taken = option_names(cls)
+    own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in option_names(TrainSettings))}
     spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
-    chosen = handler.settled(spec, build(cls, references.reveal(own), what))
+    chosen = handler.settled(spec, build_options(cls, references.reveal(own), what))
     return TrainingPlan(model, engine, handler, settings, chosen, own, source, access)
 
 
@@ -90,7 +90,7 @@ def _split_training_options(
     model: Model, engine: Engine, cls: type[Trainer], options: Mapping[str, Any], what: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """USING without the model's engine and base, which may be repeated; and the secrets in it that are the engine's."""
-    own = names_of(TrainSettings, cls.train_options)
+    own = option_names(TrainSettings, cls.train_options)
     left, access = dict(options), {}
     for name, has, word in (("engine", engine.name, "engine"), *((n, model.base, "base") for n in BASE_OPTIONS)):
         if name in own or name not in left:
@@ -101,7 +101,7 @@ def _split_training_options(
                 f"{what}: the {word} of the model is '{has}', and training does not change it to '{said}'.",
                 f"Make another model: CREATE MODEL name PREDICT {model.predict} USING {name} = '{said}', …",
             )
-    secret = {n for n in names_of(cls.engine_options) if is_secret(n, cls.engine_options)}
+    secret = {n for n in option_names(cls.engine_options) if is_secret(n, cls.engine_options)}
     for name in [n for n in left if n not in own]:
         wanted = "api_key" if name not in secret and name.endswith("_api_key") else name
         if wanted in secret:
@@ -109,16 +109,16 @@ def _split_training_options(
     return left, access
 
 
-def parse_validation_source(wanted: Any, source: Source) -> Source | None:
+def parse_validation_source(wanted: Any, source: RowSource) -> RowSource | None:
     """The query whose rows are the validation set, if USING names one."""
-    if wanted is None or isinstance(wanted, Source):
+    if wanted is None or isinstance(wanted, RowSource):
         return wanted
     if isinstance(wanted, str):
-        return Source(wanted, source.database)
+        return RowSource(wanted, source.database)
     raise OptionError("'validation' must be a query.", "Write it in quotes: validation = 'SELECT … FROM …'.")
 
 
-def _find_last_training(session: Session, model: Model, name: Name) -> Version:
+def _find_last_training(session: Session, model: Model, name: ModelName) -> Version:
     """Version N, or the newest that was trained on a query."""
     if name.version is not None:
         known = [session.catalog.version(VersionKey(model.key, name.version))]

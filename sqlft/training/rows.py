@@ -12,19 +12,19 @@ import pyarrow as pa
 from sqlft.errors import DataError, NotFound, did_you_mean
 from sqlft.inference.cache import Cache
 from sqlft.session import Parameters, Session
-from sqlft.sql.literals import identifier, inline
-from sqlft.sql.passthrough import plain
-from sqlft.sql.statements import Source
+from sqlft.sql.literals import inline_parameters, quote_name
+from sqlft.sql.passthrough import parse_plain
+from sqlft.sql.statements import RowSource
 
 BATCH_ROWS = 100_000
 
 
-def read_rows(session: Session, source: Source, values: Parameters, *, to_train: bool = False) -> pa.Table:
+def read_rows(session: Session, source: RowSource, values: Parameters, *, to_train: bool = False) -> pa.Table:
     """All rows of the source; `values` are those of the whole statement's parameters.
 
     What is read `to_train` comes as prompts show it: see `fetch_lossless`.
     """
-    text = inline(source.query, values, source.parameters)
+    text = inline_parameters(source.query, values, source.parameters)
     with use_database(session, source.database):
         try:
             return _run_query(session, text, fetch_lossless if to_train else _fetch_arrow)
@@ -35,15 +35,15 @@ def read_rows(session: Session, source: Source, values: Parameters, *, to_train:
 
 
 def _run_query(session: Session, text: str, fetch: Callable[[duckdb.DuckDBPyRelation], pa.Table]) -> pa.Table:
-    from sqlft.query import Done, Native, Untouched, plan_query  # SHOW and DESCRIBE go without it
+    from sqlft.query import CompletedQuery, NativeQuery, UnchangedQuery, plan_query  # SHOW and DESCRIBE go without it
 
-    statement = plain(text, 0, len(text))
+    statement = parse_plain(text, 0, len(text))
     cache = Cache(session.catalog.folder / "cache.sqlite")
     try:
         planned = plan_query(session, cache, statement, None)
-        if isinstance(planned, Untouched | Native | Done):
-            query = planned.sql if isinstance(planned, Native) else statement.sql
-            relation = None if isinstance(planned, Done) else session.con.sql(query)
+        if isinstance(planned, UnchangedQuery | NativeQuery | CompletedQuery):
+            query = planned.sql if isinstance(planned, NativeQuery) else statement.sql
+            relation = None if isinstance(planned, CompletedQuery) else session.con.sql(query)
             if relation is None:
                 raise DataError("The query for the rows gives none, it is no SELECT.", "Write FROM db (SELECT …).")
             return fetch(relation)
@@ -86,7 +86,7 @@ def fetch_lossless(relation: duckdb.DuckDBPyRelation) -> pa.Table:
 
 
 def _project_lossless(name: str, kind: str, names: Sequence[str]) -> str:
-    quoted = identifier(name)
+    quoted = quote_name(name)
     if kind in NATIVE_TYPES or [n.lower() for n in names].count(name.lower()) > 1:  # which SQL cannot tell apart
         return quoted
     return f"CAST({f'to_json({quoted})' if kind in NESTED_TYPES else quoted} AS VARCHAR) AS {quoted}"
@@ -115,7 +115,7 @@ def use_database(session: Session, database: str | None) -> Iterator[None]:
             "FROM (SELECT …) reads what is open here.",
         )
     old = con.sql("SELECT current_setting('search_path'), current_database(), current_schema()").fetchall()[0]
-    con.execute(f"USE {identifier(target)}")
+    con.execute(f"USE {quote_name(target)}")
     _drain_result(con)
     try:
         yield
@@ -128,7 +128,7 @@ def _build_restore_statement(old: tuple[str, str, str]) -> str:
     search_path, database, schema = old
     if search_path and not re.fullmatch(r"[\w\"]+\.[\w\"]+", search_path):
         return "SET search_path = '" + search_path.replace("'", "''") + "'"
-    return f"USE {identifier(database)}.{identifier(schema)}"
+    return f"USE {quote_name(database)}.{quote_name(schema)}"
 
 
 def _drain_result(con: duckdb.DuckDBPyConnection) -> None:

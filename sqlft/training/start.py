@@ -19,10 +19,10 @@ from sqlft.handler import Estimate
 from sqlft.inference.budget import reserved
 from sqlft.inference.prices import tariff_for
 from sqlft.inference.resolve import outputs_of, plain, prompt_of, spec_of
-from sqlft.options import is_secret, pick, without
+from sqlft.options import drop_options, is_secret, pick_options
 from sqlft.secrets import references
 from sqlft.session import EngineSettings, Parameters, Session
-from sqlft.sql.statements import Source
+from sqlft.sql.statements import RowSource
 from sqlft.training import job
 from sqlft.training.estimate import check_estimate, check_findings, check_training_notice, estimate_training
 from sqlft.training.follow import follow_training
@@ -33,7 +33,7 @@ from sqlft.training.rows import read_rows
 def train_new_model(
     session: Session,
     model: Model,
-    source: Source,
+    source: RowSource,
     options: Mapping[str, Any],
     parameters: Parameters,
     *,
@@ -62,8 +62,11 @@ def train_version(
     wanted = job.TrainingJob(
         plan.engine.handler,
         plan.model.base,
-        without({**plan.engine.options, **pick(plan.model.options, handler.engine_options), **access}, EngineSettings),
-        pick(plan.model.options, handler.model_options),
+        drop_options(
+            {**plan.engine.options, **pick_options(plan.model.options, handler.engine_options), **access},
+            EngineSettings,
+        ),
+        pick_options(plan.model.options, handler.model_options),
         hidden,
         job.serialize_artifact(plan.start),
         plan.start_digest,
@@ -74,7 +77,7 @@ def train_version(
     made: list[VersionKey] = []
     name, most, cost = plan.model.key.name, plan.settings.max_cost_usd, _estimate_cost(fields["details"], estimate)
     ended = partial(_find_made_version, session, made)
-    with reserved(session.purse, name, plan.engine.name, most, cost, ended):
+    with reserved(session.budget, name, plan.engine.name, most, cost, ended):
         with job.stage_work(session.catalog, wanted, prepared.training_set) as stage:
             version = make(before_commit=stage.move_to, **fields)
             made.append(version.key)
@@ -110,7 +113,7 @@ def prepare_training_rows(
             thorough=stops is not None or plan.settings.check != "off",
         )
     except ImportError as e:  # the handler counts tokens
-        raise plugins.not_installed(plan.engine.handler, e) from e
+        raise plugins.not_installed_error(plan.engine.handler, e) from e
     except UnicodeError as e:
         raise DataError(f"The training rows have text that is not valid Unicode: {e}.", "Mend it in the query.") from e
 
@@ -138,7 +141,7 @@ def _build_version_fields(plan: TrainingPlan, prepared: Prepared, estimate: Esti
         "findings": tuple(dataclasses.asdict(found) for found in prepared.findings),
         "details": {
             "base": plan.model.base,
-            "handler": plugins.package_of(plan.engine.handler),
+            "handler": plugins.handler_package(plan.engine.handler),
             **({"started_from": f"version {plan.parent}"} if plan.start is not None else {}),
             **({"estimate": dataclasses.asdict(estimate)} if estimate is not None else {}),
         },

@@ -28,7 +28,7 @@ from sqlft.catalog.store import Catalog
 from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError
 from sqlft.handler import Artifact, ModelSpec, Progress, Trainer, TrainingSet
 from sqlft.log import debug
-from sqlft.options import build, redacted
+from sqlft.options import build_options, redact_secrets
 from sqlft.secrets import references
 from sqlft.training import job
 from sqlft.training.job import DETACH_MESSAGE
@@ -112,14 +112,14 @@ class TrainingRun:
             raise Cancelled(_STOP_MESSAGES[self.stop_reason], f"RESUME MODEL {self.key} goes on with it.")
 
     def _train(self, data: TrainingSet) -> Artifact:
-        cls = plugins.handler_class(self.job.handler)
+        cls = plugins.load_handler_class(self.job.handler)
         if not issubclass(cls, Trainer):
             raise NotSupported(f"The handler '{self.job.handler}' cannot train.", "SHOW HANDLERS lists those that can.")
         what = f"Version {self.key}"
-        handler = cls(build(cls.engine_options, references.reveal(self.job.engine_options), what))
-        made = build(cls.model_options, references.reveal(self.job.model_options), what)
+        handler = cls(build_options(cls.engine_options, references.reveal(self.job.engine_options), what))
+        made = build_options(cls.model_options, references.reveal(self.job.model_options), what)
         spec = ModelSpec(self.job.base, made, self.job.schema)
-        options = build(cls.train_options, references.reveal(self.job.train_options), what)
+        options = build_options(cls.train_options, references.reveal(self.job.train_options), what)
         start = self.job.artifact
         if start is not None and start.path is not None:
             files.verify_artifact(start.path, self.job.start_digest)
@@ -127,7 +127,7 @@ class TrainingRun:
         try:
             return handler.train(spec, start, data, options, self.work / FILES_FOLDER, self.report)
         except ImportError as e:
-            raise plugins.not_installed(self.job.handler, e) from e
+            raise plugins.not_installed_error(self.job.handler, e) from e
 
     def _mark_started(self) -> None:
         known = self.catalog.version(self.key)
@@ -192,7 +192,7 @@ class TrainingRun:
         self._write_end("interrupted" if self._is_remote() else why, _STOP_MESSAGES[why])
 
     def _is_remote(self) -> bool:
-        cls = plugins.handler_class(self.job.handler) if self.job.handler else None
+        cls = plugins.load_handler_class(self.job.handler) if self.job.handler else None
         return cls is not None and issubclass(cls, Trainer) and cls.remote
 
     def _write_end(self, status: str, error: str, cause: BaseException | None = None) -> None:
@@ -222,7 +222,7 @@ class TrainingRun:
     def _redact_secrets(self, text: str) -> str:
         for options in (self.job.engine_options, self.job.model_options, self.job.train_options):
             text = references.redact_text(text, options)
-        return redacted(text)
+        return redact_secrets(text)
 
     def _total_seconds(self) -> float:
         """Of all parts of the training."""
@@ -345,7 +345,7 @@ def _list_environment(handler: str) -> dict[str, Any]:
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             packages[name] = version(name)
-    return {"handler": plugins.package_of(handler) or handler, "packages": packages}
+    return {"handler": plugins.handler_package(handler) or handler, "packages": packages}
 
 
 def _hold_lock(lock: int) -> None:
@@ -365,8 +365,8 @@ def _hold_lock(lock: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Train the version that the arguments name."""
-    if log.is_wanted():
-        log.show(partial(print, file=sys.stderr, flush=True))
+    if log.is_requested():
+        log.write_log_to(partial(print, file=sys.stderr, flush=True))
     folder, model, project, number, lock = arguments
     _hold_lock(int(lock))
     session = os.dup(0)

@@ -12,7 +12,7 @@ import pytest
 
 from sqlft.errors import MissingSecret, StatementError, redact
 from sqlft.handler import Secret
-from sqlft.options import Env, build, is_secret
+from sqlft.options import Env, build_options, is_secret
 from sqlft.secrets import references
 
 KEY = "sk-very-secret"
@@ -75,7 +75,7 @@ def test_texts_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_error_its_notes_and_its_causes_are_redacted() -> None:
-    build(Login, {"api_key": KEY, "user": "me-myself"}, "It")
+    build_options(Login, {"api_key": KEY, "user": "me-myself"}, "It")
     error = StatementError("No.", f"USING x = '{KEY}'", 3, f"Not {KEY!r}.")
     error.__cause__ = ValueError(f"{KEY} and 'other-secret'")
     error.add_note(f"Also {KEY}, me-myself.")
@@ -100,7 +100,7 @@ def test_an_excerpt_that_begins_or_ends_within_a_secret(cut: str) -> None:
 
 @pytest.mark.parametrize("word", ["x", "none", "EMPTY", "ollama", "lm-studio", "sk-no-key-required", "not-needed"])
 def test_a_word_in_a_keys_place_is_starred_out_in_a_header_only(word: str) -> None:
-    build(Login, {"api_key": word}, "It")
+    build_options(Login, {"api_key": word}, "It")
     sent = f"Authorization: Bearer {word}"
     text = f"max_tokens of {word}, '{word}' and {word}s; none left in x"
     error = ValueError(f"{text}; {sent}, {sent}y")
@@ -116,7 +116,7 @@ def test_a_word_in_a_keys_place_is_starred_out_where_a_statement_is_quoted() -> 
 
 @pytest.mark.parametrize("key", ["sk-1234", "hunter2", "swordfishes", "a-pass-phrase"])
 def test_a_key_is_starred_out_wherever_it_stands(key: str) -> None:
-    build(Login, {"api_key": key}, "It")
+    build_options(Login, {"api_key": key}, "It")
     error = ValueError(f"a{key}b and {key}")
     references.redact_error(error)
     assert str(error) == "a****b and ****"

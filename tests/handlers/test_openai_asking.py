@@ -221,7 +221,7 @@ def test_answers_under_way_at_an_interrupt_are_kept(provider: Any, client: Clien
 def test_an_answer_streams_in_pieces(provider: Any, client: Client) -> None:
     pieces: list[str] = []
     client.engine()
-    client.con.session.piece = pieces.append
+    client.con.session.show_answer_part = pieces.append
     [row] = client.run("SELECT answer, answer_usage.output_tokens FROM m WHERE q = 'one two three'")
     assert row[0] == "A:one two three"
     assert row[1] is not None
@@ -268,7 +268,7 @@ def test_how_likely_an_answer_was(provider: Any, client: Client) -> None:
 def test_progress_is_told(provider: Any, client: Client) -> None:
     ticks: list[Tick] = []
     client.engine()
-    client.con.session.progress = ticks.append
+    client.con.session.show_progress = ticks.append
     client.ask(10)
     assert ticks[-1].done == 10
 

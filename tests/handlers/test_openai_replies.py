@@ -190,7 +190,7 @@ def chunk(text: str | None = None, finish: str | None = None, **more: Any) -> Bo
 def watched(desk: Desk) -> tuple[Desk, list[str]]:
     """A desk whose answers are shown while they are written."""
     shown: list[str] = []
-    desk.con.session.piece = shown.append
+    desk.con.session.show_answer_part = shown.append
     return desk, shown
 
 

@@ -19,7 +19,7 @@ from sqlft_openai.http import transport
 
 from sqlft.errors import Cancelled, DataError, OptionError, ProviderError
 from sqlft.handler import Artifact, ModelSpec, Progress, TrainingSet
-from sqlft.options import build
+from sqlft.options import build_options
 
 KIND = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -43,7 +43,7 @@ def spoken(engine: str) -> list[dict[str, Any]]:
     ]
     data = TrainingSet(pa.table({"messages": pa.array([turns] * 12, kind)}))
     cls = getattr(sqlft_openai, engine)
-    rows = checked(cls.engine, "gpt-4o-mini", data, build(cls.train_options, {}, "FINETUNE"))
+    rows = checked(cls.engine, "gpt-4o-mini", data, build_options(cls.train_options, {}, "FINETUNE"))
     sent: list[dict[str, Any]] = json.loads(jsonl(rows.train).splitlines()[0])["messages"]
     return sent
 
@@ -73,13 +73,13 @@ class Trained:
         if engine == "Fireworks":
             to = {"base_url": f"{provider.root}/inference/v1"}
         given = {**to, "api_key": provider.key, "poll_seconds": 0.01, **options}
-        self.handler = cls(build(cls.engine_options, given, "the engine"))
+        self.handler = cls(build_options(cls.engine_options, given, "the engine"))
         self.reports: list[Progress] = []
         self.report: Callable[[Progress], None] = self.reports.append
         self.base = "accounts/fireworks/models/tiny" if engine == "Fireworks" else "gpt-4o-mini"
 
     def train(self, data: TrainingSet | None = None, start: Artifact | None = None, **using: Any) -> Artifact:
-        options = build(self.handler.train_options, using, "FINETUNE")
+        options = build_options(self.handler.train_options, using, "FINETUNE")
         made: Artifact = self.handler.train(
             ModelSpec(self.base), start, data or conversations(12), options, self.workdir, lambda p: self.report(p)
         )
@@ -259,7 +259,7 @@ def test_the_tokens_of_a_job(provider: Any, at: Any) -> None:
         ModelSpec(there.base),
         None,
         data,
-        build(there.handler.train_options, {"n_epochs": 3, "max_train_tokens": 50_000_000, "seed": 3}, ""),
+        build_options(there.handler.train_options, {"n_epochs": 3, "max_train_tokens": 50_000_000, "seed": 3}, ""),
     )
     assert 1600 < estimate.examples < 1700
     assert 49_000_000 < estimate.tokens <= 50_000_000
@@ -270,7 +270,7 @@ def test_a_sample_is_the_seeds(provider: Any, at: Any) -> None:
 
     def drawn(seed: int) -> list[str]:
         there = at()
-        options = build(there.handler.train_options, {"n_epochs": 1, "max_train_tokens": 400, "seed": seed}, "")
+        options = build_options(there.handler.train_options, {"n_epochs": 1, "max_train_tokens": 400, "seed": seed}, "")
         rows = checked(there.handler.engine, "gpt-4o-mini", conversations(100), options)
         return [pair.messages[0]["content"] for pair in rows.train]
 

@@ -29,12 +29,12 @@ def test_examples_are_true(module: str) -> None:
 def con(monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlft.Connection]:
     """A connection with a model of the handler `counter` and 5,000 rows."""
     monkeypatch.syspath_prepend(str(HANDLERS))
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
     with sqlft.connect(warn=lambda text: None) as made:
         made.execute("CREATE MODEL m PREDICT answer USING engine = 'counter'")
         made.execute("CREATE TABLE t AS SELECT i AS id, 'p' || i AS x FROM range(5000) r(i)")
         yield made
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
 
 
 @pytest.mark.parametrize("using", ["", " USING cache = false"])
@@ -42,10 +42,10 @@ def test_an_interrupt_is_heard_between_answers(con: sqlft.Connection, using: str
     import counter
 
     before = len(counter.ASKED)
-    con.session.progress = lambda tick: con.interrupt()
+    con.session.show_progress = lambda tick: con.interrupt()
     with pytest.raises(Cancelled):
         con.execute(f"SELECT count(m.answer) FROM t JOIN m ON m.content = t.x{using}")
-    con.session.progress = lambda tick: None
+    con.session.show_progress = lambda tick: None
     assert len(counter.ASKED) - before < 5000
     assert con.execute("SELECT 42").fetchall() == [(42,)]
 

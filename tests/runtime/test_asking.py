@@ -41,11 +41,11 @@ class Desk:
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     monkeypatch.syspath_prepend(str(HANDLERS))
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
     made = Desk()
     yield made
     made.con.close()
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
 
 
 @pytest.fixture

@@ -41,11 +41,11 @@ class Till:
 @pytest.fixture
 def till(monkeypatch: pytest.MonkeyPatch) -> Iterator[Till]:
     monkeypatch.syspath_prepend(str(HANDLERS))
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
     made = Till()
     yield made
     made.con.close()
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
 
 
 def test_a_budget_is_never_passed_and_what_was_answered_is_kept(till: Till) -> None:
@@ -140,7 +140,7 @@ def test_a_training_that_would_pass_the_budget_does_not_begin(shop: Any) -> None
     shop.train("max_cost_usd = 0.6")
     assert shop.run("SELECT value, spent_usd FROM sqlft.settings WHERE name = 'sqlft_budget_usd'") == [(1.2, 0.0615)]
     shop.train("wait = false")
-    assert shop.con.session.purse.spent == pytest.approx(0.0615 + 0.6)
+    assert shop.con.session.budget.spent == pytest.approx(0.0615 + 0.6)
     with pytest.raises(BudgetExceeded, match="are spent"):
         shop.train()
     shop.ended(3)
@@ -159,11 +159,11 @@ def test_a_machines_hours_are_in_the_budget_of_a_training(shop: Any) -> None:
     shop.run("SET sqlft_budget_usd = 0.012")
     shop.train(what="FINETUNE own")
     ended = shop.version(2, "own")
-    assert shop.con.session.purse.spent == pytest.approx(ended.details["cost_usd"])
+    assert shop.con.session.budget.spent == pytest.approx(ended.details["cost_usd"])
     shop.run("SET sqlft_machine_usd_per_hour = 0")
     shop.run("SET sqlft_budget_usd = 0")
     shop.train(what="FINETUNE own")
-    assert shop.con.session.purse.spent == 0
+    assert shop.con.session.budget.spent == 0
 
 
 def test_a_training_that_breaks_off_costs_what_it_took(shop: Any) -> None:
@@ -175,7 +175,7 @@ def test_a_training_that_breaks_off_costs_what_it_took(shop: Any) -> None:
     shop.stranger.script({2: "refuse"})
     with pytest.raises(ProviderError, match="Sundays"):
         shop.train(what="FINETUNE own")
-    assert 0 < shop.con.session.purse.spent < 90
+    assert 0 < shop.con.session.budget.spent < 90
 
 
 def test_settings_can_be_read(till: Till) -> None:

@@ -10,7 +10,7 @@ import pytest
 import sqlft
 from sqlft.errors import NotFound
 from sqlft.inference.budget import reserved
-from sqlft.session import Purse
+from sqlft.session import SessionBudget
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_only_the_named_model_s_answers_are_forgotten(con: Any, name: str) -> No
 
 
 def test_what_a_training_holds_is_given_back_when_its_model_is_dropped() -> None:
-    purse = Purse(usd=10.0)
+    purse = SessionBudget(usd=10.0)
 
     def dropped() -> Any:
         raise NotFound("There is no version m.1.", "SHOW MODELS lists them.")

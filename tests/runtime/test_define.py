@@ -494,7 +494,7 @@ def test_a_view_keeps_to_the_project_in_which_it_was_made(con: Con) -> None:
 
 def test_a_name_of_a_schema_and_of_a_project_chooses_both(con: Con) -> None:
     told: list[str] = []
-    con.session.tell = told.append
+    con.session.show_notice = told.append
     for name in ("m", "shop.m"):
         con.execute(named(name))
     con.execute("CREATE SCHEMA shop; CREATE TABLE shop.t AS SELECT 5 AS x; USE shop")
@@ -567,7 +567,7 @@ def test_braces_of_python(con: Con) -> None:
     words = refused(con, DataError, NEW + "engine = 'echo', prompt_template = 'Say {x}'")
     assert "two braces on each side: {{x}}, not {x}" in words
     told: list[str] = []
-    con.session.warn = told.append
+    con.session.show_warning = told.append
     con.execute(NEW + """engine = 'echo', prompt_template = '{style}: {"a": 1} {{x}}'""")
     con.execute("""CREATE MODEL o PREDICT a USING engine = 'echo', prompt_template = '{"x": {y}} {% if x %}{{x}}'""")
     assert told == [

@@ -42,7 +42,7 @@ def test_what_is_broken_keeps_nothing_from_being_told(monkeypatch: pytest.Monkey
     def broken(name: str) -> Any:
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr(plugins, "handler_class", broken)
+    monkeypatch.setattr(plugins, "load_handler_class", broken)
     found = doctor.run_checkup()
     assert found["machine"] == {"error": "RuntimeError: no luck"}
     assert "RuntimeError: no luck" in doctor.format_checkup(found)

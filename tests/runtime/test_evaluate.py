@@ -53,12 +53,12 @@ class Desk:
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     monkeypatch.syspath_prepend(str(HANDLERS))
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
     made = Desk()
     made.asked()
     yield made
     made.con.close()
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
 
 
 def test_rows(desk: Desk) -> None:
@@ -329,6 +329,6 @@ def test_a_metric_of_another_package(desk: Desk, monkeypatch: pytest.MonkeyPatch
         "    return pc.less_equal(apart, slack).cast(pa.float64())\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
     [row] = desk.dicts("EVALUATE same_length FROM (SELECT 'abc' AS actual, 'abcd' AS prediction) USING slack = 1")
     assert (row["metric"], row["value"]) == ("same_length", 1)

@@ -90,7 +90,7 @@ def test_an_estimate_that_fails_stops_nothing(shop: Any) -> None:
 
 def test_the_estimate_is_told_and_kept_beside_what_was_taken(shop: Any) -> None:
     told: list[str] = []
-    shop.con.session.tell = told.append
+    shop.con.session.show_notice = told.append
     shop.train("steps = 3")
     assert told[:1] == ["m: 8 rows, 1,200 tokens, 3 steps, about 1.5 minutes, 2.1 GB of 4.0 GB free, $0.60, by heart"]
     facts = {row[0]: row[1:] for row in shop.run("DESCRIBE m.2.estimate")}

@@ -39,11 +39,11 @@ class Till:
 @pytest.fixture
 def till(monkeypatch: pytest.MonkeyPatch) -> Iterator[Till]:
     monkeypatch.syspath_prepend(str(HANDLERS))
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
     made = Till()
     yield made
     made.con.close()
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
 
 
 def test_what_is_not_known_is_null(till: Till) -> None:

@@ -43,13 +43,13 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[sqlft.Conne
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(HANDLERS))
         patch.setenv("SQLFT_HOME", str(tmp_path_factory.mktemp("shapes")))
-        plugins.found.cache_clear()
+        plugins.find_entry_points.cache_clear()
         con, raw = sqlft.connect(), duckdb.connect()
         con.execute(TABLES + MODELS)
         raw.execute(TABLES + ANSWERS)
         yield con, raw
         con.close()
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
 
 
 def _result(con: Any, query: str) -> tuple[list[str], list[str], list[tuple[Any, ...]]]:

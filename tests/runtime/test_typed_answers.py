@@ -39,7 +39,7 @@ class Desk:
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     monkeypatch.syspath_prepend(str(HANDLERS))
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
     import scribe
 
     scribe.ASKED.clear()
@@ -48,7 +48,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     made = Desk()
     yield made
     made.con.close()
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
 
 
 @pytest.fixture

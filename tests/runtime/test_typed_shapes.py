@@ -31,7 +31,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[sqlft.Conne
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(HANDLERS))
         patch.setenv("SQLFT_HOME", str(tmp_path_factory.mktemp("typed")))
-        plugins.found.cache_clear()
+        plugins.find_entry_points.cache_clear()
         import scribe
 
         con, raw = sqlft.connect(), duckdb.connect()
@@ -42,7 +42,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[sqlft.Conne
         raw.execute("CREATE TABLE m AS SELECT content, unnest(answer) FROM whole")
         yield con, raw
         con.close()
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
 
 
 def _result(con: Any, query: str) -> tuple[list[tuple[str, str]], list[tuple[Any, ...]]]:

@@ -53,7 +53,7 @@ def test_no_pieces_where_the_output_is_no_terminal(terminal: Callable[..., Any],
 
 def test_python_gets_the_pieces_of_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HANDLERS))
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()
     pieces: list[str] = []
     con = sqlft.connect(piece=pieces.append)
     con.execute(MODEL)
@@ -64,4 +64,4 @@ def test_python_gets_the_pieces_of_one_answer(monkeypatch: pytest.MonkeyPatch) -
     con.execute("SELECT a FROM m WHERE content = 'not json¦{\"a\": 1}'")
     assert (con.fetchall(), "".join(pieces)) == ([(1,)], "not json")  # what is mended is not written twice
     con.close()
-    plugins.found.cache_clear()
+    plugins.find_entry_points.cache_clear()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sqlft.progress import Bar, Curve, clock_time, counts, metrics
+from sqlft.progress import LossCurve, ProgressBar, format_clock_time, format_counts, format_metrics
 from sqlft.session import Tick
 
 
@@ -28,7 +28,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def shown(bar: Bar, clock: Clock, seconds: float, tick: Tick | None) -> None:
+def shown(bar: ProgressBar, clock: Clock, seconds: float, tick: Tick | None) -> None:
     clock.now += seconds
     bar.tick = tick
     bar.draw()
@@ -36,7 +36,7 @@ def shown(bar: Bar, clock: Clock, seconds: float, tick: Tick | None) -> None:
 
 def test_a_line_now_and_then_where_there_is_no_terminal(clock: Clock) -> None:
     stream = io.StringIO()
-    bar = Bar(stream, clock)
+    bar = ProgressBar(stream, clock)
     for second in range(25):
         shown(bar, clock, 1, Tick("m.2 training", second, 100, {"loss": 0.51234, "learning_rate": 1e-4}))
     assert stream.getvalue().splitlines() == [
@@ -73,7 +73,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pty]:
 
 
 def test_a_bar_on_a_terminal_that_goes_away(terminal: Pty, clock: Clock) -> None:
-    bar = Bar(terminal.stream, clock)
+    bar = ProgressBar(terminal.stream, clock)
     shown(bar, clock, 1, Tick("m.2 training", 10, 40))
     values = {"loss": 0.5, "valid_loss": 0.75, "examples_per_second": 12.345}
     shown(bar, clock, 5, Tick("m.2 training", 20, 40, values))
@@ -87,18 +87,18 @@ def test_a_bar_on_a_terminal_that_goes_away(terminal: Pty, clock: Clock) -> None
 
 
 def test_what_is_short_shows_nothing(terminal: Pty, clock: Clock) -> None:
-    bar = Bar(terminal.stream, clock)
+    bar = ProgressBar(terminal.stream, clock)
     shown(bar, clock, 0.4, Tick("asking m.1", 1, 2))
     bar.start()
     shown(bar, clock, 0.4, Tick("asking m.1", 1, 2))
-    bar.silence()
+    bar.hide_for_statement()
     shown(bar, clock, 5, Tick("asking m.1", 1, 2))
     terminal.stream.write("nothing")
     assert terminal.read() == "nothing"
 
 
 def test_a_sign_of_life_where_no_progress_is_told(terminal: Pty, clock: Clock) -> None:
-    bar = Bar(terminal.stream, clock)
+    bar = ProgressBar(terminal.stream, clock)
     shown(bar, clock, 1, None)
     shown(bar, clock, 64, None)
     assert "running" in (text := terminal.read())
@@ -106,7 +106,7 @@ def test_a_sign_of_life_where_no_progress_is_told(terminal: Pty, clock: Clock) -
 
 
 def test_validation_losses_stay_and_losses_draw_a_curve(terminal: Pty, clock: Clock) -> None:
-    bar = Bar(terminal.stream, clock)
+    bar = ProgressBar(terminal.stream, clock)
     shown(bar, clock, 1, Tick("m.2 training", 1, 40, {"loss": 2.0, "valid_loss": 1.5}))
     for step in range(2, 6):
         shown(bar, clock, 1, Tick("m.2 training", step, 40, {"loss": 2.0 / step, "examples_per_second": 3.0}))
@@ -119,18 +119,18 @@ def test_validation_losses_stay_and_losses_draw_a_curve(terminal: Pty, clock: Cl
 
 
 def test_a_long_curve_stays_short() -> None:
-    curve = Curve()
+    curve = LossCurve()
     for i in range(1000):
         curve.add({"loss": 1000.0 - i})
-    assert 8 <= len(curve.drawn) <= 12
-    assert (curve.drawn[0], curve.drawn[-1]) == ("█", "▁")
-    assert sorted(curve.drawn, reverse=True) == list(curve.drawn)
+    assert 8 <= len(curve.sparkline) <= 12
+    assert (curve.sparkline[0], curve.sparkline[-1]) == ("█", "▁")
+    assert sorted(curve.sparkline, reverse=True) == list(curve.sparkline)
 
 
 def test_numbers() -> None:
-    assert counts(Tick("x", 1200, 30000)) == "1,200/30,000"
-    assert counts(Tick("x", 0.256, 1)) == "26%"
-    assert counts(Tick("x", 7)) == "7"
-    assert counts(Tick("x", 0)) == ""
-    assert metrics({"loss": 1.0, "epoch": 2.0}) == "loss 1"
-    assert [clock_time(s) for s in (5, 65.4, 3725)] == ["0:05", "1:05", "1:02:05"]
+    assert format_counts(Tick("x", 1200, 30000)) == "1,200/30,000"
+    assert format_counts(Tick("x", 0.256, 1)) == "26%"
+    assert format_counts(Tick("x", 7)) == "7"
+    assert format_counts(Tick("x", 0)) == ""
+    assert format_metrics({"loss": 1.0, "epoch": 2.0}) == "loss 1"
+    assert [format_clock_time(s) for s in (5, 65.4, 3725)] == ["0:05", "1:05", "1:02:05"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sqlft.catalog.records import VersionKey
-from sqlft.connection import locked
+from sqlft.connection import database_locked_error
 from sqlft.shell.opening import Place
 from sqlft.shell.prompt import at_end, at_start
 from sqlft.training.follow import describe_outcome
@@ -58,7 +58,7 @@ def test_what_is_not_there(run: Run) -> None:
 
 def test_the_lock_error_names_who_has_it() -> None:
     text = 'Could not set lock on file "a.duckdb": Conflicting lock is held in /usr/bin/python3.11 (PID 77). See also'
-    assert locked("a.duckdb", text).message == (
+    assert database_locked_error("a.duckdb", text).message == (
         "a.duckdb is open in another process (python3.11, process 77), and only one may have it."
     )
 
@@ -66,7 +66,7 @@ def test_the_lock_error_names_who_has_it() -> None:
 def test_after_a_training_its_losses_cost_and_the_next_statement(shop: Any) -> None:
     pytest.importorskip("scipy", reason="the extra [evaluation] is not installed")
     told: list[str] = []
-    shop.con.session.tell = told.append
+    shop.con.session.show_notice = told.append
     shop.train("steps = 2")
     [done, following] = told[-2:]
     assert done.startswith("m.2 is complete in ")

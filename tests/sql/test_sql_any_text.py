@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sqlft.errors import StatementError
-from sqlft.sql.parser import has_using_tail, maybe_ours, parse
+from sqlft.sql.parser import has_using_tail, may_be_sqlft, parse
 from sqlft.sql.statements import Plain, Statement
 
 FIXTURES = sorted((Path(__file__).parent / "parse").glob("*.sql"))
@@ -27,7 +27,7 @@ PIECES = [*WORDS.split(), "\n", " ", "\t", "\u00a0", "\0", "\ud800", "9" * 30, "
 
 
 def check(text: str) -> None:
-    maybe_ours(text)
+    may_be_sqlft(text)
     has_using_tail(text)
     statements = parsed(text)
     end = 0
@@ -38,7 +38,7 @@ def check(text: str) -> None:
         assert text[statement.offset : end] == statement.text
         if isinstance(statement, Plain) and not statement.using:
             assert statement.sql == statement.text
-    if statements and not maybe_ours(text):
+    if statements and not may_be_sqlft(text):
         assert all(isinstance(s, Plain) for s in statements)
         assert len(statements) <= 1
 

@@ -4,11 +4,11 @@ import pytest
 
 from sqlft.errors import StatementError
 from sqlft.secrets.redact import redact_statement
-from sqlft.sql.lexer import parameters, split, tokens
+from sqlft.sql.lexer import find_parameters, split_statements, tokenize
 
 
 def kinds(text: str) -> list[tuple[str, str]]:
-    return [(t.kind, t.value) for t in tokens(text)]
+    return [(t.kind, t.value) for t in tokenize(text)]
 
 
 @pytest.mark.parametrize(
@@ -31,19 +31,19 @@ def kinds(text: str) -> list[tuple[str, str]]:
 )
 def test_tokens(text: str, expected: list[tuple[str, str]]) -> None:
     assert kinds(text) == expected
-    assert all(text[t.start : t.end] == t.text for t in tokens(text))
+    assert all(text[t.start : t.end] == t.text for t in tokenize(text))
 
 
 @pytest.mark.parametrize("quote", ["'abc", '"abc', "`abc", "$$abc", "$t$abc$$", "E'abc\\'", "/* a /* b */"])
 def test_what_never_closes_is_told_at_its_start(quote: str) -> None:
     with pytest.raises(StatementError, match="never closed") as caught:
-        tokens(f"select 1,\n  {quote}")
+        tokenize(f"select 1,\n  {quote}")
     assert (caught.value.line, caught.value.column) == (2, 3)
 
 
 def test_parameters_count_question_marks() -> None:
-    assert [p.key for p in parameters("? '?' $1 ? $name ?7 -- ?")] == [1, 1, 2, "name", 7]
-    assert [p.key for p in parameters("?, ?", before=3)] == [4, 5]
+    assert [p.key for p in find_parameters("? '?' $1 ? $name ?7 -- ?")] == [1, 1, 2, "name", 7]
+    assert [p.key for p in find_parameters("?, ?", before=3)] == [4, 5]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_parameters_count_question_marks() -> None:
     ],
 )
 def test_split(text: str, pieces: list[str]) -> None:
-    assert [text[a:b] for a, b in split(text)] == pieces
+    assert [text[a:b] for a, b in split_statements(text)] == pieces
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sqlft.errors import StatementError
-from sqlft.sql.parser import maybe_ours, parse
-from sqlft.sql.statements import ExplainTraining, Name, Plain, Source, Statement
+from sqlft.sql.parser import may_be_sqlft, parse
+from sqlft.sql.statements import ExplainTraining, ModelName, Plain, RowSource, Statement
 
 FIXTURES = sorted((Path(__file__).parent / "parse").glob("*.sql"))
 
@@ -40,10 +40,10 @@ def shown(value: Any) -> str:
         fields = [f for f in dataclasses.fields(value) if f.name not in ("text", "offset")]
         given = [f for f in fields if getattr(value, f.name) != default(f)]
         return f"{type(value).__name__}({', '.join(f'{f.name}={shown(getattr(value, f.name))}' for f in given)})"
-    if isinstance(value, Source):
+    if isinstance(value, RowSource):
         asked = f" ? {[p.key for p in value.parameters]}" if value.parameters else ""
         return f"<{value.database or ''}({value.query!r}){asked}>"
-    if isinstance(value, Name):
+    if isinstance(value, ModelName):
         return ".".join(str(part) for part in (value.project, value.name, value.version) if part is not None)
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k}: {shown(v)}" for k, v in value.items()) + "}"
@@ -68,7 +68,7 @@ def test_becomes(text: str, expected: str) -> None:
 def test_the_quick_look_lets_none_of_ours_pass(file: Path) -> None:
     for text, expected in blocks(file):
         if not expected.startswith("Plain") and "SELECT" not in text[:6]:
-            assert maybe_ours(text), text
+            assert may_be_sqlft(text), text
 
 
 @pytest.mark.parametrize("file", FIXTURES, ids=lambda f: f.stem)
@@ -86,7 +86,7 @@ def _moved(statement: Statement) -> Statement:
     changed = {
         f.name: value._replace(offset=value.offset - statement.offset)
         for f in dataclasses.fields(statement)
-        if isinstance(value := getattr(statement, f.name), Source)
+        if isinstance(value := getattr(statement, f.name), RowSource)
     }
     if isinstance(statement, ExplainTraining):
         inner = dataclasses.replace(statement.training, offset=statement.offset)
@@ -95,7 +95,7 @@ def _moved(statement: Statement) -> Statement:
     if isinstance(statement, Plain) or not hasattr(statement, "options"):
         return dataclasses.replace(statement, **changed)
     options = {
-        k: v._replace(offset=v.offset - statement.offset) if isinstance(v, Source) else v
+        k: v._replace(offset=v.offset - statement.offset) if isinstance(v, RowSource) else v
         for k, v in statement.options.items()
     }
     return dataclasses.replace(statement, **changed, options=options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import duckdb
 import pytest
 
-from sqlft.sql.parser import has_using_tail, maybe_ours, parse
+from sqlft.sql.parser import has_using_tail, may_be_sqlft, parse
 from sqlft.sql.statements import Plain
 
 STATEMENTS = [
@@ -94,7 +94,7 @@ def test_a_script_is_split_where_duckdb_splits_it() -> None:
 
 @pytest.mark.parametrize("text", STATEMENTS)
 def test_the_quick_look_agrees(text: str) -> None:
-    if not maybe_ours(text) and not has_using_tail(text):
+    if not may_be_sqlft(text) and not has_using_tail(text):
         assert [type(s) for s in parse(text)] == [Plain]
 
 
@@ -104,9 +104,9 @@ def test_the_quick_look_agrees(text: str) -> None:
      "create or replace temp view v as select 1", "drop table model", "describe select 1", "set threads = 1", "from t"],
 )  # fmt: skip
 def test_the_quick_look_lets_plain_statements_pass(text: str) -> None:
-    assert not maybe_ours(text)
-    assert not maybe_ours(text + " ; \n;")
-    assert maybe_ours(text + "; drop model m")
+    assert not may_be_sqlft(text)
+    assert not may_be_sqlft(text + " ; \n;")
+    assert may_be_sqlft(text + "; drop model m")
 
 
 @pytest.mark.parametrize("text", ["select * from t join u using (a)", "select 'x'", "delete from t using(a)"])

@@ -5,60 +5,60 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sqlft.sql import statements as s
-from sqlft.sql.cursor import NAMES, Cursor, Part
-from sqlft.sql.grammar.models import engine_name
+from sqlft.sql.cursor import NAME_KINDS, Cursor, NamePart
+from sqlft.sql.grammar.models import parse_engine_name
 
 Shown = Callable[[str | None, str | None], s.Statement]
 
 
 def show_models(c: Cursor) -> s.Statement | None:
     """SHOW MODELS [FROM|IN project] [LIKE pattern] [WHERE condition]"""
-    if not _shown(c):
+    if not _skip_show(c):
         return None
     project = None
     if c.skip("FROM") or c.skip("IN"):
         project = c.identifier("a project's name")
-    return s.ShowModels(project, _like(c), _where(c))
+    return s.ShowModels(project, _parse_like(c), _parse_where(c))
 
 
 def show_engines(c: Cursor) -> s.Statement | None:
     """SHOW ML_ENGINES [LIKE pattern] [WHERE condition]"""
-    return s.ShowEngines(_like(c), _where(c)) if _shown(c) else None
+    return s.ShowEngines(_parse_like(c), _parse_where(c)) if _skip_show(c) else None
 
 
 def show_handlers(c: Cursor) -> s.Statement | None:
     """SHOW HANDLERS [LIKE pattern] [WHERE condition]"""
-    return s.ShowHandlers(_like(c), _where(c)) if _shown(c) else None
+    return s.ShowHandlers(_parse_like(c), _parse_where(c)) if _skip_show(c) else None
 
 
 def show_projects(c: Cursor) -> s.Statement | None:
     """SHOW PROJECTS [LIKE pattern] [WHERE condition]"""
-    return s.ShowProjects(_like(c), _where(c)) if _shown(c) else None
+    return s.ShowProjects(_parse_like(c), _parse_where(c)) if _skip_show(c) else None
 
 
 def show_prices(c: Cursor) -> s.Statement | None:
     """SHOW PRICES [LIKE pattern] [WHERE condition]"""
-    return s.ShowPrices(_like(c), _where(c)) if _shown(c) else None
+    return s.ShowPrices(_parse_like(c), _parse_where(c)) if _skip_show(c) else None
 
 
 def describe_engine(c: Cursor) -> s.Statement | None:
     """DESCRIBE ML_ENGINE name; a table may have that name."""
-    if c.peek(2).kind not in NAMES:
+    if c.peek(2).kind not in NAME_KINDS:
         return describe(c)
     c.next()
     c.next()
-    name = engine_name(c, "an engine's name")
+    name = parse_engine_name(c, "an engine's name")
     c.expect_end()
     return s.DescribeEngine(name)
 
 
 def describe_model(c: Cursor) -> s.Statement | None:
     """DESCRIBE MODEL name[.N][.attribute]; a table or a model may be named so."""
-    if c.peek(2).kind not in NAMES:
+    if c.peek(2).kind not in NAME_KINDS:
         return describe(c)
     c.next()
     c.next()
-    statement = _described(c, c.dotted("a model's name"), explicit=True)
+    statement = _parse_described(c, c.dotted_name("a model's name"), explicit=True)
     c.expect_end()
     return statement
 
@@ -66,11 +66,13 @@ def describe_model(c: Cursor) -> s.Statement | None:
 def describe(c: Cursor) -> s.Statement | None:
     """DESCRIBE name[.N][.attribute]; DuckDB's where it is more than a name."""
     c.next()
-    if c.token.kind not in NAMES or any(t.kind not in (*NAMES, "number") and t.text != "." for t in c.tokens[1:]):
+    if c.token.kind not in NAME_KINDS or any(
+        t.kind not in (*NAME_KINDS, "number") and t.text != "." for t in c.tokens[1:]
+    ):
         return None
-    if any(a.kind in NAMES and b.kind in NAMES for a, b in zip(c.tokens[1:], c.tokens[2:], strict=False)):
+    if any(a.kind in NAME_KINDS and b.kind in NAME_KINDS for a, b in zip(c.tokens[1:], c.tokens[2:], strict=False)):
         return None
-    return _described(c, c.dotted("a name"), explicit=False)
+    return _parse_described(c, c.dotted_name("a name"), explicit=False)
 
 
 def show(c: Cursor) -> s.Statement | None:
@@ -78,7 +80,7 @@ def show(c: Cursor) -> s.Statement | None:
     return describe(c)
 
 
-def _described(c: Cursor, parts: list[Part], explicit: bool) -> s.Statement:
+def _parse_described(c: Cursor, parts: list[NamePart], explicit: bool) -> s.Statement:
     before: list[str] = []
     after: list[str] = []
     number: int | None = None
@@ -89,11 +91,11 @@ def _described(c: Cursor, parts: list[Part], explicit: bool) -> s.Statement:
             number = part.value
         else:
             raise c.error("There are two version numbers.", token=part.token)
-    return _read(c, before, number, after, explicit, parts)
+    return _make_describe(c, before, number, after, explicit, parts)
 
 
-def _read(
-    c: Cursor, before: list[str], number: int | None, after: list[str], explicit: bool, parts: list[Part]
+def _make_describe(
+    c: Cursor, before: list[str], number: int | None, after: list[str], explicit: bool, parts: list[NamePart]
 ) -> s.Statement:
     """a.b is model a's attribute b, unless a is the default project; a.b.c a model b of project a.
 
@@ -102,20 +104,20 @@ def _read(
     if len(before) > 2 and before[1].lower() == "models":
         del before[1]
         if len(before) == 2 and number is None:
-            return s.DescribeModel(s.Name(before[1], None, before[0]), None, explicit)
+            return s.DescribeModel(s.ModelName(before[1], None, before[0]), None, explicit)
     if len(before) + len(after) > 3 or len(before) > (3 if number is None else 2) or len(after) > 1:
         raise c.error("A model is named [project.]name[.N][.attribute].", token=parts[-1].token)
     if number is not None:
-        name = s.Name(before[-1], number, before[0] if before[1:] else None)
+        name = s.ModelName(before[-1], number, before[0] if before[1:] else None)
         return s.DescribeModel(name, after[0] if after else None, explicit)
     if len(before) == 3:
-        return s.DescribeModel(s.Name(before[1], None, before[0]), before[2], explicit)
+        return s.DescribeModel(s.ModelName(before[1], None, before[0]), before[2], explicit)
     if len(before) == 2 and before[0].lower() != s.DEFAULT_PROJECT:
-        return s.DescribeModel(s.Name(before[0]), before[1], explicit, s.Name(before[1], None, before[0]))
-    return s.DescribeModel(s.Name(before[-1], None, before[0] if before[1:] else None), None, explicit)
+        return s.DescribeModel(s.ModelName(before[0]), before[1], explicit, s.ModelName(before[1], None, before[0]))
+    return s.DescribeModel(s.ModelName(before[-1], None, before[0] if before[1:] else None), None, explicit)
 
 
-def _shown(c: Cursor) -> bool:
+def _skip_show(c: Cursor) -> bool:
     """Steps over SHOW MODELS; False for SHOW models.x, a table of DuckDB's."""
     c.next()
     while c.at("FULL") or c.at("EXTENDED"):
@@ -124,7 +126,7 @@ def _shown(c: Cursor) -> bool:
     return c.token.text != "."
 
 
-def _like(c: Cursor) -> str | None:
+def _parse_like(c: Cursor) -> str | None:
     if not c.skip("LIKE"):
         return None
     if c.token.kind != "string":
@@ -132,7 +134,7 @@ def _like(c: Cursor) -> str | None:
     return c.next().value
 
 
-def _where(c: Cursor) -> str | None:
+def _parse_where(c: Cursor) -> str | None:
     """The condition as typed, to the end of the statement."""
     if not c.skip("WHERE"):
         c.expect_end()
@@ -142,7 +144,7 @@ def _where(c: Cursor) -> str | None:
     return c.text[c.token.start : c.tokens[-1].end]
 
 
-Method = Callable[[Cursor], s.Statement | None]
+RefusingMethod = Callable[[Cursor], s.Statement | None]
 
 _JOBS = (
     "sqlft has no jobs: a statement runs when it is sent.",
@@ -169,7 +171,7 @@ _EXPORT = (
     "A model is not exported by a statement: its files lie beside the database.",
     "DESCRIBE name shows the folder of its adapter (ARTIFACT), which transformers and peft read.",
 )
-_NOT_HERE = {
+_UNSUPPORTED_KINDS = {
     "JOB": _JOBS,
     "AGENT": _AGENTS,
     "SKILL": _AGENTS,
@@ -179,7 +181,7 @@ _NOT_HERE = {
 }
 
 
-def refuse(message: str, next_step: str) -> Method:
+def make_refusal(message: str, next_step: str) -> RefusingMethod:
     """A method that refuses a statement at its second word."""
 
     def method(c: Cursor) -> s.Statement | None:
@@ -196,22 +198,22 @@ def create_trigger(c: Cursor) -> s.Statement | None:
     ahead = 5 if [c.peek(i).word for i in (2, 3, 4)] == ["IF", "NOT", "EXISTS"] else 2
     while c.peek(ahead + 1).text == ".":
         ahead += 2
-    return refuse(*_TRIGGERS)(c) if c.peek(ahead + 1).word == "ON" else None
+    return make_refusal(*_TRIGGERS)(c) if c.peek(ahead + 1).word == "ON" else None
 
 
 def drop_trigger(c: Cursor) -> s.Statement | None:
     """DROP TRIGGER name; where ON follows it is DuckDB's."""
-    return None if any(token.word == "ON" for token in c.tokens) else refuse(*_TRIGGERS)(c)
+    return None if any(token.word == "ON" for token in c.tokens) else make_refusal(*_TRIGGERS)(c)
 
 
-ELSEWHERE: dict[tuple[str, str], tuple[Method, type[s.Statement]]] = {
+REFUSED_STATEMENTS: dict[tuple[str, str], tuple[RefusingMethod, type[s.Statement]]] = {
     ("CREATE", "TRIGGER"): (create_trigger, s.Plain),
     ("DROP", "TRIGGER"): (drop_trigger, s.Plain),
-    ("EVALUATE", "KNOWLEDGE_BASE"): (refuse(*_KNOWLEDGE), s.Plain),
-    ("EXPORT", "MODEL"): (refuse(*_EXPORT), s.Plain),
+    ("EVALUATE", "KNOWLEDGE_BASE"): (make_refusal(*_KNOWLEDGE), s.Plain),
+    ("EXPORT", "MODEL"): (make_refusal(*_EXPORT), s.Plain),
     **{
-        (verb, kind): (refuse(*text), s.Plain)
-        for kind, text in _NOT_HERE.items()
+        (verb, kind): (make_refusal(*text), s.Plain)
+        for kind, text in _UNSUPPORTED_KINDS.items()
         for verb in ("CREATE", "DROP", "ALTER")
     },
 }

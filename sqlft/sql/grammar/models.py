@@ -5,45 +5,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlft.sql import statements as s
-from sqlft.sql.cursor import NAMES, Cursor, mapping, options, value
+from sqlft.sql.cursor import NAME_KINDS, Cursor, parse_mapping, parse_options, parse_value
 from sqlft.sql.lexer import Token
 
 MODEL_WORDS = ("MODEL", "PREDICTOR")
-NO_SERIES = "Time series are not supported: a model answers each row from that row alone."
+NO_TIME_SERIES = "Time series are not supported: a model answers each row from that row alone."
 
 
 def create_model(c: Cursor) -> s.Statement | None:
     """CREATE [OR REPLACE] MODEL …; CREATE MODEL (…) is left to an extension of DuckDB that has it."""
-    or_replace = _created(c)
+    or_replace = _skip_create(c)
     if c.token.text == "(":
         return None
-    if_not_exists = _if_not_exists(c, or_replace)
+    if_not_exists = _skip_if_not_exists(c, or_replace)
     name = c.name("a name for the model", version=False)
     source = c.source() if c.skip("FROM") else None
     if source and c.skip("AS"):  # an old spelling named the data here
         c.identifier("a name")
     c.expect("PREDICT")
-    columns = typed_columns(c) if c.token.text == "(" else untyped_columns(c)
-    predict, alias = (columns[0].name, None) if columns else predicted(c)
-    _refuse_series(c)
-    chosen = using(c)
+    columns = parse_typed_columns(c) if c.token.text == "(" else parse_untyped_columns(c)
+    predict, alias = (columns[0].name, None) if columns else parse_predicted(c)
+    _refuse_time_series(c)
+    chosen = parse_using(c)
     return s.CreateModel(name, predict, alias, source, chosen, or_replace, if_not_exists, columns)
 
 
-def typed_columns(c: Cursor) -> tuple[s.TypedColumn, ...]:
+def parse_typed_columns(c: Cursor) -> tuple[s.TypedColumn, ...]:
     """(name type [NOT NULL], …)"""
     c.expect_op("(")
     found: list[s.TypedColumn] = []
     while not found or c.skip_op(","):
         at = c.token
-        column = _typed_column(c)
-        _refuse_twice(c, column.name, found, at)
+        column = _parse_typed_column(c)
+        _refuse_duplicate(c, column.name, found, at)
         found.append(column)
     c.expect_op(")")
     return tuple(found)
 
 
-def _typed_column(c: Cursor) -> s.TypedColumn:
+def _parse_typed_column(c: Cursor) -> s.TypedColumn:
     name = c.identifier("an answer's column")
     first = last = c.token
     if c.token.text in (",", ")"):
@@ -55,7 +55,7 @@ def _typed_column(c: Cursor) -> s.TypedColumn:
     return s.TypedColumn(name, c.text[first.start : last.end], c.skip("NOT", "NULL"))
 
 
-def predicted(c: Cursor) -> tuple[str, str | None]:
+def parse_predicted(c: Cursor) -> tuple[str, str | None]:
     """col [AS alias]."""
     if c.token.text == "*":
         raise c.error("PREDICT needs the name of a column.", "Write: PREDICT answer")
@@ -64,34 +64,34 @@ def predicted(c: Cursor) -> tuple[str, str | None]:
     return column, alias
 
 
-def untyped_columns(c: Cursor) -> tuple[s.TypedColumn, ...]:
+def parse_untyped_columns(c: Cursor) -> tuple[s.TypedColumn, ...]:
     """a, b, …: several columns, each of them text; none where there is one name only."""
-    if c.token.kind not in NAMES or c.peek(1).text != ",":
+    if c.token.kind not in NAME_KINDS or c.peek(1).text != ",":
         return ()
     found: list[s.TypedColumn] = []
     while not found or c.skip_op(","):
         at = c.token
         name = c.identifier("an answer's column")
-        _refuse_twice(c, name, found, at)
+        _refuse_duplicate(c, name, found, at)
         found.append(s.TypedColumn(name, "VARCHAR"))
     if c.at("AS"):
         raise c.error("Of several columns none is renamed.", f"Write: PREDICT {', '.join(f.name for f in found)}")
     return tuple(found)
 
 
-def _refuse_twice(c: Cursor, name: str, found: Sequence[s.TypedColumn], at: Token) -> None:
+def _refuse_duplicate(c: Cursor, name: str, found: Sequence[s.TypedColumn], at: Token) -> None:
     if name.lower() in {f.name.lower() for f in found}:
         raise c.error(f"The column '{name}' is named twice.", "Name it once.", at)
 
 
-def using(c: Cursor) -> s.Options:
+def parse_using(c: Cursor) -> s.Options:
     """[USING …] and the end of the statement."""
-    chosen: s.Options = options(c) if c.skip("USING") else {}
+    chosen: s.Options = parse_options(c) if c.skip("USING") else {}
     c.expect_end()
     return chosen
 
 
-def no_detection(c: Cursor) -> s.Statement | None:
+def refuse_anomaly_detection(c: Cursor) -> s.Statement | None:
     """CREATE ANOMALY DETECTION MODEL."""
     if not c.at("CREATE", "ANOMALY", "DETECTION"):
         return None
@@ -104,7 +104,7 @@ def no_detection(c: Cursor) -> s.Statement | None:
 
 def create_project(c: Cursor) -> s.Statement:
     """CREATE PROJECT [IF NOT EXISTS] name"""
-    if_not_exists = _if_not_exists(c, _created(c))
+    if_not_exists = _skip_if_not_exists(c, _skip_create(c))
     name = c.identifier("a name for the project")
     c.expect_end()
     return s.CreateProject(name, if_not_exists)
@@ -123,26 +123,26 @@ def drop_project(c: Cursor) -> s.Statement:
 def use_project(c: Cursor) -> s.Statement | None:
     """USE name; of a longer name it is DuckDB's."""
     c.next()
-    if c.token.kind not in NAMES or c.peek(1).kind != "end":
+    if c.token.kind not in NAME_KINDS or c.peek(1).kind != "end":
         return None
     return s.UseProject(c.next().value)
 
 
 def create_engine(c: Cursor) -> s.Statement:
     """CREATE ML_ENGINE [IF NOT EXISTS] name FROM handler [USING …]"""
-    or_replace = _created(c)
+    or_replace = _skip_create(c)
     if or_replace:
         raise c.error("An engine is not replaced.", "DROP ML_ENGINE IF EXISTS name first.", c.tokens[1])
-    if_not_exists = _if_not_exists(c, or_replace)
-    name = engine_name(c, "a name for the engine")
+    if_not_exists = _skip_if_not_exists(c, or_replace)
+    name = parse_engine_name(c, "a name for the engine")
     c.expect("FROM")
     handler = c.identifier("a handler's name")
-    return s.CreateEngine(name, handler, using(c), if_not_exists)
+    return s.CreateEngine(name, handler, parse_using(c), if_not_exists)
 
 
-def engine_name(c: Cursor, what: str) -> str:
+def parse_engine_name(c: Cursor, what: str) -> str:
     """[project.]name; engines belong to no project, so that is left out."""
-    parts = c.dotted(what)
+    parts = c.dotted_name(what)
     if parts[2:] or not isinstance(parts[-1].value, str):
         raise c.error("An engine is named [project.]name.", token=parts[-1].token)
     return parts[-1].value
@@ -150,9 +150,9 @@ def engine_name(c: Cursor, what: str) -> str:
 
 def create_database(c: Cursor) -> s.Statement | None:
     """CREATE DATABASE name ENGINE …; without an engine it is DuckDB's affair."""
-    or_replace = _created(c)
-    if_not_exists = _if_not_exists(c, or_replace)
-    if c.token.kind not in NAMES:
+    or_replace = _skip_create(c)
+    if_not_exists = _skip_if_not_exists(c, or_replace)
+    if c.token.kind not in NAME_KINDS:
         return None
     name = c.identifier("a name for the database")
     if not c.skip("WITH"):
@@ -161,14 +161,14 @@ def create_database(c: Cursor) -> s.Statement | None:
         return None
     given: dict[str, str | s.Options] = {}
     while c.token.kind != "end":
-        _database_clause(c, given)
+        _parse_database_clause(c, given)
     engine, parameters = given.get("ENGINE"), given.get("PARAMETERS", {})
     if not isinstance(engine, str) or isinstance(parameters, str):
         raise c.unexpected("ENGINE = 'name'")
     return s.CreateDatabase(name, engine, parameters, if_not_exists, or_replace)
 
 
-def _database_clause(c: Cursor, given: dict[str, str | s.Options]) -> None:
+def _parse_database_clause(c: Cursor, given: dict[str, str | s.Options]) -> None:
     clause = c.token.word
     if clause in given:
         raise c.error(f"{clause} is given twice.", "Give it once.")
@@ -176,10 +176,10 @@ def _database_clause(c: Cursor, given: dict[str, str | s.Options]) -> None:
         c.expect("PARAMETERS")
     c.skip_op("=")
     if clause == "PARAMETERS":
-        given[clause] = mapping(c)
+        given[clause] = parse_mapping(c)
     else:
         first = c.token
-        engine = value(c) if first.kind in NAMES else None
+        engine = parse_value(c) if first.kind in NAME_KINDS else None
         if not isinstance(engine, str) or not engine:
             raise c.error("ENGINE needs a name.", "Write: ENGINE = 'sqlite'", first)
         given[clause] = engine
@@ -202,7 +202,7 @@ def drop_engine(c: Cursor) -> s.Statement:
     c.next()
     c.next()
     if_exists = c.skip("IF", "EXISTS")
-    name = engine_name(c, "an engine's name")
+    name = parse_engine_name(c, "an engine's name")
     c.expect_end()
     return s.DropEngine(name, if_exists)
 
@@ -219,7 +219,7 @@ def drop_cache(c: Cursor) -> s.Statement:
 def rename_model(c: Cursor) -> s.Statement:
     """ALTER MODEL a RENAME TO b, RENAME [MODEL] a TO b"""
     altered = c.next().word == "ALTER"
-    if not c.keyword_before_name(*MODEL_WORDS) and altered:
+    if not c.skip_keyword_before_name(*MODEL_WORDS) and altered:
         c.next()
     name = c.name(version=False)
     if altered:
@@ -230,7 +230,7 @@ def rename_model(c: Cursor) -> s.Statement:
     return s.RenameModel(name, to)
 
 
-def _created(c: Cursor) -> bool:
+def _skip_create(c: Cursor) -> bool:
     """Steps over CREATE [OR REPLACE] and what is created; whether it said OR REPLACE."""
     c.next()
     or_replace = c.skip("OR", "REPLACE")
@@ -238,13 +238,15 @@ def _created(c: Cursor) -> bool:
     return or_replace
 
 
-def _if_not_exists(c: Cursor, or_replace: bool) -> bool:
+def _skip_if_not_exists(c: Cursor, or_replace: bool) -> bool:
     if or_replace and c.at("IF", "NOT", "EXISTS"):
         raise c.error("OR REPLACE and IF NOT EXISTS contradict each other.", "Leave one of them out.")
     return c.skip("IF", "NOT", "EXISTS")
 
 
-def _refuse_series(c: Cursor) -> None:
+def _refuse_time_series(c: Cursor) -> None:
     for clause in (("ORDER", "BY"), ("GROUP", "BY"), ("WINDOW",), ("HORIZON",)):
         if c.at(*clause):
-            raise c.error(NO_SERIES, f"Leave {' '.join(clause)} out, and order or group rows in the query that asks.")
+            raise c.error(
+                NO_TIME_SERIES, f"Leave {' '.join(clause)} out, and order or group rows in the query that asks."
+            )

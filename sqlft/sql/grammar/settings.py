@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sqlft.sql import statements as s
-from sqlft.sql.cursor import NAMES, Cursor, options, value
+from sqlft.sql.cursor import NAME_KINDS, Cursor, parse_options, parse_value
 
 SCOPES = ("SESSION", "LOCAL", "GLOBAL")
 
@@ -16,9 +16,9 @@ def create_price(c: Cursor) -> s.Statement | None:
     if_not_exists = c.skip("IF", "NOT", "EXISTS")
     if not c.skip("FOR"):
         return None
-    engine, model = _whose(c)
+    engine, model = _parse_price_target(c)
     c.expect("USING")
-    given = options(c)
+    given = parse_options(c)
     c.expect_end()
     return s.CreatePrice(engine, model, given, or_replace, if_not_exists)
 
@@ -30,24 +30,24 @@ def drop_price(c: Cursor) -> s.Statement | None:
     if_exists = c.skip("IF", "EXISTS")
     if not c.skip("FOR"):
         return None
-    engine, model = _whose(c)
+    engine, model = _parse_price_target(c)
     c.expect_end()
     return s.DropPrice(engine, model, if_exists)
 
 
 def set_setting(c: Cursor) -> s.Statement:
     """SET sqlft_… = value"""
-    name = _setting(c)
+    name = _parse_setting_name(c)
     if not c.skip_op("="):
         c.expect("TO")
-    found = value(c)
+    found = parse_value(c)
     c.expect_end()
     return s.SetSetting({name: found})
 
 
 def reset_setting(c: Cursor) -> s.Statement:
     """RESET sqlft_…"""
-    name = _setting(c)
+    name = _parse_setting_name(c)
     c.expect_end()
     return s.ResetSetting(name)
 
@@ -55,7 +55,7 @@ def reset_setting(c: Cursor) -> s.Statement:
 def report_model(c: Cursor) -> s.Statement:
     """REPORT [MODEL] name [TO 'file.html']"""
     c.next()
-    c.keyword_before_name("MODEL", "PREDICTOR")
+    c.skip_keyword_before_name("MODEL", "PREDICTOR")
     name = c.name(version=False)
     path = None
     if c.skip("TO"):
@@ -66,22 +66,22 @@ def report_model(c: Cursor) -> s.Statement:
     return s.ReportModel(name, path)
 
 
-def _setting(c: Cursor) -> str:
+def _parse_setting_name(c: Cursor) -> str:
     c.next()
     for scope in SCOPES:
         c.skip(scope)
     return c.identifier("a setting's name").lower()
 
 
-def _whose(c: Cursor) -> tuple[str, str | None]:
+def _parse_price_target(c: Cursor) -> tuple[str, str | None]:
     """engine [[MODEL] model], the model quoted or not: gpt-6-luna."""
     engine = c.identifier("an engine's name")
-    if c.token.word == "MODEL" and c.peek(1).kind in NAMES and c.peek(1).word != "USING":
+    if c.token.word == "MODEL" and c.peek(1).kind in NAME_KINDS and c.peek(1).word != "USING":
         c.next()
-    if c.token.kind not in NAMES or c.token.word == "USING":
+    if c.token.kind not in NAME_KINDS or c.token.word == "USING":
         return engine, None
     first = c.token
-    model = value(c)
+    model = parse_value(c)
     if not isinstance(model, str) or not model:
         raise c.error("The model's name is a text.", "Write: CREATE PRICE FOR openai 'gpt-6-luna' USING …", first)
     return engine, model

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from sqlft.sql import statements as s
 from sqlft.sql.cursor import Cursor
-from sqlft.sql.grammar.models import MODEL_WORDS, create_model, using
+from sqlft.sql.grammar.models import MODEL_WORDS, create_model, parse_using
 
 
 def finetune(c: Cursor) -> s.Statement:
     """FINETUNE [MODEL] name[.N] FROM [db] (query) [USING …]"""
-    name = _named(c)
+    name = _parse_name(c)
     c.expect("FROM")
     source = c.source()
-    return s.Finetune(name, source, using(c))
+    return s.Finetune(name, source, parse_using(c))
 
 
 def retrain(c: Cursor) -> s.Statement:
     """RETRAIN [MODEL] name [FROM [db] (query)] [USING …]"""
-    name = _named(c)
+    name = _parse_name(c)
     source = c.source() if c.skip("FROM") else None
     if c.at("PREDICT"):
         raise c.error(
             "RETRAIN keeps the column that CREATE MODEL named.",
             "Leave PREDICT out, or make the model anew with CREATE OR REPLACE MODEL.",
         )
-    return s.Retrain(name, source, using(c))
+    return s.Retrain(name, source, parse_using(c))
 
 
-def explain(c: Cursor) -> s.Statement | None:
+def explain_training(c: Cursor) -> s.Statement | None:
     """EXPLAIN FINETUNE|RETRAIN|CREATE MODEL …; CREATE of anything else is DuckDB's to explain."""
     c.next()
     method = {"FINETUNE": finetune, "RETRAIN": retrain, "CREATE": create_model}[c.token.word]
@@ -40,7 +40,7 @@ def explain(c: Cursor) -> s.Statement | None:
     return s.ExplainTraining(found) if isinstance(found, s.Finetune | s.Retrain | s.CreateModel) else None
 
 
-def no_explain_analyze(c: Cursor) -> s.Statement | None:
+def refuse_explain_analyze(c: Cursor) -> s.Statement | None:
     """EXPLAIN ANALYZE of a training; of a query it is DuckDB's."""
     if c.peek(2).word not in ("FINETUNE", "RETRAIN", "CREATE"):
         return None
@@ -50,38 +50,38 @@ def no_explain_analyze(c: Cursor) -> s.Statement | None:
     )
 
 
-def analyze_data(c: Cursor) -> s.Statement | None:
+def analyze_training_data(c: Cursor) -> s.Statement | None:
     """ANALYZE TRAINING DATA FROM [db] (query) [FOR [MODEL] name[.N]] [USING …]; a table may be called training."""
     if c.peek(2).word != "DATA":
         return None
     for _ in range(3):
         c.next()
-    model = _model_for(c)
+    model = _parse_model_for(c)
     c.expect("FROM")
     source = c.source()
-    return s.AnalyzeTrainingData(source, model or _model_for(c), using(c))
+    return s.AnalyzeTrainingData(source, model or _parse_model_for(c), parse_using(c))
 
 
-def _model_for(c: Cursor) -> s.Name | None:
+def _parse_model_for(c: Cursor) -> s.ModelName | None:
     if not c.skip("FOR"):
         return None
-    c.keyword_before_name(*MODEL_WORDS)
+    c.skip_keyword_before_name(*MODEL_WORDS)
     return c.name()
 
 
-def cancel(c: Cursor) -> s.Statement:
+def cancel_model(c: Cursor) -> s.Statement:
     """CANCEL [MODEL] name[.N]"""
-    name = _named(c)
+    name = _parse_name(c)
     c.expect_end()
     return s.CancelModel(name)
 
 
-def resume(c: Cursor) -> s.Statement:
+def resume_model(c: Cursor) -> s.Statement:
     """RESUME [MODEL] name[.N] [USING …]"""
-    return s.ResumeModel(_named(c), using(c))
+    return s.ResumeModel(_parse_name(c), parse_using(c))
 
 
-def unload(c: Cursor) -> s.Statement:
+def unload_model(c: Cursor) -> s.Statement:
     """UNLOAD [MODEL] name[.N], UNLOAD ALL [MODELS]"""
     ahead = [c.peek(1).word, c.peek(2).word]
     if ahead[0] == "ALL" and ahead[1] in ("", "MODELS", "PREDICTORS"):
@@ -91,7 +91,7 @@ def unload(c: Cursor) -> s.Statement:
             c.next()
         c.expect_end()
         return s.UnloadModel()
-    name = _named(c)
+    name = _parse_name(c)
     c.expect_end()
     return s.UnloadModel(name)
 
@@ -102,7 +102,7 @@ def set_active(c: Cursor) -> s.Statement:
     c.next()
     if not c.skip_op("="):
         c.skip("TO")
-    c.keyword_before_name(*MODEL_WORDS)
+    c.skip_keyword_before_name(*MODEL_WORDS)
     name = c.name()
     if name.version is None:
         raise c.error("Which version is to be active?", f"Write its number: SET active {name}.2")
@@ -113,23 +113,23 @@ def set_active(c: Cursor) -> s.Statement:
 def evaluate(c: Cursor) -> s.Statement:
     """EVALUATE metric, … FROM (query), or EVALUATE MODEL name, … ON (query)"""
     c.next()
-    if c.keyword_before_name("MODEL", "MODELS"):
+    if c.skip_keyword_before_name("MODEL", "MODELS"):
         models = [c.name()]
         while c.skip_op(","):
             models.append(c.name())
         if not c.skip("ON"):
             c.expect("FROM")
         source = c.source()
-        return s.Evaluate((), source, tuple(models), using(c))
+        return s.Evaluate((), source, tuple(models), parse_using(c))
     metrics = [c.identifier("a metric's name")]
     while c.skip_op(","):
         metrics.append(c.identifier("a metric's name"))
     c.expect("FROM")
     source = c.source()
-    return s.Evaluate(tuple(metrics), source, (), using(c))
+    return s.Evaluate(tuple(metrics), source, (), parse_using(c))
 
 
-def _named(c: Cursor) -> s.Name:
+def _parse_name(c: Cursor) -> s.ModelName:
     c.next()
-    c.keyword_before_name(*MODEL_WORDS)
+    c.skip_keyword_before_name(*MODEL_WORDS)
     return c.name()
