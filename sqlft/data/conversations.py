@@ -16,11 +16,11 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sqlft.data.privacy import masked
+from sqlft.data.privacy import mask_private
 
 Level = Literal["error", "warning", "info"]
-EXAMPLES = 3
-SHOWN = 80
+MAX_EXAMPLES = 3
+EXAMPLE_LENGTH = 80
 """Characters of a prompt, and of an answer, in an example."""
 
 
@@ -76,7 +76,7 @@ class Conversation(NamedTuple):
         return self.turns[-1].content
 
 
-def finding(
+def build_finding(
     code: str,
     level: Level,
     rows: Sequence[int],
@@ -89,38 +89,38 @@ def finding(
     """A Finding about `rows`; ``{n}`` in the message is the count with its noun."""
     n = len(rows) if count is None else count
     noun = f"{n:,} conversation{'' if n == 1 else 's'}"
-    texts = tuple(masked(text) for text in shown[:EXAMPLES])
-    return Finding(code, level, n, message.replace("{n}", noun), tuple(rows[:EXAMPLES]), what_to_do, texts)
+    texts = tuple(mask_private(text) for text in shown[:MAX_EXAMPLES])
+    return Finding(code, level, n, message.replace("{n}", noun), tuple(rows[:MAX_EXAMPLES]), what_to_do, texts)
 
 
-def with_examples(findings: Sequence[Finding], conversations: Sequence[Conversation]) -> list[Finding]:
+def add_examples(findings: Sequence[Finding], conversations: Sequence[Conversation]) -> list[Finding]:
     """The findings with the texts of the rows that they name, where they show none of their own."""
     wanted = {row for f in findings if not f.shown for row in f.examples}
     known: Mapping[int, Conversation] = {c.row: c for c in conversations if c.row in wanted} if wanted else {}
     return [
-        f if f.shown else replace(f, shown=tuple(_shown(known[row]) for row in f.examples if row in known))
+        f if f.shown else replace(f, shown=tuple(_format_example(known[row]) for row in f.examples if row in known))
         for f in findings
     ]
 
 
-def _shown(conversation: Conversation) -> str:
+def _format_example(conversation: Conversation) -> str:
     asked = next((t.content for t in reversed(conversation.turns) if t.role == "user"), "")
     said = next((t.content for t in reversed(conversation.turns) if t.role == "assistant"), "")
-    return f"{_end(masked(asked))} → {_start(masked(said))}"
+    return f"{_shorten_start(mask_private(asked))} → {_shorten_end(mask_private(said))}"
 
 
-def _start(text: str) -> str:
+def _shorten_end(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return text if len(text) <= EXAMPLE_LENGTH else text[: EXAMPLE_LENGTH - 1] + "…"
 
 
-def _end(text: str) -> str:
+def _shorten_start(text: str) -> str:
     """The end of a prompt is what differs from row to row."""
     text = " ".join(text.split())
-    return text if len(text) <= SHOWN else "…" + text[1 - SHOWN :]
+    return text if len(text) <= EXAMPLE_LENGTH else "…" + text[1 - EXAMPLE_LENGTH :]
 
 
-Has = Callable[[str], object]
+TextTest = Callable[[str], object]
 
 
 class Corpus:
@@ -129,11 +129,11 @@ class Corpus:
     def __init__(self, conversations: Sequence[Conversation]) -> None:
         self.conversations = conversations
 
-    def holding(self, screen: str, has: Has = bool, role: str | None = None) -> list[int]:
+    def find_rows(self, screen: str, has: TextTest = bool, role: str | None = None) -> list[int]:
         """The rows of the conversations with a text that matches `screen` (RE2) and of which `has` is true."""
-        return list(dict.fromkeys(c.row for c, t in self.matching(screen, role) if has(t.content)))
+        return list(dict.fromkeys(c.row for c, t in self.find_turns(screen, role) if has(t.content)))
 
-    def matching(self, screen: str, role: str | None = None) -> Iterator[tuple[Conversation, Turn]]:
+    def find_turns(self, screen: str, role: str | None = None) -> Iterator[tuple[Conversation, Turn]]:
         """Each message that matches, with its conversation; with `role` only that role's."""
         hits = pc.indices_nonzero(pc.match_substring_regex(self._texts, screen))
         for i in hits.to_pylist():
@@ -141,7 +141,7 @@ class Corpus:
             if role is None or turn.role == role:
                 yield conversation, turn
 
-    def every(self, most: int) -> Corpus:
+    def sample_evenly(self, most: int) -> Corpus:
         """At most so many of the conversations, evenly spaced."""
         step = -(-len(self.conversations) // most)
         return self if step <= 1 else Corpus(self.conversations[::step])
@@ -157,22 +157,22 @@ class Corpus:
         )
 
 
-PLAIN = (pa.field("role", pa.string()), pa.field("content", pa.string()))
-MESSAGES = pa.schema([("messages", pa.list_(pa.struct(PLAIN)))])
-MORE = {"weight": pa.field("weight", pa.int32()), "name": pa.field("name", pa.string())}
+MESSAGE_FIELDS = (pa.field("role", pa.string()), pa.field("content", pa.string()))
+MESSAGES = pa.schema([("messages", pa.list_(pa.struct(MESSAGE_FIELDS)))])
+OPTIONAL_FIELDS = {"weight": pa.field("weight", pa.int32()), "name": pa.field("name", pa.string())}
 """What messages have besides where one of them says it."""
 CHUNK_CHARACTERS = 100_000_000
 """A batch's texts must stay below Arrow's 2 GB."""
 
 
-def table_of(conversations: Sequence[Conversation]) -> pa.Table:
+def build_table(conversations: Sequence[Conversation]) -> pa.Table:
     """A table of messages: list<struct<role: string, content: string>>; and rejected: string, if any has that.
 
     Where a message has a weight of 0 or a name, the structs have the fields weight: int32 and name: string too.
     """
     turns = [t for c in conversations for t in c.turns]
     wanted = {"weight": any(t.weight != 1 for t in turns), "name": any(t.name is not None for t in turns)}
-    kind = pa.struct([*PLAIN, *(MORE[name] for name, is_said in wanted.items() if is_said)])
+    kind = pa.struct([*MESSAGE_FIELDS, *(OPTIONAL_FIELDS[name] for name, is_said in wanted.items() if is_said)])
     batches: list[list[Conversation]] = [[]]
     size = 0
     for c in conversations:
@@ -181,13 +181,13 @@ def table_of(conversations: Sequence[Conversation]) -> pa.Table:
             size = 0
         batches[-1].append(c)
         size += sum(len(t.content) for t in c.turns)
-    made = pa.Table.from_batches([_batch(b, kind) for b in batches], pa.schema([("messages", pa.list_(kind))]))
+    made = pa.Table.from_batches([_build_batch(b, kind) for b in batches], pa.schema([("messages", pa.list_(kind))]))
     if all(c.rejected is None for c in conversations):
         return made
     return made.append_column("rejected", pa.array([c.rejected for c in conversations], pa.string()))
 
 
-def _batch(conversations: Sequence[Conversation], kind: pa.StructType) -> pa.RecordBatch:
+def _build_batch(conversations: Sequence[Conversation], kind: pa.StructType) -> pa.RecordBatch:
     fields = [kind.field(i) for i in range(kind.num_fields)]
     turns = [t for c in conversations for t in c.turns]
     columns = [pa.array([getattr(t, f.name) for t in turns], f.type) for f in fields]
@@ -199,37 +199,37 @@ def _batch(conversations: Sequence[Conversation], kind: pa.StructType) -> pa.Rec
     return pa.RecordBatch.from_arrays([lists.cast(schema.field(0).type)], schema=schema)
 
 
-SPLIT_FROM, MOST_VALID = 50, 200
+MIN_SPLIT_ROWS, MAX_VALIDATION_ROWS = 50, 200
 
 
-def split(
+def split_validation(
     conversations: Sequence[Conversation], share: float | None = None, seed: int = 0
 ) -> tuple[list[Conversation], list[Conversation]]:
     """Train and validation, each in the given order; `share` None is a tenth of 50 or more, at most 200."""
-    held = _held(conversations, _wanted(len(conversations), share), seed)
+    held = _hold_out_prompts(conversations, _choose_validation_size(len(conversations), share), seed)
     train = [c for c in conversations if c.prompt not in held]
     return train, [c for c in conversations if c.prompt in held]
 
 
-def _wanted(count: int, share: float | None) -> int:
+def _choose_validation_size(count: int, share: float | None) -> int:
     if share is None:
-        return min(count // 10, MOST_VALID) if count >= SPLIT_FROM else 0
+        return min(count // 10, MAX_VALIDATION_ROWS) if count >= MIN_SPLIT_ROWS else 0
     return max(1, round(count * share)) if share > 0 else 0
 
 
-def _held(conversations: Sequence[Conversation], wanted: int, seed: int) -> set[tuple[Turn, ...]]:
+def _hold_out_prompts(conversations: Sequence[Conversation], wanted: int, seed: int) -> set[tuple[Turn, ...]]:
     """Prompts in the order that the seed sets, until they make `wanted` conversations; one stays to train on."""
     sizes: dict[tuple[Turn, ...], int] = defaultdict(int)
     for c in conversations:
         sizes[c.prompt] += 1
     held: set[tuple[Turn, ...]] = set()
     count = 0
-    for prompt in sorted(sizes, key=lambda p: _order(seed, p))[:-1] if wanted else []:
+    for prompt in sorted(sizes, key=lambda p: _hash_prompt(seed, p))[:-1] if wanted else []:
         if count + sizes[prompt] <= wanted:
             held.add(prompt)
             count += sizes[prompt]
     return held
 
 
-def _order(seed: int, prompt: tuple[Turn, ...]) -> bytes:
+def _hash_prompt(seed: int, prompt: tuple[Turn, ...]) -> bytes:
     return sha256(repr((seed, prompt)).encode()).digest()

@@ -1,7 +1,7 @@
 """One value of a training row as messages: lists of {role, content} or {from, value}, and JSON texts of them.
 
 `shapes` calls this for the columns that may hold conversations.  What comes out are turns, or `Unread` with the reason
-why this row cannot be learned from; `unread` makes findings of those reasons.
+this row cannot be learned from; `SkippedRows` makes findings of those reasons.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from sqlft.data.conversations import Conversation, Finding, Turn, finding
-from sqlft.data.prompts import text_column, text_of
+from sqlft.data.conversations import Conversation, Finding, Turn, build_finding
+from sqlft.data.prompts import to_text, to_text_column
 from sqlft.errors import DataError, did_you_mean
 
 ROLES = {
@@ -21,15 +21,15 @@ ROLES = {
     "assistant": "assistant", "gpt": "assistant", "ai": "assistant", "bot": "assistant", "model": "assistant",
     "chatgpt": "assistant",
 }  # fmt: skip
-TOOLS = {"tool", "function", "function_call", "tool_call", "tool_response", "function_response", "observation"}
-CALLS = ("tool_calls", "function_call")
-MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+TOOL_ROLES = {"tool", "function", "function_call", "tool_call", "tool_response", "function_response", "observation"}
+TOOL_CALL_KEYS = ("tool_calls", "function_call")
+MEDIA_KEYS = ("image", "images", "audio", "audios", "video", "videos")
 """Keys of a message, and columns beside messages, that hold what is no text."""
 TEXT_PARTS = ("text", "input_text", "output_text")
-KEYS = (("role", "content"), ("from", "value"))
-MAYBE_JSON = frozenset("[{ \n\t\r")
-LISTS = ("messages", "conversations", "conversation")
-_FOUND: Mapping[str, tuple[str, str]] = {
+MESSAGE_KEYS = (("role", "content"), ("from", "value"))
+JSON_STARTS = frozenset("[{ \n\t\r")
+MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
+_FINDINGS: Mapping[str, tuple[str, str]] = {
     "bad_messages": ("{n} left out that hold no list of {role, content}, nor JSON of one{details}.",
         "Mend or filter out these rows."),
     "unknown_role": ("{n} left out with a role that is not known: {details}.",
@@ -45,7 +45,7 @@ _FOUND: Mapping[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-class Unread(ValueError):
+class UnreadableRow(ValueError):
     """Why a row cannot be learned from; `code` is the finding's."""
 
     def __init__(self, code: str, detail: str = "") -> None:
@@ -53,64 +53,64 @@ class Unread(ValueError):
         self.code, self.detail = code, detail
 
 
-class Left:
+class SkippedRows:
     """The rows that are left out, with why."""
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[int, str]] = defaultdict(dict)
 
-    def add(self, row: int, why: Unread) -> None:
+    def add(self, row: int, why: UnreadableRow) -> None:
         """Count one."""
         self._rows[why.code][row] = why.detail
 
     @property
     def findings(self) -> list[Finding]:
         """One for each reason."""
-        return [_finding(code, rows) for code, rows in self._rows.items()]
+        return [_build_finding(code, rows) for code, rows in self._rows.items()]
 
 
-def _finding(code: str, rows: Mapping[int, str]) -> Finding:
-    text, next_step = _FOUND[code]
+def _build_finding(code: str, rows: Mapping[int, str]) -> Finding:
+    text, next_step = _FINDINGS[code]
     details = list(dict.fromkeys(d for d in rows.values() if d))
     shown = ", ".join(details[:3]) + (" …" if len(details) > 3 else "")
     if code == "bad_messages" and shown:
         shown = f" ({shown})"
-    return finding(code, "warning", list(rows), text.replace("{details}", shown), next_step)
+    return build_finding(code, "warning", list(rows), text.replace("{details}", shown), next_step)
 
 
-def turns_of(value: Any) -> tuple[Turn, ...]:
-    """The messages of one row; Unread.
+def parse_turns(value: Any) -> tuple[Turn, ...]:
+    """The messages of one row; UnreadableRow.
 
-    >>> turns_of([{"from": "human", "value": "1 + 1"}, {"from": "gpt", "value": "2"}])[1].role
+    >>> parse_turns([{"from": "human", "value": "1 + 1"}, {"from": "gpt", "value": "2"}])[1].role
     'assistant'
     """
-    messages = listed(value)
+    messages = parse_message_list(value)
     if messages is None:
-        raise Unread("bad_messages")
-    return tuple(turn_of(m) for m in messages)
+        raise UnreadableRow("bad_messages")
+    return tuple(parse_turn(m) for m in messages)
 
 
-def listed(value: Any) -> list[Mapping[str, Any]] | None:
+def parse_message_list(value: Any) -> list[Mapping[str, Any]] | None:
     """The messages in a value, unread; None where it is no list of them."""
     if isinstance(value, str):
-        value = _parsed(value)
+        value = _parse_json(value)
     if isinstance(value, Mapping):
-        inner = next((value[name] for name in LISTS if value.get(name) is not None), None)
+        inner = next((value[name] for name in MESSAGE_COLUMNS if value.get(name) is not None), None)
         value = [value] if inner is None else inner
     if not isinstance(value, (list, tuple)) or not value:
         return None
-    messages = [_parsed(m) if isinstance(m, str) else m for m in value]
-    return [_lower(m) for m in messages] if all(map(_is_message, messages)) else None
+    messages = [_parse_json(m) if isinstance(m, str) else m for m in value]
+    return [_lower_keys(m) for m in messages] if all(map(_is_message, messages)) else None
 
 
-def spoken(value: Any) -> list[Mapping[str, Any]] | None:
+def parse_spoken_messages(value: Any) -> list[Mapping[str, Any]] | None:
     """Messages where a text may stand too: with a role that is known, or nearly; other JSON is a text like any."""
-    messages = listed(value)
-    roles = [text_of(m.get("role") or m.get("from")).strip().lower() for m in messages or ()]
-    return messages if any(role in ROLES or role in TOOLS or did_you_mean(role, ROLES) for role in roles) else None
+    messages = parse_message_list(value)
+    roles = [to_text(m.get("role") or m.get("from")).strip().lower() for m in messages or ()]
+    return messages if any(role in ROLES or role in TOOL_ROLES or did_you_mean(role, ROLES) for role in roles) else None
 
 
-def _parsed(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     if text.lstrip()[:1] not in ("[", "{"):
         return None
     try:
@@ -123,82 +123,84 @@ def _is_message(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
     keys = {str(k).lower() for k in value}
-    return any(a in keys and b in keys for a, b in KEYS) or ("role" in keys and any(c in keys for c in CALLS))
+    return any(a in keys and b in keys for a, b in MESSAGE_KEYS) or (
+        "role" in keys and any(c in keys for c in TOOL_CALL_KEYS)
+    )
 
 
-def _lower(message: Mapping[str, Any]) -> Mapping[str, Any]:
+def _lower_keys(message: Mapping[str, Any]) -> Mapping[str, Any]:
     return {str(k).lower(): v for k, v in message.items()}
 
 
-def turn_of(message: Mapping[str, Any]) -> Turn:
-    """One message, its keys in small letters; Unread."""
+def parse_turn(message: Mapping[str, Any]) -> Turn:
+    """One message, its keys in small letters; UnreadableRow."""
     named = message.get("role") if message.get("role") is not None else message.get("from")
-    if called := [name for name in CALLS if message.get(name)]:
-        raise Unread("tool_messages", called[0])
-    if media := [name for name in MEDIA if message.get(name)]:
-        raise Unread("other_parts", media[0])
+    if called := [name for name in TOOL_CALL_KEYS if message.get(name)]:
+        raise UnreadableRow("tool_messages", called[0])
+    if media := [name for name in MEDIA_KEYS if message.get(name)]:
+        raise UnreadableRow("other_parts", media[0])
     content = message.get("content") if message.get("content") is not None else message.get("value")
-    return made(text_of(named), _content(content), message.get("weight"), message.get("name"))
+    return build_turn(to_text(named), _join_parts(content), message.get("weight"), message.get("name"))
 
 
-def made(role: str, content: str, weight: Any = None, name: Any = None) -> Turn:
-    """A turn of what a message says of itself; Unread."""
-    return Turn(_role(role), content, _weight(weight), text_of(name) or None)
+def build_turn(role: str, content: str, weight: Any = None, name: Any = None) -> Turn:
+    """A turn of what a message says of itself; UnreadableRow."""
+    return Turn(_parse_role(role), content, _parse_weight(weight), to_text(name) or None)
 
 
-def _role(role: str) -> str:
+def _parse_role(role: str) -> str:
     role = role.strip().lower()
-    if role in TOOLS:
-        raise Unread("tool_messages", role)
+    if role in TOOL_ROLES:
+        raise UnreadableRow("tool_messages", role)
     known = ROLES.get(role)
     if known is None:
         near = did_you_mean(role[:40], ROLES).strip()
-        raise Unread("unknown_role", f"{role[:40]!r}{f' ({near})' if near else ''}")
+        raise UnreadableRow("unknown_role", f"{role[:40]!r}{f' ({near})' if near else ''}")
     return known
 
 
-def _weight(value: Any) -> int:
+def _parse_weight(value: Any) -> int:
     if value is None or value == "":
         return 1
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise Unread("bad_weight", text_of(value)[:40]) from None
+        raise UnreadableRow("bad_weight", to_text(value)[:40]) from None
     if number not in (0, 1):
-        raise Unread("bad_weight", text_of(value)[:40])
+        raise UnreadableRow("bad_weight", to_text(value)[:40])
     return int(number)
 
 
-def _content(value: Any) -> str:
-    """A message's text, its parts joined; Unread where one of them is no text."""
+def _join_parts(value: Any) -> str:
+    """A message's text, its parts joined; UnreadableRow where one of them is no text."""
     parts = value if isinstance(value, list) else [value]
     if not any(isinstance(p, Mapping) and ("type" in p or "text" in p) for p in parts):
-        return text_of(value)
-    return "".join(_part(p) for p in parts)
+        return to_text(value)
+    return "".join(_read_part(p) for p in parts)
 
 
-def _part(part: Any) -> str:
+def _read_part(part: Any) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part, Mapping):
-        raise Unread("other_parts", type(part).__name__)
-    kind = text_of(part.get("type") or ("text" if part.get("text") is not None else next(iter(part), "")))
+        raise UnreadableRow("other_parts", type(part).__name__)
+    kind = to_text(part.get("type") or ("text" if part.get("text") is not None else next(iter(part), "")))
     if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
-        raise Unread("other_parts", kind[:40])
-    return text_of(part["text"])
+        raise UnreadableRow("other_parts", kind[:40])
+    return to_text(part["text"])
 
 
-def answer_of(value: Any) -> str:
-    """The text of an answer: of messages the last one of the assistant; Unread."""
-    if isinstance(value, str) and value[:1] not in MAYBE_JSON:
-        return text_of(value)
-    messages = spoken(value)
+def parse_answer(value: Any) -> str:
+    """The text of an answer: of messages the last one of the assistant; UnreadableRow."""
+    if isinstance(value, str) and value[:1] not in JSON_STARTS:
+        return to_text(value)
+    messages = parse_spoken_messages(value)
     if messages is None:
-        return text_of(value)
-    return last_answer(tuple(turn_of(m) for m in messages))
+        return to_text(value)
+    return find_last_answer(tuple(parse_turn(m) for m in messages))
 
 
-def last_answer(turns: Sequence[Turn]) -> str:
+def find_last_answer(turns: Sequence[Turn]) -> str:
     """What the assistant says last."""
     return next((t.content for t in reversed(turns) if t.role == "assistant"), "")
 
@@ -209,7 +211,7 @@ ORDER_COLUMNS = (
 )  # fmt: skip
 
 
-class Columns(Protocol):
+class ColumnSource(Protocol):
     """What this file needs of the rows."""
 
     count: int
@@ -222,49 +224,49 @@ class Columns(Protocol):
 
 
 def read_roles(
-    rows: Columns, contents: Sequence[Any], asked: Sequence[Any], left: Left
+    rows: ColumnSource, contents: Sequence[Any], asked: Sequence[Any], left: SkippedRows
 ) -> tuple[list[Conversation], list[Finding]]:
     """Conversations of rows with a role and a content; `asked` are the contents as users say them.
 
     One that has a message which cannot be read is left out as a whole.
     """
-    roles = text_column(rows.column("role")).to_pylist()
-    weights, names = (_listed(rows.first_of((name,)), rows.count) for name in ("weight", "name"))
-    turns: list[Turn | Unread] = []
+    roles = to_text_column(rows.column("role")).to_pylist()
+    weights, names = (_list_values(rows.first_of((name,)), rows.count) for name in ("weight", "name"))
+    turns: list[Turn | UnreadableRow] = []
     for role, content, user, weight, name in zip(roles, contents, asked, weights, names, strict=True):
         try:
-            turns.append(_turn(role, content, user, weight, name))
-        except Unread as why:
+            turns.append(_build_role_turn(role, content, user, weight, name))
+        except UnreadableRow as why:
             turns.append(why)
-    groups, findings = _grouped(rows, roles)
+    groups, findings = _group_rows(rows, roles)
     found = []
     for group in groups:
         read = [turns[i] for i in group]
-        if unread := [t for t in read if isinstance(t, Unread)]:
+        if unread := [t for t in read if isinstance(t, UnreadableRow)]:
             left.add(group[0] + 1, unread[0])
         else:
             found.append(Conversation(group[0] + 1, tuple(t for t in read if isinstance(t, Turn))))
     return found, findings
 
 
-def _turn(role: str, content: Any, user: Any, weight: Any, name: Any) -> Turn:
-    turn = made(role, "", weight, name)
+def _build_role_turn(role: str, content: Any, user: Any, weight: Any, name: Any) -> Turn:
+    turn = build_turn(role, "", weight, name)
     said = user if turn.role == "user" else content
-    return turn._replace(content=said) if isinstance(said, str) else turn_of({"role": role, "content": said})
+    return turn._replace(content=said) if isinstance(said, str) else parse_turn({"role": role, "content": said})
 
 
-def _grouped(rows: Columns, roles: list[str]) -> tuple[list[list[int]], list[Finding]]:
+def _group_rows(rows: ColumnSource, roles: list[str]) -> tuple[list[list[int]], list[Finding]]:
     chats, order = rows.first_of(CHAT_COLUMNS), rows.first_of(ORDER_COLUMNS)
     if chats is not None:
-        return _by_chat(chats.to_pylist(), None if order is None else order.to_pylist())
-    return _by_system([r.strip().lower() for r in roles], _ordered(order, rows.count))
+        return _group_by_chat(chats.to_pylist(), None if order is None else order.to_pylist())
+    return _group_by_system_row([r.strip().lower() for r in roles], _sort_rows(order, rows.count))
 
 
-def _listed(column: Any | None, count: int) -> list[Any]:
+def _list_values(column: Any | None, count: int) -> list[Any]:
     return [None] * count if column is None else list(column.to_pylist())
 
 
-def _ordered(order: Any | None, count: int) -> list[int]:
+def _sort_rows(order: Any | None, count: int) -> list[int]:
     """The rows in the order of their message_id, which tells it only where each has one of its own."""
     if order is None:
         return list(range(count))
@@ -278,20 +280,20 @@ def _ordered(order: Any | None, count: int) -> list[int]:
     return sorted(range(count), key=keys.__getitem__)
 
 
-def _by_chat(chats: list[Any], order: list[Any] | None) -> tuple[list[list[int]], list[Finding]]:
+def _group_by_chat(chats: list[Any], order: list[Any] | None) -> tuple[list[list[int]], list[Finding]]:
     groups: dict[Any, list[int]] = {}
     lost = []
     for i, chat in enumerate(chats):
         if chat is None:
             lost.append(i + 1)
         else:
-            groups.setdefault(chat if isinstance(chat, (str, int)) else text_of(chat), []).append(i)
+            groups.setdefault(chat if isinstance(chat, (str, int)) else to_text(chat), []).append(i)
     if order is not None:
         for group in groups.values():
             group.sort(key=lambda i: _sort_key(order[i]))
     text = f"{len(lost):,} rows without a chat_id left out."
     what_to_do = "Give each message the chat_id of its conversation."
-    return list(groups.values()), [finding("no_chat_id", "warning", lost, text, what_to_do)] if lost else []
+    return list(groups.values()), [build_finding("no_chat_id", "warning", lost, text, what_to_do)] if lost else []
 
 
 def _sort_key(value: Any) -> tuple[int, float, str]:
@@ -301,10 +303,10 @@ def _sort_key(value: Any) -> tuple[int, float, str]:
     try:
         return 0, float(value), ""
     except (TypeError, ValueError):
-        return 1, 0.0, text_of(value)
+        return 1, 0.0, to_text(value)
 
 
-def _by_system(roles: list[str], order: list[int]) -> tuple[list[list[int]], list[Finding]]:
+def _group_by_system_row(roles: list[str], order: list[int]) -> tuple[list[list[int]], list[Finding]]:
     """A conversation starts at each system row; where there is none, at each user row behind an answer."""
     has_system = "system" in roles
     groups: list[list[int]] = []
@@ -323,4 +325,4 @@ def _by_system(roles: list[str], order: list[int]) -> tuple[list[list[int]], lis
         "where one starts."
     )
     what_to_do = "Add a chat_id to keep longer ones together."
-    return groups, [finding("no_system_rows", "info", [g[0] + 1 for g in groups], text, what_to_do)]
+    return groups, [build_finding("no_system_rows", "info", [g[0] + 1 for g in groups], text, what_to_do)]

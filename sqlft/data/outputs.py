@@ -16,32 +16,32 @@ import duckdb
 import pyarrow as pa
 
 from sqlft.data.json_types import (
-    DEPTH,
-    Digits,
-    Kind,
-    Unfit,
-    arranged,
+    MAX_DEPTH,
+    JsonType,
+    ValueMismatch,
+    WrittenNumber,
+    build_object_schema,
+    canonicalise,
     dumps,
-    followed,
-    kind_of,
-    object_schema,
+    resolve_reference,
+    to_json_type,
     write_object,
 )
 from sqlft.errors import DataError, OptionError
 
-DERIVED = ("error", "usage", "logprob")
+DERIVED_SUFFIXES = ("error", "usage", "logprob")
 """What a model has beside its answer's columns: <column>_error …, the same under each column's name."""
 INSTRUCTION = "Answer with JSON that fits this JSON schema, and with nothing else:\n"
-MOST_SHOWN = 300
-VECTOR = "FLOAT[]"
+MAX_SHOWN_CHARACTERS = 300
+VECTOR_TYPE = "FLOAT[]"
 
 
-class Misfit(ValueError):
+class OutputMismatch(ValueError):
     """Why a text is no answer of the wanted form; the message is for the model as for the user."""
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputColumn:
     """One column of a model's answers; `type` is DuckDB's text for it."""
 
     name: str
@@ -53,27 +53,27 @@ class Output:
 class Outputs:
     """The columns of a model's answers; without a schema there is one, and it is the text."""
 
-    columns: tuple[Output, ...]
+    columns: tuple[OutputColumn, ...]
     schema: Mapping[str, Any] | None = None
     whole: bool = False
     """Whether the one column is the whole JSON, not a property of it."""
 
     @classmethod
-    def of_columns(cls, columns: Sequence[Output]) -> Outputs:
+    def from_columns(cls, columns: Sequence[OutputColumn]) -> Outputs:
         """Typed columns: an object with a property for each."""
         made = cls(tuple(columns))
         parts = zip(columns, made.kinds, strict=True)
-        return cls(made.columns, object_schema({c.name: kind.schema(c.required) for c, kind in parts}))
+        return cls(made.columns, build_object_schema({c.name: kind.schema(c.required) for c, kind in parts}))
 
     @classmethod
-    def stored(cls, name: str, kept: Mapping[str, Any] | None) -> Outputs:
+    def from_catalog(cls, name: str, kept: Mapping[str, Any] | None) -> Outputs:
         """What the catalog has: `kept` is None for a model of texts."""
         if kept is None:
-            return cls((Output(name),))
-        columns = tuple(Output(*column) for column in kept["columns"])
+            return cls((OutputColumn(name),))
+        columns = tuple(OutputColumn(*column) for column in kept["columns"])
         return cls(columns, kept["schema"], kept["whole"])
 
-    def to_store(self) -> dict[str, Any]:
+    def to_catalog(self) -> dict[str, Any]:
         """As the catalog keeps it."""
         columns = [[c.name, c.type, c.required] for c in self.columns]
         return {"columns": columns, "schema": self.schema, "whole": self.whole}
@@ -86,7 +86,7 @@ class Outputs:
     @property
     def derived(self) -> tuple[str, ...]:
         """Names of the columns about an answer: why there is none, what it took, how likely it is."""
-        return tuple(f"{name}_{suffix}" for name in self.names for suffix in DERIVED)
+        return tuple(f"{name}_{suffix}" for name in self.names for suffix in DERIVED_SUFFIXES)
 
     @property
     def is_typed(self) -> bool:
@@ -96,16 +96,16 @@ class Outputs:
     @property
     def is_vector(self) -> bool:
         """Whether the answer is an embedding."""
-        return self.schema is None and self.columns[0].type == VECTOR
+        return self.schema is None and self.columns[0].type == VECTOR_TYPE
 
     @cached_property
-    def kinds(self) -> tuple[Kind, ...]:
+    def kinds(self) -> tuple[JsonType, ...]:
         """The columns' types; DataError for one that JSON has no form for."""
-        return tuple(_kind(c) for c in self.columns)
+        return tuple(_parse_column_type(c) for c in self.columns)
 
     def arrow(self, place: int, values: Sequence[Any]) -> pa.Array:
         """What `parse` gave for a column, as an array that DuckDB reads as its type, or casts to it."""
-        return vectors(values) if self.is_vector else pa.array(values, self.kinds[place].arrow)
+        return build_vector_array(values) if self.is_vector else pa.array(values, self.kinds[place].arrow)
 
     @property
     def instruction(self) -> str:
@@ -119,39 +119,39 @@ class Outputs:
         return f"{given}\n\n{self.instruction}" if given else self.instruction
 
     def parse(self, text: str) -> tuple[Any, ...]:
-        """An answer's text as values for Arrow, one a column; Misfit."""
+        """An answer's text as values for Arrow, one a column; OutputMismatch."""
         if self.is_vector:
-            return (vector(text),)
+            return (decode_vector(text),)
         if self.schema is None:
             return (text,)
-        found = _loaded(text)
+        found = _parse_answer(text)
         self._validate(found)
         given = (found,) if self.whole else tuple(found.get(name) for name in self.names)
         try:
             return tuple(kind.read(value) for kind, value in zip(self.kinds, given, strict=True))
-        except Unfit as e:
-            raise Misfit(f"{e}.") from None
+        except ValueMismatch as e:
+            raise OutputMismatch(f"{e}.") from None
 
     def write(self, values: Sequence[Any]) -> str:
-        """Values of a training row, one a column, as the answer's text; Misfit names the column."""
+        """Values of a training row, one a column, as the answer's text; OutputMismatch names the column."""
         texts = []
         for column, kind, value in zip(self.columns, self.kinds, values, strict=True):
             try:
                 texts.append((column.name, kind.write(value)))
-            except (Unfit, TypeError, ValueError, AttributeError, OverflowError) as e:
-                why = str(e) if isinstance(e, Unfit) else f"{str(value)[:60]!r} is no {kind.text}"
-                raise Misfit(f"{column.name}: {why}") from None
+            except (ValueMismatch, TypeError, ValueError, AttributeError, OverflowError) as e:
+                why = str(e) if isinstance(e, ValueMismatch) else f"{str(value)[:60]!r} is no {kind.text}"
+                raise OutputMismatch(f"{column.name}: {why}") from None
         return self.canonical(texts[0][1] if self.whole else write_object(texts))
 
     def canonical(self, text: str) -> str:
-        """An answer's JSON in the one form that training teaches and a grammar of the schema takes; Misfit.
+        """An answer's JSON in the one form that training teaches and a grammar of the schema takes; OutputMismatch.
 
-        >>> Outputs.of_columns([Output("a", "INTEGER"), Output("b")]).canonical('{"b":"x",\\n "a":1.0}')
+        >>> Outputs.from_columns([OutputColumn("a", "INTEGER"), OutputColumn("b")]).canonical('{"b":"x",\\n "a":1.0}')
         '{"a": 1, "b": "x"}'
         """
         if self.schema is None:
             return text
-        made = arranged(_loaded(text), self.schema)
+        made = canonicalise(_parse_answer(text), self.schema)
         self.parse(made)
         return made
 
@@ -168,27 +168,27 @@ class Outputs:
         wrong = best_match(self._validator.iter_errors(found))
         if wrong is not None:
             place = ".".join(str(p) for p in wrong.absolute_path)
-            raise Misfit(f"{f'{place}: ' if place else ''}{wrong.message[:MOST_SHOWN]}.")
+            raise OutputMismatch(f"{f'{place}: ' if place else ''}{wrong.message[:MAX_SHOWN_CHARACTERS]}.")
         if not self.whole and not isinstance(found, Mapping):
-            raise Misfit("It is no JSON object.")
+            raise OutputMismatch("It is no JSON object.")
 
 
-def vector_text(values: Sequence[float]) -> str:
+def encode_vector(values: Sequence[float]) -> str:
     """A vector as the text that answers are kept as: base64 of little-endian float32."""
-    return b64encode(_little(array("f", values)).tobytes()).decode()
+    return b64encode(_swap_to_little_endian(array("f", values)).tobytes()).decode()
 
 
-def vector(text: str) -> bytes:
-    """The float32 numbers of `vector_text`, in this machine's order; Misfit."""
+def decode_vector(text: str) -> bytes:
+    """The float32 numbers of `encode_vector`, in this machine's order; OutputMismatch."""
     try:
         made = array("f", b64decode(text, validate=True))
     except ValueError:
-        raise Misfit("It is no vector.") from None
-    return _little(made).tobytes()
+        raise OutputMismatch("It is no vector.") from None
+    return _swap_to_little_endian(made).tobytes()
 
 
-def vectors(values: Sequence[bytes | None]) -> pa.Array:
-    """What `vector` gives, as a list<float> array."""
+def build_vector_array(values: Sequence[bytes | None]) -> pa.Array:
+    """What `decode_vector` gives, as a list<float> array."""
     sizes = [0 if v is None else len(v) // 4 for v in values]
     numbers = pa.Array.from_buffers(pa.float32(), sum(sizes), [None, pa.py_buffer(b"".join(v or b"" for v in values))])
     offsets = pa.array([0, *accumulate(sizes)], pa.int32())
@@ -196,16 +196,16 @@ def vectors(values: Sequence[bytes | None]) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, numbers, mask=mask)
 
 
-def _little(numbers: array[float]) -> array[float]:
+def _swap_to_little_endian(numbers: array[float]) -> array[float]:
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers
 
 
-def _kind(column: Output) -> Kind:
+def _parse_column_type(column: OutputColumn) -> JsonType:
     try:
-        return kind_of(duckdb.sqltype(column.type))
-    except Unfit as e:
+        return to_json_type(duckdb.sqltype(column.type))
+    except ValueMismatch as e:
         raise DataError(
             f"The column '{column.name}' cannot be {column.type}: {e}.",
             "Types that work: VARCHAR, BOOLEAN, whole numbers, FLOAT, DOUBLE, DECIMAL, DATE, TIME, TIMESTAMP, "
@@ -213,53 +213,53 @@ def _kind(column: Output) -> Kind:
         ) from None
 
 
-def _loaded(text: str) -> Any:
+def _parse_answer(text: str) -> Any:
     """The JSON in an answer; some models put it into a fence or words around it."""
     try:
-        return _json(text)
+        return _load_json(text)
     except (ValueError, RecursionError) as e:
         inner = text[text.find("{") : text.rfind("}") + 1]
         try:
-            return _json(inner)
+            return _load_json(inner)
         except (ValueError, RecursionError):
-            raise Misfit(f"It is no JSON: {e}.") from None
+            raise OutputMismatch(f"It is no JSON: {e}.") from None
 
 
-def _json(text: str) -> Any:
-    return json.loads(text, parse_float=Digits, parse_constant=_no_constant)
+def _load_json(text: str) -> Any:
+    return json.loads(text, parse_float=WrittenNumber, parse_constant=_refuse_constant)
 
 
-def _no_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-WORDS = {"object", "array", "string", "number", "integer", "boolean", "null"}
-TELLING = ("properties", "$ref", "$defs", "$schema", "anyOf", "oneOf", "allOf", "enum", "const", "items")
-FORMATS = {"date": "DATE", "date-time": "TIMESTAMP", "uuid": "UUID"}
-SIMPLE = {"integer": "BIGINT", "number": "DOUBLE", "boolean": "BOOLEAN"}
-Bind = Callable[[str], Any]
+JSON_TYPES = {"object", "array", "string", "number", "integer", "boolean", "null"}
+SCHEMA_KEYWORDS = ("properties", "$ref", "$defs", "$schema", "anyOf", "oneOf", "allOf", "enum", "const", "items")
+FORMAT_TYPES = {"date": "DATE", "date-time": "TIMESTAMP", "uuid": "UUID"}
+SIMPLE_TYPES = {"integer": "BIGINT", "number": "DOUBLE", "boolean": "BOOLEAN"}
+BindType = Callable[[str], Any]
 """A type's text to the DuckDBPyType that the user's connection knows by it."""
 
 
-def outputs_of(name: str, given: Any, bind: Bind) -> Outputs:
+def parse_outputs(name: str, given: Any, bind: BindType) -> Outputs:
     """The column `name` as `schema = given` wants it: a JSON schema as text or object, a type, or names with types."""
     if isinstance(given, str) and given.lstrip().startswith("{"):
-        given = _parsed(given)
+        given = _parse_json(given)
     if isinstance(given, Mapping):
         if is_json_schema(given):
-            return _of_schema(name, given, bind)
+            return _parse_json_schema(name, given, bind)
         if not given or not all(isinstance(t, str) for t in given.values()):
-            raise _unreadable("it is neither a JSON schema nor names with types")
-        given = f"STRUCT({', '.join(f'{_quoted(n)} {t}' for n, t in given.items())})"
+            raise _schema_error("it is neither a JSON schema nor names with types")
+        given = f"STRUCT({', '.join(f'{_quote_name(n)} {t}' for n, t in given.items())})"
     if not isinstance(given, str) or not given.strip():
-        raise _unreadable("it is neither a JSON schema nor a type")
+        raise _schema_error("it is neither a JSON schema nor a type")
     kind = bind(given)
     if kind.id != "struct":
-        return Outputs.of_columns([Output(name, str(kind))])
-    return Outputs((Output(name, str(kind)),), kind_of(kind).schema(required=True), whole=True)
+        return Outputs.from_columns([OutputColumn(name, str(kind))])
+    return Outputs((OutputColumn(name, str(kind)),), to_json_type(kind).schema(required=True), whole=True)
 
 
-def of_struct(given: Any) -> Mapping[str, Any]:
+def parse_json_struct(given: Any) -> Mapping[str, Any]:
     """MindsDB's `json_struct`, names with what each value is, as a JSON schema of texts that may be NULL."""
     if isinstance(given, str):
         try:
@@ -271,12 +271,12 @@ def of_struct(given: Any) -> Mapping[str, Any]:
             "The option 'json_struct' is neither an object nor JSON of one.",
             "Write: json_struct = {'city': 'where the sender lives'}, or schema = 'STRUCT(city VARCHAR)'",
         )
-    return object_schema({str(name): _described(what) for name, what in given.items()})
+    return build_object_schema({str(name): _describe_property(what) for name, what in given.items()})
 
 
-def _described(what: Any) -> Mapping[str, Any]:
+def _describe_property(what: Any) -> Mapping[str, Any]:
     if isinstance(what, Mapping):
-        return of_struct(what)
+        return parse_json_struct(what)
     return {"type": ["string", "null"], "description": str(what)}
 
 
@@ -284,81 +284,81 @@ def is_json_schema(given: Mapping[str, Any]) -> bool:
     """Whether an object reads as a JSON schema, not as names with types."""
     kinds = given.get("type")
     kinds = kinds if isinstance(kinds, list) else [kinds]
-    told = any(word in given and (word.startswith("$") or not isinstance(given[word], str)) for word in TELLING)
-    return told or all(isinstance(k, str) and k in WORDS for k in kinds)
+    told = any(word in given and (word.startswith("$") or not isinstance(given[word], str)) for word in SCHEMA_KEYWORDS)
+    return told or all(isinstance(k, str) and k in JSON_TYPES for k in kinds)
 
 
-def sql_type(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
+def to_sql_type(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
     """The type of the values that a JSON schema allows; JSON where they are of several."""
-    if not isinstance(schema, Mapping) or depth > DEPTH:
+    if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
         return "JSON"
     if "$ref" in schema:
-        return sql_type(followed(str(schema["$ref"]), root), root, depth + 1)
+        return to_sql_type(resolve_reference(str(schema["$ref"]), root), root, depth + 1)
     for several in ("anyOf", "oneOf", "allOf"):
         if several in schema:
             left = [s for s in schema[several] if not (isinstance(s, Mapping) and s.get("type") == "null")]
-            return sql_type(left[0], root, depth + 1) if len(left) == 1 else "JSON"
+            return to_sql_type(left[0], root, depth + 1) if len(left) == 1 else "JSON"
     kinds = schema.get("type")
     named = [k for k in (kinds if isinstance(kinds, list) else [kinds]) if k not in ("null", None)]
-    word = named[0] if len(named) == 1 else _of_values(schema)
+    word = named[0] if len(named) == 1 else _infer_enum_type(schema)
     if word == "string":
-        return FORMATS.get(str(schema.get("format")), "VARCHAR")
+        return FORMAT_TYPES.get(str(schema.get("format")), "VARCHAR")
     if word == "array":
-        return f"{sql_type(schema.get('items'), root, depth + 1)}[]"
+        return f"{to_sql_type(schema.get('items'), root, depth + 1)}[]"
     if word == "object":
-        return _of_object(schema, root, depth)
-    return SIMPLE.get(str(word), "JSON")
+        return _to_object_type(schema, root, depth)
+    return SIMPLE_TYPES.get(str(word), "JSON")
 
 
-def _of_values(schema: Mapping[str, Any]) -> str | None:
+def _infer_enum_type(schema: Mapping[str, Any]) -> str | None:
     """What an enum or a const without a type holds."""
     values = [v for v in [*schema.get("enum", []), *([schema["const"]] if "const" in schema else [])] if v is not None]
     return "string" if values and all(isinstance(v, str) for v in values) else None
 
 
-def _of_object(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> str:
+def _to_object_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> str:
     properties, more = schema.get("properties") or {}, schema.get("additionalProperties")
     if not properties and isinstance(more, Mapping):
-        return f"MAP(VARCHAR, {sql_type(more, root, depth + 1)})"
+        return f"MAP(VARCHAR, {to_sql_type(more, root, depth + 1)})"
     if not properties or len({str(n).lower() for n in properties}) < len(properties):
         return "JSON"
-    return f"STRUCT({', '.join(f'{_quoted(n)} {sql_type(s, root, depth + 1)}' for n, s in properties.items())})"
+    return f"STRUCT({', '.join(f'{_quote_name(n)} {to_sql_type(s, root, depth + 1)}' for n, s in properties.items())})"
 
 
-def _of_schema(name: str, schema: Mapping[str, Any], bind: Bind) -> Outputs:
+def _parse_json_schema(name: str, schema: Mapping[str, Any], bind: BindType) -> Outputs:
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
 
     try:
         validator_for(schema).check_schema(dict(schema))
     except SchemaError as e:
-        raise _unreadable(f"it is no JSON schema: {e.message[:200]}") from None
-    kind = str(bind(sql_type(schema, schema)))
-    if _is_object(schema):
-        return Outputs((Output(name, kind),), schema, whole=True)
+        raise _schema_error(f"it is no JSON schema: {e.message[:200]}") from None
+    kind = str(bind(to_sql_type(schema, schema)))
+    if _is_object_schema(schema):
+        return Outputs((OutputColumn(name, kind),), schema, whole=True)
     inner = {k: v for k, v in schema.items() if k not in ("$defs", "definitions", "$schema")}
     shared = {k: v for k, v in schema.items() if k in ("$defs", "definitions", "$schema")}
-    return Outputs((Output(name, kind),), {**object_schema({name: inner}), **shared})
+    return Outputs((OutputColumn(name, kind),), {**build_object_schema({name: inner}), **shared})
 
 
-def _is_object(schema: Mapping[str, Any]) -> bool:
-    target = followed(str(schema["$ref"]), schema) if "$ref" in schema else schema
+def _is_object_schema(schema: Mapping[str, Any]) -> bool:
+    target = resolve_reference(str(schema["$ref"]), schema) if "$ref" in schema else schema
     return isinstance(target, Mapping) and (target.get("type") == "object" or "properties" in target)
 
 
-def _parsed(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise _unreadable(f"it is no JSON: {e}") from None
+        raise _schema_error(f"it is no JSON: {e}") from None
 
 
-def _unreadable(why: str) -> OptionError:
+def _schema_error(why: str) -> OptionError:
     return OptionError(
         f"The option 'schema' cannot be used, {why}.",
         "Give a JSON schema as text ('{\"type\": \"object\", …}'), or a type: schema = 'STRUCT(a INTEGER, b DATE)'",
     )
 
 
-def _quoted(name: Any) -> str:
+def _quote_name(name: Any) -> str:
     return '"' + str(name).replace('"', '""') + '"'

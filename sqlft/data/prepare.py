@@ -9,8 +9,8 @@ from hashlib import sha256
 import pyarrow as pa
 
 from sqlft.data.checks import near_duplicates
-from sqlft.data.checks.structure import CountTokens, findings_of, lengths, overlap, usable
-from sqlft.data.conversations import Conversation, Finding, split, table_of, with_examples
+from sqlft.data.checks.structure import CountTokens, check_overlap, check_token_lengths, drop_unusable, run_checks
+from sqlft.data.conversations import Conversation, Finding, add_examples, build_table, split_validation
 from sqlft.data.formats import recognise
 from sqlft.data.outputs import Outputs
 from sqlft.data.prompts import Prompt
@@ -19,7 +19,7 @@ from sqlft.handler import TrainingSet
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """What to train on, what the checks found, the rows the query gave, and a digest of the conversations."""
 
     training_set: TrainingSet
@@ -42,7 +42,7 @@ def prepare(
     outputs: Outputs | None = None,
     stops: Sequence[str] = (),
     thorough: bool = True,
-) -> Prepared:
+) -> PreparedData:
     """Conversations from `rows`, checked, and split unless `valid_rows` are given.
 
     `predict` is the answer's column, or the names it may have; `max_length` is in tokens as `count_tokens`
@@ -54,31 +54,31 @@ def prepare(
     targets = (predict,) if isinstance(predict, str) else tuple(predict)
 
     def read(table: pa.Table, what: str) -> tuple[list[Conversation], list[Finding]]:
-        found, findings = _read(table, prompt, targets, what, outputs)
-        kept, more = lengths(found, count_tokens, max_length, long_rows)
+        found, findings = _read_conversations(table, prompt, targets, what, outputs)
+        kept, more = check_token_lengths(found, count_tokens, max_length, long_rows)
         if not kept:
             raise DataError(
                 f"All {len(found):,} conversations of the {what} query are longer than max_length.", "Raise max_length."
             )
-        return kept, [*findings, *with_examples(more, found)]
+        return kept, [*findings, *add_examples(more, found)]
 
     train, findings = read(rows, "training")
-    findings += with_examples(findings_of(train, stops, thorough), train)
+    findings += add_examples(run_checks(train, stops, thorough), train)
     everything = train
     if valid_rows is not None:
         valid, about_valid = read(valid_rows, "validation")
         findings += [replace(f, message=f"Validation: {f.message}") for f in about_valid]
-        findings += with_examples(overlap(train, valid), valid)
+        findings += add_examples(check_overlap(train, valid), valid)
         everything = [*train, *valid]
     else:
-        train, valid = split(train, validation_split, seed)
+        train, valid = split_validation(train, validation_split, seed)
     if thorough:
-        findings += near_duplicates.near_overlap(train, valid)
-    made = TrainingSet(table_of(train), table_of(valid) if valid else None)
-    return Prepared(made, tuple(findings), rows.num_rows, digest_of(everything))
+        findings += near_duplicates.check_near_overlap(train, valid)
+    made = TrainingSet(build_table(train), build_table(valid) if valid else None)
+    return PreparedData(made, tuple(findings), rows.num_rows, digest_conversations(everything))
 
 
-def digest_of(conversations: Iterable[Conversation]) -> str:
+def digest_conversations(conversations: Iterable[Conversation]) -> str:
     """SHA-256 over roles and contents in order, each with its length before it."""
     sha = sha256()
     for c in conversations:
@@ -92,23 +92,24 @@ def digest_of(conversations: Iterable[Conversation]) -> str:
     return sha.hexdigest()
 
 
-def _read(
+def _read_conversations(
     rows: pa.Table, prompt: Prompt, targets: Sequence[str], what: str, outputs: Outputs | None
 ) -> tuple[list[Conversation], list[Finding]]:
     if rows.num_rows == 0:
         raise DataError(f"The {what} query gives no rows.", "Run the query by itself, and loosen its WHERE or LIMIT.")
     _, found, findings = recognise(rows, prompt, targets, outputs)
-    kept, more = usable(found)
-    findings = with_examples([*findings, *more], found)
+    kept, more = drop_unusable(found)
+    findings = add_examples([*findings, *more], found)
     if not kept:
         raise DataError(
-            f"None of the {rows.num_rows:,} rows of the {what} query can be used.{_because(findings)}", _NEXT
+            f"None of the {rows.num_rows:,} rows of the {what} query can be used.{_format_findings(findings)}",
+            _NEXT_STEP,
         )
     return kept, findings
 
 
-_NEXT = "Look at those rows, and let the query give prompts with their answers."
+_NEXT_STEP = "Look at those rows, and let the query give prompts with their answers."
 
 
-def _because(findings: Sequence[Finding]) -> str:
+def _format_findings(findings: Sequence[Finding]) -> str:
     return "".join(f" {f}" for f in findings if f.level != "info")

@@ -36,32 +36,32 @@ class Prompt:
     """Literal texts, and positions in `inputs`."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "template", text_of(self.template))
-        object.__setattr__(self, "system", None if self.system is None else text_of(self.system))
-        inputs, parts = _parse(self.template)
+        object.__setattr__(self, "template", to_text(self.template))
+        object.__setattr__(self, "system", None if self.system is None else to_text(self.system))
+        inputs, parts = _parse_template(self.template)
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "_parts", parts)
 
     @property
-    def is_bare(self) -> bool:
+    def is_single_input(self) -> bool:
         """Whether the prompt is one input's text and nothing else."""
         return self._parts == (0,)
 
     def messages(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
         """The conversation that asks for one row; `values` by input name, of any type, NULL is ''."""
         try:
-            texts = [text_of(values[name]) for name in self.inputs]
+            texts = [to_text(values[name]) for name in self.inputs]
         except KeyError as e:
-            raise self._no_value(e.args[0], values) from None
+            raise self._missing_value_error(e.args[0], values) from None
         return self.conversation("".join([p if isinstance(p, str) else texts[p] for p in self._parts]))
 
     def render_column(self, columns: Mapping[str, Any]) -> Any:
         """The user texts of many rows, as `messages` has them: arrays by input name -> pa.LargeStringArray."""
         try:
-            texts = [text_column(columns[name]) for name in self.inputs]
+            texts = [to_text_column(columns[name]) for name in self.inputs]
         except KeyError as e:
-            raise self._no_value(e.args[0], columns) from None
-        if self.is_bare:
+            raise self._missing_value_error(e.args[0], columns) from None
+        if self.is_single_input:
             return texts[0]
         import pyarrow.compute as pc
 
@@ -73,14 +73,14 @@ class Prompt:
         asked = Message("user", user)
         return (asked,) if self.system is None else (Message("system", self.system), asked)
 
-    def _no_value(self, name: str, given: Mapping[str, Any]) -> DataError:
+    def _missing_value_error(self, name: str, given: Mapping[str, Any]) -> DataError:
         return DataError(
             f"The prompt has a placeholder {{{{{name}}}}}, and there is no value for it.{did_you_mean(name, given)}",
             f"Give each of its inputs: {', '.join(self.inputs)}.",
         )
 
 
-def _parse(template: str) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
+def _parse_template(template: str) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
     inputs: dict[str, tuple[int, str]] = {}
     parts: list[str | int] = []
     for i, piece in enumerate(PLACEHOLDER.split(template)):
@@ -108,44 +108,44 @@ def _check_literal(piece: str) -> None:
         )
 
 
-MICROSECONDS_A_DAY = 86_400_000_000
+MICROSECONDS_PER_DAY = 86_400_000_000
 
 
-def text_of(value: Any) -> str:
+def to_text(value: Any) -> str:
     """One Python value as text; NULL is ''."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "replace").decode()
     if value is None:
         return ""
     if isinstance(value, pa.Scalar):
-        return text_of(text_column(pa.array([value.as_py()], value.type))[0].as_py())
-    for kind, shown in _SHOWN:
+        return to_text(to_text_column(pa.array([value.as_py()], value.type))[0].as_py())
+    for kind, shown in _FORMATTERS:
         if isinstance(value, kind):
             return shown(value)
     return str(value)
 
 
-def text_column(column: Any) -> Any:
+def to_text_column(column: Any) -> Any:
     """A pa.Array or pa.ChunkedArray of any type as a pa.LargeStringArray without NULLs."""
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
-        return text_column(pa.array([text_of(v) for v in column.to_pylist()], pa.large_string()))
+        return to_text_column(pa.array([to_text(v) for v in column.to_pylist()], pa.large_string()))
     if pa.types.is_dictionary(kind):
-        return text_column(column.cast(kind.value_type))
+        return to_text_column(column.cast(kind.value_type))
     if _is_text(kind):
-        return _valid(_one(column.cast(pa.large_string()))).fill_null("")
+        return _replace_invalid_utf8(_combine_chunks(column.cast(pa.large_string()))).fill_null("")
     if pa.types.is_integer(kind):
-        return _one(column.cast(pa.large_string())).fill_null("")
-    return pa.array([text_of(v) for v in _python_values(column)], pa.large_string())
+        return _combine_chunks(column.cast(pa.large_string())).fill_null("")
+    return pa.array([to_text(v) for v in _python_values(column)], pa.large_string())
 
 
 def _python_values(column: Any) -> list[Any]:
-    """What `text_of` reads as DuckDB would: floats with their own shortest digits, maps as mappings."""
+    """What `to_text` reads as DuckDB would: floats with their own shortest digits, maps as mappings."""
     kind = column.type
     if pa.types.is_floating(kind) and not pa.types.is_float64(kind):
         return [None if v is None else float(v) for v in column.cast(pa.string()).to_pylist()]
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
-        return [None if v is None else _without_zeros(v) for v in column.cast(pa.string()).to_pylist()]
+        return [None if v is None else _strip_zeros(v) for v in column.cast(pa.string()).to_pylist()]
     try:
         return list(column.to_pylist(maps_as_pydicts="lossy")) if pa.types.is_nested(kind) else list(column.to_pylist())
     except (ValueError, OverflowError):  # a date that Python's calendar does not reach
@@ -157,11 +157,11 @@ def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or is_view(kind))
 
 
-def _one(column: Any) -> Any:
+def _combine_chunks(column: Any) -> Any:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def _valid(array: Any) -> Any:
+def _replace_invalid_utf8(array: Any) -> Any:
     """The same texts, bytes that are no UTF-8 replaced by U+FFFD."""
     try:
         array.validate(full=True)
@@ -171,25 +171,25 @@ def _valid(array: Any) -> Any:
         return pa.array(texts, pa.large_string())
 
 
-def _bytes(value: bytes) -> str:
+def _format_bytes(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
         return "".join(chr(b) if 32 <= b < 127 and b != 92 else f"\\x{b:02X}" for b in value)
 
 
-def _without_zeros(text: str) -> str:
+def _strip_zeros(text: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _time(value: datetime | time) -> str:
+def _format_time(value: datetime | time) -> str:
     """DuckDB's form: no trailing zeros in the fraction, whole hours of an offset without minutes."""
     bare = str(value.replace(tzinfo=None))
     offset = str(value)[len(bare) :]
-    return _without_zeros(bare) + (offset[:3] if offset.endswith(":00") else offset)
+    return _strip_zeros(bare) + (offset[:3] if offset.endswith(":00") else offset)
 
 
-def _interval(months: int, days: int, microseconds: int) -> str:
+def _format_interval(months: int, days: int, microseconds: int) -> str:
     sign = "-" if months < 0 else ""
     years, months = divmod(abs(months), 12)
     parts = [f"{sign}{years} year{'s'[: years != 1]}"] if years else []
@@ -198,39 +198,39 @@ def _interval(months: int, days: int, microseconds: int) -> str:
     if microseconds or not parts:
         seconds, fraction = divmod(abs(microseconds), 1_000_000)
         clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-        parts.append("-"[: microseconds < 0] + _without_zeros(f"{clock}.{fraction:06}"))
+        parts.append("-"[: microseconds < 0] + _strip_zeros(f"{clock}.{fraction:06}"))
     return " ".join(parts)
 
 
-def _json(value: Any) -> str:
+def _format_json(value: Any) -> str:
     """As DuckDB's to_json has it."""
-    return json.dumps(_in_json(value), ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(_to_json_value(value), ensure_ascii=False, separators=(",", ":"))
 
 
-def _in_json(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, Decimal) and value.is_finite():
         return float(value)
     if isinstance(value, Mapping):
-        return {text_of(k): _in_json(v) for k, v in value.items()}
+        return {to_text(k): _to_json_value(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set)) and not isinstance(value, pa.MonthDayNano):
-        return [_in_json(v) for v in value]
-    return text_of(value)
+        return [_to_json_value(v) for v in value]
+    return to_text(value)
 
 
-def _timedelta(value: timedelta) -> str:
-    return _interval(0, *divmod(value // timedelta(microseconds=1), MICROSECONDS_A_DAY))
+def _format_timedelta(value: timedelta) -> str:
+    return _format_interval(0, *divmod(value // timedelta(microseconds=1), MICROSECONDS_PER_DAY))
 
 
-_SHOWN: tuple[tuple[Any, Callable[[Any], str]], ...] = (
+_FORMATTERS: tuple[tuple[Any, Callable[[Any], str]], ...] = (
     (bool, lambda v: "true" if v else "false"),
     ((int, float), repr),
     (Decimal, lambda v: format(v, "f")),
-    ((datetime, time), _time),
+    ((datetime, time), _format_time),
     (date, str),
-    (pa.MonthDayNano, lambda v: _interval(v.months, v.days, v.nanoseconds // 1000)),
-    (timedelta, _timedelta),
-    ((bytes, bytearray, memoryview), lambda v: _bytes(bytes(v))),
-    ((list, tuple, Mapping, set), _json),
+    (pa.MonthDayNano, lambda v: _format_interval(v.months, v.days, v.nanoseconds // 1000)),
+    (timedelta, _format_timedelta),
+    ((bytes, bytearray, memoryview), lambda v: _format_bytes(bytes(v))),
+    ((list, tuple, Mapping, set), _format_json),
 )

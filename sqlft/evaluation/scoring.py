@@ -13,25 +13,25 @@ import pyarrow as pa
 
 from sqlft.errors import Cancelled, DataError, OptionError, SqlftError, did_you_mean
 from sqlft.inference.resolve import resolve
-from sqlft.inference.statement_runs import asker_of
+from sqlft.inference.statement_runs import open_statement_runs
 from sqlft.metrics import METRICS, Metric, statistics
 from sqlft.metrics.metric import is_aggregate, is_lower_better
-from sqlft.metrics.statistics import Interval, Paired
+from sqlft.metrics.statistics import ConfidenceInterval, PairedComparison
 from sqlft.options import option_names
 from sqlft.session import QuerySettings, Session
 from sqlft.sql.statements import Evaluate
 
-GIVEN = ("ask", "tokens", "interrupted")
+RUNTIME_OPTIONS = ("ask", "tokens", "interrupted")
 """Options that the runtime gives, and no statement."""
 
 
 @dataclass(frozen=True)
-class Scored:
+class MetricResult:
     """What a metric says of some rows; `scores` a row where it has them."""
 
     value: float | None
     n: int
-    interval: Interval
+    interval: ConfidenceInterval
     scores: list[float | None] | None
     mean: float | None = None
 
@@ -50,7 +50,7 @@ class Scorer:
     warn: Callable[[str], None]
     interrupted: Callable[[], bool]
 
-    def score(self, actual: Any, prediction: Any, **more: Any) -> Scored:
+    def score(self, actual: Any, prediction: Any, **more: Any) -> MetricResult:
         """The value over all rows; `more` are columns that the runtime adds."""
         raw = self._run(actual, prediction, None, more)
         if is_aggregate(self.metric):
@@ -58,27 +58,30 @@ class Scorer:
             interval = statistics.bootstrap_all(
                 lambda rows: self._run(actual, prediction, rows, more)[0], len(actual), self.seed
             )
-            return Scored(value, self._count(actual, prediction), interval, None)
+            return MetricResult(value, self._count(actual, prediction), interval, None)
         known = [s for s in raw if s is not None]
-        return Scored(statistics.mean(known), len(known), statistics.interval(known, self.seed), raw)
+        return MetricResult(statistics.mean(known), len(known), statistics.mean_interval(known, self.seed), raw)
 
     def compare(
-        self, actual: Any, first: tuple[Any, Scored, dict[str, Any]], second: tuple[Any, Scored, dict[str, Any]]
-    ) -> Paired:
+        self,
+        actual: Any,
+        first: tuple[Any, MetricResult, dict[str, Any]],
+        second: tuple[Any, MetricResult, dict[str, Any]],
+    ) -> PairedComparison:
         """The second version against the first, each as (predictions, what was scored, columns that were added)."""
         lower = is_lower_better(self.metric)
         if first[1].scores is not None and second[1].scores is not None:
-            return statistics.paired(first[1].scores, second[1].scores, self.seed, lower_is_better=lower)
+            return statistics.compare_paired(first[1].scores, second[1].scores, self.seed, lower_is_better=lower)
 
         def difference(rows: Any, swapped: Any) -> float | None:
             values = []
             for one, other in ((first, second), (second, first)):
-                mixed = _mixed(one[0], other[0], swapped)
-                more = {k: _mixed(v, other[2][k], swapped) for k, v in one[2].items()}
+                mixed = _swap_rows(one[0], other[0], swapped)
+                more = {k: _swap_rows(v, other[2][k], swapped) for k, v in one[2].items()}
                 values.append(self._run(actual, mixed, rows, more)[0])
             return None if None in values else values[1] - values[0]
 
-        return statistics.paired_all(difference, len(actual), self.seed)
+        return statistics.compare_aggregates(difference, len(actual), self.seed)
 
     def _run(self, actual: Any, prediction: Any, rows: Any, more: Mapping[str, Any]) -> list[Any]:
         if self.interrupted():
@@ -114,14 +117,14 @@ class Scorer:
         return len(column) - int(column.null_count)
 
 
-def _mixed(first: Any, second: Any, swapped: Any) -> Any:
+def _swap_rows(first: Any, second: Any, swapped: Any) -> Any:
     """`first`, but `second` where swapped; both Arrow arrays."""
     import pyarrow.compute as pc
 
     return pc.if_else(pa.array(swapped), second, first)
 
 
-class Options:
+class EvaluationOptions:
     """USING of an EVALUATE, handed out to the metrics; what none of them takes is left."""
 
     def __init__(self, given: Mapping[str, Any], table: pa.Table) -> None:
@@ -129,14 +132,14 @@ class Options:
         self._table = table
         self._columns = {name.lower(): name for name in reversed(table.column_names)}
 
-    def take(self, name: str, default: Any = None) -> Any:
+    def pop(self, name: str, default: Any = None) -> Any:
         """An option that is for EVALUATE itself."""
         return self.left.pop(name, default)
 
     def column(self, name: str) -> Any:
         """A column of the rows as one array, None if there is none of that name."""
         found = self._columns.get(name.lower())
-        return None if found is None else combined(self._table.column(self._table.column_names.index(found)))
+        return None if found is None else combine_column(self._table.column(self._table.column_names.index(found)))
 
     def names(self) -> list[str]:
         """The rows' columns."""
@@ -169,7 +172,7 @@ class Options:
         self, metric: Metric, own: Mapping[str, Any], name: str, keep: Callable[[str], bool]
     ) -> tuple[dict[str, Any], set[str]]:
         parameters = inspect.signature(metric).parameters
-        known = {p for p in parameters if p not in ("actual", "prediction", *GIVEN)}
+        known = {p for p in parameters if p not in ("actual", "prediction", *RUNTIME_OPTIONS)}
         if not any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             wrong = next((key for key in own if key not in known), None)
             if wrong is not None:
@@ -188,18 +191,18 @@ class Options:
         return value
 
 
-def combined(column: Any) -> Any:
+def combine_column(column: Any) -> Any:
     """A column as one array."""
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-class Judge:
+class ModelJudge:
     """Asks a model of ours; given to llm_judge as its `ask`."""
 
     def __init__(self, session: Session, name: Any, statement: Evaluate, using: Mapping[str, Any]) -> None:
         self._session, self._statement = session, statement
         self._using = {k: v for k, v in using.items() if k in option_names(QuerySettings)}
-        self._resolved = resolve(session, *_named(str(name)))
+        self._resolved = resolve(session, *_parse_version_name(str(name)))
         if len(self._resolved.prompt.inputs) != 1:
             raise OptionError(
                 f"The judge '{name}' has {len(self._resolved.prompt.inputs)} inputs.",
@@ -208,14 +211,14 @@ class Judge:
 
     def __call__(self, prompts: Sequence[str]) -> list[str | None]:
         """An answer a prompt, None where it failed."""
-        with asker_of(self._session, self._using, self._statement.text) as asker:
-            book = asker.book(self._resolved, self._resolved.model.key.name)
-            ids = book.ids([pa.array(prompts, pa.large_string())])
-            book.asking.rows += len(prompts)
-            book.ask_all()
-            return list(book.columns(ids, [self._resolved.outputs.names[0]])[0].to_pylist())
+        with open_statement_runs(self._session, self._using, self._statement.text) as runs:
+            prompt_table = runs.prompt_table(self._resolved, self._resolved.model.key.name)
+            ids = prompt_table.ids([pa.array(prompts, pa.large_string())])
+            prompt_table.inference_run.rows += len(prompts)
+            prompt_table.ask_all()
+            return list(prompt_table.columns(ids, [self._resolved.outputs.names[0]])[0].to_pylist())
 
 
-def _named(text: str) -> tuple[str, int | None]:
+def _parse_version_name(text: str) -> tuple[str, int | None]:
     name, dot, number = text.rpartition(".")
     return (name, int(number)) if dot and number.isdecimal() else (text, None)

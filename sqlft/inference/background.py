@@ -13,15 +13,15 @@ from weakref import WeakSet
 from sqlft.errors import Cancelled, ProviderError
 
 T = TypeVar("T")
-_BUSY: WeakSet[threading.Thread] = WeakSet()
-POLL = 0.1
+_BUSY_THREADS: WeakSet[threading.Thread] = WeakSet()
+POLL_SECONDS = 0.1
 
 
 EXIT_SECONDS = 2.0
 """How long a process that ends waits for answers that are still on their way."""
 
 
-class Pump(Generic[T]):
+class BackgroundIterator(Generic[T]):
     """Takes items only when asked to; after `close` it takes none.
 
     An iterator that has ended is made anew when more is asked for.  `make`, `late` and `close` run in the thread too,
@@ -34,13 +34,15 @@ class Pump(Generic[T]):
         close: Callable[[], None],
         late: Callable[[list[T]], None] = lambda _: None,
     ) -> None:
-        self._make, self._close, self._late = make, close, late
-        self._orders: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
-        self._taken: queue.SimpleQueue[tuple[list[T], bool, BaseException | None]] = queue.SimpleQueue()
+        self._make_iterator, self._close_source, self._handle_late = make, close, late
+        self._batch_requests: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[tuple[list[T], bool, BaseException | None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.stopped = False
 
-    def take(self, most: int, seconds: float, timeout: float, interrupted: Callable[[], bool]) -> tuple[list[T], bool]:
+    def next_batch(
+        self, most: int, seconds: float, timeout: float, interrupted: Callable[[], bool]
+    ) -> tuple[list[T], bool]:
         """At least one item (unless there are no more), at most `most`, and no longer than `seconds` after the first.
 
         Returns the items and whether the iterator has ended; raises what it raised.
@@ -48,11 +50,11 @@ class Pump(Generic[T]):
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="sqlft-ask", daemon=True)
             self._thread.start()
-        self._orders.put((most, seconds))
+        self._batch_requests.put((most, seconds))
         deadline = time.monotonic() + timeout
         while True:
             try:
-                items, ended, error = self._taken.get(timeout=min(POLL, timeout))
+                items, ended, error = self._batches.get(timeout=min(POLL_SECONDS, timeout))
                 break
             except queue.Empty:
                 if interrupted():
@@ -65,7 +67,7 @@ class Pump(Generic[T]):
         if error is not None and not items:
             raise error
         if error is not None:  # first hand over what came before the error
-            self._taken.put(([], True, error))
+            self._batches.put(([], True, error))
             return items, False
         return items, ended
 
@@ -73,20 +75,20 @@ class Pump(Generic[T]):
         """Stop; waits `patience` seconds for a handler in the middle of something, which then ends by itself."""
         self.stopped = True
         if self._thread is not None:
-            self._orders.put(None)
+            self._batch_requests.put(None)
             self._thread.join(patience)
             if self._thread.is_alive():
-                _await_at_exit(self._thread)
+                _join_at_exit(self._thread)
 
     def _run(self) -> None:
         iterator: Iterator[T] | None = None
         try:
-            while (order := self._orders.get()) is not None:
+            while (order := self._batch_requests.get()) is not None:
                 items: list[T] = []
                 ended, error = False, None
                 try:
                     if iterator is None:
-                        iterator = iter(self._make())
+                        iterator = iter(self._make_iterator())
                     until = time.monotonic() + order[1]
                     while len(items) < order[0]:
                         items.append(next(iterator))
@@ -96,16 +98,16 @@ class Pump(Generic[T]):
                     ended, iterator = True, None
                 except BaseException as e:
                     error = e
-                self._taken.put((items, ended, error))
+                self._batches.put((items, ended, error))
         finally:
-            self._finish(iterator)
+            self._close_iterator(iterator)
 
-    def _not_taken(self) -> None:
-        while not self._taken.empty():
-            self._late(self._taken.get()[0])
+    def _hand_over_late(self) -> None:
+        while not self._batches.empty():
+            self._handle_late(self._batches.get()[0])
 
-    def _finish(self, iterator: Iterator[T] | None) -> None:
-        for end in (self._not_taken, getattr(iterator, "close", None), self._close):
+    def _close_iterator(self, iterator: Iterator[T] | None) -> None:
+        for end in (self._hand_over_late, getattr(iterator, "close", None), self._close_source):
             try:
                 if end is not None:
                     end()
@@ -113,14 +115,14 @@ class Pump(Generic[T]):
                 continue
 
 
-def _await_at_exit(thread: threading.Thread) -> None:
+def _join_at_exit(thread: threading.Thread) -> None:
     """Give a thread that still takes answers in a moment before the process ends."""
-    if not _BUSY:  # registered late, so that it runs before what handlers registered to close their connections
-        atexit.register(_await)
-    _BUSY.add(thread)
+    if not _BUSY_THREADS:  # registered late, so that it runs before what handlers registered to close their connections
+        atexit.register(_join_busy_threads)
+    _BUSY_THREADS.add(thread)
 
 
-def _await() -> None:
+def _join_busy_threads() -> None:
     until = time.monotonic() + EXIT_SECONDS
-    for thread in list(_BUSY):
+    for thread in list(_BUSY_THREADS):
         thread.join(max(0.0, until - time.monotonic()))

@@ -16,134 +16,134 @@ from typing import Any
 from sqlft.catalog.records import RUNNING, Version
 from sqlft.errors import BudgetExceeded, NotFound, OptionError
 from sqlft.handler import Completion, Message
-from sqlft.inference.prices import HOUR, Tariff, tariff_of
-from sqlft.inference.resolve import Resolved
+from sqlft.inference.prices import SECONDS_PER_HOUR, Pricing, find_pricing
+from sqlft.inference.resolve import ResolvedVersion
 from sqlft.session import Budget, Session, SessionBudget, budget_exceeded_error, format_dollars, reserve_all
 
-OVERHEAD = 16
+MAX_TOKENS_PER_MESSAGE = 16
 """Tokens that a chat format adds for each message, at most."""
-MARGIN = 1.5
-SHORTEST = 0.001
+SAFETY_MARGIN = 1.5
+MIN_ROW_SECONDS = 0.001
 """Seconds that a row of a machine's is reckoned at, at least."""
-LEARNED = 3
+MIN_SAMPLES = 3
 """Answers after which tokens a byte are taken as known."""
-UNBOUNDED = 256
+DEFAULT_OUTPUT_TOKENS = 256
 """Tokens reserved for an answer whose request sets no max_tokens, or twice the longest so far."""
-MOST_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens")
+MAX_TOKENS_OPTIONS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens")
 
 
-class Charge:
+class CostTracker:
     """Reservations and costs of one statement at one version."""
 
-    def __init__(self, session: Session, resolved: Resolved, options: Any, limits: Sequence[Budget]) -> None:
+    def __init__(self, session: Session, resolved: ResolvedVersion, options: Any, limits: Sequence[Budget]) -> None:
         self._session, self._resolved, self._options = session, resolved, options
         self._limits = [*limits, session.budget]
-        self._tariff: Tariff | None = None
-        self._held: dict[int, tuple[float | None, int]] = {}
-        self._charged = 0.0
-        self._known = 0.0
-        self._unknown = 0
+        self._pricing: Pricing | None = None
+        self._reservations: dict[int, tuple[float | None, int]] = {}
+        self._charged_usd = 0.0
+        self._known_usd = 0.0
+        self._unknown_costs = 0
         self._calls = 0
-        self._per_byte = 0.0
-        self._counted = 0
-        self._longest = 0
-        self.meter = Meter()
+        self._tokens_per_byte = 0.0
+        self._counted_answers = 0
+        self._longest_answer = 0
+        self.timer = MachineTimer()
 
     @property
-    def tariff(self) -> Tariff:
+    def pricing(self) -> Pricing:
         """How this version is paid."""
-        if self._tariff is None:
-            self._tariff = tariff_of(self._session, self._resolved)
-        return self._tariff
+        if self._pricing is None:
+            self._pricing = find_pricing(self._session, self._resolved)
+        return self._pricing
 
     @property
     def total(self) -> float | None:
         """USD of all so far: 0 where nothing was asked, None where a part is not known."""
         if self._calls == 0:
             return 0.0
-        if (machine := self.tariff.of_seconds(self.meter.now())) is not None:
+        if (machine := self.pricing.cost_of_seconds(self.timer.elapsed())) is not None:
             return machine
-        return None if self._unknown else self._known
+        return None if self._unknown_costs else self._known_usd
 
     def check(self, messages: Sequence[Message]) -> None:
         """Raise before anything is opened if the first request can already not be asked."""
-        worst = self._worst(messages)
+        worst = self._worst_cost(messages)
         for one in self._limits:
-            if one.has_cost_limit and one.usd and not self.tariff.known:
-                raise _unknown_cost(self._resolved, one)
+            if one.has_cost_limit and one.usd and not self.pricing.known:
+                raise _unknown_cost_error(self._resolved, one)
             over = one.find_exceeded(worst if one.has_cost_limit else 0.0)
             if over is not None:
                 raise budget_exceeded_error(over, str(self._resolved.version.key))
 
     def admit(self, i: int, messages: Sequence[Message], *, first: bool) -> BudgetExceeded | None:
         """Reserve for a request that is about to be handed out, or say why it must not be; called in any thread."""
-        if not self._is_watched:
+        if not self._is_metered:
             self._calls += 1
             return None
         size = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
-        worst = self._worst(messages) if self._bounds_cost else None
+        worst = self._worst_cost(messages) if self._bounds_cost else None
         over = reserve_all(self._limits, worst, int(first))
         if over is not None:
             return budget_exceeded_error(over, str(self._resolved.version.key))
         self._calls += 1
-        self._held[i] = (worst, size)
-        self.meter.begin(i)
+        self._reservations[i] = (worst, size)
+        self.timer.begin(i)
         return None
 
     def settle(self, c: Completion) -> float | None:
         """What an answer cost, in place of what was reserved for it; None if that is not known."""
-        if not self._is_watched:
-            return self._count(c, self._cost(c, 0.0))
-        worst, size = self._held.pop(c.id, (None, 0))
-        seconds = self.meter.end(c.id)
-        cost = self._count(c, self._cost(c, seconds))
+        if not self._is_metered:
+            return self._add_cost(c, self._find_cost(c, 0.0))
+        worst, size = self._reservations.pop(c.id, (None, 0))
+        seconds = self.timer.end(c.id)
+        cost = self._add_cost(c, self._find_cost(c, seconds))
         spent = worst if cost is None and c.error is None else cost
         for one in self._limits:
             one.settle(worst, spent)
-        self._charged += spent or 0.0
-        self._learn(c, size)
+        self._charged_usd += spent or 0.0
+        self._learn_rates(c, size)
         return cost
 
-    def _count(self, c: Completion, cost: float | None) -> float | None:
+    def _add_cost(self, c: Completion, cost: float | None) -> float | None:
         if cost is not None:
-            self._known += cost
+            self._known_usd += cost
         elif c.error is None:
-            self._unknown += 1
+            self._unknown_costs += 1
         return cost
 
     @cached_property
-    def _is_watched(self) -> bool:
+    def _is_metered(self) -> bool:
         """Whether a limit or the price of a machine's time needs each request's share; most statements have none."""
-        return self.tariff.of_seconds(1.0) is not None or any(one.is_set for one in self._limits)
+        return self.pricing.cost_of_seconds(1.0) is not None or any(one.is_set for one in self._limits)
 
-    def give_up(self, i: int) -> None:
+    def release_request(self, i: int) -> None:
         """A request that will not be answered."""
-        if not self._is_watched:
+        if not self._is_metered:
             return
-        worst, _ = self._held.pop(i, (None, 0))
-        self.meter.end(i)
+        worst, _ = self._reservations.pop(i, (None, 0))
+        self.timer.end(i)
         self._release(worst)
 
-    def watch(self) -> None:
+    def check_running(self) -> None:
         """Raise where a limit is passed while nothing comes: the time, or the machine's money."""
         for one in self._limits:
             late = one.find_time_exceeded()
             if late is not None:
                 raise budget_exceeded_error(late, str(self._resolved.version.key))
-            running = self.tariff.of_seconds(self.meter.now()) if one.has_cost_limit else None
+            running = self.pricing.cost_of_seconds(self.timer.elapsed()) if one.has_cost_limit else None
             if (
                 running is not None
-                and (over := one.find_exceeded(running - self._charged - one.reserved, 0)) is not None
+                and (over := one.find_exceeded(running - self._charged_usd - one.reserved, 0)) is not None
             ):
                 raise budget_exceeded_error(over, str(self._resolved.version.key))
 
     def close(self) -> None:
-        """Give back what is still reserved, and count machine time that no row had."""
-        for worst, _ in list(self._held.values()):
+        """Release what is still reserved, and count machine time that no row had."""
+        for worst, _ in list(self._reservations.values()):
             self._release(worst)
-        self._held.clear()
-        if self._calls and (machine := self.tariff.of_seconds(self.meter.now())) is not None:
-            rest, self._charged = machine - self._charged, machine
+        self._reservations.clear()
+        if self._calls and (machine := self.pricing.cost_of_seconds(self.timer.elapsed())) is not None:
+            rest, self._charged_usd = machine - self._charged_usd, machine
             for one in self._limits:
                 one.settle(None, max(0.0, rest))
 
@@ -155,41 +155,41 @@ class Charge:
         for one in self._limits:
             one.settle(worst, None)
 
-    def _cost(self, c: Completion, seconds: float) -> float | None:
-        tariff = self.tariff
-        if c.cost_usd is not None and not tariff.is_own:
+    def _find_cost(self, c: Completion, seconds: float) -> float | None:
+        pricing = self.pricing
+        if c.cost_usd is not None and not pricing.is_own:
             return c.cost_usd
-        if c.error is not None and c.input_tokens is None and tariff.per_token:
+        if c.error is not None and c.input_tokens is None and pricing.is_per_token:
             return None
-        machine = tariff.of_seconds(seconds)
-        return tariff.of_tokens(c.input_tokens, c.output_tokens, c.cached_tokens) if machine is None else machine
+        machine = pricing.cost_of_seconds(seconds)
+        return pricing.cost_of_tokens(c.input_tokens, c.output_tokens, c.cached_tokens) if machine is None else machine
 
-    def _worst(self, messages: Sequence[Message]) -> float | None:
+    def _worst_cost(self, messages: Sequence[Message]) -> float | None:
         """The most that a request can cost in USD; of a machine's time, as much as the longest row had so far."""
-        machine = self.tariff.of_seconds(max(self.meter.longest, SHORTEST))
+        machine = self.pricing.cost_of_seconds(max(self.timer.longest, MIN_ROW_SECONDS))
         if machine is not None:
             return machine
         size = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
-        given = size + OVERHEAD * (len(messages) + 1)
-        if self._counted >= LEARNED:
-            given = min(given, int(MARGIN * self._per_byte * size) + OVERHEAD)
-        return self.tariff.of_tokens(given, self._most())
+        given = size + MAX_TOKENS_PER_MESSAGE * (len(messages) + 1)
+        if self._counted_answers >= MIN_SAMPLES:
+            given = min(given, int(SAFETY_MARGIN * self._tokens_per_byte * size) + MAX_TOKENS_PER_MESSAGE)
+        return self.pricing.cost_of_tokens(given, self._max_output_tokens())
 
-    def _most(self) -> int:
-        for name in MOST_TOKENS:
+    def _max_output_tokens(self) -> int:
+        for name in MAX_TOKENS_OPTIONS:
             most = getattr(self._options, name, None)
             if isinstance(most, int):
                 return most
-        return 2 * self._longest if self._longest else UNBOUNDED
+        return 2 * self._longest_answer if self._longest_answer else DEFAULT_OUTPUT_TOKENS
 
-    def _learn(self, c: Completion, size: int) -> None:
+    def _learn_rates(self, c: Completion, size: int) -> None:
         if c.input_tokens is not None and size:
-            self._per_byte = max(self._per_byte, c.input_tokens / size)
-            self._counted += 1
-        self._longest = max(self._longest, c.output_tokens or 0)
+            self._tokens_per_byte = max(self._tokens_per_byte, c.input_tokens / size)
+            self._counted_answers += 1
+        self._longest_answer = max(self._longest_answer, c.output_tokens or 0)
 
 
-def _unknown_cost(resolved: Resolved, limit: Budget) -> OptionError:
+def _unknown_cost_error(resolved: ResolvedVersion, limit: Budget) -> OptionError:
     engine = resolved.model.engine
     named = f" '{resolved.model.base}'" if resolved.model.base else ""
     return OptionError(
@@ -199,7 +199,7 @@ def _unknown_cost(resolved: Resolved, limit: Budget) -> OptionError:
     )
 
 
-class Meter:
+class MachineTimer:
     """Time that a machine works, each moment shared equally by the rows under way; several threads tell it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -214,27 +214,27 @@ class Meter:
         self.longest = 0.0
         """The largest share of a row so far."""
 
-    def run(self) -> None:
+    def start(self) -> None:
         """The machine works from now on."""
         with self._lock:
             self._since = self._clock()
 
-    def rest(self) -> None:
-        """It waits, for the next call of `run`."""
+    def pause(self) -> None:
+        """It waits, for the next call of `start`."""
         with self._lock:
-            self._count()
+            self._add_elapsed()
             self._since = None
 
     def begin(self, row: int) -> None:
         """A row is under way."""
         with self._lock:
-            self._count()
+            self._add_elapsed()
             self._started[row] = self._share
 
     def end(self, row: int) -> float:
         """Its seconds: its part of the time since then, and of what went before the first row, as loading does."""
         with self._lock:
-            self._count()
+            self._add_elapsed()
             if self._started:
                 self._share += self._waiting / len(self._started)
                 self._waiting = 0.0
@@ -242,13 +242,13 @@ class Meter:
             self.longest = max(self.longest, taken)
             return taken
 
-    def now(self) -> float:
+    def elapsed(self) -> float:
         """The machine's seconds up to this moment."""
         with self._lock:
-            self._count()
+            self._add_elapsed()
             return self.seconds
 
-    def _count(self) -> None:
+    def _add_elapsed(self) -> None:
         if self._since is None:
             return
         at = self._clock()
@@ -261,7 +261,7 @@ class Meter:
 
 
 @contextmanager
-def reserved(
+def hold_training_budget(
     purse: SessionBudget,
     name: str,
     engine: str,
@@ -276,8 +276,8 @@ def reserved(
     """
     limits = [one for one in (Budget(most, name="max_cost_usd"), purse) if one.has_cost_limit]
     if limits and cost is None:
-        raise _unknown_training_cost(limits[0], name, engine)
-    _hold(limits, name, cost or 0.0)
+        raise _unknown_training_cost_error(limits[0], name, engine)
+    _reserve_all(limits, name, cost or 0.0)
     spent: float | None = cost
     try:
         yield
@@ -287,12 +287,12 @@ def reserved(
         except NotFound:  # it was dropped while it trained, and what it cost with it
             made = None
         if made is None or made.status not in RUNNING:
-            spent = None if made is None else _spent(made)
+            spent = None if made is None else _find_training_cost(made)
         for one in limits:
             one.settle(cost, spent)
 
 
-def _hold(limits: Sequence[Budget], name: str, cost: float) -> None:
+def _reserve_all(limits: Sequence[Budget], name: str, cost: float) -> None:
     for i, one in enumerate(limits):
         if one.reserve(cost) is None:
             continue
@@ -303,24 +303,25 @@ def _hold(limits: Sequence[Budget], name: str, cost: float) -> None:
             f"Training {name} would pass the budget: {format_dollars(one.spent)} of {one.name}"
             f" = {format_dollars(one.usd or 0.0)} are"
             f" spent{held}, and it will cost about {format_dollars(cost)}.",
-            f"Train on fewer rows or for fewer epochs, or {_raised(one)}; EXPLAIN FINETUNE tells what it will take.",
+            f"Train on fewer rows or for fewer epochs, or {_advise_raising(one)}; "
+            "EXPLAIN FINETUNE tells what it will take.",
         )
 
 
-def _raised(limit: Budget) -> str:
+def _advise_raising(limit: Budget) -> str:
     return f"SET {limit.name} higher" if isinstance(limit, SessionBudget) else f"give a higher {limit.name}"
 
 
-def _spent(version: Version) -> float | None:
+def _find_training_cost(version: Version) -> float | None:
     """What an ended training cost; of one that broke off the machine's time so far, tokens being unknown."""
     known = version.details.get("cost_usd")
     if known is not None:
         return float(known)
     hourly = version.details.get("machine_usd_per_hour")
-    return None if hourly is None or version.seconds is None else hourly * version.seconds / HOUR
+    return None if hourly is None or version.seconds is None else hourly * version.seconds / SECONDS_PER_HOUR
 
 
-def _unknown_training_cost(limit: Budget, name: str, engine: str) -> OptionError:
+def _unknown_training_cost_error(limit: Budget, name: str, engine: str) -> OptionError:
     return OptionError(
         f"{limit.name} = {limit.usd:g} cannot be promised: what training {name} costs is not known.",
         f"CREATE PRICE FOR {engine} USING training = … (USD per million tokens), or machine_usd_per_hour = …"

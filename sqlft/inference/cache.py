@@ -14,18 +14,18 @@ from typing import NamedTuple
 from sqlft.errors import CatalogError
 from sqlft.handler import Message
 
-SCHEMA = """
+CREATE_ANSWERS = """
 CREATE TABLE IF NOT EXISTS answers (
   key BLOB PRIMARY KEY, text TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER, model TEXT, logprob REAL,
   truncated INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID
 """
-ADDED = {"logprob": "REAL", "truncated": "INTEGER NOT NULL DEFAULT 0"}
+ADDED_COLUMNS = {"logprob": "REAL", "truncated": "INTEGER NOT NULL DEFAULT 0"}
 """Columns that a file of an earlier version may lack."""
 
 COLUMNS = "key, text, input_tokens, output_tokens, model, logprob, truncated"
-KEEP = "INSERT OR REPLACE INTO {table} (" + COLUMNS + ") VALUES (?, ?, ?, ?, ?, ?, ?)"
-RECENT = """
+INSERT_ANSWER = "INSERT OR REPLACE INTO {table} (" + COLUMNS + ") VALUES (?, ?, ?, ?, ?, ?, ?)"
+CREATE_RECENT = """
 CREATE TABLE IF NOT EXISTS recent (
   key BLOB NOT NULL, text TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER, model TEXT, logprob REAL,
   truncated INTEGER NOT NULL DEFAULT 0
@@ -33,12 +33,12 @@ CREATE TABLE IF NOT EXISTS recent (
 """
 """Answers in the order in which they came.  A key is as good as random: a thousand of them in `answers` change a
 thousand pages, so those of a long statement are moved there sorted, many at a time."""
-SETTLE = f"INSERT OR REPLACE INTO answers ({COLUMNS}) SELECT {COLUMNS} FROM recent ORDER BY key"
-FEW, MANY = 2_000, 250_000
+MERGE_RECENT = f"INSERT OR REPLACE INTO answers ({COLUMNS}) SELECT {COLUMNS} FROM recent ORDER BY key"
+DIRECT_ROWS, MERGE_ROWS = 2_000, 250_000
 """Answers of a statement that go where they belong at once, and how many of the others are moved together."""
 
 
-class Kept(NamedTuple):
+class CachedAnswer(NamedTuple):
     """An answer as the cache has it."""
 
     text: str
@@ -48,7 +48,7 @@ class Kept(NamedTuple):
     truncated: bool = False
 
 
-class Lengths(NamedTuple):
+class AnswerLengths(NamedTuple):
     """How many answers there are, and the mean and variance of their tokens."""
 
     answers: int
@@ -63,15 +63,15 @@ class Cache:
         self.path = path
         self._lock = threading.Lock()
         self._con: sqlite3.Connection | None = None
-        self._put = self._recent = 0
+        self._put_count = self._recent_count = 0
 
-    def get(self, keys: Sequence[bytes]) -> Mapping[bytes, Kept]:
+    def get(self, keys: Sequence[bytes]) -> Mapping[bytes, CachedAnswer]:
         """What is known of these keys."""
         with self._lock, suppress(sqlite3.Error):  # one that cannot be read knows nothing; `put` says why
             con = self._open(create=False)
             if con is None:
                 return {}
-            found: dict[bytes, Kept] = {}
+            found: dict[bytes, CachedAnswer] = {}
             if self._is_empty(con):
                 return found
             for start in range(0, len(keys), 500):
@@ -80,26 +80,26 @@ class Cache:
                 columns = "key, text, input_tokens, output_tokens, logprob, truncated"
                 rows = con.execute(f"SELECT {columns} FROM answers WHERE key IN ({marks})", some)
                 for key, text, given, made, logprob, cut in rows:
-                    found[key] = Kept(text, given, made, logprob, bool(cut))
+                    found[key] = CachedAnswer(text, given, made, logprob, bool(cut))
             return found
         return {}
 
-    def lengths(self, model: str, *, versions: bool = False) -> Lengths:
+    def lengths(self, model: str, *, versions: bool = False) -> AnswerLengths:
         """How long a version's kept answers are in tokens; with `versions` those of all of a model's."""
         with self._lock, suppress(sqlite3.Error):
             con = self._open(create=False)
             if con is None:
-                return Lengths(0, 0.0, 0.0)
+                return AnswerLengths(0, 0.0, 0.0)
             where = "substr(model, 1, length(?1) + 1) = ?1 || '.'" if versions else "model = ?1"
-            self._settle(con)
+            self._merge_recent(con)
             squares = "avg(output_tokens * 1.0 * output_tokens)"
             n, mean, square = con.execute(
                 f"SELECT count(output_tokens), avg(output_tokens), {squares} FROM answers WHERE {where}", (model,)
             ).fetchone()
             if n > 1:
-                return Lengths(n, mean, max(0.0, square - mean**2) * n / (n - 1))
-            return Lengths(n, mean or 0.0, 0.0)
-        return Lengths(0, 0.0, 0.0)
+                return AnswerLengths(n, mean, max(0.0, square - mean**2) * n / (n - 1))
+            return AnswerLengths(n, mean or 0.0, 0.0)
+        return AnswerLengths(0, 0.0, 0.0)
 
     def put(self, rows: Iterable[tuple[bytes, str, int | None, int | None, str, float | None, bool]]) -> None:
         """Keep (key, text, input and output tokens, model, logprob, truncated); they outlive a crash from here on."""
@@ -107,31 +107,33 @@ class Cache:
             try:
                 con = self._open(create=True)
                 if con is not None:
-                    is_long = self._put >= FEW
-                    count = con.executemany(KEEP.format(table="recent" if is_long else "answers"), rows).rowcount
+                    is_long = self._put_count >= DIRECT_ROWS
+                    count = con.executemany(
+                        INSERT_ANSWER.format(table="recent" if is_long else "answers"), rows
+                    ).rowcount
                     con.commit()
-                    self._put += count
-                    self._recent += count if is_long else 0
-                    if self._recent >= MANY:
-                        self._settle(con)
+                    self._put_count += count
+                    self._recent_count += count if is_long else 0
+                    if self._recent_count >= MERGE_ROWS:
+                        self._merge_recent(con)
             except (sqlite3.Error, OSError) as e:
                 raise CatalogError(
                     f"Answers cannot be kept in {self.path}: {e}.",
                     "Free some disk space, or go on without the cache: USING cache=false.",
                 ) from e
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Move what a long statement kept to where it is found; at its end."""
         with self._lock, suppress(sqlite3.Error):  # it is moved when the file is opened next
-            if self._con is not None and self._recent:
-                self._settle(self._con)
-            self._put = 0
+            if self._con is not None and self._recent_count:
+                self._merge_recent(self._con)
+            self._put_count = 0
 
-    def _settle(self, con: sqlite3.Connection) -> None:
-        con.execute(SETTLE)
+    def _merge_recent(self, con: sqlite3.Connection) -> None:
+        con.execute(MERGE_RECENT)
         con.execute("DELETE FROM recent")
         con.commit()
-        self._recent = 0
+        self._recent_count = 0
 
     def _is_empty(self, con: sqlite3.Connection) -> bool:
         """Whether nothing is kept: new prompts need no looking up."""
@@ -143,7 +145,7 @@ class Cache:
             con = self._open(create=False)
             if con is None:
                 return 0
-            self._settle(con)
+            self._merge_recent(con)
             if model is None:
                 count = con.execute("DELETE FROM answers").rowcount
             else:
@@ -166,29 +168,29 @@ class Cache:
         con = sqlite3.connect(self.path, check_same_thread=False, timeout=30)
         con.execute("PRAGMA journal_mode=WAL")
         con.execute("PRAGMA synchronous=NORMAL")
-        con.execute(SCHEMA)
+        con.execute(CREATE_ANSWERS)
         there = {row[1] for row in con.execute("PRAGMA table_info(answers)")}
-        for name, kind in ADDED.items():
+        for name, kind in ADDED_COLUMNS.items():
             if name not in there:
                 with suppress(sqlite3.OperationalError):  # another process was first
                     con.execute(f"ALTER TABLE answers ADD COLUMN {name} {kind}")
-        con.execute(RECENT)
+        con.execute(CREATE_RECENT)
         if con.execute("SELECT 1 FROM recent LIMIT 1").fetchone():  # of a statement that was killed
             with suppress(sqlite3.OperationalError):  # a file that can only be read
-                self._settle(con)
+                self._merge_recent(con)
         self._con = con
         return con
 
 
-_text = json.encoder.encode_basestring_ascii
+_quote_json = json.encoder.encode_basestring_ascii
 
 
-def key_of(prefix: bytes, messages: Sequence[Message]) -> bytes:
+def hash_prompt(prefix: bytes, messages: Sequence[Message]) -> bytes:
     """The key of one conversation; prefix stands for the version and its parameters."""
-    text = f"[{','.join([f'[{_text(role)},{_text(content)}]' for role, content in messages])}]"
+    text = f"[{','.join([f'[{_quote_json(role)},{_quote_json(content)}]' for role, content in messages])}]"
     return blake2b(text.encode(), key=prefix, digest_size=20).digest()
 
 
-def prefix_of(version_digest: str, parameters: str) -> bytes:
+def hash_version(version_digest: str, parameters: str) -> bytes:
     """What all keys of one version asked with the same parameters share: 32 bytes."""
     return blake2b(f"{version_digest}\0{parameters}".encode(), digest_size=32).digest()

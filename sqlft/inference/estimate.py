@@ -14,26 +14,26 @@ from typing import Any, NamedTuple
 
 from sqlft.catalog.records import Usage
 from sqlft.handler import Message
-from sqlft.inference.budget import MOST_TOKENS
-from sqlft.inference.cache import Cache, Lengths
-from sqlft.inference.prices import Tariff, tariff_of
-from sqlft.inference.resolve import Resolved, heed
+from sqlft.inference.budget import MAX_TOKENS_OPTIONS
+from sqlft.inference.cache import AnswerLengths, Cache
+from sqlft.inference.prices import Pricing, find_pricing
+from sqlft.inference.resolve import ResolvedVersion, check_retirement
 from sqlft.session import Session
 
-SAMPLE = 2000
+SAMPLE_PROMPTS = 2000
 """Prompts that are counted; of more, evenly chosen ones stand for all."""
-CHARS_A_TOKEN = 4.0
-FRAME = 4
+CHARS_PER_TOKEN = 4.0
+TOKENS_PER_MESSAGE = 4
 """Tokens that a chat format adds for each message, about."""
-UNSEEN = 32
+MAX_TEMPLATE_TOKENS = 32
 """Tokens that a format may add to each prompt beyond that, such as a system message of its own."""
-UNTOLD, MOST_UNTOLD = 64, 1024
+DEFAULT_ANSWER_TOKENS, MAX_DEFAULT_ANSWER_TOKENS = 64, 1024
 """Tokens of an answer where nothing was ever answered, and the most, if max_tokens allows as many."""
-STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+STUDENT_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 """Two-sided 95 % points of Student's t for 1, 2, … degrees of freedom; 2.1 is near enough above."""
 
 
-class Range(NamedTuple):
+class Interval(NamedTuple):
     """A figure with its 95 % interval; exact where all three are equal."""
 
     low: float
@@ -45,135 +45,137 @@ class Range(NamedTuple):
         """Whether it is known."""
         return self.low == self.high
 
-    def times(self, low: float, expected: float | None = None, high: float | None = None) -> Range:
+    def times(self, low: float, expected: float | None = None, high: float | None = None) -> Interval:
         """Each figure multiplied."""
         middle = low if expected is None else expected
-        return Range(self.low * low, self.expected * middle, self.high * (middle if high is None else high))
+        return Interval(self.low * low, self.expected * middle, self.high * (middle if high is None else high))
 
-    def plus(self, other: Range) -> Range:
+    def plus(self, other: Interval) -> Interval:
         """The sum, as if both were high or low together."""
-        return Range(*(a + b for a, b in zip(self, other, strict=True)))
+        return Interval(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 @dataclass(frozen=True)
-class Forecast:
+class InferenceEstimate:
     """What one model of a query will take; None is not known."""
 
     rows: int
     prompts: int
     cached: int
-    asked: Range
-    input_tokens: Range
-    output_tokens: Range
-    cost_usd: Range | None
-    seconds: Range | None
+    asked: Interval
+    input_tokens: Interval
+    output_tokens: Interval
+    cost_usd: Interval | None
+    seconds: Interval | None
     earlier: int
     """Answers from which the length of the next ones is told."""
     counted: str
     """How the prompts' tokens were told: by the handler, from earlier statements, by their length."""
 
 
-def forecast(
+def estimate_inference(
     session: Session,
     cache: Cache,
-    resolved: Resolved,
+    resolved: ResolvedVersion,
     options: Any,
     rows: int,
     prompts: int,
     waiting: Sequence[Sequence[Message]],
     least: int | None = None,
-) -> Forecast:
+) -> InferenceEstimate:
     """What asking `waiting` prompts will take, of `prompts` distinct ones read; `least` if it may stop earlier.
 
     Warns of what ends of the model; NotSupported where it has ended.
     """
-    heed(session, resolved.handler, resolved.spec, resolved.artifact)
+    check_retirement(session, resolved.handler, resolved.spec, resolved.artifact)
     name, most = str(resolved.version.key), len(waiting)
     used = [u for u in session.catalog.usage() if u.version == resolved.version.key and u.calls > 0]
     low = most if least is None else min(least, most)
-    asked = Range(low, (low + most) / 2, most)
+    asked = Interval(low, (low + most) / 2, most)
     share = (low / most, asked.expected / most, 1.0) if most else (1.0, 1.0, 1.0)
-    given, counted = _given(resolved, waiting, used)
-    lengths = _lengths(cache, resolved, name, used)
-    made = _made(lengths, most, _most_tokens(options))
-    seconds = _seconds(used, most)
-    tariff = tariff_of(session, resolved)
+    given, counted = _estimate_input_tokens(resolved, waiting, used)
+    lengths = _find_answer_lengths(cache, resolved, name, used)
+    made = _estimate_output_tokens(lengths, most, _find_max_tokens(options))
+    seconds = _estimate_seconds(used, most)
+    pricing = find_pricing(session, resolved)
     given, made = given.times(*share), made.times(*share)
     seconds = None if seconds is None else seconds.times(*share)
-    cost = Range(0.0, 0.0, 0.0) if not most else _cost(tariff, given, made, seconds)
-    return Forecast(rows, prompts, prompts - most, asked, given, made, cost, seconds, lengths.answers, counted)
+    cost = Interval(0.0, 0.0, 0.0) if not most else _estimate_cost(pricing, given, made, seconds)
+    return InferenceEstimate(rows, prompts, prompts - most, asked, given, made, cost, seconds, lengths.answers, counted)
 
 
-def unseen(
-    session: Session, cache: Cache, resolved: Resolved, options: Any, rows: int, likely: int, most: int
-) -> Forecast:
+def estimate_unseen_prompts(
+    session: Session, cache: Cache, resolved: ResolvedVersion, options: Any, rows: int, likely: int, most: int
+) -> InferenceEstimate:
     """What asking will take whose prompts need answers of another model: none to `most`, about `likely`."""
-    heed(session, resolved.handler, resolved.spec, resolved.artifact)
+    check_retirement(session, resolved.handler, resolved.spec, resolved.artifact)
     used = [u for u in session.catalog.usage() if u.version == resolved.version.key and u.calls > 0]
     calls = sum(u.calls for u in used)
-    frame = len(resolved.prompt.template) / CHARS_A_TOKEN + UNTOLD
+    frame = len(resolved.prompt.template) / CHARS_PER_TOKEN + DEFAULT_ANSWER_TOKENS
     each = sum(u.input_tokens for u in used) / calls if calls else frame
-    asked = Range(0, min(likely, most), most)
-    lengths = _lengths(cache, resolved, str(resolved.version.key), used)
+    asked = Interval(0, min(likely, most), most)
+    lengths = _find_answer_lengths(cache, resolved, str(resolved.version.key), used)
     shares = (0.0, asked.expected / most, 1.0) if most else (1.0, 1.0, 1.0)
-    given = Range(each * most / 4, each * most, each * most * 4).times(*shares)
-    made = _made(lengths, most, _most_tokens(options)).times(*shares)
-    took = _seconds(used, most)
+    given = Interval(each * most / 4, each * most, each * most * 4).times(*shares)
+    made = _estimate_output_tokens(lengths, most, _find_max_tokens(options)).times(*shares)
+    took = _estimate_seconds(used, most)
     seconds = None if took is None else took.times(*shares)
-    cost = _cost(tariff_of(session, resolved), given, made, seconds)
-    return Forecast(rows, 0, 0, asked, given, made, cost, seconds, lengths.answers, "without having seen them")
+    cost = _estimate_cost(find_pricing(session, resolved), given, made, seconds)
+    return InferenceEstimate(rows, 0, 0, asked, given, made, cost, seconds, lengths.answers, "without having seen them")
 
 
-def _given(resolved: Resolved, waiting: Sequence[Sequence[Message]], used: list[Usage]) -> tuple[Range, str]:
-    sample, scale = _sample(waiting)
+def _estimate_input_tokens(
+    resolved: ResolvedVersion, waiting: Sequence[Sequence[Message]], used: list[Usage]
+) -> tuple[Interval, str]:
+    sample, scale = _sample_evenly(waiting)
     if not sample:
-        return Range(0, 0, 0), "counted"
+        return Interval(0, 0, 0), "counted"
     counted = resolved.handler.count_prompts(sample, resolved.spec)
     if counted is not None:
-        return _scaled([float(c) for c in counted], scale), "counted"
-    frames = [FRAME * (len(messages) + 1) for messages in sample]
+        return _extrapolate_sum([float(c) for c in counted], scale), "counted"
+    frames = [TOKENS_PER_MESSAGE * (len(messages) + 1) for messages in sample]
     texts = resolved.handler.count_tokens([m.content for messages in sample for m in messages], resolved.spec)
     if texts is not None:
         told = iter(texts)
         whole = [f + sum(next(told) for _ in messages) for f, messages in zip(frames, sample, strict=True)]
-        return _scaled(whole, scale).times(0.8, 1.0, 1.2), "counted without the chat's frame"
+        return _extrapolate_sum(whole, scale).times(0.8, 1.0, 1.2), "counted without the chat's frame"
     chars = [sum(len(m.content) for m in messages) for messages in sample]
     known = [u for u in used if u.input_chars > 0 and u.input_tokens > 0]
     if known:
-        return _as_before(known, sum(chars) * scale, len(waiting)), "as before"
-    guessed = [c / CHARS_A_TOKEN + f for c, f in zip(chars, frames, strict=True)]
-    low, about, high = _scaled(guessed, scale).times(0.5, 1.0, 2.0)
-    return Range(low, about, high + UNSEEN * len(sample) * scale), "by length"
+        return _scale_earlier_usage(known, sum(chars) * scale, len(waiting)), "as before"
+    guessed = [c / CHARS_PER_TOKEN + f for c, f in zip(chars, frames, strict=True)]
+    low, about, high = _extrapolate_sum(guessed, scale).times(0.5, 1.0, 2.0)
+    return Interval(low, about, high + MAX_TEMPLATE_TOKENS * len(sample) * scale), "by length"
 
 
-def _as_before(known: list[Usage], chars: float, prompts: int) -> Range:
+def _scale_earlier_usage(known: list[Usage], chars: float, prompts: int) -> Interval:
     """Between so many tokens a character and so many a prompt, as earlier statements had them."""
     tokens = sum(u.input_tokens for u in known)
     told = [tokens / sum(u.input_chars for u in known) * chars, tokens / sum(u.calls for u in known) * prompts]
     each = [u.input_tokens / u.input_chars * chars for u in known]
     wide = 0.15 if len(known) < 3 else 0.05
-    return Range(min(*told, *each) * (1 - wide), told[0], max(*told, *each) * (1 + wide))
+    return Interval(min(*told, *each) * (1 - wide), told[0], max(*told, *each) * (1 + wide))
 
 
-def _sample(waiting: Sequence[Sequence[Message]]) -> tuple[list[Sequence[Message]], float]:
-    if len(waiting) <= SAMPLE:
+def _sample_evenly(waiting: Sequence[Sequence[Message]]) -> tuple[list[Sequence[Message]], float]:
+    if len(waiting) <= SAMPLE_PROMPTS:
         return list(waiting), 1.0
-    step = len(waiting) / SAMPLE
-    return [waiting[int(i * step)] for i in range(SAMPLE)], step
+    step = len(waiting) / SAMPLE_PROMPTS
+    return [waiting[int(i * step)] for i in range(SAMPLE_PROMPTS)], step
 
 
-def _scaled(counts: Sequence[float], scale: float) -> Range:
+def _extrapolate_sum(counts: Sequence[float], scale: float) -> Interval:
     """Their sum; where they stand for more, with the interval that follows from how they differ."""
     total = sum(counts)
     if scale == 1.0:
-        return Range(round(total), round(total), round(total))
+        return Interval(round(total), round(total), round(total))
     mean = total / len(counts)
     spread = math.sqrt(sum((c - mean) ** 2 for c in counts) / (len(counts) - 1))
     off = 1.96 * spread * scale * math.sqrt(len(counts))
-    return Range(max(0.0, total * scale - off), total * scale, total * scale + off)
+    return Interval(max(0.0, total * scale - off), total * scale, total * scale + off)
 
 
-def _lengths(cache: Cache, resolved: Resolved, name: str, used: list[Usage]) -> Lengths:
+def _find_answer_lengths(cache: Cache, resolved: ResolvedVersion, name: str, used: list[Usage]) -> AnswerLengths:
     """Tokens of earlier answers: the version's own, else those of the model's other versions, which differ more."""
     own = cache.lengths(name)
     if own.answers:
@@ -182,51 +184,55 @@ def _lengths(cache: Cache, resolved: Resolved, name: str, used: list[Usage]) -> 
     answers = sum(u.calls - u.errors for u in used)
     if answers > 0:
         mean = sum(u.output_tokens for u in used) / answers
-        return Lengths(answers, mean, (mean / 2) ** 2)
+        return AnswerLengths(answers, mean, (mean / 2) ** 2)
     others = cache.lengths(resolved.model.key.name, versions=True)
-    return Lengths(1, others.mean, others.variance + others.mean**2) if others.answers else Lengths(0, 0.0, 0.0)
+    return (
+        AnswerLengths(1, others.mean, others.variance + others.mean**2)
+        if others.answers
+        else AnswerLengths(0, 0.0, 0.0)
+    )
 
 
-def _made(lengths: Lengths, count: int, most: int | None) -> Range:
+def _estimate_output_tokens(lengths: AnswerLengths, count: int, most: int | None) -> Interval:
     """Tokens of `count` answers: a prediction interval for their sum."""
     cap = math.inf if most is None else float(most)
     if not count:
-        return Range(0, 0, 0)
+        return Interval(0, 0, 0)
     if not lengths.answers:
-        return Range(count, count * min(cap, UNTOLD), count * min(cap, MOST_UNTOLD))
+        return Interval(count, count * min(cap, DEFAULT_ANSWER_TOKENS), count * min(cap, MAX_DEFAULT_ANSWER_TOKENS))
     mean = min(lengths.mean, cap)
     spread = math.sqrt(lengths.variance) if lengths.answers > 1 else max(mean, math.sqrt(lengths.variance))
     spread = max(spread, 0.1 * mean, 0.5)
-    t = STUDENT[lengths.answers - 2] if 2 <= lengths.answers <= len(STUDENT) + 1 else 2.1
+    t = STUDENT_T[lengths.answers - 2] if 2 <= lengths.answers <= len(STUDENT_T) + 1 else 2.1
     off = t * spread * math.sqrt(count + count**2 / lengths.answers)
     high = min(count * cap, count * mean + off)
-    return Range(min(high, max(float(count), count * mean - off)), count * mean, high)
+    return Interval(min(high, max(float(count), count * mean - off)), count * mean, high)
 
 
-def _seconds(used: list[Usage], count: int) -> Range | None:
+def _estimate_seconds(used: list[Usage], count: int) -> Interval | None:
     """From what a call took in earlier statements; the machine may be busier or idler now.
 
     The middle one tells, not the mean: a statement that loaded the weights, or fetched them, may have taken a hundred
     times as long.  If there was but one, it may be that one.
     """
     if not count:
-        return Range(0, 0, 0)
+        return Interval(0, 0, 0)
     if not used:
         return None
     each = [u.seconds / u.calls for u in used]
-    return Range(count * min(each) / (2 if len(each) > 1 else 50), count * median_low(each), count * max(each) * 2)
+    return Interval(count * min(each) / (2 if len(each) > 1 else 50), count * median_low(each), count * max(each) * 2)
 
 
-def _cost(tariff: Tariff, given: Range, made: Range, seconds: Range | None) -> Range | None:
-    if not tariff.per_token:
-        rate = tariff.of_seconds(1.0)
+def _estimate_cost(pricing: Pricing, given: Interval, made: Interval, seconds: Interval | None) -> Interval | None:
+    if not pricing.is_per_token:
+        rate = pricing.cost_of_seconds(1.0)
         if rate == 0.0:
-            return Range(0.0, 0.0, 0.0)
+            return Interval(0.0, 0.0, 0.0)
         return None if rate is None or seconds is None else seconds.times(rate)
-    parts = [tariff.of_tokens(round(g), round(m)) for g, m in zip(given, made, strict=True)]
+    parts = [pricing.cost_of_tokens(round(g), round(m)) for g, m in zip(given, made, strict=True)]
     known = [part for part in parts if part is not None]
-    return Range(*known) if len(known) == len(parts) else None
+    return Interval(*known) if len(known) == len(parts) else None
 
 
-def _most_tokens(options: Any) -> int | None:
-    return next((most for n in MOST_TOKENS if isinstance(most := getattr(options, n, None), int)), None)
+def _find_max_tokens(options: Any) -> int | None:
+    return next((most for n in MAX_TOKENS_OPTIONS if isinstance(most := getattr(options, n, None), int)), None)

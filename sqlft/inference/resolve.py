@@ -35,12 +35,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from sqlft.data.outputs import vector_text
+from sqlft.data.outputs import encode_vector
 from sqlft.handler import Completion, Embedder, Predictor, Request, Vector
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedVersion:
     """A version, ready to be asked or trained from."""
 
     model: Model
@@ -61,7 +61,7 @@ class Resolved:
         )
 
 
-def engine_of(session: Session, name: str) -> Engine:
+def find_engine(session: Session, name: str) -> Engine:
     """The engine of that name; a handler's own name is an engine with defaults."""
     known = {e.name.lower(): e for e in session.catalog.engines()}
     if name.lower() in known:
@@ -75,7 +75,7 @@ def engine_of(session: Session, name: str) -> Engine:
     raise NotFound(f"There is no engine or handler '{name}'.{guess}", next_step or listed)
 
 
-def handler_of(session: Session, engine: Engine, overrides: Mapping[str, Any] | None = None) -> Handler:
+def create_handler(session: Session, engine: Engine, overrides: Mapping[str, Any] | None = None) -> Handler:
     """The engine's handler with its options, secrets in place; `overrides` are a model's own engine options."""
     cls = plugins.load_handler_class(engine.handler)
     own = {**engine.options, **pick_options(overrides or {}, cls.engine_options)}
@@ -90,7 +90,7 @@ def handler_of(session: Session, engine: Engine, overrides: Mapping[str, Any] | 
         ) from e
 
 
-def spec_of(
+def build_model_spec(
     cls: type[Handler], base: str, options: Mapping[str, Any], what: str, schema: Mapping[str, Any] | None = None
 ) -> ModelSpec:
     """The ModelSpec of USING's options; other classes' options among them are left out."""
@@ -101,17 +101,17 @@ def spec_of(
     )
 
 
-def outputs_of(model: Model) -> Outputs:
+def read_outputs(model: Model) -> Outputs:
     """What a model answers with."""
-    return Outputs.stored(model.predict, model.outputs)
+    return Outputs.from_catalog(model.predict, model.outputs)
 
 
-def prompt_of(model: Model) -> Prompt:
+def build_prompt(model: Model) -> Prompt:
     """The one rendering of a model's rows, the form of a typed answer told in its system message."""
-    return Prompt(model.prompt_template, outputs_of(model).system(model.system))
+    return Prompt(model.prompt_template, read_outputs(model).system(model.system))
 
 
-def model_of(session: Session, key: ModelKey | str) -> Model:
+def find_model(session: Session, key: ModelKey | str) -> Model:
     """The model of that name; NotFound with the nearest name there is."""
     name, project = (key, None) if isinstance(key, str) else key
     found = session.find_model(name, project)
@@ -122,33 +122,33 @@ def model_of(session: Session, key: ModelKey | str) -> Model:
     return found
 
 
-def resolve(session: Session, key: ModelKey | str, number: int | None = None, *, ready: bool = True) -> Resolved:
+def resolve(session: Session, key: ModelKey | str, number: int | None = None, *, ready: bool = True) -> ResolvedVersion:
     """Version `number` of a model (None: the active one); `ready` wants one that is complete, its files unchanged."""
-    model = model_of(session, key)
+    model = find_model(session, key)
     version = session.catalog.resolve_version(model.key, number)
     if ready and version.status != "complete":
-        raise CatalogError(*_why_not(version))
-    engine = engine_of(session, model.engine)
-    handler = handler_of(session, engine, model.options)
-    outputs = outputs_of(model)
-    spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'", outputs.schema)
+        raise CatalogError(*_explain_not_ready(version))
+    engine = find_engine(session, model.engine)
+    handler = create_handler(session, engine, model.options)
+    outputs = read_outputs(model)
+    spec = build_model_spec(type(handler), model.base, model.options, f"Model '{model.key.name}'", outputs.schema)
     if not session.catalog.read_only:
         spec = dataclasses.replace(spec, folder=session.catalog.folder / "handlers" / engine.handler)
-    artifact = _artifact(version) if ready else None
-    return Resolved(
+    artifact = _verify_artifact(version) if ready else None
+    return ResolvedVersion(
         model,
         version,
         engine.handler,
         handler,
         spec,
         artifact,
-        prompt_of(model),
-        _digest(engine, type(handler).engine_options, model.options, spec, version),
+        build_prompt(model),
+        _digest_version(engine, type(handler).engine_options, model.options, spec, version),
         outputs,
     )
 
 
-def trainers() -> list[str]:
+def list_trainers() -> list[str]:
     """Names of the installed handlers that can train; those that cannot be loaded are left out."""
     names = []
     for name in plugins.find_entry_points():
@@ -160,7 +160,7 @@ def trainers() -> list[str]:
     return sorted(names)
 
 
-def _artifact(version: Version) -> Artifact | None:
+def _verify_artifact(version: Version) -> Artifact | None:
     if version.artifact_path is not None:
         files.verify_artifact(version.artifact_path, version.artifact_digest)
     if version.artifact_path is None and version.remote_id is None:
@@ -168,14 +168,14 @@ def _artifact(version: Version) -> Artifact | None:
     return Artifact(version.artifact_path, version.remote_id, version.details)
 
 
-def _digest(engine: Engine, cls: type, own: Mapping[str, Any], spec: ModelSpec, version: Version) -> str:
+def _digest_version(engine: Engine, cls: type, own: Mapping[str, Any], spec: ModelSpec, version: Version) -> str:
     asked = [
         engine.handler,
         references.redact_options(
             pick_answer_options(drop_options({**engine.options, **pick_options(own, cls)}, EngineSettings), cls)
         ),
         spec.base,
-        plain(spec.options),
+        options_to_json(spec.options),
         version.artifact_digest,
         version.remote_id,
         *([spec.schema] if spec.schema is not None else []),
@@ -183,14 +183,14 @@ def _digest(engine: Engine, cls: type, own: Mapping[str, Any], spec: ModelSpec, 
     return sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def plain(options: Any) -> Any:
+def options_to_json(options: Any) -> Any:
     """An options instance as JSON can hold it."""
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         return dataclasses.asdict(options)
     return options if isinstance(options, dict) else dict(vars(options)) if hasattr(options, "__dict__") else options
 
 
-def _why_not(version: Version) -> tuple[str, str]:
+def _explain_not_ready(version: Version) -> tuple[str, str]:
     key = version.key
     steps = {
         "failed": f"DESCRIBE {key} tells more; ask an earlier version, or FINETUNE again.",
@@ -203,19 +203,19 @@ def _why_not(version: Version) -> tuple[str, str]:
     )
 
 
-def heed(session: Session, handler: Handler, model: ModelSpec, artifact: Artifact | None = None) -> None:
+def check_retirement(session: Session, handler: Handler, model: ModelSpec, artifact: Artifact | None = None) -> None:
     """Warn of what ends of a model that is to be asked; NotSupported where it has ended."""
-    _heed(session, handler.notice(model, artifact), "")
+    _refuse_or_warn(session, handler.notice(model, artifact), "")
 
 
-def _heed(session: Session, found: Notice | None, more: str) -> None:
+def _refuse_or_warn(session: Session, found: Notice | None, more: str) -> None:
     if found is not None and found.is_refusal:
         raise NotSupported(found.text, f"{found.next_step}{more}")
     if found is not None:
         session.show_warning(f"{found.text} {found.next_step}")
 
 
-def served(session: Session, resolved: Resolved, name: str) -> Resolved:
+def serve_with_engine(session: Session, resolved: ResolvedVersion, name: str) -> ResolvedVersion:
     """The version with the engine's handler in place of its own; NotSupported if that cannot be."""
     key, made = resolved.version.key, resolved.artifact
     if made is None or made.path is None:
@@ -224,14 +224,14 @@ def served(session: Session, resolved: Resolved, name: str) -> Resolved:
             f"{key} {what}: there is no adapter of it that '{name}' could load.",
             "Leave serve out, or make a model of that engine: CREATE MODEL … USING engine = …",
         )
-    engine = engine_of(session, name)
-    handler = handler_of(session, engine)
+    engine = find_engine(session, name)
+    handler = create_handler(session, engine)
     if not handler.takes_adapters:
         raise NotSupported(
             f"The engine '{name}' cannot load an adapter.",
             "A vLLM server can: CREATE ML_ENGINE … FROM vllm USING base_url = '…', then serve = that engine.",
         )
-    spec = spec_of(type(handler), resolved.model.base, {}, f"Engine '{name}'", resolved.outputs.schema)
+    spec = build_model_spec(type(handler), resolved.model.base, {}, f"Engine '{name}'", resolved.outputs.schema)
     asked = [resolved.digest, engine.handler, references.redact_options(engine.options)]
     digest = sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
     called = f"{key.model.name}-{key.number}-{(resolved.version.artifact_digest or digest)[:8]}"
@@ -258,8 +258,8 @@ def embeds_texts(cls: type[Handler], options: Mapping[str, Any]) -> bool:
     return True
 
 
-class Embedding(Predictor):
-    """Answers each request with the vector of its last message, as `vector_text`."""
+class EmbeddingPredictor(Predictor):
+    """Answers each request with the vector of its last message, as `encode_vector`."""
 
     def __init__(self, handler: Embedder, model: ModelSpec, artifact: Artifact | None) -> None:
         self._handler, self._model, self._artifact = handler, model, artifact
@@ -281,5 +281,5 @@ class Embedding(Predictor):
             tokens, cost = (found.input_tokens, found.cost_usd) if isinstance(found, Vector) else (None, None)
             output = None if tokens is None else 0
             yield Completion(
-                waiting.popleft(), vector_text(found), input_tokens=tokens, output_tokens=output, cost_usd=cost
+                waiting.popleft(), encode_vector(found), input_tokens=tokens, output_tokens=output, cost_usd=cost
             )

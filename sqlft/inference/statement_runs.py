@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from sqlft.data import Prompt
 from sqlft.inference.cache import Cache
-from sqlft.inference.resolve import Resolved, served
-from sqlft.inference.run import Answer, Asking
+from sqlft.inference.resolve import ResolvedVersion, serve_with_engine
+from sqlft.inference.run import Answer, InferenceRun
 from sqlft.options import build_options, check_option_names, option_names, pick_options
 from sqlft.secrets.redact import redact_statement
 from sqlft.session import LIMIT_OPTIONS, Budget, QuerySettings, Session
 
-USAGE = pa.struct(
+USAGE_TYPE = pa.struct(
     [
         ("input_tokens", pa.int64()),
         ("output_tokens", pa.int64()),
@@ -31,15 +31,15 @@ USAGE = pa.struct(
     ]
 )
 UNASKED = Answer(None)
-LONG = 64
+MAX_KEY_LENGTH = 64
 """Characters up to which a prompt is remembered as it is."""
 
 
-class Book:
+class PromptTable:
     """The prompts of one version: input rows to ids, ids to columns of answers."""
 
-    def __init__(self, resolved: Resolved, asking: Asking) -> None:
-        self.resolved, self.asking = resolved, asking
+    def __init__(self, resolved: ResolvedVersion, inference_run: InferenceRun) -> None:
+        self.resolved, self.inference_run = resolved, inference_run
         self._ids: dict[str | bytes | None, int] = {}
         """By text, or by the digest of a long one."""
 
@@ -61,15 +61,17 @@ class Book:
             texts = texts.combine_chunks()
         encoded = texts.dictionary_encode()
         if is_all and not self._ids:
-            start = len(self.asking.answers)
-            self.asking.add_all(encoded.dictionary.to_pylist())
+            start = len(self.inference_run.answers)
+            self.inference_run.add_all(encoded.dictionary.to_pylist())
             return pc.add(encoded.indices, pa.scalar(start, pa.int32()))
         known = []
         for text in encoded.dictionary.to_pylist():
-            key = text if text is None or len(text) <= LONG else blake2b(text.encode(), digest_size=16).digest()
+            key = (
+                text if text is None or len(text) <= MAX_KEY_LENGTH else blake2b(text.encode(), digest_size=16).digest()
+            )
             found = self._ids.get(key)
             if found is None:
-                found = self._ids[key] = self.asking.add(text)
+                found = self._ids[key] = self.inference_run.add(text)
             known.append(found)
         return pa.array(known, pa.int32()).take(encoded.indices)
 
@@ -79,13 +81,15 @@ class Book:
         `weights` are how many rows each id stands for, an Arrow column; without them one.
         """
         encoded = ids.dictionary_encode()
-        known = self.asking.answers
+        known = self.inference_run.answers
         answers = [UNASKED if (answer := known[i]) is None else answer for i in encoded.dictionary.to_pylist()]
-        if self.asking.tally.errors:
+        if self.inference_run.totals.errors:
             failed = {p for p, answer in enumerate(answers) if isinstance(answer, Answer) and answer.error is not None}
             counts = weights.to_pylist() if weights is not None else repeat(1)
             places = encoded.indices.to_pylist()
-            self.asking.failed_rows += sum(n for place, n in zip(places, counts, strict=False) if place in failed)
+            self.inference_run.failed_rows += sum(
+                n for place, n in zip(places, counts, strict=False) if place in failed
+            )
         return [self._column(name.lower(), answers).take(encoded.indices) for name in names]
 
     def _column(self, name: str, answers: Sequence[Answer | str]) -> pa.Array:
@@ -99,59 +103,61 @@ class Book:
         details = [Answer(a) if isinstance(a, str) else a for a in answers]
         if name.endswith("_logprob"):
             return pa.array([a.logprob for a in details], pa.float64())
-        return pa.array([_usage(a) for a in details], USAGE)
+        return pa.array([_build_usage(a) for a in details], USAGE_TYPE)
 
     def ask_all(self) -> None:
         """Answer every prompt so far."""
-        end = len(self.asking.answers)
-        while self.asking.known_before(end) < end:
-            self.asking.advance(end, 4096)
+        end = len(self.inference_run.answers)
+        while self.inference_run.count_answered(end) < end:
+            self.inference_run.advance(end, 4096)
 
 
-class Asker:
-    """What a statement's USING says, and the books it opened."""
+class StatementRuns:
+    """What a statement's USING says, and the prompt tables it opened."""
 
     def __init__(self, session: Session, cache: Cache, using: Mapping[str, Any], statement: str) -> None:
         self._session, self._cache, self._using = session, cache, using
         self._statement = (uuid.uuid4().hex, redact_statement(statement))
-        self._books: dict[tuple[Any, str], Book] = {}
+        self._prompt_tables: dict[tuple[Any, str], PromptTable] = {}
         self._given: dict[str, set[str]] = {}
-        self._taken: set[str] = set()
+        self._used_names: set[str] = set()
         self._limits: Budget | None = None
         self.in_ledger = True
 
-    def prompted(self, resolved: Resolved, alias: str) -> Resolved:
+    def override_prompt(self, resolved: ResolvedVersion, alias: str) -> ResolvedVersion:
         """With the prompt that USING gives in place of the model's."""
         template = self._own(alias).get("prompt_template", self._using.get("prompt_template"))
         if template is None or isinstance(template, Mapping):
             return resolved
         return dataclasses.replace(resolved, prompt=Prompt(template, resolved.prompt.system))
 
-    def book(self, resolved: Resolved, alias: str) -> Book:
-        """The book of a version; two references with the same options share one."""
+    def prompt_table(self, resolved: ResolvedVersion, alias: str) -> PromptTable:
+        """The prompt table of a version; two references with the same options share one."""
         where = self._own(alias).get("serve", self._using.get("serve"))
         if isinstance(where, str):
-            resolved = served(self._session, resolved, where)
+            resolved = serve_with_engine(self._session, resolved, where)
         given = self._options_for(resolved, alias)
         settings = build_options(QuerySettings, pick_options(given, QuerySettings), "This query")
         handlers_own = option_names(type(resolved.handler).predict_options)
         own = {k: v for k, v in given.items() if k in handlers_own or k not in option_names(QuerySettings)}
         key = (resolved.version.key, repr(sorted(given.items())))
-        if key not in self._books:
+        if key not in self._prompt_tables:
             options = resolved.predict_options(own)
             limits = self._limits_for(alias)
-            asking = Asking(self._session, resolved, options, settings, self._cache, self._statement, limits)
-            asking.in_ledger = self.in_ledger
-            self._books[key] = Book(resolved, asking)
-        return self._books[key]
+            inference_run = InferenceRun(
+                self._session, resolved, options, settings, self._cache, self._statement, limits
+            )
+            inference_run.in_ledger = self.in_ledger
+            self._prompt_tables[key] = PromptTable(resolved, inference_run)
+        return self._prompt_tables[key]
 
     def _limits_for(self, alias: str) -> list[Budget]:
         """The statement's limits, which its models share, and those that are for this one alone."""
         if self._limits is None:
-            self._limits = _limits(self._using)
+            self._limits = _build_limits(self._using)
         own = self._own(alias)
         return (
-            [self._limits, _limits(own)]
+            [self._limits, _build_limits(own)]
             if pick_options(own, QuerySettings).keys() & set(LIMIT_OPTIONS)
             else [self._limits]
         )
@@ -160,7 +166,7 @@ class Asker:
         """What USING says for this model alone."""
         return next((v for k, v in self._using.items() if k.lower() == alias.lower() and isinstance(v, Mapping)), {})
 
-    def _options_for(self, resolved: Resolved, alias: str) -> dict[str, Any]:
+    def _options_for(self, resolved: ResolvedVersion, alias: str) -> dict[str, Any]:
         """USING's keys that this model takes, with `alias.k = v` over them."""
         cls = type(resolved.handler).predict_options
         known = option_names(cls, QuerySettings)
@@ -169,40 +175,40 @@ class Asker:
         own = self._own(alias)
         if cls is not dict:
             check_option_names(own, known, f"Model '{resolved.model.key.name}'")
-        self._taken.update(shared, *([alias.lower()] if own else []))
+        self._used_names.update(shared, *([alias.lower()] if own else []))
         return {**shared, **own}
 
     def check_using(self) -> None:
         """OptionError for a key of USING that none of the statement's models takes."""
-        left = [k for k in self._using if k not in self._taken and k.lower() not in self._given]
+        left = [k for k in self._using if k not in self._used_names and k.lower() not in self._given]
         check_option_names(left, set().union(*self._given.values()) if self._given else set(), "This query")
 
     def finish(self, error: bool = False) -> None:
         """Close all predictors and write the ledger."""
-        for book in self._books.values():
-            book.asking.finish(error)
+        for prompt_table in self._prompt_tables.values():
+            prompt_table.inference_run.finish(error)
 
 
 @contextmanager
-def asker_of(session: Session, using: Mapping[str, Any], statement: str) -> Iterator[Asker]:
-    """An asker on the session's cache, finished and closed at the end."""
+def open_statement_runs(session: Session, using: Mapping[str, Any], statement: str) -> Iterator[StatementRuns]:
+    """The runs on the session's cache, finished and closed at the end."""
     cache = Cache(session.catalog.folder / "cache.sqlite")
-    asker = Asker(session, cache, using, statement)
+    runs = StatementRuns(session, cache, using, statement)
     failed = True
     try:
-        yield asker
+        yield runs
         failed = False
     finally:
-        asker.finish(error=failed)
+        runs.finish(error=failed)
         cache.close()
 
 
-def _limits(given: Mapping[str, Any]) -> Budget:
+def _build_limits(given: Mapping[str, Any]) -> Budget:
     said = build_options(QuerySettings, {k: v for k, v in given.items() if k in LIMIT_OPTIONS}, "This query")
     return Budget(said.max_cost_usd, said.max_rows, said.max_seconds)
 
 
-def _usage(answer: Answer) -> dict[str, Any] | None:
+def _build_usage(answer: Answer) -> dict[str, Any] | None:
     if answer is UNASKED:
         return None
     return {

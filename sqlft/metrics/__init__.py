@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from sqlft import plugins
 from sqlft.errors import NotFound, did_you_mean
 
-GROUP = "sqlft.metrics"
+ENTRY_POINT_GROUP = "sqlft.metrics"
 BUILT_IN = {
     "exact_match": "sqlft.metrics.text",
     "token_f1": "sqlft.metrics.text",
@@ -58,20 +58,20 @@ class _Metrics(Mapping[str, Metric]):
     def __getitem__(self, name: str) -> Metric:
         if name in BUILT_IN:
             return getattr(import_module(BUILT_IN[name]), name)  # type: ignore[no-any-return]
-        if name in plugins.find_entry_points(GROUP):
-            return plugins.find_entry_points(GROUP)[name].load()  # type: ignore[no-any-return]
+        if name in plugins.find_entry_points(ENTRY_POINT_GROUP):
+            return plugins.find_entry_points(ENTRY_POINT_GROUP)[name].load()  # type: ignore[no-any-return]
         raise NotFound(
             f"There is no metric '{name}'.{did_you_mean(name, self)}", f"There are: {', '.join(sorted(self))}."
         )
 
     def __contains__(self, name: object) -> bool:
-        return name in BUILT_IN or name in plugins.find_entry_points(GROUP)
+        return name in BUILT_IN or name in plugins.find_entry_points(ENTRY_POINT_GROUP)
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**BUILT_IN, **plugins.find_entry_points(GROUP)})
+        return iter({**BUILT_IN, **plugins.find_entry_points(ENTRY_POINT_GROUP)})
 
     def __len__(self) -> int:
-        return len({**BUILT_IN, **plugins.find_entry_points(GROUP)})
+        return len({**BUILT_IN, **plugins.find_entry_points(ENTRY_POINT_GROUP)})
 
 
 METRICS: Mapping[str, Metric] = _Metrics()

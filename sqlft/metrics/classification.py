@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import OptionError
-from sqlft.metrics.metric import aggregate, check_lengths, package, texts
+from sqlft.metrics.metric import aggregate, cast_to_texts, check_lengths, import_package
 
 AVERAGES = ("binary", "macro", "micro", "weighted")
-NONE = "\0none"
+NO_PREDICTION = "\0none"
 """What stands for a prediction that is missing: never right, and no class of its own."""
 
 
@@ -20,28 +20,28 @@ def pair_labels(actual: Any, prediction: Any) -> list[tuple[Any, Any]]:
     check_lengths(actual, prediction)
     if all(hasattr(c, "type") and _is_number(c.type) for c in (actual, prediction)):
         return list(zip(actual.to_pylist(), prediction.to_pylist(), strict=True))
-    columns = ([None if t is None else t.strip() for t in texts(column)] for column in (actual, prediction))
+    columns = ([None if t is None else t.strip() for t in cast_to_texts(column)] for column in (actual, prediction))
     return list(zip(*columns, strict=True))
 
 
-def class_score(
+def score_classes(
     name: str, actual: Any, prediction: Any, average: str | None = None, positive: Any = None, **fixed: Any
 ) -> Any:
     """`sklearn.metrics.<name>` of all rows in an array of one; rows without an actual label are left out."""
-    score = getattr(package("sklearn.metrics", name), name)
+    score = getattr(import_package("sklearn.metrics", name), name)
     pairs = Counter((a, p) for a, p in pair_labels(actual, prediction) if a is not None)
     if not pairs:
         return pa.array([None], pa.float64())
     # sklearn takes labels of one type
     known = sorted({str(label) for pair in pairs for label in pair if label is not None})
-    given = [[NONE if label is None else str(label) for label in side] for side in zip(*pairs, strict=True)]
+    given = [[NO_PREDICTION if label is None else str(label) for label in side] for side in zip(*pairs, strict=True)]
     if name != "balanced_accuracy_score":
-        fixed |= _averaging(average, None if positive is None else str(positive), known, name)
+        fixed |= _choose_averaging(average, None if positive is None else str(positive), known, name)
     value = score(*given, sample_weight=list(pairs.values()), **fixed)
     return pa.array([float(value)], pa.float64())
 
 
-def _averaging(average: str | None, positive: str | None, known: list[str], name: str) -> dict[str, Any]:
+def _choose_averaging(average: str | None, positive: str | None, known: list[str], name: str) -> dict[str, Any]:
     """binary where there is a positive label (given, or 1, true, yes of two), else macro over all labels."""
     if average is not None and average not in AVERAGES:
         raise OptionError(f"average is '{average}'.", f"It can be: {', '.join(AVERAGES)}.")
@@ -76,7 +76,7 @@ accuracy_score = accuracy
 @aggregate
 def balanced_accuracy_score(actual: Any, prediction: Any, *, adjusted: bool = False) -> Any:
     """The mean of each label's recall, 0 to 1 for all rows (scikit-learn's); `adjusted` makes chance 0."""
-    return class_score("balanced_accuracy_score", actual, prediction, adjusted=bool(adjusted))
+    return score_classes("balanced_accuracy_score", actual, prediction, adjusted=bool(adjusted))
 
 
 @aggregate
@@ -86,7 +86,7 @@ def f1(actual: Any, prediction: Any, *, average: str | None = None, positive: An
     `average` is binary (of the `positive` label), macro, micro or weighted; without it binary where two labels are
     0/1, false/true or no/yes, else macro.
     """
-    return class_score("f1_score", actual, prediction, average, positive)
+    return score_classes("f1_score", actual, prediction, average, positive)
 
 
 f1_score = f1
@@ -99,7 +99,7 @@ def precision(actual: Any, prediction: Any, *, average: str | None = None, posit
     `average` is binary (of the `positive` label), macro, micro or weighted; without it binary where two labels are
     0/1, false/true or no/yes, else macro.
     """
-    return class_score("precision_score", actual, prediction, average, positive)
+    return score_classes("precision_score", actual, prediction, average, positive)
 
 
 precision_score = precision
@@ -112,7 +112,7 @@ def recall(actual: Any, prediction: Any, *, average: str | None = None, positive
     `average` is binary (of the `positive` label), macro, micro or weighted; without it binary where two labels are
     0/1, false/true or no/yes, else macro.
     """
-    return class_score("recall_score", actual, prediction, average, positive)
+    return score_classes("recall_score", actual, prediction, average, positive)
 
 
 recall_score = recall

@@ -25,7 +25,7 @@ def lower_is_better(metric: Function) -> Function:
     return metric
 
 
-def columns(*names: str) -> Callable[[Function], Function]:
+def takes_columns(*names: str) -> Callable[[Function], Function]:
     """Marks options that are columns of the rows, if the rows have columns of these names."""
 
     def mark(metric: Function) -> Function:
@@ -35,7 +35,7 @@ def columns(*names: str) -> Callable[[Function], Function]:
     return mark
 
 
-def counted(rows: Callable[..., Any]) -> Callable[[Function], Function]:
+def counts_rows_of(rows: Callable[..., Any]) -> Callable[[Function], Function]:
     """Marks an aggregate metric that counts only the rows which this metric of rows has a score for."""
 
     def mark(metric: Function) -> Function:
@@ -55,7 +55,7 @@ def is_lower_better(metric: Any) -> bool:
     return bool(getattr(metric, "lower_is_better", False))
 
 
-def package(module: str, metric: str) -> Any:
+def import_package(module: str, metric: str) -> Any:
     """An optional package's module; NotSupported says what to install."""
     try:
         return import_module(module)
@@ -78,7 +78,7 @@ def score_rows(actual: Any, prediction: Any, score: Callable[[str, str], float])
 def pair_texts(actual: Any, prediction: Any) -> Pairs:
     """Both columns as texts, a pair a row; DataError if they are not of one length."""
     check_lengths(actual, prediction)
-    return list(zip(texts(actual), texts(prediction), strict=True))
+    return list(zip(cast_to_texts(actual), cast_to_texts(prediction), strict=True))
 
 
 def check_lengths(actual: Any, prediction: Any) -> None:
@@ -89,7 +89,7 @@ def check_lengths(actual: Any, prediction: Any) -> None:
         )
 
 
-def texts(values: Any) -> list[str | None]:
+def cast_to_texts(values: Any) -> list[str | None]:
     """Any column as texts; numbers that Arrow writes alike compare as equal texts."""
     kind = "mixed kinds"
     try:
@@ -100,13 +100,13 @@ def texts(values: Any) -> list[str | None]:
         raise DataError(f"Values of {kind} cannot be compared as text: {e}", "CAST them AS VARCHAR.") from e
 
 
-def column_of(option: Any, count: int, name: str) -> list[str | None]:
+def expand_option(option: Any, count: int, name: str) -> list[str | None]:
     """An option that is one text for all rows, or a column with one a row, as a text a row."""
     if isinstance(option, str) or hasattr(option, "__fspath__"):
         return [str(option)] * count
     if isinstance(option, (list, tuple)):
         option = [str(value) if hasattr(value, "__fspath__") else value for value in option]
-    found = texts(option)
+    found = cast_to_texts(option)
     if len(found) != count:
         raise DataError(f"{name} has {len(found):,} values for {count:,} rows.", "Give one for all, or one a row.")
     return found

@@ -11,34 +11,34 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import DataError
-from sqlft.metrics.metric import aggregate, check_lengths, counted, lower_is_better, texts
+from sqlft.metrics.metric import aggregate, cast_to_texts, check_lengths, counts_rows_of, lower_is_better
 
-Pair = tuple[float, float]
+NumberPair = tuple[float, float]
 
 
 def pair_numbers(actual: Any, prediction: Any) -> list[tuple[float | None, float | None]]:
     """Both columns as numbers, a pair a row; a prediction that is no number is as good as none."""
     check_lengths(actual, prediction)
-    wanted = [_number(text) for text in texts(actual)]
-    for row, (number, text) in enumerate(zip(wanted, texts(actual), strict=True)):
+    wanted = [_parse_number(text) for text in cast_to_texts(actual)]
+    for row, (number, text) in enumerate(zip(wanted, cast_to_texts(actual), strict=True)):
         if number is None and text is not None:
             raise DataError(f"The actual value '{text[:60]}' of row {row + 1} is no number.", "Score numbers, or CAST.")
-    return list(zip(wanted, [_number(text) for text in texts(prediction)], strict=True))
+    return list(zip(wanted, [_parse_number(text) for text in cast_to_texts(prediction)], strict=True))
 
 
-def row_errors(actual: Any, prediction: Any, error: Callable[[float, float], float]) -> Any:
+def score_row_errors(actual: Any, prediction: Any, error: Callable[[float, float], float]) -> Any:
     """`error` of each pair; NULL where one side is missing."""
     pairs = pair_numbers(actual, prediction)
     return pa.array([None if a is None or p is None else error(a, p) for a, p in pairs], pa.float64())
 
 
-def whole(actual: Any, prediction: Any, value: Callable[[list[Pair]], float | None]) -> Any:
+def score_all_pairs(actual: Any, prediction: Any, value: Callable[[list[NumberPair]], float | None]) -> Any:
     """One value of all complete pairs, in an array of one."""
     pairs = [(a, p) for a, p in pair_numbers(actual, prediction) if a is not None and p is not None]
     return pa.array([value(pairs) if pairs else None], pa.float64())
 
 
-def _number(text: str | None) -> float | None:
+def _parse_number(text: str | None) -> float | None:
     if text is None:
         return None
     try:
@@ -51,21 +51,21 @@ def _number(text: str | None) -> float | None:
 @lower_is_better
 def mean_absolute_error(actual: Any, prediction: Any) -> Any:
     """|actual - prediction| a row, NULL where either is missing; the mean of it is the error."""
-    return row_errors(actual, prediction, lambda a, p: abs(a - p))
+    return score_row_errors(actual, prediction, lambda a, p: abs(a - p))
 
 
 @lower_is_better
 def mean_squared_error(actual: Any, prediction: Any) -> Any:
     """(actual - prediction)² a row, NULL where either is missing; the mean of it is the error."""
-    return row_errors(actual, prediction, lambda a, p: (a - p) ** 2)
+    return score_row_errors(actual, prediction, lambda a, p: (a - p) ** 2)
 
 
 @lower_is_better
 @aggregate
-@counted(mean_squared_error)
+@counts_rows_of(mean_squared_error)
 def root_mean_squared_error(actual: Any, prediction: Any) -> Any:
     """The root of the mean of (actual - prediction)² of all rows that have both."""
-    return whole(actual, prediction, lambda pairs: math.sqrt(fmean((a - p) ** 2 for a, p in pairs)))
+    return score_all_pairs(actual, prediction, lambda pairs: math.sqrt(fmean((a - p) ** 2 for a, p in pairs)))
 
 
 rmse = root_mean_squared_error
@@ -74,20 +74,20 @@ rmse = root_mean_squared_error
 @lower_is_better
 def mean_absolute_percentage_error(actual: Any, prediction: Any) -> Any:
     """|actual - prediction| / |actual| a row, NULL where either is missing; 0.1 is ten percent."""
-    return row_errors(actual, prediction, lambda a, p: abs(a - p) / max(abs(a), sys.float_info.epsilon))
+    return score_row_errors(actual, prediction, lambda a, p: abs(a - p) / max(abs(a), sys.float_info.epsilon))
 
 
 @aggregate
-@counted(mean_squared_error)
+@counts_rows_of(mean_squared_error)
 def r2_score(actual: Any, prediction: Any) -> Any:
     """1 - Σ(actual - prediction)² / Σ(actual - mean)² of all rows that have both; NULL of less than two.
 
     Where all actual values are the same it is 1 if every prediction is right, else 0, as scikit-learn has it.
     """
-    return whole(actual, prediction, _r2)
+    return score_all_pairs(actual, prediction, _score_r2)
 
 
-def _r2(pairs: list[Pair]) -> float | None:
+def _score_r2(pairs: list[NumberPair]) -> float | None:
     if len(pairs) < 2:
         return None
     mean = fmean(a for a, _ in pairs)

@@ -13,17 +13,17 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import DataError, OptionError
-from sqlft.metrics.execution.pool import Gold, judge
-from sqlft.metrics.execution.snapshot import settled
-from sqlft.metrics.metric import column_of, columns, pair_texts
+from sqlft.metrics.execution.pool import GoldQuery, judge_queries
+from sqlft.metrics.execution.snapshot import snapshot_databases
+from sqlft.metrics.metric import expand_option, pair_texts, takes_columns
 
 SQLITE, DUCKDB = b"SQLite format 3\0", b"DUCK"
-MOST_PROCESSES = 4
-LONGEST = 86_400.0
+MAX_PROCESSES = 4
+MAX_TIMEOUT = 86_400.0
 """Seconds of a query at most: a day."""
 
 
-@columns("database", "schema")
+@takes_columns("database", "schema")
 def execution_accuracy(
     actual: Any,
     prediction: Any,
@@ -42,24 +42,24 @@ def execution_accuracy(
     in processes of their own.  An actual query that fails has no score (NULL) and is warned of.  Cancelled once
     `interrupted` says so, which is asked some times a second.
     """
-    _check(timeout, processes, keep_distinct)
+    _check_options(timeout, processes, keep_distinct)
     pairs = pair_texts(actual, prediction)
-    golds = _golds(pairs, database, schema)
+    golds = _group_by_gold(pairs, database, schema)
     ordered = sorted(golds, key=lambda gold: (gold.kind, gold.database))
-    count = processes or min(os.cpu_count() or 1, MOST_PROCESSES)
+    count = processes or min(os.cpu_count() or 1, MAX_PROCESSES)
     with tempfile.TemporaryDirectory(prefix="sqlft-", ignore_cleanup_errors=True) as folder:
-        _settle(golds, Path(folder))
-        judge(
+        _copy_logged_databases(golds, Path(folder))
+        judge_queries(
             ordered,
             processes=count,
             interrupted=interrupted or (lambda: False),
             keep_distinct=keep_distinct,
-            timeout=min(float(timeout), LONGEST),
+            timeout=min(float(timeout), MAX_TIMEOUT),
         )
-    return _scores(pairs, golds)
+    return _collect_scores(pairs, golds)
 
 
-def _check(timeout: Any, processes: Any, keep_distinct: Any) -> None:
+def _check_options(timeout: Any, processes: Any, keep_distinct: Any) -> None:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
         raise OptionError(f"timeout is {timeout!r}, it must be a number above 0.", "Give seconds: timeout = 30.")
     if processes is not None and (isinstance(processes, bool) or not isinstance(processes, int) or processes < 1):
@@ -68,18 +68,18 @@ def _check(timeout: Any, processes: Any, keep_distinct: Any) -> None:
         raise OptionError(f"keep_distinct is {keep_distinct!r}.", "Write: keep_distinct = true, or false.")
 
 
-def _golds(pairs: list[tuple[str | None, str | None]], database: Any, schema: Any) -> list[Gold]:
+def _group_by_gold(pairs: list[tuple[str | None, str | None]], database: Any, schema: Any) -> list[GoldQuery]:
     """Each different actual query on each database once, with all its predictions."""
     if (database is None) == (schema is None):
         raise OptionError(
             "execution_accuracy needs a database to run the queries on, or a schema.",
             "Give database = '<file>', a column named database in the query, or schema = 'CREATE TABLE …'.",
         )
-    places = column_of(
+    places = expand_option(
         schema if database is None else database, len(pairs), "schema" if database is None else "database"
     )
-    kinds = {place: "schema" if database is None else _kind(place) for place in set(places) if place is not None}
-    found: dict[tuple[str, str], Gold] = {}
+    kinds = {place: "schema" if database is None else _detect_kind(place) for place in set(places) if place is not None}
+    found: dict[tuple[str, str], GoldQuery] = {}
     for row, ((actual, prediction), place) in enumerate(zip(pairs, places, strict=True)):
         if actual is None:
             continue
@@ -88,13 +88,13 @@ def _golds(pairs: list[tuple[str | None, str | None]], database: Any, schema: An
             raise DataError(f"Row {row + 1} has no {what}.", f"Give each row one: a column named {what}.")
         kind = kinds[place]
         where = place if database is None else os.path.abspath(place)
-        gold = found.setdefault((where, actual), Gold(kind, where, actual))
+        gold = found.setdefault((where, actual), GoldQuery(kind, where, actual))
         gold.predictions.append(prediction or "")
         gold.rows.append(row)
     return list(found.values())
 
 
-def _kind(place: str) -> str:
+def _detect_kind(place: str) -> str:
     """sqlite or duckdb, by the file's first bytes; an empty file is an empty SQLite database."""
     try:
         if not Path(place).is_file():  # reading from a pipe would wait for ever
@@ -113,9 +113,9 @@ def _kind(place: str) -> str:
     raise DataError(f"'{place}' is neither a SQLite nor a DuckDB database.", "Give a database's file.")
 
 
-def _settle(golds: list[Gold], folder: Path) -> None:
+def _copy_logged_databases(golds: list[GoldQuery], folder: Path) -> None:
     try:
-        places = settled({gold.database for gold in golds if gold.kind == "sqlite"}, folder)
+        places = snapshot_databases({gold.database for gold in golds if gold.kind == "sqlite"}, folder)
     except (OSError, sqlite3.Error) as e:
         raise DataError(
             f"A database with a log of SQLite beside it cannot be copied: {e}", "End what writes it."
@@ -124,7 +124,7 @@ def _settle(golds: list[Gold], folder: Path) -> None:
         gold.database = places.get(gold.database, gold.database)
 
 
-def _scores(pairs: list[tuple[str | None, str | None]], golds: list[Gold]) -> Any:
+def _collect_scores(pairs: list[tuple[str | None, str | None]], golds: list[GoldQuery]) -> Any:
     scores: list[float | None] = [None] * len(pairs)
     for gold in golds:
         for row, score in zip(gold.rows, gold.scores, strict=gold.error is None):

@@ -14,17 +14,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sqlft.metrics.metric import package
+from sqlft.metrics.metric import import_package
 
 Z = 1.959963984540054
 RESAMPLES = 10_000
-RESAMPLES_OF_ALL = 1_000
+AGGREGATE_RESAMPLES = 1_000
 PERMUTATIONS = 9_999
-CELLS = 4_000_000
+MAX_DRAWN_NUMBERS = 4_000_000
 """Numbers that are drawn at once."""
 
 
-class Interval(NamedTuple):
+class ConfidenceInterval(NamedTuple):
     """95 % of the values that would be seen; None of less than two rows, and which method."""
 
     low: float | None
@@ -32,7 +32,7 @@ class Interval(NamedTuple):
     method: str | None
 
 
-class Paired(NamedTuple):
+class PairedComparison(NamedTuple):
     """The second of two versions against the first on the same rows; wins are rows where the second is better."""
 
     difference: float | None
@@ -45,8 +45,8 @@ class Paired(NamedTuple):
     losses: int | None
 
 
-NO_INTERVAL = Interval(None, None, None)
-UNPAIRED = Paired(None, None, None, None, None, None, None, None)
+NO_INTERVAL = ConfidenceInterval(None, None, None)
+NO_COMPARISON = PairedComparison(None, None, None, None, None, None, None, None)
 
 
 def mean(scores: Sequence[float]) -> float | None:
@@ -54,13 +54,13 @@ def mean(scores: Sequence[float]) -> float | None:
     return math.fsum(scores) / len(scores) if scores else None
 
 
-def interval(scores: Sequence[float], seed: int = 0) -> Interval:
+def mean_interval(scores: Sequence[float], seed: int = 0) -> ConfidenceInterval:
     """The 95 % interval of the mean of rows' scores."""
     if not scores:
         return NO_INTERVAL
     if is_binary(scores):
-        return wilson(round(math.fsum(scores)), len(scores))
-    return bootstrap(scores, seed)
+        return wilson_interval(round(math.fsum(scores)), len(scores))
+    return bootstrap_mean(scores, seed)
 
 
 def is_binary(scores: Sequence[float]) -> bool:
@@ -68,105 +68,105 @@ def is_binary(scores: Sequence[float]) -> bool:
     return all(score in (0, 1) for score in scores)
 
 
-def wilson(right: int, n: int) -> Interval:
+def wilson_interval(right: int, n: int) -> ConfidenceInterval:
     """Wilson's score interval of `right` of `n`."""
     share, square = right / n, Z * Z
     middle = (share + square / (2 * n)) / (1 + square / n)
     half = Z / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    return Interval(0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half, "wilson")
+    return ConfidenceInterval(0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half, "wilson")
 
 
-def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
+def bootstrap_mean(values: Sequence[float], seed: int = 0) -> ConfidenceInterval:
     """The percentile bootstrap of the mean; None of a single row."""
     if len(values) < 2:
         return NO_INTERVAL
-    numpy = package("numpy", "An interval of scores that are not all 0 or 1")
+    numpy = import_package("numpy", "An interval of scores that are not all 0 or 1")
     dice, known = numpy.random.default_rng(seed), numpy.asarray(values, dtype=float)
-    at_once = max(1, CELLS // len(values))
+    at_once = max(1, MAX_DRAWN_NUMBERS // len(values))
     means = [
         known[dice.integers(0, len(values), (min(at_once, RESAMPLES - start), len(values)))].mean(axis=1)
         for start in range(0, RESAMPLES, at_once)
     ]
     low, high = numpy.percentile(numpy.concatenate(means), [2.5, 97.5])
-    return Interval(float(low), float(high), "bootstrap")
+    return ConfidenceInterval(float(low), float(high), "bootstrap")
 
 
-def bootstrap_all(value: Callable[[Any], float | None], n: int, seed: int = 0) -> Interval:
+def bootstrap_all(value: Callable[[Any], float | None], n: int, seed: int = 0) -> ConfidenceInterval:
     """The percentile bootstrap of a value of all rows: `value` of an array of row numbers; None where it has none."""
     if n < 2:
         return NO_INTERVAL
-    numpy = package("numpy", "An interval")
+    numpy = import_package("numpy", "An interval")
     dice = numpy.random.default_rng(seed)
-    found = [v for _ in range(RESAMPLES_OF_ALL) if (v := value(dice.integers(0, n, n))) is not None]
+    found = [v for _ in range(AGGREGATE_RESAMPLES) if (v := value(dice.integers(0, n, n))) is not None]
     if not found:
         return NO_INTERVAL
     low, high = numpy.percentile(found, [2.5, 97.5])
-    return Interval(float(low), float(high), "bootstrap")
+    return ConfidenceInterval(float(low), float(high), "bootstrap")
 
 
-def paired(
+def compare_paired(
     first: Sequence[float | None], second: Sequence[float | None], seed: int = 0, *, lower_is_better: bool = False
-) -> Paired:
+) -> PairedComparison:
     """Rows' scores of two versions; rows that either has no score of are left out."""
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if not pairs:
-        return UNPAIRED
+        return NO_COMPARISON
     gains = [0.0 if math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-12) else b - a for a, b in pairs]
     more, less = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
     wins, losses = (less, more) if lower_is_better else (more, less)
-    low, high, _ = bootstrap(gains, seed)
+    low, high, _ = bootstrap_mean(gains, seed)
     binary = is_binary([score for pair in pairs for score in pair])
-    p_value = mcnemar(more, less) if binary else permutation(gains, seed)
+    p_value = mcnemar_test(more, less) if binary else permutation_test(gains, seed)
     test = "mcnemar" if binary else "permutation"
-    return Paired(mean(gains), low, high, p_value, test, wins, len(gains) - more - less, losses)
+    return PairedComparison(mean(gains), low, high, p_value, test, wins, len(gains) - more - less, losses)
 
 
-def mcnemar(more: int, less: int) -> float:
+def mcnemar_test(more: int, less: int) -> float:
     """The two-sided exact p-value of so many rows that only one version has right, and so many that only the other."""
     if more + less == 0:
         return 1.0
-    return float(package("scipy.stats", "McNemar's test").binomtest(more, more + less, 0.5).pvalue)
+    return float(import_package("scipy.stats", "McNemar's test").binomtest(more, more + less, 0.5).pvalue)
 
 
-def permutation(gains: Sequence[float], seed: int = 0) -> float | None:
+def permutation_test(gains: Sequence[float], seed: int = 0) -> float | None:
     """The two-sided p-value of a mean difference of 0, by swapping versions row by row; None of a single row."""
     if not any(gains):
         return 1.0
     if len(gains) < 2:
         return None
-    numpy, stats = package("numpy", "A permutation test"), package("scipy.stats", "A permutation test")
+    numpy, stats = import_package("numpy", "A permutation test"), import_package("scipy.stats", "A permutation test")
     result = stats.permutation_test(
         (numpy.asarray(gains, dtype=float),),
         numpy.mean,
         permutation_type="samples",
         n_resamples=PERMUTATIONS,
         vectorized=True,
-        batch=max(1, CELLS // len(gains)),
+        batch=max(1, MAX_DRAWN_NUMBERS // len(gains)),
         random_state=numpy.random.default_rng(seed),
     )
     return float(result.pvalue)
 
 
-def paired_all(value: Callable[[Any, Any], float | None], n: int, seed: int = 0) -> Paired:
+def compare_aggregates(value: Callable[[Any, Any], float | None], n: int, seed: int = 0) -> PairedComparison:
     """Two versions by a value of all rows.
 
     `value(rows, swapped)` is the second's minus the first's value on an array of row numbers, the versions swapped
     where `swapped` is true.  The p-value is that of 999 random swaps (Phipson and Smyth 2010).
     """
-    numpy = package("numpy", "A comparison")
+    numpy = import_package("numpy", "A comparison")
     rows, unswapped = numpy.arange(n), numpy.zeros(n, dtype=bool)
     difference = value(rows, unswapped)
     if difference is None:
-        return UNPAIRED
+        return NO_COMPARISON
     low, high, _ = bootstrap_all(lambda chosen: value(chosen, unswapped), n, seed)
     dice = numpy.random.default_rng(seed)
     swapped = [v for _ in range(999) if (v := value(rows, dice.random(n) < 0.5)) is not None]
     as_far = sum(abs(v) >= abs(difference) - 1e-12 for v in swapped)
     p_value = (1 + as_far) / (1 + len(swapped))
-    return Paired(difference, low, high, p_value, "permutation", None, None, None)
+    return PairedComparison(difference, low, high, p_value, "permutation", None, None, None)
 
 
 def require_packages() -> None:
     """NotSupported before anything is asked, if what comparing needs is not installed."""
     for module in ("numpy", "scipy.stats"):
-        package(module, "Comparing versions")
+        import_package(module, "Comparing versions")

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import OptionError
-from sqlft.metrics.metric import check_lengths, score_rows, texts
+from sqlft.metrics.metric import cast_to_texts, check_lengths, score_rows
 
 
-class _NoJson:
+class _InvalidJson:
     """What a text that is no JSON is read as: equal to nothing."""
 
 
@@ -26,18 +26,18 @@ def json_match(actual: Any, prediction: Any, *, schema: Any = None, partial: boo
     compared.  1 equals 1.0; true is no number.  An actual value that is no JSON has no score (NULL).
     """
     check_lengths(actual, prediction)
-    known = _schema(schema)
-    valid = _validator(known)
+    known = _parse_schema(schema)
+    valid = _build_validator(known)
     scores: list[float | None] = []
     broken = 0
-    for wanted, given in zip(_values(actual), _values(prediction), strict=True):
-        broken += isinstance(wanted, _NoJson)
-        if wanted is None or isinstance(wanted, _NoJson):
+    for wanted, given in zip(_parse_column(actual), _parse_column(prediction), strict=True):
+        broken += isinstance(wanted, _InvalidJson)
+        if wanted is None or isinstance(wanted, _InvalidJson):
             scores.append(None)
-        elif isinstance(given, _NoJson) or given is None or not valid(given):
+        elif isinstance(given, _InvalidJson) or given is None or not valid(given):
             scores.append(0.0)
         else:
-            scores.append(_score(_only(wanted, known), _only(given, known), partial))
+            scores.append(_score_json(_select_properties(wanted, known), _select_properties(given, known), partial))
     if broken:
         warnings.warn(
             f"{broken} of {len(scores)} actual values are no JSON and have no score", RuntimeWarning, stacklevel=2
@@ -45,25 +45,25 @@ def json_match(actual: Any, prediction: Any, *, schema: Any = None, partial: boo
     return pa.array(scores, pa.float64())
 
 
-def _values(column: Any) -> list[Any]:
+def _parse_column(column: Any) -> list[Any]:
     """JSON texts as values, None for NULL; structs and lists are values already."""
     if hasattr(column, "type") and pa.types.is_nested(column.type):
         return list(column.to_pylist())
-    return [None if text is None else _read(text) for text in texts(column)]
+    return [None if text is None else _parse_json(text) for text in cast_to_texts(column)]
 
 
-def _read(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     try:
-        return _Null if (value := json.loads(text)) is None else value
+        return _JsonNull if (value := json.loads(text)) is None else value
     except (ValueError, RecursionError):
-        return _NoJson()
+        return _InvalidJson()
 
 
-class _Null:
+class _JsonNull:
     """JSON's null, which is a value."""
 
 
-def _schema(given: Any) -> dict[str, Any] | None:
+def _parse_schema(given: Any) -> dict[str, Any] | None:
     if given is None or isinstance(given, Mapping):
         return None if given is None else dict(given)
     try:
@@ -75,7 +75,7 @@ def _schema(given: Any) -> dict[str, Any] | None:
     return read
 
 
-def _validator(schema: dict[str, Any] | None) -> Any:
+def _build_validator(schema: dict[str, Any] | None) -> Any:
     if schema is None:
         return lambda value: True
     from jsonschema import SchemaError
@@ -89,33 +89,33 @@ def _validator(schema: dict[str, Any] | None) -> Any:
     return cls(schema).is_valid
 
 
-def _only(value: Any, schema: Mapping[str, Any] | None) -> Any:
+def _select_properties(value: Any, schema: Mapping[str, Any] | None) -> Any:
     names = (schema or {}).get("properties")
     if isinstance(value, dict) and isinstance(names, Mapping):
         return {name: inner for name, inner in value.items() if name in names}
     return value
 
 
-def _score(wanted: Any, given: Any, partial: bool) -> float:
+def _score_json(wanted: Any, given: Any, partial: bool) -> float:
     if not partial or not isinstance(wanted, dict) or not wanted:
-        return float(_equal(wanted, given))
+        return float(_is_equal_json(wanted, given))
     if not isinstance(given, dict):
         return 0.0
-    shared = sum(name in given and _equal(value, given[name]) for name, value in wanted.items())
+    shared = sum(name in given and _is_equal_json(value, given[name]) for name, value in wanted.items())
     return shared / len(wanted.keys() | given.keys())
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _is_equal_json(a: Any, b: Any) -> bool:
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_equal(a[name], b[name]) for name in a)
+        return a.keys() == b.keys() and all(_is_equal_json(a[name], b[name]) for name in a)
     if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_equal, a, b))
+        return len(a) == len(b) and all(map(_is_equal_json, a, b))
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
 CALL = re.compile(r"\s*([\w-]+)\s*\((.*)\)\s*", re.S)
 ATTRIBUTE = re.compile(r"\s*([\w-]+)\s*\[([^\]]*)\]\s*(?:,|$)", re.S)
-Meaning = tuple[str, Counter[Any]]
+ParsedCall = tuple[str, Counter[Any]]
 
 
 def function_match(actual: Any, prediction: Any, *, values: bool = True) -> Any:
@@ -124,15 +124,15 @@ def function_match(actual: Any, prediction: Any, *, values: bool = True) -> Any:
     `values=false` compares functions and attributes only.  Case counts, spaces do not; a prediction that is no
     function(attribute[value, …], …) scores 0.
     """
-    return score_rows(actual, prediction, lambda a, p: float(_equal_calls(a, p, values)))
+    return score_rows(actual, prediction, lambda a, p: float(_is_equal_call(a, p, values)))
 
 
-def _equal_calls(actual: str, prediction: str, values: bool) -> bool:
-    wanted, given = _read_call(actual, values), _read_call(prediction, values)
+def _is_equal_call(actual: str, prediction: str, values: bool) -> bool:
+    wanted, given = _parse_call(actual, values), _parse_call(prediction, values)
     return actual.split() == prediction.split() if wanted is None else wanted == given
 
 
-def _read_call(text: str, values: bool) -> Meaning | None:
+def _parse_call(text: str, values: bool) -> ParsedCall | None:
     """(function, bag of (attribute, bag of values)); None if the text is no such thing."""
     call = CALL.fullmatch(text)
     if call is None:

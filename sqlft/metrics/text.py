@@ -11,17 +11,17 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import OptionError
-from sqlft.metrics.metric import aggregate, lower_is_better, package, pair_texts, score_rows
+from sqlft.metrics.metric import aggregate, import_package, lower_is_better, pair_texts, score_rows
 from sqlft.metrics.regression import pair_numbers
 
 
 def exact_match(actual: Any, prediction: Any, *, normalise: bool = False) -> Any:
     """Share of equal texts, 0 or 1 a row; `normalise` looks past case, whitespace and a trailing ``;``."""
-    seen = _normalised if normalise else str
+    seen = _normalise if normalise else str
     return score_rows(actual, prediction, lambda a, p: float(seen(a) == seen(p)))
 
 
-def _normalised(text: str) -> str:
+def _normalise(text: str) -> str:
     return " ".join(text.split()).lower().rstrip("; ")
 
 
@@ -33,10 +33,10 @@ def token_f1(actual: Any, prediction: Any) -> Any:
 
     As SQuAD scores answers (Rajpurkar et al. 2016), but articles and punctuation count: they do in SQL.
     """
-    return score_rows(actual, prediction, _f1)
+    return score_rows(actual, prediction, _score_token_f1)
 
 
-def _f1(actual: str, prediction: str) -> float:
+def _score_token_f1(actual: str, prediction: str) -> float:
     wanted, given = (Counter(TOKEN.findall(text.lower())) for text in (actual, prediction))
     if not wanted or not given:
         return float(wanted == given)
@@ -46,11 +46,11 @@ def _f1(actual: str, prediction: str) -> float:
 
 def rouge_l(actual: Any, prediction: Any, *, stem: bool = False) -> Any:
     """ROUGE-L F1 of both texts, 0 to 1 a row, as the package rouge-score has it; `stem` cuts English endings."""
-    scorer = package("rouge_score.rouge_scorer", "rouge_l").RougeScorer(["rougeL"], use_stemmer=stem)
+    scorer = import_package("rouge_score.rouge_scorer", "rouge_l").RougeScorer(["rougeL"], use_stemmer=stem)
     return score_rows(actual, prediction, lambda a, p: float(scorer.score(a, p)["rougeL"].fmeasure))
 
 
-Counts = tuple[tuple[int, ...], tuple[int, ...], int, int]
+NgramCounts = tuple[tuple[int, ...], tuple[int, ...], int, int]
 
 
 @aggregate
@@ -59,26 +59,26 @@ def bleu(actual: Any, prediction: Any, *, lowercase: bool = False) -> Any:
     pairs = [(a, p or "") for a, p in pair_texts(actual, prediction) if a is not None]
     if not pairs:
         return pa.array([None], pa.float64())
-    counts = [_counts(a, p, lowercase) for a, p in pairs]
+    counts = [_count_ngrams(a, p, lowercase) for a, p in pairs]
     correct, total = (
         [sum(row) for row in zip(*side, strict=True)] for side in ([c[0] for c in counts], [c[1] for c in counts])
     )
     lengths = [sum(c[2] for c in counts), sum(c[3] for c in counts)]
     # sacrebleu smooths each n-gram's precision after the sums: one call gives what corpus_bleu gives
-    score = package("sacrebleu.metrics", "bleu").BLEU.compute_bleu(correct, total, *lengths, smooth_method="exp")
+    score = import_package("sacrebleu.metrics", "bleu").BLEU.compute_bleu(correct, total, *lengths, smooth_method="exp")
     return pa.array([score.score], pa.float64())
 
 
 @lru_cache(maxsize=100_000)
-def _counts(actual: str, prediction: str, lowercase: bool) -> Counts:
+def _count_ngrams(actual: str, prediction: str, lowercase: bool) -> NgramCounts:
     """(matching n-grams, n-grams, words of the prediction, of the actual) of one row."""
-    score = _scorer(lowercase).corpus_score([prediction], [[actual]])
+    score = _load_bleu(lowercase).corpus_score([prediction], [[actual]])
     return tuple(score.counts), tuple(score.totals), score.sys_len, score.ref_len
 
 
 @lru_cache(maxsize=2)
-def _scorer(lowercase: bool) -> Any:
-    return package("sacrebleu.metrics", "bleu").BLEU(lowercase=lowercase)
+def _load_bleu(lowercase: bool) -> Any:
+    return import_package("sacrebleu.metrics", "bleu").BLEU(lowercase=lowercase)
 
 
 @lower_is_better

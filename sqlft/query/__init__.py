@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from sqlft.errors import NotSupported, StatementError
 from sqlft.inference.cache import Cache
-from sqlft.inference.resolve import Resolved, resolve
-from sqlft.inference.statement_runs import Asker
+from sqlft.inference.resolve import ResolvedVersion, resolve
+from sqlft.inference.statement_runs import StatementRuns
 from sqlft.log import debug
 from sqlft.query import ast
 from sqlft.query.ast import Node
@@ -135,8 +135,8 @@ class Planner:
         self._text = ast.normalize_names(text, found, self._is_model_name)
         self._tokens = found
         self._expanded_views: list[str] = []
-        self._resolved: dict[tuple[object, int | None], Resolved] = {}
-        self._statement_runs = Asker(session, cache, statement.using, statement.text)
+        self._resolved: dict[tuple[object, int | None], ResolvedVersion] = {}
+        self._statement_runs = StatementRuns(session, cache, statement.using, statement.text)
 
     def run(self) -> PlannedQuery:
         """Plan the statement's queries; see `plan_query`."""
@@ -449,13 +449,13 @@ class Planner:
     def _is_model_name_with_version(self, name: str) -> bool:
         return self._is_model_name(ast.split_version(name)[0])
 
-    def _resolve_model(self, schema: str, name: str, number: int | None, alias: str) -> Resolved | None:
+    def _resolve_model(self, schema: str, name: str, number: int | None, alias: str) -> ResolvedVersion | None:
         model = self._session.find_model(name, schema or None) if self._is_model_name(name) else None
         if model is None:
             return None
         if (model.key, number) not in self._resolved:
             self._resolved[model.key, number] = resolve(self._session, model.key, number)
-        return self._statement_runs.prompted(self._resolved[model.key, number], alias)
+        return self._statement_runs.override_prompt(self._resolved[model.key, number], alias)
 
     def _resolve_table(self, catalog: str, schema: str, name: str) -> Node | None:
         """What stands for sqlft.<name>, for one of the tables of `mindsdb`, or for a view of ours."""

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from sqlft.errors import NotSupported, StatementError
-from sqlft.inference.resolve import Resolved
+from sqlft.inference.resolve import ResolvedVersion
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.scope import (
@@ -47,7 +47,7 @@ class NameResolver:
 
     def __init__(
         self,
-        model: Callable[[str, str, int | None, str], Resolved | None],
+        model: Callable[[str, str, int | None, str], ResolvedVersion | None],
         table: Callable[[str, str, str], Node | None],
         current_schema: Callable[[], str],
         is_known: Callable[[str], bool],

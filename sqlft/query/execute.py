@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from sqlft.errors import NotSupported, StatementError
-from sqlft.inference.statement_runs import Asker, Book
+from sqlft.inference.statement_runs import PromptTable, StatementRuns
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.plan import QueryPlan, ScanRemover, build_input_query, has_visible_columns, push_limit
@@ -42,7 +42,7 @@ class ModelStep:
     """A model that was asked: the query that gives its inputs, and the columns of what stands in its place."""
 
     scan: ModelScan
-    prompt_table: Book
+    prompt_table: PromptTable
     query: str
     rows: int
     columns: frozenset[str]
@@ -79,7 +79,9 @@ def _encode_text(text: Node) -> Node:
 class Execution:
     """One query's models, asked; `dry` asks nothing and fetches no rows, for DESCRIBE, views and WITH NO DATA."""
 
-    def __init__(self, session: Session, asker: Asker, plan: QueryPlan, text: str, *, dry: bool = False) -> None:
+    def __init__(
+        self, session: Session, asker: StatementRuns, plan: QueryPlan, text: str, *, dry: bool = False
+    ) -> None:
         self.session, self.statement_runs, self.plan, self.text, self.dry = session, asker, plan, text, dry
         self.reads_inputs = not dry
         """Whether input rows are fetched; EXPLAIN does, and asks nothing."""
@@ -91,11 +93,11 @@ class Execution:
         self.steps: list[ModelStep] = []
         self.before_asking: Callable[[ModelStep], None] = lambda step: None
         """Called with each step when its prompts are known, and not asked yet."""
-        self.prompt_tables = {s.number: asker.book(s.resolved, s.alias) for s in plan.bound.scans}
+        self.prompt_tables = {s.number: asker.prompt_table(s.resolved, s.alias) for s in plan.bound.scans}
         asker.check_using()
         for book in {id(b): b for b in self.prompt_tables.values()}.values():
             asked = [s for s in plan.bound.scans if self.prompt_tables[s.number] is book]
-            book.asking.keeps_details = any(n.endswith(("_usage", "_logprob")) for s in asked for n in s.outputs)
+            book.inference_run.keeps_details = any(n.endswith(("_usage", "_logprob")) for s in asked for n in s.outputs)
         _name_columns(plan)
 
     def run_to_sql(self) -> str:
@@ -158,7 +160,7 @@ class Execution:
         ids = book.ids(texts, is_all=sum(b is book for b in self.prompt_tables.values()) == 1)
         weights = rows.column("n")
         total = int(pc.sum(weights).as_py() or 0)
-        book.asking.rows += total
+        book.inference_run.rows += total
         shown = scan.find_shown_inputs()
         names = {*scan.inputs, *scan.outputs, *(scan.hidden_column(n) for n in scan.inputs), *_key_columns(scan)}
         self.steps.append(ModelStep(scan, book, query, total, frozenset(n.lower() for n in names)))
@@ -259,7 +261,7 @@ class Execution:
     def _make_relation(self, scan: ModelScan, name: str, casts: dict[str, str]) -> Node:
         outputs = scan.resolved.outputs
         parts = zip(outputs.columns, outputs.kinds, strict=True)
-        all_casts = {**casts, **{c.name: kind.text for c, kind in parts if kind.recast}}
+        all_casts = {**casts, **{c.name: kind.text for c, kind in parts if kind.needs_cast}}
         if all_casts:
             self.casts[name] = cast_relation_sql(name, all_casts)
         made = ast.relation("x AS y")

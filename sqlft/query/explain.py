@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from sqlft.errors import NotSupported
 from sqlft.inference.cache import Cache
-from sqlft.inference.estimate import Forecast, Range, forecast, unseen
-from sqlft.inference.statement_runs import Asker, Book
+from sqlft.inference.estimate import InferenceEstimate, Interval, estimate_inference, estimate_unseen_prompts
+from sqlft.inference.statement_runs import PromptTable, StatementRuns
 from sqlft.query.execute import Execution, ModelStep
 from sqlft.query.scope import ModelScan
 from sqlft.query.slices import SlicedQuery, slice_query
@@ -45,8 +45,8 @@ class ExplainedModel:
     """One model of the plan: what was foreseen, and the book with what then happened."""
 
     scan: ModelScan
-    forecast: Forecast
-    prompt_table: Book
+    forecast: InferenceEstimate
+    prompt_table: PromptTable
     note: str = ""
 
 
@@ -68,7 +68,7 @@ class Explainer:
     """Draws one query's plan."""
 
     def __init__(
-        self, session: Session, cache: Cache, asker: Asker, execution: Execution, what: ExplainOptions
+        self, session: Session, cache: Cache, asker: StatementRuns, execution: Execution, what: ExplainOptions
     ) -> None:
         self._session, self._cache, self._statement_runs, self._execution, self._explain_options = (
             session,
@@ -96,7 +96,7 @@ class Explainer:
             inner = self._plan(sliced.spool_query)
             outer = _drop_row_counts(self._plan(sliced.text))
             for asked in sliced.models:
-                rows = asked.prompt_table.asking.rows
+                rows = asked.prompt_table.inference_run.rows
                 if asked.is_chained:
                     rows = max((t.forecast.rows for t in self._models), default=0)
                 self._add_estimate(asked.scan, asked.prompt_table, rows, asked.scan.is_read, sliced.is_filtered)
@@ -128,19 +128,19 @@ class Explainer:
 
     # -- what is foreseen and what happened ----------------------------------------------------------------
 
-    def _add_estimate(self, scan: ModelScan, book: Book, rows: int, read: bool, may_stop: bool) -> None:
+    def _add_estimate(self, scan: ModelScan, book: PromptTable, rows: int, read: bool, may_stop: bool) -> None:
         note = ""
-        waiting = book.asking.waiting() if read else []
-        prompts = len(book.asking.answers)
+        waiting = book.inference_run.unanswered_prompts() if read else []
+        prompts = len(book.inference_run.answers)
         least = min(1, len(waiting)) if may_stop else None
-        of = (self._session, self._cache, book.resolved, book.asking.options)
+        of = (self._session, self._cache, book.resolved, book.inference_run.options)
         if read and rows and not prompts and self._models:
             note = "its prompts need the answers of the model below"
             below = self._models[-1].forecast
             most = max(rows, below.rows)
-            told = unseen(*of, most, below.prompts or round(below.asked.expected), most)
+            told = estimate_unseen_prompts(*of, most, below.prompts or round(below.asked.expected), most)
         else:
-            told = forecast(*of, rows, prompts if read else 0, waiting, least)
+            told = estimate_inference(*of, rows, prompts if read else 0, waiting, least)
         if not read:
             note = "nobody reads its answer: it is not asked"
         elif may_stop and waiting:
@@ -235,7 +235,7 @@ def _replace_scan(root: Operator, columns: frozenset[str], node: Operator) -> bo
     return False
 
 
-def _format_estimate(told: Forecast) -> list[str]:
+def _format_estimate(told: InferenceEstimate) -> list[str]:
     exact = told.counted == "counted" and told.input_tokens.exact
     lines = [
         f"Rows: {format_count(told.rows)}",
@@ -265,27 +265,27 @@ def _format_usage(actual: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _read_usage(book: Book) -> dict[str, Any]:
-    asking = book.asking
+def _read_usage(book: PromptTable) -> dict[str, Any]:
+    asking = book.inference_run
     return {
-        **{name: value for name, value in asdict(asking.tally).items() if name != "input_chars"},
+        **{name: value for name, value in asdict(asking.totals).items() if name != "input_chars"},
         "cost_usd": asking.cost_usd,
         "seconds": asking.seconds,
     }
 
 
-def _estimate_as_json(told: Forecast) -> dict[str, Any]:
+def _estimate_as_json(told: InferenceEstimate) -> dict[str, Any]:
     """The forecast for JSON: a figure and its interval each."""
     found: dict[str, Any] = {"rows": told.rows, "distinct_prompts": told.prompts, "cached": told.cached}
     for name in ("asked", "input_tokens", "output_tokens", "cost_usd", "seconds"):
-        figure: Range | None = getattr(told, name)
+        figure: Interval | None = getattr(told, name)
         low, expected, high = (None, None, None) if figure is None else figure
         found |= {name: expected, f"{name}_low": low, f"{name}_high": high}
     return {**found, "earlier_answers": told.earlier, "prompts_told": told.counted}
 
 
-def _sum_ranges(figures: list[Range | None]) -> Range | None:
-    total = Range(0, 0, 0)
+def _sum_ranges(figures: list[Interval | None]) -> Interval | None:
+    total = Interval(0, 0, 0)
     for figure in figures:
         if figure is None:
             return None
@@ -293,7 +293,7 @@ def _sum_ranges(figures: list[Range | None]) -> Range | None:
     return total
 
 
-def _format_range(figure: Range | None, shown: Callable[[float], str] = format_count) -> str:
+def _format_range(figure: Interval | None, shown: Callable[[float], str] = format_count) -> str:
     if figure is None:
         return "not known"
     if figure.exact:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from sqlft.errors import did_you_mean, format_caret
-from sqlft.inference.resolve import Resolved, outputs_of, prompt_of
+from sqlft.inference.resolve import ResolvedVersion, build_prompt, read_outputs
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.session import MINDSDB_TABLES, Session
@@ -92,7 +92,7 @@ class ModelScan:
     number: int
     node: Node
     """Its place in the tree."""
-    resolved: Resolved
+    resolved: ResolvedVersion
     alias: str
     block: QueryBlock
     uses: list[ColumnUse] = field(default_factory=list)
@@ -336,8 +336,8 @@ def _find_hint(session: Session, error: duckdb.Error, query: str) -> str:
 def _hint_for_name(session: Session, name: str, kind: str) -> str:
     model = session.find_model(name) if name.lower() in session.names() else None
     if model is not None:
-        inputs = prompt_of(model).inputs
-        read = f"SELECT {outputs_of(model).names[0]} FROM {format_name(name)} WHERE {format_name(inputs[0])} = …"
+        inputs = build_prompt(model).inputs
+        read = f"SELECT {read_outputs(model).names[0]} FROM {format_name(name)} WHERE {format_name(inputs[0])} = …"
         if "Table" in kind and "Function" not in kind:
             return f"'{name}' is a model; its name is [project.]name[.N], without a database or a schema: {read}."
         return f"'{name}' is a model. Read it like a table: {read}."

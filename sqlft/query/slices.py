@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from sqlft.errors import StatementError
-from sqlft.inference.statement_runs import Book
+from sqlft.inference.statement_runs import PromptTable
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.execute import (
@@ -118,7 +118,7 @@ class SlicedModel:
     """One model of the FROM clause: which prompt each row has."""
 
     scan: ModelScan
-    prompt_table: Book
+    prompt_table: PromptTable
     expressions: list[Any]
     """What gives its inputs; over the answers of others where `is_chained`."""
     is_chained: bool
@@ -149,7 +149,7 @@ class SlicedModel:
         """The row before which all rows have answers."""
         if not self.scan.is_read or not self.first_ids:
             return rows
-        known = self.prompt_table.asking.known_before(self.first_ids[-1] + 1)
+        known = self.prompt_table.inference_run.count_answered(self.first_ids[-1] + 1)
         place = bisect_left(self.first_ids, known)
         return rows if place == len(self.first_ids) else self.first_rows[place]
 
@@ -308,7 +308,7 @@ class SlicedQuery:
         one = part
         outputs = one.scan.resolved.outputs
         parts = zip(outputs.columns, outputs.kinds, strict=True)
-        casts = {c.name: kind.text for c, kind in parts if kind.recast}
+        casts = {c.name: kind.text for c, kind in parts if kind.needs_cast}
         shown = {n for n, _ in one.shown_columns}
         for name, kind in zip(one.scan.inputs, one.kinds, strict=False):
             where = one.scan.shown_column(name)
@@ -333,7 +333,7 @@ class SlicedQuery:
         reader = self._read_literal_rows() or self._con.sql(self.spool_query).to_arrow_reader(BATCH_ROWS)
         self._spool = Spool(reader, self._assign_prompts, lambda: self._session.interrupted)
         for one in self.models:
-            one.prompt_table.asking.rows += self._spool.rows
+            one.prompt_table.inference_run.rows += self._spool.rows
         if self.stream.output_limit is not None:
             self._limit = self._evaluate_limit(*self.stream.output_limit)
         is_known = self._spool.rows <= FIRST_ROWS and all(self._is_cached(a) for a in self.models)
@@ -365,7 +365,7 @@ class SlicedQuery:
         """Whether the cache has all answers, so that the first slice need not wait for anything."""
         if one.is_chained:
             return False
-        return not one.scan.is_read or one.prompt_table.asking.recall()
+        return not one.scan.is_read or one.prompt_table.inference_run.read_cache()
 
     def _evaluate_limit(self, limit: Node | None, offset: Node | None) -> tuple[int | None, int]:
         listed = [f"({ast.expression_sql(n)})::BIGINT" if n is not None else "NULL" for n in (limit, offset)]
@@ -418,9 +418,9 @@ class SlicedQuery:
             if end >= target or (end > row and time.monotonic() - started > EMIT_SECONDS):
                 return max(end, row)
             slowest = min(direct, key=lambda a: a.count_ready_rows(target))
-            asking = slowest.prompt_table.asking
+            asking = slowest.prompt_table.inference_run
             needed = slowest.count_prompts_before(target)
-            asking.advance(needed, needed - asking.known_before(needed))
+            asking.advance(needed, needed - asking.count_answered(needed))
 
     def _register(self, start: int, end: int) -> None:
         assert self._spool is not None

@@ -15,7 +15,7 @@ from sqlft.catalog.database import build_write_error
 from sqlft.catalog.records import Model
 from sqlft.catalog.store import Catalog
 from sqlft.errors import HandlerNotInstalled, NotFound
-from sqlft.inference.resolve import model_of
+from sqlft.inference.resolve import find_model
 from sqlft.report.facts import collect_model_facts, format_figure
 from sqlft.session import Parameters, Session
 from sqlft.sql.statements import ReportModel
@@ -25,7 +25,7 @@ INSTALL_HINT = "Run: pip install 'sqlft[evaluation]'"
 
 def run_report_model(session: Session, statement: ReportModel, parameters: Parameters) -> pa.Table:
     """Write the report of a model; where it is."""
-    model = model_of(session, statement.name.key)
+    model = find_model(session, statement.name.key)
     path = Path(statement.path or f"{_build_file_name(model.key.name)}.html").expanduser()
     write_html_report(session.catalog, [model], path)
     return pa.table({"model": [model.key.name], "report": [str(path.absolute())]})

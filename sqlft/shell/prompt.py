@@ -19,7 +19,7 @@ from sqlft import __version__
 from sqlft.catalog.records import RUNNING
 from sqlft.catalog.store import Catalog
 from sqlft.data import Prompt
-from sqlft.inference.resolve import outputs_of
+from sqlft.inference.resolve import read_outputs
 from sqlft.shell.colours import STYLE, ModelSql
 from sqlft.shell.commands import from_habit
 from sqlft.shell.completion import suggestions
@@ -66,7 +66,7 @@ def at_start(catalog: Catalog) -> Iterator[str]:
     elif all(v.status == "complete" for v in versions):
         newest = max(models, key=lambda m: (m.created_at is not None, m.created_at, m.key))
         given = " AND ".join(f"{format_name(name)} = '…'" for name in Prompt(newest.prompt_template).inputs)
-        yield f"Ask a model: SELECT {format_name(outputs_of(newest).names[0])} FROM {newest.key} WHERE {given};"
+        yield f"Ask a model: SELECT {format_name(read_outputs(newest).names[0])} FROM {newest.key} WHERE {given};"
 
 
 def at_end(catalog: Catalog, place: Place) -> Iterator[str]:

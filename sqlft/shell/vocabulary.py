@@ -210,7 +210,7 @@ def _models(con: Connection) -> dict[str, Relation]:
 
 def _model(model: Model, versions: tuple[int, ...]) -> Relation:
     inputs = dict.fromkeys(Prompt(model.prompt_template, model.system).inputs, "input")
-    columns = Outputs.stored(model.predict, model.outputs).columns
+    columns = Outputs.from_catalog(model.predict, model.outputs).columns
     answers = {c.name: "answer" if c.type == "VARCHAR" else c.type for c in columns}
     first = columns[0].name
     extra = {f"{first}_error": "VARCHAR", f"{first}_usage": "STRUCT", f"{first}_logprob": "DOUBLE"}

@@ -12,7 +12,7 @@ from sqlft.catalog.records import Model, Version, to_json
 from sqlft.data import Prompt
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.handler import Handler, Trainer
-from sqlft.inference.resolve import engine_of, model_of, outputs_of
+from sqlft.inference.resolve import find_engine, find_model, read_outputs
 from sqlft.options import options_of
 from sqlft.plugins import describe_missing_packages
 from sqlft.secrets import references
@@ -64,7 +64,7 @@ def run_describe_model(session: Session, statement: DescribeModel, parameters: P
     name, attribute = statement.name, statement.attribute
     if statement.or_name is not None and not is_model(session, name) and is_model(session, statement.or_name):
         name, attribute = statement.or_name, None
-    model = model_of(session, name.key)
+    model = find_model(session, name.key)
     version = session.catalog.resolve_version(model.key, name.version)
     if attribute is None:
         return _describe_version(session, model, version)
@@ -79,7 +79,7 @@ def run_describe_model(session: Session, statement: DescribeModel, parameters: P
 
 def run_describe_engine(session: Session, statement: DescribeEngine, parameters: Parameters) -> pa.Table:
     """One row: an engine, or a handler under its own name, with the options that it takes."""
-    engine = engine_of(session, statement.name)
+    engine = find_engine(session, statement.name)
     gap = (
         describe_missing_packages(engine.handler)
         if engine.handler in plugins.find_entry_points()
@@ -144,7 +144,7 @@ def _describe_start(version: Version) -> str | None:
 def _describe_columns(session: Session, model: Model, version: Version) -> pa.Table:
     names = Prompt(model.prompt_template, model.system).inputs
     rows = [{"COLUMN": name, "KIND": "input", "TYPE": "any"} for name in names]
-    columns = outputs_of(model).columns
+    columns = read_outputs(model).columns
     rows += [{"COLUMN": c.name, "KIND": "output", "TYPE": c.type} for c in columns]
     rows += [
         {"COLUMN": f"{columns[0].name}_error", "KIND": "why there is no answer", "TYPE": "VARCHAR"},
@@ -250,7 +250,7 @@ def _describe_versions(session: Session, model: Model, version: Version) -> pa.T
 
 def _describe_import_error(session: Session, model: Model, version: Version) -> pa.Table:
     """Whether the handler of the model can be used here."""
-    handler = engine_of(session, model.engine).handler
+    handler = find_engine(session, model.engine).handler
     row = {"HANDLER": handler, "IMPORT_ERROR": describe_missing_packages(handler)}
     return pa.Table.from_pylist([row], pa.schema([("HANDLER", TEXT), ("IMPORT_ERROR", TEXT)]))
 
@@ -261,7 +261,7 @@ def _build_option_row(name: str, value: Any, set_by: str) -> dict[str, Any]:
 
 def _list_defaults(session: Session, model: Model) -> dict[str, Any]:
     """Defaults of the options for asking and making; none if the handler cannot be loaded."""
-    handler = engine_of(session, model.engine).handler
+    handler = find_engine(session, model.engine).handler
     if describe_missing_packages(handler) is not None:
         return {}
     cls = plugins.load_handler_class(handler)
@@ -271,7 +271,7 @@ def _list_defaults(session: Session, model: Model) -> dict[str, Any]:
 
 def _list_training_defaults(session: Session, model: Model) -> dict[str, Any]:
     """Defaults of the options for training; none if the handler cannot be loaded or does not train."""
-    handler = engine_of(session, model.engine).handler
+    handler = find_engine(session, model.engine).handler
     cls = plugins.load_handler_class(handler) if describe_missing_packages(handler) is None else Handler
     if not issubclass(cls, Trainer):
         return {}

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import DataError, OptionError, did_you_mean
-from sqlft.evaluation.compare import OF_ROWS, Comparison, seed_of
-from sqlft.evaluation.scoring import Judge, Options, Scored, Scorer
+from sqlft.evaluation.compare import ROW_SCORES_SCHEMA, Comparison, pop_seed
+from sqlft.evaluation.scoring import EvaluationOptions, MetricResult, ModelJudge, Scorer
 from sqlft.metrics import METRICS
 from sqlft.session import Parameters, Session
 from sqlft.sql.statements import Evaluate
@@ -23,32 +23,32 @@ def run_evaluate(session: Session, statement: Evaluate, parameters: Parameters) 
     table = read_rows(session, statement.source, parameters)
     if table.num_rows == 0:
         raise DataError("The query gives no rows to evaluate on.", "Try it alone first.")
-    options = Options(statement.options, table)
+    options = EvaluationOptions(statement.options, table)
     if statement.models:
         return Comparison(session, statement, table, options).run()
     return _evaluate_rows(session, statement, options)
 
 
-def _evaluate_rows(session: Session, statement: Evaluate, options: Options) -> pa.Table:
-    actual = _find_column(options, "actual", options.take("actual", "actual"))
-    prediction = _find_column(options, "prediction", options.take("prediction", "prediction"))
-    seed = seed_of(options)
-    judge = options.take("judge")
+def _evaluate_rows(session: Session, statement: Evaluate, options: EvaluationOptions) -> pa.Table:
+    actual = _find_column(options, "actual", options.pop("actual", "actual"))
+    prediction = _find_column(options, "prediction", options.pop("prediction", "prediction"))
+    seed = pop_seed(options)
+    judge = options.pop("judge")
     scorers = options.scorers(statement.metrics, seed, session, lambda key: False)
     _refuse_unknown_options(options.left, scorers, judge)
     found = []
     for scorer in scorers:
-        more = {"ask": Judge(session, judge, statement, {})} if scorer.name == "llm_judge" and judge else {}
+        more = {"ask": ModelJudge(session, judge, statement, {})} if scorer.name == "llm_judge" and judge else {}
         found.append(_build_row(scorer.name, scorer.score(actual, prediction, **more)))
-    return pa.Table.from_pylist(found, OF_ROWS)
+    return pa.Table.from_pylist(found, ROW_SCORES_SCHEMA)
 
 
-def _build_row(metric: str, scored: Scored) -> dict[str, Any]:
+def _build_row(metric: str, scored: MetricResult) -> dict[str, Any]:
     low, high, method = scored.interval
     return {"metric": metric, "value": scored.value, "n": scored.n, "low": low, "high": high, "interval": method}
 
 
-def _find_column(options: Options, role: str, name: Any) -> Any:
+def _find_column(options: EvaluationOptions, role: str, name: Any) -> Any:
     column = options.column(str(name))
     if column is None:
         raise DataError(

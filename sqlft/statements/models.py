@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from sqlft import plugins
 from sqlft.catalog.records import DEFAULT_PROJECT, Engine, Model, ModelKey, VersionKey
-from sqlft.data import Output, Outputs, Prompt, outputs
-from sqlft.data.outputs import VECTOR
+from sqlft.data import OutputColumn, Outputs, Prompt, outputs
+from sqlft.data.outputs import VECTOR_TYPE
 from sqlft.data.prompts import PLACEHOLDER
 from sqlft.errors import (
     AlreadyExists,
@@ -26,7 +26,15 @@ from sqlft.errors import (
     did_you_mean,
 )
 from sqlft.handler import Handler, ModelSpec, Trainer
-from sqlft.inference.resolve import embeds_texts, engine_of, handler_of, heed, model_of, resolve, spec_of
+from sqlft.inference.resolve import (
+    build_model_spec,
+    check_retirement,
+    create_handler,
+    embeds_texts,
+    find_engine,
+    find_model,
+    resolve,
+)
 from sqlft.options import (
     build_options,
     check_option_names,
@@ -197,7 +205,7 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
     if statement.alias:
         hidden["$predict"] = statement.predict
     if plan.outputs.is_typed:
-        hidden["$outputs"] = plan.outputs.to_store()
+        hidden["$outputs"] = plan.outputs.to_catalog()
     model = replace(plan.model, options=hidden)
     _warn_of_foreign_placeholders(session, model.prompt_template)
     try:
@@ -229,7 +237,7 @@ def run_drop_model(session: Session, statement: DropModel, parameters: Parameter
     found = session.find_model(name.name, name.project)
     if found is None and statement.if_exists:
         return
-    model = model_of(session, name.key)
+    model = find_model(session, name.key)
     if name.version is None:
         cancel_trainings(session, model.key)
         catalog.drop_model(model.key)
@@ -243,7 +251,7 @@ def run_drop_model(session: Session, statement: DropModel, parameters: Parameter
 
 def run_rename_model(session: Session, statement: RenameModel, parameters: Parameters) -> pa.Table:
     """Give a model another name; its row."""
-    model = model_of(session, statement.name.key)
+    model = find_model(session, statement.name.key)
     to = ModelKey(statement.to.name, statement.to.project or model.key.project)
     if to.name.lower() != model.key.name.lower():
         _refuse_taken_name(session, to)
@@ -254,7 +262,7 @@ def run_rename_model(session: Session, statement: RenameModel, parameters: Param
 def run_set_active(session: Session, statement: SetActive, parameters: Parameters) -> pa.Table:
     """Let a complete version answer for its model; its row."""
     name = statement.name
-    model = model_of(session, name.key)
+    model = find_model(session, name.key)
     session.catalog.set_active(session.catalog.resolve_version(model.key, name.version).key)
     return show.show_model(session, model.key)
 
@@ -286,7 +294,7 @@ def _build_definition(session: Session, statement: CreateModel, key: ModelKey) -
         raise OptionError(
             f"{what} needs the option 'engine'.", "Add: USING engine = 'local' (SHOW HANDLERS lists others)."
         )
-    engine = engine_of(session, engine_name)
+    engine = find_engine(session, engine_name)
     cls = plugins.load_handler_class(engine.handler)
     own = (EngineSettings, cls.engine_options, cls.model_options, cls.predict_options)
     for_training = _list_training_options(cls)
@@ -308,7 +316,7 @@ def _resolve_schema(settings: ModelSettings) -> Any:
         return settings.schema
     if settings.schema is not None:
         raise OptionError("The answer has a schema and a json_struct.", "Leave one of them out: they say the same.")
-    return outputs.of_struct(settings.json_struct)
+    return outputs.parse_json_struct(settings.json_struct)
 
 
 def _list_training_options(cls: type[Handler]) -> set[str]:
@@ -394,9 +402,9 @@ def _check_with_handler(session: Session, plan: _ModelDefinition) -> None:
     """Whether the handler can make such a model, its options tried on."""
     what = f"Model '{plan.model.key.name}'"
     given = references.reveal(references.hide(plan.options, lambda _: False, what))
-    handler = handler_of(session, plan.engine, given)
+    handler = create_handler(session, plan.engine, given)
     build_options(plan.handler.predict_options, pick_options(given, plan.handler.predict_options), what)
-    spec: ModelSpec = spec_of(plan.handler, plan.model.base, given, what, plan.outputs.schema)
+    spec: ModelSpec = build_model_spec(plan.handler, plan.model.base, given, what, plan.outputs.schema)
     try:
         handler.check(spec)
     except SqlftError:
@@ -407,7 +415,7 @@ def _check_with_handler(session: Session, plan: _ModelDefinition) -> None:
             "Check the model's options; if they are right, tell those who wrote the handler.",
         ) from e
     if not plan.trains:
-        heed(session, handler, spec)
+        check_retirement(session, handler, spec)
 
 
 def _add_model(
@@ -487,16 +495,16 @@ def resolve_outputs(session: Session, statement: CreateModel, name: str, schema:
             "The answer has types in PREDICT (…) and a schema in USING.", "Leave one of them out: they say the same."
         )
     if embeds:
-        return Outputs((Output(name, VECTOR),))
+        return Outputs((OutputColumn(name, VECTOR_TYPE),))
     if statement.columns:
         found = [
-            Output(c.name, str(parse_type(session, c.type, f"The column '{c.name}'")), c.required)
+            OutputColumn(c.name, str(parse_type(session, c.type, f"The column '{c.name}'")), c.required)
             for c in statement.columns
         ]
-        return _refuse_derived_names(Outputs.of_columns(found))
+        return _refuse_derived_names(Outputs.from_columns(found))
     if schema is None:
-        return Outputs((Output(name),))
-    return outputs.outputs_of(name, schema, lambda text: parse_type(session, text, "The option 'schema'"))
+        return Outputs((OutputColumn(name),))
+    return outputs.parse_outputs(name, schema, lambda text: parse_type(session, text, "The option 'schema'"))
 
 
 def parse_type(session: Session, text: str, what: str) -> Any:
@@ -529,7 +537,7 @@ def _refuse_derived_names(outputs: Outputs) -> Outputs:
 def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameters) -> pa.Table:
     """A row a version that was in memory: it is freed at once, or when the query that asks it is done."""
     name = statement.name
-    models = session.catalog.models() if name is None else [model_of(session, name.key)]
+    models = session.catalog.models() if name is None else [find_model(session, name.key)]
     wanted = name.version if name else None
     freed: list[tuple[str, int]] = []
     for model in models:

@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from sqlft.catalog.records import UserPrice
 from sqlft.errors import NotFound, OptionError
-from sqlft.inference.prices import TOKEN_PRICES
-from sqlft.inference.resolve import engine_of
+from sqlft.inference.prices import TOKEN_PRICE_FIELDS
+from sqlft.inference.resolve import find_engine
 from sqlft.options import build_options
 from sqlft.session import BUDGET_SETTING, Parameters, PriceSettings, Session, SessionSettings, _check_setting
 from sqlft.sql.statements import CreatePrice, DropPrice, ResetSetting, SetSetting, ShowPrices
@@ -19,7 +19,7 @@ PRICES_SCHEMA = pa.schema(
     [
         ("ENGINE", pa.string()),
         ("MODEL", pa.string()),
-        *((name.upper(), pa.float64()) for name in (*TOKEN_PRICES, "machine_usd_per_hour")),
+        *((name.upper(), pa.float64()) for name in (*TOKEN_PRICE_FIELDS, "machine_usd_per_hour")),
         ("CREATED_AT", pa.timestamp("us")),
     ]
 )
@@ -27,7 +27,7 @@ PRICES_SCHEMA = pa.schema(
 
 def run_create_price(session: Session, statement: CreatePrice, parameters: Parameters) -> pa.Table:
     """Keep a price of the user's; its row."""
-    engine_of(session, statement.engine)
+    find_engine(session, statement.engine)
     what = f"The price of {statement.engine}{f' {statement.model!r}' if statement.model else ''}"
     said = build_options(PriceSettings, statement.options, what)
     values = {f.name: getattr(said, f.name) for f in fields(said)}

@@ -12,7 +12,7 @@ from sqlft import plugins
 from sqlft.catalog.records import RUNNING, Engine, Model, ModelKey, Version, to_json
 from sqlft.errors import HandlerNotInstalled
 from sqlft.handler import Trainer
-from sqlft.inference.resolve import model_of, outputs_of
+from sqlft.inference.resolve import find_model, read_outputs
 from sqlft.plugins import describe_missing_packages
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session
@@ -137,7 +137,7 @@ TABLE_BUILDERS: Mapping[str, Callable[[Session], pa.Table]] = {
 
 def show_model(session: Session, key: ModelKey, number: int | None = None) -> pa.Table:
     """One version, by default the active one, as SHOW MODELS shows it."""
-    model = model_of(session, key)
+    model = find_model(session, key)
     version = session.catalog.resolve_version(model.key, number)
     return pa.Table.from_pylist(
         [build_model_row(model, version, session.catalog.accuracies().get(version.key))], MODELS_SCHEMA
@@ -160,7 +160,7 @@ def build_model_row(model: Model, version: Version, accuracy: float | None = Non
         "VERSION": version.key.number,
         "STATUS": version.status,
         "ACCURACY": accuracy,
-        "PREDICT": ", ".join(outputs_of(model).names),
+        "PREDICT": ", ".join(read_outputs(model).names),
         "UPDATE_STATUS": "updating" if trains else "up_to_date",
         "ERROR": version.error,
         "SELECT_DATA_QUERY": version.query,

@@ -15,10 +15,10 @@ from sqlft import plugins
 from sqlft.catalog.database import build_write_error
 from sqlft.catalog.files import acquire_lock
 from sqlft.catalog.records import RESUMABLE, RUNNING, VersionKey
-from sqlft.data import Prepared
+from sqlft.data import PreparedData
 from sqlft.errors import CatalogError
 from sqlft.handler import Estimate, Trainer
-from sqlft.inference.resolve import engine_of, model_of
+from sqlft.inference.resolve import find_engine, find_model
 from sqlft.options import build_options, check_option_names, is_secret
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session, TrainSettings
@@ -66,8 +66,8 @@ def run_cancel(session: Session, statement: CancelModel, parameters: Parameters)
 def run_resume(session: Session, statement: ResumeModel, parameters: Parameters) -> pa.Table:
     """Go on with a training that was stopped or has failed, from its last checkpoint; watch one at a provider."""
     catalog = session.catalog
-    model = model_of(session, statement.name.key)
-    cls = plugins.load_handler_class(engine_of(session, model.engine).handler)
+    model = find_model(session, statement.name.key)
+    cls = plugins.load_handler_class(find_engine(session, model.engine).handler)
     changeable = cls.resume_options if issubclass(cls, Trainer) else ()
     check_option_names(statement.options, ["wait", *changeable], "RESUME MODEL")
     wait = build_options(
@@ -118,7 +118,7 @@ def show_version(session: Session, key: VersionKey) -> pa.Table:
 
 def _find_version_key(session: Session, name: ModelName, statuses: tuple[str, ...]) -> VersionKey:
     """The version that a name means; without a number the only one that has one of these statuses."""
-    model = model_of(session, name.key)
+    model = find_model(session, name.key)
     if name.version is not None:
         return session.catalog.version(VersionKey(model.key, name.version)).key
     fitting = [v.key for v in session.catalog.versions(model.key) if v.status in statuses]
@@ -177,7 +177,7 @@ def _plan_statement(session: Session, training: Finetune | Retrain | CreateModel
     return plan_training(session, model, training.source, options, f"CREATE MODEL {model.key.name}")
 
 
-def _list_facts(plan: TrainingPlan, prepared: Prepared, estimate: Estimate | None) -> Iterator[tuple[str, Any]]:
+def _list_facts(plan: TrainingPlan, prepared: PreparedData, estimate: Estimate | None) -> Iterator[tuple[str, Any]]:
     valid = prepared.training_set.valid
     yield "model", plan.model.key.name
     yield "base", plan.model.base or None
@@ -207,7 +207,7 @@ def _list_estimate_facts(estimate: Estimate | None) -> Iterator[tuple[str, Any]]
         yield "remark", remark
 
 
-def _list_findings(prepared: Prepared) -> Iterator[tuple[str, Any]]:
+def _list_findings(prepared: PreparedData) -> Iterator[tuple[str, Any]]:
     for found in prepared.findings:
         yield f"{found.level}: {found.code}", str(found)
 

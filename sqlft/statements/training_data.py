@@ -9,13 +9,20 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 
-from sqlft.data import Outputs, Prepared, Prompt, prepare
-from sqlft.data.checks.report import Fact, facts_of, guessed_tokens
+from sqlft.data import Outputs, PreparedData, Prompt, prepare
+from sqlft.data.checks.report import DatasetFact, collect_facts, estimate_tokens
 from sqlft.data.checks.structure import CountTokens
-from sqlft.data.formats import PAIRS, is_known
+from sqlft.data.formats import PREFERENCE_COLUMNS, is_known_shape
 from sqlft.errors import DataError
 from sqlft.handler import Range, Trainer
-from sqlft.inference.resolve import engine_of, handler_of, model_of, outputs_of, prompt_of, spec_of
+from sqlft.inference.resolve import (
+    build_model_spec,
+    build_prompt,
+    create_handler,
+    find_engine,
+    find_model,
+    read_outputs,
+)
 from sqlft.options import build_options, option_names
 from sqlft.session import Parameters, Session, TrainSettings
 from sqlft.sql.statements import AnalyzeTrainingData
@@ -24,10 +31,18 @@ from sqlft.training.plan import parse_validation_source, plan_training
 from sqlft.training.rows import read_rows
 
 STATEMENT = "ANALYZE TRAINING DATA"
-ANSWER_COLUMNS = ("answer", "completion", "output", "response", "label", "target", *(better for better, _ in PAIRS))
-OTHER_COLUMNS = {*(worse for _, worse in PAIRS), "tools", "weight"}
+ANSWER_COLUMNS = (
+    "answer",
+    "completion",
+    "output",
+    "response",
+    "label",
+    "target",
+    *(better for better, _ in PREFERENCE_COLUMNS),
+)
+OTHER_COLUMNS = {*(worse for _, worse in PREFERENCE_COLUMNS), "tools", "weight"}
 """Columns that are neither the answer nor a part of the prompt."""
-CountedRows = tuple[Prepared, CountTokens | None]
+CountedRows = tuple[PreparedData, CountTokens | None]
 
 FINDINGS_SCHEMA = pa.schema(
     [
@@ -76,10 +91,10 @@ def run_analyze_training_data(session: Session, statement: AnalyzeTrainingData, 
         }
         for f in found
     ]
-    return pa.Table.from_pylist([*rows, *map(_build_fact_row, facts_of(prepared, count_tokens))], FINDINGS_SCHEMA)
+    return pa.Table.from_pylist([*rows, *map(_build_fact_row, collect_facts(prepared, count_tokens))], FINDINGS_SCHEMA)
 
 
-def _build_fact_row(fact: Fact) -> dict[str, Any]:
+def _build_fact_row(fact: DatasetFact) -> dict[str, Any]:
     details = json.dumps(fact.details, ensure_ascii=False) if fact.details else None
     return {
         "severity": "info",
@@ -95,16 +110,16 @@ def _build_fact_row(fact: Fact) -> dict[str, Any]:
 def _prepare_for_model(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> CountedRows:
     """As FINETUNE of the model would see the rows; a model that cannot be trained still has its columns."""
     assert statement.model is not None
-    model = model_of(session, statement.model.key)
-    handler = handler_of(session, engine_of(session, model.engine), model.options)
-    spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
+    model = find_model(session, statement.model.key)
+    handler = create_handler(session, find_engine(session, model.engine), model.options)
+    spec = build_model_spec(type(handler), model.base, model.options, f"Model '{model.key.name}'")
 
     def count_tokens(texts: Sequence[str]) -> list[int] | None:
         return handler.count_tokens(texts, spec)
 
     if not isinstance(handler, Trainer):
-        prompt = prompt_of(model)
-        outputs = outputs_of(model)
+        prompt = build_prompt(model)
+        outputs = read_outputs(model)
         return _prepare_rows(session, statement, parameters, prompt, model.targets, count_tokens, outputs), count_tokens
     own = option_names(type(handler).train_options, TrainSettings)
     stops, options = [], dict(statement.options)
@@ -128,7 +143,7 @@ def _prepare_rows(
     targets: tuple[str, ...],
     count_tokens: CountTokens | None,
     outputs: Outputs | None = None,
-) -> Prepared:
+) -> PreparedData:
     settings: DataSettings = build_options(DataSettings, statement.options, STATEMENT)
     rows = read_rows(session, statement.source, parameters, to_train=True)
     valid = parse_validation_source(settings.validation, statement.source)
@@ -143,7 +158,7 @@ def _prepare_rows(
         validation_split=settings.validation_split,
         seed=settings.seed,
         max_length=settings.max_length,
-        count_tokens=count_tokens or guessed_tokens,
+        count_tokens=count_tokens or estimate_tokens,
         stops=settings.stop or (),
     )
 
@@ -151,7 +166,7 @@ def _prepare_rows(
 def _guess_prompt(rows: pa.Table, settings: DataSettings) -> tuple[Prompt, tuple[str, ...]]:
     columns = rows.column_names
     given = settings.predict is not None or settings.prompt_template is not None
-    if not given and is_known(rows):
+    if not given and is_known_shape(rows):
         return Prompt("{{content}}"), ("answer",)
     left = [name for name in columns if name.lower() not in OTHER_COLUMNS]
     answer = settings.predict or next((n for n in left if n.lower() in ANSWER_COLUMNS), (left or columns)[-1])

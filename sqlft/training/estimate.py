@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sqlft.data import Prepared
+from sqlft.data import PreparedData
 from sqlft.errors import DataError, NotSupported, SqlftError
 from sqlft.handler import Estimate, ModelSpec
-from sqlft.inference.prices import tariff_for
-from sqlft.inference.resolve import _heed, outputs_of, spec_of
+from sqlft.inference.prices import find_training_pricing
+from sqlft.inference.resolve import _refuse_or_warn, build_model_spec, read_outputs
 from sqlft.session import Session
 
 if TYPE_CHECKING:
@@ -23,17 +23,17 @@ MAX_LISTED_ERRORS = 3
 
 def check_training_notice(session: Session, plan: TrainingPlan) -> None:
     """Warn of what ends of a training and of what it makes; NotSupported where it has ended, unless `check` says so."""
-    spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, f"Model '{plan.model.key.name}'")
+    spec = build_model_spec(type(plan.handler), plan.model.base, plan.model.options, f"Model '{plan.model.key.name}'")
     found = plan.handler.notice(spec, plan.start, training=True)
     if found is not None and plan.settings.check != "error":
         found = found._replace(is_refusal=False)
-    _heed(session, found, TRY_ANYWAY_HINT)
+    _refuse_or_warn(session, found, TRY_ANYWAY_HINT)
 
 
-def estimate_training(session: Session, plan: TrainingPlan, prepared: Prepared) -> Estimate | None:
+def estimate_training(session: Session, plan: TrainingPlan, prepared: PreparedData) -> Estimate | None:
     """What the handler says of this training, with its cost; where it says nothing, what can be counted here."""
-    what, outputs = f"Model '{plan.model.key.name}'", outputs_of(plan.model)
-    spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
+    what, outputs = f"Model '{plan.model.key.name}'", read_outputs(plan.model)
+    spec = build_model_spec(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
     try:
         found = plan.handler.estimate(spec, plan.start, prepared.training_set, plan.options)
         found = found or _estimate_from_token_count(plan, spec, prepared)
@@ -43,8 +43,8 @@ def estimate_training(session: Session, plan: TrainingPlan, prepared: Prepared) 
         return None
     if found is None or found.cost_usd is not None:
         return found
-    tariff = tariff_for(session, plan.engine, plan.handler, spec, plan.model.options)
-    return replace(found, cost_usd=tariff.of_training(found.tokens, found.seconds))
+    tariff = find_training_pricing(session, plan.engine, plan.handler, spec, plan.model.options)
+    return replace(found, cost_usd=tariff.cost_of_training(found.tokens, found.seconds))
 
 
 def check_estimate(session: Session, plan: TrainingPlan, estimate: Estimate) -> None:
@@ -58,7 +58,7 @@ def check_estimate(session: Session, plan: TrainingPlan, estimate: Estimate) -> 
     session.show_warning(f"{why} {next_step}")
 
 
-def check_findings(session: Session, plan: TrainingPlan, prepared: Prepared) -> None:
+def check_findings(session: Session, plan: TrainingPlan, prepared: PreparedData) -> None:
     """DataError for findings that are errors, unless `check` says otherwise; warnings are told."""
     errors = [f for f in prepared.findings if f.level == "error"]
     if errors and plan.settings.check == "error":
@@ -95,7 +95,7 @@ def format_duration(seconds: float) -> str:
     return f"{max(1, round(seconds))} seconds"
 
 
-def _estimate_from_token_count(plan: TrainingPlan, spec: ModelSpec, prepared: Prepared) -> Estimate | None:
+def _estimate_from_token_count(plan: TrainingPlan, spec: ModelSpec, prepared: PreparedData) -> Estimate | None:
     """Tokens of the texts times the epochs, where the handler counts tokens."""
     column = prepared.training_set.train.column("messages").to_pylist()
     counts = plan.handler.count_tokens(["\n".join(m["content"] for m in turns) for turns in column], spec)

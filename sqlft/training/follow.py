@@ -16,7 +16,7 @@ from sqlft.catalog.store import Catalog
 from sqlft.data import Prompt
 from sqlft.errors import Cancelled, CatalogError, HandlerError, SqlftError, StatementError
 from sqlft.handler import Trainer
-from sqlft.inference.resolve import engine_of, handler_of, outputs_of, spec_of
+from sqlft.inference.resolve import build_model_spec, create_handler, find_engine, read_outputs
 from sqlft.log import debug
 from sqlft.session import CHOICE_SECONDS, STOP_LETTERS, Session, Tick
 from sqlft.sql.names import format_name
@@ -79,7 +79,7 @@ def describe_outcome(session: Session, version: Version) -> Iterator[str]:
     yield f"{'; '.join(parts)}."
     before = version.parent or next((v.key.number for v in session.catalog.versions(model.key)), version.key.number)
     if before != version.key.number:
-        columns = [*Prompt(model.prompt_template).inputs, *outputs_of(model).names]
+        columns = [*Prompt(model.prompt_template).inputs, *read_outputs(model).names]
         yield (
             f"Is it better? On rows that it has not learnt: EVALUATE MODEL {model.key}.{before}, {version.key}"
             f" ON (SELECT {', '.join(map(format_name, columns))} FROM …);"
@@ -145,7 +145,7 @@ def cancel_all_trainings(session: Session) -> None:
 
 def is_remote(session: Session, model: Model) -> bool:
     """Whether a model's trainings run at a provider."""
-    cls = plugins.load_handler_class(engine_of(session, model.engine).handler)
+    cls = plugins.load_handler_class(find_engine(session, model.engine).handler)
     return issubclass(cls, Trainer) and cls.remote
 
 
@@ -154,10 +154,10 @@ def _cancel_at_provider(session: Session, key: VersionKey) -> None:
     model = session.catalog.model(key.model)
     if not is_remote(session, model):
         return
-    engine = engine_of(session, model.engine)
-    handler = handler_of(session, engine, model.options)
+    engine = find_engine(session, model.engine)
+    handler = create_handler(session, engine, model.options)
     assert isinstance(handler, Trainer)
-    spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
+    spec = build_model_spec(type(handler), model.base, model.options, f"Model '{model.key.name}'")
     work = session.catalog.work_folder(key)
     deadline = time.monotonic() + STOP_SECONDS
     while work.exists():

@@ -9,7 +9,7 @@ from typing import Any
 from sqlft.catalog.records import Engine, Model, Version, VersionKey
 from sqlft.errors import CatalogError, NotSupported, OptionError
 from sqlft.handler import Artifact, Trainer
-from sqlft.inference.resolve import engine_of, handler_of, model_of, resolve, spec_of, trainers
+from sqlft.inference.resolve import build_model_spec, create_handler, find_engine, find_model, list_trainers, resolve
 from sqlft.options import build_options, check_option_names, is_secret, option_names, pick_options
 from sqlft.secrets import references
 from sqlft.session import Session, TrainSettings
@@ -49,7 +49,7 @@ def plan_finetune(session: Session, statement: Finetune) -> TrainingPlan:
 
 def plan_retrain(session: Session, statement: Retrain) -> TrainingPlan:
     """What RETRAIN would do."""
-    model = model_of(session, statement.name.key)
+    model = find_model(session, statement.name.key)
     source, options = statement.source, dict(statement.options)
     if source is None:
         last = _find_last_training(session, model, statement.name)
@@ -62,10 +62,10 @@ def plan_training(
     session: Session, model: Model, source: RowSource, options: Mapping[str, Any], what: str
 ) -> TrainingPlan:
     """Check what a training was asked to do; NotSupported, OptionError."""
-    engine = engine_of(session, model.engine)
-    handler = handler_of(session, engine, model.options)
+    engine = find_engine(session, model.engine)
+    handler = create_handler(session, engine, model.options)
     if not isinstance(handler, Trainer):
-        can = ", ".join(trainers())
+        can = ", ".join(list_trainers())
         raise NotSupported(
             f"The handler '{engine.handler}' cannot train.",
             handler.instead_of_training
@@ -74,14 +74,14 @@ def plan_training(
     cls = handler.train_options
     options, access = _split_training_options(model, engine, type(handler), options, what)
     if access:
-        handler = handler_of(session, engine, {**model.options, **access})
+        handler = create_handler(session, engine, {**model.options, **access})
         assert isinstance(handler, Trainer)
     if cls is not dict:
         check_option_names(options, option_names(TrainSettings, cls), what)
     settings = build_options(TrainSettings, pick_options(options, TrainSettings), what)
     taken = option_names(cls)
     own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in option_names(TrainSettings))}
-    spec = spec_of(type(handler), model.base, model.options, f"Model '{model.key.name}'")
+    spec = build_model_spec(type(handler), model.base, model.options, f"Model '{model.key.name}'")
     chosen = handler.settled(spec, build_options(cls, references.reveal(own), what))
     return TrainingPlan(model, engine, handler, settings, chosen, own, source, access)
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from sqlft import plugins
 from sqlft.catalog.records import Model, Version, VersionKey
-from sqlft.data import Prepared, prepare
+from sqlft.data import PreparedData, prepare
 from sqlft.errors import DataError
 from sqlft.handler import Estimate
-from sqlft.inference.budget import reserved
-from sqlft.inference.prices import tariff_for
-from sqlft.inference.resolve import outputs_of, plain, prompt_of, spec_of
+from sqlft.inference.budget import hold_training_budget
+from sqlft.inference.prices import find_training_pricing
+from sqlft.inference.resolve import build_model_spec, build_prompt, options_to_json, read_outputs
 from sqlft.options import drop_options, is_secret, pick_options
 from sqlft.secrets import references
 from sqlft.session import EngineSettings, Parameters, Session
@@ -70,14 +70,14 @@ def train_version(
         hidden,
         job.serialize_artifact(plan.start),
         plan.start_digest,
-        outputs_of(plan.model).schema,
+        read_outputs(plan.model).schema,
     )
     fields = _build_version_fields(plan, prepared, estimate)
     fields["details"] |= _find_training_rates(session, plan)
     made: list[VersionKey] = []
     name, most, cost = plan.model.key.name, plan.settings.max_cost_usd, _estimate_cost(fields["details"], estimate)
     ended = partial(_find_made_version, session, made)
-    with reserved(session.budget, name, plan.engine.name, most, cost, ended):
+    with hold_training_budget(session.budget, name, plan.engine.name, most, cost, ended):
         with job.stage_work(session.catalog, wanted, prepared.training_set) as stage:
             version = make(before_commit=stage.move_to, **fields)
             made.append(version.key)
@@ -91,16 +91,16 @@ def train_version(
 
 def prepare_training_rows(
     session: Session, plan: TrainingPlan, parameters: Parameters, stops: Sequence[str] | None = None
-) -> Prepared:
+) -> PreparedData:
     """The rows as this training would see them, checked; `stops` are further stop sequences, and ask for all checks."""
     rows = read_rows(session, plan.source, parameters, to_train=True)
     valid = parse_validation_source(plan.settings.validation, plan.source)
-    outputs, what = outputs_of(plan.model), f"Model '{plan.model.key.name}'"
-    spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
+    outputs, what = read_outputs(plan.model), f"Model '{plan.model.key.name}'"
+    spec = build_model_spec(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
     try:
         return prepare(
             rows,
-            prompt_of(plan.model),
+            build_prompt(plan.model),
             plan.model.targets,
             outputs=outputs,
             valid_rows=None if valid is None else read_rows(session, valid, parameters, to_train=True),
@@ -126,7 +126,7 @@ def _collect_stop_sequences(plan: TrainingPlan) -> list[str]:
     return list(dict.fromkeys(map(str, found)))
 
 
-def _build_version_fields(plan: TrainingPlan, prepared: Prepared, estimate: Estimate | None) -> dict[str, Any]:
+def _build_version_fields(plan: TrainingPlan, prepared: PreparedData, estimate: Estimate | None) -> dict[str, Any]:
     """The fields of a version that is about to be trained."""
     return {
         "status": "queued",
@@ -151,8 +151,8 @@ def _build_version_fields(plan: TrainingPlan, prepared: Prepared, estimate: Esti
 def _find_training_rates(session: Session, plan: TrainingPlan) -> dict[str, Any]:
     """What the worker needs to say what the training cost."""
     what = f"Model '{plan.model.key.name}'"
-    spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what)
-    tariff = tariff_for(session, plan.engine, plan.handler, spec, plan.model.options)
+    spec = build_model_spec(type(plan.handler), plan.model.base, plan.model.options, what)
+    tariff = find_training_pricing(session, plan.engine, plan.handler, spec, plan.model.options)
     training = None if tariff.price is None else tariff.price.training
     rates = {"training_usd_per_million": training, "machine_usd_per_hour": tariff.hourly}
     return {name: rate for name, rate in rates.items() if rate is not None}
@@ -181,6 +181,6 @@ def _list_applied_options(plan: TrainingPlan) -> dict[str, Any]:
     }
     own = {
         name: plan.raw_options.get(name) if is_secret(name, cls) else value
-        for name, value in plain(plan.options).items()
+        for name, value in options_to_json(plan.options).items()
     }
     return {**core, **own}

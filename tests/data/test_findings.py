@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from sqlft.data import Prompt, prepare
-from sqlft.data.checks.report import facts_of, histogram, suited_batch, suited_epochs
+from sqlft.data.checks.report import build_histogram, collect_facts, suggest_batch_size, suggest_epochs
 from sqlft.data.conversations import Finding
-from sqlft.data.privacy import masked
+from sqlft.data.privacy import mask_private
 
 WORDS = ["river", "stone", "cloud", "ember", "maple", "quartz", "lantern", "meadow", "harbour", "thistle"]
 N = 40
@@ -88,12 +88,12 @@ def test_one_odd_row_is_found(code: str, changed: dict[int, tuple[str | None, st
 )
 def test_what_only_looks_so_is_let_pass(text: str) -> None:
     assert not {"secrets", "passwords", "personal_data"} & set(found_in({7: (text, None)}))
-    assert masked(text) == text
+    assert mask_private(text) == text
 
 
 def test_masked_texts_show_no_secret() -> None:
     text = f"a {AWS} b sk-{'x' * 30} c password=abcd1234 d joe@example.org e ftp://u:p4ss@h f 4111 1111 1111 1111"
-    shown = masked(text)
+    shown = mask_private(text)
     for hidden in (AWS, "x" * 30, "abcd1234", "joe", "p4ss", "4111"):
         assert hidden not in shown
     assert "AKIA****" in shown
@@ -188,18 +188,18 @@ def test_a_hundred_thousand_rows_are_checked_in_one_go() -> None:
 
 @pytest.mark.parametrize("rows", [1, 7, 100, 400, 2_000, 10_000, 200_000, 1_000_000, 5_000_000])
 def test_suited_sizes(rows: int) -> None:
-    batch = suited_batch(rows)
+    batch = suggest_batch_size(rows)
     assert batch == 1 or 0.0001 * rows <= batch <= 0.04 * rows
-    assert 2 <= suited_epochs(rows) <= 4
+    assert 2 <= suggest_epochs(rows) <= 4
 
 
 def test_a_batch_of_sixteen_where_it_suits() -> None:
-    assert [suited_batch(n) for n in (10, 100, 400, 10_000, 1_000_000)] == [1, 4, 16, 16, 128]
+    assert [suggest_batch_size(n) for n in (10, 100, 400, 10_000, 1_000_000)] == [1, 4, 16, 16, 128]
 
 
 def test_histogram() -> None:
-    assert histogram([5]) == [(5, 6, 1)]
-    buckets = histogram([40, 41, 99, 310])
+    assert build_histogram([5]) == [(5, 6, 1)]
+    buckets = build_histogram([40, 41, 99, 310])
     assert sum(n for *_, n in buckets) == 4
     assert len(buckets) <= 12
     assert all(low < below for low, below, _ in buckets)
@@ -208,7 +208,7 @@ def test_histogram() -> None:
 
 def test_facts() -> None:
     table = pa.table({"content": [question(i) for i in range(N)], "answer": ["yes", "no"] * (N // 2)})
-    facts = {f.code: f for f in facts_of(prepare(table, Prompt("{{content}}"), "answer"), lambda t: [10] * len(t))}
+    facts = {f.code: f for f in collect_facts(prepare(table, Prompt("{{content}}"), "answer"), lambda t: [10] * len(t))}
     assert facts["token_lengths"].count == N * 18
     assert facts["answers"].details["balance"] == {"yes": 20, "no": 20}
     assert facts["suggested"].details["n_epochs"] == 4

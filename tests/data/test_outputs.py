@@ -8,9 +8,9 @@ from typing import Any
 import duckdb
 import pytest
 
-from sqlft.data import Misfit, Output, Outputs
-from sqlft.data.json_types import kind_of
-from sqlft.data.outputs import outputs_of, sql_type, vector, vector_text, vectors
+from sqlft.data import OutputColumn, OutputMismatch, Outputs
+from sqlft.data.json_types import to_json_type
+from sqlft.data.outputs import build_vector_array, decode_vector, encode_vector, parse_outputs, to_sql_type
 
 VALUES = {
     "VARCHAR": "'a \"b\" 🦆'", "BOOLEAN": "false", "TINYINT": "-3", "UBIGINT": "18446744073709551615",
@@ -29,7 +29,7 @@ VALUES = {
 def test_what_training_writes_is_read_back_as_the_same_value(kind: str, literal: str) -> None:
     con = duckdb.connect()
     name = str(con.sql(f"SELECT NULL::{kind} AS x").types[0])
-    outputs = Outputs.of_columns([Output("x", name)])
+    outputs = Outputs.from_columns([OutputColumn("x", name)])
     rows = con.sql(f"SELECT ({literal})::{kind} AS x UNION ALL SELECT NULL").to_arrow_table()
     texts = [outputs.write([value]) for value in rows.column("x").to_pylist()]
     assert json.loads(texts[1]) == {"x": None}
@@ -54,7 +54,7 @@ def _table(column: Any) -> Any:
 )
 def test_types_without_a_form_in_json(kind: str) -> None:
     with pytest.raises(ValueError, match=r"form in JSON|keys of a MAP"):
-        kind_of(duckdb.sqltype(kind))
+        to_json_type(duckdb.sqltype(kind))
 
 
 @pytest.mark.parametrize(
@@ -75,25 +75,25 @@ def test_types_without_a_form_in_json(kind: str) -> None:
     ],
 )
 def test_a_json_schema_as_a_type(schema: Any, kind: str) -> None:
-    assert sql_type(schema, schema if isinstance(schema, dict) else {}) == kind
+    assert to_sql_type(schema, schema if isinstance(schema, dict) else {}) == kind
 
 
 def test_a_schema_that_holds_itself_ends() -> None:
     schema = {"type": "object", "properties": {"next": {"$ref": "#"}}}
-    outputs = outputs_of("a", schema, duckdb.sqltype)
+    outputs = parse_outputs("a", schema, duckdb.sqltype)
     assert outputs.parse('{"next": {"next": {}}}')[0]["next"]["next"]["next"] is None
 
 
 def test_a_lone_surrogate_and_a_huge_number_do_no_harm() -> None:
-    outputs = Outputs.of_columns([Output("s", "VARCHAR"), Output("i", "BIGINT")])
+    outputs = Outputs.from_columns([OutputColumn("s", "VARCHAR"), OutputColumn("i", "BIGINT")])
     assert outputs.parse('{"s": "\\ud83d", "i": 1.0}') == ("?", 1)
     for wrong in ('{"s": "", "i": 1e400}', '{"s": "", "i": ' + "9" * 5000 + "}", "[" * 100_000):
-        with pytest.raises(Misfit):
+        with pytest.raises(OutputMismatch):
             outputs.parse(wrong)
 
 
 def test_vectors_as_arrow() -> None:
-    made = vectors([vector(vector_text([1, 0.5])), None, vector(vector_text([]))])
+    made = build_vector_array([decode_vector(encode_vector([1, 0.5])), None, decode_vector(encode_vector([]))])
     assert made.to_pylist() == [[1.0, 0.5], None, []]
-    with pytest.raises(Misfit):
-        vector("no vector")
+    with pytest.raises(OutputMismatch):
+        decode_vector("no vector")

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from sqlft.data import Prepared, Prompt, prepare
+from sqlft.data import PreparedData, Prompt, prepare
 from sqlft.data.conversations import MESSAGES
 from sqlft.errors import DataError
 
@@ -25,14 +25,14 @@ def pairs(n: int, **more: list[Any]) -> pa.Table:
     return pa.table({"content": [f"q{i}" for i in range(n)], "answer": [f"a{i}" for i in range(n)], **more})
 
 
-def talks(prepared: Prepared) -> list[list[tuple[str, str]]]:
+def talks(prepared: PreparedData) -> list[list[tuple[str, str]]]:
     """All conversations as (role, content)."""
     valid = prepared.training_set.valid
     column = prepared.training_set.train["messages"].to_pylist() + (valid["messages"].to_pylist() if valid else [])
     return [[(m["role"], m["content"]) for m in c] for c in column]
 
 
-def codes(prepared: Prepared) -> dict[str, int]:
+def codes(prepared: PreparedData) -> dict[str, int]:
     return {f.code: f.count for f in prepared.findings if f.code != "few_rows"}
 
 
@@ -67,7 +67,7 @@ def test_shapes(sql: str, expected: list[Any]) -> None:
     assert prepared.training_set.train.schema == MESSAGES
 
 
-def read(sql: str) -> Prepared:
+def read(sql: str) -> PreparedData:
     return prepare(rows(sql), BARE, "answer")
 
 

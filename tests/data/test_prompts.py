@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from sqlft.data import Prompt
-from sqlft.data.prompts import text_column, text_of
+from sqlft.data.prompts import to_text, to_text_column
 from sqlft.errors import DataError
 from sqlft.handler import Message
 
@@ -71,7 +71,7 @@ def test_values_read_as_in_duckdb(value: str) -> None:
     con = duckdb.connect()
     con.execute("SET TimeZone = 'UTC'")
     table = con.sql(f"SELECT {value} AS x, ({value})::VARCHAR AS y").to_arrow_table()
-    assert text_column(table["x"]).to_pylist() == table["y"].to_pylist()
+    assert to_text_column(table["x"]).to_pylist() == table["y"].to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_values_read_as_in_duckdb(value: str) -> None:
 )
 def test_nested_values_are_json_as_duckdb_writes_it(value: str) -> None:
     made = duckdb.sql(f"SELECT {value} AS x, to_json({value})::VARCHAR AS text").to_arrow_table()
-    assert text_column(made["x"]).to_pylist() == made["text"].to_pylist()
+    assert to_text_column(made["x"]).to_pylist() == made["text"].to_pylist()
 
 
 def test_a_column_is_rendered_as_its_rows() -> None:
@@ -104,11 +104,11 @@ def test_a_column_is_rendered_as_its_rows() -> None:
 
 
 def test_texts_that_are_no_unicode() -> None:
-    assert text_of("a\ud800") == "a?"
+    assert to_text("a\ud800") == "a?"
     broken = pa.array([b"a\xff", None]).view(pa.string())
-    assert text_column(broken).to_pylist() == ["a\ufffd", ""]
+    assert to_text_column(broken).to_pylist() == ["a\ufffd", ""]
 
 
 def test_dates_beyond_python() -> None:
     array: Any = duckdb.sql("SELECT timestamp '20000-01-02 00:00:00' AS x").to_arrow_table()["x"]
-    assert text_column(array).to_pylist()[0].startswith("20000-01-02")
+    assert to_text_column(array).to_pylist()[0].startswith("20000-01-02")

@@ -18,7 +18,7 @@ from sqlft_local.options import ModelOptions, PredictOptions
 from sqlft_local.predict.llama import body
 
 from sqlft.data import Prompt, prepare
-from sqlft.data.outputs import Output, Outputs, outputs_of
+from sqlft.data.outputs import OutputColumn, Outputs, parse_outputs
 from sqlft.handler import Message, ModelSpec, Request
 from sqlft.training.rows import fetch_lossless
 
@@ -91,11 +91,11 @@ def taught(outputs: Outputs, rows: pa.Table) -> list[str]:
 def test_every_training_answer_is_accepted(kind: str, values: str) -> None:
     """As columns, and as fields of one struct."""
     given = f"SELECT 'x' AS first, unnest([{values}]) AS a"
-    columns = Outputs.of_columns([Output("first"), Output("a", kind)])
+    columns = Outputs.from_columns([OutputColumn("first"), OutputColumn("a", kind)])
     rows = fetch_lossless(duckdb.sql(f"SELECT row_number() OVER () AS q, first, a FROM ({given})"))
     for text in taught(columns, rows):
         assert refused(columns, text) == ""
-    whole = outputs_of("answer", f"STRUCT(a {kind}, first VARCHAR)", duckdb.sqltype)
+    whole = parse_outputs("answer", f"STRUCT(a {kind}, first VARCHAR)", duckdb.sqltype)
     rows = fetch_lossless(
         duckdb.sql(f"SELECT row_number() OVER () AS q, {{'first': first, 'a': a}} AS answer FROM ({given})")
     )
@@ -106,7 +106,7 @@ def test_every_training_answer_is_accepted(kind: str, values: str) -> None:
 @pytest.mark.parametrize(("schema", "given", "expected"), WRITTEN)
 def test_answers_that_come_as_json_are_written_in_that_form(schema: str, given: str, expected: str) -> None:
     """Those of whole conversations too."""
-    outputs = outputs_of("answer", schema, duckdb.sqltype)
+    outputs = parse_outputs("answer", schema, duckdb.sqltype)
     rows = pa.table({"prompt": ["q"], "completion": [given]})
     assert taught(outputs, rows) == [expected]
     assert refused(outputs, expected) == ""
@@ -120,12 +120,12 @@ def _own_bases(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 def test_llama_cpp_writes_as_training_does(tiny: Path) -> None:
     """Whatever a model that was taught nothing says, its form is that of a training answer."""
-    outputs = Outputs.of_columns(
+    outputs = Outputs.from_columns(
         [
-            Output("mood", "ENUM('b d', 'ä', 'c')"),
-            Output("yes", "BOOLEAN"),
-            Output("both", "BOOLEAN[2]"),
-            Output("pet", "STRUCT(kind ENUM('x', 'y'), old BOOLEAN)"),
+            OutputColumn("mood", "ENUM('b d', 'ä', 'c')"),
+            OutputColumn("yes", "BOOLEAN"),
+            OutputColumn("both", "BOOLEAN[2]"),
+            OutputColumn("pet", "STRUCT(kind ENUM('x', 'y'), old BOOLEAN)"),
         ]
     )
     options = PredictOptions(backend="llama.cpp", max_tokens=200, temperature=1.0)

@@ -183,7 +183,7 @@ HOSTILE = [
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may let a child wait for long; what it runs still has its own time only."""
-    monkeypatch.setattr(pool, "GRACE", 60.0)
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 60.0)
 
 
 @pytest.mark.usefixtures("patient")

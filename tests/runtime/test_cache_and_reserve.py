@@ -9,7 +9,7 @@ import pytest
 
 import sqlft
 from sqlft.errors import NotFound
-from sqlft.inference.budget import reserved
+from sqlft.inference.budget import hold_training_budget
 from sqlft.session import SessionBudget
 
 
@@ -39,6 +39,6 @@ def test_what_a_training_holds_is_given_back_when_its_model_is_dropped() -> None
     def dropped() -> Any:
         raise NotFound("There is no version m.1.", "SHOW MODELS lists them.")
 
-    with pytest.raises(ZeroDivisionError), reserved(purse, "m", "local", None, 8.0, dropped):
+    with pytest.raises(ZeroDivisionError), hold_training_budget(purse, "m", "local", None, 8.0, dropped):
         raise ZeroDivisionError
     assert (purse.reserved, purse.spent) == (0.0, 0.0)

@@ -11,7 +11,7 @@ import pytest
 import sqlft
 from sqlft import plugins
 from sqlft.errors import AlreadyExists, NotFound, OptionError, StatementError
-from sqlft.inference.budget import Meter
+from sqlft.inference.budget import MachineTimer
 from sqlft.report.facts import collect_model_facts
 
 HANDLERS = Path(__file__).parents[1] / "handlers"
@@ -165,21 +165,21 @@ def test_an_engine_has_a_rate_and_a_machine_of_nothing_costs_nothing(till: Till)
     assert till.last() == 0.0
 
 
-def test_the_meter_shares_each_moment_among_the_rows_under_way() -> None:
+def test_the_machine_timer_shares_each_moment_among_the_rows_under_way() -> None:
     now = [0.0]
-    meter = Meter(lambda: now[0])
-    meter.run()
+    timer = MachineTimer(lambda: now[0])
+    timer.start()
     now[0] = 1.0  # loading: paid by those that waited for it
-    meter.begin(0)
-    meter.begin(1)
+    timer.begin(0)
+    timer.begin(1)
     now[0] = 3.0
-    first = meter.end(0)
+    first = timer.end(0)
     now[0] = 6.0
-    second = meter.end(1)
-    meter.rest()
+    second = timer.end(1)
+    timer.pause()
     now[0] = 100.0
     assert (first, second) == (1.5, 4.5)
-    assert meter.now() == 6.0
+    assert timer.elapsed() == 6.0
 
 
 def test_a_training_costs_its_hours_or_its_tokens(shop: Any) -> None:

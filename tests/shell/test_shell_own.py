@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from sqlft.evaluation.compare import OF_MODELS
+from sqlft.evaluation.compare import MODEL_SCORES_SCHEMA
 from sqlft.shell.own import PIPED, lines
 from sqlft.shell.table import Column, Look, Row, Rows
 from sqlft.statements.show import MODELS_SCHEMA
@@ -62,7 +62,7 @@ def test_evaluate_keeps_the_verdict() -> None:
         "baseline": "m.1",
     }
     row |= {"p_value": "0.00024414", "seconds": "3.51231", "wins": "13", "ties": "46", "losses": "1", "test": "sign"}
-    found = drawn(OF_MODELS, [row, row], 80)
+    found = drawn(MODEL_SCORES_SCHEMA, [row, row], 80)
     assert {"metric", "value", "n", "difference", "p_value"} <= set(titles(found))
     assert " 0.2339 " in found[4]
     assert "0.2339344" not in "".join(found)

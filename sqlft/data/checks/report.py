@@ -10,22 +10,22 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.data.checks.structure import MESSAGE_TOKENS, CountTokens
-from sqlft.data.conversations import EXAMPLES, SHOWN
-from sqlft.data.prepare import Prepared
-from sqlft.data.privacy import masked
+from sqlft.data.conversations import EXAMPLE_LENGTH, MAX_EXAMPLES
+from sqlft.data.prepare import PreparedData
+from sqlft.data.privacy import mask_private
 
-LEAST_SHARE, MOST_SHARE, USUAL_BATCH = 0.0001, 0.04, 16
+MIN_BATCH_SHARE, MAX_BATCH_SHARE, USUAL_BATCH_SIZE = 0.0001, 0.04, 16
 """A batch is between these shares of the rows: OpenAI's guide to fine-tuning, 2023; small ones generalise better."""
-EPOCHS = ((1_000, 4), (10_000, 3))
+EPOCHS_BY_ROWS = ((1_000, 4), (10_000, 3))
 """Epochs of fewer rows than that; of more it is 2."""
-BUCKETS = 12
-LABELS = 50
-LETTERS_A_TOKEN = 3.5
+MAX_BUCKETS = 12
+MAX_LABELS = 50
+LETTERS_PER_TOKEN = 3.5
 """About, in English and code, where no tokenizer is at hand."""
 
 
 @dataclass(frozen=True)
-class Fact:
+class DatasetFact:
     """One thing to know: `details` has its numbers, `shown` some lines to look at."""
 
     code: str
@@ -35,64 +35,64 @@ class Fact:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def facts_of(prepared: Prepared, count_tokens: CountTokens | None = None) -> list[Fact]:
+def collect_facts(prepared: PreparedData, count_tokens: CountTokens | None = None) -> list[DatasetFact]:
     """Rows, token lengths, answers, and the batch size and epochs that suit them."""
     train = prepared.training_set.train.column("messages")
     valid = prepared.training_set.valid
     held = 0 if valid is None else valid.num_rows
     return [
-        Fact(
+        DatasetFact(
             "rows",
             prepared.row_count,
             f"{prepared.row_count:,} rows make {len(train) + held:,} conversations: {len(train):,} to train on, "
             f"{held:,} for validation.",
             details={"rows": prepared.row_count, "train": len(train), "validation": held},
         ),
-        _tokens(train, count_tokens),
-        _answers(train),
-        _suited(len(train)),
+        _measure_tokens(train, count_tokens),
+        _count_answers(train),
+        _suggest_settings(len(train)),
     ]
 
 
-def suited_batch(rows: int) -> int:
+def suggest_batch_size(rows: int) -> int:
     """A power of two between 0.01 % and 4 % of the rows, 16 where that is among them."""
     size = 1
-    while 2 * size <= max(min(MOST_SHARE * rows, USUAL_BATCH), 2 * LEAST_SHARE * rows):
+    while 2 * size <= max(min(MAX_BATCH_SHARE * rows, USUAL_BATCH_SIZE), 2 * MIN_BATCH_SHARE * rows):
         size *= 2
     return size
 
 
-def suited_epochs(rows: int) -> int:
+def suggest_epochs(rows: int) -> int:
     """More of few rows: 4, 3 or 2."""
-    return next((epochs for below, epochs in EPOCHS if rows < below), 2)
+    return next((epochs for below, epochs in EPOCHS_BY_ROWS if rows < below), 2)
 
 
-def histogram(values: Sequence[int]) -> list[tuple[int, int, int]]:
+def build_histogram(values: Sequence[int]) -> list[tuple[int, int, int]]:
     """(from, below, how many) in at most BUCKETS buckets of one round width, the first and last not empty."""
     low, high = min(values), max(values)
     width = next(
-        w * 10**k for k in range(12) for w in (1, 2, 5) if (high // (w * 10**k) - low // (w * 10**k)) < BUCKETS
+        w * 10**k for k in range(12) for w in (1, 2, 5) if (high // (w * 10**k) - low // (w * 10**k)) < MAX_BUCKETS
     )
     counts = Counter(v // width for v in values)
     return [(k * width, (k + 1) * width, counts[k]) for k in range(low // width, high // width + 1)]
 
 
-def guessed_tokens(texts: Sequence[str]) -> list[int]:
+def estimate_tokens(texts: Sequence[str]) -> list[int]:
     """Tokens by letters, where no tokenizer is at hand."""
-    return [round(len(text) / LETTERS_A_TOKEN) for text in texts]
+    return [round(len(text) / LETTERS_PER_TOKEN) for text in texts]
 
 
-def _tokens(train: pa.ChunkedArray, count_tokens: CountTokens | None) -> Fact:
+def _measure_tokens(train: pa.ChunkedArray, count_tokens: CountTokens | None) -> DatasetFact:
     turns = train.to_pylist()
     texts = ["\n".join(m["content"] for m in some) for some in turns]
     counted = count_tokens(texts) if count_tokens else None
-    whole = guessed_tokens(texts) if counted is None else counted
+    whole = estimate_tokens(texts) if counted is None else counted
     tokens = sorted(n + MESSAGE_TOKENS * len(some) for n, some in zip(whole, turns, strict=True))
     at = {f"p{q}": tokens[min(len(tokens) - 1, len(tokens) * q // 100)] for q in (50, 95, 99)}
-    buckets = histogram(tokens)
-    guess = "" if counted is not None else f" (guessed at {LETTERS_A_TOKEN} letters a token)"
+    buckets = build_histogram(tokens)
+    guess = "" if counted is not None else f" (guessed at {LETTERS_PER_TOKEN} letters a token)"
     most = max(n for *_, n in buckets)
-    return Fact(
+    return DatasetFact(
         "token_lengths",
         sum(tokens),
         f"{sum(tokens):,} tokens an epoch{guess}: from {tokens[0]:,} to {tokens[-1]:,} a conversation, half have "
@@ -107,29 +107,29 @@ def _tokens(train: pa.ChunkedArray, count_tokens: CountTokens | None) -> Fact:
     )
 
 
-def _answers(train: pa.ChunkedArray) -> Fact:
+def _count_answers(train: pa.ChunkedArray) -> DatasetFact:
     answers = [turns[-1]["content"] for turns in train.to_pylist()]
     counts = Counter(answers)
     common = counts.most_common(10)
     sizes = sorted(map(len, answers))
     kinds = "all different" if len(counts) == len(answers) else f"{len(counts):,} different ones"
-    is_labels = len(counts) <= LABELS and len(counts) < len(answers) / 2
-    shares = {masked(a)[:SHOWN]: n for a, n in common} if is_labels else {}
+    is_labels = len(counts) <= MAX_LABELS and len(counts) < len(answers) / 2
+    shares = {mask_private(a)[:EXAMPLE_LENGTH]: n for a, n in common} if is_labels else {}
     listed = ", ".join(f"{label!r} {n / len(answers):.0%}" for label, n in list(shares.items())[:5])
-    return Fact(
+    return DatasetFact(
         "answers",
         len(counts),
         f"{len(answers):,} answers, {kinds}{f': {listed}' if listed else ''}; half have at most "
         f"{sizes[len(sizes) // 2]:,} letters, the longest {sizes[-1]:,}.",
-        tuple(masked(a)[:SHOWN] for a, _ in common[:EXAMPLES]),
+        tuple(mask_private(a)[:EXAMPLE_LENGTH] for a, _ in common[:MAX_EXAMPLES]),
         {"different": len(counts), **({"balance": shares} if shares else {})},
     )
 
 
-def _suited(rows: int) -> Fact:
-    batch, epochs = suited_batch(rows), suited_epochs(rows)
+def _suggest_settings(rows: int) -> DatasetFact:
+    batch, epochs = suggest_batch_size(rows), suggest_epochs(rows)
     share = batch / rows
-    return Fact(
+    return DatasetFact(
         "suggested",
         rows,
         f"For {rows:,} rows: batch_size = {batch} ({share:.2%} of the rows; 0.01 % to 4 % is usual), "

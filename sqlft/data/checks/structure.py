@@ -7,20 +7,28 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from sqlft.data.checks import near_duplicates, text
-from sqlft.data.conversations import Conversation, Corpus, Finding, Level, Turn, finding
-from sqlft.data.privacy import KEY_MARKS, PASSWORD_MARKS, PERSONAL_MARKS, keys_in, masked, passwords_in, personal_in
+from sqlft.data.conversations import Conversation, Corpus, Finding, Level, Turn, build_finding
+from sqlft.data.privacy import (
+    KEY_SCREEN,
+    PASSWORD_SCREEN,
+    PERSONAL_SCREEN,
+    find_keys,
+    find_passwords,
+    find_personal_data,
+    mask_private,
+)
 from sqlft.errors import DataError
 
 CountTokens = Callable[[Sequence[str]], "list[int] | None"]
 LONG_ROWS = ("cut", "drop", "error")
-FEW = 50
-MOST = 0.5
+FEW_ROWS = 50
+ERROR_SHARE = 0.5
 """Above this share of the rows a fault of them is an error: what is learned is then mostly the fault."""
-ENOUGH = 20
+MIN_SHARE_ROWS = 20
 """Rows below which nothing is said of shares."""
-THOROUGH = 100_000
+MAX_SLOW_ROWS = 100_000
 """Rows that the slow checks look at; of more they take every second, third … one."""
-LOPSIDED_FROM, LOPSIDED_KINDS, LOPSIDED_SHARE = 20, 20, 0.8
+LOPSIDED_MIN_ROWS, LOPSIDED_MAX_ANSWERS, LOPSIDED_SHARE = 20, 20, 0.8
 MESSAGE_TOKENS = 4
 """What a chat template adds to a message, about: role, start and end."""
 TEMPLATE_TOKENS = re.compile(
@@ -28,24 +36,24 @@ TEMPLATE_TOKENS = re.compile(
     r"|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|\{\{[^{}\n]*\}\}"
 )
 HEADINGS = re.compile(r"#{3}|-{5,}|={5,}")
-CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x{fffd}]"
+CONTROL_CHARACTERS = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x{fffd}]"
 
-Kept = tuple[list[Conversation], list[Finding]]
+CheckedRows = tuple[list[Conversation], list[Finding]]
 
 
-def usable(conversations: Iterable[Conversation]) -> Kept:
+def drop_unusable(conversations: Iterable[Conversation]) -> CheckedRows:
     """Those that end with an answer and ask something, the others left out and counted."""
     kept: list[Conversation] = []
     trimmed: list[int] = []
     greeting: list[int] = []
     lost: dict[str, list[int]] = defaultdict(list)
     for c in conversations:
-        opened = _with_context(c)
+        opened = _unweight_opening_answers(c)
         if opened is not c:
             greeting.append(c.row)
         c = opened
         end = next((i for i in range(len(c.turns), 0, -1) if c.turns[i - 1].is_learned), 0)
-        why = _unusable(c.turns[:end])
+        why = _find_fault(c.turns[:end])
         if why:
             lost[why].append(c.row)
             continue
@@ -53,19 +61,21 @@ def usable(conversations: Iterable[Conversation]) -> Kept:
             trimmed.append(c.row)
         kept.append(c._replace(turns=c.turns[:end]))
     total = len(kept) + sum(map(len, lost.values()))
-    findings = [finding(code, level_of(len(rows), total), rows, *_LOST[code]) for code, rows in lost.items()]
+    findings = [
+        build_finding(code, choose_level(len(rows), total), rows, *_FAULTS[code]) for code, rows in lost.items()
+    ]
     if trimmed:
         text = "{n} cut behind the last answer: what follows it has none."
         findings.append(
-            finding("no_last_answer", "warning", trimmed, text, "See if a LIMIT cuts conversations in two.")
+            build_finding("no_last_answer", "warning", trimmed, text, "See if a LIMIT cuts conversations in two.")
         )
     if greeting:
         text = "{n} that open with the assistant: what it says before the first question is context, not learned."
-        findings.append(finding("opening_answers", "info", greeting, text))
+        findings.append(build_finding("opening_answers", "info", greeting, text))
     return kept, findings
 
 
-def _with_context(c: Conversation) -> Conversation:
+def _unweight_opening_answers(c: Conversation) -> Conversation:
     """Answers that stand before any question are no answers to learn, where there are others."""
     first = next((i for i, t in enumerate(c.turns) if t.role == "user" and t.content.strip()), len(c.turns))
     early = [i for i, t in enumerate(c.turns[:first]) if t.is_learned]
@@ -74,19 +84,19 @@ def _with_context(c: Conversation) -> Conversation:
     return c._replace(turns=tuple(t._replace(weight=0) if i in early else t for i, t in enumerate(c.turns)))
 
 
-def level_of(count: int, total: int) -> Level:
+def choose_level(count: int, total: int) -> Level:
     """An error where most of the rows have the fault, a warning otherwise."""
-    return "error" if total >= ENOUGH and count > MOST * total else "warning"
+    return "error" if total >= MIN_SHARE_ROWS and count > ERROR_SHARE * total else "warning"
 
 
-_LOST = {
+_FAULTS = {
     "no_answer": ("{n} without any assistant message to learn from left out.", "Each needs one."),
     "missing_answer": ("{n} with an empty or NULL answer left out.", "Filter them out, or fill the answers in."),
     "empty_prompt": ("{n} without any text from the user before the answer left out.", "Filter them out."),
 }
 
 
-def _unusable(turns: tuple[Turn, ...]) -> str:
+def _find_fault(turns: tuple[Turn, ...]) -> str:
     """Why these turns, up to the last answer, cannot be trained on."""
     if not turns:
         return "no_answer"
@@ -96,13 +106,13 @@ def _unusable(turns: tuple[Turn, ...]) -> str:
     return "" if any(t.role == "user" and t.content.strip() for t in turns[:first]) else "empty_prompt"
 
 
-def lengths(
+def check_token_lengths(
     conversations: list[Conversation], count_tokens: CountTokens | None, max_length: int | None, long_rows: str
-) -> Kept:
+) -> CheckedRows:
     """Over-long conversations: counted, and dropped or refused as `long_rows` says; cutting is the handler's work."""
     if long_rows not in LONG_ROWS:
         raise DataError(f"long_rows is {long_rows!r}.", f"It is one of: {', '.join(LONG_ROWS)}.")
-    counts = count_tokens([_joined(c) for c in conversations]) if count_tokens and max_length else None
+    counts = count_tokens([_join_turns(c) for c in conversations]) if count_tokens and max_length else None
     if counts is None or max_length is None:
         return conversations, []
     tokens = [n + MESSAGE_TOKENS * len(c.turns) for n, c in zip(counts, conversations, strict=True)]
@@ -112,7 +122,7 @@ def lengths(
     figures = f"longer than max_length = {max_length:,} tokens (the longest has about {max(tokens):,})"
     if long_rows == "error":
         raise DataError(
-            f"{len(rows):,} of {len(conversations):,} conversations are {figures}; rows {_few(rows)}.",
+            f"{len(rows):,} of {len(conversations):,} conversations are {figures}; rows {_format_rows(rows)}.",
             "Raise max_length, shorten the rows, or USING long_rows = 'cut' or 'drop'.",
         )
     done = "cut" if long_rows == "cut" else "left out"
@@ -122,22 +132,22 @@ def lengths(
         if long_rows == "drop"
         else conversations
     )
-    return kept, [finding("over_long", "warning", rows, f"{{n}} {figures}: {done}.", what_to_do)]
+    return kept, [build_finding("over_long", "warning", rows, f"{{n}} {figures}: {done}.", what_to_do)]
 
 
-def findings_of(
+def run_checks(
     conversations: Sequence[Conversation], stops: Sequence[str] = (), thorough: bool = True
 ) -> list[Finding]:
     """Everything else that is worth knowing, none of it dropped; `stops` are the model's stop sequences."""
     corpus = Corpus(conversations)
     found = [f for check in CHECKS for f in check(conversations)]
-    found += [f for text_check in TEXT_CHECKS for f in text_check(corpus)] + _stops(corpus, stops)
+    found += [f for text_check in TEXT_CHECKS for f in text_check(corpus)] + _check_stop_sequences(corpus, stops)
     if thorough:
-        found += [f for slow in SLOW for f in slow(corpus.every(THOROUGH))]
+        found += [f for slow in SLOW_CHECKS for f in slow(corpus.sample_evenly(MAX_SLOW_ROWS))]
     return found
 
 
-def _duplicates(conversations: Sequence[Conversation]) -> list[Finding]:
+def _check_duplicates(conversations: Sequence[Conversation]) -> list[Finding]:
     seen: set[tuple[Turn, ...]] = set()
     again: list[int] = []
     for c in conversations:
@@ -145,108 +155,112 @@ def _duplicates(conversations: Sequence[Conversation]) -> list[Finding]:
             again.append(c.row)
         seen.add(c.turns)
     text = "{n} repeating an earlier one word for word, which weighs more for it."
-    return [finding("duplicates", "warning", again, text, "SELECT DISTINCT leaves them out.")] if again else []
+    return [build_finding("duplicates", "warning", again, text, "SELECT DISTINCT leaves them out.")] if again else []
 
 
-def _conflicts(conversations: Sequence[Conversation]) -> list[Finding]:
+def _check_conflicts(conversations: Sequence[Conversation]) -> list[Finding]:
     answers: dict[tuple[Turn, ...], str] = {}
     rows = [c.row for c in conversations if answers.setdefault(c.prompt, c.answer) != c.answer]
     text = "{n} with another answer than an earlier one to the same prompt: no model can learn both."
-    level = level_of(len(rows), len(conversations))
-    return [finding("conflicting_answers", level, rows, text, "Keep one of them.")] if rows else []
+    level = choose_level(len(rows), len(conversations))
+    return [build_finding("conflicting_answers", level, rows, text, "Keep one of them.")] if rows else []
 
 
-def _few_rows(conversations: Sequence[Conversation]) -> list[Finding]:
+def _check_row_count(conversations: Sequence[Conversation]) -> list[Finding]:
     n = len(conversations)
-    text = f"Only {{n}} to learn from; below {FEW} a model seldom learns more than a form."
-    return [finding("few_rows", "warning", [], text, "Add rows if you can.", count=n)] if n < FEW else []
+    text = f"Only {{n}} to learn from; below {FEW_ROWS} a model seldom learns more than a form."
+    return [build_finding("few_rows", "warning", [], text, "Add rows if you can.", count=n)] if n < FEW_ROWS else []
 
 
-def _lopsided(conversations: Sequence[Conversation]) -> list[Finding]:
+def _check_balance(conversations: Sequence[Conversation]) -> list[Finding]:
     counts = Counter(c.answer for c in conversations)
     (top, n), *_ = counts.most_common(1)
-    few_kinds = len(counts) <= min(LOPSIDED_KINDS, len(conversations) // 2)
-    if len(conversations) < LOPSIDED_FROM or not few_kinds or n < LOPSIDED_SHARE * len(conversations):
+    few_kinds = len(counts) <= min(LOPSIDED_MAX_ANSWERS, len(conversations) // 2)
+    if len(conversations) < LOPSIDED_MIN_ROWS or not few_kinds or n < LOPSIDED_SHARE * len(conversations):
         return []
     text = (
-        f"{{n}} of {len(conversations):,} with the same answer ({masked(top)[:40]!r}, of {len(counts)} different "
+        f"{{n}} of {len(conversations):,} with the same answer ({mask_private(top)[:40]!r}, of {len(counts)} different "
         "ones): always saying it would look good."
     )
     rows = [c.row for c in conversations if c.answer == top]
-    return [finding("lopsided_answers", "warning", rows, text, "Add rows with other answers, or take fewer of these.")]
+    return [
+        build_finding("lopsided_answers", "warning", rows, text, "Add rows with other answers, or take fewer of these.")
+    ]
 
 
-def _separators(corpus: Corpus) -> list[Finding]:
-    found = _marks(corpus, TEMPLATE_TOKENS, None)
-    headings = _marks(corpus, HEADINGS, "assistant")
+def _check_delimiters(corpus: Corpus) -> list[Finding]:
+    found = _find_delimiters(corpus, TEMPLATE_TOKENS, None)
+    headings = _find_delimiters(corpus, HEADINGS, "assistant")
     findings = []
     if found:
-        text = f"{{n}} holding {_listed(found)}: marks of a chat template, or a placeholder left unfilled."
+        text = f"{{n}} holding {_format_most_common(found)}: marks of a chat template, or a placeholder left unfilled."
         what_to_do = "The handler puts the template around each message itself; take the marks out of the text."
-        findings.append(finding("stray_separators", "warning", list(found), text, what_to_do))
+        findings.append(build_finding("stray_separators", "warning", list(found), text, what_to_do))
     if headings:
-        text = f"{{n}} with {_listed(headings)} in an answer, where some providers stop."
-        findings.append(finding("separators_in_answers", "info", list(headings), text, "Take it out if it is stray."))
+        text = f"{{n}} with {_format_most_common(headings)} in an answer, where some providers stop."
+        findings.append(
+            build_finding("separators_in_answers", "info", list(headings), text, "Take it out if it is stray.")
+        )
     return findings
 
 
-def _marks(corpus: Corpus, pattern: re.Pattern[str], role: str | None) -> dict[int, set[str]]:
+def _find_delimiters(corpus: Corpus, pattern: re.Pattern[str], role: str | None) -> dict[int, set[str]]:
     """What matched, by row."""
     found: dict[int, set[str]] = defaultdict(set)
-    for conversation, turn in corpus.matching(pattern.pattern, role):
+    for conversation, turn in corpus.find_turns(pattern.pattern, role):
         found[conversation.row].update(pattern.findall(turn.content))
     return found
 
 
-def _listed(found: dict[int, set[str]]) -> str:
+def _format_most_common(found: dict[int, set[str]]) -> str:
     counts = Counter(mark for marks in found.values() for mark in marks)
     return ", ".join(mark[:30] for mark, _ in counts.most_common(3))
 
 
-def _characters(corpus: Corpus) -> list[Finding]:
-    rows = corpus.holding(CONTROL)
+def _check_characters(corpus: Corpus) -> list[Finding]:
+    rows = corpus.find_rows(CONTROL_CHARACTERS)
     text = "{n} with control characters, or bytes that are no UTF-8 (shown as \ufffd)."
-    return [finding("odd_characters", "warning", rows, text, "Clean them with regexp_replace.")] if rows else []
+    return [build_finding("odd_characters", "warning", rows, text, "Clean them with regexp_replace.")] if rows else []
 
 
-def _stops(corpus: Corpus, stops: Sequence[str]) -> list[Finding]:
+def _check_stop_sequences(corpus: Corpus, stops: Sequence[str]) -> list[Finding]:
     """Stop sequences in the texts: what is asked ends there.  At the very end of an answer is where one belongs."""
     findings = []
     for stop in filter(None, stops):
         roles = {c.row: set[str]() for c in corpus.conversations}
-        for conversation, turn in corpus.matching(re.escape(stop)):
+        for conversation, turn in corpus.find_turns(re.escape(stop)):
             if turn.role != "assistant":
                 roles[conversation.row].add("prompt")
             elif stop in (turn.content.removesuffix(stop) or stop):  # nothing else is said: nothing is left of it
                 roles[conversation.row].add("answer")
         if said := [row for row, some in roles.items() if "answer" in some]:
             text = f"{{n}} with the stop sequence {stop!r} in an answer: when asked, the model is cut off there."
-            level = level_of(len(said), len(roles))
+            level = choose_level(len(said), len(roles))
             what_to_do = "Take it out of the answers, or give the model another stop sequence."
-            findings.append(finding("stop_in_answers", level, said, text, what_to_do))
+            findings.append(build_finding("stop_in_answers", level, said, text, what_to_do))
         if asked := [row for row, some in roles.items() if "prompt" in some]:
             text = f"{{n}} with the stop sequence {stop!r} in a prompt: the model may learn to repeat it."
             what_to_do = "Choose a stop sequence that occurs nowhere in the data."
-            findings.append(finding("stop_in_prompts", "info", asked, text, what_to_do))
+            findings.append(build_finding("stop_in_prompts", "info", asked, text, what_to_do))
     return findings
 
 
-def _secrets(corpus: Corpus) -> list[Finding]:
+def _check_secrets(corpus: Corpus) -> list[Finding]:
     findings = []
-    if keys := corpus.holding(KEY_MARKS, keys_in):
+    if keys := corpus.find_rows(KEY_SCREEN, find_keys):
         text = "{n} holding what looks like a provider's key or a private key: a model may say it to anybody."
         what_to_do = "Take them out (regexp_replace), and replace the keys: they are no secret any more."
-        findings.append(finding("secrets", "error", keys, text, what_to_do))
-    if words := corpus.holding(PASSWORD_MARKS, passwords_in):
+        findings.append(build_finding("secrets", "error", keys, text, what_to_do))
+    if words := corpus.find_rows(PASSWORD_SCREEN, find_passwords):
         text = "{n} holding what looks like a password or a token."
-        findings.append(finding("passwords", "warning", words, text, "Take them out unless they are made up."))
+        findings.append(build_finding("passwords", "warning", words, text, "Take them out unless they are made up."))
     return findings
 
 
-def _personal(corpus: Corpus) -> list[Finding]:
+def _check_personal_data(corpus: Corpus) -> list[Finding]:
     kinds: dict[int, set[str]] = defaultdict(set)
-    for conversation, turn in corpus.matching(PERSONAL_MARKS):
-        if found := personal_in(turn.content):
+    for conversation, turn in corpus.find_turns(PERSONAL_SCREEN):
+        if found := find_personal_data(turn.content):
             kinds[conversation.row].update(found)
     if not kinds:
         return []
@@ -254,40 +268,40 @@ def _personal(corpus: Corpus) -> list[Finding]:
     listed = ", ".join(f"{kind} ({n:,})" for kind, n in counts.most_common())
     text = f"{{n}} holding what looks like personal data: {listed}."
     what_to_do = "Take it out or replace it, unless it is made up or you may use it."
-    return [finding("personal_data", "warning", list(kinds), text, what_to_do)]
+    return [build_finding("personal_data", "warning", list(kinds), text, what_to_do)]
 
 
 CHECKS: tuple[Callable[[Sequence[Conversation]], list[Finding]], ...] = (
-    _duplicates,
-    _conflicts,
-    _few_rows,
-    _lopsided,
+    _check_duplicates,
+    _check_conflicts,
+    _check_row_count,
+    _check_balance,
 )
-TEXT_CHECKS: tuple[Callable[[Corpus], list[Finding]], ...] = (_separators, _characters, _secrets)
-SLOW: tuple[Callable[[Corpus], list[Finding]], ...] = (
-    _personal,
-    near_duplicates.near_duplicates,
-    text.formats,
-    text.labels,
-    text.styles,
-    text.lengths,
-    text.encodings,
-    text.languages,
+TEXT_CHECKS: tuple[Callable[[Corpus], list[Finding]], ...] = (_check_delimiters, _check_characters, _check_secrets)
+SLOW_CHECKS: tuple[Callable[[Corpus], list[Finding]], ...] = (
+    _check_personal_data,
+    near_duplicates.check_near_duplicates,
+    text.check_formats,
+    text.check_labels,
+    text.check_styles,
+    text.check_answer_lengths,
+    text.check_encodings,
+    text.check_languages,
 )
 
 
-def overlap(train: Sequence[Conversation], valid: Sequence[Conversation]) -> list[Finding]:
+def check_overlap(train: Sequence[Conversation], valid: Sequence[Conversation]) -> list[Finding]:
     """Prompts of the validation rows that are trained on as well."""
     known = {c.prompt for c in train}
     rows = [c.row for c in valid if c.prompt in known]
     text = "{n} for validation with a prompt that is trained on too: the validation loss flatters."
-    level = level_of(len(rows), len(valid))
-    return [finding("overlap", level, rows, text, "Take it out of one.")] if rows else []
+    level = choose_level(len(rows), len(valid))
+    return [build_finding("overlap", level, rows, text, "Take it out of one.")] if rows else []
 
 
-def _joined(conversation: Conversation) -> str:
+def _join_turns(conversation: Conversation) -> str:
     return "\n".join(t.content for t in conversation.turns)
 
 
-def _few(rows: Sequence[int]) -> str:
+def _format_rows(rows: Sequence[int]) -> str:
     return ", ".join(f"{r:,}" for r in rows[:3]) + (" …" if len(rows) > 3 else "")

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from statistics import median
 from unicodedata import is_normalized
 
-from sqlft.data.checks.near_duplicates import normal
-from sqlft.data.conversations import Conversation, Corpus, Finding, Has, Level, finding
-from sqlft.data.privacy import masked
+from sqlft.data.checks.near_duplicates import normalise_text
+from sqlft.data.conversations import Conversation, Corpus, Finding, Level, TextTest, build_finding
+from sqlft.data.privacy import mask_private
 
-SAMPLE = 20_000
+LANGUAGE_SAMPLE = 20_000
 """Conversations whose language is looked at; of more they are evenly spaced."""
-ENOUGH_TEXTS, WORDS = 20, 6
+MIN_TEXTS, MIN_WORDS = 20, 6
 """Conversations, and words of one, below which nothing is said of languages."""
-MOST_TEXTS = 0.8
+LANGUAGE_SHARE = 0.8
 MOJIBAKE = r"[ÃÂ][\x{80}-\x{bf}\x{152}-\x{2122}]|â€|ï»¿|ðŸ"
 INVISIBLE = r"[\x{ad}\x{200b}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2060}-\x{2064}\x{feff}]"
 ENTITY = r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});"
@@ -33,7 +33,7 @@ _SCRIPTS = {
     "Korean": re.compile("[\uac00-\ud7af]"),
     "Chinese": re.compile("[\u4e00-\u9fff]"),
 }
-_FREQUENT = {
+_FREQUENT_WORDS = {
     "English": "the of and to in is was for that with are this what how which",
     "German": "der die das und ist nicht ein eine zu von mit den wie auf für auch",
     "French": "le la les des est une dans pour que qui sur pas avec du quel",
@@ -42,26 +42,26 @@ _FREQUENT = {
     "Portuguese": "os uma que para com não é dos das como na qual foi são",
     "Dutch": "het een van en niet voor met op zijn dat welke hoe aan ook de",
 }
-_WORDS = {
-    word: {name for name, words in _FREQUENT.items() if word in words.split()}
-    for words in _FREQUENT.values()
+_LANGUAGES_BY_WORD = {
+    word: {name for name, words in _FREQUENT_WORDS.items() if word in words.split()}
+    for words in _FREQUENT_WORDS.values()
     for word in words.split()
 }
 
 
-def encodings(corpus: Corpus) -> list[Finding]:
+def check_encodings(corpus: Corpus) -> list[Finding]:
     """Texts that were read in the wrong encoding, or hold what nobody sees."""
     findings = []
     for screen, has, code, told, what_to_do in ODDITIES:
-        if rows := corpus.holding(screen, has):
-            findings.append(finding(code, "warning", rows, told, what_to_do))
-    if rows := corpus.holding(ENTITY):
+        if rows := corpus.find_rows(screen, has):
+            findings.append(build_finding(code, "warning", rows, told, what_to_do))
+    if rows := corpus.find_rows(ENTITY):
         text = "{n} with HTML entities such as &amp; in the text."
-        findings.append(finding("html_entities", "info", rows, text, "Decode them, unless HTML is the task."))
+        findings.append(build_finding("html_entities", "info", rows, text, "Decode them, unless HTML is the task."))
     return findings
 
 
-ODDITIES: tuple[tuple[str, Has, str, str, str], ...] = (
+ODDITIES: tuple[tuple[str, TextTest, str, str, str], ...] = (
     (
         MOJIBAKE,
         bool,
@@ -86,24 +86,26 @@ ODDITIES: tuple[tuple[str, Has, str, str, str], ...] = (
 )
 
 
-def languages(corpus: Corpus) -> list[Finding]:
+def check_languages(corpus: Corpus) -> list[Finding]:
     """Conversations in another language than most."""
-    looked = corpus.every(SAMPLE).conversations
-    known = [(c.row, language) for c in looked if (language := language_of(_said(c)))]
+    looked = corpus.sample_evenly(LANGUAGE_SAMPLE).conversations
+    known = [(c.row, language) for c in looked if (language := detect_language(_sample_text(c)))]
     counts = Counter(language for _, language in known)
-    if len(known) < ENOUGH_TEXTS or len(counts) < 2:
+    if len(known) < MIN_TEXTS or len(counts) < 2:
         return []
     (most, n), *others = counts.most_common()
-    if n < MOST_TEXTS * len(known):
+    if n < LANGUAGE_SHARE * len(known):
         return []
     rows = [row for row, language in known if language != most]
     listed = ", ".join(f"{name} {count:,}" for name, count in others[:3])
     of = f" (of {len(looked):,} looked at)" if len(looked) < len(corpus.conversations) else ""
     text = f"{{n}}{of} in another language than most, which are in {most}: {listed}."
-    return [finding("languages", "info", rows, text, "Leave them out, unless the model shall answer in them too.")]
+    return [
+        build_finding("languages", "info", rows, text, "Leave them out, unless the model shall answer in them too.")
+    ]
 
 
-def language_of(text: str) -> str | None:
+def detect_language(text: str) -> str | None:
     """The script's, or of those in Latin letters the one whose frequent words occur most; None if that is not clear."""
     if not text.isascii():
         scripts = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS.items()}
@@ -111,49 +113,49 @@ def language_of(text: str) -> str | None:
         if n > 0.3 * len(text.replace(" ", "")):
             return "Japanese" if scripts["Japanese"] else name
     words = _WORD.findall(text.lower())
-    if len(words) < WORDS:
+    if len(words) < MIN_WORDS:
         return None
-    votes = Counter(name for word in words for name in _WORDS.get(word, ()))
+    votes = Counter(name for word in words for name in _LANGUAGES_BY_WORD.get(word, ()))
     best = votes.most_common(2)
     clear = best and best[0][1] >= 3 and (len(best) == 1 or best[0][1] >= 2 * best[1][1])
     return best[0][0] if clear else None
 
 
-def _said(conversation: Conversation) -> str:
+def _sample_text(conversation: Conversation) -> str:
     """The last question, which is seldom SQL or JSON, and the answer."""
     return " ".join(t.content[-250:] for t in conversation.turns[-2:])
 
 
-ENOUGH = 20
+MIN_ROWS = 20
 """Rows below which nothing is said of what most of them do."""
-MOST = 0.8
-KINDS, A_KIND = 50, 5
+MAJORITY_SHARE = 0.8
+MAX_LABELS, MIN_LABEL_ROWS = 50, 5
 """Answers are labels if there are at most so many, each on average of so many rows; fewer rows of one is rare."""
-LONG, TIMES = 200, 10
+LONG_ANSWER, LONG_FACTOR = 200, 10
 """An answer is oddly long with so many letters, and so many times the median's."""
-SMALL = 0.1
+RARE_SHARE = 0.1
 """A style that fewer of the answers have is an odd one out."""
-_SQL = re.compile(r"\s*(?:SELECT|WITH|INSERT|UPDATE|DELETE|CREATE)\b.*", re.IGNORECASE | re.DOTALL)
-_NUMBER = re.compile(r"\s*[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*%?\s*")
-_DATE = re.compile(r"\s*\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2})?)?\s*")
-_CALL = re.compile(r"\s*[A-Za-z_]\w*\(.*\)\s*", re.DOTALL)
-_MARKUP = re.compile(r"\s*<([A-Za-z][\w-]*)[^>]*>.*</\1>\s*", re.DOTALL)
+_SQL_PATTERN = re.compile(r"\s*(?:SELECT|WITH|INSERT|UPDATE|DELETE|CREATE)\b.*", re.IGNORECASE | re.DOTALL)
+_NUMBER_PATTERN = re.compile(r"\s*[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*%?\s*")
+_DATE_PATTERN = re.compile(r"\s*\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2})?)?\s*")
+_CALL_PATTERN = re.compile(r"\s*[A-Za-z_]\w*\(.*\)\s*", re.DOTALL)
+_MARKUP_PATTERN = re.compile(r"\s*<([A-Za-z][\w-]*)[^>]*>.*</\1>\s*", re.DOTALL)
 
 
-def formats(corpus: Corpus) -> list[Finding]:
+def check_formats(corpus: Corpus) -> list[Finding]:
     """Answers of another format than most."""
     conversations = corpus.conversations
-    kinds = [format_of(c.answer) for c in conversations]
+    kinds = [detect_format(c.answer) for c in conversations]
     (most, n), *_ = Counter(kinds).most_common(1)
     odd = [c.row for c, kind in zip(conversations, kinds, strict=True) if kind != most]
-    if len(kinds) < ENOUGH or n < MOST * len(kinds) or not odd or most == "text":
+    if len(kinds) < MIN_ROWS or n < MAJORITY_SHARE * len(kinds) or not odd or most == "text":
         return []
     others = ", ".join(dict.fromkeys(k for k in kinds if k != most))
     text = f"{{n}} with an answer that is no {most} ({others}), as {n:,} of {len(kinds):,} are."
-    return [finding("odd_formats", "warning", odd, text, "Mend these answers, or leave the rows out.")]
+    return [build_finding("odd_formats", "warning", odd, text, "Mend these answers, or leave the rows out.")]
 
 
-def format_of(answer: str) -> str:
+def detect_format(answer: str) -> str:
     """JSON, SQL, number, date, function call, markup, code block, or text."""
     start = answer.lstrip()[:1]
     if start in ("{", "["):
@@ -164,64 +166,76 @@ def format_of(answer: str) -> str:
             return "text"
     if answer.lstrip().startswith("```"):
         return "code block"
-    found = (kind for kind, pattern in _FORMATS.items() if pattern.fullmatch(answer))
+    found = (kind for kind, pattern in _FORMAT_PATTERNS.items() if pattern.fullmatch(answer))
     return next(found, "text")
 
 
-_FORMATS = {"number": _NUMBER, "date": _DATE, "SQL": _SQL, "markup": _MARKUP, "function call": _CALL}
+_FORMAT_PATTERNS = {
+    "number": _NUMBER_PATTERN,
+    "date": _DATE_PATTERN,
+    "SQL": _SQL_PATTERN,
+    "markup": _MARKUP_PATTERN,
+    "function call": _CALL_PATTERN,
+}
 
 
-def labels(corpus: Corpus) -> list[Finding]:
+def check_labels(corpus: Corpus) -> list[Finding]:
     """Where answers are labels: spellings of one label, and labels with hardly a row."""
     conversations = corpus.conversations
     counts = Counter(c.answer for c in conversations)
-    if len(conversations) < ENOUGH or len(counts) > min(KINDS, len(conversations) // A_KIND) or len(counts) < 2:
+    if (
+        len(conversations) < MIN_ROWS
+        or len(counts) > min(MAX_LABELS, len(conversations) // MIN_LABEL_ROWS)
+        or len(counts) < 2
+    ):
         return []
     findings = []
     spelt = defaultdict(list)
     for answer in counts:
-        spelt[normal(answer) or answer].append(answer)
+        spelt[normalise_text(answer) or answer].append(answer)
     variants = [sorted(v, key=lambda a: -counts[a]) for v in spelt.values() if len(v) > 1]
     if variants:
         rare = {a for v in variants for a in v[1:]}
         rows = [c.row for c in conversations if c.answer in rare]
-        listed = ", ".join(" / ".join(repr(masked(a)[:30]) for a in v) for v in variants[:3])
+        listed = ", ".join(" / ".join(repr(mask_private(a)[:30]) for a in v) for v in variants[:3])
         text = f"{{n}} with a label in another spelling than most: {listed}."
-        findings.append(finding("label_spellings", "warning", rows, text, "Write each label in one way."))
-    few = {a for a, n in counts.items() if n < A_KIND}
+        findings.append(build_finding("label_spellings", "warning", rows, text, "Write each label in one way."))
+    few = {a for a, n in counts.items() if n < MIN_LABEL_ROWS}
     if few:
         rows = [c.row for c in conversations if c.answer in few]
-        text = f"{{n}} with a label of fewer than {A_KIND} rows ({len(few)} of {len(counts)} labels)."
-        findings.append(finding("rare_labels", "info", rows, text, "Add rows of them, or leave these labels out."))
+        text = f"{{n}} with a label of fewer than {MIN_LABEL_ROWS} rows ({len(few)} of {len(counts)} labels)."
+        findings.append(
+            build_finding("rare_labels", "info", rows, text, "Add rows of them, or leave these labels out.")
+        )
     return findings
 
 
-def styles(corpus: Corpus) -> list[Finding]:
+def check_styles(corpus: Corpus) -> list[Finding]:
     """Few answers that begin or end in another way than the others."""
     conversations = corpus.conversations
-    if len(conversations) < ENOUGH:
+    if len(conversations) < MIN_ROWS:
         return []
     findings = []
     for code, told, has in STYLES:
         rows = [c.row for c in conversations if has(c.answer)]
         share = len(rows) / len(conversations)
-        if 0 < share < (1 if code == "outer_spaces" else SMALL):
+        if 0 < share < (1 if code == "outer_spaces" else RARE_SHARE):
             level: Level = "warning" if code == "outer_spaces" else "info"
             text = f"{{n}} with an answer that {told}, unlike the others."
-            findings.append(finding(code, level, rows, text, "Write all answers in one way."))
+            findings.append(build_finding(code, level, rows, text, "Write all answers in one way."))
     return findings
 
 
-def _ends(marks: str) -> Callable[[str], bool]:
+def _ends_with(marks: str) -> Callable[[str], bool]:
     return lambda answer: answer.rstrip()[-1:] in marks if answer.strip() else False
 
 
 STYLES: tuple[tuple[str, str, Callable[[str], bool]], ...] = (
     ("outer_spaces", "begins or ends with white space", lambda a: a != a.strip()),
-    ("with_semicolon", "ends with a semicolon", _ends(";")),
-    ("without_semicolon", "ends without a semicolon", lambda a: not _ends(";")(a)),
-    ("with_full_stop", "ends with a full stop", _ends(".!?")),
-    ("without_full_stop", "ends without a full stop", lambda a: not _ends(".!?")(a)),
+    ("with_semicolon", "ends with a semicolon", _ends_with(";")),
+    ("without_semicolon", "ends without a semicolon", lambda a: not _ends_with(";")(a)),
+    ("with_full_stop", "ends with a full stop", _ends_with(".!?")),
+    ("without_full_stop", "ends without a full stop", lambda a: not _ends_with(".!?")(a)),
     ("lower_case", "begins with a small letter", lambda a: a.lstrip()[:1].islower()),
     ("capital", "begins with a capital letter", lambda a: a.lstrip()[:1].isupper()),
     ("several_lines", "has several lines", lambda a: "\n" in a.strip()),
@@ -229,16 +243,16 @@ STYLES: tuple[tuple[str, str, Callable[[str], bool]], ...] = (
 )
 
 
-def lengths(corpus: Corpus) -> list[Finding]:
+def check_answer_lengths(corpus: Corpus) -> list[Finding]:
     """Answers many times as long as the usual one."""
     conversations = corpus.conversations
-    if len(conversations) < ENOUGH:
+    if len(conversations) < MIN_ROWS:
         return []
     usual = median(len(c.answer) for c in conversations)
-    most = max(LONG, TIMES * usual)
+    most = max(LONG_ANSWER, LONG_FACTOR * usual)
     rows = [c.row for c in conversations if len(c.answer) > most]
     text = (
         f"{{n}} with an answer of more than {most:,.0f} letters, while half of the answers have at most {usual:,.0f}."
     )
     what_to_do = "See whether they belong here; a model learns lengths too."
-    return [finding("long_answers", "info", rows, text, what_to_do)] if rows else []
+    return [build_finding("long_answers", "info", rows, text, what_to_do)] if rows else []

@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from sqlft.metrics.execution.queries import tokens
+from sqlft.metrics.execution.queries import tokenize
 
 Value = str | int | float
-COMPARES = {"=", "==", "<", ">", "<=", ">=", "<>", "!="}
-FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
-NUMBERS_ONLY = {"sum", "avg", "total", "abs", "round"}
+COMPARISONS = {"=", "==", "<", ">", "<=", ">=", "<>", "!="}
+FLIPPED_SIGNS = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+NUMERIC_FUNCTIONS = {"sum", "avg", "total", "abs", "round"}
 
 
-class Condition(NamedTuple):
+class ColumnCondition(NamedTuple):
     """column sign values, the column by its bare name in lower case; '' where it is not a plain column."""
 
     column: str
@@ -22,63 +22,63 @@ class Condition(NamedTuple):
     values: tuple[Value, ...]
 
 
-class Facts(NamedTuple):
+class QueryFacts(NamedTuple):
     """What some queries say of their columns."""
 
-    conditions: tuple[Condition, ...]
+    conditions: tuple[ColumnCondition, ...]
     joined: tuple[tuple[str, str], ...]
     """Pairs of columns that are compared with each other."""
     numeric: frozenset[str]
     """Columns that are summed, averaged or compared with numbers."""
 
 
-def facts(queries: Iterable[str], columns: frozenset[str]) -> Facts:
+def extract_facts(queries: Iterable[str], columns: frozenset[str]) -> QueryFacts:
     """Facts of all the queries; `columns` are the schema's, in lower case, and tell "column" from "text"."""
-    conditions: dict[Condition, None] = {}
+    conditions: dict[ColumnCondition, None] = {}
     joined: set[tuple[str, str]] = set()
     numeric: set[str] = set()
     for query in queries:
-        found = [(k, t) for k, t in tokens(query) if k != "space"]
+        found = [(k, t) for k, t in tokenize(query) if k != "space"]
         for i, (_, text) in enumerate(found):
             sign = text.lower()
-            if sign in COMPARES:
-                _compared(found, i, sign, columns, conditions, joined)
+            if sign in COMPARISONS:
+                _add_comparison(found, i, sign, columns, conditions, joined)
             elif sign in ("like", "in", "between"):
-                _listed(found, i, sign, columns, conditions)
-            elif sign in NUMBERS_ONLY and i + 1 < len(found) and found[i + 1][1] == "(":
-                numeric.add(_column_right(found, i + 2, columns))
-        _rest(found, columns, conditions)
+                _add_list_condition(found, i, sign, columns, conditions)
+            elif sign in NUMERIC_FUNCTIONS and i + 1 < len(found) and found[i + 1][1] == "(":
+                numeric.add(_find_column_right(found, i + 2, columns))
+        _add_other_literals(found, columns, conditions)
     numeric |= {c.column for c in conditions if c.values and not isinstance(c.values[0], str)}
-    return Facts(tuple(conditions), tuple(sorted(joined)), frozenset(numeric - {""}))
+    return QueryFacts(tuple(conditions), tuple(sorted(joined)), frozenset(numeric - {""}))
 
 
-def _compared(
+def _add_comparison(
     found: list[tuple[str, str]],
     i: int,
     sign: str,
     columns: frozenset[str],
-    conditions: dict[Condition, None],
+    conditions: dict[ColumnCondition, None],
     joined: set[tuple[str, str]],
 ) -> None:
-    left, right = _column_left(found, i, columns), _column_right(found, i + 1, columns)
-    value, before = _literal(found, i + 1, columns), _literal(found, i - 1, columns)
+    left, right = _find_column_left(found, i, columns), _find_column_right(found, i + 1, columns)
+    value, before = _parse_literal(found, i + 1, columns), _parse_literal(found, i - 1, columns)
     sign = {"==": "=", "<>": "!="}.get(sign, sign)
     if left and right:
         joined.add((left, right))
     elif value is not None:
-        conditions[Condition(left, sign, (value,))] = None
+        conditions[ColumnCondition(left, sign, (value,))] = None
     elif before is not None and right:
-        conditions[Condition(right, FLIPPED.get(sign, sign), (before,))] = None
+        conditions[ColumnCondition(right, FLIPPED_SIGNS.get(sign, sign), (before,))] = None
 
 
-def _listed(
-    found: list[tuple[str, str]], i: int, sign: str, columns: frozenset[str], conditions: dict[Condition, None]
+def _add_list_condition(
+    found: list[tuple[str, str]], i: int, sign: str, columns: frozenset[str], conditions: dict[ColumnCondition, None]
 ) -> None:
     negated = i > 0 and found[i - 1][1].lower() == "not"
-    left = _column_left(found, i - negated, columns)
+    left = _find_column_left(found, i - negated, columns)
     values: list[Value] = []
     for j in range(i + 1, min(len(found), i + 40)):
-        value = _literal(found, j, columns)
+        value = _parse_literal(found, j, columns)
         if value is not None:
             values.append(value)
             if sign == "like" or (sign == "between" and len(values) == 2):
@@ -86,58 +86,60 @@ def _listed(
         elif found[j][1].lower() not in ("(", ",", "and", "-"):
             break
     if values:
-        conditions[Condition(left, f"not {sign}" if negated else sign, tuple(values))] = None
+        conditions[ColumnCondition(left, f"not {sign}" if negated else sign, tuple(values))] = None
 
 
-def _rest(found: list[tuple[str, str]], columns: frozenset[str], conditions: dict[Condition, None]) -> None:
+def _add_other_literals(
+    found: list[tuple[str, str]], columns: frozenset[str], conditions: dict[ColumnCondition, None]
+) -> None:
     """Literals that no condition has: planted anywhere."""
     known = {value for c in conditions for value in c.values}
     for i in range(len(found)):
-        value = _literal(found, i, columns)
+        value = _parse_literal(found, i, columns)
         if value is not None and value not in known and found[i - 1][1].lower() not in ("limit", "offset"):
-            conditions[Condition("", "=", (value,))] = None
+            conditions[ColumnCondition("", "=", (value,))] = None
 
 
-def _bare(text: str) -> str:
+def _unquote(text: str) -> str:
     return re.sub(r'^["`\[]|["`\]]$', "", text).lower()
 
 
-def _column_left(found: list[tuple[str, str]], i: int, columns: frozenset[str]) -> str:
+def _find_column_left(found: list[tuple[str, str]], i: int, columns: frozenset[str]) -> str:
     """The column just before token i: c, t.c, or c within one function's parentheses, as in lower(c)."""
     if i >= 1 and found[i - 1][1] == ")":
         i -= 1
     if i < 1 or found[i - 1][0] not in ("word", "quoted"):
         return ""
-    name = _bare(found[i - 1][1])
+    name = _unquote(found[i - 1][1])
     return name if name in columns else ""
 
 
-def _column_right(found: list[tuple[str, str]], i: int, columns: frozenset[str]) -> str:
+def _find_column_right(found: list[tuple[str, str]], i: int, columns: frozenset[str]) -> str:
     if i + 2 < len(found) and found[i + 1][1] == ".":
         i += 2
     if i >= len(found) or found[i][0] not in ("word", "quoted"):
         return ""
-    name = _bare(found[i][1])
+    name = _unquote(found[i][1])
     return name if name in columns else ""
 
 
-def _literal(found: list[tuple[str, str]], i: int, columns: frozenset[str]) -> Value | None:
+def _parse_literal(found: list[tuple[str, str]], i: int, columns: frozenset[str]) -> Value | None:
     if not 0 <= i < len(found):
         return None
     kind, text = found[i]
     if text == "-" and i + 1 < len(found) and found[i + 1][0] == "number":
-        number = _number(found[i + 1][1])
+        number = _parse_number(found[i + 1][1])
         return None if number is None else -number
     if kind == "number":
-        return _number(text)
+        return _parse_number(text)
     if kind == "string":
         return text[1:-1].replace("''", "'")
-    if kind == "quoted" and text[:1] == '"' and _bare(text) not in columns and (i == 0 or found[i - 1][1] != "."):
+    if kind == "quoted" and text[:1] == '"' and _unquote(text) not in columns and (i == 0 or found[i - 1][1] != "."):
         return text[1:-1].replace('""', '"')
     return None
 
 
-def _number(text: str) -> int | float | None:
+def _parse_number(text: str) -> int | float | None:
     try:
         value = int(text) if text.isdecimal() else float(text)
     except ValueError:

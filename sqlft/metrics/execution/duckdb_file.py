@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlft.metrics.execution.results import Row
-from sqlft.metrics.execution.sqlite_file import bounded
+from sqlft.metrics.execution.sqlite_file import read_bounded
 
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "access_mode": "read_only",
@@ -26,8 +26,8 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "threads": "1",
     "lock_configuration": "true",
 }
-BATCH = 1_000
-PLAIN = (bool, int, float, str, bytes, date, datetime, time, UUID, type(None))
+BATCH_ROWS = 1_000
+PLAIN_TYPES = (bool, int, float, str, bytes, date, datetime, time, UUID, type(None))
 
 
 class DuckDBFile:
@@ -36,11 +36,11 @@ class DuckDBFile:
     def __init__(self, path: str) -> None:
         import duckdb
 
-        sys.modules["pytz"] = _zones()
+        sys.modules["pytz"] = _build_pytz_stub()
         self._con = duckdb.connect(path, config=CONFIG)
 
     def run(self, query: str, timeout: float, most: int, most_bytes: int | None = None) -> list[Row]:
-        """All rows; TooMuch beyond `most` rows or `most_bytes` bytes of texts, else whatever DuckDB raises."""
+        """All rows; ResultTooLarge beyond `most` rows or `most_bytes` bytes of texts, else whatever DuckDB raises."""
         import duckdb
 
         if "\0" in query:
@@ -52,15 +52,15 @@ class DuckDBFile:
         clock.daemon = True
         clock.start()
         try:
-            return bounded(self._rows(statements[0]), most, most_bytes)
+            return read_bounded(self._rows(statements[0]), most, most_bytes)
         finally:
             clock.cancel()
             clock.join()  # so that it never interrupts the next query
 
     def _rows(self, statement: Any) -> Any:
         self._con.execute(statement)
-        while batch := self._con.fetchmany(BATCH):
-            yield from (tuple(_plain(value) for value in row) for row in batch)
+        while batch := self._con.fetchmany(BATCH_ROWS):
+            yield from (tuple(_to_comparable(value) for value in row) for row in batch)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -84,23 +84,23 @@ class _Utc(tzinfo):
         return when.replace(tzinfo=self)
 
 
-def _zones() -> ModuleType:
+def _build_pytz_stub() -> ModuleType:
     """In place of pytz, with which DuckDB reads a TIMESTAMPTZ: it may not be installed, and only instants matter."""
     module, utc = ModuleType("pytz"), _Utc()
     module.__dict__.update(timezone=lambda name: utc, utc=utc, UTC=utc)
     return module
 
 
-def _plain(value: Any) -> Any:
+def _to_comparable(value: Any) -> Any:
     """A value that compares by `==` and has a hash; a DECIMAL is the DOUBLE it stands for."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if value != value:
         return math.nan  # one object for all, since only that makes it equal to itself, as DuckDB has it
-    if isinstance(value, PLAIN):
+    if isinstance(value, PLAIN_TYPES):
         return value
     if isinstance(value, (list, tuple)):
-        return tuple(_plain(inner) for inner in value)
+        return tuple(_to_comparable(inner) for inner in value)
     if isinstance(value, dict):
-        return tuple((str(key), _plain(inner)) for key, inner in value.items())
+        return tuple((str(key), _to_comparable(inner)) for key, inner in value.items())
     return str(value)

@@ -12,12 +12,12 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlft.metrics.execution.conditions import Condition, Facts, Value, facts
+from sqlft.metrics.execution.conditions import ColumnCondition, QueryFacts, Value, extract_facts
 
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "Iris", "Jade", "kelp 2", "Lynx")
 DATES = ("2001-05-17", "2008-01-31", "2012-12-01", "2015-07-04", "2016-02-29", "2019-11-20", "2020-03-03")
 NUMBERS = (0, 1, 2, 3, 4, 5, 7, 10, 12, 20, 35, 50, 80, 100, 1999, 2005, 2010, 2014, 2018)
-MAKES = {
+REFUSED_ACTIONS = {
     sqlite3.SQLITE_ATTACH,
     sqlite3.SQLITE_DETACH,
     sqlite3.SQLITE_CREATE_VTABLE,
@@ -26,54 +26,57 @@ MAKES = {
 """What a schema's text may not do."""
 
 
-CREATE = re.compile(r"""(\s*CREATE\s+TABLE\s+)("[^"]+"|`[^`]+`|\[[^\]]+\]|\w+)""", re.I)
+CREATE_TABLE = re.compile(r"""(\s*CREATE\s+TABLE\s+)("[^"]+"|`[^`]+`|\[[^\]]+\]|\w+)""", re.I)
 
 
-class Way(NamedTuple):
+class FillStrategy(NamedTuple):
     """How to fill: rows a table, how many values a column has, share of NULLs, share of values from the constants."""
 
     rows: int
     width: int
     nulls: float
-    planted: float
+    constant_share: float
 
 
-WAYS = (
-    Way(14, 40, 0.0, 0.3),
-    Way(30, 4, 0.0, 0.5),
-    Way(24, 8, 0.12, 0.4),
-    Way(40, 60, 0.0, 0.2),
-    Way(6, 3, 0.0, 0.6),
-    Way(60, 3, 0.05, 0.6),
-    Way(20, 30, 0.0, 0.7),
-    Way(35, 6, 0.0, 0.3),
+FILL_STRATEGIES = (
+    FillStrategy(14, 40, 0.0, 0.3),
+    FillStrategy(30, 4, 0.0, 0.5),
+    FillStrategy(24, 8, 0.12, 0.4),
+    FillStrategy(40, 60, 0.0, 0.2),
+    FillStrategy(6, 3, 0.0, 0.6),
+    FillStrategy(60, 3, 0.05, 0.6),
+    FillStrategy(20, 30, 0.0, 0.7),
+    FillStrategy(35, 6, 0.0, 0.3),
 )
 
 
-class Column(NamedTuple):
+class GeneratedColumn(NamedTuple):
     """A column of the schema; columns that are compared with each other are of one kind, so that they join."""
 
     name: str
     kind: str
 
 
-def made(schema: str, queries: Sequence[str], number: int) -> sqlite3.Connection:
+def generate_database(schema: str, queries: Sequence[str], number: int) -> sqlite3.Connection:
     """Filling `number` (from 0) of the schema in memory, around the constants of the queries; sqlite3.Error."""
     con = sqlite3.connect(":memory:", isolation_level=None)
     con.set_authorizer(_authorize)
-    for statement in _statements(schema):
-        _create(con, statement)
+    for statement in _split_statements(schema):
+        _create_table(con, statement)
     con.set_authorizer(None)
-    tables = _tables(con)
+    tables = _read_tables(con)
     names = frozenset(c[0].lower() for columns in tables.values() for c in columns)
-    known = facts(queries, names)
-    groups = _groups(tables, known)
+    known = extract_facts(queries, names)
+    groups = _group_columns(tables, known)
     dice = random.Random(f"{number} {schema}")
-    way = WAYS[number % len(WAYS)]
-    kinds = _kinds(tables, groups, known)
+    way = FILL_STRATEGIES[number % len(FILL_STRATEGIES)]
+    kinds = _choose_kinds(tables, groups, known)
     for table, columns in tables.items():
-        shaped = [Column(n.lower(), kinds[groups[n.lower()]]) for n, _ in columns]
-        rows = [*_witnesses(shaped, known, dice), *(_row(shaped, known, way, dice) for _ in range(way.rows))]
+        shaped = [GeneratedColumn(n.lower(), kinds[groups[n.lower()]]) for n, _ in columns]
+        rows = [
+            *_generate_witnesses(shaped, known, dice),
+            *(_generate_row(shaped, known, way, dice) for _ in range(way.rows)),
+        ]
         dice.shuffle(rows)
         marks = ", ".join("?" * len(columns))
         quoted = table.replace('"', '""')
@@ -82,11 +85,11 @@ def made(schema: str, queries: Sequence[str], number: int) -> sqlite3.Connection
 
 
 def _authorize(action: int, first: str | None, *_: object) -> int:
-    refused = action in MAKES or (action == sqlite3.SQLITE_PRAGMA and first != "table_info")
+    refused = action in REFUSED_ACTIONS or (action == sqlite3.SQLITE_PRAGMA and first != "table_info")
     return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
 
 
-def _statements(schema: str) -> list[str]:
+def _split_statements(schema: str) -> list[str]:
     found = [""]
     for piece in schema.split(";"):
         found[-1] += piece
@@ -97,12 +100,12 @@ def _statements(schema: str) -> list[str]:
     return [text for text in found if text.strip(" \t\r\n;")]
 
 
-def _create(con: sqlite3.Connection, statement: str) -> None:
+def _create_table(con: sqlite3.Connection, statement: str) -> None:
     """Run it; a table that is there already, as in contexts made of several, gets the columns it does not have."""
     try:
         con.execute(statement)
     except sqlite3.OperationalError as e:
-        again = CREATE.match(statement)
+        again = CREATE_TABLE.match(statement)
         if "already exists" not in str(e) or again is None:
             raise
         con.execute(f"{again[1]}__again{statement[again.end() :]}")
@@ -114,14 +117,14 @@ def _create(con: sqlite3.Connection, statement: str) -> None:
         con.execute("DROP TABLE __again")
 
 
-def _tables(con: sqlite3.Connection) -> dict[str, list[tuple[str, str]]]:
+def _read_tables(con: sqlite3.Connection) -> dict[str, list[tuple[str, str]]]:
     names = [
         r[0] for r in con.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
     ]
     return {n: [(r[0], r[1]) for r in con.execute("SELECT name, type FROM pragma_table_info(?)", [n])] for n in names}
 
 
-def _groups(tables: dict[str, list[tuple[str, str]]], known: Facts) -> dict[str, str]:
+def _group_columns(tables: dict[str, list[tuple[str, str]]], known: QueryFacts) -> dict[str, str]:
     """The group of each column: columns of one name, and those that a query compares."""
     group = {name.lower(): name.lower() for columns in tables.values() for name, _ in columns}
     for left, right in known.joined:
@@ -130,16 +133,18 @@ def _groups(tables: dict[str, list[tuple[str, str]]], known: Facts) -> dict[str,
     return group
 
 
-def _kinds(tables: dict[str, list[tuple[str, str]]], groups: dict[str, str], known: Facts) -> dict[str, str]:
+def _choose_kinds(
+    tables: dict[str, list[tuple[str, str]]], groups: dict[str, str], known: QueryFacts
+) -> dict[str, str]:
     """The kind of each group: integer where its columns do not agree."""
     found: dict[str, set[str]] = {}
     for columns in tables.values():
         for name, declared in columns:
-            found.setdefault(groups[name.lower()], set()).add(_kind(declared, name.lower(), known))
+            found.setdefault(groups[name.lower()], set()).add(_detect_kind(declared, name.lower(), known))
     return {group: kinds.pop() if len(kinds) == 1 else "integer" for group, kinds in found.items()}
 
 
-def _kind(declared: str, name: str, known: Facts) -> str:
+def _detect_kind(declared: str, name: str, known: QueryFacts) -> str:
     upper = declared.upper()
     if any(word in upper for word in ("INT", "BOOL", "YEAR")):
         return "integer"
@@ -150,22 +155,24 @@ def _kind(declared: str, name: str, known: Facts) -> str:
     return "integer" if name in known.numeric or re.search(r"(^|_)id$", name) else "text"
 
 
-def _row(columns: list[Column], known: Facts, way: Way, dice: random.Random) -> list[Value | None]:
-    return [None if dice.random() < way.nulls else _value(column, known, way, dice) for column in columns]
+def _generate_row(
+    columns: list[GeneratedColumn], known: QueryFacts, way: FillStrategy, dice: random.Random
+) -> list[Value | None]:
+    return [None if dice.random() < way.nulls else _generate_value(column, known, way, dice) for column in columns]
 
 
-def _value(column: Column, known: Facts, way: Way, dice: random.Random) -> Value:
-    near = [v for c in known.conditions if c.column == column.name for v in _around(c, column.kind)]
-    if near and dice.random() < max(way.planted, 0.5):
+def _generate_value(column: GeneratedColumn, known: QueryFacts, way: FillStrategy, dice: random.Random) -> Value:
+    near = [v for c in known.conditions if c.column == column.name for v in _list_values_near(c, column.kind)]
+    if near and dice.random() < max(way.constant_share, 0.5):
         return dice.choice(near)
-    if dice.random() < way.planted / 4:
+    if dice.random() < way.constant_share / 4:
         anywhere = [v for c in known.conditions for v in c.values if isinstance(v, str) == (column.kind == "text")]
         if anywhere:
             return dice.choice(anywhere)
-    return _plain(column, way.width, dice)
+    return _choose_plain_value(column, way.width, dice)
 
 
-def _plain(column: Column, width: int, dice: random.Random) -> Value:
+def _choose_plain_value(column: GeneratedColumn, width: int, dice: random.Random) -> Value:
     """One of `width` values that all columns of a group share."""
     i = dice.randrange(width)
     if column.kind == "integer":
@@ -177,7 +184,7 @@ def _plain(column: Column, width: int, dice: random.Random) -> Value:
     return WORDS[i] if i < len(WORDS) else f"{WORDS[i % len(WORDS)]} {i}"
 
 
-def _around(condition: Condition, kind: str) -> list[Value]:
+def _list_values_near(condition: ColumnCondition, kind: str) -> list[Value]:
     """Values at and beside the constants of a condition."""
     found: list[Value] = []
     for value in condition.values:
@@ -193,24 +200,36 @@ def _around(condition: Condition, kind: str) -> list[Value]:
     return found
 
 
-def _witnesses(columns: list[Column], known: Facts, dice: random.Random) -> list[list[Any]]:
+def _generate_witnesses(columns: list[GeneratedColumn], known: QueryFacts, dice: random.Random) -> list[list[Any]]:
     """Rows that meet every condition, and for each condition one that fails it alone; they join with each other."""
     own = [c for c in known.conditions if any(c.column == column.name for column in columns)]
-    way = Way(0, 3, 0.0, 0.0)
-    rows = [[_met(column, own, None, way, dice) for column in columns] for _ in range(3)]
-    return rows + [[_met(column, own, failing, way, dice) for column in columns] for failing in own for _ in range(2)]
+    way = FillStrategy(0, 3, 0.0, 0.0)
+    rows = [[_choose_witness_value(column, own, None, way, dice) for column in columns] for _ in range(3)]
+    return rows + [
+        [_choose_witness_value(column, own, failing, way, dice) for column in columns]
+        for failing in own
+        for _ in range(2)
+    ]
 
 
-def _met(column: Column, own: list[Condition], failing: Condition | None, way: Way, dice: random.Random) -> Value:
+def _choose_witness_value(
+    column: GeneratedColumn,
+    own: list[ColumnCondition],
+    failing: ColumnCondition | None,
+    way: FillStrategy,
+    dice: random.Random,
+) -> Value:
     about = [c for c in own if c.column == column.name]
     if not about:
-        return _plain(column, way.width, dice)
-    candidates = [v for c in about for v in _around(c, column.kind)] + [_plain(column, 12, dice) for _ in range(3)]
+        return _choose_plain_value(column, way.width, dice)
+    candidates = [v for c in about for v in _list_values_near(c, column.kind)] + [
+        _choose_plain_value(column, 12, dice) for _ in range(3)
+    ]
     dice.shuffle(candidates)
     return max(candidates, key=lambda v: sum(_holds(c, v) == (c is not failing) for c in about))
 
 
-def _holds(condition: Condition, value: Value) -> bool:
+def _holds(condition: ColumnCondition, value: Value) -> bool:
     sign, values = condition.sign, condition.values
     if sign.startswith("not "):
         return not _holds(condition._replace(sign=sign[4:]), value)

@@ -15,21 +15,21 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TextIO
 
 from sqlft.metrics.execution import generated_db
-from sqlft.metrics.execution.queries import is_ordered, mended, without_distinct
-from sqlft.metrics.execution.results import Row, equal
-from sqlft.metrics.execution.sqlite_file import SqliteFile, size_of
+from sqlft.metrics.execution.queries import is_ordered, remove_distinct, repair_query
+from sqlft.metrics.execution.results import Row, is_equal_result
+from sqlft.metrics.execution.sqlite_file import SqliteFile, measure_row
 
-MEMORY = 2 << 30
+MAX_MEMORY_BYTES = 2 << 30
 """Bytes of address space of this process, where the system can limit it."""
-MOST_ROWS = 1_000_000
+MAX_ROWS = 1_000_000
 """Rows of a gold."""
-GRACE = 2.0
+GRACE_SECONDS = 2.0
 """Seconds of work beyond its time after which this process ends, whoever is there to kill it."""
-FILLINGS, TRIES = 6, 16
+ENOUGH_DATABASES, MAX_DATABASES = 6, 16
 """Databases made from a schema that have to agree, and how many are made to find so many that are fit."""
 
 
-class Database(Protocol):
+class QueryDatabase(Protocol):
     """A database that can be read."""
 
     def run(self, query: str, timeout: float, most: int, most_bytes: int | None = None) -> list[Row]:
@@ -39,13 +39,13 @@ class Database(Protocol):
         """Let go of it."""
 
 
-class Clock:
+class Deadline:
     """The seconds that are left for one gold or one prediction."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds; TimeoutError if none."""
         left = self._end - time.monotonic()
         if left <= 0:
@@ -53,109 +53,109 @@ class Clock:
         return left
 
 
-class Judge:
+class ExecutionJudge:
     """Keeps the last database open: golds come sorted by database."""
 
-    def __init__(self, say: TextIO) -> None:
-        self._say = say
-        self._open: tuple[str, Database] | None = None
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+        self._open: tuple[str, QueryDatabase] | None = None
 
     def judge(self, work: dict[str, Any]) -> None:
         """One gold and its predictions: a line when the database is open, one for the gold, one for each prediction."""
         try:
-            gold = _changed(work["gold"], work)
+            gold = _normalise_query(work["gold"], work)
             database = None if work["kind"] == "schema" else self._database(work)
-            self._tell(opened=True)
-            _alarm(work["gold_timeout"])
-            same = _by_schema(work, gold) if database is None else _by_rows(work, gold, database)
+            self._write_line(opened=True)
+            _set_alarm(work["gold_timeout"])
+            same = _compare_on_schema(work, gold) if database is None else _compare_rows(work, gold, database)
         except Exception as e:
-            self._tell(gold=f"{type(e).__name__}: {e}"[:500])
+            self._write_line(gold=f"{type(e).__name__}: {e}"[:500])
             return
-        self._tell(gold=None)
+        self._write_line(gold=None)
         for text in work["predictions"]:
-            _alarm(work["timeout"])
+            _set_alarm(work["timeout"])
             self._score(same, text, work)
-        _alarm(None)
+        _set_alarm(None)
 
     def _score(self, same: Callable[[str], bool], text: str, work: dict[str, Any]) -> None:
         """0 for whatever fails; a process that ran out of memory is no place for the next query."""
         try:
-            text = _changed(text, work)
-            self._tell(score=int(bool(text) and same(text)))
+            text = _normalise_query(text, work)
+            self._write_line(score=int(bool(text) and same(text)))
         except Exception as e:
             spent = isinstance(e, MemoryError) or "memory" in str(e).lower()
-            self._tell(score=0, ended=spent)
+            self._write_line(score=0, ended=spent)
             if spent:
                 os._exit(0)
 
-    def _database(self, work: dict[str, Any]) -> Database:
+    def _database(self, work: dict[str, Any]) -> QueryDatabase:
         path = work["database"]
         if self._open is None or self._open[0] != path:
             if self._open is not None:
                 self._open[1].close()
                 self._open = None
-            self._open = (path, _opened(work["kind"], path))
+            self._open = (path, _open_database(work["kind"], path))
         return self._open[1]
 
-    def _tell(self, **line: Any) -> None:
-        self._say.write(json.dumps(line) + "\n")
-        self._say.flush()
+    def _write_line(self, **line: Any) -> None:
+        self._output.write(json.dumps(line) + "\n")
+        self._output.flush()
 
 
-def _by_rows(work: dict[str, Any], gold: str, database: Database) -> Callable[[str], bool]:
+def _compare_rows(work: dict[str, Any], gold: str, database: QueryDatabase) -> Callable[[str], bool]:
     """What tells whether a prediction gives the gold's rows, which are read once."""
     ordered = is_ordered(work["gold"])
-    rows = database.run(gold, work["gold_timeout"], MOST_ROWS)
-    size = sum(map(size_of, rows))
+    rows = database.run(gold, work["gold_timeout"], MAX_ROWS)
+    size = sum(map(measure_row, rows))
 
     def same(text: str) -> bool:
-        return equal(rows, database.run(text, work["timeout"], len(rows), size), ordered=ordered)
+        return is_equal_result(rows, database.run(text, work["timeout"], len(rows), size), ordered=ordered)
 
     return same
 
 
-def _by_schema(work: dict[str, Any], gold: str) -> Callable[[str], bool]:
+def _compare_on_schema(work: dict[str, Any], gold: str) -> Callable[[str], bool]:
     """What tells whether a prediction agrees with the gold on generated rows."""
-    with _filled(work["database"], [gold], 0) as database:
-        database.run(gold, work["gold_timeout"], MOST_ROWS)
-    return lambda text: _same(work, gold, text, is_ordered(work["gold"]))
+    with _open_generated(work["database"], [gold], 0) as database:
+        database.run(gold, work["gold_timeout"], MAX_ROWS)
+    return lambda text: _agree_on_schema(work, gold, text, is_ordered(work["gold"]))
 
 
-def _same(work: dict[str, Any], gold: str, text: str, ordered: bool) -> bool:
+def _agree_on_schema(work: dict[str, Any], gold: str, text: str, ordered: bool) -> bool:
     """Whether both queries agree on enough fillings; those where the gold itself is not decided count little."""
-    clock, fit, telling = Clock(work["timeout"]), 0, 0
-    for number in range(TRIES):
-        with _filled(work["database"], [gold, text], number) as database:
-            wanted = database.run(gold, clock.left(), MOST_ROWS)
-            database.turn_round(True)
-            decided = equal(wanted, database.run(gold, clock.left(), MOST_ROWS), ordered=ordered)
-            database.turn_round(False)
-            given = database.run(text, clock.left(), MOST_ROWS)
+    deadline, fit, telling = Deadline(work["timeout"]), 0, 0
+    for number in range(MAX_DATABASES):
+        with _open_generated(work["database"], [gold, text], number) as database:
+            wanted = database.run(gold, deadline.remaining(), MAX_ROWS)
+            database.reverse_unordered(True)
+            decided = is_equal_result(wanted, database.run(gold, deadline.remaining(), MAX_ROWS), ordered=ordered)
+            database.reverse_unordered(False)
+            given = database.run(text, deadline.remaining(), MAX_ROWS)
         if not decided:
             continue
-        if not equal(wanted, given, ordered=ordered):
+        if not is_equal_result(wanted, given, ordered=ordered):
             return False
         fit, telling = fit + 1, telling + bool(wanted)
-        if fit >= FILLINGS and telling >= FILLINGS // 2:
+        if fit >= ENOUGH_DATABASES and telling >= ENOUGH_DATABASES // 2:
             break
-    return fit > 0 or equal(wanted, given, ordered=ordered)
+    return fit > 0 or is_equal_result(wanted, given, ordered=ordered)
 
 
 @contextlib.contextmanager
-def _filled(schema: str, queries: list[str], number: int) -> Iterator[SqliteFile]:
-    database = SqliteFile(filled=generated_db.made(schema, queries, number))
+def _open_generated(schema: str, queries: list[str], number: int) -> Iterator[SqliteFile]:
+    database = SqliteFile(filled=generated_db.generate_database(schema, queries, number))
     try:
         yield database
     finally:
         database.close()
 
 
-def _changed(text: str, work: dict[str, Any]) -> str:
-    text = mended(text).strip(" \t\r\n").rstrip(" \t\r\n;")
-    return text if work["keep_distinct"] else without_distinct(text, only_select=work["kind"] == "duckdb")
+def _normalise_query(text: str, work: dict[str, Any]) -> str:
+    text = repair_query(text).strip(" \t\r\n").rstrip(" \t\r\n;")
+    return text if work["keep_distinct"] else remove_distinct(text, only_select=work["kind"] == "duckdb")
 
 
-def _opened(kind: str, path: str) -> Database:
+def _open_database(kind: str, path: str) -> QueryDatabase:
     if kind == "duckdb":
         from sqlft.metrics.execution.duckdb_file import DuckDBFile
 
@@ -163,32 +163,32 @@ def _opened(kind: str, path: str) -> Database:
     return SqliteFile(path)
 
 
-def _limit() -> None:
+def _limit_resources() -> None:
     """No files, no core, bounded memory; systems without such limits have SQLite's and DuckDB's own."""
     try:
         import resource
     except ImportError:
         return
-    wanted = {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0, resource.RLIMIT_AS: MEMORY}
+    wanted = {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0, resource.RLIMIT_AS: MAX_MEMORY_BYTES}
     for what, most in wanted.items():
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(what, (most, most))
 
 
-def _alarm(seconds: float | None) -> None:
+def _set_alarm(seconds: float | None) -> None:
     """Let the system end this process after so much work, should its parent be gone and a query not see the clock."""
     if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_PROF, 0 if seconds is None else seconds + GRACE)
+        signal.setitimer(signal.ITIMER_PROF, 0 if seconds is None else seconds + GRACE_SECONDS)
 
 
 def main() -> None:
     """Serve until the input ends."""
-    say = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
-    _limit()
-    judge = Judge(say)
-    say.write("{}\n")
-    say.flush()
+    _limit_resources()
+    judge = ExecutionJudge(output)
+    output.write("{}\n")
+    output.flush()
     for line in sys.stdin:
         judge.judge(json.loads(line))

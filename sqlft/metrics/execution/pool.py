@@ -17,7 +17,7 @@ from typing import Any
 from sqlft.errors import Cancelled, DataError
 
 HERE = Path(__file__).parent
-START = """
+START_CODE = """
 import json, sys, types
 root, sys.path[:] = sys.argv[1], json.loads(sys.argv[2])
 for name in ("sqlft", "sqlft.metrics"):
@@ -29,16 +29,16 @@ main()
 """
 """Loads the judge without the packages around it: a child that was killed is back in a moment."""
 START_SECONDS = 60.0
-GOLD_SECONDS = 10.0
+MIN_GOLD_SECONDS = 10.0
 """A gold has these at least, however little time predictions have."""
-GRACE = 1.0
+GRACE_SECONDS = 1.0
 """Seconds beyond its time that a child has to say so itself."""
-LONGEST = 1_000_000
+MAX_QUERY_LENGTH = 1_000_000
 """Characters of a prediction, if its gold has not even more: SQLite's own limit for a statement, as it comes."""
 
 
 @dataclass
-class Gold:
+class GoldQuery:
     """A gold on a database, the predictions to hold against it, and the rows they are from."""
 
     kind: str
@@ -49,19 +49,19 @@ class Gold:
     error: str | None = None
     scores: list[float] = field(default_factory=list)
 
-    def left(self) -> list[str]:
+    def remaining(self) -> list[str]:
         """The predictions that have no score yet, each empty that no engine has to see."""
-        longest = max(LONGEST, 2 * len(self.text))
+        longest = max(MAX_QUERY_LENGTH, 2 * len(self.text))
         return [text if len(text) <= longest else "" for text in self.predictions[len(self.scores) :]]
 
 
-class Child:
+class JudgeProcess:
     """One process; its lines come through a thread, so that waiting for one can end."""
 
     def __init__(self) -> None:
         self.is_fresh = True
         paths = json.dumps([p for p in sys.path if p])
-        command = [sys.executable, "-I", "-S", "-c", START, str(HERE.parent.parent), paths]
+        command = [sys.executable, "-I", "-S", "-c", START_CODE, str(HERE.parent.parent), paths]
         kept = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "TEMP", "TZ")
         self._process = subprocess.Popen(
             command,
@@ -74,7 +74,7 @@ class Child:
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        if self.line(START_SECONDS) is None:
+        if self.read_line(START_SECONDS) is None:
             self.kill()
             raise DataError(
                 "The process that runs predictions could not be started.", f"Check that {sys.executable} works."
@@ -88,7 +88,7 @@ class Child:
             self._process.stdin.write(json.dumps(work).encode() + b"\n")
             self._process.stdin.flush()
 
-    def line(self, seconds: float) -> dict[str, Any] | None:
+    def read_line(self, seconds: float) -> dict[str, Any] | None:
         """What it says next; None if nothing in time, or if it is dead."""
         try:
             raw = self._lines.get(timeout=seconds)
@@ -113,13 +113,13 @@ class Child:
         self._lines.put(b"")
 
 
-class Worker:
+class JudgeWorker:
     """Takes golds from a queue and has them judged, by one child after another if need be."""
 
-    def __init__(self, golds: queue.SimpleQueue[Gold], options: dict[str, Any]) -> None:
+    def __init__(self, golds: queue.SimpleQueue[GoldQuery], options: dict[str, Any]) -> None:
         self._golds = golds
-        self._options = options | {"gold_timeout": max(GOLD_SECONDS, options["timeout"])}
-        self._child: Child | None = None
+        self._options = options | {"gold_timeout": max(MIN_GOLD_SECONDS, options["timeout"])}
+        self._child: JudgeProcess | None = None
         self.stopped = False
         self.error: BaseException | None = None
 
@@ -133,7 +133,7 @@ class Worker:
         except BaseException as e:
             self.error = e
         finally:
-            self._end()
+            self._kill_child()
 
     def stop(self) -> None:
         """Leave off; from another thread."""
@@ -142,66 +142,68 @@ class Worker:
         if child is not None:
             child.kill()
 
-    def _judge(self, gold: Gold) -> None:
+    def _judge(self, gold: GoldQuery) -> None:
         while len(gold.scores) < len(gold.predictions) and gold.error is None and not self.stopped:
-            if not self._some(gold):
-                self._end()
+            if not self._judge_remaining(gold):
+                self._kill_child()
 
-    def _some(self, gold: Gold) -> bool:
+    def _judge_remaining(self, gold: GoldQuery) -> bool:
         """Judge what is left; False if the child died or hung, which is then the fault of what it was judging."""
         if self._child is None:
-            self._child = Child()
+            self._child = JudgeProcess()
         if self.stopped:
             return False
-        fresh, left = self._child.is_fresh, gold.left()
+        fresh, left = self._child.is_fresh, gold.remaining()
         work = {"kind": gold.kind, "database": gold.database, "gold": gold.text, "predictions": left}
         self._child.send(work | self._options)
-        said = self._child.line(START_SECONDS)
+        said = self._child.read_line(START_SECONDS)
         if said is not None and "opened" in said:
-            said = self._child.line(self._options["gold_timeout"] + GRACE)
+            said = self._child.read_line(self._options["gold_timeout"] + GRACE_SECONDS)
         if said is None and not fresh:
             return False  # what it ran before may have harmed it
         if said is None or said.get("gold") is not None:
             gold.error = said["gold"] if said else "it takes too long, too much memory, or crashes the engine"
             return said is not None
         for _ in left:
-            said = self._child.line(self._options["timeout"] + GRACE)
+            said = self._child.read_line(self._options["timeout"] + GRACE_SECONDS)
             gold.scores.append(float(said["score"]) if said else 0.0)
             if said is None or said.get("ended"):
                 return False
         return True
 
-    def _end(self) -> None:
+    def _kill_child(self) -> None:
         child, self._child = self._child, None
         if child is not None:
             child.kill()
 
 
-def judge(golds: Sequence[Gold], *, processes: int, interrupted: Callable[[], bool], **options: Any) -> None:
+def judge_queries(
+    golds: Sequence[GoldQuery], *, processes: int, interrupted: Callable[[], bool], **options: Any
+) -> None:
     """Fill in `scores` and `error` of each gold; the caller sorts golds of one database together.
 
     Cancelled as soon as `interrupted` says so.
     """
-    waiting: queue.SimpleQueue[Gold] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[GoldQuery] = queue.SimpleQueue()
     for gold in golds:
         waiting.put(gold)
-    workers = [Worker(waiting, options) for _ in range(max(1, min(processes, len(golds))))]
+    workers = [JudgeWorker(waiting, options) for _ in range(max(1, min(processes, len(golds))))]
     threads = [threading.Thread(target=worker.run, daemon=True) for worker in workers]
     for thread in threads:
         thread.start()
     try:
-        _wait(threads, interrupted)
+        _wait_for_threads(threads, interrupted)
     except BaseException:
         for worker in workers:
             worker.stop()
-        _wait(threads, lambda: False)
+        _wait_for_threads(threads, lambda: False)
         raise
     for worker in workers:
         if worker.error is not None:
             raise worker.error
 
 
-def _wait(threads: Iterable[threading.Thread], interrupted: Callable[[], bool]) -> None:
+def _wait_for_threads(threads: Iterable[threading.Thread], interrupted: Callable[[], bool]) -> None:
     for thread in threads:
         while thread.is_alive():
             if interrupted():

@@ -14,12 +14,12 @@ TOKEN = re.compile(
     |(?P<sign><=|>=|<>|!=|==|\|\||.)""",
     re.S | re.X,
 )
-YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)\s*", re.I)
-READS = {"select", "with", "values"}
+CURRENT_YEAR = re.compile(r"YEAR\s*\(\s*CURDATE\s*\(\s*\)\s*\)\s*", re.I)
+READING_WORDS = {"select", "with", "values"}
 SPLIT_SIGNS = (("> =", ">="), ("< =", "<="), ("! =", "!="))
 
 
-def tokens(query: str) -> Iterator[tuple[str, str]]:
+def tokenize(query: str) -> Iterator[tuple[str, str]]:
     """(kind, text) of each token, spaces and comments included."""
     return ((m.lastgroup or "sign", m.group()) for m in TOKEN.finditer(query))
 
@@ -28,26 +28,26 @@ def is_reading(query: str) -> bool:
     """Whether a SQLite query begins with a word that reads: no comment alone, no empty statement before another."""
     for match in TOKEN.finditer(query.removeprefix("\ufeff")):
         if match.lastgroup != "space":
-            return match.group().lower() in READS
+            return match.group().lower() in READING_WORDS
     return False
 
 
-def mended(query: str) -> str:
+def repair_query(query: str) -> str:
     """Signs that were split put together, and MySQL's current year as 2020: the year the data was made in."""
     for split, whole in SPLIT_SIGNS:
         query = query.replace(split, whole)
-    return YEAR.sub("2020", query)
+    return CURRENT_YEAR.sub("2020", query)
 
 
-def without_distinct(query: str, *, only_select: bool = False) -> str:
+def remove_distinct(query: str, *, only_select: bool = False) -> str:
     """The query without the word DISTINCT; `only_select` leaves DISTINCT ON and IS DISTINCT FROM as they are."""
     if "distinct" not in query.lower():
         return query
-    found = list(tokens(query))
+    found = list(tokenize(query))
     return "".join(
         text
         for i, (kind, text) in enumerate(found)
-        if not (kind == "word" and text.lower() == "distinct" and not (only_select and _goes_on(found, i)))
+        if not (kind == "word" and text.lower() == "distinct" and not (only_select and _is_distinct_operator(found, i)))
     )
 
 
@@ -56,6 +56,6 @@ def is_ordered(gold: str) -> bool:
     return "order by" in gold.lower()
 
 
-def _goes_on(found: list[tuple[str, str]], i: int) -> bool:
+def _is_distinct_operator(found: list[tuple[str, str]], i: int) -> bool:
     following = next((text.lower() for kind, text in found[i + 1 :] if kind != "space"), "")
     return following in ("on", "from")
