@@ -189,12 +189,12 @@ def one_by_one(given: argparse.Namespace, precision: str) -> dict[str, Any]:
 
     torch.set_num_threads(threads(given))
     folder = pull(given.base, lambda what, share: None)
-    tokenizer, stop_ids = tokenization.opened_tokenizer(folder)
+    tokenizer, stop_ids = tokenization.load_transformers_tokenizer(folder)
     renderer = Renderer(tokenizer, stop_ids)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, DTYPES[precision]))
     if given.adapter:
-        loaded = loading.Loaded(model, renderer, folder, 8192)
-        model = loading.with_adapter(loaded, given.adapter).model
+        loaded = loading.LoadedModel(model, renderer, folder, 8192)
+        model = loading.apply_adapter(loaded, given.adapter).model
     model.eval()
 
     def answer(prompts: list[str]) -> Answers:
@@ -229,8 +229,8 @@ def server(given: argparse.Namespace) -> dict[str, Any]:
     from sqlft.handler import Message
 
     folder = pull(given.base, lambda what, share: None)
-    files = weight_cache.files(folder, given.adapter, given.precision, True, lambda what, share: None)
-    tokenizer = tokenization.LightTokenizer(files.home)
+    files = weight_cache.prepare_gguf_files(folder, given.adapter, given.precision, True, lambda what, share: None)
+    tokenizer = tokenization.ChatTokenizer(files.home)
     renderer = Renderer(tokenizer, tokenizer.stop_ids)
     params = xllamacpp.CommonParams()
     params.model.path, params.verbosity = str(files.model), -1
@@ -288,8 +288,8 @@ def threads(given: argparse.Namespace) -> int:
     """As the local engine counts them."""
     from sqlft_local import machine
 
-    machine.share()
-    return machine.usable(given.threads)
+    machine.configure_math_libraries()
+    return machine.resolve_threads(given.threads)
 
 
 WAYS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {

@@ -103,7 +103,7 @@ def ask(given: argparse.Namespace, way: str) -> dict[str, Any]:
     texts = answered(prompts)
     seconds, spent = time.perf_counter() - began, time.process_time() - cpu
     predictor.close()
-    took = choose.chosen(model, options, hub.pull(given.base, lambda what, share: None), "auto")
+    took = choose.choose_backend(model, options, hub.pull(given.base, lambda what, share: None), "auto")
     answers = [texts[i] for i in range(len(prompts))]
     return {"way": way, "backend": took, "seconds": seconds, "cpu": spent, "answers": answers}
 
@@ -136,9 +136,9 @@ def line(m: dict[str, Any]) -> str:
 
 def keep(given: argparse.Namespace, found: dict[str, Any], texts: list[str]) -> None:
     """Append the figures and write down the texts, where that was asked for."""
-    from sqlft_local.machine import machine
+    from sqlft_local.machine import detect_machine
 
-    here = machine()
+    here = detect_machine()
     about = {"data": given.data.parent.name, "processor": here.processor, "cores": here.cores, "features": here.flags}
     versions = {name: version(name) for name in PACKAGES}
     if given.results:

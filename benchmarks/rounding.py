@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     given = parser.parse_args()
     folder = pull(given.base, lambda what, share: None)
-    tokenizer, stop_ids = tokenization.opened_tokenizer(folder)
+    tokenizer, stop_ids = tokenization.load_transformers_tokenizer(folder)
     renderer = Renderer(tokenizer, stop_ids)
     texts = [
         (renderer.prompt([Message("user", r.prompt)]), tokenizer.encode(r.answer, add_special_tokens=False))
@@ -97,7 +97,7 @@ def main() -> None:
 
     def model() -> Any:
         base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        return loading.with_adapter(loading.Loaded(base, renderer, folder, 8192), given.adapter).model
+        return loading.apply_adapter(loading.LoadedModel(base, renderer, folder, 8192), given.adapter).model
 
     exact = shares(model(), texts)
     for name, change in WAYS.items():

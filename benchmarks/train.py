@@ -279,26 +279,26 @@ def ours(bench: Bench, folder: Path) -> dict[str, float]:
     from sqlft_local.train import rows as reading
 
     given = bench.given
-    loading.require("The benchmark")
-    loaded = loading.fresh(bench.folder, ModelOptions(dtype=given.dtype), "cpu", training=True)
+    loading.require_libraries("The benchmark")
+    loaded = loading.load_base(bench.folder, ModelOptions(dtype=given.dtype), "cpu", training=True)
     options = TrainOptions(lora_dropout=given.dropout, r=8, lora_alpha=16, target_modules=TARGETS)
-    fused.apply(loaded.model)
+    fused.fuse_modules(loaded.model)
     attached = lora.attach(loaded.model, options, None)
     parameters = list(attached.trained.values())
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0, fused=True)
     answers = {id(r): Example(r.ids, [float(a) for a in r.answer]) for r in bench.rows}
-    allowed = memory.chosen(loaded.model, options, attached, max(len(r.ids) for r in bench.rows))
+    allowed = memory.plan_passes(loaded.model, options, attached, max(len(r.ids) for r in bench.rows))
     loaded.model.train()
     done, computed, said = 0, 0, 0
 
     def step(batch: Sequence[Any]) -> float:
         nonlocal done, computed, said
         examples = [answers[id(r)] for r in batch]
-        total, weight = 0.0, reading.weight(examples)
-        for part in reading.passes(examples, allowed.tokens):
+        total, weight = 0.0, reading.sum_weights(examples)
+        for part in reading.split_passes(examples, allowed.tokens):
             packed = pack(part)
             attached.masks.renew()
-            loss = fused.loss(loaded.model, packed) / weight
+            loss = fused.compute_loss(loaded.model, packed) / weight
             loss.backward()
             total += loss.item()
             computed, said = computed + packed.ids.shape[1], said + len(packed.target)
@@ -310,7 +310,7 @@ def ours(bench: Bench, folder: Path) -> dict[str, float]:
         return total
 
     figures = bench.timed(step)
-    lora.save(attached, folder, str(bench.folder))
+    lora.save_adapter(attached, folder, str(bench.folder))
     flops = work(loaded.model.config, computed, said)
     gflops = product_rate(loaded.model.config, bench.dtype)
     limit = len(bench.rows) / (flops / (gflops * 1e9))
@@ -319,11 +319,11 @@ def ours(bench: Bench, folder: Path) -> dict[str, float]:
 
 def work(config: Any, tokens: int, said: int) -> float:
     """Operations of the frozen layers' products, forward and for the inputs' gradients; attention is left out."""
-    from sqlft_local.base.config import shape_of
+    from sqlft_local.base.config import read_shape
 
-    shape = shape_of(config.to_dict())
-    linear = shape.layers * sum(a * b for a, b in shape.linear.values())
-    return 4.0 * (tokens * linear + said * shape.vocabulary * shape.hidden)
+    shape = read_shape(config.to_dict())
+    linear = shape.layers * sum(a * b for a, b in shape.linear_layers.values())
+    return 4.0 * (tokens * linear + said * shape.vocab_size * shape.hidden_size)
 
 
 def product_rate(config: Any, dtype: Any, tokens: int = 1024) -> float:

@@ -30,7 +30,7 @@ from unittest.mock import patch
 
 import duckdb
 from sqlft_local.base.presets import PRESETS
-from sqlft_local.train.memory import Setting, whole
+from sqlft_local.train.memory import TrainingSetup, estimate_training_bytes
 from sqlft_openai.sunsets import CHECKED, SUNSETS, TRAINERS, Sunset
 
 import sqlft
@@ -264,12 +264,20 @@ def floors(of: str) -> str:
 
 def presets_table(of: str) -> str:
     """Base models by short name."""
-    settings = (Setting("float32"), Setting("bfloat16"), Setting("bfloat16", "int8"), Setting("bfloat16", "nf4"))
+    settings = (
+        TrainingSetup("float32"),
+        TrainingSetup("bfloat16"),
+        TrainingSetup("bfloat16", "int8"),
+        TrainingSetup("bfloat16", "nf4"),
+    )
     rows = []
     for name, preset in PRESETS.items():
         shape = preset.shape
         assert shape is not None
-        memory = [f"{whole(shape, dataclasses.replace(s, checkpointing=True), 1024) / 1e9:.1f}" for s in settings]
+        memory = [
+            f"{estimate_training_bytes(shape, dataclasses.replace(s, checkpointing=True), 1024) / 1e9:.1f}"
+            for s in settings
+        ]
         link = f"[{preset.hub_id}](https://huggingface.co/{preset.hub_id})"
         parameters = f"{shape.parameters / 1e9:.3g} B"
         rows.append((f"`{name}`", link, parameters, preset.template, f"{preset.learning_rate:g}", *memory))

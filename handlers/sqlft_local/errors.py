@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def silence_transformers() -> Iterator[None]:
     """Without transformers' bars and remarks about loading."""
     from transformers.utils import logging
 
@@ -37,14 +37,16 @@ def explain_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except MemoryError as e:
-        raise out_of_memory("loading the base") from e
+        raise out_of_memory_error("loading the base") from e
     except RuntimeError as e:
-        raise (out_of_memory("loading the base") if is_memory(e) else _unreadable(folder, e)) from e
+        raise (
+            out_of_memory_error("loading the base") if is_out_of_memory(e) else _unreadable_base_error(folder, e)
+        ) from e
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError, ImportError) as e:
-        raise _unreadable(folder, e) from e
+        raise _unreadable_base_error(folder, e) from e
 
 
-def is_memory(e: BaseException) -> bool:
+def is_out_of_memory(e: BaseException) -> bool:
     """Whether torch failed for want of memory."""
     text = str(e).lower()
     return isinstance(e, MemoryError) or any(
@@ -52,7 +54,7 @@ def is_memory(e: BaseException) -> bool:
     )
 
 
-def out_of_memory(doing: str) -> ProviderError:
+def out_of_memory_error(doing: str) -> ProviderError:
     """What to do about too little memory."""
     return ProviderError(
         f"There is not enough memory for {doing}.",
@@ -61,7 +63,7 @@ def out_of_memory(doing: str) -> ProviderError:
     )
 
 
-def _unreadable(folder: Path, e: Exception) -> ProviderError:
+def _unreadable_base_error(folder: Path, e: Exception) -> ProviderError:
     reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
     return ProviderError(f"The base in {folder} cannot be loaded: {reason}", "Get it again, or use another base.")
 

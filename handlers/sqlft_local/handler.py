@@ -21,9 +21,9 @@ from sqlft.handler import (
     TrainingSet,
 )
 from sqlft_local.base import hub, presets
-from sqlft_local.base.hub import Report
-from sqlft_local.base.tokenization import Marks, asked_with, taught_with
-from sqlft_local.options import MAY_CHANGE, EngineOptions, ModelOptions, PredictOptions, TrainOptions
+from sqlft_local.base.hub import ReportProgress
+from sqlft_local.base.tokenization import Delimiters, resolve_inference_delimiters, resolve_training_delimiters
+from sqlft_local.options import RESUME_OPTIONS, EngineOptions, ModelOptions, PredictOptions, TrainOptions
 
 
 class Local(Trainer, Embedder):
@@ -33,13 +33,13 @@ class Local(Trainer, Embedder):
     model_options = ModelOptions
     predict_options = PredictOptions
     train_options = TrainOptions
-    resume_options = MAY_CHANGE
+    resume_options = RESUME_OPTIONS
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options if isinstance(options, EngineOptions) else EngineOptions())
 
     @staticmethod
-    def pull(name: str, progress: Report) -> Path:
+    def pull(name: str, progress: ReportProgress) -> Path:
         """Get the base `name` and return its folder, in Hugging Face layout; progress(what, share done or None)."""
         return hub.pull(name, progress)
 
@@ -47,10 +47,10 @@ class Local(Trainer, Embedder):
     def checkup(cls) -> Mapping[str, Any]:
         """The machine, and which presets it can train and ask; imports no torch."""
         from sqlft_local.estimate import training
-        from sqlft_local.machine import machine
+        from sqlft_local.machine import detect_machine
 
-        here = machine()
-        return {"machine": training.machine_facts(here), "bases": training.bases_that_fit(here)}
+        here = detect_machine()
+        return {"machine": training.describe_machine(here), "bases": training.list_bases(here)}
 
     @classmethod
     def bases(cls) -> Mapping[str, str]:
@@ -62,10 +62,10 @@ class Local(Trainer, Embedder):
         if model.base.endswith(".gguf") and Path(model.base).expanduser().is_file():
             from sqlft_local.predict import llama
 
-            llama.check_file(Path(model.base).expanduser())
+            llama.check_gguf_file(Path(model.base).expanduser())
         else:
             hub.check_name(model.base)
-        if template := _model_options(model).chat_template:
+        if template := _get_model_options(model).chat_template:
             from sqlft_local.base import tokenization
 
             tokenization.check_template(template)
@@ -80,30 +80,30 @@ class Local(Trainer, Embedder):
                 "A GGUF file makes embeddings only.",
                 "Add mode = 'embedding', or use a folder in Hugging Face layout as the base.",
             )
-        folder = hub.pull(model.base, hub.to_screen)
+        folder = hub.pull(model.base, hub.print_progress)
         adapter = artifact.path if artifact else None
-        backend = choose.chosen(model, options, folder, self.options.device)
-        marks = asked_with(_model_options(model), artifact)
-        options = replace(options, stop=list(dict.fromkeys((*(options.stop or ()), *marks.stop))) or None)
-        return self._backends[backend](self, model, folder, adapter, options, marks)
+        backend = choose.choose_backend(model, options, folder, self.options.device)
+        delimiters = resolve_inference_delimiters(_get_model_options(model), artifact)
+        options = replace(options, stop=list(dict.fromkeys((*(options.stop or ()), *delimiters.stop))) or None)
+        return self._backends[backend](self, model, folder, adapter, options, delimiters)
 
-    def _on_transformers(
-        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, marks: Marks
+    def _open_with_transformers(
+        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, delimiters: Delimiters
     ) -> Predictor:
         from sqlft_local.base import loading
         from sqlft_local.predict import choose
 
-        loading.require("Asking a local model")
-        from sqlft_local.predict.torch_predictor import LocalPredictor
+        loading.require_libraries("Asking a local model")
+        from sqlft_local.predict.torch_predictor import TorchPredictor
 
         self._use_threads()
-        given = _model_options(model)
-        given = replace(given, dtype=choose.dtype(options, given, folder, self.options.device))
-        loaded, give_back = loading.taken(folder, given, self.options.device, adapter, marks)
-        return LocalPredictor(loaded, options, give_back)
+        given = _get_model_options(model)
+        given = replace(given, dtype=choose.choose_dtype(options, given, folder, self.options.device))
+        loaded, release = loading.acquire_model(folder, given, self.options.device, adapter, delimiters)
+        return TorchPredictor(loaded, options, release)
 
-    def _on_llama(
-        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, marks: Marks
+    def _open_with_llama(
+        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, delimiters: Delimiters
     ) -> Predictor:
         from sqlft_local import machine
         from sqlft_local.base import tokenization, weight_cache
@@ -111,39 +111,41 @@ class Local(Trainer, Embedder):
         from sqlft_local.predict import choose, llama
         from sqlft_local.predict.llama import LlamaPredictor
 
-        llama.require()
-        given = _model_options(model)
-        kind = choose.kind(options, given, folder)
-        found = weight_cache.files(folder, adapter, kind, choose.merged(options, folder), hub.to_screen)
-        tokenizer = tokenization.LightTokenizer(found.home)
-        renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).marked(marks)
-        made_for = weight_cache.context(folder)
+        llama.import_xllamacpp()
+        given = _get_model_options(model)
+        kind = choose.choose_gguf_type(options, given, folder)
+        found = weight_cache.prepare_gguf_files(
+            folder, adapter, kind, choose.should_merge_adapter(options, folder), hub.print_progress
+        )
+        tokenizer = tokenization.ChatTokenizer(found.home)
+        renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).with_delimiters(delimiters)
+        made_for = weight_cache.read_context_length(folder)
         context = min(given.context_length or made_for, made_for)
-        threads = machine.usable(self.options.threads)
+        threads = machine.resolve_threads(self.options.threads)
         gpu = self.options.device != "cpu"
-        plan = llama.Plan(found.model, options.batch_size, threads, exact=kind == "f32", gpu=gpu)
-        engine, give_back = llama.taken(plan, context + 1, str(folder))
-        return LlamaPredictor(engine, give_back, found.adapter, renderer, context, options, model.schema)
+        plan = llama.LlamaSettings(found.model, options.batch_size, threads, exact=kind == "f32", gpu=gpu)
+        engine, release = llama.acquire_runtime(plan, context + 1, str(folder))
+        return LlamaPredictor(engine, release, found.adapter, renderer, context, options, model.schema)
 
-    def _on_vllm(
-        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, marks: Marks
+    def _open_with_vllm(
+        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, delimiters: Delimiters
     ) -> Predictor:
-        from sqlft_local.predict.vllm import opened
+        from sqlft_local.predict.vllm import open_predictor
 
-        return opened(folder, adapter, _model_options(model), options, model.schema, marks)
+        return open_predictor(folder, adapter, _get_model_options(model), options, model.schema, delimiters)
 
     _backends: ClassVar[dict[str, Callable[..., Predictor]]] = {
-        "transformers": _on_transformers,
-        "llama.cpp": _on_llama,
-        "vllm": _on_vllm,
+        "transformers": _open_with_transformers,
+        "llama.cpp": _open_with_llama,
+        "vllm": _open_with_vllm,
     }
 
     def unload(self, model: ModelSpec, artifact: Artifact | None) -> bool:
         """Free what is kept of the base and this version of it; True if there was something."""
-        from sqlft_local.model_cache import RESIDENTS
+        from sqlft_local.model_cache import MODEL_CACHE
 
-        folder = Path(model.base).expanduser() if model.base.endswith(".gguf") else hub.local_folder(model.base)
-        return folder is not None and RESIDENTS.unload(lambda key: isinstance(key, tuple) and key[1] == str(folder))
+        folder = Path(model.base).expanduser() if model.base.endswith(".gguf") else hub.find_local_folder(model.base)
+        return folder is not None and MODEL_CACHE.unload(lambda key: isinstance(key, tuple) and key[1] == str(folder))
 
     def train(
         self,
@@ -158,20 +160,20 @@ class Local(Trainer, Embedder):
         from sqlft_local.base import loading
 
         began = time.monotonic()
-        loading.require("Training", training=True)
+        loading.require_libraries("Training", training=True)
         from sqlft_local.train import loop, parallel
 
         self._use_threads()
         options = self.settled(model, options)
-        report(Progress(loop.reached(workdir / loop.FOLDER)))
-        folder = hub.pull(model.base, hub.to_screen)
-        given, first = _model_options(model), start.path if start else None
-        with parallel.gathered(options.num_processes, folder, given, self.options, options, first) as team:
-            loaded = loading.fresh(folder, given, self.options.device, training=True)
-            marks = taught_with(options, given, start)
+        report(Progress(loop.find_latest_step(workdir / loop.CHECKPOINT_FOLDER)))
+        folder = hub.pull(model.base, hub.print_progress)
+        given, first = _get_model_options(model), start.path if start else None
+        with parallel.start_workers(options.num_processes, folder, given, self.options, options, first) as workers:
+            loaded = loading.load_base(folder, given, self.options.device, training=True)
+            delimiters = resolve_training_delimiters(options, given, start)
             made = loop.train(
-                replace(loaded, renderer=loaded.renderer.marked(marks)),
-                presets.preset(model.base).hub_id or model.base,
+                replace(loaded, renderer=loaded.renderer.with_delimiters(delimiters)),
+                presets.find_preset(model.base).hub_id or model.base,
                 options,
                 (options.learning_rate or 0.0) * options.learning_rate_multiplier,
                 data,
@@ -179,25 +181,27 @@ class Local(Trainer, Embedder):
                 workdir,
                 report,
                 began,
-                team,
+                workers,
             )
-        self._prepare(model, folder, made)
+        self._prepare_weights(model, folder, made)
         return made
 
-    def _prepare(self, model: ModelSpec, folder: Path, made: Artifact) -> None:
+    def _prepare_weights(self, model: ModelSpec, folder: Path, made: Artifact) -> None:
         """Make the file that will be asked, so that the first question does not wait for it."""
         from sqlft_local.base import weight_cache
         from sqlft_local.predict import choose
 
         options = PredictOptions()
         try:
-            backend = choose.chosen(model, options, folder, self.options.device)
-            if backend == "transformers" and not choose.on_gpu(self.options.device):
-                given = _model_options(model)
-                weight_cache.weights(folder, choose.dtype(options, given, folder, self.options.device))
+            backend = choose.choose_backend(model, options, folder, self.options.device)
+            if backend == "transformers" and not choose.runs_on_gpu(self.options.device):
+                given = _get_model_options(model)
+                weight_cache.prepare_weights(folder, choose.choose_dtype(options, given, folder, self.options.device))
             elif backend == "llama.cpp":
-                kind = choose.kind(options, _model_options(model), folder)
-                weight_cache.files(folder, made.path, kind, choose.merged(options, folder), lambda what, share: None)
+                kind = choose.choose_gguf_type(options, _get_model_options(model), folder)
+                weight_cache.prepare_gguf_files(
+                    folder, made.path, kind, choose.should_merge_adapter(options, folder), lambda what, share: None
+                )
         except SqlftError:
             return  # what was trained is whole; who asks it first is told what is wrong
 
@@ -209,8 +213,8 @@ class Local(Trainer, Embedder):
             raise NotSupported("A trained version makes no embeddings.", "Ask the model's version 1.")
         base = Path(model.base).expanduser()
         if base.suffix != ".gguf":
-            base = hub.pull(model.base, hub.to_screen)
-        return embed.embed(base, _model_options(model), self.options.device, self.options.threads, texts)
+            base = hub.pull(model.base, hub.print_progress)
+        return embed.embed(base, _get_model_options(model), self.options.device, self.options.threads, texts)
 
     def score(
         self, conversations: Sequence[Sequence[Message]], model: ModelSpec, artifact: Artifact | None
@@ -218,59 +222,65 @@ class Local(Trainer, Embedder):
         """(log-probability, tokens) of the last message of each."""
         from sqlft_local.base import loading
 
-        loading.require("Scoring answers")
+        loading.require_libraries("Scoring answers")
         from sqlft_local.predict import score
 
         self._use_threads()
         adapter = artifact.path if artifact else None
-        given = _model_options(model)
-        marks = asked_with(given, artifact)
-        return score.score(loading.shared(model.base, given, self.options.device, adapter, marks), conversations)
+        given = _get_model_options(model)
+        delimiters = resolve_inference_delimiters(given, artifact)
+        return score.score(
+            loading.get_shared_model(model.base, given, self.options.device, adapter, delimiters), conversations
+        )
 
     def longest_row(self, model: ModelSpec, options: Any) -> int | None:
         """What `max_length` says, or where it says nothing 2048 tokens; never more than the context."""
         from sqlft_local.estimate import training
 
-        base = training.base_of(model.base, hub.local_folder(model.base), _model_options(model))
-        return training.longest_row(base, options if isinstance(options, TrainOptions) else TrainOptions())
+        base = training.describe_base(model.base, hub.find_local_folder(model.base), _get_model_options(model))
+        return training.find_longest_row(base, options if isinstance(options, TrainOptions) else TrainOptions())
 
     def settled(self, model: ModelSpec, options: Any) -> TrainOptions:
         """With learning rate, batch size and layers of the base's preset where none were given."""
-        return presets.settled(options if isinstance(options, TrainOptions) else TrainOptions(), model.base)
+        return presets.resolve_options(options if isinstance(options, TrainOptions) else TrainOptions(), model.base)
 
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
         """From the base's shape, the rows as the trainer makes them, and how fast this machine is."""
         from sqlft_local.estimate import training
-        from sqlft_local.machine import machine
+        from sqlft_local.machine import detect_machine
 
-        given = _model_options(model)
-        base = training.base_of(model.base, hub.local_folder(model.base), given)
+        given = _get_model_options(model)
+        base = training.describe_base(model.base, hub.find_local_folder(model.base), given)
         if base is None:
             return None
         options = self.settled(model, options)
-        own, marks = self.options, taught_with(options, given, start)
+        own, delimiters = self.options, resolve_training_delimiters(options, given, start)
         kept = hub.bases_folder()
-        return training.estimate(base, given, options, data, machine(), own.device, own.threads, kept, marks)
+        return training.estimate(
+            base, given, options, data, detect_machine(), own.device, own.threads, kept, delimiters
+        )
 
     def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
         """Tokens of each text; None while the base is not on this machine."""
-        folder = hub.local_folder(model.base)
+        folder = hub.find_local_folder(model.base)
         if folder is None or not (folder / "tokenizer.json").exists():
             return None
-        from sqlft_local.base.tokenization import fast_tokenizer
+        from sqlft_local.base.tokenization import load_tokenizer_json
 
-        encoded = fast_tokenizer(folder).encode_batch(list(texts), add_special_tokens=False)
+        encoded = load_tokenizer_json(folder).encode_batch(list(texts), add_special_tokens=False)
         return [len(e.ids) for e in encoded]
 
     def count_prompts(self, conversations: Sequence[Sequence[Message]], model: ModelSpec) -> list[int] | None:
         """Tokens of each conversation in the base's chat format; None while the base is not on this machine."""
-        folder = hub.local_folder(model.base)
+        folder = hub.find_local_folder(model.base)
         if folder is None or not (folder / "tokenizer.json").exists():
             return None
         from sqlft_local.base import loading
 
-        given = _model_options(model)
-        renderer = loading.renderer_of(folder, given.chat_template).marked(asked_with(given, None))
+        given = _get_model_options(model)
+        renderer = loading.load_renderer(folder, given.chat_template).with_delimiters(
+            resolve_inference_delimiters(given, None)
+        )
         return [len(renderer.prompt(messages)) for messages in conversations]
 
     def _use_threads(self) -> None:
@@ -280,7 +290,7 @@ class Local(Trainer, Embedder):
             torch.set_num_threads(self.options.threads)
 
 
-def _model_options(model: ModelSpec) -> ModelOptions:
+def _get_model_options(model: ModelSpec) -> ModelOptions:
     if model.options is None or isinstance(model.options, ModelOptions):
         return model.options or ModelOptions()
     raise OptionError(

@@ -61,7 +61,7 @@ class Machine:
             return wanted.partition(":")[0]
         return "cuda" if self.gpus and torch_has_cuda() else "mps" if self.metal else "cpu"
 
-    def fast(self, device: str) -> tuple[str, ...]:
+    def fast_dtypes(self, device: str) -> tuple[str, ...]:
         """The dtypes that are not slower than float32 on the device."""
         if device == "cuda":
             able = all(gpu.capability >= BF16_CAPABILITY for gpu in self.gpus)
@@ -75,7 +75,7 @@ class Machine:
         if wanted != "auto":
             return wanted
         if device == "cuda":
-            return "bfloat16" if "bfloat16" in self.fast(device) else "float32"
+            return "bfloat16" if "bfloat16" in self.fast_dtypes(device) else "float32"
         return "bfloat16" if device == "cpu" and training and "amx_bf16" in self.flags else "float32"
 
     def available(self, device: str, processes: int = 1) -> int | None:
@@ -85,13 +85,15 @@ class Machine:
         return None if self.free is None else self.free // processes
 
 
-def machine() -> Machine:
+def detect_machine() -> Machine:
     """This one, as it is now."""
-    total, free = _memory()
-    return Machine(_processor(), cores(), total, free, features(), tuple(_gpus()), _is_apple())
+    total, free = _detect_memory()
+    return Machine(
+        _detect_processor(), count_cores(), total, free, detect_cpu_features(), tuple(_detect_gpus()), _is_apple()
+    )
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -104,20 +106,20 @@ def torch_has_cuda() -> bool:
         return False
 
 
-def _memory() -> tuple[int | None, int | None]:
+def _detect_memory() -> tuple[int | None, int | None]:
     """(all, free), of the container if it has less than the machine."""
     try:
         import psutil
     except ImportError:
-        return _memory_of_linux()
+        return _read_meminfo()
     found = psutil.virtual_memory()
     total, free = int(found.total), int(found.available)
-    for limit, used in limits():
+    for limit, used in read_cgroup_limits():
         total, free = min(total, limit), min(free, max(0, limit - used))
     return total, free
 
 
-def _memory_of_linux() -> tuple[int | None, int | None]:
+def _read_meminfo() -> tuple[int | None, int | None]:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -126,7 +128,7 @@ def _memory_of_linux() -> tuple[int | None, int | None]:
     return known.get("MemTotal"), known.get("MemAvailable")
 
 
-def limits() -> Iterator[tuple[int, int]]:
+def read_cgroup_limits() -> Iterator[tuple[int, int]]:
     """(allowed, used) bytes of each container that bounds this process."""
     for limit, used in CGROUPS:
         try:
@@ -139,14 +141,14 @@ def limits() -> Iterator[tuple[int, int]]:
 
 
 @cache
-def _processor() -> str:
-    for line in _cpuinfo():
+def _detect_processor() -> str:
+    for line in _read_cpuinfo():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
-def features() -> tuple[str, ...]:
+def detect_cpu_features() -> tuple[str, ...]:
     """Those of FEATURES that the processor has, or that the environment says in its place."""
     named = os.environ.get(OVERRIDE, "").replace(",", " ").split()
     if unknown := set(named) - set(FEATURES):
@@ -156,13 +158,13 @@ def features() -> tuple[str, ...]:
         )
     if named:
         return tuple(name for name in FEATURES if name in named)
-    line = next((text for text in _cpuinfo() if text.lower().startswith(("flags", "features"))), "")
+    line = next((text for text in _read_cpuinfo() if text.lower().startswith(("flags", "features"))), "")
     there = set(line.partition(":")[2].split())
     return tuple(name for name in FEATURES if name in there)
 
 
 @cache
-def _cpuinfo() -> tuple[str, ...]:
+def _read_cpuinfo() -> tuple[str, ...]:
     try:
         return tuple(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines())
     except OSError:
@@ -173,7 +175,7 @@ def _is_apple() -> bool:
     return platform.system() == "Darwin" and platform.machine() == "arm64"
 
 
-def _gpus() -> Iterator[Gpu]:
+def _detect_gpus() -> Iterator[Gpu]:
     """NVIDIA's, by its own tool."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
@@ -192,23 +194,23 @@ def _gpus() -> Iterator[Gpu]:
         yield Gpu(name, round(total * 2**20), round(free * 2**20), capability)
 
 
-SPINS = "2000"
+SPIN_COUNT = "2000"
 """Rounds that OpenMP's threads spin before they sleep: some ten microseconds.  By default it is milliseconds, which on
 cores that other work uses too (two threads of three processes on two cores) made an answer ten times slower."""
-PREPARED = "128"
+PRIMITIVE_CACHE_SIZE = "128"
 """Products of matrices that stay prepared, by oneDNN and by PyTorch's layer over it.  A step needs about a hundred; by
 default it is 1024, and rows of ever other lengths then took 6 MB more in each step of a training."""
 
 
-def share() -> None:
+def configure_math_libraries() -> None:
     """Settings of the libraries that compute, to be made before they are imported: threads that wait for each other
     sleep where they would spin, and few products stay prepared."""
-    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(capacity, PREPARED)
+        os.environ.setdefault(capacity, PRIMITIVE_CACHE_SIZE)
 
 
-def usable(given: int | None) -> int:
+def resolve_threads(given: int | None) -> int:
     """Threads: as many as cores that this process may use; two on one core only disturb each other."""
     if given:
         return given
@@ -223,11 +225,11 @@ def usable(given: int | None) -> int:
     return max(1, there // 2 if twofold else there)
 
 
-def command(module: str, *arguments: str) -> list[str]:
-    """What runs a module of ours in a process of its own, with `environment`."""
+def module_command(module: str, *arguments: str) -> list[str]:
+    """What runs a module of ours in a process of its own, with `child_environment`."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-def environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """That of this process, in which the other one finds the modules that this one would."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}

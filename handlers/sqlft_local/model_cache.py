@@ -8,73 +8,73 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlft_local.machine import limits
+from sqlft_local.machine import read_cgroup_limits
 
-SHARE = 0.5
+MEMORY_SHARE = 0.5
 """Of the machine's memory, for models that are kept loaded."""
 
 
 @dataclass
-class Resident:
+class CachedModel:
     """Something loaded; `bytes` of memory, `free` gives them back."""
 
     value: Any
     bytes: int
     free: Callable[[], None]
     users: int = 0
-    leaving: bool = field(default=False)
+    unload_when_idle: bool = field(default=False)
     """Freed as soon as nobody uses it."""
 
 
-class Residents:
+class ModelCache:
     """Loaded models by key.  One that is in use is never freed; `limit` in bytes may be passed by those in use."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._kept: OrderedDict[Hashable, Resident] = OrderedDict()
+        self._entries: OrderedDict[Hashable, CachedModel] = OrderedDict()
         self._lock = threading.RLock()
 
-    def take(self, key: Hashable, load: Callable[[], Resident]) -> Any:
-        """The value of `key`, loaded if need be, in use until `give` is called."""
+    def acquire(self, key: Hashable, load: Callable[[], CachedModel]) -> Any:
+        """The value of `key`, loaded if need be, in use until `release` is called."""
         with self._lock:
-            resident = self._kept.get(key)
+            resident = self._entries.get(key)
             if resident is None:
-                resident = self._kept[key] = load()
-            self._kept.move_to_end(key)
+                resident = self._entries[key] = load()
+            self._entries.move_to_end(key)
             resident.users += 1
-            resident.leaving = False
+            resident.unload_when_idle = False
             self._shrink()
             return resident.value
 
-    def give(self, key: Hashable) -> None:
+    def release(self, key: Hashable) -> None:
         """No longer in use by one that took it."""
         with self._lock:
-            resident = self._kept.get(key)
+            resident = self._entries.get(key)
             if resident is None:
                 return
             resident.users = max(0, resident.users - 1)
-            if resident.leaving and not resident.users:
+            if resident.unload_when_idle and not resident.users:
                 self._free(key)
             self._shrink()
 
     def unload(self, which: Callable[[Hashable], bool]) -> bool:
         """Free those of such keys, at once or when their last user is done; whether there was one not told before."""
         with self._lock:
-            found = [k for k, r in self._kept.items() if which(k) and not r.leaving]
+            found = [k for k, r in self._entries.items() if which(k) and not r.unload_when_idle]
             for key in found:
-                self._kept[key].leaving = True
-                if not self._kept[key].users:
+                self._entries[key].unload_when_idle = True
+                if not self._entries[key].users:
                     self._free(key)
             return bool(found)
 
     @property
     def bytes(self) -> int:
         """Memory of all that is kept."""
-        return sum(r.bytes for r in self._kept.values())
+        return sum(r.bytes for r in self._entries.values())
 
     def _shrink(self) -> None:
-        idle = [k for k, r in self._kept.items() if not r.users]
-        newest = next(reversed(self._kept), None)
+        idle = [k for k, r in self._entries.items() if not r.users]
+        newest = next(reversed(self._entries), None)
         for key in idle:
             if self.bytes <= self.limit:
                 return
@@ -82,10 +82,10 @@ class Residents:
                 self._free(key)
 
     def _free(self, key: Hashable) -> None:
-        self._kept.pop(key).free()
+        self._entries.pop(key).free()
 
 
-def memory() -> int:
+def detect_memory() -> int:
     """Bytes of this machine's memory, as far as this process may use it; 8 GB where that cannot be found out."""
     import os
 
@@ -93,8 +93,8 @@ def memory() -> int:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return 8 << 30
-    return min([total, *(limit for limit, _ in limits())])
+    return min([total, *(limit for limit, _ in read_cgroup_limits())])
 
 
-RESIDENTS = Residents(int(memory() * SHARE))
+MODEL_CACHE = ModelCache(int(detect_memory() * MEMORY_SHARE))
 """Those of this process."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from sqlft.handler import Alias, Range
 
-MAY_CHANGE = (
+RESUME_OPTIONS = (
     "max_memory",
     "max_tokens_per_pass",
     "gradient_checkpointing",
@@ -132,7 +132,7 @@ class TrainOptions:
     checkpoint_steps: Annotated[int | None, "a checkpoint every so many steps as well", Range(1)] = None
 
     @property
-    def rows_a_step(self) -> int:
+    def rows_per_step(self) -> int:
         """The batch size, where no preset settled it that of most bases."""
         return self.batch_size or 16
 

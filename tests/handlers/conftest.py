@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from platformdirs import user_cache_dir
-from sqlft_local.model_cache import RESIDENTS, Residents
+from sqlft_local.model_cache import MODEL_CACHE, ModelCache
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -42,10 +42,10 @@ PROCESSORS = {
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test marked `processor_has(a, b)` is skipped where the processor has none of these features."""
-    from sqlft_local.machine import features
+    from sqlft_local.machine import detect_cpu_features
 
     for mark in item.iter_markers("processor_has"):
-        if not set(mark.args) & set(features()):
+        if not set(mark.args) & set(detect_cpu_features()):
             pytest.skip(f"the processor has no {' and no '.join(mark.args)}")
 
 
@@ -57,11 +57,11 @@ def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def residents(monkeypatch: pytest.MonkeyPatch) -> Iterator[Residents]:
+def residents(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelCache]:
     """Models that the test loaded, and no other test: freed at its end."""
-    monkeypatch.setattr(RESIDENTS, "_kept", OrderedDict())
-    yield RESIDENTS
-    RESIDENTS.unload(lambda key: True)
+    monkeypatch.setattr(MODEL_CACHE, "_entries", OrderedDict())
+    yield MODEL_CACHE
+    MODEL_CACHE.unload(lambda key: True)
 
 
 def make_tokenizer(folder: Path, template: str | None = CHATML) -> int:

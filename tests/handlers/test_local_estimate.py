@@ -13,14 +13,22 @@ import pytest
 import torch
 from sqlft_local import Local, machine
 from sqlft_local.base import loading
-from sqlft_local.base.config import Shape
+from sqlft_local.base.config import DecoderShape, read_shape
 from sqlft_local.base.presets import PRESETS
 from sqlft_local.estimate import speed
-from sqlft_local.estimate.training import Base, asked_in, base_of, bases_that_fit, estimate, longest_row, trained_in
+from sqlft_local.estimate.training import (
+    BaseDescription,
+    describe_base,
+    estimate,
+    find_inference_dtype,
+    find_longest_row,
+    find_training_dtype,
+    list_bases,
+)
 from sqlft_local.machine import Gpu, Machine
 from sqlft_local.options import ModelOptions, TrainOptions
 from sqlft_local.train import memory
-from sqlft_local.train.memory import Setting
+from sqlft_local.train.memory import TrainingSetup
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sqlft.errors import NotSupported, OptionError, ProviderError
@@ -46,7 +54,7 @@ def rows(count: int, words: int = 12) -> pa.Table:
 
 
 def foreseen(
-    base: Base, data: pa.Table, here: Machine = LAPTOP, folder: Path = Path("/nowhere"), **options: Any
+    base: BaseDescription, data: pa.Table, here: Machine = LAPTOP, folder: Path = Path("/nowhere"), **options: Any
 ) -> Any:
     given = ModelOptions(**{k: options.pop(k) for k in ("dtype", "context_length") if k in options})
     return estimate(base, given, TrainOptions(**options), TrainingSet(data), here, "cpu", None, folder)
@@ -60,19 +68,19 @@ def test_shapes_of_the_presets_are_those_of_real_models(name: str) -> None:
     kind = next(kind for start, kind in KINDS.items() if name.startswith(start))
     config = AutoConfig.for_model(
         kind,
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head,
+        head_dim=shape.head_dim,
         tie_word_embeddings=shape.tied,
     )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(shape.parameters, rel=1e-3)
-    assert config.shape_of(config.to_dict()) == shape
+    assert read_shape(config.to_dict()) == shape
 
 
 @pytest.mark.parametrize(
@@ -86,7 +94,7 @@ def test_parameters_are_those_that_the_makers_name(name: str, billions: float) -
 
 
 def test_tokens_and_steps_are_those_of_the_training(tiny: Path, tmp_path: Path) -> None:
-    base = base_of(str(tiny), tiny, ModelOptions())
+    base = describe_base(str(tiny), tiny, ModelOptions())
     assert base is not None
     options = {"n_epochs": 2.0, "batch_size": 4, "early_stopping": False, "max_length": 48}
     found = foreseen(base, rows(10, 40), **options)
@@ -99,7 +107,7 @@ def test_tokens_and_steps_are_those_of_the_training(tiny: Path, tmp_path: Path) 
 
 
 def test_many_rows_are_told_from_some(tiny: Path) -> None:
-    base = base_of(str(tiny), tiny, ModelOptions())
+    base = describe_base(str(tiny), tiny, ModelOptions())
     assert base is not None
     few, many = foreseen(base, rows(500), n_epochs=1), foreseen(base, rows(5_000), n_epochs=1)
     assert many.examples == 5_000
@@ -108,7 +116,7 @@ def test_many_rows_are_told_from_some(tiny: Path) -> None:
 
 
 def test_a_base_that_is_not_here_is_told_by_its_shape() -> None:
-    base = base_of("CodeLlama-34b", None, ModelOptions())
+    base = describe_base("CodeLlama-34b", None, ModelOptions())
     assert base is not None
     found = foreseen(base, rows(100))
     assert found.refusal is not None
@@ -117,25 +125,25 @@ def test_a_base_that_is_not_here_is_told_by_its_shape() -> None:
     assert "nf4" in why
     assert "smaller base" in what_to_do
     assert any("guess from letters" in remark for remark in found.remarks)
-    assert base_of("someone/unknown", None, ModelOptions()) is None
+    assert describe_base("someone/unknown", None, ModelOptions()) is None
 
 
 def test_the_articles_34b_fits_their_card_in_eight_bits() -> None:
     """A little over 40 GB on a card of 48."""
-    base = base_of("codellama-34b", None, ModelOptions())
+    base = describe_base("codellama-34b", None, ModelOptions())
     assert base is not None
     where = replace(CARD, free=200 * GIGA)
     cuda = estimate(base, ModelOptions(), TrainOptions(), TrainingSet(rows(50)), where, "cuda", None, Path("/nowhere"))
     assert cuda.refusal is not None
     assert "47.0 GB may be used on the GPU" in cuda.refusal[0]
     assert "quantization = 'int8'" in cuda.refusal[1]
-    eight = memory.whole(base.shape, Setting("bfloat16", "int8", checkpointing=True), 2048)
+    eight = memory.estimate_training_bytes(base.shape, TrainingSetup("bfloat16", "int8", checkpointing=True), 2048)
     assert 35 * GIGA < eight < 45 * GIGA
 
 
 def test_processes_share_the_machine_and_have_cards_of_their_own(tiny: Path) -> None:
     """So many times the memory and a share of the work; fewer cards than processes are refused."""
-    base = base_of(str(tiny), tiny, ModelOptions())
+    base = describe_base(str(tiny), tiny, ModelOptions())
     assert base is not None
     alone, together = (foreseen(base, rows(50), num_processes=n) for n in (1, 3))
     assert together.memory_available == alone.memory_available // 3
@@ -157,7 +165,7 @@ def test_processes_share_the_machine_and_have_cards_of_their_own(tiny: Path) -> 
     [(60, "checkpointing|bfloat16"), (20, "quantization = 'int8'"), (11, "quantization = 'nf4'"), (3, "smaller base")],
 )  # fmt: skip
 def test_the_nearest_setting_that_would_do(free: int, cure: str) -> None:
-    base = base_of("codellama-13b", None, ModelOptions())
+    base = describe_base("codellama-13b", None, ModelOptions())
     assert base is not None
     found = foreseen(base, rows(50), replace(LAPTOP, free=free * GIGA), dtype="float32")
     if found.refusal is None:
@@ -171,16 +179,18 @@ def test_shorter_rows_are_the_cure_where_they_would_do(tiny: Path, tmp_path: Pat
     larger = {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 24, "head_dim": 128}
     config = json.loads((folder / "config.json").read_text()) | larger | {"max_position_embeddings": 40_000}
     (folder / "config.json").write_text(json.dumps(config))
-    base = base_of(str(folder), folder, ModelOptions())
+    base = describe_base(str(folder), folder, ModelOptions())
     assert base is not None
-    free = memory.fixed(base.shape, Setting()) + 1000 * memory.token(base.shape, Setting(checkpointing=True))
+    free = memory.estimate_fixed_bytes(base.shape, TrainingSetup()) + 1000 * memory.estimate_token_bytes(
+        base.shape, TrainingSetup(checkpointing=True)
+    )
     found = foreseen(base, rows(2, 16_000), replace(LAPTOP, free=free), max_length=20_000)
     assert found.refusal is not None
     assert "max_length = " in found.refusal[1]
 
 
 def test_max_minutes_ends_the_estimate_too() -> None:
-    base = base_of("smollm2-1.7b", None, ModelOptions())
+    base = describe_base("smollm2-1.7b", None, ModelOptions())
     assert base is not None
     found = foreseen(base, rows(2_000), max_minutes=1.0)
     assert found.seconds == 60
@@ -188,25 +198,25 @@ def test_max_minutes_ends_the_estimate_too() -> None:
 
 
 def test_the_longest_row_that_stays_whole() -> None:
-    base = Base("x", Shape(2, 64, 96, 4, 2, 16, 400, True), 512)
-    assert longest_row(base, TrainOptions()) == 512
-    assert longest_row(base, TrainOptions(max_length=100)) == 100
-    assert longest_row(replace(base, context=9_000), TrainOptions()) == 2048
-    assert longest_row(None, TrainOptions()) is None
+    base = BaseDescription("x", DecoderShape(2, 64, 96, 4, 2, 16, 400, True), 512)
+    assert find_longest_row(base, TrainOptions()) == 512
+    assert find_longest_row(base, TrainOptions(max_length=100)) == 100
+    assert find_longest_row(replace(base, context=9_000), TrainOptions()) == 2048
+    assert find_longest_row(None, TrainOptions()) is None
 
 
 def test_an_architecture_without_attention_is_refused_with_those_that_work(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "mamba", "hidden_size": 64, "num_hidden_layers": 2}')
     with pytest.raises(NotSupported, match="mamba") as caught:
-        base_of(str(tmp_path), tmp_path, ModelOptions())
+        describe_base(str(tmp_path), tmp_path, ModelOptions())
     assert "Llama" in caught.value.next_step
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ProviderError, match="cannot be read"):
-        base_of(str(tmp_path), tmp_path, ModelOptions())
+        describe_base(str(tmp_path), tmp_path, ModelOptions())
 
 
 def test_max_memory_bounds_the_passes(tiny: Path) -> None:
-    base = base_of("smollm2-135m", None, ModelOptions())
+    base = describe_base("smollm2-135m", None, ModelOptions())
     assert base is not None
     wide, narrow = (foreseen(base, rows(200), max_memory=m) for m in ("8GB", "1.9GB"))
     assert narrow.memory_bytes < wide.memory_bytes
@@ -221,56 +231,56 @@ def test_over_long_rows_are_found_without_a_max_length(tiny: Path) -> None:
 
 def test_a_speed_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "MEASURE_SECONDS", 1200.0)
-    shape = Shape(4, 32, 48, 2, 2, 16, 300, True)
-    trial = speed.Trial(shape, Setting(dropout=0.0), "cpu", 1, (30, 40, 70), 10, 8)
-    found = speed.speed(trial, tmp_path, "here")
+    shape = DecoderShape(4, 32, 48, 2, 2, 16, 300, True)
+    trial = speed.SpeedTrial(shape, TrainingSetup(dropout=0.0), "cpu", 1, (30, 40, 70), 10, 8)
+    found = speed.load_or_measure(trial, tmp_path, "here")
     assert found is not None
     assert found.checking > 0
     assert found.training > 0
     kept = tmp_path / "speed.json"
     known = json.loads(kept.read_text())
     kept.write_text(json.dumps({key: {"training": 7.0, "checking": 3.0} for key in known}))
-    assert speed.speed(trial, tmp_path, "here") == speed.Speed(7.0, 3.0)
-    assert speed.speed(replace(trial, device="nowhere"), tmp_path, "here") is None
+    assert speed.load_or_measure(trial, tmp_path, "here") == speed.PassTime(7.0, 3.0)
+    assert speed.load_or_measure(replace(trial, device="nowhere"), tmp_path, "here") is None
 
 
 def test_more_blocks_take_longer_and_more_work() -> None:
-    small, large = (Shape(n, 64, 128, 4, 4, 16, 300, True) for n in (2, 8))
-    assert speed.flops(large, Setting(), 100, 0) == 4 * speed.flops(small, Setting(), 100, 0)
-    assert speed.flops(large, Setting(), 0, 10) == 4 * 300 * 64 * 10
+    small, large = (DecoderShape(n, 64, 128, 4, 4, 16, 300, True) for n in (2, 8))
+    assert speed.count_flops(large, TrainingSetup(), 100, 0) == 4 * speed.count_flops(small, TrainingSetup(), 100, 0)
+    assert speed.count_flops(large, TrainingSetup(), 0, 10) == 4 * 300 * 64 * 10
 
 
 def test_the_machine_is_looked_at_without_torch() -> None:
-    here = machine.machine()
+    here = machine.detect_machine()
     assert here.cores >= 1
     assert here.memory is not None
     assert here.free is not None
     assert 0 < here.free <= here.memory
     assert here.device("cuda:1") == "cuda"
-    assert here.device("auto") == loading.chosen_device("auto")
+    assert here.device("auto") == loading.resolve_device("auto")
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_dtypes_are_those_that_loading_chooses(processor: str, training: bool) -> None:
-    here = machine.machine()
+    here = machine.detect_machine()
     device = here.device("auto")
-    assert here.dtype("auto", device, training) == str(loading.chosen_dtype("auto", device, training)).split(".")[1]
+    assert here.dtype("auto", device, training) == str(loading.resolve_dtype("auto", device, training)).split(".")[1]
 
 
 def test_the_environment_names_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what no processor has is refused."""
     monkeypatch.setenv("SQLFT_CPU_FEATURES", "amx_bf16, avx2")
-    assert machine.machine().flags == ("avx2", "amx_bf16")
+    assert machine.detect_machine().flags == ("avx2", "amx_bf16")
     monkeypatch.setenv("SQLFT_CPU_FEATURES", "avx2,amx")
     with pytest.raises(OptionError, match="no feature of a processor: amx") as caught:
-        machine.features()
+        machine.detect_cpu_features()
     assert "amx_bf16" in caught.value.next_step
     monkeypatch.delenv("SQLFT_CPU_FEATURES")
-    assert set(machine.features()) <= set(machine.FEATURES)
+    assert set(machine.detect_cpu_features()) <= set(machine.FEATURES)
 
 
 def test_dtypes_of_other_machines() -> None:
-    assert LAPTOP.fast("cpu") == ("float32",)
+    assert LAPTOP.fast_dtypes("cpu") == ("float32",)
     assert LAPTOP.dtype("auto", "cpu") == "float32"
     assert replace(LAPTOP, flags=("amx_bf16",)).dtype("auto", "cpu") == "bfloat16"
     assert CARD.dtype("auto", "cuda") == "bfloat16"
@@ -282,12 +292,12 @@ def test_what_fits_is_told_a_preset() -> None:
     large, small = (PRESETS[name].shape for name in ("codellama-34b", "smollm2-135m"))
     assert large is not None
     assert small is not None
-    assert trained_in(small, Setting(), 8 * GIGA) == "float32"
-    assert [trained_in(large, Setting(), n * GIGA) for n in (45, 26, 8)] == ["int8", "nf4", None]
-    assert [asked_in(large, n * GIGA) for n in (90, 45, 8)] == ["f16", "q8_0", None]
+    assert find_training_dtype(small, TrainingSetup(), 8 * GIGA) == "float32"
+    assert [find_training_dtype(large, TrainingSetup(), n * GIGA) for n in (45, 26, 8)] == ["int8", "nf4", None]
+    assert [find_inference_dtype(large, n * GIGA) for n in (90, 45, 8)] == ["f16", "q8_0", None]
 
 
 def test_every_preset_has_a_row() -> None:
-    found = {row["base"]: row for row in bases_that_fit(CARD)}
+    found = {row["base"]: row for row in list_bases(CARD)}
     assert set(found) == set(PRESETS)
     assert found["smollm2-135m"]["training"] in ("float32", "bfloat16")

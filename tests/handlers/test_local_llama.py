@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from sqlft_local import Local
 from sqlft_local.base import tokenization, weight_cache
 from sqlft_local.base.tokenization import Renderer
-from sqlft_local.model_cache import RESIDENTS, Residents
+from sqlft_local.model_cache import MODEL_CACHE, ModelCache
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions
 from sqlft_local.predict import choose
 from transformers import AutoModelForCausalLM
@@ -32,7 +32,9 @@ SCHEMA = {
 
 
 @pytest.fixture(autouse=True)
-def _own_bases(residents: Residents, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_bases(
+    residents: ModelCache, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Converted files go below the test's folder."""
     monkeypatch.setenv("SQLFT_BASES", str(tmp_path_factory.getbasetemp() / "bases"))
 
@@ -108,7 +110,7 @@ def test_versions_laid_over_share_one_base(tiny: Path, adapters: list[Path]) -> 
     """Ten versions cost one base in memory."""
     for adapter in (None, *adapters):
         ask(tiny, PROMPTS[:1], adapter, adapter="runtime")
-    assert len(RESIDENTS._kept) == 1
+    assert len(MODEL_CACHE._entries) == 1
 
 
 def test_quantized_weights_mostly_agree(tiny: Path) -> None:
@@ -141,13 +143,13 @@ def test_auto_takes_the_fastest_way_that_is_exact_enough(
     model, options, given = ModelSpec(str(tiny)), PredictOptions(), ModelOptions()
 
     def auto() -> tuple[str, str]:
-        taken = choose.chosen(model, options, tiny, "cpu")
+        taken = choose.choose_backend(model, options, tiny, "cpu")
         if taken == "transformers":
-            return taken, choose.dtype(options, given, tiny, "cpu")
-        return taken, choose.kind(options, given, tiny)
+            return taken, choose.choose_dtype(options, given, tiny, "cpu")
+        return taken, choose.choose_gguf_type(options, given, tiny)
 
     assert auto() == AUTO[processor]
-    monkeypatch.setattr(weight_cache, "SMALL", 10)
+    monkeypatch.setattr(weight_cache, "SMALL_BASE_BYTES", 10)
     assert auto() == (AUTO[processor] if processor == "matrix units" else ("llama.cpp", "q8_0"))
 
 
@@ -257,15 +259,15 @@ def test_unloading_frees(tiny: Path) -> None:
     assert handler.unload(model, None)
     assert [c.text is not None for c in predictor.predict([Request(1, (Message("user", "hi"),))])] == [True]  # type: ignore[attr-defined]
     predictor.close()  # type: ignore[attr-defined]
-    assert not RESIDENTS._kept
+    assert not MODEL_CACHE._entries
     assert not handler.unload(model, None)
 
 
 def test_rendering_without_transformers_gives_the_same_tokens(tiny: Path) -> None:
     """System messages and examples before the question, odd letters, answers in the middle."""
-    home = weight_cache.files(tiny, None, "f32", False, lambda what, share: None).home
-    tokenizer, stop_ids = tokenization.opened_tokenizer(tiny)
-    theirs, ours = Renderer(tokenizer, stop_ids), Renderer(tokenization.LightTokenizer(home), stop_ids)
+    home = weight_cache.prepare_gguf_files(tiny, None, "f32", False, lambda what, share: None).home
+    tokenizer, stop_ids = tokenization.load_transformers_tokenizer(tiny)
+    theirs, ours = Renderer(tokenizer, stop_ids), Renderer(tokenization.ChatTokenizer(home), stop_ids)
     turns = [("system", "You say SQL. é😀"), ("user", "How many?"), ("assistant", "SELECT 1"), ("user", " and\tnow\n")]
     messages = [Message(*t) for t in turns]
     assert ours.prompt(messages) == theirs.prompt(messages)
@@ -276,10 +278,10 @@ def test_rendering_without_transformers_gives_the_same_tokens(tiny: Path) -> Non
 
 def test_bad_files_are_told(tiny: Path, adapters: list[Path], model_maker: Callable[..., Path]) -> None:
     """One cut short, and an adapter for another base."""
-    file = weight_cache.files(tiny, None, "q8_0", False, lambda what, share: None).model
+    file = weight_cache.prepare_gguf_files(tiny, None, "q8_0", False, lambda what, share: None).model
     whole = file.read_bytes()
     for part in (whole[: len(whole) // 2], whole[:10], b"no GGUF at all" * 10):
-        RESIDENTS.unload(lambda key: True)
+        MODEL_CACHE.unload(lambda key: True)
         file.write_bytes(part)
         with pytest.raises(ProviderError, match=r"[Rr]emove"):
             ask(tiny, PROMPTS[:1], precision="q8_0")

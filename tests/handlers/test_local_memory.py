@@ -11,59 +11,63 @@ from pathlib import Path
 import pytest
 from sqlft_local import machine
 from sqlft_local.base import loading
-from sqlft_local.base.config import Shape, shape_of
+from sqlft_local.base.config import DecoderShape, read_shape
 from sqlft_local.options import ModelOptions, TrainOptions
 from sqlft_local.train import lora, memory
-from sqlft_local.train.memory import Setting
+from sqlft_local.train.memory import TrainingSetup
 from transformers import AutoConfig
 
 from sqlft.errors import OptionError
 
-CODELLAMA_34B = Shape(48, 8192, 22016, 64, 8, 128, 32000, False)
-CODELLAMA_7B = Shape(32, 4096, 11008, 32, 32, 128, 32016, False)
+CODELLAMA_34B = DecoderShape(48, 8192, 22016, 64, 8, 128, 32000, False)
+CODELLAMA_7B = DecoderShape(32, 4096, 11008, 32, 32, 128, 32016, False)
 
 
 def test_parameters_are_those_of_the_model(tiny: Path) -> None:
     """Every number of the base, and every one that is trained."""
-    loaded = loading.fresh(tiny, ModelOptions(dtype="float32"), "cpu", training=True)
-    shape = shape_of(loaded.model.config.to_dict())
+    loaded = loading.load_base(tiny, ModelOptions(dtype="float32"), "cpu", training=True)
+    shape = read_shape(loaded.model.config.to_dict())
     assert shape.parameters == sum(p.numel() for p in loaded.model.parameters())
     attached = lora.attach(loaded.model, TrainOptions(r=3, target_modules=["q_proj", "down_proj"]), None)
     counted = sum(p.numel() for p in attached.trained.values())
-    assert memory.adapter_parameters(shape, 3, ["q_proj", "down_proj"]) == counted
-    assert memory.adapter_parameters(shape, 3, ["all-linear"]) > counted
+    assert memory.count_adapter_parameters(shape, 3, ["q_proj", "down_proj"]) == counted
+    assert memory.count_adapter_parameters(shape, 3, ["all-linear"]) > counted
 
 
 def test_large_models_have_the_sizes_they_are_named_for() -> None:
     """34 billion weights: 67 GB in bfloat16, a little over 34 GB in int8."""
     assert 33e9 < CODELLAMA_34B.parameters < 34.5e9
     assert 6.6e9 < CODELLAMA_7B.parameters < 6.8e9
-    assert 66e9 < memory.weights(CODELLAMA_34B, "bfloat16") < 69e9
-    assert 33e9 < memory.weights(CODELLAMA_34B, "bfloat16", "int8") < 36e9
-    assert 18e9 < memory.weights(CODELLAMA_34B, "bfloat16", "nf4") < 21e9
+    assert 66e9 < memory.estimate_weight_bytes(CODELLAMA_34B, "bfloat16") < 69e9
+    assert 33e9 < memory.estimate_weight_bytes(CODELLAMA_34B, "bfloat16", "int8") < 36e9
+    assert 18e9 < memory.estimate_weight_bytes(CODELLAMA_34B, "bfloat16", "nf4") < 21e9
 
 
 def test_a_config_without_the_newer_keys() -> None:
     """Older configs name neither the heads of keys nor a head's width."""
     old = {"num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 64, "vocab_size": 100}
-    assert shape_of(old) == Shape(2, 64, 256, 4, 4, 16, 100, False)
-    assert shape_of(AutoConfig.for_model("llama", **old, intermediate_size=256).to_dict()).head == 16
+    assert read_shape(old) == DecoderShape(2, 64, 256, 4, 4, 16, 100, False)
+    assert read_shape(AutoConfig.for_model("llama", **old, intermediate_size=256).to_dict()).head_dim == 16
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_tokens_that_fit_fill_the_bytes(checkpointing: bool) -> None:
     """One more would be too many."""
-    setting = Setting("bfloat16", checkpointing=checkpointing)
+    setting = TrainingSetup("bfloat16", checkpointing=checkpointing)
     left = 3 << 30
-    tokens = memory.tokens_within(CODELLAMA_7B, setting, left)
-    above = memory.whole(CODELLAMA_7B, setting, tokens) - memory.fixed(CODELLAMA_7B, setting)
-    assert above <= left < above + 2 * memory.token(CODELLAMA_7B, setting)
-    assert memory.tokens_within(CODELLAMA_7B, setting, 1000) == 0
+    tokens = memory.fit_tokens(CODELLAMA_7B, setting, left)
+    above = memory.estimate_training_bytes(CODELLAMA_7B, setting, tokens) - memory.estimate_fixed_bytes(
+        CODELLAMA_7B, setting
+    )
+    assert above <= left < above + 2 * memory.estimate_token_bytes(CODELLAMA_7B, setting)
+    assert memory.fit_tokens(CODELLAMA_7B, setting, 1000) == 0
 
 
 def test_checkpointing_takes_a_fraction() -> None:
     """An input a block in place of all that the block keeps."""
-    plain, checkpointed = (memory.token(CODELLAMA_34B, Setting("bfloat16", checkpointing=c)) for c in (False, True))
+    plain, checkpointed = (
+        memory.estimate_token_bytes(CODELLAMA_34B, TrainingSetup("bfloat16", checkpointing=c)) for c in (False, True)
+    )
     assert checkpointed < plain / 5
 
 
@@ -75,9 +79,9 @@ sys.path.insert(0, sys.argv[3])
 import test_local_training as t
 from sqlft.handler import TrainingSet
 from sqlft.training.worker import peak_memory
-from sqlft_local import budget
+from sqlft_local.train import memory
 from sqlft_local.options import ModelOptions
-budget.available = lambda device: 10**10  # whatever else runs on this machine
+memory.read_available_memory = lambda device: 10**10  # whatever else runs on this machine
 rows = [("How many of " + name * 40 + "?", "none " * 30) for name in t.NAMES] + [("word " * 350, "yes")]
 options = eval(sys.argv[4])
 model = ModelOptions(dtype=options.pop("dtype"))
@@ -117,20 +121,20 @@ def test_peak_memory_follows_the_bound(
 )
 def test_sizes_are_read(text: str, size: int) -> None:
     """As people write them."""
-    assert memory.parsed(text) == size
+    assert memory.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["much", "8 XB", "-1", "GB"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     """With an example."""
     with pytest.raises(OptionError, match="max_memory"):
-        memory.parsed(text)
+        memory.parse_size(text)
 
 
 def test_few_products_stay_prepared_unless_one_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """What oneDNN and PyTorch keep for each shape would add up over a training."""
     monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
-    machine.share()
-    assert os.environ["LRU_CACHE_CAPACITY"] == machine.PREPARED
+    machine.configure_math_libraries()
+    assert os.environ["LRU_CACHE_CAPACITY"] == machine.PRIMITIVE_CACHE_SIZE
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"

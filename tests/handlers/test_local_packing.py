@@ -11,11 +11,11 @@ import pytest
 import torch
 from sqlft_local.base import loading
 from sqlft_local.kernels import fused
-from sqlft_local.kernels.packing import Example, common_prefix, pack
+from sqlft_local.kernels.packing import Example, common_prefix_length, pack
 from sqlft_local.options import ModelOptions, TrainOptions
 from sqlft_local.train import lora
-from sqlft_local.train.rows import passes, weight
-from sqlft_local.train.step import loss_of
+from sqlft_local.train.rows import split_passes, sum_weights
+from sqlft_local.train.step import compute_loss
 from transformers import AutoModelForCausalLM
 
 CLOSE = 1e-5
@@ -47,13 +47,15 @@ def padded_loss(model: Any, batch: Sequence[Example]) -> Any:
 def trainable(folder: Path, attention: str) -> tuple[Any, dict[str, Any]]:
     """The model with LoRA matrices that all do something."""
     if attention == "sqlft":
-        model = loading.fresh(folder, ModelOptions(dtype="float32"), "cpu", training=True).model
-        fused.apply(model)
+        model = loading.load_base(folder, ModelOptions(dtype="float32"), "cpu", training=True).model
+        fused.fuse_modules(model)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention).requires_grad_(False)
     attached = lora.attach(model, TrainOptions(lora_dropout=0.0), None)
     numbers = torch.Generator().manual_seed(3)
-    lora.load(attached, {k: torch.randn(v.shape, generator=numbers) * 0.1 for k, v in attached.trained.items()})
+    lora.load_parameters(
+        attached, {k: torch.randn(v.shape, generator=numbers) * 0.1 for k, v in attached.trained.items()}
+    )
     return model.train(), attached.trained
 
 
@@ -61,10 +63,10 @@ def assert_equal_to_padded(folder: Path, batch: Sequence[Example], most: int = 1
     """Loss and every gradient, by the largest difference relative to the largest value."""
     packed, ours = trainable(folder, "sqlft")
     plain, theirs = trainable(folder, "eager")
-    whole = weight(batch)
+    whole = sum_weights(batch)
     loss = 0.0
-    for part in passes(batch, most):
-        found = loss_of(packed, part) / whole
+    for part in split_passes(batch, most):
+        found = compute_loss(packed, part) / whole
         found.backward()
         loss += found.item()
     expected = padded_loss(plain, batch) / whole
@@ -91,7 +93,7 @@ def test_prompts_may_count_in_the_loss(tiny: Path, prefix: int) -> None:
 def test_several_passes_make_one_step(tiny: Path) -> None:
     """Memory is bounded by parts whose gradients add up."""
     batch = rows(11, [20, 3, 40, 9, 9, 14, 2])
-    assert len(list(passes(batch, 50))) > 2
+    assert len(list(split_passes(batch, 50))) > 2
     assert_equal_to_padded(tiny, batch, most=50)
 
 
@@ -126,10 +128,10 @@ def test_a_row_is_filled_up_once() -> None:
 
 def test_common_prefix_leaves_every_row_a_token() -> None:
     """Rows without one would have no state to predict from."""
-    assert common_prefix([[1, 2, 3], [1, 2, 4, 5]]) == 2
-    assert common_prefix([[1, 2], [1, 2, 3]]) == 1
-    assert common_prefix([[5], [5, 6]]) == 0
-    assert common_prefix([[4, 5], [5, 6]]) == 0
+    assert common_prefix_length([[1, 2, 3], [1, 2, 4, 5]]) == 2
+    assert common_prefix_length([[1, 2], [1, 2, 3]]) == 1
+    assert common_prefix_length([[5], [5, 6]]) == 0
+    assert common_prefix_length([[4, 5], [5, 6]]) == 0
 
 
 @pytest.mark.parametrize("dropout", [0.05, 0.5])
@@ -137,7 +139,7 @@ def test_dropout_drops_its_share(dropout: float) -> None:
     """In every column, what is left makes up for it, and no two uses drop the same."""
     x = torch.ones(2000, 64)
     torch.manual_seed(1)
-    masks = lora.Masks(dropout)
+    masks = lora.DropoutMasks(dropout)
     masks.renew()
     one, other = masks(x).clone(), masks(x)
     assert ((one > 0).float().mean(0) - (1 - dropout)).abs().max() < 0.05
@@ -149,7 +151,7 @@ def test_dropout_drops_its_share(dropout: float) -> None:
 
 def test_leaner_modules_are_used_where_they_compute_the_same(model_maker: Callable[..., Path]) -> None:
     """Gemma's norm multiplies by 1 + w."""
-    llama = loading.fresh(model_maker("llama"), ModelOptions(dtype="float32"), "cpu", training=True).model
-    gemma = loading.fresh(model_maker("gemma", kind="gemma", head_dim=16), ModelOptions(), "cpu").model
-    assert fused.apply(llama) == 2 * 3 + 1
-    assert fused.apply(gemma) == 0
+    llama = loading.load_base(model_maker("llama"), ModelOptions(dtype="float32"), "cpu", training=True).model
+    gemma = loading.load_base(model_maker("gemma", kind="gemma", head_dim=16), ModelOptions(), "cpu").model
+    assert fused.fuse_modules(llama) == 2 * 3 + 1
+    assert fused.fuse_modules(gemma) == 0

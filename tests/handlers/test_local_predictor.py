@@ -12,7 +12,7 @@ from sqlft_local import Local
 from sqlft_local.base import loading
 from sqlft_local.options import ModelOptions, PredictOptions
 from sqlft_local.predict import torch_predictor
-from sqlft_local.predict.torch_predictor import Decoder, Lookup, steady
+from sqlft_local.predict.torch_predictor import BatchDecoder, NgramLookup, strip_unfinished
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sqlft.errors import ProviderError
@@ -77,7 +77,7 @@ def test_answers_are_those_of_transformers(model_maker: Callable[..., Path], kin
     assert [c.text for c in found] == [generated(base, p, 24) for p in PROMPTS[:6]]
 
 
-class Known(Lookup):
+class Known(NgramLookup):
     """Knows what will be said, once it has heard it; or guesses wrong."""
 
     heard: ClassVar[dict[tuple[int, ...], list[int]]] = {}
@@ -102,23 +102,23 @@ class Known(Lookup):
 
 def test_right_guesses_save_steps_and_wrong_ones_change_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers, tokens and likelihoods are those without guesses."""
-    monkeypatch.setattr(torch_predictor, "AT_ONCE", 1000)
+    monkeypatch.setattr(torch_predictor, "MAX_STEP_TOKENS", 1000)
     sizes: list[int] = []
-    step = Decoder.step
+    step = BatchDecoder.step
 
-    def counted(decoder: Decoder, tokens: Sequence[Sequence[int]]) -> torch_predictor.Tensor:
+    def counted(decoder: BatchDecoder, tokens: Sequence[Sequence[int]]) -> torch_predictor.Tensor:
         sizes.append(len(tokens[0]))
         return step(decoder, tokens)
 
-    monkeypatch.setattr(Decoder, "step", counted)
-    monkeypatch.setattr(torch_predictor, "Lookup", Known)
+    monkeypatch.setattr(BatchDecoder, "step", counted)
+    monkeypatch.setattr(torch_predictor, "NgramLookup", Known)
     found, taken = {}, {}
     for what in ("nothing", "wrong", "right"):
         monkeypatch.setattr(Known, "guesses", what)
         sizes.clear()
         found[what] = ask(tiny, PROMPTS, logprobs=True)
         taken[what] = len(sizes)
-        assert max(sizes) == (1 if what == "nothing" else torch_predictor.GUESSED + 1)
+        assert max(sizes) == (1 if what == "nothing" else torch_predictor.MAX_GUESSES + 1)
     for what in ("wrong", "right"):
         assert taken[what] <= (taken["nothing"] if what == "wrong" else taken["nothing"] * 0.6)
         for one, other in zip(found[what], found["nothing"], strict=True):
@@ -233,10 +233,10 @@ def test_pieces_make_up_the_answer(tiny: Path, stop: list[str] | None) -> None:
 
 def test_what_may_yet_be_no_part_of_an_answer_is_held_back() -> None:
     """The start of a stop sequence, and of a letter."""
-    assert [steady(text, (" END", "\n\n")) for text in ("a E", "a EN", "a END", "a Ex", "a\n", "a", "")] == [
+    assert [strip_unfinished(text, (" END", "\n\n")) for text in ("a E", "a EN", "a END", "a Ex", "a\n", "a", "")] == [
         *("a", "a", "a", "a Ex", "a", "a", "")
     ]
-    assert steady("na\ufffd", ()) == "na"
+    assert strip_unfinished("na\ufffd", ()) == "na"
 
 
 def test_a_closed_predictor_says_so(tiny: Path) -> None:
@@ -251,8 +251,8 @@ def test_a_closed_predictor_says_so(tiny: Path) -> None:
 
 def test_versions_share_the_weights_of_their_base(tiny: Path) -> None:
     """A model is loaded once a process."""
-    loading.forget()
-    one = loading.shared(str(tiny), ModelOptions(), "auto", None)
-    assert loading.shared(str(tiny), ModelOptions(), "auto", None) is one
-    loading.forget()
-    assert loading.shared(str(tiny), ModelOptions(), "auto", None) is not one
+    loading.unload_idle_models()
+    one = loading.get_shared_model(str(tiny), ModelOptions(), "auto", None)
+    assert loading.get_shared_model(str(tiny), ModelOptions(), "auto", None) is one
+    loading.unload_idle_models()
+    assert loading.get_shared_model(str(tiny), ModelOptions(), "auto", None) is not one

@@ -176,20 +176,20 @@ def test_none_outlives_the_leader(tiny: Path, tmp_path: Path) -> None:
 def test_shares_are_even() -> None:
     """Every row is somewhere, and none of the processes has much more to do."""
     batch = [Example([1] * n, [1.0] * n) for n in (90, 40, 30, 20, 20, 10)]
-    made = parallel.shares(batch, 3)
+    made = parallel.split_batch(batch, 3)
     assert sorted(len(e.ids) for part in made for e in part) == [10, 20, 20, 30, 40, 90]
     assert sorted(sum(len(e.ids) for e in part) for part in made) == [60, 60, 90]
-    assert [len(part) for part in parallel.shares(batch[:1], 2)] == [1, 0]
+    assert [len(part) for part in parallel.split_batch(batch[:1], 2)] == [1, 0]
 
 
 def test_where_it_cannot_be(tmp_path: Path) -> None:
     """More processes than GPUs, and a program that works in several already."""
     if not torch.cuda.is_available():
         with pytest.raises(OptionError, match="no device 'cuda'"):
-            parallel.places(2, "cuda")
+            parallel.assign_devices(2, "cuda")
     torch.distributed.init_process_group("gloo", init_method=(tmp_path / "s").as_uri(), rank=0, world_size=1)
     try:
         with pytest.raises(OptionError, match="together already"):
-            parallel.places(2, "cpu")
+            parallel.assign_devices(2, "cpu")
     finally:
         torch.distributed.destroy_process_group()

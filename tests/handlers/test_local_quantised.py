@@ -44,12 +44,12 @@ def test_a_quantised_base_learns_and_answers(tiny: Path, tmp_path: Path, kind: s
 @pytest.mark.parametrize("kind", KINDS)
 def test_linear_layers_are_in_few_bits(tiny: Path, kind: str) -> None:
     """And the adapter's model shares them with the base."""
-    loaded = loading.fresh(tiny, ModelOptions(quantization=kind, dtype="float32"), "cpu")
+    loaded = loading.load_base(tiny, ModelOptions(quantization=kind, dtype="float32"), "cpu")
     layer = loaded.model.model.layers[0].mlp.up_proj
     assert quantised.is_quantised(layer)
     assert layer.weight.element_size() == 1
-    plain = loading.fresh(tiny, ModelOptions(dtype="float32"), "cpu").model.model.layers[0].mlp.up_proj.weight
-    found = quantised.dense(layer, torch.float32)
+    plain = loading.load_base(tiny, ModelOptions(dtype="float32"), "cpu").model.model.layers[0].mlp.up_proj.weight
+    found = quantised.dequantise(layer, torch.float32)
     assert found.shape == plain.shape
     assert (found - plain).abs().max() < (0.02 if kind == "int8" else 0.2) * plain.abs().max()
 
@@ -59,17 +59,19 @@ def test_gradients_are_those_of_the_dense_weights(tiny: Path, kind: str) -> None
     """Lean modules multiply with the weights that the bits stand for."""
     packed = pack([Example([1, 5, 9, 12, 7, 30, 40], [0, 0, 0, 1, 1, 1, 1]), Example([1, 5, 9, 8], [0, 0, 0, 1])])
     gradients = []
-    few = loading.fresh(tiny, ModelOptions(quantization=kind, dtype="float32"), "cpu").model
-    dense = loading.fresh(tiny, ModelOptions(dtype="float32"), "cpu", training=True).model
+    few = loading.load_base(tiny, ModelOptions(quantization=kind, dtype="float32"), "cpu").model
+    dense = loading.load_base(tiny, ModelOptions(dtype="float32"), "cpu", training=True).model
     for name, module in few.named_modules():
         if quantised.is_quantised(module):
-            dense.get_submodule(name).weight.data = quantised.dense(module, torch.float32)
+            dense.get_submodule(name).weight.data = quantised.dequantise(module, torch.float32)
     for model in (few, dense):
-        assert fused.apply(model) == 2 * 3 + 1
+        assert fused.fuse_modules(model) == 2 * 3 + 1
         attached = lora.attach(model.train(), TrainOptions(lora_dropout=0.0), None)
         numbers = torch.Generator().manual_seed(3)
-        lora.load(attached, {k: torch.randn(v.shape, generator=numbers) * 0.1 for k, v in attached.trained.items()})
-        fused.loss(model, packed).backward()
+        lora.load_parameters(
+            attached, {k: torch.randn(v.shape, generator=numbers) * 0.1 for k, v in attached.trained.items()}
+        )
+        fused.compute_loss(model, packed).backward()
         gradients.append([p.grad for p in attached.trained.values()])
     for one, other in zip(*gradients, strict=True):
         assert (one - other).abs().max() <= 1e-5 * other.abs().max().clamp(min=1e-3)
@@ -79,4 +81,4 @@ def test_bitsandbytes_may_be_missing(tiny: Path, monkeypatch: pytest.MonkeyPatch
     """Then the error says what to install."""
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(HandlerNotInstalled, match="needs bitsandbytes"):
-        loading.fresh(tiny, ModelOptions(quantization="nf4"), "cpu")
+        loading.load_base(tiny, ModelOptions(quantization="nf4"), "cpu")

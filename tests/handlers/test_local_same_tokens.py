@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 from sqlft_local import Local
 from sqlft_local.base import tokenization, weight_cache
-from sqlft_local.base.tokenization import Marks, Renderer
-from sqlft_local.model_cache import Residents
+from sqlft_local.base.tokenization import Delimiters, Renderer
+from sqlft_local.model_cache import ModelCache
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions, TrainOptions
 from sqlft_local.predict import llama
-from sqlft_local.predict.common import room_for
+from sqlft_local.predict.common import encode_request
 from sqlft_local.train import rows
 
 from sqlft.data import Prompt, prepare
@@ -39,17 +39,24 @@ INST = (
 TEMPLATES = {"chatml": CHATML, "a system message of its own": WITH_A_SYSTEM, "inst": INST, "none": None}
 PROMPTS = ["{{question}}", " {{question}} \n", "Q: {{question}}\nA:", "{{ question }}  {{question}}\n\n###\n\n"]
 SYSTEMS = [None, "", "Be brief.", " \nSay SQL. é😀 \n"]
-MARKS = [Marks(), Marks("\n\n###\n\n", (" END", "\n")), Marks("->", ("\n",)), Marks(stop=("<|im_end|>",))]
+MARKS = [
+    Delimiters(),
+    Delimiters("\n\n###\n\n", (" END", "\n")),
+    Delimiters("->", ("\n",)),
+    Delimiters(stop=("<|im_end|>",)),
+]
 TEXTS = [
     "SELECT 1", " x", "x ", "\n x \n", "naïve 😀 数据库", "How  many singers?  ", "12  34", "\t", "x END", "a\n\nb\n",
     "café", "<|im_end|>", "[INST] x [/INST]", "{{question}}", "{% if %}", "Z\u0301\u200d", "\r\n", "a\u00a0b",
 ]  # fmt: skip
 CASES = 60
-"""Rows tried with each template and each marks: texts, prompt_templates and systems by chance, always the same."""
+"""Rows tried with each template and each delimiters: texts, prompt_templates and systems by chance, always the same."""
 
 
 @pytest.fixture(autouse=True)
-def _own_bases(residents: Residents, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_bases(
+    residents: ModelCache, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Converted files go below the tests' folder."""
     monkeypatch.setenv("SQLFT_BASES", str(tmp_path_factory.getbasetemp() / "bases"))
 
@@ -58,14 +65,16 @@ def _own_bases(residents: Residents, tmp_path_factory: pytest.TempPathFactory, m
 def tokenizer(request: pytest.FixtureRequest, tiny: Path) -> Any:
     """What either backend renders with."""
     if request.param == "transformers":
-        return tokenization.opened_tokenizer(tiny)[0]
-    return tokenization.LightTokenizer(weight_cache.files(tiny, None, "f32", False, lambda what, share: None).home)
+        return tokenization.load_transformers_tokenizer(tiny)[0]
+    return tokenization.ChatTokenizer(
+        weight_cache.prepare_gguf_files(tiny, None, "f32", False, lambda what, share: None).home
+    )
 
 
-def made(tokenizer: Any, template: str | None, marks: Marks) -> Renderer:
+def made(tokenizer: Any, template: str | None, delimiters: Delimiters) -> Renderer:
     """A renderer; a template of None is that of bases that were never taught a chat."""
     tokenizer.chat_template = None
-    return Renderer(tokenizer, [tokenizer.eos_token_id], template).marked(marks)
+    return Renderer(tokenizer, [tokenizer.eos_token_id], template).with_delimiters(delimiters)
 
 
 def in_one_shape(prompt: Prompt, shape: str, question: str, answer: str) -> pa.Table:
@@ -93,25 +102,25 @@ def cases() -> Iterator[tuple[Prompt, str, str, str]]:
         yield Prompt(chance.choice(PROMPTS), chance.choice(SYSTEMS)), chance.choice(shapes), question, answer
 
 
-@pytest.mark.parametrize("marks", MARKS, ids=str)
+@pytest.mark.parametrize("delimiters", MARKS, ids=str)
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_training_sees_the_prompt_that_is_asked_and_the_answer_behind_it(
-    tokenizer: Any, template: str, marks: Marks
+    tokenizer: Any, template: str, delimiters: Delimiters
 ) -> None:
     """Id by id, and the text that they stand for is the template's own, so that no space is lost or put in."""
-    if template == "inst" and marks.stop == ("\n",):
+    if template == "inst" and delimiters.stop == ("\n",):
         pytest.skip("the template takes it off; see below")
-    renderer = made(tokenizer, TEMPLATES[template], marks)
+    renderer = made(tokenizer, TEMPLATES[template], delimiters)
     for prompt, shape, question, answer in cases():
         data = prepare(in_one_shape(prompt, shape, question, answer), prompt, "answer", thorough=False)
-        [trained] = rows.read(data.training_set.train, renderer, TrainOptions(), 4096).examples
+        [trained] = rows.render_rows(data.training_set.train, renderer, TrainOptions(), 4096).examples
         asked = asked_ids(renderer, prompt, question)
         assert list(trained.ids[: len(asked)]) == asked
         assert not any(trained.weights[: len(asked)])
         assert all(trained.weights[len(asked) :])
         messages = [*prompt.messages({"question": question}), Message("assistant", answer)]
-        end = marks.stop[0] if marks.stop and not answer.endswith(marks.stop[0]) else ""
-        between = "" if messages[-2].content.endswith(marks.separator) else marks.separator
+        end = delimiters.stop[0] if delimiters.stop and not answer.endswith(delimiters.stop[0]) else ""
+        between = "" if messages[-2].content.endswith(delimiters.separator) else delimiters.separator
         messages[-2:] = [
             messages[-2]._replace(content=messages[-2].content + between),
             messages[-1]._replace(content=answer + end),
@@ -125,7 +134,7 @@ def test_training_sees_the_prompt_that_is_asked_and_the_answer_behind_it(
 
 def asked_ids(renderer: Renderer, prompt: Prompt, question: str) -> list[int]:
     """The prompt as a predictor gives it to its model."""
-    found = room_for(Request(1, prompt.messages({"question": question})), renderer, 4096, 16)
+    found = encode_request(Request(1, prompt.messages({"question": question})), renderer, 4096, 16)
     assert not isinstance(found, Completion)
     return found[0]
 
@@ -133,13 +142,13 @@ def asked_ids(renderer: Renderer, prompt: Prompt, question: str) -> list[int]:
 @pytest.mark.parametrize("where", ["question", "answer", "system", "prompt_template", "separator", "stop"])
 def test_one_stray_space_would_show(tiny: Path, where: str) -> None:
     """In any of the places where one gets in."""
-    tokenizer = tokenization.opened_tokenizer(tiny)[0]
+    tokenizer = tokenization.load_transformers_tokenizer(tiny)[0]
 
     def ids(stray: Mapping[str, str]) -> list[int]:
         text = {"question": "How many?", "answer": "SELECT 1", "system": "Say SQL.", "prompt_template": "{{question}}"}
         text |= {"separator": "->", "stop": " END"}
         text |= {name: text[name] + more for name, more in stray.items()}
-        renderer = made(tokenizer, CHATML, Marks(text["separator"], (text["stop"],)))
+        renderer = made(tokenizer, CHATML, Delimiters(text["separator"], (text["stop"],)))
         prompt = Prompt(text["prompt_template"], text["system"])
         turns = [*prompt.messages(text), Message("assistant", text["answer"])]
         return renderer.conversation(turns).ids
@@ -147,20 +156,20 @@ def test_one_stray_space_would_show(tiny: Path, where: str) -> None:
     assert ids({where: " "}) != ids({})
 
 
-@pytest.mark.parametrize("marks", MARKS, ids=str)
+@pytest.mark.parametrize("delimiters", MARKS, ids=str)
 @pytest.mark.parametrize("template", [CHATML, None])
-def test_an_answer_is_read_back_without_its_marks(tokenizer: Any, template: str | None, marks: Marks) -> None:
+def test_an_answer_is_read_back_without_its_marks(tokenizer: Any, template: str | None, delimiters: Delimiters) -> None:
     """With the stop sequences that it was trained with."""
-    renderer = made(tokenizer, template, marks)
+    renderer = made(tokenizer, template, delimiters)
     for answer in ("SELECT 1", " x", "naïve 😀 数据库", "x "):
         ask = [Message("user", "a")]
         ids = renderer.conversation([*ask, Message("assistant", answer)]).ids[len(renderer.prompt(ask)) : -1]
-        assert renderer.text_until(ids, marks.stop)[0] == answer
+        assert renderer.text_until(ids, delimiters.stop)[0] == answer
 
 
 def test_earlier_answers_of_a_conversation_keep_their_marks(tiny: Path) -> None:
     """They stood there in training, and so they do when a follow-up is asked."""
-    renderer = made(tokenization.opened_tokenizer(tiny)[0], CHATML, MARKS[1])
+    renderer = made(tokenization.load_transformers_tokenizer(tiny)[0], CHATML, MARKS[1])
     turns = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
     asked = renderer.prompt(turns)
     assert renderer.conversation([*turns, Message("assistant", "d")]).ids[: len(asked)] == asked
@@ -172,19 +181,19 @@ def test_earlier_answers_of_a_conversation_keep_their_marks(tiny: Path) -> None:
 def test_a_stop_that_the_template_takes_off_is_refused(tiny: Path) -> None:
     """The model would never learn to say it."""
     with pytest.raises(NotSupported, match="takes the stop sequence"):
-        made(tokenization.opened_tokenizer(tiny)[0], INST, Marks(stop=("\n",)))
+        made(tokenization.load_transformers_tokenizer(tiny)[0], INST, Delimiters(stop=("\n",)))
 
 
 def test_llama_cpp_reads_every_piece_as_the_same_tokens(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own tokenizer, in the file that was made for it."""
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
-    files = weight_cache.files(tiny, None, "f32", False, lambda what, share: None)
-    renderer = made(tokenization.LightTokenizer(files.home), CHATML, MARKS[1])
+    files = weight_cache.prepare_gguf_files(tiny, None, "f32", False, lambda what, share: None)
+    renderer = made(tokenization.ChatTokenizer(files.home), CHATML, MARKS[1])
     monkeypatch.setattr(llama.secrets, "token_hex", lambda n: "key")
-    server = llama._server(llama.Plan(files.model, 1, 1, context=256))
+    server = llama._start_server(llama.LlamaSettings(files.model, 1, 1, context=256))
     for text in TEXTS:
         turns = [Message("system", text), Message("user", text), Message("assistant", text)]
-        for piece, _ in renderer._pieces(turns, False):
+        for piece, _ in renderer._render_pieces(turns, False):
             assert tokenized(server.listening_address, piece) == renderer._encode(piece)
     del server
 
@@ -204,7 +213,7 @@ PAIRS = [("How many?", "SELECT count(*)"), ("Which?", " SELECT name "), ("Why?",
 
 @pytest.fixture(scope="module")
 def learned(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """An adapter that knows the pairs, trained with marks."""
+    """An adapter that knows the pairs, trained with delimiters."""
     turns = [[Message("user", q)._asdict(), Message("assistant", a)._asdict()] for q, a in PAIRS]
     data = TrainingSet(pa.table({"messages": turns}))
     options = TrainOptions(
@@ -255,13 +264,13 @@ def test_what_is_trained_from_it_keeps_its_marks(tiny: Path, learned: Artifact, 
     )
     model = ModelSpec(str(tiny), ModelOptions(separator="|", stop=["!"]))
 
-    def marks(name: str, start: Artifact | None, **given: Any) -> tuple[Any, Any]:
+    def delimiters(name: str, start: Artifact | None, **given: Any) -> tuple[Any, Any]:
         (tmp_path / name).mkdir()
         options = TrainOptions(n_epochs=1, target_modules=["all-linear"], **given)
         made = Local().train(model, start, data, options, tmp_path / name, lambda progress: None)
         return made.details["separator"], made.details["stop"]
 
-    assert marks("kept", learned) == (" ->", [" END"])
-    assert marks("given", learned, stop=["@"]) == (" ->", ["@"])
-    assert marks("model", None) == ("|", ["!"])
-    assert marks("none", None, separator="", stop=[]) == (None, None)
+    assert delimiters("kept", learned) == (" ->", [" END"])
+    assert delimiters("given", learned, stop=["@"]) == (" ->", ["@"])
+    assert delimiters("model", None) == ("|", ["!"])
+    assert delimiters("none", None, separator="", stop=[]) == (None, None)

@@ -31,7 +31,7 @@ def conversations() -> list[list[Message]]:
 
 def by_hand(folder: Path, conversation: list[Message]) -> tuple[float, int]:
     """Every token of the answer and its end mark, from the logits of one plain forward pass."""
-    loaded = loading.fresh(folder, ModelOptions(dtype="float32"), "cpu", training=True)
+    loaded = loading.load_base(folder, ModelOptions(dtype="float32"), "cpu", training=True)
     ids, *_ = loaded.renderer.conversation(conversation)
     start = len(loaded.renderer.prompt(conversation[:-1]))
     with torch.inference_mode():

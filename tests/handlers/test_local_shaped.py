@@ -50,9 +50,9 @@ def test_the_numbers_are_those_of_transformers(
     """Bit by bit."""
     folder = model_maker(kind=kind, **shape)
     options = ModelOptions(dtype="float32")
-    quick = loading._on_torch_alone(folder, options, "cpu")
+    quick = loading._load_with_torch(folder, options, "cpu")
     assert quick is not None
-    theirs = loading._on_transformers(folder, options, "cpu", training=False)
+    theirs = loading._load_with_transformersformers(folder, options, "cpu", training=False)
     assert torch.equal(logits(quick.model), logits(theirs.model))
     assert (quick.context, quick.stop_ids) == (theirs.context, theirs.stop_ids)
     assert (quick.device, quick.model.dtype) == (theirs.device, theirs.model.dtype)
@@ -64,12 +64,14 @@ def test_sixteen_bits_come_nearer_to_float32_than_transformers_do(
 ) -> None:
     """The largest logits above all, of which the next token is made."""
     folder = model_maker(kind=kind, **shape)
-    exact = logits(loading._on_transformers(folder, ModelOptions(dtype="float32"), "cpu", training=False).model)
+    exact = logits(
+        loading._load_with_transformersformers(folder, ModelOptions(dtype="float32"), "cpu", training=False).model
+    )
     options = ModelOptions(dtype="bfloat16")
-    quick = loading._on_torch_alone(folder, options, "cpu")
+    quick = loading._load_with_torch(folder, options, "cpu")
     assert quick is not None
     assert quick.model.dtype == torch.bfloat16
-    theirs = loading._on_transformers(folder, options, "cpu", training=False)
+    theirs = loading._load_with_transformersformers(folder, options, "cpu", training=False)
     best = exact.argmax(-1, keepdim=True)
     ours_off, theirs_off = ((logits(m.model) - exact).gather(-1, best).abs().mean() for m in (quick, theirs))
     assert ours_off < theirs_off
@@ -92,8 +94,8 @@ def test_sixteen_bits_come_nearer_to_float32_than_transformers_do(
 def test_what_it_does_not_know_is_left_to_transformers(tiny: Path, odd: dict[str, Any]) -> None:
     """Never run in another way than it was made for."""
     config = json.loads((tiny / "config.json").read_text())
-    assert torch_llama.config_of(config) is not None
-    assert torch_llama.config_of({**config, **odd}) is None
+    assert torch_llama.read_config(config) is not None
+    assert torch_llama.read_config({**config, **odd}) is None
 
 
 def test_weights_of_other_names_are_left_to_transformers(model_maker: Callable[..., Path]) -> None:
@@ -107,24 +109,24 @@ def test_weights_of_other_names_are_left_to_transformers(model_maker: Callable[.
 def test_weights_are_shortened_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Into a file that is read as it is; where none can be made the base's own are read."""
     own = list(tiny.glob("*.safetensors"))
-    assert weight_cache.weights(tiny, "float32") == own
-    [made] = weight_cache.weights(tiny, "bfloat16")
+    assert weight_cache.prepare_weights(tiny, "float32") == own
+    [made] = weight_cache.prepare_weights(tiny, "bfloat16")
     assert made.stat().st_size < own[0].stat().st_size
     with monkeypatch.context() as patch:
-        patch.setattr(weight_cache, "_shorten", lambda *given: pytest.fail("made twice"))
-        assert weight_cache.weights(tiny, "bfloat16") == [made]
+        patch.setattr(weight_cache, "_convert_weights", lambda *given: pytest.fail("made twice"))
+        assert weight_cache.prepare_weights(tiny, "bfloat16") == [made]
     whole = made.read_bytes()
     made.write_bytes(whole[:-100])
-    assert weight_cache.weights(tiny, "bfloat16") == [made]
+    assert weight_cache.prepare_weights(tiny, "bfloat16") == [made]
     assert made.read_bytes() == whole
 
     def full(*given: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weight_cache, "_shorten", full)
-    assert weight_cache.weights(tiny, "float16") == own
-    monkeypatch.setattr(weight_cache, "SMALL", 10)
-    assert weight_cache.weights(tiny, "bfloat16") == own
+    monkeypatch.setattr(weight_cache, "_convert_weights", full)
+    assert weight_cache.prepare_weights(tiny, "float16") == own
+    monkeypatch.setattr(weight_cache, "SMALL_BASE_BYTES", 10)
+    assert weight_cache.prepare_weights(tiny, "bfloat16") == own
 
 
 COLD = """
@@ -144,6 +146,6 @@ print([name for name in ("transformers", "scipy", "torch.distributed.tensor", "p
 
 def test_the_first_answer_waits_for_no_import_but_torch(tiny: Path) -> None:
     """Once the tokenizer is written down."""
-    loading.fresh(tiny, ModelOptions(), "cpu")
+    loading.load_base(tiny, ModelOptions(), "cpu")
     done = subprocess.run([sys.executable, "-c", COLD, str(tiny)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

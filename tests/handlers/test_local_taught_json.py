@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from sqlft_local import Local
 from sqlft_local.options import ModelOptions, PredictOptions
-from sqlft_local.predict.llama import body
+from sqlft_local.predict.llama import build_body
 
 from sqlft.data import Prompt, prepare
 from sqlft.data.outputs import OutputColumn, Outputs, parse_outputs
@@ -72,7 +72,7 @@ def refused(outputs: Outputs, text: str) -> str:
     """What of the text the grammar of asking does not take; nothing if it takes all, and may end there."""
     llguidance = pytest.importorskip("llguidance", reason="pip install --group test")
     tokenizer = llguidance.LLTokenizer("byte")
-    schema = body(PredictOptions(), outputs.schema)["json_schema"]
+    schema = build_body(PredictOptions(), outputs.schema)["json_schema"]
     matcher = llguidance.LLMatcher(tokenizer, f"%llguidance {{}}\nstart: %json {json.dumps(schema)}")
     assert not matcher.is_error(), matcher.get_error()
     tokens = tokenizer.tokenize_str(text)

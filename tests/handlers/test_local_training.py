@@ -163,7 +163,7 @@ def test_answers_of_weight_0_are_read_and_count_nothing(tiny: Path) -> None:
     given = [[dict(zip(("role", "content", "weight"), t, strict=True)) for t in row] for row in (turns, turns)]
     given[0].insert(0, {"role": "system", "content": "s", "weight": 1})
     table = pa.table({"messages": pa.array(given, kind)})
-    found = rows.read(table, renderer, TrainOptions(prompt_loss_weight=0.5), 1000)
+    found = rows.render_rows(table, renderer, TrainOptions(prompt_loss_weight=0.5), 1000)
     [example] = found.examples
     by_weight = {
         weight: tokenizer.decode([i for i, w in zip(example.ids, example.weights, strict=True) if w == weight])
@@ -172,7 +172,7 @@ def test_answers_of_weight_0_are_read_and_count_nothing(tiny: Path) -> None:
     assert by_weight == {0.0: "WRONG<|im_end|>", 1.0: "right<|im_end|>"}
     assert found.dropped == 1
     with pytest.raises(NotSupported, match="no system"):
-        rows.read(table.slice(0, 1), renderer, TrainOptions(), 1000)
+        rows.render_rows(table.slice(0, 1), renderer, TrainOptions(), 1000)
 
 
 def test_a_kill_loses_only_what_came_after_the_last_checkpoint(tiny: Path, tmp_path: Path) -> None:
@@ -206,8 +206,8 @@ def test_an_adapter_is_peft_s(tiny: Path, tmp_path: Path) -> None:
     assert made.path is not None
     assert sorted(f.name for f in made.path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), made.path)
-    ours = loading.with_adapter(
-        loading.fresh(tiny, ModelOptions(dtype="float32"), "cpu", training=True), made.path
+    ours = loading.apply_adapter(
+        loading.load_base(tiny, ModelOptions(dtype="float32"), "cpu", training=True), made.path
     ).model
     ours.set_attn_implementation("sdpa")
     ids = torch.tensor([[1, 20, 30, 40, 50]])
@@ -371,7 +371,7 @@ def test_what_cannot_fit_is_refused_with_figures(tiny: Path, tmp_path: Path) -> 
 
 def test_it_goes_on_with_less_memory(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that runs out leaves the last whole step, and what bounds memory may be another when it goes on."""
-    plain, steps = fused.loss, []
+    plain, steps = fused.compute_loss, []
 
     def greedy(model: Any, packed: Any) -> Any:
         steps.append(packed)
@@ -380,7 +380,7 @@ def test_it_goes_on_with_less_memory(tiny: Path, tmp_path: Path, monkeypatch: py
         return plain(model, packed)
 
     alone = TrainingSet(DATA.train)
-    monkeypatch.setattr(fused, "loss", greedy)
+    monkeypatch.setattr(fused, "compute_loss", greedy)
     with pytest.raises(ProviderError, match="after step 5 is kept") as caught:
         train(tiny, tmp_path / "work", alone, lora_dropout=0.0)
     monkeypatch.undo()

@@ -23,7 +23,7 @@ def served(tiny: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
 
     monkeypatch.setenv("SQLFT_BASES", str(tmp_path_factory.getbasetemp() / "bases"))
     p = xllamacpp.CommonParams()
-    p.model.path = str(weight_cache.files(tiny, None, "f16", False, lambda what, share: None).model)
+    p.model.path = str(weight_cache.prepare_gguf_files(tiny, None, "f16", False, lambda what, share: None).model)
     p.hostnames, p.port = ["127.0.0.1"], 0
     p.n_parallel, p.n_ctx, p.n_gpu_layers = 4, 2048, 0
     p.warmup, p.cpuparams.n_threads, p.cpuparams_batch.n_threads = False, 1, 1

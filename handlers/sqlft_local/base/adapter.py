@@ -44,14 +44,14 @@ def read_adapter(adapter: Path) -> tuple[float, dict[str, tuple[Tensor, Tensor]]
     return scale, {name: (p["lora_A"], p["lora_B"]) for name, p in pairs.items()}
 
 
-def other_base(adapter: Path) -> ProviderError:
+def wrong_base_error(adapter: Path) -> ProviderError:
     """What to say when matrices and layers do not fit together."""
     return ProviderError(
         f"The adapter in {adapter} was made for another base.", "Use the base it was trained on, or RETRAIN."
     )
 
 
-def digest_of(adapter: Path) -> str:
+def digest_adapter(adapter: Path) -> str:
     """Of what is in it, wherever it lies."""
     found = hashlib.sha256()
     try:

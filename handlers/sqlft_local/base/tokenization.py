@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import NotSupported, OptionError
-from sqlft_local.errors import explain_errors, quietly
+from sqlft_local.errors import explain_errors, silence_transformers
 
 if TYPE_CHECKING:
     pass
@@ -25,25 +25,25 @@ from typing import NamedTuple
 from sqlft.handler import Artifact, Message
 from sqlft_local.options import ModelOptions, TrainOptions
 
-TOKENIZER, ASKING = "tokenizer.json", "asking.json"
+TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "asking.json"
 
 
-class LightTokenizer:
-    """What a Renderer needs, read from what `write` wrote; `about` in place of it, as `told` has it."""
+class ChatTokenizer:
+    """What a Renderer needs, as `save_tokenizer` wrote it; `settings` are those of `read_tokenizer_settings`."""
 
-    def __init__(self, folder: Path, about: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any] | None = None) -> None:
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-        self._about: dict[str, Any] = about or json.loads((folder / ASKING).read_text(encoding="utf-8"))
-        self.chat_template: str | None = self._about["chat_template"]
-        self.all_special_ids: list[int] = self._about["all_special_ids"]
-        self.eos_token_id: int | None = self._about["eos_token_id"]
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        self._settings: dict[str, Any] = settings or json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        self.chat_template: str | None = self._settings["chat_template"]
+        self.all_special_ids: list[int] = self._settings["all_special_ids"]
+        self.eos_token_id: int | None = self._settings["eos_token_id"]
 
     @property
     def stop_ids(self) -> list[int]:
         """The tokens that end an answer, by the base's own settings."""
-        found: list[int] = self._about["stop_ids"]
+        found: list[int] = self._settings["stop_ids"]
         return found
 
     def get_vocab(self) -> dict[str, int]:
@@ -67,30 +67,30 @@ class LightTokenizer:
         self, turns: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool, chat_template: str, **more: Any
     ) -> str:
         """The conversation as one text."""
-        template = self._template if chat_template == self._compiled_from else self._compiled(chat_template)
+        template = self._template if chat_template == self._template_source else self._compile_template(chat_template)
         said: str = template.render(
             messages=turns,
             tools=None,
             documents=None,
             add_generation_prompt=add_generation_prompt,
             **more,
-            **self._about["special_tokens"],
+            **self._settings["special_tokens"],
         )
         return said
 
-    _compiled_from: str | None = None
+    _template_source: str | None = None
     _template: Any = None
 
-    def _compiled(self, text: str) -> Any:
-        self._template, self._compiled_from = self._environment.from_string(text), text
+    def _compile_template(self, text: str) -> Any:
+        self._template, self._template_source = self._environment.from_string(text), text
         return self._template
 
     @cached_property
     def _environment(self) -> Any:
-        return environment()
+        return create_template_environment()
 
 
-def environment() -> Any:
+def create_template_environment() -> Any:
     """Jinja as transformers sets it up for chat templates."""
     from jinja2.exceptions import TemplateError
     from jinja2.ext import loopcontrols
@@ -122,7 +122,7 @@ def check_template(text: str) -> None:
     except ImportError:
         return
     try:
-        environment().parse(text)
+        create_template_environment().parse(text)
     except TemplateSyntaxError as e:
         raise OptionError(
             f"The chat_template is no Jinja template: {e.message} (line {e.lineno}).",
@@ -130,10 +130,10 @@ def check_template(text: str) -> None:
         ) from e
 
 
-def told(folder: Path) -> dict[str, Any]:
+def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
     """What a base's own files say of its tokenizer: enough to count tokens, transformers may know more of some."""
-    config, generation = _json(folder / "tokenizer_config.json"), _json(folder / "generation_config.json")
-    added = {t["content"]: t for t in _json(folder / TOKENIZER).get("added_tokens", [])}
+    config, generation = _read_json(folder / "tokenizer_config.json"), _read_json(folder / "generation_config.json")
+    added = {t["content"]: t for t in _read_json(folder / TOKENIZER_FILE).get("added_tokens", [])}
     names = {n: config.get(n) for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
     tokens = {n: v["content"] if isinstance(v, dict) else v for n, v in names.items() if v}
     template = folder / "chat_template.jinja"
@@ -149,12 +149,12 @@ def told(folder: Path) -> dict[str, Any]:
     }
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
 
 
-def write(tokenizer: Any, stop_ids: Sequence[int], folder: Path) -> dict[str, Any]:
+def save_tokenizer(tokenizer: Any, stop_ids: Sequence[int], folder: Path) -> dict[str, Any]:
     """Keep what transformers' `tokenizer` does in `folder`, and return it as a tokenizer.json's content."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     template = tokenizer.chat_template
@@ -168,33 +168,33 @@ def write(tokenizer: Any, stop_ids: Sequence[int], folder: Path) -> dict[str, An
         "stop_ids": list(stop_ids),
     }
     content: str = backend.to_str()
-    (folder / TOKENIZER).write_text(content, encoding="utf-8")
-    (folder / ASKING).write_text(json.dumps(about), encoding="utf-8")
+    (folder / TOKENIZER_FILE).write_text(content, encoding="utf-8")
+    (folder / SETTINGS_FILE).write_text(json.dumps(about), encoding="utf-8")
     said: dict[str, Any] = json.loads(content)
     return said
 
 
-def opened_tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:
+def load_transformers_tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:
     """The base's tokenizer, and the tokens that end an answer."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    with quietly(), explain_errors(folder):
+    with silence_transformers(), explain_errors(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, **given)
         if (folder / "generation_config.json").exists():
-            return tokenizer, stops(GenerationConfig.from_pretrained(folder), tokenizer)
+            return tokenizer, find_stop_ids(GenerationConfig.from_pretrained(folder), tokenizer)
         config = AutoConfig.from_pretrained(folder, **given)
-        return tokenizer, stops(GenerationConfig.from_model_config(config), tokenizer)
+        return tokenizer, find_stop_ids(GenerationConfig.from_model_config(config), tokenizer)
 
 
-def stops(generation_config: Any, tokenizer: Any) -> tuple[int, ...]:
+def find_stop_ids(generation_config: Any, tokenizer: Any) -> tuple[int, ...]:
     """The tokens that end an answer."""
     eos = generation_config.eos_token_id if generation_config is not None else None
     listed = eos if isinstance(eos, list) else [eos]
     return tuple(sorted({i for i in (*listed, tokenizer.eos_token_id) if i is not None}))
 
 
-def fast_tokenizer(folder: Path) -> Any:
+def load_tokenizer_json(folder: Path) -> Any:
     """The tokenizer alone, without transformers."""
     from tokenizers import Tokenizer
 
@@ -209,11 +209,11 @@ PLAIN_TEMPLATE = (
 EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
 OPEN_THOUGHT = re.compile(r"<think>\s*(?:</think>\s*)?$")
 THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
-CLOSED = "<think>\n\n</think>\n\n"
+CLOSED_THOUGHT = "<think>\n\n</think>\n\n"
 """Where a template only opens a thought: how it is closed again, for answers are wanted without one."""
 
 
-class Rendered(NamedTuple):
+class TokenizedConversation(NamedTuple):
     """Token ids of a conversation, and for each whether the model has to learn to say it."""
 
     ids: list[int]
@@ -231,21 +231,21 @@ class Renderer:
     def __init__(self, tokenizer: Any, stop_ids: Sequence[int], chat_template: str | None = None) -> None:
         self.tokenizer = tokenizer
         self._template = chat_template or tokenizer.chat_template or PLAIN_TEMPLATE
-        self.marks = NO_MARKS
-        self._block, self._thought = self._empty_thought()
-        before, behind = self._around_an_answer()
-        self._opening = before if before.strip() and self._opens_nothing() else ""
+        self.delimiters = NO_DELIMITERS
+        self._thought_block, self._thought = self._find_empty_thought()
+        before, behind = self._find_answer_affixes()
+        self._opening = before if before.strip() and self._lacks_generation_prompt() else ""
         ids = self._encode(behind.lstrip())[:1]
         self.stop_ids = frozenset((*stop_ids, *(i for i in ids if i in set(tokenizer.all_special_ids))))
-        self._lead = before if before.isspace() else ""
-        self.trail = behind[: len(behind) - len(behind.lstrip())]
+        self._answer_prefix = before if before.isspace() else ""
+        self.answer_suffix = behind[: len(behind) - len(behind.lstrip())]
 
-    def marked(self, marks: Marks) -> Renderer:
-        """One that puts these marks behind texts; NotSupported where the template takes them off again."""
+    def with_delimiters(self, delimiters: Delimiters) -> Renderer:
+        """One that puts these delimiters behind texts; NotSupported where the template takes them off again."""
         made = copy(self)
-        made.marks = marks
-        stop = marks.stop[0] if marks.stop else ""
-        if stop and stop not in made._around_an_answer()[1]:
+        made.delimiters = delimiters
+        stop = delimiters.stop[0] if delimiters.stop else ""
+        if stop and stop not in made._find_answer_affixes()[1]:
             raise NotSupported(
                 f"The base's chat template takes the stop sequence {stop!r} off the answers' ends.",
                 "Choose one that is more than white space, such as stop = ' END'.",
@@ -259,9 +259,9 @@ class Renderer:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """What the model is asked: the conversation so far and the opening of the assistant's turn."""
-        return [i for ids, *_ in self._turns(messages, ask=True) for i in ids]
+        return [i for ids, *_ in self._tokenize_pieces(messages, ask=True) for i in ids]
 
-    def conversation(self, messages: Sequence[Message], context: Collection[int] = ()) -> Rendered:
+    def conversation(self, messages: Sequence[Message], context: Collection[int] = ()) -> TokenizedConversation:
         """What the model is trained on; its start equals `prompt` of the messages before any assistant's turn.
 
         `context` are the places of answers that are not to be learned.
@@ -270,13 +270,13 @@ class Renderer:
         answer: list[bool] = []
         ignored: list[bool] = []
         places = iter([k for k, m in enumerate(messages) if m.role == "assistant"])
-        for tokens, taught, said in self._turns(messages, ask=False):
+        for tokens, taught, said in self._tokenize_pieces(messages, ask=False):
             ignore = said and next(places) in context
             ids += tokens
             answer += [i < taught and not ignore for i in range(len(tokens))]
             ignored += [i < taught and ignore for i in range(len(tokens))]
         end = max((i + 1 for i, learned in enumerate(answer) if learned), default=0)
-        return Rendered(ids[:end], answer[:end], ignored[:end])
+        return TokenizedConversation(ids[:end], answer[:end], ignored[:end])
 
     def text(self, ids: Sequence[int]) -> str:
         """An answer's tokens as text, without what the template puts around an answer."""
@@ -286,75 +286,81 @@ class Renderer:
         """The same up to the first stop sequence, and whether there is one."""
         said: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         at = min((at for s in stop if (at := said.find(s)) >= 0), default=None)
-        return (self.trimmed(said), False) if at is None else (self._begun(said[:at]), True)
+        return (self.strip_affixes(said), False) if at is None else (self._strip_start(said[:at]), True)
 
-    def trimmed(self, said: str) -> str:
+    def strip_affixes(self, said: str) -> str:
         """An answer without what the template puts around it; what it puts behind comes after a stop sequence."""
-        said = self._begun(said)
-        return said if self.marks.stop else said.removesuffix(self.trail)
+        said = self._strip_start(said)
+        return said if self.delimiters.stop else said.removesuffix(self.answer_suffix)
 
-    def _begun(self, said: str) -> str:
+    def _strip_start(self, said: str) -> str:
         """Without what stands before an answer: white space, or a thought."""
-        bare = self._unthought(said)
-        return bare if bare != said else said.removeprefix(self._lead)
+        bare = self._strip_thought(said)
+        return bare if bare != said else said.removeprefix(self._answer_prefix)
 
-    def _unthought(self, said: str) -> str:
+    def _strip_thought(self, said: str) -> str:
         """Without the thought that an answer begins with, where the base is one that thinks."""
         thought = THOUGHT.match(said) if self._thought else None
         return said[thought.end() :] if thought else said
 
-    def _turns(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[list[int], int, bool]]:
+    def _tokenize_pieces(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[list[int], int, bool]]:
         """Tokens of each piece, how many at its start are an answer to be learned, and whether it is an answer."""
-        for text, said in self._pieces(messages, ask):
+        for text, said in self._render_pieces(messages, ask):
             ids = self._encode(text)
-            yield (*self._ended(ids), True) if said else (ids, 0, False)
+            yield (*self._cut_behind_end(ids), True) if said else (ids, 0, False)
 
-    def _pieces(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[str, bool]]:
+    def _render_pieces(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[str, bool]]:
         """The rendered text cut where an answer begins or ends; each piece is tokenized for itself.
 
         Tokenizing the whole at once could merge letters across such a border, differently with and without an answer.
         """
-        messages = [m._replace(content=self._unthought(m.content)) if m.role == "assistant" else m for m in messages]
-        messages = self.marks.on(messages, ask)
+        messages = [
+            m._replace(content=self._strip_thought(m.content)) if m.role == "assistant" else m for m in messages
+        ]
+        messages = self.delimiters.append_to(messages, ask)
         done = ""
         for k, message in enumerate(messages):
             if message.role != "assistant":
                 continue
             said = self._render(messages[: k + 1], False)
-            asked = self._asked(messages[:k]) if k else ""  # nothing is asked before the first message
+            asked = self._render_prompt(messages[:k]) if k else ""  # nothing is asked before the first message
             if k:
-                yield f"{_rest(asked, done)}{self._thought}", False
-            yield _rest(said, asked), True
+                yield f"{_text_after(asked, done)}{self._thought}", False
+            yield _text_after(said, asked), True
             done = said
         if ask:
-            yield f"{_rest(self._asked(messages), done)}{self._thought}", False
+            yield f"{_text_after(self._render_prompt(messages), done)}{self._thought}", False
 
-    def _asked(self, messages: Sequence[Message]) -> str:
+    def _render_prompt(self, messages: Sequence[Message]) -> str:
         """With the opening of an answer, also where the template has none for asking and puts one before answers."""
         return self._render(messages, True) + self._opening
 
-    def _opens_nothing(self) -> bool:
+    def _lacks_generation_prompt(self) -> bool:
         ask = [Message("user", "a")]
         return self._render(ask, True) == self._render(ask, False)
 
     def _render(self, messages: Sequence[Message], ask: bool) -> str:
         """The messages without thoughts of nothing, which templates put before some answers and leave out of others."""
-        said = self._rendered(messages, ask)
+        said = self._apply_template(messages, ask)
         if not self._thought:
             return said
-        return OPEN_THOUGHT.sub("", said.replace(self._block, "")) if ask else said.replace(self._block, "")
+        return (
+            OPEN_THOUGHT.sub("", said.replace(self._thought_block, ""))
+            if ask
+            else said.replace(self._thought_block, "")
+        )
 
-    def _empty_thought(self) -> tuple[str, str]:
+    def _find_empty_thought(self) -> tuple[str, str]:
         """How the template writes a thought of nothing before an answer, and what of it an answer opens with."""
         if "<think>" not in self._template:
-            return CLOSED, ""
+            return CLOSED_THOUGHT, ""
         asked, answer = Message("user", "a"), Message("assistant", "b")
-        said = EMPTY_THOUGHT.search(self._rendered([asked, answer], False))
-        ask = OPEN_THOUGHT.search(self._rendered([asked], True))
-        block = said[0] if said else ask[0] if ask and "</think>" in ask[0] else CLOSED
+        said = EMPTY_THOUGHT.search(self._apply_template([asked, answer], False))
+        ask = OPEN_THOUGHT.search(self._apply_template([asked], True))
+        block = said[0] if said else ask[0] if ask and "</think>" in ask[0] else CLOSED_THOUGHT
         return block, block if said or ask else ""
 
-    def _rendered(self, messages: Sequence[Message], ask: bool) -> str:
+    def _apply_template(self, messages: Sequence[Message], ask: bool) -> str:
         turns = [{"role": m.role, "content": m.content} for m in messages]
         try:
             rendered: str = self.tokenizer.apply_chat_template(
@@ -375,22 +381,22 @@ class Renderer:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False) if text else []
         return ids
 
-    def _ended(self, ids: list[int]) -> tuple[list[int], int]:
+    def _cut_behind_end(self, ids: list[int]) -> tuple[list[int], int]:
         """An answer's tokens up to its end mark are learned; where the template has no end mark, one is put."""
         ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
         if ends or self.tokenizer.eos_token_id is None:
             return ids, ends[-1] + 1 if ends else len(ids)
         return [*ids, self.tokenizer.eos_token_id], len(ids) + 1
 
-    def _around_an_answer(self) -> tuple[str, str]:
+    def _find_answer_affixes(self) -> tuple[str, str]:
         """What the template puts before and behind an answer; nothing if it cannot be told."""
-        both = self.marks.on([Message("user", "a"), Message("assistant", "b")], ask=False)
+        both = self.delimiters.append_to([Message("user", "a"), Message("assistant", "b")], ask=False)
         asked, said = self._render(both[:1], True), self._render(both, False)
         before, _, behind = said.removeprefix(asked).partition("b")
         return (before, behind) if said.startswith(asked) else ("", "")
 
 
-def _rest(text: str, start: str) -> str:
+def _text_after(text: str, start: str) -> str:
     if not text.startswith(start):
         raise NotSupported(
             "The base's chat template renders a turn in another way when more turns follow it.",
@@ -399,21 +405,21 @@ def _rest(text: str, start: str) -> str:
     return text[len(start) :]
 
 
-class Marks(NamedTuple):
+class Delimiters(NamedTuple):
     """The separator, and the stop sequences: answers are taught with the first, and end at any, when asked."""
 
     separator: str = ""
     stop: tuple[str, ...] = ()
 
-    def on(self, messages: Sequence[Message], ask: bool) -> list[Message]:
-        """The messages with the marks; a text that ends with its mark already keeps that one."""
-        return list(self._marked(messages, ask))
+    def append_to(self, messages: Sequence[Message], ask: bool) -> list[Message]:
+        """The messages with the delimiters; a text that ends with its mark already keeps that one."""
+        return list(self._append_delimiters(messages, ask))
 
     def details(self) -> dict[str, Any]:
         """As a version remembers them."""
         return {"separator": self.separator or None, "stop": list(self.stop) or None}
 
-    def _marked(self, messages: Sequence[Message], ask: bool) -> Iterator[Message]:
+    def _append_delimiters(self, messages: Sequence[Message], ask: bool) -> Iterator[Message]:
         followers = [*(m.role for m in messages[1:]), "assistant" if ask else ""]
         for message, follower in zip(messages, followers, strict=True):
             if message.role == "assistant":
@@ -424,23 +430,23 @@ class Marks(NamedTuple):
             yield message if there else message._replace(content=message.content + mark)
 
 
-NO_MARKS = Marks()
+NO_DELIMITERS = Delimiters()
 
 
-def asked_with(model: ModelOptions, artifact: Artifact | None) -> Marks:
+def resolve_inference_delimiters(model: ModelOptions, artifact: Artifact | None) -> Delimiters:
     """What a version was trained with, or the model's own where it was not trained."""
     known = {} if artifact is None else artifact.details
-    return _marks(known.get("separator", model.separator), known.get("stop", model.stop))
+    return _create_delimiters(known.get("separator", model.separator), known.get("stop", model.stop))
 
 
-def taught_with(options: TrainOptions, model: ModelOptions, start: Artifact | None) -> Marks:
+def resolve_training_delimiters(options: TrainOptions, model: ModelOptions, start: Artifact | None) -> Delimiters:
     """What a training says; where it says nothing, those of the version it starts from, or of the model."""
-    before = asked_with(model, start)
-    return _marks(
+    before = resolve_inference_delimiters(model, start)
+    return _create_delimiters(
         before.separator if options.separator is None else options.separator,
         before.stop if options.stop is None else options.stop,
     )
 
 
-def _marks(separator: str | None, stop: Sequence[str] | None) -> Marks:
-    return Marks(separator or "", tuple(s for s in stop or () if s))
+def _create_delimiters(separator: str | None, stop: Sequence[str] | None) -> Delimiters:
+    return Delimiters(separator or "", tuple(s for s in stop or () if s))

@@ -18,42 +18,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-KINDS = {"llama", "mistral", "qwen2"}
-ROUGH = 2.0**-6
+MODEL_TYPES = {"llama", "mistral", "qwen2"}
+ROUNDING_TOLERANCE = 2.0**-6
 """What rounding to bfloat16 may change of a logit and of the largest one, relative to it, twice over."""
 
 
 @dataclass(frozen=True)
-class Config:
+class TorchLlamaConfig:
     """What of a config.json the numbers depend on."""
 
-    hidden: int
-    between: int
+    hidden_size: int
+    intermediate_size: int
     layers: int
     heads: int
     kv_heads: int
-    width: int
-    words: int
-    epsilon: float
-    theta: float
+    head_dim: int
+    vocab_size: int
+    norm_eps: float
+    rope_theta: float
     tied: bool
     qkv_bias: bool
     o_bias: bool
     mlp_bias: bool
 
 
-def config_of(said: Mapping[str, Any]) -> Config | None:
+def read_config(said: Mapping[str, Any]) -> TorchLlamaConfig | None:
     """None for what only transformers knows how to run."""
     rope = said.get("rope_parameters") or {}
     scaled = said.get("rope_scaling") or rope.get("rope_type", "default") != "default"
     windowed = said.get("sliding_window") if said.get("model_type") == "mistral" else said.get("use_sliding_window")
     odd = scaled or windowed or said.get("quantization_config") or said.get("hidden_act", "silu") != "silu"
-    if said.get("model_type") not in KINDS or odd or set(said.get("layer_types") or ()) - {"full_attention"}:
+    if said.get("model_type") not in MODEL_TYPES or odd or set(said.get("layer_types") or ()) - {"full_attention"}:
         return None
     try:
         hidden, heads = int(said["hidden_size"]), int(said["num_attention_heads"])
         is_qwen, bias = said["model_type"] == "qwen2", bool(said.get("attention_bias"))
-        return Config(
+        return TorchLlamaConfig(
             hidden,
             int(said["intermediate_size"]),
             int(said["num_hidden_layers"]),
@@ -86,38 +86,40 @@ class Embedding(nn.Embedding):  # type: ignore[misc]  # torch is untyped here
         """The file has them."""
 
 
-class Norm(nn.Module):  # type: ignore[misc]  # torch is untyped here
+class RmsNorm(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """RMSNorm, in float32."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, c: TorchLlamaConfig) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(c.hidden))
-        self.epsilon = c.epsilon
+        self.weight = nn.Parameter(torch.empty(c.hidden_size))
+        self.norm_eps = c.norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, hidden)."""
         wide = x.to(torch.float32)
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.norm_eps)
         return self.weight.to(torch.float32) * wide
 
 
 class Attention(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """Grouped-query attention; what sees what is the layout's to say."""
 
-    def __init__(self, c: Config, layer: int) -> None:
+    def __init__(self, c: TorchLlamaConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.width = layer, c.width
-        self.q_proj = Linear(c.hidden, c.heads * c.width, bias=c.qkv_bias)
-        self.k_proj = Linear(c.hidden, c.kv_heads * c.width, bias=c.qkv_bias)
-        self.v_proj = Linear(c.hidden, c.kv_heads * c.width, bias=c.qkv_bias)
-        self.o_proj = Linear(c.heads * c.width, c.hidden, bias=c.o_bias)
+        self.layer, self.head_dim = layer, c.head_dim
+        self.q_proj = Linear(c.hidden_size, c.heads * c.head_dim, bias=c.qkv_bias)
+        self.k_proj = Linear(c.hidden_size, c.kv_heads * c.head_dim, bias=c.qkv_bias)
+        self.v_proj = Linear(c.hidden_size, c.kv_heads * c.head_dim, bias=c.qkv_bias)
+        self.o_proj = Linear(c.heads * c.head_dim, c.hidden_size, bias=c.o_bias)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], layout: Any) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], layout: Any) -> Tensor:
         """x (rows, tokens, hidden)."""
         x = x.to(self.q_proj.weight.dtype)
-        shape = (*x.shape[:-1], -1, self.width)
+        shape = (*x.shape[:-1], -1, self.head_dim)
         q, k, v = (p(x).view(shape).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
-        out = layout.attend(self.layer, _turned(q, turn), _turned(k, turn), v, self.width**-0.5, None)
+        out = layout.attend(
+            self.layer, _apply_rotary(q, rotary), _apply_rotary(k, rotary), v, self.head_dim**-0.5, None
+        )
         said: Tensor = self.o_proj(out.reshape(*x.shape[:-1], -1).contiguous())
         return said
 
@@ -125,11 +127,11 @@ class Attention(nn.Module):  # type: ignore[misc]  # torch is untyped here
 class Mlp(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """The gated feed-forward part."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, c: TorchLlamaConfig) -> None:
         super().__init__()
-        self.gate_proj = Linear(c.hidden, c.between, bias=c.mlp_bias)
-        self.up_proj = Linear(c.hidden, c.between, bias=c.mlp_bias)
-        self.down_proj = Linear(c.between, c.hidden, bias=c.mlp_bias)
+        self.gate_proj = Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
+        self.up_proj = Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
+        self.down_proj = Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, hidden)."""
@@ -141,38 +143,38 @@ class Mlp(nn.Module):  # type: ignore[misc]  # torch is untyped here
 class Block(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """One layer."""
 
-    def __init__(self, c: Config, layer: int) -> None:
+    def __init__(self, c: TorchLlamaConfig, layer: int) -> None:
         super().__init__()
         self.self_attn = Attention(c, layer)
         self.mlp = Mlp(c)
-        self.input_layernorm = Norm(c)
-        self.post_attention_layernorm = Norm(c)
+        self.input_layernorm = RmsNorm(c)
+        self.post_attention_layernorm = RmsNorm(c)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], layout: Any) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], layout: Any) -> Tensor:
         """x (rows, tokens, hidden)."""
-        x = x + self.self_attn(self.input_layernorm(x), turn, layout)
+        x = x + self.self_attn(self.input_layernorm(x), rotary, layout)
         said: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return said
 
 
-class Body(nn.Module):  # type: ignore[misc]  # torch is untyped here
+class DecoderStack(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """Embeddings, layers and the last norm."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, c: TorchLlamaConfig) -> None:
         super().__init__()
-        self.embed_tokens = Embedding(c.words, c.hidden)
+        self.embed_tokens = Embedding(c.vocab_size, c.hidden_size)
         self.layers = nn.ModuleList(Block(c, i) for i in range(c.layers))
-        self.norm = Norm(c)
+        self.norm = RmsNorm(c)
 
 
-class Shaped(nn.Module):  # type: ignore[misc]  # torch is untyped here
+class TorchLlama(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """The model, called as transformers' own are."""
 
-    def __init__(self, c: Config) -> None:
+    def __init__(self, c: TorchLlamaConfig) -> None:
         super().__init__()
-        self.model = Body(c)
-        self.lm_head = Linear(c.hidden, c.words, bias=False)
-        self._tied, self._theta, self._width = c.tied, c.theta, c.width
+        self.model = DecoderStack(c)
+        self.lm_head = Linear(c.hidden_size, c.vocab_size, bias=False)
+        self._tied, self._rope_theta, self._width = c.tied, c.rope_theta, c.head_dim
 
     @property
     def device(self) -> Any:
@@ -189,42 +191,42 @@ class Shaped(nn.Module):  # type: ignore[misc]  # torch is untyped here
     ) -> Any:
         """ids and positions (rows, tokens) -> .logits (rows, tokens kept, words)."""
         x = self.model.embed_tokens(input_ids).to(torch.float32)
-        turn = self._turn(position_ids)
+        rotary = self._rotary_embedding(position_ids)
         for block in self.model.layers:
-            x = block(x, turn, layout)
-        return SimpleNamespace(logits=self._logits(self.model.norm(x)[:, logits_to_keep]))
+            x = block(x, rotary, layout)
+        return SimpleNamespace(logits=self._compute_logits(self.model.norm(x)[:, logits_to_keep]))
 
-    def _logits(self, states: Tensor) -> Tensor:
+    def _compute_logits(self, states: Tensor) -> Tensor:
         """In float32: those that 16 bits may have mistaken for the largest are computed again."""
         found: Tensor = self.lm_head(states.to(self.dtype)).to(torch.float32)
         if self.dtype != torch.float32:
             largest = found.amax(-1, keepdim=True)
-            near = (found >= largest - largest.abs() * ROUGH).nonzero(as_tuple=True)
+            near = (found >= largest - largest.abs() * ROUNDING_TOLERANCE).nonzero(as_tuple=True)
             found[near] = (states[near[:-1]] * self.lm_head.weight[near[-1]].to(torch.float32)).sum(-1)
         return found
 
-    def _turn(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotary_embedding(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rotary embedding (rows, 1, tokens, width)."""
         steps = torch.arange(0, self._width, 2, dtype=torch.float, device=positions.device) / self._width
-        angles = positions[..., None].float() * (1.0 / (self._theta**steps))
+        angles = positions[..., None].float() * (1.0 / (self._rope_theta**steps))
         both = torch.cat((angles, angles), dim=-1)
         return both.cos().to(self.dtype)[:, None], both.sin().to(self.dtype)[:, None]
 
 
-def _turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+def _apply_rotary(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     first, second = x.chunk(2, dim=-1)
-    return (x * turn[0]) + (torch.cat((-second, first), dim=-1) * turn[1])
+    return (x * rotary[0]) + (torch.cat((-second, first), dim=-1) * rotary[1])
 
 
-def load(folder: Path, files: Iterable[Path], dtype: Any, device: str) -> Shaped | None:
+def load(folder: Path, files: Iterable[Path], dtype: Any, device: str) -> TorchLlama | None:
     """The base in `folder`, its weights from `files` in the wanted numbers; None where they are of another kind."""
     from safetensors import safe_open
 
-    config = config_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    config = read_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     if config is None:
         return None
     with torch.device("meta"):
-        model = Shaped(config)
+        model = TorchLlama(config)
     found: dict[str, Tensor] = {}
     for file in files:
         with safe_open(file, "pt", device="cpu") as tensors:

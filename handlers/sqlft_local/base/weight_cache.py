@@ -18,22 +18,22 @@ from typing import TYPE_CHECKING
 from sqlft.errors import HandlerNotInstalled, NotSupported, ProviderError
 from sqlft_local import errors
 from sqlft_local.base import hub, tokenization
-from sqlft_local.base.adapter import digest_of
+from sqlft_local.base.adapter import digest_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 1
+FORMAT_VERSION = 1
 """Of what is written; files of another one are made anew."""
-SMALL = 2 << 30
+SMALL_BASE_BYTES = 2 << 30
 """Bases up to so many bytes get files of their own, made to be asked faster."""
-SHORT = {"bfloat16": "BF16", "float16": "F16"}
-KEPT = 8
+SAFETENSORS_DTYPES = {"bfloat16": "BF16", "float16": "F16"}
+MAX_MERGED_FILES = 8
 """Merged files kept for a base; the least recently used goes first."""
 
 
 @dataclass(frozen=True)
-class Files:
+class GgufFiles:
     """What llama.cpp needs to answer for one version."""
 
     home: Path
@@ -43,32 +43,34 @@ class Files:
     """Laid over the model while it runs; None where it is merged into it, or there is none."""
 
 
-def files(folder: Path, adapter: Path | None, kind: str, merged: bool, report: hub.Report) -> Files:
+def prepare_gguf_files(
+    folder: Path, adapter: Path | None, kind: str, merged: bool, report: hub.ReportProgress
+) -> GgufFiles:
     """The files for the base in `folder` and an adapter, made if they are not there; NotSupported, ProviderError."""
-    home = home_of(folder)
-    _tokenizer(folder, home)
+    home = find_cache_folder(folder)
+    _prepare_tokenizer(folder, home)
     base = home / f"base-{kind}.gguf"
     if adapter is None:
-        return Files(home, _made(base, lambda to: _export(folder, home, None, kind, to, report)), None)
-    digest = digest_of(adapter)
+        return GgufFiles(home, _create_once(base, lambda to: _export_gguf(folder, home, None, kind, to, report)), None)
+    digest = digest_adapter(adapter)
     if merged:
         target = home / f"merged-{digest}-{kind}.gguf"
-        made = _made(target, lambda to: _export(folder, home, adapter, kind, to, report))
-        _forget_old(home, made)
-        return Files(home, made, None)
+        made = _create_once(target, lambda to: _export_gguf(folder, home, adapter, kind, to, report))
+        _remove_old_merged(home, made)
+        return GgufFiles(home, made, None)
 
     def convert(to: Path) -> None:
         from sqlft_local.base.gguf import export_adapter
 
         export_adapter(folder, adapter, to)
 
-    model = _made(base, lambda to: _export(folder, home, None, kind, to, report))
-    return Files(home, model, _made(home / f"adapter-{digest}.gguf", convert))
+    model = _create_once(base, lambda to: _export_gguf(folder, home, None, kind, to, report))
+    return GgufFiles(home, model, _create_once(home / f"adapter-{digest}.gguf", convert))
 
 
-def home_of(folder: Path) -> Path:
+def find_cache_folder(folder: Path) -> Path:
     """Where the files of this base are: another place whenever a file of the base is another one."""
-    stamp = hashlib.sha256(str(VERSION).encode())
+    stamp = hashlib.sha256(str(FORMAT_VERSION).encode())
     for file in sorted(folder.iterdir()):
         if file.suffix in (".json", ".safetensors", ".jinja", ".model"):
             about = file.stat()
@@ -77,30 +79,34 @@ def home_of(folder: Path) -> Path:
     return hub.bases_folder() / "llama.cpp" / f"{name}-{stamp.hexdigest()[:12]}"
 
 
-def weights(folder: Path, dtype: str) -> list[Path]:
+def prepare_weights(folder: Path, dtype: str) -> list[Path]:
     """The base's files, or of a small one a file of its weights in 16 bits, made if need be: read as it is used."""
     own = sorted(folder.glob("*.safetensors"))
-    if dtype not in SHORT or sum(f.stat().st_size for f in own) > SMALL or all(_is_in(f, SHORT[dtype]) for f in own):
+    if (
+        dtype not in SAFETENSORS_DTYPES
+        or sum(f.stat().st_size for f in own) > SMALL_BASE_BYTES
+        or all(_has_dtype(f, SAFETENSORS_DTYPES[dtype]) for f in own)
+    ):
         return own
     try:
-        home = home_of(folder)
+        home = find_cache_folder(folder)
         home.mkdir(parents=True, exist_ok=True)
         target = home / f"base-{dtype}.safetensors"
-        if target.exists() and not hub.is_whole(target):
+        if target.exists() and not hub.is_complete_safetensors(target):
             target.unlink()
-        return [_made(target, lambda to: _shorten(own, dtype, to))]
+        return [_create_once(target, lambda to: _convert_weights(own, dtype, to))]
     except (ProviderError, OSError):
         return own
 
 
-def _is_in(file: Path, dtype: str) -> bool:
+def _has_dtype(file: Path, dtype: str) -> bool:
     from safetensors import safe_open
 
     with safe_open(file, "pt") as tensors:
         return all(tensors.get_slice(name).get_dtype() == dtype for name in tensors.keys())  # noqa: SIM118
 
 
-def _shorten(files: list[Path], dtype: str, to: Path) -> None:
+def _convert_weights(files: list[Path], dtype: str, to: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -108,26 +114,26 @@ def _shorten(files: list[Path], dtype: str, to: Path) -> None:
     save_file(found, to, metadata={"format": "pt"})
 
 
-def light_tokenizer(folder: Path) -> tokenization.LightTokenizer | None:
+def load_chat_tokenizer(folder: Path) -> tokenization.ChatTokenizer | None:
     """The base's tokenizer without transformers, whose own takes seconds; None where that is not to be had."""
     try:
-        home = home_of(folder)
-        _tokenizer(folder, home)
-        return tokenization.LightTokenizer(home)
+        home = find_cache_folder(folder)
+        _prepare_tokenizer(folder, home)
+        return tokenization.ChatTokenizer(home)
     except (NotSupported, ProviderError, OSError):
         return None
 
 
-def _made(target: Path, make: Callable[[Path], None]) -> Path:
+def _create_once(target: Path, make: Callable[[Path], None]) -> Path:
     """The file, made by at most one process at a time and published by rename."""
     from filelock import FileLock
 
     if not target.exists():
-        with _room(target), FileLock(f"{target}.lock"):
+        with _explain_write_errors(target), FileLock(f"{target}.lock"):
             if not target.exists():
                 unfinished = target.with_name(f".{target.name}.unfinished")
                 try:
-                    with _installed():
+                    with _require_packages():
                         make(unfinished)
                     unfinished.replace(target)
                 finally:
@@ -136,39 +142,41 @@ def _made(target: Path, make: Callable[[Path], None]) -> Path:
     return target
 
 
-def _export(folder: Path, home: Path, adapter: Path | None, kind: str, to: Path, report: hub.Report) -> None:
+def _export_gguf(
+    folder: Path, home: Path, adapter: Path | None, kind: str, to: Path, report: hub.ReportProgress
+) -> None:
     from sqlft_local.base import gguf
-    from sqlft_local.base.adapter import other_base, read_adapter
+    from sqlft_local.base.adapter import read_adapter, wrong_base_error
 
-    tokenizer = json.loads((home / tokenization.TOKENIZER).read_text(encoding="utf-8"))
-    stop_ids = json.loads((home / tokenization.ASKING).read_text(encoding="utf-8"))["stop_ids"]
+    tokenizer = json.loads((home / tokenization.TOKENIZER_FILE).read_text(encoding="utf-8"))
+    stop_ids = json.loads((home / tokenization.SETTINGS_FILE).read_text(encoding="utf-8"))["stop_ids"]
     scale, changes = read_adapter(adapter) if adapter else (1.0, {})
     try:
         found = gguf.export(folder, to, kind, tokenizer, stop_ids, changes, scale, report)
     except RuntimeError as e:
         if adapter is None:
             raise
-        raise other_base(adapter) from e
+        raise wrong_base_error(adapter) from e
     if adapter and found != set(changes):
-        raise other_base(adapter)
+        raise wrong_base_error(adapter)
 
 
-def _tokenizer(folder: Path, home: Path) -> None:
+def _prepare_tokenizer(folder: Path, home: Path) -> None:
     """Write down what transformers' tokenizer does, where that is not done yet."""
-    if (home / tokenization.ASKING).exists():
+    if (home / tokenization.SETTINGS_FILE).exists():
         return
-    from sqlft_local.base.tokenization import Renderer, opened_tokenizer
+    from sqlft_local.base.tokenization import Renderer, load_transformers_tokenizer
 
-    with _installed():
-        tokenizer, stop_ids = opened_tokenizer(folder)
+    with _require_packages():
+        tokenizer, stop_ids = load_transformers_tokenizer(folder)
     ends = Renderer(tokenizer, stop_ids).stop_ids
-    with _room(home):
+    with _explain_write_errors(home):
         home.mkdir(parents=True, exist_ok=True)
-        tokenization.write(tokenizer, sorted(ends), home)
+        tokenization.save_tokenizer(tokenizer, sorted(ends), home)
 
 
 @contextmanager
-def _installed() -> Iterator[None]:
+def _require_packages() -> Iterator[None]:
     try:
         yield
     except ImportError as e:
@@ -178,7 +186,7 @@ def _installed() -> Iterator[None]:
 
 
 @contextmanager
-def _room(target: Path) -> Iterator[None]:
+def _explain_write_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
@@ -195,15 +203,15 @@ def _touch(file: Path) -> None:
         return
 
 
-def _forget_old(home: Path, but: Path) -> None:
+def _remove_old_merged(home: Path, but: Path) -> None:
     """Versions come and go; their merged files can be made again."""
     merged = sorted(home.glob("merged-*.gguf"), key=lambda f: f.stat().st_mtime)
-    for file in merged[:-KEPT]:
+    for file in merged[:-MAX_MERGED_FILES]:
         if file != but:
             file.unlink(missing_ok=True)
 
 
-def context(folder: Path) -> int:
+def read_context_length(folder: Path) -> int:
     """Tokens that the base was made for."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return int(config.get("max_position_embeddings") or 4096)

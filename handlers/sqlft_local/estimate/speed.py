@@ -17,24 +17,24 @@ from statistics import median
 from typing import Any
 
 from sqlft_local import machine
-from sqlft_local.base.config import Shape
-from sqlft_local.train.memory import Setting, weights
+from sqlft_local.base.config import DecoderShape
+from sqlft_local.train.memory import TrainingSetup, estimate_weight_bytes
 
 MEASURE_SECONDS = 120.0
 """Longer than that no measurement takes."""
 REPEATS = 3
 """Passes that are timed, behind one that prepares products."""
-WHOLE = 1 << 30
+SMALL_BASE_BYTES = 1 << 30
 """Bytes of a base up to which all of it is measured: a few blocks of a small one would stay in the caches."""
-KEPT = "speed.json"
+SPEED_FILE = "speed.json"
 
 
 @dataclass(frozen=True)
-class Trial:
+class SpeedTrial:
     """What is measured: passes like those that the training will have."""
 
-    shape: Shape
-    setting: Setting
+    shape: DecoderShape
+    setting: TrainingSetup
     device: str
     threads: int
     rows: tuple[int, ...]
@@ -45,45 +45,45 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Speed:
+class PassTime:
     """Seconds of a pass: forward and backward, and forward alone."""
 
     training: float
     checking: float
 
 
-def speed(trial: Trial, folder: Path, processor: str) -> Speed | None:
+def load_or_measure(trial: SpeedTrial, folder: Path, processor: str) -> PassTime | None:
     """Measured now, or as it was kept in the folder; None if this cannot be measured here."""
     key = sha256(json.dumps([processor, asdict(trial)], sort_keys=True).encode()).hexdigest()[:16]
-    known = _read(folder / KEPT)
+    known = _read_speeds(folder / SPEED_FILE)
     if key not in known:
-        found = _measured_elsewhere(trial)
+        found = _measure_in_process(trial)
         if found is None:
             return None
         known[key] = asdict(found)
-        _write(folder / KEPT, known)
-    return Speed(**known[key])
+        _write_speeds(folder / SPEED_FILE, known)
+    return PassTime(**known[key])
 
 
-def flops(shape: Shape, setting: Setting, tokens: float, answers: float) -> float:
+def count_flops(shape: DecoderShape, setting: TrainingSetup, tokens: float, answers: float) -> float:
     """Multiplications and additions of a pass, forward and backward; the frozen weights take no gradients."""
-    blocks = shape.layers * sum(a * b for a, b in shape.linear.values())
+    blocks = shape.layers * sum(a * b for a, b in shape.linear_layers.values())
     times = 6 if setting.checkpointing else 4
-    return times * blocks * tokens + 4 * shape.vocabulary * shape.hidden * answers
+    return times * blocks * tokens + 4 * shape.vocab_size * shape.hidden_size * answers
 
 
-def _measured_elsewhere(trial: Trial) -> Speed | None:
-    command = machine.command("sqlft_local.estimate.speed", json.dumps(asdict(trial)))
+def _measure_in_process(trial: SpeedTrial) -> PassTime | None:
+    command = machine.module_command("sqlft_local.estimate.speed", json.dumps(asdict(trial)))
     try:
         said = subprocess.run(
-            command, capture_output=True, text=True, timeout=MEASURE_SECONDS, env=machine.environment()
+            command, capture_output=True, text=True, timeout=MEASURE_SECONDS, env=machine.child_environment()
         )
-        return Speed(**json.loads(said.stdout.splitlines()[-1])) if said.returncode == 0 else None
+        return PassTime(**json.loads(said.stdout.splitlines()[-1])) if said.returncode == 0 else None
     except (OSError, ValueError, IndexError, TypeError, subprocess.TimeoutExpired):
         return None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_speeds(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _write(path: Path, known: dict[str, Any]) -> None:
+def _write_speeds(path: Path, known: dict[str, Any]) -> None:
     """What cannot be kept is measured again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,44 +102,44 @@ def _write(path: Path, known: dict[str, Any]) -> None:
         pass
 
 
-def measured(trial: Trial) -> Speed:
+def measure_here(trial: SpeedTrial) -> PassTime:
     """Seconds of a pass of the whole base; of a large one told from blocks of it: one, and then two more."""
     import torch
 
     if trial.threads:
         torch.set_num_threads(trial.threads)
-    if weights(trial.shape, trial.setting.dtype) <= WHOLE:
-        return Speed(*_seconds(trial, trial.shape.layers))
-    few, more = (_seconds(trial, layers) for layers in (1, 3))
+    if estimate_weight_bytes(trial.shape, trial.setting.dtype) <= SMALL_BASE_BYTES:
+        return PassTime(*_time_passes(trial, trial.shape.layers))
+    few, more = (_time_passes(trial, layers) for layers in (1, 3))
     whole = [a + (b - a) / 2 * (trial.shape.layers - 1) for a, b in zip(few, more, strict=True)]
-    return Speed(max(whole[0], few[0]), max(whole[1], few[1]))
+    return PassTime(max(whole[0], few[0]), max(whole[1], few[1]))
 
 
-def _seconds(trial: Trial, layers: int) -> tuple[float, float]:
+def _time_passes(trial: SpeedTrial, layers: int) -> tuple[float, float]:
     """What passes through so many blocks usually take: with the backward pass, and without."""
     import torch
 
-    from sqlft_local.train.step import loss_of
+    from sqlft_local.train.step import compute_loss
 
-    model, parameters = _model(trial, layers)
-    examples = _examples(trial)
+    model, parameters = _create_model(trial, layers)
+    examples = _create_examples(trial)
     training, checking = [], []
     for _ in range(1 + REPEATS):
         began = time.perf_counter()
-        loss_of(model.train(), examples).backward()
-        _wait(trial.device)
+        compute_loss(model.train(), examples).backward()
+        _synchronize(trial.device)
         training.append(time.perf_counter() - began)
         for parameter in parameters:
             parameter.grad = None
         began = time.perf_counter()
         with torch.no_grad():
-            loss_of(model.eval(), examples)
-        _wait(trial.device)
+            compute_loss(model.eval(), examples)
+        _synchronize(trial.device)
         checking.append(time.perf_counter() - began)
     return median(training[1:]), median(checking[1:])
 
 
-def _model(trial: Trial, layers: int) -> tuple[Any, Sequence[Any]]:
+def _create_model(trial: SpeedTrial, layers: int) -> tuple[Any, Sequence[Any]]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -147,62 +147,62 @@ def _model(trial: Trial, layers: int) -> tuple[Any, Sequence[Any]]:
     from sqlft_local.options import TrainOptions
     from sqlft_local.train import lora
 
-    packing.register()
+    packing.register_attention()
     s, setting = trial.shape, trial.setting
     config = LlamaConfig(
-        vocab_size=s.vocabulary,
-        hidden_size=s.hidden,
-        intermediate_size=s.intermediate,
+        vocab_size=s.vocab_size,
+        hidden_size=s.hidden_size,
+        intermediate_size=s.intermediate_size,
         num_hidden_layers=layers,
         num_attention_heads=s.heads,
         num_key_value_heads=s.kv_heads,
-        head_dim=s.head,
+        head_dim=s.head_dim,
         tie_word_embeddings=s.tied,
-        attn_implementation=packing.ATTENTION,
+        attn_implementation=packing.ATTENTION_NAME,
     )
     torch.manual_seed(0)
     with torch.device(trial.device):
         model: Any = LlamaForCausalLM._from_config(config, dtype=getattr(torch, setting.dtype))
     model.requires_grad_(False)
-    fused.apply(model)
+    fused.fuse_modules(model)
     options = TrainOptions(r=setting.r, lora_dropout=setting.dropout, target_modules=list(setting.targets))
     return model, list(lora.attach(model, options, None).trained.values())
 
 
-def _examples(trial: Trial) -> list[Any]:
+def _create_examples(trial: SpeedTrial) -> list[Any]:
     import torch
 
     from sqlft_local.kernels.packing import Example
 
     drawn = torch.Generator().manual_seed(0)
-    start = torch.randint(trial.shape.vocabulary, (trial.prefix,), generator=drawn).tolist()
+    start = torch.randint(trial.shape.vocab_size, (trial.prefix,), generator=drawn).tolist()
     examples = []
     for tokens in trial.rows:
         own = max(1, tokens - trial.prefix)
-        ids = start + torch.randint(trial.shape.vocabulary, (own,), generator=drawn).tolist()
+        ids = start + torch.randint(trial.shape.vocab_size, (own,), generator=drawn).tolist()
         answer = min(trial.answer, own)
         examples.append(Example(ids, [0.0] * (len(ids) - answer) + [1.0] * answer))
     return examples
 
 
-def _wait(device: str) -> None:
+def _synchronize(device: str) -> None:
     if device.startswith("cuda"):
         import torch
 
         torch.cuda.synchronize()
 
 
-def _trial(given: dict[str, Any]) -> Trial:
-    return Trial(
+def _parse_trial(given: dict[str, Any]) -> SpeedTrial:
+    return SpeedTrial(
         **{
             **given,
             "rows": tuple(given["rows"]),
-            "shape": Shape(**given["shape"]),
-            "setting": Setting(**given["setting"]),
+            "shape": DecoderShape(**given["shape"]),
+            "setting": TrainingSetup(**given["setting"]),
         }
     )
 
 
 if __name__ == "__main__":
-    machine.share()
-    print(json.dumps(asdict(measured(_trial(json.loads(sys.argv[1]))))))
+    machine.configure_math_libraries()
+    print(json.dumps(asdict(measure_here(_parse_trial(json.loads(sys.argv[1]))))))

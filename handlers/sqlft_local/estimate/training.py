@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import Estimate, TrainingSet
-from sqlft_local.base.config import Shape
+from sqlft_local.base.config import DecoderShape, read_shape
 from sqlft_local.base.presets import PRESETS, Preset
-from sqlft_local.base.tokenization import NO_MARKS, Marks
+from sqlft_local.base.tokenization import NO_DELIMITERS, Delimiters
 from sqlft_local.estimate import speed
 from sqlft_local.machine import Machine
 from sqlft_local.options import ModelOptions, TrainOptions
 from sqlft_local.train import memory
-from sqlft_local.train.memory import Setting
+from sqlft_local.train.memory import TrainingSetup
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,25 +34,25 @@ from sqlft_local.base import hub
 
 ARCHITECTURES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma 3", "SmolLM2", "CodeLLaMA")
 """Of those that are run; others with the same layers are tried when they are loaded."""
-SAMPLE = 512
+SAMPLE_ROWS = 512
 """Rows that are rendered; of more, evenly spaced ones stand for the others."""
-LETTERS_A_TOKEN, MESSAGE_TOKENS = 3.5, 4
+LETTERS_PER_TOKEN, MESSAGE_TOKENS = 3.5, 4
 """About, where the base's tokenizer is not on this machine."""
-LONGEST = 2048
+DEFAULT_MAX_LENGTH = 2048
 STARTUP_SECONDS = 8.0
 """A process that imports torch and transformers, and loads a small base."""
-LOAD_BYTES_A_SECOND = 1.5e9
+LOAD_BYTES_PER_SECOND = 1.5e9
 WORTH_MEASURING = 60.0
 """Seconds of work from which on the machine is measured; shorter ones are reckoned from what such cores do."""
-FLOPS_A_CORE = 25e9
+FLOPS_PER_CORE = 25e9
 """Of a core with AVX2 in float32, what is left of it in a training; twice that with AVX-512, more with matrix units."""
-CHECKS = 10
+MAX_VALIDATIONS = 10
 """Validations of a training, at most two an epoch."""
 GIGA = 1e9
 
 
 @dataclass(frozen=True)
-class Passes:
+class EpochPasses:
     """The passes of one epoch, and what is in one of them on average."""
 
     examples: int
@@ -73,32 +73,32 @@ class Passes:
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseDescription:
     """What is known of a base without its weights."""
 
     name: str
-    shape: Shape
+    shape: DecoderShape
     context: int
     folder: Path | None = None
     """None while it is not on this machine."""
 
 
-def base_of(name: str, folder: Path | None, options: ModelOptions) -> Base | None:
+def describe_base(name: str, folder: Path | None, options: ModelOptions) -> BaseDescription | None:
     """By its config.json, or as a preset by its shape; None for what is neither here nor known."""
     preset: Preset | None = PRESETS.get(name.lower())
     if folder is not None and (folder / "config.json").exists():
-        return _described(name, folder, options)
+        return _read_base(name, folder, options)
     if preset is None or preset.shape is None:
         return None
-    return Base(name, preset.shape, min(options.context_length or preset.context, preset.context))
+    return BaseDescription(name, preset.shape, min(options.context_length or preset.context, preset.context))
 
 
-def _described(name: str, folder: Path, options: ModelOptions) -> Base:
+def _read_base(name: str, folder: Path, options: ModelOptions) -> BaseDescription:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         text = config.get("text_config") or config
         made_for = int(text.get("max_position_embeddings") or 4096)
-        return Base(name, config.shape_of(config), min(options.context_length or made_for, made_for), folder)
+        return BaseDescription(name, read_shape(config), min(options.context_length or made_for, made_for), folder)
     except (ValueError, AttributeError) as e:
         raise ProviderError(f"{folder / 'config.json'} cannot be read: {e}.", "Get the base again.") from e
     except (KeyError, TypeError) as e:
@@ -109,15 +109,15 @@ def _described(name: str, folder: Path, options: ModelOptions) -> Base:
         ) from e
 
 
-def longest_row(base: Base | None, options: TrainOptions) -> int | None:
-    """Most tokens of a row that is trained on whole: as `rows.read` has it."""
+def find_longest_row(base: BaseDescription | None, options: TrainOptions) -> int | None:
+    """Most tokens of a row that is trained on whole: as `rows.render_rows` has it."""
     if base is None:
         return options.max_length
-    return min(options.max_length or min(LONGEST, base.context), base.context)
+    return min(options.max_length or min(DEFAULT_MAX_LENGTH, base.context), base.context)
 
 
 def estimate(
-    base: Base,
+    base: BaseDescription,
     given: ModelOptions,
     options: TrainOptions,
     data: TrainingSet,
@@ -125,22 +125,26 @@ def estimate(
     device: str,
     threads: int | None,
     kept: Path,
-    marks: Marks = NO_MARKS,
+    delimiters: Delimiters = NO_DELIMITERS,
 ) -> Estimate:
     """What training would take; `kept` is the folder where this machine's speed is remembered."""
-    train, taught = _examples(base, given, options, data.train, marks)
-    valid, checked = _examples(base, given, options, data.valid, marks) if data.valid is not None else ([], 0)
+    train, taught = _sample_examples(base, given, options, data.train, delimiters)
+    valid, checked = (
+        _sample_examples(base, given, options, data.valid, delimiters) if data.valid is not None else ([], 0)
+    )
     place = here.device(device)
     together = options.num_processes
     free = here.available(place, together)
-    room = _room(options, free)
+    room = _limit_memory(options, free)
     longest = max((len(e.ids) for e in (*train, *valid)), default=1)
-    setting, most = _fitted(base, _setting(base, given, options, here, place), options, room, longest)
-    passes = _passes(train, taught, options.rows_a_step, most)
-    needed = memory.whole(base.shape, setting, passes.fullest[0])
+    setting, most = _fit_passes(base, _plan_setup(base, given, options, here, place), options, room, longest)
+    passes = _estimate_passes(train, taught, options.rows_per_step, most)
+    needed = memory.estimate_training_bytes(base.shape, setting, passes.fullest[0])
     limit = room if options.max_memory else free
     steps = max(1, round(passes.steps * options.n_epochs))
-    seconds, remarks = _seconds(base, setting, passes, steps, (valid, checked, most), place, here, threads, kept)
+    seconds, remarks = _estimate_seconds(
+        base, setting, passes, steps, (valid, checked, most), place, here, threads, kept
+    )
     if place == "cuda" and seconds is not None:
         seconds /= together
     if options.max_minutes and seconds is not None and seconds > options.max_minutes * 60:
@@ -153,97 +157,110 @@ def estimate(
         seconds=seconds,
         memory_bytes=needed,
         memory_available=free,
-        remarks=(*_remarks(base, setting, options, place), *remarks),
-        refusal=_too_few(here, place, together) or _refusal(base, setting, passes, needed, limit, place),
+        remarks=(*_list_remarks(base, setting, options, place), *remarks),
+        refusal=_refuse_too_few_gpus(here, place, together)
+        or _refuse_too_little_memory(base, setting, passes, needed, limit, place),
     )
 
 
-def _examples(
-    base: Base, given: ModelOptions, options: TrainOptions, table: pa.Table, marks: Marks
+def _sample_examples(
+    base: BaseDescription, given: ModelOptions, options: TrainOptions, table: pa.Table, delimiters: Delimiters
 ) -> tuple[list[Example], int]:
     """Rows as the trainer makes them, a sample where there are many; how many all would be."""
     count = table.num_rows
-    step = -(-count // SAMPLE)
+    step = -(-count // SAMPLE_ROWS)
     sample = table.take(list(range(0, count, step))) if step > 1 else table
     is_here = base.folder is not None and (base.folder / "tokenizer.json").exists()
     try:
-        found = _rendered(base, given, options, sample, marks) if is_here else _guessed(base, options, sample)
+        found = (
+            _render_examples(base, given, options, sample, delimiters)
+            if is_here
+            else _guess_examples(base, options, sample)
+        )
     except ImportError:
-        found = _guessed(base, options, sample)
+        found = _guess_examples(base, options, sample)
     return found, round(len(found) * count / max(1, sample.num_rows))
 
 
-def _rendered(base: Base, given: ModelOptions, options: TrainOptions, table: pa.Table, marks: Marks) -> list[Example]:
+def _render_examples(
+    base: BaseDescription, given: ModelOptions, options: TrainOptions, table: pa.Table, delimiters: Delimiters
+) -> list[Example]:
     from sqlft_local.base import tokenization
     from sqlft_local.base.tokenization import Renderer
     from sqlft_local.train import rows
 
     assert base.folder is not None
-    tokenizer = tokenization.LightTokenizer(base.folder, tokenization.told(base.folder))
-    renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).marked(marks)
+    tokenizer = tokenization.ChatTokenizer(base.folder, tokenization.read_tokenizer_settings(base.folder))
+    renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).with_delimiters(delimiters)
     lenient = replace(options, long_rows="cut") if options.long_rows == "error" else options
-    return rows.read(table, renderer, lenient, base.context).examples
+    return rows.render_rows(table, renderer, lenient, base.context).examples
 
 
-def _guessed(base: Base, options: TrainOptions, table: pa.Table) -> list[Example]:
+def _guess_examples(base: BaseDescription, options: TrainOptions, table: pa.Table) -> list[Example]:
     """By letters; rows then share no start, so the estimate is rather too high."""
     from sqlft_local.kernels.packing import Example
 
-    most = longest_row(base, options) or LONGEST
+    most = find_longest_row(base, options) or DEFAULT_MAX_LENGTH
     examples = []
     for i, turns in enumerate(table.column("messages").to_pylist()):
-        sizes = [MESSAGE_TOKENS + round(len(t["content"]) / LETTERS_A_TOKEN) for t in turns]
+        sizes = [MESSAGE_TOKENS + round(len(t["content"]) / LETTERS_PER_TOKEN) for t in turns]
         tokens = min(most, sum(sizes))
         answer = min(tokens - 1, sizes[-1])
         examples.append(Example([i + 1, *[0] * (tokens - 1)], [0.0] * (tokens - answer) + [1.0] * answer))
     return examples
 
 
-def _setting(base: Base, given: ModelOptions, options: TrainOptions, here: Machine, place: str) -> Setting:
+def _plan_setup(
+    base: BaseDescription, given: ModelOptions, options: TrainOptions, here: Machine, place: str
+) -> TrainingSetup:
     dtype = here.dtype(given.dtype, place)
     quantization = getattr(given, "quantization", None) or "none"
     checkpointing = bool(getattr(options, "gradient_checkpointing", None))
-    return Setting(dtype, quantization, options.r, tuple(options.layers), options.lora_dropout, checkpointing)
+    return TrainingSetup(dtype, quantization, options.r, tuple(options.layers), options.lora_dropout, checkpointing)
 
 
-def _room(options: TrainOptions, free: int | None) -> int | None:
-    """Bytes that the training may take: as `budget.chosen` has it."""
-    said = memory.parsed(options.max_memory) if options.max_memory else None
-    known = None if free is None else round(free * (1 - memory.MARGIN))
+def _limit_memory(options: TrainOptions, free: int | None) -> int | None:
+    """Bytes that the training may take: as `memory.plan_passes` has it."""
+    said = memory.parse_size(options.max_memory) if options.max_memory else None
+    known = None if free is None else round(free * (1 - memory.FREE_MARGIN))
     return min((n for n in (said, known) if n is not None), default=None)
 
 
-def _fitted(base: Base, setting: Setting, options: TrainOptions, room: int | None, longest: int) -> tuple[Setting, int]:
+def _fit_passes(
+    base: BaseDescription, setting: TrainingSetup, options: TrainOptions, room: int | None, longest: int
+) -> tuple[TrainingSetup, int]:
     """With blocks computed again where memory asks for it, and the tokens of a pass; at least the longest row."""
-    most = options.max_tokens_per_pass or memory.MOST["cpu"]
+    most = options.max_tokens_per_pass or memory.MAX_TOKENS_PER_PASS["cpu"]
     if room is None:
         return setting, max(most, longest)
     again = replace(setting, checkpointing=True)
     plain, twice = (
-        memory.tokens_within(base.shape, s, round((room - memory.fixed(base.shape, s)) * memory.SURE))
+        memory.fit_tokens(
+            base.shape, s, round((room - memory.estimate_fixed_bytes(base.shape, s)) * memory.PLANNED_SHARE)
+        )
         for s in (setting, again)
     )
     wanted = options.gradient_checkpointing
-    if setting.checkpointing or (wanted is None and plain < max(min(memory.ENOUGH, most), longest)):
+    if setting.checkpointing or (wanted is None and plain < max(min(memory.FAST_PASS_TOKENS, most), longest)):
         return again, max(min(most, twice), longest)
     return setting, max(min(most, plain), longest)
 
 
-def _passes(train: Sequence[Example], taught: int, batch_size: int, most: int) -> Passes:
+def _estimate_passes(train: Sequence[Example], taught: int, batch_size: int, most: int) -> EpochPasses:
     """The epoch, told from the sample's."""
-    from sqlft_local.kernels.packing import common_prefix
+    from sqlft_local.kernels.packing import common_prefix_length
     from sqlft_local.train import rows
 
     order = list(train)
     random.Random(0).shuffle(order)
-    parts = [p for i in range(0, len(order), batch_size) for p in rows.passes(order[i : i + batch_size], most)]
-    prefixes = [common_prefix([e.ids for e in p]) if len(p) > 1 else 0 for p in parts]
+    parts = [p for i in range(0, len(order), batch_size) for p in rows.split_passes(order[i : i + batch_size], most)]
+    prefixes = [common_prefix_length([e.ids for e in p]) if len(p) > 1 else 0 for p in parts]
     sizes = [sum(len(e.ids) for e in p) - n * (len(p) - 1) for p, n in zip(parts, prefixes, strict=True)]
     answers = [sum(1 for e in p for w in e.weights if w) for p in parts]
     whole = sum(len(e.ids) for e in order)
     times = taught / max(1, len(order))
     fullest = max(range(len(parts)), key=sizes.__getitem__)
-    return Passes(
+    return EpochPasses(
         examples=taught,
         steps=math.ceil(taught / batch_size),
         count=len(parts) * times,
@@ -252,15 +269,15 @@ def _passes(train: Sequence[Example], taught: int, batch_size: int, most: int) -
         whole=round(whole * times),
         longest=max(len(e.ids) for e in order),
         fullest=(sizes[fullest], answers[fullest]),
-        lengths=_evenly([len(e.ids) for e in order], min(batch_size, len(order))),
+        lengths=_pick_evenly([len(e.ids) for e in order], min(batch_size, len(order))),
         prefix=sum(prefixes) / len(prefixes),
     )
 
 
-def _seconds(
-    base: Base,
-    setting: Setting,
-    passes: Passes,
+def _estimate_seconds(
+    base: BaseDescription,
+    setting: TrainingSetup,
+    passes: EpochPasses,
     steps: int,
     validation: tuple[Sequence[Example], int, int],
     place: str,
@@ -269,66 +286,77 @@ def _seconds(
     kept: Path,
 ) -> tuple[float | None, list[str]]:
     epochs = steps / passes.steps
-    work = speed.flops(base.shape, setting, passes.tokens * epochs, passes.answers * epochs)
-    checks = _checking(base, setting, validation, steps, passes.steps)
-    started = STARTUP_SECONDS + memory.weights(base.shape, setting.dtype, setting.quantization) / LOAD_BYTES_A_SECOND
+    work = speed.count_flops(base.shape, setting, passes.tokens * epochs, passes.answers * epochs)
+    checks = _count_validation_flops(base, setting, validation, steps, passes.steps)
+    started = (
+        STARTUP_SECONDS
+        + memory.estimate_weight_bytes(base.shape, setting.dtype, setting.quantization) / LOAD_BYTES_PER_SECOND
+    )
     cores = threads or here.cores
-    guess = (work + checks) / _usual(here, place, setting.dtype, cores)
+    guess = (work + checks) / _guess_flops(here, place, setting.dtype, cores)
     if guess < WORTH_MEASURING or setting.quantization != "none" or base.folder is None:
         return started + guess, ["the time is a guess from the machine's kind, it was not measured"]
-    trial = _trial(base.shape, setting, passes, place, threads or 0)
-    found = speed.speed(trial, kept, here.processor)
+    trial = _choose_trial(base.shape, setting, passes, place, threads or 0)
+    found = speed.load_or_measure(trial, kept, here.processor)
     if found is None:
         return started + guess, ["the time is a guess: measuring this machine failed"]
     tried = trial.prefix + sum(tokens - trial.prefix for tokens in trial.rows)
-    one = speed.flops(base.shape, setting, tried, len(trial.rows) * trial.answer)
+    one = speed.count_flops(base.shape, setting, tried, len(trial.rows) * trial.answer)
     return started + work / one * found.training + checks / one * 2 * found.checking, []
 
 
-def _checking(
-    base: Base, setting: Setting, validation: tuple[Sequence[Example], int, int], steps: int, per_epoch: int
+def _count_validation_flops(
+    base: BaseDescription,
+    setting: TrainingSetup,
+    validation: tuple[Sequence[Example], int, int],
+    steps: int,
+    per_epoch: int,
 ) -> float:
     """The work of all validations, without backward pass."""
     examples, count, most = validation
     if not examples:
         return 0.0
-    every = max(1, -(-per_epoch // 2), -(-steps // CHECKS))
-    one = _passes(examples, count, len(examples), most)
-    return -(-steps // every) * speed.flops(base.shape, setting, one.tokens, one.answers) / 2
+    every = max(1, -(-per_epoch // 2), -(-steps // MAX_VALIDATIONS))
+    one = _estimate_passes(examples, count, len(examples), most)
+    return -(-steps // every) * speed.count_flops(base.shape, setting, one.tokens, one.answers) / 2
 
 
-def _trial(shape: Shape, setting: Setting, passes: Passes, place: str, threads: int) -> speed.Trial:
+def _choose_trial(
+    shape: DecoderShape, setting: TrainingSetup, passes: EpochPasses, place: str, threads: int
+) -> speed.SpeedTrial:
     """A usual pass, in round numbers, so that what is measured serves for like data too."""
-    prefix = _round(passes.prefix) if passes.prefix >= 8 else 0
+    prefix = _round_to_eighth(passes.prefix) if passes.prefix >= 8 else 0
     a_pass = max(1, round(passes.examples / max(1.0, passes.count)))
-    rows = tuple(max(_round(n), prefix + 1) for n in _evenly(passes.lengths, min(a_pass, len(passes.lengths))))
-    answer = _round(passes.answers / max(1, passes.examples))
-    return speed.Trial(shape, setting, place, threads, rows, prefix, max(1, answer))
+    rows = tuple(
+        max(_round_to_eighth(n), prefix + 1) for n in _pick_evenly(passes.lengths, min(a_pass, len(passes.lengths)))
+    )
+    answer = _round_to_eighth(passes.answers / max(1, passes.examples))
+    return speed.SpeedTrial(shape, setting, place, threads, rows, prefix, max(1, answer))
 
 
-def _evenly(values: Sequence[int], count: int) -> tuple[int, ...]:
+def _pick_evenly(values: Sequence[int], count: int) -> tuple[int, ...]:
     """So many of them, from the smallest to the largest, each for as many as the others."""
     order = sorted(values)
     return tuple(order[int((i + 0.5) * len(order) / count)] for i in range(count))
 
 
-def _round(value: float) -> int:
+def _round_to_eighth(value: float) -> int:
     """To an eighth of the next power of two below."""
     step = max(1, 2 ** (max(1, round(value)).bit_length() - 4))
     return int(round(value / step) * step)
 
 
-def _usual(here: Machine, place: str, dtype: str, cores: int) -> float:
+def _guess_flops(here: Machine, place: str, dtype: str, cores: int) -> float:
     """Operations a second that such a machine does in a training, about."""
     if place == "cuda":
         return 60e12 if dtype != "float32" else 15e12
     if place == "mps":
         return 2e12
     wide = 2 if "avx512f" in here.flags else 1
-    return cores * FLOPS_A_CORE * wide * (4 if dtype == "bfloat16" and "amx_bf16" in here.flags else 1)
+    return cores * FLOPS_PER_CORE * wide * (4 if dtype == "bfloat16" and "amx_bf16" in here.flags else 1)
 
 
-def _remarks(base: Base, setting: Setting, options: TrainOptions, place: str) -> Iterator[str]:
+def _list_remarks(base: BaseDescription, setting: TrainingSetup, options: TrainOptions, place: str) -> Iterator[str]:
     yield f"{setting.dtype} on {place}"
     if setting.quantization != "none":
         yield f"base in {setting.quantization}"
@@ -342,7 +370,7 @@ def _remarks(base: Base, setting: Setting, options: TrainOptions, place: str) ->
         yield "early stopping may end it sooner"
 
 
-def _too_few(here: Machine, place: str, together: int) -> tuple[str, str] | None:
+def _refuse_too_few_gpus(here: Machine, place: str, together: int) -> tuple[str, str] | None:
     """A process has a GPU of its own."""
     there = len(here.gpus)
     if place != "cuda" or together <= there:
@@ -350,52 +378,52 @@ def _too_few(here: Machine, place: str, together: int) -> tuple[str, str] | None
     return f"num_processes = {together} needs as many GPUs; there are {there}.", f"Say num_processes = {there} at most."
 
 
-def _refusal(
-    base: Base, setting: Setting, passes: Passes, needed: int, free: int | None, place: str
+def _refuse_too_little_memory(
+    base: BaseDescription, setting: TrainingSetup, passes: EpochPasses, needed: int, free: int | None, place: str
 ) -> tuple[str, str] | None:
     """Figures, and the nearest setting that would do."""
     if free is None or needed <= free:
         return None
     where = "on the GPU" if place == "cuda" else "on this machine"
     why = (
-        f"Training {base.name} in {called(setting)} needs about {needed / GIGA:.1f} GB, "
-        f"and {free / GIGA:.1f} GB may be used {where}{_elsewise(base, setting, passes)}."
+        f"Training {base.name} in {name_dtype(setting)} needs about {needed / GIGA:.1f} GB, "
+        f"and {free / GIGA:.1f} GB may be used {where}{_describe_smaller_dtypes(base, setting, passes)}."
     )
-    return why, _cure(base, setting, passes, free)
+    return why, _suggest_setup(base, setting, passes, free)
 
 
-def _elsewise(base: Base, setting: Setting, passes: Passes) -> str:
+def _describe_smaller_dtypes(base: BaseDescription, setting: TrainingSetup, passes: EpochPasses) -> str:
     """What it would need in fewer bits."""
     again = replace(setting, dtype="bfloat16", checkpointing=True)
     less = [replace(again, quantization=q) for q in ("int8", "nf4") if setting.quantization == "none"]
     tokens = max(passes.longest, min(passes.fullest[0], 1024))
-    told = [f"{called(s)} {memory.whole(base.shape, s, tokens) / GIGA:.1f} GB" for s in less]
+    told = [f"{name_dtype(s)} {memory.estimate_training_bytes(base.shape, s, tokens) / GIGA:.1f} GB" for s in less]
     return f" ({', '.join(told)})" if told else ""
 
 
-def called(setting: Setting) -> str:
+def name_dtype(setting: TrainingSetup) -> str:
     """The numbers that the base is kept in, as people say them."""
     return setting.quantization if setting.quantization != "none" else setting.dtype
 
 
-def _cure(base: Base, setting: Setting, passes: Passes, free: int) -> str:
+def _suggest_setup(base: BaseDescription, setting: TrainingSetup, passes: EpochPasses, free: int) -> str:
     """The first of: computing blocks again, 8 bits, 4 bits, shorter rows, a smaller base."""
     tokens = passes.fullest[0]
-    for told, other in _others(setting):
-        if (needs := memory.whole(base.shape, other, max(passes.longest, min(tokens, 1024)))) <= free:
+    for told, other in _smaller_setups(setting):
+        if (needs := memory.estimate_training_bytes(base.shape, other, max(passes.longest, min(tokens, 1024)))) <= free:
             return f"{told}: about {needs / GIGA:.1f} GB."
-    for told, other in _others(setting):
-        left = round(free * (1 - memory.MARGIN)) - memory.fixed(base.shape, other)
-        if (fits := memory.tokens_within(base.shape, other, left)) >= 64:
+    for told, other in _smaller_setups(setting):
+        left = round(free * (1 - memory.FREE_MARGIN)) - memory.estimate_fixed_bytes(base.shape, other)
+        if (fits := memory.fit_tokens(base.shape, other, left)) >= 64:
             return f"{told}, and max_length = {fits // 64 * 64} in FINETUNE … USING."
-    for name, size in sorted(_smaller(base.shape), key=lambda item: -item[1].parameters):
-        for told, other in _others(setting):
-            if (needs := memory.whole(size, other, 512)) <= free:
+    for name, size in sorted(_smaller_presets(base.shape), key=lambda item: -item[1].parameters):
+        for told, other in _smaller_setups(setting):
+            if (needs := memory.estimate_training_bytes(size, other, 512)) <= free:
                 return f"Take a smaller base: '{name}' fits ({needs / GIGA:.1f} GB). {told} for it."
     return "Use a machine with more memory, or a GPU."
 
 
-def _others(setting: Setting) -> Iterator[tuple[str, Setting]]:
+def _smaller_setups(setting: TrainingSetup) -> Iterator[tuple[str, TrainingSetup]]:
     again = replace(setting, checkpointing=True)
     if not setting.checkpointing:
         yield "Say gradient_checkpointing = true in FINETUNE … USING", again
@@ -407,42 +435,42 @@ def _others(setting: Setting) -> Iterator[tuple[str, Setting]]:
             yield f"Make the model with quantization = '{quantization}'", other
 
 
-def _smaller(shape: Shape) -> Iterator[tuple[str, Shape]]:
+def _smaller_presets(shape: DecoderShape) -> Iterator[tuple[str, DecoderShape]]:
     for name, preset in PRESETS.items():
         if preset.shape is not None and preset.shape.parameters < shape.parameters:
             yield name, preset.shape
 
 
-ASKED_IN = {"f16": 2.0, "q8_0": 34 / 32}
+INFERENCE_DTYPES = {"f16": 2.0, "q8_0": 34 / 32}
 """Bytes of a weight in the files that are asked; q8_0 has a scale for every 32."""
-ASKING_TOKENS = 4096
+INFERENCE_TOKENS = 4096
 """Tokens whose states asking keeps: sixteen prompts of some hundreds."""
-ENGINE = 200 << 20
+LLAMA_BYTES = 200 << 20
 """The engine that asks, beside the weights."""
 
 
-def machine_facts(here: Machine) -> dict[str, Any]:
+def describe_machine(here: Machine) -> dict[str, Any]:
     """As people read it."""
     device = here.device()
     cards = [f"{g.name}, {g.memory / GIGA:.0f} GB, {g.free / GIGA:.0f} GB free" for g in here.gpus]
     return {
         "processor": here.processor,
         "cores": here.cores,
-        "memory": _gigabytes(here.memory),
-        "free": _gigabytes(here.free),
+        "memory": _format_gigabytes(here.memory),
+        "free": _format_gigabytes(here.free),
         "flags": list(here.flags) or ["none that matter"],
         "gpu": cards or ["Apple's, through Metal"] if here.metal or cards else ["none"],
         "device": device,
-        "fast dtypes": list(here.fast(device)),
+        "fast dtypes": list(here.fast_dtypes(device)),
         "training in": here.dtype("auto", device),
     }
 
 
-def bases_that_fit(here: Machine) -> list[dict[str, Any]]:
+def list_bases(here: Machine) -> list[dict[str, Any]]:
     """A row a preset: whether it is on this machine, and in which numbers it can be trained and asked, if at all."""
     device = here.device()
     free = here.available(device)
-    setting = Setting(here.dtype("auto", device))
+    setting = TrainingSetup(here.dtype("auto", device))
     rows = []
     for name, preset in PRESETS.items():
         assert preset.shape is not None
@@ -450,32 +478,32 @@ def bases_that_fit(here: Machine) -> list[dict[str, Any]]:
             {
                 "base": name,
                 "weights": f"{preset.shape.parameters / 1e9:.3g} B",
-                "here": hub.local_folder(name) is not None,
-                "training": "unknown" if free is None else trained_in(preset.shape, setting, free),
-                "asking": "unknown" if free is None else asked_in(preset.shape, free),
+                "here": hub.find_local_folder(name) is not None,
+                "training": "unknown" if free is None else find_training_dtype(preset.shape, setting, free),
+                "asking": "unknown" if free is None else find_inference_dtype(preset.shape, free),
             }
         )
     return rows
 
 
-def trained_in(shape: Shape, setting: Setting, free: int, tokens: int = 1024) -> str | None:
+def find_training_dtype(shape: DecoderShape, setting: TrainingSetup, free: int, tokens: int = 1024) -> str | None:
     """The most exact of float32, bfloat16, int8 and nf4 in which a base can be trained in so many free bytes."""
     exact = [replace(setting, dtype=d, quantization="none") for d in dict.fromkeys((setting.dtype, "bfloat16"))]
     packed = [replace(setting, dtype="bfloat16", quantization=q) for q in ("int8", "nf4")]
     for one in (*exact, *packed):
-        if memory.whole(shape, replace(one, checkpointing=True), tokens) <= free:
-            return called(one)
+        if memory.estimate_training_bytes(shape, replace(one, checkpointing=True), tokens) <= free:
+            return name_dtype(one)
     return None
 
 
-def asked_in(shape: Shape, free: int) -> str | None:
+def find_inference_dtype(shape: DecoderShape, free: int) -> str | None:
     """The most exact of f16 and q8_0 in which a base can be asked."""
-    states = ASKING_TOKENS * shape.layers * 2 * shape.kv_heads * shape.head * 2
-    for name, each in ASKED_IN.items():
-        if shape.parameters * each + states + ENGINE <= free:
+    states = INFERENCE_TOKENS * shape.layers * 2 * shape.kv_heads * shape.head_dim * 2
+    for name, each in INFERENCE_DTYPES.items():
+        if shape.parameters * each + states + LLAMA_BYTES <= free:
             return name
     return None
 
 
-def _gigabytes(size: int | None) -> str:
+def _format_gigabytes(size: int | None) -> str:
     return "unknown" if size is None else f"{size / GIGA:.1f} GB"

@@ -15,17 +15,17 @@ import torch.utils.checkpoint
 from torch.nn.functional import linear, silu
 
 from sqlft_local.kernels import packing
-from sqlft_local.kernels.quantised import dense
+from sqlft_local.kernels.quantised import dequantise
 
-TRIAL = 3
+TRIAL_ROWS = 3
 """Rows of random numbers in a trial."""
-ROUGH = 0.1
+QUANTISED_TOLERANCE = 0.1
 """What 8 bits may change in a trial, relative to the largest number."""
-CHUNK = 128
+LOGIT_CHUNK = 128
 """Tokens whose logits are there in float32 at a time."""
 
 
-class RmsNorm(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
+class RmsNormFunction(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
     """w x / sqrt(mean(x²) + eps) over the last dimension, the mean in float32; keeps x."""
 
     @staticmethod
@@ -45,7 +45,7 @@ class RmsNorm(torch.autograd.Function):  # type: ignore[misc]  # torch is untype
         return grad.addcmul_(x, along.to(x.dtype)).mul_(scale.to(x.dtype)), None, None
 
 
-class SwiGlu(torch.autograd.Function):  # type: ignore[misc]
+class SwiGluFunction(torch.autograd.Function):  # type: ignore[misc]
     """silu(gate) up; keeps its two arguments and computes silu again."""
 
     @staticmethod
@@ -61,32 +61,32 @@ class SwiGlu(torch.autograd.Function):  # type: ignore[misc]
         return torch.ops.aten.silu_backward(grads[0] * up, gate), silu(gate).mul_(grads[0])
 
 
-class Mlp(torch.autograd.Function):  # type: ignore[misc]
+class MlpFunction(torch.autograd.Function):  # type: ignore[misc]
     """down(silu(gate(x)) up(x)) of frozen layers; keeps what gate and up gave."""
 
     @staticmethod
     def forward(ctx: Any, x: Any, module: Any) -> Any:
         """x (…, width)."""
-        gate, up = (linear(x, dense(layer, x.dtype), layer.bias) for layer in (module.gate_proj, module.up_proj))
+        gate, up = (linear(x, dequantise(layer, x.dtype), layer.bias) for layer in (module.gate_proj, module.up_proj))
         ctx.save_for_backward(gate, up)
         ctx.module = module
-        return linear(silu(gate).mul_(up), dense(module.down_proj, x.dtype), module.down_proj.bias)
+        return linear(silu(gate).mul_(up), dequantise(module.down_proj, x.dtype), module.down_proj.bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Only x's gradient."""
         (gate, up), module = ctx.saved_tensors, ctx.module
         dtype = gate.dtype
-        inner = grads[0] @ dense(module.down_proj, dtype)
+        inner = grads[0] @ dequantise(module.down_proj, dtype)
         of_up = silu(gate).mul_(inner)
         of_gate = torch.ops.aten.silu_backward(inner.mul_(up), gate)
-        x_grad = of_gate @ dense(module.gate_proj, dtype)
+        x_grad = of_gate @ dequantise(module.gate_proj, dtype)
         flat = x_grad.view(-1, x_grad.shape[-1])
-        flat.addmm_(of_up.view(-1, of_up.shape[-1]), dense(module.up_proj, dtype))
+        flat.addmm_(of_up.view(-1, of_up.shape[-1]), dequantise(module.up_proj, dtype))
         return x_grad, None
 
 
-class HeadLoss(torch.autograd.Function):  # type: ignore[misc]
+class LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
     """Sum of weight (logsumexp(x W') - (x W')[target]) for a frozen W, its logits there a chunk at a time."""
 
     @staticmethod
@@ -95,7 +95,9 @@ class HeadLoss(torch.autograd.Function):  # type: ignore[misc]
         keep = ctx.needs_input_grad[0]
         total = x.new_zeros((), dtype=torch.float32)
         parts = []
-        for own, said, w in zip(x.split(CHUNK), target.split(CHUNK), weight.split(CHUNK), strict=True):
+        for own, said, w in zip(
+            x.split(LOGIT_CHUNK), target.split(LOGIT_CHUNK), weight.split(LOGIT_CHUNK), strict=True
+        ):
             logits = linear(own, head)
             logs = torch.log_softmax(logits, -1)
             places = said[:, None]
@@ -116,26 +118,26 @@ class HeadLoss(torch.autograd.Function):  # type: ignore[misc]
 _plain_heads: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
-def loss(model: Any, packed: packing.Packed) -> Any:
+def compute_loss(model: Any, packed: packing.PackedExamples) -> Any:
     """The weighted sum of the losses of a packed row's tokens; the output head runs only where a token counts."""
     if model not in _plain_heads:
-        _plain_heads[model] = _plain_head(model)
+        _plain_heads[model] = _has_plain_head(model)
     given = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False, "layout": packed}
     if _plain_heads[model]:
         x = model.get_decoder()(**given).last_hidden_state[0].index_select(0, packed.source)
-        head = dense(model.get_output_embeddings(), x.dtype)
-        return HeadLoss.apply(x, head, packed.target, packed.weight)
+        head = dequantise(model.get_output_embeddings(), x.dtype)
+        return LinearCrossEntropy.apply(x, head, packed.target, packed.weight)
     logits = model(**given, logits_to_keep=packed.source).logits[0].float()
     each = torch.nn.functional.cross_entropy(logits, packed.target, reduction="none")
     return (each * packed.weight).sum()
 
 
-def _plain_head(model: Any) -> bool:
+def _has_plain_head(model: Any) -> bool:
     """Whether logits are the last states times the head's weight, without a bias, scale or cap."""
     head = model.get_output_embeddings()
     if head is None or getattr(head, "bias", None) is not None or not hasattr(model, "get_decoder"):
         return False
-    packed = packing.pack([packing.Example(list(range(3, 3 + TRIAL)), [1.0] * TRIAL)], model.device)
+    packed = packing.pack([packing.Example(list(range(3, 3 + TRIAL_ROWS)), [1.0] * TRIAL_ROWS)], model.device)
     given = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False, "layout": packed}
     training = model.training
     try:
@@ -143,7 +145,7 @@ def _plain_head(model: Any) -> bool:
             model.eval()
             expected = model(**given).logits
             states = model.get_decoder()(**given).last_hidden_state
-            found = linear(states, dense(head, states.dtype))
+            found = linear(states, dequantise(head, states.dtype))
         return bool(torch.allclose(expected.to(found.dtype), found, rtol=1e-3, atol=1e-4))
     except (RuntimeError, TypeError, AttributeError):
         return False
@@ -151,7 +153,7 @@ def _plain_head(model: Any) -> bool:
         model.train(training)
 
 
-def checkpoint(model: Any, wanted: bool) -> None:
+def set_checkpointing(model: Any, wanted: bool) -> None:
     """Whether the next training pass keeps only each block's input, and computes the block again."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -161,38 +163,38 @@ def checkpoint(model: Any, wanted: bool) -> None:
             module.gradient_checkpointing = wanted
 
 
-def apply(model: Any) -> int:
+def fuse_modules(model: Any) -> int:
     """Replace the forward of what can be replaced; how many modules that were."""
     done = 0
     for module in list(model.modules()):
-        replacement, width = _offer(module)
-        if replacement is not None and _same(module.forward, replacement, width, model):
+        replacement, width = _find_replacement(module)
+        if replacement is not None and _gives_same_output(module.forward, replacement, width, model):
             module.forward = replacement
             done += 1
     return done
 
 
-def _offer(module: Any) -> tuple[Any, int]:
+def _find_replacement(module: Any) -> tuple[Any, int]:
     """The replacement that the module looks like it could have, and the width of its input."""
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if "RMSNorm" in type(module).__name__ and weight is not None and weight.dim() == 1 and eps is not None:
-        return lambda x: RmsNorm.apply(x, module.weight, eps), weight.shape[0]
+        return lambda x: RmsNormFunction.apply(x, module.weight, eps), weight.shape[0]
     if all(hasattr(module, n) for n in ("gate_proj", "up_proj", "down_proj", "act_fn")) and hasattr(
         module.gate_proj, "in_features"
     ):
-        return partial(_mlp, module), module.gate_proj.in_features
+        return partial(_fused_mlp, module), module.gate_proj.in_features
     return None, 0
 
 
-def _mlp(module: Any, x: Any) -> Any:
+def _fused_mlp(module: Any, x: Any) -> Any:
     if any(hasattr(layer, "lora_A") for layer in (module.gate_proj, module.up_proj, module.down_proj)):
-        return module.down_proj(SwiGlu.apply(module.gate_proj(x), module.up_proj(x)))
-    return Mlp.apply(x, module)
+        return module.down_proj(SwiGluFunction.apply(module.gate_proj(x), module.up_proj(x)))
+    return MlpFunction.apply(x, module)
 
 
-def _same(before: Any, after: Any, width: int, model: Any) -> bool:
-    numbers = torch.randn(TRIAL, width, generator=torch.Generator().manual_seed(0))
+def _gives_same_output(before: Any, after: Any, width: int, model: Any) -> bool:
+    numbers = torch.randn(TRIAL_ROWS, width, generator=torch.Generator().manual_seed(0))
     trial = numbers.to(model.device, model.dtype)
     with torch.no_grad():
         try:
@@ -200,5 +202,5 @@ def _same(before: Any, after: Any, width: int, model: Any) -> bool:
         except (RuntimeError, TypeError):
             return False
         if getattr(model, "is_quantized", False):  # in 8 bits a layer of its own rounds what it reads, too
-            return bool((expected - found).abs().max() <= ROUGH * expected.abs().max())
+            return bool((expected - found).abs().max() <= QUANTISED_TOLERANCE * expected.abs().max())
         return bool(torch.allclose(expected, found, rtol=1e-3, atol=1e-4))

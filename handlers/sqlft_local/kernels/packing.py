@@ -20,11 +20,11 @@ from sqlft.errors import NotSupported
 if TYPE_CHECKING:
     from torch import Tensor
 
-ATTENTION = "sqlft"
+ATTENTION_NAME = "sqlft"
 """The name under which transformers knows this attention."""
-EVEN = 64
+ROW_MULTIPLE = 64
 """A row has a multiple of so many tokens: for every length products are prepared anew, which takes time and memory."""
-WASTE = 1.25
+MAX_PADDING = 1.25
 """Own parts share one attention call while padding them to the longest costs at most this."""
 
 
@@ -37,14 +37,14 @@ class Layout(Protocol):
 
 
 @cache
-def register() -> None:
+def register_attention() -> None:
     """Make the attention known to transformers, without a mask of its own."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(ATTENTION, _attention)
+    AttentionInterface.register(ATTENTION_NAME, _attention_forward)
 
 
-def _attention(
+def _attention_forward(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -72,7 +72,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedExamples:
     """Examples as one row: `ids` and `positions` (1, tokens); own part i has `lengths[i]` tokens, longest first.
 
     A few tokens at the ends of the parts only fill up.
@@ -90,14 +90,14 @@ class Packed:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention within the row."""
         if q.device.type != "cpu":
-            return self.elsewhere(q, k, v, scale, window)
+            return self.attend_on_gpu(q, k, v, scale, window)
         from sqlft_local.kernels import attention
 
-        groups = attention.groups(self.prefix, self.lengths)
-        attended: Tensor = attention.Attention.apply(q, k, v, groups, scale, window)
+        groups = attention.group_parts(self.prefix, self.lengths)
+        attended: Tensor = attention.PackedAttention.apply(q, k, v, groups, scale, window)
         return attended
 
-    def elsewhere(self, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+    def attend_on_gpu(self, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention by torch's own, fused for graphics cards."""
         import torch
 
@@ -107,17 +107,17 @@ class Packed:
         k_prefix = v_prefix = None
         if self.prefix:
             k_prefix, v_prefix = ks.pop(0), vs.pop(0)
-            done += own_attention([qs.pop(0)], [k_prefix], [v_prefix], None, None, scale, window)
-        done += own_attention(qs, ks, vs, k_prefix, v_prefix, scale, window)
+            done += attend_parts([qs.pop(0)], [k_prefix], [v_prefix], None, None, scale, window)
+        done += attend_parts(qs, ks, vs, k_prefix, v_prefix, scale, window)
         return torch.cat(done, dim=1)
 
 
-def pack(examples: Sequence[Example], device: Any = "cpu") -> Packed:
+def pack(examples: Sequence[Example], device: Any = "cpu") -> PackedExamples:
     """Examples of at least one token each, as one row."""
     import torch
 
     examples = sorted(examples, key=lambda e: -len(e.ids))
-    prefix = common_prefix([e.ids for e in examples]) if len(examples) > 1 else 0
+    prefix = common_prefix_length([e.ids for e in examples]) if len(examples) > 1 else 0
     ids = list(examples[0].ids[:prefix])
     positions = list(range(prefix))
     source: list[int] = []
@@ -128,7 +128,7 @@ def pack(examples: Sequence[Example], device: Any = "cpu") -> Packed:
             source.append(j - 1)
             target.append(ids[j])
             weight.append(total)
-    fillers = _fillers(prefix + sum(len(e.ids) - prefix for e in examples), len(examples))
+    fillers = _count_fillers(prefix + sum(len(e.ids) - prefix for e in examples), len(examples))
     for e, filler in zip(examples, fillers, strict=True):
         start = len(ids)
         for j in range(max(prefix, 1), len(e.ids)):
@@ -139,7 +139,7 @@ def pack(examples: Sequence[Example], device: Any = "cpu") -> Packed:
         ids += [*e.ids[prefix:], *[e.ids[-1]] * filler]
         positions += range(prefix, len(e.ids) + filler)
     whole = {"dtype": torch.long, "device": device}
-    return Packed(
+    return PackedExamples(
         torch.tensor([ids], **whole),
         torch.tensor([positions], **whole),
         prefix,
@@ -150,20 +150,20 @@ def pack(examples: Sequence[Example], device: Any = "cpu") -> Packed:
     )
 
 
-def _fillers(tokens: int, parts: int) -> list[int]:
+def _count_fillers(tokens: int, parts: int) -> list[int]:
     """How many tokens that nothing sees to put behind each part, so that the row has a multiple of EVEN."""
-    each, more = divmod(-tokens % EVEN, parts)
+    each, more = divmod(-tokens % ROW_MULTIPLE, parts)
     return [each + (i < more) for i in range(parts)]
 
 
-def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+def common_prefix_length(rows: Sequence[Sequence[int]]) -> int:
     """How many tokens all rows start with, short of the shortest row: every row keeps a part of its own."""
     low, high = min(map(list, rows)), max(map(list, rows))
     most = min(len(r) for r in rows) - 1
     return next((i for i in range(most) if low[i] != high[i]), max(most, 0))
 
 
-def own_attention(
+def attend_parts(
     qs: list[Tensor],
     ks: list[Tensor],
     vs: list[Tensor],
@@ -174,24 +174,24 @@ def own_attention(
 ) -> list[Tensor]:
     """Parts (1, heads, n_i, width), longest first, see prefix and, causally, themselves -> (1, n_i, heads, width)."""
     done = []
-    for group in _groups([q.shape[2] for q in qs]):
-        done += _one_call(qs[group], ks[group], vs[group], k_prefix, v_prefix, scale, window)
+    for group in _group_by_length([q.shape[2] for q in qs]):
+        done += _attend_group(qs[group], ks[group], vs[group], k_prefix, v_prefix, scale, window)
     return done
 
 
-def _groups(lengths: Sequence[int]) -> Iterator[slice]:
+def _group_by_length(lengths: Sequence[int]) -> Iterator[slice]:
     """Neighbours of about one length."""
     start = 0
     while start < len(lengths):
         end, tokens = start, 0
-        while end < len(lengths) and lengths[start] * (end + 1 - start) <= WASTE * (tokens + lengths[end]):
+        while end < len(lengths) and lengths[start] * (end + 1 - start) <= MAX_PADDING * (tokens + lengths[end]):
             tokens += lengths[end]
             end += 1
         yield slice(start, end)
         start = end
 
 
-def _one_call(
+def _attend_group(
     qs: list[Tensor],
     ks: list[Tensor],
     vs: list[Tensor],
@@ -205,7 +205,7 @@ def _one_call(
     from torch.nn.functional import scaled_dot_product_attention
 
     rows, n = len(qs), qs[0].shape[2]
-    q, k, v = (_stacked(t, n) for t in (qs, ks, vs))
+    q, k, v = (_stack_padded(t, n) for t in (qs, ks, vs))
     prefix = 0
     if k_prefix is not None and v_prefix is not None:
         prefix = k_prefix.shape[2]
@@ -213,13 +213,13 @@ def _one_call(
         v = torch.cat([v_prefix.expand(rows, -1, -1, -1), v], dim=2)
     heads, kv_heads, width = q.shape[1], k.shape[1], q.shape[3]
     folded = q.reshape(rows, kv_heads, heads // kv_heads * n, width)
-    mask = _causal(n, prefix, window, heads // kv_heads, q.dtype, q.device)
+    mask = _causal_mask(n, prefix, window, heads // kv_heads, q.dtype, q.device)
     out = scaled_dot_product_attention(folded, k, v, attn_mask=mask, scale=scale)
     parts = out.reshape(rows, heads, n, v.shape[3]).transpose(1, 2).unbind(0)
     return [part[: own.shape[2]].unsqueeze(0) for part, own in zip(parts, qs, strict=True)]
 
 
-def _stacked(parts: list[Tensor], n: int) -> Tensor:
+def _stack_padded(parts: list[Tensor], n: int) -> Tensor:
     import torch
     from torch.nn.functional import pad
 
@@ -229,7 +229,7 @@ def _stacked(parts: list[Tensor], n: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _causal(n: int, prefix: int, window: int | None, times: int, dtype: Any, device: Any) -> Tensor:
+def _causal_mask(n: int, prefix: int, window: int | None, times: int, dtype: Any, device: Any) -> Tensor:
     """(times * n, prefix + n): 0 where the own token sees the token, else minus infinity."""
     import torch
 

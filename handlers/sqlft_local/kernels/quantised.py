@@ -8,7 +8,7 @@ from sqlft.errors import HandlerNotInstalled
 from sqlft_local.errors import INSTALL
 
 
-def dense(layer: Any, dtype: Any) -> Any:
+def dequantise(layer: Any, dtype: Any) -> Any:
     """A linear layer's weight (out, in) as numbers to multiply; for a quantised one a fresh copy."""
     weight = layer.weight
     kind = type(weight).__name__
@@ -22,7 +22,7 @@ def dense(layer: Any, dtype: Any) -> Any:
     return weight
 
 
-def config(quantization: str, dtype: Any) -> Any:
+def quantization_config(quantization: str, dtype: Any) -> Any:
     """What transformers needs to load a base so; None for none, HandlerNotInstalled without bitsandbytes."""
     if quantization == "none":
         return None
@@ -37,7 +37,7 @@ def config(quantization: str, dtype: Any) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
-def settle(model: Any) -> None:
+def disable_repacking(model: Any) -> None:
     """Keep the weights as they were stored: bitsandbytes would repack them where it has a kernel for asking alone."""
     for module in model.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
@@ -49,7 +49,7 @@ def is_quantised(layer: Any) -> bool:
     return type(getattr(layer, "weight", None)).__name__ in ("Params4bit", "Int8Params")
 
 
-def states(model: Any) -> list[Any]:
+def list_quantisation_states(model: Any) -> list[Any]:
     """What layers keep beside their weights; copies of a model share it."""
     found = (getattr(m, name, None) for m in model.modules() for name in ("state", "quant_state"))
     return [one for one in found if one is not None]

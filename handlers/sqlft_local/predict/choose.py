@@ -17,10 +17,10 @@ from sqlft_local.predict import llama
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES: dict[str, Dtype] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
-KINDS: dict[str, str] = {v: k for k, v in DTYPES.items()}
+GGUF_TYPES: dict[str, str] = {v: k for k, v in DTYPES.items()}
 
 
-def chosen(model: ModelSpec, options: PredictOptions, folder: Path, device: str) -> str:
+def choose_backend(model: ModelSpec, options: PredictOptions, folder: Path, device: str) -> str:
     """The backend's name: the one asked for, or the fastest for this machine and model (benchmarks/ask.py)."""
     constrained = model.schema is not None or options.grammar is not None
     if model.schema is not None and options.grammar is not None:
@@ -31,73 +31,73 @@ def chosen(model: ModelSpec, options: PredictOptions, folder: Path, device: str)
                 "The transformers backend does not bind answers to a schema or grammar.", "Use backend = 'llama.cpp'."
             )
         return options.backend
-    why = llama_refusal(folder)
+    why = find_llama_refusal(folder)
     if constrained:
         if why:
             raise NotSupported(f"A schema or grammar needs llama.cpp, and {why}.", llama.INSTALL)
         return "llama.cpp"
     if getattr(model.options, "quantization", "none") != "none":
         return "transformers"
-    if on_gpu(device):
+    if runs_on_gpu(device):
         return "vllm" if find_spec("vllm") else "transformers"
-    if why or (torch_is_faster(folder) and options.precision in ("auto", "bf16") and find_spec("transformers")):
+    if why or (is_torch_faster(folder) and options.precision in ("auto", "bf16") and find_spec("transformers")):
         return "transformers"
     return "llama.cpp"
 
 
-def torch_is_faster(folder: Path) -> bool:
+def is_torch_faster(folder: Path) -> bool:
     """Whether this processor multiplies bfloat16 by itself, so that torch in bfloat16 answers before llama.cpp does.
 
     Without matrix units that is so for small bases; of large ones llama.cpp in 8 bits reads half as much memory.
     """
-    there = machine.features()
+    there = machine.detect_cpu_features()
     return "amx_bf16" in there or ("avx512_bf16" in there and is_small(folder))
 
 
 def is_small(folder: Path) -> bool:
     """Whether the base's files are worth being written again, for a version or in other numbers."""
-    return sum(f.stat().st_size for f in folder.glob("*.safetensors")) <= weight_cache.SMALL
+    return sum(f.stat().st_size for f in folder.glob("*.safetensors")) <= weight_cache.SMALL_BASE_BYTES
 
 
-def llama_refusal(folder: Path) -> str | None:
+def find_llama_refusal(folder: Path) -> str | None:
     """Why llama.cpp cannot run the base, or None if it can."""
     if find_spec("xllamacpp") is None or find_spec("gguf") is None:
         return "the packages xllamacpp and gguf are not installed"
-    from sqlft_local.base.gguf import check
+    from sqlft_local.base.gguf import check_convertible
 
     try:
-        check(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        check_convertible(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except NotSupported as e:
         return e.message
     return None
 
 
-def dtype(options: PredictOptions, model: ModelOptions, folder: Path, device: str) -> Dtype:
+def choose_dtype(options: PredictOptions, model: ModelOptions, folder: Path, device: str) -> Dtype:
     """transformers' number format for asking."""
     if options.precision == "q8_0":
         raise NotSupported("transformers has no q8_0 weights.", "Use backend = 'llama.cpp', or precision = 'bf16'.")
     if options.precision != "auto":
         return DTYPES[options.precision]
-    if model.dtype == "auto" and not on_gpu(device) and torch_is_faster(folder):
+    if model.dtype == "auto" and not runs_on_gpu(device) and is_torch_faster(folder):
         return "bfloat16"
     return model.dtype
 
 
-def kind(options: PredictOptions, model: ModelOptions, folder: Path) -> str:
+def choose_gguf_type(options: PredictOptions, model: ModelOptions, folder: Path) -> str:
     """llama.cpp's number format for asking; q8_0 rounds activations to 8 bits too, and is no faster for small bases."""
     if options.precision != "auto":
         return options.precision
-    return KINDS.get(model.dtype, "bf16" if is_small(folder) else "q8_0")
+    return GGUF_TYPES.get(model.dtype, "bf16" if is_small(folder) else "q8_0")
 
 
-def merged(options: PredictOptions, folder: Path) -> bool:
+def should_merge_adapter(options: PredictOptions, folder: Path) -> bool:
     """Whether a version gets a file with its adapter in it."""
     if options.adapter != "auto":
         return options.adapter == "merged"
     return is_small(folder)
 
 
-def on_gpu(device: str) -> bool:
+def runs_on_gpu(device: str) -> bool:
     """Whether torch would run on CUDA; looks for the driver before torch is imported for it."""
     if device not in ("auto",) and not device.startswith("cuda"):
         return False

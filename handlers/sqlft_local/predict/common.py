@@ -7,25 +7,25 @@ from sqlft.handler import Completion, Request, RowError
 from sqlft_local.base.tokenization import Renderer
 
 
-def width(batch_size: int, answered: bool) -> int:
+def choose_batch_size(batch_size: int, answered: bool) -> int:
     """Prompts at a time; few until the first answer is there, which would wait for all the others' prompts."""
     return batch_size if answered else max(1, batch_size // 4)
 
 
-def room_for(request: Request, renderer: Renderer, context: int, most: int) -> tuple[list[int], int] | Completion:
+def encode_request(request: Request, renderer: Renderer, context: int, most: int) -> tuple[list[int], int] | Completion:
     """The prompt's tokens and how many its answer may have, or why it cannot be answered."""
     least = sum(len(m.content) for m in request.messages) // renderer.longest_token
     if least > context:
-        return _too_long(request, f"at least {least}", context)
+        return _too_long_completion(request, f"at least {least}", context)
     try:
         prompt = renderer.prompt(request.messages)
     except NotSupported as e:
         return Completion(request.id, error=RowError("bad_messages", e.message))
     if len(prompt) >= context:
-        return _too_long(request, str(len(prompt)), context)
+        return _too_long_completion(request, str(len(prompt)), context)
     return prompt, min(most, context - len(prompt))
 
 
-def _too_long(request: Request, tokens: str, context: int) -> Completion:
+def _too_long_completion(request: Request, tokens: str, context: int) -> Completion:
     said = f"the prompt has {tokens} tokens, and prompt and answer together can have {context}: shorten the prompt"
     return Completion(request.id, error=RowError("context_length", said))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import NotSupported, ProviderError
-from sqlft_local.model_cache import RESIDENTS, Resident
+from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WINDOW = 256
 """Texts taken at a time and sorted by length, so that short ones need no padding."""
-TOKENS = 4096
+BATCH_TOKENS = 4096
 """Most tokens computed at once."""
 GGUF_CONTEXT = 512
 Vectors = list[list[float]]
@@ -38,46 +38,46 @@ def embed(
     base: Path, options: ModelOptions, device: str, threads: int | None, texts: Iterable[str]
 ) -> Iterator[Sequence[float]]:
     """A vector a text, in order."""
-    taken = _llama if base.suffix == ".gguf" else _transformers
-    compute, give_back = taken(base, options, device, threads)
+    taken = _acquire_llama if base.suffix == ".gguf" else _acquire_transformers
+    compute, release = taken(base, options, device, threads)
     waiting = iter(texts)
     try:
         while window := list(islice(waiting, WINDOW)):
             yield from compute(window)
     finally:
-        give_back()
+        release()
 
 
-def _transformers(
+def _acquire_transformers(
     folder: Path, options: ModelOptions, device: str, threads: int | None
 ) -> tuple[Callable[[list[str]], Vectors], Callable[[], None]]:
     from sqlft_local.base import loading
 
-    loading.require("Making embeddings")
+    loading.require_libraries("Making embeddings")
     key = ("embedding", str(folder), repr(options), device)
 
-    def load() -> Resident:
-        model, tokenizer = loading.encoder(folder, options, device)
+    def load() -> CachedModel:
+        model, tokenizer = loading.load_encoder(folder, options, device)
         size = sum(p.nbytes for p in model.parameters())
-        return Resident((model, tokenizer, pooling(folder, model.config)), size, loading.trim)
+        return CachedModel((model, tokenizer, read_pooling(folder, model.config)), size, loading.trim_memory)
 
-    model, tokenizer, how = RESIDENTS.take(key, load)
+    model, tokenizer, how = MODEL_CACHE.acquire(key, load)
 
     def compute(window: list[str]) -> Vectors:
         ids = [e[: how.length] for e in tokenizer(window, truncation=True, max_length=how.length)["input_ids"]]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         found: Vectors = [[]] * len(ids)
-        each = max(1, TOKENS // max(1, len(ids[order[-1]])))
+        each = max(1, BATCH_TOKENS // max(1, len(ids[order[-1]])))
         for at in range(0, len(order), each):
             some = order[at : at + each]
-            for i, vector in zip(some, _vectors(model, [ids[i] for i in some], how), strict=True):
+            for i, vector in zip(some, _compute_vectors(model, [ids[i] for i in some], how), strict=True):
                 found[i] = vector
         return found
 
-    return compute, lambda: RESIDENTS.give(key)
+    return compute, lambda: MODEL_CACHE.release(key)
 
 
-def _vectors(model: Any, ids: list[list[int]], how: Pooling) -> Vectors:
+def _compute_vectors(model: Any, ids: list[list[int]], how: Pooling) -> Vectors:
     import torch
 
     longest = max(map(len, ids))
@@ -85,14 +85,14 @@ def _vectors(model: Any, ids: list[list[int]], how: Pooling) -> Vectors:
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=model.device)
     with torch.inference_mode():
         states = model(input_ids=padded, attention_mask=mask).last_hidden_state.float()
-        pooled = _pooled(states, mask, how.mode)
+        pooled = _pool(states, mask, how.mode)
         if how.normalize:
             pooled = torch.nn.functional.normalize(pooled, dim=-1)
     found: Vectors = pooled.cpu().tolist()
     return found
 
 
-def _pooled(states: Tensor, mask: Tensor, mode: str) -> Tensor:
+def _pool(states: Tensor, mask: Tensor, mode: str) -> Tensor:
     """(texts, tokens, width) to (texts, width)."""
     import torch
 
@@ -107,30 +107,32 @@ def _pooled(states: Tensor, mask: Tensor, mode: str) -> Tensor:
     return (states * there).sum(1) / there.sum(1).clamp(min=1e-9)
 
 
-def pooling(folder: Path, config: Any) -> Pooling:
+def read_pooling(folder: Path, config: Any) -> Pooling:
     """As the folder's modules.json says; the mean, normalized, where there is none."""
     text = config.get_text_config()
     length = int(getattr(text, "max_position_embeddings", 0) or 512)
     if not (folder / "modules.json").exists():
         return Pooling("mean", True, min(length, 8192))
     mode, normalize = "mean", False
-    for module in _json(folder / "modules.json"):
+    for module in _read_json(folder / "modules.json"):
         kind = module["type"].rpartition(".")[2]
         if kind == "Transformer":
-            length = min(length, int(_json(folder / "sentence_bert_config.json").get("max_seq_length") or length))
+            length = min(length, int(_read_json(folder / "sentence_bert_config.json").get("max_seq_length") or length))
         elif kind == "Pooling":
-            mode = _mode(_json(folder / module["path"] / "config.json"))
+            mode = _read_pooling_mode(_read_json(folder / module["path"] / "config.json"))
         elif kind == "Normalize":
             normalize = True
         else:
-            raise NotSupported(f"The embedding model in {folder} has a part that is not known here: {kind}.", _OTHER)
+            raise NotSupported(
+                f"The embedding model in {folder} has a part that is not known here: {kind}.", _OTHER_MODEL_HINT
+            )
     return Pooling(mode, normalize, length)
 
 
-_OTHER = "Use a model of Transformer, Pooling and Normalize, or a GGUF file of it."
+_OTHER_MODEL_HINT = "Use a model of Transformer, Pooling and Normalize, or a GGUF file of it."
 
 
-def _mode(config: dict[str, Any]) -> str:
+def _read_pooling_mode(config: dict[str, Any]) -> str:
     known = {
         "pooling_mode_cls_token": "cls",
         "pooling_mode_mean_tokens": "mean",
@@ -139,42 +141,44 @@ def _mode(config: dict[str, Any]) -> str:
     }
     asked = [name for name, on in config.items() if name.startswith("pooling_mode") and on is True]
     if len(asked) != 1 or asked[0] not in known:
-        raise NotSupported(f"The embedding model pools in a way that is not known here: {', '.join(asked)}.", _OTHER)
+        raise NotSupported(
+            f"The embedding model pools in a way that is not known here: {', '.join(asked)}.", _OTHER_MODEL_HINT
+        )
     return known[asked[0]]
 
 
-def _json(file: Path) -> Any:
+def _read_json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def _llama(
+def _acquire_llama(
     file: Path, options: ModelOptions, device: str, threads: int | None
 ) -> tuple[Callable[[list[str]], Vectors], Callable[[], None]]:
     from sqlft_local import machine
     from sqlft_local.predict import llama
 
     context = options.context_length or GGUF_CONTEXT
-    llama.check_file(file)
-    plan = llama.Plan(
+    llama.check_gguf_file(file)
+    plan = llama.LlamaSettings(
         file,
         4,
-        machine.usable(threads),
+        machine.resolve_threads(threads),
         gpu=device != "cpu",
         embedding=True,
-        mean=not _says_how_to_pool(file),
+        mean=not _has_pooling_type(file),
         context=context,
     )
-    engine, give_back = llama.taken(plan, context, str(file))
+    engine, release = llama.acquire_runtime(plan, context, str(file))
 
     def compute(window: list[str]) -> Vectors:
         server, _ = engine.server(context, None)
-        return _told(server, window)
+        return _embed_with_llama(server, window)
 
-    return compute, give_back
+    return compute, release
 
 
 @lru_cache(maxsize=8)
-def _says_how_to_pool(file: Path) -> bool:
+def _has_pooling_type(file: Path) -> bool:
     from gguf import GGUFReader
 
     try:
@@ -183,14 +187,14 @@ def _says_how_to_pool(file: Path) -> bool:
         raise ProviderError(f"{file} is no complete GGUF file: {e}", "Remove it and get it again.") from e
 
 
-def _told(server: Any, texts: list[str]) -> Vectors:
+def _embed_with_llama(server: Any, texts: list[str]) -> Vectors:
     """Texts that are too long lose their end, as sentence-transformers has it."""
     said = json.loads(server.handle_embeddings(json.dumps({"input": texts})))
     if "error" not in said:
         return [d["embedding"] for d in sorted(said["data"], key=lambda d: int(d["index"]))]
     if len(texts) > 1:
-        return [vector for text in texts for vector in _told(server, [text])]
+        return [vector for text in texts for vector in _embed_with_llama(server, [text])]
     message = str(said["error"].get("message"))
     if len(texts[0]) < 2 or not any(w in message for w in ("too large", "exceed", "larger")):
         raise ProviderError(f"llama.cpp made no vector: {message}", "Is it an embedding model?")
-    return _told(server, [texts[0][: len(texts[0]) * 3 // 4]])
+    return _embed_with_llama(server, [texts[0][: len(texts[0]) * 3 // 4]])

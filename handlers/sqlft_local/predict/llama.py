@@ -18,31 +18,31 @@ from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR, Completion, Piece, Pred
 from sqlft_local import errors, machine
 from sqlft_local.base import hub
 from sqlft_local.base.tokenization import Renderer
-from sqlft_local.model_cache import RESIDENTS, Resident
+from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import PredictOptions
-from sqlft_local.predict.common import room_for, width
+from sqlft_local.predict.common import choose_batch_size, encode_request
 
 INSTALL = f"{errors.INSTALL}, or use backend = 'transformers'."
-STEP = 256
+CONTEXT_STEP = 256
 """A slot's context grows in steps of this many tokens."""
-ENDING = threading.Event()
+SHUTDOWN = threading.Event()
 """This process ends: whatever is being answered stops."""
 
 
-def require() -> Any:
+def import_xllamacpp() -> Any:
     """The module xllamacpp; HandlerNotInstalled."""
-    machine.share()
+    machine.configure_math_libraries()
     try:
         import xllamacpp
 
-        hub.find("tokenizers", "jinja2")
+        hub.check_installed("tokenizers", "jinja2")
     except ImportError as e:
         raise HandlerNotInstalled(f"llama.cpp needs a package that is not installed ({e}).", INSTALL) from e
     return xllamacpp
 
 
 @dataclass(frozen=True)
-class Plan:
+class LlamaSettings:
     """How a model is run; `context` is tokens a slot, `exact` keeps states of earlier tokens in float32."""
 
     model: Path
@@ -58,10 +58,10 @@ class Plan:
     """Laid over the model one request at a time."""
 
 
-class Engine:
+class LlamaRuntime:
     """A model in memory, loaded again when a longer prompt or another adapter comes; safe for threads."""
 
-    def __init__(self, plan: Plan, longest: int) -> None:
+    def __init__(self, plan: LlamaSettings, longest: int) -> None:
         self._plan = plan
         self._longest = longest
         self._server: Any = None
@@ -75,13 +75,13 @@ class Engine:
         with self._lock:
             plan = self._plan
             if tokens > plan.context and not plan.embedding:
-                wanted = max(-(-tokens // STEP) * STEP, plan.context * 2)
+                wanted = max(-(-tokens // CONTEXT_STEP) * CONTEXT_STEP, plan.context * 2)
                 plan = replace(plan, context=min(wanted, max(self._longest, tokens)))
             if adapter is not None and adapter not in plan.adapters:
                 plan = replace(plan, adapters=(*plan.adapters, adapter))
             if self._server is None or plan != self._plan:
                 self._server = None
-                self._server, self._plan = _server(plan), plan
+                self._server, self._plan = _start_server(plan), plan
             return self._server, None if adapter is None else plan.adapters.index(adapter)
 
     def close(self) -> None:
@@ -90,24 +90,24 @@ class Engine:
             self._server = None
 
 
-def taken(plan: Plan, longest: int, name: str) -> tuple[Engine, Callable[[], None]]:
+def acquire_runtime(plan: LlamaSettings, longest: int, name: str) -> tuple[LlamaRuntime, Callable[[], None]]:
     """The engine of this plan, shared with all who ask it, and how to give it back; `name` is for UNLOAD."""
     key = ("llama.cpp", name, plan)
 
-    def load() -> Resident:
-        engine = Engine(plan, longest)
-        return Resident(engine, plan.model.stat().st_size, engine.close)
+    def load() -> CachedModel:
+        engine = LlamaRuntime(plan, longest)
+        return CachedModel(engine, plan.model.stat().st_size, engine.close)
 
-    engine: Engine = RESIDENTS.take(key, load)
-    return engine, lambda: RESIDENTS.give(key)
+    engine: LlamaRuntime = MODEL_CACHE.acquire(key, load)
+    return engine, lambda: MODEL_CACHE.release(key)
 
 
 def complete(server: Any, body: Mapping[str, Any], tell: Callable[[dict[str, Any]], bool]) -> None:
     """Answer one prompt; `tell` gets each piece, and True from it stops the answer."""
-    server.handle_completions(json.dumps(body), lambda said: ENDING.is_set() or tell(json.loads(said)))
+    server.handle_completions(json.dumps(body), lambda said: SHUTDOWN.is_set() or tell(json.loads(said)))
 
 
-def check_file(file: Path) -> None:
+def check_gguf_file(file: Path) -> None:
     """ProviderError unless `file` is a GGUF that holds all the tensors it lists."""
     import struct
 
@@ -115,16 +115,16 @@ def check_file(file: Path) -> None:
         with file.open("rb") as f:
             magic, _, tensors, _ = struct.unpack("<4sIQQ", f.read(24))
     except (OSError, struct.error) as e:
-        raise _damaged(f"{file} cannot be read: {e}.") from e
+        raise _damaged_file_error(f"{file} cannot be read: {e}.") from e
     if magic != b"GGUF" or not tensors:
-        raise _damaged(f"{file} is no GGUF file with weights.")
+        raise _damaged_file_error(f"{file} is no GGUF file with weights.")
 
 
-def _damaged(what: str) -> ProviderError:
+def _damaged_file_error(what: str) -> ProviderError:
     return ProviderError(what, "Remove it and ask again: it is made anew.")
 
 
-def _is_whole(file: Path) -> bool:
+def _is_complete(file: Path) -> bool:
     """Whether all tensors that a GGUF lists are in it; slow, so only where it did not load."""
     try:
         from gguf import GGUFReader
@@ -137,11 +137,11 @@ def _is_whole(file: Path) -> bool:
     return True
 
 
-def _server(plan: Plan) -> Any:
+def _start_server(plan: LlamaSettings) -> Any:
     """llama.cpp's server on `plan`.  It listens on a port of this machine too, which only its random key opens."""
-    library = require()
+    library = import_xllamacpp()
     for file in (plan.model, *plan.adapters):
-        check_file(file)
+        check_gguf_file(file)
     p = library.CommonParams()
     p.model.path = str(plan.model)
     p.n_parallel, p.n_ctx = plan.slots, plan.slots * plan.context
@@ -156,13 +156,13 @@ def _server(plan: Plan) -> Any:
         p.embedding, p.n_batch, p.n_ubatch = True, plan.context, plan.context
         if plan.mean:
             p.pooling_type = library.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-    p.lora_adapters = [_adapter(library, f) for f in plan.adapters]
+    p.lora_adapters = [_lora_info(library, f) for f in plan.adapters]
     try:
         return library.Server(p)
     except (RuntimeError, ValueError, MemoryError) as e:
         for file in (plan.model, *plan.adapters):
-            if not _is_whole(file):
-                raise _damaged(f"{file} is cut short or damaged.") from e
+            if not _is_complete(file):
+                raise _damaged_file_error(f"{file} is cut short or damaged.") from e
         raise ProviderError(
             f"llama.cpp cannot load {plan.model}: {str(e).strip()}",
             "If memory is short use a smaller base, batch_size or context_length; backend = 'transformers' runs the "
@@ -170,36 +170,36 @@ def _server(plan: Plan) -> Any:
         ) from e
 
 
-def _adapter(library: Any, file: Path) -> Any:
+def _lora_info(library: Any, file: Path) -> Any:
     made = library.CommonAdapterLoraInfo()
     made.path, made.scale = str(file), 0.0
     return made
 
 
 @atexit.register
-def _end() -> None:
+def _stop_threads() -> None:
     """Threads that wait in C for an answer must not outlive the interpreter."""
-    ENDING.set()
+    SHUTDOWN.set()
     for thread in threading.enumerate():
-        if thread.name.startswith(WAITER):
+        if thread.name.startswith(THREAD_PREFIX):
             thread.join(5.0)
-    RESIDENTS.unload(lambda key: isinstance(key, tuple) and key[0] == "llama.cpp")
+    MODEL_CACHE.unload(lambda key: isinstance(key, tuple) and key[0] == "llama.cpp")
 
 
-WAITER = "sqlft-llama"
+THREAD_PREFIX = "sqlft-llama"
 
 
-AS_TAUGHT = {"whitespace_flexible": False, "item_separator": ITEM_SEPARATOR, "key_separator": KEY_SEPARATOR}
+JSON_WHITESPACE = {"whitespace_flexible": False, "item_separator": ITEM_SEPARATOR, "key_separator": KEY_SEPARATOR}
 """White space of JSON as training rows have it: a tuned model that may not write it writes something else."""
 
 
 @dataclass
-class Asked:
+class PendingPrompt:
     """A prompt on its way to an answer."""
 
     request: Request
     prompt: list[int]
-    room: int
+    max_output_tokens: int
     """Most tokens of its answer."""
     parts: list[str] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -213,8 +213,8 @@ class LlamaPredictor(Predictor):
 
     def __init__(
         self,
-        engine: Engine,
-        give_back: Callable[[], None],
+        engine: LlamaRuntime,
+        release: Callable[[], None],
         adapter: Path | None,
         renderer: Renderer,
         context: int,
@@ -222,35 +222,35 @@ class LlamaPredictor(Predictor):
         schema: Mapping[str, Any] | None,
     ) -> None:
         self._engine = engine
-        self._give_back: Callable[[], None] | None = give_back
+        self._release: Callable[[], None] | None = release
         self._adapter = adapter
         self._renderer = renderer
         self._context = context
         self._options = options
-        self._body = body(options, schema)
+        self._body = build_body(options, schema)
         self._stop = threading.Event()
 
     def close(self) -> None:
         """Stop what is being answered; the model stays for the next statement."""
         self._stop.set()
-        if self._give_back is not None:
-            self._give_back()
-            self._give_back = None
+        if self._release is not None:
+            self._release()
+            self._release = None
 
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
         """Completions in the order in which they are finished, and Pieces of those that stream."""
         self._stop = threading.Event()
         waiting = iter(requests)
-        told: SimpleQueue[Asked | Piece | BaseException] = SimpleQueue()
+        told: SimpleQueue[PendingPrompt | Piece | BaseException] = SimpleQueue()
         busy, more, answered, stop = 0, True, False, self._stop
         try:
             while more or busy:
-                admitted: list[Asked] = []
-                while more and busy + len(admitted) < width(self._options.batch_size, answered):
+                admitted: list[PendingPrompt] = []
+                while more and busy + len(admitted) < choose_batch_size(self._options.batch_size, answered):
                     request = next(waiting, None)
                     more = request is not None
-                    row = self._row(request) if request else None
-                    if isinstance(row, Asked):
+                    row = self._prepare_row(request) if request else None
+                    if isinstance(row, PendingPrompt):
                         admitted.append(row)
                     elif row is not None:
                         yield row
@@ -260,46 +260,48 @@ class LlamaPredictor(Predictor):
                     continue
                 found = told.get()
                 if stop.is_set():
-                    raise closed()
+                    raise closed_error()
                 if isinstance(found, BaseException):
                     raise found
-                busy -= isinstance(found, Asked)
-                answered |= isinstance(found, Asked)
-                yield self._completion(found) if isinstance(found, Asked) else found
+                busy -= isinstance(found, PendingPrompt)
+                answered |= isinstance(found, PendingPrompt)
+                yield self._completion(found) if isinstance(found, PendingPrompt) else found
         finally:
             stop.set()
 
-    def _row(self, request: Request) -> Asked | Completion:
-        found = room_for(request, self._renderer, self._context, self._options.max_tokens)
-        return found if isinstance(found, Completion) else Asked(request, *found)
+    def _prepare_row(self, request: Request) -> PendingPrompt | Completion:
+        found = encode_request(request, self._renderer, self._context, self._options.max_tokens)
+        return found if isinstance(found, Completion) else PendingPrompt(request, *found)
 
     def _admit(
-        self, rows: list[Asked], told: SimpleQueue[Asked | Piece | BaseException], stop: threading.Event
+        self, rows: list[PendingPrompt], told: SimpleQueue[PendingPrompt | Piece | BaseException], stop: threading.Event
     ) -> None:
         """Start a thread for each; neighbours share most of their start, which their slots then compute once."""
         if not rows:
             return
-        if self._give_back is None:
-            raise closed()
-        need = max(len(r.prompt) + r.room for r in rows) + 1
+        if self._release is None:
+            raise closed_error()
+        need = max(len(r.prompt) + r.max_output_tokens for r in rows) + 1
         server, number = self._engine.server(min(need, self._context + 1), self._adapter)
         for row in sorted(rows, key=lambda r: r.prompt):
             call = (server, number, row, told, stop)
-            threading.Thread(target=self._wait, args=call, name=f"{WAITER}-{row.request.id}", daemon=True).start()
+            threading.Thread(
+                target=self._wait, args=call, name=f"{THREAD_PREFIX}-{row.request.id}", daemon=True
+            ).start()
 
     def _wait(
         self,
         server: Any,
         number: int | None,
-        row: Asked,
-        told: SimpleQueue[Asked | Piece | BaseException],
+        row: PendingPrompt,
+        told: SimpleQueue[PendingPrompt | Piece | BaseException],
         stop: threading.Event,
     ) -> None:
         def tell(said: dict[str, Any]) -> bool:
-            self._hear(row, said, told)
+            self._receive(row, said, told)
             return stop.is_set()
 
-        asked = {**self._body, "prompt": row.prompt, "max_tokens": row.room}
+        asked = {**self._body, "prompt": row.prompt, "max_tokens": row.max_output_tokens}
         if self._options.temperature > 0:
             asked["seed"] = crc32(repr((self._options.seed, row.prompt)).encode()) & 0x7FFFFFFF
         if number is not None:
@@ -310,7 +312,9 @@ class LlamaPredictor(Predictor):
         except BaseException as e:
             told.put(e)
 
-    def _hear(self, row: Asked, said: dict[str, Any], told: SimpleQueue[Asked | Piece | BaseException]) -> None:
+    def _receive(
+        self, row: PendingPrompt, said: dict[str, Any], told: SimpleQueue[PendingPrompt | Piece | BaseException]
+    ) -> None:
         if "error" in said:
             row.error = said["error"]
             return
@@ -322,9 +326,9 @@ class LlamaPredictor(Predictor):
             if text := choice.get("text"):
                 row.parts.append(text)
                 if row.request.stream:
-                    told.put(Piece(row.request.id, self._renderer.trimmed(text) if len(row.parts) == 1 else text))
+                    told.put(Piece(row.request.id, self._renderer.strip_affixes(text) if len(row.parts) == 1 else text))
 
-    def _completion(self, row: Asked) -> Completion:
+    def _completion(self, row: PendingPrompt) -> Completion:
         """The row's answer, or why it has none."""
         if row.error is not None:
             message = str(row.error.get("message"))
@@ -334,7 +338,7 @@ class LlamaPredictor(Predictor):
         details = row.usage.get("prompt_tokens_details") or {}
         return Completion(
             row.request.id,
-            self._renderer.trimmed("".join(row.parts)),
+            self._renderer.strip_affixes("".join(row.parts)),
             input_tokens=len(row.prompt),
             output_tokens=row.usage.get("completion_tokens"),
             cached_tokens=details.get("cached_tokens"),
@@ -344,12 +348,12 @@ class LlamaPredictor(Predictor):
         )
 
 
-def closed() -> ProviderError:
+def closed_error() -> ProviderError:
     """What to say to those who go on after `close`."""
     return ProviderError("The predictor is closed.", "Open another one.")
 
 
-def body(options: PredictOptions, schema: Mapping[str, Any] | None) -> dict[str, Any]:
+def build_body(options: PredictOptions, schema: Mapping[str, Any] | None) -> dict[str, Any]:
     """What all requests of a statement have in common."""
     said: dict[str, Any] = {
         "stream": True,
@@ -366,7 +370,7 @@ def body(options: PredictOptions, schema: Mapping[str, Any] | None) -> dict[str,
     if options.logprobs:
         said["n_probs"] = 1
     if schema is not None:
-        said["json_schema"] = {**schema, "x-guidance": AS_TAUGHT}
+        said["json_schema"] = {**schema, "x-guidance": JSON_WHITESPACE}
     elif options.grammar:
         said["grammar"] = options.grammar
     return said

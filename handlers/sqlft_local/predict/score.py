@@ -9,26 +9,26 @@ import torch
 
 from sqlft.errors import DataError
 from sqlft.handler import Message
-from sqlft_local.base.loading import Loaded
+from sqlft_local.base.loading import LoadedModel
 from sqlft_local.kernels.packing import Example, pack
 
-TOKENS = 2048
+BATCH_TOKENS = 2048
 """Tokens of a forward pass, if no conversation is longer."""
 
 
-def score(loaded: Loaded, conversations: Sequence[Sequence[Message]]) -> list[tuple[float, int]]:
+def score(loaded: LoadedModel, conversations: Sequence[Sequence[Message]]) -> list[tuple[float, int]]:
     """(log-probability, tokens) of the last message of each, its end mark included.
 
     DataError for one that ends in no answer, or is longer than the model's context.
     """
-    examples = [_example(loaded, i, conversation) for i, conversation in enumerate(conversations)]
+    examples = [_build_example(loaded, i, conversation) for i, conversation in enumerate(conversations)]
     found: dict[tuple[int, ...], float] = {}
-    for batch in _batches({tuple(e.ids): e for e in examples}):
-        found |= _of_batch(loaded.model, batch)
+    for batch in _split_batches({tuple(e.ids): e for e in examples}):
+        found |= _score_batch(loaded.model, batch)
     return [(found[tuple(e.ids)], sum(map(bool, e.weights))) for e in examples]
 
 
-def _example(loaded: Loaded, i: int, conversation: Sequence[Message]) -> Example:
+def _build_example(loaded: LoadedModel, i: int, conversation: Sequence[Message]) -> Example:
     ids, said, _ = loaded.renderer.conversation(list(conversation))
     if not any(said[1:]) or conversation[-1].role != "assistant":
         raise DataError(f"Row {i + 1} has no answer to score.", "Give every row its right answer.")
@@ -40,11 +40,11 @@ def _example(loaded: Loaded, i: int, conversation: Sequence[Message]) -> Example
     return Example(ids, [float(j >= max(start, 1)) for j in range(len(ids))])
 
 
-def _batches(examples: dict[tuple[int, ...], Example]) -> Iterator[list[Example]]:
+def _split_batches(examples: dict[tuple[int, ...], Example]) -> Iterator[list[Example]]:
     """Different examples, those of a like length together."""
     batch: list[Example] = []
     for example in sorted(examples.values(), key=lambda e: -len(e.ids)):
-        if batch and sum(len(e.ids) for e in (*batch, example)) > TOKENS:
+        if batch and sum(len(e.ids) for e in (*batch, example)) > BATCH_TOKENS:
             yield batch
             batch = []
         batch.append(example)
@@ -52,7 +52,7 @@ def _batches(examples: dict[tuple[int, ...], Example]) -> Iterator[list[Example]
         yield batch
 
 
-def _of_batch(model: Any, batch: list[Example]) -> dict[tuple[int, ...], float]:
+def _score_batch(model: Any, batch: list[Example]) -> dict[tuple[int, ...], float]:
     packed = pack(batch, model.device)
     with torch.inference_mode():
         logits = model(

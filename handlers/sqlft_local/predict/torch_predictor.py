@@ -16,70 +16,72 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sqlft.errors import ProviderError
 from sqlft.handler import Completion, Piece, Predictor, Request
-from sqlft_local.base.loading import Loaded
-from sqlft_local.errors import is_memory, out_of_memory
-from sqlft_local.kernels.packing import common_prefix, own_attention
+from sqlft_local.base.loading import LoadedModel
+from sqlft_local.errors import is_out_of_memory, out_of_memory_error
+from sqlft_local.kernels.packing import attend_parts, common_prefix_length
 from sqlft_local.options import PredictOptions
-from sqlft_local.predict.common import room_for, width
+from sqlft_local.predict.common import choose_batch_size, encode_request
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-GUESSED = 4
+MAX_GUESSES = 4
 """Most tokens that are guessed of a row at a time."""
-AT_ONCE = 48
+MAX_STEP_TOKENS = 48
 """Tokens of a step, of all rows, up to which guesses cost less than they bring."""
 
 
 @dataclass
-class Row:
+class DecodingRow:
     """One prompt on its way to an answer."""
 
     request: Request
     prompt: list[int]
-    room: int
+    max_output_tokens: int
     """Most tokens of its answer."""
     random: Any = None
     logprob: float = 0.0
-    said: list[int] = field(default_factory=list)
-    shown: str = ""
+    output_ids: list[int] = field(default_factory=list)
+    streamed_text: str = ""
     """What was handed on of an answer that is watched while it is written."""
-    lookup: Lookup | None = None
+    lookup: NgramLookup | None = None
 
 
-class LocalPredictor(Predictor):
+class TorchPredictor(Predictor):
     """Answers `batch_size` prompts at a time; a finished one makes room for the next."""
 
-    def __init__(self, loaded: Loaded, options: PredictOptions, give_back: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, loaded: LoadedModel, options: PredictOptions, release: Callable[[], None] = lambda: None
+    ) -> None:
         self.loaded = loaded
         self.options = options
         self._stop = [s for s in options.stop or () if s]
-        self._give_back: Callable[[], None] | None = give_back
-        self._decoder: Decoder | None = Decoder(loaded.model)
+        self._release: Callable[[], None] | None = release
+        self._decoder: BatchDecoder | None = BatchDecoder(loaded.model)
 
     def close(self) -> None:
         """Free the states of what is being answered; the model stays for the next statement."""
         self._decoder = None
-        if self._give_back is not None:
-            self._give_back()
-            self._give_back = None
+        if self._release is not None:
+            self._release()
+            self._release = None
 
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
         """Completions in the order in which they are finished, and Pieces of those that stream."""
         waiting = iter(requests)
-        rows: list[Row] = []
+        rows: list[DecodingRow] = []
         more = True
         pulled = 0
         while more or rows:
-            most = width(self.options.batch_size, pulled > len(rows))
+            most = choose_batch_size(self.options.batch_size, pulled > len(rows))
             if more and len(rows) <= most * 3 // 4:
                 taken = list(islice(waiting, most - len(rows)))
                 more = len(taken) == most - len(rows)
                 pulled += len(taken)
                 admitted = []
                 for request in taken:
-                    row = self._row(request)
-                    if isinstance(row, Row):
+                    row = self._prepare_row(request)
+                    if isinstance(row, DecodingRow):
                         admitted.append(row)
                     else:
                         yield row
@@ -87,19 +89,19 @@ class LocalPredictor(Predictor):
             if rows:
                 yield from self._advance(rows, [])
 
-    def _row(self, request: Request) -> Row | Completion:
+    def _prepare_row(self, request: Request) -> DecodingRow | Completion:
         """The request as tokens, or why it cannot be answered."""
-        found = room_for(request, self.loaded.renderer, self.loaded.context, self.options.max_tokens)
+        found = encode_request(request, self.loaded.renderer, self.loaded.context, self.options.max_tokens)
         if isinstance(found, Completion):
             return found
         prompt, room = found
         random = None
         if self.options.temperature > 0:
             random = torch.Generator().manual_seed(crc32(repr((self.options.seed, prompt)).encode()))
-        lookup = Lookup(prompt) if self.options.temperature == 0 else None
-        return Row(request, prompt, room, random, lookup=lookup)
+        lookup = NgramLookup(prompt) if self.options.temperature == 0 else None
+        return DecodingRow(request, prompt, room, random, lookup=lookup)
 
-    def _advance(self, rows: list[Row], admitted: list[Row]) -> Iterator[Completion | Piece]:
+    def _advance(self, rows: list[DecodingRow], admitted: list[DecodingRow]) -> Iterator[Completion | Piece]:
         """One token for each of `rows`, or the first one for those `admitted`; the finished leave."""
         if self._decoder is None:
             raise ProviderError("The predictor is closed.", "Open another one.")
@@ -110,93 +112,97 @@ class LocalPredictor(Predictor):
                 first = len(rows)
                 rows += admitted
             elif rows:
-                guesses = self._guesses(rows)
-                logits = self._decoder.step([[r.said[-1], *g] for r, g in zip(rows, guesses, strict=True)])
+                guesses = self._guess_tokens(rows)
+                logits = self._decoder.step([[r.output_ids[-1], *g] for r, g in zip(rows, guesses, strict=True)])
                 first = 0
             else:
                 return
         except (RuntimeError, MemoryError) as e:
-            if not is_memory(e):
+            if not is_out_of_memory(e):
                 raise
-            raise out_of_memory("answering") from e
+            raise out_of_memory_error("answering") from e
         chosen = self._choose(logits, rows[first:], guesses)
         if not admitted:
-            self._decoder.keep([len(tokens) for tokens in chosen])
+            self._decoder.accept([len(tokens) for tokens in chosen])
         finished = []
         pieces: list[Piece] = []
         for i, (row, tokens) in enumerate(zip(rows[first:], chosen, strict=True), first):
-            completion = self._said(row, tokens, logits[i - first])
+            completion = self._append_tokens(row, tokens, logits[i - first])
             if completion:
                 finished.append((i, completion))
             if row.request.stream:
-                pieces += self._piece(row, completion)
+                pieces += self._stream_new_text(row, completion)
         for i, _ in reversed(finished):
-            self._decoder.leave(i)
+            self._decoder.remove(i)
             rows[i] = rows[-1]
             rows.pop()
         yield from pieces
         for _, completion in finished:
             yield completion
 
-    def _piece(self, row: Row, completion: Completion | None) -> Iterator[Piece]:
+    def _stream_new_text(self, row: DecodingRow, completion: Completion | None) -> Iterator[Piece]:
         """What is new of the row's answer, without what may yet turn out to be no part of it."""
         renderer = self.loaded.renderer
         if completion is not None:
             text = completion.text or ""
         else:
-            text = steady(renderer.text_until(row.said, self._stop)[0], (*self._stop, renderer.trail))
-        if len(text) > len(row.shown) and text.startswith(row.shown):
-            yield Piece(row.request.id, text[len(row.shown) :])
-            row.shown = text
+            text = strip_unfinished(
+                renderer.text_until(row.output_ids, self._stop)[0], (*self._stop, renderer.answer_suffix)
+            )
+        if len(text) > len(row.streamed_text) and text.startswith(row.streamed_text):
+            yield Piece(row.request.id, text[len(row.streamed_text) :])
+            row.streamed_text = text
 
-    def _guesses(self, rows: list[Row]) -> list[list[int]]:
+    def _guess_tokens(self, rows: list[DecodingRow]) -> list[list[int]]:
         """Equally many tokens for each row that may come next; none where answers are sampled."""
-        worth = max(0, min(GUESSED, AT_ONCE // len(rows) - 1))
-        room = min(worth, *(r.room - len(r.said) - 1 for r in rows))  # none has tokens behind the context
+        worth = max(0, min(MAX_GUESSES, MAX_STEP_TOKENS // len(rows) - 1))
+        room = min(
+            worth, *(r.max_output_tokens - len(r.output_ids) - 1 for r in rows)
+        )  # none has tokens behind the context
         found = [r.lookup.guess(room) if r.lookup else () for r in rows]
         most = max(map(len, found))
         return [[*guess, *[0] * (most - len(guess))] for guess in found]
 
-    def _said(self, row: Row, tokens: list[int], logits: Any) -> Completion | None:
+    def _append_tokens(self, row: DecodingRow, tokens: list[int], logits: Any) -> Completion | None:
         """Add tokens to the row; its completion if one of them was the last."""
         if self.options.logprobs:
-            shares = _likely(logits, tokens)
+            shares = _token_logprobs(logits, tokens)
         for i, token in enumerate(tokens):
-            row.said.append(token)
+            row.output_ids.append(token)
             if self.options.logprobs:
                 row.logprob += shares[i]
-            if (completion := self._ended(row, token)) is not None:
+            if (completion := self._complete_if_ended(row, token)) is not None:
                 return completion
         if row.lookup is not None:
             row.lookup.add(tokens)
         return None
 
-    def _ended(self, row: Row, token: int) -> Completion | None:
+    def _complete_if_ended(self, row: DecodingRow, token: int) -> Completion | None:
         """The row's completion, if `token` was its last."""
         ended = token in self.loaded.stop_ids
-        over = ended or len(row.said) >= row.room
+        over = ended or len(row.output_ids) >= row.max_output_tokens
         if not over and not self._stop:
             return None
-        text, stopped = self.loaded.renderer.text_until(row.said[:-1] if ended else row.said, self._stop)
+        text, stopped = self.loaded.renderer.text_until(row.output_ids[:-1] if ended else row.output_ids, self._stop)
         if not over and not stopped:
             return None
         return Completion(
             row.request.id,
             text,
             input_tokens=len(row.prompt),
-            output_tokens=len(row.said),
+            output_tokens=len(row.output_ids),
             logprob=row.logprob if self.options.logprobs else None,
             truncated=not (ended or stopped),
         )
 
-    def _choose(self, logits: Any, rows: list[Row], guesses: list[list[int]]) -> list[list[int]]:
+    def _choose(self, logits: Any, rows: list[DecodingRow], guesses: list[list[int]]) -> list[list[int]]:
         """The next tokens of each row: those that were guessed right, and one more."""
         if self.options.temperature > 0:
             return [[self._sample(one[0], row)] for one, row in zip(logits.float().cpu(), rows, strict=True)]
         best: list[list[int]] = logits.argmax(-1).tolist()
-        return [_agreed(said, guess) for said, guess in zip(best, guesses or [[]] * len(best), strict=True)]
+        return [_accept_guesses(said, guess) for said, guess in zip(best, guesses or [[]] * len(best), strict=True)]
 
-    def _sample(self, logits: Any, row: Row) -> int:
+    def _sample(self, logits: Any, row: DecodingRow) -> int:
         logits = logits / self.options.temperature
         if self.options.top_k is not None and self.options.top_k < logits.shape[-1]:
             logits = logits.masked_fill(logits < logits.topk(self.options.top_k).values[-1], float("-inf"))
@@ -205,33 +211,33 @@ class LocalPredictor(Predictor):
         return int(order[torch.multinomial(shares, 1, generator=row.random)].item())
 
 
-def steady(text: str, endings: Iterable[str]) -> str:
+def strip_unfinished(text: str, endings: Iterable[str]) -> str:
     """An unfinished answer without a letter that lacks bytes, and without what one of the endings begins with."""
     text = text.rstrip("\ufffd")
     held = max((n for end in endings for n in range(1, len(end) + 1) if text.endswith(end[:n])), default=0)
     return text[: len(text) - held]
 
 
-def _agreed(said: list[int], guess: list[int]) -> list[int]:
+def _accept_guesses(said: list[int], guess: list[int]) -> list[int]:
     """Of what the model says behind each guessed token what stands behind right ones."""
     right = next((i for i, (a, b) in enumerate(zip(said, guess, strict=False)) if a != b), len(guess))
     return said[: right + 1]
 
 
-def _likely(logits: Any, chosen: list[int]) -> list[float]:
+def _token_logprobs(logits: Any, chosen: list[int]) -> list[float]:
     """Natural logarithm of each chosen token's share."""
     picked = torch.tensor(chosen, device=logits.device)[:, None]
     found: list[float] = logits[: len(chosen)].float().log_softmax(-1).gather(1, picked)[:, 0].tolist()
     return found
 
 
-ROOM = 64
+CACHE_BLOCK = 64
 """Places for tokens are taken in blocks of this many."""
-WORTH = 16
+MIN_PREFIX = 16
 """A common start of fewer tokens is not kept."""
 
 
-class Decoder:
+class BatchDecoder:
     """Rows on their way, numbered from 0."""
 
     def __init__(self, model: Any) -> None:
@@ -244,14 +250,14 @@ class Decoder:
 
     def admit(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Add rows behind those there are; logits (new rows, vocabulary) of their next tokens."""
-        self._share(prompts)
+        self._compute_prefix(prompts)
         used = len(self._prefix)
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         own = [list(prompts[i][used:]) for i in order]
         lengths = [len(part) for part in own]
         first = len(self.lengths)
         self.lengths += [len(p) for p in prompts]
-        layout = _Admission(self, [first + i for i in order], lengths)
+        layout = _AdmissionLayout(self, [first + i for i in order], lengths)
         positions = [p for n in lengths for p in range(used, used + n)]
         ends = torch.tensor(lengths).cumsum(0) - 1
         logits = self._forward([[t for part in own for t in part]], [positions], layout, ends)[0]
@@ -262,18 +268,18 @@ class Decoder:
     def step(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         """What would follow each of as many tokens behind every row: logits (rows, tokens, vocabulary).
 
-        `keep` says how many of them the rows then have.
+        `accept` says how many of them the rows then have.
         """
         more = len(tokens[0])
-        layout = _Step(self, torch.tensor(self.lengths, device=self.model.device), more)
+        layout = _StepLayout(self, torch.tensor(self.lengths, device=self.model.device), more)
         positions = [[n + i for i in range(more)] for n in self.lengths]
         return self._forward([list(row) for row in tokens], positions, layout, torch.arange(more))
 
-    def keep(self, counts: Sequence[int]) -> None:
+    def accept(self, counts: Sequence[int]) -> None:
         """So many of the last step's tokens stay in each row; the others make room for the next ones."""
         self.lengths = [n + more for n, more in zip(self.lengths, counts, strict=True)]
 
-    def leave(self, row: int) -> None:
+    def remove(self, row: int) -> None:
         """Forget a row; the last one takes its number."""
         last = len(self.lengths) - 1
         if row != last:
@@ -284,18 +290,18 @@ class Decoder:
             self.lengths[row] = n
         self.lengths.pop()
 
-    def _share(self, prompts: Sequence[Sequence[int]]) -> None:
+    def _compute_prefix(self, prompts: Sequence[Sequence[int]]) -> None:
         """Make the kept start one that all the prompts have: the one kept already, or a new one."""
         if self._prefix and all(
             len(p) > len(self._prefix) and list(p[: len(self._prefix)]) == self._prefix for p in prompts
         ):
             return
-        n = common_prefix(prompts) if len(prompts) > 1 else 0
+        n = common_prefix_length(prompts) if len(prompts) > 1 else 0
         self._prefix = []
         self._prefix_states = {}
-        if n >= WORTH:
+        if n >= MIN_PREFIX:
             start = list(prompts[0][:n])
-            layout = _Start(self)
+            layout = _PrefixLayout(self)
             self._forward([start], [list(range(n))], layout, torch.tensor([n - 1]))
             self._prefix = start
 
@@ -311,13 +317,13 @@ class Decoder:
             ).logits
         return logits
 
-    def _room(self, layer: int, k: Tensor, v: Tensor, rows: int, tokens: int) -> tuple[Tensor, Tensor]:
+    def _allocate(self, layer: int, k: Tensor, v: Tensor, rows: int, tokens: int) -> tuple[Tensor, Tensor]:
         """The layer's keys and values (rows, heads, tokens, width), grown where they are too small."""
         for kept, like in ((self._keys, k), (self._values, v)):
             old = kept.get(layer)
             if old is None or old.shape[0] < rows or old.shape[2] < tokens:
                 have = (0, 0) if old is None else (old.shape[0], old.shape[2])
-                size = (max(rows, have[0]), -(-max(tokens, have[1]) // ROOM) * ROOM)
+                size = (max(rows, have[0]), -(-max(tokens, have[1]) // CACHE_BLOCK) * CACHE_BLOCK)
                 new = like.new_zeros(size[0], like.shape[1], size[1], like.shape[3])
                 if old is not None:
                     new[: have[0], :, : have[1]] = old
@@ -325,21 +331,21 @@ class Decoder:
         return self._keys[layer], self._values[layer]
 
 
-class _Start:
+class _PrefixLayout:
     """The common start for itself."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: BatchDecoder) -> None:
         self._decoder = decoder
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         self._decoder._prefix_states[layer] = (k, v)
-        return own_attention([q], [k], [v], None, None, scale, window)[0]
+        return attend_parts([q], [k], [v], None, None, scale, window)[0]
 
 
-class _Admission:
+class _AdmissionLayout:
     """New rows' own parts, one behind the other, each behind the common start."""
 
-    def __init__(self, decoder: Decoder, rows: list[int], lengths: list[int]) -> None:
+    def __init__(self, decoder: BatchDecoder, rows: list[int], lengths: list[int]) -> None:
         self._decoder = decoder
         self._rows = rows
         self._lengths = lengths
@@ -348,7 +354,7 @@ class _Admission:
         decoder = self._decoder
         before = decoder._prefix_states.get(layer) if decoder._prefix else None
         used = len(decoder._prefix)
-        keys, values = decoder._room(layer, k, v, len(decoder.lengths), max(decoder.lengths) + 1)
+        keys, values = decoder._allocate(layer, k, v, len(decoder.lengths), max(decoder.lengths) + 1)
         qs, ks, vs = (list(t.split(self._lengths, dim=2)) for t in (q, k, v))
         for row, n, own_k, own_v in zip(self._rows, self._lengths, ks, vs, strict=True):
             for kept, part, own in ((keys, 0, own_k), (values, 1, own_v)):
@@ -356,13 +362,13 @@ class _Admission:
                     kept[row, :, :used] = before[part][0]
                 kept[row, :, used : used + n] = own[0]
         prefix = before or (None, None)
-        return torch.cat(own_attention(qs, ks, vs, prefix[0], prefix[1], scale, window), dim=1)
+        return torch.cat(attend_parts(qs, ks, vs, prefix[0], prefix[1], scale, window), dim=1)
 
 
-class _Step:
+class _StepLayout:
     """A few tokens of every row, behind the row's earlier ones."""
 
-    def __init__(self, decoder: Decoder, lengths: Tensor, more: int) -> None:
+    def __init__(self, decoder: BatchDecoder, lengths: Tensor, more: int) -> None:
         self._decoder = decoder
         self._places = lengths[:, None] + torch.arange(more, device=lengths.device)
         self._seen = max(decoder.lengths) + more
@@ -371,7 +377,7 @@ class _Step:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         rows, heads, more, width = q.shape
-        keys, values = self._decoder._room(layer, k, v, rows, self._seen)
+        keys, values = self._decoder._allocate(layer, k, v, rows, self._seen)
         keys[self._rows, :, self._places] = k.transpose(1, 2)
         values[self._rows, :, self._places] = v.transpose(1, 2)
         kv_heads = k.shape[1]
@@ -397,32 +403,32 @@ class _Step:
         return self._masks[window]
 
 
-LONGEST = 3
-"""Last tokens that are looked up, if they stood there before; else fewer, down to `SHORTEST`."""
-SHORTEST = 1
+LONGEST_NGRAM = 3
+"""Last tokens that are looked up, if they stood there before; else fewer, down to `SHORTEST_NGRAM`."""
+SHORTEST_NGRAM = 1
 
 
-class Lookup:
+class NgramLookup:
     """The tokens of a prompt and its answer so far, and where each few of them stood last."""
 
     def __init__(self, tokens: Iterable[int]) -> None:
         self._tokens: list[int] = []
-        self._behind: dict[tuple[int, ...], int] = {}
+        self._next_index: dict[tuple[int, ...], int] = {}
         self.add(tokens)
 
     def add(self, tokens: Iterable[int]) -> None:
         """What was said next."""
         said = self._tokens
         for token in tokens:
-            for n in range(SHORTEST, min(LONGEST, len(said)) + 1):
-                self._behind[tuple(said[-n:])] = len(said)
+            for n in range(SHORTEST_NGRAM, min(LONGEST_NGRAM, len(said)) + 1):
+                self._next_index[tuple(said[-n:])] = len(said)
             said.append(token)
 
     def guess(self, most: int) -> Sequence[int]:
         """At most so many tokens that may come next; none if the last ones are new."""
         said = self._tokens
-        for n in range(min(LONGEST, len(said)), SHORTEST - 1, -1):
-            place = self._behind.get(tuple(said[-n:]))
+        for n in range(min(LONGEST_NGRAM, len(said)), SHORTEST_NGRAM - 1, -1):
+            place = self._next_index.get(tuple(said[-n:]))
             if place is not None:
                 return said[place : place + most]
         return ()

@@ -14,23 +14,23 @@ from zlib import crc32
 
 from sqlft.errors import HandlerNotInstalled, ProviderError
 from sqlft.handler import Completion, Piece, Predictor, Request
-from sqlft_local.base.tokenization import Marks, Renderer
-from sqlft_local.model_cache import RESIDENTS, Resident
+from sqlft_local.base.tokenization import Delimiters, Renderer
+from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import ModelOptions, PredictOptions
 from sqlft_local.predict.choose import DTYPES
-from sqlft_local.predict.common import room_for
+from sqlft_local.predict.common import encode_request
 
 WINDOW = 16
 """Batches of prompts given to vLLM at a time: it has its own continuous batching, but answers a call as a whole."""
 
 
-def opened(
+def open_predictor(
     folder: Path,
     adapter: Path | None,
     model: ModelOptions,
     options: PredictOptions,
     schema: Mapping[str, Any] | None,
-    marks: Marks,
+    delimiters: Delimiters,
 ) -> Predictor:
     """A predictor on the base's engine, which is shared by all its adapters."""
     try:
@@ -39,7 +39,7 @@ def opened(
         raise HandlerNotInstalled(f"vLLM is not installed ({e}).", "Run: pip install vllm, on a GPU.") from e
     key = ("vllm", str(folder), repr(replace(model, separator=None, stop=None)), options.precision)
 
-    def load() -> Resident:
+    def load() -> CachedModel:
         dtype = DTYPES.get(options.precision, model.dtype)
         try:
             engine = vllm.LLM(
@@ -52,9 +52,9 @@ def opened(
             )
         except (RuntimeError, ValueError, OSError) as e:
             raise ProviderError(f"vLLM cannot load {folder}: {e}", "Use backend = 'transformers'.") from e
-        return Resident(engine, sum(f.stat().st_size for f in folder.glob("*.safetensors")), lambda: None)
+        return CachedModel(engine, sum(f.stat().st_size for f in folder.glob("*.safetensors")), lambda: None)
 
-    return VllmPredictor(RESIDENTS.take(key, load), key, folder, adapter, model, options, schema, marks)
+    return VllmPredictor(MODEL_CACHE.acquire(key, load), key, folder, adapter, model, options, schema, delimiters)
 
 
 class VllmPredictor(Predictor):
@@ -69,17 +69,17 @@ class VllmPredictor(Predictor):
         model: ModelOptions,
         options: PredictOptions,
         schema: Mapping[str, Any] | None,
-        marks: Marks,
+        delimiters: Delimiters,
     ) -> None:
-        from sqlft_local.base.tokenization import opened_tokenizer
+        from sqlft_local.base.tokenization import load_transformers_tokenizer
 
         self._engine, self._key, self._adapter = engine, key, adapter
         self._options, self._schema = options, schema
-        self._renderer = Renderer(*opened_tokenizer(folder), model.chat_template).marked(marks)
+        self._renderer = Renderer(*load_transformers_tokenizer(folder), model.chat_template).with_delimiters(delimiters)
 
     def close(self) -> None:
         """The engine stays for the next statement."""
-        RESIDENTS.give(self._key)
+        MODEL_CACHE.release(self._key)
 
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
         """Completions, a window at a time."""
@@ -94,19 +94,19 @@ class VllmPredictor(Predictor):
         while window := list(islice(waiting, self._options.batch_size * WINDOW)):
             asked: list[tuple[Request, list[int], int]] = []
             for request in window:
-                found = room_for(request, self._renderer, context, self._options.max_tokens)
+                found = encode_request(request, self._renderer, context, self._options.max_tokens)
                 if isinstance(found, Completion):
                     yield found
                 else:
                     asked.append((request, *found))
             if asked:
-                yield from self._answers(asked, lora)
+                yield from self._generate(asked, lora)
 
-    def _answers(self, asked: list[tuple[Request, list[int], int]], lora: Any) -> Iterator[Completion]:
+    def _generate(self, asked: list[tuple[Request, list[int], int]], lora: Any) -> Iterator[Completion]:
         try:
             answers = self._engine.generate(
                 [{"prompt_token_ids": prompt} for _, prompt, _ in asked],
-                [self._sampling(prompt, room) for _, prompt, room in asked],
+                [self._sampling_params(prompt, room) for _, prompt, room in asked],
                 lora_request=lora,
                 use_tqdm=False,
             )
@@ -116,7 +116,7 @@ class VllmPredictor(Predictor):
             said = answer.outputs[0]
             yield Completion(
                 request.id,
-                self._renderer.trimmed(said.text),
+                self._renderer.strip_affixes(said.text),
                 input_tokens=len(prompt),
                 output_tokens=len(said.token_ids),
                 cached_tokens=answer.num_cached_tokens,
@@ -124,7 +124,7 @@ class VllmPredictor(Predictor):
                 truncated=said.finish_reason == "length",
             )
 
-    def _sampling(self, prompt: list[int], room: int) -> Any:
+    def _sampling_params(self, prompt: list[int], room: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 

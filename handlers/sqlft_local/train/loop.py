@@ -20,32 +20,32 @@ import torch
 
 from sqlft.errors import DataError, ProviderError, SqlftError
 from sqlft.handler import Artifact, Progress
-from sqlft_local.base.loading import Loaded
-from sqlft_local.errors import is_memory, out_of_memory
+from sqlft_local.base.loading import LoadedModel
+from sqlft_local.errors import is_out_of_memory, out_of_memory_error
 from sqlft_local.kernels import fused
 from sqlft_local.kernels.packing import Example
-from sqlft_local.options import MAY_CHANGE, TrainOptions
+from sqlft_local.options import RESUME_OPTIONS, TrainOptions
 from sqlft_local.train import lora, memory, rows
-from sqlft_local.train.parallel import Team
-from sqlft_local.train.step import Job, backward, loss_of
+from sqlft_local.train.parallel import WorkerGroup
+from sqlft_local.train.step import StepSettings, backward, compute_loss
 
 PATIENCE = 3
 """Validations without a new best after which early stopping ends a training."""
 VALIDATIONS = (4, 10)
 """How many a training has at least and at most; by default two an epoch."""
-VALIDATING = 0.1
+VALIDATION_SHARE = 0.1
 """Share of the work that validation may be; a token costs it a third of what training does."""
-FEW = 16
+MIN_VALIDATION_ROWS = 16
 """Rows that validation has at least."""
-TRIM = 10.0
+TRIM_SECONDS = 10.0
 """Seconds after which freed memory goes back to the system."""
-EARLY = 3
+TIMED_STEPS = 3
 """Steps after which their time says how many there will be."""
-Report = Callable[[Progress], None]
+ReportStep = Callable[[Progress], None]
 
 
 @dataclass
-class State:
+class TrainingState:
     """How far a training is: all that a checkpoint keeps beside the tensors."""
 
     step: int = 0
@@ -64,59 +64,61 @@ class State:
 
 
 @dataclass
-class Training:
+class TrainingLoop:
     """One run over examples; `train` them to the end or until `report` raises."""
 
-    loaded: Loaded
+    loaded: LoadedModel
     base: str
     options: TrainOptions
     learning_rate: float
     train: Sequence[Example]
     valid: Sequence[Example]
     workdir: Path
-    report: Report
+    report: ReportStep
     start: Path | None = None
     began: float = field(default_factory=time.monotonic)
-    team: Team | None = None
+    workers: WorkerGroup | None = None
     """The other processes, if several train together."""
-    state: State = field(default_factory=State)
+    state: TrainingState = field(default_factory=TrainingState)
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.options.seed)
-        fused.apply(self.loaded.model)
+        fused.fuse_modules(self.loaded.model)
         self.lora = lora.attach(self.loaded.model, self.options, self.start)
         parameters = list(self.lora.trained.values())
         is_fused = self.loaded.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=self.options.weight_decay, fused=is_fused)
-        self.per_epoch = -(-len(self.train) // self.options.rows_a_step)
-        self.total = max(1, round(self.per_epoch * self.options.n_epochs))
+        self.steps_per_epoch = -(-len(self.train) // self.options.rows_per_step)
+        self.total = max(1, round(self.steps_per_epoch * self.options.n_epochs))
         few, many = VALIDATIONS
         self.validations = many if self.options.max_minutes else min(many, max(few, round(2 * self.options.n_epochs)))
         self.best: dict[str, Any] | None = None
-        self.saved = self.trimmed = time.monotonic()
-        self.speed = _Speed()
-        self.validating = 0.0
+        self.saved_at = self.trimmed_at = time.monotonic()
+        self.speed = _StepTimes()
+        self.validation_seconds = 0.0
         longest = max(len(e.ids) for e in (*self.train, *self.valid))
-        if self.team:
-            self.team.join(parameters, self._tell)
-        together = self.team.count if self.team else 1
-        self.budget = memory.chosen(self.loaded.model, self.options, self.lora, longest, together)
+        if self.workers:
+            self.workers.join(parameters, self._report_progress)
+        together = self.workers.count if self.workers else 1
+        self.budget = memory.plan_passes(self.loaded.model, self.options, self.lora, longest, together)
 
     def run(self) -> None:
         """All steps that are left, and at the end the best state if validation chose one."""
         try:
             self._resume()
             self.state.seconds += time.monotonic() - self.began  # loading counts in max_minutes
-            self._tell()
-            while not self._over():
-                self._step()
-                if self.valid and (self._done() * self.validations >= self.state.validations + 1 or self._over()):
+            self._report_progress()
+            while not self._is_over():
+                self._run_step()
+                if self.valid and (
+                    self._progress_share() * self.validations >= self.state.validations + 1 or self._is_over()
+                ):
                     self._validate()
                 self._save_if_due()
             if self.best is not None and self.options.early_stopping:
-                lora.load(self.lora, self.best)
+                lora.load_parameters(self.lora, self.best)
         except RuntimeError as e:
-            if isinstance(e, SqlftError) or not is_memory(e):
+            if isinstance(e, SqlftError) or not is_out_of_memory(e):
                 raise
             raise self._out_of_memory() from e
         except MemoryError as e:
@@ -126,7 +128,7 @@ class Training:
         """Keep what there is, and say how to go on."""
         self.optimizer.zero_grad(set_to_none=True)
         if not self.state.step:
-            return out_of_memory("training")
+            return out_of_memory_error("training")
         self._save()
         tokens = self.budget.tokens
         return ProviderError(
@@ -135,31 +137,31 @@ class Training:
             f"RESUME MODEL name.N USING max_tokens_per_pass = {max(16, tokens // 2)} or a smaller max_memory.",
         )
 
-    def _over(self) -> bool:
+    def _is_over(self) -> bool:
         stopped = self.options.early_stopping and self.state.stale >= PATIENCE
-        return self.state.step >= self.total or self._share_of_time() >= 1 or stopped
+        return self.state.step >= self.total or self._time_share() >= 1 or stopped
 
-    def _step(self) -> None:
+    def _run_step(self) -> None:
         began = time.monotonic()
-        batch = self._batch(self.state.step)
+        batch = self._select_batch(self.state.step)
         seed = self.options.seed * 1_000_003 + self.state.step + 1
-        job: Job = {"whole": rows.weight(batch), "tokens": self.budget.tokens, "above": self.budget.above}
-        mine = self.team.begin(batch, seed, job) if self.team else batch
+        job: StepSettings = {"whole": rows.sum_weights(batch), "tokens": self.budget.tokens, "above": self.budget.above}
+        mine = self.workers.begin(batch, seed, job) if self.workers else batch
         torch.manual_seed(seed)
         self.loaded.model.train()
-        loss, tokens = backward(self.loaded.model, self.lora, mine, job, self._tell)
-        if self.team:
-            loss, tokens = self.team.finish(loss, tokens)
+        loss, tokens = backward(self.loaded.model, self.lora, mine, job, self._report_progress)
+        if self.workers:
+            loss, tokens = self.workers.finish(loss, tokens)
         norm = torch.nn.utils.clip_grad_norm_(list(self.lora.trained.values()), self.options.max_grad_norm or math.inf)
         self._check_finite(loss, norm.item())
-        rate = self._rate()
+        rate = self._learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if time.monotonic() - self.trimmed >= TRIM:
-            give_back()
-            self.trimmed = time.monotonic()
+        if time.monotonic() - self.trimmed_at >= TRIM_SECONDS:
+            trim_heap()
+            self.trimmed_at = time.monotonic()
         seconds = time.monotonic() - began
         self.speed.add(len(batch), seconds)
         state = self.state
@@ -169,78 +171,78 @@ class Training:
             state.seconds + seconds,
             loss,
         )
-        self._tell(loss=loss, learning_rate=rate)
+        self._report_progress(loss=loss, learning_rate=rate)
 
-    def _batch(self, step: int) -> list[Example]:
+    def _select_batch(self, step: int) -> list[Example]:
         """The rows of a step; every epoch has an order of its own that depends on nothing but the seed."""
-        epoch, place = divmod(step, self.per_epoch)
+        epoch, place = divmod(step, self.steps_per_epoch)
         order = torch.randperm(
             len(self.train), generator=torch.Generator().manual_seed(self.options.seed * 7919 + epoch)
         )
-        size = self.options.rows_a_step
+        size = self.options.rows_per_step
         return [self.train[i] for i in order[place * size : (place + 1) * size].tolist()]
 
-    def _rate(self) -> float:
+    def _learning_rate(self) -> float:
         """Up linearly during the warm-up, then down linearly to nothing at the end of the steps or of the time."""
-        done = min(1.0, max((self.state.step + 0.5) / self.total, self._share_of_time(1)))
+        done = min(1.0, max((self.state.step + 0.5) / self.total, self._time_share(1)))
         up = min(1.0, done / self.options.warmup) if self.options.warmup else 1.0
         return self.learning_rate * up * (1 - done) / (1 - min(self.options.warmup, 0.999))
 
-    def _done(self) -> float:
+    def _progress_share(self) -> float:
         """How much of the training is done, by steps or by time."""
-        return max(self.state.step / self.total, self._share_of_time())
+        return max(self.state.step / self.total, self._time_share())
 
-    def _share_of_time(self, ahead: int = 0) -> float:
+    def _time_share(self, ahead: int = 0) -> float:
         """How much of `max_minutes` is gone `ahead` half steps from now, what the last validation takes set aside."""
         if not self.options.max_minutes:
             return 0.0
         a_step = self.speed.step
-        left_for_steps = max(self.options.max_minutes * 60 - self.validating - a_step, 1e-3)
+        left_for_steps = max(self.options.max_minutes * 60 - self.validation_seconds - a_step, 1e-3)
         return (self.state.seconds + ahead * a_step / 2) / left_for_steps
 
-    def _expected(self) -> int:
+    def _estimate_total_steps(self) -> int:
         """Steps at the end, as far as one can tell: the time may end it before the rows do."""
-        if self.state.step < EARLY or not (share := self._share_of_time()):
+        if self.state.step < TIMED_STEPS or not (share := self._time_share()):
             return self.total
         return max(self.state.step, min(self.total, round(self.state.step / share)))
 
-    def _looked_at(self) -> list[Example]:
+    def _select_validation_rows(self) -> list[Example]:
         """Validation rows, by chance but always the same; as many as leave the time to training."""
         if not self.state.valid_rows:
-            expected = self.state.tokens / max(self._done(), 1e-6)
+            expected = self.state.tokens / max(self._progress_share(), 1e-6)
             tokens = sum(len(e.ids) for e in self.valid)
-            share = VALIDATING * 3 * expected / max(self.validations * tokens, 1)
-            self.state.valid_rows = min(len(self.valid), max(FEW, round(share * len(self.valid))))
+            share = VALIDATION_SHARE * 3 * expected / max(self.validations * tokens, 1)
+            self.state.valid_rows = min(len(self.valid), max(MIN_VALIDATION_ROWS, round(share * len(self.valid))))
         order = torch.randperm(len(self.valid), generator=torch.Generator().manual_seed(self.options.seed))
         return [self.valid[i] for i in order[: self.state.valid_rows].tolist()]
 
     def _validate(self) -> None:
         began = time.monotonic()
         self.loaded.model.eval()
-        rows_now = self._looked_at()
+        rows_now = self._select_validation_rows()
         total = 0.0
         with torch.no_grad():
-            for part in rows.passes(rows_now, self.budget.tokens):
-                total += loss_of(self.loaded.model, part).item()
-                self._tell()
+            for part in rows.split_passes(rows_now, self.budget.tokens):
+                total += compute_loss(self.loaded.model, part).item()
+                self._report_progress()
         state = self.state
-        state.validations = int(self._done() * self.validations)
-        state.valid_loss = total / rows.weight(rows_now)
+        state.validations = int(self._progress_share() * self.validations)
+        state.valid_loss = total / rows.sum_weights(rows_now)
         state.stale += 1
         if state.best_loss is None or state.valid_loss < state.best_loss:
             state.best_loss, state.best_step, state.stale = state.valid_loss, state.step, 0
-            self.best = lora.taken(self.lora)
-        self.validating = time.monotonic() - began
-        state.seconds += self.validating
-        self._tell(loss=state.loss, valid_loss=state.valid_loss)
+            self.best = lora.copy_parameters(self.lora)
+        self.validation_seconds = time.monotonic() - began
+        state.seconds += self.validation_seconds
+        self._report_progress(loss=state.loss, valid_loss=state.valid_loss)
 
-    def _tell(self, **metrics: float) -> None:
+    def _report_progress(self, **metrics: float) -> None:
         """Report; without metrics only to be heard.  Whoever stops training there finds the last whole step saved."""
         if metrics:
-            epoch = self.state.step / self.per_epoch
+            epoch = self.state.step / self.steps_per_epoch
             metrics = {**metrics, "tokens": self.state.tokens, "epoch": epoch, **self.speed.metrics()}
         try:
-            self.report(Progress(self.state.step, self._expected(), metrics))
+            self.report(Progress(self.state.step, self._estimate_total_steps(), metrics))
         except BaseException:
             if self.state.step:
                 self._save()
@@ -259,28 +261,28 @@ class Training:
 
     def _save_if_due(self) -> None:
         every = self.options.checkpoint_steps
-        due = time.monotonic() - self.saved >= self.options.checkpoint_seconds
+        due = time.monotonic() - self.saved_at >= self.options.checkpoint_seconds
         if due or (every and self.state.step % every == 0):
             self._save()
 
     def _save(self) -> None:
-        tensors = {f"adapter.{k}": v for k, v in lora.taken(self.lora).items()}
+        tensors = {f"adapter.{k}": v for k, v in lora.copy_parameters(self.lora).items()}
         tensors |= {f"best.{k}": v for k, v in (self.best or {}).items()}
         for name, parameter in self.lora.trained.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value.detach().cpu()
         state = {**asdict(self.state), "fingerprint": self.fingerprint}
-        write(self.workdir / FOLDER, self.state.step, Checkpoint(state, tensors))
-        self.saved = time.monotonic()
+        write_checkpoint(self.workdir / CHECKPOINT_FOLDER, self.state.step, Checkpoint(state, tensors))
+        self.saved_at = time.monotonic()
 
     def _resume(self) -> None:
-        found = latest(self.workdir / FOLDER)
+        found = read_latest_checkpoint(self.workdir / CHECKPOINT_FOLDER)
         if found is None or found.state.pop("fingerprint", None) != self.fingerprint:
             return
-        if set(found.state) != {f.name for f in fields(State)}:  # of another version of sqlft
+        if set(found.state) != {f.name for f in fields(TrainingState)}:  # of another version of sqlft
             return
-        self.state = State(**found.state)
-        lora.load(
+        self.state = TrainingState(**found.state)
+        lora.load_parameters(
             self.lora, {k.removeprefix("adapter."): v for k, v in found.tensors.items() if k.startswith("adapter.")}
         )
         best = {k.removeprefix("best."): v for k, v in found.tensors.items() if k.startswith("best.")}
@@ -293,21 +295,21 @@ class Training:
     @cached_property
     def fingerprint(self) -> str:
         """What must be the same for a checkpoint to be gone on from."""
-        options = {k: v for k, v in asdict(self.options).items() if k not in MAY_CHANGE}
+        options = {k: v for k, v in asdict(self.options).items() if k not in RESUME_OPTIONS}
         said = hashlib.sha256(repr((self.base, str(self.start), options)).encode())
         for e in (*self.train, *self.valid):
             said.update(array("i", e.ids).tobytes() + array("f", e.weights).tobytes())
         return said.hexdigest()
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Give freed memory back to the system: rows of ever other lengths leave gaps that would add up over a training."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
 
 
-class _Speed:
+class _StepTimes:
     """Examples a second over the last steps."""
 
     def __init__(self) -> None:
@@ -327,60 +329,62 @@ class _Speed:
 
 
 def train(
-    loaded: Loaded,
+    loaded: LoadedModel,
     base: str,
     options: TrainOptions,
     learning_rate: float,
     data: Any,
     start: Path | None,
     workdir: Path,
-    report: Report,
+    report: ReportStep,
     began: float,
-    team: Team | None = None,
+    workers: WorkerGroup | None = None,
 ) -> Artifact:
     """Train to the end, or on from the workdir's checkpoint; the adapter and what is known of it.
 
-    `began` is the reading of time.monotonic() from which max_minutes counts; `team` are the processes that help.
+    `began` is the reading of time.monotonic() from which max_minutes counts; `workers` are the other processes.
     """
     done = workdir / "done.json"
     target = workdir / "adapter"
     if done.exists():
         return Artifact(target, details=json.loads(done.read_text(encoding="utf-8")))
-    taught = rows.read(data.train, loaded.renderer, options, loaded.context)
+    taught = rows.render_rows(data.train, loaded.renderer, options, loaded.context)
     checked = (
-        rows.read(data.valid, loaded.renderer, options, loaded.context) if data.valid is not None else rows.Rows([])
+        rows.render_rows(data.valid, loaded.renderer, options, loaded.context)
+        if data.valid is not None
+        else rows.TrainingRows([])
     )
     if not taught.examples:
         raise DataError(
             f"No row is left to train on: {taught.dropped} are longer than max_length.",
             "Raise max_length, or say long_rows = 'cut'.",
         )
-    training = Training(
-        loaded, base, options, learning_rate, taught.examples, checked.examples, workdir, report, start, began, team
+    training = TrainingLoop(
+        loaded, base, options, learning_rate, taught.examples, checked.examples, workdir, report, start, began, workers
     )
     training.run()
-    details = _details(training, taught, checked)
+    details = _collect_details(training, taught, checked)
     _publish(training, target, done, details)
     return Artifact(target, details=details)
 
 
-def _publish(training: Training, target: Path, done: Path, details: dict[str, Any]) -> None:
+def _publish(training: TrainingLoop, target: Path, done: Path, details: dict[str, Any]) -> None:
     unfinished = target.with_name(".adapter.unfinished")
     try:
         for old in (unfinished, target):
             shutil.rmtree(old, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        lora.save(training.lora, unfinished, training.base)
+        lora.save_adapter(training.lora, unfinished, training.base)
         unfinished.rename(target)
         done.write_text(json.dumps(details), encoding="utf-8")
     except OSError as e:
         raise ProviderError(
             f"The adapter cannot be written to {target}: {e}.", "Make room on the disk, then RESUME MODEL name.N."
         ) from e
-    shutil.rmtree(training.workdir / FOLDER, ignore_errors=True)
+    shutil.rmtree(training.workdir / CHECKPOINT_FOLDER, ignore_errors=True)
 
 
-def _kept_as_they_were(options: TrainOptions, config: Any) -> list[str]:
+def _describe_unchanged_options(options: TrainOptions, config: Any) -> list[str]:
     """What was asked of matrices that have their shape already."""
     usual = TrainOptions()
     by_itself: dict[str, list[Any]] = {
@@ -389,7 +393,7 @@ def _kept_as_they_were(options: TrainOptions, config: Any) -> list[str]:
         "target_modules": [sorted(usual.layers), ["all-linear"]],
     }
     asked = {"r": options.r, "lora_alpha": options.lora_alpha, "target_modules": sorted(options.layers)}
-    has = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": _sorted(config.target_modules)}
+    has = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": _sort_names(config.target_modules)}
     return [
         f"{name} stays {has[name]}, as in the version it started from; RETRAIN could make it {asked[name]}."
         for name in asked
@@ -397,19 +401,19 @@ def _kept_as_they_were(options: TrainOptions, config: Any) -> list[str]:
     ]
 
 
-def _sorted(names: Any) -> list[str]:
+def _sort_names(names: Any) -> list[str]:
     return [names] if isinstance(names, str) else sorted(names)
 
 
-def _details(training: Training, taught: rows.Rows, checked: rows.Rows) -> dict[str, Any]:
+def _collect_details(training: TrainingLoop, taught: rows.TrainingRows, checked: rows.TrainingRows) -> dict[str, Any]:
     state, options, config = training.state, training.options, training.lora.config
     stopped = options.early_stopping and state.best_loss is not None
     return {
         "base": training.base,
-        **training.loaded.renderer.marks.details(),
+        **training.loaded.renderer.delimiters.details(),
         "continues": "training went on with its adapter" if training.start else False,
         "remarks": [
-            *(_kept_as_they_were(options, config) if training.start else []),
+            *(_describe_unchanged_options(options, config) if training.start else []),
             *(f"Rows were left out: {r.refused.message}" for r in (taught, checked) if r.refused),
         ],
         "max_tokens_per_pass": training.budget.tokens,
@@ -429,12 +433,12 @@ def _details(training: Training, taught: rows.Rows, checked: rows.Rows) -> dict[
         "r": config.r,
         "lora_alpha": config.lora_alpha,
         "device": str(training.loaded.device),
-        "processes": training.team.count if training.team else 1,
+        "processes": training.workers.count if training.workers else 1,
         "dtype": str(training.loaded.model.dtype).removeprefix("torch."),
     }
 
 
-FOLDER = "checkpoints"
+CHECKPOINT_FOLDER = "checkpoints"
 
 
 class Checkpoint(NamedTuple):
@@ -444,7 +448,7 @@ class Checkpoint(NamedTuple):
     tensors: Mapping[str, Any]
 
 
-def write(folder: Path, step: int, checkpoint: Checkpoint) -> None:
+def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     """Write `step-N` by rename and remove older ones; ProviderError when the disk refuses, older ones staying."""
     from safetensors.torch import save_file
 
@@ -455,28 +459,28 @@ def write(folder: Path, step: int, checkpoint: Checkpoint) -> None:
         unfinished.mkdir(parents=True)
         save_file(dict(checkpoint.tensors), unfinished / "tensors.safetensors")
         (unfinished / "state.json").write_text(json.dumps(checkpoint.state), encoding="utf-8")
-        _to_disk(unfinished)
+        _sync_to_disk(unfinished)
         shutil.rmtree(target, ignore_errors=True)
         unfinished.rename(target)
     except Exception as e:
         shutil.rmtree(unfinished, ignore_errors=True)
-        kept = _steps(folder)
+        kept = _list_checkpoints(folder)
         last = f"the checkpoint of {kept[-1].name} is kept" if kept else "there is none yet"
         raise ProviderError(
             f"The checkpoint of step {step} cannot be written ({e}); {last}.",
             "Make room on the disk, then RESUME MODEL name.N.",
         ) from e
-    for old in _steps(folder):
+    for old in _list_checkpoints(folder):
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def latest(folder: Path) -> Checkpoint | None:
+def read_latest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint, or None."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    for path in reversed(_steps(folder)):
+    for path in reversed(_list_checkpoints(folder)):
         try:
             state = json.loads((path / "state.json").read_text(encoding="utf-8"))
             return Checkpoint(state, load_file(path / "tensors.safetensors"))
@@ -485,17 +489,17 @@ def latest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def reached(folder: Path) -> int:
+def find_latest_step(folder: Path) -> int:
     """The step of the newest checkpoint, 0 without one."""
-    steps = _steps(folder)
+    steps = _list_checkpoints(folder)
     return int(steps[-1].name.removeprefix("step-")) if steps else 0
 
 
-def _steps(folder: Path) -> list[Path]:
+def _list_checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def _to_disk(folder: Path) -> None:
+def _sync_to_disk(folder: Path) -> None:
     for file in folder.iterdir():
         with file.open("rb") as f:
             os.fsync(f.fileno())

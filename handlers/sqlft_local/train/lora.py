@@ -17,23 +17,23 @@ import torch
 from torch.nn.functional import linear
 
 from sqlft.errors import OptionError
-from sqlft_local.base.adapter import other_base, read_adapter
-from sqlft_local.kernels.quantised import dense, is_quantised
+from sqlft_local.base.adapter import read_adapter, wrong_base_error
+from sqlft_local.kernels.quantised import dequantise, is_quantised
 
 if TYPE_CHECKING:
     from sqlft_local.options import TrainOptions
 
-NAME = "default"
-WHICH = ("lora_A", "lora_B")
-TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+ADAPTER_NAME = "default"
+MATRIX_NAMES = ("lora_A", "lora_B")
+SHARED_INPUT_LAYERS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that read the same input; where a model gives them different ones, they are computed for each."""
-EVEN = 32
+COLUMN_MULTIPLE = 32
 """Columns come in multiples of this: what matrix units take at a time in 16 bits."""
-SLACK, STARTS = 32, 2048
+MASK_STRIDE, MASK_STARTS = 32, 2048
 """Where in the drawn numbers a mask may begin: at so many places, so many elements apart."""
 
 
-class Read(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
+class LoraFunction(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
     """x W' + s (drop(x) A') B' of all the layers that read one x, which is dropped out once.
 
     (x, drop(x) A') times the transpose of (W, s B) is that in one product, and a gradient times (W, s B) is what flows
@@ -41,35 +41,37 @@ class Read(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped h
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Any, mask: Any, beside: Any, *matrices: Any) -> Any:
+    def forward(ctx: Any, x: Any, mask: Any, lora_weights: Any, *matrices: Any) -> Any:
         """x (…, in), mask like it or None -> (…, out) of each; the trained matrices are only for their gradients."""
         flat = x.reshape(-1, x.shape[-1])
-        narrow = beside.narrow(x.dtype)
+        narrow = lora_weights.stack_a(x.dtype)
         left = flat if mask is None else flat * mask.view_as(flat)
         wide = torch.cat((flat, left @ narrow.t()), 1)
-        ctx.beside, ctx.shape = beside, x.shape
+        ctx.lora_weights, ctx.shape = lora_weights, x.shape
         ctx.save_for_backward(wide, mask, narrow)
-        biases = (layer.base_layer.bias for layer in beside.layers)
-        outs = (linear(wide, w, bias) for w, bias in zip(beside.wide(x.dtype, True), biases, strict=True))
+        biases = (layer.base_layer.bias for layer in lora_weights.layers)
+        outs = (
+            linear(wide, w, bias) for w, bias in zip(lora_weights.stack_weights(x.dtype, True), biases, strict=True)
+        )
         return tuple(out.view(*x.shape[:-1], -1) for out in outs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Gradients of x and of the matrices; what flows into x is added up by the products themselves."""
-        (wide, mask, narrow), beside = ctx.saved_tensors, ctx.beside
+        (wide, mask, narrow), lora_weights = ctx.saved_tensors, ctx.lora_weights
         flat = [g.reshape(-1, g.shape[-1]) for g in grads]
         width = ctx.shape[-1]
         begin = 0 if ctx.needs_input_grad[0] else width
         both = wide.new_empty(wide.shape[0], wide.shape[1] - begin)
-        of_matrices, weights = [], beside.wide(wide.dtype, False)
-        for i, (weight, grad, place) in enumerate(zip(weights, flat, beside.places, strict=True)):
+        of_matrices, weights = [], lora_weights.stack_weights(wide.dtype, False)
+        for i, (weight, grad, place) in enumerate(zip(weights, flat, lora_weights.column_slices, strict=True)):
             both.addmm_(grad, weight[:, begin:], beta=1 if i else 0)
-            of_matrices.append((grad.t() @ wide[:, place]).float().mul_(beside.layers[i].scaling[NAME]))
+            of_matrices.append((grad.t() @ wide[:, place]).float().mul_(lora_weights.layers[i].scaling[ADAPTER_NAME]))
         of_x, of_narrow = both[:, : width - begin], both[:, width - begin :]
         x = wide[:, :width]
         left = x if mask is None else x * mask.view_as(x)
         of_a = (of_narrow.t() @ left).float()
-        parts = [of_a[p.start - width : p.stop - width] for p in beside.places]
+        parts = [of_a[p.start - width : p.stop - width] for p in lora_weights.column_slices]
         x_grad = None
         if ctx.needs_input_grad[0]:
             if mask is None:
@@ -80,8 +82,8 @@ class Read(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped h
         return x_grad, None, None, *(g for pair in zip(parts, of_matrices, strict=True) for g in pair)
 
 
-class Beside:
-    """The weights of layers that read one input as `Read` multiplies them, matrices A below and B beside the base's.
+class LoraWeights:
+    """Weights of layers with one input, as `LoraFunction` multiplies them: matrices A below and B beside the base's.
 
     Plain weights move into memory that has room for B, whose place is filled when B has changed; quantised ones are
     unpacked whenever they are asked for.
@@ -90,44 +92,44 @@ class Beside:
     def __init__(self, layers: Sequence[Any]) -> None:
         self.layers = list(layers)
         width = layers[0].base_layer.in_features
-        self.places, end = [], width
+        self.column_slices, end = [], width
         for layer in layers:
-            self.places.append(slice(end, end := end + layer.lora_A[NAME].weight.shape[0]))
-        self._columns = -(-end // EVEN) * EVEN
-        self._plain = [self._moved(layer) for layer in layers]
+            self.column_slices.append(slice(end, end := end + layer.lora_A[ADAPTER_NAME].weight.shape[0]))
+        self._columns = -(-end // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+        self._plain = [self._move_weights(layer) for layer in layers]
 
-    def narrow(self, dtype: Any) -> Any:
+    def stack_a(self, dtype: Any) -> Any:
         """A of all layers (as many as there are columns beside the base's, in), zeros after the last."""
-        matrices = [layer.lora_A[NAME].weight.detach().to(dtype) for layer in self.layers]
-        rows = self._columns - self.places[-1].stop
+        matrices = [layer.lora_A[ADAPTER_NAME].weight.detach().to(dtype) for layer in self.layers]
+        rows = self._columns - self.column_slices[-1].stop
         return torch.cat((*matrices, matrices[0].new_zeros(rows, matrices[0].shape[1])))
 
-    def wide(self, dtype: Any, fresh: bool) -> Iterator[Any]:
+    def stack_weights(self, dtype: Any, fresh: bool) -> Iterator[Any]:
         """(W, …, s B, …) of each layer, (out, columns); if not `fresh`, B is as it was the last time."""
-        for layer, place, plain in zip(self.layers, self.places, self._plain, strict=True):
+        for layer, place, plain in zip(self.layers, self.column_slices, self._plain, strict=True):
             made = plain
             if plain is None:
-                made = self._room(layer, dtype)
-                made[:, : layer.base_layer.in_features] = dense(layer.base_layer, dtype)
+                made = self._allocate(layer, dtype)
+                made[:, : layer.base_layer.in_features] = dequantise(layer.base_layer, dtype)
             if fresh or plain is None:
-                made[:, place] = layer.lora_B[NAME].weight.detach() * layer.scaling[NAME]
+                made[:, place] = layer.lora_B[ADAPTER_NAME].weight.detach() * layer.scaling[ADAPTER_NAME]
             yield made
 
-    def _moved(self, layer: Any) -> Any:
+    def _move_weights(self, layer: Any) -> Any:
         base = layer.base_layer
         if is_quantised(base):
             return None
-        made = self._room(layer, base.weight.dtype)
+        made = self._allocate(layer, base.weight.dtype)
         made[:, : base.in_features] = base.weight.data
         base.weight.data = made[:, : base.in_features]
         return made
 
-    def _room(self, layer: Any, dtype: Any) -> Any:
+    def _allocate(self, layer: Any, dtype: Any) -> Any:
         base = layer.base_layer
         return torch.zeros(base.out_features, self._columns, dtype=dtype, device=base.weight.device)
 
 
-class Masks:
+class DropoutMasks:
     """What dropout multiplies with: 0, or what makes up for the zeros.
 
     On a processor a random number for every element would cost more than the matrices do.  So a pass draws them once,
@@ -149,12 +151,12 @@ class Masks:
         """A mask like x."""
         key = (x.numel(), x.device)
         if key not in self._pools:
-            self._pools[key] = self._drawn(x)
-        start = SLACK * int(torch.randint(STARTS, ()).item())
+            self._pools[key] = self._draw_mask(x)
+        start = MASK_STRIDE * int(torch.randint(MASK_STARTS, ()).item())
         return self._pools[key][start : start + x.numel()].view(x.shape)
 
-    def _drawn(self, x: Any) -> Any:
-        count = x.numel() + SLACK * STARTS
+    def _draw_mask(self, x: Any) -> Any:
+        count = x.numel() + MASK_STRIDE * MASK_STARTS
         numbers = torch.Generator(x.device).manual_seed((self._seed + x.numel()) % 2**63)
         eight = torch.empty((count + 7) // 8, dtype=torch.int64, device=x.device)
         eight.random_(-(2**63), None, generator=numbers)
@@ -162,11 +164,11 @@ class Masks:
         return (eight.view(torch.uint8)[:count] >= out_of).to(x.dtype).mul_(256 / (256 - out_of))
 
 
-class Reader:
+class LoraGroup:
     """The layers that read one input: the first one called computes them all."""
 
-    def __init__(self, layers: Sequence[Any], masks: Masks) -> None:
-        self.beside = Beside(layers)
+    def __init__(self, layers: Sequence[Any], masks: DropoutMasks) -> None:
+        self.lora_weights = LoraWeights(layers)
         self.masks = masks
         self._x: Any = None
         self._outs: dict[int, Any] = {}
@@ -175,9 +177,9 @@ class Reader:
         """The forward of one of the layers."""
         if self._x is not x or id(layer) not in self._outs:
             mask = self.masks(x) if layer.training and self.masks.dropout else None
-            layers = self.beside.layers
-            matrices = (m for one in layers for m in (one.lora_A[NAME].weight, one.lora_B[NAME].weight))
-            outs = Read.apply(x, mask, self.beside, *matrices)
+            layers = self.lora_weights.layers
+            matrices = (m for one in layers for m in (one.lora_A[ADAPTER_NAME].weight, one.lora_B[ADAPTER_NAME].weight))
+            outs = LoraFunction.apply(x, mask, self.lora_weights, *matrices)
             self._x, self._outs = x, {id(one): out for one, out in zip(layers, outs, strict=True)}
         found = self._outs.pop(id(layer))
         if not self._outs:
@@ -186,15 +188,15 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Lora:
+class LoraAdapter:
     """The trained parameters by their names in a PEFT file, and PEFT's description of them."""
 
     trained: dict[str, Any]
     config: Any
-    masks: Masks
+    masks: DropoutMasks
 
 
-def attach(model: Any, options: TrainOptions, start: Path | None) -> Lora:
+def attach(model: Any, options: TrainOptions, start: Path | None) -> LoraAdapter:
     """Put matrices into the model: those of the adapter `start`, whose r, alpha and layers count, or fresh ones."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -202,79 +204,83 @@ def attach(model: Any, options: TrainOptions, start: Path | None) -> Lora:
     config = LoraConfig(
         r=given.get("r", options.r),
         lora_alpha=given.get("lora_alpha", options.lora_alpha),
-        target_modules=_targets(given.get("target_modules", options.layers)),
+        target_modules=_target_modules(given.get("target_modules", options.layers)),
         task_type="CAUSAL_LM",
     )
     try:
-        inject_adapter_in_model(config, model, adapter_name=NAME)
+        inject_adapter_in_model(config, model, adapter_name=ADAPTER_NAME)
     except ValueError as e:
-        raise OptionError(f"The base has no layers called {', '.join(options.layers)}.", _linear_names(model)) from e
+        raise OptionError(
+            f"The base has no layers called {', '.join(options.layers)}.", _list_linear_names(model)
+        ) from e
     trained: dict[str, Any] = {}
     for name, layer in model.named_modules():
-        if hasattr(layer, "lora_A") and NAME in layer.lora_A:
-            for which in WHICH:
-                matrix = getattr(layer, which)[NAME]
+        if hasattr(layer, "lora_A") and ADAPTER_NAME in layer.lora_A:
+            for which in MATRIX_NAMES:
+                matrix = getattr(layer, which)[ADAPTER_NAME]
                 matrix.weight.data = matrix.weight.data.float()
                 trained[f"base_model.model.{name}.{which}.weight"] = matrix.weight
-    masks = Masks(options.lora_dropout)
-    for together in _readers(model):
-        reader = Reader(together, masks)
+    masks = DropoutMasks(options.lora_dropout)
+    for together in _group_layers(model):
+        reader = LoraGroup(together, masks)
         for layer in together:
             layer.forward = partial(reader, layer)
     if start:
-        _copy(start, trained)
+        _load_start_adapter(start, trained)
     config.lora_dropout = options.lora_dropout
-    return Lora(trained, config, masks)
+    return LoraAdapter(trained, config, masks)
 
 
-def load(lora: Lora, tensors: Mapping[str, Any]) -> None:
+def load_parameters(lora: LoraAdapter, tensors: Mapping[str, Any]) -> None:
     """Set the trained parameters."""
-    _fill(lora.trained, tensors)
+    _set_parameters(lora.trained, tensors)
 
 
-def taken(lora: Lora) -> dict[str, Any]:
+def copy_parameters(lora: LoraAdapter) -> dict[str, Any]:
     """A copy of the trained parameters, in main memory."""
     return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in lora.trained.items()}
 
 
-def save(lora: Lora, folder: Path, base: str) -> None:
+def save_adapter(lora: LoraAdapter, folder: Path, base: str) -> None:
     """Write a PEFT adapter: safetensors and config."""
     from safetensors.torch import save_file
 
     lora.config.base_model_name_or_path = base
     lora.config.inference_mode = True
     lora.config.save_pretrained(str(folder))
-    save_file(taken(lora), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(copy_parameters(lora), folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _readers(model: Any) -> Iterator[list[Any]]:
+def _group_layers(model: Any) -> Iterator[list[Any]]:
     """The trained layers, those together that attention and MLP modules give the same input."""
     for parent in model.modules():
-        here = {n: m for n, m in parent.named_children() if hasattr(m, "lora_A") and NAME in m.lora_A}
-        for names in TOGETHER:
+        here = {n: m for n, m in parent.named_children() if hasattr(m, "lora_A") and ADAPTER_NAME in m.lora_A}
+        for names in SHARED_INPUT_LAYERS:
             if len(together := [here.pop(n) for n in names if n in here]) > 0:
                 yield together
         yield from ([layer] for layer in here.values())
 
 
-def _fill(trained: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+def _set_parameters(trained: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(tensors[name])
 
 
-def _copy(start: Path, trained: dict[str, Any]) -> None:
+def _load_start_adapter(start: Path, trained: dict[str, Any]) -> None:
     _, pairs = read_adapter(start)
-    tensors = {f"base_model.model.{n}.{w}.weight": t for n, ab in pairs.items() for w, t in zip(WHICH, ab, strict=True)}
+    tensors = {
+        f"base_model.model.{n}.{w}.weight": t for n, ab in pairs.items() for w, t in zip(MATRIX_NAMES, ab, strict=True)
+    }
     if tensors.keys() != trained.keys() or any(tensors[k].shape != trained[k].shape for k in trained):
-        raise other_base(start)
-    _fill(trained, tensors)
+        raise wrong_base_error(start)
+    _set_parameters(trained, tensors)
 
 
-def _targets(names: Any) -> Any:
+def _target_modules(names: Any) -> Any:
     return "all-linear" if names in ("all-linear", ["all-linear"]) else names
 
 
-def _linear_names(model: Any) -> str:
+def _list_linear_names(model: Any) -> str:
     names = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     return f"Choose target_modules from: {', '.join(sorted(names))}; or target_modules = 'all-linear'."

@@ -12,32 +12,32 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlft.errors import OptionError, ProviderError
-from sqlft_local.base.config import Shape, shape_of
-from sqlft_local.machine import limits
+from sqlft_local.base.config import DecoderShape, read_shape
+from sqlft_local.machine import read_cgroup_limits
 from sqlft_local.options import TrainOptions
 
-WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number."""
-QUANTISED = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
+QUANTISED_BYTES = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
 """Bytes of a weight in a linear layer; nf4 has a float32 for every 64."""
-PROCESS = 650 << 20
+PROCESS_BYTES = 650 << 20
 """Python with torch, transformers and peft loaded."""
-SCRATCH = 180 << 20
+LIBRARY_BYTES = 180 << 20
 """What the libraries of products keep for themselves once a training runs."""
-LOOSE = {4: 1.35, 2: 1.35}
+ALLOCATOR_OVERHEAD = {4: 1.35, 2: 1.35}
 """What a byte of a pass takes by the width of its numbers: allocators leave gaps.  Measured on SmolLM2-135M."""
-TRAINED = 16
+TRAINED_BYTES = 16
 """A trained number, its gradient and AdamW's two moments, each float32."""
-CHUNK = 128
+LOGIT_CHUNK = 128
 """Tokens whose logits are there at a time."""
-SEEN = 128
+MAX_KEPT_KEYS = 128
 """Keys of a token whose attention weights are kept, at most about so many."""
-MARGIN = 0.1
+FREE_MARGIN = 0.1
 """Share of the free memory that is left to others when nobody says how much to take."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrainingSetup:
     """How a base is trained; dtype and quantization as the options have them, dtype never auto."""
 
     dtype: str = "float32"
@@ -48,74 +48,91 @@ class Setting:
     checkpointing: bool = False
 
 
-def weights(shape: Shape, dtype: str, quantization: str = "none") -> int:
+def estimate_weight_bytes(shape: DecoderShape, dtype: str, quantization: str = "none") -> int:
     """The base; quantisation leaves embeddings, norms and the output head as they are."""
-    each = QUANTISED.get(quantization, WIDTH[dtype])
-    return round(shape._in_linear * each + shape._in_tables * WIDTH[dtype])
+    each = QUANTISED_BYTES.get(quantization, DTYPE_BYTES[dtype])
+    return round(shape._linear_parameters * each + shape._other_parameters * DTYPE_BYTES[dtype])
 
 
-def adapter_parameters(shape: Shape, r: int, targets: Sequence[str]) -> int:
+def count_adapter_parameters(shape: DecoderShape, r: int, targets: Sequence[str]) -> int:
     """Numbers in the LoRA matrices of `targets`, names of linear layers or all-linear."""
-    return shape.layers * sum(r * (a + b) for a, b in _chosen(shape, targets).values())
+    return shape.layers * sum(r * (a + b) for a, b in _select_layers(shape, targets).values())
 
 
-def adapter(shape: Shape, r: int, targets: Sequence[str]) -> int:
+def estimate_adapter_bytes(shape: DecoderShape, r: int, targets: Sequence[str]) -> int:
     """The LoRA matrices with gradients and optimizer."""
-    return adapter_parameters(shape, r, targets) * TRAINED
+    return count_adapter_parameters(shape, r, targets) * TRAINED_BYTES
 
 
-def token(shape: Shape, setting: Setting) -> int:
+def estimate_token_bytes(shape: DecoderShape, setting: TrainingSetup) -> int:
     """What a token of a pass keeps until the backward pass, and what computing it takes at the highest."""
-    block = _block(shape, setting)
-    at_once = 4 * shape.intermediate * WIDTH[setting.dtype] + 4 * shape.hidden * 4
-    kept = shape.layers * shape.hidden * WIDTH[setting.dtype] + block if setting.checkpointing else shape.layers * block
-    return round((kept + at_once) * LOOSE[WIDTH[setting.dtype]])
+    block = _estimate_block_bytes(shape, setting)
+    at_once = 4 * shape.intermediate_size * DTYPE_BYTES[setting.dtype] + 4 * shape.hidden_size * 4
+    kept = (
+        shape.layers * shape.hidden_size * DTYPE_BYTES[setting.dtype] + block
+        if setting.checkpointing
+        else shape.layers * block
+    )
+    return round((kept + at_once) * ALLOCATOR_OVERHEAD[DTYPE_BYTES[setting.dtype]])
 
 
-def logit_rows(shape: Shape, setting: Setting, tokens: int) -> int:
+def estimate_logit_bytes(shape: DecoderShape, setting: TrainingSetup, tokens: int) -> int:
     """The logits of the `tokens` of a pass that count in the loss; only a chunk of them is there at a time."""
-    rows = min(tokens, CHUNK)
-    return rows * shape.vocabulary * 3 * WIDTH[setting.dtype] + tokens * shape.hidden * (WIDTH[setting.dtype] + 4)
+    rows = min(tokens, LOGIT_CHUNK)
+    return rows * shape.vocab_size * 3 * DTYPE_BYTES[setting.dtype] + tokens * shape.hidden_size * (
+        DTYPE_BYTES[setting.dtype] + 4
+    )
 
 
-def unpacked(shape: Shape, setting: Setting) -> int:
+def estimate_dequantised_bytes(shape: DecoderShape, setting: TrainingSetup) -> int:
     """The largest quantised weight while it is multiplied."""
     if setting.quantization == "none":
         return 0
-    return max(a * b for a, b in shape.linear.values()) * WIDTH[setting.dtype]
+    return max(a * b for a, b in shape.linear_layers.values()) * DTYPE_BYTES[setting.dtype]
 
 
-def fixed(shape: Shape, setting: Setting) -> int:
+def estimate_fixed_bytes(shape: DecoderShape, setting: TrainingSetup) -> int:
     """All that does not depend on the tokens of a pass."""
-    kept = weights(shape, setting.dtype, setting.quantization) + adapter(shape, setting.r, setting.targets)
-    return PROCESS + SCRATCH + kept + unpacked(shape, setting)
+    kept = estimate_weight_bytes(shape, setting.dtype, setting.quantization) + estimate_adapter_bytes(
+        shape, setting.r, setting.targets
+    )
+    return PROCESS_BYTES + LIBRARY_BYTES + kept + estimate_dequantised_bytes(shape, setting)
 
 
-def whole(shape: Shape, setting: Setting, tokens: int) -> int:
+def estimate_training_bytes(shape: DecoderShape, setting: TrainingSetup, tokens: int) -> int:
     """A training whose passes have `tokens` tokens, at its highest."""
-    return fixed(shape, setting) + tokens * token(shape, setting) + logit_rows(shape, setting, tokens)
+    return (
+        estimate_fixed_bytes(shape, setting)
+        + tokens * estimate_token_bytes(shape, setting)
+        + estimate_logit_bytes(shape, setting, tokens)
+    )
 
 
-def tokens_within(shape: Shape, setting: Setting, bytes_left: int) -> int:
-    """Tokens of a pass that fit into what `fixed` leaves; 0 if not one does."""
-    each = token(shape, setting)
+def fit_tokens(shape: DecoderShape, setting: TrainingSetup, bytes_left: int) -> int:
+    """Tokens of a pass that fit into what `estimate_fixed_bytes` leaves; 0 if not one does."""
+    each = estimate_token_bytes(shape, setting)
     fits, too_many = 0, max(0, bytes_left) // each + 1
     while too_many - fits > 1:
         tokens = (fits + too_many) // 2
-        if tokens * each + logit_rows(shape, setting, tokens) <= bytes_left:
+        if tokens * each + estimate_logit_bytes(shape, setting, tokens) <= bytes_left:
             fits = tokens
         else:
             too_many = tokens
     return fits
 
 
-def _block(shape: Shape, setting: Setting) -> int:
-    """What one block keeps of a token: see the saved tensors in lean, lora and packing."""
-    width = WIDTH[setting.dtype]
-    h, i, q, kv = shape.hidden, shape.intermediate, shape.heads * shape.head, shape.kv_heads * shape.head
-    chosen = _chosen(shape, setting.targets)
+def _estimate_block_bytes(shape: DecoderShape, setting: TrainingSetup) -> int:
+    """What one block keeps of a token: see the saved tensors in fused, lora and packing."""
+    width = DTYPE_BYTES[setting.dtype]
+    h, i, q, kv = (
+        shape.hidden_size,
+        shape.intermediate_size,
+        shape.heads * shape.head_dim,
+        shape.kv_heads * shape.head_dim,
+    )
+    chosen = _select_layers(shape, setting.targets)
     norms = 2 * (h * width + 4)
-    attention = (q + 2 * kv + SEEN * shape.heads) * width
+    attention = (q + 2 * kv + MAX_KEPT_KEYS * shape.heads) * width
     gates = 2 * i * width
     read = {"q_proj": "a", "k_proj": "a", "v_proj": "a", "o_proj": "o", "gate_proj": "m", "up_proj": "m"}
     inputs = {read.get(name, name): size for name, (size, _) in chosen.items()}
@@ -123,23 +140,33 @@ def _block(shape: Shape, setting: Setting) -> int:
     return norms + attention + gates + lora
 
 
-def _chosen(shape: Shape, targets: Sequence[str]) -> dict[str, tuple[int, int]]:
+def _select_layers(shape: DecoderShape, targets: Sequence[str]) -> dict[str, tuple[int, int]]:
     if "all-linear" in targets:
-        return shape.linear
-    return {name: size for name, size in shape.linear.items() if name in targets}
+        return shape.linear_layers
+    return {name: size for name, size in shape.linear_layers.items() if name in targets}
 
 
-MOST = {"cpu": 2048, "cuda": 16384}
+MAX_TOKENS_PER_PASS = {"cpu": 2048, "cuda": 16384}
 """Tokens of a pass when memory does not ask for fewer: more is no faster."""
-ENOUGH = 256
+FAST_PASS_TOKENS = 256
 """Passes of fewer tokens are slow: then blocks are rather computed twice."""
-SURE = 0.95
+PLANNED_SHARE = 0.95
 """Share of the room that is planned with."""
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+SIZE_UNITS = {
+    "": 1,
+    "K": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "KI": 2**10,
+    "MI": 2**20,
+    "GI": 2**30,
+    "TI": 2**40,
+}
 
 
 @dataclass(frozen=True)
-class Budget:
+class PassBudget:
     """Tokens of a pass; `above` are those from which on it is computed with gradient checkpointing."""
 
     tokens: int
@@ -148,78 +175,84 @@ class Budget:
     """Of the whole process, or of the card."""
 
 
-def chosen(model: Any, options: TrainOptions, adapter: Any, longest: int, together: int = 1) -> Budget:
+def plan_passes(model: Any, options: TrainOptions, adapter: Any, longest: int, together: int = 1) -> PassBudget:
     """For a model that is loaded, with its LoRA matrices `adapter`; ProviderError where the longest row has no room.
 
     `together` processes share the memory of the machine, none that of a card.
     """
     device = model.device.type
-    limit = parsed(options.max_memory) if options.max_memory else None
-    taken, free = _taken(device), available(device)
+    limit = parse_size(options.max_memory) if options.max_memory else None
+    taken, free = _read_used_memory(device), read_available_memory(device)
     if free is not None:
-        allowed = taken + round(free * (1 - MARGIN) / (together if device == "cpu" else 1))
+        allowed = taken + round(free * (1 - FREE_MARGIN) / (together if device == "cpu" else 1))
         limit = allowed if limit is None else min(limit, allowed)
-    most = options.max_tokens_per_pass or MOST.get(device, MOST["cuda"])
+    most = options.max_tokens_per_pass or MAX_TOKENS_PER_PASS.get(device, MAX_TOKENS_PER_PASS["cuda"])
     if limit is None:
-        return Budget(most, 0 if options.gradient_checkpointing else 1 << 40)
-    shape = shape_of(model.config.to_dict())
-    setting = _setting(model, options, adapter)
-    fixed = adapter(shape, setting.r, setting.targets) + unpacked(shape, setting)
+        return PassBudget(most, 0 if options.gradient_checkpointing else 1 << 40)
+    shape = read_shape(model.config.to_dict())
+    setting = _read_setup(model, options, adapter)
+    fixed = estimate_adapter_bytes(shape, setting.r, setting.targets) + estimate_dequantised_bytes(shape, setting)
     if device == "cpu":  # weights mapped from their file count from when they are first read
         stored = sum(p.numel() * p.element_size() for p in model.parameters())
-        fixed += SCRATCH + max(taken, PROCESS + stored)
+        fixed += LIBRARY_BYTES + max(taken, PROCESS_BYTES + stored)
     else:
         fixed += taken
-    return _split(shape, setting, options, limit, round((limit - fixed) * SURE), most, longest)
+    return _choose_checkpointing(shape, setting, options, limit, round((limit - fixed) * PLANNED_SHARE), most, longest)
 
 
-def _split(
-    shape: Shape, setting: Setting, options: TrainOptions, limit: int, left: int, most: int, longest: int
-) -> Budget:
-    plain = tokens_within(shape, replace(setting, checkpointing=False), left)
-    twice = tokens_within(shape, replace(setting, checkpointing=True), left)
+def _choose_checkpointing(
+    shape: DecoderShape, setting: TrainingSetup, options: TrainOptions, limit: int, left: int, most: int, longest: int
+) -> PassBudget:
+    plain = fit_tokens(shape, replace(setting, checkpointing=False), left)
+    twice = fit_tokens(shape, replace(setting, checkpointing=True), left)
     wanted = options.gradient_checkpointing
     largest = plain if wanted is False else twice
     if longest > largest:
-        raise _too_little(shape, replace(setting, checkpointing=wanted is not False), limit, left, longest, largest)
-    if wanted or (wanted is None and plain < min(ENOUGH, most)):
-        return Budget(min(most, twice), 0, limit)
-    return Budget(min(most, plain), plain, limit)
+        raise _too_little_memory_error(
+            shape, replace(setting, checkpointing=wanted is not False), limit, left, longest, largest
+        )
+    if wanted or (wanted is None and plain < min(FAST_PASS_TOKENS, most)):
+        return PassBudget(min(most, twice), 0, limit)
+    return PassBudget(min(most, plain), plain, limit)
 
 
-def _too_little(shape: Shape, setting: Setting, limit: int, left: int, longest: int, largest: int) -> ProviderError:
-    need = limit - left + longest * token(shape, setting) + logit_rows(shape, setting, longest)
+def _too_little_memory_error(
+    shape: DecoderShape, setting: TrainingSetup, limit: int, left: int, longest: int, largest: int
+) -> ProviderError:
+    need = limit - left + longest * estimate_token_bytes(shape, setting) + estimate_logit_bytes(shape, setting, longest)
     shorter = f"max_length = {largest}, " if largest >= 16 else ""
     return ProviderError(
-        f"A row of {longest:,} tokens takes about {shown(need)} to train on, and {shown(limit)} may be used.",
-        f"Say {shorter}max_memory = '{shown(need)}' on a machine that has it, or quantization = 'nf4' in CREATE MODEL.",
+        f"A row of {longest:,} tokens takes about {format_size(need)} to train on, "
+        f"and {format_size(limit)} may be used.",
+        f"Say {shorter}max_memory = '{format_size(need)}' on a machine that has it, "
+        "or quantization = 'nf4' in CREATE MODEL.",
     )
 
 
-def _setting(model: Any, options: TrainOptions, adapter: Any) -> Setting:
+def _read_setup(model: Any, options: TrainOptions, adapter: Any) -> TrainingSetup:
     """What is trained, by the names of the layers that have matrices."""
     targets = sorted({name.split(".")[-3] for name in adapter.trained})
     dtype = str(model.dtype).removeprefix("torch.")
     config = getattr(model.config, "quantization_config", None)
     quantization = "none" if config is None else "int8" if getattr(config, "load_in_8bit", False) else "nf4"
-    return Setting(dtype, quantization, adapter.config.r, targets, options.lora_dropout)
+    return TrainingSetup(dtype, quantization, adapter.config.r, targets, options.lora_dropout)
 
 
-def parsed(text: str) -> int:
+def parse_size(text: str) -> int:
     """Bytes of '8GB', '500 MiB' or a number; OptionError for other texts."""
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?)B?\s*", str(text), re.IGNORECASE)
-    unit = UNITS.get(found[2].upper()) if found else None
+    unit = SIZE_UNITS.get(found[2].upper()) if found else None
     if found is None or unit is None:
         raise OptionError(f"max_memory is {text!r}.", "Write bytes, or a size such as max_memory = '8GB'.")
     return round(float(found[1]) * unit)
 
 
-def shown(size: int) -> str:
-    """Bytes for people, in the unit that `parsed` reads."""
+def format_size(size: int) -> str:
+    """Bytes for people, in the unit that `parse_size` reads."""
     return f"{size / 1e9:.1f}GB" if size >= 1e9 else f"{size / 1e6:.0f}MB"
 
 
-def available(device: str) -> int | None:
+def read_available_memory(device: str) -> int | None:
     """Bytes that this process may still take, on the device; None where that is not known."""
     if device == "cuda":
         import torch
@@ -231,10 +264,10 @@ def available(device: str) -> int | None:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    return min([free, *(max(0, limit - used) for limit, used in limits())])
+    return min([free, *(max(0, limit - used) for limit, used in read_cgroup_limits())])
 
 
-def _taken(device: str) -> int:
+def _read_used_memory(device: str) -> int:
     if device == "cuda":
         import torch
 

@@ -27,17 +27,17 @@ from sqlft_local import machine
 from sqlft_local.kernels.packing import Example
 from sqlft_local.options import EngineOptions, ModelOptions, TrainOptions
 
-PATIENCE = timedelta(hours=12)
+WAIT_TIMEOUT = timedelta(hours=12)
 """So long one waits for the others, while the leader validates, say."""
-NAP = 0.0005
+POLL_SECONDS = 0.0005
 """Seconds between two looks at whether the others are done."""
-GRACE = 5.0
+EXIT_SECONDS = 5.0
 """Seconds for a process to end by itself."""
-LAST_WORDS = 2000
+LOG_TAIL = 2000
 """Letters of its log that are shown of a process that died."""
 
 
-class Team:
+class WorkerGroup:
     """The processes that follow; the leader calls `join` once, and `begin` and `finish` in each step."""
 
     def __init__(self, count: int, setup: Mapping[str, Any], devices: Sequence[str], folder: Path) -> None:
@@ -47,44 +47,44 @@ class Team:
         self._device = devices[0]
         self._joined = False
         told = {**setup, "store": str(self._store), "count": count}
-        self._followers = [
-            _Follower(rank, {**told, "rank": rank, "device": devices[rank]}, folder) for rank in range(1, count)
+        self._workers = [
+            _WorkerProcess(rank, {**told, "rank": rank, "device": devices[rank]}, folder) for rank in range(1, count)
         ]
 
-    def join(self, trained: Sequence[Any], hear: Callable[[], None]) -> None:
-        """Wait until all have loaded the base; `hear` is called meanwhile, and may raise to stop."""
-        while not all(one.is_ready for one in self._followers):
-            hear()
+    def join(self, trained: Sequence[Any], heartbeat: Callable[[], None]) -> None:
+        """Wait until all have loaded the base; `heartbeat` is called meanwhile, and may raise to stop."""
+        while not all(one.is_ready for one in self._workers):
+            heartbeat()
             self._check()
             time.sleep(0.05)
         self._trained = list(trained)
-        _meet(self._store, 0, self.count, self._device)
+        _init_process_group(self._store, 0, self.count, self._device)
         self._joined = True
 
     def begin(self, batch: Sequence[Example], seed: int, job: Mapping[str, Any]) -> list[Example]:
         """Send the others the matrices and their rows of a step; the rows that are left for the leader."""
         import torch.distributed as dist
 
-        mine, *theirs = shares(batch, self.count)
-        for one, part in zip(self._followers, theirs, strict=True):
+        mine, *theirs = split_batch(batch, self.count)
+        for one, part in zip(self._workers, theirs, strict=True):
             rows = [[list(e.ids), list(e.weights)] for e in part]
             one.send({"job": job, "seed": seed + 7_919 * one.rank, "rows": rows})
-        self._wait(dist.broadcast(_flat(self._trained), 0, async_op=True))
+        self._wait(dist.broadcast(_flatten_parameters(self._trained), 0, async_op=True))
         return mine
 
     def finish(self, loss: float, tokens: int) -> tuple[float, int]:
         """Add the others' gradients, losses and tokens to the leader's."""
         import torch.distributed as dist
 
-        flat = _gradients(self._trained, loss, tokens)
+        flat = _flatten_gradients(self._trained, loss, tokens)
         self._wait(dist.reduce(flat, 0, async_op=True))
-        for one, grad in _apart(flat, self._trained):
+        for one, grad in _split_flat(flat, self._trained):
             one.grad = grad
         return flat[-2].item(), round(flat[-1].item())
 
     def close(self) -> None:
         """End the others, whatever they do."""
-        for one in self._followers:
+        for one in self._workers:
             one.close()
         if self._joined:
             import torch.distributed as dist
@@ -96,39 +96,39 @@ class Team:
         try:
             while not work.is_completed():
                 self._check()
-                time.sleep(NAP)
+                time.sleep(POLL_SECONDS)
             work.wait()
         except RuntimeError as e:
             self._explain(e)
 
     def _explain(self, e: RuntimeError) -> None:
         """What one of the others says of itself explains more than that it cannot be reached."""
-        until = time.monotonic() + GRACE
+        until = time.monotonic() + EXIT_SECONDS
         while time.monotonic() < until:
             self._check()
             time.sleep(0.05)
         raise ProviderError(f"The processes of the training lost each other: {e}", "RESUME MODEL name.N.") from e
 
     def _check(self) -> None:
-        for one in self._followers:
+        for one in self._workers:
             one.check()
 
 
-class _Follower:
+class _WorkerProcess:
     """One of the others, as the leader sees it."""
 
     def __init__(self, rank: int, setup: Mapping[str, Any], folder: Path) -> None:
         self.rank = rank
         self.is_ready = False
         self._log = folder / f"{rank}.log"
-        self._said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                machine.command("sqlft_local.train.parallel"),
+                machine.module_command("sqlft_local.train.parallel"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=machine.environment(),
+                env=machine.child_environment(),
                 start_new_session=True,  # Ctrl-C is the leader's to hear
             )
         self._listener = threading.Thread(target=self._listen, name=f"sqlft-process-{rank}", daemon=True)
@@ -148,16 +148,16 @@ class _Follower:
         """Raise if it failed."""
         over = self._process.poll() is not None
         if over:
-            self._listener.join(GRACE)  # its last words may be on their way
-        while not self._said.empty():
-            said = self._said.get()
+            self._listener.join(EXIT_SECONDS)  # its last words may be on their way
+        while not self._messages.empty():
+            said = self._messages.get()
             if said.get("memory"):
                 raise MemoryError(f"process {self.rank + 1}")
             if "error" in said:
                 raise ProviderError(f"Process {self.rank + 1} of the training: {said['error']}", said["next"])
             self.is_ready |= bool(said.get("ready"))
         if over:
-            words = self._log.read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:].strip()
+            words = self._log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:].strip()
             raise ProviderError(
                 f"Process {self.rank + 1} of the training ended ({self._process.returncode}). {words}".strip(),
                 "RESUME MODEL name.N goes on from the last checkpoint, if need be USING num_processes = 1.",
@@ -171,7 +171,7 @@ class _Follower:
         except OSError:
             pass
         try:
-            self._process.wait(GRACE)
+            self._process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -179,22 +179,22 @@ class _Follower:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._said.put(json.loads(line))
+            self._messages.put(json.loads(line))
 
 
 @contextmanager
-def gathered(
+def start_workers(
     count: int, folder: Path, model: ModelOptions, engine: EngineOptions, options: TrainOptions, start: Path | None
-) -> Iterator[Team | None]:
+) -> Iterator[WorkerGroup | None]:
     """The other `count` - 1 processes, which begin to load the base; none if this one trains alone."""
     if count == 1:
         yield None
         return
     import torch
 
-    devices = places(count, engine.device)
+    devices = assign_devices(count, engine.device)
     before = torch.get_num_threads()
-    each = max(1, machine.usable(engine.threads) // count) if devices[0] == "cpu" else before
+    each = max(1, machine.resolve_threads(engine.threads) // count) if devices[0] == "cpu" else before
     setup = {
         "folder": str(folder),
         "model": asdict(model),
@@ -204,22 +204,22 @@ def gathered(
     }
     torch.set_num_threads(each)
     with tempfile.TemporaryDirectory(prefix="sqlft-") as shared:
-        team = Team(count, setup, devices, Path(shared))
+        workers = WorkerGroup(count, setup, devices, Path(shared))
         try:
-            yield team
+            yield workers
         finally:
-            team.close()
+            workers.close()
             torch.set_num_threads(before)
 
 
-def places(count: int, device: str) -> list[str]:
+def assign_devices(count: int, device: str) -> list[str]:
     """The device of each process, the leader's first; OptionError if there are too few."""
     import torch
     import torch.distributed as dist
 
     from sqlft_local.base import loading
 
-    first = loading.chosen_device(device)
+    first = loading.resolve_device(device)
     kind, _, number = first.partition(":")
     if kind not in ("cpu", "cuda") or not dist.is_available():
         raise OptionError(f"num_processes = {count} does not work on {first}.", "Leave out num_processes.")
@@ -237,7 +237,7 @@ def places(count: int, device: str) -> list[str]:
     return [f"cuda:{(own + i) % there}" for i in range(count)]
 
 
-def shares(batch: Sequence[Example], count: int) -> list[list[Example]]:
+def split_batch(batch: Sequence[Example], count: int) -> list[list[Example]]:
     """The batch in `count` parts of about as many tokens; some are empty where there are too few rows."""
     made: list[list[Example]] = [[] for _ in range(count)]
     sizes = [0] * count
@@ -248,7 +248,7 @@ def shares(batch: Sequence[Example], count: int) -> list[list[Example]]:
     return made
 
 
-def _meet(store: Path, rank: int, count: int, device: str) -> None:
+def _init_process_group(store: Path, rank: int, count: int, device: str) -> None:
     import torch
     import torch.distributed as dist
 
@@ -258,17 +258,17 @@ def _meet(store: Path, rank: int, count: int, device: str) -> None:
     elif sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a machine's name may lead nowhere
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo", init_method=store.as_uri(), rank=rank, world_size=count, timeout=PATIENCE
+        "nccl" if on_gpu else "gloo", init_method=store.as_uri(), rank=rank, world_size=count, timeout=WAIT_TIMEOUT
     )
 
 
-def _flat(trained: Sequence[Any]) -> Any:
+def _flatten_parameters(trained: Sequence[Any]) -> Any:
     import torch
 
     return torch.cat([one.detach().reshape(-1) for one in trained])
 
 
-def _gradients(trained: Sequence[Any], loss: float, tokens: int) -> Any:
+def _flatten_gradients(trained: Sequence[Any], loss: float, tokens: int) -> Any:
     """All gradients in one row, nothing where there is none, and at its end the loss and the tokens."""
     import torch
 
@@ -276,7 +276,9 @@ def _gradients(trained: Sequence[Any], loss: float, tokens: int) -> Any:
     return torch.cat([*parts, parts[0].new_tensor([loss, float(tokens)])])
 
 
-def follow(setup: Mapping[str, Any], jobs: Iterator[dict[str, Any]], say: Callable[[dict[str, Any]], None]) -> None:
+def run_worker(
+    setup: Mapping[str, Any], jobs: Iterator[dict[str, Any]], send: Callable[[dict[str, Any]], None]
+) -> None:
     """Be one of the others: load the base, then compute gradients for whatever rows come."""
     import torch
     import torch.distributed as dist
@@ -285,32 +287,32 @@ def follow(setup: Mapping[str, Any], jobs: Iterator[dict[str, Any]], say: Callab
     from sqlft_local.kernels import fused
     from sqlft_local.train import lora, step
 
-    loading.require("Training", training=True)
+    loading.require_libraries("Training", training=True)
     torch.set_num_threads(setup["threads"])
     options = TrainOptions(**setup["options"])
-    loaded = loading.fresh(Path(setup["folder"]), ModelOptions(**setup["model"]), setup["device"], training=True)
-    fused.apply(loaded.model)
+    loaded = loading.load_base(Path(setup["folder"]), ModelOptions(**setup["model"]), setup["device"], training=True)
+    fused.fuse_modules(loaded.model)
     matrices = lora.attach(loaded.model, options, Path(setup["start"]) if setup["start"] else None)
     trained = list(matrices.trained.values())
-    say({"ready": True})
-    _meet(Path(setup["store"]), setup["rank"], setup["count"], setup["device"])
+    send({"ready": True})
+    _init_process_group(Path(setup["store"]), setup["rank"], setup["count"], setup["device"])
     loaded.model.train()
     for job in jobs:
-        flat = _flat(trained)
+        flat = _flatten_parameters(trained)
         dist.broadcast(flat, 0)
         with torch.no_grad():
-            for one, sent in _apart(flat, trained):
+            for one, sent in _split_flat(flat, trained):
                 one.copy_(sent)
         torch.manual_seed(job["seed"])
         examples = [Example(ids, weights) for ids, weights in job["rows"]]
         loss, tokens = step.backward(loaded.model, matrices, examples, job["job"], lambda: None)
-        dist.reduce(_gradients(trained, loss, tokens), 0)
+        dist.reduce(_flatten_gradients(trained, loss, tokens), 0)
         for one in trained:
             one.grad = None
 
 
-def _apart(flat: Any, trained: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    """Each matrix with its part of what `_flat` or `_gradients` made."""
+def _split_flat(flat: Any, trained: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """Each matrix with its part of what `_flatten_parameters` or `_flatten_gradients` made."""
     place = 0
     for one in trained:
         yield one, flat[place : place + one.numel()].view(one.shape)
@@ -327,7 +329,7 @@ def _main() -> None:
             came.put(json.loads(line))
         os._exit(0)  # the leader is gone or has done: nothing here is of use to anybody
 
-    def say(what: dict[str, Any]) -> None:
+    def send(what: dict[str, Any]) -> None:
         out.write(json.dumps(what) + "\n")
         out.flush()
 
@@ -335,12 +337,12 @@ def _main() -> None:
     from sqlft_local import errors
 
     try:
-        follow(came.get(), iter(came.get, None), say)
+        run_worker(came.get(), iter(came.get, None), send)
     except SqlftError as e:
-        say({"error": e.message, "next": e.next_step})
+        send({"error": e.message, "next": e.next_step})
     except BaseException as e:
-        if errors.is_memory(e):
-            say({"memory": True})
+        if errors.is_out_of_memory(e):
+            send({"memory": True})
         else:
             traceback.print_exc()
     sys.stderr.flush()
@@ -348,5 +350,5 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    machine.share()
+    machine.configure_math_libraries()
     _main()

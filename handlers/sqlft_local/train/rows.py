@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import DataError, NotSupported
 from sqlft.handler import Message
-from sqlft_local.base.tokenization import Rendered, Renderer
-from sqlft_local.kernels.packing import Example, common_prefix
+from sqlft_local.base.tokenization import Renderer, TokenizedConversation
+from sqlft_local.kernels.packing import Example, common_prefix_length
 from sqlft_local.options import TrainOptions
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LONGEST = 2048
+DEFAULT_MAX_LENGTH = 2048
 
 
 @dataclass
-class Rows:
+class TrainingRows:
     """Examples, and what was done to rows that were too long."""
 
     examples: list[Example]
@@ -30,10 +30,10 @@ class Rows:
     """Why the first of those dropped that the base's chat template does not take was."""
 
 
-def read(table: pa.Table, renderer: Renderer, options: TrainOptions, context: int) -> Rows:
+def render_rows(table: pa.Table, renderer: Renderer, options: TrainOptions, context: int) -> TrainingRows:
     """Render the column `messages`; DataError where a row teaches nothing or is too long and long_rows says error."""
-    most = min(options.max_length or min(LONGEST, context), context)
-    rows = Rows([])
+    most = min(options.max_length or min(DEFAULT_MAX_LENGTH, context), context)
+    rows = TrainingRows([])
     for i, turns in enumerate(table.column("messages").to_pylist()):
         unlearned = [k for k, t in enumerate(turns) if t.get("weight") == 0]
         try:
@@ -54,7 +54,7 @@ def read(table: pa.Table, renderer: Renderer, options: TrainOptions, context: in
                     f"Row {i + 1} has {len(rendered.ids)} tokens, more than {what}.",
                     f"Say long_rows = 'cut' or 'drop'{more}.",
                 )
-            shorter = _cut(rendered, most) if options.long_rows == "cut" else None
+            shorter = _cut_middle(rendered, most) if options.long_rows == "cut" else None
             if shorter is None:
                 rows.dropped += 1
                 continue
@@ -68,10 +68,10 @@ def read(table: pa.Table, renderer: Renderer, options: TrainOptions, context: in
     return rows
 
 
-def passes(batch: Sequence[Example], most: int) -> Iterator[list[Example]]:
+def split_passes(batch: Sequence[Example], most: int) -> Iterator[list[Example]]:
     """The batch in few parts of about one size, each of at most `most` tokens or one example; like lengths together."""
     batch = sorted(batch, key=lambda e: -len(e.ids))
-    prefix = common_prefix([e.ids for e in batch]) if len(batch) > 1 else 0
+    prefix = common_prefix_length([e.ids for e in batch]) if len(batch) > 1 else 0
     room = max(most - prefix, 1)
     left = sum(len(e.ids) - prefix for e in batch)
     share = left / -(-left // room)
@@ -87,12 +87,12 @@ def passes(batch: Sequence[Example], most: int) -> Iterator[list[Example]]:
     yield part
 
 
-def weight(batch: Sequence[Example]) -> float:
+def sum_weights(batch: Sequence[Example]) -> float:
     """What the losses of a batch's tokens are divided by."""
     return sum(sum(e.weights[1:]) for e in batch)
 
 
-def _cut(rendered: Rendered, most: int) -> Rendered | None:
+def _cut_middle(rendered: TokenizedConversation, most: int) -> TokenizedConversation | None:
     """Without the middle of what stands before the last answer; None if the answer leaves no room for any of it."""
     ids, answer, ignored = rendered
     start = max(i for i, said in enumerate(answer) if not said) + 1
@@ -101,4 +101,4 @@ def _cut(rendered: Rendered, most: int) -> Rendered | None:
         return None
     head, tail = room - room // 2, room // 2
     chosen: list[Any] = [*range(head), *range(start - tail, len(ids))]
-    return Rendered([ids[i] for i in chosen], [answer[i] for i in chosen], [ignored[i] for i in chosen])
+    return TokenizedConversation([ids[i] for i in chosen], [answer[i] for i in chosen], [ignored[i] for i in chosen])

@@ -10,7 +10,7 @@ from sqlft_local.kernels.packing import Example, pack
 from sqlft_local.train import lora, rows
 
 
-class Job(TypedDict):
+class StepSettings(TypedDict):
     """What all passes of a step have in common."""
 
     whole: float
@@ -22,22 +22,26 @@ class Job(TypedDict):
 
 
 def backward(
-    model: Any, matrices: lora.Lora, examples: Sequence[Example], job: Job, hear: Callable[[], None]
+    model: Any,
+    matrices: lora.LoraAdapter,
+    examples: Sequence[Example],
+    job: StepSettings,
+    heartbeat: Callable[[], None],
 ) -> tuple[float, int]:
     """Add the gradients of examples of a step; their share of its mean loss, and their tokens."""
     loss, tokens = 0.0, 0
-    for part in rows.passes(examples, job["tokens"]) if examples else ():
+    for part in rows.split_passes(examples, job["tokens"]) if examples else ():
         packed = pack(part, model.device)
         matrices.masks.renew()
-        fused.checkpoint(model, packed.ids.shape[1] > job["above"])
-        found = fused.loss(model, packed) / job["whole"]
+        fused.set_checkpointing(model, packed.ids.shape[1] > job["above"])
+        found = fused.compute_loss(model, packed) / job["whole"]
         found.backward()
         loss += found.item()
         tokens += sum(len(e.ids) for e in part)
-        hear()
+        heartbeat()
     return loss, tokens
 
 
-def loss_of(model: Any, examples: Sequence[Example]) -> Any:
+def compute_loss(model: Any, examples: Sequence[Example]) -> Any:
     """The weighted sum of the losses of the examples' tokens."""
-    return fused.loss(model, pack(examples, model.device))
+    return fused.compute_loss(model, pack(examples, model.device))
