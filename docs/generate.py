@@ -31,7 +31,7 @@ from unittest.mock import patch
 import duckdb
 from sqlft_local.base.presets import PRESETS
 from sqlft_local.train.memory import TrainingSetup, estimate_training_bytes
-from sqlft_openai.sunsets import CHECKED, SUNSETS, TRAINERS, Sunset
+from sqlft_openai.sunsets import CHECKED_ON, OTHER_TRAINERS, SUNSETS, Sunset
 
 import sqlft
 from sqlft import errors, other_names, plugins
@@ -285,7 +285,7 @@ def presets_table(of: str) -> str:
 
 
 def _day(sunset: Sunset, day: date | None) -> str:
-    return "" if day is None else f"{day}{' at least' if sunset.is_least else ''}"
+    return "" if day is None else f"{day}{' at least' if sunset.is_earliest else ''}"
 
 
 def sunsets_table(of: str) -> str:
@@ -303,7 +303,7 @@ def sunsets_table(of: str) -> str:
     ]
     notes = "\n".join(f"- {s.provider}: {s.note}." for s in SUNSETS if s.note)
     table = _rows(("provider", "models", "trains until", "asks until", "goes on", "source"), rows)
-    return f"{table}\n\n{notes}\n\nThe sources were read on {CHECKED}. {TRAINERS}"
+    return f"{table}\n\n{notes}\n\nThe sources were read on {CHECKED_ON}. {OTHER_TRAINERS}"
 
 
 def other_names_table(of: str) -> str:

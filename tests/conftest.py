@@ -54,44 +54,44 @@ def provider() -> Iterator[Any]:
 
 
 @dataclass
-class Stranger:
+class TrainingControl:
     """Steers the stranger's training through files; see tests/handlers/stranger.py."""
 
-    control: Path
+    folder: Path
 
     def script(self, steps: dict[int | str, str]) -> None:
         """What happens at which step: listen, deaf, kill, exit, memory, crash, …"""
-        (self.control / "go").unlink(missing_ok=True)
-        for told in self.control.glob("at-*"):
-            told.unlink()
-        (self.control / "script.json").write_text(json.dumps(steps))
+        (self.folder / "go").unlink(missing_ok=True)
+        for marker in self.folder.glob("at-*"):
+            marker.unlink()
+        (self.folder / "script.json").write_text(json.dumps(steps))
 
     def wait_for(self, name: str) -> Any:
-        """What the handler told under that name, once it does: begun, at-<step>."""
-        path = self.control / name
+        """What the handler wrote under that name, once it does: begun, at-<step>."""
+        path = self.folder / name
         until(path.exists)
         return json.loads(path.read_text())
 
     def go(self) -> None:
         """Let it go on."""
-        (self.control / "go").touch()
+        (self.folder / "go").touch()
 
 
 @pytest.fixture
-def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stranger]:
+def training_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TrainingControl]:
     """The package `stranger`, installed beside sqlft with an entry point, and a hand in its training."""
     monkeypatch.syspath_prepend(str(HANDLERS))
     plugins.find_entry_points.cache_clear()
     control = tmp_path / "control"
     control.mkdir()
-    yield Stranger(control)
+    yield TrainingControl(control)
     plugins.find_entry_points.cache_clear()
 
 
 @pytest.fixture
-def shop(stranger: Stranger) -> Iterator[Shop]:
+def connection_with_model(training_control: TrainingControl) -> Iterator[ConnectionWithModel]:
     """A connection with a table `rows` and a model `m` of the stranger's; its catalog lies in SQLFT_HOME."""
-    made = Shop(stranger)
+    made = ConnectionWithModel(training_control)
     made.run("CREATE TABLE rows AS SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)")
     made.run("CREATE MODEL m PREDICT answer USING engine = 'stranger', base = 'tiny', prompt_template = '{{question}}'")
     made.warnings.clear()
@@ -102,14 +102,14 @@ def shop(stranger: Stranger) -> Iterator[Shop]:
     made.con.close()
 
 
-class Shop:
+class ConnectionWithModel:
     """A connection, what it warns of and how far it says it is; other sessions share its catalog."""
 
-    def __init__(self, stranger: Stranger) -> None:
+    def __init__(self, training_control: TrainingControl) -> None:
         self.warnings: list[str] = []
         self.ticks: list[Tick] = []
         self.on_tick: Callable[[Tick], None] = self.ticks.append
-        self.stranger = stranger
+        self.training = training_control
         self.folder = os.environ["SQLFT_HOME"]
         self.con = sqlft.connect(
             warn=self.warnings.append, progress=lambda tick: self.on_tick(tick), catalog=self.folder
@@ -128,13 +128,13 @@ class Shop:
     ) -> list[tuple[Any, ...]]:
         """FINETUNE m, steered by the stranger's control folder."""
         more = f", {using}" if using else ""
-        return self.run(f"{what} FROM ({rows}) USING control = '{self.stranger.control}'{more}")
+        return self.run(f"{what} FROM ({rows}) USING control = '{self.training.folder}'{more}")
 
     def version(self, number: int, name: str = "m") -> Version:
         """A version as the catalog has it."""
         return self.catalog.version(VersionKey(ModelKey(name), number))
 
-    def ended(self, number: int) -> Version:
+    def wait_until_ended(self, number: int) -> Version:
         """A version once it does not train any more."""
         until(lambda: self.version(number).status not in ("queued", "training"))
         return self.version(number)
@@ -143,13 +143,13 @@ class Shop:
         """A model's answer."""
         return str(self.run(f"SELECT answer FROM {name} WHERE question = '{question}'")[0][0])
 
-    def another(self, code: str) -> subprocess.Popen[str]:
+    def start_process(self, code: str) -> subprocess.Popen[str]:
         """Another process with a connection `con` on this catalog and the same rows."""
         text = (
             "import sqlft\n"
             f"con = sqlft.connect(warn=lambda text: None, catalog={self.folder!r})\n"
             "con.execute(\"CREATE TABLE rows AS SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)\")\n"
-            f"using = \"USING control = '{self.stranger.control}'\"\n"
+            f"using = \"USING control = '{self.training.folder}'\"\n"
         )
         env = {**os.environ, "PYTHONPATH": str(HANDLERS)}
         return subprocess.Popen(

@@ -67,10 +67,15 @@ def test_a_bar_while_a_statement_runs_and_none_behind_it(monkeypatch: pytest.Mon
     assert told.rstrip().count("\x1b[?25h") == told.count("\x1b[?25l")  # the cursor is there again
 
 
-def test_a_training_tells_its_estimate_and_what_comes_next(monkeypatch: pytest.MonkeyPatch, shop: Any) -> None:
+def test_a_training_tells_its_estimate_and_what_comes_next(
+    monkeypatch: pytest.MonkeyPatch, connection_with_model: Any
+) -> None:
     screen = terminal(monkeypatch)
-    with sqlft.connect(progress=True, catalog=shop.folder) as con:
-        con.execute(f"FINETUNE m FROM (FROM range(60) t(i) SELECT i AS question, i AS answer) {using(shop)}, steps = 2")
+    with sqlft.connect(progress=True, catalog=connection_with_model.folder) as con:
+        con.execute(
+            f"FINETUNE m FROM (FROM range(60) t(i) SELECT i AS question, i AS answer) "
+            f"{using(connection_with_model)}, steps = 2"
+        )
     told = screen.read()
     assert re.search(r" m\.2 (starting|training)  ", told)
     assert "m: 54 rows, 1,200 tokens, 2 steps, about " in told.partition(" m.2 ")[0]  # the estimate
@@ -132,15 +137,21 @@ def test_a_notebook_is_silent_where_it_says_so(monkeypatch: pytest.MonkeyPatch) 
     assert stream.getvalue() == ""
 
 
-def test_a_warning_comes_in_place_of_the_bar(monkeypatch: pytest.MonkeyPatch, shop: Any) -> None:
+def test_a_warning_comes_in_place_of_the_bar(monkeypatch: pytest.MonkeyPatch, connection_with_model: Any) -> None:
     terminal(monkeypatch)
-    with sqlft.connect(progress=True, catalog=shop.folder) as con, pytest.warns(sqlft.SqlftWarning) as found:
-        con.execute(f"FINETUNE m FROM (FROM range(3) t(i) SELECT i AS question, i AS answer) {using(shop)}, steps = 1")
+    with (
+        sqlft.connect(progress=True, catalog=connection_with_model.folder) as con,
+        pytest.warns(sqlft.SqlftWarning) as found,
+    ):
+        con.execute(
+            f"FINETUNE m FROM (FROM range(3) t(i) SELECT i AS question, i AS answer) "
+            f"{using(connection_with_model)}, steps = 1"
+        )
     assert {w.filename for w in found if w.category is sqlft.SqlftWarning} == {__file__}
 
 
-def using(shop: Any) -> str:
-    return f"USING control = '{shop.stranger.control}'"
+def using(connection_with_model: Any) -> str:
+    return f"USING control = '{connection_with_model.training.folder}'"
 
 
 def test_a_file_that_another_process_has_open(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ DRAWN_BY_2 = ("docs/cost.md",)
 """Pages with a plan, which DuckDB 1 words in another way."""
 
 
-def loaded(path: Path) -> ModuleType:
+def load(path: Path) -> ModuleType:
     """A file that belongs to no package."""
     spec = spec_from_file_location(f"docs_{path.stem}", path)
     assert spec is not None
@@ -43,7 +43,7 @@ def loaded(path: Path) -> ModuleType:
     return module
 
 
-generate = loaded(ROOT / "docs/generate.py")
+generate = load(ROOT / "docs/generate.py")
 PAGES = {str(p.relative_to(ROOT)): p.read_text(encoding="utf-8") for p in generate.pages()}
 RUN = [name for name in PAGES if not name.startswith(OTHERS)]
 

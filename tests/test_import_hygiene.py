@@ -40,7 +40,7 @@ FORBIDDEN = {  # pyarrow itself looks for pandas where it makes a table of Pytho
 }
 
 
-def loaded_by(code: str, folder: Path) -> set[str]:
+def find_loaded(code: str, folder: Path) -> set[str]:
     """The modules that are there after the code, in a Python of its own."""
     told = folder / "modules.json"
     text = f"{code}\nimport json, sys; open({str(told)!r}, 'w').write(json.dumps(sorted(sys.modules)))"
@@ -51,4 +51,4 @@ def loaded_by(code: str, folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("what", CODE)
 def test_what_is_not_needed_is_not_loaded(what: str, tmp_path: Path) -> None:
-    assert loaded_by(CODE[what], tmp_path).intersection(FORBIDDEN[what]) == set()
+    assert find_loaded(CODE[what], tmp_path).intersection(FORBIDDEN[what]) == set()

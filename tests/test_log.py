@@ -111,10 +111,12 @@ def test_a_warning_points_at_the_callers_line_each_time(con: sqlft.Connection, w
         assert (warning.filename, warning.lineno) == (__file__, line_of(way))
 
 
-def test_a_training_warns_at_the_callers_line(shop: Any) -> None:
-    shop.con.session.show_warning = log.warn
+def test_a_training_warns_at_the_callers_line(connection_with_model: Any) -> None:
+    connection_with_model.con.session.show_warning = log.warn
     with pytest.warns(sqlft.SqlftWarning) as found:
-        shop.con.execute(f"FINETUNE m FROM (FROM rows LIMIT 3) USING control = '{shop.stranger.control}', steps = 1")
+        connection_with_model.con.execute(
+            f"FINETUNE m FROM (FROM rows LIMIT 3) USING control = '{connection_with_model.training.folder}', steps = 1"
+        )
     assert {w.filename for w in found if w.category is sqlft.SqlftWarning} == {__file__}
 
 
@@ -181,8 +183,8 @@ def test_a_request_that_fails_is_logged(records: list[str]) -> None:
     assert all(": no answer, " in r and "sk-secret1" not in r for r in failed)
 
 
-def test_the_log_follows_a_training(shop: Any, records: list[str]) -> None:
-    shop.train("steps = 2")
+def test_the_log_follows_a_training(connection_with_model: Any, records: list[str]) -> None:
+    connection_with_model.train("steps = 2")
     told = [r for r in records if r.startswith("training ")]
     assert "training m.2: process " in told[0]
     assert told[-1] == "training m.2: complete"

@@ -25,19 +25,19 @@ CANARY = "canary-7f3a9c"
 ROWS = "SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)"
 
 
-class Aviary:
-    """A database in a folder of its own; `told` is all that a person was shown."""
+class WatchedDatabase:
+    """A database in a folder of its own; `shown` is all that a person was shown."""
 
     def __init__(self, folder: Path, home: Path) -> None:
         self.folder, self.home = folder, home
-        self.told: list[str] = []
+        self.shown: list[str] = []
         self.con = self.open()
 
     def open(self) -> sqlft.Connection:
         return sqlft.connect(
             self.folder / "app.duckdb",
-            warn=self.told.append,
-            progress=lambda tick: self.told.append(repr(tick)),
+            warn=self.shown.append,
+            progress=lambda tick: self.shown.append(repr(tick)),
         )
 
     def run(self, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
@@ -45,9 +45,9 @@ class Aviary:
         try:
             rows = self.con.execute(sql, parameters).fetchall()
         except Exception as e:
-            self.told.append("".join(traceback.format_exception(e)) + repr(e) + repr(vars(e)))
+            self.shown.append("".join(traceback.format_exception(e)) + repr(e) + repr(vars(e)))
             return []
-        self.told.append(repr(rows))
+        self.shown.append(repr(rows))
         return rows
 
     def list_all(self) -> None:
@@ -59,10 +59,10 @@ class Aviary:
         for attribute in ("", ".options", ".data", ".findings", ".versions", ".inputs"):
             self.run(f"DESCRIBE MODEL m{attribute}")
 
-    def found(self) -> list[str]:
+    def find_canary(self) -> list[str]:
         """Where the canary is, beside the one file."""
         self.con.execute("CHECKPOINT")
-        places = [f"told: {text[:400]}" for text in self.told if CANARY in text]
+        places = [f"told: {text[:400]}" for text in self.shown if CANARY in text]
         for root in (self.folder, self.home):
             for file in sorted(p for p in root.rglob("*") if p.is_file()):
                 if file.parent == self.home / "secrets":
@@ -74,20 +74,20 @@ class Aviary:
 
 
 @pytest.fixture
-def aviary(tmp_path: Path, sqlft_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aviary]:
+def watched(tmp_path: Path, sqlft_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WatchedDatabase]:
     monkeypatch.syspath_prepend(str(HANDLERS))
     plugins.find_entry_points.cache_clear()
     folder = tmp_path / "db"
     folder.mkdir()
-    made = Aviary(folder, sqlft_home)
+    made = WatchedDatabase(folder, sqlft_home)
     yield made
     made.con.close()
     plugins.find_entry_points.cache_clear()
 
 
-def kept(aviary: Aviary) -> list[str]:
+def kept(watched: WatchedDatabase) -> list[str]:
     """Values in the one place."""
-    return [str(json.loads(f.read_text())["value"]) for f in (aviary.home / "secrets").glob("*")]
+    return [str(json.loads(f.read_text())["value"]) for f in (watched.home / "secrets").glob("*")]
 
 
 WRITTEN = {
@@ -103,24 +103,24 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("written", WRITTEN.values(), ids=list(WRITTEN))
-def test_a_key_in_every_spelling(aviary: Aviary, written: str) -> None:
+def test_a_key_in_every_spelling(watched: WatchedDatabase, written: str) -> None:
     given = {"key": CANARY} if written == "$key" else None
-    aviary.run(f"CREATE ML_ENGINE e FROM stranger USING api_key = {written}", given)
-    aviary.run("CREATE MODEL m PREDICT answer USING engine = 'e', base = 'b', prompt_template = '{{question}}'")
-    aviary.run(f"CREATE MODEL own PREDICT answer USING engine = 'stranger', base = 'b', api_key = {written}", given)
-    assert len(kept(aviary)) == 2
-    assert all(CANARY in value for value in kept(aviary))
+    watched.run(f"CREATE ML_ENGINE e FROM stranger USING api_key = {written}", given)
+    watched.run("CREATE MODEL m PREDICT answer USING engine = 'e', base = 'b', prompt_template = '{{question}}'")
+    watched.run(f"CREATE MODEL own PREDICT answer USING engine = 'stranger', base = 'b', api_key = {written}", given)
+    assert len(kept(watched)) == 2
+    assert all(CANARY in value for value in kept(watched))
     if written in (WRITTEN["newline"], WRITTEN["parameter"]):
-        aviary.run(f"FINETUNE m FROM ({ROWS}) USING hub_token = {written}, steps = 2", given)
-    aviary.run("SELECT * FROM m WHERE question IN ('q1', 'q2')")
-    aviary.run("SELECT * FROM own WHERE content = 'q1'")
-    aviary.list_all()
-    assert aviary.found() == []
+        watched.run(f"FINETUNE m FROM ({ROWS}) USING hub_token = {written}, steps = 2", given)
+    watched.run("SELECT * FROM m WHERE question IN ('q1', 'q2')")
+    watched.run("SELECT * FROM own WHERE content = 'q1'")
+    watched.list_all()
+    assert watched.find_canary() == []
 
 
 @pytest.mark.parametrize("written", [v for k, v in WRITTEN.items() if k != "parameter"])
-def test_statements_that_fail(aviary: Aviary, written: str) -> None:
-    aviary.run("CREATE MODEL m PREDICT answer USING engine = 'stranger', base = 'b'")
+def test_statements_that_fail(watched: WatchedDatabase, written: str) -> None:
+    watched.run("CREATE MODEL m PREDICT answer USING engine = 'stranger', base = 'b'")
     for statement in (
         "CREATE ML_ENGINE e FROM stranger USING api_key = {} nonsense",
         "CREATE ML_ENGINE e FROM nobody USING api_key = {}",
@@ -147,55 +147,55 @@ def test_statements_that_fail(aviary: Aviary, written: str) -> None:
         "RETRAIN m FROM (SELECT 1) USING hub_token = {}",
         "EVALUATE nonsense FROM (SELECT 1) USING api_key = {}",
     ):  # fmt: skip
-        aviary.run(statement.format(written))
-    aviary.list_all()
-    assert aviary.found() == []
+        watched.run(statement.format(written))
+    watched.list_all()
+    assert watched.find_canary() == []
 
 
-def test_a_key_of_the_environment(aviary: Aviary, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_of_the_environment(watched: WatchedDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIRD", CANARY)
     monkeypatch.setenv("STRANGER_KEY", CANARY)
-    aviary.run("CREATE ML_ENGINE e FROM stranger USING api_key = env('BIRD')")
-    aviary.run("CREATE MODEL m PREDICT answer USING engine = 'e', base = 'b', prompt_template = '{{question}}'")
-    aviary.run(f"FINETUNE m FROM ({ROWS}) USING hub_token = env('BIRD'), steps = 2")
-    aviary.run("SELECT * FROM m WHERE question = 'q1'")
-    aviary.list_all()
-    assert kept(aviary) == []
-    assert aviary.found() == []
+    watched.run("CREATE ML_ENGINE e FROM stranger USING api_key = env('BIRD')")
+    watched.run("CREATE MODEL m PREDICT answer USING engine = 'e', base = 'b', prompt_template = '{{question}}'")
+    watched.run(f"FINETUNE m FROM ({ROWS}) USING hub_token = env('BIRD'), steps = 2")
+    watched.run("SELECT * FROM m WHERE question = 'q1'")
+    watched.list_all()
+    assert kept(watched) == []
+    assert watched.find_canary() == []
 
 
 @pytest.mark.parametrize("engine", ["e", "stranger"])
 def test_a_training_that_breaks_with_the_key_in_its_error(
-    aviary: Aviary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+    watched: WatchedDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     monkeypatch.setenv("STRANGER_KEY", CANARY)
-    aviary.run(f"CREATE ML_ENGINE e FROM stranger USING api_key = '{CANARY}'")
-    aviary.run(
+    watched.run(f"CREATE ML_ENGINE e FROM stranger USING api_key = '{CANARY}'")
+    watched.run(
         f"CREATE MODEL m PREDICT answer USING engine = '{engine}', base = 'b', prompt_template = '{{{{question}}}}'"
     )
     control = tmp_path / "control"
     control.mkdir()
     (control / "script.json").write_text(json.dumps({"2": "crash"}))
-    aviary.run(f"FINETUNE m FROM ({ROWS}) USING control = '{control}'")
-    assert any("boom with" in text for text in aviary.told)
-    aviary.list_all()
-    assert aviary.found() == []
+    watched.run(f"FINETUNE m FROM ({ROWS}) USING control = '{control}'")
+    assert any("boom with" in text for text in watched.shown)
+    watched.list_all()
+    assert watched.find_canary() == []
 
 
 @pytest.mark.parametrize("how", ["row", "raises", "breaks"])
-def test_a_provider_that_repeats_the_key(aviary: Aviary, how: str) -> None:
-    aviary.run(f"CREATE ML_ENGINE e FROM parrot USING api_key = $${CANARY}\n'x$$")
-    aviary.run(f"CREATE MODEL m PREDICT answer USING engine = 'e', how = '{how}'")
-    aviary.run("SELECT answer, answer_error FROM m WHERE content = 'x'")
-    aviary.run("SELECT answer FROM m WHERE content = 'x' USING on_error = 'fail'")
-    aviary.run("CREATE TABLE t AS SELECT answer, answer_error FROM m WHERE content = 'x'")
-    assert any("you said" in text for text in aviary.told)
-    aviary.list_all()
-    assert aviary.found() == []
+def test_a_provider_that_repeats_the_key(watched: WatchedDatabase, how: str) -> None:
+    watched.run(f"CREATE ML_ENGINE e FROM parrot USING api_key = $${CANARY}\n'x$$")
+    watched.run(f"CREATE MODEL m PREDICT answer USING engine = 'e', how = '{how}'")
+    watched.run("SELECT answer, answer_error FROM m WHERE content = 'x'")
+    watched.run("SELECT answer FROM m WHERE content = 'x' USING on_error = 'fail'")
+    watched.run("CREATE TABLE t AS SELECT answer, answer_error FROM m WHERE content = 'x'")
+    assert any("you said" in text for text in watched.shown)
+    watched.list_all()
+    assert watched.find_canary() == []
 
 
-def test_the_shell(aviary: Aviary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    aviary.con.close()
+def test_the_shell(watched: WatchedDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched.con.close()
     statements = f"""CREATE ML_ENGINE e FROM stranger USING api_key = '{CANARY}';
         CREATE MODEL m PREDICT answer USING engine = 'e', base = 'b', prompt_template = '{{{{question}}}}';
         FINETUNE m FROM ({ROWS}) USING hub_token = '{CANARY}', steps = 2;
@@ -210,25 +210,25 @@ def test_the_shell(aviary: Aviary, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ([], statements.replace(" e ", " g ").replace("MODEL m", "MODEL n")),
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "sqlft", "shell", str(aviary.folder / "app.duckdb"), *arguments],
+            [sys.executable, "-m", "sqlft", "shell", str(watched.folder / "app.duckdb"), *arguments],
             input=text, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, timeout=60,
         )  # fmt: skip
         assert "oops" in done.stderr
-        aviary.told += [done.stdout, done.stderr]
-    aviary.con = aviary.open()
-    assert len(kept(aviary)) == 4
-    assert aviary.found() == []
+        watched.shown += [done.stdout, done.stderr]
+    watched.con = watched.open()
+    assert len(kept(watched)) == 4
+    assert watched.find_canary() == []
 
 
-def test_what_is_typed_at_a_terminal(aviary: Aviary) -> None:
+def test_what_is_typed_at_a_terminal(watched: WatchedDatabase) -> None:
     import pexpect
 
-    aviary.con.close()
+    watched.con.close()
     path = os.pathsep.join(filter(None, [str(HANDLERS), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm-256color"}
     shell: Any = pexpect.spawn(
         sys.executable,
-        ["-m", "sqlft", "shell", str(aviary.folder / "app.duckdb")],
+        ["-m", "sqlft", "shell", str(watched.folder / "app.duckdb")],
         env=env,
         encoding="utf-8",
         timeout=60,
@@ -247,10 +247,10 @@ def test_what_is_typed_at_a_terminal(aviary: Aviary) -> None:
     shell.expect("sqlft> ")
     shell.send("\x04")
     shell.expect(pexpect.EOF)
-    aviary.con = aviary.open()
-    assert (aviary.home / "history").read_text().count("+") >= 6
-    assert len(kept(aviary)) == 1
-    assert aviary.found() == []
+    watched.con = watched.open()
+    assert (watched.home / "history").read_text().count("+") >= 6
+    assert len(kept(watched)) == 1
+    assert watched.find_canary() == []
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import Artifact
-from sqlft_openai.http.errors import Fault
-from sqlft_openai.http.transport import Api
+from sqlft_openai.http.errors import RequestError
+from sqlft_openai.http.transport import ApiClient
 
 
-def load(api: Api, artifact: Artifact) -> str:
+def load_adapter(api: ApiClient, artifact: Artifact) -> str:
     """Load the adapter of an artifact's folder, if it is not loaded yet; the name under which it answers."""
     folder = artifact.path
     if folder is None or not (folder / "adapter_config.json").exists():
@@ -19,20 +19,20 @@ def load(api: Api, artifact: Artifact) -> str:
     name = str(artifact.details.get("serve_as") or folder.name)
     body = {"lora_name": name, "lora_path": str(folder.absolute())}
     try:
-        api.patiently(lambda: api.text("POST", "/load_lora_adapter", body))
-    except Fault as fault:
-        if "already been loaded" not in fault.message and "already loaded" not in fault.message:
-            raise _refused(api, folder.absolute().as_posix(), fault) from None
+        api.retry(lambda: api.request_text("POST", "/load_lora_adapter", body))
+    except RequestError as error:
+        if "already been loaded" not in error.message and "already loaded" not in error.message:
+            raise _make_refusal_error(api, folder.absolute().as_posix(), error) from None
     return name
 
 
-def _refused(api: Api, folder: str, fault: Fault) -> ProviderError:
-    if fault.status in (404, 405) and "adapter" not in fault.message.lower():
+def _make_refusal_error(api: ApiClient, folder: str, error: RequestError) -> ProviderError:
+    if error.status in (404, 405) and "adapter" not in error.message.lower():
         return ProviderError(
-            f"{api.address.base} does not load adapters: {fault.message}",
+            f"{api.address.base} does not load adapters: {error.message}",
             "Start the server with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.",
         )
     return ProviderError(
-        f"{api.address.base} did not load the adapter {folder}: {fault.message}",
+        f"{api.address.base} did not load the adapter {folder}: {error.message}",
         "The server must see this folder under the same path, and serve the base that it was trained on.",
     )

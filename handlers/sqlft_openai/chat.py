@@ -11,67 +11,69 @@ from typing import Any, NamedTuple
 
 from sqlft.handler import Completion, Piece, Predictor, Request
 from sqlft_openai import bodies
-from sqlft_openai.http.errors import Fault
-from sqlft_openai.http.transport import Asking, Line, Sent, about
+from sqlft_openai.http.errors import RequestError
+from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, TransportThread, estimate_tokens
 from sqlft_openai.options import PredictOptions
-from sqlft_openai.prices import Spending
+from sqlft_openai.prices import CostCalculator
 
-PATH = "/chat/completions"
-USUAL_ANSWER = 256
+CHAT_PATH = "/chat/completions"
+DEFAULT_ANSWER_TOKENS = 256
 """Tokens that an answer without a limit is thought to take."""
 
 
-class Chat:
-    """What the conversations of one statement share; used in the line's thread only."""
+class ChatCompletions:
+    """What the conversations of one statement share; used in the transport thread only."""
 
-    def __init__(self, asking: Asking, options: PredictOptions, schema: Mapping[str, Any] | None) -> None:
-        self._asking, self._options = asking, options
-        engine = asking.address.engine
-        self._form = bodies.Form(engine, asking.model, options, schema)
-        self._spending = Spending(engine, asking.model)
+    def __init__(self, client: InferenceClient, options: PredictOptions, schema: Mapping[str, Any] | None) -> None:
+        self._client, self._options = client, options
+        provider = client.address.provider
+        self._builder = bodies.RequestBuilder(provider, client.model, options, schema)
+        self._costs = CostCalculator(provider, client.model)
 
-    async def answer(self, request: Request, tell: Callable[[Piece], None], mark: Any) -> Completion:
+    async def complete(self, request: Request, emit: Callable[[Piece], None], state: Any) -> Completion:
         """The completion, or the row's error; raises HandlerError where no row can be answered."""
-        limit = self._options.max_tokens or USUAL_ANSWER
-        tokens = about([m.content for m in request.messages], limit)
-        told: list[str] = []
+        limit = self._options.max_tokens or DEFAULT_ANSWER_TOKENS
+        tokens = estimate_tokens([m.content for m in request.messages], limit)
+        shown: list[str] = []
 
-        def hand_on(text: str) -> None:
-            told.append(text)
-            tell(Piece(request.id, text))
+        def show_piece(text: str) -> None:
+            shown.append(text)
+            emit(Piece(request.id, text))
 
-        async def read(lines: AsyncIterator[str]) -> bodies.Answer:
-            return await bodies.streamed(lines, self._asking.address, hand_on if not told else _nobody)
+        async def read(lines: AsyncIterator[str]) -> bodies.ParsedAnswer:
+            return await bodies.read_stream(lines, self._client.address, show_piece if not shown else _ignore_piece)
 
-        form = self._form
-        sent = Sent(
-            PATH, lambda: form.body(request.messages, stream=request.stream and not self._options.logprobs), tokens
+        builder = self._builder
+        outgoing = OutgoingRequest(
+            CHAT_PATH,
+            lambda: builder.build(request.messages, stream=request.stream and not self._options.logprobs),
+            tokens,
         )
         try:
             if request.stream and not self._options.logprobs:  # a stream's would have to be put together
-                answer = await self._asking.stream(sent, read, form.adapt, mark)
+                answer = await self._client.stream(outgoing, read, builder.adapt, state)
             else:
-                answer = await self._asking.ask(sent, self._read, form.adapt, mark)
-        except Fault as fault:
-            return self._failed(request, fault)
-        spent = answer.spent
-        if spent.input is not None and spent.output is not None:
-            self._asking.correct(spent.input + spent.output - tokens)
-        return Completion(request.id, answer.text, None, *self._counted(spent), answer.logprob, answer.truncated)
+                answer = await self._client.send(outgoing, self._read, builder.adapt, state)
+        except RequestError as error:
+            return self._make_failed_completion(request, error)
+        usage = answer.usage
+        if usage.input is not None and usage.output is not None:
+            self._client.correct_tokens(usage.input + usage.output - tokens)
+        return Completion(request.id, answer.text, None, *self._count_tokens(usage), answer.logprob, answer.truncated)
 
-    def _read(self, content: bytes) -> bodies.Answer:
-        return bodies.answer_of(content, self._asking.address)
+    def _read(self, content: bytes) -> bodies.ParsedAnswer:
+        return bodies.parse_answer(content, self._client.address)
 
-    def _failed(self, request: Request, fault: Fault) -> Completion:
+    def _make_failed_completion(self, request: Request, error: RequestError) -> Completion:
         """The row's error; an answer that was withheld has been paid all the same."""
-        spent = fault.spent if isinstance(fault.spent, bodies.Spent) else bodies.Spent()
-        return Completion(request.id, None, fault.row_error(), *self._counted(spent))
+        usage = error.usage if isinstance(error.usage, bodies.TokenUsage) else bodies.TokenUsage()
+        return Completion(request.id, None, error.to_row_error(), *self._count_tokens(usage))
 
-    def _counted(self, spent: bodies.Spent) -> tuple[int | None, int | None, int | None, float | None]:
-        return spent.input, spent.output, spent.cached, self._spending.cost(spent)
+    def _count_tokens(self, usage: bodies.TokenUsage) -> tuple[int | None, int | None, int | None, float | None]:
+        return usage.input, usage.output, usage.cached, self._costs.calculate(usage)
 
 
-def _nobody(text: str) -> None:
+def _ignore_piece(text: str) -> None:
     """Pieces that were shown before the stream broke are not shown again."""
 
 
@@ -79,15 +81,15 @@ DRAIN_SECONDS = 5.0
 """How long answers that are under way are waited for when no more can be asked."""
 
 
-class Mark:
+class RequestState:
     """Where a request is."""
 
     def __init__(self) -> None:
-        self.sent = False
+        self.is_sent = False
         self.task: asyncio.Task[None] | None = None
 
 
-class Ended(NamedTuple):
+class EndedRequest(NamedTuple):
     """A request that gets no completion: called off, or with what makes all requests pointless."""
 
     id: int
@@ -97,12 +99,12 @@ class Ended(NamedTuple):
 class HostedPredictor(Predictor):
     """At most `window` requests are pulled and not handed on."""
 
-    def __init__(self, line: Line, asking: Asking, chat: Chat, window: int) -> None:
-        self._line, self._asking, self._chat, self._window = line, asking, chat, window
-        self._told: queue.SimpleQueue[Completion | Piece | Ended] = queue.SimpleQueue()
-        self._under_way: dict[int, Mark] = {}
+    def __init__(self, thread: TransportThread, client: InferenceClient, chat: ChatCompletions, window: int) -> None:
+        self._thread, self._client, self._chat, self._window = thread, client, chat, window
+        self._events: queue.SimpleQueue[Completion | Piece | EndedRequest] = queue.SimpleQueue()
+        self._in_flight: dict[int, RequestState] = {}
         self._ready: deque[Completion | Piece | BaseException] = deque()
-        """Told and not yet handed on."""
+        """Received and not yet handed on."""
 
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
         """Completions as they come; raises HandlerError once what was under way has been handed on."""
@@ -110,18 +112,18 @@ class HostedPredictor(Predictor):
         more = True
         try:
             while True:
-                if more and (free := self._window - len(self._under_way)) > 0:
-                    taken = list(islice(waiting, free))
-                    more = len(taken) == free
-                    self._start(taken)
-                if not self._under_way and not self._ready:
+                if more and (free := self._window - len(self._in_flight)) > 0:
+                    batch = list(islice(waiting, free))
+                    more = len(batch) == free
+                    self._submit(batch)
+                if not self._in_flight and not self._ready:
                     return
-                told = self._next(None)
-                if isinstance(told, BaseException):
+                event = self._next_event(None)
+                if isinstance(event, BaseException):
                     self._stop()
-                    yield from self._rest(DRAIN_SECONDS)
-                    raise told
-                yield told
+                    yield from self._drain(DRAIN_SECONDS)
+                    raise event
+                yield event
         except GeneratorExit:
             self._stop()
             raise
@@ -129,72 +131,72 @@ class HostedPredictor(Predictor):
     def rest(self) -> Iterator[Completion]:
         """Answers that are still under way after predict was closed; nothing new is sent."""
         self._stop()
-        yield from self._rest(None)
+        yield from self._drain(None)
 
     def close(self) -> None:
         """Give up what is still under way."""
-        self._asking.stopped = True
-        marks = list(self._under_way.values())
-        self._under_way.clear()
-        self._line.loop.call_soon_threadsafe(_cancel, marks, True)
+        self._client.stopped = True
+        states = list(self._in_flight.values())
+        self._in_flight.clear()
+        self._thread.loop.call_soon_threadsafe(_cancel, states, True)
 
-    def _next(self, timeout: float | None) -> Completion | Piece | BaseException:
-        """What is told next, what is raised after all that is answered; queue.Empty if there is nothing."""
+    def _next_event(self, timeout: float | None) -> Completion | Piece | BaseException:
+        """What comes next, or what is raised after all that is answered; queue.Empty if there is nothing."""
         while not self._ready:
-            self._sort(self._told.get(timeout=timeout))
-            while not self._told.empty():
-                self._sort(self._told.get())
-            if not self._ready and not self._under_way:
+            self._dispatch(self._events.get(timeout=timeout))
+            while not self._events.empty():
+                self._dispatch(self._events.get())
+            if not self._ready and not self._in_flight:
                 raise queue.Empty  # all was called off
-        found = self._ready.popleft()
-        if isinstance(found, Completion):
-            del self._under_way[found.id]
-        return found
+        event = self._ready.popleft()
+        if isinstance(event, Completion):
+            del self._in_flight[event.id]
+        return event
 
-    def _sort(self, told: Completion | Piece | Ended) -> None:
-        if isinstance(told, Ended):
-            self._under_way.pop(told.id, None)
-            if told.error is not None:
-                self._ready.append(told.error)
-        elif isinstance(told, Piece) or told.id in self._under_way:
-            self._ready.append(told)
+    def _dispatch(self, event: Completion | Piece | EndedRequest) -> None:
+        if isinstance(event, EndedRequest):
+            self._in_flight.pop(event.id, None)
+            if event.error is not None:
+                self._ready.append(event.error)
+        elif isinstance(event, Piece) or event.id in self._in_flight:
+            self._ready.append(event)
 
-    def _rest(self, seconds: float | None) -> Iterator[Completion]:
-        while self._under_way:
+    def _drain(self, seconds: float | None) -> Iterator[Completion]:
+        while self._in_flight:
             try:
-                told = self._next(seconds)
+                event = self._next_event(seconds)
             except queue.Empty:
                 return
-            if isinstance(told, Completion):
-                yield told
+            if isinstance(event, Completion):
+                yield event
 
-    def _start(self, requests: list[Request]) -> None:
-        begun = [(request, Mark()) for request in requests]
-        self._under_way.update((request.id, mark) for request, mark in begun)
-        if begun:
-            self._line.loop.call_soon_threadsafe(self._begin, begun)
+    def _submit(self, requests: list[Request]) -> None:
+        started = [(request, RequestState()) for request in requests]
+        self._in_flight.update((request.id, state) for request, state in started)
+        if started:
+            self._thread.loop.call_soon_threadsafe(self._create_tasks, started)
 
-    def _begin(self, begun: list[tuple[Request, Mark]]) -> None:
-        """In the line's thread."""
-        for request, mark in begun:
-            mark.task = self._line.loop.create_task(self._answer(request, mark))
+    def _create_tasks(self, started: list[tuple[Request, RequestState]]) -> None:
+        """In the transport thread."""
+        for request, state in started:
+            state.task = self._thread.loop.create_task(self._answer(request, state))
 
-    async def _answer(self, request: Request, mark: Mark) -> None:
+    async def _answer(self, request: Request, state: RequestState) -> None:
         try:
-            self._told.put(await self._chat.answer(request, self._told.put, mark))
+            self._events.put(await self._chat.complete(request, self._events.put, state))
         except asyncio.CancelledError:
-            self._told.put(Ended(request.id))
+            self._events.put(EndedRequest(request.id))
         except BaseException as e:
-            self._told.put(Ended(request.id, e))
+            self._events.put(EndedRequest(request.id, e))
 
     def _stop(self) -> None:
         """Send nothing more; what is on its way goes on."""
-        self._asking.stopped = True
-        self._line.loop.call_soon_threadsafe(_cancel, list(self._under_way.values()), False)
+        self._client.stopped = True
+        self._thread.loop.call_soon_threadsafe(_cancel, list(self._in_flight.values()), False)
 
 
-def _cancel(marks: list[Mark], sent: bool) -> None:
-    """In the line's thread; those that are on their way only if `sent`."""
-    for mark in marks:
-        if mark.task is not None and (sent or not mark.sent):
-            mark.task.cancel()
+def _cancel(states: list[RequestState], with_sent: bool) -> None:
+    """In the transport thread; those that are on their way only if `with_sent`."""
+    for state in states:
+        if state.task is not None and (with_sent or not state.is_sent):
+            state.task.cancel()

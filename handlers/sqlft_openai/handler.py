@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlft.errors import NotSupported, OptionError
 from sqlft.handler import Artifact, Embedder, ModelSpec, Notice, Predictor, Price
-from sqlft_openai.finetune.handler import Tuning
-from sqlft_openai.http.address import address_of, check_given, host_of
+from sqlft_openai.finetune.handler import HostedTrainer
+from sqlft_openai.http.address import check_address_options, get_host, resolve_address
 from sqlft_openai.options import (
     AzurePredictOptions,
     AzureTrainOptions,
@@ -18,18 +18,18 @@ from sqlft_openai.options import (
     ModelOptions,
     PredictOptions,
     TogetherTrainOptions,
-    engine_options,
+    make_engine_options,
 )
-from sqlft_openai.providers import ENGINES, Engine
+from sqlft_openai.providers import PROVIDERS, Provider
 
 if TYPE_CHECKING:
-    from sqlft_openai.http.transport import Asking
+    from sqlft_openai.http.transport import InferenceClient
 
 
-class Hosted(Embedder):
+class HostedHandler(Embedder):
     """Asks models over OpenAI's protocol; nothing goes over the network before the first request."""
 
-    engine: ClassVar[Engine]
+    provider: ClassVar[Provider]
     model_options = ModelOptions
     predict_options = PredictOptions
 
@@ -39,172 +39,185 @@ class Hosted(Embedder):
     @classmethod
     def bases(cls) -> Mapping[str, str]:
         """The model that is asked where none is named; which others a provider has is not known without asking it."""
-        default = cls.engine.default_base
+        default = cls.provider.default_base
         if default is None:
             return {}
-        from sqlft_openai.prices import price_of
+        from sqlft_openai.prices import look_up_price
 
-        price = price_of(cls.engine, default)
+        price = look_up_price(cls.provider, default)
         known = price is not None and price.input is not None and price.output is not None
         return {default: f"${price.input:g} and ${price.output:g} a million tokens" if price and known else "default"}
 
     def check(self, model: ModelSpec) -> None:
         """OptionError where no model is named or the address is none, NotSupported for images."""
-        check_given(self.engine, self.options)
+        check_address_options(self.provider, self.options)
         if not self.model_name(model, None):
             raise OptionError(
-                f"The engine '{self.engine.name}' needs to know which model answers.",
+                f"The engine '{self.provider.name}' needs to know which model answers.",
                 "Add: USING model_name = '…', as the provider calls it.",
             )
-        if _options(model).mode == "image":
+        if _get_model_options(model).mode == "image":
             raise NotSupported("Models that draw are not supported.", "Leave mode out, and ask for text.")
 
     def notice(self, model: ModelSpec, artifact: Artifact | None, *, training: bool = False) -> Notice | None:
         """What ends at the host that requests go to."""
-        from sqlft_openai.sunsets import notice_of
+        from sqlft_openai.sunsets import find_notice
 
-        return notice_of(host_of(self.engine, self.options), self.model_name(model, artifact), training=training)
+        return find_notice(get_host(self.provider, self.options), self.model_name(model, artifact), training=training)
 
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
         """Ready to ask; MissingSecret without a key."""
         if artifact is not None and artifact.path is not None:
-            artifact = self._loaded(artifact)
-        from sqlft_openai.chat import Chat, HostedPredictor
-        from sqlft_openai.http.transport import line
+            artifact = self._load_adapter(artifact)
+        from sqlft_openai.chat import ChatCompletions, HostedPredictor
+        from sqlft_openai.http.transport import get_transport_thread
 
-        asked = options if isinstance(options, PredictOptions) else PredictOptions()
-        if asked.batch:
-            return self._batch(model, artifact, asked)
-        asking = self._asking(
-            model, artifact, asked.max_retries, asked.timeout, getattr(asked, "tuned_deployment", None)
+        predict_options = options if isinstance(options, PredictOptions) else PredictOptions()
+        if predict_options.batch:
+            return self._open_batch(model, artifact, predict_options)
+        client = self._make_client(
+            model,
+            artifact,
+            predict_options.max_retries,
+            predict_options.timeout,
+            getattr(predict_options, "tuned_deployment", None),
         )
-        return HostedPredictor(line(), asking, Chat(asking, asked, model.schema), self.options.max_concurrency)
+        return HostedPredictor(
+            get_transport_thread(),
+            client,
+            ChatCompletions(client, predict_options, model.schema),
+            self.options.max_concurrency,
+        )
 
-    def _loaded(self, artifact: Artifact) -> Artifact:
+    def _load_adapter(self, artifact: Artifact) -> Artifact:
         """An adapter of a folder as the server knows it once it has it."""
-        from sqlft_openai.adapters import load
-        from sqlft_openai.http.transport import Api
+        from sqlft_openai.adapters import load_adapter
+        from sqlft_openai.http.transport import ApiClient
 
-        name = load(Api(address_of(self.engine, self.options), self.options), artifact)
+        name = load_adapter(ApiClient(resolve_address(self.provider, self.options), self.options), artifact)
         return dataclasses.replace(artifact, path=None, remote_id=name)
 
-    def _batch(self, model: ModelSpec, artifact: Artifact | None, asked: PredictOptions) -> Predictor:
-        from sqlft_openai.batch import BatchPredictor, Ledger
-        from sqlft_openai.bodies import Form
-        from sqlft_openai.http.transport import Api
-        from sqlft_openai.prices import Spending
+    def _open_batch(self, model: ModelSpec, artifact: Artifact | None, predict_options: PredictOptions) -> Predictor:
+        from sqlft_openai.batch import BatchPredictor, BatchStore
+        from sqlft_openai.bodies import RequestBuilder
+        from sqlft_openai.http.transport import ApiClient
+        from sqlft_openai.prices import CostCalculator
 
-        address = address_of(self.engine, self.options)
-        name = self._deployed(artifact, getattr(asked, "tuned_deployment", None)) or self.model_name(model, artifact)
-        if address.deployments and artifact is None:
+        address = resolve_address(self.provider, self.options)
+        name = self._get_deployment(artifact, getattr(predict_options, "tuned_deployment", None)) or self.model_name(
+            model, artifact
+        )
+        if address.has_deployments and artifact is None:
             name = address.deployment or name
         folder = None if model.folder is None else model.folder / "batches"
         return BatchPredictor(
-            Api(address, self.options),
-            Form(self.engine, name, asked, model.schema),
-            Spending(self.engine, self.model_name(model, artifact)),
-            Ledger(folder, f"{address.base} {name}"),
+            ApiClient(address, self.options),
+            RequestBuilder(self.provider, name, predict_options, model.schema),
+            CostCalculator(self.provider, self.model_name(model, artifact)),
+            BatchStore(folder, f"{address.base} {name}"),
             self.options.poll_seconds,
         )
 
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
         """Vectors by /embeddings, some hundred texts a request."""
-        from sqlft_openai.embeddings import embedded
-        from sqlft_openai.http.transport import line
+        from sqlft_openai.embeddings import embed_texts
+        from sqlft_openai.http.transport import get_transport_thread
 
-        asking = self._asking(model, artifact)
-        return embedded(line(), asking, self.options.max_concurrency, texts)
+        client = self._make_client(model, artifact)
+        return embed_texts(get_transport_thread(), client, self.options.max_concurrency, texts)
 
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
         """What genai-prices knows of the model; None for a server of one's own."""
-        from sqlft_openai.prices import price_of
+        from sqlft_openai.prices import look_up_price
 
-        return price_of(self.engine, self.model_name(model, artifact))
+        return look_up_price(self.provider, self.model_name(model, artifact))
 
     def model_name(self, model: ModelSpec, artifact: Artifact | None) -> str:
         """What the provider calls it: what training made, or the base."""
         if artifact is not None and artifact.remote_id:
             return artifact.remote_id
-        return model.base or self.engine.default_base or ""
+        return model.base or self.provider.default_base or ""
 
-    def _deployed(self, artifact: Artifact | None, given: str | None) -> str | None:
+    def _get_deployment(self, artifact: Artifact | None, given: str | None) -> str | None:
         """Azure's deployment of a tuned version, where it is known."""
         if artifact is None or not artifact.remote_id:
             return None
         return given or artifact.details.get("tuned_deployment")
 
-    def _asking(
+    def _make_client(
         self,
         model: ModelSpec,
         artifact: Artifact | None,
         max_retries: int | None = None,
-        patience: float | None = None,
+        timeout: float | None = None,
         tuned_deployment: str | None = None,
-    ) -> Asking:
-        from sqlft_openai.http.transport import Asking, line
+    ) -> InferenceClient:
+        from sqlft_openai.http.transport import InferenceClient, get_transport_thread
 
-        address = address_of(self.engine, self.options)
+        address = resolve_address(self.provider, self.options)
         if artifact is not None and artifact.remote_id:  # the base's deployment would answer for it
-            address = address._replace(deployment=self._deployed(artifact, tuned_deployment))
-        return Asking(line(), address, self.options, self.model_name(model, artifact), max_retries, patience)
+            address = address._replace(deployment=self._get_deployment(artifact, tuned_deployment))
+        return InferenceClient(
+            get_transport_thread(), address, self.options, self.model_name(model, artifact), max_retries, timeout
+        )
 
 
-class OpenAI(Tuning, Hosted):
+class OpenAI(HostedTrainer, HostedHandler):
     """OpenAI itself."""
 
-    engine = ENGINES["openai"]
-    engine_options = engine_options(engine)
+    provider = PROVIDERS["openai"]
+    engine_options = make_engine_options(provider)
 
 
-class AzureOpenAI(Tuning, Hosted):
+class AzureOpenAI(HostedTrainer, HostedHandler):
     """OpenAI's models at Azure, by deployment."""
 
-    engine = ENGINES["azure_openai"]
-    engine_options = engine_options(engine)
+    provider = PROVIDERS["azure_openai"]
+    engine_options = make_engine_options(provider)
     predict_options = AzurePredictOptions
     train_options = AzureTrainOptions
 
 
-class OpenAICompatible(Tuning, Hosted):
+class OpenAICompatible(HostedTrainer, HostedHandler):
     """Any server that speaks the protocol: llama.cpp, Ollama, LM Studio, OpenRouter …"""
 
-    engine = ENGINES["openai_compatible"]
-    engine_options = engine_options(engine)
+    provider = PROVIDERS["openai_compatible"]
+    engine_options = make_engine_options(provider)
 
 
-class AnyscaleEndpoints(Tuning, Hosted):
+class AnyscaleEndpoints(HostedTrainer, HostedHandler):
     """Servers that speak as Anyscale Endpoints did, which is gone."""
 
-    engine = ENGINES["anyscale_endpoints"]
-    engine_options = engine_options(engine)
+    provider = PROVIDERS["anyscale_endpoints"]
+    engine_options = make_engine_options(provider)
 
 
-class Together(Tuning, Hosted):
+class Together(HostedTrainer, HostedHandler):
     """Together AI."""
 
-    engine = ENGINES["together"]
-    engine_options = engine_options(engine)
+    provider = PROVIDERS["together"]
+    engine_options = make_engine_options(provider)
     train_options = TogetherTrainOptions
 
 
-class Fireworks(Tuning, Hosted):
+class Fireworks(HostedTrainer, HostedHandler):
     """Fireworks AI."""
 
-    engine = ENGINES["fireworks"]
-    engine_options = engine_options(engine)
+    provider = PROVIDERS["fireworks"]
+    engine_options = make_engine_options(provider)
     train_options = FireworksTrainOptions
 
 
-class VLLM(Hosted):
+class VLLM(HostedHandler):
     """A vLLM server."""
 
-    engine = ENGINES["vllm"]
+    provider = PROVIDERS["vllm"]
     takes_adapters = True
     instead_of_training = (
         "Train with engine = 'local', and ask that version on this server: SELECT … USING serve = '<the vLLM engine>'."
     )
-    engine_options = engine_options(engine)
+    engine_options = make_engine_options(provider)
 
 
-def _options(model: ModelSpec) -> ModelOptions:
+def _get_model_options(model: ModelSpec) -> ModelOptions:
     return model.options if isinstance(model.options, ModelOptions) else ModelOptions()

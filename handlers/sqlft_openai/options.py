@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import Annotated, Literal
 
 from sqlft.handler import Alias, Delivery, Range, Secret
-from sqlft_openai.providers import Engine
+from sqlft_openai.providers import Provider
 
 
 @dataclass
@@ -118,14 +118,17 @@ class AzurePredictOptions(PredictOptions):
     ] = None
 
 
-KINDS: dict[str, type[EngineOptions]] = {"azure_openai": AzureEngineOptions, "fireworks": FireworksEngineOptions}
+ENGINE_OPTIONS: dict[str, type[EngineOptions]] = {
+    "azure_openai": AzureEngineOptions,
+    "fireworks": FireworksEngineOptions,
+}
 """Engines with options of their own."""
 
 
-def engine_options(engine: Engine) -> type[EngineOptions]:
+def make_engine_options(provider: Provider) -> type[EngineOptions]:
     """The options of an engine, whose key is looked for where its provider's users keep it."""
-    kind = KINDS.get(engine.name, EngineOptions)
-    key = Annotated[str | None, f"the key of {engine.title}", Secret(engine.key_variable)]
+    kind = ENGINE_OPTIONS.get(provider.name, EngineOptions)
+    key = Annotated[str | None, f"the key of {provider.title}", Secret(provider.key_variable)]
     return make_dataclass(kind.__name__, [("api_key", key, field(default=None))], bases=(kind,))
 
 

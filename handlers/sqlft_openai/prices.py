@@ -7,45 +7,45 @@ from functools import lru_cache
 from typing import Any
 
 from sqlft.handler import Price
-from sqlft_openai.bodies import Spent
-from sqlft_openai.providers import Engine
+from sqlft_openai.bodies import TokenUsage
+from sqlft_openai.providers import Provider
 
 
-class Spending:
+class CostCalculator:
     """The cost of one model's requests."""
 
-    def __init__(self, engine: Engine, model: str) -> None:
-        self._engine, self._model = engine, model
+    def __init__(self, provider: Provider, model: str) -> None:
+        self._provider, self._model = provider, model
 
-    def cost(self, spent: Spent) -> float | None:
+    def calculate(self, usage: TokenUsage) -> float | None:
         """USD of one request; None without counts or without a price."""
-        if self._engine.prices is None or spent.input is None or spent.output is None:
+        if self._provider.prices is None or usage.input is None or usage.output is None:
             return None
-        price = _flat(self._engine.prices, self._model)
+        price = _get_flat_prices(self._provider.prices, self._model)
         if price is not None:
-            cached = spent.cached or 0
-            return ((spent.input - cached) * price[0] + cached * price[2] + spent.output * price[1]) / 1e6
-        return _reckoned(self._engine.prices, self._model, spent)
+            cached = usage.cached or 0
+            return ((usage.input - cached) * price[0] + cached * price[2] + usage.output * price[1]) / 1e6
+        return _calculate_cost(self._provider.prices, self._model, usage)
 
 
-def price_of(engine: Engine, model: str) -> Price | None:
+def look_up_price(provider: Provider, model: str) -> Price | None:
     """Prices a million tokens of the smallest requests, where they are known."""
-    found = _found(engine.prices, model) if engine.prices else None
+    found = _look_up_model(provider.prices, model) if provider.prices else None
     if found is None:
         return None
     import genai_prices
 
     price = found.model_price
     return Price(
-        _number(price.input_mtok),
-        _number(price.output_mtok),
-        _number(price.cache_read_mtok),
+        _to_float(price.input_mtok),
+        _to_float(price.output_mtok),
+        _to_float(price.cache_read_mtok),
         source=f"genai-prices {genai_prices.__version__}",
     )
 
 
 @lru_cache(maxsize=256)
-def _found(provider: str, model: str) -> Any:
+def _look_up_model(provider: str, model: str) -> Any:
     """genai-prices' answer for a small request, or None."""
     try:
         from genai_prices import Usage, calc_price
@@ -56,9 +56,9 @@ def _found(provider: str, model: str) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _flat(provider: str, model: str) -> tuple[float, float, float] | None:
+def _get_flat_prices(provider: str, model: str) -> tuple[float, float, float] | None:
     """USD a million tokens of input, output and cached input; None where it depends on more than that."""
-    found = _found(provider, model)
+    found = _look_up_model(provider, model)
     if found is None:
         return None
     price = found.model_price
@@ -68,16 +68,16 @@ def _flat(provider: str, model: str) -> tuple[float, float, float] | None:
     return float(asked[0]), float(asked[1]), float(asked[2])
 
 
-def _reckoned(provider: str, model: str, spent: Spent) -> float | None:
-    if _found(provider, model) is None:
+def _calculate_cost(provider: str, model: str, usage: TokenUsage) -> float | None:
+    if _look_up_model(provider, model) is None:
         return None
     from genai_prices import Usage, calc_price
 
-    usage = Usage(input_tokens=spent.input, output_tokens=spent.output, cache_read_tokens=spent.cached or 0)
-    return float(calc_price(usage, model, provider_id=provider).total_price)
+    priced = Usage(input_tokens=usage.input, output_tokens=usage.output, cache_read_tokens=usage.cached or 0)
+    return float(calc_price(priced, model, provider_id=provider).total_price)
 
 
-def _number(price: Any) -> float | None:
+def _to_float(price: Any) -> float | None:
     """A price, or the base of one that comes in tiers."""
     price = getattr(price, "base", price)
     return None if price is None else float(price)

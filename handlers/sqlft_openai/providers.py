@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 
-class Engine(NamedTuple):
+class Provider(NamedTuple):
     """A provider, or a kind of server, that speaks OpenAI's protocol."""
 
     name: str
@@ -26,18 +26,18 @@ class Engine(NamedTuple):
     """The name of max_tokens there."""
     prices: str | None = None
     """The provider's id in genai-prices."""
-    tuning: Literal["openai", "together", "fireworks"] | None = None
+    dialect: Literal["openai", "together", "fireworks"] | None = None
     """The dialect of its fine-tuning API; None: it has none."""
-    least_examples: int = 1
+    min_examples: int = 1
     """Fewer are refused there."""
     is_gone: bool = False
     """Its provider has ended: the name is kept for servers that speak as it did."""
 
 
-ENGINES: dict[str, Engine] = {
+PROVIDERS: dict[str, Provider] = {
     e.name: e
     for e in (
-        Engine(
+        Provider(
             "openai",
             "OpenAI",
             "https://api.openai.com/v1",
@@ -45,46 +45,46 @@ ENGINES: dict[str, Engine] = {
             base_variable="OPENAI_BASE_URL",
             default_base="gpt-6-luna",
             prices="openai",
-            tuning="openai",
-            least_examples=10,
+            dialect="openai",
+            min_examples=10,
         ),
-        Engine(
+        Provider(
             "azure_openai",
             "Azure OpenAI",
             None,
             "AZURE_OPENAI_API_KEY",
             base_variable="AZURE_OPENAI_ENDPOINT",
             prices="azure",
-            tuning="openai",
-            least_examples=10,
+            dialect="openai",
+            min_examples=10,
         ),
-        Engine("openai_compatible", "an OpenAI-compatible server", needs_key=False, tuning="openai"),
-        Engine(
+        Provider("openai_compatible", "an OpenAI-compatible server", needs_key=False, dialect="openai"),
+        Provider(
             "anyscale_endpoints",
             "Anyscale Endpoints",
             None,
             "ANYSCALE_API_KEY",
             schema="json_object",
-            tuning="openai",
+            dialect="openai",
             is_gone=True,
         ),
-        Engine(
+        Provider(
             "together",
             "Together AI",
             "https://api.together.xyz/v1",
             "TOGETHER_API_KEY",
             prices="together",
-            tuning="together",
+            dialect="together",
         ),
-        Engine(
+        Provider(
             "fireworks",
             "Fireworks AI",
             "https://api.fireworks.ai/inference/v1",
             "FIREWORKS_API_KEY",
             prices="fireworks",
-            tuning="fireworks",
-            least_examples=3,
+            dialect="fireworks",
+            min_examples=3,
         ),
-        Engine("vllm", "vLLM", "http://localhost:8000/v1", "VLLM_API_KEY", needs_key=False),
+        Provider("vllm", "vLLM", "http://localhost:8000/v1", "VLLM_API_KEY", needs_key=False),
     )
 }

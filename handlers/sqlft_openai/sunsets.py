@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from sqlft.handler import Notice
 
-CHECKED = date(2026, 11, 28)
+CHECKED_ON = date(2026, 11, 28)
 """When the sources were last read."""
-TRAINERS = (
+OTHER_TRAINERS = (
     "These go on training: engine = 'local' on your own machine, 'together', 'fireworks', and Nebius Token Factory "
     "(engine = 'openai_compatible', base_url = 'https://api.tokenfactory.nebius.com/v1')."
 )
-OPENAI = "https://developers.openai.com/api/docs/deprecations"
-SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{4}(-preview)?)$")
+OPENAI_SOURCE = "https://developers.openai.com/api/docs/deprecations"
+SNAPSHOT_SUFFIX = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{4}(-preview)?)$")
 """What a dated name has behind its family's."""
 
 
@@ -37,7 +37,7 @@ class Sunset(NamedTuple):
     instead: str = ""
     """A model to ask in place of these, that has no such day."""
     note: str = ""
-    is_least: bool = False
+    is_earliest: bool = False
     """The provider promises the days at least: nothing is refused after them."""
 
 
@@ -48,14 +48,14 @@ SUNSETS = (
     Sunset(
         "OpenAI",
         OPENAI_HOST,
-        OPENAI,
+        OPENAI_SOURCE,
         trains_until=date(2027, 1, 6),
         note="only organizations that used tuned models shortly before 2026-07-02 may still train",
     ),
     Sunset(
         "OpenAI",
         OPENAI_HOST,
-        OPENAI,
+        OPENAI_SOURCE,
         (
             *("gpt-4o-2024-05-13", "gpt-3.5-turbo", "gpt-4", "gpt-4-turbo", "gpt-4.1-nano"),
             *("o1", "o1-pro", "o3-mini", "o4-mini"),
@@ -66,7 +66,7 @@ SUNSETS = (
     Sunset(
         "OpenAI",
         OPENAI_HOST,
-        OPENAI,
+        OPENAI_SOURCE,
         ("gpt-5", "gpt-5-mini", "gpt-5-nano", "gpt-5-pro", "o3", "o3-pro"),
         asks_until=date(2026, 12, 11),
         instead="gpt-6-luna",
@@ -74,7 +74,7 @@ SUNSETS = (
     Sunset(
         "OpenAI",
         OPENAI_HOST,
-        OPENAI,
+        OPENAI_SOURCE,
         ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini"),
         asks_until=date(2027, 1, 14),
         instead="gpt-6-luna",
@@ -82,7 +82,7 @@ SUNSETS = (
     Sunset(
         "OpenAI",
         OPENAI_HOST,
-        OPENAI,
+        OPENAI_SOURCE,
         ("gpt-5.1", "gpt-5.3-codex", "gpt-5.4-nano"),
         asks_until=date(2027, 4, 1),
         instead="gpt-6-luna",
@@ -95,7 +95,7 @@ SUNSETS = (
         trains_until=date(2027, 4, 14),
         asks_until=date(2027, 10, 14),
         note="training ended for new customers on 2026-10-14; the second day is that of deployments of tuned models",
-        is_least=True,
+        is_earliest=True,
     ),
     Sunset(
         "Anyscale Endpoints",
@@ -125,71 +125,74 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-def notice_of(host: str, model: str, *, training: bool) -> Notice | None:
+def find_notice(host: str, model: str, *, training: bool) -> Notice | None:
     """What a user should know before a model of this host is asked or trained."""
     found = [s for s in SUNSETS if re.search(f"{s.hosts}$", host)]
     asked = next((s for s in found if s.asks_until and _concerns(s, model)), None)
-    told = [_told(asked, model, asked.asks_until)] if asked and asked.asks_until else []
+    told = [_describe_end(asked, model, asked.asks_until)] if asked and asked.asks_until else []
     if not training:
-        return _joined(told, _instead(asked))
-    told = [_told_of_training(s, model) for s in found if _trains(s) and _concerns(s, model)] + told
-    return _joined(told, TRAINERS)
+        return _join_notices(told, _suggest_replacement(asked))
+    told = [_describe_training_end(s, model) for s in found if _ends_training(s) and _concerns(s, model)] + told
+    return _join_notices(told, OTHER_TRAINERS)
 
 
-def ended(host: str, model: str) -> str | None:
+def explain_ended_model(host: str, model: str) -> str | None:
     """Why the provider has a model no more, and what to ask in its place; None where it should have it."""
-    found = notice_of(host, model, training=False)
+    found = find_notice(host, model, training=False)
     return f"{found.text} {found.next_step}" if found is not None and found.is_refusal else None
 
 
-def family_of(model: str) -> str:
+def get_model_family(model: str) -> str:
     """The name without what marks a tuned model: `ft:gpt-4o-2024-08-06:org::id` is gpt-4o-2024-08-06."""
     return model.removeprefix("ft:").partition(":")[0].partition(".ft-")[0].lower()
 
 
 def _concerns(sunset: Sunset, model: str) -> bool:
-    named = family_of(model)
+    named = get_model_family(model)
     single = any(named in s.models for s in SUNSETS if s.provider == sunset.provider)
-    return not sunset.models or (named if single else SNAPSHOT.sub("", named)) in sunset.models
+    return not sunset.models or (named if single else SNAPSHOT_SUFFIX.sub("", named)) in sunset.models
 
 
-def _trains(sunset: Sunset) -> bool:
+def _ends_training(sunset: Sunset) -> bool:
     return sunset.trains_until is not None or sunset.asks_until is None
 
 
-def _told(sunset: Sunset, model: str, day: date) -> tuple[str, bool]:
+def _describe_end(sunset: Sunset, model: str, day: date) -> tuple[str, bool]:
     """(what is said, whether it is refused)."""
-    what = f"the model '{family_of(model)}' and what was tuned from it" if sunset.models else "everything"
-    if sunset.is_least:
+    what = f"the model '{get_model_family(model)}' and what was tuned from it" if sunset.models else "everything"
+    if sunset.is_earliest:
         return f"{sunset.provider} keeps {what} until {day} at least.", False
     if today() < day:
-        return f"{sunset.provider} switches off {what} on {day}, {_days(day)} from now.", False
+        return f"{sunset.provider} switches off {what} on {day}, {_format_days_until(day)} from now.", False
     return f"{sunset.provider} switched off {what} on {day}.", True
 
 
-def _told_of_training(sunset: Sunset, model: str) -> tuple[str, bool]:
+def _describe_training_end(sunset: Sunset, model: str) -> tuple[str, bool]:
     day, note = sunset.trains_until, f" ({sunset.note})" if sunset.note else ""
     if day is None:
         return f"{sunset.provider} gives its fine-tuning up{note}.", False
-    if sunset.is_least:
-        return f"{sunset.provider} trains '{family_of(model)}' until {day} at least{note}.", False
+    if sunset.is_earliest:
+        return f"{sunset.provider} trains '{get_model_family(model)}' until {day} at least{note}.", False
     if today() < day:
-        return f"{sunset.provider} takes no new fine-tuning jobs from {day}, {_days(day)} from now{note}.", False
+        return (
+            f"{sunset.provider} takes no new fine-tuning jobs from {day}, {_format_days_until(day)} from now{note}.",
+            False,
+        )
     return f"{sunset.provider} has taken no new fine-tuning jobs since {day}.", True
 
 
-def _days(day: date) -> str:
+def _format_days_until(day: date) -> str:
     days = (day - today()).days
     return f"{days} day{'s'[: days != 1]}"
 
 
-def _instead(sunset: Sunset | None) -> str:
+def _suggest_replacement(sunset: Sunset | None) -> str:
     if sunset is None or not sunset.instead:
         return "SHOW HANDLERS lists the others; engine = 'local' asks on your own machine."
     return f"'{sunset.instead}' goes on there: CREATE MODEL … USING model_name = '{sunset.instead}'."
 
 
-def _joined(told: list[tuple[str, bool]], next_step: str) -> Notice | None:
+def _join_notices(told: list[tuple[str, bool]], next_step: str) -> Notice | None:
     if not told:
         return None
     return Notice(" ".join(text for text, _ in told), next_step, any(refused for _, refused in told))

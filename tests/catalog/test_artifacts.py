@@ -10,7 +10,7 @@ from sqlft.errors import CatalogError, HandlerError
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
+def artifact_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "work" / "adapter"
     (folder / "deep").mkdir(parents=True)
     (folder / "adapter.safetensors").write_bytes(b"weights")
@@ -18,63 +18,63 @@ def made(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_is_moved(made: Path, tmp_path: Path) -> None:
-    before = files.compute_digest(made)
+def test_a_folder_is_moved(artifact_folder: Path, tmp_path: Path) -> None:
+    before = files.compute_digest(artifact_folder)
     place = tmp_path / "models" / "m" / "2"
-    opened, digest = files.publish_artifact(made, place)
+    opened, digest = files.publish_artifact(artifact_folder, place)
     assert (opened, digest) == (place, before)
-    assert not made.exists()
+    assert not artifact_folder.exists()
     assert sorted(p.name for p in place.parent.iterdir()) == ["2"]
     files.verify_artifact(opened, digest)
 
 
-def test_a_single_file_gets_a_folder(made: Path, tmp_path: Path) -> None:
-    opened, digest = files.publish_artifact(made / "adapter.safetensors", tmp_path / "2")
+def test_a_single_file_gets_a_folder(artifact_folder: Path, tmp_path: Path) -> None:
+    opened, digest = files.publish_artifact(artifact_folder / "adapter.safetensors", tmp_path / "2")
     assert opened == tmp_path / "2" / "adapter.safetensors"
     assert opened.read_bytes() == b"weights"
     files.verify_artifact(opened, digest)
 
 
-def test_what_an_earlier_try_left_is_replaced(made: Path, tmp_path: Path) -> None:
+def test_what_an_earlier_try_left_is_replaced(artifact_folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "2"
     place.mkdir()
     (place / "old").touch()
     (tmp_path / "2.staging").mkdir()
-    files.publish_artifact(made, place)
+    files.publish_artifact(artifact_folder, place)
     assert not (place / "old").exists()
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "optimizer.PT", "x.pkl", "deep/y.pickle", "code.py"])
-def test_what_may_run_code_is_refused(made: Path, tmp_path: Path, name: str) -> None:
-    (made / name).write_bytes(b"x")
+def test_what_may_run_code_is_refused(artifact_folder: Path, tmp_path: Path, name: str) -> None:
+    (artifact_folder / name).write_bytes(b"x")
     with pytest.raises(HandlerError, match="safetensors"):
-        files.publish_artifact(made, tmp_path / "2")
+        files.publish_artifact(artifact_folder, tmp_path / "2")
     assert not (tmp_path / "2").exists()
-    assert made.exists()
+    assert artifact_folder.exists()
 
 
-def test_changes_are_noticed(made: Path) -> None:
-    digest = files.compute_digest(made)
-    files.verify_artifact(made, digest)
-    (made / "adapter.safetensors").write_bytes(b"changed")
+def test_changes_are_noticed(artifact_folder: Path) -> None:
+    digest = files.compute_digest(artifact_folder)
+    files.verify_artifact(artifact_folder, digest)
+    (artifact_folder / "adapter.safetensors").write_bytes(b"changed")
     with pytest.raises(CatalogError, match="were changed"):
-        files.verify_artifact(made, digest)
-    (made / "adapter.safetensors").write_bytes(b"weights")
-    files.verify_artifact(made, digest)
-    (made / "more").touch()
+        files.verify_artifact(artifact_folder, digest)
+    (artifact_folder / "adapter.safetensors").write_bytes(b"weights")
+    files.verify_artifact(artifact_folder, digest)
+    (artifact_folder / "more").touch()
     with pytest.raises(CatalogError, match="were changed"):
-        files.verify_artifact(made, digest)
-    (made / "more").rename(made / "adapter.safetensors")
+        files.verify_artifact(artifact_folder, digest)
+    (artifact_folder / "more").rename(artifact_folder / "adapter.safetensors")
     with pytest.raises(CatalogError, match="were changed"):
-        files.verify_artifact(made, digest)
+        files.verify_artifact(artifact_folder, digest)
 
 
-def test_what_is_missing_is_noticed(made: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_noticed(artifact_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="are missing"):
         files.verify_artifact(tmp_path / "nowhere", "d")
-    os.symlink(tmp_path / "nowhere", made / "link")
+    os.symlink(tmp_path / "nowhere", artifact_folder / "link")
     with pytest.raises(CatalogError, match="cannot be read"):
-        files.verify_artifact(made, "d")
+        files.verify_artifact(artifact_folder, "d")
 
 
 def test_the_digest_tells_names_from_contents(tmp_path: Path) -> None:

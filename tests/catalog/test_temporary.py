@@ -41,7 +41,7 @@ def test_in_memory_is_gone_at_the_end(sqlft_home: Path) -> None:
         con.execute(MODEL)
 
 
-def test_keys_that_were_given_go_too(sqlft_home: Path, stranger: Any) -> None:
+def test_keys_that_were_given_go_too(sqlft_home: Path, training_control: Any) -> None:
     with sqlft.connect(warn=lambda text: None) as con:
         con.execute("CREATE ML_ENGINE mine FROM stranger USING api_key = 'sk-of-mine-1'")
         assert len(list((sqlft_home / "secrets").iterdir())) == 1
@@ -121,30 +121,30 @@ def test_a_catalog_that_lasts(tmp_path: Path, kind: Any) -> None:
 
 
 @pytest.mark.parametrize("opened", ["sqlft.connect()", "sqlft.attach(raw)"])
-def test_a_script_that_ends_while_it_trains_hears_of_it(stranger: Any, opened: str) -> None:
-    stranger.script({1: "listen"})
+def test_a_script_that_ends_while_it_trains_hears_of_it(training_control: Any, opened: str) -> None:
+    training_control.script({1: "listen"})
     code = (
         f"import duckdb, sqlft\nraw = duckdb.connect()\ncon = {opened}\n"
         "con.execute(\"CREATE MODEL m PREDICT a USING engine = 'stranger', base = 'tiny',"
         " prompt_template = '{{q}}'\")\n"
         'con.execute("FINETUNE m FROM (SELECT i AS q, i AS a FROM range(60) t(i))'
-        f" USING control = '{stranger.control}', wait = false\")\nprint(con.session.catalog.folder)"
+        f" USING control = '{training_control.folder}', wait = false\")\nprint(con.session.catalog.folder)"
     )
     folder, *told = run(code, PYTHONPATH=os.pathsep.join([*HANDLERS, os.environ.get("PYTHONPATH", "")])).splitlines()
     assert not Path(folder).exists()
     assert any("The training of m.2 is " in line for line in told)
 
 
-def test_a_training_in_the_background_ends_with_its_database(stranger: Any) -> None:
+def test_a_training_in_the_background_ends_with_its_database(training_control: Any) -> None:
     notes: list[str] = []
     con = sqlft.connect(warn=notes.append)
     con.execute("CREATE MODEL m PREDICT answer USING engine = 'stranger', base = 'tiny', prompt_template = '{{q}}'")
-    stranger.script({1: "listen"})
+    training_control.script({1: "listen"})
     con.execute(
         "FINETUNE m FROM (SELECT i AS q, i AS answer FROM range(60) t(i))"
-        f" USING control = '{stranger.control}', wait = false"
+        f" USING control = '{training_control.folder}', wait = false"
     )
-    stranger.wait_for("at-1")
+    training_control.wait_for("at-1")
     folder = folder_of(con)
     notes.clear()
     con.close()
@@ -167,7 +167,7 @@ print(con.execute("SELECT count(*) FROM sqlft.engines").fetchone()[0], flush=Tru
 
 
 @pytest.fixture
-def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stranger: Any) -> Iterator[tuple[Any, Path]]:
+def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training_control: Any) -> Iterator[tuple[Any, Path]]:
     """A process with a database in memory, its folder below tmp_path, and where this process makes its own."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     paths = os.pathsep.join([*HANDLERS, os.environ.get("PYTHONPATH", "")])

@@ -27,7 +27,7 @@ def answer(i: int) -> str:
     return f"The {WORDS[i * 3 % 10]} answers the {WORDS[i // 10 % 10]} about {WORDS[i % 10]} things"
 
 
-def found_in(changed: dict[int, tuple[str | None, str | None]], n: int = N, **how: Any) -> dict[str, Finding]:
+def find_in(changed: dict[int, tuple[str | None, str | None]], n: int = N, **how: Any) -> dict[str, Finding]:
     """Findings of n quiet rows, of which some have another question or answer."""
     rows = [changed.get(i, (None, None)) for i in range(n)]
     table = pa.table(
@@ -41,7 +41,7 @@ def found_in(changed: dict[int, tuple[str | None, str | None]], n: int = N, **ho
 
 
 def test_quiet_rows_have_no_findings() -> None:
-    assert found_in({}) == {}
+    assert find_in({}) == {}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_quiet_rows_have_no_findings() -> None:
     ],
 )  # fmt: skip
 def test_one_odd_row_is_found(code: str, changed: dict[int, tuple[str | None, str | None]]) -> None:
-    found = found_in(changed)
+    found = find_in(changed)
     assert set(found) == {code}
     assert (found[code].count, found[code].examples) == (1, (8,))
     assert len(found[code].shown) == 1
@@ -87,7 +87,7 @@ def test_one_odd_row_is_found(code: str, changed: dict[int, tuple[str | None, st
     ],
 )
 def test_what_only_looks_so_is_let_pass(text: str) -> None:
-    assert not {"secrets", "passwords", "personal_data"} & set(found_in({7: (text, None)}))
+    assert not {"secrets", "passwords", "personal_data"} & set(find_in({7: (text, None)}))
     assert mask_private(text) == text
 
 
@@ -101,26 +101,26 @@ def test_masked_texts_show_no_secret() -> None:
 
 
 def test_secrets_are_errors_and_their_examples_masked() -> None:
-    found = found_in({7: (None, f"use {AWS} here")})["secrets"]
+    found = find_in({7: (None, f"use {AWS} here")})["secrets"]
     assert found.level == "error"
     assert AWS not in str(found.shown)
 
 
 def test_rows_that_differ_in_a_number_are_no_duplicates() -> None:
     changed = {i: (f"How much is the sum of the long list of numbers up to {i}?", f"It is {i}") for i in range(N)}
-    assert "near_duplicates" not in found_in(dict(changed))
+    assert "near_duplicates" not in find_in(dict(changed))
 
 
 def test_a_long_common_prompt_hides_no_difference() -> None:
     start = "You are given a table with the columns id, name, country, city, age and salary of all the employees. " * 4
     changed = {i: (start + question(i), answer(i)) for i in range(N)}
-    assert found_in(dict(changed)) == {}
+    assert find_in(dict(changed)) == {}
 
 
 def test_without_rapidfuzz_a_single_difference_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rapidfuzz.fuzz", None)
     wide = {7: (question(3) + " " * 3, answer(3).replace("answers", "answer"))}
-    assert found_in(dict(wide))["near_duplicates"].examples == (8,)
+    assert find_in(dict(wide))["near_duplicates"].examples == (8,)
 
 
 def test_near_overlap_of_validation() -> None:
@@ -132,28 +132,28 @@ def test_near_overlap_of_validation() -> None:
 
 def test_formats() -> None:
     sql = {i: (None, f"SELECT {WORDS[i % 10]} FROM {WORDS[i // 10]}_{i}") for i in range(N)}
-    found = found_in({**sql, 7: (None, "I do not know")})
+    found = find_in({**sql, 7: (None, "I do not know")})
     assert found["odd_formats"].examples == (8,)
     assert "SQL" in found["odd_formats"].message
     broken = {i: (None, f'{{"a": {i}}}' if i != 9 else '{"a": ') for i in range(N)}
-    assert found_in(dict(broken))["odd_formats"].examples == (10,)
+    assert find_in(dict(broken))["odd_formats"].examples == (10,)
 
 
 def test_labels() -> None:
     labels = {i: (None, ["urgent", "calm"][i % 2]) for i in range(N)}
-    found = found_in({**labels, 7: (None, "Calm"), 8: (None, "odd one")})
+    found = find_in({**labels, 7: (None, "Calm"), 8: (None, "odd one")})
     assert found["label_spellings"].examples == (8,)
     assert "'calm' / 'Calm'" in found["label_spellings"].message
     assert found["rare_labels"].count == 2
 
 
 def test_stop_sequences() -> None:
-    found = found_in({7: ("end END", None), 8: (None, "The END of it")}, stops=["END", ""])
+    found = find_in({7: ("end END", None), 8: (None, "The END of it")}, stops=["END", ""])
     assert (found["stop_in_prompts"].level, found["stop_in_prompts"].examples) == ("info", (8,))
     assert (found["stop_in_answers"].level, found["stop_in_answers"].examples) == ("warning", (9,))
-    assert found_in({}, stops=["The "])["stop_in_answers"].level == "error"
-    assert "stop_in_answers" not in found_in({8: (None, "It ends where it should END")}, stops=["END"])
-    assert found_in({8: (None, "END END")}, stops=["END"])["stop_in_answers"].count == 1
+    assert find_in({}, stops=["The "])["stop_in_answers"].level == "error"
+    assert "stop_in_answers" not in find_in({8: (None, "It ends where it should END")}, stops=["END"])
+    assert find_in({8: (None, "END END")}, stops=["END"])["stop_in_answers"].count == 1
 
 
 @pytest.mark.parametrize(
@@ -164,13 +164,13 @@ def test_stop_sequences() -> None:
     ],
 )
 def test_a_fault_of_most_rows_is_an_error(code: str, changed: dict[int, tuple[str | None, str | None]]) -> None:
-    assert found_in(changed)[code].level == "error"
+    assert find_in(changed)[code].level == "error"
     few = dict(list(changed.items())[:5])
-    assert found_in(few)[code].level == "warning"
+    assert find_in(few)[code].level == "warning"
 
 
 def test_not_thorough_leaves_the_slow_checks_out() -> None:
-    assert found_in({7: ("Write to ann@example.org", None)}, thorough=False) == {}
+    assert find_in({7: ("Write to ann@example.org", None)}, thorough=False) == {}
 
 
 def test_a_hundred_thousand_rows_are_checked_in_one_go() -> None:

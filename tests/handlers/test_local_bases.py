@@ -27,7 +27,7 @@ from sqlft.errors import HandlerError, NotSupported, OptionError, ProviderError
 from sqlft.handler import ModelSpec
 
 
-def silent(what: str, share: float | None) -> None:
+def ignore_progress(what: str, share: float | None) -> None:
     """Nobody looks."""
 
 
@@ -155,8 +155,8 @@ def test_missing_shards_are_named(tmp_path: Path, tiny: Path) -> None:
 def test_a_kept_base_is_not_fetched_again(home: Path, tiny: Path) -> None:
     """Its folder is given at once."""
     shutil.copytree(tiny, home / "smollm2-135m")
-    assert hub.pull("SmolLM2-135m", silent) == home / "smollm2-135m"
-    assert Local.pull("smollm2-135m", silent) == home / "smollm2-135m"
+    assert hub.pull("SmolLM2-135m", ignore_progress) == home / "smollm2-135m"
+    assert Local.pull("smollm2-135m", ignore_progress) == home / "smollm2-135m"
 
 
 def test_bases_are_kept_below_sqlft_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ def test_a_gguf_becomes_what_transformers_reads_from_it(tmp_path: Path, tiny_ggu
     """The same logits, from a folder that anyone can load."""
     folder = tmp_path / "made"
     folder.mkdir()
-    convert(tiny_gguf, folder, silent)
+    convert(tiny_gguf, folder, ignore_progress)
     ours = AutoModelForCausalLM.from_pretrained(folder)
     theirs = AutoModelForCausalLM.from_pretrained(tiny_gguf.parent, gguf_file=tiny_gguf.name, dtype=torch.float32)
     ids = torch.tensor([[5, 9, 200, 17, 3, 4]])
@@ -186,7 +186,7 @@ def test_a_gguf_becomes_what_transformers_reads_from_it(tmp_path: Path, tiny_ggu
 
 def test_digits_are_split_one_by_one(tmp_path: Path, tiny_gguf: Path) -> None:
     """As the tokenizer of SmolLM does: spaces before a digit stay together."""
-    convert(tiny_gguf, tmp_path, silent)
+    convert(tiny_gguf, tmp_path, ignore_progress)
     assert AutoTokenizer.from_pretrained(tmp_path).tokenize("  12") == ["ĠĠ", "1", "2"]
 
 
@@ -199,7 +199,7 @@ def test_a_cut_gguf_is_refused(tmp_path: Path, tiny_gguf: Path, kept: float) -> 
     folder = tmp_path / "made"
     folder.mkdir()
     with pytest.raises(ProviderError, match=r"cut\.gguf is no complete GGUF file"):
-        convert(file, folder, silent)
+        convert(file, folder, ignore_progress)
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(NotSupported, match="a GGUF of bert"):
-        convert(tmp_path / "x.gguf", tmp_path, silent)
+        convert(tmp_path / "x.gguf", tmp_path, ignore_progress)
 
 
 PULL = """
@@ -323,7 +323,7 @@ def test_an_interrupted_conversion_leaves_nothing(home: Path, tiny_gguf: Path) -
     with pytest.raises(KeyboardInterrupt):
         hub._convert_gguf("smollm2-135m", tiny_gguf, stop)
     assert hub.find_local_folder("smollm2-135m") is None
-    assert hub._convert_gguf("smollm2-135m", tiny_gguf, silent) == home / "smollm2-135m"
+    assert hub._convert_gguf("smollm2-135m", tiny_gguf, ignore_progress) == home / "smollm2-135m"
     assert [f.name for f in home.iterdir() if f.is_dir()] == ["smollm2-135m"]
 
 
@@ -331,7 +331,7 @@ def test_a_base_that_cannot_be_written_says_so(home: Path, tiny_gguf: Path) -> N
     """A file stands where the folder belongs."""
     home.write_text("in the way")
     with pytest.raises(ProviderError, match="cannot be written") as caught:
-        hub._convert_gguf("smollm2-135m", tiny_gguf, silent)
+        hub._convert_gguf("smollm2-135m", tiny_gguf, ignore_progress)
     assert "SQLFT_BASES" in caught.value.next_step
 
 

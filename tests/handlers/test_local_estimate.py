@@ -53,7 +53,7 @@ def rows(count: int, words: int = 12) -> pa.Table:
     return pa.table({"messages": turns})
 
 
-def foreseen(
+def estimate_training(
     base: BaseDescription, data: pa.Table, here: Machine = LAPTOP, folder: Path = Path("/nowhere"), **options: Any
 ) -> Any:
     given = ModelOptions(**{k: options.pop(k) for k in ("dtype", "context_length") if k in options})
@@ -97,7 +97,7 @@ def test_tokens_and_steps_are_those_of_the_training(tiny: Path, tmp_path: Path) 
     base = describe_base(str(tiny), tiny, ModelOptions())
     assert base is not None
     options = {"n_epochs": 2.0, "batch_size": 4, "early_stopping": False, "max_length": 48}
-    found = foreseen(base, rows(10, 40), **options)
+    found = estimate_training(base, rows(10, 40), **options)
     made = Local().train(
         ModelSpec(str(tiny)), None, TrainingSet(rows(10, 40)), TrainOptions(**options), tmp_path, lambda _: None
     )
@@ -109,7 +109,7 @@ def test_tokens_and_steps_are_those_of_the_training(tiny: Path, tmp_path: Path) 
 def test_many_rows_are_told_from_some(tiny: Path) -> None:
     base = describe_base(str(tiny), tiny, ModelOptions())
     assert base is not None
-    few, many = foreseen(base, rows(500), n_epochs=1), foreseen(base, rows(5_000), n_epochs=1)
+    few, many = estimate_training(base, rows(500), n_epochs=1), estimate_training(base, rows(5_000), n_epochs=1)
     assert many.examples == 5_000
     assert many.tokens == pytest.approx(10 * few.tokens, rel=0.05)
     assert many.steps == 313
@@ -118,7 +118,7 @@ def test_many_rows_are_told_from_some(tiny: Path) -> None:
 def test_a_base_that_is_not_here_is_told_by_its_shape() -> None:
     base = describe_base("CodeLlama-34b", None, ModelOptions())
     assert base is not None
-    found = foreseen(base, rows(100))
+    found = estimate_training(base, rows(100))
     assert found.refusal is not None
     why, what_to_do = found.refusal
     assert "12.0 GB may be used" in why
@@ -145,7 +145,7 @@ def test_processes_share_the_machine_and_have_cards_of_their_own(tiny: Path) -> 
     """So many times the memory and a share of the work; fewer cards than processes are refused."""
     base = describe_base(str(tiny), tiny, ModelOptions())
     assert base is not None
-    alone, together = (foreseen(base, rows(50), num_processes=n) for n in (1, 3))
+    alone, together = (estimate_training(base, rows(50), num_processes=n) for n in (1, 3))
     assert together.memory_available == alone.memory_available // 3
     assert any("each of 3 processes" in remark for remark in together.remarks)
     cards = replace(CARD, gpus=(*CARD.gpus, Gpu("older", 24 * GIGA, 23 * GIGA, 8.0)))
@@ -167,7 +167,7 @@ def test_processes_share_the_machine_and_have_cards_of_their_own(tiny: Path) -> 
 def test_the_nearest_setting_that_would_do(free: int, cure: str) -> None:
     base = describe_base("codellama-13b", None, ModelOptions())
     assert base is not None
-    found = foreseen(base, rows(50), replace(LAPTOP, free=free * GIGA), dtype="float32")
+    found = estimate_training(base, rows(50), replace(LAPTOP, free=free * GIGA), dtype="float32")
     if found.refusal is None:
         assert found.memory_bytes <= free * GIGA
     else:
@@ -184,7 +184,7 @@ def test_shorter_rows_are_the_cure_where_they_would_do(tiny: Path, tmp_path: Pat
     free = memory.estimate_fixed_bytes(base.shape, TrainingSetup()) + 1000 * memory.estimate_token_bytes(
         base.shape, TrainingSetup(checkpointing=True)
     )
-    found = foreseen(base, rows(2, 16_000), replace(LAPTOP, free=free), max_length=20_000)
+    found = estimate_training(base, rows(2, 16_000), replace(LAPTOP, free=free), max_length=20_000)
     assert found.refusal is not None
     assert "max_length = " in found.refusal[1]
 
@@ -192,7 +192,7 @@ def test_shorter_rows_are_the_cure_where_they_would_do(tiny: Path, tmp_path: Pat
 def test_max_minutes_ends_the_estimate_too() -> None:
     base = describe_base("smollm2-1.7b", None, ModelOptions())
     assert base is not None
-    found = foreseen(base, rows(2_000), max_minutes=1.0)
+    found = estimate_training(base, rows(2_000), max_minutes=1.0)
     assert found.seconds == 60
     assert any("max_minutes ends it" in remark for remark in found.remarks)
 
@@ -218,10 +218,10 @@ def test_an_architecture_without_attention_is_refused_with_those_that_work(tmp_p
 def test_max_memory_bounds_the_passes(tiny: Path) -> None:
     base = describe_base("smollm2-135m", None, ModelOptions())
     assert base is not None
-    wide, narrow = (foreseen(base, rows(200), max_memory=m) for m in ("8GB", "1.9GB"))
+    wide, narrow = (estimate_training(base, rows(200), max_memory=m) for m in ("8GB", "1.9GB"))
     assert narrow.memory_bytes < wide.memory_bytes
     assert narrow.memory_bytes < 1.9e9
-    assert foreseen(base, rows(200), max_memory="1GB").refusal is not None
+    assert estimate_training(base, rows(200), max_memory="1GB").refusal is not None
 
 
 def test_over_long_rows_are_found_without_a_max_length(tiny: Path) -> None:

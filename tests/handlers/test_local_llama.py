@@ -218,7 +218,7 @@ def test_a_prompt_that_does_not_fit_is_an_error_of_its_row(tiny: Path) -> None:
     assert "512" in (found[1].error.message if found[1].error else "")
 
 
-def opened(base: Path, **options: object) -> object:
+def open_predictor(base: Path, **options: object) -> object:
     """A predictor of long answers."""
     given = PredictOptions(**{"max_tokens": 200, "backend": "llama.cpp", "precision": "f32", **options})  # type: ignore[arg-type]
     return Local(EngineOptions(device="cpu", threads=1)).open(ModelSpec(str(base)), None, given)
@@ -226,7 +226,7 @@ def opened(base: Path, **options: object) -> object:
 
 def test_pieces_make_up_the_answer(tiny: Path) -> None:
     """Of the request that asks for them."""
-    predictor = opened(tiny, max_tokens=12, batch_size=2)
+    predictor = open_predictor(tiny, max_tokens=12, batch_size=2)
     said = list(predictor.predict([Request(i, (Message("user", PROMPTS[i]),), stream=i == 0) for i in (0, 1)]))  # type: ignore[attr-defined]
     predictor.close()  # type: ignore[attr-defined]
     whole = {c.id: c.text for c in said if isinstance(c, Completion)}
@@ -243,7 +243,7 @@ def test_it_pulls_what_it_can_work_on_and_a_closed_one_says_so(tiny: Path) -> No
             pulled.append(i)
             yield Request(i, (Message("user", f"again {i}"),))
 
-    predictor = opened(tiny, max_tokens=4, batch_size=8)
+    predictor = open_predictor(tiny, max_tokens=4, batch_size=8)
     completions = iter(predictor.predict(rows()))  # type: ignore[attr-defined]
     next(completions)
     assert len(pulled) <= 8
@@ -255,7 +255,7 @@ def test_it_pulls_what_it_can_work_on_and_a_closed_one_says_so(tiny: Path) -> No
 def test_unloading_frees(tiny: Path) -> None:
     """At once, or when the last who asks is done."""
     handler, model = Local(EngineOptions(device="cpu", threads=1)), ModelSpec(str(tiny))
-    predictor = opened(tiny, max_tokens=2)
+    predictor = open_predictor(tiny, max_tokens=2)
     assert handler.unload(model, None)
     assert [c.text is not None for c in predictor.predict([Request(1, (Message("user", "hi"),))])] == [True]  # type: ignore[attr-defined]
     predictor.close()  # type: ignore[attr-defined]

@@ -35,7 +35,7 @@ def ask(base: Path, prompts: list[str], **options: object) -> list[Completion]:
     return sorted(found, key=lambda c: c.id)
 
 
-def generated(base: Path, prompt: str, most: int) -> str:
+def generate(base: Path, prompt: str, most: int) -> str:
     """What transformers says by itself."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base)
@@ -74,10 +74,10 @@ def test_answers_are_those_of_transformers(model_maker: Callable[..., Path], kin
     """Greedy, for several architectures."""
     base = model_maker(kind=kind, **shape)
     found = ask(base, PROMPTS[:6])
-    assert [c.text for c in found] == [generated(base, p, 24) for p in PROMPTS[:6]]
+    assert [c.text for c in found] == [generate(base, p, 24) for p in PROMPTS[:6]]
 
 
-class Known(NgramLookup):
+class KnownGuesser(NgramLookup):
     """Knows what will be said, once it has heard it; or guesses wrong."""
 
     heard: ClassVar[dict[tuple[int, ...], list[int]]] = {}
@@ -111,10 +111,10 @@ def test_right_guesses_save_steps_and_wrong_ones_change_nothing(tiny: Path, monk
         return step(decoder, tokens)
 
     monkeypatch.setattr(BatchDecoder, "step", counted)
-    monkeypatch.setattr(torch_predictor, "NgramLookup", Known)
+    monkeypatch.setattr(torch_predictor, "NgramLookup", KnownGuesser)
     found, taken = {}, {}
     for what in ("nothing", "wrong", "right"):
-        monkeypatch.setattr(Known, "guesses", what)
+        monkeypatch.setattr(KnownGuesser, "guesses", what)
         sizes.clear()
         found[what] = ask(tiny, PROMPTS, logprobs=True)
         taken[what] = len(sizes)

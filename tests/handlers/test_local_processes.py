@@ -58,7 +58,7 @@ def train(base: Path, workdir: Path, count: int, report: Any = lambda p: None, *
     )
 
 
-def apart(one: Artifact, other: Artifact) -> float:
+def relative_difference(one: Artifact, other: Artifact) -> float:
     """How far two adapters are from each other, relative to their size."""
     found = []
     for made in (one, other):
@@ -69,7 +69,7 @@ def apart(one: Artifact, other: Artifact) -> float:
     return float((a - b).norm() / a.norm())
 
 
-def followers() -> list[psutil.Process]:
+def find_followers() -> list[psutil.Process]:
     """The processes that help this one and run."""
     found = []
     for one in psutil.Process().children():
@@ -89,12 +89,12 @@ def test_three_processes_learn_what_one_does(tiny: Path, tmp_path: Path) -> None
             losses.append(progress.metrics["loss"])
 
     together = train(tiny, tmp_path / "three", 3, hear)
-    assert apart(alone, together) < SAME
+    assert relative_difference(alone, together) < SAME
     assert len(losses) == together.details["steps"] == 6
     assert together.details["processes"] == 3
     assert together.details["tokens"] == alone.details["tokens"]
     assert together.details["loss"] == pytest.approx(alone.details["loss"], rel=1e-4)
-    assert not followers()
+    assert not find_followers()
 
 
 def test_one_that_dies_is_told_and_the_training_goes_on_without_it(tiny: Path, tmp_path: Path) -> None:
@@ -102,14 +102,14 @@ def test_one_that_dies_is_told_and_the_training_goes_on_without_it(tiny: Path, t
 
     def kill(progress: Progress) -> None:
         if progress.step == 3 and progress.metrics:
-            for one in followers():
+            for one in find_followers():
                 one.kill()
 
     with pytest.raises(ProviderError, match=r"Process 2 of the training ended \(-9\)"):
         train(tiny, tmp_path / "broken", 2, kill)
-    assert not followers()
+    assert not find_followers()
     resumed = train(tiny, tmp_path / "broken", 1)
-    assert apart(train(tiny, tmp_path / "whole", 1), resumed) < SAME
+    assert relative_difference(train(tiny, tmp_path / "whole", 1), resumed) < SAME
 
 
 def test_who_cannot_begin_says_why(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_who_cannot_begin_says_why(tiny: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(parallel, "asdict", partial(other, no_such=1))
     with pytest.raises(ProviderError, match=r"(?s)Process 2 of the training ended \(1\).*TypeError.*no_such"):
         train(tiny, tmp_path / "bad", 2)
-    assert not followers()
+    assert not find_followers()
 
 
 def test_a_stop_ends_all(tiny: Path, tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_a_stop_ends_all(tiny: Path, tmp_path: Path) -> None:
 
     with pytest.raises(Cancelled):
         train(tiny, tmp_path / "stopped", 2, stop)
-    assert not followers()
-    assert apart(train(tiny, tmp_path / "stopped", 2), train(tiny, tmp_path / "whole", 1)) < SAME
+    assert not find_followers()
+    assert relative_difference(train(tiny, tmp_path / "stopped", 2), train(tiny, tmp_path / "whole", 1)) < SAME
 
 
 LEADER = """

@@ -40,7 +40,7 @@ def user(text: str) -> Message:
     return Message("user", text)
 
 
-def said(text: str) -> Message:
+def assistant(text: str) -> Message:
     """An answer."""
     return Message("assistant", text)
 
@@ -67,13 +67,13 @@ def test_the_prompt_is_the_start_of_what_is_trained_on(
     """One stray space would show."""
     made = renderer(template)
     asked = made.prompt([user(question)])
-    trained = made.conversation([user(question), said(answer)])
+    trained = made.conversation([user(question), assistant(answer)])
     assert trained.ids[: len(asked)] == asked
     assert not any(trained.answer[: len(asked)])
     assert all(trained.answer[len(asked) :])
     assert trained.ids[-1] in made.stop_ids
-    again = made.prompt([user(question), said(answer), user("And?")])
-    longer = made.conversation([user(question), said(answer), user("And?"), said("No.")])
+    again = made.prompt([user(question), assistant(answer), user("And?")])
+    longer = made.conversation([user(question), assistant(answer), user("And?"), assistant("No.")])
     assert longer.ids[: len(again)] == again
     assert again[: len(asked)] == asked
 
@@ -85,14 +85,14 @@ def test_an_answer_is_read_back_as_it_was_said(
     """Without what the template puts around it."""
     made = renderer(template)
     asked = made.prompt([user("How many?")])
-    trained = made.conversation([user("How many?"), said("SELECT  count(*) FROM t")])
+    trained = made.conversation([user("How many?"), assistant("SELECT  count(*) FROM t")])
     assert made.text(trained.ids[len(asked) : -1]) == "SELECT  count(*) FROM t"
 
 
 def test_every_assistant_turn_is_learned(renderer: Callable[[str | None], Renderer]) -> None:
     """And nothing else."""
     made = renderer(CHATML)
-    turns = [Message("system", "Be brief."), user("a"), said("first"), user("b"), said("second")]
+    turns = [Message("system", "Be brief."), user("a"), assistant("first"), user("b"), assistant("second")]
     ids, answer, _ = made.conversation(turns)
     learned = made.tokenizer.decode([i for i, a in zip(ids, answer, strict=True) if a])
     assert learned == "first<|im_end|>second<|im_end|>"
@@ -104,7 +104,7 @@ def test_thoughts_of_nothing_are_neither_learned_nor_returned(
 ) -> None:
     """Wherever a template writes them: before the last answer, in the prompt, or opened there and left open."""
     made = renderer(template)
-    turns = [user("a"), said("first"), user("b"), said("second")]
+    turns = [user("a"), assistant("first"), user("b"), assistant("second")]
     ids, answer, _ = made.conversation(turns)
     assert (
         made.tokenizer.decode([i for i, a in zip(ids, answer, strict=True) if a]) == "first<|im_end|>second<|im_end|>"
@@ -114,14 +114,14 @@ def test_thoughts_of_nothing_are_neither_learned_nor_returned(
     assert made.tokenizer.decode(asked).endswith("assistant\n<think>\n\n</think>\n\n")
     assert made.text(ids[len(asked) : -1]) == "second"
     assert made.text(made.tokenizer.encode("<think>\n</think>\n\nsecond", add_special_tokens=False)) == "second"
-    thoughtful = [turns[0], said("<think>\nbecause\n</think>\n\nfirst"), *turns[2:]]
+    thoughtful = [turns[0], assistant("<think>\nbecause\n</think>\n\nfirst"), *turns[2:]]
     assert made.conversation(thoughtful) == made.conversation(turns)
 
 
 def test_an_answer_may_be_context_only(renderer: Callable[[str | None], Renderer]) -> None:
     """Also one before anything is asked."""
     made = renderer(CHATML)
-    turns = [said("Hello!"), user("a"), said("WRONG"), user("b"), said("right")]
+    turns = [assistant("Hello!"), user("a"), assistant("WRONG"), user("b"), assistant("right")]
     ids, answer, ignored = made.conversation(turns, context=[0, 2])
     assert made.tokenizer.decode([i for i, a in zip(ids, answer, strict=True) if a]) == "right<|im_end|>"
     left = made.tokenizer.decode([i for i, a in zip(ids, ignored, strict=True) if a])
@@ -133,7 +133,7 @@ def test_an_answer_may_be_context_only(renderer: Callable[[str | None], Renderer
 
 def test_a_template_that_forgets_turns_is_refused(renderer: Callable[[str | None], Renderer]) -> None:
     """With it, what is trained on would not be what is asked."""
-    turns = [user("a"), said("b"), user("c"), said("d")]
+    turns = [user("a"), assistant("b"), user("c"), assistant("d")]
     with pytest.raises(NotSupported, match="chat_template"):
         renderer(FORGETFUL).conversation(turns)
 
@@ -141,7 +141,7 @@ def test_a_template_that_forgets_turns_is_refused(renderer: Callable[[str | None
 def test_a_template_that_opens_no_answer_is_refused(renderer: Callable[[str | None], Renderer]) -> None:
     """The prompt must be what stands before the answer."""
     with pytest.raises(NotSupported, match="chat_template"):
-        renderer(NO_OPENING).conversation([user("a"), said("b")])
+        renderer(NO_OPENING).conversation([user("a"), assistant("b")])
 
 
 def test_a_template_without_a_generation_prompt_is_given_one(renderer: Callable[[str | None], Renderer]) -> None:
@@ -149,7 +149,7 @@ def test_a_template_without_a_generation_prompt_is_given_one(renderer: Callable[
     made = renderer("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}")
     asked = made.prompt([user("a")])
     assert made.tokenizer.decode(asked) == "user: a\nassistant: "
-    trained = made.conversation([user("a"), said(" b")])
+    trained = made.conversation([user("a"), assistant(" b")])
     assert trained.ids[: len(asked)] == asked
     assert made.text(trained.ids[len(asked) : -1]) == " b"
 
@@ -167,4 +167,4 @@ def test_the_template_s_end_mark_ends_an_answer(tiny: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     made = Renderer(tokenizer, [tokenizer.convert_tokens_to_ids("<|endoftext|>")], CHATML)
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in made.stop_ids
-    assert made.conversation([user("a"), said("b")]).ids[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert made.conversation([user("a"), assistant("b")]).ids[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")

@@ -71,7 +71,7 @@ def tokenizer(request: pytest.FixtureRequest, tiny: Path) -> Any:
     )
 
 
-def made(tokenizer: Any, template: str | None, delimiters: Delimiters) -> Renderer:
+def make_renderer(tokenizer: Any, template: str | None, delimiters: Delimiters) -> Renderer:
     """A renderer; a template of None is that of bases that were never taught a chat."""
     tokenizer.chat_template = None
     return Renderer(tokenizer, [tokenizer.eos_token_id], template).with_delimiters(delimiters)
@@ -110,7 +110,7 @@ def test_training_sees_the_prompt_that_is_asked_and_the_answer_behind_it(
     """Id by id, and the text that they stand for is the template's own, so that no space is lost or put in."""
     if template == "inst" and delimiters.stop == ("\n",):
         pytest.skip("the template takes it off; see below")
-    renderer = made(tokenizer, TEMPLATES[template], delimiters)
+    renderer = make_renderer(tokenizer, TEMPLATES[template], delimiters)
     for prompt, shape, question, answer in cases():
         data = prepare(in_one_shape(prompt, shape, question, answer), prompt, "answer", thorough=False)
         [trained] = rows.render_rows(data.training_set.train, renderer, TrainOptions(), 4096).examples
@@ -148,7 +148,7 @@ def test_one_stray_space_would_show(tiny: Path, where: str) -> None:
         text = {"question": "How many?", "answer": "SELECT 1", "system": "Say SQL.", "prompt_template": "{{question}}"}
         text |= {"separator": "->", "stop": " END"}
         text |= {name: text[name] + more for name, more in stray.items()}
-        renderer = made(tokenizer, CHATML, Delimiters(text["separator"], (text["stop"],)))
+        renderer = make_renderer(tokenizer, CHATML, Delimiters(text["separator"], (text["stop"],)))
         prompt = Prompt(text["prompt_template"], text["system"])
         turns = [*prompt.messages(text), Message("assistant", text["answer"])]
         return renderer.conversation(turns).ids
@@ -160,7 +160,7 @@ def test_one_stray_space_would_show(tiny: Path, where: str) -> None:
 @pytest.mark.parametrize("template", [CHATML, None])
 def test_an_answer_is_read_back_without_its_marks(tokenizer: Any, template: str | None, delimiters: Delimiters) -> None:
     """With the stop sequences that it was trained with."""
-    renderer = made(tokenizer, template, delimiters)
+    renderer = make_renderer(tokenizer, template, delimiters)
     for answer in ("SELECT 1", " x", "naïve 😀 数据库", "x "):
         ask = [Message("user", "a")]
         ids = renderer.conversation([*ask, Message("assistant", answer)]).ids[len(renderer.prompt(ask)) : -1]
@@ -169,7 +169,7 @@ def test_an_answer_is_read_back_without_its_marks(tokenizer: Any, template: str 
 
 def test_earlier_answers_of_a_conversation_keep_their_marks(tiny: Path) -> None:
     """They stood there in training, and so they do when a follow-up is asked."""
-    renderer = made(tokenization.load_transformers_tokenizer(tiny)[0], CHATML, MARKS[1])
+    renderer = make_renderer(tokenization.load_transformers_tokenizer(tiny)[0], CHATML, MARKS[1])
     turns = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
     asked = renderer.prompt(turns)
     assert renderer.conversation([*turns, Message("assistant", "d")]).ids[: len(asked)] == asked
@@ -181,24 +181,24 @@ def test_earlier_answers_of_a_conversation_keep_their_marks(tiny: Path) -> None:
 def test_a_stop_that_the_template_takes_off_is_refused(tiny: Path) -> None:
     """The model would never learn to say it."""
     with pytest.raises(NotSupported, match="takes the stop sequence"):
-        made(tokenization.load_transformers_tokenizer(tiny)[0], INST, Delimiters(stop=("\n",)))
+        make_renderer(tokenization.load_transformers_tokenizer(tiny)[0], INST, Delimiters(stop=("\n",)))
 
 
 def test_llama_cpp_reads_every_piece_as_the_same_tokens(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own tokenizer, in the file that was made for it."""
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
     files = weight_cache.prepare_gguf_files(tiny, None, "f32", False, lambda what, share: None)
-    renderer = made(tokenization.ChatTokenizer(files.home), CHATML, MARKS[1])
+    renderer = make_renderer(tokenization.ChatTokenizer(files.home), CHATML, MARKS[1])
     monkeypatch.setattr(llama.secrets, "token_hex", lambda n: "key")
     server = llama._start_server(llama.LlamaSettings(files.model, 1, 1, context=256))
     for text in TEXTS:
         turns = [Message("system", text), Message("user", text), Message("assistant", text)]
         for piece, _ in renderer._render_pieces(turns, False):
-            assert tokenized(server.listening_address, piece) == renderer._encode(piece)
+            assert tokenize(server.listening_address, piece) == renderer._encode(piece)
     del server
 
 
-def tokenized(address: str, text: str) -> list[int]:
+def tokenize(address: str, text: str) -> list[int]:
     """By the server's own tokenizer."""
     body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
     headers = {"Authorization": "Bearer key", "Content-Type": "application/json"}

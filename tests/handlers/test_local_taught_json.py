@@ -68,7 +68,7 @@ WRITTEN = [
 ]  # fmt: skip
 
 
-def refused(outputs: Outputs, text: str) -> str:
+def find_refused(outputs: Outputs, text: str) -> str:
     """What of the text the grammar of asking does not take; nothing if it takes all, and may end there."""
     llguidance = pytest.importorskip("llguidance", reason="pip install --group test")
     tokenizer = llguidance.LLTokenizer("byte")
@@ -80,7 +80,7 @@ def refused(outputs: Outputs, text: str) -> str:
     return text.encode()[taken:].decode() if taken < len(tokens) else "" if matcher.is_accepting() else "its end"
 
 
-def taught(outputs: Outputs, rows: pa.Table) -> list[str]:
+def make_training_answers(outputs: Outputs, rows: pa.Table) -> list[str]:
     """The answers that training makes of rows, none left out."""
     prepared = prepare(rows, Prompt("{{q}}"), outputs.names, outputs=outputs, validation_split=0.0)
     assert prepared.training_set.train.num_rows == rows.num_rows, prepared.findings
@@ -93,14 +93,14 @@ def test_every_training_answer_is_accepted(kind: str, values: str) -> None:
     given = f"SELECT 'x' AS first, unnest([{values}]) AS a"
     columns = Outputs.from_columns([OutputColumn("first"), OutputColumn("a", kind)])
     rows = fetch_lossless(duckdb.sql(f"SELECT row_number() OVER () AS q, first, a FROM ({given})"))
-    for text in taught(columns, rows):
-        assert refused(columns, text) == ""
+    for text in make_training_answers(columns, rows):
+        assert find_refused(columns, text) == ""
     whole = parse_outputs("answer", f"STRUCT(a {kind}, first VARCHAR)", duckdb.sqltype)
     rows = fetch_lossless(
         duckdb.sql(f"SELECT row_number() OVER () AS q, {{'first': first, 'a': a}} AS answer FROM ({given})")
     )
-    for text in taught(whole, rows):
-        assert refused(whole, text) == ""
+    for text in make_training_answers(whole, rows):
+        assert find_refused(whole, text) == ""
 
 
 @pytest.mark.parametrize(("schema", "given", "expected"), WRITTEN)
@@ -108,8 +108,8 @@ def test_answers_that_come_as_json_are_written_in_that_form(schema: str, given: 
     """Those of whole conversations too."""
     outputs = parse_outputs("answer", schema, duckdb.sqltype)
     rows = pa.table({"prompt": ["q"], "completion": [given]})
-    assert taught(outputs, rows) == [expected]
-    assert refused(outputs, expected) == ""
+    assert make_training_answers(outputs, rows) == [expected]
+    assert find_refused(outputs, expected) == ""
 
 
 @pytest.fixture(autouse=True)
@@ -129,13 +129,13 @@ def test_llama_cpp_writes_as_training_does(tiny: Path) -> None:
         ]
     )
     options = PredictOptions(backend="llama.cpp", max_tokens=200, temperature=1.0)
-    answers = _asked(tiny, outputs, options, [f"q{i}" for i in range(8)])
+    answers = _ask(tiny, outputs, options, [f"q{i}" for i in range(8)])
     assert len(set(answers)) > 1
     for answer in answers:
         assert outputs.canonical(answer) == answer
 
 
-def _asked(base: Path, outputs: Outputs, options: PredictOptions, prompts: Sequence[str]) -> list[Any]:
+def _ask(base: Path, outputs: Outputs, options: PredictOptions, prompts: Sequence[str]) -> list[Any]:
     model = ModelSpec(str(base), ModelOptions(), outputs.schema)
     predictor = Local().open(model, None, options)
     try:

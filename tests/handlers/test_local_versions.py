@@ -32,7 +32,7 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sq
         con.close()
 
 
-def described(con: sqlft.Connection, name: str) -> dict[str, Any]:
+def describe(con: sqlft.Connection, name: str) -> dict[str, Any]:
     """DESCRIBE's row."""
     con.execute(f"DESCRIBE {name}")
     return dict(zip([column[0] for column in con.description or ()], con.fetchall()[0], strict=True))
@@ -40,7 +40,7 @@ def described(con: sqlft.Connection, name: str) -> dict[str, Any]:
 
 def test_describe_tells_what_a_version_was_trained_from(trained: sqlft.Connection) -> None:
     """The base, or a version whose matrices it goes on with, and what of the options that overruled."""
-    one, two, three = (described(trained, f"m.{n}") for n in (1, 2, 3))
+    one, two, three = (describe(trained, f"m.{n}") for n in (1, 2, 3))
     assert [row["STARTED_FROM"] for row in (one, two, three)] == [
         *(None, "the base", "version 2: training went on with its adapter")
     ]
@@ -52,7 +52,7 @@ def test_describe_tells_what_a_version_was_trained_from(trained: sqlft.Connectio
 def test_marks_are_remembered_and_passed_on(trained: sqlft.Connection) -> None:
     """As DETAILS tells."""
     for name in ("m.2", "m.3"):
-        details = json.loads(described(trained, name)["DETAILS"])
+        details = json.loads(describe(trained, name)["DETAILS"])
         assert (details["separator"], details["stop"]) == ("->", [" END"])
 
 

@@ -18,14 +18,14 @@ PATIENCE = 60.0
 Until = Callable[[Callable[[], Any]], Any]
 
 
-class Client:
+class HostedConnection:
     """A connection with an engine `e` at the provider, and a model `m` of the input q."""
 
     def __init__(self, provider: Any) -> None:
         self.provider, self.warnings = provider, list[str]()
         self.con = sqlft.connect(warn=self.warnings.append)
 
-    def engine(self, more: str = "", kind: str = "openai", base: str = "gpt-4o-mini") -> None:
+    def create_model(self, more: str = "", kind: str = "openai", base: str = "gpt-4o-mini") -> None:
         """CREATE ML_ENGINE and CREATE MODEL."""
         at = f"base_url = '{self.provider.url}', api_key = '{self.provider.key}'"
         self.run(f"CREATE ML_ENGINE e FROM {kind} USING {at}{', ' if more else ''}{more}")
@@ -37,7 +37,7 @@ class Client:
         """The rows of a statement."""
         return self.con.execute(sql).fetchall()
 
-    def ask(self, rows: int, using: str = "", what: str = "answer") -> list[tuple[Any, ...]]:
+    def ask_rows(self, rows: int, using: str = "", what: str = "answer") -> list[tuple[Any, ...]]:
         """Rows 0 … n-1, asked 'row i'."""
         said = f" USING {using}" if using else ""
         table = f"(SELECT i, 'row ' || i AS q FROM range({rows}) t(i))"
@@ -45,21 +45,23 @@ class Client:
 
 
 @pytest.fixture
-def client(provider: Any) -> Iterator[Client]:
-    made = Client(provider)
+def connection(provider: Any) -> Iterator[HostedConnection]:
+    made = HostedConnection(provider)
     yield made
     made.con.close()
 
 
-def answers(rows: int) -> list[tuple[int, str]]:
+def expected_rows(rows: int) -> list[tuple[int, str]]:
     return [(i, f"A:row {i}") for i in range(rows)]
 
 
-def test_a_thousand_rows_with_faults_are_all_answered_and_paid_once(provider: Any, client: Client) -> None:
-    client.engine("max_concurrency = 64")
-    provider.faulty(0.3)
-    assert client.ask(1000) == answers(1000)
-    assert client.warnings == []
+def test_a_thousand_rows_with_faults_are_all_answered_and_paid_once(
+    provider: Any, connection: HostedConnection
+) -> None:
+    connection.create_model("max_concurrency = 64")
+    provider.inject_random_faults(0.3)
+    assert connection.ask_rows(1000) == expected_rows(1000)
+    assert connection.warnings == []
     assert len(provider.paid) == 1000
     assert set(provider.paid.values()) == {1}
     assert provider.most_in_flight <= 64
@@ -67,10 +69,10 @@ def test_a_thousand_rows_with_faults_are_all_answered_and_paid_once(provider: An
 
 
 @pytest.mark.parametrize("kind", ["429", "500", "503", "408", "409", "drop", "half", "html", "cut", "empty", "null"])
-def test_what_passes_is_asked_again(provider: Any, client: Client, kind: str) -> None:
-    client.engine()
-    provider.fault(kind, times=3, retry_after=0 if kind == "429" else None)
-    assert client.ask(4) == answers(4)
+def test_what_passes_is_asked_again(provider: Any, connection: HostedConnection, kind: str) -> None:
+    connection.create_model()
+    provider.inject_fault(kind, times=3, retry_after=0 if kind == "429" else None)
+    assert connection.ask_rows(4) == expected_rows(4)
     assert provider.count("/chat/completions") == 7
 
 
@@ -79,23 +81,23 @@ def test_what_passes_is_asked_again(provider: Any, client: Client, kind: str) ->
     [("500", "http_500"), ("drop", "connection"), ("html", "malformed"), ("empty", "malformed"), ("429", "rate_limit")],
 )
 def test_a_row_that_never_passes_is_an_error_after_max_retries(
-    provider: Any, client: Client, kind: str, said: str
+    provider: Any, connection: HostedConnection, kind: str, said: str
 ) -> None:
-    client.engine()
-    provider.fault(kind, times=None, content="row 1", retry_after=0)
-    assert client.ask(3, "max_retries = 2") == [(0, "A:row 0"), (1, None), (2, "A:row 2")]
+    connection.create_model()
+    provider.inject_fault(kind, times=None, content="row 1", retry_after=0)
+    assert connection.ask_rows(3, "max_retries = 2") == [(0, "A:row 0"), (1, None), (2, "A:row 2")]
     assert provider.count("/chat/completions") == 5
-    [(error,)] = client.run("SELECT answer_error FROM m WHERE q = 'row 1' USING max_retries = 0")
+    [(error,)] = connection.run("SELECT answer_error FROM m WHERE q = 'row 1' USING max_retries = 0")
     assert said in error
-    assert "1 of 3 rows failed" in client.warnings[0]
+    assert "1 of 3 rows failed" in connection.warnings[0]
 
 
-def test_a_bad_row_is_an_error_of_its_own_with_the_request_id(provider: Any, client: Client) -> None:
-    client.engine()
-    provider.fault(
+def test_a_bad_row_is_an_error_of_its_own_with_the_request_id(provider: Any, connection: HostedConnection) -> None:
+    connection.create_model()
+    provider.inject_fault(
         "400", times=None, content="row 1", message="too long for this model", code="context_length_exceeded"
     )
-    rows = client.ask(3, what="answer, answer_error")
+    rows = connection.ask_rows(3, what="answer, answer_error")
     assert [r[1] for r in rows] == ["A:row 0", None, "A:row 2"]
     assert rows[1][2].startswith("context_length_exceeded: OpenAI says: too long for this model")
     assert "req_" in rows[1][2]
@@ -112,152 +114,156 @@ def test_a_bad_row_is_an_error_of_its_own_with_the_request_id(provider: Any, cli
     ],
 )
 def test_what_concerns_all_rows_is_raised_and_what_was_answered_is_kept(
-    provider: Any, client: Client, status: str, code: str | None, said: str
+    provider: Any, connection: HostedConnection, status: str, code: str | None, said: str
 ) -> None:
-    client.engine("max_concurrency = 4")
-    fault = provider.fault(status, times=None, skip=20, code=code)
+    connection.create_model("max_concurrency = 4")
+    fault = provider.inject_fault(status, times=None, skip=20, code=code)
     with pytest.raises(ProviderError, match=said) as caught:
-        client.ask(100)
+        connection.ask_rows(100)
     assert caught.value.next_step
     assert len(provider.paid) == 20
     provider.faults.remove(fault)
-    assert client.ask(100) == answers(100)
+    assert connection.ask_rows(100) == expected_rows(100)
     assert set(provider.paid.values()) == {1}
 
 
-def test_a_limit_that_headers_tell_is_used_and_not_overrun(provider: Any, client: Client) -> None:
-    from provider.limits import Limit
+def test_a_limit_that_headers_tell_is_used_and_not_overrun(provider: Any, connection: HostedConnection) -> None:
+    from provider.limits import RateLimit
 
-    client.engine()
-    provider.limit = Limit(6000, burst=20)
-    assert client.ask(300) == answers(300)
+    connection.create_model()
+    provider.limit = RateLimit(6000, burst=20)
+    assert connection.ask_rows(300) == expected_rows(300)
     assert provider.refused < 15
 
 
-def test_a_limit_that_nobody_tells_is_learned(provider: Any, client: Client) -> None:
-    from provider.limits import Limit
+def test_a_limit_that_nobody_tells_is_learned(provider: Any, connection: HostedConnection) -> None:
+    from provider.limits import RateLimit
 
-    client.engine()
-    provider.limit = Limit(6000, burst=20, told=False, retry_after=False)
-    assert client.ask(400) == answers(400)
+    connection.create_model()
+    provider.limit = RateLimit(6000, burst=20, in_headers=False, retry_after=False)
+    assert connection.ask_rows(400) == expected_rows(400)
     assert provider.refused < 400  # without learning anything they were 1,400, with it 30
 
 
 def test_a_request_that_is_called_off_holds_up_no_other(provider: Any, until: Until) -> None:
     """Where one request at a time is sent, until one passes."""
-    from sqlft_openai.chat import Mark
-    from sqlft_openai.http.address import address_of
-    from sqlft_openai.http.transport import Asking, Sent, line
+    from sqlft_openai.chat import RequestState
+    from sqlft_openai.http.address import resolve_address
+    from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, get_transport_thread
     from sqlft_openai.options import EngineOptions
-    from sqlft_openai.providers import ENGINES
+    from sqlft_openai.providers import PROVIDERS
 
     options = EngineOptions(base_url=provider.url, api_key=provider.key)
-    address = address_of(ENGINES["openai"], options)
-    rates = line().rates(address, "gpt-4o-mini", options)
+    address = resolve_address(PROVIDERS["openai"], options)
+    limiter = get_transport_thread().get_limiter(address, "gpt-4o-mini", options)
     for serial in range(1, 9):
-        assert line().run(rates.turn(1.0)).result(PATIENCE) == serial
+        assert get_transport_thread().run(limiter.acquire(1.0)).result(PATIENCE) == serial
     for serial in range(1, 9):
-        rates.refused(serial, {}, None)
-    asking = Asking(line(), address, options, "gpt-4o-mini")
-    sent = Sent(
+        limiter.record_refusal(serial, {}, None)
+    inference = InferenceClient(get_transport_thread(), address, options, "gpt-4o-mini")
+    sent = OutgoingRequest(
         "/chat/completions", lambda: {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "probe"}]}
     )
     provider.latency = PATIENCE
-    probe = line().run(asking.ask(sent, bytes, lambda fault: False, Mark()))
+    probe = get_transport_thread().run(inference.send(sent, bytes, lambda fault: False, RequestState()))
     until(lambda: provider.in_flight == 1)
     probe.cancel()
     provider.latency = 0.0
-    assert b"A:probe" in line().run(asking.ask(sent, bytes, lambda fault: False, Mark())).result(PATIENCE)
+    assert b"A:probe" in get_transport_thread().run(
+        inference.send(sent, bytes, lambda fault: False, RequestState())
+    ).result(PATIENCE)
 
 
-def test_requests_a_minute_are_a_ceiling(provider: Any, client: Client) -> None:
-    client.engine("requests_per_minute = 1200")
+def test_requests_a_minute_are_a_ceiling(provider: Any, connection: HostedConnection) -> None:
+    connection.create_model("requests_per_minute = 1200")
     began = time.monotonic()
-    assert client.ask(20) == answers(20)
+    assert connection.ask_rows(20) == expected_rows(20)
     assert time.monotonic() - began > 18 * 0.05  # a slower machine only takes longer
     assert provider.refused == 0
 
 
-def test_tokens_a_minute_are_a_ceiling(provider: Any, client: Client) -> None:
-    client.engine("tokens_per_minute = 60000")
+def test_tokens_a_minute_are_a_ceiling(provider: Any, connection: HostedConnection) -> None:
+    connection.create_model("tokens_per_minute = 60000")
     began = time.monotonic()
-    client.run("SELECT m.answer FROM (SELECT repeat('word ', 200) || i AS q FROM range(6) t(i)) t JOIN m ON m.q = t.q")
-    spent = client.run("SELECT sum(input_tokens + output_tokens) FROM sqlft.usage")[0][0]
+    connection.run(
+        "SELECT m.answer FROM (SELECT repeat('word ', 200) || i AS q FROM range(6) t(i)) t JOIN m ON m.q = t.q"
+    )
+    spent = connection.run("SELECT sum(input_tokens + output_tokens) FROM sqlft.usage")[0][0]
     assert spent > 1000
     assert time.monotonic() - began > 5 / 6 * 0.5 * spent / 1000  # the first goes at once; an estimate may be half
 
 
-def test_limit_starts_no_request_that_nobody_reads(provider: Any, client: Client) -> None:
-    client.engine("max_concurrency = 4")
-    client.run("CREATE TABLE t AS SELECT i, 'row ' || i AS q FROM range(1000) t(i)")
-    assert len(client.run("SELECT m.answer FROM t JOIN m ON m.q = t.q LIMIT 5")) == 5
+def test_limit_starts_no_request_that_nobody_reads(provider: Any, connection: HostedConnection) -> None:
+    connection.create_model("max_concurrency = 4")
+    connection.run("CREATE TABLE t AS SELECT i, 'row ' || i AS q FROM range(1000) t(i)")
+    assert len(connection.run("SELECT m.answer FROM t JOIN m ON m.q = t.q LIMIT 5")) == 5
     assert provider.count("/chat/completions") == 5
-    assert len(client.run("SELECT m.answer FROM t JOIN m ON m.q = t.q WHERE m.answer LIKE 'A%' LIMIT 2")) == 2
+    assert len(connection.run("SELECT m.answer FROM t JOIN m ON m.q = t.q WHERE m.answer LIKE 'A%' LIMIT 2")) == 2
     assert provider.count("/chat/completions") < 5 + 64 + 2 * 4
 
 
-def test_answers_under_way_at_an_interrupt_are_kept(provider: Any, client: Client, until: Until) -> None:
-    client.engine("max_concurrency = 8")
+def test_answers_under_way_at_an_interrupt_are_kept(provider: Any, connection: HostedConnection, until: Until) -> None:
+    connection.create_model("max_concurrency = 8")
     provider.latency = 1.0
 
     def stop() -> None:
         until(lambda: provider.in_flight == 8)
-        client.con.interrupt()
+        connection.con.interrupt()
 
     waiting = threading.Thread(target=stop)
     waiting.start()
     with pytest.raises(sqlft.Cancelled if hasattr(sqlft, "Cancelled") else Exception):
-        client.ask(100)
+        connection.ask_rows(100)
     waiting.join()
     until(lambda: provider.in_flight == 0)
     before = provider.count("/chat/completions")
     assert before < 32
     provider.latency = 0.0
-    until(lambda: client.run("SELECT sum(input_tokens) FROM sqlft.usage")[0][0])
-    assert client.ask(100) == answers(100)
+    until(lambda: connection.run("SELECT sum(input_tokens) FROM sqlft.usage")[0][0])
+    assert connection.ask_rows(100) == expected_rows(100)
     assert set(provider.paid.values()) == {1}
 
 
-def test_an_answer_streams_in_pieces(provider: Any, client: Client) -> None:
+def test_an_answer_streams_in_pieces(provider: Any, connection: HostedConnection) -> None:
     pieces: list[str] = []
-    client.engine()
-    client.con.session.show_answer_part = pieces.append
-    [row] = client.run("SELECT answer, answer_usage.output_tokens FROM m WHERE q = 'one two three'")
+    connection.create_model()
+    connection.con.session.show_answer_part = pieces.append
+    [row] = connection.run("SELECT answer, answer_usage.output_tokens FROM m WHERE q = 'one two three'")
     assert row[0] == "A:one two three"
     assert row[1] is not None
     assert "".join(pieces) == row[0]
     assert len(pieces) > 1
 
 
-def test_usage_and_cost(provider: Any, client: Client) -> None:
-    client.engine()
-    client.run(
+def test_usage_and_cost(provider: Any, connection: HostedConnection) -> None:
+    connection.create_model()
+    connection.run(
         "CREATE MODEL u PREDICT answer USING engine = 'e', model_name = 'nobody-knows', prompt_template = '{{q}}'"
     )
-    [(usage,)] = client.run("SELECT answer_usage FROM m WHERE q = 'how much?'")
+    [(usage,)] = connection.run("SELECT answer_usage FROM m WHERE q = 'how much?'")
     assert usage["input_tokens"] > 0
     assert usage["cost_usd"] == pytest.approx((usage["input_tokens"] * 0.15 + usage["output_tokens"] * 0.6) / 1e6)
-    [(unknown,)] = client.run("SELECT answer_usage FROM u WHERE q = 'how much?'")
+    [(unknown,)] = connection.run("SELECT answer_usage FROM u WHERE q = 'how much?'")
     assert unknown["output_tokens"] > 0
     assert unknown["cost_usd"] is None
 
 
-def test_what_a_model_does_not_take_is_left_out(provider: Any, client: Client) -> None:
-    client.engine(base="some-reasoner")
+def test_what_a_model_does_not_take_is_left_out(provider: Any, connection: HostedConnection) -> None:
+    connection.create_model(base="some-reasoner")
     said = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
-    provider.fault("400", times=1, message=said, code="unsupported_parameter", content='"max_tokens"')
+    provider.inject_fault("400", times=1, message=said, code="unsupported_parameter", content='"max_tokens"')
     said = "Unsupported value: 'temperature' does not support 0.0 with this model."
-    provider.fault("400", times=1, message=said, code="unsupported_value", content='"temperature"', skip=1)
-    [(answer,)] = client.run("SELECT answer FROM m WHERE q = 'hm' USING max_tokens = 50")
+    provider.inject_fault("400", times=1, message=said, code="unsupported_value", content='"temperature"', skip=1)
+    [(answer,)] = connection.run("SELECT answer FROM m WHERE q = 'hm' USING max_tokens = 50")
     assert answer == "A:hm"
     last = provider.calls[-1].json()
     assert "max_tokens" not in last
     assert last["max_completion_tokens"] == 50
 
 
-def test_how_likely_an_answer_was(provider: Any, client: Client) -> None:
-    client.engine()
-    [(likely, unknown)] = client.run(
+def test_how_likely_an_answer_was(provider: Any, connection: HostedConnection) -> None:
+    connection.create_model()
+    [(likely, unknown)] = connection.run(
         "SELECT a.answer_logprob, b.answer_logprob FROM (SELECT 'one two' AS q) t "
         "JOIN m a ON a.q = t.q JOIN m b ON b.q = t.q USING a.logprobs = true"
     )
@@ -265,25 +271,25 @@ def test_how_likely_an_answer_was(provider: Any, client: Client) -> None:
     assert unknown is None
 
 
-def test_progress_is_told(provider: Any, client: Client) -> None:
+def test_progress_is_told(provider: Any, connection: HostedConnection) -> None:
     ticks: list[Tick] = []
-    client.engine()
-    client.con.session.show_progress = ticks.append
-    client.ask(10)
+    connection.create_model()
+    connection.con.session.show_progress = ticks.append
+    connection.ask_rows(10)
     assert ticks[-1].done == 10
 
 
-def test_vectors(provider: Any, client: Client) -> None:
-    client.engine()
-    client.run(
+def test_vectors(provider: Any, connection: HostedConnection) -> None:
+    connection.create_model()
+    connection.run(
         "CREATE MODEL v PREDICT vector USING engine = 'e', model_name = 'text-embedding-3-small', "
         "mode = 'embedding', prompt_template = '{{q}}'"
     )
-    provider.fault("500", times=1, path="/embeddings")
-    rows = client.run("SELECT t.q, v.vector FROM (VALUES ('a'), ('b'), ('a')) t(q) JOIN v ON v.q = t.q")
+    provider.inject_fault("500", times=1, path="/embeddings")
+    rows = connection.run("SELECT t.q, v.vector FROM (VALUES ('a'), ('b'), ('a')) t(q) JOIN v ON v.q = t.q")
     assert rows[0][1] == rows[2][1] != rows[1][1]
     assert isinstance(rows[0][1], (list, tuple))
-    [(tokens, cost)] = client.run("SELECT sum(input_tokens), sum(cost_usd) FROM sqlft.usage")
+    [(tokens, cost)] = connection.run("SELECT sum(input_tokens), sum(cost_usd) FROM sqlft.usage")
     told = provider.count("/embeddings"), [json.loads(c.body)["input"] for c in provider.calls]
     assert told == (2, [["a", "b"], ["a", "b"]])
     assert tokens == 2
@@ -291,15 +297,15 @@ def test_vectors(provider: Any, client: Client) -> None:
 
 
 def test_tokens_of_a_request_are_shared_out() -> None:
-    from sqlft_openai.embeddings import _shared
+    from sqlft_openai.embeddings import _share_tokens
 
-    assert _shared(10, ["aaaaaaaaa", "b" * 29]) == [2, 8]
-    assert sum(n or 0 for n in _shared(100, ["x" * i for i in range(77)])) == 100
-    assert _shared(None, ["a"]) == [None]
+    assert _share_tokens(10, ["aaaaaaaaa", "b" * 29]) == [2, 8]
+    assert sum(n or 0 for n in _share_tokens(100, ["x" * i for i in range(77)])) == 100
+    assert _share_tokens(None, ["a"]) == [None]
 
 
-def test_no_key(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key(connection: HostedConnection, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    client.run("CREATE MODEL m PREDICT answer USING engine = 'openai', prompt_template = '{{q}}'")
+    connection.run("CREATE MODEL m PREDICT answer USING engine = 'openai', prompt_template = '{{q}}'")
     with pytest.raises(MissingSecret, match="OPENAI_API_KEY"):
-        client.run("SELECT answer FROM m WHERE q = 'a'")
+        connection.run("SELECT answer FROM m WHERE q = 'a'")

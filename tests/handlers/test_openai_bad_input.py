@@ -27,17 +27,17 @@ def con() -> Iterator[sqlft.Connection]:
     made.close()
 
 
-def asked(con: sqlft.Connection, using: str, kind: str = "openai", predict: str = "") -> list[tuple[Any, ...]]:
+def ask_model(con: sqlft.Connection, using: str, kind: str = "openai", predict: str = "") -> list[tuple[Any, ...]]:
     """CREATE ML_ENGINE, CREATE MODEL and one question."""
     con.execute(f"CREATE ML_ENGINE e FROM {kind} USING {using}")
     con.execute("CREATE MODEL m PREDICT answer USING engine = 'e', model_name = 'tiny', prompt_template = '{{q}}'")
     return con.execute(f"SELECT answer FROM m WHERE q = 'hello'{predict}").fetchall()
 
 
-def refused(con: sqlft.Connection, using: str, kind: str = "openai") -> SqlftError:
+def expect_refusal(con: sqlft.Connection, using: str, kind: str = "openai") -> SqlftError:
     """The error, which has a next step and no key."""
     with pytest.raises(SqlftError) as caught:
-        asked(con, using, kind)
+        ask_model(con, using, kind)
     assert caught.value.next_step
     assert KEY not in str(caught.value)
     return caught.value
@@ -45,12 +45,12 @@ def refused(con: sqlft.Connection, using: str, kind: str = "openai") -> SqlftErr
 
 @pytest.mark.parametrize("tail", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
 def test_an_address_with_and_without_v1(con: sqlft.Connection, provider: Any, tail: str) -> None:
-    assert asked(con, f"base_url = '{provider.root}{tail}', api_key = '{provider.key}'") == [("A:hello",)]
+    assert ask_model(con, f"base_url = '{provider.root}{tail}', api_key = '{provider.key}'") == [("A:hello",)]
 
 
 @pytest.mark.parametrize("name", ["api_base", "openai_api_base", "anyscale_api_base"])
 def test_old_names_of_the_address(con: sqlft.Connection, provider: Any, name: str) -> None:
-    assert asked(con, f"{name} = '{provider.url}', api_key = '{provider.key}'") == [("A:hello",)]
+    assert ask_model(con, f"{name} = '{provider.url}', api_key = '{provider.key}'") == [("A:hello",)]
 
 
 def test_a_server_without_v1_in_its_paths(con: sqlft.Connection, server: Callable[..., str]) -> None:
@@ -61,18 +61,18 @@ def test_a_server_without_v1_in_its_paths(con: sqlft.Connection, server: Callabl
             else (404, b"not here")
         )
     )
-    assert asked(con, f"base_url = '{url}'", "openai_compatible") == [("plain",)]
+    assert ask_model(con, f"base_url = '{url}'", "openai_compatible") == [("plain",)]
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY}\r\nX-Evil: 1", f"{KEY} ", "sk-naïve"])
 def test_a_key_that_no_header_can_carry(con: sqlft.Connection, provider: Any, key: str) -> None:
-    error = refused(con, f"base_url = '{provider.url}', api_key = '{key}'")
+    error = expect_refusal(con, f"base_url = '{provider.url}', api_key = '{key}'")
     assert isinstance(error, MissingSecret)
     assert not provider.calls
 
 
 def test_a_wrong_key(con: sqlft.Connection, provider: Any) -> None:
-    error = refused(con, f"base_url = '{provider.url}', api_key = '{KEY}'")
+    error = expect_refusal(con, f"base_url = '{provider.url}', api_key = '{KEY}'")
     assert isinstance(error, ProviderError)
     assert "does not take the key" in error.message
     assert len(provider.calls) == 1
@@ -80,12 +80,12 @@ def test_a_wrong_key(con: sqlft.Connection, provider: Any) -> None:
 
 def test_a_provider_that_echoes_the_key(con: sqlft.Connection, server: Callable[..., str]) -> None:
     body = b'{"error": {"message": "bad key %s, really", "code": "oops"}}' % KEY.encode()
-    error = refused(con, f"base_url = '{server(lambda path: (401, body))}', api_key = '{KEY}'")
+    error = expect_refusal(con, f"base_url = '{server(lambda path: (401, body))}', api_key = '{KEY}'")
     assert "really" in error.message
     con.execute("DROP MODEL m")
     con.execute("DROP ML_ENGINE e")
     with pytest.raises(SqlftError):
-        asked(
+        ask_model(
             con,
             f"base_url = '{server(lambda path: (400, body))}', api_key = '{KEY}'",
             predict=" USING on_error = 'fail'",
@@ -99,47 +99,49 @@ def test_nobody_there(con: sqlft.Connection) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    error = refused(con, f"base_url = 'http://127.0.0.1:{port}/v1', api_key = '{KEY}'")
+    error = expect_refusal(con, f"base_url = 'http://127.0.0.1:{port}/v1', api_key = '{KEY}'")
     assert "is not reached" in error.message
     assert "base_url" in error.next_step
 
 
 def test_no_such_host(con: sqlft.Connection) -> None:
-    error = refused(con, f"base_url = 'http://nowhere.invalid/v1', api_key = '{KEY}', timeout = 5")
+    error = expect_refusal(con, f"base_url = 'http://nowhere.invalid/v1', api_key = '{KEY}', timeout = 5")
     assert "nowhere.invalid" in error.message
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "htp://x/v1", "http://", "http://x:port/v1", "my server"])
 def test_what_is_no_url(con: sqlft.Connection, url: str) -> None:
-    assert isinstance(refused(con, f"base_url = '{url}', api_key = '{KEY}'"), OptionError)
+    assert isinstance(expect_refusal(con, f"base_url = '{url}', api_key = '{KEY}'"), OptionError)
 
 
 def test_a_compatible_server_without_an_address(con: sqlft.Connection) -> None:
-    assert "base_url" in refused(con, f"api_key = '{KEY}'", "openai_compatible").next_step
+    assert "base_url" in expect_refusal(con, f"api_key = '{KEY}'", "openai_compatible").next_step
 
 
 def test_https_where_http_is(con: sqlft.Connection, provider: Any) -> None:
     url = provider.url.replace("http:", "https:")
-    error = refused(con, f"base_url = '{url}', api_key = '{KEY}'")
+    error = expect_refusal(con, f"base_url = '{url}', api_key = '{KEY}'")
     assert "http://" in error.next_step
 
 
 def test_http_where_https_is(con: sqlft.Connection, server: Callable[..., str], certificate: Path) -> None:
     url = server(lambda path: (200, b"{}"), certificate)
-    error = refused(con, f"base_url = '{url.replace('https:', 'http:')}', api_key = '{KEY}', max_concurrency = 1")
+    error = expect_refusal(
+        con, f"base_url = '{url.replace('https:', 'http:')}', api_key = '{KEY}', max_concurrency = 1"
+    )
     assert "https" in str(error)
 
 
 def test_a_certificate_that_nobody_vouches_for(
     con: sqlft.Connection, server: Callable[..., str], certificate: Path
 ) -> None:
-    error = refused(con, f"base_url = '{server(lambda path: (200, b'{}'), certificate)}', api_key = '{KEY}'")
+    error = expect_refusal(con, f"base_url = '{server(lambda path: (200, b'{}'), certificate)}', api_key = '{KEY}'")
     assert "certificate" in error.message
     assert "SSL_CERT_FILE" in error.next_step
 
 
 def test_a_redirect_is_not_followed_with_the_key(con: sqlft.Connection, server: Callable[..., str]) -> None:
-    error = refused(con, f"base_url = '{server(lambda path: (308, b''))}', api_key = '{KEY}'")
+    error = expect_refusal(con, f"base_url = '{server(lambda path: (308, b''))}', api_key = '{KEY}'")
     assert "base_url" in error.next_step
 
 
@@ -156,7 +158,7 @@ def test_a_proxy_is_not_used_for_this_machine(
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         unproxied.setenv(name, "http://127.0.0.1:9")
-    assert asked(con, f"base_url = '{provider.url}', api_key = '{provider.key}'") == [("A:hello",)]
+    assert ask_model(con, f"base_url = '{provider.url}', api_key = '{provider.key}'") == [("A:hello",)]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_a_proxy_that_does_not_answer(
     con: sqlft.Connection, unproxied: pytest.MonkeyPatch, variable: str, url: str
 ) -> None:
     unproxied.setenv(variable, "http://user:secret-word@127.0.0.1:9")
-    error = refused(con, f"base_url = '{url}', api_key = '{KEY}'")
+    error = expect_refusal(con, f"base_url = '{url}', api_key = '{KEY}'")
     assert f"the proxy that {variable} names" in error.message
     assert variable in error.next_step
     assert "NO_PROXY = 'provider.invalid'" in error.next_step
@@ -186,18 +188,18 @@ def test_a_proxy_that_does_not_answer(
 def test_another_engines_key_is_not_sent(con: sqlft.Connection, provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     provider.key = ""
-    assert asked(con, f"base_url = '{provider.url}'", "openai_compatible") == [("A:hello",)]
+    assert ask_model(con, f"base_url = '{provider.url}'", "openai_compatible") == [("A:hello",)]
     assert "authorization" not in {name.lower() for name in provider.calls[0].headers}
 
 
 def test_azure_by_deployment(con: sqlft.Connection, provider: Any) -> None:
     provider.deployed["my-dep"] = "gpt-4o-mini"
     using = f"azure_endpoint = '{provider.root}', api_key = '{provider.key}', deployment = 'my-dep'"
-    assert asked(con, using, "azure_openai") == [("A:hello",)]
+    assert ask_model(con, using, "azure_openai") == [("A:hello",)]
     assert provider.calls[0].path == "/openai/deployments/my-dep/chat/completions"
     con.execute("DROP MODEL m")
     con.execute("DROP ML_ENGINE e")
-    error = refused(con, using.replace("my-dep", "other"), "azure_openai")
+    error = expect_refusal(con, using.replace("my-dep", "other"), "azure_openai")
     assert "no deployment 'other'" in error.message
 
 
@@ -293,5 +295,5 @@ def test_a_key_that_leads_to_one_is_refused_when_the_model_is_made(con: sqlft.Co
 
 
 def test_a_sentence_that_begins_with_an_address_leaves_it_as_it_is(con: sqlft.Connection) -> None:
-    error = refused(con, "base_url = 'http://127.0.0.1:9/v1', api_key = 'k-of-mine', max_concurrency = 1")
+    error = expect_refusal(con, "base_url = 'http://127.0.0.1:9/v1', api_key = 'k-of-mine', max_concurrency = 1")
     assert error.message.startswith("http://127.0.0.1:9/v1 is not reached")

@@ -22,7 +22,7 @@ from sqlft.errors import Cancelled, ProviderError
 QUERY = "SELECT q.i, m.answer, m.answer_error FROM qs q JOIN m ON m.question = q.question ORDER BY q.i"
 
 
-class Asked:
+class BatchConnection:
     """A connection with a model `m` of a provider's and a table `qs` of questions."""
 
     def __init__(self, provider: Any, engine: str = "openai") -> None:
@@ -37,84 +37,86 @@ class Asked:
             "CREATE MODEL m PREDICT answer USING engine = 'e', model_name = 'gpt-4o-mini',"
             " prompt_template = '{{question}}'"
         )
-        self.table(20)
+        self.create_table(20)
 
     def run(self, sql: str) -> list[tuple[Any, ...]]:
         return self.con.execute(sql).fetchall()
 
-    def table(self, count: int) -> None:
+    def create_table(self, count: int) -> None:
         self.run(f"CREATE OR REPLACE TABLE qs AS SELECT i, 'q' || i AS question FROM range({count}) t(i)")
 
     def ask(self, using: str = "batch = true") -> list[tuple[Any, ...]]:
         return self.run(f"{QUERY} USING {using}")
 
     @property
-    def kept(self) -> list[Path]:
-        """The ledger's files."""
+    def record_files(self) -> list[Path]:
+        """The files of the batch store."""
         return list(self.con.session.catalog.folder.rglob("batches/*.json"))
 
 
 @pytest.fixture
-def asked(provider: Any) -> Asked:
-    return Asked(provider)
+def connection(provider: Any) -> BatchConnection:
+    return BatchConnection(provider)
 
 
-def right(count: int) -> list[tuple[Any, ...]]:
+def expected_rows(count: int) -> list[tuple[Any, ...]]:
     return [(i, f"A:q{i}", None) for i in range(count)]
 
 
-def test_a_batch(asked: Asked, provider: Any) -> None:
-    assert asked.ask() == right(20)
+def test_a_batch(connection: BatchConnection, provider: Any) -> None:
+    assert connection.ask() == expected_rows(20)
     assert (len(provider.batches), provider.count("/chat/completions"), provider.problems) == (1, 0, [])
     assert set(provider.paid.values()) == {1}
-    assert asked.kept == []
-    assert any(t.done == 20 and t.total == 20 for t in asked.ticks)
-    assert asked.ask("batch = false") == right(20)
+    assert connection.record_files == []
+    assert any(t.done == 20 and t.total == 20 for t in connection.ticks)
+    assert connection.ask("batch = false") == expected_rows(20)
     assert len(provider.paid) == 20
     assert provider.count("/chat/completions") == 0
 
 
-def test_a_clock_that_jumps_changes_nothing(asked: Asked, provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_jumps_changes_nothing(
+    connection: BatchConnection, provider: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     true, hours = time.time, itertools.cycle((0, 1, -1, 24))
     monkeypatch.setattr(time, "time", lambda: true() + 3600 * next(hours))
-    assert asked.ask() == right(20)
+    assert connection.ask() == expected_rows(20)
     assert len(provider.batches) == 1
     assert set(provider.paid.values()) == {1}
 
 
-def test_half_the_price(asked: Asked) -> None:
+def test_half_the_price(connection: BatchConnection) -> None:
     usage = "SELECT sum(m.answer_usage.cost_usd) FROM qs q JOIN m ON m.question = q.question"
-    [(half,)] = asked.run(f"{usage} USING batch = true, cache = false")
-    [(whole,)] = asked.run(f"{usage} USING cache = false")
+    [(half,)] = connection.run(f"{usage} USING batch = true, cache = false")
+    [(whole,)] = connection.run(f"{usage} USING cache = false")
     assert half == pytest.approx(whole / 2)
 
 
 @pytest.mark.parametrize("engine", ["azure_openai", "openai_compatible", "anyscale_endpoints"])
 def test_other_engines(provider: Any, engine: str) -> None:
-    asked = Asked(provider, engine)
-    assert asked.ask() == right(20)
+    connection = BatchConnection(provider, engine)
+    assert connection.ask() == expected_rows(20)
     assert provider.problems == []
     assert len(provider.batches) == 1
 
 
 def test_an_engine_without_batches(provider: Any) -> None:
     with pytest.raises(sqlft.NotSupported, match="Together AI has no batch API"):
-        Asked(provider, "together").ask()
+        BatchConnection(provider, "together").ask()
 
 
-def test_splits(asked: Asked, provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 8)
-    assert asked.ask() == right(20)
+def test_splits(connection: BatchConnection, provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "MAX_REQUESTS", 8)
+    assert connection.ask() == expected_rows(20)
     assert sorted(len(b["rows"]) for b in provider.batches.values()) == [4, 8, 8]
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 50_000)
-    monkeypatch.setattr(batch, "MOST_BYTES", 1000)
-    assert asked.ask("batch = true, cache = false") == right(20)
+    monkeypatch.setattr(batch, "MAX_REQUESTS", 50_000)
+    monkeypatch.setattr(batch, "MAX_BYTES", 1000)
+    assert connection.ask("batch = true, cache = false") == expected_rows(20)
     sizes = [len(f["content"]) for f in provider.files.values() if f["purpose"] == "batch"]
     assert max(sizes[3:]) <= 1000
     assert len(sizes) > 4
 
 
-def test_failures_are_asked_again_or_reported(asked: Asked, provider: Any) -> None:
+def test_failures_are_asked_again_or_reported(connection: BatchConnection, provider: Any) -> None:
     provider.batch_errors = {"q3": (400, "odd text"), "q5": (500, "busy")}
     provider.batch_drops = {"q7"}
 
@@ -123,8 +125,8 @@ def test_failures_are_asked_again_or_reported(asked: Asked, provider: Any) -> No
             provider.batch_errors.pop("q5", None)
             provider.batch_drops.clear()
 
-    asked.on_tick = mend
-    found = asked.ask()
+    connection.on_tick = mend
+    found = connection.ask()
     assert [row for row in found if row[2]] == [(3, None, found[3][2])]
     assert "odd text" in found[3][2]
     assert found[5][1] == "A:q5"
@@ -132,45 +134,47 @@ def test_failures_are_asked_again_or_reported(asked: Asked, provider: Any) -> No
     assert set(provider.paid.values()) == {1}
 
 
-def test_a_batch_that_fails(asked: Asked, provider: Any) -> None:
+def test_a_batch_that_fails(connection: BatchConnection, provider: Any) -> None:
     provider.fails = "the file is odd"
     with pytest.raises(ProviderError, match="failed: the file is odd"):
-        asked.ask()
+        connection.ask()
     provider.fails = None
-    assert asked.ask() == right(20)
+    assert connection.ask() == expected_rows(20)
 
 
 @pytest.mark.parametrize("kind", ["429", "500", "drop", "html", "empty", "null", "half"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_one_batch_whatever_becomes_of_the_request(asked: Asked, provider: Any, kind: str, after: bool) -> None:
-    provider.fault(kind, path="/batches", method="POST", after=after and kind != "429", retry_after=0)
-    assert asked.ask() == right(20)
+def test_one_batch_whatever_becomes_of_the_request(
+    connection: BatchConnection, provider: Any, kind: str, after: bool
+) -> None:
+    provider.inject_fault(kind, path="/batches", method="POST", after=after and kind != "429", retry_after=0)
+    assert connection.ask() == expected_rows(20)
     assert len(provider.batches) == 1
 
 
-def test_ctrl_c_and_again(asked: Asked, provider: Any) -> None:
+def test_ctrl_c_and_again(connection: BatchConnection, provider: Any) -> None:
     provider.hold = True
 
     def interrupt(tick: Any) -> None:
         if provider.count("/batches/", "GET"):
-            asked.con.interrupt()
+            connection.con.interrupt()
 
-    asked.on_tick = interrupt
+    connection.on_tick = interrupt
     with pytest.raises(Cancelled):
-        asked.ask()
-    asked.on_tick = asked.ticks.append
-    assert len(asked.kept) == 1
+        connection.ask()
+    connection.on_tick = connection.ticks.append
+    assert len(connection.record_files) == 1
     provider.hold = False
-    assert asked.ask() == right(20)
+    assert connection.ask() == expected_rows(20)
     assert len(provider.batches) == 1
-    assert asked.kept == []
+    assert connection.record_files == []
 
 
 @pytest.mark.parametrize("moment", ["made", "watched"])
-def test_kill_and_again(asked: Asked, provider: Any, until: Any, moment: str) -> None:
+def test_kill_and_again(connection: BatchConnection, provider: Any, until: Any, moment: str) -> None:
     provider.hold = True
     if moment == "made":
-        provider.fault("hang", path="/batches", method="POST", after=True, seconds=60)
+        provider.inject_fault("hang", path="/batches", method="POST", after=True, seconds=60)
     code = (
         "import os, sqlft\ncon = sqlft.connect(catalog=os.environ['SQLFT_HOME'])\n"
         "con.execute(\"CREATE TABLE qs AS SELECT i, 'q' || i AS question FROM range(20) t(i)\")\n"
@@ -180,28 +184,30 @@ def test_kill_and_again(asked: Asked, provider: Any, until: Any, moment: str) ->
     until(lambda: provider.batches if moment == "made" else provider.count("/batches/", "GET"))
     os.kill(other.pid, signal.SIGKILL)
     other.wait()
-    assert [json.loads(p.read_text())["phase"] for p in asked.kept] == ["creating" if moment == "made" else "created"]
-    assert provider.key not in asked.kept[0].read_text()
+    assert [json.loads(p.read_text())["phase"] for p in connection.record_files] == [
+        "creating" if moment == "made" else "created"
+    ]
+    assert provider.key not in connection.record_files[0].read_text()
     provider.hold = False
-    asked.table(25)
-    assert asked.ask() == right(25)
+    connection.create_table(25)
+    assert connection.ask() == expected_rows(25)
     assert sorted(len(b["rows"]) for b in provider.batches.values()) == [5, 20]
     assert set(provider.paid.values()) == {1}
-    assert asked.kept == []
+    assert connection.record_files == []
 
 
-def test_a_batch_is_waited_for_longer_than_the_timeout(asked: Asked, provider: Any) -> None:
+def test_a_batch_is_waited_for_longer_than_the_timeout(connection: BatchConnection, provider: Any) -> None:
     provider.batch_statuses = ["validating"] + ["in_progress"] * 7 + ["completed"]
-    asked.run(
+    connection.run(
         f"CREATE ML_ENGINE slow FROM openai USING base_url = '{provider.url}', api_key = '{provider.key}',"
         " poll_seconds = 0.2"
     )
-    asked.run("CREATE MODEL s PREDICT answer USING engine = 'slow', prompt_template = '{{question}}'")
+    connection.run("CREATE MODEL s PREDICT answer USING engine = 'slow', prompt_template = '{{question}}'")
     query = "SELECT count(s.answer) FROM qs q JOIN s ON s.question = q.question USING batch = true, timeout = 3"
-    assert asked.run(query) == [(20,)]
+    assert connection.run(query) == [(20,)]
 
 
-def test_a_cut_line_and_a_strange_status(asked: Asked, provider: Any) -> None:
+def test_a_cut_line_and_a_strange_status(connection: BatchConnection, provider: Any) -> None:
     provider.batch_statuses = ["validating", "reticulating", "completed"]
     provider.text_times = True
-    assert asked.ask() == right(20)
+    assert connection.ask() == expected_rows(20)

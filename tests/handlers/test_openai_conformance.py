@@ -10,7 +10,7 @@ from sqlft_openai import VLLM, AnyscaleEndpoints, AzureOpenAI, Fireworks, OpenAI
 from sqlft.testing import HandlerConformance
 
 
-class Served(HandlerConformance):
+class HostedConformance(HandlerConformance):
     """What all of them need to be asked."""
 
     base = "tiny"
@@ -24,30 +24,30 @@ class Served(HandlerConformance):
         type(self).engine_options = {self.address: to, "api_key": provider.key, "poll_seconds": 0.01}
 
 
-class TestOpenAI(Served):
+class TestOpenAI(HostedConformance):
     handler = OpenAI
 
 
-class TestAzureOpenAI(Served):
+class TestAzureOpenAI(HostedConformance):
     handler = AzureOpenAI
     address = "azure_endpoint"
 
 
-class TestOpenAICompatible(Served):
+class TestOpenAICompatible(HostedConformance):
     handler = OpenAICompatible
 
 
-class TestAnyscaleEndpoints(Served):
+class TestAnyscaleEndpoints(HostedConformance):
     handler = AnyscaleEndpoints
 
 
-class TestTogether(Served):
+class TestTogether(HostedConformance):
     handler = Together
 
 
-class TestFireworks(Served):
+class TestFireworks(HostedConformance):
     handler = Fireworks
 
 
-class TestVLLM(Served):
+class TestVLLM(HostedConformance):
     handler = VLLM

@@ -12,12 +12,12 @@ from statistics import mean
 from typing import NamedTuple, Protocol
 
 import pytest
-from sqlft_openai.http.limits import Learned
+from sqlft_openai.http.limits import AdaptiveRateLimiter
 
 ROWS = 900
 
 
-class Server(Protocol):
+class LimitedServer(Protocol):
     """Lets requests in, or not."""
 
     def take(self, now: float) -> bool:
@@ -27,7 +27,7 @@ class Server(Protocol):
         """Seconds until the next is let in."""
 
 
-class Bucket:
+class BucketServer:
     """So many a second, and `burst` at once."""
 
     def __init__(self, rate: float, burst: float) -> None:
@@ -46,7 +46,7 @@ class Bucket:
         return max(0.0, (1 - self.left) / self.rate)
 
 
-class Windowed:
+class WindowServer:
     """So many in each window of so many seconds."""
 
     def __init__(self, most: int, seconds: float) -> None:
@@ -64,10 +64,10 @@ class Windowed:
         return (self.window + 1) * self.seconds - now
 
 
-class Careless:
+class RandomServer:
     """Refuses this share at random, however slowly they come; the others reach the limit behind it."""
 
-    def __init__(self, share: float, seed: int, behind: Server | None = None) -> None:
+    def __init__(self, share: float, seed: int, behind: LimitedServer | None = None) -> None:
         self.share, self.random, self.behind = share, random.Random(seed), behind
 
     def take(self, now: float) -> bool:
@@ -79,10 +79,10 @@ class Careless:
         return self.behind.after(now) if self.behind else 0.0
 
 
-class Patient(Learned):
+class NoLimiter(AdaptiveRateLimiter):
     """Learns nothing: each request that was refused waits for itself."""
 
-    def refused(self, now: float, serial: int, after: float | None) -> bool:
+    def record_refusal(self, now: float, serial: int, after: float | None) -> bool:
         """It was no limit."""
         return False
 
@@ -96,39 +96,45 @@ class Network(NamedTuple):
 
 
 NEAR, QUICK, FAR, SLOW = Network(), Network(32, 0.002, 0.002), Network(64, 0.05, 0.05), Network(32, 1.0, 0.05)
-Told = Callable[[Server, float], float] | None
+RetryAfter = Callable[[LimitedServer, float], float] | None
 
 
-def exactly(server: Server, now: float) -> float:
+def tell_exact_wait(server: LimitedServer, now: float) -> float:
     """A retry-after that says when the next is let in."""
     return server.after(now)
 
 
-def in_seconds(server: Server, now: float) -> float:
+def tell_whole_seconds(server: LimitedServer, now: float) -> float:
     """A retry-after of whole seconds."""
     return math.ceil(server.after(now))
 
 
 @dataclass
-class Row:
-    """A row as `Asking` asks it."""
+class SimulatedRow:
+    """A row as `InferenceClient` asks it."""
 
     failed: int = 0
     answered: int = 0
     """How many had been answered when it was refused last."""
 
 
-class Asked:
+class Simulation:
     """So many rows asked of a server: `seconds`, and the share of requests that were `wasted`."""
 
     def __init__(
-        self, server: Server, told: Told = None, network: Network = NEAR, rows: int = ROWS, *, learned: Learned
+        self,
+        server: LimitedServer,
+        retry_after: RetryAfter = None,
+        network: Network = NEAR,
+        rows: int = ROWS,
+        *,
+        limiter: AdaptiveRateLimiter,
     ) -> None:
-        self._server, self._told, self._network, self._learned = server, told, network, learned
+        self._server, self._told, self._network, self._limiter = server, retry_after, network, limiter
         self._todo, self._under_way = rows, 0
-        self._turns: deque[Row] = deque()
+        self._turns: deque[SimulatedRow] = deque()
         self._random = random.Random(0)
-        self._events: list[tuple[float, int, int, bool | None, Row, float | None]] = []
+        self._events: list[tuple[float, int, int, bool | None, SimulatedRow, float | None]] = []
         self._now, self._serial, self._answered, self._order, refusals = 0.0, 0, 0, 0, 0
         while self._answered < rows:
             self._send()
@@ -138,7 +144,7 @@ class Asked:
                 if passed is None:
                     self._turns.append(row)
                 elif passed:
-                    self._learned.passed(self._now, serial)
+                    self._limiter.record_success(self._now, serial)
                     self._answered += 1
                     self._under_way -= 1
                 else:
@@ -149,59 +155,63 @@ class Asked:
     def _send(self) -> None:
         while self._todo and self._under_way < self._network.window:
             self._todo, self._under_way = self._todo - 1, self._under_way + 1
-            self._turns.append(Row(answered=self._answered))
-        while self._turns and self._learned.wait(self._now) <= 1e-9:
+            self._turns.append(SimulatedRow(answered=self._answered))
+        while self._turns and self._limiter.wait(self._now) <= 1e-9:
             self._serial += 1
-            self._learned.take(self._now, self._serial)
+            self._limiter.record_request(self._now, self._serial)
             passes = self._server.take(self._now)
             after = None if passes or self._told is None else self._told(self._server, self._now)
             took = self._network.answer if passes else self._network.refusal
             self._later(took * self._random.uniform(0.8, 1.2), self._serial, passes, self._turns.popleft(), after)
 
-    def _refused(self, serial: int, row: Row, after: float | None) -> None:
+    def _refused(self, serial: int, row: SimulatedRow, after: float | None) -> None:
         row.failed += row.answered == self._answered
         row.answered = self._answered
         assert row.failed <= 10, "a row would have given up"
-        if self._learned.refused(self._now, serial, after):
+        if self._limiter.record_refusal(self._now, serial, after):
             self._turns.append(row)
             return
         wait = min(8.0, 0.1 * 2 ** min(10, row.failed - 1)) * (0.5 + self._random.random() / 2)
         self._later(max(wait, after or 0.0), 0, None, row)
 
-    def _later(self, seconds: float, serial: int, passed: bool | None, row: Row, after: float | None = None) -> None:
+    def _later(
+        self, seconds: float, serial: int, passed: bool | None, row: SimulatedRow, after: float | None = None
+    ) -> None:
         self._order += 1
         heapq.heappush(self._events, (self._now + seconds, self._order, serial, passed, row, after))
 
     def _next(self) -> float:
-        ready = [self._now + min(max(self._learned.wait(self._now), 1e-4), 0.25)] if self._turns else []
+        ready = [self._now + min(max(self._limiter.wait(self._now), 1e-4), 0.25)] if self._turns else []
         return min([*ready, *(event[0] for event in self._events[:1])])
 
 
-def asked(server: Server, told: Told = None, network: Network = NEAR, rows: int = ROWS) -> Asked:
-    """What comes of it with what `Learned` learns."""
-    return Asked(server, told, network, rows, learned=Learned())
+def simulate(
+    server: LimitedServer, retry_after: RetryAfter = None, network: Network = NEAR, rows: int = ROWS
+) -> Simulation:
+    """The outcome with what the adaptive limiter learns."""
+    return Simulation(server, retry_after, network, rows, limiter=AdaptiveRateLimiter())
 
 
-@pytest.mark.parametrize("told", [None, exactly])
+@pytest.mark.parametrize("retry_after", [None, tell_exact_wait])
 @pytest.mark.parametrize("network", [NEAR, QUICK])
 @pytest.mark.parametrize("burst", [1, 10, 60])
-def test_a_limit_is_found_and_used(burst: int, network: Network, told: Told) -> None:
-    found = asked(Bucket(10, burst), told, network)
+def test_a_limit_is_found_and_used(burst: int, network: Network, retry_after: RetryAfter) -> None:
+    found = simulate(BucketServer(10, burst), retry_after, network)
     assert (ROWS - burst) / found.seconds > 0.9 * 10
     assert found.wasted < 0.035
 
 
-@pytest.mark.parametrize("told", [None, exactly])
+@pytest.mark.parametrize("retry_after", [None, tell_exact_wait])
 @pytest.mark.parametrize(("most", "seconds"), [(10, 1.0), (600, 60.0)])
-def test_a_limit_by_the_second_and_by_the_minute(most: int, seconds: float, told: Told) -> None:
-    found = asked(Windowed(most, seconds), told)
+def test_a_limit_by_the_second_and_by_the_minute(most: int, seconds: float, retry_after: RetryAfter) -> None:
+    found = simulate(WindowServer(most, seconds), retry_after)
     assert ROWS / found.seconds > 0.9 * 10
     assert found.wasted < 0.04
 
 
-@pytest.mark.parametrize("server", [Bucket(10, 1), Bucket(10, 10), Windowed(10, 1.0)])
-def test_a_retry_after_of_whole_seconds(server: Server) -> None:
-    found = asked(server, in_seconds)
+@pytest.mark.parametrize("server", [BucketServer(10, 1), BucketServer(10, 10), WindowServer(10, 1.0)])
+def test_a_retry_after_of_whole_seconds(server: LimitedServer) -> None:
+    found = simulate(server, tell_whole_seconds)
     assert ROWS / found.seconds > 0.75 * 10
     assert found.wasted < 0.05
 
@@ -209,7 +219,7 @@ def test_a_retry_after_of_whole_seconds(server: Server) -> None:
 @pytest.mark.parametrize("network", [FAR, SLOW])
 @pytest.mark.parametrize("burst", [1, 10])
 def test_a_limit_far_away(burst: int, network: Network) -> None:
-    found = asked(Bucket(10, burst), None, network)
+    found = simulate(BucketServer(10, burst), None, network)
     assert (ROWS - burst) / found.seconds > 0.8 * 10
     assert found.wasted < 0.05 + network.window / ROWS
 
@@ -218,11 +228,11 @@ def test_a_limit_far_away(burst: int, network: Network) -> None:
 @pytest.mark.parametrize("network", [NEAR, FAR, SLOW])
 @pytest.mark.parametrize("after", [None, 1.0, 2.0])
 def test_refusals_by_chance_are_no_limit(share: float, network: Network, after: float | None) -> None:
-    told: Told = None if after is None else lambda server, now: after
+    retry_after: RetryAfter = None if after is None else lambda server, now: after
     rates = []
     for seed in range(3):
-        alone = Asked(Careless(share, seed), told, network, 1000, learned=Patient())
-        rates.append(asked(Careless(share, seed), told, network, 1000).seconds / alone.seconds)
+        alone = Simulation(RandomServer(share, seed), retry_after, network, 1000, limiter=NoLimiter())
+        rates.append(simulate(RandomServer(share, seed), retry_after, network, 1000).seconds / alone.seconds)
     assert mean(rates) < 2.0
     assert max(rates) < 3.0
 
@@ -230,24 +240,24 @@ def test_refusals_by_chance_are_no_limit(share: float, network: Network, after: 
 @pytest.mark.parametrize("share", [0.05, 0.1])
 @pytest.mark.parametrize("burst", [1, 10, 60])
 def test_a_limit_behind_refusals_by_chance(share: float, burst: int) -> None:
-    found = [asked(Careless(share, seed, Bucket(10, burst))) for seed in range(3)]
+    found = [simulate(RandomServer(share, seed, BucketServer(10, burst))) for seed in range(3)]
     assert (ROWS - burst) / mean(f.seconds for f in found) > 0.45 * 10
     assert mean(f.wasted for f in found) < share + 0.3
 
 
 def test_what_was_counted_before_a_pause_says_nothing_after_it() -> None:
-    learned = Learned()
+    limiter = AdaptiveRateLimiter()
     for serial in range(1, 41):
-        learned.take(serial / 100, serial)
-        learned.passed(serial / 100, serial)
+        limiter.record_request(serial / 100, serial)
+        limiter.record_success(serial / 100, serial)
     now = 10_000.0
     for serial in range(41, 61):  # ten pass, ten are refused in a row
-        learned.take(now + serial / 1000, serial)
+        limiter.record_request(now + serial / 1000, serial)
     for serial in range(41, 51):
-        learned.passed(now + 1, serial)
+        limiter.record_success(now + 1, serial)
     for serial in range(51, 61):
-        learned.refused(now + 1, serial, None)
-    assert learned.wait(now + 1) > 0
-    learned.take(now + 1.1, 61)
-    learned.passed(now + 1.2, 61)
-    assert 1 < learned.pace < 100
+        limiter.record_refusal(now + 1, serial, None)
+    assert limiter.wait(now + 1) > 0
+    limiter.record_request(now + 1.1, 61)
+    limiter.record_success(now + 1.2, 61)
+    assert 1 < limiter.pace < 100

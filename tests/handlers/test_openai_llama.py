@@ -17,7 +17,7 @@ SCHEMA = """{"type": "object", "properties": {"kind": {"enum": ["good", "bad"]},
 
 
 @pytest.fixture
-def served(tiny: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def server_url(tiny: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a server of the tiny random model."""
     from sqlft_local.base import weight_cache
 
@@ -32,10 +32,10 @@ def served(tiny: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
     del server
 
 
-def test_a_real_server_answers(served: str) -> None:
+def test_a_real_server_answers(server_url: str) -> None:
     warnings: list[str] = []
     con = sqlft.connect(warn=warnings.append)
-    con.execute(f"CREATE ML_ENGINE llama FROM openai_compatible USING base_url = '{served}'")
+    con.execute(f"CREATE ML_ENGINE llama FROM openai_compatible USING base_url = '{server_url}'")
     con.execute(
         "CREATE MODEL m PREDICT answer USING engine = 'llama', model_name = 'tiny', "
         "prompt_template = 'How many singers in {{q}}?', max_tokens = 8"
@@ -51,11 +51,11 @@ def test_a_real_server_answers(served: str) -> None:
     con.close()
 
 
-def test_a_real_server_obeys_a_schema(served: str) -> None:
+def test_a_real_server_obeys_a_schema(server_url: str) -> None:
     con = sqlft.connect(warn=lambda text: None)
     con.execute(
         "CREATE MODEL t PREDICT answer USING engine = 'openai_compatible', model_name = 'tiny', max_tokens = 100, "
-        f"base_url = '{served}', prompt_template = '{{{{q}}}}', schema = $${SCHEMA}$$"
+        f"base_url = '{server_url}', prompt_template = '{{{{q}}}}', schema = $${SCHEMA}$$"
     )
     kind, count = con.execute("SELECT answer.kind, answer.n FROM t WHERE q = 'good or bad?'").fetchall()[0]
     assert kind in ("good", "bad")

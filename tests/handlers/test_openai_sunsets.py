@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from sqlft_openai import sunsets
-from sqlft_openai.prices import price_of
-from sqlft_openai.providers import ENGINES
+from sqlft_openai.prices import look_up_price
+from sqlft_openai.providers import PROVIDERS
 
 import sqlft
 
@@ -44,7 +44,7 @@ def con(warnings: list[str], clock: Clock, monkeypatch: pytest.MonkeyPatch) -> I
     made.close()
 
 
-def create(con: sqlft.Connection, model: str = "gpt-4o-mini", more: str = "", engine: str = "openai") -> None:
+def create_model(con: sqlft.Connection, model: str = "gpt-4o-mini", more: str = "", engine: str = "openai") -> None:
     con.execute(
         f"CREATE OR REPLACE MODEL m PREDICT answer USING engine = '{engine}', model_name = '{model}',"
         f" prompt_template = '{{{{q}}}}'{more}"
@@ -52,20 +52,20 @@ def create(con: sqlft.Connection, model: str = "gpt-4o-mini", more: str = "", en
 
 
 def test_no_engine_has_a_default_model_that_ends() -> None:
-    for engine in ENGINES.values():
-        if engine.default_base:
-            assert sunsets.notice_of("api.openai.com", engine.default_base, training=False) is None
+    for provider in PROVIDERS.values():
+        if provider.default_base:
+            assert sunsets.find_notice("api.openai.com", provider.default_base, training=False) is None
 
 
 def test_the_price_of_the_default_model_is_known() -> None:
-    openai = ENGINES["openai"]
-    found = price_of(openai, openai.default_base or "")
+    openai = PROVIDERS["openai"]
+    found = look_up_price(openai, openai.default_base or "")
     assert found is not None
     assert None not in (found.input, found.output, found.cached_input)
 
 
 def test_a_model_that_will_end_is_made_with_a_warning(con: sqlft.Connection, warnings: list[str]) -> None:
-    create(con)
+    create_model(con)
     assert len(warnings) == 1
     assert "switches off the model 'gpt-4o-mini' and what was tuned from it on 2027-01-14, 47 days" in warnings[0]
     assert "'gpt-6-luna'" in warnings[0]
@@ -73,13 +73,13 @@ def test_a_model_that_will_end_is_made_with_a_warning(con: sqlft.Connection, war
 
 def test_a_model_that_has_ended_is_refused(con: sqlft.Connection, clock: Clock, warnings: list[str]) -> None:
     clock(LAST_4O - timedelta(days=1))
-    create(con)
+    create_model(con)
     assert "1 day from now" in warnings.pop()
     clock(LAST_4O)
     with pytest.raises(sqlft.NotSupported, match="switched off the model 'gpt-4o-mini'") as e:
-        create(con)
+        create_model(con)
     assert "model_name = 'gpt-6-luna'" in e.value.next_step
-    create(con, "gpt-6-luna")
+    create_model(con, "gpt-6-luna")
     assert warnings == []
 
 
@@ -98,7 +98,7 @@ def test_a_model_that_has_ended_is_refused(con: sqlft.Connection, clock: Clock, 
     ],
 )
 def test_families_snapshots_and_tuned_models(model: str, ends: str | None, clock: Clock) -> None:
-    found = sunsets.notice_of("eu.api.openai.com", model, training=False)
+    found = sunsets.find_notice("eu.api.openai.com", model, training=False)
     assert (found is None) is (ends is None)
     assert ends is None or (found is not None and ends in found.text)
 
@@ -106,7 +106,7 @@ def test_families_snapshots_and_tuned_models(model: str, ends: str | None, clock
 def test_a_training_warns_until_its_day_and_is_refused_from_it(
     con: sqlft.Connection, clock: Clock, warnings: list[str]
 ) -> None:
-    create(con)
+    create_model(con)
     warnings.clear()
     con.execute(f"EXPLAIN {TRAIN}")
     [warned] = [w for w in warnings if "2027" in w]
@@ -123,14 +123,14 @@ def test_a_training_warns_until_its_day_and_is_refused_from_it(
 
 def test_a_refused_training_can_be_tried_all_the_same(con: sqlft.Connection, clock: Clock, warnings: list[str]) -> None:
     clock(LAST_JOBS)
-    create(con)
+    create_model(con)
     warnings.clear()
     con.execute(f"EXPLAIN {TRAIN} USING check = 'warn'")
     assert any("no new fine-tuning jobs since" in w for w in warnings)
 
 
 def test_explain_of_a_query_warns_and_refuses(con: sqlft.Connection, clock: Clock, warnings: list[str]) -> None:
-    create(con)
+    create_model(con)
     warnings.clear()
     con.execute("EXPLAIN SELECT answer FROM m WHERE q = 'x'")
     assert any("switches off the model 'gpt-4o-mini'" in w for w in warnings)
@@ -151,7 +151,7 @@ def test_a_server_of_ones_own_is_left_alone(
     con: sqlft.Connection, clock: Clock, warnings: list[str], provider: Any
 ) -> None:
     clock(date(2030, 1, 1))
-    create(con, more=f", base_url = '{provider.url}', api_key = '{provider.key}'")
+    create_model(con, more=f", base_url = '{provider.url}', api_key = '{provider.key}'")
     assert con.execute("SELECT answer FROM m WHERE q = 'hello'").fetchall() == [("A:hello",)]
     assert warnings == []
 
@@ -159,15 +159,15 @@ def test_a_server_of_ones_own_is_left_alone(
 def test_the_host_counts_and_not_the_engines_name(con: sqlft.Connection, clock: Clock) -> None:
     clock(LAST_4O)
     with pytest.raises(sqlft.NotSupported, match="OpenAI switched off"):
-        create(con, engine="openai_compatible", more=", base_url = 'https://api.openai.com/v1'")
+        create_model(con, engine="openai_compatible", more=", base_url = 'https://api.openai.com/v1'")
     with pytest.raises(sqlft.NotSupported, match="Anyscale Endpoints switched off everything"):
-        create(con, "x", engine="anyscale_endpoints", more=", base_url = 'https://api.endpoints.anyscale.com/v1'")
+        create_model(con, "x", engine="anyscale_endpoints", more=", base_url = 'https://api.endpoints.anyscale.com/v1'")
 
 
 def test_days_that_are_promised_at_least_refuse_nothing(clock: Clock) -> None:
     for day in (date(2026, 12, 1), date(2028, 1, 1)):
         clock(day)
-        found = sunsets.notice_of("mine.openai.azure.com", "gpt-4.1-mini-2025-04-14.ft-abc", training=True)
+        found = sunsets.find_notice("mine.openai.azure.com", "gpt-4.1-mini-2025-04-14.ft-abc", training=True)
         assert found is not None
         assert not found.is_refusal
         assert "2027-04-14 at least" in found.text
@@ -176,17 +176,17 @@ def test_days_that_are_promised_at_least_refuse_nothing(clock: Clock) -> None:
 def test_anyscale_wants_the_address_of_another_server(con: sqlft.Connection) -> None:
     con.execute("CREATE ML_ENGINE theirs FROM anyscale_endpoints USING api_key = 'any-key-will-do'")
     with pytest.raises(sqlft.OptionError, match="Anyscale Endpoints is gone") as e:
-        create(con, "x", engine="theirs")
+        create_model(con, "x", engine="theirs")
     assert "base_url" in e.value.next_step
 
 
 def test_a_provider_that_has_the_model_no_more_says_since_when(clock: Clock) -> None:
     from sqlft_openai.http.address import Address
-    from sqlft_openai.http.errors import of_status
+    from sqlft_openai.http.errors import error_from_status
 
     clock(LAST_4O)
-    address = Address(ENGINES["openai"], ("https://api.openai.com/v1",), None, {})
+    address = Address(PROVIDERS["openai"], ("https://api.openai.com/v1",), None, {})
     body = b'{"error": {"message": "The model does not exist", "code": "model_not_found"}}'
-    found = of_status(404, {}, body, address, "gpt-4o-mini")
+    found = error_from_status(404, {}, body, address, "gpt-4o-mini")
     assert "2027-01-14" in str(found)
     assert "gpt-6-luna" in str(found)

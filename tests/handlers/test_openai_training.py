@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 import sqlft_openai
 from sqlft_openai.finetune import jobs
-from sqlft_openai.finetune.dialects import metrics_of, state_of
-from sqlft_openai.finetune.rows import checked, epochs_of, jsonl
+from sqlft_openai.finetune.dialects import parse_metrics, parse_state
+from sqlft_openai.finetune.rows import choose_epochs, format_jsonl, prepare_rows
 from sqlft_openai.http import transport
 
 from sqlft.errors import Cancelled, DataError, OptionError, ProviderError
@@ -24,7 +24,7 @@ from sqlft.options import build_options
 KIND = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
-def conversations(count: int, answer: str = "a", length: int = 0) -> TrainingSet:
+def make_conversations(count: int, answer: str = "a", length: int = 0) -> TrainingSet:
     rows = [
         [{"role": "user", "content": f"q{i}{'x' * length}"}, {"role": "assistant", "content": f"{answer}{i}"}]
         for i in range(count)
@@ -32,7 +32,7 @@ def conversations(count: int, answer: str = "a", length: int = 0) -> TrainingSet
     return TrainingSet(pa.table({"messages": pa.array(rows, KIND)}))
 
 
-def spoken(engine: str) -> list[dict[str, Any]]:
+def upload_example(engine: str) -> list[dict[str, Any]]:
     """What goes up of a message with a name, and of an answer that is not to be learned."""
     kind = pa.list_(pa.struct([*KIND.value_type, ("weight", pa.int32()), ("name", pa.string())]))
     turns = [
@@ -43,14 +43,14 @@ def spoken(engine: str) -> list[dict[str, Any]]:
     ]
     data = TrainingSet(pa.table({"messages": pa.array([turns] * 12, kind)}))
     cls = getattr(sqlft_openai, engine)
-    rows = checked(cls.engine, "gpt-4o-mini", data, build_options(cls.train_options, {}, "FINETUNE"))
-    sent: list[dict[str, Any]] = json.loads(jsonl(rows.train).splitlines()[0])["messages"]
+    rows = prepare_rows(cls.provider, "gpt-4o-mini", data, build_options(cls.train_options, {}, "FINETUNE"))
+    sent: list[dict[str, Any]] = json.loads(format_jsonl(rows.train).splitlines()[0])["messages"]
     return sent
 
 
 @pytest.mark.parametrize(("engine", "name"), [("OpenAI", {"name": "bob"}), ("Together", {}), ("Fireworks", {})])
 def test_weights_go_along_and_names_where_they_are_taken(engine: str, name: dict[str, str]) -> None:
-    assert spoken(engine) == [
+    assert upload_example(engine) == [
         {"role": "user", "content": "q", **name},
         {"role": "assistant", "content": "WRONG", "weight": 0},
         {"role": "user", "content": "again"},
@@ -58,12 +58,12 @@ def test_weights_go_along_and_names_where_they_are_taken(engine: str, name: dict
     ]
 
 
-def pairs(count: int, worse: str = "worse") -> TrainingSet:
-    train = conversations(count).train
+def make_pairs(count: int, worse: str = "worse") -> TrainingSet:
+    train = make_conversations(count).train
     return TrainingSet(train.append_column("rejected", pa.array([worse] * count)))
 
 
-class Trained:
+class TrainingRun:
     """A handler, its workdir, and what it reported."""
 
     def __init__(self, provider: Any, workdir: Path, engine: str = "OpenAI", **options: Any) -> None:
@@ -81,7 +81,7 @@ class Trained:
     def train(self, data: TrainingSet | None = None, start: Artifact | None = None, **using: Any) -> Artifact:
         options = build_options(self.handler.train_options, using, "FINETUNE")
         made: Artifact = self.handler.train(
-            ModelSpec(self.base), start, data or conversations(12), options, self.workdir, lambda p: self.report(p)
+            ModelSpec(self.base), start, data or make_conversations(12), options, self.workdir, lambda p: self.report(p)
         )
         return made
 
@@ -89,19 +89,19 @@ class Trained:
         self.handler.cancel(ModelSpec(self.base), self.workdir)
 
     @property
-    def body(self) -> Any:
+    def job_body(self) -> Any:
         """What the only job was made with."""
         [job] = self.provider.jobs.values()
         return job["asked"]
 
-    def known(self) -> Any:
+    def read_record(self) -> Any:
         return json.loads((self.workdir / "job.json").read_text())
 
 
 @pytest.fixture
-def at(provider: Any, tmp_path: Path) -> Callable[..., Trained]:
-    def make(engine: str = "OpenAI", **options: Any) -> Trained:
-        return Trained(provider, tmp_path, engine, **options)
+def make_run(provider: Any, tmp_path: Path) -> Callable[..., TrainingRun]:
+    def make(engine: str = "OpenAI", **options: Any) -> TrainingRun:
+        return TrainingRun(provider, tmp_path, engine, **options)
 
     return make
 
@@ -110,31 +110,31 @@ ENGINES = ["OpenAI", "AzureOpenAI", "OpenAICompatible", "AnyscaleEndpoints", "To
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_trains_and_reports(provider: Any, at: Any, engine: str) -> None:
-    there = at(engine)
-    made = there.train(TrainingSet(conversations(12).train, conversations(3).train), n_epochs=2)
+def test_trains_and_reports(provider: Any, make_run: Any, engine: str) -> None:
+    run = make_run(engine)
+    made = run.train(TrainingSet(make_conversations(12).train, make_conversations(3).train), n_epochs=2)
     assert provider.problems == []
     assert len(provider.created) == 1
     assert provider.tuned[made.remote_id]["q3"] == "a3"
     assert made.details["provider_status"].lower().endswith(("succeeded", "completed"))
-    steps = [r.step for r in there.reports]
+    steps = [r.step for r in run.reports]
     assert steps == sorted(steps)
     if engine != "Fireworks":  # its jobs tell of no steps
         assert made.details["trained_tokens"] > 0
-        assert there.reports[-1].metrics["loss"] == 0.5
-        assert there.reports[-1].total_steps == 4
-    assert provider.key not in json.dumps(there.known())
+        assert run.reports[-1].metrics["loss"] == 0.5
+        assert run.reports[-1].total_steps == 4
+    assert provider.key not in json.dumps(run.read_record())
 
 
-def test_openai_body(at: Any) -> None:
-    there = at()
-    there.train(n_epochs=3, batch_size=4, learning_rate_multiplier=0.5, suffix="mine", seed=7)
-    assert there.body["method"] == {
+def test_openai_body(make_run: Any) -> None:
+    run = make_run()
+    run.train(n_epochs=3, batch_size=4, learning_rate_multiplier=0.5, suffix="mine", seed=7)
+    assert run.job_body["method"] == {
         "type": "supervised",
         "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 0.5}},
     }
-    assert (there.body["suffix"], there.body["seed"]) == ("mine", 7)
-    assert there.body["metadata"] == {"sqlft": there.known()["ours"]}
+    assert (run.job_body["suffix"], run.job_body["seed"]) == ("mine", 7)
+    assert run.job_body["metadata"] == {"sqlft": run.read_record()["ours"]}
 
 
 def test_bodies_of_dialects(provider: Any, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_bodies_of_dialects(provider: Any, tmp_path: Path) -> None:
     for engine, using in (("AzureOpenAI", {}), ("Together", {"r": 4}), ("Fireworks", {"r": 4, "suffix": "My Model"})):
         folder = tmp_path / engine
         folder.mkdir()
-        Trained(provider, folder, engine).train(n_epochs=2, **using)
+        TrainingRun(provider, folder, engine).train(n_epochs=2, **using)
         bodies[engine] = provider.jobs[provider.created[-1]]["asked"]
     assert bodies["AzureOpenAI"]["hyperparameters"] == {"n_epochs": 2}
     assert "method" not in bodies["AzureOpenAI"]
@@ -153,294 +153,296 @@ def test_bodies_of_dialects(provider: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", ["OpenAI", "AzureOpenAI", "OpenAICompatible", "Together"])
-def test_learns_from_better_and_worse_answers(provider: Any, at: Any, engine: str) -> None:
-    there = at(engine)
-    made = there.train(TrainingSet(pairs(12).train, pairs(3, "bad").train), method="dpo", beta=0.2)
+def test_learns_from_better_and_worse_answers(provider: Any, make_run: Any, engine: str) -> None:
+    run = make_run(engine)
+    made = run.train(TrainingSet(make_pairs(12).train, make_pairs(3, "bad").train), method="dpo", beta=0.2)
     assert made.details["rows"] == 12
-    lines = [json.loads(line) for line in provider.files[there.body["training_file"]]["content"].splitlines()]
+    lines = [json.loads(line) for line in provider.files[run.job_body["training_file"]]["content"].splitlines()]
     assert lines[3] == {
         "input": {"messages": [{"role": "user", "content": "q3"}]},
         "preferred_output": [{"role": "assistant", "content": "a3"}],
         "non_preferred_output": [{"role": "assistant", "content": "worse"}],
     }
     if engine == "Together":
-        assert there.body["training_method"] == {"method": "dpo", "dpo_beta": 0.2}
+        assert run.job_body["training_method"] == {"method": "dpo", "dpo_beta": 0.2}
     else:
-        assert there.body["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}}
+        assert run.job_body["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}}
     assert not provider.problems
 
 
-def test_a_model_that_is_not_trained_there(at: Any) -> None:
-    there = at()
-    there.base = "text-embedding-3-small"
+def test_a_model_that_is_not_trained_there(make_run: Any) -> None:
+    run = make_run()
+    run.base = "text-embedding-3-small"
     with pytest.raises(ProviderError, match="does not train the model 'text-embedding-3-small'") as caught:
-        there.train()
+        run.train()
     assert "lists those that it trains" in caught.value.next_step
 
 
-def test_nobody_takes_the_rows(at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MOST_WAIT", 0.01)
-    there = at(base_url="http://127.0.0.1:9/v1")
+def test_nobody_takes_the_rows(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_WAIT", 0.01)
+    run = make_run(base_url="http://127.0.0.1:9/v1")
     with pytest.raises(
         ProviderError, match=r"could not be uploaded: http://127\.0\.0\.1:9/v1 is not reached"
     ) as caught:
-        there.train()
+        run.train()
     assert "Check base_url" in caught.value.next_step
     assert "RESUME MODEL" in caught.value.next_step
 
 
-def test_pairs_where_there_is_no_such_training(provider: Any, at: Any) -> None:
+def test_pairs_where_there_is_no_such_training(provider: Any, make_run: Any) -> None:
     with pytest.raises(OptionError, match="Anyscale Endpoints has no training by"):
-        at("AnyscaleEndpoints").train(pairs(12), method="dpo")
-    provider.fault("400", times=None, path="/fine_tuning/jobs", message="Unknown argument: method", code="unknown")
+        make_run("AnyscaleEndpoints").train(make_pairs(12), method="dpo")
+    provider.inject_fault(
+        "400", times=None, path="/fine_tuning/jobs", message="Unknown argument: method", code="unknown"
+    )
     with pytest.raises(ProviderError, match="did not make the job"):
-        at("OpenAICompatible").train(pairs(12), method="dpo")
+        make_run("OpenAICompatible").train(make_pairs(12), method="dpo")
     assert not provider.jobs
 
 
-def test_a_clock_that_jumps_changes_nothing(provider: Any, at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_jumps_changes_nothing(provider: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     true, hours = time.time, itertools.cycle((0, 1, -1, 24))
     monkeypatch.setattr(time, "time", lambda: true() + 3600 * next(hours))
-    there = at()
-    there.provider.fault("429", times=2, path="/fine_tuning/jobs", retry_after=0)
-    assert there.train().remote_id
+    run = make_run()
+    run.provider.inject_fault("429", times=2, path="/fine_tuning/jobs", retry_after=0)
+    assert run.train().remote_id
     assert len(provider.created) == 1
-    assert there.reports[-1].step > 0
+    assert run.reports[-1].step > 0
 
 
-def test_goes_on_from_a_tuned_model(provider: Any, at: Any) -> None:
-    there = at()
-    there.train(start=Artifact(remote_id="ft:gpt-4o-mini:org::1"))
-    assert there.body["model"] == "ft:gpt-4o-mini:org::1"
+def test_goes_on_from_a_tuned_model(provider: Any, make_run: Any) -> None:
+    run = make_run()
+    run.train(start=Artifact(remote_id="ft:gpt-4o-mini:org::1"))
+    assert run.job_body["model"] == "ft:gpt-4o-mini:org::1"
 
 
 @pytest.mark.parametrize(
     ("data", "using", "error", "said"),
     [
-        (conversations(9), {}, DataError, "10 rows or more, and there are 9"),
-        (conversations(12, answer=""), {}, None, ""),
-        (conversations(12), {"method": "dpo"}, DataError, "the rows have no worse ones"),
-        (pairs(12, "a3"), {"method": "dpo"}, DataError, "training row 4 is its answer"),
-        (pairs(12, ""), {"method": "dpo"}, DataError, "training row 1 has no worse answer"),
-        (conversations(12), {"beta": 0.1}, OptionError, "beta is for"),
-        (conversations(12), {"suffix": "x" * 65}, OptionError, "65 characters"),
-        (conversations(12), {"max_train_tokens": 60}, DataError, "larger max_train_tokens"),
-        (conversations(12, length=300_000), {}, DataError, "65,536 tokens"),
+        (make_conversations(9), {}, DataError, "10 rows or more, and there are 9"),
+        (make_conversations(12, answer=""), {}, None, ""),
+        (make_conversations(12), {"method": "dpo"}, DataError, "the rows have no worse ones"),
+        (make_pairs(12, "a3"), {"method": "dpo"}, DataError, "training row 4 is its answer"),
+        (make_pairs(12, ""), {"method": "dpo"}, DataError, "training row 1 has no worse answer"),
+        (make_conversations(12), {"beta": 0.1}, OptionError, "beta is for"),
+        (make_conversations(12), {"suffix": "x" * 65}, OptionError, "65 characters"),
+        (make_conversations(12), {"max_train_tokens": 60}, DataError, "larger max_train_tokens"),
+        (make_conversations(12, length=300_000), {}, DataError, "65,536 tokens"),
     ],
 )
 def test_rules_hold_before_anything_is_sent(
-    provider: Any, at: Any, data: Any, using: Any, error: Any, said: str
+    provider: Any, make_run: Any, data: Any, using: Any, error: Any, said: str
 ) -> None:
-    there = at()
+    run = make_run()
     if error is None:
-        there.train(data, **using)
+        run.train(data, **using)
         return
     with pytest.raises(error, match=said):
-        there.train(data, **using)
+        run.train(data, **using)
     assert provider.calls == []
 
 
-def test_the_last_message_is_the_assistants(provider: Any, at: Any) -> None:
+def test_the_last_message_is_the_assistants(provider: Any, make_run: Any) -> None:
     rows = [[{"role": "user", "content": "q"}]] * 12
     with pytest.raises(DataError, match="does not end with the assistant's answer"):
-        at().train(TrainingSet(pa.table({"messages": pa.array(rows, KIND)})))
+        make_run().train(TrainingSet(pa.table({"messages": pa.array(rows, KIND)})))
     assert provider.calls == []
 
 
-def test_the_tokens_of_a_job(provider: Any, at: Any) -> None:
-    there = at()
-    there.base = "gpt-3.5-turbo"
-    data = conversations(2000, length=40_000)
+def test_the_tokens_of_a_job(provider: Any, make_run: Any) -> None:
+    run = make_run()
+    run.base = "gpt-3.5-turbo"
+    data = make_conversations(2000, length=40_000)
     with pytest.raises(
         DataError, match=r"2,000 rows have 60,\d+,\d+ tokens in 3 epochs.* takes 50,000,000: about 1,6\d\d rows fit"
     ):
-        there.train(data, n_epochs=3)
-    estimate = there.handler.estimate(
-        ModelSpec(there.base),
+        run.train(data, n_epochs=3)
+    estimate = run.handler.estimate(
+        ModelSpec(run.base),
         None,
         data,
-        build_options(there.handler.train_options, {"n_epochs": 3, "max_train_tokens": 50_000_000, "seed": 3}, ""),
+        build_options(run.handler.train_options, {"n_epochs": 3, "max_train_tokens": 50_000_000, "seed": 3}, ""),
     )
     assert 1600 < estimate.examples < 1700
     assert 49_000_000 < estimate.tokens <= 50_000_000
 
 
-def test_a_sample_is_the_seeds(provider: Any, at: Any) -> None:
-    from sqlft_openai.finetune.rows import checked
+def test_a_sample_is_the_seeds(provider: Any, make_run: Any) -> None:
+    from sqlft_openai.finetune.rows import prepare_rows
 
     def drawn(seed: int) -> list[str]:
-        there = at()
-        options = build_options(there.handler.train_options, {"n_epochs": 1, "max_train_tokens": 400, "seed": seed}, "")
-        rows = checked(there.handler.engine, "gpt-4o-mini", conversations(100), options)
-        return [pair.messages[0]["content"] for pair in rows.train]
+        run = make_run()
+        options = build_options(run.handler.train_options, {"n_epochs": 1, "max_train_tokens": 400, "seed": seed}, "")
+        rows = prepare_rows(run.handler.provider, "gpt-4o-mini", make_conversations(100), options)
+        return [example.messages[0]["content"] for example in rows.train]
 
     assert drawn(1) == drawn(1) != drawn(2)
     assert 10 <= len(drawn(1)) < 100
 
 
 def test_auto_epochs() -> None:
-    assert [epochs_of("auto", n) for n in (10, 33, 50, 5000, 20000)] == [10, 3, 3, 3, 1]
+    assert [choose_epochs("auto", n) for n in (10, 33, 50, 5000, 20000)] == [10, 3, 3, 3, 1]
 
 
-def test_unknown_statuses_are_not_final(provider: Any, at: Any) -> None:
+def test_unknown_statuses_are_not_final(provider: Any, make_run: Any) -> None:
     provider.statuses = ["validating_files", "preparing", "quality_check", "running", "paused", "succeeded"]
-    there = at()
-    assert there.train().remote_id
-    assert state_of({"status": "moderating"}) == ("training", "moderating")
-    assert state_of({"state": "JOB_STATE_EARLY_STOPPED"})[0] == "complete"
+    run = make_run()
+    assert run.train().remote_id
+    assert parse_state({"status": "moderating"}) == ("training", "moderating")
+    assert parse_state({"state": "JOB_STATE_EARLY_STOPPED"})[0] == "complete"
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_job_that_fails_says_why(provider: Any, at: Any, engine: str) -> None:
+def test_a_job_that_fails_says_why(provider: Any, make_run: Any, engine: str) -> None:
     provider.fails = "the rows are odd"
-    there = at(engine)
+    run = make_run(engine)
     with pytest.raises(ProviderError, match=r"failed: .*the rows are odd"):
-        there.train()
+        run.train()
     provider.fails = None
     files = provider.count("/files", "POST") + provider.count(":upload", "POST")
-    assert there.train().remote_id
+    assert run.train().remote_id
     assert len(provider.created) == 2
     assert provider.count("/files", "POST") + provider.count(":upload", "POST") == files
 
 
-def test_a_job_deleted_there(provider: Any, at: Any) -> None:
-    there = at()
+def test_a_job_deleted_there(provider: Any, make_run: Any) -> None:
+    run = make_run()
 
     def vanish(progress: Progress) -> None:
         if progress.step == 1:
             provider.jobs.clear()
 
-    there.report = vanish
+    run.report = vanish
     with pytest.raises(ProviderError, match="is not at OpenAI any more"):
-        there.train()
-    there.report = there.reports.append
-    assert there.train().remote_id
+        run.train()
+    run.report = run.reports.append
+    assert run.train().remote_id
 
 
-def test_a_wrong_key_in_the_middle(provider: Any, at: Any) -> None:
-    there = at()
-    fault = provider.fault("401", None, path="/fine_tuning/jobs/", skip=1)
+def test_a_wrong_key_in_the_middle(provider: Any, make_run: Any) -> None:
+    run = make_run()
+    fault = provider.inject_fault("401", None, path="/fine_tuning/jobs/", skip=1)
     with pytest.raises(ProviderError, match="does not take the key"):
-        there.train()
+        run.train()
     provider.faults.remove(fault)
-    assert there.train().remote_id
+    assert run.train().remote_id
     assert len(provider.created) == 1
 
 
 @pytest.mark.parametrize("kind", ["429", "500", "503", "drop", "half", "html", "cut", "empty", "null", "408"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_one_job_whatever_becomes_of_the_request(provider: Any, at: Any, kind: str, after: bool) -> None:
-    provider.fault(kind, path="/fine_tuning/jobs", method="POST", after=after and kind != "429", retry_after=0)
-    there = at()
-    assert there.train().remote_id
+def test_one_job_whatever_becomes_of_the_request(provider: Any, make_run: Any, kind: str, after: bool) -> None:
+    provider.inject_fault(kind, path="/fine_tuning/jobs", method="POST", after=after and kind != "429", retry_after=0)
+    run = make_run()
+    assert run.train().remote_id
     assert len(provider.created) == 1
 
 
-def test_one_job_without_metadata(provider: Any, at: Any) -> None:
+def test_one_job_without_metadata(provider: Any, make_run: Any) -> None:
     provider.echo_metadata, provider.text_times = False, True
-    provider.fault("drop", path="/fine_tuning/jobs", method="POST", after=True)
-    assert at().train().remote_id
+    provider.inject_fault("drop", path="/fine_tuning/jobs", method="POST", after=True)
+    assert make_run().train().remote_id
     assert len(provider.created) == 1
 
 
-def test_no_second_job_where_jobs_are_not_listed(provider: Any, at: Any) -> None:
+def test_no_second_job_where_jobs_are_not_listed(provider: Any, make_run: Any) -> None:
     provider.list_jobs = False
-    provider.fault("drop", path="/fine_tuning/jobs", method="POST", after=True)
+    provider.inject_fault("drop", path="/fine_tuning/jobs", method="POST", after=True)
     with pytest.raises(ProviderError, match="does not list its jobs"):
-        at().train()
+        make_run().train()
     assert len(provider.created) == 1
 
 
 @pytest.mark.parametrize("where", ["/files", "/fine_tuning/jobs/", "/events"])
 @pytest.mark.parametrize("kind", ["429", "500", "drop", "html", "null", "half"])
-def test_faults_on_the_way_pass(provider: Any, at: Any, where: str, kind: str) -> None:
-    provider.fault(kind, 2, path=where, retry_after=0)
-    assert at().train().remote_id
+def test_faults_on_the_way_pass(provider: Any, make_run: Any, where: str, kind: str) -> None:
+    provider.inject_fault(kind, 2, path=where, retry_after=0)
+    assert make_run().train().remote_id
     assert len(provider.created) == 1
 
 
-def test_refusals_of_fields_are_heeded(provider: Any, at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_of_fields_are_heeded(provider: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from provider import tuning
 
     monkeypatch.setattr(tuning, "FIELDS", tuning.FIELDS - {"metadata", "method"})
-    there = at("OpenAICompatible")
-    assert there.train(n_epochs=2).remote_id
-    assert there.body["hyperparameters"] == {"n_epochs": 2}
+    run = make_run("OpenAICompatible")
+    assert run.train(n_epochs=2).remote_id
+    assert run.job_body["hyperparameters"] == {"n_epochs": 2}
 
 
-def test_files_that_take_long(provider: Any, at: Any) -> None:
+def test_files_that_take_long(provider: Any, make_run: Any) -> None:
     provider.file_polls = 3
-    assert at().train().remote_id
+    assert make_run().train().remote_id
     assert provider.problems == []
-    there = at()
-    (there.workdir / "job.json").unlink()
-    fault = provider.fault(
+    run = make_run()
+    (run.workdir / "job.json").unlink()
+    fault = provider.inject_fault(
         "400", 3, path="/fine_tuning/jobs", method="POST", message="The file is still being processed"
     )
     provider.file_polls = 5
-    assert there.train().remote_id
+    assert run.train().remote_id
     assert fault.hits == 3
 
 
-def test_a_job_that_names_no_model(provider: Any, at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "RESULT", ("nothing",))
+def test_a_job_that_names_no_model(provider: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "MODEL_FIELDS", ("nothing",))
     with pytest.raises(ProviderError, match="is succeeded, and names no model"):
-        at().train()
+        make_run().train()
 
 
-def test_a_model_without_fine_tuning(provider: Any, at: Any) -> None:
-    there = at()
-    there.base = "text-embedding-3-small"
+def test_a_model_without_fine_tuning(provider: Any, make_run: Any) -> None:
+    run = make_run()
+    run.base = "text-embedding-3-small"
     with pytest.raises(ProviderError, match=r"'text-embedding-3-small'.*not available for fine-tuning"):
-        there.train()
+        run.train()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_leaving_and_coming_back(provider: Any, at: Any, engine: str) -> None:
+def test_leaving_and_coming_back(provider: Any, make_run: Any, engine: str) -> None:
     provider.hold = True
-    there = at(engine)
+    run = make_run(engine)
 
     def leave(progress: Progress) -> None:
-        if len(provider.created) == 1 and there.known()["phase"] == "created":
+        if len(provider.created) == 1 and run.read_record()["phase"] == "created":
             raise Cancelled("The session ended.")
 
-    there.report = leave
+    run.report = leave
     with pytest.raises(Cancelled):
-        there.train()
+        run.train()
     assert next(iter(provider.jobs.values()))["fate"] is None
     provider.hold = False
-    there.report = there.reports.append
-    assert there.train().remote_id
+    run.report = run.reports.append
+    assert run.train().remote_id
     assert len(provider.created) == 1
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_cancelling(provider: Any, at: Any, engine: str) -> None:
+def test_cancelling(provider: Any, make_run: Any, engine: str) -> None:
     provider.hold = True
-    there = at(engine)
-    there.cancel()
+    run = make_run(engine)
+    run.cancel()
 
     def leave(progress: Progress) -> None:
         if len(provider.created) == 1:
             raise Cancelled("Stopped on request.")
 
-    there.report = leave
+    run.report = leave
     with pytest.raises(Cancelled):
-        there.train()
-    there.cancel()
+        run.train()
+    run.cancel()
     [job] = provider.jobs.values()
     assert job["fate"] in ("cancelled", "JOB_STATE_CANCELLED")
-    there.cancel()
+    run.cancel()
     assert provider.count("cancel", "POST") == 1
     provider.hold = False
-    there.report = there.reports.append
-    assert there.train().remote_id
+    run.report = run.reports.append
+    assert run.train().remote_id
     assert len(provider.created) == 2
 
 
-def test_cancelling_a_job_whose_making_nobody_saw(provider: Any, at: Any, tmp_path: Path) -> None:
+def test_cancelling_a_job_whose_making_nobody_saw(provider: Any, make_run: Any, tmp_path: Path) -> None:
     provider.hold = True
-    there = at()
+    run = make_run()
 
     class Killed(BaseException):
         pass
@@ -449,37 +451,37 @@ def test_cancelling_a_job_whose_making_nobody_saw(provider: Any, at: Any, tmp_pa
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs.Run, "_name_of", die)
+        patch.setattr(jobs.JobRunner, "_get_job_name", die)
         with pytest.raises(Killed):
-            there.train()
-    assert there.known()["phase"] == "creating"
-    there.cancel()
+            run.train()
+    assert run.read_record()["phase"] == "creating"
+    run.cancel()
     [job] = provider.jobs.values()
     assert job["fate"] == "cancelled"
 
 
-def test_a_job_cancelled_there(provider: Any, at: Any) -> None:
+def test_a_job_cancelled_there(provider: Any, make_run: Any) -> None:
     provider.statuses = ["queued", "running", "cancelled"]
     with pytest.raises(Cancelled, match="cancelled at OpenAI"):
-        at().train()
+        make_run().train()
 
 
-def test_a_provider_that_cannot_be_told(provider: Any, at: Any) -> None:
+def test_a_provider_that_cannot_be_told(provider: Any, make_run: Any) -> None:
     provider.hold = True
-    there = at()
+    run = make_run()
 
     def leave(progress: Progress) -> None:
-        if len(provider.created) == 1 and there.known()["phase"] == "created":
+        if len(provider.created) == 1 and run.read_record()["phase"] == "created":
             raise Cancelled("Stopped on request.")
 
-    there.report = leave
+    run.report = leave
     with pytest.raises(Cancelled):
-        there.train()
-    fault = provider.fault("403", None, path="/cancel")
+        run.train()
+    fault = provider.inject_fault("403", None, path="/cancel")
     with pytest.raises(ProviderError):
-        there.cancel()
+        run.cancel()
     provider.faults.remove(fault)
-    there.cancel()
+    run.cancel()
     assert next(iter(provider.jobs.values()))["fate"] == "cancelled"
 
 
@@ -501,4 +503,4 @@ def test_a_provider_that_cannot_be_told(provider: Any, at: Any) -> None:
     ],
 )
 def test_events(event: Any, found: Any) -> None:
-    assert metrics_of(event) == found
+    assert parse_metrics(event) == found

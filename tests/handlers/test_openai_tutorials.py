@@ -92,7 +92,7 @@ def con() -> Iterator[sqlft.Connection]:
     made.close()
 
 
-def told(con: sqlft.Connection, provider: Any, script: str) -> list[list[tuple[Any, ...]]]:
+def run_script(con: sqlft.Connection, provider: Any, script: str) -> list[list[tuple[Any, ...]]]:
     """The rows of each statement."""
     given = {"url": provider.url, "root": provider.root, "key": provider.key}
     return [con.execute(s.text).fetchall() for s in sqlft.parse(script % given)]
@@ -102,7 +102,7 @@ def test_a_fine_tuning_tutorial(con: sqlft.Connection, provider: Any) -> None:
     for statement in sqlft.parse(CHATS):
         con.execute(statement.text)
     provider.file_polls, provider.statuses = 0, ["running", "succeeded"]
-    *_, first, tuned, after, before = told(
+    *_, first, tuned, after, before = run_script(
         con,
         provider,
         ANYSCALE.replace("FROM anyscale_endpoints;", "FROM anyscale_endpoints USING poll_seconds = 0.01;"),
@@ -116,7 +116,7 @@ def test_a_fine_tuning_tutorial(con: sqlft.Connection, provider: Any) -> None:
 
 
 def test_asking_tutorials(con: sqlft.Connection, provider: Any) -> None:
-    results = told(con, provider, OPENAI)
+    results = run_script(con, provider, OPENAI)
     assert results[2] == [("Where is Stockholm located?", "A:Where is Stockholm located?")]
     assert "Context: Answer accurately" in results[4][0][2]
     assert results[6] == [("A:hello?",)]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlft_openai import adapters
 from sqlft_openai.http import transport
-from sqlft_openai.http.address import address_of
+from sqlft_openai.http.address import resolve_address
 from sqlft_openai.options import EngineOptions
-from sqlft_openai.providers import ENGINES
+from sqlft_openai.providers import PROVIDERS
 
 import sqlft
 from sqlft.errors import NotFound, NotSupported, ProviderError
@@ -46,21 +46,23 @@ def test_a_trained_version_is_served(provider: Any, tiny: Path) -> None:
         con.execute("SELECT answer FROM m WHERE question = 'q1' USING serve = 'nowhere'").fetchall()
 
 
-def loaded(provider: Any, folder: Path) -> str:
+def load(provider: Any, folder: Path) -> str:
     options = EngineOptions(base_url=provider.url, api_key=provider.key)
-    return adapters.load(transport.Api(address_of(ENGINES["vllm"], options), options), Artifact(folder))
+    return adapters.load_adapter(
+        transport.ApiClient(resolve_address(PROVIDERS["vllm"], options), options), Artifact(folder)
+    )
 
 
 def test_what_is_no_adapter(provider: Any, tmp_path: Path) -> None:
     with pytest.raises(NotSupported, match=r"no adapter_config\.json"):
-        loaded(provider, tmp_path)
+        load(provider, tmp_path)
 
 
 def test_a_server_that_loads_none(provider: Any, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    provider.fault("404", path="/load_lora_adapter", message="Not Found", code="x")
+    provider.inject_fault("404", path="/load_lora_adapter", message="Not Found", code="x")
     with pytest.raises(ProviderError, match="--enable-lora"):
-        loaded(provider, tmp_path)
-    provider.fault("400", path="/load_lora_adapter", message="rank 64 is greater than max_lora_rank 16")
+        load(provider, tmp_path)
+    provider.inject_fault("400", path="/load_lora_adapter", message="rank 64 is greater than max_lora_rank 16")
     with pytest.raises(ProviderError, match="max_lora_rank 16"):
-        loaded(provider, tmp_path)
+        load(provider, tmp_path)

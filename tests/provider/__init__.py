@@ -3,7 +3,7 @@
 ::
 
     with Provider() as provider:                  # or the fixture `provider`
-        provider.fault("429", times=3, retry_after=0)
+        provider.inject_fault("429", times=3, retry_after=0)
         client = OpenAI(base_url=provider.url, api_key=provider.key)
         …
         assert set(provider.paid.values()) == {1}
@@ -13,6 +13,6 @@ paths, Together's and Fireworks' dialects and vLLM's adapters.  A tuned model kn
 """
 
 from provider.server import Provider
-from provider.state import Fault, Refused
+from provider.state import ApiError, InjectedFault
 
-__all__ = ["Fault", "Provider", "Refused"]
+__all__ = ["ApiError", "InjectedFault", "Provider"]

@@ -9,26 +9,26 @@ from typing import Any
 from aiohttp import web
 
 from provider import files
-from provider.asking import completion, last, read_json
-from provider.state import Refused, State
+from provider.asking import get_last_text, make_completion, read_json
+from provider.state import ApiError, ProviderState
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/embeddings", "/chat/completions")
 FINAL = ("completed", "failed", "expired", "cancelled")
 MOST = 50_000
 
 
-async def create(state: State, request: web.Request) -> web.Response:
+async def create(state: ProviderState, request: web.Request) -> web.Response:
     """POST /batches"""
     body = await read_json(request)
     for name in body:
         if name not in ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"):
-            raise Refused(400, f"Unrecognized request argument supplied: {name}", "unknown_parameter", name)
+            raise ApiError(400, f"Unrecognized request argument supplied: {name}", "unknown_parameter", name)
     if body.get("endpoint") not in ENDPOINTS:
-        raise Refused(400, f"Invalid value for 'endpoint': {body.get('endpoint')}", "invalid_value", "endpoint")
+        raise ApiError(400, f"Invalid value for 'endpoint': {body.get('endpoint')}", "invalid_value", "endpoint")
     if body.get("completion_window") != "24h":
-        raise Refused(400, "Invalid value for 'completion_window'.", "invalid_value", "completion_window")
-    given = files.of(state, body.get("input_file_id"), "batch", "input_file_id")
-    rows = files.lines_of(given["content"])
+        raise ApiError(400, "Invalid value for 'completion_window'.", "invalid_value", "completion_window")
+    given = files.get_file(state, body.get("input_file_id"), "batch", "input_file_id")
+    rows = files.parse_jsonl(given["content"])
     _check(rows, body["endpoint"])
     made = {
         "id": state.new_id("batch_"),
@@ -48,36 +48,36 @@ async def create(state: State, request: web.Request) -> web.Response:
     }
     state.batches[made["id"]] = made
     state.created.append(made["id"])
-    return web.json_response(shown(state, made))
+    return web.json_response(to_json(state, made))
 
 
 def _check(rows: list[Any], endpoint: str) -> None:
     if not 0 < len(rows) <= MOST:
-        raise Refused(400, f"The file has {len(rows)} requests; at most {MOST} are allowed.", None, "input_file_id")
+        raise ApiError(400, f"The file has {len(rows)} requests; at most {MOST} are allowed.", None, "input_file_id")
     seen = set()
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or set(row) != {"custom_id", "method", "url", "body"}:
-            raise Refused(400, f"Line {number}: needs custom_id, method, url and body.", "invalid_request")
+            raise ApiError(400, f"Line {number}: needs custom_id, method, url and body.", "invalid_request")
         if row["method"] != "POST" or row["url"] != endpoint:
-            raise Refused(400, f"Line {number}: method or url does not fit the batch.", "mismatched_endpoint")
+            raise ApiError(400, f"Line {number}: method or url does not fit the batch.", "mismatched_endpoint")
         if not isinstance(row["custom_id"], str) or row["custom_id"] in seen:
-            raise Refused(400, f"Line {number}: custom_id is not unique.", "duplicate_custom_id")
+            raise ApiError(400, f"Line {number}: custom_id is not unique.", "duplicate_custom_id")
         seen.add(row["custom_id"])
 
 
-def shown(state: State, batch: Mapping[str, Any]) -> dict[str, Any]:
+def to_json(state: ProviderState, batch: Mapping[str, Any]) -> dict[str, Any]:
     """A batch as it is told."""
     told = {k: v for k, v in batch.items() if k not in ("rows", "look", "fate", "done", "failed")}
     counts = {"total": len(batch["rows"]), "completed": batch["done"], "failed": batch["failed"]}
     errors = None
-    if status_of(state, batch) == "failed":
+    if get_status(state, batch) == "failed":
         errors = {"object": "list", "data": [{"code": "failed", "line": 1, "message": state.fails, "param": None}]}
     if state.text_times:
         told["created_at"] = "2026-05-01T12:00:00Z"
-    return {**told, "status": status_of(state, batch), "request_counts": counts, "errors": errors}
+    return {**told, "status": get_status(state, batch), "request_counts": counts, "errors": errors}
 
 
-def status_of(state: State, batch: Mapping[str, Any]) -> str:
+def get_status(state: ProviderState, batch: Mapping[str, Any]) -> str:
     """What a batch says now."""
     if batch["fate"]:
         return str(batch["fate"])
@@ -86,22 +86,22 @@ def status_of(state: State, batch: Mapping[str, Any]) -> str:
     return "failed" if state.fails and status == "completed" else status
 
 
-def _answer(state: State, batch: dict[str, Any]) -> None:
+def _run_batch(state: ProviderState, batch: dict[str, Any]) -> None:
     good, bad = [], []
     rows = list(batch["rows"])
     state.draw.shuffle(rows)
     for row in rows:
-        asked = last(row["body"]["messages"])
+        asked = get_last_text(row["body"]["messages"])
         if asked in state.batch_drops:
             continue
         try:
             if asked in state.batch_errors:
                 status, message = state.batch_errors[asked]
-                raise Refused(status, message)
-            body: Any = completion(state, row["body"])
+                raise ApiError(status, message)
+            body: Any = make_completion(state, row["body"])
             state.paid_batch[asked] += 1
             status, to = 200, good
-        except Refused as e:
+        except ApiError as e:
             body, status, to = e.body(), e.status, bad
         response = {"status_code": status, "request_id": state.new_id("req_"), "body": body}
         line = {"id": state.new_id("batch_req_"), "custom_id": row["custom_id"], "response": response, "error": None}
@@ -110,30 +110,30 @@ def _answer(state: State, batch: dict[str, Any]) -> None:
     for name, lines in (("output_file_id", good), ("error_file_id", bad)):
         if lines:
             content = ("\n".join(lines) + "\n").encode()
-            batch[name] = files.keep(state, content, f"{batch['id']}_{name}.jsonl", "batch_output")["id"]
+            batch[name] = files.store_file(state, content, f"{batch['id']}_{name}.jsonl", "batch_output")["id"]
 
 
-def batch_of(state: State, request: web.Request) -> dict[str, Any]:
-    """The batch that a path names; Refused."""
+def get_batch(state: ProviderState, request: web.Request) -> dict[str, Any]:
+    """The batch that a path names; ApiError."""
     found = state.batches.get(request.match_info["id"])
     if found is None:
-        raise Refused(404, f"No batch found with id '{request.match_info['id']}'.", None, "id")
+        raise ApiError(404, f"No batch found with id '{request.match_info['id']}'.", None, "id")
     return found
 
 
-async def one(state: State, request: web.Request) -> web.Response:
+async def retrieve(state: ProviderState, request: web.Request) -> web.Response:
     """GET /batches/{id}: each look takes it further."""
-    batch = batch_of(state, request)
+    batch = get_batch(state, request)
     if not state.hold and not batch["fate"] and batch["look"] < len(state.batch_statuses) - 1:
         batch["look"] += 1
-        if status_of(state, batch) in ("completed", "expired"):
-            _answer(state, batch)
-    return web.json_response(shown(state, batch))
+        if get_status(state, batch) in ("completed", "expired"):
+            _run_batch(state, batch)
+    return web.json_response(to_json(state, batch))
 
 
-async def listed(state: State, request: web.Request) -> web.Response:
+async def list_all(state: ProviderState, request: web.Request) -> web.Response:
     """GET /batches, newest first."""
-    found = [shown(state, b) for b in reversed(state.batches.values())]
+    found = [to_json(state, b) for b in reversed(state.batches.values())]
     ids = [b["id"] for b in found]
     after = request.query.get("after")
     start = ids.index(after) + 1 if after in ids else 0
@@ -142,10 +142,10 @@ async def listed(state: State, request: web.Request) -> web.Response:
     return web.json_response({"object": "list", "data": page, "has_more": start + limit < len(found)})
 
 
-async def cancel(state: State, request: web.Request) -> web.Response:
+async def cancel(state: ProviderState, request: web.Request) -> web.Response:
     """POST /batches/{id}/cancel"""
-    batch = batch_of(state, request)
-    if status_of(state, batch) in FINAL:
-        raise Refused(409, f"Cannot cancel a batch with status '{status_of(state, batch)}'.", None)
+    batch = get_batch(state, request)
+    if get_status(state, batch) in FINAL:
+        raise ApiError(409, f"Cannot cancel a batch with status '{get_status(state, batch)}'.", None)
     batch["fate"] = "cancelled"
-    return web.json_response(shown(state, batch))
+    return web.json_response(to_json(state, batch))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 
 
-class Limit:
-    """A bucket that holds `burst` requests and fills at `per_minute`; `told` says so in x-ratelimit headers."""
+class RateLimit:
+    """A bucket that holds `burst` requests and fills at `per_minute`; `in_headers` says so in x-ratelimit headers."""
 
-    def __init__(self, per_minute: float, burst: float | None = None, told: bool = True, retry_after: bool = True):
+    def __init__(
+        self, per_minute: float, burst: float | None = None, in_headers: bool = True, retry_after: bool = True
+    ):
         self.per_minute, self.burst = per_minute, burst or max(1.0, per_minute / 60)
-        self.told, self.retry_after = told, retry_after
+        self.is_in_headers, self.retry_after = in_headers, retry_after
         self._left, self._at = self.burst, time.monotonic()
 
-    def take(self) -> bool:
+    def admit(self) -> bool:
         """Whether one more request may pass."""
         now = time.monotonic()
         self._left = min(self.burst, self._left + (now - self._at) * self.per_minute / 60)
@@ -27,7 +29,7 @@ class Limit:
         """What an answer tells of it."""
         told = {}
         until_one = max(0.0, (1 - self._left) * 60 / self.per_minute)
-        if self.told:
+        if self.is_in_headers:
             full = (self.burst - self._left) * 60 / self.per_minute
             told = {
                 "x-ratelimit-limit-requests": f"{self.per_minute:g}",

@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).parent.parent)
 
 from provider import Provider  # noqa: E402
-from provider.limits import Limit  # noqa: E402
+from provider.limits import RateLimit  # noqa: E402
 
 
 def main() -> None:
@@ -26,9 +26,9 @@ def main() -> None:
     given = parser.parse_args()
     with Provider(given.port, key=given.key, latency=given.latency) as provider:
         if given.rpm:
-            provider.limit = Limit(given.rpm, given.burst, told=not given.silent)
+            provider.limit = RateLimit(given.rpm, given.burst, in_headers=not given.silent)
         if given.faults:
-            provider.faulty(given.faults)
+            provider.inject_random_faults(given.faults)
         print(provider.url, flush=True)
         threading.Event().wait()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """A request that the API would not take: (HTTP status, message, code, param)."""
 
     def __init__(
@@ -26,7 +26,7 @@ class Refused(Exception):
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
-class Call(NamedTuple):
+class RecordedRequest(NamedTuple):
     """One request as it came."""
 
     method: str
@@ -43,7 +43,7 @@ class Call(NamedTuple):
 
 
 @dataclass
-class Fault:
+class InjectedFault:
     """What goes wrong, for which requests, how often."""
 
     kind: str
@@ -69,7 +69,7 @@ class Fault:
     """For 'slow' and 'hang'."""
     hits: int = 0
 
-    def strikes(self, call: Call, draw: random.Random) -> bool:
+    def applies_to(self, call: RecordedRequest, draw: random.Random) -> bool:
         """Whether this request is hit."""
         if self.times is not None and self.hits >= self.times:
             return False
@@ -87,7 +87,7 @@ class Fault:
 
 
 @dataclass
-class State:
+class ProviderState:
     """Everything between requests."""
 
     key: str = "sk-test-key"
@@ -132,7 +132,7 @@ class State:
     batch_drops: set[str] = field(default_factory=set)
     """Rows of a batch that are in neither output file."""
 
-    calls: list[Call] = field(default_factory=list)
+    calls: list[RecordedRequest] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
     paid: Counter[str] = field(default_factory=Counter)
@@ -140,7 +140,7 @@ class State:
     paid_batch: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     """Requests answered with 429 by the limit."""
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[InjectedFault] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """What was sent that the API does not know: every 400 of ours."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)

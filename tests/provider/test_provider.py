@@ -15,7 +15,7 @@ from typing import Any
 import openai
 import pytest
 
-from provider.limits import Limit
+from provider.limits import RateLimit
 
 HERE = Path(__file__).parent
 
@@ -83,7 +83,7 @@ def test_embeds(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("kind", ["429", "500", "503", "408", "quota", "drop", "half", "html", "cut", "empty", "null"])
 def test_faults_cost_nothing_and_pass(provider: Any, kind: str) -> None:
-    provider.fault(kind, times=1)
+    provider.inject_fault(kind, times=1)
     request = urllib.request.Request(
         f"{provider.url}/chat/completions",
         json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "x"}]}).encode(),
@@ -106,12 +106,12 @@ def test_faults_cost_nothing_and_pass(provider: Any, kind: str) -> None:
 
 
 def test_slow_bodies_are_whole(provider: Any, client: openai.OpenAI) -> None:
-    provider.fault("slow", seconds=0.1)
+    provider.inject_fault("slow", seconds=0.1)
     assert ask(client).choices[0].message.content == "A:hello"
 
 
 def test_a_limit_is_true(provider: Any, client: openai.OpenAI) -> None:
-    provider.limit = Limit(6, burst=3)
+    provider.limit = RateLimit(6, burst=3)
     told = []
     for i in range(8):
         try:

@@ -20,7 +20,7 @@ def row(i: int, **more: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}], **more}
 
 
-def uploaded(client: openai.OpenAI, rows: list[Any], purpose: Any = "fine-tune") -> str:
+def upload(client: openai.OpenAI, rows: list[Any], purpose: Any = "fine-tune") -> str:
     content = "\n".join(json.dumps(r) for r in rows).encode()
     name = client.files.create(file=("rows.jsonl", content), purpose=purpose).id
     assert client.files.retrieve(name).status == "processed"
@@ -28,7 +28,7 @@ def uploaded(client: openai.OpenAI, rows: list[Any], purpose: Any = "fine-tune")
 
 
 def test_a_job_takes_looks_and_learns(provider: Any, client: openai.OpenAI) -> None:
-    file = uploaded(client, [row(i) for i in range(10)])
+    file = upload(client, [row(i) for i in range(10)])
     hyper: Any = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}}
     job = client.fine_tuning.jobs.create(model="tiny", training_file=file, method=hyper, metadata={"sqlft": "x"})
     seen = [job.status]
@@ -59,12 +59,12 @@ def test_a_job_takes_looks_and_learns(provider: Any, client: openai.OpenAI) -> N
 )
 def test_jobs_that_are_refused(provider: Any, client: openai.OpenAI, rows: Any, more: Any, said: str) -> None:
     with pytest.raises(openai.BadRequestError, match=said):
-        client.fine_tuning.jobs.create(model="tiny", training_file=uploaded(client, rows), **more)
+        client.fine_tuning.jobs.create(model="tiny", training_file=upload(client, rows), **more)
     assert not provider.created
 
 
 def test_jobs_that_end_badly(provider: Any, client: openai.OpenAI) -> None:
-    file = uploaded(client, [row(i) for i in range(10)])
+    file = upload(client, [row(i) for i in range(10)])
     provider.fails = "the rows are odd"
     job = client.fine_tuning.jobs.create(model="tiny", training_file=file)
     for _ in range(5):
@@ -88,7 +88,7 @@ def test_batches(provider: Any, client: openai.OpenAI) -> None:
     ]
     for i, line in enumerate(lines):
         line["body"]["messages"][0]["content"] = f"q{i}"  # type: ignore[index]
-    file = uploaded(client, lines, "batch")
+    file = upload(client, lines, "batch")
     batch = client.batches.create(input_file_id=file, endpoint="/v1/chat/completions", completion_window="24h")
     while (batch := client.batches.retrieve(batch.id)).status != "completed":
         pass
@@ -97,6 +97,6 @@ def test_batches(provider: Any, client: openai.OpenAI) -> None:
     [bad] = [json.loads(x) for x in client.files.content(str(batch.error_file_id)).text.splitlines()]
     assert (bad["custom_id"], bad["response"]["status_code"]) == ("1", 400)
     assert provider.paid == {"q0": 1, "q2": 1, "q3": 1, "q4": 1}
-    twice = uploaded(client, lines + lines[:1], "batch")
+    twice = upload(client, lines + lines[:1], "batch")
     with pytest.raises(openai.BadRequestError, match="unique"):
         client.batches.create(input_file_id=twice, endpoint="/v1/chat/completions", completion_window="24h")

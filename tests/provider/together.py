@@ -9,49 +9,49 @@ from aiohttp import web
 
 from provider import tuning
 from provider.asking import read_json
-from provider.state import Refused, State
+from provider.state import ApiError, ProviderState
 
 FIELDS = frozenset(
     """training_file validation_file model n_epochs n_checkpoints n_evals batch_size learning_rate lr_scheduler
     warmup_ratio max_grad_norm weight_decay random_seed suffix train_on_inputs training_method training_type
     from_checkpoint wandb_api_key""".split()  # noqa: SIM905
 )
-USUAL = ("pending", "queued", "running", "running", "compressing", "uploading", "completed")
+DEFAULT_STATUSES = ("pending", "queued", "running", "running", "compressing", "uploading", "completed")
 KINDS = {"sft": "supervised", "dpo": "dpo"}
 FINAL = ("completed", "error", "cancelled", "user_error")
 
 
-async def create(state: State, request: web.Request) -> web.Response:
+async def create(state: ProviderState, request: web.Request) -> web.Response:
     """POST /fine-tunes"""
     body = await read_json(request)
     for name in body:
         if name not in FIELDS:
-            raise Refused(400, f"Unknown field: {name}", "unknown_parameter", name)
+            raise ApiError(400, f"Unknown field: {name}", "unknown_parameter", name)
     if not isinstance(body.get("model"), str) and not body.get("from_checkpoint"):
-        raise Refused(400, "model is required", None, "model")
+        raise ApiError(400, "model is required", None, "model")
     if len(body.get("suffix") or "") > 40:
-        raise Refused(400, "suffix is longer than 40 characters", None, "suffix")
+        raise ApiError(400, "suffix is longer than 40 characters", None, "suffix")
     size = body.get("batch_size", "max")
     if size != "max" and not isinstance(size, int):
-        raise Refused(400, "batch_size must be a number or 'max'", None, "batch_size")
+        raise ApiError(400, "batch_size must be a number or 'max'", None, "batch_size")
     if (body.get("training_type") or {"type": "Lora"}).get("type") not in ("Lora", "Full"):
-        raise Refused(400, "training_type.type", None, "training_type")
+        raise ApiError(400, "training_type.type", None, "training_type")
     method = body.get("training_method") or {"method": "sft"}
     if method.get("method") not in KINDS or set(method) - {"method", "dpo_beta", "train_on_inputs"}:
-        raise Refused(400, "training_method", None, "training_method")
+        raise ApiError(400, "training_method", None, "training_method")
     kind = KINDS[method["method"]]
-    pairs, chars = tuning.learned(state, body.get("training_file"), kind, "training_file", 1)
+    pairs, chars = tuning.parse_training_file(state, body.get("training_file"), kind, "training_file", 1)
     name = state.new_id("ft-")
     epochs = body.get("n_epochs", 1)
     job = {"id": name, "object": "fine-tune", "model": body["model"], "training_file": body["training_file"]}
-    tuning.begin(state, job, body, USUAL, pairs, chars // 4 * epochs)
+    tuning.start_job(state, job, body, DEFAULT_STATUSES, pairs, chars // 4 * epochs)
     job["tuned"] = f"me/{body['model'].rpartition('/')[2]}-{body.get('suffix') or 'tuned'}-{name[3:]}"
-    return web.json_response(shown(state, job))
+    return web.json_response(to_json(state, job))
 
 
-def shown(state: State, job: Mapping[str, Any]) -> dict[str, Any]:
+def to_json(state: ProviderState, job: Mapping[str, Any]) -> dict[str, Any]:
     """A job in Together's words; a failed one tells why in its events."""
-    status = tuning.status_of(state, job, "error")
+    status = tuning.get_status(state, job, "error")
     return {
         "id": job["id"],
         "object": "fine-tune",
@@ -66,11 +66,11 @@ def shown(state: State, job: Mapping[str, Any]) -> dict[str, Any]:
         "updated_at": "2026-05-17T18:46:23.456Z",
         "token_count": job["tokens"],
         "total_steps": 4,
-        "events": events_of(state, job),
+        "events": list_events_of(state, job),
     }
 
 
-def events_of(state: State, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+def list_events_of(state: ProviderState, job: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What happened to a job, oldest first."""
     told = [
         {
@@ -85,37 +85,37 @@ def events_of(state: State, job: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for e in job["events"]
     ]
-    if tuning.status_of(state, job, "error") == "error":
+    if tuning.get_status(state, job, "error") == "error":
         told.append(
             {"object": "fine-tune-event", "level": "error", "message": state.fails or "it failed", "type": "job_error"}
         )
     return told
 
 
-async def one(state: State, request: web.Request) -> web.Response:
+async def retrieve(state: ProviderState, request: web.Request) -> web.Response:
     """GET /fine-tunes/{id}"""
-    job = tuning.job_of(state, request)
+    job = tuning.get_job(state, request)
     tuning.advance(state, job, ("completed",))
-    return web.json_response(shown(state, job))
+    return web.json_response(to_json(state, job))
 
 
-async def listed(state: State, request: web.Request) -> web.Response:
+async def list_all(state: ProviderState, request: web.Request) -> web.Response:
     """GET /fine-tunes"""
     if not state.list_jobs:
-        raise Refused(404, "not found")
-    found = [shown(state, j) for j in state.jobs.values() if j.get("object") == "fine-tune"]
+        raise ApiError(404, "not found")
+    found = [to_json(state, j) for j in state.jobs.values() if j.get("object") == "fine-tune"]
     return web.json_response({"data": found})
 
 
-async def events(state: State, request: web.Request) -> web.Response:
+async def events(state: ProviderState, request: web.Request) -> web.Response:
     """GET /fine-tunes/{id}/events"""
-    return web.json_response({"data": events_of(state, tuning.job_of(state, request))})
+    return web.json_response({"data": list_events_of(state, tuning.get_job(state, request))})
 
 
-async def cancel(state: State, request: web.Request) -> web.Response:
+async def cancel(state: ProviderState, request: web.Request) -> web.Response:
     """POST /fine-tunes/{id}/cancel: asked for first, done at the next look."""
-    job = tuning.job_of(state, request)
-    if tuning.status_of(state, job, "error") in FINAL:
-        raise Refused(400, "The job has ended already.")
+    job = tuning.get_job(state, request)
+    if tuning.get_status(state, job, "error") in FINAL:
+        raise ApiError(400, "The job has ended already.")
     job["fate"] = "cancelled"
-    return web.json_response({**shown(state, job), "status": "cancel_requested"})
+    return web.json_response({**to_json(state, job), "status": "cancel_requested"})

@@ -290,11 +290,13 @@ def test_frames_are_read_by_our_statements(statement: str, rows: int | None) -> 
     assert len(given) == rows if rows else given
 
 
-def test_frames_are_read_by_finetune(shop: Any) -> None:
+def test_frames_are_read_by_finetune(connection_with_model: Any) -> None:
     frame = pa.table({"question": [f"q{i}" for i in range(8)], "answer": [f"a{i}" for i in range(8)]})
-    with sqlft.connect(warn=lambda text: None, catalog=shop.folder) as fresh:
-        fresh.execute(f"FINETUNE m FROM (SELECT * FROM frame) USING control = '{shop.stranger.control}'")
-    assert shop.ended(2).status == "complete"
+    with sqlft.connect(warn=lambda text: None, catalog=connection_with_model.folder) as fresh:
+        fresh.execute(
+            f"FINETUNE m FROM (SELECT * FROM frame) USING control = '{connection_with_model.training.folder}'"
+        )
+    assert connection_with_model.wait_until_ended(2).status == "complete"
     assert frame.num_rows == 8
 
 

@@ -41,11 +41,11 @@ CREATE TABLE rates AS SELECT * FROM (VALUES
 CREATE TABLE stock AS SELECT * FROM (VALUES (1, 'A1'), (3, 'A2'), (4, 'B1')) v(id, bin);
 CREATE TABLE small AS SELECT 1 AS one;
 """
-Both = tuple[sqlft.Connection, duckdb.DuckDBPyConnection]
+ModelAndTable = tuple[sqlft.Connection, duckdb.DuckDBPyConnection]
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+def model_and_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelAndTable]:
     """A connection with a model, and a plain one with a table in its place."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SQLFT_HOME", str(tmp_path_factory.mktemp("syntax")))
@@ -67,8 +67,8 @@ def _plain(raw: duckdb.DuckDBPyConnection, query: str) -> Outcome | None:
 
 @pytest.mark.parametrize("where", list(WRAPPED))
 @pytest.mark.parametrize("query", QUERIES, ids=[q[:60] for q in QUERIES])
-def test_syntax(both: Both, query: str, where: str) -> None:
-    con, raw = both
+def test_syntax(model_and_table: ModelAndTable, query: str, where: str) -> None:
+    con, raw = model_and_table
     text = WRAPPED[where].format(query)
     if OLD and " 5., " in query:
         pytest.skip("DuckDB 1.5 prints 5. as 5, which has another type")
@@ -81,13 +81,13 @@ def test_syntax(both: Both, query: str, where: str) -> None:
 
 
 @pytest.mark.parametrize("where", list(WRAPPED))
-def test_most_are_compared(both: Both, where: str) -> None:
-    refused = [q for q in QUERIES if _plain(both[1], WRAPPED[where].format(q)) is None]
+def test_most_are_compared(model_and_table: ModelAndTable, where: str) -> None:
+    refused = [q for q in QUERIES if _plain(model_and_table[1], WRAPPED[where].format(q)) is None]
     assert 1 - len(refused) / len(QUERIES) >= FEWEST[where], "\n".join(refused)
 
 
-def test_queries_give_the_same_twice(both: Both) -> None:
+def test_queries_give_the_same_twice(model_and_table: ModelAndTable) -> None:
     for query in QUERIES:
-        if (once := _plain(both[1], query)) is not None:
-            again = fetch(both[1], query)
+        if (once := _plain(model_and_table[1], query)) is not None:
+            again = fetch(model_and_table[1], query)
             assert sort_rows(once.rows) == sort_rows(again.rows), query

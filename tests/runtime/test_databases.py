@@ -48,7 +48,7 @@ def test_duckdb(con: Con, rows: Path, warnings: list[str], key: str) -> None:
     assert warnings == []
 
 
-def test_its_tables_are_found_by_a_training_query(con: Con, rows: Path, stranger: Any) -> None:
+def test_its_tables_are_found_by_a_training_query(con: Con, rows: Path, training_control: Any) -> None:
     con.execute("CREATE DATABASE d WITH ENGINE = 'duckdb', PARAMETERS = {'path': ?, 'read_only': true}", [str(rows)])
     con.execute(
         "CREATE MODEL m FROM d (SELECT 'q' AS question, x AS answer FROM demo.t) PREDICT answer "
@@ -162,7 +162,7 @@ def test_a_file_that_cannot_be_read_leaves_nothing(con: Con, folder: Path) -> No
 # what needs an extension: it works, or the error says what to install
 
 
-def failure(con: Con, engine: str, parameters: str) -> duckdb.Error | None:
+def expect_failure(con: Con, engine: str, parameters: str) -> duckdb.Error | None:
     """Why it could not be attached; an extension that is not to be had is told with its cure."""
     try:
         create(con, engine, parameters)
@@ -176,12 +176,12 @@ def failure(con: Con, engine: str, parameters: str) -> duckdb.Error | None:
     return failed
 
 
-def test_sqlite(con: Con, tmp_path: Path, stranger: Any) -> None:
+def test_sqlite(con: Con, tmp_path: Path, training_control: Any) -> None:
     path = tmp_path / "old.sqlite"
     made = sqlite3.connect(path)
     made.executescript("CREATE TABLE t (q TEXT, a TEXT); INSERT INTO t VALUES ('x', 'y');")
     made.close()
-    failed = failure(con, "sqlite", f"'db_file': '{path}'")
+    failed = expect_failure(con, "sqlite", f"'db_file': '{path}'")
     if failed is None:
         con.execute(
             "CREATE MODEL m FROM d (SELECT q AS content, a AS answer FROM t) PREDICT answer USING engine = 'stranger'"
@@ -195,7 +195,7 @@ def test_a_server_that_is_not_there_tells_no_password(con: Con) -> None:
     parameters = (
         "'host': '127.0.0.1', 'port': 1, 'user': 'u', 'password': 'ge''heim', 'database': 'x', 'sslmode': 'disable'"
     )
-    failed = failure(con, "postgres", parameters)
+    failed = expect_failure(con, "postgres", parameters)
     assert failed is not None
     assert isinstance(failed, NotSupported) or "127.0.0.1" in str(failed)
     assert "heim" not in str(failed)

@@ -27,7 +27,7 @@ NEW = "CREATE MODEL n PREDICT answer USING "
 
 
 @pytest.fixture
-def con(tmp_path: Path, stranger: Any) -> Iterator[Con]:
+def con(tmp_path: Path, training_control: Any) -> Iterator[Con]:
     made = sqlft.connect(str(tmp_path / "app.duckdb"), warn=lambda _: None)
     yield made
     made.close()
@@ -41,7 +41,7 @@ def secret_files(home: Path) -> list[Path]:
     return list((home / "secrets").glob("*"))
 
 
-def refused(con: Con, kind: type[SqlftError], sql: str) -> str:
+def expect_refusal(con: Con, kind: type[SqlftError], sql: str) -> str:
     """The message of an error that also says what to do next, and leaves nothing behind."""
     before = con.session.catalog.models(), con.session.catalog.engines()
     with pytest.raises(kind) as caught:
@@ -90,7 +90,7 @@ def test_projects(con: Con) -> None:
 
 def test_if_not_exists_and_or_replace(con: Con) -> None:
     con.execute(NEW + "engine = 'echo', tag = 'a'")
-    assert "CREATE OR REPLACE MODEL" in refused(con, AlreadyExists, NEW + "engine = 'echo'")
+    assert "CREATE OR REPLACE MODEL" in expect_refusal(con, AlreadyExists, NEW + "engine = 'echo'")
     kept = con.execute("CREATE MODEL IF NOT EXISTS N PREDICT other USING engine = 'nonsense'").fetchone()
     assert kept is not None
     assert kept[0] == "n"
@@ -117,7 +117,7 @@ def test_if_not_exists_and_or_replace(con: Con) -> None:
     ],
 )
 def test_models_that_cannot_be(con: Con, using: str, kind: type[SqlftError], words: str) -> None:
-    assert words in refused(con, kind, NEW + using)
+    assert words in expect_refusal(con, kind, NEW + using)
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_models_that_cannot_be(con: Con, using: str, kind: type[SqlftError], wor
 )
 def test_the_name_of_a_table_is_taken(con: Con, made: str) -> None:
     con.execute(f"CREATE {made} AS SELECT 1 AS x")
-    assert "already" in refused(con, AlreadyExists, NEW + "engine = 'echo'")
+    assert "already" in expect_refusal(con, AlreadyExists, NEW + "engine = 'echo'")
     con.execute("CREATE MODEL other PREDICT answer USING engine = 'echo'")
-    refused(con, AlreadyExists, "RENAME MODEL other TO n")
+    expect_refusal(con, AlreadyExists, "RENAME MODEL other TO n")
 
 
 def test_a_table_that_queries_do_not_find_takes_no_name(con: Con) -> None:
@@ -162,7 +162,7 @@ def test_create_model_from_trains_at_once(con: Con) -> None:
 
 
 def test_rows_that_do_not_fit_leave_no_model(con: Con, sqlft_home: Path) -> None:
-    text = refused(
+    text = expect_refusal(
         con,
         DataError,
         "CREATE MODEL n FROM (SELECT 1 AS x) PREDICT answer USING engine = 'stranger', api_key = 'geheim'",
@@ -181,31 +181,31 @@ def test_drop_model(con: Con) -> None:
     con.execute(NEW + "engine = 'echo'")
     con.execute("DROP MODEL N")
     assert model(con) is None
-    assert "There is no model 'n'" in refused(con, NotFound, "DROP MODEL n")
+    assert "There is no model 'n'" in expect_refusal(con, NotFound, "DROP MODEL n")
     con.execute("DROP MODEL IF EXISTS n; DROP MODEL IF EXISTS n.3")
 
 
-def test_drop_a_version(shop: Any) -> None:
-    shop.train()
+def test_drop_a_version(connection_with_model: Any) -> None:
+    connection_with_model.train()
     with pytest.raises(CatalogError, match="is the active one"):
-        shop.run("DROP MODEL m.2")
-    shop.run("DROP MODEL m.1")
-    assert [v.key.number for v in shop.catalog.versions()] == [2]
+        connection_with_model.run("DROP MODEL m.2")
+    connection_with_model.run("DROP MODEL m.1")
+    assert [v.key.number for v in connection_with_model.catalog.versions()] == [2]
     with pytest.raises(NotFound, match="no version 1"):
-        shop.run("DROP MODEL m.1")
-    shop.run("DROP MODEL IF EXISTS m.1")
+        connection_with_model.run("DROP MODEL m.1")
+    connection_with_model.run("DROP MODEL IF EXISTS m.1")
 
 
-def test_a_version_that_trains_is_neither_dropped_nor_renamed(shop: Any) -> None:
-    shop.stranger.script({2: "listen"})
-    shop.train("wait = false")
-    shop.stranger.wait_for("at-2")
+def test_a_version_that_trains_is_neither_dropped_nor_renamed(connection_with_model: Any) -> None:
+    connection_with_model.training.script({2: "listen"})
+    connection_with_model.train("wait = false")
+    connection_with_model.training.wait_for("at-2")
     for sql in ("DROP MODEL m.2", "RENAME MODEL m TO m2", "DROP MODEL m.1"):
         with pytest.raises(CatalogError) as caught:
-            shop.run(sql)
+            connection_with_model.run(sql)
         assert "CANCEL MODEL m.2" in str(caught.value) or "active" in str(caught.value)
-    shop.stranger.go()
-    assert shop.ended(2).status == "complete"
+    connection_with_model.training.go()
+    assert connection_with_model.wait_until_ended(2).status == "complete"
 
 
 def test_rename(con: Con) -> None:
@@ -214,26 +214,26 @@ def test_rename(con: Con) -> None:
     assert con.execute("ALTER MODEL n RENAME TO Better").fetchall()[0][0] == "Better"
     assert con.execute("SELECT answer FROM better WHERE content = 'x'").fetchall() == [("x",)]
     con.execute("RENAME MODEL better TO BETTER")
-    refused(con, AlreadyExists, "RENAME MODEL better TO taken")
-    refused(con, NotFound, "RENAME MODEL n TO other")
+    expect_refusal(con, AlreadyExists, "RENAME MODEL better TO taken")
+    expect_refusal(con, NotFound, "RENAME MODEL n TO other")
 
 
-def test_set_active(shop: Any) -> None:
-    shop.train()
-    shop.run("SET active m.1")
-    assert shop.ask("q3") == "tiny does not know"
-    shop.run("SET MODEL_ACTIVE = m.2")
-    assert shop.ask("q3") == "a3"
+def test_set_active(connection_with_model: Any) -> None:
+    connection_with_model.train()
+    connection_with_model.run("SET active m.1")
+    assert connection_with_model.ask("q3") == "tiny does not know"
+    connection_with_model.run("SET MODEL_ACTIVE = m.2")
+    assert connection_with_model.ask("q3") == "a3"
     with pytest.raises(NotFound, match="no version 9"):
-        shop.run("SET active m.9")
+        connection_with_model.run("SET active m.9")
 
 
-def test_only_complete_versions_become_active(shop: Any) -> None:
-    shop.stranger.script({2: "exit"})
+def test_only_complete_versions_become_active(connection_with_model: Any) -> None:
+    connection_with_model.training.script({2: "exit"})
     with pytest.raises(SqlftError):
-        shop.train()
+        connection_with_model.train()
     with pytest.raises(CatalogError, match="cannot be active"):
-        shop.run("SET active m.2")
+        connection_with_model.run("SET active m.2")
 
 
 # engines and secrets
@@ -241,13 +241,13 @@ def test_only_complete_versions_become_active(shop: Any) -> None:
 
 def test_engines(con: Con) -> None:
     con.execute("CREATE ML_ENGINE mine FROM stranger USING api_key = env('STRANGER_KEY')")
-    refused(con, AlreadyExists, "CREATE ML_ENGINE MINE FROM echo")
-    refused(con, AlreadyExists, "CREATE ML_ENGINE echo FROM stranger")
+    expect_refusal(con, AlreadyExists, "CREATE ML_ENGINE MINE FROM echo")
+    expect_refusal(con, AlreadyExists, "CREATE ML_ENGINE echo FROM stranger")
     con.execute("CREATE ML_ENGINE IF NOT EXISTS mine FROM echo")
     assert con.session.catalog.engine("mine").handler == "stranger"
     con.execute("CREATE ML_ENGINE echo FROM echo; DROP ML_ENGINE mine; DROP ML_ENGINE IF EXISTS mine")
-    refused(con, NotFound, "DROP ML_ENGINE mine")
-    assert "is a handler" in refused(con, NotFound, "DROP ML_ENGINE stranger")
+    expect_refusal(con, NotFound, "DROP ML_ENGINE mine")
+    assert "is a handler" in expect_refusal(con, NotFound, "DROP ML_ENGINE stranger")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_engines(con: Con) -> None:
     ],
 )
 def test_engines_that_cannot_be(con: Con, sqlft_home: Path, sql: str, kind: type[SqlftError], words: str) -> None:
-    text = refused(con, kind, sql)
+    text = expect_refusal(con, kind, sql)
     assert words in text
     assert "geheim" not in text
     assert secret_files(sqlft_home) == []
@@ -303,7 +303,7 @@ def test_ollama_needs_no_engine_of_its_own(con: Con) -> None:
 def test_an_engine_in_use_stays(con: Con) -> None:
     con.execute("CREATE ML_ENGINE mine FROM echo")
     con.execute(NEW + "engine = 'MINE'")
-    assert "'n'" in refused(con, CatalogError, "DROP ML_ENGINE mine")
+    assert "'n'" in expect_refusal(con, CatalogError, "DROP ML_ENGINE mine")
     con.execute("DROP MODEL n; DROP ML_ENGINE mine")
 
 
@@ -328,22 +328,24 @@ def test_secrets_are_seen_nowhere_and_go_with_their_owner(con: Con, tmp_path: Pa
     assert secret_files(sqlft_home) == []
 
 
-def test_a_key_may_come_into_the_environment_later(stranger: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_may_come_into_the_environment_later(training_control: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     con = sqlft.connect(warn=told.append)
     con.execute("CREATE ML_ENGINE mine FROM stranger USING api_key = env('LATER_KEY')")
     assert "LATER_KEY" in told[0]
-    refused(con, OptionError, "CREATE ML_ENGINE other FROM stranger USING api_kye = env('LATER_KEY')")
+    expect_refusal(con, OptionError, "CREATE ML_ENGINE other FROM stranger USING api_kye = env('LATER_KEY')")
     monkeypatch.setenv("LATER_KEY", "k")
     con.execute(NEW + "engine = 'mine'")
     con.close()
 
 
-def test_a_key_is_found_in_its_usual_variable(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_found_in_its_usual_variable(connection_with_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRANGER_KEY", "usual")
-    shop.train()
-    assert shop.stranger.wait_for("begun")["key"] == "usual"
-    assert "usual" not in str(shop.run("DESCRIBE m.options") + shop.run("FROM sqlft.versions"))
+    connection_with_model.train()
+    assert connection_with_model.training.wait_for("begun")["key"] == "usual"
+    assert "usual" not in str(
+        connection_with_model.run("DESCRIBE m.options") + connection_with_model.run("FROM sqlft.versions")
+    )
 
 
 def test_parameters_are_values_of_options(con: Con) -> None:
@@ -358,14 +360,14 @@ def test_a_read_only_database(tmp_path: Path) -> None:
     with sqlft.connect(path, read_only=True) as con:
         assert con.execute("SELECT answer FROM n WHERE content = 'x'").fetchall() == [("x",)]
         for sql in ("CREATE MODEL o PREDICT a USING engine = 'echo'", "DROP MODEL n", "CREATE ML_ENGINE e FROM echo"):
-            assert "was opened read-only" in refused(con, CatalogError, sql)
+            assert "was opened read-only" in expect_refusal(con, CatalogError, sql)
 
 
 # names in several projects
 
 
 @pytest.fixture
-def two(con: Con) -> Con:
+def con_with_two_projects(con: Con) -> Con:
     """A connection with p1.same and p2.same."""
     for project in ("p1", "p2"):
         con.execute(f"CREATE MODEL {project}.same PREDICT answer USING engine = 'echo', prompt_template = '{{{{x}}}}'")
@@ -387,32 +389,36 @@ def two(con: Con) -> Con:
         "DROP CACHE FOR same",
     ],
 )
-def test_a_name_in_two_projects_means_neither(two: Con, sql: str) -> None:
-    words = refused(two, CatalogError, sql)
+def test_a_name_in_two_projects_means_neither(con_with_two_projects: Con, sql: str) -> None:
+    words = expect_refusal(con_with_two_projects, CatalogError, sql)
     assert (
         words
         == "There are two models 'same': p1.same, p2.same.\nSay which: write the project before the name, p1.same."
     )
 
 
-def test_a_name_in_two_projects_with_one_of_them(two: Con) -> None:
-    assert two.execute("SELECT answer FROM p2.same WHERE x = 'a'").fetchall() == [("a",)]
-    two.execute("DROP MODEL p1.same")
-    assert two.execute("SELECT answer FROM same WHERE x = 'a'").fetchall() == [("a",)]
+def test_a_name_in_two_projects_with_one_of_them(con_with_two_projects: Con) -> None:
+    assert con_with_two_projects.execute("SELECT answer FROM p2.same WHERE x = 'a'").fetchall() == [("a",)]
+    con_with_two_projects.execute("DROP MODEL p1.same")
+    assert con_with_two_projects.execute("SELECT answer FROM same WHERE x = 'a'").fetchall() == [("a",)]
 
 
-def test_the_default_project_comes_first(two: Con) -> None:
-    two.execute("CREATE MODEL same PREDICT answer USING engine = 'echo', prompt_template = 'Mine: {{x}}'")
-    assert two.execute("SELECT answer FROM same WHERE x = 'a'").fetchall() == [("Mine: a",)]
-    two.execute("DROP MODEL same")
-    assert [str(m.key) for m in two.session.catalog.models()] == ["p1.same", "p2.same"]
+def test_the_default_project_comes_first(con_with_two_projects: Con) -> None:
+    con_with_two_projects.execute(
+        "CREATE MODEL same PREDICT answer USING engine = 'echo', prompt_template = 'Mine: {{x}}'"
+    )
+    assert con_with_two_projects.execute("SELECT answer FROM same WHERE x = 'a'").fetchall() == [("Mine: a",)]
+    con_with_two_projects.execute("DROP MODEL same")
+    assert [str(m.key) for m in con_with_two_projects.session.catalog.models()] == ["p1.same", "p2.same"]
 
 
-def test_answers_of_a_project_are_forgotten_by_its_name(two: Con) -> None:
+def test_answers_of_a_project_are_forgotten_by_its_name(con_with_two_projects: Con) -> None:
     for project in ("p1", "p2"):
-        two.execute(f"SELECT answer FROM {project}.same WHERE x = 'of {project}' USING cache = true").fetchall()
-    assert two.execute("DROP CACHE FOR p2.same").fetchall() == [(1,)]
-    assert two.execute("DROP CACHE").fetchall() == [(1,)]
+        con_with_two_projects.execute(
+            f"SELECT answer FROM {project}.same WHERE x = 'of {project}' USING cache = true"
+        ).fetchall()
+    assert con_with_two_projects.execute("DROP CACHE FOR p2.same").fetchall() == [(1,)]
+    assert con_with_two_projects.execute("DROP CACHE").fetchall() == [(1,)]
 
 
 # words of MindsDB
@@ -433,19 +439,19 @@ def named(name: str) -> str:
 
 def test_a_project_is_made_used_and_dropped(con: Con) -> None:
     con.execute("CREATE PROJECT shop; CREATE PROJECT IF NOT EXISTS Shop")
-    assert "There is a project 'shop' already" in refused(con, AlreadyExists, "CREATE PROJECT SHOP")
+    assert "There is a project 'shop' already" in expect_refusal(con, AlreadyExists, "CREATE PROJECT SHOP")
     con.execute("CREATE ML_ENGINE shop.mine FROM echo; CREATE MODEL shop.n PREDICT a USING engine = 'mine'")
     con.execute("USE SHOP; CREATE MODEL k PREDICT a USING engine = 'echo'")
     assert projects(con) == [("mindsdb", 0, False), ("shop", 2, True)]
     assert con.execute("SHOW PROJECTS WHERE current").fetchall() == [("shop", 2, True)]
     assert [str(m.key) for m in con.session.catalog.models()] == ["shop.k", "shop.n"]
-    assert refused(con, CatalogError, "DROP PROJECT shop").endswith(
+    assert expect_refusal(con, CatalogError, "DROP PROJECT shop").endswith(
         "DROP MODEL shop.k; DROP MODEL shop.n; comes first."
     )
     con.execute("DROP MODEL k; DROP MODEL shop.n; DROP PROJECT shop; DROP PROJECT IF EXISTS shop")
     assert projects(con) == [("mindsdb", 0, True)]
-    assert "There is no project 'shop'" in refused(con, NotFound, "DROP PROJECT shop")
-    assert "The default project cannot be dropped" in refused(con, CatalogError, "DROP PROJECT mindsdb")
+    assert "There is no project 'shop'" in expect_refusal(con, NotFound, "DROP PROJECT shop")
+    assert "The default project cannot be dropped" in expect_refusal(con, CatalogError, "DROP PROJECT mindsdb")
 
 
 def test_models_of_the_project_in_use_come_first(con: Con) -> None:
@@ -501,12 +507,12 @@ def test_a_name_of_a_schema_and_of_a_project_chooses_both(con: Con) -> None:
     assert "USE shop chooses both: tables are looked for in the schema, models in the project." in told[-1]
     assert con.execute("FROM t").fetchall() == [(5,)]
     assert answers(con, "m") == [("shop.m x",)]
-    assert "is a model, and a model and a table may not share" in refused(
+    assert "is a model, and a model and a table may not share" in expect_refusal(
         con, AlreadyExists, "CREATE TABLE shop.m (i INT)"
     )
     con.execute("USE main")
     assert answers(con, "m") == [("m x",)]
-    assert "There is a table 't' already" in refused(con, AlreadyExists, named("shop.t"))
+    assert "There is a table 't' already" in expect_refusal(con, AlreadyExists, named("shop.t"))
     with pytest.raises(duckdb.CatalogException, match="t does not exist"):
         con.execute("FROM t")
 
@@ -560,11 +566,11 @@ def test_json_struct_and_input_text(con: Con) -> None:
     ],
 )
 def test_options_that_say_too_much(con: Con, using: str, words: str) -> None:
-    assert words in refused(con, OptionError, f"CREATE MODEL n PREDICT a USING engine = 'stranger', {using}")
+    assert words in expect_refusal(con, OptionError, f"CREATE MODEL n PREDICT a USING engine = 'stranger', {using}")
 
 
 def test_braces_of_python(con: Con) -> None:
-    words = refused(con, DataError, NEW + "engine = 'echo', prompt_template = 'Say {x}'")
+    words = expect_refusal(con, DataError, NEW + "engine = 'echo', prompt_template = 'Say {x}'")
     assert "two braces on each side: {{x}}, not {x}" in words
     told: list[str] = []
     con.session.show_warning = told.append
@@ -577,19 +583,19 @@ def test_braces_of_python(con: Con) -> None:
     ]
 
 
-def test_a_training_may_repeat_what_its_model_is(shop: Any, sqlft_home: Path) -> None:
-    shop.train("engine = 'stranger', model_name = 'tiny', api_key = 'a-key-of-this-training'")
-    assert shop.catalog.versions()[-1].status == "complete"
+def test_a_training_may_repeat_what_its_model_is(connection_with_model: Any, sqlft_home: Path) -> None:
+    connection_with_model.train("engine = 'stranger', model_name = 'tiny', api_key = 'a-key-of-this-training'")
+    assert connection_with_model.catalog.versions()[-1].status == "complete"
     for using in ("engine = 'echo'", "base = 'huge'"):
         with pytest.raises(OptionError, match="training does not change it"):
-            shop.train(using)
-    seen = shop.run("DESCRIBE m") + shop.run("SELECT * FROM sqlft.versions")
+            connection_with_model.train(using)
+    seen = connection_with_model.run("DESCRIBE m") + connection_with_model.run("SELECT * FROM sqlft.versions")
     assert "a-key-of-this-training" not in str(seen)
 
 
 def test_hints_quote_the_names_that_need_it(con: Con) -> None:
     sql = """CREATE MODEL n PREDICT "My Answer" USING engine = 'echo', prompt_template = '{{My Answer}}'"""
-    assert 'PREDICT "My Answer" AS "My Answer_out"' in refused(con, OptionError, sql)
+    assert 'PREDICT "My Answer" AS "My Answer_out"' in expect_refusal(con, OptionError, sql)
     con.execute(NEW + "engine = 'echo', prompt_template = '{{Input Column}}'")
     sql = "EVALUATE MODEL n ON (SELECT 1 AS a, 'x' AS answer)"
-    assert 'Give it one: … AS "Input Column"' in refused(con, DataError, sql)
+    assert 'Give it one: … AS "Input Column"' in expect_refusal(con, DataError, sql)

@@ -17,7 +17,7 @@ HANDLERS = Path(__file__).parents[1] / "handlers"
 JOIN = "FROM t JOIN m ON m.content = t.x"
 
 
-class Desk:
+class CounterConnection:
     """A connection with a table t (id, x) of 40 rows and 20 texts, and models m and n of the counter's with a price."""
 
     def __init__(self) -> None:
@@ -58,10 +58,10 @@ class Desk:
 
 
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[CounterConnection]:
     monkeypatch.syspath_prepend(str(HANDLERS))
     plugins.find_entry_points.cache_clear()
-    made = Desk()
+    made = CounterConnection()
     yield made
     made.con.close()
     plugins.find_entry_points.cache_clear()
@@ -79,13 +79,13 @@ QUERIES = [
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_what_is_foreseen_is_what_happens(desk: Desk, query: str) -> None:
-    desk.run(f"SELECT m.answer {JOIN} WHERE t.id < 3")
-    desk.asked.clear()
-    told = desk.models(query)["m.1"]
-    assert desk.asked == []
-    desk.run(query)
-    used = desk.usage()
+def test_what_is_foreseen_is_what_happens(connection: CounterConnection, query: str) -> None:
+    connection.run(f"SELECT m.answer {JOIN} WHERE t.id < 3")
+    connection.asked.clear()
+    told = connection.models(query)["m.1"]
+    assert connection.asked == []
+    connection.run(query)
+    used = connection.usage()
     assert told["asked_low"] == told["asked"] == told["asked_high"] == used["calls"]
     if used["calls"]:
         assert (told["rows"], told["distinct_prompts"]) == (used["rows"], used["distinct_prompts"])
@@ -94,73 +94,73 @@ def test_what_is_foreseen_is_what_happens(desk: Desk, query: str) -> None:
         assert told[f"{name}_low"] <= used[name] <= told[f"{name}_high"], name
 
 
-def test_a_limit_behind_a_filter_may_stop_early(desk: Desk) -> None:
+def test_a_limit_behind_a_filter_may_stop_early(connection: CounterConnection) -> None:
     query = f"SELECT t.id, m.answer {JOIN} WHERE m.answer LIKE '%1%' LIMIT 3"
-    told = desk.models(query)["m.1"]
-    desk.run(query)
-    assert told["asked_low"] <= desk.usage()["calls"] <= told["asked_high"] == 20
+    told = connection.models(query)["m.1"]
+    connection.run(query)
+    assert told["asked_low"] <= connection.usage()["calls"] <= told["asked_high"] == 20
 
 
-def test_a_model_that_waits_for_another_has_an_upper_bound(desk: Desk) -> None:
+def test_a_model_that_waits_for_another_has_an_upper_bound(connection: CounterConnection) -> None:
     query = f"SELECT n.reply {JOIN} JOIN n ON n.content = m.answer"
-    told = desk.models(query)
-    desk.run(query)
-    assert desk.asked[-1].startswith("A:")
+    told = connection.models(query)
+    connection.run(query)
+    assert connection.asked[-1].startswith("A:")
     assert told["n.1"]["asked_low"] <= 20 <= told["n.1"]["asked_high"] == 40
     assert told["n.1"]["cost_usd_high"] > told["m.1"]["cost_usd_low"]
 
 
-def test_explain_draws_the_models_in_duckdbs_plan_and_leaves_the_ledger(desk: Desk) -> None:
-    cursor = desk.con.execute(f"EXPLAIN SELECT t.id, upper(m.answer) {JOIN} WHERE t.id < 9")
+def test_explain_draws_the_models_in_duckdbs_plan_and_leaves_the_ledger(connection: CounterConnection) -> None:
+    cursor = connection.con.execute(f"EXPLAIN SELECT t.id, upper(m.answer) {JOIN} WHERE t.id < 9")
     assert [d[0] for d in cursor.description] == ["explain_key", "explain_value"]
     [(key, drawn)] = cursor.fetchall()
     assert key == "physical_plan"
     for words in ("Model m.1", "Rows: 9", "Distinct Prompts: 9", "To Ask: 9", "Cost: ~$", "No model was asked", "Scan"):
         assert words in drawn
-    assert desk.asked == []
-    assert desk.run("SELECT * FROM sqlft.usage") == []
+    assert connection.asked == []
+    assert connection.run("SELECT * FROM sqlft.usage") == []
 
 
-def test_explain_without_a_price_says_so(desk: Desk) -> None:
-    desk.run("DROP PRICE FOR counter")
-    assert "Cost: not known" in desk.plan(f"EXPLAIN SELECT m.answer {JOIN}")
-    assert desk.models(f"SELECT m.answer {JOIN}")["m.1"]["cost_usd"] is None
+def test_explain_without_a_price_says_so(connection: CounterConnection) -> None:
+    connection.run("DROP PRICE FOR counter")
+    assert "Cost: not known" in connection.plan(f"EXPLAIN SELECT m.answer {JOIN}")
+    assert connection.models(f"SELECT m.answer {JOIN}")["m.1"]["cost_usd"] is None
 
 
 @pytest.mark.parametrize("query", [f"SELECT t.id, m.answer {JOIN} WHERE t.id < 30", QUERIES[3]])
-def test_explain_analyze_runs_it_and_tells_both(desk: Desk, query: str) -> None:
-    [(key, drawn)] = desk.run(f"EXPLAIN ANALYZE {query}")
+def test_explain_analyze_runs_it_and_tells_both(connection: CounterConnection, query: str) -> None:
+    [(key, drawn)] = connection.run(f"EXPLAIN ANALYZE {query}")
     assert key == "analyzed_plan"
     assert "To Ask: 20" in drawn
     assert "Asked: 20, Cached: 0, Errors: 0" in drawn
     assert "Tokens In: 40, Out: 60" in drawn
     assert "Cost: $0.00016" in drawn
-    assert len(desk.asked) == desk.usage()["calls"] == 20
-    told = json.loads(desk.plan(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}"))
-    assert told["rows_returned"] == len(desk.run(query))
+    assert len(connection.asked) == connection.usage()["calls"] == 20
+    told = json.loads(connection.plan(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}"))
+    assert told["rows_returned"] == len(connection.run(query))
 
 
-def test_explain_of_what_writes_asks_and_writes_nothing(desk: Desk) -> None:
-    desk.run("CREATE TABLE kept (a VARCHAR)")
-    drawn = desk.plan(f"EXPLAIN INSERT INTO kept SELECT m.answer {JOIN}")
+def test_explain_of_what_writes_asks_and_writes_nothing(connection: CounterConnection) -> None:
+    connection.run("CREATE TABLE kept (a VARCHAR)")
+    drawn = connection.plan(f"EXPLAIN INSERT INTO kept SELECT m.answer {JOIN}")
     assert "Model m.1" in drawn
-    assert (desk.asked, desk.run("FROM kept")) == ([], [])
+    assert (connection.asked, connection.run("FROM kept")) == ([], [])
 
 
-def test_plain_explain_is_duckdbs(desk: Desk) -> None:
+def test_plain_explain_is_duckdbs(connection: CounterConnection) -> None:
     import duckdb
 
     for text in ("EXPLAIN SELECT 42", "EXPLAIN (FORMAT JSON) SELECT 42"):
-        assert desk.run(text) == duckdb.connect().execute(text).fetchall()
+        assert connection.run(text) == duckdb.connect().execute(text).fetchall()
 
 
-def test_options_belong_to_the_query(desk: Desk) -> None:
-    assert "To Ask: 20" in desk.plan(f"EXPLAIN SELECT m.answer {JOIN} USING suffix = '!', max_rows = 3")
+def test_options_belong_to_the_query(connection: CounterConnection) -> None:
+    assert "To Ask: 20" in connection.plan(f"EXPLAIN SELECT m.answer {JOIN} USING suffix = '!', max_rows = 3")
     with pytest.raises(OptionError, match="Did you mean 'suffix'"):
-        desk.run(f"EXPLAIN SELECT m.answer {JOIN} USING sufix = '!'")
+        connection.run(f"EXPLAIN SELECT m.answer {JOIN} USING sufix = '!'")
 
 
 @pytest.mark.parametrize("options", ["FORMAT HTML", "FORMAT GRAPHVIZ", "VERBOSE"])
-def test_other_formats_are_refused_with_those_there_are(desk: Desk, options: str) -> None:
+def test_other_formats_are_refused_with_those_there_are(connection: CounterConnection, options: str) -> None:
     with pytest.raises(NotSupported, match="FORMAT JSON"):
-        desk.run(f"EXPLAIN ({options}) SELECT m.answer {JOIN}")
+        connection.run(f"EXPLAIN ({options}) SELECT m.answer {JOIN}")

@@ -13,18 +13,18 @@ from sqlft.training.estimate import format_duration
 KEY = "sk-" + "a1B2" * 8
 
 
-def explained(shop: Any, statement: str) -> dict[str, str | None]:
-    return dict(shop.run(f"EXPLAIN {statement}"))
+def explain(connection_with_model: Any, statement: str) -> dict[str, str | None]:
+    return dict(connection_with_model.run(f"EXPLAIN {statement}"))
 
 
-def analysed(shop: Any, statement: str) -> dict[str, dict[str, Any]]:
-    cursor = shop.con.execute(f"ANALYZE TRAINING DATA {statement}")
+def analyse(connection_with_model: Any, statement: str) -> dict[str, dict[str, Any]]:
+    cursor = connection_with_model.con.execute(f"ANALYZE TRAINING DATA {statement}")
     names = [d[0] for d in cursor.description]
     return {row[1]: dict(zip(names, row, strict=True)) for row in cursor.fetchall()}
 
 
-def test_explain_tells_all_and_makes_nothing(shop: Any) -> None:
-    found = explained(shop, "FINETUNE m FROM (SELECT * FROM rows) USING steps = 3")
+def test_explain_tells_all_and_makes_nothing(connection_with_model: Any) -> None:
+    found = explain(connection_with_model, "FINETUNE m FROM (SELECT * FROM rows) USING steps = 3")
     assert found["model"] == "m"
     assert (found["rows"], found["training_rows"], found["validation_rows"]) == ("8", "8", "0")
     assert (found["tokens"], found["steps"], found["expected_minutes"]) == ("1200", "3", "1.5")
@@ -32,68 +32,74 @@ def test_explain_tells_all_and_makes_nothing(shop: Any) -> None:
     assert found["cost_usd"] == "0.6"
     assert found["remark"] == "by heart"
     assert "Only 8 conversations" in str(found["warning: few_rows"])
-    assert [str(v.key) for v in shop.catalog.versions()] == ["m.1"]
-    assert not (shop.catalog.folder / "models").exists()
-    assert shop.warnings == []
+    assert [str(v.key) for v in connection_with_model.catalog.versions()] == ["m.1"]
+    assert not (connection_with_model.catalog.folder / "models").exists()
+    assert connection_with_model.warnings == []
 
 
-def test_explain_of_each_training(shop: Any) -> None:
-    shop.train()
-    assert explained(shop, "FINETUNE m FROM (SELECT * FROM rows)")["starts_from"] == "version 2"
-    assert explained(shop, "RETRAIN m")["starts_from"] == "base"
+def test_explain_of_each_training(connection_with_model: Any) -> None:
+    connection_with_model.train()
+    assert explain(connection_with_model, "FINETUNE m FROM (SELECT * FROM rows)")["starts_from"] == "version 2"
+    assert explain(connection_with_model, "RETRAIN m")["starts_from"] == "base"
     made = "MODEL n FROM (SELECT * FROM rows) PREDICT answer USING engine = 'stranger', base = 'tiny', steps = 2"
-    found = explained(shop, f"CREATE {made}, prompt_template = '{{{{question}}}}'")
+    found = explain(connection_with_model, f"CREATE {made}, prompt_template = '{{{{question}}}}'")
     assert (found["model"], found["steps"]) == ("n", "2")
-    assert [m.key.name for m in shop.catalog.models()] == ["m"]
+    assert [m.key.name for m in connection_with_model.catalog.models()] == ["m"]
 
 
-def test_explain_takes_parameters_and_finds_mistakes(shop: Any) -> None:
-    found = shop.con.execute("EXPLAIN FINETUNE m FROM (SELECT * FROM rows LIMIT ?) USING steps = ?", [3, 2]).fetchall()
+def test_explain_takes_parameters_and_finds_mistakes(connection_with_model: Any) -> None:
+    found = connection_with_model.con.execute(
+        "EXPLAIN FINETUNE m FROM (SELECT * FROM rows LIMIT ?) USING steps = ?", [3, 2]
+    ).fetchall()
     assert {("rows", "3"), ("steps", "2")} <= set(found)
     with pytest.raises(OptionError, match="Did you mean 'steps'"):
-        explained(shop, "FINETUNE m FROM (SELECT * FROM rows) USING step = 1")
+        explain(connection_with_model, "FINETUNE m FROM (SELECT * FROM rows) USING step = 1")
     with pytest.raises(NotFound):
-        explained(shop, "FINETUNE nobody FROM (SELECT * FROM rows)")
+        explain(connection_with_model, "FINETUNE nobody FROM (SELECT * FROM rows)")
     with pytest.raises(StatementError, match="nothing to explain"):
-        explained(shop, "CREATE MODEL n PREDICT answer USING engine = 'stranger'")
+        explain(connection_with_model, "CREATE MODEL n PREDICT answer USING engine = 'stranger'")
 
 
-def test_plain_explain_and_analyze_stay_duckdbs(shop: Any) -> None:
-    assert "explain_value" in [d[0] for d in shop.con.execute("EXPLAIN SELECT * FROM rows").description]
-    shop.run("CREATE TABLE training (data INTEGER)")
-    shop.run("ANALYZE training")
-    shop.run("ANALYZE")
+def test_plain_explain_and_analyze_stay_duckdbs(connection_with_model: Any) -> None:
+    assert "explain_value" in [
+        d[0] for d in connection_with_model.con.execute("EXPLAIN SELECT * FROM rows").description
+    ]
+    connection_with_model.run("CREATE TABLE training (data INTEGER)")
+    connection_with_model.run("ANALYZE training")
+    connection_with_model.run("ANALYZE")
 
 
-def test_what_does_not_fit_is_refused_before_it_starts(shop: Any) -> None:
-    shop.run("CREATE MODEL h PREDICT answer USING engine = 'stranger', base = 'huge', prompt_template = '{{question}}'")
-    found = explained(shop, "FINETUNE h FROM (SELECT * FROM rows)")
+def test_what_does_not_fit_is_refused_before_it_starts(connection_with_model: Any) -> None:
+    connection_with_model.run(
+        "CREATE MODEL h PREDICT answer USING engine = 'stranger', base = 'huge', prompt_template = '{{question}}'"
+    )
+    found = explain(connection_with_model, "FINETUNE h FROM (SELECT * FROM rows)")
     assert found["fits"] == "false"
     assert "80.0 GB" in str(found["refused_because"])
     with pytest.raises(NotSupported, match=r"80\.0 GB") as caught:
-        shop.train(what="FINETUNE h")
+        connection_with_model.train(what="FINETUNE h")
     assert "base 'tiny'" in caught.value.next_step
-    assert [str(v.key) for v in shop.catalog.versions()] == ["h.1", "m.1"]
-    shop.train("check = 'warn'", what="FINETUNE h")
-    assert any("80.0 GB" in w for w in shop.warnings)
-    assert shop.version(2, "h").status == "complete"
+    assert [str(v.key) for v in connection_with_model.catalog.versions()] == ["h.1", "m.1"]
+    connection_with_model.train("check = 'warn'", what="FINETUNE h")
+    assert any("80.0 GB" in w for w in connection_with_model.warnings)
+    assert connection_with_model.version(2, "h").status == "complete"
 
 
-def test_an_estimate_that_fails_stops_nothing(shop: Any) -> None:
-    shop.run(
+def test_an_estimate_that_fails_stops_nothing(connection_with_model: Any) -> None:
+    connection_with_model.run(
         "CREATE MODEL b PREDICT answer USING engine = 'stranger', base = 'broken', prompt_template = '{{question}}'"
     )
-    assert explained(shop, "FINETUNE b FROM (SELECT * FROM rows)")["expected_minutes"] is None
-    shop.train(what="FINETUNE b")
-    assert shop.version(2, "b").status == "complete"
+    assert explain(connection_with_model, "FINETUNE b FROM (SELECT * FROM rows)")["expected_minutes"] is None
+    connection_with_model.train(what="FINETUNE b")
+    assert connection_with_model.version(2, "b").status == "complete"
 
 
-def test_the_estimate_is_told_and_kept_beside_what_was_taken(shop: Any) -> None:
+def test_the_estimate_is_told_and_kept_beside_what_was_taken(connection_with_model: Any) -> None:
     told: list[str] = []
-    shop.con.session.show_notice = told.append
-    shop.train("steps = 3")
+    connection_with_model.con.session.show_notice = told.append
+    connection_with_model.train("steps = 3")
     assert told[:1] == ["m: 8 rows, 1,200 tokens, 3 steps, about 1.5 minutes, 2.1 GB of 4.0 GB free, $0.60, by heart"]
-    facts = {row[0]: row[1:] for row in shop.run("DESCRIBE m.2.estimate")}
+    facts = {row[0]: row[1:] for row in connection_with_model.run("DESCRIBE m.2.estimate")}
     assert facts["tokens"] == (1200.0, 123.0)
     assert facts["steps"] == (3.0, 3.0)
     assert facts["minutes"][0] == 1.5
@@ -102,30 +108,33 @@ def test_the_estimate_is_told_and_kept_beside_what_was_taken(shop: Any) -> None:
     assert 0.005 < facts["memory_gb"][1] < 10
 
 
-def test_errors_in_the_data_stop_a_training(shop: Any) -> None:
+def test_errors_in_the_data_stop_a_training(connection_with_model: Any) -> None:
     rows = f"SELECT 'key {KEY} ' || i AS question, 'a' || i AS answer FROM range(8) t(i)"
     with pytest.raises(DataError, match="provider's key") as caught:
-        shop.train(rows=rows)
+        connection_with_model.train(rows=rows)
     assert KEY not in str(caught.value)
     assert "check = 'warn'" in caught.value.next_step
-    assert [str(v.key) for v in shop.catalog.versions()] == ["m.1"]
-    shop.train("check = 'warn'", rows=rows)
-    assert any("provider's key" in w for w in shop.warnings)
-    listed = shop.run("DESCRIBE m.2.findings")
+    assert [str(v.key) for v in connection_with_model.catalog.versions()] == ["m.1"]
+    connection_with_model.train("check = 'warn'", rows=rows)
+    assert any("provider's key" in w for w in connection_with_model.warnings)
+    listed = connection_with_model.run("DESCRIBE m.2.findings")
     assert KEY not in str(listed)
     assert listed[0][0] == "warning" or any(row[0] == "error" for row in listed)
 
 
-def test_check_off_leaves_the_slow_checks_out(shop: Any) -> None:
+def test_check_off_leaves_the_slow_checks_out(connection_with_model: Any) -> None:
     rows = "SELECT 'mail to ann@example.org ' || i AS question, 'a' || i AS answer FROM range(8) t(i)"
-    shop.train("check = 'off'", rows=rows)
-    assert "personal_data" not in str(shop.version(2).findings)
-    shop.train(rows=rows)
-    assert "personal_data" in str(shop.version(3).findings)
+    connection_with_model.train("check = 'off'", rows=rows)
+    assert "personal_data" not in str(connection_with_model.version(2).findings)
+    connection_with_model.train(rows=rows)
+    assert "personal_data" in str(connection_with_model.version(3).findings)
 
 
-def test_analyze_without_a_model(shop: Any) -> None:
-    found = analysed(shop, "FROM (SELECT question, answer FROM rows UNION ALL SELECT 'q1', 'other') USING stop = 'oth'")
+def test_analyze_without_a_model(connection_with_model: Any) -> None:
+    found = analyse(
+        connection_with_model,
+        "FROM (SELECT question, answer FROM rows UNION ALL SELECT 'q1', 'other') USING stop = 'oth'",
+    )
     conflict = found["conflicting_answers"]
     assert (conflict["severity"], conflict["count"], conflict["rows"]) == ("warning", 1, [9])
     assert conflict["examples"] == ["q1 → other"]
@@ -137,14 +146,14 @@ def test_analyze_without_a_model(shop: Any) -> None:
     assert json.loads(found["suggested"]["details"]) == {"batch_size": 1, "n_epochs": 4}
 
 
-def test_analyze_for_a_model_reads_its_columns(shop: Any) -> None:
-    found = analysed(shop, "FROM (SELECT * FROM rows) FOR m USING max_length = 3, stop = ['a1']")
+def test_analyze_for_a_model_reads_its_columns(connection_with_model: Any) -> None:
+    found = analyse(connection_with_model, "FROM (SELECT * FROM rows) FOR m USING max_length = 3, stop = ['a1']")
     assert found["over_long"]["count"] == 8
     assert found["stop_in_answers"]["count"] == 1
     with pytest.raises(DataError, match="lacks question"):
-        analysed(shop, "FROM (SELECT 1 AS x) FOR MODEL m")
-    shop.run("CREATE MODEL e PREDICT answer USING engine = 'echo', prompt_template = '{{question}}'")
-    assert analysed(shop, "FOR e FROM (SELECT * FROM rows)")["rows"]["count"] == 8
+        analyse(connection_with_model, "FROM (SELECT 1 AS x) FOR MODEL m")
+    connection_with_model.run("CREATE MODEL e PREDICT answer USING engine = 'echo', prompt_template = '{{question}}'")
+    assert analyse(connection_with_model, "FOR e FROM (SELECT * FROM rows)")["rows"]["count"] == 8
 
 
 @pytest.mark.parametrize(
@@ -156,13 +165,13 @@ def test_analyze_for_a_model_reads_its_columns(shop: Any) -> None:
         "SELECT 'a' AS answer, 'u' AS question, 'c' AS context",
     ],
 )
-def test_analyze_knows_the_shapes(shop: Any, query: str) -> None:
-    assert analysed(shop, f"FROM ({query})")["answers"]["examples"] == ["a"]
+def test_analyze_knows_the_shapes(connection_with_model: Any, query: str) -> None:
+    assert analyse(connection_with_model, f"FROM ({query})")["answers"]["examples"] == ["a"]
 
 
-def test_analyze_of_one_column_says_what_is_missing(shop: Any) -> None:
+def test_analyze_of_one_column_says_what_is_missing(connection_with_model: Any) -> None:
     with pytest.raises(DataError, match="one column, x"):
-        analysed(shop, "FROM (SELECT 1 AS x)")
+        analyse(connection_with_model, "FROM (SELECT 1 AS x)")
 
 
 def test_durations() -> None:

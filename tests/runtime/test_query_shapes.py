@@ -38,7 +38,7 @@ def _shapes() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[sqlft.Connection, Any]]:
+def model_and_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[sqlft.Connection, Any]]:
     """A connection with models, and a plain one with tables in their place."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(HANDLERS))
@@ -63,10 +63,10 @@ def _sorted(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize(("calls", "query"), _shapes(), ids=[q.strip()[:70] for _, q in _shapes()])
-def test_shape(both: tuple[sqlft.Connection, Any], calls: str, query: str) -> None:
+def test_shape(model_and_table: tuple[sqlft.Connection, Any], calls: str, query: str) -> None:
     import counter
 
-    con, raw = both
+    con, raw = model_and_table
     con.execute("DROP CACHE").fetchall()
     before = len(counter.ASKED)
     names, types, rows = _result(con, query)

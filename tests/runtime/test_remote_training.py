@@ -23,7 +23,7 @@ ROWS = "CREATE TABLE rows AS SELECT 'q' || i AS question, 'a' || i AS answer FRO
 FINETUNE = "FINETUNE m FROM (SELECT * FROM rows)"
 
 
-class There:
+class RemoteTraining:
     """A connection with a model `m` of a provider's; its catalog lies in SQLFT_HOME."""
 
     def __init__(self, provider: Any, until: Callable[..., Any]) -> None:
@@ -54,17 +54,17 @@ class There:
         found: Version = self.catalog.version(VersionKey(ModelKey("m"), number))
         return found
 
-    def ended(self, number: int = 2) -> Version:
+    def wait_until_ended(self, number: int = 2) -> Version:
         self.until(lambda: self.version(number).status not in ("queued", "training"))
         return self.version(number)
 
-    def made(self) -> dict[str, Any]:
+    def wait_for_job(self) -> dict[str, Any]:
         """The provider's only job, once it is there and the worker knows of it."""
         self.until(lambda: self.provider.count("/fine_tuning/jobs/", "GET"))
         [job] = self.provider.jobs.values()
         return dict(job)
 
-    def worker(self) -> int:
+    def read_worker_pid(self) -> int:
         return int((self.catalog.work_folder(VersionKey(ModelKey("m"), 2)) / LOCK_FILE).read_text())
 
     def interrupt_when(self, ready: Callable[[], Any]) -> threading.Thread:
@@ -72,14 +72,14 @@ class There:
         thread.start()
         return thread
 
-    def another(self, code: str) -> subprocess.Popen[str]:
+    def start_process(self, code: str) -> subprocess.Popen[str]:
         text = f"import sqlft\ncon = sqlft.connect(warn=lambda text: None, catalog={self.folder!r})\n{code}"
         return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
-def there(provider: Any, until: Any) -> Iterator[There]:
-    made = There(provider, until)
+def remote(provider: Any, until: Any) -> Iterator[RemoteTraining]:
+    made = RemoteTraining(provider, until)
     yield made
     for version in made.catalog.versions():
         if version.status in ("queued", "training"):
@@ -87,142 +87,142 @@ def there(provider: Any, until: Any) -> Iterator[There]:
     made.con.close()
 
 
-def test_ctrl_c_detaches_and_resume_watches_again(there: There, provider: Any) -> None:
+def test_ctrl_c_detaches_and_resume_watches_again(remote: RemoteTraining, provider: Any) -> None:
     provider.hold = True
-    thread = there.interrupt_when(lambda: provider.count("/fine_tuning/jobs/", "GET"))
+    thread = remote.interrupt_when(lambda: provider.count("/fine_tuning/jobs/", "GET"))
     with pytest.raises(Cancelled, match=r"goes on at the provider[^$]*RESUME MODEL m\.2[^$]*CANCEL MODEL m\.2"):
-        there.run(FINETUNE)
+        remote.run(FINETUNE)
     thread.join()
-    assert there.version().status == "training"
+    assert remote.version().status == "training"
     provider.hold = False
-    assert there.run("RESUME MODEL m")[0][5] == "complete"
-    assert there.run("SELECT answer FROM m WHERE question = 'q3'") == [("a3",)]
+    assert remote.run("RESUME MODEL m")[0][5] == "complete"
+    assert remote.run("SELECT answer FROM m WHERE question = 'q3'") == [("a3",)]
     assert len(provider.created) == 1
-    assert there.version().details["trained_tokens"] > 0
-    assert there.version().details["cost_usd"] > 0
-    assert there.run("SELECT count(*) > 1 FROM sqlft.metrics WHERE name = 'loss'") == [(True,)]
+    assert remote.version().details["trained_tokens"] > 0
+    assert remote.version().details["cost_usd"] > 0
+    assert remote.run("SELECT count(*) > 1 FROM sqlft.metrics WHERE name = 'loss'") == [(True,)]
 
 
-def test_the_worker_is_killed_between_made_and_written(there: There, provider: Any) -> None:
-    hit = provider.fault("hang", path="/fine_tuning/jobs", method="POST", after=True, seconds=60)
-    there.run(f"{FINETUNE} USING wait = false")
-    there.until(lambda: provider.created)
-    os.kill(there.worker(), signal.SIGKILL)
-    assert there.ended().status == "interrupted"
+def test_the_worker_is_killed_between_made_and_written(remote: RemoteTraining, provider: Any) -> None:
+    hit = provider.inject_fault("hang", path="/fine_tuning/jobs", method="POST", after=True, seconds=60)
+    remote.run(f"{FINETUNE} USING wait = false")
+    remote.until(lambda: provider.created)
+    os.kill(remote.read_worker_pid(), signal.SIGKILL)
+    assert remote.wait_until_ended().status == "interrupted"
     assert hit.hits == 1
-    there.run("RESUME MODEL m.2")
-    assert there.version().status == "complete"
+    remote.run("RESUME MODEL m.2")
+    assert remote.version().status == "complete"
     assert len(provider.created) == 1
     assert provider.count("/files", "POST") == 1
 
 
-def test_the_worker_is_killed_while_it_watches(there: There, provider: Any) -> None:
+def test_the_worker_is_killed_while_it_watches(remote: RemoteTraining, provider: Any) -> None:
     provider.hold = True
-    there.run(f"{FINETUNE} USING wait = false")
-    there.made()
-    os.kill(there.worker(), signal.SIGKILL)
-    assert there.ended().status == "interrupted"
+    remote.run(f"{FINETUNE} USING wait = false")
+    remote.wait_for_job()
+    os.kill(remote.read_worker_pid(), signal.SIGKILL)
+    assert remote.wait_until_ended().status == "interrupted"
     provider.hold = False
-    resumed = there.another("print(con.execute('RESUME MODEL m.2').fetchall())")
+    resumed = remote.start_process("print(con.execute('RESUME MODEL m.2').fetchall())")
     said, errors = resumed.communicate()
     assert "complete" in said, errors
     assert len(provider.created) == 1
 
 
-def test_a_killed_session_leaves_the_job_alone(there: There, provider: Any) -> None:
+def test_a_killed_session_leaves_the_job_alone(remote: RemoteTraining, provider: Any) -> None:
     provider.hold = True
-    other = there.another(f'con.execute("{ROWS}")\ncon.execute("{FINETUNE}")')
-    job = there.made()
+    other = remote.start_process(f'con.execute("{ROWS}")\ncon.execute("{FINETUNE}")')
+    job = remote.wait_for_job()
     other.kill()
     other.communicate()
-    assert there.ended().status == "interrupted"
+    assert remote.wait_until_ended().status == "interrupted"
     assert provider.jobs[job["id"]]["fate"] is None
     with pytest.raises(CatalogError, match="interrupted"):
-        there.run("SELECT answer FROM m.2 WHERE question = 'q3'")
+        remote.run("SELECT answer FROM m.2 WHERE question = 'q3'")
     provider.hold = False
-    assert there.run("RESUME MODEL m.2 USING wait = true")[0][5] == "complete"
+    assert remote.run("RESUME MODEL m.2 USING wait = true")[0][5] == "complete"
     assert len(provider.created) == 1
 
 
-def test_cancel_reaches_the_provider(there: There, provider: Any) -> None:
+def test_cancel_reaches_the_provider(remote: RemoteTraining, provider: Any) -> None:
     provider.hold = True
-    there.run(f"{FINETUNE} USING wait = false")
-    job = there.made()
-    assert there.run("CANCEL MODEL m")[0][5] == "cancelled"
+    remote.run(f"{FINETUNE} USING wait = false")
+    job = remote.wait_for_job()
+    assert remote.run("CANCEL MODEL m")[0][5] == "cancelled"
     assert provider.jobs[job["id"]]["fate"] == "cancelled"
     provider.hold = False
-    assert there.run("RESUME MODEL m.2")[0][5] == "complete"
+    assert remote.run("RESUME MODEL m.2")[0][5] == "complete"
     assert len(provider.created) == 2
 
 
-def test_cancel_without_a_worker_and_without_a_provider(there: There, provider: Any) -> None:
+def test_cancel_without_a_worker_and_without_a_provider(remote: RemoteTraining, provider: Any) -> None:
     provider.hold = True
-    there.run(f"{FINETUNE} USING wait = false")
-    job = there.made()
-    os.kill(there.worker(), signal.SIGKILL)
-    assert there.ended().status == "interrupted"
-    fault = provider.fault("403", None, path="/cancel")
+    remote.run(f"{FINETUNE} USING wait = false")
+    job = remote.wait_for_job()
+    os.kill(remote.read_worker_pid(), signal.SIGKILL)
+    assert remote.wait_until_ended().status == "interrupted"
+    fault = provider.inject_fault("403", None, path="/cancel")
     with pytest.raises(ProviderError):
-        there.run("CANCEL MODEL m.2")
-    assert there.version().status == "interrupted"
+        remote.run("CANCEL MODEL m.2")
+    assert remote.version().status == "interrupted"
     provider.faults.remove(fault)
-    other = there.another("print(con.execute('CANCEL MODEL m.2').fetchall())")
+    other = remote.start_process("print(con.execute('CANCEL MODEL m.2').fetchall())")
     said, errors = other.communicate()
     assert "cancelled" in said, errors
     assert provider.jobs[job["id"]]["fate"] == "cancelled"
 
 
-def test_cancel_while_another_waits(there: There, provider: Any) -> None:
+def test_cancel_while_another_waits(remote: RemoteTraining, provider: Any) -> None:
     provider.hold = True
-    other = there.another(
+    other = remote.start_process(
         f'con.execute("{ROWS}")\ntry:\n    con.execute("{FINETUNE}")\nexcept sqlft.Cancelled as e:\n    print(e)'
     )
-    there.made()
-    there.run("CANCEL MODEL m.2")
+    remote.wait_for_job()
+    remote.run("CANCEL MODEL m.2")
     said, errors = other.communicate()
     assert "was cancelled" in said, errors
 
 
-def test_dropping_cancels_and_the_engine_stays(there: There, provider: Any) -> None:
+def test_dropping_cancels_and_the_engine_stays(remote: RemoteTraining, provider: Any) -> None:
     provider.hold = True
-    there.run(f"{FINETUNE} USING wait = false")
-    job = there.made()
+    remote.run(f"{FINETUNE} USING wait = false")
+    job = remote.wait_for_job()
     with pytest.raises(CatalogError, match="used by the model 'm'"):
-        there.run("DROP ML_ENGINE e")
-    there.run("DROP MODEL m")
+        remote.run("DROP ML_ENGINE e")
+    remote.run("DROP MODEL m")
     assert provider.jobs[job["id"]]["fate"] == "cancelled"
 
 
-def test_what_the_provider_refuses(there: There, provider: Any) -> None:
+def test_what_the_provider_refuses(remote: RemoteTraining, provider: Any) -> None:
     with pytest.raises(sqlft.DataError, match="10 rows or more, and there are 5"):
-        there.run("FINETUNE m FROM (SELECT * FROM rows LIMIT 5)")
-    assert [v.key.number for v in there.catalog.versions()] == [1]
+        remote.run("FINETUNE m FROM (SELECT * FROM rows LIMIT 5)")
+    assert [v.key.number for v in remote.catalog.versions()] == [1]
     assert provider.calls == []
     provider.fails = "line 3 is unsafe"
     with pytest.raises(ProviderError, match=r"(?s)failed: .*line 3 is unsafe"):
-        there.run(FINETUNE)
-    assert there.version().status == "failed"
+        remote.run(FINETUNE)
+    assert remote.version().status == "failed"
 
 
-def test_the_key_is_nowhere(there: There, provider: Any, sqlft_home: Any) -> None:
+def test_the_key_is_nowhere(remote: RemoteTraining, provider: Any, sqlft_home: Any) -> None:
     provider.hold = True
-    there.run(f"{FINETUNE} USING wait = false")
-    there.made()
-    there.until(
-        lambda: "created" in (there.catalog.work_folder(there.version().key) / "files" / "job.json").read_text()
+    remote.run(f"{FINETUNE} USING wait = false")
+    remote.wait_for_job()
+    remote.until(
+        lambda: "created" in (remote.catalog.work_folder(remote.version().key) / "files" / "job.json").read_text()
     )
-    os.kill(there.worker(), signal.SIGKILL)
-    there.ended()
+    os.kill(remote.read_worker_pid(), signal.SIGKILL)
+    remote.wait_until_ended()
     found = [
         str(path)
         for path in sqlft_home.rglob("*")
         if path.is_file() and "secrets" not in path.parts and provider.key.encode() in path.read_bytes()
     ]
     assert found == []
-    there.run("CANCEL MODEL m.2")
+    remote.run("CANCEL MODEL m.2")
 
 
-def test_vllm_does_not_train(there: There) -> None:
-    there.run("CREATE MODEL v PREDICT answer USING engine = 'vllm', base = 'x', prompt_template = '{{question}}'")
+def test_vllm_does_not_train(remote: RemoteTraining) -> None:
+    remote.run("CREATE MODEL v PREDICT answer USING engine = 'vllm', base = 'x', prompt_template = '{{question}}'")
     with pytest.raises(sqlft.NotSupported, match=r"(?s)vllm.*cannot train.*serve"):
-        there.run("FINETUNE v FROM (SELECT * FROM rows)")
+        remote.run("FINETUNE v FROM (SELECT * FROM rows)")

@@ -54,21 +54,23 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture
-def page(shop: Any, tmp_path: Path) -> Path:
+def page(connection_with_model: Any, tmp_path: Path) -> Path:
     """The report of a model with three versions whose every text is hostile."""
     evil = EVIL.replace("'", "''")
-    shop.run(f"CREATE TABLE asked AS SELECT question, answer || ' {evil}' AS answer FROM rows")
-    shop.run(
+    connection_with_model.run(f"CREATE TABLE asked AS SELECT question, answer || ' {evil}' AS answer FROM rows")
+    connection_with_model.run(
         f"CREATE OR REPLACE MODEL m PREDICT answer USING engine = 'stranger', base = 'tiny {evil}', tag = '{evil}', "
         f"prompt_template = '{{{{question}}}}'"
     )
-    shop.train(f"steps = 2, tag = '{evil}'", rows="SELECT * FROM asked")
-    shop.train("steps = 2", what="FINETUNE m.1", rows="SELECT * FROM asked LIMIT 4")
+    connection_with_model.train(f"steps = 2, tag = '{evil}'", rows="SELECT * FROM asked")
+    connection_with_model.train("steps = 2", what="FINETUNE m.1", rows="SELECT * FROM asked LIMIT 4")
     loss = [Progress(step, 20, {"loss": 1 / step, "valid_loss": 2 / step}) for step in range(3, 20)]
-    shop.catalog.add_progress(VersionKey(ModelKey("m"), 2), loss)
-    shop.run("EVALUATE MODEL m.1, m.2, m.3 ON (SELECT * FROM asked) USING metrics = ['exact_match', 'token_f1']")
+    connection_with_model.catalog.add_progress(VersionKey(ModelKey("m"), 2), loss)
+    connection_with_model.run(
+        "EVALUATE MODEL m.1, m.2, m.3 ON (SELECT * FROM asked) USING metrics = ['exact_match', 'token_f1']"
+    )
     path = tmp_path / "report.html"
-    assert shop.run(f"REPORT MODEL m TO '{path}'") == [("m", str(path))]
+    assert connection_with_model.run(f"REPORT MODEL m TO '{path}'") == [("m", str(path))]
     return path
 
 
@@ -121,20 +123,20 @@ def test_the_command_writes_all_models_or_one(
     assert "Did you mean 'm'" in capsys.readouterr().err
 
 
-def test_a_model_that_was_only_made_has_a_report(shop: Any, tmp_path: Path) -> None:
-    shop.run(f"REPORT MODEL m TO '{tmp_path / 'bare.html'}'")
+def test_a_model_that_was_only_made_has_a_report(connection_with_model: Any, tmp_path: Path) -> None:
+    connection_with_model.run(f"REPORT MODEL m TO '{tmp_path / 'bare.html'}'")
     text = (tmp_path / "bare.html").read_text(encoding="utf-8")
     assert "Not evaluated yet" in text
     assert "Not asked yet" in text
 
 
-def test_what_cannot_be_reported(shop: Any, tmp_path: Path) -> None:
+def test_what_cannot_be_reported(connection_with_model: Any, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
-        shop.run("REPORT MODEL nobody")
+        connection_with_model.run("REPORT MODEL nobody")
     with pytest.raises(CatalogError, match="cannot be written"):
-        shop.run(f"REPORT MODEL m TO '{tmp_path}/no/such/folder.html'")
+        connection_with_model.run(f"REPORT MODEL m TO '{tmp_path}/no/such/folder.html'")
     with pytest.raises(StatementError, match="a file's name"):
-        shop.run("REPORT MODEL m TO report")
+        connection_with_model.run("REPORT MODEL m TO report")
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
@@ -196,7 +198,9 @@ def test_no_dollars_where_no_price_is_known() -> None:
     assert [s.cost for s in spent] == ["–", "at least $0.50", "$0.50"]
 
 
-def test_the_command_takes_the_database_alone(shop: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_takes_the_database_alone(
+    connection_with_model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, path = tmp_path / "app.duckdb", tmp_path / "report.html"
     assert main([str(file), "-c", "CREATE MODEL n PREDICT a USING engine = 'echo'"]) == 0
     assert main(["report", str(file), "-o", str(path)]) == 0

@@ -36,25 +36,25 @@ MINDSDB = [
 ]
 
 
-def dicts(shop: Any, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
+def dicts(connection_with_model: Any, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
     """Rows by column name."""
-    done = shop.con.execute(sql, parameters)
+    done = connection_with_model.con.execute(sql, parameters)
     names = [d[0] for d in done.description]
     return [dict(zip(names, row, strict=True)) for row in done.fetchall()]
 
 
-def names(shop: Any, sql: str, parameters: Any = None) -> list[str]:
-    return [row["NAME"] for row in dicts(shop, sql, parameters)]
+def names(connection_with_model: Any, sql: str, parameters: Any = None) -> list[str]:
+    return [row["NAME"] for row in dicts(connection_with_model, sql, parameters)]
 
 
 @pytest.fixture
-def models(shop: Any) -> Any:
+def models(connection_with_model: Any) -> Any:
     """m with a trained version 2, and two of echo's."""
-    shop.train("tag = 'mine', seed = 7")
-    shop.run(
+    connection_with_model.train("tag = 'mine', seed = 7")
+    connection_with_model.run(
         "CREATE MODEL ft_one PREDICT a USING engine = 'echo'; CREATE MODEL other.ft_two PREDICT a USING engine = 'echo'"
     )
-    return shop
+    return connection_with_model
 
 
 def test_show_models(models: Any) -> None:
@@ -92,38 +92,38 @@ def test_show_models_of_an_empty_catalog() -> None:
         assert done.fetchall() == []
 
 
-def test_show_models_while_training_and_after_a_failure(shop: Any) -> None:
-    shop.stranger.script({2: "listen"})
-    shop.train("wait = false")
-    shop.stranger.wait_for("at-2")
-    [row] = dicts(shop, "DESCRIBE m.2")
+def test_show_models_while_training_and_after_a_failure(connection_with_model: Any) -> None:
+    connection_with_model.training.script({2: "listen"})
+    connection_with_model.train("wait = false")
+    connection_with_model.training.wait_for("at-2")
+    [row] = dicts(connection_with_model, "DESCRIBE m.2")
     assert (row["STATUS"], row["ACTIVE"], row["UPDATE_STATUS"]) == ("training", False, "updating")
     assert row["TRAINING_PHASE_NAME"] == "training"
-    assert names(shop, "SHOW MODELS WHERE version = 1 AND active") == ["m"]
-    shop.stranger.go()
-    assert shop.ended(2).status == "complete"
-    shop.stranger.script({1: "exit"})
+    assert names(connection_with_model, "SHOW MODELS WHERE version = 1 AND active") == ["m"]
+    connection_with_model.training.go()
+    assert connection_with_model.wait_until_ended(2).status == "complete"
+    connection_with_model.training.script({1: "exit"})
     with pytest.raises(sqlft.SqlftError):
-        shop.train()
-    [row] = dicts(shop, "DESCRIBE m.3")
+        connection_with_model.train()
+    [row] = dicts(connection_with_model, "DESCRIBE m.3")
     assert row["STATUS"] in ("failed", "interrupted")
     assert row["ERROR"]
 
 
-def test_show_engines(shop: Any) -> None:
-    assert dicts(shop, "SHOW ML_ENGINES") == []
-    shop.run("CREATE ML_ENGINE mine FROM stranger USING api_key = 'geheim'")
-    [row] = dicts(shop, "SHOW ML_ENGINES LIKE 'M%'")
+def test_show_engines(connection_with_model: Any) -> None:
+    assert dicts(connection_with_model, "SHOW ML_ENGINES") == []
+    connection_with_model.run("CREATE ML_ENGINE mine FROM stranger USING api_key = 'geheim'")
+    [row] = dicts(connection_with_model, "SHOW ML_ENGINES LIKE 'M%'")
     assert (row["NAME"], row["HANDLER"], json.loads(row["CONNECTION_DATA"])) == (
         "mine",
         "stranger",
         {"api_key": "****"},
     )
-    assert dicts(shop, "SHOW ML_ENGINES WHERE handler = 'echo'") == []
+    assert dicts(connection_with_model, "SHOW ML_ENGINES WHERE handler = 'echo'") == []
 
 
-def test_show_handlers(shop: Any) -> None:
-    rows = {row["NAME"]: row for row in dicts(shop, "SHOW HANDLERS")}
+def test_show_handlers(connection_with_model: Any) -> None:
+    rows = {row["NAME"]: row for row in dicts(connection_with_model, "SHOW HANDLERS")}
     assert {"echo", "local", "stranger"} <= set(rows)
     stranger = rows["stranger"]
     assert (stranger["PACKAGE"], stranger["VERSION"], stranger["TRAINS"]) == ("stranger", "1.2", True)
@@ -131,12 +131,12 @@ def test_show_handlers(shop: Any) -> None:
     assert rows["echo"]["TRAINS"] is False
 
 
-def test_describe_engine(shop: Any) -> None:
-    [row] = dicts(shop, "DESCRIBE ML_ENGINE stranger")
+def test_describe_engine(connection_with_model: Any) -> None:
+    [row] = dicts(connection_with_model, "DESCRIBE ML_ENGINE stranger")
     assert (row["HANDLER"], row["MODELS"], row["TRAINS"], row["IMPORT_ERROR"]) == ("stranger", ["m"], True, None)
     assert "training option steps (integer): how many steps" in row["OPTIONS"]
     with pytest.raises(NotFound, match="Did you mean 'stranger'"):
-        shop.run("DESCRIBE ML_ENGINE strangr")
+        connection_with_model.run("DESCRIBE ML_ENGINE strangr")
 
 
 def test_describe_tells_what_a_version_was_made_of(models: Any) -> None:

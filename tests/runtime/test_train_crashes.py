@@ -15,335 +15,341 @@ import pytest
 from sqlft.errors import Cancelled, CatalogError, HandlerError, ProviderError
 
 
-def pids(shop: Any) -> list[int]:
+def pids(connection_with_model: Any) -> list[int]:
     """Processes that train for this catalog."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         line = process.info["cmdline"] or []
-        if str(shop.catalog.folder) in line and process.info["status"] != psutil.STATUS_ZOMBIE:
+        if str(connection_with_model.catalog.folder) in line and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process.pid)
     return found
 
 
-def first_step(shop: Any, number: int) -> int:
+def first_step(connection_with_model: Any, number: int) -> int:
     """The step at which the run that completed a version began."""
-    return int(shop.version(number).details["first_step"])
+    return int(connection_with_model.version(number).details["first_step"])
 
 
-def test_in_the_background(shop: Any, until: Any) -> None:
-    shop.stranger.script({2: "listen"})
-    shop.train("wait = false")
-    assert shop.version(2).status in ("queued", "training")
-    shop.stranger.wait_for("at-2")
-    assert shop.version(2).status == "training"
-    until(lambda: shop.run("SELECT max(step) FROM sqlft.metrics") == [(2,)])
-    assert shop.ask("q1") == "tiny does not know"
-    shop.stranger.go()
-    assert shop.ended(2).status == "complete"
-    assert shop.ask("q1") == "a1"
+def test_in_the_background(connection_with_model: Any, until: Any) -> None:
+    connection_with_model.training.script({2: "listen"})
+    connection_with_model.train("wait = false")
+    assert connection_with_model.version(2).status in ("queued", "training")
+    connection_with_model.training.wait_for("at-2")
+    assert connection_with_model.version(2).status == "training"
+    until(lambda: connection_with_model.run("SELECT max(step) FROM sqlft.metrics") == [(2,)])
+    assert connection_with_model.ask("q1") == "tiny does not know"
+    connection_with_model.training.go()
+    assert connection_with_model.wait_until_ended(2).status == "complete"
+    assert connection_with_model.ask("q1") == "a1"
 
 
-def test_cancel_from_another_process_and_resume(shop: Any) -> None:
-    shop.stranger.script({3: "listen"})
-    shop.train("wait = false")
-    shop.stranger.wait_for("at-3")
-    other = shop.another("print(con.execute('CANCEL MODEL m.2').fetchall())")
+def test_cancel_from_another_process_and_resume(connection_with_model: Any) -> None:
+    connection_with_model.training.script({3: "listen"})
+    connection_with_model.train("wait = false")
+    connection_with_model.training.wait_for("at-3")
+    other = connection_with_model.start_process("print(con.execute('CANCEL MODEL m.2').fetchall())")
     assert "cancelled" in other.communicate()[0]
     assert other.returncode == 0
-    second = shop.version(2)
+    second = connection_with_model.version(2)
     assert (second.status, second.error) == ("cancelled", "Stopped on request.")
-    assert shop.ask("q1") == "tiny does not know"
-    shop.stranger.script({})
-    shop.run("RESUME MODEL m.2")
-    assert shop.version(2).status == "complete"
-    assert first_step(shop, 2) == 3
-    assert shop.ask("q1") == "a1"
-    assert (second.details["steps"], shop.version(2).details["steps"]) == (3, 4)
-    assert shop.version(2).seconds > second.seconds > 0
-    assert [v.key.number for v in shop.catalog.versions()] == [1, 2]
+    assert connection_with_model.ask("q1") == "tiny does not know"
+    connection_with_model.training.script({})
+    connection_with_model.run("RESUME MODEL m.2")
+    assert connection_with_model.version(2).status == "complete"
+    assert first_step(connection_with_model, 2) == 3
+    assert connection_with_model.ask("q1") == "a1"
+    assert (second.details["steps"], connection_with_model.version(2).details["steps"]) == (3, 4)
+    assert connection_with_model.version(2).seconds > second.seconds > 0
+    assert [v.key.number for v in connection_with_model.catalog.versions()] == [1, 2]
 
 
-def test_a_secret_of_resume_is_not_written_beside_the_rows(shop: Any) -> None:
-    shop.stranger.script({2: "listen"})
-    shop.train("wait = false")
-    shop.stranger.wait_for("at-2")
-    shop.run("CANCEL MODEL m.2")
-    key = shop.ended(2).key
-    shop.stranger.script({3: "listen"})
-    shop.run("RESUME MODEL m.2 USING wait = false, hub_token = 'hf_of_nobody_else'")
-    shop.stranger.wait_for("at-3")
-    written = (shop.catalog.work_folder(key) / "job.json").read_text(encoding="utf-8")
-    shop.run("CANCEL MODEL m.2")
+def test_a_secret_of_resume_is_not_written_beside_the_rows(connection_with_model: Any) -> None:
+    connection_with_model.training.script({2: "listen"})
+    connection_with_model.train("wait = false")
+    connection_with_model.training.wait_for("at-2")
+    connection_with_model.run("CANCEL MODEL m.2")
+    key = connection_with_model.wait_until_ended(2).key
+    connection_with_model.training.script({3: "listen"})
+    connection_with_model.run("RESUME MODEL m.2 USING wait = false, hub_token = 'hf_of_nobody_else'")
+    connection_with_model.training.wait_for("at-3")
+    written = (connection_with_model.catalog.work_folder(key) / "job.json").read_text(encoding="utf-8")
+    connection_with_model.run("CANCEL MODEL m.2")
     assert "hub_token" in written
     assert "hf_of_nobody_else" not in written
 
 
-def test_a_resumed_training_costs_what_all_its_parts_cost(shop: Any) -> None:
-    shop.run("CREATE PRICE FOR stranger USING machine_usd_per_hour = 3600")
-    shop.stranger.script({3: "listen"})
-    shop.train("wait = false")
-    shop.stranger.wait_for("at-3")
-    shop.run("CANCEL MODEL m.2")
-    first = shop.ended(2)
+def test_a_resumed_training_costs_what_all_its_parts_cost(connection_with_model: Any) -> None:
+    connection_with_model.run("CREATE PRICE FOR stranger USING machine_usd_per_hour = 3600")
+    connection_with_model.training.script({3: "listen"})
+    connection_with_model.train("wait = false")
+    connection_with_model.training.wait_for("at-3")
+    connection_with_model.run("CANCEL MODEL m.2")
+    first = connection_with_model.wait_until_ended(2)
     assert first.details["cost_usd"] == pytest.approx(first.seconds, rel=0.2)
-    shop.stranger.script({})
-    shop.run("RESUME MODEL m.2")
-    whole = shop.version(2)
+    connection_with_model.training.script({})
+    connection_with_model.run("RESUME MODEL m.2")
+    whole = connection_with_model.version(2)
     assert whole.details["cost_usd"] > first.details["cost_usd"]
     assert whole.details["cost_usd"] == pytest.approx(whole.seconds, rel=0.2)
 
 
-def test_ctrl_c_while_waiting(shop: Any) -> None:
-    shop.stranger.script({3: "listen"})
+def test_ctrl_c_while_waiting(connection_with_model: Any) -> None:
+    connection_with_model.training.script({3: "listen"})
 
     def on_tick(tick: Any) -> None:
         if tick.done == 3 and "training" in tick.label:
             raise KeyboardInterrupt
 
-    shop.on_tick = on_tick
+    connection_with_model.on_tick = on_tick
     with pytest.raises(Cancelled, match=r"stopped at step 3 of 4[^$]*RESUME MODEL m\.2"):
-        shop.train()
-    assert shop.version(2).status == "cancelled"
-    assert pids(shop) == []
-    shop.on_tick = shop.ticks.append
-    shop.stranger.go()
-    shop.run("RESUME MODEL m.2")
-    assert first_step(shop, 2) == 3
+        connection_with_model.train()
+    assert connection_with_model.version(2).status == "cancelled"
+    assert pids(connection_with_model) == []
+    connection_with_model.on_tick = connection_with_model.ticks.append
+    connection_with_model.training.go()
+    connection_with_model.run("RESUME MODEL m.2")
+    assert first_step(connection_with_model, 2) == 3
 
 
-def test_a_second_ctrl_c_does_not_wait(shop: Any) -> None:
-    shop.stranger.script({3: "deaf"})
+def test_a_second_ctrl_c_does_not_wait(connection_with_model: Any) -> None:
+    connection_with_model.training.script({3: "deaf"})
 
     def on_tick(tick: Any) -> None:
         if tick.done == 3:
             raise KeyboardInterrupt
 
-    shop.on_tick = on_tick
+    connection_with_model.on_tick = on_tick
     with pytest.raises(Cancelled, match=r"RESUME MODEL m\.2"):
-        shop.train()
-    assert shop.version(2).status == "cancelled"
-    assert pids(shop) == []
+        connection_with_model.train()
+    assert connection_with_model.version(2).status == "cancelled"
+    assert pids(connection_with_model) == []
 
 
-def test_interrupt_from_a_thread(shop: Any) -> None:
-    shop.stranger.script({3: "listen"})
+def test_interrupt_from_a_thread(connection_with_model: Any) -> None:
+    connection_with_model.training.script({3: "listen"})
 
     def interrupt() -> None:
-        shop.stranger.wait_for("at-3")
-        shop.con.interrupt()
+        connection_with_model.training.wait_for("at-3")
+        connection_with_model.con.interrupt()
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(Cancelled):
-        shop.train()
+        connection_with_model.train()
     thread.join()
-    assert shop.version(2).status == "cancelled"
+    assert connection_with_model.version(2).status == "cancelled"
 
 
-def test_sigint_at_the_terminal(shop: Any) -> None:
-    shop.stranger.script({3: "listen"})
+def test_sigint_at_the_terminal(connection_with_model: Any) -> None:
+    connection_with_model.training.script({3: "listen"})
     code = "try:\n    con.execute(f'FINETUNE m FROM (SELECT * FROM rows) {using}')\n"
-    other = shop.another(code + "except sqlft.Cancelled as e:\n    print(e)")
-    shop.stranger.wait_for("at-3")
+    other = connection_with_model.start_process(code + "except sqlft.Cancelled as e:\n    print(e)")
+    connection_with_model.training.wait_for("at-3")
     other.send_signal(signal.SIGINT)
     said, errors = other.communicate()
     assert "RESUME MODEL m.2" in said, errors
-    assert shop.version(2).status == "cancelled"
+    assert connection_with_model.version(2).status == "cancelled"
 
 
-def test_a_killed_worker(shop: Any) -> None:
-    shop.stranger.script({3: "kill"})
+def test_a_killed_worker(connection_with_model: Any) -> None:
+    connection_with_model.training.script({3: "kill"})
     with pytest.raises(HandlerError, match=r"SIGKILL[^$]*RESUME MODEL m\.2"):
-        shop.train()
-    second = shop.version(2)
+        connection_with_model.train()
+    second = connection_with_model.version(2)
     assert second.status == "interrupted"
-    assert shop.ask("q1") == "tiny does not know"
-    assert not shop.catalog.artifact_folder(second.key).exists()
-    shop.stranger.script({})
-    shop.run("RESUME MODEL m.2")
-    assert (shop.version(2).status, shop.version(2).error) == ("complete", None)
-    assert first_step(shop, 2) == 3
+    assert connection_with_model.ask("q1") == "tiny does not know"
+    assert not connection_with_model.catalog.artifact_folder(second.key).exists()
+    connection_with_model.training.script({})
+    connection_with_model.run("RESUME MODEL m.2")
+    assert (connection_with_model.version(2).status, connection_with_model.version(2).error) == ("complete", None)
+    assert first_step(connection_with_model, 2) == 3
 
 
-def test_a_killed_worker_in_the_background(shop: Any, until: Any) -> None:
-    shop.stranger.script({3: "listen"})
-    shop.train("wait = false")
-    os.kill(shop.stranger.wait_for("at-3"), signal.SIGKILL)
-    assert shop.ended(2).status == "interrupted"
-    assert shop.run("SELECT status FROM sqlft.versions WHERE version = 2") == [("interrupted",)]
-    shop.run("CANCEL MODEL m.2")
-    assert shop.version(2).status == "cancelled"
+def test_a_killed_worker_in_the_background(connection_with_model: Any, until: Any) -> None:
+    connection_with_model.training.script({3: "listen"})
+    connection_with_model.train("wait = false")
+    os.kill(connection_with_model.training.wait_for("at-3"), signal.SIGKILL)
+    assert connection_with_model.wait_until_ended(2).status == "interrupted"
+    assert connection_with_model.run("SELECT status FROM sqlft.versions WHERE version = 2") == [("interrupted",)]
+    connection_with_model.run("CANCEL MODEL m.2")
+    assert connection_with_model.version(2).status == "cancelled"
 
 
-def test_a_worker_that_ends_by_itself(shop: Any) -> None:
-    shop.stranger.script({2: "exit"})
+def test_a_worker_that_ends_by_itself(connection_with_model: Any) -> None:
+    connection_with_model.training.script({2: "exit"})
     with pytest.raises(HandlerError, match=r"exit code 3: the stranger gives up \(log: "):
-        shop.train()
-    assert shop.version(2).status == "interrupted"
+        connection_with_model.train()
+    assert connection_with_model.version(2).status == "interrupted"
 
 
-def test_a_killed_session(shop: Any) -> None:
-    shop.stranger.script({3: "listen"})
-    other = shop.another("con.execute(f'FINETUNE m FROM (SELECT * FROM rows) {using}')")
-    shop.stranger.wait_for("at-3")
+def test_a_killed_session(connection_with_model: Any) -> None:
+    connection_with_model.training.script({3: "listen"})
+    other = connection_with_model.start_process("con.execute(f'FINETUNE m FROM (SELECT * FROM rows) {using}')")
+    connection_with_model.training.wait_for("at-3")
     other.kill()
     other.communicate()
-    second = shop.ended(2)
+    second = connection_with_model.wait_until_ended(2)
     assert (second.status, second.error) == ("interrupted", "The session that started it ended.")
-    assert shop.catalog.model(second.key.model).active == 1
-    shop.stranger.go()
-    shop.run("RESUME MODEL m.2")
-    assert first_step(shop, 2) == 3
+    assert connection_with_model.catalog.model(second.key.model).active == 1
+    connection_with_model.training.go()
+    connection_with_model.run("RESUME MODEL m.2")
+    assert first_step(connection_with_model, 2) == 3
 
 
-def test_a_killed_session_and_a_handler_that_does_not_listen(shop: Any, until: Any) -> None:
-    shop.stranger.script({3: "deaf"})
-    other = shop.another("con.execute(f'FINETUNE m FROM (SELECT * FROM rows) {using}')")
-    shop.stranger.wait_for("at-3")
+def test_a_killed_session_and_a_handler_that_does_not_listen(connection_with_model: Any, until: Any) -> None:
+    connection_with_model.training.script({3: "deaf"})
+    other = connection_with_model.start_process("con.execute(f'FINETUNE m FROM (SELECT * FROM rows) {using}')")
+    connection_with_model.training.wait_for("at-3")
     other.kill()
     other.communicate()
-    assert shop.ended(2).status == "interrupted"
-    until(lambda: pids(shop) == [])
+    assert connection_with_model.wait_until_ended(2).status == "interrupted"
+    until(lambda: pids(connection_with_model) == [])
 
 
-def test_cancel_of_a_handler_that_does_not_listen(shop: Any, until: Any) -> None:
-    shop.stranger.script({3: "deaf"})
-    shop.train("wait = false")
-    shop.stranger.wait_for("at-3")
-    shop.run("CANCEL MODEL m")
-    assert shop.version(2).status == "cancelled"
-    until(lambda: pids(shop) == [])
+def test_cancel_of_a_handler_that_does_not_listen(connection_with_model: Any, until: Any) -> None:
+    connection_with_model.training.script({3: "deaf"})
+    connection_with_model.train("wait = false")
+    connection_with_model.training.wait_for("at-3")
+    connection_with_model.run("CANCEL MODEL m")
+    assert connection_with_model.version(2).status == "cancelled"
+    until(lambda: pids(connection_with_model) == [])
 
 
 @pytest.mark.parametrize("ending", ["", "con.close()", "raise ValueError('my script is wrong')"])
-def test_a_session_that_ends_in_order_lets_it_go_on(shop: Any, ending: str) -> None:
-    shop.stranger.script({3: "listen"})
-    other = shop.another(f"con.execute(f'FINETUNE m FROM (SELECT * FROM rows) {{using}}, wait = false')\n{ending}")
+def test_a_session_that_ends_in_order_lets_it_go_on(connection_with_model: Any, ending: str) -> None:
+    connection_with_model.training.script({3: "listen"})
+    other = connection_with_model.start_process(
+        f"con.execute(f'FINETUNE m FROM (SELECT * FROM rows) {{using}}, wait = false')\n{ending}"
+    )
     other.communicate()
-    shop.stranger.wait_for("at-3")
-    shop.stranger.go()
-    assert shop.ended(2).status == "complete"
+    connection_with_model.training.wait_for("at-3")
+    connection_with_model.training.go()
+    assert connection_with_model.wait_until_ended(2).status == "complete"
 
 
-def test_a_closed_session_that_is_killed_later(shop: Any) -> None:
-    shop.stranger.script({3: "listen"})
+def test_a_closed_session_that_is_killed_later(connection_with_model: Any) -> None:
+    connection_with_model.training.script({3: "listen"})
     code = "con.execute(f'FINETUNE m FROM (SELECT * FROM rows) {using}, wait = false')\ncon.close()\n"
-    shop.another(code + "import os\nos.kill(os.getpid(), 9)").communicate()
-    shop.stranger.wait_for("at-3")
-    shop.stranger.go()
-    assert shop.ended(2).status == "complete"
+    connection_with_model.start_process(code + "import os\nos.kill(os.getpid(), 9)").communicate()
+    connection_with_model.training.wait_for("at-3")
+    connection_with_model.training.go()
+    assert connection_with_model.wait_until_ended(2).status == "complete"
 
 
 @pytest.mark.parametrize("script", ["wrap", "swallow"])
-def test_a_handler_that_hides_the_cancelling(shop: Any, script: str) -> None:
-    shop.stranger.script({4: script})
-    shop.train("wait = false")
-    shop.stranger.wait_for("at-4")
-    shop.run("CANCEL MODEL m.2")
-    assert shop.version(2).status == "cancelled"
+def test_a_handler_that_hides_the_cancelling(connection_with_model: Any, script: str) -> None:
+    connection_with_model.training.script({4: script})
+    connection_with_model.train("wait = false")
+    connection_with_model.training.wait_for("at-4")
+    connection_with_model.run("CANCEL MODEL m.2")
+    assert connection_with_model.version(2).status == "cancelled"
 
 
-def test_what_a_handler_raises(shop: Any) -> None:
-    shop.stranger.script({2: "refuse"})
+def test_what_a_handler_raises(connection_with_model: Any) -> None:
+    connection_with_model.training.script({2: "refuse"})
     with pytest.raises(
         ProviderError, match=r"The training of m\.2 failed: The provider is closed on Sundays\.\nCome back"
     ):
-        shop.train()
-    shop.stranger.script({2: "memory"})
+        connection_with_model.train()
+    connection_with_model.training.script({2: "memory"})
     with pytest.raises(HandlerError, match=r"m\.3 failed: The training ran out of memory\.\n.*smaller batch_size"):
-        shop.train()
-    shop.stranger.script({2: "nospace"})
+        connection_with_model.train()
+    connection_with_model.training.script({2: "nospace"})
     with pytest.raises(HandlerError, match=r"The disk is full[^$]*Free some space"):
-        shop.train()
-    assert [v.status for v in shop.catalog.versions()] == ["complete", "failed", "failed", "failed"]
-    assert shop.version(2).error == "The provider is closed on Sundays.\nCome back on Monday."
-    shop.stranger.script({})
-    assert shop.version(2).details["error_type"] == "ProviderError"
-    shop.run("RESUME MODEL m.2 USING wait = true")
-    assert "error_type" not in shop.version(2).details
-    shop.run("RESUME MODEL m.3")
-    assert shop.catalog.model(shop.version(3).key.model).active == 3
-    shop.run("DROP MODEL m.4")
-    shop.train()
-    assert [v.key.number for v in shop.catalog.versions()] == [1, 2, 3, 5]
+        connection_with_model.train()
+    assert [v.status for v in connection_with_model.catalog.versions()] == ["complete", "failed", "failed", "failed"]
+    assert connection_with_model.version(2).error == "The provider is closed on Sundays.\nCome back on Monday."
+    connection_with_model.training.script({})
+    assert connection_with_model.version(2).details["error_type"] == "ProviderError"
+    connection_with_model.run("RESUME MODEL m.2 USING wait = true")
+    assert "error_type" not in connection_with_model.version(2).details
+    connection_with_model.run("RESUME MODEL m.3")
+    assert connection_with_model.catalog.model(connection_with_model.version(3).key.model).active == 3
+    connection_with_model.run("DROP MODEL m.4")
+    connection_with_model.train()
+    assert [v.key.number for v in connection_with_model.catalog.versions()] == [1, 2, 3, 5]
 
 
-def test_two_sessions_train_one_model(shop: Any) -> None:
-    shop.stranger.script({2: "listen"})
+def test_two_sessions_train_one_model(connection_with_model: Any) -> None:
+    connection_with_model.training.script({2: "listen"})
     code = "print(con.execute(f'FINETUNE m FROM (SELECT * FROM rows) {using}, steps = 3').fetchall())"
-    others = [shop.another(code) for _ in range(2)]
-    shop.stranger.wait_for("at-2")
-    shop.ticks.clear()
-    shop.stranger.go()
+    others = [connection_with_model.start_process(code) for _ in range(2)]
+    connection_with_model.training.wait_for("at-2")
+    connection_with_model.ticks.clear()
+    connection_with_model.training.go()
     for other in others:
         assert "complete" in other.communicate()[0]
-    assert [(v.key.number, v.status) for v in shop.catalog.versions()] == [
+    assert [(v.key.number, v.status) for v in connection_with_model.catalog.versions()] == [
         (1, "complete"),
         (2, "complete"),
         (3, "complete"),
     ]
 
 
-def test_resume_is_for_what_was_stopped(shop: Any) -> None:
+def test_resume_is_for_what_was_stopped(connection_with_model: Any) -> None:
     with pytest.raises(CatalogError, match="it is complete"):
-        shop.run("RESUME MODEL m.1")
+        connection_with_model.run("RESUME MODEL m.1")
     with pytest.raises(CatalogError, match="nothing to cancel"):
-        shop.run("CANCEL MODEL m.1")
+        connection_with_model.run("CANCEL MODEL m.1")
     with pytest.raises(CatalogError, match="No version of m"):
-        shop.run("CANCEL MODEL m")
-    shop.stranger.script({2: "listen"})
-    shop.train("wait = false")
+        connection_with_model.run("CANCEL MODEL m")
+    connection_with_model.training.script({2: "listen"})
+    connection_with_model.train("wait = false")
     with pytest.raises(CatalogError, match="trains right now"):
-        shop.run("RESUME MODEL m.2")
-    shop.stranger.go()
-    shop.ended(2)
+        connection_with_model.run("RESUME MODEL m.2")
+    connection_with_model.training.go()
+    connection_with_model.wait_until_ended(2)
 
 
-def test_only_one_resumes(shop: Any) -> None:
-    shop.stranger.script({3: "kill"})
+def test_only_one_resumes(connection_with_model: Any) -> None:
+    connection_with_model.training.script({3: "kill"})
     with pytest.raises(HandlerError):
-        shop.train()
-    shop.stranger.script({3: "listen"})
+        connection_with_model.train()
+    connection_with_model.training.script({3: "listen"})
     code = "try:\n    con.execute('RESUME MODEL m.2 USING wait = false')\n    print('won')\n"
-    others = [shop.another(code + "except sqlft.CatalogError as e:\n    print(e)") for _ in range(3)]
+    others = [
+        connection_with_model.start_process(code + "except sqlft.CatalogError as e:\n    print(e)") for _ in range(3)
+    ]
     said = [other.communicate()[0] for other in others]
     assert sum("won" in text for text in said) == 1, said
-    shop.stranger.go()
-    assert shop.ended(2).status == "complete"
+    connection_with_model.training.go()
+    assert connection_with_model.wait_until_ended(2).status == "complete"
 
 
-def test_resume_without_the_rows(shop: Any) -> None:
-    shop.stranger.script({3: "kill"})
+def test_resume_without_the_rows(connection_with_model: Any) -> None:
+    connection_with_model.training.script({3: "kill"})
     with pytest.raises(HandlerError):
-        shop.train()
-    (shop.catalog.work_folder(shop.version(2).key) / "train.parquet").unlink()
+        connection_with_model.train()
+    (connection_with_model.catalog.work_folder(connection_with_model.version(2).key) / "train.parquet").unlink()
     with pytest.raises(CatalogError, match="training data is gone"):
-        shop.run("RESUME MODEL m.2")
+        connection_with_model.run("RESUME MODEL m.2")
 
 
-def test_dropping_a_model_ends_its_training(shop: Any, until: Any) -> None:
-    shop.stranger.script({2: "listen"})
-    shop.train("wait = false")
-    shop.stranger.wait_for("at-2")
-    shop.run("DROP MODEL m")
-    until(lambda: pids(shop) == [])
-    assert shop.catalog.models() == []
-    assert not (shop.catalog.folder / "models" / "m").exists()
+def test_dropping_a_model_ends_its_training(connection_with_model: Any, until: Any) -> None:
+    connection_with_model.training.script({2: "listen"})
+    connection_with_model.train("wait = false")
+    connection_with_model.training.wait_for("at-2")
+    connection_with_model.run("DROP MODEL m")
+    until(lambda: pids(connection_with_model) == [])
+    assert connection_with_model.catalog.models() == []
+    assert not (connection_with_model.catalog.folder / "models" / "m").exists()
 
 
-def test_a_disk_that_is_full(shop: Any) -> None:
-    shop.stranger.script({2: "disk"})
+def test_a_disk_that_is_full(connection_with_model: Any) -> None:
+    connection_with_model.training.script({2: "disk"})
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({4 << 20}, {4 << 20}))\n"
-    other = shop.another(limited + "con.execute(f'FINETUNE m FROM (SELECT * FROM rows) {using}')")
+    other = connection_with_model.start_process(
+        limited + "con.execute(f'FINETUNE m FROM (SELECT * FROM rows) {using}')"
+    )
     assert "The disk is full" in other.communicate()[1]
-    second = shop.version(2)
+    second = connection_with_model.version(2)
     assert second.status == "failed"
     assert "RESUME MODEL m.2" in (second.error or "")
 
 
-def test_a_fork_of_the_session_does_not_keep_its_worker(shop: Any) -> None:
-    shop.stranger.script({3: "listen"})
-    other = shop.another(
+def test_a_fork_of_the_session_does_not_keep_its_worker(connection_with_model: Any) -> None:
+    connection_with_model.training.script({3: "listen"})
+    other = connection_with_model.start_process(
         "import os, time\n"
         "con.execute(f'FINETUNE m FROM (SELECT * FROM rows) {using}, wait = false')\n"
         "child = os.fork()\n"
@@ -352,12 +358,12 @@ def test_a_fork_of_the_session_does_not_keep_its_worker(shop: Any) -> None:
     )
     assert other.stdout is not None
     child = int(other.stdout.readline())
-    assert shop.ended(2).status == "interrupted"
+    assert connection_with_model.wait_until_ended(2).status == "interrupted"
     os.kill(child, signal.SIGKILL)
     other.communicate()
 
 
-def test_the_worker_imports_no_database(shop: Any) -> None:
+def test_the_worker_imports_no_database(connection_with_model: Any) -> None:
     code = "import sys, sqlft.training.worker; print('sqlft.query' in sys.modules, 'sqlglot' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.split() == ["False", "False"]

@@ -21,7 +21,7 @@ HANDLERS = Path(__file__).parents[1] / "handlers"
 PERSON = "name VARCHAR NOT NULL, age INTEGER, tags VARCHAR[]"
 
 
-class Desk:
+class ScribeConnection:
     """A connection; models are the scribe's."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+def connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScribeConnection]:
     monkeypatch.syspath_prepend(str(HANDLERS))
     plugins.find_entry_points.cache_clear()
     import scribe
@@ -45,14 +45,14 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     scribe.ASKED.clear()
     scribe.EMBEDDED.clear()
     scribe.SCHEMAS.clear()
-    made = Desk()
+    made = ScribeConnection()
     yield made
     made.con.close()
     plugins.find_entry_points.cache_clear()
 
 
 @pytest.fixture
-def asked(desk: Desk) -> list[Any]:
+def conversations(connection: ScribeConnection) -> list[Any]:
     """Every conversation of the test."""
     import scribe
 
@@ -60,8 +60,8 @@ def asked(desk: Desk) -> list[Any]:
     return found
 
 
-def test_every_type_comes_back_as_itself(desk: Desk) -> None:
-    desk.run(
+def test_every_type_comes_back_as_itself(connection: ScribeConnection) -> None:
+    connection.run(
         """CREATE MODEL m PREDICT (s VARCHAR, b BOOLEAN, t TINYINT, u UBIGINT, h HUGEINT, f FLOAT, d DOUBLE,
         p DECIMAL(6, 2), day DATE, clock TIME, at TIMESTAMP, zoned TIMESTAMPTZ, id UUID, e ENUM('it''s', 'ü'), j JSON,
         list INTEGER[][], three FLOAT[3], inner STRUCT("a b" INTEGER, e ENUM('x')), map MAP(VARCHAR, DATE))
@@ -73,7 +73,7 @@ def test_every_type_comes_back_as_itself(desk: Desk) -> None:
         "id": "8A6E0804-2BD0-4672-B79D-D97027F9071A", "e": "it's", "j": {"any": [1, None]}, "list": [[1], None, []],
         "three": [1, 2, 3.5], "inner": {"a b": 7, "e": None}, "map": {"x": "2020-01-02"},
     }  # fmt: skip
-    row = desk.run(
+    row = connection.run(
         "SELECT m.* EXCLUDE (content) REPLACE (epoch(zoned) AS zoned) FROM m WHERE content = $1", [json.dumps(given)]
     )[0]
     assert row[:11] == (
@@ -83,16 +83,18 @@ def test_every_type_comes_back_as_itself(desk: Desk) -> None:
     assert (row[11], str(row[12]), row[13]) == (1704067200.0, given["id"].lower(), "it's")
     assert (json.loads(row[14]), row[15]) == (given["j"], [[1], None, []])
     assert (list(row[16]), row[17], row[18]) == ([1, 2, 3.5], {"a b": 7, "e": None}, {"x": date(2020, 1, 2)})
-    types = [str(d[1]) for d in desk.con.description]
+    types = [str(d[1]) for d in connection.con.description]
     assert types[4:5] + types[12:15] == ["HUGEINT", "UUID", "ENUM('it''s', 'ü')", "JSON"]
     assert types[15:] == ["INTEGER[][]", "FLOAT[3]", "STRUCT(\"a b\" INTEGER, e ENUM('x'))", "MAP(VARCHAR, DATE)"]
 
 
-def test_the_schema_is_told_to_the_model_and_to_the_handler(desk: Desk, asked: list[Any]) -> None:
+def test_the_schema_is_told_to_the_model_and_to_the_handler(
+    connection: ScribeConnection, conversations: list[Any]
+) -> None:
     import scribe
 
-    desk.run(f"CREATE MODEL m PREDICT ({PERSON}) USING engine = 'scribe', system = 'Be kind.'")
-    desk.ask("name", '{"name": "x", "age": null, "tags": null}')
+    connection.run(f"CREATE MODEL m PREDICT ({PERSON}) USING engine = 'scribe', system = 'Be kind.'")
+    connection.ask("name", '{"name": "x", "age": null, "tags": null}')
     schema = {
         "type": "object",
         "properties": {
@@ -104,7 +106,7 @@ def test_the_schema_is_told_to_the_model_and_to_the_handler(desk: Desk, asked: l
         "additionalProperties": False,
     }
     assert [schema] == scribe.SCHEMAS
-    system = asked[0][0].content
+    system = conversations[0][0].content
     assert system.startswith("Be kind.\n\n")
     assert json.loads(system.splitlines()[-1]) == schema
 
@@ -125,39 +127,41 @@ def test_the_schema_is_told_to_the_model_and_to_the_handler(desk: Desk, asked: l
         ('{"name": "x", "age": 3, "tags": ["a"', "no JSON"),
     ],
 )
-def test_an_answer_of_another_form_is_asked_for_once_more(desk: Desk, asked: list[Any], first: str, why: str) -> None:
-    desk.run(f"CREATE MODEL m PREDICT ({PERSON}) USING engine = 'scribe'")
+def test_an_answer_of_another_form_is_asked_for_once_more(
+    connection: ScribeConnection, conversations: list[Any], first: str, why: str
+) -> None:
+    connection.run(f"CREATE MODEL m PREDICT ({PERSON}) USING engine = 'scribe'")
     good = '{"name": "Ünï", "age": 3, "tags": ["🦆", null]}'
-    row = desk.ask("name, age, tags, name_error, name_usage.input_tokens", f"{first}¦{good}")
+    row = connection.ask("name, age, tags, name_error, name_usage.input_tokens", f"{first}¦{good}")
     assert row == ("Ünï", 3, ["🦆", None], None, 20)
-    assert [m.role for m in asked[1]] == ["system", "user", "assistant", "user"]
-    assert asked[1][2].content == first
-    assert why in asked[1][3].content
-    assert desk.ask("age, age_usage.cached", f"{first}¦{good}") == (3, True)
-    row = desk.ask("name, age, tags, name_error, tags_error", f"{first}¦{first}")
+    assert [m.role for m in conversations[1]] == ["system", "user", "assistant", "user"]
+    assert conversations[1][2].content == first
+    assert why in conversations[1][3].content
+    assert connection.ask("age, age_usage.cached", f"{first}¦{good}") == (3, True)
+    row = connection.ask("name, age, tags, name_error, tags_error", f"{first}¦{first}")
     assert row[:3] == (None, None, None)
     assert row[3] == row[4]
     assert row[3].startswith("invalid_output: ")
     assert why in row[3]
-    assert "1 of 1 rows failed" in desk.warnings[-1]
-    assert "name_error says why" in desk.warnings[-1]
+    assert "1 of 1 rows failed" in connection.warnings[-1]
+    assert "name_error says why" in connection.warnings[-1]
     with pytest.raises(ProviderError, match="invalid_output"):
-        desk.ask("name", f"{first}¦{first}", "USING on_error = 'fail'")
+        connection.ask("name", f"{first}¦{first}", "USING on_error = 'fail'")
 
 
-def test_a_fence_around_the_answer_costs_no_second_call(desk: Desk, asked: list[Any]) -> None:
-    desk.run(f"CREATE MODEL m PREDICT ({PERSON}) USING engine = 'scribe'")
-    assert desk.ask("age", 'Here:\n```json\n{"name": "x", "age": 3, "tags": []}\n```') == (3,)
-    assert len(asked) == 1
+def test_a_fence_around_the_answer_costs_no_second_call(connection: ScribeConnection, conversations: list[Any]) -> None:
+    connection.run(f"CREATE MODEL m PREDICT ({PERSON}) USING engine = 'scribe'")
+    assert connection.ask("age", 'Here:\n```json\n{"name": "x", "age": 3, "tags": []}\n```') == (3,)
+    assert len(conversations) == 1
 
 
-def test_another_schema_is_asked_anew(desk: Desk, asked: list[Any]) -> None:
+def test_another_schema_is_asked_anew(connection: ScribeConnection, conversations: list[Any]) -> None:
     prompt = '{"a": 1}¦{"b": 2}'
-    desk.run("CREATE MODEL m PREDICT (a INTEGER) USING engine = 'scribe'")
-    assert desk.ask("a", prompt) == (1,)
-    desk.run("CREATE OR REPLACE MODEL m PREDICT (b BIGINT) USING engine = 'scribe'")
-    assert desk.ask("b", prompt) == (2,)
-    assert len(asked) == 3
+    connection.run("CREATE MODEL m PREDICT (a INTEGER) USING engine = 'scribe'")
+    assert connection.ask("a", prompt) == (1,)
+    connection.run("CREATE OR REPLACE MODEL m PREDICT (b BIGINT) USING engine = 'scribe'")
+    assert connection.ask("b", prompt) == (2,)
+    assert len(conversations) == 3
 
 
 @pytest.mark.parametrize(
@@ -179,12 +183,14 @@ def test_another_schema_is_asked_anew(desk: Desk, asked: list[Any]) -> None:
         ("{'type': ['string', 'number']}", "JSON", '{"answer": 1.50}', "1.5"),
     ],
 )  # fmt: skip
-def test_using_schema_types_the_one_column(desk: Desk, schema: str, kind: str | None, answer: str, value: Any) -> None:
-    desk.run(f"CREATE MODEL m PREDICT answer USING engine = 'scribe', schema = {schema}")
-    row = desk.ask("answer, answer_error", answer)
+def test_using_schema_types_the_one_column(
+    connection: ScribeConnection, schema: str, kind: str | None, answer: str, value: Any
+) -> None:
+    connection.run(f"CREATE MODEL m PREDICT answer USING engine = 'scribe', schema = {schema}")
+    row = connection.ask("answer, answer_error", answer)
     assert row[1] is None
     if kind is not None:
-        assert (str(desk.con.description[0][1]), row[0]) == (kind, value)
+        assert (str(connection.con.description[0][1]), row[0]) == (kind, value)
     else:
         assert row[0]["at"] == date(2020, 1, 1)
 
@@ -205,83 +211,85 @@ def test_using_schema_types_the_one_column(desk: Desk, schema: str, kind: str | 
         ("(a INTEGER) USING mode = 'embedding',", OptionError, "An embedding is FLOAT"),
     ],
 )
-def test_types_that_cannot_be(desk: Desk, model: str, wrong: type[Exception], what: str) -> None:
-    desk.run("CREATE TABLE kept (i INTEGER)")
+def test_types_that_cannot_be(connection: ScribeConnection, model: str, wrong: type[Exception], what: str) -> None:
+    connection.run("CREATE TABLE kept (i INTEGER)")
     using = "engine = 'scribe'" if "USING" in model else "USING engine = 'scribe'"
     with pytest.raises(wrong, match=what):
-        desk.run(f"CREATE MODEL m PREDICT {model} {using}")
-    assert desk.run("SELECT count(*) FROM kept") == [(0,)]
+        connection.run(f"CREATE MODEL m PREDICT {model} {using}")
+    assert connection.run("SELECT count(*) FROM kept") == [(0,)]
 
 
-def test_a_type_of_the_users_own(desk: Desk) -> None:
-    desk.run("CREATE TYPE mood AS ENUM ('sad', 'ok')")
-    desk.run("CREATE MODEL m PREDICT (feels mood) USING engine = 'scribe'")
-    assert desk.ask("feels::mood", '{"feels": "ok"}') == ("ok",)
-    assert desk.ask("feels_error", '{"feels": "bad"}')[0].startswith("invalid_output: feels: 'bad' is not one of")
+def test_a_type_of_the_users_own(connection: ScribeConnection) -> None:
+    connection.run("CREATE TYPE mood AS ENUM ('sad', 'ok')")
+    connection.run("CREATE MODEL m PREDICT (feels mood) USING engine = 'scribe'")
+    assert connection.ask("feels::mood", '{"feels": "ok"}') == ("ok",)
+    assert connection.ask("feels_error", '{"feels": "bad"}')[0].startswith("invalid_output: feels: 'bad' is not one of")
 
 
-def test_what_describes_a_model_has_the_types(desk: Desk) -> None:
-    desk.run(f"CREATE MODEL m PREDICT ({PERSON}) USING engine = 'scribe'")
-    assert desk.run("SELECT PREDICT FROM mindsdb.models") == [("name, age, tags",)]
-    described = {row[0]: row[2] for row in desk.run("DESCRIBE m.inputs")}
+def test_what_describes_a_model_has_the_types(connection: ScribeConnection) -> None:
+    connection.run(f"CREATE MODEL m PREDICT ({PERSON}) USING engine = 'scribe'")
+    assert connection.run("SELECT PREDICT FROM mindsdb.models") == [("name, age, tags",)]
+    described = {row[0]: row[2] for row in connection.run("DESCRIBE m.inputs")}
     assert (described["age"], described["tags"], described["name_logprob"]) == ("INTEGER", "VARCHAR[]", "DOUBLE")
-    bound = {row[0]: row[1] for row in desk.run("DESCRIBE SELECT * FROM m WHERE content = 'x'")}
+    bound = {row[0]: row[1] for row in connection.run("DESCRIBE SELECT * FROM m WHERE content = 'x'")}
     assert bound == {"content": "VARCHAR", "name": "VARCHAR", "age": "INTEGER", "tags": "VARCHAR[]"}
-    desk.run("CREATE OR REPLACE MODEL m PREDICT (name VARCHAR, age INTEGER, tags VARCHAR[], mood VARCHAR, pet JSON,"
-             " price DOUBLE) USING engine = 'scribe'")  # fmt: skip
-    desk.run("CREATE TABLE told AS SELECT 'p' || i AS x FROM range(5) r(i)")
-    desk.run("CREATE VIEW people AS SELECT x, m.* EXCLUDE (content) FROM told JOIN m ON m.content = x")
-    assert desk.run("SELECT sum(age), max(pet->>'kind') FROM people") == [(10, "cat")]
+    connection.run("CREATE OR REPLACE MODEL m PREDICT (name VARCHAR, age INTEGER, tags VARCHAR[], mood VARCHAR"
+             ", pet JSON, price DOUBLE) USING engine = 'scribe'")  # fmt: skip
+    connection.run("CREATE TABLE told AS SELECT 'p' || i AS x FROM range(5) r(i)")
+    connection.run("CREATE VIEW people AS SELECT x, m.* EXCLUDE (content) FROM told JOIN m ON m.content = x")
+    assert connection.run("SELECT sum(age), max(pet->>'kind') FROM people") == [(10, "cat")]
 
 
-def test_a_vector_is_asked_once_and_kept(desk: Desk) -> None:
+def test_a_vector_is_asked_once_and_kept(connection: ScribeConnection) -> None:
     import scribe
 
-    desk.run("CREATE MODEL e PREDICT vector USING engine = 'scribe', mode = 'embedding'")
-    desk.run("CREATE TABLE t AS SELECT unnest(['banana', 'kiwi', 'banana', 'papaya', NULL]) AS content")
+    connection.run("CREATE MODEL e PREDICT vector USING engine = 'scribe', mode = 'embedding'")
+    connection.run("CREATE TABLE t AS SELECT unnest(['banana', 'kiwi', 'banana', 'papaya', NULL]) AS content")
     nearest = """SELECT content FROM t JOIN e USING (content) WHERE vector IS NOT NULL
         ORDER BY list_cosine_similarity(vector, [6, 3, 1]::FLOAT[]) DESC, content LIMIT 2"""
-    assert desk.run(nearest) == [("banana",), ("banana",)]
+    assert connection.run(nearest) == [("banana",), ("banana",)]
     assert sorted(scribe.EMBEDDED) == ["banana", "kiwi", "papaya"]
-    assert desk.run("SELECT vector, vector_usage.cached FROM e WHERE content = 'kiwi'") == [([4.0, 0.0, 1.0], True)]
-    assert str(desk.con.description[0][1]) == "FLOAT[]"
+    assert connection.run("SELECT vector, vector_usage.cached FROM e WHERE content = 'kiwi'") == [
+        ([4.0, 0.0, 1.0], True)
+    ]
+    assert str(connection.con.description[0][1]) == "FLOAT[]"
     assert len(scribe.EMBEDDED) == 3
     searched = "SELECT array_cosine_distance(vector::FLOAT[3], [4, 0, 1]::FLOAT[3]) FROM e WHERE content = 'kiwi'"
-    assert desk.run(searched)[0][0] == pytest.approx(0, abs=1e-6)
+    assert connection.run(searched)[0][0] == pytest.approx(0, abs=1e-6)
 
 
-def test_embedding_needs_a_handler_that_can(desk: Desk) -> None:
+def test_embedding_needs_a_handler_that_can(connection: ScribeConnection) -> None:
     import stranger
 
     with pytest.raises(NotSupported, match="no embeddings"):
         embeds_texts(stranger.Stranger, {"mode": "Embedding"})
 
 
-def test_a_logprob_where_it_was_asked_for(desk: Desk) -> None:
-    desk.run("CREATE MODEL m PREDICT answer USING engine = 'scribe'")
-    assert desk.ask("answer, answer_logprob", "x") == ("x", None)
-    assert desk.ask("answer_logprob, answer_usage.cached", "x", "USING logprobs = true") == (-0.5, False)
-    assert desk.ask("answer_logprob, answer_usage.cached", "x", "USING logprobs = true") == (-0.5, True)
-    columns = [d[0] for d in desk.con.execute("DESCRIBE SELECT * FROM m WHERE content = 'x'").description]
+def test_a_logprob_where_it_was_asked_for(connection: ScribeConnection) -> None:
+    connection.run("CREATE MODEL m PREDICT answer USING engine = 'scribe'")
+    assert connection.ask("answer, answer_logprob", "x") == ("x", None)
+    assert connection.ask("answer_logprob, answer_usage.cached", "x", "USING logprobs = true") == (-0.5, False)
+    assert connection.ask("answer_logprob, answer_usage.cached", "x", "USING logprobs = true") == (-0.5, True)
+    columns = [d[0] for d in connection.con.execute("DESCRIBE SELECT * FROM m WHERE content = 'x'").description]
     assert "answer_logprob" not in columns
 
 
-def test_the_providers_id_of_a_failed_request_is_kept(desk: Desk) -> None:
-    desk.run("CREATE MODEL m PREDICT answer USING engine = 'scribe'")
-    assert desk.ask("answer_error", "!boom") == ("boom: no (request id req_9)",)
+def test_the_providers_id_of_a_failed_request_is_kept(connection: ScribeConnection) -> None:
+    connection.run("CREATE MODEL m PREDICT answer USING engine = 'scribe'")
+    assert connection.ask("answer_error", "!boom") == ("boom: no (request id req_9)",)
 
 
-def test_an_older_cache_is_read_on(desk: Desk, sqlft_home: Path) -> None:
+def test_an_older_cache_is_read_on(connection: ScribeConnection, sqlft_home: Path) -> None:
     import sqlite3
 
-    desk.run("CREATE MODEL m PREDICT answer USING engine = 'scribe'")
-    desk.ask("answer", "x")
-    desk.con.close()
+    connection.run("CREATE MODEL m PREDICT answer USING engine = 'scribe'")
+    connection.ask("answer", "x")
+    connection.con.close()
     file = next(sqlft_home.rglob("cache*.sqlite"))
     with sqlite3.connect(file) as con:
         con.execute("ALTER TABLE answers DROP COLUMN logprob")
-    desk.con = sqlft.connect(warn=desk.warnings.append, catalog=sqlft_home)
-    assert desk.ask("answer, answer_usage.cached, answer_logprob", "x") == ("x", True, None)
+    connection.con = sqlft.connect(warn=connection.warnings.append, catalog=sqlft_home)
+    assert connection.ask("answer, answer_usage.cached, answer_logprob", "x") == ("x", True, None)
 
 
 ROWS = """CREATE TABLE rows AS SELECT 'q' || i AS question, 'Ñ' || i AS name,
@@ -290,21 +298,21 @@ ROWS = """CREATE TABLE rows AS SELECT 'q' || i AS question, 'Ñ' || i AS name,
 TRAINED = "name VARCHAR NOT NULL, age INTEGER, tags VARCHAR[], price DECIMAL(4, 2), pet STRUCT(kind VARCHAR, born DATE)"
 
 
-def trained(desk: Desk, rows: str) -> None:
-    desk.run(
+def train(connection: ScribeConnection, rows: str) -> None:
+    connection.run(
         f"CREATE MODEL m PREDICT ({TRAINED})"
         " USING engine = 'stranger', base = 'b', prompt_template = '{{question}}'"
     )
-    desk.run(f"FINETUNE m FROM ({rows})")
+    connection.run(f"FINETUNE m FROM ({rows})")
 
 
-def test_training_rows_become_the_answers_that_are_asked_for(desk: Desk) -> None:
-    desk.run(ROWS)
-    trained(desk, "SELECT * FROM rows")
-    row = desk.run("SELECT name, age, tags, price, pet, name_error FROM m WHERE question = 'q3'")[0]
+def test_training_rows_become_the_answers_that_are_asked_for(connection: ScribeConnection) -> None:
+    connection.run(ROWS)
+    train(connection, "SELECT * FROM rows")
+    row = connection.run("SELECT name, age, tags, price, pet, name_error FROM m WHERE question = 'q3'")[0]
     pet = {"kind": "cat", "born": date(2020, 1, 4)}
     assert row == ("Ñ3", None, ["3", None], Decimal("0.38"), pet, None)
-    learned = json.loads(next(desk.con.session.catalog.folder.rglob("learned.json")).read_text())["answers"]
+    learned = json.loads(next(connection.con.session.catalog.folder.rglob("learned.json")).read_text())["answers"]
     assert learned["q3"] == (
         '{"name": "Ñ3", "age": null, "tags": ["3", null], "price": 0.38, "pet": {"kind": "cat", "born": "2020-01-04"}}'
     )
@@ -321,42 +329,42 @@ def test_training_rows_become_the_answers_that_are_asked_for(desk: Desk) -> None
         ("{'sort': 'cat'} AS pet", "pet: it has a field 'sort'"),
     ],
 )
-def test_rows_of_other_types_are_left_out_and_told(desk: Desk, change: str, why: str) -> None:
-    desk.run(ROWS)
+def test_rows_of_other_types_are_left_out_and_told(connection: ScribeConnection, change: str, why: str) -> None:
+    connection.run(ROWS)
     replaced = change.rpartition(" AS ")[2]
     kept = [c for c in ("name", "age", "tags", "price", "pet") if c != replaced]
     numbered = "SELECT *, replace(question, 'q', '')::INTEGER AS i FROM rows"
     bad = f"SELECT question, {', '.join(kept)}, {change} FROM ({numbered})"
     with pytest.raises(DataError, match="None of the 12 rows") as caught:
-        trained(desk, bad)
+        train(connection, bad)
     assert why in str(caught.value)
     assert "Cast the column" in str(caught.value)
 
 
-def test_one_row_of_another_type_is_a_finding(desk: Desk) -> None:
-    desk.run(ROWS)
-    trained(desk, "SELECT * FROM rows UNION ALL SELECT 'q99', 'x', 99, NULL, 999, NULL")
-    told = [row for row in desk.run("DESCRIBE m.findings") if row[1] == "unfit_answer"]
+def test_one_row_of_another_type_is_a_finding(connection: ScribeConnection) -> None:
+    connection.run(ROWS)
+    train(connection, "SELECT * FROM rows UNION ALL SELECT 'q99', 'x', 99, NULL, 999, NULL")
+    told = [row for row in connection.run("DESCRIBE m.findings") if row[1] == "unfit_answer"]
     assert told[0][2] == 1
     assert "row 13: price: 999" in told[0][3]
-    assert any("1 conversation left out" in w for w in desk.warnings)
+    assert any("1 conversation left out" in w for w in connection.warnings)
 
 
-def test_chats_train_a_typed_model_if_their_answers_fit(desk: Desk) -> None:
+def test_chats_train_a_typed_model_if_their_answers_fit(connection: ScribeConnection) -> None:
     chats = """SELECT 'q' || i AS prompt, CASE WHEN i = 0 THEN 'words' ELSE '{"age": ' || i || '}' END AS completion
         FROM range(5) t(i)"""
-    desk.run("CREATE MODEL m PREDICT (age INTEGER) USING engine = 'stranger', base = 'b'")
-    desk.run(f"FINETUNE m FROM ({chats})")
-    assert desk.run("SELECT age FROM m WHERE content = 'q4'") == [(4,)]
-    assert any("row 1: It is no JSON" in w for w in desk.warnings)
+    connection.run("CREATE MODEL m PREDICT (age INTEGER) USING engine = 'stranger', base = 'b'")
+    connection.run(f"FINETUNE m FROM ({chats})")
+    assert connection.run("SELECT age FROM m WHERE content = 'q4'") == [(4,)]
+    assert any("row 1: It is no JSON" in w for w in connection.warnings)
 
 
-def test_a_lacking_column_is_named(desk: Desk) -> None:
-    desk.run(ROWS)
+def test_a_lacking_column_is_named(connection: ScribeConnection) -> None:
+    connection.run(ROWS)
     with pytest.raises(DataError, match="lacks pet"):
-        trained(desk, "SELECT * EXCLUDE (pet) FROM rows")
+        train(connection, "SELECT * EXCLUDE (pet) FROM rows")
 
 
-def test_the_statement_is_pointed_at(desk: Desk) -> None:
+def test_the_statement_is_pointed_at(connection: ScribeConnection) -> None:
     with pytest.raises(StatementError, match="needs a type"):
-        desk.run("CREATE MODEL m PREDICT (a, b INTEGER) USING engine = 'scribe'")
+        connection.run("CREATE MODEL m PREDICT (a, b INTEGER) USING engine = 'scribe'")

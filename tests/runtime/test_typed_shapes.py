@@ -26,7 +26,7 @@ CREATE MODEL whole PREDICT answer USING engine = 'scribe', schema = $${STRUCT}$$
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[sqlft.Connection, Any]]:
+def model_and_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[sqlft.Connection, Any]]:
     """A connection with models, and a plain one with tables in their place."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(HANDLERS))
@@ -61,10 +61,10 @@ def _sorted(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         for found in re.findall(r"^-- calls (.+)\n((?:(?!--).+\n)+)", FIXTURE.read_text(), re.MULTILINE)
     ],
 )
-def test_typed_shape(both: tuple[sqlft.Connection, Any], calls: str, query: str) -> None:
+def test_typed_shape(model_and_table: tuple[sqlft.Connection, Any], calls: str, query: str) -> None:
     import scribe
 
-    con, raw = both
+    con, raw = model_and_table
     con.execute("DROP CACHE").fetchall()
     scribe.ASKED.clear()
     described, rows = _result(con, query)

@@ -26,7 +26,7 @@ TABLES = (
 
 
 @pytest.fixture
-def con(stranger: object) -> Iterator[Connection]:
+def con(training_control: object) -> Iterator[Connection]:
     """A database with tables, two versions of a model and an engine."""
     made = sqlft.connect()
     for text in TABLES:
@@ -40,7 +40,7 @@ def vocabulary(con: Connection) -> Vocabulary:
     return vocabulary_of(con, language_of(con))
 
 
-def offered(before: str, vocabulary: Vocabulary, after: str = "") -> list[str]:
+def complete(before: str, vocabulary: Vocabulary, after: str = "") -> list[str]:
     return [s.text for s in suggestions(before, lambda: vocabulary, after)]
 
 
@@ -180,18 +180,18 @@ def offered(before: str, vocabulary: Vocabulary, after: str = "") -> list[str]:
     ],
 )
 def test_offers(before: str, expected: list[str], vocabulary: Vocabulary) -> None:
-    found = offered(before, vocabulary)
+    found = complete(before, vocabulary)
     assert found[: len(expected)] == expected
     assert expected or not found
 
 
 def test_columns_of_a_table_that_is_named_behind_the_cursor(vocabulary: Vocabulary) -> None:
-    assert offered("SELECT coun", vocabulary, " FROM people")[0] == "country"
-    assert offered("SELECT p.", vocabulary, " FROM people p;") == ["id", '"full name"', "country"]
+    assert complete("SELECT coun", vocabulary, " FROM people")[0] == "country"
+    assert complete("SELECT p.", vocabulary, " FROM people p;") == ["id", '"full name"', "country"]
 
 
 def test_options_given_are_not_offered_again(vocabulary: Vocabulary) -> None:
-    assert "steps = " not in offered("FINETUNE capital FROM (SELECT 1) USING steps = 3, ", vocabulary)
+    assert "steps = " not in complete("FINETUNE capital FROM (SELECT 1) USING steps = 3, ", vocabulary)
 
 
 def test_options_tell_what_they_are_for(vocabulary: Vocabulary) -> None:
@@ -252,16 +252,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_files(before: str, expected: list[str], vocabulary: Vocabulary, folder: Path) -> None:
-    assert offered(before, vocabulary) == expected
+    assert complete(before, vocabulary) == expected
 
 
 def test_a_quote_that_is_closed_already_is_not_closed_again(vocabulary: Vocabulary, folder: Path) -> None:
-    assert offered("FROM 'data.c", vocabulary, "' WHERE a = 1") == ["data.csv"]
+    assert complete("FROM 'data.c", vocabulary, "' WHERE a = 1") == ["data.csv"]
 
 
 def test_a_word_that_is_complete_is_not_offered_again(vocabulary: Vocabulary) -> None:
-    assert offered("SELECT * FROM people JOI", vocabulary)[0] == "JOIN"
-    assert "people" not in offered("SELECT * FROM people", vocabulary)
+    assert complete("SELECT * FROM people JOI", vocabulary)[0] == "JOIN"
+    assert "people" not in complete("SELECT * FROM people", vocabulary)
 
 
 def test_bases_say_what_they_are(vocabulary: Vocabulary) -> None:
@@ -272,16 +272,16 @@ def test_bases_say_what_they_are(vocabulary: Vocabulary) -> None:
 
 def test_the_project_in_use_has_its_models_by_their_names(con: Connection) -> None:
     con.execute("USE shop")
-    found = offered("FINETUNE ", vocabulary_of(con))
+    found = complete("FINETUNE ", vocabulary_of(con))
     assert found[:3] == ["mindsdb.capital", "capital", "greeter"]
 
 
 def test_options_of_training_are_those_of_the_models_engine(vocabulary: Vocabulary) -> None:
-    of_guest = offered("FINETUNE capital FROM (SELECT 1) USING ", vocabulary)
-    of_echo = offered("FINETUNE shop.greeter FROM (SELECT 1) USING ", vocabulary)
+    of_guest = complete("FINETUNE capital FROM (SELECT 1) USING ", vocabulary)
+    of_echo = complete("FINETUNE shop.greeter FROM (SELECT 1) USING ", vocabulary)
     assert ("steps = " in of_guest, "steps = " in of_echo) == (True, False)
     local = "CREATE MODEL m FROM (SELECT 1) PREDICT a USING engine = 'local', "
-    assert {"n_epochs = ", "learning_rate = ", "base = "} <= set(offered(local, vocabulary))
+    assert {"n_epochs = ", "learning_rate = ", "base = "} <= set(complete(local, vocabulary))
 
 
 def test_every_word_of_a_statement_of_ours_is_a_keyword(vocabulary: Vocabulary) -> None:
@@ -293,10 +293,10 @@ def test_in_a_failed_transaction_models_are_still_known(con: Connection) -> None
     con.execute("BEGIN").fetchall()
     with pytest.raises(Exception, match="Conversion"):
         con.execute("SELECT 'x'::INTEGER")
-    assert offered("FINETUNE ", vocabulary_of(con)) == ["capital", "shop.capital", "greeter", "MODEL"]
+    assert complete("FINETUNE ", vocabulary_of(con)) == ["capital", "shop.capital", "greeter", "MODEL"]
 
 
 def test_a_handler_that_cannot_be_loaded_has_no_options(con: Connection) -> None:
     con.session.catalog.add_engine(Engine("broken", "nowhere"))
-    found = offered("CREATE MODEL m PREDICT a USING engine = 'broken', ", vocabulary_of(con))
+    found = complete("CREATE MODEL m PREDICT a USING engine = 'broken', ", vocabulary_of(con))
     assert "base = " in found

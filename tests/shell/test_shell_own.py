@@ -19,7 +19,7 @@ LONG = "Only 30 conversations to learn from; below 50 a model seldom learns more
 TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "bool": "BOOLEAN", "timestamp[us]": "TIMESTAMP"}
 
 
-def drawn(schema: Any, rows: list[dict[str, str]], width: int | None, **how: bool) -> list[str]:
+def draw(schema: Any, rows: list[dict[str, str]], width: int | None, **how: bool) -> list[str]:
     columns = [Column(f.name, TYPES.get(str(f.type), "VARCHAR[]")) for f in schema]
     cells: list[Row] = [[row.get(c.name) for c in columns] for row in rows]
     return list(lines(columns, Rows(cells, (), len(cells)), Look(width), **how))
@@ -38,14 +38,14 @@ def models(count: int) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("width", [60, 80, 120, None])
 def test_show_models_fits_and_shows_what_matters(width: int | None) -> None:
-    found = drawn(MODELS_SCHEMA, [*models(2), {"NAME": "bad", "ERROR": "It has no disk.", "STATUS": "failed"}], width)
+    found = draw(MODELS_SCHEMA, [*models(2), {"NAME": "bad", "ERROR": "It has no disk.", "STATUS": "failed"}], width)
     assert max(map(cell_len, found)) <= (width or PIPED)
     assert {"NAME", "VERSION", "STATUS", "ERROR"} <= set(titles(found))
     assert "TAG" not in "".join(found)  # it is NULL throughout
 
 
 def test_what_is_left_out_is_named() -> None:
-    found = drawn(MODELS_SCHEMA, models(2), 80)
+    found = draw(MODELS_SCHEMA, models(2), 80)
     assert "TRAINING_OPTIONS" not in titles(found)
     assert "not shown: " in "".join(found)
     assert "TRAINING_OPTIONS" in "".join(found)
@@ -62,7 +62,7 @@ def test_evaluate_keeps_the_verdict() -> None:
         "baseline": "m.1",
     }
     row |= {"p_value": "0.00024414", "seconds": "3.51231", "wins": "13", "ties": "46", "losses": "1", "test": "sign"}
-    found = drawn(MODEL_SCORES_SCHEMA, [row, row], 80)
+    found = draw(MODEL_SCORES_SCHEMA, [row, row], 80)
     assert {"metric", "value", "n", "difference", "p_value"} <= set(titles(found))
     assert " 0.2339 " in found[4]
     assert "0.2339344" not in "".join(found)
@@ -73,14 +73,14 @@ def test_findings_are_cards_where_the_screen_is_narrow_and_wrapped_where_it_is_w
         {"severity": s, "code": "few_rows", "finding": LONG, "what_to_do": "Add rows if you can.", "rows": "[]"}
         for s in ("warning", "info")
     ]
-    narrow = drawn(FINDINGS, rows, 50)
+    narrow = draw(FINDINGS, rows, 50)
     assert narrow[:3] == [
         "  severity = warning",
         "      code = few_rows",
         "   finding = Only 30 conversations to learn from;",
     ]
     assert "" in narrow
-    wide = drawn(FINDINGS, rows, 90)
+    wide = draw(FINDINGS, rows, 90)
     assert titles(wide) == ["severity", "finding", "what_to_do"]
     for found in (narrow, wide):
         words = " ".join("".join(found).replace("│", " ").split())
@@ -88,7 +88,7 @@ def test_findings_are_cards_where_the_screen_is_narrow_and_wrapped_where_it_is_w
 
 
 def test_one_row_is_a_card_and_describe_shows_all_of_it() -> None:
-    [brief, whole] = [drawn(MODELS_SCHEMA, models(1), 80, is_whole=w) for w in (False, True)]
+    [brief, whole] = [draw(MODELS_SCHEMA, models(1), 80, is_whole=w) for w in (False, True)]
     assert "TRAINING_OPTIONS = " not in "\n".join(brief)
     assert "TRAINING_TIME = 174.3" in "\n".join(brief)
     assert "CREATED_AT = 2026-11-28 17:34:59" in map(str.strip, brief)
@@ -96,7 +96,7 @@ def test_one_row_is_a_card_and_describe_shows_all_of_it() -> None:
 
 
 def test_a_narrow_result_is_a_table_as_it_is() -> None:
-    assert titles(drawn(MODELS_SCHEMA, [{"NAME": "m"}], 400))[:3] == ["NAME", "ENGINE", "PROJECT"]
+    assert titles(draw(MODELS_SCHEMA, [{"NAME": "m"}], 400))[:3] == ["NAME", "ENGINE", "PROJECT"]
 
 
 def test_piped_results_are_not_wider_than_a_mail(run: Run) -> None:

@@ -14,13 +14,13 @@ MODEL = "CREATE OR REPLACE MODEL m PREDICT answer USING engine = 'counter', prom
 ASK = "CREATE PRICE FOR counter USING input = 1, output = 1; SELECT answer FROM m WHERE content IN ('a', 'b')"
 
 
-def plotted(run: Run, *lines: str) -> subprocess.CompletedProcess[str]:
+def plot(run: Run, *lines: str) -> subprocess.CompletedProcess[str]:
     """What a script with these lines prints."""
     return run("shell", *(word for line in lines for word in ("-c", line)))
 
 
 def test_cost_is_drawn_by_version(run: Run) -> None:
-    done = plotted(run, MODEL, ASK, ".plot cost m", ".plot speed")
+    done = plot(run, MODEL, ASK, ".plot cost m", ".plot speed")
     assert done.returncode == 0, done.stderr
     assert "m: USD a thousand requests" in done.stdout
     assert "m: seconds a request" in done.stdout
@@ -39,6 +39,6 @@ def test_cost_is_drawn_by_version(run: Run) -> None:
     ],
 )
 def test_what_cannot_be_drawn_says_what_to_do(run: Run, command: str, words: str) -> None:
-    done = plotted(run, MODEL, command)
+    done = plot(run, MODEL, command)
     assert done.returncode == 1
     assert words in done.stderr

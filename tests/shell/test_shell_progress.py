@@ -28,7 +28,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def shown(bar: ProgressBar, clock: Clock, seconds: float, tick: Tick | None) -> None:
+def show(bar: ProgressBar, clock: Clock, seconds: float, tick: Tick | None) -> None:
     clock.now += seconds
     bar.tick = tick
     bar.draw()
@@ -38,7 +38,7 @@ def test_a_line_now_and_then_where_there_is_no_terminal(clock: Clock) -> None:
     stream = io.StringIO()
     bar = ProgressBar(stream, clock)
     for second in range(25):
-        shown(bar, clock, 1, Tick("m.2 training", second, 100, {"loss": 0.51234, "learning_rate": 1e-4}))
+        show(bar, clock, 1, Tick("m.2 training", second, 100, {"loss": 0.51234, "learning_rate": 1e-4}))
     assert stream.getvalue().splitlines() == [
         "m.2 training: 9/100 · loss 0.5123 · 1:31 left",
         "m.2 training: 19/100 · loss 0.5123 · 1:21 left",
@@ -74,9 +74,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pty]:
 
 def test_a_bar_on_a_terminal_that_goes_away(terminal: Pty, clock: Clock) -> None:
     bar = ProgressBar(terminal.stream, clock)
-    shown(bar, clock, 1, Tick("m.2 training", 10, 40))
+    show(bar, clock, 1, Tick("m.2 training", 10, 40))
     values = {"loss": 0.5, "valid_loss": 0.75, "examples_per_second": 12.345}
-    shown(bar, clock, 5, Tick("m.2 training", 20, 40, values))
+    show(bar, clock, 5, Tick("m.2 training", 20, 40, values))
     text = terminal.read()
     assert "m.2 training" in text
     assert "20/40" in text
@@ -88,33 +88,33 @@ def test_a_bar_on_a_terminal_that_goes_away(terminal: Pty, clock: Clock) -> None
 
 def test_what_is_short_shows_nothing(terminal: Pty, clock: Clock) -> None:
     bar = ProgressBar(terminal.stream, clock)
-    shown(bar, clock, 0.4, Tick("asking m.1", 1, 2))
+    show(bar, clock, 0.4, Tick("asking m.1", 1, 2))
     bar.start()
-    shown(bar, clock, 0.4, Tick("asking m.1", 1, 2))
+    show(bar, clock, 0.4, Tick("asking m.1", 1, 2))
     bar.hide_for_statement()
-    shown(bar, clock, 5, Tick("asking m.1", 1, 2))
+    show(bar, clock, 5, Tick("asking m.1", 1, 2))
     terminal.stream.write("nothing")
     assert terminal.read() == "nothing"
 
 
 def test_a_sign_of_life_where_no_progress_is_told(terminal: Pty, clock: Clock) -> None:
     bar = ProgressBar(terminal.stream, clock)
-    shown(bar, clock, 1, None)
-    shown(bar, clock, 64, None)
+    show(bar, clock, 1, None)
+    show(bar, clock, 64, None)
     assert "running" in (text := terminal.read())
     assert "1:05" in text
 
 
 def test_validation_losses_stay_and_losses_draw_a_curve(terminal: Pty, clock: Clock) -> None:
     bar = ProgressBar(terminal.stream, clock)
-    shown(bar, clock, 1, Tick("m.2 training", 1, 40, {"loss": 2.0, "valid_loss": 1.5}))
+    show(bar, clock, 1, Tick("m.2 training", 1, 40, {"loss": 2.0, "valid_loss": 1.5}))
     for step in range(2, 6):
-        shown(bar, clock, 1, Tick("m.2 training", step, 40, {"loss": 2.0 / step, "examples_per_second": 3.0}))
+        show(bar, clock, 1, Tick("m.2 training", step, 40, {"loss": 2.0 / step, "examples_per_second": 3.0}))
     last = terminal.read().rpartition("5/40")[2]
     assert "loss 0.4  valid_loss 1.5  3 examples/s" in last
     assert "█▄▂▁▁" in last or "█▃▂▁▁" in last
     bar.start()
-    shown(bar, clock, 1, Tick("m.3 training", 1, 40, {"loss": 2.0}))
+    show(bar, clock, 1, Tick("m.3 training", 1, 40, {"loss": 2.0}))
     assert "valid_loss" not in terminal.read()
 
 

@@ -8,12 +8,12 @@ from sqlft.shell.table import Column, Look, Row, Rows, card, clean, draw, short_
 ID, TEXT = Column("id", "BIGINT"), Column("answer", "VARCHAR")
 
 
-def drawn(columns: list[Column], rows: list[Row], width: int | None = None, **look: bool) -> list[str]:
+def draw_lines(columns: list[Column], rows: list[Row], width: int | None = None, **look: bool) -> list[str]:
     return list(draw(columns, Rows(rows, (), len(rows)), Look(width, **look)))
 
 
 def test_numbers_stand_right_and_null_is_written() -> None:
-    assert drawn([ID, TEXT], [("1", "yes"), ("20", None)]) == [
+    assert draw_lines([ID, TEXT], [("1", "yes"), ("20", None)]) == [
         "┌───────┬─────────┐",
         "│  id   │ answer  │",
         "│ int64 │ varchar │",
@@ -25,7 +25,7 @@ def test_numbers_stand_right_and_null_is_written() -> None:
 
 
 def test_wide_characters_keep_the_edges_straight() -> None:
-    lines = drawn([ID, TEXT], [("1", "日本語 ✓ 😀"), ("2", "é"), ("3", "e\u0301")])
+    lines = draw_lines([ID, TEXT], [("1", "日本語 ✓ 😀"), ("2", "é"), ("3", "e\u0301")])
     assert len({cell_len(line) for line in lines}) == 1
 
 
@@ -34,14 +34,14 @@ def test_wide_characters_keep_the_edges_straight() -> None:
 def test_a_table_is_never_wider_than_the_screen(width: int, count: int) -> None:
     columns = [Column(f"column_{i}" * (1 + i % 3), "DECIMAL(18,3)" if i % 2 else "VARCHAR") for i in range(count)]
     rows: list[Row] = [[f"{i} {'x' * (i * 13 % 90)}" for i in range(count)]] * 3
-    lines = drawn(columns, rows, width)
+    lines = draw_lines(columns, rows, width)
     boxes = [line for line in lines if not line.startswith("(")]
     assert {cell_len(line) for line in boxes} == {cell_len(boxes[0])}
     assert cell_len(boxes[0]) <= max(width, 9)
 
 
 def test_a_long_cell_gives_way_before_a_short_one() -> None:
-    lines = drawn([ID, TEXT], [("1234567", "x" * 300)], 40)
+    lines = draw_lines([ID, TEXT], [("1234567", "x" * 300)], 40)
     assert "1234567" in lines[4]
     assert "xxx…" in lines[4]
     assert cell_len(lines[0]) == 40
@@ -49,7 +49,7 @@ def test_a_long_cell_gives_way_before_a_short_one() -> None:
 
 def test_columns_in_the_middle_are_left_out() -> None:
     columns = [Column(f"c{i}", "INTEGER") for i in range(10_000)]
-    lines = drawn(columns, [[str(i) for i in range(10_000)]], 80)
+    lines = draw_lines(columns, [[str(i) for i in range(10_000)]], 80)
     assert "c0" in lines[1]
     assert "c9999" in lines[1]
     assert "…" in lines[1]
@@ -68,31 +68,31 @@ def test_rows_left_out_are_told() -> None:
 
 
 def test_footers() -> None:
-    assert drawn([ID], [])[-1] == "(0 rows)"
-    assert drawn([ID], [("1",)])[-1] == "└───────┘"
-    assert drawn([ID], [(str(i),) for i in range(10)])[-1] == "(10 rows)"
+    assert draw_lines([ID], [])[-1] == "(0 rows)"
+    assert draw_lines([ID], [("1",)])[-1] == "└───────┘"
+    assert draw_lines([ID], [(str(i),) for i in range(10)])[-1] == "(10 rows)"
 
 
 def test_no_cell_can_steer_the_terminal() -> None:
-    lines = drawn([Column("a\nb")], [("red \x1b[31m bell \x07\r\n\t\u202e\u2028\x00",)])
+    lines = draw_lines([Column("a\nb")], [("red \x1b[31m bell \x07\r\n\t\u202e\u2028\x00",)])
     assert lines[4] == "│ red \\x1b[31m bell \\x07\\r\\n\\t\\u202e\\u2028\\x00 │"
     assert "a\\nb" in lines[1]
 
 
 def test_a_huge_cell_is_cut_also_where_there_is_no_screen() -> None:
-    assert cell_len(drawn([TEXT], [("x" * 10_000_000,)])[4]) == 1004
+    assert cell_len(draw_lines([TEXT], [("x" * 10_000_000,)])[4]) == 1004
     assert len(clean("x" * 5000)) == 1001
 
 
 def test_colour_marks_null_and_nothing_without_it() -> None:
-    coloured = drawn([TEXT], [(None,), ("NULL",)], colour=True)
+    coloured = draw_lines([TEXT], [(None,), ("NULL",)], colour=True)
     assert "\x1b[90mNULL" in coloured[4]
     assert "\x1b[90mNULL" not in coloured[5]
-    assert "\x1b" not in "".join(drawn([TEXT], [(None,)]))
+    assert "\x1b" not in "".join(draw_lines([TEXT], [(None,)]))
 
 
 def test_plain_letters_where_lines_cannot_be_drawn() -> None:
-    lines = drawn([ID, TEXT], [("1", "x")], ascii=True)
+    lines = draw_lines([ID, TEXT], [("1", "x")], ascii=True)
     assert lines[0] == "+-------+---------+"
     assert lines[4] == "|     1 | x       |"
 

@@ -63,39 +63,43 @@ def test_the_lock_error_names_who_has_it() -> None:
     )
 
 
-def test_after_a_training_its_losses_cost_and_the_next_statement(shop: Any) -> None:
+def test_after_a_training_its_losses_cost_and_the_next_statement(connection_with_model: Any) -> None:
     pytest.importorskip("scipy", reason="the extra [evaluation] is not installed")
     told: list[str] = []
-    shop.con.session.show_notice = told.append
-    shop.train("steps = 2")
+    connection_with_model.con.session.show_notice = told.append
+    connection_with_model.train("steps = 2")
     [done, following] = told[-2:]
     assert done.startswith("m.2 is complete in ")
     assert "; loss 1 → 0.5; validation loss 2 → 1; cost $" in done
     assert following == (
         "Is it better? On rows that it has not learnt: EVALUATE MODEL m.1, m.2 ON (SELECT question, answer FROM …);"
     )
-    assert shop.run(following.partition(": ")[2].replace("…", "rows").rstrip(";"))
+    assert connection_with_model.run(following.partition(": ")[2].replace("…", "rows").rstrip(";"))
 
 
-def test_names_that_need_quotes_have_them(shop: Any) -> None:
-    shop.run(
+def test_names_that_need_quotes_have_them(connection_with_model: Any) -> None:
+    connection_with_model.run(
         """CREATE MODEL n PREDICT "order" USING engine = 'stranger', base = 'tiny',"""
         " prompt_template = '{{Input Column}}'"
     )
-    shop.run("""FINETUNE n FROM (SELECT question AS "Input Column", answer AS "order" FROM rows)""")
-    last = list(describe_outcome(shop.con.session, shop.catalog.versions()[-1]))[-1]
+    connection_with_model.run("""FINETUNE n FROM (SELECT question AS "Input Column", answer AS "order" FROM rows)""")
+    last = list(describe_outcome(connection_with_model.con.session, connection_with_model.catalog.versions()[-1]))[-1]
     assert 'ON (SELECT "Input Column", "order" FROM …)' in last
 
 
-def test_a_shell_says_what_was_left_and_what_comes_next(shop: Any) -> None:
-    assert list(at_start(shop.catalog)) == ["Ask a model: SELECT answer FROM m WHERE question = '…';"]
-    shop.train("steps = 2")
-    key: VersionKey = shop.catalog.versions()[-1].key
+def test_a_shell_says_what_was_left_and_what_comes_next(connection_with_model: Any) -> None:
+    assert list(at_start(connection_with_model.catalog)) == ["Ask a model: SELECT answer FROM m WHERE question = '…';"]
+    connection_with_model.train("steps = 2")
+    key: VersionKey = connection_with_model.catalog.versions()[-1].key
     step = {"step": 4, "total_steps": 23}
-    shop.catalog.update_version(key, status="interrupted", progress=step)
-    assert list(at_start(shop.catalog)) == ["m.2 was interrupted at step 4 of 23. Go on with it: RESUME MODEL m.2;"]
-    shop.run("DROP MODEL m")
-    assert list(at_start(shop.catalog)) == ["There is no model yet. How one is made: .help CREATE MODEL"]
+    connection_with_model.catalog.update_version(key, status="interrupted", progress=step)
+    assert list(at_start(connection_with_model.catalog)) == [
+        "m.2 was interrupted at step 4 of 23. Go on with it: RESUME MODEL m.2;"
+    ]
+    connection_with_model.run("DROP MODEL m")
+    assert list(at_start(connection_with_model.catalog)) == [
+        "There is no model yet. How one is made: .help CREATE MODEL"
+    ]
 
 
 def test_what_trains_in_memory_is_cancelled_when_the_shell_is_left(run: Run, tmp_path: Path) -> None:
@@ -117,16 +121,16 @@ def test_a_catalog_of_its_own_is_seen_from_another_terminal(run: Run) -> None:
     assert "There is no folder missing." in run("models", "--catalog", "missing").stderr
 
 
-def test_a_shell_that_is_left_says_what_trains_on(shop: Any, until: Callable[..., Any]) -> None:
-    shop.stranger.script({2: "listen"})
-    shop.train("wait = false")
-    shop.stranger.wait_for("at-2")
-    until(lambda: shop.catalog.versions()[-1].progress.get("step") == 2)
-    [line] = at_end(shop.catalog, Place("app.duckdb"))
+def test_a_shell_that_is_left_says_what_trains_on(connection_with_model: Any, until: Callable[..., Any]) -> None:
+    connection_with_model.training.script({2: "listen"})
+    connection_with_model.train("wait = false")
+    connection_with_model.training.wait_for("at-2")
+    until(lambda: connection_with_model.catalog.versions()[-1].progress.get("step") == 2)
+    [line] = at_end(connection_with_model.catalog, Place("app.duckdb"))
     assert line == "m.2 trains on in the background at step 2 of 4: sqlft watch m.2 -d app.duckdb"
-    assert next(iter(at_start(shop.catalog))) == (
+    assert next(iter(at_start(connection_with_model.catalog))) == (
         "m.2 trains in the background at step 2 of 4. Stop it: CANCEL MODEL m.2;"
     )
-    shop.stranger.go()
-    until(lambda: shop.catalog.versions()[-1].status == "complete")
-    assert list(at_end(shop.catalog, Place("app.duckdb"))) == []
+    connection_with_model.training.go()
+    until(lambda: connection_with_model.catalog.versions()[-1].status == "complete")
+    assert list(at_end(connection_with_model.catalog, Place("app.duckdb"))) == []

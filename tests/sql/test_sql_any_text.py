@@ -29,7 +29,7 @@ PIECES = [*WORDS.split(), "\n", " ", "\t", "\u00a0", "\0", "\ud800", "9" * 30, "
 def check(text: str) -> None:
     may_be_sqlft(text)
     has_using_tail(text)
-    statements = parsed(text)
+    statements = try_parse(text)
     end = 0
     for statement in statements:
         assert isinstance(statement, Statement)
@@ -43,7 +43,7 @@ def check(text: str) -> None:
         assert len(statements) <= 1
 
 
-def parsed(text: str) -> list[Statement]:
+def try_parse(text: str) -> list[Statement]:
     try:
         return parse(text)
     except StatementError as e:

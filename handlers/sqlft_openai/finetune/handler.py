@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlft.errors import ProviderError
 from sqlft.handler import Artifact, Estimate, ModelSpec, Price, Progress, Trainer, TrainingSet
-from sqlft_openai.http.address import Address, address_of
+from sqlft_openai.http.address import Address, resolve_address
 from sqlft_openai.options import EngineOptions, TrainOptions
-from sqlft_openai.providers import Engine
+from sqlft_openai.providers import Provider
 
-USD = {
+TRAINING_PRICES = {
     "gpt-4.1-nano": 1.5,
     "gpt-4.1-mini": 5.0,
     "gpt-4.1": 25.0,
@@ -26,15 +26,15 @@ USD = {
     "babbage-002": 0.4,
 }
 """OpenAI's prices of a million trained tokens, by the start of the model's name."""
-USD_SOURCE = "OpenAI's price list of May 2026"
+TRAINING_PRICES_SOURCE = "OpenAI's price list of May 2026"
 
 
-class Tuning(Trainer):
+class HostedTrainer(Trainer):
     """The part of a hosted handler that trains."""
 
     remote = True
     train_options: ClassVar[type] = TrainOptions
-    engine: ClassVar[Engine]
+    provider: ClassVar[Provider]
     options: EngineOptions
 
     if TYPE_CHECKING:  # Hosted has it
@@ -45,11 +45,11 @@ class Tuning(Trainer):
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
         """Tokens that would be paid; DataError or OptionError for what the provider would refuse."""
         from sqlft_openai.finetune.dialects import check_options
-        from sqlft_openai.finetune.rows import checked
+        from sqlft_openai.finetune.rows import prepare_rows
 
-        check_options(options, self.engine)
-        rows = checked(self.engine, self.model_name(model, start), data, options)
-        remarks = [f"{rows.epochs} epochs", f"tokens counted by {rows.counted}"]
+        check_options(options, self.provider)
+        rows = prepare_rows(self.provider, self.model_name(model, start), data, options)
+        remarks = [f"{rows.epochs} epochs", f"tokens counted by {rows.counted_by}"]
         if rows.left_out:
             remarks.append(f"{rows.left_out:,} rows left out by max_train_tokens")
         return Estimate(len(rows.train), rows.tokens * rows.epochs, remarks=tuple(remarks))
@@ -65,88 +65,88 @@ class Tuning(Trainer):
     ) -> Artifact:
         """Let the provider train; the same workdir takes the same job up again."""
         from sqlft_openai.finetune import jobs
-        from sqlft_openai.finetune.dialects import Wanted, check_options, dialect_of
-        from sqlft_openai.finetune.rows import checked, jsonl
-        from sqlft_openai.http.transport import Api
+        from sqlft_openai.finetune.dialects import JobSpec, check_options, get_dialect
+        from sqlft_openai.finetune.rows import format_jsonl, prepare_rows
+        from sqlft_openai.http.transport import ApiClient
 
-        check_options(options, self.engine)
+        check_options(options, self.provider)
         base = self.model_name(model, start)
-        rows = checked(self.engine, base, data, options)
-        api = Api(self._account(), self.options, model=base)
-        run = jobs.Run(api, dialect_of(self.engine), workdir, report, self.options.poll_seconds)
-        wanted = Wanted("", base, start is not None, "", None, options, rows.epochs)
-        job = run.job(jsonl(rows.train), jsonl(rows.valid), wanted)
+        rows = prepare_rows(self.provider, base, data, options)
+        api = ApiClient(self._resolve_account_address(), self.options, model=base)
+        run = jobs.JobRunner(api, get_dialect(self.provider), workdir, report, self.options.poll_seconds)
+        spec = JobSpec("", base, start is not None, "", None, options, rows.epochs)
+        job = run.run_to_end(format_jsonl(rows.train), format_jsonl(rows.valid), spec)
         details = {
-            "provider": self.engine.name,
+            "provider": self.provider.name,
             "base": base,
             "tokens": rows.tokens * rows.epochs,
-            "tokens_counted_by": rows.counted,
+            "tokens_counted_by": rows.counted_by,
             "rows": len(rows.train),
-            **self._afterwards(api, job, options),
+            **self._deploy(api, job, options),
         }
-        return jobs.artifact_of(job, run, details)
+        return jobs.make_artifact(job, run, details)
 
     def cancel(self, model: ModelSpec, workdir: Path) -> None:
         """Cancel at the provider what `train` began on this workdir."""
         from sqlft_openai.finetune import jobs
-        from sqlft_openai.finetune.dialects import dialect_of
-        from sqlft_openai.http.transport import Api
+        from sqlft_openai.finetune.dialects import get_dialect
+        from sqlft_openai.http.transport import ApiClient
 
-        if not (workdir / jobs.NAME).exists():
+        if not (workdir / jobs.RECORD_NAME).exists():
             return
-        jobs.cancel(Api(self._account(), self.options), dialect_of(self.engine), workdir)
+        jobs.cancel_job(ApiClient(self._resolve_account_address(), self.options), get_dialect(self.provider), workdir)
 
     def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
         """By tiktoken, where it is there with its files."""
-        from sqlft_openai.finetune.rows import counting
+        from sqlft_openai.finetune.rows import get_token_counter
 
-        count = counting(self.model_name(model, None))
-        return [count(text) for text in texts] if count.exact else None
+        counter = get_token_counter(self.model_name(model, None))
+        return [counter(text) for text in texts] if counter.is_exact else None
 
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
         """What asking costs, and with OpenAI what a million trained tokens cost."""
         known = super().price(model, artifact)
         name = self.model_name(model, artifact).removeprefix("ft:")
-        usd = next((usd for start, usd in USD.items() if name.startswith(start)), None)
-        if usd is None or self.engine.name != "openai":
+        usd = next((usd for start, usd in TRAINING_PRICES.items() if name.startswith(start)), None)
+        if usd is None or self.provider.name != "openai":
             return known
-        return dataclasses.replace(known or Price(source=USD_SOURCE), training=usd)
+        return dataclasses.replace(known or Price(source=TRAINING_PRICES_SOURCE), training=usd)
 
-    def _account(self) -> Address:
+    def _resolve_account_address(self) -> Address:
         """The address of jobs and files, which for some is not that of answers."""
-        address = address_of(self.engine, self.options)
-        if self.engine.tuning != "fireworks":
+        address = resolve_address(self.provider, self.options)
+        if self.provider.dialect != "fireworks":
             return address
         base = re.sub(r"/inference(/v\d+)?$", r"\1", address.base)
-        return address._replace(bases=(f"{base}/{self._fireworks_account(address, base)}",))
+        return address._replace(bases=(f"{base}/{self._find_fireworks_account(address, base)}",))
 
-    def _fireworks_account(self, address: Address, base: str) -> str:
-        from sqlft_openai.http.errors import Fault
-        from sqlft_openai.http.transport import Api
+    def _find_fireworks_account(self, address: Address, base: str) -> str:
+        from sqlft_openai.http.errors import RequestError
+        from sqlft_openai.http.transport import ApiClient
 
         given = getattr(self.options, "account", None)
         if given:
             return f"accounts/{str(given).rpartition('/')[2]}"
         try:
-            found = Api(address._replace(bases=(base,)), self.options, time.sleep).get("/accounts")
+            found = ApiClient(address._replace(bases=(base,)), self.options, time.sleep).get("/accounts")
             return str(found["accounts"][0]["name"])
-        except (Fault, KeyError, IndexError, TypeError):
+        except (RequestError, KeyError, IndexError, TypeError):
             raise ProviderError(
                 "Which account of Fireworks is to train is not known.",
                 "Say it: CREATE ML_ENGINE … FROM fireworks USING account = '…'.",
             ) from None
 
-    def _afterwards(self, api: Any, job: Any, options: Any) -> dict[str, Any]:
+    def _deploy(self, api: Any, job: Any, options: Any) -> dict[str, Any]:
         """What has to be done before the tuned model answers."""
-        from sqlft_openai.finetune.dialects import RESULT, first_of
-        from sqlft_openai.http.errors import Fault
+        from sqlft_openai.finetune.dialects import MODEL_FIELDS, get_first_value
+        from sqlft_openai.http.errors import RequestError
 
-        if self.engine.name == "azure_openai":
+        if self.provider.name == "azure_openai":
             return {"tuned_deployment": getattr(options, "tuned_deployment", None)}
-        if self.engine.tuning != "fireworks" or not getattr(options, "deploy", False):
+        if self.provider.dialect != "fireworks" or not getattr(options, "deploy", False):
             return {}
         try:
-            made = api.once("POST", "/deployedModels", body={"model": first_of(job, RESULT)})
+            made = api.send_once("POST", "/deployedModels", body={"model": get_first_value(job, MODEL_FIELDS)})
             return {"deployed_model": made.get("name")}
-        except (Fault, ProviderError, AttributeError) as e:
+        except (RequestError, ProviderError, AttributeError) as e:
             return {"not_deployed": str(e)}

@@ -11,23 +11,25 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 from sqlft.errors import STARS, MissingSecret, OptionError, names_variable, redact
 from sqlft_openai.options import AzureEngineOptions, EngineOptions
-from sqlft_openai.providers import Engine
+from sqlft_openai.providers import Provider
 
-ENDPOINTS = re.compile(r"/(chat/completions|completions|embeddings|models|files|fine_tuning/jobs|batches)/*$")
-KEYS = re.compile(r"\b(?:sk|pk|esecret|fw|tgp)[-_](?:[\w.-]*\*{3}[\w*.-]*|(?=[\w.-]*\d)[\w.-]*[^\W_]{16}[\w.-]*)")
+ENDPOINT_SUFFIX = re.compile(r"/(chat/completions|completions|embeddings|models|files|fine_tuning/jobs|batches)/*$")
+KEY_PATTERN = re.compile(
+    r"\b(?:sk|pk|esecret|fw|tgp)[-_](?:[\w.-]*\*{3}[\w*.-]*|(?=[\w.-]*\d)[\w.-]*[^\W_]{16}[\w.-]*)"
+)
 """Keys by their look, whole or shortened by the provider; `pk_customer_2` is none."""
 
 
 class Address(NamedTuple):
     """Where requests go, and what goes with them."""
 
-    engine: Engine
+    provider: Provider
     bases: tuple[str, ...]
     """The address, and the one to try where the first has no such path."""
     key: str | None
     headers: Mapping[str, str]
     query: str = ""
-    deployments: bool = False
+    has_deployments: bool = False
     """Azure's classic paths: the deployment is part of them."""
     deployment: str | None = None
 
@@ -37,15 +39,15 @@ class Address(NamedTuple):
         return self.bases[0]
 
     @property
-    def local(self) -> bool:
+    def is_local(self) -> bool:
         """Whether it is on this machine, where no proxy is needed."""
         host = (urlsplit(self.base).hostname or "").lower()
         return host in ("localhost", "::1") or host.endswith(".localhost") or host.startswith("127.")
 
     @property
-    def proxy(self) -> str | None:
+    def proxy_variable(self) -> str | None:
         """The variable of the environment whose proxy requests go through."""
-        known = {} if self.local else getproxies_environment()
+        known = {} if self.is_local else getproxies_environment()
         parts = urlsplit(self.base)
         if not known or proxy_bypass(parts.hostname or ""):
             return None
@@ -54,89 +56,89 @@ class Address(NamedTuple):
 
     def url(self, path: str, model: str, base: str | None = None) -> str:
         """The whole URL of an inference path, such as /chat/completions."""
-        if self.deployments:
+        if self.has_deployments:
             path = f"/deployments/{quote(self.deployment or model, safe='')}{path}"
         return f"{base or self.base}{path}{self.query}"
 
-    def clean(self, text: str, most: int = 500) -> str:
+    def redact(self, text: str, most: int = 500) -> str:
         """A provider's text without the key, at most so long, on one line."""
-        text = KEYS.sub(STARS, redact(text, self.key) if self.key else text)
+        text = KEY_PATTERN.sub(STARS, redact(text, self.key) if self.key else text)
         text = " ".join(text.split())
         return text if len(text) <= most else f"{text[:most]}…"
 
 
-def address_of(engine: Engine, options: EngineOptions) -> Address:
+def resolve_address(provider: Provider, options: EngineOptions) -> Address:
     """OptionError for an address that is none, MissingSecret without a key or with one that cannot be sent."""
     if isinstance(options, AzureEngineOptions):
-        return _azure(engine, options)
-    bases = _bases(engine, _given_base(engine, options.base_url))
-    key = _key(engine, options.api_key)
+        return _resolve_azure_address(provider, options)
+    bases = _list_candidate_bases(provider, _require_base(provider, options.base_url))
+    key = _require_key(provider, options.api_key)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     if options.organization:
         headers["OpenAI-Organization"] = options.organization
-    return Address(engine, bases, key, headers)
+    return Address(provider, bases, key, headers)
 
 
-def _azure(engine: Engine, options: AzureEngineOptions) -> Address:
-    given = _checked(engine, _given_base(engine, options.azure_endpoint or options.base_url))
-    key = None if options.azure_ad_token else _key(engine, options.api_key)
-    token = options.azure_ad_token and _sendable(engine, options.azure_ad_token, "azure_ad_token")
+def _resolve_azure_address(provider: Provider, options: AzureEngineOptions) -> Address:
+    given = _normalize_url(provider, _require_base(provider, options.azure_endpoint or options.base_url))
+    key = None if options.azure_ad_token else _require_key(provider, options.api_key)
+    token = options.azure_ad_token and _check_sendable(provider, options.azure_ad_token, "azure_ad_token")
     headers = {"api-key": key} if key else {"Authorization": f"Bearer {token}"}
     secret = key or token
     if re.search(r"/openai/v\d+$", given):
-        return Address(engine, (given,), secret, headers)
+        return Address(provider, (given,), secret, headers)
     endpoint = re.sub(r"/openai(/deployments(/[^/]*)?)?$|/v1$", "", given)
     found = re.search(r"/openai/deployments/([^/]+)$", given)
     deployment = options.deployment or (found.group(1) if found else None)
     query = f"?api-version={quote(options.api_version)}"
-    return Address(engine, (f"{endpoint}/openai",), secret, headers, query, True, deployment)
+    return Address(provider, (f"{endpoint}/openai",), secret, headers, query, True, deployment)
 
 
-def check_given(engine: Engine, options: EngineOptions) -> None:
+def check_address_options(provider: Provider, options: EngineOptions) -> None:
     """OptionError for an address that is none, MissingSecret for a key that cannot be one; neither need be given."""
     for address in (options.base_url, getattr(options, "azure_endpoint", None)):
         if address:
-            _checked(engine, address)
-    if engine.is_gone:
-        _given_base(engine, options.base_url)
+            _normalize_url(provider, address)
+    if provider.is_gone:
+        _require_base(provider, options.base_url)
     if options.api_key:
-        _sendable(engine, options.api_key, "api_key")
+        _check_sendable(provider, options.api_key, "api_key")
 
 
-def host_of(engine: Engine, options: EngineOptions) -> str:
+def get_host(provider: Provider, options: EngineOptions) -> str:
     """The host that requests go to, in lower case; empty where none is known yet."""
-    given = (getattr(options, "azure_endpoint", None) or options.base_url) or _usual_base(engine) or ""
+    given = (getattr(options, "azure_endpoint", None) or options.base_url) or _get_default_base(provider) or ""
     try:
         return urlsplit(given.strip()).hostname or ""
     except ValueError:  # no URL: `address_of` says so
         return ""
 
 
-def _usual_base(engine: Engine) -> str | None:
-    from_environment = os.environ.get(engine.base_variable) if engine.base_variable else None
-    return from_environment or engine.base_url
+def _get_default_base(provider: Provider) -> str | None:
+    from_environment = os.environ.get(provider.base_variable) if provider.base_variable else None
+    return from_environment or provider.base_url
 
 
-def _given_base(engine: Engine, given: str | None) -> str:
+def _require_base(provider: Provider, given: str | None) -> str:
     """The address as it was given, or the provider's own; OptionError where there is none."""
-    found = given or _usual_base(engine)
-    if not found and engine.is_gone:
+    found = given or _get_default_base(provider)
+    if not found and provider.is_gone:
         raise OptionError(
-            f"{engine.title} is gone: the engine '{engine.name}' is for other servers that speak as it did.",
-            f"Say where yours is: CREATE ML_ENGINE … FROM {engine.name} USING base_url = 'https://…/v1'.",
+            f"{provider.title} is gone: the engine '{provider.name}' is for other servers that speak as it did.",
+            f"Say where yours is: CREATE ML_ENGINE … FROM {provider.name} USING base_url = 'https://…/v1'.",
         )
     if not found:
         named = (
-            "azure_endpoint = 'https://NAME.openai.azure.com'" if engine.name == "azure_openai" else "base_url = '…'"
+            "azure_endpoint = 'https://NAME.openai.azure.com'" if provider.name == "azure_openai" else "base_url = '…'"
         )
         raise OptionError(
-            f"The engine '{engine.name}' needs to know where it is reached.",
-            f"Say it: CREATE ML_ENGINE … FROM {engine.name} USING {named}.",
+            f"The engine '{provider.name}' needs to know where it is reached.",
+            f"Say it: CREATE ML_ENGINE … FROM {provider.name} USING {named}.",
         )
     return found
 
 
-def _checked(engine: Engine, given: str) -> str:
+def _normalize_url(provider: Provider, given: str) -> str:
     """The address without spaces, query and slashes at its end."""
     said = given.strip()
     parts = urlsplit(said)
@@ -146,13 +148,13 @@ def _checked(engine: Engine, given: str) -> str:
         fits = False
     if not fits or re.search(r"\s", said):
         raise OptionError(
-            f"The address of the engine '{engine.name}' is no URL: {_without_user(said)}",
-            _mended(said) or "It looks like https://api.example.com/v1 or http://localhost:8000/v1.",
+            f"The address of the engine '{provider.name}' is no URL: {_strip_user(said)}",
+            _suggest_url(said) or "It looks like https://api.example.com/v1 or http://localhost:8000/v1.",
         )
-    return ENDPOINTS.sub("", said.partition("?")[0].partition("#")[0].rstrip("/"))
+    return ENDPOINT_SUFFIX.sub("", said.partition("?")[0].partition("#")[0].rstrip("/"))
 
 
-def _mended(said: str) -> str:
+def _suggest_url(said: str) -> str:
     """What was meant by an address without its scheme, or with a broken one; nothing where that is not clear."""
     found = re.fullmatch(r"(?:(https?):?/*)?([\w.-]+(?::\d{1,5})?(?:/[\w./-]*)?)", said, re.I)
     if found is None or not re.match(r"localhost\b|[\w-]+(\.[\w-]+)+|[\w-]+:\d", found[2], re.I):
@@ -162,46 +164,46 @@ def _mended(said: str) -> str:
     return f"Write base_url = '{scheme}://{found[2]}'."
 
 
-def _bases(engine: Engine, given: str) -> tuple[str, ...]:
-    base = _checked(engine, given)
+def _list_candidate_bases(provider: Provider, given: str) -> tuple[str, ...]:
+    base = _normalize_url(provider, given)
     if re.search(r"/v\d+\w*(/|$)", urlsplit(base).path):
         return (base,)
     versioned = f"{base}/v1"
     return (base, versioned) if urlsplit(base).path else (versioned, base)
 
 
-def _without_user(url: str) -> str:
+def _strip_user(url: str) -> str:
     return re.sub(r"//[^/@]*@", f"//{STARS}@", url)
 
 
-def _key(engine: Engine, given: str | None) -> str | None:
+def _require_key(provider: Provider, given: str | None) -> str | None:
     if given:
-        return _sendable(engine, given, "api_key")
-    if not engine.needs_key:
+        return _check_sendable(provider, given, "api_key")
+    if not provider.needs_key:
         return None
     raise MissingSecret(
-        f"The engine '{engine.name}' needs a key, and there is none.",
-        f"Set the environment variable {engine.key_variable}, or say it: "
-        f"CREATE ML_ENGINE … FROM {engine.name} USING api_key = env('NAME').",
+        f"The engine '{provider.name}' needs a key, and there is none.",
+        f"Set the environment variable {provider.key_variable}, or say it: "
+        f"CREATE ML_ENGINE … FROM {provider.name} USING api_key = env('NAME').",
     )
 
 
-def _sendable(engine: Engine, secret: str, name: str) -> str:
+def _check_sendable(provider: Provider, secret: str, name: str) -> str:
     """The secret, if a header can carry it, and it is not what leads to one."""
     if names_variable(secret):
         raise MissingSecret(
-            f"The {name} of the engine '{engine.name}' is the name of an environment variable, and not its value.",
+            f"The {name} of the engine '{provider.name}' is the name of an environment variable, and not its value.",
             f"Write {name} = env('NAME') with that name in it, and without quotes around env(…).",
         )
     if secret.lower().startswith("bearer "):
         raise MissingSecret(
-            f"The {name} of the engine '{engine.name}' begins with 'Bearer'.",
+            f"The {name} of the engine '{provider.name}' begins with 'Bearer'.",
             "Leave that out: it is put before the key.",
         )
     if re.search(r"[\s\x00-\x1f\x7f]", secret) or not secret.isascii():
         what = "a line break" if re.search(r"[\r\n]", secret) else "a space or another character that no key has"
         raise MissingSecret(
-            f"The {name} of the engine '{engine.name}' has {what} in it.",
+            f"The {name} of the engine '{provider.name}' has {what} in it.",
             "Copy it again without what is around it; a file's last line break comes along with $(cat file) "
             "in some shells.",
         )

@@ -23,21 +23,21 @@ from urllib.request import getproxies_environment
 from sqlft.errors import HandlerError, ProviderError
 from sqlft_openai.http import errors
 from sqlft_openai.http.address import Address
-from sqlft_openai.http.errors import Fault, NoPath
-from sqlft_openai.http.limits import Rates, retry_after
+from sqlft_openai.http.errors import PathNotFound, RequestError
+from sqlft_openai.http.limits import RateLimiter, parse_retry_after
 from sqlft_openai.options import EngineOptions
 
 IDLE_SECONDS = 30.0
 
 
-class Line:
+class TransportThread:
     """A loop in a thread of its own, with its connections."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self._clients: dict[tuple[tuple[str, str], ...], Any] = {}
         """By the proxies of the environment, which are read once."""
-        self._rates: dict[tuple[Any, ...], Rates] = {}
+        self._limiters: dict[tuple[Any, ...], RateLimiter] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self.loop.run_forever, name="sqlft-openai", daemon=True).start()
 
@@ -45,21 +45,21 @@ class Line:
         """Start work in the loop, from any other thread."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
-    def client(self, address: Address) -> Any:
+    def get_http_client(self, address: Address) -> Any:
         """The HTTP client of the official package that reaches the address; called in the loop."""
-        proxies = () if address.local else tuple(getproxies_environment().items())
+        proxies = () if address.is_local else tuple(getproxies_environment().items())
         if proxies not in self._clients:
-            self._clients[proxies] = _http(trust_env=not address.local)
+            self._clients[proxies] = _make_http_client(trust_env=not address.is_local)
         return self._clients[proxies]
 
-    def rates(self, address: Address, model: str, options: EngineOptions) -> Rates:
+    def get_limiter(self, address: Address, model: str, options: EngineOptions) -> RateLimiter:
         """What is known of this model's rates for this key."""
         ceilings = (options.requests_per_minute, options.tokens_per_minute)
         key = (address.base, address.key, model, *ceilings)
         with self._lock:
-            if key not in self._rates:
-                self._rates[key] = Rates(*ceilings)
-            return self._rates[key]
+            if key not in self._limiters:
+                self._limiters[key] = RateLimiter(*ceilings)
+            return self._limiters[key]
 
     def close(self) -> None:
         """Hang up; at the end of the process."""
@@ -73,21 +73,21 @@ class Line:
             await client.aclose()
 
 
-_LINES: dict[int, Line] = {}
+_THREADS: dict[int, TransportThread] = {}
 _LOCK = threading.Lock()
 
 
-def line() -> Line:
-    """This process's line; a fork gets its own."""
+def get_transport_thread() -> TransportThread:
+    """The thread of this process; a fork gets its own."""
     with _LOCK:
-        if os.getpid() not in _LINES:
-            _LINES.clear()
-            _LINES[os.getpid()] = made = Line()
+        if os.getpid() not in _THREADS:
+            _THREADS.clear()
+            _THREADS[os.getpid()] = made = TransportThread()
             atexit.register(made.close)
-        return _LINES[os.getpid()]
+        return _THREADS[os.getpid()]
 
 
-def _http(*, trust_env: bool) -> Any:
+def _make_http_client(*, trust_env: bool) -> Any:
     import httpx2
     import openai
 
@@ -100,54 +100,56 @@ def _http(*, trust_env: bool) -> Any:
 
 
 UPLOAD_SECONDS = 1800.0
-TRIES = 6
-MOST_WAIT = 30.0
+MAX_TRIES = 6
+MAX_WAIT = 30.0
 T = TypeVar("T")
-Pause = Callable[[float], None]
+PauseFunction = Callable[[float], None]
 """Waits so many seconds, and raises Cancelled when it shall not."""
 
 
-class Api:
+class ApiClient:
     """Requests to one account; `pause` is called between tries."""
 
-    def __init__(self, address: Address, options: EngineOptions, pause: Pause = time.sleep, model: str = "") -> None:
+    def __init__(
+        self, address: Address, options: EngineOptions, pause: PauseFunction = time.sleep, model: str = ""
+    ) -> None:
         self.address, self._timeout, self._pause, self._model = address, options.timeout, pause, model
         self._base: str | None = None
 
     def get(self, path: str, **query: Any) -> Any:
         """The JSON behind a path; tried again where that may help."""
-        return self.patiently(lambda: self.once("GET", path, query=query))
+        return self.retry(lambda: self.send_once("GET", path, query=query))
 
     def post(self, path: str, body: Any = None) -> Any:
         """What a request does that may be sent twice; tried again where that may help."""
-        return self.patiently(lambda: self.once("POST", path, body=body))
+        return self.retry(lambda: self.send_once("POST", path, body=body))
 
     def upload(self, path: str, content: bytes, name: str, **fields: str) -> Any:
         """A file as multipart/form-data; one request and no more."""
-        return self.once("POST", path, file=(name, content), fields=fields)
+        return self.send_once("POST", path, file=(name, content), fields=fields)
 
-    def content(self, path: str) -> bytes:
+    def get_bytes(self, path: str) -> bytes:
         """The bytes behind a path."""
-        return self.patiently(lambda: self._bytes("GET", path, {}))
+        return self.retry(lambda: self._fetch("GET", path, {}))
 
-    def text(self, method: str, path: str, body: Any) -> str:
+    def request_text(self, method: str, path: str, body: Any) -> str:
         """The answer to JSON, where it is text; one request and no more."""
         headers = {"Content-Type": "application/json"}
-        return self._bytes(method, path, {"content": json.dumps(body).encode(), "headers": headers}).decode()
+        return self._fetch(method, path, {"content": json.dumps(body).encode(), "headers": headers}).decode()
 
-    def patiently(self, work: Callable[[], T]) -> T:
-        """Do it until it succeeds or fails for good; the last Fault after TRIES."""
+    def retry(self, work: Callable[[], T]) -> T:
+        """Do it until it succeeds or fails for good; the last RequestError after MAX_TRIES."""
         tried = 0
         while True:
             tried += 1
             try:
                 return work()
-            except Fault as fault:
-                if not fault.passing or tried == TRIES:
+            except RequestError as error:
+                if not error.is_transient or tried == MAX_TRIES:
                     raise
-                self._pause(_wait_of(fault, tried))
+                self._pause(_get_retry_pause(error, tried))
 
-    def once(
+    def send_once(
         self,
         method: str,
         path: str,
@@ -157,7 +159,7 @@ class Api:
         file: tuple[str, bytes] | None = None,
         fields: Mapping[str, str] | None = None,
     ) -> Any:
-        """One request and no more; Fault with its status, or HandlerError where nothing can succeed."""
+        """One request and no more; RequestError with its status, or HandlerError where nothing can succeed."""
         sent: dict[str, Any] = {}
         if file is not None:
             sent = {"data": dict(fields or {}), "files": {"file": (*file, "application/jsonl")}}
@@ -166,24 +168,24 @@ class Api:
                 "content": json.dumps(body).encode("utf-8", "replace"),
                 "headers": {"Content-Type": "application/json"},
             }
-        content = self._bytes(method, path, sent, query)
+        content = self._fetch(method, path, sent, query)
         try:
             return json.loads(content) if content.strip() else {}
         except ValueError:
-            shown = self.address.clean(content.decode("utf-8", "replace"), 80)
-            title = self.address.engine.title
-            raise Fault("malformed", f"{title} answered with no JSON: {shown!r}", True) from None
+            shown = self.address.redact(content.decode("utf-8", "replace"), 80)
+            title = self.address.provider.title
+            raise RequestError("malformed", f"{title} answered with no JSON: {shown!r}", True) from None
 
-    def _bytes(self, method: str, path: str, sent: dict[str, Any], query: Mapping[str, Any] | None = None) -> bytes:
+    def _fetch(self, method: str, path: str, sent: dict[str, Any], query: Mapping[str, Any] | None = None) -> bytes:
         response = None
         for base in (self._base,) if self._base else self.address.bases:
-            response = self._response(method, self._url(base, path, query), sent)
+            response = self._send_to(method, self._url(base, path, query), sent)
             if response.status_code not in (404, 405):
                 self._base = base
                 break
         assert response is not None
         if response.status_code >= 300:
-            raise _fault_of(response, self.address, self._model)
+            raise _make_error(response, self.address, self._model)
         return bytes(response.content)
 
     def _url(self, base: str, path: str, query: Mapping[str, Any] | None) -> str:
@@ -191,77 +193,79 @@ class Api:
         whole = f"{base if path.startswith('/') else ''}{path}{self.address.query}"
         return f"{whole}{'&' if '?' in whole else '?'}{asked}" if asked else whole
 
-    def _response(self, method: str, url: str, sent: dict[str, Any]) -> Any:
+    def _send_to(self, method: str, url: str, sent: dict[str, Any]) -> Any:
         timeout = UPLOAD_SECONDS if "files" in sent else self._timeout
         headers = {**self.address.headers, **sent.get("headers", {})}
 
         async def go() -> Any:
-            http = line().client(self.address)
-            with logged(method, url, self.address) as answered:
+            http = get_transport_thread().get_http_client(self.address)
+            with log_request(method, url, self.address) as answered:
                 response = await http.request(method, url, **{**sent, "headers": headers}, timeout=timeout)
                 answered(response)
                 return response
 
         try:
-            return line().run(go()).result()
+            return get_transport_thread().run(go()).result()
         except Exception as e:
-            raise errors.of_exception(e, self.address, timeout) from None
+            raise errors.error_from_exception(e, self.address, timeout) from None
 
 
-def _fault_of(response: Any, address: Address, model: str) -> BaseException:
+def _make_error(response: Any, address: Address, model: str) -> BaseException:
     status = response.status_code
-    found = errors.of_status(status, response.headers, response.content, address, model)
-    if isinstance(found, Fault):
-        found.after = retry_after(response.headers)
+    found = errors.error_from_status(status, response.headers, response.content, address, model)
+    if isinstance(found, RequestError):
+        found.retry_after = parse_retry_after(response.headers)
         return found
     if status in (404, 405):  # there may be no such job, or no such path: who asks knows
-        return Fault("not_found", f"{address.engine.title} says: {_said(response, address)}", False, status)
+        return RequestError(
+            "not_found", f"{address.provider.title} says: {_get_provider_message(response, address)}", False, status
+        )
     return found
 
 
-def _said(response: Any, address: Address) -> str:
+def _get_provider_message(response: Any, address: Address) -> str:
     """The provider's own words, or the status."""
     try:
-        error = errors.error_in(json.loads(response.content)) or {}
+        error = errors.find_error(json.loads(response.content)) or {}
     except ValueError:
         error = {}
-    return address.clean(str(error.get("message") or f"status {response.status_code}"))
+    return address.redact(str(error.get("message") or f"status {response.status_code}"))
 
 
-def _wait_of(fault: Fault, tried: int) -> float:
-    if fault.after is not None:
-        return min(fault.after, 600.0)
-    return min(MOST_WAIT, 0.25 * float(2**tried)) * (0.5 + random.random() / 2)
+def _get_retry_pause(error: RequestError, tried: int) -> float:
+    if error.retry_after is not None:
+        return min(error.retry_after, 600.0)
+    return min(MAX_WAIT, 0.25 * float(2**tried)) * (0.5 + random.random() / 2)
 
 
 MAX_RETRIES = 10
 """Where the user says nothing; being refused while others are answered is then no failure."""
-FIRST_TRIES = 3
+MAX_FIRST_TRIES = 3
 """An address that never answered is given up after so many."""
-FIRST_DROPS = 5
+MAX_FIRST_DROPS = 5
 """One that answers nothing but drops connections, after so many."""
-LONGEST_PAUSE = 8.0
-LONGEST_WAIT = 600.0
+MAX_PAUSE = 8.0
+MAX_RETRY_AFTER = 600.0
 """A provider that wants to be left alone for longer ends the statement."""
-SHARE_OF_PATIENCE = 0.9
+TIMEOUT_SHARE = 0.9
 """A request may take this share of the time in which the statement wants an answer."""
 
 
-class Sent(NamedTuple):
+class OutgoingRequest(NamedTuple):
     """What is sent: a path, a body, and about how many tokens it will take."""
 
     path: str
-    body: Callable[[], Mapping[str, Any]]
-    """Made anew for each try, since what a provider does not take is left out."""
+    make_body: Callable[[], Mapping[str, Any]]
+    """Called for each try, since what a provider does not take is left out."""
     tokens: float = 0.0
 
 
-class Asking:
-    """What the requests of one statement share; used in the line's thread only, but for `stop`."""
+class InferenceClient:
+    """What the requests of one statement share; used in the transport thread only, but for `stopped`."""
 
     def __init__(
         self,
-        line: Line,
+        thread: TransportThread,
         address: Address,
         options: EngineOptions,
         model: str,
@@ -269,149 +273,164 @@ class Asking:
         patience: float | None = None,
     ) -> None:
         self.address, self.model = address, model
-        self._line, self._rates = line, line.rates(address, model, options)
+        self._thread, self._limiter = thread, thread.get_limiter(address, model, options)
         self._max_retries = max_retries
-        self._timeout = min(options.timeout, patience * SHARE_OF_PATIENCE if patience else options.timeout)
+        self._timeout = min(options.timeout, patience * TIMEOUT_SHARE if patience else options.timeout)
         self._base = address.base
         self._headers = {**address.headers, "Content-Type": "application/json"}
-        self._answered = 0
+        self._answer_count = 0
         self.stopped = False
 
-    async def ask(self, sent: Sent, read: Callable[[bytes], T], adapt: Callable[[Fault], bool], mark: Any) -> T:
+    async def send(
+        self, request: OutgoingRequest, read: Callable[[bytes], T], adapt: Callable[[RequestError], bool], state: Any
+    ) -> T:
         """What `read` makes of the answer, after as many tries as it takes.
 
-        Raises Fault for this request alone and HandlerError where none can be answered.  `adapt` may change what is
-        sent after a 400; `mark.sent` is true while a request is on its way.
+        RequestError is for this request alone, HandlerError where none can be answered.  `adapt` may change what is
+        sent after a 400; `state.is_sent` is true while a request is on its way.
         """
-        made: T = await self._tried(sent, lambda serial: self._once(sent, read, serial), adapt, mark)
+        made: T = await self._send_with_retries(
+            request, lambda serial: self._send_once(request, read, serial), adapt, state
+        )
         return made
 
     async def stream(
-        self, sent: Sent, read: Callable[[AsyncIterator[str]], Any], adapt: Callable[[Fault], bool], mark: Any
+        self,
+        request: OutgoingRequest,
+        read: Callable[[AsyncIterator[str]], Any],
+        adapt: Callable[[RequestError], bool],
+        state: Any,
     ) -> Any:
-        """As `ask`, for an answer that comes line by line; `read` is a coroutine over its lines."""
-        return await self._tried(sent, lambda serial: self._streamed(sent, read, serial), adapt, mark)
+        """As `send`, for an answer that comes line by line; `read` is a coroutine over its lines."""
+        return await self._send_with_retries(
+            request, lambda serial: self._stream_once(request, read, serial), adapt, state
+        )
 
-    async def _tried(self, sent: Sent, once: Callable[[int], Any], adapt: Callable[[Fault], bool], mark: Any) -> Any:
+    async def _send_with_retries(
+        self, request: OutgoingRequest, once: Callable[[int], Any], adapt: Callable[[RequestError], bool], state: Any
+    ) -> Any:
         tries = failed = 0
-        answered = self._answered
+        answered = self._answer_count
         while True:
-            serial = await self._rates.turn(sent.tokens)
+            serial = await self._limiter.acquire(request.tokens)
             tries += 1
-            mark.sent = True
+            state.is_sent = True
             try:
                 made = await once(serial)
-                self._answered += 1
+                self._answer_count += 1
                 return made
             except asyncio.CancelledError:  # nobody will hear what became of it, and others may wait for that
-                self._rates.lost(serial)
+                self._limiter.record_failure(serial)
                 raise
-            except NoPath:
-                if self._answered or self._base == self.address.bases[-1]:
+            except PathNotFound:
+                if self._answer_count or self._base == self.address.bases[-1]:
                     raise
                 self._base = self.address.bases[-1]
                 continue
-            except Fault as fault:
-                mark.sent = False
+            except RequestError as error:
+                state.is_sent = False
                 if self.stopped:
                     raise
-                if adapt(fault):
+                if adapt(error):
                     continue
-                if not fault.limited or self._max_retries is not None or self._answered == answered:
+                if not error.is_rate_limited or self._max_retries is not None or self._answer_count == answered:
                     failed += 1
-                self._give_up(fault, tries, failed, answered)
-                answered = self._answered
-                await self._pause(fault, failed)
+                self._raise_if_final(error, tries, failed, answered)
+                answered = self._answer_count
+                await self._pause(error, failed)
 
-    def _give_up(self, fault: Fault, tries: int, failed: int, answered: int) -> None:
+    def _raise_if_final(self, error: RequestError, tries: int, failed: int, answered: int) -> None:
         """Raise where asking again does not help, or is not allowed."""
-        fault.tries = tries
-        if fault.after is not None and fault.after > LONGEST_WAIT:
+        error.tries = tries
+        if error.retry_after is not None and error.retry_after > MAX_RETRY_AFTER:
             raise ProviderError(
-                f"{self.address.engine.title} wants to be left alone for {fault.after:g} seconds: {fault.message}",
+                f"{self.address.provider.title} wants to be left alone for {error.retry_after:g} seconds: "
+                f"{error.message}",
                 "Run it again then: what was answered is kept.",
             )
         most = MAX_RETRIES if self._max_retries is None else self._max_retries
-        if fault.unreachable and not self._answered and failed >= min(FIRST_TRIES, most + 1):
-            raise errors.unreachable(fault)
-        if fault.dropped and not self._answered and failed >= FIRST_DROPS:
-            raise errors.always_dropped(fault, self.address)
-        if not fault.passing or failed > most:
-            if fault.unreachable and self._answered == answered:
-                raise errors.unreachable(fault)
-            raise fault
+        if error.is_unreachable and not self._answer_count and failed >= min(MAX_FIRST_TRIES, most + 1):
+            raise errors.make_unreachable_error(error)
+        if error.is_dropped and not self._answer_count and failed >= MAX_FIRST_DROPS:
+            raise errors.make_dropped_error(error, self.address)
+        if not error.is_transient or failed > most:
+            if error.is_unreachable and self._answer_count == answered:
+                raise errors.make_unreachable_error(error)
+            raise error
 
-    async def _pause(self, fault: Fault, failed: int) -> None:
-        if fault.queued:  # its turn comes when the provider takes requests again
+    async def _pause(self, error: RequestError, failed: int) -> None:
+        if error.is_queued:  # its turn comes when the provider takes requests again
             return
-        wait = min(LONGEST_PAUSE, 0.1 * 2 ** min(10, failed - 1)) * (0.5 + random.random() / 2)
-        await asyncio.sleep(max(wait, fault.after or 0.0))
+        wait = min(MAX_PAUSE, 0.1 * 2 ** min(10, failed - 1)) * (0.5 + random.random() / 2)
+        await asyncio.sleep(max(wait, error.retry_after or 0.0))
 
-    async def _once(self, sent: Sent, read: Callable[[bytes], T], serial: int) -> T:
-        url, content = self._url(sent.path), encoded(sent.body())
+    async def _send_once(self, request: OutgoingRequest, read: Callable[[bytes], T], serial: int) -> T:
+        url, content = self._url(request.path), encode_body(request.make_body())
         try:
-            with logged("POST", url, self.address) as answered:
+            with log_request("POST", url, self.address) as answered:
                 async with asyncio.timeout(self._timeout):
-                    response = await self._line.client(self.address).post(
+                    response = await self._thread.get_http_client(self.address).post(
                         url, content=content, headers=self._headers, timeout=self._timeout
                     )
                 answered(response)
         except Exception as e:
-            raise self._fault(e, serial) from None
-        self._check(response.status_code, response.headers, response.content, serial)
+            raise self._make_connection_error(e, serial) from None
+        self._check_status(response.status_code, response.headers, response.content, serial)
         try:
             return read(response.content)
-        except Fault as fault:
-            fault.request_id = fault.request_id or response.headers.get("x-request-id")
+        except RequestError as error:
+            error.request_id = error.request_id or response.headers.get("x-request-id")
             raise
 
-    async def _streamed(self, sent: Sent, read: Callable[[AsyncIterator[str]], Any], serial: int) -> Any:
-        url, content = self._url(sent.path), encoded(sent.body())
-        http = self._line.client(self.address)
+    async def _stream_once(
+        self, request: OutgoingRequest, read: Callable[[AsyncIterator[str]], Any], serial: int
+    ) -> Any:
+        url, content = self._url(request.path), encode_body(request.make_body())
+        http = self._thread.get_http_client(self.address)
         try:
             sending = http.stream("POST", url, content=content, headers=self._headers, timeout=self._timeout)
-            with logged("POST", url, self.address) as answered:
+            with log_request("POST", url, self.address) as answered:
                 async with sending as response:
                     answered(response)
                     whole = await response.aread() if response.status_code >= 300 else b""
-                    self._check(response.status_code, response.headers, whole, serial)
+                    self._check_status(response.status_code, response.headers, whole, serial)
                     return await read(response.aiter_lines())
-        except (Fault, HandlerError):
+        except (RequestError, HandlerError):
             raise
         except Exception as e:
-            raise self._fault(e, serial) from None
+            raise self._make_connection_error(e, serial) from None
 
     def _url(self, path: str) -> str:
         return self.address.url(path, self.model, self._base)
 
-    def _fault(self, error: Exception, serial: int) -> Exception:
-        self._rates.lost(serial)
-        return errors.of_exception(error, self.address, self._timeout)
+    def _make_connection_error(self, error: Exception, serial: int) -> Exception:
+        self._limiter.record_failure(serial)
+        return errors.error_from_exception(error, self.address, self._timeout)
 
-    def _check(self, status: int, headers: Mapping[str, str], content: bytes, serial: int) -> None:
+    def _check_status(self, status: int, headers: Mapping[str, str], content: bytes, serial: int) -> None:
         if status < 300:
-            self._rates.answered(serial, headers)
+            self._limiter.record_answer(serial, headers)
             return
-        fault = errors.of_status(status, headers, content, self.address, self.model)
-        if isinstance(fault, Fault):
-            fault.after = retry_after(headers)
-            if fault.limited:
-                fault.queued = self._rates.refused(serial, headers, fault.after)
-                raise fault
-        self._rates.lost(serial)
-        raise fault
+        error = errors.error_from_status(status, headers, content, self.address, self.model)
+        if isinstance(error, RequestError):
+            error.retry_after = parse_retry_after(headers)
+            if error.is_rate_limited:
+                error.is_queued = self._limiter.record_refusal(serial, headers, error.retry_after)
+                raise error
+        self._limiter.record_failure(serial)
+        raise error
 
-    def correct(self, tokens: float) -> None:
+    def correct_tokens(self, tokens: float) -> None:
         """A request took so many tokens more than was thought."""
-        self._rates.correct(tokens)
+        self._limiter.correct_tokens(tokens)
 
 
-def encoded(body: Mapping[str, Any]) -> bytes:
-    """JSON as it is sent; half a surrogate pair becomes a question mark."""
+def encode_body(body: Mapping[str, Any]) -> bytes:
+    """JSON as it is sent; half a surrogate pair becomes a "?"."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def about(texts: Sequence[str], answer: float) -> float:
+def estimate_tokens(texts: Sequence[str], answer: float) -> float:
     """Tokens that texts and an answer take, guessed."""
     return sum(map(len, texts)) / 4 + answer
 
@@ -420,7 +439,7 @@ LOGGER = logging.getLogger("sqlft")
 
 
 @contextmanager
-def logged(method: str, url: str, address: Address) -> Iterator[Callable[[Any], None]]:
+def log_request(method: str, url: str, address: Address) -> Iterator[Callable[[Any], None]]:
     """Log the request that the block sends, which hands over the response as soon as it has its head."""
     began, head = time.monotonic(), "no answer"
 
@@ -439,4 +458,4 @@ def logged(method: str, url: str, address: Address) -> Iterator[Callable[[Any], 
     finally:
         if LOGGER.isEnabledFor(logging.DEBUG):
             said = f"{method} {url}: {head}{failure}"
-            LOGGER.debug("%s, %.3f s", address.clean(said, 2000), time.monotonic() - began)
+            LOGGER.debug("%s, %.3f s", address.redact(said, 2000), time.monotonic() - began)
