@@ -18,6 +18,7 @@ from sqlft.handler import Artifact, Handler, ModelSpec, Trainer
 from sqlft.options import build, pick, telling, without
 from sqlft.runtime.session import Session
 from sqlft.runtime.settings import EngineSettings
+from sqlft.sql.names import written
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,14 @@ def outputs_of(model: Model) -> Outputs:
 def prompt_of(model: Model) -> Prompt:
     """The one rendering of a model's rows, the form of a typed answer told in its system message."""
     return Prompt(model.prompt_template, outputs_of(model).system(model.system))
+
+
+def evaluation_of(model: Model, *numbers: int) -> str:
+    """The statement that compares these versions, to be filled in with a query: `EVALUATE MODEL m.1, m.2 ON (…)`."""
+    project = "" if model.key.project.lower() == "mindsdb" else f"{written(model.key.project)}."
+    versions = ", ".join(f"{project}{written(model.key.name)}.{number}" for number in numbers)
+    columns = [*Prompt(model.prompt_template).inputs, *outputs_of(model).names]
+    return f"EVALUATE MODEL {versions} ON (SELECT {', '.join(map(written, columns))} FROM …)"
 
 
 def model_of(session: Session, key: ModelKey | str) -> Model:
