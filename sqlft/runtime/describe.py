@@ -9,12 +9,13 @@ import pyarrow as pa
 
 from sqlft import plugins
 from sqlft.catalog import secrets
-from sqlft.catalog.records import Model, Version
+from sqlft.catalog.records import RUNNING, Model, Version
 from sqlft.catalog.rows import text
 from sqlft.data import Prompt
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.handler import Handler, Trainer
 from sqlft.options import options_of
+from sqlft.runtime.follow import seconds_of
 from sqlft.runtime.models import engine_of, model_of, outputs_of
 from sqlft.runtime.session import Parameters, Session
 from sqlft.runtime.settings import TrainSettings
@@ -205,19 +206,20 @@ def _findings(session: Session, model: Model, version: Version) -> pa.Table:
 
 
 def _estimate(session: Session, model: Model, version: Version) -> pa.Table:
-    """What was foreseen before the training, and what it then took."""
+    """What was foreseen before the training, its minutes by its own first steps while it trains; and what it took."""
     foreseen, took = version.details.get("estimate") or {}, version.details
+    trains = version.status in RUNNING
     measured = {
         "tokens": took.get("tokens"),
         "steps": took.get("steps"),
-        "minutes": _in(version.seconds, 60),
+        "minutes": None if trains else _in(version.seconds, 60),
         "memory_gb": _in(took.get("peak_memory_bytes"), 1e9),
         "cost_usd": took.get("cost_usd"),
     }
     expected = {
         "tokens": foreseen.get("tokens"),
         "steps": foreseen.get("steps"),
-        "minutes": _in(foreseen.get("seconds"), 60),
+        "minutes": _in(seconds_of(version) or foreseen.get("seconds"), 60),
         "memory_gb": _in(foreseen.get("memory_bytes"), 1e9),
         "cost_usd": foreseen.get("cost_usd"),
     }
