@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft import plugins
-from sqlft.catalog.records import Model, Version, text
+from sqlft.catalog.records import RUNNING, Model, Version, text
 from sqlft.data import Prompt
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.handler import Handler, Trainer
@@ -19,6 +19,7 @@ from sqlft.secrets import references
 from sqlft.session import Parameters, Session, TrainSettings
 from sqlft.sql.statements import DescribeEngine, DescribeModel, Name
 from sqlft.statements.show import ENGINES, MODELS, connection_data, local, model_options, model_row
+from sqlft.training.follow import seconds_of
 
 TEXT, NUMBER, WHOLE, YES = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 MODEL = pa.schema(
@@ -195,19 +196,20 @@ def _findings(session: Session, model: Model, version: Version) -> pa.Table:
 
 
 def _estimate(session: Session, model: Model, version: Version) -> pa.Table:
-    """What was foreseen before the training, and what it then took."""
+    """What was foreseen before the training, its minutes by its own first steps while it trains; and what it took."""
     foreseen, took = version.details.get("estimate") or {}, version.details
+    trains = version.status in RUNNING
     measured = {
         "tokens": took.get("tokens"),
         "steps": took.get("steps"),
-        "minutes": _in(version.seconds, 60),
+        "minutes": None if trains else _in(version.seconds, 60),
         "memory_gb": _in(took.get("peak_memory_bytes"), 1e9),
         "cost_usd": took.get("cost_usd"),
     }
     expected = {
         "tokens": foreseen.get("tokens"),
         "steps": foreseen.get("steps"),
-        "minutes": _in(foreseen.get("seconds"), 60),
+        "minutes": _in(seconds_of(version) or foreseen.get("seconds"), 60),
         "memory_gb": _in(foreseen.get("memory_bytes"), 1e9),
         "cost_usd": foreseen.get("cost_usd"),
     }

@@ -10,7 +10,7 @@ from sqlft.errors import DataError, NotSupported, SqlftError
 from sqlft.handler import Estimate, ModelSpec
 from sqlft.inference.prices import tariff_for
 from sqlft.inference.resolve import _heed, outputs_of, spec_of
-from sqlft.session import Session
+from sqlft.session import Session, Tick
 
 if TYPE_CHECKING:
     from sqlft.training.plan import Plan
@@ -34,6 +34,7 @@ def foreseen(session: Session, plan: Plan, prepared: Prepared) -> Estimate | Non
     """What the handler says of this training, with its cost; where it says nothing, what can be counted here."""
     what, outputs = f"Model '{plan.model.key.name}'", outputs_of(plan.model)
     spec = spec_of(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
+    session.progress(Tick(f"estimating what {plan.model.key.name} takes", 0))
     try:
         found = plan.handler.estimate(spec, plan.start, prepared.training_set, plan.options)
         found = found or _counted(plan, spec, prepared)

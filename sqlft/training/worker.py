@@ -96,7 +96,8 @@ class Training:
             str(name): number for name, value in progress.metrics.items() if (number := _number(value)) is not None
         }
         total = progress.total_steps
-        said = Progress(int(progress.step), None if total is None else int(total), numbers)
+        left = None if progress.seconds_left is None else round(float(progress.seconds_left), 1)
+        said = Progress(int(progress.step), None if total is None else int(total), numbers, left)
         if said != self._said:
             self._reports.append(said)
             self._said = said

@@ -11,7 +11,7 @@ import shutil
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +20,15 @@ import torch
 
 from sqlft.errors import DataError, ProviderError, SqlftError
 from sqlft.handler import Artifact, Progress
+from sqlft_local.base import config
 from sqlft_local.base.loading import Loaded
 from sqlft_local.errors import is_memory, out_of_memory
 from sqlft_local.kernels import fused
 from sqlft_local.kernels.packing import Example
 from sqlft_local.options import MAY_CHANGE, TrainOptions
-from sqlft_local.train import lora, memory, rows
+from sqlft_local.train import lora, memory, rows, speed
 from sqlft_local.train.parallel import Team
+from sqlft_local.train.speed import Contention
 from sqlft_local.train.step import Job, backward, loss_of
 
 PATIENCE = 3
@@ -41,6 +43,10 @@ TRIM = 10.0
 """Seconds after which freed memory goes back to the system."""
 EARLY = 3
 """Steps after which their time says how many there will be."""
+TIMED = 100
+"""Steps by whose time the speed of later trainings is told."""
+KNOWN_SECONDS = 5.0
+"""Steps that took less together tell no speed."""
 Report = Callable[[Progress], None]
 
 
@@ -76,7 +82,6 @@ class Training:
     workdir: Path
     report: Report
     start: Path | None = None
-    began: float = field(default_factory=time.monotonic)
     team: Team | None = None
     """The other processes, if several train together."""
     state: State = field(default_factory=State)
@@ -95,6 +100,10 @@ class Training:
         self.best: dict[str, Any] | None = None
         self.saved = self.trimmed = time.monotonic()
         self.speed = _Speed()
+        self.timed: list[tuple[int, float]] = []
+        """Steps of this run, and the seconds of each."""
+        self.contention: Contention | None = None
+        """Since the first steps, which prepare products."""
         self.validating = 0.0
         longest = max(len(e.ids) for e in (*self.train, *self.valid))
         if self.team:
@@ -106,7 +115,6 @@ class Training:
         """All steps that are left, and at the end the best state if validation chose one."""
         try:
             self._resume()
-            self.state.seconds += time.monotonic() - self.began  # loading counts in max_minutes
             self._tell()
             while not self._over():
                 self._step()
@@ -163,6 +171,10 @@ class Training:
         seconds = time.monotonic() - began
         self.speed.add(len(batch), seconds)
         state = self.state
+        if len(self.timed) < TIMED:
+            self.timed.append((state.step, seconds))
+        if len(self.timed) == EARLY:
+            self.contention = Contention(torch.get_num_threads())
         state.step, state.tokens, state.seconds, state.loss = (
             state.step + 1,
             state.tokens + tokens,
@@ -204,6 +216,16 @@ class Training:
             return self.total
         return max(self.state.step, min(self.total, round(self.state.step / share)))
 
+    def _seconds_left(self) -> float | None:
+        """By the steps so far, validations among them; at most what `max_minutes` leaves."""
+        state, most = self.state, (self.options.max_minutes or math.inf) * 60
+        ahead = math.inf
+        if self.timed:
+            checks = self.validations - state.validations if self.valid else 0
+            ahead = (self.total - state.step) * self.speed.step + checks * self.validating
+        left = max(0.0, min(ahead, most - state.seconds))
+        return left if math.isfinite(left) else None
+
     def _looked_at(self) -> list[Example]:
         """Validation rows, by chance but always the same; as many as leave the time to training."""
         if not self.state.valid_rows:
@@ -240,11 +262,21 @@ class Training:
             epoch = self.state.step / self.per_epoch
             metrics = {**metrics, "tokens": self.state.tokens, "epoch": epoch, **self.speed.metrics()}
         try:
-            self.report(Progress(self.state.step, self._expected(), metrics))
+            self.report(Progress(self.state.step, self._expected(), metrics, self._seconds_left()))
         except BaseException:
             if self.state.step:
                 self._save()
             raise
+
+    def work(self) -> tuple[speed.Kind, float, float, float]:
+        """(what was trained, operations, passes, seconds) of the steps of this run behind its first ones."""
+        setting = replace(
+            memory.setting_of(self.loaded.model, self.options, self.lora), checkpointing=not self.budget.above
+        )
+        kind = speed.Kind(config.shape_of(self.loaded.model.config.to_dict()), setting, self.loaded.device.type, 0)
+        sizes = [s for step, _ in self.timed[EARLY:] for s in rows.sizes(self._batch(step), self.budget.tokens)]
+        operations = sum(speed.flops(kind.shape, setting, *size) for size in sizes)
+        return kind, operations, len(sizes), sum(seconds for _, seconds in self.timed[EARLY:])
 
     def _check_finite(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -335,12 +367,12 @@ def train(
     start: Path | None,
     workdir: Path,
     report: Report,
-    began: float,
     team: Team | None = None,
+    learn: Callable[[Training], None] = lambda _: None,
 ) -> Artifact:
     """Train to the end, or on from the workdir's checkpoint; the adapter and what is known of it.
 
-    `began` is the reading of time.monotonic() from which max_minutes counts; `team` are the processes that help.
+    `team` are the processes that help; `learn` is called with the training once it has ended.
     """
     done = workdir / "done.json"
     target = workdir / "adapter"
@@ -356,9 +388,10 @@ def train(
             "Raise max_length, or say long_rows = 'cut'.",
         )
     training = Training(
-        loaded, base, options, learning_rate, taught.examples, checked.examples, workdir, report, start, began, team
+        loaded, base, options, learning_rate, taught.examples, checked.examples, workdir, report, start, team
     )
     training.run()
+    learn(training)
     details = _details(training, taught, checked)
     _publish(training, target, done, details)
     return Artifact(target, details=details)

@@ -163,7 +163,7 @@ def chosen(model: Any, options: TrainOptions, adapter: Any, longest: int, togeth
     if limit is None:
         return Budget(most, 0 if options.gradient_checkpointing else 1 << 40)
     shape = shape_of(model.config.to_dict())
-    setting = _setting(model, options, adapter)
+    setting = setting_of(model, options, adapter)
     fixed = adapter(shape, setting.r, setting.targets) + unpacked(shape, setting)
     if device == "cpu":  # weights mapped from their file count from when they are first read
         stored = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -196,7 +196,7 @@ def _too_little(shape: Shape, setting: Setting, limit: int, left: int, longest: 
     )
 
 
-def _setting(model: Any, options: TrainOptions, adapter: Any) -> Setting:
+def setting_of(model: Any, options: TrainOptions, adapter: Any) -> Setting:
     """What is trained, by the names of the layers that have matrices."""
     targets = sorted({name.split(".")[-3] for name in adapter.trained})
     dtype = str(model.dtype).removeprefix("torch.")
