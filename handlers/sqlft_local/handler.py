@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -193,14 +194,16 @@ class Local(Trainer, Embedder):
         from sqlft_local.train import speed
         from sqlft_local.train.loop import KNOWN_SECONDS
 
-        kind, operations, passes, seconds = made.work()
-        waited = made.contention.share if made.contention is not None and kind.device == "cpu" else 0.0
-        if made.workers is not None or seconds < KNOWN_SECONDS or waited > speed.BUSY:
+        waited = made.contention.share if made.contention is not None and made.loaded.device.type == "cpu" else 0.0
+        if made.workers is not None or waited > speed.BUSY:
             return
-        kind = replace(kind, threads=self.options.threads or 0)
-        folder, processor = hub.bases_folder(), detect_machine().processor
-        before = speed.known(kind, folder, processor)
-        speed.keep(kind, speed.of_steps(kind, before, operations, passes, seconds), folder, processor)
+        with suppress(Exception):  # what was trained is whole without it
+            kind, operations, passes, seconds = made.work()
+            kind = replace(kind, threads=self.options.threads or 0)
+            folder, processor = hub.bases_folder(), detect_machine().processor
+            if seconds >= KNOWN_SECONDS:
+                before = speed.known(kind, folder, processor)
+                speed.keep(kind, speed.of_steps(kind, before, operations, passes, seconds), folder, processor)
 
     def _prepare_weights(self, model: ModelSpec, folder: Path, made: Artifact) -> None:
         """Make the file that will be asked, so that the first question does not wait for it."""

@@ -276,7 +276,9 @@ class TrainingLoop:
             memory.setting_of(self.loaded.model, self.options, self.lora), checkpointing=not self.budget.above
         )
         kind = speed.Kind(config.read_shape(self.loaded.model.config.to_dict()), setting, self.loaded.device.type, 0)
-        sizes = [s for step, _ in self.timed[TIMED_STEPS:] for s in rows.sizes(self._batch(step), self.budget.tokens)]
+        sizes = [
+            s for step, _ in self.timed[TIMED_STEPS:] for s in rows.sizes(self._select_batch(step), self.budget.tokens)
+        ]
         operations = sum(speed.flops(kind.shape, setting, *size) for size in sizes)
         return kind, operations, len(sizes), sum(seconds for _, seconds in self.timed[TIMED_STEPS:])
 

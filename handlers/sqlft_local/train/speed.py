@@ -324,7 +324,7 @@ class _Blocks:
         """Seconds of a pass of rows of such lengths."""
         import torch
 
-        tokens = torch.randn(sum(rows), self._shape.hidden, device=self._device).to(self._head.dtype)
+        tokens = torch.randn(sum(rows), self._shape.hidden_size, device=self._device).to(self._head.dtype)
         self._wait()
         began = time.perf_counter()
         with torch.set_grad_enabled(learn):
@@ -341,9 +341,9 @@ class _Blocks:
 
         for block in self._blocks:
             x = (
-                checkpoint(self._thought_block, x, rows, block, use_reentrant=False)
+                checkpoint(self._block, x, rows, block, use_reentrant=False)
                 if self._checkpointing
-                else self._thought_block(x, rows, block)
+                else self._block(x, rows, block)
             )
         logits = linear(x[: ANSWER * len(rows)], self._head)
         return cross_entropy(logits.float(), torch.zeros(len(logits), dtype=torch.long, device=self._device))
