@@ -211,7 +211,7 @@ def _watched(session: Session, worker: Worker | None, key: VersionKey, *, asks: 
         if answer == "b":
             worker.background = True
             session.tell(
-                f"{key} trains in the background; SHOW MODELS tells how far it is, CANCEL MODEL {key} stops it."
+                f"{key} trains in the background; DESCRIBE {key} tells how far it is, CANCEL MODEL {key} stops it."
             )
             return version
 
