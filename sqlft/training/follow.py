@@ -214,7 +214,7 @@ def _wait_or_ask(session: Session, worker: TrainingWorker | None, key: VersionKe
         if answer == "b":
             worker.background = True
             session.show_notice(
-                f"{key} trains in the background; SHOW MODELS tells how far it is, CANCEL MODEL {key} stops it."
+                f"{key} trains in the background; DESCRIBE {key} tells how far it is, CANCEL MODEL {key} stops it."
             )
             return version
 
