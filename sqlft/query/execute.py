@@ -23,7 +23,7 @@ from sqlft.query.ast import Node
 from sqlft.query.plan import QueryPlan, ScanRemover, build_input_query, has_visible_columns, push_limit
 from sqlft.query.scope import Condition, ModelScan, QueryBlock, add_ctes, find_join_path, leaves, select
 from sqlft.session import Session
-from sqlft.sql.literals import quote_name
+from sqlft.sql.names import quote_name
 
 FIRST_ROWS, MAX_ROWS = 64, 16384
 FILTERED_ROWS = (64, 64, 128, 256, 512, 1024, 2048, 4096)

@@ -20,7 +20,7 @@ from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.session import MINDSDB_TABLES, Session
 from sqlft.sql.lexer import tokenize
-from sqlft.sql.names import format_name
+from sqlft.sql.names import format_name, quote_text
 from sqlft.sql.statements import DEFAULT_PROJECT
 
 
@@ -328,8 +328,7 @@ def _find_hint(session: Session, error: duckdb.Error, query: str) -> str:
         return _hint_for_syntax(session, query)
     missing = UNKNOWN_COLUMN.search(said)
     if missing is not None and f'"{missing[1]}"' in query:
-        text = missing[1].replace("'", "''")
-        return f"Text stands in single quotes: '{text}'. Double quotes are for names."
+        return f"Text stands in single quotes: {quote_text(missing[1])}. Double quotes are for names."
     return ""
 
 

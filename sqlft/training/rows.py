@@ -12,7 +12,8 @@ import pyarrow as pa
 from sqlft.errors import DataError, NotFound, did_you_mean
 from sqlft.inference.cache import Cache
 from sqlft.session import Parameters, Session
-from sqlft.sql.literals import inline_parameters, quote_name
+from sqlft.sql.literals import inline_parameters
+from sqlft.sql.names import quote_name, quote_text
 from sqlft.sql.passthrough import parse_plain
 from sqlft.sql.statements import RowSource
 
@@ -127,7 +128,7 @@ def use_database(session: Session, database: str | None) -> Iterator[None]:
 def _build_restore_statement(old: tuple[str, str, str]) -> str:
     search_path, database, schema = old
     if search_path and not re.fullmatch(r"[\w\"]+\.[\w\"]+", search_path):
-        return "SET search_path = '" + search_path.replace("'", "''") + "'"
+        return f"SET search_path = {quote_text(search_path)}"
     return f"USE {quote_name(database)}.{quote_name(schema)}"
 
 
