@@ -23,7 +23,7 @@ from sqlft.catalog.temporary import TemporaryCatalog, get_temporary_catalog
 from sqlft.errors import DatabaseLocked, SqlftError
 from sqlft.home import home
 from sqlft.inference.cache import Cache
-from sqlft.secrets import references
+from sqlft.secrets.redact import redact_error
 from sqlft.session import MINDSDB_TABLES, Parameters, Session, Tick
 from sqlft.sql.literals import find_secrets, inline_parameters
 from sqlft.sql.parser import may_be_sqlft, parse
@@ -642,7 +642,7 @@ for _name in ("df", "fetchdf", "fetch_df", "fetchnumpy", "fetch_df_chunk"):
 
 def _redact_error(error: BaseException, query: Any) -> None:
     """An error repeats no secret, neither of the statement nor of an engine."""
-    references.redact_error(error, find_secrets(query) if isinstance(query, str) else ())
+    redact_error(error, find_secrets(query) if isinstance(query, str) else ())
 
 
 @atexit.register

@@ -102,7 +102,7 @@ SHORTEST_SECRET = 4
 
 
 def find_secrets(text: str) -> set[str]:
-    """The values that `masked` stars out, as typed and as they are meant, each line of them by itself."""
+    """The values that `redact_statement` stars out, as typed and as they are meant, each line of them by itself."""
     found: set[str] = set()
     for match in SECRET_PATTERN.finditer(text):
         for value in {match["quoted"] or match["bare"], *_unquote(match["quoted"] or match["bare"])}:
