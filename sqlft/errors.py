@@ -23,8 +23,10 @@ DuckDB's own errors pass through as they are.  Handlers find here too what keeps
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 import duckdb
 
@@ -69,6 +71,17 @@ class AlreadyExists(CatalogError):
 
 class DatabaseLocked(CatalogError, duckdb.IOException):
     """Another process has the DuckDB file open."""
+
+    @classmethod
+    def from_duckdb(cls, database: str, error: object) -> DatabaseLocked:
+        """What DuckDB says of the file's lock, with who holds it and what can be done."""
+        found = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
+        holder = f" ({Path(found[1]).name}, process {found[2]})" if found else ""
+        return cls(
+            f"{database} is open in another process{holder}, and only one may have it.",
+            "Close it there. What trains there needs no lock: "
+            f"sqlft models -d {database}, and sqlft watch, cancel or resume NAME.N.",
+        )
 
 
 class OptionError(SqlftError):

@@ -166,8 +166,8 @@ class RelationColumns:
         return self._known[id(relation)][1]
 
     def _is_missing_model(self, error: str) -> bool:
-        missing = re.search(r'with name "?(.+?)"? does not exist', error)
-        return missing is None or self._is_model(ast.split_version(missing[1])[0])
+        missing = find_unknown_name(error)
+        return not missing or self._is_model(ast.split_version(missing)[0])
 
 
 def select(columns: str, relation: Node | None = None, where: Sequence[Node] = ()) -> Node:
@@ -289,6 +289,16 @@ SELECT database_name, schema_name, name, database_name = current_database(),
        list_contains(current_schemas(true), schema_name) AND database_name IN (current_database(), 'temp')
 FROM (SELECT database_name, schema_name, table_name AS name FROM duckdb_tables() WHERE NOT internal
       UNION ALL SELECT database_name, schema_name, view_name FROM duckdb_views() WHERE NOT internal)"""
+
+
+def find_unknown_name(error: str) -> str:
+    """The name that DuckDB does not know; empty where its error is of another kind.
+
+    >>> find_unknown_name("Catalog Error: Table with name orders does not exist!")
+    'orders'
+    """
+    found = UNKNOWN_NAME.search(error)
+    return found["name"] if found else ""
 
 
 def explain_error(session: Session, error: duckdb.Error, query: str) -> None:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from sqlft.catalog.files import catalog_folder
 from sqlft.catalog.store import Catalog
-from sqlft.connection import Connection, catalog_folder, connect
+from sqlft.connection import Connection, connect
 from sqlft.errors import CatalogError, NotFound
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from sqlft.data.checks import near_duplicates, text
 from sqlft.data.conversations import Conversation, Corpus, Finding, Level, Turn, build_finding
 from sqlft.data.privacy import (
-    KEY_SCREEN,
     PASSWORD_SCREEN,
     PERSONAL_SCREEN,
     find_keys,
@@ -19,6 +18,7 @@ from sqlft.data.privacy import (
 )
 from sqlft.errors import DataError
 from sqlft.handler import TOKENS_PER_MESSAGE
+from sqlft.secrets.redact import KEY_SCREEN
 
 CountTokens = Callable[[Sequence[str]], "list[int] | None"]
 LONG_ROWS = ("cut", "drop", "error")
