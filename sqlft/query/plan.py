@@ -21,6 +21,7 @@ from sqlft.query.scope import (
     QueryBlock,
     add_ctes,
     find_join_path,
+    join_laterally,
     leaves,
     remove_scans,
     select,
@@ -215,12 +216,7 @@ def join_value_lists(
             beside = ast.relation(f"(SELECT 1) AS {alias}(v)")
             beside["subquery"]["node"] = query
             columns[scan.number, j] = ast.column(alias, "v")
-            if relation is None:
-                relation = beside
-            else:
-                joined = ast.relation("a, LATERAL (SELECT 1) AS b")
-                joined["left"], joined["right"] = relation, beside
-                relation = joined
+            relation = join_laterally(relation, beside)
     return relation, columns
 
 

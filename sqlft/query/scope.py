@@ -204,6 +204,15 @@ def leaves(relation: Node | None) -> Iterator[Node]:
         yield relation
 
 
+def join_laterally(relation: Node | None, beside: Node) -> Node:
+    """A relation for each row of another, if there is one."""
+    if relation is None:
+        return beside
+    joined = ast.relation("a, LATERAL (SELECT 1) AS b")
+    joined["left"], joined["right"] = relation, beside
+    return joined
+
+
 def find_join_path(relation: Node, leaf: Node) -> list[tuple[Node, str]] | None:
     """The joins from the root down to a leaf, each with the side on which it is; None if it is not there."""
     if relation is leaf:

@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from sqlft.data.prompts import prompt_text_sql
 from sqlft.errors import StatementError
 from sqlft.inference.statement_runs import PromptTable
 from sqlft.query import ast
@@ -26,7 +27,6 @@ from sqlft.query.execute import (
     is_exact_type,
     make_modifiers,
     new_relation_name,
-    prompt_text_sql,
 )
 from sqlft.query.plan import ScanRemover, StreamPlan, join_value_lists
 from sqlft.query.results import BATCH_ROWS, Result, Spool, make_relation
