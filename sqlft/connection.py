@@ -20,7 +20,7 @@ from sqlft.catalog.temporary import TemporaryCatalog, get_temporary_catalog
 from sqlft.errors import DatabaseLocked, SqlftError
 from sqlft.fetching import ResultFetcher, abort_open_result
 from sqlft.inference.cache import Cache
-from sqlft.secrets.redact import redact_error
+from sqlft.redact import redact_error
 from sqlft.session import MINDSDB_TABLES, Parameters, Session, Tick
 from sqlft.sql.literals import find_secrets, inline_parameters
 from sqlft.sql.parser import may_be_sqlft, parse

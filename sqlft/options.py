@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from sqlft.errors import OptionError, did_you_mean
 from sqlft.handler import Alias, Delivery, Range, Secret
 from sqlft.other_names import suggest_option
-from sqlft.secrets.redact import SECRET_WORDS, remember_secret
+from sqlft.redact import SECRET_WORDS, remember_secret
 
 MISSING = object()
 

@@ -11,7 +11,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 from sqlft.errors import StatementError
 from sqlft.home import home
-from sqlft.secrets.redact import names_secret, redact_keys, redact_statement
+from sqlft.redact import names_secret, redact_keys, redact_statement
 from sqlft.sql.lexer import Token, tokenize
 
 STARS = "'********'"
