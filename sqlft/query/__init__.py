@@ -41,10 +41,11 @@ from sqlft.query.statements import (
     starts_query,
     view_key,
 )
-from sqlft.secrets.redact import redact_statement
+from sqlft.redact import redact_statement
 from sqlft.session import MINDSDB_TABLES, Parameters, Session, inline_settings, settings_table
 from sqlft.sql.lexer import Token, tokenize
-from sqlft.sql.literals import inline_parameters, quote_name
+from sqlft.sql.literals import inline_parameters
+from sqlft.sql.names import quote_name
 from sqlft.sql.statements import DEFAULT_PROJECT, Plain
 
 SYSTEM_SCHEMA, SETTINGS_TABLE = "sqlft", "settings"

@@ -16,6 +16,7 @@ from sqlft.shell.plots import CHARTS, plot
 from sqlft.shell.reading import pieces, text_of_file
 from sqlft.shell.shell import Quit, Shell
 from sqlft.shell.table import NULL, fold
+from sqlft.sql.names import quote_text
 
 MODE_ALIASES = {"duckbox": "table", "ndjson": "jsonlines"}
 _TABLES = """
@@ -89,17 +90,17 @@ def mode(shell: Shell, name: str = "") -> None:
 
 def tables(shell: Shell, pattern: str = "%") -> None:
     """tables and views; the pattern is one of LIKE"""
-    shell.statement(_TABLES.format(like=_quoted(pattern)))
+    shell.statement(_TABLES.format(like=quote_text(pattern)))
 
 
 def models(shell: Shell, pattern: str = "%") -> None:
     """models and their versions; sqlft.versions tells more"""
-    shell.statement(_MODELS.format(like=_quoted(pattern)), is_ours=True)
+    shell.statement(_MODELS.format(like=quote_text(pattern)), is_ours=True)
 
 
 def schema(shell: Shell, pattern: str = "%") -> None:
     """the statements that make the tables and views"""
-    for (sql,) in shell.query(_SCHEMA.format(like=_quoted(pattern))):
+    for (sql,) in shell.query(_SCHEMA.format(like=quote_text(pattern))):
         shell.screen.write(f"{str(sql).rstrip().removesuffix(';')};\n")
 
 
@@ -240,7 +241,3 @@ def _words(text: str) -> tuple[str, Sequence[str]]:
     except ValueError:
         first, *rest = text.split()
     return first.removeprefix(".").lower(), rest
-
-
-def _quoted(pattern: str) -> str:
-    return "'" + pattern.replace("'", "''") + "'"

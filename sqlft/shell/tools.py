@@ -12,7 +12,7 @@ from sqlft.errors import DataError, SqlftError
 from sqlft.shell.opening import Place, open_database
 from sqlft.shell.reading import pieces
 from sqlft.shell.shell import Shell
-from sqlft.sql.literals import quote_name, quote_text
+from sqlft.sql.names import quote_name, quote_text
 
 DATABASES = """
 SELECT database_name AS name, path AS file, readonly AS read_only, database_name = current_database() AS current

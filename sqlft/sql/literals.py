@@ -1,4 +1,4 @@
-"""Values and names as SQL text, parameters put in place, and the literals of a statement that are secrets."""
+"""Values as SQL text, parameters put in place, and the literals of a statement that are secrets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 import duckdb
 
 from sqlft.errors import DataError, StatementError
-from sqlft.secrets.redact import SECRET_PATTERN
+from sqlft.redact import SECRET_PATTERN
 from sqlft.sql.lexer import Token, find_parameters, tokenize
+from sqlft.sql.names import quote_text
 from sqlft.sql.statements import Parameter
 
 
@@ -95,16 +96,6 @@ def format_literal(value: Any) -> str:
         f"A parameter of type {type(value).__name__} cannot go with a model in one statement.",
         "Give it as a string, a number, a date, a list or a dict.",
     )
-
-
-def quote_text(text: str) -> str:
-    """A string literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def quote_name(name: str) -> str:
-    """A quoted name."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 SHORTEST_SECRET = 4

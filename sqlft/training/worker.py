@@ -28,7 +28,8 @@ from sqlft.catalog.store import Catalog
 from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError
 from sqlft.handler import Artifact, ModelSpec, Progress, Trainer, TrainingSet
 from sqlft.log import debug
-from sqlft.options import build_options, redact_secrets
+from sqlft.options import build_options
+from sqlft.redact import redact_secrets
 from sqlft.secrets import references
 from sqlft.training import job
 from sqlft.training.job import DETACH_MESSAGE

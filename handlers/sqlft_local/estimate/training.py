@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported, ProviderError
-from sqlft.handler import Estimate, TrainingSet
+from sqlft.handler import TOKENS_PER_MESSAGE, Estimate, TrainingSet, estimate_tokens
 from sqlft_local.base.config import DecoderShape, read_shape
 from sqlft_local.base.presets import PRESETS, Preset
 from sqlft_local.base.tokenization import NO_DELIMITERS, Delimiters
@@ -36,8 +36,6 @@ ARCHITECTURES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma 3", "SmolLM2", "Co
 """Of those that are run; others with the same layers are tried when they are loaded."""
 SAMPLE_ROWS = 512
 """Rows that are rendered; of more, evenly spaced ones stand for the others."""
-LETTERS_PER_TOKEN, MESSAGE_TOKENS = 3.5, 4
-"""About, where the base's tokenizer is not on this machine."""
 DEFAULT_MAX_LENGTH = 2048
 STARTUP_SECONDS = 8.0
 """A process that imports torch and transformers, and loads a small base."""
@@ -207,7 +205,7 @@ def _guess_examples(base: BaseDescription, options: TrainOptions, table: pa.Tabl
     most = find_longest_row(base, options) or DEFAULT_MAX_LENGTH
     examples = []
     for i, turns in enumerate(table.column("messages").to_pylist()):
-        sizes = [MESSAGE_TOKENS + round(len(t["content"]) / LETTERS_PER_TOKEN) for t in turns]
+        sizes = [TOKENS_PER_MESSAGE + estimate_tokens(t["content"]) for t in turns]
         tokens = min(most, sum(sizes))
         answer = min(tokens - 1, sizes[-1])
         examples.append(Example([i + 1, *[0] * (tokens - 1)], [0.0] * (tokens - answer) + [1.0] * answer))
