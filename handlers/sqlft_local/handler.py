@@ -127,17 +127,9 @@ class Local(Trainer, Embedder):
         engine, release = llama.acquire_runtime(plan, context + 1, str(folder))
         return LlamaPredictor(engine, release, found.adapter, renderer, context, options, model.schema)
 
-    def _open_with_vllm(
-        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, delimiters: Delimiters
-    ) -> Predictor:
-        from sqlft_local.predict.vllm import open_predictor
-
-        return open_predictor(folder, adapter, _get_model_options(model), options, model.schema, delimiters)
-
     _backends: ClassVar[dict[str, Callable[..., Predictor]]] = {
         "transformers": _open_with_transformers,
         "llama.cpp": _open_with_llama,
-        "vllm": _open_with_vllm,
     }
 
     def unload(self, model: ModelSpec, artifact: Artifact | None) -> bool:

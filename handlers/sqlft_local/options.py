@@ -68,7 +68,9 @@ class PredictOptions:
     logprobs: Annotated[bool, "tell how likely each answer was, in the column <output>_logprob"] = False
     grammar: Annotated[str | None, "a grammar in GBNF that every answer obeys; runs on llama.cpp"] = None
     backend: Annotated[
-        Literal["auto", "transformers", "llama.cpp", "vllm"], "what runs the model; auto is the fastest here"
+        Literal["auto", "transformers", "llama.cpp"],
+        "what runs the model; auto is the fastest here. A vLLM server is an engine: CREATE ML_ENGINE v FROM vllm "
+        "USING base_url = '…', then serve = 'v' when asking",
     ] = "auto"
     precision: Annotated[
         Literal["auto", "f32", "bf16", "f16", "q8_0"], "the weights' numbers when asking; auto is the fastest good one"

@@ -36,10 +36,8 @@ def choose_backend(model: ModelSpec, options: PredictOptions, folder: Path, devi
         if why:
             raise NotSupported(f"A schema or grammar needs llama.cpp, and {why}.", llama.INSTALL)
         return "llama.cpp"
-    if getattr(model.options, "quantization", "none") != "none":
+    if getattr(model.options, "quantization", "none") != "none" or runs_on_gpu(device):
         return "transformers"
-    if runs_on_gpu(device):
-        return "vllm" if find_spec("vllm") else "transformers"
     if why or (is_torch_faster(folder) and options.precision in ("auto", "bf16") and find_spec("transformers")):
         return "transformers"
     return "llama.cpp"
