@@ -64,9 +64,7 @@ def test_sixteen_bits_come_nearer_to_float32_than_transformers_do(
 ) -> None:
     """The largest logits above all, of which the next token is made."""
     folder = model_maker(kind=kind, **shape)
-    exact = logits(
-        loading._load_with_transformers(folder, ModelOptions(dtype="float32"), "cpu", training=False).model
-    )
+    exact = logits(loading._load_with_transformers(folder, ModelOptions(dtype="float32"), "cpu", training=False).model)
     options = ModelOptions(dtype="bfloat16")
     quick = loading._load_with_torch(folder, options, "cpu")
     assert quick is not None
@@ -94,8 +92,8 @@ def test_sixteen_bits_come_nearer_to_float32_than_transformers_do(
 def test_what_it_does_not_know_is_left_to_transformers(tiny: Path, odd: dict[str, Any]) -> None:
     """Never run in another way than it was made for."""
     config = json.loads((tiny / "config.json").read_text())
-    assert torch_llama.read_config(config) is not None
-    assert torch_llama.read_config({**config, **odd}) is None
+    assert torch_llama.parse_config(config) is not None
+    assert torch_llama.parse_config({**config, **odd}) is None
 
 
 def test_weights_of_other_names_are_left_to_transformers(model_maker: Callable[..., Path]) -> None:

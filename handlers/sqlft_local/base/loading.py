@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -14,6 +13,7 @@ from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError
 from sqlft_local import machine
 from sqlft_local.base import hub, weight_cache
 from sqlft_local.base.adapter import read_adapter, wrong_base_error
+from sqlft_local.base.config import read_config, read_context
 from sqlft_local.base.hub import print_progress
 from sqlft_local.base.tokenization import (
     NO_DELIMITERS,
@@ -87,9 +87,8 @@ def _load_with_torch(folder: Path, options: ModelOptions, place: str) -> LoadedM
         model = None if tokenizer is None else torch_llama.load(folder, files, dtype, place)
         if model is None or tokenizer is None:
             return None
-        made_for = weight_cache.read_context_length(folder)
+        context = read_context(read_config(folder), options.context_length)
     renderer = Renderer(tokenizer, tokenizer.stop_ids, options.chat_template)
-    context = min(options.context_length or made_for, made_for)
     return LoadedModel(model.eval().requires_grad_(False), renderer, folder, context)
 
 
@@ -111,9 +110,8 @@ def _load_with_transformers(folder: Path, options: ModelOptions, place: str, tra
         if config.model_type not in TESTED_ARCHITECTURES:
             _check_attention(model, folder)
     tokenizer = weight_cache.load_chat_tokenizer(folder) or load_transformers_tokenizer(folder)[0]
-    renderer = Renderer(tokenizer, find_stop_ids(model.generation_config, tokenizer), options.chat_template)
-    made_for = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 4096)
-    return LoadedModel(model, renderer, folder, min(options.context_length or made_for, made_for))
+    renderer = Renderer(tokenizer, find_stop_ids(folder, tokenizer), options.chat_template)
+    return LoadedModel(model, renderer, folder, read_context(config.to_dict(), options.context_length))
 
 
 def load_encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Any, Any]:
@@ -346,8 +344,7 @@ def _check_model_type(folder: Path) -> None:
 
     from transformers import CONFIG_MAPPING
 
-    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kind = said.get("model_type") if isinstance(said, dict) else None
+    kind = read_config(folder).get("model_type")
     if kind is None or kind not in CONFIG_MAPPING:
         raise _unsupported_architecture_error(
             folder, SimpleNamespace(model_type=kind or "its config.json names no model_type")

@@ -5,7 +5,6 @@ Here too: which bases this machine can train and ask, for `sqlft doctor`.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import Estimate, TrainingSet
-from sqlft_local.base.config import DecoderShape, read_shape
+from sqlft_local.base.config import DecoderShape, limit_context, read_config, read_context, read_shape
 from sqlft_local.base.presets import PRESETS, Preset
 from sqlft_local.base.tokenization import NO_DELIMITERS, Delimiters
 from sqlft_local.estimate import speed
@@ -90,15 +89,13 @@ def describe_base(name: str, folder: Path | None, options: ModelOptions) -> Base
         return _read_base(name, folder, options)
     if preset is None or preset.shape is None:
         return None
-    return BaseDescription(name, preset.shape, min(options.context_length or preset.context, preset.context))
+    return BaseDescription(name, preset.shape, limit_context(preset.context, options.context_length))
 
 
 def _read_base(name: str, folder: Path, options: ModelOptions) -> BaseDescription:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        text = config.get("text_config") or config
-        made_for = int(text.get("max_position_embeddings") or 4096)
-        return BaseDescription(name, read_shape(config), min(options.context_length or made_for, made_for), folder)
+        config = read_config(folder)
+        return BaseDescription(name, read_shape(config), read_context(config, options.context_length), folder)
     except (ValueError, AttributeError) as e:
         raise ProviderError(f"{folder / 'config.json'} cannot be read: {e}.", "Get the base again.") from e
     except (KeyError, TypeError) as e:

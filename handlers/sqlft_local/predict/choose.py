@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +11,7 @@ from sqlft.errors import NotSupported, OptionError
 from sqlft.handler import ModelSpec
 from sqlft_local import machine
 from sqlft_local.base import weight_cache
+from sqlft_local.base.config import read_config
 from sqlft_local.options import ModelOptions, PredictOptions
 from sqlft_local.predict import llama
 
@@ -64,7 +64,7 @@ def find_llama_refusal(folder: Path) -> str | None:
     from sqlft_local.base.gguf import check_convertible
 
     try:
-        check_convertible(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        check_convertible(read_config(folder))
     except NotSupported as e:
         return e.message
     return None
