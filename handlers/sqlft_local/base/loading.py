@@ -279,19 +279,11 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_dtype(dtype: str, device: str, training: bool) -> Any:
-    """`auto` resolved by asking the hardware.
-
-    A processor with matrix units for bfloat16 (AMX) trains in half the time with it; asking is bound by memory and no
-    faster, and stays in float32, where a batch gives the same answers as one row alone.
-    """
+    """torch's dtype for an option: `machine.resolve_dtype`, by asking the hardware."""
     import torch
 
-    if dtype != "auto":
-        return getattr(torch, dtype)
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    units = device == "cpu" and "amx_bf16" in machine.detect_cpu_features()
-    return torch.bfloat16 if units and training else torch.float32
+    card = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    return getattr(torch, machine.resolve_dtype(dtype, device, training, machine.detect_cpu_features(), card))
 
 
 def _adapter_mtime(adapter: Path) -> float:
