@@ -17,6 +17,8 @@ RESUME_OPTIONS = (
     "checkpoint_steps",
 )
 """Options with which a training may be resumed that were others when it began."""
+DEFAULT_MAX_LENGTH = 2048
+"""Tokens of a row that is trained on, where nothing was said and the base reads more."""
 
 
 @dataclass
@@ -122,7 +124,9 @@ class TrainOptions:
         str | None, "most memory of the training process, such as '8GB' or bytes; without it what is free, less a tenth"
     ] = None
     max_tokens_per_pass: Annotated[
-        int | None, "tokens computed at once; without it what max_memory allows, at most 2048", Range(16)
+        int | None,
+        "tokens computed at once; without it what max_memory allows, at most 2048, 16384 on a GPU",
+        Range(16),
     ] = None
     gradient_checkpointing: Annotated[
         bool | None, "compute blocks again for the backward pass; without it where memory asks for it"
@@ -137,6 +141,10 @@ class TrainOptions:
     def rows_per_step(self) -> int:
         """The batch size, where no preset settled it that of most bases."""
         return self.batch_size or 16
+
+    def limit_row(self, context: int) -> int:
+        """Most tokens of a row, for a base that reads so many."""
+        return min(self.max_length or DEFAULT_MAX_LENGTH, context)
 
     @property
     def layers(self) -> list[str]:

@@ -37,7 +37,6 @@ SAMPLE_ROWS = 512
 """Rows that are rendered; of more, evenly spaced ones stand for the others."""
 LETTERS_PER_TOKEN, MESSAGE_TOKENS = 3.5, 4
 """About, where the base's tokenizer is not on this machine."""
-DEFAULT_MAX_LENGTH = 2048
 STARTUP_SECONDS = 8.0
 """A process that imports torch and transformers, and loads a small base."""
 LOAD_BYTES_PER_SECOND = 1.5e9
@@ -107,10 +106,8 @@ def _read_base(name: str, folder: Path, options: ModelOptions) -> BaseDescriptio
 
 
 def find_longest_row(base: BaseDescription | None, options: TrainOptions) -> int | None:
-    """Most tokens of a row that is trained on whole: as `rows.render_rows` has it."""
-    if base is None:
-        return options.max_length
-    return min(options.max_length or min(DEFAULT_MAX_LENGTH, base.context), base.context)
+    """Most tokens of a row that is trained on whole; what `max_length` says where the base is not known."""
+    return options.max_length if base is None else options.limit_row(base.context)
 
 
 def estimate(
@@ -132,9 +129,9 @@ def estimate(
     place = here.device(device)
     together = options.num_processes
     free = here.available(place, together)
-    room = _limit_memory(options, free)
+    room = memory.limit_bytes(options, free)
     longest = max((len(e.ids) for e in (*train, *valid)), default=1)
-    setting, most = _fit_passes(base, _plan_setup(base, given, options, here, place), options, room, longest)
+    setting, most = _fit_passes(base, _plan_setup(given, options, here, place), options, place, room, longest)
     passes = _estimate_passes(train, taught, options.rows_per_step, most)
     needed = memory.estimate_training_bytes(base.shape, setting, passes.fullest[0])
     limit = room if options.max_memory else free
@@ -197,7 +194,7 @@ def _guess_examples(base: BaseDescription, options: TrainOptions, table: pa.Tabl
     """By letters; rows then share no start, so the estimate is rather too high."""
     from sqlft_local.kernels.packing import Example
 
-    most = find_longest_row(base, options) or DEFAULT_MAX_LENGTH
+    most = options.limit_row(base.context)
     examples = []
     for i, turns in enumerate(table.column("messages").to_pylist()):
         sizes = [MESSAGE_TOKENS + round(len(t["content"]) / LETTERS_PER_TOKEN) for t in turns]
@@ -207,40 +204,19 @@ def _guess_examples(base: BaseDescription, options: TrainOptions, table: pa.Tabl
     return examples
 
 
-def _plan_setup(
-    base: BaseDescription, given: ModelOptions, options: TrainOptions, here: Machine, place: str
-) -> TrainingSetup:
+def _plan_setup(given: ModelOptions, options: TrainOptions, here: Machine, place: str) -> TrainingSetup:
     dtype = here.dtype(given.dtype, place)
-    quantization = getattr(given, "quantization", None) or "none"
-    checkpointing = bool(getattr(options, "gradient_checkpointing", None))
-    return TrainingSetup(dtype, quantization, options.r, tuple(options.layers), options.lora_dropout, checkpointing)
-
-
-def _limit_memory(options: TrainOptions, free: int | None) -> int | None:
-    """Bytes that the training may take: as `memory.plan_passes` has it."""
-    said = memory.parse_size(options.max_memory) if options.max_memory else None
-    known = None if free is None else round(free * (1 - memory.FREE_MARGIN))
-    return min((n for n in (said, known) if n is not None), default=None)
+    return TrainingSetup(dtype, given.quantization, options.r, tuple(options.layers), options.lora_dropout)
 
 
 def _fit_passes(
-    base: BaseDescription, setting: TrainingSetup, options: TrainOptions, room: int | None, longest: int
+    base: BaseDescription, setting: TrainingSetup, options: TrainOptions, place: str, room: int | None, longest: int
 ) -> tuple[TrainingSetup, int]:
-    """With blocks computed again where memory asks for it, and the tokens of a pass; at least the longest row."""
-    most = options.max_tokens_per_pass or memory.MAX_TOKENS_PER_PASS["cpu"]
-    if room is None:
-        return setting, max(most, longest)
-    again = replace(setting, checkpointing=True)
-    plain, twice = (
-        memory.fit_tokens(
-            base.shape, s, round((room - memory.estimate_fixed_bytes(base.shape, s)) * memory.PLANNED_SHARE)
-        )
-        for s in (setting, again)
-    )
-    wanted = options.gradient_checkpointing
-    if setting.checkpointing or (wanted is None and plain < max(min(memory.FAST_PASS_TOKENS, most), longest)):
-        return again, max(min(most, twice), longest)
-    return setting, max(min(most, plain), longest)
+    """With blocks computed twice where memory asks for it, and the tokens of a pass; at least the longest row."""
+    fixed = memory.estimate_fixed_bytes(base.shape, setting)
+    budget = memory.fit_passes(base.shape, setting, options, place, room, fixed)
+    tokens = max(budget.tokens, longest)
+    return replace(setting, checkpointing=tokens > budget.above), tokens
 
 
 def _estimate_passes(train: Sequence[Example], taught: int, batch_size: int, most: int) -> EpochPasses:

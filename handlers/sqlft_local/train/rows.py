@@ -16,8 +16,6 @@ from sqlft_local.options import TrainOptions
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DEFAULT_MAX_LENGTH = 2048
-
 
 @dataclass
 class TrainingRows:
@@ -32,7 +30,7 @@ class TrainingRows:
 
 def render_rows(table: pa.Table, renderer: Renderer, options: TrainOptions, context: int) -> TrainingRows:
     """Render the column `messages`; DataError where a row teaches nothing or is too long and long_rows says error."""
-    most = min(options.max_length or min(DEFAULT_MAX_LENGTH, context), context)
+    most = options.limit_row(context)
     rows = TrainingRows([])
     for i, turns in enumerate(table.column("messages").to_pylist()):
         unlearned = [k for k, t in enumerate(turns) if t.get("weight") == 0]
