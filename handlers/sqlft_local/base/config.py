@@ -92,7 +92,7 @@ def limit_context(made_for: int, wanted: int | None) -> int:
 
 def read_rope_theta(config: Mapping[str, Any]) -> float:
     """The base of the rotary embedding's angles."""
-    theta = _read_rope(config).get("rope_theta") or config.get("rope_theta")
+    theta = (config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta")
     return float(theta or DEFAULT_ROPE_THETA)
 
 
@@ -102,9 +102,9 @@ def find_unusual_part(config: Mapping[str, Any]) -> str | None:
     >>> find_unusual_part({"model_type": "mistral", "sliding_window": 4096})
     'a sliding window'
     """
-    rope_type = _read_rope(config).get("rope_type") or _read_rope(config).get("type") or "default"
-    if rope_type != "default":
-        return f"the position scaling {rope_type}"
+    for rope in (config.get("rope_parameters") or {}, config.get("rope_scaling") or {}):
+        if (rope_type := rope.get("rope_type", rope.get("type", "default"))) != "default":
+            return f"the position scaling {rope_type}"
     uses_window = config.get("use_sliding_window", config.get("model_type") == "mistral")
     if (uses_window and config.get("sliding_window", True)) or set(config.get("layer_types") or ()) - {
         "full_attention"
@@ -115,10 +115,6 @@ def find_unusual_part(config: Mapping[str, Any]) -> str | None:
     if config.get("hidden_act", "silu") != "silu":
         return f"the activation {config['hidden_act']}"
     return None
-
-
-def _read_rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    return config.get("rope_parameters") or config.get("rope_scaling") or {}
 
 
 def read_stop_ids(folder: Path) -> list[int]:
