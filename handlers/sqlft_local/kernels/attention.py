@@ -37,7 +37,15 @@ class PartGroup(NamedTuple):
 
 
 class PackedAttention(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
-    """Every part sees the prefix and, causally, itself."""
+    """Every part sees the prefix and, causally, itself.
+
+    With mask M, a part's queries Q, the keys K and values V it sees:
+
+        P = softmax(s Q K' + M),  O = P V
+        dV = P' dO,  dP = dO V',  dS = P * (dP - rowsum(dP * P)),  dQ = s dS K,  dK = s dS' Q
+
+    dK and dV of the prefix are summed over the parts.
+    """
 
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, v: Any, groups: Any, scale: float, window: int | None) -> Any:

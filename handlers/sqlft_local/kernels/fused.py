@@ -14,7 +14,7 @@ import torch
 import torch.utils.checkpoint
 from torch.nn.functional import linear, silu
 
-from sqlft_local.kernels import packing
+from sqlft_local.kernels import is_on, packing
 from sqlft_local.kernels.quantised import dequantise
 
 TRIAL_ROWS = 3
@@ -26,7 +26,11 @@ LOGIT_CHUNK = 128
 
 
 class RmsNormFunction(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
-    """w x / sqrt(mean(x²) + eps) over the last dimension, the mean in float32; keeps x."""
+    """RMSNorm over the last dimension of n numbers, the mean in float32; keeps x and s.
+
+    s = 1 / sqrt(mean(x²) + eps),  y = w x s
+    dx = s (w dy - x s² sum(w dy x) / n)
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, eps: float) -> Any:
@@ -46,7 +50,11 @@ class RmsNormFunction(torch.autograd.Function):  # type: ignore[misc]  # torch i
 
 
 class SwiGluFunction(torch.autograd.Function):  # type: ignore[misc]
-    """silu(gate) up; keeps its two arguments and computes silu again."""
+    """SwiGLU of gate g and up u; keeps both and computes silu again.  For silu(g) = g σ(g):
+
+    y = silu(g) u
+    dg = dy u σ(g) (1 + g (1 - σ(g))),  du = dy silu(g)
+    """
 
     @staticmethod
     def forward(ctx: Any, gate: Any, up: Any) -> Any:
@@ -62,7 +70,11 @@ class SwiGluFunction(torch.autograd.Function):  # type: ignore[misc]
 
 
 class MlpFunction(torch.autograd.Function):  # type: ignore[misc]
-    """down(silu(gate(x)) up(x)) of frozen layers; keeps what gate and up gave."""
+    """The gated MLP of frozen layers G, U and D; keeps what gate and up gave, g = x G' and u = x U'.
+
+    y = (silu(g) u) D'
+    dh = dy D,  du = dh silu(g),  dg = dh u silu'(g),  dx = dg G + du U
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Any, module: Any) -> Any:
@@ -87,7 +99,11 @@ class MlpFunction(torch.autograd.Function):  # type: ignore[misc]
 
 
 class LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
-    """Sum of weight (logsumexp(x W') - (x W')[target]) for a frozen W, its logits there a chunk at a time."""
+    """The loss of tokens x with targets t and weights w, for a frozen head W; its logits are there a chunk at a time.
+
+    z = x W',  L = sum w (logsumexp(z) - z[t])
+    dx = w (softmax(z) - onehot(t)) W
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Any, head: Any, target: Any, weight: Any) -> Any:
@@ -123,7 +139,7 @@ def compute_loss(model: Any, packed: packing.PackedExamples) -> Any:
     if model not in _plain_heads:
         _plain_heads[model] = _has_plain_head(model)
     given = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False, "layout": packed}
-    if _plain_heads[model]:
+    if _plain_heads[model] and is_on("head"):
         x = model.get_decoder()(**given).last_hidden_state[0].index_select(0, packed.source)
         head = dequantise(model.get_output_embeddings(), x.dtype)
         return LinearCrossEntropy.apply(x, head, packed.target, packed.weight)
@@ -164,7 +180,7 @@ def set_checkpointing(model: Any, wanted: bool) -> None:
 
 
 def fuse_modules(model: Any) -> int:
-    """Replace the forward of what can be replaced; how many modules that were."""
+    """Replace the forward of the norms and MLPs that can be replaced; how many modules that were."""
     done = 0
     for module in list(model.modules()):
         replacement, width = _find_replacement(module)
@@ -178,10 +194,18 @@ def _find_replacement(module: Any) -> tuple[Any, int]:
     """The replacement that the module looks like it could have, and the width of its input."""
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if "RMSNorm" in type(module).__name__ and weight is not None and weight.dim() == 1 and eps is not None:
+    if (
+        is_on("norms")
+        and "RMSNorm" in type(module).__name__
+        and weight is not None
+        and weight.dim() == 1
+        and eps is not None
+    ):
         return lambda x: RmsNormFunction.apply(x, module.weight, eps), weight.shape[0]
-    if all(hasattr(module, n) for n in ("gate_proj", "up_proj", "down_proj", "act_fn")) and hasattr(
-        module.gate_proj, "in_features"
+    if (
+        is_on("mlp")
+        and all(hasattr(module, n) for n in ("gate_proj", "up_proj", "down_proj", "act_fn"))
+        and hasattr(module.gate_proj, "in_features")
     ):
         return partial(_fused_mlp, module), module.gate_proj.in_features
     return None, 0

@@ -2,7 +2,9 @@
 
 A row is the common prefix and then every example's own part.  An own part attends to the prefix and,
 causally, to itself; its positions go on where the prefix ends.  So states, loss and gradients equal those
-of the examples computed one by one: the gradient of the prefix is the sum over its examples.
+of the examples computed one by one: for a prefix p, own parts o_i and losses L_i
+
+    L = sum_i L_i(p, o_i),   dL/do_i = dL_i/do_i,   dL/dp = sum_i dL_i/dp
 
 Nothing here knows a model's architecture: transformers' attention registry calls `attend` of the layout
 that was passed to the model's forward.
@@ -16,6 +18,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlft.errors import NotSupported
+from sqlft_local.kernels import is_on
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,16 +92,16 @@ class PackedExamples:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention within the row."""
-        if q.device.type != "cpu":
-            return self.attend_on_gpu(q, k, v, scale, window)
+        if q.device.type != "cpu" or not is_on("attention"):
+            return self.attend_with_torch(q, k, v, scale, window)
         from sqlft_local.kernels import attention
 
         groups = attention.group_parts(self.prefix, self.lengths)
         attended: Tensor = attention.PackedAttention.apply(q, k, v, groups, scale, window)
         return attended
 
-    def attend_on_gpu(self, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-        """Attention by torch's own, fused for graphics cards."""
+    def attend_with_torch(self, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        """Attention by torch's own, which is fused for graphics cards."""
         import torch
 
         sizes = [self.prefix, *self.lengths] if self.prefix else list(self.lengths)
@@ -113,7 +116,12 @@ class PackedExamples:
 
 
 def pack(examples: Sequence[Example], device: Any = "cpu") -> PackedExamples:
-    """Examples of at least one token each, as one row."""
+    """Examples of at least one token each, as one row.
+
+    >>> row = pack([Example([7, 1, 2], [0, 0, 1]), Example([7, 3, 4], [0, 0, 1])])
+    >>> row.prefix, row.lengths, row.source.tolist(), row.target.tolist()
+    (1, (32, 31), [1, 33], [2, 4])
+    """
     import torch
 
     examples = sorted(examples, key=lambda e: -len(e.ids))
@@ -157,7 +165,13 @@ def _count_fillers(tokens: int, parts: int) -> list[int]:
 
 
 def common_prefix_length(rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens all rows start with, short of the shortest row: every row keeps a part of its own."""
+    """How many tokens all rows start with, short of the shortest row: every row keeps a part of its own.
+
+    >>> common_prefix_length([[1, 2, 3], [1, 2, 4, 5]])
+    2
+    """
+    if not is_on("prefix"):
+        return 0
     low, high = min(map(list, rows)), max(map(list, rows))
     most = min(len(r) for r in rows) - 1
     return next((i for i in range(most) if low[i] != high[i]), max(most, 0))

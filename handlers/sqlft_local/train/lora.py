@@ -18,6 +18,7 @@ from torch.nn.functional import linear
 
 from sqlft.errors import OptionError
 from sqlft_local.base.adapter import read_adapter, wrong_base_error
+from sqlft_local.kernels import is_on
 from sqlft_local.kernels.quantised import dequantise, is_quantised
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ class LoraFunction(torch.autograd.Function):  # type: ignore[misc]  # torch is u
     """x W' + s (drop(x) A') B' of all the layers that read one x, which is dropped out once.
 
     (x, drop(x) A') times the transpose of (W, s B) is that in one product, and a gradient times (W, s B) is what flows
-    into both: thin products cost more than their work, and here only A's are left.
+    into both: thin products cost more than their work, and here only A's are left.  With mask m, for layers i:
+
+        l = m x,  n_i = l A_i',  y_i = x W_i' + s n_i B_i'
+        dB_i = s dy_i' n_i,  dn_i = s dy_i B_i,  dA_i = dn_i' l,  dx = sum_i (dy_i W_i + m (dn_i A_i))
     """
 
     @staticmethod
@@ -206,6 +210,7 @@ def attach(model: Any, options: TrainOptions, start: Path | None) -> LoraAdapter
         lora_alpha=given.get("lora_alpha", options.lora_alpha),
         target_modules=_target_modules(given.get("target_modules", options.layers)),
         task_type="CAUSAL_LM",
+        lora_dropout=0.0 if is_on("lora") else options.lora_dropout,
     )
     try:
         inject_adapter_in_model(config, model, adapter_name=ADAPTER_NAME)
@@ -221,7 +226,7 @@ def attach(model: Any, options: TrainOptions, start: Path | None) -> LoraAdapter
                 matrix.weight.data = matrix.weight.data.float()
                 trained[f"base_model.model.{name}.{which}.weight"] = matrix.weight
     masks = DropoutMasks(options.lora_dropout)
-    for together in _group_layers(model):
+    for together in _group_layers(model) if is_on("lora") else ():
         reader = LoraGroup(together, masks)
         for layer in together:
             layer.forward = partial(reader, layer)
