@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 MAX_PADDING = 1.25
 """Parts share a call while padding them to the longest costs at most this."""
@@ -117,23 +120,9 @@ class _GradientSum:
 def group_parts(prefix: int, lengths: tuple[int, ...]) -> tuple[PartGroup, ...]:
     """The parts of a row, which follow the prefix, longest first; the prefix itself comes first."""
     made = [PartGroup((0,), (prefix,), 0)] if prefix else []
-    start, place = 0, prefix
-    while start < len(lengths):
-        end, tokens = start, 0
-        while end < len(lengths) and lengths[start] * (end + 1 - start) <= MAX_PADDING * (tokens + lengths[end]):
-            tokens += lengths[end]
-            end += 1
-        own = lengths[start:end]
-        made.append(PartGroup(tuple(_start_positions(place, own)), own, prefix))
-        place += tokens
-        start = end
+    starts = tuple(accumulate(lengths, initial=prefix))
+    made += (PartGroup(starts[own], lengths[own], prefix) for own in _group_by_length(lengths))
     return tuple(made)
-
-
-def _start_positions(first: int, lengths: Sequence[int]) -> Iterator[int]:
-    for n in lengths:
-        yield first
-        first += n
 
 
 def _split_queries(group: PartGroup) -> Iterator[tuple[int, int]]:
@@ -172,22 +161,23 @@ def _attention_weights(queries: Any, keys: Any, first: int, scale: float, window
     scores = torch.baddbmm(flat.new_empty(1, 1, 1), flat, keys[:, :seen].transpose(1, 2), beta=0, alpha=scale)
     shaped = scores.view(rows, times, n, seen)
     if window:
-        shaped += _causal_mask(n, first, window, scores.dtype)
+        shaped += _causal_mask(n, first, window, scores.dtype, scores.device)
     else:
-        shaped[..., first:] += _causal_mask(n, 0, None, scores.dtype)
+        shaped[..., first:] += _causal_mask(n, 0, None, scores.dtype, scores.device)
     return torch.softmax(scores, -1)
 
 
 @lru_cache(maxsize=32)
-def _causal_mask(n: int, first: int, window: int | None, dtype: Any) -> Any:
-    """(n, first + n): 0 where the query sees the key, else minus infinity."""
+def _causal_mask(n: int, before: int, window: int | None, dtype: Any, device: Any, times: int = 1) -> Tensor:
+    """(times * n, before + n): 0 where the query sees the key, else minus infinity."""
     with torch.inference_mode(False):  # kept for training too, also when asking is what makes it
-        here = torch.arange(first, first + n).unsqueeze(1)
-        there = torch.arange(first + n).unsqueeze(0)
+        here = torch.arange(before, before + n, device=device).unsqueeze(1)
+        there = torch.arange(before + n, device=device).unsqueeze(0)
         hidden = there > here
         if window:
             hidden |= there <= here - window
-        return torch.zeros(n, first + n, dtype=dtype).masked_fill_(hidden, float("-inf"))
+        mask = torch.zeros(n, before + n, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
+        return mask.repeat(times, 1)
 
 
 def _scatter_block(out: Any, said: Any, group: PartGroup, start: int, end: int) -> None:
@@ -209,3 +199,62 @@ def _scatter_key_gradients(out: Any, found: Any, group: PartGroup) -> Any:
 def _empty_like(t: Any) -> Any:
     """As t (1, heads, tokens, width), laid out as the layers before it gave it: tokens first."""
     return t.new_empty(1, t.shape[2], t.shape[1], t.shape[3]).transpose(1, 2)
+
+
+def attend_parts(
+    qs: list[Tensor],
+    ks: list[Tensor],
+    vs: list[Tensor],
+    k_prefix: Tensor | None,
+    v_prefix: Tensor | None,
+    scale: float,
+    window: int | None,
+) -> list[Tensor]:
+    """Parts (1, heads, n_i, width), longest first, see prefix and, causally, themselves -> (1, n_i, heads, width)."""
+    done = []
+    for group in _group_by_length([q.shape[2] for q in qs]):
+        done += _attend_group(qs[group], ks[group], vs[group], k_prefix, v_prefix, scale, window)
+    return done
+
+
+def _group_by_length(lengths: Sequence[int]) -> Iterator[slice]:
+    """Neighbours of about one length, of lengths that fall."""
+    start = 0
+    while start < len(lengths):
+        end, tokens = start, 0
+        while end < len(lengths) and lengths[start] * (end + 1 - start) <= MAX_PADDING * (tokens + lengths[end]):
+            tokens += lengths[end]
+            end += 1
+        yield slice(start, end)
+        start = end
+
+
+def _attend_group(
+    qs: list[Tensor],
+    ks: list[Tensor],
+    vs: list[Tensor],
+    k_prefix: Tensor | None,
+    v_prefix: Tensor | None,
+    scale: float,
+    window: int | None,
+) -> list[Tensor]:
+    """Own parts padded to the longest; padding stands behind, where causality hides it."""
+    rows, n = len(qs), qs[0].shape[2]
+    q, k, v = (_stack_padded(t, n) for t in (qs, ks, vs))
+    prefix = 0
+    if k_prefix is not None and v_prefix is not None:
+        prefix = k_prefix.shape[2]
+        k = torch.cat([k_prefix.expand(rows, -1, -1, -1), k], dim=2)
+        v = torch.cat([v_prefix.expand(rows, -1, -1, -1), v], dim=2)
+    heads, kv_heads, width = q.shape[1], k.shape[1], q.shape[3]
+    folded = q.reshape(rows, kv_heads, heads // kv_heads * n, width)
+    mask = _causal_mask(n, prefix, window, q.dtype, q.device, heads // kv_heads)
+    out = scaled_dot_product_attention(folded, k, v, attn_mask=mask, scale=scale)
+    parts = out.reshape(rows, heads, n, v.shape[3]).transpose(1, 2).unbind(0)
+    return [part[: own.shape[2]].unsqueeze(0) for part, own in zip(parts, qs, strict=True)]
+
+
+def _stack_padded(parts: list[Tensor], n: int) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([p if p.shape[2] == n else pad(p, (0, 0, 0, n - p.shape[2])) for p in parts])

@@ -12,9 +12,9 @@ that was passed to the model's forward.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlft.errors import NotSupported
@@ -27,8 +27,6 @@ ATTENTION_NAME = "sqlft"
 """The name under which transformers knows this attention."""
 ROW_MULTIPLE = 64
 """A row has a multiple of so many tokens: for every length products are prepared anew, which takes time and memory."""
-MAX_PADDING = 1.25
-"""Own parts share one attention call while padding them to the longest costs at most this."""
 
 
 class Layout(Protocol):
@@ -104,6 +102,8 @@ class PackedExamples:
         """Attention by torch's own, which is fused for graphics cards."""
         import torch
 
+        from sqlft_local.kernels.attention import attend_parts
+
         sizes = [self.prefix, *self.lengths] if self.prefix else list(self.lengths)
         qs, ks, vs = (list(t.split(sizes, dim=2)) for t in (q, k, v))
         done = []
@@ -175,84 +175,3 @@ def common_prefix_length(rows: Sequence[Sequence[int]]) -> int:
     low, high = min(map(list, rows)), max(map(list, rows))
     most = min(len(r) for r in rows) - 1
     return next((i for i in range(most) if low[i] != high[i]), max(most, 0))
-
-
-def attend_parts(
-    qs: list[Tensor],
-    ks: list[Tensor],
-    vs: list[Tensor],
-    k_prefix: Tensor | None,
-    v_prefix: Tensor | None,
-    scale: float,
-    window: int | None,
-) -> list[Tensor]:
-    """Parts (1, heads, n_i, width), longest first, see prefix and, causally, themselves -> (1, n_i, heads, width)."""
-    done = []
-    for group in _group_by_length([q.shape[2] for q in qs]):
-        done += _attend_group(qs[group], ks[group], vs[group], k_prefix, v_prefix, scale, window)
-    return done
-
-
-def _group_by_length(lengths: Sequence[int]) -> Iterator[slice]:
-    """Neighbours of about one length."""
-    start = 0
-    while start < len(lengths):
-        end, tokens = start, 0
-        while end < len(lengths) and lengths[start] * (end + 1 - start) <= MAX_PADDING * (tokens + lengths[end]):
-            tokens += lengths[end]
-            end += 1
-        yield slice(start, end)
-        start = end
-
-
-def _attend_group(
-    qs: list[Tensor],
-    ks: list[Tensor],
-    vs: list[Tensor],
-    k_prefix: Tensor | None,
-    v_prefix: Tensor | None,
-    scale: float,
-    window: int | None,
-) -> list[Tensor]:
-    """Own parts padded to the longest; padding stands behind, where causality hides it."""
-    import torch
-    from torch.nn.functional import scaled_dot_product_attention
-
-    rows, n = len(qs), qs[0].shape[2]
-    q, k, v = (_stack_padded(t, n) for t in (qs, ks, vs))
-    prefix = 0
-    if k_prefix is not None and v_prefix is not None:
-        prefix = k_prefix.shape[2]
-        k = torch.cat([k_prefix.expand(rows, -1, -1, -1), k], dim=2)
-        v = torch.cat([v_prefix.expand(rows, -1, -1, -1), v], dim=2)
-    heads, kv_heads, width = q.shape[1], k.shape[1], q.shape[3]
-    folded = q.reshape(rows, kv_heads, heads // kv_heads * n, width)
-    mask = _causal_mask(n, prefix, window, heads // kv_heads, q.dtype, q.device)
-    out = scaled_dot_product_attention(folded, k, v, attn_mask=mask, scale=scale)
-    parts = out.reshape(rows, heads, n, v.shape[3]).transpose(1, 2).unbind(0)
-    return [part[: own.shape[2]].unsqueeze(0) for part, own in zip(parts, qs, strict=True)]
-
-
-def _stack_padded(parts: list[Tensor], n: int) -> Tensor:
-    import torch
-    from torch.nn.functional import pad
-
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat([p if p.shape[2] == n else pad(p, (0, 0, 0, n - p.shape[2])) for p in parts])
-
-
-@lru_cache(maxsize=16)
-def _causal_mask(n: int, prefix: int, window: int | None, times: int, dtype: Any, device: Any) -> Tensor:
-    """(times * n, prefix + n): 0 where the own token sees the token, else minus infinity."""
-    import torch
-
-    with torch.inference_mode(False):  # kept for training too, also when asking is what makes it
-        here = torch.arange(prefix, prefix + n, device=device).unsqueeze(1)
-        there = torch.arange(prefix + n, device=device).unsqueeze(0)
-        hidden = there > here
-        if window:
-            hidden |= there <= here - window
-        return (
-            torch.zeros(n, prefix + n, dtype=dtype, device=device).masked_fill_(hidden, float("-inf")).repeat(times, 1)
-        )
