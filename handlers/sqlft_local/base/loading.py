@@ -30,6 +30,8 @@ from sqlft_local.options import ModelOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sqlft_local._types import Config, Device, Dtype, Layer, Model, Tokenizer
+
 TESTED_ARCHITECTURES = {"llama", "mistral", "qwen2", "qwen3", "gemma3_text"}
 """Architectures whose packed rows tests compare with transformers' own attention; others are tried when loaded."""
 LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -39,7 +41,7 @@ LAYER_TYPES = {"full_attention", "sliding_attention"}
 class LoadedModel:
     """A model ready to run, and how text becomes its tokens."""
 
-    model: Any
+    model: Model
     renderer: Renderer
     folder: Path
     context: int
@@ -50,7 +52,7 @@ class LoadedModel:
         return self.renderer.stop_ids
 
     @property
-    def device(self) -> Any:
+    def device(self) -> Device:
         """Where its inputs go."""
         return self.model.device
 
@@ -114,7 +116,7 @@ def _load_with_transformers(folder: Path, options: ModelOptions, place: str, tra
     return LoadedModel(model, renderer, folder, read_context(config.to_dict(), options.context_length))
 
 
-def load_encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Any, Any]:
+def load_encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Model, Tokenizer]:
     """A model without an output head, and its tokenizer: for embeddings."""
     from transformers import AutoModel, AutoTokenizer
 
@@ -126,7 +128,7 @@ def load_encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Any,
         return model.to(place).eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder, **given)
 
 
-def _load_causal_lm(folder: Path, config: Any, dtype: Any, quantization: str, place: str) -> Any:
+def _load_causal_lm(folder: Path, config: Config, dtype: Dtype, quantization: str, place: str) -> Model:
     from transformers import AutoModelForCausalLM
 
     wanted = quantised.quantization_config(quantization, dtype)
@@ -204,11 +206,11 @@ def _acquire_cached(
     return MODEL_CACHE.acquire(own, version), lambda: MODEL_CACHE.release(own)
 
 
-def _count_bytes(model: Any) -> int:
+def _count_bytes(model: Model) -> int:
     return sum(p.nbytes for p in model.parameters())
 
 
-def _find_shared_weights(one: Any, other: Any) -> list[Any]:
+def _find_shared_weights(one: Model, other: Model) -> list[Tensor]:
     """Weights that both models share."""
     ids = {id(p) for p in one.parameters()}
     return [p for p in other.parameters() if id(p) in ids]
@@ -278,7 +280,7 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def resolve_dtype(dtype: str, device: str, training: bool) -> Any:
+def resolve_dtype(dtype: str, device: str, training: bool) -> Dtype:
     """torch's dtype for an option: `machine.resolve_dtype`, by asking the hardware."""
     import torch
 
@@ -291,14 +293,14 @@ def _adapter_mtime(adapter: Path) -> float:
     return file.stat().st_mtime if file.exists() else 0.0
 
 
-def _find_layer(model: Any, name: str, adapter: Path) -> Any:
+def _find_layer(model: Model, name: str, adapter: Path) -> Layer:
     try:
         return model.get_submodule(name)
     except AttributeError as e:
         raise wrong_base_error(adapter) from e
 
 
-def _check_layers(config: Any) -> None:
+def _check_layers(config: Config) -> None:
     text = config.get_text_config()
     unknown = set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES
     if unknown:
@@ -308,7 +310,7 @@ def _check_layers(config: Any) -> None:
         )
 
 
-def _check_attention(model: Any, folder: Path) -> None:
+def _check_attention(model: Model, folder: Path) -> None:
     """Two packed rows must give what the second gives alone in transformers' own attention."""
     import torch
 

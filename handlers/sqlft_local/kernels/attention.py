@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
+
+if TYPE_CHECKING:
+    from sqlft_local._types import AutogradContext, Device, Dtype
 
 MAX_PADDING = 1.25
 """Parts share a call while padding them to the longest costs at most this."""
@@ -51,7 +54,15 @@ class PackedAttention(torch.autograd.Function):  # type: ignore[misc]  # torch i
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Any, k: Any, v: Any, groups: Any, scale: float, window: int | None) -> Any:
+    def forward(
+        ctx: AutogradContext,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        groups: Sequence[PartGroup],
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
         """q (1, heads, tokens, width), k and v (1, fewer heads, tokens, width) -> (1, tokens, heads, width)."""
         ctx.groups, ctx.scale, ctx.window = groups, scale, window
         kept = []
@@ -68,12 +79,12 @@ class PackedAttention(torch.autograd.Function):  # type: ignore[misc]  # torch i
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: AutogradContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k and v; the prefix's are summed in float32."""
         q, k, v, *rest = ctx.saved_tensors
         g = grads[0].transpose(1, 2)
         q_grad, k_grad, v_grad = (_empty_like(t) for t in (q, k, v))
-        prefix: list[Any] = [0.0, 0.0]
+        prefix: list[Tensor | float] = [0.0, 0.0]
         kept = iter(rest)
         for group in ctx.groups:
             ks, vs = _gather_keys(k, group), _gather_keys(v, group)
@@ -94,20 +105,20 @@ class PackedAttention(torch.autograd.Function):  # type: ignore[misc]  # torch i
                 _scatter_block(q_grad.transpose(1, 2), torch.bmm(of_scores, ks[:, :seen]), group, start, end)
             for i, (grad, one) in enumerate(zip((k_grad, v_grad), found, strict=True)):
                 prefix[i] = prefix[i] + _scatter_key_gradients(grad, one.total, group)
-        for grad, one in zip((k_grad, v_grad), prefix, strict=True):
-            if torch.is_tensor(one):
-                grad[0, :, : one.shape[1]] += one.to(grad.dtype)
+        for grad, shared in zip((k_grad, v_grad), prefix, strict=True):
+            if not isinstance(shared, float):
+                grad[0, :, : shared.shape[1]] += shared.to(grad.dtype)
         return q_grad, k_grad, v_grad, None, None, None
 
 
 class _GradientSum:
     """Gradients of keys, whose later ones the first blocks do not see."""
 
-    def __init__(self, like: Any) -> None:
+    def __init__(self, like: Tensor) -> None:
         self._like = like
-        self.total: Any = None
+        self.total: Tensor | None = None
 
-    def add(self, part: Any) -> None:
+    def add(self, part: Tensor) -> None:
         if self.total is None and part.shape == self._like.shape:
             self.total = part
             return
@@ -130,13 +141,13 @@ def _split_queries(group: PartGroup) -> Iterator[tuple[int, int]]:
         yield start, min(start + QUERY_BLOCK, group.longest)
 
 
-def _gather_queries(t: Any, k: Any, group: PartGroup) -> Any:
+def _gather_queries(t: Tensor, k: Tensor, group: PartGroup) -> Tensor:
     """The parts of t (1, heads, tokens, width) -> (parts * kv heads, heads of each, longest, width)."""
     made = _stack_parts(t, group, 0)
     return made.view(-1, t.shape[1] // k.shape[1], group.longest, t.shape[3])
 
 
-def _gather_keys(t: Any, group: PartGroup) -> Any:
+def _gather_keys(t: Tensor, group: PartGroup) -> Tensor:
     """Prefix and parts of t (1, heads, tokens, width) -> (parts * heads, before + longest, width)."""
     made = _stack_parts(t, group, group.prefix_length)
     if group.prefix_length:
@@ -144,7 +155,7 @@ def _gather_keys(t: Any, group: PartGroup) -> Any:
     return made.view(-1, group.prefix_length + group.longest, t.shape[3])
 
 
-def _stack_parts(t: Any, group: PartGroup, before: int) -> Any:
+def _stack_parts(t: Tensor, group: PartGroup, before: int) -> Tensor:
     n, even = group.longest, group.lengths[-1] == group.longest
     make = t.new_empty if even else t.new_zeros
     made = make(len(group.starts), t.shape[1], before + n, t.shape[3])
@@ -153,7 +164,7 @@ def _stack_parts(t: Any, group: PartGroup, before: int) -> Any:
     return made
 
 
-def _attention_weights(queries: Any, keys: Any, first: int, scale: float, window: int | None) -> Any:
+def _attention_weights(queries: Tensor, keys: Tensor, first: int, scale: float, window: int | None) -> Tensor:
     """(rows, times, n, width), (rows, all keys, width) -> (rows, times * n, keys seen); queries start at `first`."""
     rows, times, n, width = queries.shape
     seen = first + n
@@ -168,7 +179,7 @@ def _attention_weights(queries: Any, keys: Any, first: int, scale: float, window
 
 
 @lru_cache(maxsize=32)
-def _causal_mask(n: int, before: int, window: int | None, dtype: Any, device: Any, times: int = 1) -> Tensor:
+def _causal_mask(n: int, before: int, window: int | None, dtype: Dtype, device: Device, times: int = 1) -> Tensor:
     """(times * n, before + n): 0 where the query sees the key, else minus infinity."""
     with torch.inference_mode(False):  # kept for training too, also when asking is what makes it
         here = torch.arange(before, before + n, device=device).unsqueeze(1)
@@ -180,7 +191,7 @@ def _causal_mask(n: int, before: int, window: int | None, dtype: Any, device: An
         return mask.repeat(times, 1)
 
 
-def _scatter_block(out: Any, said: Any, group: PartGroup, start: int, end: int) -> None:
+def _scatter_block(out: Tensor, said: Tensor, group: PartGroup, start: int, end: int) -> None:
     """Block (parts * kv heads, times * n, width) into its places of out (1, tokens, heads, width)."""
     shaped = said.view(len(group.starts), out.shape[2], end - start, said.shape[2]).transpose(1, 2)
     for i, (place, length) in enumerate(zip(group.starts, group.lengths, strict=True)):
@@ -188,7 +199,7 @@ def _scatter_block(out: Any, said: Any, group: PartGroup, start: int, end: int) 
             out[0, place + start : place + start + n] = shaped[i, :n]
 
 
-def _scatter_key_gradients(out: Any, found: Any, group: PartGroup) -> Any:
+def _scatter_key_gradients(out: Tensor, found: Tensor, group: PartGroup) -> Tensor | float:
     """Gradients of `_gather_keys` into out (1, heads, tokens, width); those of the prefix, summed, are returned."""
     shaped = found.view(len(group.starts), out.shape[1], -1, out.shape[3])
     for i, (place, length) in enumerate(zip(group.starts, group.lengths, strict=True)):
@@ -196,7 +207,7 @@ def _scatter_key_gradients(out: Any, found: Any, group: PartGroup) -> Any:
     return shaped[:, :, : group.prefix_length].sum(0, dtype=torch.float32) if group.prefix_length else 0.0
 
 
-def _empty_like(t: Any) -> Any:
+def _empty_like(t: Tensor) -> Tensor:
     """As t (1, heads, tokens, width), laid out as the layers before it gave it: tokens first."""
     return t.new_empty(1, t.shape[2], t.shape[1], t.shape[3]).transpose(1, 2)
 

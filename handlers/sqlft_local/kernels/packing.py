@@ -23,6 +23,8 @@ from sqlft_local.kernels import is_on
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sqlft_local._types import Device, Layer
+
 ATTENTION_NAME = "sqlft"
 """The name under which transformers knows this attention."""
 ROW_MULTIPLE = 64
@@ -46,11 +48,11 @@ def register_attention() -> None:
 
 
 def _attention_forward(
-    module: Any,
+    module: Layer,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Any,
+    attention_mask: None,
     scaling: float | None = None,
     **given: Any,
 ) -> tuple[Tensor, None]:
@@ -115,7 +117,7 @@ class PackedExamples:
         return torch.cat(done, dim=1)
 
 
-def pack(examples: Sequence[Example], device: Any = "cpu") -> PackedExamples:
+def pack(examples: Sequence[Example], device: Device | str = "cpu") -> PackedExamples:
     """Examples of at least one token each, as one row.
 
     >>> row = pack([Example([7, 1, 2], [0, 0, 1]), Example([7, 3, 4], [0, 0, 1])])

@@ -9,12 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlft.errors import OptionError, ProviderError
 from sqlft_local.base.config import DecoderShape, read_shape
 from sqlft_local.machine import read_cgroup_limits
 from sqlft_local.options import TrainOptions
+
+if TYPE_CHECKING:
+    from sqlft_local._types import Model
+    from sqlft_local.train.lora import LoraAdapter
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number."""
@@ -178,7 +182,9 @@ class PassBudget:
     """Of the whole process, or of the card."""
 
 
-def plan_passes(model: Any, options: TrainOptions, adapter: Any, longest: int, together: int = 1) -> PassBudget:
+def plan_passes(
+    model: Model, options: TrainOptions, adapter: LoraAdapter, longest: int, together: int = 1
+) -> PassBudget:
     """For a model that is loaded, with its LoRA matrices `adapter`; ProviderError where the longest row has no room.
 
     `together` processes share the memory of the machine, none that of a card.
@@ -245,7 +251,7 @@ def _too_little_memory_error(
     )
 
 
-def _read_setup(model: Any, options: TrainOptions, adapter: Any) -> TrainingSetup:
+def _read_setup(model: Model, options: TrainOptions, adapter: LoraAdapter) -> TrainingSetup:
     """What is trained, by the names of the layers that have matrices."""
     targets = sorted({name.split(".")[-3] for name in adapter.trained})
     dtype = str(model.dtype).removeprefix("torch.")
