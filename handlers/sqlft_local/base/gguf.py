@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """transformers' model_type -> llama.cpp's architecture."""
 PERMUTED_ARCHITECTURES = ("llama",)
-WEIGHT_TYPES = ("f32", "f16", "bf16", "q8_0")
 ReportProgress = Callable[[str, float | None], None]
 
 
