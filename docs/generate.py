@@ -30,6 +30,7 @@ from unittest.mock import patch
 
 import duckdb
 from sqlft_local.base.presets import PRESETS
+from sqlft_local.kernels import KERNELS
 from sqlft_local.train.memory import TrainingSetup, estimate_training_bytes
 from sqlft_openai.sunsets import CHECKED_ON, OTHER_TRAINERS, SUNSETS, Sunset
 
@@ -320,12 +321,18 @@ def other_names_table(of: str) -> str:
     return _rows(("elsewhere", "here", "what is different"), rows)
 
 
+def kernels_table(of: str) -> str:
+    """The parts of a training that have a switch."""
+    return _rows(("kernel", "what it is"), [(f"`{name}`", what) for name, what in KERNELS.items()])
+
+
 MAKERS: dict[str, Callable[[str], str]] = {
     "options": options_table,
     "errors": errors_tree,
     "metrics": metrics_table,
     "statements": statements_table,
     "floors": floors,
+    "kernels": kernels_table,
     "presets": presets_table,
     "sunsets": sunsets_table,
     "names": other_names_table,

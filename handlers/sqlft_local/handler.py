@@ -109,7 +109,7 @@ class Local(Trainer, Embedder):
         self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, delimiters: Delimiters
     ) -> Predictor:
         from sqlft_local import machine
-        from sqlft_local.base import tokenization, weight_cache
+        from sqlft_local.base import config, tokenization, weight_cache
         from sqlft_local.base.tokenization import Renderer
         from sqlft_local.predict import choose, llama
         from sqlft_local.predict.llama import LlamaPredictor
@@ -122,25 +122,16 @@ class Local(Trainer, Embedder):
         )
         tokenizer = tokenization.ChatTokenizer(found.home)
         renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).with_delimiters(delimiters)
-        made_for = weight_cache.read_context_length(folder)
-        context = min(given.context_length or made_for, made_for)
+        context = config.read_context(config.read_config(folder), given.context_length)
         threads = machine.resolve_threads(self.options.threads)
         gpu = self.options.device != "cpu"
         plan = llama.LlamaSettings(found.model, options.batch_size, threads, exact=kind == "f32", gpu=gpu)
         engine, release = llama.acquire_runtime(plan, context + 1, str(folder))
         return LlamaPredictor(engine, release, found.adapter, renderer, context, options, model.schema)
 
-    def _open_with_vllm(
-        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, delimiters: Delimiters
-    ) -> Predictor:
-        from sqlft_local.predict.vllm import open_predictor
-
-        return open_predictor(folder, adapter, _get_model_options(model), options, model.schema, delimiters)
-
     _backends: ClassVar[dict[str, Callable[..., Predictor]]] = {
         "transformers": _open_with_transformers,
         "llama.cpp": _open_with_llama,
-        "vllm": _open_with_vllm,
     }
 
     def unload(self, model: ModelSpec, artifact: Artifact | None) -> bool:

@@ -227,6 +227,33 @@ def test_max_memory_bounds_the_passes(tiny: Path) -> None:
     assert estimate_training(base, rows(200), max_memory="1GB").refusal is not None
 
 
+def test_a_card_computes_more_tokens_at_once(tiny: Path) -> None:
+    """As the training plans it there: that is more memory, too."""
+    base = describe_base(str(tiny), tiny, ModelOptions())
+    assert base is not None
+    given, options, data = ModelOptions(dtype="float32"), TrainOptions(batch_size=200), TrainingSet(rows(200, 60))
+    on_card, on_processor = (
+        estimate(base, given, options, data, CARD, device, None, Path("/nowhere")) for device in ("cuda", "cpu")
+    )
+    assert on_card.memory_bytes > on_processor.memory_bytes
+    budget = memory.fit_passes(base.shape, TrainingSetup(), options, "cuda", 47 * GIGA, 2 * GIGA)
+    assert budget == memory.PassBudget(16384, budget.above, budget.longest, 47 * GIGA)
+
+
+@pytest.mark.parametrize(("wanted", "above"), [(None, "plain"), (True, "always"), (False, "never")])
+def test_blocks_are_computed_twice_where_memory_asks_for_it(wanted: bool | None, above: str) -> None:
+    """Or where gradient_checkpointing says so."""
+    shape, options = DecoderShape(8, 64, 128, 4, 4, 16, 300, True), TrainOptions(gradient_checkpointing=wanted)
+    budget = memory.fit_passes(shape, TrainingSetup(), options, "cpu", 50_000_000, 0)
+    plain, twice = (
+        memory.fit_tokens(shape, TrainingSetup(checkpointing=again), round(50_000_000 * memory.PLANNED_SHARE))
+        for again in (False, True)
+    )
+    assert budget.above == {"plain": plain, "always": 0, "never": memory.UNLIMITED_TOKENS}[above]
+    assert budget.longest == (plain if wanted is False else twice)
+    assert memory.fit_passes(shape, TrainingSetup(), options, "cpu", None, 0).tokens == 2048
+
+
 def test_over_long_rows_are_found_without_a_max_length(tiny: Path) -> None:
     """The context of the tiny model is 512 tokens."""
     assert Local().longest_row(ModelSpec(str(tiny)), TrainOptions()) == 512

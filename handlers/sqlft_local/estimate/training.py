@@ -5,7 +5,6 @@ Here too: which bases this machine can train and ask, for `sqlft doctor`.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import TOKENS_PER_MESSAGE, Estimate, TrainingSet, estimate_tokens
-from sqlft_local.base.config import DecoderShape, read_shape
+from sqlft_local.base.config import DecoderShape, limit_context, read_config, read_context, read_shape
 from sqlft_local.base.presets import PRESETS, Preset
 from sqlft_local.base.tokenization import NO_DELIMITERS, Delimiters
 from sqlft_local.machine import Machine
@@ -36,7 +35,6 @@ ARCHITECTURES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma 3", "SmolLM2", "Co
 """Of those that are run; others with the same layers are tried when they are loaded."""
 SAMPLE_ROWS = 512
 """Rows that are rendered; of more, evenly spaced ones stand for the others."""
-DEFAULT_MAX_LENGTH = 2048
 STARTUP_SECONDS = 8.0
 """A process that imports torch and transformers, and loads a small base."""
 LOAD_BYTES_PER_SECOND = 1.5e9
@@ -86,15 +84,13 @@ def describe_base(name: str, folder: Path | None, options: ModelOptions) -> Base
         return _read_base(name, folder, options)
     if preset is None or preset.shape is None:
         return None
-    return BaseDescription(name, preset.shape, min(options.context_length or preset.context, preset.context))
+    return BaseDescription(name, preset.shape, limit_context(preset.context, options.context_length))
 
 
 def _read_base(name: str, folder: Path, options: ModelOptions) -> BaseDescription:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        text = config.get("text_config") or config
-        made_for = int(text.get("max_position_embeddings") or 4096)
-        return BaseDescription(name, read_shape(config), min(options.context_length or made_for, made_for), folder)
+        config = read_config(folder)
+        return BaseDescription(name, read_shape(config), read_context(config, options.context_length), folder)
     except (ValueError, AttributeError) as e:
         raise ProviderError(f"{folder / 'config.json'} cannot be read: {e}.", "Get the base again.") from e
     except (KeyError, TypeError) as e:
@@ -106,10 +102,8 @@ def _read_base(name: str, folder: Path, options: ModelOptions) -> BaseDescriptio
 
 
 def find_longest_row(base: BaseDescription | None, options: TrainOptions) -> int | None:
-    """Most tokens of a row that is trained on whole: as `rows.render_rows` has it."""
-    if base is None:
-        return options.max_length
-    return min(options.max_length or min(DEFAULT_MAX_LENGTH, base.context), base.context)
+    """Most tokens of a row that is trained on whole; what `max_length` says where the base is not known."""
+    return options.max_length if base is None else options.limit_row(base.context)
 
 
 def estimate(
@@ -131,9 +125,9 @@ def estimate(
     place = here.device(device)
     together = options.num_processes
     free = here.available(place, together)
-    room = _limit_memory(options, free)
+    room = memory.limit_bytes(options, free)
     longest = max((len(e.ids) for e in (*train, *valid)), default=1)
-    setting, most = _fit_passes(base, _plan_setup(base, given, options, here, place), options, room, longest)
+    setting, most = _fit_passes(base, _plan_setup(given, options, here, place), options, place, room, longest)
     passes = _estimate_passes(train, taught, options.rows_per_step, most)
     needed = memory.estimate_training_bytes(base.shape, setting, passes.fullest[0])
     limit = room if options.max_memory else free
@@ -202,7 +196,7 @@ def _guess_examples(base: BaseDescription, options: TrainOptions, table: pa.Tabl
     """By letters; rows then share no start, so the estimate is rather too high."""
     from sqlft_local.kernels.packing import Example
 
-    most = find_longest_row(base, options) or DEFAULT_MAX_LENGTH
+    most = options.limit_row(base.context)
     examples = []
     for i, turns in enumerate(table.column("messages").to_pylist()):
         sizes = [TOKENS_PER_MESSAGE + estimate_tokens(t["content"]) for t in turns]
@@ -212,40 +206,19 @@ def _guess_examples(base: BaseDescription, options: TrainOptions, table: pa.Tabl
     return examples
 
 
-def _plan_setup(
-    base: BaseDescription, given: ModelOptions, options: TrainOptions, here: Machine, place: str
-) -> TrainingSetup:
+def _plan_setup(given: ModelOptions, options: TrainOptions, here: Machine, place: str) -> TrainingSetup:
     dtype = here.dtype(given.dtype, place)
-    quantization = getattr(given, "quantization", None) or "none"
-    checkpointing = bool(getattr(options, "gradient_checkpointing", None))
-    return TrainingSetup(dtype, quantization, options.r, tuple(options.layers), options.lora_dropout, checkpointing)
-
-
-def _limit_memory(options: TrainOptions, free: int | None) -> int | None:
-    """Bytes that the training may take: as `memory.plan_passes` has it."""
-    said = memory.parse_size(options.max_memory) if options.max_memory else None
-    known = None if free is None else round(free * (1 - memory.FREE_MARGIN))
-    return min((n for n in (said, known) if n is not None), default=None)
+    return TrainingSetup(dtype, given.quantization, options.r, tuple(options.layers), options.lora_dropout)
 
 
 def _fit_passes(
-    base: BaseDescription, setting: TrainingSetup, options: TrainOptions, room: int | None, longest: int
+    base: BaseDescription, setting: TrainingSetup, options: TrainOptions, place: str, room: int | None, longest: int
 ) -> tuple[TrainingSetup, int]:
-    """With blocks computed again where memory asks for it, and the tokens of a pass; at least the longest row."""
-    most = options.max_tokens_per_pass or memory.MAX_TOKENS_PER_PASS["cpu"]
-    if room is None:
-        return setting, max(most, longest)
-    again = replace(setting, checkpointing=True)
-    plain, twice = (
-        memory.fit_tokens(
-            base.shape, s, round((room - memory.estimate_fixed_bytes(base.shape, s)) * memory.PLANNED_SHARE)
-        )
-        for s in (setting, again)
-    )
-    wanted = options.gradient_checkpointing
-    if setting.checkpointing or (wanted is None and plain < max(min(memory.FAST_PASS_TOKENS, most), longest)):
-        return again, max(min(most, twice), longest)
-    return setting, max(min(most, plain), longest)
+    """With blocks computed twice where memory asks for it, and the tokens of a pass; at least the longest row."""
+    fixed = memory.estimate_fixed_bytes(base.shape, setting)
+    budget = memory.fit_passes(base.shape, setting, options, place, room, fixed)
+    tokens = max(budget.tokens, longest)
+    return replace(setting, checkpointing=tokens > budget.above), tokens
 
 
 def _estimate_passes(train: Sequence[Example], taught: int, batch_size: int, most: int) -> EpochPasses:

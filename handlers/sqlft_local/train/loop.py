@@ -273,7 +273,7 @@ class TrainingLoop:
     def work(self) -> tuple[speed.Kind, float, float, float]:
         """(what was trained, operations, passes, seconds) of the steps of this run behind its first ones."""
         setting = replace(
-            memory.setting_of(self.loaded.model, self.options, self.lora), checkpointing=not self.budget.above
+            memory.read_setup(self.loaded.model, self.options, self.lora), checkpointing=not self.budget.above
         )
         kind = speed.Kind(config.read_shape(self.loaded.model.config.to_dict()), setting, self.loaded.device.type, 0)
         sizes = [
