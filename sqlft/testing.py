@@ -388,10 +388,10 @@ except ImportError:
     spec = importlib.util.spec_from_file_location(name, path)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-from sqlft.options import build
+from sqlft.options import build_options
 for part in qualname.split("."):
     module = getattr(module, part)
-module(build(module.engine_options, json.loads(options), "the engine"))
+module(build_options(module.engine_options, json.loads(options), "the engine"))
 loaded = [n for n in heavy if n in sys.modules]
 assert not loaded, f"the constructor or the module imports {', '.join(loaded)}: import them where they are needed"
 """
