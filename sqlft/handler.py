@@ -4,11 +4,13 @@ Requests go in, completions come out, in any order, each as soon as it is known.
 prompts, splits, deduplicates, caches, retries, publishes artifacts and resolves secrets; a handler
 never sees SQL or the catalog.
 
-Options are declared as dataclasses whose fields say what they are for::
+Options are declared as dataclasses whose fields say what they are for.  Those that the core reads too are inherited,
+and may be declared again with another default, range or type::
 
     @dataclass
-    class PredictOptions:
+    class PredictOptions(SamplingOptions):
         temperature: Annotated[float, "0 is greedy", Range(0, 2)] = 0.0
+        style: Annotated[str, "how answers look"] = "plain"
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypedDict, TypeVar, get_type_hints
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,6 +81,27 @@ class Completion:
     """The answer ended at its limit of tokens, and not because it was complete."""
 
 
+class TrainingDetails(TypedDict, total=False):
+    """The details of an artifact that the core reads; a handler may add others, as JSON can hold them."""
+
+    cost_usd: float
+    """What the provider took; without it the core computes it from the price, or the machine's hours."""
+    tokens: int
+    """Tokens that were trained on, all epochs together."""
+    trained_tokens: int
+    """Those of them that are paid for, where they differ."""
+    stop: list[str]
+    """Texts that end an answer, as it was taught; a training from this artifact checks its rows for them."""
+    continues: str
+    """What the provider trained on from, where that is not the version before."""
+    remarks: Sequence[str]
+    """What DESCRIBE shows of how it went."""
+    serve_as: str
+    """Given to `open` by the core: the name under which another engine is to load the adapter."""
+    peak_memory_bytes: int
+    """Most memory that training took, where that is not the worker's own."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """What training made: a folder of files, or a name that the provider knows."""
@@ -86,6 +109,7 @@ class Artifact:
     path: Path | None = None
     remote_id: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    """Those named in `TrainingDetails`, and others."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +216,61 @@ class Delivery(NamedTuple):
     """In an option's Annotated[…]: how answers are got, which changes none: those kept under another value serve."""
 
 
+@dataclass
+class SamplingOptions:
+    """For `predict_options`.  The core keeps answers whose temperature is 0, and foresees cost by max_tokens."""
+
+    max_tokens: Annotated[
+        int | None,
+        "most tokens of an answer; without it the handler's own limit",
+        Alias("max_completion_tokens"),
+        Alias("max_output_tokens"),
+        Alias("max_new_tokens"),
+        Range(1),
+    ] = None
+    temperature: Annotated[float | None, "0 takes the likeliest tokens", Range(0)] = 0.0
+    stop: Annotated[list[str] | None, "texts that end an answer; they are not part of it"] = None
+
+
+@dataclass
+class TrainingOptions:
+    """For `train_options`.  EXPLAIN FINETUNE shows both, and foresees tokens by the epochs."""
+
+    n_epochs: Annotated[float | str | None, "how often training goes through the rows", Range(0)] = None
+    batch_size: Annotated[int | str | None, "rows a step", Range(1)] = None
+
+
+@dataclass
+class LengthOptions:
+    """For `train_options`.  The core drops or refuses rows above max_length; cutting them is the handler's work."""
+
+    max_length: Annotated[int | None, "most tokens of a row", Range(1)] = None
+    long_rows: Annotated[
+        Literal["cut", "drop", "error"], "rows over max_length: cut from the prompt's middle, drop them, or stop"
+    ] = "cut"
+
+
+Options = TypeVar("Options", bound=SamplingOptions | TrainingOptions | LengthOptions)
+
+
+def read_options(cls: type[Options], options: Any) -> Options:
+    """`options` as one of the classes above; those of a handler that does not inherit it are read by name.
+
+    >>> read_options(SamplingOptions, type("Mine", (), {"max_new_tokens": 7})).max_tokens
+    7
+    """
+    if isinstance(options, cls):
+        return options
+    found = cls()
+    hints: dict[str, Any] = get_type_hints(cls, include_extras=True)
+    for name, hint in hints.items():
+        names = (name, *(extra.name for extra in hint.__metadata__ if isinstance(extra, Alias)))
+        values = [getattr(options, known) for known in names if hasattr(options, known)]
+        if values:
+            setattr(found, name, next((value for value in values if value is not None), None))
+    return found
+
+
 class Predictor(ABC):
     """Opened once a statement, closed at its end."""
 
@@ -293,8 +372,7 @@ class Trainer(Handler):
 
     def longest_row(self, model: ModelSpec, options: Any) -> int | None:
         """Most tokens that a conversation may have to be trained on whole; None where there is no such limit."""
-        limit: int | None = getattr(options, "max_length", None)
-        return limit
+        return read_options(LengthOptions, options).max_length
 
     @abstractmethod
     def train(

@@ -26,7 +26,7 @@ import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 import pyarrow as pa
 
@@ -45,6 +45,7 @@ from sqlft.handler import (
     Request,
     RowError,
     Trainer,
+    TrainingDetails,
     TrainingSet,
 )
 from sqlft.options import build_options, options_of
@@ -277,6 +278,7 @@ class HandlerConformance:
         artifact, reports = self._trained(tmp_path / "work")
         _check_reports(reports)
         _check_files(artifact, tmp_path / "work")
+        _check_details(artifact)
         moved = _moved(artifact, tmp_path / "work")
         [answer] = self.ask("The capital of Japan?", artifact=moved)
         assert answer.text is not None, f"what was trained does not answer: {answer.error}"
@@ -447,6 +449,13 @@ def _check_files(artifact: Artifact, workdir: Path) -> None:
         assert not unsafe, (
             f"{file.name} may run code when it is loaded, or leads elsewhere; keep tensors as safetensors"
         )
+
+
+def _check_details(artifact: Artifact) -> None:
+    for name, kind in get_type_hints(TrainingDetails).items():
+        value, takes = artifact.details.get(name), get_origin(kind) or kind
+        takes = (int, float) if takes is float else takes
+        assert value is None or isinstance(value, takes), f"details['{name}'] is {value!r}: TrainingDetails says {kind}"
 
 
 def _is_pickle(file: Path) -> bool:

@@ -15,7 +15,18 @@ from sqlft import plugins
 from sqlft.catalog.records import Usage
 from sqlft.data import OutputMismatch
 from sqlft.errors import BudgetExceeded, Cancelled, CatalogError, ProviderError, SqlftError
-from sqlft.handler import Completion, Embedder, Message, Piece, Predictor, Progress, Request, RowError
+from sqlft.handler import (
+    Completion,
+    Embedder,
+    Message,
+    Piece,
+    Predictor,
+    Progress,
+    Request,
+    RowError,
+    SamplingOptions,
+    read_options,
+)
 from sqlft.inference.background import BackgroundIterator
 from sqlft.inference.budget import CostTracker
 from sqlft.inference.cache import Cache, hash_prompt, hash_version
@@ -201,7 +212,7 @@ class InferenceRun:
     def _is_cacheable(self) -> bool:
         if self._settings.cache is not None:
             return self._settings.cache
-        return getattr(self.options, "temperature", 0) in (0, 0.0)
+        return read_options(SamplingOptions, self.options).temperature == 0
 
     def _look_up(self, first: int) -> None:
         """Fill in what the cache knows of the next prompts."""

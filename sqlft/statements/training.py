@@ -17,7 +17,7 @@ from sqlft.catalog.files import acquire_lock
 from sqlft.catalog.records import RESUMABLE, RUNNING, VersionKey
 from sqlft.data import PreparedData
 from sqlft.errors import CatalogError
-from sqlft.handler import Estimate, Trainer
+from sqlft.handler import Estimate, Trainer, TrainingOptions, read_options
 from sqlft.inference.resolve import find_engine, find_model
 from sqlft.options import build_options, check_option_names, is_secret
 from sqlft.secrets import references
@@ -185,8 +185,9 @@ def _list_facts(plan: TrainingPlan, prepared: PreparedData, estimate: Estimate |
     yield "rows", prepared.row_count
     yield "training_rows", prepared.training_set.train.num_rows
     yield "validation_rows", 0 if valid is None else valid.num_rows
-    yield "epochs", getattr(plan.options, "n_epochs", None)
-    yield "batch_size", getattr(plan.options, "batch_size", None)
+    options = read_options(TrainingOptions, plan.options)
+    yield "epochs", options.n_epochs
+    yield "batch_size", options.batch_size
     yield from _list_estimate_facts(estimate)
 
 

@@ -20,6 +20,7 @@ from sqlft.handler import (
     Artifact,
     Completion,
     Estimate,
+    LengthOptions,
     ModelSpec,
     Predictor,
     Price,
@@ -47,14 +48,13 @@ class PredictOptions:
 
 
 @dataclass
-class TrainOptions:
+class TrainOptions(LengthOptions):
     """FINETUNE … USING"""
 
     steps: Annotated[int, "how many steps", Range(1)] = 4
     control: Annotated[str | None, "the folder that steers it"] = None
     hub_token: Annotated[str | None, "a secret of the training", Secret()] = None
     returns: Annotated[str, "what train returns: folder, file, workdir, elsewhere, remote, missing, nothing"] = "folder"
-    max_length: Annotated[int | None, "longest conversation, in words"] = None
 
 
 class Stranger(Trainer):
