@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypedDict, TypeVar, get_type_hints
 
+from sqlft.errors import NotSupported
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -38,7 +40,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One conversation to be continued by the model; `stream` asks for its Pieces where the handler has them."""
+    """One conversation to be continued by the model; `stream` asks for its Deltas where the handler has them."""
 
     id: int
     messages: tuple[Message, ...]
@@ -56,7 +58,7 @@ class RowError:
     """The provider's own id of the request, for its support."""
 
 
-class Piece(NamedTuple):
+class Delta(NamedTuple):
     """A part of an answer that is still being written; the Completion that follows has the whole text."""
 
     id: int
@@ -161,7 +163,7 @@ class Estimate:
     cost_usd: float | None = None
     remarks: tuple[str, ...] = ()
     """Choices worth knowing: dtype, quantization, gradient checkpointing …"""
-    refusal: tuple[str, str] | None = None
+    why_not: tuple[str, str] | None = None
     """Why it cannot be done, with figures, and the setting that would do."""
 
 
@@ -271,11 +273,34 @@ def read_options(cls: type[Options], options: Any) -> Options:
     return found
 
 
+RENAMED_METHODS = {
+    "checkup": "diagnose",
+    "count_prompts": "count_prompt_tokens",
+    "settled": "resolve_options",
+    "longest_row": "max_row_tokens",
+    "rest": "drain",
+}
+"""Old names of the methods of a Handler, and of a Predictor the last, whose new ones replace them."""
+
+
+def _refuse_old_names(cls: type, *names: str) -> None:
+    for old in names:
+        if hasattr(cls, old):
+            raise NotSupported(
+                f"{cls.__name__} has a method '{old}', which sqlft does not call any more.",
+                f"Rename it: def {RENAMED_METHODS[old]}(…).",
+            )
+
+
 class Predictor(ABC):
     """Opened once a statement, closed at its end."""
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        _refuse_old_names(cls, "rest")
+
     @abstractmethod
-    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece | Progress]:
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Delta | Progress]:
         """Answer every request once, in any order.
 
         Pulls no further ahead than it can work on.  Where answers take minutes, a Progress now and then says how
@@ -283,7 +308,7 @@ class Predictor(ABC):
         HandlerError only for what makes all rows pointless.
         """
 
-    def rest(self) -> Iterator[Completion]:
+    def drain(self) -> Iterator[Completion]:
         """Answers still under way when reading stopped early; nothing new is begun.  Called before `close`."""
         return iter(())
 
@@ -303,11 +328,15 @@ class Handler(ABC):
     """`open` takes artifacts that another handler trained, LoRA adapters in PEFT's layout at `path`; the name to
     give them is `details["serve_as"]`."""
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        _refuse_old_names(cls, "checkup", "count_prompts", "settled", "longest_row")
+
     def __init__(self, options: Any = None) -> None:
         self.options = options
 
     @classmethod
-    def checkup(cls) -> Mapping[str, Any]:
+    def diagnose(cls) -> Mapping[str, Any]:
         """For `sqlft doctor`: what of this machine matters to the handler, as JSON can hold it; quick, no network."""
         return {}
 
@@ -331,7 +360,7 @@ class Handler(ABC):
         """Tokens of each text, or None where that is not known without the provider."""
         return None
 
-    def count_prompts(self, conversations: Sequence[Sequence[Message]], model: ModelSpec) -> list[int] | None:
+    def count_prompt_tokens(self, conversations: Sequence[Sequence[Message]], model: ModelSpec) -> list[int] | None:
         """Tokens of each conversation as the model is given it; None where that is not known without asking."""
         return None
 
@@ -362,7 +391,7 @@ class Trainer(Handler):
     resume_options: ClassVar[tuple[str, ...]] = ()
     """Names of train_options that RESUME MODEL … USING may change: those that do not decide what is learned."""
 
-    def settled(self, model: ModelSpec, options: Any) -> Any:
+    def resolve_options(self, model: ModelSpec, options: Any) -> Any:
         """The `train_options` as they will hold: what was left open, decided.  It is shown and stored."""
         return options
 
@@ -370,7 +399,7 @@ class Trainer(Handler):
         """What `train` would take, without training; None where nothing can be said.  Takes seconds at most."""
         return None
 
-    def longest_row(self, model: ModelSpec, options: Any) -> int | None:
+    def max_row_tokens(self, model: ModelSpec, options: Any) -> int | None:
         """Most tokens that a conversation may have to be trained on whole; None where there is no such limit."""
         return read_options(LengthOptions, options).max_length
 
@@ -413,3 +442,12 @@ class Embedder(Handler):
     @abstractmethod
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
         """One vector a text, in order; a `Vector` tells what it cost."""
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for defined
+
+    def __getattr__(name: str) -> Any:
+        """The error for a name that the contract had before."""
+        if name == "Piece":
+            raise NotSupported("sqlft.handler has no Piece any more.", "It is called Delta: change its import.")
+        raise AttributeError(f"module 'sqlft.handler' has no attribute {name!r}")

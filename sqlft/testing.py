@@ -34,12 +34,12 @@ from sqlft.errors import Cancelled, OptionError
 from sqlft.handler import (
     Artifact,
     Completion,
+    Delta,
     Embedder,
     Handler,
     Message,
     ModelSpec,
     Notice,
-    Piece,
     Predictor,
     Progress,
     Request,
@@ -219,7 +219,7 @@ class HandlerConformance:
     def test_two_may_be_open_at_once(self) -> None:
         """One query may ask two versions, each in turn."""
 
-        def both() -> list[list[Completion | Piece | Progress]]:
+        def both() -> list[list[Completion | Delta | Progress]]:
             predictors = [self.opened(), self.opened()]
             answers = [iter(p.predict(iter(_requests(["a", "b"])))) for p in predictors]
             found = [[next(a)] for a in answers]
@@ -331,7 +331,7 @@ class HandlerConformance:
         def answers() -> list[Completion]:
             predictor = self.opened(artifact)
             try:
-                return [c for c in predictor.predict(iter(requests)) if not isinstance(c, (Piece, Progress))]
+                return [c for c in predictor.predict(iter(requests)) if not isinstance(c, (Delta, Progress))]
             finally:
                 predictor.close()
 
@@ -411,7 +411,7 @@ def _refusal(cls: type, name: str, what: str) -> str:
     return ""
 
 
-def _close(completions: Iterator[Completion | Piece | Progress]) -> None:
+def _close(completions: Iterator[Completion | Delta | Progress]) -> None:
     if isinstance(completions, Generator):
         completions.close()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sqlft.errors import Cancelled, OptionError
+from sqlft.errors import Cancelled, NotSupported, OptionError
 from sqlft.handler import (
     Artifact,
     Completion,
@@ -343,3 +343,14 @@ def test_a_fine_handler_passes_and_each_test_can_fail(name: str, tmp_path: Path)
 def test_what_was_trained_is_json(tmp_path: Path) -> None:
     run(Fine, "test_training_makes_an_artifact_that_answers_elsewhere", tmp_path)
     assert json.loads(next(tmp_path.rglob("weights.json")).read_text()) == []
+
+
+def test_a_method_of_the_contract_before_is_refused_with_its_new_name() -> None:
+    with pytest.raises(NotSupported, match="'settled'") as found:
+        type("Older", (Fine,), {"settled": lambda self, model, options: options})
+    assert found.value.next_step == "Rename it: def resolve_options(…)."
+    with pytest.raises(NotSupported, match="'rest'"):
+        type("OlderPredictor", (FinePredictor,), {"rest": lambda self: iter(())})
+    with pytest.raises(NotSupported, match="Piece") as found:
+        from sqlft.handler import Piece  # type: ignore[attr-defined]  # noqa: F401
+    assert "Delta" in found.value.next_step

@@ -129,7 +129,7 @@ def _estimate_input_tokens(
     sample, scale = _sample_evenly(waiting)
     if not sample:
         return Interval(0, 0, 0), "counted"
-    counted = resolved.handler.count_prompts(sample, resolved.spec)
+    counted = resolved.handler.count_prompt_tokens(sample, resolved.spec)
     if counted is not None:
         return _extrapolate_sum([float(c) for c in counted], scale), "counted"
     frames = [TOKENS_PER_MESSAGE * (len(messages) + 1) for messages in sample]

@@ -200,10 +200,10 @@ def _list_estimate_facts(estimate: Estimate | None) -> Iterator[tuple[str, Any]]
     yield "memory_available_gb", _round_to_unit(known.memory_available, GIGA, 2)
     yield "expected_minutes", _round_to_unit(known.seconds, 60, 2)
     yield "cost_usd", _round_to_unit(known.cost_usd, 1, 4)
-    fits = None if known.refusal is None and known.memory_bytes is None else known.refusal is None
+    fits = None if known.why_not is None and known.memory_bytes is None else known.why_not is None
     yield "fits", fits
-    if known.refusal is not None:
-        yield "refused_because", " ".join(known.refusal)
+    if known.why_not is not None:
+        yield "refused_because", " ".join(known.why_not)
     for remark in known.remarks:
         yield "remark", remark
 

@@ -49,10 +49,10 @@ def estimate_training(session: Session, plan: TrainingPlan, prepared: PreparedDa
 
 def check_estimate(session: Session, plan: TrainingPlan, estimate: Estimate) -> None:
     """NotSupported for what cannot be done, unless `check` says otherwise; else tell what it will take."""
-    if estimate.refusal is None:
+    if estimate.why_not is None:
         session.show_notice(f"{plan.model.key.name}: {format_estimate(estimate)}")
         return
-    why, next_step = estimate.refusal
+    why, next_step = estimate.why_not
     if plan.settings.check == "error":
         raise NotSupported(why, f"{next_step}{TRY_ANYWAY_HINT}")
     session.show_warning(f"{why} {next_step}")

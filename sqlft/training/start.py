@@ -106,7 +106,7 @@ def prepare_training_rows(
             valid_rows=None if valid is None else read_rows(session, valid, parameters, to_train=True),
             validation_split=plan.settings.validation_split,
             seed=plan.settings.seed,
-            max_length=plan.handler.longest_row(spec, plan.options),
+            max_length=plan.handler.max_row_tokens(spec, plan.options),
             long_rows=read_options(LengthOptions, plan.options).long_rows or "cut",
             count_tokens=lambda texts: plan.handler.count_tokens(texts, spec),
             stops=[*_collect_stop_sequences(plan), *(stops or ())],

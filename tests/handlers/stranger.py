@@ -74,7 +74,7 @@ class Stranger(Trainer):
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
         if model.base == "broken":
             raise ZeroDivisionError
-        refusal = ("It needs 80.0 GB, and 4.0 GB are free.", "Take the base 'tiny'.") if model.base == "huge" else None
+        why_not = ("It needs 80.0 GB, and 4.0 GB are free.", "Take the base 'tiny'.") if model.base == "huge" else None
         return Estimate(
             data.train.num_rows,
             1200,
@@ -83,7 +83,7 @@ class Stranger(Trainer):
             2_100_000_000,
             4_000_000_000,
             remarks=("by heart",),
-            refusal=refusal,
+            why_not=why_not,
         )
 
     def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:

@@ -109,7 +109,7 @@ def _read_base(name: str, folder: Path, options: ModelOptions) -> BaseDescriptio
         ) from e
 
 
-def find_longest_row(base: BaseDescription | None, options: TrainOptions) -> int | None:
+def find_max_row_tokens(base: BaseDescription | None, options: TrainOptions) -> int | None:
     """Most tokens of a row that is trained on whole: as `rows.render_rows` has it."""
     if base is None:
         return options.max_length
@@ -158,7 +158,7 @@ def estimate(
         memory_bytes=needed,
         memory_available=free,
         remarks=(*_list_remarks(base, setting, options, place), *remarks),
-        refusal=_refuse_too_few_gpus(here, place, together)
+        why_not=_refuse_too_few_gpus(here, place, together)
         or _refuse_too_little_memory(base, setting, passes, needed, limit, place),
     )
 
@@ -200,7 +200,7 @@ def _guess_examples(base: BaseDescription, options: TrainOptions, table: pa.Tabl
     """By letters; rows then share no start, so the estimate is rather too high."""
     from sqlft_local.kernels.packing import Example
 
-    most = find_longest_row(base, options) or DEFAULT_MAX_LENGTH
+    most = find_max_row_tokens(base, options) or DEFAULT_MAX_LENGTH
     examples = []
     for i, turns in enumerate(table.column("messages").to_pylist()):
         sizes = [MESSAGE_TOKENS + round(len(t["content"]) / LETTERS_PER_TOKEN) for t in turns]

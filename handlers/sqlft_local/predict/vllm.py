@@ -13,7 +13,7 @@ from typing import Any
 from zlib import crc32
 
 from sqlft.errors import HandlerNotInstalled, ProviderError
-from sqlft.handler import Completion, Piece, Predictor, Request
+from sqlft.handler import Completion, Delta, Predictor, Request
 from sqlft_local.base.tokenization import Delimiters, Renderer
 from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import ModelOptions, PredictOptions
@@ -81,7 +81,7 @@ class VllmPredictor(Predictor):
         """The engine stays for the next statement."""
         MODEL_CACHE.release(self._key)
 
-    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Delta]:
         """Completions, a window at a time."""
         from vllm.lora.request import LoRARequest
 
