@@ -82,6 +82,26 @@ class Completion:
     truncated: bool = False
     """The answer ended at its limit of tokens, and not because it was complete."""
 
+    @classmethod
+    def ok(cls, id: int, text: str, **more: Any) -> Completion:
+        """An answer; `more` are other fields of it: tokens, cost_usd, logprob, truncated.
+
+        >>> Completion.ok(1, "Paris", output_tokens=2).text
+        'Paris'
+        """
+        return cls(id, text, **more)
+
+    @classmethod
+    def failed(
+        cls, id: int, code: str, message: str, *, retryable: bool = False, request_id: str | None = None, **more: Any
+    ) -> Completion:
+        """No answer, and why: the fields of `RowError`; `more` are tokens and cost_usd.
+
+        >>> Completion.failed(1, "too_long", "The prompt has 9,000 tokens.").error.code
+        'too_long'
+        """
+        return cls(id, error=RowError(code, message, retryable, request_id), **more)
+
 
 class TrainingDetails(TypedDict, total=False):
     """The details of an artifact that the core reads; a handler may add others, as JSON can hold them."""
@@ -301,11 +321,14 @@ class Predictor(ABC):
 
     @abstractmethod
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Delta | Progress]:
-        """Answer every request once, in any order.
+        """Answer every request once, in any order: an event stream.
 
-        Pulls no further ahead than it can work on.  Where answers take minutes, a Progress now and then says how
-        many are there, and keeps the statement from giving up.  A bad row is a Completion with an error; raise
-        HandlerError only for what makes all rows pointless.
+        Pulls no further ahead than it can work on, and only in the thread that steps what this returns, while it is
+        stepped: `requests` is not safe for others, so threads of the handler's own get what was pulled.
+
+        Where answers take minutes, a Progress now and then says how many are there, and keeps the statement from
+        giving up.  A bad row is a Completion with an error; raise HandlerError only for what makes all rows
+        pointless.
         """
 
     def drain(self) -> Iterator[Completion]:

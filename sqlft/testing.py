@@ -6,8 +6,8 @@
         predict_options = {"max_tokens": 8}
         train_options = {"n_epochs": 2}
 
-pytest finds the inherited tests; those for training and embedding are there if the handler trains or embeds.
-Needs no pytest to import.
+pytest finds the inherited tests, and skips, with a reason, those for training and embedding where the handler does
+neither.  Needs no pytest to import.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
+from unittest import SkipTest
 
 import pyarrow as pa
 
@@ -90,13 +91,13 @@ class HandlerConformance:
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
         given = getattr(cls, "handler", Handler)
-        for prefix, applies in (
-            ("test_training_", issubclass(given, Trainer)),
-            ("test_embedding_", issubclass(given, Embedder)),
-            ("test_bad_", cls.bad_messages is not None),
+        for prefix, applies, reason in (
+            ("test_training_", issubclass(given, Trainer), f"{given.__name__} is no Trainer"),
+            ("test_embedding_", issubclass(given, Embedder), f"{given.__name__} is no Embedder"),
+            ("test_bad_", cls.bad_messages is not None, "no bad_messages are given"),
         ):
-            for name in [n for n in dir(cls) if n.startswith(prefix)]:
-                setattr(cls, name, getattr(HandlerConformance, name) if applies else None)
+            for name in [n for n in vars(HandlerConformance) if n.startswith(prefix) and n not in vars(cls)]:
+                setattr(cls, name, getattr(HandlerConformance, name) if applies else _make_skipped(reason))
 
     # what a subclass may use in tests of its own
 
@@ -200,6 +201,29 @@ class HandlerConformance:
                 predictor.close()
 
         self._within(first)
+
+    def test_pulls_requests_in_the_thread_that_steps_it(self) -> None:
+        """The core's iterator of requests is stepped by nobody else."""
+        pulled_in: set[int] = set()
+
+        def watched() -> Iterator[Request]:
+            for request in _requests(["a", "b", "c"]):
+                pulled_in.add(threading.get_ident())
+                yield request
+
+        def step() -> int:
+            predictor = self.opened()
+            try:
+                for _ in predictor.predict(watched()):
+                    pass
+            finally:
+                predictor.close()
+            return threading.get_ident()
+
+        stepped_in = {self._within(step)}
+        assert pulled_in == stepped_in, (
+            "requests were pulled in another thread than the one that steps predict: pull there, and hand them over"
+        )
 
     def test_closes_early_and_twice(self) -> None:
         """A query may stop in the middle; afterwards the handler serves on."""
@@ -397,6 +421,13 @@ module(build_options(module.engine_options, json.loads(options), "the engine"))
 loaded = [n for n in heavy if n in sys.modules]
 assert not loaded, f"the constructor or the module imports {', '.join(loaded)}: import them where they are needed"
 """
+
+
+def _make_skipped(reason: str) -> Callable[..., None]:
+    def skipped(self: Any, tmp_path: Any = None) -> None:
+        raise SkipTest(reason)
+
+    return skipped
 
 
 def _requests(contents: Iterable[str]) -> list[Request]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from sqlft.handler import (
     Predictor,
     Progress,
     Request,
-    RowError,
     Trainer,
     TrainingSet,
 )
@@ -44,7 +44,7 @@ class Fine(Trainer, Embedder):
         """The last message, errors for 'bad'."""
         for r in requests:
             text = r.messages[-1].content
-            yield Completion(r.id, error=RowError("bad", "is bad")) if text == "bad" else Completion(r.id, text)
+            yield Completion.failed(r.id, "bad", "is bad") if text == "bad" else Completion(r.id, text)
 
     def train(
         self, model: ModelSpec, start: Any, data: TrainingSet, options: Any, workdir: Path, report: Any
@@ -129,7 +129,7 @@ class KnowsOneTurn(Fine):
     def answer(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for r in requests:
             one = len(r.messages) == 1
-            yield Completion(r.id, "x") if one else Completion(r.id, error=RowError("turns", "too many"))
+            yield Completion(r.id, "x") if one else Completion.failed(r.id, "turns", "too many")
 
 
 class Talkative(Fine):
@@ -148,6 +148,12 @@ class KnowsAscii(Fine):
 class Greedy(Fine):
     def answer(self, requests: Iterable[Request]) -> Iterator[Completion]:
         return super().answer(list(requests))
+
+
+class PullsInAnotherThread(Fine):
+    def answer(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        with ThreadPoolExecutor(1) as threads:
+            yield from super().answer(threads.submit(list, requests).result())
 
 
 class ClosesOnce(Fine):
@@ -300,6 +306,7 @@ BROKEN: list[tuple[type[Handler], str]] = [
     (Talkative, "test_answers_nothing_to_nothing"),
     (KnowsAscii, "test_answers_odd_and_long_texts"),
     (Greedy, "test_pulls_no_further_than_its_window"),
+    (PullsInAnotherThread, "test_pulls_requests_in_the_thread_that_steps_it"),
     (ClosesOnce, "test_closes_early_and_twice"),
     (Single, "test_two_may_be_open_at_once"),
     (Miscounts, "test_counts_tokens_or_does_not"),

@@ -14,7 +14,7 @@ from typing import Any
 from zlib import crc32
 
 from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError
-from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR, Completion, Delta, Predictor, Request, RowError
+from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR, Completion, Delta, Predictor, Request
 from sqlft_local import errors, machine
 from sqlft_local.base import hub
 from sqlft_local.base.tokenization import Renderer
@@ -334,7 +334,7 @@ class LlamaPredictor(Predictor):
             message = str(row.error.get("message"))
             if "grammar" in message or "schema" in message:
                 raise OptionError(f"llama.cpp refuses the grammar: {message}", "Correct the grammar or the schema.")
-            return Completion(row.request.id, error=RowError(str(row.error.get("type", "llama.cpp")), message))
+            return Completion.failed(row.request.id, str(row.error.get("type", "llama.cpp")), message)
         details = row.usage.get("prompt_tokens_details") or {}
         return Completion(
             row.request.id,
