@@ -4,11 +4,13 @@ Requests go in, completions come out, in any order, each as soon as it is known.
 prompts, splits, deduplicates, caches, retries, publishes artifacts and resolves secrets; a handler
 never sees SQL or the catalog.
 
-Options are declared as dataclasses whose fields say what they are for::
+Options are declared as dataclasses whose fields say what they are for.  Those that the core reads too are inherited,
+and may be declared again with another default, range or type::
 
     @dataclass
-    class PredictOptions:
+    class PredictOptions(SamplingOptions):
         temperature: Annotated[float, "0 is greedy", Range(0, 2)] = 0.0
+        style: Annotated[str, "how answers look"] = "plain"
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypedDict, TypeVar, get_type_hints
+
+from sqlft.errors import NotSupported
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +67,7 @@ def count_bytes(message: Message) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One conversation to be continued by the model; `stream` asks for its Pieces where the handler has them."""
+    """One conversation to be continued by the model; `stream` asks for its Deltas where the handler has them."""
 
     id: int
     messages: tuple[Message, ...]
@@ -81,7 +85,7 @@ class RowError:
     """The provider's own id of the request, for its support."""
 
 
-class Piece(NamedTuple):
+class Delta(NamedTuple):
     """A part of an answer that is still being written; the Completion that follows has the whole text."""
 
     id: int
@@ -105,6 +109,47 @@ class Completion:
     truncated: bool = False
     """The answer ended at its limit of tokens, and not because it was complete."""
 
+    @classmethod
+    def ok(cls, id: int, text: str, **more: Any) -> Completion:
+        """An answer; `more` are other fields of it: tokens, cost_usd, logprob, truncated.
+
+        >>> Completion.ok(1, "Paris", output_tokens=2).text
+        'Paris'
+        """
+        return cls(id, text, **more)
+
+    @classmethod
+    def failed(
+        cls, id: int, code: str, message: str, *, retryable: bool = False, request_id: str | None = None, **more: Any
+    ) -> Completion:
+        """No answer, and why: the fields of `RowError`; `more` are tokens and cost_usd.
+
+        >>> Completion.failed(1, "too_long", "The prompt has 9,000 tokens.").error.code
+        'too_long'
+        """
+        return cls(id, error=RowError(code, message, retryable, request_id), **more)
+
+
+class TrainingDetails(TypedDict, total=False):
+    """The details of an artifact that the core reads; a handler may add others, as JSON can hold them."""
+
+    cost_usd: float
+    """What the provider took; without it the core computes it from the price, or the machine's hours."""
+    tokens: int
+    """Tokens that were trained on, all epochs together."""
+    trained_tokens: int
+    """Those of them that are paid for, where they differ."""
+    stop: list[str]
+    """Texts that end an answer, as it was taught; a training from this artifact checks its rows for them."""
+    continues: str
+    """What the provider trained on from, where that is not the version before."""
+    remarks: Sequence[str]
+    """What DESCRIBE shows of how it went."""
+    serve_as: str
+    """Given to `open` by the core: the name under which another engine is to load the adapter."""
+    peak_memory_bytes: int
+    """Most memory that training took, where that is not the worker's own."""
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -113,6 +158,7 @@ class Artifact:
     path: Path | None = None
     remote_id: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    """Those named in `TrainingDetails`, and others."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +212,7 @@ class Estimate:
     cost_usd: float | None = None
     remarks: tuple[str, ...] = ()
     """Choices worth knowing: dtype, quantization, gradient checkpointing …"""
-    refusal: tuple[str, str] | None = None
+    why_not: tuple[str, str] | None = None
     """Why it cannot be done, with figures, and the setting that would do."""
 
 
@@ -221,19 +267,100 @@ class Delivery(NamedTuple):
     """In an option's Annotated[…]: how answers are got, which changes none: those kept under another value serve."""
 
 
+@dataclass
+class SamplingOptions:
+    """For `predict_options`.  The core keeps answers whose temperature is 0, and foresees cost by max_tokens."""
+
+    max_tokens: Annotated[
+        int | None,
+        "most tokens of an answer; without it the handler's own limit",
+        Alias("max_completion_tokens"),
+        Alias("max_output_tokens"),
+        Alias("max_new_tokens"),
+        Range(1),
+    ] = None
+    temperature: Annotated[float | None, "0 takes the likeliest tokens", Range(0)] = 0.0
+    stop: Annotated[list[str] | None, "texts that end an answer; they are not part of it"] = None
+
+
+@dataclass
+class TrainingOptions:
+    """For `train_options`.  EXPLAIN FINETUNE shows both, and foresees tokens by the epochs."""
+
+    n_epochs: Annotated[float | str | None, "how often training goes through the rows", Range(0)] = None
+    batch_size: Annotated[int | str | None, "rows a step", Range(1)] = None
+
+
+@dataclass
+class LengthOptions:
+    """For `train_options`.  The core drops or refuses rows above max_length; cutting them is the handler's work."""
+
+    max_length: Annotated[int | None, "most tokens of a row", Range(1)] = None
+    long_rows: Annotated[
+        Literal["cut", "drop", "error"], "rows over max_length: cut from the prompt's middle, drop them, or stop"
+    ] = "cut"
+
+
+Options = TypeVar("Options", bound=SamplingOptions | TrainingOptions | LengthOptions)
+
+
+def read_options(cls: type[Options], options: Any) -> Options:
+    """`options` as one of the classes above; those of a handler that does not inherit it are read by name.
+
+    >>> read_options(SamplingOptions, type("Mine", (), {"max_new_tokens": 7})).max_tokens
+    7
+    """
+    if isinstance(options, cls):
+        return options
+    found = cls()
+    hints: dict[str, Any] = get_type_hints(cls, include_extras=True)
+    for name, hint in hints.items():
+        names = (name, *(extra.name for extra in hint.__metadata__ if isinstance(extra, Alias)))
+        values = [getattr(options, known) for known in names if hasattr(options, known)]
+        if values:
+            setattr(found, name, next((value for value in values if value is not None), None))
+    return found
+
+
+RENAMED_METHODS = {
+    "checkup": "diagnose",
+    "count_prompts": "count_prompt_tokens",
+    "settled": "resolve_options",
+    "longest_row": "max_row_tokens",
+    "rest": "drain",
+}
+"""Old names of the methods of a Handler, and of a Predictor the last, whose new ones replace them."""
+
+
+def _refuse_old_names(cls: type, *names: str) -> None:
+    for old in names:
+        if hasattr(cls, old):
+            raise NotSupported(
+                f"{cls.__name__} has a method '{old}', which sqlft does not call any more.",
+                f"Rename it: def {RENAMED_METHODS[old]}(…).",
+            )
+
+
 class Predictor(ABC):
     """Opened once a statement, closed at its end."""
 
-    @abstractmethod
-    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece | Progress]:
-        """Answer every request once, in any order.
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        _refuse_old_names(cls, "rest")
 
-        Pulls no further ahead than it can work on.  Where answers take minutes, a Progress now and then says how
-        many are there, and keeps the statement from giving up.  A bad row is a Completion with an error; raise
-        HandlerError only for what makes all rows pointless.
+    @abstractmethod
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Delta | Progress]:
+        """Answer every request once, in any order: an event stream.
+
+        Pulls no further ahead than it can work on, and only in the thread that steps what this returns, while it is
+        stepped: `requests` is not safe for others, so threads of the handler's own get what was pulled.
+
+        Where answers take minutes, a Progress now and then says how many are there, and keeps the statement from
+        giving up.  A bad row is a Completion with an error; raise HandlerError only for what makes all rows
+        pointless.
         """
 
-    def rest(self) -> Iterator[Completion]:
+    def drain(self) -> Iterator[Completion]:
         """Answers still under way when reading stopped early; nothing new is begun.  Called before `close`."""
         return iter(())
 
@@ -253,11 +380,15 @@ class Handler(ABC):
     """`open` takes artifacts that another handler trained, LoRA adapters in PEFT's layout at `path`; the name to
     give them is `details["serve_as"]`."""
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        _refuse_old_names(cls, "checkup", "count_prompts", "settled", "longest_row")
+
     def __init__(self, options: Any = None) -> None:
         self.options = options
 
     @classmethod
-    def checkup(cls) -> Mapping[str, Any]:
+    def diagnose(cls) -> Mapping[str, Any]:
         """For `sqlft doctor`: what of this machine matters to the handler, as JSON can hold it; quick, no network."""
         return {}
 
@@ -281,7 +412,7 @@ class Handler(ABC):
         """Tokens of each text, or None where that is not known without the provider."""
         return None
 
-    def count_prompts(self, conversations: Sequence[Sequence[Message]], model: ModelSpec) -> list[int] | None:
+    def count_prompt_tokens(self, conversations: Sequence[Sequence[Message]], model: ModelSpec) -> list[int] | None:
         """Tokens of each conversation as the model is given it; None where that is not known without asking."""
         return None
 
@@ -312,7 +443,7 @@ class Trainer(Handler):
     resume_options: ClassVar[tuple[str, ...]] = ()
     """Names of train_options that RESUME MODEL … USING may change: those that do not decide what is learned."""
 
-    def settled(self, model: ModelSpec, options: Any) -> Any:
+    def resolve_options(self, model: ModelSpec, options: Any) -> Any:
         """The `train_options` as they will hold: what was left open, decided.  It is shown and stored."""
         return options
 
@@ -320,10 +451,9 @@ class Trainer(Handler):
         """What `train` would take, without training; None where nothing can be said.  Takes seconds at most."""
         return None
 
-    def longest_row(self, model: ModelSpec, options: Any) -> int | None:
+    def max_row_tokens(self, model: ModelSpec, options: Any) -> int | None:
         """Most tokens that a conversation may have to be trained on whole; None where there is no such limit."""
-        limit: int | None = getattr(options, "max_length", None)
-        return limit
+        return read_options(LengthOptions, options).max_length
 
     @abstractmethod
     def train(
@@ -364,3 +494,12 @@ class Embedder(Handler):
     @abstractmethod
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
         """One vector a text, in order; a `Vector` tells what it cost."""
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for defined
+
+    def __getattr__(name: str) -> Any:
+        """The error for a name that the contract had before."""
+        if name == "Piece":
+            raise NotSupported("sqlft.handler has no Piece any more.", "It is called Delta: change its import.")
+        raise AttributeError(f"module 'sqlft.handler' has no attribute {name!r}")

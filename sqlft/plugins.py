@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 
-from sqlft.errors import HandlerNotInstalled, did_you_mean
+from sqlft.errors import HandlerNotInstalled, SqlftError, did_you_mean
 from sqlft.handler import Handler
 
 HANDLER_GROUP = "sqlft.handlers"
@@ -98,6 +98,10 @@ def load_handler_class(name: str) -> type[Handler]:
         loaded = entry.load()
     except ImportError as e:
         raise not_installed_error(name, e) from e
+    except SqlftError as e:
+        raise HandlerNotInstalled(
+            f"The handler '{name}' is written for another version of sqlft. {e.message}", e.next_step
+        ) from e
     except Exception as e:
         raise HandlerNotInstalled(
             f"The handler '{name}' could not be loaded: {type(e).__name__}: {e}", "Reinstall the package that ships it."

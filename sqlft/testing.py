@@ -6,8 +6,8 @@
         predict_options = {"max_tokens": 8}
         train_options = {"n_epochs": 2}
 
-pytest finds the inherited tests; those for training and embedding are there if the handler trains or embeds.
-Needs no pytest to import.
+pytest finds the inherited tests, and skips, with a reason, those for training and embedding where the handler does
+neither.  Needs no pytest to import.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
+from unittest import SkipTest
 
 import pyarrow as pa
 
@@ -34,17 +35,18 @@ from sqlft.errors import Cancelled, OptionError
 from sqlft.handler import (
     Artifact,
     Completion,
+    Delta,
     Embedder,
     Handler,
     Message,
     ModelSpec,
     Notice,
-    Piece,
     Predictor,
     Progress,
     Request,
     RowError,
     Trainer,
+    TrainingDetails,
     TrainingSet,
 )
 from sqlft.options import build_options, options_of
@@ -89,13 +91,13 @@ class HandlerConformance:
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
         given = getattr(cls, "handler", Handler)
-        for prefix, applies in (
-            ("test_training_", issubclass(given, Trainer)),
-            ("test_embedding_", issubclass(given, Embedder)),
-            ("test_bad_", cls.bad_messages is not None),
+        for prefix, applies, reason in (
+            ("test_training_", issubclass(given, Trainer), f"{given.__name__} is no Trainer"),
+            ("test_embedding_", issubclass(given, Embedder), f"{given.__name__} is no Embedder"),
+            ("test_bad_", cls.bad_messages is not None, "no bad_messages are given"),
         ):
-            for name in [n for n in dir(cls) if n.startswith(prefix)]:
-                setattr(cls, name, getattr(HandlerConformance, name) if applies else None)
+            for name in [n for n in vars(HandlerConformance) if n.startswith(prefix) and n not in vars(cls)]:
+                setattr(cls, name, getattr(HandlerConformance, name) if applies else _make_skipped(reason))
 
     # what a subclass may use in tests of its own
 
@@ -200,6 +202,29 @@ class HandlerConformance:
 
         self._within(first)
 
+    def test_pulls_requests_in_the_thread_that_steps_it(self) -> None:
+        """The core's iterator of requests is stepped by nobody else."""
+        pulled_in: set[int] = set()
+
+        def watched() -> Iterator[Request]:
+            for request in _requests(["a", "b", "c"]):
+                pulled_in.add(threading.get_ident())
+                yield request
+
+        def step() -> int:
+            predictor = self.opened()
+            try:
+                for _ in predictor.predict(watched()):
+                    pass
+            finally:
+                predictor.close()
+            return threading.get_ident()
+
+        stepped_in = {self._within(step)}
+        assert pulled_in == stepped_in, (
+            "requests were pulled in another thread than the one that steps predict: pull there, and hand them over"
+        )
+
     def test_closes_early_and_twice(self) -> None:
         """A query may stop in the middle; afterwards the handler serves on."""
 
@@ -218,7 +243,7 @@ class HandlerConformance:
     def test_two_may_be_open_at_once(self) -> None:
         """One query may ask two versions, each in turn."""
 
-        def both() -> list[list[Completion | Piece | Progress]]:
+        def both() -> list[list[Completion | Delta | Progress]]:
             predictors = [self.opened(), self.opened()]
             answers = [iter(p.predict(iter(_requests(["a", "b"])))) for p in predictors]
             found = [[next(a)] for a in answers]
@@ -277,6 +302,7 @@ class HandlerConformance:
         artifact, reports = self._trained(tmp_path / "work")
         _check_reports(reports)
         _check_files(artifact, tmp_path / "work")
+        _check_details(artifact)
         moved = _moved(artifact, tmp_path / "work")
         [answer] = self.ask("The capital of Japan?", artifact=moved)
         assert answer.text is not None, f"what was trained does not answer: {answer.error}"
@@ -329,7 +355,7 @@ class HandlerConformance:
         def answers() -> list[Completion]:
             predictor = self.opened(artifact)
             try:
-                return [c for c in predictor.predict(iter(requests)) if not isinstance(c, (Piece, Progress))]
+                return [c for c in predictor.predict(iter(requests)) if not isinstance(c, (Delta, Progress))]
             finally:
                 predictor.close()
 
@@ -388,13 +414,20 @@ except ImportError:
     spec = importlib.util.spec_from_file_location(name, path)
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-from sqlft.options import build
+from sqlft.options import build_options
 for part in qualname.split("."):
     module = getattr(module, part)
-module(build(module.engine_options, json.loads(options), "the engine"))
+module(build_options(module.engine_options, json.loads(options), "the engine"))
 loaded = [n for n in heavy if n in sys.modules]
 assert not loaded, f"the constructor or the module imports {', '.join(loaded)}: import them where they are needed"
 """
+
+
+def _make_skipped(reason: str) -> Callable[..., None]:
+    def skipped(self: Any, tmp_path: Any = None) -> None:
+        raise SkipTest(reason)
+
+    return skipped
 
 
 def _requests(contents: Iterable[str]) -> list[Request]:
@@ -409,7 +442,7 @@ def _refusal(cls: type, name: str, what: str) -> str:
     return ""
 
 
-def _close(completions: Iterator[Completion | Piece | Progress]) -> None:
+def _close(completions: Iterator[Completion | Delta | Progress]) -> None:
     if isinstance(completions, Generator):
         completions.close()
 
@@ -447,6 +480,13 @@ def _check_files(artifact: Artifact, workdir: Path) -> None:
         assert not unsafe, (
             f"{file.name} may run code when it is loaded, or leads elsewhere; keep tensors as safetensors"
         )
+
+
+def _check_details(artifact: Artifact) -> None:
+    for name, kind in get_type_hints(TrainingDetails).items():
+        value, takes = artifact.details.get(name), get_origin(kind) or kind
+        takes = (int, float) if takes is float else takes
+        assert value is None or isinstance(value, takes), f"details['{name}'] is {value!r}: TrainingDetails says {kind}"
 
 
 def _is_pickle(file: Path) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sqlft.errors import Cancelled, OptionError
+from sqlft.errors import Cancelled, NotSupported, OptionError
 from sqlft.handler import (
     Artifact,
     Completion,
@@ -22,7 +23,6 @@ from sqlft.handler import (
     Predictor,
     Progress,
     Request,
-    RowError,
     Trainer,
     TrainingSet,
 )
@@ -44,7 +44,7 @@ class Fine(Trainer, Embedder):
         """The last message, errors for 'bad'."""
         for r in requests:
             text = r.messages[-1].content
-            yield Completion(r.id, error=RowError("bad", "is bad")) if text == "bad" else Completion(r.id, text)
+            yield Completion.failed(r.id, "bad", "is bad") if text == "bad" else Completion(r.id, text)
 
     def train(
         self, model: ModelSpec, start: Any, data: TrainingSet, options: Any, workdir: Path, report: Any
@@ -129,7 +129,7 @@ class KnowsOneTurn(Fine):
     def answer(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for r in requests:
             one = len(r.messages) == 1
-            yield Completion(r.id, "x") if one else Completion(r.id, error=RowError("turns", "too many"))
+            yield Completion(r.id, "x") if one else Completion.failed(r.id, "turns", "too many")
 
 
 class Talkative(Fine):
@@ -148,6 +148,12 @@ class KnowsAscii(Fine):
 class Greedy(Fine):
     def answer(self, requests: Iterable[Request]) -> Iterator[Completion]:
         return super().answer(list(requests))
+
+
+class PullsInAnotherThread(Fine):
+    def answer(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        with ThreadPoolExecutor(1) as threads:
+            yield from super().answer(threads.submit(list, requests).result())
 
 
 class ClosesOnce(Fine):
@@ -232,6 +238,11 @@ class SavesElsewhere(Fine):
         return super().save(workdir.parent / "elsewhere")
 
 
+class CountsInWords(Fine):
+    def save(self, workdir: Path) -> Artifact:
+        return Artifact(super().save(workdir).path, details={"tokens": "many"})
+
+
 class NeedsItsWorkdir(Fine):
     def save(self, workdir: Path) -> Artifact:
         made = super().save(workdir)
@@ -295,6 +306,7 @@ BROKEN: list[tuple[type[Handler], str]] = [
     (Talkative, "test_answers_nothing_to_nothing"),
     (KnowsAscii, "test_answers_odd_and_long_texts"),
     (Greedy, "test_pulls_no_further_than_its_window"),
+    (PullsInAnotherThread, "test_pulls_requests_in_the_thread_that_steps_it"),
     (ClosesOnce, "test_closes_early_and_twice"),
     (Single, "test_two_may_be_open_at_once"),
     (Miscounts, "test_counts_tokens_or_does_not"),
@@ -305,6 +317,7 @@ BROKEN: list[tuple[type[Handler], str]] = [
     (StepsBack, "test_training_makes_an_artifact_that_answers_elsewhere"),
     (Pickles, "test_training_makes_an_artifact_that_answers_elsewhere"),
     (SavesElsewhere, "test_training_makes_an_artifact_that_answers_elsewhere"),
+    (CountsInWords, "test_training_makes_an_artifact_that_answers_elsewhere"),
     (NeedsItsWorkdir, "test_training_makes_an_artifact_that_answers_elsewhere"),
     (StartsFromTheBaseOnly, "test_training_goes_on_from_an_artifact"),
     (GoesOn, "test_training_stops_when_told_and_resumes"),
@@ -337,3 +350,14 @@ def test_a_fine_handler_passes_and_each_test_can_fail(name: str, tmp_path: Path)
 def test_what_was_trained_is_json(tmp_path: Path) -> None:
     run(Fine, "test_training_makes_an_artifact_that_answers_elsewhere", tmp_path)
     assert json.loads(next(tmp_path.rglob("weights.json")).read_text()) == []
+
+
+def test_a_method_of_the_contract_before_is_refused_with_its_new_name() -> None:
+    with pytest.raises(NotSupported, match="'settled'") as found:
+        type("Older", (Fine,), {"settled": lambda self, model, options: options})
+    assert found.value.next_step == "Rename it: def resolve_options(…)."
+    with pytest.raises(NotSupported, match="'rest'"):
+        type("OlderPredictor", (FinePredictor,), {"rest": lambda self: iter(())})
+    with pytest.raises(NotSupported, match="Piece") as found:
+        from sqlft.handler import Piece  # type: ignore[attr-defined]  # noqa: F401
+    assert "Delta" in found.value.next_step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def con(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlft.Conne
     made.execute("CREATE TABLE t AS SELECT 'a' AS content, 'b' AS answer")
     yield made
     made.close()
+    sys.modules.pop("late_handler", None)
     plugins.find_entry_points.cache_clear()
 
 
@@ -67,3 +69,12 @@ def test_what_to_install_is_said(con: sqlft.Connection, base: str, sql: str) -> 
     with pytest.raises(HandlerNotInstalled, match="a_package_that_is_not_there") as caught:
         con.execute(sql).fetchall()
     assert caught.value.next_step == "Run: pip install 'late-pack[heavy]'"
+
+
+def test_a_handler_for_the_contract_before_says_what_to_rename(con: sqlft.Connection, tmp_path: Path) -> None:
+    (tmp_path / "late_handler.py").write_text(
+        HANDLER + "\n    def longest_row(self, model, options):\n        return 8\n"
+    )
+    with pytest.raises(HandlerNotInstalled, match="'late' is written for another version of sqlft") as caught:
+        con.execute("CREATE MODEL m PREDICT answer USING engine = 'late', base = 'any'")
+    assert caught.value.next_step == "Rename it: def max_row_tokens(…)."

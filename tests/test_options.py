@@ -9,7 +9,7 @@ import pytest
 
 from sqlft import plugins
 from sqlft.errors import OptionError
-from sqlft.handler import Alias, NoOptions, Range, Secret
+from sqlft.handler import Alias, LengthOptions, NoOptions, Range, SamplingOptions, Secret, read_options
 from sqlft.options import build_options, check_option_names, document_options, is_secret, option_names, pick_options
 from sqlft.other_names import ASKING, TRAINING
 from sqlft.session import ModelSettings, TrainSettings
@@ -163,3 +163,20 @@ def test_other_tools_names_lead_to_options_that_there_are() -> None:
         assert other.own_names or other.note
         if not other.note:
             assert not set(other.names[:1]) & set(other.own_names[:1])
+
+
+def test_options_that_the_core_reads_are_found_inherited_or_by_name() -> None:
+    @dataclass
+    class Inherits(SamplingOptions):
+        max_tokens: Annotated[int, "most tokens"] = 16
+
+    @dataclass
+    class Names:
+        max_new_tokens: int | None = 8
+        temperature: float | None = None
+
+    inherits = Inherits()
+    assert read_options(SamplingOptions, inherits) is inherits
+    assert read_options(SamplingOptions, Names()) == SamplingOptions(max_tokens=8, temperature=None)
+    assert read_options(SamplingOptions, {}) == SamplingOptions()
+    assert read_options(LengthOptions, NoOptions()).max_length is None

@@ -20,4 +20,4 @@ class EchoPredictor(Predictor):
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """One completion a request, at once."""
         for request in requests:
-            yield Completion(request.id, request.messages[-1].content)
+            yield Completion.ok(request.id, request.messages[-1].content)

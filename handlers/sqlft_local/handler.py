@@ -47,7 +47,7 @@ class Local(Trainer, Embedder):
         return hub.pull(name, progress)
 
     @classmethod
-    def checkup(cls) -> Mapping[str, Any]:
+    def diagnose(cls) -> Mapping[str, Any]:
         """The machine, and which presets it can train and ask; imports no torch."""
         from sqlft_local.estimate import training
         from sqlft_local.machine import detect_machine
@@ -157,7 +157,7 @@ class Local(Trainer, Embedder):
         from sqlft_local.train import loop, parallel
 
         self._use_threads()
-        options = self.settled(model, options)
+        options = self.resolve_options(model, options)
         report(Progress(loop.find_latest_step(workdir / loop.CHECKPOINT_FOLDER)))
         folder = hub.pull(model.base, hub.print_progress)
         given, first = _get_model_options(model), start.path if start else None
@@ -243,14 +243,14 @@ class Local(Trainer, Embedder):
             loading.get_shared_model(model.base, given, self.options.device, adapter, delimiters), conversations
         )
 
-    def longest_row(self, model: ModelSpec, options: Any) -> int | None:
+    def max_row_tokens(self, model: ModelSpec, options: Any) -> int | None:
         """What `max_length` says, or where it says nothing 2048 tokens; never more than the context."""
         from sqlft_local.estimate import training
 
         base = training.describe_base(model.base, hub.find_local_folder(model.base), _get_model_options(model))
-        return training.find_longest_row(base, options if isinstance(options, TrainOptions) else TrainOptions())
+        return training.find_max_row_tokens(base, options if isinstance(options, TrainOptions) else TrainOptions())
 
-    def settled(self, model: ModelSpec, options: Any) -> TrainOptions:
+    def resolve_options(self, model: ModelSpec, options: Any) -> TrainOptions:
         """With learning rate, batch size and layers of the base's preset where none were given."""
         return presets.resolve_options(options if isinstance(options, TrainOptions) else TrainOptions(), model.base)
 
@@ -263,7 +263,7 @@ class Local(Trainer, Embedder):
         base = training.describe_base(model.base, hub.find_local_folder(model.base), given)
         if base is None:
             return None
-        options = self.settled(model, options)
+        options = self.resolve_options(model, options)
         own, delimiters = self.options, resolve_training_delimiters(options, given, start)
         kept = hub.bases_folder()
         return training.estimate(
@@ -280,7 +280,7 @@ class Local(Trainer, Embedder):
         encoded = load_tokenizer_json(folder).encode_batch(list(texts), add_special_tokens=False)
         return [len(e.ids) for e in encoded]
 
-    def count_prompts(self, conversations: Sequence[Sequence[Message]], model: ModelSpec) -> list[int] | None:
+    def count_prompt_tokens(self, conversations: Sequence[Sequence[Message]], model: ModelSpec) -> list[int] | None:
         """Tokens of each conversation in the base's chat format; None while the base is not on this machine."""
         folder = hub.find_local_folder(model.base)
         if folder is None or not (folder / "tokenizer.json").exists():

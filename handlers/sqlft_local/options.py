@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from sqlft.handler import Alias, Range
+from sqlft.handler import Alias, LengthOptions, Range, SamplingOptions, TrainingOptions
 
 RESUME_OPTIONS = (
     "max_memory",
@@ -55,7 +55,7 @@ class ModelOptions:
 
 
 @dataclass
-class PredictOptions:
+class PredictOptions(SamplingOptions):
     """SELECT … USING …"""
 
     max_tokens: Annotated[int, "most tokens of an answer", Alias("max_new_tokens"), Range(1)] = 256
@@ -84,7 +84,7 @@ class PredictOptions:
 
 
 @dataclass
-class TrainOptions:
+class TrainOptions(LengthOptions, TrainingOptions):
     """FINETUNE … USING …"""
 
     n_epochs: Annotated[float, "how often training goes through the rows", Range(0.01, 1000)] = 3.0
@@ -101,9 +101,6 @@ class TrainOptions:
         list[str] | None, "linear layers that are trained, or all-linear; without it the base's own"
     ] = None
     max_length: Annotated[int | None, "most tokens of a row; without it the context, at most 2048", Range(8)] = None
-    long_rows: Annotated[
-        Literal["cut", "drop", "error"], "rows over max_length: cut from the prompt's middle, drop them, or stop"
-    ] = "cut"
     separator: Annotated[
         str | None, "put behind every prompt, and remembered; without it that of the model or of the version before"
     ] = None

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from sqlft.errors import HandlerError, NotSupported, ProviderError
-from sqlft.handler import Completion, Predictor, Progress, Request, RowError
+from sqlft.handler import Completion, Predictor, Progress, Request
 from sqlft_openai import bodies
 from sqlft_openai.http import errors
 from sqlft_openai.http.errors import RequestError
@@ -209,7 +209,7 @@ class BatchPredictor(Predictor):
                 yield Progress(min(total, sum(done.values())), total)
             pause = min(pause * PAUSE_GROWTH, self._first_pause * MAX_PAUSE_FACTOR)
         for name in list(wanted):
-            yield Completion(wanted.pop(name)[0], error=RowError("no_answer", "the batch has no answer to it", True))
+            yield Completion.failed(wanted.pop(name)[0], "no_answer", "the batch has no answer to it", retryable=True)
 
     def _read_answers(
         self, entry: BatchRecord, batch: Mapping[str, Any], wanted: dict[str, tuple[int, Any]]
@@ -243,7 +243,7 @@ class BatchPredictor(Predictor):
             entry.settled.append(name)
             self._store.write(entry)
             said = f"batch {entry.batch} ended ({status}) without an answer to it"
-            yield Completion(wanted.pop(name)[0], error=RowError(code, said, code != "cancelled"))
+            yield Completion.failed(wanted.pop(name)[0], code, said, retryable=code != "cancelled")
 
     def _read_lines(self, batch: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         for name in ("output_file_id", "error_file_id"):
@@ -279,9 +279,9 @@ class BatchPredictor(Predictor):
             answer = bodies.parse_answer(content, self._api.address)
         except RequestError as failure:
             again = failure.is_transient or self._builder.adapt(failure)
-            return Completion(number, error=RowError(failure.code, failure.message, again, request_id))
+            return Completion.failed(number, failure.code, failure.message, retryable=again, request_id=request_id)
         except HandlerError as e:
-            return Completion(number, error=RowError(f"http_{status}", e.message, False, request_id))
+            return Completion.failed(number, f"http_{status}", e.message, request_id=request_id)
         usage = answer.usage
         cost = self._costs.calculate(usage)
         half = None if cost is None else cost * PRICE_FACTOR

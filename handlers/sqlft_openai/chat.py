@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlft.handler import Completion, Piece, Predictor, Request, estimate_tokens
+from sqlft.handler import Completion, Delta, Predictor, Request, estimate_tokens
 from sqlft_openai import bodies
 from sqlft_openai.http.errors import RequestError
 from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, TransportThread
@@ -30,7 +30,7 @@ class ChatCompletions:
         self._builder = bodies.RequestBuilder(provider, client.model, options, schema)
         self._costs = CostCalculator(provider, client.model)
 
-    async def complete(self, request: Request, emit: Callable[[Piece], None], state: Any) -> Completion:
+    async def complete(self, request: Request, emit: Callable[[Delta], None], state: Any) -> Completion:
         """The completion, or the row's error; raises HandlerError where no row can be answered."""
         limit = self._options.max_tokens or DEFAULT_ANSWER_TOKENS
         tokens = sum(estimate_tokens(m.content) for m in request.messages) + limit
@@ -38,7 +38,7 @@ class ChatCompletions:
 
         def show_piece(text: str) -> None:
             shown.append(text)
-            emit(Piece(request.id, text))
+            emit(Delta(request.id, text))
 
         async def read(lines: AsyncIterator[str]) -> bodies.ParsedAnswer:
             return await bodies.read_stream(lines, self._client.address, show_piece if not shown else _ignore_piece)
@@ -101,12 +101,12 @@ class HostedPredictor(Predictor):
 
     def __init__(self, thread: TransportThread, client: InferenceClient, chat: ChatCompletions, window: int) -> None:
         self._thread, self._client, self._chat, self._window = thread, client, chat, window
-        self._events: queue.SimpleQueue[Completion | Piece | EndedRequest] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Completion | Delta | EndedRequest] = queue.SimpleQueue()
         self._in_flight: dict[int, RequestState] = {}
-        self._ready: deque[Completion | Piece | BaseException] = deque()
+        self._ready: deque[Completion | Delta | BaseException] = deque()
         """Received and not yet handed on."""
 
-    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Delta]:
         """Completions as they come; raises HandlerError once what was under way has been handed on."""
         waiting = iter(requests)
         more = True
@@ -128,7 +128,7 @@ class HostedPredictor(Predictor):
             self._stop()
             raise
 
-    def rest(self) -> Iterator[Completion]:
+    def drain(self) -> Iterator[Completion]:
         """Answers that are still under way after predict was closed; nothing new is sent."""
         self._stop()
         yield from self._drain(None)
@@ -140,7 +140,7 @@ class HostedPredictor(Predictor):
         self._in_flight.clear()
         self._thread.loop.call_soon_threadsafe(_cancel, states, True)
 
-    def _next_event(self, timeout: float | None) -> Completion | Piece | BaseException:
+    def _next_event(self, timeout: float | None) -> Completion | Delta | BaseException:
         """What comes next, or what is raised after all that is answered; queue.Empty if there is nothing."""
         while not self._ready:
             self._dispatch(self._events.get(timeout=timeout))
@@ -153,12 +153,12 @@ class HostedPredictor(Predictor):
             del self._in_flight[event.id]
         return event
 
-    def _dispatch(self, event: Completion | Piece | EndedRequest) -> None:
+    def _dispatch(self, event: Completion | Delta | EndedRequest) -> None:
         if isinstance(event, EndedRequest):
             self._in_flight.pop(event.id, None)
             if event.error is not None:
                 self._ready.append(event.error)
-        elif isinstance(event, Piece) or event.id in self._in_flight:
+        elif isinstance(event, Delta) or event.id in self._in_flight:
             self._ready.append(event)
 
     def _drain(self, seconds: float | None) -> Iterator[Completion]:

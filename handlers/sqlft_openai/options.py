@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, make_dataclass
 from typing import Annotated, Literal
 
-from sqlft.handler import Alias, Delivery, Range, Secret
+from sqlft.handler import Alias, Delivery, Range, SamplingOptions, Secret, TrainingOptions
 from sqlft_openai.providers import Provider
 
 
@@ -74,7 +74,7 @@ class ModelOptions:
 
 
 @dataclass
-class PredictOptions:
+class PredictOptions(SamplingOptions):
     """SELECT … USING …"""
 
     max_tokens: Annotated[
@@ -86,7 +86,6 @@ class PredictOptions:
     ] = None
     temperature: Annotated[float, "0 takes the likeliest tokens", Range(0, 2)] = 0.0
     top_p: Annotated[float | None, "sample from the likeliest tokens that make up this share", Range(0, 1)] = None
-    stop: Annotated[list[str] | None, "texts that end an answer; they are not part of it"] = None
     seed: Annotated[int | None, "for sampling, where the provider heeds it"] = None
     frequency_penalty: Annotated[float | None, "against words that the answer has already", Range(-2, 2)] = None
     presence_penalty: Annotated[float | None, "against subjects that the answer has already", Range(-2, 2)] = None
@@ -140,7 +139,7 @@ Beta = Annotated[
 
 
 @dataclass
-class TrainOptions:
+class TrainOptions(TrainingOptions):
     """FINETUNE … USING …"""
 
     n_epochs: Annotated[int | Auto, "how often every row is seen", Alias("epochs"), Range(1, 50)] = "auto"
@@ -167,7 +166,7 @@ class AzureTrainOptions(TrainOptions):
 
 
 @dataclass
-class TogetherTrainOptions:
+class TogetherTrainOptions(TrainingOptions):
     """FINETUNE … USING … at together"""
 
     n_epochs: Annotated[int, "how often every row is seen", Alias("epochs"), Range(1, 50)] = 1
@@ -186,7 +185,7 @@ class TogetherTrainOptions:
 
 
 @dataclass
-class FireworksTrainOptions:
+class FireworksTrainOptions(TrainingOptions):
     """FINETUNE … USING … at fireworks"""
 
     n_epochs: Annotated[int, "how often every row is seen", Alias("epochs"), Range(1, 50)] = 1

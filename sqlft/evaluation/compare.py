@@ -13,12 +13,11 @@ import pyarrow as pa
 from sqlft.catalog import records as catalog_rows
 from sqlft.catalog.records import Evaluation, EvaluationRow
 from sqlft.errors import CatalogError, DataError, NotSupported, OptionError, did_you_mean
-from sqlft.evaluation.scoring import EvaluationOptions, MetricResult, ModelJudge, Scorer, combine_column
+from sqlft.evaluation.scoring import EvaluationOptions, MetricResult, ModelJudge, Scorer, combine_column, require_judge
 from sqlft.handler import Handler, Message
 from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import PromptTable, open_statement_runs
 from sqlft.metrics import METRICS, statistics
-from sqlft.metrics.metric import is_lower_better
 from sqlft.metrics.statistics import NO_COMPARISON, PairedComparison
 from sqlft.options import option_names
 from sqlft.redact import redact_statement
@@ -57,7 +56,6 @@ MODEL_SCORES_SCHEMA = pa.schema(
     ]
 )
 DEFAULT_METRICS = ("exact_match",)
-PERPLEXITY = "perplexity"
 NO_ACCURACY_METRICS = ("bleu", "r2", "r2_score", "llm_judge")
 
 
@@ -72,12 +70,12 @@ class EvaluatedVersion:
     seconds: float | None = None
     """Time of asking over the questions that were asked now; None if all answers were kept ones."""
     cost_usd: float | None = None
-    extra_columns: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By metric: columns that only the runtime has, and under 'prediction' what it scores in place of the answers."""
+    likelihood: dict[str, Any] = field(default_factory=dict)
+    """For metrics that need tokens: these, and under 'prediction' what they score in place of the answers."""
 
     def metric_inputs(self, cell: ScoredColumn) -> tuple[Any, dict[str, Any]]:
         """What a metric scores: predictions, and columns added."""
-        more = dict(self.extra_columns.get(cell.scorer.name, {}))
+        more = dict(self.likelihood) if "tokens" in cell.scorer.metric.needs else {}
         return more.pop("prediction", self.predictions[cell.answer]), more
 
 
@@ -107,6 +105,7 @@ class Comparison:
         self.answers = self._find_answer_columns()
         taken = self._list_model_options()
         self._scorers = options.scorers(names, self._seed, session, lambda key: key in taken)
+        self._needs_likelihood = any("tokens" in s.metric.needs for s in self._scorers)
         self._check()
         self._actual = {answer: _serialize_nested(options.column(answer)) for answer in self.answers}
         pairs = [(answer, scorer) for answer in self.answers for scorer in self._scorers]
@@ -149,8 +148,8 @@ class Comparison:
 
     def _score(self, asked: EvaluatedVersion, cell: ScoredColumn) -> MetricResult:
         prediction, more = asked.metric_inputs(cell)
-        if cell.scorer.name == "llm_judge":
-            more = {"ask": ModelJudge(self._session, self._judge, self._statement, self._using)}
+        if "judge" in cell.scorer.metric.needs:
+            more |= {"judge": ModelJudge(self._session, self._judge, self._statement, self._using)}
         return cell.scorer.score(self._actual[cell.answer], prediction, **more)
 
     # -- before asking -------------------------------------------------------------------------------------
@@ -203,9 +202,8 @@ class Comparison:
                         f"{did_you_mean(name, self._options.names())}",
                         f"Give it one: … AS {format_name(name)}; it has: {', '.join(self._options.names())}.",
                     )
-        if any(s.name == "llm_judge" for s in self._scorers) and self._judge is None:
-            raise OptionError("llm_judge needs a model that judges.", "Write: USING judge = 'name of a model'.")
-        if any(s.name == PERPLEXITY for s in self._scorers):
+        require_judge(self._scorers, self._judge)
+        if self._needs_likelihood:
             for asked in self._versions:
                 if type(asked.resolved.handler).score is Handler.score or asked.resolved.outputs.is_typed:
                     raise _no_likelihood_error(asked.resolved)
@@ -218,10 +216,10 @@ class Comparison:
             prompt_tables = [runs.prompt_table(a.resolved, str(a.resolved.model.key.name)) for a in self._versions]
             runs.check_using()
             for asked, prompt_table in zip(self._versions, prompt_tables, strict=True):
-                self._ask_one(asked, prompt_table, any(s.name != PERPLEXITY for s in self._scorers))
-        if any(s.name == PERPLEXITY for s in self._scorers):
+                self._ask_one(asked, prompt_table, any("tokens" not in s.metric.needs for s in self._scorers))
+        if self._needs_likelihood:
             for asked in self._versions:
-                asked.extra_columns[PERPLEXITY] = self._score_likelihood(asked.resolved)
+                asked.likelihood = self._score_likelihood(asked.resolved)
 
     def _ask_one(self, asked: EvaluatedVersion, prompt_table: PromptTable, wanted: bool) -> None:
         if not wanted:
@@ -371,7 +369,7 @@ def _serialize_options(scorer: Scorer) -> dict[str, Any]:
 
 def _is_share(scorer: Scorer, scored: MetricResult) -> bool:
     """Whether the value is what people call accuracy: a share of what is right."""
-    if is_lower_better(scorer.metric) or scorer.name in NO_ACCURACY_METRICS:
+    if scorer.metric.lower_is_better or scorer.name in NO_ACCURACY_METRICS:
         return False
     return scored.value is not None and 0 <= scored.value <= 1
 

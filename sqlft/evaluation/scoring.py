@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +14,10 @@ from sqlft.errors import Cancelled, DataError, OptionError, SqlftError, did_you_
 from sqlft.inference.resolve import resolve
 from sqlft.inference.statement_runs import open_statement_runs
 from sqlft.metrics import METRICS, Metric, statistics
-from sqlft.metrics.metric import is_aggregate, is_lower_better
 from sqlft.metrics.statistics import ConfidenceInterval, PairedComparison
 from sqlft.options import option_names
 from sqlft.session import QuerySettings, Session
 from sqlft.sql.statements import Evaluate
-
-RUNTIME_OPTIONS = ("ask", "tokens", "interrupted")
-"""Options that the runtime gives, and no statement."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Scorer:
     def score(self, actual: Any, prediction: Any, **more: Any) -> MetricResult:
         """The value over all rows; `more` are columns that the runtime adds."""
         raw = self._run(actual, prediction, None, more)
-        if is_aggregate(self.metric):
+        if self.metric.aggregate:
             value = raw[0]
             interval = statistics.bootstrap_all(
                 lambda rows: self._run(actual, prediction, rows, more)[0], len(actual), self.seed
@@ -69,7 +64,7 @@ class Scorer:
         second: tuple[Any, MetricResult, dict[str, Any]],
     ) -> PairedComparison:
         """The second version against the first, each as (predictions, what was scored, columns that were added)."""
-        lower = is_lower_better(self.metric)
+        lower = self.metric.lower_is_better
         if first[1].scores is not None and second[1].scores is not None:
             return statistics.compare_paired(first[1].scores, second[1].scores, self.seed, lower_is_better=lower)
 
@@ -87,7 +82,7 @@ class Scorer:
         if self.interrupted():
             raise Cancelled(f"{self.name} was not computed to its end.", "Run it again: answers are kept.")
         options = {**self.options, **more}
-        if "interrupted" in inspect.signature(self.metric).parameters:
+        if "interrupted" in self.metric.needs:
             options["interrupted"] = self.interrupted
         if rows is not None:
             chosen = pa.array(rows)
@@ -112,7 +107,7 @@ class Scorer:
             ) from e
 
     def _count(self, actual: Any, prediction: Any) -> int:
-        counted = getattr(self.metric, "counted", None)
+        counted = self.metric.counted
         column = actual if counted is None else counted(actual, prediction)
         return len(column) - int(column.null_count)
 
@@ -155,7 +150,7 @@ class EvaluationOptions:
             given, taken = self._given(metric, own if isinstance(own, Mapping) else {}, name, keep)
             used |= taken | ({name} if isinstance(own, Mapping) else set())
             options = {option: self._value(metric, option, value) for option, value in given.items()}
-            for option in getattr(metric, "columns", ()):
+            for option in metric.columns:
                 if option not in options and (column := self.column(option)) is not None:
                     options[option] = column
             if "database" in options and "schema" in options and "schema" not in given:
@@ -171,9 +166,8 @@ class EvaluationOptions:
     def _given(
         self, metric: Metric, own: Mapping[str, Any], name: str, keep: Callable[[str], bool]
     ) -> tuple[dict[str, Any], set[str]]:
-        parameters = inspect.signature(metric).parameters
-        known = {p for p in parameters if p not in ("actual", "prediction", *RUNTIME_OPTIONS)}
-        if not any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        known = metric.options
+        if not metric.takes_any_option:
             wrong = next((key for key in own if key not in known), None)
             if wrong is not None:
                 raise OptionError(
@@ -185,7 +179,7 @@ class EvaluationOptions:
 
     def _value(self, metric: Metric, option: str, value: Any) -> Any:
         """The column that is named, where an option may be a column."""
-        if option in getattr(metric, "columns", ()) and isinstance(value, str):
+        if option in metric.columns and isinstance(value, str):
             column = self.column(value)
             return value if column is None else column
         return value
@@ -196,8 +190,15 @@ def combine_column(column: Any) -> Any:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
+def require_judge(scorers: Sequence[Scorer], judge: Any) -> None:
+    """OptionError if a metric asks a judge and USING names none."""
+    judged = next((s.name for s in scorers if "judge" in s.metric.needs), None)
+    if judged and not judge:
+        raise OptionError(f"{judged} needs a model that judges.", "Write: USING judge = 'name of a model'.")
+
+
 class ModelJudge:
-    """Asks a model of ours; given to llm_judge as its `ask`."""
+    """Asks a model of ours; given to metrics that need a `judge`."""
 
     def __init__(self, session: Session, name: Any, statement: Evaluate, using: Mapping[str, Any]) -> None:
         self._session, self._statement = session, statement

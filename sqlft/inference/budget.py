@@ -15,7 +15,15 @@ from typing import Any
 
 from sqlft.catalog.records import RUNNING, Version
 from sqlft.errors import BudgetExceeded, NotFound, OptionError
-from sqlft.handler import MAX_TOKENS_PER_MESSAGE, Completion, Message, count_bytes, max_prompt_tokens
+from sqlft.handler import (
+    MAX_TOKENS_PER_MESSAGE,
+    Completion,
+    Message,
+    SamplingOptions,
+    count_bytes,
+    max_prompt_tokens,
+    read_options,
+)
 from sqlft.inference.prices import SECONDS_PER_HOUR, Pricing, find_pricing
 from sqlft.inference.resolve import ResolvedVersion
 from sqlft.session import Budget, Session, SessionBudget, budget_exceeded_error, format_dollars, reserve_all
@@ -27,14 +35,14 @@ MIN_SAMPLES = 3
 """Answers after which tokens a byte are taken as known."""
 DEFAULT_OUTPUT_TOKENS = 256
 """Tokens reserved for an answer whose request sets no max_tokens, or twice the longest so far."""
-MAX_TOKENS_OPTIONS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens")
 
 
 class CostTracker:
     """Reservations and costs of one statement at one version."""
 
     def __init__(self, session: Session, resolved: ResolvedVersion, options: Any, limits: Sequence[Budget]) -> None:
-        self._session, self._resolved, self._options = session, resolved, options
+        self._session, self._resolved = session, resolved
+        self._max_tokens = read_options(SamplingOptions, options).max_tokens
         self._limits = [*limits, session.budget]
         self._pricing: Pricing | None = None
         self._reservations: dict[int, tuple[float | None, int]] = {}
@@ -174,10 +182,8 @@ class CostTracker:
         return self.pricing.cost_of_tokens(given, self._max_output_tokens())
 
     def _max_output_tokens(self) -> int:
-        for name in MAX_TOKENS_OPTIONS:
-            most = getattr(self._options, name, None)
-            if isinstance(most, int):
-                return most
+        if self._max_tokens is not None:
+            return self._max_tokens
         return 2 * self._longest_answer if self._longest_answer else DEFAULT_OUTPUT_TOKENS
 
     def _learn_rates(self, c: Completion, size: int) -> None:

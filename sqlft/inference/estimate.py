@@ -13,8 +13,7 @@ from statistics import median_low
 from typing import Any, NamedTuple
 
 from sqlft.catalog.records import Usage
-from sqlft.handler import TOKENS_PER_MESSAGE, Message, estimate_tokens
-from sqlft.inference.budget import MAX_TOKENS_OPTIONS
+from sqlft.handler import TOKENS_PER_MESSAGE, Message, SamplingOptions, estimate_tokens, read_options
 from sqlft.inference.cache import AnswerLengths, Cache
 from sqlft.inference.prices import Pricing, find_pricing
 from sqlft.inference.resolve import ResolvedVersion, check_retirement
@@ -92,7 +91,7 @@ def estimate_inference(
     share = (low / most, asked.expected / most, 1.0) if most else (1.0, 1.0, 1.0)
     given, counted = _estimate_input_tokens(resolved, waiting, used)
     lengths = _find_answer_lengths(cache, resolved, name, used)
-    made = _estimate_output_tokens(lengths, most, _find_max_tokens(options))
+    made = _estimate_output_tokens(lengths, most, read_options(SamplingOptions, options).max_tokens)
     seconds = _estimate_seconds(used, most)
     pricing = find_pricing(session, resolved)
     given, made = given.times(*share), made.times(*share)
@@ -114,7 +113,7 @@ def estimate_unseen_prompts(
     lengths = _find_answer_lengths(cache, resolved, str(resolved.version.key), used)
     shares = (0.0, asked.expected / most, 1.0) if most else (1.0, 1.0, 1.0)
     given = Interval(each * most / 4, each * most, each * most * 4).times(*shares)
-    made = _estimate_output_tokens(lengths, most, _find_max_tokens(options)).times(*shares)
+    made = _estimate_output_tokens(lengths, most, read_options(SamplingOptions, options).max_tokens).times(*shares)
     took = _estimate_seconds(used, most)
     seconds = None if took is None else took.times(*shares)
     cost = _estimate_cost(find_pricing(session, resolved), given, made, seconds)
@@ -127,7 +126,7 @@ def _estimate_input_tokens(
     sample, scale = _sample_evenly(waiting)
     if not sample:
         return Interval(0, 0, 0), "counted"
-    counted = resolved.handler.count_prompts(sample, resolved.spec)
+    counted = resolved.handler.count_prompt_tokens(sample, resolved.spec)
     if counted is not None:
         return _extrapolate_sum([float(c) for c in counted], scale), "counted"
     frames = [TOKENS_PER_MESSAGE * (len(messages) + 1) for messages in sample]
@@ -230,7 +229,3 @@ def _estimate_cost(pricing: Pricing, given: Interval, made: Interval, seconds: I
     parts = [pricing.cost_of_tokens(round(g), round(m)) for g, m in zip(given, made, strict=True)]
     known = [part for part in parts if part is not None]
     return Interval(*known) if len(known) == len(parts) else None
-
-
-def _find_max_tokens(options: Any) -> int | None:
-    return next((most for n in MAX_TOKENS_OPTIONS if isinstance(most := getattr(options, n, None), int)), None)

@@ -15,7 +15,18 @@ from sqlft import plugins
 from sqlft.catalog.records import Usage
 from sqlft.data import OutputMismatch
 from sqlft.errors import BudgetExceeded, Cancelled, CatalogError, ProviderError, SqlftError
-from sqlft.handler import Completion, Embedder, Message, Piece, Predictor, Progress, Request, RowError
+from sqlft.handler import (
+    Completion,
+    Delta,
+    Embedder,
+    Message,
+    Predictor,
+    Progress,
+    Request,
+    RowError,
+    SamplingOptions,
+    read_options,
+)
 from sqlft.inference.background import BackgroundIterator
 from sqlft.inference.budget import CostTracker
 from sqlft.inference.cache import Cache, hash_prompt, hash_version
@@ -100,7 +111,7 @@ class InferenceRun:
         self._attempts: dict[int, int] = {}
         self._awaiting_repair: dict[int, Completion] = {}
         """Answers that did not have the wanted form, and are asked for once more."""
-        self._background: BackgroundIterator[Completion | Piece | Progress] | None = None
+        self._background: BackgroundIterator[Completion | Delta | Progress] | None = None
         self._predictor: Predictor | None = None
         self._answered_prefix = 0
         self.totals = UsageCounts()
@@ -179,7 +190,7 @@ class InferenceRun:
             return
         self._finished = True
         if self._background is not None:
-            waits = error or self._predictor is None or type(self._predictor).rest is Predictor.rest
+            waits = error or self._predictor is None or type(self._predictor).drain is Predictor.drain
             self._background.close(CLOSE_SECONDS if waits else CLOSE_SECONDS / 4)
         self._cost_tracker.close()
         if self._cache is not None:
@@ -201,7 +212,7 @@ class InferenceRun:
     def _is_cacheable(self) -> bool:
         if self._settings.cache is not None:
             return self._settings.cache
-        return getattr(self.options, "temperature", 0) in (0, 0.0)
+        return read_options(SamplingOptions, self.options).temperature == 0
 
     def _look_up(self, first: int) -> None:
         """Fill in what the cache knows of the next prompts."""
@@ -256,8 +267,8 @@ class InferenceRun:
         good: list[Completion] = []
         try:
             for item in items:
-                if isinstance(item, Piece):
-                    self._forward_piece(item)
+                if isinstance(item, Delta):
+                    self._forward_delta(item)
                 elif isinstance(item, Progress):
                     self._stage = item
                 elif self._accept(item):
@@ -271,8 +282,8 @@ class InferenceRun:
         self._report_progress()
 
     def _next_batch(
-        self, background: BackgroundIterator[Completion | Piece | Progress], most: int
-    ) -> tuple[list[Completion | Piece | Progress], bool]:
+        self, background: BackgroundIterator[Completion | Delta | Progress], most: int
+    ) -> tuple[list[Completion | Delta | Progress], bool]:
         self._cost_tracker.timer.start()
         try:
             return background.next_batch(most, STEP_SECONDS, self._settings.timeout, self._is_interrupted)
@@ -300,7 +311,7 @@ class InferenceRun:
                 raise Cancelled("Interrupted.", "Run it again: what was answered is kept.")
             time.sleep(min(left, 0.1))
 
-    def _predict(self) -> Iterator[Completion | Piece | Progress]:
+    def _predict(self) -> Iterator[Completion | Delta | Progress]:
         """Runs in the background thread."""
         if self._predictor is None:
             r = self._resolved
@@ -313,12 +324,12 @@ class InferenceRun:
         if self._predictor is None:
             return
         try:
-            for completion in self._predictor.rest():
+            for completion in self._predictor.drain():
                 self._accept_late([completion])
         finally:
             self._predictor.close()
 
-    def _accept_late(self, items: Sequence[Completion | Piece | Progress]) -> None:
+    def _accept_late(self, items: Sequence[Completion | Delta | Progress]) -> None:
         """Answers that came after the statement's end have been paid: they are kept and counted, and nothing else."""
         good = []
         for item in items:
@@ -329,7 +340,7 @@ class InferenceRun:
         if items and self._finished:
             self._write_usage()
 
-    def _requests(self, background: BackgroundIterator[Completion | Piece | Progress] | None) -> Iterator[Request]:
+    def _requests(self, background: BackgroundIterator[Completion | Delta | Progress] | None) -> Iterator[Request]:
         watched = self._session.show_answer_part is not None
         while background is not None and not background.stopped:
             i = self._next_id()
@@ -370,9 +381,9 @@ class InferenceRun:
         is_first = i not in self._attempts and i not in self._awaiting_repair
         return self._session.show_answer_part is not None and len(self._prompts) == 1 and is_first
 
-    def _forward_piece(self, piece: Piece) -> None:
+    def _forward_delta(self, delta: Delta) -> None:
         if self._session.show_answer_part is not None and len(self._prompts) == 1:
-            self._session.show_answer_part(piece.text)
+            self._session.show_answer_part(delta.text)
 
     def _accept(self, c: Completion) -> bool:
         """Take an answer in; whether it is one to keep."""

@@ -1,17 +1,19 @@
 """Scores, one a row: ``METRICS[name](actual=pa.Array, prediction=pa.Array, **options) -> pa.DoubleArray``.
 
 A row without an actual value has no score (NULL); one without a prediction scores 0.  Another package
-adds a metric with an entry point of the group ``sqlft.metrics``.
+adds a metric with `@metric(…)` and an entry point of the group ``sqlft.metrics``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any, Protocol
 
 from sqlft import plugins
-from sqlft.errors import NotFound, did_you_mean
+from sqlft.errors import NotFound, NotSupported, did_you_mean
+from sqlft.metrics.metric import Metric, as_metric, metric
+
+__all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "METRICS", "Metric", "metric"]
 
 ENTRY_POINT_GROUP = "sqlft.metrics"
 BUILT_IN = {
@@ -43,15 +45,6 @@ BUILT_IN = {
 }
 
 
-class Metric(Protocol):
-    """One score a row, as a pa.DoubleArray; one with the attribute `aggregate = True` gives one value for all rows.
-
-    `lower_is_better = True` says that it measures errors.
-    """
-
-    def __call__(self, actual: Any, prediction: Any, **options: Any) -> Any: ...
-
-
 class _Metrics(Mapping[str, Metric]):
     """Names without import; a metric is loaded when it is taken out."""
 
@@ -59,7 +52,7 @@ class _Metrics(Mapping[str, Metric]):
         if name in BUILT_IN:
             return getattr(import_module(BUILT_IN[name]), name)  # type: ignore[no-any-return]
         if name in plugins.find_entry_points(ENTRY_POINT_GROUP):
-            return plugins.find_entry_points(ENTRY_POINT_GROUP)[name].load()  # type: ignore[no-any-return]
+            return _load_entry_point(name)
         raise NotFound(
             f"There is no metric '{name}'.{did_you_mean(name, self)}", f"There are: {', '.join(sorted(self))}."
         )
@@ -72,6 +65,19 @@ class _Metrics(Mapping[str, Metric]):
 
     def __len__(self) -> int:
         return len({**BUILT_IN, **plugins.find_entry_points(ENTRY_POINT_GROUP)})
+
+
+def _load_entry_point(name: str) -> Metric:
+    entry = plugins.find_entry_points(ENTRY_POINT_GROUP)[name]
+    try:
+        found = entry.load()
+    except Exception as e:
+        owner = entry.dist.name if entry.dist else entry.module
+        raise NotSupported(
+            f"The metric '{name}' could not be loaded: {type(e).__name__}: {e}",
+            f"Install what the package {owner} needs, or take it out: pip uninstall {owner}.",
+        ) from e
+    return as_metric(found, name)
 
 
 METRICS: Mapping[str, Metric] = _Metrics()

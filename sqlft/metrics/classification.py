@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import OptionError
-from sqlft.metrics.metric import aggregate, cast_to_texts, check_lengths, import_package
+from sqlft.metrics.metric import cast_to_texts, check_lengths, import_package, metric
 
 AVERAGES = ("binary", "macro", "micro", "weighted")
 NO_PREDICTION = "\0none"
@@ -64,6 +64,7 @@ def _is_number(kind: Any) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
+@metric()
 def accuracy(actual: Any, prediction: Any) -> Any:
     """1 where both labels are equal, else 0; numbers are compared as numbers, texts without spaces at their ends."""
     pairs = pair_labels(actual, prediction)
@@ -73,13 +74,13 @@ def accuracy(actual: Any, prediction: Any) -> Any:
 accuracy_score = accuracy
 
 
-@aggregate
+@metric(aggregate=True)
 def balanced_accuracy_score(actual: Any, prediction: Any, *, adjusted: bool = False) -> Any:
     """The mean of each label's recall, 0 to 1 for all rows (scikit-learn's); `adjusted` makes chance 0."""
     return score_classes("balanced_accuracy_score", actual, prediction, adjusted=bool(adjusted))
 
 
-@aggregate
+@metric(aggregate=True)
 def f1(actual: Any, prediction: Any, *, average: str | None = None, positive: Any = None) -> Any:
     """The harmonic mean of precision and recall, 0 to 1 for all rows (scikit-learn's f1_score).
 
@@ -92,7 +93,7 @@ def f1(actual: Any, prediction: Any, *, average: str | None = None, positive: An
 f1_score = f1
 
 
-@aggregate
+@metric(aggregate=True)
 def precision(actual: Any, prediction: Any, *, average: str | None = None, positive: Any = None) -> Any:
     """Of the rows that are given a label, the share that has it, 0 to 1 for all rows (scikit-learn's precision_score).
 
@@ -105,7 +106,7 @@ def precision(actual: Any, prediction: Any, *, average: str | None = None, posit
 precision_score = precision
 
 
-@aggregate
+@metric(aggregate=True)
 def recall(actual: Any, prediction: Any, *, average: str | None = None, positive: Any = None) -> Any:
     """Of the rows that have a label, the share that is given it, 0 to 1 for all rows (scikit-learn's recall_score).
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import OptionError
-from sqlft.metrics.metric import expand_option, pair_texts, takes_columns
+from sqlft.metrics.metric import expand_option, metric, pair_texts
 
 PROMPT = """Compare two answers to the same question. Judge whether they are correct and complete, not their length.
 
@@ -41,14 +41,14 @@ SCORES = {"A": 1.0, "TIE": 0.5, "B": 0.0}
 AskJudge = Callable[[Sequence[str]], Sequence[str | None]]
 
 
-@takes_columns("question")
-def llm_judge(actual: Any, prediction: Any, *, ask: AskJudge | None = None, question: Any = None) -> Any:
+@metric(columns=("question",), needs=("judge",))
+def llm_judge(actual: Any, prediction: Any, *, judge: AskJudge | None = None, question: Any = None) -> Any:
     """1 where a model that judges prefers the prediction to the actual answer, 0.5 for a tie, 0 where it loses.
 
     Each row is judged twice, the order swapped, as judges favour a place (Zheng et al. 2023), and the score is the
     mean.  NULL where the judge gives no verdict.
     """
-    if ask is None:
+    if judge is None:
         raise OptionError("llm_judge needs a model that judges.", "Write: EVALUATE … USING judge = 'name of a model'.")
     pairs = pair_texts(actual, prediction)
     questions = expand_option("(not given)" if question is None else question, len(pairs), "question")
@@ -56,7 +56,7 @@ def llm_judge(actual: Any, prediction: Any, *, ask: AskJudge | None = None, ques
     prompts = [_build_prompt(questions[i], *pairs[i]) for i in rows] + [
         _build_prompt(questions[i], *pairs[i][::-1]) for i in rows
     ]
-    said = list(ask(prompts))
+    said = list(judge(prompts))
     scores: list[float | None] = [None if a is None else 0.0 for a, _ in pairs]
     for place, i in enumerate(rows):
         first, second = _parse_verdict(said[place]), _parse_verdict(said[place + len(rows)])

@@ -1,58 +1,124 @@
-"""What all metrics share: what one says of itself, pairs of values, the rule of NULLs, options that are columns."""
+"""What all metrics share: `@metric`, which says what one is, pairs of values, the rule of NULLs, options as columns.
+
+`sqlft.evaluation` reads the `Metric` to know how to call it and what its value means.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 import pyarrow as pa
 
-from sqlft.errors import DataError, NotSupported
+from sqlft.errors import DataError, NotSupported, OptionError
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Need = Literal["judge", "tokens", "interrupted"]
+"""An argument that EVALUATE gives and no statement can.
 
-
-def aggregate(metric: Function) -> Function:
-    """Marks a metric that gives one value for all rows together, in an array of one."""
-    setattr(metric, "aggregate", True)  # noqa: B010  # a function has no such attribute of its own
-    return metric
-
-
-def lower_is_better(metric: Function) -> Function:
-    """Marks a metric whose best value is the lowest."""
-    setattr(metric, "lower_is_better", True)  # noqa: B010
-    return metric
+judge: a function from prompts to answers, of the model that USING judge names.  tokens: the number of tokens of each
+actual answer, the prediction then being the logarithm of its probability.  interrupted: a function that says when to
+leave off with `sqlft.Cancelled`.
+"""
 
 
-def takes_columns(*names: str) -> Callable[[Function], Function]:
-    """Marks options that are columns of the rows, if the rows have columns of these names."""
+@dataclass(frozen=True)
+class Metric:
+    """A function of `actual`, `prediction` and options that gives a score for each row, and what to know of it.
 
-    def mark(metric: Function) -> Function:
-        setattr(metric, "columns", names)  # noqa: B010
-        return metric
+    >>> @metric(lower_is_better=True)
+    ... def typos(actual, prediction, *, most: int = 9):
+    ...     return pa.array([0.0] * len(actual))
+    >>> typos(["a"], ["a"]).to_pylist(), typos.lower_is_better, sorted(typos.options)
+    ([0.0], True, ['most'])
+    """
 
-    return mark
+    function: Callable[..., Any]
+    aggregate: bool = False
+    """It gives one value for all rows together, in an array of one."""
+    lower_is_better: bool = False
+    """It measures errors."""
+    columns: tuple[str, ...] = ()
+    """Options that are columns of the rows, where the rows have columns of these names."""
+    needs: tuple[Need, ...] = ()
+    """Arguments of it that are no options: EVALUATE gives them."""
+    counted: Callable[..., Any] | None = None
+    """Of an aggregate: a metric of rows; only those it has a score for are counted."""
+
+    def __post_init__(self) -> None:
+        if self.aggregate and "judge" in self.needs:
+            raise OptionError(
+                f"The metric {self.name} asks a judge and has one value for all rows.",
+                "Give a score for each row, without aggregate: their mean is shown.",
+            )
+        self.__dict__.update(__doc__=self.function.__doc__, __name__=self.name)
+
+    def __call__(self, actual: Any, prediction: Any, **options: Any) -> Any:
+        return self.function(actual=actual, prediction=prediction, **options)
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return str(getattr(self.function, "__name__", type(self.function).__name__))
+
+    @cached_property
+    def options(self) -> frozenset[str]:
+        """Names of the options that a statement may give."""
+        known = {name for name, p in self._parameters.items() if p.kind != inspect.Parameter.VAR_KEYWORD}
+        return frozenset(known - {"actual", "prediction", *self.needs})
+
+    @property
+    def takes_any_option(self) -> bool:
+        """Whether it is a function of ``**options``."""
+        return any(p.kind == inspect.Parameter.VAR_KEYWORD for p in self._parameters.values())
+
+    @cached_property
+    def _parameters(self) -> dict[str, inspect.Parameter]:
+        return dict(inspect.signature(self.function).parameters)
 
 
-def counts_rows_of(rows: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Marks an aggregate metric that counts only the rows which this metric of rows has a score for."""
+def metric(
+    *,
+    aggregate: bool = False,
+    lower_is_better: bool = False,
+    columns: tuple[str, ...] = (),
+    needs: tuple[Need, ...] = (),
+    counted: Callable[..., Any] | None = None,
+) -> Callable[[Callable[..., Any]], Metric]:
+    """Makes a function a `Metric`, whose fields say what the arguments mean."""
+    return partial(
+        Metric,
+        aggregate=aggregate,
+        lower_is_better=lower_is_better,
+        columns=columns,
+        needs=needs,
+        counted=counted,
+    )
 
-    def mark(metric: Function) -> Function:
-        setattr(metric, "counted", rows)  # noqa: B010
-        return metric
 
-    return mark
+def as_metric(found: Any, name: str) -> Metric:
+    """What an entry point gives: a Metric, or a plain function, which scores rows; NotSupported says what to write."""
+    if isinstance(found, Metric):
+        return found
+    if not callable(found) or isinstance(found, type):
+        raise NotSupported(
+            f"The entry point '{name}' is no metric.", "Let it be a function under @sqlft.metrics.metric()."
+        )
+    marks = [f"{mark}={getattr(found, mark)!r}" for mark in _OLD_MARKS if hasattr(found, mark)]
+    marks += ['needs=("interrupted",)'] if "interrupted" in inspect.signature(found).parameters else []
+    if marks:
+        raise NotSupported(
+            f"The metric '{name}' does not say what it is in a way that sqlft reads.",
+            f"Write @sqlft.metrics.metric({', '.join(marks)}) above the function.",
+        )
+    return Metric(found)
 
 
-def is_aggregate(metric: Any) -> bool:
-    """Whether a metric gives one value for all rows."""
-    return bool(getattr(metric, "aggregate", False))
-
-
-def is_lower_better(metric: Any) -> bool:
-    """Whether a metric's best value is the lowest."""
-    return bool(getattr(metric, "lower_is_better", False))
+_OLD_MARKS = ("aggregate", "lower_is_better", "columns")
+"""Attributes of functions that were read before there was a decorator."""
 
 
 def import_package(module: str, metric: str) -> Any:

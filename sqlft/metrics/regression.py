@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import DataError
-from sqlft.metrics.metric import aggregate, cast_to_texts, check_lengths, counts_rows_of, lower_is_better
+from sqlft.metrics.metric import cast_to_texts, check_lengths, metric
 
 NumberPair = tuple[float, float]
 
@@ -48,21 +48,19 @@ def _parse_number(text: str | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
-@lower_is_better
+@metric(lower_is_better=True)
 def mean_absolute_error(actual: Any, prediction: Any) -> Any:
     """|actual - prediction| a row, NULL where either is missing; the mean of it is the error."""
     return score_row_errors(actual, prediction, lambda a, p: abs(a - p))
 
 
-@lower_is_better
+@metric(lower_is_better=True)
 def mean_squared_error(actual: Any, prediction: Any) -> Any:
     """(actual - prediction)² a row, NULL where either is missing; the mean of it is the error."""
     return score_row_errors(actual, prediction, lambda a, p: (a - p) ** 2)
 
 
-@lower_is_better
-@aggregate
-@counts_rows_of(mean_squared_error)
+@metric(aggregate=True, lower_is_better=True, counted=mean_squared_error)
 def root_mean_squared_error(actual: Any, prediction: Any) -> Any:
     """The root of the mean of (actual - prediction)² of all rows that have both."""
     return score_all_pairs(actual, prediction, lambda pairs: math.sqrt(fmean((a - p) ** 2 for a, p in pairs)))
@@ -71,14 +69,13 @@ def root_mean_squared_error(actual: Any, prediction: Any) -> Any:
 rmse = root_mean_squared_error
 
 
-@lower_is_better
+@metric(lower_is_better=True)
 def mean_absolute_percentage_error(actual: Any, prediction: Any) -> Any:
     """|actual - prediction| / |actual| a row, NULL where either is missing; 0.1 is ten percent."""
     return score_row_errors(actual, prediction, lambda a, p: abs(a - p) / max(abs(a), sys.float_info.epsilon))
 
 
-@aggregate
-@counts_rows_of(mean_squared_error)
+@metric(aggregate=True, counted=mean_squared_error)
 def r2_score(actual: Any, prediction: Any) -> Any:
     """1 - Σ(actual - prediction)² / Σ(actual - mean)² of all rows that have both; NULL of less than two.
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from sqlft.errors import DataError, OptionError
 from sqlft.metrics.execution.pool import GoldQuery, judge_queries
 from sqlft.metrics.execution.snapshot import snapshot_databases
-from sqlft.metrics.metric import expand_option, pair_texts, takes_columns
+from sqlft.metrics.metric import expand_option, metric, pair_texts
 
 SQLITE, DUCKDB = b"SQLite format 3\0", b"DUCK"
 MAX_PROCESSES = 4
@@ -23,7 +23,7 @@ MAX_TIMEOUT = 86_400.0
 """Seconds of a query at most: a day."""
 
 
-@takes_columns("database", "schema")
+@metric(columns=("database", "schema"), needs=("interrupted",))
 def execution_accuracy(
     actual: Any,
     prediction: Any,
@@ -136,6 +136,6 @@ def _collect_scores(pairs: list[tuple[str | None, str | None]], golds: list[Gold
         warnings.warn(
             f"{count} of {len(pairs)} actual queries cannot be run and have no score; row {row}: {why}",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return pa.array(scores, pa.float64())

@@ -12,13 +12,14 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import OptionError
-from sqlft.metrics.metric import cast_to_texts, check_lengths, score_rows
+from sqlft.metrics.metric import cast_to_texts, check_lengths, metric, score_rows
 
 
 class _InvalidJson:
     """What a text that is no JSON is read as: equal to nothing."""
 
 
+@metric()
 def json_match(actual: Any, prediction: Any, *, schema: Any = None, partial: bool = False) -> Any:
     """1 where both are equal JSON, the order of keys aside; `partial` gives the share of equal fields.
 
@@ -40,7 +41,7 @@ def json_match(actual: Any, prediction: Any, *, schema: Any = None, partial: boo
             scores.append(_score_json(_select_properties(wanted, known), _select_properties(given, known), partial))
     if broken:
         warnings.warn(
-            f"{broken} of {len(scores)} actual values are no JSON and have no score", RuntimeWarning, stacklevel=2
+            f"{broken} of {len(scores)} actual values are no JSON and have no score", RuntimeWarning, stacklevel=3
         )
     return pa.array(scores, pa.float64())
 
@@ -118,6 +119,7 @@ ATTRIBUTE = re.compile(r"\s*([\w-]+)\s*\[([^\]]*)\]\s*(?:,|$)", re.S)
 ParsedCall = tuple[str, Counter[Any]]
 
 
+@metric()
 def function_match(actual: Any, prediction: Any, *, values: bool = True) -> Any:
     """1 where function, attributes and their values are the same, whatever their order, else 0.
 

@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.errors import OptionError
-from sqlft.metrics.metric import aggregate, import_package, lower_is_better, pair_texts, score_rows
+from sqlft.metrics.metric import import_package, metric, pair_texts, score_rows
 from sqlft.metrics.regression import pair_numbers
 
 
+@metric()
 def exact_match(actual: Any, prediction: Any, *, normalise: bool = False) -> Any:
     """Share of equal texts, 0 or 1 a row; `normalise` looks past case, whitespace and a trailing ``;``."""
     seen = _normalise if normalise else str
@@ -28,6 +29,7 @@ def _normalise(text: str) -> str:
 TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
+@metric()
 def token_f1(actual: Any, prediction: Any) -> Any:
     """F1 of the bags of tokens (words and single signs, case aside), 0 to 1 a row.
 
@@ -44,6 +46,7 @@ def _score_token_f1(actual: str, prediction: str) -> float:
     return 2 * shared / (wanted.total() + given.total())
 
 
+@metric()
 def rouge_l(actual: Any, prediction: Any, *, stem: bool = False) -> Any:
     """ROUGE-L F1 of both texts, 0 to 1 a row, as the package rouge-score has it; `stem` cuts English endings."""
     scorer = import_package("rouge_score.rouge_scorer", "rouge_l").RougeScorer(["rougeL"], use_stemmer=stem)
@@ -53,7 +56,7 @@ def rouge_l(actual: Any, prediction: Any, *, stem: bool = False) -> Any:
 NgramCounts = tuple[tuple[int, ...], tuple[int, ...], int, int]
 
 
-@aggregate
+@metric(aggregate=True)
 def bleu(actual: Any, prediction: Any, *, lowercase: bool = False) -> Any:
     """Corpus BLEU of all rows, 0 to 100, with sacrebleu's defaults (13a tokens, exponential smoothing)."""
     pairs = [(a, p or "") for a, p in pair_texts(actual, prediction) if a is not None]
@@ -81,8 +84,7 @@ def _load_bleu(lowercase: bool) -> Any:
     return import_package("sacrebleu.metrics", "bleu").BLEU(lowercase=lowercase)
 
 
-@lower_is_better
-@aggregate
+@metric(aggregate=True, lower_is_better=True, needs=("tokens",))
 def perplexity(actual: Any, prediction: Any, *, tokens: Any = None) -> Any:
     """exp(-Σ log-probability / Σ tokens) of the actual answers, over all rows.
 

@@ -100,7 +100,7 @@ def _check_handlers() -> dict[str, Any]:
 
 
 def _check_local_handler() -> dict[str, Any]:
-    return dict(plugins.load_handler_class("local").checkup())
+    return dict(plugins.load_handler_class("local").diagnose())
 
 
 def _check_machine() -> dict[str, Any]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlft.metrics import METRICS
-from sqlft.metrics.metric import is_lower_better
 
 SHARES = ("exact_match", "accuracy", "accuracy_score", "execution_accuracy", "function_match", "json_match")
 """Metrics that count right answers."""
@@ -81,7 +80,7 @@ class Judged:
 def fewer_is_better(metric: str) -> bool:
     """Whether a metric, with the column of answers in its name or without, counts errors."""
     try:
-        return is_lower_better(METRICS[base_name(metric)])
+        return METRICS[base_name(metric)].lower_is_better
     except Exception:  # of a package that is not installed here
         return False
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sqlft.errors import DataError, OptionError, did_you_mean
 from sqlft.evaluation.compare import ROW_SCORES_SCHEMA, Comparison, pop_seed
-from sqlft.evaluation.scoring import EvaluationOptions, MetricResult, ModelJudge, Scorer
+from sqlft.evaluation.scoring import EvaluationOptions, MetricResult, ModelJudge, Scorer, require_judge
 from sqlft.metrics import METRICS
 from sqlft.session import Parameters, Session
 from sqlft.sql.statements import Evaluate
@@ -35,10 +35,11 @@ def _evaluate_rows(session: Session, statement: Evaluate, options: EvaluationOpt
     seed = pop_seed(options)
     judge = options.pop("judge")
     scorers = options.scorers(statement.metrics, seed, session, lambda key: False)
-    _refuse_unknown_options(options.left, scorers, judge)
+    _refuse_unknown_options(options.left, scorers)
+    require_judge(scorers, judge)
     found = []
     for scorer in scorers:
-        more = {"ask": ModelJudge(session, judge, statement, {})} if scorer.name == "llm_judge" and judge else {}
+        more = {"judge": ModelJudge(session, judge, statement, {})} if "judge" in scorer.metric.needs else {}
         found.append(_build_row(scorer.name, scorer.score(actual, prediction, **more)))
     return pa.Table.from_pylist(found, ROW_SCORES_SCHEMA)
 
@@ -58,25 +59,12 @@ def _find_column(options: EvaluationOptions, role: str, name: Any) -> Any:
     return column
 
 
-def _refuse_unknown_options(left: Mapping[str, Any], scorers: Sequence[Scorer], judge: Any) -> None:
+def _refuse_unknown_options(left: Mapping[str, Any], scorers: Sequence[Scorer]) -> None:
     if left:
         name = next(iter(left))
         known = {"actual", "prediction", "seed", "judge", *(s.name for s in scorers)}
         for scorer in scorers:
-            known |= _list_metric_parameters(scorer)
+            known |= scorer.metric.options
         raise OptionError(
             f"EVALUATE has no option '{name}'.{did_you_mean(name, known)}", f"It has: {', '.join(sorted(known))}."
         )
-
-
-def _list_metric_parameters(scorer: Scorer) -> set[str]:
-    import inspect
-
-    return set(inspect.signature(scorer.metric).parameters) - {
-        "actual",
-        "prediction",
-        "ask",
-        "tokens",
-        "interrupted",
-        "options",
-    }

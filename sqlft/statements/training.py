@@ -17,7 +17,7 @@ from sqlft.catalog.files import acquire_lock
 from sqlft.catalog.records import RESUMABLE, RUNNING, VersionKey
 from sqlft.data import PreparedData
 from sqlft.errors import CatalogError
-from sqlft.handler import Estimate, Trainer
+from sqlft.handler import Estimate, Trainer, TrainingOptions, read_options
 from sqlft.inference.resolve import find_engine, find_model
 from sqlft.options import build_options, check_option_names, is_secret
 from sqlft.secrets import references
@@ -185,8 +185,9 @@ def _list_facts(plan: TrainingPlan, prepared: PreparedData, estimate: Estimate |
     yield "rows", prepared.row_count
     yield "training_rows", prepared.training_set.train.num_rows
     yield "validation_rows", 0 if valid is None else valid.num_rows
-    yield "epochs", getattr(plan.options, "n_epochs", None)
-    yield "batch_size", getattr(plan.options, "batch_size", None)
+    options = read_options(TrainingOptions, plan.options)
+    yield "epochs", options.n_epochs
+    yield "batch_size", options.batch_size
     yield from _list_estimate_facts(estimate)
 
 
@@ -199,10 +200,10 @@ def _list_estimate_facts(estimate: Estimate | None) -> Iterator[tuple[str, Any]]
     yield "memory_available_gb", _round_to_unit(known.memory_available, GIGA, 2)
     yield "expected_minutes", _round_to_unit(known.seconds, 60, 2)
     yield "cost_usd", _round_to_unit(known.cost_usd, 1, 4)
-    fits = None if known.refusal is None and known.memory_bytes is None else known.refusal is None
+    fits = None if known.why_not is None and known.memory_bytes is None else known.why_not is None
     yield "fits", fits
-    if known.refusal is not None:
-        yield "refused_because", " ".join(known.refusal)
+    if known.why_not is not None:
+        yield "refused_because", " ".join(known.why_not)
     for remark in known.remarks:
         yield "remark", remark
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlft.data import PreparedData
 from sqlft.errors import DataError, NotSupported, SqlftError
-from sqlft.handler import Estimate, ModelSpec
+from sqlft.handler import Estimate, ModelSpec, TrainingOptions, read_options
 from sqlft.inference.prices import find_training_pricing
 from sqlft.inference.resolve import _refuse_or_warn, build_model_spec, read_outputs
 from sqlft.session import Session, Tick
@@ -50,10 +50,10 @@ def estimate_training(session: Session, plan: TrainingPlan, prepared: PreparedDa
 
 def check_estimate(session: Session, plan: TrainingPlan, estimate: Estimate) -> None:
     """NotSupported for what cannot be done, unless `check` says otherwise; else tell what it will take."""
-    if estimate.refusal is None:
+    if estimate.why_not is None:
         session.show_notice(f"{plan.model.key.name}: {format_estimate(estimate)}")
         return
-    why, next_step = estimate.refusal
+    why, next_step = estimate.why_not
     if plan.settings.check == "error":
         raise NotSupported(why, f"{next_step}{TRY_ANYWAY_HINT}")
     session.show_warning(f"{why} {next_step}")
@@ -100,7 +100,7 @@ def _estimate_from_token_count(plan: TrainingPlan, spec: ModelSpec, prepared: Pr
     """Tokens of the texts times the epochs, where the handler counts tokens."""
     column = prepared.training_set.train.column("messages").to_pylist()
     counts = plan.handler.count_tokens(["\n".join(m["content"] for m in turns) for turns in column], spec)
-    epochs: Any = getattr(plan.options, "n_epochs", None)
+    epochs = read_options(TrainingOptions, plan.options).n_epochs
     if counts is None or isinstance(epochs, str):
         return None
     return Estimate(len(column), round(sum(counts) * (1.0 if epochs is None else float(epochs))))

@@ -82,7 +82,7 @@ def plan_training(
     taken = option_names(cls)
     own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in option_names(TrainSettings))}
     spec = build_model_spec(type(handler), model.base, model.options, f"Model '{model.key.name}'")
-    chosen = handler.settled(spec, build_options(cls, references.reveal(own), what))
+    chosen = handler.resolve_options(spec, build_options(cls, references.reveal(own), what))
     return TrainingPlan(model, engine, handler, settings, chosen, own, source, access)
 
 

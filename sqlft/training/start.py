@@ -15,7 +15,7 @@ from sqlft import plugins
 from sqlft.catalog.records import Model, Version, VersionKey
 from sqlft.data import PreparedData, prepare
 from sqlft.errors import DataError
-from sqlft.handler import Estimate
+from sqlft.handler import Estimate, LengthOptions, read_options
 from sqlft.inference.budget import hold_training_budget
 from sqlft.inference.prices import find_training_pricing
 from sqlft.inference.resolve import build_model_spec, build_prompt, options_to_json, read_outputs
@@ -106,8 +106,8 @@ def prepare_training_rows(
             valid_rows=None if valid is None else read_rows(session, valid, parameters, to_train=True),
             validation_split=plan.settings.validation_split,
             seed=plan.settings.seed,
-            max_length=plan.handler.longest_row(spec, plan.options),
-            long_rows=getattr(plan.options, "long_rows", None) or "cut",
+            max_length=plan.handler.max_row_tokens(spec, plan.options),
+            long_rows=read_options(LengthOptions, plan.options).long_rows or "cut",
             count_tokens=lambda texts: plan.handler.count_tokens(texts, spec),
             stops=[*_collect_stop_sequences(plan), *(stops or ())],
             thorough=stops is not None or plan.settings.check != "off",

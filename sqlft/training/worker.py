@@ -14,11 +14,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sqlft import log, plugins
 from sqlft.catalog import files, records
@@ -26,7 +25,7 @@ from sqlft.catalog.files import FILES_FOLDER, LOG_FILE
 from sqlft.catalog.records import RUNNING, ModelKey, VersionKey
 from sqlft.catalog.store import Catalog
 from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError
-from sqlft.handler import Artifact, ModelSpec, Progress, Trainer, TrainingSet
+from sqlft.handler import Artifact, ModelSpec, Progress, Trainer, TrainingDetails, TrainingSet
 from sqlft.log import debug
 from sqlft.options import build_options
 from sqlft.redact import redact_secrets
@@ -164,7 +163,7 @@ class TrainingRun:
             details={
                 "peak_memory_bytes": measure_peak_memory(),
                 **self._list_last_progress(),
-                **self._compute_cost(made.details),
+                **self._compute_cost(cast(TrainingDetails, made.details)),
                 **made.details,
                 **self.details,
             },
@@ -236,7 +235,7 @@ class TrainingRun:
         progress = self.catalog.version(self.key).progress
         return {"steps": progress["step"], "metrics": progress["metrics"]} if progress else {}
 
-    def _compute_cost(self, made: Mapping[str, Any]) -> dict[str, Any]:
+    def _compute_cost(self, made: TrainingDetails) -> dict[str, Any]:
         """What it cost in USD by tokens, else by this machine's hours; nothing where that is not known."""
         by_token, hourly = (self.details.get(name) for name in ("training_usd_per_million", "machine_usd_per_hour"))
         tokens = made.get("trained_tokens", made.get("tokens"))

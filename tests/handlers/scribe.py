@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 from sqlft.handler import (
     Artifact,
     Completion,
+    Delta,
     Embedder,
     Message,
     ModelSpec,
-    Piece,
     Predictor,
     Price,
     Request,
@@ -72,7 +72,7 @@ class Writing(Predictor):
     def __init__(self, options: Any) -> None:
         self.options = options
 
-    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Delta]:
         for request in requests:
             ASKED.append(request.messages)
             prompts = [m.content for m in request.messages if m.role == "user"]
@@ -83,7 +83,7 @@ class Writing(Predictor):
                 continue
             text = person(int(text[1:])) if re.fullmatch(r"p\d+", text) else text
             if request.stream and self.options.pieces:
-                yield from (Piece(request.id, word) for word in re.findall(r"\S+\s*", text))
+                yield from (Delta(request.id, word) for word in re.findall(r"\S+\s*", text))
             yield Completion(
                 request.id,
                 text,

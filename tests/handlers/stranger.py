@@ -20,6 +20,7 @@ from sqlft.handler import (
     Artifact,
     Completion,
     Estimate,
+    LengthOptions,
     ModelSpec,
     Predictor,
     Price,
@@ -47,7 +48,7 @@ class PredictOptions:
 
 
 @dataclass
-class TrainOptions:
+class TrainOptions(LengthOptions):
     """FINETUNE … USING"""
 
     steps: Annotated[int, "how many steps", Range(1)] = 4
@@ -55,7 +56,6 @@ class TrainOptions:
     hub_token: Annotated[str | None, "a secret of the training", Secret()] = None
     returns: Annotated[str, "what train returns: folder, file, workdir, elsewhere, remote, missing, nothing"] = "folder"
     seconds_left: Annotated[float | None, "what it reports with each step"] = None
-    max_length: Annotated[int | None, "longest conversation, in words"] = None
 
 
 class Stranger(Trainer):
@@ -75,7 +75,7 @@ class Stranger(Trainer):
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
         if model.base == "broken":
             raise ZeroDivisionError
-        refusal = ("It needs 80.0 GB, and 4.0 GB are free.", "Take the base 'tiny'.") if model.base == "huge" else None
+        why_not = ("It needs 80.0 GB, and 4.0 GB are free.", "Take the base 'tiny'.") if model.base == "huge" else None
         return Estimate(
             data.train.num_rows,
             1200,
@@ -84,7 +84,7 @@ class Stranger(Trainer):
             2_100_000_000,
             4_000_000_000,
             remarks=("by heart",),
-            refusal=refusal,
+            why_not=why_not,
         )
 
     def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:

@@ -24,7 +24,7 @@ from sqlft_local.estimate.training import (
     describe_base,
     estimate,
     find_inference_dtype,
-    find_longest_row,
+    find_max_row_tokens,
     find_training_dtype,
     list_bases,
 )
@@ -106,7 +106,7 @@ def test_tokens_and_steps_are_those_of_the_training(tiny: Path, tmp_path: Path) 
     )
     assert (found.tokens, found.steps, found.examples) == (made.details["tokens"], made.details["steps"], 10)
     assert found.seconds > 0
-    assert found.refusal is None
+    assert found.why_not is None
 
 
 def test_many_rows_are_told_from_some(tiny: Path) -> None:
@@ -122,8 +122,8 @@ def test_a_base_that_is_not_here_is_told_by_its_shape() -> None:
     base = describe_base("CodeLlama-34b", None, ModelOptions())
     assert base is not None
     found = estimate_training(base, rows(100))
-    assert found.refusal is not None
-    why, what_to_do = found.refusal
+    assert found.why_not is not None
+    why, what_to_do = found.why_not
     assert "12.0 GB may be used" in why
     assert "nf4" in why
     assert "smaller base" in what_to_do
@@ -137,9 +137,9 @@ def test_the_articles_34b_fits_their_card_in_eight_bits() -> None:
     assert base is not None
     where = replace(CARD, free=200 * GIGA)
     cuda = estimate(base, ModelOptions(), TrainOptions(), TrainingSet(rows(50)), where, "cuda", None, Path("/nowhere"))
-    assert cuda.refusal is not None
-    assert "47.0 GB may be used on the GPU" in cuda.refusal[0]
-    assert "quantization = 'int8'" in cuda.refusal[1]
+    assert cuda.why_not is not None
+    assert "47.0 GB may be used on the GPU" in cuda.why_not[0]
+    assert "quantization = 'int8'" in cuda.why_not[1]
     eight = memory.estimate_training_bytes(base.shape, TrainingSetup("bfloat16", "int8", checkpointing=True), 2048)
     assert 35 * GIGA < eight < 45 * GIGA
 
@@ -158,9 +158,9 @@ def test_processes_share_the_machine_and_have_cards_of_their_own(tiny: Path) -> 
         for n in (1, 2, 3)
     ]
     assert found[1].seconds < found[0].seconds
-    assert found[1].refusal is None
-    assert found[2].refusal is not None
-    assert "num_processes = 2 at most" in found[2].refusal[1]
+    assert found[1].why_not is None
+    assert found[2].why_not is not None
+    assert "num_processes = 2 at most" in found[2].why_not[1]
 
 
 @pytest.mark.parametrize(
@@ -171,10 +171,10 @@ def test_the_nearest_setting_that_would_do(free: int, cure: str) -> None:
     base = describe_base("codellama-13b", None, ModelOptions())
     assert base is not None
     found = estimate_training(base, rows(50), replace(LAPTOP, free=free * GIGA), dtype="float32")
-    if found.refusal is None:
+    if found.why_not is None:
         assert found.memory_bytes <= free * GIGA
     else:
-        assert any(word in found.refusal[1] for word in cure.split("|")), found.refusal
+        assert any(word in found.why_not[1] for word in cure.split("|")), found.why_not
 
 
 def test_shorter_rows_are_the_cure_where_they_would_do(tiny: Path, tmp_path: Path) -> None:
@@ -188,8 +188,8 @@ def test_shorter_rows_are_the_cure_where_they_would_do(tiny: Path, tmp_path: Pat
         base.shape, TrainingSetup(checkpointing=True)
     )
     found = estimate_training(base, rows(2, 16_000), replace(LAPTOP, free=free), max_length=20_000)
-    assert found.refusal is not None
-    assert "max_length = " in found.refusal[1]
+    assert found.why_not is not None
+    assert "max_length = " in found.why_not[1]
 
 
 def test_max_minutes_ends_the_estimate_too() -> None:
@@ -202,10 +202,10 @@ def test_max_minutes_ends_the_estimate_too() -> None:
 
 def test_the_longest_row_that_stays_whole() -> None:
     base = BaseDescription("x", DecoderShape(2, 64, 96, 4, 2, 16, 400, True), 512)
-    assert find_longest_row(base, TrainOptions()) == 512
-    assert find_longest_row(base, TrainOptions(max_length=100)) == 100
-    assert find_longest_row(replace(base, context=9_000), TrainOptions()) == 2048
-    assert find_longest_row(None, TrainOptions()) is None
+    assert find_max_row_tokens(base, TrainOptions()) == 512
+    assert find_max_row_tokens(base, TrainOptions(max_length=100)) == 100
+    assert find_max_row_tokens(replace(base, context=9_000), TrainOptions()) == 2048
+    assert find_max_row_tokens(None, TrainOptions()) is None
 
 
 def test_an_architecture_without_attention_is_refused_with_those_that_work(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_max_memory_bounds_the_passes(tiny: Path) -> None:
     wide, narrow = (estimate_training(base, rows(200), max_memory=m) for m in ("8GB", "1.9GB"))
     assert narrow.memory_bytes < wide.memory_bytes
     assert narrow.memory_bytes < 1.9e9
-    assert estimate_training(base, rows(200), max_memory="1GB").refusal is not None
+    assert estimate_training(base, rows(200), max_memory="1GB").why_not is not None
 
 
 def test_a_card_computes_more_tokens_at_once(tiny: Path) -> None:
@@ -256,7 +256,7 @@ def test_blocks_are_computed_twice_where_memory_asks_for_it(wanted: bool | None,
 
 def test_over_long_rows_are_found_without_a_max_length(tiny: Path) -> None:
     """The context of the tiny model is 512 tokens."""
-    assert Local().longest_row(ModelSpec(str(tiny)), TrainOptions()) == 512
+    assert Local().max_row_tokens(ModelSpec(str(tiny)), TrainOptions()) == 512
 
 
 SMALL = speed.Kind(DecoderShape(4, 32, 48, 2, 2, 16, 300, True), TrainingSetup(dropout=0.0), "cpu", 1)

@@ -18,7 +18,7 @@ from sqlft_local.predict import choose
 from transformers import AutoModelForCausalLM
 
 from sqlft.errors import NotSupported, OptionError, ProviderError
-from sqlft.handler import Artifact, Completion, Message, ModelSpec, Piece, Request
+from sqlft.handler import Artifact, Completion, Delta, Message, ModelSpec, Request
 
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
 
@@ -230,8 +230,8 @@ def test_pieces_make_up_the_answer(tiny: Path) -> None:
     said = list(predictor.predict([Request(i, (Message("user", PROMPTS[i]),), stream=i == 0) for i in (0, 1)]))  # type: ignore[attr-defined]
     predictor.close()  # type: ignore[attr-defined]
     whole = {c.id: c.text for c in said if isinstance(c, Completion)}
-    assert "".join(p.text for p in said if isinstance(p, Piece)) == whole[0]
-    assert {p.id for p in said if isinstance(p, Piece)} == {0}
+    assert "".join(p.text for p in said if isinstance(p, Delta)) == whole[0]
+    assert {p.id for p in said if isinstance(p, Delta)} == {0}
 
 
 def test_it_pulls_what_it_can_work_on_and_a_closed_one_says_so(tiny: Path) -> None:

@@ -17,7 +17,7 @@ from sqlft_local.predict.torch_predictor import BatchDecoder, NgramLookup, strip
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sqlft.errors import ProviderError
-from sqlft.handler import Completion, Message, ModelSpec, Piece, Request
+from sqlft.handler import Completion, Delta, Message, ModelSpec, Request
 
 EXACT: dict[str, object] = {"backend": "transformers", "precision": "f32"}
 PROMPTS = [f"{'word ' * (i * 7 % 23)}How many singers of {i} are there?" for i in range(30)]
@@ -225,11 +225,11 @@ def test_pieces_make_up_the_answer(tiny: Path, stop: list[str] | None) -> None:
     said = list(predictor.predict([replace(r, stream=r.id == 0) for r in requests(PROMPTS[:3])]))
     predictor.close()
     whole = {c.id: c.text for c in said if isinstance(c, Completion)}
-    pieces = [p for p in said if isinstance(p, Piece)]
+    pieces = [p for p in said if isinstance(p, Delta)]
     assert {p.id for p in pieces} == {0}
     assert "".join(p.text for p in pieces) == whole[0]
     assert len(pieces) > 3
-    assert isinstance(said[0], Piece)
+    assert isinstance(said[0], Delta)
 
 
 def test_what_may_yet_be_no_part_of_an_answer_is_held_back() -> None:

@@ -6,14 +6,15 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from sqlft.errors import DataError, NotFound, NotSupported, OptionError
-from sqlft.metrics import METRICS
-from sqlft.metrics.metric import is_aggregate, is_lower_better
+from sqlft.metrics import METRICS, metric
+from sqlft.metrics.metric import as_metric
 
 TEXTS = ["exact_match", "token_f1", "rouge_l", "accuracy", "accuracy_score", "function_match"]
 ERRORS = ["mean_absolute_error", "mean_squared_error", "mean_absolute_percentage_error"]
@@ -194,11 +195,11 @@ def test_llm_judge_asks_both_ways_round() -> None:
         return found
 
     given = ["longer one", "ab", "s", "?", None, "x"]
-    assert scores("llm_judge", ["short", "cd", "shorter", "x", "y", None], given, ask=longer) == [
+    assert scores("llm_judge", ["short", "cd", "shorter", "x", "y", None], given, judge=longer) == [
         *(1, 0.5, 0, None, 0, None)
     ]
     assert len(asked) == 8
-    assert scores("llm_judge", ["x", "y"], ["b", "c"], ask=lambda p: ["a"] * len(p)) == [0.5, 0.5]
+    assert scores("llm_judge", ["x", "y"], ["b", "c"], judge=lambda p: ["a"] * len(p)) == [0.5, 0.5]
     with pytest.raises(OptionError, match="USING judge"):
         scores("llm_judge", ["x"], ["b"])
 
@@ -220,16 +221,16 @@ def test_llm_judge_asks_both_ways_round() -> None:
     ],
 )  # fmt: skip
 def test_llm_judge_reads_the_verdict_not_the_first_letter(said: str, first: float | None) -> None:
-    given = scores("llm_judge", ["x"], ["y"], ask=lambda prompts: [said, "TIE"])
+    given = scores("llm_judge", ["x"], ["y"], judge=lambda prompts: [said, "TIE"])
     assert given == [None if first is None else (1 - first + 0.5) / 2]
 
 
 def test_kinds() -> None:
-    assert {name for name in METRICS if is_aggregate(METRICS[name])} == {
+    assert {name for name in METRICS if METRICS[name].aggregate} == {
         *("bleu", "precision", "precision_score", "recall", "recall_score", "f1", "f1_score", "perplexity"),
         *("balanced_accuracy_score", "r2", "r2_score", "rmse", "root_mean_squared_error"),
     }
-    assert {name for name in METRICS if is_lower_better(METRICS[name])} == {
+    assert {name for name in METRICS if METRICS[name].lower_is_better} == {
         *(*ERRORS, "rmse", "root_mean_squared_error", "perplexity")
     }
 
@@ -239,6 +240,36 @@ def test_unknown_metric() -> None:
     assert "exakt_match" not in METRICS
     with pytest.raises(NotFound, match="Did you mean 'exact_match'"):
         METRICS["exakt_match"]
+
+
+def test_a_plain_function_is_a_metric_of_rows() -> None:
+    def found(actual: Any, prediction: Any, *, slack: int = 0) -> Any:
+        return pa.array([1.0])
+
+    made = as_metric(found, "found")
+    assert (made.aggregate, made.needs, made.options, made.takes_any_option) == (False, (), {"slack"}, False)
+    assert as_metric(METRICS["bleu"], "bleu") is METRICS["bleu"]
+
+
+def test_a_function_of_before_the_decorator_is_told_what_to_write() -> None:
+    def slow(actual: Any, prediction: Any, *, interrupted: Any = None) -> Any: ...
+
+    slow.aggregate = True  # type: ignore[attr-defined]
+    with pytest.raises(NotSupported) as refused:
+        as_metric(slow, "slow")
+    assert '@sqlft.metrics.metric(aggregate=True, needs=("interrupted",))' in str(refused.value.next_step)
+    with pytest.raises(NotSupported, match="'seven' is no metric"):
+        as_metric(7, "seven")
+
+
+def test_a_metric_is_frozen_and_shows_its_documentation() -> None:
+    with pytest.raises(FrozenInstanceError):
+        METRICS["bleu"].aggregate = False  # type: ignore[misc]
+    assert (METRICS["bleu"].__doc__ or "").startswith("Corpus BLEU")
+    assert METRICS["execution_accuracy"].options >= {"database", "timeout"}
+    assert "interrupted" not in METRICS["execution_accuracy"].options
+    with pytest.raises(OptionError, match="asks a judge"):
+        metric(aggregate=True, needs=("judge",))(print)
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:

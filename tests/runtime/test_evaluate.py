@@ -321,20 +321,53 @@ def test_a_model_judges(connection: CounterConnection) -> None:
         connection.con.execute("EVALUATE MODEL m ON (FROM rows) USING metrics = ['llm_judge'], judge = 'nobody'")
 
 
+def install_metric(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, source: str) -> None:
+    """A package `lengths` with one metric."""
+    (folder / "lengths-1.0.dist-info").mkdir()
+    (folder / "lengths-1.0.dist-info" / "METADATA").write_text("Name: lengths\nVersion: 1.0\n")
+    (folder / "lengths-1.0.dist-info" / "entry_points.txt").write_text(f"[sqlft.metrics]\n{name} = lengths:{name}\n")
+    (folder / "lengths.py").write_text(source)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "lengths", raising=False)
+    plugins.find_entry_points.cache_clear()
+
+
 def test_a_metric_of_another_package(
     connection: CounterConnection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "lengths-1.0.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text("Name: lengths\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text("[sqlft.metrics]\nsame_length = lengths:same_length\n")
-    (tmp_path / "lengths.py").write_text(
+    source = (
         "import pyarrow as pa, pyarrow.compute as pc\n"
         "def same_length(*, actual, prediction, slack=0):\n"
         "    apart = pc.abs(pc.subtract(pc.utf8_length(actual), pc.utf8_length(prediction)))\n"
         "    return pc.less_equal(apart, slack).cast(pa.float64())\n"
     )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    plugins.find_entry_points.cache_clear()
+    install_metric(monkeypatch, tmp_path, "same_length", source)
     [row] = connection.dicts("EVALUATE same_length FROM (SELECT 'abc' AS actual, 'abcd' AS prediction) USING slack = 1")
     assert (row["metric"], row["value"]) == ("same_length", 1)
+
+
+def test_a_metric_of_another_package_may_ask_the_judge(
+    connection: CounterConnection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = (
+        "import pyarrow as pa\n"
+        "from sqlft.metrics import metric\n"
+        "@metric(needs=('judge',))\n"
+        "def polite(actual, prediction, *, judge):\n"
+        "    return pa.array([float('yes' in said) for said in judge(prediction.to_pylist())])\n"
+    )
+    install_metric(monkeypatch, tmp_path, "polite", source)
+    connection.con.execute("CREATE MODEL judge PREDICT verdict USING engine = 'echo', prompt_template = '{{it}} yes'")
+    [row] = connection.dicts("EVALUATE polite FROM (SELECT 'x' AS actual, 'y' AS prediction) USING judge = 'judge'")
+    assert row["value"] == 1
+    with pytest.raises(OptionError, match="polite needs a model that judges"):
+        connection.con.execute("EVALUATE MODEL m ON (FROM rows) USING metrics = ['polite']")
+
+
+def test_a_metric_that_cannot_be_imported_says_what_to_do(
+    connection: CounterConnection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install_metric(monkeypatch, tmp_path, "same_length", "import no_such_package\n")
+    with pytest.raises(NotSupported, match="no_such_package") as failed:
+        connection.con.execute("EVALUATE same_length FROM (SELECT 'a' AS actual, 'b' AS prediction)")
+    assert "the package lengths needs" in str(failed.value.next_step)

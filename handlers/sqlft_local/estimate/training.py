@@ -101,7 +101,7 @@ def _read_base(name: str, folder: Path, options: ModelOptions) -> BaseDescriptio
         ) from e
 
 
-def find_longest_row(base: BaseDescription | None, options: TrainOptions) -> int | None:
+def find_max_row_tokens(base: BaseDescription | None, options: TrainOptions) -> int | None:
     """Most tokens of a row that is trained on whole; what `max_length` says where the base is not known."""
     return options.max_length if base is None else options.limit_row(base.context)
 
@@ -154,7 +154,7 @@ def estimate(
         memory_bytes=needed,
         memory_available=free,
         remarks=(*_list_remarks(base, setting, options, place, bool(valid)), *remarks),
-        refusal=_refuse_too_few_gpus(here, place, together)
+        why_not=_refuse_too_few_gpus(here, place, together)
         or _refuse_too_little_memory(base, setting, passes, needed, limit, place),
     )
 

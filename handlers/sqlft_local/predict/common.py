@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sqlft.errors import NotSupported
-from sqlft.handler import Completion, Request, RowError
+from sqlft.handler import Completion, Request
 from sqlft_local.base.tokenization import Renderer
 
 
@@ -20,7 +20,7 @@ def encode_request(request: Request, renderer: Renderer, context: int, most: int
     try:
         prompt = renderer.prompt(request.messages)
     except NotSupported as e:
-        return Completion(request.id, error=RowError("bad_messages", e.message))
+        return Completion.failed(request.id, "bad_messages", e.message)
     if len(prompt) >= context:
         return _too_long_completion(request, str(len(prompt)), context)
     return prompt, min(most, context - len(prompt))
@@ -28,4 +28,4 @@ def encode_request(request: Request, renderer: Renderer, context: int, most: int
 
 def _too_long_completion(request: Request, tokens: str, context: int) -> Completion:
     said = f"the prompt has {tokens} tokens, and prompt and answer together can have {context}: shorten the prompt"
-    return Completion(request.id, error=RowError("context_length", said))
+    return Completion.failed(request.id, "context_length", said)

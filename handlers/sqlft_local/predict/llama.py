@@ -14,7 +14,7 @@ from typing import Any
 from zlib import crc32
 
 from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError
-from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR, Completion, Piece, Predictor, Request, RowError
+from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR, Completion, Delta, Predictor, Request
 from sqlft_local import errors, machine
 from sqlft_local.base import hub
 from sqlft_local.base.tokenization import Renderer
@@ -237,11 +237,11 @@ class LlamaPredictor(Predictor):
             self._release()
             self._release = None
 
-    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
-        """Completions in the order in which they are finished, and Pieces of those that stream."""
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Delta]:
+        """Completions in the order in which they are finished, and Deltas of those that stream."""
         self._stop = threading.Event()
         waiting = iter(requests)
-        told: SimpleQueue[PendingPrompt | Piece | BaseException] = SimpleQueue()
+        told: SimpleQueue[PendingPrompt | Delta | BaseException] = SimpleQueue()
         busy, more, answered, stop = 0, True, False, self._stop
         try:
             while more or busy:
@@ -274,7 +274,7 @@ class LlamaPredictor(Predictor):
         return found if isinstance(found, Completion) else PendingPrompt(request, *found)
 
     def _admit(
-        self, rows: list[PendingPrompt], told: SimpleQueue[PendingPrompt | Piece | BaseException], stop: threading.Event
+        self, rows: list[PendingPrompt], told: SimpleQueue[PendingPrompt | Delta | BaseException], stop: threading.Event
     ) -> None:
         """Start a thread for each; neighbours share most of their start, which their slots then compute once."""
         if not rows:
@@ -294,7 +294,7 @@ class LlamaPredictor(Predictor):
         server: Any,
         number: int | None,
         row: PendingPrompt,
-        told: SimpleQueue[PendingPrompt | Piece | BaseException],
+        told: SimpleQueue[PendingPrompt | Delta | BaseException],
         stop: threading.Event,
     ) -> None:
         def tell(said: dict[str, Any]) -> bool:
@@ -313,7 +313,7 @@ class LlamaPredictor(Predictor):
             told.put(e)
 
     def _receive(
-        self, row: PendingPrompt, said: dict[str, Any], told: SimpleQueue[PendingPrompt | Piece | BaseException]
+        self, row: PendingPrompt, said: dict[str, Any], told: SimpleQueue[PendingPrompt | Delta | BaseException]
     ) -> None:
         if "error" in said:
             row.error = said["error"]
@@ -326,7 +326,7 @@ class LlamaPredictor(Predictor):
             if text := choice.get("text"):
                 row.parts.append(text)
                 if row.request.stream:
-                    told.put(Piece(row.request.id, self._renderer.strip_affixes(text) if len(row.parts) == 1 else text))
+                    told.put(Delta(row.request.id, self._renderer.strip_affixes(text) if len(row.parts) == 1 else text))
 
     def _completion(self, row: PendingPrompt) -> Completion:
         """The row's answer, or why it has none."""
@@ -334,7 +334,7 @@ class LlamaPredictor(Predictor):
             message = str(row.error.get("message"))
             if "grammar" in message or "schema" in message:
                 raise OptionError(f"llama.cpp refuses the grammar: {message}", "Correct the grammar or the schema.")
-            return Completion(row.request.id, error=RowError(str(row.error.get("type", "llama.cpp")), message))
+            return Completion.failed(row.request.id, str(row.error.get("type", "llama.cpp")), message)
         details = row.usage.get("prompt_tokens_details") or {}
         return Completion(
             row.request.id,

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from sqlft.errors import ProviderError
-from sqlft.handler import Completion, Piece, Predictor, Request
+from sqlft.handler import Completion, Delta, Predictor, Request
 from sqlft_local.base.loading import LoadedModel
 from sqlft_local.errors import is_out_of_memory, out_of_memory_error
 from sqlft_local.kernels.attention import attend_parts
@@ -67,8 +67,8 @@ class TorchPredictor(Predictor):
             self._release()
             self._release = None
 
-    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Piece]:
-        """Completions in the order in which they are finished, and Pieces of those that stream."""
+    def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Delta]:
+        """Completions in the order in which they are finished, and Deltas of those that stream."""
         waiting = iter(requests)
         rows: list[DecodingRow] = []
         more = True
@@ -102,7 +102,7 @@ class TorchPredictor(Predictor):
         lookup = NgramLookup(prompt) if self.options.temperature == 0 else None
         return DecodingRow(request, prompt, room, random, lookup=lookup)
 
-    def _advance(self, rows: list[DecodingRow], admitted: list[DecodingRow]) -> Iterator[Completion | Piece]:
+    def _advance(self, rows: list[DecodingRow], admitted: list[DecodingRow]) -> Iterator[Completion | Delta]:
         """One token for each of `rows`, or the first one for those `admitted`; the finished leave."""
         if self._decoder is None:
             raise ProviderError("The predictor is closed.", "Open another one.")
@@ -126,22 +126,22 @@ class TorchPredictor(Predictor):
         if not admitted:
             self._decoder.accept([len(tokens) for tokens in chosen])
         finished = []
-        pieces: list[Piece] = []
+        deltas: list[Delta] = []
         for i, (row, tokens) in enumerate(zip(rows[first:], chosen, strict=True), first):
             completion = self._append_tokens(row, tokens, logits[i - first])
             if completion:
                 finished.append((i, completion))
             if row.request.stream:
-                pieces += self._stream_new_text(row, completion)
+                deltas += self._stream_new_text(row, completion)
         for i, _ in reversed(finished):
             self._decoder.remove(i)
             rows[i] = rows[-1]
             rows.pop()
-        yield from pieces
+        yield from deltas
         for _, completion in finished:
             yield completion
 
-    def _stream_new_text(self, row: DecodingRow, completion: Completion | None) -> Iterator[Piece]:
+    def _stream_new_text(self, row: DecodingRow, completion: Completion | None) -> Iterator[Delta]:
         """What is new of the row's answer, without what may yet turn out to be no part of it."""
         renderer = self.loaded.renderer
         if completion is not None:
@@ -151,7 +151,7 @@ class TorchPredictor(Predictor):
                 renderer.text_until(row.output_ids, self._stop)[0], (*self._stop, renderer.answer_suffix)
             )
         if len(text) > len(row.streamed_text) and text.startswith(row.streamed_text):
-            yield Piece(row.request.id, text[len(row.streamed_text) :])
+            yield Delta(row.request.id, text[len(row.streamed_text) :])
             row.streamed_text = text
 
     def _guess_tokens(self, rows: list[DecodingRow]) -> list[list[int]]:
