@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from sqlft.errors import (
     SqlftError,
     did_you_mean,
 )
-from sqlft.handler import Artifact, Handler, ModelSpec, Notice, Trainer
+from sqlft.handler import Artifact, CountsTokens, Handler, LoadsAdapters, ModelSpec, Notice, Trainer
 from sqlft.options import build_options, drop_options, pick_answer_options, pick_options
 from sqlft.secrets import references
 from sqlft.session import EngineSettings, Session
@@ -226,7 +226,7 @@ def serve_with_engine(session: Session, resolved: ResolvedVersion, name: str) ->
         )
     engine = find_engine(session, name)
     handler = create_handler(session, engine)
-    if not handler.takes_adapters:
+    if not isinstance(handler, LoadsAdapters):
         raise NotSupported(
             f"The engine '{name}' cannot load an adapter.",
             "A vLLM server can: CREATE ML_ENGINE … FROM vllm USING base_url = '…', then serve = that engine.",
@@ -245,6 +245,11 @@ def serve_with_engine(session: Session, resolved: ResolvedVersion, name: str) ->
         artifact=artifact,
         digest=digest,
     )
+
+
+def count_tokens(handler: Handler, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
+    """Tokens of each text; None where the handler cannot tell."""
+    return handler.count_tokens(texts, model) if isinstance(handler, CountsTokens) else None
 
 
 def embeds_texts(cls: type[Handler], options: Mapping[str, Any]) -> bool:
