@@ -46,6 +46,9 @@ class Connection(ResultFetcher):
 
     `warn` gets a line of text ("3 of 20 rows failed …"), `progress` a Tick some times a second, `piece` each part of an
     answer as it is written, where a statement asks for one answer and the handler gives parts.
+
+    Programs that show results themselves, as the shell does, take `statements` and `relations`.  `session` holds what
+    statements share (catalog, settings, budget); it is the core's own, and may change with any version.
     """
 
     def __init__(

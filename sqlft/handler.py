@@ -19,7 +19,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypedDict, TypeVar, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from sqlft.errors import NotSupported
 
@@ -333,6 +345,11 @@ RENAMED_METHODS = {
 
 
 def _refuse_old_names(cls: type, *names: str) -> None:
+    if hasattr(cls, "takes_adapters"):
+        raise NotSupported(
+            f"{cls.__name__} has 'takes_adapters', which sqlft does not read any more.",
+            "Let it inherit sqlft.handler.LoadsAdapters in its place.",
+        )
     for old in names:
         if hasattr(cls, old):
             raise NotSupported(
@@ -360,25 +377,22 @@ class Predictor(ABC):
         pointless.
         """
 
-    def drain(self) -> Iterator[Completion]:
-        """Answers still under way when reading stopped early; nothing new is begun.  Called before `close`."""
-        return iter(())
-
     def close(self) -> None:  # noqa: B027  # most have nothing to free
         """Free what `open` took; also called after an error."""
 
 
 class Handler(ABC):
-    """Talks to one provider.  Constructing is cheap: no network, no weights."""
+    """Talks to one provider.  Constructing is cheap: no network, no weights.
+
+    What more it can do is a class of its own below: `Trainer`, `Embedder` and `LoadsAdapters` are inherited;
+    `CountsTokens`, `CountsPromptTokens`, `Priced` and `ScoresAnswers` it is by having their method.
+    """
 
     engine_options: ClassVar[type] = NoOptions
     model_options: ClassVar[type] = NoOptions
     predict_options: ClassVar[type] = NoOptions
     instead_of_training: ClassVar[str] = ""
     """What to do where this handler cannot train, if there is something better than another handler."""
-    takes_adapters: ClassVar[bool] = False
-    """`open` takes artifacts that another handler trained, LoRA adapters in PEFT's layout at `path`; the name to
-    give them is `details["serve_as"]`."""
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -408,17 +422,45 @@ class Handler(ABC):
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
         """Get ready to answer; `options` is an instance of `predict_options`, artifact None is the base itself."""
 
+    def unload(self, model: ModelSpec, artifact: Artifact | None) -> bool:
+        """Free what is kept loaded between statements; True if there was something."""
+        return False
+
+
+class LoadsAdapters(Handler):
+    """A handler whose `open` takes artifacts that another one trained: LoRA adapters in PEFT's layout at `path`.
+
+    The name to give them is `details["serve_as"]`.
+    """
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A handler that knows its tokenizer."""
+
     def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
         """Tokens of each text, or None where that is not known without the provider."""
-        return None
+
+
+@runtime_checkable
+class CountsPromptTokens(Protocol):
+    """A handler that knows how conversations are put to its models."""
 
     def count_prompt_tokens(self, conversations: Sequence[Sequence[Message]], model: ModelSpec) -> list[int] | None:
         """Tokens of each conversation as the model is given it; None where that is not known without asking."""
-        return None
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A handler whose provider takes money."""
 
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
         """What asking and training cost at the provider; None for a machine of one's own or where it is unknown."""
-        return None
+
+
+@runtime_checkable
+class ScoresAnswers(Protocol):
+    """A handler that can tell how probable a given answer is."""
 
     def score(
         self, conversations: Sequence[Sequence[Message]], model: ModelSpec, artifact: Artifact | None
@@ -427,11 +469,14 @@ class Handler(ABC):
 
         The natural logarithm of its probability, end token included, and its number of tokens.
         """
-        return None
 
-    def unload(self, model: ModelSpec, artifact: Artifact | None) -> bool:
-        """Free what is kept loaded between statements; True if there was something."""
-        return False
+
+@runtime_checkable
+class Drains(Protocol):
+    """A predictor that has answers under way which are paid for."""
+
+    def drain(self) -> Iterator[Completion]:
+        """Those still under way when reading stopped early; nothing new is begun.  Called before `close`."""
 
 
 class Trainer(Handler):

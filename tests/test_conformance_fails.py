@@ -16,13 +16,18 @@ from sqlft.errors import Cancelled, NotSupported, OptionError
 from sqlft.handler import (
     Artifact,
     Completion,
+    CountsPromptTokens,
+    CountsTokens,
+    Drains,
     Embedder,
     Handler,
     ModelSpec,
     Notice,
     Predictor,
+    Priced,
     Progress,
     Request,
+    ScoresAnswers,
     Trainer,
     TrainingSet,
 )
@@ -358,6 +363,16 @@ def test_a_method_of_the_contract_before_is_refused_with_its_new_name() -> None:
     assert found.value.next_step == "Rename it: def resolve_options(…)."
     with pytest.raises(NotSupported, match="'rest'"):
         type("OlderPredictor", (FinePredictor,), {"rest": lambda self: iter(())})
+    with pytest.raises(NotSupported, match="takes_adapters") as found:
+        type("OlderServer", (Fine,), {"takes_adapters": True})
+    assert "LoadsAdapters" in found.value.next_step
     with pytest.raises(NotSupported, match="Piece") as found:
         from sqlft.handler import Piece  # type: ignore[attr-defined]  # noqa: F401
     assert "Delta" in found.value.next_step
+
+
+def test_a_handler_has_a_capability_by_its_method() -> None:
+    assert isinstance(Miscounts(), CountsTokens)
+    for kind in (CountsTokens, CountsPromptTokens, Priced, ScoresAnswers):
+        assert not isinstance(Fine(), kind)
+    assert not isinstance(FinePredictor(Fine()), Drains)

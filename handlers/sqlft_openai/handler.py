@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlft.errors import NotSupported, OptionError
-from sqlft.handler import Artifact, Embedder, ModelSpec, Notice, Predictor, Price
+from sqlft.handler import Artifact, Embedder, LoadsAdapters, ModelSpec, Notice, Predictor, Price
 from sqlft_openai.finetune.handler import HostedTrainer
 from sqlft_openai.http.address import check_address_options, get_host, resolve_address
 from sqlft_openai.options import (
@@ -208,11 +208,10 @@ class Fireworks(HostedTrainer, HostedHandler):
     train_options = FireworksTrainOptions
 
 
-class VLLM(HostedHandler):
+class VLLM(HostedHandler, LoadsAdapters):
     """A vLLM server."""
 
     provider = PROVIDERS["vllm"]
-    takes_adapters = True
     instead_of_training = (
         "Train with engine = 'local', and ask that version on this server: SELECT … USING serve = '<the vLLM engine>'."
     )

@@ -14,7 +14,7 @@ from sqlft.catalog import records as catalog_rows
 from sqlft.catalog.records import Evaluation, EvaluationRow
 from sqlft.errors import CatalogError, DataError, NotSupported, OptionError, did_you_mean
 from sqlft.evaluation.scoring import EvaluationOptions, MetricResult, ModelJudge, Scorer, combine_column, require_judge
-from sqlft.handler import Handler, Message
+from sqlft.handler import Message, ScoresAnswers
 from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import PromptTable, open_statement_runs
 from sqlft.metrics import METRICS, statistics
@@ -205,7 +205,7 @@ class Comparison:
         require_judge(self._scorers, self._judge)
         if self._needs_likelihood:
             for asked in self._versions:
-                if type(asked.resolved.handler).score is Handler.score or asked.resolved.outputs.is_typed:
+                if not isinstance(asked.resolved.handler, ScoresAnswers) or asked.resolved.outputs.is_typed:
                     raise _no_likelihood_error(asked.resolved)
         self._using = dict(self._options.left)
 
@@ -254,7 +254,8 @@ class Comparison:
         right = self._actual[self.answers[0]].cast(pa.large_string()).to_pylist()
         rows = [i for i, text in enumerate(right) if text is not None and user[i] is not None]
         asked = [(*prompt.conversation(user[i]), Message("assistant", right[i])) for i in rows]
-        scored = resolved.handler.score(asked, resolved.spec, resolved.artifact)
+        handler = resolved.handler
+        scored = handler.score(asked, resolved.spec, resolved.artifact) if isinstance(handler, ScoresAnswers) else None
         if scored is None:
             raise _no_likelihood_error(resolved)
         found = dict(zip(rows, scored, strict=True))

@@ -13,10 +13,17 @@ from statistics import median_low
 from typing import Any, NamedTuple
 
 from sqlft.catalog.records import Usage
-from sqlft.handler import TOKENS_PER_MESSAGE, Message, SamplingOptions, estimate_tokens, read_options
+from sqlft.handler import (
+    TOKENS_PER_MESSAGE,
+    CountsPromptTokens,
+    Message,
+    SamplingOptions,
+    estimate_tokens,
+    read_options,
+)
 from sqlft.inference.cache import AnswerLengths, Cache
 from sqlft.inference.prices import Pricing, find_pricing
-from sqlft.inference.resolve import ResolvedVersion, check_retirement
+from sqlft.inference.resolve import ResolvedVersion, check_retirement, count_tokens
 from sqlft.session import Session
 
 SAMPLE_PROMPTS = 2000
@@ -126,11 +133,12 @@ def _estimate_input_tokens(
     sample, scale = _sample_evenly(waiting)
     if not sample:
         return Interval(0, 0, 0), "counted"
-    counted = resolved.handler.count_prompt_tokens(sample, resolved.spec)
+    handler = resolved.handler
+    counted = handler.count_prompt_tokens(sample, resolved.spec) if isinstance(handler, CountsPromptTokens) else None
     if counted is not None:
         return _extrapolate_sum([float(c) for c in counted], scale), "counted"
     frames = [TOKENS_PER_MESSAGE * (len(messages) + 1) for messages in sample]
-    texts = resolved.handler.count_tokens([m.content for messages in sample for m in messages], resolved.spec)
+    texts = count_tokens(handler, [m.content for messages in sample for m in messages], resolved.spec)
     if texts is not None:
         told = iter(texts)
         whole = [f + sum(next(told) for _ in messages) for f, messages in zip(frames, sample, strict=True)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sqlft.catalog.records import Engine, UserPrice
-from sqlft.handler import Artifact, Handler, ModelSpec, Price, Trainer
+from sqlft.handler import Artifact, Handler, ModelSpec, Price, Priced, Trainer
 from sqlft.inference.resolve import ResolvedVersion, find_engine
 from sqlft.session import Session
 
@@ -107,7 +107,7 @@ def _combine_prices(
 def _find_handler_price(handler: Handler, spec: ModelSpec, artifact: Artifact | None) -> Price | None:
     """What the handler says; one that fails at it knows no price, which is no reason to answer nothing."""
     try:
-        return handler.price(spec, artifact)
+        return handler.price(spec, artifact) if isinstance(handler, Priced) else None
     except Exception:
         return None
 

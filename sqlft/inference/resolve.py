@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -29,8 +29,10 @@ from sqlft.errors import (
 from sqlft.handler import (
     Artifact,
     Completion,
+    CountsTokens,
     Embedder,
     Handler,
+    LoadsAdapters,
     ModelSpec,
     Notice,
     Predictor,
@@ -239,7 +241,7 @@ def serve_with_engine(session: Session, resolved: ResolvedVersion, name: str) ->
         )
     engine = find_engine(session, name)
     handler = create_handler(session, engine)
-    if not handler.takes_adapters:
+    if not isinstance(handler, LoadsAdapters):
         raise NotSupported(
             f"The engine '{name}' cannot load an adapter.",
             "A vLLM server can: CREATE ML_ENGINE … FROM vllm USING base_url = '…', then serve = that engine.",
@@ -258,6 +260,11 @@ def serve_with_engine(session: Session, resolved: ResolvedVersion, name: str) ->
         artifact=artifact,
         digest=digest,
     )
+
+
+def count_tokens(handler: Handler, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
+    """Tokens of each text; None where the handler cannot tell."""
+    return handler.count_tokens(texts, model) if isinstance(handler, CountsTokens) else None
 
 
 def embeds_texts(cls: type[Handler], options: Mapping[str, Any]) -> bool:

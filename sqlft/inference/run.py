@@ -18,6 +18,7 @@ from sqlft.errors import BudgetExceeded, Cancelled, CatalogError, ProviderError,
 from sqlft.handler import (
     Completion,
     Delta,
+    Drains,
     Embedder,
     Message,
     Predictor,
@@ -190,7 +191,7 @@ class InferenceRun:
             return
         self._finished = True
         if self._background is not None:
-            waits = error or self._predictor is None or type(self._predictor).drain is Predictor.drain
+            waits = error or not isinstance(self._predictor, Drains)
             self._background.close(CLOSE_SECONDS if waits else CLOSE_SECONDS / 4)
         self._cost_tracker.close()
         if self._cache is not None:
@@ -324,7 +325,7 @@ class InferenceRun:
         if self._predictor is None:
             return
         try:
-            for completion in self._predictor.drain():
+            for completion in self._predictor.drain() if isinstance(self._predictor, Drains) else ():
                 self._accept_late([completion])
         finally:
             self._predictor.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from sqlft.handler import Range, Trainer, estimate_tokens
 from sqlft.inference.resolve import (
     build_model_spec,
     build_prompt,
+    count_tokens,
     create_handler,
     find_engine,
     find_model,
@@ -114,20 +115,18 @@ def _prepare_for_model(session: Session, statement: AnalyzeTrainingData, paramet
     handler = create_handler(session, find_engine(session, model.engine), model.options)
     spec = build_model_spec(type(handler), model.base, model.options, f"Model '{model.key.name}'")
 
-    def count_tokens(texts: Sequence[str]) -> list[int] | None:
-        return handler.count_tokens(texts, spec)
-
+    count = partial(count_tokens, handler, model=spec)
     if not isinstance(handler, Trainer):
         prompt = build_prompt(model)
         outputs = read_outputs(model)
-        return _prepare_rows(session, statement, parameters, prompt, model.targets, count_tokens, outputs), count_tokens
+        return _prepare_rows(session, statement, parameters, prompt, model.targets, count, outputs), count
     own = option_names(type(handler).train_options, TrainSettings)
     stops, options = [], dict(statement.options)
     if "stop" in options and "stop" not in own:
         stops = build_options(DataSettings, {"stop": options.pop("stop")}, STATEMENT).stop
     plan = plan_training(session, model, statement.source, options, STATEMENT)
     its_own = session.catalog.resolve_version(model.key, statement.model.version).details.get("stop")
-    return start.prepare_training_rows(session, plan, parameters, [*(stops or ()), *(its_own or ())]), count_tokens
+    return start.prepare_training_rows(session, plan, parameters, [*(stops or ()), *(its_own or ())]), count
 
 
 def _prepare_without_model(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> CountedRows:

@@ -9,7 +9,7 @@ from sqlft.data import PreparedData
 from sqlft.errors import DataError, NotSupported, SqlftError
 from sqlft.handler import Estimate, ModelSpec, TrainingOptions, read_options
 from sqlft.inference.prices import find_training_pricing
-from sqlft.inference.resolve import _refuse_or_warn, build_model_spec, read_outputs
+from sqlft.inference.resolve import _refuse_or_warn, build_model_spec, count_tokens, read_outputs
 from sqlft.session import Session, Tick
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def format_duration(seconds: float) -> str:
 def _estimate_from_token_count(plan: TrainingPlan, spec: ModelSpec, prepared: PreparedData) -> Estimate | None:
     """Tokens of the texts times the epochs, where the handler counts tokens."""
     column = prepared.training_set.train.column("messages").to_pylist()
-    counts = plan.handler.count_tokens(["\n".join(m["content"] for m in turns) for turns in column], spec)
+    counts = count_tokens(plan.handler, ["\n".join(m["content"] for m in turns) for turns in column], spec)
     epochs = read_options(TrainingOptions, plan.options).n_epochs
     if counts is None or isinstance(epochs, str):
         return None

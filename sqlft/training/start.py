@@ -18,7 +18,7 @@ from sqlft.errors import DataError
 from sqlft.handler import Estimate, LengthOptions, read_options
 from sqlft.inference.budget import hold_training_budget
 from sqlft.inference.prices import find_training_pricing
-from sqlft.inference.resolve import build_model_spec, build_prompt, options_to_json, read_outputs
+from sqlft.inference.resolve import build_model_spec, build_prompt, count_tokens, options_to_json, read_outputs
 from sqlft.options import drop_options, is_secret, pick_options
 from sqlft.secrets import references
 from sqlft.session import EngineSettings, Parameters, Session
@@ -108,7 +108,7 @@ def prepare_training_rows(
             seed=plan.settings.seed,
             max_length=plan.handler.max_row_tokens(spec, plan.options),
             long_rows=read_options(LengthOptions, plan.options).long_rows or "cut",
-            count_tokens=lambda texts: plan.handler.count_tokens(texts, spec),
+            count_tokens=lambda texts: count_tokens(plan.handler, texts, spec),
             stops=[*_collect_stop_sequences(plan), *(stops or ())],
             thorough=stops is not None or plan.settings.check != "off",
         )

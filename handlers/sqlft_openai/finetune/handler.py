@@ -105,7 +105,7 @@ class HostedTrainer(Trainer):
 
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
         """What asking costs, and with OpenAI what a million trained tokens cost."""
-        known = super().price(model, artifact)
+        known: Price | None = super().price(model, artifact)  # type: ignore[misc]  # HostedHandler's, which is next
         name = self.model_name(model, artifact).removeprefix("ft:")
         usd = next((usd for start, usd in TRAINING_PRICES.items() if name.startswith(start)), None)
         if usd is None or self.provider.name != "openai":
