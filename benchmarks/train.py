@@ -188,7 +188,7 @@ class Bench:
 
         longest = max(len(r.ids) for r in batch)
         more = [longest - len(r.ids) for r in batch]
-        labels = [[i if a else -100 for i, a in zip(*r, strict=True)] for r in batch]
+        labels = [[i if a else -100 for i, a in zip(r.ids, r.answer, strict=True)] for r in batch]
         return {
             "input_ids": torch.tensor([[*r.ids, *[0] * n] for r, n in zip(batch, more, strict=True)]),
             "attention_mask": torch.tensor([[1] * len(r.ids) + [0] * n for r, n in zip(batch, more, strict=True)]),
