@@ -288,12 +288,17 @@ def _day(sunset: Sunset, day: date | None) -> str:
     return "" if day is None else f"{day}{' at least' if sunset.is_earliest else ''}"
 
 
+def _notes(sunset: Sunset) -> list[str]:
+    others = "it trains no other model, the one that CREATE MODEL takes by default among them"
+    return [*([sunset.note] if sunset.note else []), *([others] if sunset.tunes else [])]
+
+
 def sunsets_table(of: str) -> str:
     """What ends where, by day."""
     rows = [
         (
             s.provider,
-            ", ".join(f"`{m}`" for m in s.models) or "all",
+            ", ".join(f"`{m}`" for m in s.models or s.tunes) or "all",
             _day(s, s.trains_until) or ("see below" if not s.asks_until else ""),
             _day(s, s.asks_until),
             f"`{s.instead}`" if s.instead else "",
@@ -301,7 +306,7 @@ def sunsets_table(of: str) -> str:
         )
         for s in SUNSETS
     ]
-    notes = "\n".join(f"- {s.provider}: {s.note}." for s in SUNSETS if s.note)
+    notes = "\n".join(f"- {s.provider}: {note}." for s in SUNSETS for note in _notes(s))
     table = _rows(("provider", "models", "trains until", "asks until", "goes on", "source"), rows)
     return f"{table}\n\n{notes}\n\nThe sources were read on {CHECKED_ON}. {OTHER_TRAINERS}"
 

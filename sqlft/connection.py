@@ -386,7 +386,7 @@ class Connection(ResultFetcher):
     def cursor(self) -> Connection:
         """Another connection to the database; it sees no open transaction or temp table of this one."""
         session = self.session
-        child = self._made(self._con.cursor())
+        child = self._make_connection(self._con.cursor())
         child.session.show_answer_part, child.session.show_notice = session.show_answer_part, session.show_notice
         child.session.unloaders = session.unloaders
         child._is_cursor = True
@@ -396,7 +396,7 @@ class Connection(ResultFetcher):
 
     duplicate = cursor
 
-    def _made(self, con: duckdb.DuckDBPyConnection) -> Connection:
+    def _make_connection(self, con: duckdb.DuckDBPyConnection) -> Connection:
         """Another connection that tells the same people."""
         session = self.session
         return Connection(
@@ -459,7 +459,7 @@ class ConnectionWithProgress(Connection):
         self.session.show_notice = display.show_notice
         self._display = display
 
-    def _made(self, con: duckdb.DuckDBPyConnection) -> Connection:
+    def _make_connection(self, con: duckdb.DuckDBPyConnection) -> Connection:
         return ConnectionWithProgress(
             self._display, con, self.session.catalog, warn=self.session.show_warning, cache=self._cache
         )

@@ -122,6 +122,8 @@ class Progress:
     step: int
     total_steps: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds_left: float | None = None
+    """Until the training ends, at the speed so far; None: whoever shows it divides the steps by the time."""
 
 
 @dataclass(frozen=True)

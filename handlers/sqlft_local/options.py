@@ -114,7 +114,9 @@ class TrainOptions:
         bool, "with validation rows: stop when their loss no longer falls, and keep the best state"
     ] = True
     max_minutes: Annotated[
-        float | None, "end training in this time, the learning rate falling as planned", Range(0.01)
+        float | None,
+        "end training this long after its first step begins, the learning rate falling as planned",
+        Range(0.01),
     ] = None
     max_memory: Annotated[
         str | None, "most memory of the training process, such as '8GB' or bytes; without it what is free, less a tenth"

@@ -167,7 +167,7 @@ class Planner:
         piece = self._find_query(word)
         if piece is not None:
             try:
-                return self._one(piece)
+                return self._plan_query(piece)
             except ast.NotASelect:
                 pass
         return self._plan_parenthesized()
@@ -271,7 +271,9 @@ class Planner:
 
     # -- statements around a query -------------------------------------------------------------------------------------
 
-    def _one(self, piece: QuerySpan, explained: ExplainOptions | None = None, *, dry: bool = False) -> PlannedQuery:
+    def _plan_query(
+        self, piece: QuerySpan, explained: ExplainOptions | None = None, *, dry: bool = False
+    ) -> PlannedQuery:
         """One query, by itself or at the end of a statement."""
         query = piece.prefix + self._text[piece.start : piece.end]
         try:
@@ -314,7 +316,7 @@ class Planner:
         if word == "COPY" or len(self._tokens) < 2 or not starts_query(self._tokens, 1):
             return self._plan_parenthesized()
         try:
-            return self._one(QuerySpan(self._tokens[1].start, self._tokens[-1].end), dry=word != "SUMMARIZE")
+            return self._plan_query(QuerySpan(self._tokens[1].start, self._tokens[-1].end), dry=word != "SUMMARIZE")
         except ast.NotASelect:
             return self._plan_parenthesized()
 
@@ -338,7 +340,7 @@ class Planner:
         if piece is None or explained is None:
             return UnchangedQuery()
         try:
-            return inner._one(piece, explained=explained)
+            return inner._plan_query(piece, explained=explained)
         except ast.NotASelect:
             return UnchangedQuery()
 

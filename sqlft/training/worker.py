@@ -104,7 +104,8 @@ class TrainingRun:
             if (number := _parse_number(value)) is not None
         }
         total = progress.total_steps
-        report = Progress(int(progress.step), None if total is None else int(total), numbers)
+        left = None if progress.seconds_left is None else round(float(progress.seconds_left), 1)
+        report = Progress(int(progress.step), None if total is None else int(total), numbers, left)
         if report != self._last_report:
             self._reports.append(report)
             self._last_report = report

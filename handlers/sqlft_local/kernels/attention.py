@@ -28,7 +28,7 @@ class PartGroup(NamedTuple):
 
     starts: tuple[int, ...]
     lengths: tuple[int, ...]
-    prefix_length: int
+    before: int
 
     @property
     def longest(self) -> int:
@@ -49,7 +49,7 @@ class PackedAttention(torch.autograd.Function):  # type: ignore[misc]  # torch i
         for group in groups:
             qs, ks, vs = _gather_queries(q, k, group), _gather_keys(k, group), _gather_keys(v, group)
             for start, end in _split_queries(group):
-                weights = _attention_weights(qs[:, :, start:end], ks, group.prefix_length + start, scale, window)
+                weights = _attention_weights(qs[:, :, start:end], ks, group.before + start, scale, window)
                 said = torch.bmm(weights, vs[:, : weights.shape[2]])
                 _scatter_block(out, said, group, start, end)
                 kept.append(weights if keep and weights.shape[2] <= MAX_KEPT_KEYS else None)
@@ -71,9 +71,7 @@ class PackedAttention(torch.autograd.Function):  # type: ignore[misc]  # torch i
             for start, end in _split_queries(group):
                 weights = next(kept)
                 if weights is None:
-                    weights = _attention_weights(
-                        qs[:, :, start:end], ks, group.prefix_length + start, ctx.scale, ctx.window
-                    )
+                    weights = _attention_weights(qs[:, :, start:end], ks, group.before + start, ctx.scale, ctx.window)
                 seen = weights.shape[2]
                 own_q, own_g = (t[:, :, start:end].reshape(t.shape[0], -1, t.shape[3]) for t in (qs, gs))
                 found[1].add(torch.bmm(weights.transpose(1, 2), own_g))
@@ -141,10 +139,10 @@ def _gather_queries(t: Any, k: Any, group: PartGroup) -> Any:
 
 def _gather_keys(t: Any, group: PartGroup) -> Any:
     """Prefix and parts of t (1, heads, tokens, width) -> (parts * heads, before + longest, width)."""
-    made = _stack_parts(t, group, group.prefix_length)
-    if group.prefix_length:
-        made[:, :, : group.prefix_length] = t[0, :, : group.prefix_length]
-    return made.view(-1, group.prefix_length + group.longest, t.shape[3])
+    made = _stack_parts(t, group, group.before)
+    if group.before:
+        made[:, :, : group.before] = t[0, :, : group.before]
+    return made.view(-1, group.before + group.longest, t.shape[3])
 
 
 def _stack_parts(t: Any, group: PartGroup, before: int) -> Any:
@@ -194,8 +192,8 @@ def _scatter_key_gradients(out: Any, found: Any, group: PartGroup) -> Any:
     """Gradients of `_gather_keys` into out (1, heads, tokens, width); those of the prefix, summed, are returned."""
     shaped = found.view(len(group.starts), out.shape[1], -1, out.shape[3])
     for i, (place, length) in enumerate(zip(group.starts, group.lengths, strict=True)):
-        out[0, :, place : place + length] = shaped[i, :, group.prefix_length : group.prefix_length + length]
-    return shaped[:, :, : group.prefix_length].sum(0, dtype=torch.float32) if group.prefix_length else 0.0
+        out[0, :, place : place + length] = shaped[i, :, group.before : group.before + length]
+    return shaped[:, :, : group.before].sum(0, dtype=torch.float32) if group.before else 0.0
 
 
 def _empty_like(t: Any) -> Any:

@@ -190,7 +190,7 @@ def plan_passes(model: Any, options: TrainOptions, adapter: Any, longest: int, t
     if limit is None:
         return PassBudget(most, 0 if options.gradient_checkpointing else 1 << 40)
     shape = read_shape(model.config.to_dict())
-    setting = _read_setup(model, options, adapter)
+    setting = setting_of(model, options, adapter)
     fixed = estimate_adapter_bytes(shape, setting.r, setting.targets) + estimate_dequantised_bytes(shape, setting)
     if device == "cpu":  # weights mapped from their file count from when they are first read
         stored = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -229,7 +229,7 @@ def _too_little_memory_error(
     )
 
 
-def _read_setup(model: Any, options: TrainOptions, adapter: Any) -> TrainingSetup:
+def setting_of(model: Any, options: TrainOptions, adapter: Any) -> TrainingSetup:
     """What is trained, by the names of the layers that have matrices."""
     targets = sorted({name.split(".")[-3] for name in adapter.trained})
     dtype = str(model.dtype).removeprefix("torch.")

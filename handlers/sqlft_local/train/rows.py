@@ -87,6 +87,16 @@ def split_passes(batch: Sequence[Example], most: int) -> Iterator[list[Example]]
     yield part
 
 
+def sizes(batch: Sequence[Example], most: int) -> list[tuple[int, int]]:
+    """(tokens computed, tokens learned) of each pass of a batch; a common start is computed once a pass."""
+    found = []
+    for part in split_passes(batch, most):
+        prefix = common_prefix_length([e.ids for e in part]) if len(part) > 1 else 0
+        tokens = sum(len(e.ids) for e in part) - prefix * (len(part) - 1)
+        found.append((tokens, sum(1 for e in part for w in e.weights if w)))
+    return found
+
+
 def sum_weights(batch: Sequence[Example]) -> float:
     """What the losses of a batch's tokens are divided by."""
     return sum(sum(e.weights[1:]) for e in batch)
