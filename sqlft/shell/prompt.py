@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 
 import duckdb
 from prompt_toolkit import PromptSession
@@ -16,20 +15,14 @@ from prompt_toolkit.lexers import PygmentsLexer
 from prompt_toolkit.output import create_output
 
 from sqlft import __version__
-from sqlft.catalog.records import RUNNING
-from sqlft.catalog.store import Catalog
-from sqlft.data import Prompt
-from sqlft.inference.resolve import read_outputs
 from sqlft.shell.colours import STYLE, ModelSql
 from sqlft.shell.commands import from_habit
 from sqlft.shell.completion import suggestions
 from sqlft.shell.history import open_history
-from sqlft.shell.opening import Place, is_data
+from sqlft.shell.opening import at_end, at_start, named
 from sqlft.shell.reading import is_complete, pieces
 from sqlft.shell.shell import Failed, Quit, Shell
 from sqlft.shell.vocabulary import Language, Vocabulary, language_of, vocabulary_of
-from sqlft.sql.names import format_name
-from sqlft.training.follow import format_progress
 
 PROMPT, CONTINUATION = "sqlft> ", "   ...> "
 
@@ -43,43 +36,6 @@ def converse(shell: Shell) -> None:
     _talk(shell)
     for line in at_end(shell.con.session.catalog, shell.place):
         shell.screen.note(line)
-
-
-def named(place: Place) -> str:
-    """What is open, as a person reads it."""
-    where = "in memory" if place.database == ":memory:" else place.database
-    where += f", models in {place.catalog}" if place.catalog else ""
-    return f"{where}; its rows: FROM file;" if is_data(Path(place.database)) else where
-
-
-def at_start(catalog: Catalog) -> Iterator[str]:
-    """What was left behind, and what could be typed next."""
-    versions = catalog.versions()
-    for version in versions:
-        if version.status == "interrupted":
-            yield f"{version.key} was interrupted{format_progress(version)}. Go on with it: RESUME MODEL {version.key};"
-        elif version.status in RUNNING:
-            yield (
-                f"{version.key} trains in the background{format_progress(version)}."
-                f" Stop it: CANCEL MODEL {version.key};"
-            )
-    models = catalog.models()
-    if not models:
-        yield "There is no model yet. How one is made: .help CREATE MODEL"
-    elif all(v.status == "complete" for v in versions):
-        newest = max(models, key=lambda m: (m.created_at is not None, m.created_at, m.key))
-        given = " AND ".join(f"{format_name(name)} = '…'" for name in Prompt(newest.prompt_template).inputs)
-        yield f"Ask a model: SELECT {format_name(read_outputs(newest).names[0])} FROM {newest.key} WHERE {given};"
-
-
-def at_end(catalog: Catalog, place: Place) -> Iterator[str]:
-    """What goes on without the shell; nothing of what is in memory, whose end warns."""
-    for version in catalog.versions():
-        if version.status in RUNNING and place.folder is not None:
-            yield (
-                f"{version.key} trains on in the background{format_progress(version)}:"
-                f" sqlft watch {version.key}{place.flag}"
-            )
 
 
 def _talk(shell: Shell) -> None:

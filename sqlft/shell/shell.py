@@ -43,6 +43,8 @@ class Shell:
     screen: Screen
     runner: Runner
     con: Connection
+    run_command: Callable[[Shell, str], None]
+    """Runs a dot-command."""
     place: Place = Place()  # noqa: RUF009  # a tuple
     is_interactive: bool = False
     mode: str = "table"
@@ -92,9 +94,7 @@ class Shell:
 
     def _run(self, piece: Piece) -> None:
         if piece.is_command:
-            from sqlft.shell.commands import run_command
-
-            run_command(self, piece.text)
+            self.run_command(self, piece.text)
             return
         self.typed = piece.text
         try:

@@ -14,6 +14,7 @@ import duckdb
 
 from sqlft import log
 from sqlft.errors import SqlftError
+from sqlft.shell.commands import run_command
 from sqlft.shell.opening import Place, open_database
 from sqlft.shell.reading import Piece, Script, pieces, text_of_file
 from sqlft.shell.running import Runner
@@ -59,7 +60,7 @@ def run_shell(arguments: Arguments) -> int:
     if interactive:
         con.session.ask_user = runner.choose
         runner.hides_typing = True
-    shell = Shell(screen, runner, con, arguments.place, is_interactive=interactive)
+    shell = Shell(screen, runner, con, run_command, arguments.place, is_interactive=interactive)
     try:
         if arguments.reads_rc:
             _read_rc(shell)

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from sqlft.errors import DataError, SqlftError
-from sqlft.shell.opening import Place, open_database
+from sqlft.shell.opening import Place, at_end, at_start, named, open_database
 from sqlft.shell.reading import pieces
 from sqlft.shell.shell import Shell
 from sqlft.sql.names import quote_name, quote_text
@@ -25,8 +25,6 @@ def open_(shell: Shell, path: str = ":memory:") -> None:
     con = open_database(shell.screen, shell.runner, place)
     con.session.ask_user = shell.con.session.ask_user
     if shell.is_interactive:
-        from sqlft.shell.prompt import at_end, at_start, named
-
         told = [*at_end(shell.con.session.catalog, shell.place), named(place), *at_start(con.session.catalog)]
     else:
         told = []

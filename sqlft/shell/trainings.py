@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from sqlft.catalog.records import RESUMABLE, RUNNING, Version
 from sqlft.catalog.store import Catalog
 from sqlft.errors import NotFound, did_you_mean
+from sqlft.shell.commands import run_command
 from sqlft.shell.opening import Place, open_catalog
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
@@ -20,8 +21,6 @@ from sqlft.training.follow import format_progress, watch_until_end
 
 def models(place: Place, pattern: str | None, mode: str | None) -> None:
     """models and their versions, and how far those are that train"""
-    from sqlft.shell.commands import run_command
-
     with _shell(place, mode) as shell:
         run_command(shell, ".models" if pattern is None else f".models {pattern}")
 
@@ -87,7 +86,7 @@ def _shell(place: Place, mode: str | None) -> Iterator[Shell]:
     runner = Runner(screen)
     con = open_catalog(screen, runner, place)
     try:
-        yield Shell(screen, runner, con, place, mode=mode or "table")
+        yield Shell(screen, runner, con, run_command, place, mode=mode or "table")
     finally:
         screen.flush()
         runner.close()
