@@ -17,7 +17,7 @@ from sqlft import __version__, log
 from sqlft.errors import SqlftError, did_you_mean
 
 if TYPE_CHECKING:
-    from sqlft.shell.opening import Place
+    from sqlft.shell.shell import Place
 
 DEBUG_FLAG = "--debug"
 EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def open_shell(parsed: argparse.Namespace) -> int:
     """a prompt for SQL, or scripts"""
-    from sqlft.shell.opening import Place
+    from sqlft.shell.shell import Place
     from sqlft.shell.start import Arguments, Source, run_shell
 
     sources = [Source(text, is_file) for text, is_file in parsed.sources]
@@ -95,7 +95,7 @@ def open_shell(parsed: argparse.Namespace) -> int:
 
 def _find_database(parsed: argparse.Namespace) -> tuple[Place, str | None]:
     """The database and the name; a file may stand in the name's place."""
-    from sqlft.shell.opening import Place
+    from sqlft.shell.shell import Place
 
     place = Place(parsed.database, parsed.catalog)
     if parsed.name and place.folder is None and os.path.isfile(parsed.name):

@@ -1,22 +1,26 @@
-"""The dot-commands: a function each, and a line in COMMANDS."""
+"""The dot-commands: a function each, and a line in COMMANDS; charts of a report as text, drawn by plotext."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from sqlft.errors import SqlftError, did_you_mean
-from sqlft.shell import tools
-from sqlft.shell.folding import folded
-from sqlft.shell.modes import MODES
-from sqlft.shell.plots import CHARTS, plot
+from sqlft.catalog.records import Model
+from sqlft.errors import DataError, HandlerNotInstalled, NotFound, SqlftError, did_you_mean
+from sqlft.report.facts import ModelFacts, collect_model_facts
+from sqlft.shell.output.folding import folded
+from sqlft.shell.output.modes import MODES
+from sqlft.shell.output.table import NULL, fold
 from sqlft.shell.reading import pieces, text_of_file
-from sqlft.shell.shell import Quit, Shell
-from sqlft.shell.table import NULL, fold
-from sqlft.sql.names import quote_text
+from sqlft.shell.shell import Place, Quit, Shell, at_end, at_start, named, open_database
+from sqlft.sql.names import quote_name, quote_text
 
 MODE_ALIASES = {"duckbox": "table", "ndjson": "jsonlines"}
 _TABLES = """
@@ -51,7 +55,7 @@ def help_(shell: Shell, *words: str) -> None:
         shell.screen.write(folded(line, shell.screen.look.width, hanging=True))
         return
     if about:
-        from sqlft.shell.topics import topic
+        from sqlft.shell.help import topic
 
         shell.screen.write("".join(f"{line}\n" for line in topic(about, shell.screen.look.width or 100)))
         return
@@ -166,28 +170,197 @@ class Command(NamedTuple):
     takes: str = ""
 
 
+DATABASES = """
+SELECT database_name AS name, path AS file, readonly AS read_only, database_name = current_database() AS current
+FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid"""
+
+
+def open_(shell: Shell, path: str = ":memory:") -> None:
+    """close the database and open another one, made if it is not there; without a file one in memory"""
+    place = Place(path)
+    con = open_database(shell.screen, shell.runner, place)
+    con.session.ask_user = shell.con.session.ask_user
+    if shell.is_interactive:
+        told = [*at_end(shell.con.session.catalog, shell.place), named(place), *at_start(con.session.catalog)]
+    else:
+        told = []
+    shell.con.close()
+    shell.con, shell.place, shell.last = con, place, None
+    for line in told:
+        shell.screen.note(line)
+
+
+def databases(shell: Shell) -> None:
+    """the databases that are open, with their files"""
+    shell.statement(DATABASES)
+
+
+def import_(shell: Shell, path: str, table: str) -> None:
+    """rows of a CSV, Parquet or JSON file into a table, made if it is not there"""
+    file = str(Path(path).expanduser())
+    into = ".".join(quote_name(part) for part in table.split("."))
+    known = shell.query(f"SELECT 1 FROM duckdb_tables() WHERE table_name = {quote_text(table.rpartition('.')[2])}")
+    head = f"INSERT INTO {into} " if known else f"CREATE TABLE {into} AS "
+    shell.statement(f"{head}SELECT * FROM {quote_text(file)}")
+
+
+def once(shell: Shell, path: str) -> None:
+    """write the result of the next statement to a file"""
+    shell.screen.redirect_once(path)
+
+
+def last(shell: Shell) -> None:
+    """the last table again, with all the rows and columns that were read, nothing cut"""
+    if shell.last is None:
+        raise DataError("There is no last table.", "Run a query in .mode table first.")
+    shell.show_again(shell.last)
+
+
+def run_program(shell: Shell, command: str) -> None:
+    """run a command of the system"""
+    shell.screen.flush()
+    done = subprocess.run(command, shell=True, check=False)
+    if done.returncode:
+        raise SqlftError(f"'{command}' ended with exit code {done.returncode}.", "Its own message stands above.")
+
+
+def edit(shell: Shell) -> None:
+    """write the last statement anew in $EDITOR, and run what was saved"""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "statement.sql"
+        file.write_text(shell.typed and f"{shell.typed};\n", encoding="utf-8")
+        shell.screen.flush()
+        try:
+            done = subprocess.run([*shlex.split(editor), str(file)], check=False)
+        except OSError as e:
+            raise SqlftError(f"The editor '{editor}' cannot be run: {e.strerror}.", "Set EDITOR to another.") from e
+        text = file.read_text(encoding="utf-8")
+    if done.returncode == 0 and text.strip():
+        shell.screen.note(text.rstrip())
+        shell.run(pieces(text))
+
+
+WIDTH, HEIGHT, TICKS = 100, 18, 6
+MARKS = ("•", "x", "+", "o", "*", "#")
+"""What lines are drawn with: told apart without colours, as in a file."""
+INSTALL = "Run: pip install 'sqlft[evaluation]'"
+
+
+def loss(plot: Any, facts: ModelFacts) -> bool:
+    """Loss by step, a line for each version and split; what they are stands below, where it hides none of them."""
+    marks = iter(MARKS * len(facts.losses))
+    names = []
+    for number, splits in facts.losses.items():
+        for split, points in splits.items():
+            steps, values = zip(*points, strict=True)
+            mark = next(marks)
+            drawn = plot.signal(list(steps), list(values), marker=mark)
+            drawn.lines()
+            plot.draw(drawn)
+            names.append(f"{mark} v{number} {split}")
+    plot.label("   ".join(["step", *names]), "x")
+    if facts.losses:
+        plot.ruler("x").ticks(_whole_ticks([p[0] for s in facts.losses.values() for ps in s.values() for p in ps]))
+    return bool(facts.losses)
+
+
+def _whole_ticks(steps: list[float]) -> list[int]:
+    """Steps to write below the chart: whole numbers, a few of them."""
+    first, last = int(min(steps)), int(max(steps))
+    return sorted({first, *range(first, last, max(1, -(-(last - first) // TICKS))), last})
+
+
+def metrics(plot: Any, facts: ModelFacts) -> bool:
+    """The value of each metric by version."""
+    known = [e for e in facts.evaluations if e["value"] is not None and e["value"] == e["value"]]
+    return _bars(plot, [(f"{e['metric']} v{e['version']}", e["value"]) for e in known])
+
+
+def cost(plot: Any, facts: ModelFacts) -> bool:
+    """USD a thousand requests by version."""
+    return _bars(plot, [(f"v{s.version}", s.cost_per_thousand) for s in facts.spent if s.cost_per_thousand is not None])
+
+
+def speed(plot: Any, facts: ModelFacts) -> bool:
+    """Seconds a request by version."""
+    return _bars(plot, [(f"v{s.version}", s.seconds_per_call) for s in facts.spent if s.seconds_per_call is not None])
+
+
+CHARTS: dict[str, tuple[Callable[[Any, ModelFacts], bool], str, str]] = {
+    "loss": (loss, "loss by step", "FINETUNE it first."),
+    "metrics": (metrics, "metrics by version", "EVALUATE MODEL … ON (SELECT …) first."),
+    "cost": (cost, "USD a thousand requests", "CREATE PRICE or SET sqlft_machine_usd_per_hour, then ask it."),
+    "speed": (speed, "seconds a request", "Ask it something first."),
+}
+
+
+def plot(shell: Shell, what: str, name: str | None = None) -> None:
+    """a model's loss, metrics, cost or speed as a chart; the newest model if none is named"""
+    if what.lower() not in CHARTS:
+        known = ", ".join(CHARTS)
+        raise NotFound(f"There is no chart '{what}'.{did_you_mean(what, CHARTS)}", f"There are: {known}.")
+    try:
+        import plotext
+    except ImportError as e:
+        raise HandlerNotInstalled("Charts need the package 'plotext'.", INSTALL) from e
+    model = _model(shell, name)
+    draw, title, first = CHARTS[what.lower()]
+    figure = plotext.figure
+    figure.clear()
+    figure.plot_size(min(shell.screen.look.width or WIDTH, WIDTH), HEIGHT)
+    if not draw(figure, collect_model_facts(shell.con.session.catalog, model)):
+        raise DataError(f"There is nothing to draw of the {what.lower()} of '{model.key}' yet.", first)
+    figure.title(f"{model.key.name}: {title}")
+    shell.screen.write(f"{figure.build().string(colorless=True).rstrip()}\n")
+
+
+def _model(shell: Shell, name: str | None) -> Model:
+    found = shell.con.session.catalog.models()
+    if not found:
+        raise NotFound("There is no model yet.", "CREATE MODEL makes one.")
+    if name is None:
+        return max(found, key=lambda m: (m.created_at is not None, m.created_at, m.key))
+    for model in found:
+        if model.key.name.lower() == name.lower():
+            return model
+    raise NotFound(f"There is no model '{name}'.{did_you_mean(name, [m.key.name for m in found])}", "Type .models.")
+
+
+def _bars(plot: Any, bars: list[tuple[str, float]]) -> bool:
+    if bars:
+        names = [f"{name} {value:.3g}" for name, value in bars][::-1]
+        drawn = plot.bar(names, [value for _, value in bars][::-1], orientation="horizontal", width=0.5)
+        plot.draw(drawn)
+        top = max(value for _, value in bars)
+        plot.ruler("x").lim(min(0.0, *(value for _, value in bars)), top or 1.0)
+    return bool(bars)
+
+
 COMMANDS = {
-    "databases": Command(tools.databases),
-    "edit": Command(tools.edit),
+    "databases": Command(databases),
+    "edit": Command(edit),
     "help": Command(help_, "[STATEMENT…]"),
-    "import": Command(tools.import_, "FILE TABLE"),
-    "last": Command(tools.last),
+    "import": Command(import_, "FILE TABLE"),
+    "last": Command(last),
     "maxrows": Command(max_rows, "[COUNT]"),
     "maxwidth": Command(max_width, "[COUNT]"),
     "mode": Command(mode, "[MODE]"),
     "models": Command(models, "[PATTERN]"),
     "nullvalue": Command(null_value, "[TEXT]"),
-    "once": Command(tools.once, "FILE"),
-    "open": Command(tools.open_, "[FILE]"),
+    "once": Command(once, "FILE"),
+    "open": Command(open_, "[FILE]"),
     "output": Command(output, "[FILE]"),
     "plot": Command(plot, "CHART [MODEL]"),
     "quit": Command(quit_),
     "read": Command(read, "FILE"),
     "schema": Command(schema, "[PATTERN]"),
-    "shell": Command(tools.run_program, "COMMAND"),
+    "shell": Command(run_program, "COMMAND"),
     "tables": Command(tables, "[PATTERN]"),
     "timer": Command(timer, "[on|off]"),
 }
+
+
 SAME = {
     ".exit": ".quit",
     ".system": ".shell",

@@ -12,8 +12,8 @@ from typing import TextIO
 
 from sqlft.errors import SqlftError
 from sqlft.progress import ProgressBar
-from sqlft.shell.folding import folded
-from sqlft.shell.table import Look, clean
+from sqlft.shell.output.folding import folded
+from sqlft.shell.output.table import Look, clean
 
 FLUSH_SECONDS = 0.5
 """So long rows may wait for those that come after them."""

@@ -15,11 +15,10 @@ import duckdb
 from sqlft import log
 from sqlft.errors import SqlftError
 from sqlft.shell.commands import run_command
-from sqlft.shell.opening import Place, open_database
 from sqlft.shell.reading import Piece, Script, pieces, text_of_file
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
-from sqlft.shell.shell import Failed, Quit, Shell, Stopped, text_of
+from sqlft.shell.shell import Failed, Place, Quit, Shell, Stopped, open_database, text_of
 
 INTERRUPTED = 130
 FAILED = 1

@@ -12,10 +12,9 @@ from sqlft.catalog.records import RESUMABLE, RUNNING, Version
 from sqlft.catalog.store import Catalog
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.shell.commands import run_command
-from sqlft.shell.opening import Place, open_catalog
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
-from sqlft.shell.shell import Shell
+from sqlft.shell.shell import Place, Shell, open_catalog
 from sqlft.training.follow import format_progress, watch_until_end
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sqlft import cli
-from sqlft.shell.modes import MODES
-from sqlft.shell.topics import EXAMPLES, HEADINGS, topic
+from sqlft.shell.help import EXAMPLES, HEADINGS, topic
+from sqlft.shell.output.modes import MODES
 from sqlft.sql import statements as s
 from sqlft.sql.parser import parse
 from sqlft.statements.run import RUNNERS

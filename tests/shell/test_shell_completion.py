@@ -10,8 +10,8 @@ import pytest
 import sqlft
 from sqlft.catalog.records import Engine
 from sqlft.connection import Connection
-from sqlft.shell.completion import suggestions
-from sqlft.shell.vocabulary import OURS, Vocabulary, language_of, vocabulary_of
+from sqlft.shell.completion.complete import suggestions
+from sqlft.shell.completion.vocabulary import OURS, Vocabulary, language_of, vocabulary_of
 
 TABLES = (
     'CREATE TABLE people (id INTEGER, "full name" VARCHAR, country VARCHAR)',

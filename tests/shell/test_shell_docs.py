@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sqlft.shell.commands import COMMANDS
-from sqlft.shell.modes import MODES
+from sqlft.shell.output.modes import MODES
 
 PAGE = (Path(__file__).parents[2] / "docs/shell.md").read_text(encoding="utf-8")
 SESSION = next(b for b in re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL) if b.startswith("sqlft> "))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sqlft.shell.folding import folded
+from sqlft.shell.output.folding import folded
 
 LONG = "SELECT aaaaaaaaaa, bbbbbbbbbb, cccccccccc FORM dddddddddd WHERE eeeeeeeeee = 1 ORDER BY ffffffffff"
 

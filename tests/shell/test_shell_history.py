@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sqlft.shell.history import SafeMemory, history_file, open_history, without_secrets
+from sqlft.shell.prompt import SafeMemory, history_file, open_history, without_secrets
 
 STARS = "'********'"
 

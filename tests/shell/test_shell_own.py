@@ -9,8 +9,8 @@ import pytest
 from rich.cells import cell_len
 
 from sqlft.evaluation.compare import MODEL_SCORES_SCHEMA
-from sqlft.shell.own import PIPED, lines
-from sqlft.shell.table import Column, Look, Row, Rows
+from sqlft.shell.output.modes import PIPED, lines
+from sqlft.shell.output.table import Column, Look, Row, Rows
 from sqlft.statements.show import MODELS_SCHEMA
 from sqlft.statements.training_data import FINDINGS_SCHEMA as FINDINGS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sqlft.cli import main
-from sqlft.shell.modes import MODES
+from sqlft.shell.output.modes import MODES
 
 FOLDER = Path(__file__).parent / "printed"
 

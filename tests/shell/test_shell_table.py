@@ -3,7 +3,7 @@
 import pytest
 from rich.cells import cell_len
 
-from sqlft.shell.table import Column, Look, Row, Rows, card, clean, draw, short_type
+from sqlft.shell.output.table import Column, Look, Row, Rows, card, clean, draw, short_type
 
 ID, TEXT = Column("id", "BIGINT"), Column("answer", "VARCHAR")
 

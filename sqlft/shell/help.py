@@ -16,7 +16,7 @@ from sqlft.session import (
     SessionSettings,
     TrainSettings,
 )
-from sqlft.shell.table import fold
+from sqlft.shell.output.table import fold
 from sqlft.sql import statements as s
 from sqlft.sql.parser import STATEMENTS
 from sqlft.statements.run import RUNNERS, run_drop_cache

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from sqlft.errors import StatementError
 from sqlft.metrics import METRICS
 from sqlft.options import Option
-from sqlft.shell import syntax
-from sqlft.shell.arguments import for_command, paths
-from sqlft.shell.vocabulary import Relation, Vocabulary, bases_of, options_for, values_of
+from sqlft.shell.completion import syntax
+from sqlft.shell.completion.arguments import for_command, paths
+from sqlft.shell.completion.vocabulary import Relation, Vocabulary, bases_of, options_for, values_of
 from sqlft.sql.lexer import Token, split_statements, tokenize
 from sqlft.sql.names import format_name
 from sqlft.statements.databases import ENGINES as DATABASE_ENGINES

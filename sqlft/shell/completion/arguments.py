@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from glob import iglob
 from os.path import expanduser, isdir
 
-from sqlft.shell.commands import COMMANDS, SAME
-from sqlft.shell.modes import MODES
-from sqlft.shell.plots import CHARTS
-from sqlft.shell.topics import main_topics
-from sqlft.shell.vocabulary import Vocabulary
+from sqlft.shell.commands import CHARTS, COMMANDS, SAME
+from sqlft.shell.completion.vocabulary import Vocabulary
+from sqlft.shell.help import main_topics
+from sqlft.shell.output.modes import MODES
 
 Found = tuple[str, int, str]
 """A text in place of so many characters before the cursor, and what it is."""

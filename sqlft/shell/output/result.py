@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from duckdb import DuckDBPyConnection, Error
 
 from sqlft.connection import Connection
-from sqlft.shell.table import Column, Row
+from sqlft.shell.output.table import Column, Row
 from sqlft.sql.parser import may_be_sqlft, parse
 from sqlft.sql.statements import DescribeEngine, DescribeModel, Plain
 
