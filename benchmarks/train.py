@@ -1,6 +1,7 @@
 """Training speed and memory: ours against a padded transformers + peft loop and TRL, in one run.
 
     python benchmarks/train.py [--data sql|viggo|chat_long|FILE] [--folder DIR] [--rows 96] [--dtype bfloat16]
+    python benchmarks/train.py --kernels [NAME …] [--rounds 3]
 
 All train the same LoRA matrices (r 8, alpha 16, q k v o) on the same rows, each in a process of its own, and end with
 the same evaluation: mean loss of the answers' tokens on other rows, computed by transformers' own attention.  `padded`
@@ -8,6 +9,9 @@ is the loop that most scripts have (rows padded to the batch's longest, logits e
 comes, `trl_packed` with packing and gradient checkpointing.  DIR has the data sets as Parquet; FILE has the columns
 question, context and answer.  The limit is what the products of ours would take alone, at the rate of such products
 measured in the same run.
+
+`--kernels` measures ours alone: with all kernels of `sqlft_local.kernels`, and without each of them (SQLFT_KERNELS), in
+turns, `--rounds` times; the median of each counts.  A ratio over 1 is what the kernel gives.
 """
 
 from __future__ import annotations
@@ -15,12 +19,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +45,9 @@ def main() -> None:
     given = arguments()
     if given.loop:
         print(json.dumps(measured_here(given)))
+        return
+    if given.kernels is not None:
+        compare_kernels(given)
         return
     found = {loop: in_a_process(loop) for loop in given.loops}
     columns = ("examples_per_second", "tokens_per_second", "peak_mb", "valid_loss")
@@ -57,9 +67,35 @@ def main() -> None:
     print(json.dumps({"benchmark": "train", "data": given.data, "dtype": given.dtype, **rounded, "loops": found}))
 
 
-def in_a_process(loop: str) -> dict[str, float]:
+def compare_kernels(given: argparse.Namespace) -> None:
+    """Examples a second, memory and loss with all kernels, and without each."""
+    from sqlft_local.kernels import KERNELS, SWITCH
+
+    names = given.kernels or list(KERNELS)
+    if unknown := set(names) - set(KERNELS):
+        raise SystemExit(f"There is no kernel {', '.join(sorted(unknown))}.  There are {', '.join(KERNELS)}.")
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ("", *names)}
+    for _ in range(given.rounds):
+        for name, found in runs.items():
+            on = [kernel for kernel in KERNELS if kernel != name]
+            found.append(in_a_process("ours", {SWITCH: ",".join(on)}))
+    middle = {name: {key: median(run[key] for run in found) for key in found[0]} for name, found in runs.items()}
+    whole = middle.pop("")
+    speed, memory, loss = "examples_per_second", "peak_mb", "valid_loss"
+    print(f"all kernels: {whole[speed]:.2f} examples/s, {whole[memory]:.0f} MB, loss {whole[loss]:.4f}")
+    print(f"{'without':<11} {'examples/s':>10} {'ratio':>6} {'peak MB':>8} {'ratio':>6} {'valid loss':>10}")
+    for name, m in middle.items():
+        print(
+            f"{name:<11} {m[speed]:>10.2f} {whole[speed] / m[speed]:>6.2f} {m[memory]:>8.0f}"
+            f" {m[memory] / whole[memory]:>6.2f} {m[loss]:>10.4f}"
+        )
+    print(json.dumps({"benchmark": "kernels", "data": given.data, "dtype": given.dtype, "all": whole, **middle}))
+
+
+def in_a_process(loop: str, environment: Mapping[str, str] = MappingProxyType({})) -> dict[str, float]:
     """What one loop says of itself, in a fresh process: peak memory is a process's."""
-    done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--loop", loop], capture_output=True, text=True)
+    command = [sys.executable, __file__, *sys.argv[1:], "--loop", loop]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
     if done.returncode:
         raise SystemExit(done.stderr)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -79,6 +115,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--loops", nargs="+", choices=LOOPS, default=LOOPS)
+    parser.add_argument("--kernels", nargs="*", metavar="NAME", help="with and without these kernels, or each")
+    parser.add_argument("--rounds", type=int, default=3, help="of --kernels")
     parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -30,6 +30,7 @@ from unittest.mock import patch
 
 import duckdb
 from sqlft_local.base.presets import PRESETS
+from sqlft_local.kernels import KERNELS
 from sqlft_local.train.memory import TrainingSetup, estimate_training_bytes
 from sqlft_openai.sunsets import CHECKED_ON, OTHER_TRAINERS, SUNSETS, Sunset
 
@@ -288,12 +289,17 @@ def _day(sunset: Sunset, day: date | None) -> str:
     return "" if day is None else f"{day}{' at least' if sunset.is_earliest else ''}"
 
 
+def _notes(sunset: Sunset) -> list[str]:
+    others = "it trains no other model, the one that CREATE MODEL takes by default among them"
+    return [*([sunset.note] if sunset.note else []), *([others] if sunset.tunes else [])]
+
+
 def sunsets_table(of: str) -> str:
     """What ends where, by day."""
     rows = [
         (
             s.provider,
-            ", ".join(f"`{m}`" for m in s.models) or "all",
+            ", ".join(f"`{m}`" for m in s.models or s.tunes) or "all",
             _day(s, s.trains_until) or ("see below" if not s.asks_until else ""),
             _day(s, s.asks_until),
             f"`{s.instead}`" if s.instead else "",
@@ -301,7 +307,7 @@ def sunsets_table(of: str) -> str:
         )
         for s in SUNSETS
     ]
-    notes = "\n".join(f"- {s.provider}: {s.note}." for s in SUNSETS if s.note)
+    notes = "\n".join(f"- {s.provider}: {note}." for s in SUNSETS for note in _notes(s))
     table = _rows(("provider", "models", "trains until", "asks until", "goes on", "source"), rows)
     return f"{table}\n\n{notes}\n\nThe sources were read on {CHECKED_ON}. {OTHER_TRAINERS}"
 
@@ -315,12 +321,18 @@ def other_names_table(of: str) -> str:
     return _rows(("elsewhere", "here", "what is different"), rows)
 
 
+def kernels_table(of: str) -> str:
+    """The parts of a training that have a switch."""
+    return _rows(("kernel", "what it is"), [(f"`{name}`", what) for name, what in KERNELS.items()])
+
+
 MAKERS: dict[str, Callable[[str], str]] = {
     "options": options_table,
     "errors": errors_tree,
     "metrics": metrics_table,
     "statements": statements_table,
     "floors": floors,
+    "kernels": kernels_table,
     "presets": presets_table,
     "sunsets": sunsets_table,
     "names": other_names_table,

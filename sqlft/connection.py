@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import itertools
-import re
 import sys
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,38 +14,34 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import duckdb
 
 from sqlft import log
-from sqlft.catalog.files import list_work_folders
+from sqlft.catalog.files import catalog_folder, list_work_folders
 from sqlft.catalog.store import Catalog
 from sqlft.catalog.temporary import TemporaryCatalog, get_temporary_catalog
 from sqlft.errors import DatabaseLocked, SqlftError
-from sqlft.home import home
+from sqlft.fetching import ResultFetcher, abort_open_result
 from sqlft.inference.cache import Cache
-from sqlft.secrets import references
+from sqlft.redact import redact_error
 from sqlft.session import MINDSDB_TABLES, Parameters, Session, Tick
 from sqlft.sql.literals import find_secrets, inline_parameters
 from sqlft.sql.parser import may_be_sqlft, parse
-from sqlft.sql.passthrough import has_using_tail
+from sqlft.sql.passthrough import NameSearch, has_using_tail
 from sqlft.sql.statements import DescribeModel, Plain, Statement
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from sqlft.progress import ProgressDisplay
-    from sqlft.query import CompletedQuery
+    from sqlft.query import CompletedQuery, PlannedQuery
     from sqlft.query.results import Result
     from sqlft.query.slices import SlicedQuery
 
-LONG_TEXT = 50_000
-"""Characters above which only the ends of a text are searched for names of models."""
 REMEMBERED_LENGTH = 2000
 """Characters up to which a text of DuckDB's own is remembered as such."""
 T = TypeVar("T")
-_LOCK_HOLDER = re.compile(r"held in (.+?) \(PID (\d+)\)")
-NO_ROWS = "SELECT NULL::BOOLEAN AS Success WHERE false"
 _open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
-class Connection:
+class Connection(ResultFetcher):
     """DB-API 2.0 as DuckDB's own client has it; whatever is not here is DuckDB's.
 
     `warn` gets a line of text ("3 of 20 rows failed …"), `progress` a Tick some times a second, `piece` each part of an
@@ -72,13 +65,10 @@ class Connection:
         self._con = con
         self._owns = owns
         self.session = Session(
-            con, catalog, warn or log.warn, progress or _ignore_progress, piece, system_table=_read_system_table
+            con, catalog, warn or log.warn, progress or (lambda tick: None), piece, system_table=_read_system_table
         )
         self._cache = cache or Cache(catalog.folder / "cache.sqlite")
-        self._result: Result | None = None
-        self._rows: Iterator[tuple[Any, ...]] | None = None
-        self._names_pattern: re.Pattern[str] = _compile_names_pattern(frozenset())
-        self._known: frozenset[str] | None = None
+        self._mentions = NameSearch()
         self._cursors: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._is_cursor = False
         self._is_scanning_frames = False
@@ -110,14 +100,14 @@ class Connection:
         self._native_texts.clear()
         self.session.interrupted = False
         statements = parse(query)
-        _abort_open_result(self._con)
+        abort_open_result(self._con)
         if all(isinstance(s, Plain) and not s.using for s in statements) and not self._mentions_model(query):
             self._execute_native(query, parameters)
             return
         for i, statement in enumerate(statements):
             if i:
                 self._close_result()
-                _abort_open_result(self._con)
+                abort_open_result(self._con)
             self._run(statement, parameters if i == len(statements) - 1 else None)
 
     def _is_native(self, query: str) -> bool:
@@ -159,7 +149,7 @@ class Connection:
             return self._retry(
                 query, lambda: self._run_with_settings(query, lambda q: self._con.sql(q, **given, **options))
             )
-        _abort_open_result(self._con)
+        abort_open_result(self._con)
         self.session.interrupted = False
         statements = parse(query)
         if not statements:
@@ -167,7 +157,7 @@ class Connection:
         for statement in statements[:-1]:
             self.execute(statement.text)
             self._close_result()
-            _abort_open_result(self._con)
+            abort_open_result(self._con)
         relation = self._retry(query, lambda: self._make_relation(statements[-1], params))
         return relation.set_alias(alias) if alias and relation is not None else relation
 
@@ -245,20 +235,25 @@ class Connection:
 
     def _plan_statement(self, statement: Statement, params: Parameters) -> str | SlicedQuery | CompletedQuery:
         """The text that DuckDB runs, a query that is answered slice by slice, or what is done already."""
-        from sqlft.query import NativeQuery, UnchangedQuery, plan_query
+        from sqlft.query import NativeQuery, UnchangedQuery
+
+        planned = self._plan_query(statement, params)
+        if isinstance(planned, UnchangedQuery):
+            return inline_parameters(statement.sql if isinstance(statement, Plain) else statement.text, params)
+        return planned.sql if isinstance(planned, NativeQuery) else planned
+
+    def _plan_query(self, statement: Statement, params: Parameters) -> PlannedQuery:
+        from sqlft.query import plan_query
 
         plain = statement if isinstance(statement, Plain) else Plain(statement.text, text=statement.text)
-        planned = plan_query(self.session, self._cache, plain, params)
-        if isinstance(planned, UnchangedQuery):
-            return inline_parameters(plain.sql, params)
-        return planned.sql if isinstance(planned, NativeQuery) else planned
+        return plan_query(self.session, self._cache, plain, params)
 
     def _run(self, statement: Statement, parameters: Parameters) -> None:
         if isinstance(statement, Plain) or self._is_duckdb_describe(statement):
             self._run_plain(statement, parameters)
             return
         table = self._retry(statement.text, lambda: self._run_statement(statement, parameters))
-        self._set_result(self._con.sql(NO_ROWS) if table is None else self._con.from_arrow(table))
+        self._set_result(table)
 
     def _is_duckdb_describe(self, statement: Statement) -> bool:
         """DESCRIBE name, where no model has that name."""
@@ -282,40 +277,17 @@ class Connection:
         self._retry(statement.text, lambda: self._run_planned(statement, parameters))
 
     def _run_planned(self, statement: Statement, parameters: Parameters) -> None:
-        from sqlft.query import CompletedQuery, NativeQuery, UnchangedQuery, plan_query
+        from sqlft.query import CompletedQuery, NativeQuery, UnchangedQuery
 
-        plain = statement if isinstance(statement, Plain) else Plain(statement.text, text=statement.text)
-        planned = plan_query(self.session, self._cache, plain, parameters)
+        planned = self._plan_query(statement, parameters)
         if isinstance(planned, UnchangedQuery):
-            self._run_with_settings(
-                plain.text, lambda q: self._con.execute(q) if parameters is None else self._con.execute(q, parameters)
-            )
+            self._run_with_settings(statement.text, lambda text: self._run_native(text, parameters, {}))
         elif isinstance(planned, CompletedQuery):
-            self._set_result(self._con.sql(NO_ROWS) if planned.rows is None else self._con.from_arrow(planned.rows))
+            self._set_result(planned.rows)
         elif isinstance(planned, NativeQuery):
             self._con.execute(planned.sql)
         else:
-            self._open_result(planned, plain.text)
-
-    def _open_result(self, sliced: SlicedQuery, query: str) -> None:
-        from sqlft.query.results import Result
-        from sqlft.query.scope import explain_error
-
-        self.session.cleanup.append(sliced.close)
-        try:
-            explained = partial(explain_error, self.session, query=query)
-            self._result = Result(self._con, sliced.start(), sliced.chunks(), sliced.close, explained)
-        except BaseException:
-            self._close_result()
-            raise
-        self._rows = self._result.rows()
-
-    def _set_result(self, relation: Any) -> None:
-        """Let a relation be the result; no result is open on DuckDB's connection until it is fetched."""
-        from sqlft.query.results import Result
-
-        self._result = Result(self._con, relation.limit(0), iter([relation]), lambda: None)
-        self._rows = self._result.rows()
+            self._open_result(planned, statement.text)
 
     def _execute_native(self, query: Any, parameters: Parameters, **options: Any) -> None:
         try:
@@ -359,12 +331,15 @@ class Connection:
         """Whether to plan a query anew (True) or only to run it again (False); None, with a hint, if neither helps."""
         unknown = error if isinstance(error, duckdb.CatalogException) else error.__cause__
         if isinstance(unknown, duckdb.CatalogException):
+            from sqlft.query.scope import find_unknown_name
+
+            name = find_unknown_name(str(unknown))
             before = self.session.catalog.names()
-            if self.session.catalog.refresh() is not before and _missing_name(unknown).lower() in self.session.names():
+            if self.session.catalog.refresh() is not before and name.lower() in self.session.names():
                 return True
-            if self._enable_frame_scan(unknown):
+            if self._enable_frame_scan(name):
                 return False
-            if self._is_mindsdb_table(_missing_name(unknown).lower()):
+            if self._is_mindsdb_table(name.lower()):
                 return True
         if not isinstance(error, SqlftError):
             from sqlft.query.scope import explain_error
@@ -393,9 +368,9 @@ class Connection:
                 raise
             return run(read)
 
-    def _enable_frame_scan(self, error: duckdb.Error) -> bool:
+    def _enable_frame_scan(self, name: str) -> bool:
         """Let DuckDB look for the caller's variables behind sqlft's own frames; False if that is no help."""
-        if self._is_scanning_frames or not _is_variable(_missing_name(error), sys._getframe(1)):
+        if self._is_scanning_frames or not _is_variable(name, sys._getframe(1)):
             return False
         self._is_scanning_frames = True
         self._con.execute("SET python_scan_all_frames = true")
@@ -404,140 +379,17 @@ class Connection:
 
     def _may_need_sqlft(self, query: str) -> bool:
         """Whether sqlft has to look at the text; about 2 microseconds for what is DuckDB's own."""
-        if may_be_sqlft(query) or self._mentions_model(query):
-            return True
-        return has_using_tail(query)
+        return may_be_sqlft(query) or self._mentions_model(query) or has_using_tail(query)
 
     def _mentions_model(self, query: str) -> bool:
-        names = self.session.names()
-        if names is not self._known and names != self._known:
-            self._known, self._names_pattern = names, _compile_names_pattern(names)
-        if len(query) > LONG_TEXT:
-            return (
-                self._names_pattern.search(query[:LONG_TEXT]) is not None
-                or self._names_pattern.search(query[-LONG_TEXT:]) is not None
-            )
-        return self._names_pattern.search(query) is not None
-
-    def _close_result(self) -> None:
-        """Close what the last statement left open."""
-        result, self._result, self._rows = self._result, None, None
-        if result is not None:
-            result.close()
-        if self.session.cleanup:
-            _abort_open_result(self._con)
-            for undo in self.session.cleanup:
-                undo()
-            self.session.cleanup.clear()
-
-    # -- fetching ------------------------------------------------------------------------------------------
-
-    @property
-    def description(self) -> Any:
-        """DB-API's seven-item tuples, a column each."""
-        if self._result is None:
-            return self._con.description
-        pairs = zip(self._result.columns, self._result.types, strict=True)
-        return [(name, kind, None, None, None, None, None) for name, kind in pairs]
-
-    @property
-    def rowcount(self) -> int:
-        """As DuckDB has it: -1."""
-        return -1 if self._rows is not None else self._con.rowcount
-
-    def fetchone(self) -> tuple[Any, ...] | None:
-        """The next row, or None."""
-        if self._rows is None:
-            return self._con.fetchone()
-        return next(self._rows, None)
-
-    def fetchmany(self, size: int = 1) -> list[tuple[Any, ...]]:
-        """The next `size` rows, fewer at the end."""
-        if self._rows is None:
-            return self._con.fetchmany(size)
-        return list(itertools.islice(self._rows, size))
-
-    def fetchall(self) -> list[tuple[Any, ...]]:
-        """All rows that are left."""
-        if self._rows is None:
-            return self._con.fetchall()
-        return list(self._rows)
-
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        while (row := self.fetchone()) is not None:
-            yield row
-
-    def arrow(self) -> pa.Table:
-        """What is left of the result as one Arrow table."""
-        if self._result is not None:
-            return self._result.table()
-        if hasattr(self._con, "to_arrow_table"):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it says that this copies, which a design that serves 1.5 accepts
-                return self._con.to_arrow_table()
-        return self.__getattr__("fetch_arrow_table")()
-
-    to_arrow_table = fetch_arrow_table = arrow
-
-    def fetch_record_batch(self, rows_per_batch: int = 100_000) -> pa.RecordBatchReader:
-        """The result as a reader of record batches, streamed."""
-        if self._result is not None:
-            return self._result.reader()
-        if hasattr(self._con, "to_arrow_reader"):
-            return self._con.to_arrow_reader(rows_per_batch)
-        return self.__getattr__("fetch_record_batch")(rows_per_batch)
-
-    to_arrow_reader = fetch_record_batch
-
-    def df(self, **options: Any) -> Any:
-        """What is left of the result as a pandas DataFrame."""
-        if self._result is not None:
-            return None if self._result.is_done else self._read_rest().df(**options)
-        return self._con.df(**options)
-
-    fetchdf = fetch_df = df
-
-    def pl(self) -> Any:
-        """What is left of the result as a polars DataFrame."""
-        import polars
-
-        return polars.from_arrow(self.arrow())
-
-    def fetchnumpy(self) -> Any:
-        """What is left of the result as NumPy arrays by column."""
-        if self._result is not None:
-            return self._read_rest().fetchnumpy()
-        return self._con.fetchnumpy()
-
-    def torch(self) -> Any:
-        """What is left of the result as PyTorch tensors by column."""
-        return self._read_rest().torch() if self._result is not None else self._con.torch()
-
-    def tf(self) -> Any:
-        """What is left of the result as TensorFlow tensors by column."""
-        return self._read_rest().tf() if self._result is not None else self._con.tf()
-
-    def fetch_df_chunk(self, vectors_per_chunk: int = 1, **options: Any) -> Any:
-        """The next rows of the result as a pandas DataFrame; an empty one at the end."""
-        if self._result is None:
-            return self._con.fetch_df_chunk(vectors_per_chunk, **options)
-        return self._to_relation(self._result.next(2048 * vectors_per_chunk)).df(**options)
-
-    def _read_rest(self) -> Any:
-        assert self._result is not None
-        return self._to_relation(self._result.table())
-
-    def _to_relation(self, table: pa.Table) -> Any:
-        from sqlft.query.results import make_relation
-
-        return make_relation(self._con, table)
+        return self._mentions.found_in(query, self.session.names())
 
     # -- life ----------------------------------------------------------------------------------------------
 
     def cursor(self) -> Connection:
         """Another connection to the database; it sees no open transaction or temp table of this one."""
         session = self.session
-        child = self._made(self._con.cursor())
+        child = self._make_connection(self._con.cursor())
         child.session.show_answer_part, child.session.show_notice = session.show_answer_part, session.show_notice
         child.session.unloaders = session.unloaders
         child._is_cursor = True
@@ -547,7 +399,7 @@ class Connection:
 
     duplicate = cursor
 
-    def _made(self, con: duckdb.DuckDBPyConnection) -> Connection:
+    def _make_connection(self, con: duckdb.DuckDBPyConnection) -> Connection:
         """Another connection that tells the same people."""
         session = self.session
         return Connection(
@@ -597,11 +449,6 @@ class Connection:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_con":
-            raise AttributeError(name)
-        return getattr(self._con, name)
-
 
 class ConnectionWithProgress(Connection):
     """A connection that shows how far its statements are; a bar is taken away when the call that drew it ends."""
@@ -615,7 +462,7 @@ class ConnectionWithProgress(Connection):
         self.session.show_notice = display.show_notice
         self._display = display
 
-    def _made(self, con: duckdb.DuckDBPyConnection) -> Connection:
+    def _make_connection(self, con: duckdb.DuckDBPyConnection) -> Connection:
         return ConnectionWithProgress(
             self._display, con, self.session.catalog, warn=self.session.show_warning, cache=self._cache
         )
@@ -637,15 +484,16 @@ def _wrap_in_display(name: str, *, starts: bool) -> Callable[..., Any]:
 
 for _name in ("execute", "executemany", "sql", "query"):
     setattr(ConnectionWithProgress, _name, _wrap_in_display(_name, starts=True))
-for _name in ("fetchone", "fetchmany", "fetchall", "arrow", "to_arrow_table", "fetch_arrow_table", "pl", "torch", "tf"):
-    setattr(ConnectionWithProgress, _name, _wrap_in_display(_name, starts=False))
-for _name in ("df", "fetchdf", "fetch_df", "fetchnumpy", "fetch_df_chunk"):
+for _name in (
+    *("fetchone", "fetchmany", "fetchall", "arrow", "to_arrow_table", "fetch_arrow_table", "pl", "torch", "tf"),
+    *("df", "fetchdf", "fetch_df", "fetchnumpy", "fetch_df_chunk"),
+):
     setattr(ConnectionWithProgress, _name, _wrap_in_display(_name, starts=False))
 
 
 def _redact_error(error: BaseException, query: Any) -> None:
     """An error repeats no secret, neither of the statement nor of an engine."""
-    references.redact_error(error, find_secrets(query) if isinstance(query, str) else ())
+    redact_error(error, find_secrets(query) if isinstance(query, str) else ())
 
 
 @atexit.register
@@ -675,7 +523,7 @@ def connect(
     except duckdb.IOException as e:
         if "lock on file" not in str(e):
             raise
-        raise database_locked_error(str(database), str(e)) from e
+        raise DatabaseLocked.from_duckdb(str(database), e) from e
     folder = catalog_folder(str(database)) if catalog is None else Path(catalog).expanduser()
     kept = _make_temporary_catalog() if folder is None else Catalog(folder, read_only)
     return _make_connection(con, kept, progress, warn=warn, piece=piece)
@@ -739,38 +587,6 @@ def _make_connection(
     return Connection(con, catalog, progress=progress, **given)
 
 
-def database_locked_error(database: str, text: str) -> DatabaseLocked:
-    """What to say of DuckDB's error that another process holds the file's lock."""
-    found = _LOCK_HOLDER.search(text)
-    holder = f" ({Path(found[1]).name}, process {found[2]})" if found else ""
-    return DatabaseLocked(
-        f"{database} is open in another process{holder}, and only one may have it.",
-        "Close it there. What trains there needs no lock: "
-        f"sqlft models -d {database}, and sqlft watch, cancel or resume NAME.N.",
-    )
-
-
-def catalog_folder(database: str) -> Path | None:
-    """Where the catalog of a database lies; None: nowhere that lasts."""
-    if database == "" or database.startswith(":memory:"):
-        return None
-    if database.startswith("md:"):
-        return home()
-    path = Path(database).absolute()
-    return path.with_name(path.name + ".sqlft")
-
-
-def _compile_names_pattern(names: frozenset[str]) -> re.Pattern[str]:
-    listed = "|".join(re.escape(n).replace('"', '""') for n in sorted(names, key=len, reverse=True))
-    ours = r'\b(?:sqlft|mindsdb)"?\s*\.'
-    return re.compile(rf"{ours}|(?<!\w)(?:{listed})(?!\w)" if listed else ours, re.IGNORECASE)
-
-
-def _missing_name(error: duckdb.Error) -> str:
-    match = re.search(r'with name "?(.+?)"? does not exist', str(error))
-    return match.group(1) if match else ""
-
-
 def _is_variable(name: str, frame: FrameType | None) -> bool:
     """Whether code outside of sqlft has a variable of that name, as DuckDB's own client would find it."""
     while frame is not None and frame.f_globals.get("__name__", "").startswith("sqlft."):
@@ -778,20 +594,7 @@ def _is_variable(name: str, frame: FrameType | None) -> bool:
     return frame is not None and (name in frame.f_locals or name in frame.f_globals)
 
 
-def _abort_open_result(con: duckdb.DuckDBPyConnection) -> None:
-    """DuckDB 2.0 refuses other work while a result of execute is open."""
-    if hasattr(con, "abort"):
-        con.abort()
-
-
-def _ignore_progress(tick: Tick) -> None:
-    return None
-
-
 def _read_system_table(session: Session, name: str) -> pa.Table:
     from sqlft.statements.show import TABLE_BUILDERS
 
     return TABLE_BUILDERS[name](session)
-
-
-__all__ = ["Connection", "SqlftError", "attach", "connect"]

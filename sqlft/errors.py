@@ -18,7 +18,7 @@
     ├── BudgetExceeded
     └── Cancelled
 
-DuckDB's own errors pass through as they are.
+DuckDB's own errors pass through as they are.  Handlers find here too what keeps a secret out of a message.
 """
 
 from __future__ import annotations
@@ -26,20 +26,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from functools import lru_cache
+from pathlib import Path
 
 import duckdb
 
-STARS = "****"
-PLACEHOLDERS = {
-    *("lmstudio", "llamacpp", "localhost", "notneeded", "notrequired", "nokey", "nokeyneeded", "nokeyrequired"),
-    *("sknokeyrequired", "dummykey", "fakekey", "testkey", "apikey", "yourkey", "yourapikey"),
-}
-"""What is given for a key where a server wants any, in letters alone; beside these any single word of ten letters."""
-VARIABLE_NAME = re.compile(
-    r"\$(?:[A-Z][A-Z0-9_]*|\{\w+\})|(?:env|os\.getenv)\(['\"]?\w+['\"]?\)|[A-Z][A-Z0-9]*_(?:[A-Z0-9]+_)*(?:KEY|TOKEN)"
-)
-"""The name of a variable, where its value belongs."""
+from sqlft.redact import STARS as STARS
+from sqlft.redact import names_variable as names_variable
+from sqlft.redact import redact as redact
+from sqlft.redact import redact_keys as redact_keys
+from sqlft.redact import redact_statement
 
 
 class SqlftError(duckdb.Error):
@@ -52,10 +47,10 @@ class SqlftError(duckdb.Error):
 
 
 class StatementError(SqlftError):
-    """A text that is no statement of ours; ``line`` and ``column`` count from 1."""
+    """A text that is no statement of ours; ``line`` and ``column`` count from 1, ``sql`` shows no secret."""
 
     def __init__(self, message: str, sql: str = "", offset: int = 0, next_step: str = "") -> None:
-        self.sql = sql
+        sql = self.sql = redact_statement(sql)
         before = sql[:offset]
         self.line = before.count("\n") + 1
         self.column = offset - (before.rfind("\n") + 1) + 1
@@ -76,6 +71,17 @@ class AlreadyExists(CatalogError):
 
 class DatabaseLocked(CatalogError, duckdb.IOException):
     """Another process has the DuckDB file open."""
+
+    @classmethod
+    def from_duckdb(cls, database: str, error: object) -> DatabaseLocked:
+        """What DuckDB says of the file's lock, with who holds it and what can be done."""
+        found = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
+        holder = f" ({Path(found[1]).name}, process {found[2]})" if found else ""
+        return cls(
+            f"{database} is open in another process{holder}, and only one may have it.",
+            "Close it there. What trains there needs no lock: "
+            f"sqlft models -d {database}, and sqlft watch, cancel or resume NAME.N.",
+        )
 
 
 class OptionError(SqlftError):
@@ -133,35 +139,3 @@ def format_caret(sql: str, line: int, column: int, width: int = 100) -> str:
     piece = text[start : start + width]
     head = f"LINE {line}, column {column}: "
     return f"\n{head}{piece}\n{' ' * (len(head) + column - 1 - start)}^"
-
-
-def redact(text: str, secret: str, stars: str = STARS) -> str:
-    """`text` with stars for a secret; for a word in a key's place only where a header has it.
-
-    >>> redact("Incorrect key: sk-1234abcd", "sk-1234abcd")
-    'Incorrect key: ****'
-    >>> redact("no model 'ollama'; sent Authorization: Bearer ollama", "ollama")
-    "no model 'ollama'; sent Authorization: Bearer ****"
-    """
-    if not is_placeholder(secret):
-        return text.replace(secret, stars)
-    return _compile_header_pattern(secret).sub(lambda m: f"{m[1]}{stars}", text)
-
-
-def is_placeholder(secret: str) -> bool:
-    """Whether it is too short or plain to be a secret, as 'x', 'none' or 'ollama' are, or the name of a variable."""
-    secret = secret.strip("'\"")
-    plain = re.sub(r"[\W_]", "", secret).lower()
-    word = bool(re.fullmatch("[A-Za-z]{1,10}", secret))
-    return len(secret) < 6 or word or plain in PLACEHOLDERS or names_variable(secret)
-
-
-def names_variable(secret: str) -> bool:
-    """Whether it is the name of an environment variable, such as OPENAI_API_KEY or ${HF_TOKEN}, and no secret."""
-    return bool(VARIABLE_NAME.fullmatch(secret))
-
-
-@lru_cache(maxsize=64)
-def _compile_header_pattern(secret: str) -> re.Pattern[str]:
-    named = r"\b(?:authorization|(?:x-)?api[-_]?key)\b[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|token)\s+)?|\bbearer\s+"
-    return re.compile(rf"({named}){re.escape(secret)}(?![\w-])", re.I)

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 
 ITEM_SEPARATOR, KEY_SEPARATOR = ", ", ": "
 """How JSON is written in the answers that a typed model learns: a grammar that binds them must allow just that."""
+CHARS_PER_TOKEN = 4
+"""About, in English, where no tokenizer is at hand: OpenAI's rule of thumb.  Code and other languages have fewer."""
+TOKENS_PER_MESSAGE, MAX_TOKENS_PER_MESSAGE = 4, 16
+"""Tokens that a chat format adds for each message (its role, start and end), about and at most."""
 
 
 class Message(NamedTuple):
@@ -48,6 +52,29 @@ class Message(NamedTuple):
 
     role: str
     content: str
+
+
+def estimate_tokens(text: str) -> int:
+    """How many tokens a text has, about, where nothing counts them.
+
+    >>> estimate_tokens("How long is a piece of string?")
+    8
+    """
+    return -(-len(text) // CHARS_PER_TOKEN)
+
+
+def max_prompt_tokens(messages: Sequence[Message]) -> int:
+    """Tokens that a prompt has at most: no tokenizer makes more of a text than it has bytes.
+
+    >>> max_prompt_tokens([Message("user", "naïve")])
+    38
+    """
+    return sum(map(count_bytes, messages)) + MAX_TOKENS_PER_MESSAGE * (len(messages) + 1)
+
+
+def count_bytes(message: Message) -> int:
+    """The message's length in UTF-8."""
+    return len(message.content.encode("utf-8", "replace"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +180,8 @@ class Progress:
     step: int
     total_steps: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds_left: float | None = None
+    """Until the training ends, at the speed so far; None: whoever shows it divides the steps by the time."""
 
 
 @dataclass(frozen=True)

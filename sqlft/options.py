@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from sqlft.errors import OptionError, did_you_mean, is_placeholder, redact
+from sqlft.errors import OptionError, did_you_mean
 from sqlft.handler import Alias, Delivery, Range, Secret
 from sqlft.other_names import suggest_option
+from sqlft.redact import SECRET_WORDS, remember_secret
 
 MISSING = object()
-SECRET_WORDS = ("api_key", "password", "secret", "token_secret", "access_token", "auth_token")
-
-
-_known_secrets: set[str] = set()
-"""Secrets that options of this process hold, so that no error repeats them."""
 
 
 class Env(NamedTuple):
@@ -74,20 +69,6 @@ def is_secret(name: str, *classes: type) -> bool:
     return any(word in name.lower() for word in SECRET_WORDS)
 
 
-def redact_secrets(text: str) -> str:
-    """`text` with stars for every secret that an option of this process holds, however it is written there."""
-    for value in sorted(_known_secrets, key=len, reverse=True):
-        text = redact(text, value)
-    return text
-
-
-def _remember_secret(name: str, value: Any, cls: type) -> None:
-    if isinstance(value, str) and value.strip() and is_secret(name, cls):
-        as_code, as_json = repr(value)[1:-1], json.dumps(value)[1:-1]
-        lines = (line for line in value.splitlines() if not is_placeholder(line))
-        _known_secrets.update((value, as_code, as_json, *lines))
-
-
 def check_option_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
     """OptionError for the first key that nobody takes, with the nearest one that somebody does."""
     known = sorted(set(known))
@@ -128,7 +109,8 @@ def build_options(cls: type, given: Mapping[str, Any], what: str) -> Any:
     A secret that is not given is taken from its usual environment variable.
     """
     for name, value in given.items():
-        _remember_secret(name, value, cls)
+        if is_secret(name, cls):
+            remember_secret(value)
     if cls is dict:
         return dict(given)
     declared = options_of(cls)
@@ -142,7 +124,7 @@ def build_options(cls: type, given: Mapping[str, Any], what: str) -> Any:
         usual = option.secret.env if option.secret else None
         if usual and option.name not in values and os.environ.get(usual):
             values[option.name] = os.environ[usual]
-            _remember_secret(option.name, values[option.name], cls)
+            remember_secret(values[option.name])
     for option in declared.values():
         if option.default is MISSING and option.name not in values:
             raise OptionError(

@@ -56,6 +56,7 @@ class ProgressBar:
         self._begun = self._next_line = self._clock()
         self._curve = LossCurve()
         self._label, self._label_started, self._label_done = "", self._begun, 0.0
+        self._told_left: tuple[float | None, float] = (None, self._begun)
         self._next_line += LINE_SECONDS
 
     def draw(self) -> None:
@@ -75,17 +76,23 @@ class ProgressBar:
             self._label, self._label_started, self._label_done = tick.label, now, tick.done
             self._curve = LossCurve()
         values = self._curve.add(tick.metrics)
-        left = _estimate_seconds_left(tick, self._label_done, now - self._label_started)
+        if tick.left != self._told_left[0]:
+            self._told_left = tick.left, now
+        if tick.left is None:
+            left = _estimate_seconds_left(tick, self._label_done, now - self._label_started)
+        else:
+            left = max(0.0, tick.left - (now - self._told_left[1]))
         if is_live:
             self._draw_live(tick, left, values)
         elif now >= self._next_line:
             self._next_line = now + LINE_SECONDS
-            parts = [
+            known = [
                 format_counts(tick),
                 format_metrics(values),
                 f"{format_clock_time(left)} left" if left is not None else "",
             ]
-            self._stream.write(f"{tick.label}: {' · '.join(p for p in parts if p)}\n")
+            told = " · ".join(part for part in known if part)
+            self._stream.write(f"{tick.label}: {told}\n" if told else f"{tick.label} …\n")
             self._stream.flush()
 
     def hide(self) -> None:

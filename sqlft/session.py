@@ -141,6 +141,8 @@ class Tick:
     done: float
     total: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    left: float | None = None
+    """Seconds to go, where whoever works knows them better than done and total do."""
 
 
 CHOICE_SECONDS = 15.0

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 import sqlft
-from sqlft import options, plugins
+from sqlft import plugins, redact
 from sqlft.catalog.records import ModelKey, Version, VersionKey
 from sqlft.catalog.store import Catalog
 from sqlft.session import Tick
@@ -39,7 +39,7 @@ def sqlft_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """A folder of the test's own in place of the user's, and no secrets of other tests."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("SQLFT_HOME", str(folder))
-    monkeypatch.setattr(options, "_known_secrets", set())
+    monkeypatch.setattr(redact, "_known_secrets", set())
     return folder
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -27,14 +28,22 @@ class Screen(io.TextIOWrapper):
 
     def __init__(self) -> None:
         self.master, slave = pty.openpty()
+        self._read: list[bytes] = []
         super().__init__(os.fdopen(slave, "wb", buffering=0), "utf-8", write_through=True)
 
+    def write(self, text: str) -> int:
+        """As a terminal does, read it on the way: one that is full lets its writer wait."""
+        written = super().write(text)
+        while select.select([self.master], [], [], 0)[0]:
+            self._read.append(os.read(self.master, 100_000))
+        return written
+
     def read(self) -> str:
-        """All that was written, a mark behind it."""
+        """All that was written since the last time, a mark behind it."""
         self.write("\0")
-        text = b""
-        while not text.endswith(b"\0"):
-            text += os.read(self.master, 100_000)
+        while not (text := b"".join(self._read)).endswith(b"\0"):
+            self._read.append(os.read(self.master, 100_000))
+        self._read.clear()
         return text[:-1].decode()
 
 

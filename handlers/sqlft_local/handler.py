@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlft.errors import NotSupported, OptionError, SqlftError
 from sqlft.handler import (
@@ -24,6 +24,9 @@ from sqlft_local.base import hub, presets
 from sqlft_local.base.hub import ReportProgress
 from sqlft_local.base.tokenization import Delimiters, resolve_inference_delimiters, resolve_training_delimiters
 from sqlft_local.options import RESUME_OPTIONS, EngineOptions, ModelOptions, PredictOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from sqlft_local.train.loop import TrainingLoop
 
 
 class Local(Trainer, Embedder):
@@ -55,7 +58,7 @@ class Local(Trainer, Embedder):
     @classmethod
     def bases(cls) -> Mapping[str, str]:
         """The presets, with their size and whether they are on this machine."""
-        return hub.described()
+        return hub.describe_presets()
 
     def check(self, model: ModelSpec) -> None:
         """OptionError for a base that is no preset, hub id or folder of safetensors, or a GGUF for embeddings."""
@@ -106,7 +109,7 @@ class Local(Trainer, Embedder):
         self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, delimiters: Delimiters
     ) -> Predictor:
         from sqlft_local import machine
-        from sqlft_local.base import tokenization, weight_cache
+        from sqlft_local.base import config, tokenization, weight_cache
         from sqlft_local.base.tokenization import Renderer
         from sqlft_local.predict import choose, llama
         from sqlft_local.predict.llama import LlamaPredictor
@@ -119,25 +122,16 @@ class Local(Trainer, Embedder):
         )
         tokenizer = tokenization.ChatTokenizer(found.home)
         renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).with_delimiters(delimiters)
-        made_for = weight_cache.read_context_length(folder)
-        context = min(given.context_length or made_for, made_for)
+        context = config.read_context(config.read_config(folder), given.context_length)
         threads = machine.resolve_threads(self.options.threads)
         gpu = self.options.device != "cpu"
         plan = llama.LlamaSettings(found.model, options.batch_size, threads, exact=kind == "f32", gpu=gpu)
         engine, release = llama.acquire_runtime(plan, context + 1, str(folder))
         return LlamaPredictor(engine, release, found.adapter, renderer, context, options, model.schema)
 
-    def _open_with_vllm(
-        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, delimiters: Delimiters
-    ) -> Predictor:
-        from sqlft_local.predict.vllm import open_predictor
-
-        return open_predictor(folder, adapter, _get_model_options(model), options, model.schema, delimiters)
-
     _backends: ClassVar[dict[str, Callable[..., Predictor]]] = {
         "transformers": _open_with_transformers,
         "llama.cpp": _open_with_llama,
-        "vllm": _open_with_vllm,
     }
 
     def unload(self, model: ModelSpec, artifact: Artifact | None) -> bool:
@@ -159,7 +153,6 @@ class Local(Trainer, Embedder):
         """LoRA training; goes on from a checkpoint in `workdir`, and from the adapter of `start`."""
         from sqlft_local.base import loading
 
-        began = time.monotonic()
         loading.require_libraries("Training", training=True)
         from sqlft_local.train import loop, parallel
 
@@ -180,11 +173,28 @@ class Local(Trainer, Embedder):
                 first,
                 workdir,
                 report,
-                began,
                 workers,
+                self._learn_speed,
             )
         self._prepare_weights(model, folder, made)
         return made
+
+    def _learn_speed(self, made: TrainingLoop) -> None:
+        """Later estimates go by the steps of this training, if it had the machine to itself."""
+        from sqlft_local.machine import detect_machine
+        from sqlft_local.train import speed
+        from sqlft_local.train.loop import KNOWN_SECONDS
+
+        waited = made.contention.share if made.contention is not None and made.loaded.device.type == "cpu" else 0.0
+        if made.workers is not None or waited > speed.BUSY:
+            return
+        with suppress(Exception):  # what was trained is whole without it
+            kind, operations, passes, seconds = made.work()
+            kind = replace(kind, threads=self.options.threads or 0)
+            folder, processor = hub.bases_folder(), detect_machine().processor
+            if seconds >= KNOWN_SECONDS:
+                before = speed.known(kind, folder, processor)
+                speed.keep(kind, speed.of_steps(kind, before, operations, passes, seconds), folder, processor)
 
     def _prepare_weights(self, model: ModelSpec, folder: Path, made: Artifact) -> None:
         """Make the file that will be asked, so that the first question does not wait for it."""

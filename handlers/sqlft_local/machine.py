@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -68,21 +68,43 @@ class Machine:
             return ("float32", "float16", "bfloat16") if able else ("float32", "float16")
         if device == "mps":
             return ("float32", "float16")
-        return ("float32", "bfloat16") if "amx_bf16" in self.flags or "avx512_bf16" in self.flags else ("float32",)
+        return ("float32", "bfloat16") if multiplies_bfloat16(self.flags, small=True) else ("float32",)
 
     def dtype(self, wanted: str, device: str, training: bool = True) -> str:
-        """What `dtype = 'auto'` means: bfloat16 where the hardware has units for it."""
-        if wanted != "auto":
-            return wanted
-        if device == "cuda":
-            return "bfloat16" if "bfloat16" in self.fast_dtypes(device) else "float32"
-        return "bfloat16" if device == "cpu" and training and "amx_bf16" in self.flags else "float32"
+        """What `dtype = …` means on the device, here."""
+        return resolve_dtype(wanted, device, training, self.flags, "bfloat16" in self.fast_dtypes("cuda"))
 
     def available(self, device: str, processes: int = 1) -> int | None:
         """Bytes that are free where a model would be, for each of so many processes."""
         if device == "cuda" and self.gpus:
             return sorted((gpu.free for gpu in self.gpus), reverse=True)[min(processes, len(self.gpus)) - 1]
         return None if self.free is None else self.free // processes
+
+
+def multiplies_bfloat16(flags: Collection[str], small: bool) -> bool:
+    """Whether torch on a processor with these flags is faster in bfloat16 than anything in float32, for a small base.
+
+    With matrix units (AMX) it is for every base; with vector instructions alone a large base waits for its memory.
+    """
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and small)
+
+
+def resolve_dtype(wanted: str, device: str, training: bool, flags: Collection[str], gpu_has_bfloat16: bool) -> str:
+    """What `dtype = 'auto'` means: bfloat16 where the hardware has units for it.
+
+    A processor trains in half the time with matrix units.  Its answers are float32's unless `predict.choose` says that
+    torch is to answer in bfloat16; scores are always float32's, so that a batch gives the same as one row alone.
+
+    >>> [resolve_dtype("auto", "cpu", training, ("amx_bf16",), False) for training in (True, False)]
+    ['bfloat16', 'float32']
+    """
+    if wanted != "auto":
+        return wanted
+    kind = device.partition(":")[0]
+    fast = (
+        gpu_has_bfloat16 if kind == "cuda" else kind == "cpu" and training and multiplies_bfloat16(flags, small=False)
+    )
+    return "bfloat16" if fast else "float32"
 
 
 def detect_machine() -> Machine:
@@ -214,10 +236,7 @@ def resolve_threads(given: int | None) -> int:
     """Threads: as many as cores that this process may use; two on one core only disturb each other."""
     if given:
         return given
-    try:
-        there = len(os.sched_getaffinity(0))
-    except AttributeError:
-        there = os.cpu_count() or 1
+    there = count_cores()
     try:
         twofold = Path("/sys/devices/system/cpu/smt/active").read_text(encoding="ascii").strip() == "1"
     except OSError:

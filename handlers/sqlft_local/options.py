@@ -17,6 +17,8 @@ RESUME_OPTIONS = (
     "checkpoint_steps",
 )
 """Options with which a training may be resumed that were others when it began."""
+DEFAULT_MAX_LENGTH = 2048
+"""Tokens of a row that is trained on, where nothing was said and the base reads more."""
 
 
 @dataclass
@@ -68,7 +70,9 @@ class PredictOptions(SamplingOptions):
     logprobs: Annotated[bool, "tell how likely each answer was, in the column <output>_logprob"] = False
     grammar: Annotated[str | None, "a grammar in GBNF that every answer obeys; runs on llama.cpp"] = None
     backend: Annotated[
-        Literal["auto", "transformers", "llama.cpp", "vllm"], "what runs the model; auto is the fastest here"
+        Literal["auto", "transformers", "llama.cpp"],
+        "what runs the model; auto is the fastest here. A vLLM server is an engine: CREATE ML_ENGINE v FROM vllm "
+        "USING base_url = '…', then serve = 'v' when asking",
     ] = "auto"
     precision: Annotated[
         Literal["auto", "f32", "bf16", "f16", "q8_0"], "the weights' numbers when asking; auto is the fastest good one"
@@ -111,13 +115,17 @@ class TrainOptions(LengthOptions, TrainingOptions):
         bool, "with validation rows: stop when their loss no longer falls, and keep the best state"
     ] = True
     max_minutes: Annotated[
-        float | None, "end training in this time, the learning rate falling as planned", Range(0.01)
+        float | None,
+        "end training this long after its first step begins, the learning rate falling as planned",
+        Range(0.01),
     ] = None
     max_memory: Annotated[
         str | None, "most memory of the training process, such as '8GB' or bytes; without it what is free, less a tenth"
     ] = None
     max_tokens_per_pass: Annotated[
-        int | None, "tokens computed at once; without it what max_memory allows, at most 2048", Range(16)
+        int | None,
+        "tokens computed at once; without it what max_memory allows, at most 2048, 16384 on a GPU",
+        Range(16),
     ] = None
     gradient_checkpointing: Annotated[
         bool | None, "compute blocks again for the backward pass; without it where memory asks for it"
@@ -132,6 +140,10 @@ class TrainOptions(LengthOptions, TrainingOptions):
     def rows_per_step(self) -> int:
         """The batch size, where no preset settled it that of most bases."""
         return self.batch_size or 16
+
+    def limit_row(self, context: int) -> int:
+        """Most tokens of a row, for a base that reads so many."""
+        return min(self.max_length or DEFAULT_MAX_LENGTH, context)
 
     @property
     def layers(self) -> list[str]:

@@ -281,11 +281,11 @@ UNOPENED_THOUGHT = re.compile(r"\A.*?(?:</(?:seed:)?think>|\[/THINK\])(?=[\s{\[]
 def strip_thoughts(text: str) -> str | None:
     """The answer alone; None where the text ended before one began.
 
-    >>> without_thoughts("<think>2 and 2</think>\\n\\n4")
+    >>> strip_thoughts("<think>2 and 2</think>\\n\\n4")
     '4'
-    >>> without_thoughts("so it is 4\\n</think>\\n\\n4")
+    >>> strip_thoughts("so it is 4\\n</think>\\n\\n4")
     '4'
-    >>> without_thoughts("<think>2 and") is None
+    >>> strip_thoughts("<think>2 and") is None
     True
     """
     left = _strip_blocks(text)

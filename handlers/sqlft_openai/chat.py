@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlft.handler import Completion, Delta, Predictor, Request
+from sqlft.handler import Completion, Delta, Predictor, Request, estimate_tokens
 from sqlft_openai import bodies
 from sqlft_openai.http.errors import RequestError
-from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, TransportThread, estimate_tokens
+from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, TransportThread
 from sqlft_openai.options import PredictOptions
 from sqlft_openai.prices import CostCalculator
 
@@ -33,7 +33,7 @@ class ChatCompletions:
     async def complete(self, request: Request, emit: Callable[[Delta], None], state: Any) -> Completion:
         """The completion, or the row's error; raises HandlerError where no row can be answered."""
         limit = self._options.max_tokens or DEFAULT_ANSWER_TOKENS
-        tokens = estimate_tokens([m.content for m in request.messages], limit)
+        tokens = sum(estimate_tokens(m.content) for m in request.messages) + limit
         shown: list[str] = []
 
         def show_piece(text: str) -> None:

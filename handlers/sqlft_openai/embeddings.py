@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice, pairwise
 
 from sqlft.errors import ProviderError
-from sqlft.handler import Vector
+from sqlft.handler import Vector, estimate_tokens
 from sqlft_openai.bodies import TokenUsage, parse_usage
 from sqlft_openai.chat import RequestState
 from sqlft_openai.http import errors
 from sqlft_openai.http.address import Address
 from sqlft_openai.http.errors import RequestError
-from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, TransportThread, estimate_tokens
+from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, TransportThread
 from sqlft_openai.prices import CostCalculator
 
 TEXTS_PER_REQUEST = 128
@@ -53,7 +53,7 @@ async def _request_vectors(client: InferenceClient, costs: CostCalculator, batch
         return is_refused and body.pop("encoding_format", None) is not None
 
     try:
-        outgoing = OutgoingRequest(EMBEDDINGS_PATH, lambda: body, estimate_tokens(batch, 0))
+        outgoing = OutgoingRequest(EMBEDDINGS_PATH, lambda: body, sum(map(estimate_tokens, batch)))
         vectors, tokens_used = await client.send(
             outgoing, lambda c: parse_vectors(c, len(batch), client.address), adapt, RequestState()
         )

@@ -37,6 +37,8 @@ class Sunset(NamedTuple):
     instead: str = ""
     """A model to ask in place of these, that has no such day."""
     note: str = ""
+    tunes: tuple[str, ...] = ()
+    """Families that may be trained while it trains; none: whatever it has."""
     is_earliest: bool = False
     """The provider promises the days at least: nothing is refused after them."""
 
@@ -50,6 +52,7 @@ SUNSETS = (
         OPENAI_HOST,
         OPENAI_SOURCE,
         trains_until=date(2027, 1, 6),
+        tunes=("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini"),
         note="only organizations that used tuned models shortly before 2026-07-02 may still train",
     ),
     Sunset(
@@ -173,6 +176,12 @@ def _describe_training_end(sunset: Sunset, model: str) -> tuple[str, bool]:
         return f"{sunset.provider} gives its fine-tuning up{note}.", False
     if sunset.is_earliest:
         return f"{sunset.provider} trains '{get_model_family(model)}' until {day} at least{note}.", False
+    if today() < day and sunset.tunes and SNAPSHOT_SUFFIX.sub("", get_model_family(model)) not in sunset.tunes:
+        return (
+            f"{sunset.provider} does not train '{get_model_family(model)}': it trains {', '.join(sunset.tunes)}, "
+            f"and takes no new jobs from {day}{note}.",
+            True,
+        )
     if today() < day:
         return (
             f"{sunset.provider} takes no new fine-tuning jobs from {day}, {_format_days_until(day)} from now{note}.",

@@ -15,6 +15,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 
 from sqlft.errors import CatalogError, HandlerError
+from sqlft.home import home
 from sqlft.log import LINE_PREFIX
 
 UNSAFE_SUFFIXES = frozenset(
@@ -24,6 +25,16 @@ UNSAFE_SUFFIXES = frozenset(
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 _verified_digests: dict[Path, tuple[Fingerprint, str]] = {}
+
+
+def catalog_folder(database: str) -> Path | None:
+    """Where the catalog of a database lies; None: nowhere that lasts."""
+    if database == "" or database.startswith(":memory:"):
+        return None
+    if database.startswith("md:"):
+        return home()
+    path = Path(database).absolute()
+    return path.with_name(path.name + ".sqlft")
 
 
 def publish_artifact(made: Path, place: Path) -> tuple[Path, str]:

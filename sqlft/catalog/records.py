@@ -117,7 +117,7 @@ class Version:
     details: Mapping[str, Any] = field(default_factory=dict)
     """Handler and package versions, tokens, steps, final losses …"""
     progress: Mapping[str, Any] = field(default_factory=dict)
-    """How far training is: step, total_steps and the latest metrics by name."""
+    """How far training is: step, total_steps, seconds_left and the latest metrics by name."""
     artifact_path: Path | None = None
     remote_id: str | None = None
     artifact_digest: str | None = None

@@ -497,7 +497,12 @@ class Catalog:
                         (report.step, epoch, "valid" if valid else "train", valid[1] if valid else name, value)
                     )
         last = reports[-1]
-        known = {"step": last.step, "total_steps": last.total_steps, "metrics": dict(last.metrics)}
+        known = {
+            "step": last.step,
+            "total_steps": last.total_steps,
+            "metrics": dict(last.metrics),
+            "seconds_left": last.seconds_left,
+        }
         with self._db.write(durable=False):
             self._add_metrics(key, found)
             told: dict[str, Any] = {"progress": known} if seconds is None else {"progress": known, "seconds": seconds}

@@ -28,6 +28,7 @@ from sqlft.data.json_types import (
     write_object,
 )
 from sqlft.errors import DataError, OptionError
+from sqlft.sql.names import quote_name
 
 DERIVED_SUFFIXES = ("error", "usage", "logprob")
 """What a model has beside its answer's columns: <column>_error …, the same under each column's name."""
@@ -250,7 +251,7 @@ def parse_outputs(name: str, given: Any, bind: BindType) -> Outputs:
             return _parse_json_schema(name, given, bind)
         if not given or not all(isinstance(t, str) for t in given.values()):
             raise _schema_error("it is neither a JSON schema nor names with types")
-        given = f"STRUCT({', '.join(f'{_quote_name(n)} {t}' for n, t in given.items())})"
+        given = f"STRUCT({', '.join(f'{quote_name(n)} {t}' for n, t in given.items())})"
     if not isinstance(given, str) or not given.strip():
         raise _schema_error("it is neither a JSON schema nor a type")
     kind = bind(given)
@@ -322,7 +323,7 @@ def _to_object_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: i
         return f"MAP(VARCHAR, {to_sql_type(more, root, depth + 1)})"
     if not properties or len({str(n).lower() for n in properties}) < len(properties):
         return "JSON"
-    return f"STRUCT({', '.join(f'{_quote_name(n)} {to_sql_type(s, root, depth + 1)}' for n, s in properties.items())})"
+    return f"STRUCT({', '.join(f'{quote_name(n)} {to_sql_type(s, root, depth + 1)}' for n, s in properties.items())})"
 
 
 def _parse_json_schema(name: str, schema: Mapping[str, Any], bind: BindType) -> Outputs:
@@ -358,7 +359,3 @@ def _schema_error(why: str) -> OptionError:
         f"The option 'schema' cannot be used, {why}.",
         "Give a JSON schema as text ('{\"type\": \"object\", …}'), or a type: schema = 'STRUCT(a INTEGER, b DATE)'",
     )
-
-
-def _quote_name(name: Any) -> str:
-    return '"' + str(name).replace('"', '""') + '"'

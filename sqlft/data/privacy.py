@@ -5,20 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from sqlft.redact import KEY_FORMS, KEY_SCREEN
+
 NumberCheck = Callable[[str], bool]
 
-KEYS = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----[A-Za-z0-9+/=\s\\]*(?:-----END [A-Z ]*PRIVATE KEY-----)?"
-    r"|\bsk-[A-Za-z0-9_-]{20,}"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
-    r"|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_[A-Za-z0-9_]{22,}|\bglpat-[A-Za-z0-9_-]{20,}"
-    r"|\bxox[abprs]-[A-Za-z0-9-]{10,}"
-    r"|\bAIza[0-9A-Za-z_-]{35}"
-    r"|\bhf_[A-Za-z0-9]{30,}"
-    r"|\b[sr]k_(?:live|test)_[0-9A-Za-z]{16,}"
-    r"|\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{5,}"
-)
-"""Forms that providers give their keys, so that nearly nothing else looks so."""
 PASSWORDS = re.compile(
     r"\b(?:password|passwd|pwd|passphrase|api[_-]?key|secret[_-]?key|access[_-]?token)\b"
     r"['\"]?[ \t]*(?:[:=]|\bis\b)[ \t]*['\"]?(?=[^\s'\"]*[0-9])[^\s'\",;)]{8,}"
@@ -36,15 +26,14 @@ SHOWN_KEY_CHARACTERS = 4
 """Characters of a key that are still shown."""
 
 
-KEY_SCREEN = r"sk-|AKIA|ASIA|gh[pousr]_|github_pat_|xox[abprs]-|AIza|hf_|k_(?:live|test)_|eyJ|PRIVATE KEY|glpat-"
 PASSWORD_SCREEN = r"(?i)(?:pass|pwd|key|token)[a-z_-]*['\"]?[ \t]*(?:[:=]|is\b)|://[^\s:/@]+:[^\s:/@]+@"
 PERSONAL_SCREEN = r"@|\+\d|\(\d{3}\) ?\d{3}-|\d{4}[ -]?\d{4}[ -]?\d{4}|\b[A-Z]{2}\d{2} ?[A-Z0-9]{4}|\d{3}-\d{2}-\d{4}"
-"""What each of those must hold, for Arrow's regexes, which are faster and know less."""
+"""What each of those must hold, as KEY_SCREEN is for keys: for Arrow's regexes, which are faster and know less."""
 
 
 def find_keys(text: str) -> list[str]:
     """What looks like a provider's key or a private key."""
-    return KEYS.findall(text) if _may_hold_key(text) else []
+    return KEY_FORMS.findall(text) if _may_hold_key(text) else []
 
 
 def find_passwords(text: str) -> list[str]:
@@ -67,7 +56,7 @@ def find_personal_data(text: str) -> dict[str, list[str]]:
 def mask_private(text: str) -> str:
     """The text with all of that made unreadable."""
     if _may_hold_key(text):
-        text = KEYS.sub(lambda m: m.group()[:SHOWN_KEY_CHARACTERS] + "****", text)
+        text = KEY_FORMS.sub(lambda m: m.group()[:SHOWN_KEY_CHARACTERS] + "****", text)
     text = PASSWORDS.sub(_mask_password, text)
     if "@" in text:
         text = EMAILS.sub(lambda m: f"{m.group()[0]}***@***.{m.group().rpartition('.')[2]}", text)

@@ -234,3 +234,17 @@ _FORMATTERS: tuple[tuple[Any, Callable[[Any], str]], ...] = (
     ((bytes, bytearray, memoryview), lambda v: _format_bytes(bytes(v))),
     ((list, tuple, Mapping, set), _format_json),
 )
+
+
+def is_nested_type(kind: str) -> bool:
+    """Whether a prompt has a value of this type as JSON."""
+    return kind.endswith("]") or kind.startswith(("STRUCT(", "MAP(", "UNION("))
+
+
+def prompt_text_sql(expression: str, kind: str) -> str:
+    """SQL for the text of a value in a prompt: what DuckDB writes, nested ones as JSON.
+
+    >>> prompt_text_sql("x", "INTEGER[]")
+    'CAST(to_json(x) AS VARCHAR)'
+    """
+    return f"CAST(to_json({expression}) AS VARCHAR)" if is_nested_type(kind) else f"CAST({expression} AS VARCHAR)"

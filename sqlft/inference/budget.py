@@ -15,13 +15,19 @@ from typing import Any
 
 from sqlft.catalog.records import RUNNING, Version
 from sqlft.errors import BudgetExceeded, NotFound, OptionError
-from sqlft.handler import Completion, Message, SamplingOptions, read_options
+from sqlft.handler import (
+    MAX_TOKENS_PER_MESSAGE,
+    Completion,
+    Message,
+    SamplingOptions,
+    count_bytes,
+    max_prompt_tokens,
+    read_options,
+)
 from sqlft.inference.prices import SECONDS_PER_HOUR, Pricing, find_pricing
 from sqlft.inference.resolve import ResolvedVersion
 from sqlft.session import Budget, Session, SessionBudget, budget_exceeded_error, format_dollars, reserve_all
 
-MAX_TOKENS_PER_MESSAGE = 16
-"""Tokens that a chat format adds for each message, at most."""
 SAFETY_MARGIN = 1.5
 MIN_ROW_SECONDS = 0.001
 """Seconds that a row of a machine's is reckoned at, at least."""
@@ -80,7 +86,7 @@ class CostTracker:
         if not self._is_metered:
             self._calls += 1
             return None
-        size = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
+        size = sum(map(count_bytes, messages))
         worst = self._worst_cost(messages) if self._bounds_cost else None
         over = reserve_all(self._limits, worst, int(first))
         if over is not None:
@@ -169,10 +175,10 @@ class CostTracker:
         machine = self.pricing.cost_of_seconds(max(self.timer.longest, MIN_ROW_SECONDS))
         if machine is not None:
             return machine
-        size = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
-        given = size + MAX_TOKENS_PER_MESSAGE * (len(messages) + 1)
+        given = max_prompt_tokens(messages)
         if self._counted_answers >= MIN_SAMPLES:
-            given = min(given, int(SAFETY_MARGIN * self._tokens_per_byte * size) + MAX_TOKENS_PER_MESSAGE)
+            learned = SAFETY_MARGIN * self._tokens_per_byte * sum(map(count_bytes, messages))
+            given = min(given, int(learned) + MAX_TOKENS_PER_MESSAGE)
         return self.pricing.cost_of_tokens(given, self._max_output_tokens())
 
     def _max_output_tokens(self) -> int:

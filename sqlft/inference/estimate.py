@@ -13,7 +13,14 @@ from statistics import median_low
 from typing import Any, NamedTuple
 
 from sqlft.catalog.records import Usage
-from sqlft.handler import CountsPromptTokens, Message, SamplingOptions, read_options
+from sqlft.handler import (
+    TOKENS_PER_MESSAGE,
+    CountsPromptTokens,
+    Message,
+    SamplingOptions,
+    estimate_tokens,
+    read_options,
+)
 from sqlft.inference.cache import AnswerLengths, Cache
 from sqlft.inference.prices import Pricing, find_pricing
 from sqlft.inference.resolve import ResolvedVersion, check_retirement, count_tokens
@@ -21,9 +28,6 @@ from sqlft.session import Session
 
 SAMPLE_PROMPTS = 2000
 """Prompts that are counted; of more, evenly chosen ones stand for all."""
-CHARS_PER_TOKEN = 4.0
-TOKENS_PER_MESSAGE = 4
-"""Tokens that a chat format adds for each message, about."""
 MAX_TEMPLATE_TOKENS = 32
 """Tokens that a format may add to each prompt beyond that, such as a system message of its own."""
 DEFAULT_ANSWER_TOKENS, MAX_DEFAULT_ANSWER_TOKENS = 64, 1024
@@ -110,7 +114,7 @@ def estimate_unseen_prompts(
     check_retirement(session, resolved.handler, resolved.spec, resolved.artifact)
     used = [u for u in session.catalog.usage() if u.version == resolved.version.key and u.calls > 0]
     calls = sum(u.calls for u in used)
-    frame = len(resolved.prompt.template) / CHARS_PER_TOKEN + DEFAULT_ANSWER_TOKENS
+    frame = estimate_tokens(resolved.prompt.template) + DEFAULT_ANSWER_TOKENS
     each = sum(u.input_tokens for u in used) / calls if calls else frame
     asked = Interval(0, min(likely, most), most)
     lengths = _find_answer_lengths(cache, resolved, str(resolved.version.key), used)
@@ -143,7 +147,8 @@ def _estimate_input_tokens(
     known = [u for u in used if u.input_chars > 0 and u.input_tokens > 0]
     if known:
         return _scale_earlier_usage(known, sum(chars) * scale, len(waiting)), "as before"
-    guessed = [c / CHARS_PER_TOKEN + f for c, f in zip(chars, frames, strict=True)]
+    texts = [sum(estimate_tokens(m.content) for m in messages) for messages in sample]
+    guessed = [float(t + f) for t, f in zip(texts, frames, strict=True)]
     low, about, high = _extrapolate_sum(guessed, scale).times(0.5, 1.0, 2.0)
     return Interval(low, about, high + MAX_TEMPLATE_TOKENS * len(sample) * scale), "by length"
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlft import plugins
 from sqlft.catalog import files
 from sqlft.catalog.records import Engine, Model, ModelKey, Version
 from sqlft.data import Outputs, Prompt
+from sqlft.data.outputs import encode_vector
 from sqlft.errors import (
     CatalogError,
     NotFound,
@@ -24,19 +26,24 @@ from sqlft.errors import (
     SqlftError,
     did_you_mean,
 )
-from sqlft.handler import Artifact, CountsTokens, Handler, LoadsAdapters, ModelSpec, Notice, Trainer
+from sqlft.handler import (
+    Artifact,
+    Completion,
+    CountsTokens,
+    Embedder,
+    Handler,
+    LoadsAdapters,
+    ModelSpec,
+    Notice,
+    Predictor,
+    Request,
+    Trainer,
+    Vector,
+)
 from sqlft.options import build_options, drop_options, pick_answer_options, pick_options
 from sqlft.secrets import references
 from sqlft.session import EngineSettings, Session
-
-if TYPE_CHECKING:
-    pass
-from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-
-from sqlft.data.outputs import encode_vector
-from sqlft.handler import Completion, Embedder, Predictor, Request, Vector
+from sqlft.sql.names import format_name
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,14 @@ def read_outputs(model: Model) -> Outputs:
 def build_prompt(model: Model) -> Prompt:
     """The one rendering of a model's rows, the form of a typed answer told in its system message."""
     return Prompt(model.prompt_template, read_outputs(model).system(model.system))
+
+
+def evaluation_of(model: Model, *numbers: int) -> str:
+    """The statement that compares these versions, to be filled in with a query: `EVALUATE MODEL m.1, m.2 ON (…)`."""
+    project = "" if model.key.project.lower() == "mindsdb" else f"{format_name(model.key.project)}."
+    versions = ", ".join(f"{project}{format_name(model.key.name)}.{number}" for number in numbers)
+    columns = [*Prompt(model.prompt_template).inputs, *read_outputs(model).names]
+    return f"EVALUATE MODEL {versions} ON (SELECT {', '.join(map(format_name, columns))} FROM …)"
 
 
 def find_model(session: Session, key: ModelKey | str) -> Model:

@@ -41,10 +41,11 @@ from sqlft.query.statements import (
     starts_query,
     view_key,
 )
-from sqlft.secrets.redact import redact_statement
+from sqlft.redact import redact_statement
 from sqlft.session import MINDSDB_TABLES, Parameters, Session, inline_settings, settings_table
 from sqlft.sql.lexer import Token, tokenize
-from sqlft.sql.literals import inline_parameters, quote_name
+from sqlft.sql.literals import inline_parameters
+from sqlft.sql.names import quote_name
 from sqlft.sql.statements import DEFAULT_PROJECT, Plain
 
 SYSTEM_SCHEMA, SETTINGS_TABLE = "sqlft", "settings"
@@ -166,7 +167,7 @@ class Planner:
         piece = self._find_query(word)
         if piece is not None:
             try:
-                return self._one(piece)
+                return self._plan_query(piece)
             except ast.NotASelect:
                 pass
         return self._plan_parenthesized()
@@ -270,7 +271,9 @@ class Planner:
 
     # -- statements around a query -------------------------------------------------------------------------------------
 
-    def _one(self, piece: QuerySpan, explained: ExplainOptions | None = None, *, dry: bool = False) -> PlannedQuery:
+    def _plan_query(
+        self, piece: QuerySpan, explained: ExplainOptions | None = None, *, dry: bool = False
+    ) -> PlannedQuery:
         """One query, by itself or at the end of a statement."""
         query = piece.prefix + self._text[piece.start : piece.end]
         try:
@@ -313,7 +316,7 @@ class Planner:
         if word == "COPY" or len(self._tokens) < 2 or not starts_query(self._tokens, 1):
             return self._plan_parenthesized()
         try:
-            return self._one(QuerySpan(self._tokens[1].start, self._tokens[-1].end), dry=word != "SUMMARIZE")
+            return self._plan_query(QuerySpan(self._tokens[1].start, self._tokens[-1].end), dry=word != "SUMMARIZE")
         except ast.NotASelect:
             return self._plan_parenthesized()
 
@@ -337,7 +340,7 @@ class Planner:
         if piece is None or explained is None:
             return UnchangedQuery()
         try:
-            return inner._one(piece, explained=explained)
+            return inner._plan_query(piece, explained=explained)
         except ast.NotASelect:
             return UnchangedQuery()
 

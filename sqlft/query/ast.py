@@ -213,6 +213,17 @@ def substitute(node: Node, parts: Mapping[str, Node]) -> Node:
     return made
 
 
+def copy_replacing(value: Any, parts: Mapping[int, Node]) -> Any:
+    """A copy of a tree with copies of other ones in place of the nodes whose ids `parts` has."""
+    if isinstance(value, dict):
+        if id(value) in parts:
+            return copy_replacing(parts[id(value)], parts)
+        return {k: copy_replacing(v, parts) if isinstance(v, (dict, list)) else v for k, v in value.items()}
+    if isinstance(value, list):
+        return [copy_replacing(v, parts) if isinstance(v, (dict, list)) else v for v in value]
+    return value
+
+
 def _is_bare_column(node: Node, names: Mapping[str, Any]) -> bool:
     return is_column(node) and len(node["column_names"]) == 1 and node["column_names"][0] in names
 

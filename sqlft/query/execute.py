@@ -16,14 +16,15 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from sqlft.data.prompts import is_nested_type, prompt_text_sql
 from sqlft.errors import NotSupported, StatementError
 from sqlft.inference.statement_runs import PromptTable, StatementRuns
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.plan import QueryPlan, ScanRemover, build_input_query, has_visible_columns, push_limit
-from sqlft.query.scope import Condition, ModelScan, QueryBlock, add_ctes, find_join_path, leaves, select
+from sqlft.query.scope import Condition, ModelScan, QueryBlock, add_ctes, find_join_path, join_laterally, leaves, select
 from sqlft.session import Session
-from sqlft.sql.literals import quote_name
+from sqlft.sql.names import quote_name
 
 FIRST_ROWS, MAX_ROWS = 64, 16384
 FILTERED_ROWS = (64, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -56,19 +57,9 @@ def is_exact_type(kind: str) -> bool:
     return plain in EXACT_TYPES or plain.startswith("DECIMAL(")
 
 
-def is_nested_type(kind: str) -> bool:
-    """Whether a prompt has a value of this type as JSON."""
-    return kind.endswith("]") or kind.startswith(("STRUCT(", "MAP(", "UNION("))
-
-
 def is_cast_back(kind: str) -> bool:
     """Whether a value of this type is kept as its text and cast back, since Arrow would change it."""
     return not (is_exact_type(kind) or is_nested_type(kind) or kind in ("JSON", '"NULL"'))
-
-
-def prompt_text_sql(expression: str, kind: str) -> str:
-    """SQL for the text of a value in a prompt: what DuckDB writes, nested ones as JSON."""
-    return f"CAST(to_json({expression}) AS VARCHAR)" if is_nested_type(kind) else f"CAST({expression} AS VARCHAR)"
 
 
 def _encode_text(text: Node) -> Node:
@@ -239,11 +230,7 @@ class Execution:
                 where.append(made)
         around = ast.relation("(SELECT 1) AS __sqlft_inner")
         around["subquery"]["node"] = body
-        joined = around
-        if relation is not None:
-            joined = ast.relation("a, LATERAL (SELECT 1) AS b")
-            joined["left"], joined["right"] = relation, around
-        return add_ctes(select("__sqlft_inner.*", joined, where), outer.ctes)
+        return add_ctes(select("__sqlft_inner.*", join_laterally(relation, around), where), outer.ctes)
 
     # -- its place in the query --------------------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ class Explainer:
             what,
         )
         self._models: list[ExplainedModel] = []
-        self._started = time.monotonic()
+        self._began = time.monotonic()
 
     def run(self) -> pa.Table:
         """The plan as DuckDB's EXPLAIN gives one: a row of explain_key and explain_value."""
@@ -183,7 +183,7 @@ class Explainer:
                 for book in {id(t.prompt_table): t.prompt_table for t in self._models}.values()
             ]
             total = "not known" if None in spent else format_dollars(sum(spent))
-            head = [f"Total Time: {time.monotonic() - self._started:.4f}s", f"Cost: {total}"]
+            head = [f"Total Time: {time.monotonic() - self._began:.4f}s", f"Cost: {total}"]
             head += [] if rows is None else [f"Rows: {format_count(rows)}"]
             return draw_box("Summary", head) + draw_operators(root)
         cost = _sum_ranges(costs)
@@ -198,7 +198,7 @@ class Explainer:
     def _format_json(self, root: Operator, rows: int | None) -> str:
         if not self._explain_options.analyze:
             return json.dumps([root.json()], indent=4, default=str)
-        seconds = time.monotonic() - self._started
+        seconds = time.monotonic() - self._began
         return json.dumps({"latency": seconds, "rows_returned": rows, "operator": [root.json()]}, indent=4, default=str)
 
 

@@ -7,7 +7,7 @@ query whose every row comes from one row of its tables is answered slice by slic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from sqlft.query.scope import (
     QueryBlock,
     add_ctes,
     find_join_path,
+    join_laterally,
     leaves,
     remove_scans,
     select,
@@ -215,12 +216,7 @@ def join_value_lists(
             beside = ast.relation(f"(SELECT 1) AS {alias}(v)")
             beside["subquery"]["node"] = query
             columns[scan.number, j] = ast.column(alias, "v")
-            if relation is None:
-                relation = beside
-            else:
-                joined = ast.relation("a, LATERAL (SELECT 1) AS b")
-                joined["left"], joined["right"] = relation, beside
-                relation = joined
+            relation = join_laterally(relation, beside)
     return relation, columns
 
 
@@ -279,13 +275,7 @@ class ScanRemover:
 
     def copy(self, value: Any) -> Any:
         """A copy of a tree, inputs of models replaced."""
-        if isinstance(value, dict):
-            if id(value) in self._inputs:
-                return self.copy(self._inputs[id(value)])
-            return {k: self.copy(v) if isinstance(v, (dict, list)) else v for k, v in value.items()}
-        if isinstance(value, list):
-            return [self.copy(v) if isinstance(v, (dict, list)) else v for v in value]
-        return value
+        return ast.copy_replacing(value, self._inputs)
 
     def copy_relation(self, relation: Node | None) -> Node | None:
         """A copy of the FROM clause, or None if nothing is left."""
@@ -381,17 +371,7 @@ def _rewrite_inside(tree: Node, block: QueryBlock, alias: str, bound: BoundQuery
         if source is None:
             return None
         parts[id(node)] = source
-    return _copy_replacing(tree, parts) if parts else None
-
-
-def _copy_replacing(value: Any, parts: Mapping[int, Node]) -> Any:
-    if isinstance(value, dict):
-        if id(value) in parts:
-            return _copy_replacing(parts[id(value)], {})
-        return {k: _copy_replacing(v, parts) if isinstance(v, (dict, list)) else v for k, v in value.items()}
-    if isinstance(value, list):
-        return [_copy_replacing(v, parts) if isinstance(v, (dict, list)) else v for v in value]
-    return value
+    return ast.copy_replacing(tree, parts) if parts else None
 
 
 def _find_source_expression(name: str, block: QueryBlock, bound: BoundQuery) -> Node | None:

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from sqlft.errors import Cancelled, DataError
-from sqlft.sql.literals import quote_name
+from sqlft.sql.names import quote_name
 
 MAX_MEMORY_BYTES = 32 * 1024 * 1024
 """Bytes above which rows go to a file."""

@@ -20,7 +20,7 @@ from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.session import MINDSDB_TABLES, Session
 from sqlft.sql.lexer import tokenize
-from sqlft.sql.names import format_name
+from sqlft.sql.names import format_name, quote_text
 from sqlft.sql.statements import DEFAULT_PROJECT
 
 
@@ -166,8 +166,8 @@ class RelationColumns:
         return self._known[id(relation)][1]
 
     def _is_missing_model(self, error: str) -> bool:
-        missing = re.search(r'with name "?(.+?)"? does not exist', error)
-        return missing is None or self._is_model(ast.split_version(missing[1])[0])
+        missing = find_unknown_name(error)
+        return not missing or self._is_model(ast.split_version(missing)[0])
 
 
 def select(columns: str, relation: Node | None = None, where: Sequence[Node] = ()) -> Node:
@@ -202,6 +202,15 @@ def leaves(relation: Node | None) -> Iterator[Node]:
         yield from leaves(relation["right"])
     else:
         yield relation
+
+
+def join_laterally(relation: Node | None, beside: Node) -> Node:
+    """A relation for each row of another, if there is one."""
+    if relation is None:
+        return beside
+    joined = ast.relation("a, LATERAL (SELECT 1) AS b")
+    joined["left"], joined["right"] = relation, beside
+    return joined
 
 
 def find_join_path(relation: Node, leaf: Node) -> list[tuple[Node, str]] | None:
@@ -291,6 +300,16 @@ FROM (SELECT database_name, schema_name, table_name AS name FROM duckdb_tables()
       UNION ALL SELECT database_name, schema_name, view_name FROM duckdb_views() WHERE NOT internal)"""
 
 
+def find_unknown_name(error: str) -> str:
+    """The name that DuckDB does not know; empty where its error is of another kind.
+
+    >>> find_unknown_name("Catalog Error: Table with name orders does not exist!")
+    'orders'
+    """
+    found = UNKNOWN_NAME.search(error)
+    return found["name"] if found else ""
+
+
 def explain_error(session: Session, error: duckdb.Error, query: str) -> None:
     """Let an error of DuckDB's speak of the query as it was typed, and end with the next step where sqlft knows one."""
     said = str(error).rstrip()
@@ -328,8 +347,7 @@ def _find_hint(session: Session, error: duckdb.Error, query: str) -> str:
         return _hint_for_syntax(session, query)
     missing = UNKNOWN_COLUMN.search(said)
     if missing is not None and f'"{missing[1]}"' in query:
-        text = missing[1].replace("'", "''")
-        return f"Text stands in single quotes: '{text}'. Double quotes are for names."
+        return f"Text stands in single quotes: {quote_text(missing[1])}. Double quotes are for names."
     return ""
 
 

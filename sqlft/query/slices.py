@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from sqlft.data.prompts import prompt_text_sql
 from sqlft.errors import StatementError
 from sqlft.inference.statement_runs import PromptTable
 from sqlft.query import ast
@@ -26,12 +27,11 @@ from sqlft.query.execute import (
     is_exact_type,
     make_modifiers,
     new_relation_name,
-    prompt_text_sql,
 )
 from sqlft.query.plan import ScanRemover, StreamPlan, join_value_lists
 from sqlft.query.results import BATCH_ROWS, Result, Spool, make_relation
 from sqlft.query.scope import ModelScan, add_ctes, drop_schema, leaves, select
-from sqlft.sql.literals import quote_name
+from sqlft.sql.names import quote_name
 
 FIRST_ROWS, MAX_ROWS = 64, 16384
 FILTERED_ROWS = (64, 64, 128, 256, 512, 1024, 2048, 4096)

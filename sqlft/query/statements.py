@@ -16,8 +16,7 @@ from sqlft.catalog.records import View
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, NotSupported, StatementError
 from sqlft.session import Session
 from sqlft.sql.lexer import Token, tokenize
-from sqlft.sql.literals import quote_text
-from sqlft.sql.names import format_name
+from sqlft.sql.names import format_name, quote_text
 
 MAIN_SCHEMAS = ("", "main")
 

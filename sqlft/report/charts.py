@@ -10,14 +10,20 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from sqlft.report.facts import ModelFacts, TableRow
+from sqlft.report.facts import ModelFacts
+from sqlft.report.rows import Row
 
 WIDTH = 4.8
 """Inches; small enough that the letters can be read on a phone."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which people who see fewer colours can tell apart."""
+INK, LINE = "#010203", "#040506"
+"""What becomes the page's own colours, which a dark page has others of."""
+VERSIONS = tuple(f"#0a0b{n:02x}" for n in range(7))
+"""And those of the versions: the page's --v1 to --v7."""
 MAX_POINTS = 400
+TALL, EARLY = 4, 0.1
+"""How many times higher than all later losses those of the first tenth of the steps may be on a linear axis."""
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "sqlft",
@@ -25,11 +31,17 @@ STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": LINE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.alpha": 0.3,
     "axes.axisbelow": True,
+    "savefig.transparent": True,
 }
 
 
@@ -68,10 +80,23 @@ def draw_loss(facts: ModelFacts) -> Markup | None:
         axes.set_xlabel("step")
         axes.locator_params(axis="x", integer=True)
         axes.set_ylabel("loss")
-        axes.set_ylim(bottom=0)
+        curves = [points for splits in facts.losses.values() for points in splits.values()]
+        if all(value > 0 for points in curves for _, value in points) and any(map(_is_tall, curves)):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize=9)
 
     return _render_svg(draw, 3.2, "Loss by training step")
+
+
+def _is_tall(points: Sequence[tuple[int, float]]) -> bool:
+    """Whether the first losses are so high that the later ones would lie flat on the axis."""
+    later = [value for _, value in points[max(1, round(EARLY * len(points))) :]]
+    return bool(later) and max(value for _, value in points) > TALL * max(later)
 
 
 def draw_metrics(facts: ModelFacts) -> Markup | None:
@@ -101,7 +126,7 @@ def draw_differences(facts: ModelFacts) -> Markup | None:
     )
 
 
-def _format_baseline(e: TableRow) -> str:
+def _format_baseline(e: Row) -> str:
     """The baseline: v1 where it is of the same model, else with its model's name."""
     name, _, number = str(e["baseline"]).rpartition(".")
     return f"v{number}" if name == e["model"] else str(e["baseline"])
@@ -127,7 +152,7 @@ def _draw_bars(bars: Iterable[tuple[int, float | None]], label: str, title: str)
     def draw(axes: Axes) -> None:
         names = [f"v{number}" for number, _ in known]
         drawn = axes.barh(names, [value for _, value in known], color=[_choose_colour(number) for number, _ in known])
-        axes.bar_label(drawn, labels=[f" {value:.3g}" for _, value in known])
+        axes.bar_label(drawn, labels=[f"{value:.3g}" for _, value in known], padding=6)
         axes.margins(x=0.2)
         axes.invert_yaxis()
         axes.set_xlabel(label)
@@ -136,7 +161,7 @@ def _draw_bars(bars: Iterable[tuple[int, float | None]], label: str, title: str)
 
 
 def _draw_dots(
-    rows: Sequence[TableRow], read: Callable[[TableRow], tuple[Any, ...]], label: str, title: str, zero: bool = False
+    rows: Sequence[Row], read: Callable[[Row], tuple[Any, ...]], label: str, title: str, zero: bool = False
 ) -> Markup | None:
     order = list(dict.fromkeys(row["metric"] for row in rows))
     points = [read(row) for row in sorted(rows, key=lambda row: order.index(row["metric"]))]
@@ -149,11 +174,11 @@ def _draw_dots(
             if low is not None and high is not None:
                 axes.plot([low, high], [place, place], color=_choose_colour(number), linewidth=2)
             axes.plot([value], [place], "o", color=_choose_colour(number))
-            axes.annotate(f"{value:.3g}", (value, place), (0, 5), textcoords="offset points", ha="center", fontsize=8)
+            axes.annotate(f"{value:.3g}", (value, place), (0, 7), textcoords="offset points", ha="center", fontsize=8)
         if zero:
-            axes.axvline(0, color="#444", linewidth=1)
+            axes.axvline(0, color=INK, linewidth=1)
         axes.set_yticks(range(len(points)), [_shorten(p[0]) for p in points])
-        axes.set_ylim(len(points) - 0.4, -0.7)
+        axes.set_ylim(len(points) - 0.4, -0.8)
         axes.set_xlabel(label)
 
     return _render_svg(draw, 0.9 + 0.36 * len(points), title)
@@ -166,6 +191,8 @@ def _render_svg(draw: Callable[[Axes], None], height: float, title: str) -> Mark
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
     text = written.getvalue()
+    for colour, name in ((INK, "ink"), (LINE, "line"), *((c, f"v{i + 1}") for i, c in enumerate(VERSIONS))):
+        text = text.replace(colour, f"var(--{name})")
     start = text.index("<svg")
     return Markup(text[start : start + 4] + f' role="img" aria-label="{title}"' + text[start + 4 :])
 
@@ -176,7 +203,7 @@ def _thin_points(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, flo
 
 
 def _choose_colour(version: int) -> str:
-    return COLOURS[(version - 1) % len(COLOURS)]
+    return VERSIONS[(version - 1) % len(VERSIONS)]
 
 
 def _shorten(text: str, width: int = 34) -> str:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
-from sqlft.errors import STARS, CatalogError, MissingSecret, is_placeholder
-from sqlft.errors import redact as redact_one
+from sqlft.errors import CatalogError, MissingSecret
 from sqlft.home import secrets_folder
-from sqlft.options import Env, redact_secrets
-
-_EXCERPT = re.compile(r"^LINE \d+: (.*)$", re.M)
+from sqlft.options import Env
+from sqlft.redact import STARS, redact
 
 
 def hide(options: Mapping[str, Any], is_secret: Callable[[str], bool], owner: str) -> dict[str, Any]:
@@ -41,58 +39,10 @@ def redact_text(text: str, options: Mapping[str, Any]) -> str:
     for name, value in options.items():
         if isinstance(value, Mapping) and _is_reference(value):
             with suppress(MissingSecret):
-                text = redact_one(text, str(_reveal_value(name, value)))
+                text = redact(text, str(_reveal_value(name, value)))
         elif isinstance(value, Mapping):
             text = redact_text(text, value)
     return text
-
-
-def redact_error(error: BaseException, also: Iterable[str] = ()) -> None:
-    """Take secrets out of an error, its notes and its causes: those that options hold, and `also`."""
-    found: list[BaseException] = []
-    left: list[BaseException | None] = [error]
-    while left:
-        one = left.pop()
-        if one is not None and one not in found:
-            found.append(one)
-            left += [one.__cause__, one.__context__]
-    values = sorted(also, key=len, reverse=True)
-    for one in found:
-        one.args = tuple(_redact_value(a, values) for a in one.args)
-        for name, value in list(vars(one).items()):
-            if isinstance(value, (str, list)):
-                setattr(one, name, _redact_value(value, values))
-
-
-def _redact_value(value: Any, also: Sequence[str]) -> Any:
-    if isinstance(value, list):
-        return [_redact_value(v, also) for v in value]
-    if not isinstance(value, str):
-        return value
-    for secret in also:
-        value = redact_one(value, secret, "*" * len(secret))
-    return _EXCERPT.sub(
-        lambda m: _redact_cut_secrets(_redact_quoted_words(m[0], also), m[1], also), redact_secrets(value)
-    )
-
-
-def _redact_quoted_words(line: str, also: Sequence[str]) -> str:
-    """DuckDB's excerpt of a line without the words that were given for keys, where they are quoted."""
-    for word in (a for a in also if is_placeholder(a) and a[:1] not in "'\""):
-        line = re.sub(rf"(?<=['\"]){re.escape(word)}(?=['\"])", "*" * len(word), line)
-    return line
-
-
-def _redact_cut_secrets(line: str, excerpt: str, also: Sequence[str]) -> str:
-    """DuckDB's excerpt of a line, which may begin or end within a secret."""
-    for secret in also:
-        for size in range(len(secret) - 1, 3, -1):
-            if excerpt.startswith("..." + secret[-size:]):
-                return line.replace(secret[-size:], "*" * size, 1)
-            if excerpt.endswith(secret[:size] + "..."):
-                head, _, tail = line.rpartition(secret[:size])
-                return head + "*" * size + tail
-    return line
 
 
 def forget(options: Mapping[str, Any]) -> None:

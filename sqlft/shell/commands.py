@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 from sqlft.errors import SqlftError, did_you_mean
 from sqlft.shell import tools
+from sqlft.shell.folding import folded
 from sqlft.shell.modes import MODES
 from sqlft.shell.plots import CHARTS, plot
 from sqlft.shell.reading import pieces, text_of_file
 from sqlft.shell.shell import Quit, Shell
-from sqlft.shell.table import NULL
+from sqlft.shell.table import NULL, fold
+from sqlft.sql.names import quote_text
 
 MODE_ALIASES = {"duckbox": "table", "ndjson": "jsonlines"}
 _TABLES = """
@@ -45,7 +47,8 @@ def help_(shell: Shell, *words: str) -> None:
     about = " ".join(words)
     if about.removeprefix(".").lower() in COMMANDS:
         command = COMMANDS[about.removeprefix(".").lower()]
-        shell.screen.write(f".{about.removeprefix('.')} {command.takes}".rstrip() + f"  {command.run.__doc__}\n")
+        line = f".{about.removeprefix('.')} {command.takes}".rstrip() + f"  {command.run.__doc__}\n"
+        shell.screen.write(folded(line, shell.screen.look.width, hanging=True))
         return
     if about:
         from sqlft.shell.topics import topic
@@ -54,13 +57,24 @@ def help_(shell: Shell, *words: str) -> None:
         return
     shown = {f".{name} {command.takes}".rstrip(): command for name, command in COMMANDS.items()}
     width = max(map(len, shown))
-    for usage, command in shown.items():
-        shell.screen.write(f"{usage.ljust(width)}  {command.run.__doc__}\n")
+    lines = [f"{usage.ljust(width)}  {command.run.__doc__}\n" for usage, command in shown.items()]
+    shell.screen.write(_listed(lines, width + 2, shell.screen.look.width))
     shell.screen.write(
-        "\nA statement ends with ; and may take several lines.  Ctrl-C stops it, Ctrl-D leaves, Tab completes.\n"
-        "Models: CREATE MODEL, FINETUNE, SHOW MODELS, DESCRIBE name, SELECT … FROM name WHERE input = …\n"
-        ".help CREATE MODEL explains a statement: its syntax, its options, an example.\n"
+        folded(
+            "\nA statement ends with ; and may take several lines.  Ctrl-C stops it, Ctrl-D leaves, Tab completes.\n"
+            "Models: CREATE MODEL, FINETUNE, SHOW MODELS, DESCRIBE name, SELECT … FROM name WHERE input = …\n"
+            ".help CREATE MODEL explains a statement: its syntax, its options, an example.\n",
+            shell.screen.look.width,
+        )
     )
+
+
+def _listed(lines: list[str], indent: int, width: int | None) -> str:
+    """A list in two columns, the second one folded."""
+    if width is None or width < indent + 20:
+        return "".join(lines)
+    folds = ([line[:indent], *fold(line[indent:].rstrip(), width - indent)] for line in lines)
+    return "".join(head + ("\n" + " " * indent).join(rest) + "\n" for head, *rest in folds)
 
 
 def mode(shell: Shell, name: str = "") -> None:
@@ -76,17 +90,17 @@ def mode(shell: Shell, name: str = "") -> None:
 
 def tables(shell: Shell, pattern: str = "%") -> None:
     """tables and views; the pattern is one of LIKE"""
-    shell.statement(_TABLES.format(like=_quoted(pattern)))
+    shell.statement(_TABLES.format(like=quote_text(pattern)))
 
 
 def models(shell: Shell, pattern: str = "%") -> None:
     """models and their versions; sqlft.versions tells more"""
-    shell.statement(_MODELS.format(like=_quoted(pattern)), is_ours=True)
+    shell.statement(_MODELS.format(like=quote_text(pattern)), is_ours=True)
 
 
 def schema(shell: Shell, pattern: str = "%") -> None:
     """the statements that make the tables and views"""
-    for (sql,) in shell.query(_SCHEMA.format(like=_quoted(pattern))):
+    for (sql,) in shell.query(_SCHEMA.format(like=quote_text(pattern))):
         shell.screen.write(f"{str(sql).rstrip().removesuffix(';')};\n")
 
 
@@ -133,7 +147,7 @@ def read(shell: Shell, path: str) -> None:
 
 
 def output(shell: Shell, path: str | None = None) -> None:
-    """write results to a file; without one, back to the screen"""
+    """write results to a file, in the form of its ending (.csv, .json, .md …); without one, back to the screen"""
     shell.screen.redirect(path)
 
 
@@ -227,7 +241,3 @@ def _words(text: str) -> tuple[str, Sequence[str]]:
     except ValueError:
         first, *rest = text.split()
     return first.removeprefix(".").lower(), rest
-
-
-def _quoted(pattern: str) -> str:
-    return "'" + pattern.replace("'", "''") + "'"

@@ -11,16 +11,13 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 from sqlft.errors import StatementError
 from sqlft.home import home
-from sqlft.options import is_secret
-from sqlft.secrets.redact import redact_statement
+from sqlft.redact import names_secret, redact_keys, redact_statement
 from sqlft.sql.lexer import Token, tokenize
 
 STARS = "'********'"
-_NAME = re.compile(r"(token|key_id|passphrase|passwd|encryption_key|credentials?|authorization)$", re.IGNORECASE)
 _GIVES = {"=", ":", ":=", "=>", "=="}
-# What no option's name tells: keys by their form, passwords within addresses and connection strings.
+# Passwords within addresses and connection strings, which no option's name tells.
 _INSIDE = [
-    re.compile(r"\b()(?:[sprk]k-[\w-]{16,}|hf_\w{16,}|gsk_\w{16,}|gh[pousr]_\w{20,}|AKIA[0-9A-Z]{16}|AIza[\w-]{30,})"),
     re.compile(r"(\w://[^\s:/@']*:)[^\s/@']+(?=@)"),
     re.compile(r"(\b(?:passwo?r?d|pwd|passphrase)\s*=\s*)[^\s;'\"*]+", re.IGNORECASE),
     re.compile(r"(\bbearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE),
@@ -37,7 +34,7 @@ def without_secrets(text: str) -> str:
         text = text[: token.start] + STARS + text[token.end :]
     for pattern in _INSIDE:
         text = pattern.sub(r"\1********", text)
-    return text
+    return redact_keys(text, "********")
 
 
 def _secrets(found: list[Token]) -> set[Token]:
@@ -47,7 +44,9 @@ def _secrets(found: list[Token]) -> set[Token]:
 
 
 def _is_name(token: Token) -> bool:
-    return token.kind in ("word", "quoted", "string") and (is_secret(token.value) or bool(_NAME.search(token.value)))
+    return token.kind in ("word", "quoted", "string") and (
+        names_secret(token.value) or token.value.lower().endswith("key_id")
+    )
 
 
 def _value(found: list[Token], at: int) -> Iterator[Token]:

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from sqlft.catalog.files import catalog_folder
 from sqlft.catalog.store import Catalog
-from sqlft.connection import Connection, catalog_folder, connect
+from sqlft.connection import Connection, connect
 from sqlft.errors import CatalogError, NotFound
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
+from sqlft.sql.names import quote_text
 
 NAME_IT = "Name the database, or the folder of its models: -d app.duckdb, --catalog folder"
 DATA_FILES = (".csv", ".tsv", ".parquet", ".json", ".jsonl", ".ndjson")
@@ -80,7 +82,7 @@ def is_data(path: Path) -> bool:
 def _no_database(path: Path) -> CatalogError:
     """What to type where a file that is no database was named as one."""
     name = shlex.quote(str(path))
-    rows = f'"FROM read_csv({_quoted(path)})"'
+    rows = f'"FROM read_csv({quote_text(str(path))})"'
     if path.stat().st_size == 0:
         return CatalogError(f"{path} is empty, and no database.", f"Remove it, and it is made as one: rm {name}")
     if path.suffix.lower() == ".sql":
@@ -96,12 +98,8 @@ def _no_database(path: Path) -> CatalogError:
     return CatalogError(
         f"{path} is no DuckDB database.",
         "Name one, or a file that is not there yet to make one: sqlft app.duckdb. "
-        f'Many other files can be read: sqlft "FROM {_quoted(path)}"',
+        f'Many other files can be read: sqlft "FROM {quote_text(str(path))}"',
     )
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
 
 
 def _is_text(path: Path) -> bool:

@@ -10,24 +10,34 @@ from sqlft.errors import DataError, HandlerNotInstalled, NotFound, did_you_mean
 from sqlft.report.facts import ModelFacts, collect_model_facts
 from sqlft.shell.shell import Shell
 
-WIDTH, HEIGHT = 100, 18
+WIDTH, HEIGHT, TICKS = 100, 18, 6
 MARKS = ("•", "x", "+", "o", "*", "#")
 """What lines are drawn with: told apart without colours, as in a file."""
 INSTALL = "Run: pip install 'sqlft[evaluation]'"
 
 
 def loss(plot: Any, facts: ModelFacts) -> bool:
-    """Loss by step, a line for each version and split."""
+    """Loss by step, a line for each version and split; what they are stands below, where it hides none of them."""
     marks = iter(MARKS * len(facts.losses))
+    names = []
     for number, splits in facts.losses.items():
         for split, points in splits.items():
             steps, values = zip(*points, strict=True)
-            drawn = plot.signal(list(steps), list(values), marker=next(marks))
+            mark = next(marks)
+            drawn = plot.signal(list(steps), list(values), marker=mark)
             drawn.lines()
-            drawn.label(f"v{number} {split}")
             plot.draw(drawn)
-    plot.label("step", "x")
+            names.append(f"{mark} v{number} {split}")
+    plot.label("   ".join(["step", *names]), "x")
+    if facts.losses:
+        plot.ruler("x").ticks(_whole_ticks([p[0] for s in facts.losses.values() for ps in s.values() for p in ps]))
     return bool(facts.losses)
+
+
+def _whole_ticks(steps: list[float]) -> list[int]:
+    """Steps to write below the chart: whole numbers, a few of them."""
+    first, last = int(min(steps)), int(max(steps))
+    return sorted({first, *range(first, last, max(1, -(-(last - first) // TICKS))), last})
 
 
 def metrics(plot: Any, facts: ModelFacts) -> bool:

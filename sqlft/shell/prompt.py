@@ -36,17 +36,20 @@ PROMPT, CONTINUATION = "sqlft> ", "   ...> "
 
 def converse(shell: Shell) -> None:
     """Read, run, print, until Ctrl-D or .quit; errors are shown and forgotten."""
-    where = "in memory" if shell.place.database == ":memory:" else shell.place.database
-    where += f", models in {shell.place.catalog}" if shell.place.catalog else ""
-    shell.screen.note(f"sqlft {__version__} (DuckDB {duckdb.__version__}), {where}")
+    shell.screen.note(f"sqlft {__version__} (DuckDB {duckdb.__version__}), {named(shell.place)}")
     shell.screen.note("Type .help for help, Ctrl-D to leave.")
-    if is_data(Path(shell.place.database)):
-        shell.screen.note("DuckDB reads this file as the view file: FROM file;")
     for line in at_start(shell.con.session.catalog):
         shell.screen.note(line)
     _talk(shell)
     for line in at_end(shell.con.session.catalog, shell.place):
         shell.screen.note(line)
+
+
+def named(place: Place) -> str:
+    """What is open, as a person reads it."""
+    where = "in memory" if place.database == ":memory:" else place.database
+    where += f", models in {place.catalog}" if place.catalog else ""
+    return f"{where}; its rows: FROM file;" if is_data(Path(place.database)) else where
 
 
 def at_start(catalog: Catalog) -> Iterator[str]:

@@ -9,7 +9,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from time import monotonic
 from types import FrameType
@@ -66,6 +66,8 @@ class Runner:
         self._presses = 0
         self._reports = False
         self._asking = False
+        self.hides_typing = False
+        """Whether what is typed while a job runs waits for the prompt, instead of being written into the bar."""
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         thread = threading.Thread(target=_work, args=[self._jobs], name="sqlft-statements", daemon=True)
         thread.start()
@@ -100,7 +102,7 @@ class Runner:
         running = _Job(job)
         self._reports = False
         self._screen.bar.start()
-        with self._listening():
+        with self._listening(), self._unechoed():
             self._jobs.put(running)
             while not running.done.wait(POLL):
                 self._watch()
@@ -128,6 +130,7 @@ class Runner:
         """
         presses, deadline = self._presses, monotonic() + CHOICE_SECONDS
         self._asking = True
+        self._set_echo(True)
         try:
             self._screen.ask(question)
             while asks() and self._presses == presses and monotonic() < deadline:
@@ -142,6 +145,26 @@ class Runner:
             return ""
         finally:
             self._asking = False
+            self._set_echo(False)
+
+    @contextmanager
+    def _unechoed(self) -> Iterator[None]:
+        self._set_echo(False)
+        try:
+            yield
+        finally:
+            self._set_echo(True)
+
+    def _set_echo(self, on: bool) -> None:
+        """Let the terminal write what is typed, or not."""
+        if not self.hides_typing:
+            return
+        import termios
+
+        with suppress(termios.error, ValueError):
+            modes = termios.tcgetattr(sys.stdin)
+            modes[3] = modes[3] | termios.ECHO if on else modes[3] & ~termios.ECHO
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, modes)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -157,5 +180,6 @@ class Runner:
         if self._presses > PATIENCE:
             os.write(2, b"\x1b[?25h\n" if os.isatty(2) else b"")  # the bar had hidden the cursor
             os.write(2, b"The statement does not stop; leaving.\n")
+            self._set_echo(True)
             os._exit(130)
         self.interrupt()

@@ -12,10 +12,20 @@ from typing import TextIO
 
 from sqlft.errors import SqlftError
 from sqlft.progress import ProgressBar
+from sqlft.shell.folding import folded
 from sqlft.shell.table import Look, clean
 
 FLUSH_SECONDS = 0.5
 """So long rows may wait for those that come after them."""
+MODES_BY_ENDING = {
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "jsonlines",
+    ".ndjson": "jsonlines",
+    ".md": "markdown",
+    ".html": "html",
+    ".htm": "html",
+}
 _RED, _YELLOW, _DIM = "31", "33", "90"
 
 
@@ -25,7 +35,10 @@ class Screen:
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self._out, self._err = out or sys.stdout, err or sys.stderr
         self._file: TextIO | None = None
+        self.file_mode: str | None = None
+        """What the file's ending says of how results are written to it."""
         self._before: TextIO | None = None
+        self._mode_before: str | None = None
         self._is_once = False
         self._lock = threading.RLock()
         self._flushed = monotonic()
@@ -107,6 +120,7 @@ class Screen:
             self.bar.hide()
             if self._out.isatty():
                 self._out.flush()
+            text = folded(text, self._width_of_messages())
             self._err.write(f"\r\x1b[K{text}" if _has_colour(self._err) else text)
             self._err.flush()
 
@@ -127,6 +141,7 @@ class Screen:
         if self._file is not None:
             self._file.close()
             self._file = None
+        self.file_mode = None if path is None else mode_of(path)
         if path is not None:
             self._file = _opened(path)
 
@@ -134,12 +149,17 @@ class Screen:
         """Send results to a file until `end_once`."""
         self.end_once()
         self._before, self._file, self._is_once = self._file, _opened(path), True
+        self._mode_before, self.file_mode = self.file_mode, mode_of(path)
 
     def end_once(self) -> None:
         """Results go where they went before `redirect_once`."""
         if self._is_once and self._file is not None:
             self._file.close()
             self._file, self._is_once = self._before, False
+            self.file_mode = self._mode_before
+
+    def _width_of_messages(self) -> int | None:
+        return max(shutil.get_terminal_size().columns, 20) if self._err.isatty() else None
 
     def _tell(self, text: str, colour: str) -> None:
         with self._lock:
@@ -147,10 +167,16 @@ class Screen:
             self.bar.hide()
             if self._out.isatty():
                 self._out.flush()
+            text = folded(text, self._width_of_messages())
             if _has_colour(self._err):
                 text = f"\r\x1b[K\x1b[{colour}m{text}\x1b[0m"  # over the ^C that the terminal has written, if any
             self._err.write(f"{text}\n")
             self._err.flush()
+
+
+def mode_of(path: str) -> str | None:
+    """The mode that a file's ending asks for."""
+    return MODES_BY_ENDING.get(Path(path).suffix.lower())
 
 
 def _opened(path: str) -> TextIO:

@@ -75,11 +75,15 @@ class Shell:
         """Run one statement and write its result; `is_ours` if the shell has written it."""
         started = perf_counter()
         try:
-            self.runner.run(lambda: self._write(text, mode or self.mode, is_ours))
+            self.runner.run(lambda: self._write(text, mode or self._mode(), is_ours))
         finally:
             if self.timer:
                 self.screen.flush()
                 self.screen.note(f"Run Time (s): real {perf_counter() - started:.3f}")
+
+    def _mode(self) -> str:
+        """How results are written now: a file's ending says so, unless a mode was chosen."""
+        return self.screen.file_mode or self.mode if self.mode == "table" else self.mode
 
     def query(self, text: str) -> list[tuple[Any, ...]]:
         """Rows for the shell's own use: what there is to complete, a table's columns."""

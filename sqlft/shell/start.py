@@ -58,6 +58,7 @@ def run_shell(arguments: Arguments) -> int:
     interactive = not arguments.sources and sys.stdin.isatty()
     if interactive:
         con.session.ask_user = runner.choose
+        runner.hides_typing = True
     shell = Shell(screen, runner, con, arguments.place, is_interactive=interactive)
     try:
         if arguments.reads_rc:

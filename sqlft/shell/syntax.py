@@ -216,10 +216,10 @@ class Following(NamedTuple):
 def following(found: Sequence[Token]) -> Following:
     """What may come behind the tokens.
 
-    >>> from sqlft.sql.lexer import tokens
-    >>> following(tokens("FINETUNE my_model")).keywords, following(tokens("CREATE OR"))
+    >>> from sqlft.sql.lexer import tokenize
+    >>> following(tokenize("FINETUNE my_model")).keywords, following(tokenize("CREATE OR"))
     (['FROM'], Following(keywords=['REPLACE'], takes_name=False))
-    >>> following(tokens("SHOW MODELS FROM shop")).keywords
+    >>> following(tokenize("SHOW MODELS FROM shop")).keywords
     ['LIKE', 'WHERE']
     """
     made, start = _machine()

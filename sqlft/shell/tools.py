@@ -12,7 +12,7 @@ from sqlft.errors import DataError, SqlftError
 from sqlft.shell.opening import Place, open_database
 from sqlft.shell.reading import pieces
 from sqlft.shell.shell import Shell
-from sqlft.sql.literals import quote_name, quote_text
+from sqlft.sql.names import quote_name, quote_text
 
 DATABASES = """
 SELECT database_name AS name, path AS file, readonly AS read_only, database_name = current_database() AS current
@@ -24,8 +24,16 @@ def open_(shell: Shell, path: str = ":memory:") -> None:
     place = Place(path)
     con = open_database(shell.screen, shell.runner, place)
     con.session.ask_user = shell.con.session.ask_user
+    if shell.is_interactive:
+        from sqlft.shell.prompt import at_end, at_start, named
+
+        told = [*at_end(shell.con.session.catalog, shell.place), named(place), *at_start(con.session.catalog)]
+    else:
+        told = []
     shell.con.close()
     shell.con, shell.place, shell.last = con, place, None
+    for line in told:
+        shell.screen.note(line)
 
 
 def databases(shell: Shell) -> None:

@@ -27,7 +27,8 @@ Kind = type[s.Statement]
 EXAMPLES: dict[Kind, str] = {
     s.Plain: "SELECT t.id, m.answer FROM t JOIN my_model m ON m.question = t.text LIMIT 10 USING max_tokens = 50",
     s.CreateModel: """CREATE MODEL my_model PREDICT answer
-USING engine = 'local', base = 'smollm2-135m', prompt_template = 'Answer briefly. {{question}}'""",
+USING engine = 'local', base = 'smollm2-135m',
+      prompt_template = 'Answer briefly. {{question}}'""",
     s.CreateEngine: "CREATE ML_ENGINE my_openai FROM openai USING api_key = env('OPENAI_API_KEY')",
     s.CreateProject: "CREATE PROJECT shop",
     s.DropProject: "DROP PROJECT IF EXISTS shop",
@@ -71,6 +72,8 @@ SETTINGS: dict[Kind, type] = {
     s.SetSetting: SessionSettings,
 }
 _OF_ENGINES = (s.Plain, s.CreateModel, s.CreateEngine, s.Finetune, s.Retrain)
+_EXCEPTIONS = re.compile(r"[;,] (?:NotFound|AlreadyExists|\w+Error)\b[^.]*\.|; its row\.")
+"""What a function says of its errors is for who calls it."""
 QUERY = "SELECT … FROM model [WHERE input = …] [USING …]"
 HEADINGS: dict[str, Kind] = {
     **{" ".join(filter(None, key)): kind for key, (_, kind) in STATEMENTS.items() if kind is not s.Plain},
@@ -87,8 +90,10 @@ def topic(words: str, width: int) -> Iterator[str]:
     """The lines of help on a statement; NotFound with the nearest one there is."""
     heading = re.sub(r"SQLFT_\w+", "SQLFT_", re.sub(r"[^\w ]", " ", words).upper()).split()
     kind = _found(heading)
-    if kind is None:
-        near = sorted({h for h in HEADINGS if heading and h.split()[0] == heading[0]})
+    of_verb = {k for h, k in HEADINGS.items() if heading and h.split()[0] == heading[0]}
+    is_verb_alone = not any(" ".join(heading[:length]) in HEADINGS for length in range(2, len(heading) + 1))
+    if kind is None or (is_verb_alone and len(of_verb) > 2):
+        near = sorted(h for h in main_topics() if heading and h.split()[0] == heading[0] and h != heading[0])
         if len({HEADINGS[h] for h in near}) == 1:
             yield from _about(HEADINGS[near[0]], width)
             return
@@ -137,11 +142,14 @@ def _about(kind: Kind, width: int) -> Iterator[str]:
         yield "  and those of the engine: DESCRIBE ML_ENGINE local"
     yield ""
     yield "Example:"
-    yield from (f"  {line}" for line in f"{EXAMPLES[kind]};".split("\n"))
+    for line in f"{EXAMPLES[kind]};".split("\n"):
+        split = line if len(line) <= width - 2 else re.sub(r" (?=USING |FOR |ON \(|PARAMETERS )", "\n", line)
+        yield from (f"  {part}" for part in split.split("\n"))
 
 
 def _does(kind: Kind) -> str:
     if kind is s.Plain:
         return "Ask a model: it is read like a table with a row for each of its inputs."
     run = run_drop_cache if kind is s.DropCache else RUNNERS[kind]
-    return " ".join((run.__doc__ or "").split("\n\n")[0].split())
+    told = " ".join((run.__doc__ or "").split("\n\n")[0].split())
+    return _EXCEPTIONS.sub(".", told)

@@ -9,7 +9,7 @@ import math
 from typing import Any, NamedTuple
 
 from sqlft.errors import StatementError, did_you_mean
-from sqlft.secrets.redact import build_statement_error, redact_statement
+from sqlft.redact import redact_statement
 from sqlft.sql.lexer import Token, explain_backslash, find_parameters
 from sqlft.sql.statements import Env, ModelName, Parameter, RowSource
 
@@ -98,7 +98,7 @@ class Cursor:
         """The error for this token: what it is, and all that would have been welcome."""
         before = self.peek(-1)
         if self.index and before.kind == "string" and before.text.endswith("\\'") and before.end == self.token.start:
-            return build_statement_error(*explain_backslash(self.text, before.end - 2))
+            return StatementError(*explain_backslash(self.text, before.end - 2))
         expected = list(dict.fromkeys([*welcome, *self._expected]))
         words = [w.split()[0] for w in expected if w[:1].isupper() and self.token.word]
         listed = " or ".join([", ".join(expected[:-1]), expected[-1]] if expected[1:] else expected)
@@ -107,9 +107,7 @@ class Cursor:
 
     def error(self, message: str, next_step: str = "", token: Token | None = None) -> StatementError:
         """An error that points at `token`, else at this one; the next step is the syntax unless given."""
-        return build_statement_error(
-            message, self.text, (token or self.token).start, next_step or f"Write: {self.usage}"
-        )
+        return StatementError(message, self.text, (token or self.token).start, next_step or f"Write: {self.usage}")
 
     def _shown(self, width: int = 40) -> str:
         if self.token.kind == "end":

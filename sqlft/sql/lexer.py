@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from sqlft.errors import StatementError
-from sqlft.secrets.redact import build_statement_error
 from sqlft.sql.statements import Parameter
 
 TokenKind = Literal["word", "quoted", "string", "number", "parameter", "op", "end"]
@@ -135,7 +134,7 @@ def _unescape(body: str, text: str, start: int) -> str:
         return _ESCAPE.sub(_decode_escape, body.encode()).decode()
     except (ValueError, OverflowError):
         message = "This E'…' string has an escape that is no character."
-        raise build_statement_error(message, text, start, "Write the character itself.") from None
+        raise StatementError(message, text, start, "Write the character itself.") from None
 
 
 def _decode_escape(match: re.Match[bytes]) -> bytes:
@@ -155,13 +154,11 @@ def explain_backslash(text: str, at: int) -> tuple[str, str, int, str]:
 def _unterminated_error(text: str, start: int) -> StatementError:
     mark = text[start]
     if mark == "/":
-        return build_statement_error("This comment is never closed.", text, start, "Close it with */.")
+        return StatementError("This comment is never closed.", text, start, "Close it with */.")
     if mark == "'" and (at := text.rfind("\\'", 0, start)) >= 0:
-        return build_statement_error(*explain_backslash(text, at))
+        return StatementError(*explain_backslash(text, at))
     what = "quoted name" if mark in '"`' else "string"
-    return build_statement_error(
-        f"This {what} is never closed.", text, start, "Close it; a quote inside it is written twice."
-    )
+    return StatementError(f"This {what} is never closed.", text, start, "Close it; a quote inside it is written twice.")
 
 
 # All up to the next ; comment or $tag$; doubled quotes are two strings side by side.

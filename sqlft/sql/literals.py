@@ -1,4 +1,4 @@
-"""Values and names as SQL text, parameters put in place, and the literals of a statement that are secrets."""
+"""Values as SQL text, parameters put in place, and the literals of a statement that are secrets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 import duckdb
 
 from sqlft.errors import DataError, StatementError
-from sqlft.secrets.redact import SECRET_PATTERN
+from sqlft.redact import SECRET_PATTERN
 from sqlft.sql.lexer import Token, find_parameters, tokenize
+from sqlft.sql.names import quote_text
 from sqlft.sql.statements import Parameter
 
 
@@ -97,21 +98,11 @@ def format_literal(value: Any) -> str:
     )
 
 
-def quote_text(text: str) -> str:
-    """A string literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def quote_name(name: str) -> str:
-    """A quoted name."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 SHORTEST_SECRET = 4
 
 
 def find_secrets(text: str) -> set[str]:
-    """The values that `masked` stars out, as typed and as they are meant, each line of them by itself."""
+    """The values that `redact_statement` stars out, as typed and as they are meant, each line of them by itself."""
     found: set[str] = set()
     for match in SECRET_PATTERN.finditer(text):
         for value in {match["quoted"] or match["bare"], *_unquote(match["quoted"] or match["bare"])}:

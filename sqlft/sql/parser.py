@@ -7,7 +7,6 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from sqlft.errors import StatementError
-from sqlft.secrets.redact import build_statement_error
 from sqlft.sql import statements as s
 from sqlft.sql.cursor import Cursor
 from sqlft.sql.grammar import listings, models, settings, training
@@ -170,15 +169,13 @@ def _check_spelling(text: str, heading: list[Token]) -> None:
         token = next(t for t in heading if t.word == word)
         _, meant = STATEMENTS[(verb, near) if verb in SPELLED_KINDS else (near, "")]
         message = f"Found '{token.text}'. Did you mean '{near}'?"
-        raise build_statement_error(message, text, token.start, f"Write: {_format_usage(meant)}")
+        raise StatementError(message, text, token.start, f"Write: {_format_usage(meant)}")
 
 
 def _check_characters(text: str, found: list[Token]) -> None:
     for token in found:
         if not token.text.isascii() and not _is_encodable(token.text):
-            raise build_statement_error(
-                "This is not valid Unicode text.", text, token.start, "Remove the broken characters."
-            )
+            raise StatementError("This is not valid Unicode text.", text, token.start, "Remove the broken characters.")
 
 
 def _is_encodable(text: str) -> bool:

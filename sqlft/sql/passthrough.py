@@ -42,12 +42,36 @@ _PLAIN = re.compile(
 _ONLY_END = re.compile(r"[\s;]*+\Z")
 _USING = re.compile(r"\busing\b(?!\s*+\()", re.IGNORECASE)
 _LONG_TEXT = 4096
+_MANY_CHARACTERS = 50_000
+"""Above these only the ends of a text are searched for names of models."""
 TAIL_USAGE = "SELECT … USING key = value, … with USING last"
 
 
 def is_surely_duckdb(text: str, at: int = 0) -> bool:
     """Whether the statement at `at` is DuckDB's own by its first words."""
     return _PLAIN.match(text, at) is not None
+
+
+class NameSearch:
+    """Whether texts mention one of some names, or a schema of ours; the names are compiled once."""
+
+    def __init__(self) -> None:
+        self._names: frozenset[str] | None = None
+        self._pattern = _compile_names(frozenset())
+
+    def found_in(self, text: str, names: frozenset[str]) -> bool:
+        """Whether the text has one of the names as a word, in any case."""
+        if names is not self._names and names != self._names:
+            self._names, self._pattern = names, _compile_names(names)
+        if len(text) <= _MANY_CHARACTERS:
+            return self._pattern.search(text) is not None
+        return any(self._pattern.search(part) for part in (text[:_MANY_CHARACTERS], text[-_MANY_CHARACTERS:]))
+
+
+def _compile_names(names: frozenset[str]) -> re.Pattern[str]:
+    listed = "|".join(re.escape(n).replace('"', '""') for n in sorted(names, key=len, reverse=True))
+    ours = r'\b(?:sqlft|mindsdb)"?\s*\.'
+    return re.compile(rf"{ours}|(?<!\w)(?:{listed})(?!\w)" if listed else ours, re.IGNORECASE)
 
 
 def may_be_sqlft(text: str) -> bool:

@@ -17,7 +17,7 @@ from sqlft.handler import Alias, Secret
 from sqlft.options import build_options
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session
-from sqlft.sql.literals import quote_name, quote_text
+from sqlft.sql.names import quote_name, quote_text
 from sqlft.sql.statements import DEFAULT_PROJECT, CreateDatabase
 
 READ_FUNCTIONS = {

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft import plugins
-from sqlft.catalog.records import Model, Version, to_json
+from sqlft.catalog.records import RUNNING, Model, Version, to_json
 from sqlft.data import Prompt
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.handler import Handler, Trainer
@@ -26,6 +26,7 @@ from sqlft.statements.show import (
     list_model_options,
     to_local_time,
 )
+from sqlft.training.follow import seconds_of
 
 TEXT, DOUBLE, INTEGER, BOOLEAN = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 MODEL_SCHEMA = pa.schema(
@@ -206,21 +207,22 @@ def _describe_findings(session: Session, model: Model, version: Version) -> pa.T
 
 
 def _describe_estimate(session: Session, model: Model, version: Version) -> pa.Table:
-    """What was foreseen before the training, and what it then took."""
-    foreseen, took = version.details.get("estimate") or {}, version.details
+    """What was foreseen before the training, its minutes by its own first steps while it trains; and what it took."""
+    estimated, took = version.details.get("estimate") or {}, version.details
+    trains = version.status in RUNNING
     measured = {
         "tokens": took.get("tokens"),
         "steps": took.get("steps"),
-        "minutes": _convert_unit(version.seconds, 60),
+        "minutes": None if trains else _convert_unit(version.seconds, 60),
         "memory_gb": _convert_unit(took.get("peak_memory_bytes"), 1e9),
         "cost_usd": took.get("cost_usd"),
     }
     expected = {
-        "tokens": foreseen.get("tokens"),
-        "steps": foreseen.get("steps"),
-        "minutes": _convert_unit(foreseen.get("seconds"), 60),
-        "memory_gb": _convert_unit(foreseen.get("memory_bytes"), 1e9),
-        "cost_usd": foreseen.get("cost_usd"),
+        "tokens": estimated.get("tokens"),
+        "steps": estimated.get("steps"),
+        "minutes": _convert_unit(seconds_of(version) or estimated.get("seconds"), 60),
+        "memory_gb": _convert_unit(estimated.get("memory_bytes"), 1e9),
+        "cost_usd": estimated.get("cost_usd"),
     }
     rows = [{"FACT": name, "ESTIMATED": expected[name], "MEASURED": measured[name]} for name in expected]
     return pa.Table.from_pylist(rows, pa.schema([("FACT", TEXT), ("ESTIMATED", DOUBLE), ("MEASURED", DOUBLE)]))

@@ -48,8 +48,7 @@ from sqlft.secrets import references
 from sqlft.session import EngineSettings, ModelSettings, Parameters, Session, TrainSettings
 from sqlft.sql import statements as s
 from sqlft.sql.lexer import tokenize
-from sqlft.sql.literals import quote_name
-from sqlft.sql.names import format_name
+from sqlft.sql.names import format_name, quote_name
 from sqlft.sql.statements import (
     CreateEngine,
     CreateModel,

@@ -16,7 +16,7 @@ from sqlft.inference.resolve import find_model, read_outputs
 from sqlft.plugins import describe_missing_packages
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session
-from sqlft.sql.literals import quote_text
+from sqlft.sql.names import quote_text
 from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowModels, ShowProjects
 
 MODELS_SCHEMA = pa.schema(

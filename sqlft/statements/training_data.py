@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -10,11 +11,11 @@ from typing import Annotated, Any
 import pyarrow as pa
 
 from sqlft.data import Outputs, PreparedData, Prompt, prepare
-from sqlft.data.checks.report import DatasetFact, collect_facts, estimate_tokens
+from sqlft.data.checks.report import DatasetFact, collect_facts
 from sqlft.data.checks.structure import CountTokens
 from sqlft.data.formats import PREFERENCE_COLUMNS, is_known_shape
 from sqlft.errors import DataError
-from sqlft.handler import Range, Trainer
+from sqlft.handler import Range, Trainer, estimate_tokens
 from sqlft.inference.resolve import (
     build_model_spec,
     build_prompt,
@@ -157,9 +158,13 @@ def _prepare_rows(
         validation_split=settings.validation_split,
         seed=settings.seed,
         max_length=settings.max_length,
-        count_tokens=count_tokens or estimate_tokens,
+        count_tokens=count_tokens or _estimate_tokens,
         stops=settings.stop or (),
     )
+
+
+def _estimate_tokens(texts: Sequence[str]) -> list[int]:
+    return [estimate_tokens(text) for text in texts]
 
 
 def _guess_prompt(rows: pa.Table, settings: DataSettings) -> tuple[Prompt, tuple[str, ...]]:

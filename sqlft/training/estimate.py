@@ -10,7 +10,7 @@ from sqlft.errors import DataError, NotSupported, SqlftError
 from sqlft.handler import Estimate, ModelSpec, TrainingOptions, read_options
 from sqlft.inference.prices import find_training_pricing
 from sqlft.inference.resolve import _refuse_or_warn, build_model_spec, count_tokens, read_outputs
-from sqlft.session import Session
+from sqlft.session import Session, Tick
 
 if TYPE_CHECKING:
     from sqlft.training.plan import TrainingPlan
@@ -34,6 +34,7 @@ def estimate_training(session: Session, plan: TrainingPlan, prepared: PreparedDa
     """What the handler says of this training, with its cost; where it says nothing, what can be counted here."""
     what, outputs = f"Model '{plan.model.key.name}'", read_outputs(plan.model)
     spec = build_model_spec(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
+    session.show_progress(Tick(f"estimating what {plan.model.key.name} takes", 0))
     try:
         found = plan.handler.estimate(spec, plan.start, prepared.training_set, plan.options)
         found = found or _estimate_from_token_count(plan, spec, prepared)

@@ -13,17 +13,18 @@ from sqlft import errors, plugins
 from sqlft.catalog.files import FILES_FOLDER, hold_lock, summarize_exit
 from sqlft.catalog.records import RESUMABLE, RUNNING, Model, ModelKey, TrainingMetric, Version, VersionKey
 from sqlft.catalog.store import Catalog
-from sqlft.data import Prompt
 from sqlft.errors import Cancelled, CatalogError, HandlerError, SqlftError, StatementError
 from sqlft.handler import Trainer
-from sqlft.inference.resolve import build_model_spec, create_handler, find_engine, read_outputs
+from sqlft.inference.resolve import build_model_spec, create_handler, evaluation_of, find_engine
 from sqlft.log import debug
 from sqlft.session import CHOICE_SECONDS, STOP_LETTERS, Session, Tick
-from sqlft.sql.names import format_name
 from sqlft.training import job
+from sqlft.training.estimate import format_duration
 from sqlft.training.job import TrainingWorker
 
 POLL_SECONDS = 0.1
+FIRST_STEPS, FAR_OFF = 3, 1.5
+"""Steps after which a training's own speed counts, and what factor between it and the estimate is worth a line."""
 STOP_SECONDS = 15.0
 """How long a worker has to stop by itself: longer than the grace it gives its handler."""
 
@@ -79,11 +80,8 @@ def describe_outcome(session: Session, version: Version) -> Iterator[str]:
     yield f"{'; '.join(parts)}."
     before = version.parent or next((v.key.number for v in session.catalog.versions(model.key)), version.key.number)
     if before != version.key.number:
-        columns = [*Prompt(model.prompt_template).inputs, *read_outputs(model).names]
-        yield (
-            f"Is it better? On rows that it has not learnt: EVALUATE MODEL {model.key}.{before}, {version.key}"
-            f" ON (SELECT {', '.join(map(format_name, columns))} FROM …);"
-        )
+        told = evaluation_of(model, before, version.key.number)
+        yield f"Is it better? On rows that it has not learnt: {told};"
 
 
 def _format_losses(metrics: Sequence[TrainingMetric]) -> Iterator[str]:
@@ -175,7 +173,8 @@ def to_tick(version: Version, what: str) -> Tick:
     known = version.progress
     if version.status == "queued":
         return Tick(f"{version.key} starting", 0, None)
-    return Tick(f"{version.key} {what}", known.get("step", 0), known.get("total_steps"), known.get("metrics", {}))
+    left = known.get("seconds_left") if what == "training" else None
+    return Tick(f"{version.key} {what}", known.get("step", 0), known.get("total_steps"), known.get("metrics", {}), left)
 
 
 def build_training_error(version: Version) -> SqlftError:
@@ -215,7 +214,7 @@ def _wait_or_ask(session: Session, worker: TrainingWorker | None, key: VersionKe
         if answer == "b":
             worker.background = True
             session.show_notice(
-                f"{key} trains in the background; SHOW MODELS tells how far it is, CANCEL MODEL {key} stops it."
+                f"{key} trains in the background; DESCRIBE {key} tells how far it is, CANCEL MODEL {key} stops it."
             )
             return version
 
@@ -231,7 +230,7 @@ _STOP_QUESTION = (
 def _wait_until_final(
     session: Session, worker: TrainingWorker | None, key: VersionKey, what: str, deadline: float = float("inf")
 ) -> Version:
-    logged = None
+    logged, is_compared = None, what != "training"
     while (version := session.catalog.version(key)).status in RUNNING and time.monotonic() < deadline:
         if (now := (version.status, version.progress)) != logged:
             logged = now
@@ -242,6 +241,10 @@ def _wait_until_final(
                 format_progress(version),
                 version.progress.get("metrics", ""),
             )
+        if not is_compared and (seconds := seconds_of(version)) is not None:
+            is_compared = True
+            if line := _off_the_estimate(version, seconds):
+                session.show_notice(line)
         session.show_progress(to_tick(version, what))
         if session.interrupted and what == "training":
             raise KeyboardInterrupt
@@ -252,6 +255,24 @@ def _wait_until_final(
                 worker.process.wait(POLL_SECONDS)
     debug("training %s: %s%s", key, version.status, f", {version.error}" if version.error else "")
     return version
+
+
+def seconds_of(version: Version) -> float | None:
+    """Seconds that a training will take in all, by the speed of its own steps once there are some."""
+    known = version.progress
+    if version.status not in RUNNING or version.seconds is None or (known.get("step") or 0) < FIRST_STEPS:
+        return None
+    left = known.get("seconds_left")
+    return None if left is None else version.seconds + float(left)
+
+
+def _off_the_estimate(version: Version, seconds: float) -> str | None:
+    """What to say where the estimate was far from it."""
+    foreseen = (version.details.get("estimate") or {}).get("seconds")
+    if not foreseen or abs(seconds - foreseen) < 60 or 1 / FAR_OFF < seconds / foreseen < FAR_OFF:
+        return None
+    now, before = format_duration(seconds), format_duration(foreseen)
+    return f"{version.key}: at the speed of its first steps it takes about {now}, and not {before}."
 
 
 def _stop_watching(session: Session, worker: TrainingWorker | None, key: VersionKey) -> Cancelled:

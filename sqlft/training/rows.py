@@ -9,10 +9,12 @@ from contextlib import contextmanager
 import duckdb
 import pyarrow as pa
 
+from sqlft.data.prompts import prompt_text_sql
 from sqlft.errors import DataError, NotFound, did_you_mean
 from sqlft.inference.cache import Cache
 from sqlft.session import Parameters, Session
-from sqlft.sql.literals import inline_parameters, quote_name
+from sqlft.sql.literals import inline_parameters
+from sqlft.sql.names import quote_name, quote_text
 from sqlft.sql.passthrough import parse_plain
 from sqlft.sql.statements import RowSource
 
@@ -57,7 +59,6 @@ NATIVE_TYPES = {
     "float", "double", "decimal", "varchar", "null",
 }  # fmt: skip
 """Types whose values Arrow and Python have as DuckDB has them."""
-NESTED_TYPES = {"list", "array", "struct", "map", "union"}
 WIDE_INTEGER_TYPES = {"hugeint", "uhugeint", "bignum"}
 MAX_DECIMAL_DIGITS = 38
 """Most of a whole number in Arrow."""
@@ -77,7 +78,7 @@ def fetch_lossless(relation: duckdb.DuckDBPyRelation) -> pa.Table:
     names, kinds = relation.columns, [str(t.id) for t in relation.types]
     if all(kind in NATIVE_TYPES for kind in kinds):
         return _fetch_arrow(relation)
-    columns = [_project_lossless(name, kind, names) for name, kind in zip(names, kinds, strict=True)]
+    columns = [_project_lossless(name, kind, names) for name, kind in zip(names, relation.types, strict=True)]
     table = _fetch_arrow(relation.project(", ".join(columns)))
     for i in (i for i, kind in enumerate(kinds) if kind in WIDE_INTEGER_TYPES):
         if (pc.max(pc.utf8_length(table.column(i))).as_py() or 0) <= MAX_DECIMAL_DIGITS:
@@ -85,11 +86,11 @@ def fetch_lossless(relation: duckdb.DuckDBPyRelation) -> pa.Table:
     return table
 
 
-def _project_lossless(name: str, kind: str, names: Sequence[str]) -> str:
+def _project_lossless(name: str, kind: duckdb.sqltypes.DuckDBPyType, names: Sequence[str]) -> str:
     quoted = quote_name(name)
-    if kind in NATIVE_TYPES or [n.lower() for n in names].count(name.lower()) > 1:  # which SQL cannot tell apart
+    if kind.id in NATIVE_TYPES or [n.lower() for n in names].count(name.lower()) > 1:  # which SQL cannot tell apart
         return quoted
-    return f"CAST({f'to_json({quoted})' if kind in NESTED_TYPES else quoted} AS VARCHAR) AS {quoted}"
+    return f"{prompt_text_sql(quoted, str(kind))} AS {quoted}"
 
 
 @contextmanager
@@ -127,7 +128,7 @@ def use_database(session: Session, database: str | None) -> Iterator[None]:
 def _build_restore_statement(old: tuple[str, str, str]) -> str:
     search_path, database, schema = old
     if search_path and not re.fullmatch(r"[\w\"]+\.[\w\"]+", search_path):
-        return "SET search_path = '" + search_path.replace("'", "''") + "'"
+        return f"SET search_path = {quote_text(search_path)}"
     return f"USE {quote_name(database)}.{quote_name(schema)}"
 
 

@@ -27,7 +27,8 @@ from sqlft.catalog.store import Catalog
 from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError
 from sqlft.handler import Artifact, ModelSpec, Progress, Trainer, TrainingDetails, TrainingSet
 from sqlft.log import debug
-from sqlft.options import build_options, redact_secrets
+from sqlft.options import build_options
+from sqlft.redact import redact_secrets
 from sqlft.secrets import references
 from sqlft.training import job
 from sqlft.training.job import DETACH_MESSAGE
@@ -102,7 +103,8 @@ class TrainingRun:
             if (number := _parse_number(value)) is not None
         }
         total = progress.total_steps
-        report = Progress(int(progress.step), None if total is None else int(total), numbers)
+        left = None if progress.seconds_left is None else round(float(progress.seconds_left), 1)
+        report = Progress(int(progress.step), None if total is None else int(total), numbers, left)
         if report != self._last_report:
             self._reports.append(report)
             self._last_report = report

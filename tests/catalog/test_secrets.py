@@ -10,9 +10,10 @@ from typing import Annotated
 
 import pytest
 
-from sqlft.errors import MissingSecret, StatementError, redact
+from sqlft.errors import MissingSecret, StatementError
 from sqlft.handler import Secret
 from sqlft.options import Env, build_options, is_secret
+from sqlft.redact import redact, redact_error
 from sqlft.secrets import references
 
 KEY = "sk-very-secret"
@@ -79,7 +80,7 @@ def test_an_error_its_notes_and_its_causes_are_redacted() -> None:
     error = StatementError("No.", f"USING x = '{KEY}'", 3, f"Not {KEY!r}.")
     error.__cause__ = ValueError(f"{KEY} and 'other-secret'")
     error.add_note(f"Also {KEY}, me-myself.")
-    references.redact_error(error, {"other-secret"})
+    redact_error(error, {"other-secret"})
     told = "".join(traceback.format_exception(error)) + repr(vars(error))
     assert KEY not in told
     assert "other-secret" not in told
@@ -92,7 +93,7 @@ def test_an_excerpt_that_begins_or_ends_within_a_secret(cut: str) -> None:
     secret = "0123456789abcdefghij"
     line = cut.format(start=secret[:10], end=secret[10:])
     error = ValueError(f"Parser Error: no\n\nLINE 1: {line}\n        ^")
-    references.redact_error(error, {secret})
+    redact_error(error, {secret})
     shown = str(error).splitlines()[2]
     assert not any(secret[i : i + 6] in shown for i in range(15))
     assert len(shown) == len(f"LINE 1: {line}")
@@ -104,13 +105,13 @@ def test_a_word_in_a_keys_place_is_starred_out_in_a_header_only(word: str) -> No
     sent = f"Authorization: Bearer {word}"
     text = f"max_tokens of {word}, '{word}' and {word}s; none left in x"
     error = ValueError(f"{text}; {sent}, {sent}y")
-    references.redact_error(error, {word, f"'{word}'"})
+    redact_error(error, {word, f"'{word}'"})
     assert re.sub(r"\*+", "****", str(error)) == f"{text}; Authorization: Bearer ****, {sent}y"
 
 
 def test_a_word_in_a_keys_place_is_starred_out_where_a_statement_is_quoted() -> None:
     error = ValueError("no 'ollama'\n\nLINE 1: … PASSWORD 'ollama' oops\n        ^")
-    references.redact_error(error, {"ollama", "'ollama'"})
+    redact_error(error, {"ollama", "'ollama'"})
     assert str(error) == "no 'ollama'\n\nLINE 1: … PASSWORD '******' oops\n        ^"
 
 
@@ -118,7 +119,7 @@ def test_a_word_in_a_keys_place_is_starred_out_where_a_statement_is_quoted() -> 
 def test_a_key_is_starred_out_wherever_it_stands(key: str) -> None:
     build_options(Login, {"api_key": key}, "It")
     error = ValueError(f"a{key}b and {key}")
-    references.redact_error(error)
+    redact_error(error)
     assert str(error) == "a****b and ****"
 
 

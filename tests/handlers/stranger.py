@@ -55,6 +55,7 @@ class TrainOptions(LengthOptions):
     control: Annotated[str | None, "the folder that steers it"] = None
     hub_token: Annotated[str | None, "a secret of the training", Secret()] = None
     returns: Annotated[str, "what train returns: folder, file, workdir, elsewhere, remote, missing, nothing"] = "folder"
+    seconds_left: Annotated[float | None, "what it reports with each step"] = None
 
 
 class Stranger(Trainer):
@@ -114,7 +115,10 @@ class Stranger(Trainer):
         first = json.loads(checkpoint.read_text())["step"] + 1 if checkpoint.exists() else 1
         for step in range(first, options.steps + 1):
             progress = Progress(
-                step, options.steps, {"loss": 1 / step, "valid_loss": 2 / step, "epoch": step / options.steps}
+                step,
+                options.steps,
+                {"loss": 1 / step, "valid_loss": 2 / step, "epoch": step / options.steps},
+                options.seconds_left,
             )
             report(progress)
             control.at(step, lambda now=progress: report(now), workdir)

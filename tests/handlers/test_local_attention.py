@@ -42,7 +42,7 @@ def test_it_equals_torch_s(prefix: int, lengths: tuple[int, ...], window: int | 
     def torch_s(*given: torch.Tensor) -> torch.Tensor:
         nothing = torch.zeros(1)
         packed = packing.PackedExamples(nothing, nothing, prefix, lengths, nothing, nothing, nothing)
-        return packed.attend_on_gpu(*given, scale, window)
+        return packed.attend_with_torch(*given, scale, window)
 
     for one, other in zip(gradients(ours, q, k, v), gradients(torch_s, q, k, v), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)

@@ -403,7 +403,6 @@ print(list(predictor.predict([Request(1, (Message("user", "hi"),))])))
     [
         *(("transformers", name) for name in ("torch", "transformers", "tokenizers", "safetensors", "jinja2")),
         *(("llama.cpp", name) for name in ("xllamacpp", "gguf", "torch", "transformers", "tokenizers", "jinja2")),
-        ("vllm", "vllm"),
     ],
 )
 def test_every_backend_says_what_to_install(home: Path, tiny: Path, backend: str, missing: str) -> None:
@@ -413,7 +412,7 @@ def test_every_backend_says_what_to_install(home: Path, tiny: Path, backend: str
     assert "sqlft.errors.HandlerNotInstalled: " in done.stderr, done.stderr
     said = done.stderr.rpartition("HandlerNotInstalled: ")[2]
     assert missing in said
-    assert "pip install vllm" in said if backend == "vllm" else "pip install 'sqlft[local]'" in said
+    assert "pip install 'sqlft[local]'" in said
 
 
 def test_auto_says_what_to_install(home: Path, tiny: Path, processor: str) -> None:

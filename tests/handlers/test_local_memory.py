@@ -78,7 +78,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[3])
 import test_local_training as t
 from sqlft.handler import TrainingSet
-from sqlft.training.worker import peak_memory
+from sqlft.training.worker import measure_peak_memory
 from sqlft_local.train import memory
 from sqlft_local.options import ModelOptions
 memory.read_available_memory = lambda device: 10**10  # whatever else runs on this machine
@@ -87,7 +87,7 @@ options = eval(sys.argv[4])
 model = ModelOptions(dtype=options.pop("dtype"))
 data = TrainingSet(t.table(rows))
 t.train(Path(sys.argv[1]), Path(sys.argv[2]), data, model=model, batch_size=21, n_epochs=1, **options)
-print(peak_memory())
+print(measure_peak_memory())
 """
 
 

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 from sqlft_local.base import loading
-from sqlft_local.kernels import fused
+from sqlft_local.kernels import KERNELS, SWITCH, fused
 from sqlft_local.kernels.packing import Example, common_prefix_length, pack
 from sqlft_local.options import ModelOptions, TrainOptions
 from sqlft_local.train import lora
 from sqlft_local.train.rows import split_passes, sum_weights
 from sqlft_local.train.step import compute_loss
 from transformers import AutoModelForCausalLM
+
+from sqlft.errors import OptionError
 
 CLOSE = 1e-5
 
@@ -155,3 +157,27 @@ def test_leaner_modules_are_used_where_they_compute_the_same(model_maker: Callab
     gemma = loading.load_base(model_maker("gemma", kind="gemma", head_dim=16), ModelOptions(), "cpu").model
     assert fused.fuse_modules(llama) == 2 * 3 + 1
     assert fused.fuse_modules(gemma) == 0
+
+
+@pytest.mark.parametrize("off", [*KERNELS, "all"])
+def test_a_kernel_that_is_off_changes_nothing_but_speed(tiny: Path, monkeypatch: pytest.MonkeyPatch, off: str) -> None:
+    """SQLFT_KERNELS names those that are on."""
+    monkeypatch.setenv(SWITCH, ",".join(name for name in KERNELS if off not in (name, "all")) or "none")
+    assert_equal_to_padded(tiny, rows(11, [9, 4, 30, 4]))
+
+
+def test_what_is_off_is_not_put_in(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = rows(11, [9, 4, 30])
+    for on, fused_modules, passes, prefix in (("norms", 2 * 2 + 1, 3, 0), ("mlp packing prefix", 2, 1, 11)):
+        monkeypatch.setenv(SWITCH, on)
+        model = loading.load_base(tiny, ModelOptions(dtype="float32"), "cpu", training=True).model
+        assert fused.fuse_modules(model) == fused_modules
+        assert len(list(split_passes(batch, 100_000))) == passes
+        assert pack(batch).prefix == prefix
+        attached = lora.attach(model, TrainOptions(), None)
+        assert not any(isinstance(getattr(m.forward, "func", None), lora.LoraGroup) for m in model.modules())
+        assert attached.config.lora_dropout == TrainOptions().lora_dropout
+    monkeypatch.setenv(SWITCH, "packing flash")
+    with pytest.raises(OptionError, match="no kernel: flash") as caught:
+        pack(batch)
+    assert "attention" in caught.value.next_step

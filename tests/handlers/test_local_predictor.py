@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 from sqlft_local import Local
 from sqlft_local.base import loading
 from sqlft_local.options import ModelOptions, PredictOptions
@@ -42,7 +43,7 @@ def generate(base: Path, prompt: str, most: int) -> str:
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
     )
-    ids = torch_predictor.tensor([tokenizer.encode(text, add_special_tokens=False)])
+    ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
     out = model.generate(ids, max_new_tokens=most, do_sample=False)
     said: str = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
     return said
@@ -106,7 +107,7 @@ def test_right_guesses_save_steps_and_wrong_ones_change_nothing(tiny: Path, monk
     sizes: list[int] = []
     step = BatchDecoder.step
 
-    def counted(decoder: BatchDecoder, tokens: Sequence[Sequence[int]]) -> torch_predictor.Tensor:
+    def counted(decoder: BatchDecoder, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         sizes.append(len(tokens[0]))
         return step(decoder, tokens)
 

@@ -52,7 +52,7 @@ def test_the_numbers_are_those_of_transformers(
     options = ModelOptions(dtype="float32")
     quick = loading._load_with_torch(folder, options, "cpu")
     assert quick is not None
-    theirs = loading._load_with_transformersformers(folder, options, "cpu", training=False)
+    theirs = loading._load_with_transformers(folder, options, "cpu", training=False)
     assert torch.equal(logits(quick.model), logits(theirs.model))
     assert (quick.context, quick.stop_ids) == (theirs.context, theirs.stop_ids)
     assert (quick.device, quick.model.dtype) == (theirs.device, theirs.model.dtype)
@@ -64,14 +64,12 @@ def test_sixteen_bits_come_nearer_to_float32_than_transformers_do(
 ) -> None:
     """The largest logits above all, of which the next token is made."""
     folder = model_maker(kind=kind, **shape)
-    exact = logits(
-        loading._load_with_transformersformers(folder, ModelOptions(dtype="float32"), "cpu", training=False).model
-    )
+    exact = logits(loading._load_with_transformers(folder, ModelOptions(dtype="float32"), "cpu", training=False).model)
     options = ModelOptions(dtype="bfloat16")
     quick = loading._load_with_torch(folder, options, "cpu")
     assert quick is not None
     assert quick.model.dtype == torch.bfloat16
-    theirs = loading._load_with_transformersformers(folder, options, "cpu", training=False)
+    theirs = loading._load_with_transformers(folder, options, "cpu", training=False)
     best = exact.argmax(-1, keepdim=True)
     ours_off, theirs_off = ((logits(m.model) - exact).gather(-1, best).abs().mean() for m in (quick, theirs))
     assert ours_off < theirs_off
@@ -94,8 +92,8 @@ def test_sixteen_bits_come_nearer_to_float32_than_transformers_do(
 def test_what_it_does_not_know_is_left_to_transformers(tiny: Path, odd: dict[str, Any]) -> None:
     """Never run in another way than it was made for."""
     config = json.loads((tiny / "config.json").read_text())
-    assert torch_llama.read_config(config) is not None
-    assert torch_llama.read_config({**config, **odd}) is None
+    assert torch_llama.parse_config(config) is not None
+    assert torch_llama.parse_config({**config, **odd}) is None
 
 
 def test_weights_of_other_names_are_left_to_transformers(model_maker: Callable[..., Path]) -> None:

@@ -326,9 +326,7 @@ def test_early_stopping_keeps_the_best_state(tiny: Path, tmp_path: Path) -> None
 def test_max_minutes_ends_it_in_time(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The learning rate still comes down; the clock is one that ticks when it is read."""
     ticks = itertools.count()
-    for where in ("local", "training"):
-        clock = SimpleNamespace(monotonic=lambda: next(ticks) * 0.02)
-        monkeypatch.setattr(f"sqlft_local.{where}.time", clock)
+    monkeypatch.setattr("sqlft_local.training.time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.02))
     seen = Recorder()
     made = train(tiny, tmp_path / "work", report=seen, n_epochs=10000, max_minutes=0.1, early_stopping=False)
     assert 50 < made.details["steps"] < 300
@@ -336,6 +334,26 @@ def test_max_minutes_ends_it_in_time(tiny: Path, tmp_path: Path, monkeypatch: py
     assert seen.values("learning_rate")[-1] < max(seen.values("learning_rate")) / 10
     totals = [p.total_steps for p in seen.seen if p.step > 50]
     assert all(t is not None and abs(t - made.details["steps"]) < 30 for t in totals)
+    loading, *left = [p.seconds_left for p in seen.seen]
+    assert loading is None
+    assert all(seconds is not None and 0 <= seconds <= 6 for seconds in left)
+    assert left[-1] < 0.2
+    assert left == sorted(left, key=lambda seconds: -(seconds or 0))
+
+
+def test_the_seconds_that_are_left_are_those_of_its_steps(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the steps that are left, not of the loading before them."""
+    ticks = itertools.count()
+    monkeypatch.setattr("sqlft_local.training.time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.02))
+    seen = Recorder()
+    train(tiny, tmp_path / "work", TrainingSet(DATA.train), report=seen, n_epochs=20, early_stopping=False)
+    told = [(p.step, p.total_steps, p.seconds_left) for p in seen.seen]
+    assert told[0][2] is None, "before a step nothing is known"
+    steps = [(step, total, left) for step, total, left in told if step and left is not None]
+    a_step = steps[0][2] / (steps[0][1] - steps[0][0])
+    assert all(left == pytest.approx((total - step) * a_step, rel=0.2, abs=0.01) for step, total, left in steps)
 
 
 def test_the_tuned_model_answers_what_it_was_taught(tiny: Path, tmp_path: Path) -> None:

@@ -121,6 +121,49 @@ def test_a_training_warns_until_its_day_and_is_refused_from_it(
         assert "check = 'warn'" in e.value.next_step
 
 
+@pytest.mark.parametrize("statement", [TRAIN, f"EXPLAIN {TRAIN}", "RETRAIN m FROM (SELECT * FROM examples)"])
+def test_the_default_model_is_refused_before_its_rows_are_read(con: sqlft.Connection, statement: str) -> None:
+    """OpenAI trains it on no day, so no version is made that could send rows."""
+    con.execute("CREATE MODEL m PREDICT answer USING engine = 'openai', prompt_template = '{{q}}'")
+    rows = con.execute("SELECT model, version FROM sqlft.versions").fetchall()
+    with pytest.raises(sqlft.NotSupported, match="does not train 'gpt-6-luna'") as e:
+        con.execute(
+            statement.replace("SELECT * FROM examples", "SELECT error('these rows were read') AS q, 1 AS answer")
+        )
+    assert "gpt-4.1-mini" in str(e.value)
+    assert "engine = 'local'" in e.value.next_step
+    assert con.execute("SELECT model, version FROM sqlft.versions").fetchall() == rows
+
+
+def test_creating_by_training_the_default_model_is_refused(con: sqlft.Connection) -> None:
+    with pytest.raises(sqlft.NotSupported, match="does not train 'gpt-6-luna'"):
+        con.execute(
+            "CREATE MODEL n FROM (SELECT * FROM examples) PREDICT answer USING engine = 'openai',"
+            " prompt_template = '{{q}}'"
+        )
+    assert con.execute("SELECT * FROM sqlft.models").fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("model", "trains"),
+    [
+        ("gpt-4.1-mini-2025-04-14", True),
+        ("ft:gpt-4o-2024-08-06:my-org:reviews:Abc", True),
+        ("gpt-5.4-mini", False),
+        ("gpt-4.1-nano-2025-04-14", False),
+    ],
+)
+def test_what_still_trains_before_the_day(model: str, trains: bool, clock: Clock) -> None:
+    clock(LAST_JOBS - timedelta(days=1))
+    found = sunsets.find_notice("api.openai.com", model, training=True)
+    assert found is not None
+    assert found.is_refusal is not trains
+    clock(LAST_JOBS)
+    found = sunsets.find_notice("api.openai.com", model, training=True)
+    assert found is not None
+    assert found.is_refusal
+
+
 def test_a_refused_training_can_be_tried_all_the_same(con: sqlft.Connection, clock: Clock, warnings: list[str]) -> None:
     clock(LAST_JOBS)
     create_model(con)

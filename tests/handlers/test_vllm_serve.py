@@ -14,7 +14,7 @@ from sqlft_openai.options import EngineOptions
 from sqlft_openai.providers import PROVIDERS
 
 import sqlft
-from sqlft.errors import NotFound, NotSupported, ProviderError
+from sqlft.errors import NotFound, NotSupported, OptionError, ProviderError
 from sqlft.handler import Artifact
 
 TRAINED = "FINETUNE m FROM (SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)) USING n_epochs = 1"
@@ -44,6 +44,15 @@ def test_a_trained_version_is_served(provider: Any, tiny: Path) -> None:
         con.execute("SELECT answer FROM m WHERE question = 'q1' USING serve = 'local'").fetchall()
     with pytest.raises(NotFound, match="no engine or handler 'nowhere'"):
         con.execute("SELECT answer FROM m WHERE question = 'q1' USING serve = 'nowhere'").fetchall()
+
+
+def test_the_backend_vllm_points_to_the_engine(tiny: Path) -> None:
+    con = sqlft.connect(warn=lambda text: None)
+    con.execute(f"CREATE MODEL m PREDICT answer USING engine = 'local', base = '{tiny}', prompt_template = '{{{{q}}}}'")
+    with pytest.raises(
+        OptionError, match=r"(?s)'backend' is 'vllm'.*CREATE ML_ENGINE v FROM vllm USING base_url.*serve"
+    ):
+        con.execute("SELECT answer FROM m WHERE q = 'x' USING backend = 'vllm'")
 
 
 def load(provider: Any, folder: Path) -> str:

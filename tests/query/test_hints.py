@@ -78,10 +78,7 @@ def test_a_model_is_no_function(con: Connection) -> None:
 @pytest.mark.parametrize(
     ("sql", "words"),
     [
-        (
-            "FROM shop.greter",
-            "The project 'shop' has no model 'greter'. Did you mean 'greeter'? SHOW MODELS FROM shop",
-        ),
+        ("FROM shop.greter", "The project 'shop' has no model 'greter'. Did you mean 'greeter'? SHOW MODELS FROM shop"),
         ("FROM mindsdb.modls", "The project 'mindsdb' has no model 'modls'. Did you mean 'models'? SHOW MODELS FROM"),
     ],
 )

@@ -108,6 +108,30 @@ def test_the_estimate_is_told_and_kept_beside_what_was_taken(connection_with_mod
     assert 0.005 < facts["memory_gb"][1] < 10
 
 
+def test_the_speed_of_the_first_steps_takes_the_place_of_the_estimate(connection_with_model: Any) -> None:
+    """The stranger says 1.5 minutes before, and 100 when it trains."""
+    told: list[str] = []
+    connection_with_model.con.session.show_notice = told.append
+    described: list[Any] = []
+    connection_with_model.training.script({4: "listen"})
+
+    def look(tick: Any) -> None:
+        if tick.done == 4 and not described:
+            described.extend(connection_with_model.con.cursor().execute("DESCRIBE m.2.estimate").fetchall())
+            connection_with_model.training.go()
+
+    connection_with_model.on_tick = look
+    connection_with_model.train("steps = 6, seconds_left = 6000")
+    minutes = next(row for row in described if row[0] == "minutes")
+    assert minutes[1] == pytest.approx(100, abs=5)
+    assert minutes[2] is None
+    assert [line for line in told if "first steps" in line] == [
+        "m.2: at the speed of its first steps it takes about 1.67 hours, and not 1.5 minutes."
+    ]
+    facts = {row[0]: row[1:] for row in connection_with_model.run("DESCRIBE m.2.estimate")}
+    assert facts["minutes"][0] == 1.5
+
+
 def test_errors_in_the_data_stop_a_training(connection_with_model: Any) -> None:
     rows = f"SELECT 'key {KEY} ' || i AS question, 'a' || i AS answer FROM range(8) t(i)"
     with pytest.raises(DataError, match="provider's key") as caught:

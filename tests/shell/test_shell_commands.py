@@ -55,6 +55,27 @@ def test_once_and_output(shell: Shell) -> None:
     assert Path("all.csv").read_text() == "a\n1\nc\n3\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("a.csv", "a\n1\n"),
+        ("a.json", '[{"a":1}]\n'),
+        ("a.jsonl", '{"a":1}\n'),
+        ("a.md", "| a |\n| ---: |\n| 1 |\n"),
+        ("a.HTML", "<table>\n<tr><th>a</th></tr>\n<tr><td>1</td></tr>\n</table>\n"),
+    ],
+)
+def test_a_files_ending_says_its_form_unless_a_mode_was_chosen(shell: Shell, name: str, written: str) -> None:
+    lines = [f".once {name}", "SELECT 1 AS a;", f".output all-{name}", "SELECT 1 AS a;", ".once b.txt"]
+    out = shell(*lines, "SELECT 2 AS b;", "SELECT 1 AS a;", ".output", "SELECT 4 AS d;", options=())[1]
+    assert Path(name).read_text() == written
+    assert Path(f"all-{name}").read_text() == written * 2
+    assert "│" in Path("b.txt").read_text()
+    assert "│" in out
+    shell(".mode line", f".once {name}", "SELECT 1 AS a;", options=())
+    assert Path(name).read_text() == "a = 1\n"
+
+
 def test_import_makes_a_table_and_adds_to_it(shell: Shell) -> None:
     Path("rows.csv").write_text("a,b\n1,x\n2,y\n")
     imported = '.import rows.csv "my rows"'
@@ -141,6 +162,9 @@ def test_every_statement_has_an_example_that_is_one(kind: type[s.Statement]) -> 
         ("create model", "prompt_template  the prompt;"),
         ("model", "CREATE [OR REPLACE] MODEL"),
         ("create", ".help CREATE ML_ENGINE"),
+        ("show", ".help SHOW PROJECTS"),
+        ("show modles", ".help SHOW MODELS"),
+        ("evaluate", "judge       the model that llm_judge asks"),
         ("analyze", "ANALYZE TRAINING DATA FROM"),
         ("SET sqlft_budget_usd", "SET sqlft_budget_usd = 5"),
         ("desc", "DESCRIBE [MODEL] name"),
@@ -162,6 +186,17 @@ def test_help_on_nothing_known(shell: Shell) -> None:
 
 def test_help_fits_the_screen() -> None:
     for heading in HEADINGS:
-        lines = list(topic(heading, 80))
-        about = lines[: lines.index("Example:")] if "Example:" in lines else lines
-        assert max(map(len, about)) <= 80, heading
+        assert max(map(len, topic(heading, 80))) <= 80, heading
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_list_of_commands_fits_the_screen(shell: Shell, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = shell(".help", options=())[1]
+    assert max(map(len, out.splitlines())) <= width
+    assert "\n.output [FILE]" in out
+
+
+def test_help_speaks_of_no_exceptions() -> None:
+    told = [line for heading in HEADINGS for line in topic(heading, 500)]
+    assert not [line for line in told if "NotFound" in line or "Error" in line or "its row" in line]

@@ -28,6 +28,17 @@ def test_cost_is_drawn_by_version(run: Run) -> None:
     assert "\x1b" not in done.stdout
 
 
+def test_lines_are_named_below_the_chart_where_they_hide_nothing(run: Run) -> None:
+    made = "CREATE MODEL t PREDICT a USING engine = 'stranger', prompt_template = '{{q}}'"
+    tuned = "FINETUNE t FROM (SELECT i AS q, i AS a FROM range(60) r(i)) USING steps = 20"
+    done = plot(run, made, tuned, ".plot loss t")
+    assert done.returncode == 0, done.stderr
+    chart = done.stdout[done.stdout.index("t: loss by step") :].splitlines()
+    assert chart[-1].split() == ["step", "•", "v2", "train", "x", "v2", "valid"]
+    assert chart[-2].split() == ["1", "5", "9", "13", "17", "20"]
+    assert "v2" not in "".join(chart[:-2])
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

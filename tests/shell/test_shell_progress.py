@@ -45,6 +45,19 @@ def test_a_line_now_and_then_where_there_is_no_terminal(clock: Clock) -> None:
     ]
 
 
+def test_the_time_left_is_what_the_training_says(clock: Clock) -> None:
+    """And goes on falling while one step takes long."""
+    stream = io.StringIO()
+    bar = ProgressBar(stream, clock)
+    for left in (180.0, 180.0, 60.0):
+        show(bar, clock, 11, Tick("m.2 training", 1, 54, left=left))
+    assert stream.getvalue().splitlines() == [
+        "m.2 training: 1/54 · 3:00 left",
+        "m.2 training: 1/54 · 2:49 left",
+        "m.2 training: 1/54 · 1:00 left",
+    ]
+
+
 class Pty:
     """Both ends of a terminal."""
 

@@ -111,6 +111,46 @@ def test_ctrl_c_at_the_prompt_drops_what_was_typed(shell: Any) -> None:
     assert "7 │" in shell.type("SELECT 7 AS a;")
 
 
+def test_what_is_typed_ahead_waits_for_the_prompt(shell: Any) -> None:
+    before = len(shell.raw)
+    shell.child.send("SELECT count(*) AS first_one FROM range(2000000000) t(i) WHERE i % 7 = 3;\r")
+    shell.child.expect(r"\x1b\[\?2004l")
+    shell.child.send("SELECT 33 AS typed_ahead;\r")
+    shell.child.expect("285714286")
+    assert "typed_ahead" not in shell.raw[before:].partition("first_one")[2].partition("285714286")[0]
+    shell.child.expect("33 ")
+    shell.prompt()
+    assert "44 │" in shell.type("SELECT 44 AS a;")
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_messages_are_folded_between_words(terminal: Open, columns: int) -> None:
+    shell = terminal("shell", columns=columns)
+    shell.prompt()
+    wrong = "SELECT aaaaaaaaaaaaaaaaaaaa, bbbbbbbbbbbbbbbbbbbb, ccccccccc FORM dddddddddd, eeeeeeeeeeeeeee"
+    written = shell.type(f"{wrong};").replace("\r", "")
+    caret = next(line for line in written.split("\n") if line.strip(" ^") == "" and "^" in line)
+    excerpt = next(line for line in written.split("\n") if line.startswith("LINE 1: "))
+    assert len(excerpt) <= columns
+    assert excerpt[caret.index("^") :].startswith("dddd")
+    written = shell.type("CREATE MODEL m PREDICT answer USING engine = 'echo', nonsense = 1;").replace("\r", "")
+    told = written.partition("Error: ")[2]
+    assert max(map(len, told.split("\n"))) <= columns
+    assert "It takes:" in told
+
+
+def test_open_says_what_is_open_and_what_was_left(terminal: Open, tmp_path: Path) -> None:
+    shell = terminal("app.duckdb")
+    shell.prompt()
+    shell.type("CREATE MODEL m PREDICT answer USING engine = 'counter', prompt_template = '{{content}}';")
+    written = shell.type(".open")
+    assert "in memory" in written
+    assert "There is no model yet" in written
+    written = shell.type(".open app.duckdb")
+    assert "app.duckdb\r" in written.partition(".open app.duckdb")[2]
+    assert "Ask a model: SELECT answer FROM m" in written
+
+
 def test_tab_completes_and_enter_runs_what_is_complete(terminal: Open, tmp_path: Path) -> None:
     (tmp_path / "steps.sql").write_text("SELECT 40 + 2 AS a;")
     for name in ("days.csv", "dates.csv"):

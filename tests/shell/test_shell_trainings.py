@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sqlft.catalog.records import VersionKey
-from sqlft.connection import database_locked_error
+from sqlft.errors import DatabaseLocked
 from sqlft.shell.opening import Place
 from sqlft.shell.prompt import at_end, at_start
 from sqlft.training.follow import describe_outcome
@@ -58,7 +58,7 @@ def test_what_is_not_there(run: Run) -> None:
 
 def test_the_lock_error_names_who_has_it() -> None:
     text = 'Could not set lock on file "a.duckdb": Conflicting lock is held in /usr/bin/python3.11 (PID 77). See also'
-    assert database_locked_error("a.duckdb", text).message == (
+    assert DatabaseLocked.from_duckdb("a.duckdb", text).message == (
         "a.duckdb is open in another process (python3.11, process 77), and only one may have it."
     )
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sqlft.errors import StatementError
-from sqlft.secrets.redact import redact_statement
+from sqlft.redact import redact_statement
 from sqlft.sql.lexer import find_parameters, split_statements, tokenize
 
 
@@ -76,6 +76,7 @@ def test_split(text: str, pieces: list[str]) -> None:
         ('{"password": "p", "user": "u"}', '{"password": ***, "user": "u"}'),
         ("API_KEY=sk-12, b=1", "API_KEY=*****, b=1"),
         ("my_api_key 'sk", "my_api_key ***"),
+        ("(ENCRYPTION_KEY 'k')", "(ENCRYPTION_KEY ***)"),
         ("secret = E'a\\'b' c", "secret = ******* c"),
         ("auth_token = $$a\nb$$", "auth_token = ***\n***"),
         ("api_key = env('K'), api_key = ?, api_key = $1", "api_key = env('K'), api_key = ?, api_key = $1"),

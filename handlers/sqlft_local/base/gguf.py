@@ -12,25 +12,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlft.errors import NotSupported
+from sqlft.errors import NotSupported, ProviderError
+from sqlft_local.base.config import find_unusual_part, read_config, read_context, read_rope_theta, read_shape
 
 if TYPE_CHECKING:
     import numpy as np
-    from gguf import GGUFWriter
-    from torch import Tensor
-
-from sqlft.errors import ProviderError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from gguf import GGUFReader
+    from gguf import GGUFReader, GGUFWriter
     from tokenizers import Tokenizer
-
+    from torch import Tensor
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """transformers' model_type -> llama.cpp's architecture."""
 PERMUTED_ARCHITECTURES = ("llama",)
-WEIGHT_TYPES = ("f32", "f16", "bf16", "q8_0")
 ReportProgress = Callable[[str, float | None], None]
 
 
@@ -50,7 +43,7 @@ def export(
     """
     from gguf import GGUFWriter
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(folder)
     check_convertible(config)
     writer = GGUFWriter(str(target), ARCHITECTURES[config["model_type"]])
     _write_metadata(writer, config, kind)
@@ -71,19 +64,8 @@ def export(
 
 def check_convertible(config: Mapping[str, Any]) -> None:
     """NotSupported unless llama.cpp computes this configuration as transformers does."""
-    why = None
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if config.get("model_type") not in ARCHITECTURES:
-        why = f"the architecture {config.get('model_type')}"
-    elif rope.get("rope_type", rope.get("type", "default")) != "default":
-        why = f"the position scaling {rope.get('rope_type', rope.get('type'))}"
-    elif config.get("sliding_window") and config.get("use_sliding_window", True):
-        why = "a sliding window"
-    elif config.get("quantization_config"):
-        why = "weights that are quantized already"
-    elif config.get("hidden_act", "silu") != "silu":
-        why = f"the activation {config['hidden_act']}"
-    if why:
+    kind = config.get("model_type")
+    if why := find_unusual_part(config) if kind in ARCHITECTURES else f"the architecture {kind}":
         raise NotSupported(f"llama.cpp files are not made of {why} here.", "Use backend = 'transformers'.")
 
 
@@ -98,30 +80,26 @@ def count_permuted_heads(name: str, config: Mapping[str, Any]) -> int | None:
     """Heads of the rows of this layer if they are to change places, else None."""
     if ARCHITECTURES[config["model_type"]] not in PERMUTED_ARCHITECTURES:
         return None
-    heads = int(config["num_attention_heads"])
-    if ".q_proj" in name:
-        return heads
-    return int(config.get("num_key_value_heads") or heads) if ".k_proj" in name else None
+    shape = read_shape(config)
+    return shape.heads if ".q_proj" in name else shape.kv_heads if ".k_proj" in name else None
 
 
 def _write_metadata(writer: GGUFWriter, config: Mapping[str, Any], kind: str) -> None:
     from gguf import LlamaFileType
 
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    width = config.get("head_dim") or hidden // heads
-    rope = config.get("rope_parameters") or {}
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(hidden)
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
-    writer.add_key_length(width)
-    writer.add_value_length(width)
-    writer.add_rope_dimension_count(width)
-    writer.add_rope_freq_base(float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0))
+    shape = read_shape(config)
+    writer.add_block_count(shape.layers)
+    writer.add_context_length(read_context(config))
+    writer.add_embedding_length(shape.hidden_size)
+    writer.add_feed_forward_length(shape.intermediate_size)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_key_length(shape.head_dim)
+    writer.add_value_length(shape.head_dim)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_rope_freq_base(read_rope_theta(config))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
+    writer.add_vocab_size(shape.vocab_size)
     types = {
         "f32": LlamaFileType.ALL_F32,
         "f16": LlamaFileType.MOSTLY_F16,
@@ -240,8 +218,8 @@ def export_adapter(folder: Path, adapter: Path, target: Path) -> None:
 
     from sqlft_local.base.adapter import read_adapter, wrong_base_error
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    made_for = ARCHITECTURES.get(config.get("model_type"), "")
+    config = read_config(folder)
+    made_for = ARCHITECTURES.get(config.get("model_type", ""), "")
     arch = next((a for a in MODEL_ARCH if MODEL_ARCH_NAMES[a] == made_for), None)
     if arch is None:
         raise NotSupported(f"llama.cpp has no {config.get('model_type')} here.", "Use backend = 'transformers'.")

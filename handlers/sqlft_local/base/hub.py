@@ -194,7 +194,7 @@ def _is_folder(base: str) -> bool:
     return bool(shaped) or Path(base).is_dir()
 
 
-def described() -> dict[str, str]:
+def describe_presets() -> dict[str, str]:
     """The presets by name: how large they are, and whether they are on this machine."""
     found = {}
     for name, preset in PRESETS.items():

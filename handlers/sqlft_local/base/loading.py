@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -14,6 +13,7 @@ from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError
 from sqlft_local import machine
 from sqlft_local.base import hub, weight_cache
 from sqlft_local.base.adapter import read_adapter, wrong_base_error
+from sqlft_local.base.config import read_config, read_context
 from sqlft_local.base.hub import print_progress
 from sqlft_local.base.tokenization import (
     NO_DELIMITERS,
@@ -30,6 +30,8 @@ from sqlft_local.options import ModelOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sqlft_local._types import Config, Device, Dtype, Layer, Model, Tokenizer
+
 TESTED_ARCHITECTURES = {"llama", "mistral", "qwen2", "qwen3", "gemma3_text"}
 """Architectures whose packed rows tests compare with transformers' own attention; others are tried when loaded."""
 LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -39,7 +41,7 @@ LAYER_TYPES = {"full_attention", "sliding_attention"}
 class LoadedModel:
     """A model ready to run, and how text becomes its tokens."""
 
-    model: Any
+    model: Model
     renderer: Renderer
     folder: Path
     context: int
@@ -50,7 +52,7 @@ class LoadedModel:
         return self.renderer.stop_ids
 
     @property
-    def device(self) -> Any:
+    def device(self) -> Device:
         """Where its inputs go."""
         return self.model.device
 
@@ -87,9 +89,8 @@ def _load_with_torch(folder: Path, options: ModelOptions, place: str) -> LoadedM
         model = None if tokenizer is None else torch_llama.load(folder, files, dtype, place)
         if model is None or tokenizer is None:
             return None
-        made_for = weight_cache.read_context_length(folder)
+        context = read_context(read_config(folder), options.context_length)
     renderer = Renderer(tokenizer, tokenizer.stop_ids, options.chat_template)
-    context = min(options.context_length or made_for, made_for)
     return LoadedModel(model.eval().requires_grad_(False), renderer, folder, context)
 
 
@@ -111,12 +112,11 @@ def _load_with_transformers(folder: Path, options: ModelOptions, place: str, tra
         if config.model_type not in TESTED_ARCHITECTURES:
             _check_attention(model, folder)
     tokenizer = weight_cache.load_chat_tokenizer(folder) or load_transformers_tokenizer(folder)[0]
-    renderer = Renderer(tokenizer, find_stop_ids(model.generation_config, tokenizer), options.chat_template)
-    made_for = int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 4096)
-    return LoadedModel(model, renderer, folder, min(options.context_length or made_for, made_for))
+    renderer = Renderer(tokenizer, find_stop_ids(folder, tokenizer), options.chat_template)
+    return LoadedModel(model, renderer, folder, read_context(config.to_dict(), options.context_length))
 
 
-def load_encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Any, Any]:
+def load_encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Model, Tokenizer]:
     """A model without an output head, and its tokenizer: for embeddings."""
     from transformers import AutoModel, AutoTokenizer
 
@@ -128,7 +128,7 @@ def load_encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Any,
         return model.to(place).eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder, **given)
 
 
-def _load_causal_lm(folder: Path, config: Any, dtype: Any, quantization: str, place: str) -> Any:
+def _load_causal_lm(folder: Path, config: Config, dtype: Dtype, quantization: str, place: str) -> Model:
     from transformers import AutoModelForCausalLM
 
     wanted = quantised.quantization_config(quantization, dtype)
@@ -206,11 +206,11 @@ def _acquire_cached(
     return MODEL_CACHE.acquire(own, version), lambda: MODEL_CACHE.release(own)
 
 
-def _count_bytes(model: Any) -> int:
+def _count_bytes(model: Model) -> int:
     return sum(p.nbytes for p in model.parameters())
 
 
-def _find_shared_weights(one: Any, other: Any) -> list[Any]:
+def _find_shared_weights(one: Model, other: Model) -> list[Tensor]:
     """Weights that both models share."""
     ids = {id(p) for p in one.parameters()}
     return [p for p in other.parameters() if id(p) in ids]
@@ -280,20 +280,12 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def resolve_dtype(dtype: str, device: str, training: bool) -> Any:
-    """`auto` resolved by asking the hardware.
-
-    A processor with matrix units for bfloat16 (AMX) trains in half the time with it; asking is bound by memory and no
-    faster, and stays in float32, where a batch gives the same answers as one row alone.
-    """
+def resolve_dtype(dtype: str, device: str, training: bool) -> Dtype:
+    """torch's dtype for an option: `machine.resolve_dtype`, by asking the hardware."""
     import torch
 
-    if dtype != "auto":
-        return getattr(torch, dtype)
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    units = device == "cpu" and "amx_bf16" in machine.detect_cpu_features()
-    return torch.bfloat16 if units and training else torch.float32
+    card = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    return getattr(torch, machine.resolve_dtype(dtype, device, training, machine.detect_cpu_features(), card))
 
 
 def _adapter_mtime(adapter: Path) -> float:
@@ -301,14 +293,14 @@ def _adapter_mtime(adapter: Path) -> float:
     return file.stat().st_mtime if file.exists() else 0.0
 
 
-def _find_layer(model: Any, name: str, adapter: Path) -> Any:
+def _find_layer(model: Model, name: str, adapter: Path) -> Layer:
     try:
         return model.get_submodule(name)
     except AttributeError as e:
         raise wrong_base_error(adapter) from e
 
 
-def _check_layers(config: Any) -> None:
+def _check_layers(config: Config) -> None:
     text = config.get_text_config()
     unknown = set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES
     if unknown:
@@ -318,7 +310,7 @@ def _check_layers(config: Any) -> None:
         )
 
 
-def _check_attention(model: Any, folder: Path) -> None:
+def _check_attention(model: Model, folder: Path) -> None:
     """Two packed rows must give what the second gives alone in transformers' own attention."""
     import torch
 
@@ -346,8 +338,7 @@ def _check_model_type(folder: Path) -> None:
 
     from transformers import CONFIG_MAPPING
 
-    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kind = said.get("model_type") if isinstance(said, dict) else None
+    kind = read_config(folder).get("model_type")
     if kind is None or kind not in CONFIG_MAPPING:
         raise _unsupported_architecture_error(
             folder, SimpleNamespace(model_type=kind or "its config.json names no model_type")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import NotSupported, OptionError
+from sqlft_local.base.config import read_stop_ids
 from sqlft_local.errors import explain_errors, silence_transformers
 
 if TYPE_CHECKING:
@@ -132,20 +133,18 @@ def check_template(text: str) -> None:
 
 def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
     """What a base's own files say of its tokenizer: enough to count tokens, transformers may know more of some."""
-    config, generation = _read_json(folder / "tokenizer_config.json"), _read_json(folder / "generation_config.json")
+    config = _read_json(folder / "tokenizer_config.json")
     added = {t["content"]: t for t in _read_json(folder / TOKENIZER_FILE).get("added_tokens", [])}
     names = {n: config.get(n) for n in ("bos_token", "eos_token", "pad_token", "unk_token")}
     tokens = {n: v["content"] if isinstance(v, dict) else v for n, v in names.items() if v}
     template = folder / "chat_template.jinja"
     end = added.get(tokens.get("eos_token", ""), {}).get("id")
-    stops = generation.get("eos_token_id")
-    listed = stops if isinstance(stops, list) else [stops]
     return {
         "chat_template": template.read_text(encoding="utf-8") if template.exists() else config.get("chat_template"),
         "special_tokens": tokens,
         "all_special_ids": [t["id"] for t in added.values() if t.get("special")],
         "eos_token_id": end,
-        "stop_ids": sorted({i for i in (*listed, end) if i is not None}),
+        "stop_ids": sorted({i for i in (*read_stop_ids(folder), end) if i is not None}),
     }
 
 
@@ -176,22 +175,16 @@ def save_tokenizer(tokenizer: Any, stop_ids: Sequence[int], folder: Path) -> dic
 
 def load_transformers_tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:
     """The base's tokenizer, and the tokens that end an answer."""
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer
 
-    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with silence_transformers(), explain_errors(folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder, **given)
-        if (folder / "generation_config.json").exists():
-            return tokenizer, find_stop_ids(GenerationConfig.from_pretrained(folder), tokenizer)
-        config = AutoConfig.from_pretrained(folder, **given)
-        return tokenizer, find_stop_ids(GenerationConfig.from_model_config(config), tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return tokenizer, find_stop_ids(folder, tokenizer)
 
 
-def find_stop_ids(generation_config: Any, tokenizer: Any) -> tuple[int, ...]:
+def find_stop_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
     """The tokens that end an answer."""
-    eos = generation_config.eos_token_id if generation_config is not None else None
-    listed = eos if isinstance(eos, list) else [eos]
-    return tuple(sorted({i for i in (*listed, tokenizer.eos_token_id) if i is not None}))
+    return tuple(sorted({i for i in (*read_stop_ids(folder), tokenizer.eos_token_id) if i is not None}))
 
 
 def load_tokenizer_json(folder: Path) -> Any:

@@ -8,9 +8,8 @@ more answers are float32's than with everything rounded: 95 % where it was 89 % 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,55 +17,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sqlft_local.base import config
+from sqlft_local.base.config import DecoderShape
+
 MODEL_TYPES = {"llama", "mistral", "qwen2"}
 ROUNDING_TOLERANCE = 2.0**-6
 """What rounding to bfloat16 may change of a logit and of the largest one, relative to it, twice over."""
 
 
 @dataclass(frozen=True)
-class TorchLlamaConfig:
+class TorchLlamaConfig(DecoderShape):
     """What of a config.json the numbers depend on."""
 
-    hidden_size: int
-    intermediate_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab_size: int
     norm_eps: float
     rope_theta: float
-    tied: bool
     qkv_bias: bool
     o_bias: bool
     mlp_bias: bool
 
 
-def read_config(said: Mapping[str, Any]) -> TorchLlamaConfig | None:
+def parse_config(said: Mapping[str, Any]) -> TorchLlamaConfig | None:
     """None for what only transformers knows how to run."""
-    rope = said.get("rope_parameters") or {}
-    scaled = said.get("rope_scaling") or rope.get("rope_type", "default") != "default"
-    windowed = said.get("sliding_window") if said.get("model_type") == "mistral" else said.get("use_sliding_window")
-    odd = scaled or windowed or said.get("quantization_config") or said.get("hidden_act", "silu") != "silu"
-    if said.get("model_type") not in MODEL_TYPES or odd or set(said.get("layer_types") or ()) - {"full_attention"}:
+    if said.get("model_type") not in MODEL_TYPES or config.find_unusual_part(said):
         return None
     try:
-        hidden, heads = int(said["hidden_size"]), int(said["num_attention_heads"])
         is_qwen, bias = said["model_type"] == "qwen2", bool(said.get("attention_bias"))
         return TorchLlamaConfig(
-            hidden,
-            int(said["intermediate_size"]),
-            int(said["num_hidden_layers"]),
-            heads,
-            int(said["num_key_value_heads"]),
-            int(said.get("head_dim") or hidden // heads),
-            int(said["vocab_size"]),
-            float(said["rms_norm_eps"]),
-            float(said.get("rope_theta") or rope["rope_theta"]),
-            bool(said.get("tie_word_embeddings")),
-            bias or is_qwen,
-            bias,
-            bool(said.get("mlp_bias")),
+            **asdict(config.read_shape(said)),
+            norm_eps=float(said["rms_norm_eps"]),
+            rope_theta=config.read_rope_theta(said),
+            qkv_bias=bias or is_qwen,
+            o_bias=bias,
+            mlp_bias=bool(said.get("mlp_bias")),
         )
     except (KeyError, TypeError, ValueError):
         return None
@@ -222,21 +204,21 @@ def load(folder: Path, files: Iterable[Path], dtype: Any, device: str) -> TorchL
     """The base in `folder`, its weights from `files` in the wanted numbers; None where they are of another kind."""
     from safetensors import safe_open
 
-    config = read_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    if config is None:
+    parsed = parse_config(config.read_config(folder))
+    if parsed is None:
         return None
     with torch.device("meta"):
-        model = TorchLlama(config)
+        model = TorchLlama(parsed)
     found: dict[str, Tensor] = {}
     for file in files:
         with safe_open(file, "pt", device="cpu") as tensors:
             found |= {name: tensors.get_tensor(name).to(device, dtype) for name in tensors.keys()}  # noqa: SIM118
-    if config.tied:
+    if parsed.tied:
         found["lm_head.weight"] = found["model.embed_tokens.weight"]
     expected = {name: weight.shape for name, weight in model.state_dict().items()}
     if expected != {name: weight.shape for name, weight in found.items()}:
         return None
     model.load_state_dict(found, assign=True)
-    if config.tied:
+    if parsed.tied:
         model.lm_head.weight = model.model.embed_tokens.weight
     return model

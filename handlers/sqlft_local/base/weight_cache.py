@@ -209,9 +209,3 @@ def _remove_old_merged(home: Path, but: Path) -> None:
     for file in merged[:-MAX_MERGED_FILES]:
         if file != but:
             file.unlink(missing_ok=True)
-
-
-def read_context_length(folder: Path) -> int:
-    """Tokens that the base was made for."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(config.get("max_position_embeddings") or 4096)

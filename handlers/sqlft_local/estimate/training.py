@@ -5,7 +5,6 @@ Here too: which bases this machine can train and ask, for `sqlft doctor`.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -14,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported, ProviderError
-from sqlft.handler import Estimate, TrainingSet
-from sqlft_local.base.config import DecoderShape, read_shape
+from sqlft.handler import TOKENS_PER_MESSAGE, Estimate, TrainingSet, estimate_tokens
+from sqlft_local.base.config import DecoderShape, limit_context, read_config, read_context, read_shape
 from sqlft_local.base.presets import PRESETS, Preset
 from sqlft_local.base.tokenization import NO_DELIMITERS, Delimiters
-from sqlft_local.estimate import speed
 from sqlft_local.machine import Machine
 from sqlft_local.options import ModelOptions, TrainOptions
-from sqlft_local.train import memory
+from sqlft_local.train import memory, speed
 from sqlft_local.train.memory import TrainingSetup
+from sqlft_local.train.speed import Speed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,24 +35,22 @@ ARCHITECTURES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma 3", "SmolLM2", "Co
 """Of those that are run; others with the same layers are tried when they are loaded."""
 SAMPLE_ROWS = 512
 """Rows that are rendered; of more, evenly spaced ones stand for the others."""
-LETTERS_PER_TOKEN, MESSAGE_TOKENS = 3.5, 4
-"""About, where the base's tokenizer is not on this machine."""
-DEFAULT_MAX_LENGTH = 2048
 STARTUP_SECONDS = 8.0
 """A process that imports torch and transformers, and loads a small base."""
 LOAD_BYTES_PER_SECOND = 1.5e9
 WORTH_MEASURING = 60.0
-"""Seconds of work from which on the machine is measured; shorter ones are reckoned from what such cores do."""
+"""Seconds of work from which on the machine is measured; shorter ones are estimated from what such cores do."""
+MEASURED = "time measured on this machine"
 FLOPS_PER_CORE = 25e9
 """Of a core with AVX2 in float32, what is left of it in a training; twice that with AVX-512, more with matrix units."""
-MAX_VALIDATIONS = 10
-"""Validations of a training, at most two an epoch."""
+MAX_VALIDATIONS, CHECKED = 10, 0.15
+"""Validations of a training, at most two an epoch, and the share of its operations that they are at most."""
 GIGA = 1e9
 
 
 @dataclass(frozen=True)
 class EpochPasses:
-    """The passes of one epoch, and what is in one of them on average."""
+    """The passes of one epoch, and what is in all of them together."""
 
     examples: int
     steps: int
@@ -67,9 +64,6 @@ class EpochPasses:
     """Tokens of the longest row."""
     fullest: tuple[int, int]
     """Tokens, and tokens that count in the loss, of the largest pass."""
-    lengths: tuple[int, ...]
-    """Tokens of the rows of a usual step, evenly chosen from short to long."""
-    prefix: float
 
 
 @dataclass(frozen=True)
@@ -90,15 +84,13 @@ def describe_base(name: str, folder: Path | None, options: ModelOptions) -> Base
         return _read_base(name, folder, options)
     if preset is None or preset.shape is None:
         return None
-    return BaseDescription(name, preset.shape, min(options.context_length or preset.context, preset.context))
+    return BaseDescription(name, preset.shape, limit_context(preset.context, options.context_length))
 
 
 def _read_base(name: str, folder: Path, options: ModelOptions) -> BaseDescription:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        text = config.get("text_config") or config
-        made_for = int(text.get("max_position_embeddings") or 4096)
-        return BaseDescription(name, read_shape(config), min(options.context_length or made_for, made_for), folder)
+        config = read_config(folder)
+        return BaseDescription(name, read_shape(config), read_context(config, options.context_length), folder)
     except (ValueError, AttributeError) as e:
         raise ProviderError(f"{folder / 'config.json'} cannot be read: {e}.", "Get the base again.") from e
     except (KeyError, TypeError) as e:
@@ -110,10 +102,8 @@ def _read_base(name: str, folder: Path, options: ModelOptions) -> BaseDescriptio
 
 
 def find_max_row_tokens(base: BaseDescription | None, options: TrainOptions) -> int | None:
-    """Most tokens of a row that is trained on whole: as `rows.render_rows` has it."""
-    if base is None:
-        return options.max_length
-    return min(options.max_length or min(DEFAULT_MAX_LENGTH, base.context), base.context)
+    """Most tokens of a row that is trained on whole; what `max_length` says where the base is not known."""
+    return options.max_length if base is None else options.limit_row(base.context)
 
 
 def estimate(
@@ -135,29 +125,35 @@ def estimate(
     place = here.device(device)
     together = options.num_processes
     free = here.available(place, together)
-    room = _limit_memory(options, free)
+    room = memory.limit_bytes(options, free)
     longest = max((len(e.ids) for e in (*train, *valid)), default=1)
-    setting, most = _fit_passes(base, _plan_setup(base, given, options, here, place), options, room, longest)
+    setting, most = _fit_passes(base, _plan_setup(given, options, here, place), options, place, room, longest)
     passes = _estimate_passes(train, taught, options.rows_per_step, most)
     needed = memory.estimate_training_bytes(base.shape, setting, passes.fullest[0])
     limit = room if options.max_memory else free
     steps = max(1, round(passes.steps * options.n_epochs))
-    seconds, remarks = _estimate_seconds(
-        base, setting, passes, steps, (valid, checked, most), place, here, threads, kept
-    )
-    if place == "cuda" and seconds is not None:
+    work = _work(base, setting, passes, steps, (valid, checked, most))
+    seconds, remarks = _estimate_seconds(base, setting, work, place, here, threads, kept)
+    if place == "cuda":
         seconds /= together
-    if options.max_minutes and seconds is not None and seconds > options.max_minutes * 60:
-        remarks.append(f"max_minutes ends it after about {options.max_minutes * 60 / seconds:.0%} of the steps")
+    if options.max_minutes and seconds > options.max_minutes * 60:
+        share = options.max_minutes * 60 / seconds
+        remarks.append(
+            f"max_minutes ends it after {f'about {share:.0%}' if share >= 0.01 else 'less than 1%'} of the steps"
+        )
         seconds = options.max_minutes * 60
+    started = (
+        STARTUP_SECONDS
+        + memory.estimate_weight_bytes(base.shape, setting.dtype, setting.quantization) / LOAD_BYTES_PER_SECOND
+    )
     return Estimate(
         examples=taught,
         tokens=round(passes.whole * options.n_epochs),
         steps=steps,
-        seconds=seconds,
+        seconds=started + seconds,
         memory_bytes=needed,
         memory_available=free,
-        remarks=(*_list_remarks(base, setting, options, place), *remarks),
+        remarks=(*_list_remarks(base, setting, options, place, bool(valid)), *remarks),
         why_not=_refuse_too_few_gpus(here, place, together)
         or _refuse_too_little_memory(base, setting, passes, needed, limit, place),
     )
@@ -200,150 +196,121 @@ def _guess_examples(base: BaseDescription, options: TrainOptions, table: pa.Tabl
     """By letters; rows then share no start, so the estimate is rather too high."""
     from sqlft_local.kernels.packing import Example
 
-    most = find_max_row_tokens(base, options) or DEFAULT_MAX_LENGTH
+    most = options.limit_row(base.context)
     examples = []
     for i, turns in enumerate(table.column("messages").to_pylist()):
-        sizes = [MESSAGE_TOKENS + round(len(t["content"]) / LETTERS_PER_TOKEN) for t in turns]
+        sizes = [TOKENS_PER_MESSAGE + estimate_tokens(t["content"]) for t in turns]
         tokens = min(most, sum(sizes))
         answer = min(tokens - 1, sizes[-1])
         examples.append(Example([i + 1, *[0] * (tokens - 1)], [0.0] * (tokens - answer) + [1.0] * answer))
     return examples
 
 
-def _plan_setup(
-    base: BaseDescription, given: ModelOptions, options: TrainOptions, here: Machine, place: str
-) -> TrainingSetup:
+def _plan_setup(given: ModelOptions, options: TrainOptions, here: Machine, place: str) -> TrainingSetup:
     dtype = here.dtype(given.dtype, place)
-    quantization = getattr(given, "quantization", None) or "none"
-    checkpointing = bool(getattr(options, "gradient_checkpointing", None))
-    return TrainingSetup(dtype, quantization, options.r, tuple(options.layers), options.lora_dropout, checkpointing)
-
-
-def _limit_memory(options: TrainOptions, free: int | None) -> int | None:
-    """Bytes that the training may take: as `memory.plan_passes` has it."""
-    said = memory.parse_size(options.max_memory) if options.max_memory else None
-    known = None if free is None else round(free * (1 - memory.FREE_MARGIN))
-    return min((n for n in (said, known) if n is not None), default=None)
+    return TrainingSetup(dtype, given.quantization, options.r, tuple(options.layers), options.lora_dropout)
 
 
 def _fit_passes(
-    base: BaseDescription, setting: TrainingSetup, options: TrainOptions, room: int | None, longest: int
+    base: BaseDescription, setting: TrainingSetup, options: TrainOptions, place: str, room: int | None, longest: int
 ) -> tuple[TrainingSetup, int]:
-    """With blocks computed again where memory asks for it, and the tokens of a pass; at least the longest row."""
-    most = options.max_tokens_per_pass or memory.MAX_TOKENS_PER_PASS["cpu"]
-    if room is None:
-        return setting, max(most, longest)
-    again = replace(setting, checkpointing=True)
-    plain, twice = (
-        memory.fit_tokens(
-            base.shape, s, round((room - memory.estimate_fixed_bytes(base.shape, s)) * memory.PLANNED_SHARE)
-        )
-        for s in (setting, again)
-    )
-    wanted = options.gradient_checkpointing
-    if setting.checkpointing or (wanted is None and plain < max(min(memory.FAST_PASS_TOKENS, most), longest)):
-        return again, max(min(most, twice), longest)
-    return setting, max(min(most, plain), longest)
+    """With blocks computed twice where memory asks for it, and the tokens of a pass; at least the longest row."""
+    fixed = memory.estimate_fixed_bytes(base.shape, setting)
+    budget = memory.fit_passes(base.shape, setting, options, place, room, fixed)
+    tokens = max(budget.tokens, longest)
+    return replace(setting, checkpointing=tokens > budget.above), tokens
 
 
 def _estimate_passes(train: Sequence[Example], taught: int, batch_size: int, most: int) -> EpochPasses:
     """The epoch, told from the sample's."""
-    from sqlft_local.kernels.packing import common_prefix_length
     from sqlft_local.train import rows
 
     order = list(train)
     random.Random(0).shuffle(order)
-    parts = [p for i in range(0, len(order), batch_size) for p in rows.split_passes(order[i : i + batch_size], most)]
-    prefixes = [common_prefix_length([e.ids for e in p]) if len(p) > 1 else 0 for p in parts]
-    sizes = [sum(len(e.ids) for e in p) - n * (len(p) - 1) for p, n in zip(parts, prefixes, strict=True)]
-    answers = [sum(1 for e in p for w in e.weights if w) for p in parts]
+    sizes = [size for i in range(0, len(order), batch_size) for size in rows.sizes(order[i : i + batch_size], most)]
     whole = sum(len(e.ids) for e in order)
     times = taught / max(1, len(order))
-    fullest = max(range(len(parts)), key=sizes.__getitem__)
     return EpochPasses(
         examples=taught,
         steps=math.ceil(taught / batch_size),
-        count=len(parts) * times,
-        tokens=sum(sizes) * times,
-        answers=sum(answers) * times,
+        count=len(sizes) * times,
+        tokens=sum(tokens for tokens, _ in sizes) * times,
+        answers=sum(answers for _, answers in sizes) * times,
         whole=round(whole * times),
         longest=max(len(e.ids) for e in order),
-        fullest=(sizes[fullest], answers[fullest]),
-        lengths=_pick_evenly([len(e.ids) for e in order], min(batch_size, len(order))),
-        prefix=sum(prefixes) / len(prefixes),
+        fullest=max(sizes),
     )
 
 
-def _estimate_seconds(
+@dataclass(frozen=True)
+class Work:
+    """What a training computes: (operations, passes) with the backward pass, and of its validations without."""
+
+    training: tuple[float, float]
+    checking: tuple[float, float]
+
+    def at(self, found: Speed) -> float:
+        """Its seconds."""
+        return found.training(*self.training) + found.checking(*self.checking)
+
+
+def _work(
     base: BaseDescription,
     setting: TrainingSetup,
     passes: EpochPasses,
     steps: int,
     validation: tuple[Sequence[Example], int, int],
+) -> Work:
+    epochs = steps / passes.steps
+    operations = speed.flops(base.shape, setting, passes.tokens * epochs, passes.answers * epochs)
+    return Work(
+        (operations, passes.count * epochs), _count_validation_flops(base, validation, steps, passes.steps, operations)
+    )
+
+
+def _count_validation_flops(
+    base: BaseDescription, validation: tuple[Sequence[Example], int, int], steps: int, per_epoch: int, operations: float
+) -> tuple[float, float]:
+    """(operations, passes) of all validations; of many rows the trainer looks at some, a tenth of its work at most."""
+    examples, count, most = validation
+    if not examples:
+        return 0.0, 0.0
+    times = -(-steps // max(1, -(-per_epoch // 2), -(-steps // MAX_VALIDATIONS)))
+    one = _estimate_passes(examples, count, len(examples), most)
+    whole = times * speed.flops_forward(base.shape, one.tokens, one.answers)
+    share = min(1.0, CHECKED * operations / whole) if whole else 1.0
+    return whole * share, times * one.count * share
+
+
+def _estimate_seconds(
+    base: BaseDescription,
+    setting: TrainingSetup,
+    work: Work,
     place: str,
     here: Machine,
     threads: int | None,
     kept: Path,
-) -> tuple[float | None, list[str]]:
-    epochs = steps / passes.steps
-    work = speed.count_flops(base.shape, setting, passes.tokens * epochs, passes.answers * epochs)
-    checks = _count_validation_flops(base, setting, validation, steps, passes.steps)
-    started = (
-        STARTUP_SECONDS
-        + memory.estimate_weight_bytes(base.shape, setting.dtype, setting.quantization) / LOAD_BYTES_PER_SECOND
-    )
-    cores = threads or here.cores
-    guess = (work + checks) / _guess_flops(here, place, setting.dtype, cores)
+) -> tuple[float, list[str]]:
+    """Of the steps and validations, and what the figure is worth."""
+    kind = speed.Kind(base.shape, setting, place, threads or 0)
+    known = speed.known(kind, kept, here.processor)
+    if known is not None:
+        return work.at(known), ["time by the steps of an earlier training" if known.is_real else MEASURED]
+    guess = work.at(speed.guessed(kind, _guess_flops(here, place, setting.dtype, threads or here.cores)))
     if guess < WORTH_MEASURING or setting.quantization != "none" or base.folder is None:
-        return started + guess, ["the time is a guess from the machine's kind, it was not measured"]
-    trial = _choose_trial(base.shape, setting, passes, place, threads or 0)
-    found = speed.load_or_measure(trial, kept, here.processor)
+        return guess, ["the time is a guess from the machine's kind, it was not measured"]
+    found = speed.measure(kind, kept, here.processor)
     if found is None:
-        return started + guess, ["the time is a guess: measuring this machine failed"]
-    tried = trial.prefix + sum(tokens - trial.prefix for tokens in trial.rows)
-    one = speed.count_flops(base.shape, setting, tried, len(trial.rows) * trial.answer)
-    return started + work / one * found.training + checks / one * 2 * found.checking, []
-
-
-def _count_validation_flops(
-    base: BaseDescription,
-    setting: TrainingSetup,
-    validation: tuple[Sequence[Example], int, int],
-    steps: int,
-    per_epoch: int,
-) -> float:
-    """The work of all validations, without backward pass."""
-    examples, count, most = validation
-    if not examples:
-        return 0.0
-    every = max(1, -(-per_epoch // 2), -(-steps // MAX_VALIDATIONS))
-    one = _estimate_passes(examples, count, len(examples), most)
-    return -(-steps // every) * speed.count_flops(base.shape, setting, one.tokens, one.answers) / 2
-
-
-def _choose_trial(
-    shape: DecoderShape, setting: TrainingSetup, passes: EpochPasses, place: str, threads: int
-) -> speed.SpeedTrial:
-    """A usual pass, in round numbers, so that what is measured serves for like data too."""
-    prefix = _round_to_eighth(passes.prefix) if passes.prefix >= 8 else 0
-    a_pass = max(1, round(passes.examples / max(1.0, passes.count)))
-    rows = tuple(
-        max(_round_to_eighth(n), prefix + 1) for n in _pick_evenly(passes.lengths, min(a_pass, len(passes.lengths)))
-    )
-    answer = _round_to_eighth(passes.answers / max(1, passes.examples))
-    return speed.SpeedTrial(shape, setting, place, threads, rows, prefix, max(1, answer))
-
-
-def _pick_evenly(values: Sequence[int], count: int) -> tuple[int, ...]:
-    """So many of them, from the smallest to the largest, each for as many as the others."""
-    order = sorted(values)
-    return tuple(order[int((i + 0.5) * len(order) / count)] for i in range(count))
-
-
-def _round_to_eighth(value: float) -> int:
-    """To an eighth of the next power of two below."""
-    step = max(1, 2 ** (max(1, round(value)).bit_length() - 4))
-    return int(round(value / step) * step)
+        return guess, [
+            f"the time is a guess: this machine could not be measured in {speed.MEASURE_SECONDS:.0f} seconds"
+        ]
+    if found.waited <= speed.BUSY:
+        return work.at(found), [MEASURED]
+    alone = work.at(found.scaled(1 - found.waited)) / 60
+    return work.at(found), [
+        f"other work took {found.waited:.0%} of the measurement: alone it would be about {alone:.2g} minutes; "
+        "the next estimate measures again"
+    ]
 
 
 def _guess_flops(here: Machine, place: str, dtype: str, cores: int) -> float:
@@ -356,7 +323,9 @@ def _guess_flops(here: Machine, place: str, dtype: str, cores: int) -> float:
     return cores * FLOPS_PER_CORE * wide * (4 if dtype == "bfloat16" and "amx_bf16" in here.flags else 1)
 
 
-def _list_remarks(base: BaseDescription, setting: TrainingSetup, options: TrainOptions, place: str) -> Iterator[str]:
+def _list_remarks(
+    base: BaseDescription, setting: TrainingSetup, options: TrainOptions, place: str, is_validated: bool
+) -> Iterator[str]:
     yield f"{setting.dtype} on {place}"
     if setting.quantization != "none":
         yield f"base in {setting.quantization}"
@@ -366,7 +335,7 @@ def _list_remarks(base: BaseDescription, setting: TrainingSetup, options: TrainO
         yield f"memory in each of {options.num_processes} processes"
     if base.folder is None:
         yield "tokens are a guess from letters: the base is not on this machine yet"
-    if options.early_stopping:
+    if options.early_stopping and is_validated:
         yield "early stopping may end it sooner"
 
 

@@ -9,9 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+if TYPE_CHECKING:
+    from sqlft_local._types import AutogradContext, Device, Dtype
 
 MAX_PADDING = 1.25
 """Parts share a call while padding them to the longest costs at most this."""
@@ -28,7 +34,7 @@ class PartGroup(NamedTuple):
 
     starts: tuple[int, ...]
     lengths: tuple[int, ...]
-    prefix_length: int
+    before: int
 
     @property
     def longest(self) -> int:
@@ -37,10 +43,26 @@ class PartGroup(NamedTuple):
 
 
 class PackedAttention(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
-    """Every part sees the prefix and, causally, itself."""
+    """Every part sees the prefix and, causally, itself.
+
+    With mask M, a part's queries Q, the keys K and values V it sees:
+
+        P = softmax(s Q K' + M),  O = P V
+        dV = P' dO,  dP = dO V',  dS = P * (dP - rowsum(dP * P)),  dQ = s dS K,  dK = s dS' Q
+
+    dK and dV of the prefix are summed over the parts.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q: Any, k: Any, v: Any, groups: Any, scale: float, window: int | None) -> Any:
+    def forward(
+        ctx: AutogradContext,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        groups: Sequence[PartGroup],
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
         """q (1, heads, tokens, width), k and v (1, fewer heads, tokens, width) -> (1, tokens, heads, width)."""
         ctx.groups, ctx.scale, ctx.window = groups, scale, window
         kept = []
@@ -49,7 +71,7 @@ class PackedAttention(torch.autograd.Function):  # type: ignore[misc]  # torch i
         for group in groups:
             qs, ks, vs = _gather_queries(q, k, group), _gather_keys(k, group), _gather_keys(v, group)
             for start, end in _split_queries(group):
-                weights = _attention_weights(qs[:, :, start:end], ks, group.prefix_length + start, scale, window)
+                weights = _attention_weights(qs[:, :, start:end], ks, group.before + start, scale, window)
                 said = torch.bmm(weights, vs[:, : weights.shape[2]])
                 _scatter_block(out, said, group, start, end)
                 kept.append(weights if keep and weights.shape[2] <= MAX_KEPT_KEYS else None)
@@ -57,12 +79,12 @@ class PackedAttention(torch.autograd.Function):  # type: ignore[misc]  # torch i
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: AutogradContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k and v; the prefix's are summed in float32."""
         q, k, v, *rest = ctx.saved_tensors
         g = grads[0].transpose(1, 2)
         q_grad, k_grad, v_grad = (_empty_like(t) for t in (q, k, v))
-        prefix: list[Any] = [0.0, 0.0]
+        prefix: list[Tensor | float] = [0.0, 0.0]
         kept = iter(rest)
         for group in ctx.groups:
             ks, vs = _gather_keys(k, group), _gather_keys(v, group)
@@ -71,9 +93,7 @@ class PackedAttention(torch.autograd.Function):  # type: ignore[misc]  # torch i
             for start, end in _split_queries(group):
                 weights = next(kept)
                 if weights is None:
-                    weights = _attention_weights(
-                        qs[:, :, start:end], ks, group.prefix_length + start, ctx.scale, ctx.window
-                    )
+                    weights = _attention_weights(qs[:, :, start:end], ks, group.before + start, ctx.scale, ctx.window)
                 seen = weights.shape[2]
                 own_q, own_g = (t[:, :, start:end].reshape(t.shape[0], -1, t.shape[3]) for t in (qs, gs))
                 found[1].add(torch.bmm(weights.transpose(1, 2), own_g))
@@ -83,20 +103,20 @@ class PackedAttention(torch.autograd.Function):  # type: ignore[misc]  # torch i
                 _scatter_block(q_grad.transpose(1, 2), torch.bmm(of_scores, ks[:, :seen]), group, start, end)
             for i, (grad, one) in enumerate(zip((k_grad, v_grad), found, strict=True)):
                 prefix[i] = prefix[i] + _scatter_key_gradients(grad, one.total, group)
-        for grad, one in zip((k_grad, v_grad), prefix, strict=True):
-            if torch.is_tensor(one):
-                grad[0, :, : one.shape[1]] += one.to(grad.dtype)
+        for grad, shared in zip((k_grad, v_grad), prefix, strict=True):
+            if not isinstance(shared, float):
+                grad[0, :, : shared.shape[1]] += shared.to(grad.dtype)
         return q_grad, k_grad, v_grad, None, None, None
 
 
 class _GradientSum:
     """Gradients of keys, whose later ones the first blocks do not see."""
 
-    def __init__(self, like: Any) -> None:
+    def __init__(self, like: Tensor) -> None:
         self._like = like
-        self.total: Any = None
+        self.total: Tensor | None = None
 
-    def add(self, part: Any) -> None:
+    def add(self, part: Tensor) -> None:
         if self.total is None and part.shape == self._like.shape:
             self.total = part
             return
@@ -109,23 +129,9 @@ class _GradientSum:
 def group_parts(prefix: int, lengths: tuple[int, ...]) -> tuple[PartGroup, ...]:
     """The parts of a row, which follow the prefix, longest first; the prefix itself comes first."""
     made = [PartGroup((0,), (prefix,), 0)] if prefix else []
-    start, place = 0, prefix
-    while start < len(lengths):
-        end, tokens = start, 0
-        while end < len(lengths) and lengths[start] * (end + 1 - start) <= MAX_PADDING * (tokens + lengths[end]):
-            tokens += lengths[end]
-            end += 1
-        own = lengths[start:end]
-        made.append(PartGroup(tuple(_start_positions(place, own)), own, prefix))
-        place += tokens
-        start = end
+    starts = tuple(accumulate(lengths, initial=prefix))
+    made += (PartGroup(starts[own], lengths[own], prefix) for own in _group_by_length(lengths))
     return tuple(made)
-
-
-def _start_positions(first: int, lengths: Sequence[int]) -> Iterator[int]:
-    for n in lengths:
-        yield first
-        first += n
 
 
 def _split_queries(group: PartGroup) -> Iterator[tuple[int, int]]:
@@ -133,21 +139,21 @@ def _split_queries(group: PartGroup) -> Iterator[tuple[int, int]]:
         yield start, min(start + QUERY_BLOCK, group.longest)
 
 
-def _gather_queries(t: Any, k: Any, group: PartGroup) -> Any:
+def _gather_queries(t: Tensor, k: Tensor, group: PartGroup) -> Tensor:
     """The parts of t (1, heads, tokens, width) -> (parts * kv heads, heads of each, longest, width)."""
     made = _stack_parts(t, group, 0)
     return made.view(-1, t.shape[1] // k.shape[1], group.longest, t.shape[3])
 
 
-def _gather_keys(t: Any, group: PartGroup) -> Any:
+def _gather_keys(t: Tensor, group: PartGroup) -> Tensor:
     """Prefix and parts of t (1, heads, tokens, width) -> (parts * heads, before + longest, width)."""
-    made = _stack_parts(t, group, group.prefix_length)
-    if group.prefix_length:
-        made[:, :, : group.prefix_length] = t[0, :, : group.prefix_length]
-    return made.view(-1, group.prefix_length + group.longest, t.shape[3])
+    made = _stack_parts(t, group, group.before)
+    if group.before:
+        made[:, :, : group.before] = t[0, :, : group.before]
+    return made.view(-1, group.before + group.longest, t.shape[3])
 
 
-def _stack_parts(t: Any, group: PartGroup, before: int) -> Any:
+def _stack_parts(t: Tensor, group: PartGroup, before: int) -> Tensor:
     n, even = group.longest, group.lengths[-1] == group.longest
     make = t.new_empty if even else t.new_zeros
     made = make(len(group.starts), t.shape[1], before + n, t.shape[3])
@@ -156,7 +162,7 @@ def _stack_parts(t: Any, group: PartGroup, before: int) -> Any:
     return made
 
 
-def _attention_weights(queries: Any, keys: Any, first: int, scale: float, window: int | None) -> Any:
+def _attention_weights(queries: Tensor, keys: Tensor, first: int, scale: float, window: int | None) -> Tensor:
     """(rows, times, n, width), (rows, all keys, width) -> (rows, times * n, keys seen); queries start at `first`."""
     rows, times, n, width = queries.shape
     seen = first + n
@@ -164,25 +170,26 @@ def _attention_weights(queries: Any, keys: Any, first: int, scale: float, window
     scores = torch.baddbmm(flat.new_empty(1, 1, 1), flat, keys[:, :seen].transpose(1, 2), beta=0, alpha=scale)
     shaped = scores.view(rows, times, n, seen)
     if window:
-        shaped += _causal_mask(n, first, window, scores.dtype)
+        shaped += _causal_mask(n, first, window, scores.dtype, scores.device)
     else:
-        shaped[..., first:] += _causal_mask(n, 0, None, scores.dtype)
+        shaped[..., first:] += _causal_mask(n, 0, None, scores.dtype, scores.device)
     return torch.softmax(scores, -1)
 
 
 @lru_cache(maxsize=32)
-def _causal_mask(n: int, first: int, window: int | None, dtype: Any) -> Any:
-    """(n, first + n): 0 where the query sees the key, else minus infinity."""
+def _causal_mask(n: int, before: int, window: int | None, dtype: Dtype, device: Device, times: int = 1) -> Tensor:
+    """(times * n, before + n): 0 where the query sees the key, else minus infinity."""
     with torch.inference_mode(False):  # kept for training too, also when asking is what makes it
-        here = torch.arange(first, first + n).unsqueeze(1)
-        there = torch.arange(first + n).unsqueeze(0)
+        here = torch.arange(before, before + n, device=device).unsqueeze(1)
+        there = torch.arange(before + n, device=device).unsqueeze(0)
         hidden = there > here
         if window:
             hidden |= there <= here - window
-        return torch.zeros(n, first + n, dtype=dtype).masked_fill_(hidden, float("-inf"))
+        mask = torch.zeros(n, before + n, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
+        return mask.repeat(times, 1)
 
 
-def _scatter_block(out: Any, said: Any, group: PartGroup, start: int, end: int) -> None:
+def _scatter_block(out: Tensor, said: Tensor, group: PartGroup, start: int, end: int) -> None:
     """Block (parts * kv heads, times * n, width) into its places of out (1, tokens, heads, width)."""
     shaped = said.view(len(group.starts), out.shape[2], end - start, said.shape[2]).transpose(1, 2)
     for i, (place, length) in enumerate(zip(group.starts, group.lengths, strict=True)):
@@ -190,14 +197,73 @@ def _scatter_block(out: Any, said: Any, group: PartGroup, start: int, end: int) 
             out[0, place + start : place + start + n] = shaped[i, :n]
 
 
-def _scatter_key_gradients(out: Any, found: Any, group: PartGroup) -> Any:
+def _scatter_key_gradients(out: Tensor, found: Tensor, group: PartGroup) -> Tensor | float:
     """Gradients of `_gather_keys` into out (1, heads, tokens, width); those of the prefix, summed, are returned."""
     shaped = found.view(len(group.starts), out.shape[1], -1, out.shape[3])
     for i, (place, length) in enumerate(zip(group.starts, group.lengths, strict=True)):
-        out[0, :, place : place + length] = shaped[i, :, group.prefix_length : group.prefix_length + length]
-    return shaped[:, :, : group.prefix_length].sum(0, dtype=torch.float32) if group.prefix_length else 0.0
+        out[0, :, place : place + length] = shaped[i, :, group.before : group.before + length]
+    return shaped[:, :, : group.before].sum(0, dtype=torch.float32) if group.before else 0.0
 
 
-def _empty_like(t: Any) -> Any:
+def _empty_like(t: Tensor) -> Tensor:
     """As t (1, heads, tokens, width), laid out as the layers before it gave it: tokens first."""
     return t.new_empty(1, t.shape[2], t.shape[1], t.shape[3]).transpose(1, 2)
+
+
+def attend_parts(
+    qs: list[Tensor],
+    ks: list[Tensor],
+    vs: list[Tensor],
+    k_prefix: Tensor | None,
+    v_prefix: Tensor | None,
+    scale: float,
+    window: int | None,
+) -> list[Tensor]:
+    """Parts (1, heads, n_i, width), longest first, see prefix and, causally, themselves -> (1, n_i, heads, width)."""
+    done = []
+    for group in _group_by_length([q.shape[2] for q in qs]):
+        done += _attend_group(qs[group], ks[group], vs[group], k_prefix, v_prefix, scale, window)
+    return done
+
+
+def _group_by_length(lengths: Sequence[int]) -> Iterator[slice]:
+    """Neighbours of about one length, of lengths that fall."""
+    start = 0
+    while start < len(lengths):
+        end, tokens = start, 0
+        while end < len(lengths) and lengths[start] * (end + 1 - start) <= MAX_PADDING * (tokens + lengths[end]):
+            tokens += lengths[end]
+            end += 1
+        yield slice(start, end)
+        start = end
+
+
+def _attend_group(
+    qs: list[Tensor],
+    ks: list[Tensor],
+    vs: list[Tensor],
+    k_prefix: Tensor | None,
+    v_prefix: Tensor | None,
+    scale: float,
+    window: int | None,
+) -> list[Tensor]:
+    """Own parts padded to the longest; padding stands behind, where causality hides it."""
+    rows, n = len(qs), qs[0].shape[2]
+    q, k, v = (_stack_padded(t, n) for t in (qs, ks, vs))
+    prefix = 0
+    if k_prefix is not None and v_prefix is not None:
+        prefix = k_prefix.shape[2]
+        k = torch.cat([k_prefix.expand(rows, -1, -1, -1), k], dim=2)
+        v = torch.cat([v_prefix.expand(rows, -1, -1, -1), v], dim=2)
+    heads, kv_heads, width = q.shape[1], k.shape[1], q.shape[3]
+    folded = q.reshape(rows, kv_heads, heads // kv_heads * n, width)
+    mask = _causal_mask(n, prefix, window, q.dtype, q.device, heads // kv_heads)
+    out = scaled_dot_product_attention(folded, k, v, attn_mask=mask, scale=scale)
+    parts = out.reshape(rows, heads, n, v.shape[3]).transpose(1, 2).unbind(0)
+    return [part[: own.shape[2]].unsqueeze(0) for part, own in zip(parts, qs, strict=True)]
+
+
+def _stack_padded(parts: list[Tensor], n: int) -> Tensor:
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([p if p.shape[2] == n else pad(p, (0, 0, 0, n - p.shape[2])) for p in parts])

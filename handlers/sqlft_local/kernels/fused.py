@@ -6,16 +6,21 @@ architectures have which modules.  For training with frozen weights: weights get
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.utils.checkpoint
+from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from sqlft_local.kernels import packing
+from sqlft_local.kernels import is_on, packing
 from sqlft_local.kernels.quantised import dequantise
+
+if TYPE_CHECKING:
+    from sqlft_local._types import AutogradContext, Layer, Model
 
 TRIAL_ROWS = 3
 """Rows of random numbers in a trial."""
@@ -26,10 +31,14 @@ LOGIT_CHUNK = 128
 
 
 class RmsNormFunction(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
-    """w x / sqrt(mean(x²) + eps) over the last dimension, the mean in float32; keeps x."""
+    """RMSNorm over the last dimension of n numbers, the mean in float32; keeps x and s.
+
+    s = 1 / sqrt(mean(x²) + eps),  y = w x s
+    dx = s (w dy - x s² sum(w dy x) / n)
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, eps: float) -> Any:
+    def forward(ctx: AutogradContext, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x (…, width), weight (width)."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -37,7 +46,7 @@ class RmsNormFunction(torch.autograd.Function):  # type: ignore[misc]  # torch i
         return (x * scale).to(x.dtype).mul_(weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: AutogradContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Only x's gradient."""
         x, weight, scale = ctx.saved_tensors
         grad = grads[0] * weight
@@ -46,26 +55,34 @@ class RmsNormFunction(torch.autograd.Function):  # type: ignore[misc]  # torch i
 
 
 class SwiGluFunction(torch.autograd.Function):  # type: ignore[misc]
-    """silu(gate) up; keeps its two arguments and computes silu again."""
+    """SwiGLU of gate g and up u; keeps both and computes silu again.  For silu(g) = g σ(g):
+
+    y = silu(g) u
+    dg = dy u σ(g) (1 + g (1 - σ(g))),  du = dy silu(g)
+    """
 
     @staticmethod
-    def forward(ctx: Any, gate: Any, up: Any) -> Any:
+    def forward(ctx: AutogradContext, gate: Tensor, up: Tensor) -> Tensor:
         """Both of one shape."""
         ctx.save_for_backward(gate, up)
         return silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: AutogradContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of gate and up."""
         gate, up = ctx.saved_tensors
         return torch.ops.aten.silu_backward(grads[0] * up, gate), silu(gate).mul_(grads[0])
 
 
 class MlpFunction(torch.autograd.Function):  # type: ignore[misc]
-    """down(silu(gate(x)) up(x)) of frozen layers; keeps what gate and up gave."""
+    """The gated MLP of frozen layers G, U and D; keeps what gate and up gave, g = x G' and u = x U'.
+
+    y = (silu(g) u) D'
+    dh = dy D,  du = dh silu(g),  dg = dh u silu'(g),  dx = dg G + du U
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Any, module: Any) -> Any:
+    def forward(ctx: AutogradContext, x: Tensor, module: Layer) -> Tensor:
         """x (…, width)."""
         gate, up = (linear(x, dequantise(layer, x.dtype), layer.bias) for layer in (module.gate_proj, module.up_proj))
         ctx.save_for_backward(gate, up)
@@ -73,7 +90,7 @@ class MlpFunction(torch.autograd.Function):  # type: ignore[misc]
         return linear(silu(gate).mul_(up), dequantise(module.down_proj, x.dtype), module.down_proj.bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: AutogradContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Only x's gradient."""
         (gate, up), module = ctx.saved_tensors, ctx.module
         dtype = gate.dtype
@@ -87,10 +104,14 @@ class MlpFunction(torch.autograd.Function):  # type: ignore[misc]
 
 
 class LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
-    """Sum of weight (logsumexp(x W') - (x W')[target]) for a frozen W, its logits there a chunk at a time."""
+    """The loss of tokens x with targets t and weights w, for a frozen head W; its logits are there a chunk at a time.
+
+    z = x W',  L = sum w (logsumexp(z) - z[t])
+    dx = w (softmax(z) - onehot(t)) W
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Any, head: Any, target: Any, weight: Any) -> Any:
+    def forward(ctx: AutogradContext, x: Tensor, head: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """x (tokens, width), head (vocabulary, width), target and weight (tokens) -> a float32 number."""
         keep = ctx.needs_input_grad[0]
         total = x.new_zeros((), dtype=torch.float32)
@@ -109,21 +130,21 @@ class LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: AutogradContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Of x; it was computed with the loss."""
         (x_grad,) = ctx.saved_tensors
         return x_grad * grads[0].to(x_grad.dtype), None, None, None
 
 
-_plain_heads: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_plain_heads: WeakKeyDictionary[Model, bool] = WeakKeyDictionary()
 
 
-def compute_loss(model: Any, packed: packing.PackedExamples) -> Any:
+def compute_loss(model: Model, packed: packing.PackedExamples) -> Tensor:
     """The weighted sum of the losses of a packed row's tokens; the output head runs only where a token counts."""
     if model not in _plain_heads:
         _plain_heads[model] = _has_plain_head(model)
     given = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False, "layout": packed}
-    if _plain_heads[model]:
+    if _plain_heads[model] and is_on("head"):
         x = model.get_decoder()(**given).last_hidden_state[0].index_select(0, packed.source)
         head = dequantise(model.get_output_embeddings(), x.dtype)
         return LinearCrossEntropy.apply(x, head, packed.target, packed.weight)
@@ -132,7 +153,7 @@ def compute_loss(model: Any, packed: packing.PackedExamples) -> Any:
     return (each * packed.weight).sum()
 
 
-def _has_plain_head(model: Any) -> bool:
+def _has_plain_head(model: Model) -> bool:
     """Whether logits are the last states times the head's weight, without a bias, scale or cap."""
     head = model.get_output_embeddings()
     if head is None or getattr(head, "bias", None) is not None or not hasattr(model, "get_decoder"):
@@ -153,7 +174,7 @@ def _has_plain_head(model: Any) -> bool:
         model.train(training)
 
 
-def set_checkpointing(model: Any, wanted: bool) -> None:
+def set_checkpointing(model: Model, wanted: bool) -> None:
     """Whether the next training pass keeps only each block's input, and computes the block again."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -163,8 +184,8 @@ def set_checkpointing(model: Any, wanted: bool) -> None:
             module.gradient_checkpointing = wanted
 
 
-def fuse_modules(model: Any) -> int:
-    """Replace the forward of what can be replaced; how many modules that were."""
+def fuse_modules(model: Model) -> int:
+    """Replace the forward of the norms and MLPs that can be replaced; how many modules that were."""
     done = 0
     for module in list(model.modules()):
         replacement, width = _find_replacement(module)
@@ -174,26 +195,36 @@ def fuse_modules(model: Any) -> int:
     return done
 
 
-def _find_replacement(module: Any) -> tuple[Any, int]:
+def _find_replacement(module: Layer) -> tuple[Callable[[Tensor], Tensor] | None, int]:
     """The replacement that the module looks like it could have, and the width of its input."""
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if "RMSNorm" in type(module).__name__ and weight is not None and weight.dim() == 1 and eps is not None:
+    if (
+        is_on("norms")
+        and "RMSNorm" in type(module).__name__
+        and weight is not None
+        and weight.dim() == 1
+        and eps is not None
+    ):
         return lambda x: RmsNormFunction.apply(x, module.weight, eps), weight.shape[0]
-    if all(hasattr(module, n) for n in ("gate_proj", "up_proj", "down_proj", "act_fn")) and hasattr(
-        module.gate_proj, "in_features"
+    if (
+        is_on("mlp")
+        and all(hasattr(module, n) for n in ("gate_proj", "up_proj", "down_proj", "act_fn"))
+        and hasattr(module.gate_proj, "in_features")
     ):
         return partial(_fused_mlp, module), module.gate_proj.in_features
     return None, 0
 
 
-def _fused_mlp(module: Any, x: Any) -> Any:
+def _fused_mlp(module: Layer, x: Tensor) -> Tensor:
     if any(hasattr(layer, "lora_A") for layer in (module.gate_proj, module.up_proj, module.down_proj)):
         return module.down_proj(SwiGluFunction.apply(module.gate_proj(x), module.up_proj(x)))
     return MlpFunction.apply(x, module)
 
 
-def _gives_same_output(before: Any, after: Any, width: int, model: Any) -> bool:
+def _gives_same_output(
+    before: Callable[[Tensor], Tensor], after: Callable[[Tensor], Tensor], width: int, model: Model
+) -> bool:
     numbers = torch.randn(TRIAL_ROWS, width, generator=torch.Generator().manual_seed(0))
     trial = numbers.to(model.device, model.dtype)
     with torch.no_grad():

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import HandlerNotInstalled
 from sqlft_local.errors import INSTALL
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def dequantise(layer: Any, dtype: Any) -> Any:
+    from sqlft_local._types import Dtype, Layer, Model
+
+
+def dequantise(layer: Layer, dtype: Dtype) -> Tensor:
     """A linear layer's weight (out, in) as numbers to multiply; for a quantised one a fresh copy."""
     weight = layer.weight
     kind = type(weight).__name__
@@ -22,7 +27,7 @@ def dequantise(layer: Any, dtype: Any) -> Any:
     return weight
 
 
-def quantization_config(quantization: str, dtype: Any) -> Any:
+def quantization_config(quantization: str, dtype: Dtype) -> Any:
     """What transformers needs to load a base so; None for none, HandlerNotInstalled without bitsandbytes."""
     if quantization == "none":
         return None
@@ -37,19 +42,19 @@ def quantization_config(quantization: str, dtype: Any) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
-def disable_repacking(model: Any) -> None:
+def disable_repacking(model: Model) -> None:
     """Keep the weights as they were stored: bitsandbytes would repack them where it has a kernel for asking alone."""
     for module in model.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
             module.support_avx512bf16_for_cpu = False
 
 
-def is_quantised(layer: Any) -> bool:
+def is_quantised(layer: Layer) -> bool:
     """Whether a layer's weight is not plain numbers."""
     return type(getattr(layer, "weight", None)).__name__ in ("Params4bit", "Int8Params")
 
 
-def list_quantisation_states(model: Any) -> list[Any]:
+def list_quantisation_states(model: Model) -> list[Any]:
     """What layers keep beside their weights; copies of a model share it."""
     found = (getattr(m, name, None) for m in model.modules() for name in ("state", "quant_state"))
     return [one for one in found if one is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +11,7 @@ from sqlft.errors import NotSupported, OptionError
 from sqlft.handler import ModelSpec
 from sqlft_local import machine
 from sqlft_local.base import weight_cache
+from sqlft_local.base.config import read_config
 from sqlft_local.options import ModelOptions, PredictOptions
 from sqlft_local.predict import llama
 
@@ -36,22 +36,16 @@ def choose_backend(model: ModelSpec, options: PredictOptions, folder: Path, devi
         if why:
             raise NotSupported(f"A schema or grammar needs llama.cpp, and {why}.", llama.INSTALL)
         return "llama.cpp"
-    if getattr(model.options, "quantization", "none") != "none":
+    if getattr(model.options, "quantization", "none") != "none" or runs_on_gpu(device):
         return "transformers"
-    if runs_on_gpu(device):
-        return "vllm" if find_spec("vllm") else "transformers"
     if why or (is_torch_faster(folder) and options.precision in ("auto", "bf16") and find_spec("transformers")):
         return "transformers"
     return "llama.cpp"
 
 
 def is_torch_faster(folder: Path) -> bool:
-    """Whether this processor multiplies bfloat16 by itself, so that torch in bfloat16 answers before llama.cpp does.
-
-    Without matrix units that is so for small bases; of large ones llama.cpp in 8 bits reads half as much memory.
-    """
-    there = machine.detect_cpu_features()
-    return "amx_bf16" in there or ("avx512_bf16" in there and is_small(folder))
+    """Whether torch in bfloat16 answers before llama.cpp does here, which reads half as much memory in 8 bits."""
+    return machine.multiplies_bfloat16(machine.detect_cpu_features(), is_small(folder))
 
 
 def is_small(folder: Path) -> bool:
@@ -66,7 +60,7 @@ def find_llama_refusal(folder: Path) -> str | None:
     from sqlft_local.base.gguf import check_convertible
 
     try:
-        check_convertible(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        check_convertible(read_config(folder))
     except NotSupported as e:
         return e.message
     return None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import NotSupported, ProviderError
+from sqlft_local.base.config import read_context
 from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import ModelOptions
 
@@ -109,8 +110,7 @@ def _pool(states: Tensor, mask: Tensor, mode: str) -> Tensor:
 
 def read_pooling(folder: Path, config: Any) -> Pooling:
     """As the folder's modules.json says; the mean, normalized, where there is none."""
-    text = config.get_text_config()
-    length = int(getattr(text, "max_position_embeddings", 0) or 512)
+    length = read_context(config.to_dict())
     if not (folder / "modules.json").exists():
         return Pooling("mean", True, min(length, 8192))
     mode, normalize = "mean", False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,6 +11,9 @@ from sqlft.errors import DataError
 from sqlft.handler import Message
 from sqlft_local.base.loading import LoadedModel
 from sqlft_local.kernels.packing import Example, pack
+
+if TYPE_CHECKING:
+    from sqlft_local._types import Model
 
 BATCH_TOKENS = 2048
 """Tokens of a forward pass, if no conversation is longer."""
@@ -52,7 +55,7 @@ def _split_batches(examples: dict[tuple[int, ...], Example]) -> Iterator[list[Ex
         yield batch
 
 
-def _score_batch(model: Any, batch: list[Example]) -> dict[tuple[int, ...], float]:
+def _score_batch(model: Model, batch: list[Example]) -> dict[tuple[int, ...], float]:
     packed = pack(batch, model.device)
     with torch.inference_mode():
         logits = model(

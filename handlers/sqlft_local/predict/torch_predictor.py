@@ -18,7 +18,8 @@ from sqlft.errors import ProviderError
 from sqlft.handler import Completion, Delta, Predictor, Request
 from sqlft_local.base.loading import LoadedModel
 from sqlft_local.errors import is_out_of_memory, out_of_memory_error
-from sqlft_local.kernels.packing import attend_parts, common_prefix_length
+from sqlft_local.kernels.attention import attend_parts
+from sqlft_local.kernels.packing import common_prefix_length
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.common import choose_batch_size, encode_request
 

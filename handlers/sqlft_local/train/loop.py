@@ -11,7 +11,7 @@ import shutil
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +20,15 @@ import torch
 
 from sqlft.errors import DataError, ProviderError, SqlftError
 from sqlft.handler import Artifact, Progress
+from sqlft_local.base import config
 from sqlft_local.base.loading import LoadedModel
 from sqlft_local.errors import is_out_of_memory, out_of_memory_error
 from sqlft_local.kernels import fused
 from sqlft_local.kernels.packing import Example
 from sqlft_local.options import RESUME_OPTIONS, TrainOptions
-from sqlft_local.train import lora, memory, rows
+from sqlft_local.train import lora, memory, rows, speed
 from sqlft_local.train.parallel import WorkerGroup
+from sqlft_local.train.speed import Contention
 from sqlft_local.train.step import StepSettings, backward, compute_loss
 
 PATIENCE = 3
@@ -41,6 +43,10 @@ TRIM_SECONDS = 10.0
 """Seconds after which freed memory goes back to the system."""
 TIMED_STEPS = 3
 """Steps after which their time says how many there will be."""
+TIMED = 100
+"""Steps by whose time the speed of later trainings is told."""
+KNOWN_SECONDS = 5.0
+"""Steps that took less together tell no speed."""
 ReportStep = Callable[[Progress], None]
 
 
@@ -76,7 +82,6 @@ class TrainingLoop:
     workdir: Path
     report: ReportStep
     start: Path | None = None
-    began: float = field(default_factory=time.monotonic)
     workers: WorkerGroup | None = None
     """The other processes, if several train together."""
     state: TrainingState = field(default_factory=TrainingState)
@@ -95,6 +100,10 @@ class TrainingLoop:
         self.best: dict[str, Any] | None = None
         self.saved_at = self.trimmed_at = time.monotonic()
         self.speed = _StepTimes()
+        self.timed: list[tuple[int, float]] = []
+        """Steps of this run, and the seconds of each."""
+        self.contention: Contention | None = None
+        """Since the first steps, which prepare products."""
         self.validation_seconds = 0.0
         longest = max(len(e.ids) for e in (*self.train, *self.valid))
         if self.workers:
@@ -106,7 +115,6 @@ class TrainingLoop:
         """All steps that are left, and at the end the best state if validation chose one."""
         try:
             self._resume()
-            self.state.seconds += time.monotonic() - self.began  # loading counts in max_minutes
             self._report_progress()
             while not self._is_over():
                 self._run_step()
@@ -165,6 +173,10 @@ class TrainingLoop:
         seconds = time.monotonic() - began
         self.speed.add(len(batch), seconds)
         state = self.state
+        if len(self.timed) < TIMED:
+            self.timed.append((state.step, seconds))
+        if len(self.timed) == TIMED_STEPS:
+            self.contention = Contention(torch.get_num_threads())
         state.step, state.tokens, state.seconds, state.loss = (
             state.step + 1,
             state.tokens + tokens,
@@ -206,6 +218,16 @@ class TrainingLoop:
             return self.total
         return max(self.state.step, min(self.total, round(self.state.step / share)))
 
+    def _seconds_left(self) -> float | None:
+        """By the steps so far, validations among them; at most what `max_minutes` leaves."""
+        state, most = self.state, (self.options.max_minutes or math.inf) * 60
+        ahead = math.inf
+        if self.timed:
+            checks = self.validations - state.validations if self.valid else 0
+            ahead = (self.total - state.step) * self.speed.step + checks * self.validation_seconds
+        left = max(0.0, min(ahead, most - state.seconds))
+        return left if math.isfinite(left) else None
+
     def _select_validation_rows(self) -> list[Example]:
         """Validation rows, by chance but always the same; as many as leave the time to training."""
         if not self.state.valid_rows:
@@ -242,11 +264,23 @@ class TrainingLoop:
             epoch = self.state.step / self.steps_per_epoch
             metrics = {**metrics, "tokens": self.state.tokens, "epoch": epoch, **self.speed.metrics()}
         try:
-            self.report(Progress(self.state.step, self._estimate_total_steps(), metrics))
+            self.report(Progress(self.state.step, self._estimate_total_steps(), metrics, self._seconds_left()))
         except BaseException:
             if self.state.step:
                 self._save()
             raise
+
+    def work(self) -> tuple[speed.Kind, float, float, float]:
+        """(what was trained, operations, passes, seconds) of the steps of this run behind its first ones."""
+        setting = replace(
+            memory.read_setup(self.loaded.model, self.options, self.lora), checkpointing=not self.budget.above
+        )
+        kind = speed.Kind(config.read_shape(self.loaded.model.config.to_dict()), setting, self.loaded.device.type, 0)
+        sizes = [
+            s for step, _ in self.timed[TIMED_STEPS:] for s in rows.sizes(self._select_batch(step), self.budget.tokens)
+        ]
+        operations = sum(speed.flops(kind.shape, setting, *size) for size in sizes)
+        return kind, operations, len(sizes), sum(seconds for _, seconds in self.timed[TIMED_STEPS:])
 
     def _check_finite(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -337,12 +371,12 @@ def train(
     start: Path | None,
     workdir: Path,
     report: ReportStep,
-    began: float,
     workers: WorkerGroup | None = None,
+    learn: Callable[[TrainingLoop], None] = lambda _: None,
 ) -> Artifact:
     """Train to the end, or on from the workdir's checkpoint; the adapter and what is known of it.
 
-    `began` is the reading of time.monotonic() from which max_minutes counts; `workers` are the other processes.
+    `workers` are the other processes; `learn` is called with the training once it has ended.
     """
     done = workdir / "done.json"
     target = workdir / "adapter"
@@ -360,9 +394,10 @@ def train(
             "Raise max_length, or say long_rows = 'cut'.",
         )
     training = TrainingLoop(
-        loaded, base, options, learning_rate, taught.examples, checked.examples, workdir, report, start, began, workers
+        loaded, base, options, learning_rate, taught.examples, checked.examples, workdir, report, start, workers
     )
     training.run()
+    learn(training)
     details = _collect_details(training, taught, checked)
     _publish(training, target, done, details)
     return Artifact(target, details=details)

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import linear
 
 from sqlft.errors import OptionError
 from sqlft_local.base.adapter import read_adapter, wrong_base_error
+from sqlft_local.kernels import is_on
 from sqlft_local.kernels.quantised import dequantise, is_quantised
 
 if TYPE_CHECKING:
+    from sqlft_local._types import AdapterConfig, AutogradContext, Dtype, Model, TrainedLayer
     from sqlft_local.options import TrainOptions
 
 ADAPTER_NAME = "default"
@@ -37,11 +40,16 @@ class LoraFunction(torch.autograd.Function):  # type: ignore[misc]  # torch is u
     """x W' + s (drop(x) A') B' of all the layers that read one x, which is dropped out once.
 
     (x, drop(x) A') times the transpose of (W, s B) is that in one product, and a gradient times (W, s B) is what flows
-    into both: thin products cost more than their work, and here only A's are left.
+    into both: thin products cost more than their work, and here only A's are left.  With mask m, for layers i:
+
+        l = m x,  n_i = l A_i',  y_i = x W_i' + s n_i B_i'
+        dB_i = s dy_i' n_i,  dn_i = s dy_i B_i,  dA_i = dn_i' l,  dx = sum_i (dy_i W_i + m (dn_i A_i))
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Any, mask: Any, lora_weights: Any, *matrices: Any) -> Any:
+    def forward(
+        ctx: AutogradContext, x: Tensor, mask: Tensor | None, lora_weights: LoraWeights, *matrices: Tensor
+    ) -> tuple[Tensor, ...]:
         """x (…, in), mask like it or None -> (…, out) of each; the trained matrices are only for their gradients."""
         flat = x.reshape(-1, x.shape[-1])
         narrow = lora_weights.stack_a(x.dtype)
@@ -56,7 +64,7 @@ class LoraFunction(torch.autograd.Function):  # type: ignore[misc]  # torch is u
         return tuple(out.view(*x.shape[:-1], -1) for out in outs)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: AutogradContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x and of the matrices; what flows into x is added up by the products themselves."""
         (wide, mask, narrow), lora_weights = ctx.saved_tensors, ctx.lora_weights
         flat = [g.reshape(-1, g.shape[-1]) for g in grads]
@@ -89,7 +97,7 @@ class LoraWeights:
     unpacked whenever they are asked for.
     """
 
-    def __init__(self, layers: Sequence[Any]) -> None:
+    def __init__(self, layers: Sequence[TrainedLayer]) -> None:
         self.layers = list(layers)
         width = layers[0].base_layer.in_features
         self.column_slices, end = [], width
@@ -98,24 +106,23 @@ class LoraWeights:
         self._columns = -(-end // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
         self._plain = [self._move_weights(layer) for layer in layers]
 
-    def stack_a(self, dtype: Any) -> Any:
+    def stack_a(self, dtype: Dtype) -> Tensor:
         """A of all layers (as many as there are columns beside the base's, in), zeros after the last."""
         matrices = [layer.lora_A[ADAPTER_NAME].weight.detach().to(dtype) for layer in self.layers]
         rows = self._columns - self.column_slices[-1].stop
         return torch.cat((*matrices, matrices[0].new_zeros(rows, matrices[0].shape[1])))
 
-    def stack_weights(self, dtype: Any, fresh: bool) -> Iterator[Any]:
+    def stack_weights(self, dtype: Dtype, fresh: bool) -> Iterator[Tensor]:
         """(W, …, s B, …) of each layer, (out, columns); if not `fresh`, B is as it was the last time."""
         for layer, place, plain in zip(self.layers, self.column_slices, self._plain, strict=True):
-            made = plain
+            made = self._allocate(layer, dtype) if plain is None else plain
             if plain is None:
-                made = self._allocate(layer, dtype)
                 made[:, : layer.base_layer.in_features] = dequantise(layer.base_layer, dtype)
             if fresh or plain is None:
                 made[:, place] = layer.lora_B[ADAPTER_NAME].weight.detach() * layer.scaling[ADAPTER_NAME]
             yield made
 
-    def _move_weights(self, layer: Any) -> Any:
+    def _move_weights(self, layer: TrainedLayer) -> Tensor | None:
         base = layer.base_layer
         if is_quantised(base):
             return None
@@ -124,7 +131,7 @@ class LoraWeights:
         base.weight.data = made[:, : base.in_features]
         return made
 
-    def _allocate(self, layer: Any, dtype: Any) -> Any:
+    def _allocate(self, layer: TrainedLayer, dtype: Dtype) -> Tensor:
         base = layer.base_layer
         return torch.zeros(base.out_features, self._columns, dtype=dtype, device=base.weight.device)
 
@@ -138,7 +145,7 @@ class DropoutMasks:
 
     def __init__(self, dropout: float) -> None:
         self.dropout = dropout
-        self._pools: dict[tuple[int, Any], Any] = {}
+        self._pools: dict[tuple[int, torch.device], Tensor] = {}
         self._seed = 0
 
     def renew(self) -> None:
@@ -147,7 +154,7 @@ class DropoutMasks:
         if self.dropout:
             self._seed = int(torch.randint(2**62, ()).item())
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Tensor) -> Tensor:
         """A mask like x."""
         key = (x.numel(), x.device)
         if key not in self._pools:
@@ -155,7 +162,7 @@ class DropoutMasks:
         start = MASK_STRIDE * int(torch.randint(MASK_STARTS, ()).item())
         return self._pools[key][start : start + x.numel()].view(x.shape)
 
-    def _draw_mask(self, x: Any) -> Any:
+    def _draw_mask(self, x: Tensor) -> Tensor:
         count = x.numel() + MASK_STRIDE * MASK_STARTS
         numbers = torch.Generator(x.device).manual_seed((self._seed + x.numel()) % 2**63)
         eight = torch.empty((count + 7) // 8, dtype=torch.int64, device=x.device)
@@ -167,13 +174,13 @@ class DropoutMasks:
 class LoraGroup:
     """The layers that read one input: the first one called computes them all."""
 
-    def __init__(self, layers: Sequence[Any], masks: DropoutMasks) -> None:
+    def __init__(self, layers: Sequence[TrainedLayer], masks: DropoutMasks) -> None:
         self.lora_weights = LoraWeights(layers)
         self.masks = masks
-        self._x: Any = None
-        self._outs: dict[int, Any] = {}
+        self._x: Tensor | None = None
+        self._outs: dict[int, Tensor] = {}
 
-    def __call__(self, layer: Any, x: Any, *_: Any, **__: Any) -> Any:
+    def __call__(self, layer: TrainedLayer, x: Tensor, *_: Any, **__: Any) -> Tensor:
         """The forward of one of the layers."""
         if self._x is not x or id(layer) not in self._outs:
             mask = self.masks(x) if layer.training and self.masks.dropout else None
@@ -191,12 +198,12 @@ class LoraGroup:
 class LoraAdapter:
     """The trained parameters by their names in a PEFT file, and PEFT's description of them."""
 
-    trained: dict[str, Any]
-    config: Any
+    trained: dict[str, Tensor]
+    config: AdapterConfig
     masks: DropoutMasks
 
 
-def attach(model: Any, options: TrainOptions, start: Path | None) -> LoraAdapter:
+def attach(model: Model, options: TrainOptions, start: Path | None) -> LoraAdapter:
     """Put matrices into the model: those of the adapter `start`, whose r, alpha and layers count, or fresh ones."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -206,6 +213,7 @@ def attach(model: Any, options: TrainOptions, start: Path | None) -> LoraAdapter
         lora_alpha=given.get("lora_alpha", options.lora_alpha),
         target_modules=_target_modules(given.get("target_modules", options.layers)),
         task_type="CAUSAL_LM",
+        lora_dropout=0.0 if is_on("lora") else options.lora_dropout,
     )
     try:
         inject_adapter_in_model(config, model, adapter_name=ADAPTER_NAME)
@@ -213,7 +221,7 @@ def attach(model: Any, options: TrainOptions, start: Path | None) -> LoraAdapter
         raise OptionError(
             f"The base has no layers called {', '.join(options.layers)}.", _list_linear_names(model)
         ) from e
-    trained: dict[str, Any] = {}
+    trained: dict[str, Tensor] = {}
     for name, layer in model.named_modules():
         if hasattr(layer, "lora_A") and ADAPTER_NAME in layer.lora_A:
             for which in MATRIX_NAMES:
@@ -221,7 +229,7 @@ def attach(model: Any, options: TrainOptions, start: Path | None) -> LoraAdapter
                 matrix.weight.data = matrix.weight.data.float()
                 trained[f"base_model.model.{name}.{which}.weight"] = matrix.weight
     masks = DropoutMasks(options.lora_dropout)
-    for together in _group_layers(model):
+    for together in _group_layers(model) if is_on("lora") else ():
         reader = LoraGroup(together, masks)
         for layer in together:
             layer.forward = partial(reader, layer)
@@ -231,12 +239,12 @@ def attach(model: Any, options: TrainOptions, start: Path | None) -> LoraAdapter
     return LoraAdapter(trained, config, masks)
 
 
-def load_parameters(lora: LoraAdapter, tensors: Mapping[str, Any]) -> None:
+def load_parameters(lora: LoraAdapter, tensors: Mapping[str, Tensor]) -> None:
     """Set the trained parameters."""
     _set_parameters(lora.trained, tensors)
 
 
-def copy_parameters(lora: LoraAdapter) -> dict[str, Any]:
+def copy_parameters(lora: LoraAdapter) -> dict[str, Tensor]:
     """A copy of the trained parameters, in main memory."""
     return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in lora.trained.items()}
 
@@ -251,7 +259,7 @@ def save_adapter(lora: LoraAdapter, folder: Path, base: str) -> None:
     save_file(copy_parameters(lora), folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _group_layers(model: Any) -> Iterator[list[Any]]:
+def _group_layers(model: Model) -> Iterator[list[TrainedLayer]]:
     """The trained layers, those together that attention and MLP modules give the same input."""
     for parent in model.modules():
         here = {n: m for n, m in parent.named_children() if hasattr(m, "lora_A") and ADAPTER_NAME in m.lora_A}
@@ -261,13 +269,13 @@ def _group_layers(model: Any) -> Iterator[list[Any]]:
         yield from ([layer] for layer in here.values())
 
 
-def _set_parameters(trained: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+def _set_parameters(trained: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(tensors[name])
 
 
-def _load_start_adapter(start: Path, trained: dict[str, Any]) -> None:
+def _load_start_adapter(start: Path, trained: dict[str, Tensor]) -> None:
     _, pairs = read_adapter(start)
     tensors = {
         f"base_model.model.{n}.{w}.weight": t for n, ab in pairs.items() for w, t in zip(MATRIX_NAMES, ab, strict=True)
@@ -277,10 +285,10 @@ def _load_start_adapter(start: Path, trained: dict[str, Any]) -> None:
     _set_parameters(trained, tensors)
 
 
-def _target_modules(names: Any) -> Any:
+def _target_modules(names: str | list[str]) -> str | list[str]:
     return "all-linear" if names in ("all-linear", ["all-linear"]) else names
 
 
-def _list_linear_names(model: Any) -> str:
+def _list_linear_names(model: Model) -> str:
     names = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     return f"Choose target_modules from: {', '.join(sorted(names))}; or target_modules = 'all-linear'."

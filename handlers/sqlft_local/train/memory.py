@@ -9,12 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlft.errors import OptionError, ProviderError
 from sqlft_local.base.config import DecoderShape, read_shape
 from sqlft_local.machine import read_cgroup_limits
 from sqlft_local.options import TrainOptions
+
+if TYPE_CHECKING:
+    from sqlft_local._types import Model
+    from sqlft_local.train.lora import LoraAdapter
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number."""
@@ -150,6 +154,7 @@ MAX_TOKENS_PER_PASS = {"cpu": 2048, "cuda": 16384}
 """Tokens of a pass when memory does not ask for fewer: more is no faster."""
 FAST_PASS_TOKENS = 256
 """Passes of fewer tokens are slow: then blocks are rather computed twice."""
+UNLIMITED_TOKENS = 1 << 40
 PLANNED_SHARE = 0.95
 """Share of the room that is planned with."""
 SIZE_UNITS = {
@@ -171,55 +176,72 @@ class PassBudget:
 
     tokens: int
     above: int
+    longest: int
+    """Tokens of the longest row that has room."""
     bytes: int | None = None
     """Of the whole process, or of the card."""
 
 
-def plan_passes(model: Any, options: TrainOptions, adapter: Any, longest: int, together: int = 1) -> PassBudget:
+def plan_passes(
+    model: Model, options: TrainOptions, adapter: LoraAdapter, longest: int, together: int = 1
+) -> PassBudget:
     """For a model that is loaded, with its LoRA matrices `adapter`; ProviderError where the longest row has no room.
 
     `together` processes share the memory of the machine, none that of a card.
     """
     device = model.device.type
-    limit = parse_size(options.max_memory) if options.max_memory else None
     taken, free = _read_used_memory(device), read_available_memory(device)
-    if free is not None:
-        allowed = taken + round(free * (1 - FREE_MARGIN) / (together if device == "cpu" else 1))
-        limit = allowed if limit is None else min(limit, allowed)
-    most = options.max_tokens_per_pass or MAX_TOKENS_PER_PASS.get(device, MAX_TOKENS_PER_PASS["cuda"])
-    if limit is None:
-        return PassBudget(most, 0 if options.gradient_checkpointing else 1 << 40)
+    limit = limit_bytes(options, None if free is None else free // (together if device == "cpu" else 1), taken)
     shape = read_shape(model.config.to_dict())
-    setting = _read_setup(model, options, adapter)
+    setting = read_setup(model, options, adapter)
     fixed = estimate_adapter_bytes(shape, setting.r, setting.targets) + estimate_dequantised_bytes(shape, setting)
     if device == "cpu":  # weights mapped from their file count from when they are first read
         stored = sum(p.numel() * p.element_size() for p in model.parameters())
         fixed += LIBRARY_BYTES + max(taken, PROCESS_BYTES + stored)
     else:
         fixed += taken
-    return _choose_checkpointing(shape, setting, options, limit, round((limit - fixed) * PLANNED_SHARE), most, longest)
+    budget = fit_passes(shape, setting, options, device, limit, fixed)
+    if limit is not None and longest > budget.longest:
+        again = replace(setting, checkpointing=options.gradient_checkpointing is not False)
+        raise _too_little_memory_error(shape, again, limit, limit - _plan_room(limit, fixed), longest, budget.longest)
+    return budget
 
 
-def _choose_checkpointing(
-    shape: DecoderShape, setting: TrainingSetup, options: TrainOptions, limit: int, left: int, most: int, longest: int
+def limit_bytes(options: TrainOptions, free: int | None, taken: int = 0) -> int | None:
+    """Bytes that a training may take: what `max_memory` says, of what is free less a tenth, and has been taken."""
+    named = parse_size(options.max_memory) if options.max_memory else None
+    allowed = None if free is None else taken + round(free * (1 - FREE_MARGIN))
+    return min((n for n in (named, allowed) if n is not None), default=None)
+
+
+def fit_passes(
+    shape: DecoderShape, setting: TrainingSetup, options: TrainOptions, device: str, limit: int | None, fixed: int
 ) -> PassBudget:
-    plain = fit_tokens(shape, replace(setting, checkpointing=False), left)
-    twice = fit_tokens(shape, replace(setting, checkpointing=True), left)
+    """The passes that fit into `limit` bytes, of which `fixed` do not depend on tokens; no limit fits every pass.
+
+    Blocks are computed twice where memory asks for it, unless `gradient_checkpointing` says.
+    """
+    most = options.max_tokens_per_pass or MAX_TOKENS_PER_PASS.get(device, MAX_TOKENS_PER_PASS["cuda"])
     wanted = options.gradient_checkpointing
-    largest = plain if wanted is False else twice
-    if longest > largest:
-        raise _too_little_memory_error(
-            shape, replace(setting, checkpointing=wanted is not False), limit, left, longest, largest
-        )
+    plain = twice = UNLIMITED_TOKENS
+    if limit is not None:
+        left = _plan_room(limit, fixed)
+        plain = fit_tokens(shape, replace(setting, checkpointing=False), left)
+        twice = fit_tokens(shape, replace(setting, checkpointing=True), left)
     if wanted or (wanted is None and plain < min(FAST_PASS_TOKENS, most)):
-        return PassBudget(min(most, twice), 0, limit)
-    return PassBudget(min(most, plain), plain, limit)
+        return PassBudget(min(most, twice), 0, twice, limit)
+    longest, above = (plain, UNLIMITED_TOKENS) if wanted is False else (twice, plain)
+    return PassBudget(min(most, plain), above, longest, limit)
+
+
+def _plan_room(limit: int, fixed: int) -> int:
+    return round((limit - fixed) * PLANNED_SHARE)
 
 
 def _too_little_memory_error(
-    shape: DecoderShape, setting: TrainingSetup, limit: int, left: int, longest: int, largest: int
+    shape: DecoderShape, setting: TrainingSetup, limit: int, fixed: int, longest: int, largest: int
 ) -> ProviderError:
-    need = limit - left + longest * estimate_token_bytes(shape, setting) + estimate_logit_bytes(shape, setting, longest)
+    need = fixed + longest * estimate_token_bytes(shape, setting) + estimate_logit_bytes(shape, setting, longest)
     shorter = f"max_length = {largest}, " if largest >= 16 else ""
     return ProviderError(
         f"A row of {longest:,} tokens takes about {format_size(need)} to train on, "
@@ -229,7 +251,7 @@ def _too_little_memory_error(
     )
 
 
-def _read_setup(model: Any, options: TrainOptions, adapter: Any) -> TrainingSetup:
+def read_setup(model: Model, options: TrainOptions, adapter: LoraAdapter) -> TrainingSetup:
     """What is trained, by the names of the layers that have matrices."""
     targets = sorted({name.split(".")[-3] for name in adapter.trained})
     dtype = str(model.dtype).removeprefix("torch.")

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from sqlft.errors import DataError, NotSupported
 from sqlft.handler import Message
 from sqlft_local.base.tokenization import Renderer, TokenizedConversation
+from sqlft_local.kernels import is_on
 from sqlft_local.kernels.packing import Example, common_prefix_length
 from sqlft_local.options import TrainOptions
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-DEFAULT_MAX_LENGTH = 2048
 
 
 @dataclass
@@ -32,7 +31,7 @@ class TrainingRows:
 
 def render_rows(table: pa.Table, renderer: Renderer, options: TrainOptions, context: int) -> TrainingRows:
     """Render the column `messages`; DataError where a row teaches nothing or is too long and long_rows says error."""
-    most = min(options.max_length or min(DEFAULT_MAX_LENGTH, context), context)
+    most = options.limit_row(context)
     rows = TrainingRows([])
     for i, turns in enumerate(table.column("messages").to_pylist()):
         unlearned = [k for k, t in enumerate(turns) if t.get("weight") == 0]
@@ -70,6 +69,9 @@ def render_rows(table: pa.Table, renderer: Renderer, options: TrainOptions, cont
 
 def split_passes(batch: Sequence[Example], most: int) -> Iterator[list[Example]]:
     """The batch in few parts of about one size, each of at most `most` tokens or one example; like lengths together."""
+    if not is_on("packing"):
+        yield from ([e] for e in batch)
+        return
     batch = sorted(batch, key=lambda e: -len(e.ids))
     prefix = common_prefix_length([e.ids for e in batch]) if len(batch) > 1 else 0
     room = max(most - prefix, 1)
@@ -85,6 +87,16 @@ def split_passes(batch: Sequence[Example], most: int) -> Iterator[list[Example]]
         part.append(e)
         tokens += size
     yield part
+
+
+def sizes(batch: Sequence[Example], most: int) -> list[tuple[int, int]]:
+    """(tokens computed, tokens learned) of each pass of a batch; a common start is computed once a pass."""
+    found = []
+    for part in split_passes(batch, most):
+        prefix = common_prefix_length([e.ids for e in part]) if len(part) > 1 else 0
+        tokens = sum(len(e.ids) for e in part) - prefix * (len(part) - 1)
+        found.append((tokens, sum(1 for e in part for w in e.weights if w)))
+    return found
 
 
 def sum_weights(batch: Sequence[Example]) -> float:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from sqlft_local.kernels import fused
 from sqlft_local.kernels.packing import Example, pack
 from sqlft_local.train import lora, rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sqlft_local._types import Model
 
 
 class StepSettings(TypedDict):
@@ -22,7 +27,7 @@ class StepSettings(TypedDict):
 
 
 def backward(
-    model: Any,
+    model: Model,
     matrices: lora.LoraAdapter,
     examples: Sequence[Example],
     job: StepSettings,
@@ -42,6 +47,6 @@ def backward(
     return loss, tokens
 
 
-def compute_loss(model: Any, examples: Sequence[Example]) -> Any:
+def compute_loss(model: Model, examples: Sequence[Example]) -> Tensor:
     """The weighted sum of the losses of the examples' tokens."""
     return fused.compute_loss(model, pack(examples, model.device))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlft.errors import DataError
-from sqlft.handler import TrainingSet
+from sqlft.handler import CHARS_PER_TOKEN, TrainingSet, estimate_tokens
 from sqlft_openai.providers import Provider
 
 ROLES = ("system", "user", "assistant")
@@ -251,12 +251,8 @@ def get_token_counter(model: str) -> TokenCounter:
     name = "cl100k_base" if plain == "gpt-4" or plain.startswith(CL100K_MODELS) else "o200k_base"
     is_openai = plain.startswith(("gpt-", "o1", "o3", "o4", "chatgpt", "text-embedding", "babbage", "davinci"))
     return (_load_tiktoken(name) if is_openai else None) or TokenCounter(
-        "their characters: an estimate of four a token", _estimate_tokens, False
+        f"their characters: an estimate of {CHARS_PER_TOKEN} a token", estimate_tokens, False
     )
-
-
-def _estimate_tokens(text: str) -> int:
-    return (len(text) + 3) // 4
 
 
 @cache

@@ -9,15 +9,11 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-from sqlft.errors import STARS, MissingSecret, OptionError, names_variable, redact
+from sqlft.errors import STARS, MissingSecret, OptionError, names_variable, redact, redact_keys
 from sqlft_openai.options import AzureEngineOptions, EngineOptions
 from sqlft_openai.providers import Provider
 
 ENDPOINT_SUFFIX = re.compile(r"/(chat/completions|completions|embeddings|models|files|fine_tuning/jobs|batches)/*$")
-KEY_PATTERN = re.compile(
-    r"\b(?:sk|pk|esecret|fw|tgp)[-_](?:[\w.-]*\*{3}[\w*.-]*|(?=[\w.-]*\d)[\w.-]*[^\W_]{16}[\w.-]*)"
-)
-"""Keys by their look, whole or shortened by the provider; `pk_customer_2` is none."""
 
 
 class Address(NamedTuple):
@@ -62,8 +58,7 @@ class Address(NamedTuple):
 
     def redact(self, text: str, most: int = 500) -> str:
         """A provider's text without the key, at most so long, on one line."""
-        text = KEY_PATTERN.sub(STARS, redact(text, self.key) if self.key else text)
-        text = " ".join(text.split())
+        text = " ".join(redact_keys(redact(text, self.key) if self.key else text).split())
         return text if len(text) <= most else f"{text[:most]}…"
 
 

@@ -13,7 +13,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -428,11 +428,6 @@ class InferenceClient:
 def encode_body(body: Mapping[str, Any]) -> bytes:
     """JSON as it is sent; half a surrogate pair becomes a "?"."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
-def estimate_tokens(texts: Sequence[str], answer: float) -> float:
-    """Tokens that texts and an answer take, guessed."""
-    return sum(map(len, texts)) / 4 + answer
 
 
 LOGGER = logging.getLogger("sqlft")

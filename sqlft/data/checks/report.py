@@ -9,10 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from sqlft.data.checks.structure import MESSAGE_TOKENS, CountTokens
+from sqlft.data.checks.structure import CountTokens
 from sqlft.data.conversations import EXAMPLE_LENGTH, MAX_EXAMPLES
 from sqlft.data.prepare import PreparedData
 from sqlft.data.privacy import mask_private
+from sqlft.handler import CHARS_PER_TOKEN, TOKENS_PER_MESSAGE, estimate_tokens
 
 MIN_BATCH_SHARE, MAX_BATCH_SHARE, USUAL_BATCH_SIZE = 0.0001, 0.04, 16
 """A batch is between these shares of the rows: OpenAI's guide to fine-tuning, 2023; small ones generalise better."""
@@ -20,8 +21,6 @@ EPOCHS_BY_ROWS = ((1_000, 4), (10_000, 3))
 """Epochs of fewer rows than that; of more it is 2."""
 MAX_BUCKETS = 12
 MAX_LABELS = 50
-LETTERS_PER_TOKEN = 3.5
-"""About, in English and code, where no tokenizer is at hand."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +76,15 @@ def build_histogram(values: Sequence[int]) -> list[tuple[int, int, int]]:
     return [(k * width, (k + 1) * width, counts[k]) for k in range(low // width, high // width + 1)]
 
 
-def estimate_tokens(texts: Sequence[str]) -> list[int]:
-    """Tokens by letters, where no tokenizer is at hand."""
-    return [round(len(text) / LETTERS_PER_TOKEN) for text in texts]
-
-
 def _measure_tokens(train: pa.ChunkedArray, count_tokens: CountTokens | None) -> DatasetFact:
     turns = train.to_pylist()
     texts = ["\n".join(m["content"] for m in some) for some in turns]
     counted = count_tokens(texts) if count_tokens else None
-    whole = estimate_tokens(texts) if counted is None else counted
-    tokens = sorted(n + MESSAGE_TOKENS * len(some) for n, some in zip(whole, turns, strict=True))
+    whole = [estimate_tokens(text) for text in texts] if counted is None else counted
+    tokens = sorted(n + TOKENS_PER_MESSAGE * len(some) for n, some in zip(whole, turns, strict=True))
     at = {f"p{q}": tokens[min(len(tokens) - 1, len(tokens) * q // 100)] for q in (50, 95, 99)}
     buckets = build_histogram(tokens)
-    guess = "" if counted is not None else f" (guessed at {LETTERS_PER_TOKEN} letters a token)"
+    guess = "" if counted is not None else f" (guessed at {CHARS_PER_TOKEN} letters a token)"
     most = max(n for *_, n in buckets)
     return DatasetFact(
         "token_lengths",

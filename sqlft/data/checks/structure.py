@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from sqlft.data.checks import near_duplicates, text
 from sqlft.data.conversations import Conversation, Corpus, Finding, Level, Turn, build_finding
 from sqlft.data.privacy import (
-    KEY_SCREEN,
     PASSWORD_SCREEN,
     PERSONAL_SCREEN,
     find_keys,
@@ -18,6 +17,8 @@ from sqlft.data.privacy import (
     mask_private,
 )
 from sqlft.errors import DataError
+from sqlft.handler import TOKENS_PER_MESSAGE
+from sqlft.redact import KEY_SCREEN
 
 CountTokens = Callable[[Sequence[str]], "list[int] | None"]
 LONG_ROWS = ("cut", "drop", "error")
@@ -29,8 +30,6 @@ MIN_SHARE_ROWS = 20
 MAX_SLOW_ROWS = 100_000
 """Rows that the slow checks look at; of more they take every second, third … one."""
 LOPSIDED_MIN_ROWS, LOPSIDED_MAX_ANSWERS, LOPSIDED_SHARE = 20, 20, 0.8
-MESSAGE_TOKENS = 4
-"""What a chat template adds to a message, about: role, start and end."""
 TEMPLATE_TOKENS = re.compile(
     r"<\|(?:im_start|im_end|endoftext|eot_id|begin_of_text|start_header_id|end_header_id|system|user|assistant)\|>"
     r"|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|\{\{[^{}\n]*\}\}"
@@ -115,7 +114,7 @@ def check_token_lengths(
     counts = count_tokens([_join_turns(c) for c in conversations]) if count_tokens and max_length else None
     if counts is None or max_length is None:
         return conversations, []
-    tokens = [n + MESSAGE_TOKENS * len(c.turns) for n, c in zip(counts, conversations, strict=True)]
+    tokens = [n + TOKENS_PER_MESSAGE * len(c.turns) for n, c in zip(counts, conversations, strict=True)]
     rows = [c.row for n, c in zip(tokens, conversations, strict=True) if n > max_length]
     if not rows:
         return conversations, []

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlft.metrics.execution.conditions import ColumnCondition, QueryFacts, Value, extract_facts
+from sqlft.sql.names import quote_name
 
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "Iris", "Jade", "kelp 2", "Lynx")
 DATES = ("2001-05-17", "2008-01-31", "2012-12-01", "2015-07-04", "2016-02-29", "2019-11-20", "2020-03-03")
@@ -79,8 +80,7 @@ def generate_database(schema: str, queries: Sequence[str], number: int) -> sqlit
         ]
         dice.shuffle(rows)
         marks = ", ".join("?" * len(columns))
-        quoted = table.replace('"', '""')
-        con.executemany(f'INSERT OR IGNORE INTO "{quoted}" VALUES ({marks})', rows)
+        con.executemany(f"INSERT OR IGNORE INTO {quote_name(table)} VALUES ({marks})", rows)
     return con
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from sqlft.sql import statements as s
 from sqlft.sql.cursor import NAME_KINDS, Cursor, parse_mapping, parse_options, parse_value
 from sqlft.sql.lexer import Token
 
+T = TypeVar("T")
 MODEL_WORDS = ("MODEL", "PREDICTOR")
 NO_TIME_SERIES = "Time series are not supported: a model answers each row from that row alone."
 
@@ -112,12 +114,7 @@ def create_project(c: Cursor) -> s.Statement:
 
 def drop_project(c: Cursor) -> s.Statement:
     """DROP PROJECT [IF EXISTS] name"""
-    c.next()
-    c.next()
-    if_exists = c.skip("IF", "EXISTS")
-    name = c.identifier("a project's name")
-    c.expect_end()
-    return s.DropProject(name, if_exists)
+    return s.DropProject(*_parse_drop(c, lambda: c.identifier("a project's name")))
 
 
 def use_project(c: Cursor) -> s.Statement | None:
@@ -189,22 +186,12 @@ def _parse_database_clause(c: Cursor, given: dict[str, str | s.Options]) -> None
 
 def drop_model(c: Cursor) -> s.Statement:
     """DROP MODEL|PREDICTOR [IF EXISTS] name[.N]"""
-    c.next()
-    c.next()
-    if_exists = c.skip("IF", "EXISTS")
-    name = c.name()
-    c.expect_end()
-    return s.DropModel(name, if_exists)
+    return s.DropModel(*_parse_drop(c, c.name))
 
 
 def drop_engine(c: Cursor) -> s.Statement:
     """DROP ML_ENGINE [IF EXISTS] name"""
-    c.next()
-    c.next()
-    if_exists = c.skip("IF", "EXISTS")
-    name = parse_engine_name(c, "an engine's name")
-    c.expect_end()
-    return s.DropEngine(name, if_exists)
+    return s.DropEngine(*_parse_drop(c, lambda: parse_engine_name(c, "an engine's name")))
 
 
 def drop_cache(c: Cursor) -> s.Statement:
@@ -228,6 +215,16 @@ def rename_model(c: Cursor) -> s.Statement:
     to = c.name("the new name", version=False)
     c.expect_end()
     return s.RenameModel(name, to)
+
+
+def _parse_drop(c: Cursor, read: Callable[[], T]) -> tuple[T, bool]:
+    """Steps over DROP and what is dropped: the name behind it, and whether it said IF EXISTS."""
+    c.next()
+    c.next()
+    if_exists = c.skip("IF", "EXISTS")
+    name = read()
+    c.expect_end()
+    return name, if_exists
 
 
 def _skip_create(c: Cursor) -> bool:
