@@ -38,6 +38,7 @@ import sqlft
 from sqlft import errors, other_names, plugins
 from sqlft.metrics import METRICS
 from sqlft.options import Option, document_options, options_of
+from sqlft.shell.commands import run_command
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
 from sqlft.shell.shell import Shell, text_of
@@ -94,7 +95,7 @@ class Examples:
         self._out = io.TextIOWrapper(io.BytesIO(), "utf-8")
         screen = Screen(self._out, self._out)
         self.con = sqlft.connect(warn=screen.warn)
-        self._shell = Shell(screen, Runner(screen), self.con)
+        self._shell = Shell(screen, Runner(screen), self.con, run_command)
         self._names: dict[str, Any] = {"__name__": "example"}
 
     def run(self, block: Block) -> str | None:
