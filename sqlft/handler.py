@@ -143,7 +143,10 @@ class Completion:
 
 
 class TrainingDetails(TypedDict, total=False):
-    """The details of an artifact that the core reads; a handler may add others, as JSON can hold them."""
+    """The details of an artifact that the core reads, each absent or None where it is not known.
+
+    A handler may add others, as JSON can hold them.
+    """
 
     cost_usd: float
     """What the provider took; without it the core computes it from the price, or the machine's hours."""
@@ -154,7 +157,7 @@ class TrainingDetails(TypedDict, total=False):
     stop: list[str]
     """Texts that end an answer, as it was taught; a training from this artifact checks its rows for them."""
     continues: str
-    """What the provider trained on from, where that is not the version before."""
+    """What was done with the version that it started from, in words; DESCRIBE shows it."""
     remarks: Sequence[str]
     """What DESCRIBE shows of how it went."""
     serve_as: str

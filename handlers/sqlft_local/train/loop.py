@@ -446,7 +446,7 @@ def _collect_details(training: TrainingLoop, taught: rows.TrainingRows, checked:
     return {
         "base": training.base,
         **training.loaded.renderer.delimiters.details(),
-        "continues": "training went on with its adapter" if training.start else False,
+        "continues": "training went on with its adapter" if training.start else None,
         "remarks": [
             *(_describe_unchanged_options(options, config) if training.start else []),
             *(f"Rows were left out: {r.refused.message}" for r in (taught, checked) if r.refused),
