@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from sqlft.data import PreparedData
 from sqlft.errors import DataError, NotSupported, SqlftError
-from sqlft.handler import Estimate, ModelSpec, TrainingOptions, read_options
+from sqlft.handler import Estimate, TrainingOptions, read_options
 from sqlft.inference.prices import find_training_pricing
-from sqlft.inference.resolve import _refuse_or_warn, build_model_spec, count_tokens, read_outputs
+from sqlft.inference.resolve import _refuse_or_warn, count_tokens
 from sqlft.session import Session, Tick
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ MAX_LISTED_ERRORS = 3
 
 def check_training_notice(session: Session, plan: TrainingPlan) -> None:
     """Warn of what ends of a training and of what it makes; NotSupported where it has ended, unless `check` says so."""
-    spec = build_model_spec(type(plan.handler), plan.model.base, plan.model.options, f"Model '{plan.model.key.name}'")
-    found = plan.handler.notice(spec, plan.start, training=True)
+    found = plan.handler.notice(plan.spec, plan.start, training=True)
     if found is not None and plan.settings.check != "error":
         found = found._replace(is_refusal=False)
     _refuse_or_warn(session, found, TRY_ANYWAY_HINT)
@@ -32,19 +31,17 @@ def check_training_notice(session: Session, plan: TrainingPlan) -> None:
 
 def estimate_training(session: Session, plan: TrainingPlan, prepared: PreparedData) -> Estimate | None:
     """What the handler says of this training, with its cost; where it says nothing, what can be counted here."""
-    what, outputs = f"Model '{plan.model.key.name}'", read_outputs(plan.model)
-    spec = build_model_spec(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
     session.show_progress(Tick(f"estimating what {plan.model.key.name} takes", 0))
     try:
-        found = plan.handler.estimate(spec, plan.start, prepared.training_set, plan.options)
-        found = found or _estimate_from_token_count(plan, spec, prepared)
+        found = plan.handler.estimate(plan.spec, plan.start, prepared.training_set, plan.options)
+        found = found or _estimate_from_token_count(plan, prepared)
     except SqlftError:
         raise
     except Exception:  # a training is not stopped by what was only to foretell it
         return None
     if found is None or found.cost_usd is not None:
         return found
-    tariff = find_training_pricing(session, plan.engine, plan.handler, spec, plan.model.options)
+    tariff = find_training_pricing(session, plan.engine, plan.handler, plan.spec, plan.model.options)
     return replace(found, cost_usd=tariff.cost_of_training(found.tokens, found.seconds))
 
 
@@ -96,10 +93,10 @@ def format_duration(seconds: float) -> str:
     return f"{max(1, round(seconds))} seconds"
 
 
-def _estimate_from_token_count(plan: TrainingPlan, spec: ModelSpec, prepared: PreparedData) -> Estimate | None:
+def _estimate_from_token_count(plan: TrainingPlan, prepared: PreparedData) -> Estimate | None:
     """Tokens of the texts times the epochs, where the handler counts tokens."""
     column = prepared.training_set.train.column("messages").to_pylist()
-    counts = count_tokens(plan.handler, ["\n".join(m["content"] for m in turns) for turns in column], spec)
+    counts = count_tokens(plan.handler, ["\n".join(m["content"] for m in turns) for turns in column], plan.spec)
     epochs = read_options(TrainingOptions, plan.options).n_epochs
     if counts is None or isinstance(epochs, str):
         return None

@@ -8,8 +8,16 @@ from typing import Any
 
 from sqlft.catalog.records import Engine, Model, Version, VersionKey
 from sqlft.errors import CatalogError, NotSupported, OptionError
-from sqlft.handler import Artifact, Trainer
-from sqlft.inference.resolve import build_model_spec, create_handler, find_engine, find_model, list_trainers, resolve
+from sqlft.handler import Artifact, ModelSpec, Trainer
+from sqlft.inference.resolve import (
+    build_model_spec,
+    create_handler,
+    find_engine,
+    find_model,
+    list_trainers,
+    read_outputs,
+    resolve,
+)
 from sqlft.options import build_options, check_option_names, is_secret, option_names, pick_options
 from sqlft.secrets import references
 from sqlft.session import Session, TrainSettings
@@ -25,6 +33,7 @@ class TrainingPlan:
     model: Model
     engine: Engine
     handler: Trainer
+    spec: ModelSpec
     settings: TrainSettings
     options: Any
     """An instance of the handler's train_options."""
@@ -81,9 +90,10 @@ def plan_training(
     settings = build_options(TrainSettings, pick_options(options, TrainSettings), what)
     taken = option_names(cls)
     own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in option_names(TrainSettings))}
-    spec = build_model_spec(type(handler), model.base, model.options, f"Model '{model.key.name}'")
+    schema = read_outputs(model).schema
+    spec = build_model_spec(type(handler), model.base, model.options, f"Model '{model.key.name}'", schema)
     chosen = handler.resolve_options(spec, build_options(cls, references.reveal(own), what))
-    return TrainingPlan(model, engine, handler, settings, chosen, own, source, access)
+    return TrainingPlan(model, engine, handler, spec, settings, chosen, own, source, access)
 
 
 def _split_training_options(

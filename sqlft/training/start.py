@@ -18,7 +18,7 @@ from sqlft.errors import DataError
 from sqlft.handler import Estimate, LengthOptions, read_options
 from sqlft.inference.budget import hold_training_budget
 from sqlft.inference.prices import find_training_pricing
-from sqlft.inference.resolve import build_model_spec, build_prompt, count_tokens, options_to_json, read_outputs
+from sqlft.inference.resolve import build_prompt, count_tokens, options_to_json, read_outputs
 from sqlft.options import drop_options, is_secret, pick_options
 from sqlft.secrets import references
 from sqlft.session import EngineSettings, Parameters, Session
@@ -55,30 +55,14 @@ def train_version(
     estimate = estimate_training(session, plan, prepared)
     if estimate is not None:
         check_estimate(session, plan, estimate)
-    handler, cls = plan.handler, plan.handler.train_options
-    hidden = references.hide(plan.raw_options, lambda name: is_secret(name, cls), f"MODEL {plan.model.key.name}")
-    access = references.hide(plan.engine_secrets, lambda _: True, f"MODEL {plan.model.key.name}")
-    plan = replace(plan, raw_options=hidden)
-    wanted = job.TrainingJob(
-        plan.engine.handler,
-        plan.model.base,
-        drop_options(
-            {**plan.engine.options, **pick_options(plan.model.options, handler.engine_options), **access},
-            EngineSettings,
-        ),
-        pick_options(plan.model.options, handler.model_options),
-        hidden,
-        job.serialize_artifact(plan.start),
-        plan.start_digest,
-        read_outputs(plan.model).schema,
-    )
+    plan = _hide_secrets(plan)
     fields = _build_version_fields(plan, prepared, estimate)
     fields["details"] |= _find_training_rates(session, plan)
     made: list[VersionKey] = []
     name, most, cost = plan.model.key.name, plan.settings.max_cost_usd, _estimate_cost(fields["details"], estimate)
     ended = partial(_find_made_version, session, made)
     with hold_training_budget(session.budget, name, plan.engine.name, most, cost, ended):
-        with job.stage_work(session.catalog, wanted, prepared.training_set) as stage:
+        with job.stage_work(session.catalog, _build_job(plan), prepared.training_set) as stage:
             version = make(before_commit=stage.move_to, **fields)
             made.append(version.key)
             worker = job.spawn_worker(
@@ -89,26 +73,50 @@ def train_version(
     return version.key
 
 
+def _hide_secrets(plan: TrainingPlan) -> TrainingPlan:
+    """The plan as it may be written down: its secrets are references."""
+    cls, owner = plan.handler.train_options, f"MODEL {plan.model.key.name}"
+    return replace(
+        plan,
+        raw_options=references.hide(plan.raw_options, lambda name: is_secret(name, cls), owner),
+        engine_secrets=references.hide(plan.engine_secrets, lambda _: True, owner),
+    )
+
+
+def _build_job(plan: TrainingPlan) -> job.TrainingJob:
+    """What the worker reads in its folder."""
+    handler, model = plan.handler, plan.model
+    of_model = pick_options(model.options, handler.engine_options)
+    return job.TrainingJob(
+        plan.engine.handler,
+        model.base,
+        drop_options({**plan.engine.options, **of_model, **plan.engine_secrets}, EngineSettings),
+        pick_options(model.options, handler.model_options),
+        dict(plan.raw_options),
+        job.serialize_artifact(plan.start),
+        plan.start_digest,
+        plan.spec.schema,
+    )
+
+
 def prepare_training_rows(
     session: Session, plan: TrainingPlan, parameters: Parameters, stops: Sequence[str] | None = None
 ) -> PreparedData:
     """The rows as this training would see them, checked; `stops` are further stop sequences, and ask for all checks."""
     rows = read_rows(session, plan.source, parameters, to_train=True)
     valid = parse_validation_source(plan.settings.validation, plan.source)
-    outputs, what = read_outputs(plan.model), f"Model '{plan.model.key.name}'"
-    spec = build_model_spec(type(plan.handler), plan.model.base, plan.model.options, what, outputs.schema)
     try:
         return prepare(
             rows,
             build_prompt(plan.model),
             plan.model.targets,
-            outputs=outputs,
+            outputs=read_outputs(plan.model),
             valid_rows=None if valid is None else read_rows(session, valid, parameters, to_train=True),
             validation_split=plan.settings.validation_split,
             seed=plan.settings.seed,
-            max_length=plan.handler.max_row_tokens(spec, plan.options),
+            max_length=plan.handler.max_row_tokens(plan.spec, plan.options),
             long_rows=read_options(LengthOptions, plan.options).long_rows or "cut",
-            count_tokens=lambda texts: count_tokens(plan.handler, texts, spec),
+            count_tokens=lambda texts: count_tokens(plan.handler, texts, plan.spec),
             stops=[*_collect_stop_sequences(plan), *(stops or ())],
             thorough=stops is not None or plan.settings.check != "off",
         )
@@ -150,9 +158,7 @@ def _build_version_fields(plan: TrainingPlan, prepared: PreparedData, estimate: 
 
 def _find_training_rates(session: Session, plan: TrainingPlan) -> dict[str, Any]:
     """What the worker needs to say what the training cost."""
-    what = f"Model '{plan.model.key.name}'"
-    spec = build_model_spec(type(plan.handler), plan.model.base, plan.model.options, what)
-    tariff = find_training_pricing(session, plan.engine, plan.handler, spec, plan.model.options)
+    tariff = find_training_pricing(session, plan.engine, plan.handler, plan.spec, plan.model.options)
     training = None if tariff.price is None else tariff.price.training
     rates = {"training_usd_per_million": training, "machine_usd_per_hour": tariff.hourly}
     return {name: rate for name, rate in rates.items() if rate is not None}
