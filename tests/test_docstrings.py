@@ -19,6 +19,8 @@ MODULES = [
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_are_right(name: str) -> None:
+    if name.startswith("sqlft_local"):
+        pytest.importorskip("torch", reason="torch is not installed")
     module = importlib.import_module(name)
     outcome = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
     assert outcome.attempted > 0

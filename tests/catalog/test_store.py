@@ -321,7 +321,12 @@ def test_metrics_of_a_step_that_is_done_again(catalog: Catalog) -> None:
     ]
     assert found[0].value == 5.0
     assert math.isnan(found[1].value)
-    assert catalog.version(key).progress == {"step": 1, "total_steps": 2, "metrics": {"loss": 5.0}}
+    assert catalog.version(key).progress == {
+        "step": 1,
+        "total_steps": 2,
+        "metrics": {"loss": 5.0},
+        "seconds_left": None,
+    }
     assert math.isnan(catalog.table("metrics").column("value")[1].as_py())
 
 

@@ -29,7 +29,9 @@ def test_what_a_version_was_made_of_is_kept(connection_with_model: Any) -> None:
         "control": str(connection_with_model.training.folder),
         "returns": "folder",
         "max_length": None,
+        "long_rows": "cut",
         "hub_token": None,
+        "seconds_left": None,
     }
     assert second.options == {"seed": 7, "validation_split": None, "validation": None, **own}
     details = second.details
