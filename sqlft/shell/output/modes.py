@@ -47,10 +47,10 @@ def table(result: Result, write: Write, look: Look, limits: Limits) -> None:
     batches = result.batches_kept()
     rows = _sampled(batches, limits) if limits.shown else _all(batches)
     if result.is_ours:
-        lines = lines(result.columns, rows, look, is_whole=result.is_described)
+        drawn = lines(result.columns, rows, look, is_whole=result.is_described)
     else:
-        lines = draw(result.columns, rows, look)
-    write("".join(line + "\n" for line in lines))
+        drawn = draw(result.columns, rows, look)
+    write("".join(line + "\n" for line in drawn))
 
 
 def csv(result: Result, write: Write, look: Look, limits: Limits) -> None:
