@@ -14,7 +14,6 @@ import duckdb
 
 from sqlft import log
 from sqlft.errors import SqlftError
-from sqlft.shell.commands import run_command
 from sqlft.shell.reading import Piece, Script, pieces, text_of_file
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
@@ -59,7 +58,7 @@ def run_shell(arguments: Arguments) -> int:
     if interactive:
         con.session.ask_user = runner.choose
         runner.hides_typing = True
-    shell = Shell(screen, runner, con, run_command, arguments.place, is_interactive=interactive)
+    shell = Shell(screen, runner, con, _run_command, arguments.place, is_interactive=interactive)
     try:
         if arguments.reads_rc:
             _read_rc(shell)
@@ -142,3 +141,10 @@ def _checked(text: str) -> str:
     except UnicodeEncodeError as e:
         raise SqlftError("The statement of -c is not UTF-8.", "Convert it to UTF-8, or put it into a file: -f.") from e
     return text
+
+
+def _run_command(shell: Shell, text: str) -> None:
+    """A dot-command; what the commands need is imported at the first one."""
+    from sqlft.shell.commands import run_command
+
+    run_command(shell, text)

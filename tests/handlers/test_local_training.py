@@ -326,7 +326,7 @@ def test_early_stopping_keeps_the_best_state(tiny: Path, tmp_path: Path) -> None
 def test_max_minutes_ends_it_in_time(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The learning rate still comes down; the clock is one that ticks when it is read."""
     ticks = itertools.count()
-    monkeypatch.setattr("sqlft_local.training.time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.02))
+    monkeypatch.setattr("sqlft_local.train.loop.time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.02))
     seen = Recorder()
     made = train(tiny, tmp_path / "work", report=seen, n_epochs=10000, max_minutes=0.1, early_stopping=False)
     assert 50 < made.details["steps"] < 300
@@ -346,7 +346,7 @@ def test_the_seconds_that_are_left_are_those_of_its_steps(
 ) -> None:
     """Of the steps that are left, not of the loading before them."""
     ticks = itertools.count()
-    monkeypatch.setattr("sqlft_local.training.time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.02))
+    monkeypatch.setattr("sqlft_local.train.loop.time", SimpleNamespace(monotonic=lambda: next(ticks) * 0.02))
     seen = Recorder()
     train(tiny, tmp_path / "work", TrainingSet(DATA.train), report=seen, n_epochs=20, early_stopping=False)
     told = [(p.step, p.total_steps, p.seconds_left) for p in seen.seen]
