@@ -19,7 +19,8 @@ from sqlft.shell.output.folding import folded
 from sqlft.shell.output.modes import MODES
 from sqlft.shell.output.table import NULL, fold
 from sqlft.shell.reading import pieces, text_of_file
-from sqlft.shell.shell import Place, Quit, Shell, at_end, at_start, named, open_database
+from sqlft.shell.reminders import at_end, at_start
+from sqlft.shell.shell import Place, Quit, Shell, named, open_database
 from sqlft.sql.names import quote_name, quote_text
 
 MODE_ALIASES = {"duckbox": "table", "ndjson": "jsonlines"}

@@ -33,7 +33,8 @@ from sqlft.shell.commands import from_habit
 from sqlft.shell.completion.complete import suggestions
 from sqlft.shell.completion.vocabulary import OURS, Language, Vocabulary, language_of, vocabulary_of
 from sqlft.shell.reading import is_complete, pieces
-from sqlft.shell.shell import Failed, Quit, Shell, at_end, at_start, named
+from sqlft.shell.reminders import at_end, at_start
+from sqlft.shell.shell import Failed, Quit, Shell, named
 from sqlft.sql.lexer import Token, tokenize
 
 PROMPT, CONTINUATION = "sqlft> ", "   ...> "

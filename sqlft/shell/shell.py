@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -17,20 +17,16 @@ from typing import Any, NamedTuple
 import duckdb
 
 from sqlft.catalog.files import catalog_folder
-from sqlft.catalog.records import RUNNING
 from sqlft.catalog.store import Catalog
 from sqlft.connection import Connection, connect
-from sqlft.data import Prompt
 from sqlft.errors import Cancelled, CatalogError, NotFound, SqlftError
-from sqlft.inference.resolve import read_outputs
 from sqlft.shell.output.modes import MODES, Limits
 from sqlft.shell.output.result import Kept, Result, open_result, rows_of
 from sqlft.shell.output.table import Look, Rows, draw
 from sqlft.shell.reading import Piece
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
-from sqlft.sql.names import format_name, quote_text
-from sqlft.training.follow import format_progress
+from sqlft.sql.names import quote_text
 
 _FIRST_WORD = re.compile(r"(?:\s|--[^\n]*|/\*.*?\*/)*(\w+|\()", re.DOTALL)
 
@@ -168,36 +164,6 @@ def named(place: Place) -> str:
     where = "in memory" if place.database == ":memory:" else place.database
     where += f", models in {place.catalog}" if place.catalog else ""
     return f"{where}; its rows: FROM file;" if is_data(Path(place.database)) else where
-
-
-def at_start(catalog: Catalog) -> Iterator[str]:
-    """What was left behind, and what could be typed next."""
-    versions = catalog.versions()
-    for version in versions:
-        if version.status == "interrupted":
-            yield f"{version.key} was interrupted{format_progress(version)}. Go on with it: RESUME MODEL {version.key};"
-        elif version.status in RUNNING:
-            yield (
-                f"{version.key} trains in the background{format_progress(version)}."
-                f" Stop it: CANCEL MODEL {version.key};"
-            )
-    models = catalog.models()
-    if not models:
-        yield "There is no model yet. How one is made: .help CREATE MODEL"
-    elif all(v.status == "complete" for v in versions):
-        newest = max(models, key=lambda m: (m.created_at is not None, m.created_at, m.key))
-        given = " AND ".join(f"{format_name(name)} = '…'" for name in Prompt(newest.prompt_template).inputs)
-        yield f"Ask a model: SELECT {format_name(read_outputs(newest).names[0])} FROM {newest.key} WHERE {given};"
-
-
-def at_end(catalog: Catalog, place: Place) -> Iterator[str]:
-    """What goes on without the shell; nothing of what is in memory, whose end warns."""
-    for version in catalog.versions():
-        if version.status in RUNNING and place.folder is not None:
-            yield (
-                f"{version.key} trains on in the background{format_progress(version)}:"
-                f" sqlft watch {version.key}{place.flag}"
-            )
 
 
 @dataclass

@@ -12,7 +12,8 @@ import pytest
 
 from sqlft.catalog.records import VersionKey
 from sqlft.errors import DatabaseLocked
-from sqlft.shell.shell import Place, at_end, at_start
+from sqlft.shell.reminders import at_end, at_start
+from sqlft.shell.shell import Place
 from sqlft.training.follow import describe_outcome
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
