@@ -390,7 +390,7 @@ def read_setting(session: Session, name: str) -> float | None:
         BUDGET_SETTING: session.budget.usd,
         "sqlft_machine_usd_per_hour": session.budget.machine_usd_per_hour,
     }
-    _check_setting(name, set(known))
+    check_setting_name(name, set(known))
     return known[name]
 
 
@@ -404,7 +404,7 @@ def inline_settings(session: Session, query: str) -> str:
     return CURRENT_SETTING.sub(found, query)
 
 
-def _check_setting(name: str, known: set[str]) -> None:
+def check_setting_name(name: str, known: set[str]) -> None:
     if name not in known:
         raise OptionError(
             f"There is no setting '{name}'.{did_you_mean(name, known)}", f"There are: {', '.join(sorted(known))}."

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlft.errors import ProviderError
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager

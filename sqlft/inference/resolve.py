@@ -220,10 +220,10 @@ def _explain_not_ready(version: Version) -> tuple[str, str]:
 
 def check_retirement(session: Session, handler: Handler, model: ModelSpec, artifact: Artifact | None = None) -> None:
     """Warn of what ends of a model that is to be asked; NotSupported where it has ended."""
-    _refuse_or_warn(session, handler.notice(model, artifact), "")
+    refuse_or_warn(session, handler.notice(model, artifact), "")
 
 
-def _refuse_or_warn(session: Session, found: Notice | None, more: str) -> None:
+def refuse_or_warn(session: Session, found: Notice | None, more: str) -> None:
     if found is not None and found.is_refusal:
         raise NotSupported(found.text, f"{found.next_step}{more}")
     if found is not None:

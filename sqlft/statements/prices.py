@@ -11,7 +11,7 @@ from sqlft.errors import NotFound, OptionError
 from sqlft.inference.prices import TOKEN_PRICE_FIELDS
 from sqlft.inference.resolve import find_engine
 from sqlft.options import build_options
-from sqlft.session import BUDGET_SETTING, Parameters, PriceSettings, Session, SessionSettings, _check_setting
+from sqlft.session import BUDGET_SETTING, Parameters, PriceSettings, Session, SessionSettings, check_setting_name
 from sqlft.sql.statements import CreatePrice, DropPrice, ResetSetting, SetSetting, ShowPrices
 from sqlft.statements.show import filter_rows
 
@@ -61,7 +61,7 @@ def run_set_setting(session: Session, statement: SetSetting, parameters: Paramet
     names = {f"sqlft_{f.name}" for f in fields(SessionSettings)}
     given = {k: None if isinstance(v, str) and v.lower() == "default" else v for k, v in statement.options.items()}
     for name in given:
-        _check_setting(name, names)
+        check_setting_name(name, names)
     said = build_options(SessionSettings, {k.removeprefix("sqlft_"): v for k, v in given.items()}, "SET")
     if BUDGET_SETTING in given:
         session.budget.set(said.budget_usd)

@@ -9,7 +9,7 @@ from sqlft.data import PreparedData
 from sqlft.errors import DataError, NotSupported, SqlftError
 from sqlft.handler import Estimate, TrainingOptions, read_options
 from sqlft.inference.prices import find_training_pricing
-from sqlft.inference.resolve import _refuse_or_warn, count_tokens
+from sqlft.inference.resolve import count_tokens, refuse_or_warn
 from sqlft.session import Session, Tick
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def check_training_notice(session: Session, plan: TrainingPlan) -> None:
     found = plan.handler.notice(plan.spec, plan.start, training=True)
     if found is not None and plan.settings.check != "error":
         found = found._replace(is_refusal=False)
-    _refuse_or_warn(session, found, TRY_ANYWAY_HINT)
+    refuse_or_warn(session, found, TRY_ANYWAY_HINT)
 
 
 def estimate_training(session: Session, plan: TrainingPlan, prepared: PreparedData) -> Estimate | None:

@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING
 from sqlft.errors import NotSupported, ProviderError
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from torch import Tensor
 
 

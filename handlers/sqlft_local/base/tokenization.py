@@ -7,23 +7,17 @@ does is written down once, and a test compares the two.  Here too: separators an
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from sqlft.errors import NotSupported, OptionError
+from sqlft.handler import Artifact, Message
 from sqlft_local.base.config import read_stop_ids
 from sqlft_local.errors import explain_errors, silence_transformers
-
-if TYPE_CHECKING:
-    pass
-import re
-from collections.abc import Collection, Iterator
-from copy import copy
-from typing import NamedTuple
-
-from sqlft.handler import Artifact, Message
 from sqlft_local.options import ModelOptions, TrainOptions
 
 TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "asking.json"

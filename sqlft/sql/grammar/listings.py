@@ -8,8 +8,6 @@ from sqlft.sql import statements as s
 from sqlft.sql.cursor import NAME_KINDS, Cursor, NamePart
 from sqlft.sql.grammar.models import parse_engine_name
 
-Shown = Callable[[str | None, str | None], s.Statement]
-
 
 def show_models(c: Cursor) -> s.Statement | None:
     """SHOW MODELS [FROM|IN project] [LIKE pattern] [WHERE condition]"""
