@@ -103,7 +103,11 @@ class Local(Trainer, Embedder):
         given = _get_model_options(model)
         given = replace(given, dtype=choose.choose_dtype(options, given, folder, self.options.device))
         loaded, release = loading.acquire_model(folder, given, self.options.device, adapter, delimiters)
-        return TorchPredictor(loaded, options, release)
+        if loaded.obstacle is None:
+            return TorchPredictor(loaded, options, release)
+        from sqlft_local.predict.generate import GeneratePredictor
+
+        return GeneratePredictor(loaded, options, release)
 
     def _open_with_llama(
         self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, delimiters: Delimiters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlft_local.predict.torch_predictor import NgramLookup
+from sqlft_local.predict.answers import NgramLookup
 
 
 def test_what_stood_behind_the_same_tokens_comes_again() -> None:

@@ -11,10 +11,11 @@ import pytest
 import torch
 from sqlft_local.base import loading
 from sqlft_local.kernels import KERNELS, SWITCH, fused
+from sqlft_local.kernels.batching import split_passes
 from sqlft_local.kernels.packing import Example, common_prefix_length, pack
 from sqlft_local.options import ModelOptions, TrainOptions
 from sqlft_local.train import lora
-from sqlft_local.train.rows import split_passes, sum_weights
+from sqlft_local.train.rows import sum_weights
 from sqlft_local.train.step import compute_loss
 from transformers import AutoModelForCausalLM
 

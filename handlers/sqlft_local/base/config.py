@@ -7,7 +7,7 @@ Called by whoever loads, converts or estimates a base; takes its folder, or the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,15 @@ from typing import Any
 DEFAULT_CONTEXT = 4096
 """Tokens of a base whose config says nothing of them."""
 DEFAULT_ROPE_THETA = 10000.0
+
+
+CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length", "max_sequence_length")
+"""What configs call the tokens that a base was made for."""
+LAYERS_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+HIDDEN_NAMES = ("hidden_size", "n_embd", "d_model", "dim", "model_dim", "embedding_size")
+HEADS_NAMES = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+KV_HEADS_NAMES = ("num_key_value_heads", "num_kv_heads")
+INTERMEDIATE_NAMES = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size")
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ def read_context(config: Mapping[str, Any], wanted: int | None = None) -> int:
     >>> read_context({"max_position_embeddings": 512}), read_context({"max_position_embeddings": 512}, 100)
     (512, 100)
     """
-    return limit_context(int(text_config(config).get("max_position_embeddings") or DEFAULT_CONTEXT), wanted)
+    return limit_context(int(_first(text_config(config), CONTEXT_NAMES) or DEFAULT_CONTEXT), wanted)
 
 
 def limit_context(made_for: int, wanted: int | None) -> int:
@@ -117,6 +126,19 @@ def find_unusual_part(config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def find_packing_obstacle(config: Mapping[str, Any]) -> str | None:
+    """Why rows of such a base cannot be packed, as far as its config says; the rest is tried when it is loaded.
+
+    >>> find_packing_obstacle({"model_type": "lfm2", "layer_types": ["conv", "full_attention"]})
+    'it has layers that are no attention (conv)'
+    """
+    text = text_config(config)
+    others = set(text.get("layer_types") or ()) - {"full_attention", "sliding_attention"}
+    if others:
+        return f"it has layers that are no attention ({', '.join(sorted(others))})"
+    return None
+
+
 def read_stop_ids(folder: Path) -> list[int]:
     """The tokens that end an answer: those of generation_config.json, without such a file those of config.json."""
     file = folder / "generation_config.json"
@@ -129,16 +151,33 @@ def read_stop_ids(folder: Path) -> list[int]:
 
 
 def read_shape(config: Mapping[str, Any]) -> DecoderShape:
-    """The decoder's sizes; KeyError or TypeError for what is none."""
+    """The decoder's sizes; KeyError or TypeError for what is none.
+
+    Of layers that differ the widest counts, and what is no attention (a state space, a convolution) counts as attention
+    of one head: then the sizes are only about right.
+    """
     text = text_config(config)
-    heads = int(text["num_attention_heads"])
+    layers, hidden = _largest(text, LAYERS_NAMES), _largest(text, HIDDEN_NAMES)
+    if not layers or not hidden:
+        raise KeyError(HIDDEN_NAMES[0] if layers else LAYERS_NAMES[0])
+    heads = _largest(text, HEADS_NAMES) or 1
     return DecoderShape(
-        layers=int(text["num_hidden_layers"]),
-        hidden_size=int(text["hidden_size"]),
-        intermediate_size=int(text.get("intermediate_size") or 4 * text["hidden_size"]),
+        layers=layers,
+        hidden_size=hidden,
+        intermediate_size=_largest(text, INTERMEDIATE_NAMES) or 4 * hidden,
         heads=heads,
-        kv_heads=int(text.get("num_key_value_heads") or heads),
-        head_dim=int(text.get("head_dim") or text["hidden_size"] // heads),
+        kv_heads=_largest(text, KV_HEADS_NAMES) or heads,
+        head_dim=_largest(text, ("head_dim",)) or max(1, hidden // heads),
         vocab_size=int(text["vocab_size"]),
         tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
     )
+
+
+def _first(config: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((config[name] for name in names if config.get(name)), None)
+
+
+def _largest(config: Mapping[str, Any], names: Sequence[str]) -> int:
+    """The value under the first of the names that there is, of a list the largest; 0 without one."""
+    found = _first(config, names)
+    return max(map(int, found), default=0) if isinstance(found, list | tuple) else int(found or 0)

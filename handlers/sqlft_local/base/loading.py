@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -12,8 +13,14 @@ from typing import TYPE_CHECKING, Any
 from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError
 from sqlft_local import machine
 from sqlft_local.base import hub, weight_cache
-from sqlft_local.base.adapter import read_adapter, wrong_base_error
-from sqlft_local.base.config import read_config, read_context
+from sqlft_local.base.adapter import (
+    find_unusual_adapter_part,
+    read_adapter,
+    read_adapter_config,
+    read_tensors,
+    wrong_base_error,
+)
+from sqlft_local.base.config import find_packing_obstacle, read_config, read_context
 from sqlft_local.base.hub import print_progress
 from sqlft_local.base.tokenization import (
     NO_DELIMITERS,
@@ -34,7 +41,6 @@ if TYPE_CHECKING:
 
 TESTED_ARCHITECTURES = {"llama", "mistral", "qwen2", "qwen3", "gemma3_text"}
 """Architectures whose packed rows tests compare with transformers' own attention; others are tried when loaded."""
-LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class LoadedModel:
     renderer: Renderer
     folder: Path
     context: int
+    obstacle: str | None = None
+    """Why it does not take packed rows; None where it does."""
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -95,25 +103,28 @@ def _load_with_torch(folder: Path, options: ModelOptions, place: str) -> LoadedM
 
 
 def _load_with_transformers(folder: Path, options: ModelOptions, place: str, training: bool) -> LoadedModel:
-    from transformers import AutoConfig
+    """With packed rows where the base's layers take them, else as transformers computes it."""
+    from transformers import AutoConfig, GenerationConfig
 
     packing.register_attention()
     with silence_transformers(), explain_errors(folder):
         _check_model_type(folder)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        _check_layers(config)
-        model = _load_causal_lm(
-            folder, config, resolve_dtype(options.dtype, place, training), options.quantization, place
-        )
+        dtype = resolve_dtype(options.dtype, place, training)
+        model, obstacle = _load_causal_lm(folder, config, dtype, options.quantization, place)
         quantised.disable_repacking(model)
         if options.quantization == "none":
             model.to(place)
         model.eval().requires_grad_(False)
-        if config.model_type not in TESTED_ARCHITECTURES:
-            _check_attention(model, folder)
+        if obstacle is None and config.model_type not in TESTED_ARCHITECTURES and not packed_rows_agree(model):
+            obstacle = "its layers compute other numbers from packed rows"
+            _use_own_attention(model)
+        if obstacle is not None:
+            model.generation_config = GenerationConfig()  # a statement's options and the renderer's stop tokens count
     tokenizer = weight_cache.load_chat_tokenizer(folder) or load_transformers_tokenizer(folder)[0]
     renderer = Renderer(tokenizer, find_stop_ids(folder, tokenizer), options.chat_template)
-    return LoadedModel(model, renderer, folder, read_context(config.to_dict(), options.context_length))
+    context = read_context(config.to_dict(), options.context_length)
+    return LoadedModel(model, renderer, folder, context, obstacle)
 
 
 def load_encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Model, Tokenizer]:
@@ -128,26 +139,26 @@ def load_encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Mode
         return model.to(place).eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder, **given)
 
 
-def _load_causal_lm(folder: Path, config: Config, dtype: Dtype, quantization: str, place: str) -> Model:
+def _load_causal_lm(
+    folder: Path, config: Config, dtype: Dtype, quantization: str, place: str
+) -> tuple[Model, str | None]:
+    """The model, and why it does not take packed rows; None where it may."""
     from transformers import AutoModelForCausalLM
 
     wanted = quantised.quantization_config(quantization, dtype)
-    how = {"quantization_config": wanted, "device_map": {"": place}} if wanted else {}
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            **how,
-            attn_implementation=packing.ATTENTION_NAME,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except (KeyError, ValueError) as e:
-        if packing.ATTENTION_NAME not in str(e):
-            raise
-        raise _unsupported_architecture_error(folder, config) from e
+    how: dict[str, object] = {"quantization_config": wanted, "device_map": {"": place}} if wanted else {}
+    how |= {"config": config, "dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    obstacle = find_packing_obstacle(config.to_dict()) or _find_attention_obstacle(config)
+    if obstacle is None:
+        how["attn_implementation"] = packing.ATTENTION_NAME
+    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **how), obstacle
+
+
+def _find_attention_obstacle(config: Config) -> str | None:
+    from transformers import AutoModelForCausalLM
+
+    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    return None if getattr(kind, "_supports_attention_backend", False) else "its attention is its own"
 
 
 def get_shared_model(
@@ -239,11 +250,27 @@ def apply_adapter(loaded: LoadedModel, adapter: Path) -> LoadedModel:
     """The model with the adapter's changes added to its weights; the other weights are shared with `loaded`."""
     import copy
 
-    import torch
-
     shared_parts = {id(t): t for t in (*loaded.model.parameters(), *loaded.model.buffers())}
     shared_parts |= {id(one): one for one in quantised.list_quantisation_states(loaded.model)}
     model = copy.deepcopy(loaded.model, memo=shared_parts)
+    config = read_adapter_config(adapter)
+    if find_unusual_adapter_part(config) or not _has_linear_layers(model, adapter):
+        _merge_with_peft(model, adapter)
+    else:
+        _merge_matrices(model, adapter)
+    return replace(loaded, model=model)
+
+
+def _has_linear_layers(model: Model, adapter: Path) -> bool:
+    """Whether all that the adapter changes are linear layers; GPT-2's are convolutions of one place."""
+    _, pairs = read_adapter(adapter)
+    return all(hasattr(_find_layer(model, name, adapter), "in_features") for name in pairs)
+
+
+def _merge_matrices(model: Model, adapter: Path) -> None:
+    """In float32, without PEFT, whose import takes longer than an answer."""
+    import torch
+
     scale, pairs = read_adapter(adapter)
     with torch.no_grad():
         for name, (a, b) in pairs.items():
@@ -251,13 +278,35 @@ def apply_adapter(loaded: LoadedModel, adapter: Path) -> LoadedModel:
             if (layer.out_features, layer.in_features) != (b.shape[0], a.shape[1]):
                 raise wrong_base_error(adapter)
             if quantised.is_quantised(layer):
-                matrices = (m.to(loaded.device, loaded.model.dtype) for m in (a, b * scale))
+                matrices = (m.to(model.device, model.dtype) for m in (a, b * scale))
                 layer.forward = partial(_forward_with_lora, layer.forward, *matrices)
                 continue
-            change = (b.to(loaded.device, torch.float32) @ a.to(loaded.device, torch.float32)) * scale
+            change = (b.to(model.device, torch.float32) @ a.to(model.device, torch.float32)) * scale
             merged = (layer.weight.float() + change).to(layer.weight.dtype)
             layer.weight = torch.nn.Parameter(merged, requires_grad=False)
-    return LoadedModel(model, loaded.renderer, loaded.folder, loaded.context)
+
+
+def _merge_with_peft(model: Model, adapter: Path) -> None:
+    """Whatever PEFT knows: experts' weights, layers that are no `nn.Linear`, DoRA, ranks of each layer."""
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from peft.tuners.lora import LoraLayer
+
+    tensors = read_tensors(adapter)
+    try:
+        inject_adapter_in_model(LoraConfig.from_pretrained(str(adapter)), model)
+        missing = set_peft_model_state_dict(model, tensors).unexpected_keys
+    except (ValueError, RuntimeError, AttributeError) as e:
+        raise wrong_base_error(adapter) from e
+    if missing:
+        raise wrong_base_error(adapter)
+    model.eval().requires_grad_(False)
+    if getattr(model, "is_quantized", False):
+        return
+    for layer in [m for m in model.modules() if isinstance(m, LoraLayer)]:
+        base, name = layer.get_base_layer(), getattr(layer, "parameter_name", "weight")
+        setattr(base, name, torch.nn.Parameter(getattr(base, name).detach().clone(), requires_grad=False))
+        layer.merge()
 
 
 def _forward_with_lora(forward: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, x: Tensor) -> Tensor:
@@ -300,36 +349,47 @@ def _find_layer(model: Model, name: str, adapter: Path) -> Layer:
         raise wrong_base_error(adapter) from e
 
 
-def _check_layers(config: Config) -> None:
-    text = config.get_text_config()
-    unknown = set(getattr(text, "layer_types", None) or ()) - LAYER_TYPES
-    if unknown:
-        raise NotSupported(
-            f"The base has layers of a kind that the local engine does not run: {', '.join(sorted(unknown))}.",
-            "Use a base of attention layers only, such as Llama, Mistral, Qwen2.5 or SmolLM2.",
-        )
+def _use_own_attention(model: Model) -> None:
+    """What transformers itself would have taken."""
+    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    if model.config._attn_implementation == packing.ATTENTION_NAME:
+        raise RuntimeError(f"{type(model).__name__} keeps the attention that it was loaded with")
 
 
-def _check_attention(model: Model, folder: Path) -> None:
-    """Two packed rows must give what the second gives alone in transformers' own attention."""
+def packed_rows_agree(model: Model) -> bool:
+    """Whether two packed rows give what the second gives alone in transformers' own attention.
+
+    Layers that attend more than once in a pass are none for packing: what they have seen is kept once a layer.
+    """
     import torch
 
-    words = model.get_input_embeddings().num_embeddings
-    rows = [[i % words for i in (5, 6, 7, *range(n, 2 * n))] for n in (20, 13)]
+    vocabulary = model.get_input_embeddings().num_embeddings
+    rows = [[i % vocabulary for i in (5, 6, 7, *range(n, 2 * n))] for n in (20, 13)]
     packed = packing.pack([packing.Example(ids, [1.0] * len(ids)) for ids in rows], model.device)
-    inputs = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False, "layout": packed}
     start = packed.prefix + packed.lengths[0]
+    layout = _CountingLayout(packed)
     try:
         with torch.no_grad():
-            ours = model(**inputs).logits[0, start : start + 13].float()
+            ours = model(**{**packed.inputs, "layout": layout}).logits[0, start : start + 13].float()
             model.set_attn_implementation("eager")
             theirs = model(torch.tensor([rows[1]], device=model.device), use_cache=False).logits[0, -13:].float()
             model.set_attn_implementation(packing.ATTENTION_NAME)
         same = torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * theirs.abs().max().item())
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise _unsupported_architecture_error(folder, model.config) from e
-    if not same:
-        raise _unsupported_architecture_error(folder, model.config)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, NotSupported):
+        return False
+    return same and max(layout.calls.values(), default=0) == 1
+
+
+class _CountingLayout:
+    """A layout that counts how often each layer attends."""
+
+    def __init__(self, layout: packing.Layout) -> None:
+        self._layout = layout
+        self.calls: Counter[int] = Counter()
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        self.calls[layer] += 1
+        return self._layout.attend(layer, q, k, v, scale, window)
 
 
 def _check_model_type(folder: Path) -> None:
@@ -347,8 +407,8 @@ def _check_model_type(folder: Path) -> None:
 
 def _unsupported_architecture_error(folder: Path, config: Any) -> NotSupported:
     return NotSupported(
-        f"The local engine does not run the architecture of {folder.name} ({config.model_type}).",
-        "Use a base of another architecture, such as Llama, Mistral, Qwen2.5 or SmolLM2.",
+        f"The installed transformers does not know the architecture of {folder.name} ({config.model_type}).",
+        "Update it (pip install -U transformers), or use a base of another architecture, such as Llama or Qwen3.",
     )
 
 

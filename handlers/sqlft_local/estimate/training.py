@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import TOKENS_PER_MESSAGE, Estimate, TrainingSet, estimate_tokens
-from sqlft_local.base.config import DecoderShape, limit_context, read_config, read_context, read_shape
+from sqlft_local.base.config import (
+    DecoderShape,
+    find_packing_obstacle,
+    limit_context,
+    read_config,
+    read_context,
+    read_shape,
+)
 from sqlft_local.base.presets import PRESETS, Preset
 from sqlft_local.base.tokenization import NO_DELIMITERS, Delimiters
 from sqlft_local.machine import Machine
@@ -26,6 +33,7 @@ from sqlft_local.train.speed import Speed
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from sqlft_local.kernels.batching import Layout
     from sqlft_local.kernels.packing import Example
 from typing import Any
 
@@ -75,6 +83,13 @@ class BaseDescription:
     context: int
     folder: Path | None = None
     """None while it is not on this machine."""
+    obstacle: str | None = None
+    """Why its rows are not packed; None where they are."""
+
+    @property
+    def layout(self) -> Layout:
+        """How its rows are put into a pass."""
+        return "packed" if self.obstacle is None else "padded"
 
 
 def describe_base(name: str, folder: Path | None, options: ModelOptions) -> BaseDescription | None:
@@ -90,7 +105,8 @@ def describe_base(name: str, folder: Path | None, options: ModelOptions) -> Base
 def _read_base(name: str, folder: Path, options: ModelOptions) -> BaseDescription:
     try:
         config = read_config(folder)
-        return BaseDescription(name, read_shape(config), read_context(config, options.context_length), folder)
+        context = read_context(config, options.context_length)
+        return BaseDescription(name, read_shape(config), context, folder, find_packing_obstacle(config))
     except (ValueError, AttributeError) as e:
         raise ProviderError(f"{folder / 'config.json'} cannot be read: {e}.", "Get the base again.") from e
     except (KeyError, TypeError) as e:
@@ -128,7 +144,7 @@ def estimate(
     room = memory.limit_bytes(options, free)
     longest = max((len(e.ids) for e in (*train, *valid)), default=1)
     setting, most = _fit_passes(base, _plan_setup(given, options, here, place), options, place, room, longest)
-    passes = _estimate_passes(train, taught, options.rows_per_step, most)
+    passes = _estimate_passes(train, taught, options.rows_per_step, most, base.layout)
     needed = memory.estimate_training_bytes(base.shape, setting, passes.fullest[0])
     limit = room if options.max_memory else free
     steps = max(1, round(passes.steps * options.n_epochs))
@@ -221,13 +237,15 @@ def _fit_passes(
     return replace(setting, checkpointing=tokens > budget.above), tokens
 
 
-def _estimate_passes(train: Sequence[Example], taught: int, batch_size: int, most: int) -> EpochPasses:
+def _estimate_passes(train: Sequence[Example], taught: int, batch_size: int, most: int, layout: Layout) -> EpochPasses:
     """The epoch, told from the sample's."""
-    from sqlft_local.train import rows
+    from sqlft_local.kernels.batching import count_pass_tokens
 
     order = list(train)
     random.Random(0).shuffle(order)
-    sizes = [size for i in range(0, len(order), batch_size) for size in rows.sizes(order[i : i + batch_size], most)]
+    sizes = [
+        size for i in range(0, len(order), batch_size) for size in count_pass_tokens(order[i : i + batch_size], most)
+    ]
     whole = sum(len(e.ids) for e in order)
     times = taught / max(1, len(order))
     return EpochPasses(
@@ -276,7 +294,7 @@ def _count_validation_flops(
     if not examples:
         return 0.0, 0.0
     times = -(-steps // max(1, -(-per_epoch // 2), -(-steps // MAX_VALIDATIONS)))
-    one = _estimate_passes(examples, count, len(examples), most)
+    one = _estimate_passes(examples, count, len(examples), most, base.layout)
     whole = times * speed.flops_forward(base.shape, one.tokens, one.answers)
     share = min(1.0, CHECKED * operations / whole) if whole else 1.0
     return whole * share, times * one.count * share
@@ -329,6 +347,8 @@ def _list_remarks(
     yield f"{setting.dtype} on {place}"
     if setting.quantization != "none":
         yield f"base in {setting.quantization}"
+    if base.obstacle:
+        yield f"rows are padded, not packed: {base.obstacle}"
     if setting.checkpointing:
         yield "blocks are computed again for the backward pass"
     if options.num_processes > 1:

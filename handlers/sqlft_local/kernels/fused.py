@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from sqlft_local.kernels import is_on, packing
+from sqlft_local.kernels.batching import ExampleBatch, is_packed, prepare_batch
 from sqlft_local.kernels.quantised import dequantise
 
 if TYPE_CHECKING:
@@ -139,18 +140,24 @@ class LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
 _plain_heads: WeakKeyDictionary[Model, bool] = WeakKeyDictionary()
 
 
-def compute_loss(model: Model, packed: packing.PackedExamples) -> Tensor:
-    """The weighted sum of the losses of a packed row's tokens; the output head runs only where a token counts."""
+def compute_loss(model: Model, batch: ExampleBatch) -> Tensor:
+    """The weighted sum of the losses of a batch's tokens; the output head runs only where a token counts."""
     if model not in _plain_heads:
         _plain_heads[model] = _has_plain_head(model)
-    given = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False, "layout": packed}
     if _plain_heads[model] and is_on("head"):
-        x = model.get_decoder()(**given).last_hidden_state[0].index_select(0, packed.source)
+        x = batch.select(model.get_decoder()(**batch.inputs).last_hidden_state)
         head = dequantise(model.get_output_embeddings(), x.dtype)
-        return LinearCrossEntropy.apply(x, head, packed.target, packed.weight)
-    logits = model(**given, logits_to_keep=packed.source).logits[0].float()
-    each = torch.nn.functional.cross_entropy(logits, packed.target, reduction="none")
-    return (each * packed.weight).sum()
+        return LinearCrossEntropy.apply(x, head, batch.target, batch.weight)
+    logits = compute_logits(model, batch).float()
+    each = torch.nn.functional.cross_entropy(logits, batch.target, reduction="none")
+    return (each * batch.weight).sum()
+
+
+def compute_logits(model: Model, batch: ExampleBatch) -> Tensor:
+    """Logits (targets, vocabulary) where a token counts; packed rows need no others."""
+    if is_packed(model):
+        return model(**batch.inputs, logits_to_keep=batch.source).logits[0]
+    return batch.select(model(**batch.inputs).logits)
 
 
 def _has_plain_head(model: Model) -> bool:
@@ -158,14 +165,13 @@ def _has_plain_head(model: Model) -> bool:
     head = model.get_output_embeddings()
     if head is None or getattr(head, "bias", None) is not None or not hasattr(model, "get_decoder"):
         return False
-    packed = packing.pack([packing.Example(list(range(3, 3 + TRIAL_ROWS)), [1.0] * TRIAL_ROWS)], model.device)
-    given = {"input_ids": packed.ids, "position_ids": packed.positions, "use_cache": False, "layout": packed}
+    batch = prepare_batch(model, [packing.Example(list(range(3, 3 + TRIAL_ROWS)), [1.0] * TRIAL_ROWS)])
     training = model.training
     try:
         with torch.no_grad():
             model.eval()
-            expected = model(**given).logits
-            states = model.get_decoder()(**given).last_hidden_state
+            expected = model(**batch.inputs).logits
+            states = model.get_decoder()(**batch.inputs).last_hidden_state
             found = linear(states, dequantise(head, states.dtype))
         return bool(torch.allclose(expected.to(found.dtype), found, rtol=1e-3, atol=1e-4))
     except (RuntimeError, TypeError, AttributeError):
@@ -176,12 +182,20 @@ def _has_plain_head(model: Model) -> bool:
 
 def set_checkpointing(model: Model, wanted: bool) -> None:
     """Whether the next training pass keeps only each block's input, and computes the block again."""
+    for module in _list_checkpointed_blocks(model):
+        module._gradient_checkpointing_func = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
+        module.gradient_checkpointing = wanted
+
+
+def count_checkpointed_blocks(model: Model) -> int:
+    """Blocks that can be computed again; 0 where transformers has none for the base."""
+    return len(_list_checkpointed_blocks(model))
+
+
+def _list_checkpointed_blocks(model: Model) -> list[Layer]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module._gradient_checkpointing_func = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)
-            module.gradient_checkpointing = wanted
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def fuse_modules(model: Model) -> int:

@@ -63,7 +63,8 @@ def _attention_forward(
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layout: Layout = given["layout"]
-    return layout.attend(module.layer_idx, query, key, value, scale, given.get("sliding_window")), None
+    out = layout.attend(module.layer_idx, query, key, value, scale, given.get("sliding_window"))
+    return out.contiguous(), None  # some bases view it in another shape
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,15 @@ class PackedExamples:
     source: Tensor
     target: Tensor
     weight: Tensor
+
+    @property
+    def inputs(self) -> dict[str, object]:
+        """The arguments of the model's forward."""
+        return {"input_ids": self.ids, "position_ids": self.positions, "use_cache": False, "layout": self}
+
+    def select(self, states: Tensor) -> Tensor:
+        """Of states (1, tokens, …) those at `source`."""
+        return states[0].index_select(0, self.source)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention within the row."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +10,9 @@ import torch
 from sqlft.errors import DataError
 from sqlft.handler import Message
 from sqlft_local.base.loading import LoadedModel
-from sqlft_local.kernels.packing import Example, pack
+from sqlft_local.kernels.batching import find_layout, prepare_batch, split_passes
+from sqlft_local.kernels.fused import compute_logits
+from sqlft_local.kernels.packing import Example
 
 if TYPE_CHECKING:
     from sqlft_local._types import Model
@@ -26,7 +28,8 @@ def score(loaded: LoadedModel, conversations: Sequence[Sequence[Message]]) -> li
     """
     examples = [_build_example(loaded, i, conversation) for i, conversation in enumerate(conversations)]
     found: dict[tuple[int, ...], float] = {}
-    for batch in _split_batches({tuple(e.ids): e for e in examples}):
+    different = list({tuple(e.ids): e for e in examples}.values())
+    for batch in split_passes(different, BATCH_TOKENS, find_layout(loaded.model)) if different else ():
         found |= _score_batch(loaded.model, batch)
     return [(found[tuple(e.ids)], sum(map(bool, e.weights))) for e in examples]
 
@@ -43,32 +46,14 @@ def _build_example(loaded: LoadedModel, i: int, conversation: Sequence[Message])
     return Example(ids, [float(j >= max(start, 1)) for j in range(len(ids))])
 
 
-def _split_batches(examples: dict[tuple[int, ...], Example]) -> Iterator[list[Example]]:
-    """Different examples, those of a like length together."""
-    batch: list[Example] = []
-    for example in sorted(examples.values(), key=lambda e: -len(e.ids)):
-        if batch and sum(len(e.ids) for e in (*batch, example)) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(example)
-    if batch:
-        yield batch
-
-
 def _score_batch(model: Model, batch: list[Example]) -> dict[tuple[int, ...], float]:
-    packed = pack(batch, model.device)
+    packed = prepare_batch(model, batch)
     with torch.inference_mode():
-        logits = model(
-            input_ids=packed.ids,
-            position_ids=packed.positions,
-            use_cache=False,
-            logits_to_keep=packed.source,
-            layout=packed,
-        ).logits[0]
+        logits = compute_logits(model, packed)
         chosen = logits.gather(1, packed.target[:, None])[:, 0].float() - logits.float().logsumexp(-1)
     known = iter(chosen.tolist())
     prefix = packed.prefix
-    # pack's order: tokens of the common start that any example has to say, then each example's own, longest first
+    # the order of both: tokens of the common start that any example has to say, then each example's own, longest first
     shared = {j: next(known) for j in range(1, prefix) if any(e.weights[j] for e in batch)}
     found = {}
     for e in sorted(batch, key=lambda e: -len(e.ids)):

@@ -6,10 +6,8 @@ A greedy answer may take several tokens at once where its prompt holds what come
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -21,7 +19,8 @@ from sqlft_local.errors import is_out_of_memory, out_of_memory_error
 from sqlft_local.kernels.attention import attend_parts
 from sqlft_local.kernels.packing import common_prefix_length
 from sqlft_local.options import PredictOptions
-from sqlft_local.predict.common import choose_batch_size, encode_request
+from sqlft_local.predict.answers import AnswerWriter, DecodingRow
+from sqlft_local.predict.common import choose_batch_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,22 +31,6 @@ MAX_STEP_TOKENS = 48
 """Tokens of a step, of all rows, up to which guesses cost less than they bring."""
 
 
-@dataclass
-class DecodingRow:
-    """One prompt on its way to an answer."""
-
-    request: Request
-    prompt: list[int]
-    max_output_tokens: int
-    """Most tokens of its answer."""
-    random: Any = None
-    logprob: float = 0.0
-    output_ids: list[int] = field(default_factory=list)
-    streamed_text: str = ""
-    """What was handed on of an answer that is watched while it is written."""
-    lookup: NgramLookup | None = None
-
-
 class TorchPredictor(Predictor):
     """Answers `batch_size` prompts at a time; a finished one makes room for the next."""
 
@@ -56,7 +39,7 @@ class TorchPredictor(Predictor):
     ) -> None:
         self.loaded = loaded
         self.options = options
-        self._stop = [s for s in options.stop or () if s]
+        self._writer = AnswerWriter(loaded, options)
         self._release: Callable[[], None] | None = release
         self._decoder: BatchDecoder | None = BatchDecoder(loaded.model)
 
@@ -81,7 +64,7 @@ class TorchPredictor(Predictor):
                 pulled += len(taken)
                 admitted = []
                 for request in taken:
-                    row = self._prepare_row(request)
+                    row = self._writer.prepare(request)
                     if isinstance(row, DecodingRow):
                         admitted.append(row)
                     else:
@@ -89,18 +72,6 @@ class TorchPredictor(Predictor):
                 yield from self._advance(rows, admitted)
             if rows:
                 yield from self._advance(rows, [])
-
-    def _prepare_row(self, request: Request) -> DecodingRow | Completion:
-        """The request as tokens, or why it cannot be answered."""
-        found = encode_request(request, self.loaded.renderer, self.loaded.context, self.options.max_tokens)
-        if isinstance(found, Completion):
-            return found
-        prompt, room = found
-        random = None
-        if self.options.temperature > 0:
-            random = torch.Generator().manual_seed(crc32(repr((self.options.seed, prompt)).encode()))
-        lookup = NgramLookup(prompt) if self.options.temperature == 0 else None
-        return DecodingRow(request, prompt, room, random, lookup=lookup)
 
     def _advance(self, rows: list[DecodingRow], admitted: list[DecodingRow]) -> Iterator[Completion | Delta]:
         """One token for each of `rows`, or the first one for those `admitted`; the finished leave."""
@@ -128,11 +99,11 @@ class TorchPredictor(Predictor):
         finished = []
         deltas: list[Delta] = []
         for i, (row, tokens) in enumerate(zip(rows[first:], chosen, strict=True), first):
-            completion = self._append_tokens(row, tokens, logits[i - first])
+            completion = self._writer.append(row, tokens, logits[i - first])
             if completion:
                 finished.append((i, completion))
             if row.request.stream:
-                deltas += self._stream_new_text(row, completion)
+                deltas += self._writer.stream_new_text(row, completion)
         for i, _ in reversed(finished):
             self._decoder.remove(i)
             rows[i] = rows[-1]
@@ -140,19 +111,6 @@ class TorchPredictor(Predictor):
         yield from deltas
         for _, completion in finished:
             yield completion
-
-    def _stream_new_text(self, row: DecodingRow, completion: Completion | None) -> Iterator[Delta]:
-        """What is new of the row's answer, without what may yet turn out to be no part of it."""
-        renderer = self.loaded.renderer
-        if completion is not None:
-            text = completion.text or ""
-        else:
-            text = strip_unfinished(
-                renderer.text_until(row.output_ids, self._stop)[0], (*self._stop, renderer.answer_suffix)
-            )
-        if len(text) > len(row.streamed_text) and text.startswith(row.streamed_text):
-            yield Delta(row.request.id, text[len(row.streamed_text) :])
-            row.streamed_text = text
 
     def _guess_tokens(self, rows: list[DecodingRow]) -> list[list[int]]:
         """Equally many tokens for each row that may come next; none where answers are sampled."""
@@ -164,72 +122,18 @@ class TorchPredictor(Predictor):
         most = max(map(len, found))
         return [[*guess, *[0] * (most - len(guess))] for guess in found]
 
-    def _append_tokens(self, row: DecodingRow, tokens: list[int], logits: Any) -> Completion | None:
-        """Add tokens to the row; its completion if one of them was the last."""
-        if self.options.logprobs:
-            shares = _token_logprobs(logits, tokens)
-        for i, token in enumerate(tokens):
-            row.output_ids.append(token)
-            if self.options.logprobs:
-                row.logprob += shares[i]
-            if (completion := self._complete_if_ended(row, token)) is not None:
-                return completion
-        if row.lookup is not None:
-            row.lookup.add(tokens)
-        return None
-
-    def _complete_if_ended(self, row: DecodingRow, token: int) -> Completion | None:
-        """The row's completion, if `token` was its last."""
-        ended = token in self.loaded.stop_ids
-        over = ended or len(row.output_ids) >= row.max_output_tokens
-        if not over and not self._stop:
-            return None
-        text, stopped = self.loaded.renderer.text_until(row.output_ids[:-1] if ended else row.output_ids, self._stop)
-        if not over and not stopped:
-            return None
-        return Completion(
-            row.request.id,
-            text,
-            input_tokens=len(row.prompt),
-            output_tokens=len(row.output_ids),
-            logprob=row.logprob if self.options.logprobs else None,
-            truncated=not (ended or stopped),
-        )
-
     def _choose(self, logits: Any, rows: list[DecodingRow], guesses: list[list[int]]) -> list[list[int]]:
         """The next tokens of each row: those that were guessed right, and one more."""
         if self.options.temperature > 0:
-            return [[self._sample(one[0], row)] for one, row in zip(logits.float().cpu(), rows, strict=True)]
+            return [[self._writer.sample(one[0], row)] for one, row in zip(logits.float().cpu(), rows, strict=True)]
         best: list[list[int]] = logits.argmax(-1).tolist()
         return [_accept_guesses(said, guess) for said, guess in zip(best, guesses or [[]] * len(best), strict=True)]
-
-    def _sample(self, logits: Any, row: DecodingRow) -> int:
-        logits = logits / self.options.temperature
-        if self.options.top_k is not None and self.options.top_k < logits.shape[-1]:
-            logits = logits.masked_fill(logits < logits.topk(self.options.top_k).values[-1], float("-inf"))
-        shares, order = logits.softmax(-1).sort(descending=True)
-        shares = shares.masked_fill(shares.cumsum(-1) - shares > self.options.top_p, 0.0)
-        return int(order[torch.multinomial(shares, 1, generator=row.random)].item())
-
-
-def strip_unfinished(text: str, endings: Iterable[str]) -> str:
-    """An unfinished answer without a letter that lacks bytes, and without what one of the endings begins with."""
-    text = text.rstrip("\ufffd")
-    held = max((n for end in endings for n in range(1, len(end) + 1) if text.endswith(end[:n])), default=0)
-    return text[: len(text) - held]
 
 
 def _accept_guesses(said: list[int], guess: list[int]) -> list[int]:
     """Of what the model says behind each guessed token what stands behind right ones."""
     right = next((i for i, (a, b) in enumerate(zip(said, guess, strict=False)) if a != b), len(guess))
     return said[: right + 1]
-
-
-def _token_logprobs(logits: Any, chosen: list[int]) -> list[float]:
-    """Natural logarithm of each chosen token's share."""
-    picked = torch.tensor(chosen, device=logits.device)[:, None]
-    found: list[float] = logits[: len(chosen)].float().log_softmax(-1).gather(1, picked)[:, 0].tolist()
-    return found
 
 
 CACHE_BLOCK = 64
@@ -402,34 +306,3 @@ class _StepLayout:
             mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
             self._masks[window] = mask.repeat(1, times, 1)[:, None]
         return self._masks[window]
-
-
-LONGEST_NGRAM = 3
-"""Last tokens that are looked up, if they stood there before; else fewer, down to `SHORTEST_NGRAM`."""
-SHORTEST_NGRAM = 1
-
-
-class NgramLookup:
-    """The tokens of a prompt and its answer so far, and where each few of them stood last."""
-
-    def __init__(self, tokens: Iterable[int]) -> None:
-        self._tokens: list[int] = []
-        self._next_index: dict[tuple[int, ...], int] = {}
-        self.add(tokens)
-
-    def add(self, tokens: Iterable[int]) -> None:
-        """What was said next."""
-        said = self._tokens
-        for token in tokens:
-            for n in range(SHORTEST_NGRAM, min(LONGEST_NGRAM, len(said)) + 1):
-                self._next_index[tuple(said[-n:])] = len(said)
-            said.append(token)
-
-    def guess(self, most: int) -> Sequence[int]:
-        """At most so many tokens that may come next; none if the last ones are new."""
-        said = self._tokens
-        for n in range(min(LONGEST_NGRAM, len(said)), SHORTEST_NGRAM - 1, -1):
-            place = self._next_index.get(tuple(said[-n:]))
-            if place is not None:
-                return said[place : place + most]
-        return ()

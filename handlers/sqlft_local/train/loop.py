@@ -24,6 +24,7 @@ from sqlft_local.base import config
 from sqlft_local.base.loading import LoadedModel
 from sqlft_local.errors import is_out_of_memory, out_of_memory_error
 from sqlft_local.kernels import fused
+from sqlft_local.kernels.batching import count_pass_tokens, find_layout, split_passes
 from sqlft_local.kernels.packing import Example
 from sqlft_local.options import RESUME_OPTIONS, TrainOptions
 from sqlft_local.train import lora, memory, rows, speed
@@ -88,7 +89,9 @@ class TrainingLoop:
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.options.seed)
-        fused.fuse_modules(self.loaded.model)
+        self.layout = find_layout(self.loaded.model)
+        if self.layout == "packed":
+            fused.fuse_modules(self.loaded.model)
         self.lora = lora.attach(self.loaded.model, self.options, self.start)
         parameters = list(self.lora.trained.values())
         is_fused = self.loaded.device.type in ("cpu", "cuda")
@@ -244,7 +247,7 @@ class TrainingLoop:
         rows_now = self._select_validation_rows()
         total = 0.0
         with torch.no_grad():
-            for part in rows.split_passes(rows_now, self.budget.tokens):
+            for part in split_passes(rows_now, self.budget.tokens, self.layout):
                 total += compute_loss(self.loaded.model, part).item()
                 self._report_progress()
         state = self.state
@@ -277,7 +280,9 @@ class TrainingLoop:
         )
         kind = speed.Kind(config.read_shape(self.loaded.model.config.to_dict()), setting, self.loaded.device.type, 0)
         sizes = [
-            s for step, _ in self.timed[TIMED_STEPS:] for s in rows.sizes(self._select_batch(step), self.budget.tokens)
+            s
+            for step, _ in self.timed[TIMED_STEPS:]
+            for s in count_pass_tokens(self._select_batch(step), self.budget.tokens, self.layout)
         ]
         operations = sum(speed.flops(kind.shape, setting, *size) for size in sizes)
         return kind, operations, len(sizes), sum(seconds for _, seconds in self.timed[TIMED_STEPS:])

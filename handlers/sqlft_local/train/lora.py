@@ -6,7 +6,6 @@ element and keeps it; here layers that read the same input share that.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,16 +17,20 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from sqlft.errors import OptionError
-from sqlft_local.base.adapter import read_adapter, wrong_base_error
+from sqlft_local.base.adapter import read_adapter_config, read_tensors, wrong_base_error
 from sqlft_local.kernels import is_on
+from sqlft_local.kernels.batching import is_packed
 from sqlft_local.kernels.quantised import dequantise, is_quantised
 
 if TYPE_CHECKING:
-    from sqlft_local._types import AdapterConfig, AutogradContext, Dtype, Model, TrainedLayer
+    from sqlft_local._types import AdapterConfig, AutogradContext, Dtype, Layer, Model, TrainedLayer
     from sqlft_local.options import TrainOptions
 
 ADAPTER_NAME = "default"
 MATRIX_NAMES = ("lora_A", "lora_B")
+ALL_LINEAR = "all-linear"
+BYPASSED_LAYERS = ("out_proj", "conv1d")
+"""Layers whose weights Mamba's kernels read without calling them, so that PEFT refuses to train them."""
 SHARED_INPUT_LAYERS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that read the same input; where a model gives them different ones, they are computed for each."""
 COLUMN_MULTIPLE = 32
@@ -61,7 +64,8 @@ class LoraFunction(torch.autograd.Function):  # type: ignore[misc]  # torch is u
         outs = (
             linear(wide, w, bias) for w, bias in zip(lora_weights.stack_weights(x.dtype, True), biases, strict=True)
         )
-        return tuple(out.view(*x.shape[:-1], -1) for out in outs)
+        whole = (*x.shape[:-1], -1)
+        return tuple(torch.ops.aten._unsafe_view(out, whole) for out in outs)  # some bases change them in place
 
     @staticmethod
     def backward(ctx: AutogradContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -205,22 +209,19 @@ class LoraAdapter:
 
 def attach(model: Model, options: TrainOptions, start: Path | None) -> LoraAdapter:
     """Put matrices into the model: those of the adapter `start`, whose r, alpha and layers count, or fresh ones."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    given = json.loads((start / "adapter_config.json").read_text(encoding="utf-8")) if start else {}
-    config = LoraConfig(
+    given = read_adapter_config(start) if start else {}
+    targets = _target_modules(given.get("target_modules", options.layers))
+    experts = given.get("target_parameters") or (_find_expert_parameters(model) if targets == ALL_LINEAR else [])
+    fused = is_on("lora") and is_packed(model)
+    config = _inject(
+        model,
         r=given.get("r", options.r),
         lora_alpha=given.get("lora_alpha", options.lora_alpha),
-        target_modules=_target_modules(given.get("target_modules", options.layers)),
+        target_modules=targets,
+        target_parameters=experts or None,
         task_type="CAUSAL_LM",
-        lora_dropout=0.0 if is_on("lora") else options.lora_dropout,
+        lora_dropout=0.0 if fused or experts else options.lora_dropout,  # PEFT drops nothing out before experts
     )
-    try:
-        inject_adapter_in_model(config, model, adapter_name=ADAPTER_NAME)
-    except ValueError as e:
-        raise OptionError(
-            f"The base has no layers called {', '.join(options.layers)}.", _list_linear_names(model)
-        ) from e
     trained: dict[str, Tensor] = {}
     for name, layer in model.named_modules():
         if hasattr(layer, "lora_A") and ADAPTER_NAME in layer.lora_A:
@@ -229,14 +230,54 @@ def attach(model: Model, options: TrainOptions, start: Path | None) -> LoraAdapt
                 matrix.weight.data = matrix.weight.data.float()
                 trained[f"base_model.model.{name}.{which}.weight"] = matrix.weight
     masks = DropoutMasks(options.lora_dropout)
-    for together in _group_layers(model) if is_on("lora") else ():
+    for together in _group_layers(model) if fused else ():
         reader = LoraGroup(together, masks)
         for layer in together:
             layer.forward = partial(reader, layer)
     if start:
         _load_start_adapter(start, trained)
-    config.lora_dropout = options.lora_dropout
+    config.lora_dropout = 0.0 if experts else options.lora_dropout
     return LoraAdapter(trained, config, masks)
+
+
+def _inject(model: Model, **how: Any) -> AdapterConfig:
+    """PEFT's matrices beside the layers; OptionError for layers that there are not."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    for excluded in (None, list(BYPASSED_LAYERS)):
+        config = LoraConfig(**how, exclude_modules=excluded)
+        try:
+            inject_adapter_in_model(config, model, adapter_name=ADAPTER_NAME)
+            return config
+        except ValueError as e:
+            if excluded is None and how["target_modules"] == ALL_LINEAR and "incompatible" in str(e):
+                _remove_matrices(model)
+                continue
+            names = how["target_modules"]
+            raise OptionError(
+                f"The base has no layers called {names if isinstance(names, str) else ', '.join(names)}.",
+                _list_linear_names(model),
+            ) from e
+    raise AssertionError
+
+
+def _remove_matrices(model: Model) -> None:
+    """Undo what PEFT had put in before it refused a layer."""
+    for name, layer in list(model.named_modules()):
+        if hasattr(layer, "lora_A"):
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, layer.base_layer)
+
+
+def _find_expert_parameters(model: Model) -> list[str]:
+    """The ends of the names of weights that experts of one block have together: (experts, …, …)."""
+    return sorted(
+        {
+            ".".join(name.split(".")[-2:])
+            for name, parameter in model.named_parameters()
+            if parameter.dim() == 3 and name.split(".")[-2:-1] == ["experts"]
+        }
+    )
 
 
 def load_parameters(lora: LoraAdapter, tensors: Mapping[str, Tensor]) -> None:
@@ -262,11 +303,15 @@ def save_adapter(lora: LoraAdapter, folder: Path, base: str) -> None:
 def _group_layers(model: Model) -> Iterator[list[TrainedLayer]]:
     """The trained layers, those together that attention and MLP modules give the same input."""
     for parent in model.modules():
-        here = {n: m for n, m in parent.named_children() if hasattr(m, "lora_A") and ADAPTER_NAME in m.lora_A}
+        here = {n: m for n, m in parent.named_children() if _is_linear_with_matrices(m)}
         for names in SHARED_INPUT_LAYERS:
             if len(together := [here.pop(n) for n in names if n in here]) > 0:
                 yield together
         yield from ([layer] for layer in here.values())
+
+
+def _is_linear_with_matrices(layer: Layer) -> bool:
+    return ADAPTER_NAME in getattr(layer, "lora_A", ()) and isinstance(layer.base_layer, torch.nn.Linear)
 
 
 def _set_parameters(trained: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
@@ -276,17 +321,14 @@ def _set_parameters(trained: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 
 
 def _load_start_adapter(start: Path, trained: dict[str, Tensor]) -> None:
-    _, pairs = read_adapter(start)
-    tensors = {
-        f"base_model.model.{n}.{w}.weight": t for n, ab in pairs.items() for w, t in zip(MATRIX_NAMES, ab, strict=True)
-    }
+    tensors = read_tensors(start)
     if tensors.keys() != trained.keys() or any(tensors[k].shape != trained[k].shape for k in trained):
         raise wrong_base_error(start)
     _set_parameters(trained, tensors)
 
 
 def _target_modules(names: str | list[str]) -> str | list[str]:
-    return "all-linear" if names in ("all-linear", ["all-linear"]) else names
+    return ALL_LINEAR if names in (ALL_LINEAR, [ALL_LINEAR]) else names
 
 
 def _list_linear_names(model: Model) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sqlft.errors import OptionError, ProviderError
 from sqlft_local.base.config import DecoderShape, read_shape
+from sqlft_local.kernels.batching import is_packed
 from sqlft_local.machine import read_cgroup_limits
 from sqlft_local.options import TrainOptions
 
@@ -192,6 +193,8 @@ def plan_passes(
     device = model.device.type
     taken, free = _read_used_memory(device), read_available_memory(device)
     limit = limit_bytes(options, None if free is None else free // (together if device == "cpu" else 1), taken)
+    if not is_packed(model):
+        return _plan_padded_passes(model, options, adapter, longest, limit, taken)
     shape = read_shape(model.config.to_dict())
     setting = read_setup(model, options, adapter)
     fixed = estimate_adapter_bytes(shape, setting.r, setting.targets) + estimate_dequantised_bytes(shape, setting)
@@ -205,6 +208,76 @@ def plan_passes(
         again = replace(setting, checkpointing=options.gradient_checkpointing is not False)
         raise _too_little_memory_error(shape, again, limit, limit - _plan_room(limit, fixed), longest, budget.longest)
     return budget
+
+
+TRIAL_TOKENS = (16, 48)
+"""Tokens of the rows whose passes are measured: what they keep grows with their tokens."""
+
+
+def _plan_padded_passes(
+    model: Model, options: TrainOptions, adapter: LoraAdapter, longest: int, limit: int | None, taken: int
+) -> PassBudget:
+    """For bases of any layers: what a pass keeps is measured on the model itself."""
+    most = options.max_tokens_per_pass or MAX_TOKENS_PER_PASS.get(model.device.type, MAX_TOKENS_PER_PASS["cuda"])
+    if limit is None:
+        return PassBudget(most, 0 if options.gradient_checkpointing else UNLIMITED_TOKENS, UNLIMITED_TOKENS)
+    fixed = taken + LIBRARY_BYTES + TRAINED_BYTES * sum(p.numel() for p in adapter.trained.values())
+    left = max(0, _plan_room(limit, fixed))
+    plain, twice = (left // max(1, size) for size in _measure_token_bytes(model))
+    wanted = options.gradient_checkpointing
+    always = bool(wanted) or (wanted is None and plain < min(FAST_PASS_TOKENS, most))
+    largest = plain if wanted is False else max(plain, twice)
+    if longest > largest:
+        need = limit + (longest - largest) * left // max(1, largest)
+        raise ProviderError(
+            f"A row of {longest:,} tokens takes about {format_size(need)} to train on, "
+            f"and {format_size(limit)} may be used.",
+            f"Say max_length = {largest}, or max_memory = '{format_size(need)}' on a machine that has it.",
+        )
+    return PassBudget(min(most, largest if always else plain), 0 if always else plain, largest, limit)
+
+
+def _measure_token_bytes(model: Model) -> tuple[int, int]:
+    """Bytes of a token of a pass, its logits and allocators' gaps included: plain, and with blocks computed again."""
+    from sqlft_local.kernels import fused
+
+    plain, inputs = (_measure_kept_bytes(model, again) for again in (False, True))
+    blocks = max(1, fused.count_checkpointed_blocks(model))
+    logits = 3 * 4 * model.get_input_embeddings().num_embeddings
+    factor = ALLOCATOR_OVERHEAD[model.dtype.itemsize]
+    return round((plain + logits) * factor), round((inputs + (plain - inputs) / blocks + logits) * factor)
+
+
+def _measure_kept_bytes(model: Model, checkpointing: bool) -> float:
+    """Bytes that a token keeps until the backward pass: the difference of a long and a short row."""
+    import torch
+
+    from sqlft_local.kernels import fused
+    from sqlft_local.kernels.batching import prepare_batch
+    from sqlft_local.kernels.packing import Example
+
+    kept: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    training, found = model.training, []
+    model.train()
+    fused.set_checkpointing(model, checkpointing)
+    for tokens in TRIAL_TOKENS:
+        kept.clear()
+        ids = [i % model.get_input_embeddings().num_embeddings for i in range(tokens)]
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = fused.compute_loss(model, prepare_batch(model, [Example(ids, [1.0] * tokens)]))
+        found.append(sum(kept.values()))
+        del loss
+    model.train(training)
+    few, many = TRIAL_TOKENS
+    return (found[1] - found[0]) / (many - few)
 
 
 def limit_bytes(options: TrainOptions, free: int | None, taken: int = 0) -> int | None:

@@ -285,13 +285,15 @@ def run_worker(
 
     from sqlft_local.base import loading
     from sqlft_local.kernels import fused
+    from sqlft_local.kernels.batching import is_packed
     from sqlft_local.train import lora, step
 
     loading.require_libraries("Training", training=True)
     torch.set_num_threads(setup["threads"])
     options = TrainOptions(**setup["options"])
     loaded = loading.load_base(Path(setup["folder"]), ModelOptions(**setup["model"]), setup["device"], training=True)
-    fused.fuse_modules(loaded.model)
+    if is_packed(loaded.model):
+        fused.fuse_modules(loaded.model)
     matrices = lora.attach(loaded.model, options, Path(setup["start"]) if setup["start"] else None)
     trained = list(matrices.trained.values())
     send({"ready": True})

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import DataError, NotSupported
 from sqlft.handler import Message
 from sqlft_local.base.tokenization import Renderer, TokenizedConversation
-from sqlft_local.kernels import is_on
-from sqlft_local.kernels.packing import Example, common_prefix_length
+from sqlft_local.kernels.packing import Example
 from sqlft_local.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -65,38 +64,6 @@ def render_rows(table: pa.Table, renderer: Renderer, options: TrainOptions, cont
     if rows.refused and not rows.examples:
         raise rows.refused
     return rows
-
-
-def split_passes(batch: Sequence[Example], most: int) -> Iterator[list[Example]]:
-    """The batch in few parts of about one size, each of at most `most` tokens or one example; like lengths together."""
-    if not is_on("packing"):
-        yield from ([e] for e in batch)
-        return
-    batch = sorted(batch, key=lambda e: -len(e.ids))
-    prefix = common_prefix_length([e.ids for e in batch]) if len(batch) > 1 else 0
-    room = max(most - prefix, 1)
-    left = sum(len(e.ids) - prefix for e in batch)
-    share = left / -(-left // room)
-    part: list[Example] = []
-    tokens = 0
-    for e in batch:
-        size = len(e.ids) - prefix
-        if part and (tokens + size > room or tokens + size / 2 > share):
-            yield part
-            part, tokens = [], 0
-        part.append(e)
-        tokens += size
-    yield part
-
-
-def sizes(batch: Sequence[Example], most: int) -> list[tuple[int, int]]:
-    """(tokens computed, tokens learned) of each pass of a batch; a common start is computed once a pass."""
-    found = []
-    for part in split_passes(batch, most):
-        prefix = common_prefix_length([e.ids for e in part]) if len(part) > 1 else 0
-        tokens = sum(len(e.ids) for e in part) - prefix * (len(part) - 1)
-        found.append((tokens, sum(1 for e in part for w in e.weights if w)))
-    return found
 
 
 def sum_weights(batch: Sequence[Example]) -> float:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from sqlft_local.kernels import fused
-from sqlft_local.kernels.packing import Example, pack
-from sqlft_local.train import lora, rows
+from sqlft_local.kernels.batching import find_layout, prepare_batch, split_passes
+from sqlft_local.kernels.packing import Example
+from sqlft_local.train import lora
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,11 +36,11 @@ def backward(
 ) -> tuple[float, int]:
     """Add the gradients of examples of a step; their share of its mean loss, and their tokens."""
     loss, tokens = 0.0, 0
-    for part in rows.split_passes(examples, job["tokens"]) if examples else ():
-        packed = pack(part, model.device)
+    for part in split_passes(examples, job["tokens"], find_layout(model)) if examples else ():
+        batch = prepare_batch(model, part)
         matrices.masks.renew()
-        fused.set_checkpointing(model, packed.ids.shape[1] > job["above"])
-        found = fused.compute_loss(model, packed) / job["whole"]
+        fused.set_checkpointing(model, batch.ids.numel() > job["above"])
+        found = fused.compute_loss(model, batch) / job["whole"]
         found.backward()
         loss += found.item()
         tokens += sum(len(e.ids) for e in part)
@@ -49,4 +50,4 @@ def backward(
 
 def compute_loss(model: Model, examples: Sequence[Example]) -> Tensor:
     """The weighted sum of the losses of the examples' tokens."""
-    return fused.compute_loss(model, pack(examples, model.device))
+    return fused.compute_loss(model, prepare_batch(model, examples))

@@ -1,0 +1,157 @@
+"""Rows on their way from a request to a completion: the prompt's tokens, the answer's as they come, where it ends.
+
+Called by `torch_predictor` and `generate`, which run the model; here is what both do with its logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import torch
+
+from sqlft.handler import Completion, Delta, Request
+from sqlft_local.base.loading import LoadedModel
+from sqlft_local.options import PredictOptions
+from sqlft_local.predict.common import encode_request
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class DecodingRow:
+    """One prompt on its way to an answer."""
+
+    request: Request
+    prompt: list[int]
+    max_output_tokens: int
+    """Most tokens of its answer."""
+    random: torch.Generator | None = None
+    logprob: float = 0.0
+    output_ids: list[int] = field(default_factory=list)
+    streamed_text: str = ""
+    """What was handed on of an answer that is watched while it is written."""
+    lookup: NgramLookup | None = None
+
+
+class AnswerWriter:
+    """Makes rows of requests and completions of rows, for one model and the options of one statement."""
+
+    def __init__(self, loaded: LoadedModel, options: PredictOptions) -> None:
+        self._renderer, self._context = loaded.renderer, loaded.context
+        self._options = options
+        self._stop = [s for s in options.stop or () if s]
+
+    def prepare(self, request: Request) -> DecodingRow | Completion:
+        """The request as tokens, or why it cannot be answered."""
+        found = encode_request(request, self._renderer, self._context, self._options.max_tokens)
+        if isinstance(found, Completion):
+            return found
+        prompt, room = found
+        random = None
+        if self._options.temperature > 0:
+            random = torch.Generator().manual_seed(crc32(repr((self._options.seed, prompt)).encode()))
+        lookup = NgramLookup(prompt) if self._options.temperature == 0 else None
+        return DecodingRow(request, prompt, room, random, lookup=lookup)
+
+    def append(self, row: DecodingRow, tokens: list[int], logits: Tensor) -> Completion | None:
+        """Add tokens that were chosen by logits (tokens, vocabulary); the completion if one of them was the last."""
+        if self._options.logprobs:
+            shares = _token_logprobs(logits, tokens)
+        for i, token in enumerate(tokens):
+            row.output_ids.append(token)
+            if self._options.logprobs:
+                row.logprob += shares[i]
+            if (completion := self._complete_if_ended(row, token)) is not None:
+                return completion
+        if row.lookup is not None:
+            row.lookup.add(tokens)
+        return None
+
+    def _complete_if_ended(self, row: DecodingRow, token: int) -> Completion | None:
+        """The row's completion, if `token` was its last."""
+        ended = token in self._renderer.stop_ids
+        over = ended or len(row.output_ids) >= row.max_output_tokens
+        if not over and not self._stop:
+            return None
+        text, stopped = self._renderer.text_until(row.output_ids[:-1] if ended else row.output_ids, self._stop)
+        if not over and not stopped:
+            return None
+        return Completion(
+            row.request.id,
+            text,
+            input_tokens=len(row.prompt),
+            output_tokens=len(row.output_ids),
+            logprob=row.logprob if self._options.logprobs else None,
+            truncated=not (ended or stopped),
+        )
+
+    def sample(self, logits: Tensor, row: DecodingRow) -> int:
+        """A token by its scores (vocabulary); the row's seed decides."""
+        logits = logits / self._options.temperature
+        if self._options.top_k is not None and self._options.top_k < logits.shape[-1]:
+            logits = logits.masked_fill(logits < logits.topk(self._options.top_k).values[-1], float("-inf"))
+        shares, order = logits.softmax(-1).sort(descending=True)
+        shares = shares.masked_fill(shares.cumsum(-1) - shares > self._options.top_p, 0.0)
+        return int(order[torch.multinomial(shares, 1, generator=row.random)].item())
+
+    def stream_new_text(self, row: DecodingRow, completion: Completion | None) -> Iterator[Delta]:
+        """What is new of the row's answer, without what may yet turn out to be no part of it."""
+        renderer = self._renderer
+        if completion is not None:
+            text = completion.text or ""
+        else:
+            text = strip_unfinished(
+                renderer.text_until(row.output_ids, self._stop)[0], (*self._stop, renderer.answer_suffix)
+            )
+        if len(text) > len(row.streamed_text) and text.startswith(row.streamed_text):
+            yield Delta(row.request.id, text[len(row.streamed_text) :])
+            row.streamed_text = text
+
+
+def strip_unfinished(text: str, endings: Iterable[str]) -> str:
+    """An unfinished answer without a letter that lacks bytes, and without what one of the endings begins with."""
+    text = text.rstrip("\ufffd")
+    held = max((n for end in endings for n in range(1, len(end) + 1) if text.endswith(end[:n])), default=0)
+    return text[: len(text) - held]
+
+
+def _token_logprobs(logits: Tensor, chosen: list[int]) -> list[float]:
+    """Natural logarithm of each chosen token's share."""
+    picked = torch.tensor(chosen, device=logits.device)[:, None]
+    found: list[float] = logits[: len(chosen)].float().log_softmax(-1).gather(1, picked)[:, 0].tolist()
+    return found
+
+
+LONGEST_NGRAM = 3
+"""Last tokens that are looked up, if they stood there before; else fewer, down to `SHORTEST_NGRAM`."""
+SHORTEST_NGRAM = 1
+
+
+class NgramLookup:
+    """The tokens of a prompt and its answer so far, and where each few of them stood last."""
+
+    def __init__(self, tokens: Iterable[int]) -> None:
+        self._tokens: list[int] = []
+        self._next_index: dict[tuple[int, ...], int] = {}
+        self.add(tokens)
+
+    def add(self, tokens: Iterable[int]) -> None:
+        """What was said next."""
+        said = self._tokens
+        for token in tokens:
+            for n in range(SHORTEST_NGRAM, min(LONGEST_NGRAM, len(said)) + 1):
+                self._next_index[tuple(said[-n:])] = len(said)
+            said.append(token)
+
+    def guess(self, most: int) -> Sequence[int]:
+        """At most so many tokens that may come next; none if the last ones are new."""
+        said = self._tokens
+        for n in range(min(LONGEST_NGRAM, len(said)), SHORTEST_NGRAM - 1, -1):
+            place = self._next_index.get(tuple(said[-n:]))
+            if place is not None:
+                return said[place : place + most]
+        return ()
