@@ -116,6 +116,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"layer_types": HYBRID},
     "dots3_note_text": {"num_key_value_heads": 4},
     "deepseek_v2": LOW_RANK,
+    "longcat_flash": LOW_RANK,
+    "minicpm3": LOW_RANK,
     "kimi_linear": {
         "layer_types": HYBRID,
         "mlp_layer_types": ["dense", "sparse"],
@@ -138,16 +140,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1},
     "nemotron_h": {"layer_types": ["linear_attention", "full_attention", "mlp"], "num_hidden_layers": 3, "n_groups": 1},
     "recurrent_gemma": {"layer_types": DEFAULT, "block_types": ["recurrent", "attention"], "lru_width": 64},
-    "reformer": {"is_decoder": True},
+    "reformer": {"is_decoder": True, "axial_pos_embds": False},
     "xlnet": {"d_head": 16, "head_dim": DEFAULT},
     "xlstm": {"num_heads": 4, "num_blocks": 2},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX", "is_decoder": True},
     "zaya": {"layer_types": DEFAULT, "num_experts_per_tok": 1, "router_hidden_size": 16, "sliding_window": DEFAULT},
-    "zamba": {"layer_types": ["linear_attention", "hybrid"]},
-    "zamba2": {"layer_types": ["linear_attention", "hybrid"]},
+    "zamba": {"layer_types": ["linear_attention", "hybrid"] * 2, **FOUR_LAYERS},
+    "zamba2": {"layer_types": ["linear_attention", "hybrid"] * 2, **FOUR_LAYERS},
 }
 """What a type needs beside TINY."""
-MOST_PARAMETERS = 20_000_000
+MOST_PARAMETERS = 100_000_000
 
 
 def build_config(kind: str) -> Any:

@@ -92,8 +92,8 @@ Layout = Literal["packed", "padded", "alone"]
 """How rows are put into a pass: one behind the other, padded to the longest, or one row a pass."""
 TRIAL_LENGTHS = (11, 5)
 """Tokens of the two rows of a trial."""
-TOLERANCE = 1e-3
-"""Largest difference of a logit in a trial, relative to the largest logit."""
+TOLERANCES = {4: 2e-5, 2: 2e-2}
+"""Largest difference of a logit in a trial, relative to the largest logit, by the bytes of a number."""
 
 
 def is_packed(model: Model) -> bool:
@@ -120,7 +120,7 @@ def make_trial_rows(model: Model) -> list[list[int]]:
 
 def logits_agree(found: Tensor, expected: Tensor) -> bool:
     """Whether a trial gave the same logits."""
-    return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
+    return bool((found - expected).abs().max() <= TOLERANCES[found.element_size()] * expected.abs().max())
 
 
 def _ignores_padding(model: Model) -> bool:
@@ -132,8 +132,8 @@ def _ignores_padding(model: Model) -> bool:
     model.eval()
     try:
         with torch.no_grad():
-            both = model(**pad(rows, model.device).inputs).logits[1, : len(rows[1].ids)].float()
-            alone = model(**pad(rows[1:], model.device).inputs).logits[0].float()
+            both = model(**pad(rows, model.device).inputs).logits[1, : len(rows[1].ids)]
+            alone = model(**pad(rows[1:], model.device).inputs).logits[0]
         return logits_agree(both, alone)
     finally:
         model.train(training)

@@ -1,16 +1,17 @@
 """Asking by transformers' own generate: for bases whose layers take no packed rows.
 
-Prompts of one length share a batch.  Prompts of different lengths do where a trial on the base shows that padding at
-their start changes no number; else states of convolutions, linear attention and state spaces would begin with it.
+Which prompts share a batch is tried on the base: those of any length where padding at their start changes no number,
+else those of one length (states of convolutions, linear attention and state spaces would begin with the padding), else
+none.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -74,13 +75,14 @@ class GeneratePredictor(Predictor):
 
     def _split_batches(self, rows: Sequence[DecodingRow]) -> Iterator[list[DecodingRow]]:
         """Rows that are computed together, shortest prompts first."""
-        by_length: dict[int, list[DecodingRow]] = {}
-        for row in sorted(rows, key=lambda r: len(r.prompt)):
-            by_length.setdefault(len(row.prompt), []).append(row)
-        if len(by_length) > 1 and takes_padding(self._loaded.model):
-            yield [row for batch in by_length.values() for row in batch]
+        rows = sorted(rows, key=lambda r: len(r.prompt))
+        batching = find_batching(self._loaded.model) if len(rows) > 1 else "alone"
+        if batching == "alone":
+            yield from ([row] for row in rows)
+        elif batching == "padded":
+            yield list(rows)
         else:
-            yield from by_length.values()
+            yield from (list(batch) for _, batch in groupby(rows, key=lambda r: len(r.prompt)))
 
     def _generate(self, rows: list[DecodingRow]) -> Iterator[Completion | Delta]:
         """transformers' loop runs in a thread, which ends with the next token when nobody waits for it any more."""
@@ -186,22 +188,29 @@ def run_generate(
         )
 
 
-_takes_padding: WeakKeyDictionary[Model, bool] = WeakKeyDictionary()
+Batching = Literal["padded", "one length", "alone"]
+"""Which prompts are generated together."""
+_batching: WeakKeyDictionary[Model, Batching] = WeakKeyDictionary()
 
 
-def takes_padding(model: Model) -> bool:
-    """Whether a prompt with padding before it gets the logits that it gets alone; tried once for a loaded model."""
-    if model not in _takes_padding:
-        _takes_padding[model] = _try_padding(model)
-    return _takes_padding[model]
+def find_batching(model: Model) -> Batching:
+    """Which prompts get together the logits that each gets alone; tried once for a loaded model."""
+    if model not in _batching:
+        _batching[model] = _try_batching(model)
+    return _batching[model]
 
 
-def _try_padding(model: Model) -> bool:
+def _try_batching(model: Model) -> Batching:
     long, short = make_trial_rows(model)
-    try:
-        return logits_agree(_generate_logits(model, [long, short])[1:], _generate_logits(model, [short]))
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        return False
+    alone = _generate_logits(model, [short])
+    trials: tuple[tuple[Batching, list[int]], ...] = (("padded", long), ("one length", short[::-1]))
+    for batching, other in trials:
+        try:
+            if logits_agree(_generate_logits(model, [other, short])[1:], alone):
+                return batching
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            continue
+    return "alone"
 
 
 def _generate_logits(model: Model, prompts: Sequence[Sequence[int]]) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sqlft.errors import DataError, ProviderError, SqlftError
+from sqlft.errors import DataError, NotSupported, ProviderError, SqlftError
 from sqlft.handler import Artifact, Progress
 from sqlft_local.base import config
 from sqlft_local.base.loading import LoadedModel
@@ -129,6 +129,11 @@ class TrainingLoop:
             if self.best is not None and self.options.early_stopping:
                 lora.load_parameters(self.lora, self.best)
         except RuntimeError as e:
+            if "does not require grad" in str(e):
+                raise NotSupported(
+                    f"Layers of {self.base} hand no gradients to LoRA matrices, so it cannot be trained here.",
+                    "Use a base of another architecture.",
+                ) from e
             if isinstance(e, SqlftError) or not is_out_of_memory(e):
                 raise
             raise self._out_of_memory() from e

@@ -244,13 +244,14 @@ def _inject(model: Model, **how: Any) -> AdapterConfig:
     """PEFT's matrices beside the layers; OptionError for layers that there are not."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    for excluded in (None, list(BYPASSED_LAYERS)):
-        config = LoraConfig(**how, exclude_modules=excluded)
+    routers = sorted({name for name, layer in model.named_modules() if "Router" in type(layer).__name__})
+    for excluded in (routers, [*routers, *BYPASSED_LAYERS]):
+        config = LoraConfig(**how, exclude_modules=excluded or None)
         try:
             inject_adapter_in_model(config, model, adapter_name=ADAPTER_NAME)
             return config
         except ValueError as e:
-            if excluded is None and how["target_modules"] == ALL_LINEAR and "incompatible" in str(e):
+            if excluded == routers and how["target_modules"] == ALL_LINEAR and "incompatible" in str(e):
                 _remove_matrices(model)
                 continue
             names = how["target_modules"]
