@@ -13,7 +13,7 @@ export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo compare venv test test-1.5.5 lint bench docs clean
+.PHONY: help demo compare venv test test-1.5.5 test-architectures lint bench docs clean
 
 help:
 	@echo 'make demo         fine-tune a small model from SQL and see what it learnt: a few minutes'
@@ -21,6 +21,7 @@ help:
 	@echo 'make venv         .venv with sqlft and its handlers'
 	@echo 'make test         formatting, lint, types, floors and all tests'
 	@echo 'make test-1.5.5   tests without PyTorch, on the oldest versions that pyproject.toml allows'
+	@echo 'make test-architectures  every type of base that transformers has: five minutes'
 	@echo 'make lint         make test without the tests'
 	@echo 'make bench        calls, rows a second, memory and start-up, beside plain DuckDB'
 	@echo 'make docs         write into docs/ what is generated from the code'
@@ -80,6 +81,9 @@ test: lint
 
 test-1.5.5: $(OLDEST)/test.$(HERE)
 	$(OLDEST)/bin/python -m pytest --ignore=tests/handlers --ignore=tests/provider $(PYTEST)
+
+test-architectures: $(VENV)/dev.$(HERE)
+	$(VENV)/bin/python tests/architectures.py
 
 lint: $(VENV)/dev.$(HERE)
 	$(VENV)/bin/ruff format --check .

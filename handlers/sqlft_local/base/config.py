@@ -19,6 +19,20 @@ DEFAULT_ROPE_THETA = 10000.0
 
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length", "max_sequence_length")
 """What configs call the tokens that a base was made for."""
+# fmt: off
+UNPACKED_TYPES = frozenset((
+    "bamba", "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "biogpt", "blenderbot",
+    "blenderbot-small", "bloom", "camembert", "codegen", "cpmant", "data2vec-text", "diffllama", "doge",
+    "electra", "ernie", "falcon", "falcon_h1", "falcon_mamba", "flint", "gemma2", "git", "gpt_neo",
+    "gpt_neox_japanese", "gpt_oss", "gptj", "granite_swa", "granitemoe_swa", "hrm_text", "jamba", "mamba",
+    "mamba2", "marian", "mbart", "megatron-bert", "mimo_v2_flash", "mvp", "nemotron", "nemotron_h", "openai-gpt",
+    "pegasus", "phimoe", "plbart", "prophetnet", "recurrent_gemma", "rembert", "roberta", "roberta-prelayernorm",
+    "roc_bert", "roformer", "rwkv", "stablelm", "trocr", "vaultgemma", "whisper", "xglm", "xlm", "xlm-roberta",
+    "xlm-roberta-xl", "xlnet", "xmod", "zamba",
+))
+# fmt: on
+"""Types whose layers take no packed rows for what their config does not say: attention of their own, soft caps, sinks,
+more than one attention a layer.  Found by tests/architectures.py; others are tried when loaded."""
 LAYERS_NAMES = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 HIDDEN_NAMES = ("hidden_size", "n_embd", "d_model", "dim", "model_dim", "embedding_size")
 HEADS_NAMES = ("num_attention_heads", "n_head", "n_heads", "num_heads")
@@ -127,7 +141,7 @@ def find_unusual_part(config: Mapping[str, Any]) -> str | None:
 
 
 def find_packing_obstacle(config: Mapping[str, Any]) -> str | None:
-    """Why rows of such a base cannot be packed, as far as its config says; the rest is tried when it is loaded.
+    """Why rows of such a base are not packed, as far as is known without its weights.
 
     >>> find_packing_obstacle({"model_type": "lfm2", "layer_types": ["conv", "full_attention"]})
     'it has layers that are no attention (conv)'
@@ -136,6 +150,8 @@ def find_packing_obstacle(config: Mapping[str, Any]) -> str | None:
     others = set(text.get("layer_types") or ()) - {"full_attention", "sliding_attention"}
     if others:
         return f"it has layers that are no attention ({', '.join(sorted(others))})"
+    if {config.get("model_type"), text.get("model_type")} & UNPACKED_TYPES:
+        return "its attention is its own"
     return None
 
 

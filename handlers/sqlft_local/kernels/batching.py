@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
 from sqlft_local.kernels import is_on
-from sqlft_local.kernels.packing import ATTENTION_NAME, Example, common_prefix_length, pack
+from sqlft_local.kernels.packing import ATTENTION_NAME, Example, PackedExamples, common_prefix_length, pack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,31 +22,13 @@ if TYPE_CHECKING:
     from sqlft_local._types import Device, Model
 
 
-class ExampleBatch(Protocol):
-    """Examples of one pass: `source[j]` is the place whose state predicts `target[j]`, with `weight[j]` in the loss.
-
-    The sources are in the order of the examples, longest first; `prefix` tokens that all share come before them, once.
-    """
-
-    ids: Tensor
-    prefix: int
-    source: Tensor
-    target: Tensor
-    weight: Tensor
-
-    @property
-    def inputs(self) -> dict[str, object]:
-        """The arguments of the model's forward."""
-        ...
-
-    def select(self, states: Tensor) -> Tensor:
-        """Of states (rows, tokens, …) those at `source`."""
-        ...
-
-
 @dataclass(frozen=True)
 class PaddedExamples:
-    """Examples as rows: `ids` and `mask` (rows, tokens), longest first."""
+    """Examples as rows: `ids` and `mask` (rows, tokens), longest first.
+
+    `source[j]` is the place, of all rows one behind the other, whose state predicts `target[j]`, with `weight[j]` in
+    the loss.
+    """
 
     ids: Tensor
     mask: Tensor
@@ -63,6 +45,10 @@ class PaddedExamples:
     def select(self, states: Tensor) -> Tensor:
         """Of states (rows, tokens, …) those at `source`."""
         return states.flatten(0, 1).index_select(0, self.source)
+
+
+ExampleBatch: TypeAlias = PackedExamples | PaddedExamples
+"""Examples of one pass; the sources are in their order, longest first, behind those of a `prefix` that all share."""
 
 
 def pad(examples: Sequence[Example], device: Device | str = "cpu") -> PaddedExamples:

@@ -1,11 +1,12 @@
 """Every causal type of transformers as a tiny random model: trained and asked through the local engine, and compared.
 
-python tests/handlers/architectures.py [TYPE …]     # prints a JSON line per type
+python tests/architectures.py [TYPE …]     # prints a JSON line per type
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -13,20 +14,28 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import peft
+import pyarrow as pa
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from sqlft_local import Local
 from sqlft_local.base import loading
+from sqlft_local.base.config import find_packing_obstacle
+from sqlft_local.kernels import fused
 from sqlft_local.kernels.batching import find_layout, split_passes
 from sqlft_local.kernels.packing import Example
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions, TrainOptions
 from sqlft_local.train import lora
 from sqlft_local.train.step import compute_loss
+from tiny_tokenizer import make_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from sqlft.handler import Message, ModelSpec, Request, TrainingSet
+from sqlft.handler import Artifact, Message, ModelSpec, Request, TrainingSet
 
 VOCABULARY = 400
 TINY: dict[str, Any] = {
@@ -48,6 +57,25 @@ TINY: dict[str, Any] = {
     "vocab_size_per_layer_input": VOCABULARY,
     "hidden_size_per_layer_input": 16,
     "global_head_dim": 16,
+    # nothing by chance
+    **dict.fromkeys(
+        (
+            "activation_dropout",
+            "attention_dropout",
+            "attention_probs_dropout_prob",
+            "attn_pdrop",
+            "dropout",
+            "embd_pdrop",
+            "hidden_dropout",
+            "hidden_dropout_prob",
+            "input_jitter_noise",
+            "layerdrop",
+            "resid_pdrop",
+            "residual_dropout",
+            "router_jitter_noise",
+        ),
+        0.0,
+    ),
     # experts
     "num_experts": 4,
     "num_local_experts": 4,
@@ -138,6 +166,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "jamba": {"layer_types": DEFAULT, "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1},
+    "mpt": {"attn_pdrop": DEFAULT, "resid_pdrop": DEFAULT},
     "nemotron_h": {"layer_types": ["linear_attention", "full_attention", "mlp"], "num_hidden_layers": 3, "n_groups": 1},
     "recurrent_gemma": {"layer_types": DEFAULT, "block_types": ["recurrent", "attention"], "lru_width": 64},
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
@@ -173,8 +202,6 @@ def shrink(config_class: Any, more: Mapping[str, Any]) -> dict[str, Any]:
 
 def make_tiny(kind: str, folder: Path) -> Path:
     """A random model of the type, saved in Hugging Face layout."""
-    from conftest import make_tokenizer
-
     config = build_config(kind)
     with torch.device("meta"):
         size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
@@ -205,6 +232,8 @@ def check_type(kind: str, folder: Path) -> dict[str, Any]:
     found["matrices"] = len(check_adapter(base, adapter))
     compare_answers(base, None)
     compare_answers(base, adapter)
+    expected = find_packing_obstacle(build_config(kind).to_dict())
+    assert (expected is None) == (found["path"] == "packed"), f"EXPLAIN says {expected or 'packed'}"
     return found
 
 
@@ -217,11 +246,7 @@ def compare_gradients(base: Path) -> str:
     weights = {k: torch.randn(v.shape, generator=numbers) * 0.05 for k, v in attached.trained.items()}
     lora.load_parameters(attached, weights)
     examples = make_examples((23, 9, 14))
-    loss = 0.0
-    for part in split_passes(examples, 10_000, find_layout(loaded.model)):
-        one = compute_loss(loaded.model, part)
-        one.backward()
-        loss += one.item()
+    loss, gradients = compute_gradients(loaded.model, attached, examples)
 
     plain = load_plain(base)
     config = attached.config
@@ -237,14 +262,39 @@ def compare_gradients(base: Path) -> str:
         total += alone.item()
     assert abs(loss - total) <= 1e-4 * abs(total), f"loss {loss} is not {total}"
     expected = {name.replace(".default", ""): p.grad for name, p in plain.named_parameters() if "lora_" in name}
-    for name, matrix in attached.trained.items():
+    compare_matrices(gradients, expected)
+    loaded.model.train()
+    plain_steps = compute_gradients(loaded.model, attached, examples)[1]
+    fused.set_checkpointing(loaded.model, True)
+    again = compute_gradients(loaded.model, attached, examples)[1]
+    compare_matrices(again, {name.removeprefix("base_model.model."): one for name, one in plain_steps.items()})
+    return f"{find_layout(loaded.model)}: {loaded.obstacle}" if loaded.obstacle else "packed"
+
+
+def compute_gradients(
+    model: Any, attached: lora.LoraAdapter, examples: Sequence[Example]
+) -> tuple[float, dict[str, Any]]:
+    """As a step of a training does it."""
+    loss = 0.0
+    for part in split_passes(examples, 10_000, find_layout(model)):
+        one = compute_loss(model, part)
+        one.backward()
+        loss += one.item()
+    gradients = {name: matrix.grad for name, matrix in attached.trained.items()}
+    for matrix in attached.trained.values():
+        matrix.grad = None
+    return loss, gradients
+
+
+def compare_matrices(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Gradients by their largest difference, relative to the largest of each."""
+    for name, gradient in found.items():
         reference = expected[name.removeprefix("base_model.model.")]
         if reference is None:
-            assert matrix.grad is None or not matrix.grad.any(), name
+            assert gradient is None or not gradient.any(), name
             continue
-        assert matrix.grad is not None, f"no gradient of {name}"
-        assert (matrix.grad - reference).abs().max() <= 1e-3 * reference.abs().max().clamp(min=1e-3), name
-    return f"{find_layout(loaded.model)}: {loaded.obstacle}" if loaded.obstacle else "packed"
+        assert gradient is not None, f"no gradient of {name}"
+        assert (gradient - reference).abs().max() <= 1e-3 * reference.abs().max().clamp(min=1e-3), name
 
 
 def make_examples(lengths: Sequence[int]) -> list[Example]:
@@ -262,8 +312,6 @@ def load_plain(base: Path) -> Any:
 
 def train(base: Path, workdir: Path) -> Path:
     """A short training; the adapter's folder."""
-    import pyarrow as pa
-
     workdir.mkdir()
     turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in ROWS]
     table = pa.table({"messages": [[{**t, "weight": None} for t in one] for one in turns]})
@@ -277,8 +325,6 @@ def train(base: Path, workdir: Path) -> Path:
 
 def check_adapter(base: Path, adapter: Path) -> Mapping[str, Any]:
     """The trained tensors, which PEFT loads and which have moved."""
-    from safetensors.torch import load_file
-
     tensors = load_file(adapter / "adapter_model.safetensors")
     model = load_plain(base)
     inject_adapter_in_model(LoraConfig.from_pretrained(str(adapter)), model)
@@ -308,8 +354,6 @@ def compare_answers(base: Path, adapter: Path | None) -> None:
         expected.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
     spec = ModelSpec(str(base), options=ModelOptions(dtype="float32"))
     engine = Local(EngineOptions(device="cpu", threads=1))
-    from sqlft.handler import Artifact
-
     options = PredictOptions(max_tokens=ANSWER_TOKENS, backend="transformers", batch_size=8, precision="f32")
     predictor = engine.open(spec, Artifact(adapter, details={}) if adapter else None, options)
     try:
@@ -323,22 +367,74 @@ def compare_answers(base: Path, adapter: Path | None) -> None:
         predictor.close()
 
 
-def main() -> None:
-    """Check the types named, or all."""
-    import os
+TYPES = (
+    *("gpt2", "gemma3_text", "gemma4_text", "qwen3_moe", "deepseek_v3"),  # packed: absolute places, windows, experts
+    *("gemma2", "gpt_oss", "bloom", "diffllama"),  # soft caps, sinks, ALiBi, two attentions a layer
+    *("llama4_text", "lfm2", "mamba2", "qwen3_next", "nemotron_h", "recurrent_gemma"),  # chunks, convolutions, states
+    *("rwkv", "cpmant"),  # one row at a time: in asking, in training
+)
+"""One of each kind."""
+PAGE = Path(__file__).parents[1] / "docs" / "handlers" / "architectures.md"
 
+
+class CannotRun(Exception):
+    """transformers itself does not run a type."""
+
+
+def check_runs(kind: str, folder: Path) -> None:
+    """CannotRun where there is nothing to compare with."""
+    try:
+        model = load_plain(make_tiny(kind, folder))
+        model.generate(torch.tensor([[5, 6, 7, 8, 9]]), max_new_tokens=3, do_sample=False, pad_token_id=0)
+    except Exception as e:
+        raise CannotRun(f"{type(e).__name__}: {str(e).strip().splitlines()[0][:100]}") from e
+
+
+def measure(kind: str) -> dict[str, Any]:
+    """What became of the type."""
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, SQLFT_BASES=f"{folder}/bases"):
+        try:
+            check_runs(kind, Path(folder) / "runs")
+            return check_type(kind, Path(folder))
+        except CannotRun as e:
+            return {"skipped": str(e)}
+        except Exception as e:
+            trace = [line.strip() for line in traceback.format_exc().splitlines()[-7:-1]]
+            return {"error": f"{type(e).__name__}: {str(e)[:300]}", "trace": trace}
+
+
+def write_page(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """The table between its marks."""
+    compared = {kind: one for kind, one in found.items() if "skipped" not in one}
+    rows = [f"| `{kind}` | {one.get('path') or '**not right**: ' + one['error']} |" for kind, one in compared.items()]
+    skipped = ", ".join(f"`{kind}`" for kind in found if kind not in compared)
+    right = sum("path" in one for one in compared.values())
+    text = "\n".join(
+        [
+            f"With transformers {transformers.__version__}, torch {torch.__version__} and PEFT {peft.__version__}, "
+            f"{right} of {len(compared)} types are right:",
+            *("", "| type | rows in training |", "| --- | --- |", *rows, ""),
+            "Not compared, because transformers does not build a tiny model of them here or generate with it: "
+            f"{skipped}.",
+        ]
+    )
+    begin, end = "<!-- architectures:begin -->\n", "\n<!-- architectures:end -->"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    PAGE.write_text(before + begin + text + end + rest.partition(end)[2], encoding="utf-8")
+
+
+def main() -> int:
+    """Check the types named, or all; 1 if one is not right."""
     torch.set_num_threads(1)
-    for kind in sys.argv[1:] or list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+    found = {}
+    for kind in sys.argv[1:] or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         began = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["SQLFT_BASES"] = f"{folder}/bases"
-            try:
-                found = check_type(kind, Path(folder))
-            except Exception as e:
-                trace = [line.strip() for line in traceback.format_exc().splitlines()[-7:-1]]
-                found = {"error": f"{type(e).__name__}: {str(e)[:300]}", "trace": trace}
-        print(json.dumps({"type": kind, **found, "seconds": round(time.monotonic() - began, 1)}), flush=True)
+        found[kind] = measure(kind)
+        print(json.dumps({"type": kind, **found[kind], "seconds": round(time.monotonic() - began, 1)}), flush=True)
+    if not sys.argv[1:]:
+        write_page(found)
+    return int(any("error" in one for one in found.values()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
