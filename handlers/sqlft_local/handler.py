@@ -133,9 +133,27 @@ class Local(Trainer, Embedder):
         engine, release = llama.acquire_runtime(plan, context + 1, str(folder))
         return LlamaPredictor(engine, release, found.adapter, renderer, context, options, model.schema)
 
+    def _open_with_openvino(
+        self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, delimiters: Delimiters
+    ) -> Predictor:
+        from sqlft_local import machine
+        from sqlft_local.base import config, tokenization, weight_cache
+        from sqlft_local.base.tokenization import Renderer
+        from sqlft_local.predict import openvino
+
+        openvino.import_openvino()
+        given = _get_model_options(model)
+        home, target = weight_cache.prepare_openvino_folder(folder, adapter, hub.print_progress)
+        tokenizer = tokenization.ChatTokenizer(home)
+        renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).with_delimiters(delimiters)
+        context = config.read_context(config.read_config(folder), given.context_length)
+        runtime, release = openvino.acquire_runtime(target, machine.resolve_threads(self.options.threads), str(folder))
+        return openvino.OpenVinoPredictor(runtime, release, renderer, context, options)
+
     _backends: ClassVar[dict[str, Callable[..., Predictor]]] = {
         "transformers": _open_with_transformers,
         "llama.cpp": _open_with_llama,
+        "openvino": _open_with_openvino,
     }
 
     def unload(self, model: ModelSpec, artifact: Artifact | None) -> bool:

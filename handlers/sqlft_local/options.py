@@ -70,7 +70,7 @@ class PredictOptions(SamplingOptions):
     logprobs: Annotated[bool, "tell how likely each answer was, in the column <output>_logprob"] = False
     grammar: Annotated[str | None, "a grammar in GBNF that every answer obeys; runs on llama.cpp"] = None
     backend: Annotated[
-        Literal["auto", "transformers", "llama.cpp"],
+        Literal["auto", "transformers", "llama.cpp", "openvino"],
         "what runs the model; auto is the fastest here. A vLLM server is an engine: CREATE ML_ENGINE v FROM vllm "
         "USING base_url = '…', then serve = 'v' when asking",
     ] = "auto"

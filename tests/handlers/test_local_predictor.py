@@ -12,7 +12,7 @@ import torch
 from sqlft_local import Local
 from sqlft_local.base import loading
 from sqlft_local.options import ModelOptions, PredictOptions
-from sqlft_local.predict import answers, torch_predictor
+from sqlft_local.predict import torch_predictor
 from sqlft_local.predict.answers import NgramLookup, strip_unfinished
 from sqlft_local.predict.torch_predictor import BatchDecoder
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -113,7 +113,7 @@ def test_right_guesses_save_steps_and_wrong_ones_change_nothing(tiny: Path, monk
         return step(decoder, tokens)
 
     monkeypatch.setattr(BatchDecoder, "step", counted)
-    monkeypatch.setattr(answers, "NgramLookup", KnownGuesser)
+    monkeypatch.setattr(torch_predictor, "NgramLookup", KnownGuesser)
     found, taken = {}, {}
     for what in ("nothing", "wrong", "right"):
         monkeypatch.setattr(KnownGuesser, "guesses", what)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,36 @@ def prepare_gguf_files(
 
     model = _create_once(base, lambda to: _export_gguf(folder, home, None, kind, to, report))
     return GgufFiles(home, model, _create_once(home / f"adapter-{digest}.gguf", convert))
+
+
+def prepare_openvino_folder(folder: Path, adapter: Path | None, report: hub.ReportProgress) -> tuple[Path, Path]:
+    """(the folder with the tokenizer, the folder that OpenVINO reads), made of the GGUF file in 8 bits."""
+    files = prepare_gguf_files(folder, adapter, "q8_0", merged=True, report=report)
+    target = files.home / f"openvino-{files.model.stem}"
+
+    def convert(to: Path) -> None:
+        to.mkdir()
+        link = to / "model.gguf"
+        link.symlink_to(files.model)
+        save_openvino_model(link)
+        link.unlink()
+
+    _create_once(target, convert)
+    _remove_old_merged(files.home, target, "openvino-merged-*")
+    return files.home, target
+
+
+def save_openvino_model(gguf: Path) -> None:
+    """Write what OpenVINO makes of a GGUF file beside it, so that it need not be made whenever the model is loaded."""
+    import openvino_genai
+
+    try:
+        openvino_genai.LLMPipeline(str(gguf), "CPU", enable_save_ov_model=True)
+    except RuntimeError as e:
+        raise ProviderError(
+            f"OpenVINO cannot read {gguf.resolve()}: {str(e).strip().splitlines()[-1]}.",
+            "Use backend = 'transformers' or 'llama.cpp'.",
+        ) from e
 
 
 def find_cache_folder(folder: Path) -> Path:
@@ -137,7 +168,7 @@ def _create_once(target: Path, make: Callable[[Path], None]) -> Path:
                         make(unfinished)
                     unfinished.replace(target)
                 finally:
-                    unfinished.unlink(missing_ok=True)
+                    _remove(unfinished)
     _touch(target)
     return target
 
@@ -203,9 +234,16 @@ def _touch(file: Path) -> None:
         return
 
 
-def _remove_old_merged(home: Path, but: Path) -> None:
+def _remove_old_merged(home: Path, but: Path, which: str = "merged-*.gguf") -> None:
     """Versions come and go; their merged files can be made again."""
-    merged = sorted(home.glob("merged-*.gguf"), key=lambda f: f.stat().st_mtime)
+    merged = sorted(home.glob(which), key=lambda f: f.stat().st_mtime)
     for file in merged[:-MAX_MERGED_FILES]:
         if file != but:
-            file.unlink(missing_ok=True)
+            _remove(file)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

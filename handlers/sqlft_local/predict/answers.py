@@ -1,6 +1,6 @@
 """Rows on their way from a request to a completion: the prompt's tokens, the answer's as they come, where it ends.
 
-Called by `torch_predictor` and `generate`, which run the model; here is what both do with its logits.
+Called by `torch_predictor`, `generate` and `openvino`, which run the model; here is what all do with its tokens.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-import torch
-
 from sqlft.handler import Completion, Delta, Request
-from sqlft_local.base.loading import LoadedModel
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.common import encode_request
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from sqlft_local.base.tokenization import Renderer
 
 
 @dataclass
@@ -35,13 +35,14 @@ class DecodingRow:
     streamed_text: str = ""
     """What was handed on of an answer that is watched while it is written."""
     lookup: NgramLookup | None = None
+    """Where tokens are guessed ahead."""
 
 
 class AnswerWriter:
     """Makes rows of requests and completions of rows, for one model and the options of one statement."""
 
-    def __init__(self, loaded: LoadedModel, options: PredictOptions) -> None:
-        self._renderer, self._context = loaded.renderer, loaded.context
+    def __init__(self, renderer: Renderer, context: int, options: PredictOptions) -> None:
+        self._renderer, self._context = renderer, context
         self._options = options
         self._stop = [s for s in options.stop or () if s]
 
@@ -53,18 +54,17 @@ class AnswerWriter:
         prompt, room = found
         random = None
         if self._options.temperature > 0:
-            random = torch.Generator().manual_seed(crc32(repr((self._options.seed, prompt)).encode()))
-        lookup = NgramLookup(prompt) if self._options.temperature == 0 else None
-        return DecodingRow(request, prompt, room, random, lookup=lookup)
+            import torch
 
-    def append(self, row: DecodingRow, tokens: list[int], logits: Tensor) -> Completion | None:
-        """Add tokens that were chosen by logits (tokens, vocabulary); the completion if one of them was the last."""
-        if self._options.logprobs:
-            shares = _token_logprobs(logits, tokens)
+            random = torch.Generator().manual_seed(crc32(repr((self._options.seed, prompt)).encode()))
+        return DecodingRow(request, prompt, room, random)
+
+    def append(self, row: DecodingRow, tokens: Sequence[int], logprobs: Sequence[float] = ()) -> Completion | None:
+        """Add tokens, with the logarithms of their probabilities where those are wanted; the completion at the end."""
         for i, token in enumerate(tokens):
             row.output_ids.append(token)
             if self._options.logprobs:
-                row.logprob += shares[i]
+                row.logprob += logprobs[i]
             if (completion := self._complete_if_ended(row, token)) is not None:
                 return completion
         if row.lookup is not None:
@@ -91,6 +91,8 @@ class AnswerWriter:
 
     def sample(self, logits: Tensor, row: DecodingRow) -> int:
         """A token by its scores (vocabulary); the row's seed decides."""
+        import torch
+
         logits = logits / self._options.temperature
         if self._options.top_k is not None and self._options.top_k < logits.shape[-1]:
             logits = logits.masked_fill(logits < logits.topk(self._options.top_k).values[-1], float("-inf"))
@@ -119,11 +121,10 @@ def strip_unfinished(text: str, endings: Iterable[str]) -> str:
     return text[: len(text) - held]
 
 
-def _token_logprobs(logits: Tensor, chosen: list[int]) -> list[float]:
-    """Natural logarithm of each chosen token's share."""
-    picked = torch.tensor(chosen, device=logits.device)[:, None]
-    found: list[float] = logits[: len(chosen)].float().log_softmax(-1).gather(1, picked)[:, 0].tolist()
-    return found
+def compute_token_logprobs(logits: Tensor, tokens: Sequence[int]) -> list[float]:
+    """Natural logarithm of each chosen token's probability, by logits (tokens, vocabulary)."""
+    chosen = logits[: len(tokens)].float().log_softmax(-1)
+    return [float(row[token]) for row, token in zip(chosen, tokens, strict=True)]
 
 
 LONGEST_NGRAM = 3

@@ -29,7 +29,7 @@ from sqlft_local.base.loading import LoadedModel
 from sqlft_local.errors import is_out_of_memory, out_of_memory_error, silence_transformers
 from sqlft_local.kernels.batching import logits_agree, make_trial_rows
 from sqlft_local.options import PredictOptions
-from sqlft_local.predict.answers import AnswerWriter, DecodingRow
+from sqlft_local.predict.answers import AnswerWriter, DecodingRow, compute_token_logprobs
 from sqlft_local.predict.common import choose_batch_size
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class GeneratePredictor(Predictor):
         self, loaded: LoadedModel, options: PredictOptions, release: Callable[[], None] = lambda: None
     ) -> None:
         self._loaded, self._options = loaded, options
-        self._writer = AnswerWriter(loaded, options)
+        self._writer = AnswerWriter(loaded.renderer, loaded.context, options)
         self._release: Callable[[], None] | None = release
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class GeneratePredictor(Predictor):
         """transformers' loop runs in a thread, which ends with the next token when nobody waits for it any more."""
         if self._release is None:
             raise ProviderError("The predictor is closed.", "Open another one.")
-        batch = _Batch(self._writer, rows)
+        batch = _Batch(self._writer, rows, self._options.logprobs)
         threads = torch.get_num_threads()
 
         def run() -> None:
@@ -116,8 +116,8 @@ class GeneratePredictor(Predictor):
 class _Batch:
     """Rows that are generated together; what comes of each token are `events`, the last of them None or an error."""
 
-    def __init__(self, writer: AnswerWriter, rows: Sequence[DecodingRow]) -> None:
-        self._writer, self._rows = writer, rows
+    def __init__(self, writer: AnswerWriter, rows: Sequence[DecodingRow], logprobs: bool) -> None:
+        self._writer, self._rows, self._logprobs = writer, rows, logprobs
         self.finished = [False] * len(rows)
         self.events: SimpleQueue[Completion | Delta | BaseException | None] = SimpleQueue()
 
@@ -131,7 +131,8 @@ class _Batch:
 
     def _add_token(self, i: int, row: DecodingRow, likeliest: int, logits: Tensor) -> int:
         token = likeliest if row.random is None else self._writer.sample(logits.float().cpu(), row)
-        completion = self._writer.append(row, [token], logits[None])
+        shares = compute_token_logprobs(logits[None], [token]) if self._logprobs else ()
+        completion = self._writer.append(row, [token], shares)
         if row.request.stream:
             for delta in self._writer.stream_new_text(row, completion):
                 self.events.put(delta)

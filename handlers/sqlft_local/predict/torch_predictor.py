@@ -19,7 +19,7 @@ from sqlft_local.errors import is_out_of_memory, out_of_memory_error
 from sqlft_local.kernels.attention import attend_parts
 from sqlft_local.kernels.packing import common_prefix_length
 from sqlft_local.options import PredictOptions
-from sqlft_local.predict.answers import AnswerWriter, DecodingRow
+from sqlft_local.predict.answers import AnswerWriter, DecodingRow, NgramLookup, compute_token_logprobs
 from sqlft_local.predict.common import choose_batch_size
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class TorchPredictor(Predictor):
     ) -> None:
         self.loaded = loaded
         self.options = options
-        self._writer = AnswerWriter(loaded, options)
+        self._writer = AnswerWriter(loaded.renderer, loaded.context, options)
         self._release: Callable[[], None] | None = release
         self._decoder: BatchDecoder | None = BatchDecoder(loaded.model)
 
@@ -66,6 +66,7 @@ class TorchPredictor(Predictor):
                 for request in taken:
                     row = self._writer.prepare(request)
                     if isinstance(row, DecodingRow):
+                        row.lookup = NgramLookup(row.prompt) if self.options.temperature == 0 else None
                         admitted.append(row)
                     else:
                         yield row
@@ -99,7 +100,8 @@ class TorchPredictor(Predictor):
         finished = []
         deltas: list[Delta] = []
         for i, (row, tokens) in enumerate(zip(rows[first:], chosen, strict=True), first):
-            completion = self._writer.append(row, tokens, logits[i - first])
+            shares = compute_token_logprobs(logits[i - first], tokens) if self.options.logprobs else ()
+            completion = self._writer.append(row, tokens, shares)
             if completion:
                 finished.append((i, completion))
             if row.request.stream:
