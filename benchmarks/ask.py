@@ -1,6 +1,6 @@
 """Asking: ours against transformers one by one and llama.cpp's own HTTP server, in one run.
 
-    python benchmarks/ask.py [--data FILE] [--adapter DIR] [--rows 128] [--precision bf16] [--threads 2] [--sweep]
+    python benchmarks/ask.py [--data FILE] [--adapter DIR] [--rows 128] [--ways NAME …] [--threads 2] [--sweep]
 
 --sweep compares what ours can be set to: backend, precision, prompts at a time and threads; it needs no reference.
 
@@ -25,6 +25,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "examples" / "data" / "text_to_sql.csv"
 CLIENTS = 16
+PEERS = ("transformers", "server")
+SLOT_TOKENS = 1024
+"""Context of each slot of the server, where their number is given."""
 Answers = Iterator[tuple[int, str]]
 HEAD = (
     f"{'way':<32}{'numbers':>8}{'rows/s':>8}{'cpu s':>8}{'first s':>9}{'alone s':>9}{'cold s':>8}"
@@ -38,21 +41,22 @@ def main() -> None:
     if given.way:
         print(json.dumps(WAYS[given.way](given)))
         return
+    from sqlft_local import machine
+
     found: dict[str, dict[str, Any]] = {}
     print(HEAD)
-    for name, options in (swept() if given.sweep else WAYS_COMPARED).items():
+    compared = {name: WAYS_COMPARED[name] for name in given.ways}
+    for name, options in (swept() if given.sweep else compared).items():
         found[name] = measured(options)
         print(line(name, found[name], found.get("reference")), flush=True)
     summary: dict[str, Any] = {"benchmark": "ask", "ways": {k: brief(v) for k, v in found.items()}}
     if not given.sweep:
         speed = {k: v["rows_per_second"] for k, v in found.items()}
-        ratios = {
-            "against_transformers": round(speed["ours"] / speed["transformers"], 2),
-            "against_server": round(speed["ours"] / speed["server"], 2),
-            "first_against_alone": round(found["ours"]["first"] / found["ours"]["alone"], 2),
-        }
+        fastest = {kind: max((v for k, v in speed.items() if k.startswith(kind)), default=None) for kind in PEERS}
+        best = max(v for k, v in speed.items() if k.startswith("ours"))
+        ratios = {f"against_{kind}": round(best / peer, 2) for kind, peer in fastest.items() if peer}
         print(", ".join(f"{k.replace('_', ' ')} {v}" for k, v in ratios.items()))
-        summary |= {"precision": given.precision, **ratios}
+        summary |= {"processor": machine.detect_machine().processor, **ratios}
     print(json.dumps(summary))
 
 
@@ -64,10 +68,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--adapter", type=Path, help="a folder that FINETUNE made; without it the base itself")
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--precision", default="bf16", choices=["f32", "bf16", "f16", "q8_0"])
-    parser.add_argument("--backend", default="auto", choices=["auto", "transformers", "llama.cpp"])
+    parser.add_argument("--precision", default="bf16", choices=["auto", "f32", "bf16", "f16", "q8_0"])
+    parser.add_argument("--backend", default="auto", choices=["auto", "transformers", "llama.cpp", "openvino"])
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--slots", type=int, help="of llama.cpp's server; without it as it comes")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS_COMPARED), default=list(WAYS_COMPARED))
     parser.add_argument("--sweep", action="store_true", help="ours alone, in many settings")
     parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -76,7 +82,8 @@ def arguments() -> argparse.Namespace:
 def swept() -> dict[str, list[str]]:
     """Name -> options of each setting of ours."""
     made = {}
-    for backend, precision in (("transformers", "bf16"), ("transformers", "f32"), ("llama.cpp", "q8_0")):
+    backends = (("openvino", "q8_0"), ("transformers", "bf16"), ("transformers", "f32"), ("llama.cpp", "q8_0"))
+    for backend, precision in backends:
         for size in (4, 8, 16, 32, 64):
             name = f"{backend} {precision} x{size}"
             made[name] = ["--backend", backend, "--precision", precision, "--batch-size", str(size)]
@@ -216,7 +223,7 @@ def one_by_one(given: argparse.Namespace, precision: str) -> dict[str, Any]:
 
 
 def server(given: argparse.Namespace) -> dict[str, Any]:
-    """xllamacpp's HTTP server as it comes, asked by 16 threads."""
+    """llama.cpp's HTTP server, asked by 16 threads; as it comes, or with `--slots`."""
     began = time.perf_counter()
     import http.client
     from urllib.parse import urlparse
@@ -234,6 +241,9 @@ def server(given: argparse.Namespace) -> dict[str, Any]:
     renderer = Renderer(tokenizer, tokenizer.stop_ids)
     params = xllamacpp.CommonParams()
     params.model.path, params.verbosity = str(files.model), -1
+    if given.slots:
+        params.n_parallel, params.n_ctx = given.slots, given.slots * SLOT_TOKENS
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads(given)
     running = xllamacpp.Server(params)
     address = urlparse(running.listening_address)
 
@@ -299,8 +309,20 @@ WAYS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "ours": ours,
 }
 
-WAYS_COMPARED = {way: ["--way", way] for way in WAYS}
-"""What is compared without --sweep."""
+WAYS_COMPARED = {
+    "reference": ["--way", "reference"],
+    "transformers": ["--way", "transformers", "--precision", "bf16"],
+    "server q8_0": ["--way", "server", "--precision", "q8_0"],
+    "server q8_0 x8": ["--way", "server", "--precision", "q8_0", "--slots", "8"],
+    "server q8_0 x16": ["--way", "server", "--precision", "q8_0", "--slots", "16"],
+    "server bf16 x16": ["--way", "server", "--precision", "bf16", "--slots", "16"],
+    "ours": ["--way", "ours", "--backend", "auto", "--precision", "auto"],
+    "ours openvino": ["--way", "ours", "--backend", "openvino", "--precision", "auto"],
+    "ours openvino x32": ["--way", "ours", "--backend", "openvino", "--precision", "auto", "--batch-size", "32"],
+    "ours torch": ["--way", "ours", "--backend", "transformers", "--precision", "bf16"],
+    "ours llama.cpp": ["--way", "ours", "--backend", "llama.cpp", "--precision", "q8_0"],
+}
+"""What is compared without --sweep: the server in its fastest formats and numbers of slots, ours on every backend."""
 
 if __name__ == "__main__":
     main()

@@ -311,6 +311,7 @@ def ours(bench: Bench, folder: Path) -> dict[str, float]:
     import torch
     from sqlft_local.base import loading
     from sqlft_local.kernels import fused
+    from sqlft_local.kernels.batching import split_passes
     from sqlft_local.kernels.packing import Example, pack
     from sqlft_local.options import ModelOptions, TrainOptions
     from sqlft_local.train import lora, memory
@@ -333,7 +334,7 @@ def ours(bench: Bench, folder: Path) -> dict[str, float]:
         nonlocal done, computed, said
         examples = [answers[id(r)] for r in batch]
         total, weight = 0.0, reading.sum_weights(examples)
-        for part in reading.split_passes(examples, allowed.tokens):
+        for part in split_passes(examples, allowed.tokens):
             packed = pack(part)
             attached.masks.renew()
             loss = fused.compute_loss(loaded.model, packed) / weight

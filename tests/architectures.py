@@ -166,7 +166,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "jamba": {"layer_types": DEFAULT, "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1},
-    "mpt": {"attn_pdrop": DEFAULT, "resid_pdrop": DEFAULT},
+    "mpt": {"attn_config": {}},
     "nemotron_h": {"layer_types": ["linear_attention", "full_attention", "mlp"], "num_hidden_layers": 3, "n_groups": 1},
     "recurrent_gemma": {"layer_types": DEFAULT, "block_types": ["recurrent", "attention"], "lru_width": 64},
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
@@ -191,11 +191,13 @@ def shrink(config_class: Any, more: Mapping[str, Any]) -> dict[str, Any]:
     if config_class.sub_configs.get("text_config", 0) is AutoConfig:
         raise ValueError("its text part is any other type")
     names = {*config_class().to_dict(), *config_class.attribute_map}
+    if "text_config" in config_class.sub_configs:
+        names &= {"bos_token_id", "eos_token_id", "pad_token_id"}  # it would hand the others on to its parts
     sizes = {name: value for name, value in TINY.items() if name in names}
     parts = {
-        name: shrink(part, {})
+        name: shrink(part, OVERRIDES.get(part.model_type, {}))
         for name, part in config_class.sub_configs.items()
-        if name in names and part is not AutoConfig
+        if part is not AutoConfig
     }
     return {name: value for name, value in {**sizes, **parts, **more}.items() if value is not DEFAULT}
 

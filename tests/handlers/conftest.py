@@ -108,3 +108,21 @@ def smollm(kept_bases: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("SQLFT_BASES", str(kept_bases))
     pull("smollm2-135m", lambda what, share: None)
     return "smollm2-135m"
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of the tiny base that changes what it says."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    layers = ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"]
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny), LoraConfig(r=4, lora_alpha=8, target_modules=layers)
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    folder = tmp_path_factory.mktemp("adapter")
+    model.save_pretrained(folder)
+    return folder

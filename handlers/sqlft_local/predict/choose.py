@@ -13,7 +13,7 @@ from sqlft_local import machine
 from sqlft_local.base import weight_cache
 from sqlft_local.base.config import read_config
 from sqlft_local.options import ModelOptions, PredictOptions
-from sqlft_local.predict import llama
+from sqlft_local.predict import llama, openvino
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES: dict[str, Dtype] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
@@ -22,6 +22,12 @@ GGUF_TYPES: dict[str, str] = {v: k for k, v in DTYPES.items()}
 
 def choose_backend(model: ModelSpec, options: PredictOptions, folder: Path, device: str) -> str:
     """The backend's name: the one asked for, or the fastest for this machine and model (benchmarks/ask.py)."""
+    if options.backend == "openvino":
+        refusal = find_openvino_refusal(model, options, folder)
+        if refusal is not None:
+            raise NotSupported(
+                f"OpenVINO does not answer here: {refusal}.", "Use backend = 'auto': it takes one that does."
+            )
     constrained = model.schema is not None or options.grammar is not None
     if model.schema is not None and options.grammar is not None:
         raise OptionError("This model's answers obey a schema already.", "Leave out grammar.")
@@ -41,6 +47,23 @@ def choose_backend(model: ModelSpec, options: PredictOptions, folder: Path, devi
     if why or (is_torch_faster(folder) and options.precision in ("auto", "bf16") and find_spec("transformers")):
         return "transformers"
     return "llama.cpp"
+
+
+def find_openvino_refusal(model: ModelSpec, options: PredictOptions, folder: Path) -> str | None:
+    """Why OpenVINO cannot answer a statement like this, or None if it can."""
+    if not openvino.is_installed():
+        return "the package openvino-genai is not installed"
+    if model.schema is not None or options.grammar is not None:
+        return "it binds no answers to a schema or grammar"
+    if options.temperature > 0:
+        return "it only takes the likeliest token (temperature = 0)"
+    if options.precision not in ("auto", "q8_0"):
+        return f"its weights are in 8 bits, not in {options.precision}"
+    if options.adapter == "runtime":
+        return "it adds adapters to the weights (adapter = 'merged')"
+    if getattr(model.options, "quantization", "none") != "none":
+        return "its weights are not those of bitsandbytes"
+    return find_llama_refusal(folder)
 
 
 def is_torch_faster(folder: Path) -> bool:

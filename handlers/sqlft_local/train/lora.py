@@ -244,7 +244,13 @@ def _inject(model: Model, **how: Any) -> AdapterConfig:
     """PEFT's matrices beside the layers; OptionError for layers that there are not."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    routers = sorted({name for name, layer in model.named_modules() if "Router" in type(layer).__name__})
+    routers = sorted(
+        {
+            name
+            for name, layer in model.named_modules()
+            if any(word in type(layer).__name__ for word in ("Router", "Grouped"))  # linear by name only
+        }
+    )
     for excluded in (routers, [*routers, *BYPASSED_LAYERS]):
         config = LoraConfig(**how, exclude_modules=excluded or None)
         try:

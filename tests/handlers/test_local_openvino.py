@@ -1,0 +1,145 @@
+"""OpenVINO in this process: what transformers says but for its 8 bits, adapters merged, stopped, streamed, unloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlft_local import Local
+from sqlft_local.base import weight_cache
+from sqlft_local.model_cache import MODEL_CACHE, ModelCache
+from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions
+
+from sqlft.errors import NotSupported, ProviderError
+from sqlft.handler import Artifact, Completion, Delta, Message, ModelSpec, Predictor, Request
+
+pytest.importorskip("openvino_genai", reason="openvino-genai is not installed")
+
+QUESTIONS = [f"What is the capital of {country}?" for country in ("France", "Italy", "Japan", "Spain")]
+
+
+@pytest.fixture(autouse=True)
+def _own_bases(
+    residents: ModelCache, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Converted files go below the test's folder."""
+    monkeypatch.setenv("SQLFT_BASES", str(tmp_path_factory.getbasetemp() / "bases"))
+
+
+def open_predictor(base: Path | str, adapter: Path | None = None, **options: object) -> Predictor:
+    """A predictor of short answers."""
+    given = PredictOptions(**{"max_tokens": 12, "backend": "openvino", "batch_size": 4, **options})  # type: ignore[arg-type]
+    artifact = Artifact(adapter) if adapter else None
+    return Local(EngineOptions(device="cpu", threads=1)).open(ModelSpec(str(base), ModelOptions()), artifact, given)
+
+
+def ask(base: Path | str, prompts: list[str], adapter: Path | None = None, **options: object) -> list[Completion]:
+    """Completions in the order of the prompts."""
+    predictor = open_predictor(base, adapter, **options)
+    requests = [Request(i, (Message("user", p),)) for i, p in enumerate(prompts)]
+    try:
+        found = [c for c in predictor.predict(requests) if isinstance(c, Completion)]
+    finally:
+        predictor.close()
+    return sorted(found, key=lambda c: c.id)
+
+
+def test_a_real_base_says_what_it_says_in_float32(smollm: str) -> None:
+    """Questions far from a tie; the answers end by themselves, with about the same probability."""
+    prompts = [f"{question} Answer with its name only." for question in QUESTIONS]
+    exact = ask(smollm, prompts, backend="transformers", precision="f32", logprobs=True)
+    found = ask(smollm, prompts, logprobs=True)
+    assert sum(a.text == b.text for a, b in zip(found, exact, strict=True)) >= len(prompts) - 1
+    assert [c.input_tokens for c in found] == [c.input_tokens for c in exact]
+    for a, b in zip(found, exact, strict=True):
+        assert a.logprob is not None
+        assert a.text != b.text or a.logprob == pytest.approx(b.logprob, abs=0.6)
+
+
+def test_an_adapter_counts_and_is_converted_once(
+    tiny: Path, tiny_adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version has files of its own, in 8 bits; another process finds them made."""
+    plain, tuned = ask(tiny, QUESTIONS), ask(tiny, QUESTIONS, tiny_adapter)
+    assert [c.text for c in plain] != [c.text for c in tuned]
+    MODEL_CACHE.unload(lambda key: True)
+    monkeypatch.setattr(weight_cache, "save_openvino_model", lambda gguf: pytest.fail("made again"))
+    assert [c.text for c in ask(tiny, QUESTIONS, tiny_adapter)] == [c.text for c in tuned]
+
+
+def test_a_broken_folder_says_what_to_remove(tiny: Path) -> None:
+    """As after a full disk that nobody noticed."""
+    ask(tiny, QUESTIONS[:1])
+    MODEL_CACHE.unload(lambda key: True)
+    [folder] = weight_cache.find_cache_folder(tiny).glob("openvino-base-q8_0")
+    (folder / "openvino_model.bin").write_bytes(b"")
+    with pytest.raises(ProviderError, match=r"cannot load .*Remove .* and ask again"):
+        ask(tiny, QUESTIONS[:1])
+
+
+def test_stop_texts_and_most_tokens(tiny: Path) -> None:
+    """The stop text is no part of the answer; an answer of all tokens is told to be cut."""
+    [whole] = ask(tiny, QUESTIONS[:1])
+    assert whole.text
+    middle = whole.text[len(whole.text) // 2 :][:3]
+    [stopped] = ask(tiny, QUESTIONS[:1], stop=["never said at all", middle])
+    assert stopped.text == whole.text[: whole.text.index(middle)]
+    assert not stopped.truncated
+    assert [(c.output_tokens, c.truncated) for c in ask(tiny, QUESTIONS[:1], max_tokens=1)] == [(1, True)]
+
+
+def test_a_prompt_that_does_not_fit_is_an_error_of_its_row(tiny: Path) -> None:
+    """With the figures."""
+    found = ask(tiny, ["short", "long " * 400, "longer " * 40])
+    assert [c.error.code if c.error else None for c in found] == [None, "context_length", None]
+
+
+def test_pieces_make_up_the_answer(tiny: Path) -> None:
+    """Of the request that asks for them."""
+    predictor = open_predictor(tiny, batch_size=2)
+    requests = [Request(i, (Message("user", QUESTIONS[i]),), stream=i == 0) for i in (0, 1)]
+    events = list(predictor.predict(requests))
+    predictor.close()
+    whole = {c.id: c.text for c in events if isinstance(c, Completion)}
+    assert "".join(d.text for d in events if isinstance(d, Delta)) == whole[0]
+    assert {d.id for d in events if isinstance(d, Delta)} == {0}
+
+
+def test_it_pulls_what_it_can_work_on_and_a_closed_one_says_so(tiny: Path) -> None:
+    """Not the whole table for a LIMIT; what was begun is cancelled."""
+    pulled = []
+
+    def rows() -> Iterator[Request]:
+        for i in range(1000):
+            pulled.append(i)
+            yield Request(i, (Message("user", f"again {i}"),))
+
+    predictor = open_predictor(tiny, max_tokens=4, batch_size=8)
+    completions = iter(predictor.predict(rows()))
+    next(completions)
+    assert len(pulled) <= 8
+    predictor.close()
+    with pytest.raises(ProviderError, match="closed"):
+        list(completions)
+    assert len(ask(tiny, QUESTIONS)) == len(QUESTIONS)
+
+
+def test_unloading_frees(tiny: Path) -> None:
+    """At once, or when the last who asks is done."""
+    handler = Local(EngineOptions(device="cpu", threads=1))
+    predictor = open_predictor(tiny, max_tokens=2)
+    assert handler.unload(ModelSpec(str(tiny)), None)
+    assert [c.text is not None for c in predictor.predict([Request(1, (Message("user", "hi"),))])] == [True]
+    predictor.close()
+    assert not MODEL_CACHE._entries
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"temperature": 0.7}, "likeliest"), ({"precision": "f32"}, "8 bits"), ({"grammar": 'root ::= "a"'}, "grammar")],
+)
+def test_what_it_does_not_do_is_refused(tiny: Path, options: dict[str, object], reason: str) -> None:
+    """Where it was asked for by name."""
+    with pytest.raises(NotSupported, match=reason):
+        ask(tiny, QUESTIONS[:1], **options)
