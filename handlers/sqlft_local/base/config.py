@@ -25,7 +25,7 @@ UNPACKED_TYPES = frozenset((
     "blenderbot-small", "bloom", "camembert", "codegen", "cpmant", "data2vec-text", "diffllama", "doge",
     "electra", "ernie", "falcon", "falcon_h1", "falcon_mamba", "flint", "gemma2", "git", "gpt_neo",
     "gpt_neox_japanese", "gpt_oss", "gptj", "granite_swa", "granitemoe_swa", "hrm_text", "jamba", "mamba",
-    "mamba2", "marian", "mbart", "megatron-bert", "mimo_v2_flash", "mvp", "nemotron", "nemotron_h", "openai-gpt",
+    "mamba2", "marian", "mbart", "megatron-bert", "mimo_v2_flash", "mpt", "mvp", "nemotron", "nemotron_h", "openai-gpt",
     "pegasus", "phimoe", "plbart", "prophetnet", "recurrent_gemma", "rembert", "roberta", "roberta-prelayernorm",
     "roc_bert", "roformer", "rwkv", "stablelm", "trocr", "vaultgemma", "whisper", "xglm", "xlm", "xlm-roberta",
     "xlm-roberta-xl", "xlnet", "xmod", "zamba",

@@ -31,6 +31,8 @@ MATRIX_NAMES = ("lora_A", "lora_B")
 ALL_LINEAR = "all-linear"
 BYPASSED_LAYERS = ("out_proj", "conv1d")
 """Layers whose weights Mamba's kernels read without calling them, so that PEFT refuses to train them."""
+UNTRAINABLE_CLASSES = ("Router", "Grouped")
+"""Parts of the names of classes that are linear layers by descent only."""
 SHARED_INPUT_LAYERS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that read the same input; where a model gives them different ones, they are computed for each."""
 COLUMN_MULTIPLE = 32
@@ -244,20 +246,14 @@ def _inject(model: Model, **how: Any) -> AdapterConfig:
     """PEFT's matrices beside the layers; OptionError for layers that there are not."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    routers = sorted(
-        {
-            name
-            for name, layer in model.named_modules()
-            if any(word in type(layer).__name__ for word in ("Router", "Grouped"))  # linear by name only
-        }
-    )
-    for excluded in (routers, [*routers, *BYPASSED_LAYERS]):
+    passed_over = _list_untrainable_layers(model) if how["target_modules"] == ALL_LINEAR else []
+    for excluded in (passed_over, [*passed_over, *BYPASSED_LAYERS]):
         config = LoraConfig(**how, exclude_modules=excluded or None)
         try:
             inject_adapter_in_model(config, model, adapter_name=ADAPTER_NAME)
             return config
         except ValueError as e:
-            if excluded == routers and how["target_modules"] == ALL_LINEAR and "incompatible" in str(e):
+            if excluded == passed_over and how["target_modules"] == ALL_LINEAR and "incompatible" in str(e):
                 _remove_matrices(model)
                 continue
             names = how["target_modules"]
@@ -266,6 +262,20 @@ def _inject(model: Model, **how: Any) -> AdapterConfig:
                 _list_linear_names(model),
             ) from e
     raise AssertionError
+
+
+def _list_untrainable_layers(model: Model) -> list[str]:
+    """Linear layers that take no matrices: routers and grouped layers, and towers that no text reaches."""
+    decoder = {id(layer) for layer in model.get_decoder().modules()} if hasattr(model, "get_decoder") else set()
+    return [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+        and layer is not model.get_output_embeddings()  # which PEFT leaves out by itself
+        and (
+            (decoder and id(layer) not in decoder) or any(word in type(layer).__name__ for word in UNTRAINABLE_CLASSES)
+        )
+    ]
 
 
 def _remove_matrices(model: Model) -> None:
