@@ -76,7 +76,7 @@ class Conversation(NamedTuple):
         return self.turns[-1].content
 
 
-def build_finding(
+def report_finding(
     code: str,
     level: Level,
     rows: Sequence[int],
@@ -85,18 +85,20 @@ def build_finding(
     *,
     count: int | None = None,
     shown: Sequence[str] = (),
-) -> Finding:
-    """A Finding about `rows`; ``{n}`` in the message is the count with its noun."""
+) -> list[Finding]:
+    """A Finding about `rows`, none where there are none; ``{n}`` in the message is the count with its noun."""
     n = len(rows) if count is None else count
+    if n == 0:
+        return []
     noun = f"{n:,} conversation{'' if n == 1 else 's'}"
     texts = tuple(mask_private(text) for text in shown[:MAX_EXAMPLES])
-    return Finding(code, level, n, message.replace("{n}", noun), tuple(rows[:MAX_EXAMPLES]), what_to_do, texts)
+    return [Finding(code, level, n, message.replace("{n}", noun), tuple(rows[:MAX_EXAMPLES]), what_to_do, texts)]
 
 
 def add_examples(findings: Sequence[Finding], conversations: Sequence[Conversation]) -> list[Finding]:
     """The findings with the texts of the rows that they name, where they show none of their own."""
-    wanted = {row for f in findings if not f.shown for row in f.examples}
-    known: Mapping[int, Conversation] = {c.row: c for c in conversations if c.row in wanted} if wanted else {}
+    rows = {row for f in findings if not f.shown for row in f.examples}
+    known: Mapping[int, Conversation] = {c.row: c for c in conversations if c.row in rows}
     return [
         f if f.shown else replace(f, shown=tuple(_format_example(known[row]) for row in f.examples if row in known))
         for f in findings
@@ -104,27 +106,20 @@ def add_examples(findings: Sequence[Finding], conversations: Sequence[Conversati
 
 
 def _format_example(conversation: Conversation) -> str:
-    asked = next((t.content for t in reversed(conversation.turns) if t.role == "user"), "")
-    said = next((t.content for t in reversed(conversation.turns) if t.role == "assistant"), "")
-    return f"{_shorten_start(mask_private(asked))} → {_shorten_end(mask_private(said))}"
-
-
-def _shorten_end(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= EXAMPLE_LENGTH else text[: EXAMPLE_LENGTH - 1] + "…"
-
-
-def _shorten_start(text: str) -> str:
-    """The end of a prompt is what differs from row to row."""
-    text = " ".join(text.split())
-    return text if len(text) <= EXAMPLE_LENGTH else "…" + text[1 - EXAMPLE_LENGTH :]
+    """The last question, whose end differs from row to row, and the start of the last answer."""
+    user, assistant = (
+        " ".join(mask_private(next((t.content for t in reversed(conversation.turns) if t.role == role), "")).split())
+        for role in ("user", "assistant")
+    )
+    user = user if len(user) <= EXAMPLE_LENGTH else "…" + user[1 - EXAMPLE_LENGTH :]
+    return f"{user} → {assistant if len(assistant) <= EXAMPLE_LENGTH else assistant[: EXAMPLE_LENGTH - 1] + '…'}"
 
 
 TextTest = Callable[[str], object]
 
 
 class Corpus:
-    """Conversations, and which of them hold what."""
+    """Conversations, and which of them hold what; their texts are screened by Arrow."""
 
     def __init__(self, conversations: Sequence[Conversation]) -> None:
         self.conversations = conversations
@@ -160,7 +155,7 @@ class Corpus:
 MESSAGE_FIELDS = (pa.field("role", pa.string()), pa.field("content", pa.string()))
 MESSAGES = pa.schema([("messages", pa.list_(pa.struct(MESSAGE_FIELDS)))])
 OPTIONAL_FIELDS = {"weight": pa.field("weight", pa.int32()), "name": pa.field("name", pa.string())}
-"""What messages have besides where one of them says it."""
+"""What messages have too, where one of them has it."""
 CHUNK_CHARACTERS = 100_000_000
 """A batch's texts must stay below Arrow's 2 GB."""
 
@@ -171,8 +166,8 @@ def build_table(conversations: Sequence[Conversation]) -> pa.Table:
     Where a message has a weight of 0 or a name, the structs have the fields weight: int32 and name: string too.
     """
     turns = [t for c in conversations for t in c.turns]
-    wanted = {"weight": any(t.weight != 1 for t in turns), "name": any(t.name is not None for t in turns)}
-    kind = pa.struct([*MESSAGE_FIELDS, *(OPTIONAL_FIELDS[name] for name, is_said in wanted.items() if is_said)])
+    used = {"weight": any(t.weight != 1 for t in turns), "name": any(t.name is not None for t in turns)}
+    kind = pa.struct([*MESSAGE_FIELDS, *(OPTIONAL_FIELDS[name] for name, is_used in used.items() if is_used)])
     batches: list[list[Conversation]] = [[]]
     size = 0
     for c in conversations:
@@ -181,10 +176,10 @@ def build_table(conversations: Sequence[Conversation]) -> pa.Table:
             size = 0
         batches[-1].append(c)
         size += sum(len(t.content) for t in c.turns)
-    made = pa.Table.from_batches([_build_batch(b, kind) for b in batches], pa.schema([("messages", pa.list_(kind))]))
+    table = pa.Table.from_batches([_build_batch(b, kind) for b in batches], pa.schema([("messages", pa.list_(kind))]))
     if all(c.rejected is None for c in conversations):
-        return made
-    return made.append_column("rejected", pa.array([c.rejected for c in conversations], pa.string()))
+        return table
+    return table.append_column("rejected", pa.array([c.rejected for c in conversations], pa.string()))
 
 
 def _build_batch(conversations: Sequence[Conversation], kind: pa.StructType) -> pa.RecordBatch:
@@ -217,15 +212,15 @@ def _choose_validation_size(count: int, share: float | None) -> int:
     return max(1, round(count * share)) if share > 0 else 0
 
 
-def _hold_out_prompts(conversations: Sequence[Conversation], wanted: int, seed: int) -> set[tuple[Turn, ...]]:
-    """Prompts in the order that the seed sets, until they make `wanted` conversations; one stays to train on."""
+def _hold_out_prompts(conversations: Sequence[Conversation], target: int, seed: int) -> set[tuple[Turn, ...]]:
+    """Prompts in the order that the seed sets, until they make `target` conversations; one stays to train on."""
     sizes: dict[tuple[Turn, ...], int] = defaultdict(int)
     for c in conversations:
         sizes[c.prompt] += 1
     held: set[tuple[Turn, ...]] = set()
     count = 0
-    for prompt in sorted(sizes, key=lambda p: _hash_prompt(seed, p))[:-1] if wanted else []:
-        if count + sizes[prompt] <= wanted:
+    for prompt in sorted(sizes, key=lambda p: _hash_prompt(seed, p))[:-1] if target else []:
+        if count + sizes[prompt] <= target:
             held.add(prompt)
             count += sizes[prompt]
     return held
