@@ -1,19 +1,156 @@
 """Databases made from CREATE TABLE alone: generated rows, in several ways, so that accidental equality is rare.
 
 The idea is that of test suites for text-to-SQL (Zhong, Yu and Klein 2020): two queries that give the same rows on
-several databases, whose values sit around the queries' own constants, most probably mean the same.
+several databases, whose values sit around the queries' own constants, most probably mean the same.  What the queries
+compare their columns with is read from their tokens.
 """
 
 from __future__ import annotations
 
+import operator
 import random
 import re
 import sqlite3
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
-from sqlft.metrics.execution.conditions import ColumnCondition, QueryFacts, Value, extract_facts
+from sqlft.metrics.execution.queries import tokenize
 from sqlft.sql.names import quote_name
+
+Value = str | int | float
+COMPARISONS = {"=", "==", "<", ">", "<=", ">=", "<>", "!="}
+FLIPPED_SIGNS = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+OPERATORS: dict[str, Callable[[Value, Value], object]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+    "<=": operator.le,
+    ">=": operator.ge,
+}
+NUMERIC_FUNCTIONS = {"sum", "avg", "total", "abs", "round"}
+
+
+class ColumnCondition(NamedTuple):
+    """column sign values, the column by its bare name in lower case; '' where it is not a plain column."""
+
+    column: str
+    sign: str
+    values: tuple[Value, ...]
+
+
+class QueryFacts(NamedTuple):
+    """What some queries do with their columns."""
+
+    conditions: tuple[ColumnCondition, ...]
+    joined: tuple[tuple[str, str], ...]
+    """Pairs of columns that are compared with each other."""
+    numeric: frozenset[str]
+    """Columns that are summed, averaged or compared with numbers."""
+
+
+def extract_facts(queries: Iterable[str], columns: frozenset[str]) -> QueryFacts:
+    """Facts of all the queries; `columns` are the schema's, in lower case, and tell "column" from "text"."""
+    reader = _FactReader(columns)
+    for query in queries:
+        reader.read(query)
+    numeric = reader.numeric | {c.column for c in reader.conditions if c.values and not isinstance(c.values[0], str)}
+    return QueryFacts(tuple(reader.conditions), tuple(sorted(reader.joined)), frozenset(numeric - {""}))
+
+
+class _FactReader:
+    """Reads the tokens of queries, one query after the other."""
+
+    def __init__(self, columns: frozenset[str]) -> None:
+        self._columns = columns
+        self._tokens: list[tuple[str, str]] = []
+        self.conditions: dict[ColumnCondition, None] = {}
+        self.joined: set[tuple[str, str]] = set()
+        self.numeric: set[str] = set()
+
+    def read(self, query: str) -> None:
+        self._tokens = [(kind, text) for kind, text in tokenize(query) if kind != "space"]
+        for i in range(len(self._tokens)):
+            sign = self._text(i)
+            if sign in COMPARISONS:
+                self._add_comparison(i, {"==": "=", "<>": "!="}.get(sign, sign))
+            elif sign in ("like", "in", "between"):
+                self._add_list_condition(i, sign)
+            elif sign in NUMERIC_FUNCTIONS and self._text(i + 1) == "(":
+                self.numeric.add(self._column_right(i + 2))
+        known = {value for c in self.conditions for value in c.values}
+        for i in range(len(self._tokens)):  # literals that no condition has: planted anywhere
+            value = self._literal(i)
+            if value is not None and value not in known and self._text(i - 1) not in ("limit", "offset"):
+                self.conditions[ColumnCondition("", "=", (value,))] = None
+
+    def _text(self, i: int) -> str:
+        return self._tokens[i][1].lower() if i < len(self._tokens) else ""
+
+    def _add_comparison(self, i: int, sign: str) -> None:
+        left, right = self._column_left(i), self._column_right(i + 1)
+        value, before = self._literal(i + 1), self._literal(i - 1)
+        if left and right:
+            self.joined.add((left, right))
+        elif value is not None:
+            self.conditions[ColumnCondition(left, sign, (value,))] = None
+        elif before is not None and right:
+            self.conditions[ColumnCondition(right, FLIPPED_SIGNS.get(sign, sign), (before,))] = None
+
+    def _add_list_condition(self, i: int, sign: str) -> None:
+        negated = i > 0 and self._text(i - 1) == "not"
+        values: list[Value] = []
+        for j in range(i + 1, min(len(self._tokens), i + 40)):
+            value = self._literal(j)
+            if value is not None:
+                values.append(value)
+                if sign == "like" or (sign == "between" and len(values) == 2):
+                    break
+            elif self._text(j) not in ("(", ",", "and", "-"):
+                break
+        if values:
+            condition = ColumnCondition(self._column_left(i - negated), f"{'not ' * negated}{sign}", tuple(values))
+            self.conditions[condition] = None
+
+    def _column_left(self, i: int) -> str:
+        """The column just before token i: c, t.c, or c within one function's parentheses, as in lower(c)."""
+        return self._column(i - 2 if i >= 1 and self._text(i - 1) == ")" else i - 1)
+
+    def _column_right(self, i: int) -> str:
+        return self._column(i + 2 if i + 2 < len(self._tokens) and self._text(i + 1) == "." else i)
+
+    def _column(self, i: int) -> str:
+        if not 0 <= i < len(self._tokens) or self._tokens[i][0] not in ("word", "quoted"):
+            return ""
+        name = _unquote(self._tokens[i][1])
+        return name if name in self._columns else ""
+
+    def _literal(self, i: int) -> Value | None:
+        if not 0 <= i < len(self._tokens):
+            return None
+        kind, text = self._tokens[i]
+        if text == "-" and i + 1 < len(self._tokens) and self._tokens[i + 1][0] == "number":
+            number = _parse_number(self._tokens[i + 1][1])
+            return None if number is None else -number
+        if kind == "number":
+            return _parse_number(text)
+        if kind == "string":
+            return text[1:-1].replace("''", "'")
+        is_text = text[:1] == '"' and _unquote(text) not in self._columns and (i == 0 or self._text(i - 1) != ".")
+        return text[1:-1].replace('""', '"') if kind == "quoted" and is_text else None
+
+
+def _unquote(text: str) -> str:
+    return re.sub(r'^["`\[]|["`\]]$', "", text).lower()
+
+
+def _parse_number(text: str) -> int | float | None:
+    try:
+        value = int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        return None
+    return value if abs(value) < 2**62 else None
+
 
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "Iris", "Jade", "kelp 2", "Lynx")
 DATES = ("2001-05-17", "2008-01-31", "2012-12-01", "2015-07-04", "2016-02-29", "2019-11-20", "2020-03-03")
@@ -73,10 +210,10 @@ def generate_database(schema: str, queries: Sequence[str], number: int) -> sqlit
     way = FILL_STRATEGIES[number % len(FILL_STRATEGIES)]
     kinds = _choose_kinds(tables, groups, known)
     for table, columns in tables.items():
-        shaped = [GeneratedColumn(n.lower(), kinds[groups[n.lower()]]) for n, _ in columns]
+        typed = [GeneratedColumn(n.lower(), kinds[groups[n.lower()]]) for n, _ in columns]
         rows = [
-            *_generate_witnesses(shaped, known, dice),
-            *(_generate_row(shaped, known, way, dice) for _ in range(way.rows)),
+            *_generate_witnesses(typed, known, dice),
+            *(_generate_row(typed, known, way, dice) for _ in range(way.rows)),
         ]
         dice.shuffle(rows)
         marks = ", ".join("?" * len(columns))
@@ -200,16 +337,14 @@ def _list_values_near(condition: ColumnCondition, kind: str) -> list[Value]:
     return found
 
 
-def _generate_witnesses(columns: list[GeneratedColumn], known: QueryFacts, dice: random.Random) -> list[list[Any]]:
+def _generate_witnesses(
+    columns: list[GeneratedColumn], known: QueryFacts, dice: random.Random
+) -> list[list[Value | None]]:
     """Rows that meet every condition, and for each condition one that fails it alone; they join with each other."""
     own = [c for c in known.conditions if any(c.column == column.name for column in columns)]
     way = FillStrategy(0, 3, 0.0, 0.0)
-    rows = [[_choose_witness_value(column, own, None, way, dice) for column in columns] for _ in range(3)]
-    return rows + [
-        [_choose_witness_value(column, own, failing, way, dice) for column in columns]
-        for failing in own
-        for _ in range(2)
-    ]
+    failing: list[ColumnCondition | None] = [None, None, None, *(c for c in own for _ in range(2))]
+    return [[_choose_witness_value(column, own, c, way, dice) for column in columns] for c in failing]
 
 
 def _choose_witness_value(
@@ -219,14 +354,14 @@ def _choose_witness_value(
     way: FillStrategy,
     dice: random.Random,
 ) -> Value:
-    about = [c for c in own if c.column == column.name]
-    if not about:
+    conditions = [c for c in own if c.column == column.name]
+    if not conditions:
         return _choose_plain_value(column, way.width, dice)
-    candidates = [v for c in about for v in _list_values_near(c, column.kind)] + [
+    candidates = [v for c in conditions for v in _list_values_near(c, column.kind)] + [
         _choose_plain_value(column, 12, dice) for _ in range(3)
     ]
     dice.shuffle(candidates)
-    return max(candidates, key=lambda v: sum(_holds(c, v) == (c is not failing) for c in about))
+    return max(candidates, key=lambda v: sum(_holds(c, v) == (c is not failing) for c in conditions))
 
 
 def _holds(condition: ColumnCondition, value: Value) -> bool:
@@ -240,13 +375,6 @@ def _holds(condition: ColumnCondition, value: Value) -> bool:
         return value in values
     if isinstance(value, str) != isinstance(values[0], str):
         return False
-    low, high = values[0], values[-1]
-    return {
-        "=": value == low,
-        "!=": value != low,
-        "<": value < low,  # type: ignore[operator]
-        ">": value > low,  # type: ignore[operator]
-        "<=": value <= low,  # type: ignore[operator]
-        ">=": value >= low,  # type: ignore[operator]
-        "between": low <= value <= high,  # type: ignore[operator]
-    }[sign]
+    if sign == "between":
+        return bool(operator.le(values[0], value) and operator.le(value, values[-1]))
+    return bool(OPERATORS[sign](value, values[0]))
