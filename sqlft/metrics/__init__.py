@@ -1,4 +1,4 @@
-"""Scores, one a row: ``METRICS[name](actual=pa.Array, prediction=pa.Array, **options) -> pa.DoubleArray``.
+"""Scores, one per row: ``METRICS[name](actual=pa.Array, prediction=pa.Array, **options) -> pa.DoubleArray``.
 
 A row without an actual value has no score (NULL); one without a prediction scores 0.  Another package
 adds a metric with `@metric(…)` and an entry point of the group ``sqlft.metrics``.
@@ -46,7 +46,7 @@ BUILT_IN = {
 
 
 class _Metrics(Mapping[str, Metric]):
-    """Names without import; a metric is loaded when it is taken out."""
+    """Names without import; a metric is loaded when it is looked up."""
 
     def __getitem__(self, name: str) -> Metric:
         if name in BUILT_IN:

@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlft.metrics.metric import import_package
+
+if TYPE_CHECKING:
+    from numpy import bool_, int64
+    from numpy.typing import NDArray
 
 Z = 1.959963984540054
 RESAMPLES = 10_000
@@ -81,26 +85,26 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> ConfidenceInterval
     if len(values) < 2:
         return NO_INTERVAL
     numpy = import_package("numpy", "An interval of scores that are not all 0 or 1")
-    dice, known = numpy.random.default_rng(seed), numpy.asarray(values, dtype=float)
+    rng, known = numpy.random.default_rng(seed), numpy.asarray(values, dtype=float)
     at_once = max(1, MAX_DRAWN_NUMBERS // len(values))
     means = [
-        known[dice.integers(0, len(values), (min(at_once, RESAMPLES - start), len(values)))].mean(axis=1)
+        known[rng.integers(0, len(values), (min(at_once, RESAMPLES - start), len(values)))].mean(axis=1)
         for start in range(0, RESAMPLES, at_once)
     ]
     low, high = numpy.percentile(numpy.concatenate(means), [2.5, 97.5])
     return ConfidenceInterval(float(low), float(high), "bootstrap")
 
 
-def bootstrap_all(value: Callable[[Any], float | None], n: int, seed: int = 0) -> ConfidenceInterval:
+def bootstrap_all(value: Callable[[NDArray[int64]], float | None], n: int, seed: int = 0) -> ConfidenceInterval:
     """The percentile bootstrap of a value of all rows: `value` of an array of row numbers; None where it has none."""
     if n < 2:
         return NO_INTERVAL
     numpy = import_package("numpy", "An interval")
-    dice = numpy.random.default_rng(seed)
-    found = [v for _ in range(AGGREGATE_RESAMPLES) if (v := value(dice.integers(0, n, n))) is not None]
-    if not found:
+    rng = numpy.random.default_rng(seed)
+    values = [v for _ in range(AGGREGATE_RESAMPLES) if (v := value(rng.integers(0, n, n))) is not None]
+    if not values:
         return NO_INTERVAL
-    low, high = numpy.percentile(found, [2.5, 97.5])
+    low, high = numpy.percentile(values, [2.5, 97.5])
     return ConfidenceInterval(float(low), float(high), "bootstrap")
 
 
@@ -147,7 +151,9 @@ def permutation_test(gains: Sequence[float], seed: int = 0) -> float | None:
     return float(result.pvalue)
 
 
-def compare_aggregates(value: Callable[[Any, Any], float | None], n: int, seed: int = 0) -> PairedComparison:
+def compare_aggregates(
+    value: Callable[[NDArray[int64], NDArray[bool_]], float | None], n: int, seed: int = 0
+) -> PairedComparison:
     """Two versions by a value of all rows.
 
     `value(rows, swapped)` is the second's minus the first's value on an array of row numbers, the versions swapped
@@ -159,8 +165,8 @@ def compare_aggregates(value: Callable[[Any, Any], float | None], n: int, seed: 
     if difference is None:
         return NO_COMPARISON
     low, high, _ = bootstrap_all(lambda chosen: value(chosen, unswapped), n, seed)
-    dice = numpy.random.default_rng(seed)
-    swapped = [v for _ in range(999) if (v := value(rows, dice.random(n) < 0.5)) is not None]
+    rng = numpy.random.default_rng(seed)
+    swapped = [v for _ in range(999) if (v := value(rows, rng.random(n) < 0.5)) is not None]
     as_far = sum(abs(v) >= abs(difference) - 1e-12 for v in swapped)
     p_value = (1 + as_far) / (1 + len(swapped))
     return PairedComparison(difference, low, high, p_value, "permutation", None, None, None)
