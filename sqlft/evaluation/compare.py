@@ -5,15 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
-from typing import Any
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from sqlft.catalog import records as catalog_rows
 from sqlft.catalog.records import Evaluation, EvaluationRow
 from sqlft.errors import CatalogError, DataError, NotSupported, OptionError, did_you_mean
-from sqlft.evaluation.scoring import EvaluationOptions, MetricResult, ModelJudge, Scorer, combine_column, require_judge
+from sqlft.evaluation.scoring import (
+    EvaluationOptions,
+    MetricResult,
+    ModelJudge,
+    ScoredAnswers,
+    Scorer,
+    combine_column,
+    require_judge,
+)
 from sqlft.handler import Message, ScoresAnswers
 from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import PromptTable, open_statement_runs
@@ -61,22 +70,30 @@ NO_ACCURACY_METRICS = ("bleu", "r2", "r2_score", "llm_judge")
 
 @dataclass
 class EvaluatedVersion:
-    """A version and what it answered, a row each."""
+    """A version and what it answered, one value per row."""
 
     resolved: ResolvedVersion
-    predictions: dict[str, Any] = field(default_factory=dict)
-    """By the column of right answers: what it gave for them."""
+    predictions: dict[str, pa.Array] = field(default_factory=dict)
+    """By the column of right answers: what it answered."""
     errors: list[str | None] = field(default_factory=list)
     seconds: float | None = None
-    """Time of asking over the questions that were asked now; None if all answers were kept ones."""
+    """Time per question that was asked now; None if all answers were kept ones."""
     cost_usd: float | None = None
-    likelihood: dict[str, Any] = field(default_factory=dict)
-    """For metrics that need tokens: these, and under 'prediction' what they score in place of the answers."""
+    likelihood: Likelihood | None = None
+    """For metrics that need tokens."""
 
-    def metric_inputs(self, cell: ScoredColumn) -> tuple[Any, dict[str, Any]]:
+    def metric_inputs(self, cell: ScoredColumn) -> tuple[pa.Array, dict[str, pa.Array]]:
         """What a metric scores: predictions, and columns added."""
-        more = dict(self.likelihood) if "tokens" in cell.scorer.metric.needs else {}
-        return more.pop("prediction", self.predictions[cell.answer]), more
+        if "tokens" in cell.scorer.metric.needs and self.likelihood is not None:
+            return self.likelihood.logprobs, {"tokens": self.likelihood.tokens}
+        return self.predictions[cell.answer], {}
+
+
+class Likelihood(NamedTuple):
+    """The logarithm of the right answers' probability, and their numbers of tokens."""
+
+    logprobs: pa.DoubleArray
+    tokens: pa.Int64Array
 
 
 @dataclass(frozen=True)
@@ -89,22 +106,22 @@ class ScoredColumn:
 
 
 class Comparison:
-    """EVALUATE MODEL: versions asked on the same rows, the first being what the others are held against."""
+    """EVALUATE MODEL: versions asked on the same rows, the first being what the others are compared with."""
 
     def __init__(self, session: Session, statement: Evaluate, table: pa.Table, options: EvaluationOptions) -> None:
         self._session, self._statement, self._table, self._options = session, statement, table, options
         self._versions = [EvaluatedVersion(resolve(session, name.key, name.version)) for name in statement.models]
         keys = [str(a.resolved.version.key) for a in self._versions]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
+        if repeated := next((key for key in keys if keys.count(key) > 1), None):
             raise OptionError(
-                f"{twice} is named twice.", "Name each version once; a model's name is its active version."
+                f"{repeated} is named twice.", "Name each version once; a model's name is its active version."
             )
-        names = _pop_metric_names(options)
+        metrics = _pop_metric_names(options)
         self._seed = pop_seed(options)
         self._judge = options.pop("judge")
         self.answers = self._find_answer_columns()
         taken = self._list_model_options()
-        self._scorers = options.scorers(names, self._seed, session, lambda key: key in taken)
+        self._scorers = options.scorers(metrics, self._seed, session, lambda key: key in taken)
         self._needs_likelihood = any("tokens" in s.metric.needs for s in self._scorers)
         self._check()
         self._actual = {answer: _serialize_nested(options.column(answer)) for answer in self.answers}
@@ -117,59 +134,59 @@ class Comparison:
         self._ask()
         started = catalog_rows.utc_now()
         scored = self._score_all()
-        found: list[tuple[int, Evaluation]] = []
+        evaluations: list[tuple[int, Evaluation]] = []
         for cell in (c for c in self._cells if (0, c.place) in scored):
             first = self._get_side(0, cell, scored)
             for a, asked in enumerate(self._versions):
                 second = self._get_side(a, cell, scored)
                 paired = cell.scorer.compare(self._actual[cell.answer], first, second) if a else NO_COMPARISON
-                found.append((a, self._build_evaluation(asked, cell, second[1], paired, started)))
-        found.sort(key=lambda one: one[0])
-        self._store([(a, e, scored[a, e.place]) for a, e in found])
-        return pa.Table.from_pylist([_format_evaluation(e) for _, e in found], MODEL_SCORES_SCHEMA)
+                evaluations.append((a, self._build_evaluation(asked, cell, second.result, paired, started)))
+        evaluations.sort(key=lambda pair: pair[0])
+        self._store([(a, e, scored[a, e.place]) for a, e in evaluations])
+        return pa.Table.from_pylist([_format_evaluation(e) for _, e in evaluations], MODEL_SCORES_SCHEMA)
 
     def _score_all(self) -> dict[tuple[int, int], MetricResult]:
         """By version and cell; of several columns those that a metric cannot score are warned of and left out."""
-        found: dict[tuple[int, int], MetricResult] = {}
+        scored: dict[tuple[int, int], MetricResult] = {}
         for cell in self._cells:
             try:
-                found |= {(a, cell.place): self._score(asked, cell) for a, asked in enumerate(self._versions)}
+                scored |= {(a, cell.place): self._score(asked, cell) for a, asked in enumerate(self._versions)}
             except DataError as e:
-                if len(self.answers) == 1 or (cell is self._cells[-1] and not found):
+                if len(self.answers) == 1 or (cell is self._cells[-1] and not scored):
                     raise
                 self._session.show_warning(f"{cell.scorer.name} cannot score the column '{cell.answer}': {e.message}")
-        return found
+        return scored
 
-    def _get_side(
-        self, a: int, cell: ScoredColumn, scored: Mapping[tuple[int, int], MetricResult]
-    ) -> tuple[Any, MetricResult, dict[str, Any]]:
-        prediction, more = self._versions[a].metric_inputs(cell)
-        return prediction, scored[a, cell.place], more
+    def _get_side(self, a: int, cell: ScoredColumn, scored: Mapping[tuple[int, int], MetricResult]) -> ScoredAnswers:
+        prediction, inputs = self._versions[a].metric_inputs(cell)
+        return ScoredAnswers(prediction, scored[a, cell.place], inputs)
 
     def _score(self, asked: EvaluatedVersion, cell: ScoredColumn) -> MetricResult:
-        prediction, more = asked.metric_inputs(cell)
+        prediction, inputs = asked.metric_inputs(cell)
         if "judge" in cell.scorer.metric.needs:
-            more |= {"judge": ModelJudge(self._session, self._judge, self._statement, self._using)}
-        return cell.scorer.score(self._actual[cell.answer], prediction, **more)
+            judge = ModelJudge(self._session, self._judge, self._statement, self._using)
+            return cell.scorer.score(self._actual[cell.answer], prediction, judge=judge, **inputs)
+        return cell.scorer.score(self._actual[cell.answer], prediction, **inputs)
 
     # -- before asking -------------------------------------------------------------------------------------
 
     def _find_answer_columns(self) -> list[str]:
         """The columns of right answers: those that USING names, else all that are outputs of a model with several."""
-        said = self._options.pop("answer", self._options.pop("actual"))
+        option = self._options.pop("answer", self._options.pop("actual"))
         models = [a.resolved for a in self._versions]
         targets = list(dict.fromkeys(t for r in models for t in (*r.outputs.names, *r.model.targets)))
-        wanted = [*targets, "answer", "actual"] if said is None else said if isinstance(said, list) else [said]
-        found = [str(name) for name in wanted if self._options.column(str(name)) is not None]
-        if not found or (said is not None and len(found) < len(wanted)):
-            missing = next((str(name) for name in wanted if str(name) not in found), "")
+        given = option if isinstance(option, list) else [option]
+        names = [*targets, "answer", "actual"] if option is None else [str(name) for name in given]
+        found = [name for name in names if self._options.column(name) is not None]
+        if not found or (option is not None and len(found) < len(names)):
+            missing = next((name for name in names if name not in found), "")
             raise DataError(
-                f"The query has no column with the right answers: {missing if said else ' or '.join(targets)}.",
-                f"Write … AS {missing if said else targets[0]}, or USING answer = 'column'; "
+                f"The query has no column with the right answers: {missing if option else ' or '.join(targets)}.",
+                f"Write … AS {missing if option else targets[0]}, or USING answer = 'column'; "
                 f"it has: {', '.join(self._options.names())}.",
             )
         several = {name.lower() for r in models if len(r.outputs.names) > 1 for name in r.outputs.names}
-        chosen = list(dict.fromkeys(found)) if said is not None else [f for f in found if f.lower() in several]
+        chosen = list(dict.fromkeys(found)) if option is not None else [f for f in found if f.lower() in several]
         chosen = chosen or found[:1]
         for name in chosen if len(chosen) > 1 else ():
             self._require_output(models, name)
@@ -221,8 +238,8 @@ class Comparison:
             for asked in self._versions:
                 asked.likelihood = self._score_likelihood(asked.resolved)
 
-    def _ask_one(self, asked: EvaluatedVersion, prompt_table: PromptTable, wanted: bool) -> None:
-        if not wanted:
+    def _ask_one(self, asked: EvaluatedVersion, prompt_table: PromptTable, needs_answers: bool) -> None:
+        if not needs_answers:
             asked.predictions = dict.fromkeys(self.answers, pa.nulls(self._table.num_rows, pa.string()))
             asked.errors = [None] * self._table.num_rows
             return
@@ -233,8 +250,8 @@ class Comparison:
         prompt_table.ask_all()
         seconds = time.monotonic() - started
         outputs = [self._find_output(asked.resolved, answer) for answer in self.answers]
-        *found, errors, usage = prompt_table.columns(ids, [*outputs, f"{outputs[0]}_error", f"{outputs[0]}_usage"])
-        predictions = [_serialize_nested(combine_column(column)) for column in found]
+        *answers, errors, usage = prompt_table.columns(ids, [*outputs, f"{outputs[0]}_error", f"{outputs[0]}_usage"])
+        predictions = [_serialize_nested(combine_column(column)) for column in answers]
         asked.predictions, asked.errors = dict(zip(self.answers, predictions, strict=True)), errors.to_pylist()
         once = {i: row for i, row in zip(ids.to_pylist(), usage.to_pylist(), strict=True) if i is not None}
         fresh = [row for row in once.values() if row is not None and not row["cached"]]
@@ -247,23 +264,26 @@ class Comparison:
         names = resolved.outputs.names
         return next((name for name in names if name.lower() == answer.lower()), names[0])
 
-    def _score_likelihood(self, resolved: ResolvedVersion) -> dict[str, Any]:
-        """Log-probability and tokens of the right answers, as the handler's `score` has them."""
+    def _score_likelihood(self, resolved: ResolvedVersion) -> Likelihood:
+        """Log-probability and tokens of the right answers, by the handler's `score`."""
         prompt = resolved.prompt
         user = prompt.render_column({name: self._options.column(name) for name in prompt.inputs}).to_pylist()
-        right = self._actual[self.answers[0]].cast(pa.large_string()).to_pylist()
-        rows = [i for i, text in enumerate(right) if text is not None and user[i] is not None]
-        asked = [(*prompt.conversation(user[i]), Message("assistant", right[i])) for i in rows]
+        right = _cast_to_texts(self._actual[self.answers[0]])
+        answers = {i: text for i, text in enumerate(right) if text is not None}
+        conversations = [(*prompt.conversation(user[i]), Message("assistant", text)) for i, text in answers.items()]
         handler = resolved.handler
-        scored = handler.score(asked, resolved.spec, resolved.artifact) if isinstance(handler, ScoresAnswers) else None
+        scored = (
+            handler.score(conversations, resolved.spec, resolved.artifact)
+            if isinstance(handler, ScoresAnswers)
+            else None
+        )
         if scored is None:
             raise _no_likelihood_error(resolved)
-        found = dict(zip(rows, scored, strict=True))
-        pairs = [found.get(i) for i in range(len(right))]
-        return {
-            "prediction": pa.array([None if p is None else p[0] for p in pairs], pa.float64()),
-            "tokens": pa.array([None if p is None else p[1] for p in pairs], pa.int64()),
-        }
+        by_row = dict(zip(answers, scored, strict=True))
+        pairs = [by_row.get(i, (None, None)) for i in range(len(right))]
+        return Likelihood(
+            pa.array([logprob for logprob, _ in pairs], pa.float64()), pa.array([n for _, n in pairs], pa.int64())
+        )
 
     # -- afterwards ----------------------------------------------------------------------------------------
 
@@ -273,7 +293,7 @@ class Comparison:
         cell: ScoredColumn,
         scored: MetricResult,
         paired: PairedComparison,
-        created_at: Any,
+        created_at: datetime,
     ) -> Evaluation:
         key = asked.resolved.version.key
         before = None if asked.seconds is not None else self._session.catalog.last_question_pace(key, self._digest)
@@ -308,11 +328,11 @@ class Comparison:
             created_at=created_at,
         )
 
-    def _store(self, found: Sequence[tuple[int, Evaluation, MetricResult]]) -> None:
+    def _store(self, evaluations: Sequence[tuple[int, Evaluation, MetricResult]]) -> None:
         right = {name.lower() for name in self.answers}
         inputs = self._table.drop_columns([n for n in self._table.column_names if n.lower() in right])
         questions = [catalog_rows.to_json(row) for row in inputs.to_pylist()]
-        kept = [(e, self._rows(self._versions[a], e.answer or "", scored, questions)) for a, e, scored in found]
+        kept = [(e, self._rows(self._versions[a], e.answer or "", scored, questions)) for a, e, scored in evaluations]
         try:
             self._session.catalog.put_evaluations(kept)
         except CatalogError as e:
@@ -346,48 +366,49 @@ def pop_seed(options: EvaluationOptions) -> int:
 
 def digest_rows(table: pa.Table) -> str:
     """A name for the rows and their order: the same query on the same data has the same."""
-    made = sha256("\0".join(name.lower() for name in table.column_names).encode())
+    sha = sha256("\0".join(name.lower() for name in table.column_names).encode())
     for batch in table.to_batches(max_chunksize=1_000):
         for row in batch.to_pylist():
-            made.update(catalog_rows.to_json(list(row.values())).encode("utf-8", "replace") + b"\n")
-    return made.hexdigest()
+            sha.update(catalog_rows.to_json(list(row.values())).encode("utf-8", "replace") + b"\n")
+    return sha.hexdigest()
 
 
 def _pop_metric_names(options: EvaluationOptions) -> list[str]:
-    said = options.pop("metrics", options.pop("metric", list(DEFAULT_METRICS)))
-    names = [said] if isinstance(said, str) else said
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+    option = options.pop("metrics", options.pop("metric", list(DEFAULT_METRICS)))
+    values = option if isinstance(option, list) else [option]
+    names = [name for name in values if isinstance(name, str)]
+    if not names or len(names) < len(values):
         raise OptionError("metrics names no metric.", "Write: USING metrics = ['exact_match', 'token_f1'].")
     for name in names:
         METRICS[name]
     return names
 
 
-def _serialize_options(scorer: Scorer) -> dict[str, Any]:
+def _serialize_options(scorer: Scorer) -> dict[str, object]:
     """A scorer's options as the catalog keeps them: columns as a word."""
     return {k: "(a column)" if k in scorer.row_wise else v for k, v in sorted(scorer.options.items())}
 
 
 def _is_share(scorer: Scorer, scored: MetricResult) -> bool:
-    """Whether the value is what people call accuracy: a share of what is right."""
+    """Whether the value is an accuracy: a share of what is right."""
     if scorer.metric.lower_is_better or scorer.name in NO_ACCURACY_METRICS:
         return False
     return scored.value is not None and 0 <= scored.value <= 1
 
 
-def _format_evaluation(e: Evaluation) -> dict[str, Any]:
+def _format_evaluation(e: Evaluation) -> dict[str, object]:
     names = [name for name in MODEL_SCORES_SCHEMA.names if name not in ("model", "version")]
     return {"model": e.version.model.name, "version": e.version.number, **{name: getattr(e, name) for name in names}}
 
 
-def _serialize_nested(column: Any) -> Any:
+def _serialize_nested(column: pa.Array) -> pa.Array:
     """A column that metrics can read: nested values as JSON."""
-    if column is None or not pa.types.is_nested(column.type):
+    if not pa.types.is_nested(column.type):
         return column
     return pa.array(_cast_to_texts(column), pa.large_string())
 
 
-def _cast_to_texts(column: Any) -> list[str | None]:
+def _cast_to_texts(column: pa.Array) -> list[str | None]:
     try:
         return list(column.cast(pa.large_string()).to_pylist())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
