@@ -176,22 +176,11 @@ def build_table(conversations: Sequence[Conversation]) -> pa.Table:
             size = 0
         batches[-1].append(c)
         size += sum(len(t.content) for t in c.turns)
-    table = pa.Table.from_batches([_build_batch(b, kind) for b in batches], pa.schema([("messages", pa.list_(kind))]))
+    chunks = [pa.array([[t._asdict() for t in c.turns] for c in batch], pa.list_(kind)) for batch in batches]
+    table = pa.table({"messages": pa.chunked_array(chunks, pa.list_(kind))})
     if all(c.rejected is None for c in conversations):
         return table
     return table.append_column("rejected", pa.array([c.rejected for c in conversations], pa.string()))
-
-
-def _build_batch(conversations: Sequence[Conversation], kind: pa.StructType) -> pa.RecordBatch:
-    fields = [kind.field(i) for i in range(kind.num_fields)]
-    turns = [t for c in conversations for t in c.turns]
-    columns = [pa.array([getattr(t, f.name) for t in turns], f.type) for f in fields]
-    offsets = [0]
-    for c in conversations:
-        offsets.append(offsets[-1] + len(c.turns))
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(columns, fields=fields))
-    schema = pa.schema([("messages", pa.list_(kind))])
-    return pa.RecordBatch.from_arrays([lists.cast(schema.field(0).type)], schema=schema)
 
 
 MIN_SPLIT_ROWS, MAX_VALIDATION_ROWS = 50, 200

@@ -6,7 +6,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from sqlft.data.checks import near_duplicates, text
+from sqlft.data.checks import near_duplicates
+from sqlft.data.checks import text as text_checks
 from sqlft.data.conversations import Conversation, Corpus, Finding, Level, Turn, report_finding
 from sqlft.data.privacy import (
     PASSWORD_SCREEN,
@@ -129,7 +130,7 @@ def run_checks(
     """Everything else that is worth knowing, none of it dropped; `stops` are the model's stop sequences."""
     corpus = Corpus(conversations)
     findings = [f for check in CHECKS for f in check(conversations)]
-    findings += [f for text_check in TEXT_CHECKS for f in text_check(corpus)] + _check_stop_sequences(corpus, stops)
+    findings += [f for check_texts in TEXT_CHECKS for f in check_texts(corpus)] + _check_stop_sequences(corpus, stops)
     if thorough:
         findings += [f for slow in SLOW_CHECKS for f in slow(corpus.sample_evenly(MAX_SLOW_ROWS))]
     return findings
@@ -258,12 +259,12 @@ TEXT_CHECKS: tuple[Callable[[Corpus], list[Finding]], ...] = (_check_delimiters,
 SLOW_CHECKS: tuple[Callable[[Corpus], list[Finding]], ...] = (
     _check_personal_data,
     near_duplicates.check_near_duplicates,
-    text.check_formats,
-    text.check_labels,
-    text.check_styles,
-    text.check_answer_lengths,
-    text.check_encodings,
-    text.check_languages,
+    text_checks.check_formats,
+    text_checks.check_labels,
+    text_checks.check_styles,
+    text_checks.check_answer_lengths,
+    text_checks.check_encodings,
+    text_checks.check_languages,
 )
 
 

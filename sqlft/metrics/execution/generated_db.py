@@ -196,28 +196,21 @@ class GeneratedColumn(NamedTuple):
 
 
 def generate_database(schema: str, queries: Sequence[str], number: int) -> sqlite3.Connection:
-    """Filling `number` (from 0) of the schema in memory, around the constants of the queries; sqlite3.Error."""
+    """Database `number` (from 0) of the schema in memory, around the constants of the queries; sqlite3.Error."""
     con = sqlite3.connect(":memory:", isolation_level=None)
     con.set_authorizer(_authorize)
     for statement in _split_statements(schema):
         _create_table(con, statement)
     con.set_authorizer(None)
     tables = _read_tables(con)
-    names = frozenset(c[0].lower() for columns in tables.values() for c in columns)
-    known = extract_facts(queries, names)
-    groups = _group_columns(tables, known)
-    dice = random.Random(f"{number} {schema}")
-    way = FILL_STRATEGIES[number % len(FILL_STRATEGIES)]
-    kinds = _choose_kinds(tables, groups, known)
+    facts = extract_facts(queries, frozenset(name.lower() for columns in tables.values() for name, _ in columns))
+    kinds = _choose_kinds(tables, facts)
+    strategy = FILL_STRATEGIES[number % len(FILL_STRATEGIES)]
+    generator = _RowGenerator(facts.conditions, strategy, random.Random(f"{number} {schema}"))
     for table, columns in tables.items():
-        typed = [GeneratedColumn(n.lower(), kinds[groups[n.lower()]]) for n, _ in columns]
-        rows = [
-            *_generate_witnesses(typed, known, dice),
-            *(_generate_row(typed, known, way, dice) for _ in range(way.rows)),
-        ]
-        dice.shuffle(rows)
-        marks = ", ".join("?" * len(columns))
-        con.executemany(f"INSERT OR IGNORE INTO {quote_name(table)} VALUES ({marks})", rows)
+        rows = generator.generate([GeneratedColumn(name.lower(), kinds[name.lower()]) for name, _ in columns])
+        parameters = ", ".join("?" * len(columns))
+        con.executemany(f"INSERT OR IGNORE INTO {quote_name(table)} VALUES ({parameters})", rows)
     return con
 
 
@@ -227,14 +220,14 @@ def _authorize(action: int, first: str | None, *_: object) -> int:
 
 
 def _split_statements(schema: str) -> list[str]:
-    found = [""]
+    statements = [""]
     for piece in schema.split(";"):
-        found[-1] += piece
-        if sqlite3.complete_statement(found[-1] + ";"):
-            found.append("")
+        statements[-1] += piece
+        if sqlite3.complete_statement(statements[-1] + ";"):
+            statements.append("")
         else:
-            found[-1] += ";"
-    return [text for text in found if text.strip(" \t\r\n;")]
+            statements[-1] += ";"
+    return [text for text in statements if text.strip(" \t\r\n;")]
 
 
 def _create_table(con: sqlite3.Connection, statement: str) -> None:
@@ -255,33 +248,30 @@ def _create_table(con: sqlite3.Connection, statement: str) -> None:
 
 
 def _read_tables(con: sqlite3.Connection) -> dict[str, list[tuple[str, str]]]:
-    names = [
-        r[0] for r in con.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
-    ]
-    return {n: [(r[0], r[1]) for r in con.execute("SELECT name, type FROM pragma_table_info(?)", [n])] for n in names}
+    """The columns of each table, with the types that were declared."""
+    tables: dict[str, list[tuple[str, str]]] = {}
+    for table, name, declared in con.execute(
+        "SELECT t.name, c.name, c.type FROM sqlite_master t, pragma_table_info(t.name) c "
+        "WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite_%' ORDER BY t.rowid, c.cid"
+    ):
+        tables.setdefault(table, []).append((name, declared))
+    return tables
 
 
-def _group_columns(tables: dict[str, list[tuple[str, str]]], known: QueryFacts) -> dict[str, str]:
-    """The group of each column: columns of one name, and those that a query compares."""
-    group = {name.lower(): name.lower() for columns in tables.values() for name, _ in columns}
-    for left, right in known.joined:
-        old, new = group[right], group[left]
-        group = {name: new if g == old else g for name, g in group.items()}
-    return group
+def _choose_kinds(tables: dict[str, list[tuple[str, str]]], facts: QueryFacts) -> dict[str, str]:
+    """The kind of each column: one for those that a query compares, integer where they do not agree."""
+    declared = [(name.lower(), kind) for columns in tables.values() for name, kind in columns]
+    groups = {name: name for name, _ in declared}
+    for left, right in facts.joined:
+        old, new = groups[right], groups[left]
+        groups = {name: new if group == old else group for name, group in groups.items()}
+    kinds: dict[str, set[str]] = {group: set() for group in groups.values()}
+    for name, kind in declared:
+        kinds[groups[name]].add(_detect_kind(kind, name, facts))
+    return {name: next(iter(kinds[g])) if len(kinds[g]) == 1 else "integer" for name, g in groups.items()}
 
 
-def _choose_kinds(
-    tables: dict[str, list[tuple[str, str]]], groups: dict[str, str], known: QueryFacts
-) -> dict[str, str]:
-    """The kind of each group: integer where its columns do not agree."""
-    found: dict[str, set[str]] = {}
-    for columns in tables.values():
-        for name, declared in columns:
-            found.setdefault(groups[name.lower()], set()).add(_detect_kind(declared, name.lower(), known))
-    return {group: kinds.pop() if len(kinds) == 1 else "integer" for group, kinds in found.items()}
-
-
-def _detect_kind(declared: str, name: str, known: QueryFacts) -> str:
+def _detect_kind(declared: str, name: str, facts: QueryFacts) -> str:
     upper = declared.upper()
     if any(word in upper for word in ("INT", "BOOL", "YEAR")):
         return "integer"
@@ -289,79 +279,74 @@ def _detect_kind(declared: str, name: str, known: QueryFacts) -> str:
         return "real"
     if any(word in upper for word in ("DATE", "TIME")):
         return "date"
-    return "integer" if name in known.numeric or re.search(r"(^|_)id$", name) else "text"
+    return "integer" if name in facts.numeric or re.search(r"(^|_)id$", name) else "text"
 
 
-def _generate_row(
-    columns: list[GeneratedColumn], known: QueryFacts, way: FillStrategy, dice: random.Random
-) -> list[Value | None]:
-    return [None if dice.random() < way.nulls else _generate_value(column, known, way, dice) for column in columns]
+class _RowGenerator:
+    """Rows around the constants of the queries' conditions."""
 
+    def __init__(self, conditions: Sequence[ColumnCondition], strategy: FillStrategy, generator: random.Random) -> None:
+        self._conditions, self._strategy, self._random = conditions, strategy, generator
 
-def _generate_value(column: GeneratedColumn, known: QueryFacts, way: FillStrategy, dice: random.Random) -> Value:
-    near = [v for c in known.conditions if c.column == column.name for v in _list_values_near(c, column.kind)]
-    if near and dice.random() < max(way.constant_share, 0.5):
-        return dice.choice(near)
-    if dice.random() < way.constant_share / 4:
-        anywhere = [v for c in known.conditions for v in c.values if isinstance(v, str) == (column.kind == "text")]
-        if anywhere:
-            return dice.choice(anywhere)
-    return _choose_plain_value(column, way.width, dice)
+    def generate(self, columns: Sequence[GeneratedColumn]) -> list[list[Value | None]]:
+        """Rows in any order: random ones, and for each condition rows that fail it alone."""
+        names = {column.name for column in columns}
+        conditions = [c for c in self._conditions if c.column in names]
+        rows: list[list[Value | None]] = []
+        for failing in (None, None, None, *(c for c in conditions for _ in range(2))):
+            rows.append([self._choose_witness(column, failing) for column in columns])
+        for _ in range(self._strategy.rows):
+            is_null = (self._random.random() < self._strategy.nulls for _ in columns)
+            rows.append([None if null else self._choose(column) for column, null in zip(columns, is_null, strict=True)])
+        self._random.shuffle(rows)
+        return rows
 
+    def _choose(self, column: GeneratedColumn) -> Value:
+        near = [v for c in self._conditions if c.column == column.name for v in _list_values_near(c, column.kind)]
+        if near and self._random.random() < max(self._strategy.constant_share, 0.5):
+            return self._random.choice(near)
+        if self._random.random() < self._strategy.constant_share / 4:
+            constants = (v for c in self._conditions for v in c.values)
+            if anywhere := [v for v in constants if isinstance(v, str) == (column.kind == "text")]:
+                return self._random.choice(anywhere)
+        return self._choose_plain(column, self._strategy.width)
 
-def _choose_plain_value(column: GeneratedColumn, width: int, dice: random.Random) -> Value:
-    """One of `width` values that all columns of a group share."""
-    i = dice.randrange(width)
-    if column.kind == "integer":
-        return NUMBERS[i] if i < len(NUMBERS) else 3 * i + 1
-    if column.kind == "real":
-        return i * 2.5 + 0.25 if i % 2 else i
-    if column.kind == "date":
-        return DATES[i] if i < len(DATES) else f"{1980 + i % 50}-{1 + i % 12:02}-{1 + i % 28:02}"
-    return WORDS[i] if i < len(WORDS) else f"{WORDS[i % len(WORDS)]} {i}"
+    def _choose_plain(self, column: GeneratedColumn, width: int) -> Value:
+        """One of `width` values that all columns of a kind share."""
+        i = self._random.randrange(width)
+        if column.kind == "integer":
+            return NUMBERS[i] if i < len(NUMBERS) else 3 * i + 1
+        if column.kind == "real":
+            return i * 2.5 + 0.25 if i % 2 else i
+        if column.kind == "date":
+            return DATES[i] if i < len(DATES) else f"{1980 + i % 50}-{1 + i % 12:02}-{1 + i % 28:02}"
+        return WORDS[i] if i < len(WORDS) else f"{WORDS[i % len(WORDS)]} {i}"
+
+    def _choose_witness(self, column: GeneratedColumn, failing: ColumnCondition | None) -> Value:
+        """A value that meets all conditions but `failing`; few different ones, so that the rows join."""
+        conditions = [c for c in self._conditions if c.column == column.name]
+        if not conditions:
+            return self._choose_plain(column, 3)
+        candidates = [v for c in conditions for v in _list_values_near(c, column.kind)]
+        candidates += [self._choose_plain(column, 12) for _ in range(3)]
+        self._random.shuffle(candidates)
+        return max(candidates, key=lambda v: sum(_holds(c, v) == (c is not failing) for c in conditions))
 
 
 def _list_values_near(condition: ColumnCondition, kind: str) -> list[Value]:
     """Values at and beside the constants of a condition."""
-    found: list[Value] = []
+    values: list[Value] = []
     for value in condition.values:
         if not isinstance(value, str):
-            found += [value, value, value - 1, value + 1]
+            values += [value, value, value - 1, value + 1]
         elif "like" in condition.sign:
             inner = value.replace("%", "").replace("_", "x")
-            found += [inner, inner, f"ab {inner}", f"{inner} yz", f"q {inner} r", inner.swapcase()]
+            values += [inner, inner, f"ab {inner}", f"{inner} yz", f"q {inner} r", inner.swapcase()]
         elif kind in ("integer", "real"):
-            found += [value]
+            values += [value]
         else:
-            found += [value, value, value, value.swapcase(), f"{value} 2", value[:-1]]
-    return found
-
-
-def _generate_witnesses(
-    columns: list[GeneratedColumn], known: QueryFacts, dice: random.Random
-) -> list[list[Value | None]]:
-    """Rows that meet every condition, and for each condition one that fails it alone; they join with each other."""
-    own = [c for c in known.conditions if any(c.column == column.name for column in columns)]
-    way = FillStrategy(0, 3, 0.0, 0.0)
-    failing: list[ColumnCondition | None] = [None, None, None, *(c for c in own for _ in range(2))]
-    return [[_choose_witness_value(column, own, c, way, dice) for column in columns] for c in failing]
-
-
-def _choose_witness_value(
-    column: GeneratedColumn,
-    own: list[ColumnCondition],
-    failing: ColumnCondition | None,
-    way: FillStrategy,
-    dice: random.Random,
-) -> Value:
-    conditions = [c for c in own if c.column == column.name]
-    if not conditions:
-        return _choose_plain_value(column, way.width, dice)
-    candidates = [v for c in conditions for v in _list_values_near(c, column.kind)] + [
-        _choose_plain_value(column, 12, dice) for _ in range(3)
-    ]
-    dice.shuffle(candidates)
-    return max(candidates, key=lambda v: sum(_holds(c, v) == (c is not failing) for c in conditions))
+            values += [value, value, value, value.swapcase(), f"{value} 2", value[:-1]]
+    return values
 
 
 def _holds(condition: ColumnCondition, value: Value) -> bool:

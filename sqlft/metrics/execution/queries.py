@@ -49,22 +49,19 @@ def remove_distinct(query: str, *, only_select: bool = False) -> str:
     """The query without the word DISTINCT; `only_select` leaves DISTINCT ON and IS DISTINCT FROM as they are."""
     if "distinct" not in query.lower():
         return query
-    found = list(tokenize(query))
-    return "".join(
-        text
-        for i, (kind, text) in enumerate(found)
-        if not (kind == "word" and text.lower() == "distinct" and not (only_select and _is_distinct_operator(found, i)))
-    )
+    tokens = list(tokenize(query))
+    kept = []
+    for i, (kind, text) in enumerate(tokens):
+        following = next((after.lower() for k, after in tokens[i + 1 :] if k != "space"), "")
+        is_operator = only_select and following in ("on", "from")
+        if kind != "word" or text.lower() != "distinct" or is_operator:
+            kept.append(text)
+    return "".join(kept)
 
 
 def is_ordered(gold: str) -> bool:
     """Whether the order of rows counts: `order by` stands anywhere in the gold, as the official evaluator looks."""
     return "order by" in gold.lower()
-
-
-def _is_distinct_operator(found: list[tuple[str, str]], i: int) -> bool:
-    following = next((text.lower() for kind, text in found[i + 1 :] if kind != "space"), "")
-    return following in ("on", "from")
 
 
 Row = tuple[Hashable, ...]
@@ -79,10 +76,10 @@ def is_equal_result(gold: Sequence[Row], prediction: Sequence[Row], *, ordered: 
         return False
     if not _has_same_bags(gold, prediction, ordered):
         return False
-    given, wanted = list(zip(*gold, strict=True)), list(zip(*prediction, strict=True))
+    gold_columns, columns = list(zip(*gold, strict=True)), list(zip(*prediction, strict=True))
     if ordered:
-        return Counter(given) == Counter(wanted)
-    return Counter(gold) == Counter(prediction) or _is_permutation(given, wanted)
+        return Counter(gold_columns) == Counter(columns)
+    return Counter(gold) == Counter(prediction) or _is_permutation(gold_columns, columns)
 
 
 def _has_same_bags(gold: Sequence[Row], prediction: Sequence[Row], ordered: bool) -> bool:
@@ -103,8 +100,8 @@ def _is_permutation(gold: list[ColumnValues], prediction: list[ColumnValues]) ->
     bags = [Counter(column) for column in prediction]
     fitting = [[j for j, bag in enumerate(bags) if bag == Counter(column)] for column in gold]
     order = sorted(range(len(gold)), key=lambda i: len(fitting[i]))
-    rows = range(len(gold[0]))
-    return _match_columns(gold, prediction, fitting, order, frozenset(), [0 for _ in rows], [0 for _ in rows])
+    rows = len(gold[0])
+    return _match_columns(gold, prediction, fitting, order, frozenset(), [0] * rows, [0] * rows)
 
 
 def _match_columns(
@@ -116,19 +113,19 @@ def _match_columns(
     left: list[int],
     right: list[int],
 ) -> bool:
-    """Give the next column of the gold each partner that keeps the rows so far, as numbered classes, the same bag."""
+    """Try each partner of the gold's next column that keeps the rows so far, as numbered classes, the same bag."""
     if not order:
         return True
     column = gold[order[0]]
     numbers: dict[Hashable, int] = {}
     classes = [numbers.setdefault(pair, len(numbers)) for pair in zip(left, column, strict=True)]
-    wanted, tried = Counter(classes), set()
+    bag, tried = Counter(classes), set()
     for j in fitting[order[0]]:
         if j in taken or prediction[j] in tried:
             continue
         tried.add(prediction[j])
         others = [numbers.get(pair, -1) for pair in zip(right, prediction[j], strict=True)]
-        if Counter(others) == wanted and _match_columns(
+        if Counter(others) == bag and _match_columns(
             gold, prediction, fitting, order[1:], taken | {j}, classes, others
         ):
             return True
