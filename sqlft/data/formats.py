@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from sqlft.data.messages import (
     MEDIA_KEYS,
     MESSAGE_COLUMNS,
     ROLES,
+    RowColumns,
     SkippedRows,
     UnreadableRow,
     find_last_answer,
@@ -28,7 +29,7 @@ from sqlft.data.messages import (
     read_roles,
 )
 from sqlft.data.outputs import OutputMismatch, Outputs
-from sqlft.data.prompts import Prompt, to_text, to_text_column
+from sqlft.data.prompts import Prompt, to_text
 from sqlft.errors import DataError, did_you_mean
 
 PREFERENCE_COLUMNS = (
@@ -53,38 +54,6 @@ class RecognisedRows(NamedTuple):
     shape: str
     conversations: list[Conversation]
     findings: list[Finding]
-
-
-class RowColumns:
-    """Columns by name in any case; of several of one name the first."""
-
-    def __init__(self, rows: pa.Table) -> None:
-        self._rows = rows
-        self._columns = {name.lower(): i for i, name in reversed(list(enumerate(rows.column_names)))}
-        self.count: int = rows.num_rows
-        self.names = set(self._columns)
-
-    def __contains__(self, name: str) -> bool:
-        return name.lower() in self._columns
-
-    def column(self, name: str) -> pa.ChunkedArray:
-        """The column of that name."""
-        return self._rows.column(self._columns[name.lower()])
-
-    def first_of(self, names: Iterable[str]) -> pa.ChunkedArray | None:
-        """The first of these columns that there is."""
-        return next((self.column(n) for n in names if n in self), None)
-
-    def values(self, name: str, most: int | None = None) -> list[object]:
-        """Lists and structs as Python has them, all else as text; with `most` the first of them."""
-        column = self.column(name).slice(0, most)
-        nested = pa.types.is_nested(column.type)
-        return list(column.to_pylist(maps_as_pydicts="lossy") if nested else to_text_column(column).to_pylist())
-
-    def texts(self, names: Iterable[str]) -> list[str]:
-        """Of the first of these columns that there is; '' for each row without one."""
-        column = self.first_of(names)
-        return [""] * self.count if column is None else list(to_text_column(column).to_pylist())
 
 
 ShapeReader = Callable[[RowColumns, Prompt, str, SkippedRows], list[Conversation]]

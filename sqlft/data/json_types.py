@@ -384,7 +384,7 @@ def _shorten_value(value: object) -> str:
     try:
         text = dumps(value)
     except (TypeError, ValueError):
-        text = to_text(value)
+        text = str(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Protocol
 
 import pyarrow as pa
 
@@ -216,20 +215,40 @@ ORDER_COLUMNS = (
 )  # fmt: skip
 
 
-class ColumnSource(Protocol):
-    """What this file needs of the rows."""
+class RowColumns:
+    """Columns by name in any case; of several of one name the first."""
 
-    count: int
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows
+        self._columns = {name.lower(): i for i, name in reversed(list(enumerate(rows.column_names)))}
+        self.count: int = rows.num_rows
+        self.names = set(self._columns)
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._columns
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """By name."""
+        """The column of that name."""
+        return self._rows.column(self._columns[name.lower()])
 
-    def first_of(self, names: Sequence[str]) -> pa.ChunkedArray | None:
-        """The first of these that there is."""
+    def first_of(self, names: Iterable[str]) -> pa.ChunkedArray | None:
+        """The first of these columns that there is."""
+        return next((self.column(n) for n in names if n in self), None)
+
+    def values(self, name: str, most: int | None = None) -> list[object]:
+        """Lists and structs as Python has them, all else as text; with `most` the first of them."""
+        column = self.column(name).slice(0, most)
+        nested = pa.types.is_nested(column.type)
+        return list(column.to_pylist(maps_as_pydicts="lossy") if nested else to_text_column(column).to_pylist())
+
+    def texts(self, names: Iterable[str]) -> list[str]:
+        """Of the first of these columns that there is; '' for each row without one."""
+        column = self.first_of(names)
+        return [""] * self.count if column is None else list(to_text_column(column).to_pylist())
 
 
 def read_roles(
-    rows: ColumnSource, contents: Sequence[object], users: Sequence[object], skipped: SkippedRows
+    rows: RowColumns, contents: Sequence[object], users: Sequence[object], skipped: SkippedRows
 ) -> list[Conversation]:
     """Conversations of rows with a role and a content; `users` are the contents as users say them.
 
@@ -259,7 +278,7 @@ def _build_role_turn(role: str, content: object, user: object, weight: object, n
     return turn._replace(content=text) if isinstance(text, str) else parse_turn({"role": role, "content": text})
 
 
-def _group_rows(rows: ColumnSource, roles: Sequence[str], skipped: SkippedRows) -> list[list[int]]:
+def _group_rows(rows: RowColumns, roles: Sequence[str], skipped: SkippedRows) -> list[list[int]]:
     """The rows of each conversation."""
     chats, order = rows.first_of(CHAT_COLUMNS), rows.first_of(ORDER_COLUMNS)
     if chats is not None:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 import duckdb
 import pyarrow as pa
@@ -48,19 +47,23 @@ class Prompt:
         return self._parts == (0,)
 
     def messages(self, values: Mapping[str, object]) -> tuple[Message, ...]:
-        """The conversation that asks for one row; `values` by input name, of any type, NULL is ''."""
-        try:
-            texts = [to_text(values[name]) for name in self.inputs]
-        except KeyError as e:
-            raise self._missing_value_error(e.args[0], values) from None
-        return self.conversation("".join([p if isinstance(p, str) else texts[p] for p in self._parts]))
+        """The conversation that asks for one row; `values` by input name, of any type, NULL is ''.
+
+        >>> Prompt("{{a}} + {{b}} =").messages({"a": 1, "b": 2.5})[0].content
+        '1 + 2.5 ='
+        """
+        columns = {name: pa.array([value]) for name, value in values.items()}
+        return self.conversation(self.render_column(columns)[0].as_py())
 
     def render_column(self, columns: Mapping[str, pa.Array | pa.ChunkedArray]) -> pa.LargeStringArray:
         """The user texts of many rows, as `messages` has them, from columns by input name."""
-        try:
-            texts = [to_text_column(columns[name]) for name in self.inputs]
-        except KeyError as e:
-            raise self._missing_value_error(e.args[0], columns) from None
+        if missing := next((name for name in self.inputs if name not in columns), None):
+            raise DataError(
+                f"The prompt has a placeholder {{{{{missing}}}}}, and there is no value for it."
+                f"{did_you_mean(missing, columns)}",
+                f"Give each of its inputs: {', '.join(self.inputs)}.",
+            )
+        texts = [to_text_column(columns[name]) for name in self.inputs]
         if self.is_single_input:
             return texts[0]
         import pyarrow.compute as pc
@@ -72,12 +75,6 @@ class Prompt:
         """The system message, if there is one, and a rendered user text."""
         question = Message("user", user)
         return (question,) if self.system is None else (Message("system", self.system), question)
-
-    def _missing_value_error(self, name: str, values: Mapping[str, object]) -> DataError:
-        return DataError(
-            f"The prompt has a placeholder {{{{{name}}}}}, and there is no value for it.{did_you_mean(name, values)}",
-            f"Give each of its inputs: {', '.join(self.inputs)}.",
-        )
 
 
 def _parse_template(template: str) -> tuple[tuple[str, ...], tuple[str | int, ...]]:
@@ -109,25 +106,17 @@ def _check_literal(piece: str) -> None:
 
 
 def to_text(value: object) -> str:
-    """One Python value as text; NULL is ''.
+    """A value of JSON as text: nested ones as JSON, NULL is ''.
 
-    >>> to_text(True), to_text(None), to_text({"a": [1, None]})
-    ('true', '', '{"a":[1,null]}')
+    >>> to_text("a"), to_text(True), to_text(None), to_text({"a": [1, None]})
+    ('a', 'true', '', '{"a":[1,null]}')
     """
-    if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "replace").decode()
     if value is None:
         return ""
-    if isinstance(value, (int, float)):
-        return str(value).lower()
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    if isinstance(value, (list, tuple, set, Mapping)) and not isinstance(value, pa.MonthDayNano):
-        return json.dumps(_to_json_value(value), ensure_ascii=False, separators=(",", ":"))
-    try:
-        return str(to_text_column(pa.array([value]))[0])
-    except pa.ArrowException:  # Arrow has no such type
-        return str(value)
+    text = (
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    )
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def to_text_column(column: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
@@ -156,18 +145,6 @@ def _replace_invalid_utf8(texts: pa.LargeStringArray) -> pa.LargeStringArray:
     except pa.ArrowInvalid:
         raw = texts.cast(pa.large_binary()).to_pylist()
         return pa.array([None if v is None else v.decode("utf-8", "replace") for v in raw], pa.large_string())
-
-
-def _to_json_value(value: object) -> object:
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    if isinstance(value, Decimal) and value.is_finite():
-        return float(value)
-    if isinstance(value, Mapping):
-        return {to_text(k): _to_json_value(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)) and not isinstance(value, pa.MonthDayNano):
-        return [_to_json_value(v) for v in value]
-    return to_text(value)
 
 
 def is_nested_type(kind: str) -> bool:

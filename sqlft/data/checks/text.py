@@ -132,11 +132,6 @@ LONG_ANSWER, LONG_FACTOR = 200, 10
 """An answer is oddly long with so many letters, and so many times the median's."""
 RARE_SHARE = 0.1
 """A style that fewer of the answers have is an odd one out."""
-_SQL_PATTERN = re.compile(r"\s*(?:SELECT|WITH|INSERT|UPDATE|DELETE|CREATE)\b.*", re.IGNORECASE | re.DOTALL)
-_NUMBER_PATTERN = re.compile(r"\s*[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*%?\s*")
-_DATE_PATTERN = re.compile(r"\s*\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2})?)?\s*")
-_CALL_PATTERN = re.compile(r"\s*[A-Za-z_]\w*\(.*\)\s*", re.DOTALL)
-_MARKUP_PATTERN = re.compile(r"\s*<([A-Za-z][\w-]*)[^>]*>.*</\1>\s*", re.DOTALL)
 
 
 def check_formats(corpus: Corpus) -> list[Finding]:
@@ -168,11 +163,11 @@ def detect_format(answer: str) -> str:
 
 
 _FORMAT_PATTERNS = {
-    "number": _NUMBER_PATTERN,
-    "date": _DATE_PATTERN,
-    "SQL": _SQL_PATTERN,
-    "markup": _MARKUP_PATTERN,
-    "function call": _CALL_PATTERN,
+    "number": re.compile(r"\s*[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*%?\s*"),
+    "date": re.compile(r"\s*\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2})?)?\s*"),
+    "SQL": re.compile(r"\s*(?:SELECT|WITH|INSERT|UPDATE|DELETE|CREATE)\b.*", re.IGNORECASE | re.DOTALL),
+    "markup": re.compile(r"\s*<([A-Za-z][\w-]*)[^>]*>.*</\1>\s*", re.DOTALL),
+    "function call": re.compile(r"\s*[A-Za-z_]\w*\(.*\)\s*", re.DOTALL),
 }
 
 
