@@ -296,8 +296,9 @@ class Comparison:
         created_at: datetime,
     ) -> Evaluation:
         key = asked.resolved.version.key
-        before = None if asked.seconds is not None else self._session.catalog.last_question_pace(key, self._digest)
-        low, high, method = scored.interval
+        pace = asked.seconds, asked.cost_usd
+        if asked.seconds is None:
+            pace = self._session.catalog.last_question_pace(key, self._digest) or pace
         return Evaluation(
             key,
             cell.scorer.name,
@@ -307,21 +308,12 @@ class Comparison:
             answer=cell.answer,
             value=scored.value,
             n=scored.n,
-            low=low,
-            high=high,
-            interval=method,
+            **scored.interval._asdict(),
+            **paired._asdict(),
             failed=sum(e is not None for e in asked.errors),
-            seconds=before[0] if before else asked.seconds,
-            cost_usd=before[1] if before else asked.cost_usd,
+            seconds=pace[0],
+            cost_usd=pace[1],
             baseline=None if asked is self._versions[0] else str(self._versions[0].resolved.version.key),
-            difference=paired.difference,
-            difference_low=paired.low,
-            difference_high=paired.high,
-            p_value=paired.p_value,
-            test=paired.test,
-            wins=paired.wins,
-            ties=paired.ties,
-            losses=paired.losses,
             statement=redact_statement(self._statement.text),
             place=cell.place,
             is_share=_is_share(cell.scorer, scored),

@@ -16,33 +16,21 @@ from sqlft.metrics.metric import Metric, as_metric, metric
 __all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "METRICS", "Metric", "metric"]
 
 ENTRY_POINT_GROUP = "sqlft.metrics"
-BUILT_IN = {
-    "exact_match": "sqlft.metrics.text",
-    "token_f1": "sqlft.metrics.text",
-    "rouge_l": "sqlft.metrics.text",
-    "bleu": "sqlft.metrics.text",
-    "accuracy": "sqlft.metrics.classification",
-    "accuracy_score": "sqlft.metrics.classification",
-    "balanced_accuracy_score": "sqlft.metrics.classification",
-    "precision": "sqlft.metrics.classification",
-    "precision_score": "sqlft.metrics.classification",
-    "recall": "sqlft.metrics.classification",
-    "recall_score": "sqlft.metrics.classification",
-    "f1": "sqlft.metrics.classification",
-    "f1_score": "sqlft.metrics.classification",
-    "json_match": "sqlft.metrics.structured",
-    "function_match": "sqlft.metrics.structured",
-    "execution_accuracy": "sqlft.metrics.sql",
-    "mean_absolute_error": "sqlft.metrics.regression",
-    "mean_squared_error": "sqlft.metrics.regression",
-    "root_mean_squared_error": "sqlft.metrics.regression",
-    "rmse": "sqlft.metrics.regression",
-    "mean_absolute_percentage_error": "sqlft.metrics.regression",
-    "r2_score": "sqlft.metrics.regression",
-    "r2": "sqlft.metrics.regression",
-    "perplexity": "sqlft.metrics.text",
-    "llm_judge": "sqlft.metrics.judge",
+_FAMILIES = {
+    "sqlft.metrics.text": ("exact_match", "token_f1", "rouge_l", "bleu", "perplexity"),
+    "sqlft.metrics.classification": (
+        *("accuracy", "precision", "recall", "f1"),
+        *("accuracy_score", "balanced_accuracy_score", "precision_score", "recall_score", "f1_score"),
+    ),
+    "sqlft.metrics.structured": ("json_match", "function_match"),
+    "sqlft.metrics.sql": ("execution_accuracy",),
+    "sqlft.metrics.regression": (
+        *("mean_absolute_error", "mean_squared_error", "root_mean_squared_error", "rmse"),
+        *("mean_absolute_percentage_error", "r2_score", "r2"),
+    ),
+    "sqlft.metrics.judge": ("llm_judge",),
 }
+BUILT_IN = {name: module for module, names in _FAMILIES.items() for name in names}
 
 
 class _Metrics(Mapping[str, Metric]):

@@ -8,7 +8,7 @@ from typing import TypeGuard
 import pyarrow as pa
 
 from sqlft.errors import OptionError
-from sqlft.metrics.metric import Column, cast_to_texts, check_lengths, import_package, metric
+from sqlft.metrics.metric import Column, Metric, cast_to_texts, check_lengths, import_package, metric
 
 AVERAGES = ("binary", "macro", "micro", "weighted")
 NO_PREDICTION = "\0none"
@@ -86,44 +86,23 @@ def balanced_accuracy_score(actual: Column, prediction: Column, *, adjusted: boo
     return score_classes("balanced_accuracy_score", actual, prediction, adjusted=bool(adjusted))
 
 
-@metric(aggregate=True)
-def f1(actual: Column, prediction: Column, *, average: str | None = None, positive: object = None) -> pa.DoubleArray:
-    """The harmonic mean of precision and recall, 0 to 1 for all rows (scikit-learn's f1_score).
+def _define_class_metric(name: str, summary: str) -> Metric:
+    def score(
+        actual: Column, prediction: Column, *, average: str | None = None, positive: object = None
+    ) -> pa.DoubleArray:
+        return score_classes(f"{name}_score", actual, prediction, average, positive)
+
+    score.__name__ = name
+    score.__doc__ = f"""{summary}, 0 to 1 for all rows (scikit-learn's {name}_score).
 
     `average` is binary (of the `positive` label), macro, micro or weighted; without it binary where two labels are
     0/1, false/true or no/yes, else macro.
     """
-    return score_classes("f1_score", actual, prediction, average, positive)
+    return metric(aggregate=True)(score)
 
 
-f1_score = f1
-
-
-@metric(aggregate=True)
-def precision(
-    actual: Column, prediction: Column, *, average: str | None = None, positive: object = None
-) -> pa.DoubleArray:
-    """Of the rows that are given a label, the share that has it, 0 to 1 for all rows (scikit-learn's precision_score).
-
-    `average` is binary (of the `positive` label), macro, micro or weighted; without it binary where two labels are
-    0/1, false/true or no/yes, else macro.
-    """
-    return score_classes("precision_score", actual, prediction, average, positive)
-
-
-precision_score = precision
-
-
-@metric(aggregate=True)
-def recall(
-    actual: Column, prediction: Column, *, average: str | None = None, positive: object = None
-) -> pa.DoubleArray:
-    """Of the rows that have a label, the share that is given it, 0 to 1 for all rows (scikit-learn's recall_score).
-
-    `average` is binary (of the `positive` label), macro, micro or weighted; without it binary where two labels are
-    0/1, false/true or no/yes, else macro.
-    """
-    return score_classes("recall_score", actual, prediction, average, positive)
-
-
-recall_score = recall
+f1 = f1_score = _define_class_metric("f1", "The harmonic mean of precision and recall")
+precision = precision_score = _define_class_metric(
+    "precision", "Of the rows that are given a label, the share that has it"
+)
+recall = recall_score = _define_class_metric("recall", "Of the rows that have a label, the share that is given it")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlft.metrics.metric import import_package
 
 if TYPE_CHECKING:
-    from numpy import bool_, int64
+    from numpy import bool_, float64, int64
     from numpy.typing import NDArray
 
 Z = 1.959963984540054
@@ -29,19 +29,19 @@ MAX_DRAWN_NUMBERS = 4_000_000
 
 
 class ConfidenceInterval(NamedTuple):
-    """95 % of the values that would be seen; None of less than two rows, and which method."""
+    """95 % of the values that would be seen, None of less than two rows; wilson or bootstrap."""
 
     low: float | None
     high: float | None
-    method: str | None
+    interval: str | None
 
 
 class PairedComparison(NamedTuple):
     """The second of two versions against the first on the same rows; wins are rows where the second is better."""
 
     difference: float | None
-    low: float | None
-    high: float | None
+    difference_low: float | None
+    difference_high: float | None
     p_value: float | None
     test: str | None
     wins: int | None
@@ -91,8 +91,7 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> ConfidenceInterval
         known[rng.integers(0, len(values), (min(at_once, RESAMPLES - start), len(values)))].mean(axis=1)
         for start in range(0, RESAMPLES, at_once)
     ]
-    low, high = numpy.percentile(numpy.concatenate(means), [2.5, 97.5])
-    return ConfidenceInterval(float(low), float(high), "bootstrap")
+    return _percentile_interval(numpy.concatenate(means))
 
 
 def bootstrap_all(value: Callable[[NDArray[int64]], float | None], n: int, seed: int = 0) -> ConfidenceInterval:
@@ -102,9 +101,11 @@ def bootstrap_all(value: Callable[[NDArray[int64]], float | None], n: int, seed:
     numpy = import_package("numpy", "An interval")
     rng = numpy.random.default_rng(seed)
     values = [v for _ in range(AGGREGATE_RESAMPLES) if (v := value(rng.integers(0, n, n))) is not None]
-    if not values:
-        return NO_INTERVAL
-    low, high = numpy.percentile(values, [2.5, 97.5])
+    return _percentile_interval(values) if values else NO_INTERVAL
+
+
+def _percentile_interval(values: Sequence[float] | NDArray[float64]) -> ConfidenceInterval:
+    low, high = import_package("numpy", "An interval").percentile(values, [2.5, 97.5])
     return ConfidenceInterval(float(low), float(high), "bootstrap")
 
 

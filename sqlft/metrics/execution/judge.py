@@ -52,20 +52,6 @@ class JudgeReply(TypedDict, total=False):
     """Whether this process ends with this line."""
 
 
-class Deadline:
-    """The seconds that are left for one gold or one prediction."""
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    def remaining(self) -> float:
-        """Seconds; TimeoutError if none."""
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("out of time")
-        return left
-
-
 class ExecutionJudge:
     """Keeps the last database open: golds come sorted by database."""
 
@@ -136,14 +122,14 @@ def _compare_on_schema(task: JudgeTask, gold: str) -> Callable[[str], bool]:
 
 def _agree_on_schema(task: JudgeTask, gold: str, text: str, ordered: bool) -> bool:
     """Whether both queries agree on enough databases, those aside where the gold's own rows are left open."""
-    deadline, fit, telling = Deadline(task["timeout"]), 0, 0
+    end, fit, telling = time.monotonic() + task["timeout"], 0, 0
     for number in range(MAX_DATABASES):
         with _open_generated(task["database"], [gold, text], number) as database:
-            expected = database.run(gold, deadline.remaining(), MAX_ROWS)
+            expected = database.run(gold, _seconds_until(end), MAX_ROWS)
             database.reverse_unordered(True)
-            decided = is_equal_result(expected, database.run(gold, deadline.remaining(), MAX_ROWS), ordered=ordered)
+            decided = is_equal_result(expected, database.run(gold, _seconds_until(end), MAX_ROWS), ordered=ordered)
             database.reverse_unordered(False)
-            actual = database.run(text, deadline.remaining(), MAX_ROWS)
+            actual = database.run(text, _seconds_until(end), MAX_ROWS)
         if not decided:
             continue
         if not is_equal_result(expected, actual, ordered=ordered):
@@ -152,6 +138,13 @@ def _agree_on_schema(task: JudgeTask, gold: str, text: str, ordered: bool) -> bo
         if fit >= ENOUGH_DATABASES and telling >= ENOUGH_DATABASES // 2:
             break
     return fit > 0 or is_equal_result(expected, actual, ordered=ordered)
+
+
+def _seconds_until(end: float) -> float:
+    seconds = end - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError("out of time")
+    return seconds
 
 
 @contextlib.contextmanager
