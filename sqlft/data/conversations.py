@@ -208,12 +208,8 @@ def _hold_out_prompts(conversations: Sequence[Conversation], target: int, seed: 
         sizes[c.prompt] += 1
     held: set[tuple[Turn, ...]] = set()
     count = 0
-    for prompt in sorted(sizes, key=lambda p: _hash_prompt(seed, p))[:-1] if target else []:
+    for prompt in sorted(sizes, key=lambda p: sha256(repr((seed, p)).encode()).digest())[:-1] if target else []:
         if count + sizes[prompt] <= target:
             held.add(prompt)
             count += sizes[prompt]
     return held
-
-
-def _hash_prompt(seed: int, prompt: tuple[Turn, ...]) -> bytes:
-    return sha256(repr((seed, prompt)).encode()).digest()

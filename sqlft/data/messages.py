@@ -111,7 +111,7 @@ def parse_message_list(value: object) -> list[Mapping[str, object]] | None:
 
 
 def parse_spoken_messages(value: object) -> list[Mapping[str, object]] | None:
-    """Messages where a text may stand too: with a role that is known, or nearly; other JSON is a text like any."""
+    """Messages where a text may stand too: with a role that is known, or nearly; other JSON is a text."""
     messages = parse_message_list(value)
     roles = [to_text(m.get("role") or m.get("from")).strip().lower() for m in messages or ()]
     return messages if any(role in ROLES or role in TOOL_ROLES or did_you_mean(role, ROLES) for role in roles) else None
@@ -134,17 +134,17 @@ def _is_message(message: Mapping[str, object]) -> bool:
 
 def parse_turn(message: Mapping[str, object]) -> Turn:
     """One message of a `parse_message_list`; UnreadableRow."""
-    named = message.get("role") if message.get("role") is not None else message.get("from")
+    role = message.get("role") if message.get("role") is not None else message.get("from")
     if called := [name for name in TOOL_CALL_KEYS if message.get(name)]:
         raise UnreadableRow("tool_messages", called[0])
     if media := [name for name in MEDIA_KEYS if message.get(name)]:
         raise UnreadableRow("other_parts", media[0])
     content = message.get("content") if message.get("content") is not None else message.get("value")
-    return build_turn(to_text(named), _join_parts(content), message.get("weight"), message.get("name"))
+    return build_turn(to_text(role), _join_parts(content), message.get("weight"), message.get("name"))
 
 
 def build_turn(role: str, content: str, weight: object = None, name: object = None) -> Turn:
-    """A turn of what a message says of itself; UnreadableRow."""
+    """A turn of the fields of a message; UnreadableRow."""
     return Turn(_parse_role(role), content, _parse_weight(weight), to_text(name) or None)
 
 
@@ -199,13 +199,11 @@ def parse_answer(value: object) -> str:
     if isinstance(value, str) and value[:1] not in JSON_STARTS:
         return to_text(value)
     messages = parse_spoken_messages(value)
-    if messages is None:
-        return to_text(value)
-    return find_last_answer(tuple(parse_turn(m) for m in messages))
+    return to_text(value) if messages is None else find_last_answer([parse_turn(m) for m in messages])
 
 
 def find_last_answer(turns: Sequence[Turn]) -> str:
-    """What the assistant says last."""
+    """The assistant's last message."""
     return next((t.content for t in reversed(turns) if t.role == "assistant"), "")
 
 
@@ -255,7 +253,9 @@ def read_roles(
     One that has a message which cannot be read is left out as a whole.
     """
     roles = to_text_column(rows.column("role")).to_pylist()
-    weights, names = (_list_values(rows.first_of((name,)), rows.count) for name in ("weight", "name"))
+    weights, names = (
+        rows.column(name).to_pylist() if name in rows else [None] * rows.count for name in ("weight", "name")
+    )
     turns: list[Turn | UnreadableRow] = []
     for role, content, user, weight, name in zip(roles, contents, users, weights, names, strict=True):
         try:
@@ -286,12 +286,8 @@ def _group_rows(rows: RowColumns, roles: Sequence[str], skipped: SkippedRows) ->
     return _group_by_system_row([r.strip().lower() for r in roles], _sort_rows(order, rows.count), skipped)
 
 
-def _list_values(column: pa.ChunkedArray | None, count: int) -> list[object]:
-    return [None] * count if column is None else list(column.to_pylist())
-
-
 def _sort_rows(order: pa.ChunkedArray | None, count: int) -> list[int]:
-    """The rows in the order of their message_id, which tells it only where each has one of its own."""
+    """The rows in the order of their message_id, which must be unique."""
     if order is None:
         return list(range(count))
     keys = [_sort_key(v) for v in order.to_pylist()]

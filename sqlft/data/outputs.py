@@ -278,13 +278,13 @@ def parse_json_struct(struct: object) -> JsonSchema:
             "The option 'json_struct' is neither an object nor JSON of one.",
             "Write: json_struct = {'city': 'where the sender lives'}, or schema = 'STRUCT(city VARCHAR)'",
         )
-    return build_object_schema({str(name): _describe_property(what) for name, what in struct.items()})
+    return build_object_schema({str(name): _describe_property(content) for name, content in struct.items()})
 
 
-def _describe_property(what: object) -> JsonSchema:
-    if isinstance(what, Mapping):
-        return parse_json_struct(what)
-    return {"type": ["string", "null"], "description": str(what)}
+def _describe_property(content: object) -> JsonSchema:
+    if isinstance(content, Mapping):
+        return parse_json_struct(content)
+    return {"type": ["string", "null"], "description": str(content)}
 
 
 def is_json_schema(value: JsonSchema) -> bool:

@@ -44,10 +44,10 @@ def find_passwords(text: str) -> list[str]:
 def find_personal_data(text: str) -> dict[str, list[str]]:
     """E-mail addresses, telephone, card, account and social security numbers, by kind."""
     text = PASSWORDS.sub(" ", text) if "://" in text else text
-    found = {"e-mail address": EMAILS.findall(text) if "@" in text else []}
+    data = {"e-mail address": EMAILS.findall(text) if "@" in text else []}
     if any(c.isdigit() for c in text):
-        found |= {kind: _find_numbers(text, kind) for kind in _NUMBERS}
-    return {kind: values for kind, values in found.items() if values}
+        data |= {kind: _find_numbers(text, kind) for kind in _NUMBERS}
+    return {kind: values for kind, values in data.items() if values}
 
 
 def _find_numbers(text: str, kind: str) -> list[str]:
@@ -68,7 +68,7 @@ def mask_private(text: str) -> str:
         text = EMAILS.sub(lambda m: f"{m.group()[0]}***@***.{m.group().rpartition('.')[2]}", text)
     for kind in _NUMBERS:
         for number in set(_find_numbers(text, kind)):
-            text = text.replace(number, _mask_number(number))
+            text = text.replace(number, re.sub(r"\w", "*", number[:-2]) + number[-2:])
     return text
 
 
@@ -82,11 +82,6 @@ def _mask_password(match: re.Match[str]) -> str:
         return re.sub(r":[^:/@]+@", ":****@", text)
     head = re.match(r".*?(?:[:=]|\bis\b)\s*['\"]?", text, re.IGNORECASE | re.DOTALL)
     return f"{head.group() if head else ''}****"
-
-
-def _mask_number(number: str) -> str:
-    """All digits and letters but the last two are masked."""
-    return re.sub(r"\w", "*", number[:-2]) + number[-2:]
 
 
 def _is_card_number(text: str) -> bool:

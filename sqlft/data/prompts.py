@@ -83,8 +83,12 @@ def _parse_template(template: str) -> tuple[tuple[str, ...], tuple[str | int, ..
     for i, piece in enumerate(PLACEHOLDER.split(template)):
         if i % 2:
             parts.append(inputs.setdefault(piece.casefold(), (len(inputs), piece))[0])
+        elif (at := piece.find("{{")) >= 0:
+            raise DataError(
+                f"The prompt_template has a '{{{{' without a name and '}}}}' behind it: {piece[at : at + 40]!r}.",
+                "Write a placeholder as {{name}}; for literal braces put a space between them.",
+            )
         elif piece:
-            _check_literal(piece)
             parts.append(piece)
     if not inputs:
         single = re.search(r"\{\s*([A-Za-z_]\w*)\s*\}", template)
@@ -95,14 +99,6 @@ def _parse_template(template: str) -> tuple[tuple[str, ...], tuple[str | int, ..
             else "Put the name of an input in double braces: prompt_template = '{{content}}'.",
         )
     return tuple(name for _, name in inputs.values()), tuple(parts)
-
-
-def _check_literal(piece: str) -> None:
-    if (at := piece.find("{{")) >= 0:
-        raise DataError(
-            f"The prompt_template has a '{{{{' without a name and '}}}}' behind it: {piece[at : at + 40]!r}.",
-            "Write a placeholder as {{name}}; for literal braces put a space between them.",
-        )
 
 
 def to_text(value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -82,12 +82,6 @@ class EvaluatedVersion:
     likelihood: Likelihood | None = None
     """For metrics that need tokens."""
 
-    def metric_inputs(self, cell: ScoredColumn) -> tuple[pa.Array, dict[str, pa.Array]]:
-        """What a metric scores: predictions, and columns added."""
-        if "tokens" in cell.scorer.metric.needs and self.likelihood is not None:
-            return self.likelihood.logprobs, {"tokens": self.likelihood.tokens}
-        return self.predictions[cell.answer], {}
-
 
 class Likelihood(NamedTuple):
     """The logarithm of the right answers' probability, and their numbers of tokens."""
@@ -120,8 +114,8 @@ class Comparison:
         self._seed = pop_seed(options)
         self._judge = options.pop("judge")
         self.answers = self._find_answer_columns()
-        taken = self._list_model_options()
-        self._scorers = options.scorers(metrics, self._seed, session, lambda key: key in taken)
+        model_options = self._list_model_options()
+        self._scorers = options.scorers(metrics, self._seed, session, lambda key: key in model_options)
         self._needs_likelihood = any("tokens" in s.metric.needs for s in self._scorers)
         self._check()
         self._actual = {answer: _serialize_nested(options.column(answer)) for answer in self.answers}
@@ -136,37 +130,34 @@ class Comparison:
         scored = self._score_all()
         evaluations: list[tuple[int, Evaluation]] = []
         for cell in (c for c in self._cells if (0, c.place) in scored):
-            first = self._get_side(0, cell, scored)
-            for a, asked in enumerate(self._versions):
-                second = self._get_side(a, cell, scored)
+            for a, evaluated in enumerate(self._versions):
+                first, second = scored[0, cell.place], scored[a, cell.place]
                 paired = cell.scorer.compare(self._actual[cell.answer], first, second) if a else NO_COMPARISON
-                evaluations.append((a, self._build_evaluation(asked, cell, second.result, paired, started)))
+                evaluations.append((a, self._build_evaluation(evaluated, cell, second.result, paired, started)))
         evaluations.sort(key=lambda pair: pair[0])
-        self._store([(a, e, scored[a, e.place]) for a, e in evaluations])
+        self._store([(self._versions[a], e, scored[a, e.place].result) for a, e in evaluations])
         return pa.Table.from_pylist([_format_evaluation(e) for _, e in evaluations], MODEL_SCORES_SCHEMA)
 
-    def _score_all(self) -> dict[tuple[int, int], MetricResult]:
+    def _score_all(self) -> dict[tuple[int, int], ScoredAnswers]:
         """By version and cell; of several columns those that a metric cannot score are warned of and left out."""
-        scored: dict[tuple[int, int], MetricResult] = {}
+        scored: dict[tuple[int, int], ScoredAnswers] = {}
         for cell in self._cells:
             try:
-                scored |= {(a, cell.place): self._score(asked, cell) for a, asked in enumerate(self._versions)}
+                scored |= {(a, cell.place): self._score(evaluated, cell) for a, evaluated in enumerate(self._versions)}
             except DataError as e:
                 if len(self.answers) == 1 or (cell is self._cells[-1] and not scored):
                     raise
                 self._session.show_warning(f"{cell.scorer.name} cannot score the column '{cell.answer}': {e.message}")
         return scored
 
-    def _get_side(self, a: int, cell: ScoredColumn, scored: Mapping[tuple[int, int], MetricResult]) -> ScoredAnswers:
-        prediction, inputs = self._versions[a].metric_inputs(cell)
-        return ScoredAnswers(prediction, scored[a, cell.place], inputs)
-
-    def _score(self, asked: EvaluatedVersion, cell: ScoredColumn) -> MetricResult:
-        prediction, inputs = asked.metric_inputs(cell)
+    def _score(self, evaluated: EvaluatedVersion, cell: ScoredColumn) -> ScoredAnswers:
+        prediction, inputs, judge = evaluated.predictions[cell.answer], {}, {}
+        if "tokens" in cell.scorer.metric.needs and evaluated.likelihood is not None:
+            prediction, inputs = evaluated.likelihood.logprobs, {"tokens": evaluated.likelihood.tokens}
         if "judge" in cell.scorer.metric.needs:
-            judge = ModelJudge(self._session, self._judge, self._statement, self._using)
-            return cell.scorer.score(self._actual[cell.answer], prediction, judge=judge, **inputs)
-        return cell.scorer.score(self._actual[cell.answer], prediction, **inputs)
+            judge["judge"] = ModelJudge(self._session, self._judge, self._statement, self._using)
+        result = cell.scorer.score(self._actual[cell.answer], prediction, **inputs, **judge)
+        return ScoredAnswers(prediction, result, inputs)
 
     # -- before asking -------------------------------------------------------------------------------------
 
@@ -175,8 +166,8 @@ class Comparison:
         option = self._options.pop("answer", self._options.pop("actual"))
         models = [a.resolved for a in self._versions]
         targets = list(dict.fromkeys(t for r in models for t in (*r.outputs.names, *r.model.targets)))
-        given = option if isinstance(option, list) else [option]
-        names = [*targets, "answer", "actual"] if option is None else [str(name) for name in given]
+        values = option if isinstance(option, list) else [option]
+        names = [*targets, "answer", "actual"] if option is None else [str(name) for name in values]
         found = [name for name in names if self._options.column(name) is not None]
         if not found or (option is not None and len(found) < len(names)):
             missing = next((name for name in names if name not in found), "")
@@ -203,27 +194,27 @@ class Comparison:
 
     def _list_model_options(self) -> set[str]:
         known = set(option_names(QuerySettings))
-        for asked in self._versions:
-            cls = type(asked.resolved.handler).predict_options
+        for evaluated in self._versions:
+            cls = type(evaluated.resolved.handler).predict_options
             known |= set(self._options.left) if cls is dict else option_names(cls)
         return known
 
     def _check(self) -> None:
         if len(self._versions) > 1:
             statistics.require_packages()
-        for asked in self._versions:
-            for name in asked.resolved.prompt.inputs:
+        for evaluated in self._versions:
+            for name in evaluated.resolved.prompt.inputs:
                 if self._options.column(name) is None:
                     raise DataError(
-                        f"The query has no column for the input '{name}' of {asked.resolved.version.key}."
+                        f"The query has no column for the input '{name}' of {evaluated.resolved.version.key}."
                         f"{did_you_mean(name, self._options.names())}",
                         f"Give it one: … AS {format_name(name)}; it has: {', '.join(self._options.names())}.",
                     )
         require_judge(self._scorers, self._judge)
         if self._needs_likelihood:
-            for asked in self._versions:
-                if not isinstance(asked.resolved.handler, ScoresAnswers) or asked.resolved.outputs.is_typed:
-                    raise _no_likelihood_error(asked.resolved)
+            for evaluated in self._versions:
+                if not isinstance(evaluated.resolved.handler, ScoresAnswers) or evaluated.resolved.outputs.is_typed:
+                    raise _no_likelihood_error(evaluated.resolved)
         self._using = dict(self._options.left)
 
     # -- asking --------------------------------------------------------------------------------------------
@@ -232,32 +223,32 @@ class Comparison:
         with open_statement_runs(self._session, self._using, self._statement.text) as runs:
             prompt_tables = [runs.prompt_table(a.resolved, str(a.resolved.model.key.name)) for a in self._versions]
             runs.check_using()
-            for asked, prompt_table in zip(self._versions, prompt_tables, strict=True):
-                self._ask_one(asked, prompt_table, any("tokens" not in s.metric.needs for s in self._scorers))
+            for evaluated, prompt_table in zip(self._versions, prompt_tables, strict=True):
+                self._ask_one(evaluated, prompt_table, any("tokens" not in s.metric.needs for s in self._scorers))
         if self._needs_likelihood:
-            for asked in self._versions:
-                asked.likelihood = self._score_likelihood(asked.resolved)
+            for evaluated in self._versions:
+                evaluated.likelihood = self._score_likelihood(evaluated.resolved)
 
-    def _ask_one(self, asked: EvaluatedVersion, prompt_table: PromptTable, needs_answers: bool) -> None:
+    def _ask_one(self, evaluated: EvaluatedVersion, prompt_table: PromptTable, needs_answers: bool) -> None:
         if not needs_answers:
-            asked.predictions = dict.fromkeys(self.answers, pa.nulls(self._table.num_rows, pa.string()))
-            asked.errors = [None] * self._table.num_rows
+            evaluated.predictions = dict.fromkeys(self.answers, pa.nulls(self._table.num_rows, pa.string()))
+            evaluated.errors = [None] * self._table.num_rows
             return
-        inputs = [self._options.column(name) for name in asked.resolved.prompt.inputs]
+        inputs = [self._options.column(name) for name in evaluated.resolved.prompt.inputs]
         ids = prompt_table.ids(inputs)
         prompt_table.inference_run.rows += self._table.num_rows
         started = time.monotonic()
         prompt_table.ask_all()
         seconds = time.monotonic() - started
-        outputs = [self._find_output(asked.resolved, answer) for answer in self.answers]
+        outputs = [self._find_output(evaluated.resolved, answer) for answer in self.answers]
         *answers, errors, usage = prompt_table.columns(ids, [*outputs, f"{outputs[0]}_error", f"{outputs[0]}_usage"])
         predictions = [_serialize_nested(combine_column(column)) for column in answers]
-        asked.predictions, asked.errors = dict(zip(self.answers, predictions, strict=True)), errors.to_pylist()
+        evaluated.predictions, evaluated.errors = dict(zip(self.answers, predictions, strict=True)), errors.to_pylist()
         once = {i: row for i, row in zip(ids.to_pylist(), usage.to_pylist(), strict=True) if i is not None}
         fresh = [row for row in once.values() if row is not None and not row["cached"]]
-        asked.seconds = seconds / len(fresh) if fresh else None
+        evaluated.seconds = seconds / len(fresh) if fresh else None
         costs = [row["cost_usd"] for row in fresh]
-        asked.cost_usd = None if None in costs else statistics.mean(costs)
+        evaluated.cost_usd = None if None in costs else statistics.mean(costs)
 
     def _find_output(self, resolved: ResolvedVersion, answer: str) -> str:
         """The output that the right answers are named after, else the first."""
@@ -272,11 +263,9 @@ class Comparison:
         answers = {i: text for i, text in enumerate(right) if text is not None}
         conversations = [(*prompt.conversation(user[i]), Message("assistant", text)) for i, text in answers.items()]
         handler = resolved.handler
-        scored = (
-            handler.score(conversations, resolved.spec, resolved.artifact)
-            if isinstance(handler, ScoresAnswers)
-            else None
-        )
+        scored = None
+        if isinstance(handler, ScoresAnswers):
+            scored = handler.score(conversations, resolved.spec, resolved.artifact)
         if scored is None:
             raise _no_likelihood_error(resolved)
         by_row = dict(zip(answers, scored, strict=True))
@@ -289,56 +278,56 @@ class Comparison:
 
     def _build_evaluation(
         self,
-        asked: EvaluatedVersion,
+        evaluated: EvaluatedVersion,
         cell: ScoredColumn,
         scored: MetricResult,
         paired: PairedComparison,
         created_at: datetime,
     ) -> Evaluation:
-        key = asked.resolved.version.key
-        pace = asked.seconds, asked.cost_usd
-        if asked.seconds is None:
+        key = evaluated.resolved.version.key
+        options = {k: "(a column)" if k in cell.scorer.row_wise else v for k, v in sorted(cell.scorer.options.items())}
+        if len(evaluated.resolved.outputs.names) > 1:
+            options["answer"] = cell.answer
+        pace = evaluated.seconds, evaluated.cost_usd
+        if evaluated.seconds is None:
             pace = self._session.catalog.last_question_pace(key, self._digest) or pace
         return Evaluation(
             key,
             cell.scorer.name,
             self._digest,
-            options=_serialize_options(cell.scorer)
-            | ({"answer": cell.answer} if len(asked.resolved.outputs.names) > 1 else {}),
+            options=options,
             answer=cell.answer,
             value=scored.value,
             n=scored.n,
             **scored.interval._asdict(),
             **paired._asdict(),
-            failed=sum(e is not None for e in asked.errors),
+            failed=sum(e is not None for e in evaluated.errors),
             seconds=pace[0],
             cost_usd=pace[1],
-            baseline=None if asked is self._versions[0] else str(self._versions[0].resolved.version.key),
+            baseline=None if evaluated is self._versions[0] else str(self._versions[0].resolved.version.key),
             statement=redact_statement(self._statement.text),
             place=cell.place,
             is_share=_is_share(cell.scorer, scored),
             created_at=created_at,
         )
 
-    def _store(self, evaluations: Sequence[tuple[int, Evaluation, MetricResult]]) -> None:
+    def _store(self, evaluations: Sequence[tuple[EvaluatedVersion, Evaluation, MetricResult]]) -> None:
         right = {name.lower() for name in self.answers}
         inputs = self._table.drop_columns([n for n in self._table.column_names if n.lower() in right])
         questions = [catalog_rows.to_json(row) for row in inputs.to_pylist()]
-        kept = [(e, self._rows(self._versions[a], e.answer or "", scored, questions)) for a, e, scored in evaluations]
+        kept = [(e, self._rows(version, e.answer or "", scored, questions)) for version, e, scored in evaluations]
         try:
             self._session.catalog.put_evaluations(kept)
         except CatalogError as e:
             self._session.show_warning(f"The scores could not be kept: {e.message}")
 
     def _rows(
-        self, asked: EvaluatedVersion, answer: str, scored: MetricResult, questions: Sequence[str]
+        self, evaluated: EvaluatedVersion, answer: str, scored: MetricResult, questions: Sequence[str]
     ) -> list[EvaluationRow]:
-        right, given = _cast_to_texts(self._actual[answer]), _cast_to_texts(asked.predictions[answer])
+        right, predictions = _cast_to_texts(self._actual[answer]), _cast_to_texts(evaluated.predictions[answer])
         scores = scored.scores or [None] * len(right)
-        return [
-            EvaluationRow(i + 1, questions[i], right[i], given[i], scores[i], asked.errors[i])
-            for i in range(len(right))
-        ]
+        columns = (questions, right, predictions, scores, evaluated.errors)
+        return [EvaluationRow(number, *row) for number, row in enumerate(zip(*columns, strict=True), 1)]
 
 
 def _no_likelihood_error(resolved: ResolvedVersion) -> NotSupported:
@@ -374,11 +363,6 @@ def _pop_metric_names(options: EvaluationOptions) -> list[str]:
     for name in names:
         METRICS[name]
     return names
-
-
-def _serialize_options(scorer: Scorer) -> dict[str, object]:
-    """A scorer's options as the catalog keeps them: columns as a word."""
-    return {k: "(a column)" if k in scorer.row_wise else v for k, v in sorted(scorer.options.items())}
 
 
 def _is_share(scorer: Scorer, scored: MetricResult) -> bool:

@@ -157,13 +157,14 @@ class EvaluationOptions:
         for name in dict.fromkeys(names):
             metric = METRICS[name]
             own = self.left.get(name)
-            given, taken = self._select_options(metric, own if isinstance(own, Mapping) else {}, name, keep)
-            used |= taken | ({name} if isinstance(own, Mapping) else set())
-            options = {option: self._resolve_column(metric, option, value) for option, value in given.items()}
+            metric_options = own if isinstance(own, Mapping) else {}
+            selected, plain = self._select_options(metric, metric_options, name, keep)
+            used |= plain | ({name} if isinstance(own, Mapping) else set())
+            options = {option: self._resolve_column(metric, option, value) for option, value in selected.items()}
             for option in metric.columns:
                 if option not in options and (column := self.column(option)) is not None:
                     options[option] = column
-            if "database" in options and "schema" in options and "schema" not in given:
+            if "database" in options and "schema" in options and "schema" not in selected:
                 del options["schema"]
             row_wise = tuple(o for o, value in options.items() if isinstance(value, pa.Array))
             scorers.append(
@@ -174,19 +175,19 @@ class EvaluationOptions:
         return scorers
 
     def _select_options(
-        self, metric: Metric, own: Mapping[str, object], name: str, keep: Callable[[str], bool]
+        self, metric: Metric, metric_options: Mapping[str, object], name: str, keep: Callable[[str], bool]
     ) -> tuple[dict[str, object], set[str]]:
         """The metric's options, and which of them stand in USING itself."""
         known = metric.options
         if not metric.takes_any_option:
-            wrong = next((key for key in own if key not in known), None)
+            wrong = next((key for key in metric_options if key not in known), None)
             if wrong is not None:
                 raise OptionError(
                     f"{name} has no option '{wrong}'.{did_you_mean(wrong, known)}",
                     f"It has: {', '.join(sorted(known))}." if known else "It has none.",
                 )
         plain = {k: v for k, v in self.left.items() if k in known and not keep(k)}
-        return {**plain, **own}, set(plain)
+        return {**plain, **metric_options}, set(plain)
 
     def _resolve_column(self, metric: Metric, option: str, value: object) -> object:
         """The column that is named, where an option may be a column."""

@@ -58,14 +58,14 @@ class _Metrics(Mapping[str, Metric]):
 def _load_entry_point(name: str) -> Metric:
     entry = plugins.find_entry_points(ENTRY_POINT_GROUP)[name]
     try:
-        found = entry.load()
+        loaded = entry.load()
     except Exception as e:
         owner = entry.dist.name if entry.dist else entry.module
         raise NotSupported(
             f"The metric '{name}' could not be loaded: {type(e).__name__}: {e}",
             f"Install what the package {owner} needs, or take it out: pip uninstall {owner}.",
         ) from e
-    return as_metric(found, name)
+    return as_metric(loaded, name)
 
 
 METRICS: Mapping[str, Metric] = _Metrics()

@@ -126,11 +126,13 @@ def compare_paired(
     return PairedComparison(mean(gains), low, high, p_value, test, wins, len(gains) - more - less, losses)
 
 
-def mcnemar_test(more: int, less: int) -> float:
-    """The two-sided exact p-value of so many rows that only one version has right, and so many that only the other."""
-    if more + less == 0:
+def mcnemar_test(first_only: int, second_only: int) -> float:
+    """The two-sided exact p-value, from the numbers of rows that only one version has right."""
+    if first_only + second_only == 0:
         return 1.0
-    return float(import_package("scipy.stats", "McNemar's test").binomtest(more, more + less, 0.5).pvalue)
+    return float(
+        import_package("scipy.stats", "McNemar's test").binomtest(first_only, first_only + second_only, 0.5).pvalue
+    )
 
 
 def permutation_test(gains: Sequence[float], seed: int = 0) -> float | None:

@@ -37,14 +37,16 @@ def json_match(
     is_valid = _build_validator(parsed)
     scores: list[float | None] = []
     broken = 0
-    for right, found in zip(_parse_column(actual), _parse_column(prediction), strict=True):
+    for right, predicted in zip(_parse_column(actual), _parse_column(prediction), strict=True):
         broken += right is _NoJson.INVALID
         if isinstance(right, _NoJson):
             scores.append(None)
-        elif isinstance(found, _NoJson) or not is_valid(found):
+        elif isinstance(predicted, _NoJson) or not is_valid(predicted):
             scores.append(0.0)
         else:
-            scores.append(_score_json(_select_properties(right, parsed), _select_properties(found, parsed), partial))
+            scores.append(
+                _score_json(_select_properties(right, parsed), _select_properties(predicted, parsed), partial)
+            )
     if broken:
         warnings.warn(
             f"{broken} of {len(scores)} actual values are no JSON and have no score", RuntimeWarning, stacklevel=3
@@ -100,13 +102,13 @@ def _select_properties(value: Json, schema: JsonSchema | None) -> Json:
     return value
 
 
-def _score_json(right: Json, found: Json, partial: bool) -> float:
+def _score_json(right: Json, predicted: Json, partial: bool) -> float:
     if not partial or not isinstance(right, dict) or not right:
-        return float(_is_equal_json(right, found))
-    if not isinstance(found, dict):
+        return float(_is_equal_json(right, predicted))
+    if not isinstance(predicted, dict):
         return 0.0
-    shared = sum(name in found and _is_equal_json(value, found[name]) for name, value in right.items())
-    return shared / len(right.keys() | found.keys())
+    shared = sum(name in predicted and _is_equal_json(value, predicted[name]) for name, value in right.items())
+    return shared / len(right.keys() | predicted.keys())
 
 
 def _is_equal_json(a: Json, b: Json) -> bool:

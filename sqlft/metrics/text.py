@@ -42,10 +42,10 @@ def token_f1(actual: Column, prediction: Column) -> pa.DoubleArray:
 
 
 def _score_token_f1(actual: str, prediction: str) -> float:
-    right, found = (Counter(TOKEN.findall(text.lower())) for text in (actual, prediction))
-    if not right or not found:
-        return float(right == found)
-    return 2 * (right & found).total() / (right.total() + found.total())
+    right, predicted = (Counter(TOKEN.findall(text.lower())) for text in (actual, prediction))
+    if not right or not predicted:
+        return float(right == predicted)
+    return 2 * (right & predicted).total() / (right.total() + predicted.total())
 
 
 @metric()

@@ -227,8 +227,8 @@ def format_verdict(e: Row) -> str:
     difference = float(e["difference"])
     low, high, p = e.get("difference_low"), e.get("difference_high"), e.get("p_value")
     sure = low is not None and high is not None and low * high > 0 and (p is None or p < 0.05)
-    way = "higher" if difference > 0 else "lower" if difference < 0 else "the same"
-    text = f"{format_headline(e)} It scores {f'{format_figure(abs(difference))} ' if difference else ''}{way}"
+    direction = "higher" if difference > 0 else "lower" if difference < 0 else "the same"
+    text = f"{format_headline(e)} It scores {f'{format_figure(abs(difference))} ' if difference else ''}{direction}"
     text += f" {'as' if not difference else 'than'} {e['baseline']} in {e['metric']}, over {e['n']:,} rows"
     if low is not None and high is not None and (difference or low != high):
         text += f" (95 % interval {low:+.3g} to {high:+.3g}{f', p = {p:.2g}' if p is not None else ''})"
@@ -283,14 +283,14 @@ def _group_losses(metrics: Iterable[Row]) -> dict[int, dict[str, list[tuple[int,
 def _sum_usage(rows: Iterable[Row]) -> list[VersionUsage]:
     usage: dict[int, VersionUsage] = {}
     for row in rows:
-        one = usage.setdefault(row["version"], VersionUsage(row["version"]))
+        total = usage.setdefault(row["version"], VersionUsage(row["version"]))
         for name in ("calls", "cached", "errors", "input_tokens", "output_tokens"):
-            setattr(one, name, getattr(one, name) + row[name])
+            setattr(total, name, getattr(total, name) + row[name])
         if row["calls"]:
-            one.seconds += row["seconds"]
+            total.seconds += row["seconds"]
         if row["cost_usd"] is not None:
-            one.cost_usd = (one.cost_usd or 0.0) + row["cost_usd"]
-            one.priced_calls += row["calls"]
+            total.cost_usd = (total.cost_usd or 0.0) + row["cost_usd"]
+            total.priced_calls += row["calls"]
         else:
-            one.unpriced_calls += row["calls"]
+            total.unpriced_calls += row["calls"]
     return [usage[number] for number in sorted(usage)]

@@ -46,21 +46,21 @@ def drop_unusable(conversations: Iterable[Conversation]) -> CheckedRows:
     kept: list[Conversation] = []
     trimmed: list[int] = []
     greeting: list[int] = []
-    lost: dict[str, list[int]] = defaultdict(list)
+    faulty: dict[str, list[int]] = defaultdict(list)
     for c in conversations:
         turns = _unweight_opening_answers(c.turns)
         if turns is not c.turns:
             greeting.append(c.row)
         end = next((i for i in range(len(turns), 0, -1) if turns[i - 1].is_learned), 0)
         if fault := _find_fault(turns[:end]):
-            lost[fault].append(c.row)
+            faulty[fault].append(c.row)
             continue
         if end < len(turns):
             trimmed.append(c.row)
         kept.append(c._replace(turns=turns[:end]))
-    total = len(kept) + sum(map(len, lost.values()))
+    total = len(kept) + sum(map(len, faulty.values()))
     findings: list[Finding] = []
-    for code, rows in lost.items():
+    for code, rows in faulty.items():
         findings += report_finding(code, choose_level(len(rows), total), rows, *_FAULTS[code])
     text = "{n} cut behind the last answer: what follows it has none."
     findings += report_finding("no_last_answer", "warning", trimmed, text, "See if a LIMIT cuts conversations in two.")
@@ -105,7 +105,11 @@ def check_token_lengths(
     """Over-long conversations: counted, and dropped or refused as `long_rows` says; cutting is the handler's work."""
     if long_rows not in LONG_ROWS:
         raise DataError(f"long_rows is {long_rows!r}.", f"It is one of: {', '.join(LONG_ROWS)}.")
-    counts = count_tokens([_join_turns(c) for c in conversations]) if count_tokens and max_length else None
+    counts = (
+        count_tokens(["\n".join(t.content for t in c.turns) for c in conversations])
+        if count_tokens and max_length
+        else None
+    )
     if counts is None or max_length is None:
         return conversations, []
     tokens = [n + TOKENS_PER_MESSAGE * len(c.turns) for n, c in zip(counts, conversations, strict=True)]
@@ -115,8 +119,9 @@ def check_token_lengths(
     kept = [c for n, c in zip(tokens, conversations, strict=True) if n <= max_length or long_rows != "drop"]
     figures = f"longer than max_length = {max_length:,} tokens (the longest has about {max(tokens):,})"
     if long_rows == "error":
+        listed = ", ".join(f"{r:,}" for r in rows[:3]) + (" …" if len(rows) > 3 else "")
         raise DataError(
-            f"{len(rows):,} of {len(conversations):,} conversations are {figures}; rows {_format_rows(rows)}.",
+            f"{len(rows):,} of {len(conversations):,} conversations are {figures}; rows {listed}.",
             "Raise max_length, shorten the rows, or USING long_rows = 'cut' or 'drop'.",
         )
     done = "cut" if long_rows == "cut" else "left out"
@@ -138,13 +143,13 @@ def run_checks(
 
 def _check_duplicates(conversations: Sequence[Conversation]) -> list[Finding]:
     seen: set[tuple[Turn, ...]] = set()
-    again: list[int] = []
+    repeated: list[int] = []
     for c in conversations:
         if c.turns in seen:
-            again.append(c.row)
+            repeated.append(c.row)
         seen.add(c.turns)
     text = "{n} repeating an earlier one word for word, which weighs more for it."
-    return report_finding("duplicates", "warning", again, text, "SELECT DISTINCT leaves them out.")
+    return report_finding("duplicates", "warning", repeated, text, "SELECT DISTINCT leaves them out.")
 
 
 def _check_conflicts(conversations: Sequence[Conversation]) -> list[Finding]:
@@ -275,11 +280,3 @@ def check_overlap(train: Sequence[Conversation], valid: Sequence[Conversation]) 
     text = "{n} for validation with a prompt that is trained on too: the validation loss flatters."
     level = choose_level(len(rows), len(valid))
     return report_finding("overlap", level, rows, text, "Take it out of one.")
-
-
-def _join_turns(conversation: Conversation) -> str:
-    return "\n".join(t.content for t in conversation.turns)
-
-
-def _format_rows(rows: Sequence[int]) -> str:
-    return ", ".join(f"{r:,}" for r in rows[:3]) + (" …" if len(rows) > 3 else "")

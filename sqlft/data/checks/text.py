@@ -158,8 +158,8 @@ def detect_format(answer: str) -> str:
             return "text"
     if answer.lstrip().startswith("```"):
         return "code block"
-    found = (kind for kind, pattern in _FORMAT_PATTERNS.items() if pattern.fullmatch(answer))
-    return next(found, "text")
+    formats = (kind for kind, pattern in _FORMAT_PATTERNS.items() if pattern.fullmatch(answer))
+    return next(formats, "text")
 
 
 _FORMAT_PATTERNS = {

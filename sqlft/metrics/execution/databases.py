@@ -66,7 +66,9 @@ class SqliteFile:
     """A file, opened so that it cannot be changed, or a database in memory that was filled before."""
 
     def __init__(self, path: str | None = None, filled: sqlite3.Connection | None = None) -> None:
-        self._con = filled or sqlite3.connect(_build_uri(Path(path or "")), uri=True, isolation_level=None)
+        # immutable: SQLite takes no lock and looks for no other file; those with a log are copied before
+        uri = f"{Path(path or '').absolute().as_uri()}?mode=ro&immutable=1"
+        self._con = filled or sqlite3.connect(uri, uri=True, isolation_level=None)
         self._deadline = 0.0
         con = self._con
         con.text_factory = lambda raw: raw.decode(errors="ignore")
@@ -99,11 +101,6 @@ class SqliteFile:
     def close(self) -> None:
         """Let go of the file."""
         self._con.close()
-
-
-def _build_uri(path: Path) -> str:
-    """Immutable: SQLite takes no lock and looks for no other file; those with a log are copied before."""
-    return f"{path.absolute().as_uri()}?mode=ro&immutable=1"
 
 
 def _authorize(action: int, first: str | None, second: str | None, *_: object) -> int:

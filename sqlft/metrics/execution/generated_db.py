@@ -235,15 +235,15 @@ def _create_table(con: sqlite3.Connection, statement: str) -> None:
     try:
         con.execute(statement)
     except sqlite3.OperationalError as e:
-        again = CREATE_TABLE.match(statement)
-        if "already exists" not in str(e) or again is None:
+        repeated = CREATE_TABLE.match(statement)
+        if "already exists" not in str(e) or repeated is None:
             raise
-        con.execute(f"{again[1]}__again{statement[again.end() :]}")
+        con.execute(f"{repeated[1]}__again{statement[repeated.end() :]}")
         old, new = (
-            {r[1].lower(): r[1:3] for r in con.execute(f"PRAGMA table_info({t})")} for t in (again[2], "__again")
+            {r[1].lower(): r[1:3] for r in con.execute(f"PRAGMA table_info({t})")} for t in (repeated[2], "__again")
         )
         for name in new.keys() - old.keys():
-            con.execute(f'ALTER TABLE {again[2]} ADD COLUMN "{new[name][0]}" {new[name][1]}')
+            con.execute(f'ALTER TABLE {repeated[2]} ADD COLUMN "{new[name][0]}" {new[name][1]}')
         con.execute("DROP TABLE __again")
 
 

@@ -82,9 +82,9 @@ class ExecutionJudge:
             text = _normalise_query(text, task)
             self._reply({"score": int(bool(text) and same(text))})
         except Exception as e:
-            spent = isinstance(e, MemoryError) or "memory" in str(e).lower()
-            self._reply({"score": 0, "ended": spent})
-            if spent:
+            is_out_of_memory = isinstance(e, MemoryError) or "memory" in str(e).lower()
+            self._reply({"score": 0, "ended": is_out_of_memory})
+            if is_out_of_memory:
                 os._exit(0)
 
     def _open_database(self, task: JudgeTask) -> QueryDatabase:
