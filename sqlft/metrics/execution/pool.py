@@ -9,7 +9,8 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class GoldQuery:
 
 
 class JudgeProcess:
-    """One process; its lines come through a thread, so that waiting for one can end."""
+    """One process, which is killed when it does not reply in time."""
 
     def __init__(self) -> None:
         self.is_fresh = True
@@ -71,9 +72,6 @@ class JudgeProcess:
             env={name: os.environ[name] for name in kept if name in os.environ},
             start_new_session=True,
         )
-        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
         if self.read_reply(START_SECONDS) is None:
             self.kill()
             raise DataError(
@@ -90,28 +88,33 @@ class JudgeProcess:
 
     def read_reply(self, seconds: float) -> JudgeReply | None:
         """Its next reply; None if there is none in time, or if it is dead."""
+        assert self._process.stdout is not None
+        is_late = threading.Event()
+
+        def expire() -> None:
+            is_late.set()
+            self._process.kill()
+
+        timer = threading.Timer(seconds, expire)
+        timer.daemon = True
+        timer.start()
         try:
-            raw = self._lines.get(timeout=seconds)
-            reply: JudgeReply | None = json.loads(raw) if raw else None
-        except (queue.Empty, ValueError):
+            reply: JudgeReply | None = json.loads(self._process.stdout.readline())
+        except ValueError:  # also where there is no line any more
             return None
-        return reply
+        finally:
+            timer.cancel()
+            timer.join()
+        return None if is_late.is_set() else reply
 
     def kill(self) -> None:
         """End it, whatever it does."""
         self._process.kill()
         self._process.wait()
-        self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 assert pipe is not None
                 pipe.close()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put(b"")
 
 
 class JudgeWorker:
@@ -121,7 +124,6 @@ class JudgeWorker:
         self._golds, self._timeout, self._keep_distinct = golds, timeout, keep_distinct
         self._child: JudgeProcess | None = None
         self.stopped = False
-        self.error: BaseException | None = None
 
     def run(self) -> None:
         """Until no gold query is left, or `stop`."""
@@ -130,8 +132,6 @@ class JudgeWorker:
                 self._judge(self._golds.get_nowait())
         except queue.Empty:
             pass
-        except BaseException as e:
-            self.error = e
         finally:
             self._kill_child()
 
@@ -206,24 +206,15 @@ def judge_queries(
     for gold in golds:
         waiting.put(gold)
     workers = [JudgeWorker(waiting, timeout, keep_distinct) for _ in range(max(1, min(processes, len(golds))))]
-    threads = [threading.Thread(target=worker.run, daemon=True) for worker in workers]
-    for thread in threads:
-        thread.start()
-    try:
-        _wait_for_threads(threads, interrupted)
-    except BaseException:
-        for worker in workers:
-            worker.stop()
-        _wait_for_threads(threads, lambda: False)
-        raise
-    for worker in workers:
-        if worker.error is not None:
-            raise worker.error
-
-
-def _wait_for_threads(threads: Iterable[threading.Thread], interrupted: Callable[[], bool]) -> None:
-    for thread in threads:
-        while thread.is_alive():
-            if interrupted():
-                raise Cancelled("The queries were not all judged.", "Run it again; it starts from the beginning.")
-            thread.join(0.2)
+    with ThreadPoolExecutor(len(workers)) as executor:
+        futures = [executor.submit(worker.run) for worker in workers]
+        try:
+            while wait(futures, 0.2).not_done:
+                if interrupted():
+                    raise Cancelled("The queries were not all judged.", "Run it again; it starts from the beginning.")
+        except BaseException:
+            for worker in workers:
+                worker.stop()
+            raise
+    for future in futures:
+        future.result()
