@@ -16,11 +16,11 @@ from sqlft.metrics.metric import Metric, as_metric, metric
 __all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "METRICS", "Metric", "metric"]
 
 ENTRY_POINT_GROUP = "sqlft.metrics"
-_FAMILIES = {
+FAMILIES = {
     "sqlft.metrics.text": ("exact_match", "token_f1", "rouge_l", "bleu", "perplexity"),
     "sqlft.metrics.classification": (
-        *("accuracy", "precision", "recall", "f1"),
-        *("accuracy_score", "balanced_accuracy_score", "precision_score", "recall_score", "f1_score"),
+        *("accuracy", "accuracy_score", "balanced_accuracy_score"),
+        *("precision", "precision_score", "recall", "recall_score", "f1", "f1_score"),
     ),
     "sqlft.metrics.structured": ("json_match", "function_match"),
     "sqlft.metrics.sql": ("execution_accuracy",),
@@ -30,7 +30,7 @@ _FAMILIES = {
     ),
     "sqlft.metrics.judge": ("llm_judge",),
 }
-BUILT_IN = {name: module for module, names in _FAMILIES.items() for name in names}
+BUILT_IN = {name: module for module, names in FAMILIES.items() for name in names}
 
 
 class _Metrics(Mapping[str, Metric]):

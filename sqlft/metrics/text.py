@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @metric()
 def exact_match(actual: Column, prediction: Column, *, normalise: bool = False) -> pa.DoubleArray:
-    """Share of equal texts, 0 or 1 a row; `normalise` ignores case, whitespace and a trailing ``;``."""
+    """Share of equal texts, 0 or 1 per row; `normalise` ignores case, whitespace and a trailing ``;``."""
     simplify = _normalise if normalise else str
     return score_rows(actual, prediction, lambda a, p: float(simplify(a) == simplify(p)))
 
@@ -34,7 +34,7 @@ TOKEN = re.compile(r"\w+|[^\w\s]")
 
 @metric()
 def token_f1(actual: Column, prediction: Column) -> pa.DoubleArray:
-    """F1 of the bags of tokens (words and single signs, case aside), 0 to 1 a row.
+    """F1 of the bags of tokens (words and single signs, case aside), 0 to 1 per row.
 
     As SQuAD scores answers (Rajpurkar et al. 2016), but articles and punctuation count: they do in SQL.
     """
@@ -50,7 +50,7 @@ def _score_token_f1(actual: str, prediction: str) -> float:
 
 @metric()
 def rouge_l(actual: Column, prediction: Column, *, stem: bool = False) -> pa.DoubleArray:
-    """ROUGE-L F1 of both texts, 0 to 1 a row, as the package rouge-score has it; `stem` cuts English endings."""
+    """ROUGE-L F1 of both texts, 0 to 1 per row, as the package rouge-score has it; `stem` cuts English endings."""
     scorer = import_package("rouge_score.rouge_scorer", "rouge_l").RougeScorer(["rougeL"], use_stemmer=stem)
     return score_rows(actual, prediction, lambda a, p: float(scorer.score(a, p)["rougeL"].fmeasure))
 
