@@ -1,4 +1,4 @@
-"""Conversations and what is found in them: the values that `formats` makes and `checks` look at.
+"""Conversations and findings: `formats` makes the first, `checks` the second.
 
 Here is also how they are split into training and validation rows, and the Arrow table that a trainer gets.
 """
@@ -125,7 +125,7 @@ class Corpus:
         self.conversations = conversations
 
     def find_rows(self, screen: str, has: TextTest = bool, role: str | None = None) -> list[int]:
-        """The rows of the conversations with a text that matches `screen` (RE2) and of which `has` is true."""
+        """The rows of the conversations with a text that matches `screen` (RE2) and for which `has` is true."""
         return list(dict.fromkeys(c.row for c, t in self.find_turns(screen, role) if has(t.content)))
 
     def find_turns(self, screen: str, role: str | None = None) -> Iterator[tuple[Conversation, Turn]]:
@@ -137,7 +137,7 @@ class Corpus:
                 yield conversation, turn
 
     def sample_evenly(self, most: int) -> Corpus:
-        """At most so many of the conversations, evenly spaced."""
+        """At most `most` of the conversations, evenly spaced."""
         step = -(-len(self.conversations) // most)
         return self if step <= 1 else Corpus(self.conversations[::step])
 

@@ -1,6 +1,6 @@
 """Training rows to conversations, their format recognised by the columns: messages, prompts, transcripts, pairs.
 
-`prepare` calls `recognise` with the rows of a query.  What cannot be read costs its row, and says why.
+`prepare` calls `recognise` with the rows of a query.  What cannot be read costs its row, and is a finding.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ REJECTED_COLUMNS = tuple(worse for _, worse in PREFERENCE_COLUMNS)
 SIDE_COLUMNS = frozenset(
     {*REJECTED_COLUMNS, *(better for better, _ in PREFERENCE_COLUMNS), "system", "tools", "weight", "id", *MEDIA_KEYS}
 )
-"""Columns that may stand beside conversations, and are no prompt of themselves."""
+"""Columns that may accompany conversations, and are not prompts."""
 SAMPLE_ROWS = 100
-"""Rows that tell what a column holds."""
+"""Rows from which a column's content is detected."""
 SHOWN_COLUMNS = 20
 
 
@@ -70,7 +70,7 @@ class RowShape(NamedTuple):
     """Whether a value of the last column is of this shape, where the column's name may mean something else."""
 
     def fits(self, rows: RowColumns) -> bool:
-        """Whether the rows have the columns, and hold what the shape is of where there are others beside them."""
+        """Whether the rows have the columns; where they have others too, the values must be of this shape."""
         if not all(name in rows for name in self.columns):
             return False
         if self.holds is None or rows.names <= {*self.columns, *SIDE_COLUMNS}:
@@ -176,7 +176,7 @@ def _render_users(rows: RowColumns, prompt: Prompt) -> list[str]:
 
 
 def _read_messages(rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows) -> list[Conversation]:
-    """Whole conversations, with a better answer behind them where there is a column of such."""
+    """Whole conversations, followed by the better answer where there is a column of those."""
     better = next((name for name, _ in PREFERENCE_COLUMNS if name in rows), None)
     answers = rows.values(better) if better else [None] * rows.count
 
@@ -218,7 +218,7 @@ def _read_whole_pairs(rows: RowColumns, prompt: Prompt, target: str, skipped: Sk
 
 
 def _read_instructions(rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows) -> list[Conversation]:
-    """Alpaca's columns: the input, where there is one, stands below the instruction."""
+    """Alpaca's columns: the input, where there is one, comes below the instruction."""
     inputs, answers = rows.texts(["input"]), rows.values(target)
 
     def read(i: int, value: object) -> tuple[Turn, ...]:

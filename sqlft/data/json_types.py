@@ -417,7 +417,7 @@ def canonicalise(value: Json, schema: object, root: JsonSchema | None = None, de
 
 
 def resolve_reference(reference: str, root: JsonSchema) -> object:
-    """What `#/$defs/name` stands for in the schema itself."""
+    """What `#/$defs/name` refers to in the schema itself."""
     target: object = root if reference.startswith("#") else None
     for part in reference.lstrip("#").strip("/").split("/"):
         if part and isinstance(target, Mapping):

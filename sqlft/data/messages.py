@@ -111,7 +111,7 @@ def parse_message_list(value: object) -> list[Mapping[str, object]] | None:
 
 
 def parse_spoken_messages(value: object) -> list[Mapping[str, object]] | None:
-    """Messages where a text may stand too: with a role that is known, or nearly; other JSON is a text."""
+    """Messages where a text is possible too: with a known role, or nearly one; other JSON is a text."""
     messages = parse_message_list(value)
     roles = [to_text(m.get("role") or m.get("from")).strip().lower() for m in messages or ()]
     return messages if any(role in ROLES or role in TOOL_ROLES or did_you_mean(role, ROLES) for role in roles) else None
@@ -248,7 +248,7 @@ class RowColumns:
 def read_roles(
     rows: RowColumns, contents: Sequence[object], users: Sequence[object], skipped: SkippedRows
 ) -> list[Conversation]:
-    """Conversations of rows with a role and a content; `users` are the contents as users say them.
+    """Conversations of rows with a role and a content; `users` are the contents rendered as prompts.
 
     One that has a message which cannot be read is left out as a whole.
     """

@@ -113,7 +113,7 @@ class Outputs:
         return pa.array(values, self.kinds[place].arrow)
 
     def system(self, message: str | None) -> str | None:
-        """The system message: what CREATE MODEL gave, and the form of the answer."""
+        """CREATE MODEL's system message, and the form of the answer."""
         if self.schema is None:
             return message
         instruction = f"{INSTRUCTION}{dumps(self.schema)}"

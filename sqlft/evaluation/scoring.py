@@ -151,7 +151,7 @@ class EvaluationOptions:
         return list(self._table.column_names)
 
     def scorers(self, names: Sequence[str], seed: int, session: Session, keep: Callable[[str], bool]) -> list[Scorer]:
-        """One Scorer per metric; `keep` says which plain options are for others too and stay with them."""
+        """One Scorer per metric; `keep` is true of plain options that others need too."""
         used: set[str] = set()
         scorers = []
         for name in dict.fromkeys(names):
@@ -177,7 +177,7 @@ class EvaluationOptions:
     def _select_options(
         self, metric: Metric, metric_options: Mapping[str, object], name: str, keep: Callable[[str], bool]
     ) -> tuple[dict[str, object], set[str]]:
-        """The metric's options, and which of them stand in USING itself."""
+        """The metric's options, and which of them are in USING itself."""
         known = metric.options
         if not metric.takes_any_option:
             wrong = next((key for key in metric_options if key not in known), None)

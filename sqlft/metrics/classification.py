@@ -12,7 +12,7 @@ from sqlft.metrics.metric import Column, Metric, cast_to_texts, check_lengths, i
 
 AVERAGES = ("binary", "macro", "micro", "weighted")
 NO_PREDICTION = "\0none"
-"""What stands for a prediction that is missing: never right, and no class of its own."""
+"""The label of a missing prediction: never right, and not a class."""
 
 
 def pair_labels(actual: Column, prediction: Column) -> list[tuple[object, object]]:

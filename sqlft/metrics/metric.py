@@ -1,4 +1,4 @@
-"""What all metrics share: `@metric`, which says what one is, pairs of values, the rule of NULLs, options as columns.
+"""What all metrics share: the decorator `@metric`, pairs of values, the rule of NULLs, options as columns.
 
 `sqlft.evaluation` reads the `Metric` to know how to call it and what its value means.
 """
@@ -22,7 +22,7 @@ Column: TypeAlias = "pa.Array | pa.ChunkedArray | Sequence[object]"
 """What a metric scores: an Arrow column, or what Arrow makes one of."""
 TextPairs = list[tuple[str | None, str | None]]
 Need = Literal["judge", "tokens", "interrupted"]
-"""An argument that EVALUATE gives and no statement can.
+"""An argument that EVALUATE passes, which no statement can name.
 
 judge: a function from prompts to answers, of the model that USING judge names.  tokens: the number of tokens of each
 actual answer, the prediction then being the logarithm of its probability.  interrupted: a function that returns true
@@ -49,7 +49,7 @@ class Metric:
     columns: tuple[str, ...] = ()
     """Options that are columns of the rows, where the rows have columns of these names."""
     needs: tuple[Need, ...] = ()
-    """Arguments of it that are no options: EVALUATE gives them."""
+    """Arguments that EVALUATE passes, not options."""
     counted: Callable[..., pa.Array] | None = None
     """Of an aggregate: a metric of rows; only those it has a score for are counted."""
 
@@ -93,7 +93,7 @@ def metric(
     needs: tuple[Need, ...] = (),
     counted: Callable[..., pa.Array] | None = None,
 ) -> Callable[[Callable[..., pa.Array]], Metric]:
-    """Make a function a `Metric`, whose fields say what the arguments mean."""
+    """Make a function a `Metric`; its fields document the arguments."""
     return partial(
         Metric,
         aggregate=aggregate,

@@ -16,7 +16,7 @@ NumberPair = tuple[float, float]
 
 
 def pair_numbers(actual: Column, prediction: Column) -> list[tuple[float | None, float | None]]:
-    """Both columns as numbers, one pair per row; a prediction that is no number is as good as none."""
+    """Both columns as numbers, one pair per row; a prediction that is no number counts as missing."""
     check_lengths(actual, prediction)
     numbers = []
     for row, text in enumerate(cast_to_texts(actual), 1):

@@ -17,7 +17,7 @@ from sqlft.metrics.metric import Column, cast_to_texts, check_lengths, metric, s
 
 
 class _NoJson(Enum):
-    """What stands for a value that is not there, or not JSON: equal to nothing."""
+    """A value that is missing, or not JSON: equal to nothing."""
 
     MISSING = "missing"
     INVALID = "invalid"

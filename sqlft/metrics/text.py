@@ -90,7 +90,7 @@ def perplexity(actual: Column, prediction: Column, *, tokens: Column | None = No
     """exp(-Σ log-probability / Σ tokens) of the actual answers, over all rows.
 
     `prediction` holds the natural logarithm of each actual answer's probability, `tokens` its number of tokens:
-    EVALUATE MODEL has both from handlers that can tell, the local one among them.
+    EVALUATE MODEL has both from handlers that can score answers, such as the local one.
     """
     if tokens is None:
         raise OptionError(

@@ -77,7 +77,7 @@ class ModelFacts:
     judged: list[JudgedRows]
     """The rows of the newest evaluation, for each column of right answers."""
     findings: dict[int, list[Row]] = field(default_factory=dict)
-    """By version, of all that were trained."""
+    """By version, for trained versions."""
 
     @property
     def lead(self) -> list[Lead]:

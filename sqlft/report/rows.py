@@ -28,7 +28,7 @@ EvaluationKey = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Answer:
-    """What one version answered to a row of an evaluation."""
+    """One version's answer to a row of an evaluation."""
 
     version: int
     prediction: str | None

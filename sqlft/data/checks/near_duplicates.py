@@ -21,7 +21,7 @@ MIN_SIMILARITY = 95.0
 PERMUTATIONS = 3
 NEIGHBOURS = 3
 MAX_PAIR_SHARE = 0.05
-"""Word pairs that more of the texts have are the template's, and tell nothing."""
+"""Word pairs that more of the texts have come from a template, and are ignored."""
 MIN_WORDS = 4
 """Shorter texts are alike only if they are equal but for case and punctuation."""
 _BLOCKS = f"""

@@ -1,4 +1,4 @@
-"""What training rows are like when nothing is wrong with them: sizes, tokens, answers, and what suits them."""
+"""Figures of training rows: sizes, tokens, answers, and the settings that suit them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_LABELS = 50
 
 @dataclass(frozen=True)
 class DatasetFact:
-    """One thing to know: `details` has its numbers, `shown` some lines to look at."""
+    """One fact of a dataset: `details` has its numbers, `shown` some lines of it."""
 
     code: str
     count: int

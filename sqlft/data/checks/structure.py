@@ -1,4 +1,4 @@
-"""What is looked at before anything trains: every check is a function of the conversations."""
+"""The checks before a training: each is a function of the conversations, and returns findings."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def drop_unusable(conversations: Iterable[Conversation]) -> CheckedRows:
 
 
 def _unweight_opening_answers(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """Answers that stand before any question are no answers to learn, where there are others."""
+    """Answers before any question are context, where others can be learned."""
     first = next((i for i, t in enumerate(turns) if t.role == "user" and t.content.strip()), len(turns))
     if not any(t.is_learned for t in turns[:first]) or not any(t.is_learned for t in turns[first:]):
         return turns
@@ -102,7 +102,7 @@ def _find_fault(turns: tuple[Turn, ...]) -> str:
 def check_token_lengths(
     conversations: list[Conversation], count_tokens: CountTokens | None, max_length: int | None, long_rows: str
 ) -> CheckedRows:
-    """Over-long conversations: counted, and dropped or refused as `long_rows` says; cutting is the handler's work."""
+    """Over-long conversations: counted, and kept, dropped or refused by `long_rows`; the handler cuts them."""
     if long_rows not in LONG_ROWS:
         raise DataError(f"long_rows is {long_rows!r}.", f"It is one of: {', '.join(LONG_ROWS)}.")
     counts = (

@@ -14,7 +14,7 @@ from sqlft.data.conversations import Conversation, Corpus, Finding, Level, TextT
 from sqlft.data.privacy import mask_private
 
 LANGUAGE_SAMPLE = 20_000
-"""Conversations whose language is looked at; of more they are evenly spaced."""
+"""Conversations whose language is detected; of more an evenly spaced sample."""
 MIN_TEXTS, MIN_WORDS = 20, 6
 """Conversations, and words of one, below which no language is detected."""
 LANGUAGE_SHARE = 0.8
@@ -127,9 +127,9 @@ MIN_ROWS = 20
 """Rows below which it is not known what most of them do."""
 MAJORITY_SHARE = 0.8
 MAX_LABELS, MIN_LABEL_ROWS = 50, 5
-"""Answers are labels if there are at most so many, each on average of so many rows; fewer rows of one is rare."""
+"""Answers are labels if at most this many differ, with this many rows each on average; one with fewer is rare."""
 LONG_ANSWER, LONG_FACTOR = 200, 10
-"""An answer is oddly long with so many letters, and so many times the median's."""
+"""An answer is long above this many letters, and this many times the median."""
 RARE_SHARE = 0.1
 """A style that fewer of the answers have is an odd one out."""
 
@@ -172,7 +172,7 @@ _FORMAT_PATTERNS = {
 
 
 def check_labels(corpus: Corpus) -> list[Finding]:
-    """Where answers are labels: spellings of one label, and labels with hardly a row."""
+    """Where answers are labels: spellings of one label, and labels with few rows."""
     conversations = corpus.conversations
     counts = Counter(c.answer for c in conversations)
     if (

@@ -42,7 +42,7 @@ class QueryDatabase(Protocol):
         """All rows."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
 
 
 def read_bounded(rows: Iterable[Row], most: int, most_bytes: int | None) -> list[Row]:
@@ -99,7 +99,7 @@ class SqliteFile:
         self._con.set_authorizer(_authorize)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._con.close()
 
 
@@ -160,7 +160,7 @@ class DuckDBFile:
             yield from (tuple(_to_comparable(value) for value in row) for row in batch)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._con.close()
 
 
@@ -189,7 +189,7 @@ def _build_pytz_stub() -> ModuleType:
 
 
 def _to_comparable(value: object) -> Hashable:
-    """A value that compares by `==` and has a hash; a DECIMAL is the DOUBLE it stands for."""
+    """A value that compares by `==` and has a hash; a DECIMAL becomes a number."""
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, float) and math.isnan(value):

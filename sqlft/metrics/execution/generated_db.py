@@ -50,7 +50,7 @@ class QueryFacts(NamedTuple):
 
 
 def extract_facts(queries: Iterable[str], columns: frozenset[str]) -> QueryFacts:
-    """Facts of all the queries; `columns` are the schema's, in lower case, and tell "column" from "text"."""
+    """Facts of all the queries; `columns` are the schema's, in lower case: other names in quotes are texts."""
     reader = _FactReader(columns)
     for query in queries:
         reader.read(query)

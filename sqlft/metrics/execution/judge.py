@@ -25,7 +25,7 @@ MAX_ROWS = 1_000_000
 GRACE_SECONDS = 2.0
 """Seconds of work beyond its time after which this process ends, whoever is there to kill it."""
 ENOUGH_DATABASES, MAX_DATABASES = 6, 16
-"""Databases made from a schema that have to agree, and how many are made to find so many that are fit."""
+"""Generated databases that have to agree, and how many are made to get that many useful ones."""
 
 
 class JudgeTask(TypedDict):
@@ -77,7 +77,7 @@ class ExecutionJudge:
         _set_alarm(None)
 
     def _score(self, same: Callable[[str], bool], text: str, task: JudgeTask) -> None:
-        """0 for whatever fails; a process that ran out of memory ends before the next query."""
+        """0 where anything fails; a process that ran out of memory ends before the next query."""
         try:
             text = _normalise_query(text, task)
             self._reply({"score": int(bool(text) and same(text))})
@@ -174,7 +174,7 @@ def _limit_resources() -> None:
 
 
 def _set_alarm(seconds: float | None) -> None:
-    """Let the system end this process after so much task, should its parent be gone and a query not see the clock."""
+    """Let the system end this process after this much work, in case its parent is gone and a query does not see the clock."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, 0 if seconds is None else seconds + GRACE_SECONDS)
 

@@ -60,7 +60,7 @@ def remove_distinct(query: str, *, only_select: bool = False) -> str:
 
 
 def is_ordered(gold: str) -> bool:
-    """Whether the order of rows counts: `order by` stands anywhere in the gold, as the official evaluator looks."""
+    """Whether the order of rows counts: `order by` is anywhere in the gold, as in the official evaluator."""
     return "order by" in gold.lower()
 
 
