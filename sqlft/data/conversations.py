@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from itertools import chain
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
@@ -124,9 +123,9 @@ class Corpus:
     def __init__(self, conversations: Sequence[Conversation]) -> None:
         self.conversations = conversations
 
-    def find_rows(self, screen: str, has: TextTest = bool, role: str | None = None) -> list[int]:
+    def find_rows(self, screen: str, has: TextTest = bool) -> list[int]:
         """The rows of the conversations with a text that matches `screen` (RE2) and for which `has` is true."""
-        return list(dict.fromkeys(c.row for c, t in self.find_turns(screen, role) if has(t.content)))
+        return list(dict.fromkeys(c.row for c, t in self.find_turns(screen) if has(t.content)))
 
     def find_turns(self, screen: str, role: str | None = None) -> Iterator[tuple[Conversation, Turn]]:
         """Each message that matches, with its conversation; with `role` only that role's."""
@@ -147,13 +146,10 @@ class Corpus:
 
     @cached_property
     def _texts(self) -> pa.Array:
-        return pa.array(
-            [t.content for t in chain.from_iterable(c.turns for c in self.conversations)], pa.large_string()
-        )
+        return pa.array([turn.content for _, turn in self._turns], pa.large_string())
 
 
 MESSAGE_FIELDS = (pa.field("role", pa.string()), pa.field("content", pa.string()))
-MESSAGES = pa.schema([("messages", pa.list_(pa.struct(MESSAGE_FIELDS)))])
 OPTIONAL_FIELDS = {"weight": pa.field("weight", pa.int32()), "name": pa.field("name", pa.string())}
 """What messages have too, where one of them has it."""
 CHUNK_CHARACTERS = 100_000_000

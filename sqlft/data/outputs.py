@@ -16,15 +16,13 @@ import duckdb
 import pyarrow as pa
 
 from sqlft._types import Json, JsonSchema, Row
+from sqlft.data.json_schema import canonicalise, is_json_schema, resolve_reference, to_sql_type
 from sqlft.data.json_types import (
-    MAX_DEPTH,
     JsonType,
     ValueMismatch,
     WrittenNumber,
     build_object_schema,
-    canonicalise,
     dumps,
-    resolve_reference,
     to_json_type,
 )
 from sqlft.errors import DataError, OptionError
@@ -236,10 +234,6 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-JSON_TYPES = {"object", "array", "string", "number", "integer", "boolean", "null"}
-SCHEMA_KEYWORDS = ("properties", "$ref", "$defs", "$schema", "anyOf", "oneOf", "allOf", "enum", "const", "items")
-FORMAT_TYPES = {"date": "DATE", "date-time": "TIMESTAMP", "uuid": "UUID"}
-SIMPLE_TYPES = {"integer": "BIGINT", "number": "DOUBLE", "boolean": "BOOLEAN"}
 BindType = Callable[[str], duckdb.sqltypes.DuckDBPyType]
 """A type's text to the type that the user's connection knows by it."""
 
@@ -264,80 +258,6 @@ def parse_outputs(name: str, schema: object, bind: BindType) -> Outputs:
     if kind.id != "struct":
         return Outputs.from_columns([column])
     return Outputs((column,), to_json_type(kind).schema(required=True), whole=True)
-
-
-def parse_json_struct(struct: object) -> JsonSchema:
-    """MindsDB's `json_struct`, names with what each value is, as a JSON schema of texts that may be NULL."""
-    if isinstance(struct, str):
-        try:
-            struct = json.loads(struct)
-        except (ValueError, RecursionError):
-            struct = None
-    if not isinstance(struct, Mapping) or not struct:
-        raise OptionError(
-            "The option 'json_struct' is neither an object nor JSON of one.",
-            "Write: json_struct = {'city': 'where the sender lives'}, or schema = 'STRUCT(city VARCHAR)'",
-        )
-    return build_object_schema({str(name): _describe_property(content) for name, content in struct.items()})
-
-
-def _describe_property(content: object) -> JsonSchema:
-    if isinstance(content, Mapping):
-        return parse_json_struct(content)
-    return {"type": ["string", "null"], "description": str(content)}
-
-
-def is_json_schema(value: JsonSchema) -> bool:
-    """Whether an object reads as a JSON schema, not as names with types.
-
-    >>> is_json_schema({"type": "object"}), is_json_schema({"type": "VARCHAR"})
-    (True, False)
-    """
-    kinds = value.get("type")
-    kinds = kinds if isinstance(kinds, list) else [kinds]
-    has_keyword = any(w in value and (w.startswith("$") or not isinstance(value[w], str)) for w in SCHEMA_KEYWORDS)
-    return has_keyword or all(isinstance(k, str) and k in JSON_TYPES for k in kinds)
-
-
-def to_sql_type(schema: object, root: JsonSchema, depth: int = 0) -> str:
-    """The type of the values that a JSON schema allows; JSON where they are of several.
-
-    >>> to_sql_type({"type": "array", "items": {"type": ["integer", "null"]}}, {})
-    'BIGINT[]'
-    """
-    if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
-        return "JSON"
-    if "$ref" in schema:
-        return to_sql_type(resolve_reference(str(schema["$ref"]), root), root, depth + 1)
-    for several in ("anyOf", "oneOf", "allOf"):
-        if several in schema:
-            left = [s for s in schema[several] if not (isinstance(s, Mapping) and s.get("type") == "null")]
-            return to_sql_type(left[0], root, depth + 1) if len(left) == 1 else "JSON"
-    kinds = schema.get("type")
-    named = [k for k in (kinds if isinstance(kinds, list) else [kinds]) if k not in ("null", None)]
-    word = named[0] if len(named) == 1 else _infer_enum_type(schema)
-    if word == "string":
-        return FORMAT_TYPES.get(str(schema.get("format")), "VARCHAR")
-    if word == "array":
-        return f"{to_sql_type(schema.get('items'), root, depth + 1)}[]"
-    if word == "object":
-        return _to_object_type(schema, root, depth)
-    return SIMPLE_TYPES.get(str(word), "JSON")
-
-
-def _infer_enum_type(schema: JsonSchema) -> str | None:
-    """What an enum or a const without a type holds."""
-    values = [v for v in [*schema.get("enum", []), *([schema["const"]] if "const" in schema else [])] if v is not None]
-    return "string" if values and all(isinstance(v, str) for v in values) else None
-
-
-def _to_object_type(schema: JsonSchema, root: JsonSchema, depth: int) -> str:
-    properties, more = schema.get("properties") or {}, schema.get("additionalProperties")
-    if not properties and isinstance(more, Mapping):
-        return f"MAP(VARCHAR, {to_sql_type(more, root, depth + 1)})"
-    if not properties or len({str(n).lower() for n in properties}) < len(properties):
-        return "JSON"
-    return f"STRUCT({', '.join(f'{quote_name(n)} {to_sql_type(s, root, depth + 1)}' for n, s in properties.items())})"
 
 
 def _parse_json_schema(name: str, schema: JsonSchema, bind: BindType) -> Outputs:

@@ -174,7 +174,7 @@ def _limit_resources() -> None:
 
 
 def _set_alarm(seconds: float | None) -> None:
-    """Let the system end this process after this much work, in case its parent is gone and a query does not see the clock."""
+    """Let the system end this process after this much work, in case its parent is gone and a query hangs."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, 0 if seconds is None else seconds + GRACE_SECONDS)
 
