@@ -19,7 +19,7 @@ import pytest
 
 from sqlft import cli
 from sqlft.catalog.tables import TABLE_DEFINITIONS
-from sqlft.data.checks.structure import text
+from sqlft.data.checks import text
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

@@ -1,4 +1,4 @@
-"""Conversations and what is found in them: the values that `formats` makes and `checks` look at.
+"""Conversations and findings: `formats` makes the first, `checks` the second.
 
 Here is also how they are split into training and validation rows, and the Arrow table that a trainer gets.
 """
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from itertools import chain
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
@@ -76,7 +75,7 @@ class Conversation(NamedTuple):
         return self.turns[-1].content
 
 
-def build_finding(
+def report_finding(
     code: str,
     level: Level,
     rows: Sequence[int],
@@ -85,18 +84,20 @@ def build_finding(
     *,
     count: int | None = None,
     shown: Sequence[str] = (),
-) -> Finding:
-    """A Finding about `rows`; ``{n}`` in the message is the count with its noun."""
+) -> list[Finding]:
+    """A Finding about `rows`, none where there are none; ``{n}`` in the message is the count with its noun."""
     n = len(rows) if count is None else count
+    if n == 0:
+        return []
     noun = f"{n:,} conversation{'' if n == 1 else 's'}"
     texts = tuple(mask_private(text) for text in shown[:MAX_EXAMPLES])
-    return Finding(code, level, n, message.replace("{n}", noun), tuple(rows[:MAX_EXAMPLES]), what_to_do, texts)
+    return [Finding(code, level, n, message.replace("{n}", noun), tuple(rows[:MAX_EXAMPLES]), what_to_do, texts)]
 
 
 def add_examples(findings: Sequence[Finding], conversations: Sequence[Conversation]) -> list[Finding]:
     """The findings with the texts of the rows that they name, where they show none of their own."""
-    wanted = {row for f in findings if not f.shown for row in f.examples}
-    known: Mapping[int, Conversation] = {c.row: c for c in conversations if c.row in wanted} if wanted else {}
+    rows = {row for f in findings if not f.shown for row in f.examples}
+    known: Mapping[int, Conversation] = {c.row: c for c in conversations if c.row in rows}
     return [
         f if f.shown else replace(f, shown=tuple(_format_example(known[row]) for row in f.examples if row in known))
         for f in findings
@@ -104,34 +105,27 @@ def add_examples(findings: Sequence[Finding], conversations: Sequence[Conversati
 
 
 def _format_example(conversation: Conversation) -> str:
-    asked = next((t.content for t in reversed(conversation.turns) if t.role == "user"), "")
-    said = next((t.content for t in reversed(conversation.turns) if t.role == "assistant"), "")
-    return f"{_shorten_start(mask_private(asked))} → {_shorten_end(mask_private(said))}"
-
-
-def _shorten_end(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= EXAMPLE_LENGTH else text[: EXAMPLE_LENGTH - 1] + "…"
-
-
-def _shorten_start(text: str) -> str:
-    """The end of a prompt is what differs from row to row."""
-    text = " ".join(text.split())
-    return text if len(text) <= EXAMPLE_LENGTH else "…" + text[1 - EXAMPLE_LENGTH :]
+    """The last question, whose end differs from row to row, and the start of the last answer."""
+    user, assistant = (
+        " ".join(mask_private(next((t.content for t in reversed(conversation.turns) if t.role == role), "")).split())
+        for role in ("user", "assistant")
+    )
+    user = user if len(user) <= EXAMPLE_LENGTH else "…" + user[1 - EXAMPLE_LENGTH :]
+    return f"{user} → {assistant if len(assistant) <= EXAMPLE_LENGTH else assistant[: EXAMPLE_LENGTH - 1] + '…'}"
 
 
 TextTest = Callable[[str], object]
 
 
 class Corpus:
-    """Conversations, and which of them hold what."""
+    """Conversations, and which of them hold what; their texts are screened by Arrow."""
 
     def __init__(self, conversations: Sequence[Conversation]) -> None:
         self.conversations = conversations
 
-    def find_rows(self, screen: str, has: TextTest = bool, role: str | None = None) -> list[int]:
-        """The rows of the conversations with a text that matches `screen` (RE2) and of which `has` is true."""
-        return list(dict.fromkeys(c.row for c, t in self.find_turns(screen, role) if has(t.content)))
+    def find_rows(self, screen: str, has: TextTest = bool) -> list[int]:
+        """The rows of the conversations with a text that matches `screen` (RE2) and for which `has` is true."""
+        return list(dict.fromkeys(c.row for c, t in self.find_turns(screen) if has(t.content)))
 
     def find_turns(self, screen: str, role: str | None = None) -> Iterator[tuple[Conversation, Turn]]:
         """Each message that matches, with its conversation; with `role` only that role's."""
@@ -142,7 +136,7 @@ class Corpus:
                 yield conversation, turn
 
     def sample_evenly(self, most: int) -> Corpus:
-        """At most so many of the conversations, evenly spaced."""
+        """At most `most` of the conversations, evenly spaced."""
         step = -(-len(self.conversations) // most)
         return self if step <= 1 else Corpus(self.conversations[::step])
 
@@ -152,15 +146,12 @@ class Corpus:
 
     @cached_property
     def _texts(self) -> pa.Array:
-        return pa.array(
-            [t.content for t in chain.from_iterable(c.turns for c in self.conversations)], pa.large_string()
-        )
+        return pa.array([turn.content for _, turn in self._turns], pa.large_string())
 
 
 MESSAGE_FIELDS = (pa.field("role", pa.string()), pa.field("content", pa.string()))
-MESSAGES = pa.schema([("messages", pa.list_(pa.struct(MESSAGE_FIELDS)))])
 OPTIONAL_FIELDS = {"weight": pa.field("weight", pa.int32()), "name": pa.field("name", pa.string())}
-"""What messages have besides where one of them says it."""
+"""What messages have too, where one of them has it."""
 CHUNK_CHARACTERS = 100_000_000
 """A batch's texts must stay below Arrow's 2 GB."""
 
@@ -171,8 +162,8 @@ def build_table(conversations: Sequence[Conversation]) -> pa.Table:
     Where a message has a weight of 0 or a name, the structs have the fields weight: int32 and name: string too.
     """
     turns = [t for c in conversations for t in c.turns]
-    wanted = {"weight": any(t.weight != 1 for t in turns), "name": any(t.name is not None for t in turns)}
-    kind = pa.struct([*MESSAGE_FIELDS, *(OPTIONAL_FIELDS[name] for name, is_said in wanted.items() if is_said)])
+    used = {"weight": any(t.weight != 1 for t in turns), "name": any(t.name is not None for t in turns)}
+    kind = pa.struct([*MESSAGE_FIELDS, *(OPTIONAL_FIELDS[name] for name, is_used in used.items() if is_used)])
     batches: list[list[Conversation]] = [[]]
     size = 0
     for c in conversations:
@@ -181,22 +172,11 @@ def build_table(conversations: Sequence[Conversation]) -> pa.Table:
             size = 0
         batches[-1].append(c)
         size += sum(len(t.content) for t in c.turns)
-    made = pa.Table.from_batches([_build_batch(b, kind) for b in batches], pa.schema([("messages", pa.list_(kind))]))
+    chunks = [pa.array([[t._asdict() for t in c.turns] for c in batch], pa.list_(kind)) for batch in batches]
+    table = pa.table({"messages": pa.chunked_array(chunks, pa.list_(kind))})
     if all(c.rejected is None for c in conversations):
-        return made
-    return made.append_column("rejected", pa.array([c.rejected for c in conversations], pa.string()))
-
-
-def _build_batch(conversations: Sequence[Conversation], kind: pa.StructType) -> pa.RecordBatch:
-    fields = [kind.field(i) for i in range(kind.num_fields)]
-    turns = [t for c in conversations for t in c.turns]
-    columns = [pa.array([getattr(t, f.name) for t in turns], f.type) for f in fields]
-    offsets = [0]
-    for c in conversations:
-        offsets.append(offsets[-1] + len(c.turns))
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(columns, fields=fields))
-    schema = pa.schema([("messages", pa.list_(kind))])
-    return pa.RecordBatch.from_arrays([lists.cast(schema.field(0).type)], schema=schema)
+        return table
+    return table.append_column("rejected", pa.array([c.rejected for c in conversations], pa.string()))
 
 
 MIN_SPLIT_ROWS, MAX_VALIDATION_ROWS = 50, 200
@@ -217,19 +197,15 @@ def _choose_validation_size(count: int, share: float | None) -> int:
     return max(1, round(count * share)) if share > 0 else 0
 
 
-def _hold_out_prompts(conversations: Sequence[Conversation], wanted: int, seed: int) -> set[tuple[Turn, ...]]:
-    """Prompts in the order that the seed sets, until they make `wanted` conversations; one stays to train on."""
+def _hold_out_prompts(conversations: Sequence[Conversation], target: int, seed: int) -> set[tuple[Turn, ...]]:
+    """Prompts in the order that the seed sets, until they make `target` conversations; one stays to train on."""
     sizes: dict[tuple[Turn, ...], int] = defaultdict(int)
     for c in conversations:
         sizes[c.prompt] += 1
     held: set[tuple[Turn, ...]] = set()
     count = 0
-    for prompt in sorted(sizes, key=lambda p: _hash_prompt(seed, p))[:-1] if wanted else []:
-        if count + sizes[prompt] <= wanted:
+    for prompt in sorted(sizes, key=lambda p: sha256(repr((seed, p)).encode()).digest())[:-1] if target else []:
+        if count + sizes[prompt] <= target:
             held.add(prompt)
             count += sizes[prompt]
     return held
-
-
-def _hash_prompt(seed: int, prompt: tuple[Turn, ...]) -> bytes:
-    return sha256(repr((seed, prompt)).encode()).digest()

@@ -1,22 +1,23 @@
 """Training rows to conversations, their format recognised by the columns: messages, prompts, transcripts, pairs.
 
-`prepare` calls `recognise` with the rows of a query.  What cannot be read costs its row, and says why.
+`prepare` calls `recognise` with the rows of a query.  What cannot be read costs its row, and is a finding.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from sqlft.data.conversations import Conversation, Finding, Turn, build_finding
+from sqlft.data.conversations import Conversation, Finding, Turn, report_finding
 from sqlft.data.messages import (
     MEDIA_KEYS,
     MESSAGE_COLUMNS,
     ROLES,
+    RowColumns,
     SkippedRows,
     UnreadableRow,
     find_last_answer,
@@ -28,7 +29,7 @@ from sqlft.data.messages import (
     read_roles,
 )
 from sqlft.data.outputs import OutputMismatch, Outputs
-from sqlft.data.prompts import Prompt, to_text, to_text_column
+from sqlft.data.prompts import Prompt, to_text
 from sqlft.errors import DataError, did_you_mean
 
 PREFERENCE_COLUMNS = (
@@ -41,9 +42,9 @@ REJECTED_COLUMNS = tuple(worse for _, worse in PREFERENCE_COLUMNS)
 SIDE_COLUMNS = frozenset(
     {*REJECTED_COLUMNS, *(better for better, _ in PREFERENCE_COLUMNS), "system", "tools", "weight", "id", *MEDIA_KEYS}
 )
-"""Columns that may stand beside conversations, and are no prompt of themselves."""
+"""Columns that may accompany conversations, and are not prompts."""
 SAMPLE_ROWS = 100
-"""Rows that tell what a column holds."""
+"""Rows from which a column's content is detected."""
 SHOWN_COLUMNS = 20
 
 
@@ -55,83 +56,54 @@ class RecognisedRows(NamedTuple):
     findings: list[Finding]
 
 
+ShapeReader = Callable[[RowColumns, Prompt, str, SkippedRows], list[Conversation]]
+"""From rows, the model's prompt and the name of the last column that the shape needs."""
+
+
+class RowShape(NamedTuple):
+    """A form of training rows: the columns it needs, and what reads them."""
+
+    name: str
+    columns: tuple[str, ...]
+    read: ShapeReader
+    holds: Callable[[object], bool] | None = None
+    """Whether a value of the last column is of this shape, where the column's name may mean something else."""
+
+    def fits(self, rows: RowColumns) -> bool:
+        """Whether the rows have the columns; where they have others too, the values must be of this shape."""
+        if not all(name in rows for name in self.columns):
+            return False
+        if self.holds is None or rows.names <= {*self.columns, *SIDE_COLUMNS}:
+            return True
+        return any(self.holds(value) for value in rows.values(self.columns[-1], SAMPLE_ROWS) if value)
+
+
 def recognise(rows: pa.Table, prompt: Prompt, targets: Sequence[str], outputs: Outputs | None = None) -> RecognisedRows:
     """Conversations of `rows`: DataError with the shapes that fit if its columns make none.
 
     With typed `outputs` an answer is JSON, made of their columns; what does not fit is left out and counted.
     """
-    known = RowColumns(rows)
+    columns = RowColumns(rows)
     typed = outputs if outputs is not None and outputs.schema is not None else None
     answers = [typed.names] if typed is not None and len(typed.names) > 1 else [(target,) for target in targets]
-    for shape, needed, read in (*_list_model_shapes(prompt, answers, typed), *SHAPES):
-        if all(name in known for name in needed) and _has_shape(known, needed, read):
-            skipped = SkippedRows()
-            found, findings = read(known, prompt, needed[-1], skipped)
-            if shape != "role, content":
-                found = _add_rejected(
-                    found, known, skipped, _parse_rejected if read is _read_whole_pairs else parse_answer
-                )
-            if typed is not None and shape != "inputs":
-                found, more = _canonicalise_answers(found, typed)
-                findings = findings + more
-            found = [_add_system(c, prompt.system) for c in found]
-            return RecognisedRows(shape, found, [*skipped.findings, *findings])
-    raise _unknown_shape_error(rows, prompt, answers[0])
+    shapes = (*_list_model_shapes(prompt, answers, typed), *SHAPES)
+    shape = next((shape for shape in shapes if shape.fits(columns)), None)
+    if shape is None:
+        raise _unknown_shape_error(rows, prompt, answers[0])
+    skipped = SkippedRows()
+    conversations = shape.read(columns, prompt, shape.columns[-1], skipped)
+    if shape.name != "role, content":
+        parse = _parse_rejected if shape.read is _read_whole_pairs else parse_answer
+        conversations = _add_rejected(conversations, columns, skipped, parse)
+    if typed is not None and shape.name != "inputs":
+        conversations = _canonicalise_answers(conversations, typed, skipped)
+    return RecognisedRows(shape.name, [_add_system(c, prompt.system) for c in conversations], skipped.findings)
 
 
 def is_known_shape(rows: pa.Table) -> bool:
     """Whether the columns are a shape by themselves, whatever the model."""
-    known = RowColumns(rows)
-    return any(all(n in known for n in needed) and _has_shape(known, needed, read) for _, needed, read in SHAPES)
-
-
-def _has_shape(rows: RowColumns, needed: Sequence[str], read: ShapeReader) -> bool:
-    """Whether columns whose names may mean something else hold what the shape is of, where there are others."""
-    tests: dict[ShapeReader, Callable[[Any], bool]] = {
-        _read_messages: lambda value: parse_message_list(value) is not None,
-        _read_whole_pairs: lambda value: parse_message_list(value) is not None or is_transcript(to_text(value)),
-        _read_transcripts: lambda value: is_transcript(to_text(value)),
-    }
-    holds = tests.get(read)
-    if holds is None or needed[-1] == "messages" or rows.names <= {*needed, *SIDE_COLUMNS}:
-        return True
-    return any(holds(value) for value in rows.values(needed[-1], SAMPLE_ROWS) if value)
-
-
-class RowColumns:
-    """Columns by name in any case; of several of one name the first."""
-
-    def __init__(self, rows: pa.Table) -> None:
-        self._rows = rows
-        self._columns = {name.lower(): i for i, name in reversed(list(enumerate(rows.column_names)))}
-        self.count = rows.num_rows
-        self.names = set(self._columns)
-
-    def __contains__(self, name: str) -> bool:
-        return name.lower() in self._columns
-
-    def column(self, name: str) -> Any:
-        """A pa.ChunkedArray."""
-        return self._rows.column(self._columns[name.lower()])
-
-    def first_of(self, names: Iterable[str]) -> Any | None:
-        """The first of these columns that there is."""
-        return next((self.column(n) for n in names if n in self), None)
-
-    def values(self, name: str, most: int | None = None) -> list[Any]:
-        """Lists and structs as Python has them, all else as text; with `most` the first of them."""
-        column = self.column(name).slice(0, most)
-        nested = pa.types.is_nested(column.type)
-        return list(column.to_pylist(maps_as_pydicts="lossy") if nested else to_text_column(column).to_pylist())
-
-    def texts(self, names: Iterable[str]) -> list[str]:
-        """Of the first of these columns that there is; '' for each row without one."""
-        column = self.first_of(names)
-        return [""] * self.count if column is None else list(to_text_column(column).to_pylist())
-
-
-ShapeReader = Callable[[RowColumns, Prompt, str, SkippedRows], tuple[list[Conversation], list[Finding]]]
-RowShape = tuple[str, tuple[str, ...], ShapeReader]
+    columns = RowColumns(rows)
+    return any(shape.fits(columns) for shape in SHAPES)
 
 
 def _list_model_shapes(prompt: Prompt, answers: Sequence[tuple[str, ...]], typed: Outputs | None) -> Iterator[RowShape]:
@@ -140,196 +112,201 @@ def _list_model_shapes(prompt: Prompt, answers: Sequence[tuple[str, ...]], typed
     for names in answers:
         if not inputs & {name.lower() for name in names}:
             read = _read_inputs if typed is None else partial(_read_typed, names=names, outputs=typed)
-            yield "inputs", (*prompt.inputs, *names), read
-    yield from (("inputs", (*prompt.inputs, worse, better), _read_inputs) for better, worse in PREFERENCE_COLUMNS)
+            yield RowShape("inputs", (*prompt.inputs, *names), read)
+    for better, worse in PREFERENCE_COLUMNS:
+        yield RowShape("inputs", (*prompt.inputs, worse, better), _read_inputs)
 
 
 def _unknown_shape_error(rows: pa.Table, prompt: Prompt, answers: Sequence[str]) -> DataError:
     names = rows.column_names
-    shown = ", ".join(names[:SHOWN_COLUMNS]) + (
-        f" … and {len(names) - SHOWN_COLUMNS:,} more" if len(names) > SHOWN_COLUMNS else ""
-    )
-    own = (*prompt.inputs, *answers)
+    more = f" … and {len(names) - SHOWN_COLUMNS:,} more" if len(names) > SHOWN_COLUMNS else ""
+    shown = ", ".join(names[:SHOWN_COLUMNS]) + more
+    expected = (*prompt.inputs, *answers)
     lower = {n.lower() for n in names}
-    missing = [n for n in own if n.lower() not in lower]
-    near = did_you_mean(missing[0], names) if missing and len(missing) < len(own) else ""
+    missing = [n for n in expected if n.lower() not in lower]
+    near = did_you_mean(missing[0], names) if missing and len(missing) < len(expected) else ""
     return DataError(
         f"The training query gives the columns {shown}; that is none of the shapes to train from."
         f" Of this model's own columns it lacks {', '.join(missing)}.{near}",
         "Let the query give one of:\n"
-        f"  {', '.join(own)} - this model's inputs and its output, one example per row\n"
+        f"  {', '.join(expected)} - this model's inputs and its output, one example per row\n"
         "  role, content - messages; a new conversation at each system row, or by chat_id (in order of message_id)\n"
         "  messages, or conversations - one conversation per row, as a list of {role, content} or {from, value}, or as "
         "JSON text\n"
         "  prompt, completion - one example per row; so are instruction, input, output\n"
         "  text - one conversation per row, with the marks of a chat template\n"
         "  a column rejected beside the answer holds a worse one, for training that learns from pairs\n"
-        f"Rename columns with AS: SELECT my_column AS {own[0]}, …",
+        f"Rename columns with AS: SELECT my_column AS {expected[0]}, …",
     )
 
 
-def _read_inputs(
-    rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows
-) -> tuple[list[Conversation], list[Finding]]:
-    users = prompt.render_column({name: rows.column(name) for name in prompt.inputs}).to_pylist()
-    answers = rows.values(target)
-    asked = _find_valid_rows([rows.column(name) for name in prompt.inputs])
-    found = []
-    for i, (user, answer, known) in enumerate(zip(users, answers, asked, strict=True), 1):
+def _read_inputs(rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows) -> list[Conversation]:
+    conversations = []
+    for i, (user, answer) in enumerate(zip(_render_users(rows, prompt), rows.values(target), strict=True), 1):
         try:
-            found.append(
-                Conversation(i, (Turn("user", user if known else ""), Turn("assistant", parse_answer(answer))))
-            )
+            conversations.append(Conversation(i, (Turn("user", user), Turn("assistant", parse_answer(answer)))))
         except UnreadableRow as why:
             skipped.add(i, why)
-    return found, []
+    return conversations
 
 
 def _read_typed(
     rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows, names: Sequence[str], outputs: Outputs
-) -> tuple[list[Conversation], list[Finding]]:
+) -> list[Conversation]:
     """Answers as JSON, written as the model is to write them."""
-    users = prompt.render_column({name: rows.column(name) for name in prompt.inputs}).to_pylist()
-    asked = _find_valid_rows([rows.column(name) for name in prompt.inputs])
     columns = [rows.column(name).to_pylist() for name in names]
-    kept: list[Conversation] = []
+    conversations: list[Conversation] = []
     unfit: dict[int, str] = {}
-    for i, (user, known, values) in enumerate(zip(users, asked, zip(*columns, strict=True), strict=True), 1):
+    for i, (user, *values) in enumerate(zip(_render_users(rows, prompt), *columns, strict=True), 1):
         try:
             answer = "" if all(v is None for v in values) else outputs.write(values)
-            kept.append(Conversation(i, (Turn("user", user if known else ""), Turn("assistant", answer))))
+            conversations.append(Conversation(i, (Turn("user", user), Turn("assistant", answer))))
         except OutputMismatch as e:
             unfit[i] = str(e)
-    return kept, _report_mismatches(unfit, "Cast the column in the query, or filter these rows out.")
+    skipped.add_findings(_report_mismatches(unfit, "Cast the column in the query, or filter these rows out."))
+    return conversations
 
 
-def _read_messages(
-    rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows
-) -> tuple[list[Conversation], list[Finding]]:
-    """Whole conversations, with a better answer behind them where there is a column of such."""
+def _render_users(rows: RowColumns, prompt: Prompt) -> list[str]:
+    """The prompt of each row, '' where no input has a value."""
+    columns = {name: rows.column(name) for name in prompt.inputs}
+    masks = (c.is_valid().to_pylist() for c in columns.values())
+    users = prompt.render_column(columns).to_pylist()
+    return [user if any(known) else "" for user, *known in zip(users, *masks, strict=True)]
+
+
+def _read_messages(rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows) -> list[Conversation]:
+    """Whole conversations, followed by the better answer where there is a column of those."""
     better = next((name for name, _ in PREFERENCE_COLUMNS if name in rows), None)
     answers = rows.values(better) if better else [None] * rows.count
 
-    def read(i: int, value: Any) -> tuple[Turn, ...]:
+    def read(i: int, value: object) -> tuple[Turn, ...]:
         turns = parse_turns(value)
         return turns if answers[i] is None else _append_answer(turns, answers[i])
 
-    return _read_each(rows, target, skipped, read), _check_unused_template(prompt, rows.count)
+    return _read_each(rows, prompt, target, skipped, read)
 
 
-def _read_completions(
-    rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows
-) -> tuple[list[Conversation], list[Finding]]:
+def _read_completions(rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows) -> list[Conversation]:
     """Prompts and completions, each a text or a list of messages."""
     answers = rows.values(target)
 
-    def read(i: int, value: Any) -> tuple[Turn, ...]:
+    def read(i: int, value: object) -> tuple[Turn, ...]:
         messages = parse_spoken_messages(value)
-        asked = (Turn("user", to_text(value)),) if messages is None else tuple(parse_turn(m) for m in messages)
-        return _append_answer(asked, answers[i])
+        question = (Turn("user", to_text(value)),) if messages is None else tuple(parse_turn(m) for m in messages)
+        return _append_answer(question, answers[i])
 
-    return _read_each(rows, "prompt", skipped, read), _check_unused_template(prompt, rows.count)
+    return _read_each(rows, prompt, "prompt", skipped, read)
 
 
-def _append_answer(asked: tuple[Turn, ...], answer: Any) -> tuple[Turn, ...]:
+def _append_answer(question: tuple[Turn, ...], answer: object) -> tuple[Turn, ...]:
     """With an answer that is a text, messages, or the whole conversation once more."""
     messages = parse_spoken_messages(answer)
     if messages is None:
-        return (*asked, Turn("assistant", to_text(answer)))
+        return (*question, Turn("assistant", to_text(answer)))
     turns = tuple(parse_turn(m) for m in messages)
-    return turns if any(t.role == "user" for t in turns) else (*asked, *turns)
+    return turns if any(t.role == "user" for t in turns) else (*question, *turns)
 
 
-def _read_whole_pairs(
-    rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows
-) -> tuple[list[Conversation], list[Finding]]:
+def _read_whole_pairs(rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows) -> list[Conversation]:
     """Conversations that end with the better answer, in a column without one for the prompt."""
 
-    def read(i: int, value: Any) -> tuple[Turn, ...]:
+    def read(i: int, value: object) -> tuple[Turn, ...]:
         return parse_turns(value) if parse_message_list(value) is not None else parse_transcript(to_text(value))
 
-    return _read_each(rows, target, skipped, read), _check_unused_template(prompt, rows.count)
+    return _read_each(rows, prompt, target, skipped, read)
 
 
-def _read_instructions(
-    rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows
-) -> tuple[list[Conversation], list[Finding]]:
-    """Alpaca's columns: the input, where there is one, stands below the instruction."""
-    more, answers = rows.texts(["input"]), rows.values(target)
+def _read_instructions(rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows) -> list[Conversation]:
+    """Alpaca's columns: the input, where there is one, comes below the instruction."""
+    inputs, answers = rows.texts(["input"]), rows.values(target)
 
-    def read(i: int, value: Any) -> tuple[Turn, ...]:
-        user = f"{to_text(value)}\n\n{more[i]}" if more[i].strip() else to_text(value)
+    def read(i: int, value: object) -> tuple[Turn, ...]:
+        user = f"{to_text(value)}\n\n{inputs[i]}" if inputs[i].strip() else to_text(value)
         return Turn("user", user), Turn("assistant", parse_answer(answers[i]))
 
-    return _read_each(rows, "instruction", skipped, read), _check_unused_template(prompt, rows.count)
+    return _read_each(rows, prompt, "instruction", skipped, read)
 
 
-def _read_transcripts(
-    rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows
-) -> tuple[list[Conversation], list[Finding]]:
-    def read(i: int, value: Any) -> tuple[Turn, ...]:
-        return parse_transcript(to_text(value))
-
-    return _read_each(rows, target, skipped, read), _check_unused_template(prompt, rows.count)
+def _read_transcripts(rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows) -> list[Conversation]:
+    return _read_each(rows, prompt, target, skipped, lambda _, value: parse_transcript(to_text(value)))
 
 
 def _read_each(
-    rows: RowColumns, name: str, skipped: SkippedRows, read: Callable[[int, Any], tuple[Turn, ...]]
+    rows: RowColumns, prompt: Prompt, name: str, skipped: SkippedRows, read: Callable[[int, object], tuple[Turn, ...]]
 ) -> list[Conversation]:
     """The conversation of every row, with the system message beside it; what cannot be read is left out."""
+    skipped.add_findings(_check_unused_template(prompt, rows.count))
     systems = rows.texts(["system"])
     media = [(n, rows.column(n).to_pylist()) for n in MEDIA_KEYS if n in rows]
-    found = []
+    conversations = []
     for i, value in enumerate(rows.values(name)):
         try:
             if beside := next((n for n, values in media if values[i] not in (None, "", "[]", [])), None):
                 raise UnreadableRow("other_parts", beside)
-            found.append(_add_system(Conversation(i + 1, read(i, value)), systems[i] or None))
+            conversations.append(_add_system(Conversation(i + 1, read(i, value)), systems[i] or None))
         except UnreadableRow as why:
             skipped.add(i + 1, why)
-    return found
+    return conversations
 
 
-def _read_roles(
-    rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows
-) -> tuple[list[Conversation], list[Finding]]:
+def _read_roles(rows: RowColumns, prompt: Prompt, target: str, skipped: SkippedRows) -> list[Conversation]:
     """Messages, one per row."""
     contents = rows.values("content")
-    is_rendered = [n.lower() for n in prompt.inputs] == ["content"]
-    rendered = prompt.render_column({prompt.inputs[0]: rows.column("content")}).to_pylist() if is_rendered else contents
-    found, findings = read_roles(rows, contents, rendered, skipped)
-    return found, findings if is_rendered else [*_check_unused_template(prompt, len(found)), *findings]
+    if [n.lower() for n in prompt.inputs] == ["content"]:
+        users = prompt.render_column({prompt.inputs[0]: rows.column("content")}).to_pylist()
+        return read_roles(rows, contents, users, skipped)
+    conversations = read_roles(rows, contents, contents, skipped)
+    skipped.add_findings(_check_unused_template(prompt, len(conversations)))
+    return conversations
+
+
+def _is_message_list(value: object) -> bool:
+    return parse_message_list(value) is not None
+
+
+def _is_transcript_text(value: object) -> bool:
+    return is_transcript(to_text(value))
 
 
 SHAPES: tuple[RowShape, ...] = (
-    ("role, content", ("role", "content"), _read_roles),
-    *(("messages", (name,), _read_messages) for name in MESSAGE_COLUMNS),
-    ("prompt, completion", ("prompt", "completion"), _read_completions),
-    *(("prompt, completion", ("prompt", worse, better), _read_completions) for better, worse in PREFERENCE_COLUMNS),
-    *(("messages", (worse, better), _read_whole_pairs) for better, worse in PREFERENCE_COLUMNS),
-    ("instruction, output", ("instruction", "output"), _read_instructions),
-    ("text", ("text",), _read_transcripts),
+    RowShape("role, content", ("role", "content"), _read_roles),
+    *(
+        RowShape("messages", (name,), _read_messages, None if name == "messages" else _is_message_list)
+        for name in MESSAGE_COLUMNS
+    ),
+    RowShape("prompt, completion", ("prompt", "completion"), _read_completions),
+    *(
+        RowShape("prompt, completion", ("prompt", worse, better), _read_completions)
+        for better, worse in PREFERENCE_COLUMNS
+    ),
+    *(
+        RowShape("messages", pair[::-1], _read_whole_pairs, lambda v: _is_message_list(v) or _is_transcript_text(v))
+        for pair in PREFERENCE_COLUMNS
+    ),
+    RowShape("instruction, output", ("instruction", "output"), _read_instructions),
+    RowShape("text", ("text",), _read_transcripts, _is_transcript_text),
 )
 """Those that need no model, in order of precedence."""
 
 
 def _add_rejected(
-    conversations: list[Conversation], rows: RowColumns, skipped: SkippedRows, read: Callable[[Any], str]
+    conversations: list[Conversation], rows: RowColumns, skipped: SkippedRows, parse: Callable[[object], str]
 ) -> list[Conversation]:
     """With the worse answers of their rows, where there is a column of them."""
     name = next((worse for worse in REJECTED_COLUMNS if worse in rows), None)
     if name is None:
         return conversations
-    values, found = rows.values(name), []
+    values, complete = rows.values(name), []
     for c in conversations:
         try:
-            found.append(c._replace(rejected=read(values[c.row - 1])))
+            complete.append(c._replace(rejected=parse(values[c.row - 1])))
         except UnreadableRow as why:
             skipped.add(c.row, why)
-    return found
+    return complete
 
 
-def _parse_rejected(value: Any) -> str:
+def _parse_rejected(value: object) -> str:
     """The worse answer of whole conversations: messages, or a transcript."""
     if isinstance(value, str) and parse_message_list(value) is None:
         return find_last_answer(parse_transcript(value)) if is_transcript(value) else value
@@ -343,8 +320,8 @@ def _add_system(conversation: Conversation, system: str | None) -> Conversation:
 
 
 def _canonicalise_answers(
-    conversations: Sequence[Conversation], outputs: Outputs
-) -> tuple[list[Conversation], list[Finding]]:
+    conversations: Sequence[Conversation], outputs: Outputs, skipped: SkippedRows
+) -> list[Conversation]:
     """Those whose last answer has the model's form, written as the model is to write it; the others are context."""
     kept: list[Conversation] = []
     unfit: dict[int, str] = {}
@@ -362,29 +339,18 @@ def _canonicalise_answers(
         if c.row not in unfit:
             kept.append(c._replace(turns=tuple(turns)))
     columns = ", ".join(outputs.names)
-    return kept, _report_mismatches(
-        unfit, f"Let the answers be JSON that fits the schema, or give the columns {columns}."
-    )
+    next_step = f"Let the answers be JSON that fits the schema, or give the columns {columns}."
+    skipped.add_findings(_report_mismatches(unfit, next_step))
+    return kept
 
 
 def _report_mismatches(unfit: Mapping[int, str], next_step: str) -> list[Finding]:
     if not unfit:
         return []
-    first, why = next(iter(unfit.items()))
-    text = (
-        f"{{n}} left out, whose answer does not have the model's types; row {first:,}: {_escape_count(why)} {next_step}"
-    )
-    return [build_finding("unfit_answer", "warning", list(unfit), text)]
-
-
-def _escape_count(text: str) -> str:
-    return f"{text.rstrip('.').replace('{n}', '{ n}')}."
-
-
-def _find_valid_rows(columns: Sequence[Any]) -> list[bool]:
-    """Whether any of the columns has a value, row by row."""
-    masks = [c.is_valid().to_pylist() for c in columns]
-    return [any(m) for m in zip(*masks, strict=True)]
+    row, why = next(iter(unfit.items()))
+    why = why.rstrip(".").replace("{n}", "{ n}")
+    text = f"{{n}} left out, whose answer does not have the model's types; row {row:,}: {why}. {next_step}"
+    return report_finding("unfit_answer", "warning", list(unfit), text)
 
 
 def _check_unused_template(prompt: Prompt, count: int) -> list[Finding]:
@@ -395,7 +361,7 @@ def _check_unused_template(prompt: Prompt, count: int) -> list[Finding]:
         "is asked."
     )
     what_to_do = f"Train on the columns {', '.join(prompt.inputs)} and the output to have it in both."
-    return [build_finding("template_unused", "warning", [], text, what_to_do, count=count)]
+    return report_finding("template_unused", "warning", [], text, what_to_do, count=count)
 
 
 _END_TOKENS = re.compile(r"(?:<\|im_end\|>|<\|eot_id\|>|<\|end\|>|<\|endoftext\|>|<end_of_turn>|</s>|<eos>)\s*$")
@@ -417,13 +383,13 @@ _LLAMA_SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL)
 
 
 def parse_transcript(text: str) -> tuple[Turn, ...]:
-    """The messages of a text; UnreadableRow where it has no marks of them.
+    """The messages of a text; UnreadableRow where it has no delimiters of them.
 
     >>> [t.content for t in parse_transcript("### Human: 1 + 1 =\\n### Assistant: 2")]
     ['1 + 1 =', '2']
     """
     turns = _parse_llama(text) or next(
-        filter(_is_conversation, (_split_at_delimiters(mark, text) for mark in _ROLE_DELIMITERS)), ()
+        filter(_is_conversation, (_split_at_delimiters(delimiter, text) for delimiter in _ROLE_DELIMITERS)), ()
     )
     if not _is_conversation(turns):
         raise UnreadableRow("plain_text")
@@ -431,7 +397,11 @@ def parse_transcript(text: str) -> tuple[Turn, ...]:
 
 
 def is_transcript(text: str) -> bool:
-    """Whether it has marks of messages."""
+    """Whether it has delimiters of messages.
+
+    >>> is_transcript("Human: hi\\nAssistant: hello"), is_transcript("hi")
+    (True, False)
+    """
     try:
         return bool(parse_transcript(text))
     except UnreadableRow:
@@ -443,8 +413,8 @@ def _is_conversation(turns: tuple[Turn, ...]) -> bool:
     return "user" in roles and "assistant" in roles
 
 
-def _split_at_delimiters(mark: re.Pattern[str], text: str) -> tuple[Turn, ...]:
-    before, *pieces = mark.split(text)
+def _split_at_delimiters(delimiter: re.Pattern[str], text: str) -> tuple[Turn, ...]:
+    before, *pieces = delimiter.split(text)
     turns: list[Turn] = []
     if preamble := _strip_delimiters(before):
         turns.append(Turn("system", preamble))
@@ -462,16 +432,16 @@ def _split_at_delimiters(mark: re.Pattern[str], text: str) -> tuple[Turn, ...]:
 
 def _parse_llama(text: str) -> tuple[Turn, ...]:
     turns: list[Turn] = []
-    for asked, answer in _LLAMA_TURN.findall(text):
-        if system := _LLAMA_SYSTEM.match(asked):
+    for question, answer in _LLAMA_TURN.findall(text):
+        if system := _LLAMA_SYSTEM.match(question):
             turns.append(Turn("system", system[1].strip()))
-            asked = asked[system.end() :]
-        turns += [Turn("user", asked.strip()), Turn("assistant", _strip_delimiters(answer))]
+            question = question[system.end() :]
+        turns += [Turn("user", question.strip()), Turn("assistant", _strip_delimiters(answer))]
     return tuple(turns)
 
 
 def _strip_delimiters(text: str) -> str:
-    """Without marks of an end, nor white space around it."""
+    """Without start and end tokens, nor white space around it."""
     text = _START_TOKENS.sub("", text)
     while (shorter := _END_TOKENS.sub("", text)) != text:
         text = shorter

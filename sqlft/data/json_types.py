@@ -1,18 +1,25 @@
-"""DuckDB's types as JSON has them: a JSON schema for each, values from JSON, to JSON and into Arrow columns."""
+"""DuckDB's types as JSON has them: a JSON schema for each, values from JSON, to JSON and into Arrow columns.
+
+`outputs` calls this for each column of a typed model.  Why DuckDB's own from_json does not do it:
+docs/decisions/009-typed-answers-and-near-duplicates.md.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation, localcontext
-from typing import Any
+from typing import TypeVar
 from uuid import UUID
 
+import duckdb
 import pyarrow as pa
 
+from sqlft._types import Json, JsonSchema
 from sqlft.data.prompts import to_text
 from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR
 
@@ -31,22 +38,23 @@ INTEGERS = {
 TIME_PATTERN = "^[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?$"
 CAST_BACK_TYPES = frozenset({"hugeint", "uuid", "json", "enum"})
 """What Arrow has no word for: DuckDB casts it back."""
+TYPES_WITH_PARTS = frozenset({"enum", "decimal", "array", "list", "struct", "map"})
 MAX_DEPTH = 24
 
 
 class ValueMismatch(ValueError):
-    """Why a value is none of its type."""
+    """Why a value is not of its type."""
 
 
 class WrittenNumber(float):
     """A number of JSON that knows how it was written, for DECIMAL."""
 
-    def __new__(cls, written: str) -> WrittenNumber:
-        made = float.__new__(cls, written)
-        made.written = written
-        return made
-
     written: str
+
+    def __new__(cls, written: str) -> WrittenNumber:
+        number = float.__new__(cls, written)
+        number.written = written
+        return number
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class JsonType:
     parts: tuple[tuple[str, JsonType], ...] = ()
     values: tuple[str, ...] = ()
     """Of an ENUM."""
-    numbers: tuple[int, int] = (0, 0)
+    numbers: tuple[int, ...] = ()
     """Precision and scale of a DECIMAL, length of an array."""
 
     @property
@@ -68,64 +76,80 @@ class JsonType:
         return self.name in CAST_BACK_TYPES or any(part.needs_cast for _, part in self.parts)
 
     @property
-    def arrow(self) -> Any:
-        """The pa.DataType that DuckDB reads as this type, or that it can cast to it."""
-        return _to_arrow_type(self)
+    def arrow(self) -> pa.DataType:
+        """The type in Arrow that DuckDB reads as this type, or that it can cast to it."""
+        fields = [(name, part.arrow) for name, part in self.parts]
+        match self.name:
+            case "struct":
+                return pa.struct(fields)
+            case "map":
+                return pa.map_(fields[0][1], fields[1][1])
+            case "list":
+                return pa.list_(fields[0][1])
+            case "array":
+                return pa.list_(fields[0][1], self.numbers[0])
+            case "decimal":
+                return pa.decimal128(*self.numbers)
+        return _SCALAR_ARROW_TYPES[self.name]
 
-    def schema(self, required: bool = False) -> dict[str, Any]:
+    def schema(self, required: bool = False) -> JsonSchema:
         """The JSON schema of its values; NULL is among them unless `required`."""
-        made = _SCHEMAS[self.name](self)
-        if required or not made:
-            return made
-        made["type"] = [made["type"], "null"]
-        if "enum" in made:
-            made["enum"] = [*made["enum"], None]
-        return made
+        schema = dict(_SCHEMAS[self.name](self))
+        if required or not schema:
+            return schema
+        schema["type"] = [schema["type"], "null"]
+        if "enum" in schema:
+            schema["enum"] = [*schema["enum"], None]
+        return schema
 
-    def read(self, value: Any) -> Any:
+    def read(self, value: object) -> object:
         """A value of JSON as Arrow takes it; ValueMismatch."""
         return None if value is None else _READERS[self.name](self, value)
 
-    def write(self, value: Any) -> str:
-        """A Python value of a training row as JSON text; ValueMismatch."""
-        return "null" if value is None else _WRITERS[self.name](self, value)
+    def to_json(self, value: object, is_parsed: bool = False) -> Json:
+        """A Python value of a training row as JSON has it; ValueMismatch.
+
+        A nested value may come as JSON text.  What is of the type JSON is text too, unless it `is_parsed` already.
+        """
+        if value is None:
+            return None
+        if self.parts and isinstance(value, str):
+            with suppress(ValueError, RecursionError):
+                value, is_parsed = json.loads(value, parse_float=WrittenNumber), True
+        return _CONVERTERS[self.name](self, value, is_parsed)
 
 
-def to_json_type(given: Any, depth: int = 0) -> JsonType:
-    """The JsonType of a DuckDBPyType; ValueMismatch where JSON has no good form for it."""
-    name, text = str(given.id), str(given)
+def to_json_type(kind: duckdb.sqltypes.DuckDBPyType, depth: int = 0) -> JsonType:
+    """The JsonType of DuckDB's type; ValueMismatch where JSON has no good form for it.
+
+    >>> to_json_type(duckdb.sqltype("DECIMAL(4, 2)[]")).schema(required=True)
+    {'type': 'array', 'items': {'type': ['number', 'null']}}
+    """
+    name, text = str(kind.id), str(kind)
     name = "json" if text == "JSON" else name
     if depth > MAX_DEPTH:
         raise ValueMismatch("it is nested too deeply")
-    if name == "enum":
-        return JsonType(name, text, values=tuple(str(v) for v in dict(given.children)["values"]))
-    if name == "decimal":
-        sizes = dict(given.children)
-        return JsonType(name, text, numbers=(int(sizes["precision"]), int(sizes["scale"])))
-    if name == "array":
-        inner = dict(given.children)
-        return JsonType(name, text, (("", to_json_type(inner["child"], depth + 1)),), numbers=(int(inner["size"]), 0))
-    parts = given.children if name in ("list", "struct", "map") else ()
-    if name == "map" and str(dict(parts)["key"]) != "VARCHAR":
-        raise ValueMismatch("the keys of a MAP must be VARCHAR")
     if name not in _SCHEMAS:
         raise ValueMismatch(f"{text} has no form in JSON")
-    return JsonType(name, text, tuple((str(n), to_json_type(t, depth + 1)) for n, t in parts))
+    if name not in TYPES_WITH_PARTS:
+        return JsonType(name, text)
+    parts, values, numbers = [], [], []
+    for part, child in kind.children:
+        if isinstance(child, int):
+            numbers.append(child)
+        elif isinstance(child, list):
+            values = child
+        else:
+            parts.append((part, to_json_type(child, depth + 1)))
+    if name == "map" and parts[0][1].text != "VARCHAR":
+        raise ValueMismatch("the keys of a MAP must be VARCHAR")
+    return JsonType(name, text, tuple(parts), tuple(values), tuple(numbers))
 
 
 # -- JSON schemas ------------------------------------------------------------------------------------------
 
 
-def _build_list_schema(kind: JsonType) -> dict[str, Any]:
-    size = {"minItems": kind.numbers[0], "maxItems": kind.numbers[0]} if kind.name == "array" else {}
-    return {"type": "array", "items": kind.parts[0][1].schema(), **size}
-
-
-def _build_struct_schema(kind: JsonType) -> dict[str, Any]:
-    return build_object_schema({name: part.schema() for name, part in kind.parts})
-
-
-def build_object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
+def build_object_schema(properties: Mapping[str, JsonSchema]) -> JsonSchema:
     """An object that has exactly these properties: what providers' strict modes take."""
     return {
         "type": "object",
@@ -135,55 +159,53 @@ def build_object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _build_integer_schema(kind: JsonType) -> dict[str, Any]:
+def _build_integer_schema(kind: JsonType) -> JsonSchema:
     return {"type": "integer", "minimum": 0} if INTEGERS[kind.name][0] == 0 else {"type": "integer"}
 
 
-_SCHEMAS: dict[str, Callable[[JsonType], dict[str, Any]]] = {
+def _build_list_schema(kind: JsonType) -> JsonSchema:
+    size = {"minItems": kind.numbers[0], "maxItems": kind.numbers[0]} if kind.name == "array" else {}
+    return {"type": "array", "items": kind.parts[0][1].schema(), **size}
+
+
+_SCHEMAS: dict[str, Callable[[JsonType], JsonSchema]] = {
     **dict.fromkeys(INTEGERS, _build_integer_schema),
     "varchar": lambda _: {"type": "string"},
     "boolean": lambda _: {"type": "boolean"},
-    "float": lambda _: {"type": "number"},
-    "double": lambda _: {"type": "number"},
-    "decimal": lambda _: {"type": "number"},
+    **dict.fromkeys(("float", "double", "decimal"), lambda _: {"type": "number"}),
     "date": lambda _: {"type": "string", "format": "date"},
     "time": lambda _: {"type": "string", "pattern": TIME_PATTERN},
-    "timestamp": lambda _: {"type": "string", "format": "date-time"},
-    "timestamp with time zone": lambda _: {"type": "string", "format": "date-time"},
+    **dict.fromkeys(("timestamp", "timestamp with time zone"), lambda _: {"type": "string", "format": "date-time"}),
     "uuid": lambda _: {"type": "string", "format": "uuid"},
     "json": lambda _: {},
     "enum": lambda kind: {"type": "string", "enum": list(kind.values)},
-    "list": _build_list_schema,
-    "array": _build_list_schema,
-    "struct": _build_struct_schema,
+    **dict.fromkeys(("list", "array"), _build_list_schema),
+    "struct": lambda kind: build_object_schema({name: part.schema() for name, part in kind.parts}),
     "map": lambda kind: {"type": "object", "additionalProperties": kind.parts[1][1].schema()},
 }
 
 # -- from JSON ---------------------------------------------------------------------------------------------
 
 
-def _read_text(kind: JsonType, value: Any) -> str:
+def _read_text(kind: JsonType, value: object) -> str:
     if not isinstance(value, str):
         raise ValueMismatch(f"{_shorten_value(value)} is no text")
     if kind.name == "enum" and value not in kind.values:
         raise ValueMismatch(f"{_shorten_value(value)} is none of {', '.join(kind.values)}")
-    if kind.name == "uuid":
-        return str(_parse_value(kind, UUID, value))
-    return to_text(value)
+    return str(_parse_text(kind, UUID, value)) if kind.name == "uuid" else to_text(value)
 
 
-def _read_integer(kind: JsonType, value: Any) -> Any:
+def _read_integer(kind: JsonType, value: object) -> int | Decimal:
+    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not is_whole:
+        raise ValueMismatch(f"{_shorten_value(value)} is no whole number")
     low, high, _ = INTEGERS[kind.name]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or math.isinf(value):
-        raise ValueMismatch(f"{_shorten_value(value)} is no whole number")
-    if value != int(value):
-        raise ValueMismatch(f"{_shorten_value(value)} is no whole number")
     if not low <= value <= high:
         raise ValueMismatch(f"{_shorten_value(value)} is out of range for {kind.text}")
     return Decimal(int(value)) if kind.name == "hugeint" else int(value)
 
 
-def _read_number(kind: JsonType, value: Any) -> float:
+def _read_number(kind: JsonType, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueMismatch(f"{_shorten_value(value)} is no number")
     try:
@@ -192,7 +214,7 @@ def _read_number(kind: JsonType, value: Any) -> float:
         raise ValueMismatch(f"{_shorten_value(value)} is out of range for {kind.text}") from None
 
 
-def _read_decimal(kind: JsonType, value: Any) -> Decimal:
+def _read_decimal(kind: JsonType, value: object) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         raise ValueMismatch(f"{_shorten_value(value)} is no number")
     precision, scale = kind.numbers
@@ -204,30 +226,33 @@ def _read_decimal(kind: JsonType, value: Any) -> Decimal:
         raise ValueMismatch(f"{_shorten_value(value)} is out of range for {kind.text}") from None
 
 
-def _read_bool(kind: JsonType, value: Any) -> bool:
+def _read_bool(kind: JsonType, value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueMismatch(f"{_shorten_value(value)} is neither true nor false")
     return value
 
 
-def _read_moment(kind: JsonType, value: Any) -> Any:
+def _read_moment(kind: JsonType, value: object) -> date | time:
     if kind.name == "date":
-        return _parse_value(kind, date.fromisoformat, value)
+        return _parse_text(kind, date.fromisoformat, value)
     if kind.name == "time":
-        return _parse_value(kind, time.fromisoformat, value).replace(tzinfo=None)
-    moment = _parse_value(kind, datetime.fromisoformat, value)
+        return _parse_text(kind, time.fromisoformat, value).replace(tzinfo=None)
+    moment = _parse_text(kind, datetime.fromisoformat, value)
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return moment if kind.name != "timestamp" else moment.replace(tzinfo=None)
 
 
-def _parse_value(kind: JsonType, parse: Callable[[str], Any], value: Any) -> Any:
-    try:
-        return parse(value)
-    except (ValueError, TypeError, AttributeError, OverflowError):
-        raise ValueMismatch(f"{_shorten_value(value)} is no {kind.text}") from None
+Parsed = TypeVar("Parsed")
 
 
-def _read_list(kind: JsonType, value: Any) -> list[Any]:
+def _parse_text(kind: JsonType, parse: Callable[[str], Parsed], value: object) -> Parsed:
+    if isinstance(value, str):
+        with suppress(ValueError, OverflowError):
+            return parse(value)
+    raise ValueMismatch(f"{_shorten_value(value)} is no {kind.text}")
+
+
+def _read_list(kind: JsonType, value: object) -> list[object]:
     if not isinstance(value, list):
         raise ValueMismatch(f"{_shorten_value(value)} is no list")
     if kind.name == "array" and len(value) != kind.numbers[0]:
@@ -235,19 +260,19 @@ def _read_list(kind: JsonType, value: Any) -> list[Any]:
     return [kind.parts[0][1].read(v) for v in value]
 
 
-def _read_struct(kind: JsonType, value: Any) -> dict[str, Any]:
+def _read_struct(kind: JsonType, value: object) -> dict[str, object]:
     if not isinstance(value, Mapping):
         raise ValueMismatch(f"{_shorten_value(value)} is no object")
     return {name: part.read(value.get(name)) for name, part in kind.parts}
 
 
-def _read_map(kind: JsonType, value: Any) -> list[tuple[str, Any]]:
+def _read_map(kind: JsonType, value: object) -> list[tuple[str, object]]:
     if not isinstance(value, Mapping):
         raise ValueMismatch(f"{_shorten_value(value)} is no object")
     return [(to_text(k), kind.parts[1][1].read(v)) for k, v in value.items()]
 
 
-_READERS: dict[str, Callable[[JsonType, Any], Any]] = {
+_READERS: dict[str, Callable[[JsonType, object], object]] = {
     **dict.fromkeys(INTEGERS, _read_integer),
     **dict.fromkeys(("float", "double"), _read_number),
     **dict.fromkeys(("date", "time", "timestamp", "timestamp with time zone"), _read_moment),
@@ -263,128 +288,88 @@ _READERS: dict[str, Callable[[JsonType, Any], Any]] = {
 # -- to JSON -----------------------------------------------------------------------------------------------
 
 
-def dumps(value: Any) -> str:
+def dumps(value: object) -> str:
     """JSON as training has it and prompts show it: with the separators of the contract, other alphabets as they are."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(ITEM_SEPARATOR, KEY_SEPARATOR))
     return text.replace("\x7f", "\\u007f")  # which grammars want escaped
 
 
-def _write_text(kind: JsonType, value: Any) -> str:
-    """Of what JSON has as it is: the value is checked by reading it back."""
-    return dumps(kind.read(str(value) if isinstance(value, UUID) else value))
+def _convert_integer(kind: JsonType, value: object, is_parsed: bool) -> int:
+    return int(_read_integer(kind, int(value) if isinstance(value, Decimal) and value == int(value) else value))
 
 
-def _write_number(kind: JsonType, value: Any) -> str:
+def _convert_number(kind: JsonType, value: object, is_parsed: bool) -> float:
     number = float(value) if isinstance(value, Decimal) else value
     if isinstance(number, float) and not math.isfinite(number):
         raise ValueMismatch(f"{number} is no number that JSON has")
-    read = kind.read(number)
-    return dumps(float(pa.scalar(read, pa.float32()).cast(pa.string()).as_py()) if kind.name == "float" else read)
+    read = _read_number(kind, number)
+    return float(pa.scalar(read, pa.float32()).cast(pa.string()).as_py()) if kind.name == "float" else read
 
 
-def _write_integer(kind: JsonType, value: Any) -> str:
-    return str(int(kind.read(int(value) if isinstance(value, Decimal) and value == int(value) else value)))
-
-
-def _write_moment(kind: JsonType, value: Any) -> str:
+def _convert_moment(kind: JsonType, value: object, is_parsed: bool) -> str:
     if isinstance(value, str):
         value = datetime.fromisoformat(value) if kind.name == "date" else kind.read(value)
-    if kind.name == "time" or type(value) is date:
-        return dumps(value.isoformat())
+    if (kind.name == "time" and isinstance(value, time)) or type(value) is date:
+        return value.isoformat()
     if not isinstance(value, datetime):
         raise ValueMismatch(f"{_shorten_value(value)} is no {kind.text}")
     moment = value.replace(tzinfo=None) if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
-    return dumps(moment.date().isoformat() if kind.name == "date" else f"{moment.isoformat()}Z")
+    return moment.date().isoformat() if kind.name == "date" else f"{moment.isoformat()}Z"
 
 
-def _write_list(kind: JsonType, value: Any) -> str:
-    value = _parse_nested_json(kind, value)
+def _convert_list(kind: JsonType, value: object, is_parsed: bool) -> list[Json]:
     if not isinstance(value, (list, tuple)):
         raise ValueMismatch(f"{_shorten_value(value)} is no list")
-    return write_array([kind.parts[0][1].write(v) for v in value])
+    return [kind.parts[0][1].to_json(v, is_parsed) for v in value]
 
 
-def _write_struct(kind: JsonType, value: Any) -> str:
-    value = _parse_nested_json(kind, value)
+def _convert_struct(kind: JsonType, value: object, is_parsed: bool) -> dict[str, Json]:
     if not isinstance(value, Mapping):
         raise ValueMismatch(f"{_shorten_value(value)} is no STRUCT")
-    given = {str(k).lower(): v for k, v in value.items()}
-    if unknown := [k for k in given if k not in {n.lower() for n, _ in kind.parts}]:
+    fields = {str(k).lower(): v for k, v in value.items()}
+    if unknown := [k for k in fields if k not in {n.lower() for n, _ in kind.parts}]:
         raise ValueMismatch(f"it has a field '{unknown[0]}', which {kind.text} has not")
-    return write_object([(name, part.write(given.get(name.lower()))) for name, part in kind.parts])
+    return {name: part.to_json(fields.get(name.lower()), is_parsed) for name, part in kind.parts}
 
 
-def _write_map(kind: JsonType, value: Any) -> str:
-    value = _parse_nested_json(kind, value)
-    pairs = value.items() if isinstance(value, Mapping) else value
+def _convert_map(kind: JsonType, value: object, is_parsed: bool) -> dict[str, Json]:
+    if not isinstance(value, (Mapping, list)):
+        raise ValueMismatch(f"{_shorten_value(value)} is no MAP")
     try:
-        return write_object([(str(k), kind.parts[1][1].write(v)) for k, v in pairs])
+        pairs = value.items() if isinstance(value, Mapping) else value
+        return {str(k): kind.parts[1][1].to_json(v, is_parsed) for k, v in pairs}
     except (TypeError, ValueError) as e:
         raise ValueMismatch(f"{_shorten_value(value)} is no MAP") from e
 
 
-def _parse_nested_json(kind: JsonType, value: Any) -> Any:
-    """A nested value that comes as JSON; what is of the type JSON within it stays text."""
+def _convert_json(kind: JsonType, value: object, is_parsed: bool) -> Json:
     try:
-        return (
-            _serialize_inner_json(kind, json.loads(value, parse_float=WrittenNumber))
-            if isinstance(value, str)
-            else value
-        )
-    except (ValueError, RecursionError):
-        return value
-
-
-def _serialize_inner_json(kind: JsonType, value: Any) -> Any:
-    if kind.name == "json":
-        return None if value is None else dumps(value)
-    if kind.name == "struct" and isinstance(value, Mapping):
-        kinds = {name.lower(): part for name, part in kind.parts}
-        return {k: _serialize_inner_json(kinds[k.lower()], v) if k.lower() in kinds else v for k, v in value.items()}
-    if kind.name == "map" and isinstance(value, Mapping):
-        return {k: _serialize_inner_json(kind.parts[1][1], v) for k, v in value.items()}
-    if kind.name in ("list", "array") and isinstance(value, list):
-        return [_serialize_inner_json(kind.parts[0][1], v) for v in value]
-    return value
-
-
-def _write_json(kind: JsonType, value: Any) -> str:
-    try:
-        return dumps(json.loads(value) if isinstance(value, str) else value)
+        text = dumps(json.loads(value) if isinstance(value, str) and not is_parsed else value)
     except (ValueError, TypeError):
         raise ValueMismatch(f"{_shorten_value(value)} is no JSON") from None
+    parsed: Json = json.loads(text)
+    return parsed
 
 
-def write_object(pairs: list[tuple[str, str]]) -> str:
-    """An object of names and JSON texts."""
-    return "{" + ITEM_SEPARATOR.join(f"{dumps(name)}{KEY_SEPARATOR}{text}" for name, text in pairs) + "}"
-
-
-def write_array(texts: list[str]) -> str:
-    """An array of JSON texts."""
-    return f"[{ITEM_SEPARATOR.join(texts)}]"
-
-
-_WRITERS: dict[str, Callable[[JsonType, Any], str]] = {
-    **dict.fromkeys(INTEGERS, _write_integer),
-    **dict.fromkeys(("date", "time", "timestamp", "timestamp with time zone"), _write_moment),
-    **dict.fromkeys(("list", "array"), _write_list),
-    **dict.fromkeys(("varchar", "uuid", "enum", "boolean"), _write_text),
-    **dict.fromkeys(("float", "double"), _write_number),
-    "decimal": lambda kind, value: format(_read_decimal(kind, value), "f"),
-    "struct": _write_struct,
-    "map": _write_map,
-    "json": _write_json,
+_CONVERTERS: dict[str, Callable[[JsonType, object, bool], Json]] = {
+    **dict.fromkeys(INTEGERS, _convert_integer),
+    **dict.fromkeys(("date", "time", "timestamp", "timestamp with time zone"), _convert_moment),
+    **dict.fromkeys(("list", "array"), _convert_list),
+    **dict.fromkeys(("varchar", "enum"), lambda kind, value, _: _read_text(kind, value)),
+    "boolean": lambda kind, value, _: _read_bool(kind, value),
+    **dict.fromkeys(("float", "double"), _convert_number),
+    "uuid": lambda kind, value, _: _read_text(kind, str(value) if isinstance(value, UUID) else value),
+    "decimal": lambda kind, value, _: WrittenNumber(format(_read_decimal(kind, value), "f")),
+    "struct": _convert_struct,
+    "map": _convert_map,
+    "json": _convert_json,
 }
 
 # -- Arrow -------------------------------------------------------------------------------------------------
 
-_SCALAR_ARROW_TYPES: dict[str, Any] = {
+_SCALAR_ARROW_TYPES: dict[str, pa.DataType] = {
     **{name: arrow for name, (_, _, arrow) in INTEGERS.items()},
-    "varchar": pa.string(),
-    "uuid": pa.string(),
-    "json": pa.string(),
-    "enum": pa.string(),
+    **dict.fromkeys(("varchar", "uuid", "json", "enum"), pa.string()),
     "boolean": pa.bool_(),
     "float": pa.float32(),
     "double": pa.float64(),
@@ -395,96 +380,9 @@ _SCALAR_ARROW_TYPES: dict[str, Any] = {
 }
 
 
-def _to_arrow_type(kind: JsonType) -> Any:
-    inner = [(name, part.arrow) for name, part in kind.parts]
-    if kind.name == "struct":
-        return pa.struct(inner)
-    if kind.name == "map":
-        return pa.map_(inner[0][1], inner[1][1])
-    if kind.name == "list":
-        return pa.list_(inner[0][1])
-    if kind.name == "array":
-        return pa.list_(inner[0][1], kind.numbers[0])
-    return pa.decimal128(*kind.numbers) if kind.name == "decimal" else _SCALAR_ARROW_TYPES[kind.name]
-
-
-def _shorten_value(value: Any) -> str:
+def _shorten_value(value: object) -> str:
     try:
         text = dumps(value)
     except (TypeError, ValueError):
-        text = to_text(value)
+        text = str(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
-
-
-def canonicalise(value: Any, schema: Any, root: Mapping[str, Any] | None = None, depth: int = 0) -> str:
-    """The text of a parsed value.
-
-    >>> canonicalise({"b": None, "a": 1.0}, {"properties": {"a": {"type": "integer"}, "b": {"type": "string"}}})
-    '{"a": 1}'
-    """
-    root = schema if root is None else root
-    schema = _resolve_schema(value, schema, root) if depth <= MAX_DEPTH else {}
-    for allowed in (*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())):
-        if allowed == value and isinstance(allowed, bool) == isinstance(value, bool):
-            return dumps(allowed)
-    if isinstance(value, Mapping):
-        return write_object(
-            [
-                (k, canonicalise(v, _find_property_schema(k, schema), root, depth + 1))
-                for k, v in _sort_properties(value, schema, root)
-            ]
-        )
-    if isinstance(value, list):
-        return write_array([canonicalise(v, schema.get("items", {}), root, depth + 1) for v in value])
-    if isinstance(value, float) and _list_type_names(schema) <= {"integer", "null"} and value.is_integer():
-        return str(int(value))
-    return value.written if isinstance(value, WrittenNumber) else dumps(value)
-
-
-def resolve_reference(reference: str, root: Mapping[str, Any]) -> Any:
-    """What `#/$defs/name` stands for in the schema itself."""
-    found: Any = root if reference.startswith("#") else None
-    for part in reference.lstrip("#").strip("/").split("/") if found is not None else ():
-        found = found.get(part.replace("~1", "/").replace("~0", "~")) if part and isinstance(found, Mapping) else found
-    return found
-
-
-def _resolve_schema(value: Any, schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What of a schema holds for the value: references followed, of several the first that fits."""
-    for _ in range(MAX_DEPTH):
-        if not isinstance(schema, Mapping):
-            return {}
-        if "$ref" in schema:
-            schema = resolve_reference(str(schema["$ref"]), root)
-        elif several := next((schema[word] for word in ("anyOf", "oneOf", "allOf") if schema.get(word)), None):
-            schema = next((one for one in several if _fits(value, one, root)), {})
-        else:
-            return schema
-    return {}
-
-
-def _fits(value: Any, schema: Any, root: Mapping[str, Any]) -> bool:
-    from jsonschema.validators import validator_for
-
-    shared = {k: v for k, v in root.items() if k in ("$defs", "definitions", "$schema")}
-    whole = {**shared, **schema} if isinstance(schema, Mapping) else schema
-    return bool(validator_for(root)(whole).is_valid(value))
-
-
-def _find_property_schema(name: str, schema: Mapping[str, Any]) -> Any:
-    return (schema.get("properties") or {}).get(name, schema.get("additionalProperties", {}))
-
-
-def _sort_properties(
-    value: Mapping[str, Any], schema: Mapping[str, Any], root: Mapping[str, Any]
-) -> list[tuple[str, Any]]:
-    """The properties in the schema's order, others behind; without a NULL that may not be there and need not be."""
-    known, required = schema.get("properties") or {}, schema.get("required") or ()
-    names = [*(n for n in known if n in value), *(n for n in value if n not in known)]
-    needless = {n for n in names if value[n] is None and n in known and n not in required}
-    return [(n, value[n]) for n in names if n not in needless or _fits(None, known[n], root)]
-
-
-def _list_type_names(schema: Mapping[str, Any]) -> set[str]:
-    kinds = schema.get("type")
-    return set(kinds) if isinstance(kinds, list) else {str(kinds)}

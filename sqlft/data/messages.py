@@ -1,17 +1,19 @@
 """One value of a training row as messages: lists of {role, content} or {from, value}, and JSON texts of them.
 
-`shapes` calls this for the columns that may hold conversations.  What comes out are turns, or `Unread` with the reason
-this row cannot be learned from; `SkippedRows` makes findings of those reasons.
+`formats` calls this for the columns that may hold conversations.  What comes out are turns, or `UnreadableRow` with the
+reason this row cannot be learned from; `SkippedRows` makes findings of those reasons.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 
-from sqlft.data.conversations import Conversation, Finding, Turn, build_finding
+import pyarrow as pa
+
+from sqlft.data.conversations import Conversation, Finding, Turn, report_finding
 from sqlft.data.prompts import to_text, to_text_column
 from sqlft.errors import DataError, did_you_mean
 
@@ -54,31 +56,36 @@ class UnreadableRow(ValueError):
 
 
 class SkippedRows:
-    """The rows that are left out, with why."""
+    """The rows that are left out, with why, and what else reading the rows brought up."""
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[int, str]] = defaultdict(dict)
+        self._findings: list[Finding] = []
 
     def add(self, row: int, why: UnreadableRow) -> None:
         """Count one."""
         self._rows[why.code][row] = why.detail
 
+    def add_findings(self, findings: Sequence[Finding]) -> None:
+        """Keep findings that are not of single rows."""
+        self._findings += findings
+
     @property
     def findings(self) -> list[Finding]:
-        """One for each reason."""
-        return [_build_finding(code, rows) for code, rows in self._rows.items()]
+        """One for each reason, then the others."""
+        return [*(f for code, rows in self._rows.items() for f in _report_skipped(code, rows)), *self._findings]
 
 
-def _build_finding(code: str, rows: Mapping[int, str]) -> Finding:
+def _report_skipped(code: str, rows: Mapping[int, str]) -> list[Finding]:
     text, next_step = _FINDINGS[code]
     details = list(dict.fromkeys(d for d in rows.values() if d))
     shown = ", ".join(details[:3]) + (" …" if len(details) > 3 else "")
     if code == "bad_messages" and shown:
         shown = f" ({shown})"
-    return build_finding(code, "warning", list(rows), text.replace("{details}", shown), next_step)
+    return report_finding(code, "warning", list(rows), text.replace("{details}", shown), next_step)
 
 
-def parse_turns(value: Any) -> tuple[Turn, ...]:
+def parse_turns(value: object) -> tuple[Turn, ...]:
     """The messages of one row; UnreadableRow.
 
     >>> parse_turns([{"from": "human", "value": "1 + 1"}, {"from": "gpt", "value": "2"}])[1].role
@@ -90,61 +97,54 @@ def parse_turns(value: Any) -> tuple[Turn, ...]:
     return tuple(parse_turn(m) for m in messages)
 
 
-def parse_message_list(value: Any) -> list[Mapping[str, Any]] | None:
-    """The messages in a value, unread; None where it is no list of them."""
-    if isinstance(value, str):
-        value = _parse_json(value)
+def parse_message_list(value: object) -> list[Mapping[str, object]] | None:
+    """The messages in a value, with keys in small letters; None where it is no list of them."""
+    value = _parse_json(value)
     if isinstance(value, Mapping):
         inner = next((value[name] for name in MESSAGE_COLUMNS if value.get(name) is not None), None)
         value = [value] if inner is None else inner
     if not isinstance(value, (list, tuple)) or not value:
         return None
-    messages = [_parse_json(m) if isinstance(m, str) else m for m in value]
-    return [_lower_keys(m) for m in messages] if all(map(_is_message, messages)) else None
+    parsed = (m for m in map(_parse_json, value) if isinstance(m, Mapping))
+    messages: list[Mapping[str, object]] = [{str(k).lower(): v for k, v in m.items()} for m in parsed]
+    return messages if len(messages) == len(value) and all(map(_is_message, messages)) else None
 
 
-def parse_spoken_messages(value: Any) -> list[Mapping[str, Any]] | None:
-    """Messages where a text may stand too: with a role that is known, or nearly; other JSON is a text like any."""
+def parse_spoken_messages(value: object) -> list[Mapping[str, object]] | None:
+    """Messages where a text is possible too: with a known role, or nearly one; other JSON is a text."""
     messages = parse_message_list(value)
     roles = [to_text(m.get("role") or m.get("from")).strip().lower() for m in messages or ()]
     return messages if any(role in ROLES or role in TOOL_ROLES or did_you_mean(role, ROLES) for role in roles) else None
 
 
-def _parse_json(text: str) -> Any:
-    if text.lstrip()[:1] not in ("[", "{"):
-        return None
+def _parse_json(value: object) -> object:
+    """What a JSON text holds; other values as they are."""
+    if not isinstance(value, str):
+        return value
     try:
-        return json.loads(text)
+        return json.loads(value) if value.lstrip()[:1] in ("[", "{") else None
     except (ValueError, RecursionError):
         return None
 
 
-def _is_message(value: Any) -> bool:
-    if not isinstance(value, Mapping):
-        return False
-    keys = {str(k).lower() for k in value}
-    return any(a in keys and b in keys for a, b in MESSAGE_KEYS) or (
-        "role" in keys and any(c in keys for c in TOOL_CALL_KEYS)
-    )
+def _is_message(message: Mapping[str, object]) -> bool:
+    has_keys = any(a in message and b in message for a, b in MESSAGE_KEYS)
+    return has_keys or ("role" in message and any(key in message for key in TOOL_CALL_KEYS))
 
 
-def _lower_keys(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {str(k).lower(): v for k, v in message.items()}
-
-
-def parse_turn(message: Mapping[str, Any]) -> Turn:
-    """One message, its keys in small letters; UnreadableRow."""
-    named = message.get("role") if message.get("role") is not None else message.get("from")
+def parse_turn(message: Mapping[str, object]) -> Turn:
+    """One message of a `parse_message_list`; UnreadableRow."""
+    role = message.get("role") if message.get("role") is not None else message.get("from")
     if called := [name for name in TOOL_CALL_KEYS if message.get(name)]:
         raise UnreadableRow("tool_messages", called[0])
     if media := [name for name in MEDIA_KEYS if message.get(name)]:
         raise UnreadableRow("other_parts", media[0])
     content = message.get("content") if message.get("content") is not None else message.get("value")
-    return build_turn(to_text(named), _join_parts(content), message.get("weight"), message.get("name"))
+    return build_turn(to_text(role), _join_parts(content), message.get("weight"), message.get("name"))
 
 
-def build_turn(role: str, content: str, weight: Any = None, name: Any = None) -> Turn:
-    """A turn of what a message says of itself; UnreadableRow."""
+def build_turn(role: str, content: str, weight: object = None, name: object = None) -> Turn:
+    """A turn of the fields of a message; UnreadableRow."""
     return Turn(_parse_role(role), content, _parse_weight(weight), to_text(name) or None)
 
 
@@ -159,19 +159,23 @@ def _parse_role(role: str) -> str:
     return known
 
 
-def _parse_weight(value: Any) -> int:
+def _parse_weight(value: object) -> int:
     if value is None or value == "":
         return 1
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise UnreadableRow("bad_weight", to_text(value)[:40]) from None
+    number = _parse_number(value)
     if number not in (0, 1):
         raise UnreadableRow("bad_weight", to_text(value)[:40])
     return int(number)
 
 
-def _join_parts(value: Any) -> str:
+def _parse_number(value: object) -> float | None:
+    try:
+        return float(value) if isinstance(value, (str, int, float, Decimal)) else None
+    except ValueError:
+        return None
+
+
+def _join_parts(value: object) -> str:
     """A message's text, its parts joined; UnreadableRow where one of them is no text."""
     parts = value if isinstance(value, list) else [value]
     if not any(isinstance(p, Mapping) and ("type" in p or "text" in p) for p in parts):
@@ -179,7 +183,7 @@ def _join_parts(value: Any) -> str:
     return "".join(_read_part(p) for p in parts)
 
 
-def _read_part(part: Any) -> str:
+def _read_part(part: object) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part, Mapping):
@@ -190,18 +194,16 @@ def _read_part(part: Any) -> str:
     return to_text(part["text"])
 
 
-def parse_answer(value: Any) -> str:
+def parse_answer(value: object) -> str:
     """The text of an answer: of messages the last one of the assistant; UnreadableRow."""
     if isinstance(value, str) and value[:1] not in JSON_STARTS:
         return to_text(value)
     messages = parse_spoken_messages(value)
-    if messages is None:
-        return to_text(value)
-    return find_last_answer(tuple(parse_turn(m) for m in messages))
+    return to_text(value) if messages is None else find_last_answer([parse_turn(m) for m in messages])
 
 
 def find_last_answer(turns: Sequence[Turn]) -> str:
-    """What the assistant says last."""
+    """The assistant's last message."""
     return next((t.content for t in reversed(turns) if t.role == "assistant"), "")
 
 
@@ -211,63 +213,81 @@ ORDER_COLUMNS = (
 )  # fmt: skip
 
 
-class ColumnSource(Protocol):
-    """What this file needs of the rows."""
+class RowColumns:
+    """Columns by name in any case; of several of one name the first."""
 
-    count: int
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows
+        self._columns = {name.lower(): i for i, name in reversed(list(enumerate(rows.column_names)))}
+        self.count: int = rows.num_rows
+        self.names = set(self._columns)
 
-    def column(self, name: str) -> Any:
-        """By name."""
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._columns
 
-    def first_of(self, names: Sequence[str]) -> Any | None:
-        """The first of these that there is."""
+    def column(self, name: str) -> pa.ChunkedArray:
+        """The column of that name."""
+        return self._rows.column(self._columns[name.lower()])
+
+    def first_of(self, names: Iterable[str]) -> pa.ChunkedArray | None:
+        """The first of these columns that there is."""
+        return next((self.column(n) for n in names if n in self), None)
+
+    def values(self, name: str, most: int | None = None) -> list[object]:
+        """Lists and structs as Python has them, all else as text; with `most` the first of them."""
+        column = self.column(name).slice(0, most)
+        nested = pa.types.is_nested(column.type)
+        return list(column.to_pylist(maps_as_pydicts="lossy") if nested else to_text_column(column).to_pylist())
+
+    def texts(self, names: Iterable[str]) -> list[str]:
+        """Of the first of these columns that there is; '' for each row without one."""
+        column = self.first_of(names)
+        return [""] * self.count if column is None else list(to_text_column(column).to_pylist())
 
 
 def read_roles(
-    rows: ColumnSource, contents: Sequence[Any], asked: Sequence[Any], left: SkippedRows
-) -> tuple[list[Conversation], list[Finding]]:
-    """Conversations of rows with a role and a content; `asked` are the contents as users say them.
+    rows: RowColumns, contents: Sequence[object], users: Sequence[object], skipped: SkippedRows
+) -> list[Conversation]:
+    """Conversations of rows with a role and a content; `users` are the contents rendered as prompts.
 
     One that has a message which cannot be read is left out as a whole.
     """
     roles = to_text_column(rows.column("role")).to_pylist()
-    weights, names = (_list_values(rows.first_of((name,)), rows.count) for name in ("weight", "name"))
+    weights, names = (
+        rows.column(name).to_pylist() if name in rows else [None] * rows.count for name in ("weight", "name")
+    )
     turns: list[Turn | UnreadableRow] = []
-    for role, content, user, weight, name in zip(roles, contents, asked, weights, names, strict=True):
+    for role, content, user, weight, name in zip(roles, contents, users, weights, names, strict=True):
         try:
             turns.append(_build_role_turn(role, content, user, weight, name))
         except UnreadableRow as why:
             turns.append(why)
-    groups, findings = _group_rows(rows, roles)
-    found = []
-    for group in groups:
-        read = [turns[i] for i in group]
-        if unread := [t for t in read if isinstance(t, UnreadableRow)]:
-            left.add(group[0] + 1, unread[0])
+    conversations = []
+    for group in _group_rows(rows, roles, skipped):
+        messages = [turns[i] for i in group]
+        if unread := next((m for m in messages if isinstance(m, UnreadableRow)), None):
+            skipped.add(group[0] + 1, unread)
         else:
-            found.append(Conversation(group[0] + 1, tuple(t for t in read if isinstance(t, Turn))))
-    return found, findings
+            conversations.append(Conversation(group[0] + 1, tuple(m for m in messages if isinstance(m, Turn))))
+    return conversations
 
 
-def _build_role_turn(role: str, content: Any, user: Any, weight: Any, name: Any) -> Turn:
+def _build_role_turn(role: str, content: object, user: object, weight: object, name: object) -> Turn:
     turn = build_turn(role, "", weight, name)
-    said = user if turn.role == "user" else content
-    return turn._replace(content=said) if isinstance(said, str) else parse_turn({"role": role, "content": said})
+    text = user if turn.role == "user" else content
+    return turn._replace(content=text) if isinstance(text, str) else parse_turn({"role": role, "content": text})
 
 
-def _group_rows(rows: ColumnSource, roles: list[str]) -> tuple[list[list[int]], list[Finding]]:
+def _group_rows(rows: RowColumns, roles: Sequence[str], skipped: SkippedRows) -> list[list[int]]:
+    """The rows of each conversation."""
     chats, order = rows.first_of(CHAT_COLUMNS), rows.first_of(ORDER_COLUMNS)
     if chats is not None:
-        return _group_by_chat(chats.to_pylist(), None if order is None else order.to_pylist())
-    return _group_by_system_row([r.strip().lower() for r in roles], _sort_rows(order, rows.count))
+        return _group_by_chat(chats.to_pylist(), None if order is None else order.to_pylist(), skipped)
+    return _group_by_system_row([r.strip().lower() for r in roles], _sort_rows(order, rows.count), skipped)
 
 
-def _list_values(column: Any | None, count: int) -> list[Any]:
-    return [None] * count if column is None else list(column.to_pylist())
-
-
-def _sort_rows(order: Any | None, count: int) -> list[int]:
-    """The rows in the order of their message_id, which tells it only where each has one of its own."""
+def _sort_rows(order: pa.ChunkedArray | None, count: int) -> list[int]:
+    """The rows in the order of their message_id, which must be unique."""
     if order is None:
         return list(range(count))
     keys = [_sort_key(v) for v in order.to_pylist()]
@@ -280,33 +300,29 @@ def _sort_rows(order: Any | None, count: int) -> list[int]:
     return sorted(range(count), key=keys.__getitem__)
 
 
-def _group_by_chat(chats: list[Any], order: list[Any] | None) -> tuple[list[list[int]], list[Finding]]:
-    groups: dict[Any, list[int]] = {}
-    lost = []
+def _group_by_chat(chats: Sequence[object], order: Sequence[object] | None, skipped: SkippedRows) -> list[list[int]]:
+    groups: dict[object, list[int]] = defaultdict(list)
     for i, chat in enumerate(chats):
-        if chat is None:
-            lost.append(i + 1)
-        else:
-            groups.setdefault(chat if isinstance(chat, (str, int)) else to_text(chat), []).append(i)
+        groups[chat if chat is None or isinstance(chat, (str, int)) else str(chat)].append(i)
+    lost = [i + 1 for i in groups.pop(None, ())]
+    what_to_do = "Give each message the chat_id of its conversation."
+    text = f"{len(lost):,} rows without a chat_id left out."
+    skipped.add_findings(report_finding("no_chat_id", "warning", lost, text, what_to_do))
     if order is not None:
         for group in groups.values():
             group.sort(key=lambda i: _sort_key(order[i]))
-    text = f"{len(lost):,} rows without a chat_id left out."
-    what_to_do = "Give each message the chat_id of its conversation."
-    return list(groups.values()), [build_finding("no_chat_id", "warning", lost, text, what_to_do)] if lost else []
+    return list(groups.values())
 
 
-def _sort_key(value: Any) -> tuple[int, float, str]:
+def _sort_key(value: object) -> tuple[int, float, str]:
     """Numbers by size, also where they are text; others by their text; NULL last."""
     if value is None:
         return 2, 0.0, ""
-    try:
-        return 0, float(value), ""
-    except (TypeError, ValueError):
-        return 1, 0.0, to_text(value)
+    number = _parse_number(value)
+    return (1, 0.0, str(value)) if number is None else (0, number, "")
 
 
-def _group_by_system_row(roles: list[str], order: list[int]) -> tuple[list[list[int]], list[Finding]]:
+def _group_by_system_row(roles: Sequence[str], order: Sequence[int], skipped: SkippedRows) -> list[list[int]]:
     """A conversation starts at each system row; where there is none, at each user row behind an answer."""
     has_system = "system" in roles
     groups: list[list[int]] = []
@@ -318,11 +334,12 @@ def _group_by_system_row(roles: list[str], order: list[int]) -> tuple[list[list[
             groups.append([])
         groups[-1].append(i)
         before = role
-    if has_system or len(groups) < 2:
-        return groups, []
-    text = (
-        "{n} made, one at each user row behind an answer, for there is neither a system row nor a chat_id to tell "
-        "where one starts."
-    )
-    what_to_do = "Add a chat_id to keep longer ones together."
-    return groups, [build_finding("no_system_rows", "info", [g[0] + 1 for g in groups], text, what_to_do)]
+    if not has_system and len(groups) > 1:
+        text = (
+            "{n} made, one at each user row behind an answer, for there is neither a system row nor a chat_id to tell "
+            "where one starts."
+        )
+        starts_at = [g[0] + 1 for g in groups]
+        what_to_do = "Add a chat_id to keep longer ones together."
+        skipped.add_findings(report_finding("no_system_rows", "info", starts_at, text, what_to_do))
+    return groups

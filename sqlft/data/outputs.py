@@ -10,25 +10,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
 
+from sqlft._types import Json, JsonSchema, Row
+from sqlft.data.json_schema import canonicalise, is_json_schema, resolve_reference, to_sql_type
 from sqlft.data.json_types import (
-    MAX_DEPTH,
     JsonType,
     ValueMismatch,
     WrittenNumber,
     build_object_schema,
-    canonicalise,
     dumps,
-    resolve_reference,
     to_json_type,
-    write_object,
 )
 from sqlft.errors import DataError, OptionError
 from sqlft.sql.names import quote_name
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
 
 DERIVED_SUFFIXES = ("error", "usage", "logprob")
 """What a model has beside its answer's columns: <column>_error …, the same under each column's name."""
@@ -38,7 +39,7 @@ VECTOR_TYPE = "FLOAT[]"
 
 
 class OutputMismatch(ValueError):
-    """Why a text is no answer of the wanted form; the message is for the model as for the user."""
+    """Why a text is no answer of the model's types; the message is for the model as for the user."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +56,25 @@ class Outputs:
     """The columns of a model's answers; without a schema there is one, and it is the text."""
 
     columns: tuple[OutputColumn, ...]
-    schema: Mapping[str, Any] | None = None
+    schema: JsonSchema | None = None
     whole: bool = False
     """Whether the one column is the whole JSON, not a property of it."""
 
     @classmethod
     def from_columns(cls, columns: Sequence[OutputColumn]) -> Outputs:
         """Typed columns: an object with a property for each."""
-        made = cls(tuple(columns))
-        parts = zip(columns, made.kinds, strict=True)
-        return cls(made.columns, build_object_schema({c.name: kind.schema(c.required) for c, kind in parts}))
+        properties = {c.name: _parse_column_type(c).schema(c.required) for c in columns}
+        return cls(tuple(columns), build_object_schema(properties))
 
     @classmethod
-    def from_catalog(cls, name: str, kept: Mapping[str, Any] | None) -> Outputs:
-        """What the catalog has: `kept` is None for a model of texts."""
-        if kept is None:
+    def from_catalog(cls, name: str, record: Row | None) -> Outputs:
+        """What `to_catalog` returned; None for a model of texts."""
+        if record is None:
             return cls((OutputColumn(name),))
-        columns = tuple(OutputColumn(*column) for column in kept["columns"])
-        return cls(columns, kept["schema"], kept["whole"])
+        columns = tuple(OutputColumn(*column) for column in record["columns"])
+        return cls(columns, record["schema"], record["whole"])
 
-    def to_catalog(self) -> dict[str, Any]:
+    def to_catalog(self) -> dict[str, object]:
         """As the catalog keeps it."""
         columns = [[c.name, c.type, c.required] for c in self.columns]
         return {"columns": columns, "schema": self.schema, "whole": self.whole}
@@ -104,45 +104,43 @@ class Outputs:
         """The columns' types; DataError for one that JSON has no form for."""
         return tuple(_parse_column_type(c) for c in self.columns)
 
-    def arrow(self, place: int, values: Sequence[Any]) -> pa.Array:
-        """What `parse` gave for a column, as an array that DuckDB reads as its type, or casts to it."""
-        return build_vector_array(values) if self.is_vector else pa.array(values, self.kinds[place].arrow)
+    def arrow(self, place: int, values: Sequence[object]) -> pa.Array:
+        """What `parse` returned for a column, as an array that DuckDB reads as its type, or casts to it."""
+        if self.is_vector:
+            return build_vector_array([v if isinstance(v, bytes) else None for v in values])
+        return pa.array(values, self.kinds[place].arrow)
 
-    @property
-    def instruction(self) -> str:
-        """What the system message says of the form."""
-        return f"{INSTRUCTION}{dumps(self.schema)}"
-
-    def system(self, given: str | None) -> str | None:
-        """The system message: what CREATE MODEL said, and what it takes to get the form."""
+    def system(self, message: str | None) -> str | None:
+        """CREATE MODEL's system message, and the form of the answer."""
         if self.schema is None:
-            return given
-        return f"{given}\n\n{self.instruction}" if given else self.instruction
+            return message
+        instruction = f"{INSTRUCTION}{dumps(self.schema)}"
+        return f"{message}\n\n{instruction}" if message else instruction
 
-    def parse(self, text: str) -> tuple[Any, ...]:
-        """An answer's text as values for Arrow, one a column; OutputMismatch."""
+    def parse(self, text: str) -> tuple[object, ...]:
+        """An answer's text as values for Arrow, one per column; OutputMismatch."""
         if self.is_vector:
             return (decode_vector(text),)
         if self.schema is None:
             return (text,)
-        found = _parse_answer(text)
-        self._validate(found)
-        given = (found,) if self.whole else tuple(found.get(name) for name in self.names)
+        answer = _parse_answer(text)
+        self._validate(answer)
+        values = [answer] if self.whole or not isinstance(answer, Mapping) else [answer.get(n) for n in self.names]
         try:
-            return tuple(kind.read(value) for kind, value in zip(self.kinds, given, strict=True))
+            return tuple(kind.read(value) for kind, value in zip(self.kinds, values, strict=True))
         except ValueMismatch as e:
             raise OutputMismatch(f"{e}.") from None
 
-    def write(self, values: Sequence[Any]) -> str:
-        """Values of a training row, one a column, as the answer's text; OutputMismatch names the column."""
-        texts = []
+    def write(self, values: Sequence[object]) -> str:
+        """Values of a training row, one per column, as the answer's text; OutputMismatch names the column."""
+        fields: dict[str, Json] = {}
         for column, kind, value in zip(self.columns, self.kinds, values, strict=True):
             try:
-                texts.append((column.name, kind.write(value)))
-            except (ValueMismatch, TypeError, ValueError, AttributeError, OverflowError) as e:
+                fields[column.name] = kind.to_json(value)
+            except (TypeError, ValueError, AttributeError, OverflowError) as e:
                 why = str(e) if isinstance(e, ValueMismatch) else f"{str(value)[:60]!r} is no {kind.text}"
                 raise OutputMismatch(f"{column.name}: {why}") from None
-        return self.canonical(texts[0][1] if self.whole else write_object(texts))
+        return self._canonicalise(fields[self.names[0]] if self.whole else fields)
 
     def canonical(self, text: str) -> str:
         """An answer's JSON in the one form that training teaches and a grammar of the schema takes; OutputMismatch.
@@ -150,27 +148,28 @@ class Outputs:
         >>> Outputs.from_columns([OutputColumn("a", "INTEGER"), OutputColumn("b")]).canonical('{"b":"x",\\n "a":1.0}')
         '{"a": 1, "b": "x"}'
         """
-        if self.schema is None:
-            return text
-        made = canonicalise(_parse_answer(text), self.schema)
-        self.parse(made)
-        return made
+        return text if self.schema is None else self._canonicalise(_parse_answer(text))
+
+    def _canonicalise(self, answer: Json) -> str:
+        text = canonicalise(answer, self.schema)
+        self.parse(text)
+        return text
 
     @cached_property
-    def _validator(self) -> Any:
+    def _validator(self) -> Validator:
         from jsonschema.validators import validator_for
 
         schema = dict(self.schema or {})
         return validator_for(schema)(schema)
 
-    def _validate(self, found: Any) -> None:
+    def _validate(self, answer: Json) -> None:
         from jsonschema.exceptions import best_match
 
-        wrong = best_match(self._validator.iter_errors(found))
+        wrong = best_match(self._validator.iter_errors(answer))
         if wrong is not None:
             place = ".".join(str(p) for p in wrong.absolute_path)
             raise OutputMismatch(f"{f'{place}: ' if place else ''}{wrong.message[:MAX_SHOWN_CHARACTERS]}.")
-        if not self.whole and not isinstance(found, Mapping):
+        if not self.whole and not isinstance(answer, Mapping):
             raise OutputMismatch("It is no JSON object.")
 
 
@@ -182,14 +181,14 @@ def encode_vector(values: Sequence[float]) -> str:
 def decode_vector(text: str) -> bytes:
     """The float32 numbers of `encode_vector`, in this machine's order; OutputMismatch."""
     try:
-        made = array("f", b64decode(text, validate=True))
+        numbers = array("f", b64decode(text, validate=True))
     except ValueError:
         raise OutputMismatch("It is no vector.") from None
-    return _swap_to_little_endian(made).tobytes()
+    return _swap_to_little_endian(numbers).tobytes()
 
 
 def build_vector_array(values: Sequence[bytes | None]) -> pa.Array:
-    """What `decode_vector` gives, as a list<float> array."""
+    """What `decode_vector` returns, as a list<float> array."""
     sizes = [0 if v is None else len(v) // 4 for v in values]
     numbers = pa.Array.from_buffers(pa.float32(), sum(sizes), [None, pa.py_buffer(b"".join(v or b"" for v in values))])
     offsets = pa.array([0, *accumulate(sizes)], pa.int32())
@@ -214,7 +213,7 @@ def _parse_column_type(column: OutputColumn) -> JsonType:
         ) from None
 
 
-def _parse_answer(text: str) -> Any:
+def _parse_answer(text: str) -> Json:
     """The JSON in an answer; some models put it into a fence or words around it."""
     try:
         return _load_json(text)
@@ -226,107 +225,42 @@ def _parse_answer(text: str) -> Any:
             raise OutputMismatch(f"It is no JSON: {e}.") from None
 
 
-def _load_json(text: str) -> Any:
-    return json.loads(text, parse_float=WrittenNumber, parse_constant=_refuse_constant)
+def _load_json(text: str) -> Json:
+    parsed: Json = json.loads(text, parse_float=WrittenNumber, parse_constant=_refuse_constant)
+    return parsed
 
 
-def _refuse_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-JSON_TYPES = {"object", "array", "string", "number", "integer", "boolean", "null"}
-SCHEMA_KEYWORDS = ("properties", "$ref", "$defs", "$schema", "anyOf", "oneOf", "allOf", "enum", "const", "items")
-FORMAT_TYPES = {"date": "DATE", "date-time": "TIMESTAMP", "uuid": "UUID"}
-SIMPLE_TYPES = {"integer": "BIGINT", "number": "DOUBLE", "boolean": "BOOLEAN"}
-BindType = Callable[[str], Any]
-"""A type's text to the DuckDBPyType that the user's connection knows by it."""
+BindType = Callable[[str], duckdb.sqltypes.DuckDBPyType]
+"""A type's text to the type that the user's connection knows by it."""
 
 
-def parse_outputs(name: str, given: Any, bind: BindType) -> Outputs:
-    """The column `name` as `schema = given` wants it: a JSON schema as text or object, a type, or names with types."""
-    if isinstance(given, str) and given.lstrip().startswith("{"):
-        given = _parse_json(given)
-    if isinstance(given, Mapping):
-        if is_json_schema(given):
-            return _parse_json_schema(name, given, bind)
-        if not given or not all(isinstance(t, str) for t in given.values()):
-            raise _schema_error("it is neither a JSON schema nor names with types")
-        given = f"STRUCT({', '.join(f'{quote_name(n)} {t}' for n, t in given.items())})"
-    if not isinstance(given, str) or not given.strip():
-        raise _schema_error("it is neither a JSON schema nor a type")
-    kind = bind(given)
-    if kind.id != "struct":
-        return Outputs.from_columns([OutputColumn(name, str(kind))])
-    return Outputs((OutputColumn(name, str(kind)),), to_json_type(kind).schema(required=True), whole=True)
-
-
-def parse_json_struct(given: Any) -> Mapping[str, Any]:
-    """MindsDB's `json_struct`, names with what each value is, as a JSON schema of texts that may be NULL."""
-    if isinstance(given, str):
+def parse_outputs(name: str, schema: object, bind: BindType) -> Outputs:
+    """The column `name` with this option `schema`: a JSON schema as text or object, a type, or names with types."""
+    if isinstance(schema, str) and schema.lstrip().startswith("{"):
         try:
-            given = json.loads(given)
-        except (ValueError, RecursionError):
-            given = None
-    if not isinstance(given, Mapping) or not given:
-        raise OptionError(
-            "The option 'json_struct' is neither an object nor JSON of one.",
-            "Write: json_struct = {'city': 'where the sender lives'}, or schema = 'STRUCT(city VARCHAR)'",
-        )
-    return build_object_schema({str(name): _describe_property(what) for name, what in given.items()})
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as e:
+            raise _schema_error(f"it is no JSON: {e}") from None
+    if isinstance(schema, Mapping):
+        if is_json_schema(schema):
+            return _parse_json_schema(name, schema, bind)
+        if not schema or not all(isinstance(t, str) for t in schema.values()):
+            raise _schema_error("it is neither a JSON schema nor names with types")
+        schema = f"STRUCT({', '.join(f'{quote_name(n)} {t}' for n, t in schema.items())})"
+    if not isinstance(schema, str) or not schema.strip():
+        raise _schema_error("it is neither a JSON schema nor a type")
+    kind = bind(schema)
+    column = OutputColumn(name, str(kind))
+    if kind.id != "struct":
+        return Outputs.from_columns([column])
+    return Outputs((column,), to_json_type(kind).schema(required=True), whole=True)
 
 
-def _describe_property(what: Any) -> Mapping[str, Any]:
-    if isinstance(what, Mapping):
-        return parse_json_struct(what)
-    return {"type": ["string", "null"], "description": str(what)}
-
-
-def is_json_schema(given: Mapping[str, Any]) -> bool:
-    """Whether an object reads as a JSON schema, not as names with types."""
-    kinds = given.get("type")
-    kinds = kinds if isinstance(kinds, list) else [kinds]
-    told = any(word in given and (word.startswith("$") or not isinstance(given[word], str)) for word in SCHEMA_KEYWORDS)
-    return told or all(isinstance(k, str) and k in JSON_TYPES for k in kinds)
-
-
-def to_sql_type(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
-    """The type of the values that a JSON schema allows; JSON where they are of several."""
-    if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
-        return "JSON"
-    if "$ref" in schema:
-        return to_sql_type(resolve_reference(str(schema["$ref"]), root), root, depth + 1)
-    for several in ("anyOf", "oneOf", "allOf"):
-        if several in schema:
-            left = [s for s in schema[several] if not (isinstance(s, Mapping) and s.get("type") == "null")]
-            return to_sql_type(left[0], root, depth + 1) if len(left) == 1 else "JSON"
-    kinds = schema.get("type")
-    named = [k for k in (kinds if isinstance(kinds, list) else [kinds]) if k not in ("null", None)]
-    word = named[0] if len(named) == 1 else _infer_enum_type(schema)
-    if word == "string":
-        return FORMAT_TYPES.get(str(schema.get("format")), "VARCHAR")
-    if word == "array":
-        return f"{to_sql_type(schema.get('items'), root, depth + 1)}[]"
-    if word == "object":
-        return _to_object_type(schema, root, depth)
-    return SIMPLE_TYPES.get(str(word), "JSON")
-
-
-def _infer_enum_type(schema: Mapping[str, Any]) -> str | None:
-    """What an enum or a const without a type holds."""
-    values = [v for v in [*schema.get("enum", []), *([schema["const"]] if "const" in schema else [])] if v is not None]
-    return "string" if values and all(isinstance(v, str) for v in values) else None
-
-
-def _to_object_type(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> str:
-    properties, more = schema.get("properties") or {}, schema.get("additionalProperties")
-    if not properties and isinstance(more, Mapping):
-        return f"MAP(VARCHAR, {to_sql_type(more, root, depth + 1)})"
-    if not properties or len({str(n).lower() for n in properties}) < len(properties):
-        return "JSON"
-    return f"STRUCT({', '.join(f'{quote_name(n)} {to_sql_type(s, root, depth + 1)}' for n, s in properties.items())})"
-
-
-def _parse_json_schema(name: str, schema: Mapping[str, Any], bind: BindType) -> Outputs:
+def _parse_json_schema(name: str, schema: JsonSchema, bind: BindType) -> Outputs:
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
 
@@ -334,24 +268,13 @@ def _parse_json_schema(name: str, schema: Mapping[str, Any], bind: BindType) -> 
         validator_for(schema).check_schema(dict(schema))
     except SchemaError as e:
         raise _schema_error(f"it is no JSON schema: {e.message[:200]}") from None
-    kind = str(bind(to_sql_type(schema, schema)))
-    if _is_object_schema(schema):
-        return Outputs((OutputColumn(name, kind),), schema, whole=True)
-    inner = {k: v for k, v in schema.items() if k not in ("$defs", "definitions", "$schema")}
-    shared = {k: v for k, v in schema.items() if k in ("$defs", "definitions", "$schema")}
-    return Outputs((OutputColumn(name, kind),), {**build_object_schema({name: inner}), **shared})
-
-
-def _is_object_schema(schema: Mapping[str, Any]) -> bool:
+    column = OutputColumn(name, str(bind(to_sql_type(schema, schema))))
     target = resolve_reference(str(schema["$ref"]), schema) if "$ref" in schema else schema
-    return isinstance(target, Mapping) and (target.get("type") == "object" or "properties" in target)
-
-
-def _parse_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise _schema_error(f"it is no JSON: {e}") from None
+    if isinstance(target, Mapping) and (target.get("type") == "object" or "properties" in target):
+        return Outputs((column,), schema, whole=True)
+    shared = {k: v for k, v in schema.items() if k in ("$defs", "definitions", "$schema")}
+    inner = {k: v for k, v in schema.items() if k not in shared}
+    return Outputs((column,), {**build_object_schema({name: inner}), **shared})
 
 
 def _schema_error(why: str) -> OptionError:

@@ -20,7 +20,7 @@ from sqlft.handler import TrainingSet
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What to train on, what the checks found, the rows the query gave, and a digest of the conversations."""
+    """What to train on, what the checks found, how many rows the query had, and a digest of the conversations."""
 
     training_set: TrainingSet
     findings: tuple[Finding, ...]
@@ -54,13 +54,14 @@ def prepare(
     targets = (predict,) if isinstance(predict, str) else tuple(predict)
 
     def read(table: pa.Table, what: str) -> tuple[list[Conversation], list[Finding]]:
-        found, findings = _read_conversations(table, prompt, targets, what, outputs)
-        kept, more = check_token_lengths(found, count_tokens, max_length, long_rows)
+        conversations, findings = _read_conversations(table, prompt, targets, what, outputs)
+        kept, more = check_token_lengths(conversations, count_tokens, max_length, long_rows)
         if not kept:
             raise DataError(
-                f"All {len(found):,} conversations of the {what} query are longer than max_length.", "Raise max_length."
+                f"All {len(conversations):,} conversations of the {what} query are longer than max_length.",
+                "Raise max_length.",
             )
-        return kept, [*findings, *add_examples(more, found)]
+        return kept, [*findings, *add_examples(more, conversations)]
 
     train, findings = read(rows, "training")
     findings += add_examples(run_checks(train, stops, thorough), train)
@@ -74,8 +75,8 @@ def prepare(
         train, valid = split_validation(train, validation_split, seed)
     if thorough:
         findings += near_duplicates.check_near_overlap(train, valid)
-    made = TrainingSet(build_table(train), build_table(valid) if valid else None)
-    return PreparedData(made, tuple(findings), rows.num_rows, digest_conversations(everything))
+    training_set = TrainingSet(build_table(train), build_table(valid) if valid else None)
+    return PreparedData(training_set, tuple(findings), rows.num_rows, digest_conversations(everything))
 
 
 def digest_conversations(conversations: Iterable[Conversation]) -> str:
@@ -84,8 +85,8 @@ def digest_conversations(conversations: Iterable[Conversation]) -> str:
     for c in conversations:
         sha.update(b"%d;" % len(c.turns))
         rejected = () if c.rejected is None else (c.rejected,)
-        more = [t for turn in c.turns if turn[2:] != (1, None) for t in (str(turn.weight), turn.name or "")]
-        for text in (*(t for turn in c.turns for t in turn[:2]), *rejected, *more):
+        unusual = [t for turn in c.turns if turn[2:] != (1, None) for t in (str(turn.weight), turn.name or "")]
+        for text in (*(t for turn in c.turns for t in turn[:2]), *rejected, *unusual):
             data = text.encode()
             sha.update(b"%d:" % len(data))
             sha.update(data)
@@ -97,19 +98,13 @@ def _read_conversations(
 ) -> tuple[list[Conversation], list[Finding]]:
     if rows.num_rows == 0:
         raise DataError(f"The {what} query gives no rows.", "Run the query by itself, and loosen its WHERE or LIMIT.")
-    _, found, findings = recognise(rows, prompt, targets, outputs)
-    kept, more = drop_unusable(found)
-    findings = add_examples([*findings, *more], found)
+    _, conversations, findings = recognise(rows, prompt, targets, outputs)
+    kept, more = drop_unusable(conversations)
+    findings = add_examples([*findings, *more], conversations)
     if not kept:
+        faults = "".join(f" {f}" for f in findings if f.level != "info")
         raise DataError(
-            f"None of the {rows.num_rows:,} rows of the {what} query can be used.{_format_findings(findings)}",
-            _NEXT_STEP,
+            f"None of the {rows.num_rows:,} rows of the {what} query can be used.{faults}",
+            "Look at those rows, and let the query give prompts with their answers.",
         )
     return kept, findings
-
-
-_NEXT_STEP = "Look at those rows, and let the query give prompts with their answers."
-
-
-def _format_findings(findings: Sequence[Finding]) -> str:
-    return "".join(f" {f}" for f in findings if f.level != "info")

@@ -1,4 +1,4 @@
-"""What looks like a key, a password or a person's address in training texts, and texts without it."""
+"""What looks like a key, a password or personal data in training texts, and texts without it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOWN_KEY_CHARACTERS = 4
 
 PASSWORD_SCREEN = r"(?i)(?:pass|pwd|key|token)[a-z_-]*['\"]?[ \t]*(?:[:=]|is\b)|://[^\s:/@]+:[^\s:/@]+@"
 PERSONAL_SCREEN = r"@|\+\d|\(\d{3}\) ?\d{3}-|\d{4}[ -]?\d{4}[ -]?\d{4}|\b[A-Z]{2}\d{2} ?[A-Z0-9]{4}|\d{3}-\d{2}-\d{4}"
-"""What each of those must hold, as KEY_SCREEN is for keys: for Arrow's regexes, which are faster and know less."""
+"""What each of those must hold, like KEY_SCREEN for keys: for Arrow's regexes, which are faster and simpler."""
 
 
 def find_keys(text: str) -> list[str]:
@@ -44,26 +44,31 @@ def find_passwords(text: str) -> list[str]:
 def find_personal_data(text: str) -> dict[str, list[str]]:
     """E-mail addresses, telephone, card, account and social security numbers, by kind."""
     text = PASSWORDS.sub(" ", text) if "://" in text else text
-    found = {"e-mail address": EMAILS.findall(text) if "@" in text else []}
+    data = {"e-mail address": EMAILS.findall(text) if "@" in text else []}
     if any(c.isdigit() for c in text):
-        found["telephone number"] = [m.group() for m in PHONES.finditer(text)]
-        found["card number"] = [m.group() for m in CARDS.finditer(text) if _is_card_number(m.group())]
-        found["bank account"] = [m.group() for m in IBANS.finditer(text) if _is_iban(m.group())]
-        found["social security number"] = SOCIAL_SECURITY_NUMBERS.findall(text)
-    return {kind: values for kind, values in found.items() if values}
+        data |= {kind: _find_numbers(text, kind) for kind in _NUMBERS}
+    return {kind: values for kind, values in data.items() if values}
+
+
+def _find_numbers(text: str, kind: str) -> list[str]:
+    pattern, is_valid = _NUMBERS[kind]
+    return [m.group() for m in pattern.finditer(text) if is_valid(m.group())]
 
 
 def mask_private(text: str) -> str:
-    """The text with all of that made unreadable."""
+    """The text with all of that masked.
+
+    >>> mask_private("Write to ann@example.org, password: hunter2hunter2")
+    'Write to a***@***.org, password: ****'
+    """
     if _may_hold_key(text):
         text = KEY_FORMS.sub(lambda m: m.group()[:SHOWN_KEY_CHARACTERS] + "****", text)
     text = PASSWORDS.sub(_mask_password, text)
     if "@" in text:
         text = EMAILS.sub(lambda m: f"{m.group()[0]}***@***.{m.group().rpartition('.')[2]}", text)
-    for pattern, is_one in _NUMBERS:
-        found = {m.group() for m in pattern.finditer(text)}
-        for number in filter(is_one, found):
-            text = text.replace(number, _mask_number(number))
+    for kind in _NUMBERS:
+        for number in set(_find_numbers(text, kind)):
+            text = text.replace(number, re.sub(r"\w", "*", number[:-2]) + number[-2:])
     return text
 
 
@@ -77,11 +82,6 @@ def _mask_password(match: re.Match[str]) -> str:
         return re.sub(r":[^:/@]+@", ":****@", text)
     head = re.match(r".*?(?:[:=]|\bis\b)\s*['\"]?", text, re.IGNORECASE | re.DOTALL)
     return f"{head.group() if head else ''}****"
-
-
-def _mask_number(number: str) -> str:
-    """All digits and letters but the last two as stars."""
-    return re.sub(r"\w", "*", number[:-2]) + number[-2:]
 
 
 def _is_card_number(text: str) -> bool:
@@ -101,9 +101,9 @@ def _is_iban(text: str) -> bool:
     return int("".join(str(int(c, 36)) for c in packed[4:] + packed[:4])) % 97 == 1
 
 
-_NUMBERS: tuple[tuple[re.Pattern[str], NumberCheck], ...] = (
-    (PHONES, lambda _: True),
-    (CARDS, _is_card_number),
-    (IBANS, _is_iban),
-    (SOCIAL_SECURITY_NUMBERS, lambda _: True),
-)
+_NUMBERS: dict[str, tuple[re.Pattern[str], NumberCheck]] = {
+    "telephone number": (PHONES, lambda _: True),
+    "card number": (CARDS, _is_card_number),
+    "bank account": (IBANS, _is_iban),
+    "social security number": (SOCIAL_SECURITY_NUMBERS, lambda _: True),
+}

@@ -1,15 +1,14 @@
-"""The metric of a judge: a model says which of two answers is better, asked both ways round."""
+"""The metric of a judge: a model says which of two answers is better, asked in both orders."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pyarrow as pa
 
 from sqlft.errors import OptionError
-from sqlft.metrics.metric import expand_option, metric, pair_texts
+from sqlft.metrics.metric import Column, expand_option, metric, pair_texts
 
 PROMPT = """Compare two answers to the same question. Judge whether they are correct and complete, not their length.
 
@@ -27,7 +26,7 @@ VERDICT = re.compile(r"(?:A|B|TIE)", re.IGNORECASE)
 INDEFINITE_ARTICLE = re.compile(
     r"(?:^|(?<=[.!?:\n]\s))A(?=\s+[a-z]*[^s\W]\b)(?!\s+(?:and|or|but|would|did|also|correctly|clearly)\b)"
 )
-"""An A at the start of a sentence that is no name of an answer: the word behind it is no verb."""
+"""An A at the start of a sentence that does not name an answer: the word behind it is no verb."""
 NAMED_ANSWER = re.compile(r"\b(A|B|b|TIE|[Tt]ie|a(?=\W*$))\b(?!['’])")
 PREFERENCE = re.compile(
     r"\b(A|B)\b[\s*]*(?:is|was|seems|looks|would be|wins|beats)\b(?!\s+(?:not|worse|wrong))"
@@ -42,7 +41,9 @@ AskJudge = Callable[[Sequence[str]], Sequence[str | None]]
 
 
 @metric(columns=("question",), needs=("judge",))
-def llm_judge(actual: Any, prediction: Any, *, judge: AskJudge | None = None, question: Any = None) -> Any:
+def llm_judge(
+    actual: Column, prediction: Column, *, judge: AskJudge | None = None, question: Column | None = None
+) -> pa.DoubleArray:
     """1 where a model that judges prefers the prediction to the actual answer, 0.5 for a tie, 0 where it loses.
 
     Each row is judged twice, the order swapped, as judges favour a place (Zheng et al. 2023), and the score is the
@@ -56,10 +57,10 @@ def llm_judge(actual: Any, prediction: Any, *, judge: AskJudge | None = None, qu
     prompts = [_build_prompt(questions[i], *pairs[i]) for i in rows] + [
         _build_prompt(questions[i], *pairs[i][::-1]) for i in rows
     ]
-    said = list(judge(prompts))
+    verdicts = [_parse_verdict(answer) for answer in judge(prompts)]
     scores: list[float | None] = [None if a is None else 0.0 for a, _ in pairs]
     for place, i in enumerate(rows):
-        first, second = _parse_verdict(said[place]), _parse_verdict(said[place + len(rows)])
+        first, second = verdicts[place], verdicts[place + len(rows)]
         scores[i] = None if first is None or second is None else (1 - first + second) / 2
     return pa.array(scores, pa.float64())
 
@@ -69,10 +70,10 @@ def _build_prompt(question: str | None, a: str | None, b: str | None) -> str:
 
 
 def _parse_verdict(text: str | None) -> float | None:
-    """What the first of the two answers got, 1, 0.5 or 0: by a word alone, else by the last sentence that names one."""
-    said = (text or "").strip().strip(".!*\"'`()[]:")
-    if VERDICT.fullmatch(said):
-        return SCORES[said.upper()]
+    """The score of the first of the two answers: by a word alone, else by the last sentence that names one."""
+    word = (text or "").strip().strip(".!*\"'`()[]:")
+    if VERDICT.fullmatch(word):
+        return SCORES[word.upper()]
     last = next(
         (s for s in reversed(SENTENCE.split(INDEFINITE_ARTICLE.sub("", text or ""))) if NAMED_ANSWER.search(s)), ""
     )

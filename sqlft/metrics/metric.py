@@ -1,4 +1,4 @@
-"""What all metrics share: `@metric`, which says what one is, pairs of values, the rule of NULLs, options as columns.
+"""What all metrics share: the decorator `@metric`, pairs of values, the rule of NULLs, options as columns.
 
 `sqlft.evaluation` reads the `Metric` to know how to call it and what its value means.
 """
@@ -6,28 +6,33 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import import_module
-from typing import Any, Literal
+from os import PathLike
+from types import ModuleType
+from typing import Literal, TypeAlias
 
 import pyarrow as pa
 
 from sqlft.errors import DataError, NotSupported, OptionError
 
+Column: TypeAlias = "pa.Array | pa.ChunkedArray | Sequence[object]"
+"""What a metric scores: an Arrow column, or what Arrow makes one of."""
+TextPairs = list[tuple[str | None, str | None]]
 Need = Literal["judge", "tokens", "interrupted"]
-"""An argument that EVALUATE gives and no statement can.
+"""An argument that EVALUATE passes, which no statement can name.
 
 judge: a function from prompts to answers, of the model that USING judge names.  tokens: the number of tokens of each
-actual answer, the prediction then being the logarithm of its probability.  interrupted: a function that says when to
-leave off with `sqlft.Cancelled`.
+actual answer, the prediction then being the logarithm of its probability.  interrupted: a function that returns true
+when to stop with `sqlft.Cancelled`.
 """
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A function of `actual`, `prediction` and options that gives a score for each row, and what to know of it.
+    """A function of `actual`, `prediction` and options that returns a score for each row, and what it needs.
 
     >>> @metric(lower_is_better=True)
     ... def typos(actual, prediction, *, most: int = 9):
@@ -36,16 +41,16 @@ class Metric:
     ([0.0], True, ['most'])
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., pa.Array]
     aggregate: bool = False
-    """It gives one value for all rows together, in an array of one."""
+    """Whether it has one value for all rows together, in an array of one."""
     lower_is_better: bool = False
-    """It measures errors."""
+    """Whether it measures errors."""
     columns: tuple[str, ...] = ()
     """Options that are columns of the rows, where the rows have columns of these names."""
     needs: tuple[Need, ...] = ()
-    """Arguments of it that are no options: EVALUATE gives them."""
-    counted: Callable[..., Any] | None = None
+    """Arguments that EVALUATE passes, not options."""
+    counted: Callable[..., pa.Array] | None = None
     """Of an aggregate: a metric of rows; only those it has a score for are counted."""
 
     def __post_init__(self) -> None:
@@ -56,7 +61,7 @@ class Metric:
             )
         self.__dict__.update(__doc__=self.function.__doc__, __name__=self.name)
 
-    def __call__(self, actual: Any, prediction: Any, **options: Any) -> Any:
+    def __call__(self, actual: Column, prediction: Column, **options: object) -> pa.Array:
         return self.function(actual=actual, prediction=prediction, **options)
 
     @property
@@ -86,9 +91,9 @@ def metric(
     lower_is_better: bool = False,
     columns: tuple[str, ...] = (),
     needs: tuple[Need, ...] = (),
-    counted: Callable[..., Any] | None = None,
-) -> Callable[[Callable[..., Any]], Metric]:
-    """Makes a function a `Metric`, whose fields say what the arguments mean."""
+    counted: Callable[..., pa.Array] | None = None,
+) -> Callable[[Callable[..., pa.Array]], Metric]:
+    """Make a function a `Metric`; its fields document the arguments."""
     return partial(
         Metric,
         aggregate=aggregate,
@@ -99,29 +104,29 @@ def metric(
     )
 
 
-def as_metric(found: Any, name: str) -> Metric:
-    """What an entry point gives: a Metric, or a plain function, which scores rows; NotSupported says what to write."""
-    if isinstance(found, Metric):
-        return found
-    if not callable(found) or isinstance(found, type):
+def as_metric(value: object, name: str) -> Metric:
+    """An entry point's Metric, or its plain function, which scores rows; NotSupported says what to write."""
+    if isinstance(value, Metric):
+        return value
+    if not callable(value) or isinstance(value, type):
         raise NotSupported(
             f"The entry point '{name}' is no metric.", "Let it be a function under @sqlft.metrics.metric()."
         )
-    marks = [f"{mark}={getattr(found, mark)!r}" for mark in _OLD_MARKS if hasattr(found, mark)]
-    marks += ['needs=("interrupted",)'] if "interrupted" in inspect.signature(found).parameters else []
-    if marks:
+    arguments = [f"{name}={getattr(value, name)!r}" for name in _OLD_ATTRIBUTES if hasattr(value, name)]
+    arguments += ['needs=("interrupted",)'] if "interrupted" in inspect.signature(value).parameters else []
+    if arguments:
         raise NotSupported(
             f"The metric '{name}' does not say what it is in a way that sqlft reads.",
-            f"Write @sqlft.metrics.metric({', '.join(marks)}) above the function.",
+            f"Write @sqlft.metrics.metric({', '.join(arguments)}) above the function.",
         )
-    return Metric(found)
+    return Metric(value)
 
 
-_OLD_MARKS = ("aggregate", "lower_is_better", "columns")
-"""Attributes of functions that were read before there was a decorator."""
+_OLD_ATTRIBUTES = ("aggregate", "lower_is_better", "columns")
+"""Attributes of functions that were read before the decorator was."""
 
 
-def import_package(module: str, metric: str) -> Any:
+def import_package(module: str, metric: str) -> ModuleType:
     """An optional package's module; NotSupported says what to install."""
     try:
         return import_module(module)
@@ -132,22 +137,23 @@ def import_package(module: str, metric: str) -> Any:
         ) from e
 
 
-Pairs = list[tuple[str | None, str | None]]
+def score_rows(actual: Column, prediction: Column, score: Callable[[str, str], float]) -> pa.DoubleArray:
+    """`score` of each pair: NULL without an actual value, 0 without a prediction.
 
-
-def score_rows(actual: Any, prediction: Any, score: Callable[[str, str], float]) -> Any:
-    """`score` of each pair as a pa.DoubleArray: NULL without an actual value, 0 without a prediction."""
+    >>> score_rows(["a", None, "c"], ["A", "b", None], lambda a, p: float(a == p.lower())).to_pylist()
+    [1.0, None, 0.0]
+    """
     pairs = pair_texts(actual, prediction)
     return pa.array([None if a is None else 0.0 if p is None else score(a, p) for a, p in pairs], pa.float64())
 
 
-def pair_texts(actual: Any, prediction: Any) -> Pairs:
-    """Both columns as texts, a pair a row; DataError if they are not of one length."""
+def pair_texts(actual: Column, prediction: Column) -> TextPairs:
+    """Both columns as texts, one pair per row; DataError if they are not of one length."""
     check_lengths(actual, prediction)
     return list(zip(cast_to_texts(actual), cast_to_texts(prediction), strict=True))
 
 
-def check_lengths(actual: Any, prediction: Any) -> None:
+def check_lengths(actual: Column, prediction: Column) -> None:
     """DataError if the columns are not of one length."""
     if len(actual) != len(prediction):
         raise DataError(
@@ -155,7 +161,7 @@ def check_lengths(actual: Any, prediction: Any) -> None:
         )
 
 
-def cast_to_texts(values: Any) -> list[str | None]:
+def cast_to_texts(values: Column) -> list[str | None]:
     """Any column as texts; numbers that Arrow writes alike compare as equal texts."""
     kind = "mixed kinds"
     try:
@@ -166,13 +172,13 @@ def cast_to_texts(values: Any) -> list[str | None]:
         raise DataError(f"Values of {kind} cannot be compared as text: {e}", "CAST them AS VARCHAR.") from e
 
 
-def expand_option(option: Any, count: int, name: str) -> list[str | None]:
-    """An option that is one text for all rows, or a column with one a row, as a text a row."""
-    if isinstance(option, str) or hasattr(option, "__fspath__"):
+def expand_option(option: Column | PathLike[str] | None, count: int, name: str) -> list[str | None]:
+    """One text per row, from an option that is one text for all rows, or a column of them."""
+    if isinstance(option, (str, PathLike)):
         return [str(option)] * count
     if isinstance(option, (list, tuple)):
-        option = [str(value) if hasattr(value, "__fspath__") else value for value in option]
-    found = cast_to_texts(option)
-    if len(found) != count:
-        raise DataError(f"{name} has {len(found):,} values for {count:,} rows.", "Give one for all, or one a row.")
-    return found
+        option = [str(value) if isinstance(value, PathLike) else value for value in option]
+    texts = cast_to_texts(() if option is None else option)
+    if len(texts) != count:
+        raise DataError(f"{name} has {len(texts):,} values for {count:,} rows.", "Give one for all, or one a row.")
+    return texts

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from sqlft.errors import DataError, OptionError
 from sqlft.metrics.execution.pool import GoldQuery, judge_queries
-from sqlft.metrics.execution.snapshot import snapshot_databases
-from sqlft.metrics.metric import expand_option, metric, pair_texts
+from sqlft.metrics.metric import Column, TextPairs, expand_option, metric, pair_texts
 
 SQLITE, DUCKDB = b"SQLite format 3\0", b"DUCK"
+LOG_SUFFIXES = ("-wal", "-journal")
 MAX_PROCESSES = 4
 MAX_TIMEOUT = 86_400.0
 """Seconds of a query at most: a day."""
@@ -25,22 +26,22 @@ MAX_TIMEOUT = 86_400.0
 
 @metric(columns=("database", "schema"), needs=("interrupted",))
 def execution_accuracy(
-    actual: Any,
-    prediction: Any,
+    actual: Column,
+    prediction: Column,
     *,
-    database: Any = None,
-    schema: Any = None,
+    database: Column | os.PathLike[str] | None = None,
+    schema: Column | None = None,
     keep_distinct: bool = False,
     timeout: float = 30.0,
     processes: int | None = None,
     interrupted: Callable[[], bool] | None = None,
-) -> Any:
+) -> pa.DoubleArray:
     """1 where the prediction's rows are the actual query's on its `database` (a SQLite or DuckDB file) or `schema`.
 
     `database` is a path or a column of paths; `schema`, in its place, CREATE TABLE text or a column of it: the queries
     then run on several databases of generated rows.  Predictions can only read, have `timeout` seconds each, and run
     in processes of their own.  An actual query that fails has no score (NULL) and is warned of.  Cancelled once
-    `interrupted` says so, which is asked some times a second.
+    `interrupted`, which is called some times a second, returns true.
     """
     _check_options(timeout, processes, keep_distinct)
     pairs = pair_texts(actual, prediction)
@@ -59,7 +60,7 @@ def execution_accuracy(
     return _collect_scores(pairs, golds)
 
 
-def _check_options(timeout: Any, processes: Any, keep_distinct: Any) -> None:
+def _check_options(timeout: object, processes: object, keep_distinct: object) -> None:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
         raise OptionError(f"timeout is {timeout!r}, it must be a number above 0.", "Give seconds: timeout = 30.")
     if processes is not None and (isinstance(processes, bool) or not isinstance(processes, int) or processes < 1):
@@ -68,30 +69,29 @@ def _check_options(timeout: Any, processes: Any, keep_distinct: Any) -> None:
         raise OptionError(f"keep_distinct is {keep_distinct!r}.", "Write: keep_distinct = true, or false.")
 
 
-def _group_by_gold(pairs: list[tuple[str | None, str | None]], database: Any, schema: Any) -> list[GoldQuery]:
+def _group_by_gold(
+    pairs: TextPairs, database: Column | os.PathLike[str] | None, schema: Column | None
+) -> list[GoldQuery]:
     """Each different actual query on each database once, with all its predictions."""
     if (database is None) == (schema is None):
         raise OptionError(
             "execution_accuracy needs a database to run the queries on, or a schema.",
             "Give database = '<file>', a column named database in the query, or schema = 'CREATE TABLE …'.",
         )
-    places = expand_option(
-        schema if database is None else database, len(pairs), "schema" if database is None else "database"
-    )
-    kinds = {place: "schema" if database is None else _detect_kind(place) for place in set(places) if place is not None}
-    found: dict[tuple[str, str], GoldQuery] = {}
+    what = "schema" if database is None else "database"
+    places = expand_option(schema if database is None else database, len(pairs), what)
+    kinds = {place: what if what == "schema" else _detect_kind(place) for place in set(places) if place is not None}
+    golds: dict[tuple[str, str], GoldQuery] = {}
     for row, ((actual, prediction), place) in enumerate(zip(pairs, places, strict=True)):
         if actual is None:
             continue
         if place is None:
-            what = "schema" if database is None else "database"
             raise DataError(f"Row {row + 1} has no {what}.", f"Give each row one: a column named {what}.")
-        kind = kinds[place]
         where = place if database is None else os.path.abspath(place)
-        gold = found.setdefault((where, actual), GoldQuery(kind, where, actual))
+        gold = golds.setdefault((where, actual), GoldQuery(kinds[place], where, actual))
         gold.predictions.append(prediction or "")
         gold.rows.append(row)
-    return list(found.values())
+    return list(golds.values())
 
 
 def _detect_kind(place: str) -> str:
@@ -114,17 +114,35 @@ def _detect_kind(place: str) -> str:
 
 
 def _copy_logged_databases(golds: list[GoldQuery], folder: Path) -> None:
+    """Let SQLite files with a log beside them be read from a copy in `folder`.
+
+    SQLite could read a file with a log only by writing beside it, which no judge of predictions may do.
+    """
+    copies: dict[str, str] = {}
+    for gold in (gold for gold in golds if gold.kind == "sqlite"):
+        if gold.database not in copies:
+            copies[gold.database] = _copy_without_log(gold.database, folder / f"{len(copies)}.sqlite")
+        gold.database = copies[gold.database]
+
+
+def _copy_without_log(path: str, copy: Path) -> str:
+    """The copy's path, or the file's own where no writer left a log."""
     try:
-        places = snapshot_databases({gold.database for gold in golds if gold.kind == "sqlite"}, folder)
+        logs = [end for end in LOG_SUFFIXES if (log := Path(path + end)).is_file() and log.stat().st_size]
+        if not logs:
+            return path
+        for end in ("", *logs):
+            shutil.copyfile(path + end, f"{copy}{end}")
+        with closing(sqlite3.connect(copy)) as con:
+            con.execute("PRAGMA journal_mode = DELETE").fetchall()
     except (OSError, sqlite3.Error) as e:
         raise DataError(
             f"A database with a log of SQLite beside it cannot be copied: {e}", "End what writes it."
         ) from e
-    for gold in golds:
-        gold.database = places.get(gold.database, gold.database)
+    return str(copy)
 
 
-def _collect_scores(pairs: list[tuple[str | None, str | None]], golds: list[GoldQuery]) -> Any:
+def _collect_scores(pairs: TextPairs, golds: list[GoldQuery]) -> pa.DoubleArray:
     scores: list[float | None] = [None] * len(pairs)
     for gold in golds:
         for row, score in zip(gold.rows, gold.scores, strict=gold.error is None):

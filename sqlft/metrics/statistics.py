@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlft.metrics.metric import import_package
+
+if TYPE_CHECKING:
+    from numpy import bool_, float64, int64
+    from numpy.typing import NDArray
 
 Z = 1.959963984540054
 RESAMPLES = 10_000
@@ -25,19 +29,19 @@ MAX_DRAWN_NUMBERS = 4_000_000
 
 
 class ConfidenceInterval(NamedTuple):
-    """95 % of the values that would be seen; None of less than two rows, and which method."""
+    """95 % of the values that would be seen, None of less than two rows; wilson or bootstrap."""
 
     low: float | None
     high: float | None
-    method: str | None
+    interval: str | None
 
 
 class PairedComparison(NamedTuple):
     """The second of two versions against the first on the same rows; wins are rows where the second is better."""
 
     difference: float | None
-    low: float | None
-    high: float | None
+    difference_low: float | None
+    difference_high: float | None
     p_value: float | None
     test: str | None
     wins: int | None
@@ -81,26 +85,27 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> ConfidenceInterval
     if len(values) < 2:
         return NO_INTERVAL
     numpy = import_package("numpy", "An interval of scores that are not all 0 or 1")
-    dice, known = numpy.random.default_rng(seed), numpy.asarray(values, dtype=float)
+    rng, known = numpy.random.default_rng(seed), numpy.asarray(values, dtype=float)
     at_once = max(1, MAX_DRAWN_NUMBERS // len(values))
     means = [
-        known[dice.integers(0, len(values), (min(at_once, RESAMPLES - start), len(values)))].mean(axis=1)
+        known[rng.integers(0, len(values), (min(at_once, RESAMPLES - start), len(values)))].mean(axis=1)
         for start in range(0, RESAMPLES, at_once)
     ]
-    low, high = numpy.percentile(numpy.concatenate(means), [2.5, 97.5])
-    return ConfidenceInterval(float(low), float(high), "bootstrap")
+    return _percentile_interval(numpy.concatenate(means))
 
 
-def bootstrap_all(value: Callable[[Any], float | None], n: int, seed: int = 0) -> ConfidenceInterval:
+def bootstrap_all(value: Callable[[NDArray[int64]], float | None], n: int, seed: int = 0) -> ConfidenceInterval:
     """The percentile bootstrap of a value of all rows: `value` of an array of row numbers; None where it has none."""
     if n < 2:
         return NO_INTERVAL
     numpy = import_package("numpy", "An interval")
-    dice = numpy.random.default_rng(seed)
-    found = [v for _ in range(AGGREGATE_RESAMPLES) if (v := value(dice.integers(0, n, n))) is not None]
-    if not found:
-        return NO_INTERVAL
-    low, high = numpy.percentile(found, [2.5, 97.5])
+    rng = numpy.random.default_rng(seed)
+    values = [v for _ in range(AGGREGATE_RESAMPLES) if (v := value(rng.integers(0, n, n))) is not None]
+    return _percentile_interval(values) if values else NO_INTERVAL
+
+
+def _percentile_interval(values: Sequence[float] | NDArray[float64]) -> ConfidenceInterval:
+    low, high = import_package("numpy", "An interval").percentile(values, [2.5, 97.5])
     return ConfidenceInterval(float(low), float(high), "bootstrap")
 
 
@@ -121,11 +126,13 @@ def compare_paired(
     return PairedComparison(mean(gains), low, high, p_value, test, wins, len(gains) - more - less, losses)
 
 
-def mcnemar_test(more: int, less: int) -> float:
-    """The two-sided exact p-value of so many rows that only one version has right, and so many that only the other."""
-    if more + less == 0:
+def mcnemar_test(first_only: int, second_only: int) -> float:
+    """The two-sided exact p-value, from the numbers of rows that only one version has right."""
+    if first_only + second_only == 0:
         return 1.0
-    return float(import_package("scipy.stats", "McNemar's test").binomtest(more, more + less, 0.5).pvalue)
+    return float(
+        import_package("scipy.stats", "McNemar's test").binomtest(first_only, first_only + second_only, 0.5).pvalue
+    )
 
 
 def permutation_test(gains: Sequence[float], seed: int = 0) -> float | None:
@@ -147,7 +154,9 @@ def permutation_test(gains: Sequence[float], seed: int = 0) -> float | None:
     return float(result.pvalue)
 
 
-def compare_aggregates(value: Callable[[Any, Any], float | None], n: int, seed: int = 0) -> PairedComparison:
+def compare_aggregates(
+    value: Callable[[NDArray[int64], NDArray[bool_]], float | None], n: int, seed: int = 0
+) -> PairedComparison:
     """Two versions by a value of all rows.
 
     `value(rows, swapped)` is the second's minus the first's value on an array of row numbers, the versions swapped
@@ -159,8 +168,8 @@ def compare_aggregates(value: Callable[[Any, Any], float | None], n: int, seed: 
     if difference is None:
         return NO_COMPARISON
     low, high, _ = bootstrap_all(lambda chosen: value(chosen, unswapped), n, seed)
-    dice = numpy.random.default_rng(seed)
-    swapped = [v for _ in range(999) if (v := value(rows, dice.random(n) < 0.5)) is not None]
+    rng = numpy.random.default_rng(seed)
+    swapped = [v for _ in range(999) if (v := value(rows, rng.random(n) < 0.5)) is not None]
     as_far = sum(abs(v) >= abs(difference) - 1e-12 for v in swapped)
     p_value = (1 + as_far) / (1 + len(swapped))
     return PairedComparison(difference, low, high, p_value, "permutation", None, None, None)

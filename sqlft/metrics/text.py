@@ -6,20 +6,23 @@ import math
 import re
 from collections import Counter
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from sqlft.errors import OptionError
-from sqlft.metrics.metric import import_package, metric, pair_texts, score_rows
+from sqlft.metrics.metric import Column, import_package, metric, pair_texts, score_rows
 from sqlft.metrics.regression import pair_numbers
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.bleu import BLEU
 
 
 @metric()
-def exact_match(actual: Any, prediction: Any, *, normalise: bool = False) -> Any:
-    """Share of equal texts, 0 or 1 a row; `normalise` looks past case, whitespace and a trailing ``;``."""
-    seen = _normalise if normalise else str
-    return score_rows(actual, prediction, lambda a, p: float(seen(a) == seen(p)))
+def exact_match(actual: Column, prediction: Column, *, normalise: bool = False) -> pa.DoubleArray:
+    """Share of equal texts, 0 or 1 per row; `normalise` ignores case, whitespace and a trailing ``;``."""
+    simplify = _normalise if normalise else str
+    return score_rows(actual, prediction, lambda a, p: float(simplify(a) == simplify(p)))
 
 
 def _normalise(text: str) -> str:
@@ -30,8 +33,8 @@ TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 @metric()
-def token_f1(actual: Any, prediction: Any) -> Any:
-    """F1 of the bags of tokens (words and single signs, case aside), 0 to 1 a row.
+def token_f1(actual: Column, prediction: Column) -> pa.DoubleArray:
+    """F1 of the bags of tokens (words and single signs, case aside), 0 to 1 per row.
 
     As SQuAD scores answers (Rajpurkar et al. 2016), but articles and punctuation count: they do in SQL.
     """
@@ -39,16 +42,15 @@ def token_f1(actual: Any, prediction: Any) -> Any:
 
 
 def _score_token_f1(actual: str, prediction: str) -> float:
-    wanted, given = (Counter(TOKEN.findall(text.lower())) for text in (actual, prediction))
-    if not wanted or not given:
-        return float(wanted == given)
-    shared = (wanted & given).total()
-    return 2 * shared / (wanted.total() + given.total())
+    right, predicted = (Counter(TOKEN.findall(text.lower())) for text in (actual, prediction))
+    if not right or not predicted:
+        return float(right == predicted)
+    return 2 * (right & predicted).total() / (right.total() + predicted.total())
 
 
 @metric()
-def rouge_l(actual: Any, prediction: Any, *, stem: bool = False) -> Any:
-    """ROUGE-L F1 of both texts, 0 to 1 a row, as the package rouge-score has it; `stem` cuts English endings."""
+def rouge_l(actual: Column, prediction: Column, *, stem: bool = False) -> pa.DoubleArray:
+    """ROUGE-L F1 of both texts, 0 to 1 per row, as the package rouge-score has it; `stem` cuts English endings."""
     scorer = import_package("rouge_score.rouge_scorer", "rouge_l").RougeScorer(["rougeL"], use_stemmer=stem)
     return score_rows(actual, prediction, lambda a, p: float(scorer.score(a, p)["rougeL"].fmeasure))
 
@@ -57,18 +59,16 @@ NgramCounts = tuple[tuple[int, ...], tuple[int, ...], int, int]
 
 
 @metric(aggregate=True)
-def bleu(actual: Any, prediction: Any, *, lowercase: bool = False) -> Any:
+def bleu(actual: Column, prediction: Column, *, lowercase: bool = False) -> pa.DoubleArray:
     """Corpus BLEU of all rows, 0 to 100, with sacrebleu's defaults (13a tokens, exponential smoothing)."""
     pairs = [(a, p or "") for a, p in pair_texts(actual, prediction) if a is not None]
     if not pairs:
         return pa.array([None], pa.float64())
-    counts = [_count_ngrams(a, p, lowercase) for a, p in pairs]
-    correct, total = (
-        [sum(row) for row in zip(*side, strict=True)] for side in ([c[0] for c in counts], [c[1] for c in counts])
-    )
-    lengths = [sum(c[2] for c in counts), sum(c[3] for c in counts)]
-    # sacrebleu smooths each n-gram's precision after the sums: one call gives what corpus_bleu gives
-    score = import_package("sacrebleu.metrics", "bleu").BLEU.compute_bleu(correct, total, *lengths, smooth_method="exp")
+    matching, ngrams, *lengths = zip(*(_count_ngrams(a, p, lowercase) for a, p in pairs), strict=True)
+    correct, total = ([sum(row) for row in zip(*counts, strict=True)] for counts in (matching, ngrams))
+    # sacrebleu smooths each n-gram's precision after the sums: one call returns what corpus_bleu does
+    predicted, right = map(sum, lengths)
+    score = _load_bleu(lowercase).compute_bleu(correct, total, predicted, right, smooth_method="exp")
     return pa.array([score.score], pa.float64())
 
 
@@ -80,16 +80,17 @@ def _count_ngrams(actual: str, prediction: str, lowercase: bool) -> NgramCounts:
 
 
 @lru_cache(maxsize=2)
-def _load_bleu(lowercase: bool) -> Any:
-    return import_package("sacrebleu.metrics", "bleu").BLEU(lowercase=lowercase)
+def _load_bleu(lowercase: bool) -> BLEU:
+    scorer: BLEU = import_package("sacrebleu.metrics", "bleu").BLEU(lowercase=lowercase)
+    return scorer
 
 
 @metric(aggregate=True, lower_is_better=True, needs=("tokens",))
-def perplexity(actual: Any, prediction: Any, *, tokens: Any = None) -> Any:
+def perplexity(actual: Column, prediction: Column, *, tokens: Column | None = None) -> pa.DoubleArray:
     """exp(-Σ log-probability / Σ tokens) of the actual answers, over all rows.
 
     `prediction` holds the natural logarithm of each actual answer's probability, `tokens` its number of tokens:
-    EVALUATE MODEL has both from handlers that can tell, the local one among them.
+    EVALUATE MODEL has both from handlers that can score answers, such as the local one.
     """
     if tokens is None:
         raise OptionError(

@@ -1,6 +1,7 @@
 """REPORT MODEL and `sqlft report`: what is known of models as one HTML file that needs no network.
 
-Charts are drawn by matplotlib as SVG; texts of models and data are escaped by Jinja2 and by matplotlib.
+Called by the statement, the command and the shell.  In: a catalog and models.  Out: a page.  Charts are drawn by
+matplotlib as SVG; texts of models and data are escaped by Jinja2 and by matplotlib.  `doctor` reports on this machine.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ INSTALL_HINT = "Run: pip install 'sqlft[evaluation]'"
 
 
 def run_report_model(session: Session, statement: ReportModel, parameters: Parameters) -> pa.Table:
-    """Write the report of a model; where it is."""
+    """Write the report of a model; the table says where."""
     model = find_model(session, statement.name.key)
     path = Path(statement.path or f"{_build_file_name(model.key.name)}.html").expanduser()
     write_html_report(session.catalog, [model], path)
@@ -60,8 +61,8 @@ def render_html(catalog: Catalog, models: Sequence[Model]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["shown"] = format_figure
-    found = [collect_model_facts(catalog, model) for model in models]
-    drawn = [(facts, charts.draw_charts(facts)) for facts in found]
+    collected = [collect_model_facts(catalog, model) for model in models]
+    drawn = [(facts, charts.draw_charts(facts)) for facts in collected]
     now = f"{datetime.now():%Y-%m-%d %H:%M}"
     return environment.get_template("report.html").render(models=drawn, made=now, version=version("sqlft"))
 

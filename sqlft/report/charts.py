@@ -1,10 +1,11 @@
-"""A report's charts, as SVG that stands in the page: drawn by matplotlib without a display, texts escaped by it."""
+"""A report's charts as SVG within the page: drawn by matplotlib without a display, which escapes the texts."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import matplotlib as mpl
 from markupsafe import Markup
@@ -12,49 +13,54 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from sqlft._types import Row
 from sqlft.report.facts import ModelFacts
-from sqlft.report.rows import Row
 
 WIDTH = 4.8
-"""Inches; small enough that the letters can be read on a phone."""
+"""Inches; small enough for the letters to be readable on a phone."""
 INK, LINE = "#010203", "#040506"
-"""What becomes the page's own colours, which a dark page has others of."""
+"""Replaced by the page's own colours, which differ on a dark page."""
 VERSIONS = tuple(f"#0a0b{n:02x}" for n in range(7))
 """And those of the versions: the page's --v1 to --v7."""
 MAX_POINTS = 400
 TALL, EARLY = 4, 0.1
 """How many times higher than all later losses those of the first tenth of the steps may be on a linear axis."""
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "sqlft",
-    "text.parse_math": False,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": LINE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "savefig.transparent": True,
-}
+STYLE = mpl.RcParams(
+    {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "sqlft",
+        "text.parse_math": False,
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": 10,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "grid.color": LINE,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "savefig.transparent": True,
+    }
+)
 
 
 def draw_charts(facts: ModelFacts) -> dict[str, Markup | None]:
     """The charts by name; None where there are no figures for one."""
-    makers: dict[str, Callable[[ModelFacts], Markup | None]] = {
-        "loss": draw_loss,
-        "metrics": draw_metrics,
-        "difference": draw_differences,
-        "speed": draw_speed,
-        "cost": draw_cost,
+    return {
+        "loss": draw_loss(facts),
+        "metrics": draw_metrics(facts),
+        "difference": draw_differences(facts),
+        "speed": _draw_bars(
+            [(s.version, s.seconds_per_call) for s in facts.usage], "seconds a request", "Speed by version"
+        ),
+        "cost": _draw_bars(
+            [(s.version, s.cost_per_thousand) for s in facts.usage], "USD a thousand requests", "Cost by version"
+        ),
     }
-    return {name: make(facts) for name, make in makers.items()}
 
 
 def draw_loss(facts: ModelFacts) -> Markup | None:
@@ -103,7 +109,7 @@ def draw_metrics(facts: ModelFacts) -> Markup | None:
     """Each metric of each version with its interval."""
     return _draw_dots(
         facts.evaluations,
-        lambda e: (f"{e['metric']}  v{e['version']}", e["value"], e["low"], e["high"], e["version"]),
+        lambda e: Dot(f"{e['metric']}  v{e['version']}", e["value"], e["low"], e["high"], e["version"]),
         "value (95 % interval)",
         "Metrics by version",
     )
@@ -113,7 +119,7 @@ def draw_differences(facts: ModelFacts) -> Markup | None:
     """Each comparison with its interval, right of the line is better than the baseline."""
     return _draw_dots(
         facts.comparisons,
-        lambda e: (
+        lambda e: Dot(
             f"{e['metric']}  v{e['version']} against {_format_baseline(e)}",
             e["difference"],
             e.get("difference_low"),
@@ -132,18 +138,6 @@ def _format_baseline(e: Row) -> str:
     return f"v{number}" if name == e["model"] else str(e["baseline"])
 
 
-def draw_speed(facts: ModelFacts) -> Markup | None:
-    """Seconds a request by version."""
-    bars = [(s.version, s.seconds_per_call) for s in facts.spent]
-    return _draw_bars(bars, "seconds a request", "Speed by version")
-
-
-def draw_cost(facts: ModelFacts) -> Markup | None:
-    """USD a thousand requests by version."""
-    bars = [(s.version, s.cost_per_thousand) for s in facts.spent]
-    return _draw_bars(bars, "USD a thousand requests", "Cost by version")
-
-
 def _draw_bars(bars: Iterable[tuple[int, float | None]], label: str, title: str) -> Markup | None:
     known = [(number, value) for number, value in bars if value is not None]
     if not known:
@@ -160,37 +154,47 @@ def _draw_bars(bars: Iterable[tuple[int, float | None]], label: str, title: str)
     return _render_svg(draw, 0.9 + 0.4 * len(known), title)
 
 
+class Dot(NamedTuple):
+    """A value with its interval."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    version: int
+
+
 def _draw_dots(
-    rows: Sequence[Row], read: Callable[[Row], tuple[Any, ...]], label: str, title: str, zero: bool = False
+    rows: Sequence[Row], read: Callable[[Row], Dot], label: str, title: str, zero: bool = False
 ) -> Markup | None:
     order = list(dict.fromkeys(row["metric"] for row in rows))
-    points = [read(row) for row in sorted(rows, key=lambda row: order.index(row["metric"]))]
-    points = [p for p in points if p[1] is not None and p[1] == p[1]]
-    if not points:
+    dots = [read(row) for row in sorted(rows, key=lambda row: order.index(row["metric"]))]
+    dots = [dot for dot in dots if dot.value is not None and not math.isnan(dot.value)]
+    if not dots:
         return None
 
     def draw(axes: Axes) -> None:
-        for place, (_, value, low, high, number) in enumerate(points):
+        for place, (_, value, low, high, number) in enumerate(dots):
             if low is not None and high is not None:
                 axes.plot([low, high], [place, place], color=_choose_colour(number), linewidth=2)
             axes.plot([value], [place], "o", color=_choose_colour(number))
             axes.annotate(f"{value:.3g}", (value, place), (0, 7), textcoords="offset points", ha="center", fontsize=8)
         if zero:
             axes.axvline(0, color=INK, linewidth=1)
-        axes.set_yticks(range(len(points)), [_shorten(p[0]) for p in points])
-        axes.set_ylim(len(points) - 0.4, -0.8)
+        axes.set_yticks(range(len(dots)), [_shorten(dot.name) for dot in dots])
+        axes.set_ylim(len(dots) - 0.4, -0.8)
         axes.set_xlabel(label)
 
-    return _render_svg(draw, 0.9 + 0.36 * len(points), title)
+    return _render_svg(draw, 0.9 + 0.36 * len(dots), title)
 
 
 def _render_svg(draw: Callable[[Axes], None], height: float, title: str) -> Markup:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure.subplots())
-        written = io.StringIO()
-        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
-    text = written.getvalue()
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
+    text = buffer.getvalue()
     for colour, name in ((INK, "ink"), (LINE, "line"), *((c, f"v{i + 1}") for i, c in enumerate(VERSIONS))):
         text = text.replace(colour, f"var(--{name})")
     start = text.index("<svg")

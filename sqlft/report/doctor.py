@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
 
 from sqlft import plugins
+from sqlft._types import Row
 from sqlft.home import home
 
 REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
@@ -20,22 +20,22 @@ MIN_FREE_DISK = 5e9
 GIGA = 1e9
 
 
-def run_checkup() -> dict[str, Any]:
-    """Everything there is to tell, as JSON can hold it; what cannot be found out says why."""
-    found: dict[str, Any] = {}
-    for name, look in SECTIONS.items():
+def run_checkup() -> dict[str, object]:
+    """All sections by name, as JSON can hold them; a section that cannot be checked holds the error."""
+    checkup: dict[str, object] = {}
+    for name, check in SECTIONS.items():
         try:
-            found[name] = look()
-        except Exception as e:  # whatever is broken here must not keep the rest from being told
-            found[name] = {"error": f"{type(e).__name__}: {e}"}
-    found["advice"] = list(_list_advice(found)) or ["nothing is missing"]
-    return found
+            checkup[name] = check()
+        except Exception as e:  # whatever is broken here must not hide the rest
+            checkup[name] = {"error": f"{type(e).__name__}: {e}"}
+    checkup["advice"] = list(_list_advice(checkup)) or ["nothing is missing"]
+    return checkup
 
 
-def format_checkup(found: Mapping[str, Any]) -> str:
+def format_checkup(checkup: Row) -> str:
     """A checkup as plain text."""
     lines: list[str] = []
-    for title, section in found.items():
+    for title, section in checkup.items():
         lines += ["", title.capitalize()]
         rows = section if isinstance(section, list) else list(section.items())
         if rows and isinstance(rows[0], Mapping):
@@ -46,7 +46,7 @@ def format_checkup(found: Mapping[str, Any]) -> str:
     return "\n".join(lines[1:]) + "\n"
 
 
-def _check_software() -> dict[str, Any]:
+def _check_software() -> dict[str, str]:
     import duckdb
 
     return {
@@ -57,29 +57,29 @@ def _check_software() -> dict[str, Any]:
     }
 
 
-def _check_extras() -> dict[str, Any]:
+def _check_extras() -> dict[str, Row]:
     """Packages of each extra with their versions, and those that are missing."""
-    wanted: dict[str, list[str]] = {}
+    extras: dict[str, list[str]] = {}
     for requirement in requires("sqlft") or []:
         name, _, marker = requirement.partition(";")
         match, extra = REQUIREMENT.match(name), EXTRA.search(marker)
         if match and extra and match.group() != "sqlft" and _applies_here(marker):
-            wanted.setdefault(extra.group(1), []).append(match.group())
-    return {extra: _find_versions(names) for extra, names in wanted.items() if extra != "all"}
+            extras.setdefault(extra.group(1), []).append(match.group())
+    return {extra: _find_versions(names) for extra, names in extras.items() if extra != "all"}
 
 
-def _find_versions(names: Sequence[str]) -> dict[str, Any]:
-    there, missing = {}, []
+def _find_versions(names: Sequence[str]) -> Row:
+    installed, missing = {}, []
     for name in names:
         try:
-            there[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             missing.append(name)
-    return {"installed": there, "missing": missing}
+    return {"installed": installed, "missing": missing}
 
 
 def _applies_here(marker: str) -> bool:
-    """Whether a requirement's marker means this machine; where that cannot be told it does."""
+    """Whether a requirement's marker means this machine; it does where that is not known."""
     try:
         from packaging.markers import Marker
     except ImportError:
@@ -87,45 +87,35 @@ def _applies_here(marker: str) -> bool:
     return any(Marker(marker.strip()).evaluate({"extra": extra}) for extra in EXTRA.findall(marker))
 
 
-def _check_folders() -> dict[str, Any]:
+def _check_folders() -> dict[str, str]:
     folder = home()
-    there = next(p for p in (folder, *folder.parents) if p.exists())
-    return {"home": str(folder), "free disk": f"{shutil.disk_usage(there).free / GIGA:.1f} GB"}
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    return {"home": str(folder), "free disk": f"{shutil.disk_usage(existing).free / GIGA:.1f} GB"}
 
 
-def _check_handlers() -> dict[str, Any]:
-    from sqlft.plugins import describe_missing_packages
-
-    return {name: describe_missing_packages(name) or "ready" for name in sorted(plugins.find_entry_points())}
+def _check_handlers() -> dict[str, str]:
+    return {name: plugins.describe_missing_packages(name) or "ready" for name in sorted(plugins.find_entry_points())}
 
 
-def _check_local_handler() -> dict[str, Any]:
-    return dict(plugins.load_handler_class("local").diagnose())
+def _diagnose_local_handler() -> Row:
+    return plugins.load_handler_class("local").diagnose()
 
 
-def _check_machine() -> dict[str, Any]:
-    return dict(_check_local_handler().get("machine", {}))
-
-
-def _check_bases() -> list[dict[str, Any]]:
-    return list(_check_local_handler().get("bases", []))
-
-
-SECTIONS: Mapping[str, Callable[[], Any]] = {
+SECTIONS: Mapping[str, Callable[[], Row | list[Row]]] = {
     "software": _check_software,
-    "machine": _check_machine,
+    "machine": lambda: dict(_diagnose_local_handler().get("machine", {})),
     "folders": _check_folders,
     "handlers": _check_handlers,
     "extras": _check_extras,
-    "bases": _check_bases,
+    "bases": lambda: list(_diagnose_local_handler().get("bases", [])),
 }
 
 
-def _list_advice(found: Mapping[str, Any]) -> Iterator[str]:
-    for extra, packages in found["extras"].items():
+def _list_advice(checkup: Row) -> Iterator[str]:
+    for extra, packages in checkup["extras"].items():
         if isinstance(packages, Mapping) and packages.get("missing"):
             yield f"pip install 'sqlft[{extra}]' brings {', '.join(packages['missing'])}"
-    bases = found["bases"] if isinstance(found["bases"], list) else []
+    bases = checkup["bases"] if isinstance(checkup["bases"], list) else []
     if bases and not any(base["here"] for base in bases):
         fits = [base["base"] for base in bases if base["training"] not in (None, "no")]
         if fits:
@@ -137,19 +127,19 @@ def _list_advice(found: Mapping[str, Any]) -> Iterator[str]:
         pass
 
 
-def _format_value(value: Any) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, Mapping) and "installed" in value:
-        there = ", ".join(f"{name} {number}" for name, number in value["installed"].items())
+        installed = ", ".join(f"{name} {number}" for name, number in value["installed"].items())
         missing = f"; missing: {', '.join(value['missing'])}" if value["missing"] else ""
-        return (there or "nothing installed") + missing
+        return (installed or "nothing installed") + missing
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _format_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _format_table(rows: Sequence[Row]) -> list[str]:
     cells = [list(rows[0]), *([_format_cell(v) for v in row.values()] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
-def _format_cell(value: Any) -> str:
-    return {True: "yes", False: "no", None: "no"}.get(value, str(value)) if value in (True, False, None) else str(value)
+def _format_cell(value: object) -> str:
+    return "yes" if value is True else "no" if value is False or value is None else str(value)

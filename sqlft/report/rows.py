@@ -1,7 +1,7 @@
-"""The rows of a model's newest evaluations, by what became of each: `facts` asks, the page shows and filters them.
+"""The rows of a model's newest evaluations, grouped by outcome: `facts` calls this, the page shows and filters them.
 
-In come rows of sqlft.evaluations and sqlft.evaluation_rows; out comes a Judged for each column of right answers.  Of
-many rows a sample is kept, the counts are of all.  Not covered: earlier evaluations, and rows of other models.
+In come rows of sqlft.evaluations and sqlft.evaluation_rows; out comes a JudgedRows for each column of right answers.
+Of many rows a sample is kept, the counts are of all.  Not covered: earlier evaluations, and rows of other models.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from sqlft._types import Row
 from sqlft.metrics import METRICS
 
 SHARES = ("exact_match", "accuracy", "accuracy_score", "execution_accuracy", "function_match", "json_match")
 """Metrics that count right answers."""
 KEPT = 100
-"""Rows of a kind that stand in the page."""
+"""Rows of one outcome that the page shows."""
 LONGEST = 4000
 """Letters of a text that are shown."""
-WHOLE = 1 - 1e-9
-"""The score of an answer that is right."""
-Row = Mapping[str, Any]
+RIGHT = 1 - 1e-9
+"""The least score of an answer that is right."""
+EvaluationKey = tuple[str, str, str, str]
+"""The column of right answers, the metric, the digest of the rows, the options."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one version answered to a row of an evaluation."""
+    """One version's answer to a row of an evaluation."""
 
     version: int
     prediction: str | None
@@ -39,33 +40,24 @@ class Answer:
 class JudgedRow:
     """A row, and what each version answered."""
 
-    kind: str
+    outcome: str
     number: int
     inputs: list[tuple[str, str]]
     actual: str | None
     answers: list[Answer]
-
-    @property
-    def best(self) -> frozenset[int]:
-        """The versions that answer best, where they do not all answer as well."""
-        scores = {a.version: a.score for a in self.answers if a.score is not None}
-        if len(set(scores.values())) < 2:
-            return frozenset()
-        top = min(scores.values()) if self._fewer_is_better else max(scores.values())
-        return frozenset(version for version, score in scores.items() if score == top)
-
-    _fewer_is_better: bool = False
+    best: frozenset[int]
+    """The versions that answer best, where they do not all answer as well."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The rows of one evaluation by one metric: `now` is the version looked at, `before` what it is compared with."""
+class JudgedRows:
+    """The rows of one evaluation by one metric: `now` is the version shown, `before` the one it is compared with."""
 
     metric: str
     now: int
     before: int | None
     names: Mapping[str, str]
-    """Kinds of rows, the most telling first, as people call them."""
+    """How each outcome is called, the most important first."""
     counts: Mapping[str, int]
     differing: int
     """Rows that versions answer differently."""
@@ -77,8 +69,8 @@ class Judged:
         return sum(self.counts.values())
 
 
-def fewer_is_better(metric: str) -> bool:
-    """Whether a metric, with the column of answers in its name or without, counts errors."""
+def is_lower_better(metric: str) -> bool:
+    """Whether a metric, with the column of answers in its name or without, measures errors."""
     try:
         return METRICS[base_name(metric)].lower_is_better
     except Exception:  # of a package that is not installed here
@@ -86,27 +78,31 @@ def fewer_is_better(metric: str) -> bool:
 
 
 def base_name(metric: str) -> str:
-    """exact_match, of `exact_match of city`."""
+    """The metric without the column of right answers.
+
+    >>> base_name("exact_match of city")
+    'exact_match'
+    """
     return metric.partition(" of ")[0]
 
 
-def judged(evaluations: Sequence[Row], rows: Iterable[Row], active: int | None) -> list[Judged]:
-    """For each column of right answers its newest evaluation, by its most telling metric."""
-    grouped: dict[tuple[Any, ...], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
+def judge_rows(evaluations: Sequence[Row], rows: Iterable[Row], active: int | None) -> list[JudgedRows]:
+    """For each column of right answers its newest evaluation, by its most important metric."""
+    grouped: dict[EvaluationKey, dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["score"] is not None:
             grouped[_key(row)][row["row_number"]].append(row)
     newest = sorted((e for e in evaluations if _key(e) in grouped), key=lambda e: e["created_at"], reverse=True)
-    found = []
+    judged = []
     for answer in dict.fromkeys(e["answer"] for e in reversed(newest)):
-        own = [e for e in newest if e["answer"] == answer]
-        same = [e for e in own if e["data_digest"] == own[0]["data_digest"]]
-        chosen = min(same, key=lambda e: _rank(e["metric"]))
-        found.append(_one([e for e in same if _key(e) == _key(chosen)], grouped[_key(chosen)], active))
-    return found
+        of_answer = [e for e in newest if e["answer"] == answer]
+        same_data = [e for e in of_answer if e["data_digest"] == of_answer[0]["data_digest"]]
+        key = _key(min(same_data, key=lambda e: _rank(e["metric"])))
+        judged.append(_judge_evaluation([e for e in same_data if _key(e) == key], grouped[key], active))
+    return judged
 
 
-def _key(row: Row) -> tuple[Any, ...]:
+def _key(row: Row) -> EvaluationKey:
     return row["answer"], row["metric"], row["data_digest"], row["options"]
 
 
@@ -115,31 +111,31 @@ def _rank(metric: str) -> int:
     return SHARES.index(base) if base in SHARES else len(SHARES)
 
 
-def _one(evaluations: Sequence[Row], rows: Mapping[int, Sequence[Row]], active: int | None) -> Judged:
+def _judge_evaluation(evaluations: Sequence[Row], rows: Mapping[int, Sequence[Row]], active: int | None) -> JudgedRows:
     by_version = {e["version"]: e for e in reversed(evaluations)}
-    chosen = looked_at(list(by_version.values()), active)
-    now, before = chosen["version"], _before(chosen, by_version)
-    fewer = fewer_is_better(chosen["metric"])
-    names = _names(fewer, before)
-    found = []
+    chosen = choose_evaluation(list(by_version.values()), active)
+    now, before = chosen["version"], _find_baseline(chosen, by_version)
+    lower = is_lower_better(chosen["metric"])
+    names = _name_outcomes(lower, before)
+    judged = []
     for number in sorted(rows):
         scores = {r["version"]: r["score"] for r in rows[number]}
         if now in scores and (before is None or before in scores):
-            kind = _kind(scores[now], None if before is None else scores[before], fewer)
-            found.append(_row(kind, rows[number], fewer))
-    counts = Counter(row.kind for row in found)
-    kept = [row for kind in names for row in [r for r in found if r.kind == kind][:KEPT]]
-    differing = sum(len({r["prediction"] for r in rows[row.number]}) > 1 for row in found)
-    return Judged(chosen["metric"], now, before, names, {k: counts[k] for k in names}, differing, kept)
+            outcome = _compare_scores(scores[now], None if before is None else scores[before], lower)
+            judged.append(_build_row(outcome, rows[number], lower))
+    counts = Counter(row.outcome for row in judged)
+    kept = [row for outcome in names for row in [r for r in judged if r.outcome == outcome][:KEPT]]
+    differing = sum(len({r["prediction"] for r in rows[row.number]}) > 1 for row in judged)
+    return JudgedRows(chosen["metric"], now, before, names, {k: counts[k] for k in names}, differing, kept)
 
 
-def looked_at(evaluations: Sequence[Row], active: int | None) -> Row:
+def choose_evaluation(evaluations: Sequence[Row], active: int | None) -> Row:
     """The evaluation of the active version if it was compared, else the newest comparison, else the newest version."""
     compared = [e for e in evaluations if e.get("baseline") and e.get("difference") is not None] or evaluations
     return max(compared, key=lambda e: (e["version"] == active, e["version"]))
 
 
-def _before(chosen: Row, by_version: Mapping[int, Row]) -> int | None:
+def _find_baseline(chosen: Row, by_version: Mapping[int, Row]) -> int | None:
     """The version that it was compared with, if that is of the same model; else the first of the others."""
     name, _, number = str(chosen.get("baseline") or "").rpartition(".")
     if number.isdigit() and int(number) in by_version and name.rpartition(".")[2].lower() == chosen["model"].lower():
@@ -147,47 +143,54 @@ def _before(chosen: Row, by_version: Mapping[int, Row]) -> int | None:
     return min((v for v in by_version if v != chosen["version"]), default=None)
 
 
-def _names(fewer: bool, before: int | None) -> dict[str, str]:
-    if fewer and before is not None:
-        return {"worse": "worse", "still": "as far off", "better": "better", "right": "right before and now"}
-    if before is not None:
-        return {
-            "worse": "newly wrong",
-            "still": "still wrong",
-            "better": "newly right",
-            "right": "right before and now",
-        }
-    return {"still": "wrong", "right": "right"}
-
-
-def _kind(now: float, before: float | None, fewer: bool) -> str:
-    """worse, still, better or right."""
-    right = now <= 0 if fewer else now >= WHOLE
+def _name_outcomes(lower_is_better: bool, before: int | None) -> dict[str, str]:
     if before is None:
-        return "right" if right else "still"
-    if fewer:
-        return "better" if now < before else "worse" if now > before else "right" if right else "still"
-    was_right = before >= WHOLE
-    return "right" if right and was_right else "better" if right else "worse" if was_right else "still"
+        return {"still": "wrong", "right": "right"}
+    worse, still, better = (
+        ("worse", "as far off", "better") if lower_is_better else ("newly wrong", "still wrong", "newly right")
+    )
+    return {"worse": worse, "still": still, "better": better, "right": "right before and now"}
 
 
-def _row(kind: str, answers: Sequence[Row], fewer: bool) -> JudgedRow:
-    first = answers[0]
-    told = [Answer(r["version"], cut(r["prediction"]), r["score"], cut(r["error"])) for r in answers]
-    told.sort(key=lambda a: a.version)
-    return JudgedRow(kind, first["row_number"], _inputs(first["input"]), cut(first["actual"]), told, fewer)
+def _compare_scores(now: float, before: float | None, lower_is_better: bool) -> str:
+    """worse, still, better or right.
+
+    >>> _compare_scores(1.0, 0.0, False), _compare_scores(0.2, 0.1, True), _compare_scores(0.0, None, False)
+    ('better', 'worse', 'still')
+    """
+    is_right = now <= 0 if lower_is_better else now >= RIGHT
+    if before is not None:
+        if now < before if lower_is_better else is_right and before < RIGHT:
+            return "better"
+        if now > before if lower_is_better else before >= RIGHT and not is_right:
+            return "worse"
+    return "right" if is_right else "still"
 
 
-def _inputs(text: str | None) -> list[tuple[str, str]]:
+def _build_row(outcome: str, rows: Sequence[Row], lower_is_better: bool) -> JudgedRow:
+    first = rows[0]
+    answers = [Answer(r["version"], shorten(r["prediction"]), r["score"], shorten(r["error"])) for r in rows]
+    answers.sort(key=lambda a: a.version)
+    scores = {a.version: a.score for a in answers if a.score is not None}
+    top = min(scores.values()) if lower_is_better else max(scores.values())
+    best = {version for version, score in scores.items() if score == top}
+    differ = len(set(scores.values())) > 1
+    actual = shorten(first["actual"])
+    return JudgedRow(
+        outcome, first["row_number"], _parse_inputs(first["input"]), actual, answers, frozenset(best if differ else ())
+    )
+
+
+def _parse_inputs(text: str | None) -> list[tuple[str, str]]:
     try:
-        told = json.loads(text or "")
+        inputs = json.loads(text or "")
     except ValueError:
-        told = text
-    if isinstance(told, dict):
-        return [(str(k), cut(str(v)) or "") for k, v in told.items()]
-    return [("", cut(str(told)) or "")] if told not in (None, "") else []
+        inputs = text
+    if isinstance(inputs, dict):
+        return [(str(k), shorten(str(v)) or "") for k, v in inputs.items()]
+    return [("", shorten(str(inputs)) or "")] if inputs not in (None, "") else []
 
 
-def cut(text: str | None) -> str | None:
-    """A text no longer than a page bears."""
+def shorten(text: str | None) -> str | None:
+    """A text no longer than the page can hold."""
     return text if text is None or len(text) <= LONGEST else f"{text[:LONGEST]}…"

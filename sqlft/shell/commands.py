@@ -280,12 +280,12 @@ def metrics(plot: Any, facts: ModelFacts) -> bool:
 
 def cost(plot: Any, facts: ModelFacts) -> bool:
     """USD a thousand requests by version."""
-    return _bars(plot, [(f"v{s.version}", s.cost_per_thousand) for s in facts.spent if s.cost_per_thousand is not None])
+    return _bars(plot, [(f"v{s.version}", s.cost_per_thousand) for s in facts.usage if s.cost_per_thousand is not None])
 
 
 def speed(plot: Any, facts: ModelFacts) -> bool:
     """Seconds a request by version."""
-    return _bars(plot, [(f"v{s.version}", s.seconds_per_call) for s in facts.spent if s.seconds_per_call is not None])
+    return _bars(plot, [(f"v{s.version}", s.seconds_per_call) for s in facts.usage if s.seconds_per_call is not None])
 
 
 CHARTS: dict[str, tuple[Callable[[Any, ModelFacts], bool], str, str]] = {

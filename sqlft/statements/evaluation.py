@@ -45,8 +45,7 @@ def _evaluate_rows(session: Session, statement: Evaluate, options: EvaluationOpt
 
 
 def _build_row(metric: str, scored: MetricResult) -> dict[str, Any]:
-    low, high, method = scored.interval
-    return {"metric": metric, "value": scored.value, "n": scored.n, "low": low, "high": high, "interval": method}
+    return {"metric": metric, "value": scored.value, "n": scored.n, **scored.interval._asdict()}
 
 
 def _find_column(options: EvaluationOptions, role: str, name: Any) -> Any:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from sqlft import plugins
 from sqlft.catalog.records import DEFAULT_PROJECT, Engine, Model, ModelKey, VersionKey
 from sqlft.data import OutputColumn, Outputs, Prompt, outputs
+from sqlft.data.json_schema import parse_json_struct
 from sqlft.data.outputs import VECTOR_TYPE
 from sqlft.data.prompts import PLACEHOLDER
 from sqlft.errors import (
@@ -315,7 +316,7 @@ def _resolve_schema(settings: ModelSettings) -> Any:
         return settings.schema
     if settings.schema is not None:
         raise OptionError("The answer has a schema and a json_struct.", "Leave one of them out: they say the same.")
-    return outputs.parse_json_struct(settings.json_struct)
+    return parse_json_struct(settings.json_struct)
 
 
 def _list_training_options(cls: type[Handler]) -> set[str]:

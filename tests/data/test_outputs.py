@@ -9,8 +9,9 @@ import duckdb
 import pytest
 
 from sqlft.data import OutputColumn, OutputMismatch, Outputs
+from sqlft.data.json_schema import to_sql_type
 from sqlft.data.json_types import to_json_type
-from sqlft.data.outputs import build_vector_array, decode_vector, encode_vector, parse_outputs, to_sql_type
+from sqlft.data.outputs import build_vector_array, decode_vector, encode_vector, parse_outputs
 
 VALUES = {
     "VARCHAR": "'a \"b\" 🦆'", "BOOLEAN": "false", "TINYINT": "-3", "UBIGINT": "18446744073709551615",

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from sqlft.data import PreparedData, Prompt, prepare
-from sqlft.data.conversations import MESSAGES
 from sqlft.errors import DataError
 
 BARE = Prompt("{{content}}")
+MESSAGES = pa.schema([("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])))])
 
 
 def rows(sql: str) -> pa.Table:

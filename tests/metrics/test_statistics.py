@@ -25,7 +25,7 @@ def test_bootstrap() -> None:
     dice = random.Random(3)
     scores = [dice.random() for _ in range(200)]
     found = statistics.mean_interval(scores)
-    assert found.method == "bootstrap"
+    assert found.interval == "bootstrap"
     assert statistics.mean_interval(scores) == found
     assert statistics.mean_interval(scores, seed=1) != found
     expected = scipy.bootstrap((scores,), numpy.mean, method="percentile", n_resamples=20_000, vectorized=True)
@@ -51,9 +51,9 @@ def test_mcnemar() -> None:
     assert found.difference == pytest.approx(10 / 30)
     assert (found.wins, found.ties, found.losses) == (15, 10, 5)
     assert found.p_value == pytest.approx(scipy.binomtest(5, 20).pvalue)
-    assert found.low is not None
-    assert found.high is not None
-    assert 0 < found.low < 10 / 30 < found.high
+    assert found.difference_low is not None
+    assert found.difference_high is not None
+    assert 0 < found.difference_low < 10 / 30 < found.difference_high
     assert statistics.compare_paired([1, 0], [1, 0]).p_value == 1
 
 
@@ -85,7 +85,7 @@ def test_what_differs_by_rounding_alone_is_a_tie() -> None:
 def test_nothing_to_compare() -> None:
     assert statistics.compare_paired([None], [1.0]) == statistics.NO_COMPARISON
     one = statistics.compare_paired([0.25], [0.5])
-    assert (one.difference, one.low, one.p_value, one.wins) == (0.25, None, None, 1)
+    assert (one.difference, one.difference_low, one.p_value, one.wins) == (0.25, None, None, 1)
 
 
 def test_values_of_all_rows() -> None:

@@ -57,12 +57,12 @@ def test_kept_answers_make_no_sum_of_unknown_prices_known(connection: PricedConn
     connection.run(few)
     connection.run(few)
     assert (connection.last(), connection.run("SELECT cost_usd, unpriced FROM sqlft.costs")) == (0.0, [(None, 1)])
-    [spent] = collect_model_facts(connection.con.session.catalog, connection.con.session.catalog.models()[0]).spent
+    [spent] = collect_model_facts(connection.con.session.catalog, connection.con.session.catalog.models()[0]).usage
     assert spent.cost == "–"
     connection.run("CREATE PRICE FOR counter 'tiny' USING input = 10, output = 100")
     connection.run(f"{ALL} WHERE t.id < 4")
     assert connection.run("SELECT cost_usd, unpriced FROM sqlft.costs") == [(pytest.approx(OF_A_ROW), 1)]
-    [spent] = collect_model_facts(connection.con.session.catalog, connection.con.session.catalog.models()[0]).spent
+    [spent] = collect_model_facts(connection.con.session.catalog, connection.con.session.catalog.models()[0]).usage
     assert spent.cost.startswith("at least $")
 
 

@@ -2,57 +2,78 @@
 
 Every text is put into a few blocks, each named by the least hash of its rarer word pairs under one permutation
 (MinHash, Broder 1997); only neighbours within a block are compared, so the cost grows with the texts, not their pairs.
+DuckDB hashes and groups.  Why no library of MinHash: docs/decisions/009-typed-answers-and-near-duplicates.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from itertools import takewhile
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sqlft.data.conversations import Conversation, Corpus, Finding, Level, build_finding
+from sqlft.data.conversations import Conversation, Corpus, Finding, Level, report_finding
 
 MIN_SIMILARITY = 95.0
 """Per cent of the letters that must agree: rapidfuzz's ratio of the normalised texts."""
-PERMUTATIONS = (0x2545F491, 0x5BD1E995, 0x1E3779B9)
-PRIME = 2_147_483_647
+PERMUTATIONS = 3
 NEIGHBOURS = 3
 MAX_PAIR_SHARE = 0.05
-"""Word pairs that more of the texts have are the template's, and tell nothing."""
+"""Word pairs that more of the texts have come from a template, and are ignored."""
 MIN_WORDS = 4
 """Shorter texts are alike only if they are equal but for case and punctuation."""
+_BLOCKS = f"""
+WITH words AS (
+    SELECT place, text, string_split(text, ' ') AS words, regexp_replace(text, '[^0-9]+', ' ', 'g') AS numbers
+    FROM texts WHERE len(string_split(text, ' ')) >= {MIN_WORDS}
+), pairs AS (
+    SELECT place, hash(pair) AS pair FROM (SELECT place, unnest(list_zip(words[:-2], words[2:])) AS pair FROM words)
+), common AS (
+    SELECT pair FROM pairs GROUP BY pair
+    HAVING count(*) > greatest({MAX_PAIR_SHARE} * (SELECT count(*) FROM words), {2 * NEIGHBOURS})
+), least AS (
+    SELECT place, seed, min(hash(pair, seed)) AS hash
+    FROM pairs ANTI JOIN common USING (pair), range({PERMUTATIONS}) seeds(seed) GROUP BY place, seed
+)
+SELECT list(place ORDER BY text, place) AS block FROM least JOIN words USING (place)
+GROUP BY seed, numbers, hash HAVING count(*) > 1 ORDER BY seed, block
+"""
+"""Places of texts that share a hash and have the same numbers, sorted by text."""
 
 
-def normalise_column(texts: Sequence[str]) -> pa.Array:
+def normalise_column(texts: Sequence[str]) -> pa.LargeStringArray:
     """In lower case, words one space apart, no punctuation."""
     lower = pc.utf8_lower(pa.array(texts, pa.large_string()))
     return pc.utf8_trim_whitespace(pc.replace_substring_regex(lower, r"[^\pL\pN]+", " "))
 
 
 def normalise_text(text: str) -> str:
-    """One text as `normalise_column` has it."""
+    """One text as `normalise_column` has it.
+
+    >>> normalise_text("Hello,  WORLD!")
+    'hello world'
+    """
     return str(normalise_column([text])[0])
 
 
-def find_similar_pairs(column: pa.Array) -> Iterator[tuple[int, int]]:
+def find_similar_pairs(column: pa.LargeStringArray) -> Iterator[tuple[int, int]]:
     """Pairs (earlier, later) of places in a `normalise_column`; each later one once, numbers being equal."""
     texts: list[str] = column.to_pylist()
-    found: set[int] = set()
+    known: set[int] = set()
     first: dict[str, int] = {}
     for i, text in enumerate(texts):
         if text and (earlier := first.setdefault(text, i)) != i:
-            found.add(i)
+            known.add(i)
             yield earlier, i
     ratio = _load_ratio()
-    for block in _build_blocks(column, [i for i in first.values() if texts[i].count(" ") >= MIN_WORDS - 1]):
-        block.sort(key=texts.__getitem__)
-        for here, i in enumerate(block):
-            for j in block[here + 1 : here + 1 + NEIGHBOURS]:
+    for block in _build_blocks(first):
+        for start, i in enumerate(block):
+            for j in block[start + 1 : start + 1 + NEIGHBOURS]:
                 later = max(i, j)
-                if later not in found and ratio(texts[i], texts[j]) >= MIN_SIMILARITY:
-                    found.add(later)
+                if later not in known and ratio(texts[i], texts[j]) >= MIN_SIMILARITY:
+                    known.add(later)
                     yield min(i, j), later
 
 
@@ -61,62 +82,24 @@ def is_near_duplicate(one: str, other: str) -> bool:
     return one == other or _load_ratio()(one, other) >= MIN_SIMILARITY
 
 
-def _build_blocks(column: pa.Array, places: Sequence[int]) -> Iterator[list[int]]:
-    """Places of texts that share a hash and have the same numbers."""
-    if len(places) < 2:
-        return
-    chosen = pa.array(places, pa.int64())
-    texts = column.take(chosen)
-    pairs = _drop_common_pairs(_hash_word_pairs(texts), len(places))
-    numbers = pc.replace_substring_regex(texts, r"[^0-9]+", " ").dictionary_encode().indices
-    for permutation in PERMUTATIONS:
-        hashes = pc.bit_wise_xor(pairs.column("pair"), permutation)
-        least = pairs.set_column(1, "pair", hashes).group_by("text").aggregate([("pair", "min")])
-        named = pa.table(
-            {
-                "hash": least.column("pair_min"),
-                "numbers": numbers.take(least.column("text")),
-                "place": chosen.take(least.column("text")),
-            }
-        )
-        groups = named.group_by(["hash", "numbers"]).aggregate([("place", "list")]).column("place_list")
-        yield from groups.filter(pc.greater(pc.list_value_length(groups), 1)).to_pylist()
-
-
-def _hash_word_pairs(texts: pa.Array) -> pa.Table:
-    """(text, pair): hashes of neighbouring words, by the place of their text."""
-    split = pc.split_pattern(texts, " ")
-    words = split.flatten().dictionary_encode().indices.cast(pa.int64())
-    owners = pc.list_parent_indices(split)
-    same = pc.equal(owners.slice(1), owners.slice(0, len(owners) - 1))
-    mixed = pc.add(pc.multiply(words.slice(0, len(words) - 1), 1_000_003), pc.multiply(words.slice(1), 7_368_787))
-    hashes = _modulo(pc.multiply(_modulo(mixed), 48_271))
-    return pa.table({"text": owners.slice(1).filter(same), "pair": hashes.filter(same)})
-
-
-def _modulo(values: Any) -> Any:
-    return pc.subtract(values, pc.multiply(pc.divide(values, PRIME), PRIME))
-
-
-def _drop_common_pairs(pairs: pa.Table, texts: int) -> pa.Table:
-    """Without the pairs that many texts have."""
-    counts = pc.value_counts(pairs.column("pair"))
-    most = max(MAX_PAIR_SHARE * texts, 2 * NEIGHBOURS)
-    common = counts.field("values").filter(pc.greater(counts.field("counts"), most))
-    return pairs.filter(pc.invert(pc.is_in(pairs.column("pair"), value_set=common)))
+def _build_blocks(places: dict[str, int]) -> Iterator[list[int]]:
+    with duckdb.connect() as con:
+        table = pa.table({"text": pa.array(places, pa.large_string()), "place": pa.array(places.values(), pa.int64())})
+        con.register("texts", table)
+        result = con.execute(_BLOCKS)
+        while row := result.fetchone():
+            yield row[0]
 
 
 def _compare_ends(one: str, other: str) -> float:
     """Per cent of the letters that both begin and end with: at most rapidfuzz's ratio."""
-    start = _count_common_prefix(one, other)
-    end = _count_common_prefix(one[start:][::-1], other[start:][::-1])
+    start = _count_common_letters(one, other)
+    end = _count_common_letters(one[start:][::-1], other[start:][::-1])
     return 200 * (start + end) / max(1, len(one) + len(other))
 
 
-def _count_common_prefix(one: str, other: str) -> int:
-    """Letters that both begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+def _count_common_letters(one: str, other: str) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _load_ratio() -> Callable[[str, str], float]:
@@ -124,7 +107,7 @@ def _load_ratio() -> Callable[[str, str], float]:
     try:
         from rapidfuzz.fuzz import ratio
 
-        return lambda a, b: float(ratio(a, b, score_cutoff=MIN_SIMILARITY))
+        return lambda a, b: ratio(a, b, score_cutoff=MIN_SIMILARITY)
     except ImportError:
         return _compare_ends
 
@@ -143,26 +126,23 @@ def check_near_duplicates(corpus: Corpus) -> list[Finding]:
         one, other = conversations[earlier], conversations[later]
         if one.turns != other.turns and is_near_duplicate(answers[earlier].as_py(), answers[later].as_py()):
             rows.append(other.row)
-    if not rows:
-        return []
     level: Level = "warning" if len(rows) > WARNING_SHARE * len(conversations) else "info"
     text = "{n} nearly the same as an earlier one: case, punctuation or a few letters differ."
     what_to_do = "Keep one of each kind, if the difference teaches nothing."
-    return [build_finding("near_duplicates", level, sorted(rows), text, what_to_do)]
+    return report_finding("near_duplicates", level, sorted(rows), text, what_to_do)
 
 
 def check_near_overlap(train: Sequence[Conversation], valid: Sequence[Conversation]) -> list[Finding]:
     """Validation prompts that are nearly trained on; those that are equal `check_overlap` finds."""
     known = {c.prompt for c in train}
-    asked = [c for c in valid if c.prompt not in known]
-    if not asked:
+    unknown = [c for c in valid if c.prompt not in known]
+    if not unknown:
         return []
-    pairs = find_similar_pairs(_normalise_prompts([*train, *asked]))
-    found = sorted({later - len(train) for earlier, later in pairs if earlier < len(train) <= later})
+    pairs = find_similar_pairs(_normalise_prompts([*train, *unknown]))
+    places = sorted({later - len(train) for earlier, later in pairs if earlier < len(train) <= later})
     text = "{n} for validation with a prompt nearly the same as one that is trained on: the validation loss flatters."
     what_to_do = "Take one of each pair out, or give rows of another kind: validation = (SELECT …)."
-    rows = [asked[i].row for i in found]
-    return [build_finding("near_overlap", "warning", rows, text, what_to_do)] if rows else []
+    return report_finding("near_overlap", "warning", [unknown[i].row for i in places], text, what_to_do)
 
 
 def _normalise_prompts(conversations: Sequence[Conversation]) -> pa.Array:

@@ -1,11 +1,10 @@
-"""What training rows are like when nothing is wrong with them: sizes, tokens, answers, and what suits them."""
+"""Figures of training rows: sizes, tokens, answers, and the settings that suit them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
@@ -25,13 +24,13 @@ MAX_LABELS = 50
 
 @dataclass(frozen=True)
 class DatasetFact:
-    """One thing to know: `details` has its numbers, `shown` some lines to look at."""
+    """One fact of a dataset: `details` has its numbers, `shown` some lines of it."""
 
     code: str
     count: int
     message: str
     shown: tuple[str, ...] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)
 
 
 def collect_facts(prepared: PreparedData, count_tokens: CountTokens | None = None) -> list[DatasetFact]:
@@ -78,13 +77,13 @@ def build_histogram(values: Sequence[int]) -> list[tuple[int, int, int]]:
 
 def _measure_tokens(train: pa.ChunkedArray, count_tokens: CountTokens | None) -> DatasetFact:
     turns = train.to_pylist()
-    texts = ["\n".join(m["content"] for m in some) for some in turns]
-    counted = count_tokens(texts) if count_tokens else None
-    whole = [estimate_tokens(text) for text in texts] if counted is None else counted
-    tokens = sorted(n + TOKENS_PER_MESSAGE * len(some) for n, some in zip(whole, turns, strict=True))
+    texts = ["\n".join(m["content"] for m in messages) for messages in turns]
+    exact = count_tokens(texts) if count_tokens else None
+    counts = [estimate_tokens(text) for text in texts] if exact is None else exact
+    tokens = sorted(n + TOKENS_PER_MESSAGE * len(messages) for n, messages in zip(counts, turns, strict=True))
     at = {f"p{q}": tokens[min(len(tokens) - 1, len(tokens) * q // 100)] for q in (50, 95, 99)}
     buckets = build_histogram(tokens)
-    guess = "" if counted is not None else f" (guessed at {CHARS_PER_TOKEN} letters a token)"
+    guess = "" if exact is not None else f" (guessed at {CHARS_PER_TOKEN} letters a token)"
     most = max(n for *_, n in buckets)
     return DatasetFact(
         "token_lengths",

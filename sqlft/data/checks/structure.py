@@ -1,4 +1,4 @@
-"""What is looked at before anything trains: every check is a function of the conversations."""
+"""The checks before a training: each is a function of the conversations, and returns findings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from sqlft.data.checks import near_duplicates, text
-from sqlft.data.conversations import Conversation, Corpus, Finding, Level, Turn, build_finding
+from sqlft.data.checks import near_duplicates
+from sqlft.data.checks import text as text_checks
+from sqlft.data.conversations import Conversation, Corpus, Finding, Level, Turn, report_finding
 from sqlft.data.privacy import (
     PASSWORD_SCREEN,
     PERSONAL_SCREEN,
@@ -26,9 +27,9 @@ FEW_ROWS = 50
 ERROR_SHARE = 0.5
 """Above this share of the rows a fault of them is an error: what is learned is then mostly the fault."""
 MIN_SHARE_ROWS = 20
-"""Rows below which nothing is said of shares."""
+"""Rows below which shares mean nothing."""
 MAX_SLOW_ROWS = 100_000
-"""Rows that the slow checks look at; of more they take every second, third … one."""
+"""Rows that the slow checks read; of more they take every second, third … one."""
 LOPSIDED_MIN_ROWS, LOPSIDED_MAX_ANSWERS, LOPSIDED_SHARE = 20, 20, 0.8
 TEMPLATE_TOKENS = re.compile(
     r"<\|(?:im_start|im_end|endoftext|eot_id|begin_of_text|start_header_id|end_header_id|system|user|assistant)\|>"
@@ -45,42 +46,35 @@ def drop_unusable(conversations: Iterable[Conversation]) -> CheckedRows:
     kept: list[Conversation] = []
     trimmed: list[int] = []
     greeting: list[int] = []
-    lost: dict[str, list[int]] = defaultdict(list)
+    faulty: dict[str, list[int]] = defaultdict(list)
     for c in conversations:
-        opened = _unweight_opening_answers(c)
-        if opened is not c:
+        turns = _unweight_opening_answers(c.turns)
+        if turns is not c.turns:
             greeting.append(c.row)
-        c = opened
-        end = next((i for i in range(len(c.turns), 0, -1) if c.turns[i - 1].is_learned), 0)
-        why = _find_fault(c.turns[:end])
-        if why:
-            lost[why].append(c.row)
+        end = next((i for i in range(len(turns), 0, -1) if turns[i - 1].is_learned), 0)
+        if fault := _find_fault(turns[:end]):
+            faulty[fault].append(c.row)
             continue
-        if end < len(c.turns):
+        if end < len(turns):
             trimmed.append(c.row)
-        kept.append(c._replace(turns=c.turns[:end]))
-    total = len(kept) + sum(map(len, lost.values()))
-    findings = [
-        build_finding(code, choose_level(len(rows), total), rows, *_FAULTS[code]) for code, rows in lost.items()
-    ]
-    if trimmed:
-        text = "{n} cut behind the last answer: what follows it has none."
-        findings.append(
-            build_finding("no_last_answer", "warning", trimmed, text, "See if a LIMIT cuts conversations in two.")
-        )
-    if greeting:
-        text = "{n} that open with the assistant: what it says before the first question is context, not learned."
-        findings.append(build_finding("opening_answers", "info", greeting, text))
+        kept.append(c._replace(turns=turns[:end]))
+    total = len(kept) + sum(map(len, faulty.values()))
+    findings: list[Finding] = []
+    for code, rows in faulty.items():
+        findings += report_finding(code, choose_level(len(rows), total), rows, *_FAULTS[code])
+    text = "{n} cut behind the last answer: what follows it has none."
+    findings += report_finding("no_last_answer", "warning", trimmed, text, "See if a LIMIT cuts conversations in two.")
+    text = "{n} that open with the assistant: what it says before the first question is context, not learned."
+    findings += report_finding("opening_answers", "info", greeting, text)
     return kept, findings
 
 
-def _unweight_opening_answers(c: Conversation) -> Conversation:
-    """Answers that stand before any question are no answers to learn, where there are others."""
-    first = next((i for i, t in enumerate(c.turns) if t.role == "user" and t.content.strip()), len(c.turns))
-    early = [i for i, t in enumerate(c.turns[:first]) if t.is_learned]
-    if not early or not any(t.is_learned for t in c.turns[first:]):
-        return c
-    return c._replace(turns=tuple(t._replace(weight=0) if i in early else t for i, t in enumerate(c.turns)))
+def _unweight_opening_answers(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Answers before any question are context, where others can be learned."""
+    first = next((i for i, t in enumerate(turns) if t.role == "user" and t.content.strip()), len(turns))
+    if not any(t.is_learned for t in turns[:first]) or not any(t.is_learned for t in turns[first:]):
+        return turns
+    return (*(t._replace(weight=0) if t.is_learned else t for t in turns[:first]), *turns[first:])
 
 
 def choose_level(count: int, total: int) -> Level:
@@ -108,30 +102,31 @@ def _find_fault(turns: tuple[Turn, ...]) -> str:
 def check_token_lengths(
     conversations: list[Conversation], count_tokens: CountTokens | None, max_length: int | None, long_rows: str
 ) -> CheckedRows:
-    """Over-long conversations: counted, and dropped or refused as `long_rows` says; cutting is the handler's work."""
+    """Over-long conversations: counted, and kept, dropped or refused by `long_rows`; the handler cuts them."""
     if long_rows not in LONG_ROWS:
         raise DataError(f"long_rows is {long_rows!r}.", f"It is one of: {', '.join(LONG_ROWS)}.")
-    counts = count_tokens([_join_turns(c) for c in conversations]) if count_tokens and max_length else None
+    counts = (
+        count_tokens(["\n".join(t.content for t in c.turns) for c in conversations])
+        if count_tokens and max_length
+        else None
+    )
     if counts is None or max_length is None:
         return conversations, []
     tokens = [n + TOKENS_PER_MESSAGE * len(c.turns) for n, c in zip(counts, conversations, strict=True)]
     rows = [c.row for n, c in zip(tokens, conversations, strict=True) if n > max_length]
     if not rows:
         return conversations, []
+    kept = [c for n, c in zip(tokens, conversations, strict=True) if n <= max_length or long_rows != "drop"]
     figures = f"longer than max_length = {max_length:,} tokens (the longest has about {max(tokens):,})"
     if long_rows == "error":
+        listed = ", ".join(f"{r:,}" for r in rows[:3]) + (" …" if len(rows) > 3 else "")
         raise DataError(
-            f"{len(rows):,} of {len(conversations):,} conversations are {figures}; rows {_format_rows(rows)}.",
+            f"{len(rows):,} of {len(conversations):,} conversations are {figures}; rows {listed}.",
             "Raise max_length, shorten the rows, or USING long_rows = 'cut' or 'drop'.",
         )
     done = "cut" if long_rows == "cut" else "left out"
     what_to_do = "Raise max_length to keep them whole, or set long_rows ('cut', 'drop', 'error')."
-    kept = (
-        [c for n, c in zip(tokens, conversations, strict=True) if n <= max_length]
-        if long_rows == "drop"
-        else conversations
-    )
-    return kept, [build_finding("over_long", "warning", rows, f"{{n}} {figures}: {done}.", what_to_do)]
+    return kept, report_finding("over_long", "warning", rows, f"{{n}} {figures}: {done}.", what_to_do)
 
 
 def run_checks(
@@ -139,22 +134,22 @@ def run_checks(
 ) -> list[Finding]:
     """Everything else that is worth knowing, none of it dropped; `stops` are the model's stop sequences."""
     corpus = Corpus(conversations)
-    found = [f for check in CHECKS for f in check(conversations)]
-    found += [f for text_check in TEXT_CHECKS for f in text_check(corpus)] + _check_stop_sequences(corpus, stops)
+    findings = [f for check in CHECKS for f in check(conversations)]
+    findings += [f for check_texts in TEXT_CHECKS for f in check_texts(corpus)] + _check_stop_sequences(corpus, stops)
     if thorough:
-        found += [f for slow in SLOW_CHECKS for f in slow(corpus.sample_evenly(MAX_SLOW_ROWS))]
-    return found
+        findings += [f for slow in SLOW_CHECKS for f in slow(corpus.sample_evenly(MAX_SLOW_ROWS))]
+    return findings
 
 
 def _check_duplicates(conversations: Sequence[Conversation]) -> list[Finding]:
     seen: set[tuple[Turn, ...]] = set()
-    again: list[int] = []
+    repeated: list[int] = []
     for c in conversations:
         if c.turns in seen:
-            again.append(c.row)
+            repeated.append(c.row)
         seen.add(c.turns)
     text = "{n} repeating an earlier one word for word, which weighs more for it."
-    return [build_finding("duplicates", "warning", again, text, "SELECT DISTINCT leaves them out.")] if again else []
+    return report_finding("duplicates", "warning", repeated, text, "SELECT DISTINCT leaves them out.")
 
 
 def _check_conflicts(conversations: Sequence[Conversation]) -> list[Finding]:
@@ -162,13 +157,13 @@ def _check_conflicts(conversations: Sequence[Conversation]) -> list[Finding]:
     rows = [c.row for c in conversations if answers.setdefault(c.prompt, c.answer) != c.answer]
     text = "{n} with another answer than an earlier one to the same prompt: no model can learn both."
     level = choose_level(len(rows), len(conversations))
-    return [build_finding("conflicting_answers", level, rows, text, "Keep one of them.")] if rows else []
+    return report_finding("conflicting_answers", level, rows, text, "Keep one of them.")
 
 
 def _check_row_count(conversations: Sequence[Conversation]) -> list[Finding]:
     n = len(conversations)
     text = f"Only {{n}} to learn from; below {FEW_ROWS} a model seldom learns more than a form."
-    return [build_finding("few_rows", "warning", [], text, "Add rows if you can.", count=n)] if n < FEW_ROWS else []
+    return report_finding("few_rows", "warning", [], text, "Add rows if you can.", count=n) if n < FEW_ROWS else []
 
 
 def _check_balance(conversations: Sequence[Conversation]) -> list[Finding]:
@@ -182,92 +177,81 @@ def _check_balance(conversations: Sequence[Conversation]) -> list[Finding]:
         "ones): always saying it would look good."
     )
     rows = [c.row for c in conversations if c.answer == top]
-    return [
-        build_finding("lopsided_answers", "warning", rows, text, "Add rows with other answers, or take fewer of these.")
-    ]
+    what_to_do = "Add rows with other answers, or take fewer of these."
+    return report_finding("lopsided_answers", "warning", rows, text, what_to_do)
 
 
 def _check_delimiters(corpus: Corpus) -> list[Finding]:
-    found = _find_delimiters(corpus, TEMPLATE_TOKENS, None)
+    tokens = _find_delimiters(corpus, TEMPLATE_TOKENS, None)
+    text = f"{{n}} holding {_format_most_common(tokens)}: marks of a chat template, or a placeholder left unfilled."
+    what_to_do = "The handler puts the template around each message itself; take the marks out of the text."
+    findings = report_finding("stray_separators", "warning", list(tokens), text, what_to_do)
     headings = _find_delimiters(corpus, HEADINGS, "assistant")
-    findings = []
-    if found:
-        text = f"{{n}} holding {_format_most_common(found)}: marks of a chat template, or a placeholder left unfilled."
-        what_to_do = "The handler puts the template around each message itself; take the marks out of the text."
-        findings.append(build_finding("stray_separators", "warning", list(found), text, what_to_do))
-    if headings:
-        text = f"{{n}} with {_format_most_common(headings)} in an answer, where some providers stop."
-        findings.append(
-            build_finding("separators_in_answers", "info", list(headings), text, "Take it out if it is stray.")
-        )
+    text = f"{{n}} with {_format_most_common(headings)} in an answer, where some providers stop."
+    findings += report_finding("separators_in_answers", "info", list(headings), text, "Take it out if it is stray.")
     return findings
 
 
 def _find_delimiters(corpus: Corpus, pattern: re.Pattern[str], role: str | None) -> dict[int, set[str]]:
     """What matched, by row."""
-    found: dict[int, set[str]] = defaultdict(set)
+    delimiters: dict[int, set[str]] = defaultdict(set)
     for conversation, turn in corpus.find_turns(pattern.pattern, role):
-        found[conversation.row].update(pattern.findall(turn.content))
-    return found
+        delimiters[conversation.row].update(pattern.findall(turn.content))
+    return delimiters
 
 
-def _format_most_common(found: dict[int, set[str]]) -> str:
-    counts = Counter(mark for marks in found.values() for mark in marks)
-    return ", ".join(mark[:30] for mark, _ in counts.most_common(3))
+def _format_most_common(delimiters: dict[int, set[str]]) -> str:
+    counts = Counter(delimiter for row in delimiters.values() for delimiter in row)
+    return ", ".join(delimiter[:30] for delimiter, _ in counts.most_common(3))
 
 
 def _check_characters(corpus: Corpus) -> list[Finding]:
     rows = corpus.find_rows(CONTROL_CHARACTERS)
     text = "{n} with control characters, or bytes that are no UTF-8 (shown as \ufffd)."
-    return [build_finding("odd_characters", "warning", rows, text, "Clean them with regexp_replace.")] if rows else []
+    return report_finding("odd_characters", "warning", rows, text, "Clean them with regexp_replace.")
 
 
 def _check_stop_sequences(corpus: Corpus, stops: Sequence[str]) -> list[Finding]:
     """Stop sequences in the texts: what is asked ends there.  At the very end of an answer is where one belongs."""
-    findings = []
+    findings: list[Finding] = []
+    total = len({c.row for c in corpus.conversations})
     for stop in filter(None, stops):
-        roles = {c.row: set[str]() for c in corpus.conversations}
+        answers: dict[int, None] = {}
+        prompts: dict[int, None] = {}
         for conversation, turn in corpus.find_turns(re.escape(stop)):
             if turn.role != "assistant":
-                roles[conversation.row].add("prompt")
-            elif stop in (turn.content.removesuffix(stop) or stop):  # nothing else is said: nothing is left of it
-                roles[conversation.row].add("answer")
-        if said := [row for row, some in roles.items() if "answer" in some]:
-            text = f"{{n}} with the stop sequence {stop!r} in an answer: when asked, the model is cut off there."
-            level = choose_level(len(said), len(roles))
-            what_to_do = "Take it out of the answers, or give the model another stop sequence."
-            findings.append(build_finding("stop_in_answers", level, said, text, what_to_do))
-        if asked := [row for row, some in roles.items() if "prompt" in some]:
-            text = f"{{n}} with the stop sequence {stop!r} in a prompt: the model may learn to repeat it."
-            what_to_do = "Choose a stop sequence that occurs nowhere in the data."
-            findings.append(build_finding("stop_in_prompts", "info", asked, text, what_to_do))
+                prompts[conversation.row] = None
+            elif stop in (turn.content.removesuffix(stop) or stop):  # an answer that is the stop alone is lost
+                answers[conversation.row] = None
+        text = f"{{n}} with the stop sequence {stop!r} in an answer: when asked, the model is cut off there."
+        level = choose_level(len(answers), total)
+        what_to_do = "Take it out of the answers, or give the model another stop sequence."
+        findings += report_finding("stop_in_answers", level, list(answers), text, what_to_do)
+        text = f"{{n}} with the stop sequence {stop!r} in a prompt: the model may learn to repeat it."
+        what_to_do = "Choose a stop sequence that occurs nowhere in the data."
+        findings += report_finding("stop_in_prompts", "info", list(prompts), text, what_to_do)
     return findings
 
 
 def _check_secrets(corpus: Corpus) -> list[Finding]:
-    findings = []
-    if keys := corpus.find_rows(KEY_SCREEN, find_keys):
-        text = "{n} holding what looks like a provider's key or a private key: a model may say it to anybody."
-        what_to_do = "Take them out (regexp_replace), and replace the keys: they are no secret any more."
-        findings.append(build_finding("secrets", "error", keys, text, what_to_do))
-    if words := corpus.find_rows(PASSWORD_SCREEN, find_passwords):
-        text = "{n} holding what looks like a password or a token."
-        findings.append(build_finding("passwords", "warning", words, text, "Take them out unless they are made up."))
-    return findings
+    keys, passwords = corpus.find_rows(KEY_SCREEN, find_keys), corpus.find_rows(PASSWORD_SCREEN, find_passwords)
+    text = "{n} holding what looks like a provider's key or a private key: a model may say it to anybody."
+    what_to_do = "Take them out (regexp_replace), and replace the keys: they are no secret any more."
+    findings = report_finding("secrets", "error", keys, text, what_to_do)
+    text = "{n} holding what looks like a password or a token."
+    return findings + report_finding("passwords", "warning", passwords, text, "Take them out unless they are made up.")
 
 
 def _check_personal_data(corpus: Corpus) -> list[Finding]:
     kinds: dict[int, set[str]] = defaultdict(set)
     for conversation, turn in corpus.find_turns(PERSONAL_SCREEN):
-        if found := find_personal_data(turn.content):
-            kinds[conversation.row].update(found)
-    if not kinds:
-        return []
-    counts = Counter(kind for some in kinds.values() for kind in some)
+        if data := find_personal_data(turn.content):
+            kinds[conversation.row].update(data)
+    counts = Counter(kind for row in kinds.values() for kind in row)
     listed = ", ".join(f"{kind} ({n:,})" for kind, n in counts.most_common())
     text = f"{{n}} holding what looks like personal data: {listed}."
     what_to_do = "Take it out or replace it, unless it is made up or you may use it."
-    return [build_finding("personal_data", "warning", list(kinds), text, what_to_do)]
+    return report_finding("personal_data", "warning", list(kinds), text, what_to_do)
 
 
 CHECKS: tuple[Callable[[Sequence[Conversation]], list[Finding]], ...] = (
@@ -280,12 +264,12 @@ TEXT_CHECKS: tuple[Callable[[Corpus], list[Finding]], ...] = (_check_delimiters,
 SLOW_CHECKS: tuple[Callable[[Corpus], list[Finding]], ...] = (
     _check_personal_data,
     near_duplicates.check_near_duplicates,
-    text.check_formats,
-    text.check_labels,
-    text.check_styles,
-    text.check_answer_lengths,
-    text.check_encodings,
-    text.check_languages,
+    text_checks.check_formats,
+    text_checks.check_labels,
+    text_checks.check_styles,
+    text_checks.check_answer_lengths,
+    text_checks.check_encodings,
+    text_checks.check_languages,
 )
 
 
@@ -295,12 +279,4 @@ def check_overlap(train: Sequence[Conversation], valid: Sequence[Conversation]) 
     rows = [c.row for c in valid if c.prompt in known]
     text = "{n} for validation with a prompt that is trained on too: the validation loss flatters."
     level = choose_level(len(rows), len(valid))
-    return [build_finding("overlap", level, rows, text, "Take it out of one.")] if rows else []
-
-
-def _join_turns(conversation: Conversation) -> str:
-    return "\n".join(t.content for t in conversation.turns)
-
-
-def _format_rows(rows: Sequence[int]) -> str:
-    return ", ".join(f"{r:,}" for r in rows[:3]) + (" …" if len(rows) > 3 else "")
+    return report_finding("overlap", level, rows, text, "Take it out of one.")

@@ -10,13 +10,13 @@ from statistics import median
 from unicodedata import is_normalized
 
 from sqlft.data.checks.near_duplicates import normalise_text
-from sqlft.data.conversations import Conversation, Corpus, Finding, Level, TextTest, build_finding
+from sqlft.data.conversations import Conversation, Corpus, Finding, Level, TextTest, report_finding
 from sqlft.data.privacy import mask_private
 
 LANGUAGE_SAMPLE = 20_000
-"""Conversations whose language is looked at; of more they are evenly spaced."""
+"""Conversations whose language is detected; of more an evenly spaced sample."""
 MIN_TEXTS, MIN_WORDS = 20, 6
-"""Conversations, and words of one, below which nothing is said of languages."""
+"""Conversations, and words of one, below which no language is detected."""
 LANGUAGE_SHARE = 0.8
 MOJIBAKE = r"[ÃÂ][\x{80}-\x{bf}\x{152}-\x{2122}]|â€|ï»¿|ðŸ"
 INVISIBLE = r"[\x{ad}\x{200b}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2060}-\x{2064}\x{feff}]"
@@ -51,14 +51,12 @@ _LANGUAGES_BY_WORD = {
 
 def check_encodings(corpus: Corpus) -> list[Finding]:
     """Texts that were read in the wrong encoding, or hold what nobody sees."""
-    findings = []
-    for screen, has, code, told, what_to_do in ODDITIES:
-        if rows := corpus.find_rows(screen, has):
-            findings.append(build_finding(code, "warning", rows, told, what_to_do))
-    if rows := corpus.find_rows(ENTITY):
-        text = "{n} with HTML entities such as &amp; in the text."
-        findings.append(build_finding("html_entities", "info", rows, text, "Decode them, unless HTML is the task."))
-    return findings
+    findings: list[Finding] = []
+    for screen, has, code, text, what_to_do in ODDITIES:
+        findings += report_finding(code, "warning", corpus.find_rows(screen, has), text, what_to_do)
+    text = "{n} with HTML entities such as &amp; in the text."
+    what_to_do = "Decode them, unless HTML is the task."
+    return findings + report_finding("html_entities", "info", corpus.find_rows(ENTITY), text, what_to_do)
 
 
 ODDITIES: tuple[tuple[str, TextTest, str, str, str], ...] = (
@@ -88,8 +86,8 @@ ODDITIES: tuple[tuple[str, TextTest, str, str, str], ...] = (
 
 def check_languages(corpus: Corpus) -> list[Finding]:
     """Conversations in another language than most."""
-    looked = corpus.sample_evenly(LANGUAGE_SAMPLE).conversations
-    known = [(c.row, language) for c in looked if (language := detect_language(_sample_text(c)))]
+    sample = corpus.sample_evenly(LANGUAGE_SAMPLE).conversations
+    known = [(c.row, language) for c in sample if (language := detect_language(_sample_text(c)))]
     counts = Counter(language for _, language in known)
     if len(known) < MIN_TEXTS or len(counts) < 2:
         return []
@@ -98,11 +96,10 @@ def check_languages(corpus: Corpus) -> list[Finding]:
         return []
     rows = [row for row, language in known if language != most]
     listed = ", ".join(f"{name} {count:,}" for name, count in others[:3])
-    of = f" (of {len(looked):,} looked at)" if len(looked) < len(corpus.conversations) else ""
+    of = f" (of {len(sample):,} looked at)" if len(sample) < len(corpus.conversations) else ""
     text = f"{{n}}{of} in another language than most, which are in {most}: {listed}."
-    return [
-        build_finding("languages", "info", rows, text, "Leave them out, unless the model shall answer in them too.")
-    ]
+    what_to_do = "Leave them out, unless the model is to answer in them too."
+    return report_finding("languages", "info", rows, text, what_to_do)
 
 
 def detect_language(text: str) -> str | None:
@@ -127,19 +124,14 @@ def _sample_text(conversation: Conversation) -> str:
 
 
 MIN_ROWS = 20
-"""Rows below which nothing is said of what most of them do."""
+"""Rows below which it is not known what most of them do."""
 MAJORITY_SHARE = 0.8
 MAX_LABELS, MIN_LABEL_ROWS = 50, 5
-"""Answers are labels if there are at most so many, each on average of so many rows; fewer rows of one is rare."""
+"""Answers are labels if at most this many differ, with this many rows each on average; one with fewer is rare."""
 LONG_ANSWER, LONG_FACTOR = 200, 10
-"""An answer is oddly long with so many letters, and so many times the median's."""
+"""An answer is long above this many letters, and this many times the median."""
 RARE_SHARE = 0.1
 """A style that fewer of the answers have is an odd one out."""
-_SQL_PATTERN = re.compile(r"\s*(?:SELECT|WITH|INSERT|UPDATE|DELETE|CREATE)\b.*", re.IGNORECASE | re.DOTALL)
-_NUMBER_PATTERN = re.compile(r"\s*[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*%?\s*")
-_DATE_PATTERN = re.compile(r"\s*\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2})?)?\s*")
-_CALL_PATTERN = re.compile(r"\s*[A-Za-z_]\w*\(.*\)\s*", re.DOTALL)
-_MARKUP_PATTERN = re.compile(r"\s*<([A-Za-z][\w-]*)[^>]*>.*</\1>\s*", re.DOTALL)
 
 
 def check_formats(corpus: Corpus) -> list[Finding]:
@@ -152,7 +144,7 @@ def check_formats(corpus: Corpus) -> list[Finding]:
         return []
     others = ", ".join(dict.fromkeys(k for k in kinds if k != most))
     text = f"{{n}} with an answer that is no {most} ({others}), as {n:,} of {len(kinds):,} are."
-    return [build_finding("odd_formats", "warning", odd, text, "Mend these answers, or leave the rows out.")]
+    return report_finding("odd_formats", "warning", odd, text, "Mend these answers, or leave the rows out.")
 
 
 def detect_format(answer: str) -> str:
@@ -166,21 +158,21 @@ def detect_format(answer: str) -> str:
             return "text"
     if answer.lstrip().startswith("```"):
         return "code block"
-    found = (kind for kind, pattern in _FORMAT_PATTERNS.items() if pattern.fullmatch(answer))
-    return next(found, "text")
+    formats = (kind for kind, pattern in _FORMAT_PATTERNS.items() if pattern.fullmatch(answer))
+    return next(formats, "text")
 
 
 _FORMAT_PATTERNS = {
-    "number": _NUMBER_PATTERN,
-    "date": _DATE_PATTERN,
-    "SQL": _SQL_PATTERN,
-    "markup": _MARKUP_PATTERN,
-    "function call": _CALL_PATTERN,
+    "number": re.compile(r"\s*[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*%?\s*"),
+    "date": re.compile(r"\s*\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2})?)?\s*"),
+    "SQL": re.compile(r"\s*(?:SELECT|WITH|INSERT|UPDATE|DELETE|CREATE)\b.*", re.IGNORECASE | re.DOTALL),
+    "markup": re.compile(r"\s*<([A-Za-z][\w-]*)[^>]*>.*</\1>\s*", re.DOTALL),
+    "function call": re.compile(r"\s*[A-Za-z_]\w*\(.*\)\s*", re.DOTALL),
 }
 
 
 def check_labels(corpus: Corpus) -> list[Finding]:
-    """Where answers are labels: spellings of one label, and labels with hardly a row."""
+    """Where answers are labels: spellings of one label, and labels with few rows."""
     conversations = corpus.conversations
     counts = Counter(c.answer for c in conversations)
     if (
@@ -189,25 +181,19 @@ def check_labels(corpus: Corpus) -> list[Finding]:
         or len(counts) < 2
     ):
         return []
-    findings = []
     spelt = defaultdict(list)
     for answer in counts:
         spelt[normalise_text(answer) or answer].append(answer)
     variants = [sorted(v, key=lambda a: -counts[a]) for v in spelt.values() if len(v) > 1]
-    if variants:
-        rare = {a for v in variants for a in v[1:]}
-        rows = [c.row for c in conversations if c.answer in rare]
-        listed = ", ".join(" / ".join(repr(mask_private(a)[:30]) for a in v) for v in variants[:3])
-        text = f"{{n}} with a label in another spelling than most: {listed}."
-        findings.append(build_finding("label_spellings", "warning", rows, text, "Write each label in one way."))
-    few = {a for a, n in counts.items() if n < MIN_LABEL_ROWS}
-    if few:
-        rows = [c.row for c in conversations if c.answer in few]
-        text = f"{{n}} with a label of fewer than {MIN_LABEL_ROWS} rows ({len(few)} of {len(counts)} labels)."
-        findings.append(
-            build_finding("rare_labels", "info", rows, text, "Add rows of them, or leave these labels out.")
-        )
-    return findings
+    odd = {a for v in variants for a in v[1:]}
+    rows = [c.row for c in conversations if c.answer in odd]
+    listed = ", ".join(" / ".join(repr(mask_private(a)[:30]) for a in v) for v in variants[:3])
+    text = f"{{n}} with a label in another spelling than most: {listed}."
+    findings = report_finding("label_spellings", "warning", rows, text, "Write each label in one way.")
+    rare = {a for a, n in counts.items() if n < MIN_LABEL_ROWS}
+    rows = [c.row for c in conversations if c.answer in rare]
+    text = f"{{n}} with a label of fewer than {MIN_LABEL_ROWS} rows ({len(rare)} of {len(counts)} labels)."
+    return findings + report_finding("rare_labels", "info", rows, text, "Add rows of them, or leave these labels out.")
 
 
 def check_styles(corpus: Corpus) -> list[Finding]:
@@ -215,14 +201,13 @@ def check_styles(corpus: Corpus) -> list[Finding]:
     conversations = corpus.conversations
     if len(conversations) < MIN_ROWS:
         return []
-    findings = []
-    for code, told, has in STYLES:
+    findings: list[Finding] = []
+    for code, style, has in STYLES:
         rows = [c.row for c in conversations if has(c.answer)]
-        share = len(rows) / len(conversations)
-        if 0 < share < (1 if code == "outer_spaces" else RARE_SHARE):
+        if len(rows) / len(conversations) < (1 if code == "outer_spaces" else RARE_SHARE):
             level: Level = "warning" if code == "outer_spaces" else "info"
-            text = f"{{n}} with an answer that {told}, unlike the others."
-            findings.append(build_finding(code, level, rows, text, "Write all answers in one way."))
+            text = f"{{n}} with an answer that {style}, unlike the others."
+            findings += report_finding(code, level, rows, text, "Write all answers in one way.")
     return findings
 
 
@@ -255,4 +240,4 @@ def check_answer_lengths(corpus: Corpus) -> list[Finding]:
         f"{{n}} with an answer of more than {most:,.0f} letters, while half of the answers have at most {usual:,.0f}."
     )
     what_to_do = "See whether they belong here; a model learns lengths too."
-    return [build_finding("long_answers", "info", rows, text, what_to_do)] if rows else []
+    return report_finding("long_answers", "info", rows, text, what_to_do)

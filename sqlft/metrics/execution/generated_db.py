@@ -1,19 +1,156 @@
 """Databases made from CREATE TABLE alone: generated rows, in several ways, so that accidental equality is rare.
 
 The idea is that of test suites for text-to-SQL (Zhong, Yu and Klein 2020): two queries that give the same rows on
-several databases, whose values sit around the queries' own constants, most probably mean the same.
+several databases, whose values sit around the queries' own constants, most probably mean the same.  What the queries
+compare their columns with is read from their tokens.
 """
 
 from __future__ import annotations
 
+import operator
 import random
 import re
 import sqlite3
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
-from sqlft.metrics.execution.conditions import ColumnCondition, QueryFacts, Value, extract_facts
+from sqlft.metrics.execution.queries import tokenize
 from sqlft.sql.names import quote_name
+
+Value = str | int | float
+COMPARISONS = {"=", "==", "<", ">", "<=", ">=", "<>", "!="}
+FLIPPED_SIGNS = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+OPERATORS: dict[str, Callable[[Value, Value], object]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+    "<=": operator.le,
+    ">=": operator.ge,
+}
+NUMERIC_FUNCTIONS = {"sum", "avg", "total", "abs", "round"}
+
+
+class ColumnCondition(NamedTuple):
+    """column sign values, the column by its bare name in lower case; '' where it is not a plain column."""
+
+    column: str
+    sign: str
+    values: tuple[Value, ...]
+
+
+class QueryFacts(NamedTuple):
+    """What some queries do with their columns."""
+
+    conditions: tuple[ColumnCondition, ...]
+    joined: tuple[tuple[str, str], ...]
+    """Pairs of columns that are compared with each other."""
+    numeric: frozenset[str]
+    """Columns that are summed, averaged or compared with numbers."""
+
+
+def extract_facts(queries: Iterable[str], columns: frozenset[str]) -> QueryFacts:
+    """Facts of all the queries; `columns` are the schema's, in lower case: other names in quotes are texts."""
+    reader = _FactReader(columns)
+    for query in queries:
+        reader.read(query)
+    numeric = reader.numeric | {c.column for c in reader.conditions if c.values and not isinstance(c.values[0], str)}
+    return QueryFacts(tuple(reader.conditions), tuple(sorted(reader.joined)), frozenset(numeric - {""}))
+
+
+class _FactReader:
+    """Reads the tokens of queries, one query after the other."""
+
+    def __init__(self, columns: frozenset[str]) -> None:
+        self._columns = columns
+        self._tokens: list[tuple[str, str]] = []
+        self.conditions: dict[ColumnCondition, None] = {}
+        self.joined: set[tuple[str, str]] = set()
+        self.numeric: set[str] = set()
+
+    def read(self, query: str) -> None:
+        self._tokens = [(kind, text) for kind, text in tokenize(query) if kind != "space"]
+        for i in range(len(self._tokens)):
+            sign = self._text(i)
+            if sign in COMPARISONS:
+                self._add_comparison(i, {"==": "=", "<>": "!="}.get(sign, sign))
+            elif sign in ("like", "in", "between"):
+                self._add_list_condition(i, sign)
+            elif sign in NUMERIC_FUNCTIONS and self._text(i + 1) == "(":
+                self.numeric.add(self._column_right(i + 2))
+        known = {value for c in self.conditions for value in c.values}
+        for i in range(len(self._tokens)):  # literals that no condition has: planted anywhere
+            value = self._literal(i)
+            if value is not None and value not in known and self._text(i - 1) not in ("limit", "offset"):
+                self.conditions[ColumnCondition("", "=", (value,))] = None
+
+    def _text(self, i: int) -> str:
+        return self._tokens[i][1].lower() if i < len(self._tokens) else ""
+
+    def _add_comparison(self, i: int, sign: str) -> None:
+        left, right = self._column_left(i), self._column_right(i + 1)
+        value, before = self._literal(i + 1), self._literal(i - 1)
+        if left and right:
+            self.joined.add((left, right))
+        elif value is not None:
+            self.conditions[ColumnCondition(left, sign, (value,))] = None
+        elif before is not None and right:
+            self.conditions[ColumnCondition(right, FLIPPED_SIGNS.get(sign, sign), (before,))] = None
+
+    def _add_list_condition(self, i: int, sign: str) -> None:
+        negated = i > 0 and self._text(i - 1) == "not"
+        values: list[Value] = []
+        for j in range(i + 1, min(len(self._tokens), i + 40)):
+            value = self._literal(j)
+            if value is not None:
+                values.append(value)
+                if sign == "like" or (sign == "between" and len(values) == 2):
+                    break
+            elif self._text(j) not in ("(", ",", "and", "-"):
+                break
+        if values:
+            condition = ColumnCondition(self._column_left(i - negated), f"{'not ' * negated}{sign}", tuple(values))
+            self.conditions[condition] = None
+
+    def _column_left(self, i: int) -> str:
+        """The column just before token i: c, t.c, or c within one function's parentheses, as in lower(c)."""
+        return self._column(i - 2 if i >= 1 and self._text(i - 1) == ")" else i - 1)
+
+    def _column_right(self, i: int) -> str:
+        return self._column(i + 2 if i + 2 < len(self._tokens) and self._text(i + 1) == "." else i)
+
+    def _column(self, i: int) -> str:
+        if not 0 <= i < len(self._tokens) or self._tokens[i][0] not in ("word", "quoted"):
+            return ""
+        name = _unquote(self._tokens[i][1])
+        return name if name in self._columns else ""
+
+    def _literal(self, i: int) -> Value | None:
+        if not 0 <= i < len(self._tokens):
+            return None
+        kind, text = self._tokens[i]
+        if text == "-" and i + 1 < len(self._tokens) and self._tokens[i + 1][0] == "number":
+            number = _parse_number(self._tokens[i + 1][1])
+            return None if number is None else -number
+        if kind == "number":
+            return _parse_number(text)
+        if kind == "string":
+            return text[1:-1].replace("''", "'")
+        is_text = text[:1] == '"' and _unquote(text) not in self._columns and (i == 0 or self._text(i - 1) != ".")
+        return text[1:-1].replace('""', '"') if kind == "quoted" and is_text else None
+
+
+def _unquote(text: str) -> str:
+    return re.sub(r'^["`\[]|["`\]]$', "", text).lower()
+
+
+def _parse_number(text: str) -> int | float | None:
+    try:
+        value = int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        return None
+    return value if abs(value) < 2**62 else None
+
 
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "Iris", "Jade", "kelp 2", "Lynx")
 DATES = ("2001-05-17", "2008-01-31", "2012-12-01", "2015-07-04", "2016-02-29", "2019-11-20", "2020-03-03")
@@ -59,28 +196,21 @@ class GeneratedColumn(NamedTuple):
 
 
 def generate_database(schema: str, queries: Sequence[str], number: int) -> sqlite3.Connection:
-    """Filling `number` (from 0) of the schema in memory, around the constants of the queries; sqlite3.Error."""
+    """Database `number` (from 0) of the schema in memory, around the constants of the queries; sqlite3.Error."""
     con = sqlite3.connect(":memory:", isolation_level=None)
     con.set_authorizer(_authorize)
     for statement in _split_statements(schema):
         _create_table(con, statement)
     con.set_authorizer(None)
     tables = _read_tables(con)
-    names = frozenset(c[0].lower() for columns in tables.values() for c in columns)
-    known = extract_facts(queries, names)
-    groups = _group_columns(tables, known)
-    dice = random.Random(f"{number} {schema}")
-    way = FILL_STRATEGIES[number % len(FILL_STRATEGIES)]
-    kinds = _choose_kinds(tables, groups, known)
+    facts = extract_facts(queries, frozenset(name.lower() for columns in tables.values() for name, _ in columns))
+    kinds = _choose_kinds(tables, facts)
+    strategy = FILL_STRATEGIES[number % len(FILL_STRATEGIES)]
+    generator = _RowGenerator(facts.conditions, strategy, random.Random(f"{number} {schema}"))
     for table, columns in tables.items():
-        shaped = [GeneratedColumn(n.lower(), kinds[groups[n.lower()]]) for n, _ in columns]
-        rows = [
-            *_generate_witnesses(shaped, known, dice),
-            *(_generate_row(shaped, known, way, dice) for _ in range(way.rows)),
-        ]
-        dice.shuffle(rows)
-        marks = ", ".join("?" * len(columns))
-        con.executemany(f"INSERT OR IGNORE INTO {quote_name(table)} VALUES ({marks})", rows)
+        rows = generator.generate([GeneratedColumn(name.lower(), kinds[name.lower()]) for name, _ in columns])
+        parameters = ", ".join("?" * len(columns))
+        con.executemany(f"INSERT OR IGNORE INTO {quote_name(table)} VALUES ({parameters})", rows)
     return con
 
 
@@ -90,14 +220,14 @@ def _authorize(action: int, first: str | None, *_: object) -> int:
 
 
 def _split_statements(schema: str) -> list[str]:
-    found = [""]
+    statements = [""]
     for piece in schema.split(";"):
-        found[-1] += piece
-        if sqlite3.complete_statement(found[-1] + ";"):
-            found.append("")
+        statements[-1] += piece
+        if sqlite3.complete_statement(statements[-1] + ";"):
+            statements.append("")
         else:
-            found[-1] += ";"
-    return [text for text in found if text.strip(" \t\r\n;")]
+            statements[-1] += ";"
+    return [text for text in statements if text.strip(" \t\r\n;")]
 
 
 def _create_table(con: sqlite3.Connection, statement: str) -> None:
@@ -105,46 +235,43 @@ def _create_table(con: sqlite3.Connection, statement: str) -> None:
     try:
         con.execute(statement)
     except sqlite3.OperationalError as e:
-        again = CREATE_TABLE.match(statement)
-        if "already exists" not in str(e) or again is None:
+        repeated = CREATE_TABLE.match(statement)
+        if "already exists" not in str(e) or repeated is None:
             raise
-        con.execute(f"{again[1]}__again{statement[again.end() :]}")
+        con.execute(f"{repeated[1]}__again{statement[repeated.end() :]}")
         old, new = (
-            {r[1].lower(): r[1:3] for r in con.execute(f"PRAGMA table_info({t})")} for t in (again[2], "__again")
+            {r[1].lower(): r[1:3] for r in con.execute(f"PRAGMA table_info({t})")} for t in (repeated[2], "__again")
         )
         for name in new.keys() - old.keys():
-            con.execute(f'ALTER TABLE {again[2]} ADD COLUMN "{new[name][0]}" {new[name][1]}')
+            con.execute(f'ALTER TABLE {repeated[2]} ADD COLUMN "{new[name][0]}" {new[name][1]}')
         con.execute("DROP TABLE __again")
 
 
 def _read_tables(con: sqlite3.Connection) -> dict[str, list[tuple[str, str]]]:
-    names = [
-        r[0] for r in con.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
-    ]
-    return {n: [(r[0], r[1]) for r in con.execute("SELECT name, type FROM pragma_table_info(?)", [n])] for n in names}
+    """The columns of each table, with the types that were declared."""
+    tables: dict[str, list[tuple[str, str]]] = {}
+    for table, name, declared in con.execute(
+        "SELECT t.name, c.name, c.type FROM sqlite_master t, pragma_table_info(t.name) c "
+        "WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite_%' ORDER BY t.rowid, c.cid"
+    ):
+        tables.setdefault(table, []).append((name, declared))
+    return tables
 
 
-def _group_columns(tables: dict[str, list[tuple[str, str]]], known: QueryFacts) -> dict[str, str]:
-    """The group of each column: columns of one name, and those that a query compares."""
-    group = {name.lower(): name.lower() for columns in tables.values() for name, _ in columns}
-    for left, right in known.joined:
-        old, new = group[right], group[left]
-        group = {name: new if g == old else g for name, g in group.items()}
-    return group
+def _choose_kinds(tables: dict[str, list[tuple[str, str]]], facts: QueryFacts) -> dict[str, str]:
+    """The kind of each column: one for those that a query compares, integer where they do not agree."""
+    declared = [(name.lower(), kind) for columns in tables.values() for name, kind in columns]
+    groups = {name: name for name, _ in declared}
+    for left, right in facts.joined:
+        old, new = groups[right], groups[left]
+        groups = {name: new if group == old else group for name, group in groups.items()}
+    kinds: dict[str, set[str]] = {group: set() for group in groups.values()}
+    for name, kind in declared:
+        kinds[groups[name]].add(_detect_kind(kind, name, facts))
+    return {name: next(iter(kinds[g])) if len(kinds[g]) == 1 else "integer" for name, g in groups.items()}
 
 
-def _choose_kinds(
-    tables: dict[str, list[tuple[str, str]]], groups: dict[str, str], known: QueryFacts
-) -> dict[str, str]:
-    """The kind of each group: integer where its columns do not agree."""
-    found: dict[str, set[str]] = {}
-    for columns in tables.values():
-        for name, declared in columns:
-            found.setdefault(groups[name.lower()], set()).add(_detect_kind(declared, name.lower(), known))
-    return {group: kinds.pop() if len(kinds) == 1 else "integer" for group, kinds in found.items()}
-
-
-def _detect_kind(declared: str, name: str, known: QueryFacts) -> str:
+def _detect_kind(declared: str, name: str, facts: QueryFacts) -> str:
     upper = declared.upper()
     if any(word in upper for word in ("INT", "BOOL", "YEAR")):
         return "integer"
@@ -152,81 +279,74 @@ def _detect_kind(declared: str, name: str, known: QueryFacts) -> str:
         return "real"
     if any(word in upper for word in ("DATE", "TIME")):
         return "date"
-    return "integer" if name in known.numeric or re.search(r"(^|_)id$", name) else "text"
+    return "integer" if name in facts.numeric or re.search(r"(^|_)id$", name) else "text"
 
 
-def _generate_row(
-    columns: list[GeneratedColumn], known: QueryFacts, way: FillStrategy, dice: random.Random
-) -> list[Value | None]:
-    return [None if dice.random() < way.nulls else _generate_value(column, known, way, dice) for column in columns]
+class _RowGenerator:
+    """Rows around the constants of the queries' conditions."""
 
+    def __init__(self, conditions: Sequence[ColumnCondition], strategy: FillStrategy, generator: random.Random) -> None:
+        self._conditions, self._strategy, self._random = conditions, strategy, generator
 
-def _generate_value(column: GeneratedColumn, known: QueryFacts, way: FillStrategy, dice: random.Random) -> Value:
-    near = [v for c in known.conditions if c.column == column.name for v in _list_values_near(c, column.kind)]
-    if near and dice.random() < max(way.constant_share, 0.5):
-        return dice.choice(near)
-    if dice.random() < way.constant_share / 4:
-        anywhere = [v for c in known.conditions for v in c.values if isinstance(v, str) == (column.kind == "text")]
-        if anywhere:
-            return dice.choice(anywhere)
-    return _choose_plain_value(column, way.width, dice)
+    def generate(self, columns: Sequence[GeneratedColumn]) -> list[list[Value | None]]:
+        """Rows in any order: random ones, and for each condition rows that fail it alone."""
+        names = {column.name for column in columns}
+        conditions = [c for c in self._conditions if c.column in names]
+        rows: list[list[Value | None]] = []
+        for failing in (None, None, None, *(c for c in conditions for _ in range(2))):
+            rows.append([self._choose_witness(column, failing) for column in columns])
+        for _ in range(self._strategy.rows):
+            is_null = (self._random.random() < self._strategy.nulls for _ in columns)
+            rows.append([None if null else self._choose(column) for column, null in zip(columns, is_null, strict=True)])
+        self._random.shuffle(rows)
+        return rows
 
+    def _choose(self, column: GeneratedColumn) -> Value:
+        near = [v for c in self._conditions if c.column == column.name for v in _list_values_near(c, column.kind)]
+        if near and self._random.random() < max(self._strategy.constant_share, 0.5):
+            return self._random.choice(near)
+        if self._random.random() < self._strategy.constant_share / 4:
+            constants = (v for c in self._conditions for v in c.values)
+            if anywhere := [v for v in constants if isinstance(v, str) == (column.kind == "text")]:
+                return self._random.choice(anywhere)
+        return self._choose_plain(column, self._strategy.width)
 
-def _choose_plain_value(column: GeneratedColumn, width: int, dice: random.Random) -> Value:
-    """One of `width` values that all columns of a group share."""
-    i = dice.randrange(width)
-    if column.kind == "integer":
-        return NUMBERS[i] if i < len(NUMBERS) else 3 * i + 1
-    if column.kind == "real":
-        return i * 2.5 + 0.25 if i % 2 else i
-    if column.kind == "date":
-        return DATES[i] if i < len(DATES) else f"{1980 + i % 50}-{1 + i % 12:02}-{1 + i % 28:02}"
-    return WORDS[i] if i < len(WORDS) else f"{WORDS[i % len(WORDS)]} {i}"
+    def _choose_plain(self, column: GeneratedColumn, width: int) -> Value:
+        """One of `width` values that all columns of a kind share."""
+        i = self._random.randrange(width)
+        if column.kind == "integer":
+            return NUMBERS[i] if i < len(NUMBERS) else 3 * i + 1
+        if column.kind == "real":
+            return i * 2.5 + 0.25 if i % 2 else i
+        if column.kind == "date":
+            return DATES[i] if i < len(DATES) else f"{1980 + i % 50}-{1 + i % 12:02}-{1 + i % 28:02}"
+        return WORDS[i] if i < len(WORDS) else f"{WORDS[i % len(WORDS)]} {i}"
+
+    def _choose_witness(self, column: GeneratedColumn, failing: ColumnCondition | None) -> Value:
+        """A value that meets all conditions but `failing`; few different ones, so that the rows join."""
+        conditions = [c for c in self._conditions if c.column == column.name]
+        if not conditions:
+            return self._choose_plain(column, 3)
+        candidates = [v for c in conditions for v in _list_values_near(c, column.kind)]
+        candidates += [self._choose_plain(column, 12) for _ in range(3)]
+        self._random.shuffle(candidates)
+        return max(candidates, key=lambda v: sum(_holds(c, v) == (c is not failing) for c in conditions))
 
 
 def _list_values_near(condition: ColumnCondition, kind: str) -> list[Value]:
     """Values at and beside the constants of a condition."""
-    found: list[Value] = []
+    values: list[Value] = []
     for value in condition.values:
         if not isinstance(value, str):
-            found += [value, value, value - 1, value + 1]
+            values += [value, value, value - 1, value + 1]
         elif "like" in condition.sign:
             inner = value.replace("%", "").replace("_", "x")
-            found += [inner, inner, f"ab {inner}", f"{inner} yz", f"q {inner} r", inner.swapcase()]
+            values += [inner, inner, f"ab {inner}", f"{inner} yz", f"q {inner} r", inner.swapcase()]
         elif kind in ("integer", "real"):
-            found += [value]
+            values += [value]
         else:
-            found += [value, value, value, value.swapcase(), f"{value} 2", value[:-1]]
-    return found
-
-
-def _generate_witnesses(columns: list[GeneratedColumn], known: QueryFacts, dice: random.Random) -> list[list[Any]]:
-    """Rows that meet every condition, and for each condition one that fails it alone; they join with each other."""
-    own = [c for c in known.conditions if any(c.column == column.name for column in columns)]
-    way = FillStrategy(0, 3, 0.0, 0.0)
-    rows = [[_choose_witness_value(column, own, None, way, dice) for column in columns] for _ in range(3)]
-    return rows + [
-        [_choose_witness_value(column, own, failing, way, dice) for column in columns]
-        for failing in own
-        for _ in range(2)
-    ]
-
-
-def _choose_witness_value(
-    column: GeneratedColumn,
-    own: list[ColumnCondition],
-    failing: ColumnCondition | None,
-    way: FillStrategy,
-    dice: random.Random,
-) -> Value:
-    about = [c for c in own if c.column == column.name]
-    if not about:
-        return _choose_plain_value(column, way.width, dice)
-    candidates = [v for c in about for v in _list_values_near(c, column.kind)] + [
-        _choose_plain_value(column, 12, dice) for _ in range(3)
-    ]
-    dice.shuffle(candidates)
-    return max(candidates, key=lambda v: sum(_holds(c, v) == (c is not failing) for c in about))
+            values += [value, value, value, value.swapcase(), f"{value} 2", value[:-1]]
+    return values
 
 
 def _holds(condition: ColumnCondition, value: Value) -> bool:
@@ -240,13 +360,6 @@ def _holds(condition: ColumnCondition, value: Value) -> bool:
         return value in values
     if isinstance(value, str) != isinstance(values[0], str):
         return False
-    low, high = values[0], values[-1]
-    return {
-        "=": value == low,
-        "!=": value != low,
-        "<": value < low,  # type: ignore[operator]
-        ">": value > low,  # type: ignore[operator]
-        "<=": value <= low,  # type: ignore[operator]
-        ">=": value >= low,  # type: ignore[operator]
-        "between": low <= value <= high,  # type: ignore[operator]
-    }[sign]
+    if sign == "between":
+        return bool(operator.le(values[0], value) and operator.le(value, values[-1]))
+    return bool(OPERATORS[sign](value, values[0]))

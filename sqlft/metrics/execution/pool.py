@@ -1,4 +1,4 @@
-"""The parent's side: children that judge, killed when they say nothing in time and started anew."""
+"""The parent's side: children that judge, killed when they do not reply in time, and replaced."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sqlft.errors import Cancelled, DataError
+from sqlft.metrics.execution.judge import JudgeReply, JudgeTask
 
 HERE = Path(__file__).parent
 START_CODE = """
@@ -30,16 +31,16 @@ main()
 """Loads the judge without the packages around it: a child that was killed is back in a moment."""
 START_SECONDS = 60.0
 MIN_GOLD_SECONDS = 10.0
-"""A gold has these at least, however little time predictions have."""
+"""Least time of a gold query, however little predictions have."""
 GRACE_SECONDS = 1.0
-"""Seconds beyond its time that a child has to say so itself."""
+"""Seconds beyond its time that a child has to reply so itself."""
 MAX_QUERY_LENGTH = 1_000_000
-"""Characters of a prediction, if its gold has not even more: SQLite's own limit for a statement, as it comes."""
+"""Characters of a prediction, or twice the gold query's: SQLite's own limit for a statement."""
 
 
 @dataclass
 class GoldQuery:
-    """A gold on a database, the predictions to hold against it, and the rows they are from."""
+    """A gold query on a database, the predictions to compare with it, and the rows they are from."""
 
     kind: str
     database: str
@@ -50,13 +51,13 @@ class GoldQuery:
     scores: list[float] = field(default_factory=list)
 
     def remaining(self) -> list[str]:
-        """The predictions that have no score yet, each empty that no engine has to see."""
+        """The predictions that have no score yet; '' for those too long for any engine."""
         longest = max(MAX_QUERY_LENGTH, 2 * len(self.text))
         return [text if len(text) <= longest else "" for text in self.predictions[len(self.scores) :]]
 
 
 class JudgeProcess:
-    """One process; its lines come through a thread, so that waiting for one can end."""
+    """One process, which is killed when it does not reply in time."""
 
     def __init__(self) -> None:
         self.is_fresh = True
@@ -71,72 +72,71 @@ class JudgeProcess:
             env={name: os.environ[name] for name in kept if name in os.environ},
             start_new_session=True,
         )
-        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        if self.read_line(START_SECONDS) is None:
+        if self.read_reply(START_SECONDS) is None:
             self.kill()
             raise DataError(
                 "The process that runs predictions could not be started.", f"Check that {sys.executable} works."
             )
 
-    def send(self, work: dict[str, Any]) -> None:
-        """Give it a line; one that is dead takes none, and says none."""
+    def send(self, task: JudgeTask) -> None:
+        """Write a line to it; one that is dead reads none, and replies none."""
         self.is_fresh = False
         with contextlib.suppress(OSError):
             assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(work).encode() + b"\n")
+            self._process.stdin.write(json.dumps(task).encode() + b"\n")
             self._process.stdin.flush()
 
-    def read_line(self, seconds: float) -> dict[str, Any] | None:
-        """What it says next; None if nothing in time, or if it is dead."""
+    def read_reply(self, seconds: float) -> JudgeReply | None:
+        """Its next reply; None if there is none in time, or if it is dead."""
+        assert self._process.stdout is not None
+        is_late = threading.Event()
+
+        def expire() -> None:
+            is_late.set()
+            self._process.kill()
+
+        timer = threading.Timer(seconds, expire)
+        timer.daemon = True
+        timer.start()
         try:
-            raw = self._lines.get(timeout=seconds)
-            return dict(json.loads(raw)) if raw else None
-        except (queue.Empty, ValueError):
+            reply: JudgeReply | None = json.loads(self._process.stdout.readline())
+        except ValueError:  # also where there is no line any more
             return None
+        finally:
+            timer.cancel()
+            timer.join()
+        return None if is_late.is_set() else reply
 
     def kill(self) -> None:
         """End it, whatever it does."""
         self._process.kill()
         self._process.wait()
-        self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError):
                 assert pipe is not None
                 pipe.close()
 
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
-        self._lines.put(b"")
-
 
 class JudgeWorker:
-    """Takes golds from a queue and has them judged, by one child after another if need be."""
+    """Takes gold queries from a queue and has them judged, by one child after another if need be."""
 
-    def __init__(self, golds: queue.SimpleQueue[GoldQuery], options: dict[str, Any]) -> None:
-        self._golds = golds
-        self._options = options | {"gold_timeout": max(MIN_GOLD_SECONDS, options["timeout"])}
+    def __init__(self, golds: queue.SimpleQueue[GoldQuery], timeout: float, keep_distinct: bool) -> None:
+        self._golds, self._timeout, self._keep_distinct = golds, timeout, keep_distinct
         self._child: JudgeProcess | None = None
         self.stopped = False
-        self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Until no gold is left, or `stop`."""
+        """Until no gold query is left, or `stop`."""
         try:
             while not self.stopped:
                 self._judge(self._golds.get_nowait())
         except queue.Empty:
             pass
-        except BaseException as e:
-            self.error = e
         finally:
             self._kill_child()
 
     def stop(self) -> None:
-        """Leave off; from another thread."""
+        """End; from another thread."""
         self.stopped = True
         child = self._child
         if child is not None:
@@ -153,21 +153,34 @@ class JudgeWorker:
             self._child = JudgeProcess()
         if self.stopped:
             return False
-        fresh, left = self._child.is_fresh, gold.remaining()
-        work = {"kind": gold.kind, "database": gold.database, "gold": gold.text, "predictions": left}
-        self._child.send(work | self._options)
-        said = self._child.read_line(START_SECONDS)
-        if said is not None and "opened" in said:
-            said = self._child.read_line(self._options["gold_timeout"] + GRACE_SECONDS)
-        if said is None and not fresh:
+        fresh, predictions = self._child.is_fresh, gold.remaining()
+        gold_timeout = max(MIN_GOLD_SECONDS, self._timeout)
+        self._child.send(
+            {
+                "kind": gold.kind,
+                "database": gold.database,
+                "gold": gold.text,
+                "predictions": predictions,
+                "keep_distinct": self._keep_distinct,
+                "timeout": self._timeout,
+                "gold_timeout": gold_timeout,
+            }
+        )
+        reply = self._child.read_reply(START_SECONDS)
+        if reply is not None and "opened" in reply:
+            reply = self._child.read_reply(gold_timeout + GRACE_SECONDS)
+        if reply is None and not fresh:
             return False  # what it ran before may have harmed it
-        if said is None or said.get("gold") is not None:
-            gold.error = said["gold"] if said else "it takes too long, too much memory, or crashes the engine"
-            return said is not None
-        for _ in left:
-            said = self._child.read_line(self._options["timeout"] + GRACE_SECONDS)
-            gold.scores.append(float(said["score"]) if said else 0.0)
-            if said is None or said.get("ended"):
+        if reply is None:
+            gold.error = "it takes too long, too much memory, or crashes the engine"
+            return False
+        if (error := reply.get("gold")) is not None:
+            gold.error = error
+            return True
+        for _ in predictions:
+            reply = self._child.read_reply(self._timeout + GRACE_SECONDS)
+            gold.scores.append(float(reply["score"]) if reply else 0.0)
+            if reply is None or reply.get("ended"):
                 return False
         return True
 
@@ -178,34 +191,30 @@ class JudgeWorker:
 
 
 def judge_queries(
-    golds: Sequence[GoldQuery], *, processes: int, interrupted: Callable[[], bool], **options: Any
+    golds: Sequence[GoldQuery],
+    *,
+    processes: int,
+    interrupted: Callable[[], bool],
+    timeout: float,
+    keep_distinct: bool = False,
 ) -> None:
-    """Fill in `scores` and `error` of each gold; the caller sorts golds of one database together.
+    """Fill in `scores` and `error` of each gold query; the caller sorts those of one database together.
 
-    Cancelled as soon as `interrupted` says so.
+    Cancelled as soon as `interrupted` returns true.
     """
     waiting: queue.SimpleQueue[GoldQuery] = queue.SimpleQueue()
     for gold in golds:
         waiting.put(gold)
-    workers = [JudgeWorker(waiting, options) for _ in range(max(1, min(processes, len(golds))))]
-    threads = [threading.Thread(target=worker.run, daemon=True) for worker in workers]
-    for thread in threads:
-        thread.start()
-    try:
-        _wait_for_threads(threads, interrupted)
-    except BaseException:
-        for worker in workers:
-            worker.stop()
-        _wait_for_threads(threads, lambda: False)
-        raise
-    for worker in workers:
-        if worker.error is not None:
-            raise worker.error
-
-
-def _wait_for_threads(threads: Iterable[threading.Thread], interrupted: Callable[[], bool]) -> None:
-    for thread in threads:
-        while thread.is_alive():
-            if interrupted():
-                raise Cancelled("The queries were not all judged.", "Run it again; it starts anew.")
-            thread.join(0.2)
+    workers = [JudgeWorker(waiting, timeout, keep_distinct) for _ in range(max(1, min(processes, len(golds))))]
+    with ThreadPoolExecutor(len(workers)) as executor:
+        futures = [executor.submit(worker.run) for worker in workers]
+        try:
+            while wait(futures, 0.2).not_done:
+                if interrupted():
+                    raise Cancelled("The queries were not all judged.", "Run it again; it starts from the beginning.")
+        except BaseException:
+            for worker in workers:
+                worker.stop()
+            raise
+    for future in futures:
+        future.result()
