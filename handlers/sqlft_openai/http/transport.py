@@ -319,9 +319,6 @@ class InferenceClient:
                 made = await once(serial)
                 self._answer_count += 1
                 return made
-            except asyncio.CancelledError:  # nobody will hear what became of it, and others may wait for that
-                self._limiter.record_failure(serial)
-                raise
             except PathNotFound:
                 if self._answer_count or self._base == self.address.bases[-1]:
                     raise
@@ -374,7 +371,7 @@ class InferenceClient:
                     )
                 answered(response)
         except Exception as e:
-            raise self._make_connection_error(e, serial) from None
+            raise self._make_connection_error(e) from None
         self._check_status(response.status_code, response.headers, response.content, serial)
         try:
             return read(response.content)
@@ -398,13 +395,12 @@ class InferenceClient:
         except (RequestError, HandlerError):
             raise
         except Exception as e:
-            raise self._make_connection_error(e, serial) from None
+            raise self._make_connection_error(e) from None
 
     def _url(self, path: str) -> str:
         return self.address.url(path, self.model, self._base)
 
-    def _make_connection_error(self, error: Exception, serial: int) -> Exception:
-        self._limiter.record_failure(serial)
+    def _make_connection_error(self, error: Exception) -> Exception:
         return errors.error_from_exception(error, self.address, self._timeout)
 
     def _check_status(self, status: int, headers: Mapping[str, str], content: bytes, serial: int) -> None:
@@ -417,7 +413,6 @@ class InferenceClient:
             if error.is_rate_limited:
                 error.is_queued = self._limiter.record_refusal(serial, headers, error.retry_after)
                 raise error
-        self._limiter.record_failure(serial)
         raise error
 
     def correct_tokens(self, tokens: float) -> None:
