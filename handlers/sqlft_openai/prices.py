@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from sqlft.handler import Price
-from sqlft_openai.bodies import TokenUsage
+from sqlft_openai.http.parsing import TokenUsage
 from sqlft_openai.providers import Provider
 
 

@@ -147,9 +147,8 @@ def test_a_limit_that_nobody_tells_is_learned(provider: Any, connection: HostedC
 
 def test_a_request_that_is_called_off_holds_up_no_other(provider: Any, until: Until) -> None:
     """Where one request at a time is sent, until one passes."""
-    from sqlft_openai.chat import RequestState
     from sqlft_openai.http.address import resolve_address
-    from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, get_transport_thread
+    from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, RequestState, get_transport_thread
     from sqlft_openai.options import EngineOptions
     from sqlft_openai.providers import PROVIDERS
 
@@ -165,12 +164,14 @@ def test_a_request_that_is_called_off_holds_up_no_other(provider: Any, until: Un
         "/chat/completions", lambda: {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "probe"}]}
     )
     provider.latency = PATIENCE
-    probe = get_transport_thread().run(inference.send(sent, bytes, lambda fault: False, RequestState()))
+    probe = get_transport_thread().run(
+        inference.send(sent, lambda response: response.aread(), lambda fault: False, RequestState())
+    )
     until(lambda: provider.in_flight == 1)
     probe.cancel()
     provider.latency = 0.0
     assert b"A:probe" in get_transport_thread().run(
-        inference.send(sent, bytes, lambda fault: False, RequestState())
+        inference.send(sent, lambda response: response.aread(), lambda fault: False, RequestState())
     ).result(PATIENCE)
 
 
