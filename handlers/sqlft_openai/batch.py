@@ -18,10 +18,9 @@ from sqlft.errors import HandlerError, NotSupported, ProviderError
 from sqlft.handler import Completion, Predictor, Progress, Request
 from sqlft_openai.bodies import RequestBuilder, parse_answer
 from sqlft_openai.http import errors
-from sqlft_openai.http.api import ApiClient, Poller, lengthen_pause
+from sqlft_openai.http.api import ApiClient, Poller, is_ours, lengthen_pause, read_record, write_record
 from sqlft_openai.http.errors import RequestError
 from sqlft_openai.http.parsing import JsonObject, find_error, get_object, get_objects, get_text, parse_json
-from sqlft_openai.http.records import is_ours, read_record, write_record
 from sqlft_openai.prices import CostCalculator
 
 MAX_REQUESTS, MAX_BYTES = 50_000, 200_000_000
@@ -30,7 +29,7 @@ PRICE_FACTOR = 0.5
 FINAL_STATUSES = ("completed", "failed", "expired", "cancelled", "canceled")
 PROGRESS_SECONDS = 1.0
 MAX_CREATE_TRIES = 4
-Wanted = dict[str, tuple[int, JsonObject]]
+Pending = dict[str, tuple[int, JsonObject]]
 """Requests that have no answer yet, (id, body), by custom_id."""
 
 
@@ -53,20 +52,20 @@ class BatchPredictor(Predictor):
 
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Progress]:
         """Completions batch by batch, and in between how many requests have been answered there."""
-        wanted: Wanted = {}
+        pending: Pending = {}
         for request in requests:
             body = self._builder.build(request.messages)
             name = _hash_body(body)
-            wanted[f"{name}-{request.id}" if name in wanted else name] = (request.id, body)
-        if not wanted:
+            pending[f"{name}-{request.id}" if name in pending else name] = (request.id, body)
+        if not pending:
             return
-        yield Progress(0, len(wanted))
-        entries = list(self._resume_batches(wanted))
+        yield Progress(0, len(pending))
+        entries = list(self._resume_batches(pending))
         in_flight = {name for entry in entries for name in entry.ids if name not in entry.settled}
-        for lines in _split_requests(self._endpoint, [(n, b) for n, (_, b) in wanted.items() if n not in in_flight]):
+        for lines in _split_requests(self._endpoint, [(n, b) for n, (_, b) in pending.items() if n not in in_flight]):
             entries.append(self._submit(lines))
-            yield Progress(0, len(wanted))
-        yield from self._collect_answers(entries, wanted)
+            yield Progress(0, len(pending))
+        yield from self._collect_answers(entries, pending)
 
     def close(self) -> None:
         """Forget the batches whose answers were all taken; the others are found by the next statement."""
@@ -77,10 +76,10 @@ class BatchPredictor(Predictor):
 
     # to the provider
 
-    def _resume_batches(self, wanted: Wanted) -> Iterator[BatchRecord]:
+    def _resume_batches(self, pending: Pending) -> Iterator[BatchRecord]:
         """Batches of earlier statements that answer some of this one's prompts."""
         for entry in self._store.entries():
-            if not any(name in wanted for name in entry.ids if name not in entry.settled):
+            if not any(name in pending for name in entry.ids if name not in entry.settled):
                 continue
             if entry.phase == "creating" and not self._find_batch(entry):
                 self._store.forget([entry])
@@ -154,8 +153,8 @@ class BatchPredictor(Predictor):
 
     # from the provider
 
-    def _collect_answers(self, entries: list[BatchRecord], wanted: Wanted) -> Iterator[Completion | Progress]:
-        seconds, total = self._first_pause, len(wanted)
+    def _collect_answers(self, entries: list[BatchRecord], pending: Pending) -> Iterator[Completion | Progress]:
+        seconds, total = self._first_pause, len(pending)
         done = [0] * len(entries)
         left = {place: Poller(self._api, f"/batches/{entry.batch}") for place, entry in enumerate(entries)}
         while left:
@@ -167,15 +166,15 @@ class BatchPredictor(Predictor):
                 if (get_text(batch, "status") or "").lower() in (*FINAL_STATUSES, "gone"):
                     del left[place]
                     self._finished.append(entries[place])
-                    yield from self._read_answers(entries[place], batch, wanted)
+                    yield from self._read_answers(entries[place], batch, pending)
             yield Progress(min(total, sum(done)), total)
             until = time.monotonic() + (seconds if left else 0)
             while (rest := until - time.monotonic()) > 0:
                 time.sleep(min(PROGRESS_SECONDS, rest))
                 yield Progress(min(total, sum(done)), total)
             seconds = lengthen_pause(seconds, self._first_pause)
-        for name in list(wanted):
-            yield Completion.failed(wanted.pop(name)[0], "no_answer", "the batch has no answer to it", retryable=True)
+        for name in list(pending):
+            yield Completion.failed(pending.pop(name)[0], "no_answer", "the batch has no answer to it", retryable=True)
 
     def _look(self, poller: Poller, entry: BatchRecord) -> JsonObject:
         """The batch as it is now; empty where it could not be seen."""
@@ -189,7 +188,7 @@ class BatchPredictor(Predictor):
                 "Run it again: the batch goes on, and what was asked is not asked twice.",
             ) from None
 
-    def _read_answers(self, entry: BatchRecord, batch: JsonObject, wanted: Wanted) -> Iterator[Completion]:
+    def _read_answers(self, entry: BatchRecord, batch: JsonObject, pending: Pending) -> Iterator[Completion]:
         """The answers of a batch that has ended."""
         status = get_text(batch, "status")
         if status == "failed" and not batch.get("output_file_id"):
@@ -200,8 +199,8 @@ class BatchPredictor(Predictor):
             )
         for line in self._read_lines(batch):
             name = get_text(line, "custom_id")
-            if name is not None and name in wanted and name in entry.ids:
-                completion = self._make_completion(wanted.pop(name)[0], line)
+            if name is not None and name in pending and name in entry.ids:
+                completion = self._make_completion(pending.pop(name)[0], line)
                 if completion.error is None:
                     self._answered.append((entry, name))
                 else:
@@ -209,10 +208,10 @@ class BatchPredictor(Predictor):
                 yield completion
         codes = {"cancelled": "cancelled", "canceled": "cancelled", "gone": "cancelled", "expired": "expired"}
         code = codes.get(status or "", "no_answer")
-        for name in [n for n in entry.ids if n in wanted and n not in entry.settled]:
+        for name in [n for n in entry.ids if n in pending and n not in entry.settled]:
             self._settle(entry, name)
             message = f"batch {entry.batch} ended ({status}) without an answer to it"
-            yield Completion.failed(wanted.pop(name)[0], code, message, retryable=code != "cancelled")
+            yield Completion.failed(pending.pop(name)[0], code, message, retryable=code != "cancelled")
 
     def _settle(self, entry: BatchRecord, name: str) -> None:
         """A request has failed: another statement asks it again."""

@@ -37,7 +37,7 @@ class HostedHandler(Embedder):
 
         price = look_up_price(cls.provider, default)
         known = price is not None and price.input is not None and price.output is not None
-        return {default: f"${price.input:g} and ${price.output:g} a million tokens" if price and known else "default"}
+        return {default: f"${price.input:g} and ${price.output:g} per million tokens" if price and known else "default"}
 
     def check(self, model: ModelSpec) -> None:
         """OptionError where no model is named or the address is none, NotSupported for images."""

@@ -319,7 +319,7 @@ def _deploy_fireworks(api: ApiClient, model: str, options: HostedTrainOptions) -
     try:
         return {"deployed_model": api.post("/deployedModels", {"model": model}).get("name")}
     except (RequestError, ProviderError) as e:
-        return {"not_deployed": str(e)}
+        return {"not_deployed": e.message}
 
 
 FIREWORKS = Dialect(

@@ -29,10 +29,9 @@ from sqlft_openai.finetune.dialects import (
     parse_percent,
     parse_state,
 )
-from sqlft_openai.http.api import ApiClient, Poller, lengthen_pause
+from sqlft_openai.http.api import ApiClient, Poller, is_ours, lengthen_pause, read_record, write_record
 from sqlft_openai.http.errors import RequestError
 from sqlft_openai.http.parsing import JsonObject, get_objects, get_text
-from sqlft_openai.http.records import is_ours, read_record, write_record
 from sqlft_openai.options import learns_from_pairs
 
 RECORD_NAME = "job.json"

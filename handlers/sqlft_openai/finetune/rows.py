@@ -31,7 +31,7 @@ FEW_EXAMPLES, MANY_EXAMPLES, DEFAULT_EPOCHS, MAX_EPOCHS = 100, 25_000, 3, 25
 
 
 class TrainingMessage(TypedDict):
-    """As the provider takes it: a weight of 0 keeps an answer from being learned, a name tells who speaks."""
+    """As the provider takes it: a weight of 0 keeps an answer from being learned, a name says who speaks."""
 
     role: str
     content: str
@@ -97,10 +97,14 @@ def prepare_rows(provider: Provider, model: str, data: TrainingSet, options: Hos
     return PreparedRows([train[i] for i in kept], valid, tokens, epochs, counter.name, len(train) - len(kept))
 
 
-def choose_epochs(given: int | str, rows: int) -> int:
-    """Epochs as given; 'auto' as OpenAI's guide counts them: 3, more for few rows, fewer for very many."""
-    if isinstance(given, int):
-        return given
+def choose_epochs(epochs: int | str, rows: int) -> int:
+    """The option's epochs; 'auto' as OpenAI's guide chooses them: 3, more for few rows, fewer for very many.
+
+    >>> choose_epochs(2, 10), choose_epochs("auto", 10), choose_epochs("auto", 5000)
+    (2, 10, 3)
+    """
+    if isinstance(epochs, int):
+        return epochs
     if rows * DEFAULT_EPOCHS < FEW_EXAMPLES:
         return min(MAX_EPOCHS, FEW_EXAMPLES // max(1, rows))
     return max(1, MANY_EXAMPLES // rows) if rows * DEFAULT_EPOCHS > MANY_EXAMPLES else DEFAULT_EPOCHS

@@ -2,28 +2,34 @@
 
 Called by `batch`, `finetune` and `handler`.  In: a path and a body.  Out: the JSON object of the reply, or an error.
 The client does HTTP, multipart, pages and Azure's paths; retries are ours, since it takes any body of status 200.
+What makes something is noted on disk before it is sent, so that after a crash nothing is made twice.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import cached_property, partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlft.errors import HandlerError
 from sqlft_openai.http import errors
 from sqlft_openai.http.address import Address
 from sqlft_openai.http.errors import RequestError
-from sqlft_openai.http.parsing import JsonObject, get_text, parse_error, parse_json
+from sqlft_openai.http.parsing import JsonObject, get_object, get_text, parse_error, parse_json
 from sqlft_openai.http.transport import describe_head, log_exchange
 from sqlft_openai.options import EngineOptions
 
 if TYPE_CHECKING:
     import httpx2
     import openai
+    from _typeshed import DataclassInstance
 
 UPLOAD_SECONDS = 1800.0
 MAX_TRIES = 6
@@ -44,6 +50,7 @@ MAX_IDLE_POLLS = 6
 MAX_NOT_FOUND, MAX_FAILED_POLLS = 3, 30
 """Looks in a row at which something must be unknown before it counts as gone; that may fail."""
 T = TypeVar("T")
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 class ApiClient:
@@ -245,3 +252,32 @@ def _is_ready(file: JsonObject) -> bool | None:
     if status in READY_STATUSES or file.get("Processed") is True:
         return True
     return None if not status and "Processed" not in file else False
+
+
+def read_record(cls: type[Record], path: Path) -> Record | None:
+    """What was written; None where there is nothing, or what is no such record."""
+    try:
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_record(record: DataclassInstance, path: Path) -> None:
+    """Keep it, also through a power cut."""
+    part = path.with_suffix(".part")
+    with open(part, "w", encoding="utf-8") as file:
+        json.dump(asdict(record), file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def is_ours(made: JsonObject, tag: str, file: str | None) -> bool:
+    """Whether a job or a batch has our tag, or reads our file where its tag is not shown.
+
+    >>> is_ours({"metadata": {"sqlft": "a"}}, "a", None), is_ours({"training_file": "f"}, "a", "f")
+    (True, True)
+    """
+    found = get_text(get_object(made.get("metadata")), "sqlft")
+    files = (made.get("training_file"), made.get("input_file_id"))
+    return found == tag or (found is None and file is not None and file in files)
