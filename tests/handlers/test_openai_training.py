@@ -121,7 +121,7 @@ def test_trains_and_reports(provider: Any, make_run: Any, engine: str) -> None:
     assert made.details["provider_status"].lower().endswith(("succeeded", "completed"))
     steps = [r.step for r in run.reports]
     assert steps == sorted(steps)
-    if engine != "Fireworks":  # its jobs tell of no steps
+    if engine != "Fireworks":  # its jobs report no steps
         assert made.details["trained_tokens"] > 0
         assert run.reports[-1].metrics["loss"] == 0.5
         assert run.reports[-1].total_steps == 4
@@ -219,7 +219,7 @@ def test_goes_on_from_a_tuned_model(provider: Any, make_run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "using", "error", "said"),
+    ("data", "using", "error", "expected"),
     [
         (make_conversations(9), {}, DataError, "10 rows or more, and there are 9"),
         (make_conversations(12, answer=""), {}, None, ""),
@@ -233,13 +233,13 @@ def test_goes_on_from_a_tuned_model(provider: Any, make_run: Any) -> None:
     ],
 )
 def test_rules_hold_before_anything_is_sent(
-    provider: Any, make_run: Any, data: Any, using: Any, error: Any, said: str
+    provider: Any, make_run: Any, data: Any, using: Any, error: Any, expected: str
 ) -> None:
     run = make_run()
     if error is None:
         run.train(data, **using)
         return
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=expected):
         run.train(data, **using)
     assert provider.calls == []
 
