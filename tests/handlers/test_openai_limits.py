@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import pytest
-from sqlft_openai.http.limits import AdaptivePace, HeaderQuota, Schedule, parse_duration, parse_retry_after
+from sqlft_openai.http.limits import AdaptivePace, HeaderQuota, Schedule
+from sqlft_openai.http.parsing import parse_duration, parse_retry_after
 
 ROWS = 900
 

@@ -44,6 +44,7 @@ MAX_NAMELESS_POLLS = 10
 SEARCH_TRIES = 3
 """How often the provider's jobs are looked through for one that may just have been made."""
 EVENTS_PER_PAGE = 100
+ENDED_STATES = ("failed", "cancelled")
 
 
 @dataclass
@@ -237,9 +238,8 @@ class JobRunner:
             if look or not sure:
                 self.pause(min(2.0, self._first_pause * 2**look))
             try:
-                return find_job(self._api, self._dialect, spec.tag, spec.train)
-            except LookupError:
-                continue
+                if name := find_job(self._api, self._dialect, spec.tag, spec.train):
+                    return name
             except RequestError as error:
                 if error.is_transient or error.status not in (400, 404, 405, 501):
                     raise self._make_unreachable_error(error) from None
@@ -344,25 +344,18 @@ class JobRunner:
         )
 
 
-def find_job(api: ApiClient, dialect: Dialect, tag: str, train: str | None) -> str:
-    """The job that has our tag or trains on our file; LookupError if there is none."""
-    if dialect.job_id_parameter:
-        return _find_job_by_id(api, dialect, tag)
-    for job in api.list_objects(dialect.jobs_path):
-        if is_ours(job, tag, train) and parse_state(job)[0] not in ("failed", "cancelled"):
-            return get_text(job, dialect.id_field, "id") or ""
-    raise LookupError(tag)
-
-
-def _find_job_by_id(api: ApiClient, dialect: Dialect, tag: str) -> str:
-    """Where we choose the job's id it is there, or it is not."""
+def find_job(api: ApiClient, dialect: Dialect, tag: str, train: str | None) -> str | None:
+    """The job that has our tag or trains on our file; None if there is none."""
+    if not dialect.job_id_parameter:
+        jobs = (job for job in api.list_objects(dialect.jobs_path) if is_ours(job, tag, train))
+        names = (get_text(job, dialect.id_field, "id") for job in jobs if parse_state(job)[0] not in ENDED_STATES)
+        return next(names, None)
     try:
-        job = api.get(dialect.get_job_path(tag))
+        return get_text(api.get(dialect.get_job_path(tag)), dialect.id_field) or tag
     except RequestError as error:
         if error.status == 404:
-            raise LookupError(tag) from None
+            return None
         raise
-    return get_text(job, dialect.id_field) or tag
 
 
 def cancel_job(api: ApiClient, dialect: Dialect, workdir: Path) -> None:
@@ -372,10 +365,7 @@ def cancel_job(api: ApiClient, dialect: Dialect, workdir: Path) -> None:
         return
     try:
         if record.phase == "creating":
-            try:
-                record.job = find_job(api, dialect, record.tag, record.files.get("train"))
-            except LookupError:
-                record.job = None
+            record.job = find_job(api, dialect, record.tag, record.files.get("train"))
         if record.job is not None:
             _request_cancel(api, dialect, record.job)
     except RequestError as error:

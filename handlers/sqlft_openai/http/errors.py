@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 from sqlft.errors import HandlerError, ProviderError
 from sqlft.handler import RowError
 from sqlft_openai.http.address import Address
-from sqlft_openai.http.limits import parse_retry_after
-from sqlft_openai.http.parsing import NO_USAGE, TokenUsage, parse_error
+from sqlft_openai.http.parsing import NO_USAGE, TokenUsage, parse_error, parse_retry_after
 from sqlft_openai.sunsets import explain_ended_model
 
 TRANSIENT_STATUSES = (408, 409, 425, 429)

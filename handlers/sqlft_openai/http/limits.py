@@ -7,58 +7,12 @@ at which the next request may go.  Times are seconds of one monotonic clock; ser
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import deque
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from math import inf
 
-DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|d|h|m|s)")
-UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
-
-
-def parse_duration(text: str) -> float | None:
-    """Seconds; None for what is no duration.
-
-    >>> parse_duration("6m0s"), parse_duration("250ms"), parse_duration("2"), parse_duration("soon")
-    (360.0, 0.25, 2.0, None)
-    """
-    text = text.strip().lower()
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    parts = DURATION.findall(text)
-    if not parts or DURATION.sub("", text):
-        return None
-    return sum(float(number) * UNITS[unit] for number, unit in parts)
-
-
-def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """How long the provider wants to be left alone, in seconds.
-
-    >>> parse_retry_after({"retry-after": "1.5"}), parse_retry_after({"retry-after-ms": "250"}), parse_retry_after({})
-    (1.5, 0.25, None)
-    """
-    if (text := headers.get("retry-after-ms")) and (wait := parse_duration(text)) is not None:
-        return wait / 1000
-    if not (text := headers.get("retry-after")):
-        return None
-    if (wait := parse_duration(text)) is not None:
-        return wait
-    then = _parse_date(text)
-    now = _parse_date(headers.get("date") or "")  # by the provider's clock where it is known: ours may be wrong
-    return None if then is None else max(0.0, then - (time.time() if now is None else now))
-
-
-def _parse_date(text: str) -> float | None:
-    """Seconds since 1970 of a date as headers have it."""
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except ValueError:
-        return None
-
+from sqlft_openai.http.parsing import parse_duration
 
 MAX_LAG = 0.05
 """A schedule that fell behind by more than this does not catch up."""

@@ -1,4 +1,4 @@
-"""JSON of a provider, which may be anything: its objects, its errors, the tokens it counted.
+"""What a provider replies, which may be anything: JSON objects, errors, token counts, the durations of headers.
 
 Called by all that read replies.  In: bytes, or what JSON made of them.  Out: typed parts, empty where there is nothing.
 """
@@ -6,7 +6,10 @@ Called by all that read replies.  In: bytes, or what JSON made of them.  Out: ty
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 JsonObject = Mapping[str, object]
@@ -110,3 +113,49 @@ def parse_error(content: bytes) -> ReportedError:
         text = content.decode("utf-8", "replace").strip()
         return ReportedError("" if text[:1] == "<" else text)
     return find_error(body) or ReportedError(json.dumps(body))
+
+
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|d|h|m|s)")
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds; None for what is no duration.
+
+    >>> parse_duration("6m0s"), parse_duration("250ms"), parse_duration("2"), parse_duration("soon")
+    (360.0, 0.25, 2.0, None)
+    """
+    text = text.strip().lower()
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    parts = DURATION.findall(text)
+    if not parts or DURATION.sub("", text):
+        return None
+    return sum(float(number) * UNITS[unit] for number, unit in parts)
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """How long the provider wants to be left alone, in seconds.
+
+    >>> parse_retry_after({"retry-after": "1.5"}), parse_retry_after({"retry-after-ms": "250"}), parse_retry_after({})
+    (1.5, 0.25, None)
+    """
+    if (text := headers.get("retry-after-ms")) and (wait := parse_duration(text)) is not None:
+        return wait / 1000
+    if not (text := headers.get("retry-after")):
+        return None
+    if (wait := parse_duration(text)) is not None:
+        return wait
+    then = _parse_date(text)
+    now = _parse_date(headers.get("date") or "")  # by the provider's clock where it is known: ours may be wrong
+    return None if then is None else max(0.0, then - (time.time() if now is None else now))
+
+
+def _parse_date(text: str) -> float | None:
+    """Seconds since 1970 of a date as headers have it."""
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except ValueError:
+        return None
