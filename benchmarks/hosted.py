@@ -1,5 +1,7 @@
 """Asking a hosted model: throughput beside the bare client, and a limit of requests per minute.
 
+`own path` is what a statement asks by, without the statement: it stays where it is well ahead of the bare client.
+
 Servers run here, in processes of their own: one that answers each request after 50 ms, and the tests' provider with
 600 requests per minute.  Prints a table, and its figures as one line of JSON.
 
@@ -102,6 +104,34 @@ async def bare(url: str, rows: int) -> float:
         return rows / (time.perf_counter() - started)
 
 
+def own_path(url: str, rows: int) -> float:
+    """Requests per second of our own request path, WINDOW at a time."""
+    from sqlft_openai.chat import ChatCompletions
+    from sqlft_openai.http.address import resolve_address
+    from sqlft_openai.http.transport import InferenceClient, RequestState, get_transport_thread
+    from sqlft_openai.options import EngineOptions, PredictOptions
+    from sqlft_openai.providers import PROVIDERS
+
+    from sqlft.handler import Message, Request
+
+    thread, options, waiting = get_transport_thread(), EngineOptions(base_url=url), iter(range(rows))
+    address = resolve_address(PROVIDERS["openai_compatible"], options)
+    chat = ChatCompletions(InferenceClient(thread, address, options, "tiny"), PredictOptions(), None)
+
+    async def work() -> None:
+        for i in waiting:
+            request = Request(i, (Message("user", f"Say {i}"),))
+            completion = await chat.complete(request, lambda delta: None, RequestState())
+            assert completion.error is None
+
+    async def ask_all() -> None:
+        await asyncio.gather(*(work() for _ in range(WINDOW)))
+
+    started = time.perf_counter()
+    thread.run(ask_all()).result()
+    return rows / (time.perf_counter() - started)
+
+
 class Asker:
     """A connection with the models `many`, WINDOW at a time, and `single`, one by one."""
 
@@ -126,16 +156,24 @@ class Asker:
 
 
 def throughput(rows: int) -> dict[str, float]:
-    """Medians of rounds in which both are measured, one after the other."""
+    """Medians of rounds in which all three are measured, one after the other."""
     with served(__file__, "--serve") as url:
         asker = Asker(url)
         asker.rate("many", WINDOW)
         asyncio.run(bare(url, WINDOW))
-        rounds = [(asyncio.run(bare(url, rows)), asker.rate("many", rows)) for _ in range(ROUNDS)]
+        own_path(url, WINDOW)
+        rounds = [(asyncio.run(bare(url, rows)), own_path(url, rows), asker.rate("many", rows)) for _ in range(ROUNDS)]
         one = asker.rate("single", 40)
-    theirs, ours = (statistics.median(column) for column in zip(*rounds, strict=True))
-    share = statistics.median(b / a for a, b in rounds)
-    return {"bare_per_s": theirs, "sqlft_per_s": ours, "of_bare": share, "one_by_one_per_s": one, "speedup": ours / one}
+    bare_rate, path_rate, sqlft_rate = (statistics.median(column) for column in zip(*rounds, strict=True))
+    return {
+        "bare_per_s": bare_rate,
+        "own_path_per_s": path_rate,
+        "own_path_of_bare": statistics.median(path / bare for bare, path, _ in rounds),
+        "sqlft_per_s": sqlft_rate,
+        "of_bare": statistics.median(whole / bare for bare, _, whole in rounds),
+        "one_by_one_per_s": one,
+        "speedup": sqlft_rate / one,
+    }
 
 
 def limited(rows: int, *, in_headers: bool) -> dict[str, float]:
@@ -164,6 +202,8 @@ def main() -> None:
     figures = throughput(options.rows)
     print(f"{options.rows} requests, {WINDOW} at a time, a server that takes {LATENCY * 1000:g} ms")
     print(f"  the bare client       {figures['bare_per_s']:8.0f} per second")
+    share = figures["own_path_of_bare"]
+    print(f"  own path              {figures['own_path_per_s']:8.0f} per second, {share:.0%} of that")
     print(f"  sqlft                 {figures['sqlft_per_s']:8.0f} per second, {figures['of_bare']:.0%} of that")
     print(f"  sqlft, one at a time  {figures['one_by_one_per_s']:8.1f} per second, {figures['speedup']:.0f} times less")
     for name, in_headers in (("told", True), ("silent", False)) if options.limited else ():
