@@ -237,6 +237,22 @@ def test_a_server_that_lets_nothing_in_is_asked_ever_less_often_and_used_again_a
     assert pace.wait(now) < 1
 
 
+def test_what_was_counted_before_a_pause_says_nothing_after_it() -> None:
+    pace = AdaptivePace()
+    for serial in range(1, 41):
+        pace.record_request(serial / 100, serial)
+        pace.record_success(serial / 100, serial)
+    now = 10_000.0
+    for serial in range(41, 61):  # ten are let in, ten are refused
+        pace.record_request(now + serial / 1000, serial)
+    for serial in range(41, 51):
+        pace.record_success(now + 1, serial)
+    for serial in range(51, 61):
+        pace.record_refusal(now + 1, serial, None)
+    assert 0 < pace.wait(now + 1) < 1
+    assert 5 < pace.pace < 100
+
+
 def test_all_wait_for_a_retry_after_once_some_in_a_row_are_refused() -> None:
     pace = AdaptivePace()
     for serial in range(1, 6):

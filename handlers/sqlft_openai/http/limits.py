@@ -94,6 +94,8 @@ RECENT_SECONDS, RECENT_SHARE, MOST_SHARE = 10.0, 0.9, 0.5
 REFUSED_IN_A_ROW = 4
 """So many say that none is let in: then nothing is kept, and a Retry-After stops all requests."""
 MIN_PACE = 0.1
+IDLE_SECONDS = 5.0
+"""Without a request for so long, what went before says nothing of now."""
 RAMP_SECONDS, RAMP_REQUESTS = 0.003, 256
 """The first requests go one by one, so that a refusal is noticed before many more are sent."""
 
@@ -101,9 +103,9 @@ RAMP_SECONDS, RAMP_REQUESTS = 0.003, 256
 class AdaptivePace:
     """Additive increase, multiplicative decrease of requests per second (Chiu and Jain, 1989), as TCP does it.
 
-    The refusals of one flight of requests count once.  Below half of the last limit the pace doubles with each request
-    that is let in (TCP's slow start, RFC 5681), above it grows by a constant.  A Retry-After of 0 seconds speaks of no
-    limit.
+    The refusals of one flight of requests count once.  Below half of the last limit, or what was let in of late, the
+    pace doubles with each request that is let in (TCP's slow start, RFC 5681); above, it grows by a constant.  A
+    Retry-After of 0 seconds speaks of no limit.
     """
 
     def __init__(self) -> None:
@@ -114,10 +116,13 @@ class AdaptivePace:
         self._next = self._paused_until = 0.0
         self._serial = self._decided = 0
         """The last request; the last one that was sent before the latest decrease."""
-        self._since = 0.0
-        """When the first request went; then, when the first one was refused."""
+        self._last = -inf
+        """When the last request went."""
+        self._first, self._since = 1, 0.0
+        """The first request behind a pause, and when it went; then, when the first one was refused."""
         self._let_in: deque[float] = deque()
-        self._most_let_in = 0.0
+        self._most = 0
+        """Most that were ever let in within RECENT_SECONDS."""
         self._refused_in_a_row = 0
 
     def wait(self, now: float) -> float:
@@ -126,7 +131,9 @@ class AdaptivePace:
 
     def record_request(self, now: float, serial: int) -> None:
         """A request goes."""
-        self._serial, self._since = serial, self._since or now
+        if self.pace == inf and now - self._last > IDLE_SECONDS:
+            self._first, self._since = serial, now
+        self._serial, self._last = serial, now
         if self.pace < inf:
             self._next = max(self._next, now) + 1 / self.pace
         elif serial <= RAMP_REQUESTS:
@@ -138,8 +145,10 @@ class AdaptivePace:
         if self.pace == inf:
             return
         self._let_in.append(now)
+        recent = self._measure_recent(now)
         if serial > self._decided:
-            self.pace = min(self.pace * 2, max(self._limit / 2, self.pace + self._limit * INCREASE))
+            slow_start = min(self.pace * 2, max(self._limit / 2, RECENT_SHARE * recent))
+            self.pace = max(slow_start, self.pace + self._limit * INCREASE)
 
     def record_refusal(self, now: float, serial: int, after: float | None) -> bool:
         """A request was refused, with a Retry-After of so many seconds; whether all wait for that."""
@@ -155,23 +164,22 @@ class AdaptivePace:
 
     def _decrease(self, now: float, is_blocked: bool) -> None:
         if self.pace == inf:
-            self.pace = self._limit = self._serial / max(0.01, now - self._since)
+            self.pace = self._limit = (self._serial - self._first + 1) / max(0.01, now - self._since)
             self._since = now  # what was let in before may have been a burst
         least = MIN_PACE
         if not is_blocked:
-            recent = self._measure_recent(now)
             self._limit = self.pace
-            least = max(MIN_PACE, RECENT_SHARE * recent, MOST_SHARE * self._most_let_in)
+            recent = self._measure_recent(now)
+            least = max(MIN_PACE, RECENT_SHARE * recent, MOST_SHARE * self._most / RECENT_SECONDS)
         self.pace = max(self.pace * DECREASE, least)
         self._decided, self._next = self._serial, now + 1 / self.pace
 
     def _measure_recent(self, now: float) -> float:
         """Requests per second that were let in of late."""
+        self._most = max(self._most, len(self._let_in))
         while self._let_in and self._let_in[0] < now - RECENT_SECONDS:
             self._let_in.popleft()
-        recent = len(self._let_in) / max(1.0, min(RECENT_SECONDS, now - self._since))
-        self._most_let_in = max(self._most_let_in, len(self._let_in) / RECENT_SECONDS)
-        return recent
+        return len(self._let_in) / max(1.0, min(RECENT_SECONDS, now - self._since))
 
 
 RECHECK_SECONDS = 0.25
