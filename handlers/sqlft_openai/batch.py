@@ -82,12 +82,13 @@ class BatchPredictor(Predictor):
             if not any(name in pending for name in entry.ids if name not in entry.settled):
                 continue
             if entry.phase == "creating" and not self._find_batch(entry):
-                self._store.forget([entry])
+                self._store.forget(entry)
             else:
                 yield entry
 
     def _submit(self, lines: Mapping[str, bytes]) -> BatchRecord:
-        entry = self._store.create(list(lines))
+        entry = BatchRecord(self._store.account, list(lines))
+        self._store.write(entry)
         content = b"".join(lines.values())
         try:
             name = f"sqlft-{entry.ours}.jsonl"
@@ -125,11 +126,11 @@ class BatchPredictor(Predictor):
                     del body["metadata"]
                     continue
                 if refused:
-                    self._store.forget([entry])
+                    self._store.forget(entry)
                     raise self._make_error("The batch was not made", error) from None
                 time.sleep(min(30.0, error.retry_after or self._first_pause * 2**tries))
             except HandlerError:
-                self._store.forget([entry])
+                self._store.forget(entry)
                 raise
             if entry.batch is not None or self._find_batch(entry):
                 entry.phase = "created"
@@ -192,7 +193,7 @@ class BatchPredictor(Predictor):
         """The answers of a batch that has ended."""
         status = get_text(batch, "status")
         if status == "failed" and not batch.get("output_file_id"):
-            self._store.forget([entry])
+            self._store.forget(entry)
             raise ProviderError(
                 f"{self._title} says that batch {entry.batch} failed: {self._api.address.redact(_get_reason(batch))}",
                 "Mend the cause, then run it again.",
@@ -308,46 +309,33 @@ class BatchStore:
     """The entries below a folder; without one they last as long as the statement."""
 
     def __init__(self, folder: Path | None, account: str) -> None:
-        self._folder, self._account = folder, account
+        self._folder, self.account = folder, account
 
     def entries(self) -> Iterator[BatchRecord]:
         """This account's batches that may be at the provider, oldest first."""
-        entries = [entry for path in self._files() if (entry := read_record(BatchRecord, path)) is not None]
+        files = [] if self._folder is None else self._folder.glob("*.json")
+        entries = [entry for path in files if (entry := read_record(BatchRecord, path)) is not None]
         for entry in sorted(entries, key=lambda e: e.at):
             if time.time() - entry.at > RETENTION_SECONDS or entry.phase == "new":
-                self.forget([entry])
-            elif entry.account == self._account:
+                self.forget(entry)
+            elif entry.account == self.account:
                 yield entry
-
-    def create(self, ids: Sequence[str]) -> BatchRecord:
-        """A new entry, on disk."""
-        entry = BatchRecord(self._account, list(ids))
-        self.write(entry)
-        return entry
 
     def write(self, entry: BatchRecord) -> None:
         """Keep an entry, also through a power cut."""
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_record(entry, self._path(entry))
+            write_record(entry, self._folder / f"{entry.ours}.json")
 
     def forget_answered(self, entries: Iterable[BatchRecord]) -> None:
         """Keep what was handed on, and forget the entries of which that is all."""
         for entry in entries:
             if set(entry.ids) <= set(entry.settled):
-                self.forget([entry])
+                self.forget(entry)
             else:
                 self.write(entry)
 
-    def forget(self, entries: Iterable[BatchRecord]) -> None:
-        """They answer nothing any more, or were never sent."""
+    def forget(self, entry: BatchRecord) -> None:
+        """It answers nothing any more, or was never sent."""
         if self._folder is not None:
-            for entry in entries:
-                self._path(entry).unlink(missing_ok=True)
-
-    def _path(self, entry: BatchRecord) -> Path:
-        assert self._folder is not None
-        return self._folder / f"{entry.ours}.json"
-
-    def _files(self) -> list[Path]:
-        return [] if self._folder is None else list(self._folder.glob("*.json"))
+            (self._folder / f"{entry.ours}.json").unlink(missing_ok=True)

@@ -60,7 +60,7 @@ class ChatCompletions:
             return Completion(request.id, None, error.to_row_error(), *error.usage, cost)
         usage = answer.usage
         if usage.input is not None and usage.output is not None:
-            client.correct_tokens(usage.input + usage.output - tokens)
+            client.limiter.correct_tokens(usage.input + usage.output - tokens)
         cost = self._costs.calculate(usage)
         return Completion(request.id, answer.text, None, *usage, cost, answer.logprob, answer.truncated)
 

@@ -62,7 +62,7 @@ async def _request_vectors(client: InferenceClient, costs: CostCalculator, batch
         outgoing = OutgoingRequest(EMBEDDINGS_PATH, lambda: body, sum(map(estimate_tokens, batch)))
         vectors, tokens_used = await client.send(outgoing, read, adapt, RequestState())
         if tokens_used is not None:
-            client.correct_tokens(tokens_used - outgoing.tokens)
+            client.limiter.correct_tokens(tokens_used - outgoing.tokens)
         cost = costs.calculate(TokenUsage(tokens_used, 0))
         return [
             Vector(vector, tokens, None if cost is None or not tokens_used else cost * (tokens or 0) / tokens_used)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 from sqlft.errors import OptionError, ProviderError
@@ -183,10 +184,6 @@ def _upload_file(path: str, api: ApiClient, name: str, content: bytes, **fields:
     raise RequestError("malformed", f"{api.address.provider.title} took the file and gave it no id", True)
 
 
-def _upload_openai(api: ApiClient, name: str, content: bytes) -> str:
-    return _upload_file("/files", api, name, content)
-
-
 def _build_hyperparameters(options: TrainOptions) -> dict[str, object]:
     names = ("n_epochs", "batch_size", "learning_rate_multiplier")
     chosen = {name: value for name in names if (value := getattr(options, name)) != "auto"}
@@ -227,7 +224,7 @@ def _name_deployment(api: ApiClient, model: str, options: HostedTrainOptions) ->
     return {"tuned_deployment": options.tuned_deployment} if isinstance(options, AzureTrainOptions) else {}
 
 
-OPENAI = Dialect(_upload_openai, "/files/{id}", "/fine_tuning/jobs", _build_body)
+OPENAI = Dialect(partial(_upload_file, "/files"), "/files/{id}", "/fine_tuning/jobs", _build_body)
 
 
 # Together

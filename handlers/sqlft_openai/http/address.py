@@ -75,7 +75,7 @@ def resolve_address(provider: Provider, options: EngineOptions) -> Address:
 
 
 def _resolve_azure_address(provider: Provider, options: AzureEngineOptions) -> Address:
-    url = _normalize_url(provider, _require_base(provider, options.azure_endpoint or options.base_url))
+    url = _normalize_url(provider, _require_base(provider, _get_option(options)))
     key = None if options.azure_ad_token else _require_key(provider, options.api_key)
     token = options.azure_ad_token and _check_sendable(provider, options.azure_ad_token, "azure_ad_token")
     headers = {"api-key": key} if key else {"Authorization": f"Bearer {token}"}
@@ -90,9 +90,8 @@ def _resolve_azure_address(provider: Provider, options: AzureEngineOptions) -> A
 
 def check_address_options(provider: Provider, options: EngineOptions) -> None:
     """OptionError for an address that is none, MissingSecret for a key that cannot be one; neither need be given."""
-    for url in (options.base_url, options.azure_endpoint if isinstance(options, AzureEngineOptions) else None):
-        if url:
-            _normalize_url(provider, url)
+    if url := _get_option(options):
+        _normalize_url(provider, url)
     if provider.is_gone:
         _require_base(provider, options.base_url)
     if options.api_key:
@@ -101,12 +100,15 @@ def check_address_options(provider: Provider, options: EngineOptions) -> None:
 
 def get_host(provider: Provider, options: EngineOptions) -> str:
     """The host that requests go to, in lower case; empty where none is known yet."""
-    endpoint = options.azure_endpoint if isinstance(options, AzureEngineOptions) else None
-    url = endpoint or options.base_url or _get_default_base(provider) or ""
+    url = _get_option(options) or _get_default_base(provider) or ""
     try:
         return urlsplit(url.strip()).hostname or ""
     except ValueError:  # no URL: `resolve_address` says so
         return ""
+
+
+def _get_option(options: EngineOptions) -> str | None:
+    return (options.azure_endpoint if isinstance(options, AzureEngineOptions) else None) or options.base_url
 
 
 def _get_default_base(provider: Provider) -> str | None:

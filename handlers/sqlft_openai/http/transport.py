@@ -149,7 +149,7 @@ class InferenceClient:
         patience: float | None = None,
     ) -> None:
         self.address, self.model = address, model
-        self._thread, self._limiter = thread, thread.get_limiter(address, model, options)
+        self._thread, self.limiter = thread, thread.get_limiter(address, model, options)
         self._max_retries = max_retries
         self._timeout = min(options.timeout, patience * TIMEOUT_SHARE if patience else options.timeout)
         self._base = address.base
@@ -172,7 +172,7 @@ class InferenceClient:
         tries = failed = 0
         answered = self._answer_count
         while True:
-            serial = await self._limiter.acquire(request.tokens)
+            serial = await self.limiter.acquire(request.tokens)
             tries += 1
             state.is_sent = True
             try:
@@ -245,16 +245,12 @@ class InferenceClient:
 
     def _check_status(self, status: int, headers: Mapping[str, str], content: bytes, serial: int) -> None:
         if status < 300:
-            self._limiter.record_answer(serial, headers)
+            self.limiter.record_answer(serial, headers)
             return
         error = errors.error_from_status(status, headers, content, self.address, self.model)
         if isinstance(error, RequestError) and error.is_rate_limited:
-            error.is_queued = self._limiter.record_refusal(serial, headers, error.retry_after)
+            error.is_queued = self.limiter.record_refusal(serial, headers, error.retry_after)
         raise error
-
-    def correct_tokens(self, tokens: float) -> None:
-        """A request took so many tokens more than was estimated."""
-        self._limiter.correct_tokens(tokens)
 
 
 def encode_body(body: JsonObject) -> bytes:
