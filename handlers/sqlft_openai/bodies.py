@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlft.handler import Message
 from sqlft_openai.http import errors
 from sqlft_openai.http.address import Address
 from sqlft_openai.http.errors import RequestError
+from sqlft_openai.http.parsing import (
+    JsonObject,
+    ReportedError,
+    TokenUsage,
+    find_error,
+    get_object,
+    get_objects,
+    get_text,
+    parse_json,
+    parse_usage,
+)
 from sqlft_openai.options import PredictOptions
 from sqlft_openai.providers import Provider
 
 COPIED_OPTIONS = ("top_p", "stop", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort")
-REASONING_MODELS = re.compile(r"^(ft:)?(o\d|gpt-[5-9])")
-"""Models that take max_completion_tokens and no temperature."""
 LENGTH_REASONS = ("length", "max_tokens", "model_length")
 """What providers call the end of an answer at its limit of tokens."""
 RAISE_MAX_TOKENS = "allow more, USING max_tokens = …"
 UNSUPPORTED_PATTERN = re.compile(
     r"unsupported|not support|unrecognized|unknown|not permitted|not allowed|extra input|unexpected"
 )
-
-
-class TokenUsage(NamedTuple):
-    """Tokens that a request took, as the provider counts them."""
-
-    input: int | None = None
-    output: int | None = None
-    cached: int | None = None
 
 
 class ParsedAnswer(NamedTuple):
@@ -46,13 +46,12 @@ class ParsedAnswer(NamedTuple):
 class RequestBuilder:
     """The body of every request of a statement; what the provider does not take is left out from then on."""
 
-    def __init__(
-        self, provider: Provider, model: str, options: PredictOptions, schema: Mapping[str, Any] | None
-    ) -> None:
+    def __init__(self, provider: Provider, model: str, options: PredictOptions, schema: JsonObject | None) -> None:
         self._schema = schema
         self._format = provider.schema if schema is not None else None
-        self._body: dict[str, Any] = {"model": model}
-        reasons = provider.prices in ("openai", "azure") and REASONING_MODELS.match(model) is not None
+        self._body: dict[str, object] = {"model": model}
+        pattern = provider.reasoning_models
+        reasons = pattern is not None and re.match(pattern, model) is not None
         if options.max_tokens is not None:
             self._body["max_completion_tokens" if reasons else "max_tokens"] = options.max_tokens
         if options.logprobs:
@@ -66,12 +65,12 @@ class RequestBuilder:
         self._refused_limits: set[str] = set()
         """Names under which the token limit was refused."""
 
-    def build(self, messages: Sequence[Message], *, stream: bool = False) -> dict[str, Any]:
+    def build(self, messages: Sequence[Message], *, stream: bool = False) -> JsonObject:
         """The whole body of one request."""
-        body = {**self._body, "messages": [{"role": m.role, "content": m.content} for m in messages]}
+        body: dict[str, object] = {**self._body, "messages": [{"role": m.role, "content": m.content} for m in messages]}
         if self._format == "json_schema":
             body["response_format"] = {"type": "json_schema", "json_schema": _make_json_schema(self._schema or {})}
-        elif self._format == "json_object":  # the prompt tells of the schema
+        elif self._format == "json_object":  # the prompt describes the schema
             body["response_format"] = {"type": "json_object"}
         if stream:
             body["stream"] = True
@@ -81,40 +80,37 @@ class RequestBuilder:
 
     def adapt(self, error: RequestError) -> bool:
         """Leave out what a 400 says the provider does not take; whether the body is now another."""
-        said = f"{error.parameter or ''} {error.message} {error.code}".lower()
-        if error.status not in (400, 422) or not UNSUPPORTED_PATTERN.search(said):
+        text = f"{error.parameter or ''} {error.message} {error.code}".lower()
+        if error.status not in (400, 422) or not UNSUPPORTED_PATTERN.search(text):
             return False
-        if "response_format" in said or "json_schema" in said or "json_object" in said:
-            return self._simpler_format()
-        if "stream_options" in said and self._usage_in_stream:
+        if "response_format" in text or "json_schema" in text or "json_object" in text:
+            return self._simplify_format()
+        if "stream_options" in text and self._usage_in_stream:
             self._usage_in_stream = False
             return True
         for old, new in (("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")):
-            if (
-                old in self._body
-                and (error.parameter == old or said.find(f"'{old}'") >= 0)
-                and old not in self._refused_limits
-            ):
+            is_refused = error.parameter == old or f"'{old}'" in text
+            if is_refused and old in self._body and old not in self._refused_limits:
                 self._refused_limits.add(old)
                 self._body[new] = self._body.pop(old)
                 return True
-        refused = next((n for n in ("temperature", "reasoning_effort") if n in said and n in self._body), None)
+        refused = next((n for n in ("temperature", "reasoning_effort") if n in text and n in self._body), None)
         if refused is not None:
             del self._body[refused]
         return refused is not None
 
-    def _simpler_format(self) -> bool:
+    def _simplify_format(self) -> bool:
         if self._format is None:
             return False
         self._format = "json_object" if self._format == "json_schema" else None
         return True
 
 
-def _make_json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+def _make_json_schema(schema: JsonObject) -> JsonObject:
     return {"name": "answer", "strict": _is_strict(schema), "schema": dict(schema)}
 
 
-def _is_strict(schema: Any) -> bool:
+def _is_strict(schema: object) -> bool:
     """Whether every object in it names all its keys and takes no others, which `strict` asks for."""
     if isinstance(schema, Mapping):
         if "properties" in schema or schema.get("type") == "object":
@@ -127,114 +123,106 @@ def _is_strict(schema: Any) -> bool:
 
 def parse_answer(content: bytes, address: Address) -> ParsedAnswer:
     """The answer in a body of status 200; RequestError if there is none."""
-    title = address.provider.title
-    try:
-        body = json.loads(content)
-    except ValueError:
-        raise RequestError(
-            "malformed", f"{title} answered with no JSON: {_quote_excerpt(content, address)}", True
-        ) from None
+    body = get_object(parse_json(content))
     _raise_error(body, address)
-    choice = _get_first_choice(body.get("choices")) if isinstance(body, dict) else None
-    if choice is None or not ("message" in choice or "error" in choice):
-        raise RequestError("malformed", f"{title} answered without a choice: {_quote_excerpt(content, address)}", True)
-    return _parse_choice(choice, choice.get("message"), parse_usage(body.get("usage")), address)
+    choice = _get_first_choice(body)
+    if not ("message" in choice or "error" in choice):
+        text = _quote_excerpt(content, address)
+        raise RequestError("malformed", f"{address.provider.title} answered without a choice: {text}", True)
+    return _parse_choice(choice, get_object(choice.get("message")), parse_usage(body.get("usage")), address)
 
 
-def _get_first_choice(choices: Any) -> dict[str, Any] | None:
-    """The choice of index 0, in whichever order they came; None if there is none."""
-    found = [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
-    return next((c for c in found if c.get("index") in (0, None)), None)
+def _get_first_choice(body: JsonObject) -> JsonObject:
+    """The choice of index 0, in whichever order they came; empty if there is none."""
+    return next((c for c in get_objects(body.get("choices")) if c.get("index") in (0, None)), {})
 
 
-def _parse_choice(choice: Mapping[str, Any], message: Any, usage: TokenUsage, address: Address) -> ParsedAnswer:
-    """What a choice says; RequestError where it speaks of an error, or has no answer."""
-    finish = choice.get("finish_reason")
+def _parse_choice(choice: JsonObject, message: JsonObject, usage: TokenUsage, address: Address) -> ParsedAnswer:
+    """What a choice says; RequestError where it reports an error, or has no answer."""
+    finish = get_text(choice, "finish_reason")
     if choice.get("error") or finish == "error":
-        raise _make_error(errors.find_error({"error": choice.get("error")}), address, usage)
-    said = extract_text(message, finish, usage, address)
-    text = strip_thoughts(said)
+        raise _make_error(find_error({"error": choice.get("error")}), address, usage)
+    whole = extract_text(message, finish, usage, address)
+    text = strip_thoughts(whole)
     if text is None and finish in LENGTH_REASONS:
         raise RequestError("length", f"its tokens were used up by thinking: {RAISE_MAX_TOKENS}", usage=usage)
     if text is None:
         raise RequestError("no_text", f"{address.provider.title} thought and gave no answer", True, usage=usage)
-    logprob = sum_logprobs(choice.get("logprobs")) if text == said else None  # that of the thoughts is in it
+    logprob = sum_logprobs(choice.get("logprobs")) if text == whole else None  # that of the thoughts is in it
     return ParsedAnswer(text, usage, logprob, finish in LENGTH_REASONS)
 
 
 async def read_stream(lines: AsyncIterator[str], address: Address, emit: Callable[[str], None]) -> ParsedAnswer:
-    """The answer in a stream of server-sent events, its pieces told as they come; RequestError if it breaks off."""
+    """The answer in a stream of server-sent events, its pieces shown as they come; RequestError if it breaks off."""
     texts: list[str] = []
+    refusals: list[str] = []
     thought_filter = ThoughtFilter(emit)
-    message: dict[str, Any] = {}
-    finish, usage, done = None, TokenUsage(), False
+    finish: str | None = None
+    usage, is_done = TokenUsage(), False
     async for line in lines:
         if not line.startswith("data:"):
             continue
         data = line[5:].strip()
         if data == "[DONE]":
-            done = True
+            is_done = True
             break
         event = _parse_event(data, address)
         usage = parse_usage(event.get("usage")) if event.get("usage") else usage
-        choice = _get_first_choice(event.get("choices")) or {}
-        delta = choice.get("delta") or {}
-        finish = choice.get("finish_reason") or finish
+        choice = _get_first_choice(event)
+        delta = get_object(choice.get("delta"))
+        finish = get_text(choice, "finish_reason") or finish
         if choice.get("error"):
-            raise _make_error(errors.find_error(choice), address, usage)
-        if delta.get("refusal"):
-            message["refusal"] = message.get("refusal", "") + delta["refusal"]
-        if delta.get("content"):
-            texts.append(delta["content"])
-            thought_filter.add(delta["content"])
-    if not done and finish is None:
+            raise _make_error(find_error(choice), address, usage)
+        if refusal := get_text(delta, "refusal"):
+            refusals.append(refusal)
+        if text := get_text(delta, "content"):
+            texts.append(text)
+            thought_filter.add(text)
+    if not is_done and finish is None:
         raise RequestError("malformed", f"the answer of {address.provider.title} broke off", True)
-    message["content"] = "".join(texts) if texts or finish == "stop" else None
+    content = "".join(texts) if texts or finish == "stop" else None
+    message = {"content": content, "refusal": "".join(refusals)}
     answer = _parse_choice({"finish_reason": finish}, message, usage, address)
     thought_filter.end(answer.text)
     return answer
 
 
-def _parse_event(data: str, address: Address) -> dict[str, Any]:
-    try:
-        event = json.loads(data)
-    except ValueError:
-        event = None
+def _parse_event(data: str, address: Address) -> JsonObject:
+    event = parse_json(data)
     if not isinstance(event, dict):
-        shown = _quote_excerpt(data.encode(), address)
-        raise RequestError("malformed", f"{address.provider.title} streamed what is no JSON: {shown}", True)
+        text = _quote_excerpt(data.encode(), address)
+        raise RequestError("malformed", f"{address.provider.title} streamed what is no JSON: {text}", True)
     _raise_error(event, address)
     return event
 
 
-def _raise_error(body: Any, address: Address) -> None:
-    """RequestError for a body of status 200 that speaks of an error, whatever else is in it."""
-    has_answer = isinstance(body, dict) and (body.get("choices") or body.get("data"))
-    if has_answer and not body.get("error"):
+def _raise_error(body: JsonObject, address: Address) -> None:
+    """RequestError for a body of status 200 that reports an error, whatever else is in it."""
+    if (body.get("choices") or body.get("data")) and not body.get("error"):
         return
-    error = errors.find_error(body)
+    error = find_error(body)
     if error is not None:
         raise _make_error(error, address, parse_usage(body.get("usage")))
 
 
-def _make_error(error: Mapping[str, Any] | None, address: Address, usage: TokenUsage) -> RequestError:
+def _make_error(error: ReportedError | None, address: Address, usage: TokenUsage) -> RequestError:
     """What went wrong by a reply of status 200; it may pass, but for what is wrong with the request."""
-    said = address.redact(str((error or {}).get("message") or "the answer broke off"))
-    code = str((error or {}).get("code") or "provider_error")
+    text = address.redact(error.message if error else "the answer broke off")
+    code = (error.code if error else "") or "provider_error"
     status = int(code) if code.isdecimal() else None
     is_transient = status is None or status in errors.TRANSIENT_STATUSES or not 400 <= status < 500
-    named = code if status is None else f"http_{status}"
-    return RequestError(named, f"{address.provider.title} says: {said}", is_transient, usage=usage)
+    name = code if status is None else f"http_{status}"
+    return RequestError(name, f"{address.provider.title} says: {text}", is_transient, usage=usage)
 
 
-def extract_text(message: Any, finish: str | None, usage: TokenUsage, address: Address) -> str:
+def extract_text(message: JsonObject, finish: str | None, usage: TokenUsage, address: Address) -> str:
     """The message's text; RequestError where the provider withheld it, or it ended before it began."""
-    content = message.get("content") if isinstance(message, dict) else None
+    content = message.get("content")
     if isinstance(content, list):
-        content = "".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
+        content = "".join(str(part.get("text", "")) for part in get_objects(content))
     if finish == "content_filter":
         raise RequestError("content_filter", f"{address.provider.title} withheld the answer", usage=usage)
-    if isinstance(message, dict) and message.get("refusal") and not content:
+    if message.get("refusal") and not content:
         raise RequestError("refusal", address.redact(str(message["refusal"])), usage=usage)
     if finish in LENGTH_REASONS and not content:
         raise RequestError(
@@ -245,28 +233,15 @@ def extract_text(message: Any, finish: str | None, usage: TokenUsage, address: A
     return content
 
 
-def sum_logprobs(logprobs: Any) -> float | None:
-    """The sum of all tokens' logarithms; None where one is not told."""
-    tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
-    if not isinstance(tokens, list) or not tokens:
-        return None
-    told = [t["logprob"] for t in tokens if isinstance(t, dict) and isinstance(t.get("logprob"), (int, float))]
-    return float(sum(told)) if len(told) == len(tokens) else None
+def sum_logprobs(value: object) -> float | None:
+    """The sum of all tokens' logarithms; None where one is missing.
 
-
-def parse_usage(usage: Any) -> TokenUsage:
-    """Token counts of a usage object; None where they are not given."""
-    if not isinstance(usage, dict):
-        return TokenUsage()
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return TokenUsage(
-        _parse_count(usage.get("prompt_tokens")), _parse_count(usage.get("completion_tokens")), _parse_count(cached)
-    )
-
-
-def _parse_count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    >>> sum_logprobs({"content": [{"logprob": -0.25}, {"logprob": -0.5}]})
+    -0.75
+    """
+    content = get_object(value).get("content")
+    numbers = [n for token in get_objects(content) if isinstance(n := token.get("logprob"), (int, float))]
+    return float(sum(numbers)) if isinstance(content, list) and 0 < len(numbers) == len(content) else None
 
 
 def _quote_excerpt(content: bytes, address: Address) -> str:

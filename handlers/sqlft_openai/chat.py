@@ -5,72 +5,64 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlft.handler import Completion, Delta, Predictor, Request, estimate_tokens
-from sqlft_openai import bodies
+from sqlft_openai.bodies import ParsedAnswer, RequestBuilder, parse_answer, read_stream
 from sqlft_openai.http.errors import RequestError
-from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, TransportThread
+from sqlft_openai.http.parsing import JsonObject
+from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, RequestState, TransportThread
 from sqlft_openai.options import PredictOptions
 from sqlft_openai.prices import CostCalculator
 
+if TYPE_CHECKING:
+    import httpx2
+
 CHAT_PATH = "/chat/completions"
 DEFAULT_ANSWER_TOKENS = 256
-"""Tokens that an answer without a limit is thought to take."""
+"""Tokens that an answer without a limit is estimated to take."""
 
 
 class ChatCompletions:
     """What the conversations of one statement share; used in the transport thread only."""
 
-    def __init__(self, client: InferenceClient, options: PredictOptions, schema: Mapping[str, Any] | None) -> None:
+    def __init__(self, client: InferenceClient, options: PredictOptions, schema: JsonObject | None) -> None:
         self._client, self._options = client, options
-        provider = client.address.provider
-        self._builder = bodies.RequestBuilder(provider, client.model, options, schema)
-        self._costs = CostCalculator(provider, client.model)
+        self._builder = RequestBuilder(client.address.provider, client.model, options, schema)
+        self._costs = CostCalculator(client.address.provider, client.model)
 
-    async def complete(self, request: Request, emit: Callable[[Delta], None], state: Any) -> Completion:
+    async def complete(self, request: Request, emit: Callable[[Delta], None], state: RequestState) -> Completion:
         """The completion, or the row's error; raises HandlerError where no row can be answered."""
+        client, builder = self._client, self._builder
         limit = self._options.max_tokens or DEFAULT_ANSWER_TOKENS
         tokens = sum(estimate_tokens(m.content) for m in request.messages) + limit
-        shown: list[str] = []
+        streams = request.stream and not self._options.logprobs  # a stream's would have to be put together
+        outgoing = OutgoingRequest(CHAT_PATH, lambda: builder.build(request.messages, stream=streams), tokens, streams)
+        has_shown = False
 
         def show_piece(text: str) -> None:
-            shown.append(text)
+            nonlocal has_shown
+            has_shown = True
             emit(Delta(request.id, text))
 
-        async def read(lines: AsyncIterator[str]) -> bodies.ParsedAnswer:
-            return await bodies.read_stream(lines, self._client.address, show_piece if not shown else _ignore_piece)
+        async def read(response: httpx2.Response) -> ParsedAnswer:
+            if not streams:
+                return parse_answer(await response.aread(), client.address)
+            emit_piece = _ignore_piece if has_shown else show_piece
+            return await read_stream(response.aiter_lines(), client.address, emit_piece)
 
-        builder = self._builder
-        outgoing = OutgoingRequest(
-            CHAT_PATH,
-            lambda: builder.build(request.messages, stream=request.stream and not self._options.logprobs),
-            tokens,
-        )
         try:
-            if request.stream and not self._options.logprobs:  # a stream's would have to be put together
-                answer = await self._client.stream(outgoing, read, builder.adapt, state)
-            else:
-                answer = await self._client.send(outgoing, self._read, builder.adapt, state)
-        except RequestError as error:
-            return self._make_failed_completion(request, error)
+            answer = await client.send(outgoing, read, builder.adapt, state)
+        except RequestError as error:  # an answer that was withheld has been paid all the same
+            cost = self._costs.calculate(error.usage)
+            return Completion(request.id, None, error.to_row_error(), *error.usage, cost)
         usage = answer.usage
         if usage.input is not None and usage.output is not None:
-            self._client.correct_tokens(usage.input + usage.output - tokens)
-        return Completion(request.id, answer.text, None, *self._count_tokens(usage), answer.logprob, answer.truncated)
-
-    def _read(self, content: bytes) -> bodies.ParsedAnswer:
-        return bodies.parse_answer(content, self._client.address)
-
-    def _make_failed_completion(self, request: Request, error: RequestError) -> Completion:
-        """The row's error; an answer that was withheld has been paid all the same."""
-        usage = error.usage if isinstance(error.usage, bodies.TokenUsage) else bodies.TokenUsage()
-        return Completion(request.id, None, error.to_row_error(), *self._count_tokens(usage))
-
-    def _count_tokens(self, usage: bodies.TokenUsage) -> tuple[int | None, int | None, int | None, float | None]:
-        return usage.input, usage.output, usage.cached, self._costs.calculate(usage)
+            client.limiter.correct_tokens(usage.input + usage.output - tokens)
+        cost = self._costs.calculate(usage)
+        return Completion(request.id, answer.text, None, *usage, cost, answer.logprob, answer.truncated)
 
 
 def _ignore_piece(text: str) -> None:
@@ -79,14 +71,6 @@ def _ignore_piece(text: str) -> None:
 
 DRAIN_SECONDS = 5.0
 """How long answers that are under way are waited for when no more can be asked."""
-
-
-class RequestState:
-    """Where a request is."""
-
-    def __init__(self) -> None:
-        self.is_sent = False
-        self.task: asyncio.Task[None] | None = None
 
 
 class EndedRequest(NamedTuple):

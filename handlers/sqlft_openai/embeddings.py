@@ -1,33 +1,36 @@
-"""Texts to vectors through /embeddings, some hundred a request."""
+"""Texts to vectors through /embeddings, some hundred per request.
+
+Called by `handler`.  In: texts.  Out: a vector for each, in order.  Asked as answers are, with their limits and
+retries, and not by the official client's `embeddings.create`: it always names an encoding, which some servers refuse.
+"""
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice, pairwise
+from typing import TYPE_CHECKING
 
 from sqlft.errors import ProviderError
 from sqlft.handler import Vector, estimate_tokens
-from sqlft_openai.bodies import TokenUsage, parse_usage
-from sqlft_openai.chat import RequestState
-from sqlft_openai.http import errors
 from sqlft_openai.http.address import Address
 from sqlft_openai.http.errors import RequestError
-from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, TransportThread
+from sqlft_openai.http.parsing import TokenUsage, find_error, get_object, get_objects, parse_json, parse_usage
+from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, RequestState, TransportThread
 from sqlft_openai.prices import CostCalculator
 
+if TYPE_CHECKING:
+    import httpx2
+
 TEXTS_PER_REQUEST = 128
-"""Texts a request."""
 MAX_IN_FLIGHT = 8
-"""Requests under way."""
 EMBEDDINGS_PATH = "/embeddings"
 
 
 def embed_texts(
     thread: TransportThread, client: InferenceClient, window: int, texts: Iterable[str]
 ) -> Iterator[Sequence[float]]:
-    """A vector a text, in order; ProviderError where a request has none after all tries."""
+    """One vector per text, in order; ProviderError where a request has none after all tries."""
     costs = CostCalculator(client.address.provider, client.model)
     waiting = iter(texts)
     batches = iter(lambda: list(islice(waiting, TEXTS_PER_REQUEST)), [])
@@ -52,13 +55,14 @@ async def _request_vectors(client: InferenceClient, costs: CostCalculator, batch
         is_refused = error.status in (400, 422) and "encoding_format" in f"{error.parameter} {error.message}"
         return is_refused and body.pop("encoding_format", None) is not None
 
+    async def read(response: httpx2.Response) -> tuple[list[list[float]], int | None]:
+        return parse_vectors(await response.aread(), len(batch), client.address)
+
     try:
         outgoing = OutgoingRequest(EMBEDDINGS_PATH, lambda: body, sum(map(estimate_tokens, batch)))
-        vectors, tokens_used = await client.send(
-            outgoing, lambda c: parse_vectors(c, len(batch), client.address), adapt, RequestState()
-        )
+        vectors, tokens_used = await client.send(outgoing, read, adapt, RequestState())
         if tokens_used is not None:
-            client.correct_tokens(tokens_used - outgoing.tokens)
+            client.limiter.correct_tokens(tokens_used - outgoing.tokens)
         cost = costs.calculate(TokenUsage(tokens_used, 0))
         return [
             Vector(vector, tokens, None if cost is None or not tokens_used else cost * (tokens or 0) / tokens_used)
@@ -82,21 +86,17 @@ def _share_tokens(tokens: int | None, batch: Sequence[str]) -> list[int | None]:
 
 def parse_vectors(content: bytes, count: int, address: Address) -> tuple[list[list[float]], int | None]:
     """(vectors, tokens) in a body of status 200, in the order of the texts; RequestError if there are not so many."""
-    try:
-        body = json.loads(content)
-        rows = sorted(body["data"], key=lambda row: row["index"])
-        vectors = [row["embedding"] for row in rows]
-    except (ValueError, KeyError, TypeError):
-        error = errors.find_error(_parse_json(content))
-        said = address.redact(str(error["message"])) if error else "a body without vectors"
-        raise RequestError("malformed", f"{address.provider.title} answered with {said}", True) from None
-    if len(vectors) != count or not all(isinstance(v, list) and v for v in vectors):
-        raise RequestError("malformed", f"{address.provider.title} gave {len(vectors)} vectors for {count} texts", True)
-    return vectors, parse_usage(body.get("usage")).input
-
-
-def _parse_json(content: bytes) -> object:
-    try:
-        return json.loads(content)
-    except ValueError:
-        return None
+    title, body = address.provider.title, get_object(parse_json(content))
+    rows = get_objects(body.get("data"))
+    if not rows:
+        error = find_error(body)
+        text = address.redact(error.message) if error else "a body without vectors"
+        raise RequestError("malformed", f"{title} answered with {text}", True)
+    by_index = {
+        index: vector
+        for row in rows
+        if isinstance(index := row.get("index"), int) and isinstance(vector := row.get("embedding"), list) and vector
+    }
+    if sorted(by_index) != list(range(count)):
+        raise RequestError("malformed", f"{title} gave {len(by_index)} vectors for {count} texts", True)
+    return [by_index[index] for index in range(count)], parse_usage(body.get("usage")).input

@@ -1,29 +1,20 @@
-"""The hosted engines: one handler, and a class a provider for its entry point."""
+"""The hosted engines: one handler, of which each entry of PROVIDERS makes a class."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from sqlft.errors import NotSupported, OptionError
-from sqlft.handler import Artifact, Embedder, LoadsAdapters, ModelSpec, Notice, Predictor, Price
+from sqlft.errors import NotSupported, OptionError, ProviderError
+from sqlft.handler import Artifact, Embedder, LoadsAdapters, ModelSpec, Notice, Predictor, Price, Secret
 from sqlft_openai.finetune.handler import HostedTrainer
-from sqlft_openai.http.address import check_address_options, get_host, resolve_address
-from sqlft_openai.options import (
-    AzurePredictOptions,
-    AzureTrainOptions,
-    EngineOptions,
-    FireworksTrainOptions,
-    ModelOptions,
-    PredictOptions,
-    TogetherTrainOptions,
-    make_engine_options,
-)
+from sqlft_openai.http.address import Address, check_address_options, get_host, resolve_address
+from sqlft_openai.options import AzurePredictOptions, EngineOptions, ModelOptions, PredictOptions
 from sqlft_openai.providers import PROVIDERS, Provider
 
 if TYPE_CHECKING:
-    from sqlft_openai.http.transport import InferenceClient
+    from sqlft_openai.http.api import ApiClient
 
 
 class HostedHandler(Embedder):
@@ -31,9 +22,9 @@ class HostedHandler(Embedder):
 
     provider: ClassVar[Provider]
     model_options = ModelOptions
-    predict_options = PredictOptions
+    options: EngineOptions
 
-    def __init__(self, options: Any = None) -> None:
+    def __init__(self, options: object = None) -> None:
         super().__init__(options if isinstance(options, EngineOptions) else type(self).engine_options())
 
     @classmethod
@@ -46,7 +37,7 @@ class HostedHandler(Embedder):
 
         price = look_up_price(cls.provider, default)
         known = price is not None and price.input is not None and price.output is not None
-        return {default: f"${price.input:g} and ${price.output:g} a million tokens" if price and known else "default"}
+        return {default: f"${price.input:g} and ${price.output:g} per million tokens" if price and known else "default"}
 
     def check(self, model: ModelSpec) -> None:
         """OptionError where no model is named or the address is none, NotSupported for images."""
@@ -56,7 +47,7 @@ class HostedHandler(Embedder):
                 f"The engine '{self.provider.name}' needs to know which model answers.",
                 "Add: USING model_name = '…', as the provider calls it.",
             )
-        if _get_model_options(model).mode == "image":
+        if isinstance(model.options, ModelOptions) and model.options.mode == "image":
             raise NotSupported("Models that draw are not supported.", "Leave mode out, and ask for text.")
 
     def notice(self, model: ModelSpec, artifact: Artifact | None, *, training: bool = False) -> Notice | None:
@@ -65,50 +56,35 @@ class HostedHandler(Embedder):
 
         return find_notice(get_host(self.provider, self.options), self.model_name(model, artifact), training=training)
 
-    def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
+    def open(self, model: ModelSpec, artifact: Artifact | None, options: object) -> Predictor:
         """Ready to ask; MissingSecret without a key."""
+        predict_options = options if isinstance(options, PredictOptions) else PredictOptions()
         if artifact is not None and artifact.path is not None:
             artifact = self._load_adapter(artifact)
-        from sqlft_openai.chat import ChatCompletions, HostedPredictor
-        from sqlft_openai.http.transport import get_transport_thread
-
-        predict_options = options if isinstance(options, PredictOptions) else PredictOptions()
         if predict_options.batch:
             return self._open_batch(model, artifact, predict_options)
-        client = self._make_client(
-            model,
-            artifact,
+        from sqlft_openai.chat import ChatCompletions, HostedPredictor
+        from sqlft_openai.http.transport import InferenceClient, get_transport_thread
+
+        client = InferenceClient(
+            get_transport_thread(),
+            self._resolve_address(artifact, predict_options),
+            self.options,
+            self.model_name(model, artifact),
             predict_options.max_retries,
             predict_options.timeout,
-            getattr(predict_options, "tuned_deployment", None),
         )
-        return HostedPredictor(
-            get_transport_thread(),
-            client,
-            ChatCompletions(client, predict_options, model.schema),
-            self.options.max_concurrency,
-        )
-
-    def _load_adapter(self, artifact: Artifact) -> Artifact:
-        """An adapter of a folder as the server knows it once it has it."""
-        from sqlft_openai.adapters import load_adapter
-        from sqlft_openai.http.transport import ApiClient
-
-        name = load_adapter(ApiClient(resolve_address(self.provider, self.options), self.options), artifact)
-        return dataclasses.replace(artifact, path=None, remote_id=name)
+        chat = ChatCompletions(client, predict_options, model.schema)
+        return HostedPredictor(get_transport_thread(), client, chat, self.options.max_concurrency)
 
     def _open_batch(self, model: ModelSpec, artifact: Artifact | None, predict_options: PredictOptions) -> Predictor:
         from sqlft_openai.batch import BatchPredictor, BatchStore
         from sqlft_openai.bodies import RequestBuilder
-        from sqlft_openai.http.transport import ApiClient
+        from sqlft_openai.http.api import ApiClient
         from sqlft_openai.prices import CostCalculator
 
-        address = resolve_address(self.provider, self.options)
-        name = self._get_deployment(artifact, getattr(predict_options, "tuned_deployment", None)) or self.model_name(
-            model, artifact
-        )
-        if address.has_deployments and artifact is None:
-            name = address.deployment or name
+        address = self._resolve_address(artifact, predict_options)
+        name = address.deployment or self.model_name(model, artifact)
         folder = None if model.folder is None else model.folder / "batches"
         return BatchPredictor(
             ApiClient(address, self.options),
@@ -119,18 +95,25 @@ class HostedHandler(Embedder):
         )
 
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
-        """Vectors by /embeddings, some hundred texts a request."""
+        """Vectors by /embeddings, some hundred texts per request."""
         from sqlft_openai.embeddings import embed_texts
-        from sqlft_openai.http.transport import get_transport_thread
+        from sqlft_openai.http.transport import InferenceClient, get_transport_thread
 
-        client = self._make_client(model, artifact)
-        return embed_texts(get_transport_thread(), client, self.options.max_concurrency, texts)
+        thread, address = get_transport_thread(), self._resolve_address(artifact, None)
+        client = InferenceClient(thread, address, self.options, self.model_name(model, artifact))
+        return embed_texts(thread, client, self.options.max_concurrency, texts)
 
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
-        """What genai-prices knows of the model; None for a server of one's own."""
+        """What asking costs by genai-prices, and what training costs by the provider's list; None where unknown."""
         from sqlft_openai.prices import look_up_price
 
-        return look_up_price(self.provider, self.model_name(model, artifact))
+        name = self.model_name(model, artifact)
+        known = look_up_price(self.provider, name)
+        prices = self.provider.training_prices
+        usd = next((prices[start] for start in prices if name.removeprefix("ft:").startswith(start)), None)
+        if usd is None:
+            return known
+        return dataclasses.replace(known or Price(source=self.provider.training_prices_source), training=usd)
 
     def model_name(self, model: ModelSpec, artifact: Artifact | None) -> str:
         """What the provider calls it: what training made, or the base."""
@@ -138,85 +121,74 @@ class HostedHandler(Embedder):
             return artifact.remote_id
         return model.base or self.provider.default_base or ""
 
-    def _get_deployment(self, artifact: Artifact | None, given: str | None) -> str | None:
-        """Azure's deployment of a tuned version, where it is known."""
-        if artifact is None or not artifact.remote_id:
-            return None
-        return given or artifact.details.get("tuned_deployment")
-
-    def _make_client(
-        self,
-        model: ModelSpec,
-        artifact: Artifact | None,
-        max_retries: int | None = None,
-        timeout: float | None = None,
-        tuned_deployment: str | None = None,
-    ) -> InferenceClient:
-        from sqlft_openai.http.transport import InferenceClient, get_transport_thread
-
+    def _resolve_address(self, artifact: Artifact | None, options: PredictOptions | None) -> Address:
+        """Where it is asked; a tuned version at Azure by its own deployment, since the base's would answer for it."""
         address = resolve_address(self.provider, self.options)
-        if artifact is not None and artifact.remote_id:  # the base's deployment would answer for it
-            address = address._replace(deployment=self._get_deployment(artifact, tuned_deployment))
-        return InferenceClient(
-            get_transport_thread(), address, self.options, self.model_name(model, artifact), max_retries, timeout
+        if artifact is None or not artifact.remote_id:
+            return address
+        named = options.tuned_deployment if isinstance(options, AzurePredictOptions) else None
+        return address._replace(deployment=named or artifact.details.get("tuned_deployment"))
+
+    def _load_adapter(self, artifact: Artifact) -> Artifact:
+        """An adapter of a folder as the server knows it once it has it."""
+        from sqlft_openai.http.api import ApiClient
+
+        name = load_adapter(ApiClient(resolve_address(self.provider, self.options), self.options), artifact)
+        return dataclasses.replace(artifact, path=None, remote_id=name)
+
+
+def load_adapter(api: ApiClient, artifact: Artifact) -> str:
+    """Load the adapter of an artifact's folder into a vLLM server, if it is not there yet; the name it answers to."""
+    from sqlft_openai.http.errors import RequestError
+
+    folder = artifact.path
+    if folder is None or not (folder / "adapter_config.json").exists():
+        raise NotSupported(
+            f"What was trained is no LoRA adapter: there is no adapter_config.json in {folder}.",
+            "Ask it where it was trained: leave serve out.",
         )
+    name = str(artifact.details.get("serve_as") or folder.name)
+    try:
+        api.retry(
+            lambda: api.post_for_text("/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.absolute())})
+        )
+    except RequestError as error:
+        if "already been loaded" in error.message or "already loaded" in error.message:
+            return name
+        if error.status in (404, 405) and "adapter" not in error.message.lower():
+            raise ProviderError(
+                f"{api.address.base} does not load adapters: {error.message}",
+                "Start the server with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.",
+            ) from None
+        raise ProviderError(
+            f"{api.address.base} did not load the adapter {folder.absolute().as_posix()}: {error.message}",
+            "The server must see this folder under the same path, and serve the base that it was trained on.",
+        ) from None
+    return name
 
 
-class OpenAI(HostedTrainer, HostedHandler):
-    """OpenAI itself."""
-
-    provider = PROVIDERS["openai"]
-    engine_options = make_engine_options(provider)
-
-
-class AzureOpenAI(HostedTrainer, HostedHandler):
-    """OpenAI's models at Azure, by deployment."""
-
-    provider = PROVIDERS["azure_openai"]
-    engine_options = make_engine_options(provider)
-    predict_options = AzurePredictOptions
-    train_options = AzureTrainOptions
-
-
-class OpenAICompatible(HostedTrainer, HostedHandler):
-    """Any server that speaks the protocol: llama.cpp, Ollama, LM Studio, OpenRouter …"""
-
-    provider = PROVIDERS["openai_compatible"]
-    engine_options = make_engine_options(provider)
-
-
-class AnyscaleEndpoints(HostedTrainer, HostedHandler):
-    """Servers that speak as Anyscale Endpoints did, which is gone."""
-
-    provider = PROVIDERS["anyscale_endpoints"]
-    engine_options = make_engine_options(provider)
-
-
-class Together(HostedTrainer, HostedHandler):
-    """Together AI."""
-
-    provider = PROVIDERS["together"]
-    engine_options = make_engine_options(provider)
-    train_options = TogetherTrainOptions
-
-
-class Fireworks(HostedTrainer, HostedHandler):
-    """Fireworks AI."""
-
-    provider = PROVIDERS["fireworks"]
-    engine_options = make_engine_options(provider)
-    train_options = FireworksTrainOptions
-
-
-class VLLM(HostedHandler, LoadsAdapters):
-    """A vLLM server."""
-
-    provider = PROVIDERS["vllm"]
-    instead_of_training = (
-        "Train with engine = 'local', and ask that version on this server: SELECT … USING serve = '<the vLLM engine>'."
+def make_handler(provider: Provider) -> type[HostedHandler]:
+    """The handler class of a provider, which can do what the entry says."""
+    key = Annotated[str | None, f"the key of {provider.title}", Secret(provider.key_variable)]
+    kind = provider.engine_options
+    engine_options = dataclasses.make_dataclass(
+        kind.__name__, [("api_key", key, dataclasses.field(default=None))], bases=(kind,)
     )
-    engine_options = make_engine_options(provider)
+    abilities: list[type] = [HostedTrainer] if provider.dialect else []
+    abilities += [LoadsAdapters] if provider.loads_adapters else []
+    return type(
+        provider.class_name,
+        (HostedHandler, *abilities),
+        {
+            "__module__": "sqlft_openai",
+            "__doc__": provider.about,
+            "provider": provider,
+            "engine_options": engine_options,
+            "predict_options": provider.predict_options,
+            "train_options": provider.train_options,
+            "instead_of_training": provider.instead_of_training,
+        },
+    )
 
 
-def _get_model_options(model: ModelSpec) -> ModelOptions:
-    return model.options if isinstance(model.options, ModelOptions) else ModelOptions()
+HANDLERS = {provider.class_name: make_handler(provider) for provider in PROVIDERS.values()}

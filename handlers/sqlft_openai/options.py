@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from sqlft.handler import Alias, Delivery, Range, SamplingOptions, Secret, TrainingOptions
-from sqlft_openai.providers import Provider
 
 
 @dataclass
@@ -44,7 +43,7 @@ class EngineOptions:
 class AzureEngineOptions(EngineOptions):
     """CREATE ML_ENGINE … FROM azure_openai USING …"""
 
-    azure_endpoint: Annotated[str | None, "the resource, https://NAME.openai.azure.com; base_url says it too"] = None
+    azure_endpoint: Annotated[str | None, "the resource, https://NAME.openai.azure.com; base_url gives it too"] = None
     api_version: Annotated[str, "of Azure's API", Alias("openai_api_version")] = "2024-10-21"
     deployment: Annotated[
         str | None, "the deployment that answers; without it the one called like the model", Alias("azure_deployment")
@@ -86,7 +85,7 @@ class PredictOptions(SamplingOptions):
     ] = None
     temperature: Annotated[float, "0 takes the likeliest tokens", Range(0, 2)] = 0.0
     top_p: Annotated[float | None, "sample from the likeliest tokens that make up this share", Range(0, 1)] = None
-    seed: Annotated[int | None, "for sampling, where the provider heeds it"] = None
+    seed: Annotated[int | None, "for sampling, where the provider uses it"] = None
     frequency_penalty: Annotated[float | None, "against words that the answer has already", Range(-2, 2)] = None
     presence_penalty: Annotated[float | None, "against subjects that the answer has already", Range(-2, 2)] = None
     reasoning_effort: Annotated[str | None, "of reasoning models: low, medium, high …"] = None
@@ -95,7 +94,7 @@ class PredictOptions(SamplingOptions):
         "ask by the provider's batch API: within a day, at half the price, and picked up again after a crash",
         Delivery(),
     ] = False
-    logprobs: Annotated[bool, "tell how likely each answer was, in the column <output>_logprob"] = False
+    logprobs: Annotated[bool, "show how likely each answer was, in the column <output>_logprob"] = False
     max_retries: Annotated[
         int | None,
         "how often a row is asked again after an error that may pass; without it 10 times, and refusals for coming too "
@@ -113,47 +112,54 @@ class AzurePredictOptions(PredictOptions):
     """SELECT … USING … at azure_openai"""
 
     tuned_deployment: Annotated[
-        str | None, "the deployment that a tuned version is in; without it what its training said"
+        str | None, "the deployment that a tuned version is in; without it the one that its training named"
     ] = None
-
-
-ENGINE_OPTIONS: dict[str, type[EngineOptions]] = {
-    "azure_openai": AzureEngineOptions,
-    "fireworks": FireworksEngineOptions,
-}
-"""Engines with options of their own."""
-
-
-def make_engine_options(provider: Provider) -> type[EngineOptions]:
-    """The options of an engine, whose key is looked for where its provider's users keep it."""
-    kind = ENGINE_OPTIONS.get(provider.name, EngineOptions)
-    key = Annotated[str | None, f"the key of {provider.title}", Secret(provider.key_variable)]
-    return make_dataclass(kind.__name__, [("api_key", key, field(default=None))], bases=(kind,))
 
 
 Auto = Literal["auto"]
-Method = Annotated[Literal["supervised", "dpo"], "supervised learns from answers; dpo from better and worse ones"]
-Beta = Annotated[
-    float | None, "with dpo: how near it stays to what it answered before; without it the provider's own", Range(0, 2)
-]
 
 
 @dataclass
-class TrainOptions(TrainingOptions):
-    """FINETUNE … USING …"""
+class HostedTrainOptions(TrainingOptions):
+    """What every provider's training takes."""
 
     n_epochs: Annotated[int | Auto, "how often every row is seen", Alias("epochs"), Range(1, 50)] = "auto"
-    batch_size: Annotated[int | Auto, "examples a step", Range(1, 256)] = "auto"
-    learning_rate_multiplier: Annotated[
-        float | Auto, "of the learning rate that the provider takes by itself", Range(1e-9)
-    ] = "auto"
     suffix: Annotated[str | None, "a word of yours in the tuned model's name"] = None
-    seed: Annotated[int | None, "for the provider, and for the sample that max_train_tokens takes"] = None
-    method: Method = "supervised"
-    beta: Beta = None
+    seed: Annotated[
+        int | None, "for the provider where it takes one, and for the sample that max_train_tokens takes"
+    ] = None
     max_train_tokens: Annotated[
         int | None, "train on a sample of the rows with at most so many tokens, epochs included", Range(1)
     ] = None
+
+
+@dataclass
+class PairOptions:
+    """What training takes that learns from pairs of answers as well."""
+
+    method: Annotated[
+        Literal["supervised", "dpo"], "supervised learns from answers; dpo from better and worse ones"
+    ] = "supervised"
+    beta: Annotated[
+        float | None,
+        "with dpo: how near it stays to what it answered before; without it the provider's own",
+        Range(0, 2),
+    ] = None
+
+
+def learns_from_pairs(options: HostedTrainOptions) -> bool:
+    """Whether the rows have a worse answer beside the better one."""
+    return isinstance(options, PairOptions) and options.method == "dpo"
+
+
+@dataclass
+class TrainOptions(PairOptions, HostedTrainOptions):
+    """FINETUNE … USING …"""
+
+    batch_size: Annotated[int | Auto, "examples per step", Range(1, 256)] = "auto"
+    learning_rate_multiplier: Annotated[
+        float | Auto, "of the learning rate that the provider takes by itself", Range(1e-9)
+    ] = "auto"
 
 
 @dataclass
@@ -166,35 +172,34 @@ class AzureTrainOptions(TrainOptions):
 
 
 @dataclass
-class TogetherTrainOptions(TrainingOptions):
-    """FINETUNE … USING … at together"""
+class LoraTrainOptions(HostedTrainOptions):
+    """Training of an adapter whose learning rate and rank can be chosen."""
 
     n_epochs: Annotated[int, "how often every row is seen", Alias("epochs"), Range(1, 50)] = 1
-    batch_size: Annotated[int | Literal["max"], "examples a step", Range(1, 4096)] = "max"
     learning_rate: Annotated[float | None, "without it the provider's own", Range(1e-12, 1)] = None
-    suffix: Annotated[str | None, "a word of yours in the tuned model's name, 40 characters at most"] = None
-    seed: Annotated[int | None, "for the provider, and for the sample that max_train_tokens takes"] = None
-    r: Annotated[int | None, "rank of the adapter; without it the provider's own", Alias("lora_r"), Range(1)] = None
-    lora_alpha: Annotated[float | None, "scale of the adapter; without it the provider's own"] = None
-    full: Annotated[bool, "train all weights and no adapter"] = False
-    method: Method = "supervised"
-    beta: Beta = None
-    max_train_tokens: Annotated[
-        int | None, "train on a sample of the rows with at most so many tokens, epochs included", Range(1)
+    r: Annotated[
+        int | None,
+        "rank of the adapter; without it the provider's own",
+        Alias("lora_r"),
+        Alias("lora_rank"),
+        Range(1),
     ] = None
 
 
 @dataclass
-class FireworksTrainOptions(TrainingOptions):
+class TogetherTrainOptions(PairOptions, LoraTrainOptions):
+    """FINETUNE … USING … at together"""
+
+    batch_size: Annotated[int | Literal["max"], "examples per step", Range(1, 4096)] = "max"
+    suffix: Annotated[str | None, "a word of yours in the tuned model's name, 40 characters at most"] = None
+    lora_alpha: Annotated[float | None, "scale of the adapter; without it the provider's own"] = None
+    full: Annotated[bool, "train all weights and no adapter"] = False
+
+
+@dataclass
+class FireworksTrainOptions(LoraTrainOptions):
     """FINETUNE … USING … at fireworks"""
 
-    n_epochs: Annotated[int, "how often every row is seen", Alias("epochs"), Range(1, 50)] = 1
-    batch_size: Annotated[int | None, "tokens a step; without it the provider's own", Range(1)] = None
-    learning_rate: Annotated[float | None, "without it the provider's own", Range(1e-12, 1)] = None
+    batch_size: Annotated[int | None, "tokens per step; without it the provider's own", Range(1)] = None
     suffix: Annotated[str | None, "the tuned model's id; without it one of sqlft's"] = None
-    seed: Annotated[int | None, "for the sample that max_train_tokens takes"] = None
-    r: Annotated[int | None, "rank of the adapter; without it the provider's own", Alias("lora_rank"), Range(1)] = None
     deploy: Annotated[bool, "deploy the tuned model when it is there, so that it can be asked"] = True
-    max_train_tokens: Annotated[
-        int | None, "train on a sample of the rows with at most so many tokens, epochs included", Range(1)
-    ] = None

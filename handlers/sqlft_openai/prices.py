@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlft.handler import Price
-from sqlft_openai.bodies import TokenUsage
+from sqlft_openai.http.parsing import TokenUsage
 from sqlft_openai.providers import Provider
+
+if TYPE_CHECKING:
+    from genai_prices.types import PriceCalculation, TieredPrices
 
 
 class CostCalculator:
@@ -29,13 +32,13 @@ class CostCalculator:
 
 
 def look_up_price(provider: Provider, model: str) -> Price | None:
-    """Prices a million tokens of the smallest requests, where they are known."""
-    found = _look_up_model(provider.prices, model) if provider.prices else None
-    if found is None:
+    """Prices per million tokens of the smallest requests, where they are known."""
+    known = _look_up_model(provider.prices, model) if provider.prices else None
+    if known is None:
         return None
     import genai_prices
 
-    price = found.model_price
+    price = known.model_price
     return Price(
         _to_float(price.input_mtok),
         _to_float(price.output_mtok),
@@ -45,7 +48,7 @@ def look_up_price(provider: Provider, model: str) -> Price | None:
 
 
 @lru_cache(maxsize=256)
-def _look_up_model(provider: str, model: str) -> Any:
+def _look_up_model(provider: str, model: str) -> PriceCalculation | None:
     """genai-prices' answer for a small request, or None."""
     try:
         from genai_prices import Usage, calc_price
@@ -57,15 +60,14 @@ def _look_up_model(provider: str, model: str) -> Any:
 
 @lru_cache(maxsize=256)
 def _get_flat_prices(provider: str, model: str) -> tuple[float, float, float] | None:
-    """USD a million tokens of input, output and cached input; None where it depends on more than that."""
-    found = _look_up_model(provider, model)
-    if found is None:
+    """USD per million tokens of input, output and cached input; None where it depends on more than that."""
+    known = _look_up_model(provider, model)
+    if known is None or getattr(known.model_price, "requests_kcount", None):
         return None
-    price = found.model_price
-    asked = (price.input_mtok, price.output_mtok, price.cache_read_mtok or price.input_mtok)
-    if not all(isinstance(p, (Decimal, int, float)) for p in asked) or getattr(price, "requests_kcount", None):
-        return None
-    return float(asked[0]), float(asked[1]), float(asked[2])
+    price = known.model_price
+    rates = (price.input_mtok, price.output_mtok, price.cache_read_mtok or price.input_mtok)
+    flat = [float(rate) for rate in rates if isinstance(rate, Decimal | int | float)]
+    return (flat[0], flat[1], flat[2]) if len(flat) == len(rates) else None
 
 
 def _calculate_cost(provider: str, model: str, usage: TokenUsage) -> float | None:
@@ -77,7 +79,8 @@ def _calculate_cost(provider: str, model: str, usage: TokenUsage) -> float | Non
     return float(calc_price(priced, model, provider_id=provider).total_price)
 
 
-def _to_float(price: Any) -> float | None:
+def _to_float(price: Decimal | TieredPrices | None) -> float | None:
     """A price, or the base of one that comes in tiers."""
-    price = getattr(price, "base", price)
-    return None if price is None else float(price)
+    if price is None:
+        return None
+    return float(price if isinstance(price, Decimal | int | float) else price.base)

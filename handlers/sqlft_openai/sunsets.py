@@ -1,6 +1,6 @@
 """Providers and models that end: warned of before the day, refused from that day on.
 
-`Hosted.notice` asks here by the host that requests go to, so a server of one's own under an old name is left alone.
+`handler` asks here by the host that requests go to, so a server of one's own under an old name is left alone.
 The table of docs/providers.md is generated from SUNSETS.  A model that no row names is taken to live.
 """
 
@@ -124,25 +124,26 @@ SUNSETS = (
 
 
 def today() -> date:
-    """The day by which is warned and refused; tests put another in its place."""
+    """The day that decides between a warning and a refusal; tests put another in its place."""
     return datetime.now(UTC).date()
 
 
 def find_notice(host: str, model: str, *, training: bool) -> Notice | None:
     """What a user should know before a model of this host is asked or trained."""
-    found = [s for s in SUNSETS if re.search(f"{s.hosts}$", host)]
-    asked = next((s for s in found if s.asks_until and _concerns(s, model)), None)
-    told = [_describe_end(asked, model, asked.asks_until)] if asked and asked.asks_until else []
+    sunsets = [s for s in SUNSETS if re.search(f"{s.hosts}$", host) and _concerns(s, model)]
+    end = next((s for s in sunsets if s.asks_until), None)
+    parts = [_describe_end(end, model, end.asks_until)] if end and end.asks_until else []
     if not training:
-        return _join_notices(told, _suggest_replacement(asked))
-    told = [_describe_training_end(s, model) for s in found if _ends_training(s) and _concerns(s, model)] + told
-    return _join_notices(told, OTHER_TRAINERS)
+        return _join_notices(parts, _suggest_replacement(end))
+    return _join_notices(
+        [_describe_training_end(s, model) for s in sunsets if _ends_training(s)] + parts, OTHER_TRAINERS
+    )
 
 
 def explain_ended_model(host: str, model: str) -> str | None:
     """Why the provider has a model no more, and what to ask in its place; None where it should have it."""
-    found = find_notice(host, model, training=False)
-    return f"{found.text} {found.next_step}" if found is not None and found.is_refusal else None
+    notice = find_notice(host, model, training=False)
+    return f"{notice.text} {notice.next_step}" if notice is not None and notice.is_refusal else None
 
 
 def get_model_family(model: str) -> str:
@@ -151,9 +152,9 @@ def get_model_family(model: str) -> str:
 
 
 def _concerns(sunset: Sunset, model: str) -> bool:
-    named = get_model_family(model)
-    single = any(named in s.models for s in SUNSETS if s.provider == sunset.provider)
-    return not sunset.models or (named if single else SNAPSHOT_SUFFIX.sub("", named)) in sunset.models
+    family = get_model_family(model)
+    single = any(family in s.models for s in SUNSETS if s.provider == sunset.provider)
+    return not sunset.models or (family if single else SNAPSHOT_SUFFIX.sub("", family)) in sunset.models
 
 
 def _ends_training(sunset: Sunset) -> bool:
@@ -161,7 +162,7 @@ def _ends_training(sunset: Sunset) -> bool:
 
 
 def _describe_end(sunset: Sunset, model: str, day: date) -> tuple[str, bool]:
-    """(what is said, whether it is refused)."""
+    """(the sentence, whether it is a refusal)."""
     what = f"the model '{get_model_family(model)}' and what was tuned from it" if sunset.models else "everything"
     if sunset.is_earliest:
         return f"{sunset.provider} keeps {what} until {day} at least.", False
@@ -201,7 +202,7 @@ def _suggest_replacement(sunset: Sunset | None) -> str:
     return f"'{sunset.instead}' goes on there: CREATE MODEL … USING model_name = '{sunset.instead}'."
 
 
-def _join_notices(told: list[tuple[str, bool]], next_step: str) -> Notice | None:
-    if not told:
+def _join_notices(parts: list[tuple[str, bool]], next_step: str) -> Notice | None:
+    if not parts:
         return None
-    return Notice(" ".join(text for text, _ in told), next_step, any(refused for _, refused in told))
+    return Notice(" ".join(text for text, _ in parts), next_step, any(refused for _, refused in parts))

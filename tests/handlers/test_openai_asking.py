@@ -39,9 +39,9 @@ class HostedConnection:
 
     def ask_rows(self, rows: int, using: str = "", what: str = "answer") -> list[tuple[Any, ...]]:
         """Rows 0 … n-1, asked 'row i'."""
-        said = f" USING {using}" if using else ""
+        options = f" USING {using}" if using else ""
         table = f"(SELECT i, 'row ' || i AS q FROM range({rows}) t(i))"
-        return self.run(f"SELECT t.i, {what} FROM {table} t JOIN m ON m.q = t.q ORDER BY t.i{said}")
+        return self.run(f"SELECT t.i, {what} FROM {table} t JOIN m ON m.q = t.q ORDER BY t.i{options}")
 
 
 @pytest.fixture
@@ -77,18 +77,18 @@ def test_what_passes_is_asked_again(provider: Any, connection: HostedConnection,
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "expected"),
     [("500", "http_500"), ("drop", "connection"), ("html", "malformed"), ("empty", "malformed"), ("429", "rate_limit")],
 )
 def test_a_row_that_never_passes_is_an_error_after_max_retries(
-    provider: Any, connection: HostedConnection, kind: str, said: str
+    provider: Any, connection: HostedConnection, kind: str, expected: str
 ) -> None:
     connection.create_model()
     provider.inject_fault(kind, times=None, content="row 1", retry_after=0)
     assert connection.ask_rows(3, "max_retries = 2") == [(0, "A:row 0"), (1, None), (2, "A:row 2")]
     assert provider.count("/chat/completions") == 5
     [(error,)] = connection.run("SELECT answer_error FROM m WHERE q = 'row 1' USING max_retries = 0")
-    assert said in error
+    assert expected in error
     assert "1 of 3 rows failed" in connection.warnings[0]
 
 
@@ -105,7 +105,7 @@ def test_a_bad_row_is_an_error_of_its_own_with_the_request_id(provider: Any, con
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "said"),
+    ("status", "code", "expected"),
     [
         ("401", "invalid_api_key", "does not take the key"),
         ("403", None, "refuses access"),
@@ -114,11 +114,11 @@ def test_a_bad_row_is_an_error_of_its_own_with_the_request_id(provider: Any, con
     ],
 )
 def test_what_concerns_all_rows_is_raised_and_what_was_answered_is_kept(
-    provider: Any, connection: HostedConnection, status: str, code: str | None, said: str
+    provider: Any, connection: HostedConnection, status: str, code: str | None, expected: str
 ) -> None:
     connection.create_model("max_concurrency = 4")
     fault = provider.inject_fault(status, times=None, skip=20, code=code)
-    with pytest.raises(ProviderError, match=said) as caught:
+    with pytest.raises(ProviderError, match=expected) as caught:
         connection.ask_rows(100)
     assert caught.value.next_step
     assert len(provider.paid) == 20
@@ -127,7 +127,7 @@ def test_what_concerns_all_rows_is_raised_and_what_was_answered_is_kept(
     assert set(provider.paid.values()) == {1}
 
 
-def test_a_limit_that_headers_tell_is_used_and_not_overrun(provider: Any, connection: HostedConnection) -> None:
+def test_a_limit_in_headers_is_used_and_not_overrun(provider: Any, connection: HostedConnection) -> None:
     from provider.limits import RateLimit
 
     connection.create_model()
@@ -136,7 +136,7 @@ def test_a_limit_that_headers_tell_is_used_and_not_overrun(provider: Any, connec
     assert provider.refused < 15
 
 
-def test_a_limit_that_nobody_tells_is_learned(provider: Any, connection: HostedConnection) -> None:
+def test_a_limit_that_only_refusals_show_is_learned(provider: Any, connection: HostedConnection) -> None:
     from provider.limits import RateLimit
 
     connection.create_model()
@@ -147,9 +147,8 @@ def test_a_limit_that_nobody_tells_is_learned(provider: Any, connection: HostedC
 
 def test_a_request_that_is_called_off_holds_up_no_other(provider: Any, until: Until) -> None:
     """Where one request at a time is sent, until one passes."""
-    from sqlft_openai.chat import RequestState
     from sqlft_openai.http.address import resolve_address
-    from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, get_transport_thread
+    from sqlft_openai.http.transport import InferenceClient, OutgoingRequest, RequestState, get_transport_thread
     from sqlft_openai.options import EngineOptions
     from sqlft_openai.providers import PROVIDERS
 
@@ -165,12 +164,14 @@ def test_a_request_that_is_called_off_holds_up_no_other(provider: Any, until: Un
         "/chat/completions", lambda: {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "probe"}]}
     )
     provider.latency = PATIENCE
-    probe = get_transport_thread().run(inference.send(sent, bytes, lambda fault: False, RequestState()))
+    probe = get_transport_thread().run(
+        inference.send(sent, lambda response: response.aread(), lambda fault: False, RequestState())
+    )
     until(lambda: provider.in_flight == 1)
     probe.cancel()
     provider.latency = 0.0
     assert b"A:probe" in get_transport_thread().run(
-        inference.send(sent, bytes, lambda fault: False, RequestState())
+        inference.send(sent, lambda response: response.aread(), lambda fault: False, RequestState())
     ).result(PATIENCE)
 
 
@@ -250,10 +251,12 @@ def test_usage_and_cost(provider: Any, connection: HostedConnection) -> None:
 
 def test_what_a_model_does_not_take_is_left_out(provider: Any, connection: HostedConnection) -> None:
     connection.create_model(base="some-reasoner")
-    said = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
-    provider.inject_fault("400", times=1, message=said, code="unsupported_parameter", content='"max_tokens"')
-    said = "Unsupported value: 'temperature' does not support 0.0 with this model."
-    provider.inject_fault("400", times=1, message=said, code="unsupported_value", content='"temperature"', skip=1)
+    message = (
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    )
+    provider.inject_fault("400", times=1, message=message, code="unsupported_parameter", content='"max_tokens"')
+    message = "Unsupported value: 'temperature' does not support 0.0 with this model."
+    provider.inject_fault("400", times=1, message=message, code="unsupported_value", content='"temperature"', skip=1)
     [(answer,)] = connection.run("SELECT answer FROM m WHERE q = 'hm' USING max_tokens = 50")
     assert answer == "A:hm"
     last = provider.calls[-1].json()
@@ -271,7 +274,7 @@ def test_how_likely_an_answer_was(provider: Any, connection: HostedConnection) -
     assert unknown is None
 
 
-def test_progress_is_told(provider: Any, connection: HostedConnection) -> None:
+def test_progress_is_reported(provider: Any, connection: HostedConnection) -> None:
     ticks: list[Tick] = []
     connection.create_model()
     connection.con.session.show_progress = ticks.append
@@ -290,8 +293,8 @@ def test_vectors(provider: Any, connection: HostedConnection) -> None:
     assert rows[0][1] == rows[2][1] != rows[1][1]
     assert isinstance(rows[0][1], (list, tuple))
     [(tokens, cost)] = connection.run("SELECT sum(input_tokens), sum(cost_usd) FROM sqlft.usage")
-    told = provider.count("/embeddings"), [json.loads(c.body)["input"] for c in provider.calls]
-    assert told == (2, [["a", "b"], ["a", "b"]])
+    sent = provider.count("/embeddings"), [json.loads(c.body)["input"] for c in provider.calls]
+    assert sent == (2, [["a", "b"], ["a", "b"]])
     assert tokens == 2
     assert cost == pytest.approx(2 * 0.02 / 1e6)
 

@@ -90,9 +90,9 @@ def test_a_provider_that_echoes_the_key(con: sqlft.Connection, server: Callable[
             f"base_url = '{server(lambda path: (400, body))}', api_key = '{KEY}'",
             predict=" USING on_error = 'fail'",
         )
-    [(said,)] = con.execute("SELECT answer_error FROM m WHERE q = 'hello'").fetchall()
-    assert "oops" in said
-    assert KEY not in said
+    [(error_text,)] = con.execute("SELECT answer_error FROM m WHERE q = 'hello'").fetchall()
+    assert "oops" in error_text
+    assert KEY not in error_text
 
 
 def test_nobody_there(con: sqlft.Connection) -> None:
@@ -237,8 +237,8 @@ def _serve(
                 while b"\r\n\r\n" not in head and (more := opened.recv(65536)):
                     head += more
                 status, body = answer(head.split(b" ")[1].decode())
-                told = f"HTTP/1.1 {status} Told\r\ncontent-length: {len(body)}\r\nlocation: http://elsewhere.invalid/v1\r\n"
-                opened.sendall(told.encode() + b"connection: close\r\n\r\n" + body)
+                head = f"HTTP/1.1 {status} Reply\r\ncontent-length: {len(body)}\r\nlocation: http://elsewhere.invalid/v1\r\n"
+                opened.sendall(head.encode() + b"connection: close\r\n\r\n" + body)
         except (OSError, IndexError):
             connection.close()
 

@@ -15,10 +15,12 @@ import sqlft_openai
 from sqlft_openai.finetune import jobs
 from sqlft_openai.finetune.dialects import parse_metrics, parse_state
 from sqlft_openai.finetune.rows import choose_epochs, format_jsonl, prepare_rows
-from sqlft_openai.http import transport
+from sqlft_openai.handler import make_handler
+from sqlft_openai.http import api
+from sqlft_openai.providers import Provider
 
 from sqlft.errors import Cancelled, DataError, OptionError, ProviderError
-from sqlft.handler import Artifact, ModelSpec, Progress, TrainingSet
+from sqlft.handler import Artifact, Message, ModelSpec, Progress, Request, Trainer, TrainingSet
 from sqlft.options import build_options
 
 KIND = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -119,7 +121,7 @@ def test_trains_and_reports(provider: Any, make_run: Any, engine: str) -> None:
     assert made.details["provider_status"].lower().endswith(("succeeded", "completed"))
     steps = [r.step for r in run.reports]
     assert steps == sorted(steps)
-    if engine != "Fireworks":  # its jobs tell of no steps
+    if engine != "Fireworks":  # its jobs report no steps
         assert made.details["trained_tokens"] > 0
         assert run.reports[-1].metrics["loss"] == 0.5
         assert run.reports[-1].total_steps == 4
@@ -179,7 +181,7 @@ def test_a_model_that_is_not_trained_there(make_run: Any) -> None:
 
 
 def test_nobody_takes_the_rows(make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MAX_WAIT", 0.01)
+    monkeypatch.setattr(api, "MAX_WAIT", 0.01)
     run = make_run(base_url="http://127.0.0.1:9/v1")
     with pytest.raises(
         ProviderError, match=r"could not be uploaded: http://127\.0\.0\.1:9/v1 is not reached"
@@ -217,7 +219,7 @@ def test_goes_on_from_a_tuned_model(provider: Any, make_run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "using", "error", "said"),
+    ("data", "using", "error", "expected"),
     [
         (make_conversations(9), {}, DataError, "10 rows or more, and there are 9"),
         (make_conversations(12, answer=""), {}, None, ""),
@@ -231,13 +233,13 @@ def test_goes_on_from_a_tuned_model(provider: Any, make_run: Any) -> None:
     ],
 )
 def test_rules_hold_before_anything_is_sent(
-    provider: Any, make_run: Any, data: Any, using: Any, error: Any, said: str
+    provider: Any, make_run: Any, data: Any, using: Any, error: Any, expected: str
 ) -> None:
     run = make_run()
     if error is None:
         run.train(data, **using)
         return
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=expected):
         run.train(data, **using)
     assert provider.calls == []
 
@@ -498,9 +500,36 @@ def test_a_provider_that_cannot_be_told(provider: Any, make_run: Any) -> None:
         ),
         ({"step": 2, "loss": 0.5, "total_steps": 9}, (2, 9, {"loss": 0.5})),
         ({"message": "Fine-tuning job started", "data": None}, None),
-        ("odd", None),
         ({"data": {"step": "x", "train_loss": None}}, None),
     ],
 )
 def test_events(event: Any, found: Any) -> None:
     assert parse_metrics(event) == found
+
+
+def test_no_key_of_the_environment_is_sent(provider: Any, make_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "not-yours")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Secret: not-yours")
+    provider.key = ""
+    assert make_run("OpenAICompatible", api_key=None).train().remote_id
+    assert not [call for call in provider.calls if "not-yours" in str(call.headers)]
+
+
+def test_a_further_provider_is_one_entry(provider: Any, tmp_path: Path) -> None:
+    entry = Provider(
+        "nebius", "Nebius", "Nebius", "Nebius.", base_url=provider.url, needs_key=False, dialect="openai", max_suffix=8
+    )
+    cls = make_handler(entry)
+    provider.key = ""
+    handler = cls(build_options(cls.engine_options, {"poll_seconds": 0.01}, "the engine"))
+    assert isinstance(handler, Trainer)
+    model = ModelSpec("tiny")
+    predictor = handler.open(model, None, build_options(cls.predict_options, {}, "SELECT"))
+    assert [done.text for done in predictor.predict([Request(0, [Message("user", "hello")])])] == ["A:hello"]
+    predictor.close()
+    options = build_options(handler.train_options, {"suffix": "too long for it"}, "FINETUNE")
+    with pytest.raises(OptionError, match="Nebius takes 8"):
+        handler.train(model, None, make_conversations(12), options, tmp_path, lambda progress: None)
+    options = build_options(handler.train_options, {"suffix": "mine"}, "FINETUNE")
+    assert handler.train(model, None, make_conversations(12), options, tmp_path, lambda progress: None).remote_id

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlft_openai import adapters
-from sqlft_openai.http import transport
+from sqlft_openai.handler import load_adapter
 from sqlft_openai.http.address import resolve_address
+from sqlft_openai.http.api import ApiClient
 from sqlft_openai.options import EngineOptions
 from sqlft_openai.providers import PROVIDERS
 
@@ -57,9 +57,7 @@ def test_the_backend_vllm_points_to_the_engine(tiny: Path) -> None:
 
 def load(provider: Any, folder: Path) -> str:
     options = EngineOptions(base_url=provider.url, api_key=provider.key)
-    return adapters.load_adapter(
-        transport.ApiClient(resolve_address(PROVIDERS["vllm"], options), options), Artifact(folder)
-    )
+    return load_adapter(ApiClient(resolve_address(PROVIDERS["vllm"], options), options), Artifact(folder))
 
 
 def test_what_is_no_adapter(provider: Any, tmp_path: Path) -> None:

@@ -66,15 +66,15 @@ def _check(rows: list[Any], endpoint: str) -> None:
 
 
 def to_json(state: ProviderState, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch as it is told."""
-    told = {k: v for k, v in batch.items() if k not in ("rows", "look", "fate", "done", "failed")}
+    """A batch as it is shown."""
+    shown = {k: v for k, v in batch.items() if k not in ("rows", "look", "fate", "done", "failed")}
     counts = {"total": len(batch["rows"]), "completed": batch["done"], "failed": batch["failed"]}
     errors = None
     if get_status(state, batch) == "failed":
         errors = {"object": "list", "data": [{"code": "failed", "line": 1, "message": state.fails, "param": None}]}
     if state.text_times:
-        told["created_at"] = "2026-05-01T12:00:00Z"
-    return {**told, "status": get_status(state, batch), "request_counts": counts, "errors": errors}
+        shown["created_at"] = "2026-05-01T12:00:00Z"
+    return {**shown, "status": get_status(state, batch), "request_counts": counts, "errors": errors}
 
 
 def get_status(state: ProviderState, batch: Mapping[str, Any]) -> str:

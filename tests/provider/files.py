@@ -72,12 +72,12 @@ def parse_jsonl(content: bytes) -> list[Any]:
 
 
 def to_json(state: ProviderState, file: Mapping[str, Any]) -> dict[str, Any]:
-    """A file as it is told."""
+    """A file as it is shown."""
     done = file["polls"] >= state.file_polls
-    told = {k: v for k, v in file.items() if k not in ("content", "polls")}
+    shown = {k: v for k, v in file.items() if k not in ("content", "polls")}
     times = {"created_at": "2026-05-01T12:00:00Z"} if state.text_times else {}
     more = {"Processed": done, "FileType": "jsonl", "LineCount": file["content"].count(b"\n")}
-    return {**told, **times, **more, "status": "processed" if done else "uploaded", "status_details": None}
+    return {**shown, **times, **more, "status": "processed" if done else "uploaded", "status_details": None}
 
 
 def get_file(state: ProviderState, name: Any, purpose: str, param: str) -> dict[str, Any]:

@@ -26,16 +26,16 @@ class RateLimit:
         return True
 
     def headers(self, refused: bool = False) -> dict[str, str]:
-        """What an answer tells of it."""
-        told = {}
+        """What an answer says of it."""
+        shown = {}
         until_one = max(0.0, (1 - self._left) * 60 / self.per_minute)
         if self.is_in_headers:
             full = (self.burst - self._left) * 60 / self.per_minute
-            told = {
+            shown = {
                 "x-ratelimit-limit-requests": f"{self.per_minute:g}",
                 "x-ratelimit-remaining-requests": str(int(self._left)),
                 "x-ratelimit-reset-requests": f"{max(1, int(1000 * full))}ms",
             }
         if refused and self.retry_after:
-            told |= {"retry-after": f"{until_one:.3f}", "retry-after-ms": f"{1000 * until_one:.0f}"}
-        return told
+            shown |= {"retry-after": f"{until_one:.3f}", "retry-after-ms": f"{1000 * until_one:.0f}"}
+        return shown

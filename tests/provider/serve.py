@@ -1,4 +1,4 @@
-"""The provider as a process: `python tests/provider/serve.py --port 8123 --latency 0.05`; GET /_counts tells of it."""
+"""The provider as a process: `python tests/provider/serve.py --port 8123 --latency 0.05`; GET /_counts counts them."""
 
 from __future__ import annotations
 

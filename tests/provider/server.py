@@ -135,8 +135,8 @@ class Provider(ProviderState):
             raise ApiError(401, f"Incorrect API key provided: {given[:3]}****.", "invalid_api_key")
 
     def _headers(self, refused: bool) -> dict[str, str]:
-        told = self.limit.headers(refused) if self.limit is not None else {}
-        return {"x-request-id": self.new_id("req_"), **told}
+        shown = self.limit.headers(refused) if self.limit is not None else {}
+        return {"x-request-id": self.new_id("req_"), **shown}
 
     def set(self, **what: Any) -> None:
         """Change settings by name: `limit` takes RateLimit's arguments."""
@@ -234,7 +234,7 @@ async def handle_fault(state: Provider, request: web.Request) -> web.Response:
 
 async def handle_counts(state: Provider, request: web.Request) -> web.Response:
     """GET /_counts: how many requests came, were paid, were refused."""
-    told = {
+    shown = {
         "calls": len(state.calls),
         "paid": sum(state.paid.values()),
         "paid_twice": sum(n > 1 for n in state.paid.values()),
@@ -242,4 +242,4 @@ async def handle_counts(state: Provider, request: web.Request) -> web.Response:
         "most_in_flight": state.most_in_flight,
         "created": len(state.created),
     }
-    return web.json_response(told)
+    return web.json_response(shown)

@@ -123,7 +123,7 @@ class ProviderState:
     list_jobs: bool = True
     """Whether jobs can be listed; else 404."""
     echo_metadata: bool = True
-    """Whether a job tells the metadata that it was made with."""
+    """Whether a job shows the metadata that it was made with."""
     text_times: bool = False
     """created_at as ISO text and not as a number."""
     least_rows: int = 10

@@ -59,11 +59,11 @@ def test_obeys_a_schema_that_is_strict(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "expected"),
     [({"extra_body": {"engine": 1}}, "engine"), ({"temperature": 3}, "temperature"), ({"stop": ["a"] * 5}, "stop")],
 )
-def test_refuses_what_the_api_does_not_know(provider: Any, client: openai.OpenAI, more: Any, said: str) -> None:
-    with pytest.raises(openai.BadRequestError, match=said):
+def test_refuses_what_the_api_does_not_know(provider: Any, client: openai.OpenAI, more: Any, expected: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=expected):
         ask(client, **more)
     assert provider.problems
     assert not provider.paid
@@ -112,16 +112,16 @@ def test_slow_bodies_are_whole(provider: Any, client: openai.OpenAI) -> None:
 
 def test_a_limit_is_true(provider: Any, client: openai.OpenAI) -> None:
     provider.limit = RateLimit(6, burst=3)
-    told = []
+    refusals = []
     for i in range(8):
         try:
             ask(client, str(i))
         except openai.RateLimitError as e:
-            told.append(e.response.headers)
-    assert len(told) == provider.refused >= 4
-    assert len(provider.paid) == 8 - len(told)
-    assert all(float(headers["retry-after"]) > 0 for headers in told)
-    assert told[0]["x-ratelimit-limit-requests"] == "6"
+            refusals.append(e.response.headers)
+    assert len(refusals) == provider.refused >= 4
+    assert len(provider.paid) == 8 - len(refusals)
+    assert all(float(headers["retry-after"]) > 0 for headers in refusals)
+    assert refusals[0]["x-ratelimit-limit-requests"] == "6"
 
 
 def test_many_at_once(provider: Any, client: openai.OpenAI) -> None:
@@ -151,7 +151,7 @@ def test_as_a_process() -> None:
             url = process.stdout.readline().strip()
             with openai.OpenAI(base_url=url, api_key="any") as client:
                 ask(client)
-            with urllib.request.urlopen(url.removesuffix("/v1") + "/_counts") as told:
-                assert json.loads(told.read())["paid"] == 1
+            with urllib.request.urlopen(url.removesuffix("/v1") + "/_counts") as reply:
+                assert json.loads(reply.read())["paid"] == 1
         finally:
             process.kill()

@@ -46,7 +46,7 @@ def test_a_job_takes_looks_and_learns(provider: Any, client: openai.OpenAI) -> N
 
 
 @pytest.mark.parametrize(
-    ("rows", "more", "said"),
+    ("rows", "more", "expected"),
     [
         ([row(0)], {}, "at least 10"),
         ([*map(row, range(10)), {"messages": [{"role": "user", "content": "x"}] * 2}], {}, "Line 11"),
@@ -57,8 +57,8 @@ def test_a_job_takes_looks_and_learns(provider: Any, client: openai.OpenAI) -> N
         ([*map(row, range(10))], {"extra_body": {"r": 8}}, "r"),
     ],
 )
-def test_jobs_that_are_refused(provider: Any, client: openai.OpenAI, rows: Any, more: Any, said: str) -> None:
-    with pytest.raises(openai.BadRequestError, match=said):
+def test_jobs_that_are_refused(provider: Any, client: openai.OpenAI, rows: Any, more: Any, expected: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=expected):
         client.fine_tuning.jobs.create(model="tiny", training_file=upload(client, rows), **more)
     assert not provider.created
 

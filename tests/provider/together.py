@@ -50,7 +50,7 @@ async def create(state: ProviderState, request: web.Request) -> web.Response:
 
 
 def to_json(state: ProviderState, job: Mapping[str, Any]) -> dict[str, Any]:
-    """A job in Together's words; a failed one tells why in its events."""
+    """A job in Together's words; a failed one says why in its events."""
     status = tuning.get_status(state, job, "error")
     return {
         "id": job["id"],
@@ -72,7 +72,7 @@ def to_json(state: ProviderState, job: Mapping[str, Any]) -> dict[str, Any]:
 
 def list_events_of(state: ProviderState, job: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What happened to a job, oldest first."""
-    told = [
+    shown = [
         {
             "object": "fine-tune-event",
             "created_at": f"2026-05-17T17:36:{e['data']['step']:02d}.000Z",
@@ -86,10 +86,10 @@ def list_events_of(state: ProviderState, job: Mapping[str, Any]) -> list[dict[st
         for e in job["events"]
     ]
     if tuning.get_status(state, job, "error") == "error":
-        told.append(
+        shown.append(
             {"object": "fine-tune-event", "level": "error", "message": state.fails or "it failed", "type": "job_error"}
         )
-    return told
+    return shown
 
 
 async def retrieve(state: ProviderState, request: web.Request) -> web.Response:

@@ -160,7 +160,7 @@ def get_status(state: ProviderState, job: Mapping[str, Any], failed: str = "fail
 
 
 def advance(state: ProviderState, job: dict[str, Any], done: Sequence[str]) -> None:
-    """A look at a job: it gets further, tells of it, and learns when it is through."""
+    """A look at a job: it gets further, reports it, and learns when it is through."""
     if state.hold or job["fate"] is not None:
         return
     if job["look"] < len(job["way"]) - 1:
@@ -174,7 +174,7 @@ def advance(state: ProviderState, job: dict[str, Any], done: Sequence[str]) -> N
 
 
 def make_event(state: ProviderState, step: int, total: int = 4) -> dict[str, Any]:
-    """What a running job tells of a step."""
+    """What a running job reports of a step."""
     data = {"step": step, "total_steps": total, "train_loss": 1 / step, "train_mean_token_accuracy": 1 - 0.5 / step}
     data |= {"valid_loss": 1.5 / step, "valid_mean_token_accuracy": 1 - 0.6 / step}
     return {
@@ -192,20 +192,20 @@ def to_json(state: ProviderState, job: Mapping[str, Any]) -> dict[str, Any]:
     """A job in OpenAI's words."""
     status = get_status(state, job)
     hidden = ("asked", "way", "look", "events", "pairs", "tokens", "fate", "tuned")
-    told = {k: v for k, v in job.items() if k not in hidden}
+    shown = {k: v for k, v in job.items() if k not in hidden}
     if not state.echo_metadata:
-        del told["metadata"]
+        del shown["metadata"]
     if state.text_times:
-        told["created_at"] = "2026-05-01T12:00:00Z"
+        shown["created_at"] = "2026-05-01T12:00:00Z"
     error = {"code": "invalid_training_file", "message": state.fails, "param": "training_file"}
     over = status in FINAL
     return {
-        **told,
+        **shown,
         "status": status,
         "error": error if status == "failed" else None,
         "fine_tuned_model": job["tuned"] if status == "succeeded" else None,
         "trained_tokens": job["tokens"] if status == "succeeded" else None,
-        "finished_at": (told["created_at"]) if over else None,
+        "finished_at": (shown["created_at"]) if over else None,
         "estimated_finish": None,
     }
 

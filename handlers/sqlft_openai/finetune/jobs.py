@@ -7,14 +7,13 @@ before another is made.
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from sqlft.errors import Cancelled, HandlerError, ProviderError
@@ -24,28 +23,19 @@ from sqlft_openai.finetune.dialects import (
     TOKEN_FIELDS,
     Dialect,
     JobSpec,
-    build_legacy_body,
+    build_hyperparameters_body,
     find_failure_reason,
-    get_first_value,
-    is_processing,
-    is_ready,
     parse_metrics,
     parse_percent,
     parse_state,
 )
+from sqlft_openai.http.api import ApiClient, Poller, is_ours, lengthen_pause, read_record, write_record
 from sqlft_openai.http.errors import RequestError
-from sqlft_openai.http.transport import ApiClient
+from sqlft_openai.http.parsing import JsonObject, get_objects, get_text
+from sqlft_openai.options import learns_from_pairs
 
 RECORD_NAME = "job.json"
-PAUSE_GROWTH, MAX_PAUSE_FACTOR = 1.5, 30
-"""Looks grow rarer by GROWTH, to MOST times the first pause."""
 REPORT_SECONDS = 0.2
-MAX_NOT_FOUND = 3
-"""Looks in a row at which a job must be unknown before it counts as deleted."""
-MAX_FAILED_POLLS = 30
-"""Looks in a row that may fail."""
-MAX_IDLE_POLLS = 6
-"""Looks after which a file that is neither ready nor worked on is tried all the same."""
 MAX_CREATE_TRIES = 4
 MAX_NOT_READY = 12
 """How often a job is asked for whose files the provider still looks at."""
@@ -53,7 +43,8 @@ MAX_NAMELESS_POLLS = 10
 """Looks at a job that is complete and names no model, after which none is expected."""
 SEARCH_TRIES = 3
 """How often the provider's jobs are looked through for one that may just have been made."""
-MAX_PAGES = 50
+EVENTS_PER_PAGE = 100
+ENDED_STATES = ("failed", "cancelled")
 
 
 @dataclass
@@ -81,24 +72,6 @@ class JobRecord:
         return f"{self.ours}-{self.attempt}" if self.attempt else self.ours
 
 
-def read_record(workdir: Path) -> JobRecord:
-    """What job.json says; a new one where there is none."""
-    try:
-        return JobRecord(**json.loads((workdir / RECORD_NAME).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return JobRecord()
-
-
-def write_record(workdir: Path, record: JobRecord) -> None:
-    """Keep it, also through a power cut."""
-    part = workdir / f"{RECORD_NAME}.part"
-    with open(part, "w", encoding="utf-8") as file:
-        json.dump(asdict(record), file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(workdir / RECORD_NAME)
-
-
 class JobRunner:
     """One run of `train` over a job."""
 
@@ -109,19 +82,19 @@ class JobRunner:
         self._first_pause = poll_seconds
         self._title = api.address.provider.title
         self._nameless = 0
-        self.record = read_record(workdir)
+        self.record = read_record(JobRecord, workdir / RECORD_NAME) or JobRecord()
         self._progress = Progress(self.record.reported, self.record.total, self.record.metrics)
 
-    def run_to_end(self, train: bytes, valid: bytes, spec: JobSpec) -> Mapping[str, Any]:
+    def run_to_end(self, train: bytes, valid: bytes, spec: JobSpec) -> JsonObject:
         """The finished job, made if need be; ProviderError with the provider's reason where it failed."""
         self._start_attempt(sha256(train + b"\0" + valid).hexdigest())
         if self.record.phase != "created":
             files = self._upload_files(train, valid)
-            self._create_job(spec._replace(ours=self.record.tag, train=files["train"], valid=files.get("valid")))
+            self._create_job(spec._replace(tag=self.record.tag, train=files["train"], valid=files.get("valid")))
         return self._watch()
 
     def pause(self, seconds: float) -> None:
-        """Wait, and be told when to stop."""
+        """Wait, and hear when to stop."""
         until = time.monotonic() + seconds
         while True:
             self._report(self._progress)
@@ -140,10 +113,10 @@ class JobRunner:
             self.record.digest, self.record.files = digest, {}
         self._save()
 
-    def _save(self, **now: Any) -> None:
-        for name, value in now.items():
+    def _save(self, **changes: object) -> None:
+        for name, value in changes.items():
             setattr(self.record, name, value)
-        write_record(self._workdir, self.record)
+        write_record(self.record, self._workdir / RECORD_NAME)
 
     # files
 
@@ -180,55 +153,44 @@ class JobRunner:
         if self._dialect.files_path is None:
             return None
         try:
-            found = self._api.get(self._dialect.files_path, limit=100)
+            files = islice(self._api.list_objects(self._dialect.files_path), 100)
+            return next((get_text(f, "id") for f in files if f.get("filename") == name), None)
         except RequestError:
             return None
-        items = found.get("data", found) if isinstance(found, Mapping) else found
-        items = items if isinstance(items, list) else []
-        return next(
-            (f["id"] for f in items if isinstance(f, Mapping) and f.get("filename") == name and f.get("id")), None
-        )
 
     def _wait_until_ready(self, name: str) -> None:
-        pause, idle = min(0.5, self._first_pause), 0
-        while True:
-            try:
-                file = self._api.get(self._dialect.file_path.format(id=name.rpartition("/")[2]))
-                known = is_ready(file)
-                idle += not is_processing(file)
-            except RequestError as error:
-                if error.code == "bad_file":
-                    self._save(files={}, phase="new")
-                    raise ProviderError(
-                        f"{self._title} does not take the training file: {error.message}", "Mend the rows."
-                    ) from None
-                if error.status != 404:
-                    raise self._make_unreachable_error(error) from None
-                known = None  # a server that does not show its files
-            if known or known is None or idle >= MAX_IDLE_POLLS:
-                return
-            self.pause(pause)
-            pause = self._lengthen_pause(pause)
+        path = self._dialect.file_path.format(id=name.rpartition("/")[2])
+        try:
+            self._api.wait_for_file(path, self._first_pause, self.pause)
+        except RequestError as error:
+            if error.code != "bad_file":
+                raise self._make_unreachable_error(error) from None
+            self._save(files={}, phase="new")
+            raise ProviderError(
+                f"{self._title} does not take the training file: {error.message}", "Mend the rows."
+            ) from None
 
     # the job
 
     def _create_job(self, spec: JobSpec) -> None:
         if self.record.phase == "creating":
             self._adopt(self._find_created(spec, sure=True))
-        body, tried, not_yet = self._dialect.build_body(spec), 0, 0
-        while self.record.phase != "created" and tried - not_yet < MAX_CREATE_TRIES:
-            tried += 1
+        body, tries, not_ready = self._dialect.build_body(spec), 0, 0
+        parameter = self._dialect.job_id_parameter
+        query = {parameter: spec.tag} if parameter else {}
+        while self.record.phase != "created" and tries - not_ready < MAX_CREATE_TRIES:
+            tries += 1
             self._save(phase="creating")
             try:
-                made = self._api.send_once("POST", self._dialect.jobs_path, body=body, query=self._build_query(spec))
+                made = self._api.post(self._dialect.jobs_path, body, query)
                 if not self._adopt(self._get_job_name(made)):
                     self._adopt(self._find_created(spec))
             except RequestError as error:
                 refused = error.status is not None and 400 <= error.status < 500 and error.status not in (408, 409)
                 if refused:
                     self._save(phase="uploading")
-                    body = self._revise_body(error, body, spec, tried)
-                    not_yet += tried <= MAX_NOT_READY
+                    body = self._revise_body(error, body, spec, tries)
+                    not_ready += tries <= MAX_NOT_READY
                 else:
                     self._adopt(self._find_created(spec))
             except HandlerError:
@@ -240,37 +202,29 @@ class JobRunner:
                 "RESUME MODEL looks for it there, and makes it if there is none.",
             )
 
-    def _revise_body(self, error: RequestError, body: dict[str, Any], spec: JobSpec, tried: int) -> dict[str, Any]:
+    def _revise_body(self, error: RequestError, body: JsonObject, spec: JobSpec, tries: int) -> JsonObject:
         """The body to try next; ProviderError where the provider means it."""
         text = f"{error.parameter or ''} {error.message}".lower()
         if error.status == 429 or "being processed" in text or "not ready" in text or "not yet" in text:
-            if tried < MAX_NOT_READY:
-                self.pause(
-                    error.retry_after if error.retry_after is not None else min(30.0, self._first_pause * 2**tried)
-                )
+            if tries < MAX_NOT_READY:
+                self.pause(min(30.0, self._first_pause * 2**tries) if error.retry_after is None else error.retry_after)
                 return body
         elif "metadata" in text and "metadata" in body:
-            return {k: v for k, v in body.items() if k != "metadata"}
-        elif "method" in text and "method" in body and spec.options.method != "dpo":
+            return {name: value for name, value in body.items() if name != "metadata"}
+        elif "method" in text and "method" in body and not learns_from_pairs(spec.options):
             kept = {"metadata": body["metadata"]} if "metadata" in body else {}
-            return {**build_legacy_body(spec), **kept}
+            return {**build_hyperparameters_body(spec), **kept}
         elif "hyperparameters" in text and "method" not in body and "hyperparameters" in body:
-            kept = {k: v for k, v in body.items() if k != "hyperparameters"}
-            return {
-                **kept,
-                "method": {"type": "supervised", "supervised": {"hyperparameters": body["hyperparameters"]}},
-            }
+            kept = {name: value for name, value in body.items() if name != "hyperparameters"}
+            supervised = {"hyperparameters": body["hyperparameters"]}
+            return {**kept, "method": {"type": "supervised", "supervised": supervised}}
         raise ProviderError(
             f"{self._title} did not make the job: {error.message}",
             "Mend the cause; RESUME MODEL tries again, FINETUNE takes other rows or options.",
         )
 
-    def _build_query(self, spec: JobSpec) -> dict[str, str]:
-        return {self._dialect.job_id_parameter: spec.ours} if self._dialect.job_id_parameter else {}
-
-    def _get_job_name(self, made: Any) -> str | None:
-        found = made.get(self._dialect.id_field) or made.get("id") if isinstance(made, Mapping) else None
-        return found if isinstance(found, str) and found else None
+    def _get_job_name(self, job: JsonObject) -> str | None:
+        return get_text(job, self._dialect.id_field, "id")
 
     def _adopt(self, name: str | None) -> bool:
         """Take this job as ours; whether there is one."""
@@ -284,9 +238,8 @@ class JobRunner:
             if look or not sure:
                 self.pause(min(2.0, self._first_pause * 2**look))
             try:
-                return find_job(self._api, self._dialect, spec.ours, spec.train)
-            except LookupError:
-                continue
+                if name := find_job(self._api, self._dialect, spec.tag, spec.train):
+                    return name
             except RequestError as error:
                 if error.is_transient or error.status not in (400, 404, 405, 501):
                     raise self._make_unreachable_error(error) from None
@@ -298,28 +251,22 @@ class JobRunner:
 
     # watching
 
-    def _watch(self) -> Mapping[str, Any]:
-        pause, gone, lost = self._first_pause, 0, 0
+    def _watch(self) -> JsonObject:
+        seconds, poller = self._first_pause, Poller(self._api, self._dialect.get_job_path(self.record.job or ""))
         while True:
             try:
-                job = self._api.get(self._dialect.get_job_path(self.record.job or ""))
-                gone = lost = 0
+                job = poller.poll()
             except RequestError as error:
-                gone, lost = (gone + 1, lost) if error.status in (404, 410) else (0, lost + 1)
-                if gone >= MAX_NOT_FOUND:
+                if error.status in (404, 410):
                     raise self._make_deleted_error(error) from None
-                if lost >= MAX_FAILED_POLLS:
-                    raise self._make_unreachable_error(error) from None
-                job = {}
-            if isinstance(job, Mapping) and job:
-                ended = self._check_job(job)
-                if ended is not None:
-                    return ended
-            self.pause(pause)
-            pause = self._lengthen_pause(pause)
+                raise self._make_unreachable_error(error) from None
+            if job and self._is_complete(job):
+                return job
+            self.pause(seconds)
+            seconds = lengthen_pause(seconds, self._first_pause)
 
-    def _check_job(self, job: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The job if it is complete; its events are reported."""
+    def _is_complete(self, job: JsonObject) -> bool:
+        """Whether it is; its events are reported, ProviderError or Cancelled where it will never be."""
         state, word = parse_state(job)
         if word != self.record.word:
             self._save(word=word)
@@ -329,8 +276,8 @@ class JobRunner:
         if not events and share is not None and share > self.record.reported:
             self._report_progress(Progress(share, 100))
         if state == "complete":
-            if get_first_value(job, MODEL_FIELDS):
-                return job
+            if get_text(job, *MODEL_FIELDS):
+                return True
             self._nameless += 1
             if self._nameless >= MAX_NAMELESS_POLLS:
                 raise ProviderError(
@@ -347,43 +294,34 @@ class JobRunner:
         if state == "cancelled":
             self._save(phase="ended")
             raise Cancelled(f"Job {self.record.job} was cancelled at {self._title}.", "RESUME MODEL makes a new one.")
-        return None
+        return False
 
-    def _fetch_events(self, job: Mapping[str, Any]) -> list[Any]:
-        """The job's events, oldest first where it matters; none where the provider has none."""
-        inside = job.get("events")
-        if isinstance(inside, list) and inside:
+    def _fetch_events(self, job: JsonObject) -> list[JsonObject]:
+        """The job's events that may be new; none where the provider has none."""
+        if inside := get_objects(job.get("events")):
             return inside
         if self._dialect.events_path is None:
             return []
-        found: list[Any] = []
-        after = None
+        events: list[JsonObject] = []
         path = self._dialect.events_path.format(job=self._dialect.get_job_path(self.record.job or ""))
-        for _ in range(MAX_PAGES):
-            try:
-                page = self._api.send_once("GET", path, query={"limit": 100, "after": after})
-            except (RequestError, HandlerError):  # without events a job is watched all the same
-                break
-            items = page.get("data") if isinstance(page, Mapping) else page
-            if not isinstance(items, list):
-                break
-            found += items
-            last = items[-1].get("id") if items and isinstance(items[-1], Mapping) else None
-            steps = [m[0] for m in map(parse_metrics, items) if m]
-            if not page.get("has_more") or last in (None, after) or (steps and min(steps) <= self.record.reported):
-                break
-            after = last
-        return found
+        try:
+            for event in self._api.list_objects(path, max_tries=1):
+                events.append(event)
+                metrics = parse_metrics(event)
+                if len(events) % EVENTS_PER_PAGE == 0 and metrics and metrics[0] <= self.record.reported:
+                    break
+        except (RequestError, HandlerError):  # without events a job is watched all the same
+            pass
+        return events
 
-    def _report_steps(self, events: list[Any]) -> None:
+    def _report_steps(self, events: Sequence[JsonObject]) -> None:
         """Report steps that were not reported yet, in their order."""
         steps: dict[int, tuple[int | None, dict[str, float]]] = {}
-        for told in map(parse_metrics, events):
-            if told and told[0] > self.record.reported:
-                total, numbers = steps.get(told[0], (None, {}))
-                steps[told[0]] = (told[1] or total, {**numbers, **told[2]})
-        for step in sorted(steps):
-            total, numbers = steps[step]
+        for metrics in map(parse_metrics, events):
+            if metrics and metrics[0] > self.record.reported:
+                total, numbers = steps.get(metrics[0], (None, {}))
+                steps[metrics[0]] = (metrics[1] or total, {**numbers, **metrics[2]})
+        for step, (total, numbers) in sorted(steps.items()):
             self._report_progress(Progress(step, total if total is None or total >= step else step, numbers))
 
     def _report_progress(self, progress: Progress) -> None:
@@ -391,9 +329,6 @@ class JobRunner:
         self._progress = progress
         self._save(reported=progress.step, total=progress.total_steps, metrics=dict(progress.metrics))
         self._report(progress)
-
-    def _lengthen_pause(self, pause: float) -> float:
-        return min(pause * PAUSE_GROWTH, self._first_pause * MAX_PAUSE_FACTOR)
 
     def _make_deleted_error(self, error: RequestError) -> ProviderError:
         self._save(phase="ended")
@@ -409,85 +344,60 @@ class JobRunner:
         )
 
 
-def find_job(api: ApiClient, dialect: Dialect, ours: str, train: str | None) -> str | None:
-    """The job that has our id or trains on our file; LookupError if there is none."""
-    after = None
-    if dialect.job_id_parameter:
-        return _find_job_by_id(api, dialect, ours)
-    for _ in range(MAX_PAGES):
-        page = api.get(dialect.jobs_path, limit=100, after=after)
-        items = page.get(dialect.items_key, page.get("data")) if isinstance(page, Mapping) else page
-        items = [j for j in items if isinstance(j, Mapping)] if isinstance(items, list) else []
-        for job in items:
-            metadata = job.get("metadata")
-            tag = metadata.get("sqlft") if isinstance(metadata, Mapping) else None
-            of_ours = tag == ours or (tag is None and train is not None and job.get("training_file") == train)
-            if of_ours and parse_state(job)[0] not in ("failed", "cancelled"):
-                return str(job.get(dialect.id_field) or job["id"])
-        last = items[-1].get("id") if items else None
-        if not isinstance(page, Mapping) or not page.get("has_more") or last in (None, after):
-            break
-        after = last
-    raise LookupError(ours)
-
-
-def _find_job_by_id(api: ApiClient, dialect: Dialect, ours: str) -> str:
-    """Where we choose the job's id it is there, or it is not."""
+def find_job(api: ApiClient, dialect: Dialect, tag: str, train: str | None) -> str | None:
+    """The job that has our tag or trains on our file; None if there is none."""
+    if not dialect.job_id_parameter:
+        jobs = (job for job in api.list_objects(dialect.jobs_path) if is_ours(job, tag, train))
+        names = (get_text(job, dialect.id_field, "id") for job in jobs if parse_state(job)[0] not in ENDED_STATES)
+        return next(names, None)
     try:
-        job = api.get(dialect.get_job_path(ours))
+        return get_text(api.get(dialect.get_job_path(tag)), dialect.id_field) or tag
     except RequestError as error:
         if error.status == 404:
-            raise LookupError(ours) from None
+            return None
         raise
-    return str(job.get(dialect.id_field) or ours)
 
 
 def cancel_job(api: ApiClient, dialect: Dialect, workdir: Path) -> None:
     """Stop the job that this workdir knows of, if it still goes; ProviderError if the provider cannot be told."""
-    record = read_record(workdir)
-    title = api.address.provider.title
+    record = read_record(JobRecord, workdir / RECORD_NAME) or JobRecord()
+    if record.phase not in ("creating", "created"):
+        return
     try:
-        name = record.job
         if record.phase == "creating":
-            try:
-                name = find_job(api, dialect, record.tag, record.files.get("train"))
-            except LookupError:
-                name = None
-        if record.phase not in ("creating", "created"):
-            return
-        if name is not None:
-            _request_cancel(api, dialect, name)
+            record.job = find_job(api, dialect, record.tag, record.files.get("train"))
+        if record.job is not None:
+            _request_cancel(api, dialect, record.job)
     except RequestError as error:
+        job = f" job {record.job}" if record.job else ""
         raise ProviderError(
-            f"{title} could not be told to cancel{f' job {record.job}' if record.job else ''}: {error.message}",
+            f"{api.address.provider.title} could not be told to cancel{job}: {error.message}",
             "CANCEL MODEL tries again; the provider's own pages can cancel it too.",
         ) from None
-    record.phase, record.job = "ended", name
-    write_record(workdir, record)
+    record.phase = "ended"
+    write_record(record, workdir / RECORD_NAME)
 
 
 def _request_cancel(api: ApiClient, dialect: Dialect, name: str) -> None:
     """Cancel it; that it is gone or has ended already is as good."""
+    path = dialect.get_job_path(name)
     try:
-        api.post(dialect.cancel_path.format(job=dialect.get_job_path(name)), {})
+        api.retry(partial(api.post, dialect.cancel_path.format(job=path), {}))
     except RequestError as error:
         if error.status not in (400, 404, 409, 410):
             raise
-        if error.status != 404 and parse_state(api.get(dialect.get_job_path(name)))[0] in ("queued", "training"):
+        if error.status != 404 and parse_state(api.get(path))[0] in ("queued", "training"):
             raise
 
 
-def make_artifact(job: Mapping[str, Any], run: JobRunner, details: Mapping[str, Any]) -> Artifact:
+def make_artifact(job: JsonObject, record: JobRecord, details: JsonObject) -> Artifact:
     """What training made, and what is known of it."""
-    tokens = get_first_value(job, TOKEN_FIELDS)
-    found = {
-        "provider": run.record.job and str(job.get("organization_id") or ""),
-        "job": run.record.job,
-        "provider_status": run.record.word,
-        "trained_tokens": tokens if isinstance(tokens, int) else None,
+    known = {
+        "provider": get_text(job, "organization_id"),
+        "job": record.job,
+        "provider_status": record.word,
+        "trained_tokens": next((n for name in TOKEN_FIELDS if isinstance(n := job.get(name), int) and n), None),
         **details,
     }
-    return Artifact(
-        remote_id=str(get_first_value(job, MODEL_FIELDS)),
-        details={k: v for k, v in found.items() if v not in (None, "")},
-    )
+    kept = {name: value for name, value in known.items() if value not in (None, "")}
+    return Artifact(remote_id=get_text(job, *MODEL_FIELDS), details=kept)

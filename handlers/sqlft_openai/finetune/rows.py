@@ -12,11 +12,15 @@ from functools import cache
 from hashlib import sha1
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
+
+import pyarrow as pa
 
 from sqlft.errors import DataError
 from sqlft.handler import CHARS_PER_TOKEN, TrainingSet, estimate_tokens
-from sqlft_openai.providers import Provider
+from sqlft_openai.http.parsing import JsonObject
+from sqlft_openai.options import HostedTrainOptions, learns_from_pairs
+from sqlft_openai.providers import Provider, TrainingLimits
 
 ROLES = ("system", "user", "assistant")
 NAME_PATTERN = re.compile(r"[^\s<|\\/>]{1,64}")
@@ -26,33 +30,19 @@ EXAMPLE_OVERHEAD, MESSAGE_OVERHEAD = 3, 4
 FEW_EXAMPLES, MANY_EXAMPLES, DEFAULT_EPOCHS, MAX_EPOCHS = 100, 25_000, 3, 25
 
 
-class TrainingLimits(NamedTuple):
-    """What a model's training takes, by the start of the model's name."""
+class TrainingMessage(TypedDict):
+    """As the provider takes it: a weight of 0 keeps an answer from being learned, a name says who speaks."""
 
-    name: str
-    example_tokens: int | None = None
-    """Longer examples are cut there."""
-    job_tokens: int | None = None
-    """Tokens of one job, epochs included."""
-
-
-TRAINING_LIMITS = (
-    TrainingLimits("gpt-3.5-turbo-0613", 4_096, 50_000_000),
-    TrainingLimits("gpt-35-turbo", 16_385, 50_000_000),
-    TrainingLimits("gpt-3.5", 16_385, 50_000_000),
-    TrainingLimits("gpt-4.1", 65_536),
-    TrainingLimits("gpt-4o", 65_536),
-    TrainingLimits("gpt-4", 8_192),
-    TrainingLimits("babbage", 16_384, 50_000_000),
-    TrainingLimits("davinci", 16_384, 50_000_000),
-)
-"""From the providers' public documentation, May 2026; the first that fits holds."""
+    role: str
+    content: str
+    name: NotRequired[str]
+    weight: NotRequired[int]
 
 
 class TrainingExample(NamedTuple):
     """A conversation that ends with the better answer, and the worse one."""
 
-    messages: list[Any]
+    messages: list[TrainingMessage]
     rejected: str | None = None
 
     @property
@@ -78,13 +68,12 @@ class PreparedRows(NamedTuple):
 def find_limits(provider: Provider, model: str) -> TrainingLimits:
     """What holds for a model there."""
     plain = model.removeprefix("ft:")
-    known = (r for r in TRAINING_LIMITS if plain.startswith(r.name)) if provider.dialect == "openai" else iter(())
-    return next(known, TrainingLimits(""))
+    return next((r for r in provider.training_limits if plain.startswith(r.name)), TrainingLimits(""))
 
 
-def prepare_rows(provider: Provider, model: str, data: TrainingSet, options: Any) -> PreparedRows:
+def prepare_rows(provider: Provider, model: str, data: TrainingSet, options: HostedTrainOptions) -> PreparedRows:
     """The rows, or DataError that says which of its rules they break and what would keep it."""
-    in_pairs = getattr(options, "method", "") == "dpo"
+    in_pairs = learns_from_pairs(options)
     train = _read_examples(provider, data.train, in_pairs)
     valid = [] if data.valid is None else _read_examples(provider, data.valid, in_pairs)
     for what, rows in (("training", train), ("validation", valid)):
@@ -108,23 +97,27 @@ def prepare_rows(provider: Provider, model: str, data: TrainingSet, options: Any
     return PreparedRows([train[i] for i in kept], valid, tokens, epochs, counter.name, len(train) - len(kept))
 
 
-def choose_epochs(given: int | str, rows: int) -> int:
-    """Epochs as given; 'auto' as OpenAI's guide reckons them: 3, more for few rows, fewer for very many."""
-    if isinstance(given, int):
-        return given
+def choose_epochs(epochs: int | str, rows: int) -> int:
+    """The option's epochs; 'auto' as OpenAI's guide chooses them: 3, more for few rows, fewer for very many.
+
+    >>> choose_epochs(2, 10), choose_epochs("auto", 10), choose_epochs("auto", 5000)
+    (2, 10, 3)
+    """
+    if isinstance(epochs, int):
+        return epochs
     if rows * DEFAULT_EPOCHS < FEW_EXAMPLES:
         return min(MAX_EPOCHS, FEW_EXAMPLES // max(1, rows))
     return max(1, MANY_EXAMPLES // rows) if rows * DEFAULT_EPOCHS > MANY_EXAMPLES else DEFAULT_EPOCHS
 
 
 def format_jsonl(rows: Sequence[TrainingExample]) -> bytes:
-    """One line an example."""
+    """One line per example."""
     lines = (json.dumps(_format_example(example), ensure_ascii=False) for example in rows)
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
 
 
-def _format_example(example: TrainingExample) -> dict[str, Any]:
-    messages = [dict(m) for m in example.messages]
+def _format_example(example: TrainingExample) -> JsonObject:
+    messages = example.messages
     if example.rejected is None:
         return {"messages": messages}
     return {
@@ -134,18 +127,17 @@ def _format_example(example: TrainingExample) -> dict[str, Any]:
     }
 
 
-def _format_message(message: Mapping[str, Any], provider: Provider) -> dict[str, Any]:
-    """As the provider takes it: a weight of 0 keeps an answer from being learned, a name tells who speaks."""
-    made = {"role": message["role"], "content": message["content"]}
-    name = message.get("name")
-    if name and provider.dialect == "openai" and NAME_PATTERN.fullmatch(name):
+def _format_message(message: Mapping[str, object], provider: Provider) -> TrainingMessage:
+    role, content, name = (str(message.get(key) or "") for key in ("role", "content", "name"))
+    made = TrainingMessage(role=role, content=content)
+    if name and provider.takes_names and NAME_PATTERN.fullmatch(name):
         made["name"] = name
-    if message.get("weight") == 0 and message["role"] == "assistant":
+    if message.get("weight") == 0 and role == "assistant":
         made["weight"] = 0
     return made
 
 
-def _read_examples(provider: Provider, table: Any, in_pairs: bool) -> list[TrainingExample]:
+def _read_examples(provider: Provider, table: pa.Table, in_pairs: bool) -> list[TrainingExample]:
     conversations = [
         [_format_message(m, provider) for m in messages] for messages in table.column("messages").to_pylist()
     ]
@@ -167,7 +159,7 @@ def _check_rejected(example: TrainingExample, where: str) -> None:
         raise DataError(f"The worse answer of the {where} is its answer.", "Filter out rows where they are the same.")
 
 
-def _check_messages(provider: Provider, messages: Any, where: str) -> None:
+def _check_messages(provider: Provider, messages: Sequence[TrainingMessage], where: str) -> None:
     roles = [m["role"] for m in messages]
     if unknown := [r for r in roles if r not in ROLES]:
         raise DataError(f"The {where} has the role '{unknown[0]}'.", f"Roles are {', '.join(ROLES)}.")
@@ -216,11 +208,11 @@ def _check_job_tokens(
     )
 
 
-def _sample_rows(sizes: Sequence[int], epochs: int, options: Any) -> list[int]:
+def _sample_rows(sizes: Sequence[int], epochs: int, options: HostedTrainOptions) -> list[int]:
     """Rows drawn with the seed while they fit, in their order."""
     order = list(range(len(sizes)))
     random.Random(options.seed or 0).shuffle(order)
-    left, kept = options.max_train_tokens // epochs, []
+    left, kept = (options.max_train_tokens or 0) // epochs, []
     for i in order:
         if sizes[i] <= left:
             kept.append(i)
@@ -267,6 +259,6 @@ def _load_tiktoken(name: str) -> TokenCounter | None:
 
 def _is_cached(name: str) -> bool:
     """Whether tiktoken has the encoding on disk, where it would look."""
-    given = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
-    folder = Path(given) if given else Path(tempfile.gettempdir()) / "data-gym-cache"
+    cache = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    folder = Path(cache) if cache else Path(tempfile.gettempdir()) / "data-gym-cache"
     return (folder / sha1(ENCODING_URL.format(name).encode()).hexdigest()).exists()

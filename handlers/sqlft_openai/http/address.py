@@ -24,9 +24,8 @@ class Address(NamedTuple):
     """The address, and the one to try where the first has no such path."""
     key: str | None
     headers: Mapping[str, str]
-    query: str = ""
-    has_deployments: bool = False
-    """Azure's classic paths: the deployment is part of them."""
+    api_version: str | None = None
+    """Of Azure's classic API, whose paths have the deployment in them."""
     deployment: str | None = None
 
     @property
@@ -52,9 +51,10 @@ class Address(NamedTuple):
 
     def url(self, path: str, model: str, base: str | None = None) -> str:
         """The whole URL of an inference path, such as /chat/completions."""
-        if self.has_deployments:
-            path = f"/deployments/{quote(self.deployment or model, safe='')}{path}"
-        return f"{base or self.base}{path}{self.query}"
+        if not self.api_version:
+            return f"{base or self.base}{path}"
+        deployment = quote(self.deployment or model, safe="")
+        return f"{base or self.base}/deployments/{deployment}{path}?api-version={quote(self.api_version)}"
 
     def redact(self, text: str, most: int = 500) -> str:
         """A provider's text without the key, at most so long, on one line."""
@@ -75,25 +75,23 @@ def resolve_address(provider: Provider, options: EngineOptions) -> Address:
 
 
 def _resolve_azure_address(provider: Provider, options: AzureEngineOptions) -> Address:
-    given = _normalize_url(provider, _require_base(provider, options.azure_endpoint or options.base_url))
+    url = _normalize_url(provider, _require_base(provider, _get_option(options)))
     key = None if options.azure_ad_token else _require_key(provider, options.api_key)
     token = options.azure_ad_token and _check_sendable(provider, options.azure_ad_token, "azure_ad_token")
     headers = {"api-key": key} if key else {"Authorization": f"Bearer {token}"}
     secret = key or token
-    if re.search(r"/openai/v\d+$", given):
-        return Address(provider, (given,), secret, headers)
-    endpoint = re.sub(r"/openai(/deployments(/[^/]*)?)?$|/v1$", "", given)
-    found = re.search(r"/openai/deployments/([^/]+)$", given)
-    deployment = options.deployment or (found.group(1) if found else None)
-    query = f"?api-version={quote(options.api_version)}"
-    return Address(provider, (f"{endpoint}/openai",), secret, headers, query, True, deployment)
+    if re.search(r"/openai/v\d+$", url):
+        return Address(provider, (url,), secret, headers)
+    endpoint = re.sub(r"/openai(/deployments(/[^/]*)?)?$|/v1$", "", url)
+    match = re.search(r"/openai/deployments/([^/]+)$", url)
+    deployment = options.deployment or (match[1] if match else None)
+    return Address(provider, (f"{endpoint}/openai",), secret, headers, options.api_version, deployment)
 
 
 def check_address_options(provider: Provider, options: EngineOptions) -> None:
     """OptionError for an address that is none, MissingSecret for a key that cannot be one; neither need be given."""
-    for address in (options.base_url, getattr(options, "azure_endpoint", None)):
-        if address:
-            _normalize_url(provider, address)
+    if url := _get_option(options):
+        _normalize_url(provider, url)
     if provider.is_gone:
         _require_base(provider, options.base_url)
     if options.api_key:
@@ -102,11 +100,15 @@ def check_address_options(provider: Provider, options: EngineOptions) -> None:
 
 def get_host(provider: Provider, options: EngineOptions) -> str:
     """The host that requests go to, in lower case; empty where none is known yet."""
-    given = (getattr(options, "azure_endpoint", None) or options.base_url) or _get_default_base(provider) or ""
+    url = _get_option(options) or _get_default_base(provider) or ""
     try:
-        return urlsplit(given.strip()).hostname or ""
-    except ValueError:  # no URL: `address_of` says so
+        return urlsplit(url.strip()).hostname or ""
+    except ValueError:  # no URL: `resolve_address` says so
         return ""
+
+
+def _get_option(options: EngineOptions) -> str | None:
+    return (options.azure_endpoint if isinstance(options, AzureEngineOptions) else None) or options.base_url
 
 
 def _get_default_base(provider: Provider) -> str | None:
@@ -114,53 +116,50 @@ def _get_default_base(provider: Provider) -> str | None:
     return from_environment or provider.base_url
 
 
-def _require_base(provider: Provider, given: str | None) -> str:
-    """The address as it was given, or the provider's own; OptionError where there is none."""
-    found = given or _get_default_base(provider)
-    if not found and provider.is_gone:
+def _require_base(provider: Provider, url: str | None) -> str:
+    """The address of the options, or the provider's own; OptionError where there is none."""
+    base = url or _get_default_base(provider)
+    if not base and provider.is_gone:
         raise OptionError(
             f"{provider.title} is gone: the engine '{provider.name}' is for other servers that speak as it did.",
             f"Say where yours is: CREATE ML_ENGINE … FROM {provider.name} USING base_url = 'https://…/v1'.",
         )
-    if not found:
-        named = (
-            "azure_endpoint = 'https://NAME.openai.azure.com'" if provider.name == "azure_openai" else "base_url = '…'"
-        )
+    if not base:
         raise OptionError(
             f"The engine '{provider.name}' needs to know where it is reached.",
-            f"Say it: CREATE ML_ENGINE … FROM {provider.name} USING {named}.",
+            f"Say it: CREATE ML_ENGINE … FROM {provider.name} USING {provider.base_example}.",
         )
-    return found
+    return base
 
 
-def _normalize_url(provider: Provider, given: str) -> str:
+def _normalize_url(provider: Provider, url: str) -> str:
     """The address without spaces, query and slashes at its end."""
-    said = given.strip()
-    parts = urlsplit(said)
+    url = url.strip()
+    parts = urlsplit(url)
     try:
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number
         fits = False
-    if not fits or re.search(r"\s", said):
+    if not fits or re.search(r"\s", url):
         raise OptionError(
-            f"The address of the engine '{provider.name}' is no URL: {_strip_user(said)}",
-            _suggest_url(said) or "It looks like https://api.example.com/v1 or http://localhost:8000/v1.",
+            f"The address of the engine '{provider.name}' is no URL: {_strip_user(url)}",
+            _suggest_url(url) or "It looks like https://api.example.com/v1 or http://localhost:8000/v1.",
         )
-    return ENDPOINT_SUFFIX.sub("", said.partition("?")[0].partition("#")[0].rstrip("/"))
+    return ENDPOINT_SUFFIX.sub("", url.partition("?")[0].partition("#")[0].rstrip("/"))
 
 
-def _suggest_url(said: str) -> str:
+def _suggest_url(url: str) -> str:
     """What was meant by an address without its scheme, or with a broken one; nothing where that is not clear."""
-    found = re.fullmatch(r"(?:(https?):?/*)?([\w.-]+(?::\d{1,5})?(?:/[\w./-]*)?)", said, re.I)
-    if found is None or not re.match(r"localhost\b|[\w-]+(\.[\w-]+)+|[\w-]+:\d", found[2], re.I):
+    match = re.fullmatch(r"(?:(https?):?/*)?([\w.-]+(?::\d{1,5})?(?:/[\w./-]*)?)", url, re.I)
+    if match is None or not re.match(r"localhost\b|[\w-]+(\.[\w-]+)+|[\w-]+:\d", match[2], re.I):
         return ""
-    local = re.match(r"localhost\b|[\d.]+(:|/|$)|[\w-]+:\d", found[2], re.I)
-    scheme = (found[1] or ("http" if local else "https")).lower()
-    return f"Write base_url = '{scheme}://{found[2]}'."
+    local = re.match(r"localhost\b|[\d.]+(:|/|$)|[\w-]+:\d", match[2], re.I)
+    scheme = (match[1] or ("http" if local else "https")).lower()
+    return f"Write base_url = '{scheme}://{match[2]}'."
 
 
-def _list_candidate_bases(provider: Provider, given: str) -> tuple[str, ...]:
-    base = _normalize_url(provider, given)
+def _list_candidate_bases(provider: Provider, url: str) -> tuple[str, ...]:
+    base = _normalize_url(provider, url)
     if re.search(r"/v\d+\w*(/|$)", urlsplit(base).path):
         return (base,)
     versioned = f"{base}/v1"
@@ -171,9 +170,9 @@ def _strip_user(url: str) -> str:
     return re.sub(r"//[^/@]*@", f"//{STARS}@", url)
 
 
-def _require_key(provider: Provider, given: str | None) -> str | None:
-    if given:
-        return _check_sendable(provider, given, "api_key")
+def _require_key(provider: Provider, key: str | None) -> str | None:
+    if key:
+        return _check_sendable(provider, key, "api_key")
     if not provider.needs_key:
         return None
     raise MissingSecret(

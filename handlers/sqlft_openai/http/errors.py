@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from sqlft.errors import HandlerError, ProviderError
 from sqlft.handler import RowError
 from sqlft_openai.http.address import Address
+from sqlft_openai.http.parsing import NO_USAGE, TokenUsage, parse_error, parse_retry_after
 from sqlft_openai.sunsets import explain_ended_model
 
 TRANSIENT_STATUSES = (408, 409, 425, 429)
@@ -58,7 +57,7 @@ class RequestError(Exception):
     """Seconds that the provider wants to be left alone."""
     next_step: str | None = None
     """What mends it, where that is known."""
-    usage: Any = None
+    usage: TokenUsage = NO_USAGE
     """Tokens that were paid for all the same."""
     tries: int = 1
 
@@ -72,22 +71,20 @@ def error_from_status(
     status: int, headers: Mapping[str, str], content: bytes, address: Address, model: str
 ) -> RequestError | HandlerError:
     """What a status of 300 and more means; a HandlerError makes all rows pointless."""
-    error = _parse_error(content)
-    text = address.redact(str(error.get("message") or "")) or f"status {status}"
-    code = str(error.get("code") or "")
-    request_id = headers.get("x-request-id") or headers.get("apim-request-id")
-    fatal = _find_fatal_error(status, headers, (code or str(error.get("type"))).lower(), text, address, model)
+    error = parse_error(content)
+    text = address.redact(error.message) or f"status {status}"
+    fatal = _find_fatal_error(status, headers, (error.code or error.kind).lower(), text, address, model)
     if fatal is not None:
         return fatal
-    parameter = error.get("param")
     return RequestError(
-        code if code and not code.isdigit() else f"http_{status}",
+        error.code if error.code and not error.code.isdigit() else f"http_{status}",
         f"{address.provider.title} says: {text}",
         status in TRANSIENT_STATUSES or status >= 500,
         status,
-        request_id,
-        status == 429,
-        parameter=parameter if isinstance(parameter, str) else None,
+        headers.get("x-request-id") or headers.get("apim-request-id"),
+        is_rate_limited=status == 429,
+        parameter=error.parameter or None,
+        retry_after=parse_retry_after(headers),
     )
 
 
@@ -119,12 +116,12 @@ def _find_fatal_error(
             "Its guide to fine-tuning lists those that it trains; CREATE MODEL … USING model_name = '…' takes another.",
         )
     if code in NO_MODEL_CODES or (status == 404 and "model" in text.lower()):
-        what = "deployment" if address.has_deployments else "model"
+        what = "deployment" if address.api_version else "model"
         return ProviderError(
             f"{title} has no {what} '{address.deployment or model}' for this key: {text}",
             "A tuned model answers from a deployment: make one (az cognitiveservices account deployment create …), and "
             "name it: SELECT … USING tuned_deployment = '…'."
-            if address.has_deployments and _is_tuned(address.deployment or model)
+            if address.api_version and _is_tuned(address.deployment or model)
             else explain_ended_model(urlsplit(address.base).hostname or "", model)
             or "Check the name with the provider's list; CREATE MODEL … USING model_name = '…' takes another.",
         )
@@ -179,10 +176,10 @@ def _make_connect_error(address: Address, shown: str, refused: bool) -> RequestE
         return RequestError("unreachable", f"{address.base} is not reached: {shown}", True, is_unreachable=True)
     host = urlsplit(address.base).hostname
     next_step = f"Check {proxy}, or unset it; NO_PROXY = '{host}' goes without a proxy."
-    said = f"{address.base} is not reached through the proxy that {proxy} names: {shown}"
+    message = f"{address.base} is not reached through the proxy that {proxy} names: {shown}"
     if refused:
-        return ProviderError(said, next_step)
-    return RequestError("unreachable", said, True, is_unreachable=True, next_step=next_step)
+        return ProviderError(message, next_step)
+    return RequestError("unreachable", message, True, is_unreachable=True, next_step=next_step)
 
 
 def make_unreachable_error(error: RequestError) -> ProviderError:
@@ -202,31 +199,8 @@ def make_dropped_error(error: RequestError, address: Address) -> ProviderError:
 
 
 def _list_causes(error: BaseException | None) -> list[BaseException]:
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
+    causes: list[BaseException] = []
+    while error is not None and error not in causes:
+        causes.append(error)
         error = error.__cause__ or error.__context__
-    return found
-
-
-def _parse_error(content: bytes) -> dict[str, Any]:
-    """The error object of a body, whichever of the usual shapes it has."""
-    try:
-        body = json.loads(content)
-    except ValueError:
-        text = content.decode("utf-8", "replace").strip()
-        return {"message": "" if text[:1] == "<" else text}
-    return find_error(body) or {"message": json.dumps(body)}
-
-
-def find_error(body: Any) -> dict[str, Any] | None:
-    """The error that a body speaks of, if it does."""
-    if not isinstance(body, dict):
-        return None
-    error = body.get("error", body if body.get("object") == "error" or "message" in body else None)
-    if isinstance(error, str):
-        return {"message": error}
-    if isinstance(error, dict):
-        return {**error, "message": error.get("message") or json.dumps(error)}
-    detail = body.get("detail")
-    return {"message": detail if isinstance(detail, str) else json.dumps(detail)} if detail else None
+    return causes

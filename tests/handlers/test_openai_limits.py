@@ -1,4 +1,4 @@
-"""Limits that only refusals tell, and refusals by chance, in simulated time: how much is used, how much is wasted."""
+"""Limits in headers, the user's ceilings, and limits that only refusals show: these in simulated time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import mean
 from typing import NamedTuple, Protocol
 
 import pytest
-from sqlft_openai.http.limits import AdaptiveRateLimiter
+from sqlft_openai.http.limits import AdaptivePace, HeaderQuota, Schedule
+from sqlft_openai.http.parsing import parse_duration, parse_retry_after
 
 ROWS = 900
 
@@ -79,14 +79,6 @@ class RandomServer:
         return self.behind.after(now) if self.behind else 0.0
 
 
-class NoLimiter(AdaptiveRateLimiter):
-    """Learns nothing: each request that was refused waits for itself."""
-
-    def record_refusal(self, now: float, serial: int, after: float | None) -> bool:
-        """It was no limit."""
-        return False
-
-
 class Network(NamedTuple):
     """Requests under way at once, seconds to an answer, seconds to a refusal."""
 
@@ -127,10 +119,8 @@ class Simulation:
         retry_after: RetryAfter = None,
         network: Network = NEAR,
         rows: int = ROWS,
-        *,
-        limiter: AdaptiveRateLimiter,
     ) -> None:
-        self._server, self._told, self._network, self._limiter = server, retry_after, network, limiter
+        self._server, self._retry_after, self._network, self._limiter = server, retry_after, network, AdaptivePace()
         self._todo, self._under_way = rows, 0
         self._turns: deque[SimulatedRow] = deque()
         self._random = random.Random(0)
@@ -160,7 +150,7 @@ class Simulation:
             self._serial += 1
             self._limiter.record_request(self._now, self._serial)
             passes = self._server.take(self._now)
-            after = None if passes or self._told is None else self._told(self._server, self._now)
+            after = None if passes or self._retry_after is None else self._retry_after(self._server, self._now)
             took = self._network.answer if passes else self._network.refusal
             self._later(took * self._random.uniform(0.8, 1.2), self._serial, passes, self._turns.popleft(), after)
 
@@ -185,79 +175,166 @@ class Simulation:
         return min([*ready, *(event[0] for event in self._events[:1])])
 
 
-def simulate(
-    server: LimitedServer, retry_after: RetryAfter = None, network: Network = NEAR, rows: int = ROWS
-) -> Simulation:
-    """The outcome with what the adaptive limiter learns."""
-    return Simulation(server, retry_after, network, rows, limiter=AdaptiveRateLimiter())
+def get_share_used(simulation: Simulation, burst: int = 0, rate: float = 10) -> float:
+    """Of a limit, behind a burst."""
+    return (ROWS - burst) / simulation.seconds / rate
 
 
 @pytest.mark.parametrize("retry_after", [None, tell_exact_wait])
-@pytest.mark.parametrize("network", [NEAR, QUICK])
+@pytest.mark.parametrize("network", [NEAR, QUICK, FAR, SLOW])
 @pytest.mark.parametrize("burst", [1, 10, 60])
 def test_a_limit_is_found_and_used(burst: int, network: Network, retry_after: RetryAfter) -> None:
-    found = simulate(BucketServer(10, burst), retry_after, network)
-    assert (ROWS - burst) / found.seconds > 0.9 * 10
-    assert found.wasted < 0.035
+    found = Simulation(BucketServer(10, burst), retry_after, network)
+    assert get_share_used(found, burst) > 0.8
+    assert found.wasted < 0.1
 
 
 @pytest.mark.parametrize("retry_after", [None, tell_exact_wait])
 @pytest.mark.parametrize(("most", "seconds"), [(10, 1.0), (600, 60.0)])
 def test_a_limit_by_the_second_and_by_the_minute(most: int, seconds: float, retry_after: RetryAfter) -> None:
-    found = simulate(WindowServer(most, seconds), retry_after)
-    assert ROWS / found.seconds > 0.9 * 10
-    assert found.wasted < 0.04
+    found = Simulation(WindowServer(most, seconds), retry_after)
+    assert get_share_used(found) > 0.8
+    assert found.wasted < 0.05
 
 
 @pytest.mark.parametrize("server", [BucketServer(10, 1), BucketServer(10, 10), WindowServer(10, 1.0)])
 def test_a_retry_after_of_whole_seconds(server: LimitedServer) -> None:
-    found = simulate(server, tell_whole_seconds)
-    assert ROWS / found.seconds > 0.75 * 10
+    found = Simulation(server, tell_whole_seconds)
+    assert get_share_used(found) > 0.6
     assert found.wasted < 0.05
 
 
-@pytest.mark.parametrize("network", [FAR, SLOW])
-@pytest.mark.parametrize("burst", [1, 10])
-def test_a_limit_far_away(burst: int, network: Network) -> None:
-    found = simulate(BucketServer(10, burst), None, network)
-    assert (ROWS - burst) / found.seconds > 0.8 * 10
-    assert found.wasted < 0.05 + network.window / ROWS
+@pytest.mark.parametrize("network", [NEAR, FAR])
+def test_a_retry_after_of_zero_seconds_is_no_limit(network: Network) -> None:
+    alone = Simulation(RandomServer(0.0, 0), None, network)
+    found = Simulation(RandomServer(0.2, 0), lambda server, now: 0.0, network)
+    assert found.seconds < 3 * alone.seconds
 
 
-@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.3])
-@pytest.mark.parametrize("network", [NEAR, FAR, SLOW])
-@pytest.mark.parametrize("after", [None, 1.0, 2.0])
-def test_refusals_by_chance_are_no_limit(share: float, network: Network, after: float | None) -> None:
+@pytest.mark.parametrize(("share", "least_rate"), [(0.02, 90), (0.05, 60), (0.1, 25), (0.3, 4)])
+@pytest.mark.parametrize("after", [None, 1.0])
+def test_refusals_by_chance_slow_it_down_and_do_not_stop_it(
+    share: float, least_rate: float, after: float | None
+) -> None:
     retry_after: RetryAfter = None if after is None else lambda server, now: after
-    rates = []
-    for seed in range(3):
-        alone = Simulation(RandomServer(share, seed), retry_after, network, 1000, limiter=NoLimiter())
-        rates.append(simulate(RandomServer(share, seed), retry_after, network, 1000).seconds / alone.seconds)
-    assert mean(rates) < 2.0
-    assert max(rates) < 3.0
+    found = Simulation(RandomServer(share, 0), retry_after)
+    assert ROWS / found.seconds > least_rate
+    assert found.wasted < 2 * share
 
 
-@pytest.mark.parametrize("share", [0.05, 0.1])
-@pytest.mark.parametrize("burst", [1, 10, 60])
-def test_a_limit_behind_refusals_by_chance(share: float, burst: int) -> None:
-    found = [simulate(RandomServer(share, seed, BucketServer(10, burst))) for seed in range(3)]
-    assert (ROWS - burst) / mean(f.seconds for f in found) > 0.45 * 10
-    assert mean(f.wasted for f in found) < share + 0.3
+def test_a_server_that_lets_nothing_in_is_asked_ever_less_often_and_used_again_at_once() -> None:
+    pace, now, sent = AdaptivePace(), 0.0, list[float]()
+    for serial in range(1, 100):
+        now += max(0.0, pace.wait(now))
+        pace.record_request(now, serial)
+        sent.append(now)
+        pace.record_refusal(now, serial, None)
+    assert sent[-1] - sent[-2] >= 10
+    for serial in range(100, 130):
+        now += max(0.0, pace.wait(now))
+        pace.record_request(now, serial)
+        pace.record_success(now, serial)
+    assert pace.wait(now) < 1
 
 
 def test_what_was_counted_before_a_pause_says_nothing_after_it() -> None:
-    limiter = AdaptiveRateLimiter()
+    pace = AdaptivePace()
     for serial in range(1, 41):
-        limiter.record_request(serial / 100, serial)
-        limiter.record_success(serial / 100, serial)
+        pace.record_request(serial / 100, serial)
+        pace.record_success(serial / 100, serial)
     now = 10_000.0
-    for serial in range(41, 61):  # ten pass, ten are refused in a row
-        limiter.record_request(now + serial / 1000, serial)
+    for serial in range(41, 61):  # ten are let in, ten are refused
+        pace.record_request(now + serial / 1000, serial)
     for serial in range(41, 51):
-        limiter.record_success(now + 1, serial)
+        pace.record_success(now + 1, serial)
     for serial in range(51, 61):
-        limiter.record_refusal(now + 1, serial, None)
-    assert limiter.wait(now + 1) > 0
-    limiter.record_request(now + 1.1, 61)
-    limiter.record_success(now + 1.2, 61)
-    assert 1 < limiter.pace < 100
+        pace.record_refusal(now + 1, serial, None)
+    assert 0 < pace.wait(now + 1) < 1
+    assert 5 < pace.pace < 100
+
+
+def test_all_wait_for_a_retry_after_once_some_in_a_row_are_refused() -> None:
+    pace = AdaptivePace()
+    for serial in range(1, 6):
+        pace.record_request(0.0, serial)
+    assert not pace.record_refusal(0.1, 1, 30.0), "one row's, until more are refused"
+    assert pace.wait(0.1) < 1
+    assert [pace.record_refusal(0.1, serial, 30.0) for serial in (2, 3, 4)] == [False, False, True]
+    assert pace.wait(0.1) == pytest.approx(30.0)
+    assert pace.record_refusal(0.2, 5, 5.0)
+    assert pace.wait(0.2) == pytest.approx(29.9)
+
+
+def test_a_ceiling_is_a_schedule() -> None:
+    limiter, now, taken = Schedule(600), 100.0, 0
+    while now < 160.0:
+        if limiter.wait(now) <= 0:
+            limiter.take(now, 1.0)
+            taken += 1
+        now += 0.01
+    assert 595 <= taken <= 601
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("6ms", 0.006), ("1s", 1.0), ("6m0s", 360.0), ("1h2m3.5s", 3723.5), ("1d", 86400.0), ("2", 2.0), ("soon", None)],
+)
+def test_durations(text: str, seconds: float | None) -> None:
+    assert parse_duration(text) == (pytest.approx(seconds) if seconds is not None else None)
+
+
+def test_retry_after_in_all_its_forms() -> None:
+    assert parse_retry_after({"retry-after-ms": "250", "retry-after": "1"}) == 0.25
+    assert parse_retry_after({"retry-after": "1.5"}) == 1.5
+    assert parse_retry_after({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}) == 0.0
+    date, later = "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 1970 00:00:09 GMT"
+    assert parse_retry_after({"retry-after": later, "date": date}) == 9.0  # whatever the time is here
+    assert parse_retry_after({"retry-after": "whenever"}) is None
+    assert parse_retry_after({}) is None
+
+
+def make_headers(limit: int, left: int, reset: str) -> dict[str, str]:
+    values = {"limit": str(limit), "remaining": str(left), "reset": reset}
+    return {f"x-ratelimit-{name}-requests": value for name, value in values.items()}
+
+
+def test_headers_of_a_bucket_that_fills_evenly() -> None:
+    quota = HeaderQuota("requests")
+    quota.read(0.0, make_headers(600, 10, "59s"), 0)
+    quota.read(0.1, make_headers(600, 0, "60s"), 0)
+    assert quota.wait(0.1, 1) == pytest.approx(0.1)
+    assert quota.wait(0.3, 1) <= 0
+
+
+def test_headers_of_a_small_bucket() -> None:
+    quota = HeaderQuota("requests")
+    quota.read(0.0, make_headers(600, 9, "100ms"), 0)
+    assert quota.wait(0.0, 1) <= 0
+    quota.read(0.0, make_headers(600, 0, "1000ms"), 0)
+    assert 0 < quota.wait(0.0, 1) <= 1.0
+    quota.take(1.5, 9)
+    quota.read(1.5, make_headers(600, 0, "900ms"), 0)
+    assert quota.wait(1.5, 1) > 0.05
+
+
+def test_headers_of_a_window_that_is_used_up() -> None:
+    quota = HeaderQuota("requests")
+    quota.read(9.0, make_headers(600, 90, "14s"), 0)
+    quota.read(10.0, make_headers(600, 0, "13s"), 0)
+    assert quota.wait(10.0, 1) == pytest.approx(13.0)
+    assert quota.wait(23.0, 1) <= 0
+    quota.take(23.0, 1)
+    assert quota.wait(23.0, 1) <= 0, "all is back"
+
+
+def test_requests_that_the_headers_cannot_know_of_yet_count() -> None:
+    quota = HeaderQuota("requests")
+    quota.read(0.1, make_headers(600, 2, "30s"), unseen=2)
+    assert quota.wait(0.1, 1) > 0
+
+
+def test_tokens_that_are_never_all_left_are_not_waited_for() -> None:
+    quota = HeaderQuota("tokens")
+    tokens = {key.replace("requests", "tokens"): text for key, text in make_headers(1000, 1000, "0s").items()}
+    quota.read(0.0, tokens, 0)
+    assert quota.wait(0.1, 5000) <= 0
