@@ -1,14 +1,18 @@
-"""Names for what torch, transformers, PEFT and tokenizers hand out; for annotations only, so that nothing is loaded."""
+"""Names for what torch, transformers, PEFT and other libraries hand out; for annotations, so that nothing is loaded.
+
+`Any` stands only here: where a library has no types, and for parsed JSON, whose readers check what they take.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
     from peft.tuners.lora import LoraLayer
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     Model: TypeAlias = PreTrainedModel
     """A decoder as transformers loads it, or `base.torch_llama`'s, which is called alike."""
@@ -22,6 +26,15 @@ if TYPE_CHECKING:
     AdapterConfig: TypeAlias = LoraConfig
     Dtype: TypeAlias = torch.dtype
     Device: TypeAlias = torch.device
+    QuantizationConfig: TypeAlias = BitsAndBytesConfig
+    Work: TypeAlias = torch.distributed.Work
 
 AutogradContext: TypeAlias = Any
 """What torch hands to forward and backward of a function: saved tensors, and any attribute that is set on it."""
+LlamaServer: TypeAlias = Any
+"""xllamacpp's Server."""
+GenerationHandle: TypeAlias = Any
+"""openvino_genai's GenerationHandle."""
+JsonObject: TypeAlias = dict[str, Any]
+JsonMapping: TypeAlias = Mapping[str, Any]
+"""Parsed JSON: a base's config.json, a tokenizer's files, what llama.cpp answers."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from sqlft.errors import NotSupported, OptionError, SqlftError
 from sqlft.handler import (
@@ -26,6 +26,7 @@ from sqlft_local.base.tokenization import Delimiters, resolve_inference_delimite
 from sqlft_local.options import RESUME_OPTIONS, EngineOptions, ModelOptions, PredictOptions, TrainOptions
 
 if TYPE_CHECKING:
+    from sqlft_local._types import JsonMapping
     from sqlft_local.train.loop import TrainingLoop
 
 
@@ -38,7 +39,7 @@ class Local(Trainer, Embedder):
     train_options = TrainOptions
     resume_options = RESUME_OPTIONS
 
-    def __init__(self, options: Any = None) -> None:
+    def __init__(self, options: object = None) -> None:
         super().__init__(options if isinstance(options, EngineOptions) else EngineOptions())
 
     @staticmethod
@@ -47,7 +48,7 @@ class Local(Trainer, Embedder):
         return hub.pull(name, progress)
 
     @classmethod
-    def diagnose(cls) -> Mapping[str, Any]:
+    def diagnose(cls) -> JsonMapping:
         """The machine, and which presets it can train and ask; imports no torch."""
         from sqlft_local.estimate import training
         from sqlft_local.machine import detect_machine
@@ -73,7 +74,7 @@ class Local(Trainer, Embedder):
 
             tokenization.check_template(template)
 
-    def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
+    def open(self, model: ModelSpec, artifact: Artifact | None, options: object) -> Predictor:
         """The base, or the base with the artifact's adapter; shared with every other predictor of it."""
         from sqlft_local.predict import choose
 
@@ -168,7 +169,7 @@ class Local(Trainer, Embedder):
         model: ModelSpec,
         start: Artifact | None,
         data: TrainingSet,
-        options: Any,
+        options: object,
         workdir: Path,
         report: Callable[[Progress], None],
     ) -> Artifact:
@@ -265,18 +266,18 @@ class Local(Trainer, Embedder):
             loading.get_shared_model(model.base, given, self.options.device, adapter, delimiters), conversations
         )
 
-    def max_row_tokens(self, model: ModelSpec, options: Any) -> int | None:
+    def max_row_tokens(self, model: ModelSpec, options: object) -> int | None:
         """What `max_length` says, or where it says nothing 2048 tokens; never more than the context."""
         from sqlft_local.estimate import training
 
         base = training.describe_base(model.base, hub.find_local_folder(model.base), _get_model_options(model))
         return training.find_max_row_tokens(base, options if isinstance(options, TrainOptions) else TrainOptions())
 
-    def resolve_options(self, model: ModelSpec, options: Any) -> TrainOptions:
+    def resolve_options(self, model: ModelSpec, options: object) -> TrainOptions:
         """With learning rate, batch size and layers of the base's preset where none were given."""
         return presets.resolve_options(options if isinstance(options, TrainOptions) else TrainOptions(), model.base)
 
-    def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
+    def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: object) -> Estimate | None:
         """From the base's shape, the rows as the trainer makes them, and how fast this machine is."""
         from sqlft_local.estimate import training
         from sqlft_local.machine import detect_machine

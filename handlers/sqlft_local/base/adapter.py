@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported, ProviderError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sqlft_local._types import JsonMapping, JsonObject
+
 
 UNUSUAL_PARTS = ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "target_parameters")
 """What a PEFT config may say that makes more of an adapter than a pair of matrices for some linear layers."""
 
 
-def read_adapter_config(adapter: Path) -> dict[str, Any]:
+def read_adapter_config(adapter: Path) -> JsonObject:
     """What adapter_config.json says; ProviderError where it cannot be read, NotSupported for what is no LoRA."""
     with _explain_unreadable(adapter):
-        config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        config: JsonObject = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
         raise NotSupported(f"The adapter in {adapter} uses {config.get('peft_type')}.", "Use a LoRA adapter.")
     return config
@@ -49,7 +51,7 @@ def _explain_unreadable(adapter: Path) -> Iterator[None]:
         ) from e
 
 
-def find_unusual_adapter_part(config: Mapping[str, Any]) -> str | None:
+def find_unusual_adapter_part(config: JsonMapping) -> str | None:
     """What only PEFT itself computes, if anything."""
     return next((part for part in UNUSUAL_PARTS if config.get(part)), None)
 

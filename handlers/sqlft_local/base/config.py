@@ -7,10 +7,13 @@ Called by whoever loads, converts or estimates a base; takes its folder, or the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlft_local._types import JsonMapping, JsonObject
 
 DEFAULT_CONTEXT = 4096
 """Tokens of a base whose config says nothing of them."""
@@ -86,7 +89,7 @@ class DecoderShape:
         return self.vocab_size * self.hidden_size * (1 if self.tied else 2) + (2 * self.layers + 1) * self.hidden_size
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> JsonObject:
     """What config.json says; OSError or ValueError where it cannot be read."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if not isinstance(config, dict):
@@ -94,18 +97,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def text_config(config: JsonMapping) -> JsonMapping:
     """The part about text, of a base that sees too."""
     return config.get("text_config") or config
 
 
-def read_context(config: Mapping[str, Any], wanted: int | None = None) -> int:
+def read_context(config: JsonMapping, wanted: int | None = None) -> int:
     """Tokens that the base was made for, or fewer if so many are wanted.
 
     >>> read_context({"max_position_embeddings": 512}), read_context({"max_position_embeddings": 512}, 100)
     (512, 100)
     """
-    return limit_context(int(_first(text_config(config), CONTEXT_NAMES) or DEFAULT_CONTEXT), wanted)
+    return limit_context(_largest(text_config(config), CONTEXT_NAMES) or DEFAULT_CONTEXT, wanted)
 
 
 def limit_context(made_for: int, wanted: int | None) -> int:
@@ -113,13 +116,13 @@ def limit_context(made_for: int, wanted: int | None) -> int:
     return min(wanted or made_for, made_for)
 
 
-def read_rope_theta(config: Mapping[str, Any]) -> float:
+def read_rope_theta(config: JsonMapping) -> float:
     """The base of the rotary embedding's angles."""
     theta = (config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta")
     return float(theta or DEFAULT_ROPE_THETA)
 
 
-def find_unusual_part(config: Mapping[str, Any]) -> str | None:
+def find_unusual_part(config: JsonMapping) -> str | None:
     """What a plain decoder with full attention, SwiGLU and unscaled rotary embeddings does not have, if anything.
 
     >>> find_unusual_part({"model_type": "mistral", "sliding_window": 4096})
@@ -140,7 +143,7 @@ def find_unusual_part(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def find_packing_obstacle(config: Mapping[str, Any]) -> str | None:
+def find_packing_obstacle(config: JsonMapping) -> str | None:
     """Why rows of such a base are not packed, as far as is known without its weights.
 
     >>> find_packing_obstacle({"model_type": "lfm2", "layer_types": ["conv", "full_attention"]})
@@ -166,7 +169,7 @@ def read_stop_ids(folder: Path) -> list[int]:
     return [i for i in (said if isinstance(said, list) else [said]) if i is not None]
 
 
-def read_shape(config: Mapping[str, Any]) -> DecoderShape:
+def read_shape(config: JsonMapping) -> DecoderShape:
     """The decoder's sizes; KeyError or TypeError for what is none.
 
     Of layers that differ the widest counts, and what is no attention (a state space, a convolution) counts as attention
@@ -189,11 +192,11 @@ def read_shape(config: Mapping[str, Any]) -> DecoderShape:
     )
 
 
-def _first(config: Mapping[str, Any], names: Sequence[str]) -> Any:
+def _first(config: JsonMapping, names: Sequence[str]) -> int | Sequence[int] | None:
     return next((config[name] for name in names if config.get(name)), None)
 
 
-def _largest(config: Mapping[str, Any], names: Sequence[str]) -> int:
+def _largest(config: JsonMapping, names: Sequence[str]) -> int:
     """The value under the first of the names that there is, of a list the largest; 0 without one."""
     found = _first(config, names)
-    return max(map(int, found), default=0) if isinstance(found, list | tuple) else int(found or 0)
+    return max(map(int, found), default=0) if isinstance(found, Sequence) else int(found or 0)

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported, ProviderError
 from sqlft_local.base.config import find_unusual_part, read_config, read_context, read_rope_theta, read_shape
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from gguf import GGUFReader, GGUFWriter
     from tokenizers import Tokenizer
     from torch import Tensor
+
+    from sqlft_local._types import JsonMapping, JsonObject
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """transformers' model_type -> llama.cpp's architecture."""
@@ -31,7 +33,7 @@ def export(
     folder: Path,
     target: Path,
     kind: str,
-    tokenizer: Mapping[str, Any],
+    tokenizer: JsonMapping,
     stop_ids: list[int],
     changes: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     scale: float = 1.0,
@@ -62,7 +64,7 @@ def export(
     return found
 
 
-def check_convertible(config: Mapping[str, Any]) -> None:
+def check_convertible(config: JsonMapping) -> None:
     """NotSupported unless llama.cpp computes this configuration as transformers does."""
     kind = config.get("model_type")
     if why := find_unusual_part(config) if kind in ARCHITECTURES else f"the architecture {kind}":
@@ -76,7 +78,7 @@ def permute_rows(weight: np.ndarray, heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
-def count_permuted_heads(name: str, config: Mapping[str, Any]) -> int | None:
+def count_permuted_heads(name: str, config: JsonMapping) -> int | None:
     """Heads of the rows of this layer if they are to change places, else None."""
     if ARCHITECTURES[config["model_type"]] not in PERMUTED_ARCHITECTURES:
         return None
@@ -84,7 +86,7 @@ def count_permuted_heads(name: str, config: Mapping[str, Any]) -> int | None:
     return shape.heads if ".q_proj" in name else shape.kv_heads if ".k_proj" in name else None
 
 
-def _write_metadata(writer: GGUFWriter, config: Mapping[str, Any], kind: str) -> None:
+def _write_metadata(writer: GGUFWriter, config: JsonMapping, kind: str) -> None:
     from gguf import LlamaFileType
 
     shape = read_shape(config)
@@ -110,9 +112,7 @@ def _write_metadata(writer: GGUFWriter, config: Mapping[str, Any], kind: str) ->
     writer.add_quantization_version(2)
 
 
-def _write_vocabulary(
-    writer: GGUFWriter, config: Mapping[str, Any], tokenizer: Mapping[str, Any], stop_ids: list[int]
-) -> None:
+def _write_vocabulary(writer: GGUFWriter, config: JsonMapping, tokenizer: JsonMapping, stop_ids: list[int]) -> None:
     """The tokens as llama.cpp spells them; prompts come as ids, so only spelling and merges matter."""
     from gguf import TokenType
 
@@ -153,7 +153,7 @@ _END_TOKEN_KEYS = ("eos", "eot", "eom")
 def _write_tensors(
     writer: GGUFWriter,
     folder: Path,
-    config: Mapping[str, Any],
+    config: JsonMapping,
     kind: str,
     merged: Callable[[str, Tensor], Tensor],
     progress: ReportProgress,
@@ -201,7 +201,7 @@ def read_tensor_shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
                 yield name, tuple(opened.get_slice(name).get_shape())
 
 
-def _read_weights(folder: Path, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+def _read_weights(folder: Path, wanted: JsonMapping) -> Iterator[tuple[str, Tensor]]:
     from safetensors import safe_open
 
     for file in sorted(folder.glob("*.safetensors")):
@@ -282,7 +282,7 @@ def convert(file: Path, folder: Path, progress: Callable[[str, float | None], No
         ) from e
 
 
-def build_tokenizer(fields: dict[str, Any]) -> Tokenizer:
+def build_tokenizer(fields: JsonObject) -> Tokenizer:
     """The byte-level BPE that the metadata describes."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -301,7 +301,7 @@ def build_tokenizer(fields: dict[str, Any]) -> Tokenizer:
     return made
 
 
-def _check_supported(fields: dict[str, Any], file: Path) -> None:
+def _check_supported(fields: JsonObject, file: Path) -> None:
     kind = tuple(fields.get(k) for k in ("general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.pre"))
     if kind != ("llama", "gpt2", "smollm"):
         raise NotSupported(
@@ -310,7 +310,7 @@ def _check_supported(fields: dict[str, Any], file: Path) -> None:
         )
 
 
-def _write_config(fields: dict[str, Any], reader: GGUFReader, folder: Path) -> None:
+def _write_config(fields: JsonObject, reader: GGUFReader, folder: Path) -> None:
     hidden, heads = fields["llama.embedding_length"], fields["llama.attention.head_count"]
     special = {
         f"{name}_token_id": fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL_TOKEN_KEYS.items()
@@ -343,7 +343,7 @@ def _write_config(fields: dict[str, Any], reader: GGUFReader, folder: Path) -> N
 _SPECIAL_TOKEN_KEYS = {"bos": "bos", "eos": "eos", "pad": "padding"}
 
 
-def _write_tokenizer_config(fields: dict[str, Any], folder: Path) -> None:
+def _write_tokenizer_config(fields: JsonObject, folder: Path) -> None:
     tokens = fields["tokenizer.ggml.tokens"]
     names = {**_SPECIAL_TOKEN_KEYS, "unk": "unknown"}
     ids = {name: fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
@@ -359,7 +359,7 @@ def _write_tokenizer_config(fields: dict[str, Any], folder: Path) -> None:
 
 
 def _write_weights(
-    fields: dict[str, Any], reader: GGUFReader, folder: Path, progress: Callable[[str, float | None], None]
+    fields: JsonObject, reader: GGUFReader, folder: Path, progress: Callable[[str, float | None], None]
 ) -> None:
     import numpy as np
     from gguf.quants import dequantize
@@ -397,5 +397,5 @@ def _unpermute_rows(weight: np.ndarray, heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(rows, columns)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: JsonObject) -> None:
     path.write_text(json.dumps({k: v for k, v in value.items() if v is not None}, indent=2) + "\n", encoding="utf-8")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError
 from sqlft_local import machine
@@ -133,7 +133,7 @@ def load_encoder(folder: Path, options: ModelOptions, device: str) -> tuple[Mode
 
     place = resolve_device(device)
     with silence_transformers(), explain_errors(folder):
-        given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        given: dict[str, bool] = {"local_files_only": True, "trust_remote_code": False}
         dtype = resolve_dtype(options.dtype, place, training=False)
         model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True, **given)
         return model.to(place).eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder, **given)
@@ -394,20 +394,16 @@ class _CountingLayout:
 
 def _check_model_type(folder: Path) -> None:
     """NotSupported for a model_type that the installed transformers has never heard of."""
-    from types import SimpleNamespace
-
     from transformers import CONFIG_MAPPING
 
     kind = read_config(folder).get("model_type")
     if kind is None or kind not in CONFIG_MAPPING:
-        raise _unsupported_architecture_error(
-            folder, SimpleNamespace(model_type=kind or "its config.json names no model_type")
-        )
+        raise _unsupported_architecture_error(folder, kind or "its config.json names no model_type")
 
 
-def _unsupported_architecture_error(folder: Path, config: Any) -> NotSupported:
+def _unsupported_architecture_error(folder: Path, kind: str) -> NotSupported:
     return NotSupported(
-        f"The installed transformers does not know the architecture of {folder.name} ({config.model_type}).",
+        f"The installed transformers does not know the architecture of {folder.name} ({kind}).",
         "Update it (pip install -U transformers), or use a base of another architecture, such as Llama or Qwen3.",
     )
 

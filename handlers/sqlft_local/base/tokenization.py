@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlft.errors import NotSupported, OptionError
 from sqlft.handler import Artifact, Message
@@ -20,17 +20,23 @@ from sqlft_local.base.config import read_stop_ids
 from sqlft_local.errors import explain_errors, silence_transformers
 from sqlft_local.options import ModelOptions, TrainOptions
 
+if TYPE_CHECKING:
+    from jinja2 import Environment, Template
+    from tokenizers import Tokenizer as RustTokenizer
+
+    from sqlft_local._types import JsonObject, Tokenizer
+
 TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "asking.json"
 
 
 class ChatTokenizer:
     """What a Renderer needs, as `save_tokenizer` wrote it; `settings` are those of `read_tokenizer_settings`."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path, settings: JsonObject | None = None) -> None:
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-        self._settings: dict[str, Any] = settings or json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        self._settings: JsonObject = settings or json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         self.chat_template: str | None = self._settings["chat_template"]
         self.all_special_ids: list[int] = self._settings["all_special_ids"]
         self.eos_token_id: int | None = self._settings["eos_token_id"]
@@ -59,7 +65,12 @@ class ChatTokenizer:
         return text
 
     def apply_chat_template(
-        self, turns: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool, chat_template: str, **more: Any
+        self,
+        turns: list[dict[str, str]],
+        tokenize: bool,
+        add_generation_prompt: bool,
+        chat_template: str,
+        **more: object,
     ) -> str:
         """The conversation as one text."""
         template = self._template if chat_template == self._template_source else self._compile_template(chat_template)
@@ -74,18 +85,18 @@ class ChatTokenizer:
         return said
 
     _template_source: str | None = None
-    _template: Any = None
+    _template: Template
 
-    def _compile_template(self, text: str) -> Any:
+    def _compile_template(self, text: str) -> Template:
         self._template, self._template_source = self._environment.from_string(text), text
         return self._template
 
     @cached_property
-    def _environment(self) -> Any:
+    def _environment(self) -> Environment:
         return create_template_environment()
 
 
-def create_template_environment() -> Any:
+def create_template_environment() -> Environment:
     """Jinja as transformers sets it up for chat templates."""
     from jinja2.exceptions import TemplateError
     from jinja2.ext import loopcontrols
@@ -94,8 +105,8 @@ def create_template_environment() -> Any:
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
-    def to_json(x: Any, ensure_ascii: bool = False, indent: Any = None, **given: Any) -> str:
-        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, **given)
+    def to_json(x: object, ensure_ascii: bool = False, indent: int | None = None, sort_keys: bool = False) -> str:
+        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, sort_keys=sort_keys)
 
     def now(form: str) -> str:
         from datetime import datetime
@@ -125,7 +136,7 @@ def check_template(text: str) -> None:
         ) from e
 
 
-def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
+def read_tokenizer_settings(folder: Path) -> JsonObject:
     """What a base's own files say of its tokenizer: enough to count tokens, transformers may know more of some."""
     config = _read_json(folder / "tokenizer_config.json")
     added = {t["content"]: t for t in _read_json(folder / TOKENIZER_FILE).get("added_tokens", [])}
@@ -142,12 +153,12 @@ def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
     }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _read_json(path: Path) -> JsonObject:
+    found: JsonObject = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
 
 
-def save_tokenizer(tokenizer: Any, stop_ids: Sequence[int], folder: Path) -> dict[str, Any]:
+def save_tokenizer(tokenizer: Tokenizer, stop_ids: Sequence[int], folder: Path) -> JsonObject:
     """Keep what transformers' `tokenizer` does in `folder`, and return it as a tokenizer.json's content."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     template = tokenizer.chat_template
@@ -163,11 +174,11 @@ def save_tokenizer(tokenizer: Any, stop_ids: Sequence[int], folder: Path) -> dic
     content: str = backend.to_str()
     (folder / TOKENIZER_FILE).write_text(content, encoding="utf-8")
     (folder / SETTINGS_FILE).write_text(json.dumps(about), encoding="utf-8")
-    said: dict[str, Any] = json.loads(content)
+    said: JsonObject = json.loads(content)
     return said
 
 
-def load_transformers_tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:
+def load_transformers_tokenizer(folder: Path) -> tuple[Tokenizer, tuple[int, ...]]:
     """The base's tokenizer, and the tokens that end an answer."""
     from transformers import AutoTokenizer
 
@@ -176,12 +187,12 @@ def load_transformers_tokenizer(folder: Path) -> tuple[Any, tuple[int, ...]]:
         return tokenizer, find_stop_ids(folder, tokenizer)
 
 
-def find_stop_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
+def find_stop_ids(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
     """The tokens that end an answer."""
     return tuple(sorted({i for i in (*read_stop_ids(folder), tokenizer.eos_token_id) if i is not None}))
 
 
-def load_tokenizer_json(folder: Path) -> Any:
+def load_tokenizer_json(folder: Path) -> RustTokenizer:
     """The tokenizer alone, without transformers."""
     from tokenizers import Tokenizer
 
@@ -215,7 +226,7 @@ class Renderer:
     `stop_ids` are the tokens that end an answer: those given, and the one that the template ends an answer with.
     """
 
-    def __init__(self, tokenizer: Any, stop_ids: Sequence[int], chat_template: str | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], chat_template: str | None = None) -> None:
         self.tokenizer = tokenizer
         self._template = chat_template or tokenizer.chat_template or PLAIN_TEMPLATE
         self.delimiters = NO_DELIMITERS
@@ -402,7 +413,7 @@ class Delimiters(NamedTuple):
         """The messages with the delimiters; a text that ends with its mark already keeps that one."""
         return list(self._append_delimiters(messages, ask))
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> JsonObject:
         """As a version remembers them."""
         return {"separator": self.separator or None, "stop": list(self.stop) or None}
 

@@ -8,17 +8,21 @@ more answers are float32's than with everything rounded: 95 % where it was 89 % 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from sqlft_local.base import config
 from sqlft_local.base.config import DecoderShape
+
+if TYPE_CHECKING:
+    from sqlft_local._types import Device, Dtype, JsonMapping
+    from sqlft_local.kernels.packing import Layout
 
 MODEL_TYPES = {"llama", "mistral", "qwen2"}
 ROUNDING_TOLERANCE = 2.0**-6
@@ -36,7 +40,7 @@ class TorchLlamaConfig(DecoderShape):
     mlp_bias: bool
 
 
-def parse_config(said: Mapping[str, Any]) -> TorchLlamaConfig | None:
+def parse_config(said: JsonMapping) -> TorchLlamaConfig | None:
     """None for what only transformers knows how to run."""
     if said.get("model_type") not in MODEL_TYPES or config.find_unusual_part(said):
         return None
@@ -94,7 +98,7 @@ class Attention(nn.Module):  # type: ignore[misc]  # torch is untyped here
         self.v_proj = Linear(c.hidden_size, c.kv_heads * c.head_dim, bias=c.qkv_bias)
         self.o_proj = Linear(c.heads * c.head_dim, c.hidden_size, bias=c.o_bias)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], layout: Any) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
         """x (rows, tokens, hidden)."""
         x = x.to(self.q_proj.weight.dtype)
         shape = (*x.shape[:-1], -1, self.head_dim)
@@ -132,7 +136,7 @@ class Block(nn.Module):  # type: ignore[misc]  # torch is untyped here
         self.input_layernorm = RmsNorm(c)
         self.post_attention_layernorm = RmsNorm(c)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], layout: Any) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
         """x (rows, tokens, hidden)."""
         x = x + self.self_attn(self.input_layernorm(x), rotary, layout)
         said: Tensor = x + self.mlp(self.post_attention_layernorm(x))
@@ -159,18 +163,18 @@ class TorchLlama(nn.Module):  # type: ignore[misc]  # torch is untyped here
         self._tied, self._rope_theta, self._width = c.tied, c.rope_theta, c.head_dim
 
     @property
-    def device(self) -> Any:
+    def device(self) -> Device:
         """Where its inputs go."""
         return self.model.norm.weight.device
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> Dtype:
         """Of its weights."""
         return self.model.norm.weight.dtype
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, layout: Any, logits_to_keep: Tensor, use_cache: bool = False
-    ) -> Any:
+        self, input_ids: Tensor, position_ids: Tensor, layout: Layout, logits_to_keep: Tensor, use_cache: bool = False
+    ) -> SimpleNamespace:
         """ids and positions (rows, tokens) -> .logits (rows, tokens kept, words)."""
         x = self.model.embed_tokens(input_ids).to(torch.float32)
         rotary = self._rotary_embedding(position_ids)
@@ -200,7 +204,7 @@ def _apply_rotary(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return (x * rotary[0]) + (torch.cat((-second, first), dim=-1) * rotary[1])
 
 
-def load(folder: Path, files: Iterable[Path], dtype: Any, device: str) -> TorchLlama | None:
+def load(folder: Path, files: Iterable[Path], dtype: Dtype, device: str) -> TorchLlama | None:
     """The base in `folder`, its weights from `files` in the wanted numbers; None where they are of another kind."""
     from safetensors import safe_open
 

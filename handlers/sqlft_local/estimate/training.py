@@ -33,9 +33,8 @@ from sqlft_local.train.speed import Speed
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from sqlft_local.kernels.batching import Layout
+    from sqlft_local.kernels.batching import RowLayout
     from sqlft_local.kernels.packing import Example
-from typing import Any
 
 from sqlft_local.base import hub
 
@@ -87,7 +86,7 @@ class BaseDescription:
     """Why its rows are not packed; None where they are."""
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> RowLayout:
         """How its rows are put into a pass."""
         return "packed" if self.obstacle is None else "padded"
 
@@ -237,7 +236,9 @@ def _fit_passes(
     return replace(setting, checkpointing=tokens > budget.above), tokens
 
 
-def _estimate_passes(train: Sequence[Example], taught: int, batch_size: int, most: int, layout: Layout) -> EpochPasses:
+def _estimate_passes(
+    train: Sequence[Example], taught: int, batch_size: int, most: int, layout: RowLayout
+) -> EpochPasses:
     """The epoch, told from the sample's."""
     from sqlft_local.kernels.batching import count_pass_tokens
 
@@ -438,7 +439,7 @@ LLAMA_BYTES = 200 << 20
 """The engine that asks, beside the weights."""
 
 
-def describe_machine(here: Machine) -> dict[str, Any]:
+def describe_machine(here: Machine) -> dict[str, object]:
     """As people read it."""
     device = here.device()
     cards = [f"{g.name}, {g.memory / GIGA:.0f} GB, {g.free / GIGA:.0f} GB free" for g in here.gpus]
@@ -455,7 +456,7 @@ def describe_machine(here: Machine) -> dict[str, Any]:
     }
 
 
-def list_bases(here: Machine) -> list[dict[str, Any]]:
+def list_bases(here: Machine) -> list[dict[str, object]]:
     """A row a preset: whether it is on this machine, and in which numbers it can be trained and asked, if at all."""
     device = here.device()
     free = here.available(device)

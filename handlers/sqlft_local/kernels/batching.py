@@ -74,7 +74,7 @@ def pad(examples: Sequence[Example], device: Device | str = "cpu") -> PaddedExam
     )
 
 
-Layout = Literal["packed", "padded", "alone"]
+RowLayout = Literal["packed", "padded", "alone"]
 """How rows are put into a pass: one behind the other, padded to the longest, or one row a pass."""
 TRIAL_LENGTHS = (11, 5)
 """Tokens of the two rows of a trial."""
@@ -88,10 +88,10 @@ def is_packed(model: Model) -> bool:
     return config is None or config._attn_implementation == ATTENTION_NAME
 
 
-_layouts: WeakKeyDictionary[Model, Layout] = WeakKeyDictionary()
+_layouts: WeakKeyDictionary[Model, RowLayout] = WeakKeyDictionary()
 
 
-def find_layout(model: Model) -> Layout:
+def find_layout(model: Model) -> RowLayout:
     """How rows are put into a pass of the model; whether padding changes nothing is tried once."""
     if model not in _layouts:
         _layouts[model] = "packed" if is_packed(model) else "padded" if _ignores_padding(model) else "alone"
@@ -130,7 +130,7 @@ def prepare_batch(model: Model, examples: Sequence[Example]) -> ExampleBatch:
     return pack(examples, model.device) if is_packed(model) else pad(examples, model.device)
 
 
-def split_passes(batch: Sequence[Example], most: int, layout: Layout = "packed") -> Iterator[list[Example]]:
+def split_passes(batch: Sequence[Example], most: int, layout: RowLayout = "packed") -> Iterator[list[Example]]:
     """The batch in few parts of about one size, each of at most `most` tokens or one example; like lengths together.
 
     Packed rows share their common start; of padded ones the padding counts.
@@ -155,7 +155,7 @@ def split_passes(batch: Sequence[Example], most: int, layout: Layout = "packed")
     yield part
 
 
-def count_pass_tokens(batch: Sequence[Example], most: int, layout: Layout = "packed") -> list[tuple[int, int]]:
+def count_pass_tokens(batch: Sequence[Example], most: int, layout: RowLayout = "packed") -> list[tuple[int, int]]:
     """(tokens computed, tokens learned) of each pass of a batch; a common start is computed once a pass, or padding."""
     found = []
     for part in split_passes(batch, most, layout):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sqlft.errors import NotSupported
 from sqlft_local.kernels import is_on
@@ -54,7 +54,9 @@ def _attention_forward(
     value: Tensor,
     attention_mask: None,
     scaling: float | None = None,
-    **given: Any,
+    layout: Layout | None = None,
+    sliding_window: int | None = None,
+    **given: object,
 ) -> tuple[Tensor, None]:
     odd = next((k for k in ("softcap", "s_aux", "position_bias") if given.get(k) is not None), None)
     if odd:
@@ -62,8 +64,9 @@ def _attention_forward(
             f"The base's attention uses {odd}, which the local engine does not know.", "Use another base."
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    layout: Layout = given["layout"]
-    out = layout.attend(module.layer_idx, query, key, value, scale, given.get("sliding_window"))
+    if layout is None:
+        raise NotSupported("The base's layers do not hand on how rows are packed.", "Use another base.")
+    out = layout.attend(module.layer_idx, query, key, value, scale, sliding_window)
     return out.contiguous(), None  # some bases view it in another shape
 
 

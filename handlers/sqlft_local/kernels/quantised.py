@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlft.errors import HandlerNotInstalled
 from sqlft_local.errors import INSTALL
@@ -10,7 +10,7 @@ from sqlft_local.errors import INSTALL
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sqlft_local._types import Dtype, Layer, Model
+    from sqlft_local._types import Dtype, Layer, Model, QuantizationConfig
 
 
 def dequantise(layer: Layer, dtype: Dtype) -> Tensor:
@@ -27,7 +27,7 @@ def dequantise(layer: Layer, dtype: Dtype) -> Tensor:
     return weight
 
 
-def quantization_config(quantization: str, dtype: Dtype) -> Any:
+def quantization_config(quantization: str, dtype: Dtype) -> QuantizationConfig | None:
     """What transformers needs to load a base so; None for none, HandlerNotInstalled without bitsandbytes."""
     if quantization == "none":
         return None
@@ -54,7 +54,7 @@ def is_quantised(layer: Layer) -> bool:
     return type(getattr(layer, "weight", None)).__name__ in ("Params4bit", "Int8Params")
 
 
-def list_quantisation_states(model: Model) -> list[Any]:
+def list_quantisation_states(model: Model) -> list[object]:
     """What layers keep beside their weights; copies of a model share it."""
     found = (getattr(m, name, None) for m in model.modules() for name in ("state", "quant_state"))
     return [one for one in found if one is not None]

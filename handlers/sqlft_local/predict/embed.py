@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported, ProviderError
 from sqlft_local.base.config import read_context
@@ -17,6 +17,8 @@ from sqlft_local.options import ModelOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sqlft_local._types import Config, JsonObject, LlamaServer, Model
 
 WINDOW = 256
 """Texts taken at a time and sorted by length, so that short ones need no padding."""
@@ -78,7 +80,7 @@ def _acquire_transformers(
     return compute, lambda: MODEL_CACHE.release(key)
 
 
-def _compute_vectors(model: Any, ids: list[list[int]], how: Pooling) -> Vectors:
+def _compute_vectors(model: Model, ids: list[list[int]], how: Pooling) -> Vectors:
     import torch
 
     longest = max(map(len, ids))
@@ -108,13 +110,14 @@ def _pool(states: Tensor, mask: Tensor, mode: str) -> Tensor:
     return (states * there).sum(1) / there.sum(1).clamp(min=1e-9)
 
 
-def read_pooling(folder: Path, config: Any) -> Pooling:
+def read_pooling(folder: Path, config: Config) -> Pooling:
     """As the folder's modules.json says; the mean, normalized, where there is none."""
     length = read_context(config.to_dict())
     if not (folder / "modules.json").exists():
         return Pooling("mean", True, min(length, 8192))
     mode, normalize = "mean", False
-    for module in _read_json(folder / "modules.json"):
+    modules: list[dict[str, str]] = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    for module in modules:
         kind = module["type"].rpartition(".")[2]
         if kind == "Transformer":
             length = min(length, int(_read_json(folder / "sentence_bert_config.json").get("max_seq_length") or length))
@@ -132,7 +135,7 @@ def read_pooling(folder: Path, config: Any) -> Pooling:
 _OTHER_MODEL_HINT = "Use a model of Transformer, Pooling and Normalize, or a GGUF file of it."
 
 
-def _read_pooling_mode(config: dict[str, Any]) -> str:
+def _read_pooling_mode(config: JsonObject) -> str:
     known = {
         "pooling_mode_cls_token": "cls",
         "pooling_mode_mean_tokens": "mean",
@@ -147,7 +150,7 @@ def _read_pooling_mode(config: dict[str, Any]) -> str:
     return known[asked[0]]
 
 
-def _read_json(file: Path) -> Any:
+def _read_json(file: Path) -> JsonObject:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
@@ -187,7 +190,7 @@ def _has_pooling_type(file: Path) -> bool:
         raise ProviderError(f"{file} is no complete GGUF file: {e}", "Remove it and get it again.") from e
 
 
-def _embed_with_llama(server: Any, texts: list[str]) -> Vectors:
+def _embed_with_llama(server: LlamaServer, texts: list[str]) -> Vectors:
     """Texts that are too long lose their end, as sentence-transformers has it."""
     said = json.loads(server.handle_embeddings(json.dumps({"input": texts})))
     if "error" not in said:

@@ -6,11 +6,12 @@ import atexit
 import json
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError
@@ -22,6 +23,11 @@ from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.common import choose_batch_size, encode_request
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from sqlft_local._types import JsonMapping, JsonObject, LlamaServer
+
 INSTALL = f"{errors.INSTALL}, or use backend = 'transformers'."
 CONTEXT_STEP = 256
 """A slot's context grows in steps of this many tokens."""
@@ -29,12 +35,11 @@ SHUTDOWN = threading.Event()
 """This process ends: whatever is being answered stops."""
 
 
-def import_xllamacpp() -> Any:
+def import_xllamacpp() -> ModuleType:
     """The module xllamacpp; HandlerNotInstalled."""
     machine.configure_math_libraries()
     try:
-        import xllamacpp
-
+        xllamacpp: ModuleType = import_module("xllamacpp")
         hub.check_installed("tokenizers", "jinja2")
     except ImportError as e:
         raise HandlerNotInstalled(f"llama.cpp needs a package that is not installed ({e}).", INSTALL) from e
@@ -64,10 +69,10 @@ class LlamaRuntime:
     def __init__(self, plan: LlamaSettings, longest: int) -> None:
         self._plan = plan
         self._longest = longest
-        self._server: Any = None
+        self._server: LlamaServer | None = None
         self._lock = threading.Lock()
 
-    def server(self, tokens: int, adapter: Path | None) -> tuple[Any, int | None]:
+    def server(self, tokens: int, adapter: Path | None) -> tuple[LlamaServer, int | None]:
         """One whose slots have room for `tokens`, and the adapter's number in it.
 
         Those who still wait for an earlier one keep it until they are done.
@@ -102,7 +107,7 @@ def acquire_runtime(plan: LlamaSettings, longest: int, name: str) -> tuple[Llama
     return engine, lambda: MODEL_CACHE.release(key)
 
 
-def complete(server: Any, body: Mapping[str, Any], tell: Callable[[dict[str, Any]], bool]) -> None:
+def complete(server: LlamaServer, body: JsonMapping, tell: Callable[[JsonObject], bool]) -> None:
     """Answer one prompt; `tell` gets each piece, and True from it stops the answer."""
     server.handle_completions(json.dumps(body), lambda said: SHUTDOWN.is_set() or tell(json.loads(said)))
 
@@ -137,7 +142,7 @@ def _is_complete(file: Path) -> bool:
     return True
 
 
-def _start_server(plan: LlamaSettings) -> Any:
+def _start_server(plan: LlamaSettings) -> LlamaServer:
     """llama.cpp's server on `plan`.  It listens on a port of this machine too, which only its random key opens."""
     library = import_xllamacpp()
     for file in (plan.model, *plan.adapters):
@@ -170,7 +175,7 @@ def _start_server(plan: LlamaSettings) -> Any:
         ) from e
 
 
-def _lora_info(library: Any, file: Path) -> Any:
+def _lora_info(library: ModuleType, file: Path) -> object:
     made = library.CommonAdapterLoraInfo()
     made.path, made.scale = str(file), 0.0
     return made
@@ -203,8 +208,8 @@ class PendingPrompt:
     """Most tokens of its answer."""
     parts: list[str] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    error: Mapping[str, Any] | None = None
-    usage: Mapping[str, Any] = field(default_factory=dict)
+    error: JsonMapping | None = None
+    usage: JsonMapping = field(default_factory=dict)
     truncated: bool = False
 
 
@@ -219,7 +224,7 @@ class LlamaPredictor(Predictor):
         renderer: Renderer,
         context: int,
         options: PredictOptions,
-        schema: Mapping[str, Any] | None,
+        schema: JsonMapping | None,
     ) -> None:
         self._engine = engine
         self._release: Callable[[], None] | None = release
@@ -291,13 +296,13 @@ class LlamaPredictor(Predictor):
 
     def _wait(
         self,
-        server: Any,
+        server: LlamaServer,
         number: int | None,
         row: PendingPrompt,
         told: SimpleQueue[PendingPrompt | Delta | BaseException],
         stop: threading.Event,
     ) -> None:
-        def tell(said: dict[str, Any]) -> bool:
+        def tell(said: JsonObject) -> bool:
             self._receive(row, said, told)
             return stop.is_set()
 
@@ -313,7 +318,7 @@ class LlamaPredictor(Predictor):
             told.put(e)
 
     def _receive(
-        self, row: PendingPrompt, said: dict[str, Any], told: SimpleQueue[PendingPrompt | Delta | BaseException]
+        self, row: PendingPrompt, said: JsonObject, told: SimpleQueue[PendingPrompt | Delta | BaseException]
     ) -> None:
         if "error" in said:
             row.error = said["error"]
@@ -353,9 +358,9 @@ def closed_error() -> ProviderError:
     return ProviderError("The predictor is closed.", "Open another one.")
 
 
-def build_body(options: PredictOptions, schema: Mapping[str, Any] | None) -> dict[str, Any]:
+def build_body(options: PredictOptions, schema: JsonMapping | None) -> JsonObject:
     """What all requests of a statement have in common."""
-    said: dict[str, Any] = {
+    said: JsonObject = {
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_progress": True,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlft.errors import HandlerNotInstalled, ProviderError
 from sqlft.handler import Completion, Delta, Predictor, Request
@@ -18,6 +18,9 @@ from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.answers import AnswerWriter, DecodingRow
 from sqlft_local.predict.common import choose_batch_size
+
+if TYPE_CHECKING:
+    from sqlft_local._types import GenerationHandle
 
 INSTALL = f"{errors.INSTALL}, or use backend = 'transformers'."
 CACHE_GIGABYTES = 1
@@ -62,7 +65,7 @@ class OpenVinoRuntime:
         self._lock = threading.Lock()
         self._count = 0
 
-    def add(self, row: DecodingRow, stop_ids: frozenset[int], logprobs: bool) -> Any:
+    def add(self, row: DecodingRow, stop_ids: frozenset[int], logprobs: bool) -> GenerationHandle:
         """Begin an answer; what it returns reads the tokens as they come, and can be cancelled."""
         import numpy as np
         from openvino import Tensor
@@ -103,7 +106,7 @@ class RunningAnswer(NamedTuple):
     """A row that is being answered, and what reads its tokens."""
 
     row: DecodingRow
-    handle: Any
+    handle: GenerationHandle
 
 
 class OpenVinoPredictor(Predictor):

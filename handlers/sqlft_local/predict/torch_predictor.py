@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -24,6 +24,9 @@ from sqlft_local.predict.common import choose_batch_size
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sqlft_local._types import Dtype, Model
+    from sqlft_local.kernels.packing import Layout
 
 MAX_GUESSES = 4
 """Most tokens that are guessed of a row at a time."""
@@ -124,7 +127,7 @@ class TorchPredictor(Predictor):
         most = max(map(len, found))
         return [[*guess, *[0] * (most - len(guess))] for guess in found]
 
-    def _choose(self, logits: Any, rows: list[DecodingRow], guesses: list[list[int]]) -> list[list[int]]:
+    def _choose(self, logits: Tensor, rows: list[DecodingRow], guesses: list[list[int]]) -> list[list[int]]:
         """The next tokens of each row: those that were guessed right, and one more."""
         if self.options.temperature > 0:
             return [[self._writer.sample(one[0], row)] for one, row in zip(logits.float().cpu(), rows, strict=True)]
@@ -147,7 +150,7 @@ MIN_PREFIX = 16
 class BatchDecoder:
     """Rows on their way, numbered from 0."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Model) -> None:
         self.model = model
         self.lengths: list[int] = []
         self._keys: dict[int, Tensor] = {}
@@ -212,7 +215,9 @@ class BatchDecoder:
             self._forward([start], [list(range(n))], layout, torch.tensor([n - 1]))
             self._prefix = start
 
-    def _forward(self, ids: Any, positions: Any, layout: Any, keep: Any) -> Tensor:
+    def _forward(
+        self, ids: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], layout: Layout, keep: Tensor
+    ) -> Tensor:
         device = self.model.device
         with torch.inference_mode():
             logits: Tensor = self.model(
@@ -298,7 +303,7 @@ class _StepLayout:
         )
         return out.reshape(rows, heads, more, v.shape[3]).transpose(1, 2)
 
-    def _mask(self, window: int | None, dtype: Any, times: int) -> Tensor:
+    def _mask(self, window: int | None, dtype: Dtype, times: int) -> Tensor:
         """(rows, 1, times * tokens, tokens seen): 0 for what is seen, else minus infinity."""
         if window not in self._masks:
             there = torch.arange(self._seen, device=self._places.device)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -31,6 +31,12 @@ from sqlft_local.train import lora, memory, rows, speed
 from sqlft_local.train.parallel import WorkerGroup
 from sqlft_local.train.speed import Contention
 from sqlft_local.train.step import StepSettings, backward, compute_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sqlft.handler import TrainingSet
+    from sqlft_local._types import AdapterConfig, JsonObject
 
 PATIENCE = 3
 """Validations without a new best after which early stopping ends a training."""
@@ -100,7 +106,7 @@ class TrainingLoop:
         self.total = max(1, round(self.steps_per_epoch * self.options.n_epochs))
         few, many = VALIDATIONS
         self.validations = many if self.options.max_minutes else min(many, max(few, round(2 * self.options.n_epochs)))
-        self.best: dict[str, Any] | None = None
+        self.best: dict[str, Tensor] | None = None
         self.saved_at = self.trimmed_at = time.monotonic()
         self.speed = _StepTimes()
         self.timed: list[tuple[int, float]] = []
@@ -377,7 +383,7 @@ def train(
     base: str,
     options: TrainOptions,
     learning_rate: float,
-    data: Any,
+    data: TrainingSet,
     start: Path | None,
     workdir: Path,
     report: ReportStep,
@@ -413,7 +419,7 @@ def train(
     return Artifact(target, details=details)
 
 
-def _publish(training: TrainingLoop, target: Path, done: Path, details: dict[str, Any]) -> None:
+def _publish(training: TrainingLoop, target: Path, done: Path, details: JsonObject) -> None:
     unfinished = target.with_name(".adapter.unfinished")
     try:
         for old in (unfinished, target):
@@ -429,10 +435,10 @@ def _publish(training: TrainingLoop, target: Path, done: Path, details: dict[str
     shutil.rmtree(training.workdir / CHECKPOINT_FOLDER, ignore_errors=True)
 
 
-def _describe_unchanged_options(options: TrainOptions, config: Any) -> list[str]:
+def _describe_unchanged_options(options: TrainOptions, config: AdapterConfig) -> list[str]:
     """What was asked of matrices that have their shape already."""
     usual = TrainOptions()
-    by_itself: dict[str, list[Any]] = {
+    by_itself: dict[str, list[object]] = {
         "r": [usual.r],
         "lora_alpha": [usual.lora_alpha],
         "target_modules": [sorted(usual.layers), ["all-linear"]],
@@ -446,11 +452,11 @@ def _describe_unchanged_options(options: TrainOptions, config: Any) -> list[str]
     ]
 
 
-def _sort_names(names: Any) -> list[str]:
+def _sort_names(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else sorted(names)
 
 
-def _collect_details(training: TrainingLoop, taught: rows.TrainingRows, checked: rows.TrainingRows) -> dict[str, Any]:
+def _collect_details(training: TrainingLoop, taught: rows.TrainingRows, checked: rows.TrainingRows) -> JsonObject:
     state, options, config = training.state, training.options, training.lora.config
     stopped = options.early_stopping and state.best_loss is not None
     return {
@@ -489,8 +495,8 @@ CHECKPOINT_FOLDER = "checkpoints"
 class Checkpoint(NamedTuple):
     """What a training goes on from: its counters, and tensors by name."""
 
-    state: dict[str, Any]
-    tensors: Mapping[str, Any]
+    state: JsonObject
+    tensors: Mapping[str, Tensor]
 
 
 def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -186,7 +186,7 @@ class LoraGroup:
         self._x: Tensor | None = None
         self._outs: dict[int, Tensor] = {}
 
-    def __call__(self, layer: TrainedLayer, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    def __call__(self, layer: TrainedLayer, x: Tensor, *_: object, **__: object) -> Tensor:
         """The forward of one of the layers."""
         if self._x is not x or id(layer) not in self._outs:
             mask = self.masks(x) if layer.training and self.masks.dropout else None
@@ -217,9 +217,9 @@ def attach(model: Model, options: TrainOptions, start: Path | None) -> LoraAdapt
     fused = is_on("lora") and is_packed(model)
     config = _inject(
         model,
+        targets,
         r=given.get("r", options.r),
         lora_alpha=given.get("lora_alpha", options.lora_alpha),
-        target_modules=targets,
         target_parameters=experts or None,
         task_type="CAUSAL_LM",
         lora_dropout=0.0 if fused or experts else options.lora_dropout,  # PEFT drops nothing out before experts
@@ -242,23 +242,22 @@ def attach(model: Model, options: TrainOptions, start: Path | None) -> LoraAdapt
     return LoraAdapter(trained, config, masks)
 
 
-def _inject(model: Model, **how: Any) -> AdapterConfig:
+def _inject(model: Model, targets: str | list[str], **how: object) -> AdapterConfig:
     """PEFT's matrices beside the layers; OptionError for layers that there are not."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    passed_over = _list_untrainable_layers(model) if how["target_modules"] == ALL_LINEAR else []
+    passed_over = _list_untrainable_layers(model) if targets == ALL_LINEAR else []
     for excluded in (passed_over, [*passed_over, *BYPASSED_LAYERS]):
-        config = LoraConfig(**how, exclude_modules=excluded or None)
+        config = LoraConfig(**how, target_modules=targets, exclude_modules=excluded or None)
         try:
             inject_adapter_in_model(config, model, adapter_name=ADAPTER_NAME)
             return config
         except ValueError as e:
-            if excluded == passed_over and how["target_modules"] == ALL_LINEAR and "incompatible" in str(e):
+            if excluded == passed_over and targets == ALL_LINEAR and "incompatible" in str(e):
                 _remove_matrices(model)
                 continue
-            names = how["target_modules"]
             raise OptionError(
-                f"The base has no layers called {names if isinstance(names, str) else ', '.join(names)}.",
+                f"The base has no layers called {targets if isinstance(targets, str) else ', '.join(targets)}.",
                 _list_linear_names(model),
             ) from e
     raise AssertionError

@@ -15,17 +15,22 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlft.errors import OptionError, ProviderError, SqlftError
 from sqlft_local import machine
 from sqlft_local.kernels.packing import Example
 from sqlft_local.options import EngineOptions, ModelOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sqlft_local._types import JsonMapping, JsonObject, Work
 
 WAIT_TIMEOUT = timedelta(hours=12)
 """So long one waits for the others, while the leader validates, say."""
@@ -40,9 +45,9 @@ LOG_TAIL = 2000
 class WorkerGroup:
     """The processes that follow; the leader calls `join` once, and `begin` and `finish` in each step."""
 
-    def __init__(self, count: int, setup: Mapping[str, Any], devices: Sequence[str], folder: Path) -> None:
+    def __init__(self, count: int, setup: JsonMapping, devices: Sequence[str], folder: Path) -> None:
         self.count = count
-        self._trained: list[Any] = []
+        self._trained: list[Tensor] = []
         self._store = folder / "store"
         self._device = devices[0]
         self._joined = False
@@ -51,7 +56,7 @@ class WorkerGroup:
             _WorkerProcess(rank, {**told, "rank": rank, "device": devices[rank]}, folder) for rank in range(1, count)
         ]
 
-    def join(self, trained: Sequence[Any], heartbeat: Callable[[], None]) -> None:
+    def join(self, trained: Sequence[Tensor], heartbeat: Callable[[], None]) -> None:
         """Wait until all have loaded the base; `heartbeat` is called meanwhile, and may raise to stop."""
         while not all(one.is_ready for one in self._workers):
             heartbeat()
@@ -61,7 +66,7 @@ class WorkerGroup:
         _init_process_group(self._store, 0, self.count, self._device)
         self._joined = True
 
-    def begin(self, batch: Sequence[Example], seed: int, job: Mapping[str, Any]) -> list[Example]:
+    def begin(self, batch: Sequence[Example], seed: int, job: JsonMapping) -> list[Example]:
         """Send the others the matrices and their rows of a step; the rows that are left for the leader."""
         import torch.distributed as dist
 
@@ -92,7 +97,7 @@ class WorkerGroup:
             self._joined = False
             dist.destroy_process_group()
 
-    def _wait(self, work: Any) -> None:
+    def _wait(self, work: Work) -> None:
         try:
             while not work.is_completed():
                 self._check()
@@ -117,11 +122,11 @@ class WorkerGroup:
 class _WorkerProcess:
     """One of the others, as the leader sees it."""
 
-    def __init__(self, rank: int, setup: Mapping[str, Any], folder: Path) -> None:
+    def __init__(self, rank: int, setup: JsonMapping, folder: Path) -> None:
         self.rank = rank
         self.is_ready = False
         self._log = folder / f"{rank}.log"
-        self._messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[JsonObject] = queue.SimpleQueue()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 machine.module_command("sqlft_local.train.parallel"),
@@ -135,7 +140,7 @@ class _WorkerProcess:
         self._listener.start()
         self.send(setup)
 
-    def send(self, what: Mapping[str, Any]) -> None:
+    def send(self, what: JsonMapping) -> None:
         """One line of its standard input; that it is gone is for `check` to say."""
         assert self._process.stdin is not None
         try:
@@ -262,13 +267,13 @@ def _init_process_group(store: Path, rank: int, count: int, device: str) -> None
     )
 
 
-def _flatten_parameters(trained: Sequence[Any]) -> Any:
+def _flatten_parameters(trained: Sequence[Tensor]) -> Tensor:
     import torch
 
     return torch.cat([one.detach().reshape(-1) for one in trained])
 
 
-def _flatten_gradients(trained: Sequence[Any], loss: float, tokens: int) -> Any:
+def _flatten_gradients(trained: Sequence[Tensor], loss: float, tokens: int) -> Tensor:
     """All gradients in one row, nothing where there is none, and at its end the loss and the tokens."""
     import torch
 
@@ -276,9 +281,7 @@ def _flatten_gradients(trained: Sequence[Any], loss: float, tokens: int) -> Any:
     return torch.cat([*parts, parts[0].new_tensor([loss, float(tokens)])])
 
 
-def run_worker(
-    setup: Mapping[str, Any], jobs: Iterator[dict[str, Any]], send: Callable[[dict[str, Any]], None]
-) -> None:
+def run_worker(setup: JsonMapping, jobs: Iterator[JsonObject], send: Callable[[JsonObject], None]) -> None:
     """Be one of the others: load the base, then compute gradients for whatever rows come."""
     import torch
     import torch.distributed as dist
@@ -313,7 +316,7 @@ def run_worker(
             one.grad = None
 
 
-def _split_flat(flat: Any, trained: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+def _split_flat(flat: Tensor, trained: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Each matrix with its part of what `_flatten_parameters` or `_flatten_gradients` made."""
     place = 0
     for one in trained:
@@ -324,14 +327,14 @@ def _split_flat(flat: Any, trained: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 def _main() -> None:
     """The lines of standard input are what there is to do; its end is the end."""
     out, sys.stdout = sys.stdout, sys.stderr
-    came: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    came: queue.SimpleQueue[JsonObject] = queue.SimpleQueue()
 
     def read() -> None:
         for line in sys.stdin.buffer:
             came.put(json.loads(line))
         os._exit(0)  # the leader is gone or has done: nothing here is of use to anybody
 
-    def send(what: dict[str, Any]) -> None:
+    def send(what: JsonObject) -> None:
         out.write(json.dumps(what) + "\n")
         out.flush()
 

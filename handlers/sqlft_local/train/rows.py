@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlft.errors import DataError, NotSupported
 from sqlft.handler import Message
@@ -79,5 +79,5 @@ def _cut_middle(rendered: TokenizedConversation, most: int) -> TokenizedConversa
     if room < 2:
         return None
     head, tail = room - room // 2, room // 2
-    chosen: list[Any] = [*range(head), *range(start - tail, len(ids))]
+    chosen: list[int] = [*range(head), *range(start - tail, len(ids))]
     return TokenizedConversation([ids[i] for i in chosen], [answer[i] for i in chosen], [ignored[i] for i in chosen])

@@ -19,11 +19,16 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlft_local import machine
 from sqlft_local.base.config import DecoderShape
 from sqlft_local.train.memory import DTYPE_BYTES, TrainingSetup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sqlft_local._types import JsonMapping, JsonObject
 
 MEASURE_SECONDS = 15.0
 """After that a measurement is given up; it takes about six, half of them for importing PyTorch."""
@@ -214,7 +219,7 @@ def _measured_elsewhere(kind: Kind) -> Speed | None:
         return None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> JsonObject:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -222,7 +227,7 @@ def _read(path: Path) -> dict[str, Any]:
     return {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
 
 
-def _write(path: Path, entries: Mapping[str, Any]) -> None:
+def _write(path: Path, entries: JsonMapping) -> None:
     """What cannot be kept is measured again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -303,7 +308,7 @@ class _Blocks:
         self._checkpointing = kind.setting.checkpointing
         dtype, r = getattr(torch, kind.setting.dtype), kind.setting.r
 
-        def made(*size: int) -> Any:
+        def made(*size: int) -> Tensor:
             return torch.full(size, 1e-3, dtype=dtype, device=kind.device)
 
         chosen = shape.linear_layers if "all-linear" in kind.setting.targets else kind.setting.targets
@@ -334,7 +339,7 @@ class _Blocks:
         self._wait()
         return time.perf_counter() - began
 
-    def _loss(self, x: Any, rows: Sequence[int]) -> Any:
+    def _loss(self, x: Tensor, rows: Sequence[int]) -> Tensor:
         import torch
         from torch.nn.functional import cross_entropy, linear
         from torch.utils.checkpoint import checkpoint
@@ -348,7 +353,7 @@ class _Blocks:
         logits = linear(x[: ANSWER * len(rows)], self._head)
         return cross_entropy(logits.float(), torch.zeros(len(logits), dtype=torch.long, device=self._device))
 
-    def _block(self, x: Any, rows: Sequence[int], block: Mapping[str, Any]) -> Any:
+    def _block(self, x: Tensor, rows: Sequence[int], block: Mapping[str, Sequence[Tensor]]) -> Tensor:
         from sqlft_local.kernels.fused import RmsNormFunction, SwiGluFunction
 
         h = RmsNormFunction.apply(x, self._norm, 1e-5)
@@ -358,7 +363,7 @@ class _Blocks:
         gated = SwiGluFunction.apply(_linear(h, *block["gate_proj"]), _linear(h, *block["up_proj"]))
         return x + _linear(gated, *block["down_proj"])
 
-    def _attention(self, q: Any, k: Any, v: Any, rows: Sequence[int]) -> Any:
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, rows: Sequence[int]) -> Tensor:
         """Each row to itself."""
         import torch
         from torch.nn.functional import scaled_dot_product_attention
@@ -379,7 +384,7 @@ class _Blocks:
             torch.cuda.synchronize()
 
 
-def _linear(x: Any, weight: Any, *matrices: Any) -> Any:
+def _linear(x: Tensor, weight: Tensor, *matrices: Tensor) -> Tensor:
     """With LoRA's two matrices where there are some."""
     from torch.nn.functional import linear
 
@@ -390,7 +395,7 @@ def _linear(x: Any, weight: Any, *matrices: Any) -> Any:
     return y
 
 
-def _kind(given: Mapping[str, Any]) -> Kind:
+def _kind(given: JsonMapping) -> Kind:
     return Kind(**{**given, "shape": DecoderShape(**given["shape"]), "setting": TrainingSetup(**given["setting"])})
 
 
