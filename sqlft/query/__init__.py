@@ -26,7 +26,7 @@ from sqlft.inference.statement_runs import StatementRuns
 from sqlft.log import debug
 from sqlft.query import ast
 from sqlft.query.ast import Node
-from sqlft.query.bind import Binder, NameResolver
+from sqlft.query.bind import Binder
 from sqlft.query.execute import Execution, register_table
 from sqlft.query.explain import Explainer, ExplainOptions, parse_explain_options
 from sqlft.query.plan import QueryPlan, make_plan
@@ -133,7 +133,7 @@ class Planner:
         self.typed = text
         self.has_parameters = False
         """Whether values were put into the text, which name its columns then."""
-        self._text = ast.normalize_names(text, found, self._is_model_name)
+        self._text = ast.normalize_names(text, found, self.is_model_name)
         self._tokens = found
         self._expanded_views: list[str] = []
         self._resolved: dict[tuple[object, int | None], ResolvedVersion] = {}
@@ -299,7 +299,7 @@ class Planner:
         )
         run.reads_inputs = not dry
         if explained is not None:
-            drawn = Explainer(self._session, self._cache, self._statement_runs, run, explained).run()
+            drawn = Explainer(self._session, self._cache, run, explained).run()
             return CompletedQuery(drawn)
         sliced = slice_query(run)
         if sliced is not None:
@@ -421,9 +421,7 @@ class Planner:
             read = len(query.encode()[:place].decode(errors="ignore"))
             return max(0, start + read - len(ast.ON_TRUE) * sum(p < read for p in inserted))
 
-        schema = lambda: str(self._session.con.sql("SELECT current_schema()").fetchall()[0][0])  # noqa: E731
-        names = NameResolver(self._resolve_model, self._resolve_table, schema, self._is_model_name)
-        bound = Binder(self._session.con, names, self.typed, offset_of).bind(tree)
+        bound = Binder(self._session.con, self, self.typed, offset_of).bind(tree)
         if bound.scans or self._registered_count or len(self._expanded_views) > changed:
             return bound
         return None
@@ -431,7 +429,7 @@ class Planner:
     def _name_parameters(self, tree: Node) -> None:
         """Call columns as their text with parameters would, where values were put in."""
         typed = self._statement.sql
-        with_parameters, _ = self._parse_query(ast.normalize_names(typed, tokenize(typed), self._is_model_name))
+        with_parameters, _ = self._parse_query(ast.normalize_names(typed, tokenize(typed), self.is_model_name))
         for one, other in zip(ast.walk(tree), ast.walk(with_parameters), strict=False):
             if ast.is_select(one) and ast.is_select(other):
                 ast.copy_column_names(other, one)
@@ -446,21 +444,21 @@ class Planner:
                 raise
             return ast.parse(more), inserted
 
-    def _is_model_name(self, name: str) -> bool:
+    def is_model_name(self, name: str) -> bool:
         return name.lower() in self._session.names()
 
     def _is_model_name_with_version(self, name: str) -> bool:
-        return self._is_model_name(ast.split_version(name)[0])
+        return self.is_model_name(ast.split_version(name)[0])
 
-    def _resolve_model(self, schema: str, name: str, number: int | None, alias: str) -> ResolvedVersion | None:
-        model = self._session.find_model(name, schema or None) if self._is_model_name(name) else None
+    def resolve_model(self, schema: str, name: str, number: int | None, alias: str) -> ResolvedVersion | None:
+        model = self._session.find_model(name, schema or None) if self.is_model_name(name) else None
         if model is None:
             return None
         if (model.key, number) not in self._resolved:
             self._resolved[model.key, number] = resolve(self._session, model.key, number)
         return self._statement_runs.override_prompt(self._resolved[model.key, number], alias)
 
-    def _resolve_table(self, catalog: str, schema: str, name: str) -> Node | None:
+    def resolve_table(self, catalog: str, schema: str, name: str) -> Node | None:
         """What stands for sqlft.<name>, for one of the tables of `mindsdb`, or for a view of ours."""
         session, lowered = self._session, schema.lower()
         if not catalog and lowered == SYSTEM_SCHEMA and session.find_model(name, SYSTEM_SCHEMA) is None:
@@ -473,7 +471,7 @@ class Planner:
         if view is None:
             return None
         self._expanded_views.append(view.name)
-        query, _ = self._parse_query(ast.normalize_names(view.sql, tokenize(view.sql), self._is_model_name))
+        query, _ = self._parse_query(ast.normalize_names(view.sql, tokenize(view.sql), self.is_model_name))
         self._keep_project(query, view.project or DEFAULT_PROJECT)
         made = ast.relation("(SELECT 1) AS __x")
         made["subquery"]["node"] = query
@@ -489,7 +487,7 @@ class Planner:
         for node in filter(ast.is_table, ast.walk(query)):
             catalog, schema, name = ast.table_name(node)
             plain, alias = ast.split_version(name)[0], node.get("alias", "")
-            if catalog or schema or plain.lower() in own or not self._is_model_name(plain):
+            if catalog or schema or plain.lower() in own or not self.is_model_name(plain):
                 continue
             found = self._session.catalog
             model = found.find_model(plain, project) or found.find_model(plain)
@@ -515,9 +513,13 @@ class Planner:
         ast.set_table(made, "", register_table(self._session, table))
         return made
 
+    def current_schema(self) -> str:
+        """See `NameResolver`."""
+        return str(self._session.con.sql("SELECT current_schema()").fetchall()[0][0])
+
     def _reads_models(self, query: str) -> bool:
         """Whether a view's query reads models or views over them; raises what is wrong with one that does."""
-        text = ast.normalize_names(query, tokenize(query), self._is_model_name)
+        text = ast.normalize_names(query, tokenize(query), self.is_model_name)
         try:
             bound = self._bind_query(text, 0)
         except ast.UnparsableQuery:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlft.errors import StatementError
 from sqlft.query import ast
@@ -19,6 +18,7 @@ from sqlft.query.scope import (
     Condition,
     ModelScan,
     QueryBlock,
+    ScanRemover,
     add_ctes,
     find_join_path,
     join_laterally,
@@ -27,8 +27,6 @@ from sqlft.query.scope import (
     select,
     select_expression,
 )
-
-INNER = ("INNER",)
 
 
 @dataclass
@@ -207,8 +205,9 @@ def join_value_lists(
             binding = scan.bindings[name]
             if binding.is_single_value:
                 continue
-            query = remover.copy(binding.query)
-            if query is None:
+            if binding.query is not None:
+                query = remover.copy(binding.query)
+            else:
                 values = ast.expression("list_value(x)")
                 ast.set_arguments(values, [remover.copy(v) for v in binding.values])
                 query = select_expression(ast.expression("unnest(x)", x=values))
@@ -239,72 +238,6 @@ def has_visible_columns(condition: Node, aliases: set[str], dropped: bool) -> bo
             if dropped and (len(names) < 2 or names[0].lower() not in aliases):
                 return False
     return True
-
-
-class ScanRemover:
-    """Takes models that are not asked yet out of a FROM clause and out of conditions."""
-
-    def __init__(self, block: QueryBlock, waiting: Sequence[ModelScan], leave_out: Node | None = None) -> None:
-        self._block = block
-        self._places = {id(s.node) for s in waiting}
-        self._own = {id(s.node) for s in waiting if s.block is block} | {id(leave_out)}
-        self._inputs: dict[int, Node] = {}
-        self._outputs: set[int] = set()
-        for scan in waiting:
-            inputs = {n.lower(): n for n in scan.inputs}
-            for use in scan.uses:
-                binding = scan.bindings.get(inputs.get(use.column, ""))
-                if binding is not None and binding.is_single_value:
-                    self._inputs[id(use.node)] = binding.values[0]
-                else:
-                    self._outputs.add(id(use.node))
-        self.kept_joins: list[Node] = []
-        self.dropped = self.has_outer_join = False
-
-    def copy_condition(self, node: Node) -> Node | None:
-        """A copy with the models' inputs replaced by what they are bound to; None if it needs an answer."""
-        return self.copy(node) if self._is_free(node) else None
-
-    def _is_free(self, node: Any, depth: int = 0) -> bool:
-        for one in ast.walk(node):
-            if id(one) in self._outputs or id(one) in self._places:
-                return False
-            if id(one) in self._inputs and (depth > 20 or not self._is_free(self._inputs[id(one)], depth + 1)):
-                return False
-        return True
-
-    def copy(self, value: Any) -> Any:
-        """A copy of a tree, inputs of models replaced."""
-        return ast.copy_replacing(value, self._inputs)
-
-    def copy_relation(self, relation: Node | None) -> Node | None:
-        """A copy of the FROM clause, or None if nothing is left."""
-        if relation is None or relation.get("type") == "EMPTY" or id(relation) in self._own:
-            return None
-        if not ast.is_join(relation):
-            if self._is_free(relation):
-                return self.copy(relation)  # type: ignore[no-any-return]
-            self.dropped = True
-            return None
-        kind = relation.get("join_type", "INNER")
-        left, right = self.copy_relation(relation["left"]), self.copy_relation(relation["right"])
-        self.has_outer_join = self.has_outer_join or kind not in INNER
-        if left is None or right is None:
-            if left is None and kind in ("LEFT", "OUTER", "ANTI") and right is not None:
-                self.dropped = True
-                return None
-            return right if left is None else left
-        own = [c for c in self._block.conditions if c.holder is relation]
-        made = [self.copy_condition(c.node) for c in own]
-        if None in made:
-            self.dropped = True
-            return right if kind == "RIGHT" else left
-        self.kept_joins.append(relation)
-        condition = ast.conjunction([m for m in made if m is not None])
-        if condition is None and relation.get("ref_type", "REGULAR") == "REGULAR" and not relation.get("using_columns"):
-            condition = ast.expression("true")
-        copied = {k: v for k, v in relation.items() if k not in ("left", "right", "condition")}
-        return {**copied, "left": left, "right": right, **({"condition": condition} if condition else {})}
 
 
 # -- conditions of the queries around ------------------------------------------------------------------------------
@@ -393,7 +326,7 @@ def _without_alias(item: Node) -> Node:
     return {k: v for k, v in item.items() if k != "alias"}
 
 
-def reads_models(tree: Any, scans: Sequence[ModelScan], *, outputs_only: bool = False) -> bool:
+def reads_models(tree: Node, scans: Sequence[ModelScan], *, outputs_only: bool = False) -> bool:
     """Whether a tree mentions a column of a model, or holds a model."""
     inside = {id(n) for n in ast.walk(tree)}
     for scan in scans:
@@ -533,8 +466,9 @@ def _plan_stream(plan: QueryPlan) -> StreamPlan | None:
 def _find_levels(bound: BoundQuery) -> tuple[QueryBlock, list[Node]] | None:
     """The one block that reads models, and the row-wise SELECTs from the root down to it."""
     blocks = {id(b.node): b for b in bound.blocks}
-    node, levels = bound.tree, []
-    while ast.is_select(node):
+    node: Node | None = bound.tree
+    levels: list[Node] = []
+    while node is not None and ast.is_select(node):
         levels.append(node)
         block = blocks[id(node)]
         is_block = bool(block.scans)
@@ -547,13 +481,14 @@ def _find_levels(bound: BoundQuery) -> tuple[QueryBlock, list[Node]] | None:
     return None
 
 
-def _find_only_source(node: Node, bound: BoundQuery) -> Any:
+def _find_only_source(node: Node, bound: BoundQuery) -> Node | None:
     """The query that is a SELECT's one relation: one in parentheses, or a WITH entry that nobody else reads."""
     source = node.get("from_table") or {}
     if source.get("column_name_alias") or source.get("sample"):
         return None
     if ast.is_subquery(source):
-        return source["subquery"]["node"]
+        query: Node = source["subquery"]["node"]
+        return query
     for entry, readers in bound.readers.values():
         if len(readers) == 1 and readers[0][1] is source and not entry["value"].get("aliases"):
             return ast.cte_query(entry)

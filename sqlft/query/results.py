@@ -94,17 +94,19 @@ class _SpoolFile:
         handle, name = tempfile.mkstemp(prefix="sqlft-", suffix=".arrow")
         os.close(handle)
         self._path = Path(name)
-        self._writer: Any = pa.ipc.new_file(name, schema)
-        self._reader: Any = None
+        self._writer: pa.ipc.RecordBatchFileWriter | None = pa.ipc.new_file(name, schema)
+        self._reader: pa.ipc.RecordBatchFileReader | None = None
         self._last: tuple[int, pa.RecordBatch] | None = None
 
     def write(self, batches: list[pa.RecordBatch]) -> None:
         """Append batches."""
+        assert self._writer is not None
         for batch in batches:
             self._writer.write_batch(batch)
 
     def finish(self) -> None:
-        """No more to write; the file vanishes when it is let go of."""
+        """No more to write; the file is removed when it is closed."""
+        assert self._writer is not None
         self._writer.close()
         self._writer = None
         self._reader = pa.ipc.open_file(pa.OSFile(str(self._path)))
@@ -113,6 +115,7 @@ class _SpoolFile:
 
     def batch(self, i: int) -> pa.RecordBatch:
         """Batch number i; the last one read is kept."""
+        assert self._reader is not None
         if self._last is None or self._last[0] != i:
             self._last = None
             self._last = (i, self._reader.get_batch(i))
@@ -128,7 +131,7 @@ class _SpoolFile:
         self._path.unlink(missing_ok=True)
 
 
-def make_relation(con: duckdb.DuckDBPyConnection, table: pa.Table) -> Any:
+def make_relation(con: duckdb.DuckDBPyConnection, table: pa.Table) -> duckdb.DuckDBPyRelation:
     """An Arrow table as a relation, names that stand twice as they are."""
     names = table.column_names
     if len({n.lower() for n in names}) == len(names):
@@ -143,8 +146,8 @@ class Result:
     def __init__(
         self,
         con: duckdb.DuckDBPyConnection,
-        relation: Any,
-        chunks: Iterator[Any],
+        relation: duckdb.DuckDBPyRelation,
+        chunks: Iterator[duckdb.DuckDBPyRelation],
         close: Callable[[], None],
         explain: Callable[[duckdb.Error], object] = lambda error: None,
     ) -> None:
@@ -155,7 +158,7 @@ class Result:
         self._con, self._chunks, self.close, self._explain = con, chunks, close, explain
         self.relation = relation
         self.columns, self.types = list(relation.columns), list(relation.types)
-        self._current_relation: Any = None
+        self._current_relation: duckdb.DuckDBPyRelation | None = None
         """The chunk that is being given out as rows."""
         self._rows: list[tuple[Any, ...]] = []
         self._fetched_count = 0
@@ -180,9 +183,9 @@ class Result:
             with self._explain_errors():
                 self._rows = self._current_relation.fetchall()
 
-    def relations(self) -> Iterator[Any]:
+    def relations(self) -> Iterator[duckdb.DuckDBPyRelation]:
         """What is left as DuckDB relations."""
-        if self._fetched_count < len(self._rows):
+        if self._current_relation is not None and self._fetched_count < len(self._rows):
             rest = self._current_relation.limit(len(self._rows) - self._fetched_count, offset=self._fetched_count)
             self._rows, self._fetched_count = [], 0
             yield rest

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 
@@ -146,7 +146,7 @@ class RelationColumns:
 
     def __init__(self, con: duckdb.DuckDBPyConnection, is_model: Callable[[str], bool]) -> None:
         self._con, self._is_model = con, is_model
-        self._known: dict[int, tuple[Any, frozenset[str]]] = {}
+        self._known: dict[int, tuple[Node, frozenset[str]]] = {}
 
     def of(self, relation: Node | None, ctes: Sequence[Node]) -> frozenset[str]:
         """In lower case; empty where it cannot be bound by itself."""
@@ -204,6 +204,15 @@ def leaves(relation: Node | None) -> Iterator[Node]:
         yield relation
 
 
+def joins(relation: Node | None) -> Iterator[Node]:
+    """The joins of a FROM clause, outermost first, the right side before the left."""
+    if ast.is_join(relation):
+        assert relation is not None
+        yield relation
+        yield from joins(relation["right"])
+        yield from joins(relation["left"])
+
+
 def join_laterally(relation: Node | None, beside: Node) -> Node:
     """A relation for each row of another, if there is one."""
     if relation is None:
@@ -256,24 +265,91 @@ def select_expression(expression: Node) -> Node:
     return made
 
 
-def remove_scans(relation: Node | None, scans: Sequence[ModelScan]) -> Node | None:
-    """A FROM clause without models: what gives the rows that they are asked for; None if nothing is left."""
+def prune_joins(
+    relation: Node | None, keep: Callable[[Node], Node | None], join: Callable[[Node, Node, Node], Node]
+) -> Node | None:
+    """A FROM clause without the relations for which `keep` returns None; `join` makes the joins that are left.
+
+    A relation that an outer join preserves takes the other side with it.  None if nothing is left.
+    """
     if relation is None or relation.get("type") == "EMPTY":
         return None
-    if any(relation is s.node for s in scans):
-        return None
     if not ast.is_join(relation):
-        return relation
-    left, right = remove_scans(relation["left"], scans), remove_scans(relation["right"], scans)
+        return keep(relation)
+    left, right = prune_joins(relation["left"], keep, join), prune_joins(relation["right"], keep, join)
     if left is None:
         return None if relation.get("join_type") in ("LEFT", "OUTER", "ANTI") else right
-    if right is None:
-        return left
-    return (
-        relation
-        if left is relation["left"] and right is relation["right"]
-        else {**relation, "left": left, "right": right}
-    )
+    return left if right is None else join(relation, left, right)
+
+
+def remove_scans(relation: Node | None, scans: Sequence[ModelScan]) -> Node | None:
+    """A FROM clause without models: what gives the rows that they are asked for; None if nothing is left."""
+
+    def join(node: Node, left: Node, right: Node) -> Node:
+        is_whole = left is node["left"] and right is node["right"]
+        return node if is_whole else {**node, "left": left, "right": right}
+
+    return prune_joins(relation, lambda leaf: None if any(leaf is s.node for s in scans) else leaf, join)
+
+
+class ScanRemover:
+    """Takes models that are not asked yet out of a FROM clause and out of conditions."""
+
+    def __init__(self, block: QueryBlock, waiting: Sequence[ModelScan], leave_out: Node | None = None) -> None:
+        self._block = block
+        self._places = {id(s.node) for s in waiting}
+        self._removed = {id(s.node) for s in waiting if s.block is block} | {id(leave_out)}
+        self._inputs: dict[int, Node] = {}
+        self._outputs: set[int] = set()
+        for scan in waiting:
+            inputs = {n.lower(): n for n in scan.inputs}
+            for use in scan.uses:
+                binding = scan.bindings.get(inputs.get(use.column, ""))
+                if binding is not None and binding.is_single_value:
+                    self._inputs[id(use.node)] = binding.values[0]
+                else:
+                    self._outputs.add(id(use.node))
+        self.kept_joins: list[Node] = []
+        self.dropped = self.has_outer_join = False
+        """Whether a relation that is no model is left out, too; and whether there is a join that is not INNER."""
+
+    def copy_condition(self, node: Node) -> Node | None:
+        """A copy with the models' inputs replaced by what they are bound to; None if it needs an answer."""
+        return self.copy(node) if self._is_free(node) else None
+
+    def _is_free(self, node: Node, depth: int = 0) -> bool:
+        for inner in ast.walk(node):
+            if id(inner) in self._outputs or id(inner) in self._places:
+                return False
+            if id(inner) in self._inputs and (depth > 20 or not self._is_free(self._inputs[id(inner)], depth + 1)):
+                return False
+        return True
+
+    def copy(self, node: Node) -> Node:
+        """A copy of a tree, inputs of models replaced."""
+        return ast.copy_replacing(node, self._inputs)
+
+    def copy_relation(self, relation: Node | None) -> Node | None:
+        """A copy of the FROM clause, or None if nothing is left."""
+        copied = prune_joins(relation, self._copy_leaf, self._copy_join)
+        self.has_outer_join |= any(j.get("join_type", "INNER") != "INNER" for j in joins(relation))
+        wanted = sum(id(leaf) not in self._removed for leaf in leaves(relation))
+        self.dropped |= len(list(leaves(copied))) < wanted
+        return copied
+
+    def _copy_leaf(self, leaf: Node) -> Node | None:
+        return None if id(leaf) in self._removed else self.copy_condition(leaf)
+
+    def _copy_join(self, relation: Node, left: Node, right: Node) -> Node:
+        conditions = [self.copy_condition(c.node) for c in self._block.conditions if c.holder is relation]
+        if None in conditions:
+            return right if relation.get("join_type") == "RIGHT" else left
+        self.kept_joins.append(relation)
+        condition = ast.conjunction([c for c in conditions if c is not None])
+        if condition is None and relation.get("ref_type", "REGULAR") == "REGULAR" and not relation.get("using_columns"):
+            condition = ast.expression("true")
+        copied = {k: v for k, v in relation.items() if k not in ("left", "right", "condition")}
+        return {**copied, "left": left, "right": right, **({"condition": condition} if condition else {})}
 
 
 def output_names(node: Node) -> list[str]:
