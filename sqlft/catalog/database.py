@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlft.catalog.schema import MIGRATIONS, migrate, read_schema_version
 from sqlft.errors import CatalogError
@@ -37,7 +37,7 @@ class CatalogDatabase:
         self._is_synchronous = True
         self._data_version: int | None = None
 
-    def fetch_rows(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+    def fetch_rows(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
         """All rows of a query."""
         with self._lock, self._translate_errors():
             con = self._open(create=False)
@@ -159,6 +159,18 @@ class CatalogDatabase:
             raise build_write_error(self.path, e.strerror or str(e)) from e
         except UnicodeEncodeError as e:
             raise CatalogError(f"A name or text cannot be kept: {e}.", "Write it in valid Unicode.") from e
+
+
+def insert_row(con: sqlite3.Connection, table: str, columns: Mapping[str, object], *, or_replace: bool = False) -> None:
+    """Keep a row; `or_replace` in place of one with the same key."""
+    names = ", ".join(f'"{name}"' for name in columns)
+    verb = "INSERT OR REPLACE" if or_replace else "INSERT"
+    con.execute(f"{verb} INTO {table} ({names}) VALUES ({format_placeholders(columns)})", list(columns.values()))
+
+
+def format_placeholders(values: Sized) -> str:
+    """`?, ?, ?` for so many values."""
+    return ", ".join("?" * len(values))
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
+from itertools import chain, count
 from pathlib import Path
 
 from sqlft.errors import CatalogError, HandlerError
@@ -139,6 +140,13 @@ def build_folder_name(name: str) -> str:
         return name
     safe = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_-") or "model"
     return f"{safe}-{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
+
+
+def choose_folder_name(parent: Path, name: str, taken: Collection[str]) -> str:
+    """A folder name for a new model: none of `taken` in any case, and nothing that lies there already."""
+    base, used = build_folder_name(name), {folder.lower() for folder in taken}
+    names = chain([base], (f"{base}-{number}" for number in count(2)))
+    return next(folder for folder in names if folder.lower() not in used and not (parent / folder).exists())
 
 
 def list_work_folders(folder: Path) -> list[Path]:

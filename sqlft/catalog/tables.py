@@ -14,6 +14,7 @@ import pyarrow as pa
 from sqlft.catalog import records
 from sqlft.catalog.database import CatalogDatabase
 from sqlft.catalog.records import RUNNING, ModelKey, Version, VersionKey
+from sqlft.errors import NotFound, did_you_mean
 from sqlft.secrets import references
 
 
@@ -97,6 +98,10 @@ TABLE_DEFINITIONS = {
         """model text, project text, version integer, answer text, metric text, data_digest text, options json,
            row_number integer, input json, actual text, prediction text, score number, error text""",
     ),
+    "views": TableDefinition(
+        """SELECT name, "schema", sql, coalesce(project, 'mindsdb') AS project FROM views ORDER BY folded""",
+        "name text, schema text, sql text, project text",
+    ),
     "prices": TableDefinition(
         """SELECT engine, model, input, output, cached_input, training, machine_usd_per_hour, created_at
            FROM prices ORDER BY folded_engine, folded_model""",
@@ -127,10 +132,6 @@ TABLE_DEFINITIONS = {
            cached integer, errors integer, input_tokens integer, output_tokens integer, seconds number,
            cost_usd number, unpriced integer, training_seconds number, training_cost_usd number""",
     ),
-    "views": TableDefinition(
-        """SELECT name, "schema", sql, coalesce(project, 'mindsdb') AS project FROM views ORDER BY folded""",
-        "name text, schema text, sql text, project text",
-    ),
 }
 
 
@@ -140,32 +141,33 @@ def columns_of(name: str) -> dict[str, str]:
     return {column: str(_ARROW_TYPES[kind]) for column, kind in kinds}
 
 
-def read_table(
-    db: CatalogDatabase, folder: Path, name: str, known: Mapping[VersionKey, Version] | None = None
-) -> pa.Table:
+def read_table(db: CatalogDatabase, folder: Path, name: str, dead: Mapping[VersionKey, Version]) -> pa.Table:
     """`sqlft.<name>`; without rows its columns have their types all the same.
 
-    `known` versions were found dead, which may be more than a full or read-only disk could take down.
+    `dead` versions are interrupted, which a full or read-only disk may not have let anybody write down.
     """
+    if name not in TABLE_DEFINITIONS:
+        names = list(TABLE_DEFINITIONS)
+        raise NotFound(f"There is no table sqlft.{name}.{did_you_mean(name, names)}", f"There are: {', '.join(names)}.")
     query, columns = TABLE_DEFINITIONS[name]
-    found = db.fetch_rows(query)
-    kinds = dict(column.split() for column in columns.split(","))
-    schema = pa.schema([(column, _ARROW_TYPES[kind]) for column, kind in kinds.items()])
-    shown = [{column: _convert_value(row[column], kind, folder) for column, kind in kinds.items()} for row in found]
-    for row in shown if known else ():
-        version = (known or {}).get(VersionKey(ModelKey(row["model"], row["project"]), row["version"]))
+    types = dict(column.split() for column in columns.split(","))
+    schema = pa.schema([(column, _ARROW_TYPES[kind]) for column, kind in types.items()])
+    rows = [
+        {column: _convert_value(row[column], kind, folder) for column, kind in types.items()}
+        for row in db.fetch_rows(query)
+    ]
+    for row in rows if dead else ():
+        version = dead.get(VersionKey(ModelKey(row["model"], row["project"]), row["version"]))
         if version is not None and row["status"] in RUNNING:
             row |= {"status": version.status, "error": version.error}
-    return pa.Table.from_pylist(shown, schema=schema)
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _convert_value(value: Any, kind: str, folder: Path) -> Any:
-    if kind == "metric" and value is None:
-        return math.nan
     if value is None:
-        return None
+        return math.nan if kind == "metric" else None
     if kind == "time":
-        return _to_local_time(value)
+        return to_local_time(records.from_micros(value))
     if kind == "day":
         return date.fromisoformat(value)
     if kind == "options":
@@ -175,6 +177,6 @@ def _convert_value(value: Any, kind: str, folder: Path) -> Any:
     return bool(value) if kind == "boolean" else value
 
 
-def _to_local_time(micros: int) -> datetime | None:
-    known = records.from_micros(micros)
-    return None if known is None else known.astimezone().replace(tzinfo=None)
+def to_local_time(moment: datetime | None) -> datetime | None:
+    """A moment as the clock on the wall has it: what now() compares with."""
+    return None if moment is None else moment.astimezone().replace(tzinfo=None)

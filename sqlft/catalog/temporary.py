@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlft.catalog.files import is_locked, list_work_folders
 from sqlft.catalog.store import Catalog
@@ -21,8 +21,11 @@ from sqlft.errors import SqlftError
 from sqlft.log import debug, warn
 from sqlft.secrets import references
 
+if TYPE_CHECKING:
+    import duckdb
+
 PREFIX, OWNER = "sqlft-", "owner.lock"
-_catalogs: weakref.WeakKeyDictionary[Any, Catalog] = weakref.WeakKeyDictionary()
+_catalogs: weakref.WeakKeyDictionary[duckdb.DuckDBPyConnection, Catalog] = weakref.WeakKeyDictionary()
 """Catalogs of DuckDB connections in memory that others have opened, and that may be attached to again."""
 
 
@@ -90,7 +93,7 @@ def _abandoned(found: Path) -> Iterator[bool]:
         os.close(lock)
 
 
-def get_temporary_catalog(con: Any, kill: Callable[[Path], object]) -> Catalog:
+def get_temporary_catalog(con: duckdb.DuckDBPyConnection, kill: Callable[[Path], object]) -> Catalog:
     """The catalog of a DuckDB connection in memory; the same each time, as long as that is there."""
     if con not in _catalogs:
         _catalogs[con] = TemporaryCatalog(kill, con)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pyarrow as pa
 
 from sqlft import plugins
 from sqlft.catalog.records import RUNNING, Model, Version, to_json
+from sqlft.catalog.tables import to_local_time
 from sqlft.data import Prompt
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.handler import Handler, Trainer
@@ -24,7 +24,6 @@ from sqlft.statements.show import (
     build_model_row,
     format_connection_data,
     list_model_options,
-    to_local_time,
 )
 from sqlft.training.follow import seconds_of
 
@@ -86,7 +85,7 @@ def run_describe_engine(session: Session, statement: DescribeEngine, parameters:
         if engine.handler in plugins.find_entry_points()
         else "There is no such handler any more."
     )
-    row: dict[str, Any] = {
+    row: dict[str, object] = {
         "NAME": engine.name,
         "HANDLER": engine.handler,
         "CONNECTION_DATA": format_connection_data(engine),
@@ -156,18 +155,18 @@ def _describe_columns(session: Session, model: Model, version: Version) -> pa.Ta
 
 
 def _describe_options(session: Session, model: Model, version: Version) -> pa.Table:
-    """What was said, what training applied, and the defaults of what was not said."""
-    said = list_model_options(model)
+    """What CREATE MODEL set, what training applied, and the defaults of the rest."""
+    own = list_model_options(model)
     trained = references.redact_options(version.options)
-    rows = [_build_option_row(name, value, "CREATE MODEL") for name, value in said.items()]
+    rows = [_build_option_row(name, value, "CREATE MODEL") for name, value in own.items()]
     usual = _list_training_defaults(session, model)
     rows += [
         _build_option_row(name, value, "default" if name in usual and usual[name] == value else "training")
         for name, value in trained.items()
-        if name not in said
+        if name not in own
     ]
     for name, value in _list_defaults(session, model).items():
-        if name not in said and name not in trained:
+        if name not in own and name not in trained:
             rows.append(_build_option_row(name, value, "default"))
     return pa.Table.from_pylist(rows, pa.schema([("OPTION", TEXT), ("VALUE", TEXT), ("SET_BY", TEXT)]))
 
@@ -207,7 +206,7 @@ def _describe_findings(session: Session, model: Model, version: Version) -> pa.T
 
 
 def _describe_estimate(session: Session, model: Model, version: Version) -> pa.Table:
-    """What was foreseen before the training, its minutes by its own first steps while it trains; and what it took."""
+    """What was estimated before the training, its minutes by its own first steps while it trains; and what it took."""
     estimated, took = version.details.get("estimate") or {}, version.details
     trains = version.status in RUNNING
     measured = {
@@ -257,11 +256,11 @@ def _describe_import_error(session: Session, model: Model, version: Version) -> 
     return pa.Table.from_pylist([row], pa.schema([("HANDLER", TEXT), ("IMPORT_ERROR", TEXT)]))
 
 
-def _build_option_row(name: str, value: Any, set_by: str) -> dict[str, Any]:
+def _build_option_row(name: str, value: object, set_by: str) -> dict[str, object]:
     return {"OPTION": name, "VALUE": value if isinstance(value, str) else to_json(value), "SET_BY": set_by}
 
 
-def _list_defaults(session: Session, model: Model) -> dict[str, Any]:
+def _list_defaults(session: Session, model: Model) -> dict[str, object]:
     """Defaults of the options for asking and making; none if the handler cannot be loaded."""
     handler = find_engine(session, model.engine).handler
     if describe_missing_packages(handler) is not None:
@@ -271,7 +270,7 @@ def _list_defaults(session: Session, model: Model) -> dict[str, Any]:
     return {name: option.default for name, option in known.items()}
 
 
-def _list_training_defaults(session: Session, model: Model) -> dict[str, Any]:
+def _list_training_defaults(session: Session, model: Model) -> dict[str, object]:
     """Defaults of the options for training; none if the handler cannot be loaded or does not train."""
     handler = find_engine(session, model.engine).handler
     cls = plugins.load_handler_class(handler) if describe_missing_packages(handler) is None else Handler
