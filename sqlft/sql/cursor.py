@@ -6,7 +6,7 @@ It remembers what would have been welcome, for the error.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlft.errors import StatementError, did_you_mean
 from sqlft.redact import redact_statement
@@ -242,9 +242,9 @@ SIGNS_IN_WORDS = frozenset({"-", ".", "/", ":", "::", "@", "+"})
 MAX_DEPTH = 64
 
 
-def parse_options(c: Cursor) -> dict[str, Any]:
+def parse_options(c: Cursor) -> dict[str, object]:
     """k = v, x.y = v, …; keys that are not quoted are lower-cased, dotted ones give nested mappings."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     while True:
         first = c.token
         path = [
@@ -256,7 +256,7 @@ def parse_options(c: Cursor) -> dict[str, Any]:
             return found
 
 
-def parse_value(c: Cursor, depth: int = 0) -> Any:
+def parse_value(c: Cursor, depth: int = 0) -> object:
     """Any value: None, bool, int, float, str, list, dict, Parameter, Env, Source."""
     token = c.token
     if depth > MAX_DEPTH:
@@ -280,10 +280,10 @@ def parse_value(c: Cursor, depth: int = 0) -> Any:
     raise c.unexpected("a value")
 
 
-def parse_mapping(c: Cursor, depth: int = 0) -> dict[str, Any]:
+def parse_mapping(c: Cursor, depth: int = 0) -> dict[str, object]:
     """{"k": v, …} with keys in any quotes or none."""
     c.expect_op("{")
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     while not c.skip_op("}"):
         if found:
             c.expect_op(",")
@@ -296,9 +296,9 @@ def parse_mapping(c: Cursor, depth: int = 0) -> dict[str, Any]:
     return found
 
 
-def _parse_list(c: Cursor, close: str, depth: int) -> list[Any]:
+def _parse_list(c: Cursor, close: str, depth: int) -> list[object]:
     c.next()
-    found: list[Any] = []
+    found: list[object] = []
     while not c.skip_op(close):
         if found:
             c.expect_op(",")
@@ -319,7 +319,7 @@ def _parse_number(c: Cursor) -> int | float:
     return -number if sign == "-" else number
 
 
-def _parse_word(c: Cursor, depth: int) -> Any:
+def _parse_word(c: Cursor, depth: int) -> object:
     """TRUE, NULL …; env('X'); db (SELECT …); Name(k = v, …); or words such as gpt-6-luna, text without quotes."""
     following = c.peek(1)
     if following.kind == "op" and following.text == "(":
@@ -331,7 +331,7 @@ def _parse_word(c: Cursor, depth: int) -> Any:
     return CONSTANTS.get(text.upper(), text)
 
 
-def _parse_call(c: Cursor, depth: int) -> Any:
+def _parse_call(c: Cursor, depth: int) -> object:
     name = c.next()
     inner = c.peek(1)
     if name.word == "ENV":
@@ -341,7 +341,7 @@ def _parse_call(c: Cursor, depth: int) -> Any:
     if inner.kind not in ("word", "quoted"):
         raise c.error(f"There is no function {name.value}() in options.", "Write a plain value, or env('NAME').", name)
     c.next()
-    found: dict[str, Any] = {"type": name.value}
+    found: dict[str, object] = {"type": name.value}
     while not c.skip_op(")"):
         if len(found) > 1:
             c.expect_op(",")
@@ -362,12 +362,13 @@ def _parse_env(c: Cursor) -> Env:
     return Env(name.value)
 
 
-def _set_option(c: Cursor, into: dict[str, Any], path: list[str], what: Any, at: Token) -> None:
+def _set_option(c: Cursor, into: dict[str, object], path: list[str], value: object, at: Token) -> None:
     *outer, last = path
     for key in outer:
-        into = into.setdefault(key, {})
-        if not isinstance(into, dict):
+        inner = into.setdefault(key, {})
+        if not isinstance(inner, dict):
             raise c.error(f"'{key}' has a value already, so it cannot have parts.", "Give it once.", at)
+        into = inner
     if last in into:
         raise c.error(f"'{'.'.join(path)}' is given twice.", "Give it once.", at)
-    into[last] = what
+    into[last] = value

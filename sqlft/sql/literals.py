@@ -8,7 +8,6 @@ import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import duckdb
 
@@ -16,12 +15,12 @@ from sqlft.errors import DataError, StatementError
 from sqlft.redact import SECRET_PATTERN
 from sqlft.sql.lexer import Token, find_parameters, tokenize
 from sqlft.sql.names import quote_text
-from sqlft.sql.statements import Parameter
+from sqlft.sql.statements import Parameter, Parameters
 
 
-def inline_parameters(text: str, values: Any, keys: Sequence[Parameter] | None = None) -> str:
+def inline_parameters(text: str, values: Parameters, keys: Sequence[Parameter] | None = None) -> str:
     """`text` with `?`, `$1` and `$name` replaced by the values' literals; `keys` if `text` is part of a statement."""
-    if values is None or (isinstance(values, (list, tuple, Mapping)) and not values):
+    if values is None or not len(values):
         return text
     found = [t for t in tokenize(text) if t.kind == "parameter"]
     if keys is None:
@@ -34,7 +33,7 @@ def inline_parameters(text: str, values: Any, keys: Sequence[Parameter] | None =
     return "".join([*pieces, text[at:]])
 
 
-def _check_count(keys: Sequence[Parameter], values: Any) -> None:
+def _check_count(keys: Sequence[Parameter], values: Sequence[object] | Mapping[str, object]) -> None:
     """DuckDB's error for values that no parameter takes."""
     if isinstance(values, Mapping):
         left = [str(k) for k in values if k not in {p.key for p in keys} | {str(p.key) for p in keys}]
@@ -48,10 +47,10 @@ def _check_count(keys: Sequence[Parameter], values: Any) -> None:
         )
 
 
-def _format_parameter(key: int | str, values: Any, token: Token, text: str) -> str:
+def _format_parameter(key: int | str, values: Sequence[object] | Mapping[str, object], token: Token, text: str) -> str:
     try:
         if isinstance(values, Mapping):
-            return format_literal(values[key] if key in values else values[str(key)])
+            return format_literal({str(name): value for name, value in values.items()}[str(key)])
         return format_literal(values[int(key) - 1])
     except (KeyError, IndexError, ValueError):
         raise StatementError(
@@ -59,7 +58,7 @@ def _format_parameter(key: int | str, values: Any, token: Token, text: str) -> s
         ) from None
 
 
-def format_literal(value: Any) -> str:
+def format_literal(value: object) -> str:
     """A Python value as DuckDB's SQL."""
     if value is None:
         return "NULL"

@@ -209,7 +209,7 @@ def _quote_libpq(value: str) -> str:
     return f"'{escaped}'"
 
 
-def _format_read_only(wanted: Any) -> str:
+def _format_read_only(wanted: FileParameters | ServerParameters) -> str:
     return ", READ_ONLY" if wanted.read_only else ""
 
 

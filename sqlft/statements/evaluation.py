@@ -44,7 +44,7 @@ def _evaluate_rows(session: Session, statement: Evaluate, options: EvaluationOpt
     return pa.Table.from_pylist(found, ROW_SCORES_SCHEMA)
 
 
-def _build_row(metric: str, scored: MetricResult) -> dict[str, Any]:
+def _build_row(metric: str, scored: MetricResult) -> dict[str, object]:
     low, high, method = scored.interval
     return {"metric": metric, "value": scored.value, "n": scored.n, "low": low, "high": high, "interval": method}
 
@@ -59,7 +59,7 @@ def _find_column(options: EvaluationOptions, role: str, name: Any) -> Any:
     return column
 
 
-def _refuse_unknown_options(left: Mapping[str, Any], scorers: Sequence[Scorer]) -> None:
+def _refuse_unknown_options(left: Mapping[str, object], scorers: Sequence[Scorer]) -> None:
     if left:
         name = next(iter(left))
         known = {"actual", "prediction", "seed", "judge", *(s.name for s in scorers)}

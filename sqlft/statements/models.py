@@ -1,11 +1,11 @@
-"""CREATE, DROP, RENAME of models, engines and projects; SET active; UNLOAD."""
+"""CREATE, DROP, RENAME of models, engines and projects; SET active; UNLOAD and DROP CACHE."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -26,6 +26,7 @@ from sqlft.errors import (
     did_you_mean,
 )
 from sqlft.handler import Handler, ModelSpec, Trainer
+from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import (
     build_model_spec,
     check_retirement,
@@ -221,7 +222,7 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
     return made
 
 
-def preview_model(session: Session, statement: CreateModel) -> tuple[Model, Mapping[str, Any]]:
+def preview_model(session: Session, statement: CreateModel) -> tuple[Model, Mapping[str, object]]:
     """The model that CREATE MODEL would keep, and USING's options for its training; nothing is kept."""
     key = ModelKey(statement.name.name, statement.name.project or session.project)
     plan = _build_definition(session, statement, key)
@@ -275,8 +276,8 @@ class _ModelDefinition:
     handler: type[Handler]
     settings: ModelSettings
     outputs: Outputs
-    options: Mapping[str, Any]
-    training: Mapping[str, Any]
+    options: Mapping[str, object]
+    training: Mapping[str, object]
     trains: bool
     """FROM was given: its training is checked by itself."""
 
@@ -310,7 +311,7 @@ def _build_definition(session: Session, statement: CreateModel, key: ModelKey) -
     return _ModelDefinition(model, engine, cls, settings, outputs, kept, training, statement.source is not None)
 
 
-def _resolve_schema(settings: ModelSettings) -> Any:
+def _resolve_schema(settings: ModelSettings) -> object:
     if settings.json_struct is None:
         return settings.schema
     if settings.schema is not None:
@@ -323,7 +324,7 @@ def _list_training_options(cls: type[Handler]) -> set[str]:
 
 
 def _check_option_names(
-    given: Mapping[str, Any], own: tuple[type, ...], training: set[str], for_training: set[str], what: str
+    given: Mapping[str, object], own: tuple[type, ...], training: set[str], for_training: set[str], what: str
 ) -> None:
     if dict in own:
         return
@@ -451,7 +452,7 @@ def _refuse_taken_name(session: Session, key: ModelKey) -> None:
         )
 
 
-def _check_engine_options(session: Session, cls: type[Handler], options: Mapping[str, Any], what: str) -> None:
+def _check_engine_options(session: Session, cls: type[Handler], options: Mapping[str, object], what: str) -> None:
     """OptionError for what does not fit; a variable of the environment may be set later."""
     try:
         given = references.reveal(references.hide(options, lambda _: False, what))
@@ -469,15 +470,16 @@ def _check_engine_options(session: Session, cls: type[Handler], options: Mapping
         raise
 
 
-def _rename_old_options(options: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+def _rename_old_options(options: Mapping[str, object], known: set[str]) -> dict[str, object]:
     """Options with MindsDB's names in place of which the handler has others."""
-    said: dict[str, Any] = {}
+    renamed: dict[str, object] = {}
     for name, value in options.items():
-        wanted = OLD_OPTION_NAMES.get(name, "api_key" if name.endswith("_api_key") else name)
-        if name not in known and wanted in known and wanted in options:
-            raise OptionError(f"'{name}' and '{wanted}' are two names for one option.", f"Leave '{name}' out.")
-        said[wanted if name not in known and wanted in known and wanted not in options else name] = value
-    return said
+        new = OLD_OPTION_NAMES.get(name, "api_key" if name.endswith("_api_key") else name)
+        is_old = name not in known and new in known
+        if is_old and new in options:
+            raise OptionError(f"'{name}' and '{new}' are two names for one option.", f"Leave '{name}' out.")
+        renamed[new if is_old else name] = value
+    return renamed
 
 
 def _format_models(names: list[str]) -> str:
@@ -485,7 +487,7 @@ def _format_models(names: list[str]) -> str:
     return f"the model{'s'[: len(names) != 1]} {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def resolve_outputs(session: Session, statement: CreateModel, name: str, schema: Any, *, embeds: bool) -> Outputs:
+def resolve_outputs(session: Session, statement: CreateModel, name: str, schema: object, *, embeds: bool) -> Outputs:
     """The columns of a model's answers; OptionError or DataError for types that cannot be."""
     if embeds and (statement.columns or schema is not None):
         raise OptionError("An embedding is FLOAT[], and has no other type.", f"Write: PREDICT {name} USING mode = …")
@@ -506,7 +508,7 @@ def resolve_outputs(session: Session, statement: CreateModel, name: str, schema:
     return outputs.parse_outputs(name, schema, lambda text: parse_type(session, text, "The option 'schema'"))
 
 
-def parse_type(session: Session, text: str, what: str) -> Any:
+def parse_type(session: Session, text: str, what: str) -> duckdb.sqltypes.DuckDBPyType:
     """The DuckDBPyType that the user's connection knows by a type's text; OptionError."""
     why = ""
     try:
@@ -534,7 +536,7 @@ def _refuse_derived_names(outputs: Outputs) -> Outputs:
 
 
 def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameters) -> pa.Table:
-    """A row a version that was in memory: it is freed at once, or when the query that asks it is done."""
+    """One row per version that was in memory: it is freed at once, or when the query that asks it is done."""
     name = statement.name
     models = session.catalog.models() if name is None else [find_model(session, name.key)]
     wanted = name.version if name else None
@@ -553,6 +555,18 @@ def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameter
     return pa.table(
         {"model": pa.array([m for m, _ in freed], pa.string()), "version": pa.array([n for _, n in freed], pa.int64())}
     )
+
+
+def run_drop_cache(session: Session, statement: s.DropCache, parameters: Parameters) -> pa.Table:
+    """Forget kept answers, all of them or a model's, also of a model that is gone."""
+    name = statement.name
+    kept = None
+    if name is not None:
+        model = session.find_model(name.name, name.project)
+        key = model.key if model else ModelKey(name.name, name.project or session.project)
+        kept = str(key if name.version is None else VersionKey(key, name.version))
+    with closing(Cache(session.catalog.folder / "cache.sqlite")) as cache:
+        return pa.table({"dropped_answers": [cache.drop(kept)]})
 
 
 def unload_all(session: Session) -> None:

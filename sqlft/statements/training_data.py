@@ -77,7 +77,7 @@ class DataSettings:
 
 
 def run_analyze_training_data(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> pa.Table:
-    """A row a finding, errors first; then what the rows are like and which batch size and epochs suit them."""
+    """One row per finding, errors first; then what the rows are like and which batch size and epochs suit them."""
     look = _prepare_without_model if statement.model is None else _prepare_for_model
     prepared, count_tokens = look(session, statement, parameters)
     found = sorted(prepared.findings, key=lambda f: SEVERITY_ORDER[f.level])
@@ -96,7 +96,7 @@ def run_analyze_training_data(session: Session, statement: AnalyzeTrainingData, 
     return pa.Table.from_pylist([*rows, *map(_build_fact_row, collect_facts(prepared, count_tokens))], FINDINGS_SCHEMA)
 
 
-def _build_fact_row(fact: DatasetFact) -> dict[str, Any]:
+def _build_fact_row(fact: DatasetFact) -> dict[str, object]:
     details = json.dumps(fact.details, ensure_ascii=False) if fact.details else None
     return {
         "severity": "info",
