@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from sqlft.catalog import records
@@ -42,30 +41,14 @@ class TrainingJob:
 
     handler: str
     base: str
-    engine_options: Mapping[str, Any] = field(default_factory=dict)
-    model_options: Mapping[str, Any] = field(default_factory=dict)
-    train_options: Mapping[str, Any] = field(default_factory=dict)
-    start: Mapping[str, Any] | None = None
-    """The artifact that training starts from: path, remote_id, details."""
+    engine_options: Mapping[str, object] = field(default_factory=dict)
+    model_options: Mapping[str, object] = field(default_factory=dict)
+    train_options: Mapping[str, object] = field(default_factory=dict)
+    start: Artifact | None = None
+    """What training starts from; None is the base."""
     start_digest: str | None = None
-    schema: Mapping[str, Any] | None = None
+    schema: Mapping[str, object] | None = None
     """The JSON schema of the answers, if they are typed."""
-
-    @property
-    def artifact(self) -> Artifact | None:
-        """What training starts from; None is the base."""
-        if self.start is None:
-            return None
-        path = self.start["path"]
-        return Artifact(None if path is None else Path(path), self.start["remote_id"], self.start["details"])
-
-
-def serialize_artifact(artifact: Artifact | None) -> dict[str, Any] | None:
-    """An artifact as a job has it."""
-    if artifact is None:
-        return None
-    path = None if artifact.path is None else str(artifact.path.absolute())
-    return {"path": path, "remote_id": artifact.remote_id, "details": dict(artifact.details)}
 
 
 def write_job(work: Path, job: TrainingJob, data: TrainingSet) -> None:
@@ -80,7 +63,7 @@ def write_job(work: Path, job: TrainingJob, data: TrainingSet) -> None:
         parquet.write_table(data.valid, work / "valid.parquet")
 
 
-def change_train_options(work: Path, options: Mapping[str, Any]) -> None:
+def change_train_options(work: Path, options: Mapping[str, object]) -> None:
     """Other training options for a job that is resumed."""
     if not options:
         return
@@ -100,11 +83,16 @@ def read_job(work: Path) -> tuple[TrainingJob, TrainingSet]:
     import pyarrow.parquet as parquet
 
     try:
-        job = TrainingJob(**json.loads((work / JOB_FILE).read_text(encoding="utf-8")))
+        fields = json.loads((work / JOB_FILE).read_text(encoding="utf-8"))
+        start = fields["start"]
+        if start is not None:
+            path = None if start["path"] is None else Path(start["path"])
+            fields["start"] = Artifact(path, start["remote_id"], start["details"])
+        job = TrainingJob(**fields)
         train = parquet.read_table(work / "train.parquet")
         kept = work / "valid.parquet"
         return job, TrainingSet(train, parquet.read_table(kept) if kept.exists() else None)
-    except (OSError, ValueError, TypeError) as e:
+    except (OSError, ValueError, TypeError, KeyError) as e:
         raise CatalogError(
             f"The rows this version was to be trained on cannot be read from {work}: {e}.",
             "Train a new version: FINETUNE …",

@@ -17,7 +17,7 @@ import traceback
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, SupportsFloat, cast
 
 from sqlft import log, plugins
 from sqlft.catalog import files, records
@@ -65,7 +65,7 @@ class TrainingRun:
         self.stop_requested_at = 0.0
         self.is_loading = True
         self.has_raised = False
-        self.details: dict[str, Any] = {}
+        self.details: dict[str, object] = {}
         self._reports: list[Progress] = []
         self._last_report: Progress | None = None
         self._flush_lock = threading.Lock()
@@ -121,7 +121,7 @@ class TrainingRun:
         made = build_options(cls.model_options, references.reveal(self.job.model_options), what)
         spec = ModelSpec(self.job.base, made, self.job.schema)
         options = build_options(cls.train_options, references.reveal(self.job.train_options), what)
-        start = self.job.artifact
+        start = self.job.start
         if start is not None and start.path is not None:
             files.verify_artifact(start.path, self.job.start_digest)
         self._mark_started()
@@ -231,17 +231,17 @@ class TrainingRun:
             self.earlier_seconds = self.catalog.version(self.key).seconds or 0.0
         return self.earlier_seconds + time.monotonic() - self.start_time
 
-    def _list_last_progress(self) -> dict[str, Any]:
+    def _list_last_progress(self) -> dict[str, object]:
         progress = self.catalog.version(self.key).progress
         return {"steps": progress["step"], "metrics": progress["metrics"]} if progress else {}
 
-    def _compute_cost(self, made: TrainingDetails) -> dict[str, Any]:
+    def _compute_cost(self, made: TrainingDetails) -> dict[str, object]:
         """What it cost in USD by tokens, else by this machine's hours; nothing where that is not known."""
         by_token, hourly = (self.details.get(name) for name in ("training_usd_per_million", "machine_usd_per_hour"))
         tokens = made.get("trained_tokens", made.get("tokens"))
-        if by_token is not None:
+        if isinstance(by_token, float | int):
             return {"cost_usd": by_token * tokens / 1e6} if tokens is not None else {}
-        return {"cost_usd": hourly * self._total_seconds() / 3600} if hourly is not None else {}
+        return {"cost_usd": hourly * self._total_seconds() / 3600} if isinstance(hourly, float | int) else {}
 
     def _flush(self) -> None:
         with self._flush_lock:
@@ -287,7 +287,7 @@ class TrainingRun:
             self.stop_reason = why
             debug("training %s: to be stopped. %s", self.key, _STOP_MESSAGES[why])
 
-    def terminate(self, *_: Any) -> None:
+    def terminate(self, *_: object) -> None:
         """SIGTERM: stop as if the session had ended."""
         self._request_stop("interrupted")
 
@@ -323,7 +323,7 @@ def measure_peak_memory() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _parse_number(value: Any) -> float | None:
+def _parse_number(value: SupportsFloat) -> float | None:
     """What a handler reports as a metric, if it is one: a float, an int, a tensor or array of one number."""
     try:
         return float(value)
@@ -338,7 +338,7 @@ def kill_own_process_group() -> None:
     os._exit(1)
 
 
-def _list_environment(handler: str) -> dict[str, Any]:
+def _list_environment(handler: str) -> dict[str, object]:
     """What trains: the handler's package and the versions that matter."""
     from importlib.metadata import PackageNotFoundError, version
 
