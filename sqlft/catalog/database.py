@@ -199,7 +199,8 @@ def _build_catalog_error(error: sqlite3.Error, path: Path) -> CatalogError:
         )
     if "not a database" in text or "malformed" in text:
         return CatalogError(
-            f"The catalog {path} is damaged: {text}.", "Put back a copy of it, or move it away to start anew."
+            f"The catalog {path} is damaged: {text}.",
+            "Put back a copy of it, or move it away to start with an empty one.",
         )
     return CatalogError(f"The catalog {path}: {text}.", "Check that file and its folder.")
 

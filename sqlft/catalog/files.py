@@ -108,13 +108,13 @@ def _list_files(path: Path) -> Iterator[tuple[str, Path]]:
     if path.is_file():
         yield path.name, path
         return
-    found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-    yield from sorted((file.relative_to(path).as_posix(), file) for file in found)
+    paths = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    yield from sorted((file.relative_to(path).as_posix(), file) for file in paths)
 
 
 def _compute_fingerprint(path: Path) -> Fingerprint:
-    found = ((name, os.stat(file)) for name, file in _list_files(path))
-    return tuple((name, at.st_size, at.st_mtime_ns, at.st_ino) for name, at in found)
+    stats = ((name, os.stat(file)) for name, file in _list_files(path))
+    return tuple((name, at.st_size, at.st_mtime_ns, at.st_ino) for name, at in stats)
 
 
 def _sync_to_disk(folder: Path) -> None:
@@ -135,7 +135,7 @@ LOCK_FILE, LOG_FILE, JOB_FILE, FILES_FOLDER = "lock", "log.txt", "job.json", "fi
 
 
 def build_folder_name(name: str) -> str:
-    """A folder name for any model name: itself where that is safe, else made safe and told apart by a digest."""
+    """A folder name for any model name: itself where that is safe, else made safe and unique by a digest."""
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name):
         return name
     safe = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_-") or "model"
@@ -151,7 +151,7 @@ def choose_folder_name(parent: Path, name: str, taken: Collection[str]) -> str:
 
 def list_work_folders(folder: Path) -> list[Path]:
     """The work folders below a catalog's folder."""
-    return [found.parent for found in folder.glob(f"models/*/*.work/{LOCK_FILE}")]
+    return [lock_file.parent for lock_file in folder.glob(f"models/*/*.work/{LOCK_FILE}")]
 
 
 def acquire_lock(work: Path) -> int | None:

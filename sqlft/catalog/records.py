@@ -55,7 +55,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class UserPrice:
-    """What CREATE PRICE said: USD per million tokens, or an hour of the machine; without a model of a whole engine."""
+    """A price of CREATE PRICE: USD per million tokens, or an hour of the machine; without a model of a whole engine."""
 
     engine: str
     model: str | None = None
@@ -69,7 +69,7 @@ class UserPrice:
 
 @dataclass(frozen=True)
 class Model:
-    """A name with numbered versions; `options` is what USING said, secrets as references."""
+    """A name with numbered versions; `options` are those of USING, secrets as references."""
 
     key: ModelKey
     engine: str
@@ -90,8 +90,8 @@ class Model:
     @property
     def outputs(self) -> Mapping[str, Any] | None:
         """Columns and JSON schema of typed answers, as CREATE MODEL made them of what was typed."""
-        found: Mapping[str, Any] | None = self.options.get("$outputs")
-        return found
+        outputs: Mapping[str, Any] | None = self.options.get("$outputs")
+        return outputs
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a metric said of a version's answers on some data, and how it compares with another version there."""
+    """The score of a version's answers by a metric on some data, and how it compares with another version there."""
 
     version: VersionKey
     metric: str
@@ -189,7 +189,7 @@ class Evaluation:
     low: float | None = None
     high: float | None = None
     interval: str | None = None
-    """How low and high were found: wilson or bootstrap."""
+    """How low and high were computed: wilson or bootstrap."""
     failed: int = 0
     """Rows without an answer because of an error."""
     seconds: float | None = None

@@ -90,8 +90,8 @@ class Catalog:
     def refresh(self) -> frozenset[str]:
         """`names`, read again if another connection or process has changed the catalog."""
         if self._db.has_changed() or self._names is None:
-            found = self._db.fetch_rows("SELECT folded FROM models UNION SELECT folded FROM views")
-            self._names = frozenset(row[0] for row in found)
+            rows = self._db.fetch_rows("SELECT folded FROM models UNION SELECT folded FROM views")
+            self._names = frozenset(row[0] for row in rows)
         return self._names
 
     # engines
@@ -134,9 +134,9 @@ class Catalog:
 
     def projects(self) -> list[str]:
         """All projects by name: the default one, those that were made, and those that have models."""
-        found = self._db.fetch_rows("SELECT folded_project AS folded, project AS name FROM models")
-        made = self._db.fetch_rows("SELECT folded, name FROM projects")
-        known = {DEFAULT_PROJECT: DEFAULT_PROJECT} | {row["folded"]: row["name"] for row in (*found, *made)}
+        used = self._db.fetch_rows("SELECT folded_project AS folded, project AS name FROM models")
+        created = self._db.fetch_rows("SELECT folded, name FROM projects")
+        known = {DEFAULT_PROJECT: DEFAULT_PROJECT} | {row["folded"]: row["name"] for row in (*used, *created)}
         return [known[folded] for folded in sorted(known)]
 
     def find_project(self, name: str) -> str | None:
@@ -271,7 +271,7 @@ class Catalog:
     def add_model(
         self, model: Model, *, or_replace: bool = False, before_commit: BeforeCommit | None = None, **first: object
     ) -> Version:
-        """Keep a new model and its version 1, whose fields are `first` (status complete unless said); AlreadyExists."""
+        """Keep a new model and its version 1, whose fields are `first` (status complete by default); AlreadyExists."""
         with self._db.write() as con:
             old = self._find_model_row(model.key)
             if old and or_replace:
@@ -348,7 +348,7 @@ class Catalog:
         return known[-1]
 
     def new_version(self, key: ModelKey, *, before_commit: BeforeCommit | None = None, **values: object) -> Version:
-        """Allocate the next number and keep a version with these fields (status queued unless said)."""
+        """Allocate the next number and keep a version with these fields (status queued by default)."""
         with self._db.write() as con:
             row = self._model_row(key)
             made = VersionKey(ModelKey(row["name"], row["project"]), row["last_number"] + 1)

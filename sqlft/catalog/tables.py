@@ -25,7 +25,7 @@ class TableDefinition(NamedTuple):
     columns: str
 
 
-_ARROW_TYPES = {
+_ARROW_TYPES: dict[str, pa.DataType] = {
     "text": pa.string(),
     "json": pa.string(),
     "options": pa.string(),
@@ -135,10 +135,24 @@ TABLE_DEFINITIONS = {
 }
 
 
+def make_schema(columns: str) -> pa.Schema:
+    """The schema of columns as a table definition has them: names and types, `[]` behind a type for a list.
+
+    >>> make_schema("NAME text, RANK integer[]").types
+    [DataType(string), ListType(list<item: int64>)]
+    """
+    fields = (column.split() for column in columns.split(","))
+    return pa.schema([(name, _arrow_type(kind)) for name, kind in fields])
+
+
+def _arrow_type(kind: str) -> pa.DataType:
+    plain = kind.removesuffix("[]")
+    return _ARROW_TYPES[kind] if plain == kind else pa.list_(_ARROW_TYPES[plain])
+
+
 def columns_of(name: str) -> dict[str, str]:
     """The columns of `sqlft.<name>` with their types."""
-    kinds = (column.split() for column in TABLE_DEFINITIONS[name].columns.split(","))
-    return {column: str(_ARROW_TYPES[kind]) for column, kind in kinds}
+    return {field.name: str(field.type) for field in make_schema(TABLE_DEFINITIONS[name].columns)}
 
 
 def read_table(db: CatalogDatabase, folder: Path, name: str, dead: Mapping[VersionKey, Version]) -> pa.Table:
@@ -151,7 +165,6 @@ def read_table(db: CatalogDatabase, folder: Path, name: str, dead: Mapping[Versi
         raise NotFound(f"There is no table sqlft.{name}.{did_you_mean(name, names)}", f"There are: {', '.join(names)}.")
     query, columns = TABLE_DEFINITIONS[name]
     types = dict(column.split() for column in columns.split(","))
-    schema = pa.schema([(column, _ARROW_TYPES[kind]) for column, kind in types.items()])
     rows = [
         {column: _convert_value(row[column], kind, folder) for column, kind in types.items()}
         for row in db.fetch_rows(query)
@@ -160,7 +173,7 @@ def read_table(db: CatalogDatabase, folder: Path, name: str, dead: Mapping[Versi
         version = dead.get(VersionKey(ModelKey(row["model"], row["project"]), row["version"]))
         if version is not None and row["status"] in RUNNING:
             row |= {"status": version.status, "error": version.error}
-    return pa.Table.from_pylist(rows, schema=schema)
+    return pa.Table.from_pylist(rows, schema=make_schema(columns))
 
 
 def _convert_value(value: Any, kind: str, folder: Path) -> Any:

@@ -50,11 +50,11 @@ def remove_abandoned(parent: Path) -> None:
 
     A folder without the owner's file is left alone: it may be one that is being made.
     """
-    for found in parent.glob(f"{PREFIX}*/{OWNER}"):
-        with suppress(OSError), _abandoned(found) as is_abandoned:
-            if is_abandoned and not any(map(is_locked, list_work_folders(found.parent))):
-                debug("catalog: %s is removed, the process that made it was killed", found.parent)
-                _remove(found.parent)
+    for owner_file in parent.glob(f"{PREFIX}*/{OWNER}"):
+        with suppress(OSError), _abandoned(owner_file) as is_abandoned:
+            if is_abandoned and not any(map(is_locked, list_work_folders(owner_file.parent))):
+                debug("catalog: %s is removed, the process that made it was killed", owner_file.parent)
+                _remove(owner_file.parent)
 
 
 def _own(folder: Path) -> int | None:
@@ -78,14 +78,14 @@ def _own(folder: Path) -> int | None:
 
 
 @contextmanager
-def _abandoned(found: Path) -> Iterator[bool]:
-    """Whether nobody owns this user's folder with the owner's file `found`, and nobody else removes it meanwhile."""
+def _abandoned(owner_file: Path) -> Iterator[bool]:
+    """Whether nobody owns this user's folder with the owner's file, and nobody else removes it meanwhile."""
     import fcntl
 
-    if found.parent.lstat().st_uid != os.getuid() or found.parent.is_symlink():
+    if owner_file.parent.lstat().st_uid != os.getuid() or owner_file.parent.is_symlink():
         yield False
         return
-    lock = os.open(found, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    lock = os.open(owner_file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield True

@@ -86,10 +86,10 @@ class QuerySpan(NamedTuple):
 def plan_query(session: Session, cache: Cache, statement: Plain, parameters: Parameters) -> PlannedQuery:
     """What to do with a statement that may read models; asks what has to be asked before DuckDB runs."""
     try:
-        found = tokenize(statement.sql)
+        tokens = tokenize(statement.sql)
     except StatementError:
         return UnchangedQuery()
-    if not _mentions_model(session, found):
+    if not _mentions_model(session, tokens):
         if statement.using:
             raise StatementError(
                 "USING options belong to a query that reads a model, and this one reads none.",
@@ -98,8 +98,8 @@ def plan_query(session: Session, cache: Cache, statement: Plain, parameters: Par
                 "Take them out, or check the model's name: SHOW MODELS lists them.",
             )
         return UnchangedQuery()
-    if (read := inline_settings(session, statement.sql)) != statement.sql:
-        return plan_query(session, cache, replace(statement, sql=read), parameters)
+    if (sql := inline_settings(session, statement.sql)) != statement.sql:
+        return plan_query(session, cache, replace(statement, sql=sql), parameters)
     try:
         planner = Planner(session, cache, statement, inline_parameters(statement.sql, parameters))
         planner.has_parameters = planner.typed != statement.sql
@@ -108,17 +108,17 @@ def plan_query(session: Session, cache: Cache, statement: Plain, parameters: Par
         raise NotSupported("This query is nested too deeply.", "Put a part of it into a view or a table.") from None
 
 
-def _mentions_model(session: Session, found: list[Token]) -> bool:
+def _mentions_model(session: Session, tokens: list[Token]) -> bool:
     """Whether a model, a view over models or one of sqlft's tables is named anywhere."""
     names = {n.rpartition(".")[2] for n in session.names()}
-    for i, token in enumerate(found):
+    for i, token in enumerate(tokens):
         if token.kind in ("word", "quoted"):
             if token.value.lower() in names:
                 return True
             if (
                 token.value.lower() in (SYSTEM_SCHEMA, DEFAULT_PROJECT)
-                and i + 1 < len(found)
-                and found[i + 1].text == "."
+                and i + 1 < len(tokens)
+                and tokens[i + 1].text == "."
             ):
                 return True
     return False
@@ -129,12 +129,12 @@ class Planner:
 
     def __init__(self, session: Session, cache: Cache, statement: Plain, text: str) -> None:
         self._session, self._cache, self._statement = session, cache, statement
-        found = tokenize(text)
+        tokens = tokenize(text)
         self.typed = text
         self.has_parameters = False
         """Whether values were put into the text, which name its columns then."""
-        self._text = ast.normalize_names(text, found, self.is_model_name)
-        self._tokens = found
+        self._text = ast.normalize_names(text, tokens, self.is_model_name)
+        self._tokens = tokens
         self._expanded_views: list[str] = []
         self._resolved: dict[tuple[object, int | None], ResolvedVersion] = {}
         self._statement_runs = StatementRuns(session, cache, statement.using, statement.text)
@@ -200,14 +200,14 @@ class Planner:
             if self._tokens[verb].word != "INSERT":
                 return None
             with_text = self._text[: self._tokens[verb].start]
-            piece = self._find_insert_query(verb)
-            return piece and piece._replace(prefix=with_text)
+            span = self._find_insert_query(verb)
+            return span and span._replace(prefix=with_text)
         if word == "INSERT":
             return self._find_insert_query(0)
-        made = read_create(self._tokens)
-        if made is not None and made.kind == "table" and made.query is not None:
+        created = read_create(self._tokens)
+        if created is not None and created.kind == "table" and created.query is not None:
             last = self._skip_with_data(len(self._tokens))
-            return QuerySpan(self._tokens[made.query].start, self._tokens[last - 1].end)
+            return QuerySpan(self._tokens[created.query].start, self._tokens[last - 1].end)
         return None
 
     def _find_insert_query(self, verb: int) -> QuerySpan | None:
@@ -242,7 +242,7 @@ class Planner:
 
     def _plan_parenthesized(self) -> PlannedQuery:
         """Queries in parentheses that read models, in a statement of another kind."""
-        pieces: list[QuerySpan] = []
+        spans: list[QuerySpan] = []
         depth, start = 0, None
         for i, token in enumerate(self._tokens):
             if token.text == "(":
@@ -252,59 +252,57 @@ class Planner:
             elif token.text == ")":
                 depth -= 1
                 if start is not None and depth == 0:
-                    piece = QuerySpan(self._tokens[start + 1].start, self._tokens[i - 1].end)
+                    span = QuerySpan(self._tokens[start + 1].start, self._tokens[i - 1].end)
                     if _mentions_model(self._session, self._tokens[start:i]):
-                        pieces.append(piece)
+                        spans.append(span)
                     start = None
-        return self._splice_queries(pieces)
+        return self._splice_queries(spans)
 
-    def _splice_queries(self, pieces: Sequence[QuerySpan]) -> PlannedQuery:
+    def _splice_queries(self, spans: Sequence[QuerySpan]) -> PlannedQuery:
         out, at, changed = [], 0, False
-        for piece in pieces:
-            bound = self._bind_query(self._text[piece.start : piece.end], piece.start)
+        for span in spans:
+            bound = self._bind_query(self._text[span.start : span.end], span.start)
             if bound is None:
                 continue
             changed = True
-            out += [self._text[at : piece.start], self._run_bound(bound)]
-            at = piece.end
+            out += [self._text[at : span.start], self._run_bound(bound)]
+            at = span.end
         return NativeQuery("".join([*out, self._text[at:]])) if changed else UnchangedQuery()
 
     # -- statements around a query -------------------------------------------------------------------------------------
 
-    def _plan_query(
-        self, piece: QuerySpan, explained: ExplainOptions | None = None, *, dry: bool = False
-    ) -> PlannedQuery:
+    def _plan_query(self, span: QuerySpan, options: ExplainOptions | None = None, *, dry: bool = False) -> PlannedQuery:
         """One query, by itself or at the end of a statement."""
-        query = piece.prefix + self._text[piece.start : piece.end]
+        query = span.prefix + self._text[span.start : span.end]
         try:
-            bound = self._bind_query(query, piece.start - len(piece.prefix))
+            bound = self._bind_query(query, span.start - len(span.prefix))
         except ast.UnparsableQuery:
             if self._text == self.typed:
                 return UnchangedQuery()  # DuckDB says it in its own words
             raise
-        head = self._text[: piece.start].removeprefix(piece.prefix)
+        head = self._text[: span.start].removeprefix(span.prefix)
         if bound is None:
             return UnchangedQuery()
         if not bound.scans:
-            return NativeQuery(head + ast.to_sql(bound.tree) + self._text[piece.end :])
+            return NativeQuery(head + ast.to_sql(bound.tree) + self._text[span.end :])
         dry = dry or [t.word for t in self._tokens[-3:]] == ["WITH", "NO", "DATA"]
-        made = self._plan(bound, streams=piece.is_all and not dry)
-        self._statement_runs.in_ledger = not dry and (explained is None or explained.analyze)
+        plan = self._plan(bound, streams=span.is_all and not dry)
+        self._statement_runs.in_ledger = not dry and (options is None or options.analyze)
         run = Execution(
             self._session,
             self._statement_runs,
-            made,
+            plan,
             self.typed,
-            dry=dry or (explained is not None and not explained.analyze),
+            dry=dry or (options is not None and not options.analyze),
         )
         run.reads_inputs = not dry
-        if explained is not None:
-            drawn = Explainer(self._session, self._cache, run, explained).run()
-            return CompletedQuery(drawn)
+        if options is not None:
+            explanation = Explainer(self._session, self._cache, run, options).run()
+            return CompletedQuery(explanation)
         sliced = slice_query(run)
         if sliced is not None:
             return sliced
-        return NativeQuery(head + run.run_to_sql() + self._text[piece.end :])
+        return NativeQuery(head + run.run_to_sql() + self._text[span.end :])
 
     def _plan_prefixed(self, word: str) -> PlannedQuery:
         """EXPLAIN of a statement, DESCRIBE and SUMMARIZE of a query, DESCRIBE and COPY of a view."""
@@ -330,17 +328,17 @@ class Planner:
         if i >= len(self._tokens):
             return UnchangedQuery()
         start = self._tokens[i].start
-        explained = parse_explain_options(self._text[:start])
+        options = parse_explain_options(self._text[:start])
         inner = Planner(self._session, self._cache, self._statement, self.typed[start:])
         inner._statement_runs = self._statement_runs
         word = _skip_parentheses(inner._tokens).word
-        piece = inner._find_query(word)
-        if word in ("UPDATE", "DELETE") and (found := rewrite_as_query(inner._text, inner._tokens, word)) is not None:
-            inner._text, piece = found[0], QuerySpan(0, len(found[0]))
-        if piece is None or explained is None:
+        span = inner._find_query(word)
+        if word in ("UPDATE", "DELETE") and (rewrite := rewrite_as_query(inner._text, inner._tokens, word)) is not None:
+            inner._text, span = rewrite[0], QuerySpan(0, len(rewrite[0]))
+        if span is None or options is None:
             return UnchangedQuery()
         try:
-            return inner._plan_query(piece, explained=explained)
+            return inner._plan_query(span, options)
         except ast.NotASelect:
             return UnchangedQuery()
 
@@ -381,10 +379,10 @@ class Planner:
 
     def _plan_change(self, word: str) -> PlannedQuery:
         """UPDATE and DELETE: what they compute is a query over their table, matched by its rows."""
-        found = rewrite_as_query(self._text, self._tokens, word)
-        if found is None:
+        rewrite = rewrite_as_query(self._text, self._tokens, word)
+        if rewrite is None:
             return self._plan_parenthesized()
-        query, statement = found
+        query, statement = rewrite
         try:
             bound = self._bind_query(query, 0)
         except ast.UnparsableQuery:
@@ -399,9 +397,9 @@ class Planner:
         return Execution(self._session, self._statement_runs, self._plan(bound, streams=False), self.typed).run_to_sql()
 
     def _plan(self, bound: BoundQuery, *, streams: bool) -> QueryPlan:
-        made = make_plan(bound, streams=streams)
-        debug("plan of %s\n%s", redact_statement(self._statement.text), made)
-        return made
+        plan = make_plan(bound, streams=streams)
+        debug("plan of %s\n%s", redact_statement(self._statement.text), plan)
+        return plan
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
@@ -462,8 +460,8 @@ class Planner:
         """What stands for sqlft.<name>, for one of the tables of `mindsdb`, or for a view of ours."""
         session, lowered = self._session, schema.lower()
         if not catalog and lowered == SYSTEM_SCHEMA and session.find_model(name, SYSTEM_SCHEMA) is None:
-            own = settings_table(session) if name.lower() == SETTINGS_TABLE else session.catalog.table(name.lower())
-            return self._register_relation(own)
+            table = settings_table(session) if name.lower() == SETTINGS_TABLE else session.catalog.table(name.lower())
+            return self._register_relation(table)
         if not catalog and name.lower() in MINDSDB_TABLES and self._is_mindsdb_table(lowered, name):
             return self._register_relation(session.system_table(session, name.lower()))
         key = view_key([schema, name] if schema else [name])
@@ -473,24 +471,24 @@ class Planner:
         self._expanded_views.append(view.name)
         query, _ = self._parse_query(ast.normalize_names(view.sql, tokenize(view.sql), self.is_model_name))
         self._keep_project(query, view.project or DEFAULT_PROJECT)
-        made = ast.relation("(SELECT 1) AS __x")
-        made["subquery"]["node"] = query
+        relation = ast.relation("(SELECT 1) AS __x")
+        relation["subquery"]["node"] = query
         if view.columns:
-            made["column_name_alias"] = list(view.columns)
-        return made
+            relation["column_name_alias"] = list(view.columns)
+        return relation
 
     def _keep_project(self, query: Node, project: str) -> None:
         """Let a view's models be those of the project in which it was made, whatever USE chose since."""
         if project.lower() == self._session.project.lower():
             return
-        own = {entry["key"].lower() for node in ast.walk(query) for entry in ast.ctes(node)}
+        cte_names = {entry["key"].lower() for node in ast.walk(query) for entry in ast.ctes(node)}
         for node in filter(ast.is_table, ast.walk(query)):
             catalog, schema, name = ast.table_name(node)
             plain, alias = ast.split_version(name)[0], node.get("alias", "")
-            if catalog or schema or plain.lower() in own or not self.is_model_name(plain):
+            if catalog or schema or plain.lower() in cte_names or not self.is_model_name(plain):
                 continue
-            found = self._session.catalog
-            model = found.find_model(plain, project) or found.find_model(plain)
+            models = self._session.catalog
+            model = models.find_model(plain, project) or models.find_model(plain)
             if model is not None:
                 ast.set_table(node, model.key.project, name)
                 node["alias"] = alias or model.key.name
@@ -509,9 +507,9 @@ class Planner:
 
     def _register_relation(self, table: object) -> Node:
         self._registered_count += 1
-        made = ast.relation("x AS y")
-        ast.set_table(made, "", register_table(self._session, table))
-        return made
+        relation = ast.relation("x AS y")
+        ast.set_table(relation, "", register_table(self._session, table))
+        return relation
 
     def current_schema(self) -> str:
         """See `NameResolver`."""
@@ -541,8 +539,8 @@ class Planner:
             raise StatementError(message, self._statement.text, len(self._statement.sql), next_step)
 
 
-def _skip_parentheses(found: Sequence[Token]) -> Token:
-    return next((t for t in found if t.text != "("), found[-1])
+def _skip_parentheses(tokens: Sequence[Token]) -> Token:
+    return next((t for t in tokens if t.text != "("), tokens[-1])
 
 
 __all__ = ["CompletedQuery", "NativeQuery", "PlannedQuery", "SlicedQuery", "UnchangedQuery", "plan_query"]

@@ -287,6 +287,11 @@ def is_join(node: Node | None) -> bool:
     return node is not None and node.get("type") == "JOIN"
 
 
+def join_type(join: Node) -> str:
+    """INNER, LEFT, RIGHT, OUTER, SEMI or ANTI."""
+    return str(join.get("join_type", "INNER"))
+
+
 def is_subquery(node: Node) -> bool:
     """A query in parentheses in FROM."""
     return node.get("type") == "SUBQUERY" and node.get("class") is None

@@ -131,11 +131,11 @@ class Binder:
                 )
             return
         if ast.is_select(node):
-            made = QueryBlock(node, block, item, ctes)
-            self.blocks.append(made)
+            inner = QueryBlock(node, block, item, ctes)
+            self.blocks.append(inner)
             for key, value in list(node.items()):
                 if key != "cte_map":
-                    self._visit(value, made, ctes, None)
+                    self._visit(value, inner, ctes, None)
             return
         for key, value in list(node.items()):
             if key != "cte_map":
@@ -149,9 +149,9 @@ class Binder:
                 self._readers.setdefault(id(entry), (entry, []))[1].append((block, node))
             return
         plain, number = ast.split_version(name)
-        new = self._names.resolve_table(catalog, schema, name)
-        if new is not None:
-            self._substitute_table(node, new, block, ctes)
+        replacement = self._names.resolve_table(catalog, schema, name)
+        if replacement is not None:
+            self._substitute_table(node, replacement, block, ctes)
             return
         resolved = None if catalog else self._names.resolve_model(schema, plain, number, node.get("alias", "") or plain)
         if resolved is None:
@@ -167,7 +167,9 @@ class Binder:
         self.scans.append(scan)
         block.scans.append(scan)
 
-    def _substitute_table(self, node: Node, new: Node, block: QueryBlock | None, ctes: tuple[Node, ...]) -> None:
+    def _substitute_table(
+        self, node: Node, replacement: Node, block: QueryBlock | None, ctes: tuple[Node, ...]
+    ) -> None:
         """A view over models, or one of sqlft's tables, in a table's place."""
         schema = ast.table_name(node)[1]
         alias = node.get("alias", "") or ast.split_version(ast.table_name(node)[2])[0]
@@ -175,7 +177,7 @@ class Binder:
             drop_schema(block.node, alias)
         renamed, sample = node.get("column_name_alias"), node.get("sample")
         node.clear()
-        node.update(new)
+        node.update(replacement)
         node["alias"] = alias
         if renamed:
             node["column_name_alias"] = renamed
@@ -207,7 +209,7 @@ class Binder:
         columns = scan.columns
         alias, project = scan.alias.lower(), scan.resolved.model.key.project.lower()
         path = find_join_path(scan.block.node["from_table"], scan.node) or []
-        is_visible = not any(j.get("join_type") in ("SEMI", "ANTI") and side == "right" for j, side in path)
+        is_visible = not any(ast.join_type(j) in ("SEMI", "ANTI") and side == "right" for j, side in path)
         for node, nested, parameters in self._find_columns(scan.block.node, (), frozenset()):
             if node.get("class") == "STAR":
                 star = node.get("relation_name", "").lower()
@@ -300,9 +302,9 @@ class Binder:
             )
         self._check_joins(scan, path)
         for name in scan.inputs:
-            found = self._bind_shared(scan, name, path) or self._bind_explicit(scan, name, path)
-            if found is not None:
-                scan.bindings[name] = found
+            binding = self._bind_shared(scan, name, path) or self._bind_explicit(scan, name, path)
+            if binding is not None:
+                scan.bindings[name] = binding
         for name in scan.inputs:
             if name not in scan.bindings:
                 scan.bindings[name] = self._bind_same_name(scan, name, path)
@@ -377,7 +379,7 @@ class Binder:
         return ast.column(name)
 
     def _check_preserved(self, scan: ModelScan, name: str, join: Node, side: str) -> None:
-        if side in PRESERVED_SIDES.get(join.get("join_type", "INNER"), ()):
+        if side in PRESERVED_SIDES.get(ast.join_type(join), ()):
             kind = {"OUTER": "FULL"}.get(join["join_type"], join["join_type"])
             raise NotSupported(
                 f"The model '{scan.resolved.model.key.name}' has a row for every text there is, and this {kind} JOIN "
@@ -392,20 +394,20 @@ class Binder:
             mine = [u for u in _uses_in(scan, condition.node) if u.column == name.lower()]
             if not mine:
                 continue
-            found = self._bind_condition(scan, name, condition.node, {id(u.node) for u in mine})
-            if found is not None:
+            binding = self._bind_condition(scan, name, condition.node, {id(u.node) for u in mine})
+            if binding is not None:
                 for join, side in path:
-                    if join is condition.holder and self._reads_other_side(scan, found, join, side):
+                    if join is condition.holder and self._reads_other_side(scan, binding, join, side):
                         self._check_preserved(scan, name, join, side)
-                found.conditions = [condition]
-                return found
+                binding.conditions = [condition]
+                return binding
             if _tries_to_bind(condition.node, {id(u.node) for u in mine}):
                 tried = condition
         if tried is not None:
-            said = ast.expression_sql(tried.node)
+            sql = ast.expression_sql(tried.node)[:200]
             model = scan.resolved.model.key.name
             raise StatementError(
-                f"The condition {said[:200]} does not say what '{name}' of the model '{model}' is: an equality "
+                f"The condition {sql} does not say what '{name}' of the model '{model}' is: an equality "
                 "under OR or NOT, or on a part of it, gives it no value.",
                 self._text,
                 self._offset_of(scan.node),
@@ -413,10 +415,10 @@ class Binder:
             )
         return None
 
-    def _reads_other_side(self, scan: ModelScan, found: InputBinding, join: Node, side: str) -> bool:
-        if not any(ast.is_column(n) for tree in found.trees for n in ast.walk(tree)):
+    def _reads_other_side(self, scan: ModelScan, binding: InputBinding, join: Node, side: str) -> bool:
+        if not any(ast.is_column(n) for tree in binding.trees for n in ast.walk(tree)):
             return False
-        return side in PRESERVED_SIDES.get(join.get("join_type", "INNER"), ())
+        return side in PRESERVED_SIDES.get(ast.join_type(join), ())
 
     def _bind_condition(self, scan: ModelScan, name: str, node: Node, mine: set[int]) -> InputBinding | None:
         kind = node.get("type")
@@ -434,8 +436,8 @@ class Binder:
                 listed = _array_items(query)
                 return InputBinding([], query) if listed is None else InputBinding(listed)
         if kind == "FUNCTION" and node.get("function_name") == "contains":
-            looked_into, asked = ast.arguments(node)
-            if _is_input(asked, mine) and not _uses_in(scan, looked_into) and self._is_list(scan, looked_into):
+            looked_into, item = ast.arguments(node)
+            if _is_input(item, mine) and not _uses_in(scan, looked_into) and self._is_list(scan, looked_into):
                 return InputBinding([], select_expression(ast.expression("unnest(x)", x=looked_into)))
         if kind == "CONJUNCTION_OR":
             parts = [self._bind_condition(scan, name, c, mine) for c in _disjuncts(node)]
@@ -456,7 +458,7 @@ class Binder:
 
     def _bind_same_name(self, scan: ModelScan, name: str, path: list[tuple[Node, str]]) -> InputBinding:
         """The column of the input's name in the nearest table that has one."""
-        model, said = scan.resolved.model.key.name, format_name(name)
+        model, column_name = scan.resolved.model.key.name, format_name(name)
         for join, side in reversed(path):
             other = join["right" if side == "left" else "left"]
             tables = self._tables_of(scan.block, other)
@@ -469,13 +471,13 @@ class Binder:
                 f"The input '{name}' of the model '{model}' has no value, and no table has a column of that name.",
                 self._text,
                 self._offset_of(scan.node),
-                f"Map it: JOIN {model} ON {model}.{said} = table.column.",
+                f"Map it: JOIN {model} ON {model}.{column_name} = table.column.",
             )
         raise StatementError(
             f"The input '{name}' of the model '{model}' has no value.",
             self._text,
             self._offset_of(scan.node),
-            f"Give it one: WHERE {said} = '…', or JOIN {model} ON {model}.{said} = table.column.",
+            f"Give it one: WHERE {column_name} = '…', or JOIN {model} ON {model}.{column_name} = table.column.",
         )
 
     def _find_unambiguous(self, tables: list[Node], name: str, scan: ModelScan) -> Node:
@@ -561,18 +563,18 @@ def _array_items(query: Node) -> list[Node] | None:
 
 def _disjuncts(node: Node) -> list[Node]:
     if node.get("type") != "CONJUNCTION_OR":
-        found = ast.conjuncts(node)
-        return found if len(found) == 1 else [node]
+        conjuncts = ast.conjuncts(node)
+        return conjuncts if len(conjuncts) == 1 else [node]
     return [a for child in node["children"] for a in _disjuncts(child)]
 
 
 def _tries_to_bind(node: Node, mine: set[int]) -> bool:
     """Whether an equality with an input stands somewhere in a condition."""
-    for one in ast.walk(node, into=lambda n: not ast.is_query(n)):
-        if one.get("type") in EQUALITY_TYPES and any(_is_input(one[side], mine) for side in ("left", "right")):
+    for inner in ast.walk(node, into=lambda n: not ast.is_query(n)):
+        if inner.get("type") in EQUALITY_TYPES and any(_is_input(inner[side], mine) for side in ("left", "right")):
             return True
-        if one.get("type") == "COMPARE_IN" and _is_input(one["children"][0], mine):
+        if inner.get("type") == "COMPARE_IN" and _is_input(inner["children"][0], mine):
             return True
-        if one.get("subquery_type") == "ANY" and _is_input(one.get("child"), mine):
+        if inner.get("subquery_type") == "ANY" and _is_input(inner.get("child"), mine):
             return True
     return False

@@ -20,7 +20,7 @@ from sqlft.errors import NotSupported, StatementError
 from sqlft.inference.statement_runs import PromptTable, StatementRuns
 from sqlft.query import ast
 from sqlft.query.ast import Node
-from sqlft.query.plan import PushedLimit, QueryPlan, build_input_query, has_visible_columns, push_limit
+from sqlft.query.plan import PushedLimit, QueryPlan, build_input_query, push_limit
 from sqlft.query.scope import (
     Condition,
     ModelScan,
@@ -244,16 +244,13 @@ class Execution:
         waiting = [s for s in self.plan.bound.scans if s.number in unasked]
         remover = ScanRemover(outer, waiting, leave_out=inner.item)
         relation = remover.copy_relation(outer.node.get("from_table"))
-        aliases = {ast.alias_of(leaf).lower() for leaf in leaves(relation)}
-        dropped = remover.dropped or inner.item is not None
         inside = id(inner.node)
-        where = []
-        for condition in outer.conditions:
-            if condition.holder is not outer.node or any(id(n) == inside for n in ast.walk(condition.node)):
-                continue
-            made = remover.copy_condition(condition.node)
-            if made is not None and not ast.is_volatile(made) and has_visible_columns(made, aliases, dropped):
-                where.append(made)
+        conditions = [
+            c.node
+            for c in outer.conditions
+            if c.holder is outer.node and all(id(n) != inside for n in ast.walk(c.node))
+        ]
+        where = remover.copy_visible(conditions, relation, is_partial=remover.dropped or inner.item is not None)
         around = ast.relation("(SELECT 1) AS __sqlft_inner")
         around["subquery"]["node"] = body
         return add_ctes(select("__sqlft_inner.*", join_laterally(relation, around), where), outer.ctes)
@@ -282,14 +279,14 @@ class Execution:
         path = find_join_path(block.node["from_table"], scan.node) or []
         for j, name in enumerate(scan.inputs):
             binding = scan.bindings[name]
-            own = [c for c in block.conditions if c in binding.conditions]
+            bound = [c for c in block.conditions if c in binding.conditions]
             equal = self._make_equality(scan, j, kinds[j]) if name in joined else None
-            for condition in own:
+            for condition in bound:
                 if equal is None:
                     block.conditions.remove(condition)
                 else:
                     condition.node = equal
-            if not own and equal is not None:
+            if not bound and equal is not None:
                 holder = binding.holder if binding.holder is not None else block.node
                 block.conditions.append(Condition(equal, holder))
         hide_columns(scan, [k for n, k in zip(scan.inputs, _key_columns(scan), strict=True) if n in joined])
@@ -311,15 +308,15 @@ class Execution:
             made["subquery"]["node"]["from_table"]["subquery"]["node"] = binding.query
             return made
         several = len(binding.values) > 1
-        found = []
+        equalities = []
         for value in binding.values:
             same = ast.expression(f"CAST(x AS {kind})", x=value) if several else value
             right = _encode_text(ast.substitute(text, {"x": same}))
-            found.append(ast.expression("a IS NOT DISTINCT FROM b", a=key, b=right))
-        if len(found) == 1:
-            return found[0]
+            equalities.append(ast.expression("a IS NOT DISTINCT FROM b", a=key, b=right))
+        if len(equalities) == 1:
+            return equalities[0]
         either = ast.expression("a OR b")
-        either["children"] = found
+        either["children"] = equalities
         return either
 
     def bind_error(self, error: duckdb.Error, scans: Sequence[ModelScan]) -> Exception:
@@ -370,12 +367,12 @@ def cast_relation_sql(name: str, casts: dict[str, str]) -> str:
 
 
 def make_modifiers(orders: list[Node], limit: Node | None, offset: Node | None) -> list[Node]:
-    made: list[Node] = []
+    modifiers: list[Node] = []
     if orders:
-        made.append({"type": "ORDER_MODIFIER", "orders": deepcopy(orders)})
+        modifiers.append({"type": "ORDER_MODIFIER", "orders": deepcopy(orders)})
     if limit is not None or offset is not None:
-        made.append({"type": "LIMIT_MODIFIER", "limit": deepcopy(limit), "offset": deepcopy(offset)})
-    return made
+        modifiers.append({"type": "LIMIT_MODIFIER", "limit": deepcopy(limit), "offset": deepcopy(offset)})
+    return modifiers
 
 
 def _name_columns(plan: QueryPlan) -> None:

@@ -167,8 +167,8 @@ class Result:
 
     @cached_property
     def _schema(self) -> pa.Schema:
-        found: pa.Schema = self.relation.to_arrow_reader(1).read_all().schema
-        return found
+        schema: pa.Schema = self.relation.to_arrow_reader(1).read_all().schema
+        return schema
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """The rows that are left, as DuckDB's client gives them."""

@@ -172,12 +172,12 @@ class RelationColumns:
 
 def select(columns: str, relation: Node | None = None, where: Sequence[Node] = ()) -> Node:
     """SELECT columns FROM relation WHERE conditions, as a tree."""
-    made = deepcopy(ast.parse_cached(f"SELECT {columns}"))
+    tree = deepcopy(ast.parse_cached(f"SELECT {columns}"))
     if relation is not None:
-        made["from_table"] = deepcopy(relation)
+        tree["from_table"] = deepcopy(relation)
     if where:
-        made["where_clause"] = deepcopy(ast.conjunction(list(where)))
-    return made
+        tree["where_clause"] = deepcopy(ast.conjunction(list(where)))
+    return tree
 
 
 def add_ctes(query: Node, ctes: Sequence[Node]) -> Node:
@@ -229,9 +229,9 @@ def find_join_path(relation: Node, leaf: Node) -> list[tuple[Node, str]] | None:
     if not ast.is_join(relation):
         return None
     for side in ("left", "right"):
-        found = find_join_path(relation[side], leaf)
-        if found is not None:
-            return [(relation, side), *found]
+        path = find_join_path(relation[side], leaf)
+        if path is not None:
+            return [(relation, side), *path]
     return None
 
 
@@ -260,9 +260,9 @@ def drop_schema(tree: Node, alias: str) -> None:
 
 def select_expression(expression: Node) -> Node:
     """SELECT expression, as a tree."""
-    made = select("1")
-    made["select_list"] = [expression]
-    return made
+    tree = select("1")
+    tree["select_list"] = [expression]
+    return tree
 
 
 def prune_joins(
@@ -278,7 +278,7 @@ def prune_joins(
         return keep(relation)
     left, right = prune_joins(relation["left"], keep, join), prune_joins(relation["right"], keep, join)
     if left is None:
-        return None if relation.get("join_type") in ("LEFT", "OUTER", "ANTI") else right
+        return None if ast.join_type(relation) in ("LEFT", "OUTER", "ANTI") else right
     return left if right is None else join(relation, left, right)
 
 
@@ -329,10 +329,25 @@ class ScanRemover:
         """A copy of a tree, inputs of models replaced."""
         return ast.copy_replacing(node, self._inputs)
 
+    def copy_visible(self, conditions: Sequence[Node], relation: Node | None, *, is_partial: bool) -> list[Node]:
+        """Copies of conditions whose columns are left in `relation`: all are unless it is a part of the FROM clause."""
+        aliases = {ast.alias_of(leaf).lower() for leaf in leaves(relation)}
+
+        def is_visible(column: Node) -> bool:
+            names = column["column_names"]
+            return not is_partial or (len(names) > 1 and names[0].lower() in aliases)
+
+        copies = [copied for c in conditions if (copied := self.copy_condition(c)) is not None]
+        return [
+            copied
+            for copied in copies
+            if not ast.is_volatile(copied) and all(is_visible(n) for n in ast.walk(copied) if ast.is_column(n))
+        ]
+
     def copy_relation(self, relation: Node | None) -> Node | None:
         """A copy of the FROM clause, or None if nothing is left."""
         copied = prune_joins(relation, self._copy_leaf, self._copy_join)
-        self.has_outer_join |= any(j.get("join_type", "INNER") != "INNER" for j in joins(relation))
+        self.has_outer_join |= any(ast.join_type(join) != "INNER" for join in joins(relation))
         wanted = sum(id(leaf) not in self._removed for leaf in leaves(relation))
         self.dropped |= len(list(leaves(copied))) < wanted
         return copied
@@ -343,7 +358,7 @@ class ScanRemover:
     def _copy_join(self, relation: Node, left: Node, right: Node) -> Node:
         conditions = [self.copy_condition(c.node) for c in self._block.conditions if c.holder is relation]
         if None in conditions:
-            return right if relation.get("join_type") == "RIGHT" else left
+            return right if ast.join_type(relation) == "RIGHT" else left
         self.kept_joins.append(relation)
         condition = ast.conjunction([c for c in conditions if c is not None])
         if condition is None and relation.get("ref_type", "REGULAR") == "REGULAR" and not relation.get("using_columns"):
@@ -354,13 +369,13 @@ class ScanRemover:
 
 def output_names(node: Node) -> list[str]:
     """Lower-case names of the columns that a SELECT gives out, as far as its text shows them."""
-    found = []
+    names = []
     for item in node.get("select_list", []):
         if item.get("alias"):
-            found.append(str(item["alias"]).lower())
+            names.append(str(item["alias"]).lower())
         elif ast.is_column(item):
-            found.append(str(item["column_names"][-1]).lower())
-    return found
+            names.append(str(item["column_names"][-1]).lower())
+    return names
 
 
 GUESS = re.compile(r'\nDid you mean "[^\n]*"\?')
@@ -382,46 +397,46 @@ def find_unknown_name(error: str) -> str:
     >>> find_unknown_name("Catalog Error: Table with name orders does not exist!")
     'orders'
     """
-    found = UNKNOWN_NAME.search(error)
-    return found["name"] if found else ""
+    match = UNKNOWN_NAME.search(error)
+    return match["name"] if match else ""
 
 
 def explain_error(session: Session, error: duckdb.Error, query: str) -> None:
     """Let an error of DuckDB's speak of the query as it was typed, and end with the next step where sqlft knows one."""
-    said = str(error).rstrip()
-    if "__sqlft" in said:
-        said = INTERNAL_NAME.sub("", said.split("\n\nLINE ")[0].split("\nLINE ")[0]).rstrip(" ,:\n") + _locate_name(
-            said, query
-        )
+    message = str(error).rstrip()
+    if "__sqlft" in message:
+        message = INTERNAL_NAME.sub("", message.split("\n\nLINE ")[0].split("\nLINE ")[0]).rstrip(
+            " ,:\n"
+        ) + _locate_name(message, query)
     hint = _find_hint(session, error, query)
-    unknown = UNKNOWN_NAME.search(said)
+    unknown = UNKNOWN_NAME.search(message)
     if unknown is not None and not unknown["name"].lower().startswith(SYSTEM):
-        said = _with_own_names(session, said, unknown["name"], unknown["kind"])
-    if hint and hint not in said:
-        said = f"{said}\n{hint}"
-    if said != str(error):
-        error.args = (said,)
+        message = _with_own_names(session, message, unknown["name"], unknown["kind"])
+    if hint and hint not in message:
+        message = f"{message}\n{hint}"
+    if message != str(error):
+        error.args = (message,)
 
 
-def _locate_name(said: str, query: str) -> str:
+def _locate_name(message: str, query: str) -> str:
     """The line of the query with the first name that an error has in quotes."""
-    for name in re.findall(r'"([^"]+)"', said.split("\n")[0]):
-        at = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", query, re.IGNORECASE)
-        if at is not None:
-            before = query[: at.start()]
+    for name in re.findall(r'"([^"]+)"', message.split("\n")[0]):
+        match = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", query, re.IGNORECASE)
+        if match is not None:
+            before = query[: match.start()]
             line = before.count("\n")
-            return "\n\n" + format_caret(query, line + 1, at.start() - (before.rfind("\n") + 1) + 1).lstrip("\n")
+            return "\n\n" + format_caret(query, line + 1, match.start() - (before.rfind("\n") + 1) + 1).lstrip("\n")
     return ""
 
 
 def _find_hint(session: Session, error: duckdb.Error, query: str) -> str:
-    said = str(error)
-    unknown = UNKNOWN_NAME.search(said)
+    message = str(error)
+    unknown = UNKNOWN_NAME.search(message)
     if unknown is not None:
         return _hint_for_name(session, unknown["name"], unknown["kind"])
     if isinstance(error, duckdb.ParserException):
         return _hint_for_syntax(session, query)
-    missing = UNKNOWN_COLUMN.search(said)
+    missing = UNKNOWN_COLUMN.search(message)
     if missing is not None and f'"{missing[1]}"' in query:
         return f"Text stands in single quotes: {quote_text(missing[1])}. Double quotes are for names."
     return ""
@@ -449,20 +464,20 @@ def _not_in_project(session: Session, project: str, name: str) -> str:
     return f"The project '{project}' has no model '{name}'.{guess} SHOW MODELS FROM {format_name(project)} lists them."
 
 
-def _with_own_names(session: Session, said: str, name: str, kind: str) -> str:
+def _with_own_names(session: Session, message: str, name: str, kind: str) -> str:
     """An error with the user's nearest table or model in place of what DuckDB proposes; system tables are none."""
     is_table = kind.split()[-1] in ("Table", "View")
     if name.lower() in session.names():
-        return GUESS.sub("", said)
+        return GUESS.sub("", message)
     if not is_table:
         near = _nearest(name, {n: n for n in session.names()})
-        return GUESS.sub(f'\nDid you mean the model "{near}"? It is read like a table.', said) if near else said
+        return GUESS.sub(f'\nDid you mean the model "{near}"? It is read like a table.', message) if near else message
     known = _tables(session) | {n: n for n in session.names()}
     near = _nearest(name, known)
     guess = f'\nDid you mean "{near}"?' if near else ""
-    if GUESS.search(said):
-        return GUESS.sub(lambda _: guess, said, count=1)
-    head, line, place = said.partition("\n\nLINE ")
+    if GUESS.search(message):
+        return GUESS.sub(lambda _: guess, message, count=1)
+    head, line, place = message.partition("\n\nLINE ")
     return head + guess + line + place
 
 
@@ -490,19 +505,19 @@ def _tables(session: Session) -> dict[str, str]:
 def _hint_for_syntax(session: Session, query: str) -> str:
     """A name that was meant as a model's: one with a version, or one that is joined without a condition."""
     try:
-        found = tokenize(query)
+        tokens = tokenize(query)
     except duckdb.Error:
         return ""
     names = session.names()
-    for i, token in enumerate(found[:-1]):
-        following = found[i + 1].text
+    for i, token in enumerate(tokens[:-1]):
+        following = tokens[i + 1].text
         is_version = following.startswith(".") and following[1:].isdigit()
         if token.kind in ("word", "quoted") and is_version and token.value.lower() not in names:
             return _hint_for_missing_model(token.value, session)
-        if token.word == "JOIN" and i and found[i - 1].word not in ("CROSS", "NATURAL", "POSITIONAL"):
-            _, places = ast.complete_joins(query, found, lambda name: True)
-            name = found[i + 1].value
-            if places and name.lower() not in names and found[i + 1].kind in ("word", "quoted"):
+        if token.word == "JOIN" and i and tokens[i - 1].word not in ("CROSS", "NATURAL", "POSITIONAL"):
+            _, places = ast.complete_joins(query, tokens, lambda name: True)
+            name = tokens[i + 1].value
+            if places and name.lower() not in names and tokens[i + 1].kind in ("word", "quoted"):
                 return _hint_for_missing_model(name, session)
     return ""
 

@@ -66,7 +66,7 @@ def find_spooled_tables(run: Execution, stream: StreamPlan) -> list[SpooledTable
     relation = remover.copy_relation(block.node["from_table"])
     if any(j.get("using_columns") or j.get("ref_type") == "NATURAL" for j in remover.kept_joins):
         return None
-    if any(j.get("join_type") in ("SEMI", "ANTI") for j in remover.kept_joins):
+    if any(ast.join_type(j) in ("SEMI", "ANTI") for j in remover.kept_joins):
         return None
     for alias in aliases:
         drop_schema(block.node, alias)

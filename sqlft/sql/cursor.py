@@ -102,8 +102,8 @@ class Cursor:
         expected = list(dict.fromkeys([*welcome, *self._expected]))
         words = [w.split()[0] for w in expected if w[:1].isupper() and self.token.word]
         listed = " or ".join([", ".join(expected[:-1]), expected[-1]] if expected[1:] else expected)
-        found = f"Found {self._shown()}, expected {listed}." if listed else f"{self._shown()} cannot stand here."
-        return self.error(found + did_you_mean(self.token.text, words))
+        message = f"Found {self._shown()}, expected {listed}." if listed else f"{self._shown()} cannot stand here."
+        return self.error(message + did_you_mean(self.token.text, words))
 
     def error(self, message: str, next_step: str = "", token: Token | None = None) -> StatementError:
         """An error that points at `token`, else at this one; the next step is the syntax unless given."""
@@ -227,9 +227,9 @@ class Cursor:
 
     def parameter(self) -> Parameter:
         """The prepared parameter at this place, its position counted over the whole statement."""
-        found = find_parameters([t for t in self.tokens[: self.index + 1] if t.kind == "parameter"])
+        parameters = find_parameters([t for t in self.tokens[: self.index + 1] if t.kind == "parameter"])
         self.next()
-        return found[-1]
+        return parameters[-1]
 
     def _version(self, digits: str) -> int:
         if not digits.isdecimal() or len(digits) > 18:
@@ -244,16 +244,16 @@ MAX_DEPTH = 64
 
 def parse_options(c: Cursor) -> dict[str, object]:
     """k = v, x.y = v, …; keys that are not quoted are lower-cased, dotted ones give nested mappings."""
-    found: dict[str, object] = {}
+    options: dict[str, object] = {}
     while True:
         first = c.token
         path = [
             str(p.value).lower() if p.token.kind == "word" else str(p.value) for p in c.dotted_name("an option's name")
         ]
         c.expect_op("=")
-        _set_option(c, found, path, parse_value(c), first)
+        _set_option(c, options, path, parse_value(c), first)
         if not c.skip_op(","):
-            return found
+            return options
 
 
 def parse_value(c: Cursor, depth: int = 0) -> object:
@@ -283,27 +283,27 @@ def parse_value(c: Cursor, depth: int = 0) -> object:
 def parse_mapping(c: Cursor, depth: int = 0) -> dict[str, object]:
     """{"k": v, …} with keys in any quotes or none."""
     c.expect_op("{")
-    found: dict[str, object] = {}
+    mapping: dict[str, object] = {}
     while not c.skip_op("}"):
-        if found:
+        if mapping:
             c.expect_op(",")
         key = c.token
         if key.kind not in NAME_KINDS:
             raise c.unexpected("a key")
         c.next()
         c.expect_op(":")
-        _set_option(c, found, [key.value], parse_value(c, depth + 1), key)
-    return found
+        _set_option(c, mapping, [key.value], parse_value(c, depth + 1), key)
+    return mapping
 
 
 def _parse_list(c: Cursor, close: str, depth: int) -> list[object]:
     c.next()
-    found: list[object] = []
+    values: list[object] = []
     while not c.skip_op(close):
-        if found:
+        if values:
             c.expect_op(",")
-        found.append(parse_value(c, depth + 1))
-    return found
+        values.append(parse_value(c, depth + 1))
+    return values
 
 
 def _parse_number(c: Cursor) -> int | float:
@@ -341,15 +341,15 @@ def _parse_call(c: Cursor, depth: int) -> object:
     if inner.kind not in ("word", "quoted"):
         raise c.error(f"There is no function {name.value}() in options.", "Write a plain value, or env('NAME').", name)
     c.next()
-    found: dict[str, object] = {"type": name.value}
+    options: dict[str, object] = {"type": name.value}
     while not c.skip_op(")"):
-        if len(found) > 1:
+        if len(options) > 1:
             c.expect_op(",")
         key = c.token
         path = [c.identifier("a key")]
         c.expect_op("=")
-        _set_option(c, found, path, parse_value(c, depth + 1), key)
-    return found
+        _set_option(c, options, path, parse_value(c, depth + 1), key)
+    return options
 
 
 def _parse_env(c: Cursor) -> Env:

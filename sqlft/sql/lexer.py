@@ -85,9 +85,9 @@ def iterate_tokens(text: str, start: int, end: int) -> Iterator[Token]:
 
 def find_parameters(text_or_tokens: str | Iterable[Token], before: int = 0) -> list[Parameter]:
     """The prepared parameters in order of appearance; a `?` counts on from `before`."""
-    found = tokenize(text_or_tokens) if isinstance(text_or_tokens, str) else text_or_tokens
+    tokens = tokenize(text_or_tokens) if isinstance(text_or_tokens, str) else text_or_tokens
     keys: list[Parameter] = []
-    for token in found:
+    for token in tokens:
         if token.kind == "parameter":
             before += token.text == "?"
             keys.append(Parameter(before if token.text == "?" else _parse_parameter_key(token.value)))

@@ -22,12 +22,12 @@ def inline_parameters(text: str, values: Parameters, keys: Sequence[Parameter] |
     """`text` with `?`, `$1` and `$name` replaced by the values' literals; `keys` if `text` is part of a statement."""
     if values is None or not len(values):
         return text
-    found = [t for t in tokenize(text) if t.kind == "parameter"]
+    tokens = [t for t in tokenize(text) if t.kind == "parameter"]
     if keys is None:
-        keys = find_parameters(found)
+        keys = find_parameters(tokens)
         _check_count(keys, values)
     pieces, at = [], 0
-    for token, key in zip(found, keys, strict=True):
+    for token, key in zip(tokens, keys, strict=True):
         pieces += [text[at : token.start], _format_parameter(key.key, values, token, text)]
         at = token.end
     return "".join([*pieces, text[at:]])
@@ -38,8 +38,8 @@ def _check_count(keys: Sequence[Parameter], values: Sequence[object] | Mapping[s
     if isinstance(values, Mapping):
         left = [str(k) for k in values if k not in {p.key for p in keys} | {str(p.key) for p in keys}]
     else:
-        wanted = max((p.key for p in keys if isinstance(p.key, int)), default=0)
-        left = [str(i + 1) for i in range(wanted, len(values))]
+        highest = max((p.key for p in keys if isinstance(p.key, int)), default=0)
+        left = [str(i + 1) for i in range(highest, len(values))]
     if left:
         raise duckdb.InvalidInputException(
             f"Invalid Input Error: the statement has no parameter for the value {', '.join(left)}. "
@@ -102,11 +102,11 @@ SHORTEST_SECRET = 4
 
 def find_secrets(text: str) -> set[str]:
     """The values that `redact_statement` stars out, as typed and as they are meant, each line of them by itself."""
-    found: set[str] = set()
+    secrets: set[str] = set()
     for match in SECRET_PATTERN.finditer(text):
         for value in {match["quoted"] or match["bare"], *_unquote(match["quoted"] or match["bare"])}:
-            found.update((value, *value.splitlines()))
-    return {value for value in found if len(value) >= SHORTEST_SECRET}
+            secrets.update((value, *value.splitlines()))
+    return {value for value in secrets if len(value) >= SHORTEST_SECRET}
 
 
 def _unquote(typed: str) -> list[str]:

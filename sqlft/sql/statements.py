@@ -71,7 +71,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Plain(Statement):
-    """DuckDB's own SQL, or a query that may read models; `using` is what a trailing USING k = v said.
+    """DuckDB's own SQL, or a query that may read models; `using` is the options of a trailing USING k = v.
 
     `sql` is `text` without that tail.
     """

@@ -37,11 +37,11 @@ def _evaluate_rows(session: Session, statement: Evaluate, options: EvaluationOpt
     scorers = options.scorers(statement.metrics, seed, session, lambda key: False)
     _refuse_unknown_options(options.left, scorers)
     require_judge(scorers, judge)
-    found = []
+    rows = []
     for scorer in scorers:
         more = {"judge": ModelJudge(session, judge, statement, {})} if "judge" in scorer.metric.needs else {}
-        found.append(_build_row(scorer.name, scorer.score(actual, prediction, **more)))
-    return pa.Table.from_pylist(found, ROW_SCORES_SCHEMA)
+        rows.append(_build_row(scorer.name, scorer.score(actual, prediction, **more)))
+    return pa.Table.from_pylist(rows, ROW_SCORES_SCHEMA)
 
 
 def _build_row(metric: str, scored: MetricResult) -> dict[str, object]:

@@ -7,6 +7,7 @@ from dataclasses import fields
 import pyarrow as pa
 
 from sqlft.catalog.records import UserPrice
+from sqlft.catalog.tables import make_schema
 from sqlft.errors import NotFound, OptionError
 from sqlft.inference.prices import TOKEN_PRICE_FIELDS
 from sqlft.inference.resolve import find_engine
@@ -15,13 +16,9 @@ from sqlft.session import BUDGET_SETTING, Parameters, PriceSettings, Session, Se
 from sqlft.sql.statements import CreatePrice, DropPrice, ResetSetting, SetSetting, ShowPrices
 from sqlft.statements.show import filter_rows
 
-PRICES_SCHEMA = pa.schema(
-    [
-        ("ENGINE", pa.string()),
-        ("MODEL", pa.string()),
-        *((name.upper(), pa.float64()) for name in (*TOKEN_PRICE_FIELDS, "machine_usd_per_hour")),
-        ("CREATED_AT", pa.timestamp("us")),
-    ]
+PRICES_SCHEMA = make_schema(
+    f"ENGINE text, MODEL text, {', '.join(f'{name.upper()} number' for name in TOKEN_PRICE_FIELDS)},"
+    " MACHINE_USD_PER_HOUR number, CREATED_AT time"
 )
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sqlft import plugins
 from sqlft.catalog.records import RUNNING, Engine, Model, ModelKey, Version, to_json
-from sqlft.catalog.tables import to_local_time
+from sqlft.catalog.tables import make_schema, to_local_time
 from sqlft.errors import HandlerNotInstalled
 from sqlft.handler import Trainer
 from sqlft.inference.resolve import find_model, read_outputs
@@ -19,50 +19,18 @@ from sqlft.session import Parameters, Session
 from sqlft.sql.names import quote_text
 from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowList, ShowModels, ShowProjects
 
-MODELS_SCHEMA = pa.schema(
-    [
-        ("NAME", pa.string()),
-        ("ENGINE", pa.string()),
-        ("PROJECT", pa.string()),
-        ("ACTIVE", pa.bool_()),
-        ("VERSION", pa.int64()),
-        ("STATUS", pa.string()),
-        ("ACCURACY", pa.float64()),
-        ("PREDICT", pa.string()),
-        ("UPDATE_STATUS", pa.string()),
-        ("MINDSDB_VERSION", pa.string()),
-        ("ERROR", pa.string()),
-        ("SELECT_DATA_QUERY", pa.string()),
-        ("TRAINING_OPTIONS", pa.string()),
-        ("CURRENT_TRAINING_PHASE", pa.int64()),
-        ("TOTAL_TRAINING_PHASES", pa.int64()),
-        ("TRAINING_PHASE_NAME", pa.string()),
-        ("TAG", pa.string()),
-        ("CREATED_AT", pa.timestamp("us")),
-        ("TRAINING_TIME", pa.float64()),
-    ]
+MODELS_SCHEMA = make_schema(
+    """NAME text, ENGINE text, PROJECT text, ACTIVE boolean, VERSION integer, STATUS text, ACCURACY number,
+       PREDICT text, UPDATE_STATUS text, MINDSDB_VERSION text, ERROR text, SELECT_DATA_QUERY text,
+       TRAINING_OPTIONS text, CURRENT_TRAINING_PHASE integer, TOTAL_TRAINING_PHASES integer,
+       TRAINING_PHASE_NAME text, TAG text, CREATED_AT time, TRAINING_TIME number"""
 )
-ENGINES_SCHEMA = pa.schema(
-    [
-        ("NAME", pa.string()),
-        ("HANDLER", pa.string()),
-        ("CONNECTION_DATA", pa.string()),
-        ("CREATED_AT", pa.timestamp("us")),
-    ]
+ENGINES_SCHEMA = make_schema("NAME text, HANDLER text, CONNECTION_DATA text, CREATED_AT time")
+HANDLERS_SCHEMA = make_schema(
+    """NAME text, TYPE text, DESCRIPTION text, PACKAGE text, VERSION text, TRAINS boolean, IMPORT_SUCCESS boolean,
+       IMPORT_ERROR text"""
 )
-HANDLERS_SCHEMA = pa.schema(
-    [
-        ("NAME", pa.string()),
-        ("TYPE", pa.string()),
-        ("DESCRIPTION", pa.string()),
-        ("PACKAGE", pa.string()),
-        ("VERSION", pa.string()),
-        ("TRAINS", pa.bool_()),
-        ("IMPORT_SUCCESS", pa.bool_()),
-        ("IMPORT_ERROR", pa.string()),
-    ]
-)
-PROJECTS = pa.schema([("NAME", pa.string()), ("MODELS", pa.int64()), ("CURRENT", pa.bool_())])
+PROJECTS_SCHEMA = make_schema("NAME text, MODELS integer, CURRENT boolean")
 
 
 def run_show_models(session: Session, statement: ShowModels, parameters: Parameters) -> pa.Table:
@@ -82,7 +50,7 @@ def run_show_projects(session: Session, statement: ShowProjects, parameters: Par
         {"NAME": name, "MODELS": names.count(name.lower()), "CURRENT": name.lower() == session.project.lower()}
         for name in session.catalog.projects()
     ]
-    return _filter_rows(session, rows, PROJECTS, statement, parameters)
+    return _filter_rows(session, rows, PROJECTS_SCHEMA, statement, parameters)
 
 
 def run_show_engines(session: Session, statement: ShowEngines, parameters: Parameters) -> pa.Table:
@@ -154,7 +122,7 @@ def build_model_row(model: Model, version: Version, accuracy: float | None = Non
 
 
 def list_model_options(model: Model) -> dict[str, object]:
-    """What CREATE MODEL's USING said, as a person may see it."""
+    """The options of CREATE MODEL, secrets hidden."""
     options = {
         "engine": model.engine,
         "base": model.base or None,

@@ -13,6 +13,7 @@ from sqlft import plugins
 from sqlft.catalog.database import build_write_error
 from sqlft.catalog.files import acquire_lock
 from sqlft.catalog.records import RESUMABLE, RUNNING, VersionKey
+from sqlft.catalog.tables import make_schema
 from sqlft.data import PreparedData
 from sqlft.errors import CatalogError
 from sqlft.handler import Estimate, Trainer, TrainingOptions, read_options
@@ -141,7 +142,7 @@ def _wait_for_lock(work: Path, key: VersionKey) -> int:
         raise build_write_error(work, e.strerror or str(e)) from e
 
 
-EXPLAIN_SCHEMA = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
+EXPLAIN_SCHEMA = make_schema("explain_key text, explain_value text")
 
 
 def run_explain_training(session: Session, statement: ExplainTraining, parameters: Parameters) -> pa.Table:

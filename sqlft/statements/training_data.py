@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 
+from sqlft.catalog.tables import make_schema
 from sqlft.data import Outputs, PreparedData, Prompt, prepare
 from sqlft.data.checks.report import DatasetFact, collect_facts
 from sqlft.data.checks.structure import CountTokens
@@ -33,30 +34,14 @@ from sqlft.training.plan import parse_validation_source, plan_training
 from sqlft.training.rows import read_rows
 
 STATEMENT = "ANALYZE TRAINING DATA"
-ANSWER_COLUMNS = (
-    "answer",
-    "completion",
-    "output",
-    "response",
-    "label",
-    "target",
-    *(better for better, _ in PREFERENCE_COLUMNS),
-)
+ANSWER_COLUMNS = {"answer", "completion", "output", "response", "label", "target"} | {b for b, _ in PREFERENCE_COLUMNS}
 OTHER_COLUMNS = {*(worse for _, worse in PREFERENCE_COLUMNS), "tools", "weight"}
 """Columns that are neither the answer nor a part of the prompt."""
 CountedRows = tuple[PreparedData, CountTokens | None]
 
-FINDINGS_SCHEMA = pa.schema(
-    [
-        ("severity", pa.string()),
-        ("code", pa.string()),
-        ("count", pa.int64()),
-        ("finding", pa.string()),
-        ("examples", pa.list_(pa.string())),
-        ("rows", pa.list_(pa.int64())),
-        ("what_to_do", pa.string()),
-        ("details", pa.string()),
-    ]
+FINDINGS_SCHEMA = make_schema(
+    """severity text, code text, count integer, finding text, examples text[], rows integer[], what_to_do text,
+       details text"""
 )
 SEVERITY_ORDER = {"error": 0, "warning": 1, "info": 2}
 
@@ -80,7 +65,7 @@ def run_analyze_training_data(session: Session, statement: AnalyzeTrainingData, 
     """One row per finding, errors first; then what the rows are like and which batch size and epochs suit them."""
     look = _prepare_without_model if statement.model is None else _prepare_for_model
     prepared, count_tokens = look(session, statement, parameters)
-    found = sorted(prepared.findings, key=lambda f: SEVERITY_ORDER[f.level])
+    findings = sorted(prepared.findings, key=lambda f: SEVERITY_ORDER[f.level])
     rows = [
         {
             "severity": f.level,
@@ -91,7 +76,7 @@ def run_analyze_training_data(session: Session, statement: AnalyzeTrainingData, 
             "rows": list(f.examples),
             "what_to_do": f.what_to_do or None,
         }
-        for f in found
+        for f in findings
     ]
     return pa.Table.from_pylist([*rows, *map(_build_fact_row, collect_facts(prepared, count_tokens))], FINDINGS_SCHEMA)
 
@@ -169,8 +154,8 @@ def _estimate_tokens(texts: Sequence[str]) -> list[int]:
 
 def _guess_prompt(rows: pa.Table, settings: DataSettings) -> tuple[Prompt, tuple[str, ...]]:
     columns = rows.column_names
-    given = settings.predict is not None or settings.prompt_template is not None
-    if not given and is_known_shape(rows):
+    is_described = settings.predict is not None or settings.prompt_template is not None
+    if not is_described and is_known_shape(rows):
         return Prompt("{{content}}"), ("answer",)
     left = [name for name in columns if name.lower() not in OTHER_COLUMNS]
     answer = settings.predict or next((n for n in left if n.lower() in ANSWER_COLUMNS), (left or columns)[-1])

@@ -80,8 +80,8 @@ def describe_outcome(session: Session, version: Version) -> Iterator[str]:
     yield f"{'; '.join(parts)}."
     before = version.parent or next((v.key.number for v in session.catalog.versions(model.key)), version.key.number)
     if before != version.key.number:
-        told = evaluation_of(model, before, version.key.number)
-        yield f"Is it better? On rows that it has not learnt: {told};"
+        statement = evaluation_of(model, before, version.key.number)
+        yield f"Is it better? On rows that it has not learnt: {statement};"
 
 
 def _format_losses(metrics: Sequence[TrainingMetric]) -> Iterator[str]:
@@ -148,7 +148,7 @@ def is_remote(session: Session, model: Model) -> bool:
 
 
 def _cancel_at_provider(session: Session, key: VersionKey) -> None:
-    """Tell the provider, whose job goes on without a worker; HandlerError if it cannot be told."""
+    """Cancel the job at the provider, which goes on without a worker; HandlerError if that fails."""
     model = session.catalog.model(key.model)
     if not is_remote(session, model):
         return
@@ -196,7 +196,7 @@ def build_training_error(version: Version) -> SqlftError:
 
 
 def _wait_or_ask(session: Session, worker: TrainingWorker | None, key: VersionKey, *, asks: bool) -> Version:
-    """The version when it ended, or still running where the person said that it shall go on in the background."""
+    """The version when it ended, or still running where the person chose to continue in the background."""
     while True:
         try:
             return _wait_until_final(session, worker, key, "training")
@@ -268,10 +268,10 @@ def seconds_of(version: Version) -> float | None:
 
 def _off_the_estimate(version: Version, seconds: float) -> str | None:
     """What to say where the estimate was far from it."""
-    foreseen = (version.details.get("estimate") or {}).get("seconds")
-    if not foreseen or abs(seconds - foreseen) < 60 or 1 / FAR_OFF < seconds / foreseen < FAR_OFF:
+    estimated = (version.details.get("estimate") or {}).get("seconds")
+    if not estimated or abs(seconds - estimated) < 60 or 1 / FAR_OFF < seconds / estimated < FAR_OFF:
         return None
-    now, before = format_duration(seconds), format_duration(foreseen)
+    now, before = format_duration(seconds), format_duration(estimated)
     return f"{version.key}: at the speed of its first steps it takes about {now}, and not {before}."
 
 

@@ -1,4 +1,4 @@
-"""What a worker is given, and its process: the job in its folder, started, cut or let go.
+"""A worker's job in its folder, and its process: started, detached, killed.
 
 A worker reads its standard input from the session that started it.  When that ends without a word (kill -9), the worker
 stops at its next step and can be resumed.
@@ -163,7 +163,7 @@ class StagedWork:
 
 
 @contextmanager
-def stage_work(catalog: Catalog, wanted: TrainingJob, data: TrainingSet) -> Iterator[StagedWork]:
+def stage_work(catalog: Catalog, job: TrainingJob, data: TrainingSet) -> Iterator[StagedWork]:
     """A work folder with job and snapshot in it, removed again unless a worker took it; CatalogError: disk full."""
     catalog.require_writing()
     models = catalog.folder / "models"
@@ -173,7 +173,7 @@ def stage_work(catalog: Catalog, wanted: TrainingJob, data: TrainingSet) -> Iter
         with hold_lock(folder) as lock:
             assert lock is not None
             _remove_stale(models)
-            write_job(folder, wanted, data)
+            write_job(folder, job, data)
             yield StagedWork(folder, lock)
     except OSError as e:
         raise build_write_error(folder, e.strerror or str(e)) from e

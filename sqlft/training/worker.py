@@ -96,7 +96,7 @@ class TrainingRun:
                     )
 
     def report(self, progress: Progress) -> None:
-        """What the handler calls: cheap, raises Cancelled when the training shall stop."""
+        """What the handler calls: cheap, raises Cancelled when the training is to stop."""
         numbers = {
             str(name): number
             for name, value in progress.metrics.items()
@@ -189,7 +189,7 @@ class TrainingRun:
         return Path(shutil.copytree(made, copy) if made.is_dir() else shutil.copy2(made, copy))
 
     def _write_stopped(self, why: StopReason) -> None:
-        """Stopped here; a job at a provider goes on until the session that cancels it has told the provider."""
+        """Stopped here; a job at a provider goes on until the session that cancels it cancels it there."""
         self._write_end("interrupted" if self._is_remote() else why, _STOP_MESSAGES[why])
 
     def _is_remote(self) -> bool:

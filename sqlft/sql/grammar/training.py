@@ -22,7 +22,7 @@ def retrain(c: Cursor) -> s.Statement:
     if c.at("PREDICT"):
         raise c.error(
             "RETRAIN keeps the column that CREATE MODEL named.",
-            "Leave PREDICT out, or make the model anew with CREATE OR REPLACE MODEL.",
+            "Leave PREDICT out, or make the model again with CREATE OR REPLACE MODEL.",
         )
     return s.Retrain(name, source, parse_using(c))
 
@@ -31,13 +31,13 @@ def explain_training(c: Cursor) -> s.Statement | None:
     """EXPLAIN FINETUNE|RETRAIN|CREATE MODEL …; CREATE of anything else is DuckDB's to explain."""
     c.next()
     method = {"FINETUNE": finetune, "RETRAIN": retrain, "CREATE": create_model}[c.token.word]
-    found = method(c)
-    if isinstance(found, s.CreateModel) and found.source is None:
+    statement = method(c)
+    if isinstance(statement, s.CreateModel) and statement.source is None:
         raise c.error(
             "This model is not trained by CREATE MODEL: there is nothing to explain.",
             "Write: EXPLAIN CREATE MODEL name FROM (SELECT …) PREDICT …, or EXPLAIN FINETUNE name FROM (SELECT …)",
         )
-    return s.ExplainTraining(found) if isinstance(found, s.Finetune | s.Retrain | s.CreateModel) else None
+    return s.ExplainTraining(statement) if isinstance(statement, s.Finetune | s.Retrain | s.CreateModel) else None
 
 
 def refuse_explain_analyze(c: Cursor) -> s.Statement | None:
