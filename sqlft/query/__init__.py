@@ -39,6 +39,7 @@ from sqlft.query.statements import (
     rewrite_as_query,
     run_view_statement,
     starts_query,
+    top_level,
     view_key,
 )
 from sqlft.redact import redact_statement
@@ -155,8 +156,7 @@ class Planner:
         return outcome
 
     def _plan_statement(self) -> PlannedQuery:
-        first = _skip_parentheses(self._tokens)
-        word = first.word
+        word = _skip_parentheses(self._tokens).word
         if word in ("DESCRIBE", "DESC", "SHOW", "SUMMARIZE", "EXPLAIN", "COPY"):
             return self._plan_prefixed(word)
         self._check_target(word)
@@ -164,10 +164,10 @@ class Planner:
             return self._plan_macro()
         if word in ("UPDATE", "DELETE"):
             return self._plan_change(word)
-        piece = self._find_query(word)
-        if piece is not None:
+        span = self._find_query(word)
+        if span is not None:
             try:
-                return self._plan_query(piece)
+                return self._plan_query(span)
             except ast.NotASelect:
                 pass
         return self._plan_parenthesized()
@@ -175,7 +175,7 @@ class Planner:
     def _check_target(self, word: str) -> None:
         """NotSupported where a statement would write into a model, or keep it for later."""
         behind = {"INSERT": "INTO", "MERGE": "INTO", "DELETE": "FROM"}.get(word)
-        place = self._find_word((behind,), 0) if behind is not None else 0 if word in ("UPDATE", "TRUNCATE") else None
+        place = self._find_word(behind) if behind is not None else 0 if word in ("UPDATE", "TRUNCATE") else None
         parts, _ = read_dotted_name(self._tokens, place + 1) if place is not None else ([], 0)
         if parts and len(parts) < 3 and self._session.find_model(parts[-1], parts[-2] if parts[1:] else None):
             raise NotSupported(
@@ -194,7 +194,7 @@ class Planner:
         if word in ("SELECT", "FROM", "VALUES", "TABLE"):
             return QuerySpan(0, end, is_all=True)
         if word == "WITH":
-            verb = self._find_word(("SELECT", "FROM", "VALUES", "TABLE", "INSERT", "UPDATE", "DELETE", "MERGE"), 0)
+            verb = self._find_word("SELECT", "FROM", "VALUES", "TABLE", "INSERT", "UPDATE", "DELETE", "MERGE")
             if verb is None or self._tokens[verb].word not in ("INSERT", "UPDATE", "DELETE", "MERGE"):
                 return QuerySpan(0, end, is_all=True)
             if self._tokens[verb].word != "INSERT":
@@ -206,39 +206,28 @@ class Planner:
             return self._find_insert_query(0)
         created = read_create(self._tokens)
         if created is not None and created.kind == "table" and created.query is not None:
-            last = self._skip_with_data(len(self._tokens))
-            return QuerySpan(self._tokens[created.query].start, self._tokens[last - 1].end)
+            words = [t.word for t in self._tokens]
+            tail = next(
+                (tail for tail in (["WITH", "NO", "DATA"], ["WITH", "DATA"]) if words[-len(tail) :] == tail), []
+            )
+            return QuerySpan(self._tokens[created.query].start, self._tokens[-1 - len(tail)].end)
         return None
 
     def _find_insert_query(self, verb: int) -> QuerySpan | None:
         """INSERT INTO table … query [ON CONFLICT …] [RETURNING …]."""
-        depth, start = 0, None
-        for i in range(verb, len(self._tokens)):
-            token = self._tokens[i]
-            is_start = depth == 0 and i > verb + 1 and starts_query(self._tokens, i) and self._tokens[i - 1].text != "."
-            if start is None and is_start:
+        tokens, start = self._tokens, None
+        for i, token in top_level(tokens, verb):
+            if start is None and i > verb + 1 and starts_query(tokens, i) and tokens[i - 1].text != ".":
                 start = i
-            depth += (token.text == "(") - (token.text == ")")
-            following = self._tokens[i + 1].word if i + 1 < len(self._tokens) else ""
+            following = tokens[i + 1].word if i + 1 < len(tokens) else ""
             ends = token.word == "RETURNING" or (token.word == "ON" and following == "CONFLICT")
-            if start is not None and depth == 0 and ends:
-                return QuerySpan(self._tokens[start].start, self._tokens[i - 1].end)
-        return None if start is None else QuerySpan(self._tokens[start].start, self._tokens[-1].end)
+            if start is not None and ends:
+                return QuerySpan(tokens[start].start, tokens[i - 1].end)
+        return None if start is None else QuerySpan(tokens[start].start, tokens[-1].end)
 
-    def _skip_with_data(self, last: int) -> int:
-        words = [t.word for t in self._tokens[-3:]]
-        if words[-3:] == ["WITH", "NO", "DATA"]:
-            return last - 3
-        return last - 2 if words[-2:] == ["WITH", "DATA"] else last
-
-    def _find_word(self, words: Sequence[str], start: int) -> int | None:
-        depth = 0
-        for i in range(start, len(self._tokens)):
-            token = self._tokens[i]
-            depth += (token.text == "(") - (token.text == ")")
-            if depth == 0 and token.word in words and (i == 0 or self._tokens[i - 1].text != "."):
-                return i
-        return None
+    def _find_word(self, *words: str) -> int | None:
+        places = (i for i, token in top_level(self._tokens) if token.word in words)
+        return next((i for i in places if i == 0 or self._tokens[i - 1].text != "."), None)
 
     def _plan_parenthesized(self) -> PlannedQuery:
         """Queries in parentheses that read models, in a statement of another kind."""

@@ -208,7 +208,7 @@ class Binder:
     def _find_uses(self, scan: ModelScan) -> None:
         columns = scan.columns
         alias, project = scan.alias.lower(), scan.resolved.model.key.project.lower()
-        path = find_join_path(scan.block.node["from_table"], scan.node) or []
+        path = scan.join_path
         is_visible = not any(ast.join_type(j) in ("SEMI", "ANTI") and side == "right" for j, side in path)
         for node, nested, parameters in self._find_columns(scan.block.node, (), frozenset()):
             if node.get("class") == "STAR":
@@ -351,10 +351,9 @@ class Binder:
             if name in (n.lower() for n in scan.inputs):
                 continue
             if name not in scan.columns:
-                raise StatementError(
+                raise self._error(
+                    scan,
                     f"USING ({name}): the model '{scan.resolved.model.key.name}' has no column '{name}'.",
-                    self._text,
-                    self._offset_of(scan.node),
                     f"It has {', '.join(scan.columns.values())}.",
                 )
             mine = ast.column(scan.alias, scan.columns[name])
@@ -406,11 +405,10 @@ class Binder:
         if tried is not None:
             sql = ast.expression_sql(tried.node)[:200]
             model = scan.resolved.model.key.name
-            raise StatementError(
+            raise self._error(
+                scan,
                 f"The condition {sql} does not say what '{name}' of the model '{model}' is: an equality "
                 "under OR or NOT, or on a part of it, gives it no value.",
-                self._text,
-                self._offset_of(scan.node),
                 f"Write one for all rows, joined by AND: {model}.{name} = …, or {model}.{name} IN (…).",
             )
         return None
@@ -467,16 +465,14 @@ class Binder:
                 column = self._find_unambiguous(tables, name, scan)
                 return InputBinding([column], holder=join, is_hidden=True)
         if self._tables_of(scan.block):
-            raise StatementError(
+            raise self._error(
+                scan,
                 f"The input '{name}' of the model '{model}' has no value, and no table has a column of that name.",
-                self._text,
-                self._offset_of(scan.node),
                 f"Map it: JOIN {model} ON {model}.{column_name} = table.column.",
             )
-        raise StatementError(
+        raise self._error(
+            scan,
             f"The input '{name}' of the model '{model}' has no value.",
-            self._text,
-            self._offset_of(scan.node),
             f"Give it one: WHERE {column_name} = '…', or JOIN {model} ON {model}.{column_name} = table.column.",
         )
 
@@ -485,6 +481,10 @@ class Binder:
         having = [leaf for leaf in tables if name.lower() in self._leaf_columns(leaf, scan.block)]
         alias = ast.alias_of(having[0])
         return ast.column(alias, name) if len(having) == 1 and alias else ast.column(name)
+
+    def _error(self, scan: ModelScan, message: str, next_step: str) -> StatementError:
+        """An error that points at a model."""
+        return StatementError(message, self._text, self._offset_of(scan.node), next_step)
 
     # -- what is read ----------------------------------------------------------------------------------------------
 

@@ -27,7 +27,6 @@ from sqlft.query.scope import (
     QueryBlock,
     ScanRemover,
     add_ctes,
-    find_join_path,
     join_laterally,
     joins,
     leaves,
@@ -276,7 +275,7 @@ class Execution:
     def _replace(self, scan: ModelScan, relation: Node, kinds: list[str], joined: set[str], *, limited: bool) -> None:
         """Put a relation of answers in the model's place, and comparisons of texts in that of its bindings."""
         block = scan.block
-        path = find_join_path(block.node["from_table"], scan.node) or []
+        path = scan.join_path
         for j, name in enumerate(scan.inputs):
             binding = scan.bindings[name]
             bound = [c for c in block.conditions if c in binding.conditions]

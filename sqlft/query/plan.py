@@ -175,7 +175,7 @@ def build_input_query(scan: ModelScan, plan: QueryPlan, unasked: set[int]) -> In
     if relation is not None and remover.has_outer_join and not _reads_tables(scan):
         relation = None  # an outer join keeps the model's rows, whatever its partners are
     bindings = [c for s in waiting for c in s.conditions()]
-    path = find_join_path(block.node["from_table"], scan.node) or []
+    path = scan.join_path
     conditions = [
         c.node
         for c in block.conditions
@@ -378,7 +378,7 @@ def push_limit(scan: ModelScan, plan: QueryPlan) -> PushedLimit | None:
         return None
     if not all(b.is_single_value for b in scan.bindings.values()):
         return None
-    path = find_join_path(block.node["from_table"], scan.node) or []
+    path = scan.join_path
     kinds = [(ast.join_type(join), side) for join, side in path]
     if any(kind not in ("INNER", "LEFT") or (kind, side) == ("LEFT", "left") for kind, side in kinds):
         return None
@@ -463,7 +463,7 @@ def _find_only_source(node: Node, bound: BoundQuery) -> Node | None:
 
 def _is_plain_join(scan: ModelScan) -> bool:
     """Whether a model has one answer for each row of the tables, and no row goes or comes by its join alone."""
-    path = find_join_path(scan.block.node["from_table"], scan.node) or []
+    path = scan.join_path
     others = [c for c in scan.block.conditions if c not in scan.conditions()]
     for join, side in path:
         kind, is_direct = ast.join_type(join), join is path[-1][0]

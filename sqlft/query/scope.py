@@ -136,6 +136,11 @@ class ModelScan:
         mentioned = {u.column for u in self.uses if id(u.node) not in binding}
         return [n for n in self.inputs if self.shows_all_columns or n.lower() in mentioned]
 
+    @property
+    def join_path(self) -> list[tuple[Node, str]]:
+        """The joins from the root of its FROM down to it, each with the side on which it is."""
+        return find_join_path(self.block.node["from_table"], self.node) or []
+
     def conditions(self) -> list[Condition]:
         """Those that bind its inputs."""
         return [c for b in self.bindings.values() for c in b.conditions]

@@ -7,7 +7,7 @@ UPDATE … FROM and DELETE … USING become a query over their table, whose rows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import duckdb
@@ -15,6 +15,7 @@ import duckdb
 from sqlft.catalog.records import View
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, NotSupported, StatementError
 from sqlft.session import Session
+from sqlft.sql.cursor import Cursor
 from sqlft.sql.lexer import Token, tokenize
 from sqlft.sql.names import format_name, quote_text
 
@@ -55,38 +56,27 @@ def read_dotted_name(tokens: Sequence[Token], i: int) -> tuple[list[str], int]:
 
 def read_create(tokens: Sequence[Token]) -> CreateRelation | None:
     """CREATE [OR REPLACE] [TEMP] TABLE|VIEW [IF NOT EXISTS] name [(columns)] [AS] query; None for all else."""
-    words = [t.word for t in tokens]
-    if not words or words[0] != "CREATE":
+    c = Cursor("", list(tokens))
+    if not c.skip("CREATE"):
         return None
-    i, or_replace = (3, True) if words[1:3] == ["OR", "REPLACE"] else (1, False)
-    temporary = i < len(words) and words[i] in ("TEMP", "TEMPORARY")
-    i += temporary
-    if i >= len(words) or words[i] not in ("TABLE", "VIEW"):
-        return None
-    kind = words[i].lower()
-    i += 1
-    exists = words[i : i + 3] == ["IF", "NOT", "EXISTS"]
-    parts, i = read_dotted_name(tokens, i + 3 * exists)
-    if not parts:
+    or_replace = c.skip("OR", "REPLACE")
+    temporary = c.skip("TEMP") or c.skip("TEMPORARY")
+    kind = c.next().word.lower()
+    exists = c.skip("IF", "NOT", "EXISTS")
+    parts, c.index = read_dotted_name(tokens, c.index)
+    if kind not in ("table", "view") or not parts:
         return None
     columns: list[str] = []
-    if i < len(tokens) and tokens[i].text == "(" and (i + 1 >= len(tokens) or not starts_query(tokens, i + 1)):
-        i += 1
-        while i < len(tokens) and tokens[i].text != ")":
-            if tokens[i].kind in ("word", "quoted") and tokens[i - 1].text in ("(", ","):
-                columns.append(tokens[i].value)
-            i += 1
-        i += 1
-    while (
-        i < len(tokens)
-        and words[i] != "AS"
-        and tokens[i].text != "("
-        and not (kind == "view" and starts_query(tokens, i))
+    if c.token.text == "(" and not starts_query(tokens, c.index + 1):
+        while c.token.kind != "end" and c.next().text != ")":
+            if c.token.kind in ("word", "quoted") and c.peek(-1).text in ("(", ","):
+                columns.append(c.token.value)
+    while c.token.kind != "end" and not (
+        c.at("AS") or c.token.text == "(" or (kind == "view" and starts_query(tokens, c.index))
     ):
-        i += 1
-    if i < len(tokens) and words[i] == "AS":
-        i += 1
-    query = i if i < len(tokens) else None
+        c.next()
+    c.skip("AS")
+    query = None if c.token.kind == "end" else c.index
     return CreateRelation(kind, view_key(parts), or_replace, exists, temporary, tuple(columns), query)
 
 
@@ -95,6 +85,17 @@ def starts_query(tokens: Sequence[Token], i: int) -> bool:
     while i < len(tokens) and tokens[i].text == "(":
         i += 1
     return i < len(tokens) and tokens[i].word in ("SELECT", "WITH", "FROM", "VALUES", "TABLE", "PIVOT", "UNPIVOT")
+
+
+def top_level(tokens: Sequence[Token], start: int = 0) -> Iterator[tuple[int, Token]]:
+    """Tokens outside of brackets, and the outermost brackets themselves, each with its place."""
+    depth = 0
+    for i in range(start, len(tokens)):
+        token = tokens[i]
+        depth -= token.kind == "op" and token.text in ")]}"
+        if depth == 0:
+            yield i, token
+        depth += token.kind == "op" and token.text in "([{"
 
 
 def run_view_statement(
@@ -279,83 +280,44 @@ def rewrite_as_query(text: str, tokens: Sequence[Token], word: str) -> tuple[str
     """
     if tokens[0].word != word:
         return None
-    places = _find_clauses(tokens)
-    if word == "DELETE" and "FROM" not in places:
+    clauses = _split_clauses(text, tokens)
+    target, more = (clauses.get(name, "") for name in (("FROM", "USING") if word == "DELETE" else ("UPDATE", "FROM")))
+    assignments = [] if word == "DELETE" else _split_assignments(clauses.get("SET", ""))
+    if not target or assignments is None:
         return None
-    end = places.get("RETURNING", tokens[-1].end)
-    returning = text[end:] if "RETURNING" in places else ""
-
-    def clause(name: str, without_word: bool = True) -> str:
-        if name not in places:
-            return ""
-        start = places[name] + (len(name) if without_word else 0)
-        later = [p for p in places.values() if p > places[name]]
-        return text[start : min([*later, end])].strip()
-
+    alias = [t for t in tokenize(target) if t.word != "AS"][-1].text
+    where, returning = (f" {name} {clauses[name]}" if name in clauses else "" for name in ("WHERE", "RETURNING"))
+    sources = f"FROM {target}{f', {more}' if more else ''}{where}"
     if word == "DELETE":
-        behind = min([p for p in [*places.values(), end] if p > places["FROM"]], default=len(text))
-        target = text[places["FROM"] + len("FROM") : behind]
-        if not target.strip():
-            return None
-        alias = _find_alias(target)
-        more = clause("USING")
-        sources = f"{target.strip()}{f', {more}' if more else ''}"
-        where = clause("WHERE", without_word=False)
-        query = f"SELECT {alias}.rowid AS row_ FROM {sources} {where}".strip()
-        head = f"DELETE FROM {target.strip()}"
-        return query, lambda planned: f"{head} WHERE rowid IN ({planned}) {returning}".strip()
-    if "SET" not in places:
-        return None
-    target = text[tokens[0].end : places["SET"]]
-    if not target.strip():
-        return None
-    alias = _find_alias(target)
-    sets = _split_assignments(clause("SET"))
-    if sets is None:
-        return None
-    values = ", ".join(f"({value}) AS v{i}" for i, (_, value) in enumerate(sets))
-    more = clause("FROM")
-    sources = f"{target.strip()}{f', {more}' if more else ''}"
-    query = f"SELECT {alias}.rowid AS row_, {values} FROM {sources} {clause('WHERE', without_word=False)}".strip()
-    assigned = ", ".join(f"{column} = new_.v{i}" for i, (column, _) in enumerate(sets))
-    head = f"UPDATE {target.strip()} SET {assigned}"
-    return query, lambda planned: f"{head} FROM ({planned}) AS new_ WHERE {alias}.rowid = new_.row_ {returning}".strip()
+        query = f"SELECT {alias}.rowid AS row_ {sources}"
+        return query, lambda planned: f"DELETE FROM {target} WHERE rowid IN ({planned}){returning}"
+    values = ", ".join(f"({value}) AS v{i}" for i, (_, value) in enumerate(assignments))
+    query = f"SELECT {alias}.rowid AS row_, {values} {sources}"
+    assigned = ", ".join(f"{column} = new_.v{i}" for i, (column, _) in enumerate(assignments))
+    head = f"UPDATE {target} SET {assigned}"
+    return query, lambda planned: f"{head} FROM ({planned}) AS new_ WHERE {alias}.rowid = new_.row_{returning}"
 
 
-def _find_clauses(tokens: Sequence[Token]) -> dict[str, int]:
-    """Where each clause of the statement starts."""
-    places: dict[str, int] = {}
-    depth = 0
-    for i, token in enumerate(tokens):
-        depth += (token.text in "([{") - (token.text in ")]}") if token.kind == "op" else 0
-        before = tokens[i - 1] if i else token
-        is_distinct = token.word == "FROM" and before.word == "DISTINCT"
-        if depth == 0 and token.word in CLAUSES and token.word not in places and before.text != "." and not is_distinct:
-            places[token.word] = token.start
-    return places
-
-
-def _find_alias(target: str) -> str:
-    """The name by which a table's columns are called: its alias, or the last part of its name."""
-    tokens = [t for t in tokenize(target) if t.word != "AS"]
-    return tokens[-1].text
+def _split_clauses(text: str, tokens: Sequence[Token]) -> dict[str, str]:
+    """The text behind the statement's first word, and behind the word of each clause."""
+    words = {tokens[0].word: tokens[0]}
+    for i, token in top_level(tokens, 1):
+        is_name = tokens[i - 1].text == "." or (token.word == "FROM" and tokens[i - 1].word == "DISTINCT")
+        if token.word in CLAUSES and not is_name:
+            words.setdefault(token.word, token)
+    ends = [*(token.start for token in words.values()), tokens[-1].end][1:]
+    return {word: text[token.end : end].strip() for (word, token), end in zip(words.items(), ends, strict=True)}
 
 
 def _split_assignments(text: str) -> list[tuple[str, str]] | None:
-    """column = value, …; None for (a, b) = (…)."""
-    tokens = tokenize(text)
-    depth, start, parts = 0, 0, []
-    for token in tokens:
-        depth += (token.text in "([{") - (token.text in ")]}") if token.kind == "op" else 0
-        if depth == 0 and token.text == ",":
-            parts.append(text[start : token.start])
-            start = token.end
-    parts.append(text[start:])
+    """column = value, …; None for (a, b) = (…), and where there is none."""
+    commas = [token for _, token in top_level(tokenize(text)) if token.text == ","]
+    starts, ends = [0, *(c.end for c in commas)], [*(c.start for c in commas), len(text)]
     assignments = []
-    for part in parts:
-        inner = tokenize(part)
-        equal = next((t for t in inner if t.text == "="), None)
-        if equal is None or (inner and inner[0].text == "("):
+    for part in (text[start:end] for start, end in zip(starts, ends, strict=True)):
+        tokens = tokenize(part)
+        equal = next((t for t in tokens if t.text == "="), None)
+        if equal is None or tokens[0].text == "(":
             return None
         assignments.append((part[: equal.start].strip(), part[equal.end :].strip()))
     return assignments
