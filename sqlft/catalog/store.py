@@ -395,7 +395,7 @@ class Catalog:
             version = self.version(key)
             if version.status != "complete":
                 raise CatalogError(
-                    f"Version {key} cannot be active, it is {version.status}.", "SHOW MODELS tells which are complete."
+                    f"Version {key} cannot be active, it is {version.status}.", "SHOW MODELS shows which are complete."
                 )
             con.execute("UPDATE models SET active = ? WHERE id = ?", [key.number, self._model_row(key.model)["id"]])
 

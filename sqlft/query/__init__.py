@@ -112,17 +112,9 @@ def plan_query(session: Session, cache: Cache, statement: Plain, parameters: Par
 def _mentions_model(session: Session, tokens: list[Token]) -> bool:
     """Whether a model, a view over models or one of sqlft's tables is named anywhere."""
     names = {n.rpartition(".")[2] for n in session.names()}
-    for i, token in enumerate(tokens):
-        if token.kind in ("word", "quoted"):
-            if token.value.lower() in names:
-                return True
-            if (
-                token.value.lower() in (SYSTEM_SCHEMA, DEFAULT_PROJECT)
-                and i + 1 < len(tokens)
-                and tokens[i + 1].text == "."
-            ):
-                return True
-    return False
+    words = [token.value.lower() if token.kind in ("word", "quoted") else "" for token in tokens]
+    schemas = (i + 1 for i, word in enumerate(words) if word in (SYSTEM_SCHEMA, DEFAULT_PROJECT))
+    return not names.isdisjoint(words) or any(i < len(tokens) and tokens[i].text == "." for i in schemas)
 
 
 class Planner:
@@ -231,8 +223,8 @@ class Planner:
 
     def _plan_parenthesized(self) -> PlannedQuery:
         """Queries in parentheses that read models, in a statement of another kind."""
-        spans: list[QuerySpan] = []
-        depth, start = 0, None
+        out: list[str] = []
+        at, depth, start = 0, 0, None
         for i, token in enumerate(self._tokens):
             if token.text == "(":
                 if start is None and starts_query(self._tokens, i + 1):
@@ -241,22 +233,14 @@ class Planner:
             elif token.text == ")":
                 depth -= 1
                 if start is not None and depth == 0:
-                    span = QuerySpan(self._tokens[start + 1].start, self._tokens[i - 1].end)
-                    if _mentions_model(self._session, self._tokens[start:i]):
-                        spans.append(span)
+                    first, end = self._tokens[start + 1].start, self._tokens[i - 1].end
+                    mentions = _mentions_model(self._session, self._tokens[start:i])
+                    bound = self._bind_query(self._text[first:end], first) if mentions else None
+                    if bound is not None:
+                        out += [self._text[at:first], self._run_bound(bound)]
+                        at = end
                     start = None
-        return self._splice_queries(spans)
-
-    def _splice_queries(self, spans: Sequence[QuerySpan]) -> PlannedQuery:
-        out, at, changed = [], 0, False
-        for span in spans:
-            bound = self._bind_query(self._text[span.start : span.end], span.start)
-            if bound is None:
-                continue
-            changed = True
-            out += [self._text[at : span.start], self._run_bound(bound)]
-            at = span.end
-        return NativeQuery("".join([*out, self._text[at:]])) if changed else UnchangedQuery()
+        return NativeQuery("".join([*out, self._text[at:]])) if out else UnchangedQuery()
 
     # -- statements around a query -------------------------------------------------------------------------------------
 
@@ -276,22 +260,13 @@ class Planner:
             return NativeQuery(head + ast.to_sql(bound.tree) + self._text[span.end :])
         dry = dry or [t.word for t in self._tokens[-3:]] == ["WITH", "NO", "DATA"]
         plan = self._plan(bound, streams=span.is_all and not dry)
-        self._statement_runs.in_ledger = not dry and (options is None or options.analyze)
-        run = Execution(
-            self._session,
-            self._statement_runs,
-            plan,
-            self.typed,
-            dry=dry or (options is not None and not options.analyze),
-        )
+        asks = not dry and (options is None or options.analyze)
+        self._statement_runs.in_ledger = asks
+        run = Execution(self._session, self._statement_runs, plan, self.typed, dry=not asks)
         run.reads_inputs = not dry
         if options is not None:
-            explanation = Explainer(self._session, self._cache, run, options).run()
-            return CompletedQuery(explanation)
-        sliced = slice_query(run)
-        if sliced is not None:
-            return sliced
-        return NativeQuery(head + run.run_to_sql() + self._text[span.end :])
+            return CompletedQuery(Explainer(self._session, self._cache, run, options).run())
+        return slice_query(run) or NativeQuery(head + run.run_to_sql() + self._text[span.end :])
 
     def _plan_prefixed(self, word: str) -> PlannedQuery:
         """EXPLAIN of a statement, DESCRIBE and SUMMARIZE of a query, DESCRIBE and COPY of a view."""
@@ -338,24 +313,20 @@ class Planner:
             return None
         name = self._text[self._tokens[1].start : self._tokens[i - 1].end]
         if word == "COPY":
-            listed = "*"
+            columns = "*"
             if i < len(self._tokens) and self._tokens[i].text == "(":
                 close = next(j for j in range(i, len(self._tokens)) if self._tokens[j].text == ")")
-                listed = self._text[self._tokens[i].end : self._tokens[close].start]
+                columns = self._text[self._tokens[i].end : self._tokens[close].start]
                 i = close + 1
-            return (
-                f"COPY (SELECT {listed} FROM {name}) {self._text[self._tokens[i].start :]}"
-                if i < len(self._tokens)
-                else None
-            )
+            rest = self._text[self._tokens[i].start :] if i < len(self._tokens) else None
+            return rest and f"COPY (SELECT {columns} FROM {name}) {rest}"
         if word == "EXPLAIN" or i < len(self._tokens):
             return None
         return f"{'SUMMARIZE' if word == 'SUMMARIZE' else 'DESCRIBE'} SELECT * FROM {name}"
 
     def _plan_macro(self) -> PlannedQuery:
-        start = next((i for i in range(1, len(self._tokens)) if self._tokens[i].word == "AS"), None)
-        query = self._text[self._tokens[start].end :] if start is not None else ""
-        query = query.strip().rstrip(";").removeprefix("TABLE") if query else ""
+        start = next((token.end for token in self._tokens if token.word == "AS"), len(self._text))
+        query = self._text[start:].strip().rstrip(";").removeprefix("TABLE")
         if query:
             text = query if starts_query(tokenize(query), 0) and not query.startswith("(") else f"SELECT {query}"
             bound = self._bind_query(text, 0)
@@ -376,9 +347,9 @@ class Planner:
             bound = self._bind_query(query, 0)
         except ast.UnparsableQuery:
             return self._plan_parenthesized()
-        if bound is None or not bound.scans:
-            return UnchangedQuery() if bound is None else self._plan_parenthesized()
-        return NativeQuery(statement(self._run_bound(bound)))
+        if bound is None:
+            return UnchangedQuery()
+        return NativeQuery(statement(self._run_bound(bound))) if bound.scans else self._plan_parenthesized()
 
     def _run_bound(self, bound: BoundQuery) -> str:
         if not bound.scans:
@@ -426,16 +397,15 @@ class Planner:
         try:
             return ast.parse(query), []
         except ast.UnparsableQuery:
-            more, inserted = ast.complete_joins(query, tokenize(query), self._is_model_name_with_version)
+            more, inserted = ast.complete_joins(
+                query, tokenize(query), lambda name: self.is_model_name(ast.split_version(name)[0])
+            )
             if not inserted:
                 raise
             return ast.parse(more), inserted
 
     def is_model_name(self, name: str) -> bool:
         return name.lower() in self._session.names()
-
-    def _is_model_name_with_version(self, name: str) -> bool:
-        return self.is_model_name(ast.split_version(name)[0])
 
     def resolve_model(self, schema: str, name: str, number: int | None, alias: str) -> ResolvedVersion | None:
         model = self._session.find_model(name, schema or None) if self.is_model_name(name) else None
@@ -496,9 +466,7 @@ class Planner:
 
     def _register_relation(self, table: object) -> Node:
         self._registered_count += 1
-        relation = ast.relation("x AS y")
-        ast.set_table(relation, "", register_table(self._session, table))
-        return relation
+        return ast.registered_table(register_table(self._session, table), "y")
 
     def current_schema(self) -> str:
         """See `NameResolver`."""
@@ -515,17 +483,15 @@ class Planner:
             raise
         if bound is None:
             return False
-        self._refuse_options("A view keeps no USING options.", "Give them to the query that reads it.")
+        if self._statement.using:
+            message, next_step = "A view keeps no USING options.", "Give them to the query that reads it."
+            raise StatementError(message, self._statement.text, len(self._statement.sql), next_step)
         run = Execution(self._session, self._statement_runs, make_plan(bound, streams=False), self.typed, dry=True)
         run.reads_inputs = False
         self._statement_runs.in_ledger = False
         self._session.con.sql(run.run_to_sql())
         self._statement_runs.finish()
         return True
-
-    def _refuse_options(self, message: str, next_step: str) -> None:
-        if self._statement.using:
-            raise StatementError(message, self._statement.text, len(self._statement.sql), next_step)
 
 
 def _skip_parentheses(tokens: Sequence[Token]) -> Token:

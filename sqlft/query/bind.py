@@ -282,7 +282,7 @@ class Binder:
         return [leaf for leaf in leaves(relation or block.node.get("from_table")) if id(leaf) not in models]
 
     def _leaf_columns(self, leaf: Node, block: QueryBlock) -> frozenset[str]:
-        """A relation's columns, a model's too; of a query that reads models, the names that it gives out."""
+        """A relation's columns, a model's too; of a query that reads models, the names of its output columns."""
         scan = next((s for s in block.scans if s.node is leaf), None)
         if scan is not None:
             return frozenset(scan.columns)
@@ -514,7 +514,7 @@ class Binder:
         return False
 
     def _find_output_names(self, scan: ModelScan, uses: list[ColumnUse]) -> set[str] | None:
-        """Names under which a query in FROM or WITH gives out these columns; None if they are used otherwise."""
+        """Names under which a query in FROM or WITH returns these columns; None if they are used otherwise."""
         block = scan.block
         entry = next((e for e, _ in self._readers.values() if ast.cte_query(e) is block.node), {})
         if (block.item is None and not entry) or not ast.is_row_wise(block.node):

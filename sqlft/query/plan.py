@@ -65,12 +65,12 @@ class StreamPlan:
     input_limit: tuple[Node | None, Node | None] | None = None
     """LIMIT and OFFSET of the rows that are asked about."""
     output_limit: tuple[Node | None, Node | None] | None = None
-    """LIMIT and OFFSET of the rows that are given out, where they could not go below the models."""
+    """LIMIT and OFFSET of the rows of the result, where they could not go below the models."""
 
 
 @dataclass
 class QueryPlan:
-    """The models in the order in which they are asked, and how the query's rows are given out."""
+    """The models in the order in which they are asked, and how the rows of the query are returned."""
 
     bound: BoundQuery
     order: list[ModelScan]
@@ -99,7 +99,7 @@ def _format_trees(trees: Sequence[Node]) -> str:
 
 
 def make_plan(bound: BoundQuery, *, streams: bool) -> QueryPlan:
-    """The plan of a bound query; with `streams` its rows may be given out slice by slice."""
+    """The plan of a bound query; with `streams` its rows may be returned slice by slice."""
     plan = QueryPlan(bound, _order_scans(bound), {})
     for block in bound.blocks:
         plan.pushed_conditions[id(block.node)] = _push_conditions(block, bound)
@@ -500,7 +500,7 @@ def _find_stream_order(stream: StreamPlan, bound: BoundQuery) -> list[Node] | No
 
 
 def _place_limit(stream: StreamPlan) -> bool:
-    """Put LIMIT below the models, or count what is given out; False if neither can be."""
+    """Put LIMIT below the models, or count the rows of the result; False if neither can be."""
     limited = [n for n in stream.levels if has_limit(n)]
     if not limited:
         return True

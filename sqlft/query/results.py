@@ -74,11 +74,9 @@ class Spool:
         for i, (first, last) in enumerate(zip(self._starts, ends, strict=False)):
             low, high = max(start, first), min(end, last)
             if low < high:
-                pieces.append(self._batch(i).slice(low - first, high - low))
+                batch = self._batches[i] if self._file is None else self._file.batch(i)
+                pieces.append(batch.slice(low - first, high - low))
         return pa.Table.from_batches(pieces, self.schema)
-
-    def _batch(self, i: int) -> pa.RecordBatch:
-        return self._batches[i] if self._file is None else self._file.batch(i)
 
     def close(self) -> None:
         """Forget the rows."""
@@ -159,11 +157,11 @@ class Result:
         self.relation = relation
         self.columns, self.types = list(relation.columns), list(relation.types)
         self._current_relation: duckdb.DuckDBPyRelation | None = None
-        """The chunk that is being given out as rows."""
+        """The chunk whose rows are being fetched."""
         self._rows: list[tuple[Any, ...]] = []
         self._fetched_count = 0
         self.is_done = False
-        """Whether all was given out as a table."""
+        """Whether all was fetched as a table."""
 
     @cached_property
     def _schema(self) -> pa.Schema:

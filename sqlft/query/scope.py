@@ -373,7 +373,7 @@ class ScanRemover:
 
 
 def output_names(node: Node) -> list[str]:
-    """Lower-case names of the columns that a SELECT gives out, as far as its text shows them."""
+    """Lower-case names of the columns of a SELECT, as far as its text shows them."""
     names = []
     for item in node.get("select_list", []):
         if item.get("alias"):

@@ -395,7 +395,7 @@ class SlicedQuery:
         self.close()
 
     def _answer(self, row: int, target: int) -> int:
-        """Ask until at least one more row can be given out; the row before which all can."""
+        """Ask until at least one more row can be returned; the row before which all can."""
         started = time.monotonic()
         direct = [a for a in self.models if not a.is_chained]
         while True:

@@ -90,7 +90,8 @@ def find_parameters(text_or_tokens: str | Iterable[Token], before: int = 0) -> l
     for token in tokens:
         if token.kind == "parameter":
             before += token.text == "?"
-            keys.append(Parameter(before if token.text == "?" else _parse_parameter_key(token.value)))
+            key = int(token.value) if token.value[:1].isdecimal() else token.value
+            keys.append(Parameter(before if token.text == "?" else key))
     return keys
 
 
@@ -123,10 +124,6 @@ def _make_quoted_token(kind: str, text: str, start: int, stop: int) -> Token:
         tag = piece.index("$", 1) + 1
         return Token("string", piece, start, stop, piece[tag:-tag])
     return Token("parameter", piece, start, stop, piece[1:])
-
-
-def _parse_parameter_key(value: str) -> int | str:
-    return int(value) if value[:1].isdecimal() else value
 
 
 def _unescape(body: str, text: str, start: int) -> str:

@@ -51,7 +51,7 @@ def run_cancel(session: Session, statement: CancelModel, parameters: Parameters)
     also = ("failed",) if is_remote(session, session.catalog.model(key.model)) else ()
     if version.status not in (*RUNNING, "interrupted", "cancelled", *also):
         raise CatalogError(
-            f"Version {key} is {version.status}: there is nothing to cancel.", "SHOW MODELS tells what trains."
+            f"Version {key} is {version.status}: there is nothing to cancel.", "SHOW MODELS shows what trains."
         )
     cancel_training(session, key)
     return show_version(session, key)
@@ -119,7 +119,7 @@ def _find_version_key(session: Session, name: ModelName, statuses: tuple[str, ..
         f"Which version of {name}? {shown} are {' or '.join(statuses)}."
         if fitting
         else f"No version of {name} is {' or '.join(statuses)}.",
-        f"Write its number: {fitting[0]}." if fitting else "SHOW MODELS tells how each is.",
+        f"Write its number: {fitting[0]}." if fitting else "SHOW MODELS shows the status of each.",
     )
 
 

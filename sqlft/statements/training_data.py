@@ -28,7 +28,7 @@ from sqlft.inference.resolve import (
 )
 from sqlft.options import build_options, option_names
 from sqlft.session import Parameters, Session, TrainSettings
-from sqlft.sql.statements import AnalyzeTrainingData
+from sqlft.sql.statements import AnalyzeTrainingData, ModelName
 from sqlft.training import start
 from sqlft.training.plan import parse_validation_source, plan_training
 from sqlft.training.rows import read_rows
@@ -63,8 +63,11 @@ class DataSettings:
 
 def run_analyze_training_data(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> pa.Table:
     """One row per finding, errors first; then what the rows are like and which batch size and epochs suit them."""
-    look = _prepare_without_model if statement.model is None else _prepare_for_model
-    prepared, count_tokens = look(session, statement, parameters)
+    prepared, count_tokens = (
+        (_prepare_rows(session, statement, parameters, None, (), None), None)
+        if statement.model is None
+        else _prepare_for_model(session, statement, statement.model, parameters)
+    )
     findings = sorted(prepared.findings, key=lambda f: SEVERITY_ORDER[f.level])
     rows = [
         {
@@ -94,10 +97,11 @@ def _build_fact_row(fact: DatasetFact) -> dict[str, object]:
     }
 
 
-def _prepare_for_model(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> CountedRows:
+def _prepare_for_model(
+    session: Session, statement: AnalyzeTrainingData, name: ModelName, parameters: Parameters
+) -> CountedRows:
     """As FINETUNE of the model would see the rows; a model that cannot be trained still has its columns."""
-    assert statement.model is not None
-    model = find_model(session, statement.model.key)
+    model = find_model(session, name.key)
     handler = create_handler(session, find_engine(session, model.engine), model.options)
     spec = build_model_spec(type(handler), model.base, model.options, f"Model '{model.key.name}'")
 
@@ -111,13 +115,8 @@ def _prepare_for_model(session: Session, statement: AnalyzeTrainingData, paramet
     if "stop" in options and "stop" not in own:
         stops = build_options(DataSettings, {"stop": options.pop("stop")}, STATEMENT).stop
     plan = plan_training(session, model, statement.source, options, STATEMENT)
-    its_own = session.catalog.resolve_version(model.key, statement.model.version).details.get("stop")
+    its_own = session.catalog.resolve_version(model.key, name.version).details.get("stop")
     return start.prepare_training_rows(session, plan, parameters, [*(stops or ()), *(its_own or ())]), count
-
-
-def _prepare_without_model(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> CountedRows:
-    """By the columns alone: one of the shapes, or the last column as the answer to the others."""
-    return _prepare_rows(session, statement, parameters, None, (), None), None
 
 
 def _prepare_rows(
@@ -129,6 +128,7 @@ def _prepare_rows(
     count_tokens: CountTokens | None,
     outputs: Outputs | None = None,
 ) -> PreparedData:
+    """Checked by their columns alone where no prompt is given: one of the shapes, or the last column as the answer."""
     settings: DataSettings = build_options(DataSettings, statement.options, STATEMENT)
     rows = read_rows(session, statement.source, parameters, to_train=True)
     valid = parse_validation_source(settings.validation, statement.source)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlft.training.plan import TrainingPlan
 
 GIGA = 1e9
-TRY_ANYWAY_HINT = " USING check = 'warn' tries it all the same."
+TRY_ANYWAY_HINT = " USING check = 'warn' tries it anyway."
 MAX_LISTED_ERRORS = 3
 """Errors of the data that one message lists."""
 
@@ -65,7 +65,7 @@ def check_findings(session: Session, plan: TrainingPlan, prepared: PreparedData)
         listed = "\n".join(str(f) for f in errors[:MAX_LISTED_ERRORS])
         raise DataError(
             f"The training data has {len(errors)} error{'s'[: len(errors) != 1]}:\n{listed}",
-            "Mend the rows, or go on all the same with USING check = 'warn'; ANALYZE TRAINING DATA shows the rows.",
+            "Correct the rows, or train anyway with USING check = 'warn'; ANALYZE TRAINING DATA shows the rows.",
         )
     for finding in prepared.findings:
         if finding.level != "info":

@@ -47,7 +47,7 @@ def follow_training(
     if ended.status in RUNNING:
         return ended
     if ended.status == "interrupted" and session.catalog.cancel_requested(key):
-        ended = replace(ended, status="cancelled")  # by another session, which tells the provider now
+        ended = replace(ended, status="cancelled")  # by another session, which cancels the job at the provider now
     if worker is not None:
         if ended.status == "interrupted":
             ended = _add_exit_code(session.catalog, worker, key)
@@ -214,7 +214,7 @@ def _wait_or_ask(session: Session, worker: TrainingWorker | None, key: VersionKe
         if answer == "b":
             worker.background = True
             session.show_notice(
-                f"{key} trains in the background; DESCRIBE {key} tells how far it is, CANCEL MODEL {key} stops it."
+                f"{key} trains in the background; DESCRIBE {key} shows how far it is, CANCEL MODEL {key} stops it."
             )
             return version
 

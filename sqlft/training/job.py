@@ -199,7 +199,7 @@ def spawn_worker(catalog: Catalog, key: VersionKey, lock: int, session: object, 
     except OSError as e:
         error = f"The training process could not be started: {e}."
         catalog.update_version(key, status="failed", error=error)
-        raise CatalogError(error, f"Mend that, then RESUME MODEL {key}.") from e
+        raise CatalogError(error, f"Correct that, then RESUME MODEL {key}.") from e
     debug("training %s: process %d started, its log is %s", key, process.pid, work / LOG_FILE)
     worker = TrainingWorker(process, id(session), background)
     with _workers_lock:

@@ -304,11 +304,11 @@ def explain_failure(error: BaseException, key: VersionKey, log: Path) -> str:
         )
     if job.is_disk_full(error):
         return f"The disk is full: {text}.\nFree some space, then RESUME MODEL {key} goes on from its last checkpoint."
-    return f"{name}: {text} (log: {log})\nMend the cause, then RESUME MODEL {key} goes on from its last checkpoint."
+    return f"{name}: {text} (log: {log})\nCorrect the cause, then RESUME MODEL {key} goes on from its last checkpoint."
 
 
 def measure_peak_memory() -> int:
-    """Most bytes that this process had in main memory; a handler that trains elsewhere tells its own figure.
+    """Most bytes that this process had in main memory; a handler that trains elsewhere reports its own figure.
 
     Linux counts into `ru_maxrss` what the process that started this one had, so that its status is read there.
     """

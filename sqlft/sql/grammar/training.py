@@ -46,7 +46,7 @@ def refuse_explain_analyze(c: Cursor) -> s.Statement | None:
         return None
     c.next()
     raise c.error(
-        "A training cannot be run to be explained.", "EXPLAIN FINETUNE … tells what it would take, without ANALYZE."
+        "A training cannot be run to be explained.", "EXPLAIN FINETUNE … shows what it would take, without ANALYZE."
     )
 
 
