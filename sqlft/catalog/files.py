@@ -84,24 +84,20 @@ def verify_artifact(path: Path, expected: str | None) -> None:
     """CatalogError if the files are gone or changed; read once a process as long as their sizes and times stay."""
     try:
         if not path.exists():
-            raise CatalogError(
-                f"The files of this version are missing: {path}.", f"Put them back from a copy, or {_RETRAIN_HINT}"
-            )
+            raise CatalogError(f"The files of this version are missing: {path}.", _RESTORE_HINT)
         seen = _compute_fingerprint(path)
         known = _verified_digests.get(path)
         if known is None or known[0] != seen:
             known = _verified_digests[path] = (seen, compute_digest(path))
     except OSError as e:
-        raise CatalogError(
-            f"The files of this version cannot be read: {e}.", f"Put them back from a copy, or {_RETRAIN_HINT}"
-        ) from e
+        raise CatalogError(f"The files of this version cannot be read: {e}.", _RESTORE_HINT) from e
     if expected is not None and known[1] != expected:
-        raise CatalogError(
-            f"The files of this version were changed: {path}.", f"Put them back from a copy, or {_RETRAIN_HINT}"
-        )
+        raise CatalogError(f"The files of this version were changed: {path}.", _RESTORE_HINT)
 
 
-_RETRAIN_HINT = "drop this version and train it again; SET active chooses another until then."
+_RESTORE_HINT = (
+    "Put them back from a copy, or drop this version and train it again; SET active chooses another until then."
+)
 
 
 def _list_files(path: Path) -> Iterator[tuple[str, Path]]:
@@ -200,18 +196,14 @@ def _try_lock(work: Path, how: int, lock: int) -> int | None:
 
 def summarize_exit(work: Path, how: str = "died") -> str:
     """What is known of a worker that ended without a word: how, its last line, where its log is."""
-    last = _read_last_line(work / LOG_FILE)
-    return (
-        f"The process that trained it {how}{f': {last}' if last else '.'}{f' (log: {work / LOG_FILE})' if last else ''}"
-    )
+    log = work / LOG_FILE
+    last = _read_last_line(log)
+    return f"The process that trained it {how}{f': {last} (log: {log})' if last else '.'}"
 
 
 def _read_last_line(log: Path) -> str:
-    with suppress(OSError):
-        with open(log, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
-            lines = file.read().decode("utf-8", "replace").split("\n")
-        return next(
-            (line.strip() for line in reversed(lines) if line.strip() and not line.startswith(LINE_PREFIX)), ""
-        )[:500]
+    with suppress(OSError), open(log, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+        lines = [line.strip() for line in file.read().decode("utf-8", "replace").split("\n")]
+        return next((line for line in reversed(lines) if line and not line.startswith(LINE_PREFIX)), "")[:500]
     return ""

@@ -123,11 +123,14 @@ class Catalog:
         """Forget an engine; NotFound, CatalogError while a model uses it."""
         engine = self.engine(name)
         with self._db.write() as con:
-            for model, used in con.execute("SELECT name, engine FROM models"):
-                if used.lower() == name.lower():
-                    raise CatalogError(
-                        f"The model '{model}' uses the engine '{engine.name}'.", f"DROP MODEL {model} first."
-                    )
+            users = [str(model.key) for model in self.models() if model.engine.lower() == name.lower()]
+            if users:
+                listed = ", ".join(f"'{user}'" for user in users[:5])
+                more = f" and {len(users) - 5} more" if len(users) > 5 else ""
+                raise CatalogError(
+                    f"The engine '{engine.name}' is used by the model{'s'[: len(users) != 1]} {listed}{more}.",
+                    " ".join(f"DROP MODEL {user};" for user in users[:3]) + " comes first.",
+                )
             con.execute("DELETE FROM engines WHERE folded = ?", [name.lower()])
 
     # projects

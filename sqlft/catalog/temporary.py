@@ -42,7 +42,7 @@ class TemporaryCatalog(Catalog):
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         super().__init__(folder)
         owner = self if of is None else of
-        self.delete = weakref.finalize(owner, _delete_catalog, folder, _own(folder), os.getpid(), kill)
+        self.delete = weakref.finalize(owner, _delete_catalog, folder, _acquire_owner_lock(folder), os.getpid(), kill)
 
 
 def remove_abandoned(parent: Path) -> None:
@@ -51,13 +51,13 @@ def remove_abandoned(parent: Path) -> None:
     A folder without the owner's file is left alone: it may be one that is being made.
     """
     for owner_file in parent.glob(f"{PREFIX}*/{OWNER}"):
-        with suppress(OSError), _abandoned(owner_file) as is_abandoned:
-            if is_abandoned and not any(map(is_locked, list_work_folders(owner_file.parent))):
+        with suppress(OSError), _is_abandoned(owner_file) as abandoned:
+            if abandoned and not any(map(is_locked, list_work_folders(owner_file.parent))):
                 debug("catalog: %s is removed, the process that made it was killed", owner_file.parent)
                 _remove(owner_file.parent)
 
 
-def _own(folder: Path) -> int | None:
+def _acquire_owner_lock(folder: Path) -> int | None:
     """Hold the lock that says that the folder has an owner; None where the file system has no locks.
 
     The file is locked before it gets its name, so nobody sees it without its lock.
@@ -78,7 +78,7 @@ def _own(folder: Path) -> int | None:
 
 
 @contextmanager
-def _abandoned(owner_file: Path) -> Iterator[bool]:
+def _is_abandoned(owner_file: Path) -> Iterator[bool]:
     """Whether nobody owns this user's folder with the owner's file, and nobody else removes it meanwhile."""
     import fcntl
 

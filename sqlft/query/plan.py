@@ -123,13 +123,13 @@ def _order_scans(bound: BoundQuery) -> list[ModelScan]:
                 "The models of this query wait for each other's answers.",
                 next_step="Let one of them take its inputs from a table.",
             )
-        best = max(ready, key=lambda s: (_depth(s.block), -s.number))
+        best = max(ready, key=lambda s: (_count_levels(s.block), -s.number))
         order.append(best)
         left.remove(best)
     return order
 
 
-def _depth(block: QueryBlock) -> int:
+def _count_levels(block: QueryBlock) -> int:
     depth, outer = 0, block.outer
     while outer is not None:
         depth, outer = depth + 1, outer.outer

@@ -416,7 +416,7 @@ def explain_error(session: Session, error: duckdb.Error, query: str) -> None:
     hint = _find_hint(session, error, query)
     unknown = UNKNOWN_NAME.search(message)
     if unknown is not None and not unknown["name"].lower().startswith(SYSTEM):
-        message = _with_own_names(session, message, unknown["name"], unknown["kind"])
+        message = _replace_guess(session, message, unknown["name"], unknown["kind"])
     if hint and hint not in message:
         message = f"{message}\n{hint}"
     if message != str(error):
@@ -438,16 +438,16 @@ def _find_hint(session: Session, error: duckdb.Error, query: str) -> str:
     message = str(error)
     unknown = UNKNOWN_NAME.search(message)
     if unknown is not None:
-        return _hint_for_name(session, unknown["name"], unknown["kind"])
+        return _explain_name(session, unknown["name"], unknown["kind"])
     if isinstance(error, duckdb.ParserException):
-        return _hint_for_syntax(session, query)
+        return _explain_syntax(session, query)
     missing = UNKNOWN_COLUMN.search(message)
     if missing is not None and f'"{missing[1]}"' in query:
         return f"Text stands in single quotes: {quote_text(missing[1])}. Double quotes are for names."
     return ""
 
 
-def _hint_for_name(session: Session, name: str, kind: str) -> str:
+def _explain_name(session: Session, name: str, kind: str) -> str:
     model = session.find_model(name) if name.lower() in session.names() else None
     if model is not None:
         inputs = build_prompt(model).inputs
@@ -459,26 +459,26 @@ def _hint_for_name(session: Session, name: str, kind: str) -> str:
         return f"'{name}' is a view over a model; it is in no other schema: FROM {format_name(name)}."
     project = name.partition(".")[0].lower()
     if "." in name and project in (p.lower() for p in session.catalog.projects()):
-        return _not_in_project(session, *name.split(".", 1))
+        return _describe_missing_model(session, *name.split(".", 1))
     return ""
 
 
-def _not_in_project(session: Session, project: str, name: str) -> str:
+def _describe_missing_model(session: Session, project: str, name: str) -> str:
     known = [m.key.name for m in session.catalog.models() if m.key.project.lower() == project.lower()]
     guess = did_you_mean(name, [*known, *(MINDSDB_TABLES if project.lower() == DEFAULT_PROJECT else ())])
     return f"The project '{project}' has no model '{name}'.{guess} SHOW MODELS FROM {format_name(project)} lists them."
 
 
-def _with_own_names(session: Session, message: str, name: str, kind: str) -> str:
+def _replace_guess(session: Session, message: str, name: str, kind: str) -> str:
     """An error with the user's nearest table or model in place of what DuckDB proposes; system tables are none."""
     is_table = kind.split()[-1] in ("Table", "View")
     if name.lower() in session.names():
         return GUESS.sub("", message)
     if not is_table:
-        near = _nearest(name, {n: n for n in session.names()})
+        near = _find_nearest(name, {n: n for n in session.names()})
         return GUESS.sub(f'\nDid you mean the model "{near}"? It is read like a table.', message) if near else message
-    known = _tables(session) | {n: n for n in session.names()}
-    near = _nearest(name, known)
+    known = _list_tables(session) | {n: n for n in session.names()}
+    near = _find_nearest(name, known)
     guess = f'\nDid you mean "{near}"?' if near else ""
     if GUESS.search(message):
         return GUESS.sub(lambda _: guess, message, count=1)
@@ -486,12 +486,12 @@ def _with_own_names(session: Session, message: str, name: str, kind: str) -> str
     return head + guess + line + place
 
 
-def _nearest(name: str, known: Mapping[str, str]) -> str:
+def _find_nearest(name: str, known: Mapping[str, str]) -> str:
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.6)
     return known[near[0]] if near else ""
 
 
-def _tables(session: Session) -> dict[str, str]:
+def _list_tables(session: Session) -> dict[str, str]:
     """The user's tables and views as they are written here, by their lower-case names with and without a schema."""
     try:
         rows = session.con.sql(OWN_TABLES).fetchall()
@@ -507,7 +507,7 @@ def _tables(session: Session) -> dict[str, str]:
     return known
 
 
-def _hint_for_syntax(session: Session, query: str) -> str:
+def _explain_syntax(session: Session, query: str) -> str:
     """A name that was meant as a model's: one with a version, or one that is joined without a condition."""
     try:
         tokens = tokenize(query)
@@ -518,14 +518,14 @@ def _hint_for_syntax(session: Session, query: str) -> str:
         following = tokens[i + 1].text
         is_version = following.startswith(".") and following[1:].isdigit()
         if token.kind in ("word", "quoted") and is_version and token.value.lower() not in names:
-            return _hint_for_missing_model(token.value, session)
+            return _explain_missing_model(token.value, session)
         if token.word == "JOIN" and i and tokens[i - 1].word not in ("CROSS", "NATURAL", "POSITIONAL"):
             _, places = ast.complete_joins(query, tokens, lambda name: True)
             name = tokens[i + 1].value
             if places and name.lower() not in names and tokens[i + 1].kind in ("word", "quoted"):
-                return _hint_for_missing_model(name, session)
+                return _explain_missing_model(name, session)
     return ""
 
 
-def _hint_for_missing_model(name: str, session: Session) -> str:
+def _explain_missing_model(name: str, session: Session) -> str:
     return f"There is no model '{name}'.{did_you_mean(name, session.names())} SHOW MODELS lists them."

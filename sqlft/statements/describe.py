@@ -25,7 +25,7 @@ from sqlft.statements.show import (
     format_connection_data,
     list_model_options,
 )
-from sqlft.training.follow import seconds_of
+from sqlft.training.follow import predict_seconds
 
 MODEL_SCHEMA = pa.unify_schemas(
     [
@@ -191,7 +191,7 @@ def _describe_estimate(session: Session, model: Model, version: Version) -> pa.T
     expected = {
         "tokens": estimated.get("tokens"),
         "steps": estimated.get("steps"),
-        "minutes": _convert_unit(seconds_of(version) or estimated.get("seconds"), 60),
+        "minutes": _convert_unit(predict_seconds(version) or estimated.get("seconds"), 60),
         "memory_gb": _convert_unit(estimated.get("memory_bytes"), 1e9),
         "cost_usd": estimated.get("cost_usd"),
     }

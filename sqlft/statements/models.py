@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import duckdb
 import pyarrow as pa
@@ -17,7 +18,6 @@ from sqlft.data.outputs import VECTOR_TYPE
 from sqlft.data.prompts import PLACEHOLDER
 from sqlft.errors import (
     AlreadyExists,
-    CatalogError,
     NotFound,
     OptionError,
     ProviderError,
@@ -62,8 +62,9 @@ from sqlft.sql.statements import (
     UseProject,
 )
 from sqlft.statements import show
-from sqlft.training import start
 from sqlft.training.follow import cancel_trainings
+from sqlft.training.plan import plan_training
+from sqlft.training.start import train_version
 
 SINGLE_BRACES = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}")
 OLD_OPTION_NAMES = {"api_base": "base_url", "ollama_serve_url": "base_url"}
@@ -105,12 +106,6 @@ def run_drop_engine(session: Session, statement: DropEngine, parameters: Paramet
             f"'{statement.name}' is a handler, and no engine was made with that name.",
             "There is nothing to drop; a handler goes with the package that ships it.",
         )
-    users = [str(m.key) for m in session.catalog.models() if m.engine.lower() == statement.name.lower()]
-    if engine is not None and users:
-        raise CatalogError(
-            f"The engine '{engine.name}' is used by {_format_models(users)}.",
-            " ".join(f"DROP MODEL {user};" for user in users[:3]) + " comes first.",
-        )
     session.catalog.drop_engine(statement.name)
     if engine is not None:
         references.forget(engine.options)
@@ -125,7 +120,7 @@ def run_create_project(session: Session, statement: CreateProject, parameters: P
     session.catalog.add_project(name)
     session.show_notice(f"Its models are named {format_name(name)}.name, or name alone after USE {format_name(name)}.")
     if _is_schema(session, name):
-        session.show_notice(f"There is a schema '{name}' too. {_BOTH.format(name=format_name(name))}")
+        session.show_notice(f"There is a schema '{name}' too. {_BOTH_CHOSEN.format(name=format_name(name))}")
 
 
 def run_drop_project(session: Session, statement: DropProject, parameters: Parameters) -> None:
@@ -149,7 +144,7 @@ def run_use_project(session: Session, statement: UseProject, parameters: Paramet
         session.con.execute(f"USE {quote_name(name)}").fetchall()
     except duckdb.CatalogException as e:
         if project is None:
-            e.args = (f"{str(e).rstrip()}\n{_instead_of(session, name)}",)
+            e.args = (f"{str(e).rstrip()}\n{_suggest_names(session, name)}",)
             raise
         if session.project != project:
             session.show_notice(f"Models are made in project {project}, and looked for there first; tables as before.")
@@ -157,10 +152,12 @@ def run_use_project(session: Session, statement: UseProject, parameters: Paramet
         return
     session.project = project or DEFAULT_PROJECT
     if project is not None:
-        session.show_notice(f"'{name}' is a schema and a project of models. {_BOTH.format(name=format_name(name))}")
+        session.show_notice(
+            f"'{name}' is a schema and a project of models. {_BOTH_CHOSEN.format(name=format_name(name))}"
+        )
 
 
-_BOTH = "USE {name} chooses both: tables are looked for in the schema, models in the project."
+_BOTH_CHOSEN = "USE {name} chooses both: tables are looked for in the schema, models in the project."
 
 
 def _is_schema(session: Session, name: str) -> bool:
@@ -173,7 +170,7 @@ def _is_schema(session: Session, name: str) -> bool:
     return row.fetchone() is not None
 
 
-def _instead_of(session: Session, name: str) -> str:
+def _suggest_names(session: Session, name: str) -> str:
     """What to type where USE knows neither a schema nor a project of that name."""
     rows = session.con.execute(
         "SELECT schema_name FROM duckdb_schemas() WHERE NOT internal AND database_name = current_database()"
@@ -426,9 +423,10 @@ def _add_model(
     session: Session, statement: CreateModel, model: Model, definition: _ModelDefinition, parameters: Parameters
 ) -> pa.Table:
     if statement.source is not None:
-        key = start.train_new_model(
-            session, model, statement.source, definition.training, parameters, or_replace=statement.or_replace
-        )
+        what = f"CREATE MODEL {model.key.name}"
+        plan = plan_training(session, model, statement.source, definition.training, what)
+        make = partial(session.catalog.add_model, model, or_replace=statement.or_replace)
+        key = train_version(session, plan, parameters, make)
         return show.show_model(session, key.model, key.number)
     session.catalog.add_model(
         model,
@@ -484,11 +482,6 @@ def _rename_old_options(options: Mapping[str, object], known: set[str]) -> dict[
             raise OptionError(f"'{name}' and '{new}' are two names for one option.", f"Leave '{name}' out.")
         renamed[new if is_old else name] = value
     return renamed
-
-
-def _format_models(names: list[str]) -> str:
-    shown = ", ".join(f"'{n}'" for n in names[:5])
-    return f"the model{'s'[: len(names) != 1]} {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def resolve_outputs(session: Session, statement: CreateModel, name: str, schema: object, *, embeds: bool) -> Outputs:

@@ -100,13 +100,8 @@ def cancel_training(session: Session, key: VersionKey) -> Version:
     """Stop the worker of a version, whoever started it: asked first, ended after STOP_SECONDS."""
     catalog = session.catalog
     catalog.request_cancel(key)
-    deadline = time.monotonic() + STOP_SECONDS
-    while (version := catalog.version(key)).status in RUNNING:
-        if time.monotonic() > deadline:
-            job.kill_worker(catalog.work_folder(key))
-            break
-        session.show_progress(to_tick(version, "stopping"))
-        time.sleep(POLL_SECONDS / 2)
+    if _wait_until_final(session, None, key, "stopping", time.monotonic() + STOP_SECONDS).status in RUNNING:
+        job.kill_worker(catalog.work_folder(key))
     if catalog.version(key).status != "complete":
         _cancel_at_provider(session, key)
     stopped = (*RUNNING, "interrupted", *(("failed",) if is_remote(session, catalog.model(key.model)) else ()))
@@ -234,16 +229,11 @@ def _wait_until_final(
     while (version := session.catalog.version(key)).status in RUNNING and time.monotonic() < deadline:
         if (now := (version.status, version.progress)) != logged:
             logged = now
-            debug(
-                "training %s: %s%s %s",
-                key,
-                version.status,
-                format_progress(version),
-                version.progress.get("metrics", ""),
-            )
-        if not is_compared and (seconds := seconds_of(version)) is not None:
+            metrics = version.progress.get("metrics", "")
+            debug("training %s: %s%s %s", key, version.status, format_progress(version), metrics)
+        if not is_compared and (seconds := predict_seconds(version)) is not None:
             is_compared = True
-            if line := _off_the_estimate(version, seconds):
+            if line := _compare_with_estimate(version, seconds):
                 session.show_notice(line)
         session.show_progress(to_tick(version, what))
         if session.interrupted and what == "training":
@@ -257,7 +247,7 @@ def _wait_until_final(
     return version
 
 
-def seconds_of(version: Version) -> float | None:
+def predict_seconds(version: Version) -> float | None:
     """Seconds that a training will take in all, by the speed of its own steps once there are some."""
     known = version.progress
     if version.status not in RUNNING or version.seconds is None or (known.get("step") or 0) < FIRST_STEPS:
@@ -266,8 +256,8 @@ def seconds_of(version: Version) -> float | None:
     return None if left is None else version.seconds + float(left)
 
 
-def _off_the_estimate(version: Version, seconds: float) -> str | None:
-    """What to say where the estimate was far from it."""
+def _compare_with_estimate(version: Version, seconds: float) -> str | None:
+    """A notice where the training will take much longer or shorter than was estimated."""
     estimated = (version.details.get("estimate") or {}).get("seconds")
     if not estimated or abs(seconds - estimated) < 60 or 1 / FAR_OFF < seconds / estimated < FAR_OFF:
         return None

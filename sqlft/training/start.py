@@ -1,18 +1,18 @@
 """Start a training: rows read, checked and stored, a version made, its worker running.
 
-The statements call `train` with a plan; it hands back the key of the new version.
+The statements call `train_version` with a plan; it returns the key of the new version.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
 from sqlft import plugins
-from sqlft.catalog.records import Model, Version, VersionKey
+from sqlft.catalog.records import Version, VersionKey
 from sqlft.data import PreparedData, prepare
 from sqlft.errors import DataError
 from sqlft.handler import Estimate, LengthOptions, read_options
@@ -22,26 +22,11 @@ from sqlft.inference.resolve import build_prompt, count_tokens, options_to_json,
 from sqlft.options import drop_options, is_secret, pick_options
 from sqlft.secrets import references
 from sqlft.session import EngineSettings, Parameters, Session
-from sqlft.sql.statements import RowSource
 from sqlft.training import job
 from sqlft.training.estimate import check_estimate, check_findings, check_training_notice, estimate_training
 from sqlft.training.follow import follow_training
-from sqlft.training.plan import TrainingPlan, parse_validation_source, plan_training
+from sqlft.training.plan import TrainingPlan, parse_validation_source
 from sqlft.training.rows import read_rows
-
-
-def train_new_model(
-    session: Session,
-    model: Model,
-    source: RowSource,
-    options: Mapping[str, object],
-    parameters: Parameters,
-    *,
-    or_replace: bool = False,
-) -> VersionKey:
-    """CREATE MODEL … FROM: keep a new model and train its version 1; `options` are USING's for training."""
-    plan = plan_training(session, model, source, options, f"CREATE MODEL {model.key.name}")
-    return train_version(session, plan, parameters, partial(session.catalog.add_model, model, or_replace=or_replace))
 
 
 def train_version(
