@@ -38,21 +38,21 @@ def catalog_folder(database: str) -> Path | None:
     return path.with_name(path.name + ".sqlft")
 
 
-def publish_artifact(made: Path, place: Path) -> tuple[Path, str]:
+def publish_artifact(source: Path, place: Path) -> tuple[Path, str]:
     """Move a finished file or folder to `place`, a folder: (what to open, its digest).
 
     On the same disk this is one rename, so `place` is never half there.  HandlerError if it holds pickles or code.
     """
-    refuse_unsafe_files(made)
+    refuse_unsafe_files(source)
     staging = place.with_name(f"{place.name}.staging")
     _remove_folder(staging)
-    if made.is_file():
+    if source.is_file():
         staging.mkdir(parents=True)
-        shutil.move(made, staging / made.name)
-        opened = place / made.name
+        shutil.move(source, staging / source.name)
+        opened = place / source.name
     else:
         staging.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(made, staging)
+        shutil.move(source, staging)
         opened = place
     _sync_to_disk(staging)
     _remove_folder(place)
@@ -60,9 +60,9 @@ def publish_artifact(made: Path, place: Path) -> tuple[Path, str]:
     return opened, compute_digest(opened)
 
 
-def refuse_unsafe_files(made: Path) -> None:
+def refuse_unsafe_files(source: Path) -> None:
     """HandlerError if a file there is of a kind that runs code when it is loaded."""
-    for name, path in _list_files(made):
+    for name, path in _list_files(source):
         if path.suffix.lower() in UNSAFE_SUFFIXES:
             raise HandlerError(
                 f"The handler made the file '{name}', which may run code when it is loaded.",

@@ -290,11 +290,11 @@ class Catalog:
             folders = {row[0] for row in con.execute("SELECT folder FROM models")}
             folder = files.choose_folder_name(self.folder / "models", str(model.key), folders)
             insert_row(con, "models", {**columns, "folder": folder, "last_number": 0})
-            made = self.new_version(model.key, before_commit=before_commit, **{"status": "complete", **first})
+            version = self.new_version(model.key, before_commit=before_commit, **{"status": "complete", **first})
             self._names = None
         if old:
             self._delete_files(old["folder"])
-        return made
+        return version
 
     def drop_model(self, key: ModelKey) -> None:
         """Forget a model and delete its files; CatalogError while it trains.  What it cost stays in the ledger."""
@@ -354,16 +354,16 @@ class Catalog:
         """Allocate the next number and keep a version with these fields (status queued by default)."""
         with self._db.write() as con:
             row = self._model_row(key)
-            made = VersionKey(ModelKey(row["name"], row["project"]), row["last_number"] + 1)
+            new = VersionKey(ModelKey(row["name"], row["project"]), row["last_number"] + 1)
             fields = {**_VERSION_DEFAULTS, "created_at": records.utc_now(), **values}
             columns = records.version_to_columns(self.folder, fields)
-            con.execute("UPDATE models SET last_number = ? WHERE id = ?", [made.number, row["id"]])
-            insert_row(con, "versions", {"model_id": row["id"], "number": made.number, **columns})
+            con.execute("UPDATE models SET last_number = ? WHERE id = ?", [new.number, row["id"]])
+            insert_row(con, "versions", {"model_id": row["id"], "number": new.number, **columns})
             if fields["status"] == "complete" and fields["activate"]:
-                con.execute("UPDATE models SET active = ? WHERE id = ?", [made.number, row["id"]])
+                con.execute("UPDATE models SET active = ? WHERE id = ?", [new.number, row["id"]])
             if before_commit:
-                before_commit(made, self._work_path(row["folder"], made.number))
-        return self.version(made)
+                before_commit(new, self._work_path(row["folder"], new.number))
+        return self.version(new)
 
     def update_version(self, key: VersionKey, *, when: tuple[str, ...] | None = None, **values: object) -> bool:
         """Set fields of a version, with `when` only in one of these statuses; whether it was so."""

@@ -62,14 +62,14 @@ def _acquire_owner_lock(folder: Path) -> int | None:
 
     The file is locked before it gets its name, so nobody sees it without its lock.
     """
-    made = folder / f"{OWNER}.new"
+    new_file = folder / f"{OWNER}.new"
     with suppress(OSError, ImportError):
-        lock = os.open(made, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(new_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            made.rename(folder / OWNER)
+            new_file.rename(folder / OWNER)
         except BaseException:
             os.close(lock)
             raise

@@ -28,7 +28,7 @@ from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.bind import Binder
 from sqlft.query.execute import Execution, register_table
-from sqlft.query.explain import Explainer, ExplainOptions, parse_explain_options
+from sqlft.query.explain import Explainer, ExplainOptions, parse_explain
 from sqlft.query.plan import QueryPlan, make_plan
 from sqlft.query.scope import BoundQuery
 from sqlft.query.slices import SlicedQuery, slice_query
@@ -284,22 +284,17 @@ class Planner:
 
     def _plan_explain(self) -> PlannedQuery:
         """EXPLAIN of the query that a statement consists of or ends in."""
-        i = 1
-        if self._tokens[1].text == "(":
-            i = next(j for j, t in enumerate(self._tokens) if t.text == ")") + 1
-        elif self._tokens[1].word in ("ANALYZE", "ANALYSE"):
-            i = 2
-        if i >= len(self._tokens):
+        heading = parse_explain(self._text)
+        if heading is None:
             return UnchangedQuery()
-        start = self._tokens[i].start
-        options = parse_explain_options(self._text[:start])
+        options, start = heading
         inner = Planner(self._session, self._cache, self._statement, self.typed[start:])
         inner._statement_runs = self._statement_runs
         word = _skip_parentheses(inner._tokens).word
         span = inner._find_query(word)
         if word in ("UPDATE", "DELETE") and (rewrite := rewrite_as_query(inner._text, inner._tokens, word)) is not None:
             inner._text, span = rewrite[0], QuerySpan(0, len(rewrite[0]))
-        if span is None or options is None:
+        if span is None:
             return UnchangedQuery()
         try:
             return inner._plan_query(span, options)

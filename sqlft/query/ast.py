@@ -135,21 +135,21 @@ def expression(text: str, **parts: Node) -> Node:
     >>> expression_sql(expression("a + b", a=expression("1"), b=expression("x")))
     '(1 + x)'
     """
-    made: Node = deepcopy(parse_cached(f"SELECT {text}")["select_list"][0])
-    return substitute(made, parts) if parts else made
+    node: Node = parse_cached(f"SELECT {text}")["select_list"][0]
+    return substitute(node, parts) if parts else deepcopy(node)
 
 
 def relation(text: str) -> Node:
     """What stands behind FROM, as a tree."""
-    made: Node = deepcopy(parse_cached(f"SELECT 1 FROM {text}")["from_table"])
-    return made
+    node: Node = deepcopy(parse_cached(f"SELECT 1 FROM {text}")["from_table"])
+    return node
 
 
 def column(*names: str) -> Node:
     """A column, its table's alias before it."""
-    made = expression("x")
-    made["column_names"] = list(names)
-    return made
+    node = expression("x")
+    node["column_names"] = list(names)
+    return node
 
 
 def copy_column_names(typed: Node, select: Node) -> None:
@@ -404,9 +404,9 @@ def conjunction(conditions: list[Node]) -> Node | None:
     """Conditions joined by AND; None for none."""
     if len(conditions) < 2:
         return conditions[0] if conditions else None
-    made = expression("a AND b")
-    made["children"] = conditions
-    return made
+    node = expression("a AND b")
+    node["children"] = conditions
+    return node
 
 
 # -- the text before DuckDB reads it ----------------------------------------------------------------------------

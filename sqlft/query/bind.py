@@ -351,7 +351,7 @@ class Binder:
             if name in (n.lower() for n in scan.inputs):
                 continue
             if name not in scan.columns:
-                raise self._error(
+                raise self._make_error(
                     scan,
                     f"USING ({name}): the model '{scan.resolved.model.key.name}' has no column '{name}'.",
                     f"It has {', '.join(scan.columns.values())}.",
@@ -405,7 +405,7 @@ class Binder:
         if tried is not None:
             sql = ast.expression_sql(tried.node)[:200]
             model = scan.resolved.model.key.name
-            raise self._error(
+            raise self._make_error(
                 scan,
                 f"The condition {sql} does not say what '{name}' of the model '{model}' is: an equality "
                 "under OR or NOT, or on a part of it, gives it no value.",
@@ -465,12 +465,12 @@ class Binder:
                 column = self._find_unambiguous(tables, name, scan)
                 return InputBinding([column], holder=join, is_hidden=True)
         if self._tables_of(scan.block):
-            raise self._error(
+            raise self._make_error(
                 scan,
                 f"The input '{name}' of the model '{model}' has no value, and no table has a column of that name.",
                 f"Map it: JOIN {model} ON {model}.{column_name} = table.column.",
             )
-        raise self._error(
+        raise self._make_error(
             scan,
             f"The input '{name}' of the model '{model}' has no value.",
             f"Give it one: WHERE {column_name} = '…', or JOIN {model} ON {model}.{column_name} = table.column.",
@@ -482,7 +482,7 @@ class Binder:
         alias = ast.alias_of(having[0])
         return ast.column(alias, name) if len(having) == 1 and alias else ast.column(name)
 
-    def _error(self, scan: ModelScan, message: str, next_step: str) -> StatementError:
+    def _make_error(self, scan: ModelScan, message: str, next_step: str) -> StatementError:
         """An error that points at a model."""
         return StatementError(message, self._text, self._offset_of(scan.node), next_step)
 

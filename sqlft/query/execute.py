@@ -301,11 +301,11 @@ class Execution:
         text = ast.expression(prompt_text_sql("x", kind))
         if binding.query is not None:
             query = "SELECT 1 FROM (SELECT 1) AS __q(v) WHERE a IS NOT DISTINCT FROM b"
-            made = ast.expression(
+            exists = ast.expression(
                 f"EXISTS ({query})", a=key, b=_encode_text(ast.expression(prompt_text_sql("__q.v", kind)))
             )
-            made["subquery"]["node"]["from_table"]["subquery"]["node"] = binding.query
-            return made
+            exists["subquery"]["node"]["from_table"]["subquery"]["node"] = binding.query
+            return exists
         several = len(binding.values) > 1
         equalities = []
         for value in binding.values:
@@ -400,10 +400,10 @@ def hide_columns(scan: ModelScan, keys: Sequence[str]) -> None:
     for node in scan.rows:
         names = [(n, hidden.get(n, n)) for n in scan.inputs] + [(n, n) for n in scan.outputs]
         fields = ", ".join(f"{quote_name(n)} := {quote_name(scan.alias)}.{quote_name(c)}" for n, c in names)
-        made = ast.expression(f"struct_pack({fields})")
+        struct = ast.expression(f"struct_pack({fields})")
         alias = node.get("alias", "")
         node.clear()
-        node.update({**made, "alias": alias})
+        node.update({**struct, "alias": alias})
     leads = [n for n in hidden if scan.bindings[n].is_shown_by_star]
     for star in scan.stars:
         if leads and not star.get("relation_name"):

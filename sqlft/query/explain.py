@@ -49,10 +49,14 @@ class ExplainedModel(NamedTuple):
     note: str = ""
 
 
-def parse_explain_options(before: str) -> ExplainOptions | None:
-    """What stands before the query, if it is EXPLAIN; NotSupported for another format."""
-    heading = EXPLAIN_HEADING.fullmatch(before)
-    if heading is None:
+def parse_explain(text: str) -> tuple[ExplainOptions, int] | None:
+    """EXPLAIN's own words, and where the statement behind them starts; NotSupported for another format.
+
+    >>> parse_explain("EXPLAIN (ANALYZE, FORMAT JSON) SELECT 1")
+    (ExplainOptions(analyze=True, as_json=True), 31)
+    """
+    heading = EXPLAIN_HEADING.match(text)
+    if heading is None or heading.end() == len(text):
         return None
     words = [w.split() for w in (heading["options"] or "").upper().split(",") if w.strip()]
     formats = [w[-1] for w in words if w[0] == "FORMAT"]
@@ -60,7 +64,8 @@ def parse_explain_options(before: str) -> ExplainOptions | None:
     if others:
         what = f"format {formats[0].lower()}" if formats else f"option {others[0].lower()}"
         raise NotSupported(f"EXPLAIN has no {what} for queries that read models.", ADVICE)
-    return ExplainOptions(heading["analyze"] is not None or ["ANALYZE"] in words, formats == ["JSON"])
+    analyze = heading["analyze"] is not None or ["ANALYZE"] in words
+    return ExplainOptions(analyze, formats == ["JSON"]), heading.end()
 
 
 class Explainer:

@@ -188,11 +188,11 @@ def select(columns: str, relation: Node | None = None, where: Sequence[Node] = (
 def add_ctes(query: Node, ctes: Sequence[Node]) -> Node:
     """The query with those of the WITH entries that it needs, found through each other."""
     needed: list[Node] = []
-    wanted = {ast.table_name(n)[2].lower() for n in ast.walk(query) if ast.is_table(n)}
+    names = {ast.table_name(n)[2].lower() for n in ast.walk(query) if ast.is_table(n)}
     for entry in reversed(ctes):
-        if entry["key"].lower() in wanted and all(entry["key"].lower() != n["key"].lower() for n in needed):
+        if entry["key"].lower() in names and all(entry["key"].lower() != n["key"].lower() for n in needed):
             needed.insert(0, entry)
-            wanted |= {ast.table_name(n)[2].lower() for n in ast.walk(entry) if ast.is_table(n)}
+            names |= {ast.table_name(n)[2].lower() for n in ast.walk(entry) if ast.is_table(n)}
     if needed:
         query["cte_map"] = {"map": [*deepcopy(needed), *ast.ctes(query)]}
     return query
@@ -353,8 +353,8 @@ class ScanRemover:
         """A copy of the FROM clause, or None if nothing is left."""
         copied = prune_joins(relation, self._copy_leaf, self._copy_join)
         self.has_outer_join |= any(ast.join_type(join) != "INNER" for join in joins(relation))
-        wanted = sum(id(leaf) not in self._removed for leaf in leaves(relation))
-        self.dropped |= len(list(leaves(copied))) < wanted
+        others = sum(id(leaf) not in self._removed for leaf in leaves(relation))
+        self.dropped |= len(list(leaves(copied))) < others
         return copied
 
     def _copy_leaf(self, leaf: Node) -> Node | None:

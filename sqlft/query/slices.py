@@ -152,7 +152,7 @@ class SlicedModel:
         return rows if place == len(self.first_ids) else self.first_rows[place]
 
     def count_prompts_before(self, row: int) -> int:
-        """How many prompts rows before `row` need, counted in the book."""
+        """How many prompts rows before `row` need, as the prompt table counts them."""
         place = bisect_left(self.first_rows, row)
         return self.first_ids[place - 1] + 1 if place else 0
 

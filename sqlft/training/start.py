@@ -42,11 +42,11 @@ def train_version(
     plan = _hide_secrets(plan)
     fields = _build_version_fields(session, plan, prepared, estimate)
     make = make or partial(session.catalog.new_version, plan.model.key)
-    made: list[VersionKey] = []
-    with _hold_budget(session, plan, estimate, made):
+    made_keys: list[VersionKey] = []
+    with _hold_budget(session, plan, estimate, made_keys):
         with job.stage_work(session.catalog, _build_job(plan), prepared.training_set) as stage:
             key = make(before_commit=stage.move_to, **fields).key
-            made.append(key)
+            made_keys.append(key)
             worker = job.spawn_worker(session.catalog, key, stage.lock, session, background=not plan.settings.wait)
         if plan.settings.wait:
             follow_training(session, worker, key, remote=plan.handler.remote)
@@ -54,7 +54,7 @@ def train_version(
 
 
 def _hold_budget(
-    session: Session, plan: TrainingPlan, estimate: Estimate | None, made: Sequence[VersionKey]
+    session: Session, plan: TrainingPlan, estimate: Estimate | None, made_keys: Sequence[VersionKey]
 ) -> AbstractContextManager[None]:
     """The estimated cost held back until what the made version cost is known; an idle machine may cost nothing."""
     cost = None if estimate is None else estimate.cost_usd
@@ -67,7 +67,7 @@ def _hold_budget(
         plan.engine.name,
         plan.settings.max_cost_usd,
         cost,
-        lambda: session.catalog.version(made[0]) if made else None,
+        lambda: session.catalog.version(made_keys[0]) if made_keys else None,
     )
 
 

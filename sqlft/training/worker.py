@@ -78,11 +78,11 @@ class TrainingRun:
             job.write_reserve(self.work)
         try:
             self.job, data = job.read_job(self.work)
-            made = self._train(data)
+            artifact = self._train(data)
             if self.has_raised:
                 raise Cancelled(_STOP_MESSAGES[self.stop_reason or "cancelled"])
             with self._end_lock:
-                self._publish(made)
+                self._publish(artifact)
         except BaseException as e:
             with self._end_lock:
                 if self.stop_reason and (self.has_raised or isinstance(e, Cancelled)):
@@ -118,8 +118,8 @@ class TrainingRun:
             raise NotSupported(f"The handler '{self.job.handler}' cannot train.", "SHOW HANDLERS lists those that can.")
         what = f"Version {self.key}"
         handler = cls(build_options(cls.engine_options, references.reveal(self.job.engine_options), what))
-        made = build_options(cls.model_options, references.reveal(self.job.model_options), what)
-        spec = ModelSpec(self.job.base, made, self.job.schema)
+        model_options = build_options(cls.model_options, references.reveal(self.job.model_options), what)
+        spec = ModelSpec(self.job.base, model_options, self.job.schema)
         options = build_options(cls.train_options, references.reveal(self.job.train_options), what)
         start = self.job.start
         if start is not None and start.path is not None:
@@ -141,17 +141,17 @@ class TrainingRun:
         if self.stop_reason or not ours:
             raise Cancelled(_STOP_MESSAGES[self.stop_reason or "cancelled"])
 
-    def _publish(self, made: Artifact) -> None:
-        if not isinstance(made, Artifact) or (made.path is None and made.remote_id is None):
+    def _publish(self, artifact: Artifact) -> None:
+        if not isinstance(artifact, Artifact) or (artifact.path is None and artifact.remote_id is None):
             raise HandlerError(
-                f"The handler '{self.job.handler}' trained and returned no artifact: {repr(made)[:200]}.",
+                f"The handler '{self.job.handler}' trained and returned no artifact: {repr(artifact)[:200]}.",
                 "Let its train() return Artifact(path=…) or Artifact(remote_id=…).",
             )
         (self.work / job.RESERVE_FILE).unlink(missing_ok=True)
         opened, digest = None, None
-        if made.path is not None:
+        if artifact.path is not None:
             opened, digest = files.publish_artifact(
-                self._copy_if_outside(made.path), self.catalog.artifact_folder(self.key)
+                self._copy_if_outside(artifact.path), self.catalog.artifact_folder(self.key)
             )
         with suppress(CatalogError):
             self._flush()
@@ -159,12 +159,12 @@ class TrainingRun:
             self.key,
             artifact_path=opened,
             artifact_digest=digest,
-            remote_id=made.remote_id,
+            remote_id=artifact.remote_id,
             details={
                 "peak_memory_bytes": measure_peak_memory(),
                 **self._list_last_progress(),
-                **self._compute_cost(cast(TrainingDetails, made.details)),
-                **made.details,
+                **self._compute_cost(cast(TrainingDetails, artifact.details)),
+                **artifact.details,
                 **self.details,
             },
             seconds=self._total_seconds(),
@@ -175,18 +175,18 @@ class TrainingRun:
     def _copy_if_outside(self, path: Path) -> Path:
         """The path that the handler returned, or a copy of what is not below its workdir and so not ours to move."""
         files = (self.work / FILES_FOLDER).resolve()
-        made = (files / path).resolve()
-        if not made.exists():
+        target = (files / path).resolve()
+        if not target.exists():
             raise HandlerError(
                 f"The handler '{self.job.handler}' returned an artifact that is not there: {path}.",
                 "Let its train() write the files before it returns.",
             )
-        if made.is_relative_to(files):
-            return made
-        copy = self.work / "copied" / made.name
+        if target.is_relative_to(files):
+            return target
+        copy = self.work / "copied" / target.name
         shutil.rmtree(copy.parent, ignore_errors=True)
         copy.parent.mkdir()
-        return Path(shutil.copytree(made, copy) if made.is_dir() else shutil.copy2(made, copy))
+        return Path(shutil.copytree(target, copy) if target.is_dir() else shutil.copy2(target, copy))
 
     def _write_stopped(self, why: StopReason) -> None:
         """Stopped here; a job at a provider goes on until the session that cancels it cancels it there."""
@@ -235,10 +235,10 @@ class TrainingRun:
         progress = self.catalog.version(self.key).progress
         return {"steps": progress["step"], "metrics": progress["metrics"]} if progress else {}
 
-    def _compute_cost(self, made: TrainingDetails) -> dict[str, object]:
+    def _compute_cost(self, details: TrainingDetails) -> dict[str, object]:
         """What it cost in USD by tokens, else by this machine's hours; nothing where that is not known."""
         by_token, hourly = (self.details.get(name) for name in ("training_usd_per_million", "machine_usd_per_hour"))
-        tokens = made.get("trained_tokens", made.get("tokens"))
+        tokens = details.get("trained_tokens", details.get("tokens"))
         if isinstance(by_token, float | int):
             return {"cost_usd": by_token * tokens / 1e6} if tokens is not None else {}
         return {"cost_usd": hourly * self._total_seconds() / 3600} if isinstance(hourly, float | int) else {}
