@@ -336,7 +336,7 @@ class Connection(ResultFetcher):
             if self._is_mindsdb_table(name.lower()):
                 return True
         if not isinstance(error, SqlftError):
-            from sqlft.query.scope import explain_error
+            from sqlft.hints import explain_error
 
             explain_error(self.session, error, query)
         return None

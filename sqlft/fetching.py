@@ -35,7 +35,7 @@ class ResultFetcher:
 
     def _open_result(self, sliced: SlicedQuery, query: str) -> None:
         from sqlft.query.results import Result
-        from sqlft.query.scope import explain_error
+        from sqlft.hints import explain_error
 
         self.session.cleanup.append(sliced.close)
         try:
