@@ -221,7 +221,7 @@ def copy_replacing(node: Node, parts: Mapping[int, Node]) -> Node:
     """A copy of a tree with copies of other ones in place of the nodes whose ids `parts` has."""
     if id(node) in parts:
         return copy_replacing(parts[id(node)], parts)
-    return {key: _copy_value(value, parts) for key, value in node.items()}
+    return {k: _copy_value(v, parts) if isinstance(v, (dict, list)) else v for k, v in node.items()}
 
 
 def _copy_value(value: object, parts: Mapping[int, Node]) -> object:

@@ -103,7 +103,8 @@ class Binder:
                     self._wrap_source(value)
                 item = value if ast.is_subquery(value) else None if "class" in value else item
                 for inner in list(value.values()):
-                    self._visit(inner, block, ctes, item)
+                    if isinstance(inner, (dict, list)):
+                        self._visit(inner, block, ctes, item)
 
     def _wrap_source(self, pivot: Node) -> None:
         """PIVOT of a table is PIVOT of a query over it, so that a model in it has a block."""
@@ -254,7 +255,7 @@ class Binder:
             nested = (*nested, value)
         is_order = value.get("type") == "ORDER_MODIFIER" and not nested
         for key, inner in list(value.items()):
-            if not (top and key == "cte_map"):
+            if isinstance(inner, (dict, list)) and not (top and key == "cte_map"):
                 for found in self._find_columns(inner, nested, parameters, top=False):
                     if not (is_order and found[0].get("class") == "STAR"):  # ORDER BY ALL
                         yield found
