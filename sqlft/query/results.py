@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -86,30 +84,23 @@ class Spool:
 
 
 class _SpoolFile:
-    """An Arrow IPC file in the temporary folder; read, not mapped, so that it does not count as memory."""
+    """An Arrow IPC file in the temporary folder, gone at `close`; read, not mapped, since that counts as memory."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        handle, name = tempfile.mkstemp(prefix="sqlft-", suffix=".arrow")
-        os.close(handle)
-        self._path = Path(name)
-        self._writer: pa.ipc.RecordBatchFileWriter | None = pa.ipc.new_file(name, schema)
+        self._file = tempfile.TemporaryFile(prefix="sqlft-", suffix=".arrow")  # noqa: SIM115  # until close()
+        self._writer = pa.ipc.new_file(self._file, schema)
         self._reader: pa.ipc.RecordBatchFileReader | None = None
         self._last: tuple[int, pa.RecordBatch] | None = None
 
     def write(self, batches: list[pa.RecordBatch]) -> None:
         """Append batches."""
-        assert self._writer is not None
         for batch in batches:
             self._writer.write_batch(batch)
 
     def finish(self) -> None:
-        """No more to write; the file is removed when it is closed."""
-        assert self._writer is not None
+        """No more to write."""
         self._writer.close()
-        self._writer = None
-        self._reader = pa.ipc.open_file(pa.OSFile(str(self._path)))
-        with contextlib.suppress(OSError):  # still open on Windows: close() does it
-            self._path.unlink()
+        self._reader = pa.ipc.open_file(self._file)
 
     def batch(self, i: int) -> pa.RecordBatch:
         """Batch number i; the last one read is kept."""
@@ -121,12 +112,8 @@ class _SpoolFile:
 
     def close(self) -> None:
         """Remove the file."""
-        if self._writer is not None:
-            with contextlib.suppress(OSError, pa.ArrowException):
-                self._writer.close()
-            self._writer = None
         self._last = self._reader = None
-        self._path.unlink(missing_ok=True)
+        self._file.close()
 
 
 def make_relation(con: duckdb.DuckDBPyConnection, table: pa.Table) -> duckdb.DuckDBPyRelation:

@@ -50,12 +50,11 @@ class Cursor:
         place = self.index + ahead
         return self.tokens[place] if place < len(self.tokens) else self._end
 
-    def next(self) -> Token:
-        """Steps over this token."""
-        token = self.token
-        self.index += 1
+    def next(self, count: int = 1) -> Token:
+        """Steps over so many tokens; the last of them."""
+        self.index += count
         self._expected.clear()
-        return token
+        return self.peek(-1)
 
     def at(self, *words: str) -> bool:
         """Whether these words come next, unquoted."""
@@ -66,8 +65,7 @@ class Cursor:
         if not self.at(*words):
             self._expected.append(" ".join(words))
             return False
-        for _ in words:
-            self.next()
+        self.next(len(words))
         return True
 
     def skip_op(self, sign: str) -> bool:

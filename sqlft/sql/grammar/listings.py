@@ -30,8 +30,7 @@ def describe_engine(c: Cursor) -> s.Statement | None:
     """DESCRIBE ML_ENGINE name; a table may have that name."""
     if c.peek(2).kind not in NAME_KINDS:
         return describe(c)
-    c.next()
-    c.next()
+    c.next(2)
     name = parse_engine_name(c, "an engine's name")
     c.expect_end()
     return s.DescribeEngine(name)
@@ -41,8 +40,7 @@ def describe_model(c: Cursor) -> s.Statement | None:
     """DESCRIBE MODEL name[.N][.attribute]; a table or a model may be named so."""
     if c.peek(2).kind not in NAME_KINDS:
         return describe(c)
-    c.next()
-    c.next()
+    c.next(2)
     statement = _parse_described(c, c.dotted_name("a model's name"), explicit=True)
     c.expect_end()
     return statement

@@ -196,8 +196,7 @@ def drop_engine(c: Cursor) -> s.Statement:
 
 def drop_cache(c: Cursor) -> s.Statement:
     """DROP CACHE [FOR name[.N]]"""
-    c.next()
-    c.next()
+    c.next(2)
     name = c.name() if c.skip("FOR") else None
     c.expect_end()
     return s.DropCache(name)
@@ -219,8 +218,7 @@ def rename_model(c: Cursor) -> s.Statement:
 
 def _parse_drop(c: Cursor, read: Callable[[], T]) -> tuple[T, bool]:
     """Steps over DROP and what is dropped: the name behind it, and whether IF EXISTS was there."""
-    c.next()
-    c.next()
+    c.next(2)
     if_exists = c.skip("IF", "EXISTS")
     name = read()
     c.expect_end()

@@ -25,8 +25,7 @@ def create_price(c: Cursor) -> s.Statement | None:
 
 def drop_price(c: Cursor) -> s.Statement | None:
     """DROP PRICE [IF EXISTS] FOR engine [model]"""
-    c.next()
-    c.next()
+    c.next(2)
     if_exists = c.skip("IF", "EXISTS")
     if not c.skip("FOR"):
         return None

@@ -54,8 +54,7 @@ def analyze_training_data(c: Cursor) -> s.Statement | None:
     """ANALYZE TRAINING DATA FROM [db] (query) [FOR [MODEL] name[.N]] [USING …]; a table may be called training."""
     if c.peek(2).word != "DATA":
         return None
-    for _ in range(3):
-        c.next()
+    c.next(3)
     model = _parse_model_for(c)
     c.expect("FROM")
     source = c.source()
@@ -85,8 +84,7 @@ def unload_model(c: Cursor) -> s.Statement:
     """UNLOAD [MODEL] name[.N], UNLOAD ALL [MODELS]"""
     ahead = [c.peek(1).word, c.peek(2).word]
     if ahead[0] == "ALL" and ahead[1] in ("", "MODELS", "PREDICTORS"):
-        c.next()
-        c.next()
+        c.next(2)
         if ahead[1]:
             c.next()
         c.expect_end()
@@ -98,8 +96,7 @@ def unload_model(c: Cursor) -> s.Statement:
 
 def set_active(c: Cursor) -> s.Statement:
     """SET active [=] name.N"""
-    c.next()
-    c.next()
+    c.next(2)
     if not c.skip_op("="):
         c.skip("TO")
     c.skip_keyword_before_name(*MODEL_WORDS)
