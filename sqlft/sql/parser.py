@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from difflib import get_close_matches
@@ -82,6 +83,7 @@ SPELLED_KINDS = {
 }
 SPELLED_VERBS = ("FINETUNE", "RETRAIN", "EVALUATE")
 HEADING_TOKENS = 5
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse(text: str) -> list[s.Statement]:
@@ -174,16 +176,8 @@ def _check_spelling(text: str, heading: list[Token]) -> None:
 
 def _check_characters(text: str, tokens: list[Token]) -> None:
     for token in tokens:
-        if not token.text.isascii() and not _is_encodable(token.text):
+        if not token.text.isascii() and SURROGATE.search(token.text):
             raise StatementError("This is not valid Unicode text.", text, token.start, "Remove the broken characters.")
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _format_usage(kind: type[s.Statement]) -> str:

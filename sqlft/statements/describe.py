@@ -142,13 +142,13 @@ def _describe_options(session: Session, model: Model, version: Version) -> pa.Ta
     own = list_model_options(model)
     trained = references.redact_options(version.options)
     rows = [_build_option_row(name, value, "CREATE MODEL") for name, value in own.items()]
-    usual = _list_training_defaults(session, model)
+    usual = _list_defaults(session, model, training=True)
     rows += [
         _build_option_row(name, value, "default" if name in usual and usual[name] == value else "training")
         for name, value in trained.items()
         if name not in own
     ]
-    for name, value in _list_defaults(session, model).items():
+    for name, value in _list_defaults(session, model, training=False).items():
         if name not in own and name not in trained:
             rows.append(_build_option_row(name, value, "default"))
     return pa.Table.from_pylist(rows, make_schema("OPTION text, VALUE text, SET_BY text"))
@@ -230,24 +230,14 @@ def _build_option_row(name: str, value: object, set_by: str) -> dict[str, object
     return {"OPTION": name, "VALUE": value if isinstance(value, str) else to_json(value), "SET_BY": set_by}
 
 
-def _list_defaults(session: Session, model: Model) -> dict[str, object]:
-    """Defaults of the options for asking and making; none if the handler cannot be loaded."""
-    handler = find_engine(session, model.engine).handler
-    if describe_missing_packages(handler) is not None:
-        return {}
-    cls = plugins.load_handler_class(handler)
-    known = {**options_of(cls.model_options), **options_of(cls.predict_options)}
-    return {name: option.default for name, option in known.items()}
-
-
-def _list_training_defaults(session: Session, model: Model) -> dict[str, object]:
-    """Defaults of the options for training; none if the handler cannot be loaded or does not train."""
+def _list_defaults(session: Session, model: Model, *, training: bool) -> dict[str, object]:
+    """Defaults of the options for training, or for making and asking; none if the handler cannot be loaded."""
     handler = find_engine(session, model.engine).handler
     cls = plugins.load_handler_class(handler) if describe_missing_packages(handler) is None else Handler
-    if not issubclass(cls, Trainer):
-        return {}
-    known = {**options_of(TrainSettings), **options_of(cls.train_options)}
-    return {name: option.default for name, option in known.items()}
+    classes: tuple[type, ...] = (cls.model_options, cls.predict_options)
+    if training:
+        classes = (TrainSettings, cls.train_options) if issubclass(cls, Trainer) else ()
+    return {name: option.default for of in classes for name, option in options_of(of).items()}
 
 
 def _format_options(cls: type[Handler]) -> list[str]:

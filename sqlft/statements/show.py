@@ -40,7 +40,7 @@ def run_show_models(session: Session, statement: ShowModels, parameters: Paramet
     known = session.catalog.accuracies()
     versions = [session.catalog.resolve_version(m.key) for m in models]
     rows = [build_model_row(m, v, known.get(v.key)) for m, v in zip(models, versions, strict=True)]
-    return _filter_rows(session, rows, MODELS_SCHEMA, statement, parameters)
+    return filter_rows(session, pa.Table.from_pylist(rows, MODELS_SCHEMA), statement, parameters)
 
 
 def run_show_projects(session: Session, statement: ShowProjects, parameters: Parameters) -> pa.Table:
@@ -50,19 +50,19 @@ def run_show_projects(session: Session, statement: ShowProjects, parameters: Par
         {"NAME": name, "MODELS": names.count(name.lower()), "CURRENT": name.lower() == session.project.lower()}
         for name in session.catalog.projects()
     ]
-    return _filter_rows(session, rows, PROJECTS_SCHEMA, statement, parameters)
+    return filter_rows(session, pa.Table.from_pylist(rows, PROJECTS_SCHEMA), statement, parameters)
 
 
 def run_show_engines(session: Session, statement: ShowEngines, parameters: Parameters) -> pa.Table:
     """A row for each engine that was made; a handler's own name is one too, without a row here."""
     rows = [_build_engine_row(e) for e in session.catalog.engines()]
-    return _filter_rows(session, rows, ENGINES_SCHEMA, statement, parameters)
+    return filter_rows(session, pa.Table.from_pylist(rows, ENGINES_SCHEMA), statement, parameters)
 
 
 def run_show_handlers(session: Session, statement: ShowHandlers, parameters: Parameters) -> pa.Table:
     """A row for each installed handler, and what to install where something is missing."""
     rows = [_build_handler_row(name) for name in sorted(plugins.find_entry_points())]
-    return _filter_rows(session, rows, HANDLERS_SCHEMA, statement, parameters)
+    return filter_rows(session, pa.Table.from_pylist(rows, HANDLERS_SCHEMA), statement, parameters)
 
 
 def build_versions_table(session: Session) -> pa.Table:
@@ -175,16 +175,6 @@ def _build_handler_row(name: str) -> dict[str, object]:
         return row
     about = (cls.__doc__ or "").strip().split("\n")[0]
     return row | {"TRAINS": issubclass(cls, Trainer), "DESCRIPTION": about or None}
-
-
-def _filter_rows(
-    session: Session,
-    rows: list[dict[str, object]],
-    schema: pa.Schema,
-    statement: ShowList,
-    parameters: Parameters,
-) -> pa.Table:
-    return filter_rows(session, pa.Table.from_pylist(rows, schema), statement, parameters)
 
 
 def filter_rows(

@@ -14,6 +14,7 @@ from sqlft.catalog.tables import make_schema
 from sqlft.data import Outputs, PreparedData, Prompt, prepare
 from sqlft.data.checks.report import DatasetFact, collect_facts
 from sqlft.data.checks.structure import CountTokens
+from sqlft.data.conversations import Finding
 from sqlft.data.formats import PREFERENCE_COLUMNS, is_known_shape
 from sqlft.errors import DataError
 from sqlft.handler import Range, Trainer, estimate_tokens
@@ -69,32 +70,16 @@ def run_analyze_training_data(session: Session, statement: AnalyzeTrainingData, 
         else _prepare_for_model(session, statement, statement.model, parameters)
     )
     findings = sorted(prepared.findings, key=lambda f: SEVERITY_ORDER[f.level])
-    rows = [
-        {
-            "severity": f.level,
-            "code": f.code,
-            "count": f.count,
-            "finding": f.message,
-            "examples": list(f.shown),
-            "rows": list(f.examples),
-            "what_to_do": f.what_to_do or None,
-        }
-        for f in findings
-    ]
-    return pa.Table.from_pylist([*rows, *map(_build_fact_row, collect_facts(prepared, count_tokens))], FINDINGS_SCHEMA)
+    rows = [_build_row(f, severity=f.level, rows=list(f.examples), what_to_do=f.what_to_do or None) for f in findings]
+    for fact in collect_facts(prepared, count_tokens):
+        details = json.dumps(fact.details, ensure_ascii=False) if fact.details else None
+        rows.append(_build_row(fact, severity="info", rows=[], details=details))
+    return pa.Table.from_pylist(rows, FINDINGS_SCHEMA)
 
 
-def _build_fact_row(fact: DatasetFact) -> dict[str, object]:
-    details = json.dumps(fact.details, ensure_ascii=False) if fact.details else None
-    return {
-        "severity": "info",
-        "code": fact.code,
-        "count": fact.count,
-        "finding": fact.message,
-        "examples": list(fact.shown),
-        "rows": [],
-        "details": details,
-    }
+def _build_row(item: Finding | DatasetFact, **values: object) -> dict[str, object]:
+    shown = {"code": item.code, "count": item.count, "finding": item.message, "examples": list(item.shown)}
+    return {**shown, **values}
 
 
 def _prepare_for_model(
