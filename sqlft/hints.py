@@ -34,7 +34,7 @@ FROM (SELECT database_name, schema_name, table_name AS name FROM duckdb_tables()
 
 
 def explain_error(session: Session, error: duckdb.Error, query: str) -> None:
-    """Let an error of DuckDB's speak of the query as it was typed, and end with the next step where sqlft knows one."""
+    """Word an error of DuckDB's for the query as it was typed, and add the next step where sqlft knows one."""
     message = str(error).rstrip()
     if "__sqlft" in message:
         message = INTERNAL_NAME.sub("", message.split("\n\nLINE ")[0].split("\nLINE ")[0]).rstrip(

@@ -1,6 +1,6 @@
 """The SQLite file under the catalog: opened when needed, made at the first write, its errors explained.
 
-It knows nothing of models.  One connection a process behind a lock: a catalog call takes microseconds, and
+It knows nothing of models.  One connection per process behind a lock: a catalog call takes microseconds, and
 several processes meet in the file, not here.
 """
 
@@ -86,7 +86,7 @@ class CatalogDatabase:
             return bool(before != seen)
 
     def close(self) -> None:
-        """Let go of the file; a later call opens it again."""
+        """Close the file; a later call opens it again."""
         with self._lock:
             if self._con is not None and self._pid == os.getpid():
                 self._con.close()

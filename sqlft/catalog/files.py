@@ -81,7 +81,7 @@ def compute_digest(path: Path) -> str:
 
 
 def verify_artifact(path: Path, expected: str | None) -> None:
-    """CatalogError if the files are gone or changed; read once a process as long as their sizes and times stay."""
+    """CatalogError if the files are gone or changed; read once per process as long as their sizes and times stay."""
     try:
         if not path.exists():
             raise CatalogError(f"The files of this version are missing: {path}.", _RESTORE_HINT)

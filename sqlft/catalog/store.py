@@ -75,7 +75,7 @@ class Catalog:
         return self._db.read_only
 
     def close(self) -> None:
-        """Let go of the file; a later call opens it again."""
+        """Close the file; a later call opens it again."""
         self._db.close()
 
     def require_writing(self) -> None:

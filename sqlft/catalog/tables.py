@@ -185,5 +185,5 @@ def _convert_value(value: Any, kind: str, folder: Path) -> Any:
 
 
 def to_local_time(moment: datetime | None) -> datetime | None:
-    """A moment as the clock on the wall has it: what now() compares with."""
+    """A moment in local time: what now() compares with."""
     return None if moment is None else moment.astimezone().replace(tzinfo=None)

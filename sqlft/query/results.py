@@ -1,4 +1,4 @@
-"""Rows that wait: those that models are asked about, and those of a result that are fetched in any way one likes."""
+"""Rows that wait: those that models are asked about, and those of a result that is being fetched."""
 
 from __future__ import annotations
 

@@ -329,7 +329,7 @@ class ScanRemover:
         return ast.copy_replacing(node, self._inputs)
 
     def copy_visible(self, conditions: Sequence[Node], relation: Node | None, *, is_partial: bool) -> list[Node]:
-        """Copies of conditions whose columns are left in `relation`: all are unless it is a part of the FROM clause."""
+        """Copies of conditions on columns of `relation`, what is left of the FROM clause: all unless `is_partial`."""
         aliases = {ast.alias_of(leaf).lower() for leaf in leaves(relation)}
 
         def is_visible(column: Node) -> bool:

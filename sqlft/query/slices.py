@@ -468,7 +468,7 @@ class SlicedQuery:
         return make_relation(self._con, table), None if left is None else left - table.num_rows, skip - skipped
 
     def close(self, error: bool = False) -> None:
-        """Give everything back; safe to call twice."""
+        """Release everything; safe to call twice."""
         if self._closed:
             return
         self._closed = True

@@ -32,7 +32,7 @@ from sqlft.handler import Artifact, TrainingSet
 from sqlft.log import debug
 
 RESERVE_FILE, RESERVE_BYTES = "reserve", 1 << 20
-"""A file that is deleted when the disk is full, so that the catalog can still take down that it is."""
+"""A file that is deleted when the disk is full, so that the catalog can still record that it is."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def change_train_options(work: Path, options: Mapping[str, object]) -> None:
 
 
 def write_reserve(work: Path) -> None:
-    """Keep some room for the worker's last words."""
+    """Keep some room for the last status of the worker."""
     if not (work / RESERVE_FILE).exists():
         (work / RESERVE_FILE).write_bytes(bytes(RESERVE_BYTES))
 

@@ -251,7 +251,7 @@ class TrainingRun:
                 del self._reports[:count]
 
     def _watch(self) -> None:
-        """Hear the session and cancel requests, write metrics, and end a handler that does not listen."""
+        """Watch the session and cancel requests, write metrics, and end a handler that does not stop."""
         while True:
             self._poll_session()
             with suppress(CatalogError):
