@@ -208,7 +208,7 @@ class Execution:
         body = select("1", base.relation, base.where)
         body["select_list"] = [{**deepcopy(v), "alias": f"v{j}"} for j, v in enumerate(base.inputs)]
         if limit is not None:
-            body["modifiers"] = make_modifiers(limit.orders, limit.limit, limit.offset)
+            body["modifiers"] = make_modifiers(limit.orders, limit.limit, None)
         body = add_ctes(body, scan.block.ctes)
         kinds, body = self._bind(scan, body, unasked)
         shown = scan.find_shown_inputs()
@@ -244,10 +244,11 @@ class Execution:
         remover = ScanRemover(outer, waiting, leave_out=inner.item)
         relation = remover.copy_relation(outer.node.get("from_table"))
         inside = id(inner.node)
+        bindings = [c for s in waiting for c in s.conditions()]
         conditions = [
             c.node
             for c in outer.conditions
-            if c.holder is outer.node and all(id(n) != inside for n in ast.walk(c.node))
+            if c.holder is outer.node and c not in bindings and all(id(n) != inside for n in ast.walk(c.node))
         ]
         where = remover.copy_visible(conditions, relation, is_partial=remover.dropped or inner.item is not None)
         around = ast.relation("(SELECT 1) AS __sqlft_inner")

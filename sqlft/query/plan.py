@@ -41,11 +41,10 @@ class InputQuery:
 
 @dataclass
 class PushedLimit:
-    """ORDER BY and LIMIT of a block, in the words of its tables."""
+    """ORDER BY of a block in the words of its tables, and how many of its first rows are needed."""
 
     orders: list[Node]
-    limit: Node | None
-    offset: Node | None
+    limit: Node
 
 
 @dataclass
@@ -373,7 +372,7 @@ def has_limit(node: Node) -> bool:
 def push_limit(scan: ModelScan, plan: QueryPlan) -> PushedLimit | None:
     """ORDER BY and LIMIT for a model's input rows, where that gives the same rows; the model's join is INNER then."""
     block = scan.block
-    limit = limit_and_offset(block.node)
+    limit, offset = limit_and_offset(block.node) or (None, None)
     if limit is None or not ast.is_row_wise(block.node) or len(block.scans) != 1:
         return None
     if not all(b.is_single_value for b in scan.bindings.values()):
@@ -386,7 +385,10 @@ def push_limit(scan: ModelScan, plan: QueryPlan) -> PushedLimit | None:
     if any((path and c.holder is path[-1][0]) or reads_models(c.node, plan.bound.scans) for c in others):
         return None
     orders = rewrite_order_by(block.node, block, plan.bound)
-    return None if orders is None else PushedLimit(orders, *limit)
+    if orders is None:
+        return None
+    # The query's own OFFSET skips rows by their answers, so those before it are asked about too.
+    return PushedLimit(orders, limit if offset is None else ast.expression("a + b", a=limit, b=offset))
 
 
 # -- slice by slice --------------------------------------------------------------------------------------------------
