@@ -288,7 +288,7 @@ def is_join(node: Node | None) -> bool:
 
 
 def join_type(join: Node) -> str:
-    """INNER, LEFT, RIGHT, OUTER, SEMI or ANTI."""
+    """INNER, LEFT, RIGHT, FULL, SEMI or ANTI."""
     return str(join.get("join_type", "INNER"))
 
 

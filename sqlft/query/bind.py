@@ -39,7 +39,7 @@ from sqlft.query.scope import (
 from sqlft.sql.names import format_name
 
 EQUALITY_TYPES = ("COMPARE_EQUAL", "COMPARE_NOT_DISTINCT_FROM")
-PRESERVED_SIDES = {"LEFT": ("left",), "RIGHT": ("right",), "OUTER": ("left", "right"), "ANTI": ("left",)}
+PRESERVED_SIDES = {"LEFT": ("left",), "RIGHT": ("right",), "FULL": ("left", "right"), "ANTI": ("left",)}
 """Sides of a join whose rows stay without a partner."""
 
 
@@ -380,7 +380,7 @@ class Binder:
 
     def _check_preserved(self, scan: ModelScan, name: str, join: Node, side: str) -> None:
         if side in PRESERVED_SIDES.get(ast.join_type(join), ()):
-            kind = {"OUTER": "FULL"}.get(join["join_type"], join["join_type"])
+            kind = ast.join_type(join)
             raise NotSupported(
                 f"The model '{scan.resolved.model.key.name}' has a row for every text there is, and this {kind} JOIN "
                 f"would keep those without a partner: the input '{name}' has no end of values.",

@@ -181,8 +181,10 @@ def build_input_query(scan: ModelScan, plan: QueryPlan, unasked: set[int]) -> In
         if c not in bindings
         and c.holder not in remover.kept_joins
         and (c.holder is block.node or _is_filtering_join(c.holder, scan, path))
+        and _keeps_partners(remover.copy_condition(c.node), c.holder, scan)
     ]
-    conditions += plan.pushed_conditions[id(block.node)]
+    pushed = plan.pushed_conditions[id(block.node)]
+    conditions += [c for c in pushed if _keeps_partners(c, block.node, scan)]
     where = remover.copy_visible(conditions, relation, is_partial=remover.dropped or relation is None)
     relation, lists = join_value_lists([scan], remover, relation)
     inputs = [
@@ -219,6 +221,23 @@ def _is_filtering_join(join: Node, scan: ModelScan, path: Sequence[tuple[Node, s
     """Whether rows that a join's ON refuses need no answer of a model."""
     kind = ast.join_type(join)
     return kind == "INNER" or (kind == "LEFT" and any(j is join and side == "right" for j, side in path))
+
+
+def _keeps_partners(condition: Node | None, holder: Node, scan: ModelScan) -> bool:
+    """Whether a condition may leave out rows before the joins below it: not by what such a join makes NULL.
+
+    A row that is left out early would leave its partner in a FULL JOIN alone, and the condition may hold for that.
+    """
+    path = scan.join_path
+    below = next((i + 1 for i, (join, _) in enumerate(path) if join is holder), 0)
+    nullable: set[str] = set()
+    for join, side in path[below:]:
+        if (ast.join_type(join), side) in (("LEFT", "right"), ("RIGHT", "left"), ("FULL", "left"), ("FULL", "right")):
+            nullable |= {ast.alias_of(leaf).lower() for leaf in leaves(join[side]) if leaf is not scan.node}
+    if not nullable or condition is None:
+        return True
+    names = [node["column_names"] for node in ast.walk(condition) if ast.is_column(node)]
+    return all(len(name) > 1 and name[0].lower() not in nullable for name in names)
 
 
 def _reads_tables(scan: ModelScan) -> bool:

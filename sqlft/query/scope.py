@@ -277,7 +277,7 @@ def prune_joins(
         return keep(relation)
     left, right = prune_joins(relation["left"], keep, join), prune_joins(relation["right"], keep, join)
     if left is None:
-        return None if ast.join_type(relation) in ("LEFT", "OUTER", "ANTI") else right
+        return None if ast.join_type(relation) in ("LEFT", "FULL", "ANTI") else right
     return left if right is None else join(relation, left, right)
 
 

@@ -59,8 +59,10 @@ def test_query(world: World, number: int) -> None:
         + " t.content) s JOIN m2 o ON true WHERE o.q "
         + twin("=", "IS NOT DISTINCT FROM")
         + " t.content",
+        "SELECT a3.answer, t.id FROM pq a2 JOIN m AS a3 ON a3.content = a2.p JOIN m2 ON m2.q = upper(a3.answer)"
+        " FULL JOIN t ON t.id = a2.id WHERE a2.p <> 'p0' OR a3.answer IS NULL",
     ],
-    ids=["offset", "limit and offset", "a row of NULL beside another model"],
+    ids=["offset", "limit and offset", "a row of NULL beside another model", "a condition above a full join"],
 )
 def test_a_query_that_differed_once(world: World, query: str) -> None:
     assert world.compare(Case([query], False)).kind == "equal"
