@@ -247,8 +247,8 @@ def statement_classes() -> list[type[statements.Statement]]:
     return [
         cls
         for cls in vars(statements).values()
-        if isinstance(cls, type) and issubclass(cls, statements.Statement) and dataclasses.is_dataclass(cls)
-        if cls not in (statements.Statement, statements.Plain)
+        if isinstance(cls, type) and issubclass(cls, statements.Statement) and not cls.__subclasses__()
+        if cls is not statements.Plain
     ]
 
 

@@ -165,11 +165,12 @@ class Connection(ResultFetcher):
 
     def _make_relation(self, statement: Statement, params: Parameters) -> Any:
         """A statement's result as a relation that outlives the next statement; None if it has none."""
-        if not isinstance(statement, Plain) and not self._is_duckdb_describe(statement):
-            table = self._run_statement(statement, params)
-            return None if table is None else self._con.from_arrow(table)
         from sqlft.query import CompletedQuery
+        from sqlft.statements.run import run_statement
 
+        if not isinstance(statement, Plain) and not self._is_duckdb_describe(statement):
+            table = run_statement(self.session, statement, params)
+            return None if table is None else self._con.from_arrow(table)
         planned = self._plan_statement(statement, params)
         if isinstance(planned, CompletedQuery):
             return None if planned.rows is None else self._con.from_arrow(planned.rows)
@@ -252,22 +253,15 @@ class Connection(ResultFetcher):
         if isinstance(statement, Plain) or self._is_duckdb_describe(statement):
             self._run_plain(statement, parameters)
             return
-        table = self._retry(statement.text, lambda: self._run_statement(statement, parameters))
-        self._set_result(table)
+        from sqlft.statements.run import run_statement
+
+        self._set_result(self._retry(statement.text, lambda: run_statement(self.session, statement, parameters)))
 
     def _is_duckdb_describe(self, statement: Statement) -> bool:
         """DESCRIBE name, where no model has that name."""
-        from sqlft.statements.describe import is_model
+        from sqlft.statements.describe import describes_model
 
-        if not isinstance(statement, DescribeModel) or statement.explicit:
-            return False
-        names = [n for n in (statement.name, statement.or_name) if n is not None]
-        return not any(is_model(self.session, n) for n in names)
-
-    def _run_statement(self, statement: Statement, parameters: Parameters) -> pa.Table | None:
-        from sqlft.statements.run import run_statement
-
-        return run_statement(self.session, self._cache, statement, parameters)
+        return isinstance(statement, DescribeModel) and not describes_model(self.session, statement)
 
     def _run_plain(self, statement: Statement, parameters: Parameters) -> None:
         using = isinstance(statement, Plain) and statement.using
@@ -342,7 +336,7 @@ class Connection(ResultFetcher):
             if self._is_mindsdb_table(name.lower()):
                 return True
         if not isinstance(error, SqlftError):
-            from sqlft.query.scope import explain_error
+            from sqlft.hints import explain_error
 
             explain_error(self.session, error, query)
         return None

@@ -34,8 +34,8 @@ class ResultFetcher:
     _rows: Iterator[tuple[Any, ...]] | None = None
 
     def _open_result(self, sliced: SlicedQuery, query: str) -> None:
+        from sqlft.hints import explain_error
         from sqlft.query.results import Result
-        from sqlft.query.scope import explain_error
 
         self.session.cleanup.append(sliced.close)
         try:

@@ -21,8 +21,7 @@ from sqlft.catalog.records import DEFAULT_PROJECT, Model, View
 from sqlft.catalog.store import Catalog
 from sqlft.errors import BudgetExceeded, NotFound, OptionError, did_you_mean
 from sqlft.handler import Alias, Range
-
-Parameters = Sequence[Any] | Mapping[str, Any] | None
+from sqlft.sql.statements import Parameters as Parameters
 
 
 class Exceeded(NamedTuple):

@@ -1,6 +1,6 @@
 """The SQLite file under the catalog: opened when needed, made at the first write, its errors explained.
 
-It knows nothing of models.  One connection a process behind a lock: a catalog call takes microseconds, and
+It knows nothing of models.  One connection per process behind a lock: a catalog call takes microseconds, and
 several processes meet in the file, not here.
 """
 
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlft.catalog.schema import MIGRATIONS, migrate, read_schema_version
 from sqlft.errors import CatalogError
@@ -37,7 +37,7 @@ class CatalogDatabase:
         self._is_synchronous = True
         self._data_version: int | None = None
 
-    def fetch_rows(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+    def fetch_rows(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
         """All rows of a query."""
         with self._lock, self._translate_errors():
             con = self._open(create=False)
@@ -86,7 +86,7 @@ class CatalogDatabase:
             return bool(before != seen)
 
     def close(self) -> None:
-        """Let go of the file; a later call opens it again."""
+        """Close the file; a later call opens it again."""
         with self._lock:
             if self._con is not None and self._pid == os.getpid():
                 self._con.close()
@@ -161,6 +161,18 @@ class CatalogDatabase:
             raise CatalogError(f"A name or text cannot be kept: {e}.", "Write it in valid Unicode.") from e
 
 
+def insert_row(con: sqlite3.Connection, table: str, columns: Mapping[str, object], *, or_replace: bool = False) -> None:
+    """Keep a row; `or_replace` in place of one with the same key."""
+    names = ", ".join(f'"{name}"' for name in columns)
+    verb = "INSERT OR REPLACE" if or_replace else "INSERT"
+    con.execute(f"{verb} INTO {table} ({names}) VALUES ({format_placeholders(columns)})", list(columns.values()))
+
+
+def format_placeholders(values: Sized) -> str:
+    """`?, ?, ?` for so many values."""
+    return ", ".join("?" * len(values))
+
+
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     import sqlite3
 
@@ -187,7 +199,8 @@ def _build_catalog_error(error: sqlite3.Error, path: Path) -> CatalogError:
         )
     if "not a database" in text or "malformed" in text:
         return CatalogError(
-            f"The catalog {path} is damaged: {text}.", "Put back a copy of it, or move it away to start anew."
+            f"The catalog {path} is damaged: {text}.",
+            "Put back a copy of it, or move it away to start with an empty one.",
         )
     return CatalogError(f"The catalog {path}: {text}.", "Check that file and its folder.")
 

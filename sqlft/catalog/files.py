@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
+from itertools import chain, count
 from pathlib import Path
 
 from sqlft.errors import CatalogError, HandlerError
@@ -37,21 +38,21 @@ def catalog_folder(database: str) -> Path | None:
     return path.with_name(path.name + ".sqlft")
 
 
-def publish_artifact(made: Path, place: Path) -> tuple[Path, str]:
+def publish_artifact(source: Path, place: Path) -> tuple[Path, str]:
     """Move a finished file or folder to `place`, a folder: (what to open, its digest).
 
     On the same disk this is one rename, so `place` is never half there.  HandlerError if it holds pickles or code.
     """
-    refuse_unsafe_files(made)
+    refuse_unsafe_files(source)
     staging = place.with_name(f"{place.name}.staging")
     _remove_folder(staging)
-    if made.is_file():
+    if source.is_file():
         staging.mkdir(parents=True)
-        shutil.move(made, staging / made.name)
-        opened = place / made.name
+        shutil.move(source, staging / source.name)
+        opened = place / source.name
     else:
         staging.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(made, staging)
+        shutil.move(source, staging)
         opened = place
     _sync_to_disk(staging)
     _remove_folder(place)
@@ -59,9 +60,9 @@ def publish_artifact(made: Path, place: Path) -> tuple[Path, str]:
     return opened, compute_digest(opened)
 
 
-def refuse_unsafe_files(made: Path) -> None:
+def refuse_unsafe_files(source: Path) -> None:
     """HandlerError if a file there is of a kind that runs code when it is loaded."""
-    for name, path in _list_files(made):
+    for name, path in _list_files(source):
         if path.suffix.lower() in UNSAFE_SUFFIXES:
             raise HandlerError(
                 f"The handler made the file '{name}', which may run code when it is loaded.",
@@ -80,40 +81,36 @@ def compute_digest(path: Path) -> str:
 
 
 def verify_artifact(path: Path, expected: str | None) -> None:
-    """CatalogError if the files are gone or changed; read once a process as long as their sizes and times stay."""
+    """CatalogError if the files are gone or changed; read once per process as long as their sizes and times stay."""
     try:
         if not path.exists():
-            raise CatalogError(
-                f"The files of this version are missing: {path}.", f"Put them back from a copy, or {_RETRAIN_HINT}"
-            )
+            raise CatalogError(f"The files of this version are missing: {path}.", _RESTORE_HINT)
         seen = _compute_fingerprint(path)
         known = _verified_digests.get(path)
         if known is None or known[0] != seen:
             known = _verified_digests[path] = (seen, compute_digest(path))
     except OSError as e:
-        raise CatalogError(
-            f"The files of this version cannot be read: {e}.", f"Put them back from a copy, or {_RETRAIN_HINT}"
-        ) from e
+        raise CatalogError(f"The files of this version cannot be read: {e}.", _RESTORE_HINT) from e
     if expected is not None and known[1] != expected:
-        raise CatalogError(
-            f"The files of this version were changed: {path}.", f"Put them back from a copy, or {_RETRAIN_HINT}"
-        )
+        raise CatalogError(f"The files of this version were changed: {path}.", _RESTORE_HINT)
 
 
-_RETRAIN_HINT = "drop this version and train it again; SET active chooses another until then."
+_RESTORE_HINT = (
+    "Put them back from a copy, or drop this version and train it again; SET active chooses another until then."
+)
 
 
 def _list_files(path: Path) -> Iterator[tuple[str, Path]]:
     if path.is_file():
         yield path.name, path
         return
-    found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-    yield from sorted((file.relative_to(path).as_posix(), file) for file in found)
+    paths = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    yield from sorted((file.relative_to(path).as_posix(), file) for file in paths)
 
 
 def _compute_fingerprint(path: Path) -> Fingerprint:
-    found = ((name, os.stat(file)) for name, file in _list_files(path))
-    return tuple((name, at.st_size, at.st_mtime_ns, at.st_ino) for name, at in found)
+    stats = ((name, os.stat(file)) for name, file in _list_files(path))
+    return tuple((name, at.st_size, at.st_mtime_ns, at.st_ino) for name, at in stats)
 
 
 def _sync_to_disk(folder: Path) -> None:
@@ -134,16 +131,23 @@ LOCK_FILE, LOG_FILE, JOB_FILE, FILES_FOLDER = "lock", "log.txt", "job.json", "fi
 
 
 def build_folder_name(name: str) -> str:
-    """A folder name for any model name: itself where that is safe, else made safe and told apart by a digest."""
+    """A folder name for any model name: itself where that is safe, else made safe and unique by a digest."""
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name):
         return name
     safe = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:40].strip("_-") or "model"
     return f"{safe}-{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
 
 
+def choose_folder_name(parent: Path, name: str, taken: Collection[str]) -> str:
+    """A folder name for a new model: none of `taken` in any case, and nothing that lies there already."""
+    base, used = build_folder_name(name), {folder.lower() for folder in taken}
+    names = chain([base], (f"{base}-{number}" for number in count(2)))
+    return next(folder for folder in names if folder.lower() not in used and not (parent / folder).exists())
+
+
 def list_work_folders(folder: Path) -> list[Path]:
     """The work folders below a catalog's folder."""
-    return [found.parent for found in folder.glob(f"models/*/*.work/{LOCK_FILE}")]
+    return [lock_file.parent for lock_file in folder.glob(f"models/*/*.work/{LOCK_FILE}")]
 
 
 def acquire_lock(work: Path) -> int | None:
@@ -192,18 +196,14 @@ def _try_lock(work: Path, how: int, lock: int) -> int | None:
 
 def summarize_exit(work: Path, how: str = "died") -> str:
     """What is known of a worker that ended without a word: how, its last line, where its log is."""
-    last = _read_last_line(work / LOG_FILE)
-    return (
-        f"The process that trained it {how}{f': {last}' if last else '.'}{f' (log: {work / LOG_FILE})' if last else ''}"
-    )
+    log = work / LOG_FILE
+    last = _read_last_line(log)
+    return f"The process that trained it {how}{f': {last} (log: {log})' if last else '.'}"
 
 
 def _read_last_line(log: Path) -> str:
-    with suppress(OSError):
-        with open(log, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
-            lines = file.read().decode("utf-8", "replace").split("\n")
-        return next(
-            (line.strip() for line in reversed(lines) if line.strip() and not line.startswith(LINE_PREFIX)), ""
-        )[:500]
+    with suppress(OSError), open(log, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
+        lines = [line.strip() for line in file.read().decode("utf-8", "replace").split("\n")]
+        return next((line for line in reversed(lines) if line and not line.startswith(LINE_PREFIX)), "")[:500]
     return ""

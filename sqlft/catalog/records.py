@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from sqlft.errors import CatalogError, did_you_mean
 
@@ -55,7 +55,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class UserPrice:
-    """What CREATE PRICE said: USD per million tokens, or an hour of the machine; without a model of a whole engine."""
+    """A price of CREATE PRICE: USD per million tokens, or an hour of the machine; without a model of a whole engine."""
 
     engine: str
     model: str | None = None
@@ -69,7 +69,7 @@ class UserPrice:
 
 @dataclass(frozen=True)
 class Model:
-    """A name with numbered versions; `options` is what USING said, secrets as references."""
+    """A name with numbered versions; `options` are those of USING, secrets as references."""
 
     key: ModelKey
     engine: str
@@ -90,8 +90,8 @@ class Model:
     @property
     def outputs(self) -> Mapping[str, Any] | None:
         """Columns and JSON schema of typed answers, as CREATE MODEL made them of what was typed."""
-        found: Mapping[str, Any] | None = self.options.get("$outputs")
-        return found
+        outputs: Mapping[str, Any] | None = self.options.get("$outputs")
+        return outputs
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a metric said of a version's answers on some data, and how it compares with another version there."""
+    """The score of a version's answers by a metric on some data, and how it compares with another version there."""
 
     version: VersionKey
     metric: str
@@ -189,7 +189,7 @@ class Evaluation:
     low: float | None = None
     high: float | None = None
     interval: str | None = None
-    """How low and high were found: wilson or bootstrap."""
+    """How low and high were computed: wilson or bootstrap."""
     failed: int = 0
     """Rows without an answer because of an error."""
     seconds: float | None = None
@@ -226,6 +226,8 @@ class EvaluationRow(NamedTuple):
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIME_FIELDS = ("created_at", "started_at", "finished_at")
+JSON_FIELDS = ("options", "findings", "details", "progress", "columns")
+R = TypeVar("R")
 VERSION_FIELDS = tuple(f.name for f in fields(Version) if f.name != "key")
 
 
@@ -244,7 +246,7 @@ def from_micros(micros: int | None) -> datetime | None:
     return None if micros is None else EPOCH + timedelta(microseconds=micros)
 
 
-def to_json(value: Any) -> str:
+def to_json(value: object) -> str:
     """A nested value as JSON; what JSON has no word for is written as text."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_convert_value)
@@ -252,35 +254,44 @@ def to_json(value: Any) -> str:
         return json.dumps(_replace_nan(value), ensure_ascii=False, default=_convert_value)
 
 
-def version_to_columns(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def record_to_columns(record: Engine | UserPrice | Model | View | Usage | Evaluation) -> dict[str, object]:
+    """A record's fields as column values, but for its key; one that is made without a time is made now."""
+    values = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in ("key", "version")}
+    if "created_at" in values:
+        values["created_at"] = values["created_at"] or utc_now()
+    return {name: _to_column(value) for name, value in values.items()}
+
+
+def version_to_columns(folder: Path, values: Mapping[str, object]) -> dict[str, object]:
     """Fields of Version as column values; an artifact's path is kept relative so that the folder can move."""
-    for name in given:
+    for name in values:
         if name not in VERSION_FIELDS:
             raise CatalogError(f"A version has no field '{name}'.{did_you_mean(name, VERSION_FIELDS)}")
-    values = dict(given)
-    for name in values:
-        if name in TIME_FIELDS:
-            values[name] = to_micros(values[name])
-        elif name in ("options", "findings", "details", "progress"):
-            values[name] = to_json(values[name])
+    columns = {name: _to_column(value) for name, value in values.items()}
     path = values.get("artifact_path")
-    if path is not None:
+    if isinstance(path, Path | str):
         path = Path(path)
-        values["artifact_path"] = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
-    return values
+        columns["artifact_path"] = (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+    return columns
+
+
+def _to_column(value: object) -> object:
+    if isinstance(value, datetime):
+        return to_micros(value)
+    return to_json(value) if isinstance(value, (Mapping, list, tuple)) else value
+
+
+def record_from_row(cls: type[R], row: sqlite3.Row, **known: object) -> R:
+    """A record of this class from a row; `known` are fields that have no column of their name."""
+    make: Callable[..., R] = cls
+    values = {name: _from_column(name, row[name]) for name in cls.__annotations__ if name not in known}
+    return make(**values, **known)
 
 
 def version_from_row(row: sqlite3.Row, folder: Path) -> Version:
     """A Version from a row of versions that also has its model's name and project."""
-    values: dict[str, Any] = {name: row[name] for name in VERSION_FIELDS}
-    for name in TIME_FIELDS:
-        values[name] = from_micros(values[name])
-    for name in ("options", "details", "progress"):
-        values[name] = json.loads(values[name])
-    values["findings"] = tuple(json.loads(values["findings"]))
-    values["activate"] = bool(values["activate"])
-    values["artifact_path"] = None if values["artifact_path"] is None else folder / values["artifact_path"]
-    return Version(key=version_key_from_row(row), **values)
+    path = None if row["artifact_path"] is None else folder / row["artifact_path"]
+    return record_from_row(Version, row, key=version_key_from_row(row), artifact_path=path)
 
 
 def version_key_from_row(row: sqlite3.Row) -> VersionKey:
@@ -290,37 +301,11 @@ def version_key_from_row(row: sqlite3.Row) -> VersionKey:
 
 def model_from_row(row: sqlite3.Row) -> Model:
     """A Model from a row of models."""
-    return Model(
-        ModelKey(row["name"], row["project"]),
-        row["engine"],
-        row["base"],
-        row["predict"],
-        row["prompt_template"],
-        row["system"],
-        json.loads(row["options"]),
-        row["active"],
-        from_micros(row["created_at"]),
-    )
-
-
-def engine_from_row(row: sqlite3.Row) -> Engine:
-    """An Engine from a row of engines."""
-    return Engine(row["name"], row["handler"], json.loads(row["options"]), from_micros(row["created_at"]))
-
-
-def price_from_row(row: sqlite3.Row) -> UserPrice:
-    """A UserPrice from a row of prices."""
-    values = {f.name: row[f.name] for f in fields(UserPrice)}
-    return UserPrice(**{**values, "created_at": from_micros(row["created_at"])})
-
-
-def view_from_row(row: sqlite3.Row) -> View:
-    """A View from a row of views."""
-    return View(row["name"], row["sql"], tuple(json.loads(row["columns"])), row["schema"], row["project"])
+    return record_from_row(Model, row, key=ModelKey(row["name"], row["project"]))
 
 
 def metric_from_row(row: sqlite3.Row) -> TrainingMetric:
-    """A Metric; SQLite keeps a NaN as NULL."""
+    """A TrainingMetric; SQLite keeps a NaN as NULL."""
     value = math.nan if row["value"] is None else row["value"]
     created_at = from_micros(row["created_at"]) or EPOCH
     return TrainingMetric(
@@ -328,15 +313,16 @@ def metric_from_row(row: sqlite3.Row) -> TrainingMetric:
     )
 
 
-def usage_from_row(row: sqlite3.Row) -> Usage:
-    """A Usage from a row of usage."""
-    names = [f.name for f in fields(Usage) if f.name not in ("version", "created_at")]
-    return Usage(
-        version=version_key_from_row(row), created_at=from_micros(row["created_at"]), **{n: row[n] for n in names}
-    )
+def _from_column(name: str, value: object) -> object:
+    if isinstance(value, int) and name in TIME_FIELDS:
+        return from_micros(value)
+    if isinstance(value, str) and name in JSON_FIELDS:
+        parsed = json.loads(value)
+        return tuple(parsed) if isinstance(parsed, list) else parsed
+    return bool(value) if name == "activate" else value
 
 
-def _replace_nan(value: Any) -> Any:
+def _replace_nan(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(name): _replace_nan(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -344,7 +330,7 @@ def _replace_nan(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _convert_value(value: Any) -> Any:
+def _convert_value(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, (set, frozenset)):

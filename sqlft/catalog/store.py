@@ -10,12 +10,27 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlft.catalog import files, records
-from sqlft.catalog.records import DEFAULT_PROJECT, RUNNING, Model, ModelKey, TrainingMetric, Usage, Version, VersionKey
+from sqlft.catalog.database import CatalogDatabase, format_placeholders, insert_row
+from sqlft.catalog.records import (
+    DEFAULT_PROJECT,
+    RUNNING,
+    Engine,
+    Evaluation,
+    EvaluationRow,
+    Model,
+    ModelKey,
+    TrainingMetric,
+    Usage,
+    UserPrice,
+    Version,
+    VersionKey,
+    View,
+)
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, did_you_mean
 from sqlft.log import debug
 
@@ -25,28 +40,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from sqlft.handler import Progress
-from typing import TYPE_CHECKING
 
-from sqlft.catalog.database import CatalogDatabase
-from sqlft.catalog.records import Engine, UserPrice, View
-
-if TYPE_CHECKING:
-    import sqlite3
-
-from sqlft.catalog.records import Evaluation, EvaluationRow
-
-TABLES = (
-    "engines",
-    "models",
-    "versions",
-    "metrics",
-    "usage",
-    "evaluations",
-    "evaluation_rows",
-    "views",
-    "prices",
-    "costs",
-)
 BeforeCommit = Callable[[VersionKey, Path], None]
 """Called with a new version's key and its work folder while nobody can see the version yet."""
 
@@ -55,6 +49,16 @@ _SELECT_METRICS = "SELECT m.name, m.project, t.*, t.name AS metric FROM metrics 
 _VALIDATION_METRIC = re.compile("(?:valid|val|validation|eval)_(.+)")
 """Names under which trainers report what they measured on the validation set."""
 _WHERE_MODEL = " WHERE m.folded = ? AND m.folded_project = ?"
+_WHERE_PRICE = " WHERE folded_engine = ? AND folded_model = ?"
+_VERSION_DEFAULTS: Mapping[str, object] = {
+    "status": "queued",
+    "activate": True,
+    "options": {},
+    "findings": (),
+    "details": {},
+    "progress": {},
+}
+_EVALUATION_KEY = ("model_id", "number", "metric", "data_digest", "options")
 
 
 class Catalog:
@@ -71,7 +75,7 @@ class Catalog:
         return self._db.read_only
 
     def close(self) -> None:
-        """Let go of the file; a later call opens it again."""
+        """Close the file; a later call opens it again."""
         self._db.close()
 
     def require_writing(self) -> None:
@@ -84,55 +88,58 @@ class Catalog:
         return self.refresh() if known is None else known
 
     def refresh(self) -> frozenset[str]:
-        """`names` anew, if another connection or process has changed the catalog."""
+        """`names`, read again if another connection or process has changed the catalog."""
         if self._db.has_changed() or self._names is None:
-            found = self._db.fetch_rows("SELECT folded FROM models UNION SELECT folded FROM views")
-            self._names = frozenset(row[0] for row in found)
+            rows = self._db.fetch_rows("SELECT folded FROM models UNION SELECT folded FROM views")
+            self._names = frozenset(row[0] for row in rows)
         return self._names
 
     # engines
 
     def engines(self) -> list[Engine]:
         """All engines, by name."""
-        return [records.engine_from_row(row) for row in self._db.fetch_rows("SELECT * FROM engines ORDER BY folded")]
+        rows = self._db.fetch_rows("SELECT * FROM engines ORDER BY folded")
+        return [records.record_from_row(Engine, row) for row in rows]
 
     def engine(self, name: str) -> Engine:
         """The engine of that name; NotFound."""
         for row in self._db.fetch_rows("SELECT * FROM engines WHERE folded = ?", [name.lower()]):
-            return records.engine_from_row(row)
+            return records.record_from_row(Engine, row)
         near = did_you_mean(name, [e.name for e in self.engines()])
         raise NotFound(f"There is no engine '{name}'.{near}", "SHOW ML_ENGINES lists them.")
 
     def add_engine(self, engine: Engine) -> None:
         """Keep a new engine; AlreadyExists."""
-        created_at = records.to_micros(engine.created_at or records.utc_now())
-        values = (engine.name.lower(), engine.name, engine.handler, records.to_json(engine.options), created_at)
+        folded = engine.name.lower()
         with self._db.write() as con:
-            if con.execute("SELECT 1 FROM engines WHERE folded = ?", values[:1]).fetchone():
+            if con.execute("SELECT 1 FROM engines WHERE folded = ?", [folded]).fetchone():
                 raise AlreadyExists(
                     f"There is an engine '{engine.name}' already.",
                     f"Choose another name, or DROP ML_ENGINE {engine.name} first.",
                 )
-            con.execute("INSERT INTO engines VALUES (?, ?, ?, ?, ?)", values)
+            insert_row(con, "engines", {"folded": folded, **records.record_to_columns(engine)})
 
     def drop_engine(self, name: str) -> None:
         """Forget an engine; NotFound, CatalogError while a model uses it."""
         engine = self.engine(name)
         with self._db.write() as con:
-            for model, used in con.execute("SELECT name, engine FROM models"):
-                if used.lower() == name.lower():
-                    raise CatalogError(
-                        f"The model '{model}' uses the engine '{engine.name}'.", f"DROP MODEL {model} first."
-                    )
+            users = [str(model.key) for model in self.models() if model.engine.lower() == name.lower()]
+            if users:
+                listed = ", ".join(f"'{user}'" for user in users[:5])
+                more = f" and {len(users) - 5} more" if len(users) > 5 else ""
+                raise CatalogError(
+                    f"The engine '{engine.name}' is used by the model{'s'[: len(users) != 1]} {listed}{more}.",
+                    " ".join(f"DROP MODEL {user};" for user in users[:3]) + " comes first.",
+                )
             con.execute("DELETE FROM engines WHERE folded = ?", [name.lower()])
 
     # projects
 
     def projects(self) -> list[str]:
         """All projects by name: the default one, those that were made, and those that have models."""
-        found = self._db.fetch_rows("SELECT folded_project AS folded, project AS name FROM models")
-        made = self._db.fetch_rows("SELECT folded, name FROM projects")
-        known = {DEFAULT_PROJECT: DEFAULT_PROJECT} | {row["folded"]: row["name"] for row in (*found, *made)}
+        used = self._db.fetch_rows("SELECT folded_project AS folded, project AS name FROM models")
+        created = self._db.fetch_rows("SELECT folded, name FROM projects")
+        known = {DEFAULT_PROJECT: DEFAULT_PROJECT} | {row["folded"]: row["name"] for row in (*used, *created)}
         return [known[folded] for folded in sorted(known)]
 
     def find_project(self, name: str) -> str | None:
@@ -147,9 +154,8 @@ class Catalog:
                     f"There is a project '{known}' already.",
                     f"USE {known} chooses it; CREATE PROJECT IF NOT EXISTS {known} takes it as it is.",
                 )
-            con.execute(
-                "INSERT INTO projects VALUES (?, ?, ?)", [name.lower(), name, records.to_micros(records.utc_now())]
-            )
+            now = records.to_micros(records.utc_now())
+            insert_row(con, "projects", {"folded": name.lower(), "name": name, "created_at": now})
 
     def drop_project(self, name: str) -> None:
         """Forget a project; NotFound, CatalogError for the default one and while it has models."""
@@ -171,43 +177,39 @@ class Catalog:
 
     def prices(self) -> list[UserPrice]:
         """All prices that CREATE PRICE gave, by engine and model."""
-        found = self._db.fetch_rows("SELECT * FROM prices ORDER BY folded_engine, folded_model")
-        return [records.price_from_row(row) for row in found]
+        rows = self._db.fetch_rows("SELECT * FROM prices ORDER BY folded_engine, folded_model")
+        return [records.record_from_row(UserPrice, row) for row in rows]
 
     def add_price(self, price: UserPrice, or_replace: bool = False) -> None:
         """Keep a price; AlreadyExists unless `or_replace`."""
-        key = [price.engine.lower(), (price.model or "").lower()]
-        values = [getattr(price, f.name) for f in fields(price) if f.name != "created_at"]
+        key = {"folded_engine": price.engine.lower(), "folded_model": (price.model or "").lower()}
         with self._db.write() as con:
-            if not or_replace and con.execute(f"SELECT 1 FROM prices{_WHERE_PRICE}", key).fetchone():
+            if not or_replace and con.execute(f"SELECT 1 FROM prices{_WHERE_PRICE}", [*key.values()]).fetchone():
                 raise AlreadyExists(
                     f"There is a price for {_format_priced(price.engine, price.model)} already.",
                     "CREATE OR REPLACE PRICE changes it.",
                 )
-            created_at = records.to_micros(price.created_at or records.utc_now())
-            con.execute(f"INSERT OR REPLACE INTO prices VALUES ({', '.join('?' * 10)})", [*key, *values, created_at])
+            insert_row(con, "prices", {**key, **records.record_to_columns(price)}, or_replace=True)
 
     def drop_price(self, engine: str, model: str | None = None) -> None:
         """Forget a price; NotFound."""
         with self._db.write() as con:
             if con.execute(f"DELETE FROM prices{_WHERE_PRICE}", [engine.lower(), (model or "").lower()]).rowcount == 0:
-                near = did_you_mean(
-                    _format_priced(engine, model), [_format_priced(p.engine, p.model) for p in self.prices()]
-                )
-                raise NotFound(
-                    f"There is no price for {_format_priced(engine, model)}.{near}", "SHOW PRICES lists them."
-                )
+                name = _format_priced(engine, model)
+                near = did_you_mean(name, [_format_priced(p.engine, p.model) for p in self.prices()])
+                raise NotFound(f"There is no price for {name}.{near}", "SHOW PRICES lists them.")
 
     # views
 
     def views(self) -> list[View]:
         """All views over models, by name."""
-        return [records.view_from_row(row) for row in self._db.fetch_rows("SELECT * FROM views ORDER BY folded")]
+        rows = self._db.fetch_rows("SELECT * FROM views ORDER BY folded")
+        return [records.record_from_row(View, row) for row in rows]
 
     def view(self, name: str) -> View | None:
         """The view of that name in any case."""
-        found = self._db.fetch_rows("SELECT * FROM views WHERE folded = ?", [name.lower()])
-        return records.view_from_row(found[0]) if found else None
+        rows = self._db.fetch_rows("SELECT * FROM views WHERE folded = ?", [name.lower()])
+        return records.record_from_row(View, rows[0]) if rows else None
 
     def add_view(self, view: View, or_replace: bool = False) -> None:
         """Keep a view; AlreadyExists if a model, or unless `or_replace` a view, has its name."""
@@ -217,11 +219,7 @@ class Catalog:
             if model or (not or_replace and self._is_view_name(con, view.name)):
                 what = "model" if model else "view"
                 raise AlreadyExists(f"There is a {what} '{view.name}' already.", "Choose another name.")
-            con.execute(
-                'INSERT OR REPLACE INTO views (folded, name, sql, columns, "schema", project)'
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                [folded, view.name, view.sql, records.to_json(list(view.columns)), view.schema, view.project],
-            )
+            insert_row(con, "views", {"folded": folded, **records.record_to_columns(view)}, or_replace=True)
             self._names = None
 
     def drop_view(self, name: str) -> None:
@@ -238,24 +236,18 @@ class Catalog:
         return con.execute("SELECT 1 FROM views WHERE folded = ?", [name.lower()]).fetchone() is not None
 
     def table(self, name: str) -> pa.Table:
-        """`sqlft.<name>` as it is shown: any of TABLES; secrets are hidden."""
+        """`sqlft.<name>` as it is shown, secrets hidden; NotFound."""
         from sqlft.catalog.tables import read_table
 
-        if name not in TABLES:
-            raise NotFound(
-                f"There is no table sqlft.{name}.{did_you_mean(name, TABLES)}", f"There are: {', '.join(TABLES)}."
-            )
-        dead = {v.key: v for v in self.versions() if v.status == "interrupted"} if name == "versions" else None
+        dead = {v.key: v for v in self.versions() if v.status == "interrupted"} if name == "versions" else {}
         return read_table(self._db, self.folder, name, dead)
 
     # models
 
     def models(self) -> list[Model]:
         """All models, by project and name."""
-        return [
-            records.model_from_row(row)
-            for row in self._db.fetch_rows("SELECT * FROM models ORDER BY folded_project, folded")
-        ]
+        rows = self._db.fetch_rows("SELECT * FROM models ORDER BY folded_project, folded")
+        return [records.model_from_row(row) for row in rows]
 
     def model(self, key: ModelKey) -> Model:
         """The model of that key; NotFound."""
@@ -266,10 +258,10 @@ class Catalog:
 
         CatalogError if it is in several others, and the project was not written.
         """
-        found = self._db.fetch_rows(
+        rows = self._db.fetch_rows(
             "SELECT * FROM models WHERE folded = ? ORDER BY folded_project <> 'mindsdb', folded_project", [name.lower()]
         )
-        fitting = [row for row in found if project is None or row["folded_project"] == project.lower()]
+        fitting = [row for row in rows if project is None or row["folded_project"] == project.lower()]
         if len(fitting) > 1 and fitting[0]["folded_project"] != "mindsdb":
             listed = [f"{row['project']}.{row['name']}" for row in fitting]
             many = "two" if len(listed) == 2 else str(len(listed))
@@ -280,13 +272,11 @@ class Catalog:
         return records.model_from_row(fitting[0]) if fitting else None
 
     def add_model(
-        self, model: Model, *, or_replace: bool = False, before_commit: BeforeCommit | None = None, **first: Any
+        self, model: Model, *, or_replace: bool = False, before_commit: BeforeCommit | None = None, **first: object
     ) -> Version:
-        """Keep a new model and its version 1, whose fields are `first` (status complete unless said); AlreadyExists."""
+        """Keep a new model and its version 1, whose fields are `first` (status complete by default); AlreadyExists."""
         with self._db.write() as con:
-            old = con.execute(
-                "SELECT * FROM models WHERE folded = ? AND folded_project = ?", _fold_key(model.key)
-            ).fetchone()
+            old = self._find_model_row(model.key)
             if old and or_replace:
                 self._delete_model(con, old)
             if (old and not or_replace) or self._is_view_name(con, model.key.name):
@@ -295,30 +285,16 @@ class Catalog:
                     f"There is a {what} '{model.key.name}' already.",
                     f"Choose another name, or DROP {what.upper()} {model.key.name} first.",
                 )
-            con.execute(
-                "INSERT INTO models (folded, folded_project, name, project, folder, engine, base, predict,"
-                " prompt_template, system, options, last_number, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
-                [
-                    *_fold_key(model.key),
-                    *model.key,
-                    self._choose_folder(con, model.key),
-                    *(
-                        model.engine,
-                        model.base,
-                        model.predict,
-                        model.prompt_template,
-                        model.system,
-                        records.to_json(model.options),
-                    ),
-                    records.to_micros(model.created_at or records.utc_now()),
-                ],
-            )
-            made = self.new_version(model.key, before_commit=before_commit, **{"status": "complete", **first})
+            columns = records.record_to_columns(model) | _model_columns(model.key)
+            del columns["active"]
+            folders = {row[0] for row in con.execute("SELECT folder FROM models")}
+            folder = files.choose_folder_name(self.folder / "models", str(model.key), folders)
+            insert_row(con, "models", {**columns, "folder": folder, "last_number": 0})
+            version = self.new_version(model.key, before_commit=before_commit, **{"status": "complete", **first})
             self._names = None
         if old:
             self._delete_files(old["folder"])
-        return made
+        return version
 
     def drop_model(self, key: ModelKey) -> None:
         """Forget a model and delete its files; CatalogError while it trains.  What it cost stays in the ledger."""
@@ -335,14 +311,12 @@ class Catalog:
         with self._db.write() as con:
             row = self._model_row(key)
             self._refuse_running(con, row, "renamed")
-            other = con.execute(
-                "SELECT id FROM models WHERE folded = ? AND folded_project = ?", _fold_key(to)
-            ).fetchone()
+            other = self._find_model_row(to)
             if (other and other["id"] != row["id"]) or self._is_view_name(con, to.name):
                 raise AlreadyExists(f"There is a model or view '{to.name}' already.", "Choose another name.")
             con.execute(
                 "UPDATE models SET folded = ?, folded_project = ?, name = ?, project = ? WHERE id = ?",
-                [*_fold_key(to), *to, row["id"]],
+                [*_model_columns(to).values(), row["id"]],
             )
             con.execute("UPDATE OR REPLACE usage SET name = ?, project = ? WHERE model_id = ?", [*to, row["id"]])
             self._names = None
@@ -352,14 +326,12 @@ class Catalog:
     def versions(self, key: ModelKey | None = None) -> list[Version]:
         """All versions, or a model's, oldest first within a model."""
         where, values = (_WHERE_MODEL, _fold_key(key)) if key else ("", ())
-        found = self._db.fetch_rows(f"{_SELECT_VERSIONS}{where} ORDER BY m.folded_project, m.folded, v.number", values)
-        return [self._read_version(row) for row in found]
+        rows = self._db.fetch_rows(f"{_SELECT_VERSIONS}{where} ORDER BY m.folded_project, m.folded, v.number", values)
+        return [self._read_version(row) for row in rows]
 
     def version(self, key: VersionKey) -> Version:
         """The version of that key; NotFound."""
-        for row in self._db.fetch_rows(
-            f"{_SELECT_VERSIONS}{_WHERE_MODEL} AND v.number = ?", [*_fold_key(key.model), key.number]
-        ):
+        for row in self._version_rows(key):
             return self._read_version(row)
         numbers = ", ".join(str(v.key.number) for v in self.versions(self.model(key.model).key))
         raise NotFound(
@@ -378,29 +350,26 @@ class Catalog:
             raise NotFound(f"The model '{key.name}' has no version.", f"RETRAIN {key.name} FROM … makes one.")
         return known[-1]
 
-    def new_version(self, key: ModelKey, *, before_commit: BeforeCommit | None = None, **values: Any) -> Version:
-        """Allocate the next number and keep a version with these fields (status queued unless said)."""
+    def new_version(self, key: ModelKey, *, before_commit: BeforeCommit | None = None, **values: object) -> Version:
+        """Allocate the next number and keep a version with these fields (status queued by default)."""
         with self._db.write() as con:
             row = self._model_row(key)
-            made = VersionKey(ModelKey(row["name"], row["project"]), row["last_number"] + 1)
-            given = {"status": "queued", "created_at": records.utc_now(), **_build_default_fields(), **values}
-            columns = {"model_id": row["id"], "number": made.number, **records.version_to_columns(self.folder, given)}
-            con.execute("UPDATE models SET last_number = ? WHERE id = ?", [made.number, row["id"]])
-            names = ", ".join(f'"{name}"' for name in columns)
-            con.execute(
-                f"INSERT INTO versions ({names}) VALUES ({_format_placeholders(columns)})", list(columns.values())
-            )
-            if given["status"] == "complete" and given["activate"]:
-                con.execute("UPDATE models SET active = ? WHERE id = ?", [made.number, row["id"]])
+            new = VersionKey(ModelKey(row["name"], row["project"]), row["last_number"] + 1)
+            fields = {**_VERSION_DEFAULTS, "created_at": records.utc_now(), **values}
+            columns = records.version_to_columns(self.folder, fields)
+            con.execute("UPDATE models SET last_number = ? WHERE id = ?", [new.number, row["id"]])
+            insert_row(con, "versions", {"model_id": row["id"], "number": new.number, **columns})
+            if fields["status"] == "complete" and fields["activate"]:
+                con.execute("UPDATE models SET active = ? WHERE id = ?", [new.number, row["id"]])
             if before_commit:
-                before_commit(made, self._work_path(row["folder"], made.number))
-        return self.version(made)
+                before_commit(new, self._work_path(row["folder"], new.number))
+        return self.version(new)
 
-    def update_version(self, key: VersionKey, *, when: tuple[str, ...] | None = None, **values: Any) -> bool:
+    def update_version(self, key: VersionKey, *, when: tuple[str, ...] | None = None, **values: object) -> bool:
         """Set fields of a version, with `when` only in one of these statuses; whether it was so."""
         columns = records.version_to_columns(self.folder, values)
         setting = ", ".join(f'"{name}" = ?' for name in columns)
-        guard = f" AND status IN ({_format_placeholders(when)})" if when else ""
+        guard = f" AND status IN ({format_placeholders(when)})" if when else ""
         with self._db.write(durable=not set(values) <= {"progress", "seconds"}) as con:
             done = con.execute(
                 f"UPDATE versions SET {setting} WHERE model_id = ? AND number = ?{guard}",
@@ -408,11 +377,11 @@ class Catalog:
             )
             return done.rowcount == 1
 
-    def publish(self, key: VersionKey, **values: Any) -> Version:
+    def publish(self, key: VersionKey, **values: object) -> Version:
         """Make a trained version complete, and active if it asks to be, in one step; CatalogError if it was stopped."""
         with self._db.write() as con:
-            given = {"error": None, "finished_at": records.utc_now(), **values, "status": "complete"}
-            if not self.update_version(key, when=RUNNING, **given):
+            fields = {"error": None, "finished_at": records.utc_now(), **values, "status": "complete"}
+            if not self.update_version(key, when=RUNNING, **fields):
                 raise CatalogError(
                     f"Version {key} was stopped while it was being finished.", f"RESUME MODEL {key} goes on with it."
                 )
@@ -429,7 +398,7 @@ class Catalog:
             version = self.version(key)
             if version.status != "complete":
                 raise CatalogError(
-                    f"Version {key} cannot be active, it is {version.status}.", "SHOW MODELS tells which are complete."
+                    f"Version {key} cannot be active, it is {version.status}.", "SHOW MODELS shows which are complete."
                 )
             con.execute("UPDATE models SET active = ? WHERE id = ?", [key.number, self._model_row(key.model)["id"]])
 
@@ -471,50 +440,38 @@ class Catalog:
             )
 
     def cancel_requested(self, key: VersionKey) -> bool:
-        """Whether a version shall stop; so shall one that is gone."""
-        found = self._db.fetch_rows(
-            "SELECT v.cancel_requested FROM versions v JOIN models m ON m.id = v.model_id"
-            f"{_WHERE_MODEL} AND v.number = ?",
-            [*_fold_key(key.model), key.number],
-        )
-        return not found or bool(found[0][0])
-
-    def add_metrics(
-        self, key: VersionKey, step: int, epoch: float | None, split: str, values: Mapping[str, float]
-    ) -> None:
-        """Keep numbers of one step; those of a step that is done again take the place of the old ones."""
-        self._add_metrics(key, [(step, epoch, split, name, value) for name, value in values.items()])
+        """Whether a version is to stop; so is one that is gone."""
+        rows = self._version_rows(key)
+        return not rows or bool(rows[0]["cancel_requested"])
 
     def add_progress(self, key: VersionKey, reports: Sequence[Progress], seconds: float | None = None) -> None:
-        """Keep what a handler reported, the last of it as how far the version is, and the seconds that it took."""
-        found: list[tuple[int, float | None, str, str, float]] = []
-        for report in reports:
-            epoch = report.metrics.get("epoch")
-            for name, value in report.metrics.items():
-                valid = _VALIDATION_METRIC.fullmatch(name)
-                if name != "epoch":
-                    found.append(
-                        (report.step, epoch, "valid" if valid else "train", valid[1] if valid else name, value)
-                    )
-        last = reports[-1]
-        known = {
-            "step": last.step,
-            "total_steps": last.total_steps,
-            "metrics": dict(last.metrics),
-            "seconds_left": last.seconds_left,
-        }
-        with self._db.write(durable=False):
-            self._add_metrics(key, found)
-            told: dict[str, Any] = {"progress": known} if seconds is None else {"progress": known, "seconds": seconds}
-            self.update_version(key, **told)
+        """Keep what a handler reported, the last of it as how far the version is, and the seconds that it took.
+
+        Numbers of a step that is done again take the place of the old ones.
+        """
+        now = records.to_micros(records.utc_now())
+        with self._db.write(durable=False) as con:
+            version = {"model_id": self._model_row(key.model)["id"], "number": key.number}
+            for report in reports:
+                step = {"step": report.step, "epoch": report.metrics.get("epoch")}
+                for name, value in report.metrics.items():
+                    valid = _VALIDATION_METRIC.fullmatch(name)
+                    kind = {"split": "valid", "name": valid[1]} if valid else {"split": "train", "name": name}
+                    if name != "epoch":
+                        row = {**version, **step, **kind, "value": value, "created_at": now}
+                        insert_row(con, "metrics", row, or_replace=True)
+            progress = {**vars(reports[-1]), "metrics": dict(reports[-1].metrics)}
+            self.update_version(key, progress=progress)
+            if seconds is not None:
+                self.update_version(key, seconds=seconds)
 
     def metrics(self, key: VersionKey | None = None) -> list[TrainingMetric]:
         """What training reported, by model, version and step."""
         where, values = (f"{_WHERE_MODEL} AND t.number = ?", [*_fold_key(key.model), key.number]) if key else ("", [])
-        found = self._db.fetch_rows(
+        rows = self._db.fetch_rows(
             f"{_SELECT_METRICS}{where} ORDER BY m.folded_project, m.folded, t.number, t.step, t.split, t.name", values
         )
-        return [records.metric_from_row(row) for row in found]
+        return [records.metric_from_row(row) for row in rows]
 
     # the ledger
 
@@ -525,87 +482,61 @@ class Catalog:
             *(usage.version, usage.rows, usage.distinct_prompts, usage.cached, usage.calls, usage.errors),
             *(usage.input_tokens, usage.output_tokens, usage.cost_usd, usage.seconds, usage.statement),
         )
-        found = self._db.fetch_rows(
-            "SELECT id FROM models WHERE folded = ? AND folded_project = ?", _fold_key(usage.version.model)
-        )
-        columns = {f.name: getattr(usage, f.name) for f in fields(Usage) if f.name != "version"}
-        columns["created_at"] = records.to_micros(usage.created_at or records.utc_now())
+        model = self._find_model_row(usage.version.model)
         name, project = usage.version.model
-        columns |= {
-            "name": name,
-            "project": project,
-            "number": usage.version.number,
-            "model_id": found[0][0] if found else None,
-        }
+        key = {"name": name, "project": project, "number": usage.version.number}
+        columns = {**key, "model_id": model and model["id"], **records.record_to_columns(usage)}
         with self._db.write(durable=False) as con:
-            names = ", ".join(f'"{column}"' for column in columns)
-            con.execute(
-                f"INSERT OR REPLACE INTO usage ({names}) VALUES ({_format_placeholders(columns)})",
-                list(columns.values()),
-            )
+            insert_row(con, "usage", columns, or_replace=True)
 
     def usage(self) -> list[Usage]:
         """The ledger, oldest first."""
-        return [
-            records.usage_from_row(row) for row in self._db.fetch_rows("SELECT * FROM usage ORDER BY created_at, rowid")
-        ]
+        rows = self._db.fetch_rows("SELECT * FROM usage ORDER BY created_at, rowid")
+        return [records.record_from_row(Usage, row, version=records.version_key_from_row(row)) for row in rows]
 
-    # below
+    # evaluations
 
-    def put_evaluations(self, found: Sequence[tuple[Evaluation, Sequence[EvaluationRow]]]) -> None:
+    def put_evaluations(self, evaluations: Sequence[tuple[Evaluation, Sequence[EvaluationRow]]]) -> None:
         """Keep these with their rows, in place of the same metric of the same version on the same data."""
         with self._db.write() as con:
-            for evaluation, details in found:
-                name, project = evaluation.version.model
-                of = con.execute(_SELECT_MODEL_ID, [name.lower(), project.lower()]).fetchone()
-                if of is None:
+            for evaluation, rows in evaluations:
+                model = self._find_model_row(evaluation.version.model)
+                if model is None:
                     continue
-                columns = {f.name: getattr(evaluation, f.name) for f in fields(Evaluation) if f.name != "version"}
-                columns |= {
-                    "model_id": of[0],
-                    "number": evaluation.version.number,
-                    "options": records.to_json(evaluation.options),
-                    "created_at": records.to_micros(evaluation.created_at or records.utc_now()),
-                }
-                names = ", ".join(columns)
-                marks = ", ".join("?" * len(columns))
-                con.execute(f"INSERT OR REPLACE INTO evaluations ({names}) VALUES ({marks})", list(columns.values()))
-                key = [columns[name] for name in _EVALUATION_KEY]
+                key = {"model_id": model["id"], "number": evaluation.version.number}
+                columns = {**key, **records.record_to_columns(evaluation)}
+                insert_row(con, "evaluations", columns, or_replace=True)
+                names = (*_EVALUATION_KEY, *EvaluationRow._fields)
                 con.executemany(
-                    f"INSERT INTO evaluation_rows ({', '.join(_EVALUATION_KEY)}, {', '.join(EvaluationRow._fields)})"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    ([*key, *row] for row in details),
+                    f"INSERT INTO evaluation_rows ({', '.join(names)}) VALUES ({format_placeholders(names)})",
+                    ([*(columns[name] for name in _EVALUATION_KEY), *row] for row in rows),
                 )
 
     def last_question_pace(self, version: VersionKey, data_digest: str) -> tuple[float | None, float | None] | None:
-        """Seconds and USD a question of the last evaluation of this version on this data that asked any."""
-        found = self._db.fetch_rows(
+        """Seconds and USD per question of the last evaluation of this version on this data that asked any."""
+        rows = self._db.fetch_rows(
             "SELECT e.seconds, e.cost_usd FROM evaluations e JOIN models m ON m.id = e.model_id"
-            " WHERE m.folded = ? AND m.folded_project = ? AND e.number = ? AND e.data_digest = ?"
+            f"{_WHERE_MODEL} AND e.number = ? AND e.data_digest = ?"
             " AND e.seconds IS NOT NULL ORDER BY e.created_at DESC LIMIT 1",
-            [version.model.name.lower(), version.model.project.lower(), version.number, data_digest],
+            [*_fold_key(version.model), version.number, data_digest],
         )
-        return (found[0][0], found[0][1]) if found else None
+        return (rows[0][0], rows[0][1]) if rows else None
 
     def accuracies(self) -> dict[VersionKey, float]:
         """Of each version the value of the first metric, of those that are shares, in its latest evaluation."""
-        found = self._db.fetch_rows(
+        rows = self._db.fetch_rows(
             "SELECT m.name, m.project, e.number, e.value FROM evaluations e JOIN models m ON m.id = e.model_id"
             " WHERE e.is_share AND e.value IS NOT NULL ORDER BY e.created_at, e.place DESC"
         )
-        return {records.version_key_from_row(row): row["value"] for row in found}
+        return {records.version_key_from_row(row): row["value"] for row in rows}
 
-    def _add_metrics(self, key: VersionKey, found: Sequence[tuple[int, float | None, str, str, float]]) -> None:
-        with self._db.write(durable=False) as con:
-            of, at = (self._model_row(key.model)["id"], key.number), records.to_micros(records.utc_now())
-            con.executemany(
-                "INSERT OR REPLACE INTO metrics (model_id, number, step, epoch, split, name, value, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [(*of, *metric, at) for metric in found],
-            )
+    def _find_model_row(self, key: ModelKey) -> sqlite3.Row | None:
+        rows = self._db.fetch_rows("SELECT * FROM models WHERE folded = ? AND folded_project = ?", _fold_key(key))
+        return rows[0] if rows else None
 
     def _model_row(self, key: ModelKey) -> sqlite3.Row:
-        for row in self._db.fetch_rows("SELECT * FROM models WHERE folded = ? AND folded_project = ?", _fold_key(key)):
+        row = self._find_model_row(key)
+        if row is not None:
             return row
         near = did_you_mean(key.name, [m.key.name for m in self.models()])
         raise NotFound(f"There is no model '{key.name}'.{near}", "SHOW MODELS lists them.")
@@ -619,17 +550,19 @@ class Catalog:
         if version.status not in RUNNING or files.is_locked(work):
             return version
         error = f"{files.summarize_exit(work)}\nRESUME MODEL {version.key} goes on with it."
-        found: dict[str, Any] = {"status": "interrupted", "error": error, "finished_at": records.utc_now()}
+        finished_at = records.utc_now()
         with suppress(CatalogError, OSError), files.hold_lock(work) as lock:
             if lock is not None or not work.exists():  # else somebody resumes it right now
-                self.update_version(version.key, when=RUNNING, **found)
-            return records.version_from_row(
-                self._db.fetch_rows(
-                    f"{_SELECT_VERSIONS}{_WHERE_MODEL} AND v.number = ?", [*_fold_key(version.key.model), row["number"]]
-                )[0],
-                self.folder,
-            )
-        return replace(version, **found)
+                self.update_version(
+                    version.key, when=RUNNING, status="interrupted", error=error, finished_at=finished_at
+                )
+            return records.version_from_row(self._version_rows(version.key)[0], self.folder)
+        return replace(version, status="interrupted", error=error, finished_at=finished_at)
+
+    def _version_rows(self, key: VersionKey) -> list[sqlite3.Row]:
+        """The row of a version, if there is one."""
+        where = f"{_WHERE_MODEL} AND v.number = ?"
+        return self._db.fetch_rows(f"{_SELECT_VERSIONS}{where}", [*_fold_key(key.model), key.number])
 
     def _delete_files(self, folder: str) -> None:
         shutil.rmtree(self.folder / "models" / folder, ignore_errors=True)
@@ -641,7 +574,7 @@ class Catalog:
 
     def _refuse_running(self, con: sqlite3.Connection, row: sqlite3.Row, what: str) -> None:
         running = con.execute(
-            f"SELECT number, status FROM versions WHERE model_id = ? AND status IN ({_format_placeholders(RUNNING)})",
+            f"SELECT number, status FROM versions WHERE model_id = ? AND status IN ({format_placeholders(RUNNING)})",
             [row["id"], *RUNNING],
         ).fetchone()
         if running:
@@ -651,35 +584,15 @@ class Catalog:
                 f"Wait for it, or CANCEL MODEL {name} first.",
             )
 
-    def _choose_folder(self, con: sqlite3.Connection, key: ModelKey) -> str:
-        wanted = files.build_folder_name(key.name if key.project == "mindsdb" else f"{key.project}.{key.name}")
-        taken = {row[0].lower() for row in con.execute("SELECT folder FROM models")}
-        number = 1
-        while True:
-            folder = wanted if number == 1 else f"{wanted}-{number}"
-            if folder.lower() not in taken and not (self.folder / "models" / folder).exists():
-                return folder
-            number += 1
-
 
 def _fold_key(key: ModelKey) -> tuple[str, str]:
     return key.name.lower(), key.project.lower()
 
 
-def _format_placeholders(values: Any) -> str:
-    return ", ".join("?" * len(values))
-
-
-def _build_default_fields() -> dict[str, Any]:
-    return {"activate": True, "options": {}, "findings": (), "details": {}, "progress": {}}
-
-
-_WHERE_PRICE = " WHERE folded_engine = ? AND folded_model = ?"
+def _model_columns(key: ModelKey) -> dict[str, object]:
+    folded, folded_project = _fold_key(key)
+    return {"folded": folded, "folded_project": folded_project, "name": key.name, "project": key.project}
 
 
 def _format_priced(engine: str, model: str | None) -> str:
     return engine if model is None else f"{engine} '{model}'"
-
-
-_SELECT_MODEL_ID = "SELECT id FROM models WHERE folded = ? AND folded_project = ?"
-_EVALUATION_KEY = ("model_id", "number", "metric", "data_digest", "options")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlft.catalog.files import is_locked, list_work_folders
 from sqlft.catalog.store import Catalog
@@ -21,8 +21,11 @@ from sqlft.errors import SqlftError
 from sqlft.log import debug, warn
 from sqlft.secrets import references
 
+if TYPE_CHECKING:
+    import duckdb
+
 PREFIX, OWNER = "sqlft-", "owner.lock"
-_catalogs: weakref.WeakKeyDictionary[Any, Catalog] = weakref.WeakKeyDictionary()
+_catalogs: weakref.WeakKeyDictionary[duckdb.DuckDBPyConnection, Catalog] = weakref.WeakKeyDictionary()
 """Catalogs of DuckDB connections in memory that others have opened, and that may be attached to again."""
 
 
@@ -39,7 +42,7 @@ class TemporaryCatalog(Catalog):
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         super().__init__(folder)
         owner = self if of is None else of
-        self.delete = weakref.finalize(owner, _delete_catalog, folder, _own(folder), os.getpid(), kill)
+        self.delete = weakref.finalize(owner, _delete_catalog, folder, _acquire_owner_lock(folder), os.getpid(), kill)
 
 
 def remove_abandoned(parent: Path) -> None:
@@ -47,26 +50,26 @@ def remove_abandoned(parent: Path) -> None:
 
     A folder without the owner's file is left alone: it may be one that is being made.
     """
-    for found in parent.glob(f"{PREFIX}*/{OWNER}"):
-        with suppress(OSError), _abandoned(found) as is_abandoned:
-            if is_abandoned and not any(map(is_locked, list_work_folders(found.parent))):
-                debug("catalog: %s is removed, the process that made it was killed", found.parent)
-                _remove(found.parent)
+    for owner_file in parent.glob(f"{PREFIX}*/{OWNER}"):
+        with suppress(OSError), _is_abandoned(owner_file) as abandoned:
+            if abandoned and not any(map(is_locked, list_work_folders(owner_file.parent))):
+                debug("catalog: %s is removed, the process that made it was killed", owner_file.parent)
+                _remove(owner_file.parent)
 
 
-def _own(folder: Path) -> int | None:
+def _acquire_owner_lock(folder: Path) -> int | None:
     """Hold the lock that says that the folder has an owner; None where the file system has no locks.
 
     The file is locked before it gets its name, so nobody sees it without its lock.
     """
-    made = folder / f"{OWNER}.new"
+    new_file = folder / f"{OWNER}.new"
     with suppress(OSError, ImportError):
-        lock = os.open(made, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(new_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            made.rename(folder / OWNER)
+            new_file.rename(folder / OWNER)
         except BaseException:
             os.close(lock)
             raise
@@ -75,14 +78,14 @@ def _own(folder: Path) -> int | None:
 
 
 @contextmanager
-def _abandoned(found: Path) -> Iterator[bool]:
-    """Whether nobody owns this user's folder with the owner's file `found`, and nobody else removes it meanwhile."""
+def _is_abandoned(owner_file: Path) -> Iterator[bool]:
+    """Whether nobody owns this user's folder with the owner's file, and nobody else removes it meanwhile."""
     import fcntl
 
-    if found.parent.lstat().st_uid != os.getuid() or found.parent.is_symlink():
+    if owner_file.parent.lstat().st_uid != os.getuid() or owner_file.parent.is_symlink():
         yield False
         return
-    lock = os.open(found, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    lock = os.open(owner_file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield True
@@ -90,7 +93,7 @@ def _abandoned(found: Path) -> Iterator[bool]:
         os.close(lock)
 
 
-def get_temporary_catalog(con: Any, kill: Callable[[Path], object]) -> Catalog:
+def get_temporary_catalog(con: duckdb.DuckDBPyConnection, kill: Callable[[Path], object]) -> Catalog:
     """The catalog of a DuckDB connection in memory; the same each time, as long as that is there."""
     if con not in _catalogs:
         _catalogs[con] = TemporaryCatalog(kill, con)

@@ -56,7 +56,7 @@ class NotASelect(NotSupported):
     """A text that DuckDB reads and that is no SELECT: it has no tree."""
 
 
-def _query_duckdb(query: str, *values: str) -> list[Any]:
+def _query_duckdb(query: str, *values: str) -> list[tuple[Any, ...]]:
     """Rows of the private connection, which holds no data."""
     with _lock:
         if not _connections:
@@ -73,19 +73,19 @@ def parse(text: str) -> Node:
     'a'
     """
     try:
-        found: Node = json.loads(_serialize(text))
+        reply: Node = json.loads(_serialize(text))
     except duckdb.Error as e:
         raise NotSupported(f"DuckDB cannot read this query: {_first_line(e)}", "Check its syntax.") from e
-    if found.get("error"):
-        if found.get("error_type") == "not implemented":
+    if reply.get("error"):
+        if reply.get("error_type") == "not implemented":
             raise NotASelect("This part of the statement is no SELECT.", "Read the model in a SELECT inside it.")
-        message = str(found.get("error_message", "it is no query"))
-        position = found.get("position")
+        message = str(reply.get("error_message", "it is no query"))
+        position = reply.get("position")
         offset = len(text.encode()[: int(position)].decode(errors="ignore")) if position not in (None, "") else 0
         raise UnparsableQuery(f"{message[:1].upper()}{message[1:]}.", text, offset, "Check the query's syntax.")
-    if len(found["statements"]) != 1:
+    if len(reply["statements"]) != 1:
         raise StatementError("There is more than one query here.", text, 0, "Run them one by one.")
-    node: Node = found["statements"][0]["node"]
+    node: Node = reply["statements"][0]["node"]
     return node
 
 
@@ -135,21 +135,21 @@ def expression(text: str, **parts: Node) -> Node:
     >>> expression_sql(expression("a + b", a=expression("1"), b=expression("x")))
     '(1 + x)'
     """
-    made: Node = deepcopy(parse_cached(f"SELECT {text}")["select_list"][0])
-    return substitute(made, parts) if parts else made
+    node: Node = parse_cached(f"SELECT {text}")["select_list"][0]
+    return substitute(node, parts) if parts else deepcopy(node)
 
 
 def relation(text: str) -> Node:
     """What stands behind FROM, as a tree."""
-    made: Node = deepcopy(parse_cached(f"SELECT 1 FROM {text}")["from_table"])
-    return made
+    node: Node = deepcopy(parse_cached(f"SELECT 1 FROM {text}")["from_table"])
+    return node
 
 
 def column(*names: str) -> Node:
     """A column, its table's alias before it."""
-    made = expression("x")
-    made["column_names"] = list(names)
-    return made
+    node = expression("x")
+    node["column_names"] = list(names)
+    return node
 
 
 def copy_column_names(typed: Node, select: Node) -> None:
@@ -169,15 +169,19 @@ def parse_integer(constant: Node) -> int | None:
 
 def positional_join(names: list[tuple[str, str]]) -> Node:
     """Registered relations side by side: (name, alias) of each."""
-    tables = []
-    for name, alias in names:
-        one = relation("x AS y")
-        set_table(one, "", name)
-        tables.append({**one, "alias": alias})
-    made = tables[0]
-    for one in tables[1:]:
-        made = {**relation("a POSITIONAL JOIN b"), "left": made, "right": one}
-    return made
+    tables = [registered_table(name, alias) for name, alias in names]
+    joined = tables[0]
+    for table in tables[1:]:
+        joined = {**relation("a POSITIONAL JOIN b"), "left": joined, "right": table}
+    return joined
+
+
+def registered_table(name: str, alias: str) -> Node:
+    """A registered relation in FROM."""
+    table = relation("x AS y")
+    set_table(table, "", name)
+    table["alias"] = alias
+    return table
 
 
 def literal_type(constant: Node) -> str:
@@ -208,62 +212,43 @@ def set_table(node: Node, schema: str, name: str) -> None:
 
 
 def substitute(node: Node, parts: Mapping[str, Node]) -> Node:
-    """The tree with columns of these bare names replaced."""
-    made: Node = replace(node, lambda n: deepcopy(parts[n["column_names"][0]]) if _is_bare_column(n, parts) else None)
-    return made
+    """A copy of a tree with columns of these bare names replaced."""
+    bare = (n for n in walk(node) if is_column(n) and len(n["column_names"]) == 1)
+    return copy_replacing(node, {id(n): parts[name] for n in bare if (name := n["column_names"][0]) in parts})
 
 
-def copy_replacing(value: Any, parts: Mapping[int, Node]) -> Any:
+def copy_replacing(node: Node, parts: Mapping[int, Node]) -> Node:
     """A copy of a tree with copies of other ones in place of the nodes whose ids `parts` has."""
+    if id(node) in parts:
+        return copy_replacing(parts[id(node)], parts)
+    return {k: _copy_value(v, parts) if isinstance(v, (dict, list)) else v for k, v in node.items()}
+
+
+def _copy_value(value: object, parts: Mapping[int, Node]) -> object:
     if isinstance(value, dict):
-        if id(value) in parts:
-            return copy_replacing(parts[id(value)], parts)
-        return {k: copy_replacing(v, parts) if isinstance(v, (dict, list)) else v for k, v in value.items()}
-    if isinstance(value, list):
-        return [copy_replacing(v, parts) if isinstance(v, (dict, list)) else v for v in value]
-    return value
+        return copy_replacing(value, parts)
+    return [_copy_value(v, parts) for v in value] if isinstance(value, list) else value
 
 
-def _is_bare_column(node: Node, names: Mapping[str, Any]) -> bool:
-    return is_column(node) and len(node["column_names"]) == 1 and node["column_names"][0] in names
-
-
-def replace(value: Any, change: Callable[[Node], Node | None]) -> Any:
-    """The tree with nodes for which `change` gives another one replaced by it, from the root down."""
-    if isinstance(value, dict):
-        new = change(value)
-        if new is not None:
-            return new
-        for key, inner in value.items():
-            if isinstance(inner, (dict, list)):
-                value[key] = replace(inner, change)
-    elif isinstance(value, list):
-        for i, inner in enumerate(value):
-            if isinstance(inner, (dict, list)):
-                value[i] = replace(inner, change)
-    return value
-
-
-def walk(value: Any, *, into: Callable[[Node], bool] = lambda _: True) -> Iterator[Node]:
+def walk(tree: object, *, into: Callable[[Node], bool] = lambda _: True) -> Iterator[Node]:
     """Every node of a tree, outermost first; nothing below nodes that `into` refuses."""
-    stack = [value]
+    stack = [tree]
     while stack:
-        one = stack.pop()
-        if isinstance(one, dict):
-            yield one
-            if into(one):
-                stack.extend(v for v in reversed(one.values()) if isinstance(v, (dict, list)))
-        elif isinstance(one, list):
-            stack.extend(v for v in reversed(one) if isinstance(v, (dict, list)))
+        value = stack.pop()
+        if isinstance(value, dict):
+            yield value
+            if into(value):
+                stack.extend(v for v in reversed(value.values()) if isinstance(v, (dict, list)))
+        elif isinstance(value, list):
+            stack.extend(v for v in reversed(value) if isinstance(v, (dict, list)))
 
 
-def check_depth(value: Any) -> None:
+def check_depth(tree: Node) -> None:
     """NotSupported for a query that is nested more deeply than can be walked."""
-    level = [value]
+    level: list[Node | list[object]] = [tree]
     for _ in range(MAX_DEPTH):
-        level = [
-            v for one in level for v in (one.values() if isinstance(one, dict) else one) if isinstance(v, (dict, list))
-        ]
+        values = (v for outer in level for v in (outer.values() if isinstance(outer, dict) else outer))
+        level = [v for v in values if isinstance(v, (dict, list))]
         if not level:
             return
     raise NotSupported("This query is nested too deeply.", "Put a part of it into a view or a table.")
@@ -277,12 +262,12 @@ def is_column(node: Node) -> bool:
     return node.get("class") == "COLUMN_REF"
 
 
-def is_select(node: Any) -> bool:
+def is_select(node: object) -> bool:
     """One SELECT with its clauses."""
     return isinstance(node, dict) and node.get("type") == "SELECT_NODE"
 
 
-def is_query(node: Any) -> bool:
+def is_query(node: object) -> bool:
     """A SELECT, a set operation or a recursive query."""
     return isinstance(node, dict) and str(node.get("type", "")).endswith("_NODE")
 
@@ -300,6 +285,11 @@ def is_constant(node: Node | None) -> bool:
 def is_join(node: Node | None) -> bool:
     """Two relations joined."""
     return node is not None and node.get("type") == "JOIN"
+
+
+def join_type(join: Node) -> str:
+    """INNER, LEFT, RIGHT, FULL, SEMI or ANTI."""
+    return str(join.get("join_type", "INNER"))
 
 
 def is_subquery(node: Node) -> bool:
@@ -324,8 +314,8 @@ def alias_of(node: Node) -> str:
 
 def ctes(node: Node) -> list[Node]:
     """The WITH list of a query: key and value each."""
-    found: list[Node] = node.get("cte_map", {}).get("map", [])
-    return found
+    entries: list[Node] = node.get("cte_map", {}).get("map", [])
+    return entries
 
 
 def cte_query(entry: Node) -> Node | None:
@@ -349,8 +339,8 @@ def conjuncts(condition: Node | None) -> list[Node]:
         return []
     if condition.get("type") == "CONJUNCTION_AND":
         return [c for child in condition["children"] for c in conjuncts(child)]
-    if (turned := _negate(condition)) is not None:
-        return conjuncts(turned)
+    if (negated := _negate(condition)) is not None:
+        return conjuncts(negated)
     if condition.get("type") == "COMPARE_EQUAL":
         left, right = condition["left"], condition["right"]
         if _is_row(left) and _is_row(right) and len(arguments(left)) == len(arguments(right)):
@@ -363,8 +353,8 @@ def is_true(node: Node) -> bool:
     """Whether a condition is the word true, which stands for none."""
     while node.get("class") == "CAST":
         node = node["child"]
-    found = node.get("literal", {}).get("text") or node.get("value", {}).get("value")
-    return is_constant(node) and found in (True, "true", "t")
+    value = node.get("literal", {}).get("text") or node.get("value", {}).get("value")
+    return is_constant(node) and value in (True, "true", "t")
 
 
 def _is_row(node: Node) -> bool:
@@ -386,8 +376,8 @@ def _negate(node: Node) -> Node | None:
     if inner.get("type") in NEGATED_TYPES:
         return {**inner, "type": NEGATED_TYPES[inner["type"]]}
     if inner.get("type") == "OPERATOR_NOT":
-        twice: Node = inner["children"][0]
-        return twice
+        negated_twice: Node = inner["children"][0]
+        return negated_twice
     if inner.get("type") == "CONJUNCTION_OR":
         negated = [{**node, "children": [child]} for child in inner["children"]]
         return {**inner, "type": "CONJUNCTION_AND", "children": negated}
@@ -401,36 +391,36 @@ def arguments(function: Node) -> list[Node]:
     return list(function.get("children", []))
 
 
-def set_arguments(function: Node, given: list[Node]) -> None:
+def set_arguments(function: Node, values: list[Node]) -> None:
     """Give a function these arguments."""
     if "arguments" in function:
-        one = {k: v for k, v in function["arguments"][0].items() if k != "expression"}
-        function["arguments"] = [{**one, "expression": g} for g in given]
+        template = {k: v for k, v in function["arguments"][0].items() if k != "expression"}
+        function["arguments"] = [{**template, "expression": value} for value in values]
     else:
-        function["children"] = given
+        function["children"] = values
 
 
 def conjunction(conditions: list[Node]) -> Node | None:
     """Conditions joined by AND; None for none."""
     if len(conditions) < 2:
         return conditions[0] if conditions else None
-    made = expression("a AND b")
-    made["children"] = conditions
-    return made
+    node = expression("a AND b")
+    node["children"] = conditions
+    return node
 
 
 # -- the text before DuckDB reads it ----------------------------------------------------------------------------
 
 
-def normalize_names(text: str, found: list[Token], is_model: Callable[[str], bool]) -> str:
+def normalize_names(text: str, tokens: list[Token], is_model: Callable[[str], bool]) -> str:
     """The text with `name.N` as one name and `backticks` as "quotes", every character where it was."""
     out = list(text)
-    for i, token in enumerate(found):
+    for i, token in enumerate(tokens):
         if token.kind == "quoted" and text[token.start] == "`":
             out[token.start] = out[token.end - 1] = '"'
         if token.kind not in ("word", "quoted") or not is_model(token.value):
             continue
-        dot, end = _find_version(found, i)
+        dot, end = _find_version(tokens, i)
         if end:
             if token.kind == "quoted":
                 out[token.end - 1 : end] = [VERSION_DOT if j == dot else text[j] for j in range(dot, end)] + ['"']
@@ -439,9 +429,9 @@ def normalize_names(text: str, found: list[Token], is_model: Callable[[str], boo
     return "".join(out)
 
 
-def _find_version(found: list[Token], i: int) -> tuple[int, int]:
+def _find_version(tokens: list[Token], i: int) -> tuple[int, int]:
     """Where the dot and the digits of `.N` behind token i are; (0, 0) if there are none."""
-    following = found[i + 1 : i + 3]
+    following = tokens[i + 1 : i + 3]
     if following and following[0].kind == "number" and following[0].text.startswith("."):
         digits = following[0].text[1:]
         return (following[0].start, following[0].end) if digits.isdigit() else (0, 0)
@@ -461,7 +451,7 @@ def _reserved_words() -> frozenset[str]:
     )
 
 
-def complete_joins(text: str, found: list[Token], is_model: Callable[[str], bool]) -> tuple[str, list[int]]:
+def complete_joins(text: str, tokens: list[Token], is_model: Callable[[str], bool]) -> tuple[str, list[int]]:
     """The text with ON true behind models that are joined without a condition, and where that was put.
 
     >>> from sqlft.sql.lexer import tokenize
@@ -469,40 +459,40 @@ def complete_joins(text: str, found: list[Token], is_model: Callable[[str], bool
     'FROM t JOIN m ON true WHERE 1'
     """
     places = []
-    for i, token in enumerate(found):
-        if token.word != "JOIN" or (i and found[i - 1].word in ("CROSS", "NATURAL", "POSITIONAL")):
+    for i, token in enumerate(tokens):
+        if token.word != "JOIN" or (i and tokens[i - 1].word in ("CROSS", "NATURAL", "POSITIONAL")):
             continue
-        last = _find_model_end(found, i + 1, is_model)
+        last = _find_model_end(tokens, i + 1, is_model)
         if last is None:
             continue
-        following = found[last + 1 : last + 3]
+        following = tokens[last + 1 : last + 3]
         if following and following[0].word == "AS":
             last += 2
         elif following and following[0].kind in ("word", "quoted") and following[0].word not in _reserved_words():
             last += 1
-        behind = [t.word for t in found[last + 1 : last + 3]]
+        behind = [t.word for t in tokens[last + 1 : last + 3]]
         if behind[:1] == ["ON"] or (behind[:1] == ["USING"] and behind[1:] != ["SAMPLE"]):
             continue
-        places.append(found[min(last, len(found) - 1)].end)
+        places.append(tokens[min(last, len(tokens) - 1)].end)
     for place in reversed(places):
         text = f"{text[:place]}{ON_TRUE}{text[place:]}"
     return text, places
 
 
-def _find_model_end(found: list[Token], i: int, is_model: Callable[[str], bool]) -> int | None:
+def _find_model_end(tokens: list[Token], i: int, is_model: Callable[[str], bool]) -> int | None:
     """The last token of a model's name at token i; None if none stands there."""
-    is_one = False
+    is_name = False
     last = None
-    while i < len(found) and found[i].kind in ("word", "quoted"):
-        is_one, last = is_model(found[i].value), i
-        if is_one:
-            _, end = _find_version(found, i)
+    while i < len(tokens) and tokens[i].kind in ("word", "quoted"):
+        is_name, last = is_model(tokens[i].value), i
+        if is_name:
+            _, end = _find_version(tokens, i)
             if end:
-                return next(j for j in range(i, len(found)) if found[j].end == end)
-        if i + 1 >= len(found) or found[i + 1].text != ".":
+                return next(j for j in range(i, len(tokens)) if tokens[j].end == end)
+        if i + 1 >= len(tokens) or tokens[i + 1].text != ".":
             break
         i += 2
-    return last if is_one else None
+    return last if is_name else None
 
 
 def split_version(name: str) -> tuple[str, int | None]:
@@ -533,11 +523,11 @@ def is_scalar(function: str) -> bool:
     return function in _read_functions()[0]
 
 
-def is_volatile(value: Any) -> bool:
+def is_volatile(tree: Node) -> bool:
     """Whether a tree has a part that differs each time it is computed: random(), a sample."""
     return any(
         (n.get("class") == "FUNCTION" and n.get("function_name") in _read_functions()[1]) or n.get("sample")
-        for n in walk(value)
+        for n in walk(tree)
     )
 
 
@@ -550,9 +540,7 @@ def is_row_wise(node: Node) -> bool:
     if modifier(node, "DISTINCT") is not None:
         return False
     order = modifier(node, "ORDER")
-    for one in walk([node["select_list"], order or []], into=lambda n: not is_query(n)):
-        if one.get("class") == "WINDOW":
-            return False
-        if one.get("class") == "FUNCTION" and not is_scalar(one.get("function_name", "")):
-            return False
-    return True
+    return not any(
+        n.get("class") == "WINDOW" or (n.get("class") == "FUNCTION" and not is_scalar(n.get("function_name", "")))
+        for n in walk([node["select_list"], order or []], into=lambda n: not is_query(n))
+    )

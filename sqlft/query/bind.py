@@ -10,7 +10,7 @@ A model is a relation with one row for each combination of its inputs, NULL incl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Protocol
 
 import duckdb
 
@@ -29,6 +29,7 @@ from sqlft.query.scope import (
     add_ctes,
     drop_schema,
     find_join_path,
+    joins,
     leaves,
     output_names,
     remove_scans,
@@ -38,21 +39,24 @@ from sqlft.query.scope import (
 from sqlft.sql.names import format_name
 
 EQUALITY_TYPES = ("COMPARE_EQUAL", "COMPARE_NOT_DISTINCT_FROM")
-PRESERVED_SIDES = {"LEFT": ("left",), "RIGHT": ("right",), "OUTER": ("left", "right"), "ANTI": ("left",)}
+PRESERVED_SIDES = {"LEFT": ("left",), "RIGHT": ("right",), "FULL": ("left", "right"), "ANTI": ("left",)}
 """Sides of a join whose rows stay without a partner."""
 
 
-class NameResolver:
-    """What names of tables stand for; the executor's session gives these."""
+class NameResolver(Protocol):
+    """What names of tables stand for; the planner of a statement knows."""
 
-    def __init__(
-        self,
-        model: Callable[[str, str, int | None, str], ResolvedVersion | None],
-        table: Callable[[str, str, str], Node | None],
-        current_schema: Callable[[], str],
-        is_known: Callable[[str], bool],
-    ) -> None:
-        self.model, self.table, self.current_schema, self.is_known = model, table, current_schema, is_known
+    def resolve_model(self, schema: str, name: str, number: int | None, alias: str) -> ResolvedVersion | None:
+        """The version of a model that a name in FROM means."""
+
+    def resolve_table(self, catalog: str, schema: str, name: str) -> Node | None:
+        """What stands in the place of a view over models or of one of sqlft's tables."""
+
+    def current_schema(self) -> str:
+        """The schema in which names without one are looked for."""
+
+    def is_model_name(self, name: str) -> bool:
+        """Whether a model or a view over models has this name."""
 
 
 class Binder:
@@ -63,7 +67,7 @@ class Binder:
     ) -> None:
         self._names, self._text, self._offset_of = names, text, offset_of
         self._con = con
-        self.columns = RelationColumns(con, names.is_known)
+        self.columns = RelationColumns(con, names.is_model_name)
         self.scans: list[ModelScan] = []
         self.blocks: list[QueryBlock] = []
         self._readers: dict[int, tuple[Node, list[tuple[QueryBlock, Node]]]] = {}
@@ -85,10 +89,10 @@ class Binder:
 
     # -- finding -----------------------------------------------------------------------------------------------
 
-    def _visit(self, value: Any, block: QueryBlock | None, ctes: tuple[Node, ...], item: Node | None) -> None:
+    def _visit(self, value: object, block: QueryBlock | None, ctes: tuple[Node, ...], item: Node | None) -> None:
         if isinstance(value, list):
-            for one in value:
-                self._visit(one, block, ctes, item)
+            for inner in value:
+                self._visit(inner, block, ctes, item)
         elif isinstance(value, dict):
             if ast.is_query(value):
                 self._visit_query(value, block, ctes, item)
@@ -97,10 +101,10 @@ class Binder:
             else:
                 if value.get("type") == "PIVOT":
                     self._wrap_source(value)
-                inner = value if ast.is_subquery(value) else None if "class" in value else item
-                for one in list(value.values()):
-                    if isinstance(one, (dict, list)):
-                        self._visit(one, block, ctes, inner)
+                item = value if ast.is_subquery(value) else None if "class" in value else item
+                for inner in list(value.values()):
+                    if isinstance(inner, (dict, list)):
+                        self._visit(inner, block, ctes, item)
 
     def _wrap_source(self, pivot: Node) -> None:
         """PIVOT of a table is PIVOT of a query over it, so that a model in it has a block."""
@@ -128,11 +132,11 @@ class Binder:
                 )
             return
         if ast.is_select(node):
-            made = QueryBlock(node, block, item, ctes)
-            self.blocks.append(made)
+            inner = QueryBlock(node, block, item, ctes)
+            self.blocks.append(inner)
             for key, value in list(node.items()):
                 if key != "cte_map":
-                    self._visit(value, made, ctes, None)
+                    self._visit(value, inner, ctes, None)
             return
         for key, value in list(node.items()):
             if key != "cte_map":
@@ -146,11 +150,11 @@ class Binder:
                 self._readers.setdefault(id(entry), (entry, []))[1].append((block, node))
             return
         plain, number = ast.split_version(name)
-        new = self._names.table(catalog, schema, name)
-        if new is not None:
-            self._substitute_table(node, new, block, ctes)
+        replacement = self._names.resolve_table(catalog, schema, name)
+        if replacement is not None:
+            self._substitute_table(node, replacement, block, ctes)
             return
-        resolved = None if catalog else self._names.model(schema, plain, number, node.get("alias", "") or plain)
+        resolved = None if catalog else self._names.resolve_model(schema, plain, number, node.get("alias", "") or plain)
         if resolved is None:
             return
         if block is None or node.get("column_name_alias"):
@@ -164,7 +168,9 @@ class Binder:
         self.scans.append(scan)
         block.scans.append(scan)
 
-    def _substitute_table(self, node: Node, new: Node, block: QueryBlock | None, ctes: tuple[Node, ...]) -> None:
+    def _substitute_table(
+        self, node: Node, replacement: Node, block: QueryBlock | None, ctes: tuple[Node, ...]
+    ) -> None:
         """A view over models, or one of sqlft's tables, in a table's place."""
         schema = ast.table_name(node)[1]
         alias = node.get("alias", "") or ast.split_version(ast.table_name(node)[2])[0]
@@ -172,7 +178,7 @@ class Binder:
             drop_schema(block.node, alias)
         renamed, sample = node.get("column_name_alias"), node.get("sample")
         node.clear()
-        node.update(new)
+        node.update(replacement)
         node["alias"] = alias
         if renamed:
             node["column_name_alias"] = renamed
@@ -197,18 +203,14 @@ class Binder:
     def _read_conditions(self, block: QueryBlock) -> None:
         node = block.node
         block.conditions = [Condition(c, node) for c in ast.conjuncts(node.get("where_clause"))]
-        stack = [node.get("from_table")]
-        while stack:
-            relation = stack.pop()
-            if relation is not None and ast.is_join(relation):
-                block.conditions += [Condition(c, relation) for c in ast.conjuncts(relation.get("condition"))]
-                stack += [relation["left"], relation["right"]]
+        for join in joins(node.get("from_table")):
+            block.conditions += [Condition(c, join) for c in ast.conjuncts(join.get("condition"))]
 
     def _find_uses(self, scan: ModelScan) -> None:
         columns = scan.columns
         alias, project = scan.alias.lower(), scan.resolved.model.key.project.lower()
-        path = find_join_path(scan.block.node["from_table"], scan.node) or []
-        is_visible = not any(j.get("join_type") in ("SEMI", "ANTI") and side == "right" for j, side in path)
+        path = scan.join_path
+        is_visible = not any(ast.join_type(j) in ("SEMI", "ANTI") and side == "right" for j, side in path)
         for node, nested, parameters in self._find_columns(scan.block.node, (), frozenset()):
             if node.get("class") == "STAR":
                 star = node.get("relation_name", "").lower()
@@ -236,71 +238,59 @@ class Binder:
                 scan.uses.append(ColumnUse(node, names[0], False))
 
     def _find_columns(
-        self, value: Any, nested: tuple[Node, ...], parameters: frozenset[str], *, top: bool = True
+        self, value: object, nested: tuple[Node, ...], parameters: frozenset[str], *, top: bool = True
     ) -> Iterator[tuple[Node, tuple[Node, ...], frozenset[str]]]:
         """Columns and stars below a SELECT, each with the SELECTs between and the parameters of lambdas around it."""
         if isinstance(value, list):
-            for one in value:
-                yield from self._find_columns(one, nested, parameters, top=False)
-            return
+            for inner in value:
+                yield from self._find_columns(inner, nested, parameters, top=False)
         if not isinstance(value, dict):
             return
         kind = value.get("class")
         if kind in ("COLUMN_REF", "STAR"):
             yield value, nested, parameters
         if kind == "LAMBDA":
-            lhs = value.get("lhs")
-            parameters |= {n["column_names"][0].lower() for n in ast.walk(lhs) if ast.is_column(n)}
+            parameters |= {n["column_names"][0].lower() for n in ast.walk(value.get("lhs")) if ast.is_column(n)}
         if ast.is_select(value) and not top:
             nested = (*nested, value)
         is_order = value.get("type") == "ORDER_MODIFIER" and not nested
-        for key, one in list(value.items()):
-            if isinstance(one, (dict, list)) and not (top and key == "cte_map"):
-                for found in self._find_columns(one, nested, parameters, top=False):
+        for key, inner in list(value.items()):
+            if isinstance(inner, (dict, list)) and not (top and key == "cte_map"):
+                for found in self._find_columns(inner, nested, parameters, top=False):
                     if not (is_order and found[0].get("class") == "STAR"):  # ORDER BY ALL
                         yield found
-
-    def _is_nested_column(self, name: str, nested: tuple[Node, ...], scan: ModelScan) -> bool:
-        return any(name in self._columns_of_block(s, scan) for s in nested)
 
     def _is_other_column(
         self, name: str, nested: tuple[Node, ...], scan: ModelScan, *, any_column: bool = False
     ) -> bool:
         """Whether a bare name means a column of a subquery's table, or of the block's own where it is an input."""
-        if nested and self._is_nested_column(name, nested, scan):
+        if any(name in self._columns_of_select(node, scan) for node in nested):
             return True
         if not any_column and name not in {i.lower() for i in scan.inputs}:
             return False
-        return name in self._base_columns(scan.block)
+        return any(name in self._leaf_columns(table, scan.block) for table in self._tables_of(scan.block))
 
-    def _columns_of_block(self, node: Node, scan: ModelScan) -> frozenset[str]:
-        inner = {b.node["from_table"] is node.get("from_table"): b for b in self.blocks if b.node is node}
-        block = next(iter(inner.values()), None)
-        models = frozenset(c for s in (block.scans if block else ()) for c in s.columns)
-        plain = remove_scans(node.get("from_table"), block.scans if block else ())
+    def _columns_of_select(self, node: Node, scan: ModelScan) -> frozenset[str]:
+        block = next((b for b in self.blocks if b.node is node), None)
+        scans = block.scans if block else ()
+        models = frozenset(c for s in scans for c in s.columns)
+        plain = remove_scans(node.get("from_table"), scans)
         return models | self.columns.of(plain, block.ctes if block else scan.block.ctes)
 
-    def _base_columns(self, block: QueryBlock) -> frozenset[str]:
-        found: frozenset[str] = frozenset()
+    def _tables_of(self, block: QueryBlock, relation: Node | None = None) -> list[Node]:
+        """Relations of a block's FROM, or of a part of it, that are no models."""
         models = {id(s.node) for s in block.scans}
-        for leaf in leaves(block.node.get("from_table")):
-            if id(leaf) not in models:
-                found |= self._leaf_columns(leaf, block)
-        return found
+        return [leaf for leaf in leaves(relation or block.node.get("from_table")) if id(leaf) not in models]
 
     def _leaf_columns(self, leaf: Node, block: QueryBlock) -> frozenset[str]:
-        """A relation's columns; of a query that reads models, the names that it gives out."""
+        """A relation's columns, a model's too; of a query that reads models, the names of its output columns."""
+        scan = next((s for s in block.scans if s.node is leaf), None)
+        if scan is not None:
+            return frozenset(scan.columns)
         inner = next((b for b in self.blocks if b.item is leaf and b.outer is block), None)
-        if inner is None or not any(self._is_inside(s.block, inner) for s in self.scans):
+        if inner is None or not any(_is_inside(s.block, inner) for s in self.scans):
             return self.columns.of(leaf, block.ctes)
         return frozenset(output_names(inner.node))
-
-    def _is_inside(self, block: QueryBlock | None, outer: QueryBlock) -> bool:
-        while block is not None:
-            if block is outer:
-                return True
-            block = block.outer
-        return False
 
     # -- binding -------------------------------------------------------------------------------------------------
 
@@ -313,9 +303,9 @@ class Binder:
             )
         self._check_joins(scan, path)
         for name in scan.inputs:
-            found = self._bind_shared(scan, name, path) or self._bind_explicit(scan, name, path)
-            if found is not None:
-                scan.bindings[name] = found
+            binding = self._bind_shared(scan, name, path) or self._bind_explicit(scan, name, path)
+            if binding is not None:
+                scan.bindings[name] = binding
         for name in scan.inputs:
             if name not in scan.bindings:
                 scan.bindings[name] = self._bind_same_name(scan, name, path)
@@ -362,10 +352,9 @@ class Binder:
             if name in (n.lower() for n in scan.inputs):
                 continue
             if name not in scan.columns:
-                raise StatementError(
+                raise self._make_error(
+                    scan,
                     f"USING ({name}): the model '{scan.resolved.model.key.name}' has no column '{name}'.",
-                    self._text,
-                    self._offset_of(scan.node),
                     f"It has {', '.join(scan.columns.values())}.",
                 )
             mine = ast.column(scan.alias, scan.columns[name])
@@ -375,21 +364,14 @@ class Binder:
         join["using_columns"] = []
 
     def _side_columns(self, relation: Node, block: QueryBlock) -> frozenset[str]:
-        models = {id(s.node): s for s in block.scans}
-        found: frozenset[str] = frozenset()
-        for leaf in leaves(relation):
-            scan = models.get(id(leaf))
-            found |= frozenset(scan.columns) if scan is not None else self._leaf_columns(leaf, block)
-        return found
+        return frozenset(c for leaf in leaves(relation) for c in self._leaf_columns(leaf, block))
 
     def _column_of(self, relation: Node, name: str, block: QueryBlock) -> Node:
         """A column of one of the relation's tables, by its table's alias where there is one."""
-        models = {id(s.node): s for s in block.scans}
         for leaf in leaves(relation):
-            scan = models.get(id(leaf))
-            columns = frozenset(scan.columns) if scan is not None else self._leaf_columns(leaf, block)
-            alias = scan.alias if scan is not None else ast.alias_of(leaf)
-            if name.lower() in columns:
+            if name.lower() in self._leaf_columns(leaf, block):
+                scan = next((s for s in block.scans if s.node is leaf), None)
+                alias = scan.alias if scan is not None else ast.alias_of(leaf)
                 column = ast.column(alias, name) if alias else ast.column(name)
                 if scan is not None:
                     scan.uses.append(ColumnUse(column, name.lower(), True))
@@ -397,8 +379,8 @@ class Binder:
         return ast.column(name)
 
     def _check_preserved(self, scan: ModelScan, name: str, join: Node, side: str) -> None:
-        if side in PRESERVED_SIDES.get(join.get("join_type", "INNER"), ()):
-            kind = {"OUTER": "FULL"}.get(join["join_type"], join["join_type"])
+        if side in PRESERVED_SIDES.get(ast.join_type(join), ()):
+            kind = ast.join_type(join)
             raise NotSupported(
                 f"The model '{scan.resolved.model.key.name}' has a row for every text there is, and this {kind} JOIN "
                 f"would keep those without a partner: the input '{name}' has no end of values.",
@@ -409,53 +391,52 @@ class Binder:
         """The binding that a condition gives; StatementError for one that tries to and cannot."""
         tried: Condition | None = None
         for condition in scan.block.conditions:
-            mine = [u for u in self._uses_in(scan, condition.node) if u.column == name.lower()]
+            mine = [u for u in _uses_in(scan, condition.node) if u.column == name.lower()]
             if not mine:
                 continue
-            found = self._bind_condition(scan, name, condition.node, {id(u.node) for u in mine})
-            if found is not None:
+            binding = self._bind_condition(scan, name, condition.node, {id(u.node) for u in mine})
+            if binding is not None:
                 for join, side in path:
-                    if join is condition.holder and self._reads_other_side(scan, found, join, side):
+                    if join is condition.holder and self._reads_other_side(scan, binding, join, side):
                         self._check_preserved(scan, name, join, side)
-                found.conditions = [condition]
-                return found
+                binding.conditions = [condition]
+                return binding
             if _tries_to_bind(condition.node, {id(u.node) for u in mine}):
                 tried = condition
         if tried is not None:
-            said = ast.expression_sql(tried.node)
+            sql = ast.expression_sql(tried.node)[:200]
             model = scan.resolved.model.key.name
-            raise StatementError(
-                f"The condition {said[:200]} does not say what '{name}' of the model '{model}' is: an equality "
+            raise self._make_error(
+                scan,
+                f"The condition {sql} does not say what '{name}' of the model '{model}' is: an equality "
                 "under OR or NOT, or on a part of it, gives it no value.",
-                self._text,
-                self._offset_of(scan.node),
                 f"Write one for all rows, joined by AND: {model}.{name} = …, or {model}.{name} IN (…).",
             )
         return None
 
-    def _reads_other_side(self, scan: ModelScan, found: InputBinding, join: Node, side: str) -> bool:
-        if not any(ast.is_column(n) for tree in found.trees for n in ast.walk(tree)):
+    def _reads_other_side(self, scan: ModelScan, binding: InputBinding, join: Node, side: str) -> bool:
+        if not any(ast.is_column(n) for tree in binding.trees for n in ast.walk(tree)):
             return False
-        return side in PRESERVED_SIDES.get(join.get("join_type", "INNER"), ())
+        return side in PRESERVED_SIDES.get(ast.join_type(join), ())
 
     def _bind_condition(self, scan: ModelScan, name: str, node: Node, mine: set[int]) -> InputBinding | None:
         kind = node.get("type")
         if kind in EQUALITY_TYPES:
             for this, other in (("left", "right"), ("right", "left")):
-                if _is_input(node[this], mine) and not self._reads(scan, node[other]):
+                if _is_input(node[this], mine) and not _uses_in(scan, node[other]):
                     return InputBinding([node[other]])
         if kind == "COMPARE_IN" and _is_input(node["children"][0], mine):
             values = node["children"][1:]
-            if not any(self._reads(scan, v) for v in values):
+            if not any(_uses_in(scan, v) for v in values):
                 return InputBinding(values)
         if kind == "SUBQUERY" and node.get("subquery_type") == "ANY" and _is_input(node.get("child"), mine):
             query = node["subquery"]["node"]
-            if node.get("comparison_type") in EQUALITY_TYPES and not self._reads(scan, query):
+            if node.get("comparison_type") in EQUALITY_TYPES and not _uses_in(scan, query):
                 listed = _array_items(query)
                 return InputBinding([], query) if listed is None else InputBinding(listed)
         if kind == "FUNCTION" and node.get("function_name") == "contains":
-            looked_into, asked = ast.arguments(node)
-            if _is_input(asked, mine) and not self._reads(scan, looked_into) and self._is_list(scan, looked_into):
+            looked_into, item = ast.arguments(node)
+            if _is_input(item, mine) and not _uses_in(scan, looked_into) and self._is_list(scan, looked_into):
                 return InputBinding([], select_expression(ast.expression("unnest(x)", x=looked_into)))
         if kind == "CONJUNCTION_OR":
             parts = [self._bind_condition(scan, name, c, mine) for c in _disjuncts(node)]
@@ -474,40 +455,26 @@ class Binder:
             return False
         return True
 
-    def _reads(self, scan: ModelScan, tree: Node) -> bool:
-        """Whether a tree mentions a column of this very model."""
-        return bool(self._uses_in(scan, tree))
-
-    def _uses_in(self, scan: ModelScan, tree: Node) -> list[ColumnUse]:
-        inside = {id(n) for n in ast.walk(tree) if ast.is_column(n)}
-        return [u for u in scan.uses if id(u.node) in inside]
-
     def _bind_same_name(self, scan: ModelScan, name: str, path: list[tuple[Node, str]]) -> InputBinding:
         """The column of the input's name in the nearest table that has one."""
-        model, said = scan.resolved.model.key.name, format_name(name)
+        model, column_name = scan.resolved.model.key.name, format_name(name)
         for join, side in reversed(path):
             other = join["right" if side == "left" else "left"]
-            models = {id(s.node) for s in scan.block.scans}
-            tables = [leaf for leaf in leaves(other) if id(leaf) not in models]
+            tables = self._tables_of(scan.block, other)
             if any(name.lower() in self._leaf_columns(leaf, scan.block) for leaf in tables):
                 self._check_preserved(scan, name, join, side)
                 column = self._find_unambiguous(tables, name, scan)
                 return InputBinding([column], holder=join, is_hidden=True)
-        has_tables = any(
-            id(leaf) not in {id(s.node) for s in scan.block.scans} for leaf in leaves(scan.block.node["from_table"])
-        )
-        if has_tables:
-            raise StatementError(
+        if self._tables_of(scan.block):
+            raise self._make_error(
+                scan,
                 f"The input '{name}' of the model '{model}' has no value, and no table has a column of that name.",
-                self._text,
-                self._offset_of(scan.node),
-                f"Map it: JOIN {model} ON {model}.{said} = table.column.",
+                f"Map it: JOIN {model} ON {model}.{column_name} = table.column.",
             )
-        raise StatementError(
+        raise self._make_error(
+            scan,
             f"The input '{name}' of the model '{model}' has no value.",
-            self._text,
-            self._offset_of(scan.node),
-            f"Give it one: WHERE {said} = '…', or JOIN {model} ON {model}.{said} = table.column.",
+            f"Give it one: WHERE {column_name} = '…', or JOIN {model} ON {model}.{column_name} = table.column.",
         )
 
     def _find_unambiguous(self, tables: list[Node], name: str, scan: ModelScan) -> Node:
@@ -515,6 +482,10 @@ class Binder:
         having = [leaf for leaf in tables if name.lower() in self._leaf_columns(leaf, scan.block)]
         alias = ast.alias_of(having[0])
         return ast.column(alias, name) if len(having) == 1 and alias else ast.column(name)
+
+    def _make_error(self, scan: ModelScan, message: str, next_step: str) -> StatementError:
+        """An error that points at a model."""
+        return StatementError(message, self._text, self._offset_of(scan.node), next_step)
 
     # -- what is read ----------------------------------------------------------------------------------------------
 
@@ -544,11 +515,12 @@ class Binder:
         return False
 
     def _find_output_names(self, scan: ModelScan, uses: list[ColumnUse]) -> set[str] | None:
-        """Names under which a query in FROM or WITH gives out these columns; None if they are used otherwise."""
+        """Names under which a query in FROM or WITH returns these columns; None if they are used otherwise."""
         block = scan.block
-        if (block.item is None and not self._is_cte(block)) or not ast.is_row_wise(block.node):
+        entry = next((e for e, _ in self._readers.values() if ast.cte_query(e) is block.node), {})
+        if (block.item is None and not entry) or not ast.is_row_wise(block.node):
             return None
-        if (block.item or {}).get("column_name_alias") or self._cte_of(block).get("value", {}).get("aliases"):
+        if (block.item or {}).get("column_name_alias") or entry.get("value", {}).get("aliases"):
             return None
         names = set()
         direct = {id(item): item for item in block.node["select_list"] if ast.is_column(item)}
@@ -558,14 +530,17 @@ class Binder:
             names.add((use.node.get("alias") or use.node["column_names"][-1]).lower())
         return names
 
-    def _cte_of(self, block: QueryBlock) -> Node:
-        for entry, _ in self._readers.values():
-            if ast.cte_query(entry) is block.node:
-                return entry
-        return {}
 
-    def _is_cte(self, block: QueryBlock) -> bool:
-        return bool(self._cte_of(block))
+def _uses_in(scan: ModelScan, tree: Node) -> list[ColumnUse]:
+    """Where a tree mentions a column of this very model."""
+    inside = {id(n) for n in ast.walk(tree) if ast.is_column(n)}
+    return [u for u in scan.uses if id(u.node) in inside]
+
+
+def _is_inside(block: QueryBlock | None, outer: QueryBlock) -> bool:
+    while block is not None and block is not outer:
+        block = block.outer
+    return block is outer
 
 
 def _is_input(node: Node | None, mine: set[int]) -> bool:
@@ -589,18 +564,18 @@ def _array_items(query: Node) -> list[Node] | None:
 
 def _disjuncts(node: Node) -> list[Node]:
     if node.get("type") != "CONJUNCTION_OR":
-        found = ast.conjuncts(node)
-        return found if len(found) == 1 else [node]
+        conjuncts = ast.conjuncts(node)
+        return conjuncts if len(conjuncts) == 1 else [node]
     return [a for child in node["children"] for a in _disjuncts(child)]
 
 
 def _tries_to_bind(node: Node, mine: set[int]) -> bool:
     """Whether an equality with an input stands somewhere in a condition."""
-    for one in ast.walk(node, into=lambda n: not ast.is_query(n)):
-        if one.get("type") in EQUALITY_TYPES and any(_is_input(one[side], mine) for side in ("left", "right")):
+    for inner in ast.walk(node, into=lambda n: not ast.is_query(n)):
+        if inner.get("type") in EQUALITY_TYPES and any(_is_input(inner[side], mine) for side in ("left", "right")):
             return True
-        if one.get("type") == "COMPARE_IN" and _is_input(one["children"][0], mine):
+        if inner.get("type") == "COMPARE_IN" and _is_input(inner["children"][0], mine):
             return True
-        if one.get("subquery_type") == "ANY" and _is_input(one.get("child"), mine):
+        if inner.get("subquery_type") == "ANY" and _is_input(inner.get("child"), mine):
             return True
     return False

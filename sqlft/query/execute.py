@@ -8,10 +8,9 @@ for equal (collations, intervals, -0.0), so each row has the answer to its own t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -21,14 +20,21 @@ from sqlft.errors import NotSupported, StatementError
 from sqlft.inference.statement_runs import PromptTable, StatementRuns
 from sqlft.query import ast
 from sqlft.query.ast import Node
-from sqlft.query.plan import QueryPlan, ScanRemover, build_input_query, has_visible_columns, push_limit
-from sqlft.query.scope import Condition, ModelScan, QueryBlock, add_ctes, find_join_path, join_laterally, leaves, select
+from sqlft.query.plan import PushedLimit, QueryPlan, build_input_query, push_limit
+from sqlft.query.scope import (
+    Condition,
+    ModelScan,
+    QueryBlock,
+    ScanRemover,
+    add_ctes,
+    join_laterally,
+    joins,
+    leaves,
+    select,
+)
 from sqlft.session import Session
 from sqlft.sql.names import quote_name
 
-FIRST_ROWS, MAX_ROWS = 64, 16384
-FILTERED_ROWS = (64, 64, 128, 256, 512, 1024, 2048, 4096)
-EMIT_SECONDS = 0.05
 EXACT_TYPES = frozenset(
     {"BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "FLOAT"}
     | {"DOUBLE", "VARCHAR", "BLOB", "DATE", "TIME", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"}
@@ -40,13 +46,25 @@ _relation_numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class ModelStep:
-    """A model that was asked: the query that gives its inputs, and the columns of what stands in its place."""
+    """A model whose input rows are read: the query that gave them, and which prompt each distinct one is."""
 
     scan: ModelScan
     prompt_table: PromptTable
     query: str
+    inputs: pa.Table
+    """Distinct texts of the inputs: k0 …, their values where they are shown: v0 …, and n rows each."""
+    types: list[str]
+    prompt_ids: pa.Array
     rows: int
-    columns: frozenset[str]
+    is_limited: bool
+    """Whether a LIMIT of the query went below the model."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Lower-case names of the columns that what stands in the model's place may have."""
+        scan = self.scan
+        names = (*scan.inputs, *scan.outputs, *(scan.hidden_column(n) for n in scan.inputs), *_key_columns(scan))
+        return frozenset(n.lower() for n in names)
 
 
 def is_exact_type(kind: str) -> bool:
@@ -71,9 +89,9 @@ class Execution:
     """One query's models, asked; `dry` asks nothing and fetches no rows, for DESCRIBE, views and WITH NO DATA."""
 
     def __init__(
-        self, session: Session, asker: StatementRuns, plan: QueryPlan, text: str, *, dry: bool = False
+        self, session: Session, statement_runs: StatementRuns, plan: QueryPlan, text: str, *, dry: bool = False
     ) -> None:
-        self.session, self.statement_runs, self.plan, self.text, self.dry = session, asker, plan, text, dry
+        self.session, self.statement_runs, self.plan, self.text, self.dry = session, statement_runs, plan, text, dry
         self.reads_inputs = not dry
         """Whether input rows are fetched; EXPLAIN does, and asks nothing."""
         self.casts: dict[str, str] = {}
@@ -81,32 +99,37 @@ class Execution:
 
         It is put into the text, since not every version of DuckDB has a tree for every type.
         """
-        self.steps: list[ModelStep] = []
-        self.before_asking: Callable[[ModelStep], None] = lambda step: None
-        """Called with each step when its prompts are known, and not asked yet."""
-        self.prompt_tables = {s.number: asker.prompt_table(s.resolved, s.alias) for s in plan.bound.scans}
-        asker.check_using()
-        for book in {id(b): b for b in self.prompt_tables.values()}.values():
-            asked = [s for s in plan.bound.scans if self.prompt_tables[s.number] is book]
-            book.inference_run.keeps_details = any(n.endswith(("_usage", "_logprob")) for s in asked for n in s.outputs)
+        self.prompt_tables = {s.number: statement_runs.prompt_table(s.resolved, s.alias) for s in plan.bound.scans}
+        statement_runs.check_using()
+        detailed = [s.number for s in plan.bound.scans if any(n.endswith(("_usage", "_logprob")) for n in s.outputs)]
+        for prompts in self.prompt_tables.values():
+            prompts.inference_run.keeps_details = any(self.prompt_tables[n] is prompts for n in detailed)
         _name_columns(plan)
 
     def run_to_sql(self) -> str:
         """Ask all models; the query over their answers."""
-        unasked = {s.number for s in self.plan.order}
+        for _ in self.ask_models():
+            pass
+        return self.final_sql()
+
+    def ask_models(self) -> Iterator[ModelStep]:
+        """Ask the models one after the other; yields each when its prompts are known, before it is asked."""
         if self.reads_inputs:
             self._keep_volatile_rows()
+        unasked = {s.number for s in self.plan.order}
         for scan in self.plan.order:
-            self.ask(scan, unasked)
+            step = self.read_prompts(scan, unasked)
+            yield step
+            self.put_answers(step)
             unasked.discard(scan.number)
+
+    def final_sql(self) -> str:
+        """The query with relations of answers in the models' places."""
         return self.to_sql(self.plan.bound.tree)
 
     def to_sql(self, tree: Node) -> str:
         """A tree as text, relations of answers with their types."""
-        return self.with_casts(ast.to_sql(tree))
-
-    def with_casts(self, text: str) -> str:
-        """A text with the queries that give relations of answers their types."""
+        text = ast.to_sql(tree)
         for name, query in self.casts.items():
             text = text.replace(name, query)
         return text
@@ -123,67 +146,69 @@ class Execution:
     def _keep_rows(self, leaf: Node, block: QueryBlock) -> None:
         query = self.to_sql(add_ctes(select("*", leaf), block.ctes))
         try:
-            found = self.session.con.sql(query)
+            relation = self.session.con.sql(query)
         except duckdb.Error:
-            found = None
-        if found is None or not all(is_exact_type(str(t)) for t in found.types):
+            relation = None
+        if relation is None or not all(is_exact_type(str(t)) for t in relation.types):
             raise NotSupported(
                 "The rows for the model are drawn by chance, and this query would need to draw the same ones twice.",
                 "Draw them into a table first: CREATE TEMP TABLE drawn AS …, and join that.",
             )
-        drawn = ast.relation("x AS y")
-        ast.set_table(drawn, "", self.register(found.to_arrow_reader(100_000).read_all()))
-        drawn["alias"] = ast.alias_of(leaf)
+        name = register_table(self.session, relation.to_arrow_reader(100_000).read_all())
+        table = ast.registered_table(name, ast.alias_of(leaf))
         leaf.clear()
-        leaf.update(drawn)
+        leaf.update(table)
 
     # -- one model -----------------------------------------------------------------------------------------------
 
-    def ask(self, scan: ModelScan, unasked: set[int]) -> None:
+    def read_prompts(self, scan: ModelScan, unasked: set[int]) -> ModelStep:
+        """Read a model's input rows and give them their prompts; nothing is asked."""
         import pyarrow.compute as pc
 
-        base = build_input_query(scan, self.plan, unasked)
         limit = push_limit(scan, self.plan)
-        rows, query, kinds = self._read_input_rows(scan, base, limit, unasked)
-        count = len(scan.inputs)
-        book = self.prompt_tables[scan.number]
-        texts = [rows.column(f"k{j}") for j in range(count)]
-        ids = book.ids(texts, is_all=sum(b is book for b in self.prompt_tables.values()) == 1)
-        weights = rows.column("n")
-        total = int(pc.sum(weights).as_py() or 0)
-        book.inference_run.rows += total
-        shown = scan.find_shown_inputs()
-        names = {*scan.inputs, *scan.outputs, *(scan.hidden_column(n) for n in scan.inputs), *_key_columns(scan)}
-        self.steps.append(ModelStep(scan, book, query, total, frozenset(n.lower() for n in names)))
-        self.before_asking(self.steps[-1])
+        inputs, query, types = self._read_input_rows(scan, limit, unasked)
+        prompts = self.prompt_tables[scan.number]
+        texts = [inputs.column(f"k{j}") for j in range(len(scan.inputs))]
+        is_only = sum(p is prompts for p in self.prompt_tables.values()) == 1
+        rows = int(pc.sum(inputs.column("n")).as_py() or 0)
+        prompts.inference_run.rows += rows
+        return ModelStep(
+            scan, prompts, query, inputs, types, prompts.ids(texts, is_all=is_only), rows, limit is not None
+        )
+
+    def put_answers(self, step: ModelStep) -> None:
+        """Ask a model, and put a relation of its answers in its place."""
+        scan, types, inputs = step.scan, step.types, step.inputs
         if self.reads_inputs and not self.dry and scan.is_read:
-            book.ask_all()
-        columns: dict[str, Any] = {}
+            step.prompt_table.ask_all()
+        columns: dict[str, pa.ChunkedArray] = {}
         casts: dict[str, str] = {}
-        joined = {
-            name for name, key in zip(scan.inputs, _key_columns(scan), strict=True) if self._is_joined(scan, name)
-        }
+        keys = dict(zip(scan.inputs, _key_columns(scan), strict=True))
+        joined = {name for name in scan.inputs if self._is_joined(scan, name)}
+        shown = scan.find_shown_inputs()
         for j, name in enumerate(scan.inputs):
             if name in joined:
-                columns[_key_columns(scan)[j]] = texts[j]
+                columns[keys[name]] = inputs.column(f"k{j}")
             if name in shown:
-                where = scan.shown_column(name)
-                by_text = is_cast_back(kinds[j])
-                columns[where] = texts[j] if by_text else rows.column(f"v{j}")
+                column = scan.shown_column(name)
+                by_text = is_cast_back(types[j])
+                columns[column] = inputs.column(f"k{j}" if by_text else f"v{j}")
                 if by_text:
-                    casts[where] = kinds[j]
-        columns.update(zip(scan.outputs, book.columns(ids, scan.outputs, weights), strict=True))
-        relation = self._make_relation(scan, self.register(pa.table(columns)), casts)
-        self._replace(scan, relation, kinds, joined, limited=limit is not None)
+                    casts[column] = types[j]
+        answers = step.prompt_table.columns(step.prompt_ids, scan.outputs, inputs.column("n"))
+        columns.update(zip(scan.outputs, answers, strict=True))
+        relation = self._make_relation(scan, register_table(self.session, pa.table(columns)), casts)
+        self._replace(scan, relation, types, joined, limited=step.is_limited)
 
     def _read_input_rows(
-        self, scan: ModelScan, base: Any, limit: Any, unasked: set[int]
+        self, scan: ModelScan, limit: PushedLimit | None, unasked: set[int]
     ) -> tuple[pa.Table, str, list[str]]:
-        """The distinct texts of a model's inputs: k0 …, their values where they are shown: v0 …, and n rows each."""
+        """The rows of a step's inputs, the query that gave them, and the inputs' types."""
+        base = build_input_query(scan, self.plan, unasked)
         body = select("1", base.relation, base.where)
         body["select_list"] = [{**deepcopy(v), "alias": f"v{j}"} for j, v in enumerate(base.inputs)]
         if limit is not None:
-            body["modifiers"] = make_modifiers(limit.orders, limit.limit, limit.offset)
+            body["modifiers"] = make_modifiers(limit.orders, limit.limit, None)
         body = add_ctes(body, scan.block.ctes)
         kinds, body = self._bind(scan, body, unasked)
         shown = scan.find_shown_inputs()
@@ -218,16 +243,14 @@ class Execution:
         waiting = [s for s in self.plan.bound.scans if s.number in unasked]
         remover = ScanRemover(outer, waiting, leave_out=inner.item)
         relation = remover.copy_relation(outer.node.get("from_table"))
-        aliases = {ast.alias_of(leaf).lower() for leaf in leaves(relation)}
-        dropped = remover.dropped or inner.item is not None
         inside = id(inner.node)
-        where = []
-        for condition in outer.conditions:
-            if condition.holder is not outer.node or any(id(n) == inside for n in ast.walk(condition.node)):
-                continue
-            made = remover.copy_condition(condition.node)
-            if made is not None and not ast.is_volatile(made) and has_visible_columns(made, aliases, dropped):
-                where.append(made)
+        bindings = [c for s in waiting for c in s.conditions()]
+        conditions = [
+            c.node
+            for c in outer.conditions
+            if c.holder is outer.node and c not in bindings and all(id(n) != inside for n in ast.walk(c.node))
+        ]
+        where = remover.copy_visible(conditions, relation, is_partial=remover.dropped or inner.item is not None)
         around = ast.relation("(SELECT 1) AS __sqlft_inner")
         around["subquery"]["node"] = body
         return add_ctes(select("__sqlft_inner.*", join_laterally(relation, around), where), outer.ctes)
@@ -246,30 +269,24 @@ class Execution:
         return any(ast.is_column(n) for v in binding.values for n in ast.walk(v))
 
     def _make_relation(self, scan: ModelScan, name: str, casts: dict[str, str]) -> Node:
-        outputs = scan.resolved.outputs
-        parts = zip(outputs.columns, outputs.kinds, strict=True)
-        all_casts = {**casts, **{c.name: kind.text for c, kind in parts if kind.needs_cast}}
-        if all_casts:
+        if all_casts := {**casts, **answer_casts(scan)}:
             self.casts[name] = cast_relation_sql(name, all_casts)
-        made = ast.relation("x AS y")
-        ast.set_table(made, "", name)
-        made["alias"] = scan.alias
-        return made
+        return ast.registered_table(name, scan.alias)
 
     def _replace(self, scan: ModelScan, relation: Node, kinds: list[str], joined: set[str], *, limited: bool) -> None:
         """Put a relation of answers in the model's place, and comparisons of texts in that of its bindings."""
         block = scan.block
-        path = find_join_path(block.node["from_table"], scan.node) or []
+        path = scan.join_path
         for j, name in enumerate(scan.inputs):
             binding = scan.bindings[name]
-            own = [c for c in block.conditions if c in binding.conditions]
+            bound = [c for c in block.conditions if c in binding.conditions]
             equal = self._make_equality(scan, j, kinds[j]) if name in joined else None
-            for condition in own:
+            for condition in bound:
                 if equal is None:
                     block.conditions.remove(condition)
                 else:
                     condition.node = equal
-            if not own and equal is not None:
+            if not bound and equal is not None:
                 holder = binding.holder if binding.holder is not None else block.node
                 block.conditions.append(Condition(equal, holder))
         hide_columns(scan, [k for n, k in zip(scan.inputs, _key_columns(scan), strict=True) if n in joined])
@@ -285,47 +302,38 @@ class Execution:
         text = ast.expression(prompt_text_sql("x", kind))
         if binding.query is not None:
             query = "SELECT 1 FROM (SELECT 1) AS __q(v) WHERE a IS NOT DISTINCT FROM b"
-            made = ast.expression(
+            exists = ast.expression(
                 f"EXISTS ({query})", a=key, b=_encode_text(ast.expression(prompt_text_sql("__q.v", kind)))
             )
-            made["subquery"]["node"]["from_table"]["subquery"]["node"] = binding.query
-            return made
+            exists["subquery"]["node"]["from_table"]["subquery"]["node"] = binding.query
+            return exists
         several = len(binding.values) > 1
-        found = []
+        equalities = []
         for value in binding.values:
             same = ast.expression(f"CAST(x AS {kind})", x=value) if several else value
-            right = _encode_text(ast.substitute(deepcopy(text), {"x": same}))
-            found.append(ast.expression("a IS NOT DISTINCT FROM b", a=key, b=right))
-        if len(found) == 1:
-            return found[0]
+            right = _encode_text(ast.substitute(text, {"x": same}))
+            equalities.append(ast.expression("a IS NOT DISTINCT FROM b", a=key, b=right))
+        if len(equalities) == 1:
+            return equalities[0]
         either = ast.expression("a OR b")
-        either["children"] = found
+        either["children"] = equalities
         return either
-
-    def register(self, table: pa.Table) -> str:
-        """Make a table readable for this statement; its name."""
-        return register_table(self.session, table)
 
     def bind_error(self, error: duckdb.Error, scans: Sequence[ModelScan]) -> Exception:
         """What DuckDB says of an input that it cannot bind, in the words of the model."""
-        said = str(error)
+        message = str(error)
         for scan in scans:
-            model = scan.resolved.model.key.name
-            for tree in [t for b in scan.bindings.values() for t in b.trees]:
-                for node in ast.walk(tree):
-                    if ast.is_column(node) and len(node["column_names"]) > 1:
-                        table = node["column_names"][0]
-                        if f'table "{table}" not found' in said and any(
-                            ast.alias_of(leaf).lower() == table.lower()
-                            for leaf in leaves(scan.block.node["from_table"])
-                        ):
-                            return StatementError(
-                                f"An input of the model '{model}' comes from '{table}', "
-                                "which is joined to the model's answer.",
-                                self.text,
-                                0,
-                                f"Put the table first: FROM {table} JOIN …, or the condition on the answer into WHERE.",
-                            )
+            joined = {ast.alias_of(leaf).lower() for leaf in leaves(scan.block.node["from_table"])}
+            for node in (n for b in scan.bindings.values() for tree in b.trees for n in ast.walk(tree)):
+                table = node["column_names"][0] if ast.is_column(node) and len(node["column_names"]) > 1 else ""
+                if table.lower() in joined and f'table "{table}" not found' in message:
+                    return StatementError(
+                        f"An input of the model '{scan.resolved.model.key.name}' comes from '{table}', "
+                        "which is joined to the model's answer.",
+                        self.text,
+                        0,
+                        f"Put the table first: FROM {table} JOIN …, or the condition on the answer into WHERE.",
+                    )
         return error
 
 
@@ -334,12 +342,18 @@ def new_relation_name() -> str:
     return f"__sqlft_{next(_relation_numbers)}_"
 
 
-def register_table(session: Session, table: Any) -> str:
+def register_table(session: Session, table: pa.Table) -> str:
     """Make a table readable for this statement; its name."""
     name = new_relation_name()
     session.con.register(name, table)
     session.unregister_later(name)
     return name
+
+
+def answer_casts(scan: ModelScan) -> dict[str, str]:
+    """The types of answers that Arrow has no word for, by column."""
+    outputs = scan.resolved.outputs
+    return {c.name: kind.text for c, kind in zip(outputs.columns, outputs.kinds, strict=True) if kind.needs_cast}
 
 
 def _key_columns(scan: ModelScan) -> list[str]:
@@ -353,12 +367,12 @@ def cast_relation_sql(name: str, casts: dict[str, str]) -> str:
 
 
 def make_modifiers(orders: list[Node], limit: Node | None, offset: Node | None) -> list[Node]:
-    made: list[Node] = []
+    modifiers: list[Node] = []
     if orders:
-        made.append({"type": "ORDER_MODIFIER", "orders": deepcopy(orders)})
+        modifiers.append({"type": "ORDER_MODIFIER", "orders": deepcopy(orders)})
     if limit is not None or offset is not None:
-        made.append({"type": "LIMIT_MODIFIER", "limit": deepcopy(limit), "offset": deepcopy(offset)})
-    return made
+        modifiers.append({"type": "LIMIT_MODIFIER", "limit": deepcopy(limit), "offset": deepcopy(offset)})
+    return modifiers
 
 
 def _name_columns(plan: QueryPlan) -> None:
@@ -387,10 +401,10 @@ def hide_columns(scan: ModelScan, keys: Sequence[str]) -> None:
     for node in scan.rows:
         names = [(n, hidden.get(n, n)) for n in scan.inputs] + [(n, n) for n in scan.outputs]
         fields = ", ".join(f"{quote_name(n)} := {quote_name(scan.alias)}.{quote_name(c)}" for n, c in names)
-        made = ast.expression(f"struct_pack({fields})")
+        struct = ast.expression(f"struct_pack({fields})")
         alias = node.get("alias", "")
         node.clear()
-        node.update({**made, "alias": alias})
+        node.update({**struct, "alias": alias})
     leads = [n for n in hidden if scan.bindings[n].is_shown_by_star]
     for star in scan.stars:
         if leads and not star.get("relation_name"):
@@ -428,18 +442,12 @@ def _exclude_from_star(star: Node, names: Sequence[str]) -> None:
 def write_conditions(block: QueryBlock) -> None:
     """Put a block's conditions back into its WHERE and its joins."""
     block.node["where_clause"] = ast.conjunction([c.node for c in block.conditions if c.holder is block.node])
-    stack = [block.node.get("from_table")]
-    while stack:
-        join = stack.pop()
-        if join is None or not ast.is_join(join):
-            continue
-        stack += [join["left"], join["right"]]
-        found = [c.node for c in block.conditions if c.holder is join]
-        if found:
-            join["ref_type"] = (
-                "REGULAR" if join.get("ref_type", "REGULAR") == "CROSS" else join.get("ref_type", "REGULAR")
-            )
+    for join in joins(block.node.get("from_table")):
+        conditions = [c.node for c in block.conditions if c.holder is join]
+        kind = join.get("ref_type", "REGULAR")
+        if conditions:
+            join["ref_type"] = "REGULAR" if kind == "CROSS" else kind
             join["is_implicit"] = False
-        elif join.get("ref_type", "REGULAR") == "REGULAR" and not join.get("using_columns"):
-            found = [ast.expression("true")]
-        join["condition"] = ast.conjunction(found)
+        elif kind == "REGULAR" and not join.get("using_columns"):
+            conditions = [ast.expression("true")]
+        join["condition"] = ast.conjunction(conditions)

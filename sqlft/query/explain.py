@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from sqlft.errors import NotSupported
 from sqlft.inference.cache import Cache
 from sqlft.inference.estimate import InferenceEstimate, Interval, estimate_inference, estimate_unseen_prompts
-from sqlft.inference.statement_runs import PromptTable, StatementRuns
-from sqlft.query.execute import Execution, ModelStep
+from sqlft.inference.run import InferenceRun
+from sqlft.inference.statement_runs import PromptTable
+from sqlft.query.ast import Node
+from sqlft.query.execute import Execution
 from sqlft.query.scope import ModelScan
 from sqlft.query.slices import SlicedQuery, slice_query
 from sqlft.session import Session, format_dollars
@@ -40,20 +41,22 @@ class ExplainOptions(NamedTuple):
     as_json: bool = False
 
 
-@dataclass
-class ExplainedModel:
-    """One model of the plan: what was foreseen, and the book with what then happened."""
+class ExplainedModel(NamedTuple):
+    """One model of the plan: what asking it is estimated to take, and the prompts with what it then took."""
 
-    scan: ModelScan
-    forecast: InferenceEstimate
+    estimate: InferenceEstimate
     prompt_table: PromptTable
     note: str = ""
 
 
-def parse_explain_options(before: str) -> ExplainOptions | None:
-    """What stands before the query, if it is EXPLAIN; NotSupported for a format that this has not."""
-    heading = EXPLAIN_HEADING.fullmatch(before)
-    if heading is None:
+def parse_explain(text: str) -> tuple[ExplainOptions, int] | None:
+    """EXPLAIN's own words, and where the statement behind them starts; NotSupported for another format.
+
+    >>> parse_explain("EXPLAIN (ANALYZE, FORMAT JSON) SELECT 1")
+    (ExplainOptions(analyze=True, as_json=True), 31)
+    """
+    heading = EXPLAIN_HEADING.match(text)
+    if heading is None or heading.end() == len(text):
         return None
     words = [w.split() for w in (heading["options"] or "").upper().split(",") if w.strip()]
     formats = [w[-1] for w in words if w[0] == "FORMAT"]
@@ -61,22 +64,15 @@ def parse_explain_options(before: str) -> ExplainOptions | None:
     if others:
         what = f"format {formats[0].lower()}" if formats else f"option {others[0].lower()}"
         raise NotSupported(f"EXPLAIN has no {what} for queries that read models.", ADVICE)
-    return ExplainOptions(heading["analyze"] is not None or ["ANALYZE"] in words, formats == ["JSON"])
+    analyze = heading["analyze"] is not None or ["ANALYZE"] in words
+    return ExplainOptions(analyze, formats == ["JSON"]), heading.end()
 
 
 class Explainer:
-    """Draws one query's plan."""
+    """Explains one query."""
 
-    def __init__(
-        self, session: Session, cache: Cache, asker: StatementRuns, execution: Execution, what: ExplainOptions
-    ) -> None:
-        self._session, self._cache, self._statement_runs, self._execution, self._explain_options = (
-            session,
-            cache,
-            asker,
-            execution,
-            what,
-        )
+    def __init__(self, session: Session, cache: Cache, execution: Execution, options: ExplainOptions) -> None:
+        self._session, self._cache, self._execution, self._options = session, cache, execution, options
         self._models: list[ExplainedModel] = []
         self._began = time.monotonic()
 
@@ -84,119 +80,118 @@ class Explainer:
         """The plan as DuckDB's EXPLAIN gives one: a row of explain_key and explain_value."""
         sliced = slice_query(self._execution)
         root, rows = self._explain_whole() if sliced is None else self._explain_slices(sliced)
-        key = "analyzed_plan" if self._explain_options.analyze else "physical_plan"
-        value = self._format_json(root, rows) if self._explain_options.as_json else self._format_text(root, rows)
+        key = "analyzed_plan" if self._options.analyze else "physical_plan"
+        value = self._format_json(root, rows) if self._options.as_json else self._format_text(root, rows)
         return pa.table({"explain_key": [key], "explain_value": [value]})
 
-    # -- answered piece by piece ---------------------------------------------------------------------------
+    # -- answered slice by slice ---------------------------------------------------------------------------
 
     def _explain_slices(self, sliced: SlicedQuery) -> tuple[Operator, int | None]:
         try:
             sliced.start()
-            inner = self._plan(sliced.spool_query)
+            node = self._plan(sliced.spool_query)
             outer = _drop_row_counts(self._plan(sliced.text))
-            for asked in sliced.models:
-                rows = asked.prompt_table.inference_run.rows
-                if asked.is_chained:
-                    rows = max((t.forecast.rows for t in self._models), default=0)
-                self._add_estimate(asked.scan, asked.prompt_table, rows, asked.scan.is_read, sliced.is_filtered)
-            given = None
-            if self._explain_options.analyze:
-                given = sum(piece.to_arrow_reader(2048).read_all().num_rows for piece in sliced.chunks())
+            for model in sliced.models:
+                rows = model.prompt_table.inference_run.rows
+                if model.is_chained:
+                    rows = max((m.estimate.rows for m in self._models), default=0)
+                self._add_estimate(model.scan, model.prompt_table, rows, may_stop=sliced.is_filtered)
+            row_count = None
+            if self._options.analyze:
+                row_count = sum(slice_.to_arrow_reader(2048).read_all().num_rows for slice_ in sliced.chunks())
         finally:
             sliced.close()
-        node = inner
-        for told in self._models:
-            node = self._make_model_operator(told, [node])
-        return _insert_operator(outer, node), given
+        for explained in self._models:
+            node = self._make_model_operator(explained, [node])
+        return _insert_operator(outer, node), row_count
 
     # -- answered as a whole -------------------------------------------------------------------------------
 
     def _explain_whole(self) -> tuple[Operator, int | None]:
-        self._execution.before_asking = self._add_step_estimate
-        sql = self._execution.run_to_sql()
-        analyzed = self._explain_options.analyze
-        root = self._plan(sql, "ANALYZE, " if analyzed else "")
-        for told, step in zip(self._models, self._execution.steps, strict=True):
-            node = self._make_model_operator(told, [self._plan(step.query)])
+        steps = []
+        for step in self._execution.ask_models():
+            self._add_estimate(step.scan, step.prompt_table, step.rows)
+            steps.append(step)
+        analyzed = self._options.analyze
+        root = self._plan(self._execution.final_sql(), "ANALYZE, " if analyzed else "")
+        for explained, step in zip(self._models, steps, strict=True):
+            node = self._make_model_operator(explained, [self._plan(step.query)])
             if not _replace_scan(root, step.columns, node):
                 root.children.append(node)
         return root, root.rows if analyzed else None
 
-    def _add_step_estimate(self, step: ModelStep) -> None:
-        self._add_estimate(step.scan, step.prompt_table, step.rows, step.scan.is_read, False)
+    # -- what is estimated and what happened ---------------------------------------------------------------
 
-    # -- what is foreseen and what happened ----------------------------------------------------------------
-
-    def _add_estimate(self, scan: ModelScan, book: PromptTable, rows: int, read: bool, may_stop: bool) -> None:
+    def _add_estimate(self, scan: ModelScan, prompts: PromptTable, rows: int, *, may_stop: bool = False) -> None:
         note = ""
-        waiting = book.inference_run.unanswered_prompts() if read else []
-        prompts = len(book.inference_run.answers)
-        least = min(1, len(waiting)) if may_stop else None
-        of = (self._session, self._cache, book.resolved, book.inference_run.options)
-        if read and rows and not prompts and self._models:
+        run = prompts.inference_run
+        waiting = run.unanswered_prompts() if scan.is_read else []
+        count = len(run.answers)
+        model = (self._session, self._cache, prompts.resolved, run.options)
+        if scan.is_read and rows and not count and self._models:
             note = "its prompts need the answers of the model below"
-            below = self._models[-1].forecast
+            below = self._models[-1].estimate
             most = max(rows, below.rows)
-            told = estimate_unseen_prompts(*of, most, below.prompts or round(below.asked.expected), most)
+            estimate = estimate_unseen_prompts(*model, most, below.prompts or round(below.asked.expected), most)
         else:
-            told = estimate_inference(*of, rows, prompts if read else 0, waiting, least)
-        if not read:
+            least = min(1, len(waiting)) if may_stop else None
+            estimate = estimate_inference(*model, rows, count if scan.is_read else 0, waiting, least)
+        if not scan.is_read:
             note = "nobody reads its answer: it is not asked"
         elif may_stop and waiting:
             note = "it stops when enough rows pass"
-        self._models.append(ExplainedModel(scan, told, book, note))
+        self._models.append(ExplainedModel(estimate, prompts, note))
 
-    def _make_model_operator(self, told: ExplainedModel, children: list[Operator]) -> Operator:
-        model = told.prompt_table.resolved.model
-        version = told.prompt_table.resolved.version.key
+    def _make_model_operator(self, explained: ExplainedModel, children: list[Operator]) -> Operator:
+        model, version = explained.prompt_table.resolved.model, explained.prompt_table.resolved.version.key
         lines = [f"Engine: {model.engine}{f', base {model.base}' if model.base else ''}"]
-        lines += [told.note] if told.note else []
-        lines += _format_estimate(told.forecast)
-        facts: dict[str, Any] = {
+        lines += [explained.note] if explained.note else []
+        lines += _format_estimate(explained.estimate)
+        facts: dict[str, object] = {
             "Model": str(version),
             "Engine": model.engine,
             "Base": model.base,
-            "Estimate": _estimate_as_json(told.forecast),
+            "Estimate": _estimate_as_json(explained.estimate),
         }
-        first = next(t for t in self._models if t.prompt_table is told.prompt_table)
-        if self._explain_options.analyze and first is told:
-            actual = _read_usage(told.prompt_table)
-            facts["Actual"] = actual
-            lines += _format_usage(actual)
+        first = next(m for m in self._models if m.prompt_table is explained.prompt_table)
+        if self._options.analyze and first is explained:
+            run = explained.prompt_table.inference_run
+            lines += _format_usage(run)
+            totals = {name: value for name, value in asdict(run.totals).items() if name != "input_chars"}
+            facts["Actual"] = {**totals, "cost_usd": run.cost_usd, "seconds": run.seconds}
         return Operator(f"Model {version}", lines, children, facts=facts)
 
     def _plan(self, sql: str, more: str = "") -> Operator:
-        found = self._session.con.execute(f"EXPLAIN ({more}FORMAT JSON) {sql}").fetchall()
-        plan: Any = json.loads(found[-1][1])
-        if isinstance(plan, Mapping):
+        rows = self._session.con.execute(f"EXPLAIN ({more}FORMAT JSON) {sql}").fetchall()
+        plan: Node | list[Node] = json.loads(rows[-1][1])
+        if isinstance(plan, dict):
             plan = plan.get("operator") or plan.get("children") or [plan]
         return read_operator(plan[0])
 
     # -- the whole -----------------------------------------------------------------------------------------
 
     def _format_text(self, root: Operator, rows: int | None) -> str:
-        costs = [t.forecast.cost_usd for t in self._models]
-        if self._explain_options.analyze:
-            spent = [
-                _read_usage(book)["cost_usd"]
-                for book in {id(t.prompt_table): t.prompt_table for t in self._models}.values()
+        if self._options.analyze:
+            runs = {id(m.prompt_table): m.prompt_table.inference_run for m in self._models}.values()
+            costs = [run.cost_usd for run in runs]
+            total = sum(cost for cost in costs if cost is not None)
+            head = [
+                f"Total Time: {time.monotonic() - self._began:.4f}s",
+                f"Cost: {'not known' if None in costs else format_dollars(total)}",
+                *([] if rows is None else [f"Rows: {format_count(rows)}"]),
             ]
-            total = "not known" if None in spent else format_dollars(sum(spent))
-            head = [f"Total Time: {time.monotonic() - self._began:.4f}s", f"Cost: {total}"]
-            head += [] if rows is None else [f"Rows: {format_count(rows)}"]
-            return draw_box("Summary", head) + draw_operators(root)
-        cost = _sum_ranges(costs)
+            return f"{format_operators(Operator('Summary', head))}\n{format_operators(root)}"
+        estimates = [m.estimate for m in self._models]
         head = [
-            f"Requests: {_format_range(_sum_ranges([t.forecast.asked for t in self._models]))}",
-            f"Cost: {_format_range(cost, format_dollars)}",
-            f"Time: {_format_range(_sum_ranges([t.forecast.seconds for t in self._models]), _format_duration)}",
+            f"Requests: {_format_range(_sum_ranges([e.asked for e in estimates]))}",
+            f"Cost: {_format_range(_sum_ranges([e.cost_usd for e in estimates]), format_dollars)}",
+            f"Time: {_format_range(_sum_ranges([e.seconds for e in estimates]), _format_duration)}",
             "No model was asked for this.",
         ]
-        return draw_box("Estimate", head) + draw_operators(root)
+        return f"{format_operators(Operator('Estimate', head))}\n{format_operators(root)}"
 
     def _format_json(self, root: Operator, rows: int | None) -> str:
-        if not self._explain_options.analyze:
+        if not self._options.analyze:
             return json.dumps([root.json()], indent=4, default=str)
         seconds = time.monotonic() - self._began
         return json.dumps({"latency": seconds, "rows_returned": rows, "operator": [root.json()]}, indent=4, default=str)
@@ -235,53 +230,50 @@ def _replace_scan(root: Operator, columns: frozenset[str], node: Operator) -> bo
     return False
 
 
-def _format_estimate(told: InferenceEstimate) -> list[str]:
-    exact = told.counted == "counted" and told.input_tokens.exact
+def _format_estimate(estimate: InferenceEstimate) -> list[str]:
+    is_counted = estimate.counted == "counted" and estimate.input_tokens.exact
+    is_known = estimate.prompts or not estimate.asked.high
     lines = [
-        f"Rows: {format_count(told.rows)}",
-        f"Distinct Prompts: {format_count(told.prompts) if told.prompts or not told.asked.high else 'not known'}",
-        f"Cached: {format_count(told.cached)}",
-        f"To Ask: {_format_range(told.asked)}",
-        f"Tokens In: {_format_range(told.input_tokens)}",
-        f"Tokens Out: {_format_range(told.output_tokens)}",
-        f"Cost: {_format_range(told.cost_usd, format_dollars)}",
-        f"Time: {_format_range(told.seconds, _format_duration)}",
+        f"Rows: {format_count(estimate.rows)}",
+        f"Distinct Prompts: {format_count(estimate.prompts) if is_known else 'not known'}",
+        f"Cached: {format_count(estimate.cached)}",
+        f"To Ask: {_format_range(estimate.asked)}",
+        f"Tokens In: {_format_range(estimate.input_tokens)}",
+        f"Tokens Out: {_format_range(estimate.output_tokens)}",
+        f"Cost: {_format_range(estimate.cost_usd, format_dollars)}",
+        f"Time: {_format_range(estimate.seconds, _format_duration)}",
     ]
-    if told.asked.high:
-        lines += [] if exact else [f"Prompts are told {told.counted}"]
-        lines += [f"Answers are told by {told.earlier} earlier" if told.earlier else "There are no earlier answers"]
+    if estimate.asked.high:
+        lines += [] if is_counted else [f"Prompts are estimated: {estimate.counted}"]
+        earlier = f"from {estimate.earlier} earlier ones" if estimate.earlier else "there are no earlier ones"
+        lines.append(f"Answers are estimated: {earlier}")
     return lines
 
 
-def _format_usage(actual: Mapping[str, Any]) -> list[str]:
-    cost = actual["cost_usd"]
+def _format_usage(run: InferenceRun) -> list[str]:
+    totals = run.totals
     return [
         "Then:",
-        f"Asked: {format_count(actual['calls'])}, Cached: {format_count(actual['cached'])}, "
-        f"Errors: {format_count(actual['errors'])}",
-        f"Tokens In: {format_count(actual['input_tokens'])}, Out: {format_count(actual['output_tokens'])}",
-        f"Cost: {'not known' if cost is None else format_dollars(cost)}",
-        f"Time: {_format_duration(actual['seconds'])}",
+        f"Asked: {format_count(totals.calls)}, Cached: {format_count(totals.cached)}, "
+        f"Errors: {format_count(totals.errors)}",
+        f"Tokens In: {format_count(totals.input_tokens)}, Out: {format_count(totals.output_tokens)}",
+        f"Cost: {'not known' if run.cost_usd is None else format_dollars(run.cost_usd)}",
+        f"Time: {_format_duration(run.seconds)}",
     ]
 
 
-def _read_usage(book: PromptTable) -> dict[str, Any]:
-    asking = book.inference_run
-    return {
-        **{name: value for name, value in asdict(asking.totals).items() if name != "input_chars"},
-        "cost_usd": asking.cost_usd,
-        "seconds": asking.seconds,
+def _estimate_as_json(estimate: InferenceEstimate) -> dict[str, object]:
+    """The estimate for JSON: a figure and its interval each."""
+    figures: dict[str, object] = {
+        "rows": estimate.rows,
+        "distinct_prompts": estimate.prompts,
+        "cached": estimate.cached,
     }
-
-
-def _estimate_as_json(told: InferenceEstimate) -> dict[str, Any]:
-    """The forecast for JSON: a figure and its interval each."""
-    found: dict[str, Any] = {"rows": told.rows, "distinct_prompts": told.prompts, "cached": told.cached}
     for name in ("asked", "input_tokens", "output_tokens", "cost_usd", "seconds"):
-        figure: Interval | None = getattr(told, name)
+        figure: Interval | None = getattr(estimate, name)
         low, expected, high = (None, None, None) if figure is None else figure
-        found |= {name: expected, f"{name}_low": low, f"{name}_high": high}
-    return {**found, "earlier_answers": told.earlier, "prompts_told": told.counted}
+        figures |= {name: expected, f"{name}_low": low, f"{name}_high": high}
+    return {**figures, "earlier_answers": estimate.earlier, "prompts_told": estimate.counted}
 
 
 def _sum_ranges(figures: list[Interval | None]) -> Interval | None:
@@ -307,10 +299,8 @@ def _format_duration(seconds: float) -> str:
     return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"
 
 
-# -- the plan as a tree of boxes, the way DuckDB draws one: first child below, the others to its right ----------------
+# -- the plan as text, the way PostgreSQL writes one -----------------------------------------------------------------
 
-BOX_WIDTH = 33
-"""Letters of a box's lines, at most."""
 ROW_COUNT_KEYS = ("operator_cardinality", "intermediate_rows")
 TIMING_KEYS = ("operator_timing", "timing")
 NAME_KEYS = ("name", "operator_name", "type", "operator_type")
@@ -328,16 +318,16 @@ class Operator:
     """What a scan reads, in lower case."""
     is_arrow: bool = False
     rows: int | None = None
-    """How many it gave, where it ran."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    """How many it returned, where it ran."""
+    facts: Mapping[str, object] = field(default_factory=dict)
     """What JSON has in place of the lines."""
 
-    def json(self) -> dict[str, Any]:
+    def json(self) -> dict[str, object]:
         """As EXPLAIN (FORMAT JSON) has it."""
         return {"name": self.name, "children": [c.json() for c in self.children], "extra_info": dict(self.facts)}
 
 
-def read_operator(plan: Mapping[str, Any]) -> Operator:
+def read_operator(plan: Node) -> Operator:
     """An operator of DuckDB's EXPLAIN (FORMAT JSON), with or without ANALYZE."""
     name = str(next((plan[n] for n in NAME_KEYS if plan.get(n)), "")).strip()
     children = [read_operator(c) for c in plan.get("children", [])]
@@ -361,88 +351,20 @@ def read_operator(plan: Mapping[str, Any]) -> Operator:
     return Operator(name, lines, children, columns, is_arrow, actual, facts)
 
 
-def draw_operators(root: Operator) -> str:
-    """The tree as text."""
-    return "\n".join(line.rstrip() for line in _draw_block(root, _measure_columns(root, {}, 0)[0], 0)) + "\n"
-
-
-def draw_box(title: str, lines: list[str]) -> str:
-    """One box by itself."""
-    width = max(len(title) + 3, *(len(line) for line in lines), 0)
-    return "\n".join(_draw_box_lines(title, lines, width, above=False, below=False)) + "\n"
-
-
-def _format_value(value: Any) -> str:
+def _format_value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value).replace("\n", ", ")
 
 
-def _wrap_lines(lines: list[str]) -> list[str]:
-    found: list[str] = []
-    for line in lines:
-        found += textwrap.wrap(line, BOX_WIDTH, subsequent_indent="  ", break_long_words=True) or [""]
-    return found
+def format_operators(node: Operator, indent: str = "") -> str:
+    """The tree as text: an operator, what is known of it, and below it what its rows come from.
 
-
-def _format_title(node: Operator) -> str:
-    return node.name if node.name != node.name.upper() else node.name.replace("_", " ").title()
-
-
-def _measure_columns(node: Operator, widths: dict[int, int], column: int) -> tuple[dict[int, int], int]:
-    """The width of every column of boxes, and the first column that is free."""
-    needed = max([len(_format_title(node)) + 4, *(len(line) for line in _wrap_lines(node.lines))])
-    widths[column] = max(widths.get(column, 0), needed)
-    free = column + 1
-    for k, child in enumerate(node.children):
-        _, end = _measure_columns(child, widths, column if k == 0 else free)
-        free = max(free, end)
-    return widths, free
-
-
-def _count_columns(node: Operator) -> int:
-    """How many columns a node and what is below it take."""
-    return max(1, sum(_count_columns(c) for c in node.children))
-
-
-def _draw_block(node: Operator, widths: dict[int, int], column: int, above: bool = False) -> list[str]:
-    width = widths[column]
-    lines = _draw_box_lines(_format_title(node), _wrap_lines(node.lines), width, above=above, below=bool(node.children))
-    if not node.children:
-        return lines
-    places = [column]
-    for child in node.children[:-1]:
-        places.append(places[-1] + _count_columns(child))
-    starts = [sum(widths[c] + 6 for c in range(column, place)) for place in places]
-    if len(places) > 1:
-        lines.append(_draw_connector([s + _middle(widths[p]) for s, p in zip(starts, places, strict=True)]))
-    blocks = [_draw_block(child, widths, place, above=True) for child, place in zip(node.children, places, strict=True)]
-    for row in range(max(map(len, blocks))):
-        line = ""
-        for start, block in zip(starts, blocks, strict=True):
-            if row < len(block):
-                line = line.ljust(start) + block[row]
-        lines.append(line)
-    return lines
-
-
-def _draw_box_lines(title: str, lines: list[str], width: int, *, above: bool, below: bool) -> list[str]:
-    top = list(f"╭─ {title} ".ljust(width + 3, "─") + "╮")
-    bottom = list("╰" + "─" * (width + 2) + "╯")
-    at = _middle(width)
-    if above and at > len(title) + 3:
-        top[at] = "┴"
-    if below:
-        bottom[at] = "┬"
-    return ["".join(top), *(f"│ {line.ljust(width)} │" for line in lines), "".join(bottom)]
-
-
-def _middle(width: int) -> int:
-    return (width + 4) // 2
-
-
-def _draw_connector(places: list[int]) -> str:
-    line = list(" " * (places[-1] + 1))
-    line[places[0] : places[-1]] = "─" * (places[-1] - places[0])
-    line[places[0]], line[places[-1]] = "├", "╮"
-    for place in places[1:-1]:
-        line[place] = "┬"
-    return "".join(line)
+    >>> print(format_operators(Operator("FILTER", ["~2 rows"], [Operator("SEQ_SCAN", ["Table: t"])])), end="")
+    Filter
+      ~2 rows
+      ->  Seq Scan
+            Table: t
+    """
+    title = node.name if node.name != node.name.upper() else node.name.replace("_", " ").title()
+    inner = f"{indent}      " if indent else "  "
+    lines = [f"{indent}->  {title}" if indent else title, *(f"{inner}{line}" for line in node.lines)]
+    return "\n".join(lines) + "\n" + "".join(format_operators(child, inner) for child in node.children)

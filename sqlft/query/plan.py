@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlft.errors import StatementError
 from sqlft.query import ast
@@ -19,6 +18,7 @@ from sqlft.query.scope import (
     Condition,
     ModelScan,
     QueryBlock,
+    ScanRemover,
     add_ctes,
     find_join_path,
     join_laterally,
@@ -27,8 +27,6 @@ from sqlft.query.scope import (
     select,
     select_expression,
 )
-
-INNER = ("INNER",)
 
 
 @dataclass
@@ -43,11 +41,10 @@ class InputQuery:
 
 @dataclass
 class PushedLimit:
-    """ORDER BY and LIMIT of a block, in the words of its tables."""
+    """ORDER BY of a block in the words of its tables, and how many of its first rows are needed."""
 
     orders: list[Node]
-    limit: Node | None
-    offset: Node | None
+    limit: Node
 
 
 @dataclass
@@ -67,12 +64,12 @@ class StreamPlan:
     input_limit: tuple[Node | None, Node | None] | None = None
     """LIMIT and OFFSET of the rows that are asked about."""
     output_limit: tuple[Node | None, Node | None] | None = None
-    """LIMIT and OFFSET of the rows that are given out, where they could not go below the models."""
+    """LIMIT and OFFSET of the rows of the result, where they could not go below the models."""
 
 
 @dataclass
 class QueryPlan:
-    """The models in the order in which they are asked, and how the query's rows are given out."""
+    """The models in the order in which they are asked, and how the rows of the query are returned."""
 
     bound: BoundQuery
     order: list[ModelScan]
@@ -101,13 +98,13 @@ def _format_trees(trees: Sequence[Node]) -> str:
 
 
 def make_plan(bound: BoundQuery, *, streams: bool) -> QueryPlan:
-    """The plan of a bound query; with `streams` its rows may be given out slice by slice."""
-    made = QueryPlan(bound, _order_scans(bound), {})
+    """The plan of a bound query; with `streams` its rows may be returned slice by slice."""
+    plan = QueryPlan(bound, _order_scans(bound), {})
     for block in bound.blocks:
-        made.pushed_conditions[id(block.node)] = _push_conditions(block, bound)
+        plan.pushed_conditions[id(block.node)] = _push_conditions(block, bound)
     if streams and bound.scans:
-        made.stream = _plan_stream(made)
-    return made
+        plan.stream = _plan_stream(plan)
+    return plan
 
 
 # -- the order of asking -------------------------------------------------------------------------------------------
@@ -125,13 +122,13 @@ def _order_scans(bound: BoundQuery) -> list[ModelScan]:
                 "The models of this query wait for each other's answers.",
                 next_step="Let one of them take its inputs from a table.",
             )
-        best = max(ready, key=lambda s: (_depth(s.block), -s.number))
+        best = max(ready, key=lambda s: (_count_levels(s.block), -s.number))
         order.append(best)
         left.remove(best)
     return order
 
 
-def _depth(block: QueryBlock) -> int:
+def _count_levels(block: QueryBlock) -> int:
     depth, outer = 0, block.outer
     while outer is not None:
         depth, outer = depth + 1, outer.outer
@@ -176,20 +173,19 @@ def build_input_query(scan: ModelScan, plan: QueryPlan, unasked: set[int]) -> In
     relation = remover.copy_relation(block.node.get("from_table"))
     if relation is not None and remover.has_outer_join and not _reads_tables(scan):
         relation = None  # an outer join keeps the model's rows, whatever its partners are
-    aliases = {ast.alias_of(leaf).lower() for leaf in leaves(relation)}
-    dropped = remover.dropped or relation is None
-    where = []
-    binding = [c for s in waiting for c in s.conditions()]
-    path = find_join_path(block.node["from_table"], scan.node) or []
-    for condition in block.conditions:
-        if condition in binding or condition.holder in remover.kept_joins:
-            continue
-        if condition.holder is not block.node and not _is_filtering_join(condition.holder, scan, path):
-            continue
-        made = remover.copy_condition(condition.node)
-        if made is not None and not ast.is_volatile(made) and has_visible_columns(made, aliases, dropped):
-            where.append(made)
-    where += [c for c in plan.pushed_conditions[id(block.node)] if has_visible_columns(c, aliases, dropped)]
+    bindings = [c for s in waiting for c in s.conditions()]
+    path = scan.join_path
+    conditions = [
+        c.node
+        for c in block.conditions
+        if c not in bindings
+        and c.holder not in remover.kept_joins
+        and (c.holder is block.node or _is_filtering_join(c.holder, scan, path))
+        and _keeps_partners(remover.copy_condition(c.node), c.holder, scan)
+    ]
+    pushed = plan.pushed_conditions[id(block.node)]
+    conditions += [c for c in pushed if _keeps_partners(c, block.node, scan)]
+    where = remover.copy_visible(conditions, relation, is_partial=remover.dropped or relation is None)
     relation, lists = join_value_lists([scan], remover, relation)
     inputs = [
         lists.get((scan.number, j)) or remover.copy(scan.bindings[name].values[0]) for j, name in enumerate(scan.inputs)
@@ -207,8 +203,9 @@ def join_value_lists(
             binding = scan.bindings[name]
             if binding.is_single_value:
                 continue
-            query = remover.copy(binding.query)
-            if query is None:
+            if binding.query is not None:
+                query = remover.copy(binding.query)
+            else:
                 values = ast.expression("list_value(x)")
                 ast.set_arguments(values, [remover.copy(v) for v in binding.values])
                 query = select_expression(ast.expression("unnest(x)", x=values))
@@ -222,89 +219,29 @@ def join_value_lists(
 
 def _is_filtering_join(join: Node, scan: ModelScan, path: Sequence[tuple[Node, str]]) -> bool:
     """Whether rows that a join's ON refuses need no answer of a model."""
-    if join.get("join_type", "INNER") == "INNER":
+    kind = ast.join_type(join)
+    return kind == "INNER" or (kind == "LEFT" and any(j is join and side == "right" for j, side in path))
+
+
+def _keeps_partners(condition: Node | None, holder: Node, scan: ModelScan) -> bool:
+    """Whether a condition may leave out rows before the joins below it: not by what such a join makes NULL.
+
+    A row that is left out early would leave its partner in a FULL JOIN alone, and the condition may hold for that.
+    """
+    path = scan.join_path
+    below = next((i + 1 for i, (join, _) in enumerate(path) if join is holder), 0)
+    nullable: set[str] = set()
+    for join, side in path[below:]:
+        if (ast.join_type(join), side) in (("LEFT", "right"), ("RIGHT", "left"), ("FULL", "left"), ("FULL", "right")):
+            nullable |= {ast.alias_of(leaf).lower() for leaf in leaves(join[side]) if leaf is not scan.node}
+    if not nullable or condition is None:
         return True
-    return join.get("join_type") == "LEFT" and any(j is join and side == "right" for j, side in path)
+    names = [node["column_names"] for node in ast.walk(condition) if ast.is_column(node)]
+    return all(len(name) > 1 and name[0].lower() not in nullable for name in names)
 
 
 def _reads_tables(scan: ModelScan) -> bool:
     return any(ast.is_column(n) for b in scan.bindings.values() for t in b.trees for n in ast.walk(t))
-
-
-def has_visible_columns(condition: Node, aliases: set[str], dropped: bool) -> bool:
-    """Whether a condition's columns are those of relations that are left."""
-    for node in ast.walk(condition):
-        if ast.is_column(node):
-            names = node["column_names"]
-            if dropped and (len(names) < 2 or names[0].lower() not in aliases):
-                return False
-    return True
-
-
-class ScanRemover:
-    """Takes models that are not asked yet out of a FROM clause and out of conditions."""
-
-    def __init__(self, block: QueryBlock, waiting: Sequence[ModelScan], leave_out: Node | None = None) -> None:
-        self._block = block
-        self._places = {id(s.node) for s in waiting}
-        self._own = {id(s.node) for s in waiting if s.block is block} | {id(leave_out)}
-        self._inputs: dict[int, Node] = {}
-        self._outputs: set[int] = set()
-        for scan in waiting:
-            inputs = {n.lower(): n for n in scan.inputs}
-            for use in scan.uses:
-                binding = scan.bindings.get(inputs.get(use.column, ""))
-                if binding is not None and binding.is_single_value:
-                    self._inputs[id(use.node)] = binding.values[0]
-                else:
-                    self._outputs.add(id(use.node))
-        self.kept_joins: list[Node] = []
-        self.dropped = self.has_outer_join = False
-
-    def copy_condition(self, node: Node) -> Node | None:
-        """A copy with the models' inputs replaced by what they are bound to; None if it needs an answer."""
-        return self.copy(node) if self._is_free(node) else None
-
-    def _is_free(self, node: Any, depth: int = 0) -> bool:
-        for one in ast.walk(node):
-            if id(one) in self._outputs or id(one) in self._places:
-                return False
-            if id(one) in self._inputs and (depth > 20 or not self._is_free(self._inputs[id(one)], depth + 1)):
-                return False
-        return True
-
-    def copy(self, value: Any) -> Any:
-        """A copy of a tree, inputs of models replaced."""
-        return ast.copy_replacing(value, self._inputs)
-
-    def copy_relation(self, relation: Node | None) -> Node | None:
-        """A copy of the FROM clause, or None if nothing is left."""
-        if relation is None or relation.get("type") == "EMPTY" or id(relation) in self._own:
-            return None
-        if not ast.is_join(relation):
-            if self._is_free(relation):
-                return self.copy(relation)  # type: ignore[no-any-return]
-            self.dropped = True
-            return None
-        kind = relation.get("join_type", "INNER")
-        left, right = self.copy_relation(relation["left"]), self.copy_relation(relation["right"])
-        self.has_outer_join = self.has_outer_join or kind not in INNER
-        if left is None or right is None:
-            if left is None and kind in ("LEFT", "OUTER", "ANTI") and right is not None:
-                self.dropped = True
-                return None
-            return right if left is None else left
-        own = [c for c in self._block.conditions if c.holder is relation]
-        made = [self.copy_condition(c.node) for c in own]
-        if None in made:
-            self.dropped = True
-            return right if kind == "RIGHT" else left
-        self.kept_joins.append(relation)
-        condition = ast.conjunction([m for m in made if m is not None])
-        if condition is None and relation.get("ref_type", "REGULAR") == "REGULAR" and not relation.get("using_columns"):
-            condition = ast.expression("true")
-        copied = {k: v for k, v in relation.items() if k not in ("left", "right", "condition")}
-        return {**copied, "left": left, "right": right, **({"condition": condition} if condition else {})}
 
 
 # -- conditions of the queries around ------------------------------------------------------------------------------
@@ -323,12 +260,10 @@ def _find_reader(block: QueryBlock, bound: BoundQuery) -> tuple[QueryBlock, Node
 
 def _push_conditions(block: QueryBlock, bound: BoundQuery) -> list[Node]:
     """Conditions around a row-wise block on columns that it passes on from its tables, in its own words."""
-    found = _find_reader(block, bound)
-    if found is None or not ast.is_row_wise(block.node) or ast.modifier(block.node, "LIMIT") is not None:
+    reader = _find_reader(block, bound)
+    if reader is None or not ast.is_row_wise(block.node) or has_limit(block.node):
         return []
-    if ast.modifier(block.node, "LIMIT_PERCENT") is not None:
-        return []
-    outer, item = found
+    outer, item = reader
     if item.get("column_name_alias") or not _is_preserved_side(outer, item):
         return []
     only = len(list(leaves(outer.node["from_table"]))) == 1
@@ -336,9 +271,9 @@ def _push_conditions(block: QueryBlock, bound: BoundQuery) -> list[Node]:
     more = [Condition(c, outer.node) for c in _push_conditions(outer, bound)]
     for condition in [*outer.conditions, *more]:
         if condition.holder is outer.node and not ast.is_volatile(condition.node):
-            made = _rewrite_inside(condition.node, block, ast.alias_of(item), bound, bare=only)
-            if made is not None:
-                pushed.append(made)
+            rewritten = _rewrite_inside(condition.node, block, ast.alias_of(item), bound, bare=only)
+            if rewritten is not None:
+                pushed.append(rewritten)
     return pushed
 
 
@@ -347,9 +282,7 @@ def _is_preserved_side(outer: QueryBlock, item: Node) -> bool:
     path = find_join_path(outer.node["from_table"], item)
     if path is None:
         return False
-    return all(
-        j.get("join_type", "INNER") == "INNER" or (j.get("join_type") == "LEFT" and side == "left") for j, side in path
-    )
+    return all(ast.join_type(j) == "INNER" or (ast.join_type(j) == "LEFT" and side == "left") for j, side in path)
 
 
 def _rewrite_inside(tree: Node, block: QueryBlock, alias: str, bound: BoundQuery, *, bare: bool) -> Node | None:
@@ -382,8 +315,8 @@ def _find_source_expression(name: str, block: QueryBlock, bound: BoundQuery) -> 
             if item.get("columns") or item.get("replace_list") or item.get("rename_list") or name.lower() in columns:
                 return None
             continue
-        given = item.get("alias") or (item["column_names"][-1] if ast.is_column(item) else "")
-        if given.lower() == name.lower():
+        shown = item.get("alias") or (item["column_names"][-1] if ast.is_column(item) else "")
+        if shown.lower() == name.lower():
             return _without_alias(item) if not reads_models(item, bound.scans) else None
     is_star = any(i.get("class") == "STAR" and not i.get("relation_name") for i in block.node["select_list"])
     return ast.column(name) if is_star and name.lower() not in columns else None
@@ -393,7 +326,7 @@ def _without_alias(item: Node) -> Node:
     return {k: v for k, v in item.items() if k != "alias"}
 
 
-def reads_models(tree: Any, scans: Sequence[ModelScan], *, outputs_only: bool = False) -> bool:
+def reads_models(tree: Node, scans: Sequence[ModelScan], *, outputs_only: bool = False) -> bool:
     """Whether a tree mentions a column of a model, or holds a model."""
     inside = {id(n) for n in ast.walk(tree)}
     for scan in scans:
@@ -413,7 +346,7 @@ def rewrite_order_by(node: Node, block: QueryBlock, bound: BoundQuery) -> list[N
     order = ast.modifier(node, "ORDER")
     if order is None:
         return []
-    made = []
+    rewritten = []
     remover = ScanRemover(block, block.scans)
     for item in order["orders"]:
         target = _order_target(item["expression"], node)
@@ -422,8 +355,8 @@ def rewrite_order_by(node: Node, block: QueryBlock, bound: BoundQuery) -> list[N
         copied = remover.copy_condition(target)
         if copied is None or ast.is_constant(copied):
             return None
-        made.append({**item, "expression": _without_alias(copied)})
-    return made
+        rewritten.append({**item, "expression": _without_alias(copied)})
+    return rewritten
 
 
 def _order_target(expression: Node, node: Node) -> Node | None:
@@ -437,8 +370,8 @@ def _order_target(expression: Node, node: Node) -> Node | None:
         return None if place is None or has_star or not 0 < place <= len(items) else items[place - 1]
     if ast.is_column(expression) and len(expression["column_names"]) == 1:
         name = expression["column_names"][0].lower()
-        found: Node = next((i for i in items if i.get("alias", "").lower() == name), expression)
-        return found
+        named: Node = next((i for i in items if i.get("alias", "").lower() == name), expression)
+        return named
     return expression
 
 
@@ -455,39 +388,26 @@ def has_limit(node: Node) -> bool:
     return ast.modifier(node, "LIMIT") is not None or ast.modifier(node, "LIMIT_PERCENT") is not None
 
 
-def has_only_bindings(block: QueryBlock, scan: ModelScan) -> bool:
-    """Whether all that a block says of its one model is what it is asked."""
-    own = scan.conditions()
-    return not any(
-        reads_models(c.node, [scan], outputs_only=True) or (c.holder is not block.node and c.holder is _find_join(scan))
-        for c in block.conditions
-        if c not in own
-    )
-
-
-def _find_join(scan: ModelScan) -> Node | None:
-    path = find_join_path(scan.block.node["from_table"], scan.node)
-    return path[-1][0] if path else None
-
-
 def push_limit(scan: ModelScan, plan: QueryPlan) -> PushedLimit | None:
     """ORDER BY and LIMIT for a model's input rows, where that gives the same rows; the model's join is INNER then."""
     block = scan.block
-    found = limit_and_offset(block.node)
-    if found is None or not ast.is_row_wise(block.node) or len(block.scans) != 1:
+    limit, offset = limit_and_offset(block.node) or (None, None)
+    if limit is None or not ast.is_row_wise(block.node) or len(block.scans) != 1:
         return None
-    if not has_only_bindings(block, scan) or not all(b.is_single_value for b in scan.bindings.values()):
+    if not all(b.is_single_value for b in scan.bindings.values()):
         return None
-    path = find_join_path(block.node["from_table"], scan.node) or []
-    if any(
-        j.get("join_type", "INNER") not in ("INNER", "LEFT") or (j.get("join_type") == "LEFT" and s == "left")
-        for j, s in path
-    ):
+    path = scan.join_path
+    kinds = [(ast.join_type(join), side) for join, side in path]
+    if any(kind not in ("INNER", "LEFT") or (kind, side) == ("LEFT", "left") for kind, side in kinds):
         return None
-    if any(reads_models(c.node, plan.bound.scans) for c in block.conditions if c not in scan.conditions()):
+    others = [c for c in block.conditions if c not in scan.conditions()]
+    if any((path and c.holder is path[-1][0]) or reads_models(c.node, plan.bound.scans) for c in others):
         return None
     orders = rewrite_order_by(block.node, block, plan.bound)
-    return None if orders is None else PushedLimit(orders, *found)
+    if orders is None:
+        return None
+    # The query's own OFFSET skips rows by their answers, so those before it are asked about too.
+    return PushedLimit(orders, limit if offset is None else ast.expression("a + b", a=limit, b=offset))
 
 
 # -- slice by slice --------------------------------------------------------------------------------------------------
@@ -496,45 +416,46 @@ def push_limit(scan: ModelScan, plan: QueryPlan) -> PushedLimit | None:
 def _plan_stream(plan: QueryPlan) -> StreamPlan | None:
     """How to answer the query slice by slice; None if it is not of this kind."""
     bound = plan.bound
-    found = _find_levels(bound)
-    if found is None:
+    place = _find_levels(bound)
+    if place is None:
         return None
-    block, levels = found
-    own = [s for s in plan.order if s.block is block]
-    if not own or not all(_is_plain_join(s, own) for s in own):
+    block, levels = place
+    scans = [s for s in plan.order if s.block is block]
+    if not scans or not all(_is_plain_join(s) for s in scans):
         return None
-    if any(_waits_for(other, s) for s in own for other in bound.scans if other.block is not block):
+    if any(_waits_for(other, s) for s in scans for other in bound.scans if other.block is not block):
         return None
-    tables = [leaf for leaf in leaves(block.node["from_table"]) if all(leaf is not s.node for s in own)]
-    if tables and not all(b.is_single_value for s in own for b in s.bindings.values()):
+    tables = [leaf for leaf in leaves(block.node["from_table"]) if all(leaf is not s.node for s in scans)]
+    if tables and not all(b.is_single_value for s in scans for b in s.bindings.values()):
         return None
-    remover = ScanRemover(block, own)
+    remover = ScanRemover(block, scans)
     if remover.copy_relation(block.node["from_table"]) is None and tables:
         return None
     if remover.dropped:
         return None
-    bindings = [c for s in own for c in s.conditions()]
+    bindings = [c for s in scans for c in s.conditions()]
     kept = [
         c
         for c in block.conditions
         if c not in bindings and c.holder not in remover.kept_joins and remover.copy_condition(c.node) is None
     ]
-    made = StreamPlan(block, levels, tables, own, kept)
+    stream = StreamPlan(block, levels, tables, scans, kept)
     qualify = block.node.get("qualify")
     if qualify is not None and (kept or reads_models(qualify, bound.scans)):
         return None
-    orders = _find_stream_order(made, bound)
+    orders = _find_stream_order(stream, bound)
     if orders is None or (orders and not tables):
         return None
-    made.orders = orders
-    return made if _place_limit(made, plan) else None
+    stream.orders = orders
+    return stream if _place_limit(stream) else None
 
 
 def _find_levels(bound: BoundQuery) -> tuple[QueryBlock, list[Node]] | None:
     """The one block that reads models, and the row-wise SELECTs from the root down to it."""
     blocks = {id(b.node): b for b in bound.blocks}
-    node, levels = bound.tree, []
-    while ast.is_select(node):
+    node: Node | None = bound.tree
+    levels: list[Node] = []
+    while node is not None and ast.is_select(node):
         levels.append(node)
         block = blocks[id(node)]
         is_block = bool(block.scans)
@@ -547,55 +468,51 @@ def _find_levels(bound: BoundQuery) -> tuple[QueryBlock, list[Node]] | None:
     return None
 
 
-def _find_only_source(node: Node, bound: BoundQuery) -> Any:
+def _find_only_source(node: Node, bound: BoundQuery) -> Node | None:
     """The query that is a SELECT's one relation: one in parentheses, or a WITH entry that nobody else reads."""
     source = node.get("from_table") or {}
     if source.get("column_name_alias") or source.get("sample"):
         return None
     if ast.is_subquery(source):
-        return source["subquery"]["node"]
+        query: Node = source["subquery"]["node"]
+        return query
     for entry, readers in bound.readers.values():
         if len(readers) == 1 and readers[0][1] is source and not entry["value"].get("aliases"):
             return ast.cte_query(entry)
     return None
 
 
-def _is_plain_join(scan: ModelScan, own: Sequence[ModelScan]) -> bool:
+def _is_plain_join(scan: ModelScan) -> bool:
     """Whether a model has one answer for each row of the tables, and no row goes or comes by its join alone."""
-    path = find_join_path(scan.block.node["from_table"], scan.node) or []
+    path = scan.join_path
+    others = [c for c in scan.block.conditions if c not in scan.conditions()]
     for join, side in path:
-        kind = join.get("join_type", "INNER")
-        if kind == "INNER":
+        kind, is_direct = ast.join_type(join), join is path[-1][0]
+        if kind == "INNER" or (kind == "LEFT" and side == "left"):
             continue
-        if kind == "LEFT" and side == "left":
-            continue
-        direct = join is path[-1][0]
-        if kind == "LEFT" and direct:
-            others = [c for c in scan.block.conditions if c.holder is join and c not in scan.conditions()]
-            if not others:
-                continue
-        return False
+        if kind != "LEFT" or not is_direct or any(c.holder is join for c in others):
+            return False
     return True
 
 
-def _find_stream_order(made: StreamPlan, bound: BoundQuery) -> list[Node] | None:
+def _find_stream_order(stream: StreamPlan, bound: BoundQuery) -> list[Node] | None:
     """The order in which rows are asked about: the outermost one that counts."""
-    ordered = [n for n in made.levels if ast.modifier(n, "ORDER") is not None]
+    ordered = [n for n in stream.levels if ast.modifier(n, "ORDER") is not None]
     if not ordered:
         return []
-    inner = made.block.node
+    inner = stream.block.node
     if ordered == [inner]:
-        return rewrite_order_by(inner, made.block, bound)
-    if len(ordered) > 1 or len(made.levels) != 2 or has_limit(inner):
+        return rewrite_order_by(inner, stream.block, bound)
+    if len(ordered) > 1 or len(stream.levels) != 2 or has_limit(inner):
         return None
-    found = rewrite_order_by(ordered[0], QueryBlock(ordered[0]), bound)
-    if found is None:
+    order_items = rewrite_order_by(ordered[0], QueryBlock(ordered[0]), bound)
+    if order_items is None:
         return None
     source = ordered[0]["from_table"]
-    remover = ScanRemover(made.block, made.stages)
+    remover = ScanRemover(stream.block, stream.stages)
     orders = []
-    for item in found:
-        expression = _rewrite_inside(item["expression"], made.block, ast.alias_of(source), bound, bare=True)
+    for item in order_items:
+        expression = _rewrite_inside(item["expression"], stream.block, ast.alias_of(source), bound, bare=True)
         copied = None if expression is None else remover.copy_condition(expression)
         if copied is None:
             return None
@@ -603,22 +520,20 @@ def _find_stream_order(made: StreamPlan, bound: BoundQuery) -> list[Node] | None
     return orders
 
 
-def _place_limit(made: StreamPlan, plan: QueryPlan) -> bool:
-    """Put LIMIT below the models, or count what is given out; False if neither can be."""
-    limited = [n for n in made.levels if has_limit(n)]
+def _place_limit(stream: StreamPlan) -> bool:
+    """Put LIMIT below the models, or count the rows of the result; False if neither can be."""
+    limited = [n for n in stream.levels if has_limit(n)]
     if not limited:
         return True
     if len(limited) > 1 or limit_and_offset(limited[0]) is None:
         return False
     node = limited[0]
-    is_inner = node is made.block.node
-    if is_inner and len(made.levels) > 1 and made.answer_conditions:
+    is_inner = node is stream.block.node
+    if (len(stream.levels) > 1 and stream.answer_conditions) if is_inner else node is not stream.levels[0]:
         return False
-    if not is_inner and made.levels.index(node) != 0:
-        return False
-    filters = any(n.get("where_clause") for n in made.levels[:-1]) if not is_inner else False
-    if made.answer_conditions or filters:
-        made.output_limit = limit_and_offset(node)
+    filters = not is_inner and any(n.get("where_clause") for n in stream.levels[:-1])
+    if stream.answer_conditions or filters:
+        stream.output_limit = limit_and_offset(node)
     else:
-        made.input_limit = limit_and_offset(node)
+        stream.input_limit = limit_and_offset(node)
     return True

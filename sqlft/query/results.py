@@ -1,13 +1,11 @@
-"""Rows that wait: those that models are asked about, and those of a result that are fetched in any way one likes."""
+"""Rows that wait: those that models are asked about, and those of a result that is being fetched."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -74,11 +72,9 @@ class Spool:
         for i, (first, last) in enumerate(zip(self._starts, ends, strict=False)):
             low, high = max(start, first), min(end, last)
             if low < high:
-                pieces.append(self._batch(i).slice(low - first, high - low))
+                batch = self._batches[i] if self._file is None else self._file.batch(i)
+                pieces.append(batch.slice(low - first, high - low))
         return pa.Table.from_batches(pieces, self.schema)
-
-    def _batch(self, i: int) -> pa.RecordBatch:
-        return self._batches[i] if self._file is None else self._file.batch(i)
 
     def close(self) -> None:
         """Forget the rows."""
@@ -88,14 +84,12 @@ class Spool:
 
 
 class _SpoolFile:
-    """An Arrow IPC file in the temporary folder; read, not mapped, so that it does not count as memory."""
+    """An Arrow IPC file in the temporary folder, gone at `close`; read, not mapped, since that counts as memory."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        handle, name = tempfile.mkstemp(prefix="sqlft-", suffix=".arrow")
-        os.close(handle)
-        self._path = Path(name)
-        self._writer: Any = pa.ipc.new_file(name, schema)
-        self._reader: Any = None
+        self._file = tempfile.TemporaryFile(prefix="sqlft-", suffix=".arrow")  # noqa: SIM115  # until close()
+        self._writer = pa.ipc.new_file(self._file, schema)
+        self._reader: pa.ipc.RecordBatchFileReader | None = None
         self._last: tuple[int, pa.RecordBatch] | None = None
 
     def write(self, batches: list[pa.RecordBatch]) -> None:
@@ -104,15 +98,13 @@ class _SpoolFile:
             self._writer.write_batch(batch)
 
     def finish(self) -> None:
-        """No more to write; the file vanishes when it is let go of."""
+        """No more to write."""
         self._writer.close()
-        self._writer = None
-        self._reader = pa.ipc.open_file(pa.OSFile(str(self._path)))
-        with contextlib.suppress(OSError):  # still open on Windows: close() does it
-            self._path.unlink()
+        self._reader = pa.ipc.open_file(self._file)
 
     def batch(self, i: int) -> pa.RecordBatch:
         """Batch number i; the last one read is kept."""
+        assert self._reader is not None
         if self._last is None or self._last[0] != i:
             self._last = None
             self._last = (i, self._reader.get_batch(i))
@@ -120,15 +112,11 @@ class _SpoolFile:
 
     def close(self) -> None:
         """Remove the file."""
-        if self._writer is not None:
-            with contextlib.suppress(OSError, pa.ArrowException):
-                self._writer.close()
-            self._writer = None
         self._last = self._reader = None
-        self._path.unlink(missing_ok=True)
+        self._file.close()
 
 
-def make_relation(con: duckdb.DuckDBPyConnection, table: pa.Table) -> Any:
+def make_relation(con: duckdb.DuckDBPyConnection, table: pa.Table) -> duckdb.DuckDBPyRelation:
     """An Arrow table as a relation, names that stand twice as they are."""
     names = table.column_names
     if len({n.lower() for n in names}) == len(names):
@@ -143,8 +131,8 @@ class Result:
     def __init__(
         self,
         con: duckdb.DuckDBPyConnection,
-        relation: Any,
-        chunks: Iterator[Any],
+        relation: duckdb.DuckDBPyRelation,
+        chunks: Iterator[duckdb.DuckDBPyRelation],
         close: Callable[[], None],
         explain: Callable[[duckdb.Error], object] = lambda error: None,
     ) -> None:
@@ -155,17 +143,17 @@ class Result:
         self._con, self._chunks, self.close, self._explain = con, chunks, close, explain
         self.relation = relation
         self.columns, self.types = list(relation.columns), list(relation.types)
-        self._current_relation: Any = None
-        """The chunk that is being given out as rows."""
+        self._current_relation: duckdb.DuckDBPyRelation | None = None
+        """The chunk whose rows are being fetched."""
         self._rows: list[tuple[Any, ...]] = []
         self._fetched_count = 0
         self.is_done = False
-        """Whether all was given out as a table."""
+        """Whether all was fetched as a table."""
 
     @cached_property
     def _schema(self) -> pa.Schema:
-        found: pa.Schema = self.relation.to_arrow_reader(1).read_all().schema
-        return found
+        schema: pa.Schema = self.relation.to_arrow_reader(1).read_all().schema
+        return schema
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """The rows that are left, as DuckDB's client gives them."""
@@ -180,9 +168,9 @@ class Result:
             with self._explain_errors():
                 self._rows = self._current_relation.fetchall()
 
-    def relations(self) -> Iterator[Any]:
+    def relations(self) -> Iterator[duckdb.DuckDBPyRelation]:
         """What is left as DuckDB relations."""
-        if self._fetched_count < len(self._rows):
+        if self._current_relation is not None and self._fetched_count < len(self._rows):
             rest = self._current_relation.limit(len(self._rows) - self._fetched_count, offset=self._fetched_count)
             self._rows, self._fetched_count = [], 0
             yield rest

@@ -6,22 +6,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 
-from sqlft.errors import did_you_mean, format_caret
-from sqlft.inference.resolve import ResolvedVersion, build_prompt, read_outputs
+from sqlft.inference.resolve import ResolvedVersion
 from sqlft.query import ast
 from sqlft.query.ast import Node
-from sqlft.session import MINDSDB_TABLES, Session
-from sqlft.sql.lexer import tokenize
-from sqlft.sql.names import format_name, quote_text
-from sqlft.sql.statements import DEFAULT_PROJECT
 
 
 class ColumnUse(NamedTuple):
@@ -136,6 +130,11 @@ class ModelScan:
         mentioned = {u.column for u in self.uses if id(u.node) not in binding}
         return [n for n in self.inputs if self.shows_all_columns or n.lower() in mentioned]
 
+    @property
+    def join_path(self) -> list[tuple[Node, str]]:
+        """The joins from the root of its FROM down to it, each with the side on which it is."""
+        return find_join_path(self.block.node["from_table"], self.node) or []
+
     def conditions(self) -> list[Condition]:
         """Those that bind its inputs."""
         return [c for b in self.bindings.values() for c in b.conditions]
@@ -146,7 +145,7 @@ class RelationColumns:
 
     def __init__(self, con: duckdb.DuckDBPyConnection, is_model: Callable[[str], bool]) -> None:
         self._con, self._is_model = con, is_model
-        self._known: dict[int, tuple[Any, frozenset[str]]] = {}
+        self._known: dict[int, tuple[Node, frozenset[str]]] = {}
 
     def of(self, relation: Node | None, ctes: Sequence[Node]) -> frozenset[str]:
         """In lower case; empty where it cannot be bound by itself."""
@@ -172,22 +171,22 @@ class RelationColumns:
 
 def select(columns: str, relation: Node | None = None, where: Sequence[Node] = ()) -> Node:
     """SELECT columns FROM relation WHERE conditions, as a tree."""
-    made = deepcopy(ast.parse_cached(f"SELECT {columns}"))
+    tree = deepcopy(ast.parse_cached(f"SELECT {columns}"))
     if relation is not None:
-        made["from_table"] = deepcopy(relation)
+        tree["from_table"] = deepcopy(relation)
     if where:
-        made["where_clause"] = deepcopy(ast.conjunction(list(where)))
-    return made
+        tree["where_clause"] = deepcopy(ast.conjunction(list(where)))
+    return tree
 
 
 def add_ctes(query: Node, ctes: Sequence[Node]) -> Node:
     """The query with those of the WITH entries that it needs, found through each other."""
     needed: list[Node] = []
-    wanted = {ast.table_name(n)[2].lower() for n in ast.walk(query) if ast.is_table(n)}
+    names = {ast.table_name(n)[2].lower() for n in ast.walk(query) if ast.is_table(n)}
     for entry in reversed(ctes):
-        if entry["key"].lower() in wanted and all(entry["key"].lower() != n["key"].lower() for n in needed):
+        if entry["key"].lower() in names and all(entry["key"].lower() != n["key"].lower() for n in needed):
             needed.insert(0, entry)
-            wanted |= {ast.table_name(n)[2].lower() for n in ast.walk(entry) if ast.is_table(n)}
+            names |= {ast.table_name(n)[2].lower() for n in ast.walk(entry) if ast.is_table(n)}
     if needed:
         query["cte_map"] = {"map": [*deepcopy(needed), *ast.ctes(query)]}
     return query
@@ -202,6 +201,15 @@ def leaves(relation: Node | None) -> Iterator[Node]:
         yield from leaves(relation["right"])
     else:
         yield relation
+
+
+def joins(relation: Node | None) -> Iterator[Node]:
+    """The joins of a FROM clause, outermost first, the right side before the left."""
+    if ast.is_join(relation):
+        assert relation is not None
+        yield relation
+        yield from joins(relation["right"])
+        yield from joins(relation["left"])
 
 
 def join_laterally(relation: Node | None, beside: Node) -> Node:
@@ -220,9 +228,9 @@ def find_join_path(relation: Node, leaf: Node) -> list[tuple[Node, str]] | None:
     if not ast.is_join(relation):
         return None
     for side in ("left", "right"):
-        found = find_join_path(relation[side], leaf)
-        if found is not None:
-            return [(relation, side), *found]
+        path = find_join_path(relation[side], leaf)
+        if path is not None:
+            return [(relation, side), *path]
     return None
 
 
@@ -251,53 +259,125 @@ def drop_schema(tree: Node, alias: str) -> None:
 
 def select_expression(expression: Node) -> Node:
     """SELECT expression, as a tree."""
-    made = select("1")
-    made["select_list"] = [expression]
-    return made
+    tree = select("1")
+    tree["select_list"] = [expression]
+    return tree
+
+
+def prune_joins(
+    relation: Node | None, keep: Callable[[Node], Node | None], join: Callable[[Node, Node, Node], Node]
+) -> Node | None:
+    """A FROM clause without the relations for which `keep` returns None; `join` makes the joins that are left.
+
+    A relation that an outer join preserves takes the other side with it.  None if nothing is left.
+    """
+    if relation is None or relation.get("type") == "EMPTY":
+        return None
+    if not ast.is_join(relation):
+        return keep(relation)
+    left, right = prune_joins(relation["left"], keep, join), prune_joins(relation["right"], keep, join)
+    if left is None:
+        return None if ast.join_type(relation) in ("LEFT", "FULL", "ANTI") else right
+    return left if right is None else join(relation, left, right)
 
 
 def remove_scans(relation: Node | None, scans: Sequence[ModelScan]) -> Node | None:
     """A FROM clause without models: what gives the rows that they are asked for; None if nothing is left."""
-    if relation is None or relation.get("type") == "EMPTY":
-        return None
-    if any(relation is s.node for s in scans):
-        return None
-    if not ast.is_join(relation):
-        return relation
-    left, right = remove_scans(relation["left"], scans), remove_scans(relation["right"], scans)
-    if left is None:
-        return None if relation.get("join_type") in ("LEFT", "OUTER", "ANTI") else right
-    if right is None:
-        return left
-    return (
-        relation
-        if left is relation["left"] and right is relation["right"]
-        else {**relation, "left": left, "right": right}
-    )
+
+    def join(node: Node, left: Node, right: Node) -> Node:
+        is_whole = left is node["left"] and right is node["right"]
+        return node if is_whole else {**node, "left": left, "right": right}
+
+    return prune_joins(relation, lambda leaf: None if any(leaf is s.node for s in scans) else leaf, join)
+
+
+class ScanRemover:
+    """Takes models that are not asked yet out of a FROM clause and out of conditions."""
+
+    def __init__(self, block: QueryBlock, waiting: Sequence[ModelScan], leave_out: Node | None = None) -> None:
+        self._block = block
+        self._places = {id(s.node) for s in waiting}
+        self._removed = {id(s.node) for s in waiting if s.block is block} | {id(leave_out)}
+        self._inputs: dict[int, Node] = {}
+        self._outputs: set[int] = set()
+        for scan in waiting:
+            inputs = {n.lower(): n for n in scan.inputs}
+            for use in scan.uses:
+                binding = scan.bindings.get(inputs.get(use.column, ""))
+                if binding is not None and binding.is_single_value:
+                    self._inputs[id(use.node)] = binding.values[0]
+                else:
+                    self._outputs.add(id(use.node))
+        self.kept_joins: list[Node] = []
+        self.dropped = self.has_outer_join = False
+        """Whether a relation that is no model is left out, too; and whether there is a join that is not INNER."""
+
+    def copy_condition(self, node: Node) -> Node | None:
+        """A copy with the models' inputs replaced by what they are bound to; None if it needs an answer."""
+        return self.copy(node) if self._is_free(node) else None
+
+    def _is_free(self, node: Node, depth: int = 0) -> bool:
+        for inner in ast.walk(node):
+            if id(inner) in self._outputs or id(inner) in self._places:
+                return False
+            if id(inner) in self._inputs and (depth > 20 or not self._is_free(self._inputs[id(inner)], depth + 1)):
+                return False
+        return True
+
+    def copy(self, node: Node) -> Node:
+        """A copy of a tree, inputs of models replaced."""
+        return ast.copy_replacing(node, self._inputs)
+
+    def copy_visible(self, conditions: Sequence[Node], relation: Node | None, *, is_partial: bool) -> list[Node]:
+        """Copies of conditions on columns of `relation`, what is left of the FROM clause: all unless `is_partial`."""
+        aliases = {ast.alias_of(leaf).lower() for leaf in leaves(relation)}
+
+        def is_visible(column: Node) -> bool:
+            names = column["column_names"]
+            return not is_partial or (len(names) > 1 and names[0].lower() in aliases)
+
+        copies = [copied for c in conditions if (copied := self.copy_condition(c)) is not None]
+        return [
+            copied
+            for copied in copies
+            if not ast.is_volatile(copied) and all(is_visible(n) for n in ast.walk(copied) if ast.is_column(n))
+        ]
+
+    def copy_relation(self, relation: Node | None) -> Node | None:
+        """A copy of the FROM clause, or None if nothing is left."""
+        copied = prune_joins(relation, self._copy_leaf, self._copy_join)
+        self.has_outer_join |= any(ast.join_type(join) != "INNER" for join in joins(relation))
+        others = sum(id(leaf) not in self._removed for leaf in leaves(relation))
+        self.dropped |= len(list(leaves(copied))) < others
+        return copied
+
+    def _copy_leaf(self, leaf: Node) -> Node | None:
+        return None if id(leaf) in self._removed else self.copy_condition(leaf)
+
+    def _copy_join(self, relation: Node, left: Node, right: Node) -> Node:
+        conditions = [self.copy_condition(c.node) for c in self._block.conditions if c.holder is relation]
+        if None in conditions:
+            return right if ast.join_type(relation) == "RIGHT" else left
+        self.kept_joins.append(relation)
+        condition = ast.conjunction([c for c in conditions if c is not None])
+        if condition is None and relation.get("ref_type", "REGULAR") == "REGULAR" and not relation.get("using_columns"):
+            condition = ast.expression("true")
+        copied = {k: v for k, v in relation.items() if k not in ("left", "right", "condition")}
+        return {**copied, "left": left, "right": right, **({"condition": condition} if condition else {})}
 
 
 def output_names(node: Node) -> list[str]:
-    """Lower-case names of the columns that a SELECT gives out, as far as its text shows them."""
-    found = []
+    """Lower-case names of the columns of a SELECT, as far as its text shows them."""
+    names = []
     for item in node.get("select_list", []):
         if item.get("alias"):
-            found.append(str(item["alias"]).lower())
+            names.append(str(item["alias"]).lower())
         elif ast.is_column(item):
-            found.append(str(item["column_names"][-1]).lower())
-    return found
+            names.append(str(item["column_names"][-1]).lower())
+    return names
 
 
-GUESS = re.compile(r'\nDid you mean "[^\n]*"\?')
-"""What DuckDB proposes for a name, which may be one of its own tables."""
-SYSTEM = ("pg_", "duckdb_", "sqlite_", "pragma_", "information_schema")
 UNKNOWN_NAME = re.compile(r'(?P<kind>[\w ]+) with name "?(?P<name>.+?)"? does not exist')
-UNKNOWN_COLUMN = re.compile(r'Referenced column "(.+?)" (?:was )?not found')
-INTERNAL_NAME = re.compile(r'"?__sqlft\w*"?(?:, )?')
-OWN_TABLES = """
-SELECT database_name, schema_name, name, database_name = current_database(),
-       list_contains(current_schemas(true), schema_name) AND database_name IN (current_database(), 'temp')
-FROM (SELECT database_name, schema_name, table_name AS name FROM duckdb_tables() WHERE NOT internal
-      UNION ALL SELECT database_name, schema_name, view_name FROM duckdb_views() WHERE NOT internal)"""
 
 
 def find_unknown_name(error: str) -> str:
@@ -306,130 +386,5 @@ def find_unknown_name(error: str) -> str:
     >>> find_unknown_name("Catalog Error: Table with name orders does not exist!")
     'orders'
     """
-    found = UNKNOWN_NAME.search(error)
-    return found["name"] if found else ""
-
-
-def explain_error(session: Session, error: duckdb.Error, query: str) -> None:
-    """Let an error of DuckDB's speak of the query as it was typed, and end with the next step where sqlft knows one."""
-    said = str(error).rstrip()
-    if "__sqlft" in said:
-        said = INTERNAL_NAME.sub("", said.split("\n\nLINE ")[0].split("\nLINE ")[0]).rstrip(" ,:\n") + _locate_name(
-            said, query
-        )
-    hint = _find_hint(session, error, query)
-    unknown = UNKNOWN_NAME.search(said)
-    if unknown is not None and not unknown["name"].lower().startswith(SYSTEM):
-        said = _with_own_names(session, said, unknown["name"], unknown["kind"])
-    if hint and hint not in said:
-        said = f"{said}\n{hint}"
-    if said != str(error):
-        error.args = (said,)
-
-
-def _locate_name(said: str, query: str) -> str:
-    """The line of the query with the first name that an error has in quotes."""
-    for name in re.findall(r'"([^"]+)"', said.split("\n")[0]):
-        at = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", query, re.IGNORECASE)
-        if at is not None:
-            before = query[: at.start()]
-            line = before.count("\n")
-            return "\n\n" + format_caret(query, line + 1, at.start() - (before.rfind("\n") + 1) + 1).lstrip("\n")
-    return ""
-
-
-def _find_hint(session: Session, error: duckdb.Error, query: str) -> str:
-    said = str(error)
-    unknown = UNKNOWN_NAME.search(said)
-    if unknown is not None:
-        return _hint_for_name(session, unknown["name"], unknown["kind"])
-    if isinstance(error, duckdb.ParserException):
-        return _hint_for_syntax(session, query)
-    missing = UNKNOWN_COLUMN.search(said)
-    if missing is not None and f'"{missing[1]}"' in query:
-        return f"Text stands in single quotes: {quote_text(missing[1])}. Double quotes are for names."
-    return ""
-
-
-def _hint_for_name(session: Session, name: str, kind: str) -> str:
-    model = session.find_model(name) if name.lower() in session.names() else None
-    if model is not None:
-        inputs = build_prompt(model).inputs
-        read = f"SELECT {read_outputs(model).names[0]} FROM {format_name(name)} WHERE {format_name(inputs[0])} = …"
-        if "Table" in kind and "Function" not in kind:
-            return f"'{name}' is a model; its name is [project.]name[.N], without a database or a schema: {read}."
-        return f"'{name}' is a model. Read it like a table: {read}."
-    if name.lower() in session.names():
-        return f"'{name}' is a view over a model; it is in no other schema: FROM {format_name(name)}."
-    project = name.partition(".")[0].lower()
-    if "." in name and project in (p.lower() for p in session.catalog.projects()):
-        return _not_in_project(session, *name.split(".", 1))
-    return ""
-
-
-def _not_in_project(session: Session, project: str, name: str) -> str:
-    known = [m.key.name for m in session.catalog.models() if m.key.project.lower() == project.lower()]
-    guess = did_you_mean(name, [*known, *(MINDSDB_TABLES if project.lower() == DEFAULT_PROJECT else ())])
-    return f"The project '{project}' has no model '{name}'.{guess} SHOW MODELS FROM {format_name(project)} lists them."
-
-
-def _with_own_names(session: Session, said: str, name: str, kind: str) -> str:
-    """An error with the user's nearest table or model in place of what DuckDB proposes; system tables are none."""
-    is_table = kind.split()[-1] in ("Table", "View")
-    if name.lower() in session.names():
-        return GUESS.sub("", said)
-    if not is_table:
-        near = _nearest(name, {n: n for n in session.names()})
-        return GUESS.sub(f'\nDid you mean the model "{near}"? It is read like a table.', said) if near else said
-    known = _tables(session) | {n: n for n in session.names()}
-    near = _nearest(name, known)
-    guess = f'\nDid you mean "{near}"?' if near else ""
-    if GUESS.search(said):
-        return GUESS.sub(lambda _: guess, said, count=1)
-    head, line, place = said.partition("\n\nLINE ")
-    return head + guess + line + place
-
-
-def _nearest(name: str, known: Mapping[str, str]) -> str:
-    near = get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-    return known[near[0]] if near else ""
-
-
-def _tables(session: Session) -> dict[str, str]:
-    """The user's tables and views as they are written here, by their lower-case names with and without a schema."""
-    try:
-        rows = session.con.sql(OWN_TABLES).fetchall()
-    except duckdb.Error:  # in a failed transaction
-        return {}
-    known: dict[str, str] = {}
-    for database, schema, table, is_here, is_near in rows:
-        owner = schema if is_here else database
-        shown = table if is_near else f"{owner}.{table}"
-        known[f"{owner}.{table}".lower()] = shown
-        if is_near or table.lower() not in known:
-            known[table.lower()] = shown
-    return known
-
-
-def _hint_for_syntax(session: Session, query: str) -> str:
-    """A name that was meant as a model's: one with a version, or one that is joined without a condition."""
-    try:
-        found = tokenize(query)
-    except duckdb.Error:
-        return ""
-    names = session.names()
-    for i, token in enumerate(found[:-1]):
-        following = found[i + 1].text
-        is_version = following.startswith(".") and following[1:].isdigit()
-        if token.kind in ("word", "quoted") and is_version and token.value.lower() not in names:
-            return _hint_for_missing_model(token.value, session)
-        if token.word == "JOIN" and i and found[i - 1].word not in ("CROSS", "NATURAL", "POSITIONAL"):
-            _, places = ast.complete_joins(query, found, lambda name: True)
-            name = found[i + 1].value
-            if places and name.lower() not in names and found[i + 1].kind in ("word", "quoted"):
-                return _hint_for_missing_model(name, session)
-    return ""
-
-
-def _hint_for_missing_model(name: str, session: Session) -> str:
-    return f"There is no model '{name}'.{did_you_mean(name, session.names())} SHOW MODELS lists them."
+    match = UNKNOWN_NAME.search(error)
+    return match["name"] if match else ""

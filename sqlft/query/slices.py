@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -21,6 +20,7 @@ from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.execute import (
     Execution,
+    answer_casts,
     cast_relation_sql,
     hide_columns,
     is_cast_back,
@@ -28,9 +28,9 @@ from sqlft.query.execute import (
     make_modifiers,
     new_relation_name,
 )
-from sqlft.query.plan import ScanRemover, StreamPlan, join_value_lists
+from sqlft.query.plan import StreamPlan, join_value_lists
 from sqlft.query.results import BATCH_ROWS, Result, Spool, make_relation
-from sqlft.query.scope import ModelScan, add_ctes, drop_schema, leaves, select
+from sqlft.query.scope import ModelScan, ScanRemover, add_ctes, drop_schema, leaves, select
 from sqlft.sql.names import quote_name
 
 FIRST_ROWS, MAX_ROWS = 64, 16384
@@ -66,7 +66,7 @@ def find_spooled_tables(run: Execution, stream: StreamPlan) -> list[SpooledTable
     relation = remover.copy_relation(block.node["from_table"])
     if any(j.get("using_columns") or j.get("ref_type") == "NATURAL" for j in remover.kept_joins):
         return None
-    if any(j.get("join_type") in ("SEMI", "ANTI") for j in remover.kept_joins):
+    if any(ast.join_type(j) in ("SEMI", "ANTI") for j in remover.kept_joins):
         return None
     for alias in aliases:
         drop_schema(block.node, alias)
@@ -84,18 +84,16 @@ def find_spooled_tables(run: Execution, stream: StreamPlan) -> list[SpooledTable
     first = 0
     for leaf in stream.tables:
         try:
-            found = con.sql(_all_columns_sql(run, stream, leaf, relation))
+            rows = con.sql(_all_columns_sql(run, stream, leaf, relation))
         except duckdb.Error:
             return None
+        types = [(name, str(kind)) for name, kind in zip(rows.columns, rows.types, strict=True)]
         everything = leaf["alias"].lower() in whole
-        columns = [
-            (c, str(t)) for c, t in zip(found.columns, found.types, strict=True) if everything or c.lower() in names
-        ] or [(found.columns[0], str(found.types[0]))]
+        columns = [(c, t) for c, t in types if everything or c.lower() in names] or types[:1]
         lowered = [c.lower() for c, _ in columns]
         if len(set(lowered)) != len(lowered) or not all(is_exact_type(t) for _, t in columns):
             return None
-        parts = zip(found.columns, found.types, strict=True)
-        kinds = {(leaf["alias"].lower(), c.lower()): str(t) for c, t in parts}
+        kinds = {(leaf["alias"].lower(), c.lower()): t for c, t in types}
         tables.append(SpooledTable(leaf, leaf["alias"], [c for c, _ in columns], kinds, first))
         first += len(columns)
     return tables
@@ -119,7 +117,7 @@ class SlicedModel:
 
     scan: ModelScan
     prompt_table: PromptTable
-    expressions: list[Any]
+    expressions: list[Node]
     """What gives its inputs; over the answers of others where `is_chained`."""
     is_chained: bool
     kinds: list[str] = field(default_factory=list)
@@ -154,7 +152,7 @@ class SlicedModel:
         return rows if place == len(self.first_ids) else self.first_rows[place]
 
     def count_prompts_before(self, row: int) -> int:
-        """How many prompts rows before `row` need, counted in the book."""
+        """How many prompts rows before `row` need, as the prompt table counts them."""
         place = bisect_left(self.first_rows, row)
         return self.first_ids[place - 1] + 1 if place else 0
 
@@ -192,16 +190,17 @@ class SlicedQuery:
         self._con = run.session.con
         self._spool: Spool | None = None
         self._closed = False
-        self._first_relation: Any = None
+        self._first_relation: duckdb.DuckDBPyRelation | None = None
         """The one slice of rows whose answers the cache had."""
         self._limit: tuple[int | None, int] = (None, 0)
         remover = ScanRemover(stream.block, stream.stages)
         self.models = []
         for scan in stream.stages:
-            values = [b.values[0] if b.is_single_value else None for b in scan.bindings.values()]
-            waits = not all(v is None or remover.copy_condition(v) is not None for v in values)
-            made = [remover.copy(v) if v is not None else None for v in values]
-            self.models.append(SlicedModel(scan, run.prompt_tables[scan.number], made, waits))
+            singles = [b.values[0] for b in scan.bindings.values() if b.is_single_value]
+            waits = any(remover.copy_condition(v) is None for v in singles)
+            # A list's values come from a relation of their own, whose column `_make_spool_query` puts in.
+            values = [remover.copy(b.values[0] if b.is_single_value else {}) for b in scan.bindings.values()]
+            self.models.append(SlicedModel(scan, run.prompt_tables[scan.number], values, waits))
         self._names = {id(x): new_relation_name() for x in [*tables, *self.models]}
         self.spool_query = self._make_spool_query(remover)
         self._order = [*leaves(stream.block.node["from_table"])]
@@ -218,40 +217,32 @@ class SlicedQuery:
         """The tables' rows, the texts of the models' inputs, and their values where they are shown."""
         stream, block = self.stream, self.stream.block
         relation = remover.copy_relation(block.node["from_table"])
-        where = [
-            made
-            for c in block.conditions
-            if c not in stream.answer_conditions
-            and c not in [x for s in stream.stages for x in s.conditions()]
-            and c.holder not in remover.kept_joins
-            and (made := remover.copy_condition(c.node)) is not None
-        ]
+        placed = [*stream.answer_conditions, *(c for s in stream.stages for c in s.conditions())]
+        left = [c for c in block.conditions if c not in placed and c.holder not in remover.kept_joins]
+        where = [copied for c in left if (copied := remover.copy_condition(c.node)) is not None]
         where += self.run.plan.pushed_conditions[id(block.node)]
         columns = [ast.column(t.alias, c) for t in self.tables for c in t.columns]
         direct = [a for a in self.models if not a.is_chained]
         count = len(columns)
         if not self.tables:
             relation, lists = join_value_lists([a.scan for a in direct], remover)
-            for one in direct:
-                one.expressions = [lists.get((one.scan.number, j), e) for j, e in enumerate(one.expressions)]
+            for model in direct:
+                model.expressions = [lists.get((model.scan.number, j), e) for j, e in enumerate(model.expressions)]
         inputs = [e for a in direct for e in a.expressions]
         body = select("1", relation, where)
         kinds = iter(self._find_types(inputs, body))
         texts: list[Node] = []
         values: list[Node] = []
-        for one in direct:
-            one.kinds = [next(kinds) for _ in one.expressions]
-            for name, expression, kind in zip(one.scan.inputs, one.expressions, one.kinds, strict=True):
+        for model in direct:
+            model.kinds = [next(kinds) for _ in model.expressions]
+            for name, expression, kind in zip(model.scan.inputs, model.expressions, model.kinds, strict=True):
                 texts.append(ast.expression(prompt_text_sql("x", kind), x=expression))
-                if name in one.scan.find_shown_inputs():
-                    where_ = one.scan.shown_column(name)
-                    one.shown_columns.append((where_, count + len(values)))
-                    values.append(
-                        ast.expression(prompt_text_sql("x", kind), x=expression) if is_cast_back(kind) else expression
-                    )
+                if name in model.scan.find_shown_inputs():
+                    model.shown_columns.append((model.scan.shown_column(name), count + len(values)))
+                    values.append(texts[-1] if is_cast_back(kind) else expression)
         place = count + len(values)
-        for one in direct:
-            one.first, place = place, place + len(one.expressions)
+        for model in direct:
+            model.first, place = place, place + len(model.expressions)
         self._kept = list(range(count + len(values)))
         body["select_list"] = [{**deepcopy(e), "alias": f"c{k}"} for k, e in enumerate([*columns, *values, *texts])]
         for key in ("qualify", "sample"):
@@ -277,7 +268,7 @@ class SlicedQuery:
         asked = add_ctes({**body, "select_list": deepcopy(expressions)}, self.stream.block.ctes)
         return [str(t) for t in self._bind_query(asked).types]
 
-    def _bind_query(self, query: Node) -> Any:
+    def _bind_query(self, query: Node) -> duckdb.DuckDBPyRelation:
         try:
             return self._con.sql(self.run.to_sql(query))
         except duckdb.BinderException as e:
@@ -286,8 +277,8 @@ class SlicedQuery:
     def _make_slice_query(self) -> str:
         """The user's query over slices; the tree is changed for good."""
         stream, block = self.stream, self.stream.block
-        for one in self.models:
-            hide_columns(one.scan, [])
+        for model in self.models:
+            hide_columns(model.scan, [])
         block.node["from_table"] = ast.positional_join([self._name_part(self._find_part(leaf)) for leaf in self._order])
         block.node["where_clause"] = ast.conjunction([c.node for c in stream.answer_conditions])
         for node in stream.levels:
@@ -298,30 +289,28 @@ class SlicedQuery:
         return self.run.to_sql(self.run.plan.bound.tree)
 
     def _find_part(self, leaf: Node) -> SpooledTable | SlicedModel:
-        found = next((t for t in self.tables if t.node is leaf), None)
-        return found if found is not None else next(a for a in self.models if a.scan.node is leaf)
+        table = next((t for t in self.tables if t.node is leaf), None)
+        return table or next(m for m in self.models if m.scan.node is leaf)
 
     def _name_part(self, part: SpooledTable | SlicedModel) -> tuple[str, str]:
         """The registered name and the alias of a table's rows or a model's answers."""
+        name = self._names[id(part)]
         if isinstance(part, SpooledTable):
-            return self._names[id(part)], part.alias
-        one = part
-        outputs = one.scan.resolved.outputs
-        parts = zip(outputs.columns, outputs.kinds, strict=True)
-        casts = {c.name: kind.text for c, kind in parts if kind.needs_cast}
-        shown = {n for n, _ in one.shown_columns}
-        for name, kind in zip(one.scan.inputs, one.kinds, strict=False):
-            where = one.scan.shown_column(name)
-            if where in shown and is_cast_back(kind):
-                casts[where] = kind
-        name = self._names[id(one)]
+            return name, part.alias
+        scan = part.scan
+        casts = answer_casts(scan)
+        shown = {n for n, _ in part.shown_columns}
+        for input_, kind in zip(scan.inputs, part.kinds, strict=False):
+            column = scan.shown_column(input_)
+            if column in shown and is_cast_back(kind):
+                casts[column] = kind
         if casts:
             self.run.casts[name] = cast_relation_sql(name, casts)
-        return name, one.scan.alias
+        return name, scan.alias
 
     # -- running -----------------------------------------------------------------------------------------------------
 
-    def start(self) -> Any:
+    def start(self) -> duckdb.DuckDBPyRelation:
         """Spool the rows; a DuckDB relation that knows the result's columns and types."""
         try:
             return self._start()
@@ -329,11 +318,11 @@ class SlicedQuery:
             self.close(error=True)
             raise
 
-    def _start(self) -> Any:
+    def _start(self) -> duckdb.DuckDBPyRelation:
         reader = self._read_literal_rows() or self._con.sql(self.spool_query).to_arrow_reader(BATCH_ROWS)
         self._spool = Spool(reader, self._assign_prompts, lambda: self._session.interrupted)
-        for one in self.models:
-            one.prompt_table.inference_run.rows += self._spool.rows
+        for model in self.models:
+            model.prompt_table.inference_run.rows += self._spool.rows
         if self.stream.output_limit is not None:
             self._limit = self._evaluate_limit(*self.stream.output_limit)
         is_known = self._spool.rows <= FIRST_ROWS and all(self._is_cached(a) for a in self.models)
@@ -351,21 +340,17 @@ class SlicedQuery:
             return None
         if not all(ast.is_constant(e) and ast.literal_type(e) for e in inputs):
             return None
-        shown = [
-            e
-            for a in self.models
-            for n, e in zip(a.scan.inputs, a.expressions, strict=True)
-            if n in a.scan.find_shown_inputs()
-        ]
+        pairs = [(a.scan, n, e) for a in self.models for n, e in zip(a.scan.inputs, a.expressions, strict=True)]
+        shown = [expression for scan, name, expression in pairs if name in scan.find_shown_inputs()]
         arrays = [pa.array([ast.literal_text(e)], pa.string()) for e in [*shown, *inputs]]
         batch = pa.RecordBatch.from_arrays(arrays, [f"c{k}" for k in range(len(arrays))])
         return pa.RecordBatchReader.from_batches(batch.schema, [batch])
 
-    def _is_cached(self, one: SlicedModel) -> bool:
+    def _is_cached(self, model: SlicedModel) -> bool:
         """Whether the cache has all answers, so that the first slice need not wait for anything."""
-        if one.is_chained:
+        if model.is_chained:
             return False
-        return not one.scan.is_read or one.prompt_table.inference_run.read_cache()
+        return not model.scan.is_read or model.prompt_table.inference_run.read_cache()
 
     def _evaluate_limit(self, limit: Node | None, offset: Node | None) -> tuple[int | None, int]:
         listed = [f"({ast.expression_sql(n)})::BIGINT" if n is not None else "NULL" for n in (limit, offset)]
@@ -378,13 +363,13 @@ class SlicedQuery:
 
     def _assign_prompts(self, batch: pa.RecordBatch, start: int) -> pa.RecordBatch:
         """Give the rows their prompts, and keep what the result shows."""
-        for one in self.models:
-            if not one.is_chained and batch.num_rows:
-                columns = [batch.column(one.first + k) for k in range(len(one.expressions))]
-                one.add_rows(one.prompt_table.ids(columns), start)
+        for model in self.models:
+            if not model.is_chained and batch.num_rows:
+                columns = [batch.column(model.first + k) for k in range(len(model.expressions))]
+                model.add_rows(model.prompt_table.ids(columns), start)
         return batch.select(self._kept)
 
-    def chunks(self) -> Iterator[Any]:
+    def chunks(self) -> Iterator[duckdb.DuckDBPyRelation]:
         """DuckDB relations, each with some of the result's rows, in order."""
         spool = self._spool
         assert spool is not None
@@ -410,7 +395,7 @@ class SlicedQuery:
         self.close()
 
     def _answer(self, row: int, target: int) -> int:
-        """Ask until at least one more row can be given out; the row before which all can."""
+        """Ask until at least one more row can be returned; the row before which all can."""
         started = time.monotonic()
         direct = [a for a in self.models if not a.is_chained]
         while True:
@@ -428,44 +413,44 @@ class SlicedQuery:
         for table in self.tables:
             part = rows.select(range(table.first, table.first + len(table.columns))).rename_columns(table.columns)
             self._con.register(self._names[id(table)], part)
-        for one in self.models:
-            if not one.is_chained:
-                self._con.register(self._names[id(one)], self._make_answer_table(one, rows, one.slice_ids(start, end)))
-        for one in self.models:
-            if one.is_chained:
-                self._register_chained_model(one, rows.num_rows, start)
+        for model in self.models:
+            if not model.is_chained:
+                self._con.register(
+                    self._names[id(model)], self._make_answer_table(model, rows, model.slice_ids(start, end))
+                )
+        for model in self.models:
+            if model.is_chained:
+                self._register_chained_model(model, rows.num_rows, start)
 
-    def _register_chained_model(self, one: SlicedModel, rows: int, start: int) -> None:
+    def _register_chained_model(self, model: SlicedModel, rows: int, start: int) -> None:
         """Ask a model whose inputs are the answers of others, for the rows of a slice."""
         known = [a for a in self.models if not a.is_chained or a.ids]
         sources: list[SpooledTable | SlicedModel] = [*self.tables, *known]
-        joined = ast.positional_join([self._name_part(x) for x in sources if x is not one])
-        if not one.kinds:
+        joined = ast.positional_join([self._name_part(x) for x in sources if x is not model])
+        if not model.kinds:
             body = select("1", joined)
-            body["select_list"] = deepcopy(one.expressions)
-            one.kinds = [str(t) for t in self._bind_query(body).types]
-        columns = [prompt_text_sql(ast.expression_sql(e), k) for e, k in zip(one.expressions, one.kinds, strict=True)]
-        values = [
-            prompt_text_sql(ast.expression_sql(e), k) if is_cast_back(k) else ast.expression_sql(e)
-            for e, k in zip(one.expressions, one.kinds, strict=True)
+            body["select_list"] = deepcopy(model.expressions)
+            model.kinds = [str(t) for t in self._bind_query(body).types]
+        values = [ast.expression_sql(e) for e in model.expressions]
+        texts = [prompt_text_sql(v, kind) for v, kind in zip(values, model.kinds, strict=True)]
+        shown = [t if is_cast_back(k) else v for t, v, k in zip(texts, values, model.kinds, strict=True)]
+        query = self.run.to_sql(select(", ".join(f"{c} AS c{k}" for k, c in enumerate([*texts, *shown])), joined))
+        inputs = self._con.sql(query).to_arrow_reader(MAX_ROWS).read_all().slice(0, rows)
+        count = len(texts)
+        ids = model.prompt_table.ids([inputs.column(k) for k in range(count)])
+        if not model.ids:
+            model.ids.append(ids)
+        if rows and model.scan.is_read:
+            model.prompt_table.ask_all()
+        names = model.scan.find_shown_inputs()
+        model.shown_columns = [
+            (model.scan.shown_column(n), count + j) for j, n in enumerate(model.scan.inputs) if n in names
         ]
-        query = self.run.to_sql(select(", ".join(f"{c} AS c{k}" for k, c in enumerate([*columns, *values])), joined))
-        found = self._con.sql(query).to_arrow_reader(MAX_ROWS).read_all().slice(0, rows)
-        count = len(columns)
-        ids = one.prompt_table.ids([found.column(k) for k in range(count)])
-        if not one.ids:
-            one.ids.append(ids)
-        if rows and one.scan.is_read:
-            one.prompt_table.ask_all()
-        shown = {n: found.column(count + j) for j, n in enumerate(one.scan.inputs) if n in one.scan.find_shown_inputs()}
-        one.shown_columns = [(one.scan.shown_column(n), -1) for n in shown]
-        table = {where: column for (where, _), column in zip(one.shown_columns, shown.values(), strict=True)}
-        table.update(zip(one.scan.outputs, one.prompt_table.columns(ids, one.scan.outputs), strict=True))
-        self._con.register(self._names[id(one)], pa.table(table))
+        self._con.register(self._names[id(model)], self._make_answer_table(model, inputs, ids))
 
-    def _make_answer_table(self, one: SlicedModel, rows: pa.Table, ids: pa.Array) -> pa.Table:
-        columns: dict[str, Any] = {name: rows.column(place) for name, place in one.shown_columns}
-        columns.update(zip(one.scan.outputs, one.prompt_table.columns(ids, one.scan.outputs), strict=True))
+    def _make_answer_table(self, model: SlicedModel, rows: pa.Table, ids: pa.Array) -> pa.Table:
+        columns: dict[str, pa.ChunkedArray] = {name: rows.column(place) for name, place in model.shown_columns}
+        columns.update(zip(model.scan.outputs, model.prompt_table.columns(ids, model.scan.outputs), strict=True))
         return pa.table(columns)
 
     # -- results -----------------------------------------------------------------------------------------------------
@@ -474,14 +459,16 @@ class SlicedQuery:
         """The result as one Arrow table."""
         return Result(self._con, self.start(), self.chunks(), self.close).table()
 
-    def _apply_limit(self, relation: Any, left: int | None, skip: int) -> tuple[Any, int | None, int]:
+    def _apply_limit(
+        self, relation: duckdb.DuckDBPyRelation, left: int | None, skip: int
+    ) -> tuple[duckdb.DuckDBPyRelation, int | None, int]:
         table = relation.to_arrow_reader(MAX_ROWS).read_all()
         skipped = min(skip, table.num_rows)
         table = table.slice(skipped) if left is None else table.slice(skipped, left)
         return make_relation(self._con, table), None if left is None else left - table.num_rows, skip - skipped
 
     def close(self, error: bool = False) -> None:
-        """Give everything back; safe to call twice."""
+        """Release everything; safe to call twice."""
         if self._closed:
             return
         self._closed = True
@@ -501,6 +488,6 @@ def slice_query(run: Execution) -> SlicedQuery | None:
     unasked = {s.number for s in run.plan.order}
     for scan in run.plan.order:
         if scan not in stream.stages:
-            run.ask(scan, unasked)
+            run.put_answers(run.read_prompts(scan, unasked))
             unasked.discard(scan.number)
     return SlicedQuery(run, stream, tables)

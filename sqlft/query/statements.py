@@ -7,7 +7,7 @@ UPDATE … FROM and DELETE … USING become a query over their table, whose rows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import duckdb
@@ -15,6 +15,7 @@ import duckdb
 from sqlft.catalog.records import View
 from sqlft.errors import AlreadyExists, CatalogError, NotFound, NotSupported, StatementError
 from sqlft.session import Session
+from sqlft.sql.cursor import Cursor
 from sqlft.sql.lexer import Token, tokenize
 from sqlft.sql.names import format_name, quote_text
 
@@ -42,112 +43,115 @@ def view_key(parts: Sequence[str]) -> str:
     return parts[-1] if schema.lower() in (*MAIN_SCHEMAS, "temp", "memory") else f"{schema}.{parts[-1]}"
 
 
-def read_dotted_name(found: Sequence[Token], i: int) -> tuple[list[str], int]:
+def read_dotted_name(tokens: Sequence[Token], i: int) -> tuple[list[str], int]:
     """The parts of a dotted name at token i, and the token behind it."""
     parts: list[str] = []
-    while i < len(found) and found[i].kind in ("word", "quoted"):
-        parts.append(found[i].value)
-        if i + 1 >= len(found) or found[i + 1].text != ".":
+    while i < len(tokens) and tokens[i].kind in ("word", "quoted"):
+        parts.append(tokens[i].value)
+        if i + 1 >= len(tokens) or tokens[i + 1].text != ".":
             return parts, i + 1
         i += 2
     return parts, i
 
 
-def read_create(found: Sequence[Token]) -> CreateRelation | None:
+def read_create(tokens: Sequence[Token]) -> CreateRelation | None:
     """CREATE [OR REPLACE] [TEMP] TABLE|VIEW [IF NOT EXISTS] name [(columns)] [AS] query; None for all else."""
-    words = [t.word for t in found]
-    if not words or words[0] != "CREATE":
+    c = Cursor("", list(tokens))
+    if not c.skip("CREATE"):
         return None
-    i, or_replace = (3, True) if words[1:3] == ["OR", "REPLACE"] else (1, False)
-    temporary = i < len(words) and words[i] in ("TEMP", "TEMPORARY")
-    i += temporary
-    if i >= len(words) or words[i] not in ("TABLE", "VIEW"):
-        return None
-    kind = words[i].lower()
-    i += 1
-    exists = words[i : i + 3] == ["IF", "NOT", "EXISTS"]
-    parts, i = read_dotted_name(found, i + 3 * exists)
-    if not parts:
+    or_replace = c.skip("OR", "REPLACE")
+    temporary = c.skip("TEMP") or c.skip("TEMPORARY")
+    kind = c.next().word.lower()
+    exists = c.skip("IF", "NOT", "EXISTS")
+    parts, c.index = read_dotted_name(tokens, c.index)
+    if kind not in ("table", "view") or not parts:
         return None
     columns: list[str] = []
-    if i < len(found) and found[i].text == "(" and (i + 1 >= len(found) or not starts_query(found, i + 1)):
-        i += 1
-        while i < len(found) and found[i].text != ")":
-            if found[i].kind in ("word", "quoted") and found[i - 1].text in ("(", ","):
-                columns.append(found[i].value)
-            i += 1
-        i += 1
-    while (
-        i < len(found) and words[i] != "AS" and found[i].text != "(" and not (kind == "view" and starts_query(found, i))
+    if c.token.text == "(" and not starts_query(tokens, c.index + 1):
+        while c.token.kind != "end" and c.next().text != ")":
+            if c.token.kind in ("word", "quoted") and c.peek(-1).text in ("(", ","):
+                columns.append(c.token.value)
+    while c.token.kind != "end" and not (
+        c.at("AS") or c.token.text == "(" or (kind == "view" and starts_query(tokens, c.index))
     ):
-        i += 1
-    if i < len(found) and words[i] == "AS":
-        i += 1
-    query = i if i < len(found) else None
+        c.next()
+    c.skip("AS")
+    query = None if c.token.kind == "end" else c.index
     return CreateRelation(kind, view_key(parts), or_replace, exists, temporary, tuple(columns), query)
 
 
-def starts_query(found: Sequence[Token], i: int) -> bool:
+def starts_query(tokens: Sequence[Token], i: int) -> bool:
     """Whether a query starts at token i."""
-    while i < len(found) and found[i].text == "(":
+    while i < len(tokens) and tokens[i].text == "(":
         i += 1
-    return i < len(found) and found[i].word in ("SELECT", "WITH", "FROM", "VALUES", "TABLE", "PIVOT", "UNPIVOT")
+    return i < len(tokens) and tokens[i].word in ("SELECT", "WITH", "FROM", "VALUES", "TABLE", "PIVOT", "UNPIVOT")
+
+
+def top_level(tokens: Sequence[Token], start: int = 0) -> Iterator[tuple[int, Token]]:
+    """Tokens outside of brackets, and the outermost brackets themselves, each with its place."""
+    depth = 0
+    for i in range(start, len(tokens)):
+        token = tokens[i]
+        depth -= token.kind == "op" and token.text in ")]}"
+        if depth == 0:
+            yield i, token
+        depth += token.kind == "op" and token.text in "([{"
 
 
 def run_view_statement(
-    session: Session, text: str, found: Sequence[Token], reads_models: Callable[[str], bool]
+    session: Session, text: str, tokens: Sequence[Token], reads_models: Callable[[str], bool]
 ) -> bool:
     """Whether it was CREATE, DROP or ALTER of a view of ours, which is done then.
 
     `reads_models` says whether a query reads models or views over them; it raises what is wrong with one that does.
     """
-    made = read_create(found)
-    if made is not None:
-        return _create_view(session, text, found, made, reads_models)
-    words = [t.word for t in found[:6]]
+    created = read_create(tokens)
+    if created is not None:
+        return _create_view(session, text, tokens, created, reads_models)
+    words = [t.word for t in tokens[:6]]
     if words[:2] in (["DROP", "TABLE"], ["DROP", "VIEW"]):
-        return _drop_view(session, found, if_exists=words[2:4] == ["IF", "EXISTS"])
+        return _drop_view(session, tokens, if_exists=words[2:4] == ["IF", "EXISTS"])
     if words[:2] == ["ALTER", "VIEW"]:
-        return _rename_view(session, text, found)
+        return _rename_view(session, text, tokens)
     return False
 
 
 def _create_view(
-    session: Session, text: str, found: Sequence[Token], made: CreateRelation, reads_models: Callable[[str], bool]
+    session: Session, text: str, tokens: Sequence[Token], created: CreateRelation, reads_models: Callable[[str], bool]
 ) -> bool:
-    schema, _, name = made.name.rpartition(".")
+    schema, _, name = created.name.rpartition(".")
     if session.find_model(name, schema or None) is not None:
         raise AlreadyExists(
-            f"'{made.name}' is a model, and a model and a {made.kind} may not share a name.",
-            f"Choose another name, or ALTER MODEL {made.name} RENAME TO ….",
+            f"'{created.name}' is a model, and a model and a {created.kind} may not share a name.",
+            f"Choose another name, or ALTER MODEL {created.name} RENAME TO ….",
         )
-    existing = session.view(made.name)
-    if made.kind == "table":
-        if existing is not None and not made.temporary:
-            raise _view_exists_error(made.name, "table")
+    existing = session.view(created.name)
+    if created.kind == "table":
+        if existing is not None and not created.temporary:
+            raise _view_exists_error(created.name, "table")
         return False
-    if made.query is None:
+    if created.query is None:
         return False
-    end = found[-1].end
-    query = text[found[made.query].start : end].strip().rstrip(";").strip()
+    end = tokens[-1].end
+    query = text[tokens[created.query].start : end].strip().rstrip(";").strip()
     if not reads_models(query):
         if existing is None:
             return False
-        if made.if_not_exists:
+        if created.if_not_exists:
             return True
-        if not made.or_replace:
-            raise _view_exists_error(made.name, "view")
-        session.drop_view(made.name)
+        if not created.or_replace:
+            raise _view_exists_error(created.name, "view")
+        session.drop_view(created.name)
         return False
-    if existing is not None and made.if_not_exists:
+    if existing is not None and created.if_not_exists:
         return True
     if existing is None:
-        _check_name_is_free(session, made)
-    view = View(made.name, query, made.columns, project=session.project)
-    if made.temporary:
-        _add_temporary_view(session, view, made.or_replace)
+        _check_name_is_free(session, created)
+    view = View(created.name, query, created.columns, project=session.project)
+    if created.temporary:
+        _add_temporary_view(session, view, created.or_replace)
     else:
-        session.catalog.add_view(view, or_replace=made.or_replace)
+        session.catalog.add_view(view, or_replace=created.or_replace)
     return True
 
 
@@ -167,9 +171,9 @@ def _add_temporary_view(session: Session, view: View, or_replace: bool) -> None:
     session.temporary_views[view.name.lower()] = view
 
 
-def _check_name_is_free(session: Session, made: CreateRelation) -> None:
+def _check_name_is_free(session: Session, created: CreateRelation) -> None:
     """AlreadyExists where DuckDB has a table or view of that name; with OR REPLACE a view of DuckDB's goes."""
-    schema, _, name = made.name.rpartition(".")
+    schema, _, name = created.name.rpartition(".")
     if (
         schema
         and not session.con.sql(
@@ -184,17 +188,17 @@ def _check_name_is_free(session: Session, made: CreateRelation) -> None:
     ).fetchall()
     if not taken:
         return
-    if made.or_replace and taken[0][0]:
-        session.con.execute(f"DROP VIEW {'.'.join(format_name(p) for p in made.name.split('.'))}")
+    if created.or_replace and taken[0][0]:
+        session.con.execute(f"DROP VIEW {'.'.join(format_name(p) for p in created.name.split('.'))}")
         return
     raise AlreadyExists(
-        f"There is a table or view '{made.name}' already.",
-        f"Choose another name for the {made.kind}, or drop that one first.",
+        f"There is a table or view '{created.name}' already.",
+        f"Choose another name for the {created.kind}, or drop that one first.",
     )
 
 
-def _drop_view(session: Session, found: Sequence[Token], *, if_exists: bool) -> bool:
-    parts, _ = read_dotted_name(found, 4 if if_exists else 2)
+def _drop_view(session: Session, tokens: Sequence[Token], *, if_exists: bool) -> bool:
+    parts, _ = read_dotted_name(tokens, 4 if if_exists else 2)
     if not parts:
         return False
     name = view_key(parts)
@@ -202,34 +206,36 @@ def _drop_view(session: Session, found: Sequence[Token], *, if_exists: bool) -> 
         raise CatalogError(f"'{'.'.join(parts)}' is a model.", f"DROP MODEL {'.'.join(parts)} removes it.")
     if session.view(name) is None:
         return False
-    if found[1].word == "TABLE":
+    if tokens[1].word == "TABLE":
         raise CatalogError(f"'{name}' is a view over a model.", f"DROP VIEW {name} removes it.")
     session.drop_view(name)
     return True
 
 
-def _rename_view(session: Session, text: str, found: Sequence[Token]) -> bool:
-    exists = [t.word for t in found[2:4]] == ["IF", "EXISTS"]
-    parts, i = read_dotted_name(found, 4 if exists else 2)
+def _rename_view(session: Session, text: str, tokens: Sequence[Token]) -> bool:
+    exists = [t.word for t in tokens[2:4]] == ["IF", "EXISTS"]
+    parts, i = read_dotted_name(tokens, 4 if exists else 2)
     view = session.view(view_key(parts)) if parts else None
     if view is None:
         return False
-    if [t.word for t in found[i : i + 2]] != ["RENAME", "TO"]:
+    if [t.word for t in tokens[i : i + 2]] != ["RENAME", "TO"]:
         raise NotSupported(
             f"'{view.name}' is a view over a model; it can only be renamed.", "CREATE OR REPLACE VIEW changes it."
         )
-    to, _ = read_dotted_name(found, i + 2)
+    to, _ = read_dotted_name(tokens, i + 2)
     if len(to) != 1:
-        raise StatementError("Expected one new name.", text, found[i].start, "ALTER VIEW name RENAME TO new_name")
+        raise StatementError("Expected one new name.", text, tokens[i].start, "ALTER VIEW name RENAME TO new_name")
     new = view_key([*parts[:-1], *to])
-    made = CreateRelation("view", new, False, False, view.name.lower() in session.temporary_views, view.columns, None)
+    created = CreateRelation(
+        "view", new, False, False, view.name.lower() in session.temporary_views, view.columns, None
+    )
     if session.view(new) is not None:
         raise _view_exists_error(new, "view")
     if session.find_model(new) is not None:
         raise AlreadyExists(f"There is a model '{new}' already.", "Choose another name.")
-    _check_name_is_free(session, made)
+    _check_name_is_free(session, created)
     renamed = replace(view, name=new)
-    if made.temporary:
+    if created.temporary:
         del session.temporary_views[view.name.lower()]
         session.temporary_views[new.lower()] = renamed
     else:
@@ -245,14 +251,14 @@ def check_views(session: Session, sql: str, expanded: Sequence[str]) -> None:
     try:
         session.con.sql(sql)
     except duckdb.CatalogException as e:
-        said = str(e).splitlines()[0]
+        message = str(e).splitlines()[0]
         for name in expanded:
             view = session.view(name)
-            gone = view and next((t.value for t in tokenize(view.sql) if f"name {t.value} does" in said), None)
+            gone = view and next((t.value for t in tokenize(view.sql) if f"name {t.value} does" in message), None)
             if gone:
                 raise NotFound(
                     f"The view '{name}' reads '{gone}', which is not there any more.",
-                    f"Make {gone} again, or write the view anew: CREATE OR REPLACE VIEW {name} AS ….",
+                    f"Make {gone} again, or write the view again: CREATE OR REPLACE VIEW {name} AS ….",
                 ) from e
         raise
 
@@ -262,7 +268,7 @@ def check_views(session: Session, sql: str, expanded: Sequence[str]) -> None:
 CLAUSES = ("SET", "FROM", "USING", "WHERE", "RETURNING")
 
 
-def rewrite_as_query(text: str, found: Sequence[Token], word: str) -> tuple[str, Callable[[str], str]] | None:
+def rewrite_as_query(text: str, tokens: Sequence[Token], word: str) -> tuple[str, Callable[[str], str]] | None:
     """The query of what is to be changed, and what makes the statement of its planned text; None if it has no form.
 
     >>> from sqlft.sql.lexer import tokenize
@@ -272,85 +278,46 @@ def rewrite_as_query(text: str, found: Sequence[Token], word: str) -> tuple[str,
     >>> statement("SELECT 1")
     'DELETE FROM u WHERE rowid IN (SELECT 1)'
     """
-    if found[0].word != word:
+    if tokens[0].word != word:
         return None
-    places = _find_clauses(found)
-    if word == "DELETE" and "FROM" not in places:
+    clauses = _split_clauses(text, tokens)
+    target, more = (clauses.get(name, "") for name in (("FROM", "USING") if word == "DELETE" else ("UPDATE", "FROM")))
+    assignments = [] if word == "DELETE" else _split_assignments(clauses.get("SET", ""))
+    if not target or assignments is None:
         return None
-    end = places.get("RETURNING", found[-1].end)
-    returning = text[end:] if "RETURNING" in places else ""
-
-    def clause(name: str, without_word: bool = True) -> str:
-        if name not in places:
-            return ""
-        start = places[name] + (len(name) if without_word else 0)
-        later = [p for p in places.values() if p > places[name]]
-        return text[start : min([*later, end])].strip()
-
+    alias = [t for t in tokenize(target) if t.word != "AS"][-1].text
+    where, returning = (f" {name} {clauses[name]}" if name in clauses else "" for name in ("WHERE", "RETURNING"))
+    sources = f"FROM {target}{f', {more}' if more else ''}{where}"
     if word == "DELETE":
-        behind = min([p for p in [*places.values(), end] if p > places["FROM"]], default=len(text))
-        target = text[places["FROM"] + len("FROM") : behind]
-        if not target.strip():
-            return None
-        alias = _find_alias(target)
-        more = clause("USING")
-        sources = f"{target.strip()}{f', {more}' if more else ''}"
-        where = clause("WHERE", without_word=False)
-        query = f"SELECT {alias}.rowid AS row_ FROM {sources} {where}".strip()
-        head = f"DELETE FROM {target.strip()}"
-        return query, lambda planned: f"{head} WHERE rowid IN ({planned}) {returning}".strip()
-    if "SET" not in places:
-        return None
-    target = text[found[0].end : places["SET"]]
-    if not target.strip():
-        return None
-    alias = _find_alias(target)
-    sets = _split_assignments(clause("SET"))
-    if sets is None:
-        return None
-    values = ", ".join(f"({value}) AS v{i}" for i, (_, value) in enumerate(sets))
-    more = clause("FROM")
-    sources = f"{target.strip()}{f', {more}' if more else ''}"
-    query = f"SELECT {alias}.rowid AS row_, {values} FROM {sources} {clause('WHERE', without_word=False)}".strip()
-    assigned = ", ".join(f"{column} = new_.v{i}" for i, (column, _) in enumerate(sets))
-    head = f"UPDATE {target.strip()} SET {assigned}"
-    return query, lambda planned: f"{head} FROM ({planned}) AS new_ WHERE {alias}.rowid = new_.row_ {returning}".strip()
+        query = f"SELECT {alias}.rowid AS row_ {sources}"
+        return query, lambda planned: f"DELETE FROM {target} WHERE rowid IN ({planned}){returning}"
+    values = ", ".join(f"({value}) AS v{i}" for i, (_, value) in enumerate(assignments))
+    query = f"SELECT {alias}.rowid AS row_, {values} {sources}"
+    assigned = ", ".join(f"{column} = new_.v{i}" for i, (column, _) in enumerate(assignments))
+    head = f"UPDATE {target} SET {assigned}"
+    return query, lambda planned: f"{head} FROM ({planned}) AS new_ WHERE {alias}.rowid = new_.row_{returning}"
 
 
-def _find_clauses(found: Sequence[Token]) -> dict[str, int]:
-    """Where each clause of the statement starts."""
-    places: dict[str, int] = {}
-    depth = 0
-    for i, token in enumerate(found):
-        depth += (token.text in "([{") - (token.text in ")]}") if token.kind == "op" else 0
-        before = found[i - 1] if i else token
-        is_distinct = token.word == "FROM" and before.word == "DISTINCT"
-        if depth == 0 and token.word in CLAUSES and token.word not in places and before.text != "." and not is_distinct:
-            places[token.word] = token.start
-    return places
-
-
-def _find_alias(target: str) -> str:
-    """The name by which a table's columns are called: its alias, or the last part of its name."""
-    found = [t for t in tokenize(target) if t.word != "AS"]
-    return found[-1].text
+def _split_clauses(text: str, tokens: Sequence[Token]) -> dict[str, str]:
+    """The text behind the statement's first word, and behind the word of each clause."""
+    words = {tokens[0].word: tokens[0]}
+    for i, token in top_level(tokens, 1):
+        is_name = tokens[i - 1].text == "." or (token.word == "FROM" and tokens[i - 1].word == "DISTINCT")
+        if token.word in CLAUSES and not is_name:
+            words.setdefault(token.word, token)
+    ends = [*(token.start for token in words.values()), tokens[-1].end][1:]
+    return {word: text[token.end : end].strip() for (word, token), end in zip(words.items(), ends, strict=True)}
 
 
 def _split_assignments(text: str) -> list[tuple[str, str]] | None:
-    """column = value, …; None for (a, b) = (…)."""
-    found = tokenize(text)
-    depth, start, parts = 0, 0, []
-    for token in found:
-        depth += (token.text in "([{") - (token.text in ")]}") if token.kind == "op" else 0
-        if depth == 0 and token.text == ",":
-            parts.append(text[start : token.start])
-            start = token.end
-    parts.append(text[start:])
-    made = []
-    for part in parts:
-        inner = tokenize(part)
-        equal = next((t for t in inner if t.text == "="), None)
-        if equal is None or (inner and inner[0].text == "("):
+    """column = value, …; None for (a, b) = (…), and where there is none."""
+    commas = [token for _, token in top_level(tokenize(text)) if token.text == ","]
+    starts, ends = [0, *(c.end for c in commas)], [*(c.start for c in commas), len(text)]
+    assignments = []
+    for part in (text[start:end] for start, end in zip(starts, ends, strict=True)):
+        tokens = tokenize(part)
+        equal = next((t for t in tokens if t.text == "="), None)
+        if equal is None or tokens[0].text == "(":
             return None
-        made.append((part[: equal.start].strip(), part[equal.end :].strip()))
-    return made
+        assignments.append((part[: equal.start].strip(), part[equal.end :].strip()))
+    return assignments

@@ -19,7 +19,7 @@ from sqlft.session import (
 from sqlft.shell.output.table import fold
 from sqlft.sql import statements as s
 from sqlft.sql.parser import STATEMENTS
-from sqlft.statements.run import RUNNERS, run_drop_cache
+from sqlft.statements.run import RUNNERS
 from sqlft.statements.training_data import DataSettings
 
 Kind = type[s.Statement]
@@ -150,6 +150,6 @@ def _about(kind: Kind, width: int) -> Iterator[str]:
 def _does(kind: Kind) -> str:
     if kind is s.Plain:
         return "Ask a model: it is read like a table with a row for each of its inputs."
-    run = run_drop_cache if kind is s.DropCache else RUNNERS[kind]
+    run = RUNNERS[kind]
     told = " ".join((run.__doc__ or "").split("\n\n")[0].split())
     return _EXCEPTIONS.sub(".", told)

@@ -6,7 +6,7 @@ It remembers what would have been welcome, for the error.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlft.errors import StatementError, did_you_mean
 from sqlft.redact import redact_statement
@@ -50,12 +50,11 @@ class Cursor:
         place = self.index + ahead
         return self.tokens[place] if place < len(self.tokens) else self._end
 
-    def next(self) -> Token:
-        """Steps over this token."""
-        token = self.token
-        self.index += 1
+    def next(self, count: int = 1) -> Token:
+        """Steps over so many tokens; the last of them."""
+        self.index += count
         self._expected.clear()
-        return token
+        return self.peek(-1)
 
     def at(self, *words: str) -> bool:
         """Whether these words come next, unquoted."""
@@ -66,8 +65,7 @@ class Cursor:
         if not self.at(*words):
             self._expected.append(" ".join(words))
             return False
-        for _ in words:
-            self.next()
+        self.next(len(words))
         return True
 
     def skip_op(self, sign: str) -> bool:
@@ -102,8 +100,8 @@ class Cursor:
         expected = list(dict.fromkeys([*welcome, *self._expected]))
         words = [w.split()[0] for w in expected if w[:1].isupper() and self.token.word]
         listed = " or ".join([", ".join(expected[:-1]), expected[-1]] if expected[1:] else expected)
-        found = f"Found {self._shown()}, expected {listed}." if listed else f"{self._shown()} cannot stand here."
-        return self.error(found + did_you_mean(self.token.text, words))
+        message = f"Found {self._shown()}, expected {listed}." if listed else f"{self._shown()} cannot stand here."
+        return self.error(message + did_you_mean(self.token.text, words))
 
     def error(self, message: str, next_step: str = "", token: Token | None = None) -> StatementError:
         """An error that points at `token`, else at this one; the next step is the syntax unless given."""
@@ -227,9 +225,9 @@ class Cursor:
 
     def parameter(self) -> Parameter:
         """The prepared parameter at this place, its position counted over the whole statement."""
-        found = find_parameters([t for t in self.tokens[: self.index + 1] if t.kind == "parameter"])
+        parameters = find_parameters([t for t in self.tokens[: self.index + 1] if t.kind == "parameter"])
         self.next()
-        return found[-1]
+        return parameters[-1]
 
     def _version(self, digits: str) -> int:
         if not digits.isdecimal() or len(digits) > 18:
@@ -242,21 +240,21 @@ SIGNS_IN_WORDS = frozenset({"-", ".", "/", ":", "::", "@", "+"})
 MAX_DEPTH = 64
 
 
-def parse_options(c: Cursor) -> dict[str, Any]:
+def parse_options(c: Cursor) -> dict[str, object]:
     """k = v, x.y = v, …; keys that are not quoted are lower-cased, dotted ones give nested mappings."""
-    found: dict[str, Any] = {}
+    options: dict[str, object] = {}
     while True:
         first = c.token
         path = [
             str(p.value).lower() if p.token.kind == "word" else str(p.value) for p in c.dotted_name("an option's name")
         ]
         c.expect_op("=")
-        _set_option(c, found, path, parse_value(c), first)
+        _set_option(c, options, path, parse_value(c), first)
         if not c.skip_op(","):
-            return found
+            return options
 
 
-def parse_value(c: Cursor, depth: int = 0) -> Any:
+def parse_value(c: Cursor, depth: int = 0) -> object:
     """Any value: None, bool, int, float, str, list, dict, Parameter, Env, Source."""
     token = c.token
     if depth > MAX_DEPTH:
@@ -280,30 +278,30 @@ def parse_value(c: Cursor, depth: int = 0) -> Any:
     raise c.unexpected("a value")
 
 
-def parse_mapping(c: Cursor, depth: int = 0) -> dict[str, Any]:
+def parse_mapping(c: Cursor, depth: int = 0) -> dict[str, object]:
     """{"k": v, …} with keys in any quotes or none."""
     c.expect_op("{")
-    found: dict[str, Any] = {}
+    mapping: dict[str, object] = {}
     while not c.skip_op("}"):
-        if found:
+        if mapping:
             c.expect_op(",")
         key = c.token
         if key.kind not in NAME_KINDS:
             raise c.unexpected("a key")
         c.next()
         c.expect_op(":")
-        _set_option(c, found, [key.value], parse_value(c, depth + 1), key)
-    return found
+        _set_option(c, mapping, [key.value], parse_value(c, depth + 1), key)
+    return mapping
 
 
-def _parse_list(c: Cursor, close: str, depth: int) -> list[Any]:
+def _parse_list(c: Cursor, close: str, depth: int) -> list[object]:
     c.next()
-    found: list[Any] = []
+    values: list[object] = []
     while not c.skip_op(close):
-        if found:
+        if values:
             c.expect_op(",")
-        found.append(parse_value(c, depth + 1))
-    return found
+        values.append(parse_value(c, depth + 1))
+    return values
 
 
 def _parse_number(c: Cursor) -> int | float:
@@ -319,7 +317,7 @@ def _parse_number(c: Cursor) -> int | float:
     return -number if sign == "-" else number
 
 
-def _parse_word(c: Cursor, depth: int) -> Any:
+def _parse_word(c: Cursor, depth: int) -> object:
     """TRUE, NULL …; env('X'); db (SELECT …); Name(k = v, …); or words such as gpt-6-luna, text without quotes."""
     following = c.peek(1)
     if following.kind == "op" and following.text == "(":
@@ -331,7 +329,7 @@ def _parse_word(c: Cursor, depth: int) -> Any:
     return CONSTANTS.get(text.upper(), text)
 
 
-def _parse_call(c: Cursor, depth: int) -> Any:
+def _parse_call(c: Cursor, depth: int) -> object:
     name = c.next()
     inner = c.peek(1)
     if name.word == "ENV":
@@ -341,15 +339,15 @@ def _parse_call(c: Cursor, depth: int) -> Any:
     if inner.kind not in ("word", "quoted"):
         raise c.error(f"There is no function {name.value}() in options.", "Write a plain value, or env('NAME').", name)
     c.next()
-    found: dict[str, Any] = {"type": name.value}
+    options: dict[str, object] = {"type": name.value}
     while not c.skip_op(")"):
-        if len(found) > 1:
+        if len(options) > 1:
             c.expect_op(",")
         key = c.token
         path = [c.identifier("a key")]
         c.expect_op("=")
-        _set_option(c, found, path, parse_value(c, depth + 1), key)
-    return found
+        _set_option(c, options, path, parse_value(c, depth + 1), key)
+    return options
 
 
 def _parse_env(c: Cursor) -> Env:
@@ -362,12 +360,13 @@ def _parse_env(c: Cursor) -> Env:
     return Env(name.value)
 
 
-def _set_option(c: Cursor, into: dict[str, Any], path: list[str], what: Any, at: Token) -> None:
+def _set_option(c: Cursor, into: dict[str, object], path: list[str], value: object, at: Token) -> None:
     *outer, last = path
     for key in outer:
-        into = into.setdefault(key, {})
-        if not isinstance(into, dict):
+        inner = into.setdefault(key, {})
+        if not isinstance(inner, dict):
             raise c.error(f"'{key}' has a value already, so it cannot have parts.", "Give it once.", at)
+        into = inner
     if last in into:
         raise c.error(f"'{'.'.join(path)}' is given twice.", "Give it once.", at)
-    into[last] = what
+    into[last] = value

@@ -85,12 +85,13 @@ def iterate_tokens(text: str, start: int, end: int) -> Iterator[Token]:
 
 def find_parameters(text_or_tokens: str | Iterable[Token], before: int = 0) -> list[Parameter]:
     """The prepared parameters in order of appearance; a `?` counts on from `before`."""
-    found = tokenize(text_or_tokens) if isinstance(text_or_tokens, str) else text_or_tokens
+    tokens = tokenize(text_or_tokens) if isinstance(text_or_tokens, str) else text_or_tokens
     keys: list[Parameter] = []
-    for token in found:
+    for token in tokens:
         if token.kind == "parameter":
             before += token.text == "?"
-            keys.append(Parameter(before if token.text == "?" else _parse_parameter_key(token.value)))
+            key = int(token.value) if token.value[:1].isdecimal() else token.value
+            keys.append(Parameter(before if token.text == "?" else key))
     return keys
 
 
@@ -123,10 +124,6 @@ def _make_quoted_token(kind: str, text: str, start: int, stop: int) -> Token:
         tag = piece.index("$", 1) + 1
         return Token("string", piece, start, stop, piece[tag:-tag])
     return Token("parameter", piece, start, stop, piece[1:])
-
-
-def _parse_parameter_key(value: str) -> int | str:
-    return int(value) if value[:1].isdecimal() else value
 
 
 def _unescape(body: str, text: str, start: int) -> str:

@@ -8,7 +8,6 @@ import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import duckdb
 
@@ -16,31 +15,31 @@ from sqlft.errors import DataError, StatementError
 from sqlft.redact import SECRET_PATTERN
 from sqlft.sql.lexer import Token, find_parameters, tokenize
 from sqlft.sql.names import quote_text
-from sqlft.sql.statements import Parameter
+from sqlft.sql.statements import Parameter, Parameters
 
 
-def inline_parameters(text: str, values: Any, keys: Sequence[Parameter] | None = None) -> str:
+def inline_parameters(text: str, values: Parameters, keys: Sequence[Parameter] | None = None) -> str:
     """`text` with `?`, `$1` and `$name` replaced by the values' literals; `keys` if `text` is part of a statement."""
-    if values is None or (isinstance(values, (list, tuple, Mapping)) and not values):
+    if values is None or not len(values):
         return text
-    found = [t for t in tokenize(text) if t.kind == "parameter"]
+    tokens = [t for t in tokenize(text) if t.kind == "parameter"]
     if keys is None:
-        keys = find_parameters(found)
+        keys = find_parameters(tokens)
         _check_count(keys, values)
     pieces, at = [], 0
-    for token, key in zip(found, keys, strict=True):
+    for token, key in zip(tokens, keys, strict=True):
         pieces += [text[at : token.start], _format_parameter(key.key, values, token, text)]
         at = token.end
     return "".join([*pieces, text[at:]])
 
 
-def _check_count(keys: Sequence[Parameter], values: Any) -> None:
+def _check_count(keys: Sequence[Parameter], values: Sequence[object] | Mapping[str, object]) -> None:
     """DuckDB's error for values that no parameter takes."""
     if isinstance(values, Mapping):
         left = [str(k) for k in values if k not in {p.key for p in keys} | {str(p.key) for p in keys}]
     else:
-        wanted = max((p.key for p in keys if isinstance(p.key, int)), default=0)
-        left = [str(i + 1) for i in range(wanted, len(values))]
+        highest = max((p.key for p in keys if isinstance(p.key, int)), default=0)
+        left = [str(i + 1) for i in range(highest, len(values))]
     if left:
         raise duckdb.InvalidInputException(
             f"Invalid Input Error: the statement has no parameter for the value {', '.join(left)}. "
@@ -48,10 +47,10 @@ def _check_count(keys: Sequence[Parameter], values: Any) -> None:
         )
 
 
-def _format_parameter(key: int | str, values: Any, token: Token, text: str) -> str:
+def _format_parameter(key: int | str, values: Sequence[object] | Mapping[str, object], token: Token, text: str) -> str:
     try:
         if isinstance(values, Mapping):
-            return format_literal(values[key] if key in values else values[str(key)])
+            return format_literal({str(name): value for name, value in values.items()}[str(key)])
         return format_literal(values[int(key) - 1])
     except (KeyError, IndexError, ValueError):
         raise StatementError(
@@ -59,7 +58,7 @@ def _format_parameter(key: int | str, values: Any, token: Token, text: str) -> s
         ) from None
 
 
-def format_literal(value: Any) -> str:
+def format_literal(value: object) -> str:
     """A Python value as DuckDB's SQL."""
     if value is None:
         return "NULL"
@@ -103,11 +102,11 @@ SHORTEST_SECRET = 4
 
 def find_secrets(text: str) -> set[str]:
     """The values that `redact_statement` stars out, as typed and as they are meant, each line of them by itself."""
-    found: set[str] = set()
+    secrets: set[str] = set()
     for match in SECRET_PATTERN.finditer(text):
         for value in {match["quoted"] or match["bare"], *_unquote(match["quoted"] or match["bare"])}:
-            found.update((value, *value.splitlines()))
-    return {value for value in found if len(value) >= SHORTEST_SECRET}
+            secrets.update((value, *value.splitlines()))
+    return {value for value in secrets if len(value) >= SHORTEST_SECRET}
 
 
 def _unquote(typed: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from difflib import get_close_matches
@@ -25,14 +26,14 @@ STATEMENTS: dict[tuple[str, str], tuple[GrammarMethod, type[s.Statement]]] = {
     ("CREATE", "ANOMALY"): (models.refuse_anomaly_detection, s.CreateModel),
     ("CREATE", "PROJECT"): (models.create_project, s.CreateProject),
     ("DROP", "PROJECT"): (models.drop_project, s.DropProject),
-    ("SHOW", "PROJECTS"): (listings.show_projects, s.ShowProjects),
+    ("SHOW", "PROJECTS"): (listings.show_list(s.ShowProjects), s.ShowProjects),
     ("USE", ""): (models.use_project, s.UseProject),
     ("CREATE", "ML_ENGINE"): (models.create_engine, s.CreateEngine),
     ("CREATE", "DATABASE"): (models.create_database, s.CreateDatabase),
     ("CREATE", "PRICE"): (settings.create_price, s.CreatePrice),
     ("DROP", "PRICE"): (settings.drop_price, s.DropPrice),
     ("REPORT", ""): (settings.report_model, s.ReportModel),
-    ("SHOW", "PRICES"): (listings.show_prices, s.ShowPrices),
+    ("SHOW", "PRICES"): (listings.show_list(s.ShowPrices), s.ShowPrices),
     ("SET", "SQLFT_"): (settings.set_setting, s.SetSetting),
     ("RESET", "SQLFT_"): (settings.reset_setting, s.ResetSetting),
     ("DROP", "MODEL"): (models.drop_model, s.DropModel),
@@ -57,14 +58,14 @@ STATEMENTS: dict[tuple[str, str], tuple[GrammarMethod, type[s.Statement]]] = {
     ("SET", "MODEL_ACTIVE"): (training.set_active, s.SetActive),
     ("SHOW", "MODELS"): (listings.show_models, s.ShowModels),
     ("SHOW", "PREDICTORS"): (listings.show_models, s.ShowModels),
-    ("SHOW", "ML_ENGINES"): (listings.show_engines, s.ShowEngines),
-    ("SHOW", "HANDLERS"): (listings.show_handlers, s.ShowHandlers),
+    ("SHOW", "ML_ENGINES"): (listings.show_list(s.ShowEngines), s.ShowEngines),
+    ("SHOW", "HANDLERS"): (listings.show_list(s.ShowHandlers), s.ShowHandlers),
     ("DESCRIBE", "MODEL"): (listings.describe_model, s.DescribeModel),
     ("DESCRIBE", "PREDICTOR"): (listings.describe_model, s.DescribeModel),
     ("DESCRIBE", "ML_ENGINE"): (listings.describe_engine, s.DescribeEngine),
     ("DESCRIBE", ""): (listings.describe, s.DescribeModel),
     ("SHOW", "MODEL"): (listings.describe_model, s.DescribeModel),
-    ("SHOW", ""): (listings.show, s.DescribeModel),
+    ("SHOW", ""): (listings.describe, s.DescribeModel),
     **REFUSED_STATEMENTS,
 }
 VERB_SYNONYMS = {"DESC": "DESCRIBE"}
@@ -82,19 +83,20 @@ SPELLED_KINDS = {
 }
 SPELLED_VERBS = ("FINETUNE", "RETRAIN", "EVALUATE")
 HEADING_TOKENS = 5
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse(text: str) -> list[s.Statement]:
     """Every statement of the text; StatementError where one of ours is wrong, never for DuckDB's."""
     spans = split_statements(text)[::-1]
-    found: list[s.Statement] = []
+    statements: list[s.Statement] = []
     while spans:
         span = spans.pop()
         if is_surely_duckdb(text, span.start):
-            found.append(parse_plain(text, *span))
+            statements.append(parse_plain(text, *span))
         else:
-            found.append(_parse_statement(text, span, spans))
-    return found
+            statements.append(_parse_statement(text, span, spans))
+    return statements
 
 
 def _parse_statement(text: str, span: StatementSpan, following: list[StatementSpan]) -> s.Statement:
@@ -104,26 +106,26 @@ def _parse_statement(text: str, span: StatementSpan, following: list[StatementSp
         _check_spelling(text, heading)
         return parse_plain(text, *span)
     method, kind = entry
-    found = _extend_over_semicolons(text, tokenize(text, *span), following)
-    statement = method(Cursor(text, found, usage=_format_usage(kind)))
+    tokens = _extend_over_semicolons(text, tokenize(text, *span), following)
+    statement = method(Cursor(text, tokens, usage=_format_usage(kind)))
     if statement is None:
         return parse_plain(text, *span)
-    _check_characters(text, found)
-    start, end = found[0].start, found[-1].end
+    _check_characters(text, tokens)
+    start, end = tokens[0].start, tokens[-1].end
     return replace(statement, text=text[start:end], offset=start)
 
 
 def _read_heading(text: str, span: StatementSpan) -> list[Token]:
     """The first few tokens, also of a text that goes wrong later."""
-    found: list[Token] = []
+    tokens: list[Token] = []
     try:
         for token in iterate_tokens(text, *span):
-            found.append(token)
-            if len(found) == HEADING_TOKENS:
+            tokens.append(token)
+            if len(tokens) == HEADING_TOKENS:
                 break
     except StatementError:
         pass
-    return found
+    return tokens
 
 
 def _find_entry(heading: list[Token]) -> tuple[GrammarMethod, type[s.Statement]] | None:
@@ -140,9 +142,9 @@ def _find_keywords(heading: list[Token]) -> tuple[str, str]:
     return verb, next(rest, "")
 
 
-def _extend_over_semicolons(text: str, found: list[Token], following: list[StatementSpan]) -> list[Token]:
+def _extend_over_semicolons(text: str, tokens: list[Token], following: list[StatementSpan]) -> list[Token]:
     """The statement's tokens, with those behind a `;` that stands inside a query's parentheses."""
-    more, depth, ahead = list(found), _count_open_parentheses(found), 0
+    more, depth, ahead = list(tokens), _count_open_parentheses(tokens), 0
     try:
         while depth > 0 and ahead < len(following):
             ahead += 1
@@ -150,15 +152,15 @@ def _extend_over_semicolons(text: str, found: list[Token], following: list[State
             more += further
             depth += _count_open_parentheses(further)
     except StatementError:
-        return found
+        return tokens
     if depth > 0:
-        return found
+        return tokens
     del following[len(following) - ahead :]
     return more
 
 
-def _count_open_parentheses(found: list[Token]) -> int:
-    return sum((t.text == "(") - (t.text == ")") for t in found if t.kind == "op")
+def _count_open_parentheses(tokens: list[Token]) -> int:
+    return sum((t.text == "(") - (t.text == ")") for t in tokens if t.kind == "op")
 
 
 def _check_spelling(text: str, heading: list[Token]) -> None:
@@ -172,18 +174,10 @@ def _check_spelling(text: str, heading: list[Token]) -> None:
         raise StatementError(message, text, token.start, f"Write: {_format_usage(meant)}")
 
 
-def _check_characters(text: str, found: list[Token]) -> None:
-    for token in found:
-        if not token.text.isascii() and not _is_encodable(token.text):
+def _check_characters(text: str, tokens: list[Token]) -> None:
+    for token in tokens:
+        if not token.text.isascii() and SURROGATE.search(token.text):
             raise StatementError("This is not valid Unicode text.", text, token.start, "Remove the broken characters.")
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _format_usage(kind: type[s.Statement]) -> str:

@@ -1,4 +1,4 @@
-"""DuckDB's own SQL: told from ours by its first words, passed on as typed, but for a query's trailing USING k = v."""
+"""DuckDB's own SQL: recognised by its first words, passed on as typed, but for a query's trailing USING k = v."""
 
 from __future__ import annotations
 
@@ -96,29 +96,29 @@ def parse_plain(text: str, start: int, end: int) -> Plain:
     if not has_using_tail(body):
         return Plain(body, text=body, offset=start)
     try:
-        found = tokenize(text, start, end)
+        tokens = tokenize(text, start, end)
     except StatementError:
         return Plain(body, text=body, offset=start)
-    place = _find_tail(found)
-    first = next((t.word for t in found if t.text != "("), "")
+    place = _find_tail(tokens)
+    first = next((t.word for t in tokens if t.text != "("), "")
     if place is None or not _QUERIES.fullmatch(first):
         return Plain(body, text=body, offset=start)
-    c = Cursor(text, found, place + 1, TAIL_USAGE)
+    c = Cursor(text, tokens, place + 1, TAIL_USAGE)
     using = parse_options(c)
     _check_tail_is_last(c, first, place)
-    head, tail_end = found[place - 1].end, c.tokens[c.index - 1].end
+    head, tail_end = tokens[place - 1].end, c.tokens[c.index - 1].end
     rest = text[tail_end:end]
     return Plain(text[start:head] + (" " * (tail_end - head) + rest if rest else ""), using, text=body, offset=start)
 
 
-def _find_tail(found: Sequence[Token]) -> int | None:
+def _find_tail(tokens: Sequence[Token]) -> int | None:
     """Where USING name[.name …] = stands; DuckDB has no such thing."""
-    for place, token in enumerate(found):
-        if token.word == "USING" and place > 0 and found[place - 1].text != ".":
+    for place, token in enumerate(tokens):
+        if token.word == "USING" and place > 0 and tokens[place - 1].text != ".":
             i = place + 1
-            while i + 2 < len(found) and found[i].kind in NAME_KINDS and found[i + 1].text == ".":
+            while i + 2 < len(tokens) and tokens[i].kind in NAME_KINDS and tokens[i + 1].text == ".":
                 i += 2
-            if i + 1 < len(found) and found[i].kind in NAME_KINDS and found[i + 1].text == "=":
+            if i + 1 < len(tokens) and tokens[i].kind in NAME_KINDS and tokens[i + 1].text == "=":
                 return place
     return None
 

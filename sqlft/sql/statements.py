@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlft.catalog.records import ModelKey
 from sqlft.options import Env as Env
@@ -53,8 +53,12 @@ class RowSource(NamedTuple):
     """The prepared parameters in it, in order; a `?` by its position in the whole statement."""
 
 
-Options = Mapping[str, Any]
+Options = Mapping[str, object]
 """USING's keys, nested ones as mappings; values are None, bool, int, float, str, list, dict, Parameter, Env, Source."""
+
+
+Parameters = Sequence[object] | Mapping[str, object] | None
+"""Values of a statement's prepared parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +71,21 @@ class Statement:
 
 @dataclass(frozen=True)
 class Plain(Statement):
-    """DuckDB's own SQL, or a query that may read models; `using` is what a trailing USING k = v said.
+    """DuckDB's own SQL, or a query that may read models; `using` is the options of a trailing USING k = v.
 
     `sql` is `text` without that tail.
     """
 
     sql: str
     using: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShowList(Statement):
+    """A statement that lists things, some of them where LIKE or WHERE says so."""
+
+    like: str | None = None
+    where: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,11 +115,8 @@ class DropProject(Statement):
 
 
 @dataclass(frozen=True)
-class ShowProjects(Statement):
+class ShowProjects(ShowList):
     """SHOW PROJECTS [LIKE pattern] [WHERE condition]"""
-
-    like: str | None = None
-    where: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,19 +135,13 @@ class DropEngine(Statement):
 
 
 @dataclass(frozen=True)
-class ShowEngines(Statement):
+class ShowEngines(ShowList):
     """SHOW ML_ENGINES [LIKE pattern] [WHERE condition]"""
-
-    like: str | None = None
-    where: str | None = None
 
 
 @dataclass(frozen=True)
-class ShowHandlers(Statement):
+class ShowHandlers(ShowList):
     """SHOW HANDLERS [LIKE pattern] [WHERE condition]"""
-
-    like: str | None = None
-    where: str | None = None
 
 
 @dataclass(frozen=True)
@@ -243,12 +246,10 @@ class RenameModel(Statement):
 
 
 @dataclass(frozen=True)
-class ShowModels(Statement):
+class ShowModels(ShowList):
     """SHOW MODELS|PREDICTORS [FROM|IN project] [LIKE pattern] [WHERE condition]"""
 
     project: str | None = None
-    like: str | None = None
-    where: str | None = None
 
 
 @dataclass(frozen=True)
@@ -312,11 +313,8 @@ class DropPrice(Statement):
 
 
 @dataclass(frozen=True)
-class ShowPrices(Statement):
+class ShowPrices(ShowList):
     """SHOW PRICES [LIKE pattern] [WHERE condition]"""
-
-    like: str | None = None
-    where: str | None = None
 
 
 @dataclass(frozen=True)

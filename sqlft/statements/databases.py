@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import duckdb
 
@@ -65,10 +65,10 @@ class PostgresParameters(ServerParameters):
 def run_create_database(session: Session, statement: CreateDatabase, parameters: Parameters) -> None:
     """Attach a database; AlreadyExists, OptionError, NotSupported for an engine that is unknown or not to be had."""
     name, con = statement.name, session.con
-    cls, attach = _find_engine(statement.engine)
+    engine = _find_engine(statement.engine)
     what = f"CREATE DATABASE {name}"
-    given = references.reveal(references.hide(statement.parameters, lambda _: False, what))
-    wanted = build_options(cls, given, what)
+    values = references.reveal(references.hide(statement.parameters, lambda _: False, what))
+    options = build_options(engine.parameters, values, what)
     if name.lower() in RESERVED_NAMES:
         raise CatalogError(f"The name '{name}' is kept for models and their tables.", "Choose another name.")
     if con.execute("SELECT 1 FROM duckdb_databases() WHERE lower(database_name) = lower(?)", [name]).fetchone():
@@ -79,13 +79,13 @@ def run_create_database(session: Session, statement: CreateDatabase, parameters:
                 f"There is a database '{name}' already.", f"Choose another name, or DETACH {quote_name(name)}."
             )
         con.execute(f"DETACH {quote_name(name)}")
-    attach(session, name, wanted)
+    engine.attach(session, name, options, engine.kind)
 
 
 def load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
     """Load one of DuckDB's extensions: installed, from its PyPI package, or else fetched; NotSupported."""
-    found = con.execute("SELECT installed, loaded FROM duckdb_extensions() WHERE extension_name = ?", [name]).fetchone()
-    installed, loaded = found or (False, False)
+    row = con.execute("SELECT installed, loaded FROM duckdb_extensions() WHERE extension_name = ?", [name]).fetchone()
+    installed, loaded = row or (False, False)
     if loaded:
         return
     package = _find_packaged_extension(name)
@@ -105,7 +105,7 @@ def load_extension(con: duckdb.DuckDBPyConnection, name: str) -> None:
         ) from e
 
 
-def _find_engine(name: str) -> tuple[type, Callable[[Session, str, Any], None]]:
+def _find_engine(name: str) -> DatabaseEngine:
     folded = name.lower()
     if folded in ENGINES:
         return ENGINES[folded]
@@ -116,20 +116,13 @@ def _find_engine(name: str) -> tuple[type, Callable[[Session, str, Any], None]]:
     )
 
 
-def _attach_duckdb(session: Session, name: str, wanted: FileParameters) -> None:
-    _attach_file(session, name, wanted, "duckdb")
-
-
-def _attach_sqlite(session: Session, name: str, wanted: FileParameters) -> None:
-    load_extension(session.con, "sqlite_scanner")
-    _attach_file(session, name, wanted, "sqlite")
-
-
-def _attach_file(session: Session, name: str, wanted: FileParameters, kind: str) -> None:
-    path = wanted.path if ":" in wanted.path[:12] else str(Path(wanted.path).expanduser())
+def _attach_file(session: Session, name: str, options: FileParameters, kind: str) -> None:
+    if kind == "sqlite":
+        load_extension(session.con, "sqlite_scanner")
+    path = options.path if ":" in options.path[:12] else str(Path(options.path).expanduser())
     new = "://" not in path and path != ":memory:" and not Path(path).exists()
     session.con.execute(
-        f"ATTACH {quote_text(str(path))} AS {quote_name(name)} (TYPE {kind}{_format_read_only(wanted)})"
+        f"ATTACH {quote_text(str(path))} AS {quote_name(name)} (TYPE {kind}{_format_read_only(options)})"
     )
     if new:
         session.show_warning(
@@ -137,32 +130,28 @@ def _attach_file(session: Session, name: str, wanted: FileParameters, kind: str)
         )
 
 
-def _make_server_attacher(kind: str, names: Mapping[str, str]) -> Callable[[Session, str, ServerParameters], None]:
-    """`names`: a parameter to its name in DuckDB's secret, which keeps the password out of listings and errors."""
-
-    def attach(session: Session, name: str, wanted: ServerParameters) -> None:
-        con = session.con
-        load_extension(con, f"{kind}_scanner")
-        values = {secret: getattr(wanted, field) for field, secret in names.items()}
-        parts = [f"{secret} {quote_text(str(value))}" for secret, value in values.items() if value is not None]
-        held = quote_name(f"sqlft_{name}")
-        con.execute(f"CREATE OR REPLACE TEMPORARY SECRET {held} ({', '.join([f'TYPE {kind}', *parts])})")
-        text, more = "", _format_read_only(wanted)
-        if isinstance(wanted, PostgresParameters):
-            text = f"sslmode={_quote_libpq(wanted.sslmode)}" if wanted.sslmode else ""
-            more += f", SCHEMA {quote_text(wanted.schema)}" if wanted.schema else ""
-        try:
-            con.execute(f"ATTACH {quote_text(text)} AS {quote_name(name)} (TYPE {kind}, SECRET {held}{more})")
-        except duckdb.Error:
-            con.execute(f"DROP TEMPORARY SECRET IF EXISTS {held}")
-            raise
-
-    return attach
+def _attach_server(session: Session, name: str, options: ServerParameters, kind: str) -> None:
+    """Attach with a secret of DuckDB's, which keeps the password out of listings and errors."""
+    con = session.con
+    load_extension(con, f"{kind}_scanner")
+    values = {field: getattr(options, field) for field in ("host", "port", "user", "password", "database")}
+    parts = [f"{field.upper()} {quote_text(str(value))}" for field, value in values.items() if value is not None]
+    secret = quote_name(f"sqlft_{name}")
+    con.execute(f"CREATE OR REPLACE TEMPORARY SECRET {secret} ({', '.join([f'TYPE {kind}', *parts])})")
+    text, more = "", _format_read_only(options)
+    if isinstance(options, PostgresParameters):
+        text = f"sslmode={_quote_libpq(options.sslmode)}" if options.sslmode else ""
+        more += f", SCHEMA {quote_text(options.schema)}" if options.schema else ""
+    try:
+        con.execute(f"ATTACH {quote_text(text)} AS {quote_name(name)} (TYPE {kind}, SECRET {secret}{more})")
+    except duckdb.Error:
+        con.execute(f"DROP TEMPORARY SECRET IF EXISTS {secret}")
+        raise
 
 
-def _attach_files(session: Session, name: str, wanted: FilesParameters) -> None:
-    """A database in memory with a view a file."""
-    views = _list_views(Path(wanted.path).expanduser())
+def _attach_files(session: Session, name: str, options: FilesParameters, kind: str) -> None:
+    """A database in memory with one view per file."""
+    views = _list_views(Path(options.path).expanduser())
     con, database = session.con, quote_name(name)
     con.execute(f"ATTACH ':memory:' AS {database}")
     try:
@@ -209,8 +198,8 @@ def _quote_libpq(value: str) -> str:
     return f"'{escaped}'"
 
 
-def _format_read_only(wanted: Any) -> str:
-    return ", READ_ONLY" if wanted.read_only else ""
+def _format_read_only(options: FileParameters | ServerParameters) -> str:
+    return ", READ_ONLY" if options.read_only else ""
 
 
 def _find_packaged_extension(extension: str) -> Path | None:
@@ -225,15 +214,22 @@ def _find_packaged_extension(extension: str) -> Path | None:
     return None
 
 
-_SECRET_FIELDS = {"host": "HOST", "port": "PORT", "user": "USER", "password": "PASSWORD", "database": "DATABASE"}
-_POSTGRES = (PostgresParameters, _make_server_attacher("postgres", _SECRET_FIELDS))
-_MYSQL = (ServerParameters, _make_server_attacher("mysql", _SECRET_FIELDS))
-ENGINES: Mapping[str, tuple[type, Callable[[Session, str, Any], None]]] = {
-    "duckdb": (FileParameters, _attach_duckdb),
-    "sqlite": (FileParameters, _attach_sqlite),
+class DatabaseEngine(NamedTuple):
+    """How CREATE DATABASE attaches a database: its parameters, and what takes them with DuckDB's name of the kind."""
+
+    parameters: type
+    attach: Callable[[Session, str, Any, str], None]
+    kind: str
+
+
+_POSTGRES = DatabaseEngine(PostgresParameters, _attach_server, "postgres")
+_MYSQL = DatabaseEngine(ServerParameters, _attach_server, "mysql")
+ENGINES: Mapping[str, DatabaseEngine] = {
+    "duckdb": DatabaseEngine(FileParameters, _attach_file, "duckdb"),
+    "sqlite": DatabaseEngine(FileParameters, _attach_file, "sqlite"),
     "postgres": _POSTGRES,
     "postgresql": _POSTGRES,
     "mysql": _MYSQL,
     "mariadb": _MYSQL,
-    "files": (FilesParameters, _attach_files),
+    "files": DatabaseEngine(FilesParameters, _attach_files, "files"),
 }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pyarrow as pa
 
 from sqlft import plugins
 from sqlft.catalog.records import RUNNING, Model, Version, to_json
+from sqlft.catalog.tables import make_schema, to_local_time
 from sqlft.data import Prompt
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.handler import Handler, Trainer
@@ -24,39 +24,21 @@ from sqlft.statements.show import (
     build_model_row,
     format_connection_data,
     list_model_options,
-    to_local_time,
 )
-from sqlft.training.follow import seconds_of
+from sqlft.training.follow import predict_seconds
 
-TEXT, DOUBLE, INTEGER, BOOLEAN = pa.string(), pa.float64(), pa.int64(), pa.bool_()
-MODEL_SCHEMA = pa.schema(
+MODEL_SCHEMA = pa.unify_schemas(
     [
-        *MODELS_SCHEMA,
-        pa.field("INPUTS", pa.list_(TEXT)),
-        pa.field("PROMPT_TEMPLATE", TEXT),
-        pa.field("SYSTEM", TEXT),
-        pa.field("BASE", TEXT),
-        pa.field("PARENT", INTEGER),
-        pa.field("STARTED_FROM", TEXT),
-        pa.field("REMARKS", pa.list_(TEXT)),
-        pa.field("HANDLER", TEXT),
-        pa.field("ROWS", INTEGER),
-        pa.field("DATA_DIGEST", TEXT),
-        pa.field("FINDINGS", pa.list_(TEXT)),
-        pa.field("DETAILS", TEXT),
-        pa.field("ARTIFACT", TEXT),
-        pa.field("ATTRIBUTES", pa.list_(TEXT)),
+        MODELS_SCHEMA,
+        make_schema(
+            """INPUTS text[], PROMPT_TEMPLATE text, SYSTEM text, BASE text, PARENT integer, STARTED_FROM text,
+               REMARKS text[], HANDLER text, ROWS integer, DATA_DIGEST text, FINDINGS text[], DETAILS text,
+               ARTIFACT text, ATTRIBUTES text[]"""
+        ),
     ]
 )
-ENGINE_SCHEMA = pa.schema(
-    [
-        *ENGINES_SCHEMA,
-        pa.field("PACKAGE", TEXT),
-        pa.field("TRAINS", BOOLEAN),
-        pa.field("IMPORT_ERROR", TEXT),
-        pa.field("MODELS", pa.list_(TEXT)),
-        pa.field("OPTIONS", pa.list_(TEXT)),
-    ]
+ENGINE_SCHEMA = pa.unify_schemas(
+    [ENGINES_SCHEMA, make_schema("PACKAGE text, TRAINS boolean, IMPORT_ERROR text, MODELS text[], OPTIONS text[]")]
 )
 
 
@@ -86,7 +68,7 @@ def run_describe_engine(session: Session, statement: DescribeEngine, parameters:
         if engine.handler in plugins.find_entry_points()
         else "There is no such handler any more."
     )
-    row: dict[str, Any] = {
+    row: dict[str, object] = {
         "NAME": engine.name,
         "HANDLER": engine.handler,
         "CONNECTION_DATA": format_connection_data(engine),
@@ -152,34 +134,31 @@ def _describe_columns(session: Session, model: Model, version: Version) -> pa.Ta
         {"COLUMN": f"{columns[0].name}_usage", "KIND": "tokens, seconds and cost", "TYPE": "STRUCT"},
         {"COLUMN": f"{columns[0].name}_logprob", "KIND": "logarithm of its probability", "TYPE": "DOUBLE"},
     ]
-    return pa.Table.from_pylist(rows, pa.schema([("COLUMN", TEXT), ("KIND", TEXT), ("TYPE", TEXT)]))
+    return pa.Table.from_pylist(rows, make_schema("COLUMN text, KIND text, TYPE text"))
 
 
 def _describe_options(session: Session, model: Model, version: Version) -> pa.Table:
-    """What was said, what training applied, and the defaults of what was not said."""
-    said = list_model_options(model)
+    """What CREATE MODEL set, what training applied, and the defaults of the rest."""
+    own = list_model_options(model)
     trained = references.redact_options(version.options)
-    rows = [_build_option_row(name, value, "CREATE MODEL") for name, value in said.items()]
-    usual = _list_training_defaults(session, model)
+    rows = [_build_option_row(name, value, "CREATE MODEL") for name, value in own.items()]
+    usual = _list_defaults(session, model, training=True)
     rows += [
         _build_option_row(name, value, "default" if name in usual and usual[name] == value else "training")
         for name, value in trained.items()
-        if name not in said
+        if name not in own
     ]
-    for name, value in _list_defaults(session, model).items():
-        if name not in said and name not in trained:
+    for name, value in _list_defaults(session, model, training=False).items():
+        if name not in own and name not in trained:
             rows.append(_build_option_row(name, value, "default"))
-    return pa.Table.from_pylist(rows, pa.schema([("OPTION", TEXT), ("VALUE", TEXT), ("SET_BY", TEXT)]))
+    return pa.Table.from_pylist(rows, make_schema("OPTION text, VALUE text, SET_BY text"))
 
 
 def _describe_data(session: Session, model: Model, version: Version) -> pa.Table:
     """One row: what the version was made of."""
-    kept = pa.struct(
-        [("code", TEXT), ("level", TEXT), ("count", INTEGER), ("message", TEXT), ("examples", pa.list_(INTEGER))]
-    )
-    schema = pa.schema(
-        [("QUERY", TEXT), ("DATABASE", TEXT), ("ROWS", INTEGER), ("DIGEST", TEXT), ("FINDINGS", pa.list_(kept))]
-    )
+    finding = make_schema("code text, level text, count integer, message text, examples integer[]")
+    schema = make_schema("QUERY text, DATABASE text, ROWS integer, DIGEST text")
+    schema = schema.append(pa.field("FINDINGS", pa.list_(pa.struct(finding))))
     row = {
         "QUERY": version.query,
         "DATABASE": version.database,
@@ -191,23 +170,15 @@ def _describe_data(session: Session, model: Model, version: Version) -> pa.Table
 
 
 def _describe_findings(session: Session, model: Model, version: Version) -> pa.Table:
-    schema = pa.schema(
-        [
-            ("LEVEL", TEXT),
-            ("CODE", TEXT),
-            ("COUNT", INTEGER),
-            ("MESSAGE", TEXT),
-            ("EXAMPLES", pa.list_(INTEGER)),
-            ("WHAT_TO_DO", TEXT),
-            ("SHOWN", pa.list_(TEXT)),
-        ]
+    schema = make_schema(
+        "LEVEL text, CODE text, COUNT integer, MESSAGE text, EXAMPLES integer[], WHAT_TO_DO text, SHOWN text[]"
     )
     rows = [{name.upper(): value for name, value in f.items()} for f in version.findings]
     return pa.Table.from_pylist(rows, schema)
 
 
 def _describe_estimate(session: Session, model: Model, version: Version) -> pa.Table:
-    """What was foreseen before the training, its minutes by its own first steps while it trains; and what it took."""
+    """What was estimated before the training, its minutes by its own first steps while it trains; and what it took."""
     estimated, took = version.details.get("estimate") or {}, version.details
     trains = version.status in RUNNING
     measured = {
@@ -220,12 +191,12 @@ def _describe_estimate(session: Session, model: Model, version: Version) -> pa.T
     expected = {
         "tokens": estimated.get("tokens"),
         "steps": estimated.get("steps"),
-        "minutes": _convert_unit(seconds_of(version) or estimated.get("seconds"), 60),
+        "minutes": _convert_unit(predict_seconds(version) or estimated.get("seconds"), 60),
         "memory_gb": _convert_unit(estimated.get("memory_bytes"), 1e9),
         "cost_usd": estimated.get("cost_usd"),
     }
     rows = [{"FACT": name, "ESTIMATED": expected[name], "MEASURED": measured[name]} for name in expected]
-    return pa.Table.from_pylist(rows, pa.schema([("FACT", TEXT), ("ESTIMATED", DOUBLE), ("MEASURED", DOUBLE)]))
+    return pa.Table.from_pylist(rows, make_schema("FACT text, ESTIMATED number, MEASURED number"))
 
 
 def _convert_unit(value: float | None, unit: float) -> float | None:
@@ -233,9 +204,9 @@ def _convert_unit(value: float | None, unit: float) -> float | None:
 
 
 def _describe_metrics(session: Session, model: Model, version: Version) -> pa.Table:
-    schema = pa.schema([("STEP", INTEGER), ("EPOCH", DOUBLE), ("SPLIT", TEXT), ("NAME", TEXT), ("VALUE", DOUBLE)])
-    found = session.catalog.metrics(version.key)
-    rows = [{"STEP": m.step, "EPOCH": m.epoch, "SPLIT": m.split, "NAME": m.name, "VALUE": m.value} for m in found]
+    schema = make_schema("STEP integer, EPOCH number, SPLIT text, NAME text, VALUE number")
+    metrics = session.catalog.metrics(version.key)
+    rows = [{"STEP": m.step, "EPOCH": m.epoch, "SPLIT": m.split, "NAME": m.name, "VALUE": m.value} for m in metrics]
     return pa.Table.from_pylist(rows, schema)
 
 
@@ -245,40 +216,28 @@ def _describe_versions(session: Session, model: Model, version: Version) -> pa.T
         build_model_row(model, v, known.get(v.key)) | {"PARENT": v.parent, "ROWS": v.row_count}
         for v in session.catalog.versions(model.key)
     ]
-    return pa.Table.from_pylist(
-        rows, pa.schema([*MODELS_SCHEMA, pa.field("PARENT", INTEGER), pa.field("ROWS", INTEGER)])
-    )
+    return pa.Table.from_pylist(rows, pa.unify_schemas([MODELS_SCHEMA, make_schema("PARENT integer, ROWS integer")]))
 
 
 def _describe_import_error(session: Session, model: Model, version: Version) -> pa.Table:
     """Whether the handler of the model can be used here."""
     handler = find_engine(session, model.engine).handler
     row = {"HANDLER": handler, "IMPORT_ERROR": describe_missing_packages(handler)}
-    return pa.Table.from_pylist([row], pa.schema([("HANDLER", TEXT), ("IMPORT_ERROR", TEXT)]))
+    return pa.Table.from_pylist([row], make_schema("HANDLER text, IMPORT_ERROR text"))
 
 
-def _build_option_row(name: str, value: Any, set_by: str) -> dict[str, Any]:
+def _build_option_row(name: str, value: object, set_by: str) -> dict[str, object]:
     return {"OPTION": name, "VALUE": value if isinstance(value, str) else to_json(value), "SET_BY": set_by}
 
 
-def _list_defaults(session: Session, model: Model) -> dict[str, Any]:
-    """Defaults of the options for asking and making; none if the handler cannot be loaded."""
-    handler = find_engine(session, model.engine).handler
-    if describe_missing_packages(handler) is not None:
-        return {}
-    cls = plugins.load_handler_class(handler)
-    known = {**options_of(cls.model_options), **options_of(cls.predict_options)}
-    return {name: option.default for name, option in known.items()}
-
-
-def _list_training_defaults(session: Session, model: Model) -> dict[str, Any]:
-    """Defaults of the options for training; none if the handler cannot be loaded or does not train."""
+def _list_defaults(session: Session, model: Model, *, training: bool) -> dict[str, object]:
+    """Defaults of the options for training, or for making and asking; none if the handler cannot be loaded."""
     handler = find_engine(session, model.engine).handler
     cls = plugins.load_handler_class(handler) if describe_missing_packages(handler) is None else Handler
-    if not issubclass(cls, Trainer):
-        return {}
-    known = {**options_of(TrainSettings), **options_of(cls.train_options)}
-    return {name: option.default for name, option in known.items()}
+    classes: tuple[type, ...] = (cls.model_options, cls.predict_options)
+    if training:
+        classes = (TrainSettings, cls.train_options) if issubclass(cls, Trainer) else ()
+    return {name: option.default for of in classes for name, option in options_of(of).items()}
 
 
 def _format_options(cls: type[Handler]) -> list[str]:

@@ -37,14 +37,14 @@ def _evaluate_rows(session: Session, statement: Evaluate, options: EvaluationOpt
     scorers = options.scorers(statement.metrics, seed, session, lambda key: False)
     _refuse_unknown_options(options.left, scorers)
     require_judge(scorers, judge)
-    found = []
+    rows = []
     for scorer in scorers:
         more = {"judge": ModelJudge(session, judge, statement, {})} if "judge" in scorer.metric.needs else {}
-        found.append(_build_row(scorer.name, scorer.score(actual, prediction, **more)))
-    return pa.Table.from_pylist(found, ROW_SCORES_SCHEMA)
+        rows.append(_build_row(scorer.name, scorer.score(actual, prediction, **more)))
+    return pa.Table.from_pylist(rows, ROW_SCORES_SCHEMA)
 
 
-def _build_row(metric: str, scored: MetricResult) -> dict[str, Any]:
+def _build_row(metric: str, scored: MetricResult) -> dict[str, object]:
     return {"metric": metric, "value": scored.value, "n": scored.n, **scored.interval._asdict()}
 
 
@@ -58,7 +58,7 @@ def _find_column(options: EvaluationOptions, role: str, name: Any) -> Any:
     return column
 
 
-def _refuse_unknown_options(left: Mapping[str, Any], scorers: Sequence[Scorer]) -> None:
+def _refuse_unknown_options(left: Mapping[str, object], scorers: Sequence[Scorer]) -> None:
     if left:
         name = next(iter(left))
         known = {"actual", "prediction", "seed", "judge", *(s.name for s in scorers)}

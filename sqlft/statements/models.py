@@ -1,11 +1,12 @@
-"""CREATE, DROP, RENAME of models, engines and projects; SET active; UNLOAD."""
+"""CREATE, DROP, RENAME of models, engines and projects; SET active; UNLOAD and DROP CACHE."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import duckdb
 import pyarrow as pa
@@ -18,7 +19,6 @@ from sqlft.data.outputs import VECTOR_TYPE
 from sqlft.data.prompts import PLACEHOLDER
 from sqlft.errors import (
     AlreadyExists,
-    CatalogError,
     NotFound,
     OptionError,
     ProviderError,
@@ -27,6 +27,7 @@ from sqlft.errors import (
     did_you_mean,
 )
 from sqlft.handler import Handler, ModelSpec, Trainer
+from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import (
     build_model_spec,
     check_retirement,
@@ -62,8 +63,9 @@ from sqlft.sql.statements import (
     UseProject,
 )
 from sqlft.statements import show
-from sqlft.training import start
 from sqlft.training.follow import cancel_trainings
+from sqlft.training.plan import plan_training
+from sqlft.training.start import train_version
 
 SINGLE_BRACES = re.compile(r"(?<!\{)\{([A-Za-z_]\w*)\}")
 OLD_OPTION_NAMES = {"api_base": "base_url", "ollama_serve_url": "base_url"}
@@ -76,14 +78,14 @@ def run_create_engine(session: Session, statement: CreateEngine, parameters: Par
     if statement.if_not_exists and any(e.name.lower() == name.lower() for e in catalog.engines()):
         return show.show_engine(session, name)
     catalog.require_writing()
-    handler, usual = plugins.resolve_handler_alias(statement.handler)
+    handler, defaults = plugins.resolve_handler_alias(statement.handler)
     cls = plugins.load_handler_class(handler)
     handler = handler.lower() if handler.lower() in plugins.find_entry_points() else handler
     if name.lower() in plugins.find_entry_points() and name.lower() != handler:
         raise AlreadyExists(f"'{name}' is the name of a handler.", "Choose another name for the engine.")
     what = f"Engine '{name}'"
     options = _rename_old_options(statement.options, option_names(cls.engine_options, EngineSettings))
-    options = {**usual, **resolve_aliases(options, cls.engine_options)} if usual else options
+    options = {**defaults, **resolve_aliases(options, cls.engine_options)} if defaults else options
     _check_engine_options(session, cls, options, what)
     hidden = references.hide(options, lambda n: is_secret(n, cls.engine_options), f"ML_ENGINE {name}")
     try:
@@ -105,12 +107,6 @@ def run_drop_engine(session: Session, statement: DropEngine, parameters: Paramet
             f"'{statement.name}' is a handler, and no engine was made with that name.",
             "There is nothing to drop; a handler goes with the package that ships it.",
         )
-    users = [str(m.key) for m in session.catalog.models() if m.engine.lower() == statement.name.lower()]
-    if engine is not None and users:
-        raise CatalogError(
-            f"The engine '{engine.name}' is used by {_format_models(users)}.",
-            " ".join(f"DROP MODEL {user};" for user in users[:3]) + " comes first.",
-        )
     session.catalog.drop_engine(statement.name)
     if engine is not None:
         references.forget(engine.options)
@@ -125,7 +121,7 @@ def run_create_project(session: Session, statement: CreateProject, parameters: P
     session.catalog.add_project(name)
     session.show_notice(f"Its models are named {format_name(name)}.name, or name alone after USE {format_name(name)}.")
     if _is_schema(session, name):
-        session.show_notice(f"There is a schema '{name}' too. {_BOTH.format(name=format_name(name))}")
+        session.show_notice(f"There is a schema '{name}' too. {_BOTH_CHOSEN.format(name=format_name(name))}")
 
 
 def run_drop_project(session: Session, statement: DropProject, parameters: Parameters) -> None:
@@ -149,7 +145,7 @@ def run_use_project(session: Session, statement: UseProject, parameters: Paramet
         session.con.execute(f"USE {quote_name(name)}").fetchall()
     except duckdb.CatalogException as e:
         if project is None:
-            e.args = (f"{str(e).rstrip()}\n{_instead_of(session, name)}",)
+            e.args = (f"{str(e).rstrip()}\n{_suggest_names(session, name)}",)
             raise
         if session.project != project:
             session.show_notice(f"Models are made in project {project}, and looked for there first; tables as before.")
@@ -157,23 +153,25 @@ def run_use_project(session: Session, statement: UseProject, parameters: Paramet
         return
     session.project = project or DEFAULT_PROJECT
     if project is not None:
-        session.show_notice(f"'{name}' is a schema and a project of models. {_BOTH.format(name=format_name(name))}")
+        session.show_notice(
+            f"'{name}' is a schema and a project of models. {_BOTH_CHOSEN.format(name=format_name(name))}"
+        )
 
 
-_BOTH = "USE {name} chooses both: tables are looked for in the schema, models in the project."
+_BOTH_CHOSEN = "USE {name} chooses both: tables are looked for in the schema, models in the project."
 
 
 def _is_schema(session: Session, name: str) -> bool:
     """Whether DuckDB's USE would take the name."""
-    found = session.con.execute(
+    row = session.con.execute(
         "SELECT 1 FROM duckdb_schemas() WHERE lower(schema_name) = lower($1) AND database_name = current_database()"
         " UNION ALL SELECT 1 FROM duckdb_databases() WHERE lower(database_name) = lower($1)",
         [name],
     )
-    return found.fetchone() is not None
+    return row.fetchone() is not None
 
 
-def _instead_of(session: Session, name: str) -> str:
+def _suggest_names(session: Session, name: str) -> str:
     """What to type where USE knows neither a schema nor a project of that name."""
     rows = session.con.execute(
         "SELECT schema_name FROM duckdb_schemas() WHERE NOT internal AND database_name = current_database()"
@@ -199,36 +197,36 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
             f"FINETUNE {old.key} makes its next version; CREATE OR REPLACE MODEL or DROP MODEL does away with it.",
         )
     _refuse_taken_name(session, key)
-    plan = _build_definition(session, statement, key)
-    _check_with_handler(session, plan)
-    hidden = references.hide(plan.options, plan.is_secret, f"MODEL {key.name}")
+    definition = _build_definition(session, statement, key)
+    _check_with_handler(session, definition)
+    hidden = references.hide(definition.options, definition.is_secret, f"MODEL {key.name}")
     if statement.alias:
         hidden["$predict"] = statement.predict
-    if plan.outputs.is_typed:
-        hidden["$outputs"] = plan.outputs.to_catalog()
-    model = replace(plan.model, options=hidden)
+    if definition.outputs.is_typed:
+        hidden["$outputs"] = definition.outputs.to_catalog()
+    model = replace(definition.model, options=hidden)
     _warn_of_foreign_placeholders(session, model.prompt_template)
     try:
-        made = _add_model(session, statement, model, plan, parameters)
+        table = _add_model(session, statement, model, definition, parameters)
     except BaseException:
-        kept = session.find_model(*key)
-        if kept is None or kept.options != hidden:
+        current = session.find_model(*key)
+        if current is None or current.options != hidden:
             references.forget(hidden)
         elif old is not None:
             references.forget(old.options)
         raise
     if old is not None:
         references.forget(old.options)
-    return made
+    return table
 
 
-def preview_model(session: Session, statement: CreateModel) -> tuple[Model, Mapping[str, Any]]:
+def preview_model(session: Session, statement: CreateModel) -> tuple[Model, Mapping[str, object]]:
     """The model that CREATE MODEL would keep, and USING's options for its training; nothing is kept."""
     key = ModelKey(statement.name.name, statement.name.project or session.project)
-    plan = _build_definition(session, statement, key)
-    _check_with_handler(session, plan)
-    hidden = references.hide(plan.options, lambda _: False, f"MODEL {key.name}")
-    return replace(plan.model, options=hidden), plan.training
+    definition = _build_definition(session, statement, key)
+    _check_with_handler(session, definition)
+    hidden = references.hide(definition.options, lambda _: False, f"MODEL {key.name}")
+    return replace(definition.model, options=hidden), definition.training
 
 
 def run_drop_model(session: Session, statement: DropModel, parameters: Parameters) -> None:
@@ -276,8 +274,8 @@ class _ModelDefinition:
     handler: type[Handler]
     settings: ModelSettings
     outputs: Outputs
-    options: Mapping[str, Any]
-    training: Mapping[str, Any]
+    options: Mapping[str, object]
+    training: Mapping[str, object]
     trains: bool
     """FROM was given: its training is checked by itself."""
 
@@ -296,12 +294,12 @@ def _build_definition(session: Session, statement: CreateModel, key: ModelKey) -
         )
     engine = find_engine(session, engine_name)
     cls = plugins.load_handler_class(engine.handler)
-    own = (EngineSettings, cls.engine_options, cls.model_options, cls.predict_options)
+    classes = (EngineSettings, cls.engine_options, cls.model_options, cls.predict_options)
     for_training = _list_training_options(cls)
-    options = _rename_old_options(statement.options, option_names(ModelSettings, *own) | for_training)
-    _check_option_names(options, own, for_training if statement.source else set(), for_training, what)
+    options = _rename_old_options(statement.options, option_names(ModelSettings, *classes) | for_training)
+    _check_option_names(options, classes, for_training if statement.source else set(), for_training, what)
     settings = build_options(ModelSettings, pick_options(options, ModelSettings), what)
-    kept = {k: v for k, v in pick_options(options, *own).items() if k not in option_names(ModelSettings)}
+    kept = {k: v for k, v in pick_options(options, *classes).items() if k not in option_names(ModelSettings)}
     output = statement.alias or statement.predict
     model = Model(key, engine.name, settings.base or "", output, _build_template(settings, output), settings.system)
     embeds = embeds_texts(cls, kept)
@@ -311,7 +309,7 @@ def _build_definition(session: Session, statement: CreateModel, key: ModelKey) -
     return _ModelDefinition(model, engine, cls, settings, outputs, kept, training, statement.source is not None)
 
 
-def _resolve_schema(settings: ModelSettings) -> Any:
+def _resolve_schema(settings: ModelSettings) -> object:
     if settings.json_struct is None:
         return settings.schema
     if settings.schema is not None:
@@ -324,18 +322,18 @@ def _list_training_options(cls: type[Handler]) -> set[str]:
 
 
 def _check_option_names(
-    given: Mapping[str, Any], own: tuple[type, ...], training: set[str], for_training: set[str], what: str
+    options: Mapping[str, object], classes: tuple[type, ...], training: set[str], for_training: set[str], what: str
 ) -> None:
-    if dict in own:
+    if dict in classes:
         return
-    known = option_names(ModelSettings, *own) | training
-    for name in given:
+    known = option_names(ModelSettings, *classes) | training
+    for name in options:
         if name not in known and name in for_training:
             raise OptionError(
                 f"{what}: '{name}' is an option of training, and nothing is trained here.",
                 "Give it to FINETUNE or RETRAIN, or train at once: CREATE MODEL … FROM db (SELECT …) PREDICT … USING …",
             )
-    check_option_names(given, known, what)
+    check_option_names(options, known, what)
 
 
 def _build_template(settings: ModelSettings, output: str) -> str:
@@ -357,9 +355,9 @@ def _check_columns(model: Model, outputs: Outputs, statement: CreateModel) -> No
     inputs = {name.lower(): name for name in Prompt(model.prompt_template, model.system).inputs}
     for name in inputs.values():
         _check_input(name)
-    if model.system and (found := PLACEHOLDER.search(model.system)):
+    if model.system and (placeholder := PLACEHOLDER.search(model.system)):
         raise OptionError(
-            f"The system message has the placeholder {found.group()}, and it is the same for every row.",
+            f"The system message has the placeholder {placeholder.group()}, and it is the same for every row.",
             "Put placeholders into prompt_template.",
         )
     other = f"{statement.predict}_out"
@@ -390,54 +388,59 @@ def _check_input(name: str) -> None:
 
 def _warn_of_foreign_placeholders(session: Session, template: str) -> None:
     """{x} is what Python and LangChain have, {% … %} is Jinja's; here they are texts as any other."""
-    for found in dict.fromkeys(SINGLE_BRACES.findall(template)):
-        session.show_warning(f"{{{found}}} in the prompt_template is plain text. An input is written {{{{{found}}}}}.")
+    for placeholder in dict.fromkeys(SINGLE_BRACES.findall(template)):
+        session.show_warning(
+            f"{{{placeholder}}} in the prompt_template is plain text. An input is written {{{{{placeholder}}}}}."
+        )
     if block := re.search(r"\{%.*?%\}", template, re.DOTALL):
         session.show_warning(
             f"{block[0]} in the prompt_template is plain text. Make such texts in the query that asks."
         )
 
 
-def _check_with_handler(session: Session, plan: _ModelDefinition) -> None:
+def _check_with_handler(session: Session, definition: _ModelDefinition) -> None:
     """Whether the handler can make such a model, its options tried on."""
-    what = f"Model '{plan.model.key.name}'"
-    given = references.reveal(references.hide(plan.options, lambda _: False, what))
-    handler = create_handler(session, plan.engine, given)
-    build_options(plan.handler.predict_options, pick_options(given, plan.handler.predict_options), what)
-    spec: ModelSpec = build_model_spec(plan.handler, plan.model.base, given, what, plan.outputs.schema)
+    what = f"Model '{definition.model.key.name}'"
+    options = references.reveal(references.hide(definition.options, lambda _: False, what))
+    handler = create_handler(session, definition.engine, options)
+    build_options(definition.handler.predict_options, pick_options(options, definition.handler.predict_options), what)
+    spec: ModelSpec = build_model_spec(
+        definition.handler, definition.model.base, options, what, definition.outputs.schema
+    )
     try:
         handler.check(spec)
     except SqlftError:
         raise
     except Exception as e:
         raise ProviderError(
-            f"The handler '{plan.engine.handler}' failed at checking the model: {type(e).__name__}: {e}",
+            f"The handler '{definition.engine.handler}' failed at checking the model: {type(e).__name__}: {e}",
             "Check the model's options; if they are right, tell those who wrote the handler.",
         ) from e
-    if not plan.trains:
+    if not definition.trains:
         check_retirement(session, handler, spec)
 
 
 def _add_model(
-    session: Session, statement: CreateModel, model: Model, plan: _ModelDefinition, parameters: Parameters
+    session: Session, statement: CreateModel, model: Model, definition: _ModelDefinition, parameters: Parameters
 ) -> pa.Table:
     if statement.source is not None:
-        key = start.train_new_model(
-            session, model, statement.source, plan.training, parameters, or_replace=statement.or_replace
-        )
+        what = f"CREATE MODEL {model.key.name}"
+        plan = plan_training(session, model, statement.source, definition.training, what)
+        make = partial(session.catalog.add_model, model, or_replace=statement.or_replace)
+        key = train_version(session, plan, parameters, make)
         return show.show_model(session, key.model, key.number)
     session.catalog.add_model(
         model,
         or_replace=statement.or_replace,
-        tag=plan.settings.tag,
-        details={"base": model.base, "handler": plugins.handler_package(plan.engine.handler)},
+        tag=definition.settings.tag,
+        details={"base": model.base, "handler": plugins.handler_package(definition.engine.handler)},
     )
     return show.show_model(session, model.key)
 
 
 def _refuse_taken_name(session: Session, key: ModelKey) -> None:
     """AlreadyExists if a table or a view that a query would find has the name, or stands in the project's schema."""
-    found = session.con.execute(
+    row = session.con.execute(
         "SELECT kind, name FROM (SELECT 'table' AS kind, database_name, schema_name, table_name AS name"
         " FROM duckdb_tables() UNION ALL SELECT 'view', database_name, schema_name, view_name FROM duckdb_views())"
         " WHERE lower(name) = lower($1) AND (database_name IN (current_database(), 'temp')"
@@ -445,48 +448,44 @@ def _refuse_taken_name(session: Session, key: ModelKey) -> None:
         " OR lower(database_name) = lower($2) AND schema_name = 'main')",
         [key.name, key.project],
     ).fetchone()
-    if found:
+    if row:
         raise AlreadyExists(
-            f"There is a {found[0]} '{found[1]}' already, and a query could not tell the model from it.",
-            f"Choose another name for the model, or rename the {found[0]}.",
+            f"There is a {row[0]} '{row[1]}' already, and a query could not tell the model from it.",
+            f"Choose another name for the model, or rename the {row[0]}.",
         )
 
 
-def _check_engine_options(session: Session, cls: type[Handler], options: Mapping[str, Any], what: str) -> None:
+def _check_engine_options(session: Session, cls: type[Handler], options: Mapping[str, object], what: str) -> None:
     """OptionError for what does not fit; a variable of the environment may be set later."""
     try:
-        given = references.reveal(references.hide(options, lambda _: False, what))
+        revealed = references.reveal(references.hide(options, lambda _: False, what))
     except SqlftError as e:
         if cls.engine_options is not dict:
             check_option_names(options, option_names(cls.engine_options, EngineSettings), what)
         session.show_warning(f"{e.message} It is needed when a model of this engine is asked.")
         return
-    build_options(EngineSettings, pick_options(given, EngineSettings), what)
+    build_options(EngineSettings, pick_options(revealed, EngineSettings), what)
     try:
-        build_options(cls.engine_options, drop_options(given, EngineSettings), what)
+        build_options(cls.engine_options, drop_options(revealed, EngineSettings), what)
     except OptionError:
-        if cls.engine_options is not dict:  # its list of names shall have ours too
+        if cls.engine_options is not dict:  # its list of names is to have ours too
             check_option_names(options, option_names(cls.engine_options, EngineSettings), what)
         raise
 
 
-def _rename_old_options(options: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+def _rename_old_options(options: Mapping[str, object], known: set[str]) -> dict[str, object]:
     """Options with MindsDB's names in place of which the handler has others."""
-    said: dict[str, Any] = {}
+    renamed: dict[str, object] = {}
     for name, value in options.items():
-        wanted = OLD_OPTION_NAMES.get(name, "api_key" if name.endswith("_api_key") else name)
-        if name not in known and wanted in known and wanted in options:
-            raise OptionError(f"'{name}' and '{wanted}' are two names for one option.", f"Leave '{name}' out.")
-        said[wanted if name not in known and wanted in known and wanted not in options else name] = value
-    return said
+        new = OLD_OPTION_NAMES.get(name, "api_key" if name.endswith("_api_key") else name)
+        is_old = name not in known and new in known
+        if is_old and new in options:
+            raise OptionError(f"'{name}' and '{new}' are two names for one option.", f"Leave '{name}' out.")
+        renamed[new if is_old else name] = value
+    return renamed
 
 
-def _format_models(names: list[str]) -> str:
-    shown = ", ".join(f"'{n}'" for n in names[:5])
-    return f"the model{'s'[: len(names) != 1]} {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def resolve_outputs(session: Session, statement: CreateModel, name: str, schema: Any, *, embeds: bool) -> Outputs:
+def resolve_outputs(session: Session, statement: CreateModel, name: str, schema: object, *, embeds: bool) -> Outputs:
     """The columns of a model's answers; OptionError or DataError for types that cannot be."""
     if embeds and (statement.columns or schema is not None):
         raise OptionError("An embedding is FLOAT[], and has no other type.", f"Write: PREDICT {name} USING mode = …")
@@ -497,17 +496,17 @@ def resolve_outputs(session: Session, statement: CreateModel, name: str, schema:
     if embeds:
         return Outputs((OutputColumn(name, VECTOR_TYPE),))
     if statement.columns:
-        found = [
+        columns = [
             OutputColumn(c.name, str(parse_type(session, c.type, f"The column '{c.name}'")), c.required)
             for c in statement.columns
         ]
-        return _refuse_derived_names(Outputs.from_columns(found))
+        return _refuse_derived_names(Outputs.from_columns(columns))
     if schema is None:
         return Outputs((OutputColumn(name),))
     return outputs.parse_outputs(name, schema, lambda text: parse_type(session, text, "The option 'schema'"))
 
 
-def parse_type(session: Session, text: str, what: str) -> Any:
+def parse_type(session: Session, text: str, what: str) -> duckdb.sqltypes.DuckDBPyType:
     """The DuckDBPyType that the user's connection knows by a type's text; OptionError."""
     why = ""
     try:
@@ -535,25 +534,39 @@ def _refuse_derived_names(outputs: Outputs) -> Outputs:
 
 
 def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameters) -> pa.Table:
-    """A row a version that was in memory: it is freed at once, or when the query that asks it is done."""
+    """One row per version that was in memory: it is freed at once, or when the query that asks it is done."""
     name = statement.name
     models = session.catalog.models() if name is None else [find_model(session, name.key)]
-    wanted = name.version if name else None
+    wanted_number = name.version if name else None
     freed: list[tuple[str, int]] = []
     for model in models:
-        for number in [v.key.number for v in session.catalog.versions(model.key)] if wanted is None else [wanted]:
+        for number in (
+            [v.key.number for v in session.catalog.versions(model.key)] if wanted_number is None else [wanted_number]
+        ):
             try:
-                found = resolve(session, model.key, number)
+                version = resolve(session, model.key, number)
             except SqlftError:
-                if wanted is not None:
+                if wanted_number is not None:
                     raise
                 continue  # one that never was complete is not in memory
-            if found.handler.unload(found.spec, found.artifact):
-                freed.append((model.key.name, found.version.key.number))
-            session.unloaders.pop(found.digest, None)
+            if version.handler.unload(version.spec, version.artifact):
+                freed.append((model.key.name, version.version.key.number))
+            session.unloaders.pop(version.digest, None)
     return pa.table(
         {"model": pa.array([m for m, _ in freed], pa.string()), "version": pa.array([n for _, n in freed], pa.int64())}
     )
+
+
+def run_drop_cache(session: Session, statement: s.DropCache, parameters: Parameters) -> pa.Table:
+    """Forget kept answers, all of them or a model's, also of a model that is gone."""
+    name = statement.name
+    kept = None
+    if name is not None:
+        model = session.find_model(name.name, name.project)
+        key = model.key if model else ModelKey(name.name, name.project or session.project)
+        kept = str(key if name.version is None else VersionKey(key, name.version))
+    with closing(Cache(session.catalog.folder / "cache.sqlite")) as cache:
+        return pa.table({"dropped_answers": [cache.drop(kept)]})
 
 
 def unload_all(session: Session) -> None:

@@ -7,6 +7,7 @@ from dataclasses import fields
 import pyarrow as pa
 
 from sqlft.catalog.records import UserPrice
+from sqlft.catalog.tables import make_schema
 from sqlft.errors import NotFound, OptionError
 from sqlft.inference.prices import TOKEN_PRICE_FIELDS
 from sqlft.inference.resolve import find_engine
@@ -15,13 +16,9 @@ from sqlft.session import BUDGET_SETTING, Parameters, PriceSettings, Session, Se
 from sqlft.sql.statements import CreatePrice, DropPrice, ResetSetting, SetSetting, ShowPrices
 from sqlft.statements.show import filter_rows
 
-PRICES_SCHEMA = pa.schema(
-    [
-        ("ENGINE", pa.string()),
-        ("MODEL", pa.string()),
-        *((name.upper(), pa.float64()) for name in (*TOKEN_PRICE_FIELDS, "machine_usd_per_hour")),
-        ("CREATED_AT", pa.timestamp("us")),
-    ]
+PRICES_SCHEMA = make_schema(
+    f"ENGINE text, MODEL text, {', '.join(f'{name.upper()} number' for name in TOKEN_PRICE_FIELDS)},"
+    " MACHINE_USD_PER_HOUR number, CREATED_AT time"
 )
 
 
@@ -29,17 +26,15 @@ def run_create_price(session: Session, statement: CreatePrice, parameters: Param
     """Keep a price of the user's; its row."""
     find_engine(session, statement.engine)
     what = f"The price of {statement.engine}{f' {statement.model!r}' if statement.model else ''}"
-    said = build_options(PriceSettings, statement.options, what)
-    values = {f.name: getattr(said, f.name) for f in fields(said)}
+    values = vars(build_options(PriceSettings, statement.options, what))
     if all(value is None for value in values.values()):
         raise OptionError(f"{what} has no number.", f"Add: USING input = …, output = … (of {', '.join(values)}).")
-    own = UserPrice(statement.engine, statement.model, **values)
+    price = UserPrice(statement.engine, statement.model, **values)
     known = {(p.engine.lower(), (p.model or "").lower()) for p in session.catalog.prices()}
-    if not (statement.if_not_exists and (own.engine.lower(), (own.model or "").lower()) in known):
-        session.catalog.add_price(own, statement.or_replace)
-    return _list_prices(session).filter(
-        pa.array([(p.engine.lower(), p.model) == (own.engine.lower(), own.model) for p in session.catalog.prices()])
-    )
+    if not (statement.if_not_exists and (price.engine.lower(), (price.model or "").lower()) in known):
+        session.catalog.add_price(price, statement.or_replace)
+    same = [(p.engine.lower(), p.model) == (price.engine.lower(), price.model) for p in session.catalog.prices()]
+    return _list_prices(session).filter(pa.array(same))
 
 
 def run_drop_price(session: Session, statement: DropPrice, parameters: Parameters) -> None:
@@ -53,20 +48,20 @@ def run_drop_price(session: Session, statement: DropPrice, parameters: Parameter
 
 def run_show_prices(session: Session, statement: ShowPrices, parameters: Parameters) -> pa.Table:
     """A row for each price that CREATE PRICE gave."""
-    return filter_rows(session, _list_prices(session), statement.like, statement.where, parameters, by="ENGINE")
+    return filter_rows(session, _list_prices(session), statement, parameters, by="ENGINE")
 
 
 def run_set_setting(session: Session, statement: SetSetting, parameters: Parameters) -> None:
     """SET sqlft_…, for this session."""
     names = {f"sqlft_{f.name}" for f in fields(SessionSettings)}
-    given = {k: None if isinstance(v, str) and v.lower() == "default" else v for k, v in statement.options.items()}
-    for name in given:
+    values = {k: None if isinstance(v, str) and v.lower() == "default" else v for k, v in statement.options.items()}
+    for name in values:
         check_setting_name(name, names)
-    said = build_options(SessionSettings, {k.removeprefix("sqlft_"): v for k, v in given.items()}, "SET")
-    if BUDGET_SETTING in given:
-        session.budget.set(said.budget_usd)
-    if "sqlft_machine_usd_per_hour" in given:
-        session.budget.machine_usd_per_hour = said.machine_usd_per_hour
+    settings = build_options(SessionSettings, {k.removeprefix("sqlft_"): v for k, v in values.items()}, "SET")
+    if BUDGET_SETTING in values:
+        session.budget.set(settings.budget_usd)
+    if "sqlft_machine_usd_per_hour" in values:
+        session.budget.machine_usd_per_hour = settings.machine_usd_per_hour
 
 
 def run_reset_setting(session: Session, statement: ResetSetting, parameters: Parameters) -> None:

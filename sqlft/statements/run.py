@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from sqlft import report
-from sqlft.catalog.records import ModelKey, VersionKey
 from sqlft.errors import StatementError
-from sqlft.inference.cache import Cache
 from sqlft.session import Parameters, Session
 from sqlft.sql import statements as s
 from sqlft.statements import databases, describe, evaluation, models, prices, show, training, training_data
 
 StatementRunner = Callable[[Session, Any, Parameters], pa.Table | None]
-
+S = TypeVar("S", bound=s.Statement)
 
 RUNNERS: Mapping[type[s.Statement], StatementRunner] = {
     s.CreateEngine: models.run_create_engine,
@@ -39,6 +37,7 @@ RUNNERS: Mapping[type[s.Statement], StatementRunner] = {
     s.UnloadModel: models.run_unload,
     s.SetActive: models.run_set_active,
     s.DropModel: models.run_drop_model,
+    s.DropCache: models.run_drop_cache,
     s.RenameModel: models.run_rename_model,
     s.ShowModels: show.run_show_models,
     s.DescribeModel: describe.run_describe_model,
@@ -53,30 +52,14 @@ RUNNERS: Mapping[type[s.Statement], StatementRunner] = {
 }
 
 
-def run_statement(session: Session, cache: Cache, statement: s.Statement, parameters: Parameters) -> pa.Table | None:
+def run_statement(session: Session, statement: s.Statement, parameters: Parameters) -> pa.Table | None:
     """Run one of our own statements; its result, if it has one."""
-    if isinstance(statement, s.DropCache):
-        return run_drop_cache(session, cache, statement)
-    bound = bind_parameters(statement, parameters)
-    return RUNNERS[type(statement)](session, bound, parameters)
+    return RUNNERS[type(statement)](session, bind_parameters(statement, parameters), parameters)
 
 
-def run_drop_cache(session: Session, cache: Cache, statement: s.DropCache) -> pa.Table:
-    """Forget kept answers, all of them or a model's."""
-    count = cache.drop(_resolve_cache_name(session, statement.name) if statement.name else None)
-    return pa.table({"dropped_answers": [count]})
-
-
-def _resolve_cache_name(session: Session, name: s.ModelName) -> str:
-    """The name under which a model's answers are kept, also of one that is gone."""
-    found = session.find_model(name.name, name.project)
-    key = found.key if found else ModelKey(name.name, name.project or session.project)
-    return str(key if name.version is None else VersionKey(key, name.version))
-
-
-def bind_parameters(statement: Any, parameters: Parameters) -> Any:
+def bind_parameters(statement: S, parameters: Parameters) -> S:
     """The statement with the values of its options' parameters in place."""
-    changed = {
+    changed: dict[str, Any] = {
         f.name: _bind_value(getattr(statement, f.name), parameters, statement)
         for f in dataclasses.fields(statement)
         if f.name in ("options", "parameters", "training")
@@ -84,7 +67,7 @@ def bind_parameters(statement: Any, parameters: Parameters) -> Any:
     return dataclasses.replace(statement, **changed) if changed else statement
 
 
-def _bind_value(value: Any, parameters: Parameters, statement: Any) -> Any:
+def _bind_value(value: object, parameters: Parameters, statement: s.Statement) -> object:
     if isinstance(value, s.Statement):
         return bind_parameters(value, parameters)
     if isinstance(value, s.Parameter):

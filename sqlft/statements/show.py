@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 
 from sqlft import plugins
 from sqlft.catalog.records import RUNNING, Engine, Model, ModelKey, Version, to_json
+from sqlft.catalog.tables import make_schema, to_local_time
 from sqlft.errors import HandlerNotInstalled
 from sqlft.handler import Trainer
 from sqlft.inference.resolve import find_model, read_outputs
@@ -17,120 +17,67 @@ from sqlft.plugins import describe_missing_packages
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session
 from sqlft.sql.names import quote_text
-from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowModels, ShowProjects
+from sqlft.sql.statements import ShowEngines, ShowHandlers, ShowList, ShowModels, ShowProjects
 
-MODELS_SCHEMA = pa.schema(
-    [
-        ("NAME", pa.string()),
-        ("ENGINE", pa.string()),
-        ("PROJECT", pa.string()),
-        ("ACTIVE", pa.bool_()),
-        ("VERSION", pa.int64()),
-        ("STATUS", pa.string()),
-        ("ACCURACY", pa.float64()),
-        ("PREDICT", pa.string()),
-        ("UPDATE_STATUS", pa.string()),
-        ("MINDSDB_VERSION", pa.string()),
-        ("ERROR", pa.string()),
-        ("SELECT_DATA_QUERY", pa.string()),
-        ("TRAINING_OPTIONS", pa.string()),
-        ("CURRENT_TRAINING_PHASE", pa.int64()),
-        ("TOTAL_TRAINING_PHASES", pa.int64()),
-        ("TRAINING_PHASE_NAME", pa.string()),
-        ("TAG", pa.string()),
-        ("CREATED_AT", pa.timestamp("us")),
-        ("TRAINING_TIME", pa.float64()),
-    ]
+MODELS_SCHEMA = make_schema(
+    """NAME text, ENGINE text, PROJECT text, ACTIVE boolean, VERSION integer, STATUS text, ACCURACY number,
+       PREDICT text, UPDATE_STATUS text, MINDSDB_VERSION text, ERROR text, SELECT_DATA_QUERY text,
+       TRAINING_OPTIONS text, CURRENT_TRAINING_PHASE integer, TOTAL_TRAINING_PHASES integer,
+       TRAINING_PHASE_NAME text, TAG text, CREATED_AT time, TRAINING_TIME number"""
 )
-ENGINES_SCHEMA = pa.schema(
-    [
-        ("NAME", pa.string()),
-        ("HANDLER", pa.string()),
-        ("CONNECTION_DATA", pa.string()),
-        ("CREATED_AT", pa.timestamp("us")),
-    ]
+ENGINES_SCHEMA = make_schema("NAME text, HANDLER text, CONNECTION_DATA text, CREATED_AT time")
+HANDLERS_SCHEMA = make_schema(
+    """NAME text, TYPE text, DESCRIPTION text, PACKAGE text, VERSION text, TRAINS boolean, IMPORT_SUCCESS boolean,
+       IMPORT_ERROR text"""
 )
-HANDLERS_SCHEMA = pa.schema(
-    [
-        ("NAME", pa.string()),
-        ("TYPE", pa.string()),
-        ("DESCRIPTION", pa.string()),
-        ("PACKAGE", pa.string()),
-        ("VERSION", pa.string()),
-        ("TRAINS", pa.bool_()),
-        ("IMPORT_SUCCESS", pa.bool_()),
-        ("IMPORT_ERROR", pa.string()),
-    ]
-)
-PROJECTS = pa.schema([("NAME", pa.string()), ("MODELS", pa.int64()), ("CURRENT", pa.bool_())])
+PROJECTS_SCHEMA = make_schema("NAME text, MODELS integer, CURRENT boolean")
 
 
 def run_show_models(session: Session, statement: ShowModels, parameters: Parameters) -> pa.Table:
-    """A row a model: its active version, or where none is active its newest."""
+    """One row per model: its active version, or where none is active its newest."""
     project = None if statement.project is None else statement.project.lower()
     models = [m for m in session.catalog.models() if project in (None, m.key.project.lower())]
     known = session.catalog.accuracies()
     versions = [session.catalog.resolve_version(m.key) for m in models]
     rows = [build_model_row(m, v, known.get(v.key)) for m, v in zip(models, versions, strict=True)]
-    return _filter_rows(session, rows, MODELS_SCHEMA, statement, parameters)
+    return filter_rows(session, pa.Table.from_pylist(rows, MODELS_SCHEMA), statement, parameters)
 
 
 def run_show_projects(session: Session, statement: ShowProjects, parameters: Parameters) -> pa.Table:
-    """A row a project: how many models it has, and whether USE chose it."""
+    """One row per project: how many models it has, and whether USE chose it."""
     names = [m.key.project.lower() for m in session.catalog.models()]
     rows = [
         {"NAME": name, "MODELS": names.count(name.lower()), "CURRENT": name.lower() == session.project.lower()}
         for name in session.catalog.projects()
     ]
-    return _filter_rows(session, rows, PROJECTS, statement, parameters)
+    return filter_rows(session, pa.Table.from_pylist(rows, PROJECTS_SCHEMA), statement, parameters)
 
 
 def run_show_engines(session: Session, statement: ShowEngines, parameters: Parameters) -> pa.Table:
     """A row for each engine that was made; a handler's own name is one too, without a row here."""
-    return _filter_rows(
-        session, [_build_engine_row(e) for e in session.catalog.engines()], ENGINES_SCHEMA, statement, parameters
-    )
+    rows = [_build_engine_row(e) for e in session.catalog.engines()]
+    return filter_rows(session, pa.Table.from_pylist(rows, ENGINES_SCHEMA), statement, parameters)
 
 
 def run_show_handlers(session: Session, statement: ShowHandlers, parameters: Parameters) -> pa.Table:
     """A row for each installed handler, and what to install where something is missing."""
-    return _filter_rows(
-        session,
-        [_build_handler_row(name) for name in sorted(plugins.find_entry_points())],
-        HANDLERS_SCHEMA,
-        statement,
-        parameters,
-    )
-
-
-def build_models_table(session: Session) -> pa.Table:
-    """`models`, `mindsdb.models`, `information_schema.models`: what SHOW MODELS gives."""
-    return run_show_models(session, ShowModels(), None)
+    rows = [_build_handler_row(name) for name in sorted(plugins.find_entry_points())]
+    return filter_rows(session, pa.Table.from_pylist(rows, HANDLERS_SCHEMA), statement, parameters)
 
 
 def build_versions_table(session: Session) -> pa.Table:
-    """`mindsdb.models_versions`: a row for each version of each model."""
+    """`mindsdb.models_versions`: one row per version of each model."""
     known = session.catalog.accuracies()
     models = {m.key: m for m in session.catalog.models()}
     rows = [build_model_row(models[v.key.model], v, known.get(v.key)) for v in session.catalog.versions()]
     return pa.Table.from_pylist(rows, MODELS_SCHEMA)
 
 
-def build_engines_table(session: Session) -> pa.Table:
-    """`mindsdb.ml_engines`, `information_schema.ml_engines`: what SHOW ML_ENGINES gives."""
-    return run_show_engines(session, ShowEngines(), None)
-
-
-def build_handlers_table(session: Session) -> pa.Table:
-    """`information_schema.handlers`: what SHOW HANDLERS gives."""
-    return run_show_handlers(session, ShowHandlers(), None)
-
-
 TABLE_BUILDERS: Mapping[str, Callable[[Session], pa.Table]] = {
-    "models": build_models_table,
+    "models": lambda session: run_show_models(session, ShowModels(), None),
     "models_versions": build_versions_table,
-    "ml_engines": build_engines_table,
-    "handlers": build_handlers_table,
+    "ml_engines": lambda session: run_show_engines(session, ShowEngines(), None),
+    "handlers": lambda session: run_show_handlers(session, ShowHandlers(), None),
 }
 """Tables that scripts of MindsDB read, in `mindsdb` or `information_schema`."""
 
@@ -149,7 +96,7 @@ def show_engine(session: Session, name: str) -> pa.Table:
     return pa.Table.from_pylist([_build_engine_row(session.catalog.engine(name))], ENGINES_SCHEMA)
 
 
-def build_model_row(model: Model, version: Version, accuracy: float | None = None) -> dict[str, Any]:
+def build_model_row(model: Model, version: Version, accuracy: float | None = None) -> dict[str, object]:
     """A version's values by the names of MODELS; accuracy is its latest evaluation's."""
     trains = version.status in RUNNING
     return {
@@ -174,16 +121,16 @@ def build_model_row(model: Model, version: Version, accuracy: float | None = Non
     }
 
 
-def list_model_options(model: Model) -> dict[str, Any]:
-    """What CREATE MODEL's USING said, as a person may see it."""
-    said = {
+def list_model_options(model: Model) -> dict[str, object]:
+    """The options of CREATE MODEL, secrets hidden."""
+    options = {
         "engine": model.engine,
         "base": model.base or None,
         "prompt_template": model.prompt_template,
         "system": model.system,
     }
     own = {name: value for name, value in references.redact_options(model.options).items() if not name.startswith("$")}
-    return {name: value for name, value in said.items() if value is not None} | own
+    return {name: value for name, value in options.items() if value is not None} | own
 
 
 def format_connection_data(engine: Engine) -> str:
@@ -191,23 +138,18 @@ def format_connection_data(engine: Engine) -> str:
     return to_json(references.redact_options(engine.options))
 
 
-def to_local_time(moment: datetime | None) -> datetime | None:
-    """A moment as the clock on the wall has it: what now() compares with."""
-    return None if moment is None else moment.astimezone().replace(tzinfo=None)
-
-
 def _count_training_seconds(version: Version) -> float | None:
-    """Of all parts of a training that was resumed; of one that goes on, those that it told of."""
+    """Of all parts of a training that was resumed; of one that goes on, those that it reported."""
     if version.status in RUNNING and version.seconds is None and version.started_at is not None:
         return (datetime.now(UTC) - version.started_at).total_seconds()
     return version.seconds
 
 
-def _list_training_options(model: Model, version: Version) -> Mapping[str, Any]:
+def _list_training_options(model: Model, version: Version) -> Mapping[str, object]:
     return {"target": model.targets[0], "using": list_model_options(model) | references.redact_options(version.options)}
 
 
-def _build_engine_row(engine: Engine) -> dict[str, Any]:
+def _build_engine_row(engine: Engine) -> dict[str, object]:
     return {
         "NAME": engine.name,
         "HANDLER": engine.handler,
@@ -216,7 +158,7 @@ def _build_engine_row(engine: Engine) -> dict[str, Any]:
     }
 
 
-def _build_handler_row(name: str) -> dict[str, Any]:
+def _build_handler_row(name: str) -> dict[str, object]:
     package, _, version = plugins.handler_package(name).partition(" ")
     gap = describe_missing_packages(name)
     row = {
@@ -235,29 +177,20 @@ def _build_handler_row(name: str) -> dict[str, Any]:
     return row | {"TRAINS": issubclass(cls, Trainer), "DESCRIPTION": about or None}
 
 
-def _filter_rows(
-    session: Session,
-    rows: list[dict[str, Any]],
-    schema: pa.Schema,
-    statement: ShowModels | ShowProjects | ShowEngines | ShowHandlers,
-    parameters: Parameters,
-) -> pa.Table:
-    return filter_rows(session, pa.Table.from_pylist(rows, schema), statement.like, statement.where, parameters)
-
-
 def filter_rows(
-    session: Session, table: pa.Table, like: str | None, where: str | None, parameters: Parameters, by: str = "NAME"
+    session: Session, table: pa.Table, statement: ShowList, parameters: Parameters, by: str = "NAME"
 ) -> pa.Table:
     """The rows that LIKE and WHERE leave, as DuckDB judges them."""
+    like, where = statement.like, statement.where
     if like is None and where is None:
         return table
     name = "__sqlft_shown"
     pattern = quote_text("%" if like is None else like)
     session.con.register(name, table)
     try:
-        query = f"SELECT * FROM (FROM {name} WHERE {by} ILIKE {pattern}) WHERE {'true' if where is None else where}"
-        given = parameters if parameters and where is not None else None
-        relation: Any = session.con.sql(query) if given is None else session.con.sql(query, params=given)
+        query = f"SELECT * FROM (FROM {name} WHERE {by} ILIKE {pattern}) WHERE {where or 'true'}"
+        values = parameters if parameters and where is not None else None
+        relation = session.con.sql(query) if values is None else session.con.sql(query, params=values)
         return relation.to_arrow_table().cast(table.schema)
     finally:
         session.con.unregister(name)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -15,15 +13,17 @@ from sqlft import plugins
 from sqlft.catalog.database import build_write_error
 from sqlft.catalog.files import acquire_lock
 from sqlft.catalog.records import RESUMABLE, RUNNING, VersionKey
+from sqlft.catalog.tables import make_schema
 from sqlft.data import PreparedData
 from sqlft.errors import CatalogError
 from sqlft.handler import Estimate, Trainer, TrainingOptions, read_options
 from sqlft.inference.resolve import find_engine, find_model
-from sqlft.options import build_options, check_option_names, is_secret
+from sqlft.options import build_options, check_option_names, is_secret, pick_options
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session, TrainSettings
 from sqlft.sql.statements import CancelModel, CreateModel, ExplainTraining, Finetune, ModelName, ResumeModel, Retrain
 from sqlft.statements import models
+from sqlft.statements.show import show_model
 from sqlft.training import job, start
 from sqlft.training.estimate import GIGA, check_training_notice, estimate_training
 from sqlft.training.follow import cancel_training, follow_training, is_remote
@@ -36,18 +36,12 @@ RELEASE_SECONDS = 5.0
 
 def run_finetune(session: Session, statement: Finetune, parameters: Parameters) -> pa.Table:
     """Train the next version from the active one, or from name.N."""
-    plan = plan_finetune(session, statement)
-    return show_version(
-        session, train_version(session, plan, parameters, partial(session.catalog.new_version, plan.model.key))
-    )
+    return show_version(session, train_version(session, plan_finetune(session, statement), parameters))
 
 
 def run_retrain(session: Session, statement: Retrain, parameters: Parameters) -> pa.Table:
     """Train the next version from the base, on the given rows or those of the latest training."""
-    plan = plan_retrain(session, statement)
-    return show_version(
-        session, train_version(session, plan, parameters, partial(session.catalog.new_version, plan.model.key))
-    )
+    return show_version(session, train_version(session, plan_retrain(session, statement), parameters))
 
 
 def run_cancel(session: Session, statement: CancelModel, parameters: Parameters) -> pa.Table:
@@ -57,7 +51,7 @@ def run_cancel(session: Session, statement: CancelModel, parameters: Parameters)
     also = ("failed",) if is_remote(session, session.catalog.model(key.model)) else ()
     if version.status not in (*RUNNING, "interrupted", "cancelled", *also):
         raise CatalogError(
-            f"Version {key} is {version.status}: there is nothing to cancel.", "SHOW MODELS tells what trains."
+            f"Version {key} is {version.status}: there is nothing to cancel.", "SHOW MODELS shows what trains."
         )
     cancel_training(session, key)
     return show_version(session, key)
@@ -70,9 +64,7 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
     cls = plugins.load_handler_class(find_engine(session, model.engine).handler)
     changeable = cls.resume_options if issubclass(cls, Trainer) else ()
     check_option_names(statement.options, ["wait", *changeable], "RESUME MODEL")
-    wait = build_options(
-        TrainSettings, {k: v for k, v in statement.options.items() if k == "wait"}, "RESUME MODEL"
-    ).wait
+    wait = build_options(TrainSettings, pick_options(statement.options, TrainSettings), "RESUME MODEL").wait
     changed = {k: v for k, v in statement.options.items() if k in changeable}
     remote = is_remote(session, model)
     key = _find_version_key(session, statement.name, (*RUNNING, *RESUMABLE) if remote else RESUMABLE)
@@ -88,7 +80,7 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
     if not job.can_resume(work):
         raise CatalogError(
             f"Version {key} cannot be resumed, its training data is gone.",
-            f"FINETUNE {key.model.name} FROM … trains anew.",
+            f"FINETUNE {key.model.name} FROM … trains a new version.",
         )
     lock = _wait_for_lock(work, key)
     try:
@@ -111,8 +103,6 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
 
 def show_version(session: Session, key: VersionKey) -> pa.Table:
     """The version as SHOW MODELS shows it."""
-    from sqlft.statements.show import show_model
-
     return show_model(session, key.model, key.number)
 
 
@@ -129,7 +119,7 @@ def _find_version_key(session: Session, name: ModelName, statuses: tuple[str, ..
         f"Which version of {name}? {shown} are {' or '.join(statuses)}."
         if fitting
         else f"No version of {name} is {' or '.join(statuses)}.",
-        f"Write its number: {fitting[0]}." if fitting else "SHOW MODELS tells how each is.",
+        f"Write its number: {fitting[0]}." if fitting else "SHOW MODELS shows the status of each.",
     )
 
 
@@ -152,15 +142,19 @@ def _wait_for_lock(work: Path, key: VersionKey) -> int:
         raise build_write_error(work, e.strerror or str(e)) from e
 
 
-EXPLAIN_SCHEMA = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
+EXPLAIN_SCHEMA = make_schema("explain_key text, explain_value text")
 
 
 def run_explain_training(session: Session, statement: ExplainTraining, parameters: Parameters) -> pa.Table:
-    """A row a fact: rows, tokens, steps, memory, minutes, cost, whether it fits, and each finding in the data."""
+    """One row per fact: rows, tokens, steps, memory, minutes, cost, whether it fits, and each finding in the data."""
     plan = _plan_statement(session, statement.training)
     check_training_notice(session, plan)
     prepared = start.prepare_training_rows(session, plan, parameters)
-    facts = [*_list_facts(plan, prepared, estimate_training(session, plan, prepared)), *_list_findings(prepared)]
+    facts = [
+        *_list_facts(plan, prepared),
+        *_list_estimate_facts(estimate_training(session, plan, prepared)),
+        *((f"{finding.level}: {finding.code}", finding) for finding in prepared.findings),
+    ]
     return pa.Table.from_pylist(
         [{"explain_key": k, "explain_value": _format_value(v)} for k, v in facts], EXPLAIN_SCHEMA
     )
@@ -177,7 +171,7 @@ def _plan_statement(session: Session, training: Finetune | Retrain | CreateModel
     return plan_training(session, model, training.source, options, f"CREATE MODEL {model.key.name}")
 
 
-def _list_facts(plan: TrainingPlan, prepared: PreparedData, estimate: Estimate | None) -> Iterator[tuple[str, Any]]:
+def _list_facts(plan: TrainingPlan, prepared: PreparedData) -> Iterator[tuple[str, object]]:
     valid = prepared.training_set.valid
     yield "model", plan.model.key.name
     yield "base", plan.model.base or None
@@ -188,10 +182,9 @@ def _list_facts(plan: TrainingPlan, prepared: PreparedData, estimate: Estimate |
     options = read_options(TrainingOptions, plan.options)
     yield "epochs", options.n_epochs
     yield "batch_size", options.batch_size
-    yield from _list_estimate_facts(estimate)
 
 
-def _list_estimate_facts(estimate: Estimate | None) -> Iterator[tuple[str, Any]]:
+def _list_estimate_facts(estimate: Estimate | None) -> Iterator[tuple[str, object]]:
     """NULL where the handler cannot tell."""
     known = estimate or Estimate(0, 0)
     yield "tokens", known.tokens if estimate else None
@@ -200,22 +193,16 @@ def _list_estimate_facts(estimate: Estimate | None) -> Iterator[tuple[str, Any]]
     yield "memory_available_gb", _round_to_unit(known.memory_available, GIGA, 2)
     yield "expected_minutes", _round_to_unit(known.seconds, 60, 2)
     yield "cost_usd", _round_to_unit(known.cost_usd, 1, 4)
-    fits = None if known.why_not is None and known.memory_bytes is None else known.why_not is None
-    yield "fits", fits
+    yield "fits", None if known.why_not is None and known.memory_bytes is None else known.why_not is None
     if known.why_not is not None:
         yield "refused_because", " ".join(known.why_not)
     for remark in known.remarks:
         yield "remark", remark
 
 
-def _list_findings(prepared: PreparedData) -> Iterator[tuple[str, Any]]:
-    for found in prepared.findings:
-        yield f"{found.level}: {found.code}", str(found)
-
-
 def _round_to_unit(value: float | None, unit: float, digits: int) -> float | None:
     return None if value is None else round(value / unit, digits)
 
 
-def _format_value(value: Any) -> str | None:
+def _format_value(value: object) -> str | None:
     return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,9 +10,11 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 
+from sqlft.catalog.tables import make_schema
 from sqlft.data import Outputs, PreparedData, Prompt, prepare
 from sqlft.data.checks.report import DatasetFact, collect_facts
 from sqlft.data.checks.structure import CountTokens
+from sqlft.data.conversations import Finding
 from sqlft.data.formats import PREFERENCE_COLUMNS, is_known_shape
 from sqlft.errors import DataError
 from sqlft.handler import Range, Trainer, estimate_tokens
@@ -27,36 +29,20 @@ from sqlft.inference.resolve import (
 )
 from sqlft.options import build_options, option_names
 from sqlft.session import Parameters, Session, TrainSettings
-from sqlft.sql.statements import AnalyzeTrainingData
+from sqlft.sql.statements import AnalyzeTrainingData, ModelName
 from sqlft.training import start
 from sqlft.training.plan import parse_validation_source, plan_training
 from sqlft.training.rows import read_rows
 
 STATEMENT = "ANALYZE TRAINING DATA"
-ANSWER_COLUMNS = (
-    "answer",
-    "completion",
-    "output",
-    "response",
-    "label",
-    "target",
-    *(better for better, _ in PREFERENCE_COLUMNS),
-)
+ANSWER_COLUMNS = {"answer", "completion", "output", "response", "label", "target"} | {b for b, _ in PREFERENCE_COLUMNS}
 OTHER_COLUMNS = {*(worse for _, worse in PREFERENCE_COLUMNS), "tools", "weight"}
 """Columns that are neither the answer nor a part of the prompt."""
 CountedRows = tuple[PreparedData, CountTokens | None]
 
-FINDINGS_SCHEMA = pa.schema(
-    [
-        ("severity", pa.string()),
-        ("code", pa.string()),
-        ("count", pa.int64()),
-        ("finding", pa.string()),
-        ("examples", pa.list_(pa.string())),
-        ("rows", pa.list_(pa.int64())),
-        ("what_to_do", pa.string()),
-        ("details", pa.string()),
-    ]
+FINDINGS_SCHEMA = make_schema(
+    """severity text, code text, count integer, finding text, examples text[], rows integer[], what_to_do text,
+       details text"""
 )
 SEVERITY_ORDER = {"error": 0, "warning": 1, "info": 2}
 
@@ -77,42 +63,30 @@ class DataSettings:
 
 
 def run_analyze_training_data(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> pa.Table:
-    """A row a finding, errors first; then what the rows are like and which batch size and epochs suit them."""
-    look = _prepare_without_model if statement.model is None else _prepare_for_model
-    prepared, count_tokens = look(session, statement, parameters)
-    found = sorted(prepared.findings, key=lambda f: SEVERITY_ORDER[f.level])
-    rows = [
-        {
-            "severity": f.level,
-            "code": f.code,
-            "count": f.count,
-            "finding": f.message,
-            "examples": list(f.shown),
-            "rows": list(f.examples),
-            "what_to_do": f.what_to_do or None,
-        }
-        for f in found
-    ]
-    return pa.Table.from_pylist([*rows, *map(_build_fact_row, collect_facts(prepared, count_tokens))], FINDINGS_SCHEMA)
+    """One row per finding, errors first; then what the rows are like and which batch size and epochs suit them."""
+    prepared, count_tokens = (
+        (_prepare_rows(session, statement, parameters, None, (), None), None)
+        if statement.model is None
+        else _prepare_for_model(session, statement, statement.model, parameters)
+    )
+    findings = sorted(prepared.findings, key=lambda f: SEVERITY_ORDER[f.level])
+    rows = [_build_row(f, severity=f.level, rows=list(f.examples), what_to_do=f.what_to_do or None) for f in findings]
+    for fact in collect_facts(prepared, count_tokens):
+        details = json.dumps(fact.details, ensure_ascii=False) if fact.details else None
+        rows.append(_build_row(fact, severity="info", rows=[], details=details))
+    return pa.Table.from_pylist(rows, FINDINGS_SCHEMA)
 
 
-def _build_fact_row(fact: DatasetFact) -> dict[str, Any]:
-    details = json.dumps(fact.details, ensure_ascii=False) if fact.details else None
-    return {
-        "severity": "info",
-        "code": fact.code,
-        "count": fact.count,
-        "finding": fact.message,
-        "examples": list(fact.shown),
-        "rows": [],
-        "details": details,
-    }
+def _build_row(item: Finding | DatasetFact, **values: object) -> dict[str, object]:
+    shown = {"code": item.code, "count": item.count, "finding": item.message, "examples": list(item.shown)}
+    return {**shown, **values}
 
 
-def _prepare_for_model(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> CountedRows:
+def _prepare_for_model(
+    session: Session, statement: AnalyzeTrainingData, name: ModelName, parameters: Parameters
+) -> CountedRows:
     """As FINETUNE of the model would see the rows; a model that cannot be trained still has its columns."""
-    assert statement.model is not None
-    model = find_model(session, statement.model.key)
+    model = find_model(session, name.key)
     handler = create_handler(session, find_engine(session, model.engine), model.options)
     spec = build_model_spec(type(handler), model.base, model.options, f"Model '{model.key.name}'")
 
@@ -126,13 +100,8 @@ def _prepare_for_model(session: Session, statement: AnalyzeTrainingData, paramet
     if "stop" in options and "stop" not in own:
         stops = build_options(DataSettings, {"stop": options.pop("stop")}, STATEMENT).stop
     plan = plan_training(session, model, statement.source, options, STATEMENT)
-    its_own = session.catalog.resolve_version(model.key, statement.model.version).details.get("stop")
+    its_own = session.catalog.resolve_version(model.key, name.version).details.get("stop")
     return start.prepare_training_rows(session, plan, parameters, [*(stops or ()), *(its_own or ())]), count
-
-
-def _prepare_without_model(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> CountedRows:
-    """By the columns alone: one of the shapes, or the last column as the answer to the others."""
-    return _prepare_rows(session, statement, parameters, None, (), None), None
 
 
 def _prepare_rows(
@@ -144,6 +113,7 @@ def _prepare_rows(
     count_tokens: CountTokens | None,
     outputs: Outputs | None = None,
 ) -> PreparedData:
+    """Checked by their columns alone where no prompt is given: one of the shapes, or the last column as the answer."""
     settings: DataSettings = build_options(DataSettings, statement.options, STATEMENT)
     rows = read_rows(session, statement.source, parameters, to_train=True)
     valid = parse_validation_source(settings.validation, statement.source)
@@ -169,8 +139,8 @@ def _estimate_tokens(texts: Sequence[str]) -> list[int]:
 
 def _guess_prompt(rows: pa.Table, settings: DataSettings) -> tuple[Prompt, tuple[str, ...]]:
     columns = rows.column_names
-    given = settings.predict is not None or settings.prompt_template is not None
-    if not given and is_known_shape(rows):
+    is_described = settings.predict is not None or settings.prompt_template is not None
+    if not is_described and is_known_shape(rows):
         return Prompt("{{content}}"), ("answer",)
     left = [name for name in columns if name.lower() not in OTHER_COLUMNS]
     answer = settings.predict or next((n for n in left if n.lower() in ANSWER_COLUMNS), (left or columns)[-1])

@@ -1,4 +1,4 @@
-"""What a training would take and what its rows are like, said before anything is started."""
+"""What a training is estimated to take, and what is wrong with its rows: before anything is started."""
 
 from __future__ import annotations
 
@@ -16,37 +16,39 @@ if TYPE_CHECKING:
     from sqlft.training.plan import TrainingPlan
 
 GIGA = 1e9
-TRY_ANYWAY_HINT = " USING check = 'warn' tries it all the same."
+TRY_ANYWAY_HINT = " USING check = 'warn' tries it anyway."
 MAX_LISTED_ERRORS = 3
-"""Errors of the data that one message tells."""
+"""Errors of the data that one message lists."""
 
 
 def check_training_notice(session: Session, plan: TrainingPlan) -> None:
     """Warn of what ends of a training and of what it makes; NotSupported where it has ended, unless `check` says so."""
-    found = plan.handler.notice(plan.spec, plan.start, training=True)
-    if found is not None and plan.settings.check != "error":
-        found = found._replace(is_refusal=False)
-    refuse_or_warn(session, found, TRY_ANYWAY_HINT)
+    notice = plan.handler.notice(plan.spec, plan.start, training=True)
+    if notice is not None and plan.settings.check != "error":
+        notice = notice._replace(is_refusal=False)
+    refuse_or_warn(session, notice, TRY_ANYWAY_HINT)
 
 
 def estimate_training(session: Session, plan: TrainingPlan, prepared: PreparedData) -> Estimate | None:
     """What the handler says of this training, with its cost; where it says nothing, what can be counted here."""
     session.show_progress(Tick(f"estimating what {plan.model.key.name} takes", 0))
     try:
-        found = plan.handler.estimate(plan.spec, plan.start, prepared.training_set, plan.options)
-        found = found or _estimate_from_token_count(plan, prepared)
+        estimate = plan.handler.estimate(plan.spec, plan.start, prepared.training_set, plan.options)
+        estimate = estimate or _estimate_from_token_count(plan, prepared)
     except SqlftError:
         raise
-    except Exception:  # a training is not stopped by what was only to foretell it
+    except Exception:  # a training is not stopped by what only estimates it
         return None
-    if found is None or found.cost_usd is not None:
-        return found
-    tariff = find_training_pricing(session, plan.engine, plan.handler, plan.spec, plan.model.options)
-    return replace(found, cost_usd=tariff.cost_of_training(found.tokens, found.seconds))
+    if estimate is None or estimate.cost_usd is not None:
+        return estimate
+    pricing = find_training_pricing(session, plan.engine, plan.handler, plan.spec, plan.model.options)
+    return replace(estimate, cost_usd=pricing.cost_of_training(estimate.tokens, estimate.seconds))
 
 
-def check_estimate(session: Session, plan: TrainingPlan, estimate: Estimate) -> None:
-    """NotSupported for what cannot be done, unless `check` says otherwise; else tell what it will take."""
+def check_estimate(session: Session, plan: TrainingPlan, estimate: Estimate | None) -> None:
+    """NotSupported for what cannot be done, unless `check` says otherwise; else a notice of what it will take."""
+    if estimate is None:
+        return
     if estimate.why_not is None:
         session.show_notice(f"{plan.model.key.name}: {format_estimate(estimate)}")
         return
@@ -57,17 +59,17 @@ def check_estimate(session: Session, plan: TrainingPlan, estimate: Estimate) -> 
 
 
 def check_findings(session: Session, plan: TrainingPlan, prepared: PreparedData) -> None:
-    """DataError for findings that are errors, unless `check` says otherwise; warnings are told."""
+    """DataError for findings that are errors, unless `check` says otherwise; warnings are shown."""
     errors = [f for f in prepared.findings if f.level == "error"]
     if errors and plan.settings.check == "error":
         listed = "\n".join(str(f) for f in errors[:MAX_LISTED_ERRORS])
         raise DataError(
             f"The training data has {len(errors)} error{'s'[: len(errors) != 1]}:\n{listed}",
-            "Mend the rows, or go on all the same with USING check = 'warn'; ANALYZE TRAINING DATA shows the rows.",
+            "Correct the rows, or train anyway with USING check = 'warn'; ANALYZE TRAINING DATA shows the rows.",
         )
-    for found in prepared.findings:
-        if found.level != "info":
-            session.show_warning(str(found))
+    for finding in prepared.findings:
+        if finding.level != "info":
+            session.show_warning(str(finding))
 
 
 def format_estimate(estimate: Estimate) -> str:

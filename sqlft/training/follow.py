@@ -47,7 +47,7 @@ def follow_training(
     if ended.status in RUNNING:
         return ended
     if ended.status == "interrupted" and session.catalog.cancel_requested(key):
-        ended = replace(ended, status="cancelled")  # by another session, which tells the provider now
+        ended = replace(ended, status="cancelled")  # by another session, which cancels the job at the provider now
     if worker is not None:
         if ended.status == "interrupted":
             ended = _add_exit_code(session.catalog, worker, key)
@@ -80,8 +80,8 @@ def describe_outcome(session: Session, version: Version) -> Iterator[str]:
     yield f"{'; '.join(parts)}."
     before = version.parent or next((v.key.number for v in session.catalog.versions(model.key)), version.key.number)
     if before != version.key.number:
-        told = evaluation_of(model, before, version.key.number)
-        yield f"Is it better? On rows that it has not learnt: {told};"
+        statement = evaluation_of(model, before, version.key.number)
+        yield f"Is it better? On rows that it has not learnt: {statement};"
 
 
 def _format_losses(metrics: Sequence[TrainingMetric]) -> Iterator[str]:
@@ -100,13 +100,8 @@ def cancel_training(session: Session, key: VersionKey) -> Version:
     """Stop the worker of a version, whoever started it: asked first, ended after STOP_SECONDS."""
     catalog = session.catalog
     catalog.request_cancel(key)
-    deadline = time.monotonic() + STOP_SECONDS
-    while (version := catalog.version(key)).status in RUNNING:
-        if time.monotonic() > deadline:
-            job.kill_worker(catalog.work_folder(key))
-            break
-        session.show_progress(to_tick(version, "stopping"))
-        time.sleep(POLL_SECONDS / 2)
+    if _wait_until_final(session, None, key, "stopping", time.monotonic() + STOP_SECONDS).status in RUNNING:
+        job.kill_worker(catalog.work_folder(key))
     if catalog.version(key).status != "complete":
         _cancel_at_provider(session, key)
     stopped = (*RUNNING, "interrupted", *(("failed",) if is_remote(session, catalog.model(key.model)) else ()))
@@ -148,7 +143,7 @@ def is_remote(session: Session, model: Model) -> bool:
 
 
 def _cancel_at_provider(session: Session, key: VersionKey) -> None:
-    """Tell the provider, whose job goes on without a worker; HandlerError if it cannot be told."""
+    """Cancel the job at the provider, which goes on without a worker; HandlerError if that fails."""
     model = session.catalog.model(key.model)
     if not is_remote(session, model):
         return
@@ -196,7 +191,7 @@ def build_training_error(version: Version) -> SqlftError:
 
 
 def _wait_or_ask(session: Session, worker: TrainingWorker | None, key: VersionKey, *, asks: bool) -> Version:
-    """The version when it ended, or still running where the person said that it shall go on in the background."""
+    """The version when it ended, or still running where the person chose to continue in the background."""
     while True:
         try:
             return _wait_until_final(session, worker, key, "training")
@@ -214,7 +209,7 @@ def _wait_or_ask(session: Session, worker: TrainingWorker | None, key: VersionKe
         if answer == "b":
             worker.background = True
             session.show_notice(
-                f"{key} trains in the background; DESCRIBE {key} tells how far it is, CANCEL MODEL {key} stops it."
+                f"{key} trains in the background; DESCRIBE {key} shows how far it is, CANCEL MODEL {key} stops it."
             )
             return version
 
@@ -234,16 +229,11 @@ def _wait_until_final(
     while (version := session.catalog.version(key)).status in RUNNING and time.monotonic() < deadline:
         if (now := (version.status, version.progress)) != logged:
             logged = now
-            debug(
-                "training %s: %s%s %s",
-                key,
-                version.status,
-                format_progress(version),
-                version.progress.get("metrics", ""),
-            )
-        if not is_compared and (seconds := seconds_of(version)) is not None:
+            metrics = version.progress.get("metrics", "")
+            debug("training %s: %s%s %s", key, version.status, format_progress(version), metrics)
+        if not is_compared and (seconds := predict_seconds(version)) is not None:
             is_compared = True
-            if line := _off_the_estimate(version, seconds):
+            if line := _compare_with_estimate(version, seconds):
                 session.show_notice(line)
         session.show_progress(to_tick(version, what))
         if session.interrupted and what == "training":
@@ -257,7 +247,7 @@ def _wait_until_final(
     return version
 
 
-def seconds_of(version: Version) -> float | None:
+def predict_seconds(version: Version) -> float | None:
     """Seconds that a training will take in all, by the speed of its own steps once there are some."""
     known = version.progress
     if version.status not in RUNNING or version.seconds is None or (known.get("step") or 0) < FIRST_STEPS:
@@ -266,12 +256,12 @@ def seconds_of(version: Version) -> float | None:
     return None if left is None else version.seconds + float(left)
 
 
-def _off_the_estimate(version: Version, seconds: float) -> str | None:
-    """What to say where the estimate was far from it."""
-    foreseen = (version.details.get("estimate") or {}).get("seconds")
-    if not foreseen or abs(seconds - foreseen) < 60 or 1 / FAR_OFF < seconds / foreseen < FAR_OFF:
+def _compare_with_estimate(version: Version, seconds: float) -> str | None:
+    """A notice where the training will take much longer or shorter than was estimated."""
+    estimated = (version.details.get("estimate") or {}).get("seconds")
+    if not estimated or abs(seconds - estimated) < 60 or 1 / FAR_OFF < seconds / estimated < FAR_OFF:
         return None
-    now, before = format_duration(seconds), format_duration(foreseen)
+    now, before = format_duration(seconds), format_duration(estimated)
     return f"{version.key}: at the speed of its first steps it takes about {now}, and not {before}."
 
 

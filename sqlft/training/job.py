@@ -1,4 +1,4 @@
-"""What a worker is given, and its process: the job in its folder, started, cut or let go.
+"""A worker's job in its folder, and its process: started, detached, killed.
 
 A worker reads its standard input from the session that started it.  When that ends without a word (kill -9), the worker
 stops at its next step and can be resumed.
@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from sqlft.catalog import records
@@ -33,7 +32,7 @@ from sqlft.handler import Artifact, TrainingSet
 from sqlft.log import debug
 
 RESERVE_FILE, RESERVE_BYTES = "reserve", 1 << 20
-"""A file that is deleted when the disk is full, so that the catalog can still take down that it is."""
+"""A file that is deleted when the disk is full, so that the catalog can still record that it is."""
 
 
 @dataclass(frozen=True)
@@ -42,30 +41,14 @@ class TrainingJob:
 
     handler: str
     base: str
-    engine_options: Mapping[str, Any] = field(default_factory=dict)
-    model_options: Mapping[str, Any] = field(default_factory=dict)
-    train_options: Mapping[str, Any] = field(default_factory=dict)
-    start: Mapping[str, Any] | None = None
-    """The artifact that training starts from: path, remote_id, details."""
+    engine_options: Mapping[str, object] = field(default_factory=dict)
+    model_options: Mapping[str, object] = field(default_factory=dict)
+    train_options: Mapping[str, object] = field(default_factory=dict)
+    start: Artifact | None = None
+    """What training starts from; None is the base."""
     start_digest: str | None = None
-    schema: Mapping[str, Any] | None = None
+    schema: Mapping[str, object] | None = None
     """The JSON schema of the answers, if they are typed."""
-
-    @property
-    def artifact(self) -> Artifact | None:
-        """What training starts from; None is the base."""
-        if self.start is None:
-            return None
-        path = self.start["path"]
-        return Artifact(None if path is None else Path(path), self.start["remote_id"], self.start["details"])
-
-
-def serialize_artifact(artifact: Artifact | None) -> dict[str, Any] | None:
-    """An artifact as a job has it."""
-    if artifact is None:
-        return None
-    path = None if artifact.path is None else str(artifact.path.absolute())
-    return {"path": path, "remote_id": artifact.remote_id, "details": dict(artifact.details)}
 
 
 def write_job(work: Path, job: TrainingJob, data: TrainingSet) -> None:
@@ -80,7 +63,7 @@ def write_job(work: Path, job: TrainingJob, data: TrainingSet) -> None:
         parquet.write_table(data.valid, work / "valid.parquet")
 
 
-def change_train_options(work: Path, options: Mapping[str, Any]) -> None:
+def change_train_options(work: Path, options: Mapping[str, object]) -> None:
     """Other training options for a job that is resumed."""
     if not options:
         return
@@ -90,7 +73,7 @@ def change_train_options(work: Path, options: Mapping[str, Any]) -> None:
 
 
 def write_reserve(work: Path) -> None:
-    """Keep some room for the worker's last words."""
+    """Keep some room for the last status of the worker."""
     if not (work / RESERVE_FILE).exists():
         (work / RESERVE_FILE).write_bytes(bytes(RESERVE_BYTES))
 
@@ -100,11 +83,16 @@ def read_job(work: Path) -> tuple[TrainingJob, TrainingSet]:
     import pyarrow.parquet as parquet
 
     try:
-        job = TrainingJob(**json.loads((work / JOB_FILE).read_text(encoding="utf-8")))
+        fields = json.loads((work / JOB_FILE).read_text(encoding="utf-8"))
+        start = fields["start"]
+        if start is not None:
+            path = None if start["path"] is None else Path(start["path"])
+            fields["start"] = Artifact(path, start["remote_id"], start["details"])
+        job = TrainingJob(**fields)
         train = parquet.read_table(work / "train.parquet")
         kept = work / "valid.parquet"
         return job, TrainingSet(train, parquet.read_table(kept) if kept.exists() else None)
-    except (OSError, ValueError, TypeError) as e:
+    except (OSError, ValueError, TypeError, KeyError) as e:
         raise CatalogError(
             f"The rows this version was to be trained on cannot be read from {work}: {e}.",
             "Train a new version: FINETUNE …",
@@ -175,7 +163,7 @@ class StagedWork:
 
 
 @contextmanager
-def stage_work(catalog: Catalog, wanted: TrainingJob, data: TrainingSet) -> Iterator[StagedWork]:
+def stage_work(catalog: Catalog, job: TrainingJob, data: TrainingSet) -> Iterator[StagedWork]:
     """A work folder with job and snapshot in it, removed again unless a worker took it; CatalogError: disk full."""
     catalog.require_writing()
     models = catalog.folder / "models"
@@ -185,7 +173,7 @@ def stage_work(catalog: Catalog, wanted: TrainingJob, data: TrainingSet) -> Iter
         with hold_lock(folder) as lock:
             assert lock is not None
             _remove_stale(models)
-            write_job(folder, wanted, data)
+            write_job(folder, job, data)
             yield StagedWork(folder, lock)
     except OSError as e:
         raise build_write_error(folder, e.strerror or str(e)) from e
@@ -211,7 +199,7 @@ def spawn_worker(catalog: Catalog, key: VersionKey, lock: int, session: object, 
     except OSError as e:
         error = f"The training process could not be started: {e}."
         catalog.update_version(key, status="failed", error=error)
-        raise CatalogError(error, f"Mend that, then RESUME MODEL {key}.") from e
+        raise CatalogError(error, f"Correct that, then RESUME MODEL {key}.") from e
     debug("training %s: process %d started, its log is %s", key, process.pid, work / LOG_FILE)
     worker = TrainingWorker(process, id(session), background)
     with _workers_lock:

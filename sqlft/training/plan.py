@@ -18,7 +18,7 @@ from sqlft.inference.resolve import (
     read_outputs,
     resolve,
 )
-from sqlft.options import build_options, check_option_names, is_secret, option_names, pick_options
+from sqlft.options import build_options, check_option_names, drop_options, is_secret, option_names, pick_options
 from sqlft.secrets import references
 from sqlft.session import Session, TrainSettings
 from sqlft.sql.statements import Finetune, ModelName, Retrain, RowSource
@@ -37,10 +37,10 @@ class TrainingPlan:
     settings: TrainSettings
     options: Any
     """An instance of the handler's train_options."""
-    raw_options: Mapping[str, Any]
+    raw_options: Mapping[str, object]
     """The part of USING that is for the handler, secrets not yet hidden."""
     source: RowSource
-    engine_secrets: Mapping[str, Any] = field(default_factory=dict)
+    engine_secrets: Mapping[str, object] = field(default_factory=dict)
     """Secrets of the engine that USING gave for this training, such as api_key; not yet hidden."""
     start: Artifact | None = None
     start_digest: str | None = None
@@ -49,11 +49,10 @@ class TrainingPlan:
 
 def plan_finetune(session: Session, statement: Finetune) -> TrainingPlan:
     """What FINETUNE would do."""
-    found = resolve(session, statement.name.key, statement.name.version)
-    plan = plan_training(session, found.model, statement.source, statement.options, f"FINETUNE {statement.name}")
-    return replace(
-        plan, start=found.artifact, start_digest=found.version.artifact_digest, parent=found.version.key.number
-    )
+    start = resolve(session, statement.name.key, statement.name.version)
+    plan = plan_training(session, start.model, statement.source, statement.options, f"FINETUNE {statement.name}")
+    digest, parent = start.version.artifact_digest, start.version.key.number
+    return replace(plan, start=start.artifact, start_digest=digest, parent=parent)
 
 
 def plan_retrain(session: Session, statement: Retrain) -> TrainingPlan:
@@ -68,7 +67,7 @@ def plan_retrain(session: Session, statement: Retrain) -> TrainingPlan:
 
 
 def plan_training(
-    session: Session, model: Model, source: RowSource, options: Mapping[str, Any], what: str
+    session: Session, model: Model, source: RowSource, options: Mapping[str, object], what: str
 ) -> TrainingPlan:
     """Check what a training was asked to do; NotSupported, OptionError."""
     engine = find_engine(session, model.engine)
@@ -88,43 +87,42 @@ def plan_training(
     if cls is not dict:
         check_option_names(options, option_names(TrainSettings, cls), what)
     settings = build_options(TrainSettings, pick_options(options, TrainSettings), what)
-    taken = option_names(cls)
-    own = {k: v for k, v in options.items() if k in taken or (cls is dict and k not in option_names(TrainSettings))}
+    raw_options = drop_options(options, TrainSettings) if cls is dict else pick_options(options, cls)
     schema = read_outputs(model).schema
     spec = build_model_spec(type(handler), model.base, model.options, f"Model '{model.key.name}'", schema)
-    chosen = handler.resolve_options(spec, build_options(cls, references.reveal(own), what))
-    return TrainingPlan(model, engine, handler, spec, settings, chosen, own, source, access)
+    resolved = handler.resolve_options(spec, build_options(cls, references.reveal(raw_options), what))
+    return TrainingPlan(model, engine, handler, spec, settings, resolved, raw_options, source, access)
 
 
 def _split_training_options(
-    model: Model, engine: Engine, cls: type[Trainer], options: Mapping[str, Any], what: str
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    model: Model, engine: Engine, cls: type[Trainer], options: Mapping[str, object], what: str
+) -> tuple[dict[str, object], dict[str, object]]:
     """USING without the model's engine and base, which may be repeated; and the secrets in it that are the engine's."""
-    own = option_names(TrainSettings, cls.train_options)
+    known = option_names(TrainSettings, cls.train_options)
     left, access = dict(options), {}
-    for name, has, word in (("engine", engine.name, "engine"), *((n, model.base, "base") for n in BASE_OPTIONS)):
-        if name in own or name not in left:
+    for name, current, word in (("engine", engine.name, "engine"), *((n, model.base, "base") for n in BASE_OPTIONS)):
+        if name in known or name not in left:
             continue
-        said = left.pop(name)
-        if str(said).lower() != has.lower():
+        value = left.pop(name)
+        if str(value).lower() != current.lower():
             raise OptionError(
-                f"{what}: the {word} of the model is '{has}', and training does not change it to '{said}'.",
-                f"Make another model: CREATE MODEL name PREDICT {model.predict} USING {name} = '{said}', …",
+                f"{what}: the {word} of the model is '{current}', and training does not change it to '{value}'.",
+                f"Make another model: CREATE MODEL name PREDICT {model.predict} USING {name} = '{value}', …",
             )
-    secret = {n for n in option_names(cls.engine_options) if is_secret(n, cls.engine_options)}
-    for name in [n for n in left if n not in own]:
-        wanted = "api_key" if name not in secret and name.endswith("_api_key") else name
-        if wanted in secret:
-            access[wanted] = left.pop(name)
+    secrets = {n for n in option_names(cls.engine_options) if is_secret(n, cls.engine_options)}
+    for name in [n for n in left if n not in known]:
+        secret = "api_key" if name not in secrets and name.endswith("_api_key") else name
+        if secret in secrets:
+            access[secret] = left.pop(name)
     return left, access
 
 
-def parse_validation_source(wanted: Any, source: RowSource) -> RowSource | None:
+def parse_validation_source(value: object, source: RowSource) -> RowSource | None:
     """The query whose rows are the validation set, if USING names one."""
-    if wanted is None or isinstance(wanted, RowSource):
-        return wanted
-    if isinstance(wanted, str):
-        return RowSource(wanted, source.database)
+    if value is None or isinstance(value, RowSource):
+        return value
+    if isinstance(value, str):
+        return RowSource(value, source.database)
     raise OptionError("'validation' must be a query.", "Write it in quotes: validation = 'SELECT … FROM …'.")
 
 

@@ -33,7 +33,7 @@ def read_rows(session: Session, source: RowSource, values: Parameters, *, to_tra
         except duckdb.Error as e:
             if type(e).__module__.startswith("sqlft"):
                 raise
-            raise DataError(f"The query for the rows failed: {e}", "Mend it: try it alone first.") from e
+            raise DataError(f"The query for the rows failed: {e}", "Correct it: try it alone first.") from e
 
 
 def _run_query(session: Session, text: str, fetch: Callable[[duckdb.DuckDBPyRelation], pa.Table]) -> pa.Table:

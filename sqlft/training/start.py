@@ -1,18 +1,18 @@
 """Start a training: rows read, checked and stored, a version made, its worker running.
 
-The statements call `train` with a plan; it hands back the key of the new version.
+The statements call `train_version` with a plan; it returns the key of the new version.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from sqlft import plugins
-from sqlft.catalog.records import Model, Version, VersionKey
+from sqlft.catalog.records import Version, VersionKey
 from sqlft.data import PreparedData, prepare
 from sqlft.errors import DataError
 from sqlft.handler import Estimate, LengthOptions, read_options
@@ -22,55 +22,53 @@ from sqlft.inference.resolve import build_prompt, count_tokens, options_to_json,
 from sqlft.options import drop_options, is_secret, pick_options
 from sqlft.secrets import references
 from sqlft.session import EngineSettings, Parameters, Session
-from sqlft.sql.statements import RowSource
 from sqlft.training import job
 from sqlft.training.estimate import check_estimate, check_findings, check_training_notice, estimate_training
 from sqlft.training.follow import follow_training
-from sqlft.training.plan import TrainingPlan, parse_validation_source, plan_training
+from sqlft.training.plan import TrainingPlan, parse_validation_source
 from sqlft.training.rows import read_rows
 
 
-def train_new_model(
-    session: Session,
-    model: Model,
-    source: RowSource,
-    options: Mapping[str, Any],
-    parameters: Parameters,
-    *,
-    or_replace: bool = False,
-) -> VersionKey:
-    """CREATE MODEL … FROM: keep a new model and train its version 1; `options` are USING's for training."""
-    plan = plan_training(session, model, source, options, f"CREATE MODEL {model.key.name}")
-    return train_version(session, plan, parameters, partial(session.catalog.add_model, model, or_replace=or_replace))
-
-
 def train_version(
-    session: Session, plan: TrainingPlan, parameters: Parameters, make: Callable[..., Version]
+    session: Session, plan: TrainingPlan, parameters: Parameters, make: Callable[..., Version] | None = None
 ) -> VersionKey:
-    """Read, check and store the rows, `make` the version, train it in a worker; the version's key."""
+    """Read, check and store the rows, `make` a version (else the model's next), train it in a worker; its key."""
     session.catalog.require_writing()
     check_training_notice(session, plan)
     prepared = prepare_training_rows(session, plan, parameters)
     check_findings(session, plan, prepared)
     estimate = estimate_training(session, plan, prepared)
-    if estimate is not None:
-        check_estimate(session, plan, estimate)
+    check_estimate(session, plan, estimate)
     plan = _hide_secrets(plan)
-    fields = _build_version_fields(plan, prepared, estimate)
-    fields["details"] |= _find_training_rates(session, plan)
-    made: list[VersionKey] = []
-    name, most, cost = plan.model.key.name, plan.settings.max_cost_usd, _estimate_cost(fields["details"], estimate)
-    ended = partial(_find_made_version, session, made)
-    with hold_training_budget(session.budget, name, plan.engine.name, most, cost, ended):
+    fields = _build_version_fields(session, plan, prepared, estimate)
+    make = make or partial(session.catalog.new_version, plan.model.key)
+    made_keys: list[VersionKey] = []
+    with _hold_budget(session, plan, estimate, made_keys):
         with job.stage_work(session.catalog, _build_job(plan), prepared.training_set) as stage:
-            version = make(before_commit=stage.move_to, **fields)
-            made.append(version.key)
-            worker = job.spawn_worker(
-                session.catalog, version.key, stage.lock, session, background=not plan.settings.wait
-            )
+            key = make(before_commit=stage.move_to, **fields).key
+            made_keys.append(key)
+            worker = job.spawn_worker(session.catalog, key, stage.lock, session, background=not plan.settings.wait)
         if plan.settings.wait:
-            follow_training(session, worker, version.key, remote=plan.handler.remote)
-    return version.key
+            follow_training(session, worker, key, remote=plan.handler.remote)
+    return key
+
+
+def _hold_budget(
+    session: Session, plan: TrainingPlan, estimate: Estimate | None, made_keys: Sequence[VersionKey]
+) -> AbstractContextManager[None]:
+    """The estimated cost held back until what the made version cost is known; an idle machine may cost nothing."""
+    cost = None if estimate is None else estimate.cost_usd
+    rates = _find_training_rates(session, plan)
+    if cost is None and rates == {"machine_usd_per_hour": 0.0}:
+        cost = 0.0
+    return hold_training_budget(
+        session.budget,
+        plan.model.key.name,
+        plan.engine.name,
+        plan.settings.max_cost_usd,
+        cost,
+        lambda: session.catalog.version(made_keys[0]) if made_keys else None,
+    )
 
 
 def _hide_secrets(plan: TrainingPlan) -> TrainingPlan:
@@ -93,7 +91,7 @@ def _build_job(plan: TrainingPlan) -> job.TrainingJob:
         drop_options({**plan.engine.options, **of_model, **plan.engine_secrets}, EngineSettings),
         pick_options(model.options, handler.model_options),
         dict(plan.raw_options),
-        job.serialize_artifact(plan.start),
+        plan.start,
         plan.start_digest,
         plan.spec.schema,
     )
@@ -123,18 +121,22 @@ def prepare_training_rows(
     except ImportError as e:  # the handler counts tokens
         raise plugins.not_installed_error(plan.engine.handler, e) from e
     except UnicodeError as e:
-        raise DataError(f"The training rows have text that is not valid Unicode: {e}.", "Mend it in the query.") from e
+        raise DataError(
+            f"The training rows have text that is not valid Unicode: {e}.", "Correct it in the query."
+        ) from e
 
 
 def _collect_stop_sequences(plan: TrainingPlan) -> list[str]:
     """The stop sequences that the model and the version are asked with, those of what it starts from among them."""
     before = {} if plan.start is None else plan.start.details
     listed = (plan.model.options.get("stop"), {**before, **plan.raw_options}.get("stop"))
-    found = (s for some in listed for s in ([some] if isinstance(some, str) else some or ()))
-    return list(dict.fromkeys(map(str, found)))
+    stops = (s for some in listed for s in ([some] if isinstance(some, str) else some or ()))
+    return list(dict.fromkeys(map(str, stops)))
 
 
-def _build_version_fields(plan: TrainingPlan, prepared: PreparedData, estimate: Estimate | None) -> dict[str, Any]:
+def _build_version_fields(
+    session: Session, plan: TrainingPlan, prepared: PreparedData, estimate: Estimate | None
+) -> dict[str, object]:
     """The fields of a version that is about to be trained."""
     return {
         "status": "queued",
@@ -146,38 +148,27 @@ def _build_version_fields(plan: TrainingPlan, prepared: PreparedData, estimate: 
         "row_count": prepared.row_count,
         "data_digest": prepared.digest,
         "options": _list_applied_options(plan),
-        "findings": tuple(dataclasses.asdict(found) for found in prepared.findings),
+        "findings": tuple(dataclasses.asdict(finding) for finding in prepared.findings),
         "details": {
             "base": plan.model.base,
             "handler": plugins.handler_package(plan.engine.handler),
             **({"started_from": f"version {plan.parent}"} if plan.start is not None else {}),
             **({"estimate": dataclasses.asdict(estimate)} if estimate is not None else {}),
+            **_find_training_rates(session, plan),
         },
     }
 
 
-def _find_training_rates(session: Session, plan: TrainingPlan) -> dict[str, Any]:
+def _find_training_rates(session: Session, plan: TrainingPlan) -> dict[str, float]:
     """What the worker needs to say what the training cost."""
-    tariff = find_training_pricing(session, plan.engine, plan.handler, plan.spec, plan.model.options)
-    training = None if tariff.price is None else tariff.price.training
-    rates = {"training_usd_per_million": training, "machine_usd_per_hour": tariff.hourly}
+    pricing = find_training_pricing(session, plan.engine, plan.handler, plan.spec, plan.model.options)
+    per_million = None if pricing.price is None else pricing.price.training
+    rates = {"training_usd_per_million": per_million, "machine_usd_per_hour": pricing.hourly}
     return {name: rate for name, rate in rates.items() if rate is not None}
 
 
-def _estimate_cost(details: Mapping[str, Any], estimate: Estimate | None) -> float | None:
-    """USD that a training will cost; a machine that costs nothing does, however long it takes."""
-    if estimate is not None and estimate.cost_usd is not None:
-        return estimate.cost_usd
-    free = details.get("machine_usd_per_hour") == 0 and "training_usd_per_million" not in details
-    return 0.0 if free else None
-
-
-def _find_made_version(session: Session, made: Sequence[VersionKey]) -> Version | None:
-    return session.catalog.version(made[0]) if made else None
-
-
-def _list_applied_options(plan: TrainingPlan) -> dict[str, Any]:
-    """Every training option as it holds, defaults included, secrets as references."""
+def _list_applied_options(plan: TrainingPlan) -> dict[str, object]:
+    """Every training option as it is applied, defaults included, secrets as references."""
     cls = plan.handler.train_options
     validation = parse_validation_source(plan.settings.validation, plan.source)
     core = {

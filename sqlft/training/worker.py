@@ -17,7 +17,7 @@ import traceback
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, SupportsFloat, cast
 
 from sqlft import log, plugins
 from sqlft.catalog import files, records
@@ -65,7 +65,7 @@ class TrainingRun:
         self.stop_requested_at = 0.0
         self.is_loading = True
         self.has_raised = False
-        self.details: dict[str, Any] = {}
+        self.details: dict[str, object] = {}
         self._reports: list[Progress] = []
         self._last_report: Progress | None = None
         self._flush_lock = threading.Lock()
@@ -78,11 +78,11 @@ class TrainingRun:
             job.write_reserve(self.work)
         try:
             self.job, data = job.read_job(self.work)
-            made = self._train(data)
+            artifact = self._train(data)
             if self.has_raised:
                 raise Cancelled(_STOP_MESSAGES[self.stop_reason or "cancelled"])
             with self._end_lock:
-                self._publish(made)
+                self._publish(artifact)
         except BaseException as e:
             with self._end_lock:
                 if self.stop_reason and (self.has_raised or isinstance(e, Cancelled)):
@@ -96,7 +96,7 @@ class TrainingRun:
                     )
 
     def report(self, progress: Progress) -> None:
-        """What the handler calls: cheap, raises Cancelled when the training shall stop."""
+        """What the handler calls: cheap, raises Cancelled when the training is to stop."""
         numbers = {
             str(name): number
             for name, value in progress.metrics.items()
@@ -118,10 +118,10 @@ class TrainingRun:
             raise NotSupported(f"The handler '{self.job.handler}' cannot train.", "SHOW HANDLERS lists those that can.")
         what = f"Version {self.key}"
         handler = cls(build_options(cls.engine_options, references.reveal(self.job.engine_options), what))
-        made = build_options(cls.model_options, references.reveal(self.job.model_options), what)
-        spec = ModelSpec(self.job.base, made, self.job.schema)
+        model_options = build_options(cls.model_options, references.reveal(self.job.model_options), what)
+        spec = ModelSpec(self.job.base, model_options, self.job.schema)
         options = build_options(cls.train_options, references.reveal(self.job.train_options), what)
-        start = self.job.artifact
+        start = self.job.start
         if start is not None and start.path is not None:
             files.verify_artifact(start.path, self.job.start_digest)
         self._mark_started()
@@ -141,17 +141,17 @@ class TrainingRun:
         if self.stop_reason or not ours:
             raise Cancelled(_STOP_MESSAGES[self.stop_reason or "cancelled"])
 
-    def _publish(self, made: Artifact) -> None:
-        if not isinstance(made, Artifact) or (made.path is None and made.remote_id is None):
+    def _publish(self, artifact: Artifact) -> None:
+        if not isinstance(artifact, Artifact) or (artifact.path is None and artifact.remote_id is None):
             raise HandlerError(
-                f"The handler '{self.job.handler}' trained and returned no artifact: {repr(made)[:200]}.",
+                f"The handler '{self.job.handler}' trained and returned no artifact: {repr(artifact)[:200]}.",
                 "Let its train() return Artifact(path=…) or Artifact(remote_id=…).",
             )
         (self.work / job.RESERVE_FILE).unlink(missing_ok=True)
         opened, digest = None, None
-        if made.path is not None:
+        if artifact.path is not None:
             opened, digest = files.publish_artifact(
-                self._copy_if_outside(made.path), self.catalog.artifact_folder(self.key)
+                self._copy_if_outside(artifact.path), self.catalog.artifact_folder(self.key)
             )
         with suppress(CatalogError):
             self._flush()
@@ -159,12 +159,12 @@ class TrainingRun:
             self.key,
             artifact_path=opened,
             artifact_digest=digest,
-            remote_id=made.remote_id,
+            remote_id=artifact.remote_id,
             details={
                 "peak_memory_bytes": measure_peak_memory(),
                 **self._list_last_progress(),
-                **self._compute_cost(cast(TrainingDetails, made.details)),
-                **made.details,
+                **self._compute_cost(cast(TrainingDetails, artifact.details)),
+                **artifact.details,
                 **self.details,
             },
             seconds=self._total_seconds(),
@@ -175,21 +175,21 @@ class TrainingRun:
     def _copy_if_outside(self, path: Path) -> Path:
         """The path that the handler returned, or a copy of what is not below its workdir and so not ours to move."""
         files = (self.work / FILES_FOLDER).resolve()
-        made = (files / path).resolve()
-        if not made.exists():
+        target = (files / path).resolve()
+        if not target.exists():
             raise HandlerError(
                 f"The handler '{self.job.handler}' returned an artifact that is not there: {path}.",
                 "Let its train() write the files before it returns.",
             )
-        if made.is_relative_to(files):
-            return made
-        copy = self.work / "copied" / made.name
+        if target.is_relative_to(files):
+            return target
+        copy = self.work / "copied" / target.name
         shutil.rmtree(copy.parent, ignore_errors=True)
         copy.parent.mkdir()
-        return Path(shutil.copytree(made, copy) if made.is_dir() else shutil.copy2(made, copy))
+        return Path(shutil.copytree(target, copy) if target.is_dir() else shutil.copy2(target, copy))
 
     def _write_stopped(self, why: StopReason) -> None:
-        """Stopped here; a job at a provider goes on until the session that cancels it has told the provider."""
+        """Stopped here; a job at a provider goes on until the session that cancels it cancels it there."""
         self._write_end("interrupted" if self._is_remote() else why, _STOP_MESSAGES[why])
 
     def _is_remote(self) -> bool:
@@ -231,17 +231,17 @@ class TrainingRun:
             self.earlier_seconds = self.catalog.version(self.key).seconds or 0.0
         return self.earlier_seconds + time.monotonic() - self.start_time
 
-    def _list_last_progress(self) -> dict[str, Any]:
+    def _list_last_progress(self) -> dict[str, object]:
         progress = self.catalog.version(self.key).progress
         return {"steps": progress["step"], "metrics": progress["metrics"]} if progress else {}
 
-    def _compute_cost(self, made: TrainingDetails) -> dict[str, Any]:
+    def _compute_cost(self, details: TrainingDetails) -> dict[str, object]:
         """What it cost in USD by tokens, else by this machine's hours; nothing where that is not known."""
         by_token, hourly = (self.details.get(name) for name in ("training_usd_per_million", "machine_usd_per_hour"))
-        tokens = made.get("trained_tokens", made.get("tokens"))
-        if by_token is not None:
+        tokens = details.get("trained_tokens", details.get("tokens"))
+        if isinstance(by_token, float | int):
             return {"cost_usd": by_token * tokens / 1e6} if tokens is not None else {}
-        return {"cost_usd": hourly * self._total_seconds() / 3600} if hourly is not None else {}
+        return {"cost_usd": hourly * self._total_seconds() / 3600} if isinstance(hourly, float | int) else {}
 
     def _flush(self) -> None:
         with self._flush_lock:
@@ -251,7 +251,7 @@ class TrainingRun:
                 del self._reports[:count]
 
     def _watch(self) -> None:
-        """Hear the session and cancel requests, write metrics, and end a handler that does not listen."""
+        """Watch the session and cancel requests, write metrics, and end a handler that does not stop."""
         while True:
             self._poll_session()
             with suppress(CatalogError):
@@ -287,7 +287,7 @@ class TrainingRun:
             self.stop_reason = why
             debug("training %s: to be stopped. %s", self.key, _STOP_MESSAGES[why])
 
-    def terminate(self, *_: Any) -> None:
+    def terminate(self, *_: object) -> None:
         """SIGTERM: stop as if the session had ended."""
         self._request_stop("interrupted")
 
@@ -304,11 +304,11 @@ def explain_failure(error: BaseException, key: VersionKey, log: Path) -> str:
         )
     if job.is_disk_full(error):
         return f"The disk is full: {text}.\nFree some space, then RESUME MODEL {key} goes on from its last checkpoint."
-    return f"{name}: {text} (log: {log})\nMend the cause, then RESUME MODEL {key} goes on from its last checkpoint."
+    return f"{name}: {text} (log: {log})\nCorrect the cause, then RESUME MODEL {key} goes on from its last checkpoint."
 
 
 def measure_peak_memory() -> int:
-    """Most bytes that this process had in main memory; a handler that trains elsewhere tells its own figure.
+    """Most bytes that this process had in main memory; a handler that trains elsewhere reports its own figure.
 
     Linux counts into `ru_maxrss` what the process that started this one had, so that its status is read there.
     """
@@ -323,7 +323,7 @@ def measure_peak_memory() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _parse_number(value: Any) -> float | None:
+def _parse_number(value: SupportsFloat) -> float | None:
     """What a handler reports as a metric, if it is one: a float, an int, a tensor or array of one number."""
     try:
         return float(value)
@@ -338,7 +338,7 @@ def kill_own_process_group() -> None:
     os._exit(1)
 
 
-def _list_environment(handler: str) -> dict[str, Any]:
+def _list_environment(handler: str) -> dict[str, object]:
     """What trains: the handler's package and the versions that matter."""
     from importlib.metadata import PackageNotFoundError, version
 

@@ -15,7 +15,8 @@ import pytest
 
 from sqlft.catalog import files
 from sqlft.catalog.records import Engine, Model, ModelKey, Usage, UserPrice, VersionKey, View
-from sqlft.catalog.store import TABLES, Catalog
+from sqlft.catalog.store import Catalog
+from sqlft.catalog.tables import TABLE_DEFINITIONS
 from sqlft.errors import AlreadyExists, CatalogError, NotFound
 from sqlft.handler import Progress
 from sqlft.home import home
@@ -186,7 +187,7 @@ def test_what_fails_before_the_commit_takes_no_number(catalog: Catalog) -> None:
 
 def test_a_new_name_keeps_everything(catalog: Catalog) -> None:
     first = catalog.add_model(model("a"))
-    catalog.add_metrics(first.key, 1, 0.5, "train", {"loss": 2.0})
+    catalog.add_progress(first.key, [Progress(1, None, {"epoch": 0.5, "loss": 2.0})])
     catalog.put_usage(Usage("s1", first.key, rows=3))
     catalog.rename_model(first.key.model, ModelKey("B"))
     assert catalog.names() == {"b"}
@@ -211,7 +212,7 @@ def test_a_renamed_model_and_a_new_one_do_not_share_files(catalog: Catalog) -> N
 
 def test_dropping_leaves_the_ledger(catalog: Catalog) -> None:
     first = catalog.add_model(model())
-    catalog.add_metrics(first.key, 1, None, "train", {"loss": 2.0})
+    catalog.add_progress(first.key, [Progress(1, None, {"loss": 2.0})])
     catalog.put_usage(Usage("s1", first.key, cost_usd=0.5))
     place = catalog.artifact_folder(first.key)
     place.mkdir(parents=True)
@@ -350,13 +351,13 @@ def test_cancel_requests(catalog: Catalog) -> None:
     assert catalog.cancel_requested(key)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", TABLE_DEFINITIONS)
 def test_tables_keep_their_types_when_empty(catalog: Catalog, name: str) -> None:
     empty = catalog.table(name)
     assert empty.num_rows == 0
     key = catalog.add_model(model()).key
     catalog.add_engine(Engine("e", "echo"))
-    catalog.add_metrics(key, 1, None, "train", {"loss": 1.0})
+    catalog.add_progress(key, [Progress(1, None, {"loss": 1.0})])
     catalog.put_usage(Usage("s", key))
     catalog.add_view(View("v", "SELECT 1"))
     catalog.add_price(UserPrice("e", None, 1.0))

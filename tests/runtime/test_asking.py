@@ -372,6 +372,7 @@ def test_what_cannot_be_followed_says_so(connection: CounterConnection, take_pro
     for sql, said in [
         ("INSERT INTO m VALUES (1)", "only a table can"),
         ("SELECT * FROM t RIGHT JOIN m ON m.content = t.x", "RIGHT JOIN"),
+        ("SELECT * FROM t FULL JOIN m ON m.content = t.x", "FULL JOIN"),
         (
             "WITH RECURSIVE r AS (SELECT 1 i, 'x' a UNION ALL SELECT i + 1, m.answer FROM r JOIN m ON m.content = r.a"
             " WHERE i < 3) SELECT * FROM r",

@@ -10,8 +10,7 @@ import duckdb
 
 from sqlft import plugins
 from sqlft.catalog.records import DEFAULT_PROJECT, Model
-from sqlft.catalog.store import TABLES
-from sqlft.catalog.tables import columns_of
+from sqlft.catalog.tables import TABLE_DEFINITIONS, columns_of
 from sqlft.connection import Connection
 from sqlft.data import Outputs, Prompt
 from sqlft.errors import SqlftError
@@ -101,8 +100,8 @@ def vocabulary_of(con: Connection, language: Language | None = None) -> Vocabula
             schemas.setdefault(model.key.project.lower(), {})[model.key.name] = "model"
     except SqlftError:
         pass
-    relations |= {f"sqlft.{name}": Relation(name, columns_of(name), is_near=False) for name in TABLES}
-    own = dict.fromkeys((*TABLES, "settings"), "table")
+    relations |= {f"sqlft.{name}": Relation(name, columns_of(name), is_near=False) for name in TABLE_DEFINITIONS}
+    own = dict.fromkeys((*TABLE_DEFINITIONS, "settings"), "table")
     return Vocabulary(language or Language(), relations, {**schemas, "sqlft": own}, engines, projects)
 
 

@@ -13,38 +13,24 @@ def show_models(c: Cursor) -> s.Statement | None:
     """SHOW MODELS [FROM|IN project] [LIKE pattern] [WHERE condition]"""
     if not _skip_show(c):
         return None
-    project = None
-    if c.skip("FROM") or c.skip("IN"):
-        project = c.identifier("a project's name")
-    return s.ShowModels(project, _parse_like(c), _parse_where(c))
+    project = c.identifier("a project's name") if c.skip("FROM") or c.skip("IN") else None
+    return s.ShowModels(_parse_like(c), _parse_where(c), project)
 
 
-def show_engines(c: Cursor) -> s.Statement | None:
-    """SHOW ML_ENGINES [LIKE pattern] [WHERE condition]"""
-    return s.ShowEngines(_parse_like(c), _parse_where(c)) if _skip_show(c) else None
+def show_list(kind: type[s.ShowList]) -> Callable[[Cursor], s.Statement | None]:
+    """The method that reads SHOW … [LIKE pattern] [WHERE condition]."""
 
+    def method(c: Cursor) -> s.Statement | None:
+        return kind(_parse_like(c), _parse_where(c)) if _skip_show(c) else None
 
-def show_handlers(c: Cursor) -> s.Statement | None:
-    """SHOW HANDLERS [LIKE pattern] [WHERE condition]"""
-    return s.ShowHandlers(_parse_like(c), _parse_where(c)) if _skip_show(c) else None
-
-
-def show_projects(c: Cursor) -> s.Statement | None:
-    """SHOW PROJECTS [LIKE pattern] [WHERE condition]"""
-    return s.ShowProjects(_parse_like(c), _parse_where(c)) if _skip_show(c) else None
-
-
-def show_prices(c: Cursor) -> s.Statement | None:
-    """SHOW PRICES [LIKE pattern] [WHERE condition]"""
-    return s.ShowPrices(_parse_like(c), _parse_where(c)) if _skip_show(c) else None
+    return method
 
 
 def describe_engine(c: Cursor) -> s.Statement | None:
     """DESCRIBE ML_ENGINE name; a table may have that name."""
     if c.peek(2).kind not in NAME_KINDS:
         return describe(c)
-    c.next()
-    c.next()
+    c.next(2)
     name = parse_engine_name(c, "an engine's name")
     c.expect_end()
     return s.DescribeEngine(name)
@@ -54,15 +40,14 @@ def describe_model(c: Cursor) -> s.Statement | None:
     """DESCRIBE MODEL name[.N][.attribute]; a table or a model may be named so."""
     if c.peek(2).kind not in NAME_KINDS:
         return describe(c)
-    c.next()
-    c.next()
+    c.next(2)
     statement = _parse_described(c, c.dotted_name("a model's name"), explicit=True)
     c.expect_end()
     return statement
 
 
 def describe(c: Cursor) -> s.Statement | None:
-    """DESCRIBE name[.N][.attribute]; DuckDB's where it is more than a name."""
+    """DESCRIBE|SHOW name[.N][.attribute]; DuckDB's where it is more than a name: SHOW ALL TABLES."""
     c.next()
     if c.token.kind not in NAME_KINDS or any(
         t.kind not in (*NAME_KINDS, "number") and t.text != "." for t in c.tokens[1:]
@@ -73,23 +58,14 @@ def describe(c: Cursor) -> s.Statement | None:
     return _parse_described(c, c.dotted_name("a name"), explicit=False)
 
 
-def show(c: Cursor) -> s.Statement | None:
-    """SHOW name is DESCRIBE name; all else is DuckDB's: SHOW TABLES, SHOW ALL TABLES."""
-    return describe(c)
-
-
 def _parse_described(c: Cursor, parts: list[NamePart], explicit: bool) -> s.Statement:
-    before: list[str] = []
-    after: list[str] = []
-    number: int | None = None
-    for part in parts:
-        if isinstance(part.value, str):
-            (before if number is None else after).append(part.value)
-        elif number is None:
-            number = part.value
-        else:
-            raise c.error("There are two version numbers.", token=part.token)
-    return _make_describe(c, before, number, after, explicit, parts)
+    places = [i for i, part in enumerate(parts) if isinstance(part.value, int)]
+    if places[1:]:
+        raise c.error("There are two version numbers.", token=parts[places[1]].token)
+    end = places[0] if places else len(parts)
+    number = parts[end].value if places else None
+    before, after = ([str(part.value) for part in some] for some in (parts[:end], parts[end + 1 :]))
+    return _make_describe(c, before, number if isinstance(number, int) else None, after, explicit, parts)
 
 
 def _make_describe(
@@ -142,8 +118,6 @@ def _parse_where(c: Cursor) -> str | None:
     return c.text[c.token.start : c.tokens[-1].end]
 
 
-RefusingMethod = Callable[[Cursor], s.Statement | None]
-
 _JOBS = (
     "sqlft has no jobs: a statement runs when it is sent.",
     "Let cron or another scheduler send it: sqlft app.duckdb -c 'SELECT …'",
@@ -179,7 +153,7 @@ _UNSUPPORTED_KINDS = {
 }
 
 
-def make_refusal(message: str, next_step: str) -> RefusingMethod:
+def make_refusal(message: str, next_step: str) -> Callable[[Cursor], s.Statement | None]:
     """A method that refuses a statement at its second word."""
 
     def method(c: Cursor) -> s.Statement | None:
@@ -204,7 +178,7 @@ def drop_trigger(c: Cursor) -> s.Statement | None:
     return None if any(token.word == "ON" for token in c.tokens) else make_refusal(*_TRIGGERS)(c)
 
 
-REFUSED_STATEMENTS: dict[tuple[str, str], tuple[RefusingMethod, type[s.Statement]]] = {
+REFUSED_STATEMENTS: dict[tuple[str, str], tuple[Callable[[Cursor], s.Statement | None], type[s.Statement]]] = {
     ("CREATE", "TRIGGER"): (create_trigger, s.Plain),
     ("DROP", "TRIGGER"): (drop_trigger, s.Plain),
     ("EVALUATE", "KNOWLEDGE_BASE"): (make_refusal(*_KNOWLEDGE), s.Plain),

@@ -28,21 +28,21 @@ def create_model(c: Cursor) -> s.Statement | None:
     columns = parse_typed_columns(c) if c.token.text == "(" else parse_untyped_columns(c)
     predict, alias = (columns[0].name, None) if columns else parse_predicted(c)
     _refuse_time_series(c)
-    chosen = parse_using(c)
-    return s.CreateModel(name, predict, alias, source, chosen, or_replace, if_not_exists, columns)
+    options = parse_using(c)
+    return s.CreateModel(name, predict, alias, source, options, or_replace, if_not_exists, columns)
 
 
 def parse_typed_columns(c: Cursor) -> tuple[s.TypedColumn, ...]:
     """(name type [NOT NULL], …)"""
     c.expect_op("(")
-    found: list[s.TypedColumn] = []
-    while not found or c.skip_op(","):
+    columns: list[s.TypedColumn] = []
+    while not columns or c.skip_op(","):
         at = c.token
         column = _parse_typed_column(c)
-        _refuse_duplicate(c, column.name, found, at)
-        found.append(column)
+        _refuse_duplicate(c, column.name, columns, at)
+        columns.append(column)
     c.expect_op(")")
-    return tuple(found)
+    return tuple(columns)
 
 
 def _parse_typed_column(c: Cursor) -> s.TypedColumn:
@@ -70,27 +70,27 @@ def parse_untyped_columns(c: Cursor) -> tuple[s.TypedColumn, ...]:
     """a, b, …: several columns, each of them text; none where there is one name only."""
     if c.token.kind not in NAME_KINDS or c.peek(1).text != ",":
         return ()
-    found: list[s.TypedColumn] = []
-    while not found or c.skip_op(","):
+    columns: list[s.TypedColumn] = []
+    while not columns or c.skip_op(","):
         at = c.token
         name = c.identifier("an answer's column")
-        _refuse_duplicate(c, name, found, at)
-        found.append(s.TypedColumn(name, "VARCHAR"))
+        _refuse_duplicate(c, name, columns, at)
+        columns.append(s.TypedColumn(name, "VARCHAR"))
     if c.at("AS"):
-        raise c.error("Of several columns none is renamed.", f"Write: PREDICT {', '.join(f.name for f in found)}")
-    return tuple(found)
+        raise c.error("Of several columns none is renamed.", f"Write: PREDICT {', '.join(f.name for f in columns)}")
+    return tuple(columns)
 
 
-def _refuse_duplicate(c: Cursor, name: str, found: Sequence[s.TypedColumn], at: Token) -> None:
-    if name.lower() in {f.name.lower() for f in found}:
+def _refuse_duplicate(c: Cursor, name: str, columns: Sequence[s.TypedColumn], at: Token) -> None:
+    if name.lower() in {f.name.lower() for f in columns}:
         raise c.error(f"The column '{name}' is named twice.", "Name it once.", at)
 
 
 def parse_using(c: Cursor) -> s.Options:
     """[USING …] and the end of the statement."""
-    chosen: s.Options = parse_options(c) if c.skip("USING") else {}
+    options: s.Options = parse_options(c) if c.skip("USING") else {}
     c.expect_end()
-    return chosen
+    return options
 
 
 def refuse_anomaly_detection(c: Cursor) -> s.Statement | None:
@@ -156,30 +156,30 @@ def create_database(c: Cursor) -> s.Statement | None:
         c.skip("USING")
     if not (c.at("ENGINE") or c.at("PARAMETERS")):
         return None
-    given: dict[str, str | s.Options] = {}
+    clauses: dict[str, str | s.Options] = {}
     while c.token.kind != "end":
-        _parse_database_clause(c, given)
-    engine, parameters = given.get("ENGINE"), given.get("PARAMETERS", {})
+        _parse_database_clause(c, clauses)
+    engine, parameters = clauses.get("ENGINE"), clauses.get("PARAMETERS", {})
     if not isinstance(engine, str) or isinstance(parameters, str):
         raise c.unexpected("ENGINE = 'name'")
     return s.CreateDatabase(name, engine, parameters, if_not_exists, or_replace)
 
 
-def _parse_database_clause(c: Cursor, given: dict[str, str | s.Options]) -> None:
+def _parse_database_clause(c: Cursor, clauses: dict[str, str | s.Options]) -> None:
     clause = c.token.word
-    if clause in given:
+    if clause in clauses:
         raise c.error(f"{clause} is given twice.", "Give it once.")
     if not c.skip("ENGINE"):
         c.expect("PARAMETERS")
     c.skip_op("=")
     if clause == "PARAMETERS":
-        given[clause] = parse_mapping(c)
+        clauses[clause] = parse_mapping(c)
     else:
         first = c.token
         engine = parse_value(c) if first.kind in NAME_KINDS else None
         if not isinstance(engine, str) or not engine:
             raise c.error("ENGINE needs a name.", "Write: ENGINE = 'sqlite'", first)
-        given[clause] = engine
+        clauses[clause] = engine
     if c.skip_op(",") and c.token.kind == "end":
         raise c.unexpected("ENGINE", "PARAMETERS")
 
@@ -196,8 +196,7 @@ def drop_engine(c: Cursor) -> s.Statement:
 
 def drop_cache(c: Cursor) -> s.Statement:
     """DROP CACHE [FOR name[.N]]"""
-    c.next()
-    c.next()
+    c.next(2)
     name = c.name() if c.skip("FOR") else None
     c.expect_end()
     return s.DropCache(name)
@@ -218,9 +217,8 @@ def rename_model(c: Cursor) -> s.Statement:
 
 
 def _parse_drop(c: Cursor, read: Callable[[], T]) -> tuple[T, bool]:
-    """Steps over DROP and what is dropped: the name behind it, and whether it said IF EXISTS."""
-    c.next()
-    c.next()
+    """Steps over DROP and what is dropped: the name behind it, and whether IF EXISTS was there."""
+    c.next(2)
     if_exists = c.skip("IF", "EXISTS")
     name = read()
     c.expect_end()
@@ -228,7 +226,7 @@ def _parse_drop(c: Cursor, read: Callable[[], T]) -> tuple[T, bool]:
 
 
 def _skip_create(c: Cursor) -> bool:
-    """Steps over CREATE [OR REPLACE] and what is created; whether it said OR REPLACE."""
+    """Steps over CREATE [OR REPLACE] and what is created; whether OR REPLACE was there."""
     c.next()
     or_replace = c.skip("OR", "REPLACE")
     c.next()

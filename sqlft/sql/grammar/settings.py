@@ -18,15 +18,14 @@ def create_price(c: Cursor) -> s.Statement | None:
         return None
     engine, model = _parse_price_target(c)
     c.expect("USING")
-    given = parse_options(c)
+    options = parse_options(c)
     c.expect_end()
-    return s.CreatePrice(engine, model, given, or_replace, if_not_exists)
+    return s.CreatePrice(engine, model, options, or_replace, if_not_exists)
 
 
 def drop_price(c: Cursor) -> s.Statement | None:
     """DROP PRICE [IF EXISTS] FOR engine [model]"""
-    c.next()
-    c.next()
+    c.next(2)
     if_exists = c.skip("IF", "EXISTS")
     if not c.skip("FOR"):
         return None
@@ -40,9 +39,9 @@ def set_setting(c: Cursor) -> s.Statement:
     name = _parse_setting_name(c)
     if not c.skip_op("="):
         c.expect("TO")
-    found = parse_value(c)
+    value = parse_value(c)
     c.expect_end()
-    return s.SetSetting({name: found})
+    return s.SetSetting({name: value})
 
 
 def reset_setting(c: Cursor) -> s.Statement:

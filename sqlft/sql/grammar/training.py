@@ -22,7 +22,7 @@ def retrain(c: Cursor) -> s.Statement:
     if c.at("PREDICT"):
         raise c.error(
             "RETRAIN keeps the column that CREATE MODEL named.",
-            "Leave PREDICT out, or make the model anew with CREATE OR REPLACE MODEL.",
+            "Leave PREDICT out, or make the model again with CREATE OR REPLACE MODEL.",
         )
     return s.Retrain(name, source, parse_using(c))
 
@@ -31,13 +31,13 @@ def explain_training(c: Cursor) -> s.Statement | None:
     """EXPLAIN FINETUNE|RETRAIN|CREATE MODEL …; CREATE of anything else is DuckDB's to explain."""
     c.next()
     method = {"FINETUNE": finetune, "RETRAIN": retrain, "CREATE": create_model}[c.token.word]
-    found = method(c)
-    if isinstance(found, s.CreateModel) and found.source is None:
+    statement = method(c)
+    if isinstance(statement, s.CreateModel) and statement.source is None:
         raise c.error(
             "This model is not trained by CREATE MODEL: there is nothing to explain.",
             "Write: EXPLAIN CREATE MODEL name FROM (SELECT …) PREDICT …, or EXPLAIN FINETUNE name FROM (SELECT …)",
         )
-    return s.ExplainTraining(found) if isinstance(found, s.Finetune | s.Retrain | s.CreateModel) else None
+    return s.ExplainTraining(statement) if isinstance(statement, s.Finetune | s.Retrain | s.CreateModel) else None
 
 
 def refuse_explain_analyze(c: Cursor) -> s.Statement | None:
@@ -46,7 +46,7 @@ def refuse_explain_analyze(c: Cursor) -> s.Statement | None:
         return None
     c.next()
     raise c.error(
-        "A training cannot be run to be explained.", "EXPLAIN FINETUNE … tells what it would take, without ANALYZE."
+        "A training cannot be run to be explained.", "EXPLAIN FINETUNE … shows what it would take, without ANALYZE."
     )
 
 
@@ -54,8 +54,7 @@ def analyze_training_data(c: Cursor) -> s.Statement | None:
     """ANALYZE TRAINING DATA FROM [db] (query) [FOR [MODEL] name[.N]] [USING …]; a table may be called training."""
     if c.peek(2).word != "DATA":
         return None
-    for _ in range(3):
-        c.next()
+    c.next(3)
     model = _parse_model_for(c)
     c.expect("FROM")
     source = c.source()
@@ -85,8 +84,7 @@ def unload_model(c: Cursor) -> s.Statement:
     """UNLOAD [MODEL] name[.N], UNLOAD ALL [MODELS]"""
     ahead = [c.peek(1).word, c.peek(2).word]
     if ahead[0] == "ALL" and ahead[1] in ("", "MODELS", "PREDICTORS"):
-        c.next()
-        c.next()
+        c.next(2)
         if ahead[1]:
             c.next()
         c.expect_end()
@@ -98,8 +96,7 @@ def unload_model(c: Cursor) -> s.Statement:
 
 def set_active(c: Cursor) -> s.Statement:
     """SET active [=] name.N"""
-    c.next()
-    c.next()
+    c.next(2)
     if not c.skip_op("="):
         c.skip("TO")
     c.skip_keyword_before_name(*MODEL_WORDS)

@@ -44,7 +44,7 @@ SHOW FULL MODELS
 --> ShowModels()
 
 SHOW predictors FROM p LIKE 'ft%' WHERE status = 'complete' AND name <> ';'
---> ShowModels(project='p', like='ft%', where="status = 'complete' AND name <> ';'")
+--> ShowModels(like='ft%', where="status = 'complete' AND name <> ';'", project='p')
 
 SHOW MODELS IN p
 --> ShowModels(project='p')

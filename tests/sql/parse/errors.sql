@@ -172,7 +172,7 @@ CREATE DATABASE db ENGINE = {}
 --> error 1:29: ENGINE needs a name. -> Write: ENGINE = 'sqlite'
 
 RETRAIN m PREDICT y
---> error 1:11: RETRAIN keeps the column that CREATE MODEL named. -> Leave PREDICT out, or make the model anew with CREATE OR REPLACE MODEL.
+--> error 1:11: RETRAIN keeps the column that CREATE MODEL named. -> Leave PREDICT out, or make the model again with CREATE OR REPLACE MODEL.
 
 SET active ft
 --> error 1:14: Which version is to be active? -> Write its number: SET active ft.2

@@ -14,7 +14,7 @@ EXPLAIN CREATE MODEL m PREDICT a
 --> error 1:33: This model is not trained by CREATE MODEL: there is nothing to explain. -> Write: EXPLAIN CREATE MODEL name FROM (SELECT …) PREDICT …, or EXPLAIN FINETUNE name FROM (SELECT …)
 
 EXPLAIN ANALYZE FINETUNE ft FROM (SELECT 1)
---> error 1:9: A training cannot be run to be explained. -> EXPLAIN FINETUNE … tells what it would take, without ANALYZE.
+--> error 1:9: A training cannot be run to be explained. -> EXPLAIN FINETUNE … shows what it would take, without ANALYZE.
 
 EXPLAIN SELECT 42
 --> Plain(sql='EXPLAIN SELECT 42')
