@@ -35,7 +35,7 @@ from sqlft_local.train.memory import TrainingSetup, estimate_training_bytes
 from sqlft_openai.sunsets import CHECKED_ON, OTHER_TRAINERS, SUNSETS, Sunset
 
 import sqlft
-from sqlft import errors, other_names, plugins
+from sqlft import errors, options, plugins
 from sqlft.metrics import METRICS
 from sqlft.options import Option, document_options, options_of
 from sqlft.shell.commands import run_command
@@ -316,7 +316,7 @@ def sunsets_table(of: str) -> str:
 def other_names_table(of: str) -> str:
     """What other tools call an option: TRAINING or ASKING."""
     rows = []
-    for other in getattr(other_names, of):
+    for other in getattr(options, of):
         here = " or ".join(f"`{h}`" for h in other.own_names)
         rows.append((", ".join(f"`{n}`" for n in other.names), here, other.note))
     return _rows(("elsewhere", "here", "what is different"), rows)

@@ -30,11 +30,11 @@ from pathlib import Path
 
 import duckdb
 
-from sqlft.redact import STARS as STARS
-from sqlft.redact import names_variable as names_variable
-from sqlft.redact import redact as redact
-from sqlft.redact import redact_keys as redact_keys
-from sqlft.redact import redact_statement
+from sqlft.secrets.redact import STARS as STARS
+from sqlft.secrets.redact import names_variable as names_variable
+from sqlft.secrets.redact import redact as redact
+from sqlft.secrets.redact import redact_keys as redact_keys
+from sqlft.secrets.redact import redact_statement
 
 
 class SqlftError(duckdb.Error):

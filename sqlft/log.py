@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sqlft.errors import SqlftWarning
-from sqlft.redact import redact_secrets
+from sqlft.secrets.redact import redact_secrets
 
 if TYPE_CHECKING:
     import logging

@@ -17,8 +17,7 @@ import duckdb
 import pytest
 
 import sqlft
-from sqlft import progress
-from sqlft.connection import ConnectionWithProgress
+from sqlft.connection import ConnectionWithProgress, progress
 
 MODEL = "CREATE MODEL m PREDICT answer USING engine = 'echo'"
 

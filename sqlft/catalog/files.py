@@ -15,8 +15,8 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 
 from sqlft.errors import CatalogError, HandlerError
-from sqlft.home import home
 from sqlft.log import LINE_PREFIX
+from sqlft.secrets.home import home
 
 UNSAFE_SUFFIXES = frozenset(
     {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".so", ".py", ".pyc"}

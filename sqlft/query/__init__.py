@@ -41,7 +41,7 @@ from sqlft.query.statements import (
     starts_query,
     view_key,
 )
-from sqlft.redact import redact_statement
+from sqlft.secrets.redact import redact_statement
 from sqlft.session import MINDSDB_TABLES, Parameters, Session, inline_settings, settings_table
 from sqlft.sql.lexer import Token, tokenize
 from sqlft.sql.literals import inline_parameters

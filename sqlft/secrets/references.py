@@ -11,9 +11,9 @@ from typing import Any
 from uuid import uuid4
 
 from sqlft.errors import CatalogError, MissingSecret
-from sqlft.home import secrets_folder
 from sqlft.options import Env
-from sqlft.redact import STARS, redact
+from sqlft.secrets.home import secrets_folder
+from sqlft.secrets.redact import STARS, redact
 
 
 def hide(options: Mapping[str, Any], is_secret: Callable[[str], bool], owner: str) -> dict[str, Any]:

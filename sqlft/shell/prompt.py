@@ -27,8 +27,8 @@ from pygments.token import Comment, Keyword, Name, String
 
 from sqlft import __version__
 from sqlft.errors import StatementError
-from sqlft.home import home
-from sqlft.redact import names_secret, redact_keys, redact_statement
+from sqlft.secrets.home import home
+from sqlft.secrets.redact import names_secret, redact_keys, redact_statement
 from sqlft.shell.commands import from_habit
 from sqlft.shell.completion.complete import suggestions
 from sqlft.shell.completion.vocabulary import OURS, Language, Vocabulary, language_of, vocabulary_of

@@ -10,8 +10,8 @@ from pathlib import Path
 from time import monotonic
 from typing import TextIO
 
+from sqlft.connection.progress import ProgressBar
 from sqlft.errors import SqlftError
-from sqlft.progress import ProgressBar
 from sqlft.shell.output.folding import folded
 from sqlft.shell.output.table import Look, clean
 

@@ -28,8 +28,8 @@ from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSup
 from sqlft.handler import Artifact, ModelSpec, Progress, Trainer, TrainingDetails, TrainingSet
 from sqlft.log import debug
 from sqlft.options import build_options
-from sqlft.redact import redact_secrets
 from sqlft.secrets import references
+from sqlft.secrets.redact import redact_secrets
 from sqlft.training import job
 from sqlft.training.job import DETACH_MESSAGE
 

@@ -18,7 +18,7 @@ from sqlft.catalog.records import Engine, Model, ModelKey, Usage, UserPrice, Ver
 from sqlft.catalog.store import TABLES, Catalog
 from sqlft.errors import AlreadyExists, CatalogError, NotFound
 from sqlft.handler import Progress
-from sqlft.home import home
+from sqlft.secrets.home import home
 
 
 def model(name: str = "ft", project: str = "mindsdb") -> Model:

@@ -1,24 +1,30 @@
 """How far a long statement is: a bar on a terminal, a line that changes in a notebook, now and then a line elsewhere.
 
-The shell and connections with `progress = True` draw it, on stderr.
+The shell draws a ProgressBar itself; `sqlft.connect(progress=True)` makes a ConnectionWithProgress.  Both write to
+stderr.  In: ticks of a session.  Not here: what a tick says (whatever works), answers that are shown as they come.
 """
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import wraps
 from time import monotonic
-from typing import TYPE_CHECKING, TextIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TextIO, TypeVar
 
+import duckdb
+
+from sqlft import log
+from sqlft.catalog.store import Catalog
+from sqlft.connection.connection import Connection
+from sqlft.inference.cache import Cache
 from sqlft.session import Tick
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
-import sys
-import threading
-from contextlib import AbstractContextManager
-from types import TracebackType
-
-from sqlft import log
 
 SHOW_AFTER_SECONDS = 0.5
 """Seconds before anything is shown: what is short needs no bar."""
@@ -299,3 +305,58 @@ def is_notebook() -> bool:
     """Whether this process is the kernel of a notebook, of Jupyter or what is like it."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
+class ConnectionWithProgress(Connection):
+    """A connection that shows how far its statements are; a bar is taken away when the call that drew it ends."""
+
+    def __init__(
+        self,
+        display: ProgressDisplay,
+        con: duckdb.DuckDBPyConnection,
+        catalog: Catalog,
+        *,
+        warn: Callable[[str], None] | None = None,
+        piece: Callable[[str], None] | None = None,
+        owns: bool = True,
+        cache: Cache | None = None,
+    ) -> None:
+        shown = piece and display.wrap_answer_part(piece)
+        super().__init__(
+            con, catalog, warn=warn or display.warn, progress=display.tick, piece=shown, owns=owns, cache=cache
+        )
+        self.session.show_notice = display.show_notice
+        self._display = display
+
+    def _make_cursor(self, con: duckdb.DuckDBPyConnection) -> Connection:
+        return ConnectionWithProgress(
+            self._display, con, self.session.catalog, warn=self.session.show_warning, cache=self._cache
+        )
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _show_progress(
+    method: Callable[Concatenate[Connection, P], R], *, starts: bool
+) -> Callable[Concatenate[ConnectionWithProgress, P], R]:
+    """A method of Connection within the display's block; `starts`: it begins a statement."""
+
+    @wraps(method)
+    def run(self: ConnectionWithProgress, *arguments: P.args, **named: P.kwargs) -> R:
+        if starts:
+            self._display.start()
+        with self._display:
+            return method(self, *arguments, **named)
+
+    return run
+
+
+for _name in ("execute", "executemany", "sql", "query"):
+    setattr(ConnectionWithProgress, _name, _show_progress(getattr(Connection, _name), starts=True))
+for _name in (
+    *("fetchone", "fetchmany", "fetchall", "arrow", "to_arrow_table", "fetch_arrow_table", "pl", "torch", "tf"),
+    *("df", "fetchdf", "fetch_df", "fetchnumpy", "fetch_df_chunk"),
+):
+    setattr(ConnectionWithProgress, _name, _show_progress(getattr(Connection, _name), starts=False))
