@@ -9,7 +9,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import duckdb
 
@@ -49,14 +50,14 @@ Without a command it is `sqlft shell`, with a file `sqlft shell FILE`.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 1 after an error, 130 after Ctrl-C, 141 if nobody reads the output."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if DEBUG_FLAG in given:
-        given.remove(DEBUG_FLAG)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if DEBUG_FLAG in words:
+        words.remove(DEBUG_FLAG)
         os.environ[log.VARIABLE] = "debug"  # which the processes that train inherit
     if log.is_requested():
         log.write_log_to(lambda line: sys.stderr.write(f"{line}\n"))
     try:
-        parsed = _build_parser().parse_args(_expand_short_options(_add_default_command(given)))
+        parsed = _build_parser().parse_args(_expand_short_options(_add_default_command(words)))
         code = int(parsed.run(parsed))
         sys.stdout.flush()
         return code
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def open_shell(parsed: argparse.Namespace) -> int:
-    """a prompt for SQL, or scripts"""
+    """Open the prompt, or run the scripts that were given."""
     from sqlft.shell.shell import Place
     from sqlft.shell.start import Arguments, Source, run_shell
 
@@ -103,40 +104,24 @@ def _find_database(parsed: argparse.Namespace) -> tuple[Place, str | None]:
     return place, parsed.name
 
 
-def list_models(parsed: argparse.Namespace) -> int:
-    """models and their versions, and how far those are that train"""
+def steer_training(parsed: argparse.Namespace) -> int:
+    """Run `models`, `watch`, `cancel` or `resume`."""
     from sqlft.shell import trainings
 
-    trainings.models(*_find_database(parsed), parsed.mode)
+    trainings.RUNNERS[parsed.command](*_find_database(parsed), parsed.mode)
     return 0
 
 
-def watch_training(parsed: argparse.Namespace) -> int:
-    """show how far a training is until it ends; Ctrl-C stops the watching only"""
-    from sqlft.shell import trainings
+@runtime_checkable
+class FetchesBases(Protocol):
+    """A handler class that can get a base before it is needed."""
 
-    trainings.watch(*_find_database(parsed), parsed.mode)
-    return 0
-
-
-def cancel_training(parsed: argparse.Namespace) -> int:
-    """stop a training, whoever started it; its checkpoint is kept"""
-    from sqlft.shell import trainings
-
-    trainings.cancel(*_find_database(parsed), parsed.mode)
-    return 0
-
-
-def resume_training(parsed: argparse.Namespace) -> int:
-    """go on with a training that was stopped or interrupted, from its last checkpoint"""
-    from sqlft.shell import trainings
-
-    trainings.resume(*_find_database(parsed), parsed.mode)
-    return 0
+    def pull(self, name: str, report: Callable[[str, float | None], None], /) -> Path:
+        """The folder of a base, fetched where it is not there; `report` is told what is done and how much of it."""
 
 
 def pull_base(parsed: argparse.Namespace) -> int:
-    """get a base model and print its folder"""
+    """Fetch a base and print its folder."""
     from sqlft.plugins import load_handler_class
     from sqlft.session import Tick
     from sqlft.shell.screen import Screen
@@ -147,7 +132,8 @@ def pull_base(parsed: argparse.Namespace) -> int:
         screen.bar.tick = Tick(what, share or 0.0, None if share is None else 1.0)
         screen.draw()
 
-    handler: Any = load_handler_class("local")
+    handler = load_handler_class("local")
+    assert isinstance(handler, FetchesBases)
     try:
         folder = handler.pull(parsed.name, report)
     finally:
@@ -157,22 +143,19 @@ def pull_base(parsed: argparse.Namespace) -> int:
 
 
 def run_doctor(parsed: argparse.Namespace) -> int:
-    """what this machine can do, what is installed, which bases fit"""
+    """Print what `doctor` finds, as text or as JSON."""
     from sqlft.report.doctor import format_checkup, run_checkup
 
-    found = run_checkup()
-    print(
-        json.dumps(found, indent=2, ensure_ascii=False, default=str) if parsed.json else format_checkup(found), end=""
-    )
+    checkup = run_checkup()
     if parsed.json:
-        print()
+        print(json.dumps(checkup, indent=2, ensure_ascii=False, default=str))
+    else:
+        print(format_checkup(checkup), end="")
     return 0
 
 
 def write_report(parsed: argparse.Namespace) -> int:
-    """write what is known of models to an HTML file"""
-    from pathlib import Path
-
+    """Write the report of one model, or of all, and print the file's name."""
     from sqlft.catalog.store import Catalog
     from sqlft.errors import NotFound
     from sqlft.report import write_html_report
@@ -193,15 +176,24 @@ def write_report(parsed: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "shell": open_shell,
-    "models": list_models,
-    "watch": watch_training,
-    "cancel": cancel_training,
-    "resume": resume_training,
-    "pull": pull_base,
-    "report": write_report,
-    "doctor": run_doctor,
+class Command(NamedTuple):
+    """A subcommand: what runs it, and what --help says of it."""
+
+    run: Callable[[argparse.Namespace], int]
+    about: str
+
+
+COMMANDS = {
+    "shell": Command(open_shell, "a prompt for SQL, or scripts"),
+    "models": Command(steer_training, "models and their versions, and how far those are that train"),
+    "watch": Command(steer_training, "show how far a training is until it ends; Ctrl-C stops the watching only"),
+    "cancel": Command(steer_training, "stop a training, whoever started it; its checkpoint is kept"),
+    "resume": Command(
+        steer_training, "go on with a training that was stopped or interrupted, from its last checkpoint"
+    ),
+    "pull": Command(pull_base, "get a base model and print its folder"),
+    "report": Command(write_report, "write what is known of models to an HTML file"),
+    "doctor": Command(run_doctor, "what this machine can do, what is installed, which bases fit"),
 }
 
 
@@ -212,12 +204,15 @@ def _build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action=_VersionAction, nargs=0, help="show the versions of sqlft, DuckDB and Python")
+    versions = f"sqlft {__version__} (DuckDB {duckdb.__version__}, Python {sys.version.split()[0]})"
+    top.add_argument(
+        "--version", action="version", version=versions, help="show the versions of sqlft, DuckDB and Python"
+    )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     added = {}
-    for name, run in COMMANDS.items():
-        added[name] = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
-        added[name].set_defaults(run=run)
+    for name, command in COMMANDS.items():
+        added[name] = commands.add_parser(name, help=command.about, description=command.about)
+        added[name].set_defaults(run=command.run, command=name)
     _add_shell_arguments(added["shell"])
     for name in ("models", "watch", "cancel", "resume"):
         pattern = "models whose names are like this, % stands for any letters"
@@ -257,13 +252,11 @@ def _add_shell_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_catalog_argument(parser)
     parser.add_argument("sql", metavar="SQL", nargs="?", help="run this and leave, as -c does")
-    repeated: dict[str, Any] = {"dest": "sources", "action": _SourceAction, "default": []}
-    parser.add_argument(
-        "-c", metavar="SQL", **repeated, help="run this and leave; -c and -f may be repeated, and run in order"
-    )
-    parser.add_argument(
-        "-f", metavar="FILE.sql", **repeated, help="run the statements of this file (- is stdin) and leave"
-    )
+    for flag, metavar, about in (
+        ("-c", "SQL", "run this and leave; -c and -f may be repeated, and run in order"),
+        ("-f", "FILE.sql", "run the statements of this file (- is stdin) and leave"),
+    ):
+        parser.add_argument(flag, metavar=metavar, dest="sources", action=_SourceAction, default=[], help=about)
     _add_mode_argument(parser)
     parser.add_argument("--no-init", action="store_true", help="do not run ~/.sqlftrc")
     parser.add_argument("--readonly", action="store_true", help="open the database read-only")
@@ -272,18 +265,14 @@ def _add_shell_arguments(parser: argparse.ArgumentParser) -> None:
 class _SourceAction(argparse.Action):
     """-c and -f, in the order they were given."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option: str | None = None,
+    ) -> None:
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), (values, option == "-f")])
-
-
-class _VersionAction(argparse.Action):
-    """--version"""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
-        from platform import python_version
-
-        print(f"sqlft {__version__} (DuckDB {duckdb.__version__}, Python {python_version()})")
-        parser.exit()
 
 
 class _UsageError(SqlftError):

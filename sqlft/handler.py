@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -26,14 +26,17 @@ from typing import (
     ClassVar,
     Literal,
     NamedTuple,
+    NoReturn,
     Protocol,
+    Self,
     TypedDict,
     TypeVar,
+    Unpack,
     get_type_hints,
     runtime_checkable,
 )
 
-from sqlft.errors import NotSupported
+from sqlft.errors import NotSupported, did_you_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,6 +48,23 @@ CHARS_PER_TOKEN = 4
 """About, in English, where no tokenizer is at hand: OpenAI's rule of thumb.  Code and other languages have fewer."""
 TOKENS_PER_MESSAGE, MAX_TOKENS_PER_MESSAGE = 4, 16
 """Tokens that a chat format adds for each message (its role, start and end), about and at most."""
+
+
+class _NamedFields:
+    """For dataclasses that handlers make: a keyword that is no field is answered with the name that was meant."""
+
+    def __new__(cls, *values: object, **named: object) -> Self:
+        known = [f.name for f in fields(cls)] if is_dataclass(cls) else named
+        for name in named:
+            if name not in known:
+                meant = RENAMED_FIELDS.get((cls.__name__, name), "")
+                guess = f" It is called '{meant}' now." if meant else did_you_mean(name, known)
+                raise NotSupported(f"{cls.__name__} has no field '{name}'.{guess}", f"It has: {', '.join(known)}.")
+        return super().__new__(cls)
+
+
+RENAMED_FIELDS = {("Estimate", "refusal"): "why_not"}
+"""Old names of the fields of what handlers make."""
 
 
 class Message(NamedTuple):
@@ -104,6 +124,22 @@ class Delta(NamedTuple):
     text: str
 
 
+class _CountFields(TypedDict, total=False):
+    """Of a Completion: what a request took."""
+
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    cost_usd: float | None
+
+
+class _AnswerFields(_CountFields, total=False):
+    """Of a Completion with a text."""
+
+    logprob: float | None
+    truncated: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """The answer to the request of the same id, or why there is none.  Tokens are counts."""
@@ -122,7 +158,7 @@ class Completion:
     """The answer ended at its limit of tokens, and not because it was complete."""
 
     @classmethod
-    def ok(cls, id: int, text: str, **more: Any) -> Completion:
+    def ok(cls, id: int, text: str, **more: Unpack[_AnswerFields]) -> Completion:
         """An answer; `more` are other fields of it: tokens, cost_usd, logprob, truncated.
 
         >>> Completion.ok(1, "Paris", output_tokens=2).text
@@ -132,7 +168,14 @@ class Completion:
 
     @classmethod
     def failed(
-        cls, id: int, code: str, message: str, *, retryable: bool = False, request_id: str | None = None, **more: Any
+        cls,
+        id: int,
+        code: str,
+        message: str,
+        *,
+        retryable: bool = False,
+        request_id: str | None = None,
+        **more: Unpack[_CountFields],
     ) -> Completion:
         """No answer, and why: the fields of `RowError`; `more` are tokens and cost_usd.
 
@@ -167,7 +210,7 @@ class TrainingDetails(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(_NamedFields):
     """What training made: a folder of files, or a name that the provider knows."""
 
     path: Path | None = None
@@ -177,7 +220,7 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Progress(_NamedFields):
     """A step of training; `metrics` by name: loss, valid_loss, learning_rate, examples_per_second, epoch, tokens …"""
 
     step: int
@@ -196,13 +239,13 @@ class ModelSpec:
 
     base: str
     options: Any = None
-    schema: Mapping[str, Any] | None = None
+    schema: Mapping[str, object] | None = None
     folder: Path | None = None
     """Where a handler may keep what must outlive a crash of a statement; made by who uses it, None: nowhere."""
 
 
 @dataclass(frozen=True)
-class Price:
+class Price(_NamedFields):
     """USD per million tokens, None where it is not known; `training` is per million trained tokens, epochs included."""
 
     input: float | None = None
@@ -214,7 +257,7 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(_NamedFields):
     """What a training would take on this machine or at this provider; None where it is not known."""
 
     examples: int
@@ -319,7 +362,7 @@ class LengthOptions:
 Options = TypeVar("Options", bound=SamplingOptions | TrainingOptions | LengthOptions)
 
 
-def read_options(cls: type[Options], options: Any) -> Options:
+def read_options(cls: type[Options], options: object) -> Options:
     """`options` as one of the classes above; those of a handler that does not inherit it are read by name.
 
     >>> read_options(SamplingOptions, type("Mine", (), {"max_new_tokens": 7})).max_tokens
@@ -328,8 +371,7 @@ def read_options(cls: type[Options], options: Any) -> Options:
     if isinstance(options, cls):
         return options
     found = cls()
-    hints: dict[str, Any] = get_type_hints(cls, include_extras=True)
-    for name, hint in hints.items():
+    for name, hint in get_type_hints(cls, include_extras=True).items():
         names = (name, *(extra.name for extra in hint.__metadata__ if isinstance(extra, Alias)))
         values = [getattr(options, known) for known in names if hasattr(options, known)]
         if values:
@@ -364,7 +406,7 @@ def _refuse_old_names(cls: type, *names: str) -> None:
 class Predictor(ABC):
     """Opened once a statement, closed at its end."""
 
-    def __init_subclass__(cls, **more: Any) -> None:
+    def __init_subclass__(cls, **more: object) -> None:
         super().__init_subclass__(**more)
         _refuse_old_names(cls, "rest")
 
@@ -397,7 +439,7 @@ class Handler(ABC):
     instead_of_training: ClassVar[str] = ""
     """What to do where this handler cannot train, if there is something better than another handler."""
 
-    def __init_subclass__(cls, **more: Any) -> None:
+    def __init_subclass__(cls, **more: object) -> None:
         super().__init_subclass__(**more)
         _refuse_old_names(cls, "checkup", "count_prompts", "settled", "longest_row")
 
@@ -405,7 +447,7 @@ class Handler(ABC):
         self.options = options
 
     @classmethod
-    def diagnose(cls) -> Mapping[str, Any]:
+    def diagnose(cls) -> Mapping[str, object]:
         """For `sqlft doctor`: what of this machine matters to the handler, as JSON can hold it; quick, no network."""
         return {}
 
@@ -546,7 +588,7 @@ class Embedder(Handler):
 
 if not TYPE_CHECKING:  # a type checker would take any name for defined
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> NoReturn:
         """The error for a name that the contract had before."""
         if name == "Piece":
             raise NotSupported("sqlft.handler has no Piece any more.", "It is called Delta: change its import.")

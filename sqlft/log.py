@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlft.errors import SqlftWarning
 from sqlft.secrets.redact import redact_secrets
@@ -31,7 +31,7 @@ _SKIPPED_MODULES = ("contextlib", "functools", "weakref")
 _log_handlers: list[logging.Handler] = []
 
 
-def debug(text: str, *values: Any) -> None:
+def debug(text: str, *values: object) -> None:
     """Log a message, its values put in as logging does, secrets redacted; cheap where nobody reads."""
     logging = sys.modules.get("logging")
     if logging is None:

@@ -7,13 +7,25 @@ import os
 import types
 from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    SupportsFloat,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from sqlft.errors import OptionError, did_you_mean
 from sqlft.handler import Alias, Delivery, Range, Secret
 from sqlft.secrets.redact import SECRET_WORDS, remember_secret
 
 MISSING = object()
+T = TypeVar("T")
 
 
 class Env(NamedTuple):
@@ -26,9 +38,9 @@ class Option(NamedTuple):
     """One field of an options class."""
 
     name: str
-    type: Any
+    type: object
     doc: str
-    default: Any
+    default: object
     aliases: tuple[str, ...]
     range: Range | None
     secret: Secret | None
@@ -78,31 +90,31 @@ def check_option_names(given: Iterable[str], known: Iterable[str], what: str) ->
             raise OptionError(f"{what} has no option '{name}'.{meant}", next_step)
 
 
-def pick_options(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
+def pick_options(given: Mapping[str, object], *classes: type) -> dict[str, object]:
     """The part of `given` that the classes take."""
     names = option_names(*classes)
     return {k: v for k, v in given.items() if k in names or any(c is dict for c in classes)}
 
 
-def resolve_aliases(given: Mapping[str, Any], cls: type) -> dict[str, Any]:
+def resolve_aliases(given: Mapping[str, object], cls: type) -> dict[str, object]:
     """`given` with each option that the class takes under its own name in place of an alias."""
     own = {alias: o.name for o in options_of(cls).values() for alias in o.aliases}
     return {own.get(k, k): v for k, v in given.items()}
 
 
-def drop_options(given: Mapping[str, Any], *classes: type) -> dict[str, Any]:
+def drop_options(given: Mapping[str, object], *classes: type) -> dict[str, object]:
     """The part of `given` that the classes do not take."""
     names = option_names(*classes)
     return {k: v for k, v in given.items() if k not in names}
 
 
-def pick_answer_options(given: Mapping[str, Any], cls: type) -> dict[str, Any]:
+def pick_answer_options(given: Mapping[str, object], cls: type) -> dict[str, object]:
     """The part of `given` that changes answers: neither secrets nor how they are delivered."""
     silent = {n for o in options_of(cls).values() if o.delivery or o.secret for n in (o.name, *o.aliases)}
     return {k: v for k, v in given.items() if k not in silent}
 
 
-def build_options(cls: type, given: Mapping[str, Any], what: str) -> Any:
+def build_options(cls: type[T], given: Mapping[str, object], what: str) -> T:
     """An instance of `cls` from USING's values; OptionError says which value does not fit and why.
 
     A secret that is not given is taken from its usual environment variable.
@@ -115,7 +127,7 @@ def build_options(cls: type, given: Mapping[str, Any], what: str) -> Any:
     declared = options_of(cls)
     by_name = {n: o for o in declared.values() for n in (o.name, *o.aliases)}
     check_option_names(given, by_name, what)
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for key, value in given.items():
         option = by_name[key]
         values[option.name] = _convert_option(option, value, what)
@@ -143,9 +155,9 @@ def _defined_names(cls: type) -> set[str]:
     return {name for base in cls.__mro__ if base is not object for name in vars(base)}
 
 
-def _fill_annotated(cls: type, declared: Mapping[str, Option], values: Mapping[str, Any]) -> Any:
+def _fill_annotated(cls: type[T], declared: Mapping[str, Option], values: Mapping[str, object]) -> T:
     """An instance of a class that only has annotations."""
-    made: Any = cls()
+    made = cls()
     for option in declared.values():
         setattr(made, option.name, values.get(option.name, option.default))
     return made
@@ -158,8 +170,8 @@ def document_options(cls: type) -> Iterator[tuple[str, str, str, str]]:
         yield o.name, o.type_name, default, o.doc
 
 
-def _read_option(name: str, hint: Any, field: dataclasses.Field[Any] | None, cls: type) -> Option:
-    extras: tuple[Any, ...] = ()
+def _read_option(name: str, hint: object, field: dataclasses.Field[object] | None, cls: type) -> Option:
+    extras: tuple[object, ...] = ()
     if get_origin(hint) is Annotated:
         hint, *rest = get_args(hint)
         extras = tuple(rest)
@@ -183,7 +195,7 @@ def _read_option(name: str, hint: Any, field: dataclasses.Field[Any] | None, cls
     )
 
 
-def _convert_option(option: Option, value: Any, what: str) -> Any:
+def _convert_option(option: Option, value: object, what: str) -> object:
     try:
         fitted = _convert_value(option.type, value)
     except (TypeError, ValueError):
@@ -203,7 +215,7 @@ def _convert_option(option: Option, value: Any, what: str) -> Any:
     return fitted
 
 
-def _convert_value(kind: Any, value: Any) -> Any:
+def _convert_value(kind: object, value: object) -> object:
     """`value` as `kind`, or TypeError/ValueError; only loss-free conversions."""
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -235,7 +247,7 @@ def _convert_value(kind: Any, value: Any) -> Any:
     return _convert_scalar(kind, value)
 
 
-def _convert_scalar(kind: Any, value: Any) -> Any:
+def _convert_scalar(kind: object, value: object) -> object:
     if value is None:
         raise TypeError
     if kind is bool:
@@ -246,6 +258,8 @@ def _convert_scalar(kind: Any, value: Any) -> Any:
         raise TypeError
     if kind in (int, float):
         if isinstance(value, bool):
+            raise TypeError
+        if not isinstance(value, (str, SupportsFloat)):
             raise TypeError
         number = float(value)
         if kind is float:
@@ -261,12 +275,12 @@ def _convert_scalar(kind: Any, value: Any) -> Any:
         if isinstance(value, (str, int, float)) and not isinstance(value, bool):
             return str(value)
         raise TypeError
-    if isinstance(kind, type) and isinstance(value, kind):
+    if not callable(kind) or (isinstance(kind, type) and isinstance(value, kind)):
         return value
     return kind(value)
 
 
-def _format_type(kind: Any) -> str:
+def _format_type(kind: object) -> str:
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return " or ".join(_format_type(a) for a in args if a is not type(None))
@@ -278,7 +292,7 @@ def _format_type(kind: Any) -> str:
     return names.get(kind) or names.get(origin) or str(getattr(kind, "__name__", kind))
 
 
-def _format_default(default: Any) -> str:
+def _format_default(default: object) -> str:
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 

@@ -22,7 +22,7 @@ from sqlft.catalog.store import Catalog
 from sqlft.errors import BudgetExceeded, NotFound, OptionError, did_you_mean
 from sqlft.handler import Alias, Range
 
-Parameters = Sequence[Any] | Mapping[str, Any] | None
+Parameters = Sequence[object] | Mapping[str, object] | None
 
 
 class Exceeded(NamedTuple):
@@ -155,7 +155,7 @@ MINDSDB_TABLES = ("models", "models_versions", "ml_engines", "handlers")
 """Tables that scripts of MindsDB read, in `mindsdb` or `information_schema`."""
 
 
-def _ignore(_: Any) -> None:
+def _ignore(_: object) -> None:
     return None
 
 

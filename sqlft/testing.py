@@ -26,7 +26,7 @@ import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
+from typing import ClassVar, TypeVar, get_origin, get_type_hints
 from unittest import SkipTest
 
 import pyarrow as pa
@@ -73,10 +73,10 @@ class HandlerConformance:
 
     handler: ClassVar[type[Handler]]
     base: ClassVar[str] = "base"
-    engine_options: ClassVar[Mapping[str, Any]] = {}
-    model_options: ClassVar[Mapping[str, Any]] = {}
-    predict_options: ClassVar[Mapping[str, Any]] = {}
-    train_options: ClassVar[Mapping[str, Any]] = {}
+    engine_options: ClassVar[Mapping[str, object]] = {}
+    model_options: ClassVar[Mapping[str, object]] = {}
+    predict_options: ClassVar[Mapping[str, object]] = {}
+    train_options: ClassVar[Mapping[str, object]] = {}
     window: ClassVar[int] = 64
     """The most requests it may have pulled and not answered."""
     bad_messages: ClassVar[Sequence[tuple[str, str]] | None] = None
@@ -89,7 +89,7 @@ class HandlerConformance:
     patience: ClassVar[float] = 300.0
     """Seconds after which it counts as hung."""
 
-    def __init_subclass__(cls, **more: Any) -> None:
+    def __init_subclass__(cls, **more: object) -> None:
         super().__init_subclass__(**more)
         given = getattr(cls, "handler", Handler)
         for prefix, applies, reason in (
@@ -428,7 +428,7 @@ assert not loaded, f"the constructor or the module imports {', '.join(loaded)}: 
 
 
 def _make_skipped(reason: str) -> Callable[..., None]:
-    def skipped(self: Any, tmp_path: Any = None) -> None:
+    def skipped(self: HandlerConformance, tmp_path: object = None) -> None:
         raise SkipTest(reason)
 
     return skipped

@@ -24,6 +24,7 @@ from sqlft.inference.cache import Cache
 from sqlft.secrets.redact import redact_error
 from sqlft.session import MINDSDB_TABLES, Parameters, Session, Tick
 from sqlft.sql.literals import find_secrets, inline_parameters
+from sqlft.sql.names import format_name
 from sqlft.sql.parser import may_be_sqlft, parse
 from sqlft.sql.passthrough import NameSearch, has_using_tail
 from sqlft.sql.statements import DescribeModel, Plain, Statement
@@ -169,6 +170,19 @@ class Connection(ResultFetcher):
         return relation.set_alias(alias) if alias and relation is not None else relation
 
     query = from_query = sql
+
+    def table(self, table_name: str) -> Relation | None:
+        """A DuckDB relation of a table, or of a view over models; a model itself is asked by a query only."""
+        return self._read_by_name(table_name, self._con.table)
+
+    def view(self, view_name: str) -> Relation | None:
+        """A DuckDB relation of a view, over models too."""
+        return self._read_by_name(view_name, self._con.view)
+
+    def _read_by_name(self, name: str, read_native: Callable[[str], Relation]) -> Relation | None:
+        if not self._mentions_model(name):
+            return read_native(name)
+        return self.sql(f"FROM {format_name(name) if name.lower() in self.session.names() else name}")
 
     def _make_relation(self, statement: Statement, params: Parameters) -> Relation | None:
         """A statement's result as a relation that outlives the next statement; None if it has none."""

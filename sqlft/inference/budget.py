@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
 
 from sqlft.catalog.records import RUNNING, Version
 from sqlft.errors import BudgetExceeded, NotFound, OptionError
@@ -40,7 +39,7 @@ DEFAULT_OUTPUT_TOKENS = 256
 class CostTracker:
     """Reservations and costs of one statement at one version."""
 
-    def __init__(self, session: Session, resolved: ResolvedVersion, options: Any, limits: Sequence[Budget]) -> None:
+    def __init__(self, session: Session, resolved: ResolvedVersion, options: object, limits: Sequence[Budget]) -> None:
         self._session, self._resolved = session, resolved
         self._max_tokens = read_options(SamplingOptions, options).max_tokens
         self._limits = [*limits, session.budget]

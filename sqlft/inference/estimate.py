@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlft.catalog.records import Usage
 from sqlft.handler import (
@@ -80,7 +80,7 @@ def estimate_inference(
     session: Session,
     cache: Cache,
     resolved: ResolvedVersion,
-    options: Any,
+    options: object,
     rows: int,
     prompts: int,
     waiting: Sequence[Sequence[Message]],
@@ -108,7 +108,7 @@ def estimate_inference(
 
 
 def estimate_unseen_prompts(
-    session: Session, cache: Cache, resolved: ResolvedVersion, options: Any, rows: int, likely: int, most: int
+    session: Session, cache: Cache, resolved: ResolvedVersion, options: object, rows: int, likely: int, most: int
 ) -> InferenceEstimate:
     """What asking will take whose prompts need answers of another model: none to `most`, about `likely`."""
     check_retirement(session, resolved.handler, resolved.spec, resolved.artifact)

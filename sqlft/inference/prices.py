@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 from sqlft.catalog.records import Engine, UserPrice
 from sqlft.handler import Artifact, Handler, ModelSpec, Price, Priced, Trainer
@@ -78,7 +77,7 @@ def find_pricing(session: Session, resolved: ResolvedVersion) -> Pricing:
 
 
 def find_training_pricing(
-    session: Session, engine: Engine, handler: Handler, spec: ModelSpec, options: Mapping[str, Any]
+    session: Session, engine: Engine, handler: Handler, spec: ModelSpec, options: Mapping[str, object]
 ) -> Pricing:
     """How a training from a base is paid, of a model with these options."""
     return _combine_prices(
@@ -92,7 +91,7 @@ def _combine_prices(
     cls: type[Handler],
     names: list[str | None],
     known: Price | None,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
 ) -> Pricing:
     own = _find_own_price(session, engine, [n for n in names if n])
     price = known
@@ -125,7 +124,9 @@ def _find_own_price(session: Session, engine: Engine, names: list[str]) -> UserP
     return next((found[key] for key in keys if key in found), None)
 
 
-def _find_hourly_rate(session: Session, engine: Engine, cls: type[Handler], options: Mapping[str, Any]) -> float | None:
+def _find_hourly_rate(
+    session: Session, engine: Engine, cls: type[Handler], options: Mapping[str, object]
+) -> float | None:
     """The rate of the model or the engine; the session's where the machine is not a provider's."""
     for said in (options, engine.options):
         rate = said.get("machine_usd_per_hour")

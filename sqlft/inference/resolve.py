@@ -60,7 +60,7 @@ class ResolvedVersion:
     digest: str
     outputs: Outputs
 
-    def predict_options(self, given: Mapping[str, Any]) -> Any:
+    def predict_options(self, given: Mapping[str, object]) -> Any:
         """The handler's predict options: what CREATE MODEL said, and over it what the statement says."""
         cls = type(self.handler).predict_options
         return build_options(
@@ -82,7 +82,7 @@ def find_engine(session: Session, name: str) -> Engine:
     raise NotFound(f"There is no engine or handler '{name}'.{guess}", next_step or listed)
 
 
-def create_handler(session: Session, engine: Engine, overrides: Mapping[str, Any] | None = None) -> Handler:
+def create_handler(session: Session, engine: Engine, overrides: Mapping[str, object] | None = None) -> Handler:
     """The engine's handler with its options, secrets in place; `overrides` are a model's own engine options."""
     cls = plugins.load_handler_class(engine.handler)
     own = {**engine.options, **pick_options(overrides or {}, cls.engine_options)}
@@ -98,7 +98,7 @@ def create_handler(session: Session, engine: Engine, overrides: Mapping[str, Any
 
 
 def build_model_spec(
-    cls: type[Handler], base: str, options: Mapping[str, Any], what: str, schema: Mapping[str, Any] | None = None
+    cls: type[Handler], base: str, options: Mapping[str, object], what: str, schema: Mapping[str, object] | None = None
 ) -> ModelSpec:
     """The ModelSpec of USING's options; other classes' options among them are left out."""
     return ModelSpec(
@@ -183,7 +183,7 @@ def _verify_artifact(version: Version) -> Artifact | None:
     return Artifact(version.artifact_path, version.remote_id, version.details)
 
 
-def _digest_version(engine: Engine, cls: type, own: Mapping[str, Any], spec: ModelSpec, version: Version) -> str:
+def _digest_version(engine: Engine, cls: type, own: Mapping[str, object], spec: ModelSpec, version: Version) -> str:
     asked = [
         engine.handler,
         references.redact_options(
@@ -198,7 +198,7 @@ def _digest_version(engine: Engine, cls: type, own: Mapping[str, Any], spec: Mod
     return sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def options_to_json(options: Any) -> Any:
+def options_to_json(options: object) -> object:
     """An options instance as JSON can hold it."""
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         return dataclasses.asdict(options)
@@ -267,7 +267,7 @@ def count_tokens(handler: Handler, texts: Sequence[str], model: ModelSpec) -> li
     return handler.count_tokens(texts, model) if isinstance(handler, CountsTokens) else None
 
 
-def embeds_texts(cls: type[Handler], options: Mapping[str, Any]) -> bool:
+def embeds_texts(cls: type[Handler], options: Mapping[str, object]) -> bool:
     """Whether a model's options ask for embeddings; NotSupported if the handler has none."""
     if str(options.get("mode")).lower() != "embedding":
         return False

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from sqlft import plugins
 from sqlft.catalog.records import Usage
@@ -36,6 +36,7 @@ from sqlft.options import pick_answer_options
 from sqlft.secrets.redact import redact_error, redact_secrets
 from sqlft.session import Budget, QuerySettings, Session, Tick
 
+Number = TypeVar("Number", int, float)
 LOOKUP_BATCH = 500
 """Prompts whose cache entries are looked up at once."""
 STEP_SECONDS = 0.05
@@ -59,7 +60,7 @@ class Answer(NamedTuple):
     cached: bool = False
     seconds: float = 0.0
     cost_usd: float | None = None
-    values: tuple[Any, ...] | None = None
+    values: tuple[object, ...] | None = None
     """The answer's columns, ready for Arrow."""
     logprob: float | None = None
     truncated: bool = False
@@ -86,7 +87,7 @@ class InferenceRun:
         self,
         session: Session,
         resolved: ResolvedVersion,
-        options: Any,
+        options: object,
         settings: QuerySettings,
         cache: Cache,
         statement: tuple[str, str],
@@ -535,14 +536,14 @@ def _is_plain_text(c: Completion) -> bool:
     return type(c.text) is str and c.error is None and c.text.isascii()
 
 
-def _serialize_parameters(options: Any) -> str:
+def _serialize_parameters(options: object) -> str:
     """The options that change answers, as text."""
     given = options_to_json(options)
     told = pick_answer_options(given, type(options)) if isinstance(given, Mapping) else given
     return json.dumps(told, sort_keys=True, default=str)
 
 
-def open_predictor(resolved: ResolvedVersion, options: Any) -> Predictor:
+def open_predictor(resolved: ResolvedVersion, options: object) -> Predictor:
     """The handler, ready to answer, or to embed."""
     handler = resolved.handler
     if resolved.outputs.is_vector and isinstance(handler, Embedder):
@@ -563,7 +564,7 @@ def _sum_completions(last: Completion, first: Completion | None) -> Completion:
     )
 
 
-def _add_optional(first: Any, second: Any) -> Any:
+def _add_optional(first: Number | None, second: Number | None) -> Number | None:
     return second if first is None else first if second is None else first + second
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import repeat
-from typing import Any
 
 import pyarrow as pa
 
+from sqlft.catalog.records import VersionKey
 from sqlft.data import Prompt
 from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import ResolvedVersion, serve_with_engine
@@ -43,7 +43,7 @@ class PromptTable:
         self._ids: dict[str | bytes | None, int] = {}
         """By text, or by the digest of a long one."""
 
-    def ids(self, columns: Sequence[Any], *, is_all: bool = False) -> pa.Array:
+    def ids(self, columns: Sequence[pa.Array | pa.ChunkedArray], *, is_all: bool = False) -> pa.Array:
         """int32 prompt ids of rows of inputs, in the order of the model's inputs; NULL where all inputs are NULL.
 
         With `is_all` no more rows will come, and prompts are not remembered.
@@ -75,7 +75,9 @@ class PromptTable:
             known.append(found)
         return pa.array(known, pa.int32()).take(encoded.indices)
 
-    def columns(self, ids: pa.Array, names: Sequence[str], weights: Any = None) -> list[pa.Array]:
+    def columns(
+        self, ids: pa.Array, names: Sequence[str], weights: pa.Array | pa.ChunkedArray | None = None
+    ) -> list[pa.Array]:
         """The answer's columns and those about it that are named, a value an id; what was not asked is NULL.
 
         `weights` are how many rows each id stands for, an Arrow column; without them one.
@@ -115,10 +117,10 @@ class PromptTable:
 class StatementRuns:
     """What a statement's USING says, and the prompt tables it opened."""
 
-    def __init__(self, session: Session, cache: Cache, using: Mapping[str, Any], statement: str) -> None:
+    def __init__(self, session: Session, cache: Cache, using: Mapping[str, object], statement: str) -> None:
         self._session, self._cache, self._using = session, cache, using
         self._statement = (uuid.uuid4().hex, redact_statement(statement))
-        self._prompt_tables: dict[tuple[Any, str], PromptTable] = {}
+        self._prompt_tables: dict[tuple[VersionKey, str], PromptTable] = {}
         self._given: dict[str, set[str]] = {}
         self._used_names: set[str] = set()
         self._limits: Budget | None = None
@@ -162,11 +164,11 @@ class StatementRuns:
             else [self._limits]
         )
 
-    def _own(self, alias: str) -> Mapping[str, Any]:
+    def _own(self, alias: str) -> Mapping[str, object]:
         """What USING says for this model alone."""
         return next((v for k, v in self._using.items() if k.lower() == alias.lower() and isinstance(v, Mapping)), {})
 
-    def _options_for(self, resolved: ResolvedVersion, alias: str) -> dict[str, Any]:
+    def _options_for(self, resolved: ResolvedVersion, alias: str) -> dict[str, object]:
         """USING's keys that this model takes, with `alias.k = v` over them."""
         cls = type(resolved.handler).predict_options
         known = option_names(cls, QuerySettings)
@@ -190,7 +192,7 @@ class StatementRuns:
 
 
 @contextmanager
-def open_statement_runs(session: Session, using: Mapping[str, Any], statement: str) -> Iterator[StatementRuns]:
+def open_statement_runs(session: Session, using: Mapping[str, object], statement: str) -> Iterator[StatementRuns]:
     """The runs on the session's cache, finished and closed at the end."""
     cache = Cache(session.catalog.folder / "cache.sqlite")
     runs = StatementRuns(session, cache, using, statement)
@@ -203,12 +205,12 @@ def open_statement_runs(session: Session, using: Mapping[str, Any], statement: s
         cache.close()
 
 
-def _build_limits(given: Mapping[str, Any]) -> Budget:
+def _build_limits(given: Mapping[str, object]) -> Budget:
     said = build_options(QuerySettings, {k: v for k, v in given.items() if k in LIMIT_OPTIONS}, "This query")
     return Budget(said.max_cost_usd, said.max_rows, said.max_seconds)
 
 
-def _build_usage(answer: Answer) -> dict[str, Any] | None:
+def _build_usage(answer: Answer) -> dict[str, object] | None:
     if answer is UNASKED:
         return None
     return {

@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
 
 STARS = "****"
 PLACEHOLDERS = {
@@ -83,7 +82,7 @@ def names_variable(secret: str) -> bool:
     return bool(VARIABLE_NAME.fullmatch(secret))
 
 
-def remember_secret(value: Any) -> None:
+def remember_secret(value: object) -> None:
     """Let no text show a secret from now on that an option of this process holds, however it is written there."""
     if isinstance(value, str) and value.strip():
         as_code, as_json = repr(value)[1:-1], json.dumps(value)[1:-1]
@@ -138,7 +137,7 @@ def redact_error(error: BaseException, also: Iterable[str] = ()) -> None:
                 setattr(one, name, _redact_value(value, values))
 
 
-def _redact_value(value: Any, also: Sequence[str]) -> Any:
+def _redact_value(value: object, also: Sequence[str]) -> object:
     if isinstance(value, list):
         return [_redact_value(v, also) for v in value]
     if not isinstance(value, str):

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
 from uuid import uuid4
 
 from sqlft.errors import CatalogError, MissingSecret
@@ -16,7 +15,7 @@ from sqlft.secrets.home import secrets_folder
 from sqlft.secrets.redact import STARS, redact
 
 
-def hide(options: Mapping[str, Any], is_secret: Callable[[str], bool], owner: str) -> dict[str, Any]:
+def hide(options: Mapping[str, object], is_secret: Callable[[str], bool], owner: str) -> dict[str, object]:
     """`options` with references in place of env(…) and of literal secrets, which are written to the user's folder.
 
     `owner` is what has them, as a statement names it: "ML_ENGINE my_openai".
@@ -24,17 +23,17 @@ def hide(options: Mapping[str, Any], is_secret: Callable[[str], bool], owner: st
     return {name: _hide_value(name, value, is_secret, owner) for name, value in options.items()}
 
 
-def reveal(options: Mapping[str, Any]) -> dict[str, Any]:
+def reveal(options: Mapping[str, object]) -> dict[str, object]:
     """`options` with the value of every reference and env(…); MissingSecret names the variable or the statement."""
     return {name: _reveal_value(name, value) for name, value in options.items()}
 
 
-def redact_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def redact_options(options: Mapping[str, object]) -> dict[str, object]:
     """`options` as a person may see them."""
     return {name: _redact_option(value) for name, value in options.items()}
 
 
-def redact_text(text: str, options: Mapping[str, Any]) -> str:
+def redact_text(text: str, options: Mapping[str, object]) -> str:
     """`text` with stars for every value that the references in `options` stand for."""
     for name, value in options.items():
         if isinstance(value, Mapping) and _is_reference(value):
@@ -45,7 +44,7 @@ def redact_text(text: str, options: Mapping[str, Any]) -> str:
     return text
 
 
-def forget(options: Mapping[str, Any]) -> None:
+def forget(options: Mapping[str, object]) -> None:
     """Delete the files that the references in `options` lead to."""
     for value in options.values():
         if isinstance(value, Mapping):
@@ -56,7 +55,7 @@ def forget(options: Mapping[str, Any]) -> None:
                 forget(value)
 
 
-def _hide_value(name: str, value: Any, is_secret: Callable[[str], bool], owner: str) -> Any:
+def _hide_value(name: str, value: object, is_secret: Callable[[str], bool], owner: str) -> object:
     if isinstance(value, Env):
         return {"$env": value.name}
     if isinstance(value, Mapping):
@@ -66,7 +65,7 @@ def _hide_value(name: str, value: Any, is_secret: Callable[[str], bool], owner: 
     return {"$secret": _write_secret(name, value, owner), "of": owner}
 
 
-def _write_secret(name: str, value: Any, owner: str) -> str:
+def _write_secret(name: str, value: object, owner: str) -> str:
     made = uuid4().hex
     path = secrets_folder() / made
     try:
@@ -80,7 +79,7 @@ def _write_secret(name: str, value: Any, owner: str) -> str:
     return made
 
 
-def _reveal_value(name: str, value: Any) -> Any:
+def _reveal_value(name: str, value: object) -> object:
     if isinstance(value, Env):
         return _read_environment(name, value.name)
     if not isinstance(value, Mapping):
@@ -102,7 +101,7 @@ def _read_environment(name: str, variable: str) -> str:
     return found
 
 
-def _read_secret(name: str, reference: Mapping[str, Any]) -> Any:
+def _read_secret(name: str, reference: Mapping[str, object]) -> object:
     path = secrets_folder() / _get_file_name(reference)
     try:
         return json.loads(path.read_text(encoding="utf-8"))["value"]
@@ -114,16 +113,16 @@ def _read_secret(name: str, reference: Mapping[str, Any]) -> Any:
         ) from e
 
 
-def _get_file_name(reference: Mapping[str, Any]) -> str:
+def _get_file_name(reference: Mapping[str, object]) -> str:
     named = str(reference["$secret"])
     return named if re.fullmatch(r"[0-9a-f]{32}", named) else "unknown"
 
 
-def _is_reference(value: Mapping[str, Any]) -> bool:
+def _is_reference(value: Mapping[str, object]) -> bool:
     return "$secret" in value or "$env" in value
 
 
-def _redact_option(value: Any) -> Any:
+def _redact_option(value: object) -> object:
     if not isinstance(value, Mapping):
         return f"env('{value.name}')" if isinstance(value, Env) else value
     if "$env" in value:

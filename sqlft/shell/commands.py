@@ -23,6 +23,8 @@ from sqlft.shell.reminders import at_end, at_start
 from sqlft.shell.shell import Place, Quit, Shell, named, open_database
 from sqlft.sql.names import quote_name, quote_text
 
+Plot = Any
+"""A figure of plotext, which has no types."""
 MODE_ALIASES = {"duckbox": "table", "ndjson": "jsonlines"}
 _TABLES = """
 SELECT database_name AS "database", schema_name AS "schema", table_name AS "name", 'table' AS kind,
@@ -120,22 +122,23 @@ def timer(shell: Shell, state: str = "") -> None:
 
 def max_rows(shell: Shell, count: str = "") -> None:
     """how many rows a table shows, 0 for all of them"""
-    if not count:
-        shell.screen.write(f"{shell.limits.shown}\n")
-        return
-    if not count.isdecimal():
-        raise SqlftError(f".maxrows takes a number, not '{count}'.", "Use .maxrows 40, or .maxrows 0 for all rows.")
-    shell.limits = replace(shell.limits, shown=int(count))
+    shown = _read_count(shell, "maxrows", count, shell.limits.shown, "Use .maxrows 40, or .maxrows 0 for all rows.")
+    shell.limits = replace(shell.limits, shown=shown)
 
 
 def max_width(shell: Shell, count: str = "") -> None:
     """how many characters wide a table is, 0 for the width of the screen"""
+    width = _read_count(shell, "maxwidth", count, shell.limits.width, "Use .maxwidth 100, or .maxwidth 0.")
+    shell.limits = replace(shell.limits, width=width)
+
+
+def _read_count(shell: Shell, command: str, count: str, current: int, next_step: str) -> int:
+    """The number that was typed; without one `current`, which is written."""
+    if count and not count.isdecimal():
+        raise SqlftError(f".{command} takes a number, not '{count}'.", next_step)
     if not count:
-        shell.screen.write(f"{shell.limits.width}\n")
-        return
-    if not count.isdecimal():
-        raise SqlftError(f".maxwidth takes a number, not '{count}'.", "Use .maxwidth 100, or .maxwidth 0.")
-    shell.limits = replace(shell.limits, width=int(count))
+        shell.screen.write(f"{current}\n")
+    return int(count or current)
 
 
 def null_value(shell: Shell, text: str | None = None) -> None:
@@ -248,7 +251,7 @@ MARKS = ("•", "x", "+", "o", "*", "#")
 INSTALL = "Run: pip install 'sqlft[evaluation]'"
 
 
-def loss(plot: Any, facts: ModelFacts) -> bool:
+def loss(plot: Plot, facts: ModelFacts) -> bool:
     """Loss by step, a line for each version and split; what they are stands below, where it hides none of them."""
     marks = iter(MARKS * len(facts.losses))
     names = []
@@ -272,23 +275,23 @@ def _whole_ticks(steps: list[float]) -> list[int]:
     return sorted({first, *range(first, last, max(1, -(-(last - first) // TICKS))), last})
 
 
-def metrics(plot: Any, facts: ModelFacts) -> bool:
+def metrics(plot: Plot, facts: ModelFacts) -> bool:
     """The value of each metric by version."""
     known = [e for e in facts.evaluations if e["value"] is not None and e["value"] == e["value"]]
     return _bars(plot, [(f"{e['metric']} v{e['version']}", e["value"]) for e in known])
 
 
-def cost(plot: Any, facts: ModelFacts) -> bool:
+def cost(plot: Plot, facts: ModelFacts) -> bool:
     """USD a thousand requests by version."""
     return _bars(plot, [(f"v{s.version}", s.cost_per_thousand) for s in facts.spent if s.cost_per_thousand is not None])
 
 
-def speed(plot: Any, facts: ModelFacts) -> bool:
+def speed(plot: Plot, facts: ModelFacts) -> bool:
     """Seconds a request by version."""
     return _bars(plot, [(f"v{s.version}", s.seconds_per_call) for s in facts.spent if s.seconds_per_call is not None])
 
 
-CHARTS: dict[str, tuple[Callable[[Any, ModelFacts], bool], str, str]] = {
+CHARTS: dict[str, tuple[Callable[[Plot, ModelFacts], bool], str, str]] = {
     "loss": (loss, "loss by step", "FINETUNE it first."),
     "metrics": (metrics, "metrics by version", "EVALUATE MODEL … ON (SELECT …) first."),
     "cost": (cost, "USD a thousand requests", "CREATE PRICE or SET sqlft_machine_usd_per_hour, then ask it."),
@@ -328,7 +331,7 @@ def _model(shell: Shell, name: str | None) -> Model:
     raise NotFound(f"There is no model '{name}'.{did_you_mean(name, [m.key.name for m in found])}", "Type .models.")
 
 
-def _bars(plot: Any, bars: list[tuple[str, float]]) -> bool:
+def _bars(plot: Plot, bars: list[tuple[str, float]]) -> bool:
     if bars:
         names = [f"{name} {value:.3g}" for name, value in bars][::-1]
         drawn = plot.bar(names, [value for _, value in bars][::-1], orientation="horizontal", width=0.5)

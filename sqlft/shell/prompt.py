@@ -26,6 +26,7 @@ from pygments.lexers.sql import SqlLexer
 from pygments.token import Comment, Keyword, Name, String
 
 from sqlft import __version__
+from sqlft.catalog.records import DEFAULT_PROJECT
 from sqlft.errors import StatementError
 from sqlft.secrets.home import home
 from sqlft.secrets.redact import names_secret, redact_keys, redact_statement
@@ -37,7 +38,7 @@ from sqlft.shell.reminders import at_end, at_start
 from sqlft.shell.shell import Failed, Quit, Shell, named
 from sqlft.sql.lexer import Token, tokenize
 
-PROMPT, CONTINUATION = "sqlft> ", "   ...> "
+PROMPT, CONTINUATION = "sqlft> ", "...> "
 
 
 def converse(shell: Shell) -> None:
@@ -56,7 +57,7 @@ def _talk(shell: Shell) -> None:
     session = _session(words)
     while True:
         try:
-            text = session.prompt([("class:prompt", PROMPT)])
+            text = session.prompt([("class:prompt", _format_prompt(shell.con.session.project))])
         except KeyboardInterrupt:
             continue
         except EOFError:
@@ -71,12 +72,21 @@ def _talk(shell: Shell) -> None:
         words.are_old = True
 
 
+def _format_prompt(project: str) -> str:
+    """The prompt, with the project that USE chose.
+
+    >>> _format_prompt("mindsdb"), _format_prompt("shop")
+    ('sqlft> ', 'sqlft:shop> ')
+    """
+    return PROMPT if project.lower() == DEFAULT_PROJECT else f"{PROMPT[:-2]}:{project}> "
+
+
 def _session(words: _Words) -> PromptSession[str]:
     return PromptSession(
         output=create_output(always_prefer_tty=True),  # stderr where results go to a file
         multiline=True,
         prompt_continuation=lambda width, number, wrapped: [
-            ("class:continuation", " " * len(CONTINUATION) if wrapped else CONTINUATION)
+            ("class:continuation", f"{'' if wrapped else CONTINUATION:>{width + 1}}")
         ],
         history=open_history(),
         lexer=PygmentsLexer(ModelSql),

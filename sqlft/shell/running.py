@@ -13,25 +13,26 @@ from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import Generic, TypeVar
 
 from sqlft.errors import Cancelled
 from sqlft.session import CHOICE_SECONDS, STOP_LETTERS, Tick
 from sqlft.shell.screen import Screen
 
+T = TypeVar("T")
 POLL = 0.1
 END_SECONDS = 1.0
 PATIENCE = 3
 """Ctrl-C so often, and a statement that does not stop takes the shell with it."""
 
 
-class _Job:
+class _Job(Generic[T]):
     """What is to be run, and what became of it."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, work: Callable[[], T]) -> None:
         self.work = work
         self.done = threading.Event()
-        self.outcome: Any = None
+        self.outcome: T | None = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -43,13 +44,13 @@ class _Job:
             self.done.set()
 
 
-def _work(jobs: SimpleQueue[_Job | None]) -> None:
+def _work(jobs: SimpleQueue[_Job[object] | None]) -> None:
     while (job := jobs.get()) is not None:
         job.run()
         del job  # with the result that it holds
 
 
-def _end(jobs: SimpleQueue[_Job | None], thread: threading.Thread) -> None:
+def _end(jobs: SimpleQueue[_Job[object] | None], thread: threading.Thread) -> None:
     """Let the thread go before Python ends, which would not clean up what it still holds."""
     jobs.put(None)
     thread.join(END_SECONDS)
@@ -68,7 +69,7 @@ class Runner:
         self._asking = False
         self.hides_typing = False
         """Whether what is typed while a job runs waits for the prompt, instead of being written into the bar."""
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job[object] | None] = SimpleQueue()
         thread = threading.Thread(target=_work, args=[self._jobs], name="sqlft-statements", daemon=True)
         thread.start()
         self.close = weakref.finalize(self, _end, self._jobs, thread)
@@ -97,7 +98,7 @@ class Runner:
             raise KeyboardInterrupt
         self._screen.write(text)
 
-    def run(self, job: Callable[[], Any]) -> Any:
+    def run(self, job: Callable[[], T]) -> T | None:
         """What `job` returns or raises; KeyboardInterrupt if Ctrl-C stopped it."""
         running = _Job(job)
         self._reports = False

@@ -44,6 +44,8 @@ class Screen:
         self._flushed = monotonic()
         self._is_live = False
         """Whether the cursor stands behind a piece of an answer."""
+        self.streamed = ""
+        """What was shown so far of the statement's answer while it was written."""
         self.bar = ProgressBar(self._err)
 
     @property
@@ -67,11 +69,12 @@ class Screen:
         return self._out.isatty() and self._err.isatty()
 
     def piece(self, text: str) -> None:
-        """A part of an answer that is being written; the table with the whole of it follows."""
+        """A part of an answer that is being written."""
         with self._lock:
             if not self.is_terminal:
                 return
             self.bar.hide_for_statement()
+            self.streamed += text
             shown = "\n".join(clean(line, len(line)) for line in text.split("\n"))
             self._err.write(f"\x1b[{_DIM}m{shown}\x1b[0m" if _has_colour(self._err) else shown)
             self._err.flush()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from traceback import format_exception
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 
@@ -94,13 +94,15 @@ class Place(NamedTuple):
 
 def open_database(screen: Screen, runner: Runner, place: Place, read_only: bool = False) -> Connection:
     """The database with its models; CatalogError for a file that is none, or that another process has open."""
-    live = screen.piece if screen.shows_pieces else None
-    given: dict[str, Any] = {"warn": screen.warn, "progress": runner.tick, "piece": live, "catalog": place.catalog}
+    piece = screen.piece if screen.shows_pieces else None
     path = Path(place.database)
     if (is_data(path) or path.suffix.lower() == ".sql") and not path.exists():
         raise NotFound(f"There is no file {path}.", "Check its name. A new database has another ending: app.duckdb")
     try:
-        return _wired(screen, runner, connect(place.database, read_only, **given))
+        con = connect(
+            place.database, read_only, warn=screen.warn, progress=runner.tick, piece=piece, catalog=place.catalog
+        )
+        return _wired(screen, runner, con)
     except duckdb.IOException as e:
         if isinstance(e, CatalogError) or "not a valid DuckDB database" not in str(e):
             raise
@@ -206,6 +208,7 @@ class Shell:
     def statement(self, text: str, mode: str | None = None, is_ours: bool = False) -> None:
         """Run one statement and write its result; `is_ours` if the shell has written it."""
         started = perf_counter()
+        self.screen.streamed = ""
         try:
             self.runner.run(lambda: self._write(text, mode or self._mode(), is_ours))
         finally:
@@ -217,10 +220,9 @@ class Shell:
         """How results are written now: a file's ending says so, unless a mode was chosen."""
         return self.screen.file_mode or self.mode if self.mode == "table" else self.mode
 
-    def query(self, text: str) -> list[tuple[Any, ...]]:
-        """Rows for the shell's own use: what there is to complete, a table's columns."""
-        found: list[tuple[Any, ...]] = self.con.session.con.sql(text).fetchall()
-        return found
+    def query(self, text: str) -> list[tuple[str, ...]]:
+        """Rows of texts for the shell's own use."""
+        return self.con.session.con.sql(text).fetchall()
 
     def _run(self, piece: Piece) -> None:
         if piece.is_command:
@@ -243,13 +245,22 @@ class Shell:
                 self.screen.note(f"({changed:,} row{'' if changed == 1 else 's'})")
 
     def _write_rows(self, result: Result, mode: str) -> None:
-        write: Callable[[str], None] = self.runner.write
+        def write(text: str) -> None:
+            if mode != "table" or not self._is_on_screen(result.kept):
+                self.runner.write(text)
+
         if mode == "table" and result.is_plan:
             for batch in result.rows():
                 write("".join((row[1] or "").rstrip("\n") + "\n" for row in batch))
         else:
             MODES[mode](result, write, self._look(), self.limits)
             self.last = result.kept if result.kept.read else self.last
+
+    def _is_on_screen(self, kept: Kept) -> bool:
+        """Whether the result is one answer, which was shown whole while it was written."""
+        if not self.screen.streamed or kept.count != 1 or len(kept.columns) != 1:
+            return False
+        return [row for batch in kept.read for row in rows_of(batch)] == [(self.screen.streamed,)]
 
     def show_again(self, kept: Kept) -> None:
         """A table that was shown, nothing of it cut."""

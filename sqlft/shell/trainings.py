@@ -19,13 +19,13 @@ from sqlft.training.follow import format_progress, watch_until_end
 
 
 def models(place: Place, pattern: str | None, mode: str | None) -> None:
-    """models and their versions, and how far those are that train"""
+    """Write the models whose names are like the pattern, with their versions and how far those are that train."""
     with _shell(place, mode) as shell:
         run_command(shell, ".models" if pattern is None else f".models {pattern}")
 
 
 def watch(place: Place, name: str | None, mode: str | None) -> None:
-    """show how far a training is until it ends; Ctrl-C stops the watching only"""
+    """Show how far a training is until it ends; Ctrl-C stops the watching only."""
     with _shell(place, mode) as shell:
         version = _meant(shell.con.session.catalog, name, RUNNING, "trains")
         try:
@@ -37,13 +37,22 @@ def watch(place: Place, name: str | None, mode: str | None) -> None:
 
 
 def cancel(place: Place, name: str | None, mode: str | None) -> None:
-    """stop a training, whoever started it; its checkpoint is kept"""
+    """Stop a training, whoever started it; its checkpoint is kept."""
     _run(place, name, mode, RUNNING, "trains", lambda version: f"CANCEL MODEL {version.key}")
 
 
 def resume(place: Place, name: str | None, mode: str | None) -> None:
-    """go on with a training that was stopped or interrupted, from its last checkpoint"""
+    """Go on with a training that was stopped or interrupted, from its last checkpoint."""
     _run(place, name, mode, RESUMABLE, "was stopped or interrupted", lambda v: f"RESUME MODEL {v.key}")
+
+
+RUNNERS: dict[str, Callable[[Place, str | None, str | None], None]] = {
+    "models": models,
+    "watch": watch,
+    "cancel": cancel,
+    "resume": resume,
+}
+"""By the subcommand's name: the database, a name, the mode of output."""
 
 
 def _run(

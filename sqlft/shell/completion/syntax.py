@@ -275,6 +275,8 @@ def _innermost(found: Sequence[Token]) -> tuple[list[str] | None, bool]:
             levels[-1].append("()")
         elif _begins(words, token.word):
             levels[-1] = [token.word]
+        elif words[:1] == ["WITH"] and words[-1] == ",":
+            levels[-1] = ["WITH", token.word]  # the next query's name
         else:
             words.append(token.word or (token.text if token.kind == "op" else ""))
     is_inside = len(levels) > 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 import duckdb
 
@@ -178,7 +178,9 @@ def values_of(option: Option) -> list[str]:
     return [f"'{c}'" for c in choices]
 
 
-def _tables(rows: list[tuple[Any, ...]]) -> tuple[dict[str, Relation], dict[str, dict[str, str]]]:
+def _tables(
+    rows: list[tuple[str, str, str, str, str, bool, bool]],
+) -> tuple[dict[str, Relation], dict[str, dict[str, str]]]:
     columns: dict[tuple[str, str, str, bool, bool], dict[str, str]] = {}
     for database, schema, table, column, kind, here, near in rows:
         columns.setdefault((database, schema, table, here, here and near), {})[column] = kind

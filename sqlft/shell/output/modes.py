@@ -8,22 +8,19 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
 from sqlft.shell.output.result import Result, rows_of
-from sqlft.shell.output.table import DOTTED, Column, Look, Row, Rows, clean, draw, natural, padded, wrapped
+from sqlft.shell.output.table import DOTTED, Column, Look, Row, Rows, card, clean, draw, fits, natural, padded, wrapped
 
 if TYPE_CHECKING:
     import pyarrow as pa
-from collections.abc import Sequence
-
-from sqlft.shell.output.table import card, fits
 
 Write = Callable[[str], None]
 
@@ -64,13 +61,10 @@ def csv(result: Result, write: Write, look: Look, limits: Limits) -> None:
 
 def as_json(result: Result, write: Write, look: Look, limits: Limits) -> None:
     """A list of objects, one a line."""
-    names = [json.dumps(n, ensure_ascii=False) for n in _distinct(result.columns)]
     before = "["
-    for batch in result.json():
-        for row in batch:
-            pairs = ",".join(f"{n}:{'null' if v is None else v}" for n, v in zip(names, row, strict=True))
-            write(f"{before}{{{pairs}}}")
-            before = ",\n"
+    for text in _json_objects(result):
+        write(before + text)
+        before = ",\n"
     write("[]\n" if before == "[" else "]\n")
 
 
@@ -97,12 +91,17 @@ def box(result: Result, write: Write, look: Look, limits: Limits) -> None:
 
 
 def json_lines(result: Result, write: Write, look: Look, limits: Limits) -> None:
-    """An object a line, for programs that read line by line."""
+    """One object per line, for programs that read line by line."""
+    for text in _json_objects(result):
+        write(f"{text}\n")
+
+
+def _json_objects(result: Result) -> Iterator[str]:
     names = [json.dumps(n, ensure_ascii=False) for n in _distinct(result.columns)]
     for batch in result.json():
         for row in batch:
             pairs = ",".join(f"{n}:{'null' if v is None else v}" for n, v in zip(names, row, strict=True))
-            write(f"{{{pairs}}}\n")
+            yield f"{{{pairs}}}"
 
 
 def markdown(result: Result, write: Write, look: Look, limits: Limits) -> None:
@@ -170,7 +169,7 @@ def _sampled(batches: Iterator[pa.RecordBatch], limits: Limits) -> Rows:
     return Rows(head[:half], rows[len(rows) - (limits.shown - half) :], count)
 
 
-def _csv_cells(values: list[Any], null: str) -> list[str]:
+def _csv_cells(values: list[str | None], null: str) -> list[str]:
     """A column's cells; most need no look at each."""
     if None not in values and not _SUSPICIOUS.search("\x00".join(["", *values, ""])):
         return values

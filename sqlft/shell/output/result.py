@@ -7,9 +7,9 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from duckdb import DuckDBPyConnection, Error
+from duckdb import DuckDBPyConnection, DuckDBPyRelation, Error
 
 from sqlft.connection import Connection
 from sqlft.shell.output.table import Column, Row
@@ -51,7 +51,11 @@ class Result:
     """
 
     def __init__(
-        self, con: DuckDBPyConnection, relations: Iterator[Any], is_ours: bool = False, is_described: bool = False
+        self,
+        con: DuckDBPyConnection,
+        relations: Iterator[DuckDBPyRelation],
+        is_ours: bool = False,
+        is_described: bool = False,
     ) -> None:
         first = next(relations)
         self.columns = [Column(n, str(t)) for n, t in zip(first.columns, first.types, strict=True)]
@@ -143,7 +147,7 @@ def _planned_simply(con: DuckDBPyConnection) -> Iterator[None]:
             con.execute(f"SET disabled_optimizers = '{before}'").fetchall()
 
 
-def _result(con: Connection, relations: Iterator[Any], text: str, is_ours: bool) -> Result:
+def _result(con: Connection, relations: Iterator[DuckDBPyRelation], text: str, is_ours: bool) -> Result:
     found = parse(text) if may_be_sqlft(text) else []
     if any(isinstance(s, DescribeModel) for s in found):
         from sqlft.statements.describe import describes_model
