@@ -163,15 +163,15 @@ def write_report(parsed: argparse.Namespace) -> int:
     parsed.name = parsed.model
     place, parsed.model = _find_database(parsed)
     catalog = Catalog(place.existing(), read_only=True)
-    known = catalog.models()
-    chosen = [m for m in known if parsed.model is None or m.key.name.lower() == parsed.model.lower()]
-    if parsed.model is not None and not chosen:
-        near = did_you_mean(parsed.model, [m.key.name for m in known])
+    models = catalog.models()
+    selected = [m for m in models if parsed.model is None or m.key.name.lower() == parsed.model.lower()]
+    if parsed.model is not None and not selected:
+        near = did_you_mean(parsed.model, [m.key.name for m in models])
         raise NotFound(
             f"There is no model '{parsed.model}'.{near}",
-            f"There are: {', '.join(m.key.name for m in known)}." if known else "Name the database: -d app.duckdb",
+            f"There are: {', '.join(m.key.name for m in models)}." if models else "Name the database: -d app.duckdb",
         )
-    write_html_report(catalog, chosen, Path(parsed.output))
+    write_html_report(catalog, selected, Path(parsed.output))
     print(parsed.output)
     return 0
 
@@ -279,27 +279,27 @@ class _UsageError(SqlftError):
     """The command line is wrong."""
 
 
-def _expand_short_options(given: list[str]) -> list[str]:
+def _expand_short_options(words: list[str]) -> list[str]:
     """`-csv` as `--mode csv`, `-readonly` as `--readonly`, as DuckDB's shell takes them; what has no dash comes last.
 
     >>> _expand_short_options(["shell", "app.duckdb", "-csv", "SELECT 1"])
     ['shell', '--mode', 'csv', 'app.duckdb', 'SELECT 1']
     """
-    command, *rest = given
+    command, *rest = words
     options: list[str] = []
-    others: list[str] = []
+    operands: list[str] = []
     arguments = iter(rest)
     for argument in arguments:
         name = argument[1:]
         if argument[:1] != "-" or argument == "-":
-            others.append(argument)
+            operands.append(argument)
         elif name in MODES:
             options += ["--mode", name]
         else:
             options.append(f"-{argument}" if name in LONG_FLAGS else argument)
             if argument in OPTIONS_WITH_VALUE:
                 options += itertools.islice(arguments, 1)
-    return [command, *options, *others]
+    return [command, *options, *operands]
 
 
 def _is_sql(text: str) -> bool:
@@ -311,19 +311,19 @@ def _is_sql(text: str) -> bool:
     return len(text.split()) > 1 and text.split()[0].upper() in VERBS and not os.path.exists(text)
 
 
-def _add_default_command(given: list[str]) -> list[str]:
+def _add_default_command(words: list[str]) -> list[str]:
     """`shell` may be left out; SqlftError for a word that looks like a mistyped command rather than a file."""
-    if not given:
+    if not words:
         return ["shell"]
-    first = given[0]
+    first = words[0]
     if first in COMMANDS or first in ("-h", "--help", "--version"):
-        return given
+        return words
     if not (first.startswith(("-", ":")) or _is_sql(first) or os.path.exists(first) or os.path.splitext(first)[1]):
         raise _UsageError(
             f"There is no command '{first}', nor a file of that name.{did_you_mean(first, COMMANDS)}",
             f"sqlft --help lists the commands; sqlft shell {first} makes a database of that name.",
         )
-    return ["shell", *given]
+    return ["shell", *words]
 
 
 if __name__ == "__main__":

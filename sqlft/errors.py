@@ -75,8 +75,8 @@ class DatabaseLocked(CatalogError, duckdb.IOException):
     @classmethod
     def from_duckdb(cls, database: str, error: object) -> DatabaseLocked:
         """What DuckDB says of the file's lock, with who holds it and what can be done."""
-        found = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
-        holder = f" ({Path(found[1]).name}, process {found[2]})" if found else ""
+        match = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
+        holder = f" ({Path(match[1]).name}, process {match[2]})" if match else ""
         return cls(
             f"{database} is open in another process{holder}, and only one may have it.",
             "Close it there. What trains there needs no lock: "

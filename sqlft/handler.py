@@ -57,8 +57,8 @@ class _NamedFields:
         known = [f.name for f in fields(cls)] if is_dataclass(cls) else named
         for name in named:
             if name not in known:
-                meant = RENAMED_FIELDS.get((cls.__name__, name), "")
-                guess = f" It is called '{meant}' now." if meant else did_you_mean(name, known)
+                new_name = RENAMED_FIELDS.get((cls.__name__, name), "")
+                guess = f" It is called '{new_name}' now." if new_name else did_you_mean(name, known)
                 raise NotSupported(f"{cls.__name__} has no field '{name}'.{guess}", f"It has: {', '.join(known)}.")
         return super().__new__(cls)
 
@@ -370,13 +370,13 @@ def read_options(cls: type[Options], options: object) -> Options:
     """
     if isinstance(options, cls):
         return options
-    found = cls()
+    result = cls()
     for name, hint in get_type_hints(cls, include_extras=True).items():
         names = (name, *(extra.name for extra in hint.__metadata__ if isinstance(extra, Alias)))
         values = [getattr(options, known) for known in names if hasattr(options, known)]
         if values:
-            setattr(found, name, next((value for value in values if value is not None), None))
-    return found
+            setattr(result, name, next((value for value in values if value is not None), None))
+    return result
 
 
 RENAMED_METHODS = {

@@ -60,11 +60,11 @@ def write_log_to(write: Callable[[str], object]) -> None:
     logger = logging.getLogger(NAME)
     while _log_handlers:
         logger.removeHandler(_log_handlers.pop())
-    made = Lines()
-    made.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger.addHandler(made)
+    handler = Lines()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
     logger.setLevel(DEBUG)
-    _log_handlers.append(made)
+    _log_handlers.append(handler)
 
 
 def warn(text: str) -> None:

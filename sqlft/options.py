@@ -68,8 +68,8 @@ def options_of(cls: type) -> Mapping[str, Option]:
 
 def option_names(*classes: type) -> set[str]:
     """Every name and alias that the classes take."""
-    found = [o for c in classes for o in options_of(c).values()]
-    return {o.name for o in found} | {a for o in found for a in o.aliases}
+    options = [o for c in classes for o in options_of(c).values()]
+    return {o.name for o in options} | {a for o in options for a in o.aliases}
 
 
 def is_secret(name: str, *classes: type) -> bool:
@@ -80,14 +80,14 @@ def is_secret(name: str, *classes: type) -> bool:
     return any(word in name.lower() for word in SECRET_WORDS)
 
 
-def check_option_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
+def check_option_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
     """OptionError for the first key that nobody takes, with the nearest one that somebody does."""
     known = sorted(set(known))
-    for name in given:
+    for name in names:
         if name not in known:
             takes = f"It takes: {', '.join(known)}." if known else "It takes no options."
-            meant, next_step = suggest_option(name, known) or (did_you_mean(name, known), takes)
-            raise OptionError(f"{what} has no option '{name}'.{meant}", next_step)
+            hint, next_step = suggest_option(name, known) or (did_you_mean(name, known), takes)
+            raise OptionError(f"{what} has no option '{name}'.{hint}", next_step)
 
 
 def pick_options(given: Mapping[str, object], *classes: type) -> dict[str, object]:
@@ -98,8 +98,8 @@ def pick_options(given: Mapping[str, object], *classes: type) -> dict[str, objec
 
 def resolve_aliases(given: Mapping[str, object], cls: type) -> dict[str, object]:
     """`given` with each option that the class takes under its own name in place of an alias."""
-    own = {alias: o.name for o in options_of(cls).values() for alias in o.aliases}
-    return {own.get(k, k): v for k, v in given.items()}
+    by_alias = {alias: o.name for o in options_of(cls).values() for alias in o.aliases}
+    return {by_alias.get(k, k): v for k, v in given.items()}
 
 
 def drop_options(given: Mapping[str, object], *classes: type) -> dict[str, object]:
@@ -132,9 +132,9 @@ def build_options(cls: type[T], given: Mapping[str, object], what: str) -> T:
         option = by_name[key]
         values[option.name] = _convert_option(option, value, what)
     for option in declared.values():
-        usual = option.secret.env if option.secret else None
-        if usual and option.name not in values and os.environ.get(usual):
-            values[option.name] = os.environ[usual]
+        variable = option.secret.env if option.secret else None
+        if variable and option.name not in values and os.environ.get(variable):
+            values[option.name] = os.environ[variable]
             remember_secret(values[option.name])
     for option in declared.values():
         if option.default is MISSING and option.name not in values:
@@ -157,10 +157,10 @@ def _defined_names(cls: type) -> set[str]:
 
 def _fill_annotated(cls: type[T], declared: Mapping[str, Option], values: Mapping[str, object]) -> T:
     """An instance of a class that only has annotations."""
-    made = cls()
+    instance = cls()
     for option in declared.values():
-        setattr(made, option.name, values.get(option.name, option.default))
-    return made
+        setattr(instance, option.name, values.get(option.name, option.default))
+    return instance
 
 
 def document_options(cls: type) -> Iterator[tuple[str, str, str, str]]:
@@ -441,11 +441,13 @@ def suggest_option(name: str, known: Container[str]) -> tuple[str, str] | None:
     >>> suggest_option("optim", {"r"})
     ('', 'Leave it out: it is AdamW.')
     """
-    plain = name.lower().replace("-", "_")
+    folded = name.lower().replace("-", "_")
     for other in (*TRAINING, *ASKING):
-        if plain not in other.names:
+        if folded not in other.names:
             continue
-        here = next((h for h in other.own_names if h in known), None)
-        if here is not None or other.note:
-            return (f" Here it is '{here}'.", other.note or f"Write {here} = …") if here else ("", other.note)
+        own_name = next((h for h in other.own_names if h in known), None)
+        if own_name is not None or other.note:
+            return (
+                (f" Here it is '{own_name}'.", other.note or f"Write {own_name} = …") if own_name else ("", other.note)
+            )
     return None

@@ -58,35 +58,38 @@ class Budget:
 
     def find_exceeded(self, worst: float | None, rows: int = 1) -> Exceeded | None:
         """What keeps a request from being asked that may cost `worst` USD; None if nothing does."""
-        again = "What was answered is kept: run it again with more"
+        advice = "What was answered is kept: run it again with more"
         if self.rows is not None and self.asked_rows + rows > self.rows:
             return Exceeded(
-                f"{self.asked_rows} rows were asked, and max_rows is {self.rows}", f"{again}, or with fewer rows."
+                f"{self.asked_rows} rows were asked, and max_rows is {self.rows}", f"{advice}, or with fewer rows."
             )
-        if (late := self.find_time_exceeded()) is not None:
-            return late
+        if (time_exceeded := self.find_time_exceeded()) is not None:
+            return time_exceeded
         if self.usd is None or (worst is not None and self.spent + self.reserved + worst <= self.usd):
             return None
-        may = "its price is not known" if worst is None else f"it may cost up to {format_dollars(worst)}"
-        left = f"{format_dollars(self.spent)} of {self.name} = {format_dollars(self.usd)} are spent"
-        held = f", {format_dollars(self.reserved)} held for requests under way" if self.reserved > 0 else ""
-        return Exceeded(f"{left}{held}, and {may}", f"{again}, with a smaller max_tokens, or with fewer rows.")
+        worst_text = "its price is not known" if worst is None else f"it may cost up to {format_dollars(worst)}"
+        spent_text = f"{format_dollars(self.spent)} of {self.name} = {format_dollars(self.usd)} are spent"
+        reserved_text = f", {format_dollars(self.reserved)} held for requests under way" if self.reserved > 0 else ""
+        return Exceeded(
+            f"{spent_text}{reserved_text}, and {worst_text}",
+            f"{advice}, with a smaller max_tokens, or with fewer rows.",
+        )
 
     def find_time_exceeded(self) -> Exceeded | None:
         """Whether the time is up."""
         if self.seconds is None or time.monotonic() - self.began < self.seconds:
             return None
-        again = "What was answered is kept: run it again with more, or with fewer rows."
-        return Exceeded(f"max_seconds = {self.seconds:g} have passed", again)
+        advice = "What was answered is kept: run it again with more, or with fewer rows."
+        return Exceeded(f"max_seconds = {self.seconds:g} have passed", advice)
 
     def reserve(self, worst: float | None, rows: int = 1) -> Exceeded | None:
         """Hold `worst` USD back for a request that is about to be asked, or say why not."""
         with self._lock:
-            over = self.find_exceeded(worst, rows)
-            if over is None:
+            exceeded = self.find_exceeded(worst, rows)
+            if exceeded is None:
                 self.reserved += worst or 0.0
                 self.asked_rows += rows
-            return over
+            return exceeded
 
     def settle(self, worst: float | None, spent: float | None, rows: int = 0) -> None:
         """What a request cost in place of what was held back for it; `rows` if it was not asked after all."""
@@ -111,18 +114,18 @@ class SessionBudget(Budget):
 
 def reserve_all(limits: Sequence[Budget], worst: float | None, rows: int = 1) -> Exceeded | None:
     """Hold back for a request under every limit, or under none and say which one it would pass."""
-    for i, one in enumerate(limits):
-        over = one.reserve(worst, rows)
-        if over is not None:
+    for i, limit in enumerate(limits):
+        exceeded = limit.reserve(worst, rows)
+        if exceeded is not None:
             for earlier in limits[:i]:
                 earlier.settle(worst, None, rows)
-            return over
+            return exceeded
     return None
 
 
-def budget_exceeded_error(over: Exceeded, asked: str) -> BudgetExceeded:
+def budget_exceeded_error(exceeded: Exceeded, asked: str) -> BudgetExceeded:
     """The error for a limit that the next request to `asked` would pass."""
-    return BudgetExceeded(f"The next request to {asked} would pass the budget: {over.what}.", over.next_step)
+    return BudgetExceeded(f"The next request to {asked} would pass the budget: {exceeded.what}.", exceeded.next_step)
 
 
 def format_dollars(amount: float) -> str:
@@ -386,12 +389,12 @@ def settings_table(session: Session) -> pa.Table:
 
 def read_setting(session: Session, name: str) -> float | None:
     """One of sqlft's own settings; OptionError for an unknown name."""
-    known: dict[str, float | None] = {
+    values: dict[str, float | None] = {
         BUDGET_SETTING: session.budget.usd,
         "sqlft_machine_usd_per_hour": session.budget.machine_usd_per_hour,
     }
-    check_setting_name(name, set(known))
-    return known[name]
+    check_setting_name(name, set(values))
+    return values[name]
 
 
 def inline_settings(session: Session, query: str) -> str:

@@ -91,10 +91,10 @@ class HandlerConformance:
 
     def __init_subclass__(cls, **more: object) -> None:
         super().__init_subclass__(**more)
-        given = getattr(cls, "handler", Handler)
+        handler = getattr(cls, "handler", Handler)
         for prefix, applies, reason in (
-            ("test_training_", issubclass(given, Trainer), f"{given.__name__} is no Trainer"),
-            ("test_embedding_", issubclass(given, Embedder), f"{given.__name__} is no Embedder"),
+            ("test_training_", issubclass(handler, Trainer), f"{handler.__name__} is no Trainer"),
+            ("test_embedding_", issubclass(handler, Embedder), f"{handler.__name__} is no Embedder"),
             ("test_bad_", cls.bad_messages is not None, "no bad_messages are given"),
         ):
             for name in [n for n in vars(HandlerConformance) if n.startswith(prefix) and n not in vars(cls)]:
@@ -124,7 +124,7 @@ class HandlerConformance:
     def test_constructs_without_heavy_imports_or_network(self) -> None:
         """Constructing is cheap: SHOW MODELS must not wait for torch."""
         where = inspect.getsourcefile(self.handler) or ""
-        given = [
+        arguments = [
             self.handler.__module__,
             where,
             self.handler.__qualname__,
@@ -132,7 +132,7 @@ class HandlerConformance:
             *HEAVY,
         ]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        done = subprocess.run([sys.executable, "-c", _CONSTRUCT, *given], env=env, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", _CONSTRUCT, *arguments], env=env, capture_output=True, text=True)
         assert done.returncode == 0, (
             f"constructing {self.handler.__name__} failed, or is not cheap:\n{done.stderr[-2000:]}"
         )
@@ -143,17 +143,17 @@ class HandlerConformance:
 
     def test_names_its_bases(self) -> None:
         """For completion: names with a line on each, without a network; none where every name will do."""
-        found = self._within(self.handler.bases)
-        texts = [text for pair in found.items() for text in pair] if isinstance(found, Mapping) else [None]
-        assert all(isinstance(text, str) for text in texts), f"bases gives names with what each is, not {found!r}"
+        bases = self._within(self.handler.bases)
+        texts = [text for pair in bases.items() for text in pair] if isinstance(bases, Mapping) else [None]
+        assert all(isinstance(text, str) for text in texts), f"bases gives names with what each is, not {bases!r}"
 
     def test_notices_say_what_to_take_instead(self) -> None:
         """Before it is asked or trained, without a network: nothing, or what ends and what goes on."""
         for training in (False, True):
-            asked = partial(self.made().notice, self.spec(), None, training=training)
-            found = self._within(asked)
-            assert found is None or (isinstance(found, Notice) and found.text and found.next_step), (
-                f"notice gives None or a Notice with a text and a next step, not {found!r}"
+            ask_for_notice = partial(self.made().notice, self.spec(), None, training=training)
+            notice = self._within(ask_for_notice)
+            assert notice is None or (isinstance(notice, Notice) and notice.text and notice.next_step), (
+                f"notice gives None or a Notice with a text and a next step, not {notice!r}"
             )
 
     def test_answers_every_request_once(self) -> None:
@@ -247,14 +247,14 @@ class HandlerConformance:
         def both() -> list[list[Completion | Delta | Progress]]:
             predictors = [self.opened(), self.opened()]
             answers = [iter(p.predict(iter(_requests(["a", "b"])))) for p in predictors]
-            found = [[next(a)] for a in answers]
-            for kept, rest in zip(found, answers, strict=True):
-                kept.extend(rest)
+            answers_of_each = [[next(a)] for a in answers]
+            for collected, rest in zip(answers_of_each, answers, strict=True):
+                collected.extend(rest)
             for p in predictors:
                 p.close()
-            return found
+            return answers_of_each
 
-        assert [sorted(c.id for c in one if not isinstance(c, Progress)) for one in self._within(both)] == [
+        assert [sorted(c.id for c in events if not isinstance(c, Progress)) for events in self._within(both)] == [
             [0, 1],
             [0, 1],
         ]
@@ -330,20 +330,20 @@ class HandlerConformance:
         else:
             raise AssertionError("report raised Cancelled, and train went on to the end")
         artifact, reports = self._trained(tmp_path / "work")
-        again = "trained again on the workdir of a cancelled training it"
-        assert reports, f"{again} reports nothing"
-        assert reports[0].step > whole[0].step, f"{again} starts at step {reports[0].step} as from scratch"
-        assert len(reports) < len(whole), f"{again} takes {len(reports)} reports, from scratch {len(whole)}"
+        resumed = "trained again on the workdir of a cancelled training it"
+        assert reports, f"{resumed} reports nothing"
+        assert reports[0].step > whole[0].step, f"{resumed} starts at step {reports[0].step} as from scratch"
+        assert len(reports) < len(whole), f"{resumed} takes {len(reports)} reports, from scratch {len(whole)}"
         _check_files(artifact, tmp_path / "work")
 
     # embedders
 
     def test_embedding_gives_a_vector_a_text(self) -> None:
         """In order, all of one length, of finite numbers."""
-        made = self.made()
-        assert isinstance(made, Embedder)
+        handler = self.made()
+        assert isinstance(handler, Embedder)
         vectors = [
-            list(v) for v in self._within(lambda: list(made.embed(iter(["a", "b", "", "a"]), self.spec(), None)))
+            list(v) for v in self._within(lambda: list(handler.embed(iter(["a", "b", "", "a"]), self.spec(), None)))
         ]
         assert len(vectors) == 4
         assert len({len(v) for v in vectors}) == 1
@@ -363,10 +363,10 @@ class HandlerConformance:
             finally:
                 predictor.close()
 
-        found = self._within(answers)
-        for completion in found:
+        completions = self._within(answers)
+        for completion in completions:
             _check_completion(completion)
-        return sorted(found, key=lambda c: c.id)
+        return sorted(completions, key=lambda c: c.id)
 
     def _trained(
         self, workdir: Path, start: Artifact | None = None, stop_at: int | None = None

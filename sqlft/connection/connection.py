@@ -266,8 +266,8 @@ class Connection(ResultFetcher):
     def _plan_query(self, statement: Statement, params: Parameters) -> PlannedQuery:
         from sqlft.query import plan_query
 
-        plain = statement if isinstance(statement, Plain) else Plain(statement.text, text=statement.text)
-        return plan_query(self.session, self._cache, plain, params)
+        duckdb_statement = statement if isinstance(statement, Plain) else Plain(statement.text, text=statement.text)
+        return plan_query(self.session, self._cache, duckdb_statement, params)
 
     def _run(self, statement: Statement, parameters: Parameters) -> None:
         if isinstance(statement, Plain) or self._is_duckdb_describe(statement):

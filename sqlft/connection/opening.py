@@ -79,10 +79,10 @@ def attach(
 
 
 def _make_temporary_catalog() -> TemporaryCatalog:
-    made = TemporaryCatalog(kill_training)
+    catalog = TemporaryCatalog(kill_training)
     atexit.unregister(close_all)
     atexit.register(close_all)  # before the folder is deleted: what was registered last goes first
-    return made
+    return catalog
 
 
 def _not_a_connection_error(value: object) -> SqlftError:

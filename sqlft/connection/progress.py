@@ -85,20 +85,20 @@ class ProgressBar:
         if tick.left != self._told_left[0]:
             self._told_left = tick.left, now
         if tick.left is None:
-            left = _estimate_seconds_left(tick, self._label_done, now - self._label_started)
+            seconds_left = _estimate_seconds_left(tick, self._label_done, now - self._label_started)
         else:
-            left = max(0.0, tick.left - (now - self._told_left[1]))
+            seconds_left = max(0.0, tick.left - (now - self._told_left[1]))
         if is_live:
-            self._draw_live(tick, left, values)
+            self._draw_live(tick, seconds_left, values)
         elif now >= self._next_line:
             self._next_line = now + LINE_SECONDS
-            known = [
+            parts = [
                 format_counts(tick),
                 format_metrics(values),
-                f"{format_clock_time(left)} left" if left is not None else "",
+                f"{format_clock_time(seconds_left)} left" if seconds_left is not None else "",
             ]
-            told = " · ".join(part for part in known if part)
-            self._stream.write(f"{tick.label}: {told}\n" if told else f"{tick.label} …\n")
+            text = " · ".join(part for part in parts if part)
+            self._stream.write(f"{tick.label}: {text}\n" if text else f"{tick.label} …\n")
             self._stream.flush()
 
     def hide(self) -> None:
@@ -114,19 +114,23 @@ class ProgressBar:
         self._is_quiet = True
         self.hide()
 
-    def _draw_live(self, tick: Tick, left: float | None, values: Mapping[str, float]) -> None:
-        time = format_clock_time(self._clock() - self._begun) if left is None else f"{format_clock_time(left)} left"
-        told = "  ".join(
+    def _draw_live(self, tick: Tick, seconds_left: float | None, values: Mapping[str, float]) -> None:
+        time = (
+            format_clock_time(self._clock() - self._begun)
+            if seconds_left is None
+            else f"{format_clock_time(seconds_left)} left"
+        )
+        text = "  ".join(
             p for p in (tick.label, format_counts(tick), time, format_metrics(values), self._curve.sparkline) if p
         )
         if self._in_notebook:
-            self._overwrite(f"{format_blocks(tick)}{told}")
+            self._overwrite(f"{format_blocks(tick)}{text}")
             return
         if self._progress is None:
             self._progress = _make_rich_progress(self._stream)
             self._task = self._progress.add_task("")
         assert self._task is not None
-        self._progress.update(self._task, description=told, completed=tick.done)
+        self._progress.update(self._task, description=text, completed=tick.done)
         self._progress.tasks[0].total = tick.total  # update() would take None as "leave it"
         self._progress.start()
         self._progress.refresh()
@@ -153,8 +157,8 @@ class LossCurve:
         self._validation |= {name: value for name, value in values.items() if name.startswith("valid_")}
         if set(self._validation) <= set(values):
             return dict(values)
-        shown = [*[n for n in ("loss",) if n in values], *self._validation]
-        return {n: values.get(n, self._validation.get(n, 0.0)) for n in dict.fromkeys([*shown, *values])}
+        names = [*[n for n in ("loss",) if n in values], *self._validation]
+        return {n: values.get(n, self._validation.get(n, 0.0)) for n in dict.fromkeys([*names, *values])}
 
     @property
     def sparkline(self) -> str:
@@ -188,11 +192,11 @@ def format_blocks(tick: Tick) -> str:
 
 def format_metrics(values: Mapping[str, float]) -> str:
     """`loss 0.532  valid_loss 0.61  12 examples/s`"""
-    shown = [
+    parts = [
         f"{name} {value:.4g}" for name, value in values.items() if name not in _HIDDEN_METRICS and value is not None
     ]
     speed = values.get("examples_per_second")
-    return "  ".join([*shown, *([f"{speed:.3g} examples/s"] if speed else [])])
+    return "  ".join([*parts, *([f"{speed:.3g} examples/s"] if speed else [])])
 
 
 def format_clock_time(seconds: float) -> str:
@@ -216,7 +220,7 @@ def _make_rich_progress(stream: TextIO) -> Progress:
     from rich.table import Column
 
     # in one column, so that a narrow screen cuts the end off and nothing else
-    told = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    description = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
     return Progress(
         BarColumn(
             WIDTH,
@@ -225,7 +229,7 @@ def _make_rich_progress(stream: TextIO) -> Progress:
             pulse_style="blue",
             table_column=Column(min_width=WIDTH),
         ),
-        told,
+        description,
         console=Console(file=stream, highlight=False),
         transient=True,
         auto_refresh=False,
@@ -295,10 +299,10 @@ class ProgressDisplay(AbstractContextManager[None]):
         return shown
 
 
-def make_display(wanted: bool | None) -> ProgressDisplay | None:
+def make_display(is_requested: bool | None) -> ProgressDisplay | None:
     """What `progress = True`, False or None asks for; None: a display in notebooks."""
     in_notebook = is_notebook()
-    return ProgressDisplay(in_notebook=in_notebook) if wanted or (wanted is None and in_notebook) else None
+    return ProgressDisplay(in_notebook=in_notebook) if is_requested or (is_requested is None and in_notebook) else None
 
 
 def is_notebook() -> bool:

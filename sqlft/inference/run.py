@@ -168,13 +168,13 @@ class InferenceRun:
 
     def unanswered_prompts(self) -> list[tuple[Message, ...]]:
         """The prompts that neither the cache nor this statement has answered."""
-        left = [i for i, answer in enumerate(self.answers) if answer is None]
-        prompts = [self._messages(i) for i in left]
+        waiting = [i for i, answer in enumerate(self.answers) if answer is None]
+        prompts = [self._messages(i) for i in waiting]
         if self._cache is None:
             return prompts
         keys = [hash_prompt(self._prefix, messages) for messages in prompts]
-        kept = self._cache.get(keys)
-        return [messages for messages, key in zip(prompts, keys, strict=True) if key not in kept]
+        cached = self._cache.get(keys)
+        return [messages for messages, key in zip(prompts, keys, strict=True) if key not in cached]
 
     @property
     def cost_usd(self) -> float | None:
@@ -226,23 +226,23 @@ class InferenceRun:
         if self._cache is None:
             return
         keys = {i: hash_prompt(self._prefix, self._messages(i)) for i in ids}
-        kept = self._cache.get(list(keys.values()))
+        cached = self._cache.get(list(keys.values()))
         self._keys.update(keys)
-        for i in ids if kept else ():
-            if (found := kept.get(keys[i])) is not None:
+        for i in ids if cached else ():
+            if (answer := cached.get(keys[i])) is not None:
                 del self._keys[i]
                 if self._is_text and not self.keeps_details:
-                    self.answers[i], self._prompts[i] = found.text, None
+                    self.answers[i], self._prompts[i] = answer.text, None
                     self.totals.cached += 1
-                    self.totals.truncated += found.truncated
+                    self.totals.truncated += answer.truncated
                     continue
                 with suppress(OutputMismatch):  # one that another schema left is asked again
-                    values = self._resolved.outputs.parse(found.text)
-                    taken = (found.input_tokens, found.output_tokens)
-                    known = (found.logprob, found.truncated)
-                    self.answers[i] = Answer(found.text, None, *taken, True, 0.0, 0.0, values, *known)
+                    values = self._resolved.outputs.parse(answer.text)
+                    tokens = (answer.input_tokens, answer.output_tokens)
+                    details = (answer.logprob, answer.truncated)
+                    self.answers[i] = Answer(answer.text, None, *tokens, True, 0.0, 0.0, values, *details)
                     self.totals.cached += 1
-                    self.totals.truncated += found.truncated
+                    self.totals.truncated += answer.truncated
 
     def _step(self, most: int) -> None:
         if self._is_interrupted():
@@ -308,10 +308,10 @@ class InferenceRun:
             self._sleep_until(self._retries[0][0])
 
     def _sleep_until(self, when: float) -> None:
-        while (left := when - time.monotonic()) > 0:
+        while (seconds := when - time.monotonic()) > 0:
             if self._session.interrupted:
                 raise Cancelled("Interrupted.", "Run it again: what was answered is kept.")
-            time.sleep(min(left, 0.1))
+            time.sleep(min(seconds, 0.1))
 
     def _predict(self) -> Iterator[Completion | Delta | Progress]:
         """Runs in the background thread."""
@@ -357,13 +357,15 @@ class InferenceRun:
 
     def _admit(self, i: int, messages: tuple[Message, ...]) -> bool:
         """Whether a prompt may be asked now; one that may not waits until those under way are settled."""
-        over = self._cost_tracker.admit(i, messages, first=i not in self._attempts and i not in self._awaiting_repair)
-        if over is None:
+        exceeded = self._cost_tracker.admit(
+            i, messages, first=i not in self._attempts and i not in self._awaiting_repair
+        )
+        if exceeded is None:
             return True
         if self._outstanding:
             heapq.heappush(self._retries, (0.0, i))
         else:
-            self._budget_error = over
+            self._budget_error = exceeded
         return False
 
     def _next_id(self) -> int | None:
@@ -393,8 +395,8 @@ class InferenceRun:
             raise self._protocol_error(f"gave a {type(c).__name__} where a Completion belongs")
         started = self._outstanding.pop(c.id, None)
         if started is None:
-            known = isinstance(c.id, int) and 0 <= c.id < len(self.answers) and self.answers[c.id] is not None
-            raise self._protocol_error(f"answered request {c.id} {'twice' if known else 'that was not asked'}")
+            is_answered = isinstance(c.id, int) and 0 <= c.id < len(self.answers) and self.answers[c.id] is not None
+            raise self._protocol_error(f"answered request {c.id} {'twice' if is_answered else 'that was not asked'}")
         cost = self._cost_tracker.settle(c)
         self.totals.input_tokens += c.input_tokens or 0
         self.totals.output_tokens += c.output_tokens or 0
@@ -426,9 +428,9 @@ class InferenceRun:
         if c.input_tokens is not None:
             self.totals.input_chars += sum(len(m.content) for m in self._messages(c.id))
         spent = _sum_completions(replace(c, cost_usd=cost), self._awaiting_repair.pop(c.id, None))
-        taken = (spent.input_tokens, spent.output_tokens)
-        about = (c.logprob, c.truncated)
-        self.answers[c.id] = Answer(text, None, *taken, False, seconds, spent.cost_usd, values, *about)
+        tokens = (spent.input_tokens, spent.output_tokens)
+        details = (c.logprob, c.truncated)
+        self.answers[c.id] = Answer(text, None, *tokens, False, seconds, spent.cost_usd, values, *details)
         self._prompts[c.id] = None
         return True
 
@@ -462,8 +464,8 @@ class InferenceRun:
             heapq.heappush(self._retries, (time.monotonic() + wait, i))
             return
         spent, seconds = spent or Completion(i), time.monotonic() - started
-        taken = (spent.input_tokens, spent.output_tokens)
-        self.answers[i] = Answer(None, f"{code}: {message}", *taken, seconds=seconds, cost_usd=spent.cost_usd)
+        tokens = (spent.input_tokens, spent.output_tokens)
+        self.answers[i] = Answer(None, f"{code}: {message}", *tokens, seconds=seconds, cost_usd=spent.cost_usd)
         self._prompts[i] = None
         self.totals.errors += 1
         if self._settings.on_error == "fail" and self._fatal_error is None:
@@ -482,8 +484,8 @@ class InferenceRun:
             if isinstance(answer, str):
                 rows.append((key, answer, c.input_tokens, c.output_tokens, self._name, c.logprob, c.truncated))
             elif answer is not None and answer.text is not None:
-                taken = (answer.input_tokens, answer.output_tokens)
-                rows.append((key, answer.text, *taken, self._name, answer.logprob, answer.truncated))
+                tokens = (answer.input_tokens, answer.output_tokens)
+                rows.append((key, answer.text, *tokens, self._name, answer.logprob, answer.truncated))
         try:
             self._cache.put(rows)
         except CatalogError as e:
@@ -538,9 +540,9 @@ def _is_plain_text(c: Completion) -> bool:
 
 def _serialize_parameters(options: object) -> str:
     """The options that change answers, as text."""
-    given = options_to_json(options)
-    told = pick_answer_options(given, type(options)) if isinstance(given, Mapping) else given
-    return json.dumps(told, sort_keys=True, default=str)
+    parameters = options_to_json(options)
+    of_answers = pick_answer_options(parameters, type(options)) if isinstance(parameters, Mapping) else parameters
+    return json.dumps(of_answers, sort_keys=True, default=str)
 
 
 def open_predictor(resolved: ResolvedVersion, options: object) -> Predictor:

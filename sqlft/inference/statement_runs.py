@@ -64,27 +64,27 @@ class PromptTable:
             start = len(self.inference_run.answers)
             self.inference_run.add_all(encoded.dictionary.to_pylist())
             return pc.add(encoded.indices, pa.scalar(start, pa.int32()))
-        known = []
+        ids_of_texts = []
         for text in encoded.dictionary.to_pylist():
             key = (
                 text if text is None or len(text) <= MAX_KEY_LENGTH else blake2b(text.encode(), digest_size=16).digest()
             )
-            found = self._ids.get(key)
-            if found is None:
-                found = self._ids[key] = self.inference_run.add(text)
-            known.append(found)
-        return pa.array(known, pa.int32()).take(encoded.indices)
+            prompt_id = self._ids.get(key)
+            if prompt_id is None:
+                prompt_id = self._ids[key] = self.inference_run.add(text)
+            ids_of_texts.append(prompt_id)
+        return pa.array(ids_of_texts, pa.int32()).take(encoded.indices)
 
     def columns(
         self, ids: pa.Array, names: Sequence[str], weights: pa.Array | pa.ChunkedArray | None = None
     ) -> list[pa.Array]:
-        """The answer's columns and those about it that are named, a value an id; what was not asked is NULL.
+        """The answer's columns and those about it that are named, one value per id; what was not asked is NULL.
 
         `weights` are how many rows each id stands for, an Arrow column; without them one.
         """
         encoded = ids.dictionary_encode()
-        known = self.inference_run.answers
-        answers = [UNASKED if (answer := known[i]) is None else answer for i in encoded.dictionary.to_pylist()]
+        all_answers = self.inference_run.answers
+        answers = [UNASKED if (answer := all_answers[i]) is None else answer for i in encoded.dictionary.to_pylist()]
         if self.inference_run.totals.errors:
             failed = {p for p, answer in enumerate(answers) if isinstance(answer, Answer) and answer.error is not None}
             counts = weights.to_pylist() if weights is not None else repeat(1)
@@ -135,16 +135,16 @@ class StatementRuns:
 
     def prompt_table(self, resolved: ResolvedVersion, alias: str) -> PromptTable:
         """The prompt table of a version; two references with the same options share one."""
-        where = self._own(alias).get("serve", self._using.get("serve"))
-        if isinstance(where, str):
-            resolved = serve_with_engine(self._session, resolved, where)
+        engine_name = self._own(alias).get("serve", self._using.get("serve"))
+        if isinstance(engine_name, str):
+            resolved = serve_with_engine(self._session, resolved, engine_name)
         given = self._options_for(resolved, alias)
         settings = build_options(QuerySettings, pick_options(given, QuerySettings), "This query")
         handlers_own = option_names(type(resolved.handler).predict_options)
-        own = {k: v for k, v in given.items() if k in handlers_own or k not in option_names(QuerySettings)}
+        handler_options = {k: v for k, v in given.items() if k in handlers_own or k not in option_names(QuerySettings)}
         key = (resolved.version.key, repr(sorted(given.items())))
         if key not in self._prompt_tables:
-            options = resolved.predict_options(own)
+            options = resolved.predict_options(handler_options)
             limits = self._limits_for(alias)
             inference_run = InferenceRun(
                 self._session, resolved, options, settings, self._cache, self._statement, limits
@@ -157,10 +157,10 @@ class StatementRuns:
         """The statement's limits, which its models share, and those that are for this one alone."""
         if self._limits is None:
             self._limits = _build_limits(self._using)
-        own = self._own(alias)
+        own_options = self._own(alias)
         return (
-            [self._limits, _build_limits(own)]
-            if pick_options(own, QuerySettings).keys() & set(LIMIT_OPTIONS)
+            [self._limits, _build_limits(own_options)]
+            if pick_options(own_options, QuerySettings).keys() & set(LIMIT_OPTIONS)
             else [self._limits]
         )
 
@@ -174,16 +174,16 @@ class StatementRuns:
         known = option_names(cls, QuerySettings)
         self._given[alias.lower()] = known
         shared = {k: v for k, v in self._using.items() if k in known or cls is dict}
-        own = self._own(alias)
+        own_options = self._own(alias)
         if cls is not dict:
-            check_option_names(own, known, f"Model '{resolved.model.key.name}'")
-        self._used_names.update(shared, *([alias.lower()] if own else []))
-        return {**shared, **own}
+            check_option_names(own_options, known, f"Model '{resolved.model.key.name}'")
+        self._used_names.update(shared, *([alias.lower()] if own_options else []))
+        return {**shared, **own_options}
 
     def check_using(self) -> None:
         """OptionError for a key of USING that none of the statement's models takes."""
-        left = [k for k in self._using if k not in self._used_names and k.lower() not in self._given]
-        check_option_names(left, set().union(*self._given.values()) if self._given else set(), "This query")
+        unused = [k for k in self._using if k not in self._used_names and k.lower() not in self._given]
+        check_option_names(unused, set().union(*self._given.values()) if self._given else set(), "This query")
 
     def finish(self, error: bool = False) -> None:
         """Close all predictors and write the ledger."""
@@ -205,9 +205,9 @@ def open_statement_runs(session: Session, using: Mapping[str, object], statement
         cache.close()
 
 
-def _build_limits(given: Mapping[str, object]) -> Budget:
-    said = build_options(QuerySettings, {k: v for k, v in given.items() if k in LIMIT_OPTIONS}, "This query")
-    return Budget(said.max_cost_usd, said.max_rows, said.max_seconds)
+def _build_limits(options: Mapping[str, object]) -> Budget:
+    settings = build_options(QuerySettings, {k: v for k, v in options.items() if k in LIMIT_OPTIONS}, "This query")
+    return Budget(settings.max_cost_usd, settings.max_rows, settings.max_seconds)
 
 
 def _build_usage(answer: Answer) -> dict[str, object] | None:

@@ -10,9 +10,9 @@ from sqlft.errors import CatalogError
 
 def home() -> Path:
     """SQLFT_HOME, else the platform's folder for a user's data; not created here."""
-    given = os.environ.get("SQLFT_HOME")
-    if given:
-        return Path(given).expanduser().absolute()
+    folder = os.environ.get("SQLFT_HOME")
+    if folder:
+        return Path(folder).expanduser().absolute()
     from platformdirs import user_data_path
 
     return user_data_path("sqlft", appauthor=False)
@@ -20,8 +20,8 @@ def home() -> Path:
 
 def secrets_folder() -> Path:
     """Where literal secrets lie, outside of every database's folder; made, for its owner only."""
-    given = os.environ.get("SQLFT_HOME")
-    if given:
+    override = os.environ.get("SQLFT_HOME")
+    if override:
         folder = home() / "secrets"
     else:
         from platformdirs import user_config_path

@@ -66,8 +66,8 @@ def _hide_value(name: str, value: object, is_secret: Callable[[str], bool], owne
 
 
 def _write_secret(name: str, value: object, owner: str) -> str:
-    made = uuid4().hex
-    path = secrets_folder() / made
+    secret_id = uuid4().hex
+    path = secrets_folder() / secret_id
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             json.dump({"of": owner, "name": name, "value": value}, file, default=str)
@@ -76,7 +76,7 @@ def _write_secret(name: str, value: object, owner: str) -> str:
             f"The secret '{name}' cannot be kept in {path.parent}: {e.strerror}.",
             "Free some space there, or keep it in the environment: env('NAME').",
         ) from e
-    return made
+    return secret_id
 
 
 def _reveal_value(name: str, value: object) -> object:
@@ -92,13 +92,13 @@ def _reveal_value(name: str, value: object) -> object:
 
 
 def _read_environment(name: str, variable: str) -> str:
-    found = os.environ.get(variable)
-    if not found:
+    value = os.environ.get(variable)
+    if not value:
         raise MissingSecret(
             f"The option '{name}' is taken from the environment variable {variable}, which is not set.",
             f"Set it before starting: export {variable}=…",
         )
-    return found
+    return value
 
 
 def _read_secret(name: str, reference: Mapping[str, object]) -> object:

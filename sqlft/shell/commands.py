@@ -62,9 +62,9 @@ def help_(shell: Shell, *words: str) -> None:
 
         shell.screen.write("".join(f"{line}\n" for line in topic(about, shell.screen.look.width or 100)))
         return
-    shown = {f".{name} {command.takes}".rstrip(): command for name, command in COMMANDS.items()}
-    width = max(map(len, shown))
-    lines = [f"{usage.ljust(width)}  {command.run.__doc__}\n" for usage, command in shown.items()]
+    usages = {f".{name} {command.takes}".rstrip(): command for name, command in COMMANDS.items()}
+    width = max(map(len, usages))
+    lines = [f"{usage.ljust(width)}  {command.run.__doc__}\n" for usage, command in usages.items()]
     shell.screen.write(_listed(lines, width + 2, shell.screen.look.width))
     shell.screen.write(
         folded(
@@ -89,10 +89,10 @@ def mode(shell: Shell, name: str = "") -> None:
     if not name:
         shell.screen.write(f"{shell.mode}\n")
         return
-    wanted = MODE_ALIASES.get(name.lower(), name.lower())
-    if wanted not in MODES:
+    chosen_mode = MODE_ALIASES.get(name.lower(), name.lower())
+    if chosen_mode not in MODES:
         raise SqlftError(f"There is no mode '{name}'.{did_you_mean(name, MODES)}", f"Use .mode {'|'.join(MODES)}.")
-    shell.mode = wanted
+    shell.mode = chosen_mode
 
 
 def tables(shell: Shell, pattern: str = "%") -> None:
@@ -185,12 +185,12 @@ def open_(shell: Shell, path: str = ":memory:") -> None:
     con = open_database(shell.screen, shell.runner, place)
     con.session.ask_user = shell.con.session.ask_user
     if shell.is_interactive:
-        told = [*at_end(shell.con.session.catalog, shell.place), named(place), *at_start(con.session.catalog)]
+        notes = [*at_end(shell.con.session.catalog, shell.place), named(place), *at_start(con.session.catalog)]
     else:
-        told = []
+        notes = []
     shell.con.close()
     shell.con, shell.place, shell.last = con, place, None
-    for line in told:
+    for line in notes:
         shell.screen.note(line)
 
 
@@ -203,8 +203,8 @@ def import_(shell: Shell, path: str, table: str) -> None:
     """rows of a CSV, Parquet or JSON file into a table, made if it is not there"""
     file = str(Path(path).expanduser())
     into = ".".join(quote_name(part) for part in table.split("."))
-    known = shell.query(f"SELECT 1 FROM duckdb_tables() WHERE table_name = {quote_text(table.rpartition('.')[2])}")
-    head = f"INSERT INTO {into} " if known else f"CREATE TABLE {into} AS "
+    existing = shell.query(f"SELECT 1 FROM duckdb_tables() WHERE table_name = {quote_text(table.rpartition('.')[2])}")
+    head = f"INSERT INTO {into} " if existing else f"CREATE TABLE {into} AS "
     shell.statement(f"{head}SELECT * FROM {quote_text(file)}")
 
 
@@ -259,9 +259,9 @@ def loss(plot: Plot, facts: ModelFacts) -> bool:
         for split, points in splits.items():
             steps, values = zip(*points, strict=True)
             mark = next(marks)
-            drawn = plot.signal(list(steps), list(values), marker=mark)
-            drawn.lines()
-            plot.draw(drawn)
+            signal = plot.signal(list(steps), list(values), marker=mark)
+            signal.lines()
+            plot.draw(signal)
             names.append(f"{mark} v{number} {split}")
     plot.label("   ".join(["step", *names]), "x")
     if facts.losses:
@@ -277,8 +277,8 @@ def _whole_ticks(steps: list[float]) -> list[int]:
 
 def metrics(plot: Plot, facts: ModelFacts) -> bool:
     """The value of each metric by version."""
-    known = [e for e in facts.evaluations if e["value"] is not None and e["value"] == e["value"]]
-    return _bars(plot, [(f"{e['metric']} v{e['version']}", e["value"]) for e in known])
+    scored = [e for e in facts.evaluations if e["value"] is not None and e["value"] == e["value"]]
+    return _bars(plot, [(f"{e['metric']} v{e['version']}", e["value"]) for e in scored])
 
 
 def cost(plot: Plot, facts: ModelFacts) -> bool:
@@ -302,8 +302,8 @@ CHARTS: dict[str, tuple[Callable[[Plot, ModelFacts], bool], str, str]] = {
 def plot(shell: Shell, what: str, name: str | None = None) -> None:
     """a model's loss, metrics, cost or speed as a chart; the newest model if none is named"""
     if what.lower() not in CHARTS:
-        known = ", ".join(CHARTS)
-        raise NotFound(f"There is no chart '{what}'.{did_you_mean(what, CHARTS)}", f"There are: {known}.")
+        names = ", ".join(CHARTS)
+        raise NotFound(f"There is no chart '{what}'.{did_you_mean(what, CHARTS)}", f"There are: {names}.")
     try:
         import plotext
     except ImportError as e:
@@ -320,22 +320,22 @@ def plot(shell: Shell, what: str, name: str | None = None) -> None:
 
 
 def _model(shell: Shell, name: str | None) -> Model:
-    found = shell.con.session.catalog.models()
-    if not found:
+    models = shell.con.session.catalog.models()
+    if not models:
         raise NotFound("There is no model yet.", "CREATE MODEL makes one.")
     if name is None:
-        return max(found, key=lambda m: (m.created_at is not None, m.created_at, m.key))
-    for model in found:
+        return max(models, key=lambda m: (m.created_at is not None, m.created_at, m.key))
+    for model in models:
         if model.key.name.lower() == name.lower():
             return model
-    raise NotFound(f"There is no model '{name}'.{did_you_mean(name, [m.key.name for m in found])}", "Type .models.")
+    raise NotFound(f"There is no model '{name}'.{did_you_mean(name, [m.key.name for m in models])}", "Type .models.")
 
 
 def _bars(plot: Plot, bars: list[tuple[str, float]]) -> bool:
     if bars:
         names = [f"{name} {value:.3g}" for name, value in bars][::-1]
-        drawn = plot.bar(names, [value for _, value in bars][::-1], orientation="horizontal", width=0.5)
-        plot.draw(drawn)
+        chart = plot.bar(names, [value for _, value in bars][::-1], orientation="horizontal", width=0.5)
+        plot.draw(chart)
         top = max(value for _, value in bars)
         plot.ruler("x").lim(min(0.0, *(value for _, value in bars)), top or 1.0)
     return bool(bars)

@@ -151,5 +151,5 @@ def _does(kind: Kind) -> str:
     if kind is s.Plain:
         return "Ask a model: it is read like a table with a row for each of its inputs."
     run = run_drop_cache if kind is s.DropCache else RUNNERS[kind]
-    told = " ".join((run.__doc__ or "").split("\n\n")[0].split())
-    return _EXCEPTIONS.sub(".", told)
+    text = " ".join((run.__doc__ or "").split("\n\n")[0].split())
+    return _EXCEPTIONS.sub(".", text)

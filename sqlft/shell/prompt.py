@@ -221,20 +221,20 @@ _INSIDE = [
 def without_secrets(text: str) -> str:
     """The text with stars in place of keys, passwords and their like; of CREATE SECRET no string stays."""
     try:
-        found = tokenize(text)
+        tokens = tokenize(text)
     except StatementError:
-        found, text = [], redact_statement(text)
-    for token in sorted(_secrets(found), key=lambda t: -t.start):
+        tokens, text = [], redact_statement(text)
+    for token in sorted(_secrets(tokens), key=lambda t: -t.start):
         text = text[: token.start] + STARS + text[token.end :]
     for pattern in _INSIDE:
         text = pattern.sub(r"\1********", text)
     return redact_keys(text, "********")
 
 
-def _secrets(found: list[Token]) -> set[Token]:
-    if [t.word for t in found[:1]] == ["CREATE"] and "SECRET" in [t.word for t in found[1:5]]:
-        return {t for t in found if t.kind == "string"}
-    return {t for i in range(len(found)) if _is_name(found[i]) for t in _value(found, i + 1)}
+def _secrets(tokens: list[Token]) -> set[Token]:
+    if [t.word for t in tokens[:1]] == ["CREATE"] and "SECRET" in [t.word for t in tokens[1:5]]:
+        return {t for t in tokens if t.kind == "string"}
+    return {t for i in range(len(tokens)) if _is_name(tokens[i]) for t in _value(tokens, i + 1)}
 
 
 def _is_name(token: Token) -> bool:
@@ -243,11 +243,11 @@ def _is_name(token: Token) -> bool:
     )
 
 
-def _value(found: list[Token], at: int) -> Iterator[Token]:
+def _value(tokens: list[Token], at: int) -> Iterator[Token]:
     """The literals that a secret's name is followed by, up to the next option; nothing of env('NAME')."""
-    given = at < len(found) and found[at].text in _GIVES
-    kinds = ("string", "quoted", "word", "number") if given else ("string",)
-    for token in found[at + given :]:
+    has_sign = at < len(tokens) and tokens[at].text in _GIVES
+    kinds = ("string", "quoted", "word", "number") if has_sign else ("string",)
+    for token in tokens[at + has_sign :]:
         if token.kind in kinds and token.word != "ENV":
             yield token
             kinds = ("string",)

@@ -67,18 +67,18 @@ class Script:
     def _commands(self, end: int) -> Iterator[Piece]:
         """The dot-commands, each after the statements before it."""
         length = len(self._rest)
-        while found := self._next_command(end - (length - len(self._rest))):
-            text, after = found[0].strip(), len(self._rest) - found.end()
-            yield from self._statements(found.start())
+        while match := self._next_command(end - (length - len(self._rest))):
+            text, after = match[0].strip(), len(self._rest) - match.end()
+            yield from self._statements(match.start())
             line = self._line
             self._drop(len(self._rest) - after)
             yield Piece(text, line)
 
     def _next_command(self, end: int) -> re.Match[str] | None:
-        for found in _DOT_LINE.finditer(self._rest, 0, end):
-            before = self._rest[: found.start()]
+        for match in _DOT_LINE.finditer(self._rest, 0, end):
+            before = self._rest[: match.start()]
             if _blank(before) or _ended(before):
-                return found
+                return match
         return None
 
     def _complete_until(self, end: int) -> int:
@@ -126,13 +126,13 @@ def _blank(text: str) -> bool:
 
 def _spans(text: str) -> list[StatementSpan]:
     """The statements; a `;` inside the parentheses of one of ours does not end it, as in the parser."""
-    found: list[StatementSpan] = []
+    spans: list[StatementSpan] = []
     for span in split_statements(text):
-        if found and _is_open(text, found[-1]):
-            found[-1] = StatementSpan(found[-1].start, span.end)
+        if spans and _is_open(text, spans[-1]):
+            spans[-1] = StatementSpan(spans[-1].start, span.end)
         else:
-            found.append(span)
-    return found
+            spans.append(span)
+    return spans
 
 
 def _is_open(text: str, span: StatementSpan) -> bool:

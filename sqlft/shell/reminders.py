@@ -29,8 +29,8 @@ def at_start(catalog: Catalog) -> Iterator[str]:
         yield "There is no model yet. How one is made: .help CREATE MODEL"
     elif all(v.status == "complete" for v in versions):
         newest = max(models, key=lambda m: (m.created_at is not None, m.created_at, m.key))
-        given = " AND ".join(f"{format_name(name)} = '…'" for name in Prompt(newest.prompt_template).inputs)
-        yield f"Ask a model: SELECT {format_name(read_outputs(newest).names[0])} FROM {newest.key} WHERE {given};"
+        condition = " AND ".join(f"{format_name(name)} = '…'" for name in Prompt(newest.prompt_template).inputs)
+        yield f"Ask a model: SELECT {format_name(read_outputs(newest).names[0])} FROM {newest.key} WHERE {condition};"
 
 
 def at_end(catalog: Catalog, place: Place) -> Iterator[str]:

@@ -75,10 +75,10 @@ class Screen:
                 return
             self.bar.hide_for_statement()
             self.streamed += text
-            shown = "\n".join(clean(line, len(line)) for line in text.split("\n"))
-            self._err.write(f"\x1b[{_DIM}m{shown}\x1b[0m" if _has_colour(self._err) else shown)
+            visible = "\n".join(clean(line, len(line)) for line in text.split("\n"))
+            self._err.write(f"\x1b[{_DIM}m{visible}\x1b[0m" if _has_colour(self._err) else visible)
             self._err.flush()
-            self._is_live = not shown.endswith("\n")
+            self._is_live = not visible.endswith("\n")
 
     def _end_piece(self) -> None:
         """What else is written starts on a line of its own."""

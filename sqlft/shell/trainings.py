@@ -72,19 +72,19 @@ def _meant(catalog: Catalog, name: str | None, statuses: tuple[str, ...], what: 
     versions = catalog.versions()
     fitting = [v for v in versions if v.status in statuses]
     if name is not None:
-        wanted = name.lower()
-        exact = [v for v in versions if wanted in (str(v.key).lower(), f"{v.key.model.project}.{v.key}".lower())]
+        folded = name.lower()
+        exact = [v for v in versions if folded in (str(v.key).lower(), f"{v.key.model.project}.{v.key}".lower())]
         if exact:
             return exact[0]
-        fitting = [v for v in fitting if wanted in (str(v.key.model).lower(), v.key.model.name.lower())]
+        fitting = [v for v in fitting if folded in (str(v.key.model).lower(), v.key.model.name.lower())]
     listed = ", ".join(f"{v.key} ({v.status}{format_progress(v)})" for v in fitting)
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         raise NotFound(f"Which one? {listed}.", f"Write its number: {fitting[-1].key}.")
-    known = [str(v.key) for v in versions]
+    names = [str(v.key) for v in versions]
     if name is not None and not any(name.lower() == v.key.model.name.lower() for v in versions):
-        raise NotFound(f"There is no model or version '{name}'.{did_you_mean(name, known)}", "sqlft models lists them.")
+        raise NotFound(f"There is no model or version '{name}'.{did_you_mean(name, names)}", "sqlft models lists them.")
     raise NotFound(f"No version{f' of {name}' if name else ''} {what}.", "sqlft models -d FILE shows how each is.")
 
 

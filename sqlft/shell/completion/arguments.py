@@ -22,23 +22,23 @@ def for_command(text: str, vocabulary: Callable[[], Vocabulary]) -> Iterator[Fou
     name, blank, argument = text.partition(" ")
     if not blank:
         habits = {habit: COMMANDS[same[1:]].run.__doc__ for habit, same in SAME.items() if habit.startswith("\\")}
-        known = habits if name.startswith("\\") else {f".{n}": c.run.__doc__ for n, c in COMMANDS.items()}
-        yield from _beginning(name, ((n, about or "") for n, about in known.items()))
+        names = habits if name.startswith("\\") else {f".{n}": c.run.__doc__ for n, c in COMMANDS.items()}
+        yield from _beginning(name, ((n, about or "") for n, about in names.items()))
         return
     command = SAME.get(name.lower(), name.lower())[1:]
     if command not in COMMANDS:
         return
     takes = COMMANDS[command].takes.replace("[", "").replace("]", "").split()
-    given = _WORD.findall(argument)
-    if given and not argument[-1].isspace():
-        given, word = given[:-1], given[-1]
+    words = _WORD.findall(argument)
+    if words and not argument[-1].isspace():
+        words, word = words[:-1], words[-1]
     else:
         word = ""
     if command == "help":
         topics = [*((heading, "statement") for heading in main_topics()), *((f".{n}", "command") for n in COMMANDS)]
         yield from _beginning(argument, topics)
-    elif len(given) < len(takes) or takes == ["COMMAND"]:
-        yield from _argument(command, takes[min(len(given), len(takes) - 1)], word, vocabulary)
+    elif len(words) < len(takes) or takes == ["COMMAND"]:
+        yield from _argument(command, takes[min(len(words), len(takes) - 1)], word, vocabulary)
 
 
 def _argument(command: str, kind: str, word: str, vocabulary: Callable[[], Vocabulary]) -> Iterator[Found]:
@@ -54,10 +54,10 @@ def _argument(command: str, kind: str, word: str, vocabulary: Callable[[], Vocab
     elif kind == "CHART":
         yield from _beginning(word, ((chart, title) for chart, (_, title, _) in CHARTS.items()))
     elif kind in ("PATTERN", "TABLE", "MODEL"):
-        known = vocabulary().relations.values()
+        relations = vocabulary().relations.values()
         is_model = kind == "MODEL" or command == "models"
-        named = ((r.name, r.kind) for r in known if r.kind == "model" or not is_model)
-        yield from _beginning(word, (one for one in named if kind != "TABLE" or one[1] != "model"))
+        named = ((r.name, r.kind) for r in relations if r.kind == "model" or not is_model)
+        yield from _beginning(word, (offer for offer in named if kind != "TABLE" or offer[1] != "model"))
 
 
 def _beginning(word: str, offered: Iterable[tuple[str, str]]) -> Iterator[Found]:
@@ -79,5 +79,5 @@ def paths(start: str) -> list[str]:
     home, after = expanduser("~"), start[1:]
     pattern = home + after if start.startswith("~/") else start
     escaped = re.sub(r"([*?[])", r"[\1]", pattern)
-    found = sorted(path + "/" * isdir(path) for path in iglob(f"{escaped}*"))
-    return ["~" + path.removeprefix(home) if start.startswith("~/") else path for path in found]
+    matches = sorted(path + "/" * isdir(path) for path in iglob(f"{escaped}*"))
+    return ["~" + path.removeprefix(home) if start.startswith("~/") else path for path in matches]

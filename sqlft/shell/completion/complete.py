@@ -42,33 +42,33 @@ class Suggestion(NamedTuple):
 def suggestions(before: str, vocabulary: Callable[[], Vocabulary], after: str = "") -> list[Suggestion]:
     """What may come between `before` and `after`, likeliest first."""
     if before.lstrip().startswith((".", "\\")):
-        return [Suggestion(*one) for one in for_command(before.lstrip(), vocabulary)]
+        return [Suggestion(*suggestion) for suggestion in for_command(before.lstrip(), vocabulary)]
     spans = split_statements(before)
     start = spans[-1].start if spans and not _is_ended(before, spans[-1].end) else len(before)
-    found, quote = _tokens(before[start:])
-    if found is None:
+    tokens, quote = _tokens(before[start:])
+    if tokens is None:
         return []
     later, _ = _tokens(after.partition(";")[0])
     if quote:
-        opened = found.pop()
+        opened = tokens.pop()
         word = before[start:][opened.text.index(quote) + opened.start + 1 :]
         closing = "" if after.startswith(quote) else quote
-        offered = _Place(found, later or [], vocabulary(), word).values(quote)
+        offered = _Place(tokens, later or [], vocabulary(), word).values(quote)
         return list(islice(_matching(offered, word, closing), MOST))
     prefix = _PREFIX.search(before)
     word = prefix[0] if prefix else ""
-    found, _ = _tokens(before[start : len(before) - len(word)])
-    place = _Place(found or [], later or [], vocabulary(), word)
+    tokens, _ = _tokens(before[start : len(before) - len(word)])
+    place = _Place(tokens or [], later or [], vocabulary(), word)
     return list(islice(_matching(place.offers(), word), MOST))
 
 
 class _Place:
     """The tokens of a statement before the word at the cursor."""
 
-    def __init__(self, found: list[Token], later: list[Token], vocabulary: Vocabulary, word: str) -> None:
-        self._found, self._later, self._known, self._word = found, later, vocabulary, word
-        self._words = [t.word or t.text for t in found]
-        self._last = self._words[-1] if found else ""
+    def __init__(self, tokens: list[Token], later: list[Token], vocabulary: Vocabulary, word: str) -> None:
+        self._found, self._later, self._known, self._word = tokens, later, vocabulary, word
+        self._words = [t.word or t.text for t in tokens]
+        self._last = self._words[-1] if tokens else ""
 
     def offers(self) -> Iterator[Offer]:
         """Words and what they are."""
@@ -174,10 +174,10 @@ class _Place:
         is_model = relation is not None and relation.kind == "model"
         if describes and is_model:
             yield from ((attribute, "what DESCRIBE shows") for attribute in ATTRIBUTES)
-        for one in self._named(name):
-            yield from ((str(number), f"version of {one.name}") for number in one.versions)
+        for relation_named in self._named(name):
+            yield from ((str(number), f"version of {relation_named.name}") for number in relation_named.versions)
             if not describes:
-                yield from ((format_name(c), kind) for c, kind in one.columns.items())
+                yield from ((format_name(c), kind) for c, kind in relation_named.columns.items())
         yield from ((format_name(t), kind) for t, kind in self._known.schemas.get(name.lower(), {}).items())
 
     def _named(self, name: str) -> Iterator[Relation]:
@@ -190,9 +190,9 @@ class _Place:
 
     def _relations_before(self, at: int) -> Iterator[Relation]:
         """That which an alias at this token stands for: `m a`, `m.2 AS a`."""
-        found = [*self._found, *self._later]
-        names = [i for i in range(max(0, at - 3), at) if found[i].word != "AS" and not found[i].text.startswith(".")]
-        if names and (relation := self._relation_at(found, names[-1])) is not None:
+        tokens = [*self._found, *self._later]
+        names = [i for i in range(max(0, at - 3), at) if tokens[i].word != "AS" and not tokens[i].text.startswith(".")]
+        if names and (relation := self._relation_at(tokens, names[-1])) is not None:
             yield relation
 
     # -- expressions ---------------------------------------------------------------------------------------
@@ -233,14 +233,14 @@ class _Place:
                 yield format_name(column) if quoted else column, f"{relation.name}: {kind}"
 
     def _mentioned(self) -> list[Relation]:
-        found = [*self._found, *self._later]
-        named = [self._relation_at(found, i) for i, t in enumerate(found) if t.kind in ("word", "quoted")]
+        tokens = [*self._found, *self._later]
+        named = [self._relation_at(tokens, i) for i, t in enumerate(tokens) if t.kind in ("word", "quoted")]
         return list({id(r): r for r in named if r is not None}.values())
 
-    def _relation_at(self, found: list[Token], i: int) -> Relation | None:
+    def _relation_at(self, tokens: list[Token], i: int) -> Relation | None:
         """What a token names, with the project that stands before it."""
-        name = found[i].value.lower()
-        full = f"{found[i - 2].value.lower()}.{name}" if i > 1 and found[i - 1].text == "." else ""
+        name = tokens[i].value.lower()
+        full = f"{tokens[i - 2].value.lower()}.{name}" if i > 1 and tokens[i - 1].text == "." else ""
         return self._known.relations.get(full) or self._known.relations.get(name)
 
     def _is_in_from(self) -> bool:
@@ -264,9 +264,9 @@ class _Place:
             yield from self._option_values(option, using)
         elif self._last in ("USING", ","):
             pairs = zip(self._found[using:], self._words[using + 1 :], strict=False)
-            given = {key.value.lower() for key, sign in pairs if sign == "="}
+            names = {key.value.lower() for key, sign in pairs if sign == "="}
             for name, option_ in self._takes(using).items():
-                if name not in given:
+                if name not in names:
                     yield f"{name} = ", f"{option_.doc} ({option_.type_name})"
 
     def _assigned(self) -> str | None:
@@ -306,8 +306,8 @@ class _Place:
 
     def _engine(self, using: int) -> str:
         """The engine that the options name, or the handler of CREATE ML_ENGINE … FROM handler."""
-        found = [*self._found, *self._later]
-        for key, sign, value in zip(found, found[1:], found[2:], strict=False):
+        tokens = [*self._found, *self._later]
+        for key, sign, value in zip(tokens, tokens[1:], tokens[2:], strict=False):
             if key.value.lower() == "engine" and sign.text == "=":
                 return value.value
         return self._found[using - 2].value if "ML_ENGINE" in self._words[:2] and using > 2 else ""
@@ -340,12 +340,12 @@ def _matching(offered: Iterable[Offer], word: str, closing: str = "") -> Iterato
     seen = set()
     for text, about in offered:
         bare = text if closing else text.lstrip("\"'")
-        whole = text if text.endswith("/") else text + closing
-        if not bare.lower().startswith(word.lower()) or text.lower() in seen or whole == word:
+        completed = text if text.endswith("/") else text + closing
+        if not bare.lower().startswith(word.lower()) or text.lower() in seen or completed == word:
             continue
         seen.add(text.lower())
-        shown = text.lower() if about == "keyword" and word and not word.isupper() else whole
-        yield Suggestion(shown, len(word), about)
+        completion = text.lower() if about == "keyword" and word and not word.isupper() else completed
+        yield Suggestion(completion, len(word), about)
 
 
 def _tokens(text: str) -> tuple[list[Token] | None, str]:

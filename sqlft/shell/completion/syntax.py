@@ -80,14 +80,14 @@ class _Machine:
 
     def closure(self, states: Iterable[int]) -> list[int]:
         """The states that are reached without a token, in the order of the syntax."""
-        found: list[int] = []
+        reached: list[int] = []
         stack = [*states][::-1]
         while stack:
             state = stack.pop()
-            if state not in found:
-                found.append(state)
+            if state not in reached:
+                reached.append(state)
                 stack += self.free[state][::-1]
-        return found
+        return reached
 
     def step(self, states: Sequence[int], word: str) -> list[int]:
         """Behind a token; a keyword that is expected is never taken for a name."""
@@ -104,7 +104,7 @@ class _Machine:
 
     def _spelt_out(self, words: str, state: int) -> Iterator[str]:
         reached = self.closure([state])
-        out = [edge for one in reached for edge in self.edges[one]]
+        out = [edge for source in reached for edge in self.edges[source]]
         if len(reached) == 1 and len(out) == 1 and out[0][0] is not ANYTHING:
             yield from self._spelt_out(f"{words} {out[0][0]}", out[0][1])
         else:
@@ -176,8 +176,8 @@ class _Reader:
     def _sequence(self, start: int) -> int:
         """Within a bracket an alternative may be several words, [ON condition|USING (columns)], but [FROM|IN name]."""
         while self._at < len(self._items) and not self._items[self._at].startswith(("]", "|")):
-            here = self._items[self._at : self._at + 3]
-            between_keywords = len(here) == 3 and here[1] == "|" and all(map(_is_keyword, here[::2]))
+            items = self._items[self._at : self._at + 3]
+            between_keywords = len(items) == 3 and items[1] == "|" and all(map(_is_keyword, items[::2]))
             start = self._alternatives(start) if between_keywords else self._one(start)
         return start
 
@@ -189,13 +189,13 @@ def _is_keyword(item: str) -> bool:
 @cache
 def _machine() -> tuple[_Machine, int]:
     """All syntaxes in one machine, and where it begins."""
-    made = _Machine()
-    start = made.state()
+    machine = _Machine()
+    start = machine.state()
     for syntax in dict.fromkeys((*_ours(), *QUERIES)):
-        first = made.state()
-        made.free[start].append(first)
-        _Reader(syntax, made).read(first)
-    return made, start
+        first = machine.state()
+        machine.free[start].append(first)
+        _Reader(syntax, machine).read(first)
+    return machine, start
 
 
 def _ours() -> Iterator[str]:
@@ -213,7 +213,7 @@ class Following(NamedTuple):
     takes_name: bool = True
 
 
-def following(found: Sequence[Token]) -> Following:
+def following(tokens: Sequence[Token]) -> Following:
     """What may come behind the tokens.
 
     >>> from sqlft.sql.lexer import tokenize
@@ -222,20 +222,20 @@ def following(found: Sequence[Token]) -> Following:
     >>> following(tokenize("SHOW MODELS FROM shop")).keywords
     ['LIKE', 'WHERE']
     """
-    made, start = _machine()
-    if _opens_query(found):
+    machine, start = _machine()
+    if _opens_query(tokens):
         return Following(["SELECT", "FROM", "WITH"], takes_name=False)
-    words, is_inside = _innermost(found)
+    words, is_inside = _innermost(tokens)
     if words is None or (words and words[-1] in UNFINISHED):
         return Following([])
-    states = made.closure([start])
+    states = machine.closure([start])
     for word in words:
-        states = made.step(states, word)
-    keywords = [k for k in dict.fromkeys(made.keywords(states)) if k not in SYNONYMS]
+        states = machine.step(states, word)
+    keywords = [k for k in dict.fromkeys(machine.keywords(states)) if k not in SYNONYMS]
     is_query = words[:1] in (["SELECT"], ["FROM"], ["WITH"])
     if is_inside and is_query and "JOIN" not in words:
         keywords = [k for k in keywords if k != "USING"]  # options stand behind the whole query
-    takes_name = any(label is ANYTHING for state in states for label, _ in made.edges[state])
+    takes_name = any(label is ANYTHING for state in states for label, _ in machine.edges[state])
     return Following(keywords, takes_name or not states)
 
 
@@ -243,11 +243,11 @@ UNFINISHED = (",", ".", "=", "<>", "!=", "<", ">", "<=", ">=", "+", "-", "/", "%
 """Behind these comes a name or a value."""
 
 
-def _opens_query(found: Sequence[Token]) -> bool:
+def _opens_query(tokens: Sequence[Token]) -> bool:
     """Whether a parenthesis has just been opened in which a query is likeliest."""
-    if len(found) < 2 or found[-1].text != "(":
+    if len(tokens) < 2 or tokens[-1].text != "(":
         return False
-    before, first = found[-2].word, found[0].word
+    before, first = tokens[-2].word, tokens[0].word
     if before in ("FROM", "JOIN", "IN", "EXISTS", "ANY", "ALL", "COPY"):
         return True
     in_ours = first in ("EVALUATE", "FINETUNE", "RETRAIN", "ANALYZE", "CREATE")
@@ -255,18 +255,18 @@ def _opens_query(found: Sequence[Token]) -> bool:
         (before == "ON" and first == "EVALUATE")
         or (before == "AS" and first in ("WITH", "CREATE"))
         or (
-            in_ours and any(t.word == "FROM" for t in found[-3:-1])  # FROM db (SELECT …
+            in_ours and any(t.word == "FROM" for t in tokens[-3:-1])  # FROM db (SELECT …
         )
     )
 
 
-def _innermost(found: Sequence[Token]) -> tuple[list[str] | None, bool]:
+def _innermost(tokens: Sequence[Token]) -> tuple[list[str] | None, bool]:
     """The words of the query that the cursor is in, what stands in its parentheses as one; whether it is within others.
 
     None in parentheses that hold no query: of a function, of columns.
     """
     levels: list[list[str]] = [[]]
-    for token in found:
+    for token in tokens:
         words = levels[-1]
         if token.text in ("(", "["):
             levels.append([])

@@ -102,8 +102,8 @@ def vocabulary_of(con: Connection, language: Language | None = None) -> Vocabula
     except SqlftError:
         pass
     relations |= {f"sqlft.{name}": Relation(name, columns_of(name), is_near=False) for name in TABLES}
-    own = dict.fromkeys((*TABLES, "settings"), "table")
-    return Vocabulary(language or Language(), relations, {**schemas, "sqlft": own}, engines, projects)
+    system_tables = dict.fromkeys((*TABLES, "settings"), "table")
+    return Vocabulary(language or Language(), relations, {**schemas, "sqlft": system_tables}, engines, projects)
 
 
 def language_of(con: Connection) -> Language:
@@ -129,16 +129,16 @@ def language_of(con: Connection) -> Language:
 def bases_of(engine: str, vocabulary: Vocabulary) -> dict[str, str]:
     """Bases that an engine's handler names, then those that its models have; of all engines for ''."""
     handlers = {name.lower(): handler for name, handler in vocabulary.engines.items()}
-    asked = [handlers.get(engine.lower(), engine)] if engine else sorted(set(handlers.values()))
-    found: dict[str, str] = {}
-    for name in asked:
+    wanted_handlers = [handlers.get(engine.lower(), engine)] if engine else sorted(set(handlers.values()))
+    bases: dict[str, str] = {}
+    for name in wanted_handlers:
         try:
-            known = plugins.load_handler_class(name).bases()
+            declared = plugins.load_handler_class(name).bases()
         except SqlftError:
             continue
-        found |= {base: about if engine else f"{name}: {about}" for base, about in known.items()}
+        bases |= {base: about if engine else f"{name}: {about}" for base, about in declared.items()}
     used = (m for m in vocabulary.models() if m.base and (not engine or m.engine.lower() == engine.lower()))
-    return found | {m.base: f"base of {m.name}" for m in used if m.base not in found}
+    return bases | {m.base: f"base of {m.name}" for m in used if m.base not in bases}
 
 
 def options_for(words: list[str], vocabulary: Vocabulary, names: Iterable[str], engine: str) -> dict[str, Option]:
@@ -182,14 +182,16 @@ def _tables(
     rows: list[tuple[str, str, str, str, str, bool, bool]],
 ) -> tuple[dict[str, Relation], dict[str, dict[str, str]]]:
     columns: dict[tuple[str, str, str, bool, bool], dict[str, str]] = {}
-    for database, schema, table, column, kind, here, near in rows:
-        columns.setdefault((database, schema, table, here, here and near), {})[column] = kind
+    for database, schema, table, column, kind, in_current_database, near in rows:
+        columns.setdefault((database, schema, table, in_current_database, in_current_database and near), {})[column] = (
+            kind
+        )
     relations: dict[str, Relation] = {}
     schemas: dict[str, dict[str, str]] = {}
-    for (database, schema, table, here, near), known in columns.items():
+    for (database, schema, table, in_current_database, near), columns_of_table in columns.items():
         if near or table.lower() not in relations:
-            relations[table.lower()] = Relation(table, known, is_near=near)
-        owner = (schema if here else database).lower()
+            relations[table.lower()] = Relation(table, columns_of_table, is_near=near)
+        owner = (schema if in_current_database else database).lower()
         schemas.setdefault(owner, {})[table] = "table"
     return relations, schemas
 
@@ -198,7 +200,7 @@ def _models(con: Connection) -> dict[str, Relation]:
     """By their names alone where those mean them, else with the project."""
     versions = con.session.catalog.versions()
     models = con.session.catalog.models()
-    found = {}
+    relations = {}
     for model in models:
         numbers = tuple(v.key.number for v in versions if v.key.model == model.key)
         same = [m.key.project for m in models if m.key.name.lower() == model.key.name.lower()]
@@ -206,8 +208,8 @@ def _models(con: Connection) -> dict[str, Relation]:
         is_meant = next(first, model.key.project if len(same) == 1 else "") == model.key.project
         project = "" if is_meant else model.key.project
         key = model.key.name.lower() if is_meant else f"{project}.{model.key.name}".lower()
-        found[key] = replace(_model(model, numbers), project=project)
-    return found
+        relations[key] = replace(_model(model, numbers), project=project)
+    return relations
 
 
 def _model(model: Model, versions: tuple[int, ...]) -> Relation:
@@ -225,14 +227,14 @@ def _of(*classes: type) -> dict[str, Option]:
 
 def _declared(engines: Iterable[str], vocabulary: Vocabulary, *kinds: str) -> dict[str, Option]:
     """What the handlers of these engines declare; a handler that cannot be loaded declares nothing."""
-    found: dict[str, Option] = {}
-    known = {name.lower(): handler for name, handler in vocabulary.engines.items()}
+    options: dict[str, Option] = {}
+    handlers = {name.lower(): handler for name, handler in vocabulary.engines.items()}
     for engine in engines:
         try:
-            handler = plugins.load_handler_class(known.get(engine.lower(), engine))
+            handler = plugins.load_handler_class(handlers.get(engine.lower(), engine))
         except SqlftError:
             continue
         for kind in kinds:
             if kind != "train_options" or issubclass(handler, Trainer):
-                found.update(options_of(getattr(handler, kind)))
-    return found
+                options.update(options_of(getattr(handler, kind)))
+    return options

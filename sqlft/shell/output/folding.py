@@ -43,8 +43,8 @@ def _wrapped(line: str, width: int, hanging: bool) -> Iterator[str]:
     if cell_len(line) <= width:
         yield line
         return
-    found = _INDENT.match(line) if hanging else re.match(r"\s*", line)
-    indent = found[0] if found and len(found[0]) < width // 2 else ""
+    match = _INDENT.match(line) if hanging else re.match(r"\s*", line)
+    indent = match[0] if match and len(match[0]) < width // 2 else ""
     yield from textwrap.wrap(
         line[len(indent) :],
         width,
@@ -64,9 +64,9 @@ def _window(head: str, excerpt: str, caret: str, width: int) -> Iterator[str]:
         yield caret[:width]
         return
     start = max(0, min(at - room // 2, len(excerpt) - room))
-    shown = excerpt[start : start + room]
-    shown = (CUT if start else shown[:1]) + shown[1:]
-    shown = shown[:-1] + (CUT if start + room < len(excerpt) else shown[-1:])
+    visible = excerpt[start : start + room]
+    visible = (CUT if start else visible[:1]) + visible[1:]
+    visible = visible[:-1] + (CUT if start + room < len(excerpt) else visible[-1:])
     marks = min(caret.count("^"), room - (at - start))
-    yield f"{head}{shown}"
+    yield f"{head}{visible}"
     yield " " * (len(head) + at - start) + "^" * max(marks, 1)

@@ -44,10 +44,10 @@ def table(result: Result, write: Write, look: Look, limits: Limits) -> None:
     batches = result.batches_kept()
     rows = _sampled(batches, limits) if limits.shown else _all(batches)
     if result.is_ours:
-        drawn = lines(result.columns, rows, look, is_whole=result.is_described)
+        text_lines = lines(result.columns, rows, look, is_whole=result.is_described)
     else:
-        drawn = draw(result.columns, rows, look)
-    write("".join(line + "\n" for line in drawn))
+        text_lines = draw(result.columns, rows, look)
+    write("".join(line + "\n" for line in text_lines))
 
 
 def csv(result: Result, write: Write, look: Look, limits: Limits) -> None:
@@ -222,20 +222,20 @@ def lines(columns: Sequence[Column], rows: Rows, look: Look, *, is_whole: bool =
     everything = [*rows.head, *rows.tail]
     if all(fits(columns, row, look) for row in everything[:1]) and _size(columns, everything) <= width:
         return draw(columns, rows, look)
-    known = [i for i in range(len(columns)) if any(row[i] is not None for row in everything)] or [0]
+    filled = [i for i in range(len(columns)) if any(row[i] is not None for row in everything)] or [0]
     if len(everything) == 1:
-        brief = [i for i in known if columns[i].name.lower() not in LEAST[:7]]
-        return card(columns, everything[0], look, None if is_whole else brief)
-    chosen = _Chosen(columns, rows, tuple(known))
-    while chosen.size > width and (fewer := chosen.fewer()) is not None:
-        chosen = fewer
-    if chosen.size <= width:
-        return draw(chosen.titles, chosen.cells, look, hidden=chosen.hidden)
-    widths = _widths(chosen, width)
+        essential = [i for i in filled if columns[i].name.lower() not in LEAST[:7]]
+        return card(columns, everything[0], look, None if is_whole else essential)
+    selection = _Chosen(columns, rows, tuple(filled))
+    while selection.size > width and (fewer := selection.fewer()) is not None:
+        selection = fewer
+    if selection.size <= width:
+        return draw(selection.titles, selection.cells, look, hidden=selection.hidden)
+    widths = _widths(selection, width)
     if widths is not None:
-        return wrapped(chosen.titles, chosen.cells, widths, look, chosen.hidden)
+        return wrapped(selection.titles, selection.cells, widths, look, selection.hidden)
     if len(everything) <= MOST_CARDS:
-        return _cards(columns, everything, look, [i for i in known if columns[i].name.lower() not in NOT_ON_CARDS])
+        return _cards(columns, everything, look, [i for i in filled if columns[i].name.lower() not in NOT_ON_CARDS])
     return draw(columns, rows, look)
 
 
@@ -259,9 +259,9 @@ class _Chosen:
     @property
     def hidden(self) -> list[str]:
         """Names of the columns that are left out and hold something."""
-        left = [i for i in range(len(self.columns)) if i not in self.kept]
+        left_out = [i for i in range(len(self.columns)) if i not in self.kept]
         everything = [*self.rows.head, *self.rows.tail]
-        return [self.columns[i].name for i in left if any(row[i] is not None for row in everything)]
+        return [self.columns[i].name for i in left_out if any(row[i] is not None for row in everything)]
 
     @property
     def size(self) -> int:
@@ -281,10 +281,10 @@ def _size(columns: Sequence[Column], rows: Sequence[Row]) -> int:
     return sum(natural(c, [row[i] for row in rows]) + 3 for i, c in enumerate(columns)) + 1
 
 
-def _widths(chosen: _Chosen, width: int) -> list[int] | None:
+def _widths(selection: _Chosen, width: int) -> list[int] | None:
     """Columns' widths with the long texts wrapped into what the others leave; None if that is too little."""
-    rows = [*chosen.cells.head, *chosen.cells.tail]
-    sizes = [natural(c, [row[i] for row in rows]) for i, c in enumerate(chosen.titles)]
+    rows = [*selection.cells.head, *selection.cells.tail]
+    sizes = [natural(c, [row[i] for row in rows]) for i, c in enumerate(selection.titles)]
     long = [i for i, size in enumerate(sizes) if size > READABLE]
     room = width - 1 - 3 * len(sizes) - sum(size for i, size in enumerate(sizes) if i not in long)
     for rank, i in enumerate(sorted(long, key=lambda i: sizes[i])):
@@ -300,7 +300,7 @@ def _cards(columns: Sequence[Column], rows: Sequence[Row], look: Look, kept: Seq
     for number, row in enumerate(rows):
         if number:
             yield ""
-        yield from card(columns, [None if v == "[]" else v for v in row], look, kept, told=False)
+        yield from card(columns, [None if v == "[]" else v for v in row], look, kept, with_footer=False)
 
 
 def _short(columns: Sequence[Column], rows: Rows) -> Rows:

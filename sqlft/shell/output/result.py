@@ -94,8 +94,8 @@ class Result:
 
     def is_status(self, first_word: str) -> bool:
         """Whether the statement gives no rows, but says that it is done: CREATE TABLE, INSERT, SET."""
-        given = [(c.name, c.type) for c in self.columns]
-        return len(given) == 1 and given[0] in _STATUS.items() and first_word not in _ASKS_FOR_ROWS
+        columns = [(c.name, c.type) for c in self.columns]
+        return len(columns) == 1 and columns[0] in _STATUS.items() and first_word not in _ASKS_FOR_ROWS
 
     def changed_rows(self) -> int | None:
         """How many rows such a statement changed, None if it does not say."""
@@ -132,11 +132,11 @@ def open_result(con: Connection, text: str, is_ours: bool = False) -> Iterator[R
 @contextmanager
 def _planned_simply(con: DuckDBPyConnection) -> Iterator[None]:
     """Without an optimizer of DuckDB 2.0 that takes a quarter of a minute for 10,000 expressions."""
-    known = con.sql(
+    settings = con.sql(
         "SELECT current_setting('disabled_optimizers') FROM duckdb_optimizers() WHERE name = 'projection_placement'"
     ).fetchall()
-    before = str(known[0][0]) if known else ""
-    if not known:
+    before = str(settings[0][0]) if settings else ""
+    if not settings:
         yield
         return
     con.execute(f"SET disabled_optimizers = '{','.join(filter(None, [before, 'projection_placement']))}'").fetchall()
@@ -148,15 +148,15 @@ def _planned_simply(con: DuckDBPyConnection) -> Iterator[None]:
 
 
 def _result(con: Connection, relations: Iterator[DuckDBPyRelation], text: str, is_ours: bool) -> Result:
-    found = parse(text) if may_be_sqlft(text) else []
-    if any(isinstance(s, DescribeModel) for s in found):
+    statements = parse(text) if may_be_sqlft(text) else []
+    if any(isinstance(s, DescribeModel) for s in statements):
         from sqlft.statements.describe import describes_model
 
-        if not all(describes_model(con.session, s) for s in found if isinstance(s, DescribeModel)):
-            found = []
-    ours = is_ours or (bool(found) and not any(isinstance(s, Plain) for s in found))
-    whole = any(isinstance(s, DescribeModel | DescribeEngine) for s in found)
-    return Result(con.session.con, relations, ours, whole)
+        if not all(describes_model(con.session, s) for s in statements if isinstance(s, DescribeModel)):
+            statements = []
+    ours = is_ours or (bool(statements) and not any(isinstance(s, Plain) for s in statements))
+    is_described = any(isinstance(s, DescribeModel | DescribeEngine) for s in statements)
+    return Result(con.session.con, relations, ours, is_described)
 
 
 def rows_of(batch: pa.RecordBatch) -> list[Row]:

@@ -91,14 +91,14 @@ class _Shown(NamedTuple):
 
 def draw(columns: Sequence[Column], rows: Rows, look: Look, hidden: Sequence[str] = ()) -> Iterator[str]:
     """The table's lines, with what it leaves out in the last one; `hidden` was left out before."""
-    shown, narrowed = _fitted(columns, [*rows.head, *rows.tail], look)
+    drawn_columns, narrowed = _fitted(columns, [*rows.head, *rows.tail], look)
     edge = look.dim("|" if look.ascii else "│")
-    yield look.dim(_rule(shown, "+++" if look.ascii else "┌┬┐", look))
-    yield _line(edge, (look.bold(_centred(c.title, c.width)) for c in shown))
-    yield _line(edge, (look.dim(_centred(c.type, c.width)) for c in shown))
-    yield look.dim(_rule(shown, "+++" if look.ascii else "├┼┤", look))
-    yield from _body(shown, rows, edge, look)
-    yield look.dim(_rule(shown, "+++" if look.ascii else "└┴┘", look))
+    yield look.dim(_rule(drawn_columns, "+++" if look.ascii else "┌┬┐", look))
+    yield _line(edge, (look.bold(_centred(c.title, c.width)) for c in drawn_columns))
+    yield _line(edge, (look.dim(_centred(c.type, c.width)) for c in drawn_columns))
+    yield look.dim(_rule(drawn_columns, "+++" if look.ascii else "├┼┤", look))
+    yield from _body(drawn_columns, rows, edge, look)
+    yield look.dim(_rule(drawn_columns, "+++" if look.ascii else "└┴┘", look))
     if footer := _footer(len(columns), narrowed, rows):
         yield look.dim(footer)
     yield from _left_out(hidden, look)
@@ -114,38 +114,40 @@ def wrapped(
 ) -> Iterator[str]:
     """A table whose texts take several lines each, without the line of types."""
     edge = look.dim("|" if look.ascii else "│")
-    shown = [_Shown(c.name, "", [], width, c.is_number) for c, width in zip(columns, widths, strict=True)]
-    yield look.dim(_rule(shown, "+++" if look.ascii else "┌┬┐", look))
-    yield _line(edge, (look.bold(_centred(_cut(c.title, c.width), c.width)) for c in shown))
-    yield look.dim(_rule(shown, "+++" if look.ascii else "├┼┤", look))
+    drawn_columns = [_Shown(c.name, "", [], width, c.is_number) for c, width in zip(columns, widths, strict=True)]
+    yield look.dim(_rule(drawn_columns, "+++" if look.ascii else "┌┬┐", look))
+    yield _line(edge, (look.bold(_centred(_cut(c.title, c.width), c.width)) for c in drawn_columns))
+    yield look.dim(_rule(drawn_columns, "+++" if look.ascii else "├┼┤", look))
     for number, row in enumerate([*rows.head, *rows.tail]):
         if number and number == len(rows.head):
-            yield from _dots(shown, edge, look)
-        folded = [[None] if v is None else fold(clean(v), c.width) for v, c in zip(row, shown, strict=True)]
+            yield from _dots(drawn_columns, edge, look)
+        folded = [[None] if v is None else fold(clean(v), c.width) for v, c in zip(row, drawn_columns, strict=True)]
         for i in range(max(map(len, folded))):
-            yield _line(edge, (_cell(c, f[i] if i < len(f) else "", look) for c, f in zip(shown, folded, strict=True)))
-    yield look.dim(_rule(shown, "+++" if look.ascii else "└┴┘", look))
-    if footer and (told := _footer(len(columns), 0, rows)):
-        yield look.dim(told)
+            yield _line(
+                edge, (_cell(c, f[i] if i < len(f) else "", look) for c, f in zip(drawn_columns, folded, strict=True))
+            )
+    yield look.dim(_rule(drawn_columns, "+++" if look.ascii else "└┴┘", look))
+    if footer and (footer_text := _footer(len(columns), 0, rows)):
+        yield look.dim(footer_text)
     yield from _left_out(hidden, look)
 
 
 def card(
-    columns: Sequence[Column], row: Row, look: Look, kept: Sequence[int] | None = None, told: bool = True
+    columns: Sequence[Column], row: Row, look: Look, kept: Sequence[int] | None = None, with_footer: bool = True
 ) -> Iterator[str]:
-    """One row, a value below the other, without those that are NULL and those not `kept`; `told` says how many."""
+    """One row, a value below the other, without those that are NULL and those not `kept`; `with_footer` says how many."""
     places = range(len(columns)) if kept is None else kept
-    known = [(clean(columns[i].name), clean(row[i] or "")) for i in places if row[i] is not None]
-    width = max((cell_len(name) for name, _ in known), default=0)
-    for name, value in known:
+    values = [(clean(columns[i].name), clean(row[i] or "")) for i in places if row[i] is not None]
+    width = max((cell_len(name) for name, _ in values), default=0)
+    for name, value in values:
         room = LONGEST if look.width is None else max(look.width - width - 3, NARROW)
         for number, line in enumerate(fold(value, room)):
             head = f"{look.bold(padded(name, width, True))} {look.dim('=')}" if number == 0 else " " * (width + 2)
             yield f"{head} {line}".rstrip()
-    if told and len(known) < len(columns):
+    if with_footer and len(values) < len(columns):
         hides = any(v is not None for i, v in enumerate(row) if i not in places)
         others = "DESCRIBE shows all" if hides else "the others are NULL"
-        yield look.dim(f"(1 row; {len(columns):,} columns, {len(known):,} shown, {others})")
+        yield look.dim(f"(1 row; {len(columns):,} columns, {len(values):,} shown, {others})")
 
 
 def fold(text: str, width: int) -> list[str]:
@@ -208,10 +210,10 @@ def _fitted(columns: Sequence[Column], rows: Sequence[Row], look: Look) -> tuple
         kept, gap = _kept(sizes, width)
         room = width - 1 - 3 * len(kept) - (4 if gap is not None else 0)
         sizes = dict(zip(kept, _shared([sizes[i] for i in kept], room), strict=True))  # type: ignore[assignment]
-    shown = [_column(columns[i], [row[i] for row in rows], sizes[i]) for i in kept]
+    drawn_columns = [_column(columns[i], [row[i] for row in rows], sizes[i]) for i in kept]
     if gap is not None:
-        shown.insert(gap, _Shown("…", "", ["…"] * len(rows), 1, False))
-    return shown, len(columns) - len(kept)
+        drawn_columns.insert(gap, _Shown("…", "", ["…"] * len(rows), 1, False))
+    return drawn_columns, len(columns) - len(kept)
 
 
 def natural(column: Column, cells: Sequence[str | None], null: str = NULL) -> int:
@@ -238,11 +240,11 @@ def _kept(sizes: Sequence[int], width: int) -> tuple[list[int], int | None]:
 
 def _shared(sizes: Sequence[int], room: int) -> list[int]:
     """Widths that add up to at most `room`: the widest columns give way first."""
-    left, given = max(room, len(sizes)), dict.fromkeys(range(len(sizes)), 1)
-    for rank, i in enumerate(sorted(given, key=lambda i: sizes[i])):
-        given[i] = max(1, min(sizes[i], left // (len(sizes) - rank)))
-        left -= given[i]
-    return [given[i] for i in range(len(sizes))]
+    left, widths = max(room, len(sizes)), dict.fromkeys(range(len(sizes)), 1)
+    for rank, i in enumerate(sorted(widths, key=lambda i: sizes[i])):
+        widths[i] = max(1, min(sizes[i], left // (len(sizes) - rank)))
+        left -= widths[i]
+    return [widths[i] for i in range(len(sizes))]
 
 
 def _column(column: Column, cells: Sequence[str | None], width: int) -> _Shown:
