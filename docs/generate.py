@@ -41,7 +41,7 @@ from sqlft.options import Option, document_options, options_of
 from sqlft.shell.commands import run_command
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
-from sqlft.shell.shell import Shell, text_of
+from sqlft.shell.shell import Shell, format_error
 from sqlft.sql import statements
 
 ROOT = Path(__file__).parent.parent
@@ -120,7 +120,7 @@ class Examples:
             self._shell.statement(last)
         except duckdb.Error as e:
             failed = e
-            self._out.write(text_of(e) + "\n")
+            self._out.write(format_error(e) + "\n")
         if (failed is not None) != ("error" in block.words):
             raise AssertionError(f"{'failed' if failed else 'did not fail'}: {block.text}\n{failed or ''}")
         self._out.flush()

@@ -18,7 +18,7 @@ from sqlft import __version__, log
 from sqlft.errors import SqlftError, did_you_mean
 
 if TYPE_CHECKING:
-    from sqlft.shell.shell import Place
+    from sqlft.shell.shell import Location
 
 DEBUG_FLAG = "--debug"
 EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def open_shell(parsed: argparse.Namespace) -> int:
     """Open the prompt, or run the scripts that were given."""
-    from sqlft.shell.shell import Place
+    from sqlft.shell.shell import Location
     from sqlft.shell.start import Arguments, Source, run_shell
 
     sources = [Source(text, is_file) for text, is_file in parsed.sources]
@@ -90,17 +90,17 @@ def open_shell(parsed: argparse.Namespace) -> int:
         raise _UsageError(f"{parsed.sql} is a file.", f"Run its statements: sqlft {parsed.file} -f {parsed.sql}")
     if parsed.sql is not None:
         sources.insert(0, Source(parsed.sql, False))
-    place = Place(parsed.file or ":memory:", parsed.catalog)
+    place = Location(parsed.file or ":memory:", parsed.catalog)
     return run_shell(Arguments(place, sources, parsed.mode, parsed.readonly, not parsed.no_init))
 
 
-def _find_database(parsed: argparse.Namespace) -> tuple[Place, str | None]:
+def _find_database(parsed: argparse.Namespace) -> tuple[Location, str | None]:
     """The database and the name; a file may stand in the name's place."""
-    from sqlft.shell.shell import Place
+    from sqlft.shell.shell import Location
 
-    place = Place(parsed.database, parsed.catalog)
+    place = Location(parsed.database, parsed.catalog)
     if parsed.name and place.folder is None and os.path.isfile(parsed.name):
-        return Place(parsed.name), None
+        return Location(parsed.name), None
     return place, parsed.name
 
 
@@ -117,7 +117,7 @@ class FetchesBases(Protocol):
     """A handler class that can get a base before it is needed."""
 
     def pull(self, name: str, report: Callable[[str, float | None], None], /) -> Path:
-        """The folder of a base, fetched where it is not there; `report` is told what is done and how much of it."""
+        """The folder of a base, fetched where it is not there; `report` gets what is done and how much of it."""
 
 
 def pull_base(parsed: argparse.Namespace) -> int:

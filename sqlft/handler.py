@@ -151,7 +151,7 @@ class Completion:
     output_tokens: int | None = None
     cached_tokens: int | None = None
     cost_usd: float | None = None
-    """What the provider took for this request; None where the core shall reckon it from the price."""
+    """What the provider took for this request; None where the core computes it from the price."""
     logprob: float | None = None
     """Natural logarithm of the whole answer's probability, where it was asked for."""
     truncated: bool = False
@@ -232,7 +232,7 @@ class Progress(_NamedFields):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What CREATE MODEL said: the base, and an instance of the handler's `model_options`.
+    """What CREATE MODEL defines: the base, and an instance of the handler's `model_options`.
 
     `schema` is a JSON schema (an object) that every answer must obey; the answer's text is then JSON.
     """
@@ -327,7 +327,7 @@ class Delivery(NamedTuple):
 
 @dataclass
 class SamplingOptions:
-    """For `predict_options`.  The core keeps answers whose temperature is 0, and foresees cost by max_tokens."""
+    """For `predict_options`.  The core caches answers whose temperature is 0, and estimates cost by max_tokens."""
 
     max_tokens: Annotated[
         int | None,
@@ -343,7 +343,7 @@ class SamplingOptions:
 
 @dataclass
 class TrainingOptions:
-    """For `train_options`.  EXPLAIN FINETUNE shows both, and foresees tokens by the epochs."""
+    """For `train_options`.  EXPLAIN FINETUNE shows both, and estimates tokens by the epochs."""
 
     n_epochs: Annotated[float | str | None, "how often training goes through the rows", Range(0)] = None
     batch_size: Annotated[int | str | None, "rows a step", Range(1)] = None
@@ -386,7 +386,7 @@ RENAMED_METHODS = {
     "longest_row": "max_row_tokens",
     "rest": "drain",
 }
-"""Old names of the methods of a Handler, and of a Predictor the last, whose new ones replace them."""
+"""Old names of the methods of a Handler, the last one of a Predictor, and what they are called now."""
 
 
 def _refuse_old_names(cls: type, *names: str) -> None:
@@ -497,7 +497,7 @@ class CountsPromptTokens(Protocol):
 
 @runtime_checkable
 class Priced(Protocol):
-    """A handler whose provider takes money."""
+    """A handler whose provider charges for requests."""
 
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
         """What asking and training cost at the provider; None for a machine of one's own or where it is unknown."""
@@ -538,7 +538,7 @@ class Trainer(Handler):
         return options
 
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
-        """What `train` would take, without training; None where nothing can be said.  Takes seconds at most."""
+        """What `train` would take, without training; None where it cannot be estimated.  Takes seconds at most."""
         return None
 
     def max_row_tokens(self, model: ModelSpec, options: Any) -> int | None:
@@ -566,7 +566,7 @@ class Trainer(Handler):
     def cancel(self, model: ModelSpec, workdir: Path) -> None:  # only remote jobs outlive their worker
         """Stop at the provider the job that `train` began on `workdir`, if there is one that still goes.
 
-        Called where `remote`, when `train` runs no more; raise ProviderError if the provider cannot be told.
+        Called where `remote`, when `train` runs no more; raise ProviderError if the provider cannot be reached.
         """
 
 

@@ -1,7 +1,7 @@
-"""What is told beside results: warnings at the caller's line, and the logger `sqlft`.
+"""What is reported beside results: warnings at the caller's line, and the logger `sqlft`.
 
-The logger has DEBUG messages only: plans, requests, answers counted, what happens to trainings.  Who wants to read them
-gives it a level and a handler; `write_log_to` does so for the command line and the processes that train.  As long as
+The logger has DEBUG messages only: plans, requests, answers counted, what happens to trainings.  To read them,
+give it a level and a handler; `write_log_to` does so for the command line and the processes that train.  As long as
 nobody has imported `logging` nobody reads, so that sqlft does not import it either.
 """
 

@@ -123,8 +123,9 @@ def build_options(cls: type[T], given: Mapping[str, object], what: str) -> T:
         if is_secret(name, cls):
             remember_secret(value)
     if cls is dict:
-        return dict(given)
-    declared = options_of(cls)
+        return cls(**given)
+    options_class: type = cls
+    declared = options_of(options_class)
     by_name = {n: o for o in declared.values() for n in (o.name, *o.aliases)}
     check_option_names(given, by_name, what)
     values: dict[str, object] = {}
@@ -164,7 +165,7 @@ def _fill_annotated(cls: type[T], declared: Mapping[str, Option], values: Mappin
 
 
 def document_options(cls: type) -> Iterator[tuple[str, str, str, str]]:
-    """(name, type, default, documentation) a field, for tables in the documentation."""
+    """(name, type, default, documentation) of each field, for tables in the documentation."""
     for o in options_of(cls).values():
         default = "required" if o.default is MISSING else "" if o.default is None else _format_default(o.default)
         yield o.name, o.type_name, default, o.doc
@@ -288,7 +289,7 @@ def _format_type(kind: object) -> str:
         return " or ".join(f"'{a}'" for a in args)
     if origin in (list, tuple):
         return f"list of {_format_type(args[0])}" if args else "list"
-    names = {int: "integer", float: "number", str: "text", bool: "true or false", dict: "object"}
+    names: dict[object, str] = {int: "integer", float: "number", str: "text", bool: "true or false", dict: "object"}
     return names.get(kind) or names.get(origin) or str(getattr(kind, "__name__", kind))
 
 

@@ -1,7 +1,7 @@
 """What the statements of one connection share: the catalog, callbacks, options of the core, and what may be spent.
 
 Made by the connection, handed to everything that runs a statement.  A request is let through a limit only if its worst
-case fits: what was spent, what requests in flight may yet cost, and it.
+case fits: what was spent, plus what requests in flight may cost, plus the request itself.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class SessionBudget(Budget):
     machine_usd_per_hour: float | None = None
 
     def set(self, usd: float | None) -> None:
-        """Begin anew with a limit, or with none."""
+        """Start over with a limit, or with none."""
         with self._lock:
             self.usd, self.spent = usd, 0.0
 
@@ -186,7 +186,7 @@ class Session:
     interrupted: bool = False
     """Set by Connection.interrupt() from another thread; long work looks at it and raises Cancelled."""
     budget: SessionBudget = field(default_factory=SessionBudget)
-    """What SET sqlft_… said; cursors share it."""
+    """What SET sqlft_… set; cursors share it."""
     unloaders: dict[str, Callable[[], bool]] = field(default_factory=dict)
     """By version digest: how to free what its handler keeps in memory; cursors share it."""
     cleanup: list[Callable[[], object]] = field(default_factory=list)
@@ -194,7 +194,7 @@ class Session:
 
     @property
     def machine_usd_per_hour(self) -> float | None:
-        """What an hour of this machine costs, as SET sqlft_machine_usd_per_hour said."""
+        """What an hour of this machine costs, as SET sqlft_machine_usd_per_hour set it."""
         return self.budget.machine_usd_per_hour
 
     temporary_views: dict[str, View] = field(default_factory=dict)
@@ -206,7 +206,7 @@ class Session:
     """One of MINDSDB_TABLES."""
 
     project: str = DEFAULT_PROJECT
-    """What USE chose: models whose project is not written are looked for here first, and made here."""
+    """What USE chose: models without a project in their name are looked up here first, and created here."""
 
     def find_model(self, name: str, project: str | None = None) -> Model | None:
         """The model that a statement means: without a project that of the one in use, else as the catalog finds it."""
@@ -299,7 +299,7 @@ class TrainSettings:
         "what an error that the checks of data and memory find does: stop, or only warn; off skips the slow checks",
     ] = "error"
     max_cost_usd: Annotated[
-        float | None, "nothing is trained whose estimated cost is more USD; EXPLAIN FINETUNE tells it", Range(0)
+        float | None, "no training is started whose estimated cost is more USD; EXPLAIN FINETUNE shows it", Range(0)
     ] = None
     validation: Annotated[Any, "a query, as text or in parentheses, whose rows are the validation set"] = None
 
@@ -322,11 +322,11 @@ class QuerySettings:
     ] = None
     max_cost_usd: Annotated[
         float | None,
-        "no request is made that could take the statement over so many USD; 0: only kept answers",
+        "no request is made that could take the statement over this many USD; 0: only cached answers",
         Range(0),
     ] = None
-    max_rows: Annotated[int | None, "at most so many prompts are asked; kept answers are free", Range(0)] = None
-    max_seconds: Annotated[float | None, "no longer than so many seconds; 0: only kept answers", Range(0)] = None
+    max_rows: Annotated[int | None, "at most this many prompts are asked; cached answers are free", Range(0)] = None
+    max_seconds: Annotated[float | None, "no longer than this many seconds; 0: only cached answers", Range(0)] = None
 
 
 @dataclass
@@ -348,7 +348,7 @@ class SessionSettings:
     """SET sqlft_…"""
 
     budget_usd: Annotated[
-        float | None, "no request and no training that could take this session over so many USD", Range(0)
+        float | None, "no request and no training that could take this session over this many USD", Range(0)
     ] = None
     machine_usd_per_hour: Annotated[
         float | None, "what an hour of this machine costs, for engines whose tokens have no price", Range(0)
@@ -375,7 +375,7 @@ CURRENT_SETTING = re.compile(r"\bcurrent_setting\s*\(\s*'(sqlft_\w*)'\s*\)", re.
 
 
 def settings_table(session: Session) -> pa.Table:
-    """`sqlft.settings`: what SET sqlft_… said, NULL where it said nothing."""
+    """`sqlft.settings`: what SET sqlft_… set, NULL where it set nothing."""
     names = [f"sqlft_{f.name}" for f in fields(SessionSettings)]
     spent = session.budget.spent if session.budget.has_cost_limit else None
     return pa.table(

@@ -112,12 +112,12 @@ class HandlerConformance:
 
     def opened(self, artifact: Artifact | None = None) -> Predictor:
         """A predictor of the base, or of an artifact."""
-        options = build_options(self.handler.predict_options, self.predict_options, "the query")
+        options: object = build_options(self.handler.predict_options, self.predict_options, "the query")
         return self.made().open(self.spec(), artifact, options)
 
     def ask(self, *contents: str, artifact: Artifact | None = None) -> list[Completion]:
         """Answers to texts, whose ids are 0, 1, 2 …, ordered by id."""
-        return self._ask(_requests(contents), artifact)
+        return self._ask(_make_requests(contents), artifact)
 
     # every handler
 
@@ -180,7 +180,7 @@ class HandlerConformance:
         assert answers[-1].text is not None, f"an odd row spoiled a good one: {answers[-1].error}"
 
     def test_pulls_no_further_than_its_window(self) -> None:
-        """A LIMIT must not cost a call a row of the table."""
+        """A LIMIT must not cost one call per row of the table."""
         pulled = 0
 
         def endless() -> Iterator[Request]:
@@ -208,7 +208,7 @@ class HandlerConformance:
         pulled_in: set[int] = set()
 
         def watched() -> Iterator[Request]:
-            for request in _requests(["a", "b", "c"]):
+            for request in _make_requests(["a", "b", "c"]):
                 pulled_in.add(threading.get_ident())
                 yield request
 
@@ -231,7 +231,7 @@ class HandlerConformance:
 
         def stop() -> None:
             predictor = self.opened()
-            completions = iter(predictor.predict(iter(_requests(["a", "b", "c"]))))
+            completions = iter(predictor.predict(iter(_make_requests(["a", "b", "c"]))))
             next(completions)
             _close(completions)
             predictor.close()
@@ -246,7 +246,7 @@ class HandlerConformance:
 
         def both() -> list[list[Completion | Delta | Progress]]:
             predictors = [self.opened(), self.opened()]
-            answers = [iter(p.predict(iter(_requests(["a", "b"])))) for p in predictors]
+            answers = [iter(p.predict(iter(_make_requests(["a", "b"])))) for p in predictors]
             answers_of_each = [[next(a)] for a in answers]
             for collected, rest in zip(answers_of_each, answers, strict=True):
                 collected.extend(rest)
@@ -275,7 +275,7 @@ class HandlerConformance:
             assert cls is not dict, f"{what} is dict, which takes everything: declare a dataclass"
             names = list(options_of(cls))
             slip = f"{names[0]}x" if names else "unheard_of"
-            refusal = _refusal(cls, slip, what)
+            refusal = _find_refusal(cls, slip, what)
             assert refusal, f"{what} takes the unknown option {slip}"
             assert not names or "Did you mean" in refusal, f"{what}: no suggestion for {slip}"
 
@@ -293,7 +293,7 @@ class HandlerConformance:
     def test_bad_rows_are_errors_of_their_own(self) -> None:
         """Neither a NULL nor an empty text, and the rows around it are answered."""
         bad = Request(1, tuple(Message(*m) for m in self.bad_messages or ()))
-        answers = {c.id: c for c in self._ask([*_requests(["a"]), bad, Request(2, (Message("user", "b"),))])}
+        answers = {c.id: c for c in self._ask([*_make_requests(["a"]), bad, Request(2, (Message("user", "b"),))])}
         assert answers[1].error is not None, f"the bad row got the text {answers[1].text!r} and no error"
         assert answers[1].text is None
         assert answers[0].text is not None
@@ -307,13 +307,13 @@ class HandlerConformance:
         _check_reports(reports)
         _check_files(artifact, tmp_path / "work")
         _check_details(artifact)
-        moved = _moved(artifact, tmp_path / "work")
+        moved = _move_artifact(artifact, tmp_path / "work")
         [answer] = self.ask("The capital of Japan?", artifact=moved)
         assert answer.text is not None, f"what was trained does not answer: {answer.error}"
 
     def test_training_goes_on_from_an_artifact(self, tmp_path: Path) -> None:
         """FINETUNE of a version that was trained."""
-        first = _moved(self._trained(tmp_path / "first")[0], tmp_path / "first")
+        first = _move_artifact(self._trained(tmp_path / "first")[0], tmp_path / "first")
         second, _ = self._trained(tmp_path / "second", start=first)
         [answer] = self.ask("The capital of Japan?", artifact=second)
         assert answer.text is not None, f"what was trained does not answer: {answer.error}"
@@ -374,9 +374,9 @@ class HandlerConformance:
         handler = self.made()
         assert isinstance(handler, Trainer)
         workdir.mkdir(exist_ok=True)
-        table = _table(self.conversations)
+        table = _make_table(self.conversations)
         data = TrainingSet(table, table.slice(0, 2))
-        options = build_options(handler.train_options, self.train_options, "the training")
+        options: object = build_options(handler.train_options, self.train_options, "the training")
         reports: list[Progress] = []
 
         def report(progress: Progress) -> None:
@@ -434,11 +434,11 @@ def _make_skipped(reason: str) -> Callable[..., None]:
     return skipped
 
 
-def _requests(contents: Iterable[str]) -> list[Request]:
+def _make_requests(contents: Iterable[str]) -> list[Request]:
     return [Request(i, (Message("user", text),)) for i, text in enumerate(contents)]
 
 
-def _refusal(cls: type, name: str, what: str) -> str:
+def _find_refusal(cls: type, name: str, what: str) -> str:
     try:
         build_options(cls, {name: 1}, what)
     except OptionError as e:
@@ -499,7 +499,7 @@ def _is_pickle(file: Path) -> bool:
     return start in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or zipfile.is_zipfile(file)
 
 
-def _moved(artifact: Artifact, workdir: Path) -> Artifact:
+def _move_artifact(artifact: Artifact, workdir: Path) -> Artifact:
     """As publishing does: the artifact's folder elsewhere, all else of the workdir gone."""
     if artifact.path is None:
         return artifact
@@ -509,7 +509,7 @@ def _moved(artifact: Artifact, workdir: Path) -> Artifact:
     return Artifact(to, artifact.remote_id, json.loads(json.dumps(dict(artifact.details))))
 
 
-def _table(conversations: Sequence[Sequence[tuple[str, str]]]) -> pa.Table:
+def _make_table(conversations: Sequence[Sequence[tuple[str, str]]]) -> pa.Table:
     kind = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     rows = [[{"role": role, "content": content} for role, content in c] for c in conversations]
     return pa.table({"messages": pa.array(rows, kind)})

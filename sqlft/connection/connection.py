@@ -347,7 +347,7 @@ class Connection(ResultFetcher):
                 self._close_result()
 
     def _resolve_unknown_name(self, error: duckdb.Error, query: str) -> bool | None:
-        """Whether to plan a query anew (True) or only to run it again (False); None, with a hint, if neither helps."""
+        """Whether to plan a query again (True) or only to run it again (False); None, with a hint, if neither helps."""
         unknown = error if isinstance(error, duckdb.CatalogException) else error.__cause__
         if isinstance(unknown, duckdb.CatalogException):
             from sqlft.query.scope import find_unknown_name

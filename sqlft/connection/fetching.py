@@ -142,7 +142,7 @@ class ResultFetcher:
         """What is left of the result as a polars DataFrame."""
         import polars
 
-        return polars.from_arrow(self.arrow())
+        return polars.DataFrame(self.arrow())
 
     def fetchnumpy(self) -> dict[str, np.ndarray[Any, np.dtype[Any]] | pandas.Categorical]:
         """What is left of the result as NumPy arrays by column."""
@@ -162,7 +162,8 @@ class ResultFetcher:
         """The next rows of the result as a pandas DataFrame; an empty one at the end."""
         if self._result is None:
             return self._con.fetch_df_chunk(vectors_per_chunk, date_as_object=date_as_object)
-        return self._to_relation(self._result.next(2048 * vectors_per_chunk)).df(date_as_object=date_as_object)
+        rows = self._to_relation(self._result.next(2048 * vectors_per_chunk))
+        return rows.df(date_as_object=date_as_object)
 
     def _read_rest(self) -> Relation:
         assert self._result is not None
@@ -171,7 +172,8 @@ class ResultFetcher:
     def _to_relation(self, table: pa.Table) -> Relation:
         from sqlft.query.results import make_relation
 
-        return make_relation(self._con, table)
+        relation: Relation = make_relation(self._con, table)
+        return relation
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_con":

@@ -29,7 +29,7 @@ def connect(
     piece: Callable[[str], None] | None = None,
     catalog: str | Path | None = None,
 ) -> Connection:
-    """Open a DuckDB database with models; they lie beside its file, and of one in memory they are gone at its end.
+    """Open a DuckDB database with models: they are kept beside its file, those of one in memory until it is closed.
 
     `catalog` is another folder for them, which lasts.
     `progress = True` shows a bar on stderr, which notebooks have unless it is False; a function gets a Tick instead.
@@ -59,7 +59,7 @@ def attach(
     piece: Callable[[str], None] | None = None,
     catalog: str | Path | None = None,
 ) -> Connection:
-    """Models on an open DuckDB connection, in its transaction; they lie beside its file, or in `catalog`.
+    """Models on an open DuckDB connection, in its transaction; they are kept beside its file, or in `catalog`.
 
     Those of a database in memory are there as long as that connection.
 
@@ -71,8 +71,8 @@ def attach(
         return con
     if not isinstance(con, duckdb.DuckDBPyConnection):
         raise _not_a_connection_error(con)
-    row = con.sql("SELECT path FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid LIMIT 1").fetchone()
-    path = row[0] if row and row[0] else ":memory:"
+    rows = con.sql("SELECT path FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid LIMIT 1").fetchall()
+    path = rows[0][0] if rows and rows[0][0] else ":memory:"
     folder = catalog_folder(path) if catalog is None else Path(catalog).expanduser()
     opened = get_temporary_catalog(con, kill_training) if folder is None else Catalog(folder)
     return _make_connection(con, opened, progress, warn, piece, owns=False)

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from functools import wraps
+from functools import update_wrapper
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TextIO, TypeVar
@@ -143,7 +143,7 @@ class ProgressBar:
 
 
 class LossCurve:
-    """The loss so far, a letter a few steps; validation losses stay to be seen between validations."""
+    """The loss so far, one character for a few steps; validation losses stay visible between validations."""
 
     def __init__(self) -> None:
         self._losses: list[float] = []
@@ -347,14 +347,13 @@ def _show_progress(
 ) -> Callable[Concatenate[ConnectionWithProgress, P], R]:
     """A method of Connection within the display's block; `starts`: it begins a statement."""
 
-    @wraps(method)
-    def run(self: ConnectionWithProgress, *arguments: P.args, **named: P.kwargs) -> R:
+    def run(self: ConnectionWithProgress, /, *arguments: P.args, **named: P.kwargs) -> R:
         if starts:
             self._display.start()
         with self._display:
             return method(self, *arguments, **named)
 
-    return run
+    return update_wrapper(run, method)
 
 
 for _name in ("execute", "executemany", "sql", "query"):

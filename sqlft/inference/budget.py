@@ -1,7 +1,7 @@
 """What one version's requests cost, and whether the next one may be asked.
 
-A request is reserved at its worst: as many tokens as its prompt has bytes (no tokenizer makes more), or, once answers
-have told how many tokens a byte is, half as many again as that; and `max_tokens` of answer.
+A request is reserved at its worst case: as many tokens as its prompt has bytes (no tokenizer makes more) or, once
+answers have shown how many tokens a byte makes, 1.5 times that; and `max_tokens` of answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sqlft.session import Budget, Session, SessionBudget, budget_exceeded_error,
 
 SAFETY_MARGIN = 1.5
 MIN_ROW_SECONDS = 0.001
-"""Seconds that a row of a machine's is reckoned at, at least."""
+"""Least seconds that a row on a machine is charged."""
 MIN_SAMPLES = 3
 """Answers after which tokens a byte are taken as known."""
 DEFAULT_OUTPUT_TOKENS = 256

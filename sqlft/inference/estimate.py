@@ -71,9 +71,9 @@ class InferenceEstimate:
     cost_usd: Interval | None
     seconds: Interval | None
     earlier: int
-    """Answers from which the length of the next ones is told."""
+    """Earlier answers, whose lengths the estimate is made from."""
     counted: str
-    """How the prompts' tokens were told: by the handler, from earlier statements, by their length."""
+    """How the prompts' tokens were estimated: by the handler, from earlier statements, by their length."""
 
 
 def estimate_inference(
@@ -112,7 +112,7 @@ def estimate_inference(
 def estimate_unseen_prompts(
     session: Session, cache: Cache, resolved: ResolvedVersion, options: object, rows: int, likely: int, most: int
 ) -> InferenceEstimate:
-    """What asking will take whose prompts need answers of another model: none to `most`, about `likely`."""
+    """What asking will take where prompts need answers of another model: none to `most`, about `likely`."""
     check_retirement(session, resolved.handler, resolved.spec, resolved.artifact)
     used = [u for u in session.catalog.usage() if u.version == resolved.version.key and u.calls > 0]
     calls = sum(u.calls for u in used)
@@ -160,7 +160,7 @@ def _estimate_input_tokens(
 
 
 def _scale_earlier_usage(known: list[Usage], chars: float, prompts: int) -> Interval:
-    """Between so many tokens a character and so many a prompt, as earlier statements had them."""
+    """Between tokens per character and tokens per prompt, as earlier statements had them."""
     tokens = sum(u.input_tokens for u in known)
     estimates = [tokens / sum(u.input_chars for u in known) * chars, tokens / sum(u.calls for u in known) * prompts]
     each = [u.input_tokens / u.input_chars * chars for u in known]

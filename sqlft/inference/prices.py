@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import SupportsFloat
 
 from sqlft.catalog.records import Engine, UserPrice
 from sqlft.handler import Artifact, Handler, ModelSpec, Price, Priced, Trainer
@@ -28,7 +29,7 @@ class Pricing:
 
     @property
     def known(self) -> bool:
-        """Whether what a request costs can be said."""
+        """Whether the cost of a request is known."""
         return self.is_per_token or self.hourly is not None
 
     @property
@@ -59,7 +60,7 @@ class Pricing:
         return None if None in parts else sum(p for p in parts if p is not None)
 
     def cost_of_seconds(self, seconds: float) -> float | None:
-        """USD of so many seconds of the machine."""
+        """USD for this many seconds of the machine."""
         return None if self.hourly is None or self.is_per_token else seconds * self.hourly / SECONDS_PER_HOUR
 
     def cost_of_training(self, tokens: int | None, seconds: float | None) -> float | None:
@@ -136,7 +137,7 @@ def _find_hourly_rate(
     """The rate of the model or the engine; the session's where the machine is not a provider's."""
     for options_of_owner in (options, engine.options):
         rate = options_of_owner.get("machine_usd_per_hour")
-        if rate is not None:
+        if isinstance(rate, (str, SupportsFloat)):
             return float(rate)
     is_remote = issubclass(cls, Trainer) and cls.remote
     return None if is_remote else session.machine_usd_per_hour

@@ -61,7 +61,7 @@ class ResolvedVersion:
     outputs: Outputs
 
     def predict_options(self, given: Mapping[str, object]) -> Any:
-        """The handler's predict options: what CREATE MODEL said, and over it what the statement says."""
+        """The handler's predict options: those of CREATE MODEL, overridden by the statement's."""
         cls = type(self.handler).predict_options
         return build_options(
             cls, {**references.reveal(pick_options(self.model.options, cls)), **given}, f"Model '{self.model.key.name}'"
@@ -114,11 +114,11 @@ def read_outputs(model: Model) -> Outputs:
 
 
 def build_prompt(model: Model) -> Prompt:
-    """The one rendering of a model's rows, the form of a typed answer told in its system message."""
+    """The one rendering of a model's rows; the form of a typed answer is in its system message."""
     return Prompt(model.prompt_template, read_outputs(model).system(model.system))
 
 
-def evaluation_of(model: Model, *numbers: int) -> str:
+def write_evaluation(model: Model, *numbers: int) -> str:
     """The statement that compares these versions, to be filled in with a query: `EVALUATE MODEL m.1, m.2 ON (…)`."""
     project = "" if model.key.project.lower() == "mindsdb" else f"{format_name(model.key.project)}."
     versions = ", ".join(f"{project}{format_name(model.key.name)}.{number}" for number in numbers)
@@ -198,11 +198,11 @@ def _digest_version(engine: Engine, cls: type, own: Mapping[str, object], spec: 
     return sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def options_to_json(options: object) -> object:
+def options_to_json(options: object) -> dict[str, object]:
     """An options instance as JSON can hold it."""
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         return dataclasses.asdict(options)
-    return options if isinstance(options, dict) else dict(vars(options)) if hasattr(options, "__dict__") else options
+    return options if isinstance(options, dict) else dict(getattr(options, "__dict__", {}))
 
 
 def _explain_not_ready(version: Version) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import heapq
 import json
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
@@ -81,7 +81,7 @@ class UsageCounts:
 
 
 class InferenceRun:
-    """One version asked by one statement; prompts get ids 0, 1, 2 … as `add` is told of them."""
+    """One version asked by one statement; prompts get ids 0, 1, 2 … as they are added."""
 
     def __init__(
         self,
@@ -131,13 +131,13 @@ class InferenceRun:
         """How far the handler says it is, where it gives no answers yet."""
 
     def add(self, text: str) -> int:
-        """Tell of a prompt by its rendered text; its id."""
+        """Add a prompt by its rendered text; return its id."""
         self._prompts.append(text)
         self.answers.append(None)
         return len(self._prompts) - 1
 
     def add_all(self, texts: list[str]) -> None:
-        """Tell of prompts; their ids go on from the last one."""
+        """Add prompts; their ids continue from the last one."""
         self._prompts.extend(texts)
         self.answers.extend([None] * len(texts))
 
@@ -540,9 +540,7 @@ def _is_plain_text(c: Completion) -> bool:
 
 def _serialize_parameters(options: object) -> str:
     """The options that change answers, as text."""
-    parameters = options_to_json(options)
-    of_answers = pick_answer_options(parameters, type(options)) if isinstance(parameters, Mapping) else parameters
-    return json.dumps(of_answers, sort_keys=True, default=str)
+    return json.dumps(pick_answer_options(options_to_json(options), type(options)), sort_keys=True, default=str)
 
 
 def open_predictor(resolved: ResolvedVersion, options: object) -> Predictor:
@@ -554,7 +552,7 @@ def open_predictor(resolved: ResolvedVersion, options: object) -> Predictor:
 
 
 def _sum_completions(last: Completion, first: Completion | None) -> Completion:
-    """What an answer took, the one that had to be mended included."""
+    """What an answer took, with the one that had to be repaired."""
     if first is None:
         return last
     return Completion(

@@ -129,7 +129,7 @@ class StatementRuns:
     def override_prompt(self, resolved: ResolvedVersion, alias: str) -> ResolvedVersion:
         """With the prompt that USING gives in place of the model's."""
         template = self._own(alias).get("prompt_template", self._using.get("prompt_template"))
-        if template is None or isinstance(template, Mapping):
+        if not isinstance(template, str):
             return resolved
         return dataclasses.replace(resolved, prompt=Prompt(template, resolved.prompt.system))
 

@@ -1,4 +1,4 @@
-"""Folders of the user: caches, the catalog of what lies on a server, and the secrets of every catalog."""
+"""Folders of the user: caches, the catalog of a database on a server, and the secrets of every catalog."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def home() -> Path:
 
 
 def secrets_folder() -> Path:
-    """Where literal secrets lie, outside of every database's folder; made, for its owner only."""
+    """Where literal secrets are stored, outside of every database's folder; created, for its owner only."""
     override = os.environ.get("SQLFT_HOME")
     if override:
         folder = home() / "secrets"

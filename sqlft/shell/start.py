@@ -14,10 +14,10 @@ import duckdb
 
 from sqlft import log
 from sqlft.errors import SqlftError
-from sqlft.shell.reading import Piece, Script, pieces, text_of_file
+from sqlft.shell.reading import Script, ScriptItem, read_script, split_script
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
-from sqlft.shell.shell import Failed, Place, Quit, Shell, Stopped, open_database, text_of
+from sqlft.shell.shell import Failed, Location, Quit, Shell, Stopped, format_error, open_database
 
 INTERRUPTED = 130
 FAILED = 1
@@ -36,7 +36,7 @@ class Source(NamedTuple):
 class Arguments:
     """The command line of `sqlft shell`."""
 
-    place: Place = Place()  # noqa: RUF009  # a tuple
+    place: Location = Location()  # noqa: RUF009  # a tuple
     sources: Sequence[Source] = ()
     mode: str | None = None
     read_only: bool = False
@@ -52,7 +52,7 @@ def run_shell(arguments: Arguments) -> int:
     try:
         con = open_database(screen, runner, arguments.place, arguments.read_only)
     except duckdb.Error as e:
-        screen.error(text_of(e))
+        screen.error(format_error(e))
         return FAILED
     interactive = not arguments.sources and sys.stdin.isatty()
     if interactive:
@@ -71,15 +71,15 @@ def run_shell(arguments: Arguments) -> int:
 
 
 def _read_rc(shell: Shell) -> None:
-    """What stands in RC; an error in it is told, and the shell goes on."""
+    """Run the statements in RC; an error in it is shown, and the shell goes on."""
     path = Path(RC).expanduser()
     if not path.exists():
         return
     try:
         with suppress(Failed, Quit):
-            shell.run(pieces(text_of_file(str(path))), source=RC)
+            shell.run(split_script(read_script(str(path))), source=RC)
     except SqlftError as e:
-        shell.screen.error(text_of(e))
+        shell.screen.error(format_error(e))
 
 
 def _run(shell: Shell, arguments: Arguments) -> int:
@@ -91,7 +91,7 @@ def _run(shell: Shell, arguments: Arguments) -> int:
         for source in arguments.sources:
             _run_source(shell, source)
         if not shell.is_interactive and not arguments.sources:
-            shell.run(_from_stream(sys.stdin.buffer), source="stdin")
+            shell.run(_read_stream(sys.stdin.buffer), source="stdin")
     except Quit:
         return 0
     except Failed:
@@ -103,38 +103,38 @@ def _run(shell: Shell, arguments: Arguments) -> int:
         shell.screen.flush()
         return INTERRUPTED
     except SqlftError as e:
-        shell.screen.error(text_of(e))
+        shell.screen.error(format_error(e))
         return FAILED
     return 0
 
 
 def _run_source(shell: Shell, source: Source) -> None:
     if source.is_file and source.text == "-":
-        shell.run(_from_stream(sys.stdin.buffer), source="stdin")
+        shell.run(_read_stream(sys.stdin.buffer), source="stdin")
     elif source.is_file:
-        shell.run(pieces(text_of_file(source.text)), source=source.text)
+        shell.run(split_script(read_script(source.text)), source=source.text)
     else:
-        shell.run(pieces(_checked(source.text)))
+        shell.run(split_script(_check_encoding(source.text)))
 
 
-def _from_stream(stream: BinaryIO) -> Iterator[Piece]:
+def _read_stream(stream: BinaryIO) -> Iterator[ScriptItem]:
     """The pieces of a piped script, each as soon as its line has come."""
     script, waiting = Script(), b""
     while block := os.read(stream.fileno(), 1 << 16):
         lines, end, waiting = (waiting + block).rpartition(b"\n")
-        yield from script.feed(_decoded(lines + end))
-    yield from script.feed(_decoded(waiting))
+        yield from script.feed(_decode(lines + end))
+    yield from script.feed(_decode(waiting))
     yield from script.finish()
 
 
-def _decoded(text: bytes) -> str:
+def _decode(text: bytes) -> str:
     try:
         return text.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as e:
         raise SqlftError(f"The input is not UTF-8: {text[e.start : e.start + 8]!r}.", "Convert it to UTF-8.") from e
 
 
-def _checked(text: str) -> str:
+def _check_encoding(text: str) -> str:
     """The argument of -c, unless it has bytes that are no UTF-8."""
     try:
         text.encode()

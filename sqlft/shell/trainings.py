@@ -14,20 +14,20 @@ from sqlft.errors import NotFound, did_you_mean
 from sqlft.shell.commands import run_command
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
-from sqlft.shell.shell import Place, Shell, open_catalog
+from sqlft.shell.shell import Location, Shell, open_catalog
 from sqlft.training.follow import format_progress, watch_until_end
 
 
-def models(place: Place, pattern: str | None, mode: str | None) -> None:
+def list_models(place: Location, pattern: str | None, mode: str | None) -> None:
     """Write the models whose names are like the pattern, with their versions and how far those are that train."""
-    with _shell(place, mode) as shell:
+    with _open_shell(place, mode) as shell:
         run_command(shell, ".models" if pattern is None else f".models {pattern}")
 
 
-def watch(place: Place, name: str | None, mode: str | None) -> None:
+def watch_training(place: Location, name: str | None, mode: str | None) -> None:
     """Show how far a training is until it ends; Ctrl-C stops the watching only."""
-    with _shell(place, mode) as shell:
-        version = _meant(shell.con.session.catalog, name, RUNNING, "trains")
+    with _open_shell(place, mode) as shell:
+        version = _find_version(shell.con.session.catalog, name, RUNNING, "trains")
         try:
             ended = shell.runner.run(lambda: watch_until_end(shell.con.session, version.key))
         except KeyboardInterrupt:
@@ -36,38 +36,38 @@ def watch(place: Place, name: str | None, mode: str | None) -> None:
         shell.screen.note(ended)
 
 
-def cancel(place: Place, name: str | None, mode: str | None) -> None:
+def cancel_training(place: Location, name: str | None, mode: str | None) -> None:
     """Stop a training, whoever started it; its checkpoint is kept."""
-    _run(place, name, mode, RUNNING, "trains", lambda version: f"CANCEL MODEL {version.key}")
+    _run_on_version(place, name, mode, RUNNING, "trains", lambda version: f"CANCEL MODEL {version.key}")
 
 
-def resume(place: Place, name: str | None, mode: str | None) -> None:
+def resume_training(place: Location, name: str | None, mode: str | None) -> None:
     """Go on with a training that was stopped or interrupted, from its last checkpoint."""
-    _run(place, name, mode, RESUMABLE, "was stopped or interrupted", lambda v: f"RESUME MODEL {v.key}")
+    _run_on_version(place, name, mode, RESUMABLE, "was stopped or interrupted", lambda v: f"RESUME MODEL {v.key}")
 
 
-RUNNERS: dict[str, Callable[[Place, str | None, str | None], None]] = {
-    "models": models,
-    "watch": watch,
-    "cancel": cancel,
-    "resume": resume,
+RUNNERS: dict[str, Callable[[Location, str | None, str | None], None]] = {
+    "models": list_models,
+    "watch": watch_training,
+    "cancel": cancel_training,
+    "resume": resume_training,
 }
 """By the subcommand's name: the database, a name, the mode of output."""
 
 
-def _run(
-    place: Place,
+def _run_on_version(
+    place: Location,
     name: str | None,
     mode: str | None,
     statuses: tuple[str, ...],
     what: str,
     sql: Callable[[Version], str],
 ) -> None:
-    with _shell(place, mode) as shell:
-        shell.statement(sql(_meant(shell.con.session.catalog, name, statuses, what)))
+    with _open_shell(place, mode) as shell:
+        shell.run_statement(sql(_find_version(shell.con.session.catalog, name, statuses, what)))
 
 
-def _meant(catalog: Catalog, name: str | None, statuses: tuple[str, ...], what: str) -> Version:
+def _find_version(catalog: Catalog, name: str | None, statuses: tuple[str, ...], what: str) -> Version:
     """The version of that name, with its number or without; the only one there is where none is named; NotFound."""
     versions = catalog.versions()
     fitting = [v for v in versions if v.status in statuses]
@@ -89,7 +89,7 @@ def _meant(catalog: Catalog, name: str | None, statuses: tuple[str, ...], what: 
 
 
 @contextmanager
-def _shell(place: Place, mode: str | None) -> Iterator[Shell]:
+def _open_shell(place: Location, mode: str | None) -> Iterator[Shell]:
     screen = Screen()
     runner = Runner(screen)
     con = open_catalog(screen, runner, place)

@@ -68,7 +68,7 @@ def run_create_database(session: Session, statement: CreateDatabase, parameters:
     cls, attach = _find_engine(statement.engine)
     what = f"CREATE DATABASE {name}"
     given = references.reveal(references.hide(statement.parameters, lambda _: False, what))
-    wanted = build_options(cls, given, what)
+    wanted: object = build_options(cls, given, what)
     if name.lower() in RESERVED_NAMES:
         raise CatalogError(f"The name '{name}' is kept for models and their tables.", "Choose another name.")
     if con.execute("SELECT 1 FROM duckdb_databases() WHERE lower(database_name) = lower(?)", [name]).fetchone():

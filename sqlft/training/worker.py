@@ -118,9 +118,9 @@ class TrainingRun:
             raise NotSupported(f"The handler '{self.job.handler}' cannot train.", "SHOW HANDLERS lists those that can.")
         what = f"Version {self.key}"
         handler = cls(build_options(cls.engine_options, references.reveal(self.job.engine_options), what))
-        made = build_options(cls.model_options, references.reveal(self.job.model_options), what)
+        made: object = build_options(cls.model_options, references.reveal(self.job.model_options), what)
         spec = ModelSpec(self.job.base, made, self.job.schema)
-        options = build_options(cls.train_options, references.reveal(self.job.train_options), what)
+        options: object = build_options(cls.train_options, references.reveal(self.job.train_options), what)
         start = self.job.artifact
         if start is not None and start.path is not None:
             files.verify_artifact(start.path, self.job.start_digest)

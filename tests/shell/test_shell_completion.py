@@ -10,8 +10,8 @@ import pytest
 import sqlft
 from sqlft.catalog.records import Engine
 from sqlft.connection import Connection
-from sqlft.shell.completion.complete import suggestions
-from sqlft.shell.completion.vocabulary import OURS, Vocabulary, language_of, vocabulary_of
+from sqlft.shell.completion.complete import suggest
+from sqlft.shell.completion.vocabulary import OWN_KEYWORDS, Vocabulary, read_language, read_vocabulary
 
 TABLES = (
     'CREATE TABLE people (id INTEGER, "full name" VARCHAR, country VARCHAR)',
@@ -37,11 +37,11 @@ def con(training_control: object) -> Iterator[Connection]:
 
 @pytest.fixture
 def vocabulary(con: Connection) -> Vocabulary:
-    return vocabulary_of(con, language_of(con))
+    return read_vocabulary(con, read_language(con))
 
 
 def complete(before: str, vocabulary: Vocabulary, after: str = "") -> list[str]:
-    return [s.text for s in suggestions(before, lambda: vocabulary, after)]
+    return [s.text for s in suggest(before, lambda: vocabulary, after)]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_options_given_are_not_offered_again(vocabulary: Vocabulary) -> None:
 
 
 def test_options_tell_what_they_are_for(vocabulary: Vocabulary) -> None:
-    found = suggestions("FINETUNE capital FROM (SELECT 1) USING step", lambda: vocabulary)
+    found = suggest("FINETUNE capital FROM (SELECT 1) USING step", lambda: vocabulary)
     assert found[0].about == "how many steps (integer)"
     assert found[0].length == 4
 
@@ -265,14 +265,14 @@ def test_a_word_that_is_complete_is_not_offered_again(vocabulary: Vocabulary) ->
 
 
 def test_bases_say_what_they_are(vocabulary: Vocabulary) -> None:
-    found = suggestions("CREATE MODEL m PREDICT a USING engine = 'local', base = 'smollm2-135", lambda: vocabulary)
+    found = suggest("CREATE MODEL m PREDICT a USING engine = 'local', base = 'smollm2-135", lambda: vocabulary)
     assert found[0].about.startswith("0.13 B parameters, ")
     assert found[0].length == len("smollm2-135")
 
 
 def test_the_project_in_use_has_its_models_by_their_names(con: Connection) -> None:
     con.execute("USE shop")
-    found = complete("FINETUNE ", vocabulary_of(con))
+    found = complete("FINETUNE ", read_vocabulary(con))
     assert found[:3] == ["mindsdb.capital", "capital", "greeter"]
 
 
@@ -285,18 +285,18 @@ def test_options_of_training_are_those_of_the_models_engine(vocabulary: Vocabula
 
 
 def test_every_word_of_a_statement_of_ours_is_a_keyword(vocabulary: Vocabulary) -> None:
-    assert {"MODEL", "FINETUNE", "ML_ENGINE", "PREDICT", "USING", "RETRAIN"} <= set(OURS)
-    assert set(OURS) | {"SELECT", "SUMMARIZE", "QUALIFY"} <= set(vocabulary.language.keywords)
+    assert {"MODEL", "FINETUNE", "ML_ENGINE", "PREDICT", "USING", "RETRAIN"} <= set(OWN_KEYWORDS)
+    assert set(OWN_KEYWORDS) | {"SELECT", "SUMMARIZE", "QUALIFY"} <= set(vocabulary.language.keywords)
 
 
 def test_in_a_failed_transaction_models_are_still_known(con: Connection) -> None:
     con.execute("BEGIN").fetchall()
     with pytest.raises(Exception, match="Conversion"):
         con.execute("SELECT 'x'::INTEGER")
-    assert complete("FINETUNE ", vocabulary_of(con)) == ["capital", "shop.capital", "greeter", "MODEL"]
+    assert complete("FINETUNE ", read_vocabulary(con)) == ["capital", "shop.capital", "greeter", "MODEL"]
 
 
 def test_a_handler_that_cannot_be_loaded_has_no_options(con: Connection) -> None:
     con.session.catalog.add_engine(Engine("broken", "nowhere"))
-    found = complete("CREATE MODEL m PREDICT a USING engine = 'broken', ", vocabulary_of(con))
+    found = complete("CREATE MODEL m PREDICT a USING engine = 'broken', ", read_vocabulary(con))
     assert "base = " in found

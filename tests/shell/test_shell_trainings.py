@@ -12,8 +12,8 @@ import pytest
 
 from sqlft.catalog.records import VersionKey
 from sqlft.errors import DatabaseLocked
-from sqlft.shell.reminders import at_end, at_start
-from sqlft.shell.shell import Place
+from sqlft.shell.reminders import remind_at_end, remind_at_start
+from sqlft.shell.shell import Location
 from sqlft.training.follow import describe_outcome
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -88,16 +88,18 @@ def test_names_that_need_quotes_have_them(connection_with_model: Any) -> None:
 
 
 def test_a_shell_says_what_was_left_and_what_comes_next(connection_with_model: Any) -> None:
-    assert list(at_start(connection_with_model.catalog)) == ["Ask a model: SELECT answer FROM m WHERE question = '…';"]
+    assert list(remind_at_start(connection_with_model.catalog)) == [
+        "Ask a model: SELECT answer FROM m WHERE question = '…';"
+    ]
     connection_with_model.train("steps = 2")
     key: VersionKey = connection_with_model.catalog.versions()[-1].key
     step = {"step": 4, "total_steps": 23}
     connection_with_model.catalog.update_version(key, status="interrupted", progress=step)
-    assert list(at_start(connection_with_model.catalog)) == [
+    assert list(remind_at_start(connection_with_model.catalog)) == [
         "m.2 was interrupted at step 4 of 23. Go on with it: RESUME MODEL m.2;"
     ]
     connection_with_model.run("DROP MODEL m")
-    assert list(at_start(connection_with_model.catalog)) == [
+    assert list(remind_at_start(connection_with_model.catalog)) == [
         "There is no model yet. How one is made: .help CREATE MODEL"
     ]
 
@@ -126,11 +128,11 @@ def test_a_shell_that_is_left_says_what_trains_on(connection_with_model: Any, un
     connection_with_model.train("wait = false")
     connection_with_model.training.wait_for("at-2")
     until(lambda: connection_with_model.catalog.versions()[-1].progress.get("step") == 2)
-    [line] = at_end(connection_with_model.catalog, Place("app.duckdb"))
+    [line] = remind_at_end(connection_with_model.catalog, Location("app.duckdb"))
     assert line == "m.2 trains on in the background at step 2 of 4: sqlft watch m.2 -d app.duckdb"
-    assert next(iter(at_start(connection_with_model.catalog))) == (
+    assert next(iter(remind_at_start(connection_with_model.catalog))) == (
         "m.2 trains in the background at step 2 of 4. Stop it: CANCEL MODEL m.2;"
     )
     connection_with_model.training.go()
     until(lambda: connection_with_model.catalog.versions()[-1].status == "complete")
-    assert list(at_end(connection_with_model.catalog, Place("app.duckdb"))) == []
+    assert list(remind_at_end(connection_with_model.catalog, Location("app.duckdb"))) == []

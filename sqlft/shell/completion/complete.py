@@ -11,8 +11,8 @@ from sqlft.errors import StatementError
 from sqlft.metrics import METRICS
 from sqlft.options import Option
 from sqlft.shell.completion import syntax
-from sqlft.shell.completion.arguments import for_command, paths
-from sqlft.shell.completion.vocabulary import Relation, Vocabulary, bases_of, options_for, values_of
+from sqlft.shell.completion.arguments import complete_command, list_paths
+from sqlft.shell.completion.vocabulary import Relation, Vocabulary, find_options, list_bases, list_values
 from sqlft.sql.lexer import Token, split_statements, tokenize
 from sqlft.sql.names import format_name
 from sqlft.statements.databases import ENGINES as DATABASE_ENGINES
@@ -27,7 +27,7 @@ _BEFORE_FILE = {"FROM", "JOIN", "ATTACH", "LOAD", "SUMMARIZE", "DESCRIBE"}
 _READS_FILES = re.compile(r"(read|parquet|sniff|scan|glob|from|st_read)(_|\Z)|.*_scan\Z", re.IGNORECASE)
 """Functions whose arguments are files: read_csv, parquet_metadata, sniff_csv, glob, sqlite_scan."""
 _PATH_LIKE = re.compile(r"(\.{1,2}|~)?/|[^']*/")
-MOST = 500
+MAX_SUGGESTIONS = 500
 """More are not shown: a menu of all functions helps nobody."""
 
 
@@ -39,30 +39,30 @@ class Suggestion(NamedTuple):
     about: str = ""
 
 
-def suggestions(before: str, vocabulary: Callable[[], Vocabulary], after: str = "") -> list[Suggestion]:
+def suggest(before: str, vocabulary: Callable[[], Vocabulary], after: str = "") -> list[Suggestion]:
     """What may come between `before` and `after`, likeliest first."""
     if before.lstrip().startswith((".", "\\")):
-        return [Suggestion(*suggestion) for suggestion in for_command(before.lstrip(), vocabulary)]
+        return [Suggestion(*suggestion) for suggestion in complete_command(before.lstrip(), vocabulary)]
     spans = split_statements(before)
     start = spans[-1].start if spans and not _is_ended(before, spans[-1].end) else len(before)
-    tokens, quote = _tokens(before[start:])
+    tokens, quote = _tokenize_prefix(before[start:])
     if tokens is None:
         return []
-    later, _ = _tokens(after.partition(";")[0])
+    later, _ = _tokenize_prefix(after.partition(";")[0])
     if quote:
         opened = tokens.pop()
         word = before[start:][opened.text.index(quote) + opened.start + 1 :]
         closing = "" if after.startswith(quote) else quote
-        offered = _Place(tokens, later or [], vocabulary(), word).values(quote)
-        return list(islice(_matching(offered, word, closing), MOST))
+        offered = _CursorContext(tokens, later or [], vocabulary(), word).values(quote)
+        return list(islice(_match(offered, word, closing), MAX_SUGGESTIONS))
     prefix = _PREFIX.search(before)
     word = prefix[0] if prefix else ""
-    tokens, _ = _tokens(before[start : len(before) - len(word)])
-    place = _Place(tokens or [], later or [], vocabulary(), word)
-    return list(islice(_matching(place.offers(), word), MOST))
+    tokens, _ = _tokenize_prefix(before[start : len(before) - len(word)])
+    place = _CursorContext(tokens or [], later or [], vocabulary(), word)
+    return list(islice(_match(place.offers(), word), MAX_SUGGESTIONS))
 
 
-class _Place:
+class _CursorContext:
     """The tokens of a statement before the word at the cursor."""
 
     def __init__(self, tokens: list[Token], later: list[Token], vocabulary: Vocabulary, word: str) -> None:
@@ -73,7 +73,7 @@ class _Place:
     def offers(self) -> Iterator[Offer]:
         """Words and what they are."""
         if not self._found:
-            yield from _keywords(syntax.STARTS)
+            yield from _offer_keywords(syntax.STARTS)
         elif self._last == ".":
             yield from self._qualified()
         elif (using := self._using()) is not None:
@@ -83,19 +83,19 @@ class _Place:
             yield from ((name, "type") for name in self._known.language.types)
         else:
             names = list(self._names())
-            coming = syntax.following(self._found)
-            keywords = list(_keywords(k for k in coming.keywords if k != "USING" or self._takes_options()))
+            coming = syntax.find_next_keywords(self._found)
+            keywords = list(_offer_keywords(k for k in coming.keywords if k != "USING" or self._takes_options()))
             if self._is_behind_operand() or not coming.takes_name:
                 yield from keywords
                 yield from names
-                yield from _keywords(self._known.language.keywords if self._word else ())
+                yield from _offer_keywords(self._known.language.keywords if self._word else ())
             else:
                 yield from names
             if self._is_expression():
                 yield from self._expression(has_columns=not names)
             yield from keywords
         if self._word and self._last != ".":
-            yield from _keywords(self._known.language.keywords)
+            yield from _offer_keywords(self._known.language.keywords)
 
     def values(self, quote: str) -> Iterator[Offer]:
         """Inside an open quote: files, choices of an option, or names."""
@@ -109,7 +109,7 @@ class _Place:
                 if text.startswith("'"):
                     yield text[1:-1], about
         if self._is_file() or (option is not None and _PATH_LIKE.match(self._word)):
-            for path in paths(self._word.replace("''", "'")):
+            for path in list_paths(self._word.replace("''", "'")):
                 yield path.replace("'", "''"), "folder" if path.endswith("/") else "file"
 
     # -- names ---------------------------------------------------------------------------------------------
@@ -296,13 +296,13 @@ class _Place:
         option = next((o for o in self._takes(using).values() if name in (o.name, *o.aliases)), None)
         if option is not None and option.name == "base":
             engine = self._engine(using)
-            yield from ((f"'{base}'", about) for base, about in bases_of(engine, self._known).items())
+            yield from ((f"'{base}'", about) for base, about in list_bases(engine, self._known).items())
         elif option is not None:
-            yield from ((value, option.doc) for value in values_of(option))
+            yield from ((value, option.doc) for value in list_values(option))
 
     def _takes(self, using: int) -> dict[str, Option]:
         names = [t.value for t in self._found[:using] if t.kind in ("word", "quoted")]
-        return options_for([t.word for t in self._found[:using]], self._known, names, self._engine(using))
+        return find_options([t.word for t in self._found[:using]], self._known, names, self._engine(using))
 
     def _engine(self, using: int) -> str:
         """The engine that the options name, or the handler of CREATE ML_ENGINE … FROM handler."""
@@ -331,11 +331,11 @@ class _Place:
         return at > 0 and words[at] == "(" and _READS_FILES.match(self._found[at - 1].value) is not None
 
 
-def _keywords(words: Iterable[str]) -> Iterator[Offer]:
+def _offer_keywords(words: Iterable[str]) -> Iterator[Offer]:
     yield from ((word, "keyword") for word in words)
 
 
-def _matching(offered: Iterable[Offer], word: str, closing: str = "") -> Iterator[Suggestion]:
+def _match(offered: Iterable[Offer], word: str, closing: str = "") -> Iterator[Suggestion]:
     """Each once, keywords in the case of the word; `closing` ends what is no folder."""
     seen = set()
     for text, about in offered:
@@ -348,7 +348,7 @@ def _matching(offered: Iterable[Offer], word: str, closing: str = "") -> Iterato
         yield Suggestion(completion, len(word), about)
 
 
-def _tokens(text: str) -> tuple[list[Token] | None, str]:
+def _tokenize_prefix(text: str) -> tuple[list[Token] | None, str]:
     """The tokens before the cursor and the quote that is open there; None inside a comment or the like."""
     for quote in ("", "'", '"', "`"):
         try:

@@ -187,18 +187,18 @@ def _is_keyword(item: str) -> bool:
 
 
 @cache
-def _machine() -> tuple[_Machine, int]:
+def _build_machine() -> tuple[_Machine, int]:
     """All syntaxes in one machine, and where it begins."""
     machine = _Machine()
     start = machine.state()
-    for syntax in dict.fromkeys((*_ours(), *QUERIES)):
+    for syntax in dict.fromkeys((*_own_syntaxes(), *QUERIES)):
         first = machine.state()
         machine.free[start].append(first)
         _Reader(syntax, machine).read(first)
     return machine, start
 
 
-def _ours() -> Iterator[str]:
+def _own_syntaxes() -> Iterator[str]:
     kinds = [k for k in vars(statements).values() if isinstance(k, type) and issubclass(k, statements.Statement)]
     usages = [(kind.__doc__ or "").partition(";")[0] for kind in kinds]
     for usage in sorted(usages, key=lambda text: "MODEL" not in text):
@@ -206,14 +206,14 @@ def _ours() -> Iterator[str]:
             yield from (form for form in _NEXT_FORM.split(usage) if not form.startswith("EXPLAIN"))
 
 
-class Following(NamedTuple):
+class NextKeywords(NamedTuple):
     """The keywords that may come next, in the order of the syntax, and whether a name or a value may."""
 
     keywords: list[str]
     takes_name: bool = True
 
 
-def following(tokens: Sequence[Token]) -> Following:
+def find_next_keywords(tokens: Sequence[Token]) -> NextKeywords:
     """What may come behind the tokens.
 
     >>> from sqlft.sql.lexer import tokenize
@@ -222,12 +222,12 @@ def following(tokens: Sequence[Token]) -> Following:
     >>> following(tokenize("SHOW MODELS FROM shop")).keywords
     ['LIKE', 'WHERE']
     """
-    machine, start = _machine()
+    machine, start = _build_machine()
     if _opens_query(tokens):
-        return Following(["SELECT", "FROM", "WITH"], takes_name=False)
-    words, is_inside = _innermost(tokens)
+        return NextKeywords(["SELECT", "FROM", "WITH"], takes_name=False)
+    words, is_inside = _find_innermost(tokens)
     if words is None or (words and words[-1] in UNFINISHED):
-        return Following([])
+        return NextKeywords([])
     states = machine.closure([start])
     for word in words:
         states = machine.step(states, word)
@@ -236,7 +236,7 @@ def following(tokens: Sequence[Token]) -> Following:
     if is_inside and is_query and "JOIN" not in words:
         keywords = [k for k in keywords if k != "USING"]  # options stand behind the whole query
     takes_name = any(label is ANYTHING for state in states for label, _ in machine.edges[state])
-    return Following(keywords, takes_name or not states)
+    return NextKeywords(keywords, takes_name or not states)
 
 
 UNFINISHED = (",", ".", "=", "<>", "!=", "<", ">", "<=", ">=", "+", "-", "/", "%", "||", "::", "->", "->>")
@@ -260,7 +260,7 @@ def _opens_query(tokens: Sequence[Token]) -> bool:
     )
 
 
-def _innermost(tokens: Sequence[Token]) -> tuple[list[str] | None, bool]:
+def _find_innermost(tokens: Sequence[Token]) -> tuple[list[str] | None, bool]:
     """The words of the query that the cursor is in, what stands in its parentheses as one; whether it is within others.
 
     None in parentheses that hold no query: of a function, of columns.
@@ -273,7 +273,7 @@ def _innermost(tokens: Sequence[Token]) -> tuple[list[str] | None, bool]:
         elif token.text in (")", "]") and len(levels) > 1:
             levels.pop()
             levels[-1].append("()")
-        elif _begins(words, token.word):
+        elif _begins_query(words, token.word):
             levels[-1] = [token.word]
         elif words[:1] == ["WITH"] and words[-1] == ",":
             levels[-1] = ["WITH", token.word]  # the next query's name
@@ -285,7 +285,7 @@ def _innermost(tokens: Sequence[Token]) -> tuple[list[str] | None, bool]:
     return levels[-1], is_inside
 
 
-def _begins(before: Sequence[str], word: str) -> bool:
+def _begins_query(before: Sequence[str], word: str) -> bool:
     """Whether a query or a statement within another begins here: in CREATE … AS, INSERT, EXPLAIN, WITH, UNION."""
     if not before:
         return word in ("SELECT", "FROM", "WITH")

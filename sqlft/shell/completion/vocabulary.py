@@ -21,7 +21,7 @@ from sqlft.session import EvaluateSettings, ModelSettings, PriceSettings, QueryS
 from sqlft.sql.parser import STATEMENTS
 from sqlft.statements.training_data import DataSettings
 
-OURS = tuple(
+OWN_KEYWORDS = tuple(
     sorted(
         {word for heading in STATEMENTS for word in heading if word}
         | {"PREDICT", "USING", "HANDLERS", "CACHE", "FOR", "MODEL", "ENGINE", "PARAMETERS", "RENAME", "MODELS", "DATA"}
@@ -44,7 +44,7 @@ _TABLE_FUNCTIONS = ("table", "table_macro")
 class Language:
     """What is the same in every database: keywords in capitals; functions and settings with what they are."""
 
-    keywords: tuple[str, ...] = OURS
+    keywords: tuple[str, ...] = OWN_KEYWORDS
     functions: Mapping[str, str] = field(default_factory=dict)
     table_functions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -84,18 +84,18 @@ class Vocabulary:
         return [r for r in self.relations.values() if r.kind == "model"]
 
 
-def vocabulary_of(con: Connection, language: Language | None = None) -> Vocabulary:
+def read_vocabulary(con: Connection, language: Language | None = None) -> Vocabulary:
     """What is there now; what cannot be read just now, as in a failed transaction, is left out."""
     try:
         rows = con.session.con.sql(_COLUMNS).fetchall()
     except duckdb.Error:
         rows = []
-    relations, schemas = _tables(rows)
+    relations, schemas = _group_tables(rows)
     engines = {name: name for name in plugins.find_entry_points()}
     projects: tuple[str, ...] = ()
     try:
         engines |= {e.name: e.handler for e in con.session.catalog.engines()}
-        relations |= _models(con)
+        relations |= _read_models(con)
         projects = tuple(con.session.catalog.projects())
         for model in con.session.catalog.models():
             schemas.setdefault(model.key.project.lower(), {})[model.key.name] = "model"
@@ -106,7 +106,7 @@ def vocabulary_of(con: Connection, language: Language | None = None) -> Vocabula
     return Vocabulary(language or Language(), relations, {**schemas, "sqlft": system_tables}, engines, projects)
 
 
-def language_of(con: Connection) -> Language:
+def read_language(con: Connection) -> Language:
     """DuckDB's words and ours."""
     try:
         raw = con.session.con
@@ -118,7 +118,7 @@ def language_of(con: Connection) -> Language:
         return Language()
     ours = {f"sqlft_{name}": option.doc for name, option in options_of(SessionSettings).items()}
     return Language(
-        tuple(sorted(words | set(OURS))),
+        tuple(sorted(words | set(OWN_KEYWORDS))),
         {name: about or "function" for name, kind, about in functions if kind not in _TABLE_FUNCTIONS},
         {name: about or "table function" for name, kind, about in functions if kind in _TABLE_FUNCTIONS},
         {**ours, **settings},
@@ -126,7 +126,7 @@ def language_of(con: Connection) -> Language:
     )
 
 
-def bases_of(engine: str, vocabulary: Vocabulary) -> dict[str, str]:
+def list_bases(engine: str, vocabulary: Vocabulary) -> dict[str, str]:
     """Bases that an engine's handler names, then those that its models have; of all engines for ''."""
     handlers = {name.lower(): handler for name, handler in vocabulary.engines.items()}
     wanted_handlers = [handlers.get(engine.lower(), engine)] if engine else sorted(set(handlers.values()))
@@ -141,33 +141,42 @@ def bases_of(engine: str, vocabulary: Vocabulary) -> dict[str, str]:
     return bases | {m.base: f"base of {m.name}" for m in used if m.base not in bases}
 
 
-def options_for(words: list[str], vocabulary: Vocabulary, names: Iterable[str], engine: str) -> dict[str, Option]:
+def find_options(words: list[str], vocabulary: Vocabulary, names: Iterable[str], engine: str) -> dict[str, Option]:
     """The options that USING takes in a statement of these capital words, which mentions these names."""
     words = words[1:] if words[:1] == ["EXPLAIN"] else words
     heading = " ".join(words[:6])
     mentioned = [vocabulary.relations[n.lower()] for n in names if n.lower() in vocabulary.relations]
     models = [r for r in mentioned if r.kind == "model"]
     if "ML_ENGINE" in words[:2]:
-        return _declared([engine], vocabulary, "engine_options")
+        return _handler_options([engine], vocabulary, "engine_options")
     if heading.startswith("CREATE") and ({"MODEL", "PREDICTOR"} & set(words[:5])):
         trains = [TrainSettings] if "FROM" in words else []
         kinds = ["model_options", "predict_options", "engine_options", *(["train_options"] if trains else [])]
-        return {**_of(ModelSettings, *trains), **_declared([engine], vocabulary, *kinds)}
+        return {**_core_options(ModelSettings, *trains), **_handler_options([engine], vocabulary, *kinds)}
     engines = [m.engine for m in models]
     if heading.startswith(("FINETUNE", "RETRAIN")):
-        return {**_of(TrainSettings), **_declared(engines, vocabulary, "train_options")}
+        return {**_core_options(TrainSettings), **_handler_options(engines, vocabulary, "train_options")}
     if heading.startswith("EVALUATE"):
-        return {**_of(EvaluateSettings), **_of(QuerySettings), **_declared(engines, vocabulary, "predict_options")}
+        return {
+            **_core_options(EvaluateSettings),
+            **_core_options(QuerySettings),
+            **_handler_options(engines, vocabulary, "predict_options"),
+        }
     if "PRICE" in words[:4]:
-        return _of(PriceSettings)
+        return _core_options(PriceSettings)
     if heading.startswith("ANALYZE TRAINING DATA"):
-        return {**_of(TrainSettings if models else DataSettings), **_declared(engines, vocabulary, "train_options")}
+        return {
+            **_core_options(TrainSettings if models else DataSettings),
+            **_handler_options(engines, vocabulary, "train_options"),
+        }
     if heading.startswith("RESUME"):
         return {"wait": options_of(TrainSettings)["wait"]}
-    return {**_of(QuerySettings), **_declared(engines, vocabulary, "predict_options")} if models else {}
+    return (
+        {**_core_options(QuerySettings), **_handler_options(engines, vocabulary, "predict_options")} if models else {}
+    )
 
 
-def values_of(option: Option) -> list[str]:
+def list_values(option: Option) -> list[str]:
     """What may follow the option's `=`, as it is written in SQL; nothing if that is endless."""
     if option.secret is not None:
         return [f"env('{option.secret.env}')"] if option.secret.env else []
@@ -178,7 +187,7 @@ def values_of(option: Option) -> list[str]:
     return [f"'{c}'" for c in choices]
 
 
-def _tables(
+def _group_tables(
     rows: list[tuple[str, str, str, str, str, bool, bool]],
 ) -> tuple[dict[str, Relation], dict[str, dict[str, str]]]:
     columns: dict[tuple[str, str, str, bool, bool], dict[str, str]] = {}
@@ -196,7 +205,7 @@ def _tables(
     return relations, schemas
 
 
-def _models(con: Connection) -> dict[str, Relation]:
+def _read_models(con: Connection) -> dict[str, Relation]:
     """By their names alone where those mean them, else with the project."""
     versions = con.session.catalog.versions()
     models = con.session.catalog.models()
@@ -208,11 +217,11 @@ def _models(con: Connection) -> dict[str, Relation]:
         is_meant = next(first, model.key.project if len(same) == 1 else "") == model.key.project
         project = "" if is_meant else model.key.project
         key = model.key.name.lower() if is_meant else f"{project}.{model.key.name}".lower()
-        relations[key] = replace(_model(model, numbers), project=project)
+        relations[key] = replace(_describe_model(model, numbers), project=project)
     return relations
 
 
-def _model(model: Model, versions: tuple[int, ...]) -> Relation:
+def _describe_model(model: Model, versions: tuple[int, ...]) -> Relation:
     inputs = dict.fromkeys(Prompt(model.prompt_template, model.system).inputs, "input")
     columns = Outputs.from_catalog(model.predict, model.outputs).columns
     answers = {c.name: "answer" if c.type == "VARCHAR" else c.type for c in columns}
@@ -221,11 +230,11 @@ def _model(model: Model, versions: tuple[int, ...]) -> Relation:
     return Relation(model.key.name, {**inputs, **answers, **extra}, "model", model.engine, versions, base=model.base)
 
 
-def _of(*classes: type) -> dict[str, Option]:
+def _core_options(*classes: type) -> dict[str, Option]:
     return {name: option for cls in classes for name, option in options_of(cls).items()}
 
 
-def _declared(engines: Iterable[str], vocabulary: Vocabulary, *kinds: str) -> dict[str, Option]:
+def _handler_options(engines: Iterable[str], vocabulary: Vocabulary, *kinds: str) -> dict[str, Option]:
     """What the handlers of these engines declare; a handler that cannot be loaded declares nothing."""
     options: dict[str, Option] = {}
     handlers = {name.lower(): handler for name, handler in vocabulary.engines.items()}
