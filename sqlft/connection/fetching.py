@@ -162,8 +162,10 @@ class ResultFetcher:
         """The next rows of the result as a pandas DataFrame; an empty one at the end."""
         if self._result is None:
             return self._con.fetch_df_chunk(vectors_per_chunk, date_as_object=date_as_object)
-        rows = self._to_relation(self._result.next(2048 * vectors_per_chunk))
-        return rows.df(date_as_object=date_as_object)
+        rows: pandas.DataFrame = self._to_relation(self._result.next(2048 * vectors_per_chunk)).df(
+            date_as_object=date_as_object
+        )
+        return rows
 
     def _read_rest(self) -> Relation:
         assert self._result is not None

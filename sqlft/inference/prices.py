@@ -147,6 +147,3 @@ def _price_tokens(tokens: int | None, price: float | None) -> float | None:
     if tokens == 0:
         return 0.0
     return None if tokens is None or price is None else tokens * price / MILLION
-
-
-# -- statements --------------------------------------------------------------------------------------------

@@ -49,6 +49,14 @@ def test_a_statement_of_several_lines(shell: Any) -> None:
     assert "│ ;       │ x\\n;    │" in written
 
 
+def test_the_prompt_names_the_project_in_use(shell: Any) -> None:
+    shell.type("CREATE PROJECT shop;")
+    shell.child.send("USE shop;\r")
+    shell.child.expect("sqlft:shop> ")
+    shell.child.send("USE mindsdb;\r")
+    shell.prompt()
+
+
 def test_two_statements_in_a_line_print_both(shell: Any) -> None:
     written = shell.type("SELECT 11 AS a; SELECT 22 AS b;")
     assert "11 │" in written
