@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import duckdb
 
-from sqlft import __version__, log
+from sqlft import __version__, errors
 from sqlft.errors import SqlftError, did_you_mean
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if DEBUG_FLAG in words:
         words.remove(DEBUG_FLAG)
-        os.environ[log.VARIABLE] = "debug"  # which the processes that train inherit
-    if log.is_requested():
-        log.write_log_to(lambda line: sys.stderr.write(f"{line}\n"))
+        os.environ[errors.LOG_VARIABLE] = "debug"  # which the processes that train inherit
+    if errors.is_log_requested():
+        errors.write_log_to(lambda line: sys.stderr.write(f"{line}\n"))
     try:
         parsed = _build_parser().parse_args(_expand_short_options(_add_default_command(words)))
         code = int(parsed.run(parsed))

@@ -22,7 +22,7 @@ from typing import (
 
 from sqlft.errors import OptionError, did_you_mean
 from sqlft.handler import Alias, Delivery, Range, Secret
-from sqlft.secrets.redact import SECRET_WORDS, remember_secret
+from sqlft.redact import SECRET_WORDS, remember_secret
 
 MISSING = object()
 T = TypeVar("T")

@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 import pytest
 
 import sqlft
-from sqlft import plugins
+from sqlft import plugins, redact
 from sqlft.catalog.records import ModelKey, Version, VersionKey
 from sqlft.catalog.store import Catalog
-from sqlft.secrets import redact
 from sqlft.session import Tick
 from sqlft.training import job
 

@@ -14,8 +14,7 @@ from contextlib import contextmanager, suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 
-from sqlft.errors import CatalogError, HandlerError
-from sqlft.log import LINE_PREFIX
+from sqlft.errors import LOG_LINE_PREFIX, CatalogError, HandlerError
 from sqlft.secrets.home import home
 
 UNSAFE_SUFFIXES = frozenset(
@@ -204,6 +203,6 @@ def _read_last_line(log: Path) -> str:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
             lines = file.read().decode("utf-8", "replace").split("\n")
         return next(
-            (line.strip() for line in reversed(lines) if line.strip() and not line.startswith(LINE_PREFIX)), ""
+            (line.strip() for line in reversed(lines) if line.strip() and not line.startswith(LOG_LINE_PREFIX)), ""
         )[:500]
     return ""

@@ -17,8 +17,7 @@ from typing import Any
 
 from sqlft.catalog.files import is_locked, list_work_folders
 from sqlft.catalog.store import Catalog
-from sqlft.errors import SqlftError
-from sqlft.log import debug, warn
+from sqlft.errors import SqlftError, log_debug, show_warning
 from sqlft.secrets import references
 
 PREFIX, OWNER = "sqlft-", "owner.lock"
@@ -50,7 +49,7 @@ def remove_abandoned(parent: Path) -> None:
     for found in parent.glob(f"{PREFIX}*/{OWNER}"):
         with suppress(OSError), _abandoned(found) as is_abandoned:
             if is_abandoned and not any(map(is_locked, list_work_folders(found.parent))):
-                debug("catalog: %s is removed, the process that made it was killed", found.parent)
+                log_debug("catalog: %s is removed, the process that made it was killed", found.parent)
                 _remove(found.parent)
 
 
@@ -101,7 +100,9 @@ def _delete_catalog(folder: Path, lock: int | None, process: int, kill: Callable
     if os.getpid() != process:  # a fork's, which leaves its parent's alone
         return
     for work in filter(is_locked, list_work_folders(folder)):
-        warn(f"The training of {work.parent.name}.{work.stem} is ended: its database was in memory and is gone.")
+        show_warning(
+            f"The training of {work.parent.name}.{work.stem} is ended: its database was in memory and is gone."
+        )
         kill(work)
     _remove(folder)
     if lock is not None:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import duckdb
 
-from sqlft import log
+from sqlft import errors
 from sqlft.catalog.files import list_work_folders
 from sqlft.catalog.store import Catalog
 from sqlft.catalog.temporary import TemporaryCatalog
 from sqlft.connection.fetching import Relation, ResultFetcher, abort_open_result
 from sqlft.errors import SqlftError
 from sqlft.inference.cache import Cache
-from sqlft.secrets.redact import redact_error
+from sqlft.redact import redact_error
 from sqlft.session import MINDSDB_TABLES, Parameters, Session, Tick
 from sqlft.sql.literals import find_secrets, inline_parameters
 from sqlft.sql.names import format_name
@@ -67,7 +67,12 @@ class Connection(ResultFetcher):
         self._con = con
         self._owns = owns
         self.session = Session(
-            con, catalog, warn or log.warn, progress or (lambda tick: None), piece, system_table=_read_system_table
+            con,
+            catalog,
+            warn or errors.show_warning,
+            progress or (lambda tick: None),
+            piece,
+            system_table=_read_system_table,
         )
         self._cache = cache or Cache(catalog.folder / "cache.sqlite")
         self._mentions = NameSearch()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TextIO, TypeVar
 
 import duckdb
 
-from sqlft import log
+from sqlft import errors
 from sqlft.catalog.store import Catalog
 from sqlft.connection.connection import Connection
 from sqlft.inference.cache import Cache
@@ -286,7 +286,7 @@ class ProgressDisplay(AbstractContextManager[None]):
         """A warning at the caller's line, the bar out of its way."""
         with self._lock:
             self._bar.hide()
-        log.warn(text)
+        errors.show_warning(text)
 
     def wrap_answer_part(self, piece: Callable[[str], None]) -> Callable[[str], None]:
         """`piece` without a bar for the rest of its statement: the answer stands where the bar would be."""

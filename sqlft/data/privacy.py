@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from sqlft.secrets.redact import KEY_FORMS, KEY_SCREEN
+from sqlft.redact import KEY_FORMS, KEY_SCREEN
 
 NumberCheck = Callable[[str], bool]
 

@@ -20,7 +20,7 @@ from sqlft.inference.statement_runs import PromptTable, open_statement_runs
 from sqlft.metrics import METRICS, statistics
 from sqlft.metrics.statistics import NO_COMPARISON, PairedComparison
 from sqlft.options import option_names
-from sqlft.secrets.redact import redact_statement
+from sqlft.redact import redact_statement
 from sqlft.session import QuerySettings, Session
 from sqlft.sql.names import format_name
 from sqlft.sql.statements import Evaluate

@@ -33,7 +33,7 @@ from sqlft.inference.budget import CostTracker
 from sqlft.inference.cache import Cache, hash_prompt, hash_version
 from sqlft.inference.resolve import EmbeddingPredictor, ResolvedVersion, options_to_json
 from sqlft.options import pick_answer_options
-from sqlft.secrets.redact import redact_error, redact_secrets
+from sqlft.redact import redact_error, redact_secrets
 from sqlft.session import Budget, QuerySettings, Session, Tick
 
 Number = TypeVar("Number", int, float)

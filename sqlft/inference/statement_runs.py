@@ -17,7 +17,7 @@ from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import ResolvedVersion, serve_with_engine
 from sqlft.inference.run import Answer, InferenceRun
 from sqlft.options import build_options, check_option_names, option_names, pick_options
-from sqlft.secrets.redact import redact_statement
+from sqlft.redact import redact_statement
 from sqlft.session import LIMIT_OPTIONS, Budget, QuerySettings, Session
 
 USAGE_TYPE = pa.struct(

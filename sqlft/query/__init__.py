@@ -19,11 +19,10 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
-from sqlft.errors import NotSupported, StatementError
+from sqlft.errors import NotSupported, StatementError, log_debug
 from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import StatementRuns
-from sqlft.log import debug
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.bind import Binder, NameResolver
@@ -41,7 +40,7 @@ from sqlft.query.statements import (
     starts_query,
     view_key,
 )
-from sqlft.secrets.redact import redact_statement
+from sqlft.redact import redact_statement
 from sqlft.session import MINDSDB_TABLES, Parameters, Session, inline_settings, settings_table
 from sqlft.sql.lexer import Token, tokenize
 from sqlft.sql.literals import inline_parameters
@@ -400,7 +399,7 @@ class Planner:
 
     def _plan(self, bound: BoundQuery, *, streams: bool) -> QueryPlan:
         made = make_plan(bound, streams=streams)
-        debug("plan of %s\n%s", redact_statement(self._statement.text), made)
+        log_debug("plan of %s\n%s", redact_statement(self._statement.text), made)
         return made
 
     # -- names ---------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 from sqlft.errors import CatalogError, MissingSecret
 from sqlft.options import Env
+from sqlft.redact import STARS, redact
 from sqlft.secrets.home import secrets_folder
-from sqlft.secrets.redact import STARS, redact
 
 
 def hide(options: Mapping[str, object], is_secret: Callable[[str], bool], owner: str) -> dict[str, object]:

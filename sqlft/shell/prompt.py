@@ -28,8 +28,8 @@ from pygments.token import Comment, Keyword, Name, String
 from sqlft import __version__
 from sqlft.catalog.records import DEFAULT_PROJECT
 from sqlft.errors import StatementError
+from sqlft.redact import names_secret, redact_keys, redact_statement
 from sqlft.secrets.home import home
-from sqlft.secrets.redact import names_secret, redact_keys, redact_statement
 from sqlft.shell.commands import expand_habit
 from sqlft.shell.completion.complete import suggest
 from sqlft.shell.completion.vocabulary import OWN_KEYWORDS, Language, Vocabulary, read_language, read_vocabulary

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 import duckdb
 
-from sqlft import log
+from sqlft import errors
 from sqlft.errors import SqlftError
 from sqlft.shell.reading import Script, ScriptItem, read_script, split_script
 from sqlft.shell.running import Runner
@@ -46,8 +46,8 @@ class Arguments:
 def run_shell(arguments: Arguments) -> int:
     """Run it all; the process's exit code."""
     screen = Screen()
-    if log.is_requested():
-        log.write_log_to(screen.note)
+    if errors.is_log_requested():
+        errors.write_log_to(screen.note)
     runner = Runner(screen)
     try:
         con = open_database(screen, runner, arguments.place, arguments.read_only)

@@ -9,7 +9,7 @@ import math
 from typing import Any, NamedTuple
 
 from sqlft.errors import StatementError, did_you_mean
-from sqlft.secrets.redact import redact_statement
+from sqlft.redact import redact_statement
 from sqlft.sql.lexer import Token, explain_backslash, find_parameters
 from sqlft.sql.statements import Env, ModelName, Parameter, RowSource
 

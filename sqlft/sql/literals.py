@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from sqlft.errors import DataError, StatementError
-from sqlft.secrets.redact import SECRET_PATTERN
+from sqlft.redact import SECRET_PATTERN
 from sqlft.sql.lexer import Token, find_parameters, tokenize
 from sqlft.sql.names import quote_text
 from sqlft.sql.statements import Parameter

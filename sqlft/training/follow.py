@@ -13,10 +13,9 @@ from sqlft import errors, plugins
 from sqlft.catalog.files import FILES_FOLDER, hold_lock, summarize_exit
 from sqlft.catalog.records import RESUMABLE, RUNNING, Model, ModelKey, TrainingMetric, Version, VersionKey
 from sqlft.catalog.store import Catalog
-from sqlft.errors import Cancelled, CatalogError, HandlerError, SqlftError, StatementError
+from sqlft.errors import Cancelled, CatalogError, HandlerError, SqlftError, StatementError, log_debug
 from sqlft.handler import Trainer
 from sqlft.inference.resolve import build_model_spec, create_handler, find_engine, write_evaluation
-from sqlft.log import debug
 from sqlft.session import CHOICE_SECONDS, STOP_LETTERS, Session, Tick
 from sqlft.training import job
 from sqlft.training.estimate import format_duration
@@ -234,7 +233,7 @@ def _wait_until_final(
     while (version := session.catalog.version(key)).status in RUNNING and time.monotonic() < deadline:
         if (now := (version.status, version.progress)) != logged:
             logged = now
-            debug(
+            log_debug(
                 "training %s: %s%s %s",
                 key,
                 version.status,
@@ -253,7 +252,7 @@ def _wait_until_final(
         else:
             with suppress(subprocess.TimeoutExpired):
                 worker.process.wait(POLL_SECONDS)
-    debug("training %s: %s%s", key, version.status, f", {version.error}" if version.error else "")
+    log_debug("training %s: %s%s", key, version.status, f", {version.error}" if version.error else "")
     return version
 
 

@@ -19,17 +19,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from sqlft import log, plugins
+from sqlft import errors, plugins
 from sqlft.catalog import files, records
 from sqlft.catalog.files import FILES_FOLDER, LOG_FILE
 from sqlft.catalog.records import RUNNING, ModelKey, VersionKey
 from sqlft.catalog.store import Catalog
-from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError
+from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError, log_debug
 from sqlft.handler import Artifact, ModelSpec, Progress, Trainer, TrainingDetails, TrainingSet
-from sqlft.log import debug
 from sqlft.options import build_options
+from sqlft.redact import redact_secrets
 from sqlft.secrets import references
-from sqlft.secrets.redact import redact_secrets
 from sqlft.training import job
 from sqlft.training.job import DETACH_MESSAGE
 
@@ -137,7 +136,7 @@ class TrainingRun:
         now = {"status": "training", "started_at": known.started_at or records.utc_now(), "details": self.details}
         ours = self.catalog.update_version(self.key, when=RUNNING, **now)
         self.is_loading = False
-        debug("training %s: process %d trains with %s", self.key, os.getpid(), self.job.handler)
+        log_debug("training %s: process %d trains with %s", self.key, os.getpid(), self.job.handler)
         if self.stop_reason or not ours:
             raise Cancelled(_STOP_MESSAGES[self.stop_reason or "cancelled"])
 
@@ -169,7 +168,7 @@ class TrainingRun:
             },
             seconds=self._total_seconds(),
         )
-        debug("training %s: published in %.1f s", self.key, self._total_seconds())
+        log_debug("training %s: published in %.1f s", self.key, self._total_seconds())
         shutil.rmtree(self.work, ignore_errors=True)
 
     def _copy_if_outside(self, path: Path) -> Path:
@@ -275,7 +274,7 @@ class TrainingRun:
         ready, _, _ = select.select([self.session_pipe], [], [], POLL_SECONDS)
         if ready:
             if os.read(self.session_pipe, 1) == DETACH_MESSAGE:
-                debug("training %s: its session has ended, it goes on", self.key)
+                log_debug("training %s: its session has ended, it goes on", self.key)
             else:
                 self._request_stop("interrupted")
             os.close(self.session_pipe)
@@ -285,7 +284,7 @@ class TrainingRun:
         if self.stop_reason is None:
             self.stop_requested_at = time.monotonic()
             self.stop_reason = why
-            debug("training %s: to be stopped. %s", self.key, _STOP_MESSAGES[why])
+            log_debug("training %s: to be stopped. %s", self.key, _STOP_MESSAGES[why])
 
     def terminate(self, *_: Any) -> None:
         """SIGTERM: stop as if the session had ended."""
@@ -366,8 +365,8 @@ def _hold_lock(lock: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Train the version that the arguments name."""
-    if log.is_requested():
-        log.write_log_to(partial(print, file=sys.stderr, flush=True))
+    if errors.is_log_requested():
+        errors.write_log_to(partial(print, file=sys.stderr, flush=True))
     folder, model, project, number, lock = arguments
     _hold_lock(int(lock))
     session = os.dup(0)

@@ -13,8 +13,8 @@ import pytest
 from sqlft.errors import MissingSecret, StatementError
 from sqlft.handler import Secret
 from sqlft.options import Env, build_options, is_secret
+from sqlft.redact import redact, redact_error
 from sqlft.secrets import references
-from sqlft.secrets.redact import redact, redact_error
 
 KEY = "sk-very-secret"
 

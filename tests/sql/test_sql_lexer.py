@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sqlft.errors import StatementError
-from sqlft.secrets.redact import redact_statement
+from sqlft.redact import redact_statement
 from sqlft.sql.lexer import find_parameters, split_statements, tokenize
 
 

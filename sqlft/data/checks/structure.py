@@ -18,7 +18,7 @@ from sqlft.data.privacy import (
 )
 from sqlft.errors import DataError
 from sqlft.handler import TOKENS_PER_MESSAGE
-from sqlft.secrets.redact import KEY_SCREEN
+from sqlft.redact import KEY_SCREEN
 
 CountTokens = Callable[[Sequence[str]], "list[int] | None"]
 LONG_ROWS = ("cut", "drop", "error")
