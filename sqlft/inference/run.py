@@ -229,20 +229,20 @@ class InferenceRun:
         cached = self._cache.get(list(keys.values()))
         self._keys.update(keys)
         for i in ids if cached else ():
-            if (answer := cached.get(keys[i])) is not None:
-                del self._keys[i]
-                if self._is_text and not self.keeps_details:
-                    self.answers[i], self._prompts[i] = answer.text, None
-                    self.totals.cached += 1
-                    self.totals.truncated += answer.truncated
+            if (known := cached.get(keys[i])) is None:
+                continue
+            answer: Answer | str = known.text
+            if not self._is_text or self.keeps_details:
+                try:
+                    values = self._resolved.outputs.parse(known.text)
+                except OutputMismatch:  # one that another schema left is asked again
                     continue
-                with suppress(OutputMismatch):  # one that another schema left is asked again
-                    values = self._resolved.outputs.parse(answer.text)
-                    tokens = (answer.input_tokens, answer.output_tokens)
-                    details = (answer.logprob, answer.truncated)
-                    self.answers[i] = Answer(answer.text, None, *tokens, True, 0.0, 0.0, values, *details)
-                    self.totals.cached += 1
-                    self.totals.truncated += answer.truncated
+                tokens = (known.input_tokens, known.output_tokens)
+                answer = Answer(known.text, None, *tokens, True, 0.0, 0.0, values, known.logprob, known.truncated)
+            self.answers[i], self._prompts[i] = answer, None
+            del self._keys[i]
+            self.totals.cached += 1
+            self.totals.truncated += known.truncated
 
     def _step(self, most: int) -> None:
         if self._is_interrupted():
@@ -393,45 +393,37 @@ class InferenceRun:
         """Take an answer in; whether it is one to keep."""
         if not isinstance(c, Completion):
             raise self._protocol_error(f"gave a {type(c).__name__} where a Completion belongs")
-        started = self._outstanding.pop(c.id, None)
+        started = self._outstanding.get(c.id)
         if started is None:
             is_answered = isinstance(c.id, int) and 0 <= c.id < len(self.answers) and self.answers[c.id] is not None
             raise self._protocol_error(f"answered request {c.id} {'twice' if is_answered else 'that was not asked'}")
         cost = self._cost_tracker.settle(c)
         self.totals.input_tokens += c.input_tokens or 0
         self.totals.output_tokens += c.output_tokens or 0
-        if self._is_text and not self.keeps_details and _is_plain_text(c):
-            self._stage = None
-            self.totals.truncated += c.truncated
-            if c.input_tokens is not None:
-                self.totals.input_chars += sum(len(m.content) for m in self._messages(c.id))
-            self.answers[c.id], self._prompts[c.id] = c.text, None
-            return True
         if c.error is not None:
-            self._outstanding[c.id] = started
             self._accept_error(c.id, c.error.code, _format_row_error(c.error), c.error.retryable)
             return False
         if not isinstance(c.text, str):
-            self._outstanding[c.id] = started
             self._accept_error(c.id, "no_text", "the handler gave neither a text nor an error", False)
             return False
-        text = c.text if c.text.isascii() else c.text.encode("utf-8", "replace").decode()
-        try:
-            values = self._resolved.outputs.parse(text)
-        except OutputMismatch as e:
-            self._outstanding[c.id] = started
-            self._repair(replace(c, cost_usd=cost), str(e))
-            return False
-        self.totals.truncated += c.truncated
-        seconds = time.monotonic() - started
+        answer: Answer | str = c.text
+        if not (self._is_text and not self.keeps_details and c.text.isascii()):
+            text = c.text if c.text.isascii() else c.text.encode("utf-8", "replace").decode()
+            try:
+                values = self._resolved.outputs.parse(text)
+            except OutputMismatch as e:
+                self._repair(replace(c, cost_usd=cost), str(e))
+                return False
+            spent = _sum_completions(replace(c, cost_usd=cost), self._awaiting_repair.pop(c.id, None))
+            tokens = (spent.input_tokens, spent.output_tokens)
+            seconds = time.monotonic() - started
+            answer = Answer(text, None, *tokens, False, seconds, spent.cost_usd, values, c.logprob, c.truncated)
+        del self._outstanding[c.id]
         self._stage = None
+        self.totals.truncated += c.truncated
         if c.input_tokens is not None:
             self.totals.input_chars += sum(len(m.content) for m in self._messages(c.id))
-        spent = _sum_completions(replace(c, cost_usd=cost), self._awaiting_repair.pop(c.id, None))
-        tokens = (spent.input_tokens, spent.output_tokens)
-        details = (c.logprob, c.truncated)
-        self.answers[c.id] = Answer(text, None, *tokens, False, seconds, spent.cost_usd, values, *details)
-        self._prompts[c.id] = None
+        self.answers[c.id], self._prompts[c.id] = answer, None
         return True
 
     def _repair(self, c: Completion, why: str) -> None:
@@ -531,11 +523,6 @@ class InferenceRun:
             self._session.catalog.put_usage(usage)
         except CatalogError:  # a read-only folder: the answers matter more than the ledger
             return
-
-
-def _is_plain_text(c: Completion) -> bool:
-    """Whether a completion is a text that can be kept as it is."""
-    return type(c.text) is str and c.error is None and c.text.isascii()
 
 
 def _serialize_parameters(options: object) -> str:

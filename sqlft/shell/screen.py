@@ -34,12 +34,8 @@ class Screen:
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
         self._out, self._err = out or sys.stdout, err or sys.stderr
-        self._file: TextIO | None = None
-        self.file_mode: str | None = None
-        """What the file's ending says of how results are written to it."""
-        self._before: TextIO | None = None
-        self._mode_before: str | None = None
-        self._is_once = False
+        self._redirected: TextIO | None = None
+        self._redirected_once: TextIO | None = None
         self._lock = threading.RLock()
         self._flushed = monotonic()
         self._is_live = False
@@ -47,6 +43,16 @@ class Screen:
         self.streamed = ""
         """What was shown so far of the statement's answer while it was written."""
         self.bar = ProgressBar(self._err)
+
+    @property
+    def _file(self) -> TextIO | None:
+        """Where results go if not to stdout."""
+        return self._redirected_once or self._redirected
+
+    @property
+    def file_mode(self) -> str | None:
+        """How results are written to the file, by its ending."""
+        return None if self._file is None else MODES_BY_ENDING.get(Path(self._file.name).suffix.lower())
 
     @property
     def is_terminal(self) -> bool:
@@ -141,25 +147,22 @@ class Screen:
     def redirect(self, path: str | None) -> None:
         """Send results to a file from now on, or back to stdout."""
         self.end_once()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self.file_mode = None if path is None else mode_for_file(path)
+        if self._redirected is not None:
+            self._redirected.close()
+            self._redirected = None
         if path is not None:
-            self._file = _open_file(path)
+            self._redirected = _open_file(path)
 
     def redirect_once(self, path: str) -> None:
         """Send results to a file until `end_once`."""
         self.end_once()
-        self._before, self._file, self._is_once = self._file, _open_file(path), True
-        self._mode_before, self.file_mode = self.file_mode, mode_for_file(path)
+        self._redirected_once = _open_file(path)
 
     def end_once(self) -> None:
         """Results go where they went before `redirect_once`."""
-        if self._is_once and self._file is not None:
-            self._file.close()
-            self._file, self._is_once = self._before, False
-            self.file_mode = self._mode_before
+        if self._redirected_once is not None:
+            self._redirected_once.close()
+            self._redirected_once = None
 
     def _message_width(self) -> int | None:
         return max(shutil.get_terminal_size().columns, 20) if self._err.isatty() else None
@@ -175,11 +178,6 @@ class Screen:
                 text = f"\r\x1b[K\x1b[{colour}m{text}\x1b[0m"  # over the ^C that the terminal has written, if any
             self._err.write(f"{text}\n")
             self._err.flush()
-
-
-def mode_for_file(path: str) -> str | None:
-    """The mode that a file's ending asks for."""
-    return MODES_BY_ENDING.get(Path(path).suffix.lower())
 
 
 def _open_file(path: str) -> TextIO:

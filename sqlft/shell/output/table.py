@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 from rich.cells import cell_len, chop_cells, set_cell_size
@@ -84,7 +85,8 @@ class _DrawnColumn(NamedTuple):
 
     title: str
     type: str
-    cells: list[str | None]
+    cells: list[list[str | None]]
+    """Lines of each row."""
     width: int
     right: bool
 
@@ -92,16 +94,8 @@ class _DrawnColumn(NamedTuple):
 def draw_table(columns: Sequence[Column], rows: Rows, look: TableStyle, hidden: Sequence[str] = ()) -> Iterator[str]:
     """The table's lines, the last one with what it leaves out; `hidden` was left out before."""
     drawn_columns, narrowed = _fit_columns(columns, [*rows.head, *rows.tail], look)
-    edge = look.dim("|" if look.ascii else "│")
-    yield look.dim(_draw_rule(drawn_columns, "+++" if look.ascii else "┌┬┐", look))
-    yield _draw_line(edge, (look.bold(_center(c.title, c.width)) for c in drawn_columns))
-    yield _draw_line(edge, (look.dim(_center(c.type, c.width)) for c in drawn_columns))
-    yield look.dim(_draw_rule(drawn_columns, "+++" if look.ascii else "├┼┤", look))
-    yield from _draw_body(drawn_columns, rows, edge, look)
-    yield look.dim(_draw_rule(drawn_columns, "+++" if look.ascii else "└┴┘", look))
-    if footer := _describe_rows(len(columns), narrowed, rows):
-        yield look.dim(footer)
-    yield from _list_hidden(hidden, look)
+    yield from _draw_box(drawn_columns, rows, look, types=True)
+    yield from _draw_footer(_describe_rows(len(columns), narrowed, rows), hidden, look)
 
 
 def draw_wrapped(
@@ -113,27 +107,16 @@ def draw_wrapped(
     footer: bool = True,
 ) -> Iterator[str]:
     """A table whose texts take several lines each, without the line of types."""
-    edge = look.dim("|" if look.ascii else "│")
-    drawn_columns = [_DrawnColumn(c.name, "", [], width, c.is_number) for c, width in zip(columns, widths, strict=True)]
-    yield look.dim(_draw_rule(drawn_columns, "+++" if look.ascii else "┌┬┐", look))
-    yield _draw_line(edge, (look.bold(_center(_shorten(c.title, c.width), c.width)) for c in drawn_columns))
-    yield look.dim(_draw_rule(drawn_columns, "+++" if look.ascii else "├┼┤", look))
-    for number, row in enumerate([*rows.head, *rows.tail]):
-        if number and number == len(rows.head):
-            yield from _draw_dots(drawn_columns, edge, look)
-        folded = [
-            [None] if v is None else fold_text(escape_controls(v), c.width)
-            for v, c in zip(row, drawn_columns, strict=True)
-        ]
-        for i in range(max(map(len, folded))):
-            yield _draw_line(
-                edge,
-                (_draw_cell(c, f[i] if i < len(f) else "", look) for c, f in zip(drawn_columns, folded, strict=True)),
-            )
-    yield look.dim(_draw_rule(drawn_columns, "+++" if look.ascii else "└┴┘", look))
-    if footer and (footer_text := _describe_rows(len(columns), 0, rows)):
-        yield look.dim(footer_text)
-    yield from _list_hidden(hidden, look)
+    drawn_columns = []
+    for i, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        cells = [_fold_cell(row[i], width) for row in (*rows.head, *rows.tail)]
+        drawn_columns.append(_DrawnColumn(_shorten(column.name, width), "", cells, width, column.is_number))
+    yield from _draw_box(drawn_columns, rows, look, types=False)
+    yield from _draw_footer(_describe_rows(len(columns), 0, rows) if footer else "", hidden, look)
+
+
+def _fold_cell(text: str | None, width: int) -> list[str | None]:
+    return [None] if text is None else [*fold_text(escape_controls(text), width)]
 
 
 def draw_card(
@@ -175,12 +158,6 @@ def fold_text(text: str, width: int) -> list[str]:
     return lines
 
 
-def _list_hidden(hidden: Sequence[str], look: TableStyle) -> Iterator[str]:
-    if hidden:
-        listed = f"(not shown: {', '.join(hidden)})"
-        yield from (look.dim(line) for line in fold_text(listed, look.width or MAX_CELL_WIDTH))
-
-
 def fits_width(columns: Sequence[Column], row: Row, look: TableStyle) -> bool:
     """Whether a table of this row hides no column."""
     return not _fit_columns(columns, [row], look)[1]
@@ -216,7 +193,7 @@ def _fit_columns(columns: Sequence[Column], rows: Sequence[Row], look: TableStyl
         sizes = dict(zip(kept, _share_width([sizes[i] for i in kept], room), strict=True))  # type: ignore[assignment]
     drawn_columns = [_fit_column(columns[i], [row[i] for row in rows], sizes[i]) for i in kept]
     if gap is not None:
-        drawn_columns.insert(gap, _DrawnColumn("…", "", ["…"] * len(rows), 1, False))
+        drawn_columns.insert(gap, _DrawnColumn("…", "", [["…"]] * len(rows), 1, False))
     return drawn_columns, len(columns) - len(kept)
 
 
@@ -255,7 +232,7 @@ def _share_width(sizes: Sequence[int], room: int) -> list[int]:
 
 
 def _fit_column(column: Column, cells: Sequence[str | None], width: int) -> _DrawnColumn:
-    cut = [None if c is None else _shorten(escape_controls(c), width) for c in cells]
+    cut: list[list[str | None]] = [[None if c is None else _shorten(escape_controls(c), width)] for c in cells]
     return _DrawnColumn(
         _shorten(escape_controls(column.name), width),
         _shorten(shorten_type(column.type), width),
@@ -292,13 +269,21 @@ def _draw_line(edge: str, cells: Iterator[str]) -> str:
     return f"{edge} " + f" {edge} ".join(cells) + f" {edge}"
 
 
-def _draw_body(shown: Sequence[_DrawnColumn], rows: Rows, edge: str, look: TableStyle) -> Iterator[str]:
+def _draw_box(columns: Sequence[_DrawnColumn], rows: Rows, look: TableStyle, *, types: bool) -> Iterator[str]:
+    edge = look.dim("|" if look.ascii else "│")
+    yield look.dim(_draw_rule(columns, "+++" if look.ascii else "┌┬┐", look))
+    yield _draw_line(edge, (look.bold(_center(c.title, c.width)) for c in columns))
+    if types:
+        yield _draw_line(edge, (look.dim(_center(c.type, c.width)) for c in columns))
+    yield look.dim(_draw_rule(columns, "+++" if look.ascii else "├┼┤", look))
     for number in range(len(rows.head) + len(rows.tail)):
         if number == len(rows.head):
-            yield from _draw_dots(shown, edge, look)
-        yield _draw_line(edge, (_draw_cell(c, c.cells[number], look) for c in shown))
+            yield from _draw_dots(columns, edge, look)
+        for cells in zip_longest(*(c.cells[number] for c in columns), fillvalue=""):
+            yield _draw_line(edge, (_draw_cell(c, cell, look) for c, cell in zip(columns, cells, strict=True)))
     if not rows.tail and not rows.is_all:
-        yield from _draw_dots(shown, edge, look)
+        yield from _draw_dots(columns, edge, look)
+    yield look.dim(_draw_rule(columns, "+++" if look.ascii else "└┴┘", look))
 
 
 def _draw_cell(column: _DrawnColumn, cell: str | None, look: TableStyle) -> str:
@@ -310,6 +295,14 @@ def _draw_cell(column: _DrawnColumn, cell: str | None, look: TableStyle) -> str:
 def _draw_dots(shown: Sequence[_DrawnColumn], edge: str, look: TableStyle) -> Iterator[str]:
     for _ in range(DOTTED_LINES):
         yield _draw_line(edge, (look.dim(pad("." if look.ascii else DOTS, c.width, c.right)) for c in shown))
+
+
+def _draw_footer(footer: str, hidden: Sequence[str], look: TableStyle) -> Iterator[str]:
+    if footer:
+        yield look.dim(footer)
+    if hidden:
+        listed = f"(not shown: {', '.join(hidden)})"
+        yield from (look.dim(line) for line in fold_text(listed, look.width or MAX_CELL_WIDTH))
 
 
 def _describe_rows(columns: int, hidden: int, rows: Rows) -> str:
