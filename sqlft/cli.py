@@ -106,9 +106,9 @@ def _find_database(parsed: argparse.Namespace) -> tuple[Location, str | None]:
 
 def steer_training(parsed: argparse.Namespace) -> int:
     """Run `models`, `watch`, `cancel` or `resume`."""
-    from sqlft.shell import trainings
+    from sqlft.shell import start
 
-    trainings.RUNNERS[parsed.command](*_find_database(parsed), parsed.mode)
+    start.TRAINING_COMMANDS[parsed.command](*_find_database(parsed), parsed.mode)
     return 0
 
 
