@@ -35,9 +35,8 @@ def connect(
     `progress = True` shows a bar on stderr, which notebooks have unless it is False; a function gets a Tick instead.
 
     >>> with connect() as con:
-    ...     con.execute("CREATE MODEL m PREDICT answer USING engine = 'echo'").fetchall()[0][:2]
+    ...     _ = con.execute("CREATE MODEL m PREDICT answer USING engine = 'echo'")
     ...     con.execute("SELECT answer FROM m WHERE content = 'Hello'").fetchall()
-    ('m', 'mindsdb')
     [('Hello',)]
     """
     try:

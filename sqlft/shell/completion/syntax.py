@@ -1,7 +1,7 @@
 """Which keywords may come next in a statement, by its syntax as the statements' docstrings and QUERIES write it.
 
-`completion` calls `following` with the tokens before the cursor.  Capitals are keywords, small letters and signs stand
-for anything, `[…]` may be left out, `[…]*` may be repeated, `a|b` is one of them.  A syntax becomes a state machine;
+`complete` calls `find_next_keywords` with the tokens before the cursor.  Capitals are keywords, small letters and signs
+stand for anything, `[…]` may be left out, `[…]*` may be repeated, `a|b` is one of them.  A syntax becomes a state machine;
 what leads out of the states that the tokens reach are the keywords.  Nothing is refused here: text that fits no syntax
 has no keywords to go on with.
 """
@@ -217,9 +217,9 @@ def find_next_keywords(tokens: Sequence[Token]) -> NextKeywords:
     """What may come behind the tokens.
 
     >>> from sqlft.sql.lexer import tokenize
-    >>> following(tokenize("FINETUNE my_model")).keywords, following(tokenize("CREATE OR"))
-    (['FROM'], Following(keywords=['REPLACE'], takes_name=False))
-    >>> following(tokenize("SHOW MODELS FROM shop")).keywords
+    >>> find_next_keywords(tokenize("FINETUNE my_model")).keywords, find_next_keywords(tokenize("CREATE OR"))
+    (['FROM'], NextKeywords(keywords=['REPLACE'], takes_name=False))
+    >>> find_next_keywords(tokenize("SHOW MODELS FROM shop")).keywords
     ['LIKE', 'WHERE']
     """
     machine, start = _build_machine()

@@ -17,7 +17,7 @@ ELLIPSIS = "…"
 def fold_message(text: str, width: int | None, hanging: bool = False) -> str:
     """The text with no line wider than the screen; `hanging` puts what is folded below the last column of a list.
 
-    >>> print(folded("There is no model 'm'. SHOW MODELS lists them.", 24))
+    >>> print(fold_message("There is no model 'm'. SHOW MODELS lists them.", 24))
     There is no model 'm'.
     SHOW MODELS lists them.
     """

@@ -338,7 +338,7 @@ def _shorten_values(columns: Sequence[Column], rows: Rows) -> Rows:
 def shorten_number(text: str) -> str:
     """A number with four digits that count, or all of those before its point.
 
-    >>> short_number("0.23393448656606552"), short_number("174.275427383"), short_number("12345.678")
+    >>> shorten_number("0.23393448656606552"), shorten_number("174.275427383"), shorten_number("12345.678")
     ('0.2339', '174.3', '12346')
     """
     number = float(text)

@@ -140,7 +140,7 @@ def draw_card(
 def fold_text(text: str, width: int) -> list[str]:
     """The text in lines of at most `width` cells, broken between words where there are some; at most MOST_LINES.
 
-    >>> fold("a text of several words", 10)
+    >>> fold_text("a text of several words", 10)
     ['a text of', 'several', 'words']
     """
     lines = [""]
