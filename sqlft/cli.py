@@ -90,18 +90,18 @@ def open_shell(parsed: argparse.Namespace) -> int:
         raise _UsageError(f"{parsed.sql} is a file.", f"Run its statements: sqlft {parsed.file} -f {parsed.sql}")
     if parsed.sql is not None:
         sources.insert(0, Source(parsed.sql, False))
-    place = Location(parsed.file or ":memory:", parsed.catalog)
-    return run_shell(Arguments(place, sources, parsed.mode, parsed.readonly, not parsed.no_init))
+    location = Location(parsed.file or ":memory:", parsed.catalog)
+    return run_shell(Arguments(location, sources, parsed.mode, parsed.readonly, not parsed.no_init))
 
 
 def _find_database(parsed: argparse.Namespace) -> tuple[Location, str | None]:
     """The database and the name; a file may stand in the name's place."""
     from sqlft.shell.shell import Location
 
-    place = Location(parsed.database, parsed.catalog)
-    if parsed.name and place.folder is None and os.path.isfile(parsed.name):
+    location = Location(parsed.database, parsed.catalog)
+    if parsed.name and location.folder is None and os.path.isfile(parsed.name):
         return Location(parsed.name), None
-    return place, parsed.name
+    return location, parsed.name
 
 
 def steer_training(parsed: argparse.Namespace) -> int:
@@ -161,8 +161,8 @@ def write_report(parsed: argparse.Namespace) -> int:
     from sqlft.report import write_html_report
 
     parsed.name = parsed.model
-    place, parsed.model = _find_database(parsed)
-    catalog = Catalog(place.existing(), read_only=True)
+    location, parsed.model = _find_database(parsed)
+    catalog = Catalog(location.existing(), read_only=True)
     models = catalog.models()
     selected = [m for m in models if parsed.model is None or m.key.name.lower() == parsed.model.lower()]
     if parsed.model is not None and not selected:

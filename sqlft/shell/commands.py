@@ -181,19 +181,19 @@ FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid"""
 
 def open_other_database(shell: Shell, path: str = ":memory:") -> None:
     """close the database and open another one, made if it is not there; without a file one in memory"""
-    place = Location(path)
-    con = open_database(shell.screen, shell.runner, place)
+    location = Location(path)
+    con = open_database(shell.screen, shell.runner, location)
     con.session.ask_user = shell.con.session.ask_user
     if shell.is_interactive:
         notes = [
-            *remind_at_end(shell.con.session.catalog, shell.place),
-            describe_location(place),
+            *remind_at_end(shell.con.session.catalog, shell.location),
+            describe_location(location),
             *remind_at_start(con.session.catalog),
         ]
     else:
         notes = []
     shell.con.close()
-    shell.con, shell.place, shell.last = con, place, None
+    shell.con, shell.location, shell.last = con, location, None
     for line in notes:
         shell.screen.note(line)
 

@@ -43,12 +43,12 @@ PROMPT, CONTINUATION = "sqlft> ", "...> "
 
 def converse(shell: Shell) -> None:
     """Read, run, print, until Ctrl-D or .quit; errors are shown and forgotten."""
-    shell.screen.note(f"sqlft {__version__} (DuckDB {duckdb.__version__}), {describe_location(shell.place)}")
+    shell.screen.note(f"sqlft {__version__} (DuckDB {duckdb.__version__}), {describe_location(shell.location)}")
     shell.screen.note("Type .help for help, Ctrl-D to leave.")
     for line in remind_at_start(shell.con.session.catalog):
         shell.screen.note(line)
     _read_and_run(shell)
-    for line in remind_at_end(shell.con.session.catalog, shell.place):
+    for line in remind_at_end(shell.con.session.catalog, shell.location):
         shell.screen.note(line)
 
 

@@ -33,11 +33,11 @@ def remind_at_start(catalog: Catalog) -> Iterator[str]:
         yield f"Ask a model: SELECT {format_name(read_outputs(newest).names[0])} FROM {newest.key} WHERE {condition};"
 
 
-def remind_at_end(catalog: Catalog, place: Location) -> Iterator[str]:
+def remind_at_end(catalog: Catalog, location: Location) -> Iterator[str]:
     """What goes on without the shell; nothing of a database in memory, whose close warns."""
     for version in catalog.versions():
-        if version.status in RUNNING and place.folder is not None:
+        if version.status in RUNNING and location.folder is not None:
             yield (
                 f"{version.key} trains on in the background{format_progress(version)}:"
-                f" sqlft watch {version.key}{place.flag}"
+                f" sqlft watch {version.key}{location.flag}"
             )

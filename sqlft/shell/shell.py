@@ -95,15 +95,15 @@ class Location(NamedTuple):
         return self.folder
 
 
-def open_database(screen: Screen, runner: Runner, place: Location, read_only: bool = False) -> Connection:
+def open_database(screen: Screen, runner: Runner, location: Location, read_only: bool = False) -> Connection:
     """The database with its models; CatalogError for a file that is none, or that another process has open."""
     piece = screen.show_answer_part if screen.shows_answer_parts else None
-    path = Path(place.database)
+    path = Path(location.database)
     if (is_data_file(path) or path.suffix.lower() == ".sql") and not path.exists():
         raise NotFound(f"There is no file {path}.", "Check its name. A new database has another ending: app.duckdb")
     try:
         con = connect(
-            place.database, read_only, warn=screen.warn, progress=runner.tick, piece=piece, catalog=place.catalog
+            location.database, read_only, warn=screen.warn, progress=runner.tick, piece=piece, catalog=location.catalog
         )
         return _configure_connection(screen, runner, con)
     except duckdb.IOException as e:
@@ -150,9 +150,9 @@ def _is_text(path: Path) -> bool:
         return e.start > len(start) - 4 and b"\0" not in start  # a character that is cut
 
 
-def open_catalog(screen: Screen, runner: Runner, place: Location) -> Connection:
+def open_catalog(screen: Screen, runner: Runner, location: Location) -> Connection:
     """The models of a database without its tables, which another process may have open; NotFound."""
-    con = Connection(duckdb.connect(), Catalog(place.existing()), warn=screen.warn, progress=runner.tick)
+    con = Connection(duckdb.connect(), Catalog(location.existing()), warn=screen.warn, progress=runner.tick)
     return _configure_connection(screen, runner, con)
 
 
@@ -164,11 +164,11 @@ def _configure_connection(screen: Screen, runner: Runner, con: Connection) -> Co
     return con
 
 
-def describe_location(place: Location) -> str:
+def describe_location(location: Location) -> str:
     """What is open, as a person reads it."""
-    where = "in memory" if place.database == ":memory:" else place.database
-    where += f", models in {place.catalog}" if place.catalog else ""
-    return f"{where}; its rows: FROM file;" if is_data_file(Path(place.database)) else where
+    where = "in memory" if location.database == ":memory:" else location.database
+    where += f", models in {location.catalog}" if location.catalog else ""
+    return f"{where}; its rows: FROM file;" if is_data_file(Path(location.database)) else where
 
 
 @dataclass
@@ -180,7 +180,7 @@ class Shell:
     con: Connection
     run_command: Callable[[Shell, str], None]
     """Runs a dot-command."""
-    place: Location = Location()  # noqa: RUF009  # a tuple
+    location: Location = Location()  # noqa: RUF009  # a tuple
     is_interactive: bool = False
     mode: str = "table"
     timer: bool = False

@@ -41,7 +41,7 @@ class Source(NamedTuple):
 class Arguments:
     """The command line of `sqlft shell`."""
 
-    place: Location = Location()  # noqa: RUF009  # a tuple
+    location: Location = Location()  # noqa: RUF009  # a tuple
     sources: Sequence[Source] = ()
     mode: str | None = None
     read_only: bool = False
@@ -55,7 +55,7 @@ def run_shell(arguments: Arguments) -> int:
         write_log_to(screen.note)
     runner = Runner(screen)
     try:
-        con = open_database(screen, runner, arguments.place, arguments.read_only)
+        con = open_database(screen, runner, arguments.location, arguments.read_only)
     except duckdb.Error as e:
         screen.error(format_error(e))
         return FAILED
@@ -63,7 +63,7 @@ def run_shell(arguments: Arguments) -> int:
     if interactive:
         con.session.ask_user = runner.choose
         runner.hides_typing = True
-    shell = Shell(screen, runner, con, _run_command, arguments.place, is_interactive=interactive)
+    shell = Shell(screen, runner, con, _run_command, arguments.location, is_interactive=interactive)
     try:
         if arguments.reads_rc:
             _read_rc(shell)
@@ -155,34 +155,34 @@ def _run_command(shell: Shell, text: str) -> None:
     run_command(shell, text)
 
 
-def list_models(place: Location, pattern: str | None, mode: str | None) -> None:
+def list_models(location: Location, pattern: str | None, mode: str | None) -> None:
     """Write the models whose names are like the pattern, with their versions and how far those are that train."""
-    with _open_catalog_shell(place, mode) as shell:
+    with _open_catalog_shell(location, mode) as shell:
         _run_command(shell, ".models" if pattern is None else f".models {pattern}")
 
 
-def watch_training(place: Location, name: str | None, mode: str | None) -> None:
+def watch_training(location: Location, name: str | None, mode: str | None) -> None:
     """Show how far a training is until it ends; Ctrl-C stops the watching only."""
     from sqlft.training.follow import watch_until_end
 
-    with _open_catalog_shell(place, mode) as shell:
+    with _open_catalog_shell(location, mode) as shell:
         version = _find_version(shell.con.session.catalog, name, RUNNING, "trains")
         try:
             ended = shell.runner.run(lambda: watch_until_end(shell.con.session, version.key))
         except KeyboardInterrupt:
-            shell.screen.note(f"{version.key} goes on; sqlft cancel {version.key}{place.flag} stops it.")
+            shell.screen.note(f"{version.key} goes on; sqlft cancel {version.key}{location.flag} stops it.")
             raise
         shell.screen.note(ended)
 
 
-def cancel_training(place: Location, name: str | None, mode: str | None) -> None:
+def cancel_training(location: Location, name: str | None, mode: str | None) -> None:
     """Stop a training, whoever started it; its checkpoint is kept."""
-    _run_on_version(place, name, mode, RUNNING, "trains", lambda version: f"CANCEL MODEL {version.key}")
+    _run_on_version(location, name, mode, RUNNING, "trains", lambda version: f"CANCEL MODEL {version.key}")
 
 
-def resume_training(place: Location, name: str | None, mode: str | None) -> None:
+def resume_training(location: Location, name: str | None, mode: str | None) -> None:
     """Go on with a training that was stopped or interrupted, from its last checkpoint."""
-    _run_on_version(place, name, mode, RESUMABLE, "was stopped or interrupted", lambda v: f"RESUME MODEL {v.key}")
+    _run_on_version(location, name, mode, RESUMABLE, "was stopped or interrupted", lambda v: f"RESUME MODEL {v.key}")
 
 
 TRAINING_COMMANDS: dict[str, Callable[[Location, str | None, str | None], None]] = {
@@ -195,14 +195,14 @@ TRAINING_COMMANDS: dict[str, Callable[[Location, str | None, str | None], None]]
 
 
 def _run_on_version(
-    place: Location,
+    location: Location,
     name: str | None,
     mode: str | None,
     statuses: tuple[str, ...],
     what: str,
     sql: Callable[[Version], str],
 ) -> None:
-    with _open_catalog_shell(place, mode) as shell:
+    with _open_catalog_shell(location, mode) as shell:
         shell.run_statement(sql(_find_version(shell.con.session.catalog, name, statuses, what)))
 
 
@@ -230,12 +230,12 @@ def _find_version(catalog: Catalog, name: str | None, statuses: tuple[str, ...],
 
 
 @contextmanager
-def _open_catalog_shell(place: Location, mode: str | None) -> Iterator[Shell]:
+def _open_catalog_shell(location: Location, mode: str | None) -> Iterator[Shell]:
     screen = Screen()
     runner = Runner(screen)
-    con = open_catalog(screen, runner, place)
+    con = open_catalog(screen, runner, location)
     try:
-        yield Shell(screen, runner, con, _run_command, place, mode=mode or "table")
+        yield Shell(screen, runner, con, _run_command, location, mode=mode or "table")
     finally:
         screen.flush()
         runner.close()

@@ -1,9 +1,9 @@
 """Which keywords may come next in a statement, by its syntax as the statements' docstrings and QUERIES write it.
 
 `complete` calls `find_next_keywords` with the tokens before the cursor.  Capitals are keywords, small letters and signs
-stand for anything, `[…]` may be left out, `[…]*` may be repeated, `a|b` is one of them.  A syntax becomes a state machine;
-what leads out of the states that the tokens reach are the keywords.  Nothing is refused here: text that fits no syntax
-has no keywords to go on with.
+stand for anything, `[…]` may be left out, `[…]*` may be repeated, `a|b` is one of them.  A syntax becomes a state
+machine; what leads out of the states that the tokens reach are the keywords.  Nothing is refused here: text that fits
+no syntax has no keywords to go on with.
 """
 
 from __future__ import annotations
