@@ -359,7 +359,14 @@ class LengthOptions:
     ] = "cut"
 
 
-Options = TypeVar("Options", bound=SamplingOptions | TrainingOptions | LengthOptions)
+@dataclass
+class EmbeddingOptions:
+    """For `model_options` of an Embedder that answers too: with mode = 'embedding' a model gives vectors."""
+
+    mode: Annotated[str | None, "embedding gives vectors"] = None
+
+
+Options = TypeVar("Options", bound=SamplingOptions | TrainingOptions | LengthOptions | EmbeddingOptions)
 
 
 def read_options(cls: type[Options], options: object) -> Options:

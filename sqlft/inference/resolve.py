@@ -31,6 +31,7 @@ from sqlft.handler import (
     Completion,
     CountsTokens,
     Embedder,
+    EmbeddingOptions,
     Handler,
     LoadsAdapters,
     ModelSpec,
@@ -269,7 +270,8 @@ def count_tokens(handler: Handler, texts: Sequence[str], model: ModelSpec) -> li
 
 def embeds_texts(cls: type[Handler], options: Mapping[str, object]) -> bool:
     """Whether a model's options ask for embeddings; NotSupported if the handler has none."""
-    if str(options.get("mode")).lower() != "embedding":
+    chosen = build_options(EmbeddingOptions, pick_options(options, EmbeddingOptions), "This model")
+    if chosen.mode is None or chosen.mode.lower() != "embedding":
         return False
     if not issubclass(cls, Embedder):
         raise NotSupported(

@@ -26,7 +26,7 @@ TABLES = (
 
 
 @pytest.fixture
-def con(training_control: object) -> Iterator[Connection]:
+def connection_with_models(training_control: object) -> Iterator[Connection]:
     """A database with tables, two versions of a model and an engine."""
     made = sqlft.connect()
     for text in TABLES:
@@ -36,8 +36,8 @@ def con(training_control: object) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def vocabulary(con: Connection) -> Vocabulary:
-    return read_vocabulary(con, read_language(con))
+def vocabulary(connection_with_models: Connection) -> Vocabulary:
+    return read_vocabulary(connection_with_models, read_language(connection_with_models))
 
 
 def complete(before: str, vocabulary: Vocabulary, after: str = "") -> list[str]:
@@ -207,7 +207,7 @@ def test_options_tell_what_they_are_for(vocabulary: Vocabulary) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with files."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -257,11 +257,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("\\i day", ["days.sql"]),
     ],
 )
-def test_files(before: str, expected: list[str], vocabulary: Vocabulary, folder: Path) -> None:
+def test_files(before: str, expected: list[str], vocabulary: Vocabulary, folder_of_files: Path) -> None:
     assert complete(before, vocabulary) == expected
 
 
-def test_a_quote_that_is_closed_already_is_not_closed_again(vocabulary: Vocabulary, folder: Path) -> None:
+def test_a_quote_that_is_closed_already_is_not_closed_again(vocabulary: Vocabulary, folder_of_files: Path) -> None:
     assert complete("FROM 'data.c", vocabulary, "' WHERE a = 1") == ["data.csv"]
 
 
@@ -276,9 +276,9 @@ def test_bases_say_what_they_are(vocabulary: Vocabulary) -> None:
     assert found[0].length == len("smollm2-135")
 
 
-def test_the_project_in_use_has_its_models_by_their_names(con: Connection) -> None:
-    con.execute("USE shop")
-    found = complete("FINETUNE ", read_vocabulary(con))
+def test_the_project_in_use_has_its_models_by_their_names(connection_with_models: Connection) -> None:
+    connection_with_models.execute("USE shop")
+    found = complete("FINETUNE ", read_vocabulary(connection_with_models))
     assert found[:3] == ["mindsdb.capital", "capital", "greeter"]
 
 
@@ -295,14 +295,19 @@ def test_every_word_of_a_statement_of_ours_is_a_keyword(vocabulary: Vocabulary) 
     assert set(OWN_KEYWORDS) | {"SELECT", "SUMMARIZE", "QUALIFY"} <= set(vocabulary.language.keywords)
 
 
-def test_in_a_failed_transaction_models_are_still_known(con: Connection) -> None:
-    con.execute("BEGIN").fetchall()
+def test_in_a_failed_transaction_models_are_still_known(connection_with_models: Connection) -> None:
+    connection_with_models.execute("BEGIN").fetchall()
     with pytest.raises(Exception, match="Conversion"):
-        con.execute("SELECT 'x'::INTEGER")
-    assert complete("FINETUNE ", read_vocabulary(con)) == ["capital", "shop.capital", "greeter", "MODEL"]
+        connection_with_models.execute("SELECT 'x'::INTEGER")
+    assert complete("FINETUNE ", read_vocabulary(connection_with_models)) == [
+        "capital",
+        "shop.capital",
+        "greeter",
+        "MODEL",
+    ]
 
 
-def test_a_handler_that_cannot_be_loaded_has_no_options(con: Connection) -> None:
-    con.session.catalog.add_engine(Engine("broken", "nowhere"))
-    found = complete("CREATE MODEL m PREDICT a USING engine = 'broken', ", read_vocabulary(con))
+def test_a_handler_that_cannot_be_loaded_has_no_options(connection_with_models: Connection) -> None:
+    connection_with_models.session.catalog.add_engine(Engine("broken", "nowhere"))
+    found = complete("CREATE MODEL m PREDICT a USING engine = 'broken', ", read_vocabulary(connection_with_models))
     assert "base = " in found

@@ -99,15 +99,15 @@ def test_a_narrow_result_is_a_table_as_it_is() -> None:
     assert titles(draw(MODELS_SCHEMA, [{"NAME": "m"}], 400))[:3] == ["NAME", "ENGINE", "PROJECT"]
 
 
-def test_piped_results_are_not_wider_than_a_mail(run: Run) -> None:
+def test_piped_results_are_not_wider_than_a_mail(run_sqlft: Run) -> None:
     made = [f"CREATE MODEL m{i} PREDICT a USING engine = 'echo', tag = 'x'" for i in range(3)]
-    done = run("shell", "-c", "; ".join([*made, "SHOW MODELS", "SHOW HANDLERS"]), "-c", ".models")
+    done = run_sqlft("shell", "-c", "; ".join([*made, "SHOW MODELS", "SHOW HANDLERS"]), "-c", ".models")
     assert done.returncode == 0, done.stderr
     assert max(cell_len(line) for line in done.stdout.splitlines()) <= PIPED_WIDTH
     assert done.stdout.count("complete") == 9
 
 
-def test_rows_of_queries_are_duckdbs_also_in_a_pipe(run: Run) -> None:
-    done = run("shell", "-c", "SELECT 0.12345678::DOUBLE AS a, repeat('x', 200) AS b, NULL AS c")
+def test_rows_of_queries_are_duckdbs_also_in_a_pipe(run_sqlft: Run) -> None:
+    done = run_sqlft("shell", "-c", "SELECT 0.12345678::DOUBLE AS a, repeat('x', 200) AS b, NULL AS c")
     assert "0.12345678" in done.stdout
     assert "x" * 200 in done.stdout
