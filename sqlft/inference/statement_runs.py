@@ -129,9 +129,9 @@ class StatementRuns:
     def override_prompt(self, resolved: ResolvedVersion, alias: str) -> ResolvedVersion:
         """With the prompt that USING gives in place of the model's."""
         template = self._own(alias).get("prompt_template", self._using.get("prompt_template"))
-        if not isinstance(template, str):
+        if template is None or isinstance(template, Mapping):
             return resolved
-        return dataclasses.replace(resolved, prompt=Prompt(template, resolved.prompt.system))
+        return dataclasses.replace(resolved, prompt=Prompt(str(template), resolved.prompt.system))
 
     def prompt_table(self, resolved: ResolvedVersion, alias: str) -> PromptTable:
         """The prompt table of a version; two references with the same options share one."""
