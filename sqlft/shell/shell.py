@@ -268,10 +268,10 @@ class Shell:
     def show_again(self, kept: KeptRows) -> None:
         """A table that was shown, nothing of it cut."""
         rows = [row for batch in kept.read for row in to_rows(batch)]
-        look = replace(self._table_style(), width=None)
-        self.screen.write("".join(line + "\n" for line in draw_table(kept.columns, Rows(rows, (), len(rows)), look)))
+        style = replace(self._table_style(), width=None)
+        self.screen.write("".join(line + "\n" for line in draw_table(kept.columns, Rows(rows, (), len(rows)), style)))
 
     def _table_style(self) -> TableStyle:
-        look = self.screen.table_style
-        width = self.limits.width or look.width
-        return replace(look, width=width, null=look.null if self.limits.null is None else self.limits.null)
+        style = self.screen.table_style
+        width = self.limits.width or style.width
+        return replace(style, width=width, null=style.null if self.limits.null is None else self.limits.null)

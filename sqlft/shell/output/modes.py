@@ -52,18 +52,18 @@ class Limits:
     seconds: float = 2.0
 
 
-def write_table(result: Result, write: Write, look: TableStyle, limits: Limits) -> None:
+def write_table(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
     """Boxes, as wide as the screen; rows beyond the limit are counted, not kept."""
     batches = result.batches_kept()
     rows = _sample(batches, limits) if limits.shown else _read_all(batches)
     if result.is_ours:
-        text_lines = draw_own_result(result.columns, rows, look, is_whole=result.is_described)
+        text_lines = draw_own_result(result.columns, rows, style, is_whole=result.is_described)
     else:
-        text_lines = draw_table(result.columns, rows, look)
+        text_lines = draw_table(result.columns, rows, style)
     write("".join(line + "\n" for line in text_lines))
 
 
-def write_csv(result: Result, write: Write, look: TableStyle, limits: Limits) -> None:
+def write_csv(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
     """Comma-separated with a header; NULL is empty and an empty text is ""."""
     write(",".join(_quote_csv(c.name) for c in result.columns) + "\n")
     null = limits.null or ""
@@ -72,7 +72,7 @@ def write_csv(result: Result, write: Write, look: TableStyle, limits: Limits) ->
         write("".join(",".join(row) + "\n" for row in rows))
 
 
-def write_json(result: Result, write: Write, look: TableStyle, limits: Limits) -> None:
+def write_json(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
     """A list of objects, one per line."""
     before = "["
     for text in _json_objects(result):
@@ -81,29 +81,29 @@ def write_json(result: Result, write: Write, look: TableStyle, limits: Limits) -
     write("[]\n" if before == "[" else "]\n")
 
 
-def write_lines(result: Result, write: Write, look: TableStyle, limits: Limits) -> None:
+def write_lines(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
     """One line per value, for long texts; an empty line between rows."""
     names = [escape_controls(c.name) for c in result.columns]
     width = max(map(cell_len, names))
-    heads = [f"{look.bold(pad(name, width, right=True))} = " for name in names]
+    heads = [f"{style.bold(pad(name, width, right=True))} = " for name in names]
     between = ""
     for batch in result.rows():
         for row in batch:
-            values = (look.dim(look.null) if v is None else _escape_value(v, look) for v in row)
+            values = (style.dim(style.null) if v is None else _escape_value(v, style) for v in row)
             write(between + "".join(f"{h}{v}\n" for h, v in zip(heads, values, strict=True)))
             between = "\n"
 
 
-def write_box(result: Result, write: Write, look: TableStyle, limits: Limits) -> None:
+def write_box(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
     """A table of all rows without types, as wide as its contents."""
     rows = _read_all(result.batches())
     everything = [*rows.head]
-    widths = [natural_width(c, [row[i] for row in everything], look.null) for i, c in enumerate(result.columns)]
-    lines = draw_wrapped(result.columns, rows, widths, replace(look, width=None), footer=False)
+    widths = [natural_width(c, [row[i] for row in everything], style.null) for i, c in enumerate(result.columns)]
+    lines = draw_wrapped(result.columns, rows, widths, replace(style, width=None), footer=False)
     write("".join(line + "\n" for line in lines))
 
 
-def write_json_lines(result: Result, write: Write, look: TableStyle, limits: Limits) -> None:
+def write_json_lines(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
     """One object per line, for programs that read line by line."""
     for text in _json_objects(result):
         write(f"{text}\n")
@@ -117,7 +117,7 @@ def _json_objects(result: Result) -> Iterator[str]:
             yield f"{{{pairs}}}"
 
 
-def write_markdown(result: Result, write: Write, look: TableStyle, limits: Limits) -> None:
+def write_markdown(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
     """A table of Markdown."""
 
     def cell(text: str) -> str:
@@ -127,15 +127,15 @@ def write_markdown(result: Result, write: Write, look: TableStyle, limits: Limit
     write(f"| {' | '.join('---:' if c.is_number else '---' for c in result.columns)} |\n")
     for batch in result.rows():
         for row in batch:
-            write(f"| {' | '.join(look.null if v is None else cell(v) for v in row)} |\n")
+            write(f"| {' | '.join(style.null if v is None else cell(v) for v in row)} |\n")
 
 
-def write_html(result: Result, write: Write, look: TableStyle, limits: Limits) -> None:
+def write_html(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
     """A table of HTML."""
     write("<table>\n<tr>" + "".join(f"<th>{escape(c.name)}</th>" for c in result.columns) + "</tr>\n")
     for batch in result.rows():
         for row in batch:
-            cells = (escape(look.null if v is None else v) for v in row)
+            cells = (escape(style.null if v is None else v) for v in row)
             write("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n")
     write("</table>\n")
 
@@ -206,9 +206,9 @@ def _distinct_names(columns: list[Column]) -> list[str]:
     return names
 
 
-def _escape_value(value: str, look: TableStyle) -> str:
+def _escape_value(value: str, style: TableStyle) -> str:
     """On a terminal no control characters, but line ends and tabs stay."""
-    return _CONTROL.sub(lambda m: f"\\x{ord(m[0]):02x}", value) if look.colour else value
+    return _CONTROL.sub(lambda m: f"\\x{ord(m[0]):02x}", value) if style.colour else value
 
 
 PIPED_WIDTH = 120
@@ -229,32 +229,32 @@ _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\.\d+")
 
 
 def draw_own_result(
-    columns: Sequence[Column], rows: Rows, look: TableStyle, *, is_whole: bool = False
+    columns: Sequence[Column], rows: Rows, style: TableStyle, *, is_whole: bool = False
 ) -> Iterator[str]:
     """The result's lines; `is_whole` shows all of a single row that is not NULL, as DESCRIBE does."""
     rows = _shorten_values(columns, rows)
-    width = look.width or PIPED_WIDTH
-    look = replace(look, width=width)
+    width = style.width or PIPED_WIDTH
+    style = replace(style, width=width)
     everything = [*rows.head, *rows.tail]
-    if all(fits_width(columns, row, look) for row in everything[:1]) and _table_width(columns, everything) <= width:
-        return draw_table(columns, rows, look)
+    if all(fits_width(columns, row, style) for row in everything[:1]) and _table_width(columns, everything) <= width:
+        return draw_table(columns, rows, style)
     filled = [i for i in range(len(columns)) if any(row[i] is not None for row in everything)] or [0]
     if len(everything) == 1:
         essential = [i for i in filled if columns[i].name.lower() not in LEAST_IMPORTANT[:7]]
-        return draw_card(columns, everything[0], look, None if is_whole else essential)
+        return draw_card(columns, everything[0], style, None if is_whole else essential)
     selection = _Selection(columns, rows, tuple(filled))
     while selection.size > width and (fewer := selection.fewer()) is not None:
         selection = fewer
     if selection.size <= width:
-        return draw_table(selection.titles, selection.cells, look, hidden=selection.hidden)
+        return draw_table(selection.titles, selection.cells, style, hidden=selection.hidden)
     widths = _wrap_widths(selection, width)
     if widths is not None:
-        return draw_wrapped(selection.titles, selection.cells, widths, look, selection.hidden)
+        return draw_wrapped(selection.titles, selection.cells, widths, style, selection.hidden)
     if len(everything) <= MAX_CARDS:
         return _draw_cards(
-            columns, everything, look, [i for i in filled if columns[i].name.lower() not in NOT_ON_CARDS]
+            columns, everything, style, [i for i in filled if columns[i].name.lower() not in NOT_ON_CARDS]
         )
-    return draw_table(columns, rows, look)
+    return draw_table(columns, rows, style)
 
 
 @dataclass(frozen=True)
@@ -314,11 +314,13 @@ def _wrap_widths(selection: _Selection, width: int) -> list[int] | None:
     return sizes if long and room >= 0 else None
 
 
-def _draw_cards(columns: Sequence[Column], rows: Sequence[Row], look: TableStyle, kept: Sequence[int]) -> Iterator[str]:
+def _draw_cards(
+    columns: Sequence[Column], rows: Sequence[Row], style: TableStyle, kept: Sequence[int]
+) -> Iterator[str]:
     for number, row in enumerate(rows):
         if number:
             yield ""
-        yield from draw_card(columns, [None if v == "[]" else v for v in row], look, kept, with_footer=False)
+        yield from draw_card(columns, [None if v == "[]" else v for v in row], style, kept, with_footer=False)
 
 
 def _shorten_values(columns: Sequence[Column], rows: Rows) -> Rows:

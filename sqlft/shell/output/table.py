@@ -91,18 +91,18 @@ class _DrawnColumn(NamedTuple):
     right: bool
 
 
-def draw_table(columns: Sequence[Column], rows: Rows, look: TableStyle, hidden: Sequence[str] = ()) -> Iterator[str]:
+def draw_table(columns: Sequence[Column], rows: Rows, style: TableStyle, hidden: Sequence[str] = ()) -> Iterator[str]:
     """The table's lines, the last one with what it leaves out; `hidden` was left out before."""
-    drawn_columns, narrowed = _fit_columns(columns, [*rows.head, *rows.tail], look)
-    yield from _draw_box(drawn_columns, rows, look, types=True)
-    yield from _draw_footer(_describe_rows(len(columns), narrowed, rows), hidden, look)
+    drawn_columns, narrowed = _fit_columns(columns, [*rows.head, *rows.tail], style)
+    yield from _draw_box(drawn_columns, rows, style, types=True)
+    yield from _draw_footer(_describe_rows(len(columns), narrowed, rows), hidden, style)
 
 
 def draw_wrapped(
     columns: Sequence[Column],
     rows: Rows,
     widths: Sequence[int],
-    look: TableStyle,
+    style: TableStyle,
     hidden: Sequence[str] = (),
     footer: bool = True,
 ) -> Iterator[str]:
@@ -111,8 +111,8 @@ def draw_wrapped(
     for i, (column, width) in enumerate(zip(columns, widths, strict=True)):
         cells = [_fold_cell(row[i], width) for row in (*rows.head, *rows.tail)]
         drawn_columns.append(_DrawnColumn(_shorten(column.name, width), "", cells, width, column.is_number))
-    yield from _draw_box(drawn_columns, rows, look, types=False)
-    yield from _draw_footer(_describe_rows(len(columns), 0, rows) if footer else "", hidden, look)
+    yield from _draw_box(drawn_columns, rows, style, types=False)
+    yield from _draw_footer(_describe_rows(len(columns), 0, rows) if footer else "", hidden, style)
 
 
 def _fold_cell(text: str | None, width: int) -> list[str | None]:
@@ -120,21 +120,21 @@ def _fold_cell(text: str | None, width: int) -> list[str | None]:
 
 
 def draw_card(
-    columns: Sequence[Column], row: Row, look: TableStyle, kept: Sequence[int] | None = None, with_footer: bool = True
+    columns: Sequence[Column], row: Row, style: TableStyle, kept: Sequence[int] | None = None, with_footer: bool = True
 ) -> Iterator[str]:
     """One row, one value per line, without those that are NULL and those not `kept`; the footer says how many."""
     places = range(len(columns)) if kept is None else kept
     values = [(escape_controls(columns[i].name), escape_controls(row[i] or "")) for i in places if row[i] is not None]
     width = max((cell_len(name) for name, _ in values), default=0)
     for name, value in values:
-        room = MAX_CELL_WIDTH if look.width is None else max(look.width - width - 3, NARROW_WIDTH)
+        room = MAX_CELL_WIDTH if style.width is None else max(style.width - width - 3, NARROW_WIDTH)
         for number, line in enumerate(fold_text(value, room)):
-            head = f"{look.bold(pad(name, width, True))} {look.dim('=')}" if number == 0 else " " * (width + 2)
+            head = f"{style.bold(pad(name, width, True))} {style.dim('=')}" if number == 0 else " " * (width + 2)
             yield f"{head} {line}".rstrip()
     if with_footer and len(values) < len(columns):
         hides = any(v is not None for i, v in enumerate(row) if i not in places)
         others = "DESCRIBE shows all" if hides else "the others are NULL"
-        yield look.dim(f"(1 row; {len(columns):,} columns, {len(values):,} shown, {others})")
+        yield style.dim(f"(1 row; {len(columns):,} columns, {len(values):,} shown, {others})")
 
 
 def fold_text(text: str, width: int) -> list[str]:
@@ -158,9 +158,9 @@ def fold_text(text: str, width: int) -> list[str]:
     return lines
 
 
-def fits_width(columns: Sequence[Column], row: Row, look: TableStyle) -> bool:
+def fits_width(columns: Sequence[Column], row: Row, style: TableStyle) -> bool:
     """Whether a table of this row hides no column."""
-    return not _fit_columns(columns, [row], look)[1]
+    return not _fit_columns(columns, [row], style)[1]
 
 
 def escape_controls(text: str, longest: int = MAX_CELL_WIDTH) -> str:
@@ -181,10 +181,10 @@ def _escape(match: re.Match[str]) -> str:
     return _SHORT_ESCAPES.get(match[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
-def _fit_columns(columns: Sequence[Column], rows: Sequence[Row], look: TableStyle) -> tuple[list[_DrawnColumn], int]:
+def _fit_columns(columns: Sequence[Column], rows: Sequence[Row], style: TableStyle) -> tuple[list[_DrawnColumn], int]:
     """The columns to draw and how many are hidden."""
-    sizes = [natural_width(column, [row[i] for row in rows], look.null) for i, column in enumerate(columns)]
-    width = look.width
+    sizes = [natural_width(column, [row[i] for row in rows], style.null) for i, column in enumerate(columns)]
+    width = style.width
     kept = list(range(len(columns)))
     gap = None
     if width is not None:
@@ -260,49 +260,49 @@ def _center(text: str, width: int) -> str:
     return " " * (free // 2) + text + " " * (free - free // 2)
 
 
-def _draw_rule(shown: Sequence[_DrawnColumn], corners: str, look: TableStyle) -> str:
+def _draw_rule(shown: Sequence[_DrawnColumn], corners: str, style: TableStyle) -> str:
     left, middle, right = corners[0], corners[-2], corners[-1]
-    return left + middle.join(("-" if look.ascii else "─") * (c.width + 2) for c in shown) + right
+    return left + middle.join(("-" if style.ascii else "─") * (c.width + 2) for c in shown) + right
 
 
 def _draw_line(edge: str, cells: Iterator[str]) -> str:
     return f"{edge} " + f" {edge} ".join(cells) + f" {edge}"
 
 
-def _draw_box(columns: Sequence[_DrawnColumn], rows: Rows, look: TableStyle, *, types: bool) -> Iterator[str]:
-    edge = look.dim("|" if look.ascii else "│")
-    yield look.dim(_draw_rule(columns, "+++" if look.ascii else "┌┬┐", look))
-    yield _draw_line(edge, (look.bold(_center(c.title, c.width)) for c in columns))
+def _draw_box(columns: Sequence[_DrawnColumn], rows: Rows, style: TableStyle, *, types: bool) -> Iterator[str]:
+    edge = style.dim("|" if style.ascii else "│")
+    yield style.dim(_draw_rule(columns, "+++" if style.ascii else "┌┬┐", style))
+    yield _draw_line(edge, (style.bold(_center(c.title, c.width)) for c in columns))
     if types:
-        yield _draw_line(edge, (look.dim(_center(c.type, c.width)) for c in columns))
-    yield look.dim(_draw_rule(columns, "+++" if look.ascii else "├┼┤", look))
+        yield _draw_line(edge, (style.dim(_center(c.type, c.width)) for c in columns))
+    yield style.dim(_draw_rule(columns, "+++" if style.ascii else "├┼┤", style))
     for number in range(len(rows.head) + len(rows.tail)):
         if number == len(rows.head):
-            yield from _draw_dots(columns, edge, look)
+            yield from _draw_dots(columns, edge, style)
         for cells in zip_longest(*(c.cells[number] for c in columns), fillvalue=""):
-            yield _draw_line(edge, (_draw_cell(c, cell, look) for c, cell in zip(columns, cells, strict=True)))
+            yield _draw_line(edge, (_draw_cell(c, cell, style) for c, cell in zip(columns, cells, strict=True)))
     if not rows.tail and not rows.is_all:
-        yield from _draw_dots(columns, edge, look)
-    yield look.dim(_draw_rule(columns, "+++" if look.ascii else "└┴┘", look))
+        yield from _draw_dots(columns, edge, style)
+    yield style.dim(_draw_rule(columns, "+++" if style.ascii else "└┴┘", style))
 
 
-def _draw_cell(column: _DrawnColumn, cell: str | None, look: TableStyle) -> str:
+def _draw_cell(column: _DrawnColumn, cell: str | None, style: TableStyle) -> str:
     if cell is None:
-        return look.dim(pad(_shorten(escape_controls(look.null), column.width), column.width, column.right))
+        return style.dim(pad(_shorten(escape_controls(style.null), column.width), column.width, column.right))
     return pad(cell, column.width, column.right)
 
 
-def _draw_dots(shown: Sequence[_DrawnColumn], edge: str, look: TableStyle) -> Iterator[str]:
+def _draw_dots(shown: Sequence[_DrawnColumn], edge: str, style: TableStyle) -> Iterator[str]:
     for _ in range(DOTTED_LINES):
-        yield _draw_line(edge, (look.dim(pad("." if look.ascii else DOTS, c.width, c.right)) for c in shown))
+        yield _draw_line(edge, (style.dim(pad("." if style.ascii else DOTS, c.width, c.right)) for c in shown))
 
 
-def _draw_footer(footer: str, hidden: Sequence[str], look: TableStyle) -> Iterator[str]:
+def _draw_footer(footer: str, hidden: Sequence[str], style: TableStyle) -> Iterator[str]:
     if footer:
-        yield look.dim(footer)
+        yield style.dim(footer)
     if hidden:
         listed = f"(not shown: {', '.join(hidden)})"
-        yield from (look.dim(line) for line in fold_text(listed, look.width or MAX_CELL_WIDTH))
+        yield from (style.dim(line) for line in fold_text(listed, style.width or MAX_CELL_WIDTH))
 
 
 def _describe_rows(columns: int, hidden: int, rows: Rows) -> str:
