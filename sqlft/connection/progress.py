@@ -62,7 +62,7 @@ class ProgressBar:
         self._begun = self._next_line = self._clock()
         self._curve = LossCurve()
         self._label, self._label_started, self._label_done = "", self._begun, 0.0
-        self._told_left: tuple[float | None, float] = (None, self._begun)
+        self._reported_left: tuple[float | None, float] = (None, self._begun)
         self._next_line += LINE_SECONDS
 
     def draw(self) -> None:
@@ -82,12 +82,12 @@ class ProgressBar:
             self._label, self._label_started, self._label_done = tick.label, now, tick.done
             self._curve = LossCurve()
         values = self._curve.add(tick.metrics)
-        if tick.left != self._told_left[0]:
-            self._told_left = tick.left, now
+        if tick.left != self._reported_left[0]:
+            self._reported_left = tick.left, now
         if tick.left is None:
             seconds_left = _estimate_seconds_left(tick, self._label_done, now - self._label_started)
         else:
-            seconds_left = max(0.0, tick.left - (now - self._told_left[1]))
+            seconds_left = max(0.0, tick.left - (now - self._reported_left[1]))
         if is_live:
             self._draw_live(tick, seconds_left, values)
         elif now >= self._next_line:

@@ -265,7 +265,7 @@ class MachineTimer:
 
 @contextmanager
 def hold_training_budget(
-    purse: SessionBudget,
+    session_budget: SessionBudget,
     name: str,
     engine: str,
     most: float | None,
@@ -277,7 +277,7 @@ def hold_training_budget(
     OptionError if there is a budget and `cost` is not known.  Afterwards what `version` says that it cost is spent; one
     that goes on in the background, its estimate.
     """
-    limits = [limit for limit in (Budget(most, name="max_cost_usd"), purse) if limit.has_cost_limit]
+    limits = [limit for limit in (Budget(most, name="max_cost_usd"), session_budget) if limit.has_cost_limit]
     if limits and cost is None:
         raise _unknown_training_cost_error(limits[0], name, engine)
     _reserve_all(limits, name, cost or 0.0)

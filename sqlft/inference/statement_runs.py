@@ -121,21 +121,21 @@ class StatementRuns:
         self._session, self._cache, self._using = session, cache, using
         self._statement = (uuid.uuid4().hex, redact_statement(statement))
         self._prompt_tables: dict[tuple[VersionKey, str], PromptTable] = {}
-        self._given: dict[str, set[str]] = {}
+        self._accepted_names: dict[str, set[str]] = {}
         self._used_names: set[str] = set()
         self._limits: Budget | None = None
         self.in_ledger = True
 
     def override_prompt(self, resolved: ResolvedVersion, alias: str) -> ResolvedVersion:
         """With the prompt that USING gives in place of the model's."""
-        template = self._own(alias).get("prompt_template", self._using.get("prompt_template"))
+        template = self._options_of_alias(alias).get("prompt_template", self._using.get("prompt_template"))
         if template is None or isinstance(template, Mapping):
             return resolved
         return dataclasses.replace(resolved, prompt=Prompt(str(template), resolved.prompt.system))
 
     def prompt_table(self, resolved: ResolvedVersion, alias: str) -> PromptTable:
         """The prompt table of a version; two references with the same options share one."""
-        engine_name = self._own(alias).get("serve", self._using.get("serve"))
+        engine_name = self._options_of_alias(alias).get("serve", self._using.get("serve"))
         if isinstance(engine_name, str):
             resolved = serve_with_engine(self._session, resolved, engine_name)
         given = self._options_for(resolved, alias)
@@ -157,14 +157,14 @@ class StatementRuns:
         """The statement's limits, which its models share, and those that are for this one alone."""
         if self._limits is None:
             self._limits = _build_limits(self._using)
-        own_options = self._own(alias)
+        own_options = self._options_of_alias(alias)
         return (
             [self._limits, _build_limits(own_options)]
             if pick_options(own_options, QuerySettings).keys() & set(LIMIT_OPTIONS)
             else [self._limits]
         )
 
-    def _own(self, alias: str) -> Mapping[str, object]:
+    def _options_of_alias(self, alias: str) -> Mapping[str, object]:
         """What USING says for this model alone."""
         return next((v for k, v in self._using.items() if k.lower() == alias.lower() and isinstance(v, Mapping)), {})
 
@@ -172,9 +172,9 @@ class StatementRuns:
         """USING's keys that this model takes, with `alias.k = v` over them."""
         cls = type(resolved.handler).predict_options
         known = option_names(cls, QuerySettings)
-        self._given[alias.lower()] = known
+        self._accepted_names[alias.lower()] = known
         shared = {k: v for k, v in self._using.items() if k in known or cls is dict}
-        own_options = self._own(alias)
+        own_options = self._options_of_alias(alias)
         if cls is not dict:
             check_option_names(own_options, known, f"Model '{resolved.model.key.name}'")
         self._used_names.update(shared, *([alias.lower()] if own_options else []))
@@ -182,8 +182,10 @@ class StatementRuns:
 
     def check_using(self) -> None:
         """OptionError for a key of USING that none of the statement's models takes."""
-        unused = [k for k in self._using if k not in self._used_names and k.lower() not in self._given]
-        check_option_names(unused, set().union(*self._given.values()) if self._given else set(), "This query")
+        unused = [k for k in self._using if k not in self._used_names and k.lower() not in self._accepted_names]
+        check_option_names(
+            unused, set().union(*self._accepted_names.values()) if self._accepted_names else set(), "This query"
+        )
 
     def finish(self, error: bool = False) -> None:
         """Close all predictors and write the ledger."""

@@ -66,13 +66,13 @@ class _CursorContext:
     """The tokens of a statement before the word at the cursor."""
 
     def __init__(self, tokens: list[Token], later: list[Token], vocabulary: Vocabulary, word: str) -> None:
-        self._found, self._later, self._known, self._word = tokens, later, vocabulary, word
+        self._tokens, self._later_tokens, self._vocabulary, self._word = tokens, later, vocabulary, word
         self._words = [t.word or t.text for t in tokens]
         self._last = self._words[-1] if tokens else ""
 
     def offers(self) -> Iterator[Offer]:
         """Words and what they are."""
-        if not self._found:
+        if not self._tokens:
             yield from _offer_keywords(syntax.STARTS)
         elif self._last == ".":
             yield from self._qualified()
@@ -80,28 +80,28 @@ class _CursorContext:
             yield from self._options(using)
             return
         elif self._last == "::":
-            yield from ((name, "type") for name in self._known.language.types)
+            yield from ((name, "type") for name in self._vocabulary.language.types)
         else:
             names = list(self._names())
-            coming = syntax.find_next_keywords(self._found)
+            coming = syntax.find_next_keywords(self._tokens)
             keywords = list(_offer_keywords(k for k in coming.keywords if k != "USING" or self._takes_options()))
             if self._is_behind_operand() or not coming.takes_name:
                 yield from keywords
                 yield from names
-                yield from _offer_keywords(self._known.language.keywords if self._word else ())
+                yield from _offer_keywords(self._vocabulary.language.keywords if self._word else ())
             else:
                 yield from names
             if self._is_expression():
                 yield from self._expression(has_columns=not names)
             yield from keywords
         if self._word and self._last != ".":
-            yield from _offer_keywords(self._known.language.keywords)
+            yield from _offer_keywords(self._vocabulary.language.keywords)
 
     def values(self, quote: str) -> Iterator[Offer]:
         """Inside an open quote: files, choices of an option, or names."""
         if quote != "'":
             yield from self._columns(quoted=False)
-            yield from ((r.name, r.kind) for r in self._known.relations.values() if r.is_near)
+            yield from ((r.name, r.kind) for r in self._vocabulary.relations.values() if r.is_near)
             return
         option = self._assigned()
         if option is not None:
@@ -118,19 +118,19 @@ class _CursorContext:
         """What has the name that stands here, where that is clear."""
         words, last = self._words, self._last
         if words in (["USE"], ["DROP", "PROJECT"], ["SHOW", "MODELS", "FROM"], ["SHOW", "MODELS", "IN"]):
-            yield from ((format_name(name), "project") for name in self._known.projects)
+            yield from ((format_name(name), "project") for name in self._vocabulary.projects)
             if words == ["USE"]:
-                yield from ((format_name(name), "schema") for name in self._known.schemas if name != "sqlft")
+                yield from ((format_name(name), "schema") for name in self._vocabulary.schemas if name != "sqlft")
         elif (
             words[:1] == ["EVALUATE"] and words[1:2] != ["MODEL"] and "FROM" not in words and last in ("EVALUATE", ",")
         ):
             yield from ((name, "metric") for name in METRICS)
         elif self._is_engine_place():
-            yield from ((name, "engine") for name in sorted(self._known.engines))
+            yield from ((name, "engine") for name in sorted(self._vocabulary.engines))
         elif self._is_model_place():
-            yield from ((self._called(m), "model") for m in self._known.models())
+            yield from ((self._called(m), "model") for m in self._vocabulary.models())
         elif words in (["SET"], ["RESET"], ["PRAGMA"]):
-            yield from ((name, about) for name, about in self._known.language.settings.items() if self._word)
+            yield from ((name, about) for name, about in self._vocabulary.language.settings.items() if self._word)
         elif last in _BEFORE_RELATION or (last == "," and self._is_in_from()) or (words[0], last) == ("EVALUATE", "ON"):
             yield from self._relations()
 
@@ -152,11 +152,11 @@ class _CursorContext:
 
     def _relations(self) -> Iterator[Offer]:
         is_written = self._last in ("INTO", "UPDATE", "TABLE", "VIEW")  # models are only read
-        near = (r for r in self._known.relations.values() if r.is_near and (r.kind != "model" or not is_written))
+        near = (r for r in self._vocabulary.relations.values() if r.is_near and (r.kind != "model" or not is_written))
         yield from ((self._called(r), r.kind) for r in near)
-        yield from ((format_name(name), "schema") for name in self._known.schemas if "." not in name)
+        yield from ((format_name(name), "schema") for name in self._vocabulary.schemas if "." not in name)
         if self._word and not is_written:
-            yield from ((f"{name}(", about) for name, about in self._known.language.table_functions.items())
+            yield from ((f"{name}(", about) for name, about in self._vocabulary.language.table_functions.items())
 
     def _called(self, relation: Relation) -> str:
         project = relation.project
@@ -164,13 +164,13 @@ class _CursorContext:
 
     def _qualified(self) -> Iterator[Offer]:
         """Behind a point: attributes, versions, columns, or the tables of a schema."""
-        before = self._found[-2] if len(self._found) > 1 else self._found[-1]
+        before = self._tokens[-2] if len(self._tokens) > 1 else self._tokens[-1]
         name = before.value
         describes = self._words[:1] in (["DESCRIBE"], ["DESC"])
         if describes and before.kind == "number":
             yield from ((attribute, "what DESCRIBE shows") for attribute in ATTRIBUTES)
             return
-        relation = self._known.relations.get(name.lower())
+        relation = self._vocabulary.relations.get(name.lower())
         is_model = relation is not None and relation.kind == "model"
         if describes and is_model:
             yield from ((attribute, "what DESCRIBE shows") for attribute in ATTRIBUTES)
@@ -178,19 +178,19 @@ class _CursorContext:
             yield from ((str(number), f"version of {relation_named.name}") for number in relation_named.versions)
             if not describes:
                 yield from ((format_name(c), kind) for c, kind in relation_named.columns.items())
-        yield from ((format_name(t), kind) for t, kind in self._known.schemas.get(name.lower(), {}).items())
+        yield from ((format_name(t), kind) for t, kind in self._vocabulary.schemas.get(name.lower(), {}).items())
 
     def _named(self, name: str) -> Iterator[Relation]:
         """The relation of this name, or that which has it as an alias."""
-        if (relation := self._relation_at(self._found, len(self._found) - 2)) is not None:
+        if (relation := self._relation_at(self._tokens, len(self._tokens) - 2)) is not None:
             yield relation
-        for i, token in enumerate([*self._found, *self._later]):
+        for i, token in enumerate([*self._tokens, *self._later_tokens]):
             if i and token.value.lower() == name.lower() and token.kind in ("word", "quoted"):
                 yield from self._relations_before(i)
 
     def _relations_before(self, at: int) -> Iterator[Relation]:
         """That which an alias at this token stands for: `m a`, `m.2 AS a`."""
-        tokens = [*self._found, *self._later]
+        tokens = [*self._tokens, *self._later_tokens]
         names = [i for i in range(max(0, at - 3), at) if tokens[i].word != "AS" and not tokens[i].text.startswith(".")]
         if names and (relation := self._relation_at(tokens, names[-1])) is not None:
             yield relation
@@ -199,8 +199,12 @@ class _CursorContext:
 
     def _is_behind_operand(self) -> bool:
         """Whether a name or a value stands before the cursor, so that a keyword is likeliest."""
-        last = self._found[-1]
-        return (last.kind != "op" and last.word not in self._known.language.keywords) or last.text in (")", "*", "]")
+        last = self._tokens[-1]
+        return (last.kind != "op" and last.word not in self._vocabulary.language.keywords) or last.text in (
+            ")",
+            "*",
+            "]",
+        )
 
     def _takes_options(self) -> bool:
         """Whether USING may stand here: options are those of models; that of a join is another."""
@@ -223,8 +227,8 @@ class _CursorContext:
         if has_columns:
             yield from self._columns()
         if self._word:
-            yield from ((f"{name}(", about) for name, about in self._known.language.functions.items())
-            yield from ((self._called(r), r.kind) for r in self._known.relations.values() if r.is_near)
+            yield from ((f"{name}(", about) for name, about in self._vocabulary.language.functions.items())
+            yield from ((self._called(r), r.kind) for r in self._vocabulary.relations.values() if r.is_near)
 
     def _columns(self, quoted: bool = True) -> Iterator[Offer]:
         """Of the tables and models that the statement names, also behind the cursor."""
@@ -233,7 +237,7 @@ class _CursorContext:
                 yield format_name(column) if quoted else column, f"{relation.name}: {kind}"
 
     def _mentioned(self) -> list[Relation]:
-        tokens = [*self._found, *self._later]
+        tokens = [*self._tokens, *self._later_tokens]
         named = [self._relation_at(tokens, i) for i, t in enumerate(tokens) if t.kind in ("word", "quoted")]
         return list({id(r): r for r in named if r is not None}.values())
 
@@ -241,7 +245,7 @@ class _CursorContext:
         """What a token names, with the project that stands before it."""
         name = tokens[i].value.lower()
         full = f"{tokens[i - 2].value.lower()}.{name}" if i > 1 and tokens[i - 1].text == "." else ""
-        return self._known.relations.get(full) or self._known.relations.get(name)
+        return self._vocabulary.relations.get(full) or self._vocabulary.relations.get(name)
 
     def _is_in_from(self) -> bool:
         for word in reversed(self._words):
@@ -253,9 +257,9 @@ class _CursorContext:
 
     def _using(self) -> int | None:
         """Behind the USING whose options are being written; that of a join has a parenthesis."""
-        for i in range(len(self._found) - 1, -1, -1):
+        for i in range(len(self._tokens) - 1, -1, -1):
             if self._words[i] == "USING":
-                return i + 1 if i + 1 == len(self._found) or self._words[i + 1] != "(" else None
+                return i + 1 if i + 1 == len(self._tokens) or self._words[i + 1] != "(" else None
         return None
 
     def _options(self, using: int) -> Iterator[Offer]:
@@ -263,7 +267,7 @@ class _CursorContext:
         if option is not None:
             yield from self._option_values(option, using)
         elif self._last in ("USING", ","):
-            pairs = zip(self._found[using:], self._words[using + 1 :], strict=False)
+            pairs = zip(self._tokens[using:], self._words[using + 1 :], strict=False)
             names = {key.value.lower() for key, sign in pairs if sign == "="}
             for name, option_ in self._takes(using).items():
                 if name not in names:
@@ -278,39 +282,39 @@ class _CursorContext:
                 depth += (self._words[at] == "]") - (self._words[at] == "[")
                 at -= 1
             at -= 1
-        return self._found[at - 1].value.lower() if at > 0 and self._words[at] in ("=", ":") else None
+        return self._tokens[at - 1].value.lower() if at > 0 and self._words[at] in ("=", ":") else None
 
     def _option_values(self, name: str, using: int) -> Iterator[Offer]:
         if name == "engine" and "DATABASE" in self._words[:4]:
             yield from ((f"'{engine}'", "data source") for engine in DATABASE_ENGINES)
             return
         if name in ("engine", "serve", "handler"):
-            yield from ((f"'{engine}'", "engine") for engine in sorted(self._known.engines))
+            yield from ((f"'{engine}'", "engine") for engine in sorted(self._vocabulary.engines))
             return
         if name in ("metric", "metrics") and self._words[:1] == ["EVALUATE"]:
             yield from ((f"'{metric}'", "metric") for metric in METRICS)
             return
         if name == "judge":
-            yield from ((f"'{self._called(m)}'", "model") for m in self._known.models())
+            yield from ((f"'{self._called(m)}'", "model") for m in self._vocabulary.models())
             return
         option = next((o for o in self._takes(using).values() if name in (o.name, *o.aliases)), None)
         if option is not None and option.name == "base":
             engine = self._engine(using)
-            yield from ((f"'{base}'", about) for base, about in list_bases(engine, self._known).items())
+            yield from ((f"'{base}'", about) for base, about in list_bases(engine, self._vocabulary).items())
         elif option is not None:
             yield from ((value, option.doc) for value in list_values(option))
 
     def _takes(self, using: int) -> dict[str, Option]:
-        names = [t.value for t in self._found[:using] if t.kind in ("word", "quoted")]
-        return find_options([t.word for t in self._found[:using]], self._known, names, self._engine(using))
+        names = [t.value for t in self._tokens[:using] if t.kind in ("word", "quoted")]
+        return find_options([t.word for t in self._tokens[:using]], self._vocabulary, names, self._engine(using))
 
     def _engine(self, using: int) -> str:
         """The engine that the options name, or the handler of CREATE ML_ENGINE … FROM handler."""
-        tokens = [*self._found, *self._later]
+        tokens = [*self._tokens, *self._later_tokens]
         for key, sign, value in zip(tokens, tokens[1:], tokens[2:], strict=False):
             if key.value.lower() == "engine" and sign.text == "=":
                 return value.value
-        return self._found[using - 2].value if "ML_ENGINE" in self._words[:2] and using > 2 else ""
+        return self._tokens[using - 2].value if "ML_ENGINE" in self._words[:2] and using > 2 else ""
 
     # -- files ---------------------------------------------------------------------------------------------
 
@@ -326,9 +330,9 @@ class _CursorContext:
         if last == "," and self._is_in_from():
             return True
         at = len(words) - 1
-        while at > 0 and (words[at] in ("[", ",") or self._found[at].kind == "string"):
+        while at > 0 and (words[at] in ("[", ",") or self._tokens[at].kind == "string"):
             at -= 1
-        return at > 0 and words[at] == "(" and _READS_FILES.match(self._found[at - 1].value) is not None
+        return at > 0 and words[at] == "(" and _READS_FILES.match(self._tokens[at - 1].value) is not None
 
 
 def _offer_keywords(words: Iterable[str]) -> Iterator[Offer]:
