@@ -165,7 +165,7 @@ _SKIPPED_MODULES = ("contextlib", "functools", "weakref")
 _log_handlers: list[logging.Handler] = []
 
 
-def log_debug(text: str, *values: object) -> None:
+def debug(text: str, *values: object) -> None:
     """Log a message, its values put in as logging does, secrets redacted; cheap where nobody reads."""
     logging = sys.modules.get("logging")
     if logging is None:

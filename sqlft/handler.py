@@ -440,9 +440,9 @@ class Handler(ABC):
     `CountsTokens`, `CountsPromptTokens`, `Priced` and `ScoresAnswers` it is by having their method.
     """
 
-    engine_options: ClassVar[type] = NoOptions
-    model_options: ClassVar[type] = NoOptions
-    predict_options: ClassVar[type] = NoOptions
+    engine_options: ClassVar[type[object]] = NoOptions
+    model_options: ClassVar[type[object]] = NoOptions
+    predict_options: ClassVar[type[object]] = NoOptions
     instead_of_training: ClassVar[str] = ""
     """What to do where this handler cannot train, if there is something better than another handler."""
 
@@ -534,7 +534,7 @@ class Drains(Protocol):
 class Trainer(Handler):
     """A handler that can also train; being one is the capability."""
 
-    train_options: ClassVar[type] = NoOptions
+    train_options: ClassVar[type[object]] = NoOptions
     remote: ClassVar[bool] = False
     """The provider trains: Ctrl-C only stops watching, and the job goes on there until `cancel`."""
     resume_options: ClassVar[tuple[str, ...]] = ()

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import types
 from collections.abc import Container, Iterable, Iterator, Mapping
-from functools import cache
 from typing import (
     Annotated,
     Any,
@@ -52,9 +51,17 @@ class Option(NamedTuple):
         return _format_type(self.type)
 
 
-@cache
+_options_by_class: dict[type, Mapping[str, Option]] = {}
+
+
 def options_of(cls: type) -> Mapping[str, Option]:
     """The options a class declares, by name; any annotated class will do, a dataclass is usual."""
+    if cls not in _options_by_class:
+        _options_by_class[cls] = _read_options(cls)
+    return _options_by_class[cls]
+
+
+def _read_options(cls: type) -> Mapping[str, Option]:
     if cls in (object, dict) or not isinstance(cls, type):
         return {}
     hints = get_type_hints(cls, include_extras=True)
@@ -124,8 +131,7 @@ def build_options(cls: type[T], given: Mapping[str, object], what: str) -> T:
             remember_secret(value)
     if cls is dict:
         return cls(**given)
-    options_class: type = cls
-    declared = options_of(options_class)
+    declared = options_of(cls)
     by_name = {n: o for o in declared.values() for n in (o.name, *o.aliases)}
     check_option_names(given, by_name, what)
     values: dict[str, object] = {}

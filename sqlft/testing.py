@@ -112,7 +112,7 @@ class HandlerConformance:
 
     def opened(self, artifact: Artifact | None = None) -> Predictor:
         """A predictor of the base, or of an artifact."""
-        options: object = build_options(self.handler.predict_options, self.predict_options, "the query")
+        options = build_options(self.handler.predict_options, self.predict_options, "the query")
         return self.made().open(self.spec(), artifact, options)
 
     def ask(self, *contents: str, artifact: Artifact | None = None) -> list[Completion]:
@@ -376,7 +376,7 @@ class HandlerConformance:
         workdir.mkdir(exist_ok=True)
         table = _make_table(self.conversations)
         data = TrainingSet(table, table.slice(0, 2))
-        options: object = build_options(handler.train_options, self.train_options, "the training")
+        options = build_options(handler.train_options, self.train_options, "the training")
         reports: list[Progress] = []
 
         def report(progress: Progress) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlft.catalog import files, records
 from sqlft.catalog.records import DEFAULT_PROJECT, RUNNING, Model, ModelKey, TrainingMetric, Usage, Version, VersionKey
-from sqlft.errors import AlreadyExists, CatalogError, NotFound, did_you_mean, log_debug
+from sqlft.errors import AlreadyExists, CatalogError, NotFound, debug, did_you_mean
 
 if TYPE_CHECKING:
     import sqlite3
@@ -519,7 +519,7 @@ class Catalog:
 
     def put_usage(self, usage: Usage) -> None:
         """Keep what a statement asked of a version so far; a later call for the same two takes its place."""
-        log_debug(
+        debug(
             "%s: %d rows, %d prompts, %d cached, %d calls, %d errors, %s + %s tokens, cost %s, %.3f s, for %s",
             *(usage.version, usage.rows, usage.distinct_prompts, usage.cached, usage.calls, usage.errors),
             *(usage.input_tokens, usage.output_tokens, usage.cost_usd, usage.seconds, usage.statement),

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlft.catalog.files import is_locked, list_work_folders
 from sqlft.catalog.store import Catalog
-from sqlft.errors import SqlftError, log_debug, show_warning
+from sqlft.errors import SqlftError, debug, show_warning
 from sqlft.secrets import references
 
 PREFIX, OWNER = "sqlft-", "owner.lock"
@@ -49,7 +49,7 @@ def remove_abandoned(parent: Path) -> None:
     for found in parent.glob(f"{PREFIX}*/{OWNER}"):
         with suppress(OSError), _abandoned(found) as is_abandoned:
             if is_abandoned and not any(map(is_locked, list_work_folders(found.parent))):
-                log_debug("catalog: %s is removed, the process that made it was killed", found.parent)
+                debug("catalog: %s is removed, the process that made it was killed", found.parent)
                 _remove(found.parent)
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
-from sqlft.errors import NotSupported, StatementError, log_debug
+from sqlft.errors import NotSupported, StatementError, debug
 from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import StatementRuns
@@ -399,7 +399,7 @@ class Planner:
 
     def _plan(self, bound: BoundQuery, *, streams: bool) -> QueryPlan:
         made = make_plan(bound, streams=streams)
-        log_debug("plan of %s\n%s", redact_statement(self._statement.text), made)
+        debug("plan of %s\n%s", redact_statement(self._statement.text), made)
         return made
 
     # -- names ---------------------------------------------------------------------------------------------------------

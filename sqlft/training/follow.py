@@ -13,7 +13,7 @@ from sqlft import errors, plugins
 from sqlft.catalog.files import FILES_FOLDER, hold_lock, summarize_exit
 from sqlft.catalog.records import RESUMABLE, RUNNING, Model, ModelKey, TrainingMetric, Version, VersionKey
 from sqlft.catalog.store import Catalog
-from sqlft.errors import Cancelled, CatalogError, HandlerError, SqlftError, StatementError, log_debug
+from sqlft.errors import Cancelled, CatalogError, HandlerError, SqlftError, StatementError, debug
 from sqlft.handler import Trainer
 from sqlft.inference.resolve import build_model_spec, create_handler, find_engine, write_evaluation
 from sqlft.session import CHOICE_SECONDS, STOP_LETTERS, Session, Tick
@@ -233,7 +233,7 @@ def _wait_until_final(
     while (version := session.catalog.version(key)).status in RUNNING and time.monotonic() < deadline:
         if (now := (version.status, version.progress)) != logged:
             logged = now
-            log_debug(
+            debug(
                 "training %s: %s%s %s",
                 key,
                 version.status,
@@ -252,7 +252,7 @@ def _wait_until_final(
         else:
             with suppress(subprocess.TimeoutExpired):
                 worker.process.wait(POLL_SECONDS)
-    log_debug("training %s: %s%s", key, version.status, f", {version.error}" if version.error else "")
+    debug("training %s: %s%s", key, version.status, f", {version.error}" if version.error else "")
     return version
 
 

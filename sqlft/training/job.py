@@ -28,7 +28,7 @@ from sqlft.catalog.database import build_write_error
 from sqlft.catalog.files import FILES_FOLDER, JOB_FILE, LOCK_FILE, LOG_FILE, hold_lock, is_locked
 from sqlft.catalog.records import VersionKey
 from sqlft.catalog.store import Catalog
-from sqlft.errors import CatalogError, log_debug
+from sqlft.errors import CatalogError, debug
 from sqlft.handler import Artifact, TrainingSet
 
 RESERVE_FILE, RESERVE_BYTES = "reserve", 1 << 20
@@ -137,7 +137,7 @@ class TrainingWorker:
 
     def detach(self) -> None:
         """Let it go on alone."""
-        log_debug("training: process %d goes on alone", self.process.pid)
+        debug("training: process %d goes on alone", self.process.pid)
         stdin = self.process.stdin
         if stdin is not None and not stdin.closed:
             with suppress(OSError):
@@ -147,7 +147,7 @@ class TrainingWorker:
 
     def kill(self) -> None:
         """End it and what it started, now."""
-        log_debug("training: process %d is killed", self.process.pid)
+        debug("training: process %d is killed", self.process.pid)
         _kill_process_group(self.process.pid)
         self.process.wait()
 
@@ -211,7 +211,7 @@ def spawn_worker(catalog: Catalog, key: VersionKey, lock: int, session: object, 
         error = f"The training process could not be started: {e}."
         catalog.update_version(key, status="failed", error=error)
         raise CatalogError(error, f"Mend that, then RESUME MODEL {key}.") from e
-    log_debug("training %s: process %d started, its log is %s", key, process.pid, work / LOG_FILE)
+    debug("training %s: process %d started, its log is %s", key, process.pid, work / LOG_FILE)
     worker = TrainingWorker(process, id(session), background)
     with _workers_lock:
         _workers[:] = [w for w in _workers if w.process.poll() is None] + [worker]

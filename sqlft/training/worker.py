@@ -24,7 +24,7 @@ from sqlft.catalog import files, records
 from sqlft.catalog.files import FILES_FOLDER, LOG_FILE
 from sqlft.catalog.records import RUNNING, ModelKey, VersionKey
 from sqlft.catalog.store import Catalog
-from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError, log_debug
+from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError, debug
 from sqlft.handler import Artifact, ModelSpec, Progress, Trainer, TrainingDetails, TrainingSet
 from sqlft.options import build_options
 from sqlft.redact import redact_secrets
@@ -117,9 +117,9 @@ class TrainingRun:
             raise NotSupported(f"The handler '{self.job.handler}' cannot train.", "SHOW HANDLERS lists those that can.")
         what = f"Version {self.key}"
         handler = cls(build_options(cls.engine_options, references.reveal(self.job.engine_options), what))
-        made: object = build_options(cls.model_options, references.reveal(self.job.model_options), what)
+        made = build_options(cls.model_options, references.reveal(self.job.model_options), what)
         spec = ModelSpec(self.job.base, made, self.job.schema)
-        options: object = build_options(cls.train_options, references.reveal(self.job.train_options), what)
+        options = build_options(cls.train_options, references.reveal(self.job.train_options), what)
         start = self.job.artifact
         if start is not None and start.path is not None:
             files.verify_artifact(start.path, self.job.start_digest)
@@ -136,7 +136,7 @@ class TrainingRun:
         now = {"status": "training", "started_at": known.started_at or records.utc_now(), "details": self.details}
         ours = self.catalog.update_version(self.key, when=RUNNING, **now)
         self.is_loading = False
-        log_debug("training %s: process %d trains with %s", self.key, os.getpid(), self.job.handler)
+        debug("training %s: process %d trains with %s", self.key, os.getpid(), self.job.handler)
         if self.stop_reason or not ours:
             raise Cancelled(_STOP_MESSAGES[self.stop_reason or "cancelled"])
 
@@ -168,7 +168,7 @@ class TrainingRun:
             },
             seconds=self._total_seconds(),
         )
-        log_debug("training %s: published in %.1f s", self.key, self._total_seconds())
+        debug("training %s: published in %.1f s", self.key, self._total_seconds())
         shutil.rmtree(self.work, ignore_errors=True)
 
     def _copy_if_outside(self, path: Path) -> Path:
@@ -274,7 +274,7 @@ class TrainingRun:
         ready, _, _ = select.select([self.session_pipe], [], [], POLL_SECONDS)
         if ready:
             if os.read(self.session_pipe, 1) == DETACH_MESSAGE:
-                log_debug("training %s: its session has ended, it goes on", self.key)
+                debug("training %s: its session has ended, it goes on", self.key)
             else:
                 self._request_stop("interrupted")
             os.close(self.session_pipe)
@@ -284,7 +284,7 @@ class TrainingRun:
         if self.stop_reason is None:
             self.stop_requested_at = time.monotonic()
             self.stop_reason = why
-            log_debug("training %s: to be stopped. %s", self.key, _STOP_MESSAGES[why])
+            debug("training %s: to be stopped. %s", self.key, _STOP_MESSAGES[why])
 
     def terminate(self, *_: Any) -> None:
         """SIGTERM: stop as if the session had ended."""
