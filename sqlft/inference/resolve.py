@@ -119,7 +119,7 @@ def build_prompt(model: Model) -> Prompt:
     return Prompt(model.prompt_template, read_outputs(model).system(model.system))
 
 
-def write_evaluation(model: Model, *numbers: int) -> str:
+def evaluation_of(model: Model, *numbers: int) -> str:
     """The statement that compares these versions, to be filled in with a query: `EVALUATE MODEL m.1, m.2 ON (…)`."""
     project = "" if model.key.project.lower() == "mindsdb" else f"{format_name(model.key.project)}."
     versions = ", ".join(f"{project}{format_name(model.key.name)}.{number}" for number in numbers)

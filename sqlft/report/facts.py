@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlft.catalog.records import Model
 from sqlft.catalog.store import Catalog
-from sqlft.inference.resolve import write_evaluation
+from sqlft.inference.resolve import evaluation_of
 from sqlft.report.rows import SHARES, Judged, Row, base_name, fewer_is_better, judged, looked_at
 from sqlft.session import format_dollars
 
@@ -135,7 +135,7 @@ class ModelFacts:
         if not ready or any(e["version"] == ready[-1] for e in self.evaluations):
             return None
         before = self.model.active if self.model.active in ready[:-1] else ready[0]
-        return write_evaluation(self.model, *dict.fromkeys((before, ready[-1])))
+        return evaluation_of(self.model, *dict.fromkeys((before, ready[-1])))
 
     @property
     def metrics(self) -> list[str]:

@@ -15,7 +15,7 @@ from sqlft.catalog.records import RESUMABLE, RUNNING, Model, ModelKey, TrainingM
 from sqlft.catalog.store import Catalog
 from sqlft.errors import Cancelled, CatalogError, HandlerError, SqlftError, StatementError, debug
 from sqlft.handler import Trainer
-from sqlft.inference.resolve import build_model_spec, create_handler, find_engine, write_evaluation
+from sqlft.inference.resolve import build_model_spec, create_handler, evaluation_of, find_engine
 from sqlft.session import CHOICE_SECONDS, STOP_LETTERS, Session, Tick
 from sqlft.training import job
 from sqlft.training.estimate import format_duration
@@ -79,7 +79,7 @@ def describe_outcome(session: Session, version: Version) -> Iterator[str]:
     yield f"{'; '.join(parts)}."
     before = version.parent or next((v.key.number for v in session.catalog.versions(model.key)), version.key.number)
     if before != version.key.number:
-        told = write_evaluation(model, before, version.key.number)
+        told = evaluation_of(model, before, version.key.number)
         yield f"Is it better? On rows that it has not learnt: {told};"
 
 
