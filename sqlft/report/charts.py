@@ -133,13 +133,13 @@ def _format_baseline(e: Row) -> str:
 
 
 def draw_speed(facts: ModelFacts) -> Markup | None:
-    """Seconds per request by version."""
+    """Seconds a request by version."""
     bars = [(s.version, s.seconds_per_call) for s in facts.spent]
     return _draw_bars(bars, "seconds a request", "Speed by version")
 
 
 def draw_cost(facts: ModelFacts) -> Markup | None:
-    """USD per thousand requests by version."""
+    """USD a thousand requests by version."""
     bars = [(s.version, s.cost_per_thousand) for s in facts.spent]
     return _draw_bars(bars, "USD a thousand requests", "Cost by version")
 
