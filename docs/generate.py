@@ -114,10 +114,10 @@ class Examples:
     def _sql(self, block: Block) -> str:
         *before, last = [block.text] if "error" in block.words else [s.text for s in sqlft.parse(block.text)]
         for text in before:
-            self._shell.statement(text)
+            self._shell.run_statement(text)
         failed, start = None, self._out.tell()
         try:
-            self._shell.statement(last)
+            self._shell.run_statement(last)
         except duckdb.Error as e:
             failed = e
             self._out.write(format_error(e) + "\n")
