@@ -35,13 +35,13 @@ from sqlft_local.train.memory import TrainingSetup, estimate_training_bytes
 from sqlft_openai.sunsets import CHECKED_ON, OTHER_TRAINERS, SUNSETS, Sunset
 
 import sqlft
-from sqlft import errors, other_names, plugins
+from sqlft import errors, options, plugins
 from sqlft.metrics import METRICS
 from sqlft.options import Option, document_options, options_of
 from sqlft.shell.commands import run_command
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
-from sqlft.shell.shell import Shell, text_of
+from sqlft.shell.shell import Shell, format_error
 from sqlft.sql import statements
 
 ROOT = Path(__file__).parent.parent
@@ -114,13 +114,13 @@ class Examples:
     def _sql(self, block: Block) -> str:
         *before, last = [block.text] if "error" in block.words else [s.text for s in sqlft.parse(block.text)]
         for text in before:
-            self._shell.statement(text)
+            self._shell.run_statement(text)
         failed, start = None, self._out.tell()
         try:
-            self._shell.statement(last)
+            self._shell.run_statement(last)
         except duckdb.Error as e:
             failed = e
-            self._out.write(text_of(e) + "\n")
+            self._out.write(format_error(e) + "\n")
         if (failed is not None) != ("error" in block.words):
             raise AssertionError(f"{'failed' if failed else 'did not fail'}: {block.text}\n{failed or ''}")
         self._out.flush()
@@ -316,7 +316,7 @@ def sunsets_table(of: str) -> str:
 def other_names_table(of: str) -> str:
     """What other tools call an option: TRAINING or ASKING."""
     rows = []
-    for other in getattr(other_names, of):
+    for other in getattr(options, of):
         here = " or ".join(f"`{h}`" for h in other.own_names)
         rows.append((", ".join(f"`{n}`" for n in other.names), here, other.note))
     return _rows(("elsewhere", "here", "what is different"), rows)

@@ -9,15 +9,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import duckdb
 
-from sqlft import __version__, log
+from sqlft import __version__, errors
 from sqlft.errors import SqlftError, did_you_mean
 
 if TYPE_CHECKING:
-    from sqlft.shell.shell import Place
+    from sqlft.shell.shell import Location
 
 DEBUG_FLAG = "--debug"
 EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141
@@ -49,14 +50,14 @@ Without a command it is `sqlft shell`, with a file `sqlft shell FILE`.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code: 1 after an error, 130 after Ctrl-C, 141 if nobody reads the output."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if DEBUG_FLAG in given:
-        given.remove(DEBUG_FLAG)
-        os.environ[log.VARIABLE] = "debug"  # which the processes that train inherit
-    if log.is_requested():
-        log.write_log_to(lambda line: sys.stderr.write(f"{line}\n"))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if DEBUG_FLAG in words:
+        words.remove(DEBUG_FLAG)
+        os.environ[errors.LOG_VARIABLE] = "debug"  # which the processes that train inherit
+    if errors.is_log_requested():
+        errors.write_log_to(lambda line: sys.stderr.write(f"{line}\n"))
     try:
-        parsed = _build_parser().parse_args(_expand_short_options(_add_default_command(given)))
+        parsed = _build_parser().parse_args(_expand_short_options(_add_default_command(words)))
         code = int(parsed.run(parsed))
         sys.stdout.flush()
         return code
@@ -78,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def open_shell(parsed: argparse.Namespace) -> int:
-    """a prompt for SQL, or scripts"""
-    from sqlft.shell.shell import Place
+    """Open the prompt, or run the scripts that were given."""
+    from sqlft.shell.shell import Location
     from sqlft.shell.start import Arguments, Source, run_shell
 
     sources = [Source(text, is_file) for text, is_file in parsed.sources]
@@ -89,54 +90,38 @@ def open_shell(parsed: argparse.Namespace) -> int:
         raise _UsageError(f"{parsed.sql} is a file.", f"Run its statements: sqlft {parsed.file} -f {parsed.sql}")
     if parsed.sql is not None:
         sources.insert(0, Source(parsed.sql, False))
-    place = Place(parsed.file or ":memory:", parsed.catalog)
-    return run_shell(Arguments(place, sources, parsed.mode, parsed.readonly, not parsed.no_init))
+    location = Location(parsed.file or ":memory:", parsed.catalog)
+    return run_shell(Arguments(location, sources, parsed.mode, parsed.readonly, not parsed.no_init))
 
 
-def _find_database(parsed: argparse.Namespace) -> tuple[Place, str | None]:
+def _find_database(parsed: argparse.Namespace) -> tuple[Location, str | None]:
     """The database and the name; a file may stand in the name's place."""
-    from sqlft.shell.shell import Place
+    from sqlft.shell.shell import Location
 
-    place = Place(parsed.database, parsed.catalog)
-    if parsed.name and place.folder is None and os.path.isfile(parsed.name):
-        return Place(parsed.name), None
-    return place, parsed.name
+    location = Location(parsed.database, parsed.catalog)
+    if parsed.name and location.folder is None and os.path.isfile(parsed.name):
+        return Location(parsed.name), None
+    return location, parsed.name
 
 
-def list_models(parsed: argparse.Namespace) -> int:
-    """models and their versions, and how far those are that train"""
-    from sqlft.shell import trainings
+def steer_training(parsed: argparse.Namespace) -> int:
+    """Run `models`, `watch`, `cancel` or `resume`."""
+    from sqlft.shell import start
 
-    trainings.models(*_find_database(parsed), parsed.mode)
+    start.TRAINING_COMMANDS[parsed.command](*_find_database(parsed), parsed.mode)
     return 0
 
 
-def watch_training(parsed: argparse.Namespace) -> int:
-    """show how far a training is until it ends; Ctrl-C stops the watching only"""
-    from sqlft.shell import trainings
+@runtime_checkable
+class FetchesBases(Protocol):
+    """A handler class that can get a base before it is needed."""
 
-    trainings.watch(*_find_database(parsed), parsed.mode)
-    return 0
-
-
-def cancel_training(parsed: argparse.Namespace) -> int:
-    """stop a training, whoever started it; its checkpoint is kept"""
-    from sqlft.shell import trainings
-
-    trainings.cancel(*_find_database(parsed), parsed.mode)
-    return 0
-
-
-def resume_training(parsed: argparse.Namespace) -> int:
-    """go on with a training that was stopped or interrupted, from its last checkpoint"""
-    from sqlft.shell import trainings
-
-    trainings.resume(*_find_database(parsed), parsed.mode)
-    return 0
+    def pull(self, name: str, report: Callable[[str, float | None], None], /) -> Path:
+        """The folder of a base, fetched where it is not there; `report` gets what is done and how much of it."""
 
 
 def pull_base(parsed: argparse.Namespace) -> int:
-    """get a base model and print its folder"""
+    """Fetch a base and print its folder."""
     from sqlft.plugins import load_handler_class
     from sqlft.session import Tick
     from sqlft.shell.screen import Screen
@@ -147,7 +132,8 @@ def pull_base(parsed: argparse.Namespace) -> int:
         screen.bar.tick = Tick(what, share or 0.0, None if share is None else 1.0)
         screen.draw()
 
-    handler: Any = load_handler_class("local")
+    handler = load_handler_class("local")
+    assert isinstance(handler, FetchesBases)
     try:
         folder = handler.pull(parsed.name, report)
     finally:
@@ -157,51 +143,57 @@ def pull_base(parsed: argparse.Namespace) -> int:
 
 
 def run_doctor(parsed: argparse.Namespace) -> int:
-    """what this machine can do, what is installed, which bases fit"""
+    """Print what `doctor` finds, as text or as JSON."""
     from sqlft.report.doctor import format_checkup, run_checkup
 
-    found = run_checkup()
-    print(
-        json.dumps(found, indent=2, ensure_ascii=False, default=str) if parsed.json else format_checkup(found), end=""
-    )
+    checkup = run_checkup()
     if parsed.json:
-        print()
+        print(json.dumps(checkup, indent=2, ensure_ascii=False, default=str))
+    else:
+        print(format_checkup(checkup), end="")
     return 0
 
 
 def write_report(parsed: argparse.Namespace) -> int:
-    """write what is known of models to an HTML file"""
-    from pathlib import Path
-
+    """Write the report of one model, or of all, and print the file's name."""
     from sqlft.catalog.store import Catalog
     from sqlft.errors import NotFound
     from sqlft.report import write_html_report
 
     parsed.name = parsed.model
-    place, parsed.model = _find_database(parsed)
-    catalog = Catalog(place.existing(), read_only=True)
-    known = catalog.models()
-    chosen = [m for m in known if parsed.model is None or m.key.name.lower() == parsed.model.lower()]
-    if parsed.model is not None and not chosen:
-        near = did_you_mean(parsed.model, [m.key.name for m in known])
+    location, parsed.model = _find_database(parsed)
+    catalog = Catalog(location.existing(), read_only=True)
+    models = catalog.models()
+    selected = [m for m in models if parsed.model is None or m.key.name.lower() == parsed.model.lower()]
+    if parsed.model is not None and not selected:
+        near = did_you_mean(parsed.model, [m.key.name for m in models])
         raise NotFound(
             f"There is no model '{parsed.model}'.{near}",
-            f"There are: {', '.join(m.key.name for m in known)}." if known else "Name the database: -d app.duckdb",
+            f"There are: {', '.join(m.key.name for m in models)}." if models else "Name the database: -d app.duckdb",
         )
-    write_html_report(catalog, chosen, Path(parsed.output))
+    write_html_report(catalog, selected, Path(parsed.output))
     print(parsed.output)
     return 0
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "shell": open_shell,
-    "models": list_models,
-    "watch": watch_training,
-    "cancel": cancel_training,
-    "resume": resume_training,
-    "pull": pull_base,
-    "report": write_report,
-    "doctor": run_doctor,
+class Command(NamedTuple):
+    """A subcommand: what runs it, and what --help says of it."""
+
+    run: Callable[[argparse.Namespace], int]
+    about: str
+
+
+COMMANDS = {
+    "shell": Command(open_shell, "a prompt for SQL, or scripts"),
+    "models": Command(steer_training, "models and their versions, and how far those are that train"),
+    "watch": Command(steer_training, "show how far a training is until it ends; Ctrl-C stops the watching only"),
+    "cancel": Command(steer_training, "stop a training, whoever started it; its checkpoint is kept"),
+    "resume": Command(
+        steer_training, "go on with a training that was stopped or interrupted, from its last checkpoint"
+    ),
+    "pull": Command(pull_base, "get a base model and print its folder"),
+    "report": Command(write_report, "write what is known of models to an HTML file"),
+    "doctor": Command(run_doctor, "what this machine can do, what is installed, which bases fit"),
 }
 
 
@@ -212,12 +204,15 @@ def _build_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action=_VersionAction, nargs=0, help="show the versions of sqlft, DuckDB and Python")
+    versions = f"sqlft {__version__} (DuckDB {duckdb.__version__}, Python {sys.version.split()[0]})"
+    top.add_argument(
+        "--version", action="version", version=versions, help="show the versions of sqlft, DuckDB and Python"
+    )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     added = {}
-    for name, run in COMMANDS.items():
-        added[name] = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
-        added[name].set_defaults(run=run)
+    for name, command in COMMANDS.items():
+        added[name] = commands.add_parser(name, help=command.about, description=command.about)
+        added[name].set_defaults(run=command.run, command=name)
     _add_shell_arguments(added["shell"])
     for name in ("models", "watch", "cancel", "resume"):
         pattern = "models whose names are like this, % stands for any letters"
@@ -257,13 +252,11 @@ def _add_shell_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_catalog_argument(parser)
     parser.add_argument("sql", metavar="SQL", nargs="?", help="run this and leave, as -c does")
-    repeated: dict[str, Any] = {"dest": "sources", "action": _SourceAction, "default": []}
-    parser.add_argument(
-        "-c", metavar="SQL", **repeated, help="run this and leave; -c and -f may be repeated, and run in order"
-    )
-    parser.add_argument(
-        "-f", metavar="FILE.sql", **repeated, help="run the statements of this file (- is stdin) and leave"
-    )
+    for flag, metavar, about in (
+        ("-c", "SQL", "run this and leave; -c and -f may be repeated, and run in order"),
+        ("-f", "FILE.sql", "run the statements of this file (- is stdin) and leave"),
+    ):
+        parser.add_argument(flag, metavar=metavar, dest="sources", action=_SourceAction, default=[], help=about)
     _add_mode_argument(parser)
     parser.add_argument("--no-init", action="store_true", help="do not run ~/.sqlftrc")
     parser.add_argument("--readonly", action="store_true", help="open the database read-only")
@@ -272,45 +265,41 @@ def _add_shell_arguments(parser: argparse.ArgumentParser) -> None:
 class _SourceAction(argparse.Action):
     """-c and -f, in the order they were given."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option: str | None = None,
+    ) -> None:
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), (values, option == "-f")])
-
-
-class _VersionAction(argparse.Action):
-    """--version"""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
-        from platform import python_version
-
-        print(f"sqlft {__version__} (DuckDB {duckdb.__version__}, Python {python_version()})")
-        parser.exit()
 
 
 class _UsageError(SqlftError):
     """The command line is wrong."""
 
 
-def _expand_short_options(given: list[str]) -> list[str]:
+def _expand_short_options(words: list[str]) -> list[str]:
     """`-csv` as `--mode csv`, `-readonly` as `--readonly`, as DuckDB's shell takes them; what has no dash comes last.
 
     >>> _expand_short_options(["shell", "app.duckdb", "-csv", "SELECT 1"])
     ['shell', '--mode', 'csv', 'app.duckdb', 'SELECT 1']
     """
-    command, *rest = given
+    command, *rest = words
     options: list[str] = []
-    others: list[str] = []
+    operands: list[str] = []
     arguments = iter(rest)
     for argument in arguments:
         name = argument[1:]
         if argument[:1] != "-" or argument == "-":
-            others.append(argument)
+            operands.append(argument)
         elif name in MODES:
             options += ["--mode", name]
         else:
             options.append(f"-{argument}" if name in LONG_FLAGS else argument)
             if argument in OPTIONS_WITH_VALUE:
                 options += itertools.islice(arguments, 1)
-    return [command, *options, *others]
+    return [command, *options, *operands]
 
 
 def _is_sql(text: str) -> bool:
@@ -322,19 +311,19 @@ def _is_sql(text: str) -> bool:
     return len(text.split()) > 1 and text.split()[0].upper() in VERBS and not os.path.exists(text)
 
 
-def _add_default_command(given: list[str]) -> list[str]:
+def _add_default_command(words: list[str]) -> list[str]:
     """`shell` may be left out; SqlftError for a word that looks like a mistyped command rather than a file."""
-    if not given:
+    if not words:
         return ["shell"]
-    first = given[0]
+    first = words[0]
     if first in COMMANDS or first in ("-h", "--help", "--version"):
-        return given
+        return words
     if not (first.startswith(("-", ":")) or _is_sql(first) or os.path.exists(first) or os.path.splitext(first)[1]):
         raise _UsageError(
             f"There is no command '{first}', nor a file of that name.{did_you_mean(first, COMMANDS)}",
             f"sqlft --help lists the commands; sqlft shell {first} makes a database of that name.",
         )
-    return ["shell", *given]
+    return ["shell", *words]
 
 
 if __name__ == "__main__":

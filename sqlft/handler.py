@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -26,14 +26,17 @@ from typing import (
     ClassVar,
     Literal,
     NamedTuple,
+    NoReturn,
     Protocol,
+    Self,
     TypedDict,
     TypeVar,
+    Unpack,
     get_type_hints,
     runtime_checkable,
 )
 
-from sqlft.errors import NotSupported
+from sqlft.errors import NotSupported, did_you_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,6 +48,23 @@ CHARS_PER_TOKEN = 4
 """About, in English, where no tokenizer is at hand: OpenAI's rule of thumb.  Code and other languages have fewer."""
 TOKENS_PER_MESSAGE, MAX_TOKENS_PER_MESSAGE = 4, 16
 """Tokens that a chat format adds for each message (its role, start and end), about and at most."""
+
+
+class _NamedFields:
+    """For dataclasses that handlers make: a keyword that is no field is answered with the name that was meant."""
+
+    def __new__(cls, *values: object, **named: object) -> Self:
+        known = [f.name for f in fields(cls)] if is_dataclass(cls) else named
+        for name in named:
+            if name not in known:
+                new_name = RENAMED_FIELDS.get((cls.__name__, name), "")
+                guess = f" It is called '{new_name}' now." if new_name else did_you_mean(name, known)
+                raise NotSupported(f"{cls.__name__} has no field '{name}'.{guess}", f"It has: {', '.join(known)}.")
+        return super().__new__(cls)
+
+
+RENAMED_FIELDS = {("Estimate", "refusal"): "why_not"}
+"""Old names of the fields of what handlers make."""
 
 
 class Message(NamedTuple):
@@ -104,6 +124,22 @@ class Delta(NamedTuple):
     text: str
 
 
+class _CountFields(TypedDict, total=False):
+    """Of a Completion: what a request took."""
+
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    cost_usd: float | None
+
+
+class _AnswerFields(_CountFields, total=False):
+    """Of a Completion with a text."""
+
+    logprob: float | None
+    truncated: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """The answer to the request of the same id, or why there is none.  Tokens are counts."""
@@ -115,14 +151,14 @@ class Completion:
     output_tokens: int | None = None
     cached_tokens: int | None = None
     cost_usd: float | None = None
-    """What the provider took for this request; None where the core shall reckon it from the price."""
+    """What the provider took for this request; None where the core computes it from the price."""
     logprob: float | None = None
     """Natural logarithm of the whole answer's probability, where it was asked for."""
     truncated: bool = False
     """The answer ended at its limit of tokens, and not because it was complete."""
 
     @classmethod
-    def ok(cls, id: int, text: str, **more: Any) -> Completion:
+    def ok(cls, id: int, text: str, **more: Unpack[_AnswerFields]) -> Completion:
         """An answer; `more` are other fields of it: tokens, cost_usd, logprob, truncated.
 
         >>> Completion.ok(1, "Paris", output_tokens=2).text
@@ -132,7 +168,14 @@ class Completion:
 
     @classmethod
     def failed(
-        cls, id: int, code: str, message: str, *, retryable: bool = False, request_id: str | None = None, **more: Any
+        cls,
+        id: int,
+        code: str,
+        message: str,
+        *,
+        retryable: bool = False,
+        request_id: str | None = None,
+        **more: Unpack[_CountFields],
     ) -> Completion:
         """No answer, and why: the fields of `RowError`; `more` are tokens and cost_usd.
 
@@ -167,7 +210,7 @@ class TrainingDetails(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(_NamedFields):
     """What training made: a folder of files, or a name that the provider knows."""
 
     path: Path | None = None
@@ -177,7 +220,7 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Progress(_NamedFields):
     """A step of training; `metrics` by name: loss, valid_loss, learning_rate, examples_per_second, epoch, tokens …"""
 
     step: int
@@ -189,20 +232,20 @@ class Progress:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What CREATE MODEL said: the base, and an instance of the handler's `model_options`.
+    """What CREATE MODEL defines: the base, and an instance of the handler's `model_options`.
 
     `schema` is a JSON schema (an object) that every answer must obey; the answer's text is then JSON.
     """
 
     base: str
     options: Any = None
-    schema: Mapping[str, Any] | None = None
+    schema: Mapping[str, object] | None = None
     folder: Path | None = None
     """Where a handler may keep what must outlive a crash of a statement; made by who uses it, None: nowhere."""
 
 
 @dataclass(frozen=True)
-class Price:
+class Price(_NamedFields):
     """USD per million tokens, None where it is not known; `training` is per million trained tokens, epochs included."""
 
     input: float | None = None
@@ -214,7 +257,7 @@ class Price:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(_NamedFields):
     """What a training would take on this machine or at this provider; None where it is not known."""
 
     examples: int
@@ -284,7 +327,7 @@ class Delivery(NamedTuple):
 
 @dataclass
 class SamplingOptions:
-    """For `predict_options`.  The core keeps answers whose temperature is 0, and foresees cost by max_tokens."""
+    """For `predict_options`.  The core caches answers whose temperature is 0, and estimates cost by max_tokens."""
 
     max_tokens: Annotated[
         int | None,
@@ -300,7 +343,7 @@ class SamplingOptions:
 
 @dataclass
 class TrainingOptions:
-    """For `train_options`.  EXPLAIN FINETUNE shows both, and foresees tokens by the epochs."""
+    """For `train_options`.  EXPLAIN FINETUNE shows both, and estimates tokens by the epochs."""
 
     n_epochs: Annotated[float | str | None, "how often training goes through the rows", Range(0)] = None
     batch_size: Annotated[int | str | None, "rows a step", Range(1)] = None
@@ -316,10 +359,17 @@ class LengthOptions:
     ] = "cut"
 
 
-Options = TypeVar("Options", bound=SamplingOptions | TrainingOptions | LengthOptions)
+@dataclass
+class EmbeddingOptions:
+    """For `model_options` of an Embedder that answers too: with mode = 'embedding' a model gives vectors."""
+
+    mode: Annotated[str | None, "embedding gives vectors"] = None
 
 
-def read_options(cls: type[Options], options: Any) -> Options:
+Options = TypeVar("Options", bound=SamplingOptions | TrainingOptions | LengthOptions | EmbeddingOptions)
+
+
+def read_options(cls: type[Options], options: object) -> Options:
     """`options` as one of the classes above; those of a handler that does not inherit it are read by name.
 
     >>> read_options(SamplingOptions, type("Mine", (), {"max_new_tokens": 7})).max_tokens
@@ -327,14 +377,13 @@ def read_options(cls: type[Options], options: Any) -> Options:
     """
     if isinstance(options, cls):
         return options
-    found = cls()
-    hints: dict[str, Any] = get_type_hints(cls, include_extras=True)
-    for name, hint in hints.items():
+    result = cls()
+    for name, hint in get_type_hints(cls, include_extras=True).items():
         names = (name, *(extra.name for extra in hint.__metadata__ if isinstance(extra, Alias)))
         values = [getattr(options, known) for known in names if hasattr(options, known)]
         if values:
-            setattr(found, name, next((value for value in values if value is not None), None))
-    return found
+            setattr(result, name, next((value for value in values if value is not None), None))
+    return result
 
 
 RENAMED_METHODS = {
@@ -344,7 +393,7 @@ RENAMED_METHODS = {
     "longest_row": "max_row_tokens",
     "rest": "drain",
 }
-"""Old names of the methods of a Handler, and of a Predictor the last, whose new ones replace them."""
+"""Old names of the methods of a Handler, the last one of a Predictor, and what they are called now."""
 
 
 def _refuse_old_names(cls: type, *names: str) -> None:
@@ -364,7 +413,7 @@ def _refuse_old_names(cls: type, *names: str) -> None:
 class Predictor(ABC):
     """Opened once a statement, closed at its end."""
 
-    def __init_subclass__(cls, **more: Any) -> None:
+    def __init_subclass__(cls, **more: object) -> None:
         super().__init_subclass__(**more)
         _refuse_old_names(cls, "rest")
 
@@ -391,13 +440,13 @@ class Handler(ABC):
     `CountsTokens`, `CountsPromptTokens`, `Priced` and `ScoresAnswers` it is by having their method.
     """
 
-    engine_options: ClassVar[type] = NoOptions
-    model_options: ClassVar[type] = NoOptions
-    predict_options: ClassVar[type] = NoOptions
+    engine_options: ClassVar[type[object]] = NoOptions
+    model_options: ClassVar[type[object]] = NoOptions
+    predict_options: ClassVar[type[object]] = NoOptions
     instead_of_training: ClassVar[str] = ""
     """What to do where this handler cannot train, if there is something better than another handler."""
 
-    def __init_subclass__(cls, **more: Any) -> None:
+    def __init_subclass__(cls, **more: object) -> None:
         super().__init_subclass__(**more)
         _refuse_old_names(cls, "checkup", "count_prompts", "settled", "longest_row")
 
@@ -405,7 +454,7 @@ class Handler(ABC):
         self.options = options
 
     @classmethod
-    def diagnose(cls) -> Mapping[str, Any]:
+    def diagnose(cls) -> Mapping[str, object]:
         """For `sqlft doctor`: what of this machine matters to the handler, as JSON can hold it; quick, no network."""
         return {}
 
@@ -455,7 +504,7 @@ class CountsPromptTokens(Protocol):
 
 @runtime_checkable
 class Priced(Protocol):
-    """A handler whose provider takes money."""
+    """A handler whose provider charges for requests."""
 
     def price(self, model: ModelSpec, artifact: Artifact | None) -> Price | None:
         """What asking and training cost at the provider; None for a machine of one's own or where it is unknown."""
@@ -485,7 +534,7 @@ class Drains(Protocol):
 class Trainer(Handler):
     """A handler that can also train; being one is the capability."""
 
-    train_options: ClassVar[type] = NoOptions
+    train_options: ClassVar[type[object]] = NoOptions
     remote: ClassVar[bool] = False
     """The provider trains: Ctrl-C only stops watching, and the job goes on there until `cancel`."""
     resume_options: ClassVar[tuple[str, ...]] = ()
@@ -496,7 +545,7 @@ class Trainer(Handler):
         return options
 
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
-        """What `train` would take, without training; None where nothing can be said.  Takes seconds at most."""
+        """What `train` would take, without training; None where it cannot be estimated.  Takes seconds at most."""
         return None
 
     def max_row_tokens(self, model: ModelSpec, options: Any) -> int | None:
@@ -524,7 +573,7 @@ class Trainer(Handler):
     def cancel(self, model: ModelSpec, workdir: Path) -> None:  # only remote jobs outlive their worker
         """Stop at the provider the job that `train` began on `workdir`, if there is one that still goes.
 
-        Called where `remote`, when `train` runs no more; raise ProviderError if the provider cannot be told.
+        Called where `remote`, when `train` runs no more; raise ProviderError if the provider cannot be reached.
         """
 
 
@@ -546,7 +595,7 @@ class Embedder(Handler):
 
 if not TYPE_CHECKING:  # a type checker would take any name for defined
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> NoReturn:
         """The error for a name that the contract had before."""
         if name == "Piece":
             raise NotSupported("sqlft.handler has no Piece any more.", "It is called Delta: change its import.")

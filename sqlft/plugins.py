@@ -72,12 +72,12 @@ def resolve_handler_alias(name: str) -> tuple[str, Mapping[str, str]]:
 
 def suggest_replacement(name: str) -> str:
     """What to write in place of a handler that there is not, or nothing."""
-    plain = name.lower().replace(".", "_")
-    if plain not in OPENAI_COMPATIBLE_URLS:
+    folded = name.lower().replace(".", "_")
+    if folded not in OPENAI_COMPATIBLE_URLS:
         return REPLACEMENTS.get(
-            {"hugging_face": "huggingface", "langchain_embedding": "langchain"}.get(plain, plain), ""
+            {"hugging_face": "huggingface", "langchain_embedding": "langchain"}.get(folded, folded), ""
         )
-    title, url = OPENAI_COMPATIBLE_URLS[plain]
+    title, url = OPENAI_COMPATIBLE_URLS[folded]
     return (
         f"{title} speaks OpenAI's protocol: CREATE ML_ENGINE {name} FROM openai_compatible USING base_url = '{url}', "
         "api_key = env('NAME')."
@@ -147,12 +147,12 @@ def _find_missing_packages(name: str) -> list[str]:
     entry = find_entry_points()[name]
     absent = []
     for requirement in (entry.dist.requires or []) if entry.dist else []:
-        wanted = REQUIREMENT_NAME.match(requirement)
+        match = REQUIREMENT_NAME.match(requirement)
         marker = requirement.partition(";")[2].replace('"', "'")
-        if wanted is None or not any(f"extra == '{extra}'" in marker for extra in entry.extras):
+        if match is None or not any(f"extra == '{extra}'" in marker for extra in entry.extras):
             continue
         try:
-            version(wanted.group())
+            version(match.group())
         except PackageNotFoundError:
-            absent.append(wanted.group())
+            absent.append(match.group())
     return absent

@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
 
 STARS = "****"
 PLACEHOLDERS = {
@@ -73,9 +72,9 @@ def redact(text: str, secret: str, stars: str = STARS) -> str:
 def is_placeholder(secret: str) -> bool:
     """Whether it is too short or plain to be a secret, as 'x', 'none' or 'ollama' are, or the name of a variable."""
     secret = secret.strip("'\"")
-    plain = re.sub(r"[\W_]", "", secret).lower()
-    word = bool(re.fullmatch("[A-Za-z]{1,10}", secret))
-    return len(secret) < 6 or word or plain in PLACEHOLDERS or names_variable(secret)
+    letters = re.sub(r"[\W_]", "", secret).lower()
+    is_word = bool(re.fullmatch("[A-Za-z]{1,10}", secret))
+    return len(secret) < 6 or is_word or letters in PLACEHOLDERS or names_variable(secret)
 
 
 def names_variable(secret: str) -> bool:
@@ -83,7 +82,7 @@ def names_variable(secret: str) -> bool:
     return bool(VARIABLE_NAME.fullmatch(secret))
 
 
-def remember_secret(value: Any) -> None:
+def remember_secret(value: object) -> None:
     """Let no text show a secret from now on that an option of this process holds, however it is written there."""
     if isinstance(value, str) and value.strip():
         as_code, as_json = repr(value)[1:-1], json.dumps(value)[1:-1]
@@ -123,22 +122,22 @@ def redact_statement(text: str) -> str:
 
 def redact_error(error: BaseException, also: Iterable[str] = ()) -> None:
     """Take secrets out of an error, its notes and its causes: those that options hold, and `also`."""
-    found: list[BaseException] = []
-    left: list[BaseException | None] = [error]
-    while left:
-        one = left.pop()
-        if one is not None and one not in found:
-            found.append(one)
-            left += [one.__cause__, one.__context__]
+    errors: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is not None and current not in errors:
+            errors.append(current)
+            waiting += [current.__cause__, current.__context__]
     values = sorted(also, key=len, reverse=True)
-    for one in found:
-        one.args = tuple(_redact_value(a, values) for a in one.args)
-        for name, value in list(vars(one).items()):
+    for current in errors:
+        current.args = tuple(_redact_value(a, values) for a in current.args)
+        for name, value in list(vars(current).items()):
             if isinstance(value, (str, list)):
-                setattr(one, name, _redact_value(value, values))
+                setattr(current, name, _redact_value(value, values))
 
 
-def _redact_value(value: Any, also: Sequence[str]) -> Any:
+def _redact_value(value: object, also: Sequence[str]) -> object:
     if isinstance(value, list):
         return [_redact_value(v, also) for v in value]
     if not isinstance(value, str):

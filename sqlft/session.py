@@ -1,7 +1,7 @@
 """What the statements of one connection share: the catalog, callbacks, options of the core, and what may be spent.
 
 Made by the connection, handed to everything that runs a statement.  A request is let through a limit only if its worst
-case fits: what was spent, what requests in flight may yet cost, and it.
+case fits: what was spent, plus what requests in flight may cost, plus the request itself.
 """
 
 from __future__ import annotations
@@ -57,35 +57,38 @@ class Budget:
 
     def find_exceeded(self, worst: float | None, rows: int = 1) -> Exceeded | None:
         """What keeps a request from being asked that may cost `worst` USD; None if nothing does."""
-        again = "What was answered is kept: run it again with more"
+        advice = "What was answered is kept: run it again with more"
         if self.rows is not None and self.asked_rows + rows > self.rows:
             return Exceeded(
-                f"{self.asked_rows} rows were asked, and max_rows is {self.rows}", f"{again}, or with fewer rows."
+                f"{self.asked_rows} rows were asked, and max_rows is {self.rows}", f"{advice}, or with fewer rows."
             )
-        if (late := self.find_time_exceeded()) is not None:
-            return late
+        if (time_exceeded := self.find_time_exceeded()) is not None:
+            return time_exceeded
         if self.usd is None or (worst is not None and self.spent + self.reserved + worst <= self.usd):
             return None
-        may = "its price is not known" if worst is None else f"it may cost up to {format_dollars(worst)}"
-        left = f"{format_dollars(self.spent)} of {self.name} = {format_dollars(self.usd)} are spent"
-        held = f", {format_dollars(self.reserved)} held for requests under way" if self.reserved > 0 else ""
-        return Exceeded(f"{left}{held}, and {may}", f"{again}, with a smaller max_tokens, or with fewer rows.")
+        worst_text = "its price is not known" if worst is None else f"it may cost up to {format_dollars(worst)}"
+        spent_text = f"{format_dollars(self.spent)} of {self.name} = {format_dollars(self.usd)} are spent"
+        reserved_text = f", {format_dollars(self.reserved)} held for requests under way" if self.reserved > 0 else ""
+        return Exceeded(
+            f"{spent_text}{reserved_text}, and {worst_text}",
+            f"{advice}, with a smaller max_tokens, or with fewer rows.",
+        )
 
     def find_time_exceeded(self) -> Exceeded | None:
         """Whether the time is up."""
         if self.seconds is None or time.monotonic() - self.began < self.seconds:
             return None
-        again = "What was answered is kept: run it again with more, or with fewer rows."
-        return Exceeded(f"max_seconds = {self.seconds:g} have passed", again)
+        advice = "What was answered is kept: run it again with more, or with fewer rows."
+        return Exceeded(f"max_seconds = {self.seconds:g} have passed", advice)
 
     def reserve(self, worst: float | None, rows: int = 1) -> Exceeded | None:
         """Hold `worst` USD back for a request that is about to be asked, or say why not."""
         with self._lock:
-            over = self.find_exceeded(worst, rows)
-            if over is None:
+            exceeded = self.find_exceeded(worst, rows)
+            if exceeded is None:
                 self.reserved += worst or 0.0
                 self.asked_rows += rows
-            return over
+            return exceeded
 
     def settle(self, worst: float | None, spent: float | None, rows: int = 0) -> None:
         """What a request cost in place of what was held back for it; `rows` if it was not asked after all."""
@@ -103,25 +106,25 @@ class SessionBudget(Budget):
     machine_usd_per_hour: float | None = None
 
     def set(self, usd: float | None) -> None:
-        """Begin anew with a limit, or with none."""
+        """Start over with a limit, or with none."""
         with self._lock:
             self.usd, self.spent = usd, 0.0
 
 
 def reserve_all(limits: Sequence[Budget], worst: float | None, rows: int = 1) -> Exceeded | None:
     """Hold back for a request under every limit, or under none and say which one it would pass."""
-    for i, one in enumerate(limits):
-        over = one.reserve(worst, rows)
-        if over is not None:
+    for i, limit in enumerate(limits):
+        exceeded = limit.reserve(worst, rows)
+        if exceeded is not None:
             for earlier in limits[:i]:
                 earlier.settle(worst, None, rows)
-            return over
+            return exceeded
     return None
 
 
-def budget_exceeded_error(over: Exceeded, asked: str) -> BudgetExceeded:
+def budget_exceeded_error(exceeded: Exceeded, asked: str) -> BudgetExceeded:
     """The error for a limit that the next request to `asked` would pass."""
-    return BudgetExceeded(f"The next request to {asked} would pass the budget: {over.what}.", over.next_step)
+    return BudgetExceeded(f"The next request to {asked} would pass the budget: {exceeded.what}.", exceeded.next_step)
 
 
 def format_dollars(amount: float) -> str:
@@ -154,7 +157,7 @@ MINDSDB_TABLES = ("models", "models_versions", "ml_engines", "handlers")
 """Tables that scripts of MindsDB read, in `mindsdb` or `information_schema`."""
 
 
-def _ignore(_: Any) -> None:
+def _ignore(_: object) -> None:
     return None
 
 
@@ -182,7 +185,7 @@ class Session:
     interrupted: bool = False
     """Set by Connection.interrupt() from another thread; long work looks at it and raises Cancelled."""
     budget: SessionBudget = field(default_factory=SessionBudget)
-    """What SET sqlft_… said; cursors share it."""
+    """What SET sqlft_… set; cursors share it."""
     unloaders: dict[str, Callable[[], bool]] = field(default_factory=dict)
     """By version digest: how to free what its handler keeps in memory; cursors share it."""
     cleanup: list[Callable[[], object]] = field(default_factory=list)
@@ -190,7 +193,7 @@ class Session:
 
     @property
     def machine_usd_per_hour(self) -> float | None:
-        """What an hour of this machine costs, as SET sqlft_machine_usd_per_hour said."""
+        """What an hour of this machine costs, as SET sqlft_machine_usd_per_hour set it."""
         return self.budget.machine_usd_per_hour
 
     temporary_views: dict[str, View] = field(default_factory=dict)
@@ -202,7 +205,7 @@ class Session:
     """One of MINDSDB_TABLES."""
 
     project: str = DEFAULT_PROJECT
-    """What USE chose: models whose project is not written are looked for here first, and made here."""
+    """What USE chose: models without a project in their name are looked up here first, and created here."""
 
     def find_model(self, name: str, project: str | None = None) -> Model | None:
         """The model that a statement means: without a project that of the one in use, else as the catalog finds it."""
@@ -295,7 +298,7 @@ class TrainSettings:
         "what an error that the checks of data and memory find does: stop, or only warn; off skips the slow checks",
     ] = "error"
     max_cost_usd: Annotated[
-        float | None, "nothing is trained whose estimated cost is more USD; EXPLAIN FINETUNE tells it", Range(0)
+        float | None, "no training is started whose estimated cost is more USD; EXPLAIN FINETUNE shows it", Range(0)
     ] = None
     validation: Annotated[Any, "a query, as text or in parentheses, whose rows are the validation set"] = None
 
@@ -318,11 +321,11 @@ class QuerySettings:
     ] = None
     max_cost_usd: Annotated[
         float | None,
-        "no request is made that could take the statement over so many USD; 0: only kept answers",
+        "no request is made that could take the statement over this many USD; 0: only cached answers",
         Range(0),
     ] = None
-    max_rows: Annotated[int | None, "at most so many prompts are asked; kept answers are free", Range(0)] = None
-    max_seconds: Annotated[float | None, "no longer than so many seconds; 0: only kept answers", Range(0)] = None
+    max_rows: Annotated[int | None, "at most this many prompts are asked; cached answers are free", Range(0)] = None
+    max_seconds: Annotated[float | None, "no longer than this many seconds; 0: only cached answers", Range(0)] = None
 
 
 @dataclass
@@ -344,7 +347,7 @@ class SessionSettings:
     """SET sqlft_…"""
 
     budget_usd: Annotated[
-        float | None, "no request and no training that could take this session over so many USD", Range(0)
+        float | None, "no request and no training that could take this session over this many USD", Range(0)
     ] = None
     machine_usd_per_hour: Annotated[
         float | None, "what an hour of this machine costs, for engines whose tokens have no price", Range(0)
@@ -371,7 +374,7 @@ CURRENT_SETTING = re.compile(r"\bcurrent_setting\s*\(\s*'(sqlft_\w*)'\s*\)", re.
 
 
 def settings_table(session: Session) -> pa.Table:
-    """`sqlft.settings`: what SET sqlft_… said, NULL where it said nothing."""
+    """`sqlft.settings`: what SET sqlft_… set, NULL where it set nothing."""
     names = [f"sqlft_{f.name}" for f in fields(SessionSettings)]
     spent = session.budget.spent if session.budget.has_cost_limit else None
     return pa.table(
@@ -385,12 +388,12 @@ def settings_table(session: Session) -> pa.Table:
 
 def read_setting(session: Session, name: str) -> float | None:
     """One of sqlft's own settings; OptionError for an unknown name."""
-    known: dict[str, float | None] = {
+    values: dict[str, float | None] = {
         BUDGET_SETTING: session.budget.usd,
         "sqlft_machine_usd_per_hour": session.budget.machine_usd_per_hour,
     }
-    check_setting_name(name, set(known))
-    return known[name]
+    check_setting_name(name, set(values))
+    return values[name]
 
 
 def inline_settings(session: Session, query: str) -> str:

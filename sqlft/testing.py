@@ -26,7 +26,7 @@ import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
+from typing import ClassVar, TypeVar, get_origin, get_type_hints
 from unittest import SkipTest
 
 import pyarrow as pa
@@ -73,10 +73,10 @@ class HandlerConformance:
 
     handler: ClassVar[type[Handler]]
     base: ClassVar[str] = "base"
-    engine_options: ClassVar[Mapping[str, Any]] = {}
-    model_options: ClassVar[Mapping[str, Any]] = {}
-    predict_options: ClassVar[Mapping[str, Any]] = {}
-    train_options: ClassVar[Mapping[str, Any]] = {}
+    engine_options: ClassVar[Mapping[str, object]] = {}
+    model_options: ClassVar[Mapping[str, object]] = {}
+    predict_options: ClassVar[Mapping[str, object]] = {}
+    train_options: ClassVar[Mapping[str, object]] = {}
     window: ClassVar[int] = 64
     """The most requests it may have pulled and not answered."""
     bad_messages: ClassVar[Sequence[tuple[str, str]] | None] = None
@@ -89,12 +89,12 @@ class HandlerConformance:
     patience: ClassVar[float] = 300.0
     """Seconds after which it counts as hung."""
 
-    def __init_subclass__(cls, **more: Any) -> None:
+    def __init_subclass__(cls, **more: object) -> None:
         super().__init_subclass__(**more)
-        given = getattr(cls, "handler", Handler)
+        handler = getattr(cls, "handler", Handler)
         for prefix, applies, reason in (
-            ("test_training_", issubclass(given, Trainer), f"{given.__name__} is no Trainer"),
-            ("test_embedding_", issubclass(given, Embedder), f"{given.__name__} is no Embedder"),
+            ("test_training_", issubclass(handler, Trainer), f"{handler.__name__} is no Trainer"),
+            ("test_embedding_", issubclass(handler, Embedder), f"{handler.__name__} is no Embedder"),
             ("test_bad_", cls.bad_messages is not None, "no bad_messages are given"),
         ):
             for name in [n for n in vars(HandlerConformance) if n.startswith(prefix) and n not in vars(cls)]:
@@ -117,14 +117,14 @@ class HandlerConformance:
 
     def ask(self, *contents: str, artifact: Artifact | None = None) -> list[Completion]:
         """Answers to texts, whose ids are 0, 1, 2 …, ordered by id."""
-        return self._ask(_requests(contents), artifact)
+        return self._ask(_make_requests(contents), artifact)
 
     # every handler
 
     def test_constructs_without_heavy_imports_or_network(self) -> None:
         """Constructing is cheap: SHOW MODELS must not wait for torch."""
         where = inspect.getsourcefile(self.handler) or ""
-        given = [
+        arguments = [
             self.handler.__module__,
             where,
             self.handler.__qualname__,
@@ -132,7 +132,7 @@ class HandlerConformance:
             *HEAVY,
         ]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        done = subprocess.run([sys.executable, "-c", _CONSTRUCT, *given], env=env, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", _CONSTRUCT, *arguments], env=env, capture_output=True, text=True)
         assert done.returncode == 0, (
             f"constructing {self.handler.__name__} failed, or is not cheap:\n{done.stderr[-2000:]}"
         )
@@ -143,17 +143,17 @@ class HandlerConformance:
 
     def test_names_its_bases(self) -> None:
         """For completion: names with a line on each, without a network; none where every name will do."""
-        found = self._within(self.handler.bases)
-        texts = [text for pair in found.items() for text in pair] if isinstance(found, Mapping) else [None]
-        assert all(isinstance(text, str) for text in texts), f"bases gives names with what each is, not {found!r}"
+        bases = self._within(self.handler.bases)
+        texts = [text for pair in bases.items() for text in pair] if isinstance(bases, Mapping) else [None]
+        assert all(isinstance(text, str) for text in texts), f"bases gives names with what each is, not {bases!r}"
 
     def test_notices_say_what_to_take_instead(self) -> None:
         """Before it is asked or trained, without a network: nothing, or what ends and what goes on."""
         for training in (False, True):
-            asked = partial(self.made().notice, self.spec(), None, training=training)
-            found = self._within(asked)
-            assert found is None or (isinstance(found, Notice) and found.text and found.next_step), (
-                f"notice gives None or a Notice with a text and a next step, not {found!r}"
+            ask_for_notice = partial(self.made().notice, self.spec(), None, training=training)
+            notice = self._within(ask_for_notice)
+            assert notice is None or (isinstance(notice, Notice) and notice.text and notice.next_step), (
+                f"notice gives None or a Notice with a text and a next step, not {notice!r}"
             )
 
     def test_answers_every_request_once(self) -> None:
@@ -180,7 +180,7 @@ class HandlerConformance:
         assert answers[-1].text is not None, f"an odd row spoiled a good one: {answers[-1].error}"
 
     def test_pulls_no_further_than_its_window(self) -> None:
-        """A LIMIT must not cost a call a row of the table."""
+        """A LIMIT must not cost one call per row of the table."""
         pulled = 0
 
         def endless() -> Iterator[Request]:
@@ -208,7 +208,7 @@ class HandlerConformance:
         pulled_in: set[int] = set()
 
         def watched() -> Iterator[Request]:
-            for request in _requests(["a", "b", "c"]):
+            for request in _make_requests(["a", "b", "c"]):
                 pulled_in.add(threading.get_ident())
                 yield request
 
@@ -231,7 +231,7 @@ class HandlerConformance:
 
         def stop() -> None:
             predictor = self.opened()
-            completions = iter(predictor.predict(iter(_requests(["a", "b", "c"]))))
+            completions = iter(predictor.predict(iter(_make_requests(["a", "b", "c"]))))
             next(completions)
             _close(completions)
             predictor.close()
@@ -246,15 +246,15 @@ class HandlerConformance:
 
         def both() -> list[list[Completion | Delta | Progress]]:
             predictors = [self.opened(), self.opened()]
-            answers = [iter(p.predict(iter(_requests(["a", "b"])))) for p in predictors]
-            found = [[next(a)] for a in answers]
-            for kept, rest in zip(found, answers, strict=True):
-                kept.extend(rest)
+            answers = [iter(p.predict(iter(_make_requests(["a", "b"])))) for p in predictors]
+            answers_of_each = [[next(a)] for a in answers]
+            for collected, rest in zip(answers_of_each, answers, strict=True):
+                collected.extend(rest)
             for p in predictors:
                 p.close()
-            return found
+            return answers_of_each
 
-        assert [sorted(c.id for c in one if not isinstance(c, Progress)) for one in self._within(both)] == [
+        assert [sorted(c.id for c in events if not isinstance(c, Progress)) for events in self._within(both)] == [
             [0, 1],
             [0, 1],
         ]
@@ -275,7 +275,7 @@ class HandlerConformance:
             assert cls is not dict, f"{what} is dict, which takes everything: declare a dataclass"
             names = list(options_of(cls))
             slip = f"{names[0]}x" if names else "unheard_of"
-            refusal = _refusal(cls, slip, what)
+            refusal = _find_refusal(cls, slip, what)
             assert refusal, f"{what} takes the unknown option {slip}"
             assert not names or "Did you mean" in refusal, f"{what}: no suggestion for {slip}"
 
@@ -293,7 +293,7 @@ class HandlerConformance:
     def test_bad_rows_are_errors_of_their_own(self) -> None:
         """Neither a NULL nor an empty text, and the rows around it are answered."""
         bad = Request(1, tuple(Message(*m) for m in self.bad_messages or ()))
-        answers = {c.id: c for c in self._ask([*_requests(["a"]), bad, Request(2, (Message("user", "b"),))])}
+        answers = {c.id: c for c in self._ask([*_make_requests(["a"]), bad, Request(2, (Message("user", "b"),))])}
         assert answers[1].error is not None, f"the bad row got the text {answers[1].text!r} and no error"
         assert answers[1].text is None
         assert answers[0].text is not None
@@ -307,13 +307,13 @@ class HandlerConformance:
         _check_reports(reports)
         _check_files(artifact, tmp_path / "work")
         _check_details(artifact)
-        moved = _moved(artifact, tmp_path / "work")
+        moved = _move_artifact(artifact, tmp_path / "work")
         [answer] = self.ask("The capital of Japan?", artifact=moved)
         assert answer.text is not None, f"what was trained does not answer: {answer.error}"
 
     def test_training_goes_on_from_an_artifact(self, tmp_path: Path) -> None:
         """FINETUNE of a version that was trained."""
-        first = _moved(self._trained(tmp_path / "first")[0], tmp_path / "first")
+        first = _move_artifact(self._trained(tmp_path / "first")[0], tmp_path / "first")
         second, _ = self._trained(tmp_path / "second", start=first)
         [answer] = self.ask("The capital of Japan?", artifact=second)
         assert answer.text is not None, f"what was trained does not answer: {answer.error}"
@@ -330,20 +330,20 @@ class HandlerConformance:
         else:
             raise AssertionError("report raised Cancelled, and train went on to the end")
         artifact, reports = self._trained(tmp_path / "work")
-        again = "trained again on the workdir of a cancelled training it"
-        assert reports, f"{again} reports nothing"
-        assert reports[0].step > whole[0].step, f"{again} starts at step {reports[0].step} as from scratch"
-        assert len(reports) < len(whole), f"{again} takes {len(reports)} reports, from scratch {len(whole)}"
+        resumed = "trained again on the workdir of a cancelled training it"
+        assert reports, f"{resumed} reports nothing"
+        assert reports[0].step > whole[0].step, f"{resumed} starts at step {reports[0].step} as from scratch"
+        assert len(reports) < len(whole), f"{resumed} takes {len(reports)} reports, from scratch {len(whole)}"
         _check_files(artifact, tmp_path / "work")
 
     # embedders
 
     def test_embedding_gives_a_vector_a_text(self) -> None:
         """In order, all of one length, of finite numbers."""
-        made = self.made()
-        assert isinstance(made, Embedder)
+        handler = self.made()
+        assert isinstance(handler, Embedder)
         vectors = [
-            list(v) for v in self._within(lambda: list(made.embed(iter(["a", "b", "", "a"]), self.spec(), None)))
+            list(v) for v in self._within(lambda: list(handler.embed(iter(["a", "b", "", "a"]), self.spec(), None)))
         ]
         assert len(vectors) == 4
         assert len({len(v) for v in vectors}) == 1
@@ -363,10 +363,10 @@ class HandlerConformance:
             finally:
                 predictor.close()
 
-        found = self._within(answers)
-        for completion in found:
+        completions = self._within(answers)
+        for completion in completions:
             _check_completion(completion)
-        return sorted(found, key=lambda c: c.id)
+        return sorted(completions, key=lambda c: c.id)
 
     def _trained(
         self, workdir: Path, start: Artifact | None = None, stop_at: int | None = None
@@ -374,7 +374,7 @@ class HandlerConformance:
         handler = self.made()
         assert isinstance(handler, Trainer)
         workdir.mkdir(exist_ok=True)
-        table = _table(self.conversations)
+        table = _make_table(self.conversations)
         data = TrainingSet(table, table.slice(0, 2))
         options = build_options(handler.train_options, self.train_options, "the training")
         reports: list[Progress] = []
@@ -428,17 +428,17 @@ assert not loaded, f"the constructor or the module imports {', '.join(loaded)}: 
 
 
 def _make_skipped(reason: str) -> Callable[..., None]:
-    def skipped(self: Any, tmp_path: Any = None) -> None:
+    def skipped(self: HandlerConformance, tmp_path: object = None) -> None:
         raise SkipTest(reason)
 
     return skipped
 
 
-def _requests(contents: Iterable[str]) -> list[Request]:
+def _make_requests(contents: Iterable[str]) -> list[Request]:
     return [Request(i, (Message("user", text),)) for i, text in enumerate(contents)]
 
 
-def _refusal(cls: type, name: str, what: str) -> str:
+def _find_refusal(cls: type, name: str, what: str) -> str:
     try:
         build_options(cls, {name: 1}, what)
     except OptionError as e:
@@ -499,7 +499,7 @@ def _is_pickle(file: Path) -> bool:
     return start in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or zipfile.is_zipfile(file)
 
 
-def _moved(artifact: Artifact, workdir: Path) -> Artifact:
+def _move_artifact(artifact: Artifact, workdir: Path) -> Artifact:
     """As publishing does: the artifact's folder elsewhere, all else of the workdir gone."""
     if artifact.path is None:
         return artifact
@@ -509,7 +509,7 @@ def _moved(artifact: Artifact, workdir: Path) -> Artifact:
     return Artifact(to, artifact.remote_id, json.loads(json.dumps(dict(artifact.details))))
 
 
-def _table(conversations: Sequence[Sequence[tuple[str, str]]]) -> pa.Table:
+def _make_table(conversations: Sequence[Sequence[tuple[str, str]]]) -> pa.Table:
     kind = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     rows = [[{"role": role, "content": content} for role, content in c] for c in conversations]
     return pa.table({"messages": pa.array(rows, kind)})

@@ -13,13 +13,13 @@ import pytest
 from sqlft.cli import main
 
 
-def base_folder(folder: Path) -> Path:
+def base_folder(working_folder: Path) -> Path:
     """As small as a model's folder can be."""
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    working_folder.mkdir()
+    (working_folder / "config.json").write_text("{}")
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    return folder
+    (working_folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    return working_folder
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +75,7 @@ FILES = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with files that are no databases."""
     monkeypatch.chdir(tmp_path)
     for name, content in FILES.items():
@@ -101,14 +101,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_file_that_is_no_database_says_what_to_type(
-    folder: Path, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    working_folder: Path, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) in (1, 2)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("Error: ")
     assert told in err
-    assert {p.name for p in folder.iterdir()} == set(FILES)
+    assert {p.name for p in working_folder.iterdir()} == set(FILES)
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,11 @@ def test_a_file_that_is_no_database_says_what_to_type(
     [["-f", "a.sql"], ["FROM 'x.csv'"], ["shell", "FROM 'x.csv'"], ["x.csv", "FROM file"], ["SELECT 42 AS a;"]],
 )
 def test_files_are_read_as_the_message_says(
-    folder: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    working_folder: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*arguments, "--mode", "csv"]) == 0
     assert capsys.readouterr() == ("a\n42\n", "")
-    assert {p.name for p in folder.iterdir()} == set(FILES)
+    assert {p.name for p in working_folder.iterdir()} == set(FILES)
 
 
 @pytest.mark.parametrize(

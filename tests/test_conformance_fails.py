@@ -20,6 +20,7 @@ from sqlft.handler import (
     CountsTokens,
     Drains,
     Embedder,
+    Estimate,
     Handler,
     ModelSpec,
     Notice,
@@ -369,6 +370,14 @@ def test_a_method_of_the_contract_before_is_refused_with_its_new_name() -> None:
     with pytest.raises(NotSupported, match="Piece") as found:
         from sqlft.handler import Piece  # type: ignore[attr-defined]  # noqa: F401
     assert "Delta" in found.value.next_step
+
+
+def test_a_field_that_is_unknown_is_answered_with_the_one_that_was_meant() -> None:
+    with pytest.raises(NotSupported, match=r"no field 'refusal'.* called 'why_not' now") as found:
+        Estimate(1, 2, refusal=("too little memory", "quantize"))  # type: ignore[call-arg]
+    assert "memory_bytes" in found.value.next_step
+    with pytest.raises(NotSupported, match=r"Progress has no field 'total_step'.* mean 'total_steps'"):
+        Progress(1, total_step=2)  # type: ignore[call-arg]
 
 
 def test_a_handler_has_a_capability_by_its_method() -> None:

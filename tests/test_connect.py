@@ -9,6 +9,7 @@ import re
 import select
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,8 +18,8 @@ import duckdb
 import pytest
 
 import sqlft
-from sqlft import progress
-from sqlft.connection import ConnectionWithProgress
+from sqlft.connection import progress
+from sqlft.connection.progress import ConnectionWithProgress
 
 MODEL = "CREATE MODEL m PREDICT answer USING engine = 'echo'"
 
@@ -48,17 +49,26 @@ class Screen(io.TextIOWrapper):
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bars are drawn from the first tick on."""
+def bars_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Bars are drawn from the first tick on; terminals are closed at the end."""
     monkeypatch.setattr(progress, "SHOW_AFTER_SECONDS", 0.0)
     monkeypatch.setattr(progress, "FRAME_SECONDS", 0.0)
+    yield
+    while _screens:
+        screen = _screens.pop()
+        screen.close()
+        os.close(screen.master)
+
+
+_screens: list[Screen] = []
 
 
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Screen:
     """A terminal as stderr, from now on: pytest puts its own there after fixtures have run."""
-    made = Screen()
-    monkeypatch.setattr(sys, "stderr", made)
-    return made
+    screen = Screen()
+    _screens.append(screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    return screen
 
 
 def rows_of(con: sqlft.Connection) -> list[Any]:
@@ -176,6 +186,21 @@ def test_a_file_that_another_process_has_open(tmp_path: Path) -> None:
         sqlft.connect(file)
     holder.communicate("\n")
     sqlft.connect(file).close()
+
+
+@pytest.mark.parametrize("method", ["table", "view"])
+def test_a_model_or_a_view_over_models_by_its_name_alone(method: str) -> None:
+    with sqlft.connect() as con:
+        con.execute(MODEL)
+        con.execute("CREATE TABLE words AS SELECT 'hello' AS content")
+        con.execute("CREATE VIEW answers AS SELECT m.answer FROM words JOIN m ON m.content = words.content")
+        read = getattr(con, method)
+        assert read("answers").fetchall() == [("hello",)]
+        with pytest.raises(sqlft.StatementError, match="The input 'content' of the model 'm' has no value"):
+            read("m")
+        with pytest.raises(duckdb.CatalogException, match="nothing"):
+            read("nothing")
+    assert sqlft.connect().execute("CREATE TABLE words AS SELECT 1 AS x").table("words").fetchall() == [(1,)]
 
 
 def test_other_errors_of_duckdb_stay_as_they_are(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import sqlft
-from sqlft import log, plugins
+from sqlft import errors, plugins
 
 HANDLERS = Path(__file__).parent / "handlers"
 ASK = "SELECT t.x, m.answer FROM t JOIN m ON m.content = t.x USING cache = false"
@@ -112,7 +112,7 @@ def test_a_warning_points_at_the_callers_line_each_time(con: sqlft.Connection, w
 
 
 def test_a_training_warns_at_the_callers_line(connection_with_model: Any) -> None:
-    connection_with_model.con.session.show_warning = log.warn
+    connection_with_model.con.session.show_warning = errors.show_warning
     with pytest.warns(sqlft.SqlftWarning) as found:
         connection_with_model.con.execute(
             f"FINETUNE m FROM (FROM rows LIMIT 3) USING control = '{connection_with_model.training.folder}', steps = 1"

@@ -10,8 +10,16 @@ import pytest
 from sqlft import plugins
 from sqlft.errors import OptionError
 from sqlft.handler import Alias, LengthOptions, NoOptions, Range, SamplingOptions, Secret, read_options
-from sqlft.options import build_options, check_option_names, document_options, is_secret, option_names, pick_options
-from sqlft.other_names import ASKING, TRAINING
+from sqlft.options import (
+    ASKING,
+    TRAINING,
+    build_options,
+    check_option_names,
+    document_options,
+    is_secret,
+    option_names,
+    pick_options,
+)
 from sqlft.session import ModelSettings, TrainSettings
 
 OPTIONS = ("engine_options", "model_options", "predict_options", "train_options")

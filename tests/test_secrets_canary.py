@@ -74,7 +74,7 @@ class WatchedDatabase:
 
 
 @pytest.fixture
-def watched(tmp_path: Path, sqlft_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WatchedDatabase]:
+def watched_database(tmp_path: Path, sqlft_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WatchedDatabase]:
     monkeypatch.syspath_prepend(str(HANDLERS))
     plugins.find_entry_points.cache_clear()
     folder = tmp_path / "db"
@@ -85,9 +85,9 @@ def watched(tmp_path: Path, sqlft_home: Path, monkeypatch: pytest.MonkeyPatch) -
     plugins.find_entry_points.cache_clear()
 
 
-def kept(watched: WatchedDatabase) -> list[str]:
+def kept(watched_database: WatchedDatabase) -> list[str]:
     """Values in the one place."""
-    return [str(json.loads(f.read_text())["value"]) for f in (watched.home / "secrets").glob("*")]
+    return [str(json.loads(f.read_text())["value"]) for f in (watched_database.home / "secrets").glob("*")]
 
 
 WRITTEN = {
@@ -103,24 +103,28 @@ WRITTEN = {
 
 
 @pytest.mark.parametrize("written", WRITTEN.values(), ids=list(WRITTEN))
-def test_a_key_in_every_spelling(watched: WatchedDatabase, written: str) -> None:
+def test_a_key_in_every_spelling(watched_database: WatchedDatabase, written: str) -> None:
     given = {"key": CANARY} if written == "$key" else None
-    watched.run(f"CREATE ML_ENGINE e FROM stranger USING api_key = {written}", given)
-    watched.run("CREATE MODEL m PREDICT answer USING engine = 'e', base = 'b', prompt_template = '{{question}}'")
-    watched.run(f"CREATE MODEL own PREDICT answer USING engine = 'stranger', base = 'b', api_key = {written}", given)
-    assert len(kept(watched)) == 2
-    assert all(CANARY in value for value in kept(watched))
+    watched_database.run(f"CREATE ML_ENGINE e FROM stranger USING api_key = {written}", given)
+    watched_database.run(
+        "CREATE MODEL m PREDICT answer USING engine = 'e', base = 'b', prompt_template = '{{question}}'"
+    )
+    watched_database.run(
+        f"CREATE MODEL own PREDICT answer USING engine = 'stranger', base = 'b', api_key = {written}", given
+    )
+    assert len(kept(watched_database)) == 2
+    assert all(CANARY in value for value in kept(watched_database))
     if written in (WRITTEN["newline"], WRITTEN["parameter"]):
-        watched.run(f"FINETUNE m FROM ({ROWS}) USING hub_token = {written}, steps = 2", given)
-    watched.run("SELECT * FROM m WHERE question IN ('q1', 'q2')")
-    watched.run("SELECT * FROM own WHERE content = 'q1'")
-    watched.list_all()
-    assert watched.find_canary() == []
+        watched_database.run(f"FINETUNE m FROM ({ROWS}) USING hub_token = {written}, steps = 2", given)
+    watched_database.run("SELECT * FROM m WHERE question IN ('q1', 'q2')")
+    watched_database.run("SELECT * FROM own WHERE content = 'q1'")
+    watched_database.list_all()
+    assert watched_database.find_canary() == []
 
 
 @pytest.mark.parametrize("written", [v for k, v in WRITTEN.items() if k != "parameter"])
-def test_statements_that_fail(watched: WatchedDatabase, written: str) -> None:
-    watched.run("CREATE MODEL m PREDICT answer USING engine = 'stranger', base = 'b'")
+def test_statements_that_fail(watched_database: WatchedDatabase, written: str) -> None:
+    watched_database.run("CREATE MODEL m PREDICT answer USING engine = 'stranger', base = 'b'")
     for statement in (
         "CREATE ML_ENGINE e FROM stranger USING api_key = {} nonsense",
         "CREATE ML_ENGINE e FROM nobody USING api_key = {}",
@@ -147,55 +151,57 @@ def test_statements_that_fail(watched: WatchedDatabase, written: str) -> None:
         "RETRAIN m FROM (SELECT 1) USING hub_token = {}",
         "EVALUATE nonsense FROM (SELECT 1) USING api_key = {}",
     ):  # fmt: skip
-        watched.run(statement.format(written))
-    watched.list_all()
-    assert watched.find_canary() == []
+        watched_database.run(statement.format(written))
+    watched_database.list_all()
+    assert watched_database.find_canary() == []
 
 
-def test_a_key_of_the_environment(watched: WatchedDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_of_the_environment(watched_database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIRD", CANARY)
     monkeypatch.setenv("STRANGER_KEY", CANARY)
-    watched.run("CREATE ML_ENGINE e FROM stranger USING api_key = env('BIRD')")
-    watched.run("CREATE MODEL m PREDICT answer USING engine = 'e', base = 'b', prompt_template = '{{question}}'")
-    watched.run(f"FINETUNE m FROM ({ROWS}) USING hub_token = env('BIRD'), steps = 2")
-    watched.run("SELECT * FROM m WHERE question = 'q1'")
-    watched.list_all()
-    assert kept(watched) == []
-    assert watched.find_canary() == []
+    watched_database.run("CREATE ML_ENGINE e FROM stranger USING api_key = env('BIRD')")
+    watched_database.run(
+        "CREATE MODEL m PREDICT answer USING engine = 'e', base = 'b', prompt_template = '{{question}}'"
+    )
+    watched_database.run(f"FINETUNE m FROM ({ROWS}) USING hub_token = env('BIRD'), steps = 2")
+    watched_database.run("SELECT * FROM m WHERE question = 'q1'")
+    watched_database.list_all()
+    assert kept(watched_database) == []
+    assert watched_database.find_canary() == []
 
 
 @pytest.mark.parametrize("engine", ["e", "stranger"])
 def test_a_training_that_breaks_with_the_key_in_its_error(
-    watched: WatchedDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+    watched_database: WatchedDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     monkeypatch.setenv("STRANGER_KEY", CANARY)
-    watched.run(f"CREATE ML_ENGINE e FROM stranger USING api_key = '{CANARY}'")
-    watched.run(
+    watched_database.run(f"CREATE ML_ENGINE e FROM stranger USING api_key = '{CANARY}'")
+    watched_database.run(
         f"CREATE MODEL m PREDICT answer USING engine = '{engine}', base = 'b', prompt_template = '{{{{question}}}}'"
     )
     control = tmp_path / "control"
     control.mkdir()
     (control / "script.json").write_text(json.dumps({"2": "crash"}))
-    watched.run(f"FINETUNE m FROM ({ROWS}) USING control = '{control}'")
-    assert any("boom with" in text for text in watched.shown)
-    watched.list_all()
-    assert watched.find_canary() == []
+    watched_database.run(f"FINETUNE m FROM ({ROWS}) USING control = '{control}'")
+    assert any("boom with" in text for text in watched_database.shown)
+    watched_database.list_all()
+    assert watched_database.find_canary() == []
 
 
 @pytest.mark.parametrize("how", ["row", "raises", "breaks"])
-def test_a_provider_that_repeats_the_key(watched: WatchedDatabase, how: str) -> None:
-    watched.run(f"CREATE ML_ENGINE e FROM parrot USING api_key = $${CANARY}\n'x$$")
-    watched.run(f"CREATE MODEL m PREDICT answer USING engine = 'e', how = '{how}'")
-    watched.run("SELECT answer, answer_error FROM m WHERE content = 'x'")
-    watched.run("SELECT answer FROM m WHERE content = 'x' USING on_error = 'fail'")
-    watched.run("CREATE TABLE t AS SELECT answer, answer_error FROM m WHERE content = 'x'")
-    assert any("you said" in text for text in watched.shown)
-    watched.list_all()
-    assert watched.find_canary() == []
+def test_a_provider_that_repeats_the_key(watched_database: WatchedDatabase, how: str) -> None:
+    watched_database.run(f"CREATE ML_ENGINE e FROM parrot USING api_key = $${CANARY}\n'x$$")
+    watched_database.run(f"CREATE MODEL m PREDICT answer USING engine = 'e', how = '{how}'")
+    watched_database.run("SELECT answer, answer_error FROM m WHERE content = 'x'")
+    watched_database.run("SELECT answer FROM m WHERE content = 'x' USING on_error = 'fail'")
+    watched_database.run("CREATE TABLE t AS SELECT answer, answer_error FROM m WHERE content = 'x'")
+    assert any("you said" in text for text in watched_database.shown)
+    watched_database.list_all()
+    assert watched_database.find_canary() == []
 
 
-def test_the_shell(watched: WatchedDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    watched.con.close()
+def test_the_shell(watched_database: WatchedDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched_database.con.close()
     statements = f"""CREATE ML_ENGINE e FROM stranger USING api_key = '{CANARY}';
         CREATE MODEL m PREDICT answer USING engine = 'e', base = 'b', prompt_template = '{{{{question}}}}';
         FINETUNE m FROM ({ROWS}) USING hub_token = '{CANARY}', steps = 2;
@@ -210,25 +216,25 @@ def test_the_shell(watched: WatchedDatabase, tmp_path: Path, monkeypatch: pytest
         ([], statements.replace(" e ", " g ").replace("MODEL m", "MODEL n")),
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "sqlft", "shell", str(watched.folder / "app.duckdb"), *arguments],
+            [sys.executable, "-m", "sqlft", "shell", str(watched_database.folder / "app.duckdb"), *arguments],
             input=text, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, timeout=60,
         )  # fmt: skip
         assert "oops" in done.stderr
-        watched.shown += [done.stdout, done.stderr]
-    watched.con = watched.open()
-    assert len(kept(watched)) == 4
-    assert watched.find_canary() == []
+        watched_database.shown += [done.stdout, done.stderr]
+    watched_database.con = watched_database.open()
+    assert len(kept(watched_database)) == 4
+    assert watched_database.find_canary() == []
 
 
-def test_what_is_typed_at_a_terminal(watched: WatchedDatabase) -> None:
+def test_what_is_typed_at_a_terminal(watched_database: WatchedDatabase) -> None:
     import pexpect
 
-    watched.con.close()
+    watched_database.con.close()
     path = os.pathsep.join(filter(None, [str(HANDLERS), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm-256color"}
     shell: Any = pexpect.spawn(
         sys.executable,
-        ["-m", "sqlft", "shell", str(watched.folder / "app.duckdb")],
+        ["-m", "sqlft", "shell", str(watched_database.folder / "app.duckdb")],
         env=env,
         encoding="utf-8",
         timeout=60,
@@ -247,10 +253,10 @@ def test_what_is_typed_at_a_terminal(watched: WatchedDatabase) -> None:
     shell.expect("sqlft> ")
     shell.send("\x04")
     shell.expect(pexpect.EOF)
-    watched.con = watched.open()
-    assert (watched.home / "history").read_text().count("+") >= 6
-    assert len(kept(watched)) == 1
-    assert watched.find_canary() == []
+    watched_database.con = watched_database.open()
+    assert (watched_database.home / "history").read_text().count("+") >= 6
+    assert len(kept(watched_database)) == 1
+    assert watched_database.find_canary() == []
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,8 @@ from hashlib import file_digest, sha256
 from itertools import chain, count
 from pathlib import Path
 
-from sqlft.errors import CatalogError, HandlerError
-from sqlft.home import home
-from sqlft.log import LINE_PREFIX
+from sqlft.errors import LOG_LINE_PREFIX, CatalogError, HandlerError
+from sqlft.secrets.home import home
 
 UNSAFE_SUFFIXES = frozenset(
     {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".so", ".py", ".pyc"}
@@ -205,5 +204,5 @@ def _read_last_line(log: Path) -> str:
     with suppress(OSError), open(log, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").split("\n")]
-        return next((line for line in reversed(lines) if line and not line.startswith(LINE_PREFIX)), "")[:500]
+        return next((line for line in reversed(lines) if line and not line.startswith(LOG_LINE_PREFIX)), "")[:500]
     return ""

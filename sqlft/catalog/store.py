@@ -31,8 +31,7 @@ from sqlft.catalog.records import (
     VersionKey,
     View,
 )
-from sqlft.errors import AlreadyExists, CatalogError, NotFound, did_you_mean
-from sqlft.log import debug
+from sqlft.errors import AlreadyExists, CatalogError, NotFound, debug, did_you_mean
 
 if TYPE_CHECKING:
     import sqlite3

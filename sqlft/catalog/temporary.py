@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from sqlft.catalog.files import is_locked, list_work_folders
 from sqlft.catalog.store import Catalog
-from sqlft.errors import SqlftError
-from sqlft.log import debug, warn
+from sqlft.errors import SqlftError, debug, show_warning
 from sqlft.secrets import references
 
 if TYPE_CHECKING:
@@ -104,7 +103,9 @@ def _delete_catalog(folder: Path, lock: int | None, process: int, kill: Callable
     if os.getpid() != process:  # a fork's, which leaves its parent's alone
         return
     for work in filter(is_locked, list_work_folders(folder)):
-        warn(f"The training of {work.parent.name}.{work.stem} is ended: its database was in memory and is gone.")
+        show_warning(
+            f"The training of {work.parent.name}.{work.stem} is ended: its database was in memory and is gone."
+        )
         kill(work)
     _remove(folder)
     if lock is not None:

@@ -24,8 +24,8 @@ EXIT_SECONDS = 2.0
 class BackgroundIterator(Generic[T]):
     """Takes items only when asked to; after `close` it takes none.
 
-    An iterator that has ended is made anew when more is asked for.  `make`, `late` and `close` run in the thread too,
-    for libraries that mind who calls them; `late` gets what nobody takes any more.
+    An iterator that has ended is made again when more is asked for.  `make`, `late` and `close` run in the thread too,
+    for libraries that depend on the calling thread; `late` gets what nobody takes any more.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """What one version's requests cost, and whether the next one may be asked.
 
-A request is reserved at its worst: as many tokens as its prompt has bytes (no tokenizer makes more), or, once answers
-have told how many tokens a byte is, half as many again as that; and `max_tokens` of answer.
+A request is reserved at its worst case: as many tokens as its prompt has bytes (no tokenizer makes more) or, once
+answers have shown how many tokens a byte makes, 1.5 times that; and `max_tokens` of answer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
 
 from sqlft.catalog.records import RUNNING, Version
 from sqlft.errors import BudgetExceeded, NotFound, OptionError
@@ -30,7 +29,7 @@ from sqlft.session import Budget, Session, SessionBudget, budget_exceeded_error,
 
 SAFETY_MARGIN = 1.5
 MIN_ROW_SECONDS = 0.001
-"""Seconds that a row of a machine's is reckoned at, at least."""
+"""Least seconds that a row on a machine is charged."""
 MIN_SAMPLES = 3
 """Answers after which tokens a byte are taken as known."""
 DEFAULT_OUTPUT_TOKENS = 256
@@ -40,7 +39,7 @@ DEFAULT_OUTPUT_TOKENS = 256
 class CostTracker:
     """Reservations and costs of one statement at one version."""
 
-    def __init__(self, session: Session, resolved: ResolvedVersion, options: Any, limits: Sequence[Budget]) -> None:
+    def __init__(self, session: Session, resolved: ResolvedVersion, options: object, limits: Sequence[Budget]) -> None:
         self._session, self._resolved = session, resolved
         self._max_tokens = read_options(SamplingOptions, options).max_tokens
         self._limits = [*limits, session.budget]
@@ -74,12 +73,12 @@ class CostTracker:
     def check(self, messages: Sequence[Message]) -> None:
         """Raise before anything is opened if the first request can already not be asked."""
         worst = self._worst_cost(messages)
-        for one in self._limits:
-            if one.has_cost_limit and one.usd and not self.pricing.known:
-                raise _unknown_cost_error(self._resolved, one)
-            over = one.find_exceeded(worst if one.has_cost_limit else 0.0)
-            if over is not None:
-                raise budget_exceeded_error(over, str(self._resolved.version.key))
+        for limit in self._limits:
+            if limit.has_cost_limit and limit.usd and not self.pricing.known:
+                raise _unknown_cost_error(self._resolved, limit)
+            exceeded = limit.find_exceeded(worst if limit.has_cost_limit else 0.0)
+            if exceeded is not None:
+                raise budget_exceeded_error(exceeded, str(self._resolved.version.key))
 
     def admit(self, i: int, messages: Sequence[Message], *, first: bool) -> BudgetExceeded | None:
         """Reserve for a request that is about to be handed out, or say why it must not be; called in any thread."""
@@ -88,9 +87,9 @@ class CostTracker:
             return None
         size = sum(map(count_bytes, messages))
         worst = self._worst_cost(messages) if self._bounds_cost else None
-        over = reserve_all(self._limits, worst, int(first))
-        if over is not None:
-            return budget_exceeded_error(over, str(self._resolved.version.key))
+        exceeded = reserve_all(self._limits, worst, int(first))
+        if exceeded is not None:
+            return budget_exceeded_error(exceeded, str(self._resolved.version.key))
         self._calls += 1
         self._reservations[i] = (worst, size)
         self.timer.begin(i)
@@ -104,8 +103,8 @@ class CostTracker:
         seconds = self.timer.end(c.id)
         cost = self._add_cost(c, self._find_cost(c, seconds))
         spent = worst if cost is None and c.error is None else cost
-        for one in self._limits:
-            one.settle(worst, spent)
+        for limit in self._limits:
+            limit.settle(worst, spent)
         self._charged_usd += spent or 0.0
         self._learn_rates(c, size)
         return cost
@@ -120,7 +119,7 @@ class CostTracker:
     @cached_property
     def _is_metered(self) -> bool:
         """Whether a limit or the price of a machine's time needs each request's share; most statements have none."""
-        return self.pricing.cost_of_seconds(1.0) is not None or any(one.is_set for one in self._limits)
+        return self.pricing.cost_of_seconds(1.0) is not None or any(limit.is_set for limit in self._limits)
 
     def release_request(self, i: int) -> None:
         """A request that will not be answered."""
@@ -132,16 +131,16 @@ class CostTracker:
 
     def check_running(self) -> None:
         """Raise where a limit is passed while nothing comes: the time, or the machine's money."""
-        for one in self._limits:
-            late = one.find_time_exceeded()
-            if late is not None:
-                raise budget_exceeded_error(late, str(self._resolved.version.key))
-            running = self.pricing.cost_of_seconds(self.timer.elapsed()) if one.has_cost_limit else None
+        for limit in self._limits:
+            time_exceeded = limit.find_time_exceeded()
+            if time_exceeded is not None:
+                raise budget_exceeded_error(time_exceeded, str(self._resolved.version.key))
+            running = self.pricing.cost_of_seconds(self.timer.elapsed()) if limit.has_cost_limit else None
             if (
                 running is not None
-                and (over := one.find_exceeded(running - self._charged_usd - one.reserved, 0)) is not None
+                and (exceeded := limit.find_exceeded(running - self._charged_usd - limit.reserved, 0)) is not None
             ):
-                raise budget_exceeded_error(over, str(self._resolved.version.key))
+                raise budget_exceeded_error(exceeded, str(self._resolved.version.key))
 
     def close(self) -> None:
         """Release what is still reserved, and count machine time that no row had."""
@@ -150,16 +149,16 @@ class CostTracker:
         self._reservations.clear()
         if self._calls and (machine := self.pricing.cost_of_seconds(self.timer.elapsed())) is not None:
             rest, self._charged_usd = machine - self._charged_usd, machine
-            for one in self._limits:
-                one.settle(None, max(0.0, rest))
+            for limit in self._limits:
+                limit.settle(None, max(0.0, rest))
 
     @property
     def _bounds_cost(self) -> bool:
-        return any(one.has_cost_limit for one in self._limits)
+        return any(limit.has_cost_limit for limit in self._limits)
 
     def _release(self, worst: float | None) -> None:
-        for one in self._limits:
-            one.settle(worst, None)
+        for limit in self._limits:
+            limit.settle(worst, None)
 
     def _find_cost(self, c: Completion, seconds: float) -> float | None:
         pricing = self.pricing
@@ -175,11 +174,11 @@ class CostTracker:
         machine = self.pricing.cost_of_seconds(max(self.timer.longest, MIN_ROW_SECONDS))
         if machine is not None:
             return machine
-        given = max_prompt_tokens(messages)
+        input_tokens = max_prompt_tokens(messages)
         if self._counted_answers >= MIN_SAMPLES:
             learned = SAFETY_MARGIN * self._tokens_per_byte * sum(map(count_bytes, messages))
-            given = min(given, int(learned) + MAX_TOKENS_PER_MESSAGE)
-        return self.pricing.cost_of_tokens(given, self._max_output_tokens())
+            input_tokens = min(input_tokens, int(learned) + MAX_TOKENS_PER_MESSAGE)
+        return self.pricing.cost_of_tokens(input_tokens, self._max_output_tokens())
 
     def _max_output_tokens(self) -> int:
         if self._max_tokens is not None:
@@ -242,9 +241,9 @@ class MachineTimer:
             if self._started:
                 self._share += self._waiting / len(self._started)
                 self._waiting = 0.0
-            taken = self._share - self._started.pop(row, self._share)
-            self.longest = max(self.longest, taken)
-            return taken
+            seconds = self._share - self._started.pop(row, self._share)
+            self.longest = max(self.longest, seconds)
+            return seconds
 
     def elapsed(self) -> float:
         """The machine's seconds up to this moment."""
@@ -266,7 +265,7 @@ class MachineTimer:
 
 @contextmanager
 def hold_training_budget(
-    purse: SessionBudget,
+    session_budget: SessionBudget,
     name: str,
     engine: str,
     most: float | None,
@@ -278,7 +277,7 @@ def hold_training_budget(
     OptionError if there is a budget and `cost` is not known.  Afterwards what `version` says that it cost is spent; one
     that goes on in the background, its estimate.
     """
-    limits = [one for one in (Budget(most, name="max_cost_usd"), purse) if one.has_cost_limit]
+    limits = [limit for limit in (Budget(most, name="max_cost_usd"), session_budget) if limit.has_cost_limit]
     if limits and cost is None:
         raise _unknown_training_cost_error(limits[0], name, engine)
     _reserve_all(limits, name, cost or 0.0)
@@ -287,27 +286,27 @@ def hold_training_budget(
         yield
     finally:
         try:
-            made = version()
+            trained = version()
         except NotFound:  # it was dropped while it trained, and what it cost with it
-            made = None
-        if made is None or made.status not in RUNNING:
-            spent = None if made is None else _find_training_cost(made)
-        for one in limits:
-            one.settle(cost, spent)
+            trained = None
+        if trained is None or trained.status not in RUNNING:
+            spent = None if trained is None else _find_training_cost(trained)
+        for limit in limits:
+            limit.settle(cost, spent)
 
 
 def _reserve_all(limits: Sequence[Budget], name: str, cost: float) -> None:
-    for i, one in enumerate(limits):
-        if one.reserve(cost) is None:
+    for i, limit in enumerate(limits):
+        if limit.reserve(cost) is None:
             continue
         for earlier in limits[:i]:
             earlier.settle(cost, None)
-        held = f", {format_dollars(one.reserved)} held for requests under way" if one.reserved > 0 else ""
+        reserved_text = f", {format_dollars(limit.reserved)} held for requests under way" if limit.reserved > 0 else ""
         raise BudgetExceeded(
-            f"Training {name} would pass the budget: {format_dollars(one.spent)} of {one.name}"
-            f" = {format_dollars(one.usd or 0.0)} are"
-            f" spent{held}, and it will cost about {format_dollars(cost)}.",
-            f"Train on fewer rows or for fewer epochs, or {_advise_raising(one)}; "
+            f"Training {name} would pass the budget: {format_dollars(limit.spent)} of {limit.name}"
+            f" = {format_dollars(limit.usd or 0.0)} are"
+            f" spent{reserved_text}, and it will cost about {format_dollars(cost)}.",
+            f"Train on fewer rows or for fewer epochs, or {_advise_raising(limit)}; "
             "EXPLAIN FINETUNE tells what it will take.",
         )
 
@@ -318,9 +317,9 @@ def _advise_raising(limit: Budget) -> str:
 
 def _find_training_cost(version: Version) -> float | None:
     """What an ended training cost; of one that broke off the machine's time so far, tokens being unknown."""
-    known = version.details.get("cost_usd")
-    if known is not None:
-        return float(known)
+    cost = version.details.get("cost_usd")
+    if cost is not None:
+        return float(cost)
     hourly = version.details.get("machine_usd_per_hour")
     return None if hourly is None or version.seconds is None else hourly * version.seconds / SECONDS_PER_HOUR
 

@@ -71,17 +71,17 @@ class Cache:
             con = self._open(create=False)
             if con is None:
                 return {}
-            found: dict[bytes, CachedAnswer] = {}
+            answers: dict[bytes, CachedAnswer] = {}
             if self._is_empty(con):
-                return found
+                return answers
             for start in range(0, len(keys), 500):
-                some = keys[start : start + 500]
-                marks = ",".join("?" * len(some))
+                batch = keys[start : start + 500]
+                marks = ",".join("?" * len(batch))
                 columns = "key, text, input_tokens, output_tokens, logprob, truncated"
-                rows = con.execute(f"SELECT {columns} FROM answers WHERE key IN ({marks})", some)
-                for key, text, given, made, logprob, cut in rows:
-                    found[key] = CachedAnswer(text, given, made, logprob, bool(cut))
-            return found
+                rows = con.execute(f"SELECT {columns} FROM answers WHERE key IN ({marks})", batch)
+                for key, text, input_tokens, output_tokens, logprob, truncated in rows:
+                    answers[key] = CachedAnswer(text, input_tokens, output_tokens, logprob, bool(truncated))
+            return answers
         return {}
 
     def lengths(self, model: str, *, versions: bool = False) -> AnswerLengths:
@@ -169,9 +169,9 @@ class Cache:
         con.execute("PRAGMA journal_mode=WAL")
         con.execute("PRAGMA synchronous=NORMAL")
         con.execute(CREATE_ANSWERS)
-        there = {row[1] for row in con.execute("PRAGMA table_info(answers)")}
+        existing = {row[1] for row in con.execute("PRAGMA table_info(answers)")}
         for name, kind in ADDED_COLUMNS.items():
-            if name not in there:
+            if name not in existing:
                 with suppress(sqlite3.OperationalError):  # another process was first
                     con.execute(f"ALTER TABLE answers ADD COLUMN {name} {kind}")
         con.execute(CREATE_RECENT)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlft.catalog.records import Usage
 from sqlft.handler import (
@@ -76,16 +76,16 @@ class InferenceEstimate:
     cost_usd: Interval | None
     seconds: Interval | None
     earlier: int
-    """Answers from which the length of the next ones is told."""
+    """Earlier answers, whose lengths the estimate is made from."""
     counted: str
-    """How the prompts' tokens were told: by the handler, from earlier statements, by their length."""
+    """How the prompts' tokens were estimated: by the handler, from earlier statements, by their length."""
 
 
 def estimate_inference(
     session: Session,
     cache: Cache,
     resolved: ResolvedVersion,
-    options: Any,
+    options: object,
     rows: int,
     prompts: int,
     waiting: Sequence[Sequence[Message]],
@@ -101,21 +101,23 @@ def estimate_inference(
     low = most if least is None else min(least, most)
     asked = Interval(low, (low + most) / 2, most)
     share = (low / most, asked.expected / most, 1.0) if most else (1.0, 1.0, 1.0)
-    given, counted = _estimate_input_tokens(resolved, waiting, used)
+    input_tokens, counted = _estimate_input_tokens(resolved, waiting, used)
     lengths = _find_answer_lengths(cache, resolved, name, used)
-    made = _estimate_output_tokens(lengths, most, read_options(SamplingOptions, options).max_tokens)
+    output_tokens = _estimate_output_tokens(lengths, most, read_options(SamplingOptions, options).max_tokens)
     seconds = _estimate_seconds(used, most)
     pricing = find_pricing(session, resolved)
-    given, made = given.times(*share), made.times(*share)
+    input_tokens, output_tokens = input_tokens.times(*share), output_tokens.times(*share)
     seconds = None if seconds is None else seconds.times(*share)
-    cost = Interval(0.0, 0.0, 0.0) if not most else _estimate_cost(pricing, given, made, seconds)
-    return InferenceEstimate(rows, prompts, prompts - most, asked, given, made, cost, seconds, lengths.answers, counted)
+    cost = Interval(0.0, 0.0, 0.0) if not most else _estimate_cost(pricing, input_tokens, output_tokens, seconds)
+    return InferenceEstimate(
+        rows, prompts, prompts - most, asked, input_tokens, output_tokens, cost, seconds, lengths.answers, counted
+    )
 
 
 def estimate_unseen_prompts(
-    session: Session, cache: Cache, resolved: ResolvedVersion, options: Any, rows: int, likely: int, most: int
+    session: Session, cache: Cache, resolved: ResolvedVersion, options: object, rows: int, likely: int, most: int
 ) -> InferenceEstimate:
-    """What asking will take whose prompts need answers of another model: none to `most`, about `likely`."""
+    """What asking will take where prompts need answers of another model: none to `most`, about `likely`."""
     check_retirement(session, resolved.handler, resolved.spec, resolved.artifact)
     used = [u for u in session.catalog.usage() if u.version == resolved.version.key and u.calls > 0]
     calls = sum(u.calls for u in used)
@@ -124,12 +126,16 @@ def estimate_unseen_prompts(
     asked = Interval(0, min(likely, most), most)
     lengths = _find_answer_lengths(cache, resolved, str(resolved.version.key), used)
     shares = (0.0, asked.expected / most, 1.0) if most else (1.0, 1.0, 1.0)
-    given = Interval(each * most / 4, each * most, each * most * 4).times(*shares)
-    made = _estimate_output_tokens(lengths, most, read_options(SamplingOptions, options).max_tokens).times(*shares)
-    took = _estimate_seconds(used, most)
-    seconds = None if took is None else took.times(*shares)
-    cost = _estimate_cost(find_pricing(session, resolved), given, made, seconds)
-    return InferenceEstimate(rows, 0, 0, asked, given, made, cost, seconds, lengths.answers, "without having seen them")
+    input_tokens = Interval(each * most / 4, each * most, each * most * 4).times(*shares)
+    output_tokens = _estimate_output_tokens(lengths, most, read_options(SamplingOptions, options).max_tokens).times(
+        *shares
+    )
+    earlier_seconds = _estimate_seconds(used, most)
+    seconds = None if earlier_seconds is None else earlier_seconds.times(*shares)
+    cost = _estimate_cost(find_pricing(session, resolved), input_tokens, output_tokens, seconds)
+    return InferenceEstimate(
+        rows, 0, 0, asked, input_tokens, output_tokens, cost, seconds, lengths.answers, "without having seen them"
+    )
 
 
 def _estimate_input_tokens(
@@ -145,13 +151,13 @@ def _estimate_input_tokens(
     frames = [TOKENS_PER_MESSAGE * (len(messages) + 1) for messages in sample]
     texts = count_tokens(handler, [m.content for messages in sample for m in messages], resolved.spec)
     if texts is not None:
-        told = iter(texts)
-        whole = [f + sum(next(told) for _ in messages) for f, messages in zip(frames, sample, strict=True)]
-        return _extrapolate_sum(whole, scale).times(0.8, 1.0, 1.2), "counted without the chat's frame"
+        counts = iter(texts)
+        totals = [f + sum(next(counts) for _ in messages) for f, messages in zip(frames, sample, strict=True)]
+        return _extrapolate_sum(totals, scale).times(0.8, 1.0, 1.2), "counted without the chat's frame"
     chars = [sum(len(m.content) for m in messages) for messages in sample]
-    known = [u for u in used if u.input_chars > 0 and u.input_tokens > 0]
-    if known:
-        return _scale_earlier_usage(known, sum(chars) * scale, len(waiting)), "as before"
+    counted_usage = [u for u in used if u.input_chars > 0 and u.input_tokens > 0]
+    if counted_usage:
+        return _scale_earlier_usage(counted_usage, sum(chars) * scale, len(waiting)), "as before"
     texts = [sum(estimate_tokens(m.content) for m in messages) for messages in sample]
     guessed = [float(t + f) for t, f in zip(texts, frames, strict=True)]
     low, about, high = _extrapolate_sum(guessed, scale).times(0.5, 1.0, 2.0)
@@ -159,12 +165,12 @@ def _estimate_input_tokens(
 
 
 def _scale_earlier_usage(known: list[Usage], chars: float, prompts: int) -> Interval:
-    """Between so many tokens a character and so many a prompt, as earlier statements had them."""
+    """Between tokens per character and tokens per prompt, as earlier statements had them."""
     tokens = sum(u.input_tokens for u in known)
-    told = [tokens / sum(u.input_chars for u in known) * chars, tokens / sum(u.calls for u in known) * prompts]
+    estimates = [tokens / sum(u.input_chars for u in known) * chars, tokens / sum(u.calls for u in known) * prompts]
     each = [u.input_tokens / u.input_chars * chars for u in known]
     wide = 0.15 if len(known) < 3 else 0.05
-    return Interval(min(*told, *each) * (1 - wide), told[0], max(*told, *each) * (1 + wide))
+    return Interval(min(*estimates, *each) * (1 - wide), estimates[0], max(*estimates, *each) * (1 + wide))
 
 
 def _sample_evenly(waiting: Sequence[Sequence[Message]]) -> tuple[list[Sequence[Message]], float]:
@@ -185,18 +191,18 @@ def _extrapolate_sum(counts: Sequence[float], scale: float) -> Interval:
 
 def _find_answer_lengths(cache: Cache, resolved: ResolvedVersion, name: str, used: list[Usage]) -> AnswerLengths:
     """Tokens of earlier answers: the version's own, else those of the model's other versions, which differ more."""
-    own = cache.lengths(name)
-    if own.answers:
-        return own
+    own_lengths = cache.lengths(name)
+    if own_lengths.answers:
+        return own_lengths
     used = [u for u in used if u.output_tokens > 0]
     answers = sum(u.calls - u.errors for u in used)
     if answers > 0:
         mean = sum(u.output_tokens for u in used) / answers
         return AnswerLengths(answers, mean, (mean / 2) ** 2)
-    others = cache.lengths(resolved.model.key.name, versions=True)
+    other_lengths = cache.lengths(resolved.model.key.name, versions=True)
     return (
-        AnswerLengths(1, others.mean, others.variance + others.mean**2)
-        if others.answers
+        AnswerLengths(1, other_lengths.mean, other_lengths.variance + other_lengths.mean**2)
+        if other_lengths.answers
         else AnswerLengths(0, 0.0, 0.0)
     )
 
@@ -231,12 +237,14 @@ def _estimate_seconds(used: list[Usage], count: int) -> Interval | None:
     return Interval(count * min(each) / (2 if len(each) > 1 else 50), count * median_low(each), count * max(each) * 2)
 
 
-def _estimate_cost(pricing: Pricing, given: Interval, made: Interval, seconds: Interval | None) -> Interval | None:
+def _estimate_cost(
+    pricing: Pricing, input_tokens: Interval, output_tokens: Interval, seconds: Interval | None
+) -> Interval | None:
     if not pricing.is_per_token:
         rate = pricing.cost_of_seconds(1.0)
         if rate == 0.0:
             return Interval(0.0, 0.0, 0.0)
         return None if rate is None or seconds is None else seconds.times(rate)
-    parts = [pricing.cost_of_tokens(round(g), round(m)) for g, m in zip(given, made, strict=True)]
+    parts = [pricing.cost_of_tokens(round(g), round(m)) for g, m in zip(input_tokens, output_tokens, strict=True)]
     known = [part for part in parts if part is not None]
     return Interval(*known) if len(known) == len(parts) else None

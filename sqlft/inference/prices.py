@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import SupportsFloat
 
 from sqlft.catalog.records import Engine, UserPrice
 from sqlft.handler import Artifact, Handler, ModelSpec, Price, Priced, Trainer
@@ -29,7 +29,7 @@ class Pricing:
 
     @property
     def known(self) -> bool:
-        """Whether what a request costs can be said."""
+        """Whether the cost of a request is known."""
         return self.is_per_token or self.hourly is not None
 
     @property
@@ -42,21 +42,25 @@ class Pricing:
         """Whether the user's CREATE PRICE says it."""
         return self.price is not None and self.price.source.startswith(OWN_PRICE_SOURCE)
 
-    def cost_of_tokens(self, given: int | None, made: int | None, cached: int | None = None) -> float | None:
+    def cost_of_tokens(
+        self, input_tokens: int | None, output_tokens: int | None, cached: int | None = None
+    ) -> float | None:
         """USD of a request by its tokens; `cached` ones are part of those given."""
         if self.price is None or not self.is_per_token:
             return None
-        kept = min(cached or 0, given or 0)
+        cached_tokens = min(cached or 0, input_tokens or 0)
         cheaper = self.price.input if self.price.cached_input is None else self.price.cached_input
         parts = (
-            _price_tokens(None if given is None else given - kept, self.price.input),
-            _price_tokens(kept, cheaper),
-            _price_tokens(made, self.price.output) if made is not None or self.price.output is not None else 0.0,
+            _price_tokens(None if input_tokens is None else input_tokens - cached_tokens, self.price.input),
+            _price_tokens(cached_tokens, cheaper),
+            _price_tokens(output_tokens, self.price.output)
+            if output_tokens is not None or self.price.output is not None
+            else 0.0,
         )
         return None if None in parts else sum(p for p in parts if p is not None)
 
     def cost_of_seconds(self, seconds: float) -> float | None:
-        """USD of so many seconds of the machine."""
+        """USD for this many seconds of the machine."""
         return None if self.hourly is None or self.is_per_token else seconds * self.hourly / SECONDS_PER_HOUR
 
     def cost_of_training(self, tokens: int | None, seconds: float | None) -> float | None:
@@ -73,12 +77,12 @@ def find_pricing(session: Session, resolved: ResolvedVersion) -> Pricing:
     remote_id = None if resolved.artifact is None else resolved.artifact.remote_id
     names = [remote_id, ":".join((remote_id or "").split(":")[:2]), resolved.model.key.name, resolved.model.base]
     engine = find_engine(session, resolved.model.engine)
-    known = _find_handler_price(resolved.handler, resolved.spec, resolved.artifact)
-    return _combine_prices(session, engine, type(resolved.handler), names, known, resolved.model.options)
+    handler_price = _find_handler_price(resolved.handler, resolved.spec, resolved.artifact)
+    return _combine_prices(session, engine, type(resolved.handler), names, handler_price, resolved.model.options)
 
 
 def find_training_pricing(
-    session: Session, engine: Engine, handler: Handler, spec: ModelSpec, options: Mapping[str, Any]
+    session: Session, engine: Engine, handler: Handler, spec: ModelSpec, options: Mapping[str, object]
 ) -> Pricing:
     """How a training from a base is paid, of a model with these options."""
     return _combine_prices(
@@ -91,16 +95,18 @@ def _combine_prices(
     engine: Engine,
     cls: type[Handler],
     names: list[str | None],
-    known: Price | None,
-    options: Mapping[str, Any],
+    handler_price: Price | None,
+    options: Mapping[str, object],
 ) -> Pricing:
-    own = _find_own_price(session, engine, [n for n in names if n])
-    price = known
-    if own is not None and any(getattr(own, name) is not None for name in TOKEN_PRICE_FIELDS):
-        said = {name: value for name in TOKEN_PRICE_FIELDS if (value := getattr(own, name)) is not None}
-        price = replace(known or Price(), **said, source=f"{OWN_PRICE_SOURCE} of {own.created_at:%Y-%m-%d}")
-    if own is not None and own.machine_usd_per_hour is not None and not _pays_tokens(own):
-        return Pricing(None, own.machine_usd_per_hour)
+    user_price = _find_own_price(session, engine, [n for n in names if n])
+    price = handler_price
+    if user_price is not None and any(getattr(user_price, name) is not None for name in TOKEN_PRICE_FIELDS):
+        overrides = {name: value for name in TOKEN_PRICE_FIELDS if (value := getattr(user_price, name)) is not None}
+        price = replace(
+            handler_price or Price(), **overrides, source=f"{OWN_PRICE_SOURCE} of {user_price.created_at:%Y-%m-%d}"
+        )
+    if user_price is not None and user_price.machine_usd_per_hour is not None and not _pays_tokens(user_price):
+        return Pricing(None, user_price.machine_usd_per_hour)
     return Pricing(price, _find_hourly_rate(session, engine, cls, options))
 
 
@@ -112,24 +118,26 @@ def _find_handler_price(handler: Handler, spec: ModelSpec, artifact: Artifact | 
         return None
 
 
-def _pays_tokens(own: UserPrice) -> bool:
-    return own.input is not None or own.output is not None
+def _pays_tokens(price: UserPrice) -> bool:
+    return price.input is not None or price.output is not None
 
 
 def _find_own_price(session: Session, engine: Engine, names: list[str]) -> UserPrice | None:
     """The most particular of the user's prices: a model's before an engine's, an engine's before its handler's."""
-    found = {(p.engine.lower(), (p.model or "").lower()): p for p in session.catalog.prices()}
-    if not found:
+    prices = {(p.engine.lower(), (p.model or "").lower()): p for p in session.catalog.prices()}
+    if not prices:
         return None
     keys = [(e.lower(), n.lower()) for n in (*names, "") for e in (engine.name, engine.handler)]
-    return next((found[key] for key in keys if key in found), None)
+    return next((prices[key] for key in keys if key in prices), None)
 
 
-def _find_hourly_rate(session: Session, engine: Engine, cls: type[Handler], options: Mapping[str, Any]) -> float | None:
+def _find_hourly_rate(
+    session: Session, engine: Engine, cls: type[Handler], options: Mapping[str, object]
+) -> float | None:
     """The rate of the model or the engine; the session's where the machine is not a provider's."""
-    for said in (options, engine.options):
-        rate = said.get("machine_usd_per_hour")
-        if rate is not None:
+    for options_of_owner in (options, engine.options):
+        rate = options_of_owner.get("machine_usd_per_hour")
+        if isinstance(rate, (str, SupportsFloat)):
             return float(rate)
     is_remote = issubclass(cls, Trainer) and cls.remote
     return None if is_remote else session.machine_usd_per_hour
@@ -139,6 +147,3 @@ def _price_tokens(tokens: int | None, price: float | None) -> float | None:
     if tokens == 0:
         return 0.0
     return None if tokens is None or price is None else tokens * price / MILLION
-
-
-# -- statements --------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from sqlft.handler import (
     Completion,
     CountsTokens,
     Embedder,
+    EmbeddingOptions,
     Handler,
     LoadsAdapters,
     ModelSpec,
@@ -60,8 +61,8 @@ class ResolvedVersion:
     digest: str
     outputs: Outputs
 
-    def predict_options(self, given: Mapping[str, Any]) -> Any:
-        """The handler's predict options: what CREATE MODEL said, and over it what the statement says."""
+    def predict_options(self, given: Mapping[str, object]) -> Any:
+        """The handler's predict options: those of CREATE MODEL, overridden by the statement's."""
         cls = type(self.handler).predict_options
         return build_options(
             cls, {**references.reveal(pick_options(self.model.options, cls)), **given}, f"Model '{self.model.key.name}'"
@@ -70,25 +71,25 @@ class ResolvedVersion:
 
 def find_engine(session: Session, name: str) -> Engine:
     """The engine of that name; a handler's own name is an engine with defaults."""
-    known = {e.name.lower(): e for e in session.catalog.engines()}
-    if name.lower() in known:
-        return known[name.lower()]
-    handler, usual = plugins.resolve_handler_alias(name)
+    engines = {e.name.lower(): e for e in session.catalog.engines()}
+    if name.lower() in engines:
+        return engines[name.lower()]
+    handler, defaults = plugins.resolve_handler_alias(name)
     if plugins.find_handler_entry(handler) is not None:
-        return Engine(name.lower(), handler.lower(), dict(usual))
+        return Engine(name.lower(), handler.lower(), dict(defaults))
     listed = "SHOW ML_ENGINES and SHOW HANDLERS list them; CREATE ML_ENGINE name FROM handler makes one."
     next_step = plugins.suggest_replacement(name)
-    guess = "" if next_step else did_you_mean(name, [*known, *plugins.find_entry_points()])
+    guess = "" if next_step else did_you_mean(name, [*engines, *plugins.find_entry_points()])
     raise NotFound(f"There is no engine or handler '{name}'.{guess}", next_step or listed)
 
 
-def create_handler(session: Session, engine: Engine, overrides: Mapping[str, Any] | None = None) -> Handler:
+def create_handler(session: Session, engine: Engine, overrides: Mapping[str, object] | None = None) -> Handler:
     """The engine's handler with its options, secrets in place; `overrides` are a model's own engine options."""
     cls = plugins.load_handler_class(engine.handler)
-    own = {**engine.options, **pick_options(overrides or {}, cls.engine_options)}
-    given = references.reveal(drop_options(own, EngineSettings))
+    engine_options = {**engine.options, **pick_options(overrides or {}, cls.engine_options)}
+    revealed = references.reveal(drop_options(engine_options, EngineSettings))
     try:
-        return cls(build_options(cls.engine_options, given, f"Engine '{engine.name}'"))
+        return cls(build_options(cls.engine_options, revealed, f"Engine '{engine.name}'"))
     except SqlftError:
         raise
     except Exception as e:
@@ -98,7 +99,7 @@ def create_handler(session: Session, engine: Engine, overrides: Mapping[str, Any
 
 
 def build_model_spec(
-    cls: type[Handler], base: str, options: Mapping[str, Any], what: str, schema: Mapping[str, Any] | None = None
+    cls: type[Handler], base: str, options: Mapping[str, object], what: str, schema: Mapping[str, object] | None = None
 ) -> ModelSpec:
     """The ModelSpec of USING's options; other classes' options among them are left out."""
     return ModelSpec(
@@ -114,7 +115,7 @@ def read_outputs(model: Model) -> Outputs:
 
 
 def build_prompt(model: Model) -> Prompt:
-    """The one rendering of a model's rows, the form of a typed answer told in its system message."""
+    """The one rendering of a model's rows; the form of a typed answer is in its system message."""
     return Prompt(model.prompt_template, read_outputs(model).system(model.system))
 
 
@@ -129,12 +130,12 @@ def evaluation_of(model: Model, *numbers: int) -> str:
 def find_model(session: Session, key: ModelKey | str) -> Model:
     """The model of that name; NotFound with the nearest name there is."""
     name, project = (key, None) if isinstance(key, str) else key
-    found = session.find_model(name, project)
-    if found is None:
+    model = session.find_model(name, project)
+    if model is None:
         names = [str(m.key) if project else m.key.name for m in session.catalog.models()]
         what = name if project is None else str(ModelKey(name, project))
         raise NotFound(f"There is no model '{what}'.{did_you_mean(what, names)}", "SHOW MODELS lists them.")
-    return found
+    return model
 
 
 def resolve(session: Session, key: ModelKey | str, number: int | None = None, *, ready: bool = True) -> ResolvedVersion:
@@ -183,8 +184,8 @@ def _verify_artifact(version: Version) -> Artifact | None:
     return Artifact(version.artifact_path, version.remote_id, version.details)
 
 
-def _digest_version(engine: Engine, cls: type, own: Mapping[str, Any], spec: ModelSpec, version: Version) -> str:
-    asked = [
+def _digest_version(engine: Engine, cls: type, own: Mapping[str, object], spec: ModelSpec, version: Version) -> str:
+    identity = [
         engine.handler,
         references.redact_options(
             pick_answer_options(drop_options({**engine.options, **pick_options(own, cls)}, EngineSettings), cls)
@@ -195,14 +196,14 @@ def _digest_version(engine: Engine, cls: type, own: Mapping[str, Any], spec: Mod
         version.remote_id,
         *([spec.schema] if spec.schema is not None else []),
     ]
-    return sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+    return sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def options_to_json(options: Any) -> Any:
+def options_to_json(options: object) -> dict[str, object]:
     """An options instance as JSON can hold it."""
     if dataclasses.is_dataclass(options) and not isinstance(options, type):
         return dataclasses.asdict(options)
-    return options if isinstance(options, dict) else dict(vars(options)) if hasattr(options, "__dict__") else options
+    return options if isinstance(options, dict) else dict(getattr(options, "__dict__", {}))
 
 
 def _explain_not_ready(version: Version) -> tuple[str, str]:
@@ -223,11 +224,11 @@ def check_retirement(session: Session, handler: Handler, model: ModelSpec, artif
     refuse_or_warn(session, handler.notice(model, artifact), "")
 
 
-def refuse_or_warn(session: Session, found: Notice | None, more: str) -> None:
-    if found is not None and found.is_refusal:
-        raise NotSupported(found.text, f"{found.next_step}{more}")
-    if found is not None:
-        session.show_warning(f"{found.text} {found.next_step}")
+def refuse_or_warn(session: Session, notice: Notice | None, advice: str) -> None:
+    if notice is not None and notice.is_refusal:
+        raise NotSupported(notice.text, f"{notice.next_step}{advice}")
+    if notice is not None:
+        session.show_warning(f"{notice.text} {notice.next_step}")
 
 
 def serve_with_engine(session: Session, resolved: ResolvedVersion, name: str) -> ResolvedVersion:
@@ -247,10 +248,10 @@ def serve_with_engine(session: Session, resolved: ResolvedVersion, name: str) ->
             "A vLLM server can: CREATE ML_ENGINE … FROM vllm USING base_url = '…', then serve = that engine.",
         )
     spec = build_model_spec(type(handler), resolved.model.base, {}, f"Engine '{name}'", resolved.outputs.schema)
-    asked = [resolved.digest, engine.handler, references.redact_options(engine.options)]
-    digest = sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
-    called = f"{key.model.name}-{key.number}-{(resolved.version.artifact_digest or digest)[:8]}"
-    artifact = Artifact(made.path, None, {**made.details, "serve_as": called})
+    identity = [resolved.digest, engine.handler, references.redact_options(engine.options)]
+    digest = sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
+    adapter_name = f"{key.model.name}-{key.number}-{(resolved.version.artifact_digest or digest)[:8]}"
+    artifact = Artifact(made.path, None, {**made.details, "serve_as": adapter_name})
     folder = resolved.spec.folder and resolved.spec.folder.with_name(engine.handler)
     return replace(
         resolved,
@@ -267,9 +268,10 @@ def count_tokens(handler: Handler, texts: Sequence[str], model: ModelSpec) -> li
     return handler.count_tokens(texts, model) if isinstance(handler, CountsTokens) else None
 
 
-def embeds_texts(cls: type[Handler], options: Mapping[str, Any]) -> bool:
+def embeds_texts(cls: type[Handler], options: Mapping[str, object]) -> bool:
     """Whether a model's options ask for embeddings; NotSupported if the handler has none."""
-    if str(options.get("mode")).lower() != "embedding":
+    chosen = build_options(EmbeddingOptions, pick_options(options, EmbeddingOptions), "This model")
+    if chosen.mode is None or chosen.mode.lower() != "embedding":
         return False
     if not issubclass(cls, Embedder):
         raise NotSupported(
@@ -293,13 +295,13 @@ class EmbeddingPredictor(Predictor):
                 waiting.append(request.id)
                 yield request.messages[-1].content
 
-        for found in self._handler.embed(texts(), self._model, self._artifact):
+        for vector in self._handler.embed(texts(), self._model, self._artifact):
             if not waiting:
                 raise ProviderError(
                     "The handler gave more vectors than it was given texts.", "Tell those who wrote the handler."
                 )
-            tokens, cost = (found.input_tokens, found.cost_usd) if isinstance(found, Vector) else (None, None)
+            tokens, cost = (vector.input_tokens, vector.cost_usd) if isinstance(vector, Vector) else (None, None)
             output = None if tokens is None else 0
             yield Completion(
-                waiting.popleft(), encode_vector(found), input_tokens=tokens, output_tokens=output, cost_usd=cost
+                waiting.popleft(), encode_vector(vector), input_tokens=tokens, output_tokens=output, cost_usd=cost
             )

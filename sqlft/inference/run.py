@@ -6,10 +6,10 @@ import heapq
 import json
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from sqlft import plugins
 from sqlft.catalog.records import Usage
@@ -36,6 +36,7 @@ from sqlft.options import pick_answer_options
 from sqlft.redact import redact_error, redact_secrets
 from sqlft.session import Budget, QuerySettings, Session, Tick
 
+Number = TypeVar("Number", int, float)
 LOOKUP_BATCH = 500
 """Prompts whose cache entries are looked up at once."""
 STEP_SECONDS = 0.05
@@ -59,7 +60,7 @@ class Answer(NamedTuple):
     cached: bool = False
     seconds: float = 0.0
     cost_usd: float | None = None
-    values: tuple[Any, ...] | None = None
+    values: tuple[object, ...] | None = None
     """The answer's columns, ready for Arrow."""
     logprob: float | None = None
     truncated: bool = False
@@ -80,13 +81,13 @@ class UsageCounts:
 
 
 class InferenceRun:
-    """One version asked by one statement; prompts get ids 0, 1, 2 … as `add` is told of them."""
+    """One version asked by one statement; prompts get ids 0, 1, 2 … as they are added."""
 
     def __init__(
         self,
         session: Session,
         resolved: ResolvedVersion,
-        options: Any,
+        options: object,
         settings: QuerySettings,
         cache: Cache,
         statement: tuple[str, str],
@@ -130,13 +131,13 @@ class InferenceRun:
         """How far the handler says it is, where it gives no answers yet."""
 
     def add(self, text: str) -> int:
-        """Tell of a prompt by its rendered text; its id."""
+        """Add a prompt by its rendered text; return its id."""
         self._prompts.append(text)
         self.answers.append(None)
         return len(self._prompts) - 1
 
     def add_all(self, texts: list[str]) -> None:
-        """Tell of prompts; their ids go on from the last one."""
+        """Add prompts; their ids continue from the last one."""
         self._prompts.extend(texts)
         self.answers.extend([None] * len(texts))
 
@@ -167,13 +168,13 @@ class InferenceRun:
 
     def unanswered_prompts(self) -> list[tuple[Message, ...]]:
         """The prompts that neither the cache nor this statement has answered."""
-        left = [i for i, answer in enumerate(self.answers) if answer is None]
-        prompts = [self._messages(i) for i in left]
+        waiting = [i for i, answer in enumerate(self.answers) if answer is None]
+        prompts = [self._messages(i) for i in waiting]
         if self._cache is None:
             return prompts
         keys = [hash_prompt(self._prefix, messages) for messages in prompts]
-        kept = self._cache.get(keys)
-        return [messages for messages, key in zip(prompts, keys, strict=True) if key not in kept]
+        cached = self._cache.get(keys)
+        return [messages for messages, key in zip(prompts, keys, strict=True) if key not in cached]
 
     @property
     def cost_usd(self) -> float | None:
@@ -225,23 +226,23 @@ class InferenceRun:
         if self._cache is None:
             return
         keys = {i: hash_prompt(self._prefix, self._messages(i)) for i in ids}
-        kept = self._cache.get(list(keys.values()))
+        cached = self._cache.get(list(keys.values()))
         self._keys.update(keys)
-        for i in ids if kept else ():
-            if (found := kept.get(keys[i])) is not None:
-                del self._keys[i]
-                if self._is_text and not self.keeps_details:
-                    self.answers[i], self._prompts[i] = found.text, None
-                    self.totals.cached += 1
-                    self.totals.truncated += found.truncated
+        for i in ids if cached else ():
+            if (known := cached.get(keys[i])) is None:
+                continue
+            answer: Answer | str = known.text
+            if not self._is_text or self.keeps_details:
+                try:
+                    values = self._resolved.outputs.parse(known.text)
+                except OutputMismatch:  # one that another schema left is asked again
                     continue
-                with suppress(OutputMismatch):  # one that another schema left is asked again
-                    values = self._resolved.outputs.parse(found.text)
-                    taken = (found.input_tokens, found.output_tokens)
-                    known = (found.logprob, found.truncated)
-                    self.answers[i] = Answer(found.text, None, *taken, True, 0.0, 0.0, values, *known)
-                    self.totals.cached += 1
-                    self.totals.truncated += found.truncated
+                tokens = (known.input_tokens, known.output_tokens)
+                answer = Answer(known.text, None, *tokens, True, 0.0, 0.0, values, known.logprob, known.truncated)
+            self.answers[i], self._prompts[i] = answer, None
+            del self._keys[i]
+            self.totals.cached += 1
+            self.totals.truncated += known.truncated
 
     def _step(self, most: int) -> None:
         if self._is_interrupted():
@@ -307,10 +308,10 @@ class InferenceRun:
             self._sleep_until(self._retries[0][0])
 
     def _sleep_until(self, when: float) -> None:
-        while (left := when - time.monotonic()) > 0:
+        while (seconds := when - time.monotonic()) > 0:
             if self._session.interrupted:
                 raise Cancelled("Interrupted.", "Run it again: what was answered is kept.")
-            time.sleep(min(left, 0.1))
+            time.sleep(min(seconds, 0.1))
 
     def _predict(self) -> Iterator[Completion | Delta | Progress]:
         """Runs in the background thread."""
@@ -356,13 +357,15 @@ class InferenceRun:
 
     def _admit(self, i: int, messages: tuple[Message, ...]) -> bool:
         """Whether a prompt may be asked now; one that may not waits until those under way are settled."""
-        over = self._cost_tracker.admit(i, messages, first=i not in self._attempts and i not in self._awaiting_repair)
-        if over is None:
+        exceeded = self._cost_tracker.admit(
+            i, messages, first=i not in self._attempts and i not in self._awaiting_repair
+        )
+        if exceeded is None:
             return True
         if self._outstanding:
             heapq.heappush(self._retries, (0.0, i))
         else:
-            self._budget_error = over
+            self._budget_error = exceeded
         return False
 
     def _next_id(self) -> int | None:
@@ -390,45 +393,37 @@ class InferenceRun:
         """Take an answer in; whether it is one to keep."""
         if not isinstance(c, Completion):
             raise self._protocol_error(f"gave a {type(c).__name__} where a Completion belongs")
-        started = self._outstanding.pop(c.id, None)
+        started = self._outstanding.get(c.id)
         if started is None:
-            known = isinstance(c.id, int) and 0 <= c.id < len(self.answers) and self.answers[c.id] is not None
-            raise self._protocol_error(f"answered request {c.id} {'twice' if known else 'that was not asked'}")
+            is_answered = isinstance(c.id, int) and 0 <= c.id < len(self.answers) and self.answers[c.id] is not None
+            raise self._protocol_error(f"answered request {c.id} {'twice' if is_answered else 'that was not asked'}")
         cost = self._cost_tracker.settle(c)
         self.totals.input_tokens += c.input_tokens or 0
         self.totals.output_tokens += c.output_tokens or 0
-        if self._is_text and not self.keeps_details and _is_plain_text(c):
-            self._stage = None
-            self.totals.truncated += c.truncated
-            if c.input_tokens is not None:
-                self.totals.input_chars += sum(len(m.content) for m in self._messages(c.id))
-            self.answers[c.id], self._prompts[c.id] = c.text, None
-            return True
         if c.error is not None:
-            self._outstanding[c.id] = started
             self._accept_error(c.id, c.error.code, _format_row_error(c.error), c.error.retryable)
             return False
         if not isinstance(c.text, str):
-            self._outstanding[c.id] = started
             self._accept_error(c.id, "no_text", "the handler gave neither a text nor an error", False)
             return False
-        text = c.text if c.text.isascii() else c.text.encode("utf-8", "replace").decode()
-        try:
-            values = self._resolved.outputs.parse(text)
-        except OutputMismatch as e:
-            self._outstanding[c.id] = started
-            self._repair(replace(c, cost_usd=cost), str(e))
-            return False
-        self.totals.truncated += c.truncated
-        seconds = time.monotonic() - started
+        answer: Answer | str = c.text
+        if not (self._is_text and not self.keeps_details and c.text.isascii()):
+            text = c.text if c.text.isascii() else c.text.encode("utf-8", "replace").decode()
+            try:
+                values = self._resolved.outputs.parse(text)
+            except OutputMismatch as e:
+                self._repair(replace(c, cost_usd=cost), str(e))
+                return False
+            spent = _sum_completions(replace(c, cost_usd=cost), self._awaiting_repair.pop(c.id, None))
+            tokens = (spent.input_tokens, spent.output_tokens)
+            seconds = time.monotonic() - started
+            answer = Answer(text, None, *tokens, False, seconds, spent.cost_usd, values, c.logprob, c.truncated)
+        del self._outstanding[c.id]
         self._stage = None
+        self.totals.truncated += c.truncated
         if c.input_tokens is not None:
             self.totals.input_chars += sum(len(m.content) for m in self._messages(c.id))
-        spent = _sum_completions(replace(c, cost_usd=cost), self._awaiting_repair.pop(c.id, None))
-        taken = (spent.input_tokens, spent.output_tokens)
-        about = (c.logprob, c.truncated)
-        self.answers[c.id] = Answer(text, None, *taken, False, seconds, spent.cost_usd, values, *about)
-        self._prompts[c.id] = None
+        self.answers[c.id], self._prompts[c.id] = answer, None
         return True
 
     def _repair(self, c: Completion, why: str) -> None:
@@ -461,8 +456,8 @@ class InferenceRun:
             heapq.heappush(self._retries, (time.monotonic() + wait, i))
             return
         spent, seconds = spent or Completion(i), time.monotonic() - started
-        taken = (spent.input_tokens, spent.output_tokens)
-        self.answers[i] = Answer(None, f"{code}: {message}", *taken, seconds=seconds, cost_usd=spent.cost_usd)
+        tokens = (spent.input_tokens, spent.output_tokens)
+        self.answers[i] = Answer(None, f"{code}: {message}", *tokens, seconds=seconds, cost_usd=spent.cost_usd)
         self._prompts[i] = None
         self.totals.errors += 1
         if self._settings.on_error == "fail" and self._fatal_error is None:
@@ -481,8 +476,8 @@ class InferenceRun:
             if isinstance(answer, str):
                 rows.append((key, answer, c.input_tokens, c.output_tokens, self._name, c.logprob, c.truncated))
             elif answer is not None and answer.text is not None:
-                taken = (answer.input_tokens, answer.output_tokens)
-                rows.append((key, answer.text, *taken, self._name, answer.logprob, answer.truncated))
+                tokens = (answer.input_tokens, answer.output_tokens)
+                rows.append((key, answer.text, *tokens, self._name, answer.logprob, answer.truncated))
         try:
             self._cache.put(rows)
         except CatalogError as e:
@@ -530,19 +525,12 @@ class InferenceRun:
             return
 
 
-def _is_plain_text(c: Completion) -> bool:
-    """Whether a completion is a text that can be kept as it is."""
-    return type(c.text) is str and c.error is None and c.text.isascii()
-
-
-def _serialize_parameters(options: Any) -> str:
+def _serialize_parameters(options: object) -> str:
     """The options that change answers, as text."""
-    given = options_to_json(options)
-    told = pick_answer_options(given, type(options)) if isinstance(given, Mapping) else given
-    return json.dumps(told, sort_keys=True, default=str)
+    return json.dumps(pick_answer_options(options_to_json(options), type(options)), sort_keys=True, default=str)
 
 
-def open_predictor(resolved: ResolvedVersion, options: Any) -> Predictor:
+def open_predictor(resolved: ResolvedVersion, options: object) -> Predictor:
     """The handler, ready to answer, or to embed."""
     handler = resolved.handler
     if resolved.outputs.is_vector and isinstance(handler, Embedder):
@@ -551,7 +539,7 @@ def open_predictor(resolved: ResolvedVersion, options: Any) -> Predictor:
 
 
 def _sum_completions(last: Completion, first: Completion | None) -> Completion:
-    """What an answer took, the one that had to be mended included."""
+    """What an answer took, with the one that had to be repaired."""
     if first is None:
         return last
     return Completion(
@@ -563,7 +551,7 @@ def _sum_completions(last: Completion, first: Completion | None) -> Completion:
     )
 
 
-def _add_optional(first: Any, second: Any) -> Any:
+def _add_optional(first: Number | None, second: Number | None) -> Number | None:
     return second if first is None else first if second is None else first + second
 
 

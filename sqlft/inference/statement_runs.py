@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import repeat
-from typing import Any
 
 import pyarrow as pa
 
+from sqlft.catalog.records import VersionKey
 from sqlft.data import Prompt
 from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import ResolvedVersion, serve_with_engine
@@ -43,7 +43,7 @@ class PromptTable:
         self._ids: dict[str | bytes | None, int] = {}
         """By text, or by the digest of a long one."""
 
-    def ids(self, columns: Sequence[Any], *, is_all: bool = False) -> pa.Array:
+    def ids(self, columns: Sequence[pa.Array | pa.ChunkedArray], *, is_all: bool = False) -> pa.Array:
         """int32 prompt ids of rows of inputs, in the order of the model's inputs; NULL where all inputs are NULL.
 
         With `is_all` no more rows will come, and prompts are not remembered.
@@ -64,25 +64,27 @@ class PromptTable:
             start = len(self.inference_run.answers)
             self.inference_run.add_all(encoded.dictionary.to_pylist())
             return pc.add(encoded.indices, pa.scalar(start, pa.int32()))
-        known = []
+        ids_of_texts = []
         for text in encoded.dictionary.to_pylist():
             key = (
                 text if text is None or len(text) <= MAX_KEY_LENGTH else blake2b(text.encode(), digest_size=16).digest()
             )
-            found = self._ids.get(key)
-            if found is None:
-                found = self._ids[key] = self.inference_run.add(text)
-            known.append(found)
-        return pa.array(known, pa.int32()).take(encoded.indices)
+            prompt_id = self._ids.get(key)
+            if prompt_id is None:
+                prompt_id = self._ids[key] = self.inference_run.add(text)
+            ids_of_texts.append(prompt_id)
+        return pa.array(ids_of_texts, pa.int32()).take(encoded.indices)
 
-    def columns(self, ids: pa.Array, names: Sequence[str], weights: Any = None) -> list[pa.Array]:
-        """The answer's columns and those about it that are named, a value an id; what was not asked is NULL.
+    def columns(
+        self, ids: pa.Array, names: Sequence[str], weights: pa.Array | pa.ChunkedArray | None = None
+    ) -> list[pa.Array]:
+        """The answer's columns and those about it that are named, one value per id; what was not asked is NULL.
 
         `weights` are how many rows each id stands for, an Arrow column; without them one.
         """
         encoded = ids.dictionary_encode()
-        known = self.inference_run.answers
-        answers = [UNASKED if (answer := known[i]) is None else answer for i in encoded.dictionary.to_pylist()]
+        all_answers = self.inference_run.answers
+        answers = [UNASKED if (answer := all_answers[i]) is None else answer for i in encoded.dictionary.to_pylist()]
         if self.inference_run.totals.errors:
             failed = {p for p, answer in enumerate(answers) if isinstance(answer, Answer) and answer.error is not None}
             counts = weights.to_pylist() if weights is not None else repeat(1)
@@ -115,34 +117,34 @@ class PromptTable:
 class StatementRuns:
     """What a statement's USING says, and the prompt tables it opened."""
 
-    def __init__(self, session: Session, cache: Cache, using: Mapping[str, Any], statement: str) -> None:
+    def __init__(self, session: Session, cache: Cache, using: Mapping[str, object], statement: str) -> None:
         self._session, self._cache, self._using = session, cache, using
         self._statement = (uuid.uuid4().hex, redact_statement(statement))
-        self._prompt_tables: dict[tuple[Any, str], PromptTable] = {}
-        self._given: dict[str, set[str]] = {}
+        self._prompt_tables: dict[tuple[VersionKey, str], PromptTable] = {}
+        self._accepted_names: dict[str, set[str]] = {}
         self._used_names: set[str] = set()
         self._limits: Budget | None = None
         self.in_ledger = True
 
     def override_prompt(self, resolved: ResolvedVersion, alias: str) -> ResolvedVersion:
         """With the prompt that USING gives in place of the model's."""
-        template = self._own(alias).get("prompt_template", self._using.get("prompt_template"))
+        template = self._options_of_alias(alias).get("prompt_template", self._using.get("prompt_template"))
         if template is None or isinstance(template, Mapping):
             return resolved
-        return dataclasses.replace(resolved, prompt=Prompt(template, resolved.prompt.system))
+        return dataclasses.replace(resolved, prompt=Prompt(str(template), resolved.prompt.system))
 
     def prompt_table(self, resolved: ResolvedVersion, alias: str) -> PromptTable:
         """The prompt table of a version; two references with the same options share one."""
-        where = self._own(alias).get("serve", self._using.get("serve"))
-        if isinstance(where, str):
-            resolved = serve_with_engine(self._session, resolved, where)
+        engine_name = self._options_of_alias(alias).get("serve", self._using.get("serve"))
+        if isinstance(engine_name, str):
+            resolved = serve_with_engine(self._session, resolved, engine_name)
         given = self._options_for(resolved, alias)
         settings = build_options(QuerySettings, pick_options(given, QuerySettings), "This query")
         handlers_own = option_names(type(resolved.handler).predict_options)
-        own = {k: v for k, v in given.items() if k in handlers_own or k not in option_names(QuerySettings)}
+        handler_options = {k: v for k, v in given.items() if k in handlers_own or k not in option_names(QuerySettings)}
         key = (resolved.version.key, repr(sorted(given.items())))
         if key not in self._prompt_tables:
-            options = resolved.predict_options(own)
+            options = resolved.predict_options(handler_options)
             limits = self._limits_for(alias)
             inference_run = InferenceRun(
                 self._session, resolved, options, settings, self._cache, self._statement, limits
@@ -155,33 +157,35 @@ class StatementRuns:
         """The statement's limits, which its models share, and those that are for this one alone."""
         if self._limits is None:
             self._limits = _build_limits(self._using)
-        own = self._own(alias)
+        own_options = self._options_of_alias(alias)
         return (
-            [self._limits, _build_limits(own)]
-            if pick_options(own, QuerySettings).keys() & set(LIMIT_OPTIONS)
+            [self._limits, _build_limits(own_options)]
+            if pick_options(own_options, QuerySettings).keys() & set(LIMIT_OPTIONS)
             else [self._limits]
         )
 
-    def _own(self, alias: str) -> Mapping[str, Any]:
+    def _options_of_alias(self, alias: str) -> Mapping[str, object]:
         """What USING says for this model alone."""
         return next((v for k, v in self._using.items() if k.lower() == alias.lower() and isinstance(v, Mapping)), {})
 
-    def _options_for(self, resolved: ResolvedVersion, alias: str) -> dict[str, Any]:
+    def _options_for(self, resolved: ResolvedVersion, alias: str) -> dict[str, object]:
         """USING's keys that this model takes, with `alias.k = v` over them."""
         cls = type(resolved.handler).predict_options
         known = option_names(cls, QuerySettings)
-        self._given[alias.lower()] = known
+        self._accepted_names[alias.lower()] = known
         shared = {k: v for k, v in self._using.items() if k in known or cls is dict}
-        own = self._own(alias)
+        own_options = self._options_of_alias(alias)
         if cls is not dict:
-            check_option_names(own, known, f"Model '{resolved.model.key.name}'")
-        self._used_names.update(shared, *([alias.lower()] if own else []))
-        return {**shared, **own}
+            check_option_names(own_options, known, f"Model '{resolved.model.key.name}'")
+        self._used_names.update(shared, *([alias.lower()] if own_options else []))
+        return {**shared, **own_options}
 
     def check_using(self) -> None:
         """OptionError for a key of USING that none of the statement's models takes."""
-        left = [k for k in self._using if k not in self._used_names and k.lower() not in self._given]
-        check_option_names(left, set().union(*self._given.values()) if self._given else set(), "This query")
+        unused = [k for k in self._using if k not in self._used_names and k.lower() not in self._accepted_names]
+        check_option_names(
+            unused, set().union(*self._accepted_names.values()) if self._accepted_names else set(), "This query"
+        )
 
     def finish(self, error: bool = False) -> None:
         """Close all predictors and write the ledger."""
@@ -190,7 +194,7 @@ class StatementRuns:
 
 
 @contextmanager
-def open_statement_runs(session: Session, using: Mapping[str, Any], statement: str) -> Iterator[StatementRuns]:
+def open_statement_runs(session: Session, using: Mapping[str, object], statement: str) -> Iterator[StatementRuns]:
     """The runs on the session's cache, finished and closed at the end."""
     cache = Cache(session.catalog.folder / "cache.sqlite")
     runs = StatementRuns(session, cache, using, statement)
@@ -203,12 +207,12 @@ def open_statement_runs(session: Session, using: Mapping[str, Any], statement: s
         cache.close()
 
 
-def _build_limits(given: Mapping[str, Any]) -> Budget:
-    said = build_options(QuerySettings, {k: v for k, v in given.items() if k in LIMIT_OPTIONS}, "This query")
-    return Budget(said.max_cost_usd, said.max_rows, said.max_seconds)
+def _build_limits(options: Mapping[str, object]) -> Budget:
+    settings = build_options(QuerySettings, {k: v for k, v in options.items() if k in LIMIT_OPTIONS}, "This query")
+    return Budget(settings.max_cost_usd, settings.max_rows, settings.max_seconds)
 
 
-def _build_usage(answer: Answer) -> dict[str, Any] | None:
+def _build_usage(answer: Answer) -> dict[str, object] | None:
     if answer is UNASKED:
         return None
     return {

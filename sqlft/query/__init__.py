@@ -19,11 +19,10 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
-from sqlft.errors import NotSupported, StatementError
+from sqlft.errors import NotSupported, StatementError, debug
 from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import StatementRuns
-from sqlft.log import debug
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.bind import Binder

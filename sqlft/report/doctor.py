@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sqlft import plugins
 from sqlft._types import Row
-from sqlft.home import home
+from sqlft.secrets.home import home
 
 REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
 EXTRA = re.compile(r"extra == ['\"]([\w-]+)['\"]")

@@ -1,4 +1,4 @@
-"""The dot-commands: a function each, and a line in COMMANDS; charts of a report as text, drawn by plotext."""
+"""The dot-commands: one function and one line in COMMANDS for each; charts of a report as text, drawn by plotext."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from typing import Any, NamedTuple
 from sqlft.catalog.records import Model
 from sqlft.errors import DataError, HandlerNotInstalled, NotFound, SqlftError, did_you_mean
 from sqlft.report.facts import ModelFacts, collect_model_facts
-from sqlft.shell.output.folding import folded
+from sqlft.shell.output.folding import fold_message
 from sqlft.shell.output.modes import MODES
-from sqlft.shell.output.table import NULL, fold
-from sqlft.shell.reading import pieces, text_of_file
-from sqlft.shell.reminders import at_end, at_start
-from sqlft.shell.shell import Place, Quit, Shell, named, open_database
+from sqlft.shell.output.table import NULL, fold_text
+from sqlft.shell.reading import read_script, split_script
+from sqlft.shell.reminders import remind_at_end, remind_at_start
+from sqlft.shell.shell import Location, Quit, Shell, describe_location, open_database
 from sqlft.sql.names import quote_name, quote_text
 
+Plot = Any
+"""A figure of plotext, which has no types."""
 MODE_ALIASES = {"duckbox": "table", "ndjson": "jsonlines"}
 _TABLES = """
 SELECT database_name AS "database", schema_name AS "schema", table_name AS "name", 'table' AS kind,
@@ -47,69 +49,69 @@ SELECT sql FROM (
 WHERE sql IS NOT NULL AND name ILIKE {like} ORDER BY database_name, schema_name, rank, name"""
 
 
-def help_(shell: Shell, *words: str) -> None:
+def show_help(shell: Shell, *words: str) -> None:
     """this list, or help on a statement: .help FINETUNE"""
     about = " ".join(words)
     if about.removeprefix(".").lower() in COMMANDS:
         command = COMMANDS[about.removeprefix(".").lower()]
         line = f".{about.removeprefix('.')} {command.takes}".rstrip() + f"  {command.run.__doc__}\n"
-        shell.screen.write(folded(line, shell.screen.look.width, hanging=True))
+        shell.screen.write(fold_message(line, shell.screen.table_style.width, hanging=True))
         return
     if about:
-        from sqlft.shell.help import topic
+        from sqlft.shell.help import explain_topic
 
-        shell.screen.write("".join(f"{line}\n" for line in topic(about, shell.screen.look.width or 100)))
+        shell.screen.write("".join(f"{line}\n" for line in explain_topic(about, shell.screen.table_style.width or 100)))
         return
-    shown = {f".{name} {command.takes}".rstrip(): command for name, command in COMMANDS.items()}
-    width = max(map(len, shown))
-    lines = [f"{usage.ljust(width)}  {command.run.__doc__}\n" for usage, command in shown.items()]
-    shell.screen.write(_listed(lines, width + 2, shell.screen.look.width))
+    usages = {f".{name} {command.takes}".rstrip(): command for name, command in COMMANDS.items()}
+    width = max(map(len, usages))
+    lines = [f"{usage.ljust(width)}  {command.run.__doc__}\n" for usage, command in usages.items()]
+    shell.screen.write(_format_list(lines, width + 2, shell.screen.table_style.width))
     shell.screen.write(
-        folded(
+        fold_message(
             "\nA statement ends with ; and may take several lines.  Ctrl-C stops it, Ctrl-D leaves, Tab completes.\n"
             "Models: CREATE MODEL, FINETUNE, SHOW MODELS, DESCRIBE name, SELECT … FROM name WHERE input = …\n"
             ".help CREATE MODEL explains a statement: its syntax, its options, an example.\n",
-            shell.screen.look.width,
+            shell.screen.table_style.width,
         )
     )
 
 
-def _listed(lines: list[str], indent: int, width: int | None) -> str:
+def _format_list(lines: list[str], indent: int, width: int | None) -> str:
     """A list in two columns, the second one folded."""
     if width is None or width < indent + 20:
         return "".join(lines)
-    folds = ([line[:indent], *fold(line[indent:].rstrip(), width - indent)] for line in lines)
+    folds = ([line[:indent], *fold_text(line[indent:].rstrip(), width - indent)] for line in lines)
     return "".join(head + ("\n" + " " * indent).join(rest) + "\n" for head, *rest in folds)
 
 
-def mode(shell: Shell, name: str = "") -> None:
+def set_mode(shell: Shell, name: str = "") -> None:
     """how results are written: table, box, csv, json, jsonlines, markdown, html or line"""
     if not name:
         shell.screen.write(f"{shell.mode}\n")
         return
-    wanted = MODE_ALIASES.get(name.lower(), name.lower())
-    if wanted not in MODES:
+    chosen_mode = MODE_ALIASES.get(name.lower(), name.lower())
+    if chosen_mode not in MODES:
         raise SqlftError(f"There is no mode '{name}'.{did_you_mean(name, MODES)}", f"Use .mode {'|'.join(MODES)}.")
-    shell.mode = wanted
+    shell.mode = chosen_mode
 
 
-def tables(shell: Shell, pattern: str = "%") -> None:
+def list_tables(shell: Shell, pattern: str = "%") -> None:
     """tables and views; the pattern is one of LIKE"""
-    shell.statement(_TABLES.format(like=quote_text(pattern)))
+    shell.run_statement(_TABLES.format(like=quote_text(pattern)))
 
 
-def models(shell: Shell, pattern: str = "%") -> None:
+def list_models(shell: Shell, pattern: str = "%") -> None:
     """models and their versions; sqlft.versions tells more"""
-    shell.statement(_MODELS.format(like=quote_text(pattern)), is_ours=True)
+    shell.run_statement(_MODELS.format(like=quote_text(pattern)), is_ours=True)
 
 
-def schema(shell: Shell, pattern: str = "%") -> None:
+def show_schema(shell: Shell, pattern: str = "%") -> None:
     """the statements that make the tables and views"""
     for (sql,) in shell.query(_SCHEMA.format(like=quote_text(pattern))):
         shell.screen.write(f"{str(sql).rstrip().removesuffix(';')};\n")
 
 
-def timer(shell: Shell, state: str = "") -> None:
+def set_timer(shell: Shell, state: str = "") -> None:
     """show how long each statement takes: on or off"""
     if state.lower() not in ("", "on", "off"):
         raise SqlftError(f".timer is on or off, not '{state}'.", "Use .timer on.")
@@ -118,27 +120,28 @@ def timer(shell: Shell, state: str = "") -> None:
         shell.screen.note(f"The timer is {'on' if shell.timer else 'off'} now.")
 
 
-def max_rows(shell: Shell, count: str = "") -> None:
+def set_max_rows(shell: Shell, count: str = "") -> None:
     """how many rows a table shows, 0 for all of them"""
-    if not count:
-        shell.screen.write(f"{shell.limits.shown}\n")
-        return
-    if not count.isdecimal():
-        raise SqlftError(f".maxrows takes a number, not '{count}'.", "Use .maxrows 40, or .maxrows 0 for all rows.")
-    shell.limits = replace(shell.limits, shown=int(count))
+    shown = _read_count(shell, "maxrows", count, shell.limits.shown, "Use .maxrows 40, or .maxrows 0 for all rows.")
+    shell.limits = replace(shell.limits, shown=shown)
 
 
-def max_width(shell: Shell, count: str = "") -> None:
+def set_max_width(shell: Shell, count: str = "") -> None:
     """how many characters wide a table is, 0 for the width of the screen"""
+    width = _read_count(shell, "maxwidth", count, shell.limits.width, "Use .maxwidth 100, or .maxwidth 0.")
+    shell.limits = replace(shell.limits, width=width)
+
+
+def _read_count(shell: Shell, command: str, count: str, current: int, next_step: str) -> int:
+    """The number that was typed; without one `current`, which is written."""
+    if count and not count.isdecimal():
+        raise SqlftError(f".{command} takes a number, not '{count}'.", next_step)
     if not count:
-        shell.screen.write(f"{shell.limits.width}\n")
-        return
-    if not count.isdecimal():
-        raise SqlftError(f".maxwidth takes a number, not '{count}'.", "Use .maxwidth 100, or .maxwidth 0.")
-    shell.limits = replace(shell.limits, width=int(count))
+        shell.screen.write(f"{current}\n")
+    return int(count or current)
 
 
-def null_value(shell: Shell, text: str | None = None) -> None:
+def set_null_value(shell: Shell, text: str | None = None) -> None:
     """what is written for NULL; without a text what it is"""
     if text is None:
         shell.screen.write(f"{NULL if shell.limits.null is None else shell.limits.null}\n")
@@ -146,17 +149,17 @@ def null_value(shell: Shell, text: str | None = None) -> None:
         shell.limits = replace(shell.limits, null=text)
 
 
-def read(shell: Shell, path: str) -> None:
+def run_file(shell: Shell, path: str) -> None:
     """run the statements of a file"""
-    shell.run(pieces(text_of_file(path)), source=path)
+    shell.run(split_script(read_script(path)), source=path)
 
 
-def output(shell: Shell, path: str | None = None) -> None:
+def redirect_output(shell: Shell, path: str | None = None) -> None:
     """write results to a file, in the form of its ending (.csv, .json, .md …); without one, back to the screen"""
     shell.screen.redirect(path)
 
 
-def quit_(shell: Shell) -> None:
+def leave(shell: Shell) -> None:
     """leave, as Ctrl-D does"""
     raise Quit
 
@@ -176,41 +179,45 @@ SELECT database_name AS name, path AS file, readonly AS read_only, database_name
 FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid"""
 
 
-def open_(shell: Shell, path: str = ":memory:") -> None:
+def open_other_database(shell: Shell, path: str = ":memory:") -> None:
     """close the database and open another one, made if it is not there; without a file one in memory"""
-    place = Place(path)
-    con = open_database(shell.screen, shell.runner, place)
+    location = Location(path)
+    con = open_database(shell.screen, shell.runner, location)
     con.session.ask_user = shell.con.session.ask_user
     if shell.is_interactive:
-        told = [*at_end(shell.con.session.catalog, shell.place), named(place), *at_start(con.session.catalog)]
+        notes = [
+            *remind_at_end(shell.con.session.catalog, shell.location),
+            describe_location(location),
+            *remind_at_start(con.session.catalog),
+        ]
     else:
-        told = []
+        notes = []
     shell.con.close()
-    shell.con, shell.place, shell.last = con, place, None
-    for line in told:
+    shell.con, shell.location, shell.last = con, location, None
+    for line in notes:
         shell.screen.note(line)
 
 
-def databases(shell: Shell) -> None:
+def list_databases(shell: Shell) -> None:
     """the databases that are open, with their files"""
-    shell.statement(DATABASES)
+    shell.run_statement(DATABASES)
 
 
-def import_(shell: Shell, path: str, table: str) -> None:
+def import_file(shell: Shell, path: str, table: str) -> None:
     """rows of a CSV, Parquet or JSON file into a table, made if it is not there"""
     file = str(Path(path).expanduser())
     into = ".".join(quote_name(part) for part in table.split("."))
-    known = shell.query(f"SELECT 1 FROM duckdb_tables() WHERE table_name = {quote_text(table.rpartition('.')[2])}")
-    head = f"INSERT INTO {into} " if known else f"CREATE TABLE {into} AS "
-    shell.statement(f"{head}SELECT * FROM {quote_text(file)}")
+    existing = shell.query(f"SELECT 1 FROM duckdb_tables() WHERE table_name = {quote_text(table.rpartition('.')[2])}")
+    head = f"INSERT INTO {into} " if existing else f"CREATE TABLE {into} AS "
+    shell.run_statement(f"{head}SELECT * FROM {quote_text(file)}")
 
 
-def once(shell: Shell, path: str) -> None:
+def redirect_once(shell: Shell, path: str) -> None:
     """write the result of the next statement to a file"""
     shell.screen.redirect_once(path)
 
 
-def last(shell: Shell) -> None:
+def show_last(shell: Shell) -> None:
     """the last table again, with all the rows and columns that were read, nothing cut"""
     if shell.last is None:
         raise DataError("There is no last table.", "Run a query in .mode table first.")
@@ -225,12 +232,12 @@ def run_program(shell: Shell, command: str) -> None:
         raise SqlftError(f"'{command}' ended with exit code {done.returncode}.", "Its own message stands above.")
 
 
-def edit(shell: Shell) -> None:
-    """write the last statement anew in $EDITOR, and run what was saved"""
+def edit_statement(shell: Shell) -> None:
+    """edit the last statement in $EDITOR, and run what was saved"""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "statement.sql"
-        file.write_text(shell.typed and f"{shell.typed};\n", encoding="utf-8")
+        file.write_text(shell.last_statement and f"{shell.last_statement};\n", encoding="utf-8")
         shell.screen.flush()
         try:
             done = subprocess.run([*shlex.split(editor), str(file)], check=False)
@@ -239,16 +246,16 @@ def edit(shell: Shell) -> None:
         text = file.read_text(encoding="utf-8")
     if done.returncode == 0 and text.strip():
         shell.screen.note(text.rstrip())
-        shell.run(pieces(text))
+        shell.run(split_script(text))
 
 
 WIDTH, HEIGHT, TICKS = 100, 18, 6
 MARKS = ("•", "x", "+", "o", "*", "#")
-"""What lines are drawn with: told apart without colours, as in a file."""
+"""What lines are drawn with: distinguishable without colours, as in a file."""
 INSTALL = "Run: pip install 'sqlft[evaluation]'"
 
 
-def loss(plot: Any, facts: ModelFacts) -> bool:
+def draw_loss(plot: Plot, facts: ModelFacts) -> bool:
     """Loss by step, a line for each version and split; what they are stands below, where it hides none of them."""
     marks = iter(MARKS * len(facts.losses))
     names = []
@@ -256,113 +263,117 @@ def loss(plot: Any, facts: ModelFacts) -> bool:
         for split, points in splits.items():
             steps, values = zip(*points, strict=True)
             mark = next(marks)
-            drawn = plot.signal(list(steps), list(values), marker=mark)
-            drawn.lines()
-            plot.draw(drawn)
+            signal = plot.signal(list(steps), list(values), marker=mark)
+            signal.lines()
+            plot.draw(signal)
             names.append(f"{mark} v{number} {split}")
     plot.label("   ".join(["step", *names]), "x")
     if facts.losses:
-        plot.ruler("x").ticks(_whole_ticks([p[0] for s in facts.losses.values() for ps in s.values() for p in ps]))
+        plot.ruler("x").ticks(_choose_ticks([p[0] for s in facts.losses.values() for ps in s.values() for p in ps]))
     return bool(facts.losses)
 
 
-def _whole_ticks(steps: list[float]) -> list[int]:
+def _choose_ticks(steps: list[float]) -> list[int]:
     """Steps to write below the chart: whole numbers, a few of them."""
     first, last = int(min(steps)), int(max(steps))
     return sorted({first, *range(first, last, max(1, -(-(last - first) // TICKS))), last})
 
 
-def metrics(plot: Any, facts: ModelFacts) -> bool:
+def draw_metrics(plot: Plot, facts: ModelFacts) -> bool:
     """The value of each metric by version."""
-    known = [e for e in facts.evaluations if e["value"] is not None and e["value"] == e["value"]]
-    return _bars(plot, [(f"{e['metric']} v{e['version']}", e["value"]) for e in known])
+    scored = [e for e in facts.evaluations if e["value"] is not None and e["value"] == e["value"]]
+    return _draw_bars(plot, [(f"{e['metric']} v{e['version']}", e["value"]) for e in scored])
 
 
-def cost(plot: Any, facts: ModelFacts) -> bool:
-    """USD a thousand requests by version."""
-    return _bars(plot, [(f"v{s.version}", s.cost_per_thousand) for s in facts.usage if s.cost_per_thousand is not None])
+def draw_cost(plot: Plot, facts: ModelFacts) -> bool:
+    """USD per thousand requests by version."""
+    return _draw_bars(
+        plot, [(f"v{s.version}", s.cost_per_thousand) for s in facts.usage if s.cost_per_thousand is not None]
+    )
 
 
-def speed(plot: Any, facts: ModelFacts) -> bool:
-    """Seconds a request by version."""
-    return _bars(plot, [(f"v{s.version}", s.seconds_per_call) for s in facts.usage if s.seconds_per_call is not None])
+def draw_speed(plot: Plot, facts: ModelFacts) -> bool:
+    """Seconds per request by version."""
+    return _draw_bars(
+        plot, [(f"v{s.version}", s.seconds_per_call) for s in facts.usage if s.seconds_per_call is not None]
+    )
 
 
-CHARTS: dict[str, tuple[Callable[[Any, ModelFacts], bool], str, str]] = {
-    "loss": (loss, "loss by step", "FINETUNE it first."),
-    "metrics": (metrics, "metrics by version", "EVALUATE MODEL … ON (SELECT …) first."),
-    "cost": (cost, "USD a thousand requests", "CREATE PRICE or SET sqlft_machine_usd_per_hour, then ask it."),
-    "speed": (speed, "seconds a request", "Ask it something first."),
+CHARTS: dict[str, tuple[Callable[[Plot, ModelFacts], bool], str, str]] = {
+    "loss": (draw_loss, "loss by step", "FINETUNE it first."),
+    "metrics": (draw_metrics, "metrics by version", "EVALUATE MODEL … ON (SELECT …) first."),
+    "cost": (draw_cost, "USD a thousand requests", "CREATE PRICE or SET sqlft_machine_usd_per_hour, then ask it."),
+    "speed": (draw_speed, "seconds a request", "Ask it something first."),
 }
 
 
-def plot(shell: Shell, what: str, name: str | None = None) -> None:
+def draw_chart(shell: Shell, what: str, name: str | None = None) -> None:
     """a model's loss, metrics, cost or speed as a chart; the newest model if none is named"""
     if what.lower() not in CHARTS:
-        known = ", ".join(CHARTS)
-        raise NotFound(f"There is no chart '{what}'.{did_you_mean(what, CHARTS)}", f"There are: {known}.")
+        names = ", ".join(CHARTS)
+        raise NotFound(f"There is no chart '{what}'.{did_you_mean(what, CHARTS)}", f"There are: {names}.")
     try:
         import plotext
     except ImportError as e:
         raise HandlerNotInstalled("Charts need the package 'plotext'.", INSTALL) from e
-    model = _model(shell, name)
+    model = _find_model(shell, name)
     draw, title, first = CHARTS[what.lower()]
     figure = plotext.figure
     figure.clear()
-    figure.plot_size(min(shell.screen.look.width or WIDTH, WIDTH), HEIGHT)
+    figure.plot_size(min(shell.screen.table_style.width or WIDTH, WIDTH), HEIGHT)
     if not draw(figure, collect_model_facts(shell.con.session.catalog, model)):
         raise DataError(f"There is nothing to draw of the {what.lower()} of '{model.key}' yet.", first)
     figure.title(f"{model.key.name}: {title}")
     shell.screen.write(f"{figure.build().string(colorless=True).rstrip()}\n")
 
 
-def _model(shell: Shell, name: str | None) -> Model:
-    found = shell.con.session.catalog.models()
-    if not found:
+def _find_model(shell: Shell, name: str | None) -> Model:
+    models = shell.con.session.catalog.models()
+    if not models:
         raise NotFound("There is no model yet.", "CREATE MODEL makes one.")
     if name is None:
-        return max(found, key=lambda m: (m.created_at is not None, m.created_at, m.key))
-    for model in found:
+        return max(models, key=lambda m: (m.created_at is not None, m.created_at, m.key))
+    for model in models:
         if model.key.name.lower() == name.lower():
             return model
-    raise NotFound(f"There is no model '{name}'.{did_you_mean(name, [m.key.name for m in found])}", "Type .models.")
+    raise NotFound(f"There is no model '{name}'.{did_you_mean(name, [m.key.name for m in models])}", "Type .models.")
 
 
-def _bars(plot: Any, bars: list[tuple[str, float]]) -> bool:
+def _draw_bars(plot: Plot, bars: list[tuple[str, float]]) -> bool:
     if bars:
         names = [f"{name} {value:.3g}" for name, value in bars][::-1]
-        drawn = plot.bar(names, [value for _, value in bars][::-1], orientation="horizontal", width=0.5)
-        plot.draw(drawn)
+        chart = plot.bar(names, [value for _, value in bars][::-1], orientation="horizontal", width=0.5)
+        plot.draw(chart)
         top = max(value for _, value in bars)
         plot.ruler("x").lim(min(0.0, *(value for _, value in bars)), top or 1.0)
     return bool(bars)
 
 
 COMMANDS = {
-    "databases": Command(databases),
-    "edit": Command(edit),
-    "help": Command(help_, "[STATEMENT…]"),
-    "import": Command(import_, "FILE TABLE"),
-    "last": Command(last),
-    "maxrows": Command(max_rows, "[COUNT]"),
-    "maxwidth": Command(max_width, "[COUNT]"),
-    "mode": Command(mode, "[MODE]"),
-    "models": Command(models, "[PATTERN]"),
-    "nullvalue": Command(null_value, "[TEXT]"),
-    "once": Command(once, "FILE"),
-    "open": Command(open_, "[FILE]"),
-    "output": Command(output, "[FILE]"),
-    "plot": Command(plot, "CHART [MODEL]"),
-    "quit": Command(quit_),
-    "read": Command(read, "FILE"),
-    "schema": Command(schema, "[PATTERN]"),
+    "databases": Command(list_databases),
+    "edit": Command(edit_statement),
+    "help": Command(show_help, "[STATEMENT…]"),
+    "import": Command(import_file, "FILE TABLE"),
+    "last": Command(show_last),
+    "maxrows": Command(set_max_rows, "[COUNT]"),
+    "maxwidth": Command(set_max_width, "[COUNT]"),
+    "mode": Command(set_mode, "[MODE]"),
+    "models": Command(list_models, "[PATTERN]"),
+    "nullvalue": Command(set_null_value, "[TEXT]"),
+    "once": Command(redirect_once, "FILE"),
+    "open": Command(open_other_database, "[FILE]"),
+    "output": Command(redirect_output, "[FILE]"),
+    "plot": Command(draw_chart, "CHART [MODEL]"),
+    "quit": Command(leave),
+    "read": Command(run_file, "FILE"),
+    "schema": Command(show_schema, "[PATTERN]"),
     "shell": Command(run_program, "COMMAND"),
-    "tables": Command(tables, "[PATTERN]"),
-    "timer": Command(timer, "[on|off]"),
+    "tables": Command(list_tables, "[PATTERN]"),
+    "timer": Command(set_timer, "[on|off]"),
 }
 
 
-SAME = {
+HABITS = {
     ".exit": ".quit",
     ".system": ".shell",
     "exit": ".quit",
@@ -385,7 +396,7 @@ SAME = {
 
 def run_command(shell: Shell, text: str) -> None:
     """Run one dot-command; SqlftError if there is none of that name or its arguments do not fit."""
-    name, arguments = _words(from_habit(text))
+    name, arguments = _split_words(expand_habit(text))
     command = COMMANDS.get(name)
     if command is None:
         near = get_close_matches(name, COMMANDS, n=1, cutoff=0.75)
@@ -394,7 +405,7 @@ def run_command(shell: Shell, text: str) -> None:
     takes = command.takes.split()
     needed = sum(not t.startswith("[") for t in takes)
     if takes == ["COMMAND"]:
-        arguments = [from_habit(text).partition(" ")[2].strip()] if arguments else []
+        arguments = [expand_habit(text).partition(" ")[2].strip()] if arguments else []
     if len(arguments) < needed or (len(arguments) > len(takes) and "…" not in command.takes):
         choices = f" The charts are {', '.join(CHARTS)}." if "CHART" in takes else ""
         raise SqlftError(
@@ -403,13 +414,13 @@ def run_command(shell: Shell, text: str) -> None:
     command.run(shell, *arguments)
 
 
-def from_habit(text: str) -> str:
+def expand_habit(text: str) -> str:
     """`exit;` and `\\d` as the dot-commands that they mean; any other text as it is."""
     first, _, rest = text.strip().removesuffix(";").strip().partition(" ")
-    return f"{SAME[first.lower()]} {rest}".strip() if first.lower() in SAME and "\n" not in rest else text
+    return f"{HABITS[first.lower()]} {rest}".strip() if first.lower() in HABITS and "\n" not in rest else text
 
 
-def _words(text: str) -> tuple[str, Sequence[str]]:
+def _split_words(text: str) -> tuple[str, Sequence[str]]:
     try:
         first, *rest = shlex.split(text.removesuffix(";"))
     except ValueError:

@@ -16,7 +16,7 @@ from sqlft.session import (
     SessionSettings,
     TrainSettings,
 )
-from sqlft.shell.output.table import fold
+from sqlft.shell.output.table import fold_text
 from sqlft.sql import statements as s
 from sqlft.sql.parser import STATEMENTS
 from sqlft.statements.run import RUNNERS
@@ -73,7 +73,7 @@ SETTINGS: dict[Kind, type] = {
 }
 _OF_ENGINES = (s.Plain, s.CreateModel, s.CreateEngine, s.Finetune, s.Retrain)
 _EXCEPTIONS = re.compile(r"[;,] (?:NotFound|AlreadyExists|\w+Error)\b[^.]*\.|; its row\.")
-"""What a function says of its errors is for who calls it."""
+"""What a function's docstring says about errors is for its callers."""
 QUERY = "SELECT … FROM model [WHERE input = …] [USING …]"
 HEADINGS: dict[str, Kind] = {
     **{" ".join(filter(None, key)): kind for key, (_, kind) in STATEMENTS.items() if kind is not s.Plain},
@@ -86,56 +86,56 @@ HEADINGS: dict[str, Kind] = {
 """Statements by what they begin with."""
 
 
-def topic(words: str, width: int) -> Iterator[str]:
+def explain_topic(words: str, width: int) -> Iterator[str]:
     """The lines of help on a statement; NotFound with the nearest one there is."""
     heading = re.sub(r"SQLFT_\w+", "SQLFT_", re.sub(r"[^\w ]", " ", words).upper()).split()
-    kind = _found(heading)
+    kind = _find_statement(heading)
     of_verb = {k for h, k in HEADINGS.items() if heading and h.split()[0] == heading[0]}
     is_verb_alone = not any(" ".join(heading[:length]) in HEADINGS for length in range(2, len(heading) + 1))
     if kind is None or (is_verb_alone and len(of_verb) > 2):
-        near = sorted(h for h in main_topics() if heading and h.split()[0] == heading[0] and h != heading[0])
+        near = sorted(h for h in list_topics() if heading and h.split()[0] == heading[0] and h != heading[0])
         if len({HEADINGS[h] for h in near}) == 1:
-            yield from _about(HEADINGS[near[0]], width)
+            yield from _explain_statement(HEADINGS[near[0]], width)
             return
         if near:
             yield f"{heading[0]} what? Type one of:"
             yield from (f"  .help {h}" for h in near)
             return
         guess = did_you_mean(" ".join(heading), [*HEADINGS, *(h.split()[-1] for h in HEADINGS)])
-        raise NotFound(f"There is no help on '{words}'.{guess}", f"There is on: {', '.join(main_topics())}.")
-    yield from _about(kind, width)
+        raise NotFound(f"There is no help on '{words}'.{guess}", f"There is on: {', '.join(list_topics())}.")
+    yield from _explain_statement(kind, width)
 
 
-def main_topics() -> list[str]:
+def list_topics() -> list[str]:
     """One heading for each statement."""
     return list({kind: heading for heading, kind in reversed(HEADINGS.items())}.values())[::-1]
 
 
-def _found(words: list[str]) -> Kind | None:
+def _find_statement(words: list[str]) -> Kind | None:
     """The statement with the longest heading that the words begin with, or that ends with the only word."""
     for length in range(len(words), 0, -1):
         if (kind := HEADINGS.get(" ".join(words[:length]))) is not None:
             return kind
     if words[:1] == ["DESC"]:
-        return _found(["DESCRIBE", *words[1:]])
+        return _find_statement(["DESCRIBE", *words[1:]])
     ends = {kind for h, kind in HEADINGS.items() if words == h.split()[1:] and not h.startswith("EXPLAIN")}
     if s.CreateModel in ends:
         return s.CreateModel
     return ends.pop() if len(ends) == 1 else None
 
 
-def _about(kind: Kind, width: int) -> Iterator[str]:
-    yield from fold(_does(kind), width)
+def _explain_statement(kind: Kind, width: int) -> Iterator[str]:
+    yield from fold_text(_describe_effect(kind), width)
     yield ""
     usage = QUERY if kind is s.Plain else (kind.__doc__ or "").partition(";")[0]
-    yield from (f"  {line}" for line in fold(usage, width - 2))
+    yield from (f"  {line}" for line in fold_text(usage, width - 2))
     settings = options_of(SETTINGS[kind]) if kind in SETTINGS else {}
     if settings:
         yield ""
         yield "Options, after USING as name = value, …:" if kind is not s.SetSetting else "Settings:"
         space = max(map(len, settings)) + 4
         for name, option in settings.items():
-            lines = fold(option.doc, max(width - space, 20))
+            lines = fold_text(option.doc, max(width - space, 20))
             yield f"  {name.ljust(space - 2)}{lines[0]}"
             yield from (" " * space + line for line in lines[1:])
     if kind in _OF_ENGINES:
@@ -147,9 +147,9 @@ def _about(kind: Kind, width: int) -> Iterator[str]:
         yield from (f"  {part}" for part in split.split("\n"))
 
 
-def _does(kind: Kind) -> str:
+def _describe_effect(kind: Kind) -> str:
     if kind is s.Plain:
         return "Ask a model: it is read like a table with a row for each of its inputs."
     run = RUNNERS[kind]
-    told = " ".join((run.__doc__ or "").split("\n\n")[0].split())
-    return _EXCEPTIONS.sub(".", told)
+    text = " ".join((run.__doc__ or "").split("\n\n")[0].split())
+    return _EXCEPTIONS.sub(".", text)

@@ -26,83 +26,93 @@ from pygments.lexers.sql import SqlLexer
 from pygments.token import Comment, Keyword, Name, String
 
 from sqlft import __version__
+from sqlft.catalog.records import DEFAULT_PROJECT
 from sqlft.errors import StatementError
-from sqlft.home import home
 from sqlft.redact import names_secret, redact_keys, redact_statement
-from sqlft.shell.commands import from_habit
-from sqlft.shell.completion.complete import suggestions
-from sqlft.shell.completion.vocabulary import OURS, Language, Vocabulary, language_of, vocabulary_of
-from sqlft.shell.reading import is_complete, pieces
-from sqlft.shell.reminders import at_end, at_start
-from sqlft.shell.shell import Failed, Quit, Shell, named
+from sqlft.secrets.home import home
+from sqlft.shell.commands import expand_habit
+from sqlft.shell.completion.complete import suggest
+from sqlft.shell.completion.vocabulary import OWN_KEYWORDS, Language, Vocabulary, read_language, read_vocabulary
+from sqlft.shell.reading import is_complete, split_script
+from sqlft.shell.reminders import remind_at_end, remind_at_start
+from sqlft.shell.shell import Failed, Quit, Shell, describe_location
 from sqlft.sql.lexer import Token, tokenize
 
-PROMPT, CONTINUATION = "sqlft> ", "   ...> "
+PROMPT, CONTINUATION = "sqlft> ", "...> "
 
 
 def converse(shell: Shell) -> None:
     """Read, run, print, until Ctrl-D or .quit; errors are shown and forgotten."""
-    shell.screen.note(f"sqlft {__version__} (DuckDB {duckdb.__version__}), {named(shell.place)}")
+    shell.screen.note(f"sqlft {__version__} (DuckDB {duckdb.__version__}), {describe_location(shell.location)}")
     shell.screen.note("Type .help for help, Ctrl-D to leave.")
-    for line in at_start(shell.con.session.catalog):
+    for line in remind_at_start(shell.con.session.catalog):
         shell.screen.note(line)
-    _talk(shell)
-    for line in at_end(shell.con.session.catalog, shell.place):
+    _read_and_run(shell)
+    for line in remind_at_end(shell.con.session.catalog, shell.location):
         shell.screen.note(line)
 
 
-def _talk(shell: Shell) -> None:
-    words = _Words(shell)
-    session = _session(words)
+def _read_and_run(shell: Shell) -> None:
+    words = _DatabaseCompleter(shell)
+    session = _create_session(words)
     while True:
         try:
-            text = session.prompt([("class:prompt", PROMPT)])
+            text = session.prompt([("class:prompt", _format_prompt(shell.con.session.project))])
         except KeyboardInterrupt:
             continue
         except EOFError:
             return
         try:
-            shell.run(pieces(from_habit(text)))
+            shell.run(split_script(expand_habit(text)))
         except (Failed, KeyboardInterrupt):
             pass
         except Quit:
             return
-        shell.runner.forgive()
-        words.are_old = True
+        shell.runner.clear_interrupts()
+        words.is_outdated = True
 
 
-def _session(words: _Words) -> PromptSession[str]:
+def _format_prompt(project: str) -> str:
+    """The prompt, with the project that USE chose.
+
+    >>> _format_prompt("mindsdb"), _format_prompt("shop")
+    ('sqlft> ', 'sqlft:shop> ')
+    """
+    return PROMPT if project.lower() == DEFAULT_PROJECT else f"{PROMPT[:-2]}:{project}> "
+
+
+def _create_session(words: _DatabaseCompleter) -> PromptSession[str]:
     return PromptSession(
         output=create_output(always_prefer_tty=True),  # stderr where results go to a file
         multiline=True,
         prompt_continuation=lambda width, number, wrapped: [
-            ("class:continuation", " " * len(CONTINUATION) if wrapped else CONTINUATION)
+            ("class:continuation", f"{'' if wrapped else CONTINUATION:>{width + 1}}")
         ],
         history=open_history(),
         lexer=PygmentsLexer(ModelSql),
         style=STYLE,
         completer=words,
         complete_while_typing=False,
-        key_bindings=_keys(),
+        key_bindings=_create_key_bindings(),
         enable_history_search=False,
         include_default_pygments_style=False,
     )
 
 
-def _keys() -> KeyBindings:
+def _create_key_bindings() -> KeyBindings:
     keys = KeyBindings()
 
     @keys.add("enter", filter=Condition(_is_choosing))
     def choose(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         buffer.complete_state = None
-        if _is_at_end() and is_complete(from_habit(buffer.text)):
+        if _is_at_end() and is_complete(expand_habit(buffer.text)):
             buffer.validate_and_handle()
 
     @keys.add("enter", filter=Condition(_is_at_end) & ~Condition(_is_choosing))
     def run(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
-        if is_complete(from_habit(buffer.text)):
+        if is_complete(expand_habit(buffer.text)):
             buffer.validate_and_handle()
         else:
             buffer.insert_text("\n")
@@ -136,28 +146,28 @@ def _is_indenting() -> bool:
     return bool(document.text.strip()) and not document.current_line_before_cursor.strip()
 
 
-class _Words(Completer):
+class _DatabaseCompleter(Completer):
     """Completions from the database as it is when Tab is first pressed after a statement."""
 
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
         self._vocabulary = Vocabulary()
-        self.are_old = True
+        self.is_outdated = True
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         """For prompt_toolkit."""
-        for text, length, about in suggestions(document.text_before_cursor, self._now, document.text_after_cursor):
+        for text, length, about in suggest(document.text_before_cursor, self._read_current, document.text_after_cursor):
             yield Completion(text, -length, display_meta=about)
 
-    def _now(self) -> Vocabulary:
-        if self.are_old:
-            self._vocabulary = vocabulary_of(self._shell.con, self._language)
-            self.are_old = False
+    def _read_current(self) -> Vocabulary:
+        if self.is_outdated:
+            self._vocabulary = read_vocabulary(self._shell.con, self._language)
+            self.is_outdated = False
         return self._vocabulary
 
     @cached_property
     def _language(self) -> Language:
-        return language_of(self._shell.con)
+        return read_language(self._shell.con)
 
 
 # ANSI colours only: they are the terminal's own, made for its background.
@@ -187,7 +197,10 @@ class ModelSql(SqlLexer):
     tokens = {
         "root": [
             (r"^\.[a-z]+", Keyword.Reserved),
-            (words([*OURS, *("PIVOT", "QUALIFY", "SUMMARIZE", "ATTACH", "MACRO", "EXCLUDE")], suffix=r"\b"), Keyword),
+            (
+                words([*OWN_KEYWORDS, *("PIVOT", "QUALIFY", "SUMMARIZE", "ATTACH", "MACRO", "EXCLUDE")], suffix=r"\b"),
+                Keyword,
+            ),
             (r"(\$\w*\$)(?s:.)*?(\1|\Z)", String),
             (r"[eE]'(\\.|''|[^'\\])*'?", String),
             (r"`[^`]*`?", Name),
@@ -199,45 +212,45 @@ class ModelSql(SqlLexer):
 
 
 STARS = "'********'"
-_GIVES = {"=", ":", ":=", "=>", "=="}
+_ASSIGNMENT_SIGNS = {"=", ":", ":=", "=>", "=="}
 # Passwords within addresses and connection strings, which no option's name tells.
-_INSIDE = [
+_PASSWORDS_IN_URLS = [
     re.compile(r"(\w://[^\s:/@']*:)[^\s/@']+(?=@)"),
     re.compile(r"(\b(?:passwo?r?d|pwd|passphrase)\s*=\s*)[^\s;'\"*]+", re.IGNORECASE),
     re.compile(r"(\bbearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE),
 ]
 
 
-def without_secrets(text: str) -> str:
+def redact_typed_text(text: str) -> str:
     """The text with stars in place of keys, passwords and their like; of CREATE SECRET no string stays."""
     try:
-        found = tokenize(text)
+        tokens = tokenize(text)
     except StatementError:
-        found, text = [], redact_statement(text)
-    for token in sorted(_secrets(found), key=lambda t: -t.start):
+        tokens, text = [], redact_statement(text)
+    for token in sorted(_find_secrets(tokens), key=lambda t: -t.start):
         text = text[: token.start] + STARS + text[token.end :]
-    for pattern in _INSIDE:
+    for pattern in _PASSWORDS_IN_URLS:
         text = pattern.sub(r"\1********", text)
     return redact_keys(text, "********")
 
 
-def _secrets(found: list[Token]) -> set[Token]:
-    if [t.word for t in found[:1]] == ["CREATE"] and "SECRET" in [t.word for t in found[1:5]]:
-        return {t for t in found if t.kind == "string"}
-    return {t for i in range(len(found)) if _is_name(found[i]) for t in _value(found, i + 1)}
+def _find_secrets(tokens: list[Token]) -> set[Token]:
+    if [t.word for t in tokens[:1]] == ["CREATE"] and "SECRET" in [t.word for t in tokens[1:5]]:
+        return {t for t in tokens if t.kind == "string"}
+    return {t for i in range(len(tokens)) if _names_secret(tokens[i]) for t in _find_literals(tokens, i + 1)}
 
 
-def _is_name(token: Token) -> bool:
+def _names_secret(token: Token) -> bool:
     return token.kind in ("word", "quoted", "string") and (
         names_secret(token.value) or token.value.lower().endswith("key_id")
     )
 
 
-def _value(found: list[Token], at: int) -> Iterator[Token]:
+def _find_literals(tokens: list[Token], at: int) -> Iterator[Token]:
     """The literals that a secret's name is followed by, up to the next option; nothing of env('NAME')."""
-    given = at < len(found) and found[at].text in _GIVES
-    kinds = ("string", "quoted", "word", "number") if given else ("string",)
-    for token in found[at + given :]:
+    has_sign = at < len(tokens) and tokens[at].text in _ASSIGNMENT_SIGNS
+    kinds = ("string", "quoted", "word", "number") if has_sign else ("string",)
+    for token in tokens[at + has_sign :]:
         if token.kind in kinds and token.word != "ENV":
             yield token
             kinds = ("string",)
@@ -245,12 +258,12 @@ def _value(found: list[Token], at: int) -> Iterator[Token]:
             return
 
 
-class SafeHistory(FileHistory):
+class RedactedFileHistory(FileHistory):
     """A history file; secrets are masked in memory too."""
 
     def append_string(self, string: str) -> None:
         """Keep a statement."""
-        super().append_string(without_secrets(string))
+        super().append_string(redact_typed_text(string))
 
     def store_string(self, string: str) -> None:
         """Write it, if the file still can be written: a full disk is no reason to stop."""
@@ -260,12 +273,12 @@ class SafeHistory(FileHistory):
             return
 
 
-class SafeMemory(InMemoryHistory):
+class RedactedMemoryHistory(InMemoryHistory):
     """A history that ends with the session."""
 
     def append_string(self, string: str) -> None:
         """Keep a statement."""
-        super().append_string(without_secrets(string))
+        super().append_string(redact_typed_text(string))
 
 
 def open_history() -> History:
@@ -275,8 +288,8 @@ def open_history() -> History:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError:
-        return SafeMemory()
-    return SafeHistory(str(path))
+        return RedactedMemoryHistory()
+    return RedactedFileHistory(str(path))
 
 
 def history_file() -> Path:

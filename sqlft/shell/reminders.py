@@ -8,12 +8,12 @@ from sqlft.catalog.records import RUNNING
 from sqlft.catalog.store import Catalog
 from sqlft.data import Prompt
 from sqlft.inference.resolve import read_outputs
-from sqlft.shell.shell import Place
+from sqlft.shell.shell import Location
 from sqlft.sql.names import format_name
 from sqlft.training.follow import format_progress
 
 
-def at_start(catalog: Catalog) -> Iterator[str]:
+def remind_at_start(catalog: Catalog) -> Iterator[str]:
     """What was left behind, and what could be typed next."""
     versions = catalog.versions()
     for version in versions:
@@ -29,15 +29,15 @@ def at_start(catalog: Catalog) -> Iterator[str]:
         yield "There is no model yet. How one is made: .help CREATE MODEL"
     elif all(v.status == "complete" for v in versions):
         newest = max(models, key=lambda m: (m.created_at is not None, m.created_at, m.key))
-        given = " AND ".join(f"{format_name(name)} = '…'" for name in Prompt(newest.prompt_template).inputs)
-        yield f"Ask a model: SELECT {format_name(read_outputs(newest).names[0])} FROM {newest.key} WHERE {given};"
+        condition = " AND ".join(f"{format_name(name)} = '…'" for name in Prompt(newest.prompt_template).inputs)
+        yield f"Ask a model: SELECT {format_name(read_outputs(newest).names[0])} FROM {newest.key} WHERE {condition};"
 
 
-def at_end(catalog: Catalog, place: Place) -> Iterator[str]:
-    """What goes on without the shell; nothing of what is in memory, whose end warns."""
+def remind_at_end(catalog: Catalog, location: Location) -> Iterator[str]:
+    """What goes on without the shell; nothing of a database in memory, whose close warns."""
     for version in catalog.versions():
-        if version.status in RUNNING and place.folder is not None:
+        if version.status in RUNNING and location.folder is not None:
             yield (
                 f"{version.key} trains on in the background{format_progress(version)}:"
-                f" sqlft watch {version.key}{place.flag}"
+                f" sqlft watch {version.key}{location.flag}"
             )

@@ -13,43 +13,44 @@ from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import Generic, TypeVar
 
 from sqlft.errors import Cancelled
 from sqlft.session import CHOICE_SECONDS, STOP_LETTERS, Tick
 from sqlft.shell.screen import Screen
 
-POLL = 0.1
+T = TypeVar("T")
+POLL_SECONDS = 0.1
 END_SECONDS = 1.0
-PATIENCE = 3
+MAX_INTERRUPTS = 3
 """Ctrl-C so often, and a statement that does not stop takes the shell with it."""
 
 
-class _Job:
+class _Job(Generic[T]):
     """What is to be run, and what became of it."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, work: Callable[[], T]) -> None:
         self.work = work
         self.done = threading.Event()
-        self.outcome: Any = None
+        self.results: list[T] = []
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            self.outcome = self.work()
+            self.results.append(self.work())
         except BaseException as e:
             self.error = e
         finally:
             self.done.set()
 
 
-def _work(jobs: SimpleQueue[_Job | None]) -> None:
-    while (job := jobs.get()) is not None:
-        job.run()
-        del job  # with the result that it holds
+def _run_jobs(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
+    while (run := jobs.get()) is not None:
+        run()
+        del run  # with the result that it holds
 
 
-def _end(jobs: SimpleQueue[_Job | None], thread: threading.Thread) -> None:
+def _end_thread(jobs: SimpleQueue[Callable[[], None] | None], thread: threading.Thread) -> None:
     """Let the thread go before Python ends, which would not clean up what it still holds."""
     jobs.put(None)
     thread.join(END_SECONDS)
@@ -68,10 +69,10 @@ class Runner:
         self._asking = False
         self.hides_typing = False
         """Whether what is typed while a job runs waits for the prompt, instead of being written into the bar."""
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        thread = threading.Thread(target=_work, args=[self._jobs], name="sqlft-statements", daemon=True)
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        thread = threading.Thread(target=_run_jobs, args=[self._jobs], name="sqlft-statements", daemon=True)
         thread.start()
-        self.close = weakref.finalize(self, _end, self._jobs, thread)
+        self.close = weakref.finalize(self, _end_thread, self._jobs, thread)
         self.interrupt: Callable[[], None] = lambda: None
         self.percent: Callable[[], float] = lambda: -1.0
 
@@ -80,7 +81,7 @@ class Runner:
         """Whether Ctrl-C was pressed, also during a job that was done before it was heard."""
         return self._presses > 0
 
-    def forgive(self) -> None:
+    def clear_interrupts(self) -> None:
         """What was stopped has stopped: go on."""
         self._presses = 0
 
@@ -97,18 +98,18 @@ class Runner:
             raise KeyboardInterrupt
         self._screen.write(text)
 
-    def run(self, job: Callable[[], Any]) -> Any:
+    def run(self, job: Callable[[], T]) -> T:
         """What `job` returns or raises; KeyboardInterrupt if Ctrl-C stopped it."""
         running = _Job(job)
         self._reports = False
         self._screen.bar.start()
-        with self._listening(), self._unechoed():
-            self._jobs.put(running)
-            while not running.done.wait(POLL):
+        with self._handle_interrupts(), self._without_echo():
+            self._jobs.put(running.run)
+            while not running.done.wait(POLL_SECONDS):
                 self._watch()
         self._screen.hide_bar()
         if running.error is None:
-            return running.outcome
+            return running.results[0]
         if self._presses and not isinstance(running.error, Cancelled):
             raise KeyboardInterrupt from running.error
         raise running.error
@@ -134,12 +135,12 @@ class Runner:
         try:
             self._screen.ask(question)
             while asks() and self._presses == presses and monotonic() < deadline:
-                ready, _, _ = select.select([sys.stdin], [], [], POLL)
+                ready, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
                 if ready:
                     line = os.read(sys.stdin.fileno(), 1024).decode(errors="replace")
                     answer = (line.strip().lower()[:1] or "n") if line else ""
                     if answer not in ("", *STOP_LETTERS):
-                        self.forgive()
+                        self.clear_interrupts()
                     return answer
             self._screen.ask("\n")
             return ""
@@ -148,7 +149,7 @@ class Runner:
             self._set_echo(False)
 
     @contextmanager
-    def _unechoed(self) -> Iterator[None]:
+    def _without_echo(self) -> Iterator[None]:
         self._set_echo(False)
         try:
             yield
@@ -167,17 +168,17 @@ class Runner:
             termios.tcsetattr(sys.stdin, termios.TCSANOW, modes)
 
     @contextmanager
-    def _listening(self) -> Iterator[None]:
-        before = signal.signal(signal.SIGINT, self._pressed)
+    def _handle_interrupts(self) -> Iterator[None]:
+        before = signal.signal(signal.SIGINT, self._on_interrupt)
         try:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def _pressed(self, number: int, frame: FrameType | None) -> None:
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         self._presses += 1
         self._screen.bar.tick = Tick("stopping", 0)
-        if self._presses > PATIENCE:
+        if self._presses > MAX_INTERRUPTS:
             os.write(2, b"\x1b[?25h\n" if os.isatty(2) else b"")  # the bar had hidden the cursor
             os.write(2, b"The statement does not stop; leaving.\n")
             self._set_echo(True)

@@ -1,4 +1,4 @@
-"""The shell without its prompt: a database opened, statements and dot-commands run, what they give written.
+"""The shell without its prompt: opens a database, runs statements and dot-commands, writes their results.
 
 A file that is no database is refused with what to type for it; data files DuckDB opens with a view of their rows.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from traceback import format_exception
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 
@@ -21,9 +21,9 @@ from sqlft.catalog.store import Catalog
 from sqlft.connection import Connection, connect
 from sqlft.errors import Cancelled, CatalogError, NotFound, SqlftError
 from sqlft.shell.output.modes import MODES, Limits
-from sqlft.shell.output.result import Kept, Result, open_result, rows_of
-from sqlft.shell.output.table import Look, Rows, draw
-from sqlft.shell.reading import Piece
+from sqlft.shell.output.result import KeptRows, Result, open_result, to_rows
+from sqlft.shell.output.table import Rows, TableStyle, draw_table
+from sqlft.shell.reading import ScriptItem
 from sqlft.shell.running import Runner
 from sqlft.shell.screen import Screen
 from sqlft.sql.names import quote_text
@@ -36,14 +36,14 @@ class Quit(Exception):  # not an error: .quit
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C stopped a statement, and that has been said."""
+    """Ctrl-C stopped a statement, and that has been shown."""
 
 
 class Failed(Exception):  # its message has been shown
     """A statement failed, and its error has been written."""
 
 
-def text_of(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """An error as the person sees it: DuckDB's own as it is; whatever should not have happened with its traceback."""
     if isinstance(error, OSError):
         return f"Error: {error.strerror or error}: the output cannot be written."
@@ -53,7 +53,7 @@ def text_of(error: BaseException) -> str:
     return f"Error: {error}" if ours else str(error)
 
 
-NAME_IT = "Name the database, or the folder of its models: -d app.duckdb, --catalog folder"
+HOW_TO_NAME_DATABASE = "Name the database, or the folder of its models: -d app.duckdb, --catalog folder"
 DATA_FILES = (".csv", ".tsv", ".parquet", ".json", ".jsonl", ".ndjson")
 """DuckDB opens these as databases with a view of their rows."""
 SETTINGS = (
@@ -63,7 +63,7 @@ SETTINGS = (
 )
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where models are: beside a database, or in a folder of their own."""
 
     database: str = ":memory:"
@@ -84,36 +84,41 @@ class Place(NamedTuple):
     def existing(self) -> Path:
         """The folder of what another process has made; NotFound."""
         if self.folder is None:
-            raise NotFound("Models of a database in memory are seen by their own process only.", f"{NAME_IT}.")
+            raise NotFound(
+                "Models of a database in memory are seen by their own process only.", f"{HOW_TO_NAME_DATABASE}."
+            )
         if not self.folder.exists() and (self.catalog is not None or not Path(self.database).exists()):
             raise NotFound(
-                f"There is no {'folder' if self.catalog else 'file'} {self.catalog or self.database}.", f"{NAME_IT}."
+                f"There is no {'folder' if self.catalog else 'file'} {self.catalog or self.database}.",
+                f"{HOW_TO_NAME_DATABASE}.",
             )
         return self.folder
 
 
-def open_database(screen: Screen, runner: Runner, place: Place, read_only: bool = False) -> Connection:
+def open_database(screen: Screen, runner: Runner, location: Location, read_only: bool = False) -> Connection:
     """The database with its models; CatalogError for a file that is none, or that another process has open."""
-    live = screen.piece if screen.shows_pieces else None
-    given: dict[str, Any] = {"warn": screen.warn, "progress": runner.tick, "piece": live, "catalog": place.catalog}
-    path = Path(place.database)
-    if (is_data(path) or path.suffix.lower() == ".sql") and not path.exists():
+    piece = screen.show_answer_part if screen.shows_answer_parts else None
+    path = Path(location.database)
+    if (is_data_file(path) or path.suffix.lower() == ".sql") and not path.exists():
         raise NotFound(f"There is no file {path}.", "Check its name. A new database has another ending: app.duckdb")
     try:
-        return _wired(screen, runner, connect(place.database, read_only, **given))
+        con = connect(
+            location.database, read_only, warn=screen.warn, progress=runner.tick, piece=piece, catalog=location.catalog
+        )
+        return _configure_connection(screen, runner, con)
     except duckdb.IOException as e:
         if isinstance(e, CatalogError) or "not a valid DuckDB database" not in str(e):
             raise
-        raise _no_database(path) from e
+        raise _not_a_database_error(path) from e
 
 
-def is_data(path: Path) -> bool:
+def is_data_file(path: Path) -> bool:
     """Whether it is a file of rows by its name, which DuckDB opens as a database with a view of them."""
     name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     return name.endswith(DATA_FILES)
 
 
-def _no_database(path: Path) -> CatalogError:
+def _not_a_database_error(path: Path) -> CatalogError:
     """What to type where a file that is no database was named as one."""
     name = shlex.quote(str(path))
     rows = f'"FROM read_csv({quote_text(str(path))})"'
@@ -145,13 +150,13 @@ def _is_text(path: Path) -> bool:
         return e.start > len(start) - 4 and b"\0" not in start  # a character that is cut
 
 
-def open_catalog(screen: Screen, runner: Runner, place: Place) -> Connection:
+def open_catalog(screen: Screen, runner: Runner, location: Location) -> Connection:
     """The models of a database without its tables, which another process may have open; NotFound."""
-    con = Connection(duckdb.connect(), Catalog(place.existing()), warn=screen.warn, progress=runner.tick)
-    return _wired(screen, runner, con)
+    con = Connection(duckdb.connect(), Catalog(location.existing()), warn=screen.warn, progress=runner.tick)
+    return _configure_connection(screen, runner, con)
 
 
-def _wired(screen: Screen, runner: Runner, con: Connection) -> Connection:
+def _configure_connection(screen: Screen, runner: Runner, con: Connection) -> Connection:
     con.session.show_notice = screen.note
     runner.interrupt, runner.percent = con.interrupt, con.session.con.query_progress
     for setting in SETTINGS:
@@ -159,11 +164,11 @@ def _wired(screen: Screen, runner: Runner, con: Connection) -> Connection:
     return con
 
 
-def named(place: Place) -> str:
+def describe_location(location: Location) -> str:
     """What is open, as a person reads it."""
-    where = "in memory" if place.database == ":memory:" else place.database
-    where += f", models in {place.catalog}" if place.catalog else ""
-    return f"{where}; its rows: FROM file;" if is_data(Path(place.database)) else where
+    where = "in memory" if location.database == ":memory:" else location.database
+    where += f", models in {location.catalog}" if location.catalog else ""
+    return f"{where}; its rows: FROM file;" if is_data_file(Path(location.database)) else where
 
 
 @dataclass
@@ -175,17 +180,17 @@ class Shell:
     con: Connection
     run_command: Callable[[Shell, str], None]
     """Runs a dot-command."""
-    place: Place = Place()  # noqa: RUF009  # a tuple
+    location: Location = Location()  # noqa: RUF009  # a tuple
     is_interactive: bool = False
     mode: str = "table"
     timer: bool = False
     limits: Limits = field(default_factory=Limits)
-    last: Kept | None = None
+    last: KeptRows | None = None
     """What was read of the last table."""
-    typed: str = ""
+    last_statement: str = ""
     """The last statement."""
 
-    def run(self, pieces: Iterable[Piece], source: str = "") -> None:
+    def run(self, pieces: Iterable[ScriptItem], source: str = "") -> None:
         """Run one after the other; Failed at the first error, which has been shown with its place in `source`."""
         for piece in pieces:
             try:
@@ -198,14 +203,15 @@ class Shell:
                 self.screen.error("Interrupted.")
                 raise Stopped from e
             except Exception as e:
-                self.screen.error((f"{source}, line {piece.line}: " if source else "") + text_of(e))
+                self.screen.error((f"{source}, line {piece.line}: " if source else "") + format_error(e))
                 raise Stopped if isinstance(e, Cancelled) and self.runner.is_stopping else Failed from e
             finally:
                 self.screen.flush()
 
-    def statement(self, text: str, mode: str | None = None, is_ours: bool = False) -> None:
+    def run_statement(self, text: str, mode: str | None = None, is_ours: bool = False) -> None:
         """Run one statement and write its result; `is_ours` if the shell has written it."""
         started = perf_counter()
+        self.screen.streamed = ""
         try:
             self.runner.run(lambda: self._write(text, mode or self._mode(), is_ours))
         finally:
@@ -217,18 +223,17 @@ class Shell:
         """How results are written now: a file's ending says so, unless a mode was chosen."""
         return self.screen.file_mode or self.mode if self.mode == "table" else self.mode
 
-    def query(self, text: str) -> list[tuple[Any, ...]]:
-        """Rows for the shell's own use: what there is to complete, a table's columns."""
-        found: list[tuple[Any, ...]] = self.con.session.con.sql(text).fetchall()
-        return found
+    def query(self, text: str) -> list[tuple[str, ...]]:
+        """Rows of texts for the shell's own use."""
+        return self.con.session.con.sql(text).fetchall()
 
-    def _run(self, piece: Piece) -> None:
+    def _run(self, piece: ScriptItem) -> None:
         if piece.is_command:
             self.run_command(self, piece.text)
             return
-        self.typed = piece.text
+        self.last_statement = piece.text
         try:
-            self.statement(piece.text)
+            self.run_statement(piece.text)
         finally:
             self.screen.end_once()
 
@@ -243,21 +248,30 @@ class Shell:
                 self.screen.note(f"({changed:,} row{'' if changed == 1 else 's'})")
 
     def _write_rows(self, result: Result, mode: str) -> None:
-        write: Callable[[str], None] = self.runner.write
+        def write(text: str) -> None:
+            if mode != "table" or not self._is_on_screen(result.kept):
+                self.runner.write(text)
+
         if mode == "table" and result.is_plan:
             for batch in result.rows():
                 write("".join((row[1] or "").rstrip("\n") + "\n" for row in batch))
         else:
-            MODES[mode](result, write, self._look(), self.limits)
+            MODES[mode](result, write, self._table_style(), self.limits)
             self.last = result.kept if result.kept.read else self.last
 
-    def show_again(self, kept: Kept) -> None:
-        """A table that was shown, nothing of it cut."""
-        rows = [row for batch in kept.read for row in rows_of(batch)]
-        look = replace(self._look(), width=None)
-        self.screen.write("".join(line + "\n" for line in draw(kept.columns, Rows(rows, (), len(rows)), look)))
+    def _is_on_screen(self, kept: KeptRows) -> bool:
+        """Whether the result is one answer, which was shown whole while it was written."""
+        if not self.screen.streamed or kept.count != 1 or len(kept.columns) != 1:
+            return False
+        return [row for batch in kept.read for row in to_rows(batch)] == [(self.screen.streamed,)]
 
-    def _look(self) -> Look:
-        look = self.screen.look
-        width = self.limits.width or look.width
-        return replace(look, width=width, null=look.null if self.limits.null is None else self.limits.null)
+    def show_again(self, kept: KeptRows) -> None:
+        """A table that was shown, nothing of it cut."""
+        rows = [row for batch in kept.read for row in to_rows(batch)]
+        style = replace(self._table_style(), width=None)
+        self.screen.write("".join(line + "\n" for line in draw_table(kept.columns, Rows(rows, (), len(rows)), style)))
+
+    def _table_style(self) -> TableStyle:
+        style = self.screen.table_style
+        width = self.limits.width or style.width
+        return replace(style, width=width, null=style.null if self.limits.null is None else self.limits.null)

@@ -68,7 +68,7 @@ def run_create_database(session: Session, statement: CreateDatabase, parameters:
     engine = _find_engine(statement.engine)
     what = f"CREATE DATABASE {name}"
     values = references.reveal(references.hide(statement.parameters, lambda _: False, what))
-    options = build_options(engine.parameters, values, what)
+    options: object = build_options(engine.parameters, values, what)
     if name.lower() in RESERVED_NAMES:
         raise CatalogError(f"The name '{name}' is kept for models and their tables.", "Choose another name.")
     if con.execute("SELECT 1 FROM duckdb_databases() WHERE lower(database_name) = lower(?)", [name]).fetchone():

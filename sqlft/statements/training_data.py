@@ -96,7 +96,8 @@ def _prepare_for_model(
         outputs = read_outputs(model)
         return _prepare_rows(session, statement, parameters, prompt, model.targets, count, outputs), count
     own = option_names(type(handler).train_options, TrainSettings)
-    stops, options = [], dict(statement.options)
+    stops: list[str] | None = None
+    options = dict(statement.options)
     if "stop" in options and "stop" not in own:
         stops = build_options(DataSettings, {"stop": options.pop("stop")}, STATEMENT).stop
     plan = plan_training(session, model, statement.source, options, STATEMENT)

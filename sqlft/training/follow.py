@@ -13,10 +13,9 @@ from sqlft import errors, plugins
 from sqlft.catalog.files import FILES_FOLDER, hold_lock, summarize_exit
 from sqlft.catalog.records import RESUMABLE, RUNNING, Model, ModelKey, TrainingMetric, Version, VersionKey
 from sqlft.catalog.store import Catalog
-from sqlft.errors import Cancelled, CatalogError, HandlerError, SqlftError, StatementError
+from sqlft.errors import Cancelled, CatalogError, HandlerError, SqlftError, StatementError, debug
 from sqlft.handler import Trainer
 from sqlft.inference.resolve import build_model_spec, create_handler, evaluation_of, find_engine
-from sqlft.log import debug
 from sqlft.session import CHOICE_SECONDS, STOP_LETTERS, Session, Tick
 from sqlft.training import job
 from sqlft.training.estimate import format_duration

@@ -27,9 +27,8 @@ from sqlft.catalog.database import build_write_error
 from sqlft.catalog.files import FILES_FOLDER, JOB_FILE, LOCK_FILE, LOG_FILE, hold_lock, is_locked
 from sqlft.catalog.records import VersionKey
 from sqlft.catalog.store import Catalog
-from sqlft.errors import CatalogError
+from sqlft.errors import CatalogError, debug
 from sqlft.handler import Artifact, TrainingSet
-from sqlft.log import debug
 
 RESERVE_FILE, RESERVE_BYTES = "reserve", 1 << 20
 """A file that is deleted when the disk is full, so that the catalog can still record that it is."""

@@ -19,14 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, SupportsFloat, cast
 
-from sqlft import log, plugins
+from sqlft import errors, plugins
 from sqlft.catalog import files, records
 from sqlft.catalog.files import FILES_FOLDER, LOG_FILE
 from sqlft.catalog.records import RUNNING, ModelKey, VersionKey
 from sqlft.catalog.store import Catalog
-from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError
+from sqlft.errors import Cancelled, CatalogError, HandlerError, NotFound, NotSupported, SqlftError, debug
 from sqlft.handler import Artifact, ModelSpec, Progress, Trainer, TrainingDetails, TrainingSet
-from sqlft.log import debug
 from sqlft.options import build_options
 from sqlft.redact import redact_secrets
 from sqlft.secrets import references
@@ -366,8 +365,8 @@ def _hold_lock(lock: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Train the version that the arguments name."""
-    if log.is_requested():
-        log.write_log_to(partial(print, file=sys.stderr, flush=True))
+    if errors.is_log_requested():
+        errors.write_log_to(partial(print, file=sys.stderr, flush=True))
     folder, model, project, number, lock = arguments
     _hold_lock(int(lock))
     session = os.dup(0)

@@ -19,7 +19,7 @@ from sqlft.catalog.store import Catalog
 from sqlft.catalog.tables import TABLE_DEFINITIONS
 from sqlft.errors import AlreadyExists, CatalogError, NotFound
 from sqlft.handler import Progress
-from sqlft.home import home
+from sqlft.secrets.home import home
 
 
 def model(name: str = "ft", project: str = "mindsdb") -> Model:

@@ -31,7 +31,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run_sqlft(tmp_path: Path) -> Run:
     """Runs `sqlft …` in tmp_path; `stdin` is the text that is piped in."""
 
     def call(*arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., subprocess.Popen[Any]]:
+def start_sqlft(tmp_path: Path) -> Callable[..., subprocess.Popen[Any]]:
     """Starts `sqlft …` in tmp_path and does not wait."""
 
     def call(*arguments: str | bytes, **given: Any) -> subprocess.Popen[Any]:
@@ -115,7 +115,7 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+def open_terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     """Makes shells at terminals, in tmp_path."""
     made: list[Terminal] = []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sqlft import cli
-from sqlft.shell.help import EXAMPLES, HEADINGS, topic
+from sqlft.shell.help import EXAMPLES, HEADINGS, explain_topic
 from sqlft.shell.output.modes import MODES
 from sqlft.sql import statements as s
 from sqlft.sql.parser import parse
@@ -186,7 +186,7 @@ def test_help_on_nothing_known(shell: Shell) -> None:
 
 def test_help_fits_the_screen() -> None:
     for heading in HEADINGS:
-        assert max(map(len, topic(heading, 80))) <= 80, heading
+        assert max(map(len, explain_topic(heading, 80))) <= 80, heading
 
 
 @pytest.mark.parametrize("width", [60, 80])
@@ -198,5 +198,5 @@ def test_the_list_of_commands_fits_the_screen(shell: Shell, monkeypatch: pytest.
 
 
 def test_help_speaks_of_no_exceptions() -> None:
-    told = [line for heading in HEADINGS for line in topic(heading, 500)]
+    told = [line for heading in HEADINGS for line in explain_topic(heading, 500)]
     assert not [line for line in told if "NotFound" in line or "Error" in line or "its row" in line]

@@ -10,8 +10,8 @@ import pytest
 import sqlft
 from sqlft.catalog.records import Engine
 from sqlft.connection import Connection
-from sqlft.shell.completion.complete import suggestions
-from sqlft.shell.completion.vocabulary import OURS, Vocabulary, language_of, vocabulary_of
+from sqlft.shell.completion.complete import suggest
+from sqlft.shell.completion.vocabulary import OWN_KEYWORDS, Vocabulary, read_language, read_vocabulary
 
 TABLES = (
     'CREATE TABLE people (id INTEGER, "full name" VARCHAR, country VARCHAR)',
@@ -26,7 +26,7 @@ TABLES = (
 
 
 @pytest.fixture
-def con(training_control: object) -> Iterator[Connection]:
+def connection_with_models(training_control: object) -> Iterator[Connection]:
     """A database with tables, two versions of a model and an engine."""
     made = sqlft.connect()
     for text in TABLES:
@@ -36,12 +36,12 @@ def con(training_control: object) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def vocabulary(con: Connection) -> Vocabulary:
-    return vocabulary_of(con, language_of(con))
+def vocabulary(connection_with_models: Connection) -> Vocabulary:
+    return read_vocabulary(connection_with_models, read_language(connection_with_models))
 
 
 def complete(before: str, vocabulary: Vocabulary, after: str = "") -> list[str]:
-    return [s.text for s in suggestions(before, lambda: vocabulary, after)]
+    return [s.text for s in suggest(before, lambda: vocabulary, after)]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,12 @@ def complete(before: str, vocabulary: Vocabulary, after: str = "") -> list[str]:
         ("SELECT * FROM people ORDER BY id ", ["ASC", "DESC", "LIMIT"]),
         ("SELECT * FROM (SELECT * FROM people ", ["JOIN"]),
         ("CREATE TABLE t AS ", ["SELECT", "FROM", "WITH"]),
+        ("WITH a ", ["AS"]),
+        ("WITH a AS (SELECT 1) ", ["SELECT", "FROM"]),
+        ("WITH a AS (SELECT 1), b ", ["AS"]),
+        ("WITH a AS (SELECT 1), b AS (SELECT 2) ", ["SELECT", "FROM"]),
+        ("WITH RECURSIVE a(x, y) AS (SELECT 1), b ", ["AS"]),
+        ("WITH a AS (SELECT 1) SELECT x, y ", ["FROM"]),
         ("INSERT INTO people ", ["SELECT", "FROM", "VALUES", "BY NAME"]),
         ("COPY people ", ["TO", "FROM"]),
         ("EXPLAIN FINETUNE capital ", ["FROM"]),
@@ -195,13 +201,13 @@ def test_options_given_are_not_offered_again(vocabulary: Vocabulary) -> None:
 
 
 def test_options_tell_what_they_are_for(vocabulary: Vocabulary) -> None:
-    found = suggestions("FINETUNE capital FROM (SELECT 1) USING step", lambda: vocabulary)
+    found = suggest("FINETUNE capital FROM (SELECT 1) USING step", lambda: vocabulary)
     assert found[0].about == "how many steps (integer)"
     assert found[0].length == 4
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with files."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -251,11 +257,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("\\i day", ["days.sql"]),
     ],
 )
-def test_files(before: str, expected: list[str], vocabulary: Vocabulary, folder: Path) -> None:
+def test_files(before: str, expected: list[str], vocabulary: Vocabulary, folder_of_files: Path) -> None:
     assert complete(before, vocabulary) == expected
 
 
-def test_a_quote_that_is_closed_already_is_not_closed_again(vocabulary: Vocabulary, folder: Path) -> None:
+def test_a_quote_that_is_closed_already_is_not_closed_again(vocabulary: Vocabulary, folder_of_files: Path) -> None:
     assert complete("FROM 'data.c", vocabulary, "' WHERE a = 1") == ["data.csv"]
 
 
@@ -265,14 +271,14 @@ def test_a_word_that_is_complete_is_not_offered_again(vocabulary: Vocabulary) ->
 
 
 def test_bases_say_what_they_are(vocabulary: Vocabulary) -> None:
-    found = suggestions("CREATE MODEL m PREDICT a USING engine = 'local', base = 'smollm2-135", lambda: vocabulary)
+    found = suggest("CREATE MODEL m PREDICT a USING engine = 'local', base = 'smollm2-135", lambda: vocabulary)
     assert found[0].about.startswith("0.13 B parameters, ")
     assert found[0].length == len("smollm2-135")
 
 
-def test_the_project_in_use_has_its_models_by_their_names(con: Connection) -> None:
-    con.execute("USE shop")
-    found = complete("FINETUNE ", vocabulary_of(con))
+def test_the_project_in_use_has_its_models_by_their_names(connection_with_models: Connection) -> None:
+    connection_with_models.execute("USE shop")
+    found = complete("FINETUNE ", read_vocabulary(connection_with_models))
     assert found[:3] == ["mindsdb.capital", "capital", "greeter"]
 
 
@@ -285,18 +291,23 @@ def test_options_of_training_are_those_of_the_models_engine(vocabulary: Vocabula
 
 
 def test_every_word_of_a_statement_of_ours_is_a_keyword(vocabulary: Vocabulary) -> None:
-    assert {"MODEL", "FINETUNE", "ML_ENGINE", "PREDICT", "USING", "RETRAIN"} <= set(OURS)
-    assert set(OURS) | {"SELECT", "SUMMARIZE", "QUALIFY"} <= set(vocabulary.language.keywords)
+    assert {"MODEL", "FINETUNE", "ML_ENGINE", "PREDICT", "USING", "RETRAIN"} <= set(OWN_KEYWORDS)
+    assert set(OWN_KEYWORDS) | {"SELECT", "SUMMARIZE", "QUALIFY"} <= set(vocabulary.language.keywords)
 
 
-def test_in_a_failed_transaction_models_are_still_known(con: Connection) -> None:
-    con.execute("BEGIN").fetchall()
+def test_in_a_failed_transaction_models_are_still_known(connection_with_models: Connection) -> None:
+    connection_with_models.execute("BEGIN").fetchall()
     with pytest.raises(Exception, match="Conversion"):
-        con.execute("SELECT 'x'::INTEGER")
-    assert complete("FINETUNE ", vocabulary_of(con)) == ["capital", "shop.capital", "greeter", "MODEL"]
+        connection_with_models.execute("SELECT 'x'::INTEGER")
+    assert complete("FINETUNE ", read_vocabulary(connection_with_models)) == [
+        "capital",
+        "shop.capital",
+        "greeter",
+        "MODEL",
+    ]
 
 
-def test_a_handler_that_cannot_be_loaded_has_no_options(con: Connection) -> None:
-    con.session.catalog.add_engine(Engine("broken", "nowhere"))
-    found = complete("CREATE MODEL m PREDICT a USING engine = 'broken', ", vocabulary_of(con))
+def test_a_handler_that_cannot_be_loaded_has_no_options(connection_with_models: Connection) -> None:
+    connection_with_models.session.catalog.add_engine(Engine("broken", "nowhere"))
+    found = complete("CREATE MODEL m PREDICT a USING engine = 'broken', ", read_vocabulary(connection_with_models))
     assert "base = " in found

@@ -23,8 +23,8 @@ PROMPT = re.compile(r"^(?:sqlft> |   \.\.\.> )(.*\n)", re.MULTILINE)
 MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?")
 
 
-def test_the_session(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    done = run("shell", stdin="".join(PROMPT.findall(SESSION)), COLUMNS="80")
+def test_the_session(run_sqlft: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = run_sqlft("shell", stdin="".join(PROMPT.findall(SESSION)), COLUMNS="80")
     assert (done.returncode, done.stderr) == (0, "")
     assert MOMENT.sub("", done.stdout) == MOMENT.sub("", PROMPT.sub("", SESSION))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sqlft.shell.output.folding import folded
+from sqlft.shell.output.folding import fold_message
 
 LONG = "SELECT aaaaaaaaaa, bbbbbbbbbb, cccccccccc FORM dddddddddd WHERE eeeeeeeeee = 1 ORDER BY ffffffffff"
 
@@ -15,20 +15,20 @@ def excerpt(head: str, at: int, count: int = 1) -> str:
 
 def test_what_fits_or_has_no_screen_stays() -> None:
     text = "a line\n  another one"
-    assert folded(text, 20) == text
-    assert folded(LONG, None) == LONG
+    assert fold_message(text, 20) == text
+    assert fold_message(LONG, None) == LONG
 
 
 @pytest.mark.parametrize("width", [30, 60, 80])
 def test_no_line_is_wider_and_no_word_is_broken(width: int) -> None:
     text = f"Error: {LONG}.\n  s  {LONG}"
-    lines = folded(text, width).split("\n")
+    lines = fold_message(text, width).split("\n")
     assert max(map(len, lines)) <= width
     assert " ".join(" ".join(lines).split()) == " ".join(text.split())
 
 
 def test_a_list_keeps_its_second_column() -> None:
-    lines = folded("name  what it is and what it does", 20, hanging=True).split("\n")
+    lines = fold_message("name  what it is and what it does", 20, hanging=True).split("\n")
     assert lines == ["name  what it is and", "      what it does"]
 
 
@@ -36,7 +36,7 @@ def test_a_list_keeps_its_second_column() -> None:
 @pytest.mark.parametrize(("head", "count"), [("LINE 1: ", 4), ("LINE 1, column 42: ", 1)])
 @pytest.mark.parametrize("word", ["SELECT", "FORM", "ffffffffff"])
 def test_the_caret_points_at_its_word(width: int, head: str, count: int, word: str) -> None:
-    first, _, shown, caret, last = folded(excerpt(head, LONG.index(word), count), width).split("\n")
+    first, _, shown, caret, last = fold_message(excerpt(head, LONG.index(word), count), width).split("\n")
     assert (first, last) == ("Parser Error: wrong", "Write it right.")
     assert max(len(shown), len(caret)) <= width
     assert shown.startswith(head)
@@ -48,4 +48,4 @@ def test_the_caret_points_at_its_word(width: int, head: str, count: int, word: s
 
 def test_a_word_wider_than_the_screen_stays_whole() -> None:
     url = "https://example.com/" + "x" * 40
-    assert url in folded(f"Look at {url} for more of it.", 30)
+    assert url in fold_message(f"Look at {url} for more of it.", 30)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sqlft.shell.prompt import SafeMemory, history_file, open_history, without_secrets
+from sqlft.shell.prompt import RedactedMemoryHistory, history_file, open_history, redact_typed_text
 
 STARS = "'********'"
 
@@ -36,11 +36,11 @@ STARS = "'********'"
     ],
 )
 def test_secrets_are_starred(typed: str, kept: str) -> None:
-    assert without_secrets(typed) == kept
+    assert redact_typed_text(typed) == kept
 
 
 def test_a_secret_in_a_text_that_never_ends_is_starred() -> None:
-    assert "geheim" not in without_secrets("CREATE ML_ENGINE e FROM x USING api_key = 'geheim")
+    assert "geheim" not in redact_typed_text("CREATE ML_ENGINE e FROM x USING api_key = 'geheim")
 
 
 def test_the_file_is_its_owners_alone(sqlft_home: Path) -> None:
@@ -57,6 +57,6 @@ def test_without_a_place_for_the_file_it_stays_in_memory(sqlft_home: Path, monke
     (sqlft_home / "file").touch()
     monkeypatch.setenv("SQLFT_HOME", str(sqlft_home / "file"))
     history = open_history()
-    assert isinstance(history, SafeMemory)
+    assert isinstance(history, RedactedMemoryHistory)
     history.append_string("USING api_key = 'geheim'")
     assert history.get_strings() == [f"USING api_key = {STARS}"]

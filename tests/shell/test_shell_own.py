@@ -9,8 +9,8 @@ import pytest
 from rich.cells import cell_len
 
 from sqlft.evaluation.compare import MODEL_SCORES_SCHEMA
-from sqlft.shell.output.modes import PIPED, lines
-from sqlft.shell.output.table import Column, Look, Row, Rows
+from sqlft.shell.output.modes import PIPED_WIDTH, draw_own_result
+from sqlft.shell.output.table import Column, Row, Rows, TableStyle
 from sqlft.statements.show import MODELS_SCHEMA
 from sqlft.statements.training_data import FINDINGS_SCHEMA as FINDINGS
 
@@ -22,7 +22,7 @@ TYPES = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "bool": "BO
 def draw(schema: Any, rows: list[dict[str, str]], width: int | None, **how: bool) -> list[str]:
     columns = [Column(f.name, TYPES.get(str(f.type), "VARCHAR[]")) for f in schema]
     cells: list[Row] = [[row.get(c.name) for c in columns] for row in rows]
-    return list(lines(columns, Rows(cells, (), len(cells)), Look(width), **how))
+    return list(draw_own_result(columns, Rows(cells, (), len(cells)), TableStyle(width), **how))
 
 
 def titles(found: list[str]) -> list[str]:
@@ -39,7 +39,7 @@ def models(count: int) -> list[dict[str, str]]:
 @pytest.mark.parametrize("width", [60, 80, 120, None])
 def test_show_models_fits_and_shows_what_matters(width: int | None) -> None:
     found = draw(MODELS_SCHEMA, [*models(2), {"NAME": "bad", "ERROR": "It has no disk.", "STATUS": "failed"}], width)
-    assert max(map(cell_len, found)) <= (width or PIPED)
+    assert max(map(cell_len, found)) <= (width or PIPED_WIDTH)
     assert {"NAME", "VERSION", "STATUS", "ERROR"} <= set(titles(found))
     assert "TAG" not in "".join(found)  # it is NULL throughout
 
@@ -99,15 +99,15 @@ def test_a_narrow_result_is_a_table_as_it_is() -> None:
     assert titles(draw(MODELS_SCHEMA, [{"NAME": "m"}], 400))[:3] == ["NAME", "ENGINE", "PROJECT"]
 
 
-def test_piped_results_are_not_wider_than_a_mail(run: Run) -> None:
+def test_piped_results_are_not_wider_than_a_mail(run_sqlft: Run) -> None:
     made = [f"CREATE MODEL m{i} PREDICT a USING engine = 'echo', tag = 'x'" for i in range(3)]
-    done = run("shell", "-c", "; ".join([*made, "SHOW MODELS", "SHOW HANDLERS"]), "-c", ".models")
+    done = run_sqlft("shell", "-c", "; ".join([*made, "SHOW MODELS", "SHOW HANDLERS"]), "-c", ".models")
     assert done.returncode == 0, done.stderr
-    assert max(cell_len(line) for line in done.stdout.splitlines()) <= PIPED
+    assert max(cell_len(line) for line in done.stdout.splitlines()) <= PIPED_WIDTH
     assert done.stdout.count("complete") == 9
 
 
-def test_rows_of_queries_are_duckdbs_also_in_a_pipe(run: Run) -> None:
-    done = run("shell", "-c", "SELECT 0.12345678::DOUBLE AS a, repeat('x', 200) AS b, NULL AS c")
+def test_rows_of_queries_are_duckdbs_also_in_a_pipe(run_sqlft: Run) -> None:
+    done = run_sqlft("shell", "-c", "SELECT 0.12345678::DOUBLE AS a, repeat('x', 200) AS b, NULL AS c")
     assert "0.12345678" in done.stdout
     assert "x" * 200 in done.stdout

@@ -14,13 +14,13 @@ MODEL = "CREATE OR REPLACE MODEL m PREDICT answer USING engine = 'counter', prom
 ASK = "CREATE PRICE FOR counter USING input = 1, output = 1; SELECT answer FROM m WHERE content IN ('a', 'b')"
 
 
-def plot(run: Run, *lines: str) -> subprocess.CompletedProcess[str]:
+def plot(run_sqlft: Run, *lines: str) -> subprocess.CompletedProcess[str]:
     """What a script with these lines prints."""
-    return run("shell", *(word for line in lines for word in ("-c", line)))
+    return run_sqlft("shell", *(word for line in lines for word in ("-c", line)))
 
 
-def test_cost_is_drawn_by_version(run: Run) -> None:
-    done = plot(run, MODEL, ASK, ".plot cost m", ".plot speed")
+def test_cost_is_drawn_by_version(run_sqlft: Run) -> None:
+    done = plot(run_sqlft, MODEL, ASK, ".plot cost m", ".plot speed")
     assert done.returncode == 0, done.stderr
     assert "m: USD a thousand requests" in done.stdout
     assert "m: seconds a request" in done.stdout
@@ -28,10 +28,10 @@ def test_cost_is_drawn_by_version(run: Run) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_lines_are_named_below_the_chart_where_they_hide_nothing(run: Run) -> None:
+def test_lines_are_named_below_the_chart_where_they_hide_nothing(run_sqlft: Run) -> None:
     made = "CREATE MODEL t PREDICT a USING engine = 'stranger', prompt_template = '{{q}}'"
     tuned = "FINETUNE t FROM (SELECT i AS q, i AS a FROM range(60) r(i)) USING steps = 20"
-    done = plot(run, made, tuned, ".plot loss t")
+    done = plot(run_sqlft, made, tuned, ".plot loss t")
     assert done.returncode == 0, done.stderr
     chart = done.stdout[done.stdout.index("t: loss by step") :].splitlines()
     assert chart[-1].split() == ["step", "•", "v2", "train", "x", "v2", "valid"]
@@ -49,7 +49,7 @@ def test_lines_are_named_below_the_chart_where_they_hide_nothing(run: Run) -> No
         (".plot", ".plot CHART [MODEL]"),
     ],
 )
-def test_what_cannot_be_drawn_says_what_to_do(run: Run, command: str, words: str) -> None:
-    done = plot(run, MODEL, command)
+def test_what_cannot_be_drawn_says_what_to_do(run_sqlft: Run, command: str, words: str) -> None:
+    done = plot(run_sqlft, MODEL, command)
     assert done.returncode == 1
     assert words in done.stderr

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sqlft.progress import LossCurve, ProgressBar, format_clock_time, format_counts, format_metrics
+from sqlft.connection.progress import LossCurve, ProgressBar, format_clock_time, format_counts, format_metrics
 from sqlft.session import Tick
 
 

@@ -16,15 +16,15 @@ ENDLESS = "SELECT count(*) FROM range(1000000) a, range(10000000) b WHERE a.rang
 
 
 @pytest.fixture
-def shell(terminal: Open) -> Any:
+def shell(open_terminal: Open) -> Any:
     """A shell at its first prompt."""
-    made = terminal("shell")
+    made = open_terminal("shell")
     made.prompt()
     return made
 
 
-def test_it_says_what_it_is_and_leaves_with_ctrl_d(terminal: Open, tmp_path: Path) -> None:
-    shell = terminal("app.duckdb")
+def test_it_says_what_it_is_and_leaves_with_ctrl_d(open_terminal: Open, tmp_path: Path) -> None:
+    shell = open_terminal("app.duckdb")
     shell.prompt()
     assert "sqlft 0." in shell.screen
     assert "DuckDB" in shell.screen
@@ -47,6 +47,14 @@ def test_a_statement_of_several_lines(shell: Any) -> None:
     shell.child.expect(r"   \.\.\.> ")
     written = shell.type(";$$ AS b;")
     assert "│ ;       │ x\\n;    │" in written
+
+
+def test_the_prompt_names_the_project_in_use(shell: Any) -> None:
+    shell.type("CREATE PROJECT shop;")
+    shell.child.send("USE shop;\r")
+    shell.child.expect("sqlft:shop> ")
+    shell.child.send("USE mindsdb;\r")
+    shell.prompt()
 
 
 def test_two_statements_in_a_line_print_both(shell: Any) -> None:
@@ -124,8 +132,8 @@ def test_what_is_typed_ahead_waits_for_the_prompt(shell: Any) -> None:
 
 
 @pytest.mark.parametrize("columns", [60, 120])
-def test_messages_are_folded_between_words(terminal: Open, columns: int) -> None:
-    shell = terminal("shell", columns=columns)
+def test_messages_are_folded_between_words(open_terminal: Open, columns: int) -> None:
+    shell = open_terminal("shell", columns=columns)
     shell.prompt()
     wrong = "SELECT aaaaaaaaaaaaaaaaaaaa, bbbbbbbbbbbbbbbbbbbb, ccccccccc FORM dddddddddd, eeeeeeeeeeeeeee"
     written = shell.type(f"{wrong};").replace("\r", "")
@@ -139,8 +147,8 @@ def test_messages_are_folded_between_words(terminal: Open, columns: int) -> None
     assert "It takes:" in told
 
 
-def test_open_says_what_is_open_and_what_was_left(terminal: Open, tmp_path: Path) -> None:
-    shell = terminal("app.duckdb")
+def test_open_says_what_is_open_and_what_was_left(open_terminal: Open, tmp_path: Path) -> None:
+    shell = open_terminal("app.duckdb")
     shell.prompt()
     shell.type("CREATE MODEL m PREDICT answer USING engine = 'counter', prompt_template = '{{content}}';")
     written = shell.type(".open")
@@ -151,11 +159,11 @@ def test_open_says_what_is_open_and_what_was_left(terminal: Open, tmp_path: Path
     assert "Ask a model: SELECT answer FROM m" in written
 
 
-def test_tab_completes_and_enter_runs_what_is_complete(terminal: Open, tmp_path: Path) -> None:
+def test_tab_completes_and_enter_runs_what_is_complete(open_terminal: Open, tmp_path: Path) -> None:
     (tmp_path / "steps.sql").write_text("SELECT 40 + 2 AS a;")
     for name in ("days.csv", "dates.csv"):
         (tmp_path / name).write_text("b\n77\n")
-    shell = terminal("shell")
+    shell = open_terminal("shell")
     shell.prompt()
     shell.child.send(".read st\t")
     shell.child.expect("eps.")
@@ -169,9 +177,9 @@ def test_tab_completes_and_enter_runs_what_is_complete(terminal: Open, tmp_path:
     assert "...>" not in shell.screen
 
 
-def test_a_training_shows_its_losses_and_stops_at_ctrl_c(terminal: Open, tmp_path: Path) -> None:
+def test_a_training_shows_its_losses_and_stops_at_ctrl_c(open_terminal: Open, tmp_path: Path) -> None:
     (tmp_path / "script.json").write_text(json.dumps({"2": "listen"}))
-    shell = terminal("app.duckdb", columns=140)
+    shell = open_terminal("app.duckdb", columns=140)
     shell.prompt()
     shell.type("CREATE MODEL m PREDICT answer USING engine = 'stranger', prompt_template = '{{question}}';")
     rows = "SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)"
@@ -189,9 +197,9 @@ def test_a_training_shows_its_losses_and_stops_at_ctrl_c(terminal: Open, tmp_pat
 
 
 @pytest.mark.parametrize("answer", ["b", "n", "no", "", "again"])
-def test_ctrl_c_asks_what_shall_become_of_a_training(terminal: Open, tmp_path: Path, answer: str) -> None:
+def test_ctrl_c_asks_what_shall_become_of_a_training(open_terminal: Open, tmp_path: Path, answer: str) -> None:
     (tmp_path / "script.json").write_text(json.dumps({"2": "listen"}))
-    shell = terminal("app.duckdb", columns=140)
+    shell = open_terminal("app.duckdb", columns=140)
     shell.prompt()
     shell.type("CREATE MODEL m PREDICT answer USING engine = 'stranger', prompt_template = '{{question}}';")
     rows = "SELECT 'q' || i AS question, 'a' || i AS answer FROM range(8) t(i)"
@@ -221,8 +229,8 @@ def test_null_is_not_the_text_null(shell: Any) -> None:
     assert shell.raw[before:].count("\x1b[90mNULL") == 1
 
 
-def test_tables_fit_the_screen(terminal: Open) -> None:
-    shell = terminal("shell", columns=60)
+def test_tables_fit_the_screen(open_terminal: Open) -> None:
+    shell = open_terminal("shell", columns=60)
     shell.prompt()
     written = shell.type("SELECT * FROM (PIVOT (SELECT i FROM range(30) t(i)) ON i USING sum(i));")
     boxes = [line for line in written.splitlines() if line.startswith(("┌", "│", "└"))]
@@ -247,8 +255,8 @@ def test_tab_completes(shell: Any) -> None:
     assert "stripes" in shell.type(" LIMIT 0;")
 
 
-def test_the_next_session_remembers_without_secrets(terminal: Open, sqlft_home: Path) -> None:
-    shell = terminal("shell")
+def test_the_next_session_remembers_without_secrets(open_terminal: Open, sqlft_home: Path) -> None:
+    shell = open_terminal("shell")
     shell.prompt()
     shell.type("SELECT 'remember me' AS api_key, 'but' AS x WHERE 'a' <> 'b';")
     shell.type("CREATE ML_ENGINE e FROM stranger USING api_key = 'sk-this-is-very-secret';")
@@ -258,7 +266,7 @@ def test_the_next_session_remembers_without_secrets(terminal: Open, sqlft_home: 
     assert "remember me" in kept
     assert "CREATE ML_ENGINE e FROM stranger USING api_key = '********';" in kept
     assert "very-secret" not in kept
-    again = terminal("shell")
+    again = open_terminal("shell")
     again.prompt()
     again.child.send("\x1b[A\x1b[A")
     again.child.expect("remember me")
@@ -272,8 +280,8 @@ def test_a_secret_is_masked_for_the_arrow_keys_too(shell: Any) -> None:
     assert "very-secret" not in shell.raw[before:]
 
 
-def test_the_prompt_is_seen_where_results_go_to_a_file(terminal: Open, tmp_path: Path) -> None:
-    shell = terminal("shell", into="results.csv")
+def test_the_prompt_is_seen_where_results_go_to_a_file(open_terminal: Open, tmp_path: Path) -> None:
+    shell = open_terminal("shell", into="results.csv")
     shell.prompt()
     shell.type(".mode csv")
     shell.type("SELECT 42 AS a;")
@@ -282,12 +290,12 @@ def test_the_prompt_is_seen_where_results_go_to_a_file(terminal: Open, tmp_path:
     assert (tmp_path / "results.csv").read_text() == "a\n42\n"
 
 
-def test_colour_only_where_it_is_wanted(terminal: Open) -> None:
+def test_colour_only_where_it_is_wanted(open_terminal: Open) -> None:
     arguments = ("shell", "-c", "SELECT NULL::VARCHAR AS a; SELECT nothing")
-    coloured = terminal(*arguments)
+    coloured = open_terminal(*arguments)
     assert coloured.end() == 1
     assert "\x1b[90mNULL" in coloured.raw
     assert "\x1b[31mBinder Error" in coloured.raw
-    plain = terminal(*arguments, NO_COLOR="1")
+    plain = open_terminal(*arguments, NO_COLOR="1")
     assert plain.end() == 1
     assert "\x1b" not in plain.raw

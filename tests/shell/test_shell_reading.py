@@ -2,7 +2,7 @@
 
 import pytest
 
-from sqlft.shell.reading import Piece, Script, is_complete, pieces
+from sqlft.shell.reading import Script, ScriptItem, is_complete, split_script
 
 SCRIPT = """\
 -- a; comment
@@ -19,18 +19,18 @@ CREATE MODEL m FROM db (SELECT 1;
 SELECT .5"""
 
 EXPECTED = [
-    Piece("SELECT 1", 2),
-    Piece("SELECT ';', \";\", $$;\n.not a command;$$", 2),
-    Piece(".mode csv", 5),
-    Piece("SELECT E'\\';' AS \"x;y\"", 7),
-    Piece(".tables  people", 9),
-    Piece("CREATE MODEL m FROM db (SELECT 1;\n) PREDICT y", 10),
-    Piece("SELECT .5", 12),
+    ScriptItem("SELECT 1", 2),
+    ScriptItem("SELECT ';', \";\", $$;\n.not a command;$$", 2),
+    ScriptItem(".mode csv", 5),
+    ScriptItem("SELECT E'\\';' AS \"x;y\"", 7),
+    ScriptItem(".tables  people", 9),
+    ScriptItem("CREATE MODEL m FROM db (SELECT 1;\n) PREDICT y", 10),
+    ScriptItem("SELECT .5", 12),
 ]
 
 
 def test_statements_and_commands_with_their_lines() -> None:
-    assert list(pieces(SCRIPT)) == EXPECTED
+    assert list(split_script(SCRIPT)) == EXPECTED
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64])
@@ -43,14 +43,14 @@ def test_a_script_that_comes_bit_by_bit_gives_the_same(size: int) -> None:
 def test_a_statement_is_given_as_soon_as_its_line_ends() -> None:
     script = Script()
     assert list(script.feed("SELECT 1; SELECT")) == []
-    assert list(script.feed(" 2\n")) == [Piece("SELECT 1", 1)]
-    assert list(script.feed(";\n")) == [Piece("SELECT 2", 1)]
+    assert list(script.feed(" 2\n")) == [ScriptItem("SELECT 1", 1)]
+    assert list(script.feed(";\n")) == [ScriptItem("SELECT 2", 1)]
 
 
 def test_a_comment_that_is_cut_hides_what_follows_in_its_line() -> None:
     script = Script()
     found = [*script.feed("SELECT 1; -- no"), *script.feed("t this; DROP TABLE t;\n"), *script.finish()]
-    assert found == [Piece("SELECT 1", 1)]
+    assert found == [ScriptItem("SELECT 1", 1)]
 
 
 def test_a_long_string_with_many_semicolons_takes_linear_time() -> None:

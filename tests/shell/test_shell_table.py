@@ -3,13 +3,13 @@
 import pytest
 from rich.cells import cell_len
 
-from sqlft.shell.output.table import Column, Look, Row, Rows, card, clean, draw, short_type
+from sqlft.shell.output.table import Column, Row, Rows, TableStyle, draw_card, draw_table, escape_controls, shorten_type
 
 ID, TEXT = Column("id", "BIGINT"), Column("answer", "VARCHAR")
 
 
 def draw_lines(columns: list[Column], rows: list[Row], width: int | None = None, **look: bool) -> list[str]:
-    return list(draw(columns, Rows(rows, (), len(rows)), Look(width, **look)))
+    return list(draw_table(columns, Rows(rows, (), len(rows)), TableStyle(width, **look)))
 
 
 def test_numbers_stand_right_and_null_is_written() -> None:
@@ -59,10 +59,10 @@ def test_columns_in_the_middle_are_left_out() -> None:
 def test_rows_left_out_are_told() -> None:
     head: list[Row] = [("0", "a"), ("1", "b")]
     tail: list[Row] = [("19998", "y"), ("19999", "z")]
-    lines = list(draw([ID, TEXT], Rows(head, tail, 20_000), Look()))
+    lines = list(draw_table([ID, TEXT], Rows(head, tail, 20_000), TableStyle()))
     assert lines[6:9] == ["│     · │ ·       │"] * 3
     assert lines[-1] == "(20,000 rows, 4 shown)"
-    cut = list(draw([ID, TEXT], Rows(head, (), 5000, is_all=False), Look()))
+    cut = list(draw_table([ID, TEXT], Rows(head, (), 5000, is_all=False), TableStyle()))
     assert cut[-1] == "(more than 5,000 rows, 2 shown)"
     assert cut[-5:-2] == ["│     · │ ·       │"] * 3
 
@@ -81,7 +81,7 @@ def test_no_cell_can_steer_the_terminal() -> None:
 
 def test_a_huge_cell_is_cut_also_where_there_is_no_screen() -> None:
     assert cell_len(draw_lines([TEXT], [("x" * 10_000_000,)])[4]) == 1004
-    assert len(clean("x" * 5000)) == 1001
+    assert len(escape_controls("x" * 5000)) == 1001
 
 
 def test_colour_marks_null_and_nothing_without_it() -> None:
@@ -110,12 +110,12 @@ def test_plain_letters_where_lines_cannot_be_drawn() -> None:
     ],
 )
 def test_types_are_short(name: str, short: str) -> None:
-    assert short_type(name) == short
+    assert shorten_type(name) == short
 
 
 def test_a_card_shows_what_is_known() -> None:
     columns = [Column("NAME"), Column("ERROR"), Column("QUERY")]
-    assert list(card(columns, ("m", None, "SELECT\n1" + "x" * 50), Look(30))) == [
+    assert list(draw_card(columns, ("m", None, "SELECT\n1" + "x" * 50), TableStyle(30))) == [
         " NAME = m",
         "QUERY = SELECT\\n1xxxxxxxxxxxxx",
         "        xxxxxxxxxxxxxxxxxxxxxx",

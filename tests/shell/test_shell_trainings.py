@@ -12,8 +12,8 @@ import pytest
 
 from sqlft.catalog.records import VersionKey
 from sqlft.errors import DatabaseLocked
-from sqlft.shell.reminders import at_end, at_start
-from sqlft.shell.shell import Place
+from sqlft.shell.reminders import remind_at_end, remind_at_start
+from sqlft.shell.shell import Location
 from sqlft.training.follow import describe_outcome
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -22,37 +22,39 @@ ROWS = "SELECT 'q' || i AS question, 'a' || i AS answer FROM range(60) t(i)"
 
 
 def test_a_second_terminal_watches_cancels_and_resumes(
-    run: Run, start: Callable[..., Any], tmp_path: Path, until: Callable[..., Any]
+    run_sqlft: Run, start_sqlft: Callable[..., Any], tmp_path: Path, until: Callable[..., Any]
 ) -> None:
     (tmp_path / "script.json").write_text(json.dumps({"2": "listen"}))
     tune = f"FINETUNE m FROM ({ROWS}) USING control = '{tmp_path}'"
-    with start("app.duckdb", "-c", MODEL, "-c", tune, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as trains:
+    with start_sqlft(
+        "app.duckdb", "-c", MODEL, "-c", tune, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as trains:
         until((tmp_path / "at-2").exists)
-        locked = run("app.duckdb", "-c", "SHOW MODELS")
+        locked = run_sqlft("app.duckdb", "-c", "SHOW MODELS")
         assert locked.returncode == 1
         assert "app.duckdb is open in another process" in locked.stderr
         assert "sqlft models -d app.duckdb" in locked.stderr
-        listed = run("models", "-d", "app.duckdb", "-csv")
+        listed = run_sqlft("models", "-d", "app.duckdb", "-csv")
         assert "m,2,false,training,2 of 4,0.5,stranger" in listed.stdout
-        cancelled = run("cancel", "-d", "app.duckdb", "-csv")
+        cancelled = run_sqlft("cancel", "-d", "app.duckdb", "-csv")
         assert (cancelled.returncode, cancelled.stderr) == (0, "")
         assert "m,stranger,mindsdb,false,2,cancelled" in cancelled.stdout
         assert "was cancelled at step 2 of 4" in trains.communicate()[1].decode()
-    nothing = run("watch", "-d", "app.duckdb")
+    nothing = run_sqlft("watch", "-d", "app.duckdb")
     assert (nothing.returncode, nothing.stderr.splitlines()[0]) == (1, "Error: No version trains.")
     (tmp_path / "go").touch()
-    resumed = run("resume", "m", "-d", "app.duckdb", "-csv")
+    resumed = run_sqlft("resume", "m", "-d", "app.duckdb", "-csv")
     assert "m,stranger,mindsdb,true,2,complete" in resumed.stdout
-    ended = run("watch", "m.2", "-d", "app.duckdb")
+    ended = run_sqlft("watch", "m.2", "-d", "app.duckdb")
     assert ended.returncode == 0
     assert "m.2 is complete in" in ended.stderr
     assert "EVALUATE MODEL m.1, m.2 ON (SELECT question, answer FROM …);" in ended.stderr
 
 
-def test_what_is_not_there(run: Run) -> None:
-    assert "There is no file nothing.duckdb." in run("models", "-d", "nothing.duckdb").stderr
-    run("app.duckdb", "-c", MODEL)
-    done = run("cancel", "n.2", "-d", "app.duckdb")
+def test_what_is_not_there(run_sqlft: Run) -> None:
+    assert "There is no file nothing.duckdb." in run_sqlft("models", "-d", "nothing.duckdb").stderr
+    run_sqlft("app.duckdb", "-c", MODEL)
+    done = run_sqlft("cancel", "n.2", "-d", "app.duckdb")
     assert (done.returncode, done.stderr.splitlines()[0]) == (1, "Error: There is no model or version 'n.2'.")
 
 
@@ -88,37 +90,39 @@ def test_names_that_need_quotes_have_them(connection_with_model: Any) -> None:
 
 
 def test_a_shell_says_what_was_left_and_what_comes_next(connection_with_model: Any) -> None:
-    assert list(at_start(connection_with_model.catalog)) == ["Ask a model: SELECT answer FROM m WHERE question = '…';"]
+    assert list(remind_at_start(connection_with_model.catalog)) == [
+        "Ask a model: SELECT answer FROM m WHERE question = '…';"
+    ]
     connection_with_model.train("steps = 2")
     key: VersionKey = connection_with_model.catalog.versions()[-1].key
     step = {"step": 4, "total_steps": 23}
     connection_with_model.catalog.update_version(key, status="interrupted", progress=step)
-    assert list(at_start(connection_with_model.catalog)) == [
+    assert list(remind_at_start(connection_with_model.catalog)) == [
         "m.2 was interrupted at step 4 of 23. Go on with it: RESUME MODEL m.2;"
     ]
     connection_with_model.run("DROP MODEL m")
-    assert list(at_start(connection_with_model.catalog)) == [
+    assert list(remind_at_start(connection_with_model.catalog)) == [
         "There is no model yet. How one is made: .help CREATE MODEL"
     ]
 
 
-def test_what_trains_in_memory_is_cancelled_when_the_shell_is_left(run: Run, tmp_path: Path) -> None:
+def test_what_trains_in_memory_is_cancelled_when_the_shell_is_left(run_sqlft: Run, tmp_path: Path) -> None:
     (tmp_path / "script.json").write_text(json.dumps({"1": "listen"}))
     tune = f"FINETUNE m FROM ({ROWS}) USING control = '{tmp_path}', wait = false"
-    left = run("-c", MODEL, "-c", tune)
+    left = run_sqlft("-c", MODEL, "-c", tune)
     assert left.returncode == 0
     assert "The training of m.2 is cancelled" in left.stderr
-    assert run("-c", "SELECT count(*) AS models FROM sqlft.models", "-csv").stdout == "models\n0\n"
+    assert run_sqlft("-c", "SELECT count(*) AS models FROM sqlft.models", "-csv").stdout == "models\n0\n"
 
 
-def test_a_catalog_of_its_own_is_seen_from_another_terminal(run: Run) -> None:
-    run("--catalog", "models", "-c", MODEL)
-    listed = run("models", "--catalog", "models", "-csv")
+def test_a_catalog_of_its_own_is_seen_from_another_terminal(run_sqlft: Run) -> None:
+    run_sqlft("--catalog", "models", "-c", MODEL)
+    listed = run_sqlft("models", "--catalog", "models", "-csv")
     assert listed.stdout.splitlines()[1].startswith("m,1,true,complete")
-    nowhere = run("models")
+    nowhere = run_sqlft("models")
     assert (nowhere.returncode, nowhere.stdout) == (1, "")
     assert "-d app.duckdb, --catalog folder" in nowhere.stderr
-    assert "There is no folder missing." in run("models", "--catalog", "missing").stderr
+    assert "There is no folder missing." in run_sqlft("models", "--catalog", "missing").stderr
 
 
 def test_a_shell_that_is_left_says_what_trains_on(connection_with_model: Any, until: Callable[..., Any]) -> None:
@@ -126,11 +130,11 @@ def test_a_shell_that_is_left_says_what_trains_on(connection_with_model: Any, un
     connection_with_model.train("wait = false")
     connection_with_model.training.wait_for("at-2")
     until(lambda: connection_with_model.catalog.versions()[-1].progress.get("step") == 2)
-    [line] = at_end(connection_with_model.catalog, Place("app.duckdb"))
+    [line] = remind_at_end(connection_with_model.catalog, Location("app.duckdb"))
     assert line == "m.2 trains on in the background at step 2 of 4: sqlft watch m.2 -d app.duckdb"
-    assert next(iter(at_start(connection_with_model.catalog))) == (
+    assert next(iter(remind_at_start(connection_with_model.catalog))) == (
         "m.2 trains in the background at step 2 of 4. Stop it: CANCEL MODEL m.2;"
     )
     connection_with_model.training.go()
     until(lambda: connection_with_model.catalog.versions()[-1].status == "complete")
-    assert list(at_end(connection_with_model.catalog, Place("app.duckdb"))) == []
+    assert list(remind_at_end(connection_with_model.catalog, Location("app.duckdb"))) == []

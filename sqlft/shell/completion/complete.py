@@ -11,8 +11,8 @@ from sqlft.errors import StatementError
 from sqlft.metrics import METRICS
 from sqlft.options import Option
 from sqlft.shell.completion import syntax
-from sqlft.shell.completion.arguments import for_command, paths
-from sqlft.shell.completion.vocabulary import Relation, Vocabulary, bases_of, options_for, values_of
+from sqlft.shell.completion.arguments import complete_command, list_paths
+from sqlft.shell.completion.vocabulary import Relation, Vocabulary, find_options, list_bases, list_values
 from sqlft.sql.lexer import Token, split_statements, tokenize
 from sqlft.sql.names import format_name
 from sqlft.statements.databases import ENGINES as DATABASE_ENGINES
@@ -27,7 +27,7 @@ _BEFORE_FILE = {"FROM", "JOIN", "ATTACH", "LOAD", "SUMMARIZE", "DESCRIBE"}
 _READS_FILES = re.compile(r"(read|parquet|sniff|scan|glob|from|st_read)(_|\Z)|.*_scan\Z", re.IGNORECASE)
 """Functions whose arguments are files: read_csv, parquet_metadata, sniff_csv, glob, sqlite_scan."""
 _PATH_LIKE = re.compile(r"(\.{1,2}|~)?/|[^']*/")
-MOST = 500
+MAX_SUGGESTIONS = 500
 """More are not shown: a menu of all functions helps nobody."""
 
 
@@ -39,69 +39,69 @@ class Suggestion(NamedTuple):
     about: str = ""
 
 
-def suggestions(before: str, vocabulary: Callable[[], Vocabulary], after: str = "") -> list[Suggestion]:
+def suggest(before: str, vocabulary: Callable[[], Vocabulary], after: str = "") -> list[Suggestion]:
     """What may come between `before` and `after`, likeliest first."""
     if before.lstrip().startswith((".", "\\")):
-        return [Suggestion(*one) for one in for_command(before.lstrip(), vocabulary)]
+        return [Suggestion(*suggestion) for suggestion in complete_command(before.lstrip(), vocabulary)]
     spans = split_statements(before)
     start = spans[-1].start if spans and not _is_ended(before, spans[-1].end) else len(before)
-    found, quote = _tokens(before[start:])
-    if found is None:
+    tokens, quote = _tokenize_prefix(before[start:])
+    if tokens is None:
         return []
-    later, _ = _tokens(after.partition(";")[0])
+    later, _ = _tokenize_prefix(after.partition(";")[0])
     if quote:
-        opened = found.pop()
+        opened = tokens.pop()
         word = before[start:][opened.text.index(quote) + opened.start + 1 :]
         closing = "" if after.startswith(quote) else quote
-        offered = _Place(found, later or [], vocabulary(), word).values(quote)
-        return list(islice(_matching(offered, word, closing), MOST))
+        offered = _CursorContext(tokens, later or [], vocabulary(), word).values(quote)
+        return list(islice(_match(offered, word, closing), MAX_SUGGESTIONS))
     prefix = _PREFIX.search(before)
     word = prefix[0] if prefix else ""
-    found, _ = _tokens(before[start : len(before) - len(word)])
-    place = _Place(found or [], later or [], vocabulary(), word)
-    return list(islice(_matching(place.offers(), word), MOST))
+    tokens, _ = _tokenize_prefix(before[start : len(before) - len(word)])
+    place = _CursorContext(tokens or [], later or [], vocabulary(), word)
+    return list(islice(_match(place.offers(), word), MAX_SUGGESTIONS))
 
 
-class _Place:
+class _CursorContext:
     """The tokens of a statement before the word at the cursor."""
 
-    def __init__(self, found: list[Token], later: list[Token], vocabulary: Vocabulary, word: str) -> None:
-        self._found, self._later, self._known, self._word = found, later, vocabulary, word
-        self._words = [t.word or t.text for t in found]
-        self._last = self._words[-1] if found else ""
+    def __init__(self, tokens: list[Token], later: list[Token], vocabulary: Vocabulary, word: str) -> None:
+        self._tokens, self._later_tokens, self._vocabulary, self._word = tokens, later, vocabulary, word
+        self._words = [t.word or t.text for t in tokens]
+        self._last = self._words[-1] if tokens else ""
 
     def offers(self) -> Iterator[Offer]:
         """Words and what they are."""
-        if not self._found:
-            yield from _keywords(syntax.STARTS)
+        if not self._tokens:
+            yield from _offer_keywords(syntax.STARTS)
         elif self._last == ".":
             yield from self._qualified()
         elif (using := self._using()) is not None:
             yield from self._options(using)
             return
         elif self._last == "::":
-            yield from ((name, "type") for name in self._known.language.types)
+            yield from ((name, "type") for name in self._vocabulary.language.types)
         else:
             names = list(self._names())
-            coming = syntax.following(self._found)
-            keywords = list(_keywords(k for k in coming.keywords if k != "USING" or self._takes_options()))
+            coming = syntax.find_next_keywords(self._tokens)
+            keywords = list(_offer_keywords(k for k in coming.keywords if k != "USING" or self._takes_options()))
             if self._is_behind_operand() or not coming.takes_name:
                 yield from keywords
                 yield from names
-                yield from _keywords(self._known.language.keywords if self._word else ())
+                yield from _offer_keywords(self._vocabulary.language.keywords if self._word else ())
             else:
                 yield from names
             if self._is_expression():
                 yield from self._expression(has_columns=not names)
             yield from keywords
         if self._word and self._last != ".":
-            yield from _keywords(self._known.language.keywords)
+            yield from _offer_keywords(self._vocabulary.language.keywords)
 
     def values(self, quote: str) -> Iterator[Offer]:
         """Inside an open quote: files, choices of an option, or names."""
         if quote != "'":
             yield from self._columns(quoted=False)
-            yield from ((r.name, r.kind) for r in self._known.relations.values() if r.is_near)
+            yield from ((r.name, r.kind) for r in self._vocabulary.relations.values() if r.is_near)
             return
         option = self._assigned()
         if option is not None:
@@ -109,7 +109,7 @@ class _Place:
                 if text.startswith("'"):
                     yield text[1:-1], about
         if self._is_file() or (option is not None and _PATH_LIKE.match(self._word)):
-            for path in paths(self._word.replace("''", "'")):
+            for path in list_paths(self._word.replace("''", "'")):
                 yield path.replace("'", "''"), "folder" if path.endswith("/") else "file"
 
     # -- names ---------------------------------------------------------------------------------------------
@@ -118,19 +118,19 @@ class _Place:
         """What has the name that stands here, where that is clear."""
         words, last = self._words, self._last
         if words in (["USE"], ["DROP", "PROJECT"], ["SHOW", "MODELS", "FROM"], ["SHOW", "MODELS", "IN"]):
-            yield from ((format_name(name), "project") for name in self._known.projects)
+            yield from ((format_name(name), "project") for name in self._vocabulary.projects)
             if words == ["USE"]:
-                yield from ((format_name(name), "schema") for name in self._known.schemas if name != "sqlft")
+                yield from ((format_name(name), "schema") for name in self._vocabulary.schemas if name != "sqlft")
         elif (
             words[:1] == ["EVALUATE"] and words[1:2] != ["MODEL"] and "FROM" not in words and last in ("EVALUATE", ",")
         ):
             yield from ((name, "metric") for name in METRICS)
         elif self._is_engine_place():
-            yield from ((name, "engine") for name in sorted(self._known.engines))
+            yield from ((name, "engine") for name in sorted(self._vocabulary.engines))
         elif self._is_model_place():
-            yield from ((self._called(m), "model") for m in self._known.models())
+            yield from ((self._called(m), "model") for m in self._vocabulary.models())
         elif words in (["SET"], ["RESET"], ["PRAGMA"]):
-            yield from ((name, about) for name, about in self._known.language.settings.items() if self._word)
+            yield from ((name, about) for name, about in self._vocabulary.language.settings.items() if self._word)
         elif last in _BEFORE_RELATION or (last == "," and self._is_in_from()) or (words[0], last) == ("EVALUATE", "ON"):
             yield from self._relations()
 
@@ -152,11 +152,11 @@ class _Place:
 
     def _relations(self) -> Iterator[Offer]:
         is_written = self._last in ("INTO", "UPDATE", "TABLE", "VIEW")  # models are only read
-        near = (r for r in self._known.relations.values() if r.is_near and (r.kind != "model" or not is_written))
+        near = (r for r in self._vocabulary.relations.values() if r.is_near and (r.kind != "model" or not is_written))
         yield from ((self._called(r), r.kind) for r in near)
-        yield from ((format_name(name), "schema") for name in self._known.schemas if "." not in name)
+        yield from ((format_name(name), "schema") for name in self._vocabulary.schemas if "." not in name)
         if self._word and not is_written:
-            yield from ((f"{name}(", about) for name, about in self._known.language.table_functions.items())
+            yield from ((f"{name}(", about) for name, about in self._vocabulary.language.table_functions.items())
 
     def _called(self, relation: Relation) -> str:
         project = relation.project
@@ -164,43 +164,47 @@ class _Place:
 
     def _qualified(self) -> Iterator[Offer]:
         """Behind a point: attributes, versions, columns, or the tables of a schema."""
-        before = self._found[-2] if len(self._found) > 1 else self._found[-1]
+        before = self._tokens[-2] if len(self._tokens) > 1 else self._tokens[-1]
         name = before.value
         describes = self._words[:1] in (["DESCRIBE"], ["DESC"])
         if describes and before.kind == "number":
             yield from ((attribute, "what DESCRIBE shows") for attribute in ATTRIBUTES)
             return
-        relation = self._known.relations.get(name.lower())
+        relation = self._vocabulary.relations.get(name.lower())
         is_model = relation is not None and relation.kind == "model"
         if describes and is_model:
             yield from ((attribute, "what DESCRIBE shows") for attribute in ATTRIBUTES)
-        for one in self._named(name):
-            yield from ((str(number), f"version of {one.name}") for number in one.versions)
+        for relation_named in self._named(name):
+            yield from ((str(number), f"version of {relation_named.name}") for number in relation_named.versions)
             if not describes:
-                yield from ((format_name(c), kind) for c, kind in one.columns.items())
-        yield from ((format_name(t), kind) for t, kind in self._known.schemas.get(name.lower(), {}).items())
+                yield from ((format_name(c), kind) for c, kind in relation_named.columns.items())
+        yield from ((format_name(t), kind) for t, kind in self._vocabulary.schemas.get(name.lower(), {}).items())
 
     def _named(self, name: str) -> Iterator[Relation]:
         """The relation of this name, or that which has it as an alias."""
-        if (relation := self._relation_at(self._found, len(self._found) - 2)) is not None:
+        if (relation := self._relation_at(self._tokens, len(self._tokens) - 2)) is not None:
             yield relation
-        for i, token in enumerate([*self._found, *self._later]):
+        for i, token in enumerate([*self._tokens, *self._later_tokens]):
             if i and token.value.lower() == name.lower() and token.kind in ("word", "quoted"):
                 yield from self._relations_before(i)
 
     def _relations_before(self, at: int) -> Iterator[Relation]:
         """That which an alias at this token stands for: `m a`, `m.2 AS a`."""
-        found = [*self._found, *self._later]
-        names = [i for i in range(max(0, at - 3), at) if found[i].word != "AS" and not found[i].text.startswith(".")]
-        if names and (relation := self._relation_at(found, names[-1])) is not None:
+        tokens = [*self._tokens, *self._later_tokens]
+        names = [i for i in range(max(0, at - 3), at) if tokens[i].word != "AS" and not tokens[i].text.startswith(".")]
+        if names and (relation := self._relation_at(tokens, names[-1])) is not None:
             yield relation
 
     # -- expressions ---------------------------------------------------------------------------------------
 
     def _is_behind_operand(self) -> bool:
         """Whether a name or a value stands before the cursor, so that a keyword is likeliest."""
-        last = self._found[-1]
-        return (last.kind != "op" and last.word not in self._known.language.keywords) or last.text in (")", "*", "]")
+        last = self._tokens[-1]
+        return (last.kind != "op" and last.word not in self._vocabulary.language.keywords) or last.text in (
+            ")",
+            "*",
+            "]",
+        )
 
     def _takes_options(self) -> bool:
         """Whether USING may stand here: options are those of models; that of a join is another."""
@@ -223,8 +227,8 @@ class _Place:
         if has_columns:
             yield from self._columns()
         if self._word:
-            yield from ((f"{name}(", about) for name, about in self._known.language.functions.items())
-            yield from ((self._called(r), r.kind) for r in self._known.relations.values() if r.is_near)
+            yield from ((f"{name}(", about) for name, about in self._vocabulary.language.functions.items())
+            yield from ((self._called(r), r.kind) for r in self._vocabulary.relations.values() if r.is_near)
 
     def _columns(self, quoted: bool = True) -> Iterator[Offer]:
         """Of the tables and models that the statement names, also behind the cursor."""
@@ -233,15 +237,15 @@ class _Place:
                 yield format_name(column) if quoted else column, f"{relation.name}: {kind}"
 
     def _mentioned(self) -> list[Relation]:
-        found = [*self._found, *self._later]
-        named = [self._relation_at(found, i) for i, t in enumerate(found) if t.kind in ("word", "quoted")]
+        tokens = [*self._tokens, *self._later_tokens]
+        named = [self._relation_at(tokens, i) for i, t in enumerate(tokens) if t.kind in ("word", "quoted")]
         return list({id(r): r for r in named if r is not None}.values())
 
-    def _relation_at(self, found: list[Token], i: int) -> Relation | None:
+    def _relation_at(self, tokens: list[Token], i: int) -> Relation | None:
         """What a token names, with the project that stands before it."""
-        name = found[i].value.lower()
-        full = f"{found[i - 2].value.lower()}.{name}" if i > 1 and found[i - 1].text == "." else ""
-        return self._known.relations.get(full) or self._known.relations.get(name)
+        name = tokens[i].value.lower()
+        full = f"{tokens[i - 2].value.lower()}.{name}" if i > 1 and tokens[i - 1].text == "." else ""
+        return self._vocabulary.relations.get(full) or self._vocabulary.relations.get(name)
 
     def _is_in_from(self) -> bool:
         for word in reversed(self._words):
@@ -253,9 +257,9 @@ class _Place:
 
     def _using(self) -> int | None:
         """Behind the USING whose options are being written; that of a join has a parenthesis."""
-        for i in range(len(self._found) - 1, -1, -1):
+        for i in range(len(self._tokens) - 1, -1, -1):
             if self._words[i] == "USING":
-                return i + 1 if i + 1 == len(self._found) or self._words[i + 1] != "(" else None
+                return i + 1 if i + 1 == len(self._tokens) or self._words[i + 1] != "(" else None
         return None
 
     def _options(self, using: int) -> Iterator[Offer]:
@@ -263,10 +267,10 @@ class _Place:
         if option is not None:
             yield from self._option_values(option, using)
         elif self._last in ("USING", ","):
-            pairs = zip(self._found[using:], self._words[using + 1 :], strict=False)
-            given = {key.value.lower() for key, sign in pairs if sign == "="}
+            pairs = zip(self._tokens[using:], self._words[using + 1 :], strict=False)
+            names = {key.value.lower() for key, sign in pairs if sign == "="}
             for name, option_ in self._takes(using).items():
-                if name not in given:
+                if name not in names:
                     yield f"{name} = ", f"{option_.doc} ({option_.type_name})"
 
     def _assigned(self) -> str | None:
@@ -278,39 +282,39 @@ class _Place:
                 depth += (self._words[at] == "]") - (self._words[at] == "[")
                 at -= 1
             at -= 1
-        return self._found[at - 1].value.lower() if at > 0 and self._words[at] in ("=", ":") else None
+        return self._tokens[at - 1].value.lower() if at > 0 and self._words[at] in ("=", ":") else None
 
     def _option_values(self, name: str, using: int) -> Iterator[Offer]:
         if name == "engine" and "DATABASE" in self._words[:4]:
             yield from ((f"'{engine}'", "data source") for engine in DATABASE_ENGINES)
             return
         if name in ("engine", "serve", "handler"):
-            yield from ((f"'{engine}'", "engine") for engine in sorted(self._known.engines))
+            yield from ((f"'{engine}'", "engine") for engine in sorted(self._vocabulary.engines))
             return
         if name in ("metric", "metrics") and self._words[:1] == ["EVALUATE"]:
             yield from ((f"'{metric}'", "metric") for metric in METRICS)
             return
         if name == "judge":
-            yield from ((f"'{self._called(m)}'", "model") for m in self._known.models())
+            yield from ((f"'{self._called(m)}'", "model") for m in self._vocabulary.models())
             return
         option = next((o for o in self._takes(using).values() if name in (o.name, *o.aliases)), None)
         if option is not None and option.name == "base":
             engine = self._engine(using)
-            yield from ((f"'{base}'", about) for base, about in bases_of(engine, self._known).items())
+            yield from ((f"'{base}'", about) for base, about in list_bases(engine, self._vocabulary).items())
         elif option is not None:
-            yield from ((value, option.doc) for value in values_of(option))
+            yield from ((value, option.doc) for value in list_values(option))
 
     def _takes(self, using: int) -> dict[str, Option]:
-        names = [t.value for t in self._found[:using] if t.kind in ("word", "quoted")]
-        return options_for([t.word for t in self._found[:using]], self._known, names, self._engine(using))
+        names = [t.value for t in self._tokens[:using] if t.kind in ("word", "quoted")]
+        return find_options([t.word for t in self._tokens[:using]], self._vocabulary, names, self._engine(using))
 
     def _engine(self, using: int) -> str:
         """The engine that the options name, or the handler of CREATE ML_ENGINE … FROM handler."""
-        found = [*self._found, *self._later]
-        for key, sign, value in zip(found, found[1:], found[2:], strict=False):
+        tokens = [*self._tokens, *self._later_tokens]
+        for key, sign, value in zip(tokens, tokens[1:], tokens[2:], strict=False):
             if key.value.lower() == "engine" and sign.text == "=":
                 return value.value
-        return self._found[using - 2].value if "ML_ENGINE" in self._words[:2] and using > 2 else ""
+        return self._tokens[using - 2].value if "ML_ENGINE" in self._words[:2] and using > 2 else ""
 
     # -- files ---------------------------------------------------------------------------------------------
 
@@ -326,29 +330,29 @@ class _Place:
         if last == "," and self._is_in_from():
             return True
         at = len(words) - 1
-        while at > 0 and (words[at] in ("[", ",") or self._found[at].kind == "string"):
+        while at > 0 and (words[at] in ("[", ",") or self._tokens[at].kind == "string"):
             at -= 1
-        return at > 0 and words[at] == "(" and _READS_FILES.match(self._found[at - 1].value) is not None
+        return at > 0 and words[at] == "(" and _READS_FILES.match(self._tokens[at - 1].value) is not None
 
 
-def _keywords(words: Iterable[str]) -> Iterator[Offer]:
+def _offer_keywords(words: Iterable[str]) -> Iterator[Offer]:
     yield from ((word, "keyword") for word in words)
 
 
-def _matching(offered: Iterable[Offer], word: str, closing: str = "") -> Iterator[Suggestion]:
+def _match(offered: Iterable[Offer], word: str, closing: str = "") -> Iterator[Suggestion]:
     """Each once, keywords in the case of the word; `closing` ends what is no folder."""
     seen = set()
     for text, about in offered:
         bare = text if closing else text.lstrip("\"'")
-        whole = text if text.endswith("/") else text + closing
-        if not bare.lower().startswith(word.lower()) or text.lower() in seen or whole == word:
+        completed = text if text.endswith("/") else text + closing
+        if not bare.lower().startswith(word.lower()) or text.lower() in seen or completed == word:
             continue
         seen.add(text.lower())
-        shown = text.lower() if about == "keyword" and word and not word.isupper() else whole
-        yield Suggestion(shown, len(word), about)
+        completion = text.lower() if about == "keyword" and word and not word.isupper() else completed
+        yield Suggestion(completion, len(word), about)
 
 
-def _tokens(text: str) -> tuple[list[Token] | None, str]:
+def _tokenize_prefix(text: str) -> tuple[list[Token] | None, str]:
     """The tokens before the cursor and the quote that is open there; None inside a comment or the like."""
     for quote in ("", "'", '"', "`"):
         try:

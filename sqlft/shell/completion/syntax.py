@@ -1,9 +1,9 @@
 """Which keywords may come next in a statement, by its syntax as the statements' docstrings and QUERIES write it.
 
-`completion` calls `following` with the tokens before the cursor.  Capitals are keywords, small letters and signs stand
-for anything, `[…]` may be left out, `[…]*` may be repeated, `a|b` is one of them.  A syntax becomes a state machine;
-what leads out of the states that the tokens reach are the keywords.  Nothing is refused here: text that fits no syntax
-has no keywords to go on with.
+`complete` calls `find_next_keywords` with the tokens before the cursor.  Capitals are keywords, small letters and signs
+stand for anything, `[…]` may be left out, `[…]*` may be repeated, `a|b` is one of them.  A syntax becomes a state
+machine; what leads out of the states that the tokens reach are the keywords.  Nothing is refused here: text that fits
+no syntax has no keywords to go on with.
 """
 
 from __future__ import annotations
@@ -80,14 +80,14 @@ class _Machine:
 
     def closure(self, states: Iterable[int]) -> list[int]:
         """The states that are reached without a token, in the order of the syntax."""
-        found: list[int] = []
+        reached: list[int] = []
         stack = [*states][::-1]
         while stack:
             state = stack.pop()
-            if state not in found:
-                found.append(state)
+            if state not in reached:
+                reached.append(state)
                 stack += self.free[state][::-1]
-        return found
+        return reached
 
     def step(self, states: Sequence[int], word: str) -> list[int]:
         """Behind a token; a keyword that is expected is never taken for a name."""
@@ -104,7 +104,7 @@ class _Machine:
 
     def _spelt_out(self, words: str, state: int) -> Iterator[str]:
         reached = self.closure([state])
-        out = [edge for one in reached for edge in self.edges[one]]
+        out = [edge for source in reached for edge in self.edges[source]]
         if len(reached) == 1 and len(out) == 1 and out[0][0] is not ANYTHING:
             yield from self._spelt_out(f"{words} {out[0][0]}", out[0][1])
         else:
@@ -176,8 +176,8 @@ class _Reader:
     def _sequence(self, start: int) -> int:
         """Within a bracket an alternative may be several words, [ON condition|USING (columns)], but [FROM|IN name]."""
         while self._at < len(self._items) and not self._items[self._at].startswith(("]", "|")):
-            here = self._items[self._at : self._at + 3]
-            between_keywords = len(here) == 3 and here[1] == "|" and all(map(_is_keyword, here[::2]))
+            items = self._items[self._at : self._at + 3]
+            between_keywords = len(items) == 3 and items[1] == "|" and all(map(_is_keyword, items[::2]))
             start = self._alternatives(start) if between_keywords else self._one(start)
         return start
 
@@ -187,18 +187,18 @@ def _is_keyword(item: str) -> bool:
 
 
 @cache
-def _machine() -> tuple[_Machine, int]:
+def _build_machine() -> tuple[_Machine, int]:
     """All syntaxes in one machine, and where it begins."""
-    made = _Machine()
-    start = made.state()
-    for syntax in dict.fromkeys((*_ours(), *QUERIES)):
-        first = made.state()
-        made.free[start].append(first)
-        _Reader(syntax, made).read(first)
-    return made, start
+    machine = _Machine()
+    start = machine.state()
+    for syntax in dict.fromkeys((*_own_syntaxes(), *QUERIES)):
+        first = machine.state()
+        machine.free[start].append(first)
+        _Reader(syntax, machine).read(first)
+    return machine, start
 
 
-def _ours() -> Iterator[str]:
+def _own_syntaxes() -> Iterator[str]:
     kinds = [k for k in vars(statements).values() if isinstance(k, type) and issubclass(k, statements.Statement)]
     usages = [(kind.__doc__ or "").partition(";")[0] for kind in kinds]
     for usage in sorted(usages, key=lambda text: "MODEL" not in text):
@@ -206,48 +206,48 @@ def _ours() -> Iterator[str]:
             yield from (form for form in _NEXT_FORM.split(usage) if not form.startswith("EXPLAIN"))
 
 
-class Following(NamedTuple):
+class NextKeywords(NamedTuple):
     """The keywords that may come next, in the order of the syntax, and whether a name or a value may."""
 
     keywords: list[str]
     takes_name: bool = True
 
 
-def following(found: Sequence[Token]) -> Following:
+def find_next_keywords(tokens: Sequence[Token]) -> NextKeywords:
     """What may come behind the tokens.
 
     >>> from sqlft.sql.lexer import tokenize
-    >>> following(tokenize("FINETUNE my_model")).keywords, following(tokenize("CREATE OR"))
-    (['FROM'], Following(keywords=['REPLACE'], takes_name=False))
-    >>> following(tokenize("SHOW MODELS FROM shop")).keywords
+    >>> find_next_keywords(tokenize("FINETUNE my_model")).keywords, find_next_keywords(tokenize("CREATE OR"))
+    (['FROM'], NextKeywords(keywords=['REPLACE'], takes_name=False))
+    >>> find_next_keywords(tokenize("SHOW MODELS FROM shop")).keywords
     ['LIKE', 'WHERE']
     """
-    made, start = _machine()
-    if _opens_query(found):
-        return Following(["SELECT", "FROM", "WITH"], takes_name=False)
-    words, is_inside = _innermost(found)
+    machine, start = _build_machine()
+    if _opens_query(tokens):
+        return NextKeywords(["SELECT", "FROM", "WITH"], takes_name=False)
+    words, is_inside = _find_innermost(tokens)
     if words is None or (words and words[-1] in UNFINISHED):
-        return Following([])
-    states = made.closure([start])
+        return NextKeywords([])
+    states = machine.closure([start])
     for word in words:
-        states = made.step(states, word)
-    keywords = [k for k in dict.fromkeys(made.keywords(states)) if k not in SYNONYMS]
+        states = machine.step(states, word)
+    keywords = [k for k in dict.fromkeys(machine.keywords(states)) if k not in SYNONYMS]
     is_query = words[:1] in (["SELECT"], ["FROM"], ["WITH"])
     if is_inside and is_query and "JOIN" not in words:
         keywords = [k for k in keywords if k != "USING"]  # options stand behind the whole query
-    takes_name = any(label is ANYTHING for state in states for label, _ in made.edges[state])
-    return Following(keywords, takes_name or not states)
+    takes_name = any(label is ANYTHING for state in states for label, _ in machine.edges[state])
+    return NextKeywords(keywords, takes_name or not states)
 
 
 UNFINISHED = (",", ".", "=", "<>", "!=", "<", ">", "<=", ">=", "+", "-", "/", "%", "||", "::", "->", "->>")
 """Behind these comes a name or a value."""
 
 
-def _opens_query(found: Sequence[Token]) -> bool:
+def _opens_query(tokens: Sequence[Token]) -> bool:
     """Whether a parenthesis has just been opened in which a query is likeliest."""
-    if len(found) < 2 or found[-1].text != "(":
+    if len(tokens) < 2 or tokens[-1].text != "(":
         return False
-    before, first = found[-2].word, found[0].word
+    before, first = tokens[-2].word, tokens[0].word
     if before in ("FROM", "JOIN", "IN", "EXISTS", "ANY", "ALL", "COPY"):
         return True
     in_ours = first in ("EVALUATE", "FINETUNE", "RETRAIN", "ANALYZE", "CREATE")
@@ -255,26 +255,28 @@ def _opens_query(found: Sequence[Token]) -> bool:
         (before == "ON" and first == "EVALUATE")
         or (before == "AS" and first in ("WITH", "CREATE"))
         or (
-            in_ours and any(t.word == "FROM" for t in found[-3:-1])  # FROM db (SELECT …
+            in_ours and any(t.word == "FROM" for t in tokens[-3:-1])  # FROM db (SELECT …
         )
     )
 
 
-def _innermost(found: Sequence[Token]) -> tuple[list[str] | None, bool]:
+def _find_innermost(tokens: Sequence[Token]) -> tuple[list[str] | None, bool]:
     """The words of the query that the cursor is in, what stands in its parentheses as one; whether it is within others.
 
     None in parentheses that hold no query: of a function, of columns.
     """
     levels: list[list[str]] = [[]]
-    for token in found:
+    for token in tokens:
         words = levels[-1]
         if token.text in ("(", "["):
             levels.append([])
         elif token.text in (")", "]") and len(levels) > 1:
             levels.pop()
             levels[-1].append("()")
-        elif _begins(words, token.word):
+        elif _begins_query(words, token.word):
             levels[-1] = [token.word]
+        elif words[:1] == ["WITH"] and words[-1] == ",":
+            levels[-1] = ["WITH", token.word]  # the next query's name
         else:
             words.append(token.word or (token.text if token.kind == "op" else ""))
     is_inside = len(levels) > 1
@@ -283,7 +285,7 @@ def _innermost(found: Sequence[Token]) -> tuple[list[str] | None, bool]:
     return levels[-1], is_inside
 
 
-def _begins(before: Sequence[str], word: str) -> bool:
+def _begins_query(before: Sequence[str], word: str) -> bool:
     """Whether a query or a statement within another begins here: in CREATE … AS, INSERT, EXPLAIN, WITH, UNION."""
     if not before:
         return word in ("SELECT", "FROM", "WITH")

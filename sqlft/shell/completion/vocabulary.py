@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 import duckdb
 
@@ -20,7 +20,7 @@ from sqlft.session import EvaluateSettings, ModelSettings, PriceSettings, QueryS
 from sqlft.sql.parser import STATEMENTS
 from sqlft.statements.training_data import DataSettings
 
-OURS = tuple(
+OWN_KEYWORDS = tuple(
     sorted(
         {word for heading in STATEMENTS for word in heading if word}
         | {"PREDICT", "USING", "HANDLERS", "CACHE", "FOR", "MODEL", "ENGINE", "PARAMETERS", "RENAME", "MODELS", "DATA"}
@@ -43,7 +43,7 @@ _TABLE_FUNCTIONS = ("table", "table_macro")
 class Language:
     """What is the same in every database: keywords in capitals; functions and settings with what they are."""
 
-    keywords: tuple[str, ...] = OURS
+    keywords: tuple[str, ...] = OWN_KEYWORDS
     functions: Mapping[str, str] = field(default_factory=dict)
     table_functions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -83,29 +83,29 @@ class Vocabulary:
         return [r for r in self.relations.values() if r.kind == "model"]
 
 
-def vocabulary_of(con: Connection, language: Language | None = None) -> Vocabulary:
+def read_vocabulary(con: Connection, language: Language | None = None) -> Vocabulary:
     """What is there now; what cannot be read just now, as in a failed transaction, is left out."""
     try:
         rows = con.session.con.sql(_COLUMNS).fetchall()
     except duckdb.Error:
         rows = []
-    relations, schemas = _tables(rows)
+    relations, schemas = _group_tables(rows)
     engines = {name: name for name in plugins.find_entry_points()}
     projects: tuple[str, ...] = ()
     try:
         engines |= {e.name: e.handler for e in con.session.catalog.engines()}
-        relations |= _models(con)
+        relations |= _read_models(con)
         projects = tuple(con.session.catalog.projects())
         for model in con.session.catalog.models():
             schemas.setdefault(model.key.project.lower(), {})[model.key.name] = "model"
     except SqlftError:
         pass
     relations |= {f"sqlft.{name}": Relation(name, columns_of(name), is_near=False) for name in TABLE_DEFINITIONS}
-    own = dict.fromkeys((*TABLE_DEFINITIONS, "settings"), "table")
-    return Vocabulary(language or Language(), relations, {**schemas, "sqlft": own}, engines, projects)
+    system_tables = dict.fromkeys((*TABLE_DEFINITIONS, "settings"), "table")
+    return Vocabulary(language or Language(), relations, {**schemas, "sqlft": system_tables}, engines, projects)
 
 
-def language_of(con: Connection) -> Language:
+def read_language(con: Connection) -> Language:
     """DuckDB's words and ours."""
     try:
         raw = con.session.con
@@ -117,7 +117,7 @@ def language_of(con: Connection) -> Language:
         return Language()
     ours = {f"sqlft_{name}": option.doc for name, option in options_of(SessionSettings).items()}
     return Language(
-        tuple(sorted(words | set(OURS))),
+        tuple(sorted(words | set(OWN_KEYWORDS))),
         {name: about or "function" for name, kind, about in functions if kind not in _TABLE_FUNCTIONS},
         {name: about or "table function" for name, kind, about in functions if kind in _TABLE_FUNCTIONS},
         {**ours, **settings},
@@ -125,48 +125,57 @@ def language_of(con: Connection) -> Language:
     )
 
 
-def bases_of(engine: str, vocabulary: Vocabulary) -> dict[str, str]:
+def list_bases(engine: str, vocabulary: Vocabulary) -> dict[str, str]:
     """Bases that an engine's handler names, then those that its models have; of all engines for ''."""
     handlers = {name.lower(): handler for name, handler in vocabulary.engines.items()}
-    asked = [handlers.get(engine.lower(), engine)] if engine else sorted(set(handlers.values()))
-    found: dict[str, str] = {}
-    for name in asked:
+    wanted_handlers = [handlers.get(engine.lower(), engine)] if engine else sorted(set(handlers.values()))
+    bases: dict[str, str] = {}
+    for name in wanted_handlers:
         try:
-            known = plugins.load_handler_class(name).bases()
+            declared = plugins.load_handler_class(name).bases()
         except SqlftError:
             continue
-        found |= {base: about if engine else f"{name}: {about}" for base, about in known.items()}
+        bases |= {base: about if engine else f"{name}: {about}" for base, about in declared.items()}
     used = (m for m in vocabulary.models() if m.base and (not engine or m.engine.lower() == engine.lower()))
-    return found | {m.base: f"base of {m.name}" for m in used if m.base not in found}
+    return bases | {m.base: f"base of {m.name}" for m in used if m.base not in bases}
 
 
-def options_for(words: list[str], vocabulary: Vocabulary, names: Iterable[str], engine: str) -> dict[str, Option]:
+def find_options(words: list[str], vocabulary: Vocabulary, names: Iterable[str], engine: str) -> dict[str, Option]:
     """The options that USING takes in a statement of these capital words, which mentions these names."""
     words = words[1:] if words[:1] == ["EXPLAIN"] else words
     heading = " ".join(words[:6])
     mentioned = [vocabulary.relations[n.lower()] for n in names if n.lower() in vocabulary.relations]
     models = [r for r in mentioned if r.kind == "model"]
     if "ML_ENGINE" in words[:2]:
-        return _declared([engine], vocabulary, "engine_options")
+        return _handler_options([engine], vocabulary, "engine_options")
     if heading.startswith("CREATE") and ({"MODEL", "PREDICTOR"} & set(words[:5])):
         trains = [TrainSettings] if "FROM" in words else []
         kinds = ["model_options", "predict_options", "engine_options", *(["train_options"] if trains else [])]
-        return {**_of(ModelSettings, *trains), **_declared([engine], vocabulary, *kinds)}
+        return {**_core_options(ModelSettings, *trains), **_handler_options([engine], vocabulary, *kinds)}
     engines = [m.engine for m in models]
     if heading.startswith(("FINETUNE", "RETRAIN")):
-        return {**_of(TrainSettings), **_declared(engines, vocabulary, "train_options")}
+        return {**_core_options(TrainSettings), **_handler_options(engines, vocabulary, "train_options")}
     if heading.startswith("EVALUATE"):
-        return {**_of(EvaluateSettings), **_of(QuerySettings), **_declared(engines, vocabulary, "predict_options")}
+        return {
+            **_core_options(EvaluateSettings),
+            **_core_options(QuerySettings),
+            **_handler_options(engines, vocabulary, "predict_options"),
+        }
     if "PRICE" in words[:4]:
-        return _of(PriceSettings)
+        return _core_options(PriceSettings)
     if heading.startswith("ANALYZE TRAINING DATA"):
-        return {**_of(TrainSettings if models else DataSettings), **_declared(engines, vocabulary, "train_options")}
+        return {
+            **_core_options(TrainSettings if models else DataSettings),
+            **_handler_options(engines, vocabulary, "train_options"),
+        }
     if heading.startswith("RESUME"):
         return {"wait": options_of(TrainSettings)["wait"]}
-    return {**_of(QuerySettings), **_declared(engines, vocabulary, "predict_options")} if models else {}
+    return (
+        {**_core_options(QuerySettings), **_handler_options(engines, vocabulary, "predict_options")} if models else {}
+    )
 
 
-def values_of(option: Option) -> list[str]:
+def list_values(option: Option) -> list[str]:
     """What may follow the option's `=`, as it is written in SQL; nothing if that is endless."""
     if option.secret is not None:
         return [f"env('{option.secret.env}')"] if option.secret.env else []
@@ -177,25 +186,29 @@ def values_of(option: Option) -> list[str]:
     return [f"'{c}'" for c in choices]
 
 
-def _tables(rows: list[tuple[Any, ...]]) -> tuple[dict[str, Relation], dict[str, dict[str, str]]]:
+def _group_tables(
+    rows: list[tuple[str, str, str, str, str, bool, bool]],
+) -> tuple[dict[str, Relation], dict[str, dict[str, str]]]:
     columns: dict[tuple[str, str, str, bool, bool], dict[str, str]] = {}
-    for database, schema, table, column, kind, here, near in rows:
-        columns.setdefault((database, schema, table, here, here and near), {})[column] = kind
+    for database, schema, table, column, kind, in_current_database, near in rows:
+        columns.setdefault((database, schema, table, in_current_database, in_current_database and near), {})[column] = (
+            kind
+        )
     relations: dict[str, Relation] = {}
     schemas: dict[str, dict[str, str]] = {}
-    for (database, schema, table, here, near), known in columns.items():
+    for (database, schema, table, in_current_database, near), columns_of_table in columns.items():
         if near or table.lower() not in relations:
-            relations[table.lower()] = Relation(table, known, is_near=near)
-        owner = (schema if here else database).lower()
+            relations[table.lower()] = Relation(table, columns_of_table, is_near=near)
+        owner = (schema if in_current_database else database).lower()
         schemas.setdefault(owner, {})[table] = "table"
     return relations, schemas
 
 
-def _models(con: Connection) -> dict[str, Relation]:
+def _read_models(con: Connection) -> dict[str, Relation]:
     """By their names alone where those mean them, else with the project."""
     versions = con.session.catalog.versions()
     models = con.session.catalog.models()
-    found = {}
+    relations = {}
     for model in models:
         numbers = tuple(v.key.number for v in versions if v.key.model == model.key)
         same = [m.key.project for m in models if m.key.name.lower() == model.key.name.lower()]
@@ -203,11 +216,11 @@ def _models(con: Connection) -> dict[str, Relation]:
         is_meant = next(first, model.key.project if len(same) == 1 else "") == model.key.project
         project = "" if is_meant else model.key.project
         key = model.key.name.lower() if is_meant else f"{project}.{model.key.name}".lower()
-        found[key] = replace(_model(model, numbers), project=project)
-    return found
+        relations[key] = replace(_describe_model(model, numbers), project=project)
+    return relations
 
 
-def _model(model: Model, versions: tuple[int, ...]) -> Relation:
+def _describe_model(model: Model, versions: tuple[int, ...]) -> Relation:
     inputs = dict.fromkeys(Prompt(model.prompt_template, model.system).inputs, "input")
     columns = Outputs.from_catalog(model.predict, model.outputs).columns
     answers = {c.name: "answer" if c.type == "VARCHAR" else c.type for c in columns}
@@ -216,20 +229,20 @@ def _model(model: Model, versions: tuple[int, ...]) -> Relation:
     return Relation(model.key.name, {**inputs, **answers, **extra}, "model", model.engine, versions, base=model.base)
 
 
-def _of(*classes: type) -> dict[str, Option]:
+def _core_options(*classes: type) -> dict[str, Option]:
     return {name: option for cls in classes for name, option in options_of(cls).items()}
 
 
-def _declared(engines: Iterable[str], vocabulary: Vocabulary, *kinds: str) -> dict[str, Option]:
+def _handler_options(engines: Iterable[str], vocabulary: Vocabulary, *kinds: str) -> dict[str, Option]:
     """What the handlers of these engines declare; a handler that cannot be loaded declares nothing."""
-    found: dict[str, Option] = {}
-    known = {name.lower(): handler for name, handler in vocabulary.engines.items()}
+    options: dict[str, Option] = {}
+    handlers = {name.lower(): handler for name, handler in vocabulary.engines.items()}
     for engine in engines:
         try:
-            handler = plugins.load_handler_class(known.get(engine.lower(), engine))
+            handler = plugins.load_handler_class(handlers.get(engine.lower(), engine))
         except SqlftError:
             continue
         for kind in kinds:
             if kind != "train_options" or issubclass(handler, Trainer):
-                found.update(options_of(getattr(handler, kind)))
-    return found
+                options.update(options_of(getattr(handler, kind)))
+    return options

@@ -1,4 +1,4 @@
-"""The ways to write a result: a function for each mode, and a line in MODES.
+"""The ways to write a result: one function and one line in MODES for each.
 
 Results of our own statements are wide: of them what matters is written, as wide as the screen.
 """
@@ -8,22 +8,32 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from sqlft.shell.output.result import Result, rows_of
-from sqlft.shell.output.table import DOTTED, Column, Look, Row, Rows, clean, draw, natural, padded, wrapped
+from sqlft.shell.output.result import Result, to_rows
+from sqlft.shell.output.table import (
+    DOTTED_LINES,
+    Column,
+    Row,
+    Rows,
+    TableStyle,
+    draw_card,
+    draw_table,
+    draw_wrapped,
+    escape_controls,
+    fits_width,
+    natural_width,
+    pad,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
-from collections.abc import Sequence
-
-from sqlft.shell.output.table import card, fits
 
 Write = Callable[[str], None]
 
@@ -32,7 +42,7 @@ Write = Callable[[str], None]
 class Limits:
     """How many rows a table shows (0: all), how wide it is (0: the screen), what NULL is (None: as the mode has it).
 
-    Rows beyond those shown are only counted, up to so many rows or seconds.
+    Rows beyond those shown are only counted, up to `counted` rows or `seconds`.
     """
 
     shown: int = 40
@@ -42,70 +52,72 @@ class Limits:
     seconds: float = 2.0
 
 
-def table(result: Result, write: Write, look: Look, limits: Limits) -> None:
+def write_table(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
     """Boxes, as wide as the screen; rows beyond the limit are counted, not kept."""
     batches = result.batches_kept()
-    rows = _sampled(batches, limits) if limits.shown else _all(batches)
+    rows = _sample(batches, limits) if limits.shown else _read_all(batches)
     if result.is_ours:
-        drawn = lines(result.columns, rows, look, is_whole=result.is_described)
+        text_lines = draw_own_result(result.columns, rows, style, is_whole=result.is_described)
     else:
-        drawn = draw(result.columns, rows, look)
-    write("".join(line + "\n" for line in drawn))
+        text_lines = draw_table(result.columns, rows, style)
+    write("".join(line + "\n" for line in text_lines))
 
 
-def csv(result: Result, write: Write, look: Look, limits: Limits) -> None:
-    """Commas, a header; NULL is empty and an empty text is ""."""
-    write(",".join(_csv(c.name) for c in result.columns) + "\n")
+def write_csv(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
+    """Comma-separated with a header; NULL is empty and an empty text is ""."""
+    write(",".join(_quote_csv(c.name) for c in result.columns) + "\n")
     null = limits.null or ""
     for batch in result.batches():
         rows = zip(*(_csv_cells(column.to_pylist(), null) for column in batch.columns), strict=True)
         write("".join(",".join(row) + "\n" for row in rows))
 
 
-def as_json(result: Result, write: Write, look: Look, limits: Limits) -> None:
-    """A list of objects, one a line."""
-    names = [json.dumps(n, ensure_ascii=False) for n in _distinct(result.columns)]
+def write_json(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
+    """A list of objects, one per line."""
     before = "["
-    for batch in result.json():
-        for row in batch:
-            pairs = ",".join(f"{n}:{'null' if v is None else v}" for n, v in zip(names, row, strict=True))
-            write(f"{before}{{{pairs}}}")
-            before = ",\n"
+    for text in _json_objects(result):
+        write(before + text)
+        before = ",\n"
     write("[]\n" if before == "[" else "]\n")
 
 
-def line(result: Result, write: Write, look: Look, limits: Limits) -> None:
-    """A line a value, for long texts; an empty line between rows."""
-    names = [clean(c.name) for c in result.columns]
+def write_lines(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
+    """One line per value, for long texts; an empty line between rows."""
+    names = [escape_controls(c.name) for c in result.columns]
     width = max(map(cell_len, names))
-    heads = [f"{look.bold(padded(name, width, right=True))} = " for name in names]
+    heads = [f"{style.bold(pad(name, width, right=True))} = " for name in names]
     between = ""
     for batch in result.rows():
         for row in batch:
-            values = (look.dim(look.null) if v is None else _plain(v, look) for v in row)
+            values = (style.dim(style.null) if v is None else _escape_value(v, style) for v in row)
             write(between + "".join(f"{h}{v}\n" for h, v in zip(heads, values, strict=True)))
             between = "\n"
 
 
-def box(result: Result, write: Write, look: Look, limits: Limits) -> None:
-    """A table of all rows without types, as wide as it needs to be."""
-    rows = _all(result.batches())
+def write_box(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
+    """A table of all rows without types, as wide as its contents."""
+    rows = _read_all(result.batches())
     everything = [*rows.head]
-    widths = [natural(c, [row[i] for row in everything], look.null) for i, c in enumerate(result.columns)]
-    lines = wrapped(result.columns, rows, widths, replace(look, width=None), footer=False)
+    widths = [natural_width(c, [row[i] for row in everything], style.null) for i, c in enumerate(result.columns)]
+    lines = draw_wrapped(result.columns, rows, widths, replace(style, width=None), footer=False)
     write("".join(line + "\n" for line in lines))
 
 
-def json_lines(result: Result, write: Write, look: Look, limits: Limits) -> None:
-    """An object a line, for programs that read line by line."""
-    names = [json.dumps(n, ensure_ascii=False) for n in _distinct(result.columns)]
+def write_json_lines(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
+    """One object per line, for programs that read line by line."""
+    for text in _json_objects(result):
+        write(f"{text}\n")
+
+
+def _json_objects(result: Result) -> Iterator[str]:
+    names = [json.dumps(n, ensure_ascii=False) for n in _distinct_names(result.columns)]
     for batch in result.json():
         for row in batch:
             pairs = ",".join(f"{n}:{'null' if v is None else v}" for n, v in zip(names, row, strict=True))
-            write(f"{{{pairs}}}\n")
+            yield f"{{{pairs}}}"
 
 
-def markdown(result: Result, write: Write, look: Look, limits: Limits) -> None:
+def write_markdown(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
     """A table of Markdown."""
 
     def cell(text: str) -> str:
@@ -115,28 +127,28 @@ def markdown(result: Result, write: Write, look: Look, limits: Limits) -> None:
     write(f"| {' | '.join('---:' if c.is_number else '---' for c in result.columns)} |\n")
     for batch in result.rows():
         for row in batch:
-            write(f"| {' | '.join(look.null if v is None else cell(v) for v in row)} |\n")
+            write(f"| {' | '.join(style.null if v is None else cell(v) for v in row)} |\n")
 
 
-def as_html(result: Result, write: Write, look: Look, limits: Limits) -> None:
+def write_html(result: Result, write: Write, style: TableStyle, limits: Limits) -> None:
     """A table of HTML."""
     write("<table>\n<tr>" + "".join(f"<th>{escape(c.name)}</th>" for c in result.columns) + "</tr>\n")
     for batch in result.rows():
         for row in batch:
-            cells = (escape(look.null if v is None else v) for v in row)
+            cells = (escape(style.null if v is None else v) for v in row)
             write("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n")
     write("</table>\n")
 
 
-MODES: dict[str, Callable[[Result, Write, Look, Limits], None]] = {
-    "table": table,
-    "box": box,
-    "csv": csv,
-    "json": as_json,
-    "jsonlines": json_lines,
-    "markdown": markdown,
-    "html": as_html,
-    "line": line,
+MODES: dict[str, Callable[[Result, Write, TableStyle, Limits], None]] = {
+    "table": write_table,
+    "box": write_box,
+    "csv": write_csv,
+    "json": write_json,
+    "jsonlines": write_json_lines,
+    "markdown": write_markdown,
+    "html": write_html,
+    "line": write_lines,
 }
 
 _NEEDS_QUOTES = re.compile(r'[,"\r\n]|\A\s|\s\Z|\A\Z')
@@ -144,44 +156,45 @@ _SUSPICIOUS = re.compile(r'[,"\r\n]|\s\x00|\x00\s|\x00\x00')
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def _all(batches: Iterator[pa.RecordBatch]) -> Rows:
-    rows = [row for batch in batches for row in rows_of(batch)]
+def _read_all(batches: Iterator[pa.RecordBatch]) -> Rows:
+    rows = [row for batch in batches for row in to_rows(batch)]
     return Rows(rows, (), len(rows))
 
 
-def _sampled(batches: Iterator[pa.RecordBatch], limits: Limits) -> Rows:
+def _sample(batches: Iterator[pa.RecordBatch], limits: Limits) -> Rows:
     """The first rows and, if the end is soon reached, the last ones."""
     head: list[Row] = []
     last: deque[pa.RecordBatch] = deque()
     half, count, end = (limits.shown + 1) // 2, 0, 0.0
     for batch in batches:
-        if len(head) < limits.shown + DOTTED:
-            head += rows_of(batch.slice(0, limits.shown + DOTTED - len(head)))
+        if len(head) < limits.shown + DOTTED_LINES:
+            head += to_rows(batch.slice(0, limits.shown + DOTTED_LINES - len(head)))
             end = monotonic() + limits.seconds
         last.append(batch)
         count += batch.num_rows
         while sum(b.num_rows for b in last) - last[0].num_rows >= limits.shown - half:
             last.popleft()
-        if count > limits.shown + DOTTED and (count >= limits.counted or monotonic() > end):
+        if count > limits.shown + DOTTED_LINES and (count >= limits.counted or monotonic() > end):
             return Rows(head[: limits.shown], (), count, is_all=False)
-    if count <= limits.shown + DOTTED:
+    if count <= limits.shown + DOTTED_LINES:
         return Rows(head, (), count)
-    rows = [row for batch in last for row in rows_of(batch)]
+    rows = [row for batch in last for row in to_rows(batch)]
     return Rows(head[:half], rows[len(rows) - (limits.shown - half) :], count)
 
 
-def _csv_cells(values: list[Any], null: str) -> list[str]:
+def _csv_cells(values: list[str | None], null: str) -> list[str]:
     """A column's cells; most need no look at each."""
-    if None not in values and not _SUSPICIOUS.search("\x00".join(["", *values, ""])):
-        return values
-    return [null if v is None else _csv(v) for v in values]
+    texts = [v for v in values if v is not None]
+    if len(texts) == len(values) and not _SUSPICIOUS.search("\x00".join(["", *texts, ""])):
+        return texts
+    return [null if v is None else _quote_csv(v) for v in values]
 
 
-def _csv(value: str) -> str:
+def _quote_csv(value: str) -> str:
     return '"' + value.replace('"', '""') + '"' if _NEEDS_QUOTES.search(value) else value
 
 
-def _distinct(columns: list[Column]) -> list[str]:
+def _distinct_names(columns: list[Column]) -> list[str]:
     """Names as DuckDB itself tells them apart: a, a_1."""
     names: list[str] = []
     for column in columns:
@@ -193,17 +206,17 @@ def _distinct(columns: list[Column]) -> list[str]:
     return names
 
 
-def _plain(value: str, look: Look) -> str:
+def _escape_value(value: str, style: TableStyle) -> str:
     """On a terminal no control characters, but line ends and tabs stay."""
-    return _CONTROL.sub(lambda m: f"\\x{ord(m[0]):02x}", value) if look.colour else value
+    return _CONTROL.sub(lambda m: f"\\x{ord(m[0]):02x}", value) if style.colour else value
 
 
-PIPED = 120
+PIPED_WIDTH = 120
 """Columns where there is no screen: mails and logs show that many."""
-READABLE = 24
+MIN_WRAPPED_WIDTH = 24
 """A text is not wrapped into a column that is narrower."""
-MOST_CARDS = 40
-LEAST = (
+MAX_CARDS = 40
+LEAST_IMPORTANT = (
     *("mindsdb_version", "update_status", "training_phase_name", "training_options", "select_data_query"),
     *("current_training_phase", "total_training_phases", "created_at", "project", "predict", "connection_data"),
     *("interval", "test", "baseline", "seconds", "cost_usd", "ties", "failed", "difference_low", "difference_high"),
@@ -211,37 +224,41 @@ LEAST = (
     *("tag", "base", "engine", "minutes", "loss", "training_time", "high", "low", "active"),
 )
 """Names of columns in the order in which they give way; what is not among them stays."""
-NOT_ON_CARDS = (*LEAST[:7], "rows", "details")
+NOT_ON_CARDS = (*LEAST_IMPORTANT[:7], "rows", "details")
 _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\.\d+")
 
 
-def lines(columns: Sequence[Column], rows: Rows, look: Look, *, is_whole: bool = False) -> Iterator[str]:
+def draw_own_result(
+    columns: Sequence[Column], rows: Rows, style: TableStyle, *, is_whole: bool = False
+) -> Iterator[str]:
     """The result's lines; `is_whole` shows all of a single row that is not NULL, as DESCRIBE does."""
-    rows = _short(columns, rows)
-    width = look.width or PIPED
-    look = replace(look, width=width)
+    rows = _shorten_values(columns, rows)
+    width = style.width or PIPED_WIDTH
+    style = replace(style, width=width)
     everything = [*rows.head, *rows.tail]
-    if all(fits(columns, row, look) for row in everything[:1]) and _size(columns, everything) <= width:
-        return draw(columns, rows, look)
-    known = [i for i in range(len(columns)) if any(row[i] is not None for row in everything)] or [0]
+    if all(fits_width(columns, row, style) for row in everything[:1]) and _table_width(columns, everything) <= width:
+        return draw_table(columns, rows, style)
+    filled = [i for i in range(len(columns)) if any(row[i] is not None for row in everything)] or [0]
     if len(everything) == 1:
-        brief = [i for i in known if columns[i].name.lower() not in LEAST[:7]]
-        return card(columns, everything[0], look, None if is_whole else brief)
-    chosen = _Chosen(columns, rows, tuple(known))
-    while chosen.size > width and (fewer := chosen.fewer()) is not None:
-        chosen = fewer
-    if chosen.size <= width:
-        return draw(chosen.titles, chosen.cells, look, hidden=chosen.hidden)
-    widths = _widths(chosen, width)
+        essential = [i for i in filled if columns[i].name.lower() not in LEAST_IMPORTANT[:7]]
+        return draw_card(columns, everything[0], style, None if is_whole else essential)
+    selection = _Selection(columns, rows, tuple(filled))
+    while selection.size > width and (fewer := selection.fewer()) is not None:
+        selection = fewer
+    if selection.size <= width:
+        return draw_table(selection.titles, selection.cells, style, hidden=selection.hidden)
+    widths = _wrap_widths(selection, width)
     if widths is not None:
-        return wrapped(chosen.titles, chosen.cells, widths, look, chosen.hidden)
-    if len(everything) <= MOST_CARDS:
-        return _cards(columns, everything, look, [i for i in known if columns[i].name.lower() not in NOT_ON_CARDS])
-    return draw(columns, rows, look)
+        return draw_wrapped(selection.titles, selection.cells, widths, style, selection.hidden)
+    if len(everything) <= MAX_CARDS:
+        return _draw_cards(
+            columns, everything, style, [i for i in filled if columns[i].name.lower() not in NOT_ON_CARDS]
+        )
+    return draw_table(columns, rows, style)
 
 
 @dataclass(frozen=True)
-class _Chosen:
+class _Selection:
     """Some of the columns of a result."""
 
     columns: Sequence[Column]
@@ -260,51 +277,53 @@ class _Chosen:
     @property
     def hidden(self) -> list[str]:
         """Names of the columns that are left out and hold something."""
-        left = [i for i in range(len(self.columns)) if i not in self.kept]
+        left_out = [i for i in range(len(self.columns)) if i not in self.kept]
         everything = [*self.rows.head, *self.rows.tail]
-        return [self.columns[i].name for i in left if any(row[i] is not None for row in everything)]
+        return [self.columns[i].name for i in left_out if any(row[i] is not None for row in everything)]
 
     @property
     def size(self) -> int:
         cells = self.cells
-        return _size(self.titles, [*cells.head, *cells.tail])
+        return _table_width(self.titles, [*cells.head, *cells.tail])
 
-    def fewer(self) -> _Chosen | None:
+    def fewer(self) -> _Selection | None:
         """Without the column that matters least."""
         names = {self.columns[i].name.lower(): i for i in self.kept}
-        for name in LEAST:
+        for name in LEAST_IMPORTANT:
             if name in names:
-                return _Chosen(self.columns, self.rows, tuple(i for i in self.kept if i != names[name]))
+                return _Selection(self.columns, self.rows, tuple(i for i in self.kept if i != names[name]))
         return None
 
 
-def _size(columns: Sequence[Column], rows: Sequence[Row]) -> int:
-    return sum(natural(c, [row[i] for row in rows]) + 3 for i, c in enumerate(columns)) + 1
+def _table_width(columns: Sequence[Column], rows: Sequence[Row]) -> int:
+    return sum(natural_width(c, [row[i] for row in rows]) + 3 for i, c in enumerate(columns)) + 1
 
 
-def _widths(chosen: _Chosen, width: int) -> list[int] | None:
+def _wrap_widths(selection: _Selection, width: int) -> list[int] | None:
     """Columns' widths with the long texts wrapped into what the others leave; None if that is too little."""
-    rows = [*chosen.cells.head, *chosen.cells.tail]
-    sizes = [natural(c, [row[i] for row in rows]) for i, c in enumerate(chosen.titles)]
-    long = [i for i, size in enumerate(sizes) if size > READABLE]
+    rows = [*selection.cells.head, *selection.cells.tail]
+    sizes = [natural_width(c, [row[i] for row in rows]) for i, c in enumerate(selection.titles)]
+    long = [i for i, size in enumerate(sizes) if size > MIN_WRAPPED_WIDTH]
     room = width - 1 - 3 * len(sizes) - sum(size for i, size in enumerate(sizes) if i not in long)
     for rank, i in enumerate(sorted(long, key=lambda i: sizes[i])):
         share = room // (len(long) - rank)
-        if share < READABLE:
+        if share < MIN_WRAPPED_WIDTH:
             return None
         sizes[i] = min(sizes[i], share)
         room -= sizes[i]
     return sizes if long and room >= 0 else None
 
 
-def _cards(columns: Sequence[Column], rows: Sequence[Row], look: Look, kept: Sequence[int]) -> Iterator[str]:
+def _draw_cards(
+    columns: Sequence[Column], rows: Sequence[Row], style: TableStyle, kept: Sequence[int]
+) -> Iterator[str]:
     for number, row in enumerate(rows):
         if number:
             yield ""
-        yield from card(columns, [None if v == "[]" else v for v in row], look, kept, told=False)
+        yield from draw_card(columns, [None if v == "[]" else v for v in row], style, kept, with_footer=False)
 
 
-def _short(columns: Sequence[Column], rows: Rows) -> Rows:
+def _shorten_values(columns: Sequence[Column], rows: Rows) -> Rows:
     """Numbers with four digits that count, moments to the second."""
     numbers = {i for i, c in enumerate(columns) if c.type in ("DOUBLE", "FLOAT")}
     moments = {i for i, c in enumerate(columns) if c.type.startswith("TIMESTAMP")}
@@ -312,16 +331,16 @@ def _short(columns: Sequence[Column], rows: Rows) -> Rows:
     def cell(place: int, value: str | None) -> str | None:
         if value is None or not (place in numbers or place in moments):
             return value
-        return short_number(value) if place in numbers else _MOMENT.sub(r"\1", value)
+        return shorten_number(value) if place in numbers else _MOMENT.sub(r"\1", value)
 
     head, tail = ([[cell(i, v) for i, v in enumerate(row)] for row in part] for part in (rows.head, rows.tail))
     return Rows(head, tail, rows.count, rows.is_all)
 
 
-def short_number(text: str) -> str:
+def shorten_number(text: str) -> str:
     """A number with four digits that count, or all of those before its point.
 
-    >>> short_number("0.23393448656606552"), short_number("174.275427383"), short_number("12345.678")
+    >>> shorten_number("0.23393448656606552"), shorten_number("174.275427383"), shorten_number("12345.678")
     ('0.2339', '174.3', '12346')
     """
     number = float(text)

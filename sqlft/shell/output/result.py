@@ -7,9 +7,9 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from duckdb import DuckDBPyConnection, Error
+from duckdb import DuckDBPyConnection, DuckDBPyRelation, Error
 
 from sqlft.connection import Connection
 from sqlft.shell.output.table import Column, Row
@@ -19,10 +19,10 @@ from sqlft.sql.statements import DescribeEngine, DescribeModel, Plain
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MOST_KEPT = 100_000
+MAX_KEPT_ROWS = 100_000
 """Rows of the last table."""
-WIDE = 500
-BATCH = 2048
+MANY_COLUMNS = 500
+BATCH_ROWS = 2048
 """Rows fetched at once, as many as DuckDB computes at once; answers of models come in relations of their own."""
 _STATUS = {"Count": "BIGINT", "Success": "BOOLEAN"}
 _ASKS_FOR_ROWS = ("SELECT", "FROM", "VALUES", "TABLE", "WITH", "CALL", "PIVOT", "UNPIVOT", "(")
@@ -30,7 +30,7 @@ _PLAN = ["explain_key", "explain_value"]
 
 
 @dataclass
-class Kept:
+class KeptRows:
     """What was read of a table, to be shown again."""
 
     columns: list[Column]
@@ -39,7 +39,7 @@ class Kept:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Keep a batch, unless there are many."""
-        if self.count < MOST_KEPT:
+        if self.count < MAX_KEPT_ROWS:
             self.read.append(batch)
             self.count += batch.num_rows
 
@@ -51,19 +51,23 @@ class Result:
     """
 
     def __init__(
-        self, con: DuckDBPyConnection, relations: Iterator[Any], is_ours: bool = False, is_described: bool = False
+        self,
+        con: DuckDBPyConnection,
+        relations: Iterator[DuckDBPyRelation],
+        is_ours: bool = False,
+        is_described: bool = False,
     ) -> None:
         first = next(relations)
         self.columns = [Column(n, str(t)) for n, t in zip(first.columns, first.types, strict=True)]
         self.is_ours = is_ours
         self.is_described = is_described
-        self.kept = Kept(self.columns, [])
+        self.kept = KeptRows(self.columns, [])
         self._con = con
         self._relations = chain([first], relations)
 
     @property
     def is_plan(self) -> bool:
-        """Whether it is what EXPLAIN gives of a query, a drawing; of a training it gives a row a fact."""
+        """Whether it is EXPLAIN's drawing of a query; of a training EXPLAIN returns one row per fact."""
         return [c.name for c in self.columns] == _PLAN and not self.is_ours
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -78,20 +82,22 @@ class Result:
 
     def rows(self) -> Iterator[list[Row]]:
         """The same as tuples, some at a time."""
-        return map(rows_of, self.batches())
+        return map(to_rows, self.batches())
 
     def json(self) -> Iterator[list[Row]]:
         """Rows, some at a time, each value as JSON; NaN and infinity, which JSON has not, are null."""
         floats = ["FLOAT" in c.type or "DOUBLE" in c.type for c in self.columns]
-        for batch in map(rows_of, self._batches("to_json(COLUMNS(*))::VARCHAR")):
+        for batch in map(to_rows, self._batches("to_json(COLUMNS(*))::VARCHAR")):
             if any(floats):
-                batch = [[_finite(v) if f else v for v, f in zip(row, floats, strict=True)] for row in batch]
+                batch = [
+                    [_replace_non_finite(v) if f else v for v, f in zip(row, floats, strict=True)] for row in batch
+                ]
             yield batch
 
     def is_status(self, first_word: str) -> bool:
         """Whether the statement gives no rows, but says that it is done: CREATE TABLE, INSERT, SET."""
-        given = [(c.name, c.type) for c in self.columns]
-        return len(given) == 1 and given[0] in _STATUS.items() and first_word not in _ASKS_FOR_ROWS
+        columns = [(c.name, c.type) for c in self.columns]
+        return len(columns) == 1 and columns[0] in _STATUS.items() and first_word not in _ASKS_FOR_ROWS
 
     def changed_rows(self) -> int | None:
         """How many rows such a statement changed, None if it does not say."""
@@ -99,12 +105,12 @@ class Result:
         return int(counts[0]) if counts and counts[0] and self.columns[0].name == "Count" else None
 
     def _batches(self, expression: str) -> Iterator[pa.RecordBatch]:
-        with _planned_simply(self._con) if len(self.columns) > WIDE else nullcontext():
+        with _without_slow_optimizer(self._con) if len(self.columns) > MANY_COLUMNS else nullcontext():
             yield from self._read(expression)
 
     def _read(self, expression: str) -> Iterator[pa.RecordBatch]:
         for relation in self._relations:
-            with closing(relation.project(expression).to_arrow_reader(BATCH)) as reader:
+            with closing(relation.project(expression).to_arrow_reader(BATCH_ROWS)) as reader:
                 yield from reader
 
 
@@ -119,20 +125,20 @@ def open_result(con: Connection, text: str, is_ours: bool = False) -> Iterator[R
         yield None
         return
     try:
-        yield _result(con, relations, text, is_ours)
+        yield _read_result(con, relations, text, is_ours)
     finally:
         if isinstance(relations, Generator):
             relations.close()
 
 
 @contextmanager
-def _planned_simply(con: DuckDBPyConnection) -> Iterator[None]:
+def _without_slow_optimizer(con: DuckDBPyConnection) -> Iterator[None]:
     """Without an optimizer of DuckDB 2.0 that takes a quarter of a minute for 10,000 expressions."""
-    known = con.sql(
+    settings = con.sql(
         "SELECT current_setting('disabled_optimizers') FROM duckdb_optimizers() WHERE name = 'projection_placement'"
     ).fetchall()
-    before = str(known[0][0]) if known else ""
-    if not known:
+    before = str(settings[0][0]) if settings else ""
+    if not settings:
         yield
         return
     con.execute(f"SET disabled_optimizers = '{','.join(filter(None, [before, 'projection_placement']))}'").fetchall()
@@ -143,24 +149,24 @@ def _planned_simply(con: DuckDBPyConnection) -> Iterator[None]:
             con.execute(f"SET disabled_optimizers = '{before}'").fetchall()
 
 
-def _result(con: Connection, relations: Iterator[Any], text: str, is_ours: bool) -> Result:
-    found = parse(text) if may_be_sqlft(text) else []
-    if any(isinstance(s, DescribeModel) for s in found):
+def _read_result(con: Connection, relations: Iterator[DuckDBPyRelation], text: str, is_ours: bool) -> Result:
+    statements = parse(text) if may_be_sqlft(text) else []
+    if any(isinstance(s, DescribeModel) for s in statements):
         from sqlft.statements.describe import describes_model
 
-        if not all(describes_model(con.session, s) for s in found if isinstance(s, DescribeModel)):
-            found = []
-    ours = is_ours or (bool(found) and not any(isinstance(s, Plain) for s in found))
-    whole = any(isinstance(s, DescribeModel | DescribeEngine) for s in found)
-    return Result(con.session.con, relations, ours, whole)
+        if not all(describes_model(con.session, s) for s in statements if isinstance(s, DescribeModel)):
+            statements = []
+    ours = is_ours or (bool(statements) and not any(isinstance(s, Plain) for s in statements))
+    is_described = any(isinstance(s, DescribeModel | DescribeEngine) for s in statements)
+    return Result(con.session.con, relations, ours, is_described)
 
 
-def rows_of(batch: pa.RecordBatch) -> list[Row]:
+def to_rows(batch: pa.RecordBatch) -> list[Row]:
     """A batch's rows as tuples."""
     return list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
 
-def _finite(value: str | None) -> str | None:
+def _replace_non_finite(value: str | None) -> str | None:
     if value is None or ("NaN" not in value and "Infinity" not in value):
         return value
     return json.dumps(json.loads(value, parse_constant=lambda _: None), ensure_ascii=False, separators=(",", ":"))

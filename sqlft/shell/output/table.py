@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 from rich.cells import cell_len, chop_cells, set_cell_size
@@ -12,18 +13,18 @@ from rich.cells import cell_len, chop_cells, set_cell_size
 Row = Sequence[str | None]
 
 NULL = "NULL"
-DOTS, DOTTED = "·", 3
+DOTS, DOTTED_LINES = "·", 3
 """In place of rows that are left out: a sign, and lines of it."""
-NARROW = 20
+NARROW_WIDTH = 20
 """Columns are shortened to this width before any is left out."""
-MOST_LINES = 8
+MAX_LINES = 8
 """Of one text that is wrapped."""
-LONGEST = 1000
+MAX_CELL_WIDTH = 1000
 """No cell is wider, not even where there is no screen."""
-_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_NUMBERS = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|U?INTEGER|FLOAT|DOUBLE|BIGNUM|DECIMAL\(.*\))\Z")
-_TYPES = {
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_NUMBER_TYPES = re.compile(r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|U?INTEGER|FLOAT|DOUBLE|BIGNUM|DECIMAL\(.*\))\Z")
+_SHORT_TYPES = {
     "TINYINT": "int8",
     "SMALLINT": "int16",
     "INTEGER": "int32",
@@ -48,7 +49,7 @@ class Column(NamedTuple):
     @property
     def is_number(self) -> bool:
         """Whether its cells stand at the right."""
-        return _NUMBERS.match(self.type) is not None
+        return _NUMBER_TYPES.match(self.type) is not None
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Look:
+class TableStyle:
     """How a table is drawn: `width` in characters, None where nothing needs to fit."""
 
     width: int | None = None
@@ -71,7 +72,7 @@ class Look:
     null: str = NULL
 
     def dim(self, text: str) -> str:
-        """Text that stands back."""
+        """Text that is less important."""
         return f"\x1b[90m{text}\x1b[0m" if self.colour else text
 
     def bold(self, text: str) -> str:
@@ -79,79 +80,67 @@ class Look:
         return f"\x1b[1m{text}\x1b[0m" if self.colour else text
 
 
-class _Shown(NamedTuple):
+class _DrawnColumn(NamedTuple):
     """A column that is drawn; a hidden part is one of them too."""
 
     title: str
     type: str
-    cells: list[str | None]
+    cells: list[list[str | None]]
+    """Lines of each row."""
     width: int
     right: bool
 
 
-def draw(columns: Sequence[Column], rows: Rows, look: Look, hidden: Sequence[str] = ()) -> Iterator[str]:
-    """The table's lines, with what it leaves out in the last one; `hidden` was left out before."""
-    shown, narrowed = _fitted(columns, [*rows.head, *rows.tail], look)
-    edge = look.dim("|" if look.ascii else "│")
-    yield look.dim(_rule(shown, "+++" if look.ascii else "┌┬┐", look))
-    yield _line(edge, (look.bold(_centred(c.title, c.width)) for c in shown))
-    yield _line(edge, (look.dim(_centred(c.type, c.width)) for c in shown))
-    yield look.dim(_rule(shown, "+++" if look.ascii else "├┼┤", look))
-    yield from _body(shown, rows, edge, look)
-    yield look.dim(_rule(shown, "+++" if look.ascii else "└┴┘", look))
-    if footer := _footer(len(columns), narrowed, rows):
-        yield look.dim(footer)
-    yield from _left_out(hidden, look)
+def draw_table(columns: Sequence[Column], rows: Rows, style: TableStyle, hidden: Sequence[str] = ()) -> Iterator[str]:
+    """The table's lines, the last one with what it leaves out; `hidden` was left out before."""
+    drawn_columns, narrowed = _fit_columns(columns, [*rows.head, *rows.tail], style)
+    yield from _draw_box(drawn_columns, rows, style, types=True)
+    yield from _draw_footer(_describe_rows(len(columns), narrowed, rows), hidden, style)
 
 
-def wrapped(
+def draw_wrapped(
     columns: Sequence[Column],
     rows: Rows,
     widths: Sequence[int],
-    look: Look,
+    style: TableStyle,
     hidden: Sequence[str] = (),
     footer: bool = True,
 ) -> Iterator[str]:
     """A table whose texts take several lines each, without the line of types."""
-    edge = look.dim("|" if look.ascii else "│")
-    shown = [_Shown(c.name, "", [], width, c.is_number) for c, width in zip(columns, widths, strict=True)]
-    yield look.dim(_rule(shown, "+++" if look.ascii else "┌┬┐", look))
-    yield _line(edge, (look.bold(_centred(_cut(c.title, c.width), c.width)) for c in shown))
-    yield look.dim(_rule(shown, "+++" if look.ascii else "├┼┤", look))
-    for number, row in enumerate([*rows.head, *rows.tail]):
-        if number and number == len(rows.head):
-            yield from _dots(shown, edge, look)
-        folded = [[None] if v is None else fold(clean(v), c.width) for v, c in zip(row, shown, strict=True)]
-        for i in range(max(map(len, folded))):
-            yield _line(edge, (_cell(c, f[i] if i < len(f) else "", look) for c, f in zip(shown, folded, strict=True)))
-    yield look.dim(_rule(shown, "+++" if look.ascii else "└┴┘", look))
-    if footer and (told := _footer(len(columns), 0, rows)):
-        yield look.dim(told)
-    yield from _left_out(hidden, look)
+    drawn_columns = []
+    for i, (column, width) in enumerate(zip(columns, widths, strict=True)):
+        cells = [_fold_cell(row[i], width) for row in (*rows.head, *rows.tail)]
+        drawn_columns.append(_DrawnColumn(_shorten(column.name, width), "", cells, width, column.is_number))
+    yield from _draw_box(drawn_columns, rows, style, types=False)
+    yield from _draw_footer(_describe_rows(len(columns), 0, rows) if footer else "", hidden, style)
 
 
-def card(
-    columns: Sequence[Column], row: Row, look: Look, kept: Sequence[int] | None = None, told: bool = True
+def _fold_cell(text: str | None, width: int) -> list[str | None]:
+    return [None] if text is None else [*fold_text(escape_controls(text), width)]
+
+
+def draw_card(
+    columns: Sequence[Column], row: Row, style: TableStyle, kept: Sequence[int] | None = None, with_footer: bool = True
 ) -> Iterator[str]:
-    """One row, a value below the other, without those that are NULL and those not `kept`; `told` says how many."""
+    """One row, one value per line, without those that are NULL and those not `kept`; the footer says how many."""
     places = range(len(columns)) if kept is None else kept
-    known = [(clean(columns[i].name), clean(row[i] or "")) for i in places if row[i] is not None]
-    width = max((cell_len(name) for name, _ in known), default=0)
-    for name, value in known:
-        room = LONGEST if look.width is None else max(look.width - width - 3, NARROW)
-        for number, line in enumerate(fold(value, room)):
-            head = f"{look.bold(padded(name, width, True))} {look.dim('=')}" if number == 0 else " " * (width + 2)
+    values = [(escape_controls(columns[i].name), escape_controls(row[i] or "")) for i in places if row[i] is not None]
+    width = max((cell_len(name) for name, _ in values), default=0)
+    for name, value in values:
+        room = MAX_CELL_WIDTH if style.width is None else max(style.width - width - 3, NARROW_WIDTH)
+        for number, line in enumerate(fold_text(value, room)):
+            head = f"{style.bold(pad(name, width, True))} {style.dim('=')}" if number == 0 else " " * (width + 2)
             yield f"{head} {line}".rstrip()
-    if told and len(known) < len(columns):
+    if with_footer and len(values) < len(columns):
         hides = any(v is not None for i, v in enumerate(row) if i not in places)
         others = "DESCRIBE shows all" if hides else "the others are NULL"
-        yield look.dim(f"(1 row; {len(columns):,} columns, {len(known):,} shown, {others})")
+        yield style.dim(f"(1 row; {len(columns):,} columns, {len(values):,} shown, {others})")
 
 
-def fold(text: str, width: int) -> list[str]:
+def fold_text(text: str, width: int) -> list[str]:
     """The text in lines of at most `width` cells, broken between words where there are some; at most MOST_LINES.
 
-    >>> fold("a text of several words", 10)
+    >>> fold_text("a text of several words", 10)
     ['a text of', 'several', 'words']
     """
     lines = [""]
@@ -164,65 +153,62 @@ def fold(text: str, width: int) -> list[str]:
         lines += [first, *more] if lines[-1] else []
         if not lines[0]:
             lines = [first, *more]
-    if len(lines) > MOST_LINES:
-        lines = [*lines[: MOST_LINES - 1], _cut(f"{lines[MOST_LINES - 1]}…", width)]
+    if len(lines) > MAX_LINES:
+        lines = [*lines[: MAX_LINES - 1], _shorten(f"{lines[MAX_LINES - 1]}…", width)]
     return lines
 
 
-def _left_out(hidden: Sequence[str], look: Look) -> Iterator[str]:
-    if hidden:
-        listed = f"(not shown: {', '.join(hidden)})"
-        yield from (look.dim(line) for line in fold(listed, look.width or LONGEST))
-
-
-def fits(columns: Sequence[Column], row: Row, look: Look) -> bool:
+def fits_width(columns: Sequence[Column], row: Row, style: TableStyle) -> bool:
     """Whether a table of this row hides no column."""
-    return not _fitted(columns, [row], look)[1]
+    return not _fit_columns(columns, [row], style)[1]
 
 
-def clean(text: str, longest: int = LONGEST) -> str:
+def escape_controls(text: str, longest: int = MAX_CELL_WIDTH) -> str:
     """One line without control characters, which a terminal would obey."""
     cut = text[: longest + 1]
-    return _UNSEEN.sub(_escaped, cut) if not cut.isprintable() else cut
+    return _CONTROL_CHARACTERS.sub(_escape, cut) if not cut.isprintable() else cut
 
 
-def short_type(name: str) -> str:
+def shorten_type(name: str) -> str:
     """`BIGINT[]` as `int64[]`; names within a struct and values of an enum stay as they are."""
     return _TYPE_WORD.sub(
-        lambda m: m[0] if m[0][0] in "'\"" else _TYPES.get(m[0], m[0].lower()), _TYPES.get(name, name)
+        lambda m: m[0] if m[0][0] in "'\"" else _SHORT_TYPES.get(m[0], m[0].lower()), _SHORT_TYPES.get(name, name)
     )
 
 
-def _escaped(match: re.Match[str]) -> str:
+def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
-    return _SHORT.get(match[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+    return _SHORT_ESCAPES.get(match[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
-def _fitted(columns: Sequence[Column], rows: Sequence[Row], look: Look) -> tuple[list[_Shown], int]:
+def _fit_columns(columns: Sequence[Column], rows: Sequence[Row], style: TableStyle) -> tuple[list[_DrawnColumn], int]:
     """The columns to draw and how many are hidden."""
-    sizes = [natural(column, [row[i] for row in rows], look.null) for i, column in enumerate(columns)]
-    width = look.width
+    sizes = [natural_width(column, [row[i] for row in rows], style.null) for i, column in enumerate(columns)]
+    width = style.width
     kept = list(range(len(columns)))
     gap = None
     if width is not None:
-        kept, gap = _kept(sizes, width)
+        kept, gap = _choose_columns(sizes, width)
         room = width - 1 - 3 * len(kept) - (4 if gap is not None else 0)
-        sizes = dict(zip(kept, _shared([sizes[i] for i in kept], room), strict=True))  # type: ignore[assignment]
-    shown = [_column(columns[i], [row[i] for row in rows], sizes[i]) for i in kept]
+        sizes = dict(zip(kept, _share_width([sizes[i] for i in kept], room), strict=True))  # type: ignore[assignment]
+    drawn_columns = [_fit_column(columns[i], [row[i] for row in rows], sizes[i]) for i in kept]
     if gap is not None:
-        shown.insert(gap, _Shown("…", "", ["…"] * len(rows), 1, False))
-    return shown, len(columns) - len(kept)
+        drawn_columns.insert(gap, _DrawnColumn("…", "", [["…"]] * len(rows), 1, False))
+    return drawn_columns, len(columns) - len(kept)
 
 
-def natural(column: Column, cells: Sequence[str | None], null: str = NULL) -> int:
+def natural_width(column: Column, cells: Sequence[str | None], null: str = NULL) -> int:
     """The width at which nothing of a column is cut, but a long type."""
-    widest = max((cell_len(null if c is None else clean(c)) for c in cells), default=0)
-    return min(LONGEST, max(cell_len(clean(column.name)), min(len(short_type(column.type)), NARROW), widest, 1))
+    widest = max((cell_len(null if c is None else escape_controls(c)) for c in cells), default=0)
+    return min(
+        MAX_CELL_WIDTH,
+        max(cell_len(escape_controls(column.name)), min(len(shorten_type(column.type)), NARROW_WIDTH), widest, 1),
+    )
 
 
-def _kept(sizes: Sequence[int], width: int) -> tuple[list[int], int | None]:
+def _choose_columns(sizes: Sequence[int], width: int) -> tuple[list[int], int | None]:
     """The columns that fit when they are narrow, from both ends inwards, and where the others are missing."""
-    narrow = [min(s, NARROW) + 3 for s in sizes]
+    narrow = [min(s, NARROW_WIDTH) + 3 for s in sizes]
     if sum(narrow) + 1 <= width or len(sizes) == 1:
         return list(range(len(sizes))), None
     room, left, right = width - 1 - 4, 0, len(sizes)
@@ -236,68 +222,90 @@ def _kept(sizes: Sequence[int], width: int) -> tuple[list[int], int | None]:
     return [*range(left), *range(right, len(sizes))], left
 
 
-def _shared(sizes: Sequence[int], room: int) -> list[int]:
+def _share_width(sizes: Sequence[int], room: int) -> list[int]:
     """Widths that add up to at most `room`: the widest columns give way first."""
-    left, given = max(room, len(sizes)), dict.fromkeys(range(len(sizes)), 1)
-    for rank, i in enumerate(sorted(given, key=lambda i: sizes[i])):
-        given[i] = max(1, min(sizes[i], left // (len(sizes) - rank)))
-        left -= given[i]
-    return [given[i] for i in range(len(sizes))]
+    left, widths = max(room, len(sizes)), dict.fromkeys(range(len(sizes)), 1)
+    for rank, i in enumerate(sorted(widths, key=lambda i: sizes[i])):
+        widths[i] = max(1, min(sizes[i], left // (len(sizes) - rank)))
+        left -= widths[i]
+    return [widths[i] for i in range(len(sizes))]
 
 
-def _column(column: Column, cells: Sequence[str | None], width: int) -> _Shown:
-    cut = [None if c is None else _cut(clean(c), width) for c in cells]
-    return _Shown(_cut(clean(column.name), width), _cut(short_type(column.type), width), cut, width, column.is_number)
+def _fit_column(column: Column, cells: Sequence[str | None], width: int) -> _DrawnColumn:
+    cut: list[list[str | None]] = [[None if c is None else _shorten(escape_controls(c), width)] for c in cells]
+    return _DrawnColumn(
+        _shorten(escape_controls(column.name), width),
+        _shorten(shorten_type(column.type), width),
+        cut,
+        width,
+        column.is_number,
+    )
 
 
-def _cut(text: str, width: int) -> str:
+def _shorten(text: str, width: int) -> str:
     """Shortened with … if it is wider than `width` cells."""
     if cell_len(text) <= width:
         return text
     return set_cell_size(text, width - 1).rstrip() + "…" if width > 1 else "…"
 
 
-def padded(text: str, width: int, right: bool) -> str:
+def pad(text: str, width: int, right: bool) -> str:
     """Filled with blanks up to `width` cells."""
     blank = " " * (width - cell_len(text))
     return blank + text if right else text + blank
 
 
-def _centred(text: str, width: int) -> str:
+def _center(text: str, width: int) -> str:
     free = width - cell_len(text)
     return " " * (free // 2) + text + " " * (free - free // 2)
 
 
-def _rule(shown: Sequence[_Shown], corners: str, look: Look) -> str:
+def _draw_rule(shown: Sequence[_DrawnColumn], corners: str, style: TableStyle) -> str:
     left, middle, right = corners[0], corners[-2], corners[-1]
-    return left + middle.join(("-" if look.ascii else "─") * (c.width + 2) for c in shown) + right
+    return left + middle.join(("-" if style.ascii else "─") * (c.width + 2) for c in shown) + right
 
 
-def _line(edge: str, cells: Iterator[str]) -> str:
+def _draw_line(edge: str, cells: Iterator[str]) -> str:
     return f"{edge} " + f" {edge} ".join(cells) + f" {edge}"
 
 
-def _body(shown: Sequence[_Shown], rows: Rows, edge: str, look: Look) -> Iterator[str]:
+def _draw_box(columns: Sequence[_DrawnColumn], rows: Rows, style: TableStyle, *, types: bool) -> Iterator[str]:
+    edge = style.dim("|" if style.ascii else "│")
+    yield style.dim(_draw_rule(columns, "+++" if style.ascii else "┌┬┐", style))
+    yield _draw_line(edge, (style.bold(_center(c.title, c.width)) for c in columns))
+    if types:
+        yield _draw_line(edge, (style.dim(_center(c.type, c.width)) for c in columns))
+    yield style.dim(_draw_rule(columns, "+++" if style.ascii else "├┼┤", style))
     for number in range(len(rows.head) + len(rows.tail)):
         if number == len(rows.head):
-            yield from _dots(shown, edge, look)
-        yield _line(edge, (_cell(c, c.cells[number], look) for c in shown))
+            yield from _draw_dots(columns, edge, style)
+        for cells in zip_longest(*(c.cells[number] for c in columns), fillvalue=""):
+            yield _draw_line(edge, (_draw_cell(c, cell, style) for c, cell in zip(columns, cells, strict=True)))
     if not rows.tail and not rows.is_all:
-        yield from _dots(shown, edge, look)
+        yield from _draw_dots(columns, edge, style)
+    yield style.dim(_draw_rule(columns, "+++" if style.ascii else "└┴┘", style))
 
 
-def _cell(column: _Shown, cell: str | None, look: Look) -> str:
+def _draw_cell(column: _DrawnColumn, cell: str | None, style: TableStyle) -> str:
     if cell is None:
-        return look.dim(padded(_cut(clean(look.null), column.width), column.width, column.right))
-    return padded(cell, column.width, column.right)
+        return style.dim(pad(_shorten(escape_controls(style.null), column.width), column.width, column.right))
+    return pad(cell, column.width, column.right)
 
 
-def _dots(shown: Sequence[_Shown], edge: str, look: Look) -> Iterator[str]:
-    for _ in range(DOTTED):
-        yield _line(edge, (look.dim(padded("." if look.ascii else DOTS, c.width, c.right)) for c in shown))
+def _draw_dots(shown: Sequence[_DrawnColumn], edge: str, style: TableStyle) -> Iterator[str]:
+    for _ in range(DOTTED_LINES):
+        yield _draw_line(edge, (style.dim(pad("." if style.ascii else DOTS, c.width, c.right)) for c in shown))
 
 
-def _footer(columns: int, hidden: int, rows: Rows) -> str:
+def _draw_footer(footer: str, hidden: Sequence[str], style: TableStyle) -> Iterator[str]:
+    if footer:
+        yield style.dim(footer)
+    if hidden:
+        listed = f"(not shown: {', '.join(hidden)})"
+        yield from (style.dim(line) for line in fold_text(listed, style.width or MAX_CELL_WIDTH))
+
+
+def _describe_rows(columns: int, hidden: int, rows: Rows) -> str:
     seen = len(rows.head) + len(rows.tail)
     parts = []
     if rows.count > seen or not rows.is_all:

@@ -1,6 +1,6 @@
 """The result of a connection's last statement, fetched in the ways that DuckDB's own client has.
 
-`sqlft.connection` puts it there: rows that come slice by slice while models are asked, or a table.  Where it puts none,
+`connection` puts it there: rows that come slice by slice while models are asked, or a table.  Where it puts none,
 DuckDB's own connection holds the result, and is asked for it.  Not here: what a result is made of (`query.results`).
 """
 
@@ -13,15 +13,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+from duckdb.sqltypes import DuckDBPyType
 
 from sqlft.session import Session
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas
+    import polars
     import pyarrow as pa
+    import torch
 
     from sqlft.query.results import Result
     from sqlft.query.slices import SlicedQuery
 
+Relation = duckdb.DuckDBPyRelation
+Row = tuple[Any, ...]
+"""Values as DuckDB gives them to Python."""
 NO_ROWS = "SELECT NULL::BOOLEAN AS Success WHERE false"
 
 
@@ -31,10 +39,10 @@ class ResultFetcher:
     session: Session
     _con: duckdb.DuckDBPyConnection
     _result: Result | None = None
-    _rows: Iterator[tuple[Any, ...]] | None = None
+    _rows: Iterator[Row] | None = None
 
     def _open_result(self, sliced: SlicedQuery, query: str) -> None:
-        from sqlft.hints import explain_error
+        from sqlft.connection.hints import explain_error
         from sqlft.query.results import Result
 
         self.session.cleanup.append(sliced.close)
@@ -66,8 +74,8 @@ class ResultFetcher:
             self.session.cleanup.clear()
 
     @property
-    def description(self) -> Any:
-        """DB-API's seven-item tuples, a column each."""
+    def description(self) -> list[tuple[str, DuckDBPyType, None, None, None, None, None]]:
+        """DB-API's seven-item tuples, one per column."""
         if self._result is None:
             return self._con.description
         pairs = zip(self._result.columns, self._result.types, strict=True)
@@ -78,25 +86,25 @@ class ResultFetcher:
         """As DuckDB has it: -1."""
         return -1 if self._rows is not None else self._con.rowcount
 
-    def fetchone(self) -> tuple[Any, ...] | None:
+    def fetchone(self) -> Row | None:
         """The next row, or None."""
         if self._rows is None:
             return self._con.fetchone()
         return next(self._rows, None)
 
-    def fetchmany(self, size: int = 1) -> list[tuple[Any, ...]]:
+    def fetchmany(self, size: int = 1) -> list[Row]:
         """The next `size` rows, fewer at the end."""
         if self._rows is None:
             return self._con.fetchmany(size)
         return list(itertools.islice(self._rows, size))
 
-    def fetchall(self) -> list[tuple[Any, ...]]:
+    def fetchall(self) -> list[Row]:
         """All rows that are left."""
         if self._rows is None:
             return self._con.fetchall()
         return list(self._rows)
 
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+    def __iter__(self) -> Iterator[Row]:
         while (row := self.fetchone()) is not None:
             yield row
 
@@ -122,48 +130,52 @@ class ResultFetcher:
 
     to_arrow_reader = fetch_record_batch
 
-    def df(self, **options: Any) -> Any:
-        """What is left of the result as a pandas DataFrame."""
+    def df(self, *, date_as_object: bool = False) -> pandas.DataFrame | None:
+        """What is left of the result as a pandas DataFrame; None where it was read to its end."""
         if self._result is not None:
-            return None if self._result.is_done else self._read_rest().df(**options)
-        return self._con.df(**options)
+            return None if self._result.is_done else self._read_rest().df(date_as_object=date_as_object)
+        return self._con.df(date_as_object=date_as_object)
 
     fetchdf = fetch_df = df
 
-    def pl(self) -> Any:
+    def pl(self) -> polars.DataFrame:
         """What is left of the result as a polars DataFrame."""
         import polars
 
-        return polars.from_arrow(self.arrow())
+        return polars.DataFrame(self.arrow())
 
-    def fetchnumpy(self) -> Any:
+    def fetchnumpy(self) -> dict[str, np.ndarray[Any, np.dtype[Any]] | pandas.Categorical]:
         """What is left of the result as NumPy arrays by column."""
         if self._result is not None:
             return self._read_rest().fetchnumpy()
         return self._con.fetchnumpy()
 
-    def torch(self) -> Any:
+    def torch(self) -> dict[str, torch.Tensor]:
         """What is left of the result as PyTorch tensors by column."""
         return self._read_rest().torch() if self._result is not None else self._con.torch()
 
-    def tf(self) -> Any:
+    def tf(self) -> dict[str, object]:
         """What is left of the result as TensorFlow tensors by column."""
         return self._read_rest().tf() if self._result is not None else self._con.tf()
 
-    def fetch_df_chunk(self, vectors_per_chunk: int = 1, **options: Any) -> Any:
+    def fetch_df_chunk(self, vectors_per_chunk: int = 1, *, date_as_object: bool = False) -> pandas.DataFrame:
         """The next rows of the result as a pandas DataFrame; an empty one at the end."""
         if self._result is None:
-            return self._con.fetch_df_chunk(vectors_per_chunk, **options)
-        return self._to_relation(self._result.next(2048 * vectors_per_chunk)).df(**options)
+            return self._con.fetch_df_chunk(vectors_per_chunk, date_as_object=date_as_object)
+        rows: pandas.DataFrame = self._to_relation(self._result.next(2048 * vectors_per_chunk)).df(
+            date_as_object=date_as_object
+        )
+        return rows
 
-    def _read_rest(self) -> Any:
+    def _read_rest(self) -> Relation:
         assert self._result is not None
         return self._to_relation(self._result.table())
 
-    def _to_relation(self, table: pa.Table) -> Any:
+    def _to_relation(self, table: pa.Table) -> Relation:
         from sqlft.query.results import make_relation
 
-        return make_relation(self._con, table)
+        relation: Relation = make_relation(self._con, table)
+        return relation
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_con":

@@ -1,4 +1,4 @@
-"""Folders of the user: caches, the catalog of what lies on a server, and the secrets of every catalog."""
+"""Folders of the user: caches, the catalog of a database on a server, and the secrets of every catalog."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from sqlft.errors import CatalogError
 
 def home() -> Path:
     """SQLFT_HOME, else the platform's folder for a user's data; not created here."""
-    given = os.environ.get("SQLFT_HOME")
-    if given:
-        return Path(given).expanduser().absolute()
+    folder = os.environ.get("SQLFT_HOME")
+    if folder:
+        return Path(folder).expanduser().absolute()
     from platformdirs import user_data_path
 
     return user_data_path("sqlft", appauthor=False)
 
 
 def secrets_folder() -> Path:
-    """Where literal secrets lie, outside of every database's folder; made, for its owner only."""
-    given = os.environ.get("SQLFT_HOME")
-    if given:
+    """Where literal secrets are stored, outside of every database's folder; created, for its owner only."""
+    override = os.environ.get("SQLFT_HOME")
+    if override:
         folder = home() / "secrets"
     else:
         from platformdirs import user_config_path

@@ -1,24 +1,30 @@
 """How far a long statement is: a bar on a terminal, a line that changes in a notebook, now and then a line elsewhere.
 
-The shell and connections with `progress = True` draw it, on stderr.
+The shell draws a ProgressBar itself; `sqlft.connect(progress=True)` makes a ConnectionWithProgress.  Both write to
+stderr.  In: ticks of a session.  Not here: what a tick says (whatever works), answers that are shown as they come.
 """
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import update_wrapper
 from time import monotonic
-from typing import TYPE_CHECKING, TextIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TextIO, TypeVar
 
+import duckdb
+
+from sqlft import errors
+from sqlft.catalog.store import Catalog
+from sqlft.connection.connection import Connection
+from sqlft.inference.cache import Cache
 from sqlft.session import Tick
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
-import sys
-import threading
-from contextlib import AbstractContextManager
-from types import TracebackType
-
-from sqlft import log
 
 SHOW_AFTER_SECONDS = 0.5
 """Seconds before anything is shown: what is short needs no bar."""
@@ -56,7 +62,7 @@ class ProgressBar:
         self._begun = self._next_line = self._clock()
         self._curve = LossCurve()
         self._label, self._label_started, self._label_done = "", self._begun, 0.0
-        self._told_left: tuple[float | None, float] = (None, self._begun)
+        self._reported_left: tuple[float | None, float] = (None, self._begun)
         self._next_line += LINE_SECONDS
 
     def draw(self) -> None:
@@ -76,23 +82,23 @@ class ProgressBar:
             self._label, self._label_started, self._label_done = tick.label, now, tick.done
             self._curve = LossCurve()
         values = self._curve.add(tick.metrics)
-        if tick.left != self._told_left[0]:
-            self._told_left = tick.left, now
+        if tick.left != self._reported_left[0]:
+            self._reported_left = tick.left, now
         if tick.left is None:
-            left = _estimate_seconds_left(tick, self._label_done, now - self._label_started)
+            seconds_left = _estimate_seconds_left(tick, self._label_done, now - self._label_started)
         else:
-            left = max(0.0, tick.left - (now - self._told_left[1]))
+            seconds_left = max(0.0, tick.left - (now - self._reported_left[1]))
         if is_live:
-            self._draw_live(tick, left, values)
+            self._draw_live(tick, seconds_left, values)
         elif now >= self._next_line:
             self._next_line = now + LINE_SECONDS
-            known = [
+            parts = [
                 format_counts(tick),
                 format_metrics(values),
-                f"{format_clock_time(left)} left" if left is not None else "",
+                f"{format_clock_time(seconds_left)} left" if seconds_left is not None else "",
             ]
-            told = " · ".join(part for part in known if part)
-            self._stream.write(f"{tick.label}: {told}\n" if told else f"{tick.label} …\n")
+            text = " · ".join(part for part in parts if part)
+            self._stream.write(f"{tick.label}: {text}\n" if text else f"{tick.label} …\n")
             self._stream.flush()
 
     def hide(self) -> None:
@@ -108,19 +114,23 @@ class ProgressBar:
         self._is_quiet = True
         self.hide()
 
-    def _draw_live(self, tick: Tick, left: float | None, values: Mapping[str, float]) -> None:
-        time = format_clock_time(self._clock() - self._begun) if left is None else f"{format_clock_time(left)} left"
-        told = "  ".join(
+    def _draw_live(self, tick: Tick, seconds_left: float | None, values: Mapping[str, float]) -> None:
+        time = (
+            format_clock_time(self._clock() - self._begun)
+            if seconds_left is None
+            else f"{format_clock_time(seconds_left)} left"
+        )
+        text = "  ".join(
             p for p in (tick.label, format_counts(tick), time, format_metrics(values), self._curve.sparkline) if p
         )
         if self._in_notebook:
-            self._overwrite(f"{format_blocks(tick)}{told}")
+            self._overwrite(f"{format_blocks(tick)}{text}")
             return
         if self._progress is None:
             self._progress = _make_rich_progress(self._stream)
             self._task = self._progress.add_task("")
         assert self._task is not None
-        self._progress.update(self._task, description=told, completed=tick.done)
+        self._progress.update(self._task, description=text, completed=tick.done)
         self._progress.tasks[0].total = tick.total  # update() would take None as "leave it"
         self._progress.start()
         self._progress.refresh()
@@ -133,7 +143,7 @@ class ProgressBar:
 
 
 class LossCurve:
-    """The loss so far, a letter a few steps; validation losses stay to be seen between validations."""
+    """The loss so far, one character for a few steps; validation losses stay visible between validations."""
 
     def __init__(self) -> None:
         self._losses: list[float] = []
@@ -147,8 +157,8 @@ class LossCurve:
         self._validation |= {name: value for name, value in values.items() if name.startswith("valid_")}
         if set(self._validation) <= set(values):
             return dict(values)
-        shown = [*[n for n in ("loss",) if n in values], *self._validation]
-        return {n: values.get(n, self._validation.get(n, 0.0)) for n in dict.fromkeys([*shown, *values])}
+        names = [*[n for n in ("loss",) if n in values], *self._validation]
+        return {n: values.get(n, self._validation.get(n, 0.0)) for n in dict.fromkeys([*names, *values])}
 
     @property
     def sparkline(self) -> str:
@@ -182,11 +192,11 @@ def format_blocks(tick: Tick) -> str:
 
 def format_metrics(values: Mapping[str, float]) -> str:
     """`loss 0.532  valid_loss 0.61  12 examples/s`"""
-    shown = [
+    parts = [
         f"{name} {value:.4g}" for name, value in values.items() if name not in _HIDDEN_METRICS and value is not None
     ]
     speed = values.get("examples_per_second")
-    return "  ".join([*shown, *([f"{speed:.3g} examples/s"] if speed else [])])
+    return "  ".join([*parts, *([f"{speed:.3g} examples/s"] if speed else [])])
 
 
 def format_clock_time(seconds: float) -> str:
@@ -210,7 +220,7 @@ def _make_rich_progress(stream: TextIO) -> Progress:
     from rich.table import Column
 
     # in one column, so that a narrow screen cuts the end off and nothing else
-    told = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    description = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
     return Progress(
         BarColumn(
             WIDTH,
@@ -219,7 +229,7 @@ def _make_rich_progress(stream: TextIO) -> Progress:
             pulse_style="blue",
             table_column=Column(min_width=WIDTH),
         ),
-        told,
+        description,
         console=Console(file=stream, highlight=False),
         transient=True,
         auto_refresh=False,
@@ -276,7 +286,7 @@ class ProgressDisplay(AbstractContextManager[None]):
         """A warning at the caller's line, the bar out of its way."""
         with self._lock:
             self._bar.hide()
-        log.warn(text)
+        errors.show_warning(text)
 
     def wrap_answer_part(self, piece: Callable[[str], None]) -> Callable[[str], None]:
         """`piece` without a bar for the rest of its statement: the answer stands where the bar would be."""
@@ -289,13 +299,67 @@ class ProgressDisplay(AbstractContextManager[None]):
         return shown
 
 
-def make_display(wanted: bool | None) -> ProgressDisplay | None:
+def make_display(is_requested: bool | None) -> ProgressDisplay | None:
     """What `progress = True`, False or None asks for; None: a display in notebooks."""
     in_notebook = is_notebook()
-    return ProgressDisplay(in_notebook=in_notebook) if wanted or (wanted is None and in_notebook) else None
+    return ProgressDisplay(in_notebook=in_notebook) if is_requested or (is_requested is None and in_notebook) else None
 
 
 def is_notebook() -> bool:
     """Whether this process is the kernel of a notebook, of Jupyter or what is like it."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
+class ConnectionWithProgress(Connection):
+    """A connection that shows how far its statements are; a bar is taken away when the call that drew it ends."""
+
+    def __init__(
+        self,
+        display: ProgressDisplay,
+        con: duckdb.DuckDBPyConnection,
+        catalog: Catalog,
+        *,
+        warn: Callable[[str], None] | None = None,
+        piece: Callable[[str], None] | None = None,
+        owns: bool = True,
+        cache: Cache | None = None,
+    ) -> None:
+        shown = piece and display.wrap_answer_part(piece)
+        super().__init__(
+            con, catalog, warn=warn or display.warn, progress=display.tick, piece=shown, owns=owns, cache=cache
+        )
+        self.session.show_notice = display.show_notice
+        self._display = display
+
+    def _make_cursor(self, con: duckdb.DuckDBPyConnection) -> Connection:
+        return ConnectionWithProgress(
+            self._display, con, self.session.catalog, warn=self.session.show_warning, cache=self._cache
+        )
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _show_progress(
+    method: Callable[Concatenate[Connection, P], R], *, starts: bool
+) -> Callable[Concatenate[ConnectionWithProgress, P], R]:
+    """A method of Connection within the display's block; `starts`: it begins a statement."""
+
+    def run(self: ConnectionWithProgress, /, *arguments: P.args, **named: P.kwargs) -> R:
+        if starts:
+            self._display.start()
+        with self._display:
+            return method(self, *arguments, **named)
+
+    return update_wrapper(run, method)
+
+
+for _name in ("execute", "executemany", "sql", "query"):
+    setattr(ConnectionWithProgress, _name, _show_progress(getattr(Connection, _name), starts=True))
+for _name in (
+    *("fetchone", "fetchmany", "fetchall", "arrow", "to_arrow_table", "fetch_arrow_table", "pl", "torch", "tf"),
+    *("df", "fetchdf", "fetch_df", "fetchnumpy", "fetch_df_chunk"),
+):
+    setattr(ConnectionWithProgress, _name, _show_progress(getattr(Connection, _name), starts=False))

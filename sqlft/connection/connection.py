@@ -1,28 +1,30 @@
-"""A DuckDB connection that also understands models."""
+"""A DuckDB connection that also understands models: each statement goes to DuckDB as it is, or is planned by us.
+
+`opening` makes it; people, the shell and servers call it.  Out: a result to be fetched, or relations.
+"""
 
 from __future__ import annotations
 
-import atexit
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from functools import wraps
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import duckdb
 
-from sqlft import log
-from sqlft.catalog.files import catalog_folder, list_work_folders
+from sqlft import errors
+from sqlft.catalog.files import list_work_folders
 from sqlft.catalog.store import Catalog
-from sqlft.catalog.temporary import TemporaryCatalog, get_temporary_catalog
-from sqlft.errors import DatabaseLocked, SqlftError
-from sqlft.fetching import ResultFetcher, abort_open_result
+from sqlft.catalog.temporary import TemporaryCatalog
+from sqlft.connection.fetching import Relation, ResultFetcher, abort_open_result
+from sqlft.errors import SqlftError
 from sqlft.inference.cache import Cache
 from sqlft.redact import redact_error
 from sqlft.session import MINDSDB_TABLES, Parameters, Session, Tick
 from sqlft.sql.literals import find_secrets, inline_parameters
+from sqlft.sql.names import format_name
 from sqlft.sql.parser import may_be_sqlft, parse
 from sqlft.sql.passthrough import NameSearch, has_using_tail
 from sqlft.sql.statements import DescribeModel, Plain, Statement
@@ -30,13 +32,13 @@ from sqlft.sql.statements import DescribeModel, Plain, Statement
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from sqlft.progress import ProgressDisplay
     from sqlft.query import CompletedQuery, PlannedQuery
     from sqlft.query.results import Result
     from sqlft.query.slices import SlicedQuery
 
 REMEMBERED_LENGTH = 2000
 """Characters up to which a text of DuckDB's own is remembered as such."""
+Query = str | duckdb.Statement
 T = TypeVar("T")
 _open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
@@ -65,30 +67,37 @@ class Connection(ResultFetcher):
         self._con = con
         self._owns = owns
         self.session = Session(
-            con, catalog, warn or log.warn, progress or (lambda tick: None), piece, system_table=_read_system_table
+            con,
+            catalog,
+            warn or errors.show_warning,
+            progress or (lambda tick: None),
+            piece,
+            system_table=_read_system_table,
         )
         self._cache = cache or Cache(catalog.folder / "cache.sqlite")
         self._mentions = NameSearch()
         self._cursors: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._is_cursor = False
         self._is_scanning_frames = False
-        self._native_texts: set[Any] = set()
+        self._native_texts: set[str] = set()
         _open_connections.add(self)
 
     # -- running -------------------------------------------------------------------------------------------
 
-    def execute(self, query: Any, parameters: Parameters = None, **options: Any) -> Connection:
+    def execute(self, query: Query, parameters: Parameters = None) -> Connection:
         """Run one or more statements; the result of the last is there to be fetched."""
         try:
             if self.session.cleanup or self._result is not None:
                 self._close_result()
-            if parameters is None and not options and isinstance(query, str) and query in self._native_texts:
+            if parameters is None and isinstance(query, str) and query in self._native_texts:
                 try:
                     self._con.execute(query)
                 except duckdb.Error as e:
-                    self._recover(e, query, None, {})
-            elif not isinstance(query, str) or self._is_native(query):
-                self._execute_native(query, parameters, **options)
+                    self._recover(e, query, None)
+            elif not isinstance(query, str):
+                self._run_native(query, parameters)
+            elif self._is_native(query):
+                self._execute_native(query, parameters)
             else:
                 self._execute_statements(query, parameters)
             return self
@@ -124,36 +133,40 @@ class Connection(ResultFetcher):
         """The statements of a text, to run one by one: `execute(s.text)`."""
         return parse(text)
 
-    def executemany(self, query: Any, parameters: Any = None) -> Connection:
+    def executemany(self, query: Query, parameters: Sequence[Parameters] | None = None) -> Connection:
         """Run a statement once for each set of parameters."""
         if not isinstance(query, str) or not self._may_need_sqlft(query):
             self._close_result()
             self._retry(query, lambda: self._con.executemany(query, parameters))
             return self
-        for some in parameters or []:
-            self.execute(query, some)
+        for values in parameters or []:
+            self.execute(query, values)
         return self
 
-    def sql(self, query: str, *, alias: str = "", params: Parameters = None, **options: Any) -> Any:
-        """A DuckDB relation of a query; answers of models are in it when this returns."""
+    def sql(self, query: str, *, alias: str = "", params: Parameters = None) -> Relation | None:
+        """A DuckDB relation of a query; answers of models are in it when this returns.
+
+        None of a statement that gives no rows, as CREATE TABLE.
+        """
         try:
-            return self._sql(query, alias, params, options)
+            return self._sql(query, alias, params)
         except BaseException as e:
             _redact_error(e, query)
             raise
 
-    def _sql(self, query: str, alias: str, params: Parameters, options: dict[str, Any]) -> Any:
+    def _sql(self, query: str, alias: str, params: Parameters) -> Relation | None:
         self._close_result()
-        given: dict[str, Any] = {k: v for k, v in (("alias", alias), ("params", params)) if v}
+
+        def run_native(text: str) -> Relation | None:
+            return self._con.sql(text, alias=alias, params=params or None)
+
         if not self._may_need_sqlft(query):
-            return self._retry(
-                query, lambda: self._run_with_settings(query, lambda q: self._con.sql(q, **given, **options))
-            )
+            return self._retry(query, lambda: self._run_with_settings(query, run_native))
         abort_open_result(self._con)
         self.session.interrupted = False
         statements = parse(query)
         if not statements:
-            return self._con.sql(query, **given, **options)
+            return run_native(query)
         for statement in statements[:-1]:
             self.execute(statement.text)
             self._close_result()
@@ -161,9 +174,22 @@ class Connection(ResultFetcher):
         relation = self._retry(query, lambda: self._make_relation(statements[-1], params))
         return relation.set_alias(alias) if alias and relation is not None else relation
 
-    query = sql
+    query = from_query = sql
 
-    def _make_relation(self, statement: Statement, params: Parameters) -> Any:
+    def table(self, table_name: str) -> Relation | None:
+        """A DuckDB relation of a table, or of a view over models; a model itself is asked by a query only."""
+        return self._read_by_name(table_name, self._con.table)
+
+    def view(self, view_name: str) -> Relation | None:
+        """A DuckDB relation of a view, over models too."""
+        return self._read_by_name(view_name, self._con.view)
+
+    def _read_by_name(self, name: str, read_native: Callable[[str], Relation]) -> Relation | None:
+        if not self._mentions_model(name):
+            return read_native(name)
+        return self.sql(f"FROM {format_name(name) if name.lower() in self.session.names() else name}")
+
+    def _make_relation(self, statement: Statement, params: Parameters) -> Relation | None:
         """A statement's result as a relation that outlives the next statement; None if it has none."""
         from sqlft.query import CompletedQuery
         from sqlft.statements.run import run_statement
@@ -183,7 +209,7 @@ class Connection(ResultFetcher):
             planned.close()
             self._close_result()
 
-    def _detach_relation(self, relation: Any) -> Any:
+    def _detach_relation(self, relation: Relation) -> Relation:
         """The relation's rows, or itself with what it reads where Arrow would change their types."""
         from sqlft.query.execute import is_exact_type
 
@@ -195,7 +221,7 @@ class Connection(ResultFetcher):
         self.session.cleanup.clear()
         return relation
 
-    def relations(self, query: str) -> Iterator[Any] | None:
+    def relations(self, query: str) -> Iterator[Relation] | None:
         """One statement's result as DuckDB relations, each with some of the rows as soon as they are known.
 
         The first one has the columns and their types, and no rows if others follow; None: there is no result.
@@ -209,7 +235,7 @@ class Connection(ResultFetcher):
             _redact_error(e, query)
             raise
 
-    def _relations(self, query: str) -> Iterator[Any] | None:
+    def _relations(self, query: str) -> Iterator[Relation] | None:
         statements = parse(query) if self._may_need_sqlft(query) else []
         if len(statements) == 1 and isinstance(statements[0], Plain):
             from sqlft.query import CompletedQuery, SlicedQuery
@@ -221,12 +247,12 @@ class Connection(ResultFetcher):
                 return self._stream_relations(self._result)
             if isinstance(planned, CompletedQuery):
                 return None if planned.rows is None else iter([self._con.from_arrow(planned.rows)])
-            relation: Any = self._con.sql(planned)
+            relation: Relation | None = self._con.sql(planned)
         else:
             relation = self.sql(query)
         return None if relation is None else iter([relation])
 
-    def _stream_relations(self, result: Result) -> Iterator[Any]:
+    def _stream_relations(self, result: Result) -> Iterator[Relation]:
         yield result.relation.limit(0)
         try:
             for piece in result.relations():  # noqa: UP028  # it would make leaving early an error
@@ -246,8 +272,8 @@ class Connection(ResultFetcher):
     def _plan_query(self, statement: Statement, params: Parameters) -> PlannedQuery:
         from sqlft.query import plan_query
 
-        plain = statement if isinstance(statement, Plain) else Plain(statement.text, text=statement.text)
-        return plan_query(self.session, self._cache, plain, params)
+        duckdb_statement = statement if isinstance(statement, Plain) else Plain(statement.text, text=statement.text)
+        return plan_query(self.session, self._cache, duckdb_statement, params)
 
     def _run(self, statement: Statement, parameters: Parameters) -> None:
         if isinstance(statement, Plain) or self._is_duckdb_describe(statement):
@@ -275,7 +301,7 @@ class Connection(ResultFetcher):
 
         planned = self._plan_query(statement, parameters)
         if isinstance(planned, UnchangedQuery):
-            self._run_with_settings(statement.text, lambda text: self._run_native(text, parameters, {}))
+            self._run_with_settings(statement.text, lambda text: self._run_native(text, parameters))
         elif isinstance(planned, CompletedQuery):
             self._set_result(planned.rows)
         elif isinstance(planned, NativeQuery):
@@ -283,35 +309,33 @@ class Connection(ResultFetcher):
         else:
             self._open_result(planned, statement.text)
 
-    def _execute_native(self, query: Any, parameters: Parameters, **options: Any) -> None:
+    def _execute_native(self, query: str, parameters: Parameters) -> None:
         try:
-            self._run_native(query, parameters, options)
+            self._run_native(query, parameters)
         except duckdb.Error as e:
-            if not isinstance(query, str):
-                raise
-            self._recover(e, query, parameters, options)
+            self._recover(e, query, parameters)
 
-    def _run_native(self, query: Any, parameters: Parameters, options: Mapping[str, Any]) -> None:
+    def _run_native(self, query: Query, parameters: Parameters) -> None:
         if parameters is None:
-            self._con.execute(query, **options)
+            self._con.execute(query)
         else:
-            self._con.execute(query, parameters, **options)
+            self._con.execute(query, parameters)
 
-    def _recover(self, error: duckdb.Error, query: str, parameters: Parameters, options: Mapping[str, Any]) -> None:
+    def _recover(self, error: duckdb.Error, query: str, parameters: Parameters) -> None:
         """Run a query that failed as DuckDB's own, where what it lacks is ours or the caller's; else raise that."""
         if isinstance(error, duckdb.CatalogException) and "sqlft_" in str(error):
-            self._run_with_settings(query, lambda text: self._run_native(text, parameters, options))
+            self._run_with_settings(query, lambda text: self._run_native(text, parameters))
             return
         is_ours = self._resolve_unknown_name(error, query)
         if is_ours is None:
             raise error
         self._native_texts.discard(query)
         if is_ours:
-            self.execute(query, parameters, **options)
+            self.execute(query, parameters)
         else:
-            self._run_native(query, parameters, options)
+            self._run_native(query, parameters)
 
-    def _retry(self, query: Any, action: Callable[[], T]) -> T:
+    def _retry(self, query: Query, action: Callable[[], T]) -> T:
         """What `action` returns; once more where DuckDB did not know a name that is there now."""
         while True:
             try:
@@ -322,7 +346,7 @@ class Connection(ResultFetcher):
                 self._close_result()
 
     def _resolve_unknown_name(self, error: duckdb.Error, query: str) -> bool | None:
-        """Whether to plan a query anew (True) or only to run it again (False); None, with a hint, if neither helps."""
+        """Whether to plan a query again (True) or only to run it again (False); None, with a hint, if neither helps."""
         unknown = error if isinstance(error, duckdb.CatalogException) else error.__cause__
         if isinstance(unknown, duckdb.CatalogException):
             from sqlft.query.scope import find_unknown_name
@@ -336,7 +360,7 @@ class Connection(ResultFetcher):
             if self._is_mindsdb_table(name.lower()):
                 return True
         if not isinstance(error, SqlftError):
-            from sqlft.hints import explain_error
+            from sqlft.connection.hints import explain_error
 
             explain_error(self.session, error, query)
         return None
@@ -383,7 +407,7 @@ class Connection(ResultFetcher):
     def cursor(self) -> Connection:
         """Another connection to the database; it sees no open transaction or temp table of this one."""
         session = self.session
-        child = self._make_connection(self._con.cursor())
+        child = self._make_cursor(self._con.cursor())
         child.session.show_answer_part, child.session.show_notice = session.show_answer_part, session.show_notice
         child.session.unloaders = session.unloaders
         child._is_cursor = True
@@ -393,8 +417,8 @@ class Connection(ResultFetcher):
 
     duplicate = cursor
 
-    def _make_connection(self, con: duckdb.DuckDBPyConnection) -> Connection:
-        """Another connection that tells the same people."""
+    def _make_cursor(self, con: duckdb.DuckDBPyConnection) -> Connection:
+        """Another connection with the same callbacks."""
         session = self.session
         return Connection(
             con, session.catalog, warn=session.show_warning, progress=session.show_progress, cache=self._cache
@@ -426,7 +450,7 @@ class Connection(ResultFetcher):
             if ends:
                 cancel_all_trainings(self.session)
                 for work in list_work_folders(catalog.folder):  # one that has written its end may not be gone yet
-                    _kill_training(work)
+                    kill_training(work)
             detach_workers(self.session)
         if not self._is_cursor:
             self._cache.close()
@@ -444,141 +468,22 @@ class Connection(ResultFetcher):
         self.close()
 
 
-class ConnectionWithProgress(Connection):
-    """A connection that shows how far its statements are; a bar is taken away when the call that drew it ends."""
-
-    def __init__(
-        self, display: ProgressDisplay, con: duckdb.DuckDBPyConnection, catalog: Catalog, **given: Any
-    ) -> None:
-        piece = given.pop("piece", None)
-        given = {"warn": display.warn, "progress": display.tick} | {k: v for k, v in given.items() if v is not None}
-        super().__init__(con, catalog, piece=piece and display.wrap_answer_part(piece), **given)
-        self.session.show_notice = display.show_notice
-        self._display = display
-
-    def _make_connection(self, con: duckdb.DuckDBPyConnection) -> Connection:
-        return ConnectionWithProgress(
-            self._display, con, self.session.catalog, warn=self.session.show_warning, cache=self._cache
-        )
-
-
-def _wrap_in_display(name: str, *, starts: bool) -> Callable[..., Any]:
-    """A method of Connection within ProgressDisplay's block; `starts`: it begins a statement."""
-    method = getattr(Connection, name)
-
-    @wraps(method)
-    def run(self: ConnectionWithProgress, *arguments: Any, **named: Any) -> Any:
-        if starts:
-            self._display.start()
-        with self._display:
-            return method(self, *arguments, **named)
-
-    return run
-
-
-for _name in ("execute", "executemany", "sql", "query"):
-    setattr(ConnectionWithProgress, _name, _wrap_in_display(_name, starts=True))
-for _name in (
-    *("fetchone", "fetchmany", "fetchall", "arrow", "to_arrow_table", "fetch_arrow_table", "pl", "torch", "tf"),
-    *("df", "fetchdf", "fetch_df", "fetchnumpy", "fetch_df_chunk"),
-):
-    setattr(ConnectionWithProgress, _name, _wrap_in_display(_name, starts=False))
-
-
-def _redact_error(error: BaseException, query: Any) -> None:
+def _redact_error(error: BaseException, query: Query) -> None:
     """An error repeats no secret, neither of the statement nor of an engine."""
     redact_error(error, find_secrets(query) if isinstance(query, str) else ())
 
 
-@atexit.register
-def _close_all() -> None:
-    """A thread that still asks, or an open result, would outlive DuckDB's module."""
+def close_all() -> None:
+    """Close what is open: a thread that still asks, or an open result, would outlive DuckDB's module."""
     for connection in list(_open_connections):
         connection.close()
 
 
-def connect(
-    database: str | Path = ":memory:",
-    read_only: bool = False,
-    config: dict[str, Any] | None = None,
-    *,
-    warn: Callable[[str], None] | None = None,
-    progress: Callable[[Tick], None] | bool | None = None,
-    piece: Callable[[str], None] | None = None,
-    catalog: str | Path | None = None,
-) -> Connection:
-    """Open a DuckDB database with models; they lie beside its file, and of one in memory they are gone at its end.
-
-    `catalog` is another folder for them, which lasts.
-    `progress = True` shows a bar on stderr, which notebooks have unless it is False; a function gets a Tick instead.
-    """
-    try:
-        con = duckdb.connect(str(database), read_only, config or {})
-    except duckdb.IOException as e:
-        if "lock on file" not in str(e):
-            raise
-        raise DatabaseLocked.from_duckdb(str(database), e) from e
-    folder = catalog_folder(str(database)) if catalog is None else Path(catalog).expanduser()
-    kept = _make_temporary_catalog() if folder is None else Catalog(folder, read_only)
-    return _make_connection(con, kept, progress, warn=warn, piece=piece)
-
-
-def attach(
-    con: duckdb.DuckDBPyConnection,
-    *,
-    warn: Callable[[str], None] | None = None,
-    progress: Callable[[Tick], None] | bool | None = None,
-    piece: Callable[[str], None] | None = None,
-    catalog: str | Path | None = None,
-) -> Connection:
-    """Models on an open DuckDB connection, in its transaction; they lie beside its file, or in `catalog`.
-
-    Those of a database in memory are there as long as that connection.
-    """
-    if isinstance(con, Connection):
-        return con
-    if not isinstance(con, duckdb.DuckDBPyConnection):
-        raise _not_a_connection_error(con)
-    row = con.sql("SELECT path FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid LIMIT 1").fetchall()
-    path = row[0][0] if row and row[0][0] else ":memory:"
-    folder = catalog_folder(path) if catalog is None else Path(catalog).expanduser()
-    kept = get_temporary_catalog(con, _kill_training) if folder is None else Catalog(folder)
-    return _make_connection(con, kept, progress, warn=warn, piece=piece, owns=False)
-
-
-def _make_temporary_catalog() -> TemporaryCatalog:
-    made = TemporaryCatalog(_kill_training)
-    atexit.unregister(_close_all)
-    atexit.register(_close_all)  # before the folder is deleted: what was registered last goes first
-    return made
-
-
-def _kill_training(work: Path) -> None:
+def kill_training(work: Path) -> None:
+    """End the process that trains in a work folder."""
     from sqlft.training.job import kill_worker
 
     kill_worker(work)
-
-
-def _not_a_connection_error(given: object) -> SqlftError:
-    """What to say where attach was given something else, most often a file's name."""
-    file = repr(str(given)) if isinstance(given, (str, Path)) else "'app.duckdb'"
-    return SqlftError(
-        f"sqlft.attach takes an open DuckDB connection, and this is a {type(given).__name__}.",
-        f"Open the file: sqlft.connect({file}). Or pass a connection: sqlft.attach(duckdb.connect({file})).",
-    )
-
-
-def _make_connection(
-    con: duckdb.DuckDBPyConnection, catalog: Catalog, progress: Callable[[Tick], None] | bool | None, **given: Any
-) -> Connection:
-    if progress is None or isinstance(progress, bool):
-        if progress or "IPython" in sys.modules:
-            from sqlft.progress import make_display
-
-            if (display := make_display(progress)) is not None:
-                return ConnectionWithProgress(display, con, catalog, **given)
-        progress = None
-    return Connection(con, catalog, progress=progress, **given)
 
 
 def _is_variable(name: str, frame: FrameType | None) -> bool:
