@@ -223,7 +223,7 @@ def one_by_one(given: argparse.Namespace, precision: str) -> dict[str, Any]:
 
 
 def server(given: argparse.Namespace) -> dict[str, Any]:
-    """llama.cpp's HTTP server, asked by 16 threads; as it comes, or with `--slots`."""
+    """llama.cpp's HTTP server, asked by 16 threads; as it comes, or with `--slots` and as many threads."""
     began = time.perf_counter()
     import http.client
     from urllib.parse import urlparse
@@ -259,7 +259,7 @@ def server(given: argparse.Namespace) -> dict[str, Any]:
         return said
 
     def answer(prompts: list[str]) -> Answers:
-        with ThreadPoolExecutor(CLIENTS) as pool:
+        with ThreadPoolExecutor(max(CLIENTS, given.slots or 0)) as pool:
             waiting = {pool.submit(ask, prompt): i for i, prompt in enumerate(prompts)}
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
@@ -315,9 +315,11 @@ WAYS_COMPARED = {
     "server q8_0": ["--way", "server", "--precision", "q8_0"],
     "server q8_0 x8": ["--way", "server", "--precision", "q8_0", "--slots", "8"],
     "server q8_0 x16": ["--way", "server", "--precision", "q8_0", "--slots", "16"],
+    "server q8_0 x32": ["--way", "server", "--precision", "q8_0", "--slots", "32"],
     "server bf16 x16": ["--way", "server", "--precision", "bf16", "--slots", "16"],
     "ours": ["--way", "ours", "--backend", "auto", "--precision", "auto"],
     "ours openvino": ["--way", "ours", "--backend", "openvino", "--precision", "auto"],
+    "ours openvino x64": ["--way", "ours", "--backend", "openvino", "--precision", "auto", "--batch-size", "64"],
     "ours openvino x32": ["--way", "ours", "--backend", "openvino", "--precision", "auto", "--batch-size", "32"],
     "ours torch": ["--way", "ours", "--backend", "transformers", "--precision", "bf16"],
     "ours llama.cpp": ["--way", "ours", "--backend", "llama.cpp", "--precision", "q8_0"],
