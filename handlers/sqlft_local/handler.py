@@ -170,7 +170,7 @@ class Local(Trainer, Embedder):
             delimiters = resolve_training_delimiters(options, given, start)
             made = loop.train(
                 replace(loaded, renderer=loaded.renderer.with_delimiters(delimiters)),
-                presets.find_preset(model.base).hub_id or model.base,
+                hub.get_hub_id(model.base),
                 options,
                 (options.learning_rate or 0.0) * options.learning_rate_multiplier,
                 data,
@@ -255,8 +255,9 @@ class Local(Trainer, Embedder):
         return training.find_max_row_tokens(base, options if isinstance(options, TrainOptions) else TrainOptions())
 
     def resolve_options(self, model: ModelSpec, options: Any) -> TrainOptions:
-        """With learning rate, batch size and layers of the base's preset where none were given."""
-        return presets.resolve_options(options if isinstance(options, TrainOptions) else TrainOptions(), model.base)
+        """With learning rate, batch size and layers that suit the base where none were given."""
+        given = options if isinstance(options, TrainOptions) else TrainOptions()
+        return presets.resolve_options(given, model.base, hub.find_local_folder(model.base))
 
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any) -> Estimate | None:
         """From the base's shape, the rows as the trainer makes them, and how fast this machine is."""

@@ -111,6 +111,8 @@ def test_a_slip_gets_the_nearest_preset() -> None:
     """And the list of all."""
     with pytest.raises(OptionError, match="Did you mean 'smollm2-135m'") as caught:
         check("smolm2-135m")
+    with pytest.raises(OptionError, match=r"Did you mean 'qwen3.5-0.8b'"):
+        check("qwen35-0.8b")
     assert "codellama-34b" in caught.value.next_step
     with pytest.raises(OptionError, match="needs a base"):
         check("")

@@ -99,7 +99,7 @@ def describe_base(name: str, folder: Path | None, options: ModelOptions) -> Base
         return _read_base(name, folder, options)
     if preset is None or preset.shape is None:
         return None
-    return BaseDescription(name, preset.shape, limit_context(preset.context, options.context_length))
+    return BaseDescription(name, preset.shape, limit_context(preset.family.context, options.context_length))
 
 
 def _read_base(name: str, folder: Path, options: ModelOptions) -> BaseDescription:
@@ -456,23 +456,34 @@ def describe_machine(here: Machine) -> dict[str, Any]:
 
 
 def list_bases(here: Machine) -> list[dict[str, Any]]:
-    """A row a preset: whether it is on this machine, and in which numbers it can be trained and asked, if at all."""
+    """One row per preset: whether it is here, and the numbers in which this machine can train and ask it, if any."""
     device = here.device()
     free = here.available(device)
-    setting = TrainingSetup(here.dtype("auto", device))
+    setting = TrainingSetup(here.dtype("auto", device), targets=TrainOptions().layers)
     rows = []
     for name, preset in PRESETS.items():
-        assert preset.shape is not None
+        training, asking = _find_dtypes(preset, setting, free)
         rows.append(
             {
                 "base": name,
-                "weights": f"{preset.shape.parameters / 1e9:.3g} B",
+                "weights": f"{preset.size.parameters / 1e9:.3g} B",
                 "here": hub.find_local_folder(name) is not None,
-                "training": "unknown" if free is None else find_training_dtype(preset.shape, setting, free),
-                "asking": "unknown" if free is None else find_inference_dtype(preset.shape, free),
+                "training": training,
+                "asking": asking,
             }
         )
     return rows
+
+
+def _find_dtypes(preset: Preset, setting: TrainingSetup, free: int | None) -> tuple[str | None, str | None]:
+    """For training and for asking; without a shape nothing is known but that the weights alone are too large."""
+    if free is None:
+        return "unknown", "unknown"
+    if preset.shape is not None:
+        return find_training_dtype(preset.shape, setting, free), find_inference_dtype(preset.shape, free)
+    smallest = memory.QUANTISED_BYTES["nf4"], INFERENCE_DTYPES["q8_0"]
+    training, asking = ("unknown" if preset.size.parameters * each <= free else None for each in smallest)
+    return training, asking
 
 
 def find_training_dtype(shape: DecoderShape, setting: TrainingSetup, free: int, tokens: int = 1024) -> str | None:
