@@ -266,9 +266,9 @@ class Local(Trainer, Embedder):
 
         given = _get_model_options(model)
         base = training.describe_base(model.base, hub.find_local_folder(model.base), given)
-        if base is None:
-            return None
         options = self.resolve_options(model, options)
+        if base is None:
+            return training.estimate_without_config(model.base, options, data.train)
         own, delimiters = self.options, resolve_training_delimiters(options, given, start)
         kept = hub.bases_folder()
         return training.estimate(

@@ -141,6 +141,15 @@ def test_the_learning_rate_of_a_folder_is_by_the_width_in_its_config(tiny: Path,
     assert resolve(str(folder)).learning_rate == 3e-4
 
 
+@pytest.mark.parametrize("name", ["lfm2-350m", "someone/unknown"])
+def test_a_base_of_unknown_shape_has_an_estimate_of_its_rows(name: str) -> None:
+    found = Local().estimate(ModelSpec(name), None, TrainingSet(rows(160)), TrainOptions(n_epochs=2.0))
+    assert found is not None
+    assert (found.examples, found.steps, found.memory_bytes, found.seconds) == (160, 20, None, None)
+    assert any(f"sqlft pull {name}" in remark for remark in found.remarks)
+    assert any("0.7 GB in bfloat16" in remark for remark in found.remarks) == (name in PRESETS)
+
+
 def test_tokens_and_steps_are_those_of_the_training(tiny: Path, tmp_path: Path) -> None:
     base = describe_base(str(tiny), tiny, ModelOptions())
     assert base is not None

@@ -54,6 +54,7 @@ FLOPS_PER_CORE = 25e9
 MAX_VALIDATIONS, CHECKED = 10, 0.15
 """Validations of a training, at most two an epoch, and the share of its operations that they are at most."""
 GIGA = 1e9
+GUESSED_TOKENS = "tokens are a guess from letters: the base is not on this machine yet"
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,21 @@ def estimate(
         remarks=(*_list_remarks(base, setting, options, place, bool(valid)), *remarks),
         why_not=_refuse_too_few_gpus(here, place, together)
         or _refuse_too_little_memory(base, setting, passes, needed, limit, place),
+    )
+
+
+def estimate_without_config(name: str, options: TrainOptions, table: pa.Table) -> Estimate:
+    """For a base that is not on this machine and no preset of known shape: rows, tokens by letters, and steps."""
+    rows = table.column("messages").to_pylist()
+    tokens = sum(TOKENS_PER_MESSAGE + estimate_tokens(turn["content"]) for turns in rows for turn in turns)
+    remarks = [GUESSED_TOKENS, f"memory and time are estimated from the base's config.json: sqlft pull {name} gets it"]
+    if preset := PRESETS.get(name.lower()):
+        remarks.insert(0, f"its weights alone are {preset.size.parameters * 2 / GIGA:.1f} GB in bfloat16")
+    return Estimate(
+        examples=len(rows),
+        tokens=round(tokens * options.n_epochs),
+        steps=max(1, round(len(rows) / options.rows_per_step * options.n_epochs)),
+        remarks=tuple(remarks),
     )
 
 
@@ -354,7 +370,7 @@ def _list_remarks(
     if options.num_processes > 1:
         yield f"memory in each of {options.num_processes} processes"
     if base.folder is None:
-        yield "tokens are a guess from letters: the base is not on this machine yet"
+        yield GUESSED_TOKENS
     if options.early_stopping and is_validated:
         yield "early stopping may end it sooner"
 
