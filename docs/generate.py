@@ -29,8 +29,9 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import duckdb
-from sqlft_local.base.presets import PRESETS
+from sqlft_local.base import presets
 from sqlft_local.kernels import KERNELS
+from sqlft_local.options import TrainOptions
 from sqlft_local.train.memory import TrainingSetup, estimate_training_bytes
 from sqlft_openai.sunsets import CHECKED_ON, OTHER_TRAINERS, SUNSETS, Sunset
 
@@ -266,24 +267,28 @@ def floors(of: str) -> str:
 
 def presets_table(of: str) -> str:
     """Base models by short name."""
-    settings = (
-        TrainingSetup("float32"),
-        TrainingSetup("bfloat16"),
-        TrainingSetup("bfloat16", "int8"),
-        TrainingSetup("bfloat16", "nf4"),
-    )
+    head = ("base", "model", "licence", "login", "weights", "context", "template", "thinking", "learning rate")
     rows = []
-    for name, preset in PRESETS.items():
-        shape = preset.shape
-        assert shape is not None
-        memory = [
-            f"{estimate_training_bytes(shape, dataclasses.replace(s, checkpointing=True), 1024) / 1e9:.1f}"
-            for s in settings
-        ]
+    for name, preset in presets.PRESETS.items():
+        family = preset.family
         link = f"[{preset.hub_id}](https://huggingface.co/{preset.hub_id})"
-        parameters = f"{shape.parameters / 1e9:.3g} B"
-        rows.append((f"`{name}`", link, parameters, preset.template, f"{preset.learning_rate:g}", *memory))
-    return _rows(("base", "model", "weights", "template", "learning rate", "float32", "bfloat16", "int8", "nf4"), rows)
+        login, thinking = "yes" if family.is_gated else "", f"`{family.thinking}`" if family.thinking else ""
+        weights, context = f"{preset.size.parameters / 1e9:.3g} B", f"{family.context:,}"
+        own = (weights, context, family.template, thinking, f"{preset.learning_rate:g}")
+        rows.append((f"`{name}`", link, family.licence, login, *own))
+    return f"{_rows(head, rows)}\n\nAs public sources had it on {presets.CHECKED_ON}."
+
+
+def memory_table(of: str) -> str:
+    """What training the presets takes at least, by the numbers that the base is kept in."""
+    numbers = ("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8"), ("bfloat16", "nf4")
+    setups = [TrainingSetup(*kept, targets=TrainOptions().layers, checkpointing=True) for kept in numbers]
+    rows = [
+        (f"`{name}`", *(f"{estimate_training_bytes(preset.shape, setup, 1024) / 1e9:.1f}" for setup in setups))
+        for name, preset in presets.PRESETS.items()
+        if preset.shape is not None
+    ]
+    return _rows(("base", "float32", "bfloat16", "int8", "nf4"), rows)
 
 
 def _day(sunset: Sunset, day: date | None) -> str:
@@ -335,6 +340,7 @@ MAKERS: dict[str, Callable[[str], str]] = {
     "floors": floors,
     "kernels": kernels_table,
     "presets": presets_table,
+    "memory": memory_table,
     "sunsets": sunsets_table,
     "names": other_names_table,
 }

@@ -32,7 +32,7 @@ from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions, Tra
 from sqlft_local.train import lora
 from sqlft_local.train.step import compute_loss
 from tiny_tokenizer import make_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sqlft.handler import Artifact, Message, ModelSpec, Request, TrainingSet
@@ -206,13 +206,13 @@ def make_tiny(kind: str, folder: Path) -> Path:
     """A random model of the type, saved in Hugging Face layout."""
     config = build_config(kind)
     with torch.device("meta"):
-        size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        size = sum(p.numel() for p in loading.find_auto_class(config).from_config(config).parameters())
     if size > MOST_PARAMETERS:
         raise ValueError(f"{size / 1e6:.0f}M parameters are not tiny")
     folder.mkdir(parents=True, exist_ok=True)
     make_tokenizer(folder)
     torch.manual_seed(7)
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    loading.find_auto_class(config).from_config(config, dtype=torch.float32).save_pretrained(folder)
     return folder
 
 
@@ -307,7 +307,8 @@ def make_examples(lengths: Sequence[int]) -> list[Example]:
 
 def load_plain(base: Path) -> Any:
     """The model as transformers loads it, without what it forces into answers by itself."""
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval().requires_grad_(False)
+    loader = loading.find_auto_class(AutoConfig.from_pretrained(base))
+    model = loader.from_pretrained(base, dtype=torch.float32).eval().requires_grad_(False)
     model.generation_config.forced_eos_token_id = model.generation_config.forced_bos_token_id = None
     return model
 
@@ -376,6 +377,8 @@ TYPES = (
     *("rwkv", "cpmant"),  # one row at a time: in asking, in training
 )
 """One of each kind."""
+SEEING_TYPES = ("mistral3",)
+"""Types that transformers has no class of text alone for."""
 PAGE = Path(__file__).parents[1] / "docs" / "handlers" / "architectures.md"
 
 
@@ -429,7 +432,7 @@ def main() -> int:
     """Check the types named, or all; 1 if one is not right."""
     torch.set_num_threads(1)
     found = {}
-    for kind in sys.argv[1:] or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+    for kind in sys.argv[1:] or sorted((*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *SEEING_TYPES)):
         began = time.monotonic()
         found[kind] = measure(kind)
         print(json.dumps({"type": kind, **found[kind], "seconds": round(time.monotonic() - began, 1)}), flush=True)

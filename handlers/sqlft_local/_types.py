@@ -35,6 +35,8 @@ LlamaServer: TypeAlias = Any
 """xllamacpp's Server."""
 GenerationHandle: TypeAlias = Any
 """openvino_genai's GenerationHandle."""
+AutoClass: TypeAlias = Any
+"""One of transformers' classes that find a model's own by its config, such as AutoModelForCausalLM."""
 JsonObject: TypeAlias = dict[str, Any]
 JsonMapping: TypeAlias = Mapping[str, Any]
 """Parsed JSON: a base's config.json, a tokenizer's files, what llama.cpp answers."""

@@ -117,6 +117,7 @@ class Local(Trainer, Embedder):
         from sqlft_local.base import config, tokenization, weight_cache
         from sqlft_local.base.tokenization import Renderer
         from sqlft_local.predict import choose, llama
+        from sqlft_local.predict.common import DEFAULT_BATCH_SIZE
         from sqlft_local.predict.llama import LlamaPredictor
 
         llama.import_xllamacpp()
@@ -130,7 +131,9 @@ class Local(Trainer, Embedder):
         context = config.read_context(config.read_config(folder), given.context_length)
         threads = machine.resolve_threads(self.options.threads)
         gpu = self.options.device != "cpu"
-        plan = llama.LlamaSettings(found.model, options.batch_size, threads, exact=kind == "f32", gpu=gpu)
+        plan = llama.LlamaSettings(
+            found.model, options.batch_size or DEFAULT_BATCH_SIZE, threads, exact=kind == "f32", gpu=gpu
+        )
         engine, release = llama.acquire_runtime(plan, context + 1, str(folder))
         return LlamaPredictor(engine, release, found.adapter, renderer, context, options, model.schema)
 
@@ -189,7 +192,7 @@ class Local(Trainer, Embedder):
             delimiters = resolve_training_delimiters(options, given, start)
             made = loop.train(
                 replace(loaded, renderer=loaded.renderer.with_delimiters(delimiters)),
-                presets.find_preset(model.base).hub_id or model.base,
+                hub.get_hub_id(model.base),
                 options,
                 (options.learning_rate or 0.0) * options.learning_rate_multiplier,
                 data,
@@ -230,6 +233,8 @@ class Local(Trainer, Embedder):
             if backend == "transformers" and not choose.runs_on_gpu(self.options.device):
                 given = _get_model_options(model)
                 weight_cache.prepare_weights(folder, choose.choose_dtype(options, given, folder, self.options.device))
+            elif backend == "openvino":
+                weight_cache.prepare_openvino_folder(folder, made.path, lambda what, share: None)
             elif backend == "llama.cpp":
                 kind = choose.choose_gguf_type(options, _get_model_options(model), folder)
                 weight_cache.prepare_gguf_files(
@@ -274,8 +279,9 @@ class Local(Trainer, Embedder):
         return training.find_max_row_tokens(base, options if isinstance(options, TrainOptions) else TrainOptions())
 
     def resolve_options(self, model: ModelSpec, options: object) -> TrainOptions:
-        """With learning rate, batch size and layers of the base's preset where none were given."""
-        return presets.resolve_options(options if isinstance(options, TrainOptions) else TrainOptions(), model.base)
+        """With learning rate, batch size and layers that suit the base where none were given."""
+        given = options if isinstance(options, TrainOptions) else TrainOptions()
+        return presets.resolve_options(given, model.base, hub.find_local_folder(model.base))
 
     def estimate(self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: object) -> Estimate | None:
         """From the base's shape, the rows as the trainer makes them, and how fast this machine is."""
@@ -284,9 +290,9 @@ class Local(Trainer, Embedder):
 
         given = _get_model_options(model)
         base = training.describe_base(model.base, hub.find_local_folder(model.base), given)
-        if base is None:
-            return None
         options = self.resolve_options(model, options)
+        if base is None:
+            return training.estimate_without_config(model.base, options, data.train)
         own, delimiters = self.options, resolve_training_delimiters(options, given, start)
         kept = hub.bases_folder()
         return training.estimate(

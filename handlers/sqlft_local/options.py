@@ -66,7 +66,9 @@ class PredictOptions(SamplingOptions):
         list[str] | None, "texts that end an answer, beside those it was trained with; they are not part of it"
     ] = None
     seed: Annotated[int, "for sampling; the same seed and prompt give the same answer"] = 0
-    batch_size: Annotated[int, "prompts answered at a time", Range(1, 1024)] = 16
+    batch_size: Annotated[
+        int | None, "prompts answered at a time; without it 64 with openvino, else 16", Range(1, 1024)
+    ] = None
     logprobs: Annotated[bool, "tell how likely each answer was, in the column <output>_logprob"] = False
     grammar: Annotated[str | None, "a grammar in GBNF that every answer obeys; runs on llama.cpp"] = None
     backend: Annotated[
@@ -89,7 +91,9 @@ class TrainOptions(LengthOptions, TrainingOptions):
 
     n_epochs: Annotated[float, "how often training goes through the rows", Range(0.01, 1000)] = 3.0
     batch_size: Annotated[int | None, "rows a step; without it the base's own", Range(1, 4096)] = None
-    learning_rate: Annotated[float | None, "step size at its highest; without it the base's own", Range(0, 1)] = None
+    learning_rate: Annotated[float | None, "step size at its highest; without it by the base's width", Range(0, 1)] = (
+        None
+    )
     learning_rate_multiplier: Annotated[float, "multiplies the learning rate", Range(0, 100)] = 1.0
     prompt_loss_weight: Annotated[float, "weight of the prompt's tokens in the loss, answers weigh 1", Range(0, 1)] = (
         0.0
@@ -97,9 +101,7 @@ class TrainOptions(LengthOptions, TrainingOptions):
     r: Annotated[int, "rank of the LoRA matrices", Alias("lora_r"), Range(1, 1024)] = 8
     lora_alpha: Annotated[float, "LoRA scale: lora_alpha / r", Range(0)] = 16.0
     lora_dropout: Annotated[float, "dropout before the LoRA matrices", Range(0, 0.99)] = 0.05
-    target_modules: Annotated[
-        list[str] | None, "linear layers that are trained, or all-linear; without it the base's own"
-    ] = None
+    target_modules: Annotated[list[str] | None, "names of linear layers that are trained; without it all"] = None
     max_length: Annotated[int | None, "most tokens of a row; without it the context, at most 2048", Range(8)] = None
     separator: Annotated[
         str | None, "put behind every prompt, and remembered; without it that of the model or of the version before"
@@ -147,5 +149,5 @@ class TrainOptions(LengthOptions, TrainingOptions):
 
     @property
     def layers(self) -> list[str]:
-        """The target modules, where no preset settled them those of attention."""
-        return self.target_modules or ["q_proj", "k_proj", "v_proj", "o_proj"]
+        """The target modules; where none were given, every linear layer."""
+        return self.target_modules or ["all-linear"]

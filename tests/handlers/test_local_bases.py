@@ -9,13 +9,16 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from sqlft_local import Local
 from sqlft_local.base import hub
 from sqlft_local.base.gguf import convert
@@ -111,6 +114,8 @@ def test_a_slip_gets_the_nearest_preset() -> None:
     """And the list of all."""
     with pytest.raises(OptionError, match="Did you mean 'smollm2-135m'") as caught:
         check("smolm2-135m")
+    with pytest.raises(OptionError, match=r"Did you mean 'qwen3.5-0.8b'"):
+        check("qwen35-0.8b")
     assert "codellama-34b" in caught.value.next_step
     with pytest.raises(OptionError, match="needs a base"):
         check("")
@@ -311,6 +316,47 @@ def test_offline_a_hub_model_says_how_to_get_it(home: Path, tmp_path: Path) -> N
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert "hf download nobody/no-such-model" in done.stderr
+
+
+class GatedHub(BaseHTTPRequestHandler):
+    """The hub for somebody who has not accepted a licence."""
+
+    def do_GET(self) -> None:
+        """403, as the hub says it."""
+        self.send_response(403)
+        self.send_header("X-Error-Code", "GatedRepo")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is written to the terminal."""
+
+
+@pytest.fixture
+def gated_hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub that gives nothing away without a login."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), GatedHub)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.usefixtures("gated_hub")
+@pytest.mark.parametrize(
+    ("base", "hub_id", "gate"),
+    [
+        ("gemma-3-270m", "google/gemma-3-270m-it", "google/gemma-3-270m-it is gated"),
+        ("owner/name", "owner/name", "If it is gated"),
+    ],
+)
+def test_a_gated_base_says_how_to_log_in(base: str, hub_id: str, gate: str) -> None:
+    with pytest.raises(ProviderError, match="403") as caught:
+        hub.pull(base, ignore_progress)
+    assert caught.value.next_step.startswith(gate)
+    assert f"accepted at https://huggingface.co/{hub_id}; then run hf auth login" in caught.value.next_step
 
 
 def test_an_interrupted_conversion_leaves_nothing(home: Path, tiny_gguf: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from sqlft_local import Local, machine
 from sqlft_local.base import hub, loading
 from sqlft_local.base.config import DecoderShape, read_shape
-from sqlft_local.base.presets import PRESETS
+from sqlft_local.base.presets import PRESETS, default_learning_rate
 from sqlft_local.estimate import training as estimating
 from sqlft_local.estimate.training import (
     BaseDescription,
@@ -40,7 +40,7 @@ from sqlft.handler import ModelSpec, TrainingSet
 GIGA = 10**9
 LAPTOP = Machine("test", 4, 16 * GIGA, 12 * GIGA, ("avx2",), ())
 CARD = replace(LAPTOP, gpus=(Gpu("card", 48 * GIGA, 47 * GIGA, 8.6),))
-KINDS = {"smollm": "llama", "qwen": "qwen2", "mistral": "mistral", "llama": "llama", "codellama": "llama"}
+SHAPES = {name: preset.shape for name, preset in PRESETS.items() if preset.shape is not None}
 
 
 def rows(count: int, words: int = 12) -> pa.Table:
@@ -63,14 +63,12 @@ def estimate_training(
     return estimate(base, given, TrainOptions(**options), TrainingSet(data), here, "cpu", None, folder)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", SHAPES)
 def test_shapes_of_the_presets_are_those_of_real_models(name: str) -> None:
     """Built on the meta device, which holds no weights; biases and norms of some are not counted."""
-    shape = PRESETS[name].shape
-    assert shape is not None
-    kind = next(kind for start, kind in KINDS.items() if name.startswith(start))
+    shape = SHAPES[name]
     config = AutoConfig.for_model(
-        kind,
+        PRESETS[name].family.model_type,
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
@@ -88,12 +86,68 @@ def test_shapes_of_the_presets_are_those_of_real_models(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "billions"),
-    [("smollm2-135m", 0.1345), ("qwen2.5-coder-7b", 7.62), ("mistral-7b-instruct", 7.25), ("codellama-34b", 33.74)],
+    [
+        ("smollm2-135m", 0.1345),
+        ("smollm3-3b", 3.0751),
+        ("qwen2.5-coder-7b", 7.62),
+        ("qwen3-0.6b", 0.59605),
+        ("qwen3-1.7b", 1.72057),
+        ("qwen3-4b", 4.02247),
+        ("qwen3-8b", 8.19074),
+        ("qwen3-14b", 14.76831),
+        ("gemma-3-270m", 0.2681),
+        ("gemma-3-1b", 0.99989),
+        ("llama-3.2-1b", 1.236),
+        ("llama-3.2-3b", 3.213),
+        ("phi-4-mini", 3.836),
+        ("mistral-7b-instruct", 7.25),
+        ("codellama-34b", 33.74),
+    ],
 )
 def test_parameters_are_those_that_the_makers_name(name: str, billions: float) -> None:
-    shape = PRESETS[name].shape
-    assert shape is not None
-    assert shape.parameters / 1e9 == pytest.approx(billions, rel=2e-3)
+    assert SHAPES[name].parameters / 1e9 == pytest.approx(billions, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("smollm2-135m", 4e-3),
+        ("smollm2-360m", 4e-3),
+        ("smollm2-1.7b", 4.9e-4),
+        ("llama-3.2-1b", 4.9e-4),
+        ("codellama-34b", 1.7e-4),
+        ("qwen2.5-coder-7b", 4.8e-4),
+        ("qwen3.5-0.8b", 5.3e-4),
+    ],
+)
+def test_learning_rates_follow_the_width_unless_they_were_measured(name: str, rate: float) -> None:
+    options = Local().resolve_options(ModelSpec(name), TrainOptions())
+    assert options.learning_rate == pytest.approx(rate)
+    assert options.target_modules == ["all-linear"]
+    assert options.batch_size == (8 if name.startswith("smollm2") else 16)
+
+
+def test_the_learning_rate_of_a_folder_is_by_the_width_in_its_config(tiny: Path, tmp_path: Path) -> None:
+    def resolve(base: str, **given: Any) -> TrainOptions:
+        return Local().resolve_options(ModelSpec(base), TrainOptions(**given))
+
+    assert resolve(str(tiny)).learning_rate == default_learning_rate(64, "llama")
+    assert resolve(str(tiny), learning_rate=1e-5, batch_size=2).learning_rate == 1e-5
+    assert resolve(str(tiny), target_modules=["q_proj"]).target_modules == ["q_proj"]
+    assert resolve("someone/unknown").learning_rate == 3e-4
+    assert (resolve("someone/unknown").batch_size, resolve("someone/unknown").layers) == (16, ["all-linear"])
+    folder = shutil.copytree(tiny, tmp_path / "odd")
+    (folder / "config.json").write_text('{"model_type": "odd"}')
+    assert resolve(str(folder)).learning_rate == 3e-4
+
+
+@pytest.mark.parametrize("name", ["lfm2-350m", "someone/unknown"])
+def test_a_base_of_unknown_shape_has_an_estimate_of_its_rows(name: str) -> None:
+    found = Local().estimate(ModelSpec(name), None, TrainingSet(rows(160)), TrainOptions(n_epochs=2.0))
+    assert found is not None
+    assert (found.examples, found.steps, found.memory_bytes, found.seconds) == (160, 20, None, None)
+    assert any(f"sqlft pull {name}" in remark for remark in found.remarks)
+    assert any("0.7 GB in bfloat16" in remark for remark in found.remarks) == (name in PRESETS)
 
 
 def test_tokens_and_steps_are_those_of_the_training(tiny: Path, tmp_path: Path) -> None:
@@ -388,9 +442,7 @@ def test_dtypes_of_other_machines() -> None:
 
 
 def test_what_fits_is_told_a_preset() -> None:
-    large, small = (PRESETS[name].shape for name in ("codellama-34b", "smollm2-135m"))
-    assert large is not None
-    assert small is not None
+    large, small = (SHAPES[name] for name in ("codellama-34b", "smollm2-135m"))
     assert find_training_dtype(small, TrainingSetup(), 8 * GIGA) == "float32"
     assert [find_training_dtype(large, TrainingSetup(), n * GIGA) for n in (45, 26, 8)] == ["int8", "nf4", None]
     assert [find_inference_dtype(large, n * GIGA) for n in (90, 45, 8)] == ["f16", "q8_0", None]
@@ -400,3 +452,9 @@ def test_every_preset_has_a_row() -> None:
     found = {row["base"]: row for row in list_bases(CARD)}
     assert set(found) == set(PRESETS)
     assert found["smollm2-135m"]["training"] in ("float32", "bfloat16")
+
+
+def test_a_base_whose_weights_alone_are_too_large_fits_in_no_numbers() -> None:
+    found = {row["base"]: row for row in list_bases(replace(LAPTOP, free=8 * GIGA))}
+    assert [found["gpt-oss-20b"][way] for way in ("training", "asking")] == [None, None]
+    assert [found["lfm2-350m"][way] for way in ("training", "asking")] == ["unknown", "unknown"]

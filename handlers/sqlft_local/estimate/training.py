@@ -53,6 +53,7 @@ FLOPS_PER_CORE = 25e9
 MAX_VALIDATIONS, CHECKED = 10, 0.15
 """Validations of a training, at most two an epoch, and the share of its operations that they are at most."""
 GIGA = 1e9
+GUESSED_TOKENS = "tokens are a guess from letters: the base is not on this machine yet"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def describe_base(name: str, folder: Path | None, options: ModelOptions) -> Base
         return _read_base(name, folder, options)
     if preset is None or preset.shape is None:
         return None
-    return BaseDescription(name, preset.shape, limit_context(preset.context, options.context_length))
+    return BaseDescription(name, preset.shape, limit_context(preset.family.context, options.context_length))
 
 
 def _read_base(name: str, folder: Path, options: ModelOptions) -> BaseDescription:
@@ -171,6 +172,21 @@ def estimate(
         remarks=(*_list_remarks(base, setting, options, place, bool(valid)), *remarks),
         why_not=_refuse_too_few_gpus(here, place, together)
         or _refuse_too_little_memory(base, setting, passes, needed, limit, place),
+    )
+
+
+def estimate_without_config(name: str, options: TrainOptions, table: pa.Table) -> Estimate:
+    """For a base that is not on this machine and no preset of known shape: rows, tokens by letters, and steps."""
+    rows = table.column("messages").to_pylist()
+    tokens = sum(TOKENS_PER_MESSAGE + estimate_tokens(turn["content"]) for turns in rows for turn in turns)
+    remarks = [GUESSED_TOKENS, f"memory and time are estimated from the base's config.json: sqlft pull {name} gets it"]
+    if preset := PRESETS.get(name.lower()):
+        remarks.insert(0, f"its weights alone are {preset.size.parameters * 2 / GIGA:.1f} GB in bfloat16")
+    return Estimate(
+        examples=len(rows),
+        tokens=round(tokens * options.n_epochs),
+        steps=max(1, round(len(rows) / options.rows_per_step * options.n_epochs)),
+        remarks=tuple(remarks),
     )
 
 
@@ -355,7 +371,7 @@ def _list_remarks(
     if options.num_processes > 1:
         yield f"memory in each of {options.num_processes} processes"
     if base.folder is None:
-        yield "tokens are a guess from letters: the base is not on this machine yet"
+        yield GUESSED_TOKENS
     if options.early_stopping and is_validated:
         yield "early stopping may end it sooner"
 
@@ -457,23 +473,34 @@ def describe_machine(here: Machine) -> dict[str, object]:
 
 
 def list_bases(here: Machine) -> list[dict[str, object]]:
-    """A row a preset: whether it is on this machine, and in which numbers it can be trained and asked, if at all."""
+    """One row per preset: whether it is here, and the numbers in which this machine can train and ask it, if any."""
     device = here.device()
     free = here.available(device)
-    setting = TrainingSetup(here.dtype("auto", device))
+    setting = TrainingSetup(here.dtype("auto", device), targets=TrainOptions().layers)
     rows = []
     for name, preset in PRESETS.items():
-        assert preset.shape is not None
+        training, asking = _find_dtypes(preset, setting, free)
         rows.append(
             {
                 "base": name,
-                "weights": f"{preset.shape.parameters / 1e9:.3g} B",
+                "weights": f"{preset.size.parameters / 1e9:.3g} B",
                 "here": hub.find_local_folder(name) is not None,
-                "training": "unknown" if free is None else find_training_dtype(preset.shape, setting, free),
-                "asking": "unknown" if free is None else find_inference_dtype(preset.shape, free),
+                "training": training,
+                "asking": asking,
             }
         )
     return rows
+
+
+def _find_dtypes(preset: Preset, setting: TrainingSetup, free: int | None) -> tuple[str | None, str | None]:
+    """For training and for asking; without a shape nothing is known but that the weights alone are too large."""
+    if free is None:
+        return "unknown", "unknown"
+    if preset.shape is not None:
+        return find_training_dtype(preset.shape, setting, free), find_inference_dtype(preset.shape, free)
+    smallest = memory.QUANTISED_BYTES["nf4"], INFERENCE_DTYPES["q8_0"]
+    training, asking = ("unknown" if preset.size.parameters * each <= free else None for each in smallest)
+    return training, asking
 
 
 def find_training_dtype(shape: DecoderShape, setting: TrainingSetup, free: int, tokens: int = 1024) -> str | None:

@@ -44,6 +44,8 @@ def choose_backend(model: ModelSpec, options: PredictOptions, folder: Path, devi
         return "llama.cpp"
     if getattr(model.options, "quantization", "none") != "none" or runs_on_gpu(device):
         return "transformers"
+    if is_small(folder) and find_openvino_refusal(model, options, folder) is None:
+        return "openvino"
     if why or (is_torch_faster(folder) and options.precision in ("auto", "bf16") and find_spec("transformers")):
         return "transformers"
     return "llama.cpp"
@@ -61,8 +63,9 @@ def find_openvino_refusal(model: ModelSpec, options: PredictOptions, folder: Pat
         return f"its weights are in 8 bits, not in {options.precision}"
     if options.adapter == "runtime":
         return "it adds adapters to the weights (adapter = 'merged')"
-    if getattr(model.options, "quantization", "none") != "none":
-        return "its weights are not those of bitsandbytes"
+    given = model.options if isinstance(model.options, ModelOptions) else ModelOptions()
+    if given.quantization != "none" or given.dtype not in ("auto", "bfloat16"):
+        return "its weights are in 8 bits, not in those of the model's options"
     return find_llama_refusal(folder)
 
 

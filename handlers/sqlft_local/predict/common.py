@@ -6,10 +6,14 @@ from sqlft.errors import NotSupported
 from sqlft.handler import Completion, Request
 from sqlft_local.base.tokenization import Renderer
 
+DEFAULT_BATCH_SIZE = 16
+"""Prompts at a time where nothing was said."""
 
-def choose_batch_size(batch_size: int, answered: bool) -> int:
+
+def choose_batch_size(batch_size: int | None, answered: bool, default: int = DEFAULT_BATCH_SIZE) -> int:
     """Prompts at a time; few until the first answer is there, which would wait for all the others' prompts."""
-    return batch_size if answered else max(1, batch_size // 4)
+    most = batch_size or default
+    return most if answered else max(1, most // 4)
 
 
 def encode_request(request: Request, renderer: Renderer, context: int, most: int) -> tuple[list[int], int] | Completion:
