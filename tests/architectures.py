@@ -166,6 +166,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "jamba": {"layer_types": DEFAULT, "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1},
+    "mistral3": {
+        "text_config": {"model_type": "ministral3", **dict(list(TINY.items())[:9])},
+        "vision_config": {"model_type": "pixtral", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
+        | {"num_attention_heads": 4, "image_size": 32, "patch_size": 16, "head_dim": 16},
+    },
     "mpt": {"attn_config": {}},
     "nemotron_h": {"layer_types": ["linear_attention", "full_attention", "mlp"], "num_hidden_layers": 3, "n_groups": 1},
     "recurrent_gemma": {"layer_types": DEFAULT, "block_types": ["recurrent", "attention"], "lru_width": 64},
@@ -188,7 +193,7 @@ def build_config(kind: str) -> Any:
 
 def shrink(config_class: Any, more: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that make such a configuration tiny."""
-    if config_class.sub_configs.get("text_config", 0) is AutoConfig:
+    if config_class.sub_configs.get("text_config", 0) is AutoConfig and "text_config" not in more:
         raise ValueError("its text part is any other type")
     names = {*config_class().to_dict(), *config_class.attribute_map}
     if "text_config" in config_class.sub_configs:
