@@ -30,7 +30,8 @@ PROCESSORS = {
     "bfloat16": "avx2 avx512f avx512_vnni avx512_bf16",
     "avx2": "avx2",
 }
-"""A processor of each kind that `auto` tells apart, by its features."""
+"""A processor of each kind that `auto` tells apart where OpenVINO is not, by its features."""
+WITH_OPENVINO = "with OpenVINO"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -42,10 +43,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(f"the processor has no {' and no '.join(mark.args)}")
 
 
-@pytest.fixture(params=sorted(PROCESSORS))
+@pytest.fixture(params=[*sorted(PROCESSORS), WITH_OPENVINO])
 def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The test runs once for each way that `auto` can take; processes that it starts take it too."""
-    monkeypatch.setenv("SQLFT_CPU_FEATURES", PROCESSORS[request.param])
+    if request.param != WITH_OPENVINO:
+        monkeypatch.setenv("SQLFT_CPU_FEATURES", PROCESSORS[request.param])
+        monkeypatch.setenv("SQLFT_BACKENDS", "transformers, llama.cpp")
     return str(request.param)
 
 

@@ -40,6 +40,7 @@ def run(con: sqlft.Connection, name: str) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize("con", ["demo"], indirect=True)
+@pytest.mark.parametrize("processor", ["with OpenVINO", "bfloat16"], indirect=True)
 def test_text_to_sql(processor: str, con: sqlft.Connection, tmp_path: Path) -> None:
     """What `make demo` runs, on each kind of processor."""
     results = run(con, "text_to_sql.sql")

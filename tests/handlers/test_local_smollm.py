@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 import torch
 from sqlft_local import Local
 from sqlft_local.base.hub import bases_folder
@@ -111,6 +112,7 @@ def test_auto_says_what_float32_says_far_from_a_tie(smollm: str, processor: str)
         assert said.startswith(clear)
 
 
+@pytest.mark.parametrize("processor", ["with OpenVINO", "bfloat16"], indirect=True)
 def test_a_minute_of_training_shows_on_tables_that_it_has_not_seen(smollm: str, processor: str, tmp_path: Path) -> None:
     """Learning, not memory of the rows that were shown."""
     before = similarity(None)

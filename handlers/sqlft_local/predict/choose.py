@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,8 @@ from sqlft_local.predict import llama, openvino
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES: dict[str, Dtype] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+BACKENDS_SWITCH = "SQLFT_BACKENDS"
+"""Where this is set, `auto` takes no backend that it does not name."""
 GGUF_TYPES: dict[str, str] = {v: k for k, v in DTYPES.items()}
 
 
@@ -55,6 +58,8 @@ def find_openvino_refusal(model: ModelSpec, options: PredictOptions, folder: Pat
     """Why OpenVINO cannot answer a statement like this, or None if it can."""
     if not openvino.is_installed():
         return "the package openvino-genai is not installed"
+    if "openvino" not in os.environ.get(BACKENDS_SWITCH, "openvino"):
+        return f"{BACKENDS_SWITCH} leaves it out"
     if model.schema is not None or options.grammar is not None:
         return "it binds no answers to a schema or grammar"
     if options.temperature > 0:
