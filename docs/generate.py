@@ -13,7 +13,6 @@ The ``text`` block behind one holds what it printed.  A word behind the language
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
 import re
