@@ -173,7 +173,9 @@ class AdaptivePace:
             if self._is_blocked or self._is_in_a_row(serial):
                 self._is_blocked, self._trial, self._limit = True, None, inf
                 self._set_pace(now, min(MAX_PROBE_PACE, self.pace) * PROBE_DECREASE)
-            elif not self._trial and inf > self.pace >= EXPECTED_PACE * self._limit and self._is_more_than_chance():
+            elif (
+                not self._trial and inf > self.pace >= EXPECTED_PACE * self._limit and self._is_more_than_chance(serial)
+            ):
                 self._limit = self.pace
                 self._set_pace(now, DECREASE * self.pace)
             self._judge_round(now, serial)
@@ -185,9 +187,10 @@ class AdaptivePace:
         count = REFUSED_IN_A_ROW + int(CHANCE_IN_A_ROW * self._chance)
         return self._refused.issuperset(range(serial - count + 1, serial + 1))
 
-    def _is_more_than_chance(self) -> bool:
-        error = (self._chance * (1 - self._chance) / ROUND) ** 0.5
-        return len(self._refused) / ROUND > self._chance + MARGIN * error
+    def _is_more_than_chance(self, serial: int) -> bool:
+        count = max(ROUND, serial - self._start)
+        error = (self._chance * (1 - self._chance) / count) ** 0.5
+        return len(self._refused) / count > self._chance + MARGIN * error
 
     def _judge_round(self, now: float, serial: int) -> None:
         """Decide at the end of a round."""
@@ -200,7 +203,7 @@ class AdaptivePace:
             if share >= share_before / 2:
                 self._limit = inf
             self._set_pace(now, pace_before if self._limit == inf else DECREASE * self._limit)
-        elif self._is_more_than_chance():
+        elif self._is_more_than_chance(serial):
             rate = (self._serial - self._start) / max(0.01, now - self._began)
             self._limit, self._trial = rate * (1 - share), (self.pace, share)
             self._set_pace(now, TRIAL_PACE * self._limit)
