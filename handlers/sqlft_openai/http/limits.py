@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Mapping
-from math import inf
+from math import inf, sqrt
 
 from sqlft_openai.http.parsing import parse_duration
 
@@ -189,7 +189,7 @@ class AdaptivePace:
 
     def _is_more_than_chance(self, serial: int) -> bool:
         count = max(ROUND, serial - self._start)
-        error = (self._chance * (1 - self._chance) / count) ** 0.5
+        error = sqrt(self._chance * (1 - self._chance) / count)
         return len(self._refused) / count > self._chance + MARGIN * error
 
     def _judge_round(self, now: float, serial: int) -> None:
