@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Mapping
-from math import inf
+from math import inf, sqrt
 
 from sqlft_openai.http.parsing import parse_duration
 
@@ -86,14 +86,20 @@ class HeaderQuota:
         self._at, self._end = now, now + reset
 
 
-INCREASE = 0.002
-"""Of the last limit: how much the pace grows with each request that is let in."""
-DECREASE = 0.5
-RECENT_SECONDS, RECENT_SHARE, MOST_SHARE = 10.0, 0.9, 0.5
-"""The pace keeps this share of what was let in over this time, and that of the most that ever was."""
-REFUSED_IN_A_ROW = 4
-"""So many say that none is let in: then nothing is kept, and a Retry-After stops all requests."""
-MIN_PACE = 0.1
+ROUND = 16
+"""So many requests are judged together."""
+TRIAL_PACE = 0.65
+"""Of what is let in: the pace of a trial, at which a limit refuses nothing."""
+MARGIN = 2.75
+"""Standard errors by which the share refused in a round may be above that of chance."""
+EXPECTED_PACE, DECREASE = 0.95, 0.94
+"""From this share of the limit on a refusal is no surprise, and the pace becomes this share of what it was."""
+INCREASE, FREE_INCREASE = 1.5e-5, 0.1
+"""A request that is let in raises the pace by this share, times those since it was set; without a limit, by this."""
+REFUSED_IN_A_ROW, CHANCE_IN_A_ROW = 4, 10
+"""So many say that none is let in, and so many times the share of chance more."""
+MAX_PROBE_PACE, PROBE_DECREASE, MIN_PACE = 30.0, 0.5, 0.1
+"""While none is let in, the pace is at most this, times this for each refusal, and at least this."""
 IDLE_SECONDS = 5.0
 """Without a request for so long, what went before says nothing of now."""
 RAMP_SECONDS, RAMP_REQUESTS = 0.003, 256
@@ -101,29 +107,35 @@ RAMP_SECONDS, RAMP_REQUESTS = 0.003, 256
 
 
 class AdaptivePace:
-    """Additive increase, multiplicative decrease of requests per second (Chiu and Jain, 1989), as TCP does it.
+    """Requests per second, which grow and fall by shares; judged are rounds of requests.
 
-    The refusals of one flight of requests count once.  Below half of the last limit, or what was let in of late, the
-    pace doubles with each request that is let in (TCP's slow start, RFC 5681); above, it grows by a constant.  A
-    Retry-After of 0 seconds speaks of no limit.
+    Slower asking lowers the share that is refused where there is a limit, and does not where refusals are by chance.
+    So a round with refusals is followed by a trial, a round well below what was let in.  If half of the share or more
+    is refused again, that is chance: the pace is what it was, and such a share is ignored from then on.  Else what was
+    let in is the limit: the pace stays near it, and grows the faster the longer none is refused.  A Retry-After of 0
+    seconds speaks of no limit.
     """
 
     def __init__(self) -> None:
-        self.pace = inf
-        """Requests per second; inf: no limit was met yet."""
-        self._limit = inf
-        """The pace at which the last refusal came while others were let in."""
+        self.pace = self._limit = inf
+        """Requests per second, and how many are let in; inf: no limit was met yet."""
+        self._chance = 0.0
+        """The share of requests that is refused however slowly they go."""
+        self._trial: tuple[float, float] | None = None
+        """During a trial: the pace of the round before, and the share of it that was refused."""
+        self._is_blocked = False
+        """Whether none is let in."""
         self._next = self._paused_until = 0.0
-        self._serial = self._decided = 0
-        """The last request; the last one that was sent before the latest decrease."""
-        self._last = -inf
-        """When the last request went."""
-        self._first, self._since = 1, 0.0
-        """The first request behind a pause, and when it went; then, when the first one was refused."""
-        self._let_in: deque[float] = deque()
-        self._most = 0
-        """Most that were ever let in within RECENT_SECONDS."""
-        self._refused_in_a_row = 0
+        self._serial, self._last = 0, -inf
+        """The last request, and when it went."""
+        self._start, self._began = 0, 0.0
+        """The last request before the round, and when the first one of the round went."""
+        self._refused: set[int] = set()
+        """Of the round."""
+        self._let_in = 0
+        """Since the pace was set."""
+        self._measured, self._measured_since = 0, 0.0
+        """Requests let in since none was, or since none was sent; and when that was."""
 
     def wait(self, now: float) -> float:
         """Seconds until the next may go."""
@@ -131,8 +143,11 @@ class AdaptivePace:
 
     def record_request(self, now: float, serial: int) -> None:
         """A request goes."""
-        if self.pace == inf and now - self._last > IDLE_SECONDS:
-            self._first, self._since = serial, now
+        if now - self._last > IDLE_SECONDS + 1 / self.pace:
+            self._start_round()
+            self._measured, self._measured_since = 0, now
+        if serial == self._start + 1:
+            self._began = now
         self._serial, self._last = serial, now
         if self.pace < inf:
             self._next = max(self._next, now) + 1 / self.pace
@@ -141,45 +156,77 @@ class AdaptivePace:
 
     def record_success(self, now: float, serial: int) -> None:
         """A request was let in."""
-        self._refused_in_a_row = 0
-        if self.pace == inf:
-            return
-        self._let_in.append(now)
-        recent = self._measure_recent(now)
-        if serial > self._decided:
-            slow_start = min(self.pace * 2, max(self._limit / 2, RECENT_SHARE * recent))
-            self.pace = max(slow_start, self.pace + self._limit * INCREASE)
+        self._let_in += 1
+        self._measured += 1
+        if self._is_blocked and serial > self._start:
+            self._unblock(now)
+        elif not self._trial and not self._is_blocked:
+            self.pace *= 1 + (FREE_INCREASE if self._limit == inf else INCREASE * self._let_in)
+        self._judge_round(now, serial)
 
     def record_refusal(self, now: float, serial: int, after: float | None) -> bool:
         """A request was refused, with a Retry-After of so many seconds; whether all wait for that."""
         if after == 0:
             return False
-        self._refused_in_a_row += 1
-        is_blocked = self._refused_in_a_row >= REFUSED_IN_A_ROW
-        if is_blocked:
+        if serial > self._start:
+            self._refused.add(serial)
+            if self._is_blocked or self._is_in_a_row(serial):
+                self._is_blocked, self._trial, self._limit = True, None, inf
+                self._set_pace(now, min(MAX_PROBE_PACE, self.pace) * PROBE_DECREASE)
+            elif (
+                not self._trial and inf > self.pace >= EXPECTED_PACE * self._limit and self._is_more_than_chance(serial)
+            ):
+                self._limit = self.pace
+                self._set_pace(now, DECREASE * self.pace)
+            self._judge_round(now, serial)
+        if self._is_blocked:
             self._paused_until = max(self._paused_until, now + (after or 0.0))
-        if serial > self._decided:
-            self._decrease(now, is_blocked)
-        return is_blocked
+        return self._is_blocked
 
-    def _decrease(self, now: float, is_blocked: bool) -> None:
-        if self.pace == inf:
-            self.pace = self._limit = (self._serial - self._first + 1) / max(0.01, now - self._since)
-            self._since = now  # what was let in before may have been a burst
-        least = MIN_PACE
-        if not is_blocked:
-            self._limit = self.pace
-            recent = self._measure_recent(now)
-            least = max(MIN_PACE, RECENT_SHARE * recent, MOST_SHARE * self._most / RECENT_SECONDS)
-        self.pace = max(self.pace * DECREASE, least)
-        self._decided, self._next = self._serial, now + 1 / self.pace
+    def _is_in_a_row(self, serial: int) -> bool:
+        count = REFUSED_IN_A_ROW + int(CHANCE_IN_A_ROW * self._chance)
+        return self._refused.issuperset(range(serial - count + 1, serial + 1))
 
-    def _measure_recent(self, now: float) -> float:
-        """Requests per second that were let in of late."""
-        self._most = max(self._most, len(self._let_in))
-        while self._let_in and self._let_in[0] < now - RECENT_SECONDS:
-            self._let_in.popleft()
-        return len(self._let_in) / max(1.0, min(RECENT_SECONDS, now - self._since))
+    def _is_more_than_chance(self, serial: int) -> bool:
+        count = max(ROUND, serial - self._start)
+        error = sqrt(self._chance * (1 - self._chance) / count)
+        return len(self._refused) / count > self._chance + MARGIN * error
+
+    def _judge_round(self, now: float, serial: int) -> None:
+        """Decide at the end of a round."""
+        if serial < self._start + ROUND:
+            return
+        share = min(1.0, len(self._refused) / (serial - self._start))
+        if self._trial:
+            (pace_before, share_before), self._trial = self._trial, None
+            self._chance = share
+            if share >= share_before / 2:
+                self._limit = inf
+            self._set_pace(now, pace_before if self._limit == inf else DECREASE * self._limit)
+        elif self._is_more_than_chance(serial):
+            rate = (self._serial - self._start) / max(0.01, now - self._began)
+            self._limit, self._trial = rate * (1 - share), (self.pace, share)
+            self._set_pace(now, TRIAL_PACE * self._limit)
+        else:
+            self._start_round()
+
+    def _unblock(self, now: float) -> None:
+        """One is let in again: at the pace at which some were, waits included."""
+        measured = self._measured / max(0.01, now - self._measured_since)
+        if measured > self.pace or self._measured >= ROUND / 2:
+            self._limit = self.pace = measured
+        self._is_blocked, self._measured, self._measured_since = False, 0, now
+        self._set_pace(now, self.pace)
+
+    def _set_pace(self, now: float, pace: float) -> None:
+        self.pace, self._let_in = max(MIN_PACE, pace), 0
+        self._next = now + 1 / self.pace
+        self._start_round()
+
+    def _start_round(self) -> None:
+        """What is under way belongs to none."""
+        self._start = self._serial
+        self._refused.clear()
 
 
 RECHECK_SECONDS = 0.25
