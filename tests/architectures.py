@@ -384,7 +384,7 @@ TYPES = (
 """One of each kind."""
 SEEING_TYPES = ("mistral3",)
 """Types that transformers has no class of text alone for."""
-PAGE = Path(__file__).parents[1] / "docs" / "handlers" / "architectures.md"
+PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 
 
 class CannotRun(Exception):
@@ -428,7 +428,7 @@ def write_page(found: Mapping[str, Mapping[str, Any]]) -> None:
             f"{skipped}.",
         ]
     )
-    begin, end = "<!-- architectures:begin -->\n", "\n<!-- architectures:end -->"
+    begin, end = "<!-- begin of what make test-architectures writes -->\n", "\n<!-- end of it -->"
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
     PAGE.write_text(before + begin + text + end + rest.partition(end)[2], encoding="utf-8")
 
