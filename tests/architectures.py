@@ -387,6 +387,13 @@ SEEING_TYPES = ("mistral3",)
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 
 
+KNOWN = {
+    "laguna": "PEFT does not load the adapters that it writes of it",
+    "reformer": "its layers hand no gradients to LoRA matrices",
+}
+"""Types that are not right, and why."""
+
+
 class CannotRun(Exception):
     """transformers itself does not run a type."""
 
@@ -416,7 +423,10 @@ def measure(kind: str) -> dict[str, Any]:
 def write_page(found: Mapping[str, Mapping[str, Any]]) -> None:
     """The table between its marks."""
     compared = {kind: one for kind, one in found.items() if "skipped" not in one}
-    rows = [f"| `{kind}` | {one.get('path') or '**not right**: ' + one['error']} |" for kind, one in compared.items()]
+    rows = [
+        f"| `{kind}` | {one.get('path') or '**not right**: ' + KNOWN.get(kind, one['error'])} |"
+        for kind, one in compared.items()
+    ]
     skipped = ", ".join(f"`{kind}`" for kind in found if kind not in compared)
     right = sum("path" in one for one in compared.values())
     text = "\n".join(
@@ -443,7 +453,7 @@ def main() -> int:
         print(json.dumps({"type": kind, **found[kind], "seconds": round(time.monotonic() - began, 1)}), flush=True)
     if not sys.argv[1:]:
         write_page(found)
-    return int(any("error" in one for one in found.values()))
+    return int(any("error" in one for kind, one in found.items() if kind not in KNOWN))
 
 
 if __name__ == "__main__":

@@ -265,7 +265,8 @@ def _inject(model: Model, targets: str | list[str], **how: object) -> AdapterCon
 
 def _list_untrainable_layers(model: Model) -> list[str]:
     """Linear layers that take no matrices: routers and grouped layers, and towers that no text reaches."""
-    decoder = {id(layer) for layer in model.get_decoder().modules()} if hasattr(model, "get_decoder") else set()
+    sees = model.config.get_text_config() is not model.config
+    decoder = {id(layer) for layer in model.get_decoder().modules()} if sees else set()
     return [
         name
         for name, layer in model.named_modules()
