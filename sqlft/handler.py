@@ -138,6 +138,7 @@ class _AnswerFields(_CountFields, total=False):
 
     logprob: float | None
     truncated: bool
+    reasoning: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +157,12 @@ class Completion:
     """Natural logarithm of the whole answer's probability, where it was asked for."""
     truncated: bool = False
     """The answer ended at its limit of tokens, and not because it was complete."""
+    reasoning: str | None = None
+    """What the model thought before its answer, which is no part of `text`."""
 
     @classmethod
     def ok(cls, id: int, text: str, **more: Unpack[_AnswerFields]) -> Completion:
-        """An answer; `more` are other fields of it: tokens, cost_usd, logprob, truncated.
+        """An answer; `more` are other fields of it: tokens, cost_usd, logprob, truncated, reasoning.
 
         >>> Completion.ok(1, "Paris", output_tokens=2).text
         'Paris'
@@ -279,8 +282,8 @@ class TrainingSet:
     """Conversations; column ``messages``: list<struct<role: string, content: string>>, the assistant's last.
 
     Where the rows have worse answers too, they are in a column ``rejected``: string.  Where one of the messages has
-    them, the structs have ``weight``: int32 as well (0: an answer that is read and not learned; else 1), and
-    ``name``: string, who speaks.
+    them, the structs have ``weight``: int32 as well (0: an answer that is read and not learned; else 1),
+    ``name``: string, who speaks, and ``reasoning``: string, what is thought before an answer.
     """
 
     train: pa.Table

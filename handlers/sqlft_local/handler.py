@@ -102,7 +102,8 @@ class Local(Trainer, Embedder):
 
         self._use_threads()
         given = _get_model_options(model)
-        given = replace(given, dtype=choose.choose_dtype(options, given, folder, self.options.device))
+        dtype = choose.choose_dtype(options, given, folder, self.options.device)
+        given = replace(given, dtype=dtype, thinking=options.thinking)
         loaded, release = loading.acquire_model(folder, given, self.options.device, adapter, delimiters)
         if loaded.obstacle is None:
             return TorchPredictor(loaded, options, release)
@@ -127,7 +128,13 @@ class Local(Trainer, Embedder):
             folder, adapter, kind, choose.should_merge_adapter(options, folder), hub.print_progress
         )
         tokenizer = tokenization.ChatTokenizer(found.home)
-        renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).with_delimiters(delimiters)
+        renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template, options.thinking)
+        renderer = renderer.with_delimiters(delimiters)
+        if renderer.thinks and (model.schema is not None or options.grammar is not None):
+            raise NotSupported(
+                "Answers bound to a schema or a grammar begin at once: there is no room for thoughts before them.",
+                "Use thinking = 'off', or ask for a text.",
+            )
         context = config.read_context(config.read_config(folder), given.context_length)
         threads = machine.resolve_threads(self.options.threads)
         gpu = self.options.device != "cpu"
@@ -149,7 +156,8 @@ class Local(Trainer, Embedder):
         given = _get_model_options(model)
         home, target = weight_cache.prepare_openvino_folder(folder, adapter, hub.print_progress)
         tokenizer = tokenization.ChatTokenizer(home)
-        renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).with_delimiters(delimiters)
+        renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template, options.thinking)
+        renderer = renderer.with_delimiters(delimiters)
         context = config.read_context(config.read_config(folder), given.context_length)
         runtime, release = openvino.acquire_runtime(target, machine.resolve_threads(self.options.threads), str(folder))
         return openvino.OpenVinoPredictor(runtime, release, renderer, context, options)
@@ -265,7 +273,7 @@ class Local(Trainer, Embedder):
 
         self._use_threads()
         adapter = artifact.path if artifact else None
-        given = _get_model_options(model)
+        given = replace(_get_model_options(model), thinking="off")  # an answer is scored by itself
         delimiters = resolve_inference_delimiters(given, artifact)
         return score.score(
             loading.get_shared_model(model.base, given, self.options.device, adapter, delimiters), conversations
@@ -317,7 +325,7 @@ class Local(Trainer, Embedder):
         from sqlft_local.base import loading
 
         given = _get_model_options(model)
-        renderer = loading.load_renderer(folder, given.chat_template).with_delimiters(
+        renderer = loading.load_renderer(folder, given.chat_template, given.thinking).with_delimiters(
             resolve_inference_delimiters(given, None)
         )
         return [len(renderer.prompt(messages)) for messages in conversations]

@@ -17,6 +17,7 @@ RESUME_OPTIONS = (
     "checkpoint_steps",
 )
 """Options with which a training may be resumed that were others when it began."""
+Thinking = Literal["off", "on", "keep"]
 DEFAULT_MAX_LENGTH = 2048
 """Tokens of a row that is trained on, where nothing was said and the base reads more."""
 
@@ -48,6 +49,9 @@ class ModelOptions:
         Range(16),
     ] = None
     chat_template: Annotated[str | None, "a Jinja chat template in place of the base's own"] = None
+    thinking: Annotated[
+        Thinking, "whether the base thinks before it answers, in training and asking; see SELECT … USING"
+    ] = "off"
     separator: Annotated[str | None, "put behind every prompt, in training as in asking"] = None
     stop: Annotated[list[str] | None, "texts that end an answer; answers are taught with the first one behind them"] = (
         None
@@ -70,6 +74,11 @@ class PredictOptions(SamplingOptions):
         int | None, "prompts answered at a time; without it 64 with openvino, else 16", Range(1, 1024)
     ] = None
     logprobs: Annotated[bool, "tell how likely each answer was, in the column <output>_logprob"] = False
+    thinking: Annotated[
+        Thinking,
+        "off: the base answers at once; on: it thinks first, which the column <output>_reasoning shows; "
+        "keep: what its chat template does by itself",
+    ] = "off"
     grammar: Annotated[str | None, "a grammar in GBNF that every answer obeys; runs on llama.cpp"] = None
     backend: Annotated[
         Literal["auto", "transformers", "llama.cpp", "openvino"],

@@ -250,7 +250,9 @@ class BatchPredictor(Predictor):
             return Completion.failed(number, f"http_{status}", e.message, request_id=request_id)
         cost = self._costs.calculate(answer.usage)
         half = None if cost is None else cost * PRICE_FACTOR
-        return Completion(number, answer.text, None, *answer.usage, half, truncated=answer.truncated)
+        return Completion(
+            number, answer.text, None, *answer.usage, half, truncated=answer.truncated, reasoning=answer.reasoning
+        )
 
     def _make_error(self, what: str, error: RequestError) -> ProviderError:
         return ProviderError(f"{what}: {error.message}", "Run it again: what was asked is not asked twice.")

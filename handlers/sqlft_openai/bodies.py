@@ -27,6 +27,8 @@ from sqlft_openai.providers import Provider
 COPIED_OPTIONS = ("top_p", "stop", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort")
 LENGTH_REASONS = ("length", "max_tokens", "model_length")
 """What providers call the end of an answer at its limit of tokens."""
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+"""Where providers put thoughts: DeepSeek and older vLLM the first, OpenRouter, Groq and vLLM the second."""
 RAISE_MAX_TOKENS = "allow more, USING max_tokens = …"
 UNSUPPORTED_PATTERN = re.compile(
     r"unsupported|not support|unrecognized|unknown|not permitted|not allowed|extra input|unexpected"
@@ -41,6 +43,8 @@ class ParsedAnswer(NamedTuple):
     logprob: float | None = None
     truncated: bool = False
     """It ended at the limit of tokens."""
+    reasoning: str | None = None
+    """What was thought before it."""
 
 
 class RequestBuilder:
@@ -143,19 +147,26 @@ def _parse_choice(choice: JsonObject, message: JsonObject, usage: TokenUsage, ad
     if choice.get("error") or finish == "error":
         raise _make_error(find_error({"error": choice.get("error")}), address, usage)
     whole = extract_text(message, finish, usage, address)
-    text = strip_thoughts(whole)
+    reasoning, text = split_thoughts(whole)
     if text is None and finish in LENGTH_REASONS:
         raise RequestError("length", f"its tokens were used up by thinking: {RAISE_MAX_TOKENS}", usage=usage)
     if text is None:
         raise RequestError("no_text", f"{address.provider.title} thought and gave no answer", True, usage=usage)
     logprob = sum_logprobs(choice.get("logprobs")) if text == whole else None  # that of the thoughts is in it
-    return ParsedAnswer(text, usage, logprob, finish in LENGTH_REASONS)
+    thoughts = "\n\n".join(filter(None, (_get_reasoning(message), reasoning))) or None
+    return ParsedAnswer(text, usage, logprob, finish in LENGTH_REASONS, thoughts)
+
+
+def _get_reasoning(message: JsonObject) -> str:
+    """What a message, or a part of one, says of its thoughts beside its text."""
+    return next((text for name in REASONING_FIELDS if (text := get_text(message, name))), "")
 
 
 async def read_stream(lines: AsyncIterator[str], address: Address, emit: Callable[[str], None]) -> ParsedAnswer:
     """The answer in a stream of server-sent events, its pieces shown as they come; RequestError if it breaks off."""
     texts: list[str] = []
     refusals: list[str] = []
+    thoughts: list[str] = []
     thought_filter = ThoughtFilter(emit)
     finish: str | None = None
     usage, is_done = TokenUsage(), False
@@ -175,13 +186,14 @@ async def read_stream(lines: AsyncIterator[str], address: Address, emit: Callabl
             raise _make_error(find_error(choice), address, usage)
         if refusal := get_text(delta, "refusal"):
             refusals.append(refusal)
+        thoughts.append(_get_reasoning(delta))
         if text := get_text(delta, "content"):
             texts.append(text)
             thought_filter.add(text)
     if not is_done and finish is None:
         raise RequestError("malformed", f"the answer of {address.provider.title} broke off", True)
     content = "".join(texts) if texts or finish == "stop" else None
-    message = {"content": content, "refusal": "".join(refusals)}
+    message = {"content": content, "refusal": "".join(refusals), REASONING_FIELDS[0]: "".join(thoughts)}
     answer = _parse_choice({"finish_reason": finish}, message, usage, address)
     thought_filter.end(answer.text)
     return answer
@@ -249,27 +261,35 @@ def _quote_excerpt(content: bytes, address: Address) -> str:
 
 
 THOUGHT_OPENINGS = ("<think>", "<seed:think>", "[THINK]")
-THOUGHT_BLOCK = re.compile(r"<(think|seed:think)>.*?</\1>\s*|\[THINK\].*?\[/THINK\]\s*", re.S)
-UNOPENED_THOUGHT = re.compile(r"\A.*?(?:</(?:seed:)?think>|\[/THINK\])(?=[\s{\[]|\Z)\s*", re.S)
+THOUGHT_BLOCK = re.compile(r"<(think|seed:think)>(.*?)</\1>\s*|\[THINK\](.*?)\[/THINK\]\s*", re.S)
+UNOPENED_THOUGHT = re.compile(r"\A(.*?)(?:</(?:seed:)?think>|\[/THINK\])(?=[\s{\[]|\Z)\s*", re.S)
 
 
-def strip_thoughts(text: str) -> str | None:
-    """The answer alone; None where the text ended before one began.
+class SplitText(NamedTuple):
+    """A text as its thoughts and the answer behind them; None for what it does not have."""
 
-    >>> strip_thoughts("<think>2 and 2</think>\\n\\n4")
+    reasoning: str | None
+    answer: str | None
+
+
+def split_thoughts(text: str) -> SplitText:
+    """The thoughts, and the answer alone; that is None where the text ended before one began.
+
+    >>> split_thoughts("<think>2 and 2</think>\\n\\n4")
+    SplitText(reasoning='2 and 2', answer='4')
+    >>> split_thoughts("so it is 4\\n</think>\\n\\n4").answer
     '4'
-    >>> strip_thoughts("so it is 4\\n</think>\\n\\n4")
-    '4'
-    >>> strip_thoughts("<think>2 and") is None
+    >>> split_thoughts("<think>2 and").answer is None
     True
     """
+    thoughts = [opened or bracketed for _, opened, bracketed in THOUGHT_BLOCK.findall(text)]
     left = _strip_blocks(text)
-    if left.lstrip().startswith(THOUGHT_OPENINGS):
-        return None
-    unopened = UNOPENED_THOUGHT.match(left)
-    if unopened is not None:
+    is_unfinished = left.lstrip().startswith(THOUGHT_OPENINGS)
+    if not is_unfinished and (unopened := UNOPENED_THOUGHT.match(left)):
+        thoughts.append(unopened[1])
         left = left[unopened.end() :]
-    return left if left or left == text else None
+    reasoning = "\n\n".join(filter(None, map(str.strip, thoughts))) or None
+    return SplitText(reasoning, None if is_unfinished or not (left or left == text) else left)
 
 
 def _strip_blocks(text: str) -> str:

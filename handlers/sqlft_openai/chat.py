@@ -62,7 +62,8 @@ class ChatCompletions:
         if usage.input is not None and usage.output is not None:
             client.limiter.correct_tokens(usage.input + usage.output - tokens)
         cost = self._costs.calculate(usage)
-        return Completion(request.id, answer.text, None, *usage, cost, answer.logprob, answer.truncated)
+        more = (answer.logprob, answer.truncated, answer.reasoning)
+        return Completion(request.id, answer.text, None, *usage, cost, *more)
 
 
 def _ignore_piece(text: str) -> None:

@@ -49,6 +49,13 @@ class Turn(NamedTuple):
     """0: an answer that is context only."""
     name: str | None = None
     """Which of several users, or assistants, it is of."""
+    reasoning: str | None = None
+    """What is thought before an answer; learned by models that think."""
+
+    def __repr__(self) -> str:
+        """Without a reasoning where there is none: seeded splits go by this text, and are to stay as they are."""
+        thoughts = "" if self.reasoning is None else f", reasoning={self.reasoning!r}"
+        return f"Turn(role={self.role!r}, content={self.content!r}, weight={self.weight}, name={self.name!r}{thoughts})"
 
     @property
     def is_learned(self) -> bool:
@@ -150,7 +157,11 @@ class Corpus:
 
 
 MESSAGE_FIELDS = (pa.field("role", pa.string()), pa.field("content", pa.string()))
-OPTIONAL_FIELDS = {"weight": pa.field("weight", pa.int32()), "name": pa.field("name", pa.string())}
+OPTIONAL_FIELDS = {
+    "weight": pa.field("weight", pa.int32()),
+    "name": pa.field("name", pa.string()),
+    "reasoning": pa.field("reasoning", pa.string()),
+}
 """What messages have too, where one of them has it."""
 CHUNK_CHARACTERS = 100_000_000
 """A batch's texts must stay below Arrow's 2 GB."""
@@ -159,10 +170,14 @@ CHUNK_CHARACTERS = 100_000_000
 def build_table(conversations: Sequence[Conversation]) -> pa.Table:
     """A table of messages: list<struct<role: string, content: string>>; and rejected: string, if any has that.
 
-    Where a message has a weight of 0 or a name, the structs have the fields weight: int32 and name: string too.
+    Where a message has a weight of 0, a name or a reasoning, the structs have that field of OPTIONAL_FIELDS too.
     """
     turns = [t for c in conversations for t in c.turns]
-    used = {"weight": any(t.weight != 1 for t in turns), "name": any(t.name is not None for t in turns)}
+    used = {
+        "weight": any(t.weight != 1 for t in turns),
+        "name": any(t.name is not None for t in turns),
+        "reasoning": any(t.reasoning is not None for t in turns),
+    }
     kind = pa.struct([*MESSAGE_FIELDS, *(OPTIONAL_FIELDS[name] for name, is_used in used.items() if is_used)])
     batches: list[list[Conversation]] = [[]]
     size = 0
@@ -171,7 +186,7 @@ def build_table(conversations: Sequence[Conversation]) -> pa.Table:
             batches.append([])
             size = 0
         batches[-1].append(c)
-        size += sum(len(t.content) for t in c.turns)
+        size += sum(len(t.content) + len(t.reasoning or "") for t in c.turns)
     chunks = [pa.array([[t._asdict() for t in c.turns] for c in batch], pa.list_(kind)) for batch in batches]
     table = pa.table({"messages": pa.chunked_array(chunks, pa.list_(kind))})
     if all(c.rejected is None for c in conversations):

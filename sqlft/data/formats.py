@@ -16,6 +16,7 @@ from sqlft.data.conversations import Conversation, Finding, Turn, report_finding
 from sqlft.data.messages import (
     MEDIA_KEYS,
     MESSAGE_COLUMNS,
+    REASONING,
     ROLES,
     RowColumns,
     SkippedRows,
@@ -40,7 +41,16 @@ PREFERENCE_COLUMNS = (
 """Names of the better and the worse answer, for training that learns from pairs."""
 REJECTED_COLUMNS = tuple(worse for _, worse in PREFERENCE_COLUMNS)
 SIDE_COLUMNS = frozenset(
-    {*REJECTED_COLUMNS, *(better for better, _ in PREFERENCE_COLUMNS), "system", "tools", "weight", "id", *MEDIA_KEYS}
+    {
+        *REJECTED_COLUMNS,
+        *(better for better, _ in PREFERENCE_COLUMNS),
+        "system",
+        "tools",
+        "weight",
+        "id",
+        REASONING,
+        *MEDIA_KEYS,
+    }
 )
 """Columns that may accompany conversations, and are not prompts."""
 SAMPLE_ROWS = 100
@@ -95,6 +105,8 @@ def recognise(rows: pa.Table, prompt: Prompt, targets: Sequence[str], outputs: O
     if shape.name != "role, content":
         parse = _parse_rejected if shape.read is _read_whole_pairs else parse_answer
         conversations = _add_rejected(conversations, columns, skipped, parse)
+        if REASONING in columns and REASONING not in {n.lower() for n in (*prompt.inputs, *shape.columns)}:
+            conversations = _add_reasoning(conversations, columns.texts([REASONING]))
     if typed is not None and shape.name != "inputs":
         conversations = _canonicalise_answers(conversations, typed, skipped)
     return RecognisedRows(shape.name, [_add_system(c, prompt.system) for c in conversations], skipped.findings)
@@ -136,6 +148,7 @@ def _unknown_shape_error(rows: pa.Table, prompt: Prompt, answers: Sequence[str])
         "  prompt, completion - one example per row; so are instruction, input, output\n"
         "  text - one conversation per row, with the marks of a chat template\n"
         "  a column rejected beside the answer holds a worse one, for training that learns from pairs\n"
+        "  a column reasoning beside the answer holds what is thought before it, for models that think\n"
         f"Rename columns with AS: SELECT my_column AS {expected[0]}, …",
     )
 
@@ -311,6 +324,16 @@ def _parse_rejected(value: object) -> str:
     if isinstance(value, str) and parse_message_list(value) is None:
         return find_last_answer(parse_transcript(value)) if is_transcript(value) else value
     return parse_answer(value)
+
+
+def _add_reasoning(conversations: Sequence[Conversation], thoughts: Sequence[str]) -> list[Conversation]:
+    """With what is thought before the last answer, by row."""
+    return [
+        c._replace(turns=(*c.prompt, c.turns[-1]._replace(reasoning=text)))
+        if (text := thoughts[c.row - 1].strip()) and c.turns[-1].role == "assistant"
+        else c
+        for c in conversations
+    ]
 
 
 def _add_system(conversation: Conversation, system: str | None) -> Conversation:

@@ -27,6 +27,8 @@ TOOL_ROLES = {"tool", "function", "function_call", "tool_call", "tool_response",
 TOOL_CALL_KEYS = ("tool_calls", "function_call")
 MEDIA_KEYS = ("image", "images", "audio", "audios", "video", "videos")
 """Keys of a message, and columns beside messages, that hold what is no text."""
+REASONING = "reasoning"
+"""The column, or the key of a message, with what is thought before an answer."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 MESSAGE_KEYS = (("role", "content"), ("from", "value"))
 JSON_STARTS = frozenset("[{ \n\t\r")
@@ -140,12 +142,15 @@ def parse_turn(message: Mapping[str, object]) -> Turn:
     if media := [name for name in MEDIA_KEYS if message.get(name)]:
         raise UnreadableRow("other_parts", media[0])
     content = message.get("content") if message.get("content") is not None else message.get("value")
-    return build_turn(to_text(role), _join_parts(content), message.get("weight"), message.get("name"))
+    optional = (message.get("weight"), message.get("name"), message.get("reasoning_content") or message.get(REASONING))
+    return build_turn(to_text(role), _join_parts(content), *optional)
 
 
-def build_turn(role: str, content: str, weight: object = None, name: object = None) -> Turn:
+def build_turn(role: str, content: str, weight: object = None, name: object = None, reasoning: object = None) -> Turn:
     """A turn of the fields of a message; UnreadableRow."""
-    return Turn(_parse_role(role), content, _parse_weight(weight), to_text(name) or None)
+    role = _parse_role(role)
+    thoughts = to_text(reasoning).strip() if role == "assistant" else ""
+    return Turn(role, content, _parse_weight(weight), to_text(name) or None, thoughts or None)
 
 
 def _parse_role(role: str) -> str:
@@ -253,13 +258,13 @@ def read_roles(
     One that has a message which cannot be read is left out as a whole.
     """
     roles = to_text_column(rows.column("role")).to_pylist()
-    weights, names = (
-        rows.column(name).to_pylist() if name in rows else [None] * rows.count for name in ("weight", "name")
-    )
+    optional = [
+        rows.column(name).to_pylist() if name in rows else [None] * rows.count for name in ("weight", "name", REASONING)
+    ]
     turns: list[Turn | UnreadableRow] = []
-    for role, content, user, weight, name in zip(roles, contents, users, weights, names, strict=True):
+    for role, content, user, *fields in zip(roles, contents, users, *optional, strict=True):
         try:
-            turns.append(_build_role_turn(role, content, user, weight, name))
+            turns.append(_build_role_turn(role, content, user, *fields))
         except UnreadableRow as why:
             turns.append(why)
     conversations = []
@@ -272,8 +277,8 @@ def read_roles(
     return conversations
 
 
-def _build_role_turn(role: str, content: object, user: object, weight: object, name: object) -> Turn:
-    turn = build_turn(role, "", weight, name)
+def _build_role_turn(role: str, content: object, user: object, *fields: object) -> Turn:
+    turn = build_turn(role, "", *fields)
     text = user if turn.role == "user" else content
     return turn._replace(content=text) if isinstance(text, str) else parse_turn({"role": role, "content": text})
 

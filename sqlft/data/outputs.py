@@ -31,7 +31,7 @@ from sqlft.sql.names import quote_name
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
-DERIVED_SUFFIXES = ("error", "usage", "logprob")
+DERIVED_SUFFIXES = ("error", "usage", "logprob", "reasoning")
 """What a model has beside its answer's columns: <column>_error …, the same under each column's name."""
 INSTRUCTION = "Answer with JSON that fits this JSON schema, and with nothing else:\n"
 MAX_SHOWN_CHARACTERS = 300
@@ -86,7 +86,7 @@ class Outputs:
 
     @property
     def derived(self) -> tuple[str, ...]:
-        """Names of the columns about an answer: why there is none, what it took, how likely it is."""
+        """Names of the columns about an answer: why there is none, what it took, how likely it is, its reasoning."""
         return tuple(f"{name}_{suffix}" for name in self.names for suffix in DERIVED_SUFFIXES)
 
     @property

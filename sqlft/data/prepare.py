@@ -80,13 +80,14 @@ def prepare(
 
 
 def digest_conversations(conversations: Iterable[Conversation]) -> str:
-    """SHA-256 over roles and contents in order, each with its length before it."""
+    """SHA-256 over roles, contents and thoughts in order, each with its length before it."""
     sha = sha256()
     for c in conversations:
         sha.update(b"%d;" % len(c.turns))
         rejected = () if c.rejected is None else (c.rejected,)
-        unusual = [t for turn in c.turns if turn[2:] != (1, None) for t in (str(turn.weight), turn.name or "")]
-        for text in (*(t for turn in c.turns for t in turn[:2]), *rejected, *unusual):
+        unusual = [t for turn in c.turns if turn[2:4] != (1, None) for t in (str(turn.weight), turn.name or "")]
+        thoughts = [turn.reasoning for turn in c.turns if turn.reasoning is not None]
+        for text in (*(t for turn in c.turns for t in turn[:2]), *rejected, *unusual, *thoughts):
             data = text.encode()
             sha.update(b"%d:" % len(data))
             sha.update(data)

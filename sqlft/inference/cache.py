@@ -17,18 +17,18 @@ from sqlft.handler import Message
 CREATE_ANSWERS = """
 CREATE TABLE IF NOT EXISTS answers (
   key BLOB PRIMARY KEY, text TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER, model TEXT, logprob REAL,
-  truncated INTEGER NOT NULL DEFAULT 0
+  truncated INTEGER NOT NULL DEFAULT 0, reasoning TEXT
 ) WITHOUT ROWID
 """
-ADDED_COLUMNS = {"logprob": "REAL", "truncated": "INTEGER NOT NULL DEFAULT 0"}
+ADDED_COLUMNS = {"logprob": "REAL", "truncated": "INTEGER NOT NULL DEFAULT 0", "reasoning": "TEXT"}
 """Columns that a file of an earlier version may lack."""
 
-COLUMNS = "key, text, input_tokens, output_tokens, model, logprob, truncated"
-INSERT_ANSWER = "INSERT OR REPLACE INTO {table} (" + COLUMNS + ") VALUES (?, ?, ?, ?, ?, ?, ?)"
+COLUMNS = "key, text, input_tokens, output_tokens, model, logprob, truncated, reasoning"
+INSERT_ANSWER = "INSERT OR REPLACE INTO {table} (" + COLUMNS + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 CREATE_RECENT = """
 CREATE TABLE IF NOT EXISTS recent (
   key BLOB NOT NULL, text TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER, model TEXT, logprob REAL,
-  truncated INTEGER NOT NULL DEFAULT 0
+  truncated INTEGER NOT NULL DEFAULT 0, reasoning TEXT
 )
 """
 """Answers in the order in which they came.  A key is as good as random: a thousand of them in `answers` change a
@@ -36,6 +36,10 @@ thousand pages, so those of a long statement are moved there sorted, many at a t
 MERGE_RECENT = f"INSERT OR REPLACE INTO answers ({COLUMNS}) SELECT {COLUMNS} FROM recent ORDER BY key"
 DIRECT_ROWS, MERGE_ROWS = 2_000, 250_000
 """Answers of a statement that go where they belong at once, and how many of the others are moved together."""
+
+
+CacheRow = tuple[bytes, str, int | None, int | None, str, float | None, bool, str | None]
+"""Key, text, input and output tokens, model, logprob, truncated, reasoning."""
 
 
 class CachedAnswer(NamedTuple):
@@ -46,6 +50,7 @@ class CachedAnswer(NamedTuple):
     output_tokens: int | None
     logprob: float | None = None
     truncated: bool = False
+    reasoning: str | None = None
 
 
 class AnswerLengths(NamedTuple):
@@ -77,10 +82,11 @@ class Cache:
             for start in range(0, len(keys), 500):
                 batch = keys[start : start + 500]
                 marks = ",".join("?" * len(batch))
-                columns = "key, text, input_tokens, output_tokens, logprob, truncated"
+                columns = "key, text, input_tokens, output_tokens, logprob, truncated, reasoning"
                 rows = con.execute(f"SELECT {columns} FROM answers WHERE key IN ({marks})", batch)
-                for key, text, input_tokens, output_tokens, logprob, truncated in rows:
-                    answers[key] = CachedAnswer(text, input_tokens, output_tokens, logprob, bool(truncated))
+                for key, text, input_tokens, output_tokens, logprob, truncated, reasoning in rows:
+                    tokens = (input_tokens, output_tokens)
+                    answers[key] = CachedAnswer(text, *tokens, logprob, bool(truncated), reasoning)
             return answers
         return {}
 
@@ -101,8 +107,8 @@ class Cache:
             return AnswerLengths(n, mean or 0.0, 0.0)
         return AnswerLengths(0, 0.0, 0.0)
 
-    def put(self, rows: Iterable[tuple[bytes, str, int | None, int | None, str, float | None, bool]]) -> None:
-        """Keep (key, text, input and output tokens, model, logprob, truncated); they outlive a crash from here on."""
+    def put(self, rows: Iterable[CacheRow]) -> None:
+        """Keep answers; they outlive a crash from here on."""
         with self._lock:
             try:
                 con = self._open(create=True)

@@ -30,7 +30,7 @@ from sqlft.handler import (
 )
 from sqlft.inference.background import BackgroundIterator
 from sqlft.inference.budget import CostTracker
-from sqlft.inference.cache import Cache, hash_prompt, hash_version
+from sqlft.inference.cache import Cache, CacheRow, hash_prompt, hash_version
 from sqlft.inference.resolve import EmbeddingPredictor, ResolvedVersion, options_to_json
 from sqlft.options import pick_answer_options
 from sqlft.redact import redact_error, redact_secrets
@@ -65,6 +65,7 @@ class Answer(NamedTuple):
     logprob: float | None = None
     truncated: bool = False
     """It is cut off at its limit of tokens."""
+    reasoning: str | None = None
 
 
 @dataclass
@@ -237,8 +238,10 @@ class InferenceRun:
                     values = self._resolved.outputs.parse(known.text)
                 except OutputMismatch:  # one that another schema left is asked again
                     continue
-                tokens = (known.input_tokens, known.output_tokens)
-                answer = Answer(known.text, None, *tokens, True, 0.0, 0.0, values, known.logprob, known.truncated)
+                more = (known.logprob, known.truncated, known.reasoning)
+                answer = Answer(
+                    known.text, None, known.input_tokens, known.output_tokens, True, 0.0, 0.0, values, *more
+                )
             self.answers[i], self._prompts[i] = answer, None
             del self._keys[i]
             self.totals.cached += 1
@@ -408,16 +411,18 @@ class InferenceRun:
             return False
         answer: Answer | str = c.text
         if not (self._is_text and not self.keeps_details and c.text.isascii()):
-            text = c.text if c.text.isascii() else c.text.encode("utf-8", "replace").decode()
+            text = _drop_surrogates(c.text)
             try:
                 values = self._resolved.outputs.parse(text)
             except OutputMismatch as e:
                 self._repair(replace(c, cost_usd=cost), str(e))
                 return False
             spent = _sum_completions(replace(c, cost_usd=cost), self._awaiting_repair.pop(c.id, None))
-            tokens = (spent.input_tokens, spent.output_tokens)
             seconds = time.monotonic() - started
-            answer = Answer(text, None, *tokens, False, seconds, spent.cost_usd, values, c.logprob, c.truncated)
+            more = (c.logprob, c.truncated, c.reasoning and _drop_surrogates(c.reasoning))
+            answer = Answer(
+                text, None, spent.input_tokens, spent.output_tokens, False, seconds, spent.cost_usd, values, *more
+            )
         del self._outstanding[c.id]
         self._stage = None
         self.totals.truncated += c.truncated
@@ -469,15 +474,17 @@ class InferenceRun:
     def _write_cache(self, completions: list[Completion]) -> None:
         if self._cache is None or not completions:
             return
-        rows: list[tuple[bytes, str, int | None, int | None, str, float | None, bool]] = []
+        rows: list[CacheRow] = []
         for c in completions:
             answer = self.answers[c.id]
             key = self._keys.pop(c.id)
             if isinstance(answer, str):
-                rows.append((key, answer, c.input_tokens, c.output_tokens, self._name, c.logprob, c.truncated))
+                tokens, reasoning = (c.input_tokens, c.output_tokens), c.reasoning and _drop_surrogates(c.reasoning)
+                rows.append((key, answer, *tokens, self._name, c.logprob, c.truncated, reasoning))
             elif answer is not None and answer.text is not None:
                 tokens = (answer.input_tokens, answer.output_tokens)
-                rows.append((key, answer.text, *tokens, self._name, answer.logprob, answer.truncated))
+                more = (answer.logprob, answer.truncated, answer.reasoning)
+                rows.append((key, answer.text, *tokens, self._name, *more))
         try:
             self._cache.put(rows)
         except CatalogError as e:
@@ -549,6 +556,11 @@ def _sum_completions(last: Completion, first: Completion | None) -> Completion:
         cached_tokens=_add_optional(first.cached_tokens, last.cached_tokens),
         cost_usd=_add_optional(first.cost_usd, last.cost_usd),
     )
+
+
+def _drop_surrogates(text: str) -> str:
+    """What UTF-8 can hold of the text."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _add_optional(first: Number | None, second: Number | None) -> Number | None:

@@ -105,6 +105,8 @@ class PromptTable:
         details = [Answer(a) if isinstance(a, str) else a for a in answers]
         if name.endswith("_logprob"):
             return pa.array([a.logprob for a in details], pa.float64())
+        if name.endswith("_reasoning"):
+            return pa.array([a.reasoning for a in details], pa.string())
         return pa.array([_build_usage(a) for a in details], USAGE_TYPE)
 
     def ask_all(self) -> None:

@@ -41,6 +41,8 @@ EXACT_TYPES = frozenset(
     | {"TIMESTAMP WITH TIME ZONE"}
 )
 """Types that come back from Arrow as they went in; DECIMAL too, and lists of them."""
+DETAIL_SUFFIXES = ("_usage", "_logprob", "_reasoning")
+"""Ends of columns that need more of an answer than its text."""
 _relation_numbers = itertools.count(1)
 
 
@@ -101,7 +103,7 @@ class Execution:
         """
         self.prompt_tables = {s.number: statement_runs.prompt_table(s.resolved, s.alias) for s in plan.bound.scans}
         statement_runs.check_using()
-        detailed = [s.number for s in plan.bound.scans if any(n.endswith(("_usage", "_logprob")) for n in s.outputs)]
+        detailed = [s.number for s in plan.bound.scans if any(n.endswith(DETAIL_SUFFIXES) for n in s.outputs)]
         for prompts in self.prompt_tables.values():
             prompts.inference_run.keeps_details = any(self.prompt_tables[n] is prompts for n in detailed)
         _name_columns(plan)

@@ -133,6 +133,7 @@ def _describe_columns(session: Session, model: Model, version: Version) -> pa.Ta
         {"COLUMN": f"{columns[0].name}_error", "KIND": "why there is no answer", "TYPE": "VARCHAR"},
         {"COLUMN": f"{columns[0].name}_usage", "KIND": "tokens, seconds and cost", "TYPE": "STRUCT"},
         {"COLUMN": f"{columns[0].name}_logprob", "KIND": "logarithm of its probability", "TYPE": "DOUBLE"},
+        {"COLUMN": f"{columns[0].name}_reasoning", "KIND": "what was thought before it", "TYPE": "VARCHAR"},
     ]
     return pa.Table.from_pylist(rows, make_schema("COLUMN text, KIND text, TYPE text"))
 

@@ -36,7 +36,7 @@ from sqlft.training.rows import read_rows
 
 STATEMENT = "ANALYZE TRAINING DATA"
 ANSWER_COLUMNS = {"answer", "completion", "output", "response", "label", "target"} | {b for b, _ in PREFERENCE_COLUMNS}
-OTHER_COLUMNS = {*(worse for _, worse in PREFERENCE_COLUMNS), "tools", "weight"}
+OTHER_COLUMNS = {*(worse for _, worse in PREFERENCE_COLUMNS), "tools", "weight", "reasoning"}
 """Columns that are neither the answer nor a part of the prompt."""
 CountedRows = tuple[PreparedData, CountTokens | None]
 

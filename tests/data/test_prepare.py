@@ -193,6 +193,35 @@ def test_an_answer_of_weight_0_is_context() -> None:
     assert made.digest != prepare(pa.table({"messages": [json.dumps(taught), json.dumps(GOOD)]}), BARE, "answer").digest
 
 
+THINKING_ROWS = [
+    "SELECT 'a' AS content, 'b' AS answer, 'why' AS reasoning",
+    "SELECT 'a' AS prompt, 'b' AS completion, 'why' AS reasoning",
+    "SELECT 'a' AS instruction, 'b' AS output, ' why\n' AS Reasoning",
+    "SELECT [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': 'b'}] AS messages, 'why' AS reasoning",
+    """SELECT '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "why"}]'
+       AS messages""",
+    "SELECT * FROM (VALUES ('user', 'a', NULL), ('assistant', 'b', 'why')) t(role, content, reasoning)",
+]
+
+
+@pytest.mark.parametrize("sql", THINKING_ROWS)
+def test_thoughts_go_with_their_answer(sql: str) -> None:
+    prepared = prepare(rows(sql), BARE, "answer")
+    assert talks(prepared) == [PAIR]
+    assert [m["reasoning"] for m in prepared.training_set.train["messages"].to_pylist()[0]] == [None, "why"]
+    plain = prepare(rows("SELECT 'a' AS content, 'b' AS answer"), BARE, "answer")
+    assert prepared.digest != plain.digest
+    assert "reasoning" not in plain.training_set.train["messages"].to_pylist()[0][1]
+
+
+def test_an_input_of_the_name_is_no_thought() -> None:
+    sql = "SELECT 'a' AS reasoning, 'b' AS answer"
+    prepared = prepare(rows(sql), Prompt("{{reasoning}}"), "answer")
+    assert prepared.training_set.train["messages"].to_pylist() == [
+        [dict(zip(("role", "content"), t, strict=True)) for t in PAIR]
+    ]
+
+
 def test_a_last_answer_of_weight_0_is_cut_off() -> None:
     turns = [*GOOD, {"role": "user", "content": "c"}, {"role": "assistant", "content": "WRONG", "weight": 0}]
     made = prepare(pa.table({"messages": [json.dumps(turns)]}), BARE, "answer")

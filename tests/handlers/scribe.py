@@ -1,7 +1,7 @@
 """A handler that writes what the prompt says: typed answers, vectors, pieces, prices, logprobs.
 
 A prompt ``a¦b`` is answered with ``a``, and with ``b`` when it is asked once more; ``!code`` is an error; ``p7`` is
-answered with the JSON of person 7.
+answered with the JSON of person 7; ``a⇒b`` is thought and answered.
 """
 
 import json
@@ -81,6 +81,7 @@ class Writing(Predictor):
             if text.startswith("!"):
                 yield Completion(request.id, error=RowError(text[1:], "no", request_id="req_9"))
                 continue
+            *thoughts, text = text.split("⇒")
             text = person(int(text[1:])) if re.fullmatch(r"p\d+", text) else text
             if request.stream and self.options.pieces:
                 yield from (Delta(request.id, word) for word in re.findall(r"\S+\s*", text))
@@ -91,6 +92,7 @@ class Writing(Predictor):
                 output_tokens=4,
                 cached_tokens=6,
                 logprob=-0.5 if self.options.logprobs else None,
+                reasoning=thoughts[0] if thoughts else None,
             )
 
 

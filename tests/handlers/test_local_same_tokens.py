@@ -164,7 +164,7 @@ def test_an_answer_is_read_back_without_its_marks(tokenizer: Any, template: str 
     for answer in ("SELECT 1", " x", "naïve 😀 数据库", "x "):
         ask = [Message("user", "a")]
         ids = renderer.conversation([*ask, Message("assistant", answer)]).ids[len(renderer.prompt(ask)) : -1]
-        assert renderer.text_until(ids, delimiters.stop)[0] == answer
+        assert renderer.parse_ids(ids, delimiters.stop).text == answer
 
 
 def test_earlier_answers_of_a_conversation_keep_their_marks(tiny: Path) -> None:

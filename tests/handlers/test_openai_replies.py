@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from sqlft_openai.bodies import ThoughtFilter, strip_thoughts
+from sqlft_openai.bodies import ThoughtFilter, split_thoughts
 from sqlft_openai.http.address import Address
 from sqlft_openai.providers import PROVIDERS
 
@@ -17,6 +17,9 @@ import sqlft
 
 Body = dict[str, Any]
 UPSTREAM = {"message": "upstream died", "code": 502}
+
+
+THOUGHT = "answer, answer_reasoning"
 
 
 def make_choice(text: str | None, finish: str = "stop", **more: Any) -> Body:
@@ -148,18 +151,29 @@ def test_a_cut_typed_answer_is_an_error_and_not_asked_for_twice(server: Scripted
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "reasoning"),
     [
-        "<think>one\n\ntwo</think>\n\nyo",
-        "\n<think>\n\n</think>\n\nyo",
-        "<think>a</think><think>b</think>yo",
-        "one, two\n</think>\n\nyo",
-        "[THINK]hm[/THINK]yo",
-        "<seed:think>hm</seed:think>yo",
+        ("<think>one\n\ntwo</think>\n\nyo", "one\n\ntwo"),
+        ("\n<think>\n\n</think>\n\nyo", None),
+        ("<think>a</think><think>b</think>yo", "a\n\nb"),
+        ("one, two\n</think>\n\nyo", "one, two"),
+        ("[THINK]hm[/THINK]yo", "hm"),
+        ("<seed:think>hm</seed:think>yo", "hm"),
     ],
 )
-def test_thoughts_are_no_part_of_an_answer(server: ScriptedServer, text: str) -> None:
-    assert server.ask(make_choice(text)) == ("yo", None)
+def test_thoughts_are_no_part_of_an_answer(server: ScriptedServer, text: str, reasoning: str | None) -> None:
+    assert server.ask(make_choice(text), what=f"{THOUGHT}, answer_error") == ("yo", reasoning, None)
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_thoughts_in_a_field_of_the_message_are_kept(server: ScriptedServer, field: str) -> None:
+    """DeepSeek and older vLLM have one name, OpenRouter and newer vLLM another."""
+    choice = make_choice("yo")
+    choice["message"][field] = "one, \ud800two"
+    assert server.ask(choice) == ("yo", None)
+    assert server.ask(make_choice("no"), what=THOUGHT) == ("yo", "one, ?two"), "the cache has them"
+    assert server.ask(choice, what=THOUGHT, using="USING cache = false") == ("yo", "one, ?two")
+    assert server.ask(make_choice("yo"), what=THOUGHT, using="USING cache = false") == ("yo", None)
 
 
 @pytest.mark.parametrize("text", ["A <think> tag", "The closing tag is </think>.", "  yo", "a < b [1]", ""])
@@ -202,6 +216,17 @@ def test_a_stream_shows_no_thoughts(streaming: tuple[ScriptedServer, list[str]])
     assert len(shown) > 2, "as it came"
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_thoughts_that_are_streamed_are_kept_and_not_shown(
+    streaming: tuple[ScriptedServer, list[str]], field: str
+) -> None:
+    server, shown = streaming
+    thoughts = [{"choices": [{"index": 0, "delta": {field: p, "content": None}}]} for p in ("one, ", "two")]
+    events = [*thoughts, make_chunk("y"), make_chunk("o"), make_chunk(finish="stop")]
+    assert server.ask(*[events], what=THOUGHT) == ("yo", "one, two")
+    assert "".join(shown) == "yo"
+
+
 def test_an_error_within_a_stream_is_asked_again(streaming: tuple[ScriptedServer, list[str]]) -> None:
     server, _ = streaming
     events = [make_chunk("par"), {**make_chunk("", "error"), "error": UPSTREAM}]
@@ -223,7 +248,7 @@ def test_a_cut_stream_and_one_with_two_choices(streaming: tuple[ScriptedServer, 
 
 def test_pieces_add_up_to_the_answer_however_they_are_cut() -> None:
     whole = "<think>a</think>\n\nx < y <b> <think>mid</think>end <thin"
-    answer = strip_thoughts(whole)
+    answer = split_thoughts(whole).answer
     for size in range(1, len(whole)):
         pieces: list[str] = []
         thought_filter = ThoughtFilter(pieces.append)

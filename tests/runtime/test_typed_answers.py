@@ -274,6 +274,22 @@ def test_a_logprob_where_it_was_asked_for(connection: ScribeConnection) -> None:
     assert "answer_logprob" not in columns
 
 
+@pytest.mark.parametrize("first", ["answer", "answer, answer_usage"])
+def test_what_was_thought_is_kept_beside_the_answer(connection: ScribeConnection, first: str) -> None:
+    """Also where the statement that asked did not read it."""
+    connection.run("CREATE MODEL m PREDICT answer USING engine = 'scribe'")
+    connection.ask(first, "they are 3 ü⇒3")
+    what = "answer, answer_reasoning, answer_usage.cached"
+    assert connection.ask(what, "they are 3 ü⇒3") == ("3", "they are 3 ü", True)
+    assert connection.ask(what, "hm⇒4", "USING cache = false") == ("4", "hm", False)
+    assert connection.ask(what, "5") == ("5", None, False)
+
+
+def test_typed_answers_have_their_thoughts(connection: ScribeConnection) -> None:
+    connection.run("CREATE MODEL m PREDICT (a INTEGER, b INTEGER) USING engine = 'scribe'")
+    assert connection.ask("a, b_reasoning", 'no¦two⇒{"a": 1, "b": 2}') == (1, "two")
+
+
 def test_the_providers_id_of_a_failed_request_is_kept(connection: ScribeConnection) -> None:
     connection.run("CREATE MODEL m PREDICT answer USING engine = 'scribe'")
     assert connection.ask("answer_error", "!boom") == ("boom: no (request id req_9)",)
@@ -288,6 +304,7 @@ def test_an_older_cache_is_read_on(connection: ScribeConnection, sqlft_home: Pat
     file = next(sqlft_home.rglob("cache*.sqlite"))
     with sqlite3.connect(file) as con:
         con.execute("ALTER TABLE answers DROP COLUMN logprob")
+        con.execute("ALTER TABLE answers DROP COLUMN reasoning")
     connection.con = sqlft.connect(warn=connection.warnings.append, catalog=sqlft_home)
     assert connection.ask("answer, answer_usage.cached, answer_logprob", "x") == ("x", True, None)
 

@@ -32,7 +32,7 @@ from sqlft_local.base.tokenization import (
 from sqlft_local.errors import INSTALL, explain_errors, silence_transformers
 from sqlft_local.kernels import packing, quantised
 from sqlft_local.model_cache import MODEL_CACHE, CachedModel
-from sqlft_local.options import ModelOptions
+from sqlft_local.options import ModelOptions, Thinking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +98,7 @@ def _load_with_torch(folder: Path, options: ModelOptions, place: str) -> LoadedM
         if model is None or tokenizer is None:
             return None
         context = read_context(read_config(folder), options.context_length)
-    renderer = Renderer(tokenizer, tokenizer.stop_ids, options.chat_template)
+    renderer = Renderer(tokenizer, tokenizer.stop_ids, options.chat_template, options.thinking)
     return LoadedModel(model.eval().requires_grad_(False), renderer, folder, context)
 
 
@@ -122,7 +122,7 @@ def _load_with_transformers(folder: Path, options: ModelOptions, place: str, tra
         if obstacle is not None:
             model.generation_config = GenerationConfig()  # a statement's options and the renderer's stop tokens count
     tokenizer = weight_cache.load_chat_tokenizer(folder) or load_transformers_tokenizer(folder)[0]
-    renderer = Renderer(tokenizer, find_stop_ids(folder, tokenizer), options.chat_template)
+    renderer = Renderer(tokenizer, find_stop_ids(folder, tokenizer), options.chat_template, options.thinking)
     context = read_context(config.to_dict(), options.context_length)
     return LoadedModel(model, renderer, folder, context, obstacle)
 
@@ -179,12 +179,14 @@ def acquire_model(
     folder: Path, options: ModelOptions, device: str, adapter: Path | None, delimiters: Delimiters = NO_DELIMITERS
 ) -> tuple[LoadedModel, Callable[[], None]]:
     """The same, kept in memory until it is given back by calling what comes second."""
-    options = replace(options, separator=None, stop=None)  # delimiters are no reason to load a base twice
+    thinking = options.thinking
+    options = replace(options, separator=None, stop=None, thinking="off")  # no reasons to load a base twice
     loaded, release = _acquire_cached(folder, options, device, adapter)
-    if delimiters == NO_DELIMITERS:
+    if delimiters == NO_DELIMITERS and thinking == "off":
         return loaded, release
     try:
-        return replace(loaded, renderer=loaded.renderer.with_delimiters(delimiters)), release
+        renderer = loaded.renderer.with_thinking(thinking).with_delimiters(delimiters)
+        return replace(loaded, renderer=renderer), release
     except BaseException:
         release()
         raise
@@ -414,8 +416,7 @@ def _unsupported_architecture_error(folder: Path, kind: str) -> NotSupported:
 
 
 @lru_cache(maxsize=4)
-def load_renderer(folder: Path, chat_template: str | None) -> Renderer:
+def load_renderer(folder: Path, chat_template: str | None, thinking: Thinking) -> Renderer:
     """What renders a base's prompts, without its weights."""
-    return Renderer(
-        weight_cache.load_chat_tokenizer(folder) or load_transformers_tokenizer(folder)[0], (), chat_template
-    )
+    tokenizer = weight_cache.load_chat_tokenizer(folder) or load_transformers_tokenizer(folder)[0]
+    return Renderer(tokenizer, (), chat_template, thinking)

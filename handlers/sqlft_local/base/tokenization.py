@@ -18,7 +18,7 @@ from sqlft.errors import NotSupported, OptionError
 from sqlft.handler import Artifact, Message
 from sqlft_local.base.config import read_stop_ids
 from sqlft_local.errors import explain_errors, silence_transformers
-from sqlft_local.options import ModelOptions, TrainOptions
+from sqlft_local.options import ModelOptions, Thinking, TrainOptions
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -206,9 +206,27 @@ PLAIN_TEMPLATE = (
 """For bases that were never taught a chat: the texts, a line each."""
 EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
 OPEN_THOUGHT = re.compile(r"<think>\s*(?:</think>\s*)?$")
-THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
+THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>\s*|\Z)", re.DOTALL)
+"""What an answer begins with where the model thinks; one without an end was cut off."""
+THOUGHT_OPENING = "<think>"
 CLOSED_THOUGHT = "<think>\n\n</think>\n\n"
 """Where a template only opens a thought: how it is closed again, for answers are wanted without one."""
+
+
+THINKING_SWITCH: dict[Thinking, dict[str, bool]] = {
+    "off": {"enable_thinking": False},
+    "on": {"enable_thinking": True},
+    "keep": {},
+}
+"""What a template gets."""
+
+
+class ParsedAnswer(NamedTuple):
+    """An answer, the thoughts before it, and whether a stop sequence ended it."""
+
+    text: str
+    reasoning: str | None = None
+    stopped: bool = False
 
 
 class TokenizedConversation(NamedTuple):
@@ -226,11 +244,27 @@ class Renderer:
     `stop_ids` are the tokens that end an answer: those given, and the one that the template ends an answer with.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], chat_template: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop_ids: Sequence[int],
+        chat_template: str | None = None,
+        thinking: Thinking = "off",
+    ) -> None:
         self.tokenizer = tokenizer
         self._template = chat_template or tokenizer.chat_template or PLAIN_TEMPLATE
         self.delimiters = NO_DELIMITERS
+        self.thinking = thinking
+        self.thought_opening = THOUGHT_OPENING if THOUGHT_OPENING in self._template else ""
+        """What a thought begins with in the base's answers; nothing where it has none."""
         self._thought_block, self._thought = self._find_empty_thought()
+        self.thinks = thinking != "off" and bool(self.thought_opening) and "</think>" not in self._thought
+        """Whether answers are to begin with a thought."""
+        if thinking == "on" and not self.thinks:
+            raise NotSupported(
+                "The base's chat template has no thinking, in <think> … </think>, that could be switched on.",
+                "Leave thinking = 'on' out, or use a base that thinks, such as qwen3-0.6b.",
+            )
         before, behind = self._find_answer_affixes()
         self._opening = before if before.strip() and self._lacks_generation_prompt() else ""
         ids = self._encode(behind.lstrip())[:1]
@@ -249,6 +283,14 @@ class Renderer:
                 "Choose one that is more than white space, such as stop = ' END'.",
             )
         return made
+
+    def with_thinking(self, thinking: Thinking) -> Renderer:
+        """One that asks for thoughts, or for none; NotSupported where the template cannot."""
+        if thinking == self.thinking:
+            return self
+        return Renderer(self.tokenizer, sorted(self.stop_ids), self._template, thinking).with_delimiters(
+            self.delimiters
+        )
 
     @cached_property
     def longest_token(self) -> int:
@@ -278,28 +320,33 @@ class Renderer:
 
     def text(self, ids: Sequence[int]) -> str:
         """An answer's tokens as text, without what the template puts around an answer."""
-        return self.text_until(ids, ())[0]
+        return self.parse_ids(ids).text
 
-    def text_until(self, ids: Sequence[int], stop: Sequence[str]) -> tuple[str, bool]:
-        """The same up to the first stop sequence, and whether there is one."""
-        said: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        at = min((at for s in stop if (at := said.find(s)) >= 0), default=None)
-        return (self.strip_affixes(said), False) if at is None else (self._strip_start(said[:at]), True)
+    def parse_ids(self, ids: Sequence[int], stop: Sequence[str] = ()) -> ParsedAnswer:
+        """An answer's tokens as text."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.parse_text(text, stop)
 
-    def strip_affixes(self, said: str) -> str:
-        """An answer without what the template puts around it; what it puts behind comes after a stop sequence."""
-        said = self._strip_start(said)
-        return said if self.delimiters.stop else said.removesuffix(self.answer_suffix)
+    def parse_text(self, text: str, stop: Sequence[str] = ()) -> ParsedAnswer:
+        """An answer up to the first stop sequence behind its thought, without what the template puts around it."""
+        opened = self._thought if self.thinks else ""
+        reasoning, answer = self._split_thought(opened + text)
+        end = min((at for s in stop if (at := answer.find(s)) >= 0), default=None)
+        answer = answer[:end]
+        if reasoning is None:
+            answer = answer.removeprefix(self._answer_prefix)
+        if end is None and not self.delimiters.stop:  # what the template puts behind comes after a stop sequence
+            answer = answer.removesuffix(self.answer_suffix)
+        return ParsedAnswer(answer, reasoning or None, end is not None)
 
-    def _strip_start(self, said: str) -> str:
-        """Without what stands before an answer: white space, or a thought."""
-        bare = self._strip_thought(said)
-        return bare if bare != said else said.removeprefix(self._answer_prefix)
+    def add_reasoning(self, answer: str, reasoning: str | None) -> str:
+        """An answer as it is taught: behind its thought, where the model is to think."""
+        return f"<think>\n{reasoning.strip()}\n</think>\n\n{answer}" if self.thinks and reasoning else answer
 
-    def _strip_thought(self, said: str) -> str:
-        """Without the thought that an answer begins with, where the base is one that thinks."""
-        thought = THOUGHT.match(said) if self._thought else None
-        return said[thought.end() :] if thought else said
+    def _split_thought(self, text: str) -> tuple[str | None, str]:
+        """The thought that an answer begins with, where the base is one that thinks, and what is behind it."""
+        thought = THOUGHT.match(text) if self.thought_opening else None
+        return (thought[1].strip(), text[thought.end() :]) if thought else (None, text)
 
     def _tokenize_pieces(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[list[int], int, bool]]:
         """Tokens of each piece, how many at its start are an answer to be learned, and whether it is an answer."""
@@ -312,10 +359,15 @@ class Renderer:
 
         Tokenizing the whole at once could merge letters across such a border, differently with and without an answer.
         """
-        messages = [
-            m._replace(content=self._strip_thought(m.content)) if m.role == "assistant" else m for m in messages
-        ]
-        messages = self.delimiters.append_to(messages, ask)
+        thoughts: dict[int, str] = {}
+        answers = list(messages)
+        for k, message in enumerate(messages):
+            if message.role == "assistant":
+                is_whole = "</think>" in message.content
+                reasoning, content = self._split_thought(message.content) if is_whole else (None, message.content)
+                thoughts[k] = self._render_thought(reasoning)
+                answers[k] = message._replace(content=content)
+        messages = self.delimiters.append_to(answers, ask)
         done = ""
         for k, message in enumerate(messages):
             if message.role != "assistant":
@@ -324,10 +376,17 @@ class Renderer:
             asked = self._render_prompt(messages[:k]) if k else ""  # nothing is asked before the first message
             if k:
                 yield f"{_text_after(asked, done)}{self._thought}", False
-            yield _text_after(said, asked), True
+            yield f"{thoughts[k] if k else ''}{_text_after(said, asked)}", True
             done = said
         if ask:
             yield f"{_text_after(self._render_prompt(messages), done)}{self._thought}", False
+
+    def _render_thought(self, reasoning: str | None) -> str:
+        """What of a thought is learned with its answer: all that the prompt does not open or close already."""
+        if not self.thinks or not (reasoning or self._thought):
+            return ""
+        rest = f"{reasoning or ''}\n</think>\n\n"
+        return rest if self._thought else f"<think>\n{rest}"
 
     def _render_prompt(self, messages: Sequence[Message]) -> str:
         """With the opening of an answer, also where the template has none for asking and puts one before answers."""
@@ -340,7 +399,7 @@ class Renderer:
     def _render(self, messages: Sequence[Message], ask: bool) -> str:
         """The messages without thoughts of nothing, which templates put before some answers and leave out of others."""
         said = self._apply_template(messages, ask)
-        if not self._thought:
+        if not self.thought_opening:
             return said
         return (
             OPEN_THOUGHT.sub("", said.replace(self._thought_block, ""))
@@ -350,12 +409,14 @@ class Renderer:
 
     def _find_empty_thought(self) -> tuple[str, str]:
         """How the template writes a thought of nothing before an answer, and what of it an answer opens with."""
-        if "<think>" not in self._template:
+        if not self.thought_opening:
             return CLOSED_THOUGHT, ""
         asked, answer = Message("user", "a"), Message("assistant", "b")
         said = EMPTY_THOUGHT.search(self._apply_template([asked, answer], False))
         ask = OPEN_THOUGHT.search(self._apply_template([asked], True))
         block = said[0] if said else ask[0] if ask and "</think>" in ask[0] else CLOSED_THOUGHT
+        if self.thinking != "off":
+            return block, ask[0] if ask else ""
         return block, block if said or ask else ""
 
     def _apply_template(self, messages: Sequence[Message], ask: bool) -> str:
@@ -366,7 +427,7 @@ class Renderer:
                 tokenize=False,
                 add_generation_prompt=ask,
                 chat_template=self._template,
-                enable_thinking=False,
+                **THINKING_SWITCH[self.thinking],
             )
         except Exception as e:
             raise NotSupported(

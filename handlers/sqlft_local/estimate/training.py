@@ -218,7 +218,8 @@ def _render_examples(
 
     assert base.folder is not None
     tokenizer = tokenization.ChatTokenizer(base.folder, tokenization.read_tokenizer_settings(base.folder))
-    renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template).with_delimiters(delimiters)
+    renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template, given.thinking)
+    renderer = renderer.with_delimiters(delimiters)
     lenient = replace(options, long_rows="cut") if options.long_rows == "error" else options
     return rows.render_rows(table, renderer, lenient, base.context).examples
 

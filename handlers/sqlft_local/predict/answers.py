@@ -12,7 +12,7 @@ from zlib import crc32
 
 from sqlft.handler import Completion, Delta, Request
 from sqlft_local.options import PredictOptions
-from sqlft_local.predict.common import encode_request
+from sqlft_local.predict.common import PromptRow, encode_request
 
 if TYPE_CHECKING:
     import torch
@@ -22,18 +22,12 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class DecodingRow:
-    """One prompt on its way to an answer."""
+class DecodingRow(PromptRow):
+    """One prompt on its way to an answer, token by token."""
 
-    request: Request
-    prompt: list[int]
-    max_output_tokens: int
-    """Most tokens of its answer."""
     random: torch.Generator | None = None
     logprob: float = 0.0
     output_ids: list[int] = field(default_factory=list)
-    streamed_text: str = ""
-    """What was handed on of an answer that is watched while it is written."""
     lookup: NgramLookup | None = None
     """Where tokens are guessed ahead."""
 
@@ -57,7 +51,7 @@ class AnswerWriter:
             import torch
 
             random = torch.Generator().manual_seed(crc32(repr((self._options.seed, prompt)).encode()))
-        return DecodingRow(request, prompt, room, random)
+        return DecodingRow(request, prompt, room, random=random)
 
     def append(self, row: DecodingRow, tokens: Sequence[int], logprobs: Sequence[float] = ()) -> Completion | None:
         """Add tokens, with the logarithms of their probabilities where those are wanted; the completion at the end."""
@@ -77,16 +71,17 @@ class AnswerWriter:
         over = ended or len(row.output_ids) >= row.max_output_tokens
         if not over and not self._stop:
             return None
-        text, stopped = self._renderer.text_until(row.output_ids[:-1] if ended else row.output_ids, self._stop)
-        if not over and not stopped:
+        answer = self._renderer.parse_ids(row.output_ids[:-1] if ended else row.output_ids, self._stop)
+        if not over and not answer.stopped:
             return None
         return Completion(
             row.request.id,
-            text,
+            answer.text,
             input_tokens=len(row.prompt),
             output_tokens=len(row.output_ids),
-            logprob=row.logprob if self._options.logprobs else None,
-            truncated=not (ended or stopped),
+            logprob=row.logprob if self._options.logprobs and answer.reasoning is None else None,
+            truncated=not (ended or answer.stopped),
+            reasoning=answer.reasoning,
         )
 
     def sample(self, logits: Tensor, row: DecodingRow) -> int:
@@ -102,16 +97,18 @@ class AnswerWriter:
 
     def stream_new_text(self, row: DecodingRow, completion: Completion | None) -> Iterator[Delta]:
         """What is new of the row's answer, without what may yet turn out to be no part of it."""
-        renderer = self._renderer
         if completion is not None:
             text = completion.text or ""
         else:
             text = strip_unfinished(
-                renderer.text_until(row.output_ids, self._stop)[0], (*self._stop, renderer.answer_suffix)
+                self._renderer.parse_ids(row.output_ids, self._stop).text, list_endings(self._renderer, self._stop)
             )
-        if len(text) > len(row.streamed_text) and text.startswith(row.streamed_text):
-            yield Delta(row.request.id, text[len(row.streamed_text) :])
-            row.streamed_text = text
+        return row.stream(text)
+
+
+def list_endings(renderer: Renderer, stop: Sequence[str]) -> tuple[str, ...]:
+    """What is no part of an answer once it is complete."""
+    return (*stop, renderer.answer_suffix, renderer.thought_opening)
 
 
 def strip_unfinished(text: str, endings: Iterable[str]) -> str:

@@ -1,13 +1,34 @@
-"""What every way of asking does with a request before a model sees it."""
+"""What every way of asking does with a request before a model sees it, and with a text that is watched."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
 from sqlft.errors import NotSupported
-from sqlft.handler import Completion, Request
+from sqlft.handler import Completion, Delta, Request
 from sqlft_local.base.tokenization import Renderer
 
 DEFAULT_BATCH_SIZE = 16
 """Prompts at a time where nothing was said."""
+
+
+@dataclass
+class PromptRow:
+    """One prompt on its way to an answer."""
+
+    request: Request
+    prompt: list[int]
+    max_output_tokens: int
+    """Most tokens of its answer."""
+    streamed_text: str = field(default="", init=False)
+    """What was handed on of an answer that is watched while it is written."""
+
+    def stream(self, text: str) -> Iterator[Delta]:
+        """What is new of the answer."""
+        if len(text) > len(self.streamed_text) and text.startswith(self.streamed_text):
+            yield Delta(self.request.id, text[len(self.streamed_text) :])
+            self.streamed_text = text
 
 
 def choose_batch_size(batch_size: int | None, answered: bool, default: int = DEFAULT_BATCH_SIZE) -> int:

@@ -21,7 +21,8 @@ from sqlft_local.base import hub
 from sqlft_local.base.tokenization import Renderer
 from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import PredictOptions
-from sqlft_local.predict.common import choose_batch_size, encode_request
+from sqlft_local.predict.answers import list_endings, strip_unfinished
+from sqlft_local.predict.common import PromptRow, choose_batch_size, encode_request
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -199,18 +200,16 @@ JSON_WHITESPACE = {"whitespace_flexible": False, "item_separator": ITEM_SEPARATO
 
 
 @dataclass
-class PendingPrompt:
-    """A prompt on its way to an answer."""
+class PendingPrompt(PromptRow):
+    """A prompt on its way to an answer, part by part."""
 
-    request: Request
-    prompt: list[int]
-    max_output_tokens: int
-    """Most tokens of its answer."""
     parts: list[str] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     error: JsonMapping | None = None
     usage: JsonMapping = field(default_factory=dict)
     truncated: bool = False
+    stopped: bool = False
+    """A stop sequence ended it, which llama.cpp was not told of."""
 
 
 class LlamaPredictor(Predictor):
@@ -232,7 +231,9 @@ class LlamaPredictor(Predictor):
         self._renderer = renderer
         self._context = context
         self._options = options
-        self._body = build_body(options, schema)
+        self._stop_texts = [s for s in options.stop or () if s and renderer.thinks]
+        """Looked for here where the model thinks first: llama.cpp would end its thoughts at them."""
+        self._body = build_body(replace(options, stop=None) if renderer.thinks else options, schema)
         self._stop = threading.Event()
 
     def close(self) -> None:
@@ -270,7 +271,7 @@ class LlamaPredictor(Predictor):
                     raise found
                 busy -= isinstance(found, PendingPrompt)
                 answered |= isinstance(found, PendingPrompt)
-                yield self._completion(found) if isinstance(found, PendingPrompt) else found
+                yield from self._complete(found) if isinstance(found, PendingPrompt) else (found,)
         finally:
             stop.set()
 
@@ -304,7 +305,7 @@ class LlamaPredictor(Predictor):
     ) -> None:
         def tell(said: JsonObject) -> bool:
             self._receive(row, said, told)
-            return stop.is_set()
+            return row.stopped or stop.is_set()
 
         asked = {**self._body, "prompt": row.prompt, "max_tokens": row.max_output_tokens}
         if self._options.temperature > 0:
@@ -330,10 +331,21 @@ class LlamaPredictor(Predictor):
                 row.logprobs.append(token["logprob"])
             if text := choice.get("text"):
                 row.parts.append(text)
-                if row.request.stream:
-                    told.put(Delta(row.request.id, self._renderer.strip_affixes(text) if len(row.parts) == 1 else text))
+                if row.request.stream or self._stop_texts:
+                    answer = self._renderer.parse_text("".join(row.parts), self._stop_texts)
+                    row.stopped = answer.stopped
+                    endings = list_endings(self._renderer, self._stop_texts)
+                    for delta in row.stream(strip_unfinished(answer.text, endings)) if row.request.stream else ():
+                        told.put(delta)
 
-    def _completion(self, row: PendingPrompt) -> Completion:
+    def _complete(self, row: PendingPrompt) -> Iterator[Completion | Delta]:
+        """The rest of an answer that is watched, and the row's completion."""
+        completion = self._build_completion(row)
+        if row.request.stream:
+            yield from row.stream(completion.text or "")
+        yield completion
+
+    def _build_completion(self, row: PendingPrompt) -> Completion:
         """The row's answer, or why it has none."""
         if row.error is not None:
             message = str(row.error.get("message"))
@@ -341,15 +353,19 @@ class LlamaPredictor(Predictor):
                 raise OptionError(f"llama.cpp refuses the grammar: {message}", "Correct the grammar or the schema.")
             return Completion.failed(row.request.id, str(row.error.get("type", "llama.cpp")), message)
         details = row.usage.get("prompt_tokens_details") or {}
+        answer = self._renderer.parse_text("".join(row.parts), self._stop_texts)
+        tokens = row.usage.get("completion_tokens", len(row.parts) if row.stopped else None)
+        is_scored = 0 < len(row.logprobs) == tokens and answer.reasoning is None
         return Completion(
             row.request.id,
-            self._renderer.strip_affixes("".join(row.parts)),
+            answer.text,
             input_tokens=len(row.prompt),
-            output_tokens=row.usage.get("completion_tokens"),
+            output_tokens=tokens,
             cached_tokens=details.get("cached_tokens"),
             # llama.cpp tells none for tokens that are a part of a letter
-            logprob=sum(row.logprobs) if 0 < len(row.logprobs) == row.usage.get("completion_tokens") else None,
+            logprob=sum(row.logprobs) if is_scored else None,
             truncated=row.truncated,
+            reasoning=answer.reasoning,
         )
 
 

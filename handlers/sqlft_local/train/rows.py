@@ -35,7 +35,8 @@ def render_rows(table: pa.Table, renderer: Renderer, options: TrainOptions, cont
     for i, turns in enumerate(table.column("messages").to_pylist()):
         unlearned = [k for k, t in enumerate(turns) if t.get("weight") == 0]
         try:
-            rendered = renderer.conversation([Message(t["role"], t["content"]) for t in turns], unlearned)
+            messages = [Message(t["role"], renderer.add_reasoning(t["content"], t.get("reasoning"))) for t in turns]
+            rendered = renderer.conversation(messages, unlearned)
         except NotSupported as e:
             rows.refused = rows.refused or e
             rows.dropped += 1

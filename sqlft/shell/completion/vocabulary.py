@@ -225,7 +225,8 @@ def _describe_model(model: Model, versions: tuple[int, ...]) -> Relation:
     columns = Outputs.from_catalog(model.predict, model.outputs).columns
     answers = {c.name: "answer" if c.type == "VARCHAR" else c.type for c in columns}
     first = columns[0].name
-    extra = {f"{first}_error": "VARCHAR", f"{first}_usage": "STRUCT", f"{first}_logprob": "DOUBLE"}
+    kinds = {"error": "VARCHAR", "usage": "STRUCT", "logprob": "DOUBLE", "reasoning": "VARCHAR"}
+    extra = {f"{first}_{suffix}": kind for suffix, kind in kinds.items()}
     return Relation(model.key.name, {**inputs, **answers, **extra}, "model", model.engine, versions, base=model.base)
 
 
