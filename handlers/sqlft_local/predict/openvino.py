@@ -82,7 +82,7 @@ class OpenVinoRuntime:
     def step(self) -> None:
         """A token for each answer that is not finished."""
         with self._lock:
-            if self._pipeline.has_non_finished_requests():
+            if self._pipeline is not None and self._pipeline.has_non_finished_requests():
                 self._pipeline.step()
 
     def close(self) -> None:
@@ -162,6 +162,7 @@ class OpenVinoPredictor(Predictor):
         finally:
             for answer in running:
                 answer.handle.cancel()
+            self._runtime.step()  # which frees what the cancelled had
 
     def _start(self, row: DecodingRow) -> RunningAnswer:
         return RunningAnswer(row, self._runtime.add(row, self._stop_ids, self._options.logprobs))
