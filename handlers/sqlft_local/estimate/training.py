@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 from sqlft_local.base import hub
 
-ARCHITECTURES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma 3", "SmolLM2", "CodeLLaMA")
-"""Of those that are run; others with the same layers are tried when they are loaded."""
 SAMPLE_ROWS = 512
 """Rows that are rendered; of more, evenly spaced ones stand for the others."""
 STARTUP_SECONDS = 8.0
@@ -112,8 +110,8 @@ def _read_base(name: str, folder: Path, options: ModelOptions) -> BaseDescriptio
     except (KeyError, TypeError) as e:
         kind = config.get("model_type", "of no type")
         raise NotSupported(
-            f"The local engine does not run the architecture of {folder.name} ({kind}): its config lacks {e}.",
-            f"Use a base of one of these: {', '.join(sorted(ARCHITECTURES))}; presets are {', '.join(PRESETS)}.",
+            f"The sizes of {folder.name} ({kind}) cannot be read: its config lacks {e}.",
+            "Use a base that transformers knows as a decoder, or a preset such as 'smollm2-135m' or 'qwen3-0.6b'.",
         ) from e
 
 
