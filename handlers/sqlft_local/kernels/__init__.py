@@ -2,8 +2,8 @@
 
 Called by `train`, `predict.torch_predictor` and `predict.score`; `batching` says which layout of rows a model takes,
 and does without the others.  `SQLFT_KERNELS` names those that are on, separated by commas or spaces ("none" for none);
-without it all are.  What is off is computed by torch, transformers and PEFT.  `benchmarks/train.py --kernels` measures a
-training without each of them.  Memory is planned for all of them.
+without it all are.  What is off is computed by torch, transformers and PEFT.  `benchmarks/train.py --kernels` measures
+a training without each of them.  Memory is planned for all of them.
 """
 
 from __future__ import annotations
