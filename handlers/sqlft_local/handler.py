@@ -249,7 +249,7 @@ class Local(Trainer, Embedder):
                     folder, made.path, kind, choose.should_merge_adapter(options, folder), lambda what, share: None
                 )
         except SqlftError:
-            return  # what was trained is whole; who asks it first is told what is wrong
+            return  # what was trained is whole; who asks it first gets the error
 
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
         """A vector a text: a sentence-transformers folder or hub id, any other base by its mean, or a GGUF file."""

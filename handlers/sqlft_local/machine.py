@@ -204,10 +204,10 @@ def _detect_gpus() -> Iterator[Gpu]:
         return
     asked = [tool, "--query-gpu=name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=SMI_SECONDS)
+        result = subprocess.run(asked, capture_output=True, text=True, timeout=SMI_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return
-    for line in said.stdout.splitlines() if said.returncode == 0 else ():
+    for line in result.stdout.splitlines() if result.returncode == 0 else ():
         name, *numbers = (part.strip() for part in line.split(","))
         try:
             total, free, capability = (float(number) for number in numbers)

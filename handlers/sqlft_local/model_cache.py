@@ -58,7 +58,7 @@ class ModelCache:
             self._shrink()
 
     def unload(self, which: Callable[[Hashable], bool]) -> bool:
-        """Free those of such keys, at once or when their last user is done; whether there was one not told before."""
+        """Free those of such keys, at once or when their last user is done; whether one was not on its way out."""
         with self._lock:
             found = [k for k, r in self._entries.items() if which(k) and not r.unload_when_idle]
             for key in found:

@@ -19,7 +19,7 @@ RESUME_OPTIONS = (
 """Options with which a training may be resumed that were others when it began."""
 Thinking = Literal["off", "on", "keep"]
 DEFAULT_MAX_LENGTH = 2048
-"""Tokens of a row that is trained on, where nothing was said and the base reads more."""
+"""Tokens of a row that is trained on, where the statement names none and the base reads more."""
 
 
 @dataclass
@@ -149,7 +149,7 @@ class TrainOptions(LengthOptions, TrainingOptions):
 
     @property
     def rows_per_step(self) -> int:
-        """The batch size, where no preset settled it that of most bases."""
+        """The batch size, where no preset has it that of most bases."""
         return self.batch_size or 16
 
     def limit_row(self, context: int) -> int:

@@ -162,11 +162,11 @@ def read_stop_ids(folder: Path) -> list[int]:
     """The tokens that end an answer: those of generation_config.json, without such a file those of config.json."""
     file = folder / "generation_config.json"
     if file.exists():
-        said = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
     else:
         config = read_config(folder)
-        said = text_config(config).get("eos_token_id", config.get("eos_token_id"))
-    return [i for i in (said if isinstance(said, list) else [said]) if i is not None]
+        ids = text_config(config).get("eos_token_id", config.get("eos_token_id"))
+    return [i for i in (ids if isinstance(ids, list) else [ids]) if i is not None]
 
 
 def read_shape(config: JsonMapping) -> DecoderShape:

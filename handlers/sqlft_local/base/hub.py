@@ -343,10 +343,10 @@ def _download_wheel(wheel: Wheel, work: Path, report: ReportProgress) -> Path:
     finally:
         if pip.poll() is None:
             pip.kill()
-    said = pip.stdout.read() if pip.stdout else ""
+    output = pip.stdout.read() if pip.stdout else ""
     file = next((work / "got").glob("*.whl"), None) if pip.returncode == 0 else None
     if file is None:
-        reason = (said.strip().splitlines() or [f"exit code {pip.returncode}"])[-1]
+        reason = (output.strip().splitlines() or [f"exit code {pip.returncode}"])[-1]
         raise ProviderError(f"pip could not download {spec}: {reason}", _MANUAL_HINT.format(spec=spec))
     report(f"downloading {spec}", 1.0)
     return file

@@ -74,7 +74,7 @@ class ChatTokenizer:
     ) -> str:
         """The conversation as one text."""
         template = self._template if chat_template == self._template_source else self._compile_template(chat_template)
-        said: str = template.render(
+        rendered: str = template.render(
             messages=turns,
             tools=None,
             documents=None,
@@ -82,7 +82,7 @@ class ChatTokenizer:
             **more,
             **self._settings["special_tokens"],
         )
-        return said
+        return rendered
 
     _template_source: str | None = None
     _template: Template
@@ -174,8 +174,8 @@ def save_tokenizer(tokenizer: Tokenizer, stop_ids: Sequence[int], folder: Path) 
     content: str = backend.to_str()
     (folder / TOKENIZER_FILE).write_text(content, encoding="utf-8")
     (folder / SETTINGS_FILE).write_text(json.dumps(about), encoding="utf-8")
-    said: JsonObject = json.loads(content)
-    return said
+    parsed: JsonObject = json.loads(content)
+    return parsed
 
 
 def load_transformers_tokenizer(folder: Path) -> tuple[Tokenizer, tuple[int, ...]]:
@@ -310,8 +310,8 @@ class Renderer:
         answer: list[bool] = []
         ignored: list[bool] = []
         places = iter([k for k, m in enumerate(messages) if m.role == "assistant"])
-        for tokens, taught, said in self._tokenize_pieces(messages, ask=False):
-            ignore = said and next(places) in context
+        for tokens, taught, is_answer in self._tokenize_pieces(messages, ask=False):
+            ignore = is_answer and next(places) in context
             ids += tokens
             answer += [i < taught and not ignore for i in range(len(tokens))]
             ignored += [i < taught and ignore for i in range(len(tokens))]
@@ -350,9 +350,9 @@ class Renderer:
 
     def _tokenize_pieces(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[list[int], int, bool]]:
         """Tokens of each piece, how many at its start are an answer to be learned, and whether it is an answer."""
-        for text, said in self._render_pieces(messages, ask):
+        for text, is_answer in self._render_pieces(messages, ask):
             ids = self._encode(text)
-            yield (*self._cut_behind_end(ids), True) if said else (ids, 0, False)
+            yield (*self._cut_behind_end(ids), True) if is_answer else (ids, 0, False)
 
     def _render_pieces(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[str, bool]]:
         """The rendered text cut where an answer begins or ends; each piece is tokenized for itself.
@@ -372,12 +372,12 @@ class Renderer:
         for k, message in enumerate(messages):
             if message.role != "assistant":
                 continue
-            said = self._render(messages[: k + 1], False)
+            with_answer = self._render(messages[: k + 1], False)
             asked = self._render_prompt(messages[:k]) if k else ""  # nothing is asked before the first message
             if k:
                 yield f"{_text_after(asked, done)}{self._thought}", False
-            yield f"{thoughts[k] if k else ''}{_text_after(said, asked)}", True
-            done = said
+            yield f"{thoughts[k] if k else ''}{_text_after(with_answer, asked)}", True
+            done = with_answer
         if ask:
             yield f"{_text_after(self._render_prompt(messages), done)}{self._thought}", False
 
@@ -398,13 +398,13 @@ class Renderer:
 
     def _render(self, messages: Sequence[Message], ask: bool) -> str:
         """The messages without thoughts of nothing, which templates put before some answers and leave out of others."""
-        said = self._apply_template(messages, ask)
+        rendered = self._apply_template(messages, ask)
         if not self.thought_opening:
-            return said
+            return rendered
         return (
-            OPEN_THOUGHT.sub("", said.replace(self._thought_block, ""))
+            OPEN_THOUGHT.sub("", rendered.replace(self._thought_block, ""))
             if ask
-            else said.replace(self._thought_block, "")
+            else rendered.replace(self._thought_block, "")
         )
 
     def _find_empty_thought(self) -> tuple[str, str]:
@@ -412,12 +412,12 @@ class Renderer:
         if not self.thought_opening:
             return CLOSED_THOUGHT, ""
         asked, answer = Message("user", "a"), Message("assistant", "b")
-        said = EMPTY_THOUGHT.search(self._apply_template([asked, answer], False))
+        empty = EMPTY_THOUGHT.search(self._apply_template([asked, answer], False))
         ask = OPEN_THOUGHT.search(self._apply_template([asked], True))
-        block = said[0] if said else ask[0] if ask and "</think>" in ask[0] else CLOSED_THOUGHT
+        block = empty[0] if empty else ask[0] if ask and "</think>" in ask[0] else CLOSED_THOUGHT
         if self.thinking != "off":
             return block, ask[0] if ask else ""
-        return block, block if said or ask else ""
+        return block, block if empty or ask else ""
 
     def _apply_template(self, messages: Sequence[Message], ask: bool) -> str:
         turns = [{"role": m.role, "content": m.content} for m in messages]
@@ -448,11 +448,11 @@ class Renderer:
         return [*ids, self.tokenizer.eos_token_id], len(ids) + 1
 
     def _find_answer_affixes(self) -> tuple[str, str]:
-        """What the template puts before and behind an answer; nothing if it cannot be told."""
+        """What the template puts before and behind an answer; nothing where that is unclear."""
         both = self.delimiters.append_to([Message("user", "a"), Message("assistant", "b")], ask=False)
-        asked, said = self._render(both[:1], True), self._render(both, False)
-        before, _, behind = said.removeprefix(asked).partition("b")
-        return (before, behind) if said.startswith(asked) else ("", "")
+        asked, with_answer = self._render(both[:1], True), self._render(both, False)
+        before, _, behind = with_answer.removeprefix(asked).partition("b")
+        return (before, behind) if with_answer.startswith(asked) else ("", "")
 
 
 def _text_after(text: str, start: str) -> str:

@@ -40,19 +40,19 @@ class TorchLlamaConfig(DecoderShape):
     mlp_bias: bool
 
 
-def parse_config(said: JsonMapping) -> TorchLlamaConfig | None:
+def parse_config(config_json: JsonMapping) -> TorchLlamaConfig | None:
     """None for what only transformers knows how to run."""
-    if said.get("model_type") not in MODEL_TYPES or config.find_unusual_part(said):
+    if config_json.get("model_type") not in MODEL_TYPES or config.find_unusual_part(config_json):
         return None
     try:
-        is_qwen, bias = said["model_type"] == "qwen2", bool(said.get("attention_bias"))
+        is_qwen, bias = config_json["model_type"] == "qwen2", bool(config_json.get("attention_bias"))
         return TorchLlamaConfig(
-            **asdict(config.read_shape(said)),
-            norm_eps=float(said["rms_norm_eps"]),
-            rope_theta=config.read_rope_theta(said),
+            **asdict(config.read_shape(config_json)),
+            norm_eps=float(config_json["rms_norm_eps"]),
+            rope_theta=config.read_rope_theta(config_json),
             qkv_bias=bias or is_qwen,
             o_bias=bias,
-            mlp_bias=bool(said.get("mlp_bias")),
+            mlp_bias=bool(config_json.get("mlp_bias")),
         )
     except (KeyError, TypeError, ValueError):
         return None
@@ -106,8 +106,8 @@ class Attention(nn.Module):  # type: ignore[misc]  # torch is untyped here
         out = layout.attend(
             self.layer, _apply_rotary(q, rotary), _apply_rotary(k, rotary), v, self.head_dim**-0.5, None
         )
-        said: Tensor = self.o_proj(out.reshape(*x.shape[:-1], -1).contiguous())
-        return said
+        out_states: Tensor = self.o_proj(out.reshape(*x.shape[:-1], -1).contiguous())
+        return out_states
 
 
 class Mlp(nn.Module):  # type: ignore[misc]  # torch is untyped here
@@ -122,8 +122,8 @@ class Mlp(nn.Module):  # type: ignore[misc]  # torch is untyped here
     def forward(self, x: Tensor) -> Tensor:
         """x (…, hidden)."""
         x = x.to(self.up_proj.weight.dtype)
-        said: Tensor = self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
-        return said
+        out_states: Tensor = self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out_states
 
 
 class Block(nn.Module):  # type: ignore[misc]  # torch is untyped here
@@ -139,8 +139,8 @@ class Block(nn.Module):  # type: ignore[misc]  # torch is untyped here
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], layout: Layout) -> Tensor:
         """x (rows, tokens, hidden)."""
         x = x + self.self_attn(self.input_layernorm(x), rotary, layout)
-        said: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return said
+        out_states: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out_states
 
 
 class DecoderStack(nn.Module):  # type: ignore[misc]  # torch is untyped here

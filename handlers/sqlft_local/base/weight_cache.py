@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FORMAT_VERSION = 1
-"""Of what is written; files of another one are made anew."""
+"""Of what is written; files of another one are made again."""
 SMALL_BASE_BYTES = 2 << 30
 """Bases up to so many bytes get files of their own, made to be asked faster."""
 SAFETENSORS_DTYPES = {"bfloat16": "BF16", "float16": "F16"}

@@ -254,7 +254,7 @@ def _fit_passes(
 def _estimate_passes(
     train: Sequence[Example], taught: int, batch_size: int, most: int, layout: RowLayout
 ) -> EpochPasses:
-    """The epoch, told from the sample's."""
+    """The epoch, estimated from the sample's."""
     from sqlft_local.kernels.batching import count_pass_tokens
 
     order = list(train)
@@ -402,8 +402,8 @@ def _describe_smaller_dtypes(base: BaseDescription, setting: TrainingSetup, pass
     again = replace(setting, dtype="bfloat16", checkpointing=True)
     less = [replace(again, quantization=q) for q in ("int8", "nf4") if setting.quantization == "none"]
     tokens = max(passes.longest, min(passes.fullest[0], 1024))
-    told = [f"{name_dtype(s)} {memory.estimate_training_bytes(base.shape, s, tokens) / GIGA:.1f} GB" for s in less]
-    return f" ({', '.join(told)})" if told else ""
+    change = [f"{name_dtype(s)} {memory.estimate_training_bytes(base.shape, s, tokens) / GIGA:.1f} GB" for s in less]
+    return f" ({', '.join(change)})" if change else ""
 
 
 def name_dtype(setting: TrainingSetup) -> str:
@@ -414,17 +414,17 @@ def name_dtype(setting: TrainingSetup) -> str:
 def _suggest_setup(base: BaseDescription, setting: TrainingSetup, passes: EpochPasses, free: int) -> str:
     """The first of: computing blocks again, 8 bits, 4 bits, shorter rows, a smaller base."""
     tokens = passes.fullest[0]
-    for told, other in _smaller_setups(setting):
+    for change, other in _smaller_setups(setting):
         if (needs := memory.estimate_training_bytes(base.shape, other, max(passes.longest, min(tokens, 1024)))) <= free:
-            return f"{told}: about {needs / GIGA:.1f} GB."
-    for told, other in _smaller_setups(setting):
+            return f"{change}: about {needs / GIGA:.1f} GB."
+    for change, other in _smaller_setups(setting):
         left = round(free * (1 - memory.FREE_MARGIN)) - memory.estimate_fixed_bytes(base.shape, other)
         if (fits := memory.fit_tokens(base.shape, other, left)) >= 64:
-            return f"{told}, and max_length = {fits // 64 * 64} in FINETUNE … USING."
+            return f"{change}, and max_length = {fits // 64 * 64} in FINETUNE … USING."
     for name, size in sorted(_smaller_presets(base.shape), key=lambda item: -item[1].parameters):
-        for told, other in _smaller_setups(setting):
+        for change, other in _smaller_setups(setting):
             if (needs := memory.estimate_training_bytes(size, other, 512)) <= free:
-                return f"Take a smaller base: '{name}' fits ({needs / GIGA:.1f} GB). {told} for it."
+                return f"Take a smaller base: '{name}' fits ({needs / GIGA:.1f} GB). {change} for it."
     return "Use a machine with more memory, or a GPU."
 
 

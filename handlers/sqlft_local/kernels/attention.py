@@ -72,8 +72,8 @@ class PackedAttention(torch.autograd.Function):  # type: ignore[misc]  # torch i
             qs, ks, vs = _gather_queries(q, k, group), _gather_keys(k, group), _gather_keys(v, group)
             for start, end in _split_queries(group):
                 weights = _attention_weights(qs[:, :, start:end], ks, group.before + start, scale, window)
-                said = torch.bmm(weights, vs[:, : weights.shape[2]])
-                _scatter_block(out, said, group, start, end)
+                block = torch.bmm(weights, vs[:, : weights.shape[2]])
+                _scatter_block(out, block, group, start, end)
                 kept.append(weights if keep and weights.shape[2] <= MAX_KEPT_KEYS else None)
         ctx.save_for_backward(q, k, v, *kept)
         return out
@@ -189,9 +189,9 @@ def _causal_mask(n: int, before: int, window: int | None, dtype: Dtype, device: 
         return mask.repeat(times, 1)
 
 
-def _scatter_block(out: Tensor, said: Tensor, group: PartGroup, start: int, end: int) -> None:
+def _scatter_block(out: Tensor, block: Tensor, group: PartGroup, start: int, end: int) -> None:
     """Block (parts * kv heads, times * n, width) into its places of out (1, tokens, heads, width)."""
-    shaped = said.view(len(group.starts), out.shape[2], end - start, said.shape[2]).transpose(1, 2)
+    shaped = block.view(len(group.starts), out.shape[2], end - start, block.shape[2]).transpose(1, 2)
     for i, (place, length) in enumerate(zip(group.starts, group.lengths, strict=True)):
         if (n := min(end, length) - start) > 0:
             out[0, place + start : place + start + n] = shaped[i, :n]

@@ -117,12 +117,12 @@ class LinearCrossEntropy(torch.autograd.Function):  # type: ignore[misc]
         keep = ctx.needs_input_grad[0]
         total = x.new_zeros((), dtype=torch.float32)
         parts = []
-        for own, said, w in zip(
+        for own, targets, w in zip(
             x.split(LOGIT_CHUNK), target.split(LOGIT_CHUNK), weight.split(LOGIT_CHUNK), strict=True
         ):
             logits = linear(own, head)
             logs = torch.log_softmax(logits, -1)
-            places = said[:, None]
+            places = targets[:, None]
             total -= (logs.gather(1, places)[:, 0].float() * w).sum()
             if keep:
                 shares = logs.exp_().scatter_add_(1, places, -torch.ones_like(places, dtype=x.dtype))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ATTENTION_NAME = "sqlft"
 """The name under which transformers knows this attention."""
 ROW_MULTIPLE = 64
-"""A row has a multiple of so many tokens: for every length products are prepared anew, which takes time and memory."""
+"""A row has a multiple of so many tokens: for every length products are prepared again, which takes time and memory."""
 
 
 class Layout(Protocol):
@@ -72,7 +72,7 @@ def _attention_forward(
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids, and the weight in the loss of each as something to be said (0: not at all)."""
+    """Token ids, and the weight in the loss of each as something to learn (0: not at all)."""
 
     ids: Sequence[int]
     weights: Sequence[float]

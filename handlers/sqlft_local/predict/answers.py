@@ -138,18 +138,18 @@ class NgramLookup:
         self.add(tokens)
 
     def add(self, tokens: Iterable[int]) -> None:
-        """What was said next."""
-        said = self._tokens
+        """Tokens that follow."""
+        tokens_so_far = self._tokens
         for token in tokens:
-            for n in range(SHORTEST_NGRAM, min(LONGEST_NGRAM, len(said)) + 1):
-                self._next_index[tuple(said[-n:])] = len(said)
-            said.append(token)
+            for n in range(SHORTEST_NGRAM, min(LONGEST_NGRAM, len(tokens_so_far)) + 1):
+                self._next_index[tuple(tokens_so_far[-n:])] = len(tokens_so_far)
+            tokens_so_far.append(token)
 
     def guess(self, most: int) -> Sequence[int]:
         """At most so many tokens that may come next; none if the last ones are new."""
-        said = self._tokens
-        for n in range(min(LONGEST_NGRAM, len(said)), SHORTEST_NGRAM - 1, -1):
-            place = self._next_index.get(tuple(said[-n:]))
+        tokens_so_far = self._tokens
+        for n in range(min(LONGEST_NGRAM, len(tokens_so_far)), SHORTEST_NGRAM - 1, -1):
+            place = self._next_index.get(tuple(tokens_so_far[-n:]))
             if place is not None:
-                return said[place : place + most]
+                return tokens_so_far[place : place + most]
         return ()

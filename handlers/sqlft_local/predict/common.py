@@ -10,7 +10,7 @@ from sqlft.handler import Completion, Delta, Request
 from sqlft_local.base.tokenization import Renderer
 
 DEFAULT_BATCH_SIZE = 16
-"""Prompts at a time where nothing was said."""
+"""Prompts at a time where the statement names none."""
 
 
 @dataclass
@@ -52,5 +52,5 @@ def encode_request(request: Request, renderer: Renderer, context: int, most: int
 
 
 def _too_long_completion(request: Request, tokens: str, context: int) -> Completion:
-    said = f"the prompt has {tokens} tokens, and prompt and answer together can have {context}: shorten the prompt"
-    return Completion.failed(request.id, "context_length", said)
+    reason = f"the prompt has {tokens} tokens, and prompt and answer together can have {context}: shorten the prompt"
+    return Completion.failed(request.id, "context_length", reason)

@@ -192,12 +192,12 @@ def _has_pooling_type(file: Path) -> bool:
 
 def _embed_with_llama(server: LlamaServer, texts: list[str]) -> Vectors:
     """Texts that are too long lose their end, as sentence-transformers has it."""
-    said = json.loads(server.handle_embeddings(json.dumps({"input": texts})))
-    if "error" not in said:
-        return [d["embedding"] for d in sorted(said["data"], key=lambda d: int(d["index"]))]
+    reply = json.loads(server.handle_embeddings(json.dumps({"input": texts})))
+    if "error" not in reply:
+        return [d["embedding"] for d in sorted(reply["data"], key=lambda d: int(d["index"]))]
     if len(texts) > 1:
         return [vector for text in texts for vector in _embed_with_llama(server, [text])]
-    message = str(said["error"].get("message"))
+    message = str(reply["error"].get("message"))
     if len(texts[0]) < 2 or not any(w in message for w in ("too large", "exceed", "larger")):
         raise ProviderError(f"llama.cpp made no vector: {message}", "Is it an embedding model?")
     return _embed_with_llama(server, [texts[0][: len(texts[0]) * 3 // 4]])

@@ -110,7 +110,7 @@ def acquire_runtime(plan: LlamaSettings, longest: int, name: str) -> tuple[Llama
 
 def complete(server: LlamaServer, body: JsonMapping, tell: Callable[[JsonObject], bool]) -> None:
     """Answer one prompt; `tell` gets each piece, and True from it stops the answer."""
-    server.handle_completions(json.dumps(body), lambda said: SHUTDOWN.is_set() or tell(json.loads(said)))
+    server.handle_completions(json.dumps(body), lambda event: SHUTDOWN.is_set() or tell(json.loads(event)))
 
 
 def check_gguf_file(file: Path) -> None:
@@ -127,7 +127,7 @@ def check_gguf_file(file: Path) -> None:
 
 
 def _damaged_file_error(what: str) -> ProviderError:
-    return ProviderError(what, "Remove it and ask again: it is made anew.")
+    return ProviderError(what, "Remove it and ask again: it is made again.")
 
 
 def _is_complete(file: Path) -> bool:
@@ -209,7 +209,7 @@ class PendingPrompt(PromptRow):
     usage: JsonMapping = field(default_factory=dict)
     truncated: bool = False
     stopped: bool = False
-    """A stop sequence ended it, which llama.cpp was not told of."""
+    """A stop sequence ended it, which llama.cpp did not get."""
 
 
 class LlamaPredictor(Predictor):
@@ -247,7 +247,7 @@ class LlamaPredictor(Predictor):
         """Completions in the order in which they are finished, and Deltas of those that stream."""
         self._stop = threading.Event()
         waiting = iter(requests)
-        told: SimpleQueue[PendingPrompt | Delta | BaseException] = SimpleQueue()
+        events: SimpleQueue[PendingPrompt | Delta | BaseException] = SimpleQueue()
         busy, more, answered, stop = 0, True, False, self._stop
         try:
             while more or busy:
@@ -260,11 +260,11 @@ class LlamaPredictor(Predictor):
                         admitted.append(row)
                     elif row is not None:
                         yield row
-                self._admit(admitted, told, stop)
+                self._admit(admitted, events, stop)
                 busy += len(admitted)
                 if not busy:
                     continue
-                found = told.get()
+                found = events.get()
                 if stop.is_set():
                     raise closed_error()
                 if isinstance(found, BaseException):
@@ -280,7 +280,10 @@ class LlamaPredictor(Predictor):
         return found if isinstance(found, Completion) else PendingPrompt(request, *found)
 
     def _admit(
-        self, rows: list[PendingPrompt], told: SimpleQueue[PendingPrompt | Delta | BaseException], stop: threading.Event
+        self,
+        rows: list[PendingPrompt],
+        events: SimpleQueue[PendingPrompt | Delta | BaseException],
+        stop: threading.Event,
     ) -> None:
         """Start a thread for each; neighbours share most of their start, which their slots then compute once."""
         if not rows:
@@ -290,7 +293,7 @@ class LlamaPredictor(Predictor):
         need = max(len(r.prompt) + r.max_output_tokens for r in rows) + 1
         server, number = self._engine.server(min(need, self._context + 1), self._adapter)
         for row in sorted(rows, key=lambda r: r.prompt):
-            call = (server, number, row, told, stop)
+            call = (server, number, row, events, stop)
             threading.Thread(
                 target=self._wait, args=call, name=f"{THREAD_PREFIX}-{row.request.id}", daemon=True
             ).start()
@@ -300,11 +303,11 @@ class LlamaPredictor(Predictor):
         server: LlamaServer,
         number: int | None,
         row: PendingPrompt,
-        told: SimpleQueue[PendingPrompt | Delta | BaseException],
+        events: SimpleQueue[PendingPrompt | Delta | BaseException],
         stop: threading.Event,
     ) -> None:
-        def tell(said: JsonObject) -> bool:
-            self._receive(row, said, told)
+        def tell(event: JsonObject) -> bool:
+            self._receive(row, event, events)
             return row.stopped or stop.is_set()
 
         asked = {**self._body, "prompt": row.prompt, "max_tokens": row.max_output_tokens}
@@ -314,18 +317,18 @@ class LlamaPredictor(Predictor):
             asked["lora"] = [{"id": number, "scale": 1.0}]
         try:
             complete(server, asked, tell)
-            told.put(row)
+            events.put(row)
         except BaseException as e:
-            told.put(e)
+            events.put(e)
 
     def _receive(
-        self, row: PendingPrompt, said: JsonObject, told: SimpleQueue[PendingPrompt | Delta | BaseException]
+        self, row: PendingPrompt, event: JsonObject, events: SimpleQueue[PendingPrompt | Delta | BaseException]
     ) -> None:
-        if "error" in said:
-            row.error = said["error"]
+        if "error" in event:
+            row.error = event["error"]
             return
-        row.usage = said.get("usage") or row.usage
-        for choice in said.get("choices", ()):
+        row.usage = event.get("usage") or row.usage
+        for choice in event.get("choices", ()):
             row.truncated = choice.get("finish_reason") == "length"
             for token in (choice.get("logprobs") or {}).get("content", ()):
                 row.logprobs.append(token["logprob"])
@@ -336,7 +339,7 @@ class LlamaPredictor(Predictor):
                     row.stopped = answer.stopped
                     endings = list_endings(self._renderer, self._stop_texts)
                     for delta in row.stream(strip_unfinished(answer.text, endings)) if row.request.stream else ():
-                        told.put(delta)
+                        events.put(delta)
 
     def _complete(self, row: PendingPrompt) -> Iterator[Completion | Delta]:
         """The rest of an answer that is watched, and the row's completion."""
@@ -376,7 +379,7 @@ def closed_error() -> ProviderError:
 
 def build_body(options: PredictOptions, schema: JsonMapping | None) -> JsonObject:
     """What all requests of a statement have in common."""
-    said: JsonObject = {
+    body: JsonObject = {
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_progress": True,
@@ -387,11 +390,11 @@ def build_body(options: PredictOptions, schema: JsonMapping | None) -> JsonObjec
         "top_p": options.top_p,
     }
     if options.stop:
-        said["stop"] = [s for s in options.stop if s]
+        body["stop"] = [s for s in options.stop if s]
     if options.logprobs:
-        said["n_probs"] = 1
+        body["n_probs"] = 1
     if schema is not None:
-        said["json_schema"] = {**schema, "x-guidance": JSON_WHITESPACE}
+        body["json_schema"] = {**schema, "x-guidance": JSON_WHITESPACE}
     elif options.grammar:
-        said["grammar"] = options.grammar
-    return said
+        body["grammar"] = options.grammar
+    return body

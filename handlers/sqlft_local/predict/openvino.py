@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 INSTALL = f"{errors.INSTALL}, or use backend = 'transformers'."
 BATCH_SIZE = 64
-"""Prompts at a time where nothing was said: 1.3 times as fast as 32 (benchmarks/ask.py)."""
+"""Prompts at a time where the statement names none: 1.3 times as fast as 32 (benchmarks/ask.py)."""
 CACHE_GIGABYTES = 1
 """Of states of earlier tokens, those of common starts among them; a request waits where there is no room."""
 
@@ -61,7 +61,7 @@ class OpenVinoRuntime:
         except RuntimeError as e:
             raise ProviderError(
                 f"OpenVINO cannot load {folder}: {str(e).strip().splitlines()[-1]}",
-                f"Remove {folder} and ask again: it is made anew; or use backend = 'transformers'.",
+                f"Remove {folder} and ask again: it is made again; or use backend = 'transformers'.",
             ) from e
         self._library = library
         self._lock = threading.Lock()

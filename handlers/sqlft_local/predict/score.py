@@ -35,14 +35,14 @@ def score(loaded: LoadedModel, conversations: Sequence[Sequence[Message]]) -> li
 
 
 def _build_example(loaded: LoadedModel, i: int, conversation: Sequence[Message]) -> Example:
-    ids, said, _ = loaded.renderer.conversation(list(conversation))
-    if not any(said[1:]) or conversation[-1].role != "assistant":
+    ids, is_answer, _ = loaded.renderer.conversation(list(conversation))
+    if not any(is_answer[1:]) or conversation[-1].role != "assistant":
         raise DataError(f"Row {i + 1} has no answer to score.", "Give every row its right answer.")
     if len(ids) > loaded.context:
         raise DataError(
             f"Row {i + 1} has {len(ids)} tokens, more than the model's {loaded.context}.", "Leave out rows so long."
         )
-    start = max((j for j, answer in enumerate(said) if not answer), default=-1) + 1
+    start = max((j for j, answer in enumerate(is_answer) if not answer), default=-1) + 1
     return Example(ids, [float(j >= max(start, 1)) for j in range(len(ids))])
 
 

@@ -132,13 +132,16 @@ class TorchPredictor(Predictor):
         if self.options.temperature > 0:
             return [[self._writer.sample(one[0], row)] for one, row in zip(logits.float().cpu(), rows, strict=True)]
         best: list[list[int]] = logits.argmax(-1).tolist()
-        return [_accept_guesses(said, guess) for said, guess in zip(best, guesses or [[]] * len(best), strict=True)]
+        return [
+            _accept_guesses(likeliest, guess)
+            for likeliest, guess in zip(best, guesses or [[]] * len(best), strict=True)
+        ]
 
 
-def _accept_guesses(said: list[int], guess: list[int]) -> list[int]:
+def _accept_guesses(likeliest: list[int], guess: list[int]) -> list[int]:
     """Of what the model says behind each guessed token what stands behind right ones."""
-    right = next((i for i, (a, b) in enumerate(zip(said, guess, strict=False)) if a != b), len(guess))
-    return said[: right + 1]
+    right = next((i for i, (a, b) in enumerate(zip(likeliest, guess, strict=False)) if a != b), len(guess))
+    return likeliest[: right + 1]
 
 
 CACHE_BLOCK = 64

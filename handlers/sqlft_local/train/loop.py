@@ -51,7 +51,7 @@ TRIM_SECONDS = 10.0
 TIMED_STEPS = 3
 """Steps after which their time says how many there will be."""
 TIMED = 100
-"""Steps by whose time the speed of later trainings is told."""
+"""Steps by whose time the speed of later trainings is known."""
 KNOWN_SECONDS = 5.0
 """Steps that took less together tell no speed."""
 ReportStep = Callable[[Progress], None]
@@ -346,10 +346,10 @@ class TrainingLoop:
     def fingerprint(self) -> str:
         """What must be the same for a checkpoint to be gone on from."""
         options = {k: v for k, v in asdict(self.options).items() if k not in RESUME_OPTIONS}
-        said = hashlib.sha256(repr((self.base, str(self.start), options)).encode())
+        digest = hashlib.sha256(repr((self.base, str(self.start), options)).encode())
         for e in (*self.train, *self.valid):
-            said.update(array("i", e.ids).tobytes() + array("f", e.weights).tobytes())
-        return said.hexdigest()
+            digest.update(array("i", e.ids).tobytes() + array("f", e.weights).tobytes())
+        return digest.hexdigest()
 
 
 def trim_heap() -> None:

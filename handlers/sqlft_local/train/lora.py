@@ -1,6 +1,6 @@
 """LoRA matrices in a model: PEFT puts them in and names them, a function of our own multiplies them.
 
-PEFT's own forward drops out and multiplies an input anew for each of q, k and v, draws a random number for every
+PEFT's own forward drops out and multiplies an input once more for each of q, k and v, draws a random number for every
 element and keeps it; here layers that read the same input share that.
 """
 

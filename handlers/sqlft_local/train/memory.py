@@ -1,6 +1,6 @@
 """How many bytes a training takes, from a config's shapes alone, and the tokens of a pass that fit into memory.
 
-The terms follow what `kernels.fused`, `lora` and `kernels.packing` keep for the backward pass.  Bytes unless said
+The terms follow what `kernels.fused`, `lora` and `kernels.packing` keep for the backward pass.  Bytes unless stated
 otherwise.
 """
 

@@ -51,9 +51,10 @@ class WorkerGroup:
         self._store = folder / "store"
         self._device = devices[0]
         self._joined = False
-        told = {**setup, "store": str(self._store), "count": count}
+        shared_setup = {**setup, "store": str(self._store), "count": count}
         self._workers = [
-            _WorkerProcess(rank, {**told, "rank": rank, "device": devices[rank]}, folder) for rank in range(1, count)
+            _WorkerProcess(rank, {**shared_setup, "rank": rank, "device": devices[rank]}, folder)
+            for rank in range(1, count)
         ]
 
     def join(self, trained: Sequence[Tensor], heartbeat: Callable[[], None]) -> None:
@@ -155,12 +156,12 @@ class _WorkerProcess:
         if over:
             self._listener.join(EXIT_SECONDS)  # its last words may be on their way
         while not self._messages.empty():
-            said = self._messages.get()
-            if said.get("memory"):
+            message = self._messages.get()
+            if message.get("memory"):
                 raise MemoryError(f"process {self.rank + 1}")
-            if "error" in said:
-                raise ProviderError(f"Process {self.rank + 1} of the training: {said['error']}", said["next"])
-            self.is_ready |= bool(said.get("ready"))
+            if "error" in message:
+                raise ProviderError(f"Process {self.rank + 1} of the training: {message['error']}", message["next"])
+            self.is_ready |= bool(message.get("ready"))
         if over:
             words = self._log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:].strip()
             raise ProviderError(

@@ -59,8 +59,8 @@ def render_rows(table: pa.Table, renderer: Renderer, options: TrainOptions, cont
                 continue
             rendered = shorter
             rows.cut += 1
-        told = zip(rendered.answer, rendered.ignored, strict=True)
-        weights = (1.0 if a else 0.0 if ignored else options.prompt_loss_weight for a, ignored in told)
+        tokens = zip(rendered.answer, rendered.ignored, strict=True)
+        weights = (1.0 if a else 0.0 if ignored else options.prompt_loss_weight for a, ignored in tokens)
         rows.examples.append(Example(array("i", rendered.ids), array("f", weights)))
     if rows.refused and not rows.examples:
         raise rows.refused
@@ -75,7 +75,7 @@ def sum_weights(batch: Sequence[Example]) -> float:
 def _cut_middle(rendered: TokenizedConversation, most: int) -> TokenizedConversation | None:
     """Without the middle of what stands before the last answer; None if the answer leaves no room for any of it."""
     ids, answer, ignored = rendered
-    start = max(i for i, said in enumerate(answer) if not said) + 1
+    start = max(i for i, is_answer in enumerate(answer) if not is_answer) + 1
     room = most - (len(ids) - start)
     if room < 2:
         return None

@@ -68,8 +68,8 @@ class Kind:
         """Its name in the file; another PyTorch is another speed."""
         s = self.setting
         targets = sorted(self.shape.linear_layers) if "all-linear" in s.targets else sorted(s.targets)
-        told = {**asdict(self), "setting": asdict(replace(s, targets=targets)), "torch": _torch()}
-        return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        key = {**asdict(self), "setting": asdict(replace(s, targets=targets)), "torch": _torch()}
+        return sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -211,10 +211,10 @@ def _run_delay() -> float | None:
 def _measured_elsewhere(kind: Kind) -> Speed | None:
     command = machine.module_command("sqlft_local.train.speed", json.dumps(asdict(kind)))
     try:
-        said = subprocess.run(
+        result = subprocess.run(
             command, capture_output=True, text=True, timeout=MEASURE_SECONDS, env=machine.child_environment()
         )
-        return Speed(**json.loads(said.stdout.splitlines()[-1])) if said.returncode == 0 else None
+        return Speed(**json.loads(result.stdout.splitlines()[-1])) if result.returncode == 0 else None
     except (OSError, ValueError, IndexError, TypeError, subprocess.TimeoutExpired):
         return None
 
@@ -248,10 +248,10 @@ def measured(kind: Kind) -> Speed:
     large = _tokens(shape, kind)
     sizes = [_rows(large // 4), _rows(large)]
     contention, training, checking = _timed(_Blocks(kind, shape), sizes, kind)
-    told = [(sum(rows), len(rows) * ANSWER) for rows in sizes]
+    pass_sizes = [(sum(rows), len(rows) * ANSWER) for rows in sizes]
     more = kind.shape.layers / shape.layers
-    fixed, each = _line([flops(shape, kind.setting, *t) for t in told], training)
-    fixed_check, each_check = _line([flops_forward(shape, *t) for t in told], checking)
+    fixed, each = _line([flops(shape, kind.setting, *t) for t in pass_sizes], training)
+    fixed_check, each_check = _line([flops_forward(shape, *t) for t in pass_sizes], checking)
     share = contention.share if kind.device == "cpu" else 0.0
     return Speed(fixed * more, each, fixed_check * more, each_check, share)
 
