@@ -5,16 +5,19 @@ Imports no torch.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import ClassVar
 
 from sqlft.errors import OptionError
 
@@ -252,3 +255,27 @@ def module_command(module: str, *arguments: str) -> list[str]:
 def child_environment() -> dict[str, str]:
     """That of this process, in which the other one finds the modules that this one would."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
+
+
+class _SignalStack(ctypes.Structure):
+    """`stack_t` of sigaltstack(2)."""
+
+    _fields_: ClassVar = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+@contextmanager
+def keep_signal_stack() -> Iterator[None]:
+    """Leave this thread's stack for signal handlers as it was.
+
+    OpenVINO's processor plugin puts in one of its own and frees it with the model: the next signal, a Ctrl-C or another
+    size of the terminal, would end the process.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    library, before = ctypes.CDLL(None), _SignalStack()
+    library.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        library.sigaltstack(ctypes.byref(before), None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,3 +149,24 @@ def test_what_it_does_not_do_is_refused(tiny: Path, options: dict[str, object], 
     """Where it was asked for by name."""
     with pytest.raises(NotSupported, match=reason):
         ask(tiny, QUESTIONS[:1], **options)
+
+
+SIGNALS = """
+import signal, sys
+from test_local_openvino import MODEL_CACHE, QUESTIONS, ask
+caught = []
+signal.signal(signal.SIGUSR1, lambda *_: caught.append(1))
+ask(sys.argv[1], QUESTIONS)
+signal.raise_signal(signal.SIGUSR1)
+MODEL_CACHE.unload(lambda key: True)
+signal.raise_signal(signal.SIGUSR1)
+print(len(caught))
+"""
+
+
+def test_signals_are_handled_beside_a_model_and_after_it(tiny: Path) -> None:
+    """OpenVINO's own stack for them must not outlive the model: Ctrl-C after UNLOAD MODEL would end the process."""
+    where = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
+    given = [sys.executable, "-c", SIGNALS, str(tiny)]
+    done = subprocess.run(given, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": where})
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlft.errors import HandlerNotInstalled, NotSupported, ProviderError
-from sqlft_local import errors
+from sqlft_local import errors, machine
 from sqlft_local.base import hub, tokenization
 from sqlft_local.base.adapter import digest_adapter
 
@@ -91,7 +91,8 @@ def save_openvino_model(gguf: Path) -> None:
     import openvino_genai
 
     try:
-        openvino_genai.LLMPipeline(str(gguf), "CPU", enable_save_ov_model=True)
+        with machine.keep_signal_stack():
+            openvino_genai.LLMPipeline(str(gguf), "CPU", enable_save_ov_model=True)
     except RuntimeError as e:
         raise ProviderError(
             f"OpenVINO cannot read {gguf.resolve()}: {str(e).strip().splitlines()[-1]}.",

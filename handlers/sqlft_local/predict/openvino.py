@@ -55,9 +55,10 @@ class OpenVinoRuntime:
         scheduler.cache_size, scheduler.enable_prefix_caching = CACHE_GIGABYTES, True
         properties = {"INFERENCE_NUM_THREADS": threads}
         try:
-            self._pipeline = library.ContinuousBatchingPipeline(
-                str(folder), scheduler_config=scheduler, device="CPU", properties=properties
-            )
+            with machine.keep_signal_stack():
+                self._pipeline = library.ContinuousBatchingPipeline(
+                    str(folder), scheduler_config=scheduler, device="CPU", properties=properties
+                )
         except RuntimeError as e:
             raise ProviderError(
                 f"OpenVINO cannot load {folder}: {str(e).strip().splitlines()[-1]}",
@@ -87,7 +88,7 @@ class OpenVinoRuntime:
 
     def close(self) -> None:
         """Free its memory."""
-        with self._lock:
+        with self._lock, machine.keep_signal_stack():
             self._pipeline = None
 
 
