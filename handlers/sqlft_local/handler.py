@@ -27,6 +27,7 @@ from sqlft_local.options import RESUME_OPTIONS, EngineOptions, ModelOptions, Pre
 
 if TYPE_CHECKING:
     from sqlft_local._types import JsonMapping
+    from sqlft_local.base.tokenization import Renderer
     from sqlft_local.train.loop import TrainingLoop
 
 
@@ -115,8 +116,7 @@ class Local(Trainer, Embedder):
         self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, delimiters: Delimiters
     ) -> Predictor:
         from sqlft_local import machine
-        from sqlft_local.base import config, tokenization, weight_cache
-        from sqlft_local.base.tokenization import Renderer
+        from sqlft_local.base import config, weight_cache
         from sqlft_local.predict import choose, llama
         from sqlft_local.predict.common import DEFAULT_BATCH_SIZE
         from sqlft_local.predict.llama import LlamaPredictor
@@ -127,9 +127,7 @@ class Local(Trainer, Embedder):
         found = weight_cache.prepare_gguf_files(
             folder, adapter, kind, choose.should_merge_adapter(options, folder), hub.print_progress
         )
-        tokenizer = tokenization.ChatTokenizer(found.home)
-        renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template, options.thinking)
-        renderer = renderer.with_delimiters(delimiters)
+        renderer = _load_renderer(found.home, given, options, delimiters)
         if renderer.thinks and (model.schema is not None or options.grammar is not None):
             raise NotSupported(
                 "Answers bound to a schema or a grammar begin at once: there is no room for thoughts before them.",
@@ -148,16 +146,13 @@ class Local(Trainer, Embedder):
         self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, delimiters: Delimiters
     ) -> Predictor:
         from sqlft_local import machine
-        from sqlft_local.base import config, tokenization, weight_cache
-        from sqlft_local.base.tokenization import Renderer
+        from sqlft_local.base import config, weight_cache
         from sqlft_local.predict import openvino
 
         openvino.import_openvino()
         given = _get_model_options(model)
         home, target = weight_cache.prepare_openvino_folder(folder, adapter, hub.print_progress)
-        tokenizer = tokenization.ChatTokenizer(home)
-        renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template, options.thinking)
-        renderer = renderer.with_delimiters(delimiters)
+        renderer = _load_renderer(home, given, options, delimiters)
         context = config.read_context(config.read_config(folder), given.context_length)
         runtime, release = openvino.acquire_runtime(target, machine.resolve_threads(self.options.threads), str(folder))
         return openvino.OpenVinoPredictor(runtime, release, renderer, context, options)
@@ -335,6 +330,15 @@ class Local(Trainer, Embedder):
             import torch
 
             torch.set_num_threads(self.options.threads)
+
+
+def _load_renderer(home: Path, given: ModelOptions, options: PredictOptions, delimiters: Delimiters) -> Renderer:
+    """Prompts for llama.cpp and OpenVINO: by the tokenizer that is kept beside their files, without transformers."""
+    from sqlft_local.base.tokenization import ChatTokenizer, Renderer
+
+    tokenizer = ChatTokenizer(home)
+    renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template, options.thinking)
+    return renderer.with_delimiters(delimiters)
 
 
 def _get_model_options(model: ModelSpec) -> ModelOptions:

@@ -260,28 +260,25 @@ def apply_adapter(loaded: LoadedModel, adapter: Path) -> LoadedModel:
     shared_parts = {id(t): t for t in (*loaded.model.parameters(), *loaded.model.buffers())}
     shared_parts |= {id(one): one for one in quantised.list_quantisation_states(loaded.model)}
     model = copy.deepcopy(loaded.model, memo=shared_parts)
-    config = read_adapter_config(adapter)
-    if find_unusual_adapter_part(config) or not _has_linear_layers(model, adapter):
+    if find_unusual_adapter_part(read_adapter_config(adapter)) or not _merge_matrices(model, adapter):
         _merge_with_peft(model, adapter)
-    else:
-        _merge_matrices(model, adapter)
     return replace(loaded, model=model)
 
 
-def _has_linear_layers(model: Model, adapter: Path) -> bool:
-    """Whether all that the adapter changes are linear layers; GPT-2's are convolutions of one place."""
-    _, pairs = read_adapter(adapter)
-    return all(hasattr(_find_layer(model, name, adapter), "in_features") for name in pairs)
+def _merge_matrices(model: Model, adapter: Path) -> bool:
+    """In float32, without PEFT, whose import takes longer than an answer.
 
-
-def _merge_matrices(model: Model, adapter: Path) -> None:
-    """In float32, without PEFT, whose import takes longer than an answer."""
+    False, and nothing merged, where not all are linear layers: GPT-2's are convolutions of one place.
+    """
     import torch
 
     scale, pairs = read_adapter(adapter)
+    layers = {name: _find_layer(model, name, adapter) for name in pairs}
+    if not all(hasattr(layer, "in_features") for layer in layers.values()):
+        return False
     with torch.no_grad():
         for name, (a, b) in pairs.items():
-            layer = _find_layer(model, name, adapter)
+            layer = layers[name]
             if (layer.out_features, layer.in_features) != (b.shape[0], a.shape[1]):
                 raise wrong_base_error(adapter)
             if quantised.is_quantised(layer):
@@ -291,6 +288,7 @@ def _merge_matrices(model: Model, adapter: Path) -> None:
             change = (b.to(model.device, torch.float32) @ a.to(model.device, torch.float32)) * scale
             merged = (layer.weight.float() + change).to(layer.weight.dtype)
             layer.weight = torch.nn.Parameter(merged, requires_grad=False)
+    return True
 
 
 def _merge_with_peft(model: Model, adapter: Path) -> None:

@@ -19,7 +19,7 @@ from sqlft_local.predict import llama, openvino
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES: dict[str, Dtype] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 BACKENDS_SWITCH = "SQLFT_BACKENDS"
-"""Where this is set, `auto` takes no backend that it does not name."""
+"""Where this is set and does not name openvino, nothing is answered by it: `auto` takes one of the others."""
 GGUF_TYPES: dict[str, str] = {v: k for k, v in DTYPES.items()}
 
 

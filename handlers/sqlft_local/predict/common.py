@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sqlft.errors import NotSupported
+from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import Completion, Delta, Request
 from sqlft_local.base.tokenization import Renderer
 
@@ -54,3 +54,8 @@ def encode_request(request: Request, renderer: Renderer, context: int, most: int
 def _too_long_completion(request: Request, tokens: str, context: int) -> Completion:
     reason = f"the prompt has {tokens} tokens, and prompt and answer together can have {context}: shorten the prompt"
     return Completion.failed(request.id, "context_length", reason)
+
+
+def closed_error() -> ProviderError:
+    """What to say to those who go on after `close`."""
+    return ProviderError("The predictor is closed.", "Open another one.")

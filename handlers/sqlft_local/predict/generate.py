@@ -23,14 +23,13 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from sqlft.errors import ProviderError
 from sqlft.handler import Completion, Delta, Predictor, Request
 from sqlft_local.base.loading import LoadedModel
 from sqlft_local.errors import is_out_of_memory, out_of_memory_error, silence_transformers
 from sqlft_local.kernels.batching import logits_agree, make_trial_rows
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.answers import AnswerWriter, DecodingRow, compute_token_logprobs
-from sqlft_local.predict.common import choose_batch_size
+from sqlft_local.predict.common import choose_batch_size, closed_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +86,7 @@ class GeneratePredictor(Predictor):
     def _generate(self, rows: list[DecodingRow]) -> Iterator[Completion | Delta]:
         """transformers' loop runs in a thread, which ends with the next token when nobody waits for it any more."""
         if self._release is None:
-            raise ProviderError("The predictor is closed.", "Open another one.")
+            raise closed_error()
         batch = _Batch(self._writer, rows, self._options.logprobs)
         threads = torch.get_num_threads()
 

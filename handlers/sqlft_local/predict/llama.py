@@ -22,7 +22,7 @@ from sqlft_local.base.tokenization import Renderer
 from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.answers import list_endings, strip_unfinished
-from sqlft_local.predict.common import PromptRow, choose_batch_size, encode_request
+from sqlft_local.predict.common import PromptRow, choose_batch_size, closed_error, encode_request
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -370,11 +370,6 @@ class LlamaPredictor(Predictor):
             truncated=row.truncated,
             reasoning=answer.reasoning,
         )
-
-
-def closed_error() -> ProviderError:
-    """What to say to those who go on after `close`."""
-    return ProviderError("The predictor is closed.", "Open another one.")
 
 
 def build_body(options: PredictOptions, schema: JsonMapping | None) -> JsonObject:

@@ -17,7 +17,7 @@ from sqlft_local.base.tokenization import Renderer
 from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.answers import AnswerWriter, DecodingRow
-from sqlft_local.predict.common import choose_batch_size
+from sqlft_local.predict.common import choose_batch_size, closed_error
 
 if TYPE_CHECKING:
     from sqlft_local._types import GenerationHandle
@@ -152,7 +152,7 @@ class OpenVinoPredictor(Predictor):
                     else:
                         running.append(self._start(row))
                 if self._release is None:
-                    raise ProviderError("The predictor is closed.", "Open another one.")
+                    raise closed_error()
                 self._runtime.step()
                 for answer in list(running):
                     for event in self._read(answer):

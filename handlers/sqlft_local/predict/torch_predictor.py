@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from sqlft.errors import ProviderError
 from sqlft.handler import Completion, Delta, Predictor, Request
 from sqlft_local.base.loading import LoadedModel
 from sqlft_local.errors import is_out_of_memory, out_of_memory_error
@@ -20,7 +19,7 @@ from sqlft_local.kernels.attention import attend_parts
 from sqlft_local.kernels.packing import common_prefix_length
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.answers import AnswerWriter, DecodingRow, NgramLookup, compute_token_logprobs
-from sqlft_local.predict.common import choose_batch_size
+from sqlft_local.predict.common import choose_batch_size, closed_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +79,7 @@ class TorchPredictor(Predictor):
     def _advance(self, rows: list[DecodingRow], admitted: list[DecodingRow]) -> Iterator[Completion | Delta]:
         """One token for each of `rows`, or the first one for those `admitted`; the finished leave."""
         if self._decoder is None:
-            raise ProviderError("The predictor is closed.", "Open another one.")
+            raise closed_error()
         guesses: list[list[int]] = []
         try:
             if admitted:

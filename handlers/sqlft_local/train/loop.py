@@ -441,7 +441,7 @@ def _describe_unchanged_options(options: TrainOptions, config: AdapterConfig) ->
     by_itself: dict[str, list[object]] = {
         "r": [usual.r],
         "lora_alpha": [usual.lora_alpha],
-        "target_modules": [sorted(usual.layers), ["all-linear"]],
+        "target_modules": [usual.layers],
     }
     asked = {"r": options.r, "lora_alpha": options.lora_alpha, "target_modules": sorted(options.layers)}
     has = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": _sort_names(config.target_modules)}

@@ -218,6 +218,7 @@ def attach(model: Model, options: TrainOptions, start: Path | None) -> LoraAdapt
     config = _inject(
         model,
         targets,
+        _list_untrainable_layers(model) if targets == ALL_LINEAR else [],
         r=given.get("r", options.r),
         lora_alpha=given.get("lora_alpha", options.lora_alpha),
         target_parameters=experts or None,
@@ -242,25 +243,22 @@ def attach(model: Model, options: TrainOptions, start: Path | None) -> LoraAdapt
     return LoraAdapter(trained, config, masks)
 
 
-def _inject(model: Model, targets: str | list[str], **how: object) -> AdapterConfig:
+def _inject(model: Model, targets: str | list[str], excluded: Sequence[str], **how: object) -> AdapterConfig:
     """PEFT's matrices beside the layers; OptionError for layers that there are not."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    passed_over = _list_untrainable_layers(model) if targets == ALL_LINEAR else []
-    for excluded in (passed_over, [*passed_over, *BYPASSED_LAYERS]):
-        config = LoraConfig(**how, target_modules=targets, exclude_modules=excluded or None)
-        try:
-            inject_adapter_in_model(config, model, adapter_name=ADAPTER_NAME)
-            return config
-        except ValueError as e:
-            if excluded == passed_over and targets == ALL_LINEAR and "incompatible" in str(e):
-                _remove_matrices(model)
-                continue
-            raise OptionError(
-                f"The base has no layers called {targets if isinstance(targets, str) else ', '.join(targets)}.",
-                _list_linear_names(model),
-            ) from e
-    raise AssertionError
+    config = LoraConfig(**how, target_modules=targets, exclude_modules=excluded or None)
+    try:
+        inject_adapter_in_model(config, model, adapter_name=ADAPTER_NAME)
+    except ValueError as e:
+        if targets == ALL_LINEAR and "incompatible" in str(e) and not set(BYPASSED_LAYERS) <= set(excluded):
+            _remove_matrices(model)
+            return _inject(model, targets, [*excluded, *BYPASSED_LAYERS], **how)
+        raise OptionError(
+            f"The base has no layers called {targets if isinstance(targets, str) else ', '.join(targets)}.",
+            _list_linear_names(model),
+        ) from e
+    return config
 
 
 def _list_untrainable_layers(model: Model) -> list[str]:
