@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from sqlft_local.predict import choose
 from transformers import AutoModelForCausalLM
 
 from sqlft.errors import NotSupported, OptionError, ProviderError
-from sqlft.handler import Artifact, Completion, Delta, Message, ModelSpec, Request
+from sqlft.handler import Artifact, Completion, Message, ModelSpec, Request
 
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
 
@@ -221,51 +221,6 @@ def test_a_prompt_that_does_not_fit_is_an_error_of_its_row(tiny: Path) -> None:
     found = ask(tiny, ["short", "long " * 400, "longer " * 40])
     assert [c.error.code if c.error else None for c in found] == [None, "context_length", None]
     assert "512" in (found[1].error.message if found[1].error else "")
-
-
-def open_predictor(base: Path, **options: object) -> object:
-    """A predictor of long answers."""
-    given = PredictOptions(**{"max_tokens": 200, "backend": "llama.cpp", "precision": "f32", **options})  # type: ignore[arg-type]
-    return Local(EngineOptions(device="cpu", threads=1)).open(ModelSpec(str(base)), None, given)
-
-
-def test_pieces_make_up_the_answer(tiny: Path) -> None:
-    """Of the request that asks for them."""
-    predictor = open_predictor(tiny, max_tokens=12, batch_size=2)
-    said = list(predictor.predict([Request(i, (Message("user", PROMPTS[i]),), stream=i == 0) for i in (0, 1)]))  # type: ignore[attr-defined]
-    predictor.close()  # type: ignore[attr-defined]
-    whole = {c.id: c.text for c in said if isinstance(c, Completion)}
-    assert "".join(p.text for p in said if isinstance(p, Delta)) == whole[0]
-    assert {p.id for p in said if isinstance(p, Delta)} == {0}
-
-
-def test_it_pulls_what_it_can_work_on_and_a_closed_one_says_so(tiny: Path) -> None:
-    """Not the whole table for a LIMIT."""
-    pulled = []
-
-    def rows() -> Iterator[Request]:
-        for i in range(1000):
-            pulled.append(i)
-            yield Request(i, (Message("user", f"again {i}"),))
-
-    predictor = open_predictor(tiny, max_tokens=4, batch_size=8)
-    completions = iter(predictor.predict(rows()))  # type: ignore[attr-defined]
-    next(completions)
-    assert len(pulled) <= 8
-    predictor.close()  # type: ignore[attr-defined]
-    with pytest.raises(ProviderError, match="closed"):
-        list(completions)
-
-
-def test_unloading_frees(tiny: Path) -> None:
-    """At once, or when the last who asks is done."""
-    handler, model = Local(EngineOptions(device="cpu", threads=1)), ModelSpec(str(tiny))
-    predictor = open_predictor(tiny, max_tokens=2)
-    assert handler.unload(model, None)
-    assert [c.text is not None for c in predictor.predict([Request(1, (Message("user", "hi"),))])] == [True]  # type: ignore[attr-defined]
-    predictor.close()  # type: ignore[attr-defined]
-    assert not MODEL_CACHE._entries
-    assert not handler.unload(model, None)
 
 
 def test_rendering_without_transformers_gives_the_same_tokens(tiny: Path) -> None:

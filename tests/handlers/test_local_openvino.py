@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from sqlft_local.model_cache import MODEL_CACHE, ModelCache
 from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions
 
 from sqlft.errors import NotSupported, ProviderError
-from sqlft.handler import Artifact, Completion, Delta, Message, ModelSpec, Predictor, Request
+from sqlft.handler import Artifact, Completion, Message, ModelSpec, Predictor, Request
 
 pytest.importorskip("openvino_genai", reason="openvino-genai is not installed")
 
@@ -99,46 +98,6 @@ def test_a_prompt_that_does_not_fit_is_an_error_of_its_row(tiny: Path) -> None:
     """With the figures."""
     found = ask(tiny, ["short", "long " * 400, "longer " * 40])
     assert [c.error.code if c.error else None for c in found] == [None, "context_length", None]
-
-
-def test_pieces_make_up_the_answer(tiny: Path) -> None:
-    """Of the request that asks for them."""
-    predictor = open_predictor(tiny, batch_size=2)
-    requests = [Request(i, (Message("user", QUESTIONS[i]),), stream=i == 0) for i in (0, 1)]
-    events = list(predictor.predict(requests))
-    predictor.close()
-    whole = {c.id: c.text for c in events if isinstance(c, Completion)}
-    assert "".join(d.text for d in events if isinstance(d, Delta)) == whole[0]
-    assert {d.id for d in events if isinstance(d, Delta)} == {0}
-
-
-def test_it_pulls_what_it_can_work_on_and_a_closed_one_says_so(tiny: Path) -> None:
-    """Not the whole table for a LIMIT; what was begun is cancelled."""
-    pulled = []
-
-    def rows() -> Iterator[Request]:
-        for i in range(1000):
-            pulled.append(i)
-            yield Request(i, (Message("user", f"again {i}"),))
-
-    predictor = open_predictor(tiny, max_tokens=4, batch_size=8)
-    completions = iter(predictor.predict(rows()))
-    next(completions)
-    assert len(pulled) <= 8
-    predictor.close()
-    with pytest.raises(ProviderError, match="closed"):
-        list(completions)
-    assert len(ask(tiny, QUESTIONS)) == len(QUESTIONS)
-
-
-def test_unloading_frees(tiny: Path) -> None:
-    """At once, or when the last who asks is done."""
-    handler = Local(EngineOptions(device="cpu", threads=1))
-    predictor = open_predictor(tiny, max_tokens=2)
-    assert handler.unload(ModelSpec(str(tiny)), None)
-    assert [c.text is not None for c in predictor.predict([Request(1, (Message("user", "hi"),))])] == [True]
-    predictor.close()
-    assert not MODEL_CACHE._entries
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from sqlft.errors import NotSupported, ProviderError
-from sqlft.handler import Completion, Delta, Request
+from sqlft.handler import Completion, Delta, Predictor, Request
 from sqlft_local.base.tokenization import Renderer
 
 DEFAULT_BATCH_SIZE = 16
@@ -59,3 +59,21 @@ def _too_long_completion(request: Request, tokens: str, context: int) -> Complet
 def closed_error() -> ProviderError:
     """What to say to those who go on after `close`."""
     return ProviderError("The predictor is closed.", "Open another one.")
+
+
+class SharedModelPredictor(Predictor):
+    """Answers by a model that others use too, and gives it back when it is closed."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release: Callable[[], None] | None = release
+
+    def close(self) -> None:
+        """Give the model back; it stays for the next statement."""
+        if self._release is not None:
+            self._release()
+            self._release = None
+
+    def _check_open(self) -> None:
+        """ProviderError for those who go on after `close`."""
+        if self._release is None:
+            raise closed_error()

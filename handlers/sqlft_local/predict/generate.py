@@ -23,13 +23,13 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from sqlft.handler import Completion, Delta, Predictor, Request
+from sqlft.handler import Completion, Delta, Request
 from sqlft_local.base.loading import LoadedModel
 from sqlft_local.errors import is_out_of_memory, out_of_memory_error, silence_transformers
 from sqlft_local.kernels.batching import logits_agree, make_trial_rows
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.answers import AnswerWriter, DecodingRow, compute_token_logprobs
-from sqlft_local.predict.common import choose_batch_size, closed_error
+from sqlft_local.predict.common import SharedModelPredictor, choose_batch_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,21 +40,15 @@ TRIAL_TOKENS = 3
 """Tokens that are generated in a trial: states are handed on from one to the next."""
 
 
-class GeneratePredictor(Predictor):
+class GeneratePredictor(SharedModelPredictor):
     """Answers up to `batch_size` prompts at a time; all of a batch are computed until the last one is finished."""
 
     def __init__(
         self, loaded: LoadedModel, options: PredictOptions, release: Callable[[], None] = lambda: None
     ) -> None:
+        super().__init__(release)
         self._loaded, self._options = loaded, options
         self._writer = AnswerWriter(loaded.renderer, loaded.context, options)
-        self._release: Callable[[], None] | None = release
-
-    def close(self) -> None:
-        """Give the model back; it stays for the next statement."""
-        if self._release is not None:
-            self._release()
-            self._release = None
 
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Delta]:
         """Completions in the order in which they are finished, and Deltas of those that stream."""
@@ -85,8 +79,7 @@ class GeneratePredictor(Predictor):
 
     def _generate(self, rows: list[DecodingRow]) -> Iterator[Completion | Delta]:
         """transformers' loop runs in a thread, which ends with the next token when nobody waits for it any more."""
-        if self._release is None:
-            raise closed_error()
+        self._check_open()
         batch = _Batch(self._writer, rows, self._options.logprobs)
         threads = torch.get_num_threads()
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError
-from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR, Completion, Delta, Predictor, Request
+from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR, Completion, Delta, Request
 from sqlft_local import errors, machine
 from sqlft_local.base import hub
 from sqlft_local.base.tokenization import Renderer
 from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.answers import list_endings, strip_unfinished
-from sqlft_local.predict.common import PromptRow, choose_batch_size, closed_error, encode_request
+from sqlft_local.predict.common import PromptRow, SharedModelPredictor, choose_batch_size, closed_error, encode_request
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -212,7 +212,7 @@ class PendingPrompt(PromptRow):
     """A stop sequence ended it, which llama.cpp did not get."""
 
 
-class LlamaPredictor(Predictor):
+class LlamaPredictor(SharedModelPredictor):
     """Answers `batch_size` prompts at a time; a finished one makes room for the next."""
 
     def __init__(
@@ -225,8 +225,8 @@ class LlamaPredictor(Predictor):
         options: PredictOptions,
         schema: JsonMapping | None,
     ) -> None:
+        super().__init__(release)
         self._engine = engine
-        self._release: Callable[[], None] | None = release
         self._adapter = adapter
         self._renderer = renderer
         self._context = context
@@ -239,9 +239,7 @@ class LlamaPredictor(Predictor):
     def close(self) -> None:
         """Stop what is being answered; the model stays for the next statement."""
         self._stop.set()
-        if self._release is not None:
-            self._release()
-            self._release = None
+        super().close()
 
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Delta]:
         """Completions in the order in which they are finished, and Deltas of those that stream."""
@@ -288,8 +286,7 @@ class LlamaPredictor(Predictor):
         """Start a thread for each; neighbours share most of their start, which their slots then compute once."""
         if not rows:
             return
-        if self._release is None:
-            raise closed_error()
+        self._check_open()
         need = max(len(r.prompt) + r.max_output_tokens for r in rows) + 1
         server, number = self._engine.server(min(need, self._context + 1), self._adapter)
         for row in sorted(rows, key=lambda r: r.prompt):

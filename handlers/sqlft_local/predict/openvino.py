@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlft.errors import HandlerNotInstalled, ProviderError
-from sqlft.handler import Completion, Delta, Predictor, Request
+from sqlft.handler import Completion, Delta, Request
 from sqlft_local import errors, machine
 from sqlft_local.base import hub
 from sqlft_local.base.tokenization import Renderer
 from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.answers import AnswerWriter, DecodingRow
-from sqlft_local.predict.common import choose_batch_size, closed_error
+from sqlft_local.predict.common import SharedModelPredictor, choose_batch_size
 
 if TYPE_CHECKING:
     from sqlft_local._types import GenerationHandle
@@ -112,7 +112,7 @@ class RunningAnswer(NamedTuple):
     handle: GenerationHandle
 
 
-class OpenVinoPredictor(Predictor):
+class OpenVinoPredictor(SharedModelPredictor):
     """Answers `batch_size` prompts at a time; a finished one makes room for the next."""
 
     def __init__(
@@ -123,17 +123,11 @@ class OpenVinoPredictor(Predictor):
         context: int,
         options: PredictOptions,
     ) -> None:
+        super().__init__(release)
         self._runtime = runtime
-        self._release: Callable[[], None] | None = release
         self._stop_ids = renderer.stop_ids
         self._options = options
         self._writer = AnswerWriter(renderer, context, options)
-
-    def close(self) -> None:
-        """Give the model back; it stays for the next statement."""
-        if self._release is not None:
-            self._release()
-            self._release = None
 
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Delta]:
         """Completions in the order in which they are finished, and Deltas of those that stream."""
@@ -151,8 +145,7 @@ class OpenVinoPredictor(Predictor):
                         yield row
                     else:
                         running.append(self._start(row))
-                if self._release is None:
-                    raise closed_error()
+                self._check_open()
                 self._runtime.step()
                 for answer in list(running):
                     for event in self._read(answer):

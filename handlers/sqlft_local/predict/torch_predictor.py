@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from sqlft.handler import Completion, Delta, Predictor, Request
+from sqlft.handler import Completion, Delta, Request
 from sqlft_local.base.loading import LoadedModel
 from sqlft_local.errors import is_out_of_memory, out_of_memory_error
 from sqlft_local.kernels.attention import attend_parts
 from sqlft_local.kernels.packing import common_prefix_length
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.answers import AnswerWriter, DecodingRow, NgramLookup, compute_token_logprobs
-from sqlft_local.predict.common import choose_batch_size, closed_error
+from sqlft_local.predict.common import SharedModelPredictor, choose_batch_size, closed_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,24 +33,22 @@ MAX_STEP_TOKENS = 48
 """Tokens of a step, of all rows, up to which guesses cost less than they bring."""
 
 
-class TorchPredictor(Predictor):
+class TorchPredictor(SharedModelPredictor):
     """Answers `batch_size` prompts at a time; a finished one makes room for the next."""
 
     def __init__(
         self, loaded: LoadedModel, options: PredictOptions, release: Callable[[], None] = lambda: None
     ) -> None:
+        super().__init__(release)
         self.loaded = loaded
         self.options = options
         self._writer = AnswerWriter(loaded.renderer, loaded.context, options)
-        self._release: Callable[[], None] | None = release
         self._decoder: BatchDecoder | None = BatchDecoder(loaded.model)
 
     def close(self) -> None:
         """Free the states of what is being answered; the model stays for the next statement."""
         self._decoder = None
-        if self._release is not None:
-            self._release()
-            self._release = None
+        super().close()
 
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Delta]:
         """Completions in the order in which they are finished, and Deltas of those that stream."""
