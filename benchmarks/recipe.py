@@ -1,6 +1,7 @@
 """Which recipe learns most from the same number of examples: one training after another, judged on held-out rows.
 
-    python benchmarks/recipe.py --data FILE [--rows 2000] [--passes 2000] [--judged 150] [learning_rate=0.002,0.004 …]
+    python benchmarks/recipe.py --data FILE [--task sql] [--rows 2000] [--passes 2000] [--judged 150] \
+        [learning_rate=0.002,0.004 …]
 
 Every `option=value,value` is a train option of the local engine; all combinations are run.  The rows that judge are
 taken from FILE itself, a part whose column `group` (or whose input) no training row shares: choose on a training file,
@@ -27,11 +28,16 @@ from sqlft_local.options import ModelOptions, PredictOptions, TrainOptions
 from sqlft.handler import Artifact, Completion, Message, ModelSpec, Progress, Request, TrainingSet
 from sqlft.metrics import METRICS
 
-SHAPES = {
+TASKS = {
     "sql": ("context || chr(10) || question", "answer", '"group"'),
+    "spider": ("create_context || chr(10) || question", "query", "db_id"),
     "viggo": ("target", "meaning_representation", "target"),
+    "acts": ("target", "regexp_extract(meaning_representation, '^[a-z_]+')", "target"),
 }
-"""Columns of the known files: prompt, answer, and what no training row may share with a judged one."""
+"""Prompt, answer, and what no training row may share with a judged one: columns of the files of these names.
+
+`acts` is a classification: which of nine things a sentence of ViGGO does.
+"""
 
 
 class Row(NamedTuple):
@@ -62,6 +68,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--task", choices=TASKS, default="sql", help="which columns of it")
     parser.add_argument("--test", type=Path, help="judge on this file instead: once, when the choice is made")
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--rows", type=int, default=2000)
@@ -76,15 +83,14 @@ def arguments() -> argparse.Namespace:
 def split(given: argparse.Namespace) -> tuple[list[Row], list[Row]]:
     """Rows by chance but always the same; one group in eight judges and never teaches."""
     held = "hash({group}, 7) % 8 = 0"
-    train = rows(given.data, f"NOT {held}", given.rows)
-    judged = rows(given.test or given.data, "true" if given.test else held, given.judged)
+    train = rows(given, given.data, f"NOT {held}", given.rows)
+    judged = rows(given, given.test or given.data, "true" if given.test else held, given.judged)
     return train, judged
 
 
-def rows(file: Path, where: str, count: int) -> list[Row]:
+def rows(given: argparse.Namespace, file: Path, where: str, count: int) -> list[Row]:
     """The rows of a file that fulfil a condition on its {group}."""
-    names = set(duckdb.execute(f"DESCRIBE FROM '{file}'").fetchdf()["column_name"])
-    prompt, answer, group = SHAPES["viggo" if "meaning_representation" in names else "sql"]
+    prompt, answer, group = TASKS[given.task]
     chosen = f"SELECT {prompt}, {answer} FROM '{file}' WHERE {where.format(group=group)}"
     query = f"{chosen} ORDER BY hash({prompt}) LIMIT {count}"
     return [Row(*r) for r in duckdb.execute(query).fetchall()]
@@ -131,6 +137,7 @@ def run(
         for m in ("exact_match", "token_f1")
     }
     return {
+        "task": given.task,
         "options": options,
         **scores,
         "valid_loss": made.details["valid_loss"],

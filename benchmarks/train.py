@@ -3,7 +3,7 @@
     python benchmarks/train.py [--data sql|viggo|chat_long|FILE] [--folder DIR] [--rows 96] [--dtype bfloat16]
     python benchmarks/train.py --kernels [NAME …] [--rounds 3]
 
-All train the same LoRA matrices (r 8, alpha 16, q k v o) on the same rows, each in a process of its own, and end with
+All train the same LoRA matrices (r 8, alpha 16, all linear layers) on the same rows, each in a process, and end with
 the same evaluation: mean loss of the answers' tokens on other rows, computed by transformers' own attention.  `padded`
 is the loop that most scripts have (rows padded to the batch's longest, logits everywhere); `trl` is SFTTrainer as it
 comes, `trl_packed` with packing and gradient checkpointing.  DIR has the data sets as Parquet; FILE has the columns
@@ -36,7 +36,6 @@ SYSTEM = "You translate questions to SQL. Answer with one SQL statement only, fo
 MEANING = "Give the meaning representation of the sentence."
 LOOPS = ("padded", "trl", "trl_packed", "ours")
 RATE = 2e-3
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 Turns = list[dict[str, str]]
 
 
@@ -112,6 +111,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--valid", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument(
+        "--targets", nargs="+", default=["all-linear"], help="names of layers; without it all linear ones"
+    )
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--loops", nargs="+", choices=LOOPS, default=LOOPS)
@@ -180,7 +182,9 @@ class Bench:
 
     def config(self, kind: Any) -> Any:
         """The matrices."""
-        return kind(r=8, lora_alpha=16, lora_dropout=self.given.dropout, target_modules=TARGETS, task_type="CAUSAL_LM")
+        given = self.given
+        targets = "all-linear" if given.targets == ["all-linear"] else given.targets
+        return kind(r=8, lora_alpha=16, lora_dropout=given.dropout, target_modules=targets, task_type="CAUSAL_LM")
 
     def padded(self, batch: Sequence[Any]) -> dict[str, Any]:
         """Inputs padded to the longest."""
@@ -320,7 +324,7 @@ def ours(bench: Bench, folder: Path) -> dict[str, float]:
     given = bench.given
     loading.require_libraries("The benchmark")
     loaded = loading.load_base(bench.folder, ModelOptions(dtype=given.dtype), "cpu", training=True)
-    options = TrainOptions(lora_dropout=given.dropout, r=8, lora_alpha=16, target_modules=TARGETS)
+    options = TrainOptions(lora_dropout=given.dropout, r=8, lora_alpha=16, target_modules=given.targets)
     fused.fuse_modules(loaded.model)
     attached = lora.attach(loaded.model, options, None)
     parameters = list(attached.trained.values())

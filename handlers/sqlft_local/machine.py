@@ -6,13 +6,14 @@ Imports no torch.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -71,7 +72,7 @@ class Machine:
             return ("float32", "float16", "bfloat16") if able else ("float32", "float16")
         if device == "mps":
             return ("float32", "float16")
-        return ("float32", "bfloat16") if multiplies_bfloat16(self.flags, small=True) else ("float32",)
+        return ("float32", "bfloat16") if multiplies_bfloat16(self.flags) else ("float32",)
 
     def dtype(self, wanted: str, device: str, training: bool = True) -> str:
         """What `dtype = …` means on the device, here."""
@@ -84,29 +85,25 @@ class Machine:
         return None if self.free is None else self.free // processes
 
 
-def multiplies_bfloat16(flags: Collection[str], small: bool) -> bool:
-    """Whether torch on a processor with these flags is faster in bfloat16 than anything in float32, for a small base.
-
-    With matrix units (AMX) it is for every base; with vector instructions alone a large base waits for its memory.
-    """
-    return "amx_bf16" in flags or ("avx512_bf16" in flags and small)
+def multiplies_bfloat16(flags: Collection[str]) -> bool:
+    """Whether a processor with these flags has instructions for products of bfloat16: matrix units or vectors."""
+    return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
 def resolve_dtype(wanted: str, device: str, training: bool, flags: Collection[str], gpu_has_bfloat16: bool) -> str:
-    """What `dtype = 'auto'` means: bfloat16 where the hardware has units for it.
+    """What `dtype = 'auto'` means: bfloat16 where the hardware multiplies it.
 
-    A processor trains in half the time with matrix units.  Its answers are float32's unless `predict.choose` says that
-    torch is to answer in bfloat16; scores are always float32's, so that a batch gives the same as one row alone.
+    A processor then trains in half the time to a third of it (`benchmarks/train.py`).  Its answers are float32's unless
+    `predict.choose` says that torch is to answer in bfloat16; scores are always float32's, so that a batch gives the
+    same as one row alone.
 
-    >>> [resolve_dtype("auto", "cpu", training, ("amx_bf16",), False) for training in (True, False)]
+    >>> [resolve_dtype("auto", "cpu", training, ("avx512_bf16",), False) for training in (True, False)]
     ['bfloat16', 'float32']
     """
     if wanted != "auto":
         return wanted
     kind = device.partition(":")[0]
-    fast = (
-        gpu_has_bfloat16 if kind == "cuda" else kind == "cpu" and training and multiplies_bfloat16(flags, small=False)
-    )
+    fast = gpu_has_bfloat16 if kind == "cuda" else kind == "cpu" and training and multiplies_bfloat16(flags)
     return "bfloat16" if fast else "float32"
 
 
@@ -233,6 +230,26 @@ def configure_math_libraries() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(capacity, PRIMITIVE_CACHE_SIZE)
+
+
+def drop_file_pages(address: int, size: int) -> None:
+    """Give back the memory of `size` bytes that are mapped from a file and were copied: it is read again if need be."""
+    if sys.platform != "linux":
+        return
+    start, end = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE, (address + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    with suppress(OSError, AttributeError):
+        if start < end and _is_mapped_from_file(start, end):
+            libc = ctypes.CDLL(None)
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+def _is_mapped_from_file(start: int, end: int) -> bool:
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+        place, _, _, _, inode = line.split()[:5]
+        first, last = (int(number, 16) for number in place.split("-"))
+        if first <= start and end <= last:
+            return inode != "0"
+    return False
 
 
 def resolve_threads(given: int | None) -> int:

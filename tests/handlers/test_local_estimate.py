@@ -436,6 +436,8 @@ def test_dtypes_of_other_machines() -> None:
     assert LAPTOP.fast_dtypes("cpu") == ("float32",)
     assert LAPTOP.dtype("auto", "cpu") == "float32"
     assert replace(LAPTOP, flags=("amx_bf16",)).dtype("auto", "cpu") == "bfloat16"
+    assert replace(LAPTOP, flags=("avx512_bf16",)).dtype("auto", "cpu") == "bfloat16"
+    assert replace(LAPTOP, flags=("avx512_bf16",)).dtype("auto", "cpu", training=False) == "float32"
     assert CARD.dtype("auto", "cuda") == "bfloat16"
     old = replace(CARD, gpus=(replace(CARD.gpus[0], capability=7.5),))
     assert (old.dtype("auto", "cuda"), old.available("cuda")) == ("float32", 47 * GIGA)

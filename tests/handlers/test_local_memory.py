@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from sqlft_local import machine
 from sqlft_local.base import loading
 from sqlft_local.base.config import DecoderShape, read_shape
@@ -138,3 +139,22 @@ def test_few_products_stay_prepared_unless_one_says_otherwise(monkeypatch: pytes
     machine.configure_math_libraries()
     assert os.environ["LRU_CACHE_CAPACITY"] == machine.PRIMITIVE_CACHE_SIZE
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux only")
+def test_pages_of_a_file_are_given_back_and_read_again(tmp_path: Path) -> None:
+    file, size = tmp_path / "weights", 8 << 20
+    file.write_bytes(os.urandom(size))
+    weights = torch.from_file(str(file), size=size, dtype=torch.uint8)
+    before = weights.clone()
+
+    def read_mapped() -> int:
+        line = next(n for n in Path("/proc/self/status").read_text().splitlines() if n.startswith("RssFile"))
+        return int(line.split()[1]) << 10
+
+    mapped = read_mapped()
+    machine.drop_file_pages(weights.data_ptr(), weights.nbytes)
+    assert mapped - read_mapped() > size * 3 // 4
+    assert torch.equal(weights, before)
+    machine.drop_file_pages(before.data_ptr(), before.nbytes)
+    assert torch.equal(weights, before)  # what is no file's stays

@@ -47,7 +47,9 @@ WORTH_MEASURING = 60.0
 """Seconds of work from which on the machine is measured; shorter ones are estimated from what such cores do."""
 MEASURED = "time measured on this machine"
 FLOPS_PER_CORE = 25e9
-"""Of a core with AVX2 in float32, what is left of it in a training; twice that with AVX-512, more with matrix units."""
+"""Of a core with AVX2 in float32, what is left of it in a training; twice that with AVX-512."""
+BFLOAT16_GAIN = {"amx_bf16": 4, "avx512_bf16": 3}
+"""How much faster a training is in bfloat16 with these features: benchmarks/train.py."""
 MAX_VALIDATIONS, CHECKED = 10, 0.15
 """Validations of a training, at most two an epoch, and the share of its operations that they are at most."""
 GIGA = 1e9
@@ -354,7 +356,8 @@ def _guess_flops(here: Machine, place: str, dtype: str, cores: int) -> float:
     if place == "mps":
         return 2e12
     wide = 2 if "avx512f" in here.flags else 1
-    return cores * FLOPS_PER_CORE * wide * (4 if dtype == "bfloat16" and "amx_bf16" in here.flags else 1)
+    gains = [gain for feature, gain in BFLOAT16_GAIN.items() if feature in here.flags and dtype == "bfloat16"]
+    return cores * FLOPS_PER_CORE * wide * max(gains, default=1)
 
 
 def _list_remarks(

@@ -21,6 +21,7 @@ from sqlft_local.base.adapter import read_adapter_config, read_tensors, wrong_ba
 from sqlft_local.kernels import is_on
 from sqlft_local.kernels.batching import is_packed
 from sqlft_local.kernels.quantised import dequantise, is_quantised
+from sqlft_local.machine import drop_file_pages
 
 if TYPE_CHECKING:
     from sqlft_local._types import AdapterConfig, AutogradContext, Dtype, Layer, Model, TrainedLayer
@@ -132,9 +133,11 @@ class LoraWeights:
         base = layer.base_layer
         if is_quantised(base):
             return None
-        made = self._allocate(layer, base.weight.dtype)
-        made[:, : base.in_features] = base.weight.data
+        made, before = self._allocate(layer, base.weight.dtype), base.weight.data
+        made[:, : base.in_features] = before
         base.weight.data = made[:, : base.in_features]
+        if before.device.type == "cpu":
+            drop_file_pages(before.data_ptr(), before.nbytes)
         return made
 
     def _allocate(self, layer: TrainedLayer, dtype: Dtype) -> Tensor:

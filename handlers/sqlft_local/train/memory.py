@@ -29,7 +29,7 @@ PROCESS_BYTES = 650 << 20
 """Python with torch, transformers and peft loaded."""
 LIBRARY_BYTES = 180 << 20
 """What the libraries of products keep for themselves once a training runs."""
-ALLOCATOR_OVERHEAD = {4: 1.35, 2: 1.35}
+ALLOCATOR_OVERHEAD = {4: 1.5, 2: 1.35}
 """What a byte of a pass takes by the width of its numbers: allocators leave gaps.  Measured on SmolLM2-135M."""
 TRAINED_BYTES = 16
 """A trained number, its gradient and AdamW's two moments, each float32."""
