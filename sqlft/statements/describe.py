@@ -116,7 +116,9 @@ def _describe_version(session: Session, model: Model, version: Version) -> pa.Ta
 
 
 def _describe_start(version: Version) -> str | None:
-    """The base or a version, and what was done with that one's adapter; None for what was not trained."""
+    """The base or a version, and what was done with that one's adapter; None for what was not trained here."""
+    if (imported := version.details.get("imported")) is not None:
+        return f"taken in from the {imported['from']} {imported['path']}"
     if version.query is None:
         return None
     before, goes_on = version.details.get("started_from"), version.details.get("continues")

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 INSTALL = f"{errors.INSTALL}, or use backend = 'transformers'."
 CONTEXT_STEP = 256
 """A slot's context grows in steps of this many tokens."""
+FIRST_CONTEXT = 512
+"""Tokens of a slot before any prompt is known."""
 SHUTDOWN = threading.Event()
 """This process ends: whatever is being answered stops."""
 
@@ -70,8 +72,25 @@ class LlamaRuntime:
     def __init__(self, plan: LlamaSettings, longest: int) -> None:
         self._plan = plan
         self._longest = longest
+        self._key = secrets.token_hex(32)
         self._server: LlamaServer | None = None
         self._lock = threading.Lock()
+
+    def call(self, path: str, body: JsonMapping) -> JsonMapping:
+        """What the server answers on its port of this machine, at a path that has no method."""
+        from http.client import HTTPConnection
+
+        server, _ = self.server(min(FIRST_CONTEXT, self._longest), None)
+        connection = HTTPConnection(server.listening_address.rpartition("/")[2])
+        try:
+            connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {self._key}"})
+            reply = connection.getresponse()
+            found: JsonObject = json.loads(reply.read())
+        finally:
+            connection.close()
+        if reply.status != 200:
+            raise ProviderError(f"llama.cpp does not answer {path}: {found}", "Use backend = 'transformers'.")
+        return found
 
     def server(self, tokens: int, adapter: Path | None) -> tuple[LlamaServer, int | None]:
         """One whose slots have room for `tokens`, and the adapter's number in it.
@@ -87,7 +106,7 @@ class LlamaRuntime:
                 plan = replace(plan, adapters=(*plan.adapters, adapter))
             if self._server is None or plan != self._plan:
                 self._server = None
-                self._server, self._plan = _start_server(plan), plan
+                self._server, self._plan = _start_server(plan, self._key), plan
             return self._server, None if adapter is None else plan.adapters.index(adapter)
 
     def close(self) -> None:
@@ -119,15 +138,15 @@ def check_gguf_file(file: Path) -> None:
 
     try:
         with file.open("rb") as f:
-            magic, _, tensors, _ = struct.unpack("<4sIQQ", f.read(24))
-    except (OSError, struct.error) as e:
+            magic, _, tensors, _ = struct.unpack("<4sIQQ", f.read(24).ljust(24, b"\0"))
+    except OSError as e:
         raise _damaged_file_error(f"{file} cannot be read: {e}.") from e
     if magic != b"GGUF" or not tensors:
         raise _damaged_file_error(f"{file} is no GGUF file with weights.")
 
 
 def _damaged_file_error(what: str) -> ProviderError:
-    return ProviderError(what, "Remove it and ask again: it is made again.")
+    return ProviderError(what, "Get it again; if sqlft made it, remove it, and it is made again.")
 
 
 def _is_complete(file: Path) -> bool:
@@ -143,8 +162,8 @@ def _is_complete(file: Path) -> bool:
     return True
 
 
-def _start_server(plan: LlamaSettings) -> LlamaServer:
-    """llama.cpp's server on `plan`.  It listens on a port of this machine too, which only its random key opens."""
+def _start_server(plan: LlamaSettings, key: str) -> LlamaServer:
+    """llama.cpp's server on `plan`.  It listens on a port of this machine too, which only its `key` opens."""
     library = import_xllamacpp()
     for file in (plan.model, *plan.adapters):
         check_gguf_file(file)
@@ -154,7 +173,7 @@ def _start_server(plan: LlamaSettings) -> LlamaServer:
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = plan.threads
     p.n_gpu_layers = -1 if plan.gpu else 0
     p.verbosity, p.warmup, p.fit_params, p.cache_ram_mib = -1, False, False, 0
-    p.api_keys, p.ui, p.endpoint_slots, p.n_threads_http = [secrets.token_hex(32)], False, False, 1
+    p.api_keys, p.ui, p.endpoint_slots, p.n_threads_http = [key], False, False, 1
     p.n_batch = p.n_ubatch = 512
     if plan.exact:
         p.cache_type_k = p.cache_type_v = int(library.ggml_type.GGML_TYPE_F32)
