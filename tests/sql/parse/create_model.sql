@@ -72,3 +72,21 @@ CREATE MODEL m PREDICT a, b USING engine = 'echo'
 
 CREATE MODEL m FROM questions PREDICT answer
 --> CreateModel(name=m, predict='answer', source=<('SELECT * FROM questions')>)
+
+CREATE MODEL m FROM ADAPTER '/their folder/it''s'
+--> CreateModel(name=m, predict='', origin=ModelOrigin(kind='ADAPTER', path="/their folder/it's"))
+
+CREATE OR REPLACE MODEL m FROM gguf $$x.gguf$$ PREDICT (n INTEGER) USING base = 'b'
+--> CreateModel(name=m, predict='n', options={base: 'b'}, or_replace=True, columns=(TypedColumn(name='n', type='INTEGER', required=False)), origin=ModelOrigin(kind='GGUF', path='x.gguf'))
+
+CREATE MODEL IF NOT EXISTS p.m FROM EXPORT 'x' USING tag = 'theirs'
+--> CreateModel(name=p.m, predict='', options={tag: 'theirs'}, if_not_exists=True, origin=ModelOrigin(kind='EXPORT', path='x'))
+
+CREATE MODEL m FROM adapter (SELECT 1) PREDICT a
+--> CreateModel(name=m, predict='a', source=<adapter('SELECT 1')>)
+
+CREATE MODEL m FROM export.t PREDICT a
+--> CreateModel(name=m, predict='a', source=<('SELECT * FROM export.t')>)
+
+CREATE MODEL m FROM gguf PREDICT a
+--> CreateModel(name=m, predict='a', source=<('SELECT * FROM gguf')>)
