@@ -90,3 +90,12 @@ CREATE MODEL m FROM export.t PREDICT a
 
 CREATE MODEL m FROM gguf PREDICT a
 --> CreateModel(name=m, predict='a', source=<('SELECT * FROM gguf')>)
+
+CREATE MODEL m FROM ADAPTER /tmp/x
+--> error 1:29: FROM ADAPTER takes a path in single quotes. -> Write: FROM ADAPTER '/path/to/it'
+
+CREATE MODEL m FROM GGUF ''
+--> error 1:26: This path is empty. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
+
+EXPLAIN CREATE MODEL m FROM ADAPTER 'x'
+--> error 1:40: This model is not trained by CREATE MODEL: there is nothing to explain. -> Write: EXPLAIN CREATE MODEL name FROM (SELECT …) PREDICT …, or EXPLAIN FINETUNE name FROM (SELECT …)

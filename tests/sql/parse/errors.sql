@@ -280,12 +280,3 @@ DROP TRIGGER shop.t
 
 SET activ m.1
 --> error 1:5: Found 'activ'. Did you mean 'ACTIVE'? -> Write: SET active name.N, SET MODEL_ACTIVE = name.N
-
-CREATE MODEL m FROM ADAPTER /tmp/x
---> error 1:29: FROM ADAPTER takes a path in single quotes. -> Write: FROM ADAPTER '/path/to/it'
-
-CREATE MODEL m FROM GGUF ''
---> error 1:26: This path is empty. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
-
-EXPLAIN CREATE MODEL m FROM ADAPTER 'x'
---> error 1:40: This model is not trained by CREATE MODEL: there is nothing to explain. -> Write: EXPLAIN CREATE MODEL name FROM (SELECT …) PREDICT …, or EXPLAIN FINETUNE name FROM (SELECT …)
