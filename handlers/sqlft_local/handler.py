@@ -100,12 +100,22 @@ class Local(Trainer, Embedder):
         options = options if isinstance(options, PredictOptions) else PredictOptions()
         delimiters = resolve_inference_delimiters(_get_model_options(model), artifact)
         options = replace(options, stop=list(dict.fromkeys((*(options.stop or ()), *delimiters.stop))) or None)
-        if is_gguf(model.base) and artifact is None and choose.asks_file(options, _get_model_options(model)):
+        if is_gguf(model.base) and artifact is None and choose.asks_file(options):
             return self._open_gguf(model, Path(model.base).expanduser(), options, delimiters)
-        folder = hub.pull(model.base, hub.print_progress)
+        folder = self._pull_base(model.base)
         adapter = artifact.path if artifact else None
         backend = choose.choose_backend(model, options, folder, self.options.device, adapter)
         return self._backends[backend](self, model, folder, adapter, options, delimiters)
+
+    def _pull_base(self, base: str) -> Path:
+        """The base's folder; one that is made of a GGUF file has the file's tokens."""
+        folder = hub.pull(base, hub.print_progress)
+        if is_gguf(base):
+            from sqlft_local import machine
+            from sqlft_local.predict import llama
+
+            llama.check_same_tokens(Path(base).expanduser(), folder, machine.resolve_threads(self.options.threads))
+        return folder
 
     def _open_gguf(self, model: ModelSpec, file: Path, options: PredictOptions, delimiters: Delimiters) -> Predictor:
         """By llama.cpp, from the file of others itself."""
@@ -229,7 +239,7 @@ class Local(Trainer, Embedder):
         self._use_threads()
         options = self.resolve_options(model, options)
         report(Progress(loop.find_latest_step(workdir / loop.CHECKPOINT_FOLDER)))
-        folder = hub.pull(model.base, hub.print_progress)
+        folder = self._pull_base(model.base)
         given, first = _get_model_options(model), start.path if start else None
         with parallel.start_workers(options.num_processes, folder, given, self.options, options, first) as workers:
             loaded = loading.load_base(folder, given, self.options.device, training=True)

@@ -57,10 +57,9 @@ def choose_backend(
     return "llama.cpp"
 
 
-def asks_file(options: PredictOptions, model: ModelOptions) -> bool:
-    """Whether llama.cpp asks a GGUF file of others as it is, and no other program or numbers are wanted."""
-    as_it_is = options.precision == "auto" and model.dtype == "auto" and model.quantization == "none"
-    return options.backend in ("auto", "llama.cpp") and as_it_is
+def asks_file(options: PredictOptions) -> bool:
+    """Whether llama.cpp asks a GGUF file of others as it is: no other program is wanted, and no other numbers."""
+    return options.backend in ("auto", "llama.cpp") and options.precision == "auto"
 
 
 def find_openvino_refusal(

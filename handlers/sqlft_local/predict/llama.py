@@ -9,16 +9,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError
+from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError, ProviderError
 from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR, Completion, Delta, Request
 from sqlft_local import errors, machine
-from sqlft_local.base import hub
-from sqlft_local.base.tokenization import Renderer
+from sqlft_local.base import gguf_file, hub, weight_cache
+from sqlft_local.base.tokenization import Renderer, load_transformers_tokenizer
 from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.answers import list_endings, strip_unfinished
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from sqlft_local._types import JsonMapping, JsonObject, LlamaServer
 
 INSTALL = f"{errors.INSTALL}, or use backend = 'transformers'."
+TOKENS_TEXT = (
+    "Hello, World! It's 12345 x 67 naïve cafés — 北京 🦆\n\n  def f(x):\t return x ** 2;  SELECT 'a''b' FROM\r\n t_1"
+)
+"""What tokenizers are compared with: numbers, accents, other scripts, white space, code."""
+TOKENS_FILE = "same-tokens"
 CONTEXT_STEP = 256
 """A slot's context grows in steps of this many tokens."""
 FIRST_CONTEXT = 512
@@ -130,6 +136,28 @@ def acquire_runtime(plan: LlamaSettings, longest: int, name: str) -> tuple[Llama
 def complete(server: LlamaServer, body: JsonMapping, tell: Callable[[JsonObject], bool]) -> None:
     """Answer one prompt; `tell` gets each piece, and True from it stops the answer."""
     server.handle_completions(json.dumps(body), lambda event: SHUTDOWN.is_set() or tell(json.loads(event)))
+
+
+def check_same_tokens(file: Path, folder: Path, threads: int) -> None:
+    """NotSupported unless the folder that was made of a GGUF file splits texts as llama.cpp does; looked at once."""
+    seen = folder / TOKENS_FILE
+    if seen.exists() or find_spec("xllamacpp") is None:
+        return
+    settings = gguf_file.read_settings(file, weight_cache.find_gguf_folder(file))
+    runtime, release = acquire_runtime(LlamaSettings(file, 1, threads), CONTEXT_STEP, str(file))
+    try:
+        theirs = gguf_file.GgufTokenizer(settings, runtime.call).encode(TOKENS_TEXT)
+    finally:
+        release()
+    tokenizer = weight_cache.load_chat_tokenizer(folder) or load_transformers_tokenizer(folder)[0]
+    ours: list[int] = tokenizer.encode(TOKENS_TEXT, add_special_tokens=False)
+    if ours != theirs:
+        raise NotSupported(
+            f"{file.name} can be asked as it is (backend = 'llama.cpp'), and not trained: transformers splits texts "
+            f"into other tokens than llama.cpp does ({len(ours)} and {len(theirs)} of {TOKENS_TEXT!r}).",
+            "Train on the folder or hub id that the file was made of.",
+        )
+    seen.write_text(json.dumps(ours), encoding="utf-8")
 
 
 def check_gguf_file(file: Path) -> None:
