@@ -119,6 +119,7 @@ def run_create_project(session: Session, statement: CreateProject, parameters: P
     if statement.if_not_exists and session.catalog.find_project(name) is not None:
         return
     session.catalog.require_writing()
+    session.require_own_project(name)
     session.catalog.add_project(name)
     session.show_notice(f"Its models are named {format_name(name)}.name, or name alone after USE {format_name(name)}.")
     if _is_schema(session, name):
@@ -192,6 +193,8 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
     if old is not None and statement.if_not_exists:
         return show.show_model(session, old.key)
     session.catalog.require_writing()
+    if old is not None:
+        session.require_own(old)
     if old is not None and not statement.or_replace:
         raise AlreadyExists(
             f"There is a model '{old.key}' already.",
@@ -238,6 +241,7 @@ def run_drop_model(session: Session, statement: DropModel, parameters: Parameter
     if found is None and statement.if_exists:
         return
     model = find_model(session, name.key)
+    session.require_own(model)
     if name.version is None:
         cancel_trainings(session, model.key)
         catalog.drop_model(model.key)
@@ -252,6 +256,7 @@ def run_drop_model(session: Session, statement: DropModel, parameters: Parameter
 def run_rename_model(session: Session, statement: RenameModel, parameters: Parameters) -> pa.Table:
     """Give a model another name; its row."""
     model = find_model(session, statement.name.key)
+    session.require_own(model)
     to = ModelKey(statement.to.name, statement.to.project or model.key.project)
     if to.name.lower() != model.key.name.lower():
         _refuse_taken_name(session, to)
@@ -263,6 +268,7 @@ def run_set_active(session: Session, statement: SetActive, parameters: Parameter
     """Let a complete version answer for its model; its row."""
     name = statement.name
     model = find_model(session, name.key)
+    session.require_own(model)
     session.catalog.set_active(session.catalog.resolve_version(model.key, name.version).key)
     return show.show_model(session, model.key)
 
@@ -452,6 +458,7 @@ def _add_model(
 
 def _refuse_taken_name(session: Session, key: ModelKey) -> None:
     """AlreadyExists if a table or a view that a query would find has the name, or stands in the project's schema."""
+    session.require_own_project(key.project)
     row = session.con.execute(
         "SELECT kind, name FROM (SELECT 'table' AS kind, database_name, schema_name, table_name AS name"
         " FROM duckdb_tables() UNION ALL SELECT 'view', database_name, schema_name, view_name FROM duckdb_views())"
@@ -552,9 +559,7 @@ def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameter
     wanted_number = name.version if name else None
     freed: list[tuple[str, int]] = []
     for model in models:
-        for number in (
-            [v.key.number for v in session.catalog.versions(model.key)] if wanted_number is None else [wanted_number]
-        ):
+        for number in [v.key.number for v in session.versions(model)] if wanted_number is None else [wanted_number]:
             try:
                 version = resolve(session, model.key, number)
             except SqlftError:
