@@ -123,7 +123,11 @@ def read_import(statement: CreateModel) -> tuple[CreateModel, ImportedModel | No
     read = {"ADAPTER": _read_adapter, "GGUF": _read_gguf, "EXPORT": _read_export}[statement.origin.kind]
     try:
         if not path.exists():
-            raise CatalogError(f"There is nothing at {path}.", "Write the path as it is seen from here.")
+            raise CatalogError(
+                f"There is nothing at {path}.",
+                "Write the path as it is seen from here; what is on a hub is got first: hf download owner/name "
+                "--local-dir folder.",
+            )
         found = read(path)
     except OSError as e:
         raise CatalogError(f"{path} cannot be read: {e.strerror or e}.", "Give yourself the right to read it.") from e

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -327,6 +329,21 @@ def test_ctrl_c_leaves_the_old_model(
             con.execute(f"CREATE OR REPLACE MODEL m FROM ADAPTER '{adapters['rslora']}'")
     assert json.loads(describe(con, "m")["DETAILS"])["imported"]["path"] == str(adapters["plain"])
     assert ask(con, "m", "max_tokens = 2, backend = 'transformers'")
+
+
+def test_a_killed_process_leaves_no_half_model(tmp_path: Path, adapters: dict[str, Path]) -> None:
+    """Killed when the files are in their place and the catalog does not know of them: the next try makes it."""
+    create = f"CREATE MODEL m FROM ADAPTER '{adapters['plain']}'"
+    child = os.fork()
+    if child == 0:
+        files.compute_digest = lambda path: os.kill(os.getpid(), signal.SIGKILL) or ""
+        sqlft.connect(str(tmp_path / "x.duckdb")).execute(create)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with sqlft.connect(str(tmp_path / "x.duckdb"), warn=lambda text: None) as con:
+        assert con.execute("SHOW MODELS").fetchall() == []
+        con.execute(create)
+        assert ask(con, "m", "max_tokens = 2, backend = 'transformers'")
 
 
 def make_gguf(base: Path, file: Path) -> Path:
