@@ -60,6 +60,8 @@ class ImportedModel:
         given = resolve_aliases(statement.options, ModelSettings)
         if not given.get("base") and not self.options.get("base"):
             raise OptionError(f"{self.path} names no base.", "Say which it is: USING base = 'a folder or hub id'.")
+        if given.get("base") and self.adapter is None:
+            raise OptionError(f"{self.path} is the base itself, and USING names another.", "Leave base out.")
         taken = dict(self.options)
         if {"question_column", "context_column"} & given.keys():
             taken.pop("prompt_template", None)

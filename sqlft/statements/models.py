@@ -432,7 +432,7 @@ def _check_with_handler(session: Session, definition: _ModelDefinition) -> None:
             f"The handler '{definition.engine.handler}' failed at checking the model: {type(e).__name__}: {e}",
             "Check the model's options; if they are right, tell those who wrote the handler.",
         ) from e
-    if definition.imported is not None and not definition.outputs.is_vector:
+    if definition.imported is not None and (definition.imported.adapter or not definition.outputs.is_vector):
         definition.imported.check(handler, spec)
     if not definition.trains:
         check_retirement(session, handler, spec)

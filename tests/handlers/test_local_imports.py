@@ -169,14 +169,6 @@ def test_training_goes_on_from_an_adapter(tiny: Path, adapters: dict[str, Path],
     assert ask_peft(tiny, made.path) == ask_peft(tiny, adapters[kind])
 
 
-def test_finetune_makes_version_3(con: sqlft.Connection, adapters: dict[str, Path]) -> None:
-    """From version 2, by a worker that reads the copied files."""
-    con.execute(f"CREATE MODEL m FROM ADAPTER '{adapters['plain']}' USING dtype = 'float32'")
-    con.execute(f"FINETUNE m FROM {ROWS} USING n_epochs = 1, validation_split = 0, learning_rate = 1e-12")
-    assert describe(con, "m.3")["STARTED_FROM"] == "version 2: training went on with its adapter"
-    assert ask(con, "m.3") == ask(con, "m.2")
-
-
 def test_dora_is_not_trained_on(tiny: Path, adapters: dict[str, Path], tmp_path: Path) -> None:
     """The error names what does."""
     with pytest.raises(NotSupported, match=r"DoRA[\s\S]*from version 1"):
@@ -353,10 +345,9 @@ def make_gguf(base: Path, file: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("name", ["a model.gguf", "sha256-1234"])
-def test_a_gguf_file_is_asked_as_it_is(con: sqlft.Connection, tiny: Path, tmp_path: Path, name: str) -> None:
+def test_a_gguf_file_is_asked_as_it_is(con: sqlft.Connection, tiny: Path, tmp_path: Path) -> None:
     """By its own vocabulary: the answer is the base's, and no folder is made of it; Ollama's have no suffix."""
-    file = make_gguf(tiny, tmp_path / name)
+    file = make_gguf(tiny, tmp_path / "sha256-1234")
     con.execute(f"CREATE MODEL g FROM GGUF '{file}' USING chat_template = $${CHATML}$$")
     con.execute(f"CREATE MODEL b PREDICT answer USING engine = 'local', base = '{tiny}'")
     exact = "backend = 'llama.cpp', precision = 'f32', max_tokens = 12"
@@ -364,6 +355,8 @@ def test_a_gguf_file_is_asked_as_it_is(con: sqlft.Connection, tiny: Path, tmp_pa
     about = json.loads(describe(con, "g")["DETAILS"])
     assert (about["gguf"]["architecture"], about["imported"]["path"]) == ("llama", str(file))
     assert con.execute("UNLOAD MODEL g").fetchall() == [("g", 1)]
+    with pytest.raises(OptionError, match="is the base itself"):
+        con.execute(f"CREATE MODEL h FROM GGUF '{file}' USING base = '{tiny}'")
 
 
 def test_a_gguf_file_answers_with_types(con: sqlft.Connection, tiny: Path, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlft.errors import NotSupported, ProviderError
-from sqlft_local.base import gguf
 from sqlft_local.base.tokenization import SETTINGS_FILE, ChatTokenizer
 from sqlft_local.errors import silence_transformers
 
@@ -29,7 +28,8 @@ ENCODERS = ("bert", "t5encoder", "gemma-embedding", "eurobert")
 """What the names of architectures that make vectors and no texts have in them."""
 OTHER_TYPES = {"adapter": "a LoRA adapter", "mmproj": "a projector of images", "imatrix": "measurements for quantising"}
 """What a file with this `general.type` holds in place of a model."""
-MAGIC = b"GGUF"
+MAGIC, CONTROL = b"GGUF", 3
+"""What a file begins with, and the type of a token that is no text."""
 FORMAT_VERSION = 1
 """Of what is kept of a file."""
 FLOAT32_BYTES = 2 << 30
@@ -132,7 +132,7 @@ def _build_settings(fields: JsonMapping) -> JsonObject:
     return {
         "chat_template": fields.get("tokenizer.chat_template"),
         "special_tokens": special,
-        "all_special_ids": [i for i, kind in enumerate(kinds) if kind == gguf.CONTROL],
+        "all_special_ids": [i for i, kind in enumerate(kinds) if kind == CONTROL],
         "eos_token_id": fields.get(END_FIELDS[0]),
         "stop_ids": sorted({i for name in END_FIELDS if (i := fields.get(name)) is not None}),
         "adds_bos": bool(fields.get("tokenizer.ggml.add_bos_token", architecture == "llama")),
@@ -194,8 +194,10 @@ def name_folder(file: Path) -> str:
     return f"{file.stem[:60]}-{stamp.hexdigest()[:12]}"
 
 
-def convert(file: Path, folder: Path, progress: gguf.ReportProgress) -> None:
+def convert(file: Path, folder: Path, progress: Callable[[str, float | None], None]) -> None:
     """Write config, tokenizer and weights into the empty `folder`; NotSupported for what nothing here reads."""
+    from sqlft_local.base import gguf
+
     try:
         gguf.convert(file, folder, progress)
     except NotSupported:
