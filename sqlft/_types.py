@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 Json: TypeAlias = "str | int | float | bool | Sequence[Json] | Mapping[str, Json] | None"
 """What JSON can hold."""
+JsonObject: TypeAlias = Mapping[str, Any]
+"""A JSON object of a file, whose reader looks at what it finds."""
 JsonSchema: TypeAlias = Mapping[str, Any]
 """A JSON schema, as jsonschema types it."""
 Row: TypeAlias = Mapping[str, Any]

@@ -527,6 +527,17 @@ class ScoresAnswers(Protocol):
 
 
 @runtime_checkable
+class TakesWeights(Protocol):
+    """A handler that answers with weights that others made: CREATE MODEL … FROM ADAPTER, FROM GGUF, FROM EXPORT."""
+
+    def check_weights(self, model: ModelSpec, path: Path) -> Mapping[str, object]:
+        """What is known of `path`, for the version's details; HandlerError where the model cannot answer with it.
+
+        `path` is a folder with a LoRA adapter of `model.base` in PEFT's layout, or the base itself: a folder or a file.
+        """
+
+
+@runtime_checkable
 class Drains(Protocol):
     """A predictor that has answers under way which are paid for."""
 

@@ -12,14 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import duckdb
 import pyarrow as pa
 
-from sqlft.catalog.records import DEFAULT_PROJECT, Model, View
+from sqlft.catalog.attached import AttachedCatalog
+from sqlft.catalog.files import catalog_folder
+from sqlft.catalog.records import DEFAULT_PROJECT, Engine, Model, Version, View
 from sqlft.catalog.store import Catalog
-from sqlft.errors import BudgetExceeded, NotFound, OptionError, did_you_mean
+from sqlft.errors import BudgetExceeded, CatalogError, NotFound, OptionError, did_you_mean
 from sqlft.handler import Alias, Range
 from sqlft.sql.statements import Parameters as Parameters
 
@@ -204,6 +207,11 @@ class Session:
     system_table: Callable[[Session, str], pa.Table] = _raise_no_table
     """One of MINDSDB_TABLES."""
 
+    attached: dict[str, AttachedCatalog] = field(default_factory=dict)
+    """By lower-case name the attached databases with models, as of the last look; cursors share it."""
+    told: set[str] = field(default_factory=set)
+    """Warnings that are given once."""
+
     project: str = DEFAULT_PROJECT
     """What USE chose: models without a project in their name are looked up here first, and created here."""
 
@@ -211,16 +219,104 @@ class Session:
         """The model that a statement means: without a project that of the one in use, else as the catalog finds it."""
         if project is None and self.project.lower() != DEFAULT_PROJECT:
             return self.catalog.find_model(name, self.project) or self.catalog.find_model(name)
-        return self.catalog.find_model(name, project)
+        own = self.catalog.find_model(name, project)
+        if own is not None or project is None:
+            return own
+        other = self.find_attached(project)
+        return None if other is None else other.find_model(name)
+
+    def find_attached(self, database: str) -> AttachedCatalog | None:
+        """The catalog beside an attached database; a project of this catalog goes before one of its name."""
+        self.refresh_attached()
+        other = self.attached.get(database.lower())
+        if other is None or self.catalog.find_project(database) is None:
+            return other
+        self._warn_once(
+            f"The project '{database}' goes before the attached database of that name, whose models are not read. "
+            "ATTACH it under another name."
+        )
+        return None
+
+    def refresh_attached(self) -> None:
+        """See which databases are attached now, and have models."""
+        with self.con.cursor() as other_con:  # whose results are nobody's
+            rows = other_con.execute(
+                "SELECT database_name, path FROM duckdb_databases() WHERE NOT internal AND path IS NOT NULL"
+            ).fetchall()
+        there = {name.lower(): (name, catalog_folder(path)) for name, path in rows}
+        for name, other in list(self.attached.items()):
+            if name not in there or there[name][1] != other.folder:
+                self.attached.pop(name).close()
+        for lowered, (name, folder) in there.items():
+            is_new = folder is not None and folder != self.catalog.folder and lowered not in self.attached
+            if is_new and folder is not None and (opened := self._open_attached(name, folder)) is not None:
+                self.attached[lowered] = opened
+
+    def _open_attached(self, name: str, folder: Path) -> AttachedCatalog | None:
+        if not (folder / "catalog.sqlite").exists():
+            return None
+        opened = AttachedCatalog(name, folder)
+        try:
+            opened.names()
+        except CatalogError as e:
+            opened.close()
+            self._warn_once(f"The models of the attached database '{name}' are not read: {e.message} {e.next_step}")
+            return None
+        return opened
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self.told:
+            self.told.add(text)
+            self.show_warning(text)
+
+    def require_own_project(self, name: str) -> None:
+        """CatalogError for a project that would have the name of an attached database with models."""
+        other = self.find_attached(name)
+        if other is not None:
+            raise CatalogError(
+                f"'{name}' is an attached database with models of its own, which are only read here.",
+                f"Choose another project, or open that database: its catalog is {other.folder}.",
+            )
+
+    def require_own(self, model: Model) -> None:
+        """CatalogError for a model of an attached database, which is only read here."""
+        if (other := self._attached_of(model)) is not None:
+            raise CatalogError(
+                f"{model.key} is a model of the attached database '{other.database}', which is only read here.",
+                f"Open that database for it (its catalog is {other.folder}), or take the model over: "
+                f"EXPORT MODEL {model.key} TO 'folder', then CREATE MODEL … FROM EXPORT 'folder'.",
+            )
+
+    def _attached_of(self, model: Model) -> AttachedCatalog | None:
+        """The catalog that a model is in, if it is not the session's own."""
+        other = self.attached.get(model.key.project.lower())
+        return None if other is None or self.catalog.find_model(*model.key) is not None else other
+
+    def engines(self, model: Model | None = None) -> list[Engine]:
+        """The engines that there are, or for a model of an attached database those of its catalog."""
+        other = None if model is None else self._attached_of(model)
+        return self.catalog.engines() if other is None else other.engines()
+
+    def versions(self, model: Model) -> list[Version]:
+        """A model's versions, oldest first."""
+        other = self._attached_of(model)
+        return self.catalog.versions(model.key) if other is None else other.versions(model.key.name)
+
+    def resolve_version(self, model: Model, number: int | None) -> Version:
+        """Version `number` of a model, without one the active one, or if there is none the newest; NotFound."""
+        other = self._attached_of(model)
+        if other is not None:
+            return other.resolve_version(model.key.name, number)
+        return self.catalog.resolve_version(model.key, number)
 
     def names(self) -> frozenset[str]:
         """Models, views and what else of ours is named in queries, in lower case."""
         known = self.catalog.names()
-        return (
-            known | self.temporary_views.keys() | self.mindsdb_tables
-            if self.temporary_views or self.mindsdb_tables
-            else known
-        )
+        if self.temporary_views or self.mindsdb_tables:
+            known = known | self.temporary_views.keys() | self.mindsdb_tables
+        for other in self.attached.values() if self.attached else ():
+            known = known | other.names()
+        return known
 
     def view(self, name: str) -> View | None:
         """The view over models of that name; a temporary one goes before."""

@@ -21,6 +21,7 @@ from sqlft.handler import (
     TrainingSet,
 )
 from sqlft_local.base import hub, presets
+from sqlft_local.base.gguf_file import is_gguf
 from sqlft_local.base.hub import ReportProgress
 from sqlft_local.base.tokenization import Delimiters, resolve_inference_delimiters, resolve_training_delimiters
 from sqlft_local.options import RESUME_OPTIONS, EngineOptions, ModelOptions, PredictOptions, TrainOptions
@@ -63,8 +64,8 @@ class Local(Trainer, Embedder):
         return hub.describe_presets()
 
     def check(self, model: ModelSpec) -> None:
-        """OptionError for a base that is no preset, hub id or folder of safetensors, or a GGUF for embeddings."""
-        if model.base.endswith(".gguf") and Path(model.base).expanduser().is_file():
+        """OptionError for a base that is no preset, hub id, folder of safetensors or GGUF file."""
+        if is_gguf(model.base):
             from sqlft_local.predict import llama
 
             llama.check_gguf_file(Path(model.base).expanduser())
@@ -75,22 +76,72 @@ class Local(Trainer, Embedder):
 
             tokenization.check_template(template)
 
+    def check_weights(self, model: ModelSpec, path: Path) -> Mapping[str, object]:
+        """Whether an adapter of others is one of the base, as far as that is here, or what a base's file holds."""
+        from sqlft_local.base import adapter, gguf_file, loading, weight_cache
+
+        if path.is_file():
+            return gguf_file.describe(path, weight_cache.find_gguf_folder(path))
+        if not (path / "adapter_config.json").exists():
+            return {}
+        adapter.check_readable(path)
+        folder = hub.find_local_folder(model.base)
+        if folder is None:
+            unseen = "The base is not on this machine yet: whether the adapter fits it is seen when it is first asked."
+            return {"remarks": [unseen]}
+        loading.require_libraries("Checking an adapter", training=True)
+        loading.check_adapter(folder, path)
+        return {}
+
     def open(self, model: ModelSpec, artifact: Artifact | None, options: object) -> Predictor:
         """The base, or the base with the artifact's adapter; shared with every other predictor of it."""
         from sqlft_local.predict import choose
 
         options = options if isinstance(options, PredictOptions) else PredictOptions()
-        if model.base.endswith(".gguf"):
-            raise NotSupported(
-                "A GGUF file makes embeddings only.",
-                "Add mode = 'embedding', or use a folder in Hugging Face layout as the base.",
-            )
-        folder = hub.pull(model.base, hub.print_progress)
-        adapter = artifact.path if artifact else None
-        backend = choose.choose_backend(model, options, folder, self.options.device)
         delimiters = resolve_inference_delimiters(_get_model_options(model), artifact)
         options = replace(options, stop=list(dict.fromkeys((*(options.stop or ()), *delimiters.stop))) or None)
+        if is_gguf(model.base) and artifact is None and choose.asks_file(options):
+            return self._open_gguf(model, Path(model.base).expanduser(), options, delimiters)
+        folder = self._pull_base(model.base)
+        adapter = artifact.path if artifact else None
+        backend = choose.choose_backend(model, options, folder, self.options.device, adapter)
         return self._backends[backend](self, model, folder, adapter, options, delimiters)
+
+    def _pull_base(self, base: str) -> Path:
+        """The base's folder; one that is made of a GGUF file has the file's tokens."""
+        folder = hub.pull(base, hub.print_progress)
+        if is_gguf(base):
+            from sqlft_local import machine
+            from sqlft_local.predict import llama
+
+            llama.check_same_tokens(Path(base).expanduser(), folder, machine.resolve_threads(self.options.threads))
+        return folder
+
+    def _open_gguf(self, model: ModelSpec, file: Path, options: PredictOptions, delimiters: Delimiters) -> Predictor:
+        """By llama.cpp, from the file of others itself."""
+        from sqlft_local import machine
+        from sqlft_local.base import config, gguf_file, weight_cache
+        from sqlft_local.base.tokenization import Renderer
+        from sqlft_local.predict import llama
+        from sqlft_local.predict.common import DEFAULT_BATCH_SIZE
+
+        llama.import_xllamacpp()
+        home = weight_cache.find_gguf_folder(file)
+        gguf_file.describe(file, home)
+        settings = gguf_file.read_settings(file, home)
+        given = _get_model_options(model)
+        context = config.limit_context(settings["context_length"] or config.DEFAULT_CONTEXT, given.context_length)
+        threads, gpu = machine.resolve_threads(self.options.threads), self.options.device != "cpu"
+        plan = llama.LlamaSettings(file, options.batch_size or DEFAULT_BATCH_SIZE, threads, gpu=gpu)
+        engine, release = llama.acquire_runtime(plan, context + 1, str(file))
+        try:
+            tokenizer = gguf_file.GgufTokenizer(settings, engine.call)
+            renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template, options.thinking)
+            renderer = renderer.with_delimiters(delimiters)
+        except BaseException:
+            release()
+            raise
+        return llama.LlamaPredictor(engine, release, None, renderer, context, options, model.schema)
 
     def _open_with_transformers(
         self, model: ModelSpec, folder: Path, adapter: Path | None, options: PredictOptions, delimiters: Delimiters
@@ -167,8 +218,8 @@ class Local(Trainer, Embedder):
         """Free what is kept of the base and this version of it; True if there was something."""
         from sqlft_local.model_cache import MODEL_CACHE
 
-        folder = Path(model.base).expanduser() if model.base.endswith(".gguf") else hub.find_local_folder(model.base)
-        return folder is not None and MODEL_CACHE.unload(lambda key: isinstance(key, tuple) and key[1] == str(folder))
+        found = [str(f) for f in (hub.find_local_folder(model.base), Path(model.base).expanduser()) if f is not None]
+        return MODEL_CACHE.unload(lambda key: isinstance(key, tuple) and key[1] in found)
 
     def train(
         self,
@@ -188,7 +239,7 @@ class Local(Trainer, Embedder):
         self._use_threads()
         options = self.resolve_options(model, options)
         report(Progress(loop.find_latest_step(workdir / loop.CHECKPOINT_FOLDER)))
-        folder = hub.pull(model.base, hub.print_progress)
+        folder = self._pull_base(model.base)
         given, first = _get_model_options(model), start.path if start else None
         with parallel.start_workers(options.num_processes, folder, given, self.options, options, first) as workers:
             loaded = loading.load_base(folder, given, self.options.device, training=True)
@@ -232,7 +283,7 @@ class Local(Trainer, Embedder):
 
         options = PredictOptions()
         try:
-            backend = choose.choose_backend(model, options, folder, self.options.device)
+            backend = choose.choose_backend(model, options, folder, self.options.device, made.path)
             if backend == "transformers" and not choose.runs_on_gpu(self.options.device):
                 given = _get_model_options(model)
                 weight_cache.prepare_weights(folder, choose.choose_dtype(options, given, folder, self.options.device))
@@ -253,7 +304,7 @@ class Local(Trainer, Embedder):
         if artifact is not None:
             raise NotSupported("A trained version makes no embeddings.", "Ask the model's version 1.")
         base = Path(model.base).expanduser()
-        if base.suffix != ".gguf":
+        if not is_gguf(model.base):
             base = hub.pull(model.base, hub.print_progress)
         return embed.embed(base, _get_model_options(model), self.options.device, self.options.threads, texts)
 

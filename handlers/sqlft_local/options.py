@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from sqlft.handler import Alias, LengthOptions, Range, SamplingOptions, TrainingOptions
+from sqlft.handler import Alias, EmbeddingOptions, LengthOptions, Range, SamplingOptions, TrainingOptions
 
 RESUME_OPTIONS = (
     "max_memory",
@@ -31,7 +31,7 @@ class EngineOptions:
 
 
 @dataclass
-class ModelOptions:
+class ModelOptions(EmbeddingOptions):
     """CREATE MODEL … USING …"""
 
     dtype: Annotated[

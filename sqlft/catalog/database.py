@@ -27,9 +27,10 @@ _inherited_connections: list[sqlite3.Connection] = []
 class CatalogDatabase:
     """catalog.sqlite: `fetch_rows` reads (nothing where there is no file yet), `write` is one transaction."""
 
-    def __init__(self, path: Path, read_only: bool = False) -> None:
+    def __init__(self, path: Path, read_only: bool = False, untouched: bool = False) -> None:
         self.path = path
         self.read_only = read_only
+        self._untouched = untouched
         self._path_text = str(path)
         self._lock = threading.RLock()
         self._con: sqlite3.Connection | None = None
@@ -129,7 +130,8 @@ class CatalogDatabase:
     def _connect_reading(self) -> sqlite3.Connection | None:
         import sqlite3
 
-        con = _connect(self.path, "ro")
+        is_written = self.path.with_name(f"{self.path.name}-wal").exists()
+        con = _connect(self.path, "ro&immutable=1" if self._untouched and not is_written else "ro")
         try:
             number = read_schema_version(con)
         except sqlite3.OperationalError:

@@ -61,11 +61,11 @@ _EVALUATION_KEY = ("model_id", "number", "metric", "data_digest", "options")
 
 
 class Catalog:
-    """`<folder>/catalog.sqlite` and `<folder>/models/`; read_only refuses every write."""
+    """`<folder>/catalog.sqlite` and `<folder>/models/`; read_only refuses writes, untouched leaves no file there."""
 
-    def __init__(self, folder: Path, read_only: bool = False) -> None:
+    def __init__(self, folder: Path, read_only: bool = False, untouched: bool = False) -> None:
         self.folder = folder.absolute()
-        self._db = CatalogDatabase(self.folder / "catalog.sqlite", read_only)
+        self._db = CatalogDatabase(self.folder / "catalog.sqlite", read_only, untouched)
         self._names: frozenset[str] | None = None
 
     @property

@@ -355,6 +355,8 @@ class Connection(ResultFetcher):
             before = self.session.catalog.names()
             if self.session.catalog.refresh() is not before and name.lower() in self.session.names():
                 return True
+            if self._is_attached_model(name.lower()):
+                return True
             if self._enable_frame_scan(name):
                 return False
             if self._is_mindsdb_table(name.lower()):
@@ -364,6 +366,12 @@ class Connection(ResultFetcher):
 
             explain_error(self.session, error, query)
         return None
+
+    def _is_attached_model(self, name: str) -> bool:
+        """Whether a name that DuckDB does not know is a model's of a database that was attached since the last look."""
+        before = self.session.names()
+        self.session.refresh_attached()
+        return name not in before and name in self.session.names()
 
     def _is_mindsdb_table(self, name: str) -> bool:
         """Whether a name that DuckDB does not know is a table that MindsDB has, asked for the first time."""
@@ -411,7 +419,8 @@ class Connection(ResultFetcher):
         child.session.show_answer_part, child.session.show_notice = session.show_answer_part, session.show_notice
         child.session.unloaders = session.unloaders
         child._is_cursor = True
-        child.session.budget = session.budget
+        child.session.budget, child.session.attached = session.budget, session.attached
+        child.session.told = session.told
         self._cursors.add(child)
         return child
 

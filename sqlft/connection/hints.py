@@ -82,8 +82,12 @@ def _explain_name(session: Session, name: str, kind: str) -> str:
         if "Table" in kind and "Function" not in kind:
             return f"'{name}' is a model; its name is [project.]name[.N], without a database or a schema: {read}."
         return f"'{name}' is a model. Read it like a table: {read}."
-    if name.lower() in session.names():
+    if session.view(name) is not None:
         return f"'{name}' is a view over a model; it is in no other schema: FROM {format_name(name)}."
+    for other in session.attached.values():
+        if other.find_model(name) is not None:
+            database = format_name(other.database)
+            return f"'{name}' is a model of the attached database '{other.database}': {database}.{format_name(name)}."
     project = name.partition(".")[0].lower()
     if "." in name and project in (p.lower() for p in session.catalog.projects()):
         return _describe_missing_model(session, *name.split(".", 1))

@@ -76,7 +76,7 @@ def find_pricing(session: Session, resolved: ResolvedVersion) -> Pricing:
     """How a version is paid."""
     remote_id = None if resolved.artifact is None else resolved.artifact.remote_id
     names = [remote_id, ":".join((remote_id or "").split(":")[:2]), resolved.model.key.name, resolved.model.base]
-    engine = find_engine(session, resolved.model.engine)
+    engine = find_engine(session, resolved.model.engine, resolved.model)
     handler_price = _find_handler_price(resolved.handler, resolved.spec, resolved.artifact)
     return _combine_prices(session, engine, type(resolved.handler), names, handler_price, resolved.model.options)
 

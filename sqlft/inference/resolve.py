@@ -69,9 +69,9 @@ class ResolvedVersion:
         )
 
 
-def find_engine(session: Session, name: str) -> Engine:
-    """The engine of that name; a handler's own name is an engine with defaults."""
-    engines = {e.name.lower(): e for e in session.catalog.engines()}
+def find_engine(session: Session, name: str, model: Model | None = None) -> Engine:
+    """The engine of that name, of the catalog that `model` is in; a handler's own name is an engine with defaults."""
+    engines = {e.name.lower(): e for e in session.engines(model)}
     if name.lower() in engines:
         return engines[name.lower()]
     handler, defaults = plugins.resolve_handler_alias(name)
@@ -141,10 +141,10 @@ def find_model(session: Session, key: ModelKey | str) -> Model:
 def resolve(session: Session, key: ModelKey | str, number: int | None = None, *, ready: bool = True) -> ResolvedVersion:
     """Version `number` of a model (None: the active one); `ready` wants one that is complete, its files unchanged."""
     model = find_model(session, key)
-    version = session.catalog.resolve_version(model.key, number)
+    version = session.resolve_version(model, number)
     if ready and version.status != "complete":
         raise CatalogError(*_explain_not_ready(version))
-    engine = find_engine(session, model.engine)
+    engine = find_engine(session, model.engine, model)
     handler = create_handler(session, engine, model.options)
     outputs = read_outputs(model)
     spec = build_model_spec(type(handler), model.base, model.options, f"Model '{model.key.name}'", outputs.schema)

@@ -27,6 +27,7 @@ INSTALL_HINT = "Run: pip install 'sqlft[evaluation]'"
 def run_report_model(session: Session, statement: ReportModel, parameters: Parameters) -> pa.Table:
     """Write the report of a model; the table says where."""
     model = find_model(session, statement.name.key)
+    session.require_own(model)
     path = Path(statement.path or f"{_build_file_name(model.key.name)}.html").expanduser()
     write_html_report(session.catalog, [model], path)
     return pa.table({"model": [model.key.name], "report": [str(path.absolute())]})

@@ -53,6 +53,13 @@ class RowSource(NamedTuple):
     """The prepared parameters in it, in order; a `?` by its position in the whole statement."""
 
 
+class ModelOrigin(NamedTuple):
+    """FROM ADAPTER|GGUF|EXPORT 'path': files that others made, or another catalog's EXPORT MODEL."""
+
+    kind: str
+    path: str
+
+
 Options = Mapping[str, object]
 """USING's keys, nested ones as mappings; values are None, bool, int, float, str, list, dict, Parameter, Env, Source."""
 
@@ -153,7 +160,8 @@ class DescribeEngine(Statement):
 
 @dataclass(frozen=True)
 class CreateModel(Statement):
-    """CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]"""
+    """CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], \
+CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]"""
 
     name: ModelName
     predict: str
@@ -164,6 +172,8 @@ class CreateModel(Statement):
     if_not_exists: bool = False
     columns: tuple[TypedColumn, ...] = ()
     """Of PREDICT (…); `predict` is the first one's name."""
+    origin: ModelOrigin | None = None
+    """With it `predict` may be empty: the files say it, or it is `answer`."""
 
 
 @dataclass(frozen=True)

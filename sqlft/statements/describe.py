@@ -48,7 +48,7 @@ def run_describe_model(session: Session, statement: DescribeModel, parameters: P
     if statement.or_name is not None and not is_model(session, name) and is_model(session, statement.or_name):
         name, attribute = statement.or_name, None
     model = find_model(session, name.key)
-    version = session.catalog.resolve_version(model.key, name.version)
+    version = session.resolve_version(model, name.version)
     if attribute is None:
         return _describe_version(session, model, version)
     described = ATTRIBUTES.get(attribute.lower())
@@ -116,7 +116,9 @@ def _describe_version(session: Session, model: Model, version: Version) -> pa.Ta
 
 
 def _describe_start(version: Version) -> str | None:
-    """The base or a version, and what was done with that one's adapter; None for what was not trained."""
+    """The base or a version, and what was done with that one's adapter; None for what was not trained here."""
+    if (imported := version.details.get("imported")) is not None:
+        return f"taken in from the {imported['from']} {imported['path']}"
     if version.query is None:
         return None
     before, goes_on = version.details.get("started_from"), version.details.get("continues")
@@ -215,14 +217,14 @@ def _describe_versions(session: Session, model: Model, version: Version) -> pa.T
     known = session.catalog.accuracies()
     rows = [
         build_model_row(model, v, known.get(v.key)) | {"PARENT": v.parent, "ROWS": v.row_count}
-        for v in session.catalog.versions(model.key)
+        for v in session.versions(model)
     ]
     return pa.Table.from_pylist(rows, pa.unify_schemas([MODELS_SCHEMA, make_schema("PARENT integer, ROWS integer")]))
 
 
 def _describe_import_error(session: Session, model: Model, version: Version) -> pa.Table:
     """Whether the handler of the model can be used here."""
-    handler = find_engine(session, model.engine).handler
+    handler = find_engine(session, model.engine, model).handler
     row = {"HANDLER": handler, "IMPORT_ERROR": describe_missing_packages(handler)}
     return pa.Table.from_pylist([row], make_schema("HANDLER text, IMPORT_ERROR text"))
 
@@ -233,7 +235,7 @@ def _build_option_row(name: str, value: object, set_by: str) -> dict[str, object
 
 def _list_defaults(session: Session, model: Model, *, training: bool) -> dict[str, object]:
     """Defaults of the options for training, or for making and asking; none if the handler cannot be loaded."""
-    handler = find_engine(session, model.engine).handler
+    handler = find_engine(session, model.engine, model).handler
     cls = plugins.load_handler_class(handler) if describe_missing_packages(handler) is None else Handler
     classes: tuple[type, ...] = (cls.model_options, cls.predict_options)
     if training:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -63,6 +63,7 @@ from sqlft.sql.statements import (
     UseProject,
 )
 from sqlft.statements import show
+from sqlft.statements.imports import ImportedModel, keep_import, read_import, require_taker
 from sqlft.training.follow import cancel_trainings
 from sqlft.training.plan import plan_training
 from sqlft.training.start import train_version
@@ -118,6 +119,7 @@ def run_create_project(session: Session, statement: CreateProject, parameters: P
     if statement.if_not_exists and session.catalog.find_project(name) is not None:
         return
     session.catalog.require_writing()
+    session.require_own_project(name)
     session.catalog.add_project(name)
     session.show_notice(f"Its models are named {format_name(name)}.name, or name alone after USE {format_name(name)}.")
     if _is_schema(session, name):
@@ -191,13 +193,16 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
     if old is not None and statement.if_not_exists:
         return show.show_model(session, old.key)
     session.catalog.require_writing()
+    if old is not None:
+        session.require_own(old)
     if old is not None and not statement.or_replace:
         raise AlreadyExists(
             f"There is a model '{old.key}' already.",
             f"FINETUNE {old.key} makes its next version; CREATE OR REPLACE MODEL or DROP MODEL does away with it.",
         )
     _refuse_taken_name(session, key)
-    definition = _build_definition(session, statement, key)
+    statement, imported = read_import(statement)
+    definition = _build_definition(session, statement, key, imported)
     _check_with_handler(session, definition)
     hidden = references.hide(definition.options, definition.is_secret, f"MODEL {key.name}")
     if statement.alias:
@@ -236,6 +241,7 @@ def run_drop_model(session: Session, statement: DropModel, parameters: Parameter
     if found is None and statement.if_exists:
         return
     model = find_model(session, name.key)
+    session.require_own(model)
     if name.version is None:
         cancel_trainings(session, model.key)
         catalog.drop_model(model.key)
@@ -250,6 +256,7 @@ def run_drop_model(session: Session, statement: DropModel, parameters: Parameter
 def run_rename_model(session: Session, statement: RenameModel, parameters: Parameters) -> pa.Table:
     """Give a model another name; its row."""
     model = find_model(session, statement.name.key)
+    session.require_own(model)
     to = ModelKey(statement.to.name, statement.to.project or model.key.project)
     if to.name.lower() != model.key.name.lower():
         _refuse_taken_name(session, to)
@@ -261,6 +268,7 @@ def run_set_active(session: Session, statement: SetActive, parameters: Parameter
     """Let a complete version answer for its model; its row."""
     name = statement.name
     model = find_model(session, name.key)
+    session.require_own(model)
     session.catalog.set_active(session.catalog.resolve_version(model.key, name.version).key)
     return show.show_model(session, model.key)
 
@@ -278,6 +286,7 @@ class _ModelDefinition:
     training: Mapping[str, object]
     trains: bool
     """FROM was given: its training is checked by itself."""
+    imported: ImportedModel | None = None
 
     def is_secret(self, name: str) -> bool:
         """Whether an option's value must not be kept in the catalog."""
@@ -285,7 +294,9 @@ class _ModelDefinition:
         return is_secret(name, cls.engine_options, cls.model_options, cls.predict_options)
 
 
-def _build_definition(session: Session, statement: CreateModel, key: ModelKey) -> _ModelDefinition:
+def _build_definition(
+    session: Session, statement: CreateModel, key: ModelKey, imported: ImportedModel | None = None
+) -> _ModelDefinition:
     what = f"CREATE MODEL {key.name}"
     engine_name = statement.options.get("engine")
     if not isinstance(engine_name, str):
@@ -294,6 +305,8 @@ def _build_definition(session: Session, statement: CreateModel, key: ModelKey) -
         )
     engine = find_engine(session, engine_name)
     cls = plugins.load_handler_class(engine.handler)
+    if imported is not None:
+        require_taker(cls, engine.name)
     classes = (EngineSettings, cls.engine_options, cls.model_options, cls.predict_options)
     for_training = _list_training_options(cls)
     options = _rename_old_options(statement.options, option_names(ModelSettings, *classes) | for_training)
@@ -303,10 +316,12 @@ def _build_definition(session: Session, statement: CreateModel, key: ModelKey) -
     output = statement.alias or statement.predict
     model = Model(key, engine.name, settings.base or "", output, _build_template(settings, output), settings.system)
     embeds = embeds_texts(cls, kept)
-    outputs = resolve_outputs(session, statement, output, _resolve_schema(settings), embeds=embeds)
+    taken = imported.read_outputs() if imported is not None else None
+    outputs = taken or resolve_outputs(session, statement, output, _resolve_schema(settings), embeds=embeds)
     _check_columns(model, outputs, statement)
     training = {k: v for k, v in options.items() if k in for_training} if statement.source else {}
-    return _ModelDefinition(model, engine, cls, settings, outputs, kept, training, statement.source is not None)
+    trains = statement.source is not None
+    return _ModelDefinition(model, engine, cls, settings, outputs, kept, training, trains, imported)
 
 
 def _resolve_schema(settings: ModelSettings) -> object:
@@ -408,7 +423,8 @@ def _check_with_handler(session: Session, definition: _ModelDefinition) -> None:
         definition.handler, definition.model.base, options, what, definition.outputs.schema
     )
     try:
-        handler.check(spec)
+        with definition.imported.explain_base() if definition.imported else nullcontext():
+            handler.check(spec)
     except SqlftError:
         raise
     except Exception as e:
@@ -416,6 +432,8 @@ def _check_with_handler(session: Session, definition: _ModelDefinition) -> None:
             f"The handler '{definition.engine.handler}' failed at checking the model: {type(e).__name__}: {e}",
             "Check the model's options; if they are right, tell those who wrote the handler.",
         ) from e
+    if definition.imported is not None and (definition.imported.adapter or not definition.outputs.is_vector):
+        definition.imported.check(handler, spec)
     if not definition.trains:
         check_retirement(session, handler, spec)
 
@@ -429,17 +447,18 @@ def _add_model(
         make = partial(session.catalog.add_model, model, or_replace=statement.or_replace)
         key = train_version(session, plan, parameters, make)
         return show.show_model(session, key.model, key.number)
-    session.catalog.add_model(
-        model,
-        or_replace=statement.or_replace,
-        tag=definition.settings.tag,
-        details={"base": model.base, "handler": plugins.handler_package(definition.engine.handler)},
-    )
+    details = {"base": model.base, "handler": plugins.handler_package(definition.engine.handler)}
+    keep = partial(session.catalog.add_model, model, or_replace=statement.or_replace)
+    if definition.imported is not None:
+        keep_import(session, definition.imported, keep, details, definition.settings.tag)
+    else:
+        keep(tag=definition.settings.tag, details=details)
     return show.show_model(session, model.key)
 
 
 def _refuse_taken_name(session: Session, key: ModelKey) -> None:
     """AlreadyExists if a table or a view that a query would find has the name, or stands in the project's schema."""
+    session.require_own_project(key.project)
     row = session.con.execute(
         "SELECT kind, name FROM (SELECT 'table' AS kind, database_name, schema_name, table_name AS name"
         " FROM duckdb_tables() UNION ALL SELECT 'view', database_name, schema_name, view_name FROM duckdb_views())"
@@ -540,9 +559,7 @@ def run_unload(session: Session, statement: s.UnloadModel, parameters: Parameter
     wanted_number = name.version if name else None
     freed: list[tuple[str, int]] = []
     for model in models:
-        for number in (
-            [v.key.number for v in session.catalog.versions(model.key)] if wanted_number is None else [wanted_number]
-        ):
+        for number in [v.key.number for v in session.versions(model)] if wanted_number is None else [wanted_number]:
             try:
                 version = resolve(session, model.key, number)
             except SqlftError:

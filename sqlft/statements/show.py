@@ -37,8 +37,10 @@ def run_show_models(session: Session, statement: ShowModels, parameters: Paramet
     """One row per model: its active version, or where none is active its newest."""
     project = None if statement.project is None else statement.project.lower()
     models = [m for m in session.catalog.models() if project in (None, m.key.project.lower())]
+    if project is not None and not models and (other := session.find_attached(project)) is not None:
+        models = other.models()
     known = session.catalog.accuracies()
-    versions = [session.catalog.resolve_version(m.key) for m in models]
+    versions = [session.resolve_version(m, None) for m in models]
     rows = [build_model_row(m, v, known.get(v.key)) for m, v in zip(models, versions, strict=True)]
     return filter_rows(session, pa.Table.from_pylist(rows, MODELS_SCHEMA), statement, parameters)
 
@@ -85,7 +87,7 @@ TABLE_BUILDERS: Mapping[str, Callable[[Session], pa.Table]] = {
 def show_model(session: Session, key: ModelKey, number: int | None = None) -> pa.Table:
     """One version, by default the active one, as SHOW MODELS shows it."""
     model = find_model(session, key)
-    version = session.catalog.resolve_version(model.key, number)
+    version = session.resolve_version(model, number)
     return pa.Table.from_pylist(
         [build_model_row(model, version, session.catalog.accuracies().get(version.key))], MODELS_SCHEMA
     )

@@ -61,6 +61,7 @@ def run_resume(session: Session, statement: ResumeModel, parameters: Parameters)
     """Go on with a training that was stopped or has failed, from its last checkpoint; watch one at a provider."""
     catalog = session.catalog
     model = find_model(session, statement.name.key)
+    session.require_own(model)
     cls = plugins.load_handler_class(find_engine(session, model.engine).handler)
     changeable = cls.resume_options if issubclass(cls, Trainer) else ()
     check_option_names(statement.options, ["wait", *changeable], "RESUME MODEL")
@@ -109,6 +110,7 @@ def show_version(session: Session, key: VersionKey) -> pa.Table:
 def _find_version_key(session: Session, name: ModelName, statuses: tuple[str, ...]) -> VersionKey:
     """The version that a name means; without a number the only one that has one of these statuses."""
     model = find_model(session, name.key)
+    session.require_own(model)
     if name.version is not None:
         return session.catalog.version(VersionKey(model.key, name.version)).key
     fitting = [v.key for v in session.catalog.versions(model.key) if v.status in statuses]

@@ -164,6 +164,14 @@ class StagedWork:
 @contextmanager
 def stage_work(catalog: Catalog, job: TrainingJob, data: TrainingSet) -> Iterator[StagedWork]:
     """A work folder with job and snapshot in it, removed again unless a worker took it; CatalogError: disk full."""
+    with stage_folder(catalog) as staged:
+        write_job(staged.folder, job, data)
+        yield staged
+
+
+@contextmanager
+def stage_folder(catalog: Catalog) -> Iterator[StagedWork]:
+    """An empty folder beside those of the models, removed at the end, or once this process is dead."""
     catalog.require_writing()
     models = catalog.folder / "models"
     folder = models / f".staging-{uuid4().hex}"
@@ -172,7 +180,6 @@ def stage_work(catalog: Catalog, job: TrainingJob, data: TrainingSet) -> Iterato
         with hold_lock(folder) as lock:
             assert lock is not None
             _remove_stale(models)
-            write_job(folder, job, data)
             yield StagedWork(folder, lock)
     except OSError as e:
         raise build_write_error(folder, e.strerror or str(e)) from e

@@ -58,6 +58,7 @@ def plan_finetune(session: Session, statement: Finetune) -> TrainingPlan:
 def plan_retrain(session: Session, statement: Retrain) -> TrainingPlan:
     """What RETRAIN would do."""
     model = find_model(session, statement.name.key)
+    session.require_own(model)
     source, options = statement.source, dict(statement.options)
     if source is None:
         last = _find_last_training(session, model, statement.name)
@@ -70,6 +71,7 @@ def plan_training(
     session: Session, model: Model, source: RowSource, options: Mapping[str, object], what: str
 ) -> TrainingPlan:
     """Check what a training was asked to do; NotSupported, OptionError."""
+    session.require_own(model)
     engine = find_engine(session, model.engine)
     handler = create_handler(session, engine, model.options)
     if not isinstance(handler, Trainer):

@@ -190,7 +190,7 @@ def test_llama_cpp_reads_every_piece_as_the_same_tokens(tiny: Path, monkeypatch:
     files = weight_cache.prepare_gguf_files(tiny, None, "f32", False, lambda what, share: None)
     renderer = make_renderer(tokenization.ChatTokenizer(files.home), CHATML, MARKS[1])
     monkeypatch.setattr(llama.secrets, "token_hex", lambda n: "key")
-    server = llama._start_server(llama.LlamaSettings(files.model, 1, 1, context=256))
+    server = llama._start_server(llama.LlamaSettings(files.model, 1, 1, context=256), "key")
     for text in TEXTS:
         turns = [Message("system", text), Message("user", text), Message("assistant", text)]
         for piece, _ in renderer._render_pieces(turns, False):

@@ -235,7 +235,7 @@ def export_adapter(folder: Path, adapter: Path, target: Path) -> None:
         known = names.get_name(f"{layer}.weight", try_suffixes=(".weight",))
         if known is None or layers.get(f"{layer}.weight") != (b.shape[0], a.shape[1]):
             raise wrong_base_error(adapter)
-        rows = b.float().numpy()
+        rows = (b * (a.shape[0] / rank)).float().numpy()  # llama.cpp divides by each layer's own rank
         if heads := count_permuted_heads(layer, config):
             rows = permute_rows(rows, heads)
         writer.add_tensor(f"{known}.lora_a", a.float().numpy())

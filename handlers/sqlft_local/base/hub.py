@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError, did_you_mean
+from sqlft_local.base.gguf_file import is_gguf, name_folder
 from sqlft_local.base.presets import PRESETS, WHEELS, Wheel
 from sqlft_local.errors import INSTALL
 
@@ -63,7 +64,7 @@ def check_name(base: str) -> None:
         raise OptionError(
             "The local engine needs a base.", f"Add base = one of {_list_presets()}, a Hugging Face id, or a folder."
         )
-    if base.lower() in PRESETS:
+    if base.lower() in PRESETS or is_gguf(base):
         return
     if _is_folder(base):
         check_folder(Path(base).expanduser())
@@ -77,12 +78,12 @@ def check_name(base: str) -> None:
 def find_local_folder(base: str) -> Path | None:
     """The folder of `base` if it is on this machine already."""
     check_name(base)
-    if base.lower() not in PRESETS and _is_folder(base):
+    if base.lower() not in PRESETS and not is_gguf(base) and _is_folder(base):
         return Path(base).expanduser().resolve()
     kept = _converted_folder(base)
     if (kept / "config.json").exists():
         return kept
-    return find_in_hub_cache(get_hub_id(base))
+    return None if is_gguf(base) else find_in_hub_cache(get_hub_id(base))
 
 
 def pull(base: str, report: ReportProgress) -> Path:
@@ -90,6 +91,8 @@ def pull(base: str, report: ReportProgress) -> Path:
     if found := find_local_folder(base):
         check_folder(found)
         return found
+    if is_gguf(base):
+        return _convert_gguf(base, Path(base).expanduser(), report)
     wheel = WHEELS.get(base.lower())
     if wheel and (file := find_in_package(wheel)):
         return _convert_gguf(base, file, report)
@@ -160,7 +163,7 @@ def _convert_gguf(base: str, file: Path, report: ReportProgress) -> Path:
     from filelock import FileLock
 
     _require_gguf(file.name)
-    from sqlft_local.base.gguf import convert
+    from sqlft_local.base.gguf_file import convert
 
     target = _converted_folder(base)
     unfinished = target.with_name(f".{target.name}.unfinished")
@@ -192,7 +195,8 @@ _DISK_HINT = "Make room (600 MB), or set SQLFT_BASES to a folder with room."
 
 
 def _converted_folder(base: str) -> Path:
-    return bases_folder() / base.lower().replace("/", "--")
+    name = name_folder(Path(base).expanduser()) if is_gguf(base) else base.lower().replace("/", "--")
+    return bases_folder() / name
 
 
 def get_hub_id(base: str) -> str:

@@ -14,9 +14,11 @@ from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError
 from sqlft_local import machine
 from sqlft_local.base import hub, weight_cache
 from sqlft_local.base.adapter import (
+    check_readable,
     find_unusual_adapter_part,
     read_adapter,
     read_adapter_config,
+    read_shapes,
     read_tensors,
     wrong_base_error,
 )
@@ -312,6 +314,33 @@ def _merge_with_peft(model: Model, adapter: Path) -> None:
         base, name = layer.get_base_layer(), getattr(layer, "parameter_name", "weight")
         setattr(base, name, torch.nn.Parameter(getattr(base, name).detach().clone(), requires_grad=False))
         layer.merge()
+
+
+def check_adapter(folder: Path, adapter: Path) -> None:
+    """NotSupported or ProviderError unless an adapter that others made is one of the base in `folder`.
+
+    PEFT puts it into the base without numbers, and has to find the very matrices that the file has.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+    from transformers import AutoConfig
+
+    check_readable(adapter)
+    found = read_shapes(adapter)
+    with silence_transformers(), explain_errors(folder):
+        _check_model_type(folder)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = find_auto_class(config).from_config(config)
+    try:
+        inject_adapter_in_model(LoraConfig.from_pretrained(str(adapter)), model, low_cpu_mem_usage=True)
+        expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
+    except (ValueError, RuntimeError, AttributeError, TypeError) as e:
+        raise wrong_base_error(adapter, str(e).strip().splitlines()[0][:300]) from e
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            has, wants = (str(list(at[name])) if name in at else "nothing" for at in (found, expected))
+            raise wrong_base_error(adapter, f"{name} is {has} in its file, and would be {wants} for {folder}")
 
 
 def _forward_with_lora(forward: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from sqlft.errors import HandlerNotInstalled, NotSupported, ProviderError
 from sqlft_local import errors, machine
 from sqlft_local.base import hub, tokenization
 from sqlft_local.base.adapter import digest_adapter
+from sqlft_local.base.gguf_file import name_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,6 +110,11 @@ def find_cache_folder(folder: Path) -> Path:
             stamp.update(f"{file.name} {about.st_size} {about.st_mtime_ns}\n".encode())
     name = folder.name if len(folder.name) < 60 else "base"
     return hub.bases_folder() / "llama.cpp" / f"{name}-{stamp.hexdigest()[:12]}"
+
+
+def find_gguf_folder(file: Path) -> Path:
+    """Where what asking needs of a GGUF file of others is kept."""
+    return hub.bases_folder() / "llama.cpp" / name_folder(file)
 
 
 def prepare_weights(folder: Path, dtype: str) -> list[Path]:

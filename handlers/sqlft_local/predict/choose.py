@@ -12,6 +12,7 @@ from sqlft.errors import NotSupported, OptionError
 from sqlft.handler import ModelSpec
 from sqlft_local import machine
 from sqlft_local.base import weight_cache
+from sqlft_local.base.adapter import find_unusual_adapter_part, read_adapter_config
 from sqlft_local.base.config import read_config
 from sqlft_local.options import ModelOptions, PredictOptions
 from sqlft_local.predict import llama, openvino
@@ -23,10 +24,12 @@ BACKENDS_SWITCH = "SQLFT_BACKENDS"
 GGUF_TYPES: dict[str, str] = {v: k for k, v in DTYPES.items()}
 
 
-def choose_backend(model: ModelSpec, options: PredictOptions, folder: Path, device: str) -> str:
+def choose_backend(
+    model: ModelSpec, options: PredictOptions, folder: Path, device: str, adapter: Path | None = None
+) -> str:
     """The backend's name: the one asked for, or the fastest for this machine and model (benchmarks/ask.py)."""
     if options.backend == "openvino":
-        refusal = find_openvino_refusal(model, options, folder)
+        refusal = find_openvino_refusal(model, options, folder, adapter)
         if refusal is not None:
             raise NotSupported(
                 f"OpenVINO does not answer here: {refusal}.", "Use backend = 'auto': it takes one that does."
@@ -40,21 +43,28 @@ def choose_backend(model: ModelSpec, options: PredictOptions, folder: Path, devi
                 "The transformers backend does not bind answers to a schema or grammar.", "Use backend = 'llama.cpp'."
             )
         return options.backend
-    why = find_llama_refusal(folder)
+    why = find_llama_refusal(folder, adapter)
     if constrained:
         if why:
             raise NotSupported(f"A schema or grammar needs llama.cpp, and {why}.", llama.INSTALL)
         return "llama.cpp"
     if getattr(model.options, "quantization", "none") != "none" or runs_on_gpu(device):
         return "transformers"
-    if is_small(folder) and find_openvino_refusal(model, options, folder) is None:
+    if is_small(folder) and find_openvino_refusal(model, options, folder, adapter) is None:
         return "openvino"
     if why or (is_torch_faster(folder) and options.precision in ("auto", "bf16") and find_spec("transformers")):
         return "transformers"
     return "llama.cpp"
 
 
-def find_openvino_refusal(model: ModelSpec, options: PredictOptions, folder: Path) -> str | None:
+def asks_file(options: PredictOptions) -> bool:
+    """Whether llama.cpp asks a GGUF file of others as it is: no other program is wanted, and no other numbers."""
+    return options.backend in ("auto", "llama.cpp") and options.precision == "auto"
+
+
+def find_openvino_refusal(
+    model: ModelSpec, options: PredictOptions, folder: Path, adapter: Path | None = None
+) -> str | None:
     """Why OpenVINO cannot answer a statement like this, or None if it can."""
     if not openvino.is_installed():
         return "the package openvino-genai is not installed"
@@ -71,7 +81,7 @@ def find_openvino_refusal(model: ModelSpec, options: PredictOptions, folder: Pat
     given = model.options if isinstance(model.options, ModelOptions) else ModelOptions()
     if given.quantization != "none" or given.dtype not in ("auto", "bfloat16"):
         return "its weights are in 8 bits, not in those of the model's options"
-    return find_llama_refusal(folder)
+    return find_llama_refusal(folder, adapter)
 
 
 def is_torch_faster(folder: Path) -> bool:
@@ -88,8 +98,8 @@ def is_small(folder: Path) -> bool:
     return sum(f.stat().st_size for f in folder.glob("*.safetensors")) <= weight_cache.SMALL_BASE_BYTES
 
 
-def find_llama_refusal(folder: Path) -> str | None:
-    """Why llama.cpp cannot run the base, or None if it can."""
+def find_llama_refusal(folder: Path, adapter: Path | None = None) -> str | None:
+    """Why llama.cpp cannot run the base with the adapter, or None if it can."""
     if find_spec("xllamacpp") is None or find_spec("gguf") is None:
         return "the packages xllamacpp and gguf are not installed"
     from sqlft_local.base.gguf import check_convertible
@@ -98,7 +108,8 @@ def find_llama_refusal(folder: Path) -> str | None:
         check_convertible(read_config(folder))
     except NotSupported as e:
         return e.message
-    return None
+    part = find_unusual_adapter_part(read_adapter_config(adapter)) if adapter is not None else None
+    return None if part is None else f"only transformers computes what the adapter has ({part})"
 
 
 def choose_dtype(options: PredictOptions, model: ModelOptions, folder: Path, device: str) -> Dtype:

@@ -41,7 +41,7 @@ def embed(
     base: Path, options: ModelOptions, device: str, threads: int | None, texts: Iterable[str]
 ) -> Iterator[Sequence[float]]:
     """A vector a text, in order."""
-    taken = _acquire_llama if base.suffix == ".gguf" else _acquire_transformers
+    taken = _acquire_llama if base.is_file() else _acquire_transformers
     compute, release = taken(base, options, device, threads)
     waiting = iter(texts)
     try:

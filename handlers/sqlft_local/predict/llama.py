@@ -9,16 +9,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError
+from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError, ProviderError
 from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR, Completion, Delta, Request
 from sqlft_local import errors, machine
-from sqlft_local.base import hub
-from sqlft_local.base.tokenization import Renderer
+from sqlft_local.base import gguf_file, hub, weight_cache
+from sqlft_local.base.tokenization import Renderer, load_transformers_tokenizer
 from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.answers import list_endings, strip_unfinished
@@ -30,8 +31,15 @@ if TYPE_CHECKING:
     from sqlft_local._types import JsonMapping, JsonObject, LlamaServer
 
 INSTALL = f"{errors.INSTALL}, or use backend = 'transformers'."
+TOKENS_TEXT = (
+    "Hello, World! It's 12345 x 67 naïve cafés — 北京 🦆\n\n  def f(x):\t return x ** 2;  SELECT 'a''b' FROM\r\n t_1"
+)
+"""What tokenizers are compared with: numbers, accents, other scripts, white space, code."""
+TOKENS_FILE = "same-tokens"
 CONTEXT_STEP = 256
 """A slot's context grows in steps of this many tokens."""
+FIRST_CONTEXT = 512
+"""Tokens of a slot before any prompt is known."""
 SHUTDOWN = threading.Event()
 """This process ends: whatever is being answered stops."""
 
@@ -70,8 +78,25 @@ class LlamaRuntime:
     def __init__(self, plan: LlamaSettings, longest: int) -> None:
         self._plan = plan
         self._longest = longest
+        self._key = secrets.token_hex(32)
         self._server: LlamaServer | None = None
         self._lock = threading.Lock()
+
+    def call(self, path: str, body: JsonMapping) -> JsonMapping:
+        """What the server answers on its port of this machine, at a path that has no method."""
+        from http.client import HTTPConnection
+
+        server, _ = self.server(min(FIRST_CONTEXT, self._longest), None)
+        connection = HTTPConnection(server.listening_address.rpartition("/")[2])
+        try:
+            connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {self._key}"})
+            reply = connection.getresponse()
+            found: JsonObject = json.loads(reply.read())
+        finally:
+            connection.close()
+        if reply.status != 200:
+            raise ProviderError(f"llama.cpp does not answer {path}: {found}", "Use backend = 'transformers'.")
+        return found
 
     def server(self, tokens: int, adapter: Path | None) -> tuple[LlamaServer, int | None]:
         """One whose slots have room for `tokens`, and the adapter's number in it.
@@ -87,7 +112,7 @@ class LlamaRuntime:
                 plan = replace(plan, adapters=(*plan.adapters, adapter))
             if self._server is None or plan != self._plan:
                 self._server = None
-                self._server, self._plan = _start_server(plan), plan
+                self._server, self._plan = _start_server(plan, self._key), plan
             return self._server, None if adapter is None else plan.adapters.index(adapter)
 
     def close(self) -> None:
@@ -113,21 +138,43 @@ def complete(server: LlamaServer, body: JsonMapping, tell: Callable[[JsonObject]
     server.handle_completions(json.dumps(body), lambda event: SHUTDOWN.is_set() or tell(json.loads(event)))
 
 
+def check_same_tokens(file: Path, folder: Path, threads: int) -> None:
+    """NotSupported unless the folder that was made of a GGUF file splits texts as llama.cpp does; looked at once."""
+    seen = folder / TOKENS_FILE
+    if seen.exists() or find_spec("xllamacpp") is None:
+        return
+    settings = gguf_file.read_settings(file, weight_cache.find_gguf_folder(file))
+    runtime, release = acquire_runtime(LlamaSettings(file, 1, threads), CONTEXT_STEP, str(file))
+    try:
+        theirs = gguf_file.GgufTokenizer(settings, runtime.call).encode(TOKENS_TEXT)
+    finally:
+        release()
+    tokenizer = weight_cache.load_chat_tokenizer(folder) or load_transformers_tokenizer(folder)[0]
+    ours: list[int] = tokenizer.encode(TOKENS_TEXT, add_special_tokens=False)
+    if ours != theirs:
+        raise NotSupported(
+            f"{file.name} can be asked as it is (backend = 'llama.cpp'), and not trained: transformers splits texts "
+            f"into other tokens than llama.cpp does ({len(ours)} and {len(theirs)} of {TOKENS_TEXT!r}).",
+            "Train on the folder or hub id that the file was made of.",
+        )
+    seen.write_text(json.dumps(ours), encoding="utf-8")
+
+
 def check_gguf_file(file: Path) -> None:
     """ProviderError unless `file` is a GGUF that holds all the tensors it lists."""
     import struct
 
     try:
         with file.open("rb") as f:
-            magic, _, tensors, _ = struct.unpack("<4sIQQ", f.read(24))
-    except (OSError, struct.error) as e:
+            magic, _, tensors, _ = struct.unpack("<4sIQQ", f.read(24).ljust(24, b"\0"))
+    except OSError as e:
         raise _damaged_file_error(f"{file} cannot be read: {e}.") from e
     if magic != b"GGUF" or not tensors:
         raise _damaged_file_error(f"{file} is no GGUF file with weights.")
 
 
 def _damaged_file_error(what: str) -> ProviderError:
-    return ProviderError(what, "Remove it and ask again: it is made again.")
+    return ProviderError(what, "Get it again; if sqlft made it, remove it, and it is made again.")
 
 
 def _is_complete(file: Path) -> bool:
@@ -143,8 +190,8 @@ def _is_complete(file: Path) -> bool:
     return True
 
 
-def _start_server(plan: LlamaSettings) -> LlamaServer:
-    """llama.cpp's server on `plan`.  It listens on a port of this machine too, which only its random key opens."""
+def _start_server(plan: LlamaSettings, key: str) -> LlamaServer:
+    """llama.cpp's server on `plan`.  It listens on a port of this machine too, which only its `key` opens."""
     library = import_xllamacpp()
     for file in (plan.model, *plan.adapters):
         check_gguf_file(file)
@@ -154,7 +201,7 @@ def _start_server(plan: LlamaSettings) -> LlamaServer:
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = plan.threads
     p.n_gpu_layers = -1 if plan.gpu else 0
     p.verbosity, p.warmup, p.fit_params, p.cache_ram_mib = -1, False, False, 0
-    p.api_keys, p.ui, p.endpoint_slots, p.n_threads_http = [secrets.token_hex(32)], False, False, 1
+    p.api_keys, p.ui, p.endpoint_slots, p.n_threads_http = [key], False, False, 1
     p.n_batch = p.n_ubatch = 512
     if plan.exact:
         p.cache_type_k = p.cache_type_v = int(library.ggml_type.GGML_TYPE_F32)

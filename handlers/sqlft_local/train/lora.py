@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from sqlft.errors import OptionError
-from sqlft_local.base.adapter import read_adapter_config, read_tensors, wrong_base_error
+from sqlft.errors import NotSupported, OptionError
+from sqlft_local.base.adapter import SHAPE_SETTINGS, read_adapter_config, read_tensors, wrong_base_error
 from sqlft_local.kernels import is_on
 from sqlft_local.kernels.batching import is_packed
 from sqlft_local.kernels.quantised import dequantise, is_quantised
 from sqlft_local.machine import drop_file_pages
 
 if TYPE_CHECKING:
-    from sqlft_local._types import AdapterConfig, AutogradContext, Dtype, Layer, Model, TrainedLayer
+    from sqlft_local._types import AdapterConfig, AutogradContext, Dtype, JsonObject, Layer, Model, TrainedLayer
     from sqlft_local.options import TrainOptions
 
 ADAPTER_NAME = "default"
@@ -214,17 +214,18 @@ class LoraAdapter:
 
 def attach(model: Model, options: TrainOptions, start: Path | None) -> LoraAdapter:
     """Put matrices into the model: those of the adapter `start`, whose r, alpha and layers count, or fresh ones."""
-    given = read_adapter_config(start) if start else {}
+    given = _read_start_config(start) if start else {}
     targets = _target_modules(given.get("target_modules", options.layers))
     experts = given.get("target_parameters") or (_find_expert_parameters(model) if targets == ALL_LINEAR else [])
     fused = is_on("lora") and is_packed(model)
+    excluded = _list_untrainable_layers(model) if targets == ALL_LINEAR else given.get("exclude_modules") or []
+    others = {name: given[name] for name in SHAPE_SETTINGS if given.get(name)}
+    others = {"r": options.r, "lora_alpha": options.lora_alpha, **others, "target_parameters": experts or None}
     config = _inject(
         model,
         targets,
-        _list_untrainable_layers(model) if targets == ALL_LINEAR else [],
-        r=given.get("r", options.r),
-        lora_alpha=given.get("lora_alpha", options.lora_alpha),
-        target_parameters=experts or None,
+        excluded,
+        **{name: value for name, value in others.items() if name not in ("target_modules", "exclude_modules")},
         task_type="CAUSAL_LM",
         lora_dropout=0.0 if fused or experts else options.lora_dropout,  # PEFT drops nothing out before experts
     )
@@ -244,6 +245,16 @@ def attach(model: Model, options: TrainOptions, start: Path | None) -> LoraAdapt
         _load_start_adapter(start, trained)
     config.lora_dropout = 0.0 if experts else options.lora_dropout
     return LoraAdapter(trained, config, masks)
+
+
+def _read_start_config(start: Path) -> JsonObject:
+    config = read_adapter_config(start)
+    if config.get("use_dora"):
+        raise NotSupported(
+            f"The adapter in {start} is one of DoRA, which can be asked and is not trained here.",
+            "FINETUNE or RETRAIN from version 1, the base, makes a version of plain LoRA beside it.",
+        )
+    return config
 
 
 def _inject(model: Model, targets: str | list[str], excluded: Sequence[str], **how: object) -> AdapterConfig:

@@ -21,15 +21,38 @@ def create_model(c: Cursor) -> s.Statement | None:
         return None
     if_not_exists = _skip_if_not_exists(c, or_replace)
     name = c.name("a name for the model", version=False)
-    source = c.source() if c.skip("FROM") else None
+    is_from = c.skip("FROM")
+    origin = _parse_origin(c) if is_from else None
+    source = c.source() if is_from and origin is None else None
     if source and c.skip("AS"):  # an old spelling named the data here
         c.identifier("a name")
-    c.expect("PREDICT")
+    if origin is not None and not c.skip("PREDICT"):
+        return s.CreateModel(name, "", None, None, parse_using(c), or_replace, if_not_exists, (), origin)
+    if origin is None:
+        c.expect("PREDICT")
     columns = parse_typed_columns(c) if c.token.text == "(" else parse_untyped_columns(c)
     predict, alias = (columns[0].name, None) if columns else parse_predicted(c)
     _refuse_time_series(c)
     options = parse_using(c)
-    return s.CreateModel(name, predict, alias, source, options, or_replace, if_not_exists, columns)
+    return s.CreateModel(name, predict, alias, source, options, or_replace, if_not_exists, columns, origin)
+
+
+ORIGIN_KINDS = ("ADAPTER", "GGUF", "EXPORT")
+
+
+def _parse_origin(c: Cursor) -> s.ModelOrigin | None:
+    """ADAPTER|GGUF|EXPORT 'path'; None where rows follow, also those of a database or table that is called so."""
+    kind, following = c.token.word, c.peek(1)
+    if kind not in ORIGIN_KINDS or following.kind == "end" or following.word in ("PREDICT", "AS"):
+        return None
+    if following.kind != "string":
+        if following.text in ("(", "."):
+            return None
+        raise c.error(f"FROM {kind} takes a path in single quotes.", f"Write: FROM {kind} '/path/to/it'", following)
+    if not following.value or "\0" in following.value:
+        raise c.error("This path is empty." if not following.value else "This path has a NUL in it.", token=following)
+    c.next(2)
+    return s.ModelOrigin(kind, following.value)
 
 
 def parse_typed_columns(c: Cursor) -> tuple[s.TypedColumn, ...]:

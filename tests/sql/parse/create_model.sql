@@ -72,3 +72,30 @@ CREATE MODEL m PREDICT a, b USING engine = 'echo'
 
 CREATE MODEL m FROM questions PREDICT answer
 --> CreateModel(name=m, predict='answer', source=<('SELECT * FROM questions')>)
+
+CREATE MODEL m FROM ADAPTER '/their folder/it''s'
+--> CreateModel(name=m, predict='', origin=ModelOrigin(kind='ADAPTER', path="/their folder/it's"))
+
+CREATE OR REPLACE MODEL m FROM gguf $$x.gguf$$ PREDICT (n INTEGER) USING base = 'b'
+--> CreateModel(name=m, predict='n', options={base: 'b'}, or_replace=True, columns=(TypedColumn(name='n', type='INTEGER', required=False)), origin=ModelOrigin(kind='GGUF', path='x.gguf'))
+
+CREATE MODEL IF NOT EXISTS p.m FROM EXPORT 'x' USING tag = 'theirs'
+--> CreateModel(name=p.m, predict='', options={tag: 'theirs'}, if_not_exists=True, origin=ModelOrigin(kind='EXPORT', path='x'))
+
+CREATE MODEL m FROM adapter (SELECT 1) PREDICT a
+--> CreateModel(name=m, predict='a', source=<adapter('SELECT 1')>)
+
+CREATE MODEL m FROM export.t PREDICT a
+--> CreateModel(name=m, predict='a', source=<('SELECT * FROM export.t')>)
+
+CREATE MODEL m FROM gguf PREDICT a
+--> CreateModel(name=m, predict='a', source=<('SELECT * FROM gguf')>)
+
+CREATE MODEL m FROM ADAPTER /tmp/x
+--> error 1:29: FROM ADAPTER takes a path in single quotes. -> Write: FROM ADAPTER '/path/to/it'
+
+CREATE MODEL m FROM GGUF ''
+--> error 1:26: This path is empty. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
+
+EXPLAIN CREATE MODEL m FROM ADAPTER 'x'
+--> error 1:40: This model is not trained by CREATE MODEL: there is nothing to explain. -> Write: EXPLAIN CREATE MODEL name FROM (SELECT …) PREDICT …, or EXPLAIN FINETUNE name FROM (SELECT …)

@@ -38,19 +38,19 @@ FINETUN m FROM db (SELECT 1)
 --> error 1:1: Found 'FINETUN'. Did you mean 'FINETUNE'? -> Write: FINETUNE [MODEL] name[.N] FROM [db] (query)|table [USING …]
 
 CREATE MODLE m PREDICT x
---> error 1:8: Found 'MODLE'. Did you mean 'MODEL'? -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:8: Found 'MODLE'. Did you mean 'MODEL'? -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 DROP MODLE m
 --> error 1:6: Found 'MODLE'. Did you mean 'MODEL'? -> Write: DROP MODEL|PREDICTOR [IF EXISTS] name[.N]
 
 CREATE MODEL m
---> error 1:15: Found the end of the statement, expected FROM or PREDICT. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:15: Found the end of the statement, expected FROM or PREDICT. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 CREATE MODEL PREDICT x
---> error 1:14: Found 'PREDICT', expected a name for the model or IF NOT EXISTS. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:14: Found 'PREDICT', expected a name for the model or IF NOT EXISTS. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 CREATE MODEL m.2 PREDICT x
---> error 1:15: A version's number does not belong here. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:15: A version's number does not belong here. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 CREATE OR REPLACE MODEL IF NOT EXISTS m PREDICT x
 --> error 1:25: OR REPLACE and IF NOT EXISTS contradict each other. -> Leave one of them out.
@@ -62,22 +62,22 @@ CREATE MODEL m PREDICT (a, b INTEGER)
 --> error 1:26: The column 'a' needs a type. -> Write: PREDICT (a VARCHAR, …)
 
 CREATE MODEL m PREDICT ()
---> error 1:25: Found ')', expected an answer's column. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:25: Found ')', expected an answer's column. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 CREATE MODEL m PREDICT (a INTEGER, A DATE)
 --> error 1:36: The column 'A' is named twice. -> Name it once.
 
 CREATE MODEL m PREDICT (a INTEGER NOT NULL DEFAULT 3)
---> error 1:44: Found 'DEFAULT', expected ',' or ')'. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:44: Found 'DEFAULT', expected ',' or ')'. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 CREATE MODEL m PREDICT (a DECIMAL(10, 2
---> error 1:40: Found the end of the statement, expected NOT NULL, ',' or ')'. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:40: Found the end of the statement, expected NOT NULL, ',' or ')'. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 CREATE MODEL m PREDICT *
 --> error 1:24: PREDICT needs the name of a column. -> Write: PREDICT answer
 
 CREATE MODEL m PREDICT x USNG a = 1
---> error 1:26: Found 'USNG', expected AS, USING or the end of the statement. Did you mean 'USING'? -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:26: Found 'USNG', expected AS, USING or the end of the statement. Did you mean 'USING'? -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 CREATE MODEL m FROM db (SELECT 1)
   PREDICT price
@@ -115,13 +115,13 @@ CREATE ML_ENGINE e FROM openai USING api_key = 'sk-never-closed
 --> error 1:48: This string is never closed. -> Close it; a quote inside it is written twice.
 
 CREATE MODEL m PREDICT x USING 'not options'
---> error 1:45: Found the end of the statement, expected '='. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:45: Found the end of the statement, expected '='. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 CREATE MODEL m PREDICT x USING
---> error 1:31: Found the end of the statement, expected an option's name. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:31: Found the end of the statement, expected an option's name. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 CREATE MODEL m PREDICT x USING a
---> error 1:33: Found the end of the statement, expected '='. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:33: Found the end of the statement, expected '='. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 CREATE MODEL m PREDICT x USING a = 1, A = 2
 --> error 1:39: 'a' is given twice. -> Give it once.
@@ -130,16 +130,16 @@ CREATE MODEL m PREDICT x USING a = 1, a.b = 2
 --> error 1:39: 'a' has a value already, so it cannot have parts. -> Give it once.
 
 CREATE MODEL m PREDICT x USING a = 1 b = 2
---> error 1:38: Found 'b', expected ',' or the end of the statement. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:38: Found 'b', expected ',' or the end of the statement. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 CREATE MODEL m PREDICT x USING a = {"b": 1, "b": 2}
 --> error 1:45: 'b' is given twice. -> Give it once.
 
 CREATE MODEL m PREDICT x USING a = {"b" 1}
---> error 1:41: Found '1', expected ':'. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:41: Found '1', expected ':'. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 CREATE MODEL m PREDICT x USING a = [1, 2
---> error 1:41: Found the end of the statement, expected ']' or ','. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …]
+--> error 1:41: Found the end of the statement, expected ']' or ','. -> Write: CREATE [OR REPLACE] MODEL [IF NOT EXISTS] name [FROM [db] (query)] PREDICT a [AS b]|a, b|(a type, …) [USING …], CREATE MODEL name FROM ADAPTER|GGUF|EXPORT 'path' [PREDICT a] [USING …]
 
 CREATE MODEL m PREDICT x USING a = @variable
 --> error 1:36: Variables are not read here. -> Pass the value as a prepared parameter: ? or $name.
