@@ -526,6 +526,33 @@ class ScoresAnswers(Protocol):
         """
 
 
+class RowPiece(NamedTuple):
+    """A part of a training row's text; `weight` is what learning it counts, 0 for what is only read."""
+
+    text: str
+    weight: float = 0.0
+    cut_tokens: int = 0
+    """How many tokens before it are left out, for the row was too long."""
+
+
+class RenderedRow(NamedTuple):
+    """A training row as it is trained on, special tokens visible; or, `left_out`, why it is not."""
+
+    pieces: tuple[RowPiece, ...]
+    tokens: int | None = None
+    left_out: str = ""
+
+
+@runtime_checkable
+class RendersRows(Protocol):
+    """A trainer that shows the text of training rows."""
+
+    def render_rows(
+        self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any
+    ) -> list[RenderedRow] | None:
+        """Each row of `data.train`, by the code that `train` uses; None where that needs a base that is not here."""
+
+
 @runtime_checkable
 class Drains(Protocol):
     """A predictor that has answers under way which are paid for."""

@@ -20,12 +20,16 @@ from sqlft.handler import TrainingSet
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What to train on, what the checks found, how many rows the query had, and a digest of the conversations."""
+    """What to train on, what the checks found, how many rows the query had, and a digest of the conversations.
+
+    `train_rows` are the query's rows, from 1, at which the training rows start.
+    """
 
     training_set: TrainingSet
     findings: tuple[Finding, ...]
     row_count: int
     digest: str
+    train_rows: tuple[int, ...]
 
 
 def prepare(
@@ -76,7 +80,8 @@ def prepare(
     if thorough:
         findings += near_duplicates.check_near_overlap(train, valid)
     training_set = TrainingSet(build_table(train), build_table(valid) if valid else None)
-    return PreparedData(training_set, tuple(findings), rows.num_rows, digest_conversations(everything))
+    digest = digest_conversations(everything)
+    return PreparedData(training_set, tuple(findings), rows.num_rows, digest, tuple(c.row for c in train))
 
 
 def digest_conversations(conversations: Iterable[Conversation]) -> str:

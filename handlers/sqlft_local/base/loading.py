@@ -121,9 +121,8 @@ def _load_with_transformers(folder: Path, options: ModelOptions, place: str, tra
             _use_own_attention(model)
         if obstacle is not None:
             model.generation_config = GenerationConfig()  # a statement's options and the renderer's stop tokens count
-    tokenizer = weight_cache.load_chat_tokenizer(folder) or load_transformers_tokenizer(folder)[0]
-    renderer = Renderer(tokenizer, find_stop_ids(folder, tokenizer), options.chat_template, options.thinking)
     context = read_context(config.to_dict(), options.context_length)
+    renderer = load_renderer(folder, options.chat_template, options.thinking)
     return LoadedModel(model, renderer, folder, context, obstacle)
 
 
@@ -415,6 +414,6 @@ def _unsupported_architecture_error(folder: Path, kind: str) -> NotSupported:
 
 @lru_cache(maxsize=4)
 def load_renderer(folder: Path, chat_template: str | None, thinking: Thinking) -> Renderer:
-    """What renders a base's prompts, without its weights."""
+    """What renders a base's prompts and training rows, without its weights."""
     tokenizer = weight_cache.load_chat_tokenizer(folder) or load_transformers_tokenizer(folder)[0]
-    return Renderer(tokenizer, (), chat_template, thinking)
+    return Renderer(tokenizer, find_stop_ids(folder, tokenizer), chat_template, thinking)

@@ -17,7 +17,7 @@ from typing import NamedTuple, NotRequired, TypedDict
 import pyarrow as pa
 
 from sqlft.errors import DataError
-from sqlft.handler import CHARS_PER_TOKEN, TrainingSet, estimate_tokens
+from sqlft.handler import CHARS_PER_TOKEN, RenderedRow, RowPiece, TrainingSet, estimate_tokens
 from sqlft_openai.http.parsing import JsonObject
 from sqlft_openai.options import HostedTrainOptions, learns_from_pairs
 from sqlft_openai.providers import Provider, TrainingLimits
@@ -74,8 +74,8 @@ def find_limits(provider: Provider, model: str) -> TrainingLimits:
 def prepare_rows(provider: Provider, model: str, data: TrainingSet, options: HostedTrainOptions) -> PreparedRows:
     """The rows, or DataError that says which of its rules they break and what would keep it."""
     in_pairs = learns_from_pairs(options)
-    train = _read_examples(provider, data.train, in_pairs)
-    valid = [] if data.valid is None else _read_examples(provider, data.valid, in_pairs)
+    train = read_examples(provider, data.train, options)
+    valid = [] if data.valid is None else read_examples(provider, data.valid, options)
     for what, rows in (("training", train), ("validation", valid)):
         for number, example in enumerate(rows, 1):
             _check_messages(provider, example.messages, f"{what} row {number:,}")
@@ -127,6 +127,22 @@ def _format_example(example: TrainingExample) -> JsonObject:
     }
 
 
+def show_example(example: TrainingExample) -> RenderedRow:
+    """Its line of the JSONL, the answers that are learned marked; of a pair that is the better one."""
+    line = json.dumps(_format_example(example), ensure_ascii=False)
+    pieces: list[RowPiece] = []
+    begin = end = 0
+    for k, message in enumerate(example.messages, 1):
+        text = json.dumps(message, ensure_ascii=False)
+        start = line.index(text, end)
+        end = start + len(text)
+        is_answer = message["role"] == "assistant" and message.get("weight") != 0
+        if is_answer and (example.rejected is None or k == len(example.messages)):
+            pieces += [RowPiece(line[begin:start]), RowPiece(text, 1.0)]
+            begin = end
+    return RenderedRow((*pieces, RowPiece(line[begin:])))
+
+
 def _format_message(message: Mapping[str, object], provider: Provider) -> TrainingMessage:
     role, content, name = (str(message.get(key) or "") for key in ("role", "content", "name"))
     made = TrainingMessage(role=role, content=content)
@@ -137,11 +153,12 @@ def _format_message(message: Mapping[str, object], provider: Provider) -> Traini
     return made
 
 
-def _read_examples(provider: Provider, table: pa.Table, in_pairs: bool) -> list[TrainingExample]:
+def read_examples(provider: Provider, table: pa.Table, options: HostedTrainOptions) -> list[TrainingExample]:
+    """The rows as the provider takes them."""
     conversations = [
         [_format_message(m, provider) for m in messages] for messages in table.column("messages").to_pylist()
     ]
-    if not in_pairs:
+    if not learns_from_pairs(options):
         return [TrainingExample(messages) for messages in conversations]
     if "rejected" not in table.column_names:
         raise DataError(
