@@ -68,7 +68,7 @@ RENAMED_FIELDS = {("Estimate", "refusal"): "why_not"}
 
 
 class Message(NamedTuple):
-    """One turn of a conversation; role is system, user or assistant."""
+    """One turn of a conversation; role is system, user or assistant, in training rows tool too."""
 
     role: str
     content: str
@@ -283,7 +283,8 @@ class TrainingSet:
 
     Where the rows have worse answers too, they are in a column ``rejected``: string.  Where one of the messages has
     them, the structs have ``weight``: int32 as well (0: an answer that is read and not learned; else 1),
-    ``name``: string, who speaks, and ``reasoning``: string, what is thought before an answer.
+    ``name``: string, who speaks, and ``reasoning``: string, what is thought before an answer; where tools are called,
+    ``tool_calls`` and ``tool_call_id``: string, and a column ``tools``: string, all in OpenAI's JSON.
     """
 
     train: pa.Table

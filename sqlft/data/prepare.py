@@ -85,14 +85,15 @@ def prepare(
 
 
 def digest_conversations(conversations: Iterable[Conversation]) -> str:
-    """SHA-256 over roles, contents and thoughts in order, each with its length before it."""
+    """SHA-256 over roles, contents, thoughts and tools in order, each with its length before it."""
     sha = sha256()
     for c in conversations:
         sha.update(b"%d;" % len(c.turns))
         rejected = () if c.rejected is None else (c.rejected,)
         unusual = [t for turn in c.turns if turn[2:4] != (1, None) for t in (str(turn.weight), turn.name or "")]
-        thoughts = [turn.reasoning for turn in c.turns if turn.reasoning is not None]
-        for text in (*(t for turn in c.turns for t in turn[:2]), *rejected, *unusual, *thoughts):
+        later = [text for turn in c.turns for text in turn[4:] if text is not None]
+        tools = () if c.tools is None else (c.tools,)
+        for text in (*(t for turn in c.turns for t in turn[:2]), *rejected, *unusual, *later, *tools):
             data = text.encode()
             sha.update(b"%d:" % len(data))
             sha.update(data)
