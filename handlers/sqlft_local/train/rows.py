@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlft.errors import DataError, NotSupported
 from sqlft.handler import Message, RenderedRow, RowPiece
-from sqlft_local.base.tokenization import Renderer, TokenizedConversation
+from sqlft_local.base.tokenization import Renderer, TokenizedConversation, ToolUse
 from sqlft_local.kernels.packing import Example
 from sqlft_local.options import TrainOptions
 
@@ -56,11 +56,13 @@ def render_rows(table: pa.Table, renderer: Renderer, options: TrainOptions, cont
 def tokenize_rows(table: pa.Table, renderer: Renderer, options: TrainOptions, context: int) -> Iterator[TokenizedRow]:
     """Each row as it is trained on."""
     most = options.limit_row(context)
+    tools = table.column("tools").to_pylist() if "tools" in table.column_names else [None] * table.num_rows
     for i, turns in enumerate(table.column("messages").to_pylist()):
+        tool_use = ToolUse.read(turns, tools[i])
         unlearned = [k for k, t in enumerate(turns) if t.get("weight") == 0]
         try:
             messages = [Message(t["role"], renderer.add_reasoning(t["content"], t.get("reasoning"))) for t in turns]
-            rendered = renderer.conversation(messages, unlearned)
+            rendered = (renderer.with_tools(tool_use) if any(tool_use) else renderer).conversation(messages, unlearned)
         except NotSupported as e:
             yield TokenizedRow(None, refused=e)
             continue
