@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -240,6 +241,8 @@ def extract_text(message: JsonObject, finish: str | None, usage: TokenUsage, add
         raise RequestError(
             "length", f"its tokens were used up before the answer began: {RAISE_MAX_TOKENS}", usage=usage
         )
+    if not content and message.get("tool_calls"):
+        return json.dumps(message["tool_calls"], ensure_ascii=False)
     if not isinstance(content, str):
         raise RequestError("no_text", f"{address.provider.title} answered without a text", True, usage=usage)
     return content

@@ -103,6 +103,8 @@ class Provider:
     """Whether it has training by method = 'dpo'."""
     takes_names: bool = True
     """Whether a training message may say who speaks."""
+    takes_tools: bool = True
+    """Whether training rows may call tools, as far as its documentation says."""
     max_suffix: int = 64
     """Most characters of a suffix."""
     min_examples: int = 1
@@ -200,6 +202,7 @@ PROVIDERS: dict[str, Provider] = {
             prices="fireworks",
             dialect="fireworks",
             takes_names=False,
+            takes_tools=False,
             min_examples=3,
         ),
         Provider(
