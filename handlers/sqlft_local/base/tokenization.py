@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from sqlft_local.options import ModelOptions, Thinking, TrainOptions
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
+    from tokenizers import AddedToken
     from tokenizers import Tokenizer as RustTokenizer
 
     from sqlft_local._types import JsonObject, Tokenizer
@@ -45,6 +46,12 @@ class ChatTokenizer:
     def stop_ids(self) -> list[int]:
         """The tokens that end an answer, by the base's own settings."""
         found: list[int] = self._settings["stop_ids"]
+        return found
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """Tokens that are found in texts before anything else, special ones among them."""
+        found: dict[int, AddedToken] = self._tokenizer.get_added_tokens_decoder()
         return found
 
     def get_vocab(self) -> dict[str, int]:
@@ -230,6 +237,10 @@ TOOLS_NEXT_STEP = (
 )
 
 
+GUARD = "\ufdd0"
+"""Stands within what a user typed like a control token, from rendering to tokenizing: no character of any text."""
+
+
 class ParsedAnswer(NamedTuple):
     """An answer, the thoughts before it, and whether a stop sequence ended it."""
 
@@ -334,7 +345,8 @@ class Renderer:
     def with_tools(self, tool_use: ToolUse) -> Renderer:
         """One for a conversation with tools; NotSupported from it where the template leaves them out."""
         made = copy(self)
-        made._tool_use = tool_use
+        fields = {k: json.loads(self._guard(json.dumps(v, ensure_ascii=False))) for k, v in tool_use.fields.items()}
+        made._tool_use = ToolUse(tool_use.tools, fields)
         return made
 
     def with_thinking(self, thinking: Thinking) -> Renderer:
@@ -420,9 +432,9 @@ class Renderer:
                 reasoning, content = self._split_thought(message.content) if is_whole else (None, message.content)
                 thoughts[k] = self._render_thought(reasoning)
                 answers[k] = message._replace(content=content)
-        delimited = self.delimiters.append_to(answers, ask)
-        calls = {k for k, fields in self._tool_use.fields.items() if "tool_calls" in fields}
-        messages = [answers[k] if k in calls else message for k, message in enumerate(delimited)]
+        messages = self.delimiters.append_to(answers, ask, self._guard)
+        for k in (k for k, fields in self._tool_use.fields.items() if "tool_calls" in fields and k < len(messages)):
+            messages[k] = answers[k]._replace(content=self._guard(answers[k].content))
         done = ""
         for k, message in enumerate(messages):
             if message.role != "assistant":
@@ -525,8 +537,18 @@ class Renderer:
         return NotSupported(f"The base's chat template refuses these messages ({', '.join(roles)}): {error}", next_step)
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False) if text else []
-        return ids
+        parts = (self.tokenizer.encode(part, add_special_tokens=False) for part in text.split(GUARD) if part)
+        return [i for ids in parts for i in ids]
+
+    def _guard(self, text: str) -> str:
+        """What somebody typed like a control token, cut behind its first letter: it is tokenized as a text."""
+        return self._control_tokens.sub(lambda found: f"{found[0][0]}{GUARD}{found[0][1:]}", text)
+
+    @cached_property
+    def _control_tokens(self) -> re.Pattern[str]:
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        tokens = sorted((token for token in added if len(token) > 1), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
 
     def _cut_behind_end(self, ids: list[int]) -> tuple[list[int], int]:
         """An answer's tokens up to its end mark are learned; where the template has no end mark, one is put."""
@@ -577,23 +599,25 @@ class Delimiters(NamedTuple):
     separator: str = ""
     stop: tuple[str, ...] = ()
 
-    def append_to(self, messages: Sequence[Message], ask: bool) -> list[Message]:
-        """The messages with the delimiters; a text that ends with its mark already keeps that one."""
-        return list(self._append_delimiters(messages, ask))
+    def append_to(self, messages: Sequence[Message], ask: bool, guard: Callable[[str], str] = str) -> list[Message]:
+        """The messages, guarded, with the delimiters; a text that ends with its mark already keeps that one."""
+        return [
+            message._replace(content=guard(message.content.removesuffix(mark)) + mark)
+            for message, mark in self._list_marks(messages, ask)
+        ]
 
     def details(self) -> JsonObject:
         """As a version remembers them."""
         return {"separator": self.separator or None, "stop": list(self.stop) or None}
 
-    def _append_delimiters(self, messages: Sequence[Message], ask: bool) -> Iterator[Message]:
+    def _list_marks(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[Message, str]]:
+        """Each message, and what stands behind it."""
         followers = [*(m.role for m in messages[1:]), "assistant" if ask else ""]
         for message, follower in zip(messages, followers, strict=True):
             if message.role == "assistant":
-                mark = self.stop[0] if self.stop else ""
+                yield message, self.stop[0] if self.stop else ""
             else:
-                mark = self.separator if message.role == "user" and follower == "assistant" else ""
-            there = mark and message.content.endswith(mark)
-            yield message if there else message._replace(content=message.content + mark)
+                yield message, self.separator if message.role == "user" and follower == "assistant" else ""
 
 
 NO_DELIMITERS = Delimiters()
