@@ -22,7 +22,7 @@ from sqlft_openai.http.parsing import (
     parse_json,
     parse_usage,
 )
-from sqlft_openai.options import PredictOptions
+from sqlft_openai.options import PredictOptions, VLLMPredictOptions
 from sqlft_openai.providers import Provider
 
 COPIED_OPTIONS = ("top_p", "stop", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort")
@@ -66,6 +66,8 @@ class RequestBuilder:
         for name in COPIED_OPTIONS:
             if getattr(options, name) is not None:
                 self._body[name] = getattr(options, name)
+        if isinstance(options, VLLMPredictOptions) and options.thinking != "keep":
+            self._body["chat_template_kwargs"] = {"enable_thinking": options.thinking == "on"}
         self._usage_in_stream = True
         self._refused_limits: set[str] = set()
         """Names under which the token limit was refused."""
@@ -99,7 +101,8 @@ class RequestBuilder:
                 self._refused_limits.add(old)
                 self._body[new] = self._body.pop(old)
                 return True
-        refused = next((n for n in ("temperature", "reasoning_effort") if n in text and n in self._body), None)
+        removable = ("temperature", "reasoning_effort", "chat_template_kwargs")
+        refused = next((n for n in removable if n in text and n in self._body), None)
         if refused is not None:
             del self._body[refused]
         return refused is not None

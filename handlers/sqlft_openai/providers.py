@@ -21,6 +21,7 @@ from sqlft_openai.options import (
     PredictOptions,
     TogetherTrainOptions,
     TrainOptions,
+    VLLMPredictOptions,
 )
 
 
@@ -213,6 +214,7 @@ PROVIDERS: dict[str, Provider] = {
             base_url="http://localhost:8000/v1",
             key_variable="VLLM_API_KEY",
             needs_key=False,
+            predict_options=VLLMPredictOptions,
             loads_adapters=True,
             instead_of_training="Train with engine = 'local', and ask that version on this server: "
             "SELECT … USING serve = '<the vLLM engine>'.",
