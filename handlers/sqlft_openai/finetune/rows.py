@@ -54,9 +54,9 @@ class TrainingExample(NamedTuple):
     @property
     def texts(self) -> list[str]:
         """All that is read in training."""
-        told = [*(m.get("content", "") for m in self.messages), self.rejected]
+        contents = [*(m.get("content", "") for m in self.messages), self.rejected]
         called = [json.dumps(some) for some in (self.tools, *(m.get("tool_calls") for m in self.messages)) if some]
-        return [*filter(None, told), *called]
+        return [*filter(None, contents), *called]
 
 
 class PreparedRows(NamedTuple):
@@ -212,10 +212,10 @@ def _check_messages(provider: Provider, messages: Sequence[TrainingMessage], whe
 
 def _check_tools(provider: Provider, example: TrainingExample, where: str) -> None:
     calls = [call for m in example.messages for call in m.get("tool_calls", ())]
-    told = [m for m in example.messages if m["role"] == "tool"]
-    if not provider.takes_tools and (calls or told or example.tools):
+    replies = [m for m in example.messages if m["role"] == "tool"]
+    if not provider.takes_tools and (calls or replies or example.tools):
         raise DataError(f"The {where} has tools, which {provider.title} is not known to train on.", "Filter it out.")
-    if any("id" not in call for call in calls) or any("tool_call_id" not in m for m in told):
+    if any("id" not in call for call in calls) or any("tool_call_id" not in m for m in replies):
         raise DataError(
             f"The {where} does not tell which call a tool answers: {provider.title} wants ids.",
             "Give calls an id, and what tools say its tool_call_id.",
