@@ -20,7 +20,7 @@ from sqlft_local.base.adapter import (
     read_tensors,
     wrong_base_error,
 )
-from sqlft_local.base.config import find_packing_obstacle, read_config, read_context
+from sqlft_local.base.config import TESTED_ARCHITECTURES, find_packing_obstacle, read_config, read_context
 from sqlft_local.base.hub import print_progress
 from sqlft_local.base.tokenization import (
     NO_DELIMITERS,
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sqlft_local._types import AutoClass, Config, Device, Dtype, Layer, Model, Tokenizer
-
-TESTED_ARCHITECTURES = {"llama", "mistral", "qwen2", "qwen3", "gemma3_text"}
-"""Architectures whose packed rows tests compare with transformers' own attention; others are tried when loaded."""
 
 
 @dataclass(frozen=True)

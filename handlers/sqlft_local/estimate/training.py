@@ -16,6 +16,7 @@ from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import TOKENS_PER_MESSAGE, Estimate, TrainingSet, estimate_tokens
 from sqlft_local.base.config import (
     DecoderShape,
+    describe_layout,
     find_packing_obstacle,
     limit_context,
     read_config,
@@ -477,20 +478,24 @@ def describe_machine(here: Machine) -> dict[str, object]:
 
 
 def list_bases(here: Machine) -> list[dict[str, object]]:
-    """One row per preset: whether it is here, and the numbers in which this machine can train and ask it, if any."""
+    """One row per preset: whether it is here, the numbers in which this machine can train and ask it, if any, and how
+    rows are trained on.
+    """
     device = here.device()
     free = here.available(device)
     setting = TrainingSetup(here.dtype("auto", device), targets=TrainOptions().layers)
     rows = []
     for name, preset in PRESETS.items():
         training, asking = _find_dtypes(preset, setting, free)
+        folder = hub.find_local_folder(name)
         rows.append(
             {
                 "base": name,
                 "weights": f"{preset.size.parameters / 1e9:.3g} B",
-                "here": hub.find_local_folder(name) is not None,
+                "here": folder is not None,
                 "training": training,
                 "asking": asking,
+                "rows": "" if folder is None else describe_layout(folder),
             }
         )
     return rows
