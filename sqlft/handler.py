@@ -68,7 +68,7 @@ RENAMED_FIELDS = {("Estimate", "refusal"): "why_not"}
 
 
 class Message(NamedTuple):
-    """One turn of a conversation; role is system, user or assistant."""
+    """One turn of a conversation; role is system, user or assistant, in training rows tool too."""
 
     role: str
     content: str
@@ -283,7 +283,8 @@ class TrainingSet:
 
     Where the rows have worse answers too, they are in a column ``rejected``: string.  Where one of the messages has
     them, the structs have ``weight``: int32 as well (0: an answer that is read and not learned; else 1),
-    ``name``: string, who speaks, and ``reasoning``: string, what is thought before an answer.
+    ``name``: string, who speaks, and ``reasoning``: string, what is thought before an answer; where tools are called,
+    ``tool_calls`` and ``tool_call_id``: string, and a column ``tools``: string, all in OpenAI's JSON.
     """
 
     train: pa.Table
@@ -524,6 +525,33 @@ class ScoresAnswers(Protocol):
 
         The natural logarithm of its probability, end token included, and its number of tokens.
         """
+
+
+class RowPiece(NamedTuple):
+    """A part of a training row's text; `weight` is what learning it counts, 0 for what is only read."""
+
+    text: str
+    weight: float = 0.0
+    cut_tokens: int = 0
+    """How many tokens before it are left out, for the row was too long."""
+
+
+class RenderedRow(NamedTuple):
+    """A training row as it is trained on, special tokens visible; or, `left_out`, why it is not."""
+
+    pieces: tuple[RowPiece, ...]
+    tokens: int | None = None
+    left_out: str = ""
+
+
+@runtime_checkable
+class RendersRows(Protocol):
+    """A trainer that shows the text of training rows."""
+
+    def render_rows(
+        self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: Any
+    ) -> list[RenderedRow] | None:
+        """Each row of `data.train`, by the code that `train` uses; None where that needs a base that is not here."""
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ from sqlft.handler import (
     ModelSpec,
     Predictor,
     Progress,
+    RenderedRow,
     Trainer,
     TrainingSet,
 )
@@ -352,6 +353,25 @@ class Local(Trainer, Embedder):
         return training.estimate(
             base, given, options, data, detect_machine(), own.device, own.threads, kept, delimiters
         )
+
+    def render_rows(
+        self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: object
+    ) -> list[RenderedRow] | None:
+        """The rows' text in the base's chat format; None while the base is not on this machine."""
+        folder = hub.find_local_folder(model.base)
+        if folder is None:
+            return None
+        from sqlft_local.base import config, loading
+        from sqlft_local.train import rows
+
+        loading.require_libraries("Showing the text of training rows")
+        given, options = _get_model_options(model), self.resolve_options(model, options)
+        renderer = loading.load_renderer(folder, given.chat_template, given.thinking).with_delimiters(
+            resolve_training_delimiters(options, given, start)
+        )
+        context = config.read_context(config.read_config(folder), given.context_length)
+        tokenized = rows.tokenize_rows(data.train, renderer, options, context)
+        return [rows.show_row(row, renderer, options) for row in tokenized]
 
     def count_tokens(self, texts: Sequence[str], model: ModelSpec) -> list[int] | None:
         """Tokens of each text; None while the base is not on this machine."""

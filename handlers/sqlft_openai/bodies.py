@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from sqlft_openai.http.parsing import (
     parse_json,
     parse_usage,
 )
-from sqlft_openai.options import PredictOptions
+from sqlft_openai.options import PredictOptions, VLLMPredictOptions
 from sqlft_openai.providers import Provider
 
 COPIED_OPTIONS = ("top_p", "stop", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort")
@@ -65,6 +66,8 @@ class RequestBuilder:
         for name in COPIED_OPTIONS:
             if getattr(options, name) is not None:
                 self._body[name] = getattr(options, name)
+        if isinstance(options, VLLMPredictOptions) and options.thinking != "keep":
+            self._body["chat_template_kwargs"] = {"enable_thinking": options.thinking == "on"}
         self._usage_in_stream = True
         self._refused_limits: set[str] = set()
         """Names under which the token limit was refused."""
@@ -98,7 +101,8 @@ class RequestBuilder:
                 self._refused_limits.add(old)
                 self._body[new] = self._body.pop(old)
                 return True
-        refused = next((n for n in ("temperature", "reasoning_effort") if n in text and n in self._body), None)
+        removable = ("temperature", "reasoning_effort", "chat_template_kwargs")
+        refused = next((n for n in removable if n in text and n in self._body), None)
         if refused is not None:
             del self._body[refused]
         return refused is not None
@@ -240,6 +244,8 @@ def extract_text(message: JsonObject, finish: str | None, usage: TokenUsage, add
         raise RequestError(
             "length", f"its tokens were used up before the answer began: {RAISE_MAX_TOKENS}", usage=usage
         )
+    if not content and message.get("tool_calls"):
+        return json.dumps(message["tool_calls"], ensure_ascii=False)
     if not isinstance(content, str):
         raise RequestError("no_text", f"{address.provider.title} answered without a text", True, usage=usage)
     return content

@@ -108,6 +108,16 @@ class PredictOptions(SamplingOptions):
 
 
 @dataclass
+class VLLMPredictOptions(PredictOptions):
+    """SELECT … USING … at vllm"""
+
+    thinking: Annotated[
+        Literal["off", "on", "keep"],
+        "off: the base answers at once; on: it thinks first, where its chat template can; keep: what its template does",
+    ] = "off"
+
+
+@dataclass
 class AzurePredictOptions(PredictOptions):
     """SELECT … USING … at azure_openai"""
 

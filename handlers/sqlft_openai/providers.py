@@ -21,6 +21,7 @@ from sqlft_openai.options import (
     PredictOptions,
     TogetherTrainOptions,
     TrainOptions,
+    VLLMPredictOptions,
 )
 
 
@@ -103,6 +104,8 @@ class Provider:
     """Whether it has training by method = 'dpo'."""
     takes_names: bool = True
     """Whether a training message may say who speaks."""
+    takes_tools: bool = True
+    """Whether training rows may call tools, as far as its documentation says."""
     max_suffix: int = 64
     """Most characters of a suffix."""
     min_examples: int = 1
@@ -200,6 +203,7 @@ PROVIDERS: dict[str, Provider] = {
             prices="fireworks",
             dialect="fireworks",
             takes_names=False,
+            takes_tools=False,
             min_examples=3,
         ),
         Provider(
@@ -210,6 +214,7 @@ PROVIDERS: dict[str, Provider] = {
             base_url="http://localhost:8000/v1",
             key_variable="VLLM_API_KEY",
             needs_key=False,
+            predict_options=VLLMPredictOptions,
             loads_adapters=True,
             instead_of_training="Train with engine = 'local', and ask that version on this server: "
             "SELECT … USING serve = '<the vLLM engine>'.",

@@ -51,11 +51,20 @@ class Turn(NamedTuple):
     """Which of several users, or assistants, it is of."""
     reasoning: str | None = None
     """What is thought before an answer; learned by models that think."""
+    tool_calls: str | None = None
+    """The calls of tools that are an answer, or follow it: OpenAI's JSON."""
+    tool_call_id: str | None = None
+    """Of what a tool said: which call it answers."""
 
     def __repr__(self) -> str:
-        """Without a reasoning where there is none: seeded splits go by this text, and are to stay as they are."""
-        thoughts = "" if self.reasoning is None else f", reasoning={self.reasoning!r}"
-        return f"Turn(role={self.role!r}, content={self.content!r}, weight={self.weight}, name={self.name!r}{thoughts})"
+        """Without the later fields where they are None: seeded splits go by this text, and are to stay as they are."""
+        later = "".join(f", {name}={getattr(self, name)!r}" for name in self._fields[4:] if getattr(self, name))
+        return f"Turn(role={self.role!r}, content={self.content!r}, weight={self.weight}, name={self.name!r}{later})"
+
+    @property
+    def text(self) -> str:
+        """The content, and behind it the calls of tools."""
+        return "\n".join(filter(None, (self.content, self.tool_calls)))
 
     @property
     def is_learned(self) -> bool:
@@ -70,6 +79,8 @@ class Conversation(NamedTuple):
     turns: tuple[Turn, ...]
     rejected: str | None = None
     """The worse answer, where training learns from pairs."""
+    tools: str | None = None
+    """What may be called: OpenAI's JSON."""
 
     @property
     def prompt(self) -> tuple[Turn, ...]:
@@ -79,7 +90,12 @@ class Conversation(NamedTuple):
     @property
     def answer(self) -> str:
         """The last answer."""
-        return self.turns[-1].content
+        return self.turns[-1].text
+
+    @property
+    def text(self) -> str:
+        """All that is read."""
+        return "\n".join([*filter(None, [self.tools]), *(t.text for t in self.turns)])
 
 
 def report_finding(
@@ -132,7 +148,7 @@ class Corpus:
 
     def find_rows(self, screen: str, has: TextTest = bool) -> list[int]:
         """The rows of the conversations with a text that matches `screen` (RE2) and for which `has` is true."""
-        return list(dict.fromkeys(c.row for c, t in self.find_turns(screen) if has(t.content)))
+        return list(dict.fromkeys(c.row for c, t in self.find_turns(screen) if has(t.text)))
 
     def find_turns(self, screen: str, role: str | None = None) -> Iterator[tuple[Conversation, Turn]]:
         """Each message that matches, with its conversation; with `role` only that role's."""
@@ -153,7 +169,7 @@ class Corpus:
 
     @cached_property
     def _texts(self) -> pa.Array:
-        return pa.array([turn.content for _, turn in self._turns], pa.large_string())
+        return pa.array([turn.text for _, turn in self._turns], pa.large_string())
 
 
 MESSAGE_FIELDS = (pa.field("role", pa.string()), pa.field("content", pa.string()))
@@ -161,6 +177,8 @@ OPTIONAL_FIELDS = {
     "weight": pa.field("weight", pa.int32()),
     "name": pa.field("name", pa.string()),
     "reasoning": pa.field("reasoning", pa.string()),
+    "tool_calls": pa.field("tool_calls", pa.string()),
+    "tool_call_id": pa.field("tool_call_id", pa.string()),
 }
 """What messages have too, where one of them has it."""
 CHUNK_CHARACTERS = 100_000_000
@@ -168,17 +186,13 @@ CHUNK_CHARACTERS = 100_000_000
 
 
 def build_table(conversations: Sequence[Conversation]) -> pa.Table:
-    """A table of messages: list<struct<role: string, content: string>>; and rejected: string, if any has that.
+    """A table of messages: list<struct<role: string, content: string>>; rejected and tools: string, if any has them.
 
-    Where a message has a weight of 0, a name or a reasoning, the structs have that field of OPTIONAL_FIELDS too.
+    Where a message has a weight of 0, a name, a reasoning …, the structs have that field of OPTIONAL_FIELDS too.
     """
     turns = [t for c in conversations for t in c.turns]
-    used = {
-        "weight": any(t.weight != 1 for t in turns),
-        "name": any(t.name is not None for t in turns),
-        "reasoning": any(t.reasoning is not None for t in turns),
-    }
-    kind = pa.struct([*MESSAGE_FIELDS, *(OPTIONAL_FIELDS[name] for name, is_used in used.items() if is_used)])
+    used = [field for name, field in OPTIONAL_FIELDS.items() if any(getattr(t, name) not in (None, 1) for t in turns)]
+    kind = pa.struct([*MESSAGE_FIELDS, *used])
     batches: list[list[Conversation]] = [[]]
     size = 0
     for c in conversations:
@@ -186,12 +200,14 @@ def build_table(conversations: Sequence[Conversation]) -> pa.Table:
             batches.append([])
             size = 0
         batches[-1].append(c)
-        size += sum(len(t.content) + len(t.reasoning or "") for t in c.turns)
+        size += sum(len(t.text) + len(t.reasoning or "") for t in c.turns)
     chunks = [pa.array([[t._asdict() for t in c.turns] for c in batch], pa.list_(kind)) for batch in batches]
     table = pa.table({"messages": pa.chunked_array(chunks, pa.list_(kind))})
-    if all(c.rejected is None for c in conversations):
-        return table
-    return table.append_column("rejected", pa.array([c.rejected for c in conversations], pa.string()))
+    for name in ("rejected", "tools"):
+        values = [getattr(c, name) for c in conversations]
+        if any(value is not None for value in values):
+            table = table.append_column(name, pa.array(values, pa.string()))
+    return table
 
 
 MIN_SPLIT_ROWS, MAX_VALIDATION_ROWS = 50, 200

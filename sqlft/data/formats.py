@@ -18,6 +18,7 @@ from sqlft.data.messages import (
     MESSAGE_COLUMNS,
     REASONING,
     ROLES,
+    TOOLS,
     RowColumns,
     SkippedRows,
     UnreadableRow,
@@ -25,6 +26,7 @@ from sqlft.data.messages import (
     parse_answer,
     parse_message_list,
     parse_spoken_messages,
+    parse_tools,
     parse_turn,
     parse_turns,
     read_roles,
@@ -45,7 +47,7 @@ SIDE_COLUMNS = frozenset(
         *REJECTED_COLUMNS,
         *(better for better, _ in PREFERENCE_COLUMNS),
         "system",
-        "tools",
+        TOOLS,
         "weight",
         "id",
         REASONING,
@@ -107,6 +109,8 @@ def recognise(rows: pa.Table, prompt: Prompt, targets: Sequence[str], outputs: O
         conversations = _add_rejected(conversations, columns, skipped, parse)
         if REASONING in columns and REASONING not in {n.lower() for n in (*prompt.inputs, *shape.columns)}:
             conversations = _add_reasoning(conversations, columns.texts([REASONING]))
+    if TOOLS in columns and shape.name != "inputs":
+        conversations = _add_tools(conversations, columns.values(TOOLS), skipped)
     if typed is not None and shape.name != "inputs":
         conversations = _canonicalise_answers(conversations, typed, skipped)
     return RecognisedRows(shape.name, [_add_system(c, prompt.system) for c in conversations], skipped.findings)
@@ -149,6 +153,7 @@ def _unknown_shape_error(rows: pa.Table, prompt: Prompt, answers: Sequence[str])
         "  text - one conversation per row, with the marks of a chat template\n"
         "  a column rejected beside the answer holds a worse one, for training that learns from pairs\n"
         "  a column reasoning beside the answer holds what is thought before it, for models that think\n"
+        "  a column tools beside conversations holds the functions that they may call, as OpenAI's JSON\n"
         f"Rename columns with AS: SELECT my_column AS {expected[0]}, …",
     )
 
@@ -334,6 +339,19 @@ def _add_reasoning(conversations: Sequence[Conversation], thoughts: Sequence[str
         else c
         for c in conversations
     ]
+
+
+def _add_tools(
+    conversations: Sequence[Conversation], tools: Sequence[object], skipped: SkippedRows
+) -> list[Conversation]:
+    """With the tools of the row that each starts at."""
+    complete = []
+    for c in conversations:
+        try:
+            complete.append(c._replace(tools=parse_tools(tools[c.row - 1])))
+        except UnreadableRow as why:
+            skipped.add(c.row, why)
+    return complete
 
 
 def _add_system(conversation: Conversation, system: str | None) -> Conversation:

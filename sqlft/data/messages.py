@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 
 import pyarrow as pa
@@ -21,10 +21,14 @@ ROLES = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user",
     "assistant": "assistant", "gpt": "assistant", "ai": "assistant", "bot": "assistant", "model": "assistant",
-    "chatgpt": "assistant",
+    "chatgpt": "assistant", "function_call": "assistant", "tool_call": "assistant",
+    "tool": "tool", "function": "tool", "tool_response": "tool", "function_response": "tool", "observation": "tool",
 }  # fmt: skip
-TOOL_ROLES = {"tool", "function", "function_call", "tool_call", "tool_response", "function_response", "observation"}
+CALL_ROLES = ("function_call", "tool_call")
+"""Roles of messages whose content is a call of a tool, as ShareGPT has them."""
 TOOL_CALL_KEYS = ("tool_calls", "function_call")
+TOOLS = "tools"
+"""The column with the tools that a conversation may call: JSON schemas of functions, as OpenAI has them."""
 MEDIA_KEYS = ("image", "images", "audio", "audios", "video", "videos")
 """Keys of a message, and columns beside messages, that hold what is no text."""
 REASONING = "reasoning"
@@ -37,9 +41,9 @@ _FINDINGS: Mapping[str, tuple[str, str]] = {
     "bad_messages": ("{n} left out that hold no list of {role, content}, nor JSON of one{details}.",
         "Mend or filter out these rows."),
     "unknown_role": ("{n} left out with a role that is not known: {details}.",
-        "A role is system, user or assistant; rename or filter out others."),
-    "tool_messages": ("{n} left out with calls of tools or their answers ({details}), which no model here learns.",
-        "Filter them out, or write what the tool said into a user's message."),
+        "A role is system, user, assistant or tool; rename or filter out others."),
+    "bad_tools": ("{n} left out with tools, or calls of them, that are no JSON of functions with a name ({details}).",
+        'A call is {"function": {"name": …, "arguments": …}}, tools are a list of {"function": {"name": …}}.'),
     "other_parts": ("{n} left out with parts that are no text ({details}): models here read and write text.",
         "Put text in their place, or filter these rows out."),
     "bad_weight": ("{n} left out with a weight that is neither 0 nor 1 ({details}).",
@@ -116,7 +120,7 @@ def parse_spoken_messages(value: object) -> list[Mapping[str, object]] | None:
     """Messages where a text is possible too: with a known role, or nearly one; other JSON is a text."""
     messages = parse_message_list(value)
     roles = [to_text(m.get("role") or m.get("from")).strip().lower() for m in messages or ()]
-    return messages if any(role in ROLES or role in TOOL_ROLES or did_you_mean(role, ROLES) for role in roles) else None
+    return messages if any(role in ROLES or did_you_mean(role, ROLES) for role in roles) else None
 
 
 def _parse_json(value: object) -> object:
@@ -137,26 +141,84 @@ def _is_message(message: Mapping[str, object]) -> bool:
 def parse_turn(message: Mapping[str, object]) -> Turn:
     """One message of a `parse_message_list`; UnreadableRow."""
     role = message.get("role") if message.get("role") is not None else message.get("from")
-    if called := [name for name in TOOL_CALL_KEYS if message.get(name)]:
-        raise UnreadableRow("tool_messages", called[0])
     if media := [name for name in MEDIA_KEYS if message.get(name)]:
         raise UnreadableRow("other_parts", media[0])
     content = message.get("content") if message.get("content") is not None else message.get("value")
-    optional = (message.get("weight"), message.get("name"), message.get("reasoning_content") or message.get(REASONING))
+    calls = next((message[name] for name in TOOL_CALL_KEYS if message.get(name)), None)
+    if to_text(role).strip().lower() in CALL_ROLES:
+        content, calls = None, content
+    reasoning = message.get("reasoning_content") or message.get(REASONING)
+    optional = (message.get("weight"), message.get("name"), reasoning, calls, message.get("tool_call_id"))
     return build_turn(to_text(role), _join_parts(content), *optional)
 
 
-def build_turn(role: str, content: str, weight: object = None, name: object = None, reasoning: object = None) -> Turn:
+def build_turn(
+    role: str,
+    content: str,
+    weight: object = None,
+    name: object = None,
+    reasoning: object = None,
+    tool_calls: object = None,
+    tool_call_id: object = None,
+) -> Turn:
     """A turn of the fields of a message; UnreadableRow."""
     role = _parse_role(role)
     thoughts = to_text(reasoning).strip() if role == "assistant" else ""
-    return Turn(role, content, _parse_weight(weight), to_text(name) or None, thoughts or None)
+    calls = _parse_functions(tool_calls, "a call", _format_call) if role == "assistant" else None
+    answered = to_text(tool_call_id) if role == "tool" else ""
+    return Turn(role, content, _parse_weight(weight), to_text(name) or None, thoughts or None, calls, answered or None)
+
+
+def parse_tools(value: object) -> str | None:
+    """The tools of a conversation as OpenAI's JSON, None where there are none; UnreadableRow.
+
+    >>> parse_tools([{"name": "add", "parameters": None}])
+    '[{"type": "function", "function": {"name": "add"}}]'
+    """
+    return _parse_functions(value, "a tool", _format_tool)
+
+
+def _parse_functions(value: object, what: str, form: Callable[[Mapping[str, object]], dict[str, object]]) -> str | None:
+    """A list of functions with a name, or one of them, in OpenAI's form; they may lack what is around them there."""
+    parsed = _parse_json(value) if value != "" else None
+    items = [parsed] if isinstance(parsed, Mapping) else parsed
+    if (items is None and value in (None, "")) or items == []:
+        return None
+    if not isinstance(items, (list, tuple)):
+        raise UnreadableRow("bad_tools", f"{what} is {to_text(value)[:40]!r}")
+    made = []
+    for item in map(_parse_json, items):
+        function = _parse_json(item.get("function", item)) if isinstance(item, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(item, Mapping) or not isinstance(function, Mapping) or not isinstance(name, str) or not name:
+            raise UnreadableRow("bad_tools", f"{what} is {to_text(item)[:40]!r}")
+        has_id = isinstance(item.get("id"), str)
+        made.append({**({"id": item["id"]} if has_id else {}), "type": "function", "function": form(function)})
+    return json.dumps(made, ensure_ascii=False)
+
+
+def _format_call(function: Mapping[str, object]) -> dict[str, object]:
+    """With the arguments as a text of JSON."""
+    given = function.get("arguments", function.get("parameters"))
+    text = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
+    if not isinstance(_parse_json(text), Mapping):
+        raise UnreadableRow("bad_tools", f"the arguments of a call are {text[:40]!r}")
+    return {"name": function["name"], "arguments": text}
+
+
+def _format_tool(function: Mapping[str, object]) -> dict[str, object]:
+    """Without NULLs: keys that only other rows' tools have, where DuckDB made structs of them."""
+    return {name: _drop_nulls(value) for name, value in function.items() if value is not None}
+
+
+def _drop_nulls(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(k): _drop_nulls(v) for k, v in value.items() if v is not None}
+    return [_drop_nulls(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _parse_role(role: str) -> str:
     role = role.strip().lower()
-    if role in TOOL_ROLES:
-        raise UnreadableRow("tool_messages", role)
     known = ROLES.get(role)
     if known is None:
         near = did_you_mean(role[:40], ROLES).strip()
@@ -209,7 +271,7 @@ def parse_answer(value: object) -> str:
 
 def find_last_answer(turns: Sequence[Turn]) -> str:
     """The assistant's last message."""
-    return next((t.content for t in reversed(turns) if t.role == "assistant"), "")
+    return next((t.content or t.tool_calls or "" for t in reversed(turns) if t.role == "assistant"), "")
 
 
 CHAT_COLUMNS = ("chat_id", "conversation_id", "thread_id")
@@ -259,7 +321,8 @@ def read_roles(
     """
     roles = to_text_column(rows.column("role")).to_pylist()
     optional = [
-        rows.column(name).to_pylist() if name in rows else [None] * rows.count for name in ("weight", "name", REASONING)
+        rows.column(name).to_pylist() if name in rows else [None] * rows.count
+        for name in ("weight", "name", REASONING, "tool_calls", "tool_call_id")
     ]
     turns: list[Turn | UnreadableRow] = []
     for role, content, user, *fields in zip(roles, contents, users, *optional, strict=True):
@@ -278,6 +341,8 @@ def read_roles(
 
 
 def _build_role_turn(role: str, content: object, user: object, *fields: object) -> Turn:
+    if role.strip().lower() in CALL_ROLES:
+        return parse_turn({"role": role, "content": content, "weight": fields[0]})
     turn = build_turn(role, "", *fields)
     text = user if turn.role == "user" else content
     return turn._replace(content=text) if isinstance(text, str) else parse_turn({"role": role, "content": text})

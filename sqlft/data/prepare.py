@@ -20,12 +20,16 @@ from sqlft.handler import TrainingSet
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What to train on, what the checks found, how many rows the query had, and a digest of the conversations."""
+    """What to train on, what the checks found, how many rows the query had, and a digest of the conversations.
+
+    `train_rows` are the query's rows, from 1, at which the training rows start.
+    """
 
     training_set: TrainingSet
     findings: tuple[Finding, ...]
     row_count: int
     digest: str
+    train_rows: tuple[int, ...]
 
 
 def prepare(
@@ -76,18 +80,20 @@ def prepare(
     if thorough:
         findings += near_duplicates.check_near_overlap(train, valid)
     training_set = TrainingSet(build_table(train), build_table(valid) if valid else None)
-    return PreparedData(training_set, tuple(findings), rows.num_rows, digest_conversations(everything))
+    digest = digest_conversations(everything)
+    return PreparedData(training_set, tuple(findings), rows.num_rows, digest, tuple(c.row for c in train))
 
 
 def digest_conversations(conversations: Iterable[Conversation]) -> str:
-    """SHA-256 over roles, contents and thoughts in order, each with its length before it."""
+    """SHA-256 over roles, contents, thoughts and tools in order, each with its length before it."""
     sha = sha256()
     for c in conversations:
         sha.update(b"%d;" % len(c.turns))
         rejected = () if c.rejected is None else (c.rejected,)
         unusual = [t for turn in c.turns if turn[2:4] != (1, None) for t in (str(turn.weight), turn.name or "")]
-        thoughts = [turn.reasoning for turn in c.turns if turn.reasoning is not None]
-        for text in (*(t for turn in c.turns for t in turn[:2]), *rejected, *unusual, *thoughts):
+        later = [text for turn in c.turns for text in turn[4:] if text is not None]
+        tools = () if c.tools is None else (c.tools,)
+        for text in (*(t for turn in c.turns for t in turn[:2]), *rejected, *unusual, *later, *tools):
             data = text.encode()
             sha.update(b"%d:" % len(data))
             sha.update(data)

@@ -108,7 +108,7 @@ def _describe_version(session: Session, model: Model, version: Version) -> pa.Ta
         "ROWS": version.row_count,
         "DATA_DIGEST": version.data_digest,
         "FINDINGS": [f"{f['level']}: {f['message']}" for f in version.findings],
-        "DETAILS": to_json(version.details),
+        "DETAILS": to_json({name: value for name, value in version.details.items() if name != "first_rows"}),
         "ARTIFACT": version.remote_id or (str(version.artifact_path) if version.artifact_path else None),
         "ATTRIBUTES": list(ATTRIBUTES),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from sqlft.data import PreparedData
 from sqlft.errors import CatalogError
 from sqlft.handler import Estimate, Trainer, TrainingOptions, read_options
 from sqlft.inference.resolve import find_engine, find_model
-from sqlft.options import build_options, check_option_names, is_secret, pick_options
+from sqlft.options import build_options, check_option_names, drop_options, is_secret, pick_options
 from sqlft.secrets import references
 from sqlft.session import Parameters, Session, TrainSettings
 from sqlft.sql.statements import CancelModel, CreateModel, ExplainTraining, Finetune, ModelName, ResumeModel, Retrain
@@ -28,6 +29,7 @@ from sqlft.training import job, start
 from sqlft.training.estimate import GIGA, check_training_notice, estimate_training
 from sqlft.training.follow import cancel_training, follow_training, is_remote
 from sqlft.training.plan import TrainingPlan, plan_finetune, plan_retrain, plan_training
+from sqlft.training.row_text import RowTextSettings, list_row_texts
 from sqlft.training.start import train_version
 
 RELEASE_SECONDS = 5.0
@@ -149,13 +151,18 @@ EXPLAIN_SCHEMA = make_schema("explain_key text, explain_value text")
 
 def run_explain_training(session: Session, statement: ExplainTraining, parameters: Parameters) -> pa.Table:
     """One row per fact: rows, tokens, steps, memory, minutes, cost, whether it fits, and each finding in the data."""
-    plan = _plan_statement(session, statement.training)
+    training = statement.training
+    own = pick_options(training.options, RowTextSettings)
+    shown = build_options(RowTextSettings, own, "EXPLAIN FINETUNE").show_rows
+    training = replace(training, options=drop_options(training.options, RowTextSettings))
+    plan = _plan_statement(session, training)
     check_training_notice(session, plan)
     prepared = start.prepare_training_rows(session, plan, parameters)
     facts = [
         *_list_facts(plan, prepared),
         *_list_estimate_facts(estimate_training(session, plan, prepared)),
         *((f"{finding.level}: {finding.code}", finding) for finding in prepared.findings),
+        *((f"row {row.row}", row.text) for row in list_row_texts(plan, prepared, shown)),
     ]
     return pa.Table.from_pylist(
         [{"explain_key": k, "explain_value": _format_value(v)} for k, v in facts], EXPLAIN_SCHEMA

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from sqlft.data.checks.report import DatasetFact, collect_facts
 from sqlft.data.checks.structure import CountTokens
 from sqlft.data.conversations import Finding
 from sqlft.data.formats import PREFERENCE_COLUMNS, is_known_shape
-from sqlft.errors import DataError
+from sqlft.errors import DataError, NotSupported, OptionError
 from sqlft.handler import Range, Trainer, estimate_tokens
 from sqlft.inference.resolve import (
     build_model_spec,
@@ -26,19 +26,21 @@ from sqlft.inference.resolve import (
     find_engine,
     find_model,
     read_outputs,
+    resolve,
 )
-from sqlft.options import build_options, option_names
+from sqlft.options import build_options, drop_options, option_names, pick_options
 from sqlft.session import Parameters, Session, TrainSettings
 from sqlft.sql.statements import AnalyzeTrainingData, ModelName
 from sqlft.training import start
 from sqlft.training.plan import parse_validation_source, plan_training
+from sqlft.training.row_text import RowText, RowTextSettings, list_row_texts
 from sqlft.training.rows import read_rows
 
 STATEMENT = "ANALYZE TRAINING DATA"
 ANSWER_COLUMNS = {"answer", "completion", "output", "response", "label", "target"} | {b for b, _ in PREFERENCE_COLUMNS}
 OTHER_COLUMNS = {*(worse for _, worse in PREFERENCE_COLUMNS), "tools", "weight", "reasoning"}
 """Columns that are neither the answer nor a part of the prompt."""
-CountedRows = tuple[PreparedData, CountTokens | None]
+CountedRows = tuple[PreparedData, CountTokens | None, Sequence[RowText]]
 
 FINDINGS_SCHEMA = make_schema(
     """severity text, code text, count integer, finding text, examples text[], rows integer[], what_to_do text,
@@ -64,16 +66,28 @@ class DataSettings:
 
 def run_analyze_training_data(session: Session, statement: AnalyzeTrainingData, parameters: Parameters) -> pa.Table:
     """One row per finding, errors first; then what the rows are like and which batch size and epochs suit them."""
-    prepared, count_tokens = (
-        (_prepare_rows(session, statement, parameters, None, (), None), None)
-        if statement.model is None
-        else _prepare_for_model(session, statement, statement.model, parameters)
-    )
+    own = pick_options(statement.options, RowTextSettings)
+    shown = build_options(RowTextSettings, own, STATEMENT).show_rows
+    statement = replace(statement, options=drop_options(statement.options, RowTextSettings))
+    texts: Sequence[RowText] = ()
+    if statement.model is not None:
+        prepared, count_tokens, texts = _prepare_for_model(session, statement, statement.model, parameters, shown)
+    elif shown:
+        raise OptionError(
+            "The text of a row depends on the model's base, and no model is named.",
+            f"Name it: {STATEMENT} FROM (…) FOR my_model USING show_rows = {shown}.",
+        )
+    else:
+        prepared, count_tokens = _prepare_rows(session, statement, parameters, None, (), None), None
     findings = sorted(prepared.findings, key=lambda f: SEVERITY_ORDER[f.level])
     rows = [_build_row(f, severity=f.level, rows=list(f.examples), what_to_do=f.what_to_do or None) for f in findings]
     for fact in collect_facts(prepared, count_tokens):
         details = json.dumps(fact.details, ensure_ascii=False) if fact.details else None
         rows.append(_build_row(fact, severity="info", rows=[], details=details))
+    rows += [
+        {"severity": "info", "code": "row_text", "count": t.tokens, "finding": t.text, "examples": [], "rows": [t.row]}
+        for t in texts
+    ]
     return pa.Table.from_pylist(rows, FINDINGS_SCHEMA)
 
 
@@ -83,7 +97,7 @@ def _build_row(item: Finding | DatasetFact, **values: object) -> dict[str, objec
 
 
 def _prepare_for_model(
-    session: Session, statement: AnalyzeTrainingData, name: ModelName, parameters: Parameters
+    session: Session, statement: AnalyzeTrainingData, name: ModelName, parameters: Parameters, shown: int
 ) -> CountedRows:
     """As FINETUNE of the model would see the rows; a model that cannot be trained still has its columns."""
     model = find_model(session, name.key)
@@ -92,9 +106,13 @@ def _prepare_for_model(
 
     count = partial(count_tokens, handler, model=spec)
     if not isinstance(handler, Trainer):
+        if shown:
+            raise NotSupported(
+                f"The handler '{model.engine}' cannot train: no row is trained on.", "Leave show_rows out of USING."
+            )
         prompt = build_prompt(model)
         outputs = read_outputs(model)
-        return _prepare_rows(session, statement, parameters, prompt, model.targets, count, outputs), count
+        return _prepare_rows(session, statement, parameters, prompt, model.targets, count, outputs), count, ()
     own = option_names(type(handler).train_options, TrainSettings)
     stops: list[str] | None = None
     options = dict(statement.options)
@@ -102,7 +120,10 @@ def _prepare_for_model(
         stops = build_options(DataSettings, {"stop": options.pop("stop")}, STATEMENT).stop
     plan = plan_training(session, model, statement.source, options, STATEMENT)
     its_own = session.catalog.resolve_version(model.key, name.version).details.get("stop")
-    return start.prepare_training_rows(session, plan, parameters, [*(stops or ()), *(its_own or ())]), count
+    prepared = start.prepare_training_rows(session, plan, parameters, [*(stops or ()), *(its_own or ())])
+    if shown:
+        plan = replace(plan, start=resolve(session, name.key, name.version).artifact)
+    return prepared, count, list_row_texts(plan, prepared, shown)
 
 
 def _prepare_rows(

@@ -31,6 +31,7 @@ from sqlft.redact import redact_secrets
 from sqlft.secrets import references
 from sqlft.training import job
 from sqlft.training.job import DETACH_MESSAGE
+from sqlft.training.row_text import keep_first_rows
 
 POLL_SECONDS = 0.1
 """Seconds between two looks at the catalog and the session, and between two writes of metrics."""
@@ -125,7 +126,10 @@ class TrainingRun:
             files.verify_artifact(start.path, self.job.start_digest)
         self._mark_started()
         try:
-            return handler.train(spec, start, data, options, self.work / FILES_FOLDER, self.report)
+            made = handler.train(spec, start, data, options, self.work / FILES_FOLDER, self.report)
+            with suppress(Exception):  # what was trained is whole without it
+                self.details["first_rows"] = keep_first_rows(handler, spec, start, data, options)
+            return made
         except ImportError as e:
             raise plugins.not_installed_error(self.job.handler, e) from e
 

@@ -139,9 +139,10 @@ GOOD = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 @pytest.mark.parametrize(
     ("code", "said", "bad"),
     [
-        ("tool_messages", "tool", [{"role": "user", "content": "q"}, {"role": "tool", "content": "42"}, GOOD[1]]),
-        ("tool_messages", "tool_calls", [GOOD[0], {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]),
-        ("tool_messages", "observation", [{"from": "human", "value": "q"}, {"from": "observation", "value": "42"}]),
+        ("bad_tools", '{"id":"1"}', [GOOD[0], {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]),
+        ("bad_tools", "'hammer'", [GOOD[0], {"role": "assistant", "content": None, "tool_calls": "hammer"}]),
+        ("bad_tools", "'x'", [GOOD[0], {"role": "assistant", "function_call": {"name": "f", "arguments": "x"}}]),
+        ("bad_tools", "'add 1'", [{"from": "human", "value": "q"}, {"from": "function_call", "value": "add 1"}]),
         ("other_parts", "image_url", [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, GOOD[1]]),
         ("other_parts", "images", [{"role": "user", "content": "q", "images": ["x"]}, GOOD[1]]),
         ("unknown_role", "'asistant' (Did you mean 'assistant'?)", [GOOD[0], {"role": "asistant", "content": "b"}]),
@@ -166,10 +167,71 @@ def test_a_misspelt_role_in_a_completion_is_no_text() -> None:
 
 
 def test_a_bad_message_costs_its_conversation() -> None:
-    made = read("SELECT * FROM (VALUES (1, 'user', 'q'), (1, 'tool', '42'), (1, 'assistant', 'x'), (2, 'user', 'a'), "
+    made = read("SELECT * FROM (VALUES (1, 'user', 'q'), (1, 'tol', '42'), (1, 'assistant', 'x'), (2, 'user', 'a'), "
                 "(2, 'assistant', 'b')) t(chat_id, role, content)")  # fmt: skip
     assert talks(made) == [PAIR]
-    assert codes(made) == {"tool_messages": 1}
+    assert codes(made) == {"unknown_role": 1}
+
+
+CALL = '[{"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{\\"a\\": 1}"}}]'
+UNNAMED_CALL = CALL.replace('"id": "c1", ', "")
+TOOL = '[{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]'
+ASKED = {"role": "user", "content": "q"}
+ENDS = [{"role": "tool", "content": "3", "tool_call_id": "c1"}, {"role": "assistant", "content": "3."}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "call"),
+    [
+        ([ASKED, {"role": "assistant", "content": None, "tool_calls": json.loads(CALL)}, *ENDS], CALL),
+        ([ASKED, {"role": "assistant", "content": "", "tool_calls": CALL}, *ENDS], CALL),
+        ([ASKED, {"role": "assistant", "tool_calls": [{"name": "add", "arguments": {"a": 1}}]}, *ENDS], UNNAMED_CALL),
+        ([ASKED, {"role": "assistant", "function_call": {"name": "add", "arguments": '{"a": 1}'}},
+          {"role": "function", "name": "add", "content": "3"}, ENDS[1]], UNNAMED_CALL),
+        ([{"from": "human", "value": "q"}, {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 1}}'},
+          {"from": "observation", "value": "3"}, {"from": "gpt", "value": "3."}], UNNAMED_CALL),
+    ],
+)  # fmt: skip
+def test_calls_of_tools_and_their_answers_are_kept_as_json(messages: list[Any], call: str) -> None:
+    rows = pa.table({"messages": [json.dumps(messages)] * 2, "tools": [TOOL, None]})
+    made = prepare(rows, BARE, "answer")
+    assert codes(made) == {}
+    table = made.training_set.train
+    assert table["tools"].to_pylist() == [TOOL, None]
+    asked, called, answered, ended = table["messages"].to_pylist()[0]
+    assert [m["role"] for m in (asked, called, answered, ended)] == ["user", "assistant", "tool", "assistant"]
+    assert (called["content"], called["tool_calls"], answered["content"]) == ("", call, "3")
+    assert answered.get("tool_call_id") == (messages[2].get("tool_call_id"))
+
+
+def test_tools_that_duckdb_reads_as_structs_have_no_nulls_of_other_rows() -> None:
+    chat = "[{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': 'a'}]"
+    made = read(
+        f"SELECT {chat} AS messages, [{{'type': 'function', 'function': {{'name': 'add', 'description': NULL, "
+        "'parameters': {'type': 'object', 'required': NULL}}}] AS tools"
+    )
+    assert made.training_set.train["tools"].to_pylist() == [TOOL]
+
+
+def test_roles_in_rows_may_call_tools_and_a_call_may_be_the_answer() -> None:
+    made = read("SELECT * FROM (VALUES (1, 'user', 'q', NULL), (1, 'assistant', NULL, '[{\"name\": \"add\"}]')) "
+                "t(chat_id, role, content, tool_calls)")  # fmt: skip
+    ((_, called),) = made.training_set.train["messages"].to_pylist()
+    assert called["tool_calls"] == '[{"type": "function", "function": {"name": "add", "arguments": "{}"}}]'
+
+
+def test_the_same_question_with_other_tools_is_no_conflict_and_another_digest() -> None:
+    rows = [json.dumps([*GOOD[:1], {"role": "assistant", "content": str(i)}]) for i in range(2)]
+    other = TOOL.replace("add", "subtract")
+    made = prepare(pa.table({"messages": rows, "tools": [TOOL, other]}), BARE, "answer")
+    assert "conflicting_answers" not in {f.code for f in made.findings}
+    assert made.digest != prepare(pa.table({"messages": rows, "tools": [TOOL, TOOL]}), BARE, "answer").digest
+
+
+def test_tools_that_are_none_cost_their_row() -> None:
+    made = prepare(pa.table({"messages": [json.dumps(GOOD)] * 3, "tools": ["hammer", "", '{"n": 1}']}), BARE, "answer")
+    assert talks(made) == [PAIR]
+    assert codes(made) == {"bad_tools": 2}
 
 
 def test_pictures_beside_messages_are_named() -> None:

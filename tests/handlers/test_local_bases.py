@@ -111,12 +111,15 @@ def test_presets_hub_ids_and_folders_are_bases(tiny: Path) -> None:
 
 
 def test_a_slip_gets_the_nearest_preset() -> None:
-    """And the list of all."""
-    with pytest.raises(OptionError, match="Did you mean 'smollm2-135m'") as caught:
+    """And those near it, not all."""
+    with pytest.raises(OptionError, match="Did you mean 'smollm2-135m'"):
         check("smolm2-135m")
     with pytest.raises(OptionError, match=r"Did you mean 'qwen3.5-0.8b'"):
         check("qwen35-0.8b")
-    assert "codellama-34b" in caught.value.next_step
+    with pytest.raises(OptionError) as refused:
+        check("qwen-0.6b")
+    assert "qwen3-0.6b, qwen3.5-0.8b" in refused.value.next_step
+    assert "codellama" not in refused.value.next_step
     with pytest.raises(OptionError, match="needs a base"):
         check("")
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from sqlft_local import Local, machine
 from sqlft_local.base import hub, loading
-from sqlft_local.base.config import DecoderShape, read_shape
+from sqlft_local.base.config import DecoderShape, describe_layout, read_shape
 from sqlft_local.base.presets import PRESETS, default_learning_rate
 from sqlft_local.estimate import training as estimating
 from sqlft_local.estimate.training import (
@@ -454,6 +454,18 @@ def test_every_preset_has_a_row() -> None:
     found = {row["base"]: row for row in list_bases(CARD)}
     assert set(found) == set(PRESETS)
     assert found["smollm2-135m"]["training"] in ("float32", "bfloat16")
+
+
+def test_the_doctor_says_how_rows_of_a_base_are_trained_on(tmp_path: Path) -> None:
+    for config, said in (
+        ({"model_type": "llama"}, "packed"),
+        ({"model_type": "lfm2", "layer_types": ["conv"]}, "padded: it has layers that are no attention (conv)"),
+        ({"model_type": "gpt2"}, "packed, if a trial gives the same numbers"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert describe_layout(tmp_path) == said
+    (tmp_path / "config.json").write_text("{")
+    assert describe_layout(tmp_path).startswith("unknown: its config.json cannot be read")
 
 
 def test_a_base_whose_weights_alone_are_too_large_fits_in_no_numbers() -> None:

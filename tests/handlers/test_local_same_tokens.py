@@ -194,7 +194,9 @@ def test_llama_cpp_reads_every_piece_as_the_same_tokens(tiny: Path, monkeypatch:
     for text in TEXTS:
         turns = [Message("system", text), Message("user", text), Message("assistant", text)]
         for piece, _ in renderer._render_pieces(turns, False):
-            assert tokenize(server.listening_address, piece) == renderer._encode(piece)
+            parts = piece.split(tokenization.GUARD)  # what somebody typed like a control token is two parts
+            read = [i for part in parts if part for i in tokenize(server.listening_address, part)]
+            assert read == renderer._encode(piece)
     del server
 
 

@@ -154,14 +154,14 @@ def test_answers_of_weight_0_are_read_and_count_nothing(tiny: Path) -> None:
     kind = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("weight", pa.int32())]))
     turns = [("user", "q", 1), ("assistant", "WRONG", 0), ("user", "Again.", 1), ("assistant", "right", 1)]
     strict = (
-        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tool') }}{% endif %}"
         "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     renderer = Renderer(tokenizer, [tokenizer.eos_token_id], strict)
     given = [[dict(zip(("role", "content", "weight"), t, strict=True)) for t in row] for row in (turns, turns)]
-    given[0].insert(0, {"role": "system", "content": "s", "weight": 1})
+    given[0].insert(0, {"role": "tool", "content": "s", "weight": 1})
     table = pa.table({"messages": pa.array(given, kind)})
     found = rows.render_rows(table, renderer, TrainOptions(prompt_loss_weight=0.5), 1000)
     [example] = found.examples
@@ -171,7 +171,7 @@ def test_answers_of_weight_0_are_read_and_count_nothing(tiny: Path) -> None:
     }
     assert by_weight == {0.0: "WRONG<|im_end|>", 1.0: "right<|im_end|>"}
     assert found.dropped == 1
-    with pytest.raises(NotSupported, match="no system"):
+    with pytest.raises(NotSupported, match="no tool"):
         rows.render_rows(table.slice(0, 1), renderer, TrainOptions(), 1000)
 
 

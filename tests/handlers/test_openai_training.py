@@ -533,3 +533,49 @@ def test_a_further_provider_is_one_entry(provider: Any, tmp_path: Path) -> None:
         handler.train(model, None, make_conversations(12), options, tmp_path, lambda progress: None)
     options = build_options(handler.train_options, {"suffix": "mine"}, "FINETUNE")
     assert handler.train(model, None, make_conversations(12), options, tmp_path, lambda progress: None).remote_id
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+def make_tool_rows(without: str = "") -> TrainingSet:
+    call = {name: value for name, value in CALL.items() if name != without}
+    fields = ("role", "content", "tool_calls", "tool_call_id")
+    kind = pa.list_(pa.struct([(name, pa.string()) for name in fields]))
+    turns = [
+        ("user", "1 + 2?", None, None),
+        ("assistant", "", json.dumps([call]), None),
+        ("tool", "3", None, None if without == "tool_call_id" else "c1"),
+        ("assistant", "3.", None, None),
+    ]
+    messages = [dict(zip(fields, turn, strict=True)) for turn in turns]
+    table = pa.table({"messages": pa.array([messages] * 12, kind), "tools": [json.dumps([TOOL])] * 12})
+    return TrainingSet(table)
+
+
+@pytest.mark.parametrize("method", ["supervised", "dpo"])
+def test_tools_and_calls_go_up_in_openai_s_form(method: str) -> None:
+    cls, data = sqlft_openai.OpenAI, make_tool_rows()
+    if method == "dpo":
+        data = TrainingSet(data.train.append_column("rejected", pa.array(["4."] * 12)))
+    options = build_options(cls.train_options, {"method": method}, "FINETUNE")
+    sent = json.loads(format_jsonl(prepare_rows(cls.provider, "gpt-4o-mini", data, options).train).splitlines()[0])
+    asked = sent["input"] if method == "dpo" else sent
+    assert asked["tools"] == [TOOL]
+    assert asked["messages"][:3] == [
+        {"role": "user", "content": "1 + 2?"},
+        {"role": "assistant", "tool_calls": [CALL]},
+        {"role": "tool", "content": "3", "tool_call_id": "c1"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("engine", "without", "said"),
+    [("OpenAI", "id", "wants ids"), ("OpenAI", "tool_call_id", "wants ids"), ("Fireworks", "", "has tools")],
+)
+def test_tools_that_a_provider_would_refuse_are_named(engine: str, without: str, said: str) -> None:
+    cls = getattr(sqlft_openai, engine)
+    options = build_options(cls.train_options, {}, "FINETUNE")
+    with pytest.raises(DataError, match=said):
+        prepare_rows(cls.provider, "gpt-4o-mini", make_tool_rows(without), options)

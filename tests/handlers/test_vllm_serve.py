@@ -21,6 +21,7 @@ TRAINED = "FINETUNE m FROM (SELECT 'q' || i AS question, 'a' || i AS answer FROM
 
 
 def test_a_trained_version_is_served(provider: Any, tiny: Path) -> None:
+    provider.extra_fields = {"chat_template_kwargs"}  # vLLM takes it
     con = sqlft.connect(warn=lambda text: None)
     con.execute(f"CREATE ML_ENGINE server FROM vllm USING base_url = '{provider.url}', api_key = '{provider.key}'")
     con.execute(
@@ -40,6 +41,12 @@ def test_a_trained_version_is_served(provider: Any, tiny: Path) -> None:
     bodies = [json.loads(c.body) for c in provider.calls if c.path.endswith("/chat/completions")]
     assert {b["model"] for b in bodies} == {name}
     assert {b["max_tokens"] for b in bodies} == {4}
+    assert [b["chat_template_kwargs"] for b in bodies] == [{"enable_thinking": False}] * 2
+    con.execute(query.format("q3") + ", thinking = 'keep'").fetchall()
+    con.execute(query.format("q3") + ", thinking = 'on'").fetchall()
+    kept, thinks = (json.loads(c.body) for c in provider.calls[-2:])
+    assert "chat_template_kwargs" not in kept
+    assert thinks["chat_template_kwargs"] == {"enable_thinking": True}
     with pytest.raises(NotSupported, match="'local' cannot load an adapter"):
         con.execute("SELECT answer FROM m WHERE question = 'q1' USING serve = 'local'").fetchall()
     with pytest.raises(NotFound, match="no engine or handler 'nowhere'"):

@@ -27,7 +27,7 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found) == {"software", "machine", "folders", "handlers", "extras", "bases", "advice"}
     assert found["machine"]["cores"] >= 1
     assert "local" in found["extras"]
-    assert {"base", "weights", "here", "training", "asking"} == set(found["bases"][0])
+    assert {"base", "weights", "here", "training", "asking", "rows"} == set(found["bases"][0])
 
 
 def test_it_loads_no_model_library() -> None:

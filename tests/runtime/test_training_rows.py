@@ -74,13 +74,13 @@ def test_typed_answers_are_taught_in_one_form(con: Any, columns: str) -> None:
 
 
 def test_one_bad_row_of_sixty_costs_one_row(con: Any) -> None:
-    tool = '[{"role":"user","content":"q"},{"role":"tool","content":"42"},{"role":"assistant","content":"a"}]'
+    tool = '[{"role":"user","content":"q"},{"role":"tol","content":"42"},{"role":"assistant","content":"a"}]'
     good = """'[{"role":"user","content":"q' || i || '"},{"role":"assistant","content":"a' || i || '"}]'"""
     found = con.execute(
         f"ANALYZE TRAINING DATA FROM (SELECT CASE WHEN i = 0 THEN '{tool}' ELSE {good} END AS messages"
         " FROM range(60) t(i)) FOR m"
     ).fetchall()
-    left_out = next(row for row in found if row[1] == "tool_messages")
+    left_out = next(row for row in found if row[1] == "unknown_role")
     assert (left_out[0], left_out[2], left_out[5]) == ("warning", 1, [1])
     assert "59 conversations" in next(row[3] for row in found if row[1] == "rows")
 

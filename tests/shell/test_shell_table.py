@@ -3,7 +3,17 @@
 import pytest
 from rich.cells import cell_len
 
-from sqlft.shell.output.table import Column, Row, Rows, TableStyle, draw_card, draw_table, escape_controls, shorten_type
+from sqlft.shell.output.table import (
+    Column,
+    Row,
+    Rows,
+    TableStyle,
+    draw_card,
+    draw_table,
+    draw_wrapped,
+    escape_controls,
+    shorten_type,
+)
 
 ID, TEXT = Column("id", "BIGINT"), Column("answer", "VARCHAR")
 
@@ -122,3 +132,37 @@ def test_a_card_shows_what_is_known() -> None:
         "        xxxxxxxxxxxxxxx",
         "(1 row; 3 columns, 2 shown, the others are NULL)",
     ]
+
+
+ROW_TEXT = "<s>user\n1 + 1 =\nassistant\n⟦It is two,\nor  so</s>⟧"
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_what_a_row_teaches_is_underlined_line_by_line(colour: bool) -> None:
+    columns = [Column("severity"), Column("finding")]
+    rows = Rows([("info", ROW_TEXT), ("info", "other")], (), 2)
+    lines = list(draw_wrapped(columns, rows, [8, 12], TableStyle(None, colour), footer=False))
+    cells = [line.split("│")[2].strip(" ") if not colour else line for line in lines[3:-2]]
+    if not colour:
+        assert cells == ["<s>user", "1 + 1 =", "assistant", "⟦It is two,", "or  so</s>⟧"]
+    else:
+        on, off = "\x1b[4m", "\x1b[24m"
+        assert [on in cell for cell in cells] == [off in cell for cell in cells] == [False, False, False, True, True]
+        assert f"{on}⟦It is two,{off}" in cells[3]
+        assert f"{on}or  so</s>⟧{off}" in cells[4]
+    card = [line.strip(" =") for line in draw_card(columns[1:], (ROW_TEXT,), TableStyle(40))]
+    assert card[-2:] == ["⟦It is two,", "or  so</s>⟧"]
+
+
+def test_a_long_row_keeps_both_ends() -> None:
+    text = "\n".join(f"line {i}" for i in range(500)) + "⟦yes⟧"
+    lines = list(draw_card([TEXT], (text,), TableStyle(40)))
+    assert len(lines) == 60
+    assert lines[0].endswith("line 0")
+    assert lines[-1].endswith("line 499⟦yes⟧")
+
+
+def test_no_control_character_of_a_row_reaches_the_terminal() -> None:
+    for line in draw_lines([TEXT], [("⟦\x1b[31m\x01\x02⟧",), ("\x01",)], colour=True):
+        assert "\x1b[31m" not in line
+        assert not {"\x01", "\x02"} & set(line)

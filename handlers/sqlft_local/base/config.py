@@ -143,6 +143,22 @@ def find_unusual_part(config: JsonMapping) -> str | None:
     return None
 
 
+TESTED_ARCHITECTURES = {"llama", "mistral", "qwen2", "qwen3", "gemma3_text"}
+"""Architectures whose packed rows tests compare with transformers' own attention; others are tried when loaded."""
+
+
+def describe_layout(folder: Path) -> str:
+    """How rows of a base are trained on and why, as far as its config.json says."""
+    try:
+        config = read_config(folder)
+        obstacle = find_packing_obstacle(config)
+    except (OSError, ValueError, AttributeError) as e:
+        return f"unknown: its config.json cannot be read ({e})"
+    if obstacle is not None:
+        return f"padded: {obstacle}"
+    return "packed" if config.get("model_type") in TESTED_ARCHITECTURES else "packed, if a trial gives the same numbers"
+
+
 def find_packing_obstacle(config: JsonMapping) -> str | None:
     """Why rows of such a base are not packed, as far as is known without its weights.
 

@@ -14,6 +14,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def check_name(base: str) -> None:
     """OptionError if `base` is no preset, hub id or folder with a model; looks at no network."""
     if not base:
         raise OptionError(
-            "The local engine needs a base.", f"Add base = one of {_list_presets()}, a Hugging Face id, or a folder."
+            "The local engine needs a base.",
+            f"Add base = {NAMES_OF_BASES.format(_list_near_presets(base))}",
         )
     if base.lower() in PRESETS or is_gguf(base):
         return
@@ -71,7 +73,7 @@ def check_name(base: str) -> None:
     elif not HUB_ID.fullmatch(base):
         raise OptionError(
             f"There is no base '{base}'.{did_you_mean(base, PRESETS)}",
-            f"Use one of {_list_presets()}, a Hugging Face id (owner/name), or a folder.",
+            f"Use {NAMES_OF_BASES.format(_list_near_presets(base))}",
         )
 
 
@@ -223,8 +225,13 @@ def describe_presets() -> dict[str, str]:
     }
 
 
-def _list_presets() -> str:
-    return ", ".join(PRESETS)
+NAMES_OF_BASES = "a preset such as {} (sqlft doctor lists all), a Hugging Face id (owner/name), or a folder."
+
+
+def _list_near_presets(base: str) -> str:
+    """The presets that a misspelt name may mean; without any, small ones of today."""
+    near = get_close_matches(base.lower(), PRESETS, n=5, cutoff=0.5)
+    return ", ".join(near or ("smollm2-135m", "qwen3-0.6b", "llama-3.2-1b"))
 
 
 SNAPSHOT_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")

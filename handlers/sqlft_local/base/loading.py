@@ -22,7 +22,7 @@ from sqlft_local.base.adapter import (
     read_tensors,
     wrong_base_error,
 )
-from sqlft_local.base.config import find_packing_obstacle, read_config, read_context
+from sqlft_local.base.config import TESTED_ARCHITECTURES, find_packing_obstacle, read_config, read_context
 from sqlft_local.base.hub import print_progress
 from sqlft_local.base.tokenization import (
     NO_DELIMITERS,
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sqlft_local._types import AutoClass, Config, Device, Dtype, Layer, Model, Tokenizer
-
-TESTED_ARCHITECTURES = {"llama", "mistral", "qwen2", "qwen3", "gemma3_text"}
-"""Architectures whose packed rows tests compare with transformers' own attention; others are tried when loaded."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +120,8 @@ def _load_with_transformers(folder: Path, options: ModelOptions, place: str, tra
             _use_own_attention(model)
         if obstacle is not None:
             model.generation_config = GenerationConfig()  # a statement's options and the renderer's stop tokens count
-    tokenizer = weight_cache.load_chat_tokenizer(folder) or load_transformers_tokenizer(folder)[0]
-    renderer = Renderer(tokenizer, find_stop_ids(folder, tokenizer), options.chat_template, options.thinking)
     context = read_context(config.to_dict(), options.context_length)
+    renderer = load_renderer(folder, options.chat_template, options.thinking)
     return LoadedModel(model, renderer, folder, context, obstacle)
 
 
@@ -444,6 +440,6 @@ def _unsupported_architecture_error(folder: Path, kind: str) -> NotSupported:
 
 @lru_cache(maxsize=4)
 def load_renderer(folder: Path, chat_template: str | None, thinking: Thinking) -> Renderer:
-    """What renders a base's prompts, without its weights."""
+    """What renders a base's prompts and training rows, without its weights."""
     tokenizer = weight_cache.load_chat_tokenizer(folder) or load_transformers_tokenizer(folder)[0]
-    return Renderer(tokenizer, (), chat_template, thinking)
+    return Renderer(tokenizer, find_stop_ids(folder, tokenizer), chat_template, thinking)

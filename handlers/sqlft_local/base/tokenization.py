@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from sqlft_local.options import ModelOptions, Thinking, TrainOptions
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
+    from tokenizers import AddedToken
     from tokenizers import Tokenizer as RustTokenizer
 
     from sqlft_local._types import JsonObject, Tokenizer
@@ -47,6 +48,12 @@ class ChatTokenizer:
         found: list[int] = self._settings["stop_ids"]
         return found
 
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """Tokens that are found in texts before anything else, special ones among them."""
+        found: dict[int, AddedToken] = self._tokenizer.get_added_tokens_decoder()
+        return found
+
     def get_vocab(self) -> dict[str, int]:
         """Ids by token."""
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
@@ -66,17 +73,18 @@ class ChatTokenizer:
 
     def apply_chat_template(
         self,
-        turns: list[dict[str, str]],
+        turns: list[JsonObject],
         tokenize: bool,
         add_generation_prompt: bool,
         chat_template: str,
+        tools: list[JsonObject] | None = None,
         **more: object,
     ) -> str:
         """The conversation as one text."""
         template = self._template if chat_template == self._template_source else self._compile_template(chat_template)
         rendered: str = template.render(
             messages=turns,
-            tools=None,
+            tools=tools,
             documents=None,
             add_generation_prompt=add_generation_prompt,
             **more,
@@ -221,6 +229,18 @@ THINKING_SWITCH: dict[Thinking, dict[str, bool]] = {
 """What a template gets."""
 
 
+SYSTEM_PROBE = "Say sqlft."
+"""A system message that no template has by itself."""
+TOOLS_NEXT_STEP = (
+    "Use a base whose template has tools, such as qwen3-0.6b; or give a chat_template of your own in CREATE MODEL … "
+    "USING; or write calls and what tools say into the contents of assistant and user."
+)
+
+
+GUARD = "\ufdd0"
+"""Stands within what a user typed like a control token, from rendering to tokenizing: no character of any text."""
+
+
 class ParsedAnswer(NamedTuple):
     """An answer, the thoughts before it, and whether a stop sequence ended it."""
 
@@ -236,6 +256,40 @@ class TokenizedConversation(NamedTuple):
     answer: list[bool]
     ignored: list[bool]
     """Whether a token is of an answer that is context only."""
+
+
+class ToolUse(NamedTuple):
+    """What a conversation has of tools: those that may be called, and by the place of a message what it has beside
+    role and content: `tool_calls`, `tool_call_id`, `name`.
+    """
+
+    tools: list[JsonObject] | None = None
+    fields: Mapping[int, JsonObject] = {}
+
+    @classmethod
+    def read(cls, turns: Sequence[JsonObject], tools: str | None) -> ToolUse:
+        """Of a training row, whose columns have OpenAI's JSON; templates want the arguments of calls as objects."""
+        fields: dict[int, JsonObject] = {}
+        for k, turn in enumerate(turns):
+            if turn.get("tool_calls"):
+                calls = json.loads(turn["tool_calls"])
+                for call in calls:
+                    call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+                fields[k] = {"tool_calls": calls}
+            elif turn["role"] == "tool":
+                fields[k] = {name: turn[name] for name in ("tool_call_id", "name") if turn.get(name)}
+        return cls(json.loads(tools) if tools else None, fields)
+
+    def find_missing(self, k: int, message: Message, text: str) -> str:
+        """What the text of a message, or of those up to it, leaves out of it; nothing if all is there."""
+        calls = [call["function"]["name"] for call in self.fields.get(k, {}).get("tool_calls", ())]
+        if missing := [name for name in calls if name not in text]:
+            return f"calls of tools (role assistant: {missing[0]})"
+        word = re.search(r"[A-Za-z0-9]+", message.content)
+        return "what tools say (role tool)" if message.role == "tool" and word and word[0] not in text else ""
+
+
+NO_TOOLS = ToolUse()
 
 
 class Renderer:
@@ -254,6 +308,8 @@ class Renderer:
         self.tokenizer = tokenizer
         self._template = chat_template or tokenizer.chat_template or PLAIN_TEMPLATE
         self.delimiters = NO_DELIMITERS
+        self._tool_use = NO_TOOLS
+        self._merges_system = False
         self.thinking = thinking
         self.thought_opening = THOUGHT_OPENING if THOUGHT_OPENING in self._template else ""
         """What a thought begins with in the base's answers; nothing where it has none."""
@@ -265,6 +321,8 @@ class Renderer:
                 "The base's chat template has no thinking, in <think> … </think>, that could be switched on.",
                 "Leave thinking = 'on' out, or use a base that thinks, such as qwen3-0.6b.",
             )
+        self._merges_system = self._lacks_system()
+        """Whether the template has no place for a system message: it goes before the first words of the user."""
         before, behind = self._find_answer_affixes()
         self._opening = before if before.strip() and self._lacks_generation_prompt() else ""
         ids = self._encode(behind.lstrip())[:1]
@@ -282,6 +340,13 @@ class Renderer:
                 f"The base's chat template takes the stop sequence {stop!r} off the answers' ends.",
                 "Choose one that is more than white space, such as stop = ' END'.",
             )
+        return made
+
+    def with_tools(self, tool_use: ToolUse) -> Renderer:
+        """One for a conversation with tools; NotSupported from it where the template leaves them out."""
+        made = copy(self)
+        fields = {k: json.loads(self._guard(json.dumps(v, ensure_ascii=False))) for k, v in tool_use.fields.items()}
+        made._tool_use = ToolUse(tool_use.tools, fields)
         return made
 
     def with_thinking(self, thinking: Thinking) -> Renderer:
@@ -367,19 +432,34 @@ class Renderer:
                 reasoning, content = self._split_thought(message.content) if is_whole else (None, message.content)
                 thoughts[k] = self._render_thought(reasoning)
                 answers[k] = message._replace(content=content)
-        messages = self.delimiters.append_to(answers, ask)
+        messages = self.delimiters.append_to(answers, ask, self._guard)
+        for k in (k for k, fields in self._tool_use.fields.items() if "tool_calls" in fields and k < len(messages)):
+            messages[k] = answers[k]._replace(content=self._guard(answers[k].content))
         done = ""
         for k, message in enumerate(messages):
             if message.role != "assistant":
                 continue
             with_answer = self._render(messages[: k + 1], False)
             asked = self._render_prompt(messages[:k]) if k else ""  # nothing is asked before the first message
+            self._check_tools(messages, k, asked, with_answer)
             if k:
                 yield f"{_text_after(asked, done)}{self._thought}", False
             yield f"{thoughts[k] if k else ''}{_text_after(with_answer, asked)}", True
             done = with_answer
         if ask:
             yield f"{_text_after(self._render_prompt(messages), done)}{self._thought}", False
+
+    def _check_tools(self, messages: Sequence[Message], k: int, asked: str, with_answer: str) -> None:
+        """NotSupported where the template leaves out what an answer calls, or what tools said before it."""
+        if self._tool_use is NO_TOOLS:
+            return
+        names = [tool["function"]["name"] for tool in self._tool_use.tools or ()]
+        missing = next((f"tools ({name})" for name in names if name not in asked), "")
+        for place in range(k + 1):
+            text = _text_after(with_answer, asked) if place == k else asked
+            missing = missing or self._tool_use.find_missing(place, messages[place], text)
+        if missing:
+            raise NotSupported(f"The base's chat template leaves out {missing}.", TOOLS_NEXT_STEP)
 
     def _render_thought(self, reasoning: str | None) -> str:
         """What of a thought is learned with its answer: all that the prompt does not open or close already."""
@@ -391,6 +471,13 @@ class Renderer:
     def _render_prompt(self, messages: Sequence[Message]) -> str:
         """With the opening of an answer, also where the template has none for asking and puts one before answers."""
         return self._render(messages, True) + self._opening
+
+    def _lacks_system(self) -> bool:
+        try:
+            both = [Message("system", SYSTEM_PROBE), Message("user", "a")]
+            return SYSTEM_PROBE not in self._apply_template(both, False)
+        except NotSupported:
+            return True
 
     def _lacks_generation_prompt(self) -> bool:
         ask = [Message("user", "a")]
@@ -420,25 +507,48 @@ class Renderer:
         return block, block if empty or ask else ""
 
     def _apply_template(self, messages: Sequence[Message], ask: bool) -> str:
-        turns = [{"role": m.role, "content": m.content} for m in messages]
+        fields = self._tool_use.fields
+        turns = [{"role": m.role, "content": m.content, **fields.get(k, {})} for k, m in enumerate(messages)]
+        if self._merges_system:
+            turns = _merge_system_turns(turns)
         try:
             rendered: str = self.tokenizer.apply_chat_template(
                 turns,
                 tokenize=False,
                 add_generation_prompt=ask,
                 chat_template=self._template,
+                tools=self._tool_use.tools,
                 **THINKING_SWITCH[self.thinking],
             )
         except Exception as e:
-            raise NotSupported(
-                f"The base's chat template refuses these messages ({', '.join(m.role for m in messages)}): {e}",
-                "Leave out the system message, or give a chat_template of your own in CREATE MODEL … USING.",
-            ) from e
+            raise self._refused_error([turn["role"] for turn in turns], e) from e
         return rendered
 
+    def _refused_error(self, roles: Sequence[str], error: Exception) -> NotSupported:
+        next_step = "Change these messages, or give a chat_template of your own in CREATE MODEL … USING."
+        spoken = [role for role in roles if role != "system"]
+        if "tool" in roles or self._tool_use is not NO_TOOLS:
+            next_step = TOOLS_NEXT_STEP
+        elif spoken[::2] != ["user"] * len(spoken[::2]) or spoken[1::2] != ["assistant"] * len(spoken[1::2]):
+            next_step = (
+                "It wants user and assistant in turns, the user first: join what one of them says in a row in the "
+                "query, or give a chat_template of your own in CREATE MODEL … USING."
+            )
+        return NotSupported(f"The base's chat template refuses these messages ({', '.join(roles)}): {error}", next_step)
+
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False) if text else []
-        return ids
+        parts = (self.tokenizer.encode(part, add_special_tokens=False) for part in text.split(GUARD) if part)
+        return [i for ids in parts for i in ids]
+
+    def _guard(self, text: str) -> str:
+        """What somebody typed like a control token, cut behind its first letter: it is tokenized as a text."""
+        return self._control_tokens.sub(lambda found: f"{found[0][0]}{GUARD}{found[0][1:]}", text)
+
+    @cached_property
+    def _control_tokens(self) -> re.Pattern[str]:
+        added = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        tokens = sorted((token for token in added if len(token) > 1), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
 
     def _cut_behind_end(self, ids: list[int]) -> tuple[list[int], int]:
         """An answer's tokens up to its end mark are learned; where the template has no end mark, one is put."""
@@ -453,6 +563,25 @@ class Renderer:
         asked, with_answer = self._render(both[:1], True), self._render(both, False)
         before, _, behind = with_answer.removeprefix(asked).partition("b")
         return (before, behind) if with_answer.startswith(asked) else ("", "")
+
+
+def _merge_system_turns(turns: Sequence[JsonObject]) -> list[JsonObject]:
+    """Without system messages: each stands before what the user says next, as in the templates of Gemma 3.
+
+    >>> _merge_system_turns([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    [{'role': 'user', 'content': 'Be brief.\\n\\nHi'}]
+    """
+    merged: list[JsonObject] = []
+    waiting = ""
+    for turn in turns:
+        if turn["role"] == "system":
+            waiting += f"{turn['content']}\n\n"
+        elif turn["role"] == "user":
+            merged.append({**turn, "content": waiting + turn["content"]})
+            waiting = ""
+        else:
+            merged.append(turn)
+    return [*merged, {"role": "user", "content": waiting.rstrip("\n")}] if waiting else merged
 
 
 def _text_after(text: str, start: str) -> str:
@@ -470,23 +599,25 @@ class Delimiters(NamedTuple):
     separator: str = ""
     stop: tuple[str, ...] = ()
 
-    def append_to(self, messages: Sequence[Message], ask: bool) -> list[Message]:
-        """The messages with the delimiters; a text that ends with its mark already keeps that one."""
-        return list(self._append_delimiters(messages, ask))
+    def append_to(self, messages: Sequence[Message], ask: bool, guard: Callable[[str], str] = str) -> list[Message]:
+        """The messages, guarded, with the delimiters; a text that ends with its mark already keeps that one."""
+        return [
+            message._replace(content=guard(message.content.removesuffix(mark)) + mark)
+            for message, mark in self._list_marks(messages, ask)
+        ]
 
     def details(self) -> JsonObject:
         """As a version remembers them."""
         return {"separator": self.separator or None, "stop": list(self.stop) or None}
 
-    def _append_delimiters(self, messages: Sequence[Message], ask: bool) -> Iterator[Message]:
+    def _list_marks(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[Message, str]]:
+        """Each message, and what stands behind it."""
         followers = [*(m.role for m in messages[1:]), "assistant" if ask else ""]
         for message, follower in zip(messages, followers, strict=True):
             if message.role == "assistant":
-                mark = self.stop[0] if self.stop else ""
+                yield message, self.stop[0] if self.stop else ""
             else:
-                mark = self.separator if message.role == "user" and follower == "assistant" else ""
-            there = mark and message.content.endswith(mark)
-            yield message if there else message._replace(content=message.content + mark)
+                yield message, self.separator if message.role == "user" and follower == "assistant" else ""
 
 
 NO_DELIMITERS = Delimiters()

@@ -16,6 +16,7 @@ from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import TOKENS_PER_MESSAGE, Estimate, TrainingSet, estimate_tokens
 from sqlft_local.base.config import (
     DecoderShape,
+    describe_layout,
     find_packing_obstacle,
     limit_context,
     read_config,
@@ -134,9 +135,9 @@ def estimate(
     delimiters: Delimiters = NO_DELIMITERS,
 ) -> Estimate:
     """What training would take; `kept` is the folder where this machine's speed is remembered."""
-    train, taught = _sample_examples(base, given, options, data.train, delimiters)
-    valid, checked = (
-        _sample_examples(base, given, options, data.valid, delimiters) if data.valid is not None else ([], 0)
+    train, taught, refused = _sample_examples(base, given, options, data.train, delimiters)
+    valid, checked, _ = (
+        _sample_examples(base, given, options, data.valid, delimiters) if data.valid is not None else ([], 0, None)
     )
     place = here.device(device)
     together = options.num_processes
@@ -169,7 +170,11 @@ def estimate(
         seconds=started + seconds,
         memory_bytes=needed,
         memory_available=free,
-        remarks=(*_list_remarks(base, setting, options, place, bool(valid)), *remarks),
+        remarks=(
+            *([f"rows are left out: {refused}"] if refused else []),
+            *_list_remarks(base, setting, options, place, bool(valid)),
+            *remarks,
+        ),
         why_not=_refuse_too_few_gpus(here, place, together)
         or _refuse_too_little_memory(base, setting, passes, needed, limit, place),
     )
@@ -192,26 +197,26 @@ def estimate_without_config(name: str, options: TrainOptions, table: pa.Table) -
 
 def _sample_examples(
     base: BaseDescription, given: ModelOptions, options: TrainOptions, table: pa.Table, delimiters: Delimiters
-) -> tuple[list[Example], int]:
-    """Rows as the trainer makes them, a sample where there are many; how many all would be."""
+) -> tuple[list[Example], int, NotSupported | None]:
+    """Rows as the trainer makes them, a sample where there are many; how many all would be; why any is refused."""
     count = table.num_rows
     step = -(-count // SAMPLE_ROWS)
     sample = table.take(list(range(0, count, step))) if step > 1 else table
     is_here = base.folder is not None and (base.folder / "tokenizer.json").exists()
     try:
-        found = (
+        found, refused = (
             _render_examples(base, given, options, sample, delimiters)
             if is_here
-            else _guess_examples(base, options, sample)
+            else (_guess_examples(base, options, sample), None)
         )
     except ImportError:
-        found = _guess_examples(base, options, sample)
-    return found, round(len(found) * count / max(1, sample.num_rows))
+        found, refused = _guess_examples(base, options, sample), None
+    return found, round(len(found) * count / max(1, sample.num_rows)), refused
 
 
 def _render_examples(
     base: BaseDescription, given: ModelOptions, options: TrainOptions, table: pa.Table, delimiters: Delimiters
-) -> list[Example]:
+) -> tuple[list[Example], NotSupported | None]:
     from sqlft_local.base import tokenization
     from sqlft_local.base.tokenization import Renderer
     from sqlft_local.train import rows
@@ -221,7 +226,8 @@ def _render_examples(
     renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template, given.thinking)
     renderer = renderer.with_delimiters(delimiters)
     lenient = replace(options, long_rows="cut") if options.long_rows == "error" else options
-    return rows.render_rows(table, renderer, lenient, base.context).examples
+    rendered = rows.render_rows(table, renderer, lenient, base.context)
+    return rendered.examples, rendered.refused
 
 
 def _guess_examples(base: BaseDescription, options: TrainOptions, table: pa.Table) -> list[Example]:
@@ -475,20 +481,24 @@ def describe_machine(here: Machine) -> dict[str, object]:
 
 
 def list_bases(here: Machine) -> list[dict[str, object]]:
-    """One row per preset: whether it is here, and the numbers in which this machine can train and ask it, if any."""
+    """One row per preset: whether it is here, the numbers in which this machine can train and ask it, if any, and how
+    rows are trained on.
+    """
     device = here.device()
     free = here.available(device)
     setting = TrainingSetup(here.dtype("auto", device), targets=TrainOptions().layers)
     rows = []
     for name, preset in PRESETS.items():
         training, asking = _find_dtypes(preset, setting, free)
+        folder = hub.find_local_folder(name)
         rows.append(
             {
                 "base": name,
                 "weights": f"{preset.size.parameters / 1e9:.3g} B",
-                "here": hub.find_local_folder(name) is not None,
+                "here": folder is not None,
                 "training": training,
                 "asking": asking,
+                "rows": "" if folder is None else describe_layout(folder),
             }
         )
     return rows

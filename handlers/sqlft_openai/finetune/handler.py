@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sqlft.handler import Artifact, Estimate, ModelSpec, Progress, Trainer, TrainingSet
+from sqlft.handler import Artifact, Estimate, ModelSpec, Progress, RenderedRow, Trainer, TrainingSet
 from sqlft_openai.http.address import resolve_address
 from sqlft_openai.options import EngineOptions, HostedTrainOptions
 from sqlft_openai.providers import Provider
@@ -73,6 +73,14 @@ class HostedTrainer(Trainer):
             **dialect.deploy(api, get_text(job, *MODEL_FIELDS) or "", options),
         }
         return make_artifact(job, run.record, details)
+
+    def render_rows(
+        self, model: ModelSpec, start: Artifact | None, data: TrainingSet, options: HostedTrainOptions
+    ) -> list[RenderedRow]:
+        """The lines that are uploaded."""
+        from sqlft_openai.finetune.rows import read_examples, show_example
+
+        return [show_example(example) for example in read_examples(self.provider, data.train, options)]
 
     def cancel(self, model: ModelSpec, workdir: Path) -> None:
         """Cancel at the provider what `train` began on this workdir."""

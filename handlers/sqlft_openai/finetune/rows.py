@@ -17,12 +17,12 @@ from typing import NamedTuple, NotRequired, TypedDict
 import pyarrow as pa
 
 from sqlft.errors import DataError
-from sqlft.handler import CHARS_PER_TOKEN, TrainingSet, estimate_tokens
+from sqlft.handler import CHARS_PER_TOKEN, RenderedRow, RowPiece, TrainingSet, estimate_tokens
 from sqlft_openai.http.parsing import JsonObject
 from sqlft_openai.options import HostedTrainOptions, learns_from_pairs
 from sqlft_openai.providers import Provider, TrainingLimits
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 NAME_PATTERN = re.compile(r"[^\s<|\\/>]{1,64}")
 """What OpenAI takes as the name of who speaks."""
 EXAMPLE_OVERHEAD, MESSAGE_OVERHEAD = 3, 4
@@ -31,24 +31,32 @@ FEW_EXAMPLES, MANY_EXAMPLES, DEFAULT_EPOCHS, MAX_EPOCHS = 100, 25_000, 3, 25
 
 
 class TrainingMessage(TypedDict):
-    """As the provider takes it: a weight of 0 keeps an answer from being learned, a name says who speaks."""
+    """As the provider takes it: a weight of 0 keeps an answer from being learned, a name says who speaks.
+
+    An answer that is a call of tools has no content.
+    """
 
     role: str
-    content: str
+    content: NotRequired[str]
+    tool_calls: NotRequired[list[JsonObject]]
+    tool_call_id: NotRequired[str]
     name: NotRequired[str]
     weight: NotRequired[int]
 
 
 class TrainingExample(NamedTuple):
-    """A conversation that ends with the better answer, and the worse one."""
+    """A conversation that ends with the better answer, the worse one, and the tools that may be called."""
 
     messages: list[TrainingMessage]
     rejected: str | None = None
+    tools: list[JsonObject] | None = None
 
     @property
     def texts(self) -> list[str]:
         """All that is read in training."""
-        return [*(m["content"] for m in self.messages), *([self.rejected] if self.rejected else [])]
+        contents = [*(m.get("content", "") for m in self.messages), self.rejected]
+        called = [json.dumps(some) for some in (self.tools, *(m.get("tool_calls") for m in self.messages)) if some]
+        return [*filter(None, contents), *called]
 
 
 class PreparedRows(NamedTuple):
@@ -74,11 +82,12 @@ def find_limits(provider: Provider, model: str) -> TrainingLimits:
 def prepare_rows(provider: Provider, model: str, data: TrainingSet, options: HostedTrainOptions) -> PreparedRows:
     """The rows, or DataError that says which of its rules they break and what would keep it."""
     in_pairs = learns_from_pairs(options)
-    train = _read_examples(provider, data.train, in_pairs)
-    valid = [] if data.valid is None else _read_examples(provider, data.valid, in_pairs)
+    train = read_examples(provider, data.train, options)
+    valid = [] if data.valid is None else read_examples(provider, data.valid, options)
     for what, rows in (("training", train), ("validation", valid)):
         for number, example in enumerate(rows, 1):
             _check_messages(provider, example.messages, f"{what} row {number:,}")
+            _check_tools(provider, example, f"{what} row {number:,}")
             if in_pairs:
                 _check_rejected(example, f"{what} row {number:,}")
     counter = get_token_counter(model)
@@ -118,18 +127,41 @@ def format_jsonl(rows: Sequence[TrainingExample]) -> bytes:
 
 def _format_example(example: TrainingExample) -> JsonObject:
     messages = example.messages
+    tools = {"tools": example.tools} if example.tools else {}
     if example.rejected is None:
-        return {"messages": messages}
+        return {"messages": messages, **tools}
     return {
-        "input": {"messages": messages[:-1]},
+        "input": {"messages": messages[:-1], **tools},
         "preferred_output": messages[-1:],
         "non_preferred_output": [{"role": "assistant", "content": example.rejected}],
     }
 
 
+def show_example(example: TrainingExample) -> RenderedRow:
+    """Its line of the JSONL, the answers that are learned marked; of a pair that is the better one."""
+    line = json.dumps(_format_example(example), ensure_ascii=False)
+    pieces: list[RowPiece] = []
+    begin = end = 0
+    for k, message in enumerate(example.messages, 1):
+        text = json.dumps(message, ensure_ascii=False)
+        start = line.index(text, end)
+        end = start + len(text)
+        is_answer = message["role"] == "assistant" and message.get("weight") != 0
+        if is_answer and (example.rejected is None or k == len(example.messages)):
+            pieces += [RowPiece(line[begin:start]), RowPiece(text, 1.0)]
+            begin = end
+    return RenderedRow((*pieces, RowPiece(line[begin:])))
+
+
 def _format_message(message: Mapping[str, object], provider: Provider) -> TrainingMessage:
     role, content, name = (str(message.get(key) or "") for key in ("role", "content", "name"))
     made = TrainingMessage(role=role, content=content)
+    if calls := message.get("tool_calls"):
+        made = TrainingMessage(role=role, tool_calls=json.loads(str(calls)))
+        if content:
+            made["content"] = content
+    if answered := message.get("tool_call_id"):
+        made["tool_call_id"] = str(answered)
     if name and provider.takes_names and NAME_PATTERN.fullmatch(name):
         made["name"] = name
     if message.get("weight") == 0 and role == "assistant":
@@ -137,25 +169,29 @@ def _format_message(message: Mapping[str, object], provider: Provider) -> Traini
     return made
 
 
-def _read_examples(provider: Provider, table: pa.Table, in_pairs: bool) -> list[TrainingExample]:
+def read_examples(provider: Provider, table: pa.Table, options: HostedTrainOptions) -> list[TrainingExample]:
+    """The rows as the provider takes them."""
     conversations = [
         [_format_message(m, provider) for m in messages] for messages in table.column("messages").to_pylist()
     ]
-    if not in_pairs:
-        return [TrainingExample(messages) for messages in conversations]
+    listed = table.column("tools").to_pylist() if "tools" in table.column_names else [None] * table.num_rows
+    tools = [json.loads(text) if text else None for text in listed]
+    if not learns_from_pairs(options):
+        return [TrainingExample(messages, None, some) for messages, some in zip(conversations, tools, strict=True)]
     if "rejected" not in table.column_names:
         raise DataError(
             "method = 'dpo' learns from a better and a worse answer, and the rows have no worse ones.",
             "Let the query give it beside the answer, as a column rejected; or prompt, chosen, rejected.",
         )
     worse = table.column("rejected").to_pylist()
-    return [TrainingExample(messages, text or "") for messages, text in zip(conversations, worse, strict=True)]
+    rows = zip(conversations, worse, tools, strict=True)
+    return [TrainingExample(messages, text or "", some) for messages, text, some in rows]
 
 
 def _check_rejected(example: TrainingExample, where: str) -> None:
     if not (example.rejected or "").strip():
         raise DataError(f"The {where} has no worse answer.", "Filter out rows whose rejected is empty.")
-    if example.rejected == example.messages[-1]["content"]:
+    if example.rejected == example.messages[-1].get("content"):
         raise DataError(f"The worse answer of the {where} is its answer.", "Filter out rows where they are the same.")
 
 
@@ -170,8 +206,20 @@ def _check_messages(provider: Provider, messages: Sequence[TrainingMessage], whe
         )
     if "user" not in roles:
         raise DataError(f"The {where} asks nothing: it has no message of a user.", "Filter it out.")
-    if not (messages[-1]["content"] or "").strip():
+    if not messages[-1].get("content", "").strip() and "tool_calls" not in messages[-1]:
         raise DataError(f"The answer of the {where} is empty.", "Filter out rows without an answer.")
+
+
+def _check_tools(provider: Provider, example: TrainingExample, where: str) -> None:
+    calls = [call for m in example.messages for call in m.get("tool_calls", ())]
+    replies = [m for m in example.messages if m["role"] == "tool"]
+    if not provider.takes_tools and (calls or replies or example.tools):
+        raise DataError(f"The {where} has tools, which {provider.title} is not known to train on.", "Filter it out.")
+    if any("id" not in call for call in calls) or any("tool_call_id" not in m for m in replies):
+        raise DataError(
+            f"The {where} does not tell which call a tool answers: {provider.title} wants ids.",
+            "Give calls an id, and what tools say its tool_call_id.",
+        )
 
 
 def _count_example_tokens(counter: TokenCounter, example: TrainingExample) -> int:

@@ -93,7 +93,7 @@ def _find_fault(turns: tuple[Turn, ...]) -> str:
     """Why these turns, up to the last answer, cannot be trained on."""
     if not turns:
         return "no_answer"
-    if any(not t.content.strip() for t in turns if t.is_learned):
+    if any(not t.text.strip() for t in turns if t.is_learned):
         return "missing_answer"
     first = next(i for i, t in enumerate(turns) if t.is_learned)
     return "" if any(t.role == "user" and t.content.strip() for t in turns[:first]) else "empty_prompt"
@@ -105,11 +105,7 @@ def check_token_lengths(
     """Over-long conversations: counted, and kept, dropped or refused by `long_rows`; the handler cuts them."""
     if long_rows not in LONG_ROWS:
         raise DataError(f"long_rows is {long_rows!r}.", f"It is one of: {', '.join(LONG_ROWS)}.")
-    counts = (
-        count_tokens(["\n".join(t.content for t in c.turns) for c in conversations])
-        if count_tokens and max_length
-        else None
-    )
+    counts = count_tokens([c.text for c in conversations]) if count_tokens and max_length else None
     if counts is None or max_length is None:
         return conversations, []
     tokens = [n + TOKENS_PER_MESSAGE * len(c.turns) for n, c in zip(counts, conversations, strict=True)]
@@ -142,19 +138,19 @@ def run_checks(
 
 
 def _check_duplicates(conversations: Sequence[Conversation]) -> list[Finding]:
-    seen: set[tuple[Turn, ...]] = set()
+    seen: set[tuple[object, ...]] = set()
     repeated: list[int] = []
     for c in conversations:
-        if c.turns in seen:
+        if (c.turns, c.tools) in seen:
             repeated.append(c.row)
-        seen.add(c.turns)
+        seen.add((c.turns, c.tools))
     text = "{n} repeating an earlier one word for word, which weighs more for it."
     return report_finding("duplicates", "warning", repeated, text, "SELECT DISTINCT leaves them out.")
 
 
 def _check_conflicts(conversations: Sequence[Conversation]) -> list[Finding]:
-    answers: dict[tuple[Turn, ...], str] = {}
-    rows = [c.row for c in conversations if answers.setdefault(c.prompt, c.answer) != c.answer]
+    answers: dict[tuple[object, ...], str] = {}
+    rows = [c.row for c in conversations if answers.setdefault((c.prompt, c.tools), c.answer) != c.answer]
     text = "{n} with another answer than an earlier one to the same prompt: no model can learn both."
     level = choose_level(len(rows), len(conversations))
     return report_finding("conflicting_answers", level, rows, text, "Keep one of them.")
@@ -196,7 +192,7 @@ def _find_delimiters(corpus: Corpus, pattern: re.Pattern[str], role: str | None)
     """What matched, by row."""
     delimiters: dict[int, set[str]] = defaultdict(set)
     for conversation, turn in corpus.find_turns(pattern.pattern, role):
-        delimiters[conversation.row].update(pattern.findall(turn.content))
+        delimiters[conversation.row].update(pattern.findall(turn.text))
     return delimiters
 
 
@@ -221,7 +217,7 @@ def _check_stop_sequences(corpus: Corpus, stops: Sequence[str]) -> list[Finding]
         for conversation, turn in corpus.find_turns(re.escape(stop)):
             if turn.role != "assistant":
                 prompts[conversation.row] = None
-            elif stop in (turn.content.removesuffix(stop) or stop):  # an answer that is the stop alone is lost
+            elif stop in (turn.text.removesuffix(stop) or stop):  # an answer that is the stop alone is lost
                 answers[conversation.row] = None
         text = f"{{n}} with the stop sequence {stop!r} in an answer: when asked, the model is cut off there."
         level = choose_level(len(answers), total)
@@ -245,7 +241,7 @@ def _check_secrets(corpus: Corpus) -> list[Finding]:
 def _check_personal_data(corpus: Corpus) -> list[Finding]:
     kinds: dict[int, set[str]] = defaultdict(set)
     for conversation, turn in corpus.find_turns(PERSONAL_SCREEN):
-        if data := find_personal_data(turn.content):
+        if data := find_personal_data(turn.text):
             kinds[conversation.row].update(data)
     counts = Counter(kind for row in kinds.values() for kind in row)
     listed = ", ".join(f"{kind} ({n:,})" for kind, n in counts.most_common())

@@ -19,6 +19,7 @@ from sqlft.options import Option, options_of
 from sqlft.session import EvaluateSettings, ModelSettings, PriceSettings, QuerySettings, SessionSettings, TrainSettings
 from sqlft.sql.parser import STATEMENTS
 from sqlft.statements.training_data import DataSettings
+from sqlft.training.row_text import RowTextSettings
 
 OWN_KEYWORDS = tuple(
     sorted(
@@ -142,7 +143,9 @@ def list_bases(engine: str, vocabulary: Vocabulary) -> dict[str, str]:
 
 def find_options(words: list[str], vocabulary: Vocabulary, names: Iterable[str], engine: str) -> dict[str, Option]:
     """The options that USING takes in a statement of these capital words, which mentions these names."""
-    words = words[1:] if words[:1] == ["EXPLAIN"] else words
+    explains = words[:1] == ["EXPLAIN"]
+    words = words[1:] if explains else words
+    shows = [RowTextSettings] if explains else []
     heading = " ".join(words[:6])
     mentioned = [vocabulary.relations[n.lower()] for n in names if n.lower() in vocabulary.relations]
     models = [r for r in mentioned if r.kind == "model"]
@@ -151,10 +154,11 @@ def find_options(words: list[str], vocabulary: Vocabulary, names: Iterable[str],
     if heading.startswith("CREATE") and ({"MODEL", "PREDICTOR"} & set(words[:5])):
         trains = [TrainSettings] if "FROM" in words else []
         kinds = ["model_options", "predict_options", "engine_options", *(["train_options"] if trains else [])]
-        return {**_core_options(ModelSettings, *trains), **_handler_options([engine], vocabulary, *kinds)}
+        shows = shows if trains else []
+        return {**_core_options(ModelSettings, *trains, *shows), **_handler_options([engine], vocabulary, *kinds)}
     engines = [m.engine for m in models]
     if heading.startswith(("FINETUNE", "RETRAIN")):
-        return {**_core_options(TrainSettings), **_handler_options(engines, vocabulary, "train_options")}
+        return {**_core_options(TrainSettings, *shows), **_handler_options(engines, vocabulary, "train_options")}
     if heading.startswith("EVALUATE"):
         return {
             **_core_options(EvaluateSettings),
@@ -165,7 +169,7 @@ def find_options(words: list[str], vocabulary: Vocabulary, names: Iterable[str],
         return _core_options(PriceSettings)
     if heading.startswith("ANALYZE TRAINING DATA"):
         return {
-            **_core_options(TrainSettings if models else DataSettings),
+            **_core_options(*([TrainSettings, RowTextSettings] if models else [DataSettings])),
             **_handler_options(engines, vocabulary, "train_options"),
         }
     if heading.startswith("RESUME"):

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
+from sqlft.training.row_text import LEARNT_END, LEARNT_START
+
 Row = Sequence[str | None]
 
 NULL = "NULL"
@@ -19,6 +21,10 @@ NARROW_WIDTH = 20
 """Columns are shortened to this width before any is left out."""
 MAX_LINES = 8
 """Of one text that is wrapped."""
+MAX_ROW_LINES = 60
+"""Of the text of a training row."""
+_UNDERLINE, _NO_UNDERLINE = "\x01", "\x02"
+"""In cells, where they have no width, until the line is written."""
 MAX_CELL_WIDTH = 1000
 """No cell is wider, not even where there is no screen."""
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -79,6 +85,11 @@ class TableStyle:
         """Text that stands out."""
         return f"\x1b[1m{text}\x1b[0m" if self.colour else text
 
+    def underline(self, cell: str) -> str:
+        """A cell with its underlined part as the screen takes it."""
+        on, off = ("\x1b[4m", "\x1b[24m") if self.colour else ("", "")
+        return cell.replace(_UNDERLINE, on).replace(_NO_UNDERLINE, off)
+
 
 class _DrawnColumn(NamedTuple):
     """A column that is drawn; a hidden part is one of them too."""
@@ -116,7 +127,29 @@ def draw_wrapped(
 
 
 def _fold_cell(text: str | None, width: int) -> list[str | None]:
+    if text is not None and LEARNT_START in text:
+        return [*_fold_row_text(text, width)]
     return [None] if text is None else [*fold_text(escape_controls(text), width)]
+
+
+def _fold_row_text(text: str, width: int) -> list[str]:
+    """The text of a training row: its own lines, letter for letter, what is learnt underlined."""
+    parts = (escape_controls(part, len(part)) for part in text.split("\n"))
+    lines = [line for part in parts for line in chop_cells(part, width) or [""]]
+    lines = _underline_learnt(lines)
+    half = MAX_ROW_LINES // 2
+    return lines if len(lines) <= MAX_ROW_LINES else [*lines[:half], "…", *lines[1 - half :]]
+
+
+def _underline_learnt(lines: Sequence[str]) -> list[str]:
+    underlined, is_open = [], False
+    for line in lines:
+        marked = line.replace(LEARNT_START, _UNDERLINE + LEARNT_START).replace(LEARNT_END, LEARNT_END + _NO_UNDERLINE)
+        marked = _UNDERLINE + marked if is_open else marked
+        if LEARNT_START in line or LEARNT_END in line:
+            is_open = line.rfind(LEARNT_START) > line.rfind(LEARNT_END)
+        underlined.append(marked + _NO_UNDERLINE if is_open else marked)
+    return underlined
 
 
 def draw_card(
@@ -124,13 +157,13 @@ def draw_card(
 ) -> Iterator[str]:
     """One row, one value per line, without those that are NULL and those not `kept`; the footer says how many."""
     places = range(len(columns)) if kept is None else kept
-    values = [(escape_controls(columns[i].name), escape_controls(row[i] or "")) for i in places if row[i] is not None]
+    values = [(escape_controls(columns[i].name), row[i] or "") for i in places if row[i] is not None]
     width = max((cell_len(name) for name, _ in values), default=0)
     for name, value in values:
         room = MAX_CELL_WIDTH if style.width is None else max(style.width - width - 3, NARROW_WIDTH)
-        for number, line in enumerate(fold_text(value, room)):
+        for number, line in enumerate(_fold_cell(value, room)):
             head = f"{style.bold(pad(name, width, True))} {style.dim('=')}" if number == 0 else " " * (width + 2)
-            yield f"{head} {line}".rstrip()
+            yield f"{head} {style.underline(line or '')}".rstrip()
     if with_footer and len(values) < len(columns):
         hides = any(v is not None for i, v in enumerate(row) if i not in places)
         others = "DESCRIBE shows all" if hides else "the others are NULL"
@@ -232,7 +265,9 @@ def _share_width(sizes: Sequence[int], room: int) -> list[int]:
 
 
 def _fit_column(column: Column, cells: Sequence[str | None], width: int) -> _DrawnColumn:
-    cut: list[list[str | None]] = [[None if c is None else _shorten(escape_controls(c), width)] for c in cells]
+    cut: list[list[str | None]] = [
+        [None] if c is None else [*_underline_learnt([_shorten(escape_controls(c), width)])] for c in cells
+    ]
     return _DrawnColumn(
         _shorten(escape_controls(column.name), width),
         _shorten(shorten_type(column.type), width),
@@ -289,7 +324,7 @@ def _draw_box(columns: Sequence[_DrawnColumn], rows: Rows, style: TableStyle, *,
 def _draw_cell(column: _DrawnColumn, cell: str | None, style: TableStyle) -> str:
     if cell is None:
         return style.dim(pad(_shorten(escape_controls(style.null), column.width), column.width, column.right))
-    return pad(cell, column.width, column.right)
+    return style.underline(pad(cell, column.width, column.right))
 
 
 def _draw_dots(shown: Sequence[_DrawnColumn], edge: str, style: TableStyle) -> Iterator[str]:
