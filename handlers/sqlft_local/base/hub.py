@@ -160,7 +160,7 @@ def _convert_gguf(base: str, file: Path, report: ReportProgress) -> Path:
     from filelock import FileLock
 
     _require_gguf(file.name)
-    from sqlft_local.base.gguf import convert
+    from sqlft_local.gguf.read import convert
 
     target = _converted_folder(base)
     unfinished = target.with_name(f".{target.name}.unfinished")

@@ -61,7 +61,7 @@ def prepare_gguf_files(
         return GgufFiles(home, made, None)
 
     def convert(to: Path) -> None:
-        from sqlft_local.base.gguf import export_adapter
+        from sqlft_local.gguf.write import export_adapter
 
         export_adapter(folder, adapter, to)
 
@@ -177,14 +177,14 @@ def _create_once(target: Path, make: Callable[[Path], None]) -> Path:
 def _export_gguf(
     folder: Path, home: Path, adapter: Path | None, kind: str, to: Path, report: hub.ReportProgress
 ) -> None:
-    from sqlft_local.base import gguf
     from sqlft_local.base.adapter import read_adapter, wrong_base_error
+    from sqlft_local.gguf.write import export
 
     tokenizer = json.loads((home / tokenization.TOKENIZER_FILE).read_text(encoding="utf-8"))
     stop_ids = json.loads((home / tokenization.SETTINGS_FILE).read_text(encoding="utf-8"))["stop_ids"]
     scale, changes = read_adapter(adapter) if adapter else (1.0, {})
     try:
-        found = gguf.export(folder, to, kind, tokenizer, stop_ids, changes, scale, report)
+        found = export(folder, to, kind, tokenizer, stop_ids, changes, scale, report)
     except RuntimeError as e:
         if adapter is None:
             raise

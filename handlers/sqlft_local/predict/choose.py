@@ -88,7 +88,7 @@ def find_llama_refusal(folder: Path) -> str | None:
     """Why llama.cpp cannot run the base, or None if it can."""
     if find_spec("xllamacpp") is None or find_spec("gguf") is None:
         return "the packages xllamacpp and gguf are not installed"
-    from sqlft_local.base.gguf import check_convertible
+    from sqlft_local.gguf.write import check_convertible
 
     try:
         check_convertible(read_config(folder))
