@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from sqlft.errors import HandlerNotInstalled, NotSupported, ProviderError
 from sqlft_local import errors, machine
 from sqlft_local.base import hub, tokenization
 from sqlft_local.base.adapter import digest_adapter
+from sqlft_local.base.config import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,6 +182,7 @@ def _export_gguf(
     from sqlft_local.base.adapter import read_adapter, wrong_base_error
     from sqlft_local.gguf.write import export
 
+    _check_base(folder, home, report)
     tokenizer = json.loads((home / tokenization.TOKENIZER_FILE).read_text(encoding="utf-8"))
     stop_ids = json.loads((home / tokenization.SETTINGS_FILE).read_text(encoding="utf-8"))["stop_ids"]
     scale, changes = read_adapter(adapter) if adapter else (1.0, {})
@@ -191,6 +194,28 @@ def _export_gguf(
         raise wrong_base_error(adapter) from e
     if adapter and found != set(changes):
         raise wrong_base_error(adapter)
+
+
+def _check_base(folder: Path, home: Path, report: hub.ReportProgress) -> None:
+    """NotSupported where llama.cpp would not compute the base as transformers does; tried once for a base."""
+    from sqlft_local.gguf.architectures import check_convertible, find_reason_for_trial
+
+    config = read_config(folder)
+    check_convertible(config)
+    if (reason := find_reason_for_trial(config)) is None:
+        return
+
+    def make(to: Path) -> None:
+        from sqlft_local.gguf.trial import find_fault
+
+        report(f"comparing llama.cpp with transformers for {reason}", None)
+        to.write_text(json.dumps(find_fault(folder)), encoding="utf-8")
+
+    tried = _create_once(home / f"trial-{version('xllamacpp')}.json", make)
+    if fault := json.loads(tried.read_text(encoding="utf-8")):
+        raise NotSupported(
+            f"No file for llama.cpp is made of {reason}: {fault}.", "Use backend = 'transformers', or FORMAT merged."
+        )
 
 
 def _prepare_tokenizer(folder: Path, home: Path) -> None:

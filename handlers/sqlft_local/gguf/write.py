@@ -1,29 +1,39 @@
-"""A folder in Hugging Face layout, with or without an adapter's changes, as a GGUF file for llama.cpp.
+"""A base, with or without an adapter's changes, as a GGUF file for llama.cpp and OpenVINO; an adapter as one.
 
-Rows of q and k change places in Llama-shaped models, because llama.cpp rotates neighbours where transformers rotates
-halves; the file's metadata names are llama.cpp's own.
+Called by `base.weight_cache` and by EXPORT.  In: folders as transformers and PEFT write them.  Out: files.  That
+llama.cpp computes a file as transformers does is found elsewhere (`trial`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported
-from sqlft_local.base.config import find_unusual_part, read_config, read_context, read_rope_theta, read_shape
+from sqlft_local.base.config import read_config
+from sqlft_local.gguf.architectures import CONV1D, Architecture, Value, check_convertible
+from sqlft_local.gguf.metadata import compute_rope_factors, describe, read_full_config
+from sqlft_local.gguf.tensors import (
+    UNQUANTIZED,
+    WeightReader,
+    change_tensor,
+    create_name_map,
+    find_activation_key,
+    find_layer_key,
+    plan_tensors,
+    read_tensor_shapes,
+)
+from sqlft_local.gguf.pretokenizer import find_pretokenizer
+from sqlft_local.gguf.vocabulary import read_special_ids, write_text_settings, write_vocabulary
 
 if TYPE_CHECKING:
-    import numpy as np
     from gguf import GGUFWriter
     from torch import Tensor
 
     from sqlft_local._types import JsonMapping
 
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-"""transformers' model_type -> llama.cpp's architecture."""
-PERMUTED_ARCHITECTURES = ("llama",)
 ReportProgress = Callable[[str, float | None], None]
 
 
@@ -36,70 +46,88 @@ def export(
     changes: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     scale: float = 1.0,
     progress: ReportProgress = lambda what, share: None,
+    chat_template: str | None = None,
+    config: JsonMapping | None = None,
 ) -> set[str]:
     """Write `target`, its matrices as `kind`; the layers of `changes` (B, A by layer) that were found.
 
-    `tokenizer` is the content of a tokenizer.json.  NotSupported for what llama.cpp would not compute alike.
+    `tokenizer` is the content of a tokenizer.json.  With a `chat_template` llama.cpp reads text as the tokenizer does;
+    without one, prompts come as ids.  `config` is the base's unless only its first layers are written.
+    NotSupported for what llama.cpp has no like of.
     """
     from gguf import GGUFWriter
 
-    config = read_config(folder)
-    check_convertible(config)
-    writer = GGUFWriter(str(target), ARCHITECTURES[config["model_type"]])
-    _write_metadata(writer, config, kind)
-    _write_vocabulary(writer, config, tokenizer, stop_ids)
-    found: set[str] = set()
+    architecture = check_convertible(read_config(folder))
+    config = config or read_full_config(folder)
+    writer = GGUFWriter(str(target), architecture.name)
+    _write_metadata(writer, config, architecture, kind)
+    _write_activation_numbers(writer, folder)
+    _write_tokenizer(writer, folder, config, tokenizer, stop_ids, chat_template)
+    merge = _Merge(changes or {}, scale, architecture)
+    _write_tensors(writer, folder, config, architecture, kind, merge, progress)
+    return merge.found
 
-    def merged(name: str, weight: Tensor) -> Tensor:
-        layer = name.removesuffix(".weight")
-        if not changes or layer not in changes:
+
+def _write_tokenizer(
+    writer: GGUFWriter,
+    folder: Path,
+    config: JsonMapping,
+    tokenizer: JsonMapping,
+    stop_ids: list[int],
+    chat_template: str | None,
+) -> None:
+    size = config["vocab_size"]
+    if chat_template is None:
+        usual = "qwen2" if config["model_type"].startswith("qwen") else "smollm"
+        write_vocabulary(writer, size, tokenizer, stop_ids, usual)
+        writer.add_add_bos_token(False)
+        writer.add_add_eos_token(False)
+        return
+    special_ids = read_special_ids(folder, tokenizer)
+    name = find_pretokenizer(tokenizer, special_ids, stop_ids)
+    write_vocabulary(writer, size, tokenizer, stop_ids, name)
+    write_text_settings(writer, tokenizer, special_ids)
+    writer.add_chat_template(chat_template)
+
+
+class _Merge:
+    """Adds an adapter's changes to the weights that they are for."""
+
+    def __init__(self, changes: Mapping[str, tuple[Tensor, Tensor]], scale: float, architecture: Architecture) -> None:
+        self._changes = {find_layer_key(layer): (layer, *pair) for layer, pair in changes.items()}
+        self._scale = scale
+        self._transposed = CONV1D in architecture.changes
+        self.found: set[str] = set()
+
+    def __call__(self, name: str, weight: Tensor) -> Tensor:
+        layer = find_layer_key(name.removesuffix(".weight"))
+        if not name.endswith(".weight") or layer not in self._changes:
             return weight
-        found.add(layer)
-        a, b = changes[layer]
-        return weight.float() + (b.float() @ a.float()) * scale
-
-    _write_tensors(writer, folder, config, kind, merged, progress)
-    return found
+        key, a, b = self._changes[layer]
+        self.found.add(key)
+        change = b.float() @ a.float() * self._scale
+        return weight.float() + (change.T if self._transposed and "lm_head" not in name else change)
 
 
-def check_convertible(config: JsonMapping) -> None:
-    """NotSupported unless llama.cpp computes this configuration as transformers does."""
-    kind = config.get("model_type")
-    if why := find_unusual_part(config) if kind in ARCHITECTURES else f"the architecture {kind}":
-        raise NotSupported(f"llama.cpp files are not made of {why} here.", "Use backend = 'transformers'.")
+def write_value(writer: GGUFWriter, key: str, value: Value) -> None:
+    """A key, with the type that its value has."""
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    elif value is not None:
+        writer.add_array(key, list(value))
 
 
-def permute_rows(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows (or values of a bias) of q or k in the order of llama.cpp's rotary embedding."""
-    rows = weight.shape[0]
-    halves = weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:])
-    return halves.swapaxes(1, 2).reshape(weight.shape)
-
-
-def count_permuted_heads(name: str, config: JsonMapping) -> int | None:
-    """Heads of the rows of this layer if they are to change places, else None."""
-    if ARCHITECTURES[config["model_type"]] not in PERMUTED_ARCHITECTURES:
-        return None
-    shape = read_shape(config)
-    return shape.heads if ".q_proj" in name else shape.kv_heads if ".k_proj" in name else None
-
-
-def _write_metadata(writer: GGUFWriter, config: JsonMapping, kind: str) -> None:
+def _write_metadata(writer: GGUFWriter, config: JsonMapping, architecture: Architecture, kind: str) -> None:
     from gguf import LlamaFileType
 
-    shape = read_shape(config)
-    writer.add_block_count(shape.layers)
-    writer.add_context_length(read_context(config))
-    writer.add_embedding_length(shape.hidden_size)
-    writer.add_feed_forward_length(shape.intermediate_size)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
-    writer.add_key_length(shape.head_dim)
-    writer.add_value_length(shape.head_dim)
-    writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_rope_freq_base(read_rope_theta(config))
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(shape.vocab_size)
+    for key, value in describe(config, architecture).items():
+        write_value(writer, f"{architecture.name}.{key}", value)
     types = {
         "f32": LlamaFileType.ALL_F32,
         "f16": LlamaFileType.MOSTLY_F16,
@@ -110,135 +138,101 @@ def _write_metadata(writer: GGUFWriter, config: JsonMapping, kind: str) -> None:
     writer.add_quantization_version(2)
 
 
-def _write_vocabulary(writer: GGUFWriter, config: JsonMapping, tokenizer: JsonMapping, stop_ids: list[int]) -> None:
-    """The tokens as llama.cpp spells them; prompts come as ids, so only spelling and merges matter."""
-    from gguf import TokenType
-
-    model = tokenizer["model"]
-    if model.get("type") != "BPE" or len(stop_ids) > len(_END_TOKEN_KEYS):
-        raise NotSupported(
-            f"llama.cpp files are not made of a {model.get('type')} tokenizer with {len(stop_ids)} end tokens here.",
-            "Use backend = 'transformers'.",
-        )
-    size = config["vocab_size"]
-    tokens = [f"[PAD{i}]" for i in range(size)]
-    types = [TokenType.UNUSED] * size
-    for token, i in model["vocab"].items():
-        tokens[i] = token
-        is_byte = model.get("byte_fallback") and len(token) == 6 and token.startswith("<0x")
-        types[i] = TokenType.BYTE if is_byte else TokenType.NORMAL
-    for added in tokenizer.get("added_tokens", ()):
-        tokens[added["id"]] = added["content"]
-        types[added["id"]] = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
-    if model.get("byte_fallback"):
-        writer.add_tokenizer_model("llama")
-        writer.add_token_scores([-float(i) for i in range(size)])
-    else:
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre("qwen2" if config["model_type"].startswith("qwen") else "smollm")
-        writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in model["merges"]])
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    for key, i in zip(_END_TOKEN_KEYS, stop_ids, strict=False):
-        writer.add_uint32(f"tokenizer.ggml.{key}_token_id", i)
-    writer.add_add_bos_token(False)
-    writer.add_add_eos_token(False)
-
-
-_END_TOKEN_KEYS = ("eos", "eot", "eom")
+def _write_activation_numbers(writer: GGUFWriter, folder: Path) -> None:
+    """What an activation has learned, a number a layer, is metadata for llama.cpp."""
+    found: dict[str, list[float]] = {}
+    with WeightReader(folder) as read:
+        for name in sorted(read_tensor_shapes(folder), key=lambda n: [int(p) if p.isdigit() else 0 for p in n.split(".")]):
+            if key := find_activation_key(name):
+                found.setdefault(key, []).append(read(name).float().item())
+    for key, values in found.items():
+        writer.add_array(key, values)
 
 
 def _write_tensors(
     writer: GGUFWriter,
     folder: Path,
     config: JsonMapping,
+    architecture: Architecture,
     kind: str,
-    merged: Callable[[str, Tensor], Tensor],
+    merge: Callable[[str, Tensor], Tensor],
     progress: ReportProgress,
 ) -> None:
-    """Two passes, so that never more than one tensor is in memory: what there is, then its numbers."""
+    """What there is, then its numbers."""
     import numpy as np
-    from gguf import GGMLQuantizationType, get_tensor_name_map
-    from gguf.constants import GGML_QUANT_SIZES, MODEL_ARCH, MODEL_ARCH_NAMES
+    from gguf import GGMLQuantizationType
+    from gguf.constants import GGML_QUANT_SIZES
     from gguf.quants import quantize
 
-    arch = next(a for a in MODEL_ARCH if MODEL_ARCH_NAMES[a] == ARCHITECTURES[config["model_type"]])
-    names = get_tensor_name_map(arch, config["num_hidden_layers"])
-    kinds = {}
-    for name, shape in read_tensor_shapes(folder):
-        known = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if known is None:
-            raise NotSupported(f"llama.cpp has no place for {name}.", "Use backend = 'transformers'.")
-        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
-            continue
-        matrix = len(shape) == 2
-        wanted = kind if matrix and (kind != "q8_0" or shape[-1] % 32 == 0) else "f16" if matrix else "f32"
-        kinds[name] = GGMLQuantizationType[wanted.upper()]
+    plan, factors = plan_tensors(read_tensor_shapes(folder), config, architecture), compute_rope_factors(config)
+    kinds = {t.name: GGMLQuantizationType[choose_type(t.name, t.shape, kind).upper()] for t in plan}
+    kinds |= dict.fromkeys(factors, GGMLQuantizationType.F32)
+    for name, shape in [*((t.name, t.shape) for t in plan), *((n, tuple(f.shape)) for n, f in factors.items())]:
         block, size = GGML_QUANT_SIZES[kinds[name]]
-        stored = math.prod(shape) // block * size
-        writer.add_tensor_info(known, shape, np.dtype(np.float32), stored, raw_dtype=kinds[name])
+        writer.add_tensor_info(
+            name, shape, np.dtype(np.float32), math.prod(shape) // block * size, raw_dtype=kinds[name]
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for i, (name, weight) in enumerate(_read_weights(folder, kinds)):
-        values = merged(name, weight).float().numpy()
-        if heads := count_permuted_heads(name, config):
-            values = permute_rows(values, heads)
-        writer.write_tensor_data(quantize(values, kinds[name]))
-        progress("converting", (i + 1) / len(kinds))
+    with WeightReader(folder) as read:
+        for i, tensor in enumerate(plan):
+            made = tensor.make([merge(name, read(name)) for name in tensor.sources])
+            writer.write_tensor_data(quantize(made.float().contiguous().numpy(), kinds[tensor.name]))
+            progress("converting", (i + 1) / len(plan))
+    for factor in factors.values():
+        writer.write_tensor_data(factor.float().numpy())
     writer.close()
 
 
-def read_tensor_shapes(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor of a base."""
-    from safetensors import safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118  # no mapping
-                yield name, tuple(opened.get_slice(name).get_shape())
-
-
-def _read_weights(folder: Path, wanted: JsonMapping) -> Iterator[tuple[str, Tensor]]:
-    from safetensors import safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118  # no mapping
-                if name in wanted:
-                    yield name, opened.get_tensor(name)
+def choose_type(name: str, shape: Sequence[int], kind: str) -> str:
+    """The type of a tensor in a file of `kind`."""
+    if len(shape) < 2 or UNQUANTIZED.search(name):
+        return "f32"
+    return kind if kind != "q8_0" or shape[-1] % 32 == 0 else "f16"
 
 
 def export_adapter(folder: Path, adapter: Path, target: Path) -> None:
     """Write `target` from the adapter in `adapter`, made for the base in `folder`."""
-    from gguf import GGUFWriter, get_tensor_name_map
-    from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
+    from gguf import GGUFWriter
 
     from sqlft_local.base.adapter import read_adapter, wrong_base_error
 
-    config = read_config(folder)
-    made_for = ARCHITECTURES.get(config.get("model_type", ""), "")
-    arch = next((a for a in MODEL_ARCH if MODEL_ARCH_NAMES[a] == made_for), None)
-    if arch is None:
-        raise NotSupported(f"llama.cpp has no {config.get('model_type')} here.", "Use backend = 'transformers'.")
-    names = get_tensor_name_map(arch, config["num_hidden_layers"])
+    architecture = check_convertible(read_config(folder))
+    config = read_full_config(folder)
+    names = create_name_map(config, architecture)
     scale, pairs = read_adapter(adapter)
-    layers = dict(read_tensor_shapes(folder))
-    writer = GGUFWriter(str(target), made_for)
+    layers = {find_layer_key(n.removesuffix(".weight")): n for n in read_tensor_shapes(folder) if n.endswith(".weight")}
+    shapes = read_tensor_shapes(folder)
+    writer = GGUFWriter(str(target), architecture.name)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     rank = next(iter(pairs.values()))[0].shape[0]
     writer.add_float32("adapter.lora.alpha", scale * rank)
     for layer, (a, b) in pairs.items():
-        known = names.get_name(f"{layer}.weight", try_suffixes=(".weight",))
-        if known is None or layers.get(f"{layer}.weight") != (b.shape[0], a.shape[1]):
+        source = layers.get(find_layer_key(layer), "")
+        if shapes.get(source) != (b.shape[0], a.shape[1]):
             raise wrong_base_error(adapter)
-        rows = b.float().numpy()
-        if heads := count_permuted_heads(layer, config):
-            rows = permute_rows(rows, heads)
-        writer.add_tensor(f"{known}.lora_a", a.float().numpy())
-        writer.add_tensor(f"{known}.lora_b", rows)
+        for name, make in change_tensor(source, config, architecture):
+            known = names.get_name(name, try_suffixes=(".weight",))
+            if known is None:
+                raise wrong_base_error(adapter)
+            writer.add_tensor(f"{known}.lora_a", a.float().numpy())
+            writer.add_tensor(f"{known}.lora_b", _change_rows(make, a.float(), b.float(), layer).numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _change_rows(make: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, layer: str) -> Tensor:
+    """B as the change makes it; NotSupported where that is not what it does to the product."""
+    import torch
+
+    try:
+        rows, product = make(b), make(b @ a)
+        if torch.allclose(rows @ a, product, atol=1e-5 * float(product.abs().max())):
+            return rows.contiguous()
+    except RuntimeError:
+        pass
+    raise NotSupported(f"llama.cpp takes no adapter for {layer} of this base.", "Use adapter = 'merged'.")

@@ -40,7 +40,7 @@ def choose_backend(model: ModelSpec, options: PredictOptions, folder: Path, devi
                 "The transformers backend does not bind answers to a schema or grammar.", "Use backend = 'llama.cpp'."
             )
         return options.backend
-    why = find_llama_refusal(folder)
+    why = find_llama_refusal(folder, tried=constrained)
     if constrained:
         if why:
             raise NotSupported(f"A schema or grammar needs llama.cpp, and {why}.", llama.INSTALL)
@@ -84,17 +84,19 @@ def is_small(folder: Path) -> bool:
     return sum(f.stat().st_size for f in folder.glob("*.safetensors")) <= weight_cache.SMALL_BASE_BYTES
 
 
-def find_llama_refusal(folder: Path) -> str | None:
-    """Why llama.cpp cannot run the base, or None if it can."""
+def find_llama_refusal(folder: Path, tried: bool = False) -> str | None:
+    """Why llama.cpp is not taken for the base, or None; with `tried` also one that is compared on the base first."""
     if find_spec("xllamacpp") is None or find_spec("gguf") is None:
         return "the packages xllamacpp and gguf are not installed"
-    from sqlft_local.gguf.write import check_convertible
+    from sqlft_local.gguf.architectures import check_convertible, find_reason_for_trial
 
+    config = read_config(folder)
     try:
-        check_convertible(read_config(folder))
+        check_convertible(config)
     except NotSupported as e:
         return e.message
-    return None
+    reason = None if tried else find_reason_for_trial(config)
+    return reason and f"llama.cpp files of {reason} are made only where backend = 'llama.cpp' asks for them"
 
 
 def choose_dtype(options: PredictOptions, model: ModelOptions, folder: Path, device: str) -> Dtype:
