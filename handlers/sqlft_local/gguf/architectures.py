@@ -27,7 +27,7 @@ SOFTMAX, SIGMOID = 1, 2
 
 @dataclass(frozen=True)
 class Change:
-    """Tensors whose name has `pattern` become others: `parts` has the names, for `re.sub`, and what they are made by."""
+    """Tensors whose name has `pattern` become others: `parts` has their names, for `re.sub`, and what makes them."""
 
     pattern: str
     parts: Mapping[str, TensorChange]
@@ -93,10 +93,22 @@ def count_kv_heads(config: JsonMapping) -> int:
     return int(config.get("num_key_value_heads") or config.get("num_kv_heads") or count_heads(config))
 
 
-def permute_rows(weight: Tensor, heads: int) -> Tensor:
-    """Rows (or values of a bias) of q or k, rotated by halves, in the order in which llama.cpp rotates neighbours."""
-    rows = weight.shape[0]
-    return weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
+def permute_rows(weight: Tensor, heads: int, share: float = 1.0) -> Tensor:
+    """Rows (or values of a bias) of q or k, rotated by halves, in the order in which llama.cpp rotates neighbours.
+
+    Only this share of a head is rotated.
+    """
+    import torch
+
+    by_head = weight.unflatten(0, (heads, -1))
+    rotated = int(by_head.shape[1] * share)
+    turned, rest = by_head.split([rotated, by_head.shape[1] - rotated], 1)
+    turned = turned.unflatten(1, (2, rotated // 2)).transpose(1, 2).flatten(1, 2)
+    return torch.cat([turned, rest], 1).flatten(0, 1)
+
+
+def _rotated_share(config: JsonMapping) -> float:
+    return float((config.get("rope_parameters") or {}).get("partial_rotary_factor", 1.0))
 
 
 def _ungroup(weight: Tensor, groups: int, parts: Sequence[int]) -> Tensor:
@@ -157,8 +169,10 @@ def _window_pattern(config: JsonMapping) -> list[bool] | None:
 
 
 PERMUTED = (
-    Change(r"q_proj\.(weight|bias)$", {r"q_proj.\1": lambda t, c: permute_rows(t, count_heads(c))}),
-    Change(r"k_proj\.(weight|bias)$", {r"k_proj.\1": lambda t, c: permute_rows(t, count_kv_heads(c))}),
+    Change(r"q_proj\.(weight|bias)$", {r"q_proj.\1": lambda t, c: permute_rows(t, count_heads(c), _rotated_share(c))}),
+    Change(
+        r"k_proj\.(weight|bias)$", {r"k_proj.\1": lambda t, c: permute_rows(t, count_kv_heads(c), _rotated_share(c))}
+    ),
 )
 SHIFTED_NORMS = Change(r"norm\.weight$", {"norm.weight": lambda t, c: t + 1})
 INTERLEAVED_HEADS = Change(
@@ -171,7 +185,10 @@ LATENT_KEYS = Change(
         "v_b_proj.weight": lambda t, c: _keys_of_latent(t, c, True),
     },
 )
-STATE_COLUMNS = (Change(r"A_log$", {"A_log": lambda t, c: _to_column(-t.exp(), c)}), Change(r"\.D$", {".D": _to_column}))
+STATE_COLUMNS = (
+    Change(r"A_log$", {"A_log": lambda t, c: _to_column(-t.exp(), c)}),
+    Change(r"\.D$", {".D": _to_column}),
+)
 DECAY = Change(r"A_log$", {"A_log": lambda t, c: -t.exp()})
 
 
@@ -179,9 +196,7 @@ def _group_norm(groups: str, name: str = "norm") -> Change:
     return Change(rf"(mamba|mixer)\.{name}\.weight$", {rf"\1.{name}.weight": lambda t, c: t.reshape(c[groups], -1)})
 
 
-PLAIN_NORMS_OF_STATES = Change(
-    r"(?<!linear_attn\.)norm\.weight$", {"norm.weight": lambda t, c: t + 1}
-)
+PLAIN_NORMS_OF_STATES = Change(r"(?<!linear_attn\.)norm\.weight$", {"norm.weight": lambda t, c: t + 1})
 GRANITE: Mapping[str, KeyReader] = {
     "attention.scale": lambda c: c.get("attention_multiplier"),
     "embedding_scale": lambda c: c.get("embedding_multiplier"),
@@ -330,6 +345,8 @@ NEMOTRON_H: Mapping[str, KeyReader] = {
     "ssm.inner_size": lambda c: c["mamba_num_heads"] * c["mamba_head_dim"],
     "ssm.time_step_rank": lambda c: c["mamba_num_heads"],
     "rope.scaling.finetuned": lambda c: False,
+    "expert_count": lambda c: 0,
+    "expert_used_count": lambda c: 0,
 }
 
 
@@ -572,9 +589,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "feed_forward_length": lambda c: c["expansion_ratio"] * c["d_model"],
         },
     ),
-    "nemotron": Architecture(
-        "nemotron", (SHIFTED_NORMS,), {"attention.layer_norm_epsilon": lambda c: c["norm_eps"]}
-    ),
+    "nemotron": Architecture("nemotron", (SHIFTED_NORMS,), {"attention.layer_norm_epsilon": lambda c: c["norm_eps"]}),
     "nemotron_h": Architecture("nemotron_h", (*STATE_COLUMNS, _group_norm("n_groups")), NEMOTRON_H),
     "olmo": Architecture(
         "olmo",
@@ -586,7 +601,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmoe": Architecture("olmoe", (), {"attention.clamp_kqv": lambda c: c.get("clip_qkv")}),
     "phi": Architecture("phi2"),
     "phi3": Architecture("phi3", (), {"attention.sliding_window": lambda c: c.get("sliding_window") or 0}),
-    "phimoe": Architecture("phimoe", (), {"attention.sliding_window": lambda c: c.get("sliding_window") or 0}),
     "qwen2_moe": Architecture("qwen2moe"),
     "qwen3_moe": Architecture("qwen3moe"),
     "qwen3_next": Architecture(
@@ -609,9 +623,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "seed_oss": Architecture("seed_oss"),
     "smollm3": Architecture("smollm3", PERMUTED),
     "solar_open": Architecture("glm4moe", (), SIGMOID_EXPERTS),
-    "stablelm": Architecture(
-        "stablelm", (), {"use_parallel_residual": lambda c: c["use_parallel_residual"]}
-    ),
+    "stablelm": Architecture("stablelm", (), {"use_parallel_residual": lambda c: c["use_parallel_residual"]}),
     "starcoder2": Architecture("starcoder2"),
     "youtu": Architecture(
         "deepseek2", (LATENT_KEYS,), {**LATENT, "leading_dense_block_count": lambda c: c["num_hidden_layers"]}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from sqlft_local.base.config import limit_context, read_context, read_shape
+from sqlft_local.base.config import read_context, read_shape
 from sqlft_local.gguf.architectures import count_heads, count_kv_heads, find_wide_head
 
 if TYPE_CHECKING:
@@ -41,17 +41,16 @@ def complete_config(config: Config) -> JsonObject:
 
 def read_rope(config: JsonMapping, layers: str = "full_attention") -> JsonMapping:
     """What is said of the rotary embedding of such layers; empty without one."""
-    rope = config.get("rope_parameters") or {}
-    return rope.get(layers) or {} if any(isinstance(v, dict) for v in rope.values()) else rope
+    rope: JsonMapping = config.get("rope_parameters") or {}
+    return (rope.get(layers) or {}) if any(isinstance(v, dict) for v in rope.values()) else rope
 
 
 def describe(config: JsonMapping, architecture: Architecture) -> dict[str, Value]:
     """All keys of a base."""
     shape, rope = read_shape(config), read_rope(config)
-    first = _first(config)
     found: dict[str, Value] = {
         "block_count": shape.layers,
-        "context_length": limit_context(read_context(config), None),
+        "context_length": read_context(config),
         "vocab_size": shape.vocab_size,
         "embedding_length": shape.hidden_size,
         "feed_forward_length": shape.intermediate_size,
@@ -59,20 +58,20 @@ def describe(config: JsonMapping, architecture: Architecture) -> dict[str, Value
         "attention.head_count_kv": count_kv_heads(config),
         "attention.key_length": shape.head_dim,
         "attention.value_length": shape.head_dim,
-        "attention.layer_norm_rms_epsilon": first("rms_norm_eps"),
-        "attention.layer_norm_epsilon": first("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
+        "attention.layer_norm_rms_epsilon": _first(config, "rms_norm_eps"),
+        "attention.layer_norm_epsilon": _first(config, "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
         "attention.sliding_window": config.get("sliding_window") if uses_window(config) else None,
         "attn_logit_softcapping": config.get("attn_logit_softcapping"),
         "final_logit_softcapping": config.get("final_logit_softcapping"),
-        "expert_count": first("num_local_experts", "num_experts", "n_routed_experts"),
-        "expert_used_count": first("num_experts_per_tok", "moe_topk"),
-        "expert_feed_forward_length": first("moe_intermediate_size"),
-        "expert_shared_feed_forward_length": first("shared_expert_intermediate_size"),
-        "expert_shared_count": first("n_shared_experts"),
-        "expert_group_count": first("n_group"),
-        "expert_group_used_count": first("topk_group"),
-        "expert_weights_scale": first("routed_scaling_factor"),
-        "expert_weights_norm": first("norm_topk_prob"),
+        "expert_count": _first(config, "num_local_experts", "num_experts", "n_routed_experts"),
+        "expert_used_count": _first(config, "num_experts_per_tok", "moe_topk"),
+        "expert_feed_forward_length": _first(config, "moe_intermediate_size"),
+        "expert_shared_feed_forward_length": _first(config, "shared_expert_intermediate_size"),
+        "expert_shared_count": _first(config, "n_shared_experts"),
+        "expert_group_count": _first(config, "n_group"),
+        "expert_group_used_count": _first(config, "topk_group"),
+        "expert_weights_scale": _first(config, "routed_scaling_factor"),
+        "expert_weights_norm": _first(config, "norm_topk_prob"),
         "leading_dense_block_count": _count_leading_dense(config),
         "rope.dimension_count": int(shape.head_dim * rope.get("partial_rotary_factor", 1.0)) if rope else None,
         "rope.freq_base": rope.get("rope_theta"),
@@ -86,21 +85,20 @@ def describe(config: JsonMapping, architecture: Architecture) -> dict[str, Value
 def uses_window(config: JsonMapping) -> bool:
     """Whether some layer attends to near tokens only."""
     kinds = config.get("layer_types")
-    return config.get("use_sliding_window", True) and (kinds is None or "sliding_attention" in kinds)
+    return bool(config.get("use_sliding_window", True)) and (kinds is None or "sliding_attention" in kinds)
 
 
-def _first(config: JsonMapping):  # type: ignore[no-untyped-def]
-    def read(*names: str) -> Value:
-        return next((config[name] for name in names if config.get(name) is not None), None)
-
-    return read
+def _first(config: JsonMapping, *names: str) -> Value:
+    found: Value = next((config[name] for name in names if config.get(name) is not None), None)
+    return found
 
 
 def _count_leading_dense(config: JsonMapping) -> int | None:
     kinds = config.get("mlp_layer_types")
     if kinds:
         return next((i for i, kind in enumerate(kinds) if kind != "dense"), len(kinds))
-    return config.get("first_k_dense_replace")
+    first: int | None = config.get("first_k_dense_replace")
+    return first
 
 
 def _describe_scaling(config: JsonMapping, rope: JsonMapping) -> dict[str, Value]:

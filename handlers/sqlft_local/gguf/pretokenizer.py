@@ -1,8 +1,9 @@
 """Which of llama.cpp's ways of cutting text into words is a tokenizer's own, found by trying them.
 
-Called by `write` for a file that is given text.  llama.cpp knows tokenizers by name, each with regular expressions that
-are compiled into it, and no file can bring others: the name is right whose tokens of `TEXTS` are the tokenizer's.  A
-process of its own tries (`python -m sqlft_local.gguf.pretokenizer FILE`), on files of a vocabulary and next to no weights.
+Called by `write` for a file that is given text.  llama.cpp knows tokenizers by name, each with regular expressions
+that are compiled into it, and no file can bring others: the name is right whose tokens of `TEXTS` are the tokenizer's.
+A process of its own tries (`python -m sqlft_local.gguf.pretokenizer FILE`), on files of a vocabulary and next to no
+weights.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ TEXTS = (
     "camelCase PascalCase XMLHttpRequest snake_case UPPER lower McDonald iPhone12Pro",
     "naïve café Ünïcödé Straße œuvre e\u0301te\u0301 Ελληνικά Русский текст עברית العربية हिन्दी ไทย",
     "中文字符，测试。日本語テスト カタカナ ひらがな 한국어 문장 中1文2 漢字kanji混在",
-    "😀 👍🏽 👨‍👩‍👧 ❤️ © ™ → ≤ ∑ … – — “quotes” ‘single’ «guillemets» \u00a0nbsp\u3000wide\u200bzero",
+    "😀 👍🏽 👨‍👩‍👧 ❤️ © ™ → ≤ ∑ … – — “quotes” ‘single’",
+    "«guillemets» \u00a0nbsp\u3000wide\u200bzero",
     "<html><b>x</b></html> http://example.com/a?b=c&d=e user@example.com #tag @name ~/path C:\\dir ...!!! ???",
     "", " ", "\n", "\t", "   ", "\n\n\n", " \n", "a", " a", "  a", "é", "😀", "!", " !", "\u0301", "'s", " 's", "1 ", " 1",
 )  # fmt: skip
@@ -125,7 +127,12 @@ def _write_smallest_model(file: Path, given: JsonMapping, size: int, name: str) 
 
     width = 32
     writer = GGUFWriter(str(file), "llama")
-    for key, value in {"block_count": 1, "context_length": 64, "embedding_length": width, "feed_forward_length": width}.items():
+    for key, value in {
+        "block_count": 1,
+        "context_length": 64,
+        "embedding_length": width,
+        "feed_forward_length": width,
+    }.items():
         writer.add_uint32(f"llama.{key}", value)
     writer.add_head_count(1)
     writer.add_layer_norm_rms_eps(1e-5)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported
 from sqlft_local.base.config import read_shape
-from sqlft_local.gguf.architectures import Architecture, Change
+from sqlft_local.gguf.architectures import Architecture, Change, TensorChange
 
 if TYPE_CHECKING:
     from gguf import TensorNameMap
@@ -92,16 +92,17 @@ def plan_tensors(
     groups: dict[str, list[tuple[str, Callable[[Tensor], Tensor]]]] = {}
     for source in sorted(shapes, key=_sort_key):
         for name, make in change_tensor(source, config, architecture):
-            if int(match[1]) < layers if (match := LAYER.search(name)) else True:
+            layer = LAYER.search(name)
+            if layer is None or int(layer[1]) < layers:
                 groups.setdefault(_map_name(names, name, source), []).append((source, make))
     if read_shape(config).tied:
         groups.pop("output.weight", None)
     plan = []
     for name, parts in groups.items():
-        make = _join_parts([make for _, make in parts], stacked=EXPERT.search(parts[0][0]) is not None)
+        join = _join_parts([make for _, make in parts], stacked=EXPERT.search(parts[0][0]) is not None)
         sources = tuple(source for source, _ in parts)
-        shape = tuple(make([torch.empty(shapes[s], device="meta") for s in sources]).shape)
-        plan.append(Target(name, sources, make, shape))
+        shape = tuple(join([torch.empty(shapes[s], device="meta") for s in sources]).shape)
+        plan.append(Target(name, sources, join, shape))
     return plan
 
 
@@ -125,7 +126,11 @@ def _apply(
         yield name, make
         return
     for part, how in change.parts.items():
-        yield re.sub(change.pattern, part, name), lambda t, how=how: how(make(t), config)  # type: ignore[misc]
+        yield re.sub(change.pattern, part, name), _chain(make, how, config)
+
+
+def _chain(make: Callable[[Tensor], Tensor], how: TensorChange, config: JsonMapping) -> Callable[[Tensor], Tensor]:
+    return lambda t: how(make(t), config)
 
 
 def find_activation_key(source: str) -> str | None:
@@ -166,9 +171,7 @@ def _sort_key(name: str) -> tuple[str, int]:
     return (EXPERT.sub("", name), int(match[1])) if match else (name, 0)
 
 
-def _join_parts(
-    makers: Sequence[Callable[[Tensor], Tensor]], stacked: bool
-) -> Callable[[Sequence[Tensor]], Tensor]:
+def _join_parts(makers: Sequence[Callable[[Tensor], Tensor]], stacked: bool) -> Callable[[Sequence[Tensor]], Tensor]:
     import torch
 
     def make(sources: Sequence[Tensor]) -> Tensor:

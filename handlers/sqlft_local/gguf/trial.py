@@ -1,8 +1,8 @@
 """Whether llama.cpp computes a base as transformers does, tried on the base itself.
 
-Called by `base.weight_cache` for a base whose architecture or config is not one of the few known to be right, once.  The
-first layers, with one of each kind, are written in float32, and both say how likely the next tokens are.  A process of
-its own does it (`python -m sqlft_local.gguf.trial FOLDER`): what llama.cpp does not compute may end its process.
+Called by `base.weight_cache` for a base whose architecture or config is not one of the few known to be right, once.
+The first layers, with one of each kind, are written in float32, and both say how likely the next tokens are.  A process
+of its own does it (`python -m sqlft_local.gguf.trial FOLDER`): what llama.cpp does not compute may end its process.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 from sqlft_local import machine
 
 if TYPE_CHECKING:
-    from sqlft_local._types import Config, JsonObject, Model
+    from sqlft_local._types import Config, JsonObject, LlamaServer, Model
 
-PROMPT = "SELECT name, age FROM singers WHERE country = 'France' -- how many are there, and who is the oldest of them?\n"
+PROMPT = (
+    "SELECT name, age FROM singers WHERE country = 'France' -- how many are there, and who is the oldest of them?\n"
+)
 PROMPT_TOKENS = 32
 STEPS = 8
 """Tokens that are read one by one behind a prompt: states of earlier ones are kept, as in an answer."""
@@ -48,10 +50,16 @@ def find_fault(folder: Path) -> str | None:
     if done.returncode or not lines:
         ended = [line for line in done.stderr.splitlines() if "ASSERT" in line or "Error" in line or "error" in line]
         return f"llama.cpp does not run it ({ended[-1].strip()[-200:] if ended else f'exit code {done.returncode}'})"
-    difference = float(lines[-1])
+    return describe_difference(float(lines[-1]))
+
+
+def describe_difference(difference: float) -> str | None:
+    """What is wrong, if so much is."""
     if difference <= MOST_DIFFERENCE:
         return None
-    return f"llama.cpp computes other likelihoods than transformers (by a factor of {math.exp(min(difference, 99)):.3g})"
+    return (
+        f"llama.cpp computes other likelihoods than transformers (by a factor of {math.exp(min(difference, 99)):.3g})"
+    )
 
 
 def try_base(folder: Path) -> float:
@@ -91,7 +99,7 @@ def shorten(config: Config) -> Config:
     return type(config).from_dict(full)
 
 
-def find_difference(file: Path, model: Model, ids: Sequence[int]) -> float:
+def find_difference(file: Path, model: Model, ids: Sequence[int], adapter: Path | None = None) -> float:
     """The largest difference between what llama.cpp and transformers think of the tokens that come next."""
     import torch
 
@@ -100,14 +108,14 @@ def find_difference(file: Path, model: Model, ids: Sequence[int]) -> float:
     return max(
         (
             abs(likelihood - float(expected[place][token]))
-            for place, likeliest in read_likelihoods(file, ids).items()
+            for place, likeliest in read_likelihoods(file, ids, adapter).items()
             for token, likelihood in likeliest.items()
         ),
         default=math.inf,
     )
 
 
-def read_likelihoods(file: Path, ids: Sequence[int]) -> Mapping[int, Mapping[int, float]]:
+def read_likelihoods(file: Path, ids: Sequence[int], adapter: Path | None = None) -> Mapping[int, Mapping[int, float]]:
     """What llama.cpp thinks comes behind each of the last tokens: logarithms by token, by the last one's place."""
     import xllamacpp
 
@@ -118,15 +126,21 @@ def read_likelihoods(file: Path, ids: Sequence[int]) -> Mapping[int, Mapping[int
     p.ui, p.endpoint_slots, p.n_threads_http = False, False, 1
     p.cache_type_k = p.cache_type_v = int(xllamacpp.ggml_type.GGML_TYPE_F32)
     p.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if adapter:
+        laid_over = xllamacpp.CommonAdapterLoraInfo()
+        laid_over.path, laid_over.scale = str(adapter), 1.0
+        p.lora_adapters = [laid_over]
     server = xllamacpp.Server(p)
-    found = {}
-    for place in range(len(ids) - STEPS, len(ids)):
-        body = {"prompt": list(ids[: place + 1]), "n_predict": 1, "temperature": 0, "n_probs": LIKELIEST}
-        answers: list[JsonObject] = []
-        server.handle_completions(json.dumps(body), lambda event, to=answers: bool(to.append(json.loads(event))))
-        for token in (answers[-1]["choices"][0]["logprobs"] or {}).get("content", ()):
-            found[place] = {top["id"]: top["logprob"] for top in token["top_logprobs"]}
-    return found
+    return {place: _ask(server, ids[: place + 1]) for place in range(len(ids) - STEPS, len(ids))}
+
+
+def _ask(server: LlamaServer, ids: Sequence[int]) -> Mapping[int, float]:
+    """The likeliest tokens behind these; none where the likeliest ends the answer, of which llama.cpp is silent."""
+    answers: list[JsonObject] = []
+    body = {"prompt": list(ids), "n_predict": 1, "temperature": 0, "n_probs": LIKELIEST}
+    server.handle_completions(json.dumps(body), lambda event: answers.append(json.loads(event)))
+    tokens = (answers[-1]["choices"][0]["logprobs"] or {}).get("content", ())
+    return {top["id"]: top["logprob"] for token in tokens for top in token["top_logprobs"]}
 
 
 if __name__ == "__main__":

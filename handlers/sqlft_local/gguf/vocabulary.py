@@ -1,7 +1,7 @@
 """A base's tokens as llama.cpp spells them, and how it cuts text into them.
 
-Called by `write`.  In: the content of a tokenizer.json.  Out: keys of a file.  Where prompts come as ids, spelling is all
-that counts; where llama.cpp itself cuts text, `pretokenizer` has found the name of the way in which it is to do it.
+Called by `write`.  In: the content of a tokenizer.json.  Out: keys of a file.  Where prompts come as ids, spelling is
+all that counts; where llama.cpp itself cuts text, `pretokenizer` has found the name of the way in which it is to.
 """
 
 from __future__ import annotations

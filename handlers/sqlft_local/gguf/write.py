@@ -15,6 +15,7 @@ from sqlft.errors import NotSupported
 from sqlft_local.base.config import read_config
 from sqlft_local.gguf.architectures import CONV1D, Architecture, Value, check_convertible
 from sqlft_local.gguf.metadata import compute_rope_factors, describe, read_full_config
+from sqlft_local.gguf.pretokenizer import find_pretokenizer
 from sqlft_local.gguf.tensors import (
     UNQUANTIZED,
     WeightReader,
@@ -25,7 +26,6 @@ from sqlft_local.gguf.tensors import (
     plan_tensors,
     read_tensor_shapes,
 )
-from sqlft_local.gguf.pretokenizer import find_pretokenizer
 from sqlft_local.gguf.vocabulary import read_special_ids, write_text_settings, write_vocabulary
 
 if TYPE_CHECKING:
@@ -142,7 +142,9 @@ def _write_activation_numbers(writer: GGUFWriter, folder: Path) -> None:
     """What an activation has learned, a number a layer, is metadata for llama.cpp."""
     found: dict[str, list[float]] = {}
     with WeightReader(folder) as read:
-        for name in sorted(read_tensor_shapes(folder), key=lambda n: [int(p) if p.isdigit() else 0 for p in n.split(".")]):
+        for name in sorted(
+            read_tensor_shapes(folder), key=lambda n: [int(p) if p.isdigit() else 0 for p in n.split(".")]
+        ):
             if key := find_activation_key(name):
                 found.setdefault(key, []).append(read(name).float().item())
     for key, values in found.items():
