@@ -345,8 +345,9 @@ NEMOTRON_H: Mapping[str, KeyReader] = {
     "ssm.inner_size": lambda c: c["mamba_num_heads"] * c["mamba_head_dim"],
     "ssm.time_step_rank": lambda c: c["mamba_num_heads"],
     "rope.scaling.finetuned": lambda c: False,
-    "expert_count": lambda c: 0,
-    "expert_used_count": lambda c: 0,
+    "expert_count": lambda c: None,
+    "expert_used_count": lambda c: None,
+    "expert_group_count": lambda c: None,
 }
 
 

@@ -103,7 +103,8 @@ def _count_leading_dense(config: JsonMapping) -> int | None:
 
 def _describe_scaling(config: JsonMapping, rope: JsonMapping) -> dict[str, Value]:
     kind, factor = rope.get("rope_type", "default"), rope.get("factor")
-    original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    name = "original_max_position_embeddings"
+    original = int(rope.get(name) or config.get(name) or read_context(config))
     if kind == "linear":
         return {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
     if kind == "yarn":

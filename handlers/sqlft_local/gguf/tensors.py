@@ -159,7 +159,7 @@ def _map_name(names: TensorNameMap, name: str, source: str) -> str:
         part, _, kind = name.rpartition(".")
         part = part.rpartition(".")[2]
         wanted = f"model.layers.{layer[1]}.mlp.experts.{EXPERT_PARTS.get(part, part)}.{kind}"
-    found = names.get_name(wanted, try_suffixes=(".weight", ".bias"))
+    found: str | None = names.get_name(wanted, try_suffixes=(".weight", ".bias"))
     if found is None:
         raise NotSupported(f"llama.cpp has no place for {source}.", "Use backend = 'transformers'.")
     return found

@@ -40,10 +40,9 @@ SECONDS = 600
 def find_fault(folder: Path) -> str | None:
     """What is wrong with a base's file, if anything; in a process of its own."""
     command = machine.module_command("sqlft_local.gguf.trial", str(folder))
+    environment = {**machine.child_environment(), "GGML_NO_BACKTRACE": "1"}
     try:
-        done = subprocess.run(
-            command, env=machine.child_environment(), capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return f"llama.cpp did not answer within {SECONDS} seconds"
     lines = done.stdout.splitlines()
