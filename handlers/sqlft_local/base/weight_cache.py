@@ -211,7 +211,9 @@ def _check_base(folder: Path, home: Path, report: hub.ReportProgress) -> None:
         report(f"comparing llama.cpp with transformers for {reason}", None)
         to.write_text(json.dumps(find_fault(folder)), encoding="utf-8")
 
-    tried = _create_once(home / f"trial-{version('xllamacpp')}.json", make)
+    with _require_packages():
+        name = f"trial-{version('xllamacpp')}.json"
+    tried = _create_once(home / name, make)
     if fault := json.loads(tried.read_text(encoding="utf-8")):
         raise NotSupported(
             f"No file for llama.cpp is made of {reason}: {fault}.", "Use backend = 'transformers', or FORMAT merged."

@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlft.errors import NotSupported
+from sqlft.errors import NotSupported, ProviderError
 from sqlft_local import machine
 from sqlft_local.gguf.vocabulary import write_text_settings, write_vocabulary
 
@@ -46,9 +46,9 @@ TEXTS = (
     "😀 👍🏽 👨‍👩‍👧 ❤️ © ™ → ≤ ∑ … – — “quotes” ‘single’",
     "«guillemets» \u00a0nbsp\u3000wide\u200bzero",
     "<html><b>x</b></html> http://example.com/a?b=c&d=e user@example.com #tag @name ~/path C:\\dir ...!!! ???",
-    "", " ", "\n", "\t", "   ", "\n\n\n", " \n", "a", " a", "  a", "é", "😀", "!", " !", "\u0301", "'s", " 's", "1 ", " 1",
+    "", " ", "\n", "\t", "   ", "\n\n\n", " \n", "a", " a", "  a", "é", "😀", "!", " !", "\u0301", "'s", " 's", "1 ",
 )  # fmt: skip
-SECONDS = 300
+SECONDS = 900
 
 
 def find_pretokenizer(tokenizer: JsonMapping, special_ids: JsonMapping, stop_ids: list[int]) -> str:
@@ -58,9 +58,15 @@ def find_pretokenizer(tokenizer: JsonMapping, special_ids: JsonMapping, stop_ids
         file = Path(work) / "tokenizer.json"
         file.write_text(json.dumps(given), encoding="utf-8")
         command = machine.module_command("sqlft_local.gguf.pretokenizer", str(file))
-        done = subprocess.run(
-            command, env=machine.child_environment(), capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+        try:
+            done = subprocess.run(
+                command, env=machine.child_environment(), capture_output=True, text=True, timeout=SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as e:
+            raise ProviderError(
+                f"llama.cpp did not read this base's tokenizer within {SECONDS} seconds.",
+                "Try again when the machine is less busy.",
+            ) from e
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         raise NotSupported(

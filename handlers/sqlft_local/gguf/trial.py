@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlft.errors import ProviderError
 from sqlft_local import machine
 
 if TYPE_CHECKING:
@@ -38,13 +40,21 @@ SECONDS = 600
 
 
 def find_fault(folder: Path) -> str | None:
-    """What is wrong with a base's file, if anything; in a process of its own."""
+    """What is wrong with a base's file, if anything; ProviderError where the process that finds it is ended."""
     command = machine.module_command("sqlft_local.gguf.trial", str(folder))
     environment = {**machine.child_environment(), "GGML_NO_BACKTRACE": "1"}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        return f"llama.cpp did not answer within {SECONDS} seconds"
+    except subprocess.TimeoutExpired as e:
+        raise ProviderError(
+            f"The base was not compared with llama.cpp within {SECONDS} seconds.",
+            "Try again when the machine is less busy, or use backend = 'transformers'.",
+        ) from e
+    if done.returncode in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
+        raise ProviderError(
+            f"The comparison of the base with llama.cpp was ended by signal {-done.returncode}.",
+            "Free some memory and try again, or use backend = 'transformers'.",
+        )
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         ended = [line for line in done.stderr.splitlines() if "ASSERT" in line or "Error" in line or "error" in line]

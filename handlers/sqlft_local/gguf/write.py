@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported
 from sqlft_local.base.config import read_config
-from sqlft_local.gguf.architectures import CONV1D, Architecture, Value, check_convertible
+from sqlft_local.gguf.architectures import Architecture, Value, check_convertible
 from sqlft_local.gguf.metadata import compute_rope_factors, describe, read_full_config
 from sqlft_local.gguf.pretokenizer import find_pretokenizer
 from sqlft_local.gguf.tensors import (
@@ -63,7 +63,7 @@ def export(
     _write_metadata(writer, config, architecture, kind)
     _write_activation_numbers(writer, folder)
     _write_tokenizer(writer, folder, config, tokenizer, stop_ids, chat_template)
-    merge = _Merge(changes or {}, scale, architecture)
+    merge = _Merge(changes or {}, scale)
     _write_tensors(writer, folder, config, architecture, kind, merge, progress)
     return merge.found
 
@@ -93,10 +93,9 @@ def _write_tokenizer(
 class _Merge:
     """Adds an adapter's changes to the weights that they are for."""
 
-    def __init__(self, changes: Mapping[str, tuple[Tensor, Tensor]], scale: float, architecture: Architecture) -> None:
+    def __init__(self, changes: Mapping[str, tuple[Tensor, Tensor]], scale: float) -> None:
         self._changes = {find_layer_key(layer): (layer, *pair) for layer, pair in changes.items()}
         self._scale = scale
-        self._transposed = CONV1D in architecture.changes
         self.found: set[str] = set()
 
     def __call__(self, name: str, weight: Tensor) -> Tensor:
@@ -105,8 +104,7 @@ class _Merge:
             return weight
         key, a, b = self._changes[layer]
         self.found.add(key)
-        change = b.float() @ a.float() * self._scale
-        return weight.float() + (change.T if self._transposed and "lm_head" not in name else change)
+        return weight.float() + (b.float() @ a.float()) * self._scale
 
 
 def write_value(writer: GGUFWriter, key: str, value: Value) -> None:

@@ -96,7 +96,7 @@ def find_llama_refusal(folder: Path, tried: bool = False) -> str | None:
     except NotSupported as e:
         return e.message
     reason = None if tried else find_reason_for_trial(config)
-    return reason and f"llama.cpp files of {reason} are made only where backend = 'llama.cpp' asks for them"
+    return reason and f"files for llama.cpp are made of {reason} only where backend = 'llama.cpp' asks for them"
 
 
 def choose_dtype(options: PredictOptions, model: ModelOptions, folder: Path, device: str) -> Dtype:
