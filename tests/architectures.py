@@ -25,6 +25,10 @@ from safetensors.torch import load_file
 from sqlft_local import Local
 from sqlft_local.base import loading
 from sqlft_local.base.config import find_packing_obstacle
+from sqlft_local.base.tokenization import load_transformers_tokenizer
+from sqlft_local.gguf import trial
+from sqlft_local.gguf.architectures import ARCHITECTURES
+from sqlft_local.gguf.write import export
 from sqlft_local.kernels import fused
 from sqlft_local.kernels.batching import find_layout, split_passes
 from sqlft_local.kernels.packing import Example
@@ -186,9 +190,30 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 MOST_PARAMETERS = 100_000_000
 
 
-def build_config(kind: str) -> Any:
+EIGHT_LAYERS = {"num_hidden_layers": 8}
+NO_WINDOW = {"sliding_window": None}
+WIDE_HEADS = {"head_dim": 256, "num_attention_heads": 2, "num_key_value_heads": 1}
+GGUF_SIZES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("exaone4", "ministral3", "mistral", "mixtral", "phi3", "starcoder2"), NO_WINDOW),
+    **dict.fromkeys(("cohere2", "olmo3", "smollm3"), EIGHT_LAYERS),
+    **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text"), WIDE_HEADS),
+    **{kind: {"intermediate_size": 128} for kind in ("mamba", "falcon_mamba")},
+    **{kind: {"num_key_value_heads": 4} for kind in ("olmoe", "dots1")},
+    "gemma2": {"query_pre_attn_scalar": 16, "num_hidden_layers": 3},
+    "gemma3_text": {"query_pre_attn_scalar": 16, **EIGHT_LAYERS},
+    "llama4_text": {**EIGHT_LAYERS, "interleave_moe_layer_step": 2, "intermediate_size_mlp": 96},
+    "qwen3_moe": {"norm_topk_prob": True},
+}
+"""What llama.cpp wants of a type beside OVERRIDES: sizes that it takes, all kinds of layers, and no more than it has
+(a window in Mistral, another scale of attention in Gemma)."""
+
+
+def build_config(kind: str, more: Mapping[str, Any] | None = None) -> Any:
     """A tiny configuration of the type."""
-    return AutoConfig.for_model(kind, **shrink(type(AutoConfig.for_model(kind)), OVERRIDES.get(kind, {})))
+    sizes = {**OVERRIDES.get(kind, {}), **(more or {})}
+    if kind == "exaone4" and more:
+        sizes["layer_types"] = ["full_attention"] * 2
+    return AutoConfig.for_model(kind, **shrink(type(AutoConfig.for_model(kind)), sizes))
 
 
 def shrink(config_class: Any, more: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,9 +232,9 @@ def shrink(config_class: Any, more: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**sizes, **parts, **more}.items() if value is not DEFAULT}
 
 
-def make_tiny(kind: str, folder: Path) -> Path:
+def make_tiny(kind: str, folder: Path, more: Mapping[str, Any] | None = None) -> Path:
     """A random model of the type, saved in Hugging Face layout."""
-    config = build_config(kind)
+    config = build_config(kind, more)
     with torch.device("meta"):
         size = sum(p.numel() for p in loading.find_auto_class(config).from_config(config).parameters())
     if size > MOST_PARAMETERS:
@@ -375,6 +400,38 @@ def compare_answers(base: Path, adapter: Path | None) -> None:
         predictor.close()
 
 
+def compare_gguf(kind: str, folder: Path) -> float:
+    """How far llama.cpp's likelihoods are from those of transformers, for a tiny model of the type."""
+    base = make_tiny(kind, folder, GGUF_SIZES.get(kind))
+    tokenizer, stop_ids = load_transformers_tokenizer(base)
+    file = folder / "tiny.gguf"
+    export(base, file, "f32", json.loads(tokenizer.backend_tokenizer.to_str()), sorted(stop_ids))
+    ids = [(13 * i + 7) % (VOCABULARY - 10) + 5 for i in range(24)]
+    return trial.find_difference(file, load_plain(base), ids)
+
+
+def try_gguf(kind: str, folder: Path) -> str:
+    """What is said of the type's file; in a process of its own, since llama.cpp may end it."""
+    if kind not in ARCHITECTURES:
+        return ""
+    said = folder / "gguf"
+    if not (child := os.fork()):
+        try:
+            difference = compare_gguf(kind, folder / "for_llama")
+            said.write_text("yes" if difference <= trial.MOST_DIFFERENCE else f"no: other numbers ({difference:.2g})")
+        except Exception as e:
+            said.write_text(f"no: {str(e).splitlines()[0]}")
+        os._exit(0)
+    os.waitpid(child, 0)
+    return said.read_text() if said.exists() else "no: llama.cpp ends its process"
+
+
+GGUF_TYPES = (
+    *("gemma2", "gemma3_text", "cohere2", "phi3", "glm4", "gpt2", "gpt_neox", "bloom", "falcon"),  # norms, windows, qkv
+    *("mixtral", "granitemoehybrid", "gpt_bigcode", "deepseek_v3", "llama4_text"),  # experts, low-rank attention
+    *("lfm2", "mamba2", "qwen3_next", "qwen3_5_text", "falcon_h1", "apertus"),  # convolutions, states, activations
+)
+"""One of each kind of file."""
 TYPES = (
     *("gpt2", "gemma3_text", "gemma4_text", "qwen3_moe", "deepseek_v3"),  # packed: absolute places, windows, experts
     *("gemma2", "gpt_oss", "bloom", "diffllama"),  # soft caps, sinks, ALiBi, two attentions a layer
@@ -412,7 +469,7 @@ def measure(kind: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, SQLFT_BASES=f"{folder}/bases"):
         try:
             check_runs(kind, Path(folder) / "runs")
-            return check_type(kind, Path(folder))
+            return {**check_type(kind, Path(folder)), "gguf": try_gguf(kind, Path(folder))}
         except CannotRun as e:
             return {"skipped": str(e)}
         except Exception as e:
@@ -424,7 +481,7 @@ def write_page(found: Mapping[str, Mapping[str, Any]]) -> None:
     """The table between its marks."""
     compared = {kind: one for kind, one in found.items() if "skipped" not in one}
     rows = [
-        f"| `{kind}` | {one.get('path') or '**not right**: ' + KNOWN.get(kind, one['error'])} |"
+        f"| `{kind}` | {one.get('path') or '**not right**: ' + KNOWN.get(kind, one['error'])} | {one.get('gguf', '')} |"
         for kind, one in compared.items()
     ]
     skipped = ", ".join(f"`{kind}`" for kind in found if kind not in compared)
@@ -433,7 +490,7 @@ def write_page(found: Mapping[str, Mapping[str, Any]]) -> None:
         [
             f"With transformers {transformers.__version__}, torch {torch.__version__} and PEFT {peft.__version__}, "
             f"{right} of {len(compared)} types are right:",
-            *("", "| type | rows in training |", "| --- | --- |", *rows, ""),
+            *("", "| type | rows in training | GGUF |", "| --- | --- | --- |", *rows, ""),
             "Not compared, because transformers does not build a tiny model of them here or generate with it: "
             f"{skipped}.",
         ]

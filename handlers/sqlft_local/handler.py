@@ -22,9 +22,9 @@ from sqlft.handler import (
     TrainingSet,
 )
 from sqlft_local.base import hub, presets
-from sqlft_local.base.gguf_file import is_gguf
 from sqlft_local.base.hub import ReportProgress
 from sqlft_local.base.tokenization import Delimiters, resolve_inference_delimiters, resolve_training_delimiters
+from sqlft_local.gguf.base_file import is_gguf
 from sqlft_local.options import RESUME_OPTIONS, EngineOptions, ModelOptions, PredictOptions, TrainOptions
 
 if TYPE_CHECKING:
@@ -79,10 +79,11 @@ class Local(Trainer, Embedder):
 
     def check_weights(self, model: ModelSpec, path: Path) -> Mapping[str, object]:
         """Whether an adapter of others is one of the base, as far as that is here, or what a base's file holds."""
-        from sqlft_local.base import adapter, gguf_file, loading, weight_cache
+        from sqlft_local.base import adapter, loading, weight_cache
+        from sqlft_local.gguf import base_file
 
         if path.is_file():
-            return gguf_file.describe(path, weight_cache.find_gguf_folder(path))
+            return base_file.describe(path, weight_cache.find_gguf_folder(path))
         if not (path / "adapter_config.json").exists():
             return {}
         adapter.check_readable(path)
@@ -121,22 +122,23 @@ class Local(Trainer, Embedder):
     def _open_gguf(self, model: ModelSpec, file: Path, options: PredictOptions, delimiters: Delimiters) -> Predictor:
         """By llama.cpp, from the file of others itself."""
         from sqlft_local import machine
-        from sqlft_local.base import config, gguf_file, weight_cache
+        from sqlft_local.base import config, weight_cache
         from sqlft_local.base.tokenization import Renderer
+        from sqlft_local.gguf import base_file
         from sqlft_local.predict import llama
         from sqlft_local.predict.common import DEFAULT_BATCH_SIZE
 
         llama.import_xllamacpp()
         home = weight_cache.find_gguf_folder(file)
-        gguf_file.describe(file, home)
-        settings = gguf_file.read_settings(file, home)
+        base_file.describe(file, home)
+        settings = base_file.read_settings(file, home)
         given = _get_model_options(model)
         context = config.limit_context(settings["context_length"] or config.DEFAULT_CONTEXT, given.context_length)
         threads, gpu = machine.resolve_threads(self.options.threads), self.options.device != "cpu"
         plan = llama.LlamaSettings(file, options.batch_size or DEFAULT_BATCH_SIZE, threads, gpu=gpu)
         engine, release = llama.acquire_runtime(plan, context + 1, str(file))
         try:
-            tokenizer = gguf_file.GgufTokenizer(settings, engine.call)
+            tokenizer = base_file.GgufTokenizer(settings, engine.call)
             renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template, options.thinking)
             renderer = renderer.with_delimiters(delimiters)
         except BaseException:

@@ -21,8 +21,8 @@ import torch
 from huggingface_hub import constants
 from sqlft_local import Local
 from sqlft_local.base import hub
-from sqlft_local.base.gguf import convert
 from sqlft_local.base.presets import PRESETS, WHEELS, Wheel
+from sqlft_local.gguf.read import convert
 from sqlft_local.options import ModelOptions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

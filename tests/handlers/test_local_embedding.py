@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from sqlft_local import Local
-from sqlft_local.base import gguf, tokenization
+from sqlft_local.base import tokenization
+from sqlft_local.gguf import write
 from sqlft_local.model_cache import MODEL_CACHE, ModelCache
 from sqlft_local.options import EngineOptions, ModelOptions
 from transformers import AutoModel, AutoTokenizer
@@ -94,7 +95,7 @@ def test_a_gguf_file(tiny: Path, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
     tokenizer, stop_ids = tokenization.load_transformers_tokenizer(tiny)
     file = tmp_path / "model.gguf"
-    gguf.export(tiny, file, "f32", json.loads(tokenizer.backend_tokenizer.to_str()), sorted(stop_ids))
+    write.export(tiny, file, "f32", json.loads(tokenizer.backend_tokenizer.to_str()), sorted(stop_ids))
     vectors = embed(file, [*TEXTS, "long " * 3000])
     assert all(math.isclose(math.hypot(*v), 1, abs_tol=1e-4) for v in vectors)
     assert vectors[0] == pytest.approx(vectors[4], abs=1e-3)

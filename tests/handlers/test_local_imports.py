@@ -17,7 +17,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from sqlft_local import Local
-from sqlft_local.base import gguf as gguf_export
+from sqlft_local.gguf import write as gguf_export
 from sqlft_local.options import ModelOptions, TrainOptions
 from tiny_tokenizer import CHATML
 from transformers import AutoModelForCausalLM, AutoTokenizer

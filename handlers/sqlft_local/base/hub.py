@@ -19,9 +19,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError, did_you_mean
-from sqlft_local.base.gguf_file import is_gguf, name_folder
 from sqlft_local.base.presets import PRESETS, WHEELS, Wheel
 from sqlft_local.errors import INSTALL
+from sqlft_local.gguf.base_file import is_gguf, name_folder
 
 ReportProgress = Callable[[str, float | None], None]
 """Called with what is going on, and how much of it is done (0 to 1, None: not known)."""
@@ -165,7 +165,7 @@ def _convert_gguf(base: str, file: Path, report: ReportProgress) -> Path:
     from filelock import FileLock
 
     _require_gguf(file.name)
-    from sqlft_local.base.gguf_file import convert
+    from sqlft_local.gguf.base_file import convert
 
     target = _converted_folder(base)
     unfinished = target.with_name(f".{target.name}.unfinished")

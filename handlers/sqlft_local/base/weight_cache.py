@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ from sqlft.errors import HandlerNotInstalled, NotSupported, ProviderError
 from sqlft_local import errors, machine
 from sqlft_local.base import hub, tokenization
 from sqlft_local.base.adapter import digest_adapter
-from sqlft_local.base.gguf_file import name_folder
+from sqlft_local.base.config import read_config
+from sqlft_local.gguf.base_file import name_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +64,7 @@ def prepare_gguf_files(
         return GgufFiles(home, made, None)
 
     def convert(to: Path) -> None:
-        from sqlft_local.base.gguf import export_adapter
+        from sqlft_local.gguf.write import export_adapter
 
         export_adapter(folder, adapter, to)
 
@@ -183,20 +185,45 @@ def _create_once(target: Path, make: Callable[[Path], None]) -> Path:
 def _export_gguf(
     folder: Path, home: Path, adapter: Path | None, kind: str, to: Path, report: hub.ReportProgress
 ) -> None:
-    from sqlft_local.base import gguf
     from sqlft_local.base.adapter import read_adapter, wrong_base_error
+    from sqlft_local.gguf.write import export
 
+    _check_base(folder, home, report)
     tokenizer = json.loads((home / tokenization.TOKENIZER_FILE).read_text(encoding="utf-8"))
     stop_ids = json.loads((home / tokenization.SETTINGS_FILE).read_text(encoding="utf-8"))["stop_ids"]
     scale, changes = read_adapter(adapter) if adapter else (1.0, {})
     try:
-        found = gguf.export(folder, to, kind, tokenizer, stop_ids, changes, scale, report)
+        found = export(folder, to, kind, tokenizer, stop_ids, changes, scale, report)
     except RuntimeError as e:
         if adapter is None:
             raise
         raise wrong_base_error(adapter) from e
     if adapter and found != set(changes):
         raise wrong_base_error(adapter)
+
+
+def _check_base(folder: Path, home: Path, report: hub.ReportProgress) -> None:
+    """NotSupported where llama.cpp would not compute the base as transformers does; tried once for a base."""
+    from sqlft_local.gguf.architectures import check_convertible, find_reason_for_trial
+
+    config = read_config(folder)
+    check_convertible(config)
+    if (reason := find_reason_for_trial(config)) is None:
+        return
+
+    def make(to: Path) -> None:
+        from sqlft_local.gguf.trial import find_fault
+
+        report(f"comparing llama.cpp with transformers for {reason}", None)
+        to.write_text(json.dumps(find_fault(folder)), encoding="utf-8")
+
+    with _require_packages():
+        name = f"trial-{version('xllamacpp')}.json"
+    tried = _create_once(home / name, make)
+    if fault := json.loads(tried.read_text(encoding="utf-8")):
+        raise NotSupported(
+            f"No file for llama.cpp is made of {reason}: {fault}.", "Use backend = 'transformers', or FORMAT merged."
+        )
 
 
 def _prepare_tokenizer(folder: Path, home: Path) -> None:

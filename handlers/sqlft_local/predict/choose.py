@@ -43,7 +43,7 @@ def choose_backend(
                 "The transformers backend does not bind answers to a schema or grammar.", "Use backend = 'llama.cpp'."
             )
         return options.backend
-    why = find_llama_refusal(folder, adapter)
+    why = find_llama_refusal(folder, adapter, tried=constrained)
     if constrained:
         if why:
             raise NotSupported(f"A schema or grammar needs llama.cpp, and {why}.", llama.INSTALL)
@@ -98,18 +98,24 @@ def is_small(folder: Path) -> bool:
     return sum(f.stat().st_size for f in folder.glob("*.safetensors")) <= weight_cache.SMALL_BASE_BYTES
 
 
-def find_llama_refusal(folder: Path, adapter: Path | None = None) -> str | None:
-    """Why llama.cpp cannot run the base with the adapter, or None if it can."""
+def find_llama_refusal(folder: Path, adapter: Path | None = None, tried: bool = False) -> str | None:
+    """Why llama.cpp is not taken for the base with the adapter, or None.
+
+    With `tried` it is also taken for bases whose files are compared with transformers first.
+    """
     if find_spec("xllamacpp") is None or find_spec("gguf") is None:
         return "the packages xllamacpp and gguf are not installed"
-    from sqlft_local.base.gguf import check_convertible
+    from sqlft_local.gguf.architectures import check_convertible, find_reason_for_trial
 
+    config = read_config(folder)
     try:
-        check_convertible(read_config(folder))
+        check_convertible(config)
     except NotSupported as e:
         return e.message
-    part = find_unusual_adapter_part(read_adapter_config(adapter)) if adapter is not None else None
-    return None if part is None else f"only transformers computes what the adapter has ({part})"
+    if adapter is not None and (part := find_unusual_adapter_part(read_adapter_config(adapter))):
+        return f"only transformers computes what the adapter has ({part})"
+    reason = None if tried else find_reason_for_trial(config)
+    return reason and f"files for llama.cpp are made of {reason} only where backend = 'llama.cpp' asks for them"
 
 
 def choose_dtype(options: PredictOptions, model: ModelOptions, folder: Path, device: str) -> Dtype:

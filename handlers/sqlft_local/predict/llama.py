@@ -18,8 +18,9 @@ from zlib import crc32
 from sqlft.errors import HandlerNotInstalled, NotSupported, OptionError, ProviderError
 from sqlft.handler import ITEM_SEPARATOR, KEY_SEPARATOR, Completion, Delta, Request
 from sqlft_local import errors, machine
-from sqlft_local.base import gguf_file, hub, weight_cache
+from sqlft_local.base import hub, weight_cache
 from sqlft_local.base.tokenization import Renderer, load_transformers_tokenizer
+from sqlft_local.gguf import base_file
 from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.answers import list_endings, strip_unfinished
@@ -143,10 +144,10 @@ def check_same_tokens(file: Path, folder: Path, threads: int) -> None:
     seen = folder / TOKENS_FILE
     if seen.exists() or find_spec("xllamacpp") is None:
         return
-    settings = gguf_file.read_settings(file, weight_cache.find_gguf_folder(file))
+    settings = base_file.read_settings(file, weight_cache.find_gguf_folder(file))
     runtime, release = acquire_runtime(LlamaSettings(file, 1, threads), CONTEXT_STEP, str(file))
     try:
-        theirs = gguf_file.GgufTokenizer(settings, runtime.call).encode(TOKENS_TEXT)
+        theirs = base_file.GgufTokenizer(settings, runtime.call).encode(TOKENS_TEXT)
     finally:
         release()
     tokenizer = weight_cache.load_chat_tokenizer(folder) or load_transformers_tokenizer(folder)[0]

@@ -196,10 +196,10 @@ def name_folder(file: Path) -> str:
 
 def convert(file: Path, folder: Path, progress: Callable[[str, float | None], None]) -> None:
     """Write config, tokenizer and weights into the empty `folder`; NotSupported for what nothing here reads."""
-    from sqlft_local.base import gguf
+    from sqlft_local.gguf import read
 
     try:
-        gguf.convert(file, folder, progress)
+        read.convert(file, folder, progress)
     except NotSupported:
         fields = read_fields(file)
         progress("converting", None)
