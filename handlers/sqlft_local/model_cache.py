@@ -67,6 +67,14 @@ class ModelCache:
                     self._free(key)
             return bool(found)
 
+    def keep_newest(self, which: Callable[[Hashable], bool], most: int) -> None:
+        """Free those of such keys that were used least recently, but for `most` of them and those in use."""
+        with self._lock:
+            found = [key for key in self._entries if which(key)]
+            for key in found[: max(0, len(found) - most)]:
+                if not self._entries[key].users:
+                    self._free(key)
+
     @property
     def bytes(self) -> int:
         """Memory of all that is kept."""

@@ -15,6 +15,7 @@ from sqlft_local.base import weight_cache
 from sqlft_local.base.config import read_config
 from sqlft_local.options import ModelOptions, PredictOptions
 from sqlft_local.predict import llama, openvino
+from sqlft_local.predict.grammar import find_unbound_part
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES: dict[str, Dtype] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
@@ -40,15 +41,16 @@ def choose_backend(model: ModelSpec, options: PredictOptions, folder: Path, devi
                 "The transformers backend does not bind answers to a schema or grammar.", "Use backend = 'llama.cpp'."
             )
         return options.backend
+    needs_torch = getattr(model.options, "quantization", "none") != "none" or runs_on_gpu(device)
+    if not needs_torch and is_small(folder) and find_openvino_refusal(model, options, folder) is None:
+        return "openvino"
     why = find_llama_refusal(folder)
     if constrained:
         if why:
             raise NotSupported(f"A schema or grammar needs llama.cpp, and {why}.", llama.INSTALL)
         return "llama.cpp"
-    if getattr(model.options, "quantization", "none") != "none" or runs_on_gpu(device):
+    if needs_torch:
         return "transformers"
-    if is_small(folder) and find_openvino_refusal(model, options, folder) is None:
-        return "openvino"
     if why or (is_torch_faster(folder) and options.precision in ("auto", "bf16") and find_spec("transformers")):
         return "transformers"
     return "llama.cpp"
@@ -60,8 +62,10 @@ def find_openvino_refusal(model: ModelSpec, options: PredictOptions, folder: Pat
         return "the package openvino-genai is not installed"
     if "openvino" not in os.environ.get(BACKENDS_SWITCH, "openvino"):
         return f"{BACKENDS_SWITCH} leaves it out"
-    if model.schema is not None or options.grammar is not None:
-        return "it binds no answers to a schema or grammar"
+    if options.grammar is not None:
+        return "grammars in GBNF are llama.cpp's"
+    if model.schema is not None and (unbound := find_unbound_part(model.schema)):
+        return f"it does not bind answers to {unbound}"
     if options.temperature > 0:
         return "it only takes the likeliest token (temperature = 0)"
     if options.precision not in ("auto", "q8_0"):
