@@ -68,12 +68,11 @@ class ModelCache:
             return bool(found)
 
     def keep_newest(self, which: Callable[[Hashable], bool], most: int) -> None:
-        """Free those of such keys that were used least recently, but for `most` of them and those in use."""
+        """Free those of such keys that nobody uses, least recently used first, but for `most` of them."""
         with self._lock:
-            found = [key for key in self._entries if which(key)]
-            for key in found[: max(0, len(found) - most)]:
-                if not self._entries[key].users:
-                    self._free(key)
+            idle = [key for key, resident in self._entries.items() if which(key) and not resident.users]
+            for key in idle[: max(0, len(idle) - most)]:
+                self._free(key)
 
     @property
     def bytes(self) -> int:

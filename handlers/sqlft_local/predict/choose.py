@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from sqlft.errors import NotSupported, OptionError
+from sqlft.errors import NotSupported, OptionError, did_you_mean
 from sqlft.handler import ModelSpec
 from sqlft_local import machine
 from sqlft_local.base import weight_cache
@@ -19,8 +19,9 @@ from sqlft_local.predict.grammar import find_unbound_part
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES: dict[str, Dtype] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+BACKENDS = ("openvino", "llama.cpp", "transformers")
 BACKENDS_SWITCH = "SQLFT_BACKENDS"
-"""Where this is set and does not name openvino, nothing is answered by it: `auto` takes one of the others."""
+"""Names of backends with commas between: those that `auto` may take; where it is not set, all."""
 GGUF_TYPES: dict[str, str] = {v: k for k, v in DTYPES.items()}
 
 
@@ -41,27 +42,43 @@ def choose_backend(model: ModelSpec, options: PredictOptions, folder: Path, devi
                 "The transformers backend does not bind answers to a schema or grammar.", "Use backend = 'llama.cpp'."
             )
         return options.backend
+    allowed = read_allowed_backends()
     needs_torch = getattr(model.options, "quantization", "none") != "none" or runs_on_gpu(device)
-    if not needs_torch and is_small(folder) and find_openvino_refusal(model, options, folder) is None:
+    is_openvinos = "openvino" in allowed and not needs_torch and is_small(folder)
+    if is_openvinos and find_openvino_refusal(model, options, folder) is None:
         return "openvino"
-    why = find_llama_refusal(folder)
+    why = find_llama_refusal(folder) if "llama.cpp" in allowed else f"{BACKENDS_SWITCH} leaves it out"
     if constrained:
         if why:
             raise NotSupported(f"A schema or grammar needs llama.cpp, and {why}.", llama.INSTALL)
         return "llama.cpp"
-    if needs_torch:
-        return "transformers"
-    if why or (is_torch_faster(folder) and options.precision in ("auto", "bf16") and find_spec("transformers")):
-        return "transformers"
+    if "transformers" in allowed:
+        is_faster = options.precision in ("auto", "bf16") and is_torch_faster(folder) and find_spec("transformers")
+        return "transformers" if needs_torch or why or is_faster else "llama.cpp"
+    if needs_torch or why:
+        reason = f"llama.cpp does not, {why}" if why else "a GPU and quantization need transformers"
+        raise NotSupported(
+            f"None of {BACKENDS_SWITCH} = {','.join(allowed)} answers here: {reason}.", "Add transformers."
+        )
     return "llama.cpp"
+
+
+def read_allowed_backends() -> tuple[str, ...]:
+    """The backends that `auto` may take; OptionError for a name that is none."""
+    given = [name.strip() for name in os.environ.get(BACKENDS_SWITCH, "").split(",") if name.strip()]
+    for name in given:
+        if name not in BACKENDS:
+            raise OptionError(
+                f"{BACKENDS_SWITCH} names '{name}', which is no backend.{did_you_mean(name, BACKENDS)}",
+                f"Set it to some of {', '.join(BACKENDS)}, with commas between.",
+            )
+    return tuple(given) or BACKENDS
 
 
 def find_openvino_refusal(model: ModelSpec, options: PredictOptions, folder: Path) -> str | None:
     """Why OpenVINO cannot answer a statement like this, or None if it can."""
     if not openvino.is_installed():
         return "the package openvino-genai is not installed"
-    if "openvino" not in os.environ.get(BACKENDS_SWITCH, "openvino"):
-        return f"{BACKENDS_SWITCH} leaves it out"
     if options.grammar is not None:
         return "grammars in GBNF are llama.cpp's"
     if model.schema is not None and (unbound := find_unbound_part(model.schema)):
