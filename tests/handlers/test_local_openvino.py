@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,17 @@ def test_auto_takes_it_for_types_and_llama_cpp_for_what_it_does_not_bind(tiny: P
     assert chosen == ["openvino", "llama.cpp"]
     with pytest.raises(NotSupported, match="it does not bind answers to 'maxLength'"):
         Local().open(ModelSpec(str(tiny), ModelOptions(), text), None, PredictOptions(backend="openvino"))
+
+
+def test_a_tokenizer_that_it_does_not_read_is_left_to_others(model_maker: Callable[..., Path]) -> None:
+    """SentencePiece's kind: `auto` takes another backend, and asked for by name it says why not."""
+    folder = model_maker()
+    made = json.loads((folder / "tokenizer.json").read_text())
+    made["model"]["byte_fallback"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(made))
+    assert choose_backend(ModelSpec(str(folder)), PredictOptions(), folder, "cpu") != "openvino"
+    with pytest.raises(NotSupported, match="falls back to bytes"):
+        open_predictor(folder)
 
 
 def test_versions_that_nobody_asks_leave_the_memory(tiny: Path, tiny_adapter: Path, tmp_path: Path) -> None:

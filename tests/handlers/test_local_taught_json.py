@@ -163,6 +163,14 @@ TAKEN = [
 ]  # fmt: skip
 
 
+def test_a_deep_schema_makes_no_long_grammar() -> None:
+    """Each part of it is written once, though it may come behind another property or be the first."""
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(12):
+        schema = {"type": "object", "properties": {"a": schema, "b": {"type": "null"}}, **CLOSED}
+    assert len(write_grammar(schema)) < 3000
+
+
 @pytest.mark.parametrize(("schema", "texts"), REFUSED)
 def test_openvinos_grammar_takes_no_other_text(schema: dict[str, Any], texts: list[str]) -> None:
     """No other white space, escape or order, and nothing that the schema does not allow."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -92,7 +93,15 @@ def find_openvino_refusal(model: ModelSpec, options: PredictOptions, folder: Pat
     given = model.options if isinstance(model.options, ModelOptions) else ModelOptions()
     if given.quantization != "none" or given.dtype not in ("auto", "bfloat16"):
         return "its weights are in 8 bits, not in those of the model's options"
+    if falls_back_to_bytes(folder):
+        return "it reads no tokenizer that falls back to bytes, as Llama 2's does"
     return find_llama_refusal(folder)
+
+
+def falls_back_to_bytes(folder: Path) -> bool:
+    """Whether the tokenizer is of SentencePiece's kind, whose own file is all that there is without tokenizer.json."""
+    file = folder / "tokenizer.json"
+    return not file.exists() or re.search(rb'"byte_fallback"\s*:\s*true', file.read_bytes()) is not None
 
 
 def is_torch_faster(folder: Path) -> bool:

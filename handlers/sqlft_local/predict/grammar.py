@@ -191,7 +191,8 @@ class _GrammarWriter:
             raise UnboundPart("'required' properties without a schema")
         rest = first = '"}"'
         if more is not False:
-            member = f'"\\"" {self._write_other_key(list(properties))} "{KEY_SEPARATOR}" {self.write_value(more)}'
+            value = self._name(self.write_value(more))
+            member = f'"\\"" {self._write_other_key(list(properties))} "{KEY_SEPARATOR}" {value}'
             rest = self._reserve(f'"}}" | "{ITEM_SEPARATOR}" {member}')
             first = f'("}}" | {member} {rest})'
         for name, schema in reversed(properties.items()):
@@ -200,7 +201,7 @@ class _GrammarWriter:
             if name in required:
                 first, rest = f"{_quote(key)} {value} {rest}", f"{_quote(ITEM_SEPARATOR + key)} {value} {rest}"
             else:
-                rest = self._name(rest)
+                value, rest = self._name(value), self._name(rest)
                 first = f"({_quote(key)} {value} {rest} | {first})"
                 rest = f"({_quote(ITEM_SEPARATOR + key)} {value} {rest} | {rest})"
         return f'"{{" {first}'
