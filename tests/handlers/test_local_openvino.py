@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from sqlft_local import Local
@@ -19,6 +20,7 @@ from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions
 from sqlft_local.predict import openvino
 from sqlft_local.predict.choose import choose_backend
 
+import sqlft
 from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import Artifact, Completion, Message, ModelSpec, Predictor, Request
 
@@ -139,6 +141,25 @@ def test_typed_answers_and_free_ones_are_computed_together(tiny: Path) -> None:
         assert isinstance(a, Completion)
         assert a.truncated or start.fullmatch(a.text or ""), a.text
         assert (a.text or "").startswith('{"m')
+
+
+def test_sql_reads_typed_answers_as_values(tiny: Path) -> None:
+    """Of a model that was taught nothing: whatever it says is of the columns' types."""
+    with sqlft.connect() as con:
+        con.execute(
+            "CREATE MODEL m PREDICT (mood ENUM('a b', 'ü'), old BOOLEAN, ids UUID[2]) "
+            f"USING engine='local', base='{tiny}', prompt_template='{{{{q}}}}'"
+        )
+        found = con.execute(
+            "SELECT mood, old, ids, mood_error FROM (VALUES ('x'), ('y')) t(q) JOIN m ON m.q = t.q "
+            "USING backend = 'openvino', cache = false"
+        ).fetchall()
+    assert len(found) == 2
+    for mood, old, ids, error in found:
+        assert error is None
+        assert mood in ("a b", "ü", None)
+        assert old in (True, False, None)
+        assert ids is None or all(id is None or isinstance(id, UUID) for id in ids)
 
 
 def test_auto_takes_it_for_types_and_llama_cpp_for_what_it_does_not_bind(tiny: Path) -> None:
