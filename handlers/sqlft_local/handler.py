@@ -181,12 +181,7 @@ class Local(Trainer, Embedder):
         found = weight_cache.prepare_gguf_files(
             folder, adapter, kind, choose.should_merge_adapter(options, folder), hub.print_progress
         )
-        renderer = _load_renderer(found.home, given, options, delimiters)
-        if renderer.thinks and (model.schema is not None or options.grammar is not None):
-            raise NotSupported(
-                "Answers bound to a schema or a grammar begin at once: there is no room for thoughts before them.",
-                "Use thinking = 'off', or ask for a text.",
-            )
+        renderer = _load_renderer(found.home, model, options, delimiters)
         context = config.read_context(config.read_config(folder), given.context_length)
         threads = machine.resolve_threads(self.options.threads)
         gpu = self.options.device != "cpu"
@@ -206,10 +201,11 @@ class Local(Trainer, Embedder):
         openvino.import_openvino()
         given = _get_model_options(model)
         home, target = weight_cache.prepare_openvino_folder(folder, adapter, hub.print_progress)
-        renderer = _load_renderer(home, given, options, delimiters)
-        context = config.read_context(config.read_config(folder), given.context_length)
-        runtime, release = openvino.acquire_runtime(target, machine.resolve_threads(self.options.threads), str(folder))
-        return openvino.OpenVinoPredictor(runtime, release, renderer, context, options)
+        renderer = _load_renderer(home, model, options, delimiters)
+        about, threads = config.read_config(folder), machine.resolve_threads(self.options.threads)
+        context = config.read_context(about, given.context_length)
+        runtime, release = openvino.acquire_runtime(target, threads, str(folder), config.read_shape(about), context)
+        return openvino.OpenVinoPredictor(runtime, release, renderer, context, options, model.schema)
 
     _backends: ClassVar[dict[str, Callable[..., Predictor]]] = {
         "transformers": _open_with_transformers,
@@ -405,12 +401,17 @@ class Local(Trainer, Embedder):
             torch.set_num_threads(self.options.threads)
 
 
-def _load_renderer(home: Path, given: ModelOptions, options: PredictOptions, delimiters: Delimiters) -> Renderer:
+def _load_renderer(home: Path, model: ModelSpec, options: PredictOptions, delimiters: Delimiters) -> Renderer:
     """Prompts for llama.cpp and OpenVINO: by the tokenizer that is kept beside their files, without transformers."""
     from sqlft_local.base.tokenization import ChatTokenizer, Renderer
 
-    tokenizer = ChatTokenizer(home)
-    renderer = Renderer(tokenizer, tokenizer.stop_ids, given.chat_template, options.thinking)
+    tokenizer, template = ChatTokenizer(home), _get_model_options(model).chat_template
+    renderer = Renderer(tokenizer, tokenizer.stop_ids, template, options.thinking)
+    if renderer.thinks and (model.schema is not None or options.grammar is not None):
+        raise NotSupported(
+            "Answers bound to a schema or a grammar begin at once: there is no room for thoughts before them.",
+            "Use thinking = 'off', or ask for a text.",
+        )
     return renderer.with_delimiters(delimiters)
 
 

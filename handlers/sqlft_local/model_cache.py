@@ -67,6 +67,13 @@ class ModelCache:
                     self._free(key)
             return bool(found)
 
+    def keep_newest(self, which: Callable[[Hashable], bool], most: int) -> None:
+        """Free those of such keys that nobody uses, least recently used first, but for `most` of them."""
+        with self._lock:
+            idle = [key for key, resident in self._entries.items() if which(key) and not resident.users]
+            for key in idle[: max(0, len(idle) - most)]:
+                self._free(key)
+
     @property
     def bytes(self) -> int:
         """Memory of all that is kept."""

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from sqlft_local import Local
 from sqlft_local.model_cache import MODEL_CACHE, ModelCache
-from sqlft_local.options import EngineOptions, PredictOptions
+from sqlft_local.options import EngineOptions, ModelOptions, PredictOptions
+from sqlft_local.predict.choose import choose_backend
 
-from sqlft.errors import ProviderError
+from sqlft.errors import NotSupported, OptionError, ProviderError
 from sqlft.handler import Completion, Delta, Message, ModelSpec, Predictor, Request
 
 PACKAGES = {"llama.cpp": "xllamacpp", "openvino": "openvino_genai"}
@@ -83,3 +84,35 @@ def test_unloading_frees(tiny: Path, backend: str) -> None:
     predictor.close()
     assert not MODEL_CACHE._entries
     assert not handler.unload(model, None)
+
+
+@pytest.mark.parametrize(
+    ("switch", "chosen"),
+    [
+        ("openvino", "openvino"),
+        (" transformers ", "transformers"),
+        ("llama.cpp", "llama.cpp"),
+        ("llama.cpp,openvino", "openvino"),
+        ("", "openvino"),
+    ],
+)
+def test_the_switch_names_what_auto_may_take(
+    tiny: Path, switch: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not what a statement may ask for by name."""
+    if not all(map(find_spec, PACKAGES.values())):
+        pytest.skip("not all backends are installed")
+    monkeypatch.setenv("SQLFT_BACKENDS", switch)
+    assert choose_backend(ModelSpec(str(tiny)), PredictOptions(), tiny, "cpu") == chosen
+    assert choose_backend(ModelSpec(str(tiny)), PredictOptions(backend="openvino"), tiny, "cpu") == "openvino"
+
+
+def test_a_switch_that_nothing_answers_by_is_an_error(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is none, and a model that the named ones do not run."""
+    model, options = ModelSpec(str(tiny), ModelOptions(quantization="int8")), PredictOptions()
+    monkeypatch.setenv("SQLFT_BACKENDS", "transformers,openvin")
+    with pytest.raises(OptionError, match=r"'openvin', which is no backend.*openvino"):
+        choose_backend(model, options, tiny, "cpu")
+    monkeypatch.setenv("SQLFT_BACKENDS", "openvino")
+    with pytest.raises(NotSupported, match=r"(?s)SQLFT_BACKENDS = openvino answers here.*Add transformers"):
+        choose_backend(model, options, tiny, "cpu")

@@ -239,15 +239,16 @@ def answers(predictor: Predictor, questions: Sequence[str]) -> list[str | None]:
     return [found[i].text for i in range(len(asked))]
 
 
-@pytest.mark.parametrize("backend", ["transformers", "llama.cpp"])
+@pytest.mark.parametrize("backend", ["transformers", "llama.cpp", "openvino"])
 def test_a_version_remembers_what_it_was_trained_with(tiny: Path, learned: Artifact, backend: str) -> None:
     """It answers without its stop sequence, whether or not the query names others."""
-    if backend == "llama.cpp":
-        pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
+    if package := {"llama.cpp": "xllamacpp", "openvino": "openvino_genai"}.get(backend):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    precision = "auto" if backend == "openvino" else "f32"
     assert learned.details["separator"] == " ->"
     assert learned.details["stop"] == [" END"]
     for stop in (None, ["nowhere"]):
-        options = PredictOptions(max_tokens=24, backend=backend, precision="f32", stop=stop)  # type: ignore[arg-type]
+        options = PredictOptions(max_tokens=24, backend=backend, precision=precision, stop=stop)  # type: ignore[arg-type]
         predictor = Local().open(ModelSpec(str(tiny)), learned, options)
         assert answers(predictor, [q for q, _ in PAIRS]) == [a for _, a in PAIRS]
 

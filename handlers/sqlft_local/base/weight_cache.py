@@ -96,7 +96,7 @@ def save_openvino_model(gguf: Path) -> None:
     try:
         with machine.keep_signal_stack():
             openvino_genai.LLMPipeline(str(gguf), "CPU", enable_save_ov_model=True)
-    except RuntimeError as e:
+    except (RuntimeError, IndexError) as e:
         raise ProviderError(
             f"OpenVINO cannot read {gguf.resolve()}: {str(e).strip().splitlines()[-1]}.",
             "Use backend = 'transformers' or 'llama.cpp'.",

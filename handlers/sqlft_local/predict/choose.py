@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from sqlft.errors import NotSupported, OptionError
+from sqlft.errors import NotSupported, OptionError, did_you_mean
 from sqlft.handler import ModelSpec
 from sqlft_local import machine
 from sqlft_local.base import weight_cache
@@ -16,11 +17,13 @@ from sqlft_local.base.adapter import find_unusual_adapter_part, read_adapter_con
 from sqlft_local.base.config import read_config
 from sqlft_local.options import ModelOptions, PredictOptions
 from sqlft_local.predict import llama, openvino
+from sqlft_local.predict.grammar import find_unbound_part
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES: dict[str, Dtype] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+BACKENDS = ("openvino", "llama.cpp", "transformers")
 BACKENDS_SWITCH = "SQLFT_BACKENDS"
-"""Where this is set and does not name openvino, nothing is answered by it: `auto` takes one of the others."""
+"""Names of backends with commas between: those that `auto` may take; where it is not set, all."""
 GGUF_TYPES: dict[str, str] = {v: k for k, v in DTYPES.items()}
 
 
@@ -43,18 +46,41 @@ def choose_backend(
                 "The transformers backend does not bind answers to a schema or grammar.", "Use backend = 'llama.cpp'."
             )
         return options.backend
-    why = find_llama_refusal(folder, adapter, tried=constrained)
+    allowed = read_allowed_backends()
+    needs_torch = getattr(model.options, "quantization", "none") != "none" or runs_on_gpu(device)
+    is_openvinos = "openvino" in allowed and not needs_torch and is_small(folder)
+    if is_openvinos and find_openvino_refusal(model, options, folder, adapter) is None:
+        return "openvino"
+    if "llama.cpp" in allowed:
+        why = find_llama_refusal(folder, adapter, tried=constrained)
+    else:
+        why = f"{BACKENDS_SWITCH} leaves it out"
     if constrained:
         if why:
-            raise NotSupported(f"A schema or grammar needs llama.cpp, and {why}.", llama.INSTALL)
+            step = "Make the model without types, or train a LoRA adapter." if is_llama_installed() else llama.INSTALL
+            raise NotSupported(f"A schema or grammar needs llama.cpp, and {why}.", step)
         return "llama.cpp"
-    if getattr(model.options, "quantization", "none") != "none" or runs_on_gpu(device):
-        return "transformers"
-    if is_small(folder) and find_openvino_refusal(model, options, folder, adapter) is None:
-        return "openvino"
-    if why or (is_torch_faster(folder) and options.precision in ("auto", "bf16") and find_spec("transformers")):
-        return "transformers"
+    if "transformers" in allowed:
+        is_faster = options.precision in ("auto", "bf16") and is_torch_faster(folder) and find_spec("transformers")
+        return "transformers" if needs_torch or why or is_faster else "llama.cpp"
+    if needs_torch or why:
+        reason = f"llama.cpp does not, {why}" if why else "a GPU and quantization need transformers"
+        raise NotSupported(
+            f"None of {BACKENDS_SWITCH} = {','.join(allowed)} answers here: {reason}.", "Add transformers."
+        )
     return "llama.cpp"
+
+
+def read_allowed_backends() -> tuple[str, ...]:
+    """The backends that `auto` may take; OptionError for a name that is none."""
+    given = [name.strip() for name in os.environ.get(BACKENDS_SWITCH, "").split(",") if name.strip()]
+    for name in given:
+        if name not in BACKENDS:
+            raise OptionError(
+                f"{BACKENDS_SWITCH} names '{name}', which is no backend.{did_you_mean(name, BACKENDS)}",
+                f"Set it to some of {', '.join(BACKENDS)}, with commas between.",
+            )
+    return tuple(given) or BACKENDS
 
 
 def asks_file(options: PredictOptions) -> bool:
@@ -68,10 +94,10 @@ def find_openvino_refusal(
     """Why OpenVINO cannot answer a statement like this, or None if it can."""
     if not openvino.is_installed():
         return "the package openvino-genai is not installed"
-    if "openvino" not in os.environ.get(BACKENDS_SWITCH, "openvino"):
-        return f"{BACKENDS_SWITCH} leaves it out"
-    if model.schema is not None or options.grammar is not None:
-        return "it binds no answers to a schema or grammar"
+    if options.grammar is not None:
+        return "grammars in GBNF are llama.cpp's"
+    if model.schema is not None and (unbound := find_unbound_part(model.schema)):
+        return f"it does not bind answers to {unbound}"
     if options.temperature > 0:
         return "it only takes the likeliest token (temperature = 0)"
     if options.precision not in ("auto", "q8_0"):
@@ -81,7 +107,15 @@ def find_openvino_refusal(
     given = model.options if isinstance(model.options, ModelOptions) else ModelOptions()
     if given.quantization != "none" or given.dtype not in ("auto", "bfloat16"):
         return "its weights are in 8 bits, not in those of the model's options"
+    if falls_back_to_bytes(folder):
+        return "it reads no tokenizer that falls back to bytes, as Llama 2's does"
     return find_llama_refusal(folder, adapter)
+
+
+def falls_back_to_bytes(folder: Path) -> bool:
+    """Whether the tokenizer is of SentencePiece's kind, whose own file is all that there is without tokenizer.json."""
+    file = folder / "tokenizer.json"
+    return not file.exists() or re.search(rb'"byte_fallback"\s*:\s*true', file.read_bytes()) is not None
 
 
 def is_torch_faster(folder: Path) -> bool:
@@ -98,12 +132,17 @@ def is_small(folder: Path) -> bool:
     return sum(f.stat().st_size for f in folder.glob("*.safetensors")) <= weight_cache.SMALL_BASE_BYTES
 
 
+def is_llama_installed() -> bool:
+    """Whether llama.cpp is here, and what its files are made with."""
+    return find_spec("xllamacpp") is not None and find_spec("gguf") is not None
+
+
 def find_llama_refusal(folder: Path, adapter: Path | None = None, tried: bool = False) -> str | None:
     """Why llama.cpp is not taken for the base with the adapter, or None.
 
     With `tried` it is also taken for bases whose files are compared with transformers first.
     """
-    if find_spec("xllamacpp") is None or find_spec("gguf") is None:
+    if not is_llama_installed():
         return "the packages xllamacpp and gguf are not installed"
     from sqlft_local.gguf.architectures import check_convertible, find_reason_for_trial
 

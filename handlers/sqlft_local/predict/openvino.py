@@ -18,15 +18,21 @@ from sqlft_local.model_cache import MODEL_CACHE, CachedModel
 from sqlft_local.options import PredictOptions
 from sqlft_local.predict.answers import AnswerWriter, DecodingRow
 from sqlft_local.predict.common import SharedModelPredictor, choose_batch_size
+from sqlft_local.predict.grammar import write_grammar
 
 if TYPE_CHECKING:
-    from sqlft_local._types import GenerationHandle
+    from sqlft_local._types import GenerationHandle, JsonMapping
+    from sqlft_local.base.config import DecoderShape
 
 INSTALL = f"{errors.INSTALL}, or use backend = 'transformers'."
 BATCH_SIZE = 64
 """Prompts at a time where the statement names none: 1.3 times as fast as 32 (benchmarks/ask.py)."""
-CACHE_GIGABYTES = 1
-"""Of states of earlier tokens, those of common starts among them; a request waits where there is no room."""
+CACHED_TOKENS = 32768
+"""Tokens whose states a pipeline keeps, those of common starts among them; a request waits where there is no room."""
+TOKENS_PER_BLOCK = 32
+"""OpenVINO's unit of states on processors."""
+KEPT_PIPELINES = 2
+"""Versions of a base that stay loaded while nobody asks them: two can be compared in turns."""
 
 
 def is_installed() -> bool:
@@ -49,10 +55,10 @@ def import_openvino() -> Any:
 class OpenVinoRuntime:
     """A model in memory, shared by all that ask it; safe for threads."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, tokens: int, forget: Callable[[], object]) -> None:
         library = import_openvino()
         scheduler = library.SchedulerConfig()
-        scheduler.cache_size, scheduler.enable_prefix_caching = CACHE_GIGABYTES, True
+        scheduler.num_kv_blocks, scheduler.enable_prefix_caching = -(-tokens // TOKENS_PER_BLOCK) + 1, True
         properties = {"INFERENCE_NUM_THREADS": threads}
         try:
             with machine.keep_signal_stack():
@@ -67,8 +73,9 @@ class OpenVinoRuntime:
         self._library = library
         self._lock = threading.Lock()
         self._count = 0
+        self._forget = forget
 
-    def add(self, row: DecodingRow, stop_ids: frozenset[int], logprobs: bool) -> GenerationHandle:
+    def add(self, row: DecodingRow, stop_ids: frozenset[int], logprobs: bool, grammar: str | None) -> GenerationHandle:
         """Begin an answer; what it returns reads the tokens as they come, and can be cancelled."""
         import numpy as np
         from openvino import Tensor
@@ -76,15 +83,28 @@ class OpenVinoRuntime:
         config = self._library.GenerationConfig()
         config.max_new_tokens, config.do_sample = row.max_output_tokens, False
         config.stop_token_ids, config.logprobs = set(stop_ids), int(logprobs)
+        if grammar is not None:
+            config.structured_output_config = self._library.StructuredOutputConfig(grammar=grammar)
         with self._lock:
             self._count += 1
             return self._pipeline.add_request(self._count, Tensor(np.array([row.prompt], dtype=np.int64)), config)
 
     def step(self) -> None:
-        """A token for each answer that is not finished."""
-        with self._lock:
-            if self._pipeline is not None and self._pipeline.has_non_finished_requests():
-                self._pipeline.step()
+        """A token for each answer that is not finished; after a ProviderError the model is loaded again."""
+        try:
+            with self._lock:
+                if self._pipeline is not None and self._pipeline.has_non_finished_requests():
+                    self._pipeline.step()
+        except RuntimeError as e:
+            self._forget()
+            raise ProviderError(
+                f"OpenVINO cannot go on: {str(e).strip().splitlines()[-1]}",
+                "Ask again with a smaller batch_size, or use backend = 'llama.cpp'.",
+            ) from e
+
+    def is_dropped(self, handle: GenerationHandle) -> bool:
+        """Whether no more comes of an answer, for want of room."""
+        return bool(handle.get_status() == self._library.GenerationStatus.IGNORED)
 
     def close(self) -> None:
         """Free its memory."""
@@ -92,17 +112,26 @@ class OpenVinoRuntime:
             self._pipeline = None
 
 
-def acquire_runtime(folder: Path, threads: int, name: str) -> tuple[OpenVinoRuntime, Callable[[], None]]:
+def acquire_runtime(
+    folder: Path, threads: int, name: str, shape: DecoderShape, context: int
+) -> tuple[OpenVinoRuntime, Callable[[], None]]:
     """The engine of this model, shared with all who ask it, and how to give it back; `name` is for UNLOAD."""
-    key = ("openvino", name, str(folder), threads)
+    tokens = max(CACHED_TOKENS, context)
+    key = ("openvino", name, str(folder), threads, tokens)
 
     def load() -> CachedModel:
-        runtime = OpenVinoRuntime(folder, threads)
-        size = sum(file.stat().st_size for file in folder.iterdir()) + (CACHE_GIGABYTES << 30)
+        MODEL_CACHE.keep_newest(lambda k: isinstance(k, tuple) and k[:2] == key[:2], KEPT_PIPELINES - 1)
+        runtime = OpenVinoRuntime(folder, threads, tokens, lambda: MODEL_CACHE.unload(lambda k: k == key))
+        size = sum(file.stat().st_size for file in folder.iterdir()) + tokens * count_state_bytes(shape)
         return CachedModel(runtime, size, runtime.close)
 
     runtime: OpenVinoRuntime = MODEL_CACHE.acquire(key, load)
     return runtime, lambda: MODEL_CACHE.release(key)
+
+
+def count_state_bytes(shape: DecoderShape) -> int:
+    """Of the states of one token: keys and values in 8 bits, with a scale and a zero point in float32 for each head."""
+    return 2 * shape.layers * shape.kv_heads * (shape.head_dim + 8)
 
 
 class RunningAnswer(NamedTuple):
@@ -122,9 +151,11 @@ class OpenVinoPredictor(SharedModelPredictor):
         renderer: Renderer,
         context: int,
         options: PredictOptions,
+        schema: JsonMapping | None,
     ) -> None:
         super().__init__(release)
         self._runtime = runtime
+        self._grammar = write_grammar(schema) if schema is not None else None
         self._stop_ids = renderer.stop_ids
         self._options = options
         self._writer = AnswerWriter(renderer, context, options)
@@ -159,16 +190,20 @@ class OpenVinoPredictor(SharedModelPredictor):
             self._runtime.step()  # which frees what the cancelled had
 
     def _start(self, row: DecodingRow) -> RunningAnswer:
-        return RunningAnswer(row, self._runtime.add(row, self._stop_ids, self._options.logprobs))
+        return RunningAnswer(row, self._runtime.add(row, self._stop_ids, self._options.logprobs, self._grammar))
 
     def _read(self, answer: RunningAnswer) -> Iterator[Delta | Completion]:
         """What has come of the answer since the last step."""
         row, handle = answer
-        if not handle.can_read():
-            return
         completion: Completion | None = None
-        for output in handle.read().values():
-            completion = self._writer.append(row, output.generated_ids, output.generated_log_probs)
+        if self._runtime.is_dropped(handle):
+            reason = "there is no room for the states of so many tokens: shorten the prompt"
+            completion = Completion.failed(row.request.id, "out_of_memory", reason)
+        elif not handle.can_read():
+            return
+        else:
+            for output in handle.read().values():
+                completion = self._writer.append(row, output.generated_ids, output.generated_log_probs)
         if row.request.stream:
             yield from self._writer.stream_new_text(row, completion)
         if completion is not None:
