@@ -493,6 +493,60 @@ class Drains(Protocol):
         """Those still under way when reading stopped early; nothing new is begun.  Called before `close`."""
 
 
+class ExportRequest(NamedTuple):
+    """What EXPORT MODEL wants of a version."""
+
+    name: str
+    """What the version is called, as a file's name may be."""
+    format: str
+    quantization: str | None = None
+    system: str | None = None
+    """The system message that every prompt begins with."""
+
+
+class ExportNotes(NamedTuple):
+    """What the card of an export says of it."""
+
+    base: str
+    """The base's id on the Hugging Face hub, or the folder that it is in."""
+    licence: str | None
+    """The base's, an SPDX identifier where there is one; None where it is not known."""
+    library: str
+    """What reads the folder: peft, transformers, gguf."""
+    usage: str
+    """How it is asked, in Markdown."""
+    remarks: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Exports(Protocol):
+    """A handler that has the weights, and writes versions out for other programs."""
+
+    export_formats: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Formats by name, the default first, and for each the kinds of its numbers (QUANTIZATION), the default first."""
+
+    def check_export(self, model: ModelSpec, artifact: Artifact | None, request: ExportRequest) -> None:
+        """NotSupported for what cannot be exported so; called before anything is written, cheap."""
+
+    def export(
+        self,
+        model: ModelSpec,
+        artifact: Artifact | None,
+        request: ExportRequest,
+        folder: Path,
+        report: Callable[[str, float | None], None],
+    ) -> ExportNotes:
+        """Write the files into `folder`, which is empty; `report` gets what is going on and the share done."""
+
+    def open_to_compare(
+        self, model: ModelSpec, artifact: Artifact | None, request: ExportRequest, folder: Path | None, options: Any
+    ) -> Predictor:
+        """What answers for VERIFY, in numbers as exact as there are: the version, or its export in `folder`.
+
+        The export is opened by the means of those who will use it, and gets texts.
+        """
+
+
 class Trainer(Handler):
     """A handler that can also train; being one is the capability."""
 

@@ -38,10 +38,12 @@ def export(
     changes: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     scale: float = 1.0,
     progress: ReportProgress = lambda what, share: None,
+    chat_template: str | None = None,
 ) -> set[str]:
     """Write `target`, its matrices as `kind`; the layers of `changes` (B, A by layer) that were found.
 
-    `tokenizer` is the content of a tokenizer.json.  NotSupported for what llama.cpp would not compute alike.
+    `tokenizer` is the content of a tokenizer.json, `chat_template` is for files that are asked with text.
+    NotSupported for what llama.cpp would not compute alike.
     """
     from gguf import GGUFWriter
 
@@ -50,6 +52,8 @@ def export(
     writer = GGUFWriter(str(target), ARCHITECTURES[config["model_type"]])
     _write_metadata(writer, config, kind)
     _write_vocabulary(writer, config, tokenizer, stop_ids)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
     found: set[str] = set()
 
     def merged(name: str, weight: Tensor) -> Tensor:
