@@ -81,7 +81,7 @@ def _restore(work: Path, target: Path) -> None:
 
 
 def _write_error(target: Path, error: OSError) -> CatalogError:
-    reason = os.strerror(error.errno) if error.errno else str(error)
+    reason = os.strerror(error.errno) if error.errno else f"a file could not be written whole ({error})"
     return CatalogError(
         f"The export to {target} failed, and left nothing there: {reason}.",
         "Make room, or choose a folder on another disk that may be written to.",
