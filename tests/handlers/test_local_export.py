@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import resource
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,7 +25,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import sqlft
 from sqlft.catalog.files import compute_digest
 from sqlft.catalog.records import ModelKey
-from sqlft.errors import AlreadyExists, CatalogError, DataError, HandlerError, NotSupported, OptionError, SqlftError
+from sqlft.errors import (
+    AlreadyExists,
+    CatalogError,
+    DataError,
+    HandlerError,
+    NotSupported,
+    OptionError,
+    ProviderError,
+    SqlftError,
+)
 from sqlft.handler import Artifact, ExportRequest, Message, ModelSpec, Request
 from sqlft.session import Tick
 
@@ -202,7 +214,9 @@ def test_verify_takes_a_query_an_evaluation_or_says_that_there_is_nothing(tuned:
     tuned.con.execute("ALTER TABLE t RENAME TO u")
     with pytest.raises(DataError, match=r"no prompts to verify m\.2(.|\n)*VERIFY \(SELECT q FROM"):
         tuned.export(tmp_path / "b", "FORMAT peft, VERIFY 2")
-    tuned.con.execute("EVALUATE MODEL m.2 ON (SELECT q, answer FROM u) USING metric = 'exact_match'")
+    tuned.con.execute(
+        "EVALUATE MODEL m.2 ON (SELECT q, answer FROM u) USING metric = 'exact_match', backend = 'transformers'"
+    )
     assert tuned.export(tmp_path / "b", "FORMAT peft, VERIFY 2")["same"] == 2
     assert read_provenance(tmp_path / "b")["scores"][0]["metric"] == "exact_match"
     assert "| exact_match |" in (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
@@ -391,3 +405,72 @@ def test_a_modelfile_has_what_the_version_was_trained_with(tiny: Path, tiny_adap
         assert f"\n{line}\n" in lines
     assert "\nPARAMETER temperature 0\n" in lines
     assert "\nPARAMETER num_ctx 512\n" in lines
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """The hub's endpoints that making a repository and committing files to it need."""
+
+    token = "hf_" + "t0k3n" * 4
+    requests: ClassVar[list[tuple[str, bytes]]] = []
+
+    def do_POST(self) -> None:
+        """What the client is told: small files go into the commit itself."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.requests.append((self.path, body))
+        if self.headers["Authorization"] != f"Bearer {self.token}":
+            self._reply(401, {"error": "Invalid credentials"})
+        elif self.path == "/api/repos/create":
+            self._reply(200, {"url": f"http://{self.headers['Host']}/owner/name", "id": "owner/name"})
+        elif "/preupload/" in self.path:
+            names = [f["path"] for f in json.loads(body)["files"]]
+            self._reply(200, {"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
+        else:
+            url = f"http://{self.headers['Host']}/owner/name/commit/0a"
+            self._reply(200, {"success": True, "commitOid": "0a" * 20, "commitUrl": url})
+
+    def _reply(self, status: int, body: dict[str, Any]) -> None:
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeHub]]:
+    """A hub on this machine, where HF_ENDPOINT would lead, and its token in the environment."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", FakeHub.token)
+    FakeHub.requests.clear()
+    yield FakeHub
+    server.shutdown()
+    server.server_close()
+
+
+def test_push_uploads_the_folder(
+    tuned: TunedModel, tmp_path: Path, hub: type[FakeHub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the hub's own client; the repository is private; a token that is wrong leaves the folder, and is not shown."""
+    out = tmp_path / "out"
+    tuned.export(out, "FORMAT peft, PUSH_TO 'owner/name'")
+    (create, about), *_, (commit, lines) = hub.requests
+    assert create == "/api/repos/create"
+    assert json.loads(about)["name"] == "name"
+    assert json.loads(about).get("private") is True or json.loads(about).get("visibility") == "private"
+    assert commit == "/api/models/owner/name/commit/main"
+    committed = [json.loads(line) for line in lines.splitlines()]
+    assert committed[0]["value"]["summary"] == "m.2, by sqlft"
+    sent = {c["value"]["path"]: b64decode(c["value"]["content"]) for c in committed[1:]}
+    assert sent == {f.name: f.read_bytes() for f in out.iterdir()}
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "wr0ng" * 4)
+    with pytest.raises(ProviderError, match=r"was not uploaded to owner/name(.|\n)*hf upload owner/name") as raised:
+        tuned.export(out, "FORMAT peft, OVERWRITE, PUSH_TO 'owner/name', PRIVATE false")
+    assert "wr0ng" not in str(raised.value)
+    assert read_provenance(out)["format"] == "peft"
