@@ -493,28 +493,29 @@ class Drains(Protocol):
         """Those still under way when reading stopped early; nothing new is begun.  Called before `close`."""
 
 
+ReportStage = Callable[[str, float | None], None]
+"""Called with what is going on, and how much of it is done (0 to 1, None: not known); may raise Cancelled."""
+
+
 class ExportRequest(NamedTuple):
-    """What EXPORT MODEL wants of a version."""
+    """What EXPORT MODEL wants: `name` is the version's, as a file may have it; `system` begins every prompt."""
 
     name: str
-    """What the version is called, as a file's name may be."""
     format: str
     quantization: str | None = None
     system: str | None = None
-    """The system message that every prompt begins with."""
 
 
 class ExportNotes(NamedTuple):
-    """What the card of an export says of it."""
+    """What the card of an export says: the base's id on the Hugging Face hub or its folder, its licence if it is known.
+
+    `library` reads the folder (peft, transformers, gguf), `usage` is in Markdown and says how it is asked.
+    """
 
     base: str
-    """The base's id on the Hugging Face hub, or the folder that it is in."""
     licence: str | None
-    """The base's, an SPDX identifier where there is one; None where it is not known."""
     library: str
-    """What reads the folder: peft, transformers, gguf."""
     usage: str
-    """How it is asked, in Markdown."""
     remarks: tuple[str, ...] = ()
 
 
@@ -529,14 +530,9 @@ class Exports(Protocol):
         """NotSupported for what cannot be exported so; called before anything is written, cheap."""
 
     def export(
-        self,
-        model: ModelSpec,
-        artifact: Artifact | None,
-        request: ExportRequest,
-        folder: Path,
-        report: Callable[[str, float | None], None],
+        self, model: ModelSpec, artifact: Artifact | None, request: ExportRequest, folder: Path, report: ReportStage
     ) -> ExportNotes:
-        """Write the files into `folder`, which is empty; `report` gets what is going on and the share done."""
+        """Write the files into `folder`, which is empty."""
 
     def open_to_compare(
         self, model: ModelSpec, artifact: Artifact | None, request: ExportRequest, folder: Path | None, options: Any

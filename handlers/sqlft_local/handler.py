@@ -19,6 +19,7 @@ from sqlft.handler import (
     ModelSpec,
     Predictor,
     Progress,
+    ReportStage,
     Trainer,
     TrainingSet,
 )
@@ -299,12 +300,7 @@ class Local(Trainer, Embedder):
         write.check_export(version, request, artifact is not None)
 
     def export(
-        self,
-        model: ModelSpec,
-        artifact: Artifact | None,
-        request: ExportRequest,
-        folder: Path,
-        report: Callable[[str, float | None], None],
+        self, model: ModelSpec, artifact: Artifact | None, request: ExportRequest, folder: Path, report: ReportStage
     ) -> ExportNotes:
         """The adapter for PEFT, merged weights for transformers, a GGUF file, or one with a Modelfile."""
         from sqlft_local.export import write

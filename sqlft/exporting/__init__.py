@@ -7,7 +7,6 @@ Not here: how weights are written (the handler), taking exports in (`statements.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +20,7 @@ from sqlft.exporting import hub
 from sqlft.exporting.comparison import Comparison, compare_answers, read_prompts
 from sqlft.exporting.folders import stage_folder
 from sqlft.exporting.provenance import write_card, write_provenance
-from sqlft.handler import ExportNotes, ExportRequest, Exports
+from sqlft.handler import ExportNotes, ExportRequest, Exports, ReportStage
 from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.options import build_options
 from sqlft.session import Parameters, Session, Tick
@@ -108,7 +107,7 @@ def _build_request(resolved: ResolvedVersion, handler: Exports, settings: Export
     return ExportRequest(name, chosen, kind, resolved.prompt.system)
 
 
-def _make_report(session: Session, name: str) -> Callable[[str, float | None], None]:
+def _make_report(session: Session, name: str) -> ReportStage:
     def report(what: str, share: float | None) -> None:
         if session.interrupted:
             raise Cancelled(f"The export of {name} was stopped, and nothing was written.", "Run it again.")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlft.catalog.files import hold_lock
-from sqlft.errors import AlreadyExists, CatalogError
+from sqlft.errors import AlreadyExists, CatalogError, OptionError
 
 PROVENANCE_FILE = "sqlft.json"
 
@@ -36,7 +36,12 @@ class StagedFolder:
 @contextmanager
 def stage_folder(path: Path, overwrite: bool) -> Iterator[StagedFolder]:
     """An empty folder to be filled and published, gone at the end; AlreadyExists, CatalogError."""
-    target = path.expanduser().resolve()
+    try:
+        target = path.expanduser().resolve()
+    except RuntimeError as e:
+        raise OptionError(f"There is no folder {path}: {e}.", "Write the whole path.") from e
+    if not target.name:
+        raise AlreadyExists(f"{target} is no folder of an export.", "Choose a folder that does not exist.")
     work = target.with_name(f".{target.name}.unfinished")
     try:
         work.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,11 @@ def write_provenance(
         "verified": compared and {"prompts": compared.count, "same": compared.same},
         "created_at": utc_now().isoformat(timespec="seconds"),
         "sqlft_version": package_version("sqlft"),
-        "files": {f.relative_to(folder).as_posix(): _digest(f) for f in sorted(folder.rglob("*")) if f.is_file()},
+        "files": {
+            f.relative_to(folder).as_posix(): _digest(f)
+            for f in sorted(folder.rglob("*"))
+            if f.is_file() and f.name != PROVENANCE_FILE  # that of a base which is an export itself
+        },
     }
     text = json.dumps(json.loads(to_json(about)), ensure_ascii=False, indent=2)
     (folder / PROVENANCE_FILE).write_text(redact_secrets(redact_keys(text)) + "\n", encoding="utf-8")

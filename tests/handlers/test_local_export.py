@@ -159,6 +159,43 @@ def test_adapters_that_only_peft_knows_are_merged_by_it(tiny: Path, tmp_path: Pa
     made.con.close()
 
 
+def test_a_base_in_several_files_keeps_its_numbers(tiny: Path, tiny_adapter: Path, tmp_path: Path) -> None:
+    """Each file is copied, and the adapter added where a tensor stands; an export is a base itself."""
+    base = tmp_path / "base"
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.bfloat16)
+    model.save_pretrained(base, max_shard_size="100KB")
+    made = TunedModel(base, tiny_adapter, tmp_path)
+    made.export(tmp_path / "out", "FORMAT merged")
+    files = sorted(f.name for f in base.glob("*.safetensors"))
+    assert len(files) > 1
+    assert sorted(f.name for f in (tmp_path / "out").glob("*.safetensors")) == files
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    wanted = PeftModel.from_pretrained(model, tiny_adapter).merge_and_unload()
+    assert merged.dtype == torch.bfloat16
+    torch.testing.assert_close(dict(merged.state_dict()), dict(wanted.state_dict()), rtol=1e-2, atol=1e-3)
+    made.con.execute(f"CREATE MODEL again PREDICT answer USING engine = 'local', base = '{tmp_path / 'out'}'")
+    made.export(tmp_path / "twice", "FORMAT merged", "again")
+    assert read_provenance(tmp_path / "twice")["model"] == "again"
+    assert "sqlft.json" not in read_provenance(tmp_path / "twice")["files"]
+    made.con.close()
+
+
+def test_no_secret_leaves_with_an_export(tuned: TunedModel, tiny_adapter: Path, tmp_path: Path) -> None:
+    """Neither from the query that gave the rows, nor a key in a prompt."""
+    query = "SELECT q, answer FROM postgres_query('db', 'x', password = 'hunter2secret')"
+    tuned.con.session.catalog.new_version(
+        ModelKey("m"), status="complete", query=query, artifact_path=tiny_adapter, tag="sk-abcdefghij1234567890abcd"
+    )
+    tuned.con.execute("ALTER TABLE t RENAME TO sk")
+    tuned.export(tmp_path / "out", "FORMAT peft")
+    for name in ("sqlft.json", "README.md"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert "hunter2secret" not in text
+        assert "sk-abcdefghij" not in text
+    assert "postgres_query" in read_provenance(tmp_path / "out")["query"]
+
+
 def open_both(tiny: Path, adapter: Path, folder: Path) -> list[list[str | None]]:
     """What a version and its merged export in `folder` say to four prompts."""
     handler, request = Local(EngineOptions(device="cpu", threads=1)), ExportRequest("m-2", "merged")
@@ -261,6 +298,9 @@ def test_only_an_export_is_ever_overwritten(tuned: TunedModel, tmp_path: Path, m
     assert read_provenance(tmp_path / "empty")["format"] == "merged"
     assert not (tmp_path / "empty" / "adapter_config.json").exists()
     assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+    for wrong in ("/", "~nobody_is_called_so/a"):
+        with pytest.raises(SqlftError, match=r"no folder"):
+            tuned.con.execute(f"EXPORT MODEL m TO '{wrong}'")
     for nothing in (None, "", "a\0b", 3):
         with pytest.raises(OptionError, match="is no path"):
             tuned.con.execute("EXPORT MODEL m TO ?", [nothing])

