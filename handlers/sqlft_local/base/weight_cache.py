@@ -175,11 +175,17 @@ def _create_once(target: Path, make: Callable[[Path], None]) -> Path:
 
 
 def export_gguf(
-    folder: Path, adapter: Path | None, kind: str, to: Path, report: hub.ReportProgress, chat_template: str
+    folder: Path,
+    base: Path,
+    adapter: Path | None,
+    kind: str,
+    to: Path,
+    report: hub.ReportProgress,
+    chat_template: str,
 ) -> None:
-    """Write a file that is asked with text, of the base in `folder` and an adapter; NotSupported, ProviderError."""
-    home = find_cache_folder(folder)
-    _prepare_tokenizer(folder, home)
+    """Write a file that is asked with text, of the weights in `folder`, which are those of `base` or made of them."""
+    home = find_cache_folder(base)
+    _prepare_tokenizer(base, home)
     with _require_packages():
         _export_gguf(folder, home, adapter, kind, to, report, chat_template)
 

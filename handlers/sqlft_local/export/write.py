@@ -146,13 +146,13 @@ def _write_gguf(version: ExportedVersion, renderer: Renderer, template: str, tar
     file, kind = target / version.file, version.request.quantization or GGUF_KINDS[0]
     adapter = version.adapter
     if adapter is None or weights.is_plain(version.folder, adapter):
-        weight_cache.export_gguf(version.folder, adapter, kind, file, report, template)
+        weight_cache.export_gguf(version.folder, version.folder, adapter, kind, file, report, template)
         return
     with tempfile.TemporaryDirectory(prefix=".merged-", dir=target.parent) as merged:
         folder = Path(merged)
         weights.write_weights(version.folder, adapter, folder, report)
         _copy_files(version.folder, folder, BASE_FILES)
-        weight_cache.export_gguf(folder, None, kind, file, report, template)
+        weight_cache.export_gguf(folder, version.folder, None, kind, file, report, template)
 
 
 def _write_ollama(
