@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -28,7 +28,6 @@ from typing import (
     NamedTuple,
     NoReturn,
     Protocol,
-    Self,
     TypedDict,
     TypeVar,
     Unpack,
@@ -36,7 +35,8 @@ from typing import (
     runtime_checkable,
 )
 
-from sqlft.errors import NotSupported, did_you_mean
+from sqlft.errors import NotSupported
+from sqlft.old_names import NamedFields, refuse_old_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,23 +48,6 @@ CHARS_PER_TOKEN = 4
 """About, in English, where no tokenizer is at hand: OpenAI's rule of thumb.  Code and other languages have fewer."""
 TOKENS_PER_MESSAGE, MAX_TOKENS_PER_MESSAGE = 4, 16
 """Tokens that a chat format adds for each message (its role, start and end), about and at most."""
-
-
-class _NamedFields:
-    """For dataclasses that handlers make: a keyword that is no field is answered with the name that was meant."""
-
-    def __new__(cls, *values: object, **named: object) -> Self:
-        known = [f.name for f in fields(cls)] if is_dataclass(cls) else named
-        for name in named:
-            if name not in known:
-                new_name = RENAMED_FIELDS.get((cls.__name__, name), "")
-                guess = f" It is called '{new_name}' now." if new_name else did_you_mean(name, known)
-                raise NotSupported(f"{cls.__name__} has no field '{name}'.{guess}", f"It has: {', '.join(known)}.")
-        return super().__new__(cls)
-
-
-RENAMED_FIELDS = {("Estimate", "refusal"): "why_not"}
-"""Old names of the fields of what handlers make."""
 
 
 class Message(NamedTuple):
@@ -213,7 +196,7 @@ class TrainingDetails(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Artifact(_NamedFields):
+class Artifact(NamedFields):
     """What training made: a folder of files, or a name that the provider knows."""
 
     path: Path | None = None
@@ -223,7 +206,7 @@ class Artifact(_NamedFields):
 
 
 @dataclass(frozen=True)
-class Progress(_NamedFields):
+class Progress(NamedFields):
     """A step of training; `metrics` by name: loss, valid_loss, learning_rate, examples_per_second, epoch, tokens …"""
 
     step: int
@@ -248,7 +231,7 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class Price(_NamedFields):
+class Price(NamedFields):
     """USD per million tokens, None where it is not known; `training` is per million trained tokens, epochs included."""
 
     input: float | None = None
@@ -260,7 +243,7 @@ class Price(_NamedFields):
 
 
 @dataclass(frozen=True)
-class Estimate(_NamedFields):
+class Estimate(NamedFields):
     """What a training would take on this machine or at this provider; None where it is not known."""
 
     examples: int
@@ -390,36 +373,12 @@ def read_options(cls: type[Options], options: object) -> Options:
     return result
 
 
-RENAMED_METHODS = {
-    "checkup": "diagnose",
-    "count_prompts": "count_prompt_tokens",
-    "settled": "resolve_options",
-    "longest_row": "max_row_tokens",
-    "rest": "drain",
-}
-"""Old names of the methods of a Handler, the last one of a Predictor, and what they are called now."""
-
-
-def _refuse_old_names(cls: type, *names: str) -> None:
-    if hasattr(cls, "takes_adapters"):
-        raise NotSupported(
-            f"{cls.__name__} has 'takes_adapters', which sqlft does not read any more.",
-            "Let it inherit sqlft.handler.LoadsAdapters in its place.",
-        )
-    for old in names:
-        if hasattr(cls, old):
-            raise NotSupported(
-                f"{cls.__name__} has a method '{old}', which sqlft does not call any more.",
-                f"Rename it: def {RENAMED_METHODS[old]}(…).",
-            )
-
-
 class Predictor(ABC):
     """Opened once a statement, closed at its end."""
 
     def __init_subclass__(cls, **more: object) -> None:
         super().__init_subclass__(**more)
-        _refuse_old_names(cls, "rest")
+        refuse_old_names(cls, "rest")
 
     @abstractmethod
     def predict(self, requests: Iterable[Request]) -> Iterator[Completion | Delta | Progress]:
@@ -452,7 +411,7 @@ class Handler(ABC):
 
     def __init_subclass__(cls, **more: object) -> None:
         super().__init_subclass__(**more)
-        _refuse_old_names(cls, "checkup", "count_prompts", "settled", "longest_row")
+        refuse_old_names(cls, "checkup", "count_prompts", "settled", "longest_row")
 
     def __init__(self, options: Any = None) -> None:
         self.options = options
@@ -571,6 +530,56 @@ class Drains(Protocol):
 
     def drain(self) -> Iterator[Completion]:
         """Those still under way when reading stopped early; nothing new is begun.  Called before `close`."""
+
+
+ReportStage = Callable[[str, float | None], None]
+"""Called with what is going on, and how much of it is done (0 to 1, None: not known); may raise Cancelled."""
+
+
+class ExportRequest(NamedTuple):
+    """What EXPORT MODEL wants: `name` is the version's, as a file may have it; `system` begins every prompt."""
+
+    name: str
+    format: str
+    quantization: str | None = None
+    system: str | None = None
+
+
+class ExportNotes(NamedTuple):
+    """What the card of an export says: the base's id on the Hugging Face hub or its folder, its licence if it is known.
+
+    `library` reads the folder (peft, transformers, gguf), `usage` is in Markdown and says how it is asked.
+    """
+
+    base: str
+    licence: str | None
+    library: str
+    usage: str
+    remarks: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Exports(Protocol):
+    """A handler that has the weights, and writes versions out for other programs."""
+
+    export_formats: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Formats by name, the default first, and for each the kinds of its numbers (QUANTIZATION), the default first."""
+
+    def check_export(self, model: ModelSpec, artifact: Artifact | None, request: ExportRequest) -> None:
+        """NotSupported for what cannot be exported so; called before anything is written, cheap."""
+
+    def export(
+        self, model: ModelSpec, artifact: Artifact | None, request: ExportRequest, folder: Path, report: ReportStage
+    ) -> ExportNotes:
+        """Write the files into `folder`, which is empty."""
+
+    def open_to_compare(
+        self, model: ModelSpec, artifact: Artifact | None, request: ExportRequest, folder: Path | None, options: Any
+    ) -> Predictor:
+        """What answers for VERIFY, in numbers as exact as there are: the version, or its export in `folder`.
+
+        The export is opened by the means of those who will use it, and gets texts.
+        """
 
 
 class Trainer(Handler):

@@ -31,13 +31,15 @@ from unittest import SkipTest
 
 import pyarrow as pa
 
-from sqlft.errors import Cancelled, OptionError
+from sqlft.errors import Cancelled, NotSupported, OptionError
 from sqlft.handler import (
     Artifact,
     Completion,
     CountsTokens,
     Delta,
     Embedder,
+    ExportRequest,
+    Exports,
     Handler,
     Message,
     ModelSpec,
@@ -95,6 +97,7 @@ class HandlerConformance:
         for prefix, applies, reason in (
             ("test_training_", issubclass(handler, Trainer), f"{handler.__name__} is no Trainer"),
             ("test_embedding_", issubclass(handler, Embedder), f"{handler.__name__} is no Embedder"),
+            ("test_export_", hasattr(handler, "export_formats"), f"{handler.__name__} exports nothing"),
             ("test_bad_", cls.bad_messages is not None, "no bad_messages are given"),
         ):
             for name in [n for n in vars(HandlerConformance) if n.startswith(prefix) and n not in vars(cls)]:
@@ -337,6 +340,39 @@ class HandlerConformance:
         _check_files(artifact, tmp_path / "work")
 
     # embedders
+
+    def test_export_of_the_base_answers_by_itself(self, tmp_path: Path) -> None:
+        """In the first format that takes an untrained base; what is refused says what to do."""
+        handler, spec = self.made(), self.spec()
+        assert isinstance(handler, Exports), "it has export_formats, and not all methods of sqlft.handler.Exports"
+        request = self._choose_export(handler)
+        if request is None:
+            return
+        shares: list[float | None] = []
+        notes = handler.export(spec, None, request, tmp_path, lambda what, share: shares.append(share))
+        assert any(tmp_path.iterdir()), f"{request.format} wrote no files"
+        assert notes.base, f"{request.format} does not say of which base it is"
+        assert notes.usage, f"{request.format} does not say how it is asked"
+        assert all(share is None or 0 <= share <= 1 for share in shares)
+        options = build_options(self.handler.predict_options, self.predict_options, "the query")
+        for folder in (None, tmp_path):
+            predictor = handler.open_to_compare(spec, None, request, folder, options)
+            [answer] = [e for e in predictor.predict(_make_requests(["one"])) if isinstance(e, Completion)]
+            predictor.close()
+            assert answer.text is not None, f"what {request.format} wrote does not answer: {answer.error}"
+
+    def _choose_export(self, handler: Exports) -> ExportRequest | None:
+        """The first format that takes the base; None where a trained version is needed for each."""
+        for name, kinds in handler.export_formats.items():
+            request = ExportRequest("base-1", name, next(iter(kinds), None))
+            try:
+                handler.check_export(self.spec(), None, request)
+            except NotSupported as e:
+                if not e.next_step:
+                    raise AssertionError(f"the refusal of {name} has no next step: {e}") from e
+                continue
+            return request
+        return None
 
     def test_embedding_gives_a_vector_a_text(self) -> None:
         """In order, all of one length, of finite numbers."""

@@ -42,6 +42,17 @@ def explain_errors(folder: Path) -> Iterator[None]:
         raise _unreadable_base_error(folder, e) from e
 
 
+@contextmanager
+def explain_write_errors() -> Iterator[None]:
+    """A disk that is full as OSError, whatever library wrote there."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as e:
+        raise OSError(str(e)) from e
+
+
 def is_out_of_memory(e: BaseException) -> bool:
     """Whether torch failed for want of memory."""
     text = str(e).lower()

@@ -13,23 +13,35 @@ from sqlft.handler import (
     Artifact,
     Embedder,
     Estimate,
+    ExportNotes,
+    ExportRequest,
     Message,
     ModelSpec,
     Predictor,
     Progress,
     RenderedRow,
+    ReportStage,
     Trainer,
     TrainingSet,
 )
 from sqlft_local.base import hub, presets
 from sqlft_local.base.hub import ReportProgress
 from sqlft_local.base.tokenization import Delimiters, resolve_inference_delimiters, resolve_training_delimiters
+from sqlft_local.errors import explain_write_errors
 from sqlft_local.gguf.base_file import is_gguf
-from sqlft_local.options import RESUME_OPTIONS, EngineOptions, ModelOptions, PredictOptions, TrainOptions
+from sqlft_local.options import (
+    EXPORT_FORMATS,
+    RESUME_OPTIONS,
+    EngineOptions,
+    ModelOptions,
+    PredictOptions,
+    TrainOptions,
+)
 
 if TYPE_CHECKING:
     from sqlft_local._types import JsonMapping
     from sqlft_local.base.tokenization import Renderer
+    from sqlft_local.export.write import ExportedVersion
     from sqlft_local.train.loop import TrainingLoop
 
 
@@ -41,6 +53,7 @@ class Local(Trainer, Embedder):
     predict_options = PredictOptions
     train_options = TrainOptions
     resume_options = RESUME_OPTIONS
+    export_formats = EXPORT_FORMATS
 
     def __init__(self, options: object = None) -> None:
         super().__init__(options if isinstance(options, EngineOptions) else EngineOptions())
@@ -324,6 +337,50 @@ class Local(Trainer, Embedder):
             loading.get_shared_model(model.base, given, self.options.device, adapter, delimiters), conversations
         )
 
+    def check_export(self, model: ModelSpec, artifact: Artifact | None, request: ExportRequest) -> None:
+        """NotSupported for an adapter of a base, and for what llama.cpp or merging does not take."""
+        from sqlft_local.base import loading
+        from sqlft_local.export import write
+
+        if model.base.endswith(".gguf"):
+            raise NotSupported("The base is a GGUF file already.", "Copy that file.")
+        loading.require_libraries("An export")
+        folder = hub.find_local_folder(model.base)
+        version = _describe_export(model, artifact, request, folder) if folder is not None else None
+        write.check_export(version, request, artifact is not None)
+
+    def export(
+        self, model: ModelSpec, artifact: Artifact | None, request: ExportRequest, folder: Path, report: ReportStage
+    ) -> ExportNotes:
+        """The adapter for PEFT, merged weights for transformers, a GGUF file, or one with a Modelfile."""
+        from sqlft_local.export import write
+
+        version = _describe_export(model, artifact, request, hub.pull(model.base, report))
+        write.check_export(version, request, artifact is not None)
+        with explain_write_errors():
+            return write.write_export(version, folder, report)
+
+    def open_to_compare(
+        self, model: ModelSpec, artifact: Artifact | None, request: ExportRequest, folder: Path | None, options: object
+    ) -> Predictor:
+        """The version or its export; in float32 where the base is small."""
+        from sqlft_local import machine
+        from sqlft_local.base import loading
+        from sqlft_local.predict import choose
+
+        loading.require_libraries("VERIFY")
+        options = options if isinstance(options, PredictOptions) else PredictOptions()
+        base = hub.pull(model.base, hub.print_progress)
+        small = choose.is_small(base)
+        if folder is None:
+            exact = replace(options, backend="transformers", precision="f32" if small else "auto", grammar=None)
+            return self.open(replace(model, schema=None), artifact, exact)
+        from sqlft_local.export import compare
+
+        version = _describe_export(model, artifact, request, base)
+        threads = machine.resolve_threads(self.options.threads)
+        return compare.open_export(version, folder, options, self.options.device, threads, small)
+
     def max_row_tokens(self, model: ModelSpec, options: object) -> int | None:
         """What `max_length` says, or where it says nothing 2048 tokens; never more than the context."""
         from sqlft_local.estimate import training
@@ -413,6 +470,14 @@ def _load_renderer(home: Path, model: ModelSpec, options: PredictOptions, delimi
             "Use thinking = 'off', or ask for a text.",
         )
     return renderer.with_delimiters(delimiters)
+
+
+def _describe_export(
+    model: ModelSpec, artifact: Artifact | None, request: ExportRequest, base: Path
+) -> ExportedVersion:
+    from sqlft_local.export.write import ExportedVersion
+
+    return ExportedVersion(model, _get_model_options(model), artifact, request, base)
 
 
 def _get_model_options(model: ModelSpec) -> ModelOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -17,6 +18,9 @@ RESUME_OPTIONS = (
     "checkpoint_steps",
 )
 """Options with which a training may be resumed that were others when it began."""
+GGUF_KINDS = ("f16", "bf16", "f32", "q8_0")
+EXPORT_FORMATS: Mapping[str, tuple[str, ...]] = {"peft": (), "merged": (), "gguf": GGUF_KINDS, "ollama": GGUF_KINDS}
+"""Formats of EXPORT MODEL, and the numbers that each may have."""
 Thinking = Literal["off", "on", "keep"]
 DEFAULT_MAX_LENGTH = 2048
 """Tokens of a row that is trained on, where the statement names none and the base reads more."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from sqlft.errors import NotFound, did_you_mean
+from sqlft.exporting import ExportSettings
 from sqlft.options import options_of
 from sqlft.session import (
     EngineSettings,
@@ -58,6 +59,7 @@ USING engine = 'local', base = 'smollm2-135m',
     s.ShowPrices: "SHOW PRICES",
     s.SetSetting: "SET sqlft_budget_usd = 5",
     s.ResetSetting: "RESET sqlft_budget_usd",
+    s.ExportModel: "EXPORT MODEL my_model TO 'my_model_gguf' (FORMAT gguf, VERIFY 5)",
     s.ReportModel: "REPORT MODEL my_model TO 'report.html'",
 }
 SETTINGS: dict[Kind, type] = {
@@ -70,6 +72,7 @@ SETTINGS: dict[Kind, type] = {
     s.Evaluate: EvaluateSettings,
     s.CreatePrice: PriceSettings,
     s.SetSetting: SessionSettings,
+    s.ExportModel: ExportSettings,
 }
 _OF_ENGINES = (s.Plain, s.CreateModel, s.CreateEngine, s.Finetune, s.Retrain)
 _EXCEPTIONS = re.compile(r"[;,] (?:NotFound|AlreadyExists|\w+Error)\b[^.]*\.|; its row\.")

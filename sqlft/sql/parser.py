@@ -43,6 +43,8 @@ STATEMENTS: dict[tuple[str, str], tuple[GrammarMethod, type[s.Statement]]] = {
     ("ALTER", "MODEL"): (models.rename_model, s.RenameModel),
     ("ALTER", "PREDICTOR"): (models.rename_model, s.RenameModel),
     ("RENAME", ""): (models.rename_model, s.RenameModel),
+    ("EXPORT", "MODEL"): (models.export_model, s.ExportModel),
+    ("EXPORT", "PREDICTOR"): (models.export_model, s.ExportModel),
     ("FINETUNE", ""): (training.finetune, s.Finetune),
     ("RETRAIN", ""): (training.retrain, s.Retrain),
     ("EXPLAIN", "FINETUNE"): (training.explain_training, s.ExplainTraining),

@@ -347,3 +347,12 @@ class ReportModel(Statement):
 
     name: ModelName
     path: str | None = None
+
+
+@dataclass(frozen=True)
+class ExportModel(Statement):
+    """EXPORT MODEL name[.N] TO 'folder' [(FORMAT format, VERIFY n, …)] [USING …]"""
+
+    name: ModelName
+    path: str | Parameter
+    options: Options = field(default_factory=dict)

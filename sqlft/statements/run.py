@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from sqlft import report
+from sqlft import exporting, report
 from sqlft.errors import StatementError
 from sqlft.session import Parameters, Session
 from sqlft.sql import statements as s
@@ -44,6 +44,7 @@ RUNNERS: Mapping[type[s.Statement], StatementRunner] = {
     s.CreateDatabase: databases.run_create_database,
     s.Evaluate: evaluation.run_evaluate,
     s.ReportModel: report.run_report_model,
+    s.ExportModel: exporting.run_export_model,
     s.CreatePrice: prices.run_create_price,
     s.DropPrice: prices.run_drop_price,
     s.ShowPrices: prices.run_show_prices,
@@ -62,7 +63,7 @@ def bind_parameters(statement: S, parameters: Parameters) -> S:
     changed: dict[str, Any] = {
         f.name: _bind_value(getattr(statement, f.name), parameters, statement)
         for f in dataclasses.fields(statement)
-        if f.name in ("options", "parameters", "training")
+        if f.name in ("options", "parameters", "training", "path")
     }
     return dataclasses.replace(statement, **changed) if changed else statement
 

@@ -17,7 +17,7 @@ from sqlft_local.options import PredictOptions, TrainOptions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sqlft.data import Prompt
-from sqlft.handler import Artifact, Completion, Message, ModelSpec, Request, TrainingSet
+from sqlft.handler import Artifact, Completion, ExportRequest, Message, ModelSpec, Request, TrainingSet
 from sqlft.metrics import METRICS
 
 DATA = Path(__file__).parents[2] / "examples" / "data" / "text_to_sql.csv"
@@ -110,6 +110,23 @@ def test_auto_says_what_float32_says_far_from_a_tie(smollm: str, processor: str)
     """On every kind of processor, whatever `auto` takes there."""
     for said, clear in zip(answers(smollm), clear_answers(bases_folder() / smollm), strict=True):
         assert said.startswith(clear)
+
+
+def test_its_gguf_file_answers_texts_by_itself(smollm: str, tmp_path: Path) -> None:
+    """llama.cpp tokenizes and renders by the file alone, or renders as Ollama would."""
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
+    handler, spec = Local(), ModelSpec(smollm)
+    file = ExportRequest("base-1", "gguf", "f16")
+    handler.export(spec, None, file, tmp_path, lambda what, share: None)
+    for request in (file, file._replace(format="ollama")):
+        predictor = handler.open_to_compare(spec, None, request, tmp_path, PredictOptions(max_tokens=8))
+        asked = [Request(i, (Message("user", q),)) for i, q in enumerate(QUESTIONS[:2])]
+        found = {c.id: c.text or "" for c in predictor.predict(asked) if isinstance(c, Completion)}
+        predictor.close()
+        for i, text in found.items():
+            clear = clear_answers(bases_folder() / smollm)[i]
+            assert len(text) > 8
+            assert text.startswith(clear) or clear.startswith(text)
 
 
 @pytest.mark.parametrize("processor", ["with OpenVINO", "bfloat16"], indirect=True)

@@ -366,6 +366,15 @@ class Renderer:
         """What the model is asked: the conversation so far and the opening of the assistant's turn."""
         return [i for ids, *_ in self._tokenize_pieces(messages, ask=True) for i in ids]
 
+    @property
+    def template(self) -> str:
+        """The chat template that renders: the base's own, or what stands in its place."""
+        return self._template
+
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """`prompt` as one text."""
+        return "".join(text for text, _ in self._render_pieces(messages, ask=True))
+
     def conversation(self, messages: Sequence[Message], context: Collection[int] = ()) -> TokenizedConversation:
         """What the model is trained on; its start equals `prompt` of the messages before any assistant's turn.
 
@@ -640,3 +649,10 @@ def resolve_training_delimiters(options: TrainOptions, model: ModelOptions, star
 
 def _create_delimiters(separator: str | None, stop: Sequence[str] | None) -> Delimiters:
     return Delimiters(separator or "", tuple(s for s in stop or () if s))
+
+
+def load_inference_renderer(folder: Path, model: ModelOptions, artifact: Artifact | None) -> Renderer:
+    """What renders a version's prompts as training did."""
+    tokenizer, stop_ids = load_transformers_tokenizer(folder)
+    renderer = Renderer(tokenizer, stop_ids, model.chat_template, model.thinking)
+    return renderer.with_delimiters(resolve_inference_delimiters(model, artifact))

@@ -182,8 +182,30 @@ def _create_once(target: Path, make: Callable[[Path], None]) -> Path:
     return target
 
 
+def export_gguf(
+    folder: Path,
+    base: Path,
+    adapter: Path | None,
+    kind: str,
+    to: Path,
+    report: hub.ReportProgress,
+    chat_template: str,
+) -> None:
+    """Write a file that is asked with text, of the weights in `folder`, which are those of `base` or made of them."""
+    home = find_cache_folder(base)
+    _prepare_tokenizer(base, home)
+    with _require_packages():
+        _export_gguf(folder, home, adapter, kind, to, report, chat_template)
+
+
 def _export_gguf(
-    folder: Path, home: Path, adapter: Path | None, kind: str, to: Path, report: hub.ReportProgress
+    folder: Path,
+    home: Path,
+    adapter: Path | None,
+    kind: str,
+    to: Path,
+    report: hub.ReportProgress,
+    chat_template: str | None = None,
 ) -> None:
     from sqlft_local.base.adapter import read_adapter, wrong_base_error
     from sqlft_local.gguf.write import export
@@ -193,7 +215,7 @@ def _export_gguf(
     stop_ids = json.loads((home / tokenization.SETTINGS_FILE).read_text(encoding="utf-8"))["stop_ids"]
     scale, changes = read_adapter(adapter) if adapter else (1.0, {})
     try:
-        found = export(folder, to, kind, tokenizer, stop_ids, changes, scale, report)
+        found = export(folder, to, kind, tokenizer, stop_ids, changes, scale, report, chat_template)
     except RuntimeError as e:
         if adapter is None:
             raise

@@ -55,7 +55,7 @@ SYNONYMS = {"PREDICTOR", "PREDICTORS", "MODEL_ACTIVE", "IN"}
 STARTS = (
     *("SELECT", "FROM", "WITH", "CREATE", "INSERT", "UPDATE", "DELETE", "COPY", "SHOW", "DESCRIBE", "SUMMARIZE"),
     *("FINETUNE", "EVALUATE", "ANALYZE TRAINING DATA", "EXPLAIN", "RETRAIN", "DROP", "ALTER", "SET", "USE", "ATTACH"),
-    *("CANCEL MODEL", "RESUME MODEL", "UNLOAD", "REPORT MODEL", "PIVOT", "BEGIN", "COMMIT"),
+    *("CANCEL MODEL", "RESUME MODEL", "UNLOAD", "REPORT MODEL", "EXPORT MODEL", "PIVOT", "BEGIN", "COMMIT"),
 )
 """What a statement may begin with, likeliest first."""
 _ITEM = re.compile(r"\[|\]\*?|\||[A-Z][A-Z_]+(?![\w.])|[^\s\[\]|]+")

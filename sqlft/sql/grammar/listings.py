@@ -139,10 +139,6 @@ _KNOWLEDGE = (
     "Keep embeddings in a table: CREATE MODEL e PREDICT vector USING …, mode = 'embedding'; "
     "CREATE TABLE kb AS SELECT t.*, e.vector FROM t JOIN e ON e.content = t.text",
 )
-_EXPORT = (
-    "A model is not exported by a statement: its files lie beside the database.",
-    "DESCRIBE name shows the folder of its adapter (ARTIFACT), which transformers and peft read.",
-)
 _UNSUPPORTED_KINDS = {
     "JOB": _JOBS,
     "AGENT": _AGENTS,
@@ -182,7 +178,6 @@ REFUSED_STATEMENTS: dict[tuple[str, str], tuple[Callable[[Cursor], s.Statement |
     ("CREATE", "TRIGGER"): (create_trigger, s.Plain),
     ("DROP", "TRIGGER"): (drop_trigger, s.Plain),
     ("EVALUATE", "KNOWLEDGE_BASE"): (make_refusal(*_KNOWLEDGE), s.Plain),
-    ("EXPORT", "MODEL"): (make_refusal(*_EXPORT), s.Plain),
     **{
         (verb, kind): (make_refusal(*text), s.Plain)
         for kind, text in _UNSUPPORTED_KINDS.items()

@@ -1,4 +1,4 @@
-"""CREATE, DROP and RENAME of models, engines and databases."""
+"""CREATE, DROP, RENAME and EXPORT of models, engines and databases."""
 
 from __future__ import annotations
 
@@ -237,6 +237,43 @@ def rename_model(c: Cursor) -> s.Statement:
     to = c.name("the new name", version=False)
     c.expect_end()
     return s.RenameModel(name, to)
+
+
+def export_model(c: Cursor) -> s.Statement:
+    """EXPORT MODEL name[.N] TO 'folder' [(key [=] value, …)] [USING key = value, …]"""
+    c.next(2)
+    name = c.name()
+    c.expect("TO")
+    path: str | s.Parameter
+    if c.token.kind == "parameter":
+        path = c.parameter()
+    elif c.token.kind in ("string", "quoted") and c.token.value:
+        path = c.next().value
+    else:
+        raise c.unexpected("a folder's name such as 'my_model'")
+    options = _parse_copy_options(c) if c.skip_op("(") else {}
+    at = c.token
+    for key, value in parse_using(c).items():
+        _set_once(c, options, key, value, at)
+    return s.ExportModel(name, path, options)
+
+
+def _parse_copy_options(c: Cursor) -> dict[str, object]:
+    """key value, key = value, or a key alone, which is true: as DuckDB's COPY has it."""
+    options: dict[str, object] = {}
+    while not options or c.skip_op(","):
+        at = c.token
+        key = c.identifier("an option such as FORMAT").lower()
+        c.skip_op("=")
+        _set_once(c, options, key, True if c.token.text in (",", ")") else parse_value(c), at)
+    c.expect_op(")")
+    return options
+
+
+def _set_once(c: Cursor, options: dict[str, object], key: str, value: object, at: Token) -> None:
+    if key in options:
+        raise c.error(f"'{key}' is given twice.", "Give it once.", at)
+    options[key] = value
 
 
 def _parse_drop(c: Cursor, read: Callable[[], T]) -> tuple[T, bool]:

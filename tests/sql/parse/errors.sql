@@ -272,11 +272,32 @@ CREATE TRIGGER shop.t ON db.orders (SELECT 1)
 DROP PROJECT shop, other
 --> error 1:18: Found ',', expected the end of the statement. -> Write: DROP PROJECT [IF EXISTS] name
 
-EXPORT MODEL m TO 'folder'
---> error 1:8: A model is not exported by a statement: its files lie beside the database. -> DESCRIBE name shows the folder of its adapter (ARTIFACT), which transformers and peft read.
-
 DROP TRIGGER shop.t
 --> error 1:6: sqlft has no triggers that watch a table. -> Let cron or another scheduler send the statement: sqlft app.duckdb -c 'INSERT INTO … SELECT …'
 
 SET activ m.1
 --> error 1:5: Found 'activ'. Did you mean 'ACTIVE'? -> Write: SET active name.N, SET MODEL_ACTIVE = name.N
+
+EXPORT MODEL m
+--> error 1:15: Found the end of the statement, expected TO. -> Write: EXPORT MODEL name[.N] TO 'folder' [(FORMAT format, VERIFY n, …)] [USING …]
+
+EXPORT MODEL m TO folder
+--> error 1:19: Found 'folder', expected a folder's name such as 'my_model'. -> Write: EXPORT MODEL name[.N] TO 'folder' [(FORMAT format, VERIFY n, …)] [USING …]
+
+EXPORT MODEL m TO ''
+--> error 1:19: Found '''', expected a folder's name such as 'my_model'. -> Write: EXPORT MODEL name[.N] TO 'folder' [(FORMAT format, VERIFY n, …)] [USING …]
+
+EXPORT MODEL m TO 'f' (FORMAT peft
+--> error 1:35: Found the end of the statement, expected ',' or ')'. -> Write: EXPORT MODEL name[.N] TO 'folder' [(FORMAT format, VERIFY n, …)] [USING …]
+
+EXPORT MODEL m TO 'f' ()
+--> error 1:24: Found ')', expected an option such as FORMAT. -> Write: EXPORT MODEL name[.N] TO 'folder' [(FORMAT format, VERIFY n, …)] [USING …]
+
+EXPORT MODEL m TO 'f' (FORMAT peft, format = 'gguf')
+--> error 1:37: 'format' is given twice. -> Give it once.
+
+EXPORT MODEL m TO 'f' (FORMAT peft) USING format = 'gguf'
+--> error 1:37: 'format' is given twice. -> Give it once.
+
+EXPORT MODEL m TO 'f' (FORMAT peft) VERIFY 3
+--> error 1:37: Found 'VERIFY', expected USING or the end of the statement. -> Write: EXPORT MODEL name[.N] TO 'folder' [(FORMAT format, VERIFY n, …)] [USING …]

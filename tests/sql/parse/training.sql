@@ -100,3 +100,21 @@ EVALUATE accuracy FROM answers
 
 EVALUATE MODEL m.1, m.2 ON held_out USING metrics = 'f1'
 --> Evaluate(metrics=(), source=<('SELECT * FROM held_out')>, models=(m.1, m.2), options={metrics: 'f1'})
+
+EXPORT MODEL m TO 'folder'
+--> ExportModel(name=m, path='folder')
+
+export model p.m.2 to "my folder" (format GGUF, quantization 'q8_0', VERIFY 5, overwrite)
+--> ExportModel(name=p.m.2, path='my folder', options={format: 'GGUF', quantization: 'q8_0', verify: 5, overwrite: True})
+
+EXPORT MODEL m TO '~/é' (FORMAT = peft, VERIFY (SELECT q FROM t), OVERWRITE true, PUSH_TO 'owner/name')
+--> ExportModel(name=m, path='~/é', options={format: 'peft', verify: <('SELECT q FROM t')>, overwrite: True, push_to: 'owner/name'})
+
+EXPORT PREDICTOR m TO ? USING format = 'ollama', verify = 3
+--> ExportModel(name=m, path=Parameter(key=1), options={format: 'ollama', verify: 3})
+
+EXPORT DATABASE 'folder' (FORMAT parquet)
+--> Plain(sql="EXPORT DATABASE 'folder' (FORMAT parquet)")
+
+EXPORT MODEL m TO $place (FORMAT merged) USING overwrite = true
+--> ExportModel(name=m, path=Parameter(key='place'), options={format: 'merged', overwrite: True})
