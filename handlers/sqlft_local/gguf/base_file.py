@@ -175,14 +175,15 @@ class GgufTokenizer(ChatTokenizer):
 
     def apply_chat_template(
         self,
-        turns: list[dict[str, str]],
+        turns: list[JsonObject],
         tokenize: bool,
         add_generation_prompt: bool,
         chat_template: str,
+        tools: list[JsonObject] | None = None,
         **more: object,
     ) -> str:
         """The conversation as one text, with the token that opens every text of such a model."""
-        text = super().apply_chat_template(turns, tokenize, add_generation_prompt, chat_template, **more)
+        text = super().apply_chat_template(turns, tokenize, add_generation_prompt, chat_template, tools, **more)
         opening = self._settings["special_tokens"].get("bos_token", "") if self._settings["adds_bos"] else ""
         return text if text.startswith(opening) else f"{opening}{text}"
 
