@@ -83,14 +83,14 @@ def arguments() -> argparse.Namespace:
 def split(given: argparse.Namespace) -> tuple[list[Row], list[Row]]:
     """Rows by chance but always the same; one group in eight judges and never teaches."""
     held = "hash({group}, 7) % 8 = 0"
-    train = rows(given, given.data, f"NOT {held}", given.rows)
-    judged = rows(given, given.test or given.data, "true" if given.test else held, given.judged)
+    train = rows(given.data, f"NOT {held}", given.rows, given.task)
+    judged = rows(given.test or given.data, "true" if given.test else held, given.judged, given.task)
     return train, judged
 
 
-def rows(given: argparse.Namespace, file: Path, where: str, count: int) -> list[Row]:
+def rows(file: Path, where: str, count: int, task: str = "sql") -> list[Row]:
     """The rows of a file that fulfil a condition on its {group}."""
-    prompt, answer, group = TASKS[given.task]
+    prompt, answer, group = TASKS[task]
     chosen = f"SELECT {prompt}, {answer} FROM '{file}' WHERE {where.format(group=group)}"
     query = f"{chosen} ORDER BY hash({prompt}) LIMIT {count}"
     return [Row(*r) for r in duckdb.execute(query).fetchall()]
