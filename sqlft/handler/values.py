@@ -1,17 +1,4 @@
-"""The contract between sqlft and a handler: with `sqlft.errors`, all that a handler imports.
-
-Requests go in, completions come out, in any order, each as soon as it is known.  The core renders
-prompts, splits, deduplicates, caches, retries, publishes artifacts and resolves secrets; a handler
-never sees SQL or the catalog.
-
-Options are declared as dataclasses whose fields say what they are for.  Those that the core reads too are inherited,
-and may be declared again with another default, range or type::
-
-    @dataclass
-    class PredictOptions(SamplingOptions):
-        temperature: Annotated[float, "0 is greedy", Range(0, 2)] = 0.0
-        style: Annotated[str, "how answers look"] = "plain"
-"""
+"""What the contract consists of."""
 
 from __future__ import annotations
 
@@ -26,7 +13,6 @@ from typing import (
     ClassVar,
     Literal,
     NamedTuple,
-    NoReturn,
     Protocol,
     TypedDict,
     TypeVar,
@@ -35,8 +21,7 @@ from typing import (
     runtime_checkable,
 )
 
-from sqlft.errors import NotSupported
-from sqlft.old_names import NamedFields, refuse_old_names
+from sqlft.handler.old_names import NamedFields, refuse_old_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -642,12 +627,3 @@ class Embedder(Handler):
     @abstractmethod
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
         """One vector a text, in order; a `Vector` tells what it cost."""
-
-
-if not TYPE_CHECKING:  # a type checker would take any name for defined
-
-    def __getattr__(name: str) -> NoReturn:
-        """The error for a name that the contract had before."""
-        if name == "Piece":
-            raise NotSupported("sqlft.handler has no Piece any more.", "It is called Delta: change its import.")
-        raise AttributeError(f"module 'sqlft.handler' has no attribute {name!r}")
