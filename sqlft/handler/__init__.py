@@ -11,6 +11,8 @@ and may be declared again with another default, range or type::
     class PredictOptions(SamplingOptions):
         temperature: Annotated[float, "0 is greedy", Range(0, 2)] = 0.0
         style: Annotated[str, "how answers look"] = "plain"
+
+Everybody imports from here; the files inside are for reading.
 """
 
 from __future__ import annotations
@@ -18,58 +20,64 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from sqlft.errors import NotSupported
+from sqlft.handler.capabilities import (
+    CountsPromptTokens,
+    CountsTokens,
+    Drains,
+    ExportNotes,
+    ExportRequest,
+    Exports,
+    Priced,
+    RenderedRow,
+    RendersRows,
+    ReportStage,
+    RowPiece,
+    ScoresAnswers,
+    TakesWeights,
+)
+from sqlft.handler.handlers import (
+    Embedder,
+    Handler,
+    LoadsAdapters,
+    Predictor,
+    Trainer,
+    Vector,
+)
+from sqlft.handler.options import (
+    Alias,
+    Delivery,
+    EmbeddingOptions,
+    LengthOptions,
+    NoOptions,
+    Options,
+    Range,
+    SamplingOptions,
+    Secret,
+    TrainingOptions,
+    read_options,
+)
 from sqlft.handler.values import (
     CHARS_PER_TOKEN,
     ITEM_SEPARATOR,
     KEY_SEPARATOR,
     MAX_TOKENS_PER_MESSAGE,
     TOKENS_PER_MESSAGE,
-    Alias,
     Artifact,
     Completion,
-    CountsPromptTokens,
-    CountsTokens,
-    Delivery,
     Delta,
-    Drains,
-    Embedder,
-    EmbeddingOptions,
     Estimate,
-    ExportNotes,
-    ExportRequest,
-    Exports,
-    Handler,
-    LengthOptions,
-    LoadsAdapters,
     Message,
     ModelSpec,
-    NoOptions,
     Notice,
-    Options,
-    Predictor,
     Price,
-    Priced,
     Progress,
-    Range,
-    RenderedRow,
-    RendersRows,
-    ReportStage,
     Request,
     RowError,
-    RowPiece,
-    SamplingOptions,
-    ScoresAnswers,
-    Secret,
-    TakesWeights,
-    Trainer,
     TrainingDetails,
-    TrainingOptions,
     TrainingSet,
-    Vector,
     count_bytes,
     estimate_tokens,
     max_prompt_tokens,
-    read_options,
 )
 
 __all__ = [
