@@ -25,6 +25,7 @@ from sqlft.handler import (
     TrainingSet,
 )
 from sqlft_local.base import hub, presets
+from sqlft_local.base.chat_template import check_template
 from sqlft_local.base.hub import ReportProgress
 from sqlft_local.base.tokenization import Delimiters, resolve_inference_delimiters, resolve_training_delimiters
 from sqlft_local.errors import explain_write_errors
@@ -86,9 +87,7 @@ class Local(Trainer, Embedder):
         else:
             hub.check_name(model.base)
         if template := _get_model_options(model).chat_template:
-            from sqlft_local.base import tokenization
-
-            tokenization.check_template(template)
+            check_template(template)
 
     def check_weights(self, model: ModelSpec, path: Path) -> Mapping[str, object]:
         """Whether an adapter of others is one of the base, as far as that is here, or what a base's file holds."""

@@ -9,14 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlft_local.base.tokenization import (
-    NO_TOOLS,
-    ChatTokenizer,
-    Delimiters,
-    Renderer,
-    ToolUse,
-    read_tokenizer_settings,
-)
+from sqlft_local.base.chat_template import NO_TOOLS, ToolUse
+from sqlft_local.base.tokenization import ChatTokenizer, Delimiters, Renderer, read_tokenizer_settings
 from tiny_tokenizer import CHATML
 from transformers import AutoTokenizer
 

@@ -1,5 +1,5 @@
 """The weights that a version starts from: found, read, converted, kept.
 
 Called by asking and by training.  In: a base by name or folder, an adapter, options.  Out: loaded weights with their
-tokenizer, or files for llama.cpp.  Not here: which way of asking is taken (`predict.choose`).
+tokenizer and chat template, or files for llama.cpp.  Not here: which way of asking is taken (`predict.choose`).
 """

@@ -1,21 +1,29 @@
 """Messages to token ids and back: the only place, for training and asking, so that both see the same tokens.
 
 The tokenizer runs without transformers, whose import takes longer than a small model's answer: what transformers
-does is written down once, and a test compares the two.  Here too: separators and stop sequences.
+does is written down once, and a test compares the two.  Here too: thoughts, separators and stop sequences.  Not here:
+the template itself (`chat_template`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlft.errors import NotSupported, OptionError
+from sqlft.errors import NotSupported
 from sqlft.handler import Artifact, Message
+from sqlft_local.base.chat_template import (
+    PLAIN_TEMPLATE,
+    ChatTemplate,
+    ToolUse,
+    create_template_environment,
+    find_appended,
+)
 from sqlft_local.base.config import read_stop_ids
 from sqlft_local.errors import explain_errors, silence_transformers
 from sqlft_local.options import ModelOptions, Thinking, TrainOptions
@@ -104,46 +112,6 @@ class ChatTokenizer:
         return create_template_environment()
 
 
-def create_template_environment() -> Environment:
-    """Jinja as transformers sets it up for chat templates."""
-    from jinja2.exceptions import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    def to_json(x: object, ensure_ascii: bool = False, indent: int | None = None, sort_keys: bool = False) -> str:
-        return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, sort_keys=sort_keys)
-
-    def now(form: str) -> str:
-        from datetime import datetime
-
-        return datetime.now().strftime(form)
-
-    made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    made.filters["tojson"] = to_json
-    made.globals.update(raise_exception=refuse, strftime_now=now)
-    return made
-
-
-def check_template(text: str) -> None:
-    """OptionError for a chat template that Jinja cannot read; what only transformers reads is left to it."""
-    if "{% generation" in text:
-        return
-    try:
-        from jinja2.exceptions import TemplateSyntaxError
-    except ImportError:
-        return
-    try:
-        create_template_environment().parse(text)
-    except TemplateSyntaxError as e:
-        raise OptionError(
-            f"The chat_template is no Jinja template: {e.message} (line {e.lineno}).",
-            "Correct it, or leave chat_template out: then the base's own is used.",
-        ) from e
-
-
 def read_tokenizer_settings(folder: Path) -> JsonObject:
     """What a base's own files say of its tokenizer: enough to count tokens, transformers may know more of some."""
     config = _read_json(folder / "tokenizer_config.json")
@@ -207,11 +175,6 @@ def load_tokenizer_json(folder: Path) -> RustTokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
-PLAIN_TEMPLATE = (
-    "{{ bos_token or '' }}{% for m in messages %}{{ m['content'] }}"
-    "{% if m['role'] == 'assistant' %}{{ eos_token or '' }}{% endif %}\n{% endfor %}"
-)
-"""For bases that were never taught a chat: the texts, a line each."""
 EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
 OPEN_THOUGHT = re.compile(r"<think>\s*(?:</think>\s*)?$")
 THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>\s*|\Z)", re.DOTALL)
@@ -227,14 +190,6 @@ THINKING_SWITCH: dict[Thinking, dict[str, bool]] = {
     "keep": {},
 }
 """What a template gets."""
-
-
-SYSTEM_PROBE = "Say sqlft."
-"""A system message that no template has by itself."""
-TOOLS_NEXT_STEP = (
-    "Use a base whose template has tools, such as qwen3-0.6b; or give a chat_template of your own in CREATE MODEL … "
-    "USING; or write calls and what tools say into the contents of assistant and user."
-)
 
 
 GUARD = "\ufdd0"
@@ -258,40 +213,6 @@ class TokenizedConversation(NamedTuple):
     """Whether a token is of an answer that is context only."""
 
 
-class ToolUse(NamedTuple):
-    """What a conversation has of tools: those that may be called, and by the place of a message what it has beside
-    role and content: `tool_calls`, `tool_call_id`, `name`.
-    """
-
-    tools: list[JsonObject] | None = None
-    fields: Mapping[int, JsonObject] = {}
-
-    @classmethod
-    def read(cls, turns: Sequence[JsonObject], tools: str | None) -> ToolUse:
-        """Of a training row, whose columns have OpenAI's JSON; templates want the arguments of calls as objects."""
-        fields: dict[int, JsonObject] = {}
-        for k, turn in enumerate(turns):
-            if turn.get("tool_calls"):
-                calls = json.loads(turn["tool_calls"])
-                for call in calls:
-                    call["function"]["arguments"] = json.loads(call["function"]["arguments"])
-                fields[k] = {"tool_calls": calls}
-            elif turn["role"] == "tool":
-                fields[k] = {name: turn[name] for name in ("tool_call_id", "name") if turn.get(name)}
-        return cls(json.loads(tools) if tools else None, fields)
-
-    def find_missing(self, k: int, message: Message, text: str) -> str:
-        """What the text of a message, or of those up to it, leaves out of it; nothing if all is there."""
-        calls = [call["function"]["name"] for call in self.fields.get(k, {}).get("tool_calls", ())]
-        if missing := [name for name in calls if name not in text]:
-            return f"calls of tools (role assistant: {missing[0]})"
-        word = re.search(r"[A-Za-z0-9]+", message.content)
-        return "what tools say (role tool)" if message.role == "tool" and word and word[0] not in text else ""
-
-
-NO_TOOLS = ToolUse()
-
-
 class Renderer:
     """Renders with a base's tokenizer and chat template; knows nothing of models.
 
@@ -306,12 +227,11 @@ class Renderer:
         thinking: Thinking = "off",
     ) -> None:
         self.tokenizer = tokenizer
-        self._template = chat_template or tokenizer.chat_template or PLAIN_TEMPLATE
+        text = chat_template or tokenizer.chat_template or PLAIN_TEMPLATE
+        self.template = ChatTemplate(tokenizer, text, THINKING_SWITCH[thinking])
         self.delimiters = NO_DELIMITERS
-        self._tool_use = NO_TOOLS
-        self._merges_system = False
         self.thinking = thinking
-        self.thought_opening = THOUGHT_OPENING if THOUGHT_OPENING in self._template else ""
+        self.thought_opening = THOUGHT_OPENING if THOUGHT_OPENING in text else ""
         """What a thought begins with in the base's answers; nothing where it has none."""
         self._thought_block, self._thought = self._find_empty_thought()
         self.thinks = thinking != "off" and bool(self.thought_opening) and "</think>" not in self._thought
@@ -321,8 +241,6 @@ class Renderer:
                 "The base's chat template has no thinking, in <think> … </think>, that could be switched on.",
                 "Leave thinking = 'on' out, or use a base that thinks, such as qwen3-0.6b.",
             )
-        self._merges_system = self._lacks_system()
-        """Whether the template has no place for a system message: it goes before the first words of the user."""
         before, behind = self._find_answer_affixes()
         self._opening = before if before.strip() and self._lacks_generation_prompt() else ""
         ids = self._encode(behind.lstrip())[:1]
@@ -346,14 +264,14 @@ class Renderer:
         """One for a conversation with tools; NotSupported from it where the template leaves them out."""
         made = copy(self)
         fields = {k: json.loads(self._guard(json.dumps(v, ensure_ascii=False))) for k, v in tool_use.fields.items()}
-        made._tool_use = ToolUse(tool_use.tools, fields)
+        made.template = self.template.with_tools(ToolUse(tool_use.tools, fields))
         return made
 
     def with_thinking(self, thinking: Thinking) -> Renderer:
         """One that asks for thoughts, or for none; NotSupported where the template cannot."""
         if thinking == self.thinking:
             return self
-        return Renderer(self.tokenizer, sorted(self.stop_ids), self._template, thinking).with_delimiters(
+        return Renderer(self.tokenizer, sorted(self.stop_ids), self.template.text, thinking).with_delimiters(
             self.delimiters
         )
 
@@ -365,11 +283,6 @@ class Renderer:
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """What the model is asked: the conversation so far and the opening of the assistant's turn."""
         return [i for ids, *_ in self._tokenize_pieces(messages, ask=True) for i in ids]
-
-    @property
-    def template(self) -> str:
-        """The chat template that renders: the base's own, or what stands in its place."""
-        return self._template
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
         """`prompt` as one text."""
@@ -442,7 +355,8 @@ class Renderer:
                 thoughts[k] = self._render_thought(reasoning)
                 answers[k] = message._replace(content=content)
         messages = self.delimiters.append_to(answers, ask, self._guard)
-        for k in (k for k, fields in self._tool_use.fields.items() if "tool_calls" in fields and k < len(messages)):
+        tool_fields = self.template.tool_use.fields
+        for k in (k for k, fields in tool_fields.items() if "tool_calls" in fields and k < len(messages)):
             messages[k] = answers[k]._replace(content=self._guard(answers[k].content))
         done = ""
         for k, message in enumerate(messages):
@@ -450,25 +364,13 @@ class Renderer:
                 continue
             with_answer = self._render(messages[: k + 1], False)
             asked = self._render_prompt(messages[:k]) if k else ""  # nothing is asked before the first message
-            self._check_tools(messages, k, asked, with_answer)
+            self.template.check_tools(messages, k, asked, with_answer)
             if k:
-                yield f"{_text_after(asked, done)}{self._thought}", False
-            yield f"{thoughts[k] if k else ''}{_text_after(with_answer, asked)}", True
+                yield f"{find_appended(asked, done)}{self._thought}", False
+            yield f"{thoughts[k] if k else ''}{find_appended(with_answer, asked)}", True
             done = with_answer
         if ask:
-            yield f"{_text_after(self._render_prompt(messages), done)}{self._thought}", False
-
-    def _check_tools(self, messages: Sequence[Message], k: int, asked: str, with_answer: str) -> None:
-        """NotSupported where the template leaves out what an answer calls, or what tools said before it."""
-        if self._tool_use is NO_TOOLS:
-            return
-        names = [tool["function"]["name"] for tool in self._tool_use.tools or ()]
-        missing = next((f"tools ({name})" for name in names if name not in asked), "")
-        for place in range(k + 1):
-            text = _text_after(with_answer, asked) if place == k else asked
-            missing = missing or self._tool_use.find_missing(place, messages[place], text)
-        if missing:
-            raise NotSupported(f"The base's chat template leaves out {missing}.", TOOLS_NEXT_STEP)
+            yield f"{find_appended(self._render_prompt(messages), done)}{self._thought}", False
 
     def _render_thought(self, reasoning: str | None) -> str:
         """What of a thought is learned with its answer: all that the prompt does not open or close already."""
@@ -481,20 +383,13 @@ class Renderer:
         """With the opening of an answer, also where the template has none for asking and puts one before answers."""
         return self._render(messages, True) + self._opening
 
-    def _lacks_system(self) -> bool:
-        try:
-            both = [Message("system", SYSTEM_PROBE), Message("user", "a")]
-            return SYSTEM_PROBE not in self._apply_template(both, False)
-        except NotSupported:
-            return True
-
     def _lacks_generation_prompt(self) -> bool:
         ask = [Message("user", "a")]
         return self._render(ask, True) == self._render(ask, False)
 
     def _render(self, messages: Sequence[Message], ask: bool) -> str:
         """The messages without thoughts of nothing, which templates put before some answers and leave out of others."""
-        rendered = self._apply_template(messages, ask)
+        rendered = self.template.render(messages, ask)
         if not self.thought_opening:
             return rendered
         return (
@@ -508,42 +403,12 @@ class Renderer:
         if not self.thought_opening:
             return CLOSED_THOUGHT, ""
         asked, answer = Message("user", "a"), Message("assistant", "b")
-        empty = EMPTY_THOUGHT.search(self._apply_template([asked, answer], False))
-        ask = OPEN_THOUGHT.search(self._apply_template([asked], True))
+        empty = EMPTY_THOUGHT.search(self.template.render([asked, answer], False))
+        ask = OPEN_THOUGHT.search(self.template.render([asked], True))
         block = empty[0] if empty else ask[0] if ask and "</think>" in ask[0] else CLOSED_THOUGHT
         if self.thinking != "off":
             return block, ask[0] if ask else ""
         return block, block if empty or ask else ""
-
-    def _apply_template(self, messages: Sequence[Message], ask: bool) -> str:
-        fields = self._tool_use.fields
-        turns = [{"role": m.role, "content": m.content, **fields.get(k, {})} for k, m in enumerate(messages)]
-        if self._merges_system:
-            turns = _merge_system_turns(turns)
-        try:
-            rendered: str = self.tokenizer.apply_chat_template(
-                turns,
-                tokenize=False,
-                add_generation_prompt=ask,
-                chat_template=self._template,
-                tools=self._tool_use.tools,
-                **THINKING_SWITCH[self.thinking],
-            )
-        except Exception as e:
-            raise self._refused_error([turn["role"] for turn in turns], e) from e
-        return rendered
-
-    def _refused_error(self, roles: Sequence[str], error: Exception) -> NotSupported:
-        next_step = "Change these messages, or give a chat_template of your own in CREATE MODEL … USING."
-        spoken = [role for role in roles if role != "system"]
-        if "tool" in roles or self._tool_use is not NO_TOOLS:
-            next_step = TOOLS_NEXT_STEP
-        elif spoken[::2] != ["user"] * len(spoken[::2]) or spoken[1::2] != ["assistant"] * len(spoken[1::2]):
-            next_step = (
-                "It wants user and assistant in turns, the user first: join what one of them says in a row in the "
-                "query, or give a chat_template of your own in CREATE MODEL … USING."
-            )
-        return NotSupported(f"The base's chat template refuses these messages ({', '.join(roles)}): {error}", next_step)
 
     def _encode(self, text: str) -> list[int]:
         parts = (self.tokenizer.encode(part, add_special_tokens=False) for part in text.split(GUARD) if part)
@@ -572,34 +437,6 @@ class Renderer:
         asked, with_answer = self._render(both[:1], True), self._render(both, False)
         before, _, behind = with_answer.removeprefix(asked).partition("b")
         return (before, behind) if with_answer.startswith(asked) else ("", "")
-
-
-def _merge_system_turns(turns: Sequence[JsonObject]) -> list[JsonObject]:
-    """Without system messages: each stands before what the user says next, as in the templates of Gemma 3.
-
-    >>> _merge_system_turns([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
-    [{'role': 'user', 'content': 'Be brief.\\n\\nHi'}]
-    """
-    merged: list[JsonObject] = []
-    waiting = ""
-    for turn in turns:
-        if turn["role"] == "system":
-            waiting += f"{turn['content']}\n\n"
-        elif turn["role"] == "user":
-            merged.append({**turn, "content": waiting + turn["content"]})
-            waiting = ""
-        else:
-            merged.append(turn)
-    return [*merged, {"role": "user", "content": waiting.rstrip("\n")}] if waiting else merged
-
-
-def _text_after(text: str, start: str) -> str:
-    if not text.startswith(start):
-        raise NotSupported(
-            "The base's chat template renders a turn in another way when more turns follow it.",
-            "Give a template that only appends: CREATE MODEL … USING chat_template = '…'.",
-        )
-    return text[len(start) :]
 
 
 class Delimiters(NamedTuple):

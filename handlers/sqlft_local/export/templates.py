@@ -25,8 +25,8 @@ def build_chat_template(renderer: Renderer, system: bool) -> str:
     NotSupported where no template does.
     """
     before = [f"{{% set {name} = {json.dumps(on)} %}}" for name, on in THINKING_SWITCH[renderer.thinking].items()]
-    text = "".join([*(b for b in before if "enable_thinking" in renderer.template), _mark_texts(renderer)])
-    text += renderer.template.removesuffix("\n")
+    text = "".join([*(b for b in before if "enable_thinking" in renderer.template.text), _mark_texts(renderer)])
+    text += renderer.template.text.removesuffix("\n")
     asked = [SYSTEM, USER] if system else [USER]
     wanted, found = renderer.prompt_text(asked), _render(renderer, text, asked)
     if not wanted.startswith(found):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlft.errors import DataError, NotSupported
 from sqlft.handler import Message, RenderedRow, RowPiece
-from sqlft_local.base.tokenization import Renderer, TokenizedConversation, ToolUse
+from sqlft_local.base.chat_template import ToolUse
+from sqlft_local.base.tokenization import Renderer, TokenizedConversation
 from sqlft_local.kernels.packing import Example
 from sqlft_local.options import TrainOptions
 
