@@ -19,6 +19,17 @@ ANSWER, AGAIN = Message("assistant", "charlie"), Message("user", "delta")
 """What templates are tried with."""
 
 
+MERGED_SYSTEM = (
+    "{% set merged = namespace(all=[], system='') %}{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{% set merged.system = merged.system + m['content'] + '\n\n' %}"
+    "{% elif m['role'] == 'user' %}"
+    "{% set merged.all = merged.all + [{'role': 'user', 'content': merged.system + m['content']}] %}"
+    "{% set merged.system = '' %}{% else %}{% set merged.all = merged.all + [m] %}{% endif %}{% endfor %}"
+    "{% set messages = merged.all %}"
+)
+"""Puts a system message before the user's next words, where the template has no place for one."""
+
+
 def build_chat_template(renderer: Renderer, system: bool) -> str:
     """A Jinja template by which others render the prompts that the version knows; `system`: they have such a message.
 
@@ -26,6 +37,7 @@ def build_chat_template(renderer: Renderer, system: bool) -> str:
     """
     before = [f"{{% set {name} = {json.dumps(on)} %}}" for name, on in THINKING_SWITCH[renderer.thinking].items()]
     text = "".join([*(b for b in before if "enable_thinking" in renderer.template.text), _mark_texts(renderer)])
+    text += MERGED_SYSTEM if renderer.template.merges_system else ""
     text += renderer.template.text.removesuffix("\n")
     asked = [SYSTEM, USER] if system else [USER]
     wanted, found = renderer.prompt_text(asked), _render(renderer, text, asked)
