@@ -22,6 +22,8 @@ from sqlft_local.base.tokenization import SETTINGS_FILE, ChatTokenizer
 from sqlft_local.errors import silence_transformers
 
 if TYPE_CHECKING:
+    from tokenizers import AddedToken
+
     from sqlft_local._types import JsonMapping, JsonObject
 
 ENCODERS = ("bert", "t5encoder", "gemma-embedding", "eurobert")
@@ -30,7 +32,7 @@ OTHER_TYPES = {"adapter": "a LoRA adapter", "mmproj": "a projector of images", "
 """What a file with this `general.type` holds in place of a model."""
 MAGIC, CONTROL = b"GGUF", 3
 """What a file begins with, and the type of a token that is no text."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Of what is kept of a file."""
 FLOAT32_BYTES = 2 << 30
 """Files up to so many bytes become folders in float32, larger ones in bfloat16."""
@@ -133,6 +135,7 @@ def _build_settings(fields: JsonMapping) -> JsonObject:
         "chat_template": fields.get("tokenizer.chat_template"),
         "special_tokens": special,
         "all_special_ids": [i for i, kind in enumerate(kinds) if kind == CONTROL],
+        "control_tokens": {i: tokens[i] for i, kind in enumerate(kinds) if kind == CONTROL},
         "eos_token_id": fields.get(END_FIELDS[0]),
         "stop_ids": sorted({i for name in END_FIELDS if (i := fields.get(name)) is not None}),
         "adds_bos": bool(fields.get("tokenizer.ggml.add_bos_token", architecture == "llama")),
@@ -154,6 +157,14 @@ class GgufTokenizer(ChatTokenizer):
         self.chat_template = settings["chat_template"]
         self.all_special_ids = settings["all_special_ids"]
         self.eos_token_id = settings["eos_token_id"]
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """The control tokens of the file's vocabulary."""
+        from tokenizers import AddedToken
+
+        tokens: JsonMapping = self._settings["control_tokens"]
+        return {int(i): AddedToken(text, special=True) for i, text in tokens.items()}
 
     def get_vocab(self) -> dict[str, int]:
         """A text as long as the longest token: all that a Renderer asks of a vocabulary."""
