@@ -13,6 +13,8 @@ import tempfile
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from importlib.util import find_spec
@@ -323,21 +325,16 @@ def find_hub_refusal(hub_id: str, report: ReportStage) -> str | None:
 
 def download_from_hub(hub_id: str, report: ReportStage) -> Path:
     """Fetch a snapshot without pickles into the cache of the hub's client, which puts the files in their places."""
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.utils import build_hf_headers, get_session, tqdm
-
-    class SilentBar(tqdm):
-        """The client's, in the way of ours."""
-
-        def __init__(self, *given: object, **options: object) -> None:
-            super().__init__(*given, **{**options, "disable": True})
+    from huggingface_hub import HfApi, constants, get_session, snapshot_download
+    from huggingface_hub.utils._headers import build_hf_headers
 
     report(f"downloading {hub_id}", None)
     try:
         found = HfApi().model_info(hub_id, files_metadata=True)
         source = Source(get_session(), build_hf_headers(), constants.HF_HUB_DOWNLOAD_TIMEOUT)
         fetch_files(source, _list_files(found), f"downloading {hub_id}", report)
-        return Path(snapshot_download(hub_id, allow_patterns=list(SNAPSHOT_PATTERNS), tqdm_class=SilentBar))
+        with _without_bars():
+            return Path(snapshot_download(hub_id, allow_patterns=list(SNAPSHOT_PATTERNS)))
     except DownloadRefused as e:
         raise DownloadRefused(e.message, _describe_other_ways(hub_id)) from e
     except SqlftError:
@@ -345,6 +342,21 @@ def download_from_hub(hub_id: str, report: ReportStage) -> Path:
     except Exception as e:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise ProviderError(f"The download of {hub_id} stopped: {reason}.", GO_ON) from e
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """The client's bars are off: ours was shown."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    are_shown = not are_progress_bars_disabled()
+    if are_shown:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if are_shown:
+            enable_progress_bars()
 
 
 def _list_files(model: ModelInfo) -> dict[Path, RemoteFile]:

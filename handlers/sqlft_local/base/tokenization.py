@@ -405,7 +405,9 @@ class Renderer:
         opened = self._thought if self.thinks else ""
         reasoning, answer = self._split_thought(opened + text)
         if self._marks is not None:
-            reasoning, answer = reasoning and reasoning.replace(GUARD, ""), answer.replace(GUARD, "")
+            reasoning = reasoning and reasoning.replace(GUARD, "")
+            begun = self._stray_marks.match(answer) and any(mark.startswith(answer) for mark in self._marks.texts)
+            answer = "" if begun else self._stray_marks.sub("", answer).replace(GUARD, "")
         end = min((at for s in stop if (at := answer.find(s)) >= 0), default=None)
         answer = answer[:end]
         if reasoning is None:
@@ -439,6 +441,11 @@ class Renderer:
         around = "".join((self._marks.opening, self._marks.closing)) if self._marks else ""
         added = self.tokenizer.added_tokens_decoder.items() if around else ()
         return {i: token.content for i, token in added if token.special and token.content in around}
+
+    @cached_property
+    def _stray_marks(self) -> re.Pattern[str]:
+        """A decoder would leave them out, wherever a base says them."""
+        return re.compile("|".join(map(re.escape, self.mark_tokens)) or r"(?!)")
 
     def _tokenize_pieces(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[list[int], int, bool]]:
         """Tokens of each piece, how many at its start are an answer to be learned, and whether it is an answer."""
