@@ -113,7 +113,7 @@ def steer_training(parsed: argparse.Namespace) -> int:
 
 
 @runtime_checkable
-class FetchesBases(Protocol):
+class PullsBases(Protocol):
     """A handler class that can get a base before it is needed."""
 
     def pull(self, name: str, report: Callable[[str, float | None], None], /) -> Path:
@@ -133,7 +133,7 @@ def pull_base(parsed: argparse.Namespace) -> int:
         screen.draw()
 
     handler = load_handler_class("local")
-    assert isinstance(handler, FetchesBases)
+    assert isinstance(handler, PullsBases)
     try:
         folder = handler.pull(parsed.name, report)
     finally:

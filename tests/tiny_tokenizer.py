@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -15,14 +16,14 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEXT = "SELECT name FROM singer WHERE age > 20 GROUP BY country How many singers are there in France and Japan? " * 4
 
 
-def make_tokenizer(folder: Path, template: str | None = CHATML) -> int:
+def make_tokenizer(folder: Path, template: str | None = CHATML, control_tokens: Sequence[str] = ()) -> int:
     """A byte-level tokenizer of some hundred tokens; how many."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+        vocab_size=400, special_tokens=[*SPECIAL, *control_tokens], initial_alphabet=alphabet, show_progress=False
     )
     made.train_from_iterator([TEXT], trainer)
     made.save(str(folder / "tokenizer.json"))

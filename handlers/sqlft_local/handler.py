@@ -26,7 +26,6 @@ from sqlft.handler import (
 )
 from sqlft_local.base import hub, presets
 from sqlft_local.base.chat_template import check_template
-from sqlft_local.base.hub import ReportProgress
 from sqlft_local.base.tokenization import Delimiters, resolve_inference_delimiters, resolve_training_delimiters
 from sqlft_local.errors import explain_write_errors
 from sqlft_local.gguf.base_file import is_gguf
@@ -60,7 +59,7 @@ class Local(Trainer, Embedder):
         super().__init__(options if isinstance(options, EngineOptions) else EngineOptions())
 
     @staticmethod
-    def pull(name: str, progress: ReportProgress) -> Path:
+    def pull(name: str, progress: ReportStage) -> Path:
         """Get the base `name` and return its folder, in Hugging Face layout; progress(what, share done or None)."""
         return hub.pull(name, progress)
 
@@ -106,6 +105,16 @@ class Local(Trainer, Embedder):
         loading.require_libraries("Checking an adapter", training=True)
         loading.check_adapter(folder, path)
         return {}
+
+    def fetch(self, model: ModelSpec, report: ReportStage) -> None:
+        """Download the base; a file of weights is here, and made ready as it is opened."""
+
+        def show(what: str, share: float | None) -> None:
+            hub.print_progress(what, share)
+            report(what, share)
+
+        if not is_gguf(model.base) and hub.find_local_folder(model.base) is None:
+            hub.pull(model.base, show)
 
     def open(self, model: ModelSpec, artifact: Artifact | None, options: object) -> Predictor:
         """The base, or the base with the artifact's adapter; shared with every other predictor of it."""

@@ -22,7 +22,7 @@ from sqlft_openai.http.parsing import (
     parse_json,
     parse_usage,
 )
-from sqlft_openai.options import PredictOptions, VLLMPredictOptions
+from sqlft_openai.options import PredictOptions, TemplatePredictOptions
 from sqlft_openai.providers import Provider
 
 COPIED_OPTIONS = ("top_p", "stop", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort")
@@ -66,7 +66,7 @@ class RequestBuilder:
         for name in COPIED_OPTIONS:
             if getattr(options, name) is not None:
                 self._body[name] = getattr(options, name)
-        if isinstance(options, VLLMPredictOptions) and options.thinking != "keep":
+        if isinstance(options, TemplatePredictOptions) and options.thinking != "keep":
             self._body["chat_template_kwargs"] = {"enable_thinking": options.thinking == "on"}
         self._usage_in_stream = True
         self._refused_limits: set[str] = set()
@@ -266,8 +266,13 @@ def _quote_excerpt(content: bytes, address: Address) -> str:
     return repr(address.redact(content.decode("utf-8", "replace"), 80))
 
 
-THOUGHT_OPENINGS = ("<think>", "<seed:think>", "[THINK]")
-THOUGHT_BLOCK = re.compile(r"<(think|seed:think)>(.*?)</\1>\s*|\[THINK\](.*?)\[/THINK\]\s*", re.S)
+THOUGHT_OPENINGS = ("<think>", "<seed:think>", "[THINK]", "<|channel>thought", "<|channel|>analysis")
+THOUGHT_BLOCK = re.compile(
+    r"<(?P<name>think|seed:think)>(.*?)</(?P=name)>\s*|\[THINK\](.*?)\[/THINK\]\s*|<\|channel>thought(.*?)<channel\|>\s*"
+    r"|<\|channel\|>analysis<\|message\|>(.*?)(?:<\|end\|>)?<\|start\|>assistant<\|channel\|>final<\|message\|>",
+    re.S,
+)
+"""Of Qwen and many more, Mistral, Gemma 4 and gpt-oss, where a server does not take them out itself."""
 UNOPENED_THOUGHT = re.compile(r"\A(.*?)(?:</(?:seed:)?think>|\[/THINK\])(?=[\s{\[]|\Z)\s*", re.S)
 
 
@@ -288,7 +293,7 @@ def split_thoughts(text: str) -> SplitText:
     >>> split_thoughts("<think>2 and").answer is None
     True
     """
-    thoughts = [opened or bracketed for _, opened, bracketed in THOUGHT_BLOCK.findall(text)]
+    thoughts = ["".join(groups) for _, *groups in THOUGHT_BLOCK.findall(text)]
     left = _strip_blocks(text)
     is_unfinished = left.lstrip().startswith(THOUGHT_OPENINGS)
     if not is_unfinished and (unopened := UNOPENED_THOUGHT.match(left)):

@@ -107,12 +107,26 @@ class PredictOptions(SamplingOptions):
     ] = None
 
 
+Thinking = Literal["off", "on", "keep"]
+
+
 @dataclass
-class VLLMPredictOptions(PredictOptions):
+class TemplatePredictOptions(PredictOptions):
+    """SELECT … USING … at servers of open models, which hand switches on to the base's chat template"""
+
+    thinking: Annotated[
+        Thinking,
+        "off or on: sent to the base's chat template, for vLLM, SGLang and llama.cpp; keep: nothing is sent (Ollama "
+        "takes reasoning_effort = 'none')",
+    ] = "keep"
+
+
+@dataclass
+class VLLMPredictOptions(TemplatePredictOptions):
     """SELECT … USING … at vllm"""
 
     thinking: Annotated[
-        Literal["off", "on", "keep"],
+        Thinking,
         "off: the base answers at once; on: it thinks first, where its chat template can; keep: what its template does",
     ] = "off"
 

@@ -100,6 +100,14 @@ ReportStage = Callable[[str, float | None], None]
 """Called with what is going on, and how much of it is done (0 to 1, None: not known); may raise Cancelled."""
 
 
+@runtime_checkable
+class FetchesBases(Protocol):
+    """A handler whose bases are downloaded at their first use."""
+
+    def fetch(self, model: ModelSpec, report: ReportStage) -> None:
+        """Get what `open` needs and is not on this machine.  The time-out of an answer does not run meanwhile."""
+
+
 class ExportRequest(NamedTuple):
     """What EXPORT MODEL wants: `name` is the version's, as a file may have it; `system` begins every prompt."""
 

@@ -39,6 +39,11 @@ class BackgroundIterator(Generic[T]):
         self._batches: queue.SimpleQueue[tuple[list[T], bool, BaseException | None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.stopped = False
+        self._timeout = self._deadline = 0.0
+
+    def keep_alive(self) -> None:
+        """The time-out begins again: something goes on that is not the answer's."""
+        self._deadline = time.monotonic() + self._timeout
 
     def next_batch(
         self, most: int, seconds: float, timeout: float, interrupted: Callable[[], bool]
@@ -51,7 +56,8 @@ class BackgroundIterator(Generic[T]):
             self._thread = threading.Thread(target=self._run, name="sqlft-ask", daemon=True)
             self._thread.start()
         self._batch_requests.put((most, seconds))
-        deadline = time.monotonic() + timeout
+        self._timeout = timeout
+        self.keep_alive()
         while True:
             try:
                 items, ended, error = self._batches.get(timeout=min(POLL_SECONDS, timeout))
@@ -59,7 +65,7 @@ class BackgroundIterator(Generic[T]):
             except queue.Empty:
                 if interrupted():
                     raise Cancelled("Interrupted.", "Run it again: what was answered is kept.") from None
-                if time.monotonic() > deadline:
+                if time.monotonic() > self._deadline:
                     raise ProviderError(
                         f"No answer came in {timeout:g} seconds.",
                         "Check the model's endpoint or machine, or allow more: USING timeout=… (seconds).",

@@ -20,6 +20,7 @@ from sqlft.handler import (
     Delta,
     Drains,
     Embedder,
+    FetchesBases,
     Message,
     Predictor,
     Progress,
@@ -130,6 +131,8 @@ class InferenceRun:
         self._fatal_error: ProviderError | None = None
         self._stage: Progress | None = None
         """How far the handler says it is, where it gives no answers yet."""
+        self._fetching: Tick | None = None
+        """How far the download of the base is."""
 
     def add(self, text: str) -> int:
         """Add a prompt by its rendered text; return its id."""
@@ -297,6 +300,8 @@ class InferenceRun:
 
     def _is_interrupted(self) -> bool:
         self._cost_tracker.check_running()
+        if self._fetching is not None:
+            self._session.show_progress(self._fetching)
         return self._session.interrupted
 
     def _finish_pass(self) -> None:
@@ -321,8 +326,18 @@ class InferenceRun:
         if self._predictor is None:
             r = self._resolved
             self._session.unloaders[r.digest] = lambda: r.handler.unload(r.spec, r.artifact)
+            if isinstance(r.handler, FetchesBases):
+                r.handler.fetch(r.spec, self._watch_fetch)
+                self._fetching = None
             self._predictor = open_predictor(r, self.options)
         return iter(self._predictor.predict(self._requests(self._background)))
+
+    def _watch_fetch(self, what: str, share: float | None) -> None:
+        """Runs in the background thread."""
+        if self._background is None or self._background.stopped:
+            raise Cancelled("Interrupted.", "Run it again: a download goes on where it stopped.")
+        self._background.keep_alive()
+        self._fetching = Tick(what, share or 0.0, None if share is None else 1.0)
 
     def _close_predictor(self) -> None:
         """Runs in the background thread, and may go on there after the statement has ended."""

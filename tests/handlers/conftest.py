@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,12 @@ def residents(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelCache]:
     MODEL_CACHE.unload(lambda key: True)
 
 
-def make_model(folder: Path, kind: str = "llama", template: str | None = CHATML, **shape: Any) -> Path:
+def make_model(
+    folder: Path, kind: str = "llama", template: str | None = CHATML, control_tokens: Sequence[str] = (), **shape: Any
+) -> Path:
     """A random model of the kind, saved in Hugging Face layout."""
     folder.mkdir(parents=True, exist_ok=True)
-    words = make_tokenizer(folder, template)
+    words = make_tokenizer(folder, template, control_tokens)
     torch.manual_seed(7)
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = AutoConfig.for_model(kind, vocab_size=words, **{**SHAPE, **ids, "initializer_range": 0.2, **shape})

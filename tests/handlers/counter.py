@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from sqlft.errors import ProviderError
-from sqlft.handler import Artifact, Completion, Handler, ModelSpec, Predictor, Request, RowError
+from sqlft.handler import Artifact, Completion, Handler, ModelSpec, Predictor, ReportStage, Request, RowError
 
 ASKED: list[str] = []
 """The last message of every request, in order."""
@@ -31,6 +31,12 @@ class Counter(Handler):
     """Answers 'A:' and the prompt in capitals."""
 
     predict_options = PredictOptions
+
+    def fetch(self, model: ModelSpec, report: ReportStage) -> None:
+        """The base 'far' takes ten times as long as some time-outs, and tells how far it is."""
+        for step in range(10 if model.base == "far" else 0):
+            report("downloading far", step / 10)
+            time.sleep(0.1)
 
     def open(self, model: ModelSpec, artifact: Artifact | None, options: Any) -> Predictor:
         if options.mode == "no_key":

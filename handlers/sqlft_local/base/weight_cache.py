@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlft.errors import HandlerNotInstalled, NotSupported, ProviderError
+from sqlft.handler import ReportStage
 from sqlft_local import errors, machine
 from sqlft_local.base import hub, tokenization
 from sqlft_local.base.adapter import digest_adapter
@@ -47,9 +48,7 @@ class GgufFiles:
     """Laid over the model while it runs; None where it is merged into it, or there is none."""
 
 
-def prepare_gguf_files(
-    folder: Path, adapter: Path | None, kind: str, merged: bool, report: hub.ReportProgress
-) -> GgufFiles:
+def prepare_gguf_files(folder: Path, adapter: Path | None, kind: str, merged: bool, report: ReportStage) -> GgufFiles:
     """The files for the base in `folder` and an adapter, made if they are not there; NotSupported, ProviderError."""
     home = find_cache_folder(folder)
     _prepare_tokenizer(folder, home)
@@ -72,7 +71,7 @@ def prepare_gguf_files(
     return GgufFiles(home, model, _create_once(home / f"adapter-{digest}.gguf", convert))
 
 
-def prepare_openvino_folder(folder: Path, adapter: Path | None, report: hub.ReportProgress) -> tuple[Path, Path]:
+def prepare_openvino_folder(folder: Path, adapter: Path | None, report: ReportStage) -> tuple[Path, Path]:
     """(the folder with the tokenizer, the folder that OpenVINO reads), made of the GGUF file in 8 bits."""
     files = prepare_gguf_files(folder, adapter, "q8_0", merged=True, report=report)
     target = files.home / f"openvino-{files.model.stem}"
@@ -188,7 +187,7 @@ def export_gguf(
     adapter: Path | None,
     kind: str,
     to: Path,
-    report: hub.ReportProgress,
+    report: ReportStage,
     chat_template: str,
 ) -> None:
     """Write a file that is asked with text, of the weights in `folder`, which are those of `base` or made of them."""
@@ -204,7 +203,7 @@ def _export_gguf(
     adapter: Path | None,
     kind: str,
     to: Path,
-    report: hub.ReportProgress,
+    report: ReportStage,
     chat_template: str | None = None,
 ) -> None:
     from sqlft_local.base.adapter import read_adapter, wrong_base_error
@@ -224,7 +223,7 @@ def _export_gguf(
         raise wrong_base_error(adapter)
 
 
-def _check_base(folder: Path, home: Path, report: hub.ReportProgress) -> None:
+def _check_base(folder: Path, home: Path, report: ReportStage) -> None:
     """NotSupported where llama.cpp would not compute the base as transformers does; tried once for a base."""
     from sqlft_local.gguf.architectures import check_convertible, find_reason_for_trial
 

@@ -108,7 +108,7 @@ class AnswerWriter:
 
 def list_endings(renderer: Renderer, stop: Sequence[str]) -> tuple[str, ...]:
     """What is no part of an answer once it is complete."""
-    return (*stop, renderer.answer_suffix, renderer.thought_opening)
+    return (*stop, renderer.answer_suffix, *renderer.thought_texts)
 
 
 def strip_unfinished(text: str, endings: Iterable[str]) -> str:

@@ -282,6 +282,8 @@ class LlamaPredictor(SharedModelPredictor):
         self._stop_texts = [s for s in options.stop or () if s and renderer.thinks]
         """Looked for here where the model thinks first: llama.cpp would end its thoughts at them."""
         self._body = build_body(replace(options, stop=None) if renderer.thinks else options, schema)
+        if renderer.mark_tokens:
+            self._body["preserved_tokens"] = renderer.mark_tokens
         self._stop = threading.Event()
 
     def close(self) -> None:
