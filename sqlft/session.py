@@ -432,6 +432,7 @@ class EvaluateSettings:
     answer: Annotated[Any, "with MODEL: the column, or columns, of right answers", Alias("actual")] = None
     prediction: Annotated[str | None, "without MODEL: the column of answers to be scored"] = None
     judge: Annotated[str | None, "the model that llm_judge asks"] = None
+    forgetting: Annotated[bool, "with MODEL: also score general texts and questions, against the base"] = False
     seed: Annotated[int, "for the intervals, which are drawn by chance"] = 0
 
 

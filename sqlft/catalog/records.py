@@ -183,7 +183,7 @@ class Evaluation:
     data_digest: str
     options: Mapping[str, Any] = field(default_factory=dict)
     answer: str | None = None
-    """The column of right answers; a part of the options too where a model has several outputs."""
+    """The column of right answers; a part of the options too where a model has several outputs.  None: forgetting."""
     value: float | None = None
     n: int = 0
     low: float | None = None

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from sqlft.catalog import records as catalog_rows
 from sqlft.catalog.records import Evaluation, EvaluationRow
-from sqlft.errors import CatalogError, DataError, NotSupported, OptionError, did_you_mean
+from sqlft.errors import CatalogError, DataError, OptionError, did_you_mean
+from sqlft.evaluation.forgetting import ADVICE, NO_VERSION, describe_forgetting, has_forgotten, measure_forgetting
 from sqlft.evaluation.scoring import (
     EvaluationOptions,
     MetricResult,
@@ -21,6 +22,7 @@ from sqlft.evaluation.scoring import (
     ScoredAnswers,
     Scorer,
     combine_column,
+    no_likelihood_error,
     require_judge,
 )
 from sqlft.handler import Message, ScoresAnswers
@@ -28,9 +30,9 @@ from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import PromptTable, open_statement_runs
 from sqlft.metrics import METRICS, statistics
 from sqlft.metrics.statistics import NO_COMPARISON, PairedComparison
-from sqlft.options import option_names
+from sqlft.options import build_options, option_names
 from sqlft.redact import redact_statement
-from sqlft.session import QuerySettings, Session
+from sqlft.session import EvaluateSettings, QuerySettings, Session
 from sqlft.sql.names import format_name
 from sqlft.sql.statements import Evaluate
 
@@ -113,6 +115,8 @@ class Comparison:
         metrics = _pop_metric_names(options)
         self._seed = pop_seed(options)
         self._judge = options.pop("judge")
+        given = {"forgetting": options.pop("forgetting", False)}
+        self._measures_forgetting = build_options(EvaluateSettings, given, "EVALUATE MODEL").forgetting
         self.answers = self._find_answer_columns()
         model_options = self._list_model_options()
         self._scorers = options.scorers(metrics, self._seed, session, lambda key: key in model_options)
@@ -135,8 +139,19 @@ class Comparison:
                 paired = cell.scorer.compare(self._actual[cell.answer], first, second) if a else NO_COMPARISON
                 evaluations.append((a, self._build_evaluation(evaluated, cell, second.result, paired, started)))
         evaluations.sort(key=lambda pair: pair[0])
-        self._store([(self._versions[a], e, scored[a, e.place].result) for a, e in evaluations])
-        return pa.Table.from_pylist([_format_evaluation(e) for _, e in evaluations], MODEL_SCORES_SCHEMA)
+        general = self._measure_forgetting() if self._measures_forgetting else []
+        self._store([(self._versions[a], e, scored[a, e.place].result) for a, e in evaluations], general)
+        rows = [_format_evaluation(e) for e in (*(e for _, e in evaluations), *(e for e, _ in general))]
+        return pa.Table.from_pylist(rows, MODEL_SCORES_SCHEMA)
+
+    def _measure_forgetting(self) -> list[tuple[Evaluation, list[EvaluationRow]]]:
+        """Of general texts and questions; a warning says what was forgotten."""
+        versions = [evaluated.resolved for evaluated in self._versions]
+        general = measure_forgetting(self._session, versions, self._statement, self._seed, len(self._cells))
+        rows = [_format_evaluation(e) for e, _ in general]
+        if forgotten := [describe_forgetting(row) for row in rows if has_forgotten(row)]:
+            self._session.show_warning(" ".join((*forgotten, ADVICE)))
+        return general
 
     def _score_all(self) -> dict[tuple[int, int], ScoredAnswers]:
         """By version and cell; of several columns those that a metric cannot score are warned of and left out."""
@@ -200,7 +215,7 @@ class Comparison:
         return known
 
     def _check(self) -> None:
-        if len(self._versions) > 1:
+        if len(self._versions) > 1 or self._measures_forgetting:
             statistics.require_packages()
         for evaluated in self._versions:
             for name in evaluated.resolved.prompt.inputs:
@@ -211,10 +226,12 @@ class Comparison:
                         f"Give it one: … AS {format_name(name)}; it has: {', '.join(self._options.names())}.",
                     )
         require_judge(self._scorers, self._judge)
-        if self._needs_likelihood:
-            for evaluated in self._versions:
-                if not isinstance(evaluated.resolved.handler, ScoresAnswers) or evaluated.resolved.outputs.is_typed:
-                    raise _no_likelihood_error(evaluated.resolved)
+        for resolved in (evaluated.resolved for evaluated in self._versions):
+            scores_answers = isinstance(resolved.handler, ScoresAnswers)
+            if self._needs_likelihood and (not scores_answers or resolved.outputs.is_typed):
+                raise no_likelihood_error(resolved, "perplexity")
+            if self._measures_forgetting and not scores_answers:
+                raise no_likelihood_error(resolved, "forgetting")
         self._using = dict(self._options.left)
 
     # -- asking --------------------------------------------------------------------------------------------
@@ -267,7 +284,7 @@ class Comparison:
         if isinstance(handler, ScoresAnswers):
             scored = handler.score(conversations, resolved.spec, resolved.artifact)
         if scored is None:
-            raise _no_likelihood_error(resolved)
+            raise no_likelihood_error(resolved, "perplexity")
         by_row = dict(zip(answers, scored, strict=True))
         pairs = [by_row.get(i, (None, None)) for i in range(len(right))]
         return Likelihood(
@@ -311,11 +328,16 @@ class Comparison:
             created_at=created_at,
         )
 
-    def _store(self, evaluations: Sequence[tuple[EvaluatedVersion, Evaluation, MetricResult]]) -> None:
+    def _store(
+        self,
+        evaluations: Sequence[tuple[EvaluatedVersion, Evaluation, MetricResult]],
+        general: Sequence[tuple[Evaluation, list[EvaluationRow]]],
+    ) -> None:
         right = {name.lower() for name in self.answers}
         inputs = self._table.drop_columns([n for n in self._table.column_names if n.lower() in right])
         questions = [catalog_rows.to_json(row) for row in inputs.to_pylist()]
         kept = [(e, self._rows(version, e.answer or "", scored, questions)) for version, e, scored in evaluations]
+        kept += [(e, rows) for e, rows in general if e.version.number != NO_VERSION]
         try:
             self._session.catalog.put_evaluations(kept)
         except CatalogError as e:
@@ -328,13 +350,6 @@ class Comparison:
         scores = scored.scores or [None] * len(right)
         columns = (questions, right, predictions, scores, evaluated.errors)
         return [EvaluationRow(number, *row) for number, row in enumerate(zip(*columns, strict=True), 1)]
-
-
-def _no_likelihood_error(resolved: ResolvedVersion) -> NotSupported:
-    return NotSupported(
-        f"The handler '{resolved.handler_name}' cannot tell how probable an answer of {resolved.version.key} is.",
-        "Leave perplexity out, or evaluate a model of the engine 'local'.",
-    )
 
 
 def pop_seed(options: EvaluationOptions) -> int:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sqlft.errors import Cancelled, DataError, OptionError, SqlftError, did_you_mean
-from sqlft.inference.resolve import resolve
+from sqlft.errors import Cancelled, DataError, NotSupported, OptionError, SqlftError, did_you_mean
+from sqlft.handler import ScoresAnswers
+from sqlft.inference.resolve import ResolvedVersion, list_handlers, resolve
 from sqlft.inference.statement_runs import open_statement_runs
 from sqlft.metrics import METRICS, Metric, statistics
 from sqlft.metrics.statistics import ConfidenceInterval, PairedComparison
@@ -207,6 +208,14 @@ def require_judge(scorers: Sequence[Scorer], judge: object) -> None:
     judged = next((s.name for s in scorers if "judge" in s.metric.needs), None)
     if judged and not judge:
         raise OptionError(f"{judged} needs a model that judges.", "Write: USING judge = 'name of a model'.")
+
+
+def no_likelihood_error(resolved: ResolvedVersion, option: str) -> NotSupported:
+    """The error where `option` needs a handler that can score answers."""
+    return NotSupported(
+        f"The handler '{resolved.handler_name}' cannot tell how probable an answer of {resolved.version.key} is.",
+        f"Leave {option} out, or evaluate a model of a handler that can: {', '.join(list_handlers(ScoresAnswers))}.",
+    )
 
 
 class ModelJudge:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from sqlft.data import prepare
 from sqlft.errors import Cancelled, DataError, HandlerError, OptionError, SqlftError, did_you_mean
+from sqlft.evaluation.forgetting import GENERAL_METRICS
 from sqlft.handler import Completion, ExportRequest, Exports, Message, Predictor, Request
 from sqlft.inference.resolve import ResolvedVersion
 from sqlft.session import Parameters, Session, Tick
@@ -109,8 +110,9 @@ def _read_training_prompts(session: Session, resolved: ResolvedVersion, source: 
 
 def _read_evaluated_prompts(session: Session, resolved: ResolvedVersion) -> list[Prompt]:
     name, project = resolved.model.key
-    kept = session.catalog.table("evaluation_rows").to_pylist()
-    inputs = [json.loads(row["input"]) for row in kept if (row["model"], row["project"]) == (name, project)]
+    rows = session.catalog.table("evaluation_rows").to_pylist()
+    own = [row for row in rows if (row["model"], row["project"]) == (name, project)]
+    inputs = [json.loads(row["input"]) for row in own if row["metric"] not in GENERAL_METRICS]
     return _render(resolved, pa.Table.from_pylist(inputs))
 
 

@@ -38,7 +38,6 @@ from sqlft.handler import (
     Notice,
     Predictor,
     Request,
-    Trainer,
     Vector,
 )
 from sqlft.options import build_options, drop_options, pick_answer_options, pick_options
@@ -164,12 +163,20 @@ def resolve(session: Session, key: ModelKey | str, number: int | None = None, *,
     )
 
 
-def list_trainers() -> list[str]:
-    """Names of the installed handlers that can train; those that cannot be loaded are left out."""
+DELIMITER_OPTIONS = ("separator", "stop")
+"""Options of a training that asking needs, too, and versions remember: what stands behind prompts and answers."""
+
+
+def list_handlers(kind: type) -> list[str]:
+    """Names of the installed handlers of a kind, a class or protocol; those that cannot be loaded are left out.
+
+    >>> "echo" in list_handlers(Handler)
+    True
+    """
     names = []
     for name in plugins.find_entry_points():
         try:
-            if issubclass(plugins.load_handler_class(name), Trainer):
+            if issubclass(plugins.load_handler_class(name), kind):
                 names.append(name)
         except SqlftError:
             continue

@@ -175,6 +175,15 @@ def compare_aggregates(
     return PairedComparison(difference, low, high, p_value, "permutation", None, None, None)
 
 
+def is_beyond_chance(low: float | None, high: float | None, p_value: float | None) -> bool:
+    """Whether a difference is more than chance: its 95 % interval excludes 0, and the test does not object.
+
+    >>> is_beyond_chance(0.1, 0.3, 0.01), is_beyond_chance(-0.1, 0.3, 0.2), is_beyond_chance(None, None, None)
+    (True, False, False)
+    """
+    return low is not None and high is not None and low * high > 0 and (p_value is None or p_value < 0.05)
+
+
 def require_packages() -> None:
     """NotSupported before anything is asked, if what comparing needs is not installed."""
     for module in ("numpy", "scipy.stats"):

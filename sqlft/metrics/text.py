@@ -85,6 +85,10 @@ def _load_bleu(lowercase: bool) -> BLEU:
     return scorer
 
 
+MOST_NATS = 700.0
+"""Of a token, on average: beyond it a perplexity is no number that a float holds, and not known."""
+
+
 @metric(aggregate=True, lower_is_better=True, needs=("tokens",))
 def perplexity(actual: Column, prediction: Column, *, tokens: Column | None = None) -> pa.DoubleArray:
     """exp(-Σ log-probability / Σ tokens) of the actual answers, over all rows.
@@ -99,4 +103,5 @@ def perplexity(actual: Column, prediction: Column, *, tokens: Column | None = No
         )
     pairs = [(t, p) for t, p in pair_numbers(tokens, prediction) if t is not None and p is not None]
     count = math.fsum(t for t, _ in pairs)
-    return pa.array([math.exp(-math.fsum(p for _, p in pairs) / count) if count else None], pa.float64())
+    mean = math.fsum(p for _, p in pairs) / count if count else math.nan
+    return pa.array([math.exp(-mean) if mean > -MOST_NATS else None], pa.float64())

@@ -13,7 +13,9 @@ from typing import NamedTuple
 from sqlft._types import Row
 from sqlft.catalog.records import Model
 from sqlft.catalog.store import Catalog
+from sqlft.evaluation.forgetting import GENERAL_METRICS, describe_forgetting
 from sqlft.inference.resolve import evaluation_of
+from sqlft.metrics.statistics import is_beyond_chance
 from sqlft.report.rows import SHARES, JudgedRows, base_name, choose_evaluation, is_lower_better, judge_rows
 from sqlft.session import format_dollars
 
@@ -72,12 +74,14 @@ class ModelFacts:
     losses: dict[int, dict[str, list[tuple[int, float]]]]
     """By version and split: (step, loss)."""
     evaluations: Sequence[Row]
-    """Each with `before`, the baseline's value of the same metric, where it has a baseline."""
+    """Each with `before`, the baseline's value of the same metric, where it has a baseline; but for forgetting."""
     usage: list[VersionUsage]
     judged: list[JudgedRows]
     """The rows of the newest evaluation, for each column of right answers."""
     findings: dict[int, list[Row]] = field(default_factory=dict)
     """By version, for trained versions."""
+    forgetting: list[str] = field(default_factory=list)
+    """How versions stand against their base on general texts and questions, in sentences."""
 
     @property
     def lead(self) -> list[Lead]:
@@ -158,9 +162,12 @@ class ModelFacts:
 
 def collect_model_facts(catalog: Catalog, model: Model) -> ModelFacts:
     """What the catalog knows of a model."""
-    of_all_models = _name_metrics(catalog.table("evaluations").to_pylist(), model)
+    kept = catalog.table("evaluations").to_pylist()
+    general = [e for e in kept if e["metric"] in GENERAL_METRICS and _is_of(e, model)]
+    of_all_models = _name_metrics([e for e in kept if e["metric"] not in GENERAL_METRICS], model)
     evaluations = [_add_baseline_value(e, of_all_models) for e in of_all_models if _is_of(e, model)]
-    rows = _name_metrics(catalog.table("evaluation_rows").to_pylist(), model)
+    kept_rows = catalog.table("evaluation_rows").to_pylist()
+    rows = _name_metrics([row for row in kept_rows if row["metric"] not in GENERAL_METRICS], model)
     versions = [
         {**v, "details": json.loads(v["details"] or "{}"), "options": json.loads(v["options"] or "{}")}
         for v in _read_table(catalog, "versions", model)
@@ -173,6 +180,7 @@ def collect_model_facts(catalog: Catalog, model: Model) -> ModelFacts:
         _sum_usage(_read_table(catalog, "usage", model)),
         judge_rows(evaluations, [r for r in rows if _is_of(r, model)], model.active),
         {v["version"]: json.loads(v["findings"] or "[]") for v in versions if v["row_count"] is not None},
+        [describe_forgetting(e) for e in general if e["baseline"]],
     )
 
 
@@ -226,7 +234,7 @@ def format_verdict(e: Row) -> str:
     """The headline, the difference to the baseline, and whether it may be chance."""
     difference = float(e["difference"])
     low, high, p = e.get("difference_low"), e.get("difference_high"), e.get("p_value")
-    sure = low is not None and high is not None and low * high > 0 and (p is None or p < 0.05)
+    sure = is_beyond_chance(low, high, p)
     direction = "higher" if difference > 0 else "lower" if difference < 0 else "the same"
     text = f"{format_headline(e)} It scores {f'{format_figure(abs(difference))} ' if difference else ''}{direction}"
     text += f" {'as' if not difference else 'than'} {e['baseline']} in {e['metric']}, over {e['n']:,} rows"

@@ -21,6 +21,7 @@ from sqlft.catalog.records import Version, VersionKey, utc_now
 from sqlft.data import Outputs
 from sqlft.errors import CatalogError, HandlerError, NotSupported, OptionError, SqlftError, debug
 from sqlft.handler import Handler, ModelSpec, TakesWeights
+from sqlft.inference.resolve import DELIMITER_OPTIONS
 from sqlft.options import resolve_aliases
 from sqlft.session import ModelSettings, Session
 from sqlft.sql.statements import CreateModel
@@ -30,8 +31,6 @@ CONFIG_FILE, WEIGHTS_FILE, EXPORT_FILE = "adapter_config.json", "adapter_model.s
 EXPORT_FORMAT = 1
 """Newest `format_version` of EXPORT_FILE that is read."""
 DEFAULT_ENGINE, DEFAULT_OUTPUT = "local", "answer"
-TAUGHT = ("separator", "stop")
-"""Options of a training that asking needs, too."""
 SHOWN_OF_EXPORTS = ("model", "version", "query", "row_count", "data_digest", "scores", "cost", "created_at")
 """The query is shown and never run: it is another's text, for another's tables."""
 
@@ -244,7 +243,7 @@ def _read_export(folder: Path) -> ImportedModel:
     options |= {n: v for n, v in (about.get("model_options") or {}).items() if not n.startswith("$")}
     adapter = folder if about.get("format") == "peft" else None
     learned = about.get("training_options") or {}
-    ends = {name: learned[name] for name in TAUGHT if learned.get(name)}
+    ends = {name: learned[name] for name in DELIMITER_OPTIONS if learned.get(name)}
     options |= {} if adapter else ends  # a base of its own ends all its answers so
     options["base"] = about.get("base") if adapter else str(_find_exported_base(folder, about.get("format")))
     taken = {name: about[name] for name in SHOWN_OF_EXPORTS if about.get(name) is not None}

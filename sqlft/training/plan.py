@@ -14,7 +14,7 @@ from sqlft.inference.resolve import (
     create_handler,
     find_engine,
     find_model,
-    list_trainers,
+    list_handlers,
     read_outputs,
     resolve,
 )
@@ -75,7 +75,7 @@ def plan_training(
     engine = find_engine(session, model.engine)
     handler = create_handler(session, engine, model.options)
     if not isinstance(handler, Trainer):
-        can = ", ".join(list_trainers())
+        can = ", ".join(list_handlers(Trainer))
         raise NotSupported(
             f"The handler '{engine.handler}' cannot train.",
             handler.instead_of_training
