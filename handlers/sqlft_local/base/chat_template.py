@@ -115,8 +115,8 @@ class ChatTemplate:
         self.text = text
         self._switches = switches
         self.tool_use = NO_TOOLS
-        self._merges_system = False
-        self._merges_system = self._lacks_system()
+        self.merges_system = False
+        self.merges_system = self._lacks_system()
         """Whether the template has no place for a system message: it goes before the first words of the user."""
 
     def with_tools(self, tool_use: ToolUse) -> ChatTemplate:
@@ -129,7 +129,7 @@ class ChatTemplate:
         """The conversation as one text, with the opening of an answer where that is asked for."""
         fields = self.tool_use.fields
         turns = [{"role": m.role, "content": m.content, **fields.get(k, {})} for k, m in enumerate(messages)]
-        if self._merges_system:
+        if self.merges_system:
             turns = _merge_system_turns(turns)
         try:
             rendered: str = self._tokenizer.apply_chat_template(
