@@ -397,11 +397,11 @@ ANSWERED = Message("assistant", "42")
 def test_templates_of_others_render_what_training_rendered(
     model_maker: Callable[..., Path], template: str | None, delimiters: Delimiters
 ) -> None:
-    """Jinja's by transformers, who knows no switches; Ollama's texts give the same, system turns too."""
+    """Jinja's by transformers, who knows no switches; Ollama's texts give the same."""
     tokenizer, stops = load_transformers_tokenizer(model_maker(template=template))
     renderer = Renderer(tokenizer, stops).with_delimiters(delimiters)
-    exported = build_chat_template(renderer, system=False)
-    turns = find_turn_texts(renderer, exported, False, "")
+    exported = build_chat_template(renderer, system=True)
+    turns = find_turn_texts(renderer, exported, True, "")
     conversations = [[ASKED], [ASKED, ANSWERED, ASKED]]
     conversations += [[TOLD, *messages] for messages in conversations]
     for messages in conversations:

@@ -17,17 +17,14 @@ from sqlft_local.base.tokenization import THINKING_SWITCH, Renderer
 SYSTEM, USER = Message("system", "alpha"), Message("user", "bravo")
 ANSWER, AGAIN = Message("assistant", "charlie"), Message("user", "delta")
 """What templates are tried with."""
-
-
-MERGED_SYSTEM = (
-    "{% set merged = namespace(all=[], system='') %}{% for m in messages %}"
-    "{% if m['role'] == 'system' %}{% set merged.system = merged.system + m['content'] + '\n\n' %}"
-    "{% elif m['role'] == 'user' %}"
+MERGE_SYSTEM = (
+    "{% set merged = namespace(all=[], system='') %}{% for m in messages %}{% if m['role'] == 'system' %}"
+    "{% set merged.system = merged.system + m['content'] + '\n\n' %}{% elif m['role'] == 'user' %}"
     "{% set merged.all = merged.all + [{'role': 'user', 'content': merged.system + m['content']}] %}"
     "{% set merged.system = '' %}{% else %}{% set merged.all = merged.all + [m] %}{% endif %}{% endfor %}"
     "{% set messages = merged.all %}"
 )
-"""Puts a system message before the user's next words, where the template has no place for one."""
+"""Puts system messages before what the user says next, as `ChatTemplate` does for templates that take none."""
 
 
 def build_chat_template(renderer: Renderer, system: bool) -> str:
@@ -37,7 +34,7 @@ def build_chat_template(renderer: Renderer, system: bool) -> str:
     """
     before = [f"{{% set {name} = {json.dumps(on)} %}}" for name, on in THINKING_SWITCH[renderer.thinking].items()]
     text = "".join([*(b for b in before if "enable_thinking" in renderer.template.text), _mark_texts(renderer)])
-    text += MERGED_SYSTEM if renderer.template.merges_system else ""
+    text += MERGE_SYSTEM if renderer.template.merges_system else ""
     text += renderer.template.text.removesuffix("\n")
     asked = [SYSTEM, USER] if system else [USER]
     wanted, found = renderer.prompt_text(asked), _render(renderer, text, asked)
