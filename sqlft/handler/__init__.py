@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sqlft.errors import NotSupported
 from sqlft.handler.capabilities import (
+    LEARNT_END,
+    LEARNT_START,
     CountsPromptTokens,
     CountsTokens,
     Drains,
@@ -85,6 +87,8 @@ __all__ = [
     "CHARS_PER_TOKEN",
     "ITEM_SEPARATOR",
     "KEY_SEPARATOR",
+    "LEARNT_END",
+    "LEARNT_START",
     "MAX_TOKENS_PER_MESSAGE",
     "TOKENS_PER_MESSAGE",
     "Alias",

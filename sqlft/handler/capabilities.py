@@ -50,6 +50,10 @@ class ScoresAnswers(Protocol):
         """
 
 
+LEARNT_START, LEARNT_END = "⟦", "⟧"
+"""Around what is learnt of a row, where it is shown as plain text."""
+
+
 class RowPiece(NamedTuple):
     """A part of a training row's text; `weight` is what learning it counts, 0 for what is only read."""
 

@@ -14,6 +14,8 @@ from sqlft.data import PreparedData
 from sqlft.data.privacy import mask_private
 from sqlft.errors import NotSupported
 from sqlft.handler import (
+    LEARNT_END,
+    LEARNT_START,
     Artifact,
     ModelSpec,
     Range,
@@ -27,8 +29,6 @@ from sqlft.handler import (
 if TYPE_CHECKING:
     from sqlft.training.plan import TrainingPlan
 
-LEARNT_START, LEARNT_END = "⟦", "⟧"
-"""Around what is learnt, in plain text."""
 MAX_SHOWN_ROWS = 100
 KEPT_ROWS, KEPT_LETTERS = 3, 4_000
 """Rows that a version keeps for its report, and how much of each."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
-from sqlft.training.row_text import LEARNT_END, LEARNT_START
+from sqlft.handler import LEARNT_END, LEARNT_START
 
 Row = Sequence[str | None]
 
