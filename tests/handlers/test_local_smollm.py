@@ -22,7 +22,7 @@ from sqlft.metrics import METRICS
 
 DATA = Path(__file__).parents[2] / "examples" / "data" / "text_to_sql.csv"
 PROMPT = Prompt("{{context}}\n{{question}}")
-TRAINED_ON, ASKED = 96, 16
+TRAINED_ON, ASKED = 64, 8
 
 
 def rows(split: str, count: int) -> list[dict[str, str]]:
@@ -58,7 +58,7 @@ def test_a_pulled_base_is_a_folder_for_anyone(smollm: str) -> None:
     assert tokenizer.tokenize("SELECT 12")[-3:] == ["Ġ", "1", "2"]
     text = "naïve 😀 数据库\t<|im_start|>user\n x  y\r\n"
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    ids, _ = likeliest(model, tokenizer, "What is the capital of France?", 16)
+    ids, _ = likeliest(model, tokenizer, "What is the capital of France?", 8)
     assert "Paris" in tokenizer.decode(ids)
 
 
@@ -129,14 +129,22 @@ def test_its_gguf_file_answers_texts_by_itself(smollm: str, tmp_path: Path) -> N
             assert text.startswith(clear) or clear.startswith(text)
 
 
-@pytest.mark.parametrize("processor", ["with OpenVINO", "bfloat16"], indirect=True)
-def test_a_minute_of_training_shows_on_tables_that_it_has_not_seen(smollm: str, processor: str, tmp_path: Path) -> None:
-    """Learning, not memory of the rows that were shown."""
-    before = similarity(None)
+@cache
+def train(base: str, work: Path) -> Artifact:
+    """A training of a minute, once for all ways of asking."""
     options = TrainOptions(n_epochs=1, batch_size=8, learning_rate=4e-3)
     data = TrainingSet(conversations(rows("train", TRAINED_ON)))
-    made = Local().train(ModelSpec(smollm), None, data, options, tmp_path, lambda progress: None)
-    after = similarity(made)
+    work.mkdir()
+    return Local().train(ModelSpec(base), None, data, options, work, lambda progress: None)
+
+
+@pytest.mark.parametrize("processor", ["with OpenVINO", "bfloat16"], indirect=True)
+def test_a_minute_of_training_shows_on_tables_that_it_has_not_seen(
+    smollm: str, processor: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Learning, not memory of the rows that were shown."""
+    made = train(smollm, tmp_path_factory.getbasetemp() / "tuned smollm")
+    before, after = similarity(None), similarity(made)
     assert before < 0.5
     assert after > before + 0.3
     assert made.details["examples"] == TRAINED_ON
