@@ -14,7 +14,7 @@ import pyarrow as pa
 from sqlft.catalog import records as catalog_rows
 from sqlft.catalog.records import Evaluation, EvaluationRow
 from sqlft.errors import CatalogError, DataError, OptionError, did_you_mean
-from sqlft.evaluation.forgetting import ADVICE, NO_VERSION, describe_forgetting, has_forgotten, measure_forgetting
+from sqlft.evaluation.forgetting import NO_VERSION, measure_forgetting
 from sqlft.evaluation.scoring import (
     EvaluationOptions,
     MetricResult,
@@ -29,6 +29,7 @@ from sqlft.handler import Message, ScoresAnswers
 from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import PromptTable, open_statement_runs
 from sqlft.metrics import METRICS, statistics
+from sqlft.metrics.general import ADVICE, describe_forgetting, has_forgotten
 from sqlft.metrics.statistics import NO_COMPARISON, PairedComparison
 from sqlft.options import build_options, option_names
 from sqlft.redact import redact_statement

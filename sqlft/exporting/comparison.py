@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from sqlft.data import prepare
 from sqlft.errors import Cancelled, DataError, HandlerError, OptionError, SqlftError, did_you_mean
-from sqlft.evaluation.forgetting import GENERAL_METRICS
 from sqlft.handler import Completion, ExportRequest, Exports, Message, Predictor, Request
 from sqlft.inference.resolve import ResolvedVersion
+from sqlft.metrics.general import GENERAL_METRICS
 from sqlft.session import Parameters, Session, Tick
 from sqlft.sql.names import format_name
 from sqlft.sql.statements import RowSource

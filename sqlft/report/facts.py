@@ -13,8 +13,8 @@ from typing import NamedTuple
 from sqlft._types import Row
 from sqlft.catalog.records import Model
 from sqlft.catalog.store import Catalog
-from sqlft.evaluation.forgetting import GENERAL_METRICS, describe_forgetting
 from sqlft.inference.resolve import evaluation_of
+from sqlft.metrics.general import GENERAL_METRICS, describe_forgetting
 from sqlft.metrics.statistics import is_beyond_chance
 from sqlft.report.rows import SHARES, JudgedRows, base_name, choose_evaluation, is_lower_better, judge_rows
 from sqlft.session import format_dollars

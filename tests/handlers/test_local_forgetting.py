@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 
 import sqlft
 from sqlft.errors import NotSupported, OptionError
-from sqlft.evaluation.forgetting import ADVICE, load_general_set
 from sqlft.handler import Message, ModelSpec
+from sqlft.metrics.general import ADVICE, load_general_set
 
 ROWS = "(SELECT 'a' AS q, 'b' AS answer UNION ALL SELECT 'c', 'd')"
 USING = "USING metrics = 'perplexity', forgetting = true"
@@ -34,7 +34,7 @@ def base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     loaded = loading.load_base(folder, ModelOptions(dtype="float32"), "cpu", training=True)
     general, model = load_general_set(), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for pairs in [general.texts[:4], [(q.question, q.right) for q in general.questions]] * 10:
+    for pairs in [general.texts[:4], [(q.question, q.right) for q in general.questions]] * 30:
         taught = [loaded.renderer.conversation([Message("user", q), Message("assistant", a)]) for q, a in pairs]
         ids = pad_sequence([torch.tensor(t.ids) for t in taught], batch_first=True)
         learned = pad_sequence([torch.tensor(t.answer) for t in taught], batch_first=True)
@@ -100,14 +100,14 @@ def test_a_version_that_forgot(connection: Evaluating, base: Path, nonsense: Pat
     found = connection.general("m.2")
     assert list(found) == [(v, f"general_{metric}") for v in (1, 2) for metric in ("perplexity", "accuracy")]
     before, after = found[1, "general_accuracy"], found[2, "general_accuracy"]
-    assert before["value"] == 1
+    assert before["value"] > 0.9
     assert before["baseline"] is None
     assert (before["n"], before["interval"], before["answer"]) == (40, "wilson", None)
     assert after["value"] < 0.6
     assert (after["baseline"], after["test"]) == ("m.1", "mcnemar")
-    assert after["difference"] == pytest.approx(after["value"] - 1)
+    assert after["difference"] == pytest.approx(after["value"] - before["value"])
     assert after["difference_high"] < 0
-    assert after["losses"] == round(40 * (1 - after["value"]))
+    assert after["losses"] - after["wins"] == round(40 * (before["value"] - after["value"]))
     before, after = found[1, "general_perplexity"], found[2, "general_perplexity"]
     assert after["value"] > 2 * before["value"]
     assert after["difference_low"] > 0
