@@ -126,9 +126,7 @@ class TrainOptions(LengthOptions, TrainingOptions):
     warmup: Annotated[float, "share of the steps in which the learning rate rises", Range(0, 1)] = 0.05
     weight_decay: Annotated[float, "of AdamW", Range(0, 1)] = 0.0
     max_grad_norm: Annotated[float, "gradients are scaled down to this norm", Range(0)] = 1.0
-    early_stopping: Annotated[
-        bool, "with validation rows: stop when their loss no longer falls, and keep the best state"
-    ] = True
+    early_stopping: Annotated[bool, "with validation rows: stop when their loss rises, and keep the best state"] = True
     max_minutes: Annotated[
         float | None,
         "end training this long after its first step begins, the learning rate falling as planned",
