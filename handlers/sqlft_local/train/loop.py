@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 PATIENCE, WORSE = 3, 1.05
 """Early stopping ends a training after so many validations in a row whose loss is so many times the best one.
 
-Without a new best alone is no reason: on few rows the loss stands still while the learning rate is high, and falls as it
-does (the demo's training, stopped there: 0.154, and 0.136 at its end).
+Without a new best alone is no reason: on few rows the loss stands still while the learning rate is high, and falls when
+that falls (the demo's training, stopped there: 0.154, and 0.136 at its end).
 """
 VALIDATIONS = (4, 10)
 """How many a training has at least and at most; by default two an epoch."""
