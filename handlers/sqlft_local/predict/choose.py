@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -115,7 +116,13 @@ def find_openvino_refusal(
 def falls_back_to_bytes(folder: Path) -> bool:
     """Whether the tokenizer is of SentencePiece's kind, whose own file is all that there is without tokenizer.json."""
     file = folder / "tokenizer.json"
-    return not file.exists() or re.search(rb'"byte_fallback"\s*:\s*true', file.read_bytes()) is not None
+    return not file.exists() or _reads_bytes(file, file.stat().st_mtime_ns)
+
+
+@cache
+def _reads_bytes(file: Path, mtime: int) -> bool:
+    """Megabytes are read once, and not in every statement."""
+    return re.search(rb'"byte_fallback"\s*:\s*true', file.read_bytes()) is not None
 
 
 def is_torch_faster(folder: Path) -> bool:
