@@ -315,10 +315,18 @@ def _add_rejected(
     name = next((worse for worse in REJECTED_COLUMNS if worse in rows), None)
     if name is None:
         return conversations
-    values, complete = rows.values(name), []
+    values = rows.values(name)
+    return _change_each(conversations, skipped, lambda c: c._replace(rejected=parse(values[c.row - 1])))
+
+
+def _change_each(
+    conversations: Sequence[Conversation], skipped: SkippedRows, change: Callable[[Conversation], Conversation]
+) -> list[Conversation]:
+    """Changed, but for those whose row cannot be read, which are left out."""
+    complete = []
     for c in conversations:
         try:
-            complete.append(c._replace(rejected=parse(values[c.row - 1])))
+            complete.append(change(c))
         except UnreadableRow as why:
             skipped.add(c.row, why)
     return complete
@@ -345,13 +353,7 @@ def _add_tools(
     conversations: Sequence[Conversation], tools: Sequence[object], skipped: SkippedRows
 ) -> list[Conversation]:
     """With the tools of the row that each starts at."""
-    complete = []
-    for c in conversations:
-        try:
-            complete.append(c._replace(tools=parse_tools(tools[c.row - 1])))
-        except UnreadableRow as why:
-            skipped.add(c.row, why)
-    return complete
+    return _change_each(conversations, skipped, lambda c: c._replace(tools=parse_tools(tools[c.row - 1])))
 
 
 def _add_system(conversation: Conversation, system: str | None) -> Conversation:
