@@ -89,7 +89,7 @@ class ChatTokenizer:
         tools: list[JsonObject] | None = None,
         **more: object,
     ) -> str:
-        """The conversation as one text."""
+        """The conversation as one text, which begins with `opening`."""
         template = self._template if chat_template == self._template_source else self._compile_template(chat_template)
         rendered: str = template.render(
             messages=turns,
@@ -99,8 +99,10 @@ class ChatTokenizer:
             **more,
             **self._settings["special_tokens"],
         )
-        return rendered
+        return rendered if rendered.startswith(self.opening) else f"{self.opening}{rendered}"
 
+    opening = ""
+    """The token that every text begins with, where no template writes it."""
     _template_source: str | None = None
     _template: Template
 

@@ -156,6 +156,7 @@ class GgufTokenizer(ChatTokenizer):
         self.chat_template = settings["chat_template"]
         self.all_special_ids = [int(i) for i in settings["control_tokens"]]
         self.eos_token_id = settings["eos_token_id"]
+        self.opening = settings["special_tokens"].get("bos_token", "") if settings["adds_bos"] else ""
 
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:
@@ -181,20 +182,6 @@ class GgufTokenizer(ChatTokenizer):
         control = set(self.all_special_ids) if skip_special_tokens else set()
         text: str = self._call("/detokenize", {"tokens": [i for i in ids if i not in control]})["content"]
         return text
-
-    def apply_chat_template(
-        self,
-        turns: list[JsonObject],
-        tokenize: bool,
-        add_generation_prompt: bool,
-        chat_template: str,
-        tools: list[JsonObject] | None = None,
-        **more: object,
-    ) -> str:
-        """The conversation as one text, with the token that opens every text of such a model."""
-        text = super().apply_chat_template(turns, tokenize, add_generation_prompt, chat_template, tools, **more)
-        opening = self._settings["special_tokens"].get("bos_token", "") if self._settings["adds_bos"] else ""
-        return text if text.startswith(opening) else f"{opening}{text}"
 
 
 def name_folder(file: Path) -> str:
