@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from sqlft.errors import NotSupported, ProviderError
 from sqlft.handler import ReportStage
 from sqlft_local.base.adapter import find_unusual_adapter_part, read_adapter, read_adapter_config, wrong_base_error
 from sqlft_local.base.config import read_config
+from sqlft_local.gguf.tensors import read_file_shapes, read_tensor_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ def write_weights(folder: Path, adapter: Path | None, target: Path, report: Repo
     for i, file in enumerate(files):
         report("copying the weights", i / len(files))
         shutil.copyfile(file, target / file.name)
-        for done, name in enumerate(sorted(left.keys() & dict(_list_tensors(file)).keys())):
+        for done, name in enumerate(sorted(left.keys() & read_file_shapes(file).keys())):
             report("adding the adapter to the weights", (i + done / len(changes)) / len(files))
             a, b = left[name]
             _add(target / file.name, name, (b.float() @ a.float()) * scale)
@@ -55,16 +55,8 @@ def is_plain(folder: Path, adapter: Path) -> bool:
         _, changes = read_adapter(adapter)
     except KeyError:  # what is trained beside the matrices, or instead
         return False
-    shapes = {name: shape for file in folder.glob("*.safetensors") for name, shape in _list_tensors(file)}
+    shapes = read_tensor_shapes(folder)
     return all(shapes.get(f"{layer}.weight") == (b.shape[0], a.shape[1]) for layer, (a, b) in changes.items())
-
-
-def _list_tensors(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:
-        for name in opened.keys():  # noqa: SIM118  # no mapping
-            yield name, tuple(opened.get_slice(name).get_shape())
 
 
 def _add(file: Path, name: str, change: Tensor) -> None:

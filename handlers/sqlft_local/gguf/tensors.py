@@ -62,14 +62,15 @@ class Target:
 
 def read_tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Every tensor of a base."""
+    return {n: shape for file in sorted(folder.glob("*.safetensors")) for n, shape in read_file_shapes(file).items()}
+
+
+def read_file_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The tensors of one file."""
     from safetensors import safe_open
 
-    found = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118  # no mapping
-                found[name] = tuple(opened.get_slice(name).get_shape())
-    return found
+    with safe_open(file, framework="pt") as opened:
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118  # no mapping
 
 
 def find_layer_key(name: str) -> str:
