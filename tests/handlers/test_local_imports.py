@@ -386,11 +386,13 @@ def test_what_is_no_model_in_gguf_is_refused(
     whole = make_gguf(tiny, tmp_path / "m.gguf")
     text, cut, adapter = tmp_path / "text.gguf", tmp_path / "cut.gguf", tmp_path / "adapter.gguf"
     text.write_text("no model")
+    (tmp_path / "notes.md").write_text("no model")
     cut.write_bytes(whole.read_bytes()[:-5000])
     gguf_export.export_adapter(tiny, adapters["plain"], adapter)
     first, second = (Path(shutil.copy(whole, tmp_path / f"m-0000{n}-of-00003.gguf")) for n in (1, 2))
     for file, why in [
         (text, "is no GGUF file"),
+        (tmp_path / "notes.md", "is no GGUF file"),
         (cut, "is no complete GGUF file"),
         (adapter, "holds a LoRA adapter"),
         (first, "m-00003-of-00003.gguf is missing"),

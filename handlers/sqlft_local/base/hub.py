@@ -151,6 +151,10 @@ def _describe_other_ways(base: str) -> str:
 
 def check_folder(folder: Path) -> None:
     """OptionError or ProviderError if `folder` holds no model that can be loaded without running code in it."""
+    if folder.is_file():
+        raise OptionError(
+            f"{folder} is no GGUF file.", "Name a GGUF file, or a folder in Hugging Face layout, with a config.json."
+        )
     if not (folder / "config.json").exists():
         hint = "It holds a GGUF file. " if any(folder.glob("*.gguf")) else ""
         raise OptionError(
