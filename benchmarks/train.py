@@ -1,6 +1,7 @@
 """Training speed and memory: ours against a padded transformers + peft loop and TRL, in one run.
 
     python benchmarks/train.py [--data sql|viggo|chat_long|FILE] [--folder DIR] [--rows 96] [--dtype bfloat16]
+        [--loops padded ours] [--rounds 1]
     python benchmarks/train.py --kernels [NAME …] [--rounds 3]
 
 All train the same LoRA matrices (r 8, alpha 16, all linear layers) on the same rows, each in a process, and end with
@@ -8,10 +9,10 @@ the same evaluation: mean loss of the answers' tokens on other rows, computed by
 is the loop that most scripts have (rows padded to the batch's longest, logits everywhere); `trl` is SFTTrainer as it
 comes, `trl_packed` with packing and gradient checkpointing.  DIR has the data sets as Parquet; FILE has the columns
 question, context and answer.  The limit is what the products of ours would take alone, at the rate of such products
-measured in the same run.
+measured in the same run.  With `--rounds` the loops run in turns so often, and the median of each counts.
 
 `--kernels` measures ours alone: with all kernels of `sqlft_local.kernels`, and without each of them (SQLFT_KERNELS), in
-turns, `--rounds` times; the median of each counts.  A ratio over 1 is what the kernel gives.
+turns, `--rounds` times.  A ratio over 1 is what the kernel gives.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def main() -> None:
     if given.kernels is not None:
         compare_kernels(given)
         return
-    found = {loop: in_a_process(loop) for loop in given.loops}
+    rounds = [{loop: in_a_process(loop) for loop in given.loops} for _ in range(given.rounds)]
+    found = {loop: {k: median(r[loop][k] for r in rounds) for k in rounds[0][loop]} for loop in given.loops}
     columns = ("examples_per_second", "tokens_per_second", "peak_mb", "valid_loss")
     print(f"{'loop':<11} {'examples/s':>10} {'tokens/s':>9} {'peak MB':>8} {'valid loss':>10}")
     for loop, m in found.items():
@@ -63,7 +65,19 @@ def main() -> None:
     print(", ".join(f"{k.replace('_', ' ')} {v:.2f}" for k, v in ratios.items()))
     print(f"limit {ours['limit']:.2f} examples/s at {ours['gflops']:.0f} GFLOP/s; reached {ours['of_limit']:.0%} of it")
     rounded = {k: round(v, 4) for k, v in ratios.items()}
-    print(json.dumps({"benchmark": "train", "data": given.data, "dtype": given.dtype, **rounded, "loops": found}))
+    setting = {"data": given.data, "dtype": given.dtype, "rows": given.rows, "targets": given.targets}
+    print(json.dumps({"benchmark": "train", **setting, **describe_machine(), **rounded, "rounds": rounds}))
+
+
+def describe_machine() -> dict[str, str]:
+    """The processor that the figures are from, and the versions that matter."""
+    from importlib.metadata import version
+
+    from sqlft_local.machine import detect_machine
+
+    here = detect_machine()
+    versions = {name: version(name) for name in ("torch", "transformers", "peft")}
+    return {"processor": f"{here.processor}, {here.cores} cores, {', '.join(here.flags)}", **versions}
 
 
 def compare_kernels(given: argparse.Namespace) -> None:
@@ -118,7 +132,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--loops", nargs="+", choices=LOOPS, default=LOOPS)
     parser.add_argument("--kernels", nargs="*", metavar="NAME", help="with and without these kernels, or each")
-    parser.add_argument("--rounds", type=int, default=3, help="of --kernels")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each runs; the medians count")
     parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
     return parser.parse_args()
 

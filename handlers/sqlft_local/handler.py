@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from sqlft_local._types import JsonMapping
     from sqlft_local.base.tokenization import Renderer
     from sqlft_local.export.write import ExportedVersion
+    from sqlft_local.train import speed
     from sqlft_local.train.loop import TrainingLoop
 
 
@@ -252,19 +255,48 @@ class Local(Trainer, Embedder):
     ) -> Artifact:
         """LoRA training; goes on from a checkpoint in `workdir`, and from the adapter of `start`."""
         from sqlft_local.base import loading
+        from sqlft_local.machine import detect_machine
 
+        began = time.monotonic()
         loading.require_libraries("Training", training=True)
-        from sqlft_local.train import loop, parallel
+        from sqlft_local.train import loop, speed
 
         self._use_threads()
         options = self.resolve_options(model, options)
         report(Progress(loop.find_latest_step(workdir / loop.CHECKPOINT_FOLDER)))
+        asked = time.monotonic()
         folder = self._pull_base(model.base)
+        began += time.monotonic() - asked  # a download says nothing of the next training
+        learnt: list[tuple[speed.Kind, speed.Speed, float]] = []
+        made = self._train_adapter(model, folder, start, data, options, workdir, report, learnt)
+        gc.collect()
+        loop.trim_heap()
+        self._prepare_weights(model, folder, made)
+        for kind, found, seconds in learnt:
+            around = time.monotonic() - began - seconds
+            speed.keep(kind, replace(found, around=around), hub.bases_folder(), detect_machine().processor)
+        return made
+
+    def _train_adapter(
+        self,
+        model: ModelSpec,
+        folder: Path,
+        start: Artifact | None,
+        data: TrainingSet,
+        options: TrainOptions,
+        workdir: Path,
+        report: Callable[[Progress], None],
+        learnt: list[tuple[speed.Kind, speed.Speed, float]],
+    ) -> Artifact:
+        """Keeps nothing of the base in memory; `learnt` gets what later estimates go by, and the steps' seconds."""
+        from sqlft_local.base import loading
+        from sqlft_local.train import loop, parallel
+
         given, first = _get_model_options(model), start.path if start else None
         with parallel.start_workers(options.num_processes, folder, given, self.options, options, first) as workers:
             loaded = loading.load_base(folder, given, self.options.device, training=True)
             delimiters = resolve_training_delimiters(options, given, start)
-            made = loop.train(
+            return loop.train(
                 replace(loaded, renderer=loaded.renderer.with_delimiters(delimiters)),
                 hub.get_hub_id(model.base),
                 options,
@@ -274,13 +306,11 @@ class Local(Trainer, Embedder):
                 workdir,
                 report,
                 workers,
-                self._learn_speed,
+                lambda training: learnt.extend(self._measure_speed(training)),
             )
-        self._prepare_weights(model, folder, made)
-        return made
 
-    def _learn_speed(self, made: TrainingLoop) -> None:
-        """Later estimates go by the steps of this training, if it had the machine to itself."""
+    def _measure_speed(self, made: TrainingLoop) -> Iterator[tuple[speed.Kind, speed.Speed, float]]:
+        """The speed of this training, if it had the machine to itself, and the seconds of its steps and validations."""
         from sqlft_local.machine import detect_machine
         from sqlft_local.train import speed
         from sqlft_local.train.loop import KNOWN_SECONDS
@@ -294,7 +324,7 @@ class Local(Trainer, Embedder):
             folder, processor = hub.bases_folder(), detect_machine().processor
             if seconds >= KNOWN_SECONDS:
                 before = speed.known(kind, folder, processor)
-                speed.keep(kind, speed.of_steps(kind, before, operations, passes, seconds), folder, processor)
+                yield kind, speed.of_steps(kind, before, operations, passes, seconds), made.seconds
 
     def _prepare_weights(self, model: ModelSpec, folder: Path, made: Artifact) -> None:
         """Make the file that will be asked, so that the first question does not wait for it."""

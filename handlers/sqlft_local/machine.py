@@ -232,6 +232,12 @@ def configure_math_libraries() -> None:
         os.environ.setdefault(capacity, PRIMITIVE_CACHE_SIZE)
 
 
+def disable_compiler(has_cuda: bool) -> None:
+    """Without a GPU nothing is compiled, and bitsandbytes then takes two seconds less to import: before peft is."""
+    if not has_cuda:
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+
 def drop_file_pages(address: int, size: int) -> None:
     """Give back the memory of `size` bytes that are mapped from a file and were copied: it is read again if need be."""
     if sys.platform != "linux":

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -382,6 +383,13 @@ def test_the_steps_of_a_training_tell_the_next_estimate(
     local, spec, data = Local(), ModelSpec(str(tiny)), TrainingSet(rows(40))
     given = TrainOptions(n_epochs=4.0, batch_size=8, **options)
     before = local.estimate(spec, None, data, given)
+    real_clock = time.monotonic
+    slept = 1000.0
+
+    def prepare_slowly(*_: object) -> None:
+        monkeypatch.setattr(time, "monotonic", lambda: real_clock() + slept)
+
+    monkeypatch.setattr(Local, "_prepare_weights", prepare_slowly)
     local.train(spec, None, data, given, tmp_path, lambda _: None)
     after = local.estimate(spec, None, data, given)
     assert before is not None
@@ -389,6 +397,8 @@ def test_the_steps_of_a_training_tell_the_next_estimate(
     assert any("guess" in remark for remark in before.remarks)
     assert any("steps of an earlier training" in remark for remark in after.remarks)
     assert speed.KEPT in os.listdir(hub.bases_folder())
+    assert after.seconds is not None
+    assert slept < after.seconds < slept + 600
 
 
 def test_without_rows_to_validate_nothing_stops_early(tiny: Path) -> None:

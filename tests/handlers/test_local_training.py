@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import math
@@ -24,7 +25,7 @@ from sqlft_local.base.tokenization import Renderer
 from sqlft_local.kernels import fused
 from sqlft_local.options import ModelOptions, PredictOptions, TrainOptions
 from sqlft_local.train import rows
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from sqlft.errors import Cancelled, DataError, NotSupported, OptionError, ProviderError
 from sqlft.handler import Artifact, Message, ModelSpec, Progress, Request, TrainingSet
@@ -321,6 +322,20 @@ def test_early_stopping_keeps_the_best_state(tiny: Path, tmp_path: Path) -> None
     assert made.details["steps"] < 200
     assert made.details["valid_loss"] == min(seen.values("valid_loss"))
     assert made.details["best_step"] < made.details["steps"]
+
+
+def test_the_base_is_out_of_memory_before_the_files_that_are_asked_are_made(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take as much again: a training's peak would be theirs."""
+
+    def count_models() -> int:
+        return sum(type(o) is LlamaForCausalLM for o in gc.get_objects())
+
+    before, left = count_models(), []
+    monkeypatch.setattr(Local, "_prepare_weights", lambda *_: left.append(count_models()))
+    train(tiny, tmp_path, n_epochs=1)
+    assert left == [before]
 
 
 def test_max_minutes_ends_it_in_time(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,9 +68,10 @@ def require_libraries(what: str, training: bool = False) -> None:
     """HandlerNotInstalled unless the libraries that run models are there; those that take seconds only for training."""
     machine.configure_math_libraries()
     try:
-        import torch  # noqa: F401
+        import torch
 
         if training:
+            machine.disable_compiler(torch.cuda.is_available())
             import peft  # noqa: F401
             import transformers  # noqa: F401
         hub.check_installed("transformers", "tokenizers", "safetensors", "jinja2")

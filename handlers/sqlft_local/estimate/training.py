@@ -41,9 +41,12 @@ from sqlft_local.base import hub
 
 SAMPLE_ROWS = 512
 """Rows that are rendered; of more, evenly spaced ones stand for the others."""
-STARTUP_SECONDS = 8.0
-"""A process that imports torch and transformers, and loads a small base."""
-LOAD_BYTES_PER_SECOND = 1.5e9
+PROCESS_SECONDS = 2.0
+"""Until a worker process calls the handler, and from its end to that of the statement."""
+STARTUP_SECONDS = 9.0
+"""Importing torch, transformers and peft, and loading a small base."""
+PREPARED_BYTES_PER_SECOND = 60e6
+"""Of the base, while the files that are asked are written."""
 WORTH_MEASURING = 60.0
 """Seconds of work from which on the machine is measured; shorter ones are estimated from what such cores do."""
 MEASURED = "time measured on this machine"
@@ -150,7 +153,7 @@ def estimate(
     limit = room if options.max_memory else free
     steps = max(1, round(passes.steps * options.n_epochs))
     work = _work(base, setting, passes, steps, (valid, checked, most))
-    seconds, remarks = _estimate_seconds(base, setting, work, place, here, threads, kept)
+    seconds, around, remarks = _estimate_seconds(base, setting, work, place, here, threads, kept)
     if place == "cuda":
         seconds /= together
     if options.max_minutes and seconds > options.max_minutes * 60:
@@ -159,15 +162,11 @@ def estimate(
             f"max_minutes ends it after {f'about {share:.0%}' if share >= 0.01 else 'less than 1%'} of the steps"
         )
         seconds = options.max_minutes * 60
-    started = (
-        STARTUP_SECONDS
-        + memory.estimate_weight_bytes(base.shape, setting.dtype, setting.quantization) / LOAD_BYTES_PER_SECOND
-    )
     return Estimate(
         examples=taught,
         tokens=round(passes.whole * options.n_epochs),
         steps=steps,
-        seconds=started + seconds,
+        seconds=PROCESS_SECONDS + around + seconds,
         memory_bytes=needed,
         memory_available=free,
         remarks=(
@@ -332,27 +331,36 @@ def _estimate_seconds(
     here: Machine,
     threads: int | None,
     kept: Path,
-) -> tuple[float, list[str]]:
-    """Of the steps and validations, and what the figure is worth."""
+) -> tuple[float, float, list[str]]:
+    """Of the steps and validations, of what is around them, and what the figures are worth."""
     kind = speed.Kind(base.shape, setting, place, threads or 0)
     known = speed.known(kind, kept, here.processor)
+    weights = memory.estimate_weight_bytes(base.shape, setting.dtype, setting.quantization)
+    around = STARTUP_SECONDS + weights / PREPARED_BYTES_PER_SECOND
     if known is not None:
-        return work.at(known), ["time by the steps of an earlier training" if known.is_real else MEASURED]
+        remark = "time by the steps of an earlier training" if known.is_real else MEASURED
+        return work.at(known), known.around or around, [remark]
     guess = work.at(speed.guessed(kind, _guess_flops(here, place, setting.dtype, threads or here.cores)))
     if guess < WORTH_MEASURING or setting.quantization != "none" or base.folder is None:
-        return guess, ["the time is a guess from the machine's kind, it was not measured"]
+        return guess, around, ["the time is a guess from the machine's kind, it was not measured"]
     found = speed.measure(kind, kept, here.processor)
     if found is None:
-        return guess, [
-            f"the time is a guess: this machine could not be measured in {speed.MEASURE_SECONDS:.0f} seconds"
-        ]
+        return (
+            guess,
+            around,
+            [f"the time is a guess: this machine could not be measured in {speed.MEASURE_SECONDS:.0f} seconds"],
+        )
     if found.waited <= speed.BUSY:
-        return work.at(found), [MEASURED]
+        return work.at(found), around, [MEASURED]
     alone = work.at(found.scaled(1 - found.waited)) / 60
-    return work.at(found), [
-        f"other work took {found.waited:.0%} of the measurement: alone it would be about {alone:.2g} minutes; "
-        "the next estimate measures again"
-    ]
+    return (
+        work.at(found),
+        around,
+        [
+            f"other work took {found.waited:.0%} of the measurement: alone it would be about {alone:.2g} minutes; "
+            "the next estimate measures again"
+        ],
+    )
 
 
 def _guess_flops(here: Machine, place: str, dtype: str, cores: int) -> float:

@@ -118,6 +118,8 @@ class TrainingLoop:
         self.contention: Contention | None = None
         """Since the first steps, which prepare products."""
         self.validation_seconds = 0.0
+        self.earlier_seconds = 0.0
+        """Of the run that this one goes on from."""
         longest = max(len(e.ids) for e in (*self.train, *self.valid))
         if self.workers:
             self.workers.join(parameters, self._report_progress)
@@ -289,6 +291,11 @@ class TrainingLoop:
                 self._save()
             raise
 
+    @property
+    def seconds(self) -> float:
+        """Of this run's steps and validations."""
+        return self.state.seconds - self.earlier_seconds
+
     def work(self) -> tuple[speed.Kind, float, float, float]:
         """(what was trained, operations, passes, seconds) of the steps of this run behind its first ones."""
         setting = replace(
@@ -337,6 +344,7 @@ class TrainingLoop:
         if set(found.state) != {f.name for f in fields(TrainingState)}:  # of another version of sqlft
             return
         self.state = TrainingState(**found.state)
+        self.earlier_seconds = self.state.seconds
         lora.load_parameters(
             self.lora, {k.removeprefix("adapter."): v for k, v in found.tensors.items() if k.startswith("adapter.")}
         )

@@ -84,6 +84,8 @@ class Speed:
     """Share of the measurement that other work on this machine took: of what is kept, a little."""
     is_real: bool = False
     """Of the steps of a training."""
+    around: float = 0.0
+    """Seconds of that training beside its steps: libraries and base loaded, what is asked made; 0: not known."""
 
     def training(self, operations: float, passes: float) -> float:
         """Seconds of passes with so many operations together."""
@@ -152,7 +154,7 @@ def keep(kind: Kind, found: Speed, folder: Path, processor: str) -> None:
 def of_steps(kind: Kind, before: Speed | None, operations: float, passes: float, seconds: float) -> Speed:
     """The speed at which real passes took so long, in the proportions that were known before."""
     usual = before or _by_knee(kind)
-    return replace(usual.scaled(seconds / usual.training(operations, passes)), waited=0.0, is_real=True)
+    return replace(usual.scaled(seconds / usual.training(operations, passes)), waited=0.0, is_real=True, around=0.0)
 
 
 def guessed(kind: Kind, operations_a_second: float) -> Speed:
