@@ -251,7 +251,7 @@ def test_max_minutes_ends_the_estimate_too() -> None:
     base = describe_base("smollm2-1.7b", None, ModelOptions())
     assert base is not None
     found = estimate_training(base, rows(2_000), max_minutes=1.0)
-    assert 60 < found.seconds < 90, "a minute of steps, after the base is loaded"
+    assert 60 < found.seconds < 150, "a minute of steps, after the base is loaded and before what is asked is written"
     assert any("max_minutes ends it after less than 1% of the steps" in remark for remark in found.remarks)
 
 

@@ -45,8 +45,8 @@ PROCESS_SECONDS = 2.0
 """Until a worker process calls the handler, and from its end to that of the statement."""
 STARTUP_SECONDS = 9.0
 """Importing torch, transformers and peft, and loading a small base."""
-PREPARED_BYTES_PER_SECOND = 60e6
-"""Of the base, while the files that are asked are written."""
+PREPARED_PER_SECOND = 30e6
+"""Weights of the base, while the files that are asked are written."""
 WORTH_MEASURING = 60.0
 """Seconds of work from which on the machine is measured; shorter ones are estimated from what such cores do."""
 MEASURED = "time measured on this machine"
@@ -335,8 +335,7 @@ def _estimate_seconds(
     """Of the steps and validations, of what is around them, and what the figures are worth."""
     kind = speed.Kind(base.shape, setting, place, threads or 0)
     known = speed.known(kind, kept, here.processor)
-    weights = memory.estimate_weight_bytes(base.shape, setting.dtype, setting.quantization)
-    around = STARTUP_SECONDS + weights / PREPARED_BYTES_PER_SECOND
+    around = STARTUP_SECONDS + base.shape.parameters / PREPARED_PER_SECOND
     if known is not None:
         remark = "time by the steps of an earlier training" if known.is_real else MEASURED
         return work.at(known), known.around or around, [remark]
