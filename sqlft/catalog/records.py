@@ -152,6 +152,34 @@ class View:
 
 
 @dataclass(frozen=True)
+class KnowledgeBase:
+    """Texts that queries search; it shares the names of the models.  Its texts are in tables of the user's database."""
+
+    key: ModelKey
+    embedding_model: str | None = None
+    """The name of a model with `mode = 'embedding'`; None: words are searched only."""
+    reranking_model: str | None = None
+    content_columns: tuple[str, ...] = ("content",)
+    metadata_columns: tuple[str, ...] = ()
+    """Known with the first rows where they were not named."""
+    id_column: str | None = None
+    """None: the id is made of the content."""
+    storage: str | None = None
+    """The attached database that holds its tables; None: the one in use."""
+    query: str | None = None
+    """FROM (SELECT …), as typed: what REFRESH reads."""
+    database: str | None = None
+    """The database of that query."""
+    dimension: int | None = None
+    """Numbers in a vector; known with the first one."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The other options of USING, and what ALTER made of them; secrets as references."""
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """Of the last insert: started_at, finished_at, processed_rows, error."""
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Usage:
     """What one statement asked of one model version."""
 
