@@ -14,6 +14,8 @@ yet), `length` INTEGER (its number of words, in the sense of `words`).
 
 from __future__ import annotations
 
+import duckdb
+
 from sqlft.catalog.records import KnowledgeBase
 from sqlft.sql.names import quote_name
 
@@ -30,6 +32,15 @@ def table_name(base: KnowledgeBase, table: str) -> str:
     """
     database = "" if base.storage is None else f"{quote_name(base.storage)}."
     return f"{database}{SCHEMA}.{quote_name(f'{base.key.project}.{base.key.name}.{table}'.lower())}"
+
+
+def has_tables(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> bool:
+    """Whether anything was inserted that this transaction sees."""
+    try:
+        con.sql(f"FROM {table_name(base, 'chunks')}")  # binding fails without an end of the user's transaction
+    except duckdb.CatalogException:
+        return False
+    return True
 
 
 def visible_columns(base: KnowledgeBase) -> tuple[str, ...]:
