@@ -21,8 +21,9 @@ import pyarrow as pa
 
 from sqlft.catalog.records import KnowledgeBase
 from sqlft.errors import Cancelled, DataError, OptionError, ProviderError
+from sqlft.inference.resolve import ResolvedVersion
 from sqlft.inference.statement_runs import StatementRuns
-from sqlft.knowledge import embedding, words
+from sqlft.knowledge import embedding, reranking, words
 from sqlft.knowledge.tables import has_tables, table_name, visible_chunks_sql
 from sqlft.knowledge.words import read_arrow, registered
 from sqlft.session import Session
@@ -98,8 +99,11 @@ def search_chunks(
             embedding.resolve_embedding_model(session, base)
         return FOUND.empty_table()
     search = ChunkSearch(session, runs, base, asked, options.condition)
-    scored = search.find(options, options.k)
-    return _cut(session, scored, options)
+    reranker = reranking.resolve_reranking_model(session, base) if options.reranking else None
+    if reranker is None:
+        return _cut(session, search.find(options, options.k), options, "relevance DESC, chunk")
+    scored = search.read_again(search.find(options, reranking.count_candidates(options.k)), reranker)
+    return _cut(session, scored, options, "relevance DESC, place")
 
 
 def _check_options(options: SearchOptions) -> None:
@@ -111,7 +115,7 @@ def _check_options(options: SearchOptions) -> None:
         raise OptionError(f"relevance is compared with {options.min_relevance:g}.", "It is between 0 and 1.")
 
 
-def _cut(session: Session, scored: pa.Table, options: SearchOptions) -> pa.Table:
+def _cut(session: Session, scored: pa.Table, options: SearchOptions, order: str) -> pa.Table:
     """`scored` in order, without what is less relevant than wanted, at most k for each question."""
     least = ""
     if options.min_relevance is not None:
@@ -119,7 +123,7 @@ def _cut(session: Session, scored: pa.Table, options: SearchOptions) -> pa.Table
     with registered(session.con, scored=scored) as names:
         found = session.con.sql(
             "SELECT question, chunk, (row_number() OVER best)::INTEGER AS rank, distance, relevance "
-            f"FROM {names['scored']} {least} WINDOW best AS (PARTITION BY question ORDER BY relevance DESC, chunk) "
+            f"FROM {names['scored']} {least} WINDOW best AS (PARTITION BY question ORDER BY {order}) "
             f"QUALIFY row_number() OVER best <= {options.k} ORDER BY question, rank"
         )
         return read_arrow(found).cast(FOUND)
@@ -147,6 +151,30 @@ class ChunkSearch:
         if options.search == "meaning":
             return self.find_by_meaning(n)
         return self.find_by_both(n, options.alpha)
+
+    def read_again(self, scored: pa.Table, reranker: ResolvedVersion) -> pa.Table:
+        """The same chunks with the reranking model's scores as relevance; `place` is where the search had them.
+
+        A pair that has no score keeps its relevance.
+        """
+        import pyarrow.compute as pc
+
+        with registered(self._con, scored=scored, asked=self._asked.select(["question", "text"])) as names:
+            pairs = read_arrow(
+                self._con.sql(
+                    "SELECT question, chunk, distance, relevance, text, content, "
+                    "row_number() OVER (ORDER BY question, relevance DESC, chunk) AS place "
+                    f"FROM {names['scored']} JOIN {names['asked']} USING (question) "
+                    f"JOIN {self._chunks} USING (chunk) ORDER BY place"
+                )
+            )
+        if not pairs.num_rows:
+            return pairs
+        scores = reranking.score_pairs(
+            self._session, self._runs, reranker, pairs.column("text"), pairs.column("content")
+        )
+        relevance = pc.coalesce(pa.array(scores, pa.float64()), pairs.column("relevance"))
+        return pairs.set_column(pairs.column_names.index("relevance"), "relevance", relevance)
 
     # -- both ---------------------------------------------------------------------------------------------------------
 
