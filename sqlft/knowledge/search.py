@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from sqlft.catalog.records import KnowledgeBase
-from sqlft.errors import Cancelled, DataError, OptionError, ProviderError
+from sqlft.errors import Cancelled, OptionError, ProviderError
 from sqlft.inference.resolve import ResolvedVersion
 from sqlft.inference.statement_runs import StatementRuns
 from sqlft.knowledge import embedding, reranking, words
-from sqlft.knowledge.tables import has_tables, table_name, visible_chunks_sql
+from sqlft.knowledge.tables import are_there, read_state, table_name, visible_chunks_sql
 from sqlft.knowledge.words import read_arrow, registered
 from sqlft.session import Session
 from sqlft.sql.names import quote_name
@@ -94,7 +94,7 @@ def search_chunks(
     _check_options(options)
     places = pa.array(range(questions.num_rows), pa.int64())
     asked = questions.append_column("question", places).filter(questions.column("text").is_valid())
-    if not asked.num_rows or not has_tables(session.con, base):
+    if not asked.num_rows or not are_there(session.con, base):
         if options.search != "words":
             embedding.resolve_embedding_model(session, base)
         return FOUND.empty_table()
@@ -232,9 +232,8 @@ class ChunkSearch:
 
     def find_by_meaning(self, n: int) -> pa.Table:
         """The n nearest for each question by cosine distance; chunks that have no vector yet are left out."""
-        dimension = self._base.dimension
         vectors = self._embed_questions()
-        if dimension is None or not vectors.num_rows:
+        if not vectors.num_rows:
             return SCORED.empty_table()
         if not self._values:
             return self._find_nearest(vectors, n, self._condition and self._allowed(""))
@@ -245,26 +244,22 @@ class ChunkSearch:
 
     def _embed_questions(self) -> pa.Table:
         """`question` and `vector` of the questions that could be embedded; ProviderError if none could."""
-        found, errors = embedding.embed_texts(
-            self._session, self._runs, self._base, self._asked.column("text"), are_questions=True
-        )
-        if found.null_count == len(found):
-            raise ProviderError(
-                f"No question could be embedded by {self._base.embedding_model}: {errors[0].as_py()}",
-                "Run it again when the model answers, or search by words: search = 'words'.",
-            )
-        dimension = self._base.dimension
+        model = embedding.require_same_model(self._session, self._base)
+        dimension = read_state(self._con, self._base).dimension
         if dimension is None:
             return pa.table({"question": pa.array([], pa.int64())})
-        vectors = embedding.scale_to_unit(found, dimension)
-        if vectors.null_count > found.null_count:
-            raise DataError(
-                f"The model {self._base.embedding_model} gives other vectors than those of the knowledge base "
-                f"{self._base.key}, which have {dimension} numbers.",
-                f"REFRESH KNOWLEDGE_BASE {self._base.key} makes them again, if its model was changed.",
+        found, failed = embedding.embed_texts(
+            self._session, self._runs, model, self._asked.column("text"), are_questions=True
+        )
+        if failed == len(found):
+            raise ProviderError(
+                f"No question could be embedded by {self._base.embedding_model}.",
+                "Ask that model to see why, or search by words: search = 'words'.",
             )
-        asked = self._asked.drop_columns(["text"]).append_column("vector", vectors)
-        return asked.filter(vectors.is_valid())
+        embedding.check_dimension(self._base, found, dimension)
+        vectors = found.filter(found.is_valid()).cast(pa.list_(pa.float32(), dimension))
+        asked = self._asked.drop_columns(["text"]).filter(found.is_valid())
+        return asked.append_column("vector", vectors)
 
     def _allowed(self, values: str) -> str:
         """Behind AND: that a chunk fulfils the condition; `values` is the relation of what it compares with."""
@@ -332,7 +327,7 @@ class ChunkSearch:
 
     def _measure(self, vectors: pa.Table, candidates: pa.Table, n: int) -> pa.Table:
         """The n nearest candidates with their distances, computed in double precision."""
-        kind = f"DOUBLE[{self._base.dimension}]"
+        kind = f"DOUBLE[{vectors.schema.field('vector').type.list_size}]"
         with registered(self._con, found=candidates, vectors=vectors.select(["question", "vector"])) as names:
             distance = f"array_cosine_distance(c.vector::{kind}, q.vector::{kind})"
             measured = (
@@ -343,7 +338,7 @@ class ChunkSearch:
 
     def _find_nearest_of_pairs(self, vectors: pa.Table, n: int) -> pa.Table:
         """Where the condition differs by question: only what fulfils it is compared, question by question."""
-        kind = f"DOUBLE[{self._base.dimension}]"
+        kind = f"DOUBLE[{vectors.schema.field('vector').type.list_size}]"
         with registered(self._con, vectors=vectors) as names:
             pairs = (
                 f"SELECT q.__asked, v.chunk AS __chunk FROM ({self._condition_values(names['vectors'])}) AS q "
