@@ -53,8 +53,7 @@ class InsertSettings:
         int | None, f"rows of a batch, {BATCH_ROWS} by default, {BATCH_ROWS_OF_WORDS} of words alone", Range(1)
     ] = None
     error: Annotated[
-        Literal["raise", "skip"],
-        "a row without an id, or whose values do not fit: stop, or leave it out with a warning",
+        Literal["raise", "skip"], "a row without an id, or whose values do not fit: stop, or leave it out with a warning"
     ] = "raise"
     kb_skip_existing: Annotated[bool, "leave texts alone whose id is there already"] = False
     kb_no_upsert: Annotated[bool, "MindsDB's, for a first load; taken, and without effect"] = False
@@ -98,9 +97,7 @@ def insert_rows(
     session.catalog.require_writing()
     with _kept_state(session, base) as keep, _temporary_tables(session.con):
         con = session.con
-        con.execute(
-            f"CREATE OR REPLACE TEMP TABLE {_unqualified(ROWS)} AS SELECT row_number() OVER () AS __place, * FROM ({query}\n)"
-        )
+        con.execute(f"CREATE OR REPLACE TEMP TABLE {_unqualified(ROWS)} AS SELECT row_number() OVER () AS __place, * FROM ({query}\n)")
         return _Insert(session, runs, base, settings, keep).run(drop_others)
 
 
@@ -187,15 +184,13 @@ class _Insert:
         con.execute(
             f"""CREATE OR REPLACE TEMP TABLE {_unqualified(WORK)} AS
             WITH named AS (SELECT r.__place AS place, {cast_id} AS id, {digest} AS digest FROM {ROWS} AS r
-                           WHERE NOT ({" OR ".join(bad)})),
+                           WHERE NOT ({' OR '.join(bad)})),
                  firsts AS (SELECT * FROM named QUALIFY row_number() OVER (PARTITION BY id ORDER BY place) = 1)
             SELECT n.*, d.doc AS old, coalesce(d.digest = n.digest, false) AS is_same, {todo} AS todo,
                    sum(({todo})::INTEGER) OVER (ORDER BY place)::BIGINT AS turn
-            FROM firsts AS n LEFT JOIN {table_name(base, "documents")} AS d ON d.id = n.id ORDER BY place"""
+            FROM firsts AS n LEFT JOIN {table_name(base, 'documents')} AS d ON d.id = n.id ORDER BY place"""
         )
-        repeated = self._fetch(
-            f"SELECT (SELECT count(*) FROM {ROWS} AS r WHERE NOT ({' OR '.join(bad)})) - count(*) FROM {WORK}"
-        )
+        repeated = self._fetch(f"SELECT (SELECT count(*) FROM {ROWS} AS r WHERE NOT ({' OR '.join(bad)})) - count(*) FROM {WORK}")
         if repeated[0] and self._columns.id is not None:
             self._session.show_warning(
                 f"{repeated[0]} rows have an id that an earlier row of this INSERT has, and were left out."
@@ -214,8 +209,7 @@ class _Insert:
         what = f"{count} rows do not fit into '{self._base.key}' ({kinds}); the first of them has {named}"
         if self._settings.error == "raise":
             raise DataError(
-                f"{what}.",
-                "Give each row an id, CAST the columns in the query, or leave such rows out: error = 'skip'.",
+                f"{what}.", "Give each row an id, CAST the columns in the query, or leave such rows out: error = 'skip'."
             )
         self._session.show_warning(f"{what}. They were left out.")
 
@@ -243,14 +237,16 @@ class _Insert:
     def _chunk(self, first: int, last: int) -> pa.Table:
         """The chunks of the rows of these turns: turn, number, label and content."""
         texts = ", ".join(f"{text} AS t{i}" for i, text in enumerate(self._texts()))
-        low, high = self._fetch(
-            f"SELECT min(place), max(place) FROM {WORK} WHERE todo AND turn BETWEEN {first} AND {last}"
-        )
+        low, high = self._fetch(f"SELECT min(place), max(place) FROM {WORK} WHERE todo AND turn BETWEEN {first} AND {last}")
         rows = self._con.execute(
             f"SELECT w.turn, {texts} FROM {WORK} AS w JOIN {ROWS} AS r ON r.__place = w.place"
             f" WHERE w.todo AND w.turn BETWEEN {first} AND {last} AND r.__place BETWEEN {low} AND {high} ORDER BY w.turn"
         ).fetchall()
-        found = [(turn, label, content) for turn, *values in rows for label, content in self._split(values)]
+        found = [
+            (turn, label, content)
+            for turn, *values in rows
+            for label, content in self._split(values)
+        ]
         turns, labels, contents = zip(*found, strict=True) if found else ((), (), ())
         columns = [pa.array(turns, pa.int64()), pa.array(range(len(found)), pa.int64())]
         return pa.table([*columns, pa.array(labels, pa.string()), pa.array(contents, pa.string())], CHUNK_COLUMNS)
