@@ -18,6 +18,7 @@ from sqlft.data import Prompt
 from sqlft.errors import OptionError
 from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import StatementRuns
+from sqlft.knowledge.embedding import parse_model_name
 from sqlft.options import option_names
 from sqlft.session import Session
 
@@ -42,16 +43,18 @@ def count_candidates(n: int) -> int:
 
 def resolve_reranking_model(session: Session, base: KnowledgeBase) -> ResolvedVersion | None:
     """The model that orders what was found, ready to be asked; None without one, OptionError for one that cannot."""
-    if base.reranking_model is None:
-        return None
-    resolved = resolve(session, base.reranking_model)
+    return None if base.reranking_model is None else resolve_judge(session, base.reranking_model)
+
+
+def resolve_judge(session: Session, name: str) -> ResolvedVersion:
+    """The model of that name with the prompt that `score_pairs` needs; OptionError where it answers otherwise."""
+    resolved = resolve(session, *parse_model_name(name))
     outputs = resolved.outputs
     if outputs.is_score:
         return resolved
     if outputs.is_typed:
         raise OptionError(
-            f"The model '{base.reranking_model}' answers with {outputs.columns[0].type}, and a reranking_model with a "
-            "yes or a no.",
+            f"The model '{name}' answers with {outputs.columns[0].type}, and not with a yes or a no.",
             "Take a model that answers with a text, or make one with mode = 'rerank'.",
         )
     if sorted(map(str.lower, resolved.prompt.inputs)) == sorted(OWN_INPUTS):

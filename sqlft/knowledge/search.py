@@ -24,7 +24,7 @@ from sqlft.errors import Cancelled, OptionError, ProviderError
 from sqlft.inference.resolve import ResolvedVersion
 from sqlft.inference.statement_runs import StatementRuns
 from sqlft.knowledge import embedding, reranking, words
-from sqlft.knowledge.tables import are_there, read_state, table_name, visible_chunks_sql
+from sqlft.knowledge.tables import has_tables, read_state, table_name, visible_chunks_sql
 from sqlft.knowledge.words import read_arrow, registered
 from sqlft.session import Session
 from sqlft.sql.names import quote_name
@@ -94,7 +94,7 @@ def search_chunks(
     _check_options(options)
     places = pa.array(range(questions.num_rows), pa.int64())
     asked = questions.append_column("question", places).filter(questions.column("text").is_valid())
-    if not asked.num_rows or not are_there(session.con, base):
+    if not asked.num_rows or not has_tables(session.con, base):
         if options.search != "words":
             embedding.resolve_embedding_model(session, base)
         return FOUND.empty_table()
