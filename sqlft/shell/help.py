@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.exporting import ExportSettings
+from sqlft.knowledge.evaluate import KnowledgeEvaluateSettings
 from sqlft.options import options_of
 from sqlft.session import (
     EngineSettings,
@@ -52,6 +53,7 @@ USING engine = 'local', base = 'smollm2-135m',
     s.ShowModels: "SHOW MODELS WHERE status = 'complete'",
     s.DescribeModel: "DESCRIBE my_model.versions",
     s.Evaluate: "EVALUATE MODEL my_model.1, my_model.2 ON (SELECT question, answer FROM held_out)",
+    s.EvaluateKnowledgeBase: "EVALUATE KNOWLEDGE_BASE docs ON (SELECT question, id FROM judged)",
     s.CreateDatabase: """CREATE DATABASE shop WITH ENGINE = 'sqlite', PARAMETERS = {"path": "shop.db"}""",
     s.DropCache: "DROP CACHE FOR my_model",
     s.CreatePrice: "CREATE PRICE FOR openai 'gpt-4o-mini' USING input = 0.15, output = 0.6",
@@ -70,6 +72,7 @@ SETTINGS: dict[Kind, type] = {
     s.Retrain: TrainSettings,
     s.AnalyzeTrainingData: DataSettings,
     s.Evaluate: EvaluateSettings,
+    s.EvaluateKnowledgeBase: KnowledgeEvaluateSettings,
     s.CreatePrice: PriceSettings,
     s.SetSetting: SessionSettings,
     s.ExportModel: ExportSettings,
