@@ -326,7 +326,7 @@ class Planner:
             bound = self._bind_query(text, 0)
             if bound is not None and bound.scans:
                 raise NotSupported(
-                    f"A macro cannot read a model, and this one reads '{bound.scans[0].resolved.model.key.name}'.",
+                    f"A macro cannot read a model, and this one reads '{bound.scans[0].name}'.",
                     "Make a view of it, or write the query out.",
                 )
         return UnchangedQuery()

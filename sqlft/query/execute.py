@@ -25,8 +25,10 @@ from sqlft.query.scope import (
     Condition,
     ModelScan,
     QueryBlock,
+    Scan,
     ScanRemover,
     add_ctes,
+    hide_columns,
     join_laterally,
     joins,
     leaves,
@@ -101,7 +103,11 @@ class Execution:
 
         It is put into the text, since not every version of DuckDB has a tree for every type.
         """
-        self.prompt_tables = {s.number: statement_runs.prompt_table(s.resolved, s.alias) for s in plan.bound.scans}
+        self.prompt_tables = {
+            s.number: statement_runs.prompt_table(s.resolved, s.alias)
+            for s in plan.bound.scans
+            if isinstance(s, ModelScan)
+        }
         statement_runs.check_using()
         detailed = [s.number for s in plan.bound.scans if any(n.endswith(DETAIL_SUFFIXES) for n in s.outputs)]
         for prompts in self.prompt_tables.values():
@@ -203,7 +209,7 @@ class Execution:
         self._replace(scan, relation, types, joined, limited=step.is_limited)
 
     def _read_input_rows(
-        self, scan: ModelScan, limit: PushedLimit | None, unasked: set[int]
+        self, scan: Scan, limit: PushedLimit | None, unasked: set[int]
     ) -> tuple[pa.Table, str, list[str]]:
         """The rows of a step's inputs, the query that gave them, and the inputs' types."""
         base = build_input_query(scan, self.plan, unasked)
@@ -227,7 +233,7 @@ class Execution:
         table = self.session.con.sql(query).to_arrow_reader(100_000).read_all()
         return table, query, kinds
 
-    def _bind(self, scan: ModelScan, body: Node, unasked: set[int]) -> tuple[list[str], Node]:
+    def _bind(self, scan: Scan, body: Node, unasked: set[int]) -> tuple[list[str], Node]:
         """The types of the inputs; a correlated subquery's rows are those for every row of the queries around it."""
         block: QueryBlock = scan.block
         while True:
@@ -259,7 +265,7 @@ class Execution:
 
     # -- its place in the query --------------------------------------------------------------------------------------
 
-    def _is_joined(self, scan: ModelScan, name: str) -> bool:
+    def _is_joined(self, scan: Scan, name: str) -> bool:
         """Whether rows find their answers by this input; one that is the same for all rows needs no comparing."""
         binding = scan.bindings[name]
         if binding.query is not None:
@@ -275,7 +281,7 @@ class Execution:
             self.casts[name] = cast_relation_sql(name, all_casts)
         return ast.registered_table(name, scan.alias)
 
-    def _replace(self, scan: ModelScan, relation: Node, kinds: list[str], joined: set[str], *, limited: bool) -> None:
+    def _replace(self, scan: Scan, relation: Node, kinds: list[str], joined: set[str], *, limited: bool) -> None:
         """Put a relation of answers in the model's place, and comparisons of texts in that of its bindings."""
         block = scan.block
         path = scan.join_path
@@ -298,7 +304,7 @@ class Execution:
             path[-1][0]["join_type"] = "INNER"
         write_conditions(block)
 
-    def _make_equality(self, scan: ModelScan, j: int, kind: str) -> Node:
+    def _make_equality(self, scan: Scan, j: int, kind: str) -> Node:
         binding = scan.bindings[scan.inputs[j]]
         key = _encode_text(ast.column(scan.alias, _key_columns(scan)[j]))
         text = ast.expression(prompt_text_sql("x", kind))
@@ -321,7 +327,7 @@ class Execution:
         either["children"] = equalities
         return either
 
-    def bind_error(self, error: duckdb.Error, scans: Sequence[ModelScan]) -> Exception:
+    def bind_error(self, error: duckdb.Error, scans: Sequence[Scan]) -> Exception:
         """What DuckDB says of an input that it cannot bind, in the words of the model."""
         message = str(error)
         for scan in scans:
@@ -330,8 +336,7 @@ class Execution:
                 table = node["column_names"][0] if ast.is_column(node) and len(node["column_names"]) > 1 else ""
                 if table.lower() in joined and f'table "{table}" not found' in message:
                     return StatementError(
-                        f"An input of the model '{scan.resolved.model.key.name}' comes from '{table}', "
-                        "which is joined to the model's answer.",
+                        f"An input of the {scan.title} comes from '{table}', which is joined to the model's answer.",
                         self.text,
                         0,
                         f"Put the table first: FROM {table} JOIN …, or the condition on the answer into WHERE.",
@@ -358,7 +363,7 @@ def answer_casts(scan: ModelScan) -> dict[str, str]:
     return {c.name: kind.text for c, kind in zip(outputs.columns, outputs.kinds, strict=True) if kind.needs_cast}
 
 
-def _key_columns(scan: ModelScan) -> list[str]:
+def _key_columns(scan: Scan) -> list[str]:
     return [f"__sqlft_k{scan.number}_{j}" for j in range(len(scan.inputs))]
 
 
@@ -389,56 +394,6 @@ def _name_columns(plan: QueryPlan) -> None:
             if not item.get("alias") and item.get("class") != "STAR" and any(id(n) in changed for n in ast.walk(item)):
                 name = item["column_names"][-1] if ast.is_column(item) else ast.expression_sql(item)
                 item["alias"] = name.replace(ast.VERSION_DOT, ".")
-
-
-def hide_columns(scan: ModelScan, keys: Sequence[str]) -> None:
-    """Let stars, rows and qualified names see what the model shows, and nothing else."""
-    hidden = {
-        n: scan.hidden_column(n) for n, b in scan.bindings.items() if b.is_hidden and n in scan.find_shown_inputs()
-    }
-    for use in scan.uses:
-        name = next((n for n in hidden if n.lower() == use.column), None)
-        if use.qualified and name is not None:
-            use.node["column_names"][1] = hidden[name]
-    for node in scan.rows:
-        names = [(n, hidden.get(n, n)) for n in scan.inputs] + [(n, n) for n in scan.outputs]
-        fields = ", ".join(f"{quote_name(n)} := {quote_name(scan.alias)}.{quote_name(c)}" for n, c in names)
-        struct = ast.expression(f"struct_pack({fields})")
-        alias = node.get("alias", "")
-        node.clear()
-        node.update({**struct, "alias": alias})
-    leads = [n for n in hidden if scan.bindings[n].is_shown_by_star]
-    for star in scan.stars:
-        if leads and not star.get("relation_name"):
-            _exclude_from_star(star, [*keys, *(c for n, c in hidden.items() if n not in leads)])
-            columns = [scan.bindings[n].values[0]["column_names"] for n in leads]
-            tables = [{"table": table, "column": column} for table, column in (names[-2:] for names in columns)]
-            star["qualified_exclude_list"] = [*star.get("qualified_exclude_list", []), *tables]
-            star["rename_list"] = [
-                *star.get("rename_list", []),
-                *({"key": {"column": hidden[n]}, "value": n} for n in leads),
-            ]
-        elif star.get("relation_name"):
-            _exclude_from_star(star, keys)
-            star["rename_list"] = [
-                *star.get("rename_list", []),
-                *({"key": {"column": c}, "value": n} for n, c in hidden.items()),
-            ]
-        else:
-            _exclude_from_star(star, [*keys, *hidden.values()])
-
-
-def _exclude_from_star(star: Node, names: Sequence[str]) -> None:
-    if not names:
-        return
-    chosen = star.get("expr")
-    if star.get("columns") and chosen is not None and ast.is_constant(chosen):
-        star["expr"] = ast.expression("COLUMNS(lambda c: regexp_matches(c, x))", x=chosen)["expr"]
-        for inner in ast.walk(star["expr"]):
-            if inner.get("class") == "STAR":
-                inner["exclude_list"] = list(names)
-    elif chosen is None:
-        star["exclude_list"] = [*star.get("exclude_list", []), *names]
 
 
 def write_conditions(block: QueryBlock) -> None:

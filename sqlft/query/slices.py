@@ -23,14 +23,13 @@ from sqlft.query.execute import (
     Execution,
     answer_casts,
     cast_relation_sql,
-    hide_columns,
     is_cast_back,
     is_exact_type,
     make_modifiers,
     new_relation_name,
 )
 from sqlft.query.plan import StreamPlan, join_value_lists
-from sqlft.query.scope import ModelScan, ScanRemover, add_ctes, drop_schema, leaves, select
+from sqlft.query.scope import ModelScan, ScanRemover, add_ctes, drop_schema, hide_columns, leaves, select
 from sqlft.sql.names import quote_name
 
 FIRST_ROWS, MAX_ROWS = 64, 16384
