@@ -165,6 +165,13 @@ class InferenceRun:
                 return
             self._step(max(1, most))
 
+    def forget_answers(self, start: int) -> None:
+        """Let go of the answers from prompt `start` on, which were read; errors are shown at the end."""
+        for i in range(start, len(self.answers)):
+            answer = self.answers[i]
+            if isinstance(answer, str) or (answer is not None and answer.error is None):
+                self.answers[i] = ""
+
     def read_cache(self) -> bool:
         """Fill in what the cache knows of the first prompts; whether that is all there are."""
         self._look_up(0)

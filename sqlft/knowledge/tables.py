@@ -1,4 +1,4 @@
-"""Where a knowledge base keeps its texts: three tables in the user's DuckDB file, and how they are read.
+"""Where a knowledge base keeps its texts: four tables in the user's DuckDB file, how they are made, and how read.
 
 All of them are written in the user's own transaction.  They have no keys and no indexes: DuckDB checks those too
 eagerly for rows that are replaced, and none is needed by a search that reads everything.
@@ -10,26 +10,63 @@ how they are chunked), and `m_<name>` for each metadata column, of its own type.
 yet), `length` INTEGER (its number of words, in the sense of `words`).
 
 `words`: `word` VARCHAR (stemmed), `chunk`, `count` INTEGER.
+
+`state`: one row, `next_doc`, `next_chunk`, and `model` and `dimension` of the vectors, NULL until there is one.  Each
+transaction that writes changes this row first: so no two write at once, and DuckDB says so to the second.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import NamedTuple, TypeVar
+
+import duckdb
+
 from sqlft.catalog.records import KnowledgeBase
+from sqlft.errors import CatalogError
 from sqlft.sql.names import quote_name
 
 SCHEMA = "sqlft_knowledge"
 METADATA_PREFIX = "m_"
+TABLES = ("documents", "chunks", "words", "state")
+RETRY_SECONDS = 30.0
+"""How long a statement waits for another connection that writes into the same knowledge base."""
+T = TypeVar("T")
+
+
+class StoredState(NamedTuple):
+    """What is known of the stored vectors: the digest of the model that made them, and how many numbers they have."""
+
+    model: str | None
+    dimension: int | None
+
+
+class Counts(NamedTuple):
+    """How much there is; `waiting` are chunks without a vector."""
+
+    documents: int = 0
+    chunks: int = 0
+    waiting: int = 0
 
 
 def table_name(base: KnowledgeBase, table: str) -> str:
-    """The quoted name of one of its tables: documents, chunks or words.
+    """The quoted name of one of its tables: documents, chunks, words or state.
 
     >>> from sqlft.catalog.records import ModelKey
-    >>> table_name(KnowledgeBase(ModelKey("docs")), "chunks")
-    'sqlft_knowledge."mindsdb.docs.chunks"'
+    >>> table_name(KnowledgeBase(ModelKey("docs"), storage="shop"), "chunks")
+    '"shop".sqlft_knowledge."mindsdb.docs.chunks"'
     """
     database = "" if base.storage is None else f"{quote_name(base.storage)}."
-    return f"{database}{SCHEMA}.{quote_name(f'{base.key.project}.{base.key.name}.{table}'.lower())}"
+    return f"{database}{SCHEMA}.{quote_name(_plain_name(base, table))}"
+
+
+def _plain_name(base: KnowledgeBase, table: str) -> str:
+    return f"{base.key.project}.{base.key.name}.{table}".lower()
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def visible_columns(base: KnowledgeBase) -> tuple[str, ...]:
@@ -37,14 +74,173 @@ def visible_columns(base: KnowledgeBase) -> tuple[str, ...]:
     return ("id", "chunk_id", "chunk_content", "metadata", *base.metadata_columns)
 
 
-def visible_chunks_sql(base: KnowledgeBase) -> str:
-    """A query for all chunks: `chunk`, and the columns of `visible_columns`."""
+def visible_chunks_sql(base: KnowledgeBase, *, join: str = "JOIN") -> str:
+    """A query for all chunks: `chunk`, `doc`, and the columns of `visible_columns`; for tables that are there.
+
+    With `join` RIGHT JOIN documents without a chunk have a row, too.
+    """
     columns = [quote_name(name) for name in base.metadata_columns]
     stored = [f"d.{quote_name(METADATA_PREFIX + name)}" for name in base.metadata_columns]
     packed = ", ".join(f"{name} := {value}" for name, value in zip(columns, stored, strict=True))
     metadata = f"to_json(struct_pack({packed}))" if packed else "'{}'::JSON"
     shown = "".join(f", {value} AS {name}" for name, value in zip(columns, stored, strict=True))
     return (
-        f"SELECT c.chunk, d.id, c.chunk_id, c.content AS chunk_content, {metadata} AS metadata{shown} "
-        f"FROM {table_name(base, 'chunks')} AS c JOIN {table_name(base, 'documents')} AS d USING (doc)"
+        f"SELECT c.chunk, d.doc, d.id, c.chunk_id, c.content AS chunk_content, {metadata} AS metadata{shown} "
+        f"FROM {table_name(base, 'chunks')} AS c {join} {table_name(base, 'documents')} AS d ON d.doc = c.doc"
     )
+
+
+def empty_chunks_sql(base: KnowledgeBase) -> str:
+    """What stands for `visible_chunks_sql` where the tables are not there: the same columns, and no row."""
+    names = ("chunk", "doc", *visible_columns(base))
+    kinds = {"chunk": "BIGINT", "doc": "BIGINT", "metadata": "JSON"}
+    columns = ", ".join(f"NULL::{kinds.get(name, 'VARCHAR')} AS {quote_name(name)}" for name in names)
+    return f"SELECT {columns} WHERE false"
+
+
+def are_there(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> bool:
+    """Whether its tables exist, as this transaction sees it: they come with the first rows."""
+    query = (
+        "SELECT 1 FROM duckdb_tables() WHERE schema_name = ? AND table_name = ?"
+        " AND lower(database_name) = lower(coalesce(?, current_database()))"
+    )
+    return con.execute(query, [SCHEMA, _plain_name(base, "state"), base.storage]).fetchone() is not None
+
+
+def read_state(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> StoredState:
+    """What is known of the vectors; nothing where the tables are not there."""
+    if not are_there(con, base):
+        return StoredState(None, None)
+    row = con.execute(f"SELECT model, dimension FROM {table_name(base, 'state')}").fetchone()
+    return StoredState(*row) if row else StoredState(None, None)
+
+
+def count_rows(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> Counts:
+    """Documents, chunks and those of them that wait; of words alone nothing waits."""
+    if not are_there(con, base):
+        return Counts()
+    waiting = "count(*) - count(vector)" if base.embedding_model is not None else "0"
+    row = con.execute(
+        f"SELECT (SELECT count(*) FROM {table_name(base, 'documents')}), count(*), {waiting}"
+        f" FROM {table_name(base, 'chunks')}"
+    ).fetchone()
+    return Counts(*row) if row else Counts()
+
+
+# -- transactions ------------------------------------------------------------------------------------------------------
+
+
+def is_in_transaction(con: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the user has a transaction open: two statements in autocommit have different ones."""
+    first, second = (con.execute("SELECT txid_current()").fetchone() for _ in range(2))
+    return first == second
+
+
+@contextmanager
+def open_transaction(con: duckdb.DuckDBPyConnection, *, is_own: bool) -> Iterator[None]:
+    """A transaction of its own, or the user's."""
+    if not is_own:
+        yield
+        return
+    con.execute("BEGIN")
+    try:
+        yield
+        con.execute("COMMIT")
+    except BaseException:
+        with suppress(duckdb.Error):  # a COMMIT that failed has ended it
+            con.execute("ROLLBACK")
+        raise
+
+
+def write(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, is_own: bool, action: Callable[[], T]) -> T:
+    """Run what writes, after a change of the row of `state`; waits for another connection that writes."""
+    end = time.monotonic() + RETRY_SECONDS
+    while True:
+        try:
+            with open_transaction(con, is_own=is_own):
+                if are_there(con, base):
+                    con.execute(f"UPDATE {table_name(base, 'state')} SET next_doc = next_doc")
+                return action()
+        except duckdb.TransactionException as e:
+            if "onflict" not in str(e):
+                raise
+            if not is_own or time.monotonic() > end:
+                raise CatalogError(
+                    f"Another connection writes into the knowledge base '{base.key}'.",
+                    "Run it again when that is done." if is_own else "ROLLBACK, and run it again when that is done.",
+                ) from e
+            time.sleep(0.02)
+
+
+# -- making ------------------------------------------------------------------------------------------------------------
+
+
+def create_tables(
+    con: duckdb.DuckDBPyConnection, base: KnowledgeBase, rows: str, id: str, columns: Sequence[str]
+) -> None:
+    """Make them where they are missing, with the types of `id` and of the metadata `columns` in the relation `rows`.
+
+    `columns` are those of the rows for `base.metadata_columns`, as SQL.
+    """
+    if are_there(con, base):
+        return
+    database = "" if base.storage is None else f"{quote_name(base.storage)}."
+    con.execute(f"CREATE SCHEMA IF NOT EXISTS {database}{SCHEMA}")
+    stored = "".join(
+        f", {column} AS {quote_name(METADATA_PREFIX + name)}"
+        for name, column in zip(base.metadata_columns, columns, strict=True)
+    )
+    documents = f"SELECT 0::BIGINT AS doc, {id} AS id, ''::VARCHAR AS digest{stored} FROM {rows} LIMIT 0"
+    con.execute(f"CREATE TABLE {table_name(base, 'documents')} AS {documents}")
+    chunks = "chunk BIGINT, doc BIGINT, chunk_id VARCHAR, content VARCHAR, vector FLOAT[1], length INTEGER"
+    con.execute(f"CREATE TABLE {table_name(base, 'chunks')} ({chunks})")
+    con.execute(f"CREATE TABLE {table_name(base, 'words')} (word VARCHAR, chunk BIGINT, count INTEGER)")
+    state = "SELECT 0::BIGINT AS next_doc, 0::BIGINT AS next_chunk, NULL::VARCHAR AS model, NULL::INTEGER AS dimension"
+    con.execute(f"CREATE TABLE {table_name(base, 'state')} AS {state}")
+
+
+def drop_tables(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> None:
+    """Remove them, where the database that holds them is attached."""
+    if are_there(con, base):
+        for table in TABLES:
+            con.execute(f"DROP TABLE IF EXISTS {table_name(base, table)}")
+
+
+def set_vectors(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, model: str | None, dimension: int) -> None:
+    """Give the chunks a column for vectors of this model, empty; None is no model yet."""
+    kind = f"FLOAT[{dimension}]"
+    con.execute(f"ALTER TABLE {table_name(base, 'chunks')} ALTER vector TYPE {kind} USING NULL::{kind}")
+    known = None if model is None else dimension
+    con.execute(f"UPDATE {table_name(base, 'state')} SET model = ?, dimension = ?", [model, known])
+
+
+def add_metadata(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, name: str, kind: str) -> None:
+    """A metadata column of documents, NULL in those that there are, unless there is one already."""
+    table, column = table_name(base, "documents"), quote_name(METADATA_PREFIX + name)
+    con.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {kind}")
+
+
+def metadata_types(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> dict[str, str]:
+    """The types of the stored documents' columns, by name: id, and m_<name> for metadata."""
+    relation = con.sql(f"SELECT * EXCLUDE (doc, digest) FROM {table_name(base, 'documents')} LIMIT 0")
+    return {name.lower(): str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
+
+
+def take_numbers(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, docs: int, chunks: int) -> tuple[int, int]:
+    """The first of so many new numbers of documents and of chunks."""
+    row = con.execute(
+        f"UPDATE {table_name(base, 'state')} SET next_doc = next_doc + ?, next_chunk = next_chunk + ?"
+        " RETURNING next_doc, next_chunk",
+        [docs, chunks],
+    ).fetchone()
+    assert row is not None
+    return row[0] - docs, row[1] - chunks
+
+
+def delete_chunks(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, condition: str) -> None:
+    """Delete the chunks that fulfil a condition on the columns of `chunks`, and their words."""
+    chunks = table_name(base, "chunks")
+    con.execute(
+        f"DELETE FROM {table_name(base, 'words')} WHERE chunk IN (SELECT chunk FROM {chunks} WHERE {condition})"
+    )
+    con.execute(f"DELETE FROM {chunks} WHERE {condition}")
