@@ -104,7 +104,7 @@ def are_there(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> bool:
         "SELECT 1 FROM duckdb_tables() WHERE schema_name = ? AND table_name = ?"
         " AND lower(database_name) = lower(coalesce(?, current_database()))"
     )
-    return con.execute(query, [SCHEMA, _plain_name(base, "state"), base.storage]).fetchone() is not None
+    return bool(con.execute(query, [SCHEMA, _plain_name(base, "state"), base.storage]).fetchall())
 
 
 def read_state(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> StoredState:

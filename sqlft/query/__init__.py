@@ -19,6 +19,7 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
+from sqlft.catalog.records import KnowledgeBase
 from sqlft.errors import NotSupported, StatementError, debug
 from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import ResolvedVersion, resolve
@@ -408,6 +409,13 @@ class Planner:
         if (model.key, number) not in self._resolved:
             self._resolved[model.key, number] = resolve(self._session, model.key, number)
         return self._statement_runs.override_prompt(self._resolved[model.key, number], alias)
+
+    def resolve_knowledge_base(self, schema: str, name: str) -> KnowledgeBase | None:
+        """See `NameResolver`."""
+        base = self._session.find_knowledge_base(name, schema or None) if self.is_model_name(name) else None
+        if base is not None:
+            self._registered_count += 1  # a query that only lists chunks reads something of ours, too
+        return base
 
     def resolve_table(self, catalog: str, schema: str, name: str) -> Node | None:
         """What stands for sqlft.<name>, for one of the tables of `mindsdb`, or for a view of ours."""

@@ -14,10 +14,12 @@ from typing import Protocol
 
 import duckdb
 
+from sqlft.catalog.records import KnowledgeBase
 from sqlft.errors import NotSupported, StatementError
 from sqlft.inference.resolve import ResolvedVersion
 from sqlft.query import ast
 from sqlft.query.ast import Node
+from sqlft.query.retrieval import KnowledgeScan, NamesOfBlock, bind_search, list_chunks
 from sqlft.query.scope import (
     BoundQuery,
     ColumnUse,
@@ -50,6 +52,9 @@ class NameResolver(Protocol):
     def resolve_model(self, schema: str, name: str, number: int | None, alias: str) -> ResolvedVersion | None:
         """The version of a model that a name in FROM means."""
 
+    def resolve_knowledge_base(self, schema: str, name: str) -> KnowledgeBase | None:
+        """The knowledge base that a name in FROM means."""
+
     def resolve_table(self, catalog: str, schema: str, name: str) -> Node | None:
         """What stands in the place of a view over models or of one of sqlft's tables."""
 
@@ -80,10 +85,14 @@ class Binder:
         self._visit(tree, None, (), None)
         for block in self.blocks:
             self._read_conditions(block)
-        for scan in self.scans:
+        for scan in [s for s in self.scans if isinstance(s, KnowledgeScan)]:
             self._find_uses(scan)
-        for scan in self.scans:
-            self._bind_scan(scan)
+            self._bind_knowledge_base(scan)
+        models = [s for s in self.scans if isinstance(s, ModelScan)]
+        for model in models:
+            self._find_uses(model)
+        for model in models:
+            self._bind_scan(model)
         for scan in self.scans:
             scan.is_read = scan.is_read and self._is_read(scan, tree)
         return BoundQuery(tree, self.scans, self.blocks, self._readers)
@@ -157,6 +166,9 @@ class Binder:
             return
         resolved = None if catalog else self._names.resolve_model(schema, plain, number, node.get("alias", "") or plain)
         if resolved is None:
+            base = None if catalog else self._names.resolve_knowledge_base(schema, plain)
+            if base is not None:
+                self._add_knowledge_base(node, base, number, block)
             return
         if block is None or node.get("column_name_alias"):
             raise NotSupported(
@@ -166,6 +178,19 @@ class Binder:
             raise NotSupported("A model has no rows to sample.", "Sample the table that it is joined to.")
         alias = node.get("alias", "") or resolved.model.key.name
         self._add_scan(ModelScan(len(self.scans), node, alias, block, resolved=resolved))
+
+    def _add_knowledge_base(
+        self, node: Node, base: KnowledgeBase, number: int | None, block: QueryBlock | None
+    ) -> None:
+        name = base.key.name
+        if number is not None:
+            raise NotSupported(f"The knowledge base '{name}' has no versions.", f"Read {name}.")
+        if block is None or node.get("column_name_alias"):
+            raise NotSupported(
+                "The columns of a knowledge base cannot be renamed in its alias.",
+                "Rename them in the SELECT: docs.chunk_content AS text.",
+            )
+        self._add_scan(KnowledgeScan(len(self.scans), node, node.get("alias", "") or name, block, base=base))
 
     def _add_scan(self, scan: Scan) -> None:
         self.scans.append(scan)
@@ -236,7 +261,9 @@ class Binder:
                 scan.shows_all_columns = True
                 scan.rows.append(node)
             elif (
-                names[0] in columns and names[0] not in parameters and not self._is_other_column(names[0], nested, scan)
+                names[0] in columns
+                and names[0] not in parameters
+                and not self._is_other_column(names[0], nested, scan, any_column=scan.hides_inputs)
             ):
                 scan.uses.append(ColumnUse(node, names[0], False))
 
@@ -312,9 +339,52 @@ class Binder:
                 scan.bindings[name] = self._bind_same_name(scan, name, path)
         self._bind_shared_outputs(scan, path)
 
+    def _bind_knowledge_base(self, scan: KnowledgeScan) -> None:
+        """Read what is searched for; without that, the base is a query for all of its chunks."""
+        path = find_join_path(scan.block.node["from_table"], scan.node)
+        if path is None:
+            raise NotSupported(f"The {scan.title} stands where only a table can.", "Read it in a SELECT: … FROM docs.")
+        self._check_joins(scan, path)
+        shared = self._bind_shared(scan, "content", path)
+        self._bind_shared_outputs(scan, path)
+        names = NamesOfBlock(
+            self._con,
+            lambda column: self._find_alias(column, scan.block),
+            self.scans,
+            lambda message, next_step: self._make_error(scan, message, next_step),
+        )
+        if not bind_search(scan, names, shared):
+            self.scans.remove(scan)
+            scan.block.scans.remove(scan)
+            sample = {k: v for k, v in scan.node.items() if k == "sample"}
+            scan.node.clear()
+            scan.node.update({**list_chunks(self._con, scan.base), "alias": scan.alias, **sample})
+            return
+        if scan.node.get("sample"):
+            raise NotSupported("What a search finds cannot be sampled here.", "Sample a query around it.")
+        for binding in scan.bindings.values():
+            for join, side in path:
+                if join is binding.holder and self._reads_other_side(scan, binding, join, side):
+                    self._check_preserved(scan, "content", join, side)
+
+    def _find_alias(self, column: Node, block: QueryBlock) -> str | None:
+        """The relation of a block that a column is of; None for one of a query around it."""
+        first, bare = column["column_names"][0].lower(), len(column["column_names"]) == 1
+        for leaf in leaves(block.node.get("from_table")):
+            scan = next((s for s in block.scans if s.node is leaf), None)
+            alias = (scan.alias if scan is not None else ast.alias_of(leaf)).lower()
+            if alias == first if not bare else first in self._leaf_columns(leaf, block):
+                return alias
+        return None
+
     def _check_joins(self, scan: Scan, path: list[tuple[Node, str]]) -> None:
         for join, _ in path:
             direct = join is path[-1][0]
+            if scan.hides_inputs and direct and join.get("ref_type") == "NATURAL":
+                raise NotSupported(
+                    f"The {scan.title} cannot be joined with NATURAL JOIN.",
+                    f"Write ON {scan.alias}.content = table.column.",
+                )
             if join.get("ref_type") == "POSITIONAL" or (direct and join.get("ref_type") == "ASOF"):
                 kind = str(join["ref_type"])
                 raise NotSupported(
@@ -433,7 +503,7 @@ class Binder:
         if kind == "SUBQUERY" and node.get("subquery_type") == "ANY" and _is_input(node.get("child"), mine):
             query = node["subquery"]["node"]
             if node.get("comparison_type") in EQUALITY_TYPES and not scan.find_uses_in(query):
-                listed = _array_items(query)
+                listed = ast.array_items(query)
                 return InputBinding([], query) if listed is None else InputBinding(listed)
         if kind == "FUNCTION" and node.get("function_name") == "contains":
             looked_into, item = ast.arguments(node)
@@ -543,18 +613,6 @@ def _is_input(node: Node | None, mine: set[int]) -> bool:
     while node is not None and node.get("class") == "CAST":
         node = node["child"]
     return node is not None and id(node) in mine
-
-
-def _array_items(query: Node) -> list[Node] | None:
-    """The values of `= ANY ([a, b])`, which DuckDB reads as a query over them."""
-    items = query.get("select_list", [])
-    if len(items) != 1 or (query.get("from_table") or {}).get("type", "EMPTY") != "EMPTY" or query.get("where_clause"):
-        return None
-    unnest = items[0]
-    if unnest.get("function_name") != "unnest" or len(ast.arguments(unnest)) != 1:
-        return None
-    listed = ast.arguments(unnest)[0]
-    return ast.arguments(listed) or None if listed.get("function_name") == "list_value" else None
 
 
 def _disjuncts(node: Node) -> list[Node]:

@@ -18,9 +18,11 @@ import pyarrow as pa
 from sqlft.data.prompts import is_nested_type, prompt_text_sql
 from sqlft.errors import NotSupported, StatementError
 from sqlft.inference.statement_runs import PromptTable, StatementRuns
+from sqlft.knowledge.search import FOUND
 from sqlft.query import ast
 from sqlft.query.ast import Node
-from sqlft.query.plan import PushedLimit, QueryPlan, build_input_query, push_limit
+from sqlft.query.plan import PushedLimit, QueryPlan, build_input_query, make_plan, push_limit
+from sqlft.query.retrieval import KnowledgeScan, Search, SearchStep, build_search_options
 from sqlft.query.scope import (
     Condition,
     ModelScan,
@@ -98,6 +100,8 @@ class Execution:
         self.session, self.statement_runs, self.plan, self.text, self.dry = session, statement_runs, plan, text, dry
         self.reads_inputs = not dry
         """Whether input rows are fetched; EXPLAIN does, and asks nothing."""
+        self.searches: list[SearchStep] = []
+        """Knowledge bases that were searched."""
         self.casts: dict[str, str] = {}
         """By registered relation: the query that gives its columns their types.
 
@@ -108,6 +112,9 @@ class Execution:
             for s in plan.bound.scans
             if isinstance(s, ModelScan)
         }
+        for scan in plan.bound.scans:
+            if isinstance(scan, KnowledgeScan):
+                build_search_options(scan, statement_runs)
         statement_runs.check_using()
         detailed = [s.number for s in plan.bound.scans if any(n.endswith(DETAIL_SUFFIXES) for n in s.outputs)]
         for prompts in self.prompt_tables.values():
@@ -122,14 +129,63 @@ class Execution:
 
     def ask_models(self) -> Iterator[ModelStep]:
         """Ask the models one after the other; yields each when its prompts are known, before it is asked."""
+        self.search_first()
         if self.reads_inputs:
             self._keep_volatile_rows()
         unasked = {s.number for s in self.plan.order}
         for scan in self.plan.order:
-            step = self.read_prompts(scan, unasked)
-            yield step
-            self.put_answers(step)
+            if isinstance(scan, ModelScan):
+                step = self.read_prompts(scan, unasked)
+                yield step
+                self.put_answers(step)
+            elif isinstance(scan, KnowledgeScan):
+                self._search(scan, unasked)
             unasked.discard(scan.number)
+
+    def search_first(self) -> None:
+        """Search the knowledge bases that need no model's answer; their chunks are tables to the plan then."""
+        bound = self.plan.bound
+        if all(isinstance(s, ModelScan) for s in bound.scans):
+            return
+        if self.reads_inputs:
+            self._keep_volatile_rows()
+        unasked = {s.number for s in self.plan.order}
+        for scan in list(itertools.takewhile(lambda s: isinstance(s, KnowledgeScan), self.plan.order)):
+            if isinstance(scan, KnowledgeScan):
+                self._search(scan, unasked)
+            unasked.discard(scan.number)
+            bound.scans.remove(scan)
+            scan.block.scans.remove(scan)
+        self.plan = make_plan(bound, streams=self.plan.streams)
+
+    def _search(self, scan: KnowledgeScan, unasked: set[int]) -> None:
+        """Search a knowledge base for the distinct inputs of the query, and put a relation of chunks in its place."""
+        import pyarrow.compute as pc
+
+        inputs, query, types = self._read_input_rows(scan, None, unasked)
+        search = Search(self.session, self.statement_runs, scan, types)
+        asks = self.reads_inputs and not self.dry and scan.is_read and inputs.num_rows
+        found = search.find(inputs) if asks else FOUND.empty_table()
+        found_name = register_table(self.session, found)
+        rows = int(pc.sum(inputs.column("n")).as_py() or 0)
+        self.searches.append(SearchStep(scan, search, query, rows, inputs, found.num_rows))
+        key_columns = dict(zip(scan.inputs, _key_columns(scan), strict=True))
+        joined = {name for name in scan.inputs if self._is_joined(scan, name)}
+        columns: dict[str, pa.Array | pa.ChunkedArray] = {"question_": pa.array(range(inputs.num_rows), pa.int64())}
+        shown = {}
+        for j, name in enumerate(scan.inputs):
+            if name in joined:
+                columns[key_columns[name]] = inputs.column(f"k{j}")
+            if name in scan.find_shown_inputs():
+                columns[scan.shown_column(name)] = inputs.column(f"k{j}")
+                shown[scan.shown_column(name)] = types[j]
+        if scan.shows_context:
+            columns[scan.context_column] = search.contexts(found_name, inputs.num_rows)
+        kept = [c for c in columns if c not in shown and c != "question_"]
+        keys_name = register_table(self.session, pa.table(columns))
+        name = new_relation_name()
+        self.casts[name] = search.relation_sql(found_name, keys_name, shown, kept)
+        self._replace(scan, ast.registered_table(name, scan.alias), types, joined, limited=False)
 
     def final_sql(self) -> str:
         """The query with relations of answers in the models' places."""
@@ -289,15 +345,16 @@ class Execution:
             binding = scan.bindings[name]
             bound = [c for c in block.conditions if c in binding.conditions]
             equal = self._make_equality(scan, j, kinds[j]) if name in joined else None
-            for condition in bound:
-                if equal is None:
+            for i, condition in enumerate(bound):
+                if equal is None or i:
                     block.conditions.remove(condition)
                 else:
                     condition.node = equal
             if not bound and equal is not None:
                 holder = binding.holder if binding.holder is not None else block.node
                 block.conditions.append(Condition(equal, holder))
-        hide_columns(scan, [k for n, k in zip(scan.inputs, _key_columns(scan), strict=True) if n in joined])
+        keys = [k for n, k in zip(scan.inputs, _key_columns(scan), strict=True) if n in joined]
+        hide_columns(scan, [*keys, *scan.extra_columns])
         scan.node.clear()
         scan.node.update(relation)
         if limited and path and path[-1][0].get("join_type") == "LEFT":
@@ -386,8 +443,8 @@ def _name_columns(plan: QueryPlan) -> None:
     """Give columns that have no alias the name that their text would have given them, before the text changes."""
     changed = {id(s.node) for s in plan.bound.scans}
     for scan in plan.bound.scans:
-        hidden = {n.lower() for n, b in scan.bindings.items() if b.is_hidden}
-        changed |= {id(u.node) for u in scan.uses if u.qualified and u.column in hidden}
+        hidden = {n.lower() for n in scan.find_hidden_columns()}
+        changed |= {id(u.node) for u in scan.uses if (u.qualified or scan.hides_inputs) and u.column in hidden}
         changed |= {id(n) for n in scan.rows}
     for block in plan.bound.blocks:
         for item in block.node["select_list"]:

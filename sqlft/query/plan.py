@@ -25,6 +25,7 @@ from sqlft.query.scope import (
     is_filtering_join,
     join_laterally,
     leaves,
+    limit_and_offset,
     remove_scans,
     select,
     select_expression,
@@ -77,6 +78,8 @@ class QueryPlan:
     order: list[Scan]
     pushed_conditions: dict[int, list[Node]]
     """By block: conditions of the queries around it that hold for its rows too."""
+    streams: bool = False
+    """Whether rows may be returned slice by slice."""
     stream: StreamPlan | None = None
 
     def __str__(self) -> str:
@@ -88,7 +91,8 @@ class QueryPlan:
         for scan in self.order:
             inputs = ", ".join(f"{n} := {_format_trees(b.trees)}" for n, b in scan.bindings.items())
             where = build_input_query(scan, self, {s.number for s in self.order}).where
-            asked = "ask" if scan.is_read else "do not ask"
+            verb = "ask" if isinstance(scan, ModelScan) else "search"
+            asked = verb if scan.is_read else f"do not {verb}"
             below = f" where {' AND '.join(ast.expression_sql(c) for c in where)}" if where else ""
             lines.append(f"{asked} {scan.key} ({inputs}){below}")
         lines.append("answer slice by slice" if self.stream is not None else "answer as a whole")
@@ -101,7 +105,7 @@ def _format_trees(trees: Sequence[Node]) -> str:
 
 def make_plan(bound: BoundQuery, *, streams: bool) -> QueryPlan:
     """The plan of a bound query; with `streams` its rows may be returned slice by slice."""
-    plan = QueryPlan(bound, _order_scans(bound), {})
+    plan = QueryPlan(bound, _order_scans(bound), {}, streams)
     for block in bound.blocks:
         plan.pushed_conditions[id(block.node)] = _push_conditions(block, bound)
     if streams and bound.scans:
@@ -124,7 +128,8 @@ def _order_scans(bound: BoundQuery) -> list[Scan]:
                 "The models of this query wait for each other's answers.",
                 next_step="Let one of them take its inputs from a table.",
             )
-        best = max(ready, key=lambda s: (_count_levels(s.block), -s.number))
+        # Knowledge bases first: they are quick, and may leave rows without a chunk.
+        best = max(ready, key=lambda s: (not isinstance(s, ModelScan), _count_levels(s.block), -s.number))
         order.append(best)
         left.remove(best)
     return order
@@ -371,14 +376,6 @@ def _order_target(expression: Node, node: Node) -> Node | None:
     return expression
 
 
-def limit_and_offset(node: Node) -> tuple[Node | None, Node | None] | None:
-    """LIMIT and OFFSET as expressions; None where there is none, or one of percents."""
-    limit = ast.modifier(node, "LIMIT")
-    if limit is None or limit.get("limit_type", "ROW_COUNT") != "ROW_COUNT":
-        return None
-    return limit.get("limit"), limit.get("offset")
-
-
 def has_limit(node: Node) -> bool:
     """Whether a SELECT has LIMIT or OFFSET of any kind."""
     return ast.modifier(node, "LIMIT") is not None or ast.modifier(node, "LIMIT_PERCENT") is not None
@@ -416,6 +413,8 @@ def _plan_stream(plan: QueryPlan) -> StreamPlan | None:
     if place is None:
         return None
     block, levels = place
+    if not all(isinstance(s, ModelScan) for s in bound.scans):
+        return None
     scans = [s for s in plan.order if s.block is block and isinstance(s, ModelScan)]
     if not scans or not all(_is_plain_join(s) for s in scans):
         return None

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import duckdb
 
@@ -85,6 +85,9 @@ class QueryBlock:
 class Scan(ABC):
     """A relation of ours in a FROM clause, which has rows for each combination of its inputs."""
 
+    hides_inputs: ClassVar[bool] = False
+    """Whether stars do not show its inputs, and tables' columns of the names of all of its columns go before."""
+
     number: int
     node: Node
     """Its place in the tree."""
@@ -147,6 +150,21 @@ class Scan(ABC):
     def shown_column(self, name: str) -> str:
         """The column in which an input's values stand: its own, or the hidden one where a table has one so named."""
         return self.hidden_column(name) if self.bindings[name].is_hidden else name
+
+    def find_hidden_columns(self) -> dict[str, str]:
+        """Columns that are read under another name than that in which they stand, and that one."""
+        shown = self.find_shown_inputs()
+        return {n: self.hidden_column(n) for n, b in self.bindings.items() if b.is_hidden and n in shown}
+
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """The columns of the alias as a row."""
+        return (*self.inputs, *self.outputs)
+
+    @property
+    def extra_columns(self) -> tuple[str, ...]:
+        """Columns of what stands in its place that nobody sees."""
+        return ()
 
     def find_shown_inputs(self) -> list[str]:
         """Inputs whose values the result may show."""
@@ -309,6 +327,14 @@ def is_filtering_join(join: Node, scan: Scan, path: Sequence[tuple[Node, str]]) 
     return kind == "INNER" or (kind == "LEFT" and any(j is join and side == "right" for j, side in path))
 
 
+def limit_and_offset(node: Node) -> tuple[Node | None, Node | None] | None:
+    """LIMIT and OFFSET as expressions; None where there is none, or one of percents."""
+    limit = ast.modifier(node, "LIMIT")
+    if limit is None or limit.get("limit_type", "ROW_COUNT") != "ROW_COUNT":
+        return None
+    return limit.get("limit"), limit.get("offset")
+
+
 @dataclass
 class BoundQuery:
     """A tree and the models in it."""
@@ -334,20 +360,22 @@ def drop_schema(tree: Node, alias: str) -> None:
 
 def hide_columns(scan: Scan, keys: Sequence[str]) -> None:
     """Let stars, rows and qualified names see what the model shows, and nothing else."""
-    hidden = {
-        n: scan.hidden_column(n) for n, b in scan.bindings.items() if b.is_hidden and n in scan.find_shown_inputs()
-    }
+    hidden = scan.find_hidden_columns()
     for use in scan.uses:
         name = next((n for n in hidden if n.lower() == use.column), None)
-        if use.qualified and name is not None:
-            use.node["column_names"][1] = hidden[name]
+        if name is not None and (use.qualified or scan.hides_inputs):
+            use.node["column_names"][: 1 + use.qualified] = [scan.alias, hidden[name]]
     for node in scan.rows:
-        names = [(n, hidden.get(n, n)) for n in scan.inputs] + [(n, n) for n in scan.outputs]
+        names = [(n, hidden.get(n, n)) for n in scan.row_columns]
         fields = ", ".join(f"{quote_name(n)} := {quote_name(scan.alias)}.{quote_name(c)}" for n, c in names)
         struct = ast.expression(f"struct_pack({fields})")
         alias = node.get("alias", "")
         node.clear()
         node.update({**struct, "alias": alias})
+    if scan.hides_inputs:
+        for star in scan.stars:
+            _exclude_from_star(star, [*keys, *hidden.values()])
+        return
     leads = [n for n in hidden if scan.bindings[n].is_shown_by_star]
     for star in scan.stars:
         if leads and not star.get("relation_name"):

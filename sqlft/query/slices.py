@@ -104,9 +104,9 @@ def find_spooled_tables(run: Execution, stream: StreamPlan) -> list[SpooledTable
 def _all_columns_sql(run: Execution, stream: StreamPlan, leaf: Node, relation: Node | None) -> str:
     """SELECT alias.* FROM the tables; that of a single one is written by hand, which is quicker."""
     if relation is not None and ast.is_table(relation):
-        parts = [p for p in ast.table_name(relation) if p]
+        parts = [p for p in ast.table_name(relation) if p and p not in run.casts]
         is_plain = not any(relation.get(k) for k in ("sample", "column_name_alias", "at_clause"))
-        if is_plain and parts[-1].lower() not in {e["key"].lower() for e in stream.block.ctes}:
+        if is_plain and parts and parts[-1].lower() not in {e["key"].lower() for e in stream.block.ctes}:
             return f"SELECT * FROM {'.'.join(map(quote_name, parts))}"
     query = add_ctes(select("x.*", relation), stream.block.ctes)
     query["select_list"][0]["relation_name"] = leaf["alias"]
@@ -591,13 +591,14 @@ class SlicedQuery:
 
 def slice_query(run: Execution) -> SlicedQuery | None:
     """A query answered slice by slice, its other models asked already; None if it cannot be."""
+    run.search_first()
     stream = run.plan.stream
     tables = find_spooled_tables(run, stream) if stream is not None else None
     if stream is None or tables is None:
         return None
     unasked = {s.number for s in run.plan.order}
     for scan in run.plan.order:
-        if scan not in stream.stages:
+        if isinstance(scan, ModelScan) and scan not in stream.stages:
             run.put_answers(run.read_prompts(scan, unasked))
             unasked.discard(scan.number)
     return SlicedQuery(run, stream, tables)
