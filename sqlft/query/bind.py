@@ -94,7 +94,7 @@ class Binder:
         for model in models:
             self._bind_scan(model)
         for scan in self.scans:
-            scan.is_read = scan.is_read and self._is_read(scan, tree)
+            scan.is_read = scan.gives_rows or self._is_read(scan, tree)
         return BoundQuery(tree, self.scans, self.blocks, self._readers)
 
     # -- finding -----------------------------------------------------------------------------------------------

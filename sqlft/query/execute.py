@@ -282,10 +282,10 @@ class Execution:
         values = "".join(f", first(v{j}) AS v{j}" for j in kept)
         texts = ", ".join(f"decode(b{j}) AS k{j}" for j in count)
         groups = ", ".join(f"b{j}" for j in count)
-        inner = f"SELECT *, {keys} FROM ({self.to_sql(body)}) AS rows_"
-        query = f"SELECT {texts}{values}, count(*) AS n FROM ({inner}) AS keys_ GROUP BY {groups}"
-        if not self.reads_inputs:
-            query += " HAVING false"
+        place, order = (", row_number() OVER () AS place_", " ORDER BY min(place_)") if scan.gives_rows else ("", "")
+        inner = f"SELECT *, {keys}{place} FROM ({self.to_sql(body)}) AS rows_"
+        having = "" if self.reads_inputs else " HAVING false"
+        query = f"SELECT {texts}{values}, count(*) AS n FROM ({inner}) AS keys_ GROUP BY {groups}{having}{order}"
         table = self.session.con.sql(query).to_arrow_reader(100_000).read_all()
         return table, query, kinds
 

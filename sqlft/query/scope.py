@@ -139,6 +139,11 @@ class Scan(ABC):
         """Its columns that are no inputs."""
 
     @property
+    def gives_rows(self) -> bool:
+        """Whether it may have none or several rows for a combination of inputs, and not always one."""
+        return False
+
+    @property
     def columns(self) -> dict[str, str]:
         """All of its columns, by lower-case name."""
         return {n.lower(): n for n in (*self.inputs, *self.all_outputs)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from decimal import Decimal
 
@@ -393,7 +394,11 @@ class ConditionReader:
         node = self._block.node
         models = [s.node for s in self._block.scans if not isinstance(s, KnowledgeScan)]
         others = [n for n in leaves(node["from_table"]) if n is not self._scan.node and all(n is not m for m in models)]
-        if self._scan.gives_context or not ast.is_row_wise(node) or others:
+        if self._scan.gives_context or not ast.is_row_wise(node):
+            return
+        if ast.modifier(node, "ORDER") is None and (not others or self._block.outer is None):
+            self._order_by_place(node)
+        if others:
             return
         limit, offset = limit_and_offset(node) or (None, None)
         if limit is not None and not any(_has_columns(n) for n in (limit, offset) if n is not None):
@@ -402,11 +407,12 @@ class ConditionReader:
             ]
             least = DEFAULT_K if models else 1
             self._scan.limit = max(least, sum(int(str(n or 0)) for n in most))
-        if ast.modifier(node, "ORDER") is None:
-            place = ast.column(self._scan.alias, self._scan.place_column)
-            order = {**ast.parse_cached("SELECT 1 ORDER BY 1")["modifiers"][0]}
-            order["orders"] = [{**order["orders"][0], "expression": place}]
-            node["modifiers"] = [order, *node.get("modifiers", [])]
+
+    def _order_by_place(self, node: Node) -> None:
+        """Rows that nobody orders are in the order of the texts, the best chunks of each first."""
+        order = deepcopy(ast.parse_cached("SELECT 1 ORDER BY 1")["modifiers"][0])
+        order["orders"][0]["expression"] = ast.column(self._scan.alias, self._scan.place_column)
+        node["modifiers"] = [order, *node.get("modifiers", [])]
 
 
 def bind_search(scan: KnowledgeScan, names: NamesOfBlock, shared: InputBinding | None) -> bool:

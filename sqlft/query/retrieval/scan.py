@@ -140,6 +140,10 @@ class KnowledgeScan(Scan):
         return ("context",) if self.gives_context else (*self.chunk_columns, "context")
 
     @property
+    def gives_rows(self) -> bool:
+        return not self.gives_context
+
+    @property
     def chunk_columns(self) -> tuple[str, ...]:
         """What a star shows."""
         return (*visible_columns(self.base), *RANKING_COLUMNS)
