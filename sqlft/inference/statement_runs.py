@@ -126,7 +126,7 @@ class StatementRuns:
     def __init__(self, session: Session, cache: Cache, using: Mapping[str, object], statement: str) -> None:
         self._session, self._cache, self._using = session, cache, using
         self._statement = (uuid.uuid4().hex, redact_statement(statement))
-        self._prompt_tables: dict[tuple[VersionKey, str], PromptTable] = {}
+        self._prompt_tables: dict[tuple[VersionKey, Prompt, str], PromptTable] = {}
         self._accepted_names: dict[str, set[str]] = {}
         self._used_names: set[str] = set()
         self._limits: Budget | None = None
@@ -139,16 +139,21 @@ class StatementRuns:
             return resolved
         return dataclasses.replace(resolved, prompt=Prompt(str(template), resolved.prompt.system))
 
-    def prompt_table(self, resolved: ResolvedVersion, alias: str) -> PromptTable:
-        """The prompt table of a version; two references with the same options share one."""
+    def prompt_table(
+        self, resolved: ResolvedVersion, alias: str, more: Mapping[str, object] | None = None
+    ) -> PromptTable:
+        """The prompt table of a version; two references with the same options share one.
+
+        `more` are options that go over those of USING.
+        """
         engine_name = self._options_of_alias(alias).get("serve", self._using.get("serve"))
         if isinstance(engine_name, str):
             resolved = serve_with_engine(self._session, resolved, engine_name)
-        given = self._options_for(resolved, alias)
+        given = {**self._options_for(resolved, alias), **(more or {})}
         settings = build_options(QuerySettings, pick_options(given, QuerySettings), "This query")
         handlers_own = option_names(type(resolved.handler).predict_options)
         handler_options = {k: v for k, v in given.items() if k in handlers_own or k not in option_names(QuerySettings)}
-        key = (resolved.version.key, repr(sorted(given.items())))
+        key = (resolved.version.key, resolved.prompt, repr(sorted(given.items())))
         if key not in self._prompt_tables:
             options = resolved.predict_options(handler_options)
             limits = self._limits_for(alias)

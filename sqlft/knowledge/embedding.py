@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from sqlft.catalog.records import KnowledgeBase, ModelKey
 from sqlft.errors import CatalogError, DataError, NotFound, NotSupported
+from sqlft.handler import HasEmbeddingPrefixes
 from sqlft.inference.resolve import ResolvedVersion, resolve
 from sqlft.inference.statement_runs import StatementRuns
 from sqlft.knowledge.tables import read_state
@@ -87,9 +88,20 @@ def require_same_model(session: Session, base: KnowledgeBase) -> ResolvedVersion
 
 
 def embed_texts(
-    session: Session, runs: StatementRuns, resolved: ResolvedVersion, texts: pa.Array | pa.ChunkedArray
+    session: Session,
+    runs: StatementRuns,
+    resolved: ResolvedVersion,
+    texts: pa.Array | pa.ChunkedArray,
+    *,
+    are_questions: bool = False,
 ) -> Embedded:
-    """A vector of length 1 for each text, equal ones asked for once; what was asked is not kept in memory."""
+    """A vector of length 1 for each text, equal ones asked for once; what was asked is not kept in memory.
+
+    Before the texts stands what the model was trained to have before texts, or before questions.
+    """
+    if isinstance(resolved.handler, HasEmbeddingPrefixes):
+        prefix = resolved.handler.embedding_prefixes(resolved.spec)[0 if are_questions else 1]
+        texts = pc.binary_join_element_wise(prefix, texts.cast(pa.large_string()), "") if prefix else texts
     table = runs.prompt_table(resolved, resolved.model.key.name)
     run, output = table.inference_run, resolved.outputs.names[0]
     start = len(run.answers)
