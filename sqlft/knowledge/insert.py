@@ -145,7 +145,7 @@ class _Insert:
         """Make the tables, or give those that there are the metadata columns that are new."""
         base, con = self._base, self._con
         metadata = [column or "NULL::VARCHAR" for column in self._columns.metadata]
-        if not tables.are_there(con, base):
+        if not tables.has_tables(con, base):
             tables.create_tables(con, base, f"{ROWS} AS r", self._id_expression(), metadata)
             return
         known = tables.stored_types(con, base)

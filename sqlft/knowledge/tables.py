@@ -98,7 +98,7 @@ def empty_chunks_sql(base: KnowledgeBase) -> str:
     return f"SELECT {columns} WHERE false"
 
 
-def are_there(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> bool:
+def has_tables(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> bool:
     """Whether its tables exist, as this transaction sees it: they come with the first rows."""
     query = (
         "SELECT 1 FROM duckdb_tables() WHERE schema_name = ? AND table_name = ?"
@@ -109,7 +109,7 @@ def are_there(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> bool:
 
 def read_state(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> StoredState:
     """What is known of the vectors; nothing where the tables are not there."""
-    if not are_there(con, base):
+    if not has_tables(con, base):
         return StoredState(None, None)
     row = con.execute(f"SELECT model, dimension FROM {table_name(base, 'state')}").fetchone()
     return StoredState(*row) if row else StoredState(None, None)
@@ -117,7 +117,7 @@ def read_state(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> StoredSta
 
 def count_rows(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> Counts:
     """Documents, chunks and those of them that wait; of words alone nothing waits."""
-    if not are_there(con, base):
+    if not has_tables(con, base):
         return Counts()
     waiting = "count(*) - count(vector)" if base.embedding_model is not None else "0"
     row = con.execute(
@@ -158,7 +158,7 @@ def write(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, is_own: bool, act
     while True:
         try:
             with open_transaction(con, is_own=is_own):
-                if are_there(con, base):
+                if has_tables(con, base):
                     con.execute(f"UPDATE {table_name(base, 'state')} SET next_doc = next_doc")
                 return action()
         except duckdb.TransactionException as e:
@@ -182,7 +182,7 @@ def create_tables(
 
     `columns` are those of the rows for `base.metadata_columns`, as SQL.
     """
-    if are_there(con, base):
+    if has_tables(con, base):
         return
     database = "" if base.storage is None else f"{quote_name(base.storage)}."
     con.execute(f"CREATE SCHEMA IF NOT EXISTS {database}{SCHEMA}")
@@ -201,7 +201,7 @@ def create_tables(
 
 def drop_tables(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> None:
     """Remove them, where the database that holds them is attached."""
-    if are_there(con, base):
+    if has_tables(con, base):
         for table in TABLES:
             con.execute(f"DROP TABLE IF EXISTS {table_name(base, table)}")
 

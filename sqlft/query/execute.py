@@ -164,8 +164,9 @@ class Execution:
 
         inputs, query, types = self._read_input_rows(scan, None, unasked)
         search = Search(self.session, self.statement_runs, scan, types)
-        asks = self.reads_inputs and not self.dry and scan.is_read and inputs.num_rows
-        found = search.find(inputs) if asks else FOUND.empty_table()
+        found = FOUND.empty_table()
+        if self.reads_inputs and scan.is_read and inputs.num_rows:
+            found = search.guess(inputs) if self.dry else search.find(inputs)
         found_name = register_table(self.session, found)
         rows = int(pc.sum(inputs.column("n")).as_py() or 0)
         self.searches.append(SearchStep(scan, search, query, rows, inputs, found.num_rows))

@@ -396,7 +396,8 @@ class ConditionReader:
         others = [n for n in leaves(node["from_table"]) if n is not self._scan.node and all(n is not m for m in models)]
         if self._scan.gives_context or not ast.is_row_wise(node):
             return
-        if ast.modifier(node, "ORDER") is None and (not others or self._block.outer is None):
+        is_hidden = any(ast.join_type(join) in ("SEMI", "ANTI") and side == "right" for join, side in self._path)
+        if ast.modifier(node, "ORDER") is None and not is_hidden and (not others or self._block.outer is None):
             self._order_by_place(node)
         if others:
             return

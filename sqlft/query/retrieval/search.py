@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sqlft.catalog.records import KnowledgeBase
 from sqlft.data.prompts import is_nested_type
-from sqlft.handler import estimate_tokens
-from sqlft.inference.statement_runs import StatementRuns
+from sqlft.handler import HasEmbeddingPrefixes, estimate_tokens
+from sqlft.inference.statement_runs import PromptTable, StatementRuns
+from sqlft.knowledge.embedding import resolve_embedding_model
 from sqlft.knowledge.search import DEFAULT_K, FOUND, SearchKind, SearchOptions, search_chunks
-from sqlft.knowledge.tables import are_there, empty_chunks_sql, visible_chunks_sql, visible_columns
+from sqlft.knowledge.tables import has_tables, empty_chunks_sql, visible_chunks_sql, visible_columns
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.retrieval.scan import (
@@ -48,7 +50,7 @@ def list_chunks(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> Node:
 
 def _chunks_sql(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> str:
     """A query for all chunks; one without rows where nothing was ever inserted."""
-    return visible_chunks_sql(base) if are_there(con, base) else empty_chunks_sql(base)
+    return visible_chunks_sql(base) if has_tables(con, base) else empty_chunks_sql(base)
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,18 @@ class SearchStep:
     inputs: pa.Table
     """The distinct inputs as texts: k0 …"""
     found: int
+    """How many chunks were found."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names of the columns by which what was found is known in DuckDB's plan."""
+        keys = (f"__sqlft_k{self.scan.number}_{j}" for j in range(len(self.scan.inputs)))
+        return frozenset([*FOUND.names, "question_", *keys, *self.scan.find_hidden_columns().values()])
+
+    def texts(self) -> pa.ChunkedArray:
+        """The distinct texts that are searched for."""
+        columns = [self.inputs.column(f"k{place}") for place in range(len(self.scan.texts))]
+        return pa.chunked_array([c for column in columns for c in column.chunks], pa.string()).unique().drop_null()
 
 
 def build_search_options(scan: KnowledgeScan, runs: StatementRuns) -> tuple[RetrievalSettings, SearchOptions]:
@@ -116,6 +130,29 @@ class Search:
                 {"question": question, "chunk": chunk, "rank": rank, "distance": distance, "relevance": relevance}
                 for rank, (chunk, (distance, relevance)) in enumerate(best)
             ]
+        return pa.Table.from_pylist(rows, FOUND)
+
+    def open_questions(self, texts: pa.ChunkedArray | None) -> PromptTable:
+        """The prompts of the embedding model, with these texts among them."""
+        resolved = resolve_embedding_model(self._session, self._scan.base)
+        prompts = self._runs.prompt_table(resolved, resolved.model.key.name)
+        if texts is not None and len(texts):
+            if isinstance(resolved.handler, HasEmbeddingPrefixes):
+                prefix = resolved.handler.embedding_prefixes(resolved.spec)[0]
+                texts = pc.binary_join_element_wise(prefix, texts.cast(pa.large_string()), "")
+            prompts.ids([texts])
+        return prompts
+
+    def guess(self, inputs: pa.Table) -> pa.Table:
+        """As many chunks for each row of inputs as there may be, for an estimate that asks no model."""
+        k = self.options.k
+        chunks = self._session.con.sql(f"SELECT chunk FROM ({_chunks_sql(self._session.con, self._scan.base)}) AS c_")
+        known = [row[0] for row in chunks.limit(max(1000, k)).fetchall()]
+        rows = [
+            {"question": question, "chunk": known[(question * k + rank) % len(known)], "rank": rank}
+            for question in range(inputs.num_rows)
+            for rank in range(min(k, len(known)))
+        ]
         return pa.Table.from_pylist(rows, FOUND)
 
     def _find_text(self, search: TextSearch, inputs: pa.Table, options: SearchOptions) -> pa.Table:
