@@ -44,6 +44,7 @@ from sqlft.handler.handlers import (
     Handler,
     LoadsAdapters,
     Predictor,
+    Reranker,
     Trainer,
     Vector,
 )
@@ -125,6 +126,7 @@ __all__ = [
     "RendersRows",
     "ReportStage",
     "Request",
+    "Reranker",
     "RowError",
     "RowPiece",
     "SamplingOptions",

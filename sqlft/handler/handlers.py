@@ -162,3 +162,11 @@ class Embedder(Handler):
     @abstractmethod
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
         """One vector a text, in order; a `Vector` tells what it cost."""
+
+
+class Reranker(Handler):
+    """A handler that tells how well texts answer a question."""
+
+    @abstractmethod
+    def rerank(self, pairs: Iterable[tuple[str, str]], model: ModelSpec, artifact: Artifact | None) -> Iterator[float]:
+        """A score between 0 and 1 for each (question, text), in order."""

@@ -25,6 +25,7 @@ from sqlft.handler import (
     Predictor,
     Progress,
     Request,
+    Reranker,
     RowError,
     SamplingOptions,
     read_options,
@@ -32,7 +33,7 @@ from sqlft.handler import (
 from sqlft.inference.background import BackgroundIterator
 from sqlft.inference.budget import CostTracker
 from sqlft.inference.cache import Cache, CacheRow, hash_prompt, hash_version
-from sqlft.inference.resolve import EmbeddingPredictor, ResolvedVersion, options_to_json
+from sqlft.inference.resolve import EmbeddingPredictor, RerankingPredictor, ResolvedVersion, options_to_json
 from sqlft.options import pick_answer_options
 from sqlft.redact import redact_error, redact_secrets
 from sqlft.session import Budget, QuerySettings, Session, Tick
@@ -560,10 +561,12 @@ def _serialize_parameters(options: object) -> str:
 
 
 def open_predictor(resolved: ResolvedVersion, options: object) -> Predictor:
-    """The handler, ready to answer, or to embed."""
+    """The handler, ready to answer, to embed or to rerank."""
     handler = resolved.handler
     if resolved.outputs.is_vector and isinstance(handler, Embedder):
         return EmbeddingPredictor(handler, resolved.spec, resolved.artifact)
+    if resolved.outputs.is_score and isinstance(handler, Reranker):
+        return RerankingPredictor(handler, resolved.spec, resolved.artifact)
     return handler.open(resolved.spec, resolved.artifact, options)
 
 

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from sqlft.catalog.records import KnowledgeBase
-from sqlft.errors import Cancelled, DataError, OptionError, ProviderError
+from sqlft.errors import Cancelled, OptionError, ProviderError
+from sqlft.inference.resolve import ResolvedVersion
 from sqlft.inference.statement_runs import StatementRuns
-from sqlft.knowledge import embedding, words
+from sqlft.knowledge import embedding, reranking, words
 from sqlft.knowledge.tables import has_tables, read_state, table_name, visible_chunks_sql
 from sqlft.knowledge.words import read_arrow, registered
 from sqlft.session import Session
@@ -98,8 +99,11 @@ def search_chunks(
             embedding.resolve_embedding_model(session, base)
         return FOUND.empty_table()
     search = ChunkSearch(session, runs, base, asked, options.condition)
-    scored = search.find(options, options.k)
-    return _cut(session, scored, options)
+    reranker = reranking.resolve_reranking_model(session, base) if options.reranking else None
+    if reranker is None:
+        return _cut(session, search.find(options, options.k), options, "relevance DESC, chunk")
+    scored = search.read_again(search.find(options, reranking.count_candidates(options.k)), reranker)
+    return _cut(session, scored, options, "relevance DESC, place")
 
 
 def _check_options(options: SearchOptions) -> None:
@@ -111,7 +115,7 @@ def _check_options(options: SearchOptions) -> None:
         raise OptionError(f"relevance is compared with {options.min_relevance:g}.", "It is between 0 and 1.")
 
 
-def _cut(session: Session, scored: pa.Table, options: SearchOptions) -> pa.Table:
+def _cut(session: Session, scored: pa.Table, options: SearchOptions, order: str) -> pa.Table:
     """`scored` in order, without what is less relevant than wanted, at most k for each question."""
     least = ""
     if options.min_relevance is not None:
@@ -119,7 +123,7 @@ def _cut(session: Session, scored: pa.Table, options: SearchOptions) -> pa.Table
     with registered(session.con, scored=scored) as names:
         found = session.con.sql(
             "SELECT question, chunk, (row_number() OVER best)::INTEGER AS rank, distance, relevance "
-            f"FROM {names['scored']} {least} WINDOW best AS (PARTITION BY question ORDER BY relevance DESC, chunk) "
+            f"FROM {names['scored']} {least} WINDOW best AS (PARTITION BY question ORDER BY {order}) "
             f"QUALIFY row_number() OVER best <= {options.k} ORDER BY question, rank"
         )
         return read_arrow(found).cast(FOUND)
@@ -137,7 +141,6 @@ class ChunkSearch:
         self._session, self._con, self._runs, self._base = session, session.con, runs, base
         self._asked, self._condition = asked, condition
         self._chunks = table_name(base, "chunks")
-        self._dimension = read_state(session.con, base).dimension
         self._values = [name for name in asked.column_names if name not in ("question", "text")] if condition else []
         """Columns of the condition that differ by question."""
 
@@ -148,6 +151,30 @@ class ChunkSearch:
         if options.search == "meaning":
             return self.find_by_meaning(n)
         return self.find_by_both(n, options.alpha)
+
+    def read_again(self, scored: pa.Table, reranker: ResolvedVersion) -> pa.Table:
+        """The same chunks with the reranking model's scores as relevance; `place` is where the search had them.
+
+        A pair that has no score keeps its relevance.
+        """
+        import pyarrow.compute as pc
+
+        with registered(self._con, scored=scored, asked=self._asked.select(["question", "text"])) as names:
+            pairs = read_arrow(
+                self._con.sql(
+                    "SELECT question, chunk, distance, relevance, text, content, "
+                    "row_number() OVER (ORDER BY question, relevance DESC, chunk) AS place "
+                    f"FROM {names['scored']} JOIN {names['asked']} USING (question) "
+                    f"JOIN {self._chunks} USING (chunk) ORDER BY place"
+                )
+            )
+        if not pairs.num_rows:
+            return pairs
+        scores = reranking.score_pairs(
+            self._session, self._runs, reranker, pairs.column("text"), pairs.column("content")
+        )
+        relevance = pc.coalesce(pa.array(scores, pa.float64()), pairs.column("relevance"))
+        return pairs.set_column(pairs.column_names.index("relevance"), "relevance", relevance)
 
     # -- both ---------------------------------------------------------------------------------------------------------
 
@@ -205,9 +232,8 @@ class ChunkSearch:
 
     def find_by_meaning(self, n: int) -> pa.Table:
         """The n nearest for each question by cosine distance; chunks that have no vector yet are left out."""
-        dimension = self._dimension
         vectors = self._embed_questions()
-        if dimension is None or not vectors.num_rows:
+        if not vectors.num_rows:
             return SCORED.empty_table()
         if not self._values:
             return self._find_nearest(vectors, n, self._condition and self._allowed(""))
@@ -218,27 +244,22 @@ class ChunkSearch:
 
     def _embed_questions(self) -> pa.Table:
         """`question` and `vector` of the questions that could be embedded; ProviderError if none could."""
-        embedding.require_same_model(self._session, self._base)
-        found, errors = embedding.embed_texts(
-            self._session, self._runs, self._base, self._asked.column("text"), are_questions=True
-        )
-        if found.null_count == len(found):
-            raise ProviderError(
-                f"No question could be embedded by {self._base.embedding_model}: {errors[0].as_py()}",
-                "Run it again when the model answers, or search by words: search = 'words'.",
-            )
-        dimension = self._dimension
+        model = embedding.require_same_model(self._session, self._base)
+        dimension = read_state(self._con, self._base).dimension
         if dimension is None:
             return pa.table({"question": pa.array([], pa.int64())})
-        vectors = embedding.scale_to_unit(found, dimension)
-        if vectors.null_count > found.null_count:
-            raise DataError(
-                f"The model {self._base.embedding_model} gives other vectors than those of the knowledge base "
-                f"{self._base.key}, which have {dimension} numbers.",
-                f"REFRESH KNOWLEDGE_BASE {self._base.key} makes them again, if its model was changed.",
+        found, failed = embedding.embed_texts(
+            self._session, self._runs, model, self._asked.column("text"), are_questions=True
+        )
+        if failed == len(found):
+            raise ProviderError(
+                f"No question could be embedded by {self._base.embedding_model}.",
+                "Ask that model to see why, or search by words: search = 'words'.",
             )
-        asked = self._asked.drop_columns(["text"]).append_column("vector", vectors)
-        return asked.filter(vectors.is_valid())
+        embedding.check_dimension(self._base, found, dimension)
+        vectors = found.filter(found.is_valid()).cast(pa.list_(pa.float32(), dimension))
+        asked = self._asked.drop_columns(["text"]).filter(found.is_valid())
+        return asked.append_column("vector", vectors)
 
     def _allowed(self, values: str) -> str:
         """Behind AND: that a chunk fulfils the condition; `values` is the relation of what it compares with."""
@@ -306,7 +327,7 @@ class ChunkSearch:
 
     def _measure(self, vectors: pa.Table, candidates: pa.Table, n: int) -> pa.Table:
         """The n nearest candidates with their distances, computed in double precision."""
-        kind = f"DOUBLE[{self._dimension}]"
+        kind = f"DOUBLE[{vectors.schema.field('vector').type.list_size}]"
         with registered(self._con, found=candidates, vectors=vectors.select(["question", "vector"])) as names:
             distance = f"array_cosine_distance(c.vector::{kind}, q.vector::{kind})"
             measured = (
@@ -317,7 +338,7 @@ class ChunkSearch:
 
     def _find_nearest_of_pairs(self, vectors: pa.Table, n: int) -> pa.Table:
         """Where the condition differs by question: only what fulfils it is compared, question by question."""
-        kind = f"DOUBLE[{self._dimension}]"
+        kind = f"DOUBLE[{vectors.schema.field('vector').type.list_size}]"
         with registered(self._con, vectors=vectors) as names:
             pairs = (
                 f"SELECT q.__asked, v.chunk AS __chunk FROM ({self._condition_values(names['vectors'])}) AS q "

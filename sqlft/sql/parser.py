@@ -56,6 +56,8 @@ STATEMENTS: dict[tuple[str, str], tuple[GrammarMethod, type[s.Statement]]] = {
     ("RESUME", ""): (training.resume_model, s.ResumeModel),
     ("UNLOAD", ""): (training.unload_model, s.UnloadModel),
     ("EVALUATE", ""): (training.evaluate, s.Evaluate),
+    ("EVALUATE", "KNOWLEDGE_BASE"): (knowledge.evaluate_knowledge_base, s.EvaluateKnowledgeBase),
+    ("EVALUATE", "KNOWLEDGE"): (knowledge.evaluate_knowledge_base, s.EvaluateKnowledgeBase),
     ("SET", "ACTIVE"): (training.set_active, s.SetActive),
     ("SET", "MODEL_ACTIVE"): (training.set_active, s.SetActive),
     ("SHOW", "MODELS"): (listings.show_models, s.ShowModels),

@@ -285,6 +285,15 @@ class Evaluate(Statement):
 
 
 @dataclass(frozen=True)
+class EvaluateKnowledgeBase(Statement):
+    """EVALUATE KNOWLEDGE_BASE name[, …] [ON (query)|table] [USING …]"""
+
+    names: tuple[ModelName, ...]
+    source: RowSource | None = None
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class CreateDatabase(Statement):
     """CREATE [OR REPLACE] DATABASE [IF NOT EXISTS] name [WITH] ENGINE = 'x' [, PARAMETERS = {…}]"""
 

@@ -15,7 +15,7 @@ from sqlft import plugins
 from sqlft.catalog.records import DEFAULT_PROJECT, Engine, Model, ModelKey, VersionKey
 from sqlft.data import OutputColumn, Outputs, Prompt, outputs
 from sqlft.data.json_schema import parse_json_struct
-from sqlft.data.outputs import VECTOR_TYPE
+from sqlft.data.outputs import SCORE_TYPE, VECTOR_TYPE
 from sqlft.data.prompts import PLACEHOLDER
 from sqlft.errors import (
     AlreadyExists,
@@ -29,12 +29,13 @@ from sqlft.errors import (
 from sqlft.handler import Handler, ModelSpec, Trainer
 from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import (
+    PAIR_TEMPLATE,
     build_model_spec,
     check_retirement,
     create_handler,
-    embeds_texts,
     find_engine,
     find_model,
+    find_number_type,
     resolve,
 )
 from sqlft.options import (
@@ -316,10 +317,11 @@ def _build_definition(
     settings = build_options(ModelSettings, pick_options(options, ModelSettings), what)
     kept = {k: v for k, v in pick_options(options, *classes).items() if k not in option_names(ModelSettings)}
     output = statement.alias or statement.predict
-    model = Model(key, engine.name, settings.base or "", output, _build_template(settings, output), settings.system)
-    embeds = embeds_texts(cls, kept)
+    number_type = find_number_type(cls, kept)
+    template = _build_pair_template(settings) if number_type == SCORE_TYPE else _build_template(settings, output)
+    model = Model(key, engine.name, settings.base or "", output, template, settings.system)
     taken = imported.read_outputs() if imported is not None else None
-    outputs = taken or resolve_outputs(session, statement, output, _resolve_schema(settings), embeds=embeds)
+    outputs = taken or resolve_outputs(session, statement, output, _resolve_schema(settings), number_type)
     _check_columns(model, outputs, statement)
     training = {k: v for k, v in options.items() if k in for_training} if statement.source else {}
     trains = statement.source is not None
@@ -365,6 +367,15 @@ def _build_template(settings: ModelSettings, output: str) -> str:
         question = settings.question_column or "question"
         return f"Context: {{{{{settings.context_column}}}}}\nQuestion: {{{{{question}}}}}\nAnswer:"
     return f"{{{{{settings.question_column or 'content'}}}}}"
+
+
+def _build_pair_template(settings: ModelSettings) -> str:
+    if settings.prompt_template or settings.system or settings.question_column or settings.context_column:
+        raise OptionError(
+            "A model with mode = 'rerank' reads a question and a text as they are: it has no prompt of its own.",
+            "Leave prompt_template out; its inputs are question and text.",
+        )
+    return PAIR_TEMPLATE
 
 
 def _check_columns(model: Model, outputs: Outputs, statement: CreateModel) -> None:
@@ -506,16 +517,19 @@ def _rename_old_options(options: Mapping[str, object], known: set[str]) -> dict[
     return renamed
 
 
-def resolve_outputs(session: Session, statement: CreateModel, name: str, schema: object, *, embeds: bool) -> Outputs:
+def resolve_outputs(
+    session: Session, statement: CreateModel, name: str, schema: object, number_type: str | None
+) -> Outputs:
     """The columns of a model's answers; OptionError or DataError for types that cannot be."""
-    if embeds and (statement.columns or schema is not None):
-        raise OptionError("An embedding is FLOAT[], and has no other type.", f"Write: PREDICT {name} USING mode = …")
+    if number_type and (statement.columns or schema is not None):
+        what = "An embedding" if number_type == VECTOR_TYPE else "A score"
+        raise OptionError(f"{what} is {number_type}, and has no other type.", f"Write: PREDICT {name} USING mode = …")
     if statement.columns and schema is not None:
         raise OptionError(
             "The answer has types in PREDICT (…) and a schema in USING.", "Leave one of them out: they say the same."
         )
-    if embeds:
-        return Outputs((OutputColumn(name, VECTOR_TYPE),))
+    if number_type:
+        return Outputs((OutputColumn(name, number_type),))
     if statement.columns:
         columns = [
             OutputColumn(c.name, str(parse_type(session, c.type, f"The column '{c.name}'")), c.required)

@@ -43,6 +43,7 @@ RUNNERS: Mapping[type[s.Statement], StatementRunner] = {
     s.DescribeModel: describe.run_describe_model,
     s.CreateDatabase: databases.run_create_database,
     s.Evaluate: evaluation.run_evaluate,
+    s.EvaluateKnowledgeBase: evaluation.run_evaluate_knowledge_base,
     s.ReportModel: report.run_report_model,
     s.ExportModel: exporting.run_export_model,
     s.CreateKnowledgeBase: knowledge.run_create_knowledge_base,

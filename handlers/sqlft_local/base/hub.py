@@ -32,7 +32,7 @@ from sqlft_local.base.download import (
     fetch_files,
     wait_for_lock,
 )
-from sqlft_local.base.presets import PRESETS, WHEELS, Wheel
+from sqlft_local.base.presets import ENCODERS, PRESETS, WHEELS, Wheel
 from sqlft_local.errors import INSTALL
 from sqlft_local.gguf.base_file import is_gguf, name_folder
 
@@ -79,13 +79,13 @@ def check_name(base: str) -> None:
             "The local engine needs a base.",
             f"Add base = {NAMES_OF_BASES.format(_list_near_presets(base))}",
         )
-    if base.lower() in PRESETS or is_gguf(base):
+    if is_preset(base) or is_gguf(base):
         return
     if _is_folder(base):
         check_folder(Path(base).expanduser())
     elif not HUB_ID.fullmatch(base):
         raise OptionError(
-            f"There is no base '{base}'.{did_you_mean(base, PRESETS)}",
+            f"There is no base '{base}'.{did_you_mean(base, [*PRESETS, *ENCODERS])}",
             f"Use {NAMES_OF_BASES.format(_list_near_presets(base))}",
         )
 
@@ -93,7 +93,7 @@ def check_name(base: str) -> None:
 def find_local_folder(base: str) -> Path | None:
     """The folder of `base` if it is on this machine already."""
     check_name(base)
-    if base.lower() not in PRESETS and not is_gguf(base) and _is_folder(base):
+    if not is_preset(base) and not is_gguf(base) and _is_folder(base):
         return Path(base).expanduser().resolve()
     kept = _converted_folder(base)
     if (kept / "config.json").exists():
@@ -234,8 +234,13 @@ def get_hub_id(base: str) -> str:
     >>> get_hub_id("SmolLM2-135M"), get_hub_id("owner/name")
     ('HuggingFaceTB/SmolLM2-135M-Instruct', 'owner/name')
     """
-    preset = PRESETS.get(base.lower())
+    preset = PRESETS.get(base.lower()) or ENCODERS.get(base.lower())
     return preset.hub_id if preset else base
+
+
+def is_preset(base: str) -> bool:
+    """Whether it is a name of ours for a base of the hub."""
+    return base.lower() in PRESETS or base.lower() in ENCODERS
 
 
 def _is_folder(base: str) -> bool:
@@ -249,7 +254,7 @@ def describe_presets() -> dict[str, str]:
         name: f"{preset.size.parameters / 1e9:.2g} B parameters, "
         f"{'here' if find_local_folder(name) is not None else 'not here'}"
         for name, preset in PRESETS.items()
-    }
+    } | {name: f"makes vectors, {'here' if find_local_folder(name) is not None else 'not here'}" for name in ENCODERS}
 
 
 NAMES_OF_BASES = "a preset such as {} (sqlft doctor lists all), a Hugging Face id (owner/name), or a folder."

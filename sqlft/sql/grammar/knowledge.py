@@ -6,6 +6,7 @@ from sqlft.sql import statements as s
 from sqlft.sql.cursor import NAME_KINDS, Cursor, parse_options
 from sqlft.sql.grammar.listings import describe, parse_like, parse_where
 from sqlft.sql.grammar.models import parse_copy_options, parse_using, skip_if_not_exists
+from sqlft.sql.grammar.training import evaluate
 
 NAME = "a knowledge base's name"
 
@@ -64,6 +65,17 @@ def show_knowledge_bases(c: Cursor) -> s.Statement | None:
 def refresh_knowledge_base(c: Cursor) -> s.Statement:
     """REFRESH KNOWLEDGE_BASE name [USING …]"""
     return s.RefreshKnowledgeBase(_parse_named(c), parse_using(c))
+
+
+def evaluate_knowledge_base(c: Cursor) -> s.Statement:
+    """EVALUATE KNOWLEDGE_BASE name, … [ON (query)] [USING …]; a metric may be called knowledge."""
+    if c.peek(1).word == "KNOWLEDGE" and c.peek(2).word != "BASE":
+        return evaluate(c)
+    names = [_parse_named(c)]
+    while c.skip_op(","):
+        names.append(c.name(NAME, version=False))
+    source = c.source() if c.skip("ON") or c.skip("FROM") else None
+    return s.EvaluateKnowledgeBase(tuple(names), source, parse_using(c))
 
 
 def create_index(c: Cursor) -> s.Statement | None:
