@@ -32,8 +32,8 @@ from sqlft.sql.statements import DescribeModel, Plain, Statement
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from sqlft.connection.results import Result
     from sqlft.query import CompletedQuery, PlannedQuery
-    from sqlft.query.results import Result
     from sqlft.query.slices import SlicedQuery
 
 REMEMBERED_LENGTH = 2000

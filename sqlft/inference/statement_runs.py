@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import repeat
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -31,6 +32,9 @@ USAGE_TYPE = pa.struct(
     ]
 )
 UNASKED = Answer(None)
+SHARED_WITH_MODELS = ("max_tokens",)
+"""Options that mean a model's answer, unless they stand behind an alias."""
+Settings = TypeVar("Settings")
 MAX_KEY_LENGTH = 64
 """Characters up to which a prompt is remembered as it is."""
 
@@ -174,6 +178,16 @@ class StatementRuns:
     def _options_of_alias(self, alias: str) -> Mapping[str, object]:
         """What USING says for this model alone."""
         return next((v for k, v in self._using.items() if k.lower() == alias.lower() and isinstance(v, Mapping)), {})
+
+    def alias_settings(self, cls: type[Settings], alias: str, given: Mapping[str, object], what: str) -> Settings:
+        """What USING says for a relation that is no model, over what is `given`; USING may speak to its models, too."""
+        names = option_names(cls)
+        own_options = self._options_of_alias(alias)
+        check_option_names(own_options, names, what)
+        shared = {k: v for k, v in self._using.items() if k in names and k not in SHARED_WITH_MODELS}
+        self._accepted_names[alias.lower()] = names | option_names(QuerySettings)
+        self._used_names.update(shared, *([alias.lower()] if own_options else []))
+        return build_options(cls, {**given, **shared, **own_options}, what)
 
     def _options_for(self, resolved: ResolvedVersion, alias: str) -> dict[str, object]:
         """USING's keys that this model takes, with `alias.k = v` over them."""

@@ -1,7 +1,7 @@
 """What CREATE and ALTER KNOWLEDGE_BASE … USING say, with MindsDB's names and forms; which column of rows is what.
 
-Called by `sqlft.statements.knowledge` and by `insert`.  Out: fields of the record, and what its options mean.  Not here:
-making the models of `{"provider": …}`, which is CREATE MODEL's work.
+Called by `sqlft.statements.knowledge` and by `insert`.  Out: fields of the record, and what its options mean.  Making
+the models of `{"provider": …}` is CREATE MODEL's work.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
-"""Texts to vectors of length 1, by the embedding model of a knowledge base.
+"""Texts to vectors by the embedding model of a knowledge base, through the cache, the ledger and the budgets.
 
-Called by `insert` for chunks and by `search` for questions.  The model is one of ours and is asked like any other:
-through the cache, the ledger and the budgets, equal texts once.  Here too: whether the model is still the one that made
-the stored vectors.
+Called by `insert` with chunks and by `search` with questions.  Out: vectors of length 1, NULL where a text is NULL or
+the model failed at it.  Here too: whether the model is still the one that made the stored vectors.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sqlft.catalog.records import KnowledgeBase, ModelKey
 from sqlft.errors import CatalogError, DataError, NotFound, NotSupported
@@ -17,6 +20,13 @@ from sqlft.inference.statement_runs import StatementRuns
 from sqlft.knowledge.tables import read_state
 from sqlft.session import Session
 from sqlft.sql.names import format_name
+
+
+class Embedded(NamedTuple):
+    """A vector for each text, list<float>, and how many there are none of because of an error."""
+
+    vectors: pa.Array
+    failed: int = 0
 
 
 def parse_model_name(name: str) -> tuple[ModelKey | str, int | None]:
@@ -80,68 +90,54 @@ def require_same_model(session: Session, base: KnowledgeBase) -> ResolvedVersion
 def embed_texts(
     session: Session,
     runs: StatementRuns,
-    base: KnowledgeBase,
+    resolved: ResolvedVersion,
     texts: pa.Array | pa.ChunkedArray,
     *,
     are_questions: bool = False,
-) -> tuple[pa.Array, pa.Array]:
-    """A vector (list<float>) for each text as the model made it, NULL where it failed; and why it failed.
+) -> Embedded:
+    """A vector of length 1 for each text, equal ones asked for once; what was asked is not kept in memory.
 
-    What was asked is not kept in memory.
+    Before the texts stands what the model was trained to have before texts, or before questions.
     """
-    import pyarrow.compute as pc
-
-    resolved = resolve_embedding_model(session, base)
-    handler = resolved.handler
-    if isinstance(handler, HasEmbeddingPrefixes):
-        before = handler.embedding_prefixes(resolved.spec)[0 if are_questions else 1]
-        if before:
-            texts = pc.binary_join_element_wise(before, texts.cast(pa.large_string()), "")
-    prompts = runs.prompt_table(resolved, resolved.model.key.name)
-    run, output = prompts.inference_run, resolved.outputs.names[0]
+    if isinstance(resolved.handler, HasEmbeddingPrefixes):
+        prefix = resolved.handler.embedding_prefixes(resolved.spec)[0 if are_questions else 1]
+        texts = pc.binary_join_element_wise(prefix, texts.cast(pa.large_string()), "") if prefix else texts
+    table = runs.prompt_table(resolved, resolved.model.key.name)
+    run, output = table.inference_run, resolved.outputs.names[0]
     start = len(run.answers)
-    ids = prompts.ids([texts], is_all=True)
     run.rows += len(texts)
-    prompts.ask_all()
-    vectors, errors = prompts.columns(ids, [output, f"{output}_error"])
+    ids = table.ids([texts], is_all=True)
+    table.ask_all()
+    vectors = _normalize(session.con, table.columns(ids, [output])[0])
     run.forget_answers(start)
-    return vectors, errors
+    return Embedded(vectors, vectors.null_count - texts.null_count)
 
 
-def scale_to_unit(vectors: pa.ListArray, dimension: int) -> pa.FixedSizeListArray:
-    """The vectors with length 1, as FLOAT[dimension]: a zero vector stays; NULL is one of another length or with a NaN.
-
-    >>> scale_to_unit(pa.array([[3, 4], [0, 0], [1], None], pa.list_(pa.float32())), 2).to_pylist()
-    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0], None, None]
-    """
-    import pyarrow.compute as pc
-
-    is_whole = pc.fill_null(pc.equal(pc.list_value_length(vectors), dimension), False)
-    whole = vectors.filter(is_whole)
-    numbers, rows = whole.flatten().cast(pa.float64()), pc.list_parent_indices(whole)
-    squares = pa.table({"row": rows, "square": pc.multiply(numbers, numbers)})
-    sums = squares.group_by("row", use_threads=False).aggregate(
-        [("square", "sum", pc.ScalarAggregateOptions(skip_nulls=False))]
-    )
-    lengths = pc.sqrt(sums.column("square_sum").combine_chunks())
-    divisors = pc.if_else(pc.equal(lengths, 0), 1.0, lengths).take(rows)
-    unit = pa.FixedSizeListArray.from_arrays(pc.divide(numbers, divisors).cast(pa.float32(), safe=False), dimension)
-    place = pc.subtract(pc.cumulative_sum(is_whole.cast(pa.int64())), 1)
-    is_finite = pc.fill_null(pc.is_finite(lengths), False)
-    place = pc.if_else(is_whole, place, None)
-    return unit.take(pc.if_else(pc.fill_null(is_finite.take(place), False), place, None))
+def _normalize(con: duckdb.DuckDBPyConnection, vectors: pa.Array) -> pa.Array:
+    """Vectors of length 1; a zero vector stays, one without numbers or with one that is none becomes NULL."""
+    name = "__sqlft_vectors"
+    con.register(name, pa.table({"v": vectors, "i": pa.array(range(len(vectors)), pa.int64())}))
+    try:
+        scaled = "list_transform(v, lambda x: (x / n)::FLOAT)"
+        relation = con.sql(
+            f"SELECT CASE WHEN len(v) > 0 AND isfinite(n) THEN CASE WHEN n > 0 THEN {scaled} ELSE v END END AS v"
+            f" FROM (SELECT *, sqrt(list_inner_product(v::DOUBLE[], v::DOUBLE[])) AS n FROM {name}) ORDER BY i"
+        )
+        return relation.to_arrow_table().column(0).combine_chunks()
+    finally:
+        con.unregister(name)
 
 
-def find_dimension(base: KnowledgeBase, vectors: pa.Array, expected: int | None) -> int | None:
+def check_dimension(base: KnowledgeBase, vectors: pa.Array, expected: int | None) -> int | None:
     """How many numbers the vectors have; DataError where they differ, or are not as many as expected."""
-    import pyarrow.compute as pc
-
     sizes = pc.unique(pc.list_value_length(vectors).drop_null()).to_pylist()
-    other = next((size for size in sizes if size != (expected or sizes[0])), None)
-    if other is not None:
+    found = next((size for size in sizes if size != expected), None)
+    if found is None:
+        return expected
+    if len(sizes) > 1 or expected is not None:
+        other = expected if expected is not None else sizes[1]
         raise DataError(
-            f"The embedding model '{base.embedding_model}' gave a vector of {other} numbers, and others have "
-            f"{expected or sizes[0]}.",
+            f"The embedding model '{base.embedding_model}' gave a vector of {found} numbers, and others have {other}.",
             f"If the model has changed: REFRESH KNOWLEDGE_BASE {base.key} USING rebuild = true.",
         )
-    return expected or (sizes[0] if sizes else None)
+    return int(found)

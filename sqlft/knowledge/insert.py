@@ -29,7 +29,7 @@ from sqlft.inference.statement_runs import StatementRuns
 from sqlft.knowledge import tables, words
 from sqlft.knowledge.chunking import split_text
 from sqlft.knowledge.definition import match_columns, read_chunk_options
-from sqlft.knowledge.embedding import embed_texts, find_dimension, require_same_model, scale_to_unit
+from sqlft.knowledge.embedding import check_dimension, embed_texts, require_same_model, resolve_embedding_model
 from sqlft.knowledge.tables import METADATA_PREFIX, run, table_name
 from sqlft.knowledge.words import read_arrow, registered
 from sqlft.options import build_options
@@ -318,10 +318,9 @@ def embed_chunks(
     session: Session, runs: StatementRuns, base: KnowledgeBase, contents: pa.Array | pa.ChunkedArray
 ) -> tuple[pa.Array, int | None]:
     """Vectors as they are stored, NULL for a text that waits, and how many numbers each has, if there is any."""
-    vectors, _ = embed_texts(session, runs, base, contents)
+    vectors = embed_texts(session, runs, resolve_embedding_model(session, base), contents).vectors
     known = tables.read_state(session.con, base).dimension or base.options.get("vector_size")
-    dimension = find_dimension(base, vectors, known if isinstance(known, int) else None)
-    return (pa.nulls(len(contents)) if dimension is None else scale_to_unit(vectors, dimension)), dimension
+    return vectors, check_dimension(base, vectors, known if isinstance(known, int) else None)
 
 
 def write_chunks(
@@ -335,7 +334,8 @@ def write_chunks(
     """Write chunks numbered from `first`, and their words; `source` gives their doc and chunk_id FROM %s AS c."""
     tables.require_vectors(con, base, None if resolved is None else resolved.digest, batch.dimension)
     with registered(con, chunks=batch.chunks, words=batch.words) as names:
-        columns = f"{first} + c.number AS chunk, c.content, c.vector, c.length, {source % names['chunks']}"
+        vector = "NULL" if batch.dimension is None else f"c.vector::FLOAT[{batch.dimension}]"
+        columns = f"{first} + c.number AS chunk, c.content, {vector} AS vector, c.length, {source % names['chunks']}"
         run(con, f"INSERT INTO {table_name(base, 'chunks')} BY NAME SELECT {columns} ORDER BY c.number")
         columns = f"word, {first} + chunk AS chunk, count FROM {names['words']}"
         run(con, f"INSERT INTO {table_name(base, 'words')} BY NAME SELECT {columns}")
@@ -371,8 +371,8 @@ def _set_vectors(
     with registered(con, found=found) as names:
         run(
             con,
-            f"UPDATE {table_name(base, 'chunks')} AS c SET vector = f.vector FROM {names['found']} AS f"
-            " WHERE c.chunk = f.chunk AND c.vector IS NULL",
+            f"UPDATE {table_name(base, 'chunks')} AS c SET vector = f.vector::FLOAT[{dimension}]"
+            f" FROM {names['found']} AS f WHERE c.chunk = f.chunk AND c.vector IS NULL",
         )
 
 

@@ -244,23 +244,22 @@ class ChunkSearch:
 
     def _embed_questions(self) -> pa.Table:
         """`question` and `vector` of the questions that could be embedded; ProviderError if none could."""
-        embedding.require_same_model(self._session, self._base)
+        model = embedding.require_same_model(self._session, self._base)
         dimension = read_state(self._con, self._base).dimension
         if dimension is None:
             return pa.table({"question": pa.array([], pa.int64())})
-        found, errors = embedding.embed_texts(
-            self._session, self._runs, self._base, self._asked.column("text"), are_questions=True
+        found, failed = embedding.embed_texts(
+            self._session, self._runs, model, self._asked.column("text"), are_questions=True
         )
-        embedding.find_dimension(self._base, found, dimension)
-        vectors = embedding.scale_to_unit(found, dimension)
-        if vectors.null_count == len(vectors):
+        if failed == len(found):
             raise ProviderError(
-                f"No question could be embedded by {self._base.embedding_model}: "
-                f"{errors[0].as_py() or 'its vectors have numbers that are none'}.",
-                "Run it again when the model answers, or search by words: search = 'words'.",
+                f"No question could be embedded by {self._base.embedding_model}.",
+                "Ask that model to see why, or search by words: search = 'words'.",
             )
-        asked = self._asked.drop_columns(["text"]).filter(vectors.is_valid())
-        return asked.append_column("vector", vectors.filter(vectors.is_valid()))
+        embedding.check_dimension(self._base, found, dimension)
+        vectors = found.filter(found.is_valid()).cast(pa.list_(pa.float32(), dimension))
+        asked = self._asked.drop_columns(["text"]).filter(found.is_valid())
+        return asked.append_column("vector", vectors)
 
     def _allowed(self, values: str) -> str:
         """Behind AND: that a chunk fulfils the condition; `values` is the relation of what it compares with."""

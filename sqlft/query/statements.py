@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import duckdb
 
@@ -307,6 +308,45 @@ def _split_clauses(text: str, tokens: Sequence[Token]) -> dict[str, str]:
             words.setdefault(token.word, token)
     ends = [*(token.start for token in words.values()), tokens[-1].end][1:]
     return {word: text[token.end : end].strip() for (word, token), end in zip(words.items(), ends, strict=True)}
+
+
+class Change(NamedTuple):
+    """UPDATE or DELETE of one relation without others: the name of its columns' table, and its clauses as text."""
+
+    alias: str
+    assignments: list[tuple[str, str]]
+    where: str
+
+
+def read_change(text: str, tokens: Sequence[Token]) -> Change | None:
+    """UPDATE or DELETE without FROM, USING or RETURNING; None for any other.
+
+    >>> from sqlft.sql.lexer import tokenize
+    >>> read_change(t := "UPDATE docs SET content = 'new' WHERE id = 3", tokenize(t))
+    Change(alias='docs', assignments=[('content', "'new'")], where='id = 3')
+    """
+    clauses = _split_clauses(text, tokens)
+    is_delete = tokens[0].word == "DELETE"
+    target = clauses.get("FROM" if is_delete else "UPDATE", "")
+    others = clauses.keys() - {tokens[0].word, "WHERE", "FROM" if is_delete else "SET"}
+    assignments = [] if is_delete else _split_assignments(clauses.get("SET", ""))
+    if others or not target or assignments is None:
+        return None
+    alias = [t for t in tokenize(target) if t.word != "AS"][-1].value
+    return Change(alias, [(tokenize(name)[-1].value, value) for name, value in assignments], clauses.get("WHERE", ""))
+
+
+def read_column_list(tokens: Sequence[Token], i: int) -> list[str]:
+    """The names in parentheses at token i; none where there is a query in them, or nothing.
+
+    >>> from sqlft.sql.lexer import tokenize
+    >>> read_column_list(tokenize('(id, "the text") SELECT 1, 2'), 0)
+    ['id', 'the text']
+    """
+    if i >= len(tokens) or tokens[i].text != "(" or starts_query(tokens, i + 1):
+        return []
+    close = next((j for j in range(i, len(tokens)) if tokens[j].text == ")"), len(tokens))
+    return [t.value for t in tokens[i:close] if t.kind in ("word", "quoted")]
 
 
 def _split_assignments(text: str) -> list[tuple[str, str]] | None:

@@ -1,0 +1,265 @@
+"""Searching: distinct inputs to chunks, several searches to one, and the relation that stands for the base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sqlft.catalog.records import KnowledgeBase
+from sqlft.data.prompts import is_nested_type
+from sqlft.handler import HasEmbeddingPrefixes, estimate_tokens
+from sqlft.inference.statement_runs import PromptTable, StatementRuns
+from sqlft.knowledge.embedding import resolve_embedding_model
+from sqlft.knowledge.search import DEFAULT_K, FOUND, SearchKind, SearchOptions, search_chunks
+from sqlft.knowledge.tables import empty_chunks_sql, has_tables, visible_chunks_sql, visible_columns
+from sqlft.query import ast
+from sqlft.query.ast import Node
+from sqlft.query.retrieval.scan import (
+    RANKING_COLUMNS,
+    ChunkFilter,
+    CombinedSearch,
+    KnowledgeScan,
+    RetrievalSettings,
+    SearchTree,
+    TextSearch,
+    text_searches,
+)
+from sqlft.query.scope import add_ctes, select
+from sqlft.session import Session
+from sqlft.sql.names import quote_name
+
+EXCLUDED_CANDIDATES = 100
+EXCLUDED_RELEVANCE = 0.5
+"""content <> 'text' leaves out those of so many best chunks that are as relevant as this, as MindsDB has it."""
+INTERSECTED_CANDIDATES = 100
+"""From so many best chunks for each text those are taken that are good for all."""
+
+
+def list_chunks(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> Node:
+    """What stands for a knowledge base that is not searched: a query for all of its chunks."""
+    columns = ", ".join(quote_name(n) for n in visible_columns(base))
+    ranking = ", ".join(f"CAST(NULL AS DOUBLE) AS {name}" for name in RANKING_COLUMNS)
+    relation = ast.relation("(SELECT 1) AS __x")
+    relation["subquery"]["node"] = ast.parse(f"SELECT {columns}, {ranking} FROM ({_chunks_sql(con, base)}) AS chunks_")
+    return relation
+
+
+def _chunks_sql(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> str:
+    """A query for all chunks; one without rows where nothing was ever inserted."""
+    return visible_chunks_sql(base) if has_tables(con, base) else empty_chunks_sql(base)
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """One knowledge base, searched: what EXPLAIN shows of it."""
+
+    scan: KnowledgeScan
+    search: Search
+    query: str
+    """What gave the rows that it is searched for."""
+    rows: int
+    inputs: pa.Table
+    """The distinct inputs as texts: k0 …"""
+    found: int
+    """How many chunks were found."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names of the columns by which what was found is known in DuckDB's plan."""
+        keys = (f"__sqlft_k{self.scan.number}_{j}" for j in range(len(self.scan.inputs)))
+        return frozenset([*FOUND.names, "question_", *keys, *self.scan.find_hidden_columns().values()])
+
+    def texts(self) -> pa.ChunkedArray:
+        """The distinct texts that are searched for."""
+        columns = [self.inputs.column(f"k{place}") for place in range(len(self.scan.texts))]
+        return pa.chunked_array([c for column in columns for c in column.chunks], pa.string()).unique().drop_null()
+
+
+def build_search_options(scan: KnowledgeScan, runs: StatementRuns) -> tuple[RetrievalSettings, SearchOptions]:
+    """What USING and the conditions say of a search; OptionError for what cannot be."""
+    settings = runs.alias_settings(RetrievalSettings, scan.alias, scan.options, f"Knowledge base '{scan.name}'")
+    kind: SearchKind = settings.search or str_kind(scan.base)
+    if settings.search is None and (settings.hybrid_search or settings.hybrid_search_alpha is not None):
+        kind = "both"
+    elif settings.search is None and settings.hybrid_search is False:
+        kind = "meaning"
+    alpha = 0.5 if settings.hybrid_search_alpha is None else settings.hybrid_search_alpha
+    k = settings.k or (DEFAULT_K if scan.limit is None else scan.limit)
+    return settings, SearchOptions(k, kind, alpha, scan.min_relevance, scan.above, None, settings.reranking)
+
+
+def str_kind(base: KnowledgeBase) -> SearchKind:
+    """How a base is searched where nothing says it."""
+    return "words" if base.embedding_model is None else "meaning"
+
+
+class Search:
+    """One knowledge base, searched for the distinct inputs of a query."""
+
+    def __init__(self, session: Session, runs: StatementRuns, scan: KnowledgeScan, types: Sequence[str]) -> None:
+        self._session, self._runs, self._scan, self._types = session, runs, scan, types
+        self.settings, self.options = build_search_options(scan, runs)
+
+    def find(self, inputs: pa.Table) -> pa.Table:
+        """The best chunks for each row of inputs, as `FOUND`; `question` is the row."""
+        tree, k = self._scan.tree, self.options.k
+        if isinstance(tree, TextSearch) and not tree.is_excluded:
+            return self._find_text(tree, inputs, self.options)
+        searches = list(text_searches(tree))
+        excluded = sum(s.is_excluded for s in searches)
+        candidates = k + EXCLUDED_CANDIDATES * excluded
+        if isinstance(tree, CombinedSearch) and tree.kind == "all" and len(searches) - excluded > 1:
+            candidates = max(candidates, INTERSECTED_CANDIDATES + EXCLUDED_CANDIDATES * excluded)
+        results = {}
+        for search in searches:
+            options = replace(self.options, k=candidates)
+            if search.is_excluded:
+                options = replace(
+                    options, k=EXCLUDED_CANDIDATES, min_relevance=EXCLUDED_RELEVANCE, above=False, reranking=False
+                )
+            results[id(search)] = _by_question(self._find_text(search, inputs, options))
+        rows: list[dict[str, object]] = []
+        for question in range(inputs.num_rows):
+            found = _combine_found(tree, {key: found.get(question, {}) for key, found in results.items()}, k) or {}
+            best = sorted(found.items(), key=lambda item: (-item[1][1], item[0]))
+            rows += [
+                {"question": question, "chunk": chunk, "rank": rank, "distance": distance, "relevance": relevance}
+                for rank, (chunk, (distance, relevance)) in enumerate(best)
+            ]
+        return pa.Table.from_pylist(rows, FOUND)
+
+    def open_questions(self, texts: pa.ChunkedArray | None) -> PromptTable:
+        """The prompts of the embedding model, with these texts among them."""
+        resolved = resolve_embedding_model(self._session, self._scan.base)
+        prompts = self._runs.prompt_table(resolved, resolved.model.key.name)
+        if texts is not None and len(texts):
+            if isinstance(resolved.handler, HasEmbeddingPrefixes):
+                prefix = resolved.handler.embedding_prefixes(resolved.spec)[0]
+                texts = pc.binary_join_element_wise(prefix, texts.cast(pa.large_string()), "")
+            prompts.ids([texts])
+        return prompts
+
+    def guess(self, inputs: pa.Table) -> pa.Table:
+        """As many chunks for each row of inputs as there may be, for an estimate that asks no model."""
+        k = self.options.k
+        chunks = self._session.con.sql(f"SELECT chunk FROM ({_chunks_sql(self._session.con, self._scan.base)}) AS c_")
+        known = [row[0] for row in chunks.limit(max(1000, k)).fetchall()]
+        rows = [
+            {"question": question, "chunk": known[(question * k + rank) % len(known)], "rank": rank}
+            for question in range(inputs.num_rows)
+            for rank in range(min(k, len(known)))
+        ]
+        return pa.Table.from_pylist(rows, FOUND)
+
+    def _find_text(self, search: TextSearch, inputs: pa.Table, options: SearchOptions) -> pa.Table:
+        scan = self._scan
+        columns = {"text": inputs.column(f"k{search.place}")}
+        for i in range(len(scan.columns_of_others)):
+            columns[f"f{i}"] = inputs.column(f"k{len(scan.texts) + i}")
+        conditions = [self._filter_sql(made) for made in [*scan.filters, *search.filters]]
+        condition = " AND ".join(f"({c})" for c in conditions) or None
+        return search_chunks(
+            self._session, self._runs, scan.base, pa.table(columns), replace(options, condition=condition)
+        )
+
+    def _filter_sql(self, made: ChunkFilter) -> str:
+        """A filter in the words of `SearchOptions.condition`."""
+        scan = self._scan
+        if made.is_nested:
+            relation = list_chunks(self._session.con, scan.base)
+            relation["alias"] = scan.alias
+            query = add_ctes(select("chunk_id", relation, [made.node]), scan.block.ctes)
+            query["select_list"] = [ast.column(scan.alias, "chunk_id")]
+            return f"chunk_id IN ({ast.to_sql(query)})"
+        names = [ast.expression_sql(c) for c in scan.columns_of_others]
+        parts: dict[int, Node] = {}
+        for column in made.columns:
+            i = names.index(ast.expression_sql(column))
+            parts[id(column)] = self._input_value(i, self._types[len(scan.texts) + i])
+        for use in made.uses:
+            qualified = len(use["column_names"]) > 1 and use["column_names"][0].lower() == scan.alias.lower()
+            parts[id(use)] = ast.column(*use["column_names"][int(qualified) :])
+        return ast.expression_sql(ast.copy_replacing(made.node, parts))
+
+    @staticmethod
+    def _input_value(i: int, kind: str) -> Node:
+        """The value of a filter's input, which is kept as its text."""
+        text = ast.column("q", f"f{i}")
+        if kind in ("VARCHAR", '"NULL"'):
+            return text
+        return ast.expression(f"CAST({'CAST(x AS JSON)' if is_nested_type(kind) else 'x'} AS {kind})", x=text)
+
+    # -- what stands in its place ------------------------------------------------------------------------------------
+
+    def relation_sql(self, found: str, keys: str, shown: Mapping[str, str], kept: Sequence[str]) -> str:
+        """The relation of chunks: `found` and `keys` are registered, `shown` columns of keys have these types.
+
+        `kept` are the columns of keys by which rows are joined, and context.
+        """
+        values = [f"CAST(k_.{quote_name(n)} AS {kind}) AS {quote_name(n)}" for n, kind in shown.items()]
+        values += [f"k_.{quote_name(n)}" for n in kept]
+        if self._scan.gives_context:
+            return f"(SELECT {', '.join([*values, f'k_.question_ AS {self._scan.place_column}'])} FROM {keys} AS k_)"
+        chunks = _chunks_sql(self._session.con, self._scan.base)
+        columns = [f"v_.{quote_name(n)}" for n in visible_columns(self._scan.base)]
+        ranking = [f"f_.{name}" for name in RANKING_COLUMNS]
+        place = f"f_.question * 4294967296 + f_.rank AS {self._scan.place_column}"
+        return (
+            f"(SELECT {', '.join([*columns, *ranking, *values, place])} FROM {found} AS f_ "
+            f"JOIN {keys} AS k_ ON k_.question_ = f_.question JOIN ({chunks}) AS v_ ON v_.chunk = f_.chunk)"
+        )
+
+    def contexts(self, found: str, rows: int) -> pa.Array:
+        """The best chunks of each row of inputs as one text, empty where there is none."""
+        texts: list[list[str]] = [[] for _ in range(rows)]
+        sizes = [0] * rows
+        chunks = _chunks_sql(self._session.con, self._scan.base)
+        query = (
+            f"SELECT f_.question, v_.chunk_content FROM {found} AS f_ JOIN ({chunks}) AS v_ ON v_.chunk = f_.chunk "
+            "ORDER BY f_.question, f_.rank"
+        )
+        most = self.settings.max_tokens
+        for batch in self._session.con.sql(query).to_arrow_reader(10_000):
+            for question, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                sizes[question] += estimate_tokens(text) + (
+                    estimate_tokens(self.settings.separator) if texts[question] else 0
+                )
+                if most is None or sizes[question] <= most:
+                    texts[question].append(text)
+        return pa.array([self.settings.separator.join(parts) for parts in texts], pa.string())
+
+
+Found = dict[int, tuple[float | None, float]]
+"""By chunk: distance and relevance."""
+
+
+def _by_question(found: pa.Table) -> dict[int, Found]:
+    by_question: dict[int, Found] = {}
+    columns = [found.column(n).to_pylist() for n in ("question", "chunk", "distance", "relevance")]
+    for question, chunk, distance, relevance in zip(*columns, strict=True):
+        by_question.setdefault(question, {})[chunk] = (distance, relevance)
+    return by_question
+
+
+def _combine_found(tree: SearchTree, found: Mapping[int, Found], k: int) -> Found | None:
+    """The chunks of a search for one row of inputs; None where it only leaves out."""
+    if isinstance(tree, TextSearch):
+        return None if tree.is_excluded else found[id(tree)]
+    if tree.kind == "any":
+        best: Found = {}
+        for part in tree.parts:
+            for chunk, place in list((_combine_found(part, found, k) or {}).items())[:k]:
+                if chunk not in best or place[1] > best[chunk][1]:
+                    best[chunk] = place
+        return best
+    results = [r for p in tree.parts if (r := _combine_found(p, found, k)) is not None]
+    if not results:
+        return None
+    out = {chunk for s in text_searches(tree) if s.is_excluded for chunk in found[id(s)]}
+    common = [c for c in results[0] if c not in out and all(c in r for r in results)]
+    worst = {c: min((r[c] for r in results), key=lambda place: place[1]) for c in common}
+    return dict(sorted(worst.items(), key=lambda item: (-item[1][1], item[0]))[:k])
