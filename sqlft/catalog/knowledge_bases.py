@@ -6,6 +6,7 @@ knowledge base from a model or a view of its name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,17 @@ class KnowledgeBases:
             near = did_you_mean(key.name, [other.key.name for other in self.list()])
             raise NotFound(f"There is no knowledge base '{key}'.{near}", "SHOW KNOWLEDGE_BASES lists them.")
         return base
+
+    def require_unused(self, model: ModelKey, what: str) -> None:
+        """CatalogError if one of them embeds or reranks with this model, which is to be dropped or renamed."""
+        for base in self.list():
+            names = [name for name in (base.embedding_model, base.reranking_model) if name is not None]
+            if any(re.sub(r"\.\d+\Z", "", name).lower() == str(model).lower() for name in names):
+                raise CatalogError(
+                    f"The model '{model}' cannot be {what}: the knowledge base '{base.key}' uses it.",
+                    f"Give it another one first: ALTER KNOWLEDGE_BASE {base.key} USING reranking_model = …, or "
+                    f"REFRESH KNOWLEDGE_BASE {base.key} USING rebuild = true, embedding_model = …; or drop it.",
+                )
 
     def drop(self, key: ModelKey) -> None:
         """Forget it; NotFound."""

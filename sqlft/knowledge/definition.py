@@ -1,17 +1,17 @@
-"""What CREATE and ALTER KNOWLEDGE_BASE … USING say: checked, with MindsDB's names and forms taken as they are.
+"""What CREATE and ALTER KNOWLEDGE_BASE … USING say, with MindsDB's names and forms; which column of rows is what.
 
-Called by `sqlft.statements.knowledge`.  Out: fields of the record, and what its options mean.  Not here: making the
-models of `{"provider": …}`, which is CREATE MODEL's work.
+Called by `sqlft.statements.knowledge` and by `insert`.  Out: fields of the record, and what its options mean.  Making
+the models of `{"provider": …}` is CREATE MODEL's work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, NamedTuple
 
 from sqlft.catalog.records import KnowledgeBase
-from sqlft.errors import OptionError
+from sqlft.errors import DataError, OptionError, did_you_mean
 from sqlft.handler import Alias, Range
 from sqlft.knowledge.chunking import (
     DEFAULT_OVERLAP,
@@ -22,12 +22,29 @@ from sqlft.knowledge.chunking import (
     ChunkOptions,
 )
 from sqlft.options import build_options, check_option_names, option_names
+from sqlft.session import Session
+from sqlft.sql.names import format_name, quote_name
 
 RESERVED_COLUMNS = (
-    *("id", "chunk_id", "chunk_content", "content", "metadata", "distance", "relevance", "context", "question"),
+    *(
+        "id",
+        "chunk",
+        "chunk_id",
+        "chunk_content",
+        "content",
+        "metadata",
+        "distance",
+        "relevance",
+        "context",
+        "question",
+    ),
     *("hybrid_search", "hybrid_search_alpha", "search", "reranking", "k", "max_tokens", "separator", "min_relevance"),
 )
 """Names that mean something in a query over any knowledge base."""
+RERANKING_PROMPT = (
+    "Question: {{question}}\n\nText: {{content}}\n\nDoes the text help to answer the question? Answer yes or no."
+)
+"""What a reranking model is asked that `{'provider': …}` makes."""
 CHUNK_KINDS: Mapping[str, ChunkKind] = {
     "text": "text",
     "text_chunking": "text",
@@ -203,7 +220,7 @@ def _mapping(values: Mapping[str, object], name: str) -> Mapping[str, object]:
     return {str(key).lower(): inner for key, inner in value.items()}
 
 
-def model_text(value: object, names: Sequence[str], what: str) -> str | Mapping[str, object] | None:
+def read_model(value: object, what: str) -> str | Mapping[str, object] | None:
     """A model as USING names it: its name, what makes one, or None for none."""
     if value is None or value is False or (isinstance(value, str) and value.lower() in ("", "none", "false")):
         return None
@@ -213,5 +230,56 @@ def model_text(value: object, names: Sequence[str], what: str) -> str | Mapping[
         return {str(name).lower(): inner for name, inner in value.items()}
     raise OptionError(
         f"{what} is neither a model's name nor an object.",
-        f"Write: {what} = a_model, or {{'provider': 'openai', 'model_name': '{names[0]}', 'api_key': env('NAME')}}.",
+        f"Write: {what} = a_model, or {{'provider': 'openai', 'model_name': …, 'api_key': env('NAME')}}.",
+    )
+
+
+# -- columns of rows ---------------------------------------------------------------------------------------------------
+
+
+class RowColumns(NamedTuple):
+    """What the columns of inserted rows are, quoted; None where the rows have no such column."""
+
+    id: str | None
+    content: tuple[str | None, ...]
+    """One for each of the base's content columns."""
+    metadata: tuple[str | None, ...]
+
+
+def match_columns(
+    session: Session, base: KnowledgeBase, names: Sequence[str], *, is_new: bool
+) -> tuple[RowColumns, KnowledgeBase]:
+    """What each column of the rows is, and the record with its metadata columns, if they are known only now."""
+    by_name = {name.lower(): name for name in names}
+    id = by_name.pop((base.id_column or "id").lower(), None)
+    if id is None and base.id_column is not None:
+        raise _missing_column(base, "id", base.id_column, names)
+    content = [by_name.pop(name.lower(), None) for name in base.content_columns]
+    if not any(content):
+        raise _missing_column(base, "content", base.content_columns[0], names)
+    is_named = bool(base.options.get("metadata_columns"))
+    if is_new and not is_named:
+        base = replace(base, metadata_columns=tuple(by_name.values()))
+        check_columns(base)
+    metadata = [by_name.pop(name.lower(), None) for name in base.metadata_columns]
+    if by_name and is_named:
+        session.show_notice(f"Left out, as they are not among its metadata_columns: {', '.join(by_name.values())}.")
+    elif by_name:
+        listed = ", ".join(f"'{name}'" for name in (*base.metadata_columns, *by_name.values()))
+        raise DataError(
+            f"The knowledge base '{base.key}' has no column '{next(iter(by_name.values()))}'.",
+            f"Leave it out of the query, or ALTER KNOWLEDGE_BASE {base.key} USING metadata_columns = [{listed}].",
+        )
+    return RowColumns(_quote(id), tuple(map(_quote, content)), tuple(map(_quote, metadata))), base
+
+
+def _quote(name: str | None) -> str | None:
+    return None if name is None else quote_name(name)
+
+
+def _missing_column(base: KnowledgeBase, kind: str, wanted: str, names: Sequence[str]) -> DataError:
+    return DataError(
+        f"The {kind} column '{wanted}' of the knowledge base '{base.key}' is not among the rows' columns: "
+        f"{', '.join(names)}.{did_you_mean(wanted, names)}",
+        f"Name it in the query: SELECT … AS {format_name(wanted)}; or ALTER KNOWLEDGE_BASE {base.key} USING ….",
     )

@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 
@@ -59,11 +59,12 @@ def table_name(base: KnowledgeBase, table: str) -> str:
     '"shop".sqlft_knowledge."mindsdb.docs.chunks"'
     """
     database = "" if base.storage is None else f"{quote_name(base.storage)}."
-    return f"{database}{SCHEMA}.{quote_name(_plain_name(base, table))}"
+    return f"{database}{SCHEMA}.{quote_name(f'{base.key.project}.{base.key.name}.{table}'.lower())}"
 
 
-def _plain_name(base: KnowledgeBase, table: str) -> str:
-    return f"{base.key.project}.{base.key.name}.{table}".lower()
+def run(con: duckdb.DuckDBPyConnection, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    """The rows of a statement, all of them: DuckDB refuses other work while a result is open."""
+    return con.execute(sql, list(values)).fetchall() if values else con.execute(sql).fetchall()
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -74,45 +75,51 @@ def visible_columns(base: KnowledgeBase) -> tuple[str, ...]:
     return ("id", "chunk_id", "chunk_content", "metadata", *base.metadata_columns)
 
 
-def visible_chunks_sql(base: KnowledgeBase, *, join: str = "JOIN") -> str:
-    """A query for all chunks: `chunk`, `doc`, and the columns of `visible_columns`; for tables that are there.
+def visible_chunks_sql(base: KnowledgeBase, *, keeps_empty: bool = False) -> str:
+    """A query for all chunks: `chunk`, and the columns of `visible_columns`; for tables that are there.
 
-    With `join` RIGHT JOIN documents without a chunk have a row, too.
+    With `keeps_empty` documents without a chunk have a row, too, and `__doc` is the document's number.
     """
     columns = [quote_name(name) for name in base.metadata_columns]
     stored = [f"d.{quote_name(METADATA_PREFIX + name)}" for name in base.metadata_columns]
     packed = ", ".join(f"{name} := {value}" for name, value in zip(columns, stored, strict=True))
     metadata = f"to_json(struct_pack({packed}))" if packed else "'{}'::JSON"
     shown = "".join(f", {value} AS {name}" for name, value in zip(columns, stored, strict=True))
+    more, join = (", d.doc AS __doc", "RIGHT JOIN") if keeps_empty else ("", "JOIN")
     return (
-        f"SELECT c.chunk, d.doc, d.id, c.chunk_id, c.content AS chunk_content, {metadata} AS metadata{shown} "
-        f"FROM {table_name(base, 'chunks')} AS c {join} {table_name(base, 'documents')} AS d ON d.doc = c.doc"
+        f"SELECT c.chunk, d.id, c.chunk_id, c.content AS chunk_content, {metadata} AS metadata{shown}{more} "
+        f"FROM {table_name(base, 'chunks')} AS c {join} {table_name(base, 'documents')} AS d USING (doc)"
     )
 
 
 def empty_chunks_sql(base: KnowledgeBase) -> str:
     """What stands for `visible_chunks_sql` where the tables are not there: the same columns, and no row."""
-    names = ("chunk", "doc", *visible_columns(base))
-    kinds = {"chunk": "BIGINT", "doc": "BIGINT", "metadata": "JSON"}
+    names = ("chunk", *visible_columns(base))
+    kinds = {"chunk": "BIGINT", "metadata": "JSON"}
     columns = ", ".join(f"NULL::{kinds.get(name, 'VARCHAR')} AS {quote_name(name)}" for name in names)
     return f"SELECT {columns} WHERE false"
 
 
 def has_tables(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> bool:
-    """Whether its tables exist, as this transaction sees it: they come with the first rows."""
-    query = (
-        "SELECT 1 FROM duckdb_tables() WHERE schema_name = ? AND table_name = ?"
-        " AND lower(database_name) = lower(coalesce(?, current_database()))"
-    )
-    return bool(con.execute(query, [SCHEMA, _plain_name(base, "state"), base.storage]).fetchall())
+    """Whether anything was inserted that this transaction sees: its tables come with the first rows."""
+    try:
+        con.sql(f"FROM {table_name(base, 'state')}")  # binding fails without an end of the user's transaction
+    except duckdb.CatalogException:
+        query = "SELECT count(*) FROM duckdb_databases() WHERE lower(database_name) = lower(?)"
+        if base.storage is not None and run(con, query, [base.storage]) == [(0,)]:
+            raise CatalogError(
+                f"The knowledge base '{base.key}' is kept in the database '{base.storage}', which is not attached.",
+                f"ATTACH 'file.duckdb' AS {quote_name(base.storage)} first.",
+            ) from None
+        return False
+    return True
 
 
 def read_state(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> StoredState:
     """What is known of the vectors; nothing where the tables are not there."""
     if not has_tables(con, base):
         return StoredState(None, None)
-    row = con.execute(f"SELECT model, dimension FROM {table_name(base, 'state')}").fetchone()
-    return StoredState(*row) if row else StoredState(None, None)
+    return StoredState(*run(con, f"SELECT model, dimension FROM {table_name(base, 'state')}")[0])
 
 
 def count_rows(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> Counts:
@@ -120,11 +127,8 @@ def count_rows(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> Counts:
     if not has_tables(con, base):
         return Counts()
     waiting = "count(*) - count(vector)" if base.embedding_model is not None else "0"
-    row = con.execute(
-        f"SELECT (SELECT count(*) FROM {table_name(base, 'documents')}), count(*), {waiting}"
-        f" FROM {table_name(base, 'chunks')}"
-    ).fetchone()
-    return Counts(*row) if row else Counts()
+    documents = f"(SELECT count(*) FROM {table_name(base, 'documents')})"
+    return Counts(*run(con, f"SELECT {documents}, count(*), {waiting} FROM {table_name(base, 'chunks')}")[0])
 
 
 # -- transactions ------------------------------------------------------------------------------------------------------
@@ -132,7 +136,7 @@ def count_rows(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> Counts:
 
 def is_in_transaction(con: duckdb.DuckDBPyConnection) -> bool:
     """Whether the user has a transaction open: two statements in autocommit have different ones."""
-    first, second = (con.execute("SELECT txid_current()").fetchone() for _ in range(2))
+    first, second = (run(con, "SELECT txid_current()") for _ in range(2))
     return first == second
 
 
@@ -142,13 +146,13 @@ def open_transaction(con: duckdb.DuckDBPyConnection, *, is_own: bool) -> Iterato
     if not is_own:
         yield
         return
-    con.execute("BEGIN")
+    run(con, "BEGIN")
     try:
         yield
-        con.execute("COMMIT")
+        run(con, "COMMIT")
     except BaseException:
         with suppress(duckdb.Error):  # a COMMIT that failed has ended it
-            con.execute("ROLLBACK")
+            run(con, "ROLLBACK")
         raise
 
 
@@ -159,7 +163,7 @@ def write(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, is_own: bool, act
         try:
             with open_transaction(con, is_own=is_own):
                 if has_tables(con, base):
-                    con.execute(f"UPDATE {table_name(base, 'state')} SET next_doc = next_doc")
+                    run(con, f"UPDATE {table_name(base, 'state')} SET next_doc = next_doc")
                 return action()
         except duckdb.TransactionException as e:
             if "onflict" not in str(e):
@@ -185,42 +189,55 @@ def create_tables(
     if has_tables(con, base):
         return
     database = "" if base.storage is None else f"{quote_name(base.storage)}."
-    con.execute(f"CREATE SCHEMA IF NOT EXISTS {database}{SCHEMA}")
+    run(con, f"CREATE SCHEMA IF NOT EXISTS {database}{SCHEMA}")
     stored = "".join(
         f", {column} AS {quote_name(METADATA_PREFIX + name)}"
         for name, column in zip(base.metadata_columns, columns, strict=True)
     )
     documents = f"SELECT 0::BIGINT AS doc, {id} AS id, ''::VARCHAR AS digest{stored} FROM {rows} LIMIT 0"
-    con.execute(f"CREATE TABLE {table_name(base, 'documents')} AS {documents}")
+    run(con, f"CREATE TABLE {table_name(base, 'documents')} AS {documents}")
     chunks = "chunk BIGINT, doc BIGINT, chunk_id VARCHAR, content VARCHAR, vector FLOAT[1], length INTEGER"
-    con.execute(f"CREATE TABLE {table_name(base, 'chunks')} ({chunks})")
-    con.execute(f"CREATE TABLE {table_name(base, 'words')} (word VARCHAR, chunk BIGINT, count INTEGER)")
+    run(con, f"CREATE TABLE {table_name(base, 'chunks')} ({chunks})")
+    run(con, f"CREATE TABLE {table_name(base, 'words')} (word VARCHAR, chunk BIGINT, count INTEGER)")
     state = "SELECT 0::BIGINT AS next_doc, 0::BIGINT AS next_chunk, NULL::VARCHAR AS model, NULL::INTEGER AS dimension"
-    con.execute(f"CREATE TABLE {table_name(base, 'state')} AS {state}")
+    run(con, f"CREATE TABLE {table_name(base, 'state')} AS {state}")
 
 
 def drop_tables(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> None:
     """Remove them, where the database that holds them is attached."""
     if has_tables(con, base):
         for table in TABLES:
-            con.execute(f"DROP TABLE IF EXISTS {table_name(base, table)}")
+            run(con, f"DROP TABLE IF EXISTS {table_name(base, table)}")
 
 
-def set_vectors(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, model: str | None, dimension: int) -> None:
-    """Give the chunks a column for vectors of this model, empty; None is no model yet."""
+def require_vectors(
+    con: duckdb.DuckDBPyConnection, base: KnowledgeBase, model: str | None, dimension: int | None
+) -> None:
+    """Give the chunks a column for vectors of this model where they have none yet and the first are there."""
+    if model is None or dimension is None or read_state(con, base).model is not None:
+        return
+    _change_vectors(con, base, dimension)
+    run(con, f"UPDATE {table_name(base, 'state')} SET model = ?, dimension = ?", [model, dimension])
+
+
+def forget_vectors(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> None:
+    """Let all chunks wait for vectors, of whatever model."""
+    _change_vectors(con, base, 1)
+    run(con, f"UPDATE {table_name(base, 'state')} SET model = NULL, dimension = NULL")
+
+
+def _change_vectors(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, dimension: int) -> None:
     kind = f"FLOAT[{dimension}]"
-    con.execute(f"ALTER TABLE {table_name(base, 'chunks')} ALTER vector TYPE {kind} USING NULL::{kind}")
-    known = None if model is None else dimension
-    con.execute(f"UPDATE {table_name(base, 'state')} SET model = ?, dimension = ?", [model, known])
+    run(con, f"ALTER TABLE {table_name(base, 'chunks')} ALTER vector TYPE {kind} USING NULL::{kind}")
 
 
 def add_metadata(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, name: str, kind: str) -> None:
     """A metadata column of documents, NULL in those that there are, unless there is one already."""
     table, column = table_name(base, "documents"), quote_name(METADATA_PREFIX + name)
-    con.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {kind}")
+    run(con, f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {kind}")
 
 
-def metadata_types(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> dict[str, str]:
+def stored_types(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> dict[str, str]:
     """The types of the stored documents' columns, by name: id, and m_<name> for metadata."""
     relation = con.sql(f"SELECT * EXCLUDE (doc, digest) FROM {table_name(base, 'documents')} LIMIT 0")
     return {name.lower(): str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
@@ -228,19 +245,13 @@ def metadata_types(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> dict[
 
 def take_numbers(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, docs: int, chunks: int) -> tuple[int, int]:
     """The first of so many new numbers of documents and of chunks."""
-    row = con.execute(
-        f"UPDATE {table_name(base, 'state')} SET next_doc = next_doc + ?, next_chunk = next_chunk + ?"
-        " RETURNING next_doc, next_chunk",
-        [docs, chunks],
-    ).fetchone()
-    assert row is not None
-    return row[0] - docs, row[1] - chunks
+    taken = f"SET next_doc = next_doc + {docs}, next_chunk = next_chunk + {chunks} RETURNING next_doc, next_chunk"
+    next_doc, next_chunk = run(con, f"UPDATE {table_name(base, 'state')} {taken}")[0]
+    return next_doc - docs, next_chunk - chunks
 
 
 def delete_chunks(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, condition: str) -> None:
     """Delete the chunks that fulfil a condition on the columns of `chunks`, and their words."""
     chunks = table_name(base, "chunks")
-    con.execute(
-        f"DELETE FROM {table_name(base, 'words')} WHERE chunk IN (SELECT chunk FROM {chunks} WHERE {condition})"
-    )
-    con.execute(f"DELETE FROM {chunks} WHERE {condition}")
+    run(con, f"DELETE FROM {table_name(base, 'words')} WHERE chunk IN (SELECT chunk FROM {chunks} WHERE {condition})")
+    run(con, f"DELETE FROM {chunks} WHERE {condition}")

@@ -246,8 +246,10 @@ class Planner:
         where = "true"
         if change.where:
             alias = quote_name(change.alias)
-            chunks = f"({visible_chunks_sql(base, join='RIGHT JOIN')}) AS {alias}"
-            where = f"id IN ({self._plan_inner(f'SELECT {alias}.id FROM {chunks} WHERE {change.where}', 0)})"
+            chunks = f"({visible_chunks_sql(base, keeps_empty=True)}) AS {alias}"
+            place = f"coalesce({alias}.chunk, -1 - {alias}.__doc)"
+            chosen = self._plan_inner(f"SELECT {place} FROM {chunks} WHERE {change.where}", 0)
+            where = f"coalesce(chunk, -1 - __doc) IN ({chosen})"
         if word == "DELETE":
             return delete_documents(self._session, base, where)
         return update_documents(self._session, self._statement_runs, base, dict(change.assignments), where)

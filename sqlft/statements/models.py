@@ -201,7 +201,7 @@ def run_create_model(session: Session, statement: CreateModel, parameters: Param
             f"There is a model '{old.key}' already.",
             f"FINETUNE {old.key} makes its next version; CREATE OR REPLACE MODEL or DROP MODEL does away with it.",
         )
-    _refuse_taken_name(session, key)
+    refuse_taken_name(session, key)
     statement, imported = read_import(statement)
     definition = _build_definition(session, statement, key, imported)
     _check_with_handler(session, definition)
@@ -244,6 +244,7 @@ def run_drop_model(session: Session, statement: DropModel, parameters: Parameter
     model = find_model(session, name.key)
     session.require_own(model)
     if name.version is None:
+        catalog.knowledge_bases.require_unused(model.key, "dropped")
         cancel_trainings(session, model.key)
         catalog.drop_model(model.key)
         references.forget(model.options)
@@ -260,7 +261,8 @@ def run_rename_model(session: Session, statement: RenameModel, parameters: Param
     session.require_own(model)
     to = ModelKey(statement.to.name, statement.to.project or model.key.project)
     if to.name.lower() != model.key.name.lower():
-        _refuse_taken_name(session, to)
+        refuse_taken_name(session, to)
+    session.catalog.knowledge_bases.require_unused(model.key, "renamed")
     session.catalog.rename_model(model.key, to)
     return show.show_model(session, to)
 
@@ -467,7 +469,7 @@ def _add_model(
     return show.show_model(session, model.key)
 
 
-def _refuse_taken_name(session: Session, key: ModelKey) -> None:
+def refuse_taken_name(session: Session, key: ModelKey, what: str = "model") -> None:
     """AlreadyExists if a table or a view that a query would find has the name, or stands in the project's schema."""
     session.require_own_project(key.project)
     row = session.con.execute(
@@ -480,8 +482,8 @@ def _refuse_taken_name(session: Session, key: ModelKey) -> None:
     ).fetchone()
     if row:
         raise AlreadyExists(
-            f"There is a {row[0]} '{row[1]}' already, and a query could not tell the model from it.",
-            f"Choose another name for the model, or rename the {row[0]}.",
+            f"There is a {row[0]} '{row[1]}' already, and a query could not tell the {what} from it.",
+            f"Choose another name for the {what}, or rename the {row[0]}.",
         )
 
 

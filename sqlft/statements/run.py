@@ -12,7 +12,7 @@ from sqlft import exporting, report
 from sqlft.errors import StatementError
 from sqlft.session import Parameters, Session
 from sqlft.sql import statements as s
-from sqlft.statements import databases, describe, evaluation, models, prices, show, training, training_data
+from sqlft.statements import databases, describe, evaluation, knowledge, models, prices, show, training, training_data
 
 StatementRunner = Callable[[Session, Any, Parameters], pa.Table | None]
 S = TypeVar("S", bound=s.Statement)
@@ -46,6 +46,13 @@ RUNNERS: Mapping[type[s.Statement], StatementRunner] = {
     s.EvaluateKnowledgeBase: evaluation.run_evaluate_knowledge_base,
     s.ReportModel: report.run_report_model,
     s.ExportModel: exporting.run_export_model,
+    s.CreateKnowledgeBase: knowledge.run_create_knowledge_base,
+    s.AlterKnowledgeBase: knowledge.run_alter_knowledge_base,
+    s.DropKnowledgeBase: knowledge.run_drop_knowledge_base,
+    s.DescribeKnowledgeBase: knowledge.run_describe_knowledge_base,
+    s.ShowKnowledgeBases: knowledge.run_show_knowledge_bases,
+    s.RefreshKnowledgeBase: knowledge.run_refresh_knowledge_base,
+    s.IndexKnowledgeBase: knowledge.run_index_knowledge_base,
     s.CreatePrice: prices.run_create_price,
     s.DropPrice: prices.run_drop_price,
     s.ShowPrices: prices.run_show_prices,
