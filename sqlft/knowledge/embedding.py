@@ -101,7 +101,9 @@ def embed_texts(
     """
     if isinstance(resolved.handler, HasEmbeddingPrefixes):
         prefix = resolved.handler.embedding_prefixes(resolved.spec)[0 if are_questions else 1]
-        texts = pc.binary_join_element_wise(prefix, texts.cast(pa.large_string()), "") if prefix else texts
+        if prefix:
+            before, nothing = (pa.scalar(text, pa.large_string()) for text in (prefix, ""))
+            texts = pc.binary_join_element_wise(before, texts.cast(pa.large_string()), nothing)
     table = runs.prompt_table(resolved, resolved.model.key.name)
     run, output = table.inference_run, resolved.outputs.names[0]
     start = len(run.answers)
