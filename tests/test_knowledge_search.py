@@ -318,8 +318,10 @@ def test_an_interrupt_stops_the_search(library: Library, monkeypatch: pytest.Mon
     questions = make_texts(10, seed=4)
     library.search(questions)
     monkeypatch.setattr(library.con.session, "interrupted", True)
-    with pytest.raises(Cancelled):
-        library.search(questions)
+    for given in ({}, {"condition": "id > q.f0", "values": {"f0": [3] * 10}}):
+        with pytest.raises(Cancelled):
+            library.search(questions, **given)
+        assert library.run_raw("SELECT 42") == [(42,)]
 
 
 def test_a_transaction_sees_its_own_texts(library: Library) -> None:
