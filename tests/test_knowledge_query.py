@@ -10,11 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 
 import sqlft
 from sqlft import plugins
+from sqlft.errors import NotSupported, OptionError, StatementError
 
 HANDLERS = Path(__file__).parent / "handlers"
 WORDS = [f"{a}{b}{c}" for a in "bdkt" for b in "aiou" for c in "lmr"]
@@ -422,3 +424,340 @@ def test_a_query_gives_what_a_search_in_python_gives(world: World, shape: Shape)
 
 def _exact_part(row: Row) -> str:
     return repr([value for value in row if not isinstance(value, float)])
+
+
+# -- one knowledge base, its statements and its errors ----------------------------------------------------------------
+
+
+@pytest.fixture
+def con(monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlft.Connection]:
+    """A connection with a knowledge base of five texts, its source and three questions."""
+    monkeypatch.syspath_prepend(str(HANDLERS))
+    plugins.find_entry_points.cache_clear()
+    with sqlft.connect(warn=lambda text: None) as made:
+        made.execute("CREATE MODEL e PREDICT vector USING engine = 'librarian', mode = 'embedding'")
+        made.execute("CREATE MODEL m PREDICT answer USING engine = 'counter'")
+        made.execute("CREATE MODEL rag PREDICT answer USING engine = 'counter', prompt_template = '{{q}}|{{context}}'")
+        made.execute(
+            "CREATE TABLE articles AS FROM (VALUES (1, 'money back for shops', 'shop', DATE '2026-01-01'), "
+            "(2, 'money back in the cloud', 'cloud', DATE '2026-02-01'), (3, 'lost password', 'cloud', '2026-03-01'), "
+            "(4, 'price of shipping', 'shop', '2026-04-01'), (5, 'naïve “quotes” '' and 検索', NULL, NULL)) "
+            "AS a(id, body, product, day)"
+        )
+        made.execute("CREATE TABLE q AS FROM (VALUES (1, 'money back'), (2, 'password'), (3, NULL)) AS q(id, question)")
+        made.execute(
+            "CREATE KNOWLEDGE_BASE docs USING embedding_model = e, content_columns = ['body'], id_column = 'id', "
+            "language = 'none'"
+        )
+        made.execute("INSERT INTO docs FROM articles")
+        yield made
+    plugins.find_entry_points.cache_clear()
+
+
+def test_a_star_shows_chunks_and_nothing_of_the_search(con: sqlft.Connection) -> None:
+    columns = ["id", "chunk_id", "chunk_content", "metadata", "product", "day", "distance", "relevance"]
+    for query in ("SELECT * FROM docs", "SELECT * FROM docs WHERE content = 'money'", "SELECT docs.* FROM docs"):
+        assert [d[0] for d in con.execute(query).description or []] == columns
+    both = con.execute("SELECT *, content, context FROM docs WHERE content = 'password' LIMIT 1")
+    assert [d[0] for d in both.description or []] == [*columns, "content", "context"]
+    assert both.fetchall()[0][-2:] == ("password", "lost password")
+    row = con.execute("SELECT docs FROM docs WHERE content = 'password' LIMIT 1").fetchall()[0][0]
+    assert list(row) == columns
+    described = con.execute("DESCRIBE SELECT * FROM docs WHERE content = 'x'").fetchall()
+    assert [(r[0], r[1]) for r in described][:6] == [
+        *(("id", "INTEGER"), ("chunk_id", "VARCHAR"), ("chunk_content", "VARCHAR"), ("metadata", "JSON")),
+        *(("product", "VARCHAR"), ("day", "DATE")),
+    ]
+
+
+def test_the_best_chunk_of_each_question_comes_first(con: sqlft.Connection) -> None:
+    rows = con.execute("SELECT q.id, docs.id, relevance FROM q JOIN docs ON docs.content = q.question").fetchall()
+    assert [r[0] for r in rows] == [1] * 5 + [2] * 5
+    for question in (1, 2):
+        found = [r[2] for r in rows if r[0] == question]
+        assert found == sorted(found, reverse=True)
+
+
+def test_texts_are_embedded_once(con: sqlft.Connection) -> None:
+    import librarian
+
+    con.execute("DROP CACHE FOR e")
+    librarian.EMBEDDED.clear()
+    query = "SELECT q.id, docs.id FROM q, range(20) JOIN docs ON docs.content = q.question"
+    assert len(con.execute(query).fetchall()) == 200
+    assert sorted(librarian.EMBEDDED) == ["money back", "password"]
+    con.execute(query)
+    con.execute("EXPLAIN SELECT id FROM docs WHERE content = 'never seen'").fetchall()
+    con.execute("DESCRIBE SELECT id FROM docs WHERE content = 'never seen'").fetchall()
+    con.execute("CREATE VIEW seen AS SELECT id FROM docs WHERE content = 'never seen'")
+    assert len(librarian.EMBEDDED) == 2
+
+
+def test_a_limit_ends_the_search_for_contexts(con: sqlft.Connection) -> None:
+    import counter
+    import librarian
+
+    con.execute("CREATE TABLE many AS SELECT i AS id, 'money ' || i AS question FROM range(3000) r(i)")
+    librarian.EMBEDDED.clear()
+    query = (
+        "SELECT id, m.answer FROM many JOIN docs ON docs.content = question "
+        "JOIN rag m ON m.q = question AND m.context = docs.context"
+    )
+    before = len(counter.ASKED)
+    assert len(con.execute(f"{query} LIMIT 5").fetchall()) == 5
+    assert (len(librarian.EMBEDDED), len(counter.ASKED) - before) == (5, 5)
+    assert len(con.execute(f"{query} WHERE m.answer LIKE '%7|%' LIMIT 2").fetchall()) == 2
+    assert len(librarian.EMBEDDED) < 100
+    rows = con.execute(f"{query} USING docs.k = 1").fetchall()
+    assert len(rows) == 3000
+    assert all(answer == f"A:MONEY {i}|MONEY BACK FOR SHOPS" for i, answer in rows)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "using", "ids"),
+    [
+        ("k = 1", "", [1]),
+        ("", "docs.k = 2", [1, 2]),
+        ("k = 3", "docs.k = 1", [1]),
+        ("", "k = 1, docs.search = 'words'", [1]),
+        ("search = 'words'", "", [1, 2]),
+        ("hybrid_search = true AND k = 2", "", [1, 2]),
+        ("hybrid_search_alpha = 0.0 AND k = 2", "", [1, 2]),
+        ("hybrid_search = false AND reranking = false AND k = 1 + 1", "", [1, 2]),
+        ("day > DATE '2026-01-15' AND k = 1", "", [2]),
+        ("metadata->>'product' = 'cloud' AND k = 1", "", [2]),
+        ("chunk_content <> 'money back for shops' AND relevance > 0.6", "", [2]),
+    ],
+)
+def test_options_stand_among_the_conditions_or_behind_using(
+    con: sqlft.Connection, conditions: str, using: str, ids: list[int]
+) -> None:
+    where = f" AND {conditions}" if conditions else ""
+    query = f"SELECT id FROM docs WHERE content = 'money back'{where}{f' USING {using}' if using else ''}"
+    assert [i for (i,) in con.execute(query).fetchall()] == ids
+
+
+def test_a_context_keeps_to_its_tokens(con: sqlft.Connection) -> None:
+    query = "SELECT context FROM docs WHERE content = 'money back' USING docs.separator = ' / ', docs.max_tokens = "
+    assert con.execute(f"{query}11").fetchall() == [("money back for shops",)]
+    assert con.execute(f"{query}12").fetchall() == [("money back for shops / money back in the cloud",)]
+    assert con.execute(f"{query}1").fetchall() == [("",)]
+
+
+@pytest.mark.parametrize(
+    ("query", "kind", "message"),
+    [
+        ("SELECT id FROM docs WHERE content = 'x' AND relevance < 0.5", StatementError, "that are not the best"),
+        ("SELECT id FROM docs WHERE content = 'x' AND relevance BETWEEN 0.1 AND 0.2", StatementError, "not the best"),
+        ("SELECT id FROM docs WHERE content = 'x' AND relevance >= 1.5", StatementError, "between 0 and 1"),
+        ("SELECT id FROM docs WHERE content = 'x' AND relevance > 'much'", StatementError, "between 0 and 1"),
+        ("SELECT id FROM docs WHERE relevance >= 0.5", StatementError, "'relevance' needs something"),
+        ("SELECT context FROM docs", StatementError, "'context' needs something"),
+        ("SELECT content FROM docs", StatementError, "'content' needs something"),
+        ("SELECT id FROM docs WHERE content = 'x' OR id = 3", StatementError, "does not say what is searched for"),
+        ("SELECT id FROM docs WHERE length(content) = 3", StatementError, "does not say what is searched for"),
+        ("SELECT id FROM docs WHERE content <> 'x'", StatementError, "only leaves out"),
+        ("SELECT id FROM docs WHERE content IN (SELECT question FROM q)", StatementError, "cannot come from a query"),
+        ("SELECT id FROM docs WHERE content = 'x' AND k = id", StatementError, "on an option of the search"),
+        ("SELECT id FROM docs WHERE content = 'x' AND (k = 3 OR id = 4)", StatementError, "on an option of the search"),
+        ("SELECT id FROM docs WHERE content = 'x' AND k = 0", OptionError, "'k' is 0"),
+        ("SELECT id FROM docs WHERE content = 'x' AND hybrid_search_alpha = 2", OptionError, "between 0 and 1"),
+        ("SELECT id FROM docs WHERE content = 'x' AND search = 'vibes'", OptionError, "'meaning' or 'words' or 'both'"),
+        ("SELECT id FROM docs WHERE content = 'x' USING docs.seperator = ''", OptionError, "Did you mean 'separator'"),
+        ("SELECT id FROM docs WHERE content = 'x' USING separater = ''", OptionError, "Did you mean 'separator'"),
+        ("SELECT id FROM docs.1 WHERE content = 'x'", NotSupported, "has no versions"),
+        ("SELECT * FROM docs NATURAL JOIN q", NotSupported, "NATURAL JOIN"),
+        ("SELECT * FROM docs AS d(a, b) WHERE content = 'x'", NotSupported, "cannot be renamed"),
+        ("SELECT * FROM q RIGHT JOIN docs ON docs.content = q.question", NotSupported, "RIGHT JOIN"),
+        ("SELECT id FROM docs TABLESAMPLE 3 ROWS WHERE content = 'x'", NotSupported, "cannot be sampled"),
+        ("INSERT INTO docs DEFAULT VALUES", NotSupported, "takes a query or VALUES"),
+        ("INSERT INTO docs SELECT 1 AS id, 'x' AS body RETURNING id", NotSupported, "takes a query or VALUES"),
+        ("MERGE INTO docs USING q ON q.id = docs.id WHEN MATCHED THEN DELETE", NotSupported, "MERGE cannot write"),
+        ("TRUNCATE docs", NotSupported, "TRUNCATE cannot write"),
+        ("COPY docs FROM 'x.csv'", NotSupported, "COPY cannot write"),
+        ("DELETE FROM docs USING q WHERE q.id = docs.id", NotSupported, "no other clauses"),
+        ("UPDATE docs SET content = 'x' FROM q WHERE q.id = docs.id", NotSupported, "no other clauses"),
+        ("PREPARE p AS SELECT * FROM docs", NotSupported, "PREPARE cannot keep"),
+        ("CREATE TABLE docs (id INTEGER)", sqlft.SqlftError, "docs"),
+        ("CREATE VIEW docs AS SELECT 1", sqlft.SqlftError, "docs"),
+    ],
+)
+def test_what_cannot_be_is_an_error_with_a_next_step(
+    con: sqlft.Connection, query: str, kind: type[sqlft.SqlftError], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as raised:
+        con.execute(query)
+    assert raised.value.next_step
+    assert con.execute("SELECT count(*) FROM docs").fetchall() == [(5,)]
+
+
+def test_duckdb_says_what_no_column_is(con: sqlft.Connection) -> None:
+    with pytest.raises(duckdb.BinderException, match="colour"):
+        con.execute("SELECT colour FROM docs WHERE content = 'x'")
+    with pytest.raises(duckdb.BinderException, match="colour"):
+        con.execute("SELECT id FROM docs WHERE content = 'x' AND docs.colour = 'red'")
+
+
+def test_any_text_is_searched_for(con: sqlft.Connection) -> None:
+    texts = ["naïve “quotes” ' and 検索", "'; DROP TABLE articles; --", "%", "a\x00b", "😀", "\\", "{{q}}", " "]
+    for text in texts:
+        found = con.execute("SELECT id, content FROM docs WHERE content = ? LIMIT 1", [text]).fetchall()
+        assert [c for _, c in found] == [text]
+    con.execute("CREATE TABLE hostile AS SELECT unnest(?) AS t", [texts[:3] + texts[4:]])
+    rows = con.execute("SELECT DISTINCT t FROM hostile JOIN docs ON docs.content = t").fetchall()
+    assert sorted(t for (t,) in rows) == sorted(texts[:3] + texts[4:])
+    assert con.execute("SELECT id FROM docs WHERE content = ? LIMIT 1", [texts[0]]).fetchall() == [(5,)]
+
+
+def test_results_go_wherever_a_query_goes(con: sqlft.Connection, tmp_path: Path) -> None:
+    best = "SELECT q.id AS q, docs.id AS doc FROM q JOIN docs ON docs.content = q.question AND k = 1"
+    con.execute(f"CREATE TABLE hits AS {best}")
+    con.execute(f"INSERT INTO hits {best}")
+    assert con.execute("SELECT * FROM hits ORDER BY ALL").fetchall() == [(1, 1), (1, 1), (2, 3), (2, 3)]
+    con.execute(f"COPY ({best}) TO '{tmp_path}/hits.csv'")
+    assert (tmp_path / "hits.csv").read_text() == "q,doc\n1,1\n2,3\n"
+    con.execute(f"COPY docs TO '{tmp_path}/docs.parquet'")
+    assert con.execute(f"SELECT count(*) FROM '{tmp_path}/docs.parquet'").fetchall() == [(5,)]
+    con.execute("ALTER TABLE q ADD COLUMN best INTEGER")
+    con.execute("UPDATE q SET best = (SELECT docs.id FROM docs WHERE content = q.question LIMIT 1)")
+    assert con.execute("SELECT best FROM q ORDER BY id").fetchall() == [(1,), (3,), (None,)]
+    con.execute("DELETE FROM q WHERE EXISTS (SELECT 1 FROM docs WHERE content = q.question AND relevance > 0.7)")
+    assert con.execute("SELECT count(*) FROM q").fetchall() == [(1,)]
+    assert con.sql("SELECT id FROM docs WHERE content = 'password' LIMIT 1").fetchall() == [(3,)]
+    assert con.execute("SELECT id FROM docs WHERE content = 'password'").to_arrow_table().num_rows == 5
+    assert len(con.execute("SUMMARIZE docs").fetchall()) == 8
+
+
+def test_texts_are_written_in_the_users_transaction(con: sqlft.Connection) -> None:
+    con.execute("BEGIN")
+    assert con.execute("INSERT INTO docs (id, body) VALUES (6, 'a zebra'), (7, 'two zebras')").fetchall() == [(2,)]
+    assert con.execute("SELECT id FROM docs WHERE content = 'zebra' LIMIT 1").fetchall() == [(6,)]
+    con.execute("ROLLBACK")
+    assert con.execute("SELECT count(*) FROM docs WHERE id > 5").fetchall() == [(0,)]
+
+
+def test_what_is_inserted_may_come_from_models(con: sqlft.Connection) -> None:
+    con.execute("CREATE TABLE drafts AS SELECT 10 + i AS id, 'draft ' || i AS t FROM range(3) r(i)")
+    inserted = con.execute(
+        "WITH d AS (SELECT * FROM drafts) INSERT INTO docs SELECT d.id, m.answer AS body FROM d "
+        "JOIN m ON m.content = d.t USING batch_size = 2, m.suffix = '!'"
+    )
+    assert inserted.fetchall() == [(3,)]
+    found = con.execute("SELECT chunk_content FROM docs WHERE id >= 10 ORDER BY id").fetchall()
+    assert found == [("A:DRAFT 0!",), ("A:DRAFT 1!",), ("A:DRAFT 2!",)]
+    deleted = con.execute("DELETE FROM docs WHERE id IN (SELECT id FROM docs WHERE content = 'draft' LIMIT 2)")
+    assert deleted.fetchall() == [(2,)]
+    assert con.execute("DELETE FROM docs AS d WHERE d.id >= 10").fetchall() == [(1,)]
+    assert con.execute("UPDATE docs SET content = 'pass phrase' WHERE id = 3").fetchall() == [(1,)]
+    assert con.execute("SELECT id FROM docs WHERE content = 'phrase' LIMIT 1").fetchall() == [(3,)]
+
+
+def test_explain_shows_the_search_and_asks_nothing(con: sqlft.Connection) -> None:
+    import librarian
+
+    con.execute("SELECT id FROM docs WHERE content = 'password'").fetchall()
+    librarian.EMBEDDED.clear()
+    query = (
+        "SELECT q.id, m.answer FROM q JOIN docs ON docs.content = q.question AND docs.product = 'shop' "
+        "AND docs.relevance >= 0.5 JOIN rag m ON m.q = q.question AND m.context = docs.context USING docs.k = 3"
+    )
+    plan = con.execute(f"EXPLAIN {query}").fetchall()[0][1]
+    for line in (
+        *("Knowledge Base docs", "Search: by meaning", "Best: 3 as context", "Relevance: >= 0.5", "Rows: 3"),
+        *("Distinct Texts: 2", "Embedding Model: e.1", "Embedded Already: 1", "To Embed: 1", "Requests: 4"),
+    ):
+        assert line in plan
+    assert not librarian.EMBEDDED
+    ran = con.execute(f"EXPLAIN ANALYZE {query}").fetchall()[0][1]
+    assert "Asked: 1, Cached: 1" in ran
+    assert "Found: 4" in ran
+    assert librarian.EMBEDDED == ["money back"]
+    as_json = con.execute("EXPLAIN (FORMAT JSON) SELECT id FROM docs WHERE content = 'x'").fetchall()[0][1]
+    assert '"Knowledge Base": "docs"' in as_json
+    inserting = con.execute("EXPLAIN INSERT INTO docs FROM articles").fetchall()[0][1]
+    assert "articles" in inserting
+
+
+def test_names_of_others_go_before(con: sqlft.Connection) -> None:
+    assert con.execute("WITH docs AS (SELECT 42 AS id) SELECT * FROM docs").fetchall() == [(42,)]
+    con.execute("CREATE TABLE t AS SELECT 1 AS k, 'money' AS content, 'words' AS search")
+    query = "SELECT k, search, count(*) FROM t JOIN docs ON docs.content = t.content WHERE k = 1 AND search = 'words'"
+    assert con.execute(f"{query} GROUP BY ALL").fetchall() == [(1, "words", 5)]
+
+
+def test_an_empty_knowledge_base_has_no_rows(con: sqlft.Connection) -> None:
+    con.execute("CREATE KNOWLEDGE_BASE empty_one USING embedding_model = e, language = 'none'")
+    assert con.execute("SELECT * FROM empty_one").fetchall() == []
+    assert con.execute("SELECT id FROM empty_one WHERE content = 'x'").fetchall() == []
+    assert con.execute("SELECT context FROM empty_one WHERE content = 'x'").fetchall() == [("",)]
+    rows = con.execute("SELECT q.id, d.id FROM q LEFT JOIN empty_one d ON d.content = q.question ORDER BY 1").fetchall()
+    assert rows == [(1, None), (2, None), (3, None)]
+    assert con.execute("DELETE FROM empty_one WHERE id = '1'").fetchall() == [(0,)]
+
+
+def test_a_base_of_words_is_searched_by_words(con: sqlft.Connection) -> None:
+    con.execute("CREATE KNOWLEDGE_BASE plain USING content_columns = ['body'], id_column = 'id', language = 'none'")
+    con.execute("INSERT INTO plain SELECT id, body FROM articles")
+    assert con.execute("SELECT id FROM plain WHERE content = 'password' LIMIT 1").fetchall() == [(3,)]
+    with pytest.raises(NotSupported, match="no embedding model"):
+        con.execute("SELECT id FROM plain WHERE content = 'password' AND search = 'meaning'")
+
+
+MINDSDB_SCRIPT = """
+CREATE KNOWLEDGE_BASE my_kb
+USING
+    embedding_model = {"provider": "librarian", "model_name": "any", "api_key": "sk-xyz"},
+    reranking_model = false,
+    metadata_columns = ['product'],
+    content_columns = ['notes'],
+    id_column = 'order_id';
+DESCRIBE KNOWLEDGE_BASE my_kb;
+INSERT INTO my_kb SELECT order_id, product, notes FROM sample_orders USING batch_size = 2, track_column = order_id;
+SELECT * FROM my_kb;
+SELECT * FROM my_kb WHERE content = 'color';
+SELECT id, metadata, chunk_id, chunk_content, distance, relevance FROM my_kb WHERE content LIKE '%black color%'
+    AND product = 'Wireless Mouse' AND relevance >= 0.25 LIMIT 10;
+SELECT * FROM my_kb WHERE product IN ('Gaming Chair', 'Desk') AND content = 'broken' AND hybrid_search = true;
+SELECT * FROM my_kb WHERE content = 'broken' AND hybrid_search_alpha = 0.8 AND reranking = false LIMIT 5;
+SELECT * FROM my_kb WHERE content = 'color' AND content NOT LIKE '%green%' AND product LIKE '%Mouse%';
+SELECT * FROM my_kb WHERE content IN ('color', 'battery') OR content = 'broken';
+SELECT my_kb.chunk_content, my_kb.relevance, sample_orders.buyer FROM my_kb JOIN sample_orders
+    ON my_kb.id = sample_orders.order_id WHERE my_kb.content = 'color';
+SELECT product, count(*) FROM my_kb WHERE content = 'color' GROUP BY product ORDER BY product;
+INSERT INTO my_kb (order_id, product, notes) VALUES ('A9Z', 'Desk', 'Wobbly legs');
+DELETE FROM my_kb WHERE id = 'A1B';
+DELETE FROM my_kb WHERE product = 'Gaming Chair';
+UPDATE my_kb SET content = 'The legs do not wobble' WHERE id = 'A9Z';
+ALTER KNOWLEDGE_BASE my_kb USING reranking_model = false;
+CREATE INDEX ON KNOWLEDGE_BASE my_kb;
+DROP INDEX ON KNOWLEDGE_BASE my_kb;
+SHOW KNOWLEDGE_BASES;
+DROP KNOWLEDGE_BASE IF EXISTS my_kb
+"""
+
+
+def test_mindsdbs_statements_run_as_they_are(con: sqlft.Connection) -> None:
+    con.execute(
+        "CREATE TABLE sample_orders AS FROM (VALUES "
+        "('A1B', 'Wireless Mouse', 'Request color: black', 'Ann'), "
+        "('3XZ', 'Bluetooth Speaker', 'Gift wrap, battery', 'Bo'), "
+        "('Q7P', 'Gaming Chair', 'Arm rest broken', 'Cy'), ('9WM', 'Wireless Mouse', 'color green', 'Di')) "
+        "AS o(order_id, product, notes, buyer)"
+    )
+    results = [con.execute(statement).fetchall() for statement in MINDSDB_SCRIPT.split(";")]
+    described, inserted, everything, by_color, filtered, hybrid, weighted, without, either, joined, grouped = results[
+        1:12
+    ]
+    assert len(described) == 1
+    assert inserted == [(4,)]
+    assert len(everything) == len(by_color) == 4
+    assert [row[0] for row in filtered] == ["A1B", "9WM"]
+    assert [row[0] for row in hybrid] == ["Q7P"]
+    assert weighted[0][0] == "Q7P"
+    assert [row[0] for row in without] == ["A1B"]
+    assert {row[0] for row in either} == {"A1B", "3XZ", "Q7P", "9WM"}
+    assert joined[0][0] in ("color green", "Request color: black")
+    assert len(joined) == 4
+    assert grouped == [("Bluetooth Speaker", 1), ("Gaming Chair", 1), ("Wireless Mouse", 2)]
+    assert results[12:16] == [[(1,)], [(1,)], [(1,)], [(1,)]]
+    assert con.execute("SELECT count(*) FROM sqlft.models WHERE name LIKE 'my_kb%'").fetchall() == [(0,)]

@@ -126,6 +126,11 @@ def _create_view(
             f"'{created.name}' is a model, and a model and a {created.kind} may not share a name.",
             f"Choose another name, or ALTER MODEL {created.name} RENAME TO ….",
         )
+    if session.find_knowledge_base(name, schema or None) is not None:
+        raise AlreadyExists(
+            f"'{created.name}' is a knowledge base, and a knowledge base and a {created.kind} may not share a name.",
+            "Choose another name.",
+        )
     existing = session.view(created.name)
     if created.kind == "table":
         if existing is not None and not created.temporary:
