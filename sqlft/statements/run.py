@@ -20,10 +20,10 @@ S = TypeVar("S", bound=s.Statement)
 RUNNERS: Mapping[type[s.Statement], StatementRunner] = {
     s.CreateEngine: models.run_create_engine,
     s.DropEngine: models.run_drop_engine,
-    s.CreateProject: models.run_create_project,
-    s.DropProject: models.run_drop_project,
+    s.CreateProject: databases.run_create_project,
+    s.DropProject: databases.run_drop_project,
     s.ShowProjects: show.run_show_projects,
-    s.UseProject: models.run_use_project,
+    s.UseProject: databases.run_use_project,
     s.ShowEngines: show.run_show_engines,
     s.ShowHandlers: show.run_show_handlers,
     s.DescribeEngine: describe.run_describe_engine,
