@@ -22,7 +22,7 @@ from sqlft.knowledge.search import FOUND
 from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.plan import PushedLimit, QueryPlan, build_input_query, make_plan, push_limit
-from sqlft.query.retrieval import KnowledgeScan, Search, SearchStep, build_search_options
+from sqlft.query.retrieval import ContextTable, KnowledgeScan, Search, SearchStep, build_search_options
 from sqlft.query.scope import (
     Condition,
     ModelScan,
@@ -34,6 +34,7 @@ from sqlft.query.scope import (
     join_laterally,
     joins,
     leaves,
+    rename_hidden_columns,
     select,
 )
 from sqlft.session import Session
@@ -120,6 +121,9 @@ class Execution:
         for prompts in self.prompt_tables.values():
             prompts.inference_run.keeps_details = any(self.prompt_tables[n] is prompts for n in detailed)
         _name_columns(plan)
+        for scan in plan.bound.scans:
+            if scan.hides_inputs:
+                rename_hidden_columns(scan)
 
     def run_to_sql(self) -> str:
         """Ask all models; the query over their answers."""
@@ -129,7 +133,7 @@ class Execution:
 
     def ask_models(self) -> Iterator[ModelStep]:
         """Ask the models one after the other; yields each when its prompts are known, before it is asked."""
-        self.search_first()
+        self.search_first(later=False)
         if self.reads_inputs:
             self._keep_volatile_rows()
         unasked = {s.number for s in self.plan.order}
@@ -142,21 +146,41 @@ class Execution:
                 self._search(scan, unasked)
             unasked.discard(scan.number)
 
-    def search_first(self) -> None:
-        """Search the knowledge bases that need no model's answer; their chunks are tables to the plan then."""
+    def search_first(self, *, later: bool) -> None:
+        """Search the knowledge bases that need no model's answer; what they have is a table to the plan then.
+
+        With `later` contexts are left to a query that is answered slice by slice, if it is one.
+        """
         bound = self.plan.bound
-        if all(isinstance(s, ModelScan) for s in bound.scans):
+        first = list(itertools.takewhile(lambda s: isinstance(s, KnowledgeScan), self.plan.order))
+        if not first:
             return
         if self.reads_inputs:
             self._keep_volatile_rows()
         unasked = {s.number for s in self.plan.order}
-        for scan in list(itertools.takewhile(lambda s: isinstance(s, KnowledgeScan), self.plan.order)):
+        if not later:
+            self._search_all(first, unasked)
+        elif any(s.gives_rows for s in first):
+            last = max(i for i, s in enumerate(first) if s.gives_rows)
+            self._search_all(first[: last + 1], unasked)
+        if self.plan.stream is None:
+            self._search_all([s for s in first if s in bound.scans], unasked)
+
+    def _search_all(self, scans: Sequence[Scan], unasked: set[int]) -> None:
+        bound = self.plan.bound
+        for scan in scans:
             if isinstance(scan, KnowledgeScan):
                 self._search(scan, unasked)
             unasked.discard(scan.number)
             bound.scans.remove(scan)
             scan.block.scans.remove(scan)
         self.plan = make_plan(bound, streams=self.plan.streams)
+
+    def open_answers(self, scan: Scan) -> PromptTable | ContextTable:
+        """Where a model's answers, or the contexts of a knowledge base, are found by their inputs."""
+        if isinstance(scan, KnowledgeScan):
+            return ContextTable(self.session, self.statement_runs, scan)
+        return self.prompt_tables[scan.number]
 
     def _search(self, scan: KnowledgeScan, unasked: set[int]) -> None:
         """Search a knowledge base for the distinct inputs of the query, and put a relation of chunks in its place."""
@@ -415,8 +439,10 @@ def register_table(session: Session, table: pa.Table) -> str:
     return name
 
 
-def answer_casts(scan: ModelScan) -> dict[str, str]:
+def answer_casts(scan: Scan) -> dict[str, str]:
     """The types of answers that Arrow has no word for, by column."""
+    if not isinstance(scan, ModelScan):
+        return {}
     outputs = scan.resolved.outputs
     return {c.name: kind.text for c, kind in zip(outputs.columns, outputs.kinds, strict=True) if kind.needs_cast}
 

@@ -81,7 +81,7 @@ class Explainer:
 
     def run(self) -> pa.Table:
         """The plan as DuckDB's EXPLAIN gives one: a row of explain_key and explain_value."""
-        sliced = slice_query(self._execution)
+        sliced = slice_query(self._execution, streams_contexts=False)
         root, rows = self._explain_whole() if sliced is None else self._explain_slices(sliced)
         key = "analyzed_plan" if self._options.analyze else "physical_plan"
         value = self._format_json(root, rows) if self._options.as_json else self._format_text(root, rows)

@@ -59,8 +59,8 @@ class StreamPlan:
     """The SELECTs around the block, outermost first, and the block's own."""
     tables: list[Node]
     """Relations of its FROM that are no models, in their order."""
-    stages: list[ModelScan]
-    """Its models, each after those whose answers it needs."""
+    stages: list[Scan]
+    """Its models and contexts, each after those whose answers it needs."""
     answer_conditions: list[Condition]
     """Conditions that read answers."""
     orders: list[Node] = field(default_factory=list)
@@ -413,9 +413,9 @@ def _plan_stream(plan: QueryPlan) -> StreamPlan | None:
     if place is None:
         return None
     block, levels = place
-    if not all(isinstance(s, ModelScan) for s in bound.scans):
+    if any(s.gives_rows for s in bound.scans):
         return None
-    scans = [s for s in plan.order if s.block is block and isinstance(s, ModelScan)]
+    scans = [s for s in plan.order if s.block is block]
     if not scans or not all(_is_plain_join(s) for s in scans):
         return None
     if any(_waits_for(other, s) for s in scans for other in bound.scans if other.block is not block):

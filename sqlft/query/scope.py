@@ -363,13 +363,20 @@ def drop_schema(tree: Node, alias: str) -> None:
             del names[0]
 
 
-def hide_columns(scan: Scan, keys: Sequence[str]) -> None:
-    """Let stars, rows and qualified names see what the model shows, and nothing else."""
+def rename_hidden_columns(scan: Scan) -> None:
+    """Let mentions of columns mean those in which their values stand."""
     hidden = scan.find_hidden_columns()
     for use in scan.uses:
         name = next((n for n in hidden if n.lower() == use.column), None)
         if name is not None and (use.qualified or scan.hides_inputs):
             use.node["column_names"][: 1 + use.qualified] = [scan.alias, hidden[name]]
+
+
+def hide_columns(scan: Scan, keys: Sequence[str]) -> None:
+    """Let stars, rows and qualified names see what the model shows, and nothing else."""
+    hidden = scan.find_hidden_columns()
+    if not scan.hides_inputs:
+        rename_hidden_columns(scan)
     for node in scan.rows:
         names = [(n, hidden.get(n, n)) for n in scan.row_columns]
         fields = ", ".join(f"{quote_name(n)} := {quote_name(scan.alias)}.{quote_name(c)}" for n, c in names)

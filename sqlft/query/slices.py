@@ -29,7 +29,8 @@ from sqlft.query.execute import (
     new_relation_name,
 )
 from sqlft.query.plan import StreamPlan, join_value_lists
-from sqlft.query.scope import ModelScan, ScanRemover, add_ctes, drop_schema, hide_columns, leaves, select
+from sqlft.query.retrieval import ContextTable
+from sqlft.query.scope import ModelScan, Scan, ScanRemover, add_ctes, drop_schema, hide_columns, leaves, select
 from sqlft.sql.names import quote_name
 
 FIRST_ROWS, MAX_ROWS = 64, 16384
@@ -72,7 +73,8 @@ def find_spooled_tables(run: Execution, stream: StreamPlan) -> list[SpooledTable
         return None
     for alias in aliases:
         drop_schema(block.node, alias)
-    bound_away = {id(n) for s in stream.stages for c in s.conditions() for n in ast.walk(c.node)}
+    direct = [s for s in stream.stages if not _waits_for_answers(s, remover)]
+    bound_away = {id(n) for s in direct for c in s.conditions() for n in ast.walk(c.node)}
     names: set[str] = set()
     whole: set[str] = set()
     for node in ast.walk(run.plan.bound.tree):
@@ -101,6 +103,12 @@ def find_spooled_tables(run: Execution, stream: StreamPlan) -> list[SpooledTable
     return tables
 
 
+def _waits_for_answers(scan: Scan, remover: ScanRemover) -> bool:
+    """Whether an input comes from an answer that is not known yet."""
+    singles = [b.values[0] for b in scan.bindings.values() if b.is_single_value]
+    return any(remover.copy_condition(v) is None for v in singles)
+
+
 def _all_columns_sql(run: Execution, stream: StreamPlan, leaf: Node, relation: Node | None) -> str:
     """SELECT alias.* FROM the tables; that of a single one is written by hand, which is quicker."""
     if relation is not None and ast.is_table(relation):
@@ -117,8 +125,8 @@ def _all_columns_sql(run: Execution, stream: StreamPlan, leaf: Node, relation: N
 class SlicedModel:
     """One model of the FROM clause: which prompt each row has."""
 
-    scan: ModelScan
-    prompt_table: PromptTable
+    scan: Scan
+    prompt_table: PromptTable | ContextTable
     expressions: list[Node]
     """What gives its inputs; over the answers of others where `is_chained`."""
     is_chained: bool
@@ -133,6 +141,12 @@ class SlicedModel:
     """Prompts in order of appearance …"""
     first_rows: array[int] = field(default_factory=partial(array, "q"))
     """… and the row where each appears first."""
+
+    def set_types(self, kinds: list[str]) -> None:
+        """What its inputs are, once that is known."""
+        self.kinds = kinds
+        if isinstance(self.prompt_table, ContextTable):
+            self.prompt_table.types = kinds
 
     def add_rows(self, ids: pa.Array, start: int) -> None:
         """Give rows their prompts."""
@@ -304,11 +318,10 @@ class SlicedQuery:
         remover = ScanRemover(stream.block, stream.stages)
         self.models = []
         for scan in stream.stages:
-            singles = [b.values[0] for b in scan.bindings.values() if b.is_single_value]
-            waits = any(remover.copy_condition(v) is None for v in singles)
+            waits = _waits_for_answers(scan, remover)
             # A list's values come from a relation of their own, whose column `_make_spool_query` puts in.
             values = [remover.copy(b.values[0] if b.is_single_value else {}) for b in scan.bindings.values()]
-            self.models.append(SlicedModel(scan, run.prompt_tables[scan.number], values, waits))
+            self.models.append(SlicedModel(scan, run.open_answers(scan), values, waits))
         self._names = {id(x): new_relation_name() for x in [*tables, *self.models]}
         self.spool_query = self._make_spool_query(remover)
         self._order = [*leaves(stream.block.node["from_table"])]
@@ -342,7 +355,7 @@ class SlicedQuery:
         texts: list[Node] = []
         values: list[Node] = []
         for model in direct:
-            model.kinds = [next(kinds) for _ in model.expressions]
+            model.set_types([next(kinds) for _ in model.expressions])
             for name, expression, kind in zip(model.scan.inputs, model.expressions, model.kinds, strict=True):
                 texts.append(ast.expression(prompt_text_sql("x", kind), x=expression))
                 if name in model.scan.find_shown_inputs():
@@ -538,7 +551,7 @@ class SlicedQuery:
         if not model.kinds:
             body = select("1", joined)
             body["select_list"] = deepcopy(model.expressions)
-            model.kinds = [str(t) for t in self._bind_query(body).types]
+            model.set_types([str(t) for t in self._bind_query(body).types])
         values = [ast.expression_sql(e) for e in model.expressions]
         texts = [prompt_text_sql(v, kind) for v, kind in zip(values, model.kinds, strict=True)]
         shown = [t if is_cast_back(k) else v for t, v, k in zip(texts, values, model.kinds, strict=True)]
@@ -589,9 +602,12 @@ class SlicedQuery:
         self.run.statement_runs.finish(error)
 
 
-def slice_query(run: Execution) -> SlicedQuery | None:
-    """A query answered slice by slice, its other models asked already; None if it cannot be."""
-    run.search_first()
+def slice_query(run: Execution, *, streams_contexts: bool = True) -> SlicedQuery | None:
+    """A query answered slice by slice, its other models asked already; None if it cannot be.
+
+    Without `streams_contexts` knowledge bases are searched before, for all rows.
+    """
+    run.search_first(later=streams_contexts)
     stream = run.plan.stream
     tables = find_spooled_tables(run, stream) if stream is not None else None
     if stream is None or tables is None:

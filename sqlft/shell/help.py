@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from sqlft.errors import NotFound, did_you_mean
 from sqlft.exporting import ExportSettings
 from sqlft.knowledge.definition import KnowledgeSettings
+from sqlft.knowledge.evaluate import KnowledgeEvaluateSettings
 from sqlft.options import options_of
 from sqlft.session import (
     EngineSettings,
@@ -62,6 +63,7 @@ USING embedding_model = minilm, content_columns = ['body'], metadata_columns = [
     s.ShowKnowledgeBases: "SHOW KNOWLEDGE_BASES",
     s.RefreshKnowledgeBase: "REFRESH KNOWLEDGE_BASE docs",
     s.IndexKnowledgeBase: "CREATE INDEX ON KNOWLEDGE_BASE docs",
+    s.EvaluateKnowledgeBase: "EVALUATE KNOWLEDGE_BASE docs ON (SELECT question, id FROM judged)",
     s.CreateDatabase: """CREATE DATABASE shop WITH ENGINE = 'sqlite', PARAMETERS = {"path": "shop.db"}""",
     s.DropCache: "DROP CACHE FOR my_model",
     s.CreatePrice: "CREATE PRICE FOR openai 'gpt-4o-mini' USING input = 0.15, output = 0.6",
@@ -80,6 +82,7 @@ SETTINGS: dict[Kind, type] = {
     s.Retrain: TrainSettings,
     s.AnalyzeTrainingData: DataSettings,
     s.Evaluate: EvaluateSettings,
+    s.EvaluateKnowledgeBase: KnowledgeEvaluateSettings,
     s.CreatePrice: PriceSettings,
     s.CreateKnowledgeBase: KnowledgeSettings,
     s.AlterKnowledgeBase: KnowledgeSettings,

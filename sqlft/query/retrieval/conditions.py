@@ -102,7 +102,9 @@ class ConditionReader:
 
     def _read(self, condition: Condition, columns: set[str]) -> None:
         node = condition.node
-        if columns & self._option_names:
+        if self._binds_model(node):
+            self._others.append(condition)
+        elif columns & self._option_names:
             self._read_option(condition)
         elif (tree := self._parse(node)) is not None:
             self._searches.append((condition, tree))
@@ -113,6 +115,19 @@ class ConditionReader:
             )
         elif not self._read_threshold(condition):
             self._others.append(condition)
+
+    def _binds_model(self, node: Node) -> bool:
+        """Whether it says what a model's input is: m.question = docs.content."""
+        sides = _comparison(node)
+        for side in sides[1:] if sides is not None else ():
+            column = _uncast(side)
+            if not ast.is_column(column) or id(column) in self._uses:
+                continue
+            alias = self._names.alias_of_column(column)
+            models = [s for s in self._block.scans if not isinstance(s, KnowledgeScan) and s.alias.lower() == alias]
+            if any(column["column_names"][-1].lower() in (n.lower() for n in s.inputs) for s in models):
+                return True
+        return False
 
     def _read_option(self, condition: Condition) -> None:
         """`hybrid_search = true` and the like, which are no conditions."""

@@ -133,7 +133,7 @@ class KnowledgeScan(Scan):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return self.all_outputs
+        return (self.context_column,) if self.gives_context else self.all_outputs
 
     @property
     def all_outputs(self) -> tuple[str, ...]:

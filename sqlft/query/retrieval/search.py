@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
 
 import duckdb
 import pyarrow as pa
@@ -35,6 +38,7 @@ from sqlft.sql.names import quote_name
 EXCLUDED_CANDIDATES = 100
 EXCLUDED_RELEVANCE = 0.5
 """content <> 'text' leaves out those of so many best chunks that are as relevant as this, as MindsDB has it."""
+CONTEXTS_AT_ONCE = 1024
 INTERSECTED_CANDIDATES = 100
 """From so many best chunks for each text those are taken that are good for all."""
 
@@ -231,6 +235,89 @@ class Search:
                 if most is None or sizes[question] <= most:
                     texts[question].append(text)
         return pa.array([self.settings.separator.join(parts) for parts in texts], pa.string())
+
+
+class ContextTable:
+    """Contexts by distinct inputs, found as the rows of a result need them: what `PromptTable` is for answers.
+
+    Only the numbers of the chunks are kept; their texts are read again with each slice of rows.
+    """
+
+    def __init__(self, session: Session, runs: StatementRuns, scan: KnowledgeScan) -> None:
+        self._session, self._runs, self._scan = session, runs, scan
+        self.types: list[str] = []
+        """Of the inputs, known before any of them."""
+        self.rows = 0
+        self._ids: dict[bytes, int] = {}
+        self._waiting: deque[tuple[str | None, ...]] = deque()
+        self._chunks: list[list[int]] = []
+        """Of each distinct combination of inputs that was searched for, best first."""
+
+    @cached_property
+    def _search(self) -> Search:
+        return Search(self._session, self._runs, self._scan, self.types)
+
+    @property
+    def inference_run(self) -> ContextTable:
+        """Itself: it is asked where a model's run would be."""
+        return self
+
+    def ids(self, columns: Sequence[pa.Array | pa.ChunkedArray]) -> pa.Array:
+        """The number of each row of inputs."""
+        ids = []
+        for row in zip(*(column.to_pylist() for column in columns), strict=True):
+            key = blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            if key not in self._ids:
+                self._ids[key] = len(self._ids)
+                self._waiting.append(row)
+            ids.append(self._ids[key])
+        return pa.array(ids, pa.int32())
+
+    def read_cache(self) -> bool:
+        """Whether all contexts are known without a search."""
+        return not self._waiting
+
+    def count_answered(self, end: int) -> int:
+        """How many of the first `end` inputs were searched for."""
+        return min(end, len(self._chunks))
+
+    def advance(self, end: int, limit: int) -> None:
+        """Search for at most `limit` more of the first `end` inputs."""
+        count = min(limit, end - len(self._chunks), CONTEXTS_AT_ONCE)
+        rows = [self._waiting.popleft() for _ in range(max(0, count))]
+        inputs = pa.table(
+            {f"k{j}": pa.array([row[j] for row in rows], pa.string()) for j in range(len(self._scan.inputs))}
+        )
+        found = self._search.find(inputs)
+        chunks: list[list[int]] = [[] for _ in rows]
+        for question, chunk in zip(
+            found.column("question").to_pylist(), found.column("chunk").to_pylist(), strict=True
+        ):
+            chunks[question].append(chunk)
+        self._chunks += chunks
+
+    def ask_all(self) -> None:
+        """Search for all inputs so far."""
+        while self._waiting:
+            self.advance(len(self._ids), len(self._ids))
+
+    def columns(self, ids: pa.Array, names: Sequence[str]) -> list[pa.Array]:
+        """The contexts of these inputs, the one column; NULL where nobody reads them."""
+        if not self._scan.is_read:
+            return [pa.nulls(len(ids), pa.string()) for _ in names]
+        encoded = ids.dictionary_encode()
+        rows = [
+            {"question": question, "chunk": chunk, "rank": rank}
+            for question, i in enumerate(encoded.dictionary.to_pylist())
+            for rank, chunk in enumerate(self._chunks[i])
+        ]
+        name = f"__sqlft_contexts{self._scan.number}"
+        self._session.con.register(name, pa.Table.from_pylist(rows, FOUND))
+        try:
+            contexts = self._search.contexts(name, len(encoded.dictionary))
+        finally:
+            self._session.con.unregister(name)
+        return [contexts.take(encoded.indices) for _ in names]
 
 
 Found = dict[int, tuple[float | None, float]]
