@@ -84,7 +84,7 @@ def insert_rows(
     """
     settings = build_options(InsertSettings, options, f"INSERT INTO {base.key}")
     session.require_own_knowledge_base(base)
-    with _state_of_insert(session, base) as state, _temporary_tables(session.con):
+    with keep_state(session, base) as state, _temporary_tables(session.con):
         place = "row_number() OVER () AS __place"
         run(session.con, f"CREATE OR REPLACE TEMP TABLE {ROWS} AS SELECT {place}, * FROM ({query}\n)")
         return _Insert(session, runs, base, settings, state).run(drop_others)
@@ -123,6 +123,7 @@ class _Insert:
         if self._resolved is not None:
             same = f"doc IN (SELECT old FROM {WORK} WHERE is_same)"
             embed_waiting(self._session, self._runs, base, self._resolved, same)
+            warn_of_waiting(self._session, base)
         return InsertCounts(rows, added, total - added, gone)
 
     # -- comparing -----------------------------------------------------------------------------------------------------
@@ -362,6 +363,16 @@ def embed_waiting(
                 tables.write(con, base, is_own, partial(_set_vectors, con, base, resolved.digest, dimension, found))
 
 
+def warn_of_waiting(session: Session, base: KnowledgeBase) -> None:
+    """Say how many chunks cannot be found by their meaning yet."""
+    waiting = tables.count_rows(session.con, base).waiting
+    if waiting:
+        session.show_warning(
+            f"Chunks of '{base.key}' that wait for a vector: {waiting}. The others are found; "
+            f"REFRESH KNOWLEDGE_BASE {base.key} embeds those that wait."
+        )
+
+
 def _set_vectors(
     con: duckdb.DuckDBPyConnection, base: KnowledgeBase, model: str, dimension: int, found: pa.Table
 ) -> None:
@@ -528,7 +539,7 @@ class InsertState:
 
 
 @contextmanager
-def _state_of_insert(session: Session, base: KnowledgeBase) -> Iterator[InsertState]:
+def keep_state(session: Session, base: KnowledgeBase) -> Iterator[InsertState]:
     """Keep in the record when an insert began and ended, how far it is, and its error."""
     state = InsertState(session, base)
     try:

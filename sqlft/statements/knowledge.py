@@ -24,7 +24,7 @@ from sqlft.knowledge.definition import (
     read_model,
     read_settings,
 )
-from sqlft.knowledge.embedding import check_embeds, parse_model_name, resolve_embedding_model
+from sqlft.knowledge.embedding import check_embeds, parse_model_name, require_same_model, resolve_embedding_model
 from sqlft.knowledge.insert import InsertSettings, insert_rows
 from sqlft.knowledge.reranking import resolve_judge
 from sqlft.knowledge.words import check_language
@@ -164,6 +164,8 @@ def run_refresh_knowledge_base(session: Session, statement: RefreshKnowledgeBase
         base = _begin_rebuilding(session, base, settings.embedding_model)
     if base.query is not None:
         _fill(session, base, others, statement.text)
+    elif not settings.rebuild and tables.count_rows(session.con, base).waiting == 0:
+        session.show_notice(f"'{base.key}' was made without FROM, and no text waits: there is nothing to refresh.")
     _embed_waiting(session, base, others, statement.text)
     return show_knowledge_base(session, find_knowledge_base(session, base.key))
 
@@ -360,8 +362,9 @@ def _embed_waiting(session: Session, base: KnowledgeBase, options: Mapping[str, 
     if base.embedding_model is None or tables.count_rows(session.con, base).waiting == 0:
         return
     rest = {name: value for name, value in options.items() if name not in option_names(InsertSettings)}
-    with open_statement_runs(session, rest, text) as runs:
-        insert.embed_waiting(session, runs, base, resolve_embedding_model(session, base))
+    with open_statement_runs(session, rest, text) as runs, insert.keep_state(session, base):
+        insert.embed_waiting(session, runs, base, require_same_model(session, base))
+        insert.warn_of_waiting(session, base)
 
 
 def _begin_rebuilding(session: Session, base: KnowledgeBase, embedding_model: object) -> KnowledgeBase:
