@@ -164,9 +164,8 @@ def run_refresh_knowledge_base(session: Session, statement: RefreshKnowledgeBase
         base = _begin_rebuilding(session, base, settings.embedding_model)
     if base.query is not None:
         _fill(session, base, others, statement.text)
-    elif not settings.rebuild and tables.count_rows(session.con, base).waiting == 0:
-        session.show_notice(f"'{base.key}' was made without FROM, and no text waits: there is nothing to refresh.")
-    _embed_waiting(session, base, others, statement.text)
+    else:
+        _embed_waiting(session, base, others, statement.text)
     return show_knowledge_base(session, find_knowledge_base(session, base.key))
 
 
@@ -360,6 +359,7 @@ def _plan_rows(session: Session, query: str) -> str:
 
 def _embed_waiting(session: Session, base: KnowledgeBase, options: Mapping[str, object], text: str) -> None:
     if base.embedding_model is None or tables.count_rows(session.con, base).waiting == 0:
+        session.show_notice(f"'{base.key}' was made without FROM, and no text waits: there is nothing to refresh.")
         return
     rest = {name: value for name, value in options.items() if name not in option_names(InsertSettings)}
     with open_statement_runs(session, rest, text) as runs, insert.keep_state(session, base):
