@@ -11,7 +11,6 @@ on where it was when it is run again.  In the user's transaction all of it is.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import duckdb
 import pyarrow as pa
 
+from sqlft.catalog.knowledge_bases import PROCESS
 from sqlft.catalog.records import KnowledgeBase, to_micros, utc_now
 from sqlft.errors import Cancelled, CatalogError, DataError, NotFound, OptionError
 from sqlft.handler import Range
@@ -41,8 +41,6 @@ ROWS, WORK, BATCH = (f"__sqlft_{name}" for name in ("rows", "work", "batch"))
 """Temporary tables of one statement."""
 BATCH_ROWS, BATCH_ROWS_OF_WORDS = 1000, 20_000
 """Rows of a batch that is embedded, and of one whose words alone are kept."""
-PROCESS = uuid.uuid4().hex
-"""This process, as a record's state names who inserts: an insert of another one that has not ended was killed."""
 
 
 @dataclass
@@ -85,8 +83,8 @@ def insert_rows(
     `options` are those of `InsertSettings`; those that asking the embedding model takes are in `runs`.
     """
     settings = build_options(InsertSettings, options, f"INSERT INTO {base.key}")
-    session.catalog.require_writing()
-    with _state_of_insert(session, base) as state, _temporary_tables(session.con):
+    session.require_own_knowledge_base(base)
+    with keep_state(session, base) as state, _temporary_tables(session.con):
         place = "row_number() OVER () AS __place"
         run(session.con, f"CREATE OR REPLACE TEMP TABLE {ROWS} AS SELECT {place}, * FROM ({query}\n)")
         return _Insert(session, runs, base, settings, state).run(drop_others)
@@ -125,6 +123,7 @@ class _Insert:
         if self._resolved is not None:
             same = f"doc IN (SELECT old FROM {WORK} WHERE is_same)"
             embed_waiting(self._session, self._runs, base, self._resolved, same)
+            warn_of_waiting(self._session, base)
         return InsertCounts(rows, added, total - added, gone)
 
     # -- comparing -----------------------------------------------------------------------------------------------------
@@ -181,7 +180,7 @@ class _Insert:
         repeated = f"SELECT (SELECT count(*) FROM {ROWS} AS r WHERE {fits}) - count(*) FROM {WORK}"
         count = run(con, repeated)[0][0]
         if count and self._columns.id is not None:
-            self._session.show_warning(f"{count} rows have the id of an earlier row of this INSERT, and were left out.")
+            self._session.show_warning(f"Rows left out, as an earlier row of this INSERT has their id: {count}.")
 
     def _refuse_misfits(self, misfits: str, id: str, known: Mapping[str, str]) -> None:
         """DataError for rows without an id or whose values do not fit; with error = 'skip' a warning."""
@@ -190,8 +189,8 @@ class _Insert:
         if not count:
             return
         kinds = ", ".join(f"{name.removeprefix(METADATA_PREFIX)} {kind}" for name, kind in known.items())
-        which = f"the first of them has the id {str(first)[:80]!r}" if named else "they have no id"
-        what = f"{count} rows do not fit into '{self._base.key}' ({kinds}): {which}"
+        which = f"the first of them has the id {str(first)[:80]!r}" if named else "without an id"
+        what = f"Rows that do not fit into '{self._base.key}' ({kinds}): {count}, {which}"
         if self._settings.error == "raise":
             advice = "Give each row an id, CAST the columns in the query, or leave such rows out: USING error = 'skip'."
             raise DataError(f"{what}.", advice)
@@ -364,6 +363,16 @@ def embed_waiting(
                 tables.write(con, base, is_own, partial(_set_vectors, con, base, resolved.digest, dimension, found))
 
 
+def warn_of_waiting(session: Session, base: KnowledgeBase) -> None:
+    """Say how many chunks cannot be found by their meaning yet."""
+    waiting = tables.count_rows(session.con, base).waiting
+    if waiting:
+        session.show_warning(
+            f"Chunks of '{base.key}' that wait for a vector: {waiting}. The others are found; "
+            f"REFRESH KNOWLEDGE_BASE {base.key} embeds those that wait."
+        )
+
+
 def _set_vectors(
     con: duckdb.DuckDBPyConnection, base: KnowledgeBase, model: str, dimension: int, found: pa.Table
 ) -> None:
@@ -385,7 +394,7 @@ def delete_documents(session: Session, base: KnowledgeBase, condition: str) -> i
     Texts of which a part was deleted are whole again when they are inserted again.
     """
     con = session.con
-    session.catalog.require_writing()
+    session.require_own_knowledge_base(base)
     if not tables.has_tables(con, base):
         return 0
 
@@ -412,7 +421,7 @@ def update_documents(
     that of the whole document.
     """
     con = session.con
-    session.catalog.require_writing()
+    session.require_own_knowledge_base(base)
     content, metadata = _read_assignments(base, assignments)
     if not tables.has_tables(con, base):
         return 0
@@ -530,7 +539,7 @@ class InsertState:
 
 
 @contextmanager
-def _state_of_insert(session: Session, base: KnowledgeBase) -> Iterator[InsertState]:
+def keep_state(session: Session, base: KnowledgeBase) -> Iterator[InsertState]:
     """Keep in the record when an insert began and ended, how far it is, and its error."""
     state = InsertState(session, base)
     try:

@@ -1,9 +1,9 @@
 """A handler whose vectors, scores and answers tell how many words two texts share: for knowledge bases.
 
 A text is the sum of a random direction for each of its words, so texts with the same words are near.  A base called
-`prefixed` was trained with words before its texts; `nan` gives what is no number.  Asked whether a text answers a
-question it says yes, as sure as the share of the question's words that are in the text; `!error` in the text is an
-error, `!maybe` is neither yes nor no.
+`prefixed` was trained with words before its texts; one that is a number has vectors of that many.  Asked whether a text
+answers a question it says yes, as sure as the share of the question's words that are in the text; `!error` in the text
+is an error, `!maybe` is neither yes nor no; a vector of `!nan` is no number.
 """
 
 import math
@@ -52,7 +52,8 @@ class Librarian(Embedder, Reranker):
     def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
         for text in texts:
             EMBEDDED.append(text)
-            yield [math.nan] * DIMENSION if model.base == "nan" or "!nan" in text else embed_text(text)
+            vector = embed_text(text, int(model.base) if model.base.isdecimal() else DIMENSION)
+            yield [math.nan for _ in vector] if "!nan" in text else vector
 
     def rerank(self, pairs: Iterable[tuple[str, str]], model: ModelSpec, artifact: Artifact | None) -> Iterator[float]:
         for question, text in pairs:
@@ -84,9 +85,9 @@ class Judging(Predictor):
             yield Completion.ok(request.id, answer, logprob=math.log(sure) if self.options.logprobs else None)
 
 
-def embed_text(text: str) -> list[float]:
+def embed_text(text: str, dimension: int = DIMENSION) -> list[float]:
     """The sum of its words' directions."""
-    vector = [0.0] * DIMENSION
+    vector = [0.0] * dimension
     for word in words_of(text):
         chance = random.Random(word)
         vector = [number + chance.gauss(0, 1) for number in vector]
