@@ -36,6 +36,8 @@ HANDLERS = Path(__file__).resolve().parent.parent / "tests" / "handlers"
 """Holds `librarian`, a handler whose vectors cost next to nothing."""
 RESULTS = Path(__file__).parent / "results" / "knowledge.jsonl"
 VOCABULARY = 30_000
+BATCH = 1000
+"""Texts that an INSERT writes at once: their words lie together, in order."""
 
 
 class Texts(NamedTuple):
@@ -89,8 +91,11 @@ def write_tables(con: sqlft.Connection, base: KnowledgeBase, texts: Texts, found
     started = time.perf_counter()
     index, lengths = words.index_chunks(raw, base, chunks)
     with words.registered(raw, index=index) as names:
-        raw.execute(f"INSERT INTO {table_name(base, 'words')} FROM {names['index']}").fetchall()
-    found["index_words"] = time.perf_counter() - started
+        insert = f"INSERT INTO {table_name(base, 'words')} FROM {names['index']}"
+        raw.execute(insert).fetchall()
+        found["index_words"] = time.perf_counter() - started
+        raw.execute(f"DELETE FROM {table_name(base, 'words')}").fetchall()
+        raw.execute(f"{insert} ORDER BY chunk // {BATCH}, word").fetchall()
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(texts.vectors.ravel()), texts.vectors.shape[1])
     chunks = chunks.append_column("vector", vectors).append_column("length", lengths)
     with words.registered(raw, chunks=chunks) as names:

@@ -40,7 +40,7 @@ class Library:
         librarian.RERANKED.clear()
         self.warnings: list[str] = []
         self.con = sqlft.connect(warn=self.warnings.append)
-        for name, options in (("e", "mode = 'embedding'"), ("yesno", "mode = 'text'"), ("cross", "mode = 'rerank'")):
+        for name, options in (("e", "mode = 'embedding'"), ("yesno", "mode = 'text'"), ("scorer", "mode = 'rerank'")):
             self.run(f"CREATE MODEL {name} PREDICT answer USING engine = 'librarian', {options}")
 
     def run(self, sql: str) -> list[tuple[Any, ...]]:
@@ -318,8 +318,10 @@ def test_an_interrupt_stops_the_search(library: Library, monkeypatch: pytest.Mon
     questions = make_texts(10, seed=4)
     library.search(questions)
     monkeypatch.setattr(library.con.session, "interrupted", True)
-    with pytest.raises(Cancelled):
-        library.search(questions)
+    for given in ({}, {"condition": "id > q.f0", "values": {"f0": [3] * 10}}):
+        with pytest.raises(Cancelled):
+            library.search(questions, **given)
+        assert library.run_raw("SELECT 42") == [(42,)]
 
 
 def test_a_transaction_sees_its_own_texts(library: Library) -> None:
@@ -377,7 +379,7 @@ def test_the_least_relevance_counts_before_k(library: Library, kind: str) -> Non
 # -- reranking ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["yesno", "cross"])
+@pytest.mark.parametrize("model", ["yesno", "scorer"])
 def test_a_model_reads_what_was_found_again(library: Library, model: str) -> None:
     """The best of twice as many by its score; kept answers are not asked for again."""
     texts = make_texts(40)
@@ -425,14 +427,14 @@ def test_reranking_in_a_query_that_asks_the_same_model(library: Library) -> None
 
 def test_a_model_with_mode_rerank_by_itself(library: Library) -> None:
     """Is asked like any other, for a DOUBLE of its inputs question and text."""
-    rows = library.run("SELECT answer, typeof(answer) FROM cross WHERE question = 'bal dit' AND text = 'dit'")
+    rows = library.run("SELECT answer, typeof(answer) FROM scorer WHERE question = 'bal dit' AND text = 'dit'")
     assert rows == [(0.5, "DOUBLE")]
     with pytest.raises(OptionError, match="prompt_template"):
         library.run(
             "CREATE MODEL c PREDICT s USING engine = 'librarian', mode = 'rerank', prompt_template = '{{content}}'"
         )
-    with pytest.raises(NotSupported, match="Echo"):
-        library.run("CREATE MODEL c PREDICT s USING engine = 'echo', mode = 'rerank'")
+    with pytest.raises(OptionError, match="DOUBLE"):
+        library.run("CREATE MODEL c PREDICT (s INTEGER) USING engine = 'librarian', mode = 'rerank'")
 
 
 def test_models_that_cannot_rerank(library: Library) -> None:
@@ -525,18 +527,28 @@ def test_evaluate_as_mindsdb_has_it(library: Library) -> None:
     assert json.loads(row["cumulative_recall"])["0"] == pytest.approx(2 / 3)
 
 
-def test_evaluate_by_a_models_judgement(library: Library) -> None:
-    """MindsDB's llm_relevancy, on questions that a model wrote; the scores are added to a table."""
-    library.run("CREATE MODEL writer PREDICT answer USING engine = 'scribe'")
-    library.fill(['{"question": "bal", "answer": "dit"}'], "embedding_model = e, reranking_model = cross")
-    library.run("CREATE MODEL asks PREDICT answer USING engine = 'librarian', prompt_template = '{{content}}'")
+def test_a_model_writes_the_questions(library: Library) -> None:
+    """MindsDB's generate_data: a table with a question for each text that it makes one of; else an error."""
+    library.run("CREATE MODEL asks PREDICT answer USING engine = 'librarian'")
+    library.fill(['{"question": "bal", "answer": "dit"}', "no question in here"])
+    statement = "EVALUATE KNOWLEDGE_BASE docs USING test_table = made, generate_data = true, llm = asks"
+    assert library.run(f"{statement}, evaluate = false") == []
+    assert library.run("SELECT question, answer, doc_id FROM made") == [("bal", "dit", 0)]
+    assert library.con.execute(statement).to_arrow_table().to_pylist()[0]["total_found"] == 1
+    source = "{'from_sql': 'SELECT id, content FROM texts WHERE id = 1', 'count': 5}"
     with pytest.raises(DataError, match="wrote no question"):
-        library.run("EVALUATE KNOWLEDGE_BASE docs USING test_table = made, generate_data = true, llm = asks")
+        library.run(statement.replace("true", source))
+
+
+def test_evaluate_by_a_models_judgement(library: Library) -> None:
+    """MindsDB's llm_relevancy; the scores are added to a table."""
+    library.fill(["bal dit", "dim"], "embedding_model = e, reranking_model = scorer")
     library.run("CREATE TABLE made AS SELECT 'bal' AS question UNION ALL SELECT 'nothing at all'")
     statement = "EVALUATE KNOWLEDGE_BASE docs USING test_table = made, version = 'llm_relevancy', save_to = scores"
     (row,) = library.con.execute(statement).to_arrow_table().to_pylist()
-    assert row["avg_relevancy"] == pytest.approx(0.5)
-    assert row["hit_at_k"] == row["bin_precision_at_k"] == [0.5]
+    assert row["avg_relevancy"] == pytest.approx(0.25)
+    assert (row["hit_at_k"], row["bin_precision_at_k"]) == ([0.5, 0.5], [0.5, 0.25])
+    assert row["avg_first_relevant_position"] == 0
     library.run(statement)
     assert library.run("SELECT count(*), min(mean_mrr) FROM scores") == [(2, 0.5)]
 

@@ -31,7 +31,7 @@ from sqlft.handler import Alias, Range
 from sqlft.inference.resolve import resolve
 from sqlft.inference.statement_runs import StatementRuns
 from sqlft.knowledge import reranking
-from sqlft.knowledge.embedding import parse_model_name
+from sqlft.knowledge.embedding import parse_model_name, resolve_embedding_model
 from sqlft.knowledge.search import SearchOptions, search_chunks
 from sqlft.knowledge.tables import has_tables, table_name, visible_chunks_sql
 from sqlft.knowledge.words import read_arrow, registered
@@ -118,6 +118,17 @@ class Scored(NamedTuple):
     setting: Setting
     scores: dict[str, list[float]]
     seconds: float
+
+
+def open_models(session: Session, runs: StatementRuns, base: KnowledgeBase, given: KnowledgeEvaluateSettings) -> None:
+    """Open the models that searching a base asks, so that `runs` knows their options before anything is asked."""
+    if base.embedding_model is not None and given.search != "words":
+        resolved = resolve_embedding_model(session, base)
+        runs.prompt_table(resolved, resolved.model.key.name)
+    reranker = reranking.resolve_reranking_model(session, base) if given.reranking is not False else None
+    for judge in (reranker, None if given.llm is None else reranking.resolve_judge(session, given.llm)):
+        if judge is not None:
+            reranking.open_judge(runs, judge)
 
 
 def evaluate_searches(

@@ -17,7 +17,7 @@ from sqlft.catalog.records import KnowledgeBase
 from sqlft.data import Prompt
 from sqlft.errors import OptionError
 from sqlft.inference.resolve import ResolvedVersion, resolve
-from sqlft.inference.statement_runs import StatementRuns
+from sqlft.inference.statement_runs import PromptTable, StatementRuns
 from sqlft.knowledge.embedding import parse_model_name
 from sqlft.options import option_names
 from sqlft.session import Session
@@ -62,16 +62,21 @@ def resolve_judge(session: Session, name: str) -> ResolvedVersion:
     return replace(resolved, prompt=PROMPT)
 
 
-def score_pairs(
-    session: Session, runs: StatementRuns, resolved: ResolvedVersion, questions: pa.Array, texts: pa.Array
-) -> list[float | None]:
-    """How well each text answers its question, between 0 and 1; None where the model gave no answer to that."""
+def open_judge(runs: StatementRuns, resolved: ResolvedVersion) -> PromptTable:
+    """Where the model of `resolve_judge` is asked, with the options that a yes or a no takes."""
     options: dict[str, object] = {}
     if not resolved.outputs.is_score:
         known = option_names(type(resolved.handler).predict_options)
         wanted: dict[str, object] = {"logprobs": True, "max_tokens": MAX_TOKENS}
         options = {name: value for name, value in wanted.items() if name in known}
-    prompts = runs.prompt_table(resolved, resolved.model.key.name, options)
+    return runs.prompt_table(resolved, resolved.model.key.name, options)
+
+
+def score_pairs(
+    session: Session, runs: StatementRuns, resolved: ResolvedVersion, questions: pa.Array, texts: pa.Array
+) -> list[float | None]:
+    """How well each text answers its question, between 0 and 1; None where the model gave no answer to that."""
+    prompts = open_judge(runs, resolved)
     first_is_question = resolved.outputs.is_score or resolved.prompt.inputs[0].lower() == "question"
     ids = prompts.ids([questions, texts] if first_is_question else [texts, questions])
     prompts.inference_run.rows += len(ids)

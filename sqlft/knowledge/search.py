@@ -311,13 +311,14 @@ class ChunkSearch:
         """
         matrix = _to_matrix(vectors.column("vector").combine_chunks())
         nearest = NearestChunks(len(matrix), n + MARGIN)
-        for batch in self._con.sql(f"SELECT c.chunk, c.vector FROM {source}").to_arrow_reader(BLOCK_ROWS):
-            if self._session.interrupted:
-                raise Cancelled("Interrupted.", "Run it again.")
-            block, chunks = _to_matrix(batch.column("vector")), batch.column("chunk").to_numpy()
-            for start in range(0, len(matrix), BLOCK_QUESTIONS):
-                rows = slice(start, start + BLOCK_QUESTIONS)
-                nearest.add(rows, matrix[rows] @ block.T, chunks)
+        with self._con.sql(f"SELECT c.chunk, c.vector FROM {source}").to_arrow_reader(BLOCK_ROWS) as batches:
+            for batch in batches:
+                if self._session.interrupted:
+                    raise Cancelled("Interrupted.", "Run it again.")
+                block, chunks = _to_matrix(batch.column("vector")), batch.column("chunk").to_numpy()
+                for start in range(0, len(matrix), BLOCK_QUESTIONS):
+                    rows = slice(start, start + BLOCK_QUESTIONS)
+                    nearest.add(rows, matrix[rows] @ block.T, chunks)
         unclear = nearest.find_unclear(n)
         is_found = nearest.chunks >= 0
         is_found[unclear] = False

@@ -98,25 +98,26 @@ def _count_words(
             )
         )
     with registered(con, written=written) as names:
-        different = read_arrow(con.sql(f"SELECT DISTINCT written FROM {names['written']}")).column(0).to_pylist()
-        pairs = list(_split_words(different, language, is_question))
-        stems = pa.table({"written": pa.array([p[0] for p in pairs], pa.string()), "word": [p[1] for p in pairs]})
-        codes = stems.append_column("code", stems.column("word").combine_chunks().dictionary_encode().indices)
-        with registered(con, codes=codes) as more:
-            return read_arrow(
-                con.sql(
-                    f"SELECT w.word, g.chunk, g.count FROM (SELECT code, chunk, count(*)::INTEGER AS count "
-                    f"FROM {names['written']} JOIN {more['codes']} USING (written) GROUP BY code, chunk) AS g "
-                    f"JOIN (SELECT DISTINCT code, word FROM {more['codes']}) AS w USING (code) ORDER BY word, chunk"
-                )
+        runs = read_arrow(con.sql(f"SELECT DISTINCT written FROM {names['written']}"))
+        pairs = list(_split_words(runs.column("written").to_pylist(), language, is_question))
+        found = pa.array([word for _, word in pairs], pa.string()).dictionary_encode()
+        runs = runs.append_column("run", pa.array(range(runs.num_rows), pa.int32()))
+        codes = pa.table({"run": pa.array([run for run, _ in pairs], pa.int32()), "code": found.indices})
+        different = pa.table({"code": pa.array(range(len(found.dictionary)), pa.int32()), "word": found.dictionary})
+        with registered(con, runs=runs, codes=codes, different=different) as more:
+            counted = (
+                f"SELECT code, chunk, count(*)::INTEGER AS count FROM {names['written']} JOIN {more['runs']} "
+                f"USING (written) JOIN {more['codes']} USING (run) GROUP BY code, chunk"
             )
+            query = f"SELECT word, chunk, count FROM ({counted}) JOIN {more['different']} USING (code)"
+            return read_arrow(con.sql(f"{query} ORDER BY word, chunk"))
 
 
-def _split_words(written: Iterable[str], language: str, is_question: bool) -> Iterator[tuple[str, str]]:
-    """Each run of letters with the words that it is."""
+def _split_words(runs: Iterable[str], language: str, is_question: bool) -> Iterator[tuple[int, str]]:
+    """The place of each run of letters, with each of the words that it is."""
     stem = _make_stemmer(language)
-    for run in written:
-        plain = unicodedata.normalize("NFKC", run).casefold().translate(JOINERS)
+    for run, written in enumerate(runs):
+        plain = unicodedata.normalize("NFKC", written).casefold().translate(JOINERS)
         if plain.isascii():
             yield run, stem(plain)
             continue

@@ -66,6 +66,9 @@ def run_evaluate_knowledge_base(
     own = pick_options(folded, evaluate.KnowledgeEvaluateSettings)
     settings = build_options(evaluate.KnowledgeEvaluateSettings, own, what)
     with open_statement_runs(session, drop_options(folded, evaluate.KnowledgeEvaluateSettings), statement.text) as runs:
+        for base in bases:
+            evaluate.open_models(session, runs, base, settings)
+        runs.check_using()
         if statement.source is not None:
             rows = _read_questions(session, statement.source, parameters)
             return evaluate.evaluate_searches(session, runs, bases, rows, settings)
