@@ -231,7 +231,20 @@ class Session:
         known = self.catalog.knowledge_bases
         own = known.find(name, self.project) if project is None and self.project.lower() != DEFAULT_PROJECT else None
         base = own or known.find(name, project)
+        if base is None and project is not None:
+            other = self.find_attached(project)
+            return None if other is None else other.find_knowledge_base(name)
         return base if base is None or base.storage is not None else replace(base, storage=self.home_database)
+
+    def require_own_knowledge_base(self, base: KnowledgeBase) -> None:
+        """CatalogError for one of an attached database, which is only read here, and where nothing may be written."""
+        self.catalog.require_writing()
+        own = self.catalog.knowledge_bases.find(*base.key)
+        if own is None or (own.storage or self.home_database) != base.storage:
+            raise CatalogError(
+                f"The knowledge base '{base.storage}.{base.key.name}' is another database's, and only read here.",
+                "Open that database to change it.",
+            )
 
     @cached_property
     def home_database(self) -> str:

@@ -7,6 +7,7 @@ knowledge base from a model or a view of its name.
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 NAMED_TABLES = {"model": "models", "view": "views", "knowledge base": "knowledge_bases"}
 """What a query names, and the tables of the catalog that hold it."""
+PROCESS = uuid.uuid4().hex
+"""This process, as a record's state names who inserts."""
 SELECT_NAMES = " UNION ".join(f"SELECT folded FROM {table}" for table in NAMED_TABLES.values())
 SELECT_PROJECTS = (
     "SELECT folded_project AS folded, project AS name FROM models"
@@ -39,6 +42,12 @@ def find_taken(con: sqlite3.Connection, name: str, *kinds: str) -> str | None:
         if con.execute(f"SELECT 1 FROM {NAMED_TABLES[kind]} WHERE folded = ?", [name.lower()]).fetchone():
             return kind
     return None
+
+
+def is_abandoned(base: KnowledgeBase) -> bool:
+    """Whether its last insert was ended from outside: another process began it, and only one writes a DuckDB file."""
+    state = base.state
+    return "started_at" in state and "finished_at" not in state and state.get("process") != PROCESS
 
 
 class KnowledgeBases:

@@ -22,6 +22,7 @@ from sqlft.handler.values import (
     Notice,
     Progress,
     Request,
+    RowError,
     TrainingSet,
 )
 
@@ -160,8 +161,10 @@ class Embedder(Handler):
     """A handler that turns texts into vectors."""
 
     @abstractmethod
-    def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
-        """One vector a text, in order; a `Vector` tells what it cost."""
+    def embed(
+        self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None
+    ) -> Iterator[Sequence[float] | RowError]:
+        """One vector per text, in order, or why it has none; a `Vector` tells what it cost."""
 
 
 class Reranker(Handler):

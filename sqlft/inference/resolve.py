@@ -39,6 +39,7 @@ from sqlft.handler import (
     Predictor,
     Request,
     Reranker,
+    RowError,
     Vector,
 )
 from sqlft.options import build_options, drop_options, pick_answer_options, pick_options
@@ -346,6 +347,9 @@ class EmbeddingPredictor(Predictor):
                 raise ProviderError(
                     "The handler gave more vectors than it was given texts.", "Tell those who wrote the handler."
                 )
+            if isinstance(vector, RowError):
+                yield Completion(waiting.popleft(), error=vector)
+                continue
             tokens, cost = (vector.input_tokens, vector.cost_usd) if isinstance(vector, Vector) else (None, None)
             output = None if tokens is None else 0
             yield Completion(

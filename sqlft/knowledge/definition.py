@@ -41,10 +41,6 @@ RESERVED_COLUMNS = (
     *("hybrid_search", "hybrid_search_alpha", "search", "reranking", "k", "max_tokens", "separator", "min_relevance"),
 )
 """Names that mean something in a query over any knowledge base."""
-RERANKING_PROMPT = (
-    "Question: {{question}}\n\nText: {{content}}\n\nDoes the text help to answer the question? Answer yes or no."
-)
-"""What a reranking model is asked that `{'provider': …}` makes."""
 CHUNK_KINDS: Mapping[str, ChunkKind] = {
     "text": "text",
     "text_chunking": "text",

@@ -95,15 +95,8 @@ def embed_texts(
     *,
     are_questions: bool = False,
 ) -> Embedded:
-    """A vector of length 1 for each text, equal ones asked for once; what was asked is not kept in memory.
-
-    Before the texts stands what the model was trained to have before texts, or before questions.
-    """
-    if isinstance(resolved.handler, HasEmbeddingPrefixes):
-        prefix = resolved.handler.embedding_prefixes(resolved.spec)[0 if are_questions else 1]
-        if prefix:
-            before, nothing = (pa.scalar(text, pa.large_string()) for text in (prefix, ""))
-            texts = pc.binary_join_element_wise(before, texts.cast(pa.large_string()), nothing)
+    """A vector of length 1 for each text, equal ones asked for once; what was asked is not kept in memory."""
+    texts = add_prefix(resolved, texts, are_questions=are_questions)
     table = runs.prompt_table(resolved, resolved.model.key.name)
     run, output = table.inference_run, resolved.outputs.names[0]
     start = len(run.answers)
@@ -113,6 +106,19 @@ def embed_texts(
     vectors = _normalize(session.con, table.columns(ids, [output])[0])
     run.forget_answers(start)
     return Embedded(vectors, vectors.null_count - texts.null_count)
+
+
+def add_prefix(
+    resolved: ResolvedVersion, texts: pa.Array | pa.ChunkedArray, *, are_questions: bool
+) -> pa.Array | pa.ChunkedArray:
+    """The texts behind what the model was trained to have before texts, or before questions."""
+    if not isinstance(resolved.handler, HasEmbeddingPrefixes):
+        return texts
+    prefix = resolved.handler.embedding_prefixes(resolved.spec)[0 if are_questions else 1]
+    if not prefix:
+        return texts
+    before, nothing = (pa.scalar(part, pa.large_string()) for part in (prefix, ""))
+    return pc.binary_join_element_wise(before, texts.cast(pa.large_string()), nothing)
 
 
 def _normalize(con: duckdb.DuckDBPyConnection, vectors: pa.Array) -> pa.Array:

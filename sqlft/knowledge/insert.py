@@ -11,7 +11,6 @@ on where it was when it is run again.  In the user's transaction all of it is.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import duckdb
 import pyarrow as pa
 
+from sqlft.catalog.knowledge_bases import PROCESS
 from sqlft.catalog.records import KnowledgeBase, to_micros, utc_now
 from sqlft.errors import Cancelled, CatalogError, DataError, NotFound, OptionError
 from sqlft.handler import Range
@@ -41,8 +41,8 @@ ROWS, WORK, BATCH = (f"__sqlft_{name}" for name in ("rows", "work", "batch"))
 """Temporary tables of one statement."""
 BATCH_ROWS, BATCH_ROWS_OF_WORDS = 1000, 20_000
 """Rows of a batch that is embedded, and of one whose words alone are kept."""
-PROCESS = uuid.uuid4().hex
-"""This process, as a record's state names who inserts: an insert of another one that has not ended was killed."""
+BATCH_CHARACTERS = 10_000_000
+"""About as many at most, unless one text has more."""
 
 
 @dataclass
@@ -85,8 +85,8 @@ def insert_rows(
     `options` are those of `InsertSettings`; those that asking the embedding model takes are in `runs`.
     """
     settings = build_options(InsertSettings, options, f"INSERT INTO {base.key}")
-    session.catalog.require_writing()
-    with _state_of_insert(session, base) as state, _temporary_tables(session.con):
+    session.require_own_knowledge_base(base)
+    with keep_state(session, base) as state, _temporary_tables(session.con):
         place = "row_number() OVER () AS __place"
         run(session.con, f"CREATE OR REPLACE TEMP TABLE {ROWS} AS SELECT {place}, * FROM ({query}\n)")
         return _Insert(session, runs, base, settings, state).run(drop_others)
@@ -125,6 +125,7 @@ class _Insert:
         if self._resolved is not None:
             same = f"doc IN (SELECT old FROM {WORK} WHERE is_same)"
             embed_waiting(self._session, self._runs, base, self._resolved, same)
+            warn_of_waiting(self._session, base)
         return InsertCounts(rows, added, total - added, gone)
 
     # -- comparing -----------------------------------------------------------------------------------------------------
@@ -168,20 +169,23 @@ class _Insert:
         fits = f"NOT ({' OR '.join(misfits)})"
         self._refuse_misfits(" OR ".join(misfits), written_id, known)
         digest = f"md5(concat({', chr(0), '.join([*self._texts(), quote_text(self._chunk_options.signature)])}))"
+        size = " + ".join(f"length({text})" for text in self._texts())
         todo = "d.doc IS NULL" + ("" if self._settings.kb_skip_existing else " OR d.digest <> n.digest")
         run(
             con,
             f"""CREATE OR REPLACE TEMP TABLE {WORK} AS
-            WITH named AS (SELECT r.__place AS place, {id} AS id, {digest} AS digest FROM {ROWS} AS r WHERE {fits}),
+            WITH named AS (SELECT r.__place AS place, {id} AS id, {digest} AS digest, {size} AS size
+                           FROM {ROWS} AS r WHERE {fits}),
                  firsts AS (SELECT * FROM named QUALIFY row_number() OVER (PARTITION BY id ORDER BY place) = 1)
             SELECT n.*, d.doc AS old, coalesce(d.digest = n.digest, false) AS is_same, {todo} AS todo,
-                   sum(({todo})::INTEGER) OVER (ORDER BY place)::BIGINT AS turn
+                   sum(({todo})::INTEGER) OVER (ORDER BY place)::BIGINT AS turn,
+                   sum(CASE WHEN {todo} THEN size ELSE 0 END) OVER (ORDER BY place)::BIGINT AS total_size
             FROM firsts AS n LEFT JOIN {table_name(base, "documents")} AS d ON d.id = n.id ORDER BY place""",
         )
         repeated = f"SELECT (SELECT count(*) FROM {ROWS} AS r WHERE {fits}) - count(*) FROM {WORK}"
         count = run(con, repeated)[0][0]
         if count and self._columns.id is not None:
-            self._session.show_warning(f"{count} rows have the id of an earlier row of this INSERT, and were left out.")
+            self._session.show_warning(f"Rows left out, as an earlier row of this INSERT has their id: {count}.")
 
     def _refuse_misfits(self, misfits: str, id: str, known: Mapping[str, str]) -> None:
         """DataError for rows without an id or whose values do not fit; with error = 'skip' a warning."""
@@ -190,8 +194,8 @@ class _Insert:
         if not count:
             return
         kinds = ", ".join(f"{name.removeprefix(METADATA_PREFIX)} {kind}" for name, kind in known.items())
-        which = f"the first of them has the id {str(first)[:80]!r}" if named else "they have no id"
-        what = f"{count} rows do not fit into '{self._base.key}' ({kinds}): {which}"
+        which = f"the first of them has the id {str(first)[:80]!r}" if named else "without an id"
+        what = f"Rows that do not fit into '{self._base.key}' ({kinds}): {count}, {which}"
         if self._settings.error == "raise":
             advice = "Give each row an id, CAST the columns in the query, or leave such rows out: USING error = 'skip'."
             raise DataError(f"{what}.", advice)
@@ -201,9 +205,10 @@ class _Insert:
 
     def _write_batches(self, total: int) -> None:
         size = self._settings.batch_size or (BATCH_ROWS if self._resolved is not None else BATCH_ROWS_OF_WORDS)
-        with Progress(self._session, f"inserting into {self._base.key}", total) as progress:
-            for first in range(1, total + 1, size):
-                last = min(total, first + size - 1)
+        parts = f"(turn - 1) // {size}, total_size // {BATCH_CHARACTERS}"
+        spans = run(self._con, f"SELECT min(turn), max(turn) FROM {WORK} WHERE todo GROUP BY {parts} ORDER BY 1")
+        with Progress(self._session, f"inserting into {self._base.key}", total) as progress, self._warns_of_parts():
+            for first, last in spans:
                 progress.begin(first - 1, last)
                 turns, labels, contents = self._chunk(first, last)
                 batch = prepare_chunks(self._session, self._runs, self._base, contents)
@@ -211,6 +216,16 @@ class _Insert:
                 action = partial(self._write_batch, first, last, batch._replace(chunks=chunks))
                 tables.write(self._con, self._base, self._is_own, action)
                 self._state.keep(processed_rows=last)
+
+    @contextmanager
+    def _warns_of_parts(self) -> Iterator[None]:
+        """Say so where an error leaves a part of the rows in the user's transaction."""
+        try:
+            yield
+        except BaseException:
+            if not self._is_own and self._state.processed_rows:
+                self._session.show_warning("A part of the rows is in your transaction: ROLLBACK takes it back.")
+            raise
 
     def _chunk(self, first: int, last: int) -> tuple[pa.Array, pa.Array, pa.Array]:
         """Of the chunks of the rows of these turns: the turns, what follows the id in their own ids, and the texts."""
@@ -364,6 +379,16 @@ def embed_waiting(
                 tables.write(con, base, is_own, partial(_set_vectors, con, base, resolved.digest, dimension, found))
 
 
+def warn_of_waiting(session: Session, base: KnowledgeBase) -> None:
+    """Say how many chunks cannot be found by their meaning yet."""
+    waiting = tables.count_rows(session.con, base).waiting
+    if waiting:
+        session.show_warning(
+            f"Chunks of '{base.key}' that wait for a vector: {waiting}. The others are found; "
+            f"REFRESH KNOWLEDGE_BASE {base.key} embeds those that wait."
+        )
+
+
 def _set_vectors(
     con: duckdb.DuckDBPyConnection, base: KnowledgeBase, model: str, dimension: int, found: pa.Table
 ) -> None:
@@ -385,7 +410,7 @@ def delete_documents(session: Session, base: KnowledgeBase, condition: str) -> i
     Texts of which a part was deleted are whole again when they are inserted again.
     """
     con = session.con
-    session.catalog.require_writing()
+    session.require_own_knowledge_base(base)
     if not tables.has_tables(con, base):
         return 0
 
@@ -412,7 +437,7 @@ def update_documents(
     that of the whole document.
     """
     con = session.con
-    session.catalog.require_writing()
+    session.require_own_knowledge_base(base)
     content, metadata = _read_assignments(base, assignments)
     if not tables.has_tables(con, base):
         return 0
@@ -522,6 +547,11 @@ class InsertState:
         with suppress(NotFound):  # somebody dropped it meanwhile
             self._known.update(replace(self._known.get(self._key), state=dict(self._values)), durable=durable)
 
+    @property
+    def processed_rows(self) -> int:
+        """How many rows were written."""
+        return int(self._values["processed_rows"])
+
     def set_metadata_columns(self, names: tuple[str, ...]) -> None:
         """Keep the metadata columns, which the first rows decide where they were not named."""
         record = self._known.get(self._key)
@@ -530,7 +560,7 @@ class InsertState:
 
 
 @contextmanager
-def _state_of_insert(session: Session, base: KnowledgeBase) -> Iterator[InsertState]:
+def keep_state(session: Session, base: KnowledgeBase) -> Iterator[InsertState]:
     """Keep in the record when an insert began and ended, how far it is, and its error."""
     state = InsertState(session, base)
     try:

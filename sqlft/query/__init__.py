@@ -178,9 +178,7 @@ class Planner:
                 "Run the query itself; it takes parameters too.",
             )
         word = self._tokens[verb].word if verb is not None else ""
-        behind = {"INSERT": "INTO", "MERGE": "INTO", "DELETE": "FROM"}.get(word)
-        place = self._find_word(behind) if behind is not None else verb if word in ("UPDATE", "TRUNCATE") else None
-        parts, end = read_dotted_name(self._tokens, place + 1) if place is not None else ([], 0)
+        parts, end = self._find_target(word, verb)
         if not parts or len(parts) > 2 or not self.is_model_name(parts[-1]):
             return None
         project = parts[-2] if parts[1:] else None
@@ -204,13 +202,20 @@ class Planner:
             )
         return CompletedQuery(pa.table({"Count": pa.array([count], pa.int64())}))
 
+    def _find_target(self, word: str, verb: int | None) -> tuple[list[str], int]:
+        """The name of what a statement writes into, and the token behind it."""
+        behind = {"INSERT": "INTO", "MERGE": "INTO", "DELETE": "FROM"}.get(word)
+        place = self._find_word(behind) if behind is not None else verb if word in ("UPDATE", "TRUNCATE") else None
+        return ([], 0) if place is None else read_dotted_name(self._tokens, place + 1)
+
     def _insert_into(self, base: KnowledgeBase, verb: int, behind_name: int) -> int:
         """INSERT INTO knowledge_base [(columns)] query; how many rows."""
         from sqlft.knowledge.insert import InsertSettings, insert_rows
 
         span = self._find_insert_query(verb)
         columns = read_column_list(self._tokens, behind_name)
-        if span is None or self._text[span.end :].strip(" ;\n"):
+        before = [t.word for t in self._tokens if span is not None and t.end <= span.start]
+        if span is None or before[-1] == "DEFAULT" or self._text[span.end :].strip(" ;\n"):
             raise NotSupported(
                 "INSERT INTO a knowledge base takes a query or VALUES, and nothing behind it.",
                 f"Write INSERT INTO {base.key.name} SELECT … [USING batch_size = …]: the same id replaces a text.",
@@ -368,6 +373,10 @@ class Planner:
         inner._statement_runs = self._statement_runs
         word = _skip_parentheses(inner._tokens).word
         span = inner._find_query(word)
+        if word == "INSERT" and span is not None and inner._is_knowledge_base(inner._find_target(word, 0)[0]):
+            only = f"{self.typed[:start]}{inner.typed[span.start : span.end]}"
+            planned = Planner(self._session, self._cache, self._statement, only).run()
+            return NativeQuery(only) if isinstance(planned, UnchangedQuery) else planned
         if word in ("UPDATE", "DELETE") and (rewrite := rewrite_as_query(inner._text, inner._tokens, word)) is not None:
             inner._text, span = rewrite[0], QuerySpan(0, len(rewrite[0]))
         if span is None:
@@ -402,7 +411,7 @@ class Planner:
 
     def _is_knowledge_base(self, parts: Sequence[str]) -> bool:
         """Whether [project.]name is a knowledge base."""
-        if len(parts) > 2 or not self.is_model_name(parts[-1]):
+        if not 0 < len(parts) < 3 or not self.is_model_name(parts[-1]):
             return False
         return self._session.find_knowledge_base(parts[-1], parts[-2] if parts[1:] else None) is not None
 

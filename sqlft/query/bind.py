@@ -263,6 +263,7 @@ class Binder:
             elif (
                 names[0] in columns
                 and names[0] not in parameters
+                and not (len(names) > 1 and self._is_alias(names[0], nested, scan.block))
                 and not self._is_other_column(names[0], nested, scan, any_column=scan.hides_inputs)
             ):
                 scan.uses.append(ColumnUse(node, names[0], False))
@@ -289,6 +290,14 @@ class Binder:
                 for found in self._find_columns(inner, nested, parameters, top=False):
                     if not (is_order and found[0].get("class") == "STAR"):  # ORDER BY ALL
                         yield found
+
+    def _is_alias(self, name: str, nested: tuple[Node, ...], block: QueryBlock | None) -> bool:
+        """Whether a relation that an expression in a block can see has this name."""
+        seen = list(nested)
+        while block is not None:
+            seen.append(block.node)
+            block = block.outer
+        return any(name == ast.alias_of(leaf).lower() for node in seen for leaf in leaves(node.get("from_table")))
 
     def _is_other_column(self, name: str, nested: tuple[Node, ...], scan: Scan, *, any_column: bool = False) -> bool:
         """Whether a bare name means a column of a subquery's table, or of the block's own where it is an input."""

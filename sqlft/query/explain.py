@@ -167,7 +167,8 @@ class Explainer:
             facts["Found"] = step.found
         else:
             lines.append("What it finds is not known yet: its rows are guessed.")
-        return Operator(f"Knowledge Base {scan.name}", lines, [self._plan(step.query)], facts=facts)
+        inputs = [self._plan(step.query)] if any(map(ast.is_column, scan.input_trees())) else []
+        return Operator(f"Knowledge Base {scan.name}", lines, inputs, facts=facts)
 
     # -- what is estimated and what happened ---------------------------------------------------------------
 

@@ -126,6 +126,11 @@ def _create_view(
             f"'{created.name}' is a model, and a model and a {created.kind} may not share a name.",
             f"Choose another name, or ALTER MODEL {created.name} RENAME TO ….",
         )
+    if session.find_knowledge_base(name, schema or None) is not None:
+        raise AlreadyExists(
+            f"'{created.name}' is a knowledge base, and a knowledge base and a {created.kind} may not share a name.",
+            f"Choose another name for the {created.kind}.",
+        )
     existing = session.view(created.name)
     if created.kind == "table":
         if existing is not None and not created.temporary:
@@ -205,6 +210,9 @@ def _drop_view(session: Session, tokens: Sequence[Token], *, if_exists: bool) ->
     name = view_key(parts)
     if len(parts) < 3 and session.find_model(parts[-1], parts[-2] if len(parts) > 1 else None) is not None:
         raise CatalogError(f"'{'.'.join(parts)}' is a model.", f"DROP MODEL {'.'.join(parts)} removes it.")
+    if len(parts) < 3 and session.find_knowledge_base(parts[-1], parts[-2] if len(parts) > 1 else None) is not None:
+        dotted = ".".join(parts)
+        raise CatalogError(f"'{dotted}' is a knowledge base.", f"DROP KNOWLEDGE_BASE {dotted} removes it.")
     if session.view(name) is None:
         return False
     if tokens[1].word == "TABLE":

@@ -369,7 +369,7 @@ class ExportModel(Statement):
 
 @dataclass(frozen=True)
 class CreateKnowledgeBase(Statement):
-    """CREATE [OR REPLACE] KNOWLEDGE_BASE|KNOWLEDGE BASE [IF NOT EXISTS] name [FROM [db] (query)|table] [USING …]"""
+    """CREATE [OR REPLACE] KNOWLEDGE_BASE [IF NOT EXISTS] name [FROM [db] (query)|table] [USING …]"""
 
     name: ModelName
     source: RowSource | None = None
@@ -403,7 +403,7 @@ class DescribeKnowledgeBase(Statement):
 
 @dataclass(frozen=True)
 class ShowKnowledgeBases(ShowList):
-    """SHOW KNOWLEDGE_BASES|KNOWLEDGE BASES [LIKE pattern] [WHERE condition]"""
+    """SHOW KNOWLEDGE_BASES [LIKE pattern] [WHERE condition]"""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from sqlft.catalog.records import KnowledgeBase
-from sqlft.errors import DataError, NotFound, OptionError, did_you_mean
+from sqlft.errors import DataError, OptionError, did_you_mean
 from sqlft.evaluation.compare import ROW_SCORES_SCHEMA, Comparison, pop_seed
 from sqlft.evaluation.scoring import EvaluationOptions, MetricResult, ModelJudge, Scorer, require_judge
 from sqlft.inference.statement_runs import StatementRuns, open_statement_runs
@@ -19,7 +19,8 @@ from sqlft.metrics import METRICS
 from sqlft.options import build_options, drop_options, pick_options
 from sqlft.session import Parameters, Session
 from sqlft.sql.names import quote_name
-from sqlft.sql.statements import Evaluate, EvaluateKnowledgeBase, ModelName, RowSource
+from sqlft.sql.statements import Evaluate, EvaluateKnowledgeBase, RowSource
+from sqlft.statements.describe import find_knowledge_base
 from sqlft.training.rows import read_rows
 
 
@@ -59,7 +60,7 @@ def run_evaluate_knowledge_base(
     session: Session, statement: EvaluateKnowledgeBase, parameters: Parameters
 ) -> pa.Table | None:
     """Score what is found for judged questions; without ON as MindsDB does, with the questions of its test_table."""
-    bases = [_find_knowledge_base(session, name) for name in statement.names]
+    bases = [find_knowledge_base(session, name) for name in statement.names]
     folded = {name.lower(): value for name, value in statement.options.items()}
     what = "EVALUATE KNOWLEDGE_BASE"
     own = pick_options(folded, evaluate.KnowledgeEvaluateSettings)
@@ -99,17 +100,6 @@ def _evaluate_like_mindsdb(
     if settings.save_to is not None:
         _save_table(session, settings.save_to, result, adds=True)
     return result
-
-
-def _find_knowledge_base(session: Session, name: ModelName) -> KnowledgeBase:
-    base = session.find_knowledge_base(name.name, name.project)
-    if base is None:
-        known = [other.key.name for other in session.catalog.knowledge_bases.list()]
-        raise NotFound(
-            f"There is no knowledge base '{name}'.{did_you_mean(str(name), known)}",
-            "SHOW KNOWLEDGE_BASES lists them.",
-        )
-    return base
 
 
 def _read_questions(session: Session, source: RowSource, parameters: Parameters) -> pa.Table:

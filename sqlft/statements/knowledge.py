@@ -1,4 +1,4 @@
-"""CREATE, ALTER, DROP, REFRESH, SHOW and DESCRIBE of knowledge bases; INSERT and SELECT are queries' work."""
+"""CREATE, ALTER, DROP and REFRESH of knowledge bases; INSERT and SELECT are queries' work."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ import duckdb
 import pyarrow as pa
 
 from sqlft import plugins
-from sqlft.catalog.records import KnowledgeBase, ModelKey, from_micros, to_json
-from sqlft.catalog.tables import make_schema, to_local_time
-from sqlft.errors import AlreadyExists, CatalogError, NotFound, NotSupported, OptionError, SqlftError, did_you_mean
+from sqlft.catalog.records import KnowledgeBase, ModelKey
+from sqlft.errors import AlreadyExists, CatalogError, NotFound, NotSupported, OptionError, did_you_mean
 from sqlft.inference.cache import Cache
 from sqlft.inference.resolve import find_model
 from sqlft.inference.statement_runs import open_statement_runs
 from sqlft.knowledge import insert, tables
 from sqlft.knowledge.definition import (
-    RERANKING_PROMPT,
     KnowledgeSettings,
     check_columns,
     read_chunk_options,
     read_model,
     read_settings,
 )
-from sqlft.knowledge.embedding import check_embeds, parse_model_name, resolve_embedding_model
+from sqlft.knowledge.embedding import check_embeds, parse_model_name, require_same_model, resolve_embedding_model
 from sqlft.knowledge.insert import InsertSettings, insert_rows
+from sqlft.knowledge.reranking import resolve_judge
 from sqlft.knowledge.words import check_language
 from sqlft.options import build_options, option_names, pick_options
 from sqlft.secrets import references
@@ -39,30 +38,16 @@ from sqlft.sql.statements import (
     AlterKnowledgeBase,
     CreateKnowledgeBase,
     CreateModel,
-    DescribeKnowledgeBase,
     DropKnowledgeBase,
     IndexKnowledgeBase,
     ModelName,
     RefreshKnowledgeBase,
-    ShowKnowledgeBases,
 )
+from sqlft.statements.describe import find_knowledge_base
 from sqlft.statements.models import refuse_taken_name, run_create_model
-from sqlft.statements.show import filter_rows
+from sqlft.statements.show import show_knowledge_base
 from sqlft.training.rows import use_database
 
-KNOWLEDGE_BASES_SCHEMA = make_schema(
-    """NAME text, PROJECT text, MODEL text, STORAGE text, PARAMS text, INSERT_STARTED_AT time, INSERT_FINISHED_AT time,
-       PROCESSED_ROWS integer, ERROR text, QUERY_ID text, DOCUMENTS integer, CHUNKS integer, WAITING integer"""
-)
-KNOWLEDGE_BASE_SCHEMA = pa.unify_schemas(
-    [
-        KNOWLEDGE_BASES_SCHEMA,
-        make_schema(
-            """RERANKING_MODEL text, CONTENT_COLUMNS text[], METADATA_COLUMNS text[], ID_COLUMN text, DIMENSION integer,
-               QUERY text, DATABASE text, CREATED_AT time"""
-        ),
-    ]
-)
 MADE_MODELS = "$models"
 """The option of a record that names the models which its CREATE made; DROP drops them with it."""
 URL_PROVIDERS = {"google": "gemini"}
@@ -82,7 +67,7 @@ def run_create_knowledge_base(session: Session, statement: CreateKnowledgeBase, 
     key = ModelKey(statement.name.name, statement.name.project or session.project)
     old = session.find_knowledge_base(*key)
     if old is not None and statement.if_not_exists:
-        return _describe(session, old, KNOWLEDGE_BASES_SCHEMA)
+        return show_knowledge_base(session, old)
     session.catalog.require_writing()
     if old is not None and not statement.or_replace:
         raise AlreadyExists(
@@ -100,11 +85,14 @@ def run_create_knowledge_base(session: Session, statement: CreateKnowledgeBase, 
     if statement.source is not None:
         query = inline_parameters(statement.source.query, parameters, statement.source.parameters)
         base = replace(base, query=query, database=statement.source.database)
+    for kind, value in (("embedding_model", settings.embedding_model), ("reranking_model", settings.reranking_model)):
+        if isinstance(wanted := read_model(value, kind), str):
+            _check_model(session, key, kind, wanted)
     if old is not None:
         _drop(session, old)
+    tables.drop_tables(session.con, replace(base, storage=base.storage or session.home_database))
     _add(session, base, settings)
-    base = _find(session, key)
-    tables.drop_tables(session.con, base)
+    base = find_knowledge_base(session, key)
     if statement.source is not None:
         try:
             _fill(session, base, of_insert, statement.text)
@@ -113,7 +101,7 @@ def run_create_knowledge_base(session: Session, statement: CreateKnowledgeBase, 
                 if tables.count_rows(session.con, base).documents == 0:
                     _drop(session, base)
             raise
-    return _describe(session, _find(session, key), KNOWLEDGE_BASES_SCHEMA)
+    return show_knowledge_base(session, find_knowledge_base(session, key))
 
 
 def run_alter_knowledge_base(session: Session, statement: AlterKnowledgeBase, parameters: Parameters) -> pa.Table:
@@ -121,8 +109,8 @@ def run_alter_knowledge_base(session: Session, statement: AlterKnowledgeBase, pa
 
     What is inserted from then on is as it says; texts that are there stay as they are.
     """
-    base = _find(session, statement.name)
-    session.catalog.require_writing()
+    base = find_knowledge_base(session, statement.name)
+    session.require_own_knowledge_base(base)
     given = {name.lower(): value for name, value in statement.options.items()}
     settings = read_settings(given, f"ALTER KNOWLEDGE_BASE {base.key}")
     if "storage" in given:
@@ -150,22 +138,22 @@ def run_alter_knowledge_base(session: Session, statement: AlterKnowledgeBase, pa
     if "reranking_model" in given:
         changed = _replace_model(session, changed, "reranking_model", settings.reranking_model)
     session.catalog.knowledge_bases.update(changed)
-    return _describe(session, _find(session, base.key), KNOWLEDGE_BASES_SCHEMA)
+    return show_knowledge_base(session, find_knowledge_base(session, base.key))
 
 
 def run_drop_knowledge_base(session: Session, statement: DropKnowledgeBase, parameters: Parameters) -> None:
     """Forget a knowledge base, its texts, and the models that were made for it alone."""
     if statement.if_exists and session.find_knowledge_base(statement.name.name, statement.name.project) is None:
         return
-    base = _find(session, statement.name)
-    session.catalog.require_writing()
+    base = find_knowledge_base(session, statement.name)
+    session.require_own_knowledge_base(base)
     _drop(session, base)
 
 
 def run_refresh_knowledge_base(session: Session, statement: RefreshKnowledgeBase, parameters: Parameters) -> pa.Table:
     """Read the query of CREATE … FROM again: new, changed and gone texts are taken over; embed what waits; its row."""
-    base = _find(session, statement.name)
-    session.catalog.require_writing()
+    base = find_knowledge_base(session, statement.name)
+    session.require_own_knowledge_base(base)
     settings = build_options(
         RefreshSettings, pick_options(statement.options, RefreshSettings), f"REFRESH KNOWLEDGE_BASE {base.key}"
     )
@@ -179,30 +167,14 @@ def run_refresh_knowledge_base(session: Session, statement: RefreshKnowledgeBase
         base = _begin_rebuilding(session, base, settings.embedding_model)
     if base.query is not None:
         _fill(session, base, others, statement.text)
-    _embed_waiting(session, base, others, statement.text)
-    return _describe(session, _find(session, base.key), KNOWLEDGE_BASES_SCHEMA)
-
-
-def run_show_knowledge_bases(session: Session, statement: ShowKnowledgeBases, parameters: Parameters) -> pa.Table:
-    """One row per knowledge base: what it holds, and how its last insert went."""
-    known = [session.find_knowledge_base(*base.key) for base in session.catalog.knowledge_bases.list()]
-    rows = [_build_row(session, base) for base in known if base is not None]
-    return filter_rows(session, pa.Table.from_pylist(rows, KNOWLEDGE_BASES_SCHEMA), statement, parameters)
-
-
-def run_describe_knowledge_base(session: Session, statement: DescribeKnowledgeBase, parameters: Parameters) -> pa.Table:
-    """One row with all that is known of a knowledge base; WAITING are chunks that could not be embedded yet."""
-    return describe_knowledge_base(session, statement.name)
-
-
-def describe_knowledge_base(session: Session, name: ModelName) -> pa.Table:
-    """One row with all that is known of it."""
-    return _describe(session, _find(session, name), KNOWLEDGE_BASE_SCHEMA)
+    else:
+        _embed_waiting(session, base, others, statement.text)
+    return show_knowledge_base(session, find_knowledge_base(session, base.key))
 
 
 def run_index_knowledge_base(session: Session, statement: IndexKnowledgeBase, parameters: Parameters) -> None:
     """Taken as MindsDB has it, and without effect: search is exact, and needs no index."""
-    base = _find(session, statement.name)
+    base = find_knowledge_base(session, statement.name)
     if not statement.drops:
         session.show_notice(f"Search of '{base.key}' is exact and reads all vectors; it needs no index.")
 
@@ -273,18 +245,11 @@ def _add(session: Session, base: KnowledgeBase, settings: KnowledgeSettings) -> 
         raise
 
 
-def _find(session: Session, name: ModelName | ModelKey) -> KnowledgeBase:
-    base = session.find_knowledge_base(name.name, name.project)
-    if base is None:
-        known = [str(other.key) for other in session.catalog.knowledge_bases.list()]
-        raise NotFound(
-            f"There is no knowledge base '{name}'.{did_you_mean(name.name, known)}", "SHOW KNOWLEDGE_BASES lists them."
-        )
-    return base
-
-
 def _drop(session: Session, base: KnowledgeBase) -> None:
-    tables.drop_tables(session.con, base)
+    if tables.is_attached(session.con, base):
+        tables.drop_tables(session.con, base)
+    else:
+        session.show_warning(f"Its texts stay in the database '{base.storage}', which is not attached.")
     session.catalog.knowledge_bases.drop(base.key)
     _drop_models(session, base.key, base.options.get(MADE_MODELS) or ())
 
@@ -302,12 +267,14 @@ def _resolve_model(session: Session, key: ModelKey, kind: str, value: object, ma
         made.append(name)
     else:
         name = wanted
-    if kind == "embedding_model":
-        model = check_embeds(session, name, key).model
-    else:
-        model = find_model(session, parse_model_name(name)[0])
+    return _check_model(session, key, kind, name)
+
+
+def _check_model(session: Session, key: ModelKey, kind: str, name: str) -> str:
+    """The model's name as the record has it, if the model can do that."""
+    resolved = check_embeds(session, name, key) if kind == "embedding_model" else resolve_judge(session, name)
     _, number = parse_model_name(name)
-    return str(model.key) if number is None else f"{model.key}.{number}"
+    return str(resolved.model.key) if number is None else str(resolved.version.key)
 
 
 def _make_model(session: Session, key: ModelKey, kind: str, wanted: Mapping[str, object]) -> str:
@@ -321,12 +288,11 @@ def _make_model(session: Session, key: ModelKey, kind: str, wanted: Mapping[str,
     name = ModelName(f"{key.name}_{kind}", None, key.project)
     if kind == "embedding_model":
         options["mode"] = "embedding"
-        run_create_model(session, CreateModel(name, "vector", options=options), None)
-    else:
-        options = {"prompt_template": RERANKING_PROMPT, **options}
-        if options.get("mode") in ("pointwise", "listwise"):
-            del options["mode"]
-        run_create_model(session, CreateModel(name, "relevant", options=options), None)
+    elif options.get("mode") in ("pointwise", "listwise"):  # MindsDB's: each chunk is read by itself here
+        del options["mode"]
+    run_create_model(
+        session, CreateModel(name, "vector" if kind == "embedding_model" else "answer", options=options), None
+    )
     return str(ModelKey(name.name, key.project))
 
 
@@ -404,10 +370,12 @@ def _plan_rows(session: Session, query: str) -> str:
 
 def _embed_waiting(session: Session, base: KnowledgeBase, options: Mapping[str, object], text: str) -> None:
     if base.embedding_model is None or tables.count_rows(session.con, base).waiting == 0:
+        session.show_notice(f"'{base.key}' was made without FROM, and no text waits: there is nothing to refresh.")
         return
     rest = {name: value for name, value in options.items() if name not in option_names(InsertSettings)}
-    with open_statement_runs(session, rest, text) as runs:
-        insert.embed_waiting(session, runs, base, resolve_embedding_model(session, base))
+    with open_statement_runs(session, rest, text) as runs, insert.keep_state(session, base):
+        insert.embed_waiting(session, runs, base, require_same_model(session, base))
+        insert.warn_of_waiting(session, base)
 
 
 def _begin_rebuilding(session: Session, base: KnowledgeBase, embedding_model: object) -> KnowledgeBase:
@@ -415,58 +383,10 @@ def _begin_rebuilding(session: Session, base: KnowledgeBase, embedding_model: ob
     if embedding_model is not None:
         record = session.catalog.knowledge_bases.get(base.key)
         session.catalog.knowledge_bases.update(_replace_model(session, record, "embedding_model", embedding_model))
-        base = _find(session, base.key)
+        base = find_knowledge_base(session, base.key)
     digest = resolve_embedding_model(session, base).digest
     con = session.con
     if tables.has_tables(con, base) and (embedding_model is not None or tables.read_state(con, base).model != digest):
         is_own = not tables.is_in_transaction(con)
         tables.write(con, base, is_own, lambda: tables.forget_vectors(con, base))
     return base
-
-
-# -- showing -----------------------------------------------------------------------------------------------------------
-
-
-def _describe(session: Session, base: KnowledgeBase, schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist([_build_row(session, base)], schema)
-
-
-def _build_row(session: Session, base: KnowledgeBase) -> dict[str, object]:
-    state = base.state
-    error = state.get("error")
-    is_cut = "started_at" in state and "finished_at" not in state and state.get("process") != insert.PROCESS
-    try:
-        counts: tables.Counts | None = tables.count_rows(session.con, base)
-        dimension = tables.read_state(session.con, base).dimension
-    except SqlftError as e:
-        counts, dimension, error = None, None, e.message
-    return {
-        "NAME": base.key.name,
-        "PROJECT": base.key.project,
-        "MODEL": base.embedding_model,
-        "STORAGE": f"{base.storage}.{tables.SCHEMA}",
-        "PARAMS": to_json(references.redact_options(_list_params(base))),
-        "INSERT_STARTED_AT": to_local_time(from_micros(state.get("started_at"))),
-        "INSERT_FINISHED_AT": to_local_time(from_micros(state.get("finished_at"))),
-        "PROCESSED_ROWS": state.get("processed_rows"),
-        "ERROR": "It was ended from outside: run the statement again, and it goes on." if is_cut else error,
-        "DOCUMENTS": counts and counts.documents,
-        "CHUNKS": counts and counts.chunks,
-        "WAITING": counts and counts.waiting,
-        "RERANKING_MODEL": base.reranking_model,
-        "CONTENT_COLUMNS": list(base.content_columns),
-        "METADATA_COLUMNS": list(base.metadata_columns),
-        "ID_COLUMN": base.id_column,
-        "DIMENSION": dimension,
-        "QUERY": base.query,
-        "DATABASE": base.database,
-        "CREATED_AT": to_local_time(base.created_at),
-    }
-
-
-def _list_params(base: KnowledgeBase) -> dict[str, object]:
-    columns = {"content_columns": list(base.content_columns), "metadata_columns": list(base.metadata_columns)}
-    given = {name: value for name, value in base.options.items() if not name.startswith("$")}
-    models = {"embedding_model": base.embedding_model, "reranking_model": base.reranking_model}
-    known = {**models, **columns, "id_column": base.id_column, **given}
-    return {name: value for name, value in known.items() if value is not None}

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from sqlft.handler import Artifact, Completion, Embedder, ModelSpec, Predictor, Request, Reranker
+from sqlft.handler import Artifact, Completion, Embedder, ModelSpec, Predictor, Request, Reranker, RowError
 
 DIMENSION = 64
 EMBEDDED: list[str] = []
 """Every text that was embedded, in order."""
+REFUSED: list[str] = []
+"""Texts with one of these words get no vector."""
 RERANKED: list[tuple[str, str]] = []
 """Every pair that was scored or judged, in order."""
 
@@ -50,9 +52,14 @@ class Librarian(Embedder, Reranker):
     def embedding_prefixes(self, model: ModelSpec) -> tuple[str, str]:
         return ("question: ", "text: ") if model.base == "prefixed" else ("", "")
 
-    def embed(self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None) -> Iterator[Sequence[float]]:
+    def embed(
+        self, texts: Iterable[str], model: ModelSpec, artifact: Artifact | None
+    ) -> Iterator[Sequence[float] | RowError]:
         for text in texts:
             EMBEDDED.append(text)
+            if any(word in text for word in REFUSED):
+                yield RowError("refused", "the text is refused")
+                continue
             vector = embed_text(text, int(model.base) if model.base.isdecimal() else DIMENSION)
             yield [math.nan for _ in vector] if "!nan" in text else vector
 

@@ -10,6 +10,7 @@ from sqlft.catalog.records import KnowledgeBase
 from sqlft.handler import Range
 from sqlft.knowledge.search import SearchKind
 from sqlft.knowledge.tables import visible_columns
+from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.scope import Scan
 
@@ -130,6 +131,10 @@ class KnowledgeScan(Scan):
     def inputs(self) -> tuple[str, ...]:
         more = (f"__sqlft_text{i}" for i in range(1, len(self.texts)))
         return ("content", *more, *(f"__sqlft_filter{i}" for i in range(len(self.columns_of_others))))
+
+    def input_trees(self) -> Iterator[Node]:
+        """All nodes of the expressions that give its inputs."""
+        return (n for binding in self.bindings.values() for tree in binding.trees for n in ast.walk(tree))
 
     @property
     def outputs(self) -> tuple[str, ...]:

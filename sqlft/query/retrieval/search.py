@@ -10,13 +10,12 @@ from hashlib import blake2b
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sqlft.catalog.records import KnowledgeBase
 from sqlft.data.prompts import is_nested_type
-from sqlft.handler import HasEmbeddingPrefixes, estimate_tokens
+from sqlft.handler import estimate_tokens
 from sqlft.inference.statement_runs import PromptTable, StatementRuns
-from sqlft.knowledge.embedding import resolve_embedding_model
+from sqlft.knowledge.embedding import add_prefix, resolve_embedding_model
 from sqlft.knowledge.search import DEFAULT_K, FOUND, SearchKind, SearchOptions, search_chunks
 from sqlft.knowledge.tables import empty_chunks_sql, has_tables, visible_chunks_sql, visible_columns
 from sqlft.query import ast
@@ -141,10 +140,7 @@ class Search:
         resolved = resolve_embedding_model(self._session, self._scan.base)
         prompts = self._runs.prompt_table(resolved, resolved.model.key.name)
         if texts is not None and len(texts):
-            if isinstance(resolved.handler, HasEmbeddingPrefixes):
-                prefix = resolved.handler.embedding_prefixes(resolved.spec)[0]
-                texts = pc.binary_join_element_wise(prefix, texts.cast(pa.large_string()), "")
-            prompts.ids([texts])
+            prompts.ids([add_prefix(resolved, texts, are_questions=True)])
         return prompts
 
     def guess(self, inputs: pa.Table) -> pa.Table:

@@ -99,8 +99,8 @@ def drop_index(c: Cursor) -> s.Statement | None:
 
 def skip_kind(c: Cursor) -> None:
     """Steps over KNOWLEDGE_BASE, or KNOWLEDGE BASE."""
-    if not c.skip("KNOWLEDGE_BASE"):
-        c.expect("KNOWLEDGE", "BASE")
+    if not (c.skip("KNOWLEDGE_BASE") or c.skip("KNOWLEDGE", "BASE")):
+        raise c.error("Expected KNOWLEDGE_BASE, or KNOWLEDGE BASE.")
 
 
 def _parse_named(c: Cursor) -> s.ModelName:
