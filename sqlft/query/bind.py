@@ -281,7 +281,9 @@ class Binder:
         if kind in ("COLUMN_REF", "STAR"):
             yield value, nested, parameters
         if kind == "LAMBDA":
-            parameters |= {n["column_names"][0].lower() for n in ast.walk(value.get("lhs")) if ast.is_column(n)}
+            is_json = ast.is_constant(value.get("expr"))  # metadata->'key', which DuckDB reads as a lambda too
+            names = {n["column_names"][0].lower() for n in ast.walk(value.get("lhs")) if ast.is_column(n)}
+            parameters |= set() if is_json else names
         if ast.is_select(value) and not top:
             nested = (*nested, value)
         is_order = value.get("type") == "ORDER_MODIFIER" and not nested
