@@ -573,6 +573,8 @@ def test_a_context_keeps_to_its_tokens(con: sqlft.Connection) -> None:
         ("SELECT id FROM docs WHERE content = 'x' AND relevance >= 1.5", StatementError, "between 0 and 1"),
         ("SELECT id FROM docs WHERE content = 'x' AND relevance > 'much'", StatementError, "between 0 and 1"),
         ("SELECT id FROM docs WHERE relevance >= 0.5", StatementError, "'relevance' needs something"),
+        ("SELECT id FROM docs WHERE id < 3 AND k = 2", StatementError, "'k' needs something"),
+        ("SELECT id FROM docs USING docs.k = 2", OptionError, "docs"),
         ("SELECT context FROM docs", StatementError, "'context' needs something"),
         ("SELECT content FROM docs", StatementError, "'content' needs something"),
         ("SELECT id FROM docs WHERE content = 'x' OR id = 3", StatementError, "does not say what is searched for"),
@@ -648,6 +650,8 @@ def test_results_go_wherever_a_query_goes(con: sqlft.Connection, tmp_path: Path)
     assert con.execute("SELECT best FROM q ORDER BY id").fetchall() == [(1,), (3,), (None,)]
     con.execute("DELETE FROM q WHERE EXISTS (SELECT 1 FROM docs WHERE content = q.question AND relevance > 0.7)")
     assert con.execute("SELECT count(*) FROM q").fetchall() == [(1,)]
+    con.execute("UPDATE q SET best = docs.id FROM docs WHERE docs.id = q.id")
+    assert con.execute("SELECT best FROM q").fetchall() == [(3,)]
     assert con.sql("SELECT id FROM docs WHERE content = 'password' LIMIT 1").fetchall() == [(3,)]
     assert con.execute("SELECT id FROM docs WHERE content = 'password'").to_arrow_table().num_rows == 5
     assert len(con.execute("SUMMARIZE docs").fetchall()) == 8
@@ -699,6 +703,8 @@ def test_explain_shows_the_search_and_asks_nothing(con: sqlft.Connection) -> Non
     assert librarian.EMBEDDED == ["money back"]
     as_json = con.execute("EXPLAIN (FORMAT JSON) SELECT id FROM docs WHERE content = 'x'").fetchall()[0][1]
     assert '"Knowledge Base": "docs"' in as_json
+    listing = con.execute("EXPLAIN SELECT id FROM docs WHERE product = 'shop'").fetchall()[0][1]
+    assert "documents" in listing
     inserting = con.execute("EXPLAIN INSERT INTO docs FROM articles").fetchall()[0][1]
     assert "articles" in inserting
 

@@ -38,6 +38,7 @@ from sqlft.query.scope import (
     remove_scans,
     select,
     select_expression,
+    write_conditions,
 )
 from sqlft.sql.names import format_name
 
@@ -367,6 +368,8 @@ class Binder:
         if not bind_search(scan, names, shared):
             self.scans.remove(scan)
             scan.block.scans.remove(scan)
+            if scan.options:
+                write_conditions(scan.block)  # options are no conditions
             sample = {k: v for k, v in scan.node.items() if k == "sample"}
             scan.node.clear()
             scan.node.update({**list_chunks(self._con, scan.base), "alias": scan.alias, **sample})

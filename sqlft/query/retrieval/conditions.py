@@ -253,8 +253,8 @@ class ConditionReader:
     def _check_listing(self) -> None:
         """StatementError where a query without a search reads what only a search gives."""
         asked = [c for c in ("context", "content") if any(u.column == c for u in self._scan.uses)]
-        if self._thresholds or self._scan.min_relevance is not None:
-            asked.append("relevance")
+        asked += ["relevance"] if self._thresholds else []
+        asked += ["k"] if "k" in self._scan.options else []
         if asked:
             raise self._names.make_error(
                 f"'{asked[0]}' needs something that the knowledge base '{self._scan.name}' is searched for.",
