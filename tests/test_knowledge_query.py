@@ -460,7 +460,7 @@ def con(monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlft.Connection]:
         made.execute("CREATE MODEL m PREDICT answer USING engine = 'counter'")
         made.execute("CREATE MODEL rag PREDICT answer USING engine = 'counter', prompt_template = '{{q}}|{{context}}'")
         made.execute(
-            "CREATE TABLE articles AS FROM (VALUES (1, 'money back for shops', 'shop', DATE '2026-01-01'), "
+            "CREATE TABLE articles AS FROM (VALUES (1, 'money back', 'shop', DATE '2026-01-01'), "
             "(2, 'money back in the cloud', 'cloud', DATE '2026-02-01'), (3, 'lost password', 'cloud', '2026-03-01'), "
             "(4, 'price of shipping', 'shop', '2026-04-01'), (5, 'naïve “quotes” '' and 検索', NULL, NULL)) "
             "AS a(id, body, product, day)"
@@ -531,7 +531,7 @@ def test_a_limit_ends_the_search_for_contexts(con: sqlft.Connection) -> None:
     assert len(librarian.EMBEDDED) < 100
     rows = con.execute(f"{query} USING docs.k = 1").fetchall()
     assert len(rows) == 3000
-    assert all(answer == f"A:MONEY {i}|MONEY BACK FOR SHOPS" for i, answer in rows)
+    assert all(answer == f"A:MONEY {i}|MONEY BACK" for i, answer in rows)
 
 
 @pytest.mark.parametrize(
@@ -547,7 +547,7 @@ def test_a_limit_ends_the_search_for_contexts(con: sqlft.Connection) -> None:
         ("hybrid_search = false AND reranking = false AND k = 1 + 1", "", [1, 2]),
         ("day > DATE '2026-01-15' AND k = 1", "", [2]),
         ("metadata->>'product' = 'cloud' AND k = 1", "", [2]),
-        ("chunk_content <> 'money back for shops' AND relevance > 0.6", "", [2]),
+        ("chunk_content <> 'money back' AND relevance > 0.6", "", [2]),
     ],
 )
 def test_options_stand_among_the_conditions_or_behind_using(
@@ -560,8 +560,8 @@ def test_options_stand_among_the_conditions_or_behind_using(
 
 def test_a_context_keeps_to_its_tokens(con: sqlft.Connection) -> None:
     query = "SELECT context FROM docs WHERE content = 'money back' USING docs.separator = ' / ', docs.max_tokens = "
-    assert con.execute(f"{query}11").fetchall() == [("money back for shops",)]
-    assert con.execute(f"{query}12").fetchall() == [("money back for shops / money back in the cloud",)]
+    assert con.execute(f"{query}9").fetchall() == [("money back",)]
+    assert con.execute(f"{query}10").fetchall() == [("money back / money back in the cloud",)]
     assert con.execute(f"{query}1").fetchall() == [("",)]
 
 
@@ -626,13 +626,13 @@ def test_duckdb_says_what_no_column_is(con: sqlft.Connection) -> None:
 
 
 def test_any_text_is_searched_for(con: sqlft.Connection) -> None:
-    texts = ["naïve “quotes” ' and 検索", "'; DROP TABLE articles; --", "%", "a\x00b", "😀", "\\", "{{q}}", " "]
+    texts = ["naïve “quotes” ' and 検索", "'; DROP TABLE articles; --", "%", "a\nb", "😀", "\\", "{{q}}", " "]
     for text in texts:
         found = con.execute("SELECT id, content FROM docs WHERE content = ? LIMIT 1", [text]).fetchall()
         assert [c for _, c in found] == [text]
-    con.execute("CREATE TABLE hostile AS SELECT unnest(?) AS t", [texts[:3] + texts[4:]])
+    con.execute("CREATE TABLE hostile AS SELECT unnest(?) AS t", [texts])
     rows = con.execute("SELECT DISTINCT t FROM hostile JOIN docs ON docs.content = t").fetchall()
-    assert sorted(t for (t,) in rows) == sorted(texts[:3] + texts[4:])
+    assert sorted(t for (t,) in rows) == sorted(texts)
     assert con.execute("SELECT id FROM docs WHERE content = ? LIMIT 1", [texts[0]]).fetchall() == [(5,)]
 
 
@@ -737,7 +737,7 @@ def test_a_base_of_words_is_searched_by_words(con: sqlft.Connection) -> None:
 MINDSDB_SCRIPT = """
 CREATE KNOWLEDGE_BASE my_kb
 USING
-    embedding_model = {"provider": "librarian", "model_name": "any", "api_key": "sk-xyz"},
+    embedding_model = {"provider": "librarian", "model_name": "any"},
     reranking_model = false,
     metadata_columns = ['product'],
     content_columns = ['notes'],
