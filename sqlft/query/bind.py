@@ -94,8 +94,8 @@ class Binder:
             self._find_uses(model)
         for model in models:
             self._bind_scan(model)
-        for scan in self.scans:
-            scan.is_read = scan.gives_rows or self._is_read(scan, tree)
+        for any_scan in self.scans:
+            any_scan.is_read = any_scan.gives_rows or self._is_read(any_scan, tree)
         return BoundQuery(tree, self.scans, self.blocks, self._readers)
 
     # -- finding -----------------------------------------------------------------------------------------------
