@@ -322,6 +322,16 @@ def test_two_connections_write_and_read(store: Store) -> None:
     assert numbers.fetchall() == [(0, 0)]
 
 
+def test_dropping_is_not_part_of_a_transaction(store: Store) -> None:
+    store.run(f"INSERT INTO docs {ARTICLES}")
+    store.run("BEGIN")
+    assert "COMMIT" in store.refuse(CatalogError, "DROP KNOWLEDGE_BASE docs")
+    assert "COMMIT" in store.refuse(CatalogError, "CREATE OR REPLACE KNOWLEDGE_BASE docs")
+    store.run("CREATE KNOWLEDGE_BASE other; INSERT INTO other (content) VALUES ('x'); ROLLBACK")
+    assert store.run("SELECT count(*) FROM docs") == [(4,)]
+    assert store.run("SELECT count(*) FROM other") == [(0,)]
+
+
 # -- vectors -----------------------------------------------------------------------------------------------------------
 
 
@@ -555,6 +565,7 @@ def test_texts_in_an_attached_database(store: Store, tmp_path: Path) -> None:
     assert store.run("SELECT count(*) FROM duckdb_tables() WHERE database_name = 'texts'") == [(4,)]
     store.run("DETACH texts")
     assert "ATTACH" in store.refuse(CatalogError, "SELECT id FROM kb WHERE content = 'hello'")
+    store.run('CREATE KNOWLEDGE_BASE "p.q"; INSERT INTO "p.q" (content) VALUES (\'x\'); DROP KNOWLEDGE_BASE "p.q"')
     assert "not attached" in store.run("SHOW KNOWLEDGE_BASES LIKE 'kb'")[0][8]
     store.run(f"ATTACH '{tmp_path}/texts.duckdb' AS texts")
     assert store.run("SELECT id FROM kb WHERE content = 'hello'") == [(1,)]

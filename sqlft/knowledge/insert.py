@@ -41,6 +41,8 @@ ROWS, WORK, BATCH = (f"__sqlft_{name}" for name in ("rows", "work", "batch"))
 """Temporary tables of one statement."""
 BATCH_ROWS, BATCH_ROWS_OF_WORDS = 1000, 20_000
 """Rows of a batch that is embedded, and of one whose words alone are kept."""
+BATCH_CHARACTERS = 10_000_000
+"""About as many at most, unless one text has more."""
 
 
 @dataclass
@@ -167,14 +169,17 @@ class _Insert:
         fits = f"NOT ({' OR '.join(misfits)})"
         self._refuse_misfits(" OR ".join(misfits), written_id, known)
         digest = f"md5(concat({', chr(0), '.join([*self._texts(), quote_text(self._chunk_options.signature)])}))"
+        size = " + ".join(f"length({text})" for text in self._texts())
         todo = "d.doc IS NULL" + ("" if self._settings.kb_skip_existing else " OR d.digest <> n.digest")
         run(
             con,
             f"""CREATE OR REPLACE TEMP TABLE {WORK} AS
-            WITH named AS (SELECT r.__place AS place, {id} AS id, {digest} AS digest FROM {ROWS} AS r WHERE {fits}),
+            WITH named AS (SELECT r.__place AS place, {id} AS id, {digest} AS digest, {size} AS size
+                           FROM {ROWS} AS r WHERE {fits}),
                  firsts AS (SELECT * FROM named QUALIFY row_number() OVER (PARTITION BY id ORDER BY place) = 1)
             SELECT n.*, d.doc AS old, coalesce(d.digest = n.digest, false) AS is_same, {todo} AS todo,
-                   sum(({todo})::INTEGER) OVER (ORDER BY place)::BIGINT AS turn
+                   sum(({todo})::INTEGER) OVER (ORDER BY place)::BIGINT AS turn,
+                   sum(CASE WHEN {todo} THEN size ELSE 0 END) OVER (ORDER BY place)::BIGINT AS total_size
             FROM firsts AS n LEFT JOIN {table_name(base, "documents")} AS d ON d.id = n.id ORDER BY place""",
         )
         repeated = f"SELECT (SELECT count(*) FROM {ROWS} AS r WHERE {fits}) - count(*) FROM {WORK}"
@@ -200,9 +205,10 @@ class _Insert:
 
     def _write_batches(self, total: int) -> None:
         size = self._settings.batch_size or (BATCH_ROWS if self._resolved is not None else BATCH_ROWS_OF_WORDS)
-        with Progress(self._session, f"inserting into {self._base.key}", total) as progress:
-            for first in range(1, total + 1, size):
-                last = min(total, first + size - 1)
+        parts = f"(turn - 1) // {size}, total_size // {BATCH_CHARACTERS}"
+        spans = run(self._con, f"SELECT min(turn), max(turn) FROM {WORK} WHERE todo GROUP BY {parts} ORDER BY 1")
+        with Progress(self._session, f"inserting into {self._base.key}", total) as progress, self._warns_of_parts():
+            for first, last in spans:
                 progress.begin(first - 1, last)
                 turns, labels, contents = self._chunk(first, last)
                 batch = prepare_chunks(self._session, self._runs, self._base, contents)
@@ -210,6 +216,16 @@ class _Insert:
                 action = partial(self._write_batch, first, last, batch._replace(chunks=chunks))
                 tables.write(self._con, self._base, self._is_own, action)
                 self._state.keep(processed_rows=last)
+
+    @contextmanager
+    def _warns_of_parts(self) -> Iterator[None]:
+        """Say so where an error leaves a part of the rows in the user's transaction."""
+        try:
+            yield
+        except BaseException:
+            if not self._is_own and self._state.processed_rows:
+                self._session.show_warning("A part of the rows is in your transaction: ROLLBACK takes it back.")
+            raise
 
     def _chunk(self, first: int, last: int) -> tuple[pa.Array, pa.Array, pa.Array]:
         """Of the chunks of the rows of these turns: the turns, what follows the id in their own ids, and the texts."""
@@ -530,6 +546,11 @@ class InsertState:
         self._values.update(values)
         with suppress(NotFound):  # somebody dropped it meanwhile
             self._known.update(replace(self._known.get(self._key), state=dict(self._values)), durable=durable)
+
+    @property
+    def processed_rows(self) -> int:
+        """How many rows were written."""
+        return int(self._values["processed_rows"])
 
     def set_metadata_columns(self, names: tuple[str, ...]) -> None:
         """Keep the metadata columns, which the first rows decide where they were not named."""

@@ -59,7 +59,8 @@ def table_name(base: KnowledgeBase, table: str) -> str:
     '"shop".sqlft_knowledge."mindsdb.docs.chunks"'
     """
     database = "" if base.storage is None else f"{quote_name(base.storage)}."
-    return f"{database}{SCHEMA}.{quote_name(f'{base.key.project}.{base.key.name}.{table}'.lower())}"
+    parts = (base.key.project, base.key.name, table)
+    return f"{database}{SCHEMA}.{quote_name('.'.join(part.replace('.', '..').lower() for part in parts))}"
 
 
 def run(con: duckdb.DuckDBPyConnection, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
@@ -105,14 +106,19 @@ def has_tables(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> bool:
     try:
         con.sql(f"FROM {table_name(base, 'state')}")  # binding fails without an end of the user's transaction
     except duckdb.CatalogException:
-        query = "SELECT count(*) FROM duckdb_databases() WHERE lower(database_name) = lower(?)"
-        if base.storage is not None and run(con, query, [base.storage]) == [(0,)]:
+        if not is_attached(con, base):
             raise CatalogError(
                 f"The knowledge base '{base.key}' is kept in the database '{base.storage}', which is not attached.",
-                f"ATTACH 'file.duckdb' AS {quote_name(base.storage)} first.",
+                f"ATTACH 'file.duckdb' AS {quote_name(base.storage or '')} first.",
             ) from None
         return False
     return True
+
+
+def is_attached(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> bool:
+    """Whether the database with its tables is."""
+    query = "SELECT count(*) FROM duckdb_databases() WHERE lower(database_name) = lower(?)"
+    return base.storage is None or run(con, query, [base.storage]) == [(1,)]
 
 
 def read_state(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> StoredState:
@@ -204,10 +210,16 @@ def create_tables(
 
 
 def drop_tables(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> None:
-    """Remove them, where the database that holds them is attached."""
-    if has_tables(con, base):
-        for table in TABLES:
-            run(con, f"DROP TABLE IF EXISTS {table_name(base, table)}")
+    """Remove them; CatalogError in a transaction, since ROLLBACK would bring them back and not their definition."""
+    if not has_tables(con, base):
+        return
+    if is_in_transaction(con):
+        raise CatalogError(
+            f"'{base.key}' is not dropped in a transaction: ROLLBACK would not bring its definition back.",
+            "COMMIT or ROLLBACK first. DELETE FROM removes texts in a transaction.",
+        )
+    for table in TABLES:
+        run(con, f"DROP TABLE IF EXISTS {table_name(base, table)}")
 
 
 def require_vectors(

@@ -85,11 +85,14 @@ def run_create_knowledge_base(session: Session, statement: CreateKnowledgeBase, 
     if statement.source is not None:
         query = inline_parameters(statement.source.query, parameters, statement.source.parameters)
         base = replace(base, query=query, database=statement.source.database)
+    for kind, value in (("embedding_model", settings.embedding_model), ("reranking_model", settings.reranking_model)):
+        if isinstance(wanted := read_model(value, kind), str):
+            _check_model(session, key, kind, wanted)
     if old is not None:
         _drop(session, old)
+    tables.drop_tables(session.con, replace(base, storage=base.storage or session.home_database))
     _add(session, base, settings)
     base = find_knowledge_base(session, key)
-    tables.drop_tables(session.con, base)
     if statement.source is not None:
         try:
             _fill(session, base, of_insert, statement.text)
@@ -243,7 +246,10 @@ def _add(session: Session, base: KnowledgeBase, settings: KnowledgeSettings) -> 
 
 
 def _drop(session: Session, base: KnowledgeBase) -> None:
-    tables.drop_tables(session.con, base)
+    if tables.is_attached(session.con, base):
+        tables.drop_tables(session.con, base)
+    else:
+        session.show_warning(f"Its texts stay in the database '{base.storage}', which is not attached.")
     session.catalog.knowledge_bases.drop(base.key)
     _drop_models(session, base.key, base.options.get(MADE_MODELS) or ())
 
@@ -261,6 +267,11 @@ def _resolve_model(session: Session, key: ModelKey, kind: str, value: object, ma
         made.append(name)
     else:
         name = wanted
+    return _check_model(session, key, kind, name)
+
+
+def _check_model(session: Session, key: ModelKey, kind: str, name: str) -> str:
+    """The model's name as the record has it, if the model can do that."""
     resolved = check_embeds(session, name, key) if kind == "embedding_model" else resolve_judge(session, name)
     _, number = parse_model_name(name)
     return str(resolved.model.key) if number is None else str(resolved.version.key)
