@@ -253,6 +253,10 @@ def test_conditions_on_words(library: Library) -> None:
     library.fill(texts, metadata=", id % 2 AS half")
     questions = make_texts(8, seed=3)
     everything = library.search(questions, k=1000, search="words")
+    for question, found in zip(questions, everything, strict=True):
+        alone = library.search([question], k=1000, search="words")[0]
+        assert [i for i, *_ in alone] == [i for i, *_ in found]
+        assert [relevance for *_, relevance in alone] == pytest.approx([relevance for *_, relevance in found])
     halves = library.search(
         questions, k=4, search="words", condition="half = q.f0", values={"f0": [j % 2 for j in range(8)]}
     )

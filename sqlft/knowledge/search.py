@@ -183,12 +183,12 @@ class ChunkSearch:
         depth = max(FUSION_DEPTH, 2 * n)
         by_meaning = self.find_by_meaning(depth) if alpha > 0 else SCORED.empty_table()
         by_words = self.find_by_words(depth) if alpha < 1 else SCORED.empty_table()
-        rank = "row_number() OVER (PARTITION BY question ORDER BY relevance DESC, chunk)"
+        rank, top = "row_number() OVER (PARTITION BY question ORDER BY relevance DESC, chunk)", RANK_OFFSET + 1
         with registered(self._con, meaning=by_meaning, words=by_words) as names:
             ranked = " UNION ALL ".join(
-                f"SELECT question, chunk, distance, {weight!r}::DOUBLE * {RANK_OFFSET + 1} / ({RANK_OFFSET} + {rank}) AS share "
+                f"SELECT question, chunk, distance, {weight!r}::DOUBLE / ({RANK_OFFSET} + {rank}) AS share "
                 f"FROM {names[kind]}"
-                for kind, weight in (("meaning", float(alpha)), ("words", 1 - float(alpha)))
+                for kind, weight in (("meaning", top * float(alpha)), ("words", top * (1 - float(alpha))))
             )
             fused = (
                 "SELECT question, chunk, max(distance) AS distance, least(1.0, round(sum(share), 12)) AS relevance "
@@ -202,6 +202,8 @@ class ChunkSearch:
     def find_by_words(self, n: int) -> pa.Table:
         """The n best for each question by BM25; chunks without any of its words are left out."""
         questions = words.split_questions(self._con, self._base, self._asked)
+        if self._asked.num_rows >= MIN_MATRIX_QUESTIONS and find_spec("numpy") is not None:
+            return self._find_best_by_words(questions, n)
         with registered(self._con, words=questions, asked=self._asked.select(["question", *self._values])) as names:
             scores = words.scores_sql(self._base, names["words"])
             if self._condition is not None:
@@ -211,6 +213,22 @@ class ChunkSearch:
                 "QUALIFY row_number() OVER (PARTITION BY question ORDER BY score DESC, chunk) <= "
             )
             return read_arrow(self._con.sql(f"{best}{n}")).cast(SCORED)
+
+    def _find_best_by_words(self, questions: pa.Table, n: int) -> pa.Table:
+        """The same for many questions."""
+        import pyarrow.compute as pc
+
+        found = []
+        for group in self._group_questions(self._asked):
+            own = questions.filter(pc.is_in(questions.column("question"), group.column("question").combine_chunks()))
+            with registered(self._con, values=group.slice(0, 1).select(["question", *self._values])) as names:
+                allowed = self._condition and self._allowed(names["values"])
+                found.append(words.find_best(self._con, self._base, own, n, allowed))
+        scored = pa.concat_tables(found)
+        relevance = pc.divide(scored.column("score"), scored.column("most"))
+        distance = pa.nulls(scored.num_rows, pa.float64())
+        columns = [scored.column("question"), scored.column("chunk"), distance, relevance]
+        return pa.table(columns, SCORED.names).cast(SCORED)
 
     def _keep_allowed(self, scores: str, asked: str) -> str:
         """The scores of chunks that fulfil the condition for their question."""
@@ -235,8 +253,6 @@ class ChunkSearch:
         vectors = self._embed_questions()
         if not vectors.num_rows:
             return SCORED.empty_table()
-        if not self._values:
-            return self._find_nearest(vectors, n, self._condition and self._allowed(""))
         groups = self._group_questions(vectors)
         if len(groups) == 1 or len(groups) * MIN_MATRIX_QUESTIONS <= vectors.num_rows:
             return pa.concat_tables([self._find_nearest_in_group(group, n) for group in groups])
@@ -262,12 +278,14 @@ class ChunkSearch:
         return asked.append_column("vector", vectors)
 
     def _allowed(self, values: str) -> str:
-        """Behind AND: that a chunk fulfils the condition; `values` is the relation of what it compares with."""
-        q = f", ({self._condition_values(values)}) AS q" if values else ""
+        """That the chunk `c` fulfils the condition; `values` is the relation of what it compares with."""
+        q = f", ({self._condition_values(values)}) AS q"
         return f"c.chunk IN (SELECT v.chunk FROM ({self._visible()}) AS v{q} WHERE ({self._condition}))"
 
     def _group_questions(self, vectors: pa.Table) -> list[pa.Table]:
         """The questions by equal values for the condition."""
+        if not self._values:
+            return [vectors]
         columns = ", ".join(map(quote_name, self._values))
         with registered(self._con, vectors=vectors.select(["question", *self._values])) as names:
             ranked = self._con.sql(
@@ -281,7 +299,7 @@ class ChunkSearch:
 
     def _find_nearest_in_group(self, group: pa.Table, n: int) -> pa.Table:
         with registered(self._con, values=group.slice(0, 1).select(["question", *self._values])) as names:
-            return self._find_nearest(group, n, self._allowed(names["values"]))
+            return self._find_nearest(group, n, self._condition and self._allowed(names["values"]))
 
     def _find_nearest(self, vectors: pa.Table, n: int, allowed: str | None) -> pa.Table:
         """The nearest of those that every question may have."""

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -25,6 +26,10 @@ import pyarrow as pa
 from sqlft.catalog.records import KnowledgeBase
 from sqlft.errors import OptionError, did_you_mean
 from sqlft.knowledge.tables import table_name
+
+if TYPE_CHECKING:
+    from numpy import float64, int64
+    from numpy.typing import NDArray
 
 DEFAULT_LANGUAGE = "english"
 NO_STEMMING = "none"
@@ -39,6 +44,8 @@ JOINERS = str.maketrans("", "", "\u200c\u200d\u0307")
 MAX_WORD_LENGTH, MAX_STEMMED_LENGTH = 255, 40
 K1, B = 1.5, 0.75
 MAX_KNOWN_STEMS = 200_000
+MAX_POSTINGS = 4_000_000
+"""Pairs of a word and a chunk that are in memory at once."""
 _known_stems: dict[tuple[str, str], str] = {}
 _names = count()
 
@@ -160,32 +167,150 @@ def _make_stemmer(language: str) -> Callable[[str], str]:
     return stem
 
 
-def scores_sql(base: KnowledgeBase, questions: str, *, condition: str = "") -> str:
+def _rarity_sql(base: KnowledgeBase, questions: str) -> str:
+    """A query for `word`, `df` and `idf` of the words of questions, which a relation of `split_questions` has."""
+    return f"""
+        SELECT word, coalesce(df, 0) AS df, ln(1 + (n - coalesce(df, 0) + 0.5) / (coalesce(df, 0) + 0.5)) AS idf
+        FROM (SELECT DISTINCT word FROM {questions})
+        LEFT JOIN (
+            SELECT word, count(*) AS df FROM {table_name(base, "words")}
+            WHERE word IN (SELECT word FROM {questions}) GROUP BY word
+        ) USING (word), (SELECT count(*) AS n FROM {table_name(base, "chunks")})
+    """
+
+
+IMPACT = f"""idf * w."count" / (w."count" + {K1} * ({1 - B} + {B} * length / mean))"""
+"""What one word adds to a chunk's score."""
+
+
+def scores_sql(base: KnowledgeBase, questions: str) -> str:
     """A query for `question`, `chunk`, `score` and `most`, which no text's score can reach.
 
-    `questions` names a relation of `split_questions`; `condition` is SQL behind WHERE over `question` and `chunk`.
+    `questions` names a relation of `split_questions`.
     """
-    words, chunks = table_name(base, "words"), table_name(base, "chunks")
+    chunks = table_name(base, "chunks")
     return f"""
-        WITH asked AS (SELECT question, word, "count" AS times FROM {questions}),
-        known AS (SELECT count(*) AS n, avg(length) AS mean FROM {chunks}),
-        found AS (SELECT * FROM {words} WHERE word IN (SELECT DISTINCT word FROM asked)),
-        frequency AS (SELECT word, count(*) AS df FROM found GROUP BY word),
-        rarity AS (
-            SELECT word, ln(1 + (n - coalesce(df, 0) + 0.5) / (coalesce(df, 0) + 0.5)) AS idf
-            FROM (SELECT DISTINCT word FROM asked) LEFT JOIN frequency USING (word), known
+        WITH rarity AS ({_rarity_sql(base, questions)}),
+        bounds AS (
+            SELECT question, sum("count" * idf) AS most FROM {questions} JOIN rarity USING (word) GROUP BY question
         ),
-        bounds AS (SELECT question, sum(times * idf) AS most FROM asked JOIN rarity USING (word) GROUP BY question),
         scored AS (
-            SELECT asked.question, found.chunk, round(sum(
-                times * idf * found."count" / (found."count" + {K1} * ({1 - B} + {B} * length / mean))
-            ), 9) AS score
-            FROM found JOIN asked USING (word) JOIN rarity USING (word) JOIN {chunks} USING (chunk), known
-            GROUP BY asked.question, found.chunk
+            SELECT q.question, w.chunk, round(sum(q."count" * {IMPACT}), 9) AS score
+            FROM {table_name(base, "words")} AS w JOIN rarity USING (word) JOIN {questions} AS q USING (word)
+            JOIN {chunks} AS c ON c.chunk = w.chunk, (SELECT avg(length) AS mean FROM {chunks})
+            GROUP BY q.question, w.chunk
         )
         SELECT question, chunk, score, most FROM scored JOIN bounds USING (question)
-        {f"WHERE {condition}" if condition else ""}
     """
+
+
+def find_best(
+    con: duckdb.DuckDBPyConnection, base: KnowledgeBase, questions: pa.Table, n: int, allowed: str | None
+) -> pa.Table:
+    """The n best of `scores_sql` for each of many questions; each word's chunks are read once, whoever asks for it.
+
+    `questions` is of `split_questions`; `allowed` is SQL over the chunk `c` that it must fulfil.
+    """
+    import numpy
+
+    with registered(con, questions=questions) as names:
+        rarity = read_arrow(con.sql(f"{_rarity_sql(base, names['questions'])} ORDER BY word"))
+    codes = dict(zip(rarity.column("word").to_pylist(), range(rarity.num_rows), strict=True))
+    idf = rarity.column("idf").to_numpy()
+    asked: dict[int, list[tuple[int, int]]] = {}
+    for row in questions.to_pylist():
+        asked.setdefault(row["question"], []).append((codes[row["word"]], row["count"]))
+    best: dict[int, list[tuple[NDArray[int64], NDArray[float64]]]] = {question: [] for question in asked}
+    for block in _read_postings(con, base, rarity, allowed):
+        scores = numpy.zeros(block.span)
+        for question, counted in asked.items():
+            scores[:] = 0
+            for code, times in counted:
+                part = slice(block.starts[code], block.starts[code + 1])
+                scores[block.places[part]] += times * block.impacts[part]
+            places = _find_greatest(scores.round(9), n)
+            best[question].append((places + block.first, scores[places].round(9)))
+    parts = [(question, *_merge_best(found, n)) for question, found in best.items() if found]
+    most = {question: sum(times * idf[code] for code, times in counted) for question, counted in asked.items()}
+    return pa.table(
+        {
+            "question": numpy.concatenate([numpy.full(len(c), q, numpy.int64) for q, c, _ in parts] or [[]]),
+            "chunk": numpy.concatenate([c for _, c, _ in parts] or [[]]),
+            "score": numpy.concatenate([s for *_, s in parts] or [[]]),
+            "most": numpy.concatenate([numpy.full(len(c), most[q]) for q, c, _ in parts] or [[]]),
+        }
+    )
+
+
+class Postings(NamedTuple):
+    """Which words the chunks from `first` on have, by word: those of code i are at `starts[i]` to `starts[i + 1]`."""
+
+    first: int
+    span: int
+    starts: NDArray[int64]
+    places: NDArray[int64]
+    """Of the chunks, from `first`."""
+    impacts: NDArray[float64]
+
+
+def _read_postings(
+    con: duckdb.DuckDBPyConnection, base: KnowledgeBase, rarity: pa.Table, allowed: str | None
+) -> Iterator[Postings]:
+    """Blocks of chunks with the words of `rarity`, none with much more than MAX_POSTINGS of them."""
+    import numpy
+    import pyarrow.compute as pc
+
+    chunks = table_name(base, "chunks")
+    low, high, mean = con.sql(f"SELECT min(chunk), max(chunk), avg(length) FROM {chunks}").fetchall()[0]
+    if low is None:
+        return
+    blocks = -(-(pc.sum(rarity.column("df")).as_py() or 0) // MAX_POSTINGS) or 1
+    span = -(-(high - low + 1) // blocks)
+    codes = pa.array(range(rarity.num_rows), pa.int32())
+    for first in range(low, high + 1, span):
+        with registered(con, rarity=rarity.append_column("code", codes)) as names:
+            found = read_arrow(
+                con.sql(
+                    f"SELECT code, c.chunk - {first} AS place, {IMPACT} AS impact FROM {names['rarity']} "
+                    f"JOIN {table_name(base, 'words')} AS w USING (word) JOIN {chunks} AS c ON c.chunk = w.chunk, "
+                    f"(SELECT {mean!r}::DOUBLE AS mean) WHERE w.chunk BETWEEN {first} AND {first + span - 1}"
+                    f"{f' AND {allowed}' if allowed else ''}"
+                )
+            )
+        code = found.column("code").to_numpy()
+        order = numpy.argsort(code.astype(numpy.uint16) if rarity.num_rows < 1 << 16 else code, kind="stable")
+        starts = numpy.searchsorted(code[order], numpy.arange(rarity.num_rows + 1))
+        places, impacts = found.column("place").to_numpy()[order], found.column("impact").to_numpy()[order]
+        yield Postings(first, span, starts, places, impacts)
+
+
+def _find_greatest(scores: NDArray[float64], n: int) -> NDArray[int64]:
+    """The places of the n greatest scores above 0; of equal ones the first.
+
+    >>> import numpy
+    >>> sorted(_find_greatest(numpy.array([0.0, 2.0, 1.0, 2.0, 1.0]), 3).tolist())
+    [1, 2, 3]
+    """
+    import numpy
+
+    places = numpy.flatnonzero(scores)
+    if len(places) <= n:
+        return places
+    known = scores[places]
+    least = numpy.partition(known, len(known) - n)[len(known) - n]
+    above = places[known > least]
+    return numpy.concatenate([above, places[known == least][: n - len(above)]])
+
+
+def _merge_best(
+    found: Sequence[tuple[NDArray[int64], NDArray[float64]]], n: int
+) -> tuple[NDArray[int64], NDArray[float64]]:
+    """The n best of the best of several blocks."""
+    import numpy
+
+    chunks, scores = (numpy.concatenate(column) for column in zip(*found, strict=True))
+    order = numpy.lexsort((chunks, -scores))[:n]
+    return chunks[order], scores[order]
 
 
 def read_arrow(relation: duckdb.DuckDBPyRelation) -> pa.Table:
