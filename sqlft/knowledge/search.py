@@ -38,7 +38,8 @@ DEFAULT_K = 10
 FUSION_DEPTH = 100
 RANK_OFFSET = 60
 MIN_MATRIX_QUESTIONS = 6
-"""From so many questions on, one pass over the vectors with a matrix product is faster than a query for each."""
+"""From so many questions on, one pass over the vectors with a matrix product takes less processor time than a query for
+each (100,000 x 384: 83 ms for one question by a query, 262 by a product; 320 for six either way)."""
 MARGIN = 16
 """Chunks beyond k whose distance is computed again in double precision, in which the order is decided."""
 PRODUCT_NOISE = 1e-6
@@ -202,7 +203,7 @@ class ChunkSearch:
     def find_by_words(self, n: int) -> pa.Table:
         """The n best for each question by BM25; chunks without any of its words are left out."""
         questions = words.split_questions(self._con, self._base, self._asked)
-        if self._asked.num_rows >= MIN_MATRIX_QUESTIONS and find_spec("numpy") is not None:
+        if self._asked.num_rows > 1 and find_spec("numpy") is not None:
             return self._find_best_by_words(questions, n)
         with registered(self._con, words=questions, asked=self._asked.select(["question", *self._values])) as names:
             scores = words.scores_sql(self._base, names["words"])
