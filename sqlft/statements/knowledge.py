@@ -340,7 +340,8 @@ def _alter_embedding_model(session: Session, base: KnowledgeBase, value: object)
             f"REFRESH KNOWLEDGE_BASE {base.key} USING rebuild = true, embedding_model = … embeds all texts again.",
         )
     model = find_model(session, parse_model_name(own)[0])
-    options = {**references.reveal(model.options), "engine": model.engine, "base": model.base, **wanted}
+    given = {name: value for name, value in model.options.items() if not name.startswith("$")}
+    options = {**references.reveal(given), "engine": model.engine, "base": model.base, **wanted}
     name = ModelName(model.key.name, None, model.key.project)
     run_create_model(session, CreateModel(name, model.predict, options=options, or_replace=True), None)
 
