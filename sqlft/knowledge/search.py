@@ -186,7 +186,7 @@ class ChunkSearch:
         rank = "row_number() OVER (PARTITION BY question ORDER BY relevance DESC, chunk)"
         with registered(self._con, meaning=by_meaning, words=by_words) as names:
             ranked = " UNION ALL ".join(
-                f"SELECT question, chunk, distance, {weight!r} * {RANK_OFFSET + 1} / ({RANK_OFFSET} + {rank}) AS share "
+                f"SELECT question, chunk, distance, {weight!r}::DOUBLE * {RANK_OFFSET + 1} / ({RANK_OFFSET} + {rank}) AS share "
                 f"FROM {names[kind]}"
                 for kind, weight in (("meaning", float(alpha)), ("words", 1 - float(alpha)))
             )

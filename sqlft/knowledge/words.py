@@ -148,7 +148,7 @@ def _make_stemmer(language: str) -> Callable[[str], str]:
     own = snowballstemmer.stemmer(language)  # it keeps state while it works: one for each caller
 
     def stem(word: str) -> str:
-        if len(word) > MAX_STEMMED_LENGTH:
+        if len(word) > MAX_STEMMED_LENGTH or any(map(str.isdigit, word)):
             return word[:MAX_WORD_LENGTH]
         known = _known_stems.get((language, word))
         if known is None:

@@ -338,6 +338,7 @@ class Planner:
         if bound is None:
             return UnchangedQuery()
         if not bound.scans:
+            self._statement_runs.check_using()
             return NativeQuery(head + ast.to_sql(bound.tree) + self._text[span.end :])
         dry = dry or [t.word for t in self._tokens[-3:]] == ["WITH", "NO", "DATA"]
         plan = self._plan(bound, streams=span.is_all and not dry)
@@ -382,9 +383,10 @@ class Planner:
         if span is None:
             return UnchangedQuery()
         try:
-            return inner._plan_query(span, options)
+            planned = inner._plan_query(span, options)
         except ast.NotASelect:
             return UnchangedQuery()
+        return NativeQuery(self.typed[:start] + planned.sql) if isinstance(planned, NativeQuery) else planned
 
     def _rewrite_over_view(self, word: str) -> str | None:
         """DESCRIBE, SHOW, SUMMARIZE or COPY of a view that DuckDB does not know, as one of its query."""
@@ -440,7 +442,9 @@ class Planner:
             return self._plan_parenthesized()
         if bound is None:
             return UnchangedQuery()
-        return NativeQuery(statement(self._run_bound(bound))) if bound.scans else self._plan_parenthesized()
+        if bound.scans or self._registered_count:
+            return NativeQuery(statement(self._run_bound(bound)))
+        return self._plan_parenthesized()
 
     def _run_bound(self, bound: BoundQuery) -> str:
         if not bound.scans:

@@ -38,6 +38,7 @@ from sqlft.query.scope import (
     remove_scans,
     select,
     select_expression,
+    write_conditions,
 )
 from sqlft.sql.names import format_name
 
@@ -93,8 +94,8 @@ class Binder:
             self._find_uses(model)
         for model in models:
             self._bind_scan(model)
-        for scan in self.scans:
-            scan.is_read = scan.gives_rows or self._is_read(scan, tree)
+        for any_scan in self.scans:
+            any_scan.is_read = any_scan.gives_rows or self._is_read(any_scan, tree)
         return BoundQuery(tree, self.scans, self.blocks, self._readers)
 
     # -- finding -----------------------------------------------------------------------------------------------
@@ -281,7 +282,9 @@ class Binder:
         if kind in ("COLUMN_REF", "STAR"):
             yield value, nested, parameters
         if kind == "LAMBDA":
-            parameters |= {n["column_names"][0].lower() for n in ast.walk(value.get("lhs")) if ast.is_column(n)}
+            is_json = ast.is_constant(value.get("expr"))  # metadata->'key', which DuckDB reads as a lambda too
+            names = {n["column_names"][0].lower() for n in ast.walk(value.get("lhs")) if ast.is_column(n)}
+            parameters |= set() if is_json else names
         if ast.is_select(value) and not top:
             nested = (*nested, value)
         is_order = value.get("type") == "ORDER_MODIFIER" and not nested
@@ -365,6 +368,8 @@ class Binder:
         if not bind_search(scan, names, shared):
             self.scans.remove(scan)
             scan.block.scans.remove(scan)
+            if scan.options:
+                write_conditions(scan.block)  # options are no conditions
             sample = {k: v for k, v in scan.node.items() if k == "sample"}
             scan.node.clear()
             scan.node.update({**list_chunks(self._con, scan.base), "alias": scan.alias, **sample})

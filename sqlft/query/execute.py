@@ -32,10 +32,10 @@ from sqlft.query.scope import (
     add_ctes,
     hide_columns,
     join_laterally,
-    joins,
     leaves,
     rename_hidden_columns,
     select,
+    write_conditions,
 )
 from sqlft.session import Session
 from sqlft.sql.names import quote_name
@@ -478,17 +478,3 @@ def _name_columns(plan: QueryPlan) -> None:
             if not item.get("alias") and item.get("class") != "STAR" and any(id(n) in changed for n in ast.walk(item)):
                 name = item["column_names"][-1] if ast.is_column(item) else ast.expression_sql(item)
                 item["alias"] = name.replace(ast.VERSION_DOT, ".")
-
-
-def write_conditions(block: QueryBlock) -> None:
-    """Put a block's conditions back into its WHERE and its joins."""
-    block.node["where_clause"] = ast.conjunction([c.node for c in block.conditions if c.holder is block.node])
-    for join in joins(block.node.get("from_table")):
-        conditions = [c.node for c in block.conditions if c.holder is join]
-        kind = join.get("ref_type", "REGULAR")
-        if conditions:
-            join["ref_type"] = "REGULAR" if kind == "CROSS" else kind
-            join["is_implicit"] = False
-        elif kind == "REGULAR" and not join.get("using_columns"):
-            conditions = [ast.expression("true")]
-        join["condition"] = ast.conjunction(conditions)

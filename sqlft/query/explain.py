@@ -98,7 +98,8 @@ class Explainer:
                 rows = model.prompt_table.inference_run.rows
                 if model.is_chained:
                     rows = max((m.estimate.rows for m in self._models), default=0)
-                self._add_estimate(model.scan, model.prompt_table, rows, may_stop=sliced.is_filtered)
+                if isinstance(model.scan, ModelScan) and isinstance(model.prompt_table, PromptTable):
+                    self._add_estimate(model.scan, model.prompt_table, rows, may_stop=sliced.is_filtered)
             row_count = None
             if self._options.analyze:
                 row_count = sum(slice_.to_arrow_reader(2048).read_all().num_rows for slice_ in sliced.chunks())
@@ -107,6 +108,9 @@ class Explainer:
             sliced.close()
         for explained in self._models:
             node = self._make_model_operator(explained, [node])
+        for scan in (m.scan for m in sliced.models if not isinstance(m.scan, ModelScan)):
+            note = "It is searched for answers of the model below, as context."
+            node = Operator(f"Knowledge Base {scan.name}", [note], [node], facts={"Knowledge Base": scan.name})
         return _insert_operator(outer, node), row_count
 
     # -- answered as a whole -------------------------------------------------------------------------------

@@ -422,6 +422,20 @@ def _exclude_from_star(star: Node, names: Sequence[str]) -> None:
         star["exclude_list"] = [*star.get("exclude_list", []), *names]
 
 
+def write_conditions(block: QueryBlock) -> None:
+    """Put a block's conditions back into its WHERE and its joins."""
+    block.node["where_clause"] = ast.conjunction([c.node for c in block.conditions if c.holder is block.node])
+    for join in joins(block.node.get("from_table")):
+        conditions = [c.node for c in block.conditions if c.holder is join]
+        kind = join.get("ref_type", "REGULAR")
+        if conditions:
+            join["ref_type"] = "REGULAR" if kind == "CROSS" else kind
+            join["is_implicit"] = False
+        elif kind == "REGULAR" and not join.get("using_columns"):
+            conditions = [ast.expression("true")]
+        join["condition"] = ast.conjunction(conditions)
+
+
 def select_expression(expression: Node) -> Node:
     """SELECT expression, as a tree."""
     tree = select("1")

@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from sqlft.handler import Artifact, Completion, Embedder, ModelSpec, Predictor, Request, Reranker, RowError
@@ -94,11 +95,15 @@ class Judging(Predictor):
 
 def embed_text(text: str, dimension: int = DIMENSION) -> list[float]:
     """The sum of its words' directions."""
-    vector = [0.0] * dimension
-    for word in words_of(text):
-        chance = random.Random(word)
-        vector = [number + chance.gauss(0, 1) for number in vector]
-    return vector
+    directions = [direction_of(word, dimension) for word in words_of(text)]
+    return [sum(numbers) for numbers in zip(*directions, strict=True)] if directions else [0.0] * dimension
+
+
+@cache
+def direction_of(word: str, dimension: int) -> tuple[float, ...]:
+    """A random vector, always the same for a word."""
+    chance = random.Random(word)
+    return tuple(chance.gauss(0, 1) for _ in range(dimension))
 
 
 def count_shared(question: str, text: str) -> float:

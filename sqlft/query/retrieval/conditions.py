@@ -85,6 +85,7 @@ class ConditionReader:
 
     def run(self, shared: InputBinding | None) -> bool:
         """Fill in the scan; False where nothing says what is searched for.  `shared` is the binding by USING."""
+        self._check_ambiguity()
         for condition in list(self._block.conditions):
             if columns := self._columns_in(condition.node):
                 self._read(condition, columns)
@@ -96,6 +97,15 @@ class ConditionReader:
         self._choose_rows()
         self._find_limit()
         return True
+
+    def _check_ambiguity(self) -> None:
+        """StatementError for a bare name that means the search of several knowledge bases."""
+        several = sum(isinstance(s, KnowledgeScan) for s in self._block.scans) > 1
+        for use in self._scan.uses if several else ():
+            if not use.qualified and use.column in self._option_names | {"content", "context"}:
+                raise self._names.make_error(
+                    f"'{use.column}' is of several knowledge bases here.", f"Write {self._scan.alias}.{use.column}."
+                )
 
     def _columns_in(self, node: Node) -> set[str]:
         return {self._uses[id(n)] for n in ast.walk(node) if id(n) in self._uses}
@@ -131,21 +141,17 @@ class ConditionReader:
 
     def _read_option(self, condition: Condition) -> None:
         """`hybrid_search = true` and the like, which are no conditions."""
-        sides = _comparison(condition.node)
-        name = (
-            next((self._uses.get(id(_uncast(s)), "") for s in sides[1:] if id(_uncast(s)) in self._uses), "")
-            if sides
-            else ""
-        )
-        value = next((s for s in sides[1:] if id(_uncast(s)) not in self._uses), None) if sides else None
-        if sides is None or sides[0] != "=" or name not in CONDITION_OPTIONS or value is None or _has_columns(value):
+        operator, *sides = _comparison(condition.node) or ("",)
+        names = [name for side in sides if (name := self._uses.get(id(_uncast(side)))) in self._option_names]
+        values = [side for side in sides if not _has_columns(side)]
+        if operator != "=" or not names or not values:
             options = ", ".join(CONDITION_OPTIONS)
             raise self._names.make_error(
                 f"The condition {ast.expression_sql(condition.node)[:200]} is on an option of the search, which "
                 "holds for all rows and takes a constant.",
                 f"Write {options} as option = value, joined by AND, or USING {self._scan.alias}.option = value.",
             )
-        self._scan.options[name] = self._names.evaluate(value)
+        self._scan.options[str(names[0])] = self._names.evaluate(values[0])
         self._block.conditions.remove(condition)
 
     def _read_threshold(self, condition: Condition) -> bool:
@@ -201,7 +207,7 @@ class ConditionReader:
                     return TextSearch(other, is_excluded=negated != (sides[0] == "<>"))
             return None
         if kind in ("COMPARE_IN", "COMPARE_NOT_IN") and self._is_content(*node["children"]):
-            return self._combine([[v] for v in node["children"][1:]], negated != (kind == "COMPARE_NOT_IN"))
+            return _combine_texts(node["children"][1:], is_excluded=negated != (kind == "COMPARE_NOT_IN"))
         if kind == "FUNCTION" and node.get("function_name") in LIKE_FUNCTIONS:
             this, pattern = ast.arguments(node)
             if self._is_content(this, pattern):
@@ -209,20 +215,15 @@ class ConditionReader:
                 return TextSearch(_without_percents(pattern), is_excluded=excluded)
             return None
         if kind == "SUBQUERY" and node.get("subquery_type") == "ANY" and self._is_content(node.get("child")):
-            listed = ast.array_items(node["subquery"]["node"])
-            if listed is None or node.get("comparison_type") != "COMPARE_EQUAL":
-                raise self._names.make_error(
-                    "Texts to search for cannot come from a query here.",
-                    f"Join it: FROM (SELECT …) AS q(text) JOIN {self._scan.name} ON content = q.text.",
-                )
-            return self._combine([[v] for v in listed], negated)
+            query = node["subquery"]["node"]
+            if node.get("comparison_type") not in ("COMPARE_EQUAL", "COMPARE_NOT_DISTINCT_FROM"):
+                return None
+            if (listed := ast.array_items(query)) is not None:
+                return _combine_texts(listed, is_excluded=negated)
+            return TextSearch(_list_of(query), is_excluded=negated, is_list=True)
         if kind in ("CONJUNCTION_OR", "CONJUNCTION_AND"):
             return self._parse_conjunction(node, negated)
         return None
-
-    def _combine(self, values: Sequence[Sequence[Node]], negated: bool) -> SearchTree | None:
-        parts: list[SearchTree] = [TextSearch(v, is_excluded=negated) for (v,) in values]
-        return parts[0] if len(parts) == 1 else CombinedSearch("all" if negated else "any", parts)
 
     def _parse_conjunction(self, node: Node, negated: bool) -> SearchTree | None:
         """Searches joined by OR, or by AND below one, where the others of the latter's conditions are filters."""
@@ -252,8 +253,8 @@ class ConditionReader:
     def _check_listing(self) -> None:
         """StatementError where a query without a search reads what only a search gives."""
         asked = [c for c in ("context", "content") if any(u.column == c for u in self._scan.uses)]
-        if self._thresholds or self._scan.min_relevance is not None:
-            asked.append("relevance")
+        asked += ["relevance"] if self._thresholds else []
+        asked += ["k"] if "k" in self._scan.options else []
         if asked:
             raise self._names.make_error(
                 f"'{asked[0]}' needs something that the knowledge base '{self._scan.name}' is searched for.",
@@ -303,11 +304,10 @@ class ConditionReader:
         plain = ast.walk(node, into=lambda n: not ast.is_query(n))
         others = [n for n in plain if ast.is_column(n) and id(n) not in self._uses]
         if is_nested:
-            around = {ast.alias_of(leaf).lower() for leaf in leaves(self._block.node["from_table"])}
-            if any(
-                ast.is_column(n) and n["column_names"][0].lower() in around - {self._scan.alias.lower()} for n in nodes
-            ):
-                return None
+            known = {self._scan.alias.lower(), *(ast.alias_of(n).lower() for n in nodes)}
+            tables = [n["column_names"][0].lower() for n in nodes if ast.is_column(n) and len(n["column_names"]) > 1]
+            if not known.issuperset(tables):
+                return None  # it reads a row of another table, which the search does not know
             others = []
         return ChunkFilter(node, others, mine, is_nested)
 
@@ -434,6 +434,19 @@ class ConditionReader:
 def bind_search(scan: KnowledgeScan, names: NamesOfBlock, shared: InputBinding | None) -> bool:
     """Whether a knowledge base is searched; the scan knows then for what.  `shared` is its binding by USING."""
     return ConditionReader(scan, names).run(shared)
+
+
+def _combine_texts(texts: Sequence[Node], *, is_excluded: bool) -> SearchTree:
+    """IN (…), or NOT IN."""
+    parts: list[SearchTree] = [TextSearch(text, is_excluded=is_excluded) for text in texts]
+    return parts[0] if len(parts) == 1 else CombinedSearch("all" if is_excluded else "any", parts)
+
+
+def _list_of(query: Node) -> Node:
+    """The rows of a query as one list, always in the same order."""
+    listed = ast.expression("(SELECT list(DISTINCT v::VARCHAR ORDER BY v::VARCHAR) FROM (SELECT 1) AS __q(v))")
+    listed["subquery"]["node"]["from_table"]["subquery"]["node"] = query
+    return listed
 
 
 def _uncast(node: Node) -> Node:

@@ -60,6 +60,8 @@ class TextSearch:
     filters: list[ChunkFilter] = field(default_factory=list)
     is_excluded: bool = False
     """Whether it is those that are left out."""
+    is_list: bool = False
+    """Whether it is a list of texts, and the chunks are the best for any of them."""
     place: int = 0
     """Of the text among the scan's."""
 

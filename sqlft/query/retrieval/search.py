@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -78,8 +79,11 @@ class SearchStep:
 
     def texts(self) -> pa.ChunkedArray:
         """The distinct texts that are searched for."""
-        columns = [self.inputs.column(f"k{place}") for place in range(len(self.scan.texts))]
-        return pa.chunked_array([c for column in columns for c in column.chunks], pa.string()).unique().drop_null()
+        texts: list[str] = []
+        for search in text_searches(self.scan.tree):
+            column = self.inputs.column(f"k{search.place}").to_pylist()
+            texts += [t for _, t in _spread(column)] if search.is_list else [t for t in column if t is not None]
+        return pa.chunked_array([pa.array(dict.fromkeys(texts), pa.string())])
 
 
 def build_search_options(scan: KnowledgeScan, runs: StatementRuns) -> tuple[RetrievalSettings, SearchOptions]:
@@ -125,15 +129,11 @@ class Search:
                     options, k=EXCLUDED_CANDIDATES, min_relevance=EXCLUDED_RELEVANCE, above=False, reranking=False
                 )
             results[id(search)] = _by_question(self._find_text(search, inputs, options))
-        rows: list[dict[str, object]] = []
+        combined = {}
         for question in range(inputs.num_rows):
-            found = _combine_found(tree, {key: found.get(question, {}) for key, found in results.items()}, k) or {}
-            best = sorted(found.items(), key=lambda item: (-item[1][1], item[0]))
-            rows += [
-                {"question": question, "chunk": chunk, "rank": rank, "distance": distance, "relevance": relevance}
-                for rank, (chunk, (distance, relevance)) in enumerate(best)
-            ]
-        return pa.Table.from_pylist(rows, FOUND)
+            of_question = {key: found.get(question, {}) for key, found in results.items()}
+            combined[question] = _combine_found(tree, of_question, k) or {}
+        return _to_table(combined)
 
     def open_questions(self, texts: pa.ChunkedArray | None) -> PromptTable:
         """The prompts of the embedding model, with these texts among them."""
@@ -160,11 +160,17 @@ class Search:
         columns = {"text": inputs.column(f"k{search.place}")}
         for i in range(len(scan.columns_of_others)):
             columns[f"f{i}"] = inputs.column(f"k{len(scan.texts) + i}")
+        rows: list[int] | None = None
+        if search.is_list:
+            spread = _spread(columns["text"].to_pylist())
+            rows = [row for row, _ in spread]
+            columns = {name: column.take(rows) for name, column in columns.items()}
+            columns["text"] = pa.chunked_array([pa.array([text for _, text in spread], pa.string())])
         conditions = [self._filter_sql(made) for made in [*scan.filters, *search.filters]]
         condition = " AND ".join(f"({c})" for c in conditions) or None
-        return search_chunks(
-            self._session, self._runs, scan.base, pa.table(columns), replace(options, condition=condition)
-        )
+        options = replace(options, condition=condition)
+        found = search_chunks(self._session, self._runs, scan.base, pa.table(columns), options)
+        return found if rows is None else _merge_questions(found, rows)
 
     def _filter_sql(self, made: ChunkFilter) -> str:
         """A filter in the words of `SearchOptions.condition`."""
@@ -318,6 +324,33 @@ class ContextTable:
 
 Found = dict[int, tuple[float | None, float]]
 """By chunk: distance and relevance."""
+
+
+def _spread(lists: Sequence[str | None]) -> list[tuple[int, str]]:
+    """The texts of JSON lists, each with the place of its list."""
+    return [(row, text) for row, listed in enumerate(lists) for text in json.loads(listed or "[]") if text is not None]
+
+
+def _merge_questions(found: pa.Table, rows: Sequence[int]) -> pa.Table:
+    """What was found for any question of a row as what was found for the row, each chunk at its best."""
+    best: dict[int, Found] = {}
+    for question, chunks in _by_question(found).items():
+        row = best.setdefault(rows[question], {})
+        for chunk, place in chunks.items():
+            row[chunk] = max(place, row.get(chunk, place), key=lambda p: p[1])
+    return _to_table(best)
+
+
+def _to_table(found: Mapping[int, Found]) -> pa.Table:
+    """`FOUND`, the most relevant first."""
+    rows = []
+    for question, chunks in sorted(found.items()):
+        ranked = sorted(chunks.items(), key=lambda item: (-item[1][1], item[0]))
+        rows += [
+            {"question": question, "chunk": chunk, "rank": rank, "distance": distance, "relevance": relevance}
+            for rank, (chunk, (distance, relevance)) in enumerate(ranked, 1)
+        ]
+    return pa.Table.from_pylist(rows, FOUND)
 
 
 def _by_question(found: pa.Table) -> dict[int, Found]:
