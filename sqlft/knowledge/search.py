@@ -289,7 +289,7 @@ class ChunkSearch:
         if vectors.num_rows >= MIN_MATRIX_QUESTIONS and find_spec("numpy") is not None:
             candidates, unclear = self._multiply(vectors, n, source)
         else:
-            candidates, unclear = None, range(vectors.num_rows)
+            candidates, unclear = None, list(range(vectors.num_rows))
         parts = [self._scan(vectors.slice(i, 1), n + MARGIN, source) for i in unclear]
         parts += [] if candidates is None else [candidates]
         return self._measure(vectors, pa.concat_tables(parts), n)
