@@ -62,7 +62,7 @@ class KnowledgeSettings:
         Alias("model"),
     ] = None
     reranking_model: Annotated[Any, "a model that judges what was found, or what makes one; false: none"] = None
-    content_columns: Annotated[list[str], "columns with the texts that are searched"] = None  # type: ignore[assignment]
+    content_columns: Annotated[list[str] | None, "columns with the texts that are searched; without it: content"] = None
     metadata_columns: Annotated[
         list[str] | None, "columns for conditions; without it all others of the first INSERT"
     ] = None
