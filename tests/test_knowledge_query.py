@@ -117,7 +117,7 @@ def relevance(question: str, text: str) -> float:
     return round(1 / (1 + distance), 6)
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
+@pytest.fixture(scope="module", params=[1, 2])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """A small random knowledge base."""
     with pytest.MonkeyPatch.context() as patch:
@@ -431,7 +431,7 @@ SHAPES: list[Shape] = [
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
 def test_a_query_gives_what_a_search_in_python_gives(world: World, shape: Shape) -> None:
-    for seed in range(8):
+    for seed in range(5):
         query, expected = shape(world, random.Random(seed))
         rows = world.run(query)
         is_ordered = " ORDER BY " in query or query.startswith("SELECT id")
@@ -548,7 +548,7 @@ def test_a_limit_ends_the_search_for_contexts(con: sqlft.Connection) -> None:
         ("hybrid_search = false AND reranking = false AND k = 1 + 1", "", [1, 2]),
         ("day > DATE '2026-01-15' AND k = 1", "", [2]),
         ("metadata->>'product' = 'cloud' AND k = 1", "", [2]),
-        ("chunk_content <> 'money back' AND relevance > 0.6", "", [2]),
+        ("length(chunk_content) > 10 AND relevance > 0.6", "", [2]),
     ],
 )
 def test_options_stand_among_the_conditions_or_behind_using(
