@@ -114,6 +114,15 @@ def test_values_keep_their_types(store: Store) -> None:
     assert store.run("SELECT a, c, d FROM docs") == [(Decimal("1.50"), [1, 2], {"x": "y"})]
 
 
+def test_the_first_value_of_a_column_decides_its_type(store: Store) -> None:
+    store.run("INSERT INTO docs SELECT 1 AS id, 'a' AS body, NULL AS day")
+    store.run("INSERT INTO docs SELECT 2 AS id, 'b' AS body, DATE '2020-01-01' AS day")
+    assert store.run("SELECT day FROM docs ORDER BY id") == [(None,), (datetime.date(2020, 1, 1),)]
+    store.run("DELETE FROM docs")
+    store.run("INSERT INTO docs SELECT 'one' AS id, 'a' AS body, 7 AS day")
+    assert store.run("SELECT id, day FROM docs") == [("one", 7)]
+
+
 def test_the_same_rows_cost_nothing(store: Store) -> None:
     store.run(f"INSERT INTO docs {ARTICLES}")
     assert len(store.embedded()) == 4
@@ -191,6 +200,7 @@ def test_unknown_columns_are_refused_until_they_are_named(store: Store) -> None:
     statement = re.search(r"ALTER KNOWLEDGE_BASE .*\]", error)
     assert statement is not None
     store.run(statement[0])
+    assert store.run("SELECT stars FROM docs WHERE id = 1") == [(None,)]
     store.run("INSERT INTO docs SELECT 1 AS id, 'x' AS body, 3 AS stars")
     assert store.run("SELECT id, stars FROM docs WHERE id < 2 ORDER BY id") == [(0, None), (1, 3)]
     store.run("INSERT INTO docs SELECT 1 AS id, 'x' AS body, 4 AS stars, 'more' AS other")
@@ -400,6 +410,16 @@ def test_a_provider_makes_a_model_that_goes_with_its_knowledge_base(store: Store
     assert (known["MODEL"], known["RERANKING_MODEL"]) == ("kb_embedding_model", "kb_reranking_model")
     store.run("ALTER KNOWLEDGE_BASE kb USING reranking_model = false")
     assert store.describe("kb")["RERANKING_MODEL"] is None
+    store.run("INSERT INTO kb (content) VALUES ('text')")
+    store.run(
+        "REFRESH KNOWLEDGE_BASE kb USING rebuild = true, embedding_model = {'provider': 'librarian', 'base': '9'}"
+    )
+    assert (store.describe("kb")["DIMENSION"], store.describe("kb")["WAITING"]) == (9, 0)
+    store.refuse(
+        OptionError,
+        "REFRESH KNOWLEDGE_BASE kb USING rebuild = true, embedding_model = {'provider': 'librarian', 'x': 1}",
+    )
+    assert store.describe("kb")["MODEL"] == "kb_embedding_model"
     store.run("DROP KNOWLEDGE_BASE kb")
     assert store.run("SELECT name FROM sqlft.models") == [("e",)]
 

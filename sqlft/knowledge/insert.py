@@ -137,10 +137,12 @@ class _Insert:
         if not tables.has_tables(con, base):
             tables.create_tables(con, base, f"{ROWS} AS r", self._id_expression(), metadata)
             return
-        known = tables.stored_types(con, base)
-        for name, column in zip(base.metadata_columns, self._columns.metadata, strict=True):
-            if (METADATA_PREFIX + name).lower() not in known:
-                tables.add_metadata(con, base, name, self._types[column] if column else "VARCHAR")
+        tables.add_metadata(con, base)
+        id_type = self._types[self._columns.id] if self._columns.id else "VARCHAR"
+        written = {
+            METADATA_PREFIX + name: c for name, c in zip(base.metadata_columns, self._columns.metadata, strict=True)
+        }
+        tables.change_types(con, base, {"id": id_type, **{name: self._types[c] for name, c in written.items() if c}})
 
     def _id_expression(self) -> str:
         """The id of a row: its column, else the first 16 digits of the MD5 of its texts, as MindsDB has it."""
