@@ -163,6 +163,16 @@ def test_without_an_id_the_text_is_it(store: Store) -> None:
     assert store.warnings == []
 
 
+def test_errors_are_in_the_words_of_the_statement(store: Store) -> None:
+    assert "INSERT INTO docs (id, body) VALUES" in store.refuse(DataError, "INSERT INTO docs VALUES (1, 'x')")
+    store.run(f"INSERT INTO docs {ARTICLES}")
+    for sql in ("INSERT INTO docs SELECT nothing FROM nowhere", "DELETE FROM docs WHERE nothing = 1"):
+        error = store.refuse(duckdb.Error, sql)
+        assert "nothing" in error
+        assert "sqlft" not in error
+        assert "__" not in error
+
+
 def test_empty_texts_are_documents_without_chunks(store: Store) -> None:
     store.run("INSERT INTO docs (id, body) VALUES (1, ''), (2, NULL), (3, '  '), (4, 'text')")
     known = store.describe()
@@ -498,6 +508,8 @@ def test_updating_a_text_and_metadata(store: Store) -> None:
     assert store.run("SELECT product, day FROM docs ORDER BY id")[1:] == [
         *[("p1", datetime.date(2020, 1, 2)), ("p0!", None), ("p1!", None)]
     ]
+    assert store.run("UPDATE docs SET body = 'more words' WHERE id = 0") == [(1,)]
+    assert store.run("SELECT chunk_content FROM docs WHERE id = 0") == [("more words",)]
     assert "chunk_id" in store.refuse(OptionError, "UPDATE docs SET chunk_id = 'x' WHERE id = 1")
     assert "DELETE FROM docs" in store.refuse(DataError, "UPDATE docs SET content = '' WHERE id = 1")
 

@@ -87,8 +87,8 @@ def insert_rows(
     settings = build_options(InsertSettings, options, f"INSERT INTO {base.key}")
     session.require_own_knowledge_base(base)
     with keep_state(session, base) as state, _temporary_tables(session.con):
-        place = "row_number() OVER () AS __place"
-        run(session.con, f"CREATE OR REPLACE TEMP TABLE {ROWS} AS SELECT {place}, * FROM ({query}\n)")
+        head = f"CREATE OR REPLACE TEMP TABLE {ROWS} AS FROM ("  # an error of DuckDB's shows the query's own line
+        run(session.con, f"{head}\n{query}\n) SELECT row_number() OVER () AS __place, *")
         return _Insert(session, runs, base, settings, state).run(drop_others)
 
 
@@ -466,7 +466,8 @@ def update_documents(
 
 def _read_assignments(base: KnowledgeBase, assignments: Mapping[str, str]) -> tuple[str | None, dict[str, str]]:
     """What content is set to, and metadata columns; OptionError for others."""
-    folded = {"content" if name.lower() == "chunk_content" else name.lower(): sql for name, sql in assignments.items()}
+    texts = {"chunk_content", base.content_columns[0].lower()} if len(base.content_columns) == 1 else {"chunk_content"}
+    folded = {"content" if name.lower() in texts else name.lower(): sql for name, sql in assignments.items()}
     metadata = {name: folded.pop(name.lower()) for name in base.metadata_columns if name.lower() in folded}
     content = folded.pop("content", None)
     if folded:
