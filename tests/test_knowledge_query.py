@@ -117,7 +117,7 @@ def relevance(question: str, text: str) -> float:
     return round(1 / (1 + distance), 6)
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
+@pytest.fixture(scope="module", params=[1, 2])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """A small random knowledge base."""
     with pytest.MonkeyPatch.context() as patch:
@@ -431,7 +431,7 @@ SHAPES: list[Shape] = [
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
 def test_a_query_gives_what_a_search_in_python_gives(world: World, shape: Shape) -> None:
-    for seed in range(8):
+    for seed in range(5):
         query, expected = shape(world, random.Random(seed))
         rows = world.run(query)
         is_ordered = " ORDER BY " in query or query.startswith("SELECT id")
@@ -450,49 +450,65 @@ def _exact_part(row: Row) -> str:
 # -- one knowledge base, its statements and its errors ----------------------------------------------------------------
 
 
+def _fill(con: sqlft.Connection) -> sqlft.Connection:
+    """Five texts in a knowledge base, their source, three questions and models."""
+    con.execute("CREATE MODEL e PREDICT vector USING engine = 'librarian', mode = 'embedding'")
+    con.execute("CREATE MODEL m PREDICT answer USING engine = 'counter'")
+    con.execute("CREATE MODEL rag PREDICT answer USING engine = 'counter', prompt_template = '{{q}}|{{context}}'")
+    con.execute(
+        "CREATE TABLE articles AS FROM (VALUES (1, 'money back', 'shop', DATE '2026-01-01'), "
+        "(2, 'money back in the cloud', 'cloud', DATE '2026-02-01'), (3, 'lost password', 'cloud', '2026-03-01'), "
+        "(4, 'price of shipping', 'shop', '2026-04-01'), (5, 'naïve “quotes” '' and 検索', NULL, NULL)) "
+        "AS a(id, body, product, day)"
+    )
+    con.execute("CREATE TABLE q AS FROM (VALUES (1, 'money back'), (2, 'password'), (3, NULL)) AS q(id, question)")
+    con.execute(
+        "CREATE KNOWLEDGE_BASE docs USING embedding_model = e, content_columns = ['body'], id_column = 'id', "
+        "language = 'none'"
+    )
+    con.execute("INSERT INTO docs FROM articles")
+    return con
+
+
+@pytest.fixture(scope="module")
+def read_only() -> Iterator[sqlft.Connection]:
+    """A connection that tests only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(HANDLERS))
+        plugins.find_entry_points.cache_clear()
+        with sqlft.connect(warn=lambda text: None) as made:
+            yield _fill(made)
+    plugins.find_entry_points.cache_clear()
+
+
 @pytest.fixture
 def con(monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlft.Connection]:
-    """A connection with a knowledge base of five texts, its source and three questions."""
+    """A connection of the test's own."""
     monkeypatch.syspath_prepend(str(HANDLERS))
     plugins.find_entry_points.cache_clear()
     with sqlft.connect(warn=lambda text: None) as made:
-        made.execute("CREATE MODEL e PREDICT vector USING engine = 'librarian', mode = 'embedding'")
-        made.execute("CREATE MODEL m PREDICT answer USING engine = 'counter'")
-        made.execute("CREATE MODEL rag PREDICT answer USING engine = 'counter', prompt_template = '{{q}}|{{context}}'")
-        made.execute(
-            "CREATE TABLE articles AS FROM (VALUES (1, 'money back', 'shop', DATE '2026-01-01'), "
-            "(2, 'money back in the cloud', 'cloud', DATE '2026-02-01'), (3, 'lost password', 'cloud', '2026-03-01'), "
-            "(4, 'price of shipping', 'shop', '2026-04-01'), (5, 'naïve “quotes” '' and 検索', NULL, NULL)) "
-            "AS a(id, body, product, day)"
-        )
-        made.execute("CREATE TABLE q AS FROM (VALUES (1, 'money back'), (2, 'password'), (3, NULL)) AS q(id, question)")
-        made.execute(
-            "CREATE KNOWLEDGE_BASE docs USING embedding_model = e, content_columns = ['body'], id_column = 'id', "
-            "language = 'none'"
-        )
-        made.execute("INSERT INTO docs FROM articles")
-        yield made
+        yield _fill(made)
     plugins.find_entry_points.cache_clear()
 
 
-def test_a_star_shows_chunks_and_nothing_of_the_search(con: sqlft.Connection) -> None:
+def test_a_star_shows_chunks_and_nothing_of_the_search(read_only: sqlft.Connection) -> None:
     columns = ["id", "chunk_id", "chunk_content", "metadata", "product", "day", "distance", "relevance"]
     for query in ("SELECT * FROM docs", "SELECT * FROM docs WHERE content = 'money'", "SELECT docs.* FROM docs"):
-        assert [d[0] for d in con.execute(query).description or []] == columns
-    both = con.execute("SELECT *, content, context FROM docs WHERE content = 'password' LIMIT 1")
+        assert [d[0] for d in read_only.execute(query).description or []] == columns
+    both = read_only.execute("SELECT *, content, context FROM docs WHERE content = 'password' LIMIT 1")
     assert [d[0] for d in both.description or []] == [*columns, "content", "context"]
     assert both.fetchall()[0][-2:] == ("password", "lost password")
-    row = con.execute("SELECT docs FROM docs WHERE content = 'password' LIMIT 1").fetchall()[0][0]
+    row = read_only.execute("SELECT docs FROM docs WHERE content = 'password' LIMIT 1").fetchall()[0][0]
     assert list(row) == columns
-    described = con.execute("DESCRIBE SELECT * FROM docs WHERE content = 'x'").fetchall()
+    described = read_only.execute("DESCRIBE SELECT * FROM docs WHERE content = 'x'").fetchall()
     assert [(r[0], r[1]) for r in described][:6] == [
         *(("id", "INTEGER"), ("chunk_id", "VARCHAR"), ("chunk_content", "VARCHAR"), ("metadata", "JSON")),
         *(("product", "VARCHAR"), ("day", "DATE")),
     ]
 
 
-def test_the_best_chunk_of_each_question_comes_first(con: sqlft.Connection) -> None:
-    rows = con.execute("SELECT q.id, docs.id, relevance FROM q JOIN docs ON docs.content = q.question").fetchall()
+def test_the_best_chunk_of_each_question_comes_first(read_only: sqlft.Connection) -> None:
+    rows = read_only.execute("SELECT q.id, docs.id, relevance FROM q JOIN docs ON docs.content = q.question").fetchall()
     assert [r[0] for r in rows] == [1] * 5 + [2] * 5
     for question in (1, 2):
         found = [r[2] for r in rows if r[0] == question]
@@ -548,22 +564,22 @@ def test_a_limit_ends_the_search_for_contexts(con: sqlft.Connection) -> None:
         ("hybrid_search = false AND reranking = false AND k = 1 + 1", "", [1, 2]),
         ("day > DATE '2026-01-15' AND k = 1", "", [2]),
         ("metadata->>'product' = 'cloud' AND k = 1", "", [2]),
-        ("chunk_content <> 'money back' AND relevance > 0.6", "", [2]),
+        ("length(chunk_content) > 10 AND relevance > 0.6", "", [2]),
     ],
 )
 def test_options_stand_among_the_conditions_or_behind_using(
-    con: sqlft.Connection, conditions: str, using: str, ids: list[int]
+    read_only: sqlft.Connection, conditions: str, using: str, ids: list[int]
 ) -> None:
     where = f" AND {conditions}" if conditions else ""
     query = f"SELECT id FROM docs WHERE content = 'money back'{where}{f' USING {using}' if using else ''}"
-    assert [i for (i,) in con.execute(query).fetchall()] == ids
+    assert [i for (i,) in read_only.execute(query).fetchall()] == ids
 
 
-def test_a_context_keeps_to_its_tokens(con: sqlft.Connection) -> None:
+def test_a_context_keeps_to_its_tokens(read_only: sqlft.Connection) -> None:
     query = "SELECT context FROM docs WHERE content = 'money back' USING docs.separator = ' / ', docs.max_tokens = "
-    assert con.execute(f"{query}9").fetchall() == [("money back",)]
-    assert con.execute(f"{query}10").fetchall() == [("money back / money back in the cloud",)]
-    assert con.execute(f"{query}1").fetchall() == [("",)]
+    assert read_only.execute(f"{query}9").fetchall() == [("money back",)]
+    assert read_only.execute(f"{query}10").fetchall() == [("money back / money back in the cloud",)]
+    assert read_only.execute(f"{query}1").fetchall() == [("",)]
 
 
 @pytest.mark.parametrize(
@@ -611,19 +627,19 @@ def test_a_context_keeps_to_its_tokens(con: sqlft.Connection) -> None:
     ],
 )
 def test_what_cannot_be_is_an_error_with_a_next_step(
-    con: sqlft.Connection, query: str, kind: type[sqlft.SqlftError], message: str
+    read_only: sqlft.Connection, query: str, kind: type[sqlft.SqlftError], message: str
 ) -> None:
     with pytest.raises(kind, match=message) as raised:
-        con.execute(query)
+        read_only.execute(query)
     assert raised.value.next_step
-    assert con.execute("SELECT count(*) FROM docs").fetchall() == [(5,)]
+    assert read_only.execute("SELECT count(*) FROM docs").fetchall() == [(5,)]
 
 
-def test_duckdb_says_what_no_column_is(con: sqlft.Connection) -> None:
+def test_duckdb_says_what_no_column_is(read_only: sqlft.Connection) -> None:
     with pytest.raises(duckdb.BinderException, match="colour"):
-        con.execute("SELECT colour FROM docs WHERE content = 'x'")
+        read_only.execute("SELECT colour FROM docs WHERE content = 'x'")
     with pytest.raises(duckdb.BinderException, match="colour"):
-        con.execute("SELECT id FROM docs WHERE content = 'x' AND docs.colour = 'red'")
+        read_only.execute("SELECT id FROM docs WHERE content = 'x' AND docs.colour = 'red'")
 
 
 def test_any_text_is_searched_for(con: sqlft.Connection) -> None:

@@ -39,8 +39,8 @@ class AttachedCatalog:
         found = self._open().knowledge_bases.find(name)
         if found is None:
             return None
-        models = {kind: self._name_model(getattr(found, kind)) for kind in ("embedding_model", "reranking_model")}
-        return replace(found, storage=self.database, **models)
+        embedding, reranking = self._name_model(found.embedding_model), self._name_model(found.reranking_model)
+        return replace(found, storage=self.database, embedding_model=embedding, reranking_model=reranking)
 
     def _name_model(self, name: str | None) -> str | None:
         """A model of a record as it is named here: versions follow, projects of that catalog do not count."""

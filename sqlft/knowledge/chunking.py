@@ -166,13 +166,13 @@ def _split_markdown(text: str) -> Iterator[_Section]:
     """The sections of a text; what looks like a heading in a fenced block of code is none."""
     fences = [match.start() for match in FENCE.finditer(text)]
     headings, fence = [], 0
-    for match in HEADING.finditer(text):
-        while fence < len(fences) and fences[fence] < match.start():
+    for heading in HEADING.finditer(text):
+        while fence < len(fences) and fences[fence] < heading.start():
             fence += 1
         if fence % 2 == 0:
-            headings.append(match)
+            headings.append(heading)
     path: list[tuple[int, str]] = []
-    starts = [0, *(match.start() for match in headings)]
+    starts = [0, *(heading.start() for heading in headings)]
     ends = [*starts[1:], len(text)]
     for start, end, match in zip(starts, ends, [None, *headings], strict=True):
         above = tuple(title for _, title in path)

@@ -6,6 +6,7 @@ the models of `{"provider": …}` is CREATE MODEL's work.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple
@@ -62,7 +63,7 @@ class KnowledgeSettings:
         Alias("model"),
     ] = None
     reranking_model: Annotated[Any, "a model that judges what was found, or what makes one; false: none"] = None
-    content_columns: Annotated[list[str], "columns with the texts that are searched"] = None  # type: ignore[assignment]
+    content_columns: Annotated[list[str] | None, "columns with the texts that are searched; without it: content"] = None
     metadata_columns: Annotated[
         list[str] | None, "columns for conditions; without it all others of the first INSERT"
     ] = None
@@ -274,6 +275,12 @@ def _quote(name: str | None) -> str | None:
 
 
 def _missing_column(base: KnowledgeBase, kind: str, wanted: str, names: Sequence[str]) -> DataError:
+    if re.fullmatch(r"col\d+", names[0]):
+        columns = [base.id_column or "id", *base.content_columns]
+        return DataError(
+            f"The rows for '{base.key}' have no names.",
+            f"Name them: INSERT INTO {base.key} ({', '.join(map(format_name, columns))}) VALUES ….",
+        )
     return DataError(
         f"The {kind} column '{wanted}' of the knowledge base '{base.key}' is not among the rows' columns: "
         f"{', '.join(names)}.{did_you_mean(wanted, names)}",

@@ -87,8 +87,8 @@ def insert_rows(
     settings = build_options(InsertSettings, options, f"INSERT INTO {base.key}")
     session.require_own_knowledge_base(base)
     with keep_state(session, base) as state, _temporary_tables(session.con):
-        place = "row_number() OVER () AS __place"
-        run(session.con, f"CREATE OR REPLACE TEMP TABLE {ROWS} AS SELECT {place}, * FROM ({query}\n)")
+        head = f"CREATE OR REPLACE TEMP TABLE {ROWS} AS FROM ("  # an error of DuckDB's shows the query's own line
+        run(session.con, f"{head}\n{query}\n) SELECT row_number() OVER () AS __place, *")
         return _Insert(session, runs, base, settings, state).run(drop_others)
 
 
@@ -137,10 +137,12 @@ class _Insert:
         if not tables.has_tables(con, base):
             tables.create_tables(con, base, f"{ROWS} AS r", self._id_expression(), metadata)
             return
-        known = tables.stored_types(con, base)
-        for name, column in zip(base.metadata_columns, self._columns.metadata, strict=True):
-            if (METADATA_PREFIX + name).lower() not in known:
-                tables.add_metadata(con, base, name, self._types[column] if column else "VARCHAR")
+        tables.add_metadata(con, base)
+        id_type = self._types[self._columns.id] if self._columns.id else "VARCHAR"
+        written = {
+            METADATA_PREFIX + name: c for name, c in zip(base.metadata_columns, self._columns.metadata, strict=True)
+        }
+        tables.change_types(con, base, {"id": id_type, **{name: self._types[c] for name, c in written.items() if c}})
 
     def _id_expression(self) -> str:
         """The id of a row: its column, else the first 16 digits of the MD5 of its texts, as MindsDB has it."""
@@ -464,7 +466,8 @@ def update_documents(
 
 def _read_assignments(base: KnowledgeBase, assignments: Mapping[str, str]) -> tuple[str | None, dict[str, str]]:
     """What content is set to, and metadata columns; OptionError for others."""
-    folded = {"content" if name.lower() == "chunk_content" else name.lower(): sql for name, sql in assignments.items()}
+    texts = {"chunk_content", base.content_columns[0].lower()} if len(base.content_columns) == 1 else {"chunk_content"}
+    folded = {"content" if name.lower() in texts else name.lower(): sql for name, sql in assignments.items()}
     metadata = {name: folded.pop(name.lower()) for name in base.metadata_columns if name.lower() in folded}
     content = folded.pop("content", None)
     if folded:

@@ -18,7 +18,7 @@ transaction that writes changes this row first: so no two write at once, and Duc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
@@ -243,10 +243,22 @@ def _change_vectors(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, dimensi
     run(con, f"ALTER TABLE {table_name(base, 'chunks')} ALTER vector TYPE {kind} USING NULL::{kind}")
 
 
-def add_metadata(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, name: str, kind: str) -> None:
-    """A metadata column of documents, NULL in those that there are, unless there is one already."""
-    table, column = table_name(base, "documents"), quote_name(METADATA_PREFIX + name)
-    run(con, f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} {kind}")
+def add_metadata(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> None:
+    """Add the metadata columns that documents lack, without values; their type is that of the first ones."""
+    known = stored_types(con, base)
+    for name in base.metadata_columns:
+        if (METADATA_PREFIX + name).lower() not in known:
+            column = quote_name(METADATA_PREFIX + name)
+            run(con, f"ALTER TABLE {table_name(base, 'documents')} ADD COLUMN {column} VARCHAR")
+
+
+def change_types(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, kinds: Mapping[str, str]) -> None:
+    """Give columns of documents that have no value yet the types of those that come."""
+    documents, known = table_name(base, "documents"), stored_types(con, base)
+    for name, kind in kinds.items():
+        column = quote_name(name)
+        if known[name.lower()] != kind and run(con, f"SELECT count({column}) FROM {documents}") == [(0,)]:
+            run(con, f"ALTER TABLE {documents} ALTER {column} TYPE {kind} USING NULL::{kind}")
 
 
 def stored_types(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> dict[str, str]:

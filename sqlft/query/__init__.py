@@ -253,7 +253,7 @@ class Planner:
             alias = quote_name(change.alias)
             chunks = f"({visible_chunks_sql(base, keeps_empty=True)}) AS {alias}"
             place = f"coalesce({alias}.chunk, -1 - {alias}.__doc)"
-            chosen = self._plan_inner(f"SELECT {place} FROM {chunks} WHERE {change.where}", 0)
+            chosen = self._plan_inner(f"SELECT {place} FROM {chunks} WHERE\n{change.where}", 0)
             where = f"coalesce(chunk, -1 - __doc) IN ({chosen})"
         if word == "DELETE":
             return delete_documents(self._session, base, where)

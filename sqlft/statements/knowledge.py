@@ -138,6 +138,9 @@ def run_alter_knowledge_base(session: Session, statement: AlterKnowledgeBase, pa
     if "reranking_model" in given:
         changed = _replace_model(session, changed, "reranking_model", settings.reranking_model)
     session.catalog.knowledge_bases.update(changed)
+    con, changed = session.con, find_knowledge_base(session, base.key)
+    if tables.has_tables(con, changed):
+        tables.write(con, changed, not tables.is_in_transaction(con), lambda: tables.add_metadata(con, changed))
     return show_knowledge_base(session, find_knowledge_base(session, base.key))
 
 
@@ -263,8 +266,9 @@ def _resolve_model(session: Session, key: ModelKey, kind: str, value: object, ma
     if wanted is None:
         return None
     if isinstance(wanted, Mapping):
-        name = _make_model(session, key, kind, wanted)
-        made.append(name)
+        own = str(ModelKey(f"{key.name}_{kind}", key.project))
+        name = _make_model(session, key, kind, wanted, or_replace=own in made)
+        made[:] = [*(other for other in made if other != name), name]
     else:
         name = wanted
     return _check_model(session, key, kind, name)
@@ -277,7 +281,7 @@ def _check_model(session: Session, key: ModelKey, kind: str, name: str) -> str:
     return str(resolved.model.key) if number is None else str(resolved.version.key)
 
 
-def _make_model(session: Session, key: ModelKey, kind: str, wanted: Mapping[str, object]) -> str:
+def _make_model(session: Session, key: ModelKey, kind: str, wanted: Mapping[str, object], or_replace: bool) -> str:
     """A model of the given provider, by CREATE MODEL."""
     options = {name: value for name, value in wanted.items() if name not in ("provider", "engine", "method")}
     provider = wanted.get("provider") or wanted.get("engine")
@@ -291,7 +295,9 @@ def _make_model(session: Session, key: ModelKey, kind: str, wanted: Mapping[str,
     elif options.get("mode") in ("pointwise", "listwise"):  # MindsDB's: each chunk is read by itself here
         del options["mode"]
     run_create_model(
-        session, CreateModel(name, "vector" if kind == "embedding_model" else "answer", options=options), None
+        session,
+        CreateModel(name, "vector" if kind == "embedding_model" else "answer", options=options, or_replace=or_replace),
+        None,
     )
     return str(ModelKey(name.name, key.project))
 
@@ -317,10 +323,11 @@ def _drop_models(session: Session, key: ModelKey, names: object) -> None:
 def _replace_model(session: Session, record: KnowledgeBase, kind: str, value: object) -> KnowledgeBase:
     """The record with another model, in place of one that was made for it."""
     own = str(ModelKey(f"{record.key.name}_{kind}", record.key.project))
-    made = [name for name in record.options.get(MADE_MODELS) or () if name != own]
-    if len(made) < len(record.options.get(MADE_MODELS) or ()):
-        _drop_models(session, record.key, [own])
+    made = list(record.options.get(MADE_MODELS) or ())
     name = _resolve_model(session, record.key, kind, value, made)
+    if own in made and name != own:
+        _drop_models(session, record.key, [own])
+        made.remove(own)
     options = {k: v for k, v in record.options.items() if k != MADE_MODELS} | ({MADE_MODELS: made} if made else {})
     if kind == "embedding_model":
         return replace(record, embedding_model=name, options=options)
@@ -340,7 +347,8 @@ def _alter_embedding_model(session: Session, base: KnowledgeBase, value: object)
             f"REFRESH KNOWLEDGE_BASE {base.key} USING rebuild = true, embedding_model = … embeds all texts again.",
         )
     model = find_model(session, parse_model_name(own)[0])
-    options = {**references.reveal(model.options), "engine": model.engine, "base": model.base, **wanted}
+    given = {name: value for name, value in model.options.items() if not name.startswith("$")}
+    options = {**references.reveal(given), "engine": model.engine, "base": model.base, **wanted}
     name = ModelName(model.key.name, None, model.key.project)
     run_create_model(session, CreateModel(name, model.predict, options=options, or_replace=True), None)
 
@@ -386,7 +394,7 @@ def _begin_rebuilding(session: Session, base: KnowledgeBase, embedding_model: ob
         base = find_knowledge_base(session, base.key)
     digest = resolve_embedding_model(session, base).digest
     con = session.con
-    if tables.has_tables(con, base) and (embedding_model is not None or tables.read_state(con, base).model != digest):
+    if tables.read_state(con, base).model not in (None, digest):  # else it was begun, and goes on
         is_own = not tables.is_in_transaction(con)
         tables.write(con, base, is_own, lambda: tables.forget_vectors(con, base))
     return base

@@ -179,3 +179,19 @@ def test_a_real_model_knows_what_is_alike() -> None:
     assert len(question) == 384
     assert sum(a * b for a, b in zip(question, near, strict=True)) > 0.6
     assert sum(a * b for a, b in zip(question, far, strict=True)) < 0.3
+
+
+def test_a_knowledge_base_is_cut_by_its_tokens(model_maker: Callable[..., Path]) -> None:
+    """The model is made by the knowledge base, and counts."""
+    base = with_modules(model_maker(), "pooling_mode_mean_tokens", True)
+    with sqlft.connect() as con:
+        making = f"embedding_model = {{'provider': 'local', 'model_name': '{base}'}}"
+        con.execute(
+            f"CREATE KNOWLEDGE_BASE docs USING {making}, chunking = 'tokens', chunk_size = 16, chunk_overlap = 0"
+        )
+        con.execute("INSERT INTO docs (id, content) VALUES (1, ?)", [" ".join(TEXTS)])
+        chunks = [row[0] for row in con.execute("SELECT chunk_content FROM docs ORDER BY chunk_id").fetchall()]
+        counts = Local(EngineOptions(device="cpu")).count_tokens(chunks, ModelSpec(str(base), ModelOptions()))
+        assert counts is not None
+        assert 8 < max(counts) <= 16
+        assert con.execute("SELECT count(DISTINCT id) FROM docs WHERE content = 'singer'").fetchall() == [(1,)]

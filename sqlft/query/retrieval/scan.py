@@ -30,9 +30,9 @@ class RetrievalSettings:
         float | None, "of both: the weight of meaning against words, 0.5 without it", Range(0, 1)
     ] = None
     reranking: Annotated[bool, "whether the reranking model is asked, if there is one"] = True
-    separator: Annotated[str, "what stands between the chunks in context"] = "\n\n"
+    separator: Annotated[str | None, "what stands between the chunks in context; without it an empty line"] = None
     max_tokens: Annotated[
-        int | None, "most tokens of context, estimated: chunks that would pass it are left out", Range(1)
+        int | None, "most tokens of context, estimated: the first chunk that would pass it ends the context", Range(1)
     ] = None
 
 

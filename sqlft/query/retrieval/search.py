@@ -229,14 +229,13 @@ class Search:
             "ORDER BY f_.question, f_.rank"
         )
         most = self.settings.max_tokens
+        separator = "\n\n" if self.settings.separator is None else self.settings.separator
         for batch in self._session.con.sql(query).to_arrow_reader(10_000):
             for question, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                sizes[question] += estimate_tokens(text) + (
-                    estimate_tokens(self.settings.separator) if texts[question] else 0
-                )
+                sizes[question] += estimate_tokens(text) + (estimate_tokens(separator) if texts[question] else 0)
                 if most is None or sizes[question] <= most:
                     texts[question].append(text)
-        return pa.array([self.settings.separator.join(parts) for parts in texts], pa.string())
+        return pa.array([separator.join(parts) for parts in texts], pa.string())
 
 
 class ContextTable:
