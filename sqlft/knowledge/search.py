@@ -349,9 +349,8 @@ class ChunkSearch:
         """The n nearest candidates with their distances, computed in double precision."""
         kind = f"DOUBLE[{vectors.schema.field('vector').type.list_size}]"
         with registered(self._con, found=candidates, vectors=vectors.select(["question", "vector"])) as names:
-            distance = f"array_cosine_distance(c.vector::{kind}, q.vector::{kind})"
             measured = (
-                f"SELECT question, chunk, {distance} AS exact FROM {names['found']} JOIN {self._chunks} AS c "
+                f"SELECT question, chunk, {_distance_sql(kind)} AS exact FROM {names['found']} JOIN {self._chunks} AS c "
                 f"USING (chunk) JOIN {names['vectors']} AS q USING (question)"
             )
             return read_arrow(self._con.sql(_nearest_sql(measured, n))).cast(SCORED)
@@ -365,19 +364,22 @@ class ChunkSearch:
                 f"JOIN ({self._visible()}) AS v ON ({self._condition})"
             )
             measured = (
-                f"SELECT q.question, c.chunk, array_cosine_distance(c.vector::{kind}, q.vector::{kind}) AS exact "
+                f"SELECT q.question, c.chunk, {_distance_sql(kind)} AS exact "
                 f"FROM ({pairs}) AS p JOIN {self._chunks} AS c ON c.chunk = __chunk "
                 f"JOIN {names['vectors']} AS q ON q.question = __asked WHERE c.vector IS NOT NULL"
             )
             return read_arrow(self._con.sql(_nearest_sql(measured, n))).cast(SCORED)
 
 
-def _nearest_sql(measured: str, n: int) -> str:
-    """The n with the least `exact` distance for each question, which is shown without the noise of float32.
+def _distance_sql(kind: str) -> str:
+    """The cosine distance of chunks `c` and questions `q`: 1 for a vector of zeros, whatever DuckDB's version says."""
+    vectors = f"c.vector::{kind}, q.vector::{kind}"
+    return f"CASE WHEN array_inner_product({vectors}) = 0 THEN 1.0 ELSE array_cosine_distance({vectors}) END"
 
-    It is not a number for a vector of zeros, which is as far from all as what has nothing in common.
-    """
-    distance = "CASE WHEN isnan(exact) THEN 1.0 ELSE greatest(0.0, round(exact, 7)) END"
+
+def _nearest_sql(measured: str, n: int) -> str:
+    """The n with the least `exact` distance for each question, which is shown without the noise of float32."""
+    distance = "greatest(0.0, round(exact, 7))"
     pair = f"struct_pack(distance := {distance}, chunk := chunk)"
     return (
         "SELECT question, pair.chunk, pair.distance, 1 / (1 + pair.distance) AS relevance FROM ("
