@@ -41,7 +41,7 @@ FILTERS: list[Condition] = [
     ("product IN ('shop', 'bank') AND size < 20", lambda d: d.product in ("shop", "bank") and d.size < 20),
     ("product IS NULL", lambda d: d.product is None),
     ("size BETWEEN 5 AND 25", lambda d: 5 <= d.size <= 25),
-    ("metadata->>'product' = 'cloud'", lambda d: d.product == "cloud"),
+    ("(metadata->>'product') = 'cloud'", lambda d: d.product == "cloud"),
     ("docs.id % 3 = 1", lambda d: d.id % 3 == 1),
     ("docs.id IN (SELECT id FROM articles WHERE size > 9)", lambda d: d.size > 9),
     ("EXISTS (SELECT 1 FROM articles a WHERE a.id = docs.id AND a.size > 9)", lambda d: d.size > 9),
@@ -563,7 +563,7 @@ def test_a_limit_ends_the_search_for_contexts(con: sqlft.Connection) -> None:
         ("hybrid_search_alpha = 0.0 AND k = 2", "", [1, 2]),
         ("hybrid_search = false AND reranking = false AND k = 1 + 1", "", [1, 2]),
         ("day > DATE '2026-01-15' AND k = 1", "", [2]),
-        ("metadata->>'product' = 'cloud' AND k = 1", "", [2]),
+        ("(metadata->>'product') = 'cloud' AND k = 1", "", [2]),
         ("length(chunk_content) > 10 AND relevance > 0.6", "", [2]),
     ],
 )

@@ -350,8 +350,8 @@ class ChunkSearch:
         kind = f"DOUBLE[{vectors.schema.field('vector').type.list_size}]"
         with registered(self._con, found=candidates, vectors=vectors.select(["question", "vector"])) as names:
             measured = (
-                f"SELECT question, chunk, {_distance_sql(kind)} AS exact FROM {names['found']} JOIN {self._chunks} AS c "
-                f"USING (chunk) JOIN {names['vectors']} AS q USING (question)"
+                f"SELECT question, chunk, {_distance_sql(kind)} AS exact FROM {names['found']} "
+                f"JOIN {self._chunks} AS c USING (chunk) JOIN {names['vectors']} AS q USING (question)"
             )
             return read_arrow(self._con.sql(_nearest_sql(measured, n))).cast(SCORED)
 
