@@ -725,6 +725,18 @@ def test_explain_shows_the_search_and_asks_nothing(con: sqlft.Connection) -> Non
     assert "articles" in inserting
 
 
+def test_all_chunks_stand_beside_a_search(read_only: sqlft.Connection) -> None:
+    for query in (
+        "SELECT id FROM docs WHERE id IN (SELECT id FROM docs WHERE content = 'password' LIMIT 1)",
+        "SELECT docs.id FROM docs JOIN docs d ON d.id = docs.id WHERE d.content = 'password' USING d.k = 1",
+        "WITH h AS (SELECT id FROM docs WHERE content = 'password' LIMIT 1) SELECT id FROM docs JOIN h USING (id)",
+        "SELECT docs.id FROM q JOIN docs USING (id) WHERE docs.content = 'password' AND q.id = 3",
+        "SELECT id FROM docs JOIN articles USING (id, product) WHERE body LIKE '%password'",
+        "SELECT id FROM docs WHERE EXISTS (FROM docs d WHERE d.content = 'money' AND d.id = docs.id) AND id = 3",
+    ):
+        assert read_only.execute(query).fetchall() == [(3,)]
+
+
 def test_names_of_others_go_before(con: sqlft.Connection) -> None:
     assert con.execute("WITH docs AS (SELECT 42 AS id) SELECT * FROM docs").fetchall() == [(42,)]
     con.execute("CREATE TABLE t AS SELECT 1 AS k, 'money' AS content, 'words' AS search")

@@ -358,6 +358,8 @@ class Binder:
             raise NotSupported(f"The {scan.title} stands where only a table can.", "Read it in a SELECT: … FROM docs.")
         self._check_joins(scan, path)
         shared = self._bind_shared(scan, "content", path)
+        using = list(path[-1][0].get("using_columns", [])) if path else []
+        written = list(scan.block.conditions)
         self._bind_shared_outputs(scan, path)
         names = NamesOfBlock(
             self._con,
@@ -368,6 +370,9 @@ class Binder:
         if not bind_search(scan, names, shared):
             self.scans.remove(scan)
             scan.block.scans.remove(scan)
+            scan.block.conditions = [c for c in scan.block.conditions if any(c is w for w in written)]
+            if using:
+                path[-1][0]["using_columns"] = using
             if scan.options:
                 write_conditions(scan.block)  # options are no conditions
             sample = {k: v for k, v in scan.node.items() if k == "sample"}

@@ -452,7 +452,9 @@ def _find_levels(bound: BoundQuery) -> tuple[QueryBlock, list[Node]] | None:
     levels: list[Node] = []
     while node is not None and ast.is_select(node):
         levels.append(node)
-        block = blocks[id(node)]
+        block = blocks.get(id(node))
+        if block is None:  # what stands for a knowledge base that is not searched
+            return None
         is_block = bool(block.scans)
         plain = {k: v for k, v in node.items() if not (is_block and k in ("qualify", "sample"))}
         if not ast.is_row_wise(plain):

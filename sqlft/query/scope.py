@@ -81,7 +81,7 @@ class QueryBlock:
     conditions: list[Condition] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(eq=False)
 class Scan(ABC):
     """A relation of ours in a FROM clause, which has rows for each combination of its inputs."""
 
@@ -196,7 +196,7 @@ class Scan(ABC):
         return [u for u in self.uses if id(u.node) in inside]
 
 
-@dataclass
+@dataclass(eq=False)
 class ModelScan(Scan):
     """A model in a FROM clause."""
 

@@ -338,7 +338,7 @@ def read_change(text: str, tokens: Sequence[Token]) -> Change | None:
     target = clauses.get("FROM" if is_delete else "UPDATE", "")
     others = clauses.keys() - {tokens[0].word, "WHERE", "FROM" if is_delete else "SET"}
     assignments = [] if is_delete else _split_assignments(clauses.get("SET", ""))
-    if others or not target or assignments is None:
+    if others or not target or assignments is None or not all(tokenize(name) for name, _ in assignments):
         return None
     alias = [t for t in tokenize(target) if t.word != "AS"][-1].value
     return Change(alias, [(tokenize(name)[-1].value, value) for name, value in assignments], clauses.get("WHERE", ""))

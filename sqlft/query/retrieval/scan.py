@@ -92,7 +92,7 @@ def finds_chunks(tree: SearchTree) -> bool:
     return any(finds_chunks(part) for part in tree.parts)
 
 
-@dataclass
+@dataclass(eq=False)
 class KnowledgeScan(Scan):
     """A knowledge base in a FROM clause that is searched."""
 
