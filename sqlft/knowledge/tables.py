@@ -272,7 +272,7 @@ def stored_types(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> dict[st
 
 
 def find_vectors(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, texts: str) -> duckdb.DuckDBPyRelation:
-    """`vector`, FLOAT[], of chunks with the same contents as the relation `texts` of `i` and `content`, in its order."""
+    """`vector`, FLOAT[], of chunks with the contents of the relation `texts`, which has `i` and `content`; by `i`."""
     known = (
         f"SELECT c.digest, c.content, any_value(c.vector)::FLOAT[] AS vector FROM {table_name(base, 'chunks')} AS c"
         f" WHERE c.vector IS NOT NULL AND c.digest IN (SELECT {DIGEST} FROM {texts}) GROUP BY c.digest, c.content"
