@@ -492,6 +492,7 @@ def test_grades_count_for_ndcg() -> None:
 
 def test_settings_are_compared_in_pairs(library: Library) -> None:
     """The first is what the others are held against, question by question."""
+    pytest.importorskip("scipy", reason="scipy is not installed")
     texts = make_texts(60)
     library.fill(texts)
     chance = random.Random(0)
@@ -515,6 +516,7 @@ def test_settings_are_compared_in_pairs(library: Library) -> None:
 
 def test_two_knowledge_bases_are_compared(library: Library) -> None:
     """By their names."""
+    pytest.importorskip("scipy", reason="scipy is not installed")
     library.fill(["bal", "dit"])
     library.run("CREATE KNOWLEDGE_BASE other USING embedding_model = e")
     library.run("INSERT INTO other SELECT 0 AS id, 'dit' AS content")

@@ -224,6 +224,16 @@ def test_metadata_does_not_hide_what_a_query_means(store: Store, name: str) -> N
     assert store.describe()["DOCUMENTS"] == 0
 
 
+def test_equal_texts_are_embedded_once(store: Store) -> None:
+    """In one batch, in others, and later; without the cache."""
+    rows = "SELECT i AS id, 'text ' || i % 3 AS body FROM range({}, {}) t(i)"
+    store.run(f"INSERT INTO docs {rows.format(0, 20)} USING batch_size = 4, cache = false")
+    assert store.embedded() == ["text 0", "text 1", "text 2"]
+    store.run(f"INSERT INTO docs {rows.format(20, 30)} USING cache = false")
+    assert store.embedded() == []
+    assert store.run("SELECT count(*) FROM docs WHERE content = 'text 1' AND relevance > 0.99 LIMIT 50") == [(10,)]
+
+
 def test_existing_texts_are_left_alone_on_request(store: Store) -> None:
     store.run(f"INSERT INTO docs {ARTICLES}")
     store.embedded()

@@ -44,6 +44,7 @@ LOOKUP_BATCH = 500
 STEP_SECONDS = 0.05
 BATCH_SIZE = 64
 """Answers taken before they are kept: what a crash can lose."""
+MAX_STORED = 10_000  # a vector has five times the size in the cache that it has in a table
 MAX_BATCH_SIZE = 1024
 """Answers taken at once where none is kept."""
 CLOSE_SECONDS = 2.0
@@ -166,12 +167,14 @@ class InferenceRun:
                 return
             self._step(max(1, most))
 
-    def forget_answers(self, start: int) -> None:
-        """Let go of the answers from prompt `start` on, which were read; errors are shown at the end."""
+    def forget_answers(self, start: int, *, are_stored: bool = False) -> None:
+        """Let go of answers from prompt `start` on, which were read; many that are stored are not cached as well."""
         for i in range(start, len(self.answers)):
-            answer = self.answers[i]
-            if isinstance(answer, str) or (answer is not None and answer.error is None):
+            if not isinstance(answer := self.answers[i], Answer) or answer.error is None:
                 self.answers[i] = ""
+        if are_stored and len(self.answers) > MAX_STORED and self._cache is not None and not self._settings.cache:
+            self._cache.flush()
+            self._cache = None
 
     def read_cache(self) -> bool:
         """Fill in what the cache knows of the first prompts; whether that is all there are."""

@@ -104,7 +104,7 @@ def embed_texts(
     ids = table.ids([texts], is_all=True)
     table.ask_all()
     vectors = _normalize(session.con, table.columns(ids, [output])[0])
-    run.forget_answers(start)
+    run.forget_answers(start, are_stored=not are_questions)
     return Embedded(vectors, vectors.null_count - texts.null_count)
 
 

@@ -362,7 +362,7 @@ def evaluate_by_doc_id(
         "cumulative_recall": json.dumps(recall),
         "avg_query_time": seconds,
         "name": base.key.name,
-        "created_at": utc_now(),
+        "created_at": utc_now().replace(tzinfo=None),
     }
 
 
@@ -386,7 +386,7 @@ def evaluate_by_relevancy(
         **_sum_up_relevancy(list(by_question.values()), rows.num_rows),
         "avg_query_time": seconds,
         "name": base.key.name,
-        "created_at": utc_now(),
+        "created_at": utc_now().replace(tzinfo=None),
     }
 
 

@@ -30,7 +30,7 @@ from sqlft.knowledge import tables, words
 from sqlft.knowledge.chunking import split_text
 from sqlft.knowledge.definition import match_columns, read_chunk_options
 from sqlft.knowledge.embedding import check_dimension, embed_texts, require_same_model, resolve_embedding_model
-from sqlft.knowledge.tables import METADATA_PREFIX, run, table_name
+from sqlft.knowledge.tables import DIGEST, METADATA_PREFIX, run, table_name
 from sqlft.knowledge.words import read_arrow, registered
 from sqlft.options import build_options
 from sqlft.redact import redact_secrets
@@ -335,9 +335,19 @@ def embed_chunks(
     session: Session, runs: StatementRuns, base: KnowledgeBase, contents: pa.Array | pa.ChunkedArray
 ) -> tuple[pa.Array, int | None]:
     """Vectors as they are stored, NULL for a text that waits, and how many numbers each has, if there is any."""
-    vectors = embed_texts(session, runs, resolve_embedding_model(session, base), contents).vectors
-    known = tables.read_state(session.con, base).dimension or base.options.get("vector_size")
-    return vectors, check_dimension(base, vectors, known if isinstance(known, int) else None)
+    con, state = session.con, tables.read_state(session.con, base)
+    kind = pa.list_(pa.float32())
+    known = pa.nulls(len(contents), kind)
+    if state.model is not None:
+        with registered(con, texts=pa.table({"i": range(len(contents)), "content": contents})) as names:
+            known = read_arrow(tables.find_vectors(con, base, names["texts"]))["vector"].combine_chunks().cast(kind)
+    is_new = known.is_null()
+    fresh = embed_texts(session, runs, resolve_embedding_model(session, base), contents.filter(is_new)).vectors
+    new_places = iter(range(len(known), len(known) + len(fresh)))
+    places = [next(new_places) if new else i for i, new in enumerate(is_new.to_pylist())]
+    vectors = pa.concat_arrays([known, fresh.cast(kind)]).take(pa.array(places, pa.int64()))
+    expected = state.dimension or base.options.get("vector_size")
+    return vectors, check_dimension(base, vectors, expected if isinstance(expected, int) else None)
 
 
 def write_chunks(
@@ -352,7 +362,8 @@ def write_chunks(
     tables.require_vectors(con, base, None if resolved is None else resolved.digest, batch.dimension)
     with registered(con, chunks=batch.chunks, words=batch.words) as names:
         vector = "NULL" if batch.dimension is None else f"c.vector::FLOAT[{batch.dimension}]"
-        columns = f"{first} + c.number AS chunk, c.content, {vector} AS vector, c.length, {source % names['chunks']}"
+        columns = f"{first} + c.number AS chunk, c.content, {DIGEST.replace('content', 'c.content')} AS digest"
+        columns = f"{columns}, {vector} AS vector, c.length, {source % names['chunks']}"
         run(con, f"INSERT INTO {table_name(base, 'chunks')} BY NAME SELECT {columns} ORDER BY c.number")
         columns = f"word, {first} + chunk AS chunk, count FROM {names['words']}"
         run(con, f"INSERT INTO {table_name(base, 'words')} BY NAME SELECT {columns}")

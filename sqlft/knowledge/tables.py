@@ -6,8 +6,9 @@ eagerly for rows that are replaced, and none is needed by a search that reads ev
 `documents`: one row per text, `doc` BIGINT, `id` of the type that the rows had, `digest` VARCHAR (of the texts and of
 how they are chunked), and `m_<name>` for each metadata column, of its own type.
 
-`chunks`: `chunk` BIGINT, `doc`, `chunk_id` VARCHAR, `content` VARCHAR, `vector` FLOAT[dimension] (NULL: not embedded
-yet), `length` INTEGER (its number of words, in the sense of `words`).
+`chunks`: `chunk` BIGINT, `doc`, `chunk_id` VARCHAR, `content` VARCHAR, `digest` UBIGINT (of the content, by which the
+vector of an equal one is found), `vector` FLOAT[dimension] (NULL: not embedded yet), `length` INTEGER (its number of
+words, in the sense of `words`).
 
 `words`: `word` VARCHAR (stemmed), `chunk`, `count` INTEGER.
 
@@ -30,6 +31,7 @@ from sqlft.sql.names import quote_name
 
 SCHEMA = "sqlft_knowledge"
 METADATA_PREFIX = "m_"
+DIGEST = "md5_number_lower(content)"
 TABLES = ("documents", "chunks", "words", "state")
 RETRY_SECONDS = 30.0
 """How long a statement waits for another connection that writes into the same knowledge base."""
@@ -202,7 +204,9 @@ def create_tables(
     )
     documents = f"SELECT 0::BIGINT AS doc, {id} AS id, ''::VARCHAR AS digest{stored} FROM {rows} LIMIT 0"
     run(con, f"CREATE TABLE {table_name(base, 'documents')} AS {documents}")
-    chunks = "chunk BIGINT, doc BIGINT, chunk_id VARCHAR, content VARCHAR, vector FLOAT[1], length INTEGER"
+    chunks = (
+        "chunk BIGINT, doc BIGINT, chunk_id VARCHAR, content VARCHAR, digest UBIGINT, vector FLOAT[1], length INTEGER"
+    )
     run(con, f"CREATE TABLE {table_name(base, 'chunks')} ({chunks})")
     run(con, f"CREATE TABLE {table_name(base, 'words')} (word VARCHAR, chunk BIGINT, count INTEGER)")
     state = "SELECT 0::BIGINT AS next_doc, 0::BIGINT AS next_chunk, NULL::VARCHAR AS model, NULL::INTEGER AS dimension"
@@ -265,6 +269,16 @@ def stored_types(con: duckdb.DuckDBPyConnection, base: KnowledgeBase) -> dict[st
     """The types of the stored documents' columns, by name: id, and m_<name> for metadata."""
     relation = con.sql(f"SELECT * EXCLUDE (doc, digest) FROM {table_name(base, 'documents')} LIMIT 0")
     return {name.lower(): str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
+
+
+def find_vectors(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, texts: str) -> duckdb.DuckDBPyRelation:
+    """`vector`, FLOAT[], of chunks with the contents of the relation `texts`, which has `i` and `content`; by `i`."""
+    known = (
+        f"SELECT c.digest, c.content, any_value(c.vector)::FLOAT[] AS vector FROM {table_name(base, 'chunks')} AS c"
+        f" WHERE c.vector IS NOT NULL AND c.digest IN (SELECT {DIGEST} FROM {texts}) GROUP BY c.digest, c.content"
+    )
+    same = f"k.digest = {DIGEST.replace('content', 't.content')} AND k.content = t.content"
+    return con.sql(f"SELECT k.vector FROM {texts} AS t LEFT JOIN ({known}) AS k ON {same} ORDER BY t.i")
 
 
 def take_numbers(con: duckdb.DuckDBPyConnection, base: KnowledgeBase, docs: int, chunks: int) -> tuple[int, int]:
