@@ -191,7 +191,8 @@ class Binder:
                 "The columns of a knowledge base cannot be renamed in its alias.",
                 "Rename them in the SELECT: docs.chunk_content AS text.",
             )
-        self._add_scan(KnowledgeScan(len(self.scans), node, node.get("alias", "") or name, block, base=base))
+        alias, schema = node.get("alias", "") or name, ast.table_name(node)[1]
+        self._add_scan(KnowledgeScan(len(self.scans), node, alias, block, base=base, schema=schema))
 
     def _add_scan(self, scan: Scan) -> None:
         self.scans.append(scan)
