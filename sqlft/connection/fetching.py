@@ -172,7 +172,7 @@ class ResultFetcher:
         return self._to_relation(self._result.table())
 
     def _to_relation(self, table: pa.Table) -> Relation:
-        from sqlft.query.slices import make_relation
+        from sqlft.query.spool import make_relation
 
         relation: Relation = make_relation(self._con, table)
         return relation

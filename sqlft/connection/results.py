@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sqlft.query.slices import BATCH_ROWS, make_relation
+from sqlft.query.spool import BATCH_ROWS, make_relation
 
 
 class Result:

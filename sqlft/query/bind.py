@@ -94,8 +94,6 @@ class Binder:
             self._find_uses(model)
         for model in models:
             self._bind_scan(model)
-        for any_scan in self.scans:
-            any_scan.is_read = any_scan.gives_rows or self._is_read(any_scan, tree)
         return BoundQuery(tree, self.scans, self.blocks, self._readers)
 
     # -- finding -----------------------------------------------------------------------------------------------
@@ -191,7 +189,8 @@ class Binder:
                 "The columns of a knowledge base cannot be renamed in its alias.",
                 "Rename them in the SELECT: docs.chunk_content AS text.",
             )
-        self._add_scan(KnowledgeScan(len(self.scans), node, node.get("alias", "") or name, block, base=base))
+        alias, schema = node.get("alias", "") or name, ast.table_name(node)[1]
+        self._add_scan(KnowledgeScan(len(self.scans), node, alias, block, base=base, schema=schema))
 
     def _add_scan(self, scan: Scan) -> None:
         self.scans.append(scan)
@@ -576,49 +575,6 @@ class Binder:
     def _make_error(self, scan: Scan, message: str, next_step: str) -> StatementError:
         """An error that points at a model."""
         return StatementError(message, self._text, self._offset_of(scan.node), next_step)
-
-    # -- what is read ----------------------------------------------------------------------------------------------
-
-    def _is_read(self, scan: Scan, tree: Node) -> bool:
-        """Whether anybody reads what the model answers; a query in FROM may give out what nobody takes."""
-        if scan.shows_all_columns:
-            return True
-        outputs = {n.lower() for n in scan.all_outputs}
-        uses = [u for u in scan.uses if u.column in outputs]
-        if not uses:
-            return False
-        names = self._find_output_names(scan, uses)
-        if names is None:
-            return True
-        inside = {id(n) for n in ast.walk(scan.block.node)}
-        for node in ast.walk(tree):
-            if id(node) in inside:
-                continue
-            if node.get("class") == "STAR" or node.get("ref_type") == "NATURAL":
-                return True
-            mentioned = [*node.get("column_names", []), *node.get("using_columns", [])]
-            if any(isinstance(n, str) and n.lower() in names for n in mentioned):
-                return True
-            aliases = {(scan.block.item or {}).get("alias", "").lower()}
-            if ast.is_column(node) and node["column_names"][-1].lower() in aliases - {""}:
-                return True
-        return False
-
-    def _find_output_names(self, scan: Scan, uses: list[ColumnUse]) -> set[str] | None:
-        """Names under which a query in FROM or WITH returns these columns; None if they are used otherwise."""
-        block = scan.block
-        entry = next((e for e, _ in self._readers.values() if ast.cte_query(e) is block.node), {})
-        if (block.item is None and not entry) or not ast.is_row_wise(block.node):
-            return None
-        if (block.item or {}).get("column_name_alias") or entry.get("value", {}).get("aliases"):
-            return None
-        names = set()
-        direct = {id(item): item for item in block.node["select_list"] if ast.is_column(item)}
-        for use in uses:
-            if id(use.node) not in direct:
-                return None
-            names.add((use.node.get("alias") or use.node["column_names"][-1]).lower())
-        return names
 
 
 def _is_inside(block: QueryBlock | None, outer: QueryBlock) -> bool:

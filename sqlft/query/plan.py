@@ -15,6 +15,7 @@ from sqlft.query import ast
 from sqlft.query.ast import Node
 from sqlft.query.scope import (
     BoundQuery,
+    ColumnUse,
     Condition,
     ModelScan,
     QueryBlock,
@@ -105,12 +106,60 @@ def _format_trees(trees: Sequence[Node]) -> str:
 
 def make_plan(bound: BoundQuery, *, streams: bool) -> QueryPlan:
     """The plan of a bound query; with `streams` its rows may be returned slice by slice."""
+    for scan in bound.scans:
+        scan.is_read = scan.gives_rows or _is_read(scan, bound)
     plan = QueryPlan(bound, _order_scans(bound), {}, streams)
     for block in bound.blocks:
         plan.pushed_conditions[id(block.node)] = _push_conditions(block, bound)
     if streams and bound.scans:
         plan.stream = _plan_stream(plan)
     return plan
+
+
+# -- what is read --------------------------------------------------------------------------------------------------
+
+
+def _is_read(scan: Scan, bound: BoundQuery) -> bool:
+    """Whether anybody reads what it answers; a query in FROM may give out what nobody takes."""
+    if scan.shows_all_columns:
+        return True
+    outputs = {n.lower() for n in scan.all_outputs}
+    uses = [u for u in scan.uses if u.column in outputs]
+    if not uses:
+        return False
+    names = _find_output_names(scan, uses, bound)
+    if names is None:
+        return True
+    inside = {id(n) for n in ast.walk(scan.block.node)}
+    for node in ast.walk(bound.tree):
+        if id(node) in inside:
+            continue
+        if node.get("class") == "STAR" or node.get("ref_type") == "NATURAL":
+            return True
+        mentioned = [*node.get("column_names", []), *node.get("using_columns", [])]
+        if any(isinstance(n, str) and n.lower() in names for n in mentioned):
+            return True
+        aliases = {(scan.block.item or {}).get("alias", "").lower()}
+        if ast.is_column(node) and node["column_names"][-1].lower() in aliases - {""}:
+            return True
+    return False
+
+
+def _find_output_names(scan: Scan, uses: list[ColumnUse], bound: BoundQuery) -> set[str] | None:
+    """Names under which a query in FROM or WITH returns these columns; None if they are used otherwise."""
+    block = scan.block
+    entry = next((e for e, _ in bound.readers.values() if ast.cte_query(e) is block.node), {})
+    if (block.item is None and not entry) or not ast.is_row_wise(block.node):
+        return None
+    if (block.item or {}).get("column_name_alias") or entry.get("value", {}).get("aliases"):
+        return None
+    names = set()
+    direct = {id(item): item for item in block.node["select_list"] if ast.is_column(item)}
+    for use in uses:
+        if id(use.node) not in direct:
+            return None
+        names.add((use.node.get("alias") or use.node["column_names"][-1]).lower())
+    return names
 
 
 # -- the order of asking -------------------------------------------------------------------------------------------

@@ -99,6 +99,8 @@ class KnowledgeScan(Scan):
     hides_inputs: ClassVar[bool] = True
 
     base: KnowledgeBase = field(kw_only=True)
+    schema: str = field(kw_only=True)
+    """The project or the attached database that stands before its name, '' if none does."""
     tree: SearchTree = field(init=False)
     texts: list[Node] = field(default_factory=list)
     columns_of_others: list[Node] = field(default_factory=list)
@@ -119,7 +121,7 @@ class KnowledgeScan(Scan):
 
     @property
     def project(self) -> str:
-        return self.base.key.project
+        return self.schema or self.base.key.project
 
     @property
     def key(self) -> str:
