@@ -27,7 +27,7 @@ from sqlft.knowledge.definition import (
 from sqlft.knowledge.embedding import check_embeds, parse_model_name, require_same_model, resolve_embedding_model
 from sqlft.knowledge.insert import InsertSettings, insert_rows
 from sqlft.knowledge.reranking import resolve_judge
-from sqlft.knowledge.words import check_language
+from sqlft.knowledge.words import DEFAULT_LANGUAGE, check_language
 from sqlft.options import build_options, option_names, pick_options
 from sqlft.secrets import references
 from sqlft.session import Parameters, QuerySettings, Session
@@ -97,11 +97,7 @@ def run_alter_knowledge_base(session: Session, statement: AlterKnowledgeBase, pa
     session.require_own_knowledge_base(base)
     given = {name.lower(): value for name, value in statement.options.items()}
     settings = read_settings(given, f"ALTER KNOWLEDGE_BASE {base.key}")
-    if "storage" in given:
-        raise NotSupported(
-            f"The storage of '{base.key}' cannot be changed.",
-            "Make another knowledge base there and insert the texts into it.",
-        )
+    _refuse_fixed(session, base, given)
     record = session.catalog.knowledge_bases.get(base.key)
     changed = replace(
         record,
@@ -164,6 +160,21 @@ def run_index_knowledge_base(session: Session, statement: IndexKnowledgeBase, pa
 
 
 # -- records -----------------------------------------------------------------------------------------------------------
+
+
+def _refuse_fixed(session: Session, base: KnowledgeBase, given: Mapping[str, object]) -> None:
+    """NotSupported for what is decided when a knowledge base is made."""
+    if "storage" in given:
+        raise NotSupported(
+            f"The storage of '{base.key}' cannot be changed.",
+            "Make another knowledge base there and insert the texts into it.",
+        )
+    language = str(base.options.get("language") or DEFAULT_LANGUAGE)
+    if given.get("language", language) != language and tables.count_rows(session.con, base).chunks:
+        raise NotSupported(
+            f"The words of '{base.key}' are stemmed as {language}.",
+            f"DELETE FROM {base.key} first and insert the texts again, or make another knowledge base.",
+        )
 
 
 def _check_name(session: Session, key: ModelKey, old: KnowledgeBase | None) -> None:
