@@ -406,8 +406,8 @@ class Binder:
             if join.get("ref_type") == "POSITIONAL" or (direct and join.get("ref_type") == "ASOF"):
                 kind = str(join["ref_type"])
                 raise NotSupported(
-                    f"A model cannot be joined with {kind} JOIN: its rows have no order.",
-                    "Use JOIN or LEFT JOIN: every row has one answer.",
+                    f"The {scan.title} cannot be joined with {kind} JOIN: its rows have no order.",
+                    "Use JOIN or LEFT JOIN.",
                 )
 
     def _bind_shared(self, scan: Scan, name: str, path: list[tuple[Node, str]]) -> InputBinding | None:

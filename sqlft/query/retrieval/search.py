@@ -89,19 +89,13 @@ class SearchStep:
 def build_search_options(scan: KnowledgeScan, runs: StatementRuns) -> tuple[RetrievalSettings, SearchOptions]:
     """What USING and the conditions say of a search; OptionError for what cannot be."""
     settings = runs.alias_settings(RetrievalSettings, scan.alias, scan.options, f"Knowledge base '{scan.name}'")
-    kind: SearchKind = settings.search or str_kind(scan.base)
-    if settings.search is None and (settings.hybrid_search or settings.hybrid_search_alpha is not None):
-        kind = "both"
-    elif settings.search is None and settings.hybrid_search is False:
-        kind = "meaning"
+    hybrid = settings.hybrid_search or (settings.hybrid_search is None and settings.hybrid_search_alpha is not None)
+    default: SearchKind = "words" if scan.base.embedding_model is None else "both" if hybrid else "meaning"
     alpha = 0.5 if settings.hybrid_search_alpha is None else settings.hybrid_search_alpha
     k = settings.k or (DEFAULT_K if scan.limit is None else scan.limit)
-    return settings, SearchOptions(k, kind, alpha, scan.min_relevance, scan.above, None, settings.reranking)
-
-
-def str_kind(base: KnowledgeBase) -> SearchKind:
-    """How a base is searched where nothing says it."""
-    return "words" if base.embedding_model is None else "meaning"
+    return settings, SearchOptions(
+        k, settings.search or default, alpha, scan.min_relevance, scan.above, None, settings.reranking
+    )
 
 
 class Search:
